@@ -1,0 +1,2 @@
+//! The `tinkers` program.
+fn main() {}

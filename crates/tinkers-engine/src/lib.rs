@@ -1,0 +1,2 @@
+//! Small language models trained with LoRA on the CPU, behind the embedded Tinker server.
+#![doc = include_str!("../README.md")]

@@ -1,0 +1,2 @@
+//! The embedded Tinker server: the protocol over an Engine trait.
+#![doc = include_str!("../README.md")]

@@ -1,0 +1,2 @@
+//! The sampling client of tinkers.
+#![doc = include_str!("../README.md")]

@@ -1,0 +1,2 @@
+//! The training client of tinkers.
+#![doc = include_str!("../README.md")]

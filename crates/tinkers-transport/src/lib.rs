@@ -1,0 +1,2 @@
+//! The HTTP stack of tinkers, on hyper.
+#![doc = include_str!("../README.md")]

@@ -1,0 +1,2 @@
+//! The Rust SDK for the Tinker training API.
+#![doc = include_str!("../README.md")]

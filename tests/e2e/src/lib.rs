@@ -1,0 +1,1 @@
+//! Whole clients against the embedded server; the tests are under `tests/`.
