@@ -1,0 +1,512 @@
+"""Drives a Tinker server with the official Python SDK, as a user's training script would.
+
+`cargo xtask interop` runs this in one virtual environment per release of the SDK, with TINKER_BASE_URL and
+TINKER_API_KEY set. Each check prints one line; the last line counts them, and the exit code is 0 only if all passed.
+"""
+
+import faulthandler
+import logging
+import math
+import os
+import sys
+import threading
+import warnings
+
+import tinker
+from tinker import types
+
+MODEL = "tinkers/tiny"
+TEXT = b"Call me Ishmael. Some years ago, never mind how long precisely, I thought I would sail about a little."
+OTHER = b"It is a way I have of driving off the spleen and regulating the circulation."
+# No single call of the SDK may take longer than this; the SDK itself would retry some faults for hours.
+PATIENCE = 120
+# An error in what the caller said is known at once.
+AT_ONCE = 20
+
+
+class Checks:
+    """Runs checks one by one, and counts."""
+
+    def __init__(self):
+        self.passed = 0
+        self.failed = 0
+
+    def run(self, check, *arguments):
+        name = check.__name__.replace("_", " ")
+        try:
+            result = within(PATIENCE, check, *arguments)
+        except Exception as error:  # A failed check must not hide the ones behind it.
+            self.failed += 1
+            print(f"FAILED {name}: {type(error).__name__}: {error}")
+            return None
+        self.passed += 1
+        print(f"ok     {name}")
+        return result
+
+
+def within(seconds, call, *arguments):
+    """The result of `call`, or TimeoutError. The thread of a call that hangs is left behind."""
+    outcome = {}
+
+    def work():
+        try:
+            outcome["value"] = call(*arguments)
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer after {seconds} s")
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
+
+
+def settled(made):
+    """What a client-creating call made: newer releases return a future of it, older ones the client itself."""
+    return made.result() if hasattr(made, "result") else made
+
+
+def equal(found, expected, what):
+    assert found == expected, f"{what}: found {found!r}, expected {expected!r}"
+
+
+def close(found, expected, tolerance, what):
+    assert abs(found - expected) <= tolerance, f"{what}: found {found}, expected {expected}"
+
+
+def prompt(text):
+    return types.ModelInput.from_ints(list(text))
+
+
+def datum(text, targets=None):
+    """One training example: each byte predicts the next."""
+    targets = list(text[1:]) if targets is None else targets
+    return types.Datum(
+        model_input=prompt(text[:-1]),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData(data=targets, dtype="int64", shape=[len(targets)]),
+            "weights": types.TensorData(data=[1.0] * len(targets), dtype="float32", shape=[len(targets)]),
+        },
+    )
+
+
+def batch():
+    return [datum(TEXT), datum(OTHER)]
+
+
+def new_client(service):
+    return settled(service.create_lora_training_client(base_model=MODEL, rank=8, seed=7))
+
+
+def loss_of(client):
+    """The loss as it stands, without a gradient."""
+    return client.forward(batch(), "cross_entropy").result().metrics["loss:sum"]
+
+
+def step(client, learning_rate=3e-3):
+    """One pass and one update, submitted one behind the other; the loss before the update."""
+    passed = client.forward_backward(batch(), "cross_entropy")
+    updated = client.optim_step(types.AdamParams(learning_rate=learning_rate))
+    loss = passed.result().metrics["loss:sum"]
+    updated.result()
+    return loss
+
+
+def refused(call, *fields):
+    """`call` fails at once, and what it says names one of `fields`."""
+    try:
+        within(AT_ONCE, lambda: settled(call()))
+    except TimeoutError:
+        raise
+    except Exception as error:
+        said = str(error)
+        assert any(field in said for field in fields), f"the error names none of {fields}: {said}"
+        return
+    raise AssertionError(f"was accepted, expected an error that names one of {fields}")
+
+
+# === The server and the session
+
+
+def capabilities_list_the_model(rest, service):
+    if hasattr(rest, "get_server_capabilities"):
+        found = rest.get_server_capabilities().result()
+    else:
+        found = service.get_server_capabilities()
+    names = [model.model_name for model in found.supported_models]
+    assert MODEL in names, f"supported models are {names}"
+
+
+def a_wrong_key_is_refused():
+    refused(lambda: new_client(tinker.ServiceClient(api_key="tml-somebody-else")), "key")
+
+
+# === Training
+
+
+def a_client_is_created_and_described(service):
+    client = new_client(service)
+    info = client.get_info()
+    equal(info.model_data.model_name, MODEL, "model_name")
+    equal(info.lora_rank, 8, "lora_rank")
+    assert info.model_id, "the model has no id"
+    return client
+
+
+def the_loss_falls(client):
+    losses = [step(client) for _ in range(8)]
+    assert all(math.isfinite(loss) for loss in losses), f"losses are {losses}"
+    assert losses[-1] < 0.9 * losses[0], f"the loss does not fall: {losses}"
+
+
+def every_datum_has_its_logprobs(client):
+    output = client.forward_backward(batch(), "cross_entropy").result()
+    lengths = [len(one["logprobs"].data) for one in output.loss_fn_outputs]
+    equal(lengths, [len(TEXT) - 1, len(OTHER) - 1], "lengths of logprobs")
+    total = -sum(sum(one["logprobs"].data) for one in output.loss_fn_outputs)
+    close(output.metrics["loss:sum"], total, 1e-2 * abs(total), "loss:sum against the logprobs")
+    # The gradient of this pass must not reach the checks that follow.
+    client.optim_step(types.AdamParams(learning_rate=0.0)).result()
+
+
+def forward_changes_no_weights(client):
+    first = loss_of(client)
+    close(loss_of(client), first, 1e-3 * abs(first), "loss after a forward pass")
+
+
+def forward_leaves_no_gradient(service):
+    # A gradient of the other text would turn the first update of Adam another way.
+    plain, watched = new_client(service), new_client(service)
+    watched.forward([datum(OTHER)], "cross_entropy").result()
+    for client in (plain, watched):
+        client.forward_backward([datum(TEXT)], "cross_entropy").result()
+        client.optim_step(types.AdamParams(learning_rate=1e-2)).result()
+    expected = loss_of(plain)
+    close(loss_of(watched), expected, 1e-3 * abs(expected), "loss with a forward pass before")
+
+
+def many_data_come_back_one_each(client):
+    data = [datum(TEXT[at : at + 9]) for at in range(0, 60)]
+    output = client.forward(data, "cross_entropy").result()
+    equal(len(output.loss_fn_outputs), len(data), "number of outputs")
+
+
+def importance_sampling_is_computed(client):
+    size = len(TEXT) - 1
+    tensor = lambda data, dtype: types.TensorData(data=data, dtype=dtype, shape=[size])
+    one = types.Datum(
+        model_input=prompt(TEXT[:-1]),
+        loss_fn_inputs={
+            "target_tokens": tensor(list(TEXT[1:]), "int64"),
+            "logprobs": tensor([-1.0] * size, "float32"),
+            "advantages": tensor([0.5] * size, "float32"),
+        },
+    )
+    output = client.forward([one], "importance_sampling").result()
+    logprobs = output.loss_fn_outputs[0]["logprobs"].data
+    expected = -sum(0.5 * math.exp(logprob + 1.0) for logprob in logprobs)
+    close(output.metrics["loss:sum"], expected, 1e-2 * abs(expected), "loss:sum")
+
+
+# === Checkpoints
+
+
+def a_state_is_saved(client):
+    path = client.save_state("first").result().path
+    assert path.startswith("tinker://") and path.endswith("/weights/first"), f"path is {path}"
+    return path
+
+
+def weights_info_describes_the_state(rest, path):
+    info = rest.get_weights_info_by_tinker_path(path).result()
+    equal(info.base_model, MODEL, "base_model")
+    equal((info.is_lora, info.lora_rank), (True, 8), "(is_lora, lora_rank)")
+
+
+def a_client_from_the_state_has_its_weights(service, client, path):
+    made = settled(service.create_training_client_from_state(path))
+    expected = loss_of(client)
+    close(loss_of(made), expected, 1e-3 * abs(expected), "loss of the client from the state")
+
+
+def training_resumed_with_its_optimizer_goes_on_as_before(service, client, path):
+    made = settled(service.create_training_client_from_state_with_optimizer(path))
+    resumed = [step(made) for _ in range(3)] + [loss_of(made)]
+    whole = [step(client) for _ in range(3)] + [loss_of(client)]
+    for here, there in zip(resumed, whole):
+        close(here, there, 1e-3 * abs(there), f"losses {resumed} against {whole}")
+
+
+def a_state_is_loaded_into_a_new_client(service, path):
+    # Servers may take this as the first request of a model alone, so the client is fresh.
+    made = new_client(service)
+    made.load_state_with_optimizer(path).result()
+    assert math.isfinite(step(made)), "no loss after loading"
+
+
+# === Sampling
+
+
+def weights_are_saved_for_a_sampler(client):
+    path = client.save_weights_for_sampler("sampler-one").result().path
+    assert path.startswith("tinker://") and path.endswith("/sampler-one"), f"path is {path}"
+    return path
+
+
+def the_named_weights_sample(service, path):
+    sampler = settled(service.create_sampling_client(model_path=path))
+    equal(len(draw(sampler, max_tokens=4)[0].tokens), 4, "number of tokens")
+
+
+def the_base_model_samples(service):
+    sampler = settled(service.create_sampling_client(base_model=MODEL))
+    equal(len(draw(sampler, max_tokens=4)[0].tokens), 4, "number of tokens")
+
+
+def the_current_weights_make_a_sampler(client):
+    return settled(client.save_weights_and_get_sampling_client())
+
+
+def draw(sampler, num_samples=1, **params):
+    """Samples behind the same prompt. Without a stop of the caller's own, only the length ends one."""
+    params.setdefault("stop", [])
+    reply = sampler.sample(
+        prompt=prompt(TEXT[:20]), num_samples=num_samples, sampling_params=types.SamplingParams(**params)
+    ).result()
+    return reply.sequences
+
+
+def three_samples_have_logprobs(sampler):
+    sequences = draw(sampler, num_samples=3, max_tokens=12, temperature=1.0)
+    equal(len(sequences), 3, "number of samples")
+    for sequence in sequences:
+        equal(len(sequence.tokens), 12, "number of tokens")
+        equal(len(sequence.logprobs), 12, "number of logprobs")
+        assert all(0 <= token < 256 for token in sequence.tokens), f"tokens are {sequence.tokens}"
+        assert all(logprob <= 0.0 for logprob in sequence.logprobs), f"logprobs are {sequence.logprobs}"
+        equal(sequence.stop_reason, "length", "stop_reason")
+
+
+def one_seed_gives_one_text(sampler):
+    tokens = [draw(sampler, max_tokens=24, seed=11)[0].tokens for _ in range(2)]
+    equal(tokens[0], tokens[1], "tokens of the same seed")
+    others = [draw(sampler, max_tokens=24, seed=seed)[0].tokens for seed in (12, 13, 14)]
+    assert any(other != tokens[0] for other in others), "four seeds gave one text"
+
+
+def a_stop_string_ends_a_sample(sampler):
+    sequences = draw(sampler, num_samples=3, max_tokens=200, temperature=0.7, seed=1, stop=[" "])
+    for sequence in sequences:
+        text = bytes(sequence.tokens)
+        assert b" " not in text[:-1], f"goes on behind its stop: {text!r}"
+    reasons = [sequence.stop_reason for sequence in sequences]
+    assert "stop" in reasons, f"nothing stopped in 200 bytes: {reasons}"
+
+
+def a_stop_token_ends_a_sample(sampler):
+    sequence = draw(sampler, max_tokens=200, temperature=0.7, seed=1, stop=[ord("e")])[0]
+    equal(sequence.stop_reason, "stop", "stop_reason")
+    assert b"e" not in bytes(sequence.tokens)[:-1], f"goes on behind its stop: {sequence.tokens}"
+
+
+def prompt_logprobs_are_computed(sampler):
+    found = sampler.compute_logprobs(prompt(TEXT)).result()
+    equal(len(found), len(TEXT), "number of logprobs")
+    assert found[0] is None, f"the first is {found[0]}"
+    assert all(logprob is not None and logprob <= 0.0 for logprob in found[1:]), f"found {found}"
+    return found
+
+
+def top_prompt_logprobs_agree(sampler):
+    reply = sampler.sample(
+        prompt=prompt(TEXT),
+        num_samples=1,
+        sampling_params=types.SamplingParams(max_tokens=1),
+        include_prompt_logprobs=True,
+        topk_prompt_logprobs=3,
+    ).result()
+    equal(len(reply.topk_prompt_logprobs), len(TEXT), "number of positions")
+    for at, top in list(enumerate(reply.topk_prompt_logprobs))[1:]:
+        equal(len(top), 3, f"number of tokens at {at}")
+        best = max(logprob for _, logprob in top)
+        assert best >= reply.prompt_logprobs[at] - 1e-3, f"the best at {at} is worse than the prompt's own"
+
+
+def the_sampler_knows_what_the_training_learned(client, sampler):
+    trained = client.forward([datum(TEXT)], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].data
+    sampled = sampler.compute_logprobs(prompt(TEXT)).result()[1:]
+    for at, (here, there) in enumerate(zip(sampled, trained)):
+        close(here, there, 2e-3, f"logprob {at}")
+
+
+# === Listings
+
+
+def runs_are_listed(rest, client):
+    run = client.get_info().model_id
+    listed = rest.list_training_runs(limit=100).result().training_runs
+    assert run in [one.training_run_id for one in listed], f"{run} is not listed"
+    one = rest.get_training_run(run).result()
+    equal((one.base_model, one.is_lora, one.lora_rank), (MODEL, True, 8), "the run")
+
+
+def checkpoints_are_listed(rest, client, path):
+    run = client.get_info().model_id
+    listed = rest.list_checkpoints(run).result().checkpoints
+    kinds = {one.tinker_path: one.checkpoint_type for one in listed}
+    equal(kinds.get(path), "training", f"type of {path} among {sorted(kinds)}")
+    assert "sampler" in kinds.values(), f"no sampler weights among {kinds}"
+    everywhere = rest.list_user_checkpoints(limit=100).result().checkpoints
+    assert path in [one.tinker_path for one in everywhere], f"{path} is not listed for its user"
+
+
+def sessions_are_listed(rest, service, client):
+    session = service.holder._session_id
+    assert session in rest.list_sessions(limit=100).result().sessions, f"{session} is not listed"
+    found = rest.get_session(session).result()
+    assert client.get_info().model_id in found.training_run_ids, f"the session has {found.training_run_ids}"
+    assert found.sampler_ids, "the session has no samplers"
+    sampler = rest.get_sampler(found.sampler_ids[0]).result()
+    equal(sampler.base_model, MODEL, "base_model of the sampler")
+
+
+def a_deleted_checkpoint_is_gone(rest, service, client):
+    path = client.save_state("short-lived").result().path
+    rest.delete_checkpoint_from_tinker_path(path).result()
+    listed = rest.list_checkpoints(client.get_info().model_id).result().checkpoints
+    assert path not in [one.tinker_path for one in listed], f"{path} is still listed"
+    refused(lambda: service.create_training_client_from_state(path), "path")
+
+
+# === Bad input. A refused request may leave a client unusable, so each has a client of its own.
+
+
+def an_unknown_base_model_is_refused(service):
+    refused(lambda: service.create_lora_training_client(base_model="nobody/nothing"), "base_model")
+
+
+def an_unknown_base_model_is_refused_for_sampling(service):
+    refused(lambda: service.create_sampling_client(base_model="nobody/nothing"), "base_model")
+
+
+def targets_of_another_length_are_refused(service):
+    client = new_client(service)
+    bad = datum(TEXT, targets=list(TEXT[1:-3]))
+    refused(lambda: client.forward_backward([bad], "cross_entropy"), "target_tokens")
+
+
+def a_token_outside_the_vocabulary_is_refused(service):
+    client = new_client(service)
+    bad = types.Datum(model_input=types.ModelInput.from_ints([70000] * 4), loss_fn_inputs=datum(TEXT[:5]).loss_fn_inputs)
+    refused(lambda: client.forward_backward([bad], "cross_entropy"), "token")
+
+
+def an_unknown_loss_is_refused(service):
+    client = new_client(service)
+    refused(lambda: client.forward_backward(batch(), "no_such_loss"), "loss_fn")
+
+
+def an_unknown_checkpoint_is_refused(service):
+    missing = "tinker://no-such-run/weights/nothing"
+    refused(lambda: service.create_training_client_from_state(missing), "path")
+
+
+def an_unknown_sampler_checkpoint_is_refused(service):
+    missing = "tinker://no-such-run/sampler_weights/nothing"
+    # A server may notice when the sampler is made or when it first samples.
+    refused(lambda: draw(settled(service.create_sampling_client(model_path=missing)), max_tokens=4), "path")
+
+
+def zero_tokens_are_refused(sampler):
+    refused(lambda: draw(sampler, max_tokens=0), "max_tokens")
+
+
+def main():
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    # Should anything hang past every timeout, say where and end.
+    faulthandler.dump_traceback_later(15 * 60, exit=True)
+    print(f"tinker {tinker.__version__}, python {sys.version.split()[0]}, {os.environ['TINKER_BASE_URL']}")
+    checks = Checks()
+    service = within(PATIENCE, tinker.ServiceClient)
+    rest = within(PATIENCE, service.create_rest_client)
+    checks.run(capabilities_list_the_model, rest, service)
+    checks.run(a_wrong_key_is_refused)
+    client = checks.run(a_client_is_created_and_described, service)
+    if client is not None:
+        drive_training(checks, service, client)
+        drive_checkpoints(checks, service, rest, client)
+        drive_sampling(checks, service, client)
+        drive_listings(checks, service, rest, client)
+    drive_bad_input(checks, service)
+    print(f"{checks.passed} passed, {checks.failed} failed")
+    sys.stdout.flush()
+    # The SDK leaves threads and pools behind that need not be waited for.
+    os._exit(0 if checks.failed == 0 and checks.passed > 0 else 1)
+
+
+def drive_training(checks, service, client):
+    checks.run(the_loss_falls, client)
+    checks.run(every_datum_has_its_logprobs, client)
+    checks.run(forward_changes_no_weights, client)
+    checks.run(forward_leaves_no_gradient, service)
+    checks.run(many_data_come_back_one_each, client)
+    checks.run(importance_sampling_is_computed, client)
+
+
+def drive_checkpoints(checks, service, rest, client):
+    path = checks.run(a_state_is_saved, client)
+    checks.run(weights_info_describes_the_state, rest, path)
+    checks.run(a_client_from_the_state_has_its_weights, service, client, path)
+    checks.run(training_resumed_with_its_optimizer_goes_on_as_before, service, client, path)
+    checks.run(a_state_is_loaded_into_a_new_client, service, path)
+
+
+def drive_sampling(checks, service, client):
+    path = checks.run(weights_are_saved_for_a_sampler, client)
+    checks.run(the_named_weights_sample, service, path)
+    checks.run(the_base_model_samples, service)
+    sampler = checks.run(the_current_weights_make_a_sampler, client)
+    for check in (
+        three_samples_have_logprobs,
+        one_seed_gives_one_text,
+        a_stop_string_ends_a_sample,
+        a_stop_token_ends_a_sample,
+        prompt_logprobs_are_computed,
+        top_prompt_logprobs_agree,
+        zero_tokens_are_refused,
+    ):
+        checks.run(check, sampler)
+    checks.run(the_sampler_knows_what_the_training_learned, client, sampler)
+
+
+def drive_listings(checks, service, rest, client):
+    path = checks.run(a_second_state_is_saved, client)
+    checks.run(runs_are_listed, rest, client)
+    checks.run(checkpoints_are_listed, rest, client, path)
+    checks.run(sessions_are_listed, rest, service, client)
+    checks.run(a_deleted_checkpoint_is_gone, rest, service, client)
+
+
+def a_second_state_is_saved(client):
+    return client.save_state("second").result().path
+
+
+def drive_bad_input(checks, service):
+    for check in (
+        an_unknown_base_model_is_refused,
+        an_unknown_base_model_is_refused_for_sampling,
+        targets_of_another_length_are_refused,
+        a_token_outside_the_vocabulary_is_refused,
+        an_unknown_loss_is_refused,
+        an_unknown_checkpoint_is_refused,
+        an_unknown_sampler_checkpoint_is_refused,
+    ):
+        checks.run(check, service)
+
+
+if __name__ == "__main__":
+    main()

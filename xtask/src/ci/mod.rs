@@ -1,0 +1,31 @@
+//! `cargo xtask ci`: every check in a row, one line each, until the first that fails.
+
+mod msrv;
+mod plan;
+mod step;
+mod supply;
+
+use crate::{machine, metadata, no_arguments, out, tidy};
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    no_arguments(arguments)?;
+    let workspace = metadata::workspace()?;
+    let logs = workspace.target.join("xtask").join("ci");
+    std::fs::create_dir_all(&logs)
+        .map_err(|cause| format!("{} cannot be made: {cause}", logs.display()))?;
+    let began = machine::Stopwatch::start();
+    // What takes seconds comes first.
+    step::timed("tidy", || tidy::run(&[]))?;
+    step::timed("minimum version", || msrv::check(&workspace.packages))?;
+    step::timed("supply", supply::check)?;
+    let steps = plan::steps(&workspace.packages);
+    for step in &steps {
+        step::timed(&step.name, || step.run(&logs))?;
+    }
+    out::line(&format!(
+        "ci: {} steps passed in {:.0} s",
+        steps.len() + 3,
+        began.seconds()
+    ));
+    Ok(())
+}

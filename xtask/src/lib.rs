@@ -1,0 +1,107 @@
+//! The chores of the workspace: which commands there are, and which one an argument means.
+
+mod ci;
+mod interop;
+mod machine;
+mod metadata;
+mod out;
+mod pretrain;
+mod tidy;
+
+use std::process::ExitCode;
+
+/// One command: its name, what the list says of it, and what it runs.
+struct Command {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&[String]) -> Result<(), String>,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "tidy",
+        about: "hold the crate graph, the house style and the drawing in docs/ARCHITECTURE.md",
+        run: tidy::run,
+    },
+    Command {
+        name: "ci",
+        about: "everything that must hold before a change is taken: format, lints, tests, docs, features",
+        run: ci::run,
+    },
+    Command {
+        name: "interop",
+        about: "drive `tinkers serve` with two releases of the official Python SDK",
+        run: interop::run,
+    },
+    Command {
+        name: "pretrain",
+        about: "train the built-in base model anew; arguments go to the example of tinkers-engine",
+        run: pretrain::run,
+    },
+];
+
+/// Runs the command that the first argument names, with the rest as its arguments.
+///
+/// The exit code is 0 for success and for the list of commands, 1 for a command that failed and 2 for a command that
+/// does not exist.
+pub fn run(arguments: &[String]) -> ExitCode {
+    let Some((name, rest)) = arguments.split_first() else {
+        out::line(&usage());
+        return ExitCode::SUCCESS;
+    };
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+        out::error(&format!("no command `{name}`\n{}", usage()));
+        return ExitCode::from(2);
+    };
+    match (command.run)(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            out::error(&why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> String {
+    let mut text = String::from("usage: cargo xtask <command>\n");
+    for command in COMMANDS {
+        text.push_str(&format!("\n  {:<10} {}", command.name, command.about));
+    }
+    text
+}
+
+/// An error where a command that takes no arguments was given some.
+fn no_arguments(arguments: &[String]) -> Result<(), String> {
+    match arguments.first() {
+        None => Ok(()),
+        Some(extra) => Err(format!("this command takes no arguments, found `{extra}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(arguments: &[&str]) -> String {
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        format!("{:?}", run(&arguments))
+    }
+
+    #[test]
+    fn without_a_command_the_list_is_shown_and_an_unknown_one_exits_with_two() {
+        assert_eq!(code(&[]), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(code(&["dance"]), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code(&["tidy", "extra"]), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn the_list_names_every_command() {
+        for command in COMMANDS {
+            assert!(
+                usage().contains(command.name),
+                "{} is not listed",
+                command.name
+            );
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Just enough of Rust's grammar to tell code from comments and literals.
+
+/// The source with the content of comments, strings and characters replaced by spaces; line breaks stay.
+///
+/// Rules on code then neither trip over a word in a comment nor miss one behind a quote.
+pub(crate) fn code_only(source: &str) -> String {
+    let bytes = source.as_bytes();
+    let mut code = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = literal_end(source, at);
+        match end {
+            Some(end) => {
+                code.extend(
+                    bytes[at..end]
+                        .iter()
+                        .map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }),
+                );
+                at = end;
+            }
+            None => {
+                code.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    // Literals are blanked whole, so no character is cut; the fallback cannot be reached.
+    String::from_utf8(code).unwrap_or_default()
+}
+
+/// Where the comment or literal that starts at `at` ends, if one starts there.
+fn literal_end(source: &str, at: usize) -> Option<usize> {
+    let bytes = source.as_bytes();
+    let rest = &bytes[at..];
+    if rest.starts_with(b"//") {
+        let length = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .unwrap_or(rest.len());
+        return Some(at + length);
+    }
+    if rest.starts_with(b"/*") {
+        return Some(at + block_comment(rest));
+    }
+    if rest[0] == b'"' {
+        return Some(at + quoted(rest, b'"'));
+    }
+    if rest[0] == b'\'' {
+        return character(source, at);
+    }
+    let follows_name = at > 0 && is_name(bytes[at - 1]);
+    if rest[0] == b'r' && (!follows_name || is_raw_prefix(bytes, at)) {
+        return raw_string(rest).map(|length| at + length);
+    }
+    None
+}
+
+/// Whether the `r` at `at` belongs to `br"` or `cr"`.
+fn is_raw_prefix(bytes: &[u8], at: usize) -> bool {
+    matches!(bytes[at - 1], b'b' | b'c') && (at < 2 || !is_name(bytes[at - 2]))
+}
+
+fn block_comment(rest: &[u8]) -> usize {
+    let mut depth = 0;
+    let mut at = 0;
+    while at < rest.len() {
+        if rest[at..].starts_with(b"/*") {
+            depth += 1;
+            at += 2;
+        } else if rest[at..].starts_with(b"*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    rest.len()
+}
+
+fn quoted(rest: &[u8], quote: u8) -> usize {
+    let mut at = 1;
+    while at < rest.len() {
+        match rest[at] {
+            b'\\' => at += 2,
+            byte if byte == quote => return at + 1,
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+/// A character literal; a lifetime looks alike up to its second character and is code.
+fn character(source: &str, at: usize) -> Option<usize> {
+    let mut following = source[at + 1..].chars();
+    let first = following.next()?;
+    if first == '\\' {
+        return Some(at + quoted(&source.as_bytes()[at..], b'\''));
+    }
+    (following.next() == Some('\'')).then_some(at + 1 + first.len_utf8() + 1)
+}
+
+fn raw_string(rest: &[u8]) -> Option<usize> {
+    let hashes = rest[1..].iter().take_while(|byte| **byte == b'#').count();
+    if rest.get(1 + hashes) != Some(&b'"') {
+        return None;
+    }
+    let mut close = vec![b'"'];
+    close.extend(std::iter::repeat_n(b'#', hashes));
+    let body = 2 + hashes;
+    let end = rest[body..]
+        .windows(close.len())
+        .position(|window| window == close);
+    Some(end.map_or(rest.len(), |end| body + end + close.len()))
+}
+
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(source: &str) -> String {
+        code_only(source)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn comments_go_and_line_numbers_stay() {
+        assert_eq!(kept("a // b\nc /* d /* e */ f */ g"), "a c g");
+        assert_eq!(code_only("/* a\nb */\nc").lines().count(), 3);
+    }
+
+    #[test]
+    fn strings_of_every_kind_go() {
+        assert_eq!(kept(r#"f("a \" b", b"c", c"d") + e"#), "f( , b , c ) + e");
+        assert_eq!(kept("x(r#\"a \" b\"#, br\"c\", r\"d\") y"), "x( , b , ) y");
+        assert_eq!(kept("\"é\" + 'é' + '\\'' + '\"' z"), "+ + + z");
+    }
+
+    #[test]
+    fn lifetimes_and_names_that_end_in_r_are_code() {
+        assert_eq!(
+            kept("fn f<'a>(x: &'a str) -> Cow<'a, str>"),
+            "fn f<'a>(x: &'a str) -> Cow<'a, str>"
+        );
+        assert_eq!(kept("for r in bar { r#type }"), "for r in bar { r#type }");
+    }
+
+    #[test]
+    fn what_is_not_closed_runs_to_the_end() {
+        assert_eq!(kept("a \"b c"), "a");
+        assert_eq!(kept("a /* b c"), "a");
+        assert_eq!(kept("a r#\"b c"), "a");
+    }
+}

@@ -1,0 +1,193 @@
+//! The rule on outside crates: some are the business of one crate alone, some of none.
+
+use super::Violation;
+use crate::metadata::{Kind, Package};
+
+/// An outside crate (or all with a prefix, where it ends in `*`) and the crates that may name it.
+const RESERVED: &[(&str, &[&str])] = &[
+    ("hyper", &["tinkers-transport", "tinkers-local"]),
+    ("hyper-util", &["tinkers-transport", "tinkers-local"]),
+    ("http-body-util", &["tinkers-transport", "tinkers-local"]),
+    ("hyper-rustls", &["tinkers-transport"]),
+    ("rustls", &["tinkers-transport"]),
+    ("secrecy", &["tinkers-transport"]),
+    ("candle-*", &["tinkers-engine"]),
+    ("prost", &["tinkers-wire"]),
+    ("clap", &["tinkers-cli"]),
+    ("indicatif", &["tinkers-cli"]),
+    ("comfy-table", &["tinkers-cli"]),
+    ("arc-swap", &["tinkers-registry", "tinkers-session"]),
+    ("reqwest", &[]),
+    ("openssl", &[]),
+    ("native-tls", &[]),
+];
+
+/// Crates that must work without a runtime, and so never name tokio outside their tests.
+const WITHOUT_RUNTIME: &[&str] = &[
+    "tinkers-wire",
+    "tinkers-limits",
+    "tinkers-registry",
+    "tinkers-core",
+];
+
+/// Outside crates named where they may not be.
+///
+/// Packages under tests/ may name what they like among the reserved ones in their tests, since some compare us with the
+/// bare library; a crate that is reserved for nobody is refused there too.
+pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for package in packages {
+        for dependency in &package.dependencies {
+            if dependency.is_path {
+                continue;
+            }
+            let name = dependency.name.as_str();
+            let is_test = dependency.kind == Kind::Dev;
+            if let Some(allowed) = allowed(name)
+                && !allowed.contains(&package.name.as_str())
+                && (allowed.is_empty() || !package.directory.starts_with("tests/"))
+            {
+                found.push(Violation::new(
+                    &package.name,
+                    format!("may not name {name}; only {allowed:?} may"),
+                ));
+            }
+            if name == "tokio" && !is_test && WITHOUT_RUNTIME.contains(&package.name.as_str()) {
+                found.push(Violation::new(
+                    &package.name,
+                    "knows no runtime and may not name tokio",
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn allowed(name: &str) -> Option<&'static [&'static str]> {
+    let matches = |pattern: &str| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    RESERVED
+        .iter()
+        .find(|(pattern, _)| matches(pattern))
+        .map(|(_, allowed)| *allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::Dependency;
+
+    fn found(package: &str, directory: &str, dependency: &str, kind: Kind) -> usize {
+        let dependency = Dependency {
+            name: dependency.to_owned(),
+            kind,
+            is_path: false,
+            requirement: "^1".to_owned(),
+        };
+        violations(&[Package {
+            name: package.to_owned(),
+            directory: directory.to_owned(),
+            dependencies: vec![dependency],
+            ..Package::default()
+        }])
+        .len()
+    }
+
+    #[test]
+    fn the_owners_may_name_what_is_theirs() {
+        assert_eq!(
+            found(
+                "tinkers-transport",
+                "crates/tinkers-transport",
+                "hyper",
+                Kind::Normal
+            ),
+            0
+        );
+        assert_eq!(
+            found(
+                "tinkers-engine",
+                "crates/tinkers-engine",
+                "candle-core",
+                Kind::Normal
+            ),
+            0
+        );
+        assert_eq!(
+            found(
+                "tinkers-futures",
+                "crates/tinkers-futures",
+                "tokio",
+                Kind::Normal
+            ),
+            0
+        );
+    }
+
+    #[test]
+    fn others_are_refused_in_tests_too() {
+        assert_eq!(
+            found(
+                "tinkers-session",
+                "crates/tinkers-session",
+                "hyper",
+                Kind::Normal
+            ),
+            1
+        );
+        assert_eq!(
+            found(
+                "tinkers-session",
+                "crates/tinkers-session",
+                "hyper-util",
+                Kind::Dev
+            ),
+            1
+        );
+        assert_eq!(
+            found(
+                "tinkers-local",
+                "crates/tinkers-local",
+                "candle-nn",
+                Kind::Normal
+            ),
+            1
+        );
+        assert_eq!(found("tinkers", "crates/tinkers", "clap", Kind::Normal), 1);
+    }
+
+    #[test]
+    fn nobody_may_name_reqwest() {
+        assert_eq!(
+            found(
+                "tinkers-transport",
+                "crates/tinkers-transport",
+                "reqwest",
+                Kind::Normal
+            ),
+            1
+        );
+        assert_eq!(
+            found("tinkers-stress", "tests/stress", "reqwest", Kind::Dev),
+            1
+        );
+        assert_eq!(
+            found("tinkers-stress", "tests/stress", "hyper", Kind::Dev),
+            0
+        );
+    }
+
+    #[test]
+    fn the_lowest_crates_know_no_runtime() {
+        assert_eq!(
+            found("tinkers-core", "crates/tinkers-core", "tokio", Kind::Normal),
+            1
+        );
+        assert_eq!(
+            found("tinkers-core", "crates/tinkers-core", "tokio", Kind::Dev),
+            0
+        );
+    }
+}

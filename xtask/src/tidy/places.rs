@@ -1,0 +1,60 @@
+//! The rule on places: a crate lives in the directory of its name.
+
+use super::Violation;
+use crate::metadata::Package;
+
+/// Packages whose directory does not follow from their name.
+pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
+    let is_wrong = |package: &&Package| package.directory != expected(package);
+    packages
+        .iter()
+        .filter(is_wrong)
+        .map(|package| {
+            let what = format!(
+                "lies in {}, expected {}",
+                package.directory,
+                expected(package)
+            );
+            Violation::new(&package.name, what)
+        })
+        .collect()
+}
+
+fn expected(package: &Package) -> String {
+    let name = package.name.as_str();
+    if name == "xtask" {
+        return name.to_owned();
+    }
+    // Packages of tests stand aside: `tests/e2e` is `tinkers-e2e`.
+    if !package.is_published
+        && let Some(short) = name.strip_prefix("tinkers-")
+    {
+        return format!("tests/{short}");
+    }
+    format!("crates/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str, directory: &str, is_published: bool) -> usize {
+        violations(&[Package {
+            name: name.to_owned(),
+            directory: directory.to_owned(),
+            is_published,
+            ..Package::default()
+        }])
+        .len()
+    }
+
+    #[test]
+    fn directory_is_crate_name() {
+        assert_eq!(found("tinkers-wire", "crates/tinkers-wire", true), 0);
+        assert_eq!(found("tinkers-wire", "crates/wire", true), 1);
+        assert_eq!(found("tinkers-e2e", "tests/e2e", false), 0);
+        assert_eq!(found("tinkers-e2e", "tests/whole", false), 1);
+        assert_eq!(found("xtask", "xtask", false), 0);
+        assert_eq!(found("xtask", "crates/xtask", false), 1);
+    }
+}
