@@ -140,6 +140,12 @@ def capabilities_list_the_model(rest, service):
     assert MODEL in names, f"supported models are {names}"
 
 
+def the_older_release_is_let_speak_json(service):
+    # Releases without the switch speak protobuf always; the one with it is here for the sake of its JSON bodies.
+    switch = getattr(service.holder._client_config, "proto_write_fwdbwd", False)
+    assert not switch, "the server asks for protobuf, so JSON bodies go untested"
+
+
 def a_wrong_key_is_refused():
     refused(lambda: new_client(tinker.ServiceClient(api_key="tml-somebody-else")), "key")
 
@@ -434,6 +440,7 @@ def main():
     service = within(PATIENCE, tinker.ServiceClient)
     rest = within(PATIENCE, service.create_rest_client)
     checks.run(capabilities_list_the_model, rest, service)
+    checks.run(the_older_release_is_let_speak_json, service)
     checks.run(a_wrong_key_is_refused)
     client = checks.run(a_client_is_created_and_described, service)
     if client is not None:

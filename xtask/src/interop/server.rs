@@ -137,6 +137,14 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_never_listens_is_an_error_with_what_it_said() {
+        let home = std::env::temp_dir().join("tinkers-xtask-server");
+        std::fs::create_dir_all(&home).unwrap();
+        let error = Server::start(Path::new("cargo"), &home, "1", "tml-x").unwrap_err();
+        assert!(error.contains("no such command"), "{error}");
+    }
+
+    #[test]
     fn a_program_that_is_not_there_is_an_error() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
