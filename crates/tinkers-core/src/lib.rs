@@ -1,2 +1,36 @@
-//! The seams of tinkers: traits, the error, time, jitter and retry policies.
+//! The seams between the crates of tinkers, and the decisions that need no I/O.
 #![doc = include_str!("../README.md")]
+
+pub mod admission;
+pub mod billing;
+pub mod call;
+pub mod context;
+pub mod error;
+pub mod hint;
+pub mod jitter;
+pub mod profile;
+pub mod progress;
+pub mod retry;
+pub mod spawn;
+pub mod time;
+pub mod transport;
+
+pub use admission::{
+    Admission, Admitted, Ask, ClientId, Cost, Flight, Reentry, RouteClass, Settlement, SubmitPermit,
+};
+pub use billing::BillingPause;
+pub use call::{Accepted, Call, Caller};
+pub use context::{BytesGuard, SessionContext};
+pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
+pub use jitter::{FixedJitter, Jitter, SplitMix};
+pub use profile::{BodyFormat, Fact, ServerProfile};
+pub use progress::{Progress, ProgressCell};
+pub use retry::{Policy, RetryBudget};
+pub use spawn::{BoxFuture, Spawn, Task};
+pub use time::{ManualClock, Moment, Time};
+pub use transport::{
+    HttpRequest, HttpResponse, Timeouts, Transport, TransportError, TransportErrorKind,
+};
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,2 +1,4 @@
-//! The embedded Tinker server: the protocol over an Engine trait.
+//! The embedded Tinker server: the protocol over an [`Engine`](engine::Engine).
 #![doc = include_str!("../README.md")]
+
+pub mod engine;

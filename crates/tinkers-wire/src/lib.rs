@@ -1,2 +1,75 @@
 //! The bodies, ids and paths of the Tinker API, in JSON and protobuf.
 #![doc = include_str!("../README.md")]
+
+mod answer;
+mod config;
+mod datum;
+mod input;
+mod loss;
+mod model_input;
+mod models;
+mod path;
+mod poll;
+mod proto;
+mod rest;
+pub mod routes;
+mod sampling;
+mod sampling_result;
+mod tensor;
+mod training;
+mod training_result;
+mod weights;
+
+pub use answer::{DecodeError, error_text, retry_after_ms};
+pub use config::{
+    ClientConfig, ConfigRequest, CreateSession, DynamicConfig, FinishReason, FinishSession,
+    Heartbeat, SDK_VERSION, SessionCreated, Telemetry, TelemetryAccepted,
+};
+pub use datum::{Datum, ProvenanceSpan, SpanKind};
+pub use input::InvalidInput;
+pub use loss::{Loss, LossConfigValue, LossFn};
+pub use model_input::{Chunk, ModelInput};
+pub use models::{
+    CreateModel, LoraConfig, ModelCreated, ModelData, ModelInfo, ModelRef, OptimizerConfig,
+    UnloadModel, UnloadedModel,
+};
+pub use path::{CheckpointKind, TinkerPath};
+pub use poll::{FailureCategory, PollAnswer, Promise, QueueState, RequestKind, RetrieveFuture};
+pub use rest::{
+    Capabilities, Checkpoint, CheckpointList, Cursor, SamplerInfo, SessionInfo, SessionList,
+    SupportedModel, TrainingRun, TrainingRunList, WeightsInfo, WeightsInfoRequest,
+};
+pub use sampling::{
+    CreateSamplingSession, SampleRequest, SamplingParams, SamplingSessionCreated, Stop,
+};
+pub use sampling_result::{
+    PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
+};
+pub use tensor::{CsrIndices, DType, TensorData, TensorValues};
+pub use training::{AdamParams, OptimStep, PassMode, PassRequest};
+pub use training_result::{ForwardBackwardOutput, LossFnOutput, OptimStepResult};
+pub use weights::{
+    LoadWeights, LoadedWeights, SamplerSaveKind, SaveWeights, SaveWeightsForSampler,
+    SavedSamplerWeights, SavedWeights,
+};
+
+/// A result that `retrieve_future` can deliver, in whichever representation the server chose.
+pub trait OperationResult: Sized + Send + 'static {
+    /// Whether servers send it as protobuf when asked to.
+    const PROTOBUF: bool;
+
+    /// Reads the JSON form.
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError>;
+
+    /// Reads the protobuf form.
+    fn from_protobuf(body: bytes::Bytes) -> Result<Self, DecodeError> {
+        let _ = body;
+        Err(DecodeError::new("this result has no protobuf form"))
+    }
+}
+
+/// A JSON body, ready to be sent.
+pub fn to_json<T: serde::Serialize>(body: &T) -> bytes::Bytes {
+    // Bodies are plain structs with string keys and finite numbers, for which serialisation cannot fail.
+    bytes::Bytes::from(serde_json::to_vec(body).unwrap_or_default())
+}

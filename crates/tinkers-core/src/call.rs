@@ -1,0 +1,363 @@
+//! One call of the API: admission, sending, the retry loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::admission::{
+    Admission, Admitted, Ask, ClientId, Cost, Flight, Reentry, RouteClass, Settlement,
+};
+use crate::billing::{Billing, BillingPause};
+use crate::error::{Error, ErrorKind, Phase, Sent};
+use crate::jitter::Jitter;
+use crate::progress::ProgressCell;
+use crate::retry::{
+    self, Action, Applied, Draw, LONGEST_PAUSE, Policy, RetryBudget, WhenMaybeApplied,
+};
+use crate::time::{Moment, Time};
+use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
+
+/// A request to be made, with everything that decides how.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The public method it belongs to, as `Client.method`; `None` for background work.
+    pub operation: Option<&'static str>,
+    /// The method.
+    pub method: Method,
+    /// Path and query below the base URL.
+    pub path: String,
+    /// Headers beyond the transport's own.
+    pub headers: HeaderMap,
+    /// The body: the same bytes on every attempt.
+    pub body: Bytes,
+    /// The lane.
+    pub class: RouteClass,
+    /// Whose queue it waits in.
+    pub client: ClientId,
+    /// What it takes from the budgets.
+    pub cost: Cost,
+    /// How often it is repeated.
+    pub policy: Policy,
+    /// When the caller no longer wants it.
+    pub deadline: Option<Moment>,
+    /// Limits of one attempt.
+    pub timeouts: Timeouts,
+    /// Where its progress is told.
+    pub progress: Option<Arc<ProgressCell>>,
+}
+
+impl Call {
+    /// A JSON `POST` of `body`.
+    pub fn post(path: impl Into<String>, body: Bytes, class: RouteClass) -> Self {
+        let mut call = Self::bare(Method::POST, path.into(), class);
+        call.headers.insert(
+            http::header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        call.body = body;
+        call
+    }
+
+    /// A `GET`.
+    pub fn get(path: impl Into<String>, class: RouteClass) -> Self {
+        Self::bare(Method::GET, path.into(), class)
+    }
+
+    fn bare(method: Method, path: String, class: RouteClass) -> Self {
+        Self {
+            operation: None,
+            method,
+            path,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            class,
+            client: ClientId(0),
+            cost: Cost::default(),
+            policy: Policy::PATIENT,
+            deadline: None,
+            timeouts: Timeouts::default(),
+            progress: None,
+        }
+    }
+
+    fn request(&self) -> HttpRequest {
+        let mut request = HttpRequest::new(self.method.clone(), self.path.clone(), self.class);
+        request.headers = self.headers.clone();
+        request.body = self.body.clone();
+        request.timeouts = self.timeouts;
+        request
+    }
+}
+
+/// An accepted call: the answer, and the flight that lasts to the result.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The answer, with a status of 2xx.
+    pub response: HttpResponse,
+    /// To be held until the result of what was submitted is there.
+    pub flight: Flight,
+    /// From the start of the call, waits included, to the answer.
+    pub elapsed: Duration,
+}
+
+/// Makes calls over the seams: transport, admission, time, jitter, retry budget.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Sends.
+    pub transport: Arc<dyn Transport>,
+    /// Says when.
+    pub admission: Arc<dyn Admission>,
+    /// Tells the time.
+    pub time: Arc<dyn Time>,
+    /// Spreads the repeats.
+    pub jitter: Arc<dyn Jitter>,
+    /// Slows the repeats.
+    pub budget: Arc<dyn RetryBudget>,
+    /// Holds while billing is unsettled.
+    pub billing: Arc<BillingPause>,
+    /// How long billing may hold a job.
+    pub billing_limit: Duration,
+}
+
+impl Caller {
+    /// Makes `call`, repeating it as its policy says. Dropping the future gives back all that was taken; the server may have
+    /// seen the request.
+    pub async fn call(&self, call: Call) -> Result<Accepted, Error> {
+        let mut attempts = Attempts {
+            caller: self,
+            began: self.time.now(),
+            made: 0,
+            repeats: 0,
+        };
+        let operation = call.operation;
+        attempts.run(call).await.map_err(|error| match operation {
+            Some(operation) => error.with_operation(operation),
+            None => error,
+        })
+    }
+}
+
+/// The state of one call between its attempts.
+struct Attempts<'a> {
+    caller: &'a Caller,
+    began: Moment,
+    made: u32,
+    repeats: u32,
+}
+
+impl Attempts<'_> {
+    async fn run(&mut self, mut call: Call) -> Result<Accepted, Error> {
+        if call.method != Method::GET {
+            // One key for one logical call, over all its attempts.
+            let key = format!(
+                "tinkers-{:016x}{:016x}",
+                self.caller.jitter.bits(),
+                self.caller.jitter.bits()
+            );
+            insert(&mut call.headers, "x-idempotency-key", &key);
+        }
+        if let Some(operation) = call.operation {
+            insert(&mut call.headers, "x-sdk-method", operation);
+        }
+        let mut flight = None;
+        let mut reentry = Reentry::New;
+        loop {
+            enter(&call, Phase::Admission);
+            let admitted = self
+                .caller
+                .admission
+                .admit(ask(&call, flight.take(), reentry))
+                .await?;
+            let Admitted {
+                permit,
+                flight: held,
+            } = admitted;
+            enter(&call, Phase::Submitting);
+            insert(
+                &mut call.headers,
+                "x-stainless-retry-count",
+                &self.made.to_string(),
+            );
+            let sent = self.caller.transport.send(call.request()).await;
+            let now = self.caller.time.now();
+            let answer = match sent {
+                Ok(answer) => answer,
+                Err(error) => {
+                    permit.settle(Settlement::Unknown);
+                    let applied = if error.sent == Sent::NotSent {
+                        Applied::No
+                    } else {
+                        Applied::Maybe
+                    };
+                    let retryable = is_passing(&error);
+                    let error = Error::from(error);
+                    if !retryable {
+                        return Err(error);
+                    }
+                    self.repeat(&call, applied, None, error).await?;
+                    // What may be under way on the server keeps its unit; what never left gives it back.
+                    flight = (applied == Applied::Maybe).then_some(held);
+                    reentry = Reentry::New;
+                    continue;
+                }
+            };
+            if let Some(progress) = &call.progress {
+                progress.news(now);
+            }
+            note_deprecation(&answer);
+            match retry::classify(&answer, self.caller.time.wall()) {
+                Action::Accept => {
+                    permit.settle(Settlement::Accepted);
+                    self.caller.budget.credit();
+                    return Ok(Accepted {
+                        response: answer,
+                        flight: held,
+                        elapsed: now.since(self.began),
+                    });
+                }
+                Action::Refused { hint } => {
+                    permit.settle(Settlement::Refused { hint });
+                    drop(held);
+                    reentry = Reentry::AfterRefusal;
+                    // A lane without a gate would come straight back: it waits here.
+                    if call.class == RouteClass::Control {
+                        let error = answer_error(ErrorKind::RateLimited, &answer);
+                        self.repeat(&call, Applied::No, hint, error).await?;
+                    }
+                }
+                Action::PauseForBilling => {
+                    permit.settle(Settlement::Unknown);
+                    drop(held);
+                    match self
+                        .caller
+                        .billing
+                        .on_payment_required(now, self.caller.billing_limit)
+                    {
+                        Billing::Pause(step) => {
+                            self.sleep(&call, step, || answer_error(ErrorKind::Billing, &answer))
+                                .await?
+                        }
+                        Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
+                    }
+                }
+                Action::Again {
+                    hint,
+                    applied,
+                    kind,
+                } => {
+                    permit.settle(Settlement::Unknown);
+                    self.repeat(&call, applied, hint, answer_error(kind, &answer))
+                        .await?;
+                    flight = (applied == Applied::Maybe).then_some(held);
+                    reentry = Reentry::New;
+                }
+                Action::Fail(kind) => {
+                    permit.settle(Settlement::Unknown);
+                    return Err(answer_error(kind, &answer));
+                }
+            }
+        }
+    }
+
+    /// Pauses before the next attempt, or fails with `error` when there is to be none.
+    async fn repeat(
+        &mut self,
+        call: &Call,
+        applied: Applied,
+        hint: Option<Duration>,
+        error: Error,
+    ) -> Result<(), Error> {
+        if applied == Applied::Maybe && call.policy.when_maybe_applied == WhenMaybeApplied::GiveUp {
+            let message = format!("the server may or may not have applied this request: {error}");
+            return Err(
+                Error::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, message).with_source(error),
+            );
+        }
+        self.made += 1;
+        if !call
+            .policy
+            .allows(self.made, self.caller.time.now().since(self.began))
+        {
+            return Err(error);
+        }
+        let mut pause = retry::pause(self.repeats, hint, &*self.caller.jitter);
+        self.repeats += 1;
+        if self.caller.budget.draw(error.kind()) == Draw::Empty {
+            pause = pause.max(LONGEST_PAUSE);
+        }
+        tracing::debug!(path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
+        self.sleep(call, pause, || error).await
+    }
+
+    async fn sleep(
+        &self,
+        call: &Call,
+        pause: Duration,
+        error: impl FnOnce() -> Error,
+    ) -> Result<(), Error> {
+        let now = self.caller.time.now();
+        let until = now.after(pause);
+        if call.deadline.is_some_and(|deadline| deadline < until) {
+            return Err(error().with_retry_at(now, until));
+        }
+        self.caller.time.sleep_until(until).await;
+        Ok(())
+    }
+}
+
+fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
+    Ask {
+        class: call.class,
+        client: call.client,
+        cost: call.cost,
+        deadline: call.deadline,
+        flight,
+        reentry,
+    }
+}
+
+fn enter(call: &Call, phase: Phase) {
+    if let Some(progress) = &call.progress {
+        progress.enter(phase);
+    }
+}
+
+fn is_passing(error: &crate::transport::TransportError) -> bool {
+    use crate::transport::TransportErrorKind as K;
+    matches!(error.kind, K::Connect | K::Timeout | K::Broken)
+}
+
+/// The error that an answer means, with the server's own words.
+pub fn answer_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
+    let words = tinkers_wire::error_text(&answer.body);
+    let words = words.unwrap_or_else(|| "the server gave no reason".to_owned());
+    let advice = match kind {
+        ErrorKind::Authentication => "; check the API key",
+        ErrorKind::PermissionDenied => "; this key may not do that",
+        ErrorKind::Billing => "; settle the bill in the console",
+        _ => "",
+    };
+    Error::new(kind, Sent::Answered, format!("{words}{advice}"))
+        .with_answer(answer.status.as_u16(), &answer.body)
+}
+
+fn note_deprecation(answer: &HttpResponse) {
+    if let Some(note) = answer.header("x-deprecation-note") {
+        if answer
+            .header("x-deprecation-level")
+            .is_some_and(|level| level.eq_ignore_ascii_case("error"))
+        {
+            tracing::error!(note, "deprecation notice");
+        } else {
+            tracing::warn!(note, "deprecation notice");
+        }
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}

@@ -1,0 +1,171 @@
+//! What a server says about when to come back.
+
+use std::time::{Duration, SystemTime};
+
+use crate::transport::HttpResponse;
+
+/// The wait that an answer asks for: `retry-after-ms`, then `Retry-After` in seconds or as a date, then `retry_after_ms` in
+/// a JSON body. What cannot be read, is negative or not finite counts as none.
+pub fn retry_after(answer: &HttpResponse, wall: SystemTime) -> Option<Duration> {
+    answer
+        .header("retry-after-ms")
+        .and_then(|text| positive(text.trim().parse::<f64>().ok()? / 1e3))
+        .or_else(|| header_wait(answer.header("retry-after")?.trim(), wall))
+        .or_else(|| positive(body_milliseconds(&answer.body)? / 1e3))
+}
+
+fn header_wait(text: &str, wall: SystemTime) -> Option<Duration> {
+    match text.parse::<f64>() {
+        Ok(seconds) => positive(seconds),
+        // A date that is past asks for no wait at all, which is what none means here.
+        Err(_) => http_date(text)?
+            .duration_since(wall)
+            .ok()
+            .filter(|wait| !wait.is_zero()),
+    }
+}
+
+fn positive(seconds: f64) -> Option<Duration> {
+    if !(seconds.is_finite() && seconds > 0.0) {
+        return None;
+    }
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn body_milliseconds(body: &[u8]) -> Option<f64> {
+    // Refusals are small; a large body is something else and not worth a parse.
+    if body.len() > 64 * 1024 || !body.starts_with(b"{") {
+        return None;
+    }
+    tinkers_wire::retry_after_ms(body)
+}
+
+/// Reads an IMF-fixdate (`Sun, 06 Nov 1994 08:49:37 GMT`), the one form that RFC 9110 lets servers send.
+fn http_date(text: &str) -> Option<SystemTime> {
+    let rest = text.split_once(", ")?.1.strip_suffix(" GMT")?;
+    let mut parts = rest.split(' ');
+    let day: i64 = parts.next()?.parse().ok()?;
+    let month = parts.next()?;
+    let year: i64 = parts.next()?.parse().ok()?;
+    let mut clock = parts
+        .next()?
+        .split(':')
+        .map(|part| part.parse::<i64>().ok());
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
+    let in_range =
+        (1..=31).contains(&day) && (1970..10_000).contains(&year) && (0..24).contains(&hour);
+    if !in_range
+        || !(0..60).contains(&minute)
+        || !(0..=60).contains(&second)
+        || parts.next().is_some()
+    {
+        return None;
+    }
+    let seconds = days_from_epoch(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+/// Days since 1970-01-01 in the proleptic Gregorian calendar, counting years from March so that leap days come last.
+fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+    fn answer(headers: &[(&str, &str)], body: &'static str) -> HttpResponse {
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(k, v)| {
+                (
+                    k.parse::<HeaderName>().unwrap(),
+                    v.parse::<HeaderValue>().unwrap(),
+                )
+            })
+            .collect();
+        HttpResponse {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            headers,
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn every_carrier_is_read_and_nonsense_counts_as_none() {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let ms = Duration::from_millis;
+        let rows: &[(&[(&str, &str)], &'static str, Option<Duration>)] = &[
+            (&[("retry-after-ms", "1500")], "", Some(ms(1500))),
+            (
+                &[("retry-after-ms", "1500"), ("retry-after", "9")],
+                "",
+                Some(ms(1500)),
+            ),
+            (
+                &[("retry-after-ms", "soon"), ("retry-after", "9")],
+                "",
+                Some(ms(9000)),
+            ),
+            (&[("retry-after", "0.25")], "", Some(ms(250))),
+            (
+                &[("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")],
+                "",
+                Some(ms(10_000)),
+            ),
+            (
+                &[("retry-after", "Sun, 06 Nov 1994 08:49:07 GMT")],
+                "",
+                None,
+            ),
+            (&[("retry-after", "-3")], "", None),
+            (&[("retry-after", "NaN")], "", None),
+            (&[("retry-after", "inf")], "", None),
+            (&[("retry-after", "1e300")], "", None),
+            (
+                &[("retry-after", "Sun, 32 Nov 1994 08:49:07 GMT")],
+                "",
+                None,
+            ),
+            (&[], r#"{"retry_after_ms": 750}"#, Some(ms(750))),
+            (&[], r#"{"detail": {"retry_after_ms": 75}}"#, Some(ms(75))),
+            (&[], r#"{"retry_after_ms": -1}"#, None),
+            (&[], "{not json", None),
+            (&[], "", None),
+        ];
+        for (headers, body, expected) in rows {
+            assert_eq!(
+                retry_after(&answer(headers, body), wall),
+                *expected,
+                "{headers:?} {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn dates_agree_with_known_instants() {
+        for (text, seconds) in [
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Thu, 29 Feb 2024 12:00:00 GMT", 1_709_208_000),
+            ("Mon, 23 Nov 2026 09:01:12 GMT", 1_795_424_472),
+        ] {
+            assert_eq!(
+                http_date(text),
+                Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+                "{text}"
+            );
+        }
+    }
+}

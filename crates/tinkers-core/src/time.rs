@@ -1,0 +1,250 @@
+//! Time as a parameter: a clock that can be read, waited on, and, in tests, moved by hand.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use crate::spawn::BoxFuture;
+
+/// A point on a monotonic clock, measured from that clock's own origin.
+///
+/// Moments of two clocks have nothing to do with each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// The origin of the clock.
+    pub const ORIGIN: Self = Self(Duration::ZERO);
+
+    /// The moment `since_origin` after the origin.
+    pub const fn from_origin(since_origin: Duration) -> Self {
+        Self(since_origin)
+    }
+
+    /// Time since the clock's origin.
+    pub const fn since_origin(self) -> Duration {
+        self.0
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// This moment plus `delay`, at the end of time when that overflows.
+    #[must_use]
+    pub fn after(self, delay: Duration) -> Self {
+        Self(self.0.saturating_add(delay))
+    }
+}
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Moment({:?})", self.0)
+    }
+}
+
+/// A clock. Implemented over tokio's clock in `tinkers-transport` and by [`ManualClock`] here, and nowhere else.
+pub trait Time: Send + Sync + fmt::Debug + 'static {
+    /// The moment now.
+    fn now(&self) -> Moment;
+
+    /// The date now, for `Retry-After` dates and for time stamps that leave the process.
+    fn wall(&self) -> SystemTime;
+
+    /// Completes at `at`, or at once when `at` is past. Dropping it is always safe.
+    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()>;
+}
+
+impl dyn Time {
+    /// Completes after `delay`.
+    pub fn sleep(&self, delay: Duration) -> BoxFuture<'static, ()> {
+        self.sleep_until(self.now().after(delay))
+    }
+
+    /// Runs `work` until `at`; `None` when the time came first. Dropping `work` cancels it.
+    pub async fn deadline<F: Future + Send>(&self, at: Moment, work: F) -> Option<F::Output> {
+        let mut work = std::pin::pin!(work);
+        let mut alarm = self.sleep_until(at);
+        std::future::poll_fn(move |cx| {
+            // The work first: a result that is there wins over an alarm of the same instant.
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            alarm.as_mut().poll(cx).map(|()| None)
+        })
+        .await
+    }
+}
+
+/// A clock that stands still until it is told to move.
+#[derive(Clone, Default)]
+pub struct ManualClock {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    now: Moment,
+    next_id: u64,
+    sleepers: BTreeMap<(Moment, u64), Waker>,
+}
+
+impl ManualClock {
+    /// A clock at its origin; the date there is the Unix epoch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves on by `step` and wakes all whose time has come.
+    pub fn advance(&self, step: Duration) {
+        let due = {
+            let mut inner = self.lock();
+            inner.now = inner.now.after(step);
+            let first_later = (inner.now.after(Duration::from_nanos(1)), 0);
+            let later = inner.sleepers.split_off(&first_later);
+            std::mem::replace(&mut inner.sleepers, later)
+        };
+        // Wakers run foreign code, so they run without the lock.
+        due.into_values().for_each(Waker::wake);
+    }
+
+    /// Moves to the next sleeper's time and wakes it; the moment moved to, or `None` when nobody sleeps.
+    pub fn advance_to_next(&self) -> Option<Moment> {
+        let (at, now) = {
+            let inner = self.lock();
+            (inner.sleepers.keys().next()?.0, inner.now)
+        };
+        self.advance(at.since(now));
+        Some(at)
+    }
+
+    /// How many sleeps are pending.
+    pub fn sleepers(&self) -> usize {
+        self.lock().sleepers.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManualClock")
+            .field("now", &self.lock().now)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Time for ManualClock {
+    fn now(&self) -> Moment {
+        self.lock().now
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.now().since_origin()
+    }
+
+    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
+        Box::pin(ManualSleep {
+            clock: self.clone(),
+            at,
+            id: None,
+        })
+    }
+}
+
+struct ManualSleep {
+    clock: ManualClock,
+    at: Moment,
+    id: Option<u64>,
+}
+
+impl Future for ManualSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let clock = self.clock.clone();
+        let mut inner = clock.lock();
+        if inner.now >= self.at {
+            if let Some(id) = self.id.take() {
+                inner.sleepers.remove(&(self.at, id));
+            }
+            return Poll::Ready(());
+        }
+        let id = *self.id.get_or_insert_with(|| {
+            inner.next_id += 1;
+            inner.next_id
+        });
+        inner.sleepers.insert((self.at, id), cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for ManualSleep {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.clock.lock().sleepers.remove(&(self.at, id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_sleep_ends_at_its_moment_and_not_a_nanosecond_before() {
+        let clock = ManualClock::new();
+        let woken = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let time: &dyn Time = &clock;
+        let mut sleep = time.sleep(Duration::from_secs(2));
+        assert!(sleep.as_mut().poll(&mut cx).is_pending());
+        clock.advance(Duration::from_secs(2) - Duration::from_nanos(1));
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+        assert!(sleep.as_mut().poll(&mut cx).is_pending());
+        clock.advance(Duration::from_nanos(1));
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+        assert!(sleep.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_dropped_sleep_leaves_nothing_behind() {
+        let clock = ManualClock::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let time: &dyn Time = &clock;
+        let mut sleep = time.sleep(Duration::from_secs(2));
+        assert!(sleep.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(clock.sleepers(), 1);
+        drop(sleep);
+        assert_eq!(clock.sleepers(), 0);
+    }
+
+    #[test]
+    fn a_deadline_prefers_the_work_of_the_same_instant() {
+        let clock = ManualClock::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let time: &dyn Time = &clock;
+        let at = Moment::from_origin(Duration::from_secs(1));
+        let mut both = std::pin::pin!(time.deadline(at, time.sleep_until(at)));
+        assert!(both.as_mut().poll(&mut cx).is_pending());
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(both.as_mut().poll(&mut cx), Poll::Ready(Some(())));
+    }
+}

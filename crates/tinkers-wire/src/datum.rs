@@ -1,0 +1,210 @@
+//! One example of a training batch.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{InvalidInput, ModelInput, TensorData};
+
+/// What the model is shown, and what its loss function needs beside it.
+///
+/// Position `i` of `model_input` predicts `target_tokens[i]`. Cheap to clone: arrays are shared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Datum {
+    /// What the model is shown.
+    pub model_input: ModelInput,
+    /// The inputs of the loss function by name, one element a position.
+    pub loss_fn_inputs: BTreeMap<String, TensorData>,
+    /// Where the tokens of `model_input` came from: runs that tile it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub model_input_spans: Vec<ProvenanceSpan>,
+    /// Where the target tokens came from: runs that tile them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loss_fn_input_spans: Vec<ProvenanceSpan>,
+}
+
+/// A run of training tokens and the request that they came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvenanceSpan {
+    /// Whether the run is of the prompt or of the sampled tokens.
+    pub kind: SpanKind,
+    /// The id of the sampled sequence.
+    pub sequence_id: String,
+    /// Where the run begins, in tokens.
+    pub offset: u64,
+    /// How long it is, in tokens.
+    pub length: u64,
+}
+
+/// What a [`ProvenanceSpan`] covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpanKind {
+    /// The prompt of the request that produced the sequence.
+    Prompt,
+    /// The tokens sampled for the sequence.
+    Sampled,
+}
+
+impl Datum {
+    /// A datum without loss inputs; add them with [`Datum::with`].
+    pub fn new(model_input: impl Into<ModelInput>) -> Self {
+        Self {
+            model_input: model_input.into(),
+            loss_fn_inputs: BTreeMap::new(),
+            model_input_spans: Vec::new(),
+            loss_fn_input_spans: Vec::new(),
+        }
+    }
+
+    /// Next-token prediction on `tokens`: all but the last are shown, all but the first are the targets, `weights[i]` is the
+    /// weight of predicting `tokens[i + 1]`.
+    ///
+    /// # Errors
+    /// When there are fewer than two tokens or not one weight fewer than tokens.
+    pub fn next_token(tokens: &[u32], weights: impl Into<Vec<f32>>) -> Result<Self, InvalidInput> {
+        let weights = weights.into();
+        if tokens.len() < 2 {
+            return Err(InvalidInput::new(
+                "tokens",
+                format_args!("at least two tokens, got {}", tokens.len()),
+            ));
+        }
+        if weights.len() != tokens.len() - 1 {
+            let expected = format!(
+                "{} weights, one for each token but the first, got {}",
+                tokens.len() - 1,
+                weights.len()
+            );
+            return Err(InvalidInput::new("weights", expected));
+        }
+        Ok(Self::new(&tokens[..tokens.len() - 1])
+            .with("target_tokens", TensorData::tokens(&tokens[1..]))
+            .with("weights", weights))
+    }
+
+    /// Adds a loss input.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, tensor: impl Into<TensorData>) -> Self {
+        self.loss_fn_inputs.insert(name.into(), tensor.into());
+        self
+    }
+
+    /// Estimated bytes in a training request, before compression, as the official SDK counts them.
+    pub fn estimated_bytes(&self) -> u64 {
+        self.model_input.training_bytes()
+            + self
+                .loss_fn_inputs
+                .values()
+                .map(TensorData::estimated_bytes)
+                .sum::<u64>()
+    }
+
+    /// Checks the input, each tensor, and that the 1-D and 2-D loss inputs have one row for each position.
+    ///
+    /// # Errors
+    /// Names the field, such as `loss_fn_inputs.target_tokens`.
+    pub fn validate(&self) -> Result<(), InvalidInput> {
+        self.model_input
+            .validate()
+            .map_err(|error| error.within("model_input."))?;
+        let positions = self.model_input.len();
+        for (name, tensor) in &self.loss_fn_inputs {
+            tensor
+                .validate()
+                .map_err(|error| error.within(format_args!("loss_fn_inputs.{name}.")))?;
+            let rows = tensor.shape().first().copied();
+            if PER_POSITION.contains(&name.as_str())
+                && let (Some(positions), Some(rows)) = (positions, rows)
+                && rows != positions
+            {
+                let expected =
+                    format!("{positions} rows, one for each position of model_input, got {rows}");
+                return Err(InvalidInput::new(
+                    format!("loss_fn_inputs.{name}"),
+                    expected,
+                ));
+            }
+        }
+        if let Some(targets) = self.loss_fn_inputs.get("target_tokens") {
+            let Some(ids) = targets.as_i64() else {
+                return Err(InvalidInput::new(
+                    "loss_fn_inputs.target_tokens",
+                    "int64 token ids, got float32",
+                ));
+            };
+            if let Some(id) = ids
+                .iter()
+                .find(|&&id| !(-1..=i64::from(i32::MAX)).contains(&id))
+            {
+                let expected = format!("token ids from 0 to {}, got {id}", i32::MAX);
+                return Err(InvalidInput::new("loss_fn_inputs.target_tokens", expected));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loss inputs that have one row for each position.
+const PER_POSITION: [&str; 5] = [
+    "target_tokens",
+    "weights",
+    "logprobs",
+    "advantages",
+    "sequence_ratio_mask",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_token_shifts_by_one() {
+        let datum = Datum::next_token(&[1, 2, 3], vec![0.0, 1.0]).unwrap();
+        assert_eq!(datum.model_input.tokens().unwrap(), [1, 2]);
+        assert_eq!(
+            datum.loss_fn_inputs["target_tokens"].as_i64().unwrap(),
+            [2, 3]
+        );
+        assert!(datum.validate().is_ok());
+        assert_eq!(
+            Datum::next_token(&[1, 2, 3], vec![1.0])
+                .unwrap_err()
+                .field(),
+            "weights"
+        );
+        assert_eq!(
+            Datum::next_token(&[1], vec![]).unwrap_err().field(),
+            "tokens"
+        );
+    }
+
+    #[test]
+    fn a_loss_input_of_another_length_names_its_field() {
+        let datum = Datum::new(vec![1, 2, 3]).with("target_tokens", vec![2i64, 3]);
+        assert_eq!(
+            datum.validate().unwrap_err().field(),
+            "loss_fn_inputs.target_tokens"
+        );
+        let datum = Datum::new(vec![1])
+            .with("target_tokens", vec![2i64])
+            .with("weights", vec![f32::NAN]);
+        assert_eq!(
+            datum.validate().unwrap_err().field(),
+            "loss_fn_inputs.weights.data"
+        );
+        let datum = Datum::new(vec![1]).with("target_tokens", vec![1i64 << 40]);
+        assert_eq!(
+            datum.validate().unwrap_err().field(),
+            "loss_fn_inputs.target_tokens"
+        );
+    }
+
+    #[test]
+    fn bytes_are_estimated_as_the_official_sdk_does() {
+        let datum = Datum::new(vec![1, 2, 3])
+            .with("target_tokens", vec![2i64, 3, 4])
+            .with("weights", vec![1.0f32; 3]);
+        assert_eq!(datum.estimated_bytes(), 3 * 4 + 3 * 8 + 3 * 4);
+    }
+}

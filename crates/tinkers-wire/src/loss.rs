@@ -1,0 +1,198 @@
+//! Loss functions and their options.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{InvalidInput, input};
+
+/// A loss function by name. All are sums over positions; the server decides which it has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossFn {
+    /// `-p · weights`.
+    CrossEntropy,
+    /// `-exp(p - q) · A`.
+    ImportanceSampling,
+    /// The clipped surrogate, with `clip_low_threshold` and `clip_high_threshold`.
+    Ppo,
+    /// Clipped importance weights with a stopped gradient.
+    Cispo,
+    /// Direct reward optimisation, with `beta`.
+    Dro,
+    /// The sequence-level ratio of PPO.
+    Gspo,
+    /// Alpha on the hosted service.
+    StableReinforce,
+    /// A loss that was uploaded, with `loss_id`.
+    Custom,
+    /// A name that this version does not know, sent as it is.
+    Other(String),
+}
+
+impl LossFn {
+    const KNOWN: [Self; 8] = [
+        Self::CrossEntropy,
+        Self::ImportanceSampling,
+        Self::Ppo,
+        Self::Cispo,
+        Self::Dro,
+        Self::Gspo,
+        Self::StableReinforce,
+        Self::Custom,
+    ];
+
+    /// The name on the wire.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::CrossEntropy => "cross_entropy",
+            Self::ImportanceSampling => "importance_sampling",
+            Self::Ppo => "ppo",
+            Self::Cispo => "cispo",
+            Self::Dro => "dro",
+            Self::Gspo => "gspo",
+            Self::StableReinforce => "stable_reinforce",
+            Self::Custom => "custom",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The loss inputs without which it means nothing.
+    pub fn required_inputs(&self) -> &'static [&'static str] {
+        match self {
+            Self::CrossEntropy => &["target_tokens"],
+            Self::ImportanceSampling | Self::Ppo | Self::Cispo | Self::Dro => {
+                &["target_tokens", "logprobs", "advantages"]
+            }
+            Self::Gspo => &[
+                "target_tokens",
+                "logprobs",
+                "advantages",
+                "sequence_ratio_mask",
+            ],
+            Self::StableReinforce | Self::Custom | Self::Other(_) => &[],
+        }
+    }
+
+    /// The loss with an option set.
+    pub fn with(self, name: impl Into<String>, value: impl Into<LossConfigValue>) -> Loss {
+        Loss::from(self).with(name, value)
+    }
+}
+
+impl fmt::Display for LossFn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for LossFn {
+    type Err = InvalidInput;
+
+    fn from_str(name: &str) -> Result<Self, InvalidInput> {
+        Self::KNOWN
+            .into_iter()
+            .find(|known| known.name() == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = Self::KNOWN.iter().map(Self::name).collect();
+                InvalidInput::new(
+                    "loss_fn",
+                    format_args!("one of {}, got {name:?}", names.join(", ")),
+                )
+            })
+    }
+}
+
+/// The value of a loss option.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LossConfigValue {
+    /// A number.
+    Number(f64),
+    /// A text, protobuf only.
+    Text(String),
+}
+
+impl From<f64> for LossConfigValue {
+    fn from(number: f64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for LossConfigValue {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// A loss function with its options.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loss {
+    /// Which.
+    pub name: LossFn,
+    /// Its options; what is not set is the server's choice.
+    pub config: BTreeMap<String, LossConfigValue>,
+}
+
+impl Loss {
+    /// Sets an option.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<LossConfigValue>) -> Self {
+        self.config.insert(name.into(), value.into());
+        self
+    }
+
+    /// Checks that numbers are finite and that the name is one.
+    ///
+    /// # Errors
+    /// Names `loss_fn` or `loss_fn_config.<option>`.
+    pub fn validate(&self) -> Result<(), InvalidInput> {
+        if self.name.name().is_empty() {
+            return Err(InvalidInput::new("loss_fn", "a name"));
+        }
+        for (name, value) in &self.config {
+            if let LossConfigValue::Number(number) = value {
+                input::finite(&format!("loss_fn_config.{name}"), *number)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<LossFn> for Loss {
+    fn from(name: LossFn) -> Self {
+        Self {
+            name,
+            config: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_there_and_back_and_unknown_ones_are_refused_with_the_list() {
+        for known in LossFn::KNOWN {
+            assert_eq!(known.name().parse::<LossFn>().unwrap(), known);
+        }
+        let error = "cross_entrpy".parse::<LossFn>().unwrap_err();
+        assert_eq!(error.field(), "loss_fn");
+        assert!(error.to_string().contains("cross_entropy"), "{error}");
+    }
+
+    #[test]
+    fn options_must_be_finite() {
+        assert!(
+            LossFn::Ppo
+                .with("clip_low_threshold", 0.8)
+                .validate()
+                .is_ok()
+        );
+        let error = LossFn::Dro.with("beta", f64::NAN).validate().unwrap_err();
+        assert_eq!(error.field(), "loss_fn_config.beta");
+    }
+}

@@ -1,0 +1,184 @@
+//! `tinker://` paths and checkpoint ids.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::InvalidInput;
+
+/// What a checkpoint is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CheckpointKind {
+    /// Weights and optimizer state, to go on training.
+    #[serde(rename = "training")]
+    Training,
+    /// Weights to sample from.
+    #[serde(rename = "sampler")]
+    Sampler,
+    /// An export.
+    #[serde(rename = "external")]
+    External,
+}
+
+impl CheckpointKind {
+    /// The segment in paths and checkpoint ids.
+    pub const fn segment(self) -> &'static str {
+        match self {
+            Self::Training => "weights",
+            Self::Sampler => "sampler_weights",
+            Self::External => "external_weights",
+        }
+    }
+
+    fn from_segment(segment: &str) -> Option<Self> {
+        [Self::Training, Self::Sampler, Self::External]
+            .into_iter()
+            .find(|kind| kind.segment() == segment)
+    }
+}
+
+/// `tinker://<training run>/<kind>/<name>`. Some servers leave the kind out of a sampler path; that is read as a sampler's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TinkerPath {
+    text: String,
+    run: usize,
+    kind: CheckpointKind,
+    name: usize,
+}
+
+const SCHEME: &str = "tinker://";
+
+impl TinkerPath {
+    /// The path of a checkpoint.
+    ///
+    /// # Errors
+    /// When run or name are empty or hold a `/`.
+    pub fn new(run: &str, kind: CheckpointKind, name: &str) -> Result<Self, InvalidInput> {
+        format!("{SCHEME}{run}/{}/{name}", kind.segment()).parse()
+    }
+
+    /// The training run, which is the model's id.
+    pub fn run_id(&self) -> &str {
+        &self.text[SCHEME.len()..self.run]
+    }
+
+    /// What the checkpoint is for.
+    pub fn kind(&self) -> CheckpointKind {
+        self.kind
+    }
+
+    /// The name that it was saved under.
+    pub fn name(&self) -> &str {
+        &self.text[self.name..]
+    }
+
+    /// `<kind>/<name>`, the id in listings.
+    pub fn checkpoint_id(&self) -> String {
+        format!("{}/{}", self.kind.segment(), self.name())
+    }
+
+    /// The text, as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for TinkerPath {
+    type Err = InvalidInput;
+
+    fn from_str(text: &str) -> Result<Self, InvalidInput> {
+        let wrong = || {
+            let expected = format!(
+                "a path of the form tinker://<run>/weights/<name> or tinker://<run>/sampler_weights/<name>, got {text:?}"
+            );
+            InvalidInput::new("path", expected)
+        };
+        let rest = text.strip_prefix(SCHEME).ok_or_else(wrong)?;
+        let segments: Vec<&str> = rest.split('/').collect();
+        if segments.iter().any(|segment| segment.is_empty()) || text.contains(char::is_whitespace) {
+            return Err(wrong());
+        }
+        let (run, kind, name) = match segments[..] {
+            [run, kind, name] => (
+                run,
+                CheckpointKind::from_segment(kind).ok_or_else(wrong)?,
+                name,
+            ),
+            [run, name] if CheckpointKind::from_segment(name).is_none() => {
+                (run, CheckpointKind::Sampler, name)
+            }
+            _ => return Err(wrong()),
+        };
+        Ok(Self {
+            run: SCHEME.len() + run.len(),
+            name: text.len() - name.len(),
+            kind,
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for TinkerPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Serialize for TinkerPath {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for TinkerPath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_taken_apart_and_put_together() {
+        let path: TinkerPath = "tinker://s-1:train:0/weights/step-10".parse().unwrap();
+        assert_eq!(
+            (path.run_id(), path.kind(), path.name()),
+            ("s-1:train:0", CheckpointKind::Training, "step-10")
+        );
+        assert_eq!(path.checkpoint_id(), "weights/step-10");
+        assert_eq!(
+            TinkerPath::new("s-1:train:0", CheckpointKind::Training, "step-10").unwrap(),
+            path
+        );
+        let short: TinkerPath = "tinker://model_1/s1".parse().unwrap();
+        assert_eq!(
+            (short.run_id(), short.kind(), short.name()),
+            ("model_1", CheckpointKind::Sampler, "s1")
+        );
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused() {
+        for text in [
+            "",
+            "weights/x",
+            "http://a/weights/b",
+            "tinker://",
+            "tinker://a",
+            "tinker://a/weights",
+            "tinker://a/weights/",
+            "tinker://a/other/b",
+            "tinker://a/weights/b/c",
+            "tinker:///weights/b",
+            "tinker://a/weights/b c",
+        ] {
+            let error = text.parse::<TinkerPath>().unwrap_err();
+            assert_eq!(error.field(), "path", "{text}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Sampling results in protobuf.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::messages as m;
+use super::tensors::{self, elements, pack};
+use crate::{
+    DecodeError, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
+};
+
+pub(crate) fn encode(response: &SampleResponse) -> Bytes {
+    let sequences = response
+        .sequences
+        .iter()
+        .map(|sequence| m::SampledSequence {
+            stop_reason: match sequence.stop_reason {
+                StopReason::Stop => m::StopReason::Stop as i32,
+                StopReason::Length => m::StopReason::Length as i32,
+            },
+            tokens: pack(&sequence.tokens),
+            logprobs: sequence.logprobs.as_ref().map(|logprobs| pack(logprobs)),
+            topk_sampled_logprobs: sequence.topk_logprobs.as_ref().map(encode_topk),
+        });
+    let message = m::SampleResponse {
+        sequences: sequences.collect(),
+        prompt_logprobs: response.prompt_logprobs.as_ref().map(|all| {
+            pack(
+                &all.iter()
+                    .map(|x| x.unwrap_or(f32::NAN))
+                    .collect::<Vec<_>>(),
+            )
+        }),
+        topk_prompt_logprobs: response.topk_prompt_logprobs.as_ref().map(encode_topk),
+        prompt_cache_hit_tokens: response
+            .prompt_cache_hit_tokens
+            .and_then(|n| i32::try_from(n).ok())
+            .unwrap_or(0),
+        target_prompt_logprobs: response
+            .target_prompt_logprobs
+            .as_ref()
+            .map(tensors::encode),
+        prompt_alt_tokens: response
+            .prompt_alt_tokens
+            .as_ref()
+            .map(|alt| m::PromptAltTokens {
+                tokens: Some(tensors::encode(&alt.tokens)),
+                logprobs: Some(tensors::encode(&alt.logprobs)),
+            }),
+    };
+    Bytes::from(message.encode_to_vec())
+}
+
+pub(crate) fn decode(body: Bytes) -> Result<SampleResponse, DecodeError> {
+    let message = m::SampleResponse::decode(body)?;
+    let prompt_logprobs = match message.prompt_logprobs.filter(|bytes| !bytes.is_empty()) {
+        Some(bytes) => Some(
+            elements::<f32>(&bytes)?
+                .iter()
+                .map(|&x| (!x.is_nan()).then_some(x))
+                .collect(),
+        ),
+        None => None,
+    };
+    Ok(SampleResponse {
+        sequences: message
+            .sequences
+            .into_iter()
+            .map(decode_sequence)
+            .collect::<Result<_, _>>()?,
+        prompt_logprobs,
+        topk_prompt_logprobs: message
+            .topk_prompt_logprobs
+            .map(decode_topk)
+            .transpose()?
+            .flatten(),
+        prompt_cache_hit_tokens: u32::try_from(message.prompt_cache_hit_tokens).ok(),
+        target_prompt_logprobs: message
+            .target_prompt_logprobs
+            .map(tensors::decode)
+            .transpose()?,
+        prompt_alt_tokens: message
+            .prompt_alt_tokens
+            .map(decode_alternatives)
+            .transpose()?,
+    })
+}
+
+fn decode_sequence(sequence: m::SampledSequence) -> Result<SampledSequence, DecodeError> {
+    let stop_reason = match m::StopReason::try_from(sequence.stop_reason) {
+        Ok(m::StopReason::Stop) => StopReason::Stop,
+        Ok(m::StopReason::Length) => StopReason::Length,
+        Err(_) => {
+            return Err(DecodeError::new(format!(
+                "an unknown stop reason {}",
+                sequence.stop_reason
+            )));
+        }
+    };
+    Ok(SampledSequence {
+        stop_reason,
+        tokens: tokens(&sequence.tokens)?,
+        // Empty bytes mean none, whether the field is there or not.
+        logprobs: match sequence.logprobs.filter(|bytes| !bytes.is_empty()) {
+            Some(bytes) => Some(elements::<f32>(&bytes)?.to_vec()),
+            None => None,
+        },
+        topk_logprobs: sequence
+            .topk_sampled_logprobs
+            .map(decode_topk)
+            .transpose()?
+            .flatten(),
+        sequence_id: None,
+    })
+}
+
+fn decode_alternatives(alt: m::PromptAltTokens) -> Result<PromptAltTokens, DecodeError> {
+    let missing = || DecodeError::new("alternatives without tokens or logprobs");
+    Ok(PromptAltTokens {
+        tokens: tensors::decode(alt.tokens.ok_or_else(missing)?)?,
+        logprobs: tensors::decode(alt.logprobs.ok_or_else(missing)?)?,
+    })
+}
+
+fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
+    let ids: Arc<[i32]> = elements(bytes)?;
+    let id = |&id: &i32| {
+        u32::try_from(id).map_err(|_| DecodeError::new(format!("a negative token id {id}")))
+    };
+    ids.iter().map(id).collect()
+}
+
+fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
+    m::TopkLogprobs {
+        token_ids: pack(&topk.ids),
+        logprobs: pack(&topk.logprobs),
+        k: u32::try_from(topk.k).unwrap_or(u32::MAX),
+        length: u32::try_from(topk.len()).unwrap_or(u32::MAX),
+    }
+}
+
+fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeError> {
+    let (k, length) = (topk.k as usize, topk.length as usize);
+    if k == 0 || length == 0 {
+        return Ok(None);
+    }
+    let (ids, logprobs) = (
+        tokens(&topk.token_ids)?,
+        elements::<f32>(&topk.logprobs)?.to_vec(),
+    );
+    let cells = k.checked_mul(length);
+    if Some(ids.len()) != cells || Some(logprobs.len()) != cells {
+        let message = format!(
+            "top-k of {k} by {length} with {} ids and {} logprobs",
+            ids.len(),
+            logprobs.len()
+        );
+        return Err(DecodeError::new(message));
+    }
+    Ok(Some(TopkLogprobs { k, ids, logprobs }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OperationResult, TensorData};
+
+    fn response() -> SampleResponse {
+        let mut sequence = SampledSequence::new(StopReason::Length, vec![7, 8]);
+        sequence.logprobs = Some(vec![-0.5, -1.0]);
+        sequence.topk_logprobs = Some(TopkLogprobs::from_rows(&[vec![(7, -0.5)], vec![(8, -1.0)]]));
+        SampleResponse {
+            sequences: vec![sequence, SampledSequence::new(StopReason::Stop, vec![])],
+            prompt_logprobs: Some(vec![None, Some(-2.0)]),
+            topk_prompt_logprobs: Some(TopkLogprobs::from_rows(&[
+                vec![],
+                vec![(4, -0.1), (5, -2.0)],
+            ])),
+            prompt_cache_hit_tokens: Some(3),
+            target_prompt_logprobs: Some(TensorData::from_parts(
+                crate::TensorValues::F32(Arc::from([-1.0])),
+                Some(vec![1, 1]),
+                None,
+            )),
+            prompt_alt_tokens: None,
+        }
+    }
+
+    #[test]
+    fn a_response_goes_there_and_back() {
+        assert_eq!(
+            SampleResponse::from_protobuf(response().to_protobuf()).unwrap(),
+            response()
+        );
+    }
+
+    #[test]
+    fn no_prefix_of_a_response_panics() {
+        let whole = response().to_protobuf();
+        for len in 0..whole.len() {
+            let _ = SampleResponse::from_protobuf(whole.slice(..len));
+        }
+    }
+
+    #[test]
+    fn a_matrix_of_the_wrong_size_is_an_error() {
+        let mut message = m::SampleResponse::decode(response().to_protobuf()).unwrap();
+        message.topk_prompt_logprobs.as_mut().unwrap().length = u32::MAX;
+        assert!(decode(Bytes::from(message.encode_to_vec())).is_err());
+    }
+
+    #[test]
+    fn an_unknown_stop_reason_is_an_error() {
+        let mut message = m::SampleResponse::decode(response().to_protobuf()).unwrap();
+        message.sequences[0].stop_reason = 9;
+        assert!(decode(Bytes::from(message.encode_to_vec())).is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! Packed tensors to and from typed arrays.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::messages::{self as m, DType, Encoding};
+use crate::tensor::{Element, from_little_endian, little_endian};
+use crate::{CsrIndices, DecodeError, TensorData, TensorValues};
+
+pub(super) fn encode(tensor: &TensorData) -> m::Tensor {
+    let (values, dtype) = match tensor.values() {
+        TensorValues::F32(values) => (little_endian(values), DType::Float32),
+        TensorValues::I64(values) => (little_endian(values), DType::Int64),
+    };
+    let encoding = match tensor.csr_indices() {
+        None => Encoding::Dense(values),
+        Some(csr) => Encoding::SparseCsr(m::SparseCsr {
+            values,
+            crow_indices: little_endian(&csr.crow),
+            col_indices: little_endian(&csr.col),
+        }),
+    };
+    let shape = tensor.shape().into_iter().map(|side| side as i64).collect();
+    m::Tensor {
+        encoding: Some(encoding),
+        dtype: dtype as i32,
+        shape,
+    }
+}
+
+pub(super) fn decode(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
+    let shape = sides(&tensor.shape)?;
+    let (values, csr) = match tensor.encoding {
+        Some(Encoding::Dense(data)) => (values(tensor.dtype, &data)?, None),
+        Some(Encoding::SparseCsr(csr)) => {
+            let indices = CsrIndices {
+                crow: elements(&csr.crow_indices)?,
+                col: elements(&csr.col_indices)?,
+            };
+            (values(tensor.dtype, &csr.values)?, Some(indices))
+        }
+        // A tensor without elements may leave the field out altogether.
+        None => (values(tensor.dtype, &[])?, None),
+    };
+    // Responses call a scalar a tensor without sides; requests leave an unknown shape out.
+    let shape = (!shape.is_empty() || values.len() == 1).then_some(shape);
+    Ok(TensorData::from_parts(values, shape, csr))
+}
+
+/// Elements of a wire type, widened to the public types: int32 to int64, bfloat16 to float32.
+pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeError> {
+    Ok(match DType::try_from(dtype) {
+        Ok(DType::Float32) => TensorValues::F32(elements(data)?),
+        Ok(DType::Int64) => TensorValues::I64(elements(data)?),
+        Ok(DType::Int32) => TensorValues::I64(
+            elements::<i32>(data)?
+                .iter()
+                .map(|&x| i64::from(x))
+                .collect(),
+        ),
+        Ok(DType::Bfloat16) => {
+            if !data.len().is_multiple_of(2) {
+                return Err(DecodeError::new(
+                    "a bfloat16 array of an odd number of bytes",
+                ));
+            }
+            // A bfloat16 is the upper half of a float32.
+            let widen = |half: &[u8]| {
+                f32::from_bits(u32::from(u16::from_le_bytes([half[0], half[1]])) << 16)
+            };
+            TensorValues::F32(data.chunks_exact(2).map(widen).collect())
+        }
+        Ok(DType::Unspecified) | Err(_) => {
+            return Err(DecodeError::new(format!(
+                "a tensor of unknown element type {dtype}"
+            )));
+        }
+    })
+}
+
+/// Bytes of one element of a wire type.
+pub(super) fn element_size(dtype: i32) -> usize {
+    match DType::try_from(dtype) {
+        Ok(DType::Int64) => 8,
+        Ok(DType::Bfloat16) => 2,
+        _ => 4,
+    }
+}
+
+pub(super) fn elements<T: Element>(data: &[u8]) -> Result<Arc<[T]>, DecodeError> {
+    let wrong = || {
+        DecodeError::new(format!(
+            "an array of {} bytes, no multiple of its element's {}",
+            data.len(),
+            size_of::<T>()
+        ))
+    };
+    from_little_endian(data).ok_or_else(wrong)
+}
+
+pub(super) fn sides(shape: &[i64]) -> Result<Vec<usize>, DecodeError> {
+    let side = |&side: &i64| {
+        usize::try_from(side)
+            .map_err(|_| DecodeError::new(format!("a negative side {side} in a shape")))
+    };
+    shape.iter().map(side).collect()
+}
+
+/// Packs a slice.
+pub(super) fn pack<T: Element + Copy>(values: &[T]) -> Bytes {
+    little_endian(&Arc::from(values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrow_types_are_widened() {
+        let half = [1.5f32, -2.0]
+            .iter()
+            .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())
+            .collect::<Vec<_>>();
+        assert_eq!(
+            values(DType::Bfloat16 as i32, &half).unwrap(),
+            TensorValues::F32(Arc::from([1.5, -2.0]))
+        );
+        assert_eq!(
+            values(DType::Int32 as i32, &[255; 4]).unwrap(),
+            TensorValues::I64(Arc::from([-1]))
+        );
+        assert!(values(DType::Int64 as i32, &[0; 7]).is_err());
+        assert!(values(0, &[]).is_err());
+        assert!(values(99, &[]).is_err());
+    }
+}

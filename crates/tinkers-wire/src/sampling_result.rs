@@ -1,0 +1,254 @@
+//! What a sample gives.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{DecodeError, OperationResult, TensorData, proto};
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopReason {
+    /// A stop token or text, or the end of text.
+    Stop,
+    /// The token limit.
+    Length,
+}
+
+/// The result of one sampling request.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct SampleResponse {
+    /// One for each requested sample, in order.
+    pub sequences: Vec<SampledSequence>,
+    /// Log-probabilities of the prompt's tokens, natural logarithm; `None` where there is none, as for the first token.
+    pub prompt_logprobs: Option<Vec<Option<f32>>>,
+    /// The most likely tokens at each prompt position.
+    pub topk_prompt_logprobs: Option<TopkLogprobs>,
+    /// How many prompt tokens came from the server's prefix cache.
+    pub prompt_cache_hit_tokens: Option<u32>,
+    /// Log-probabilities of the asked tokens, in the shape of the question.
+    pub target_prompt_logprobs: Option<TensorData>,
+    /// Alternatives drawn for each prompt token.
+    pub prompt_alt_tokens: Option<PromptAltTokens>,
+}
+
+/// One sampled sequence.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct SampledSequence {
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// The sampled tokens, without the prompt.
+    pub tokens: Vec<u32>,
+    /// Their log-probabilities, of the untempered model, natural logarithm.
+    pub logprobs: Option<Vec<f32>>,
+    /// The most likely tokens at each sampled position.
+    pub topk_logprobs: Option<TopkLogprobs>,
+    /// The server's id of the sequence, where it gives one.
+    pub sequence_id: Option<String>,
+}
+
+impl SampledSequence {
+    /// A sequence of `tokens` and nothing else.
+    pub fn new(stop_reason: StopReason, tokens: Vec<u32>) -> Self {
+        Self {
+            stop_reason,
+            tokens,
+            logprobs: None,
+            topk_logprobs: None,
+            sequence_id: None,
+        }
+    }
+}
+
+/// The `k` most likely tokens at each of a number of positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopkLogprobs {
+    pub(crate) k: usize,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) logprobs: Vec<f32>,
+}
+
+/// Alternatives to each prompt token but the first, drawn from what the model predicts there.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct PromptAltTokens {
+    /// Token ids `[prompt length - 1, k]`.
+    pub tokens: TensorData,
+    /// Their log-probabilities, of the same shape.
+    pub logprobs: TensorData,
+}
+
+impl TopkLogprobs {
+    /// What an unused cell holds.
+    pub(crate) const EMPTY: (u32, f32) = (0, -99999.0);
+
+    /// From rows of (token, log-probability), the most likely first; shorter rows are filled up with unused cells.
+    pub fn from_rows(rows: &[Vec<(u32, f32)>]) -> Self {
+        let k = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut out = Self {
+            k,
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+        };
+        for row in rows {
+            for cell in 0..k {
+                let (id, logprob) = row.get(cell).copied().unwrap_or(Self::EMPTY);
+                out.ids.push(id);
+                out.logprobs.push(logprob);
+            }
+        }
+        out
+    }
+
+    /// How many positions.
+    pub fn len(&self) -> usize {
+        self.ids.len().checked_div(self.k).unwrap_or(0)
+    }
+
+    /// Whether there is no position.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// (token, log-probability) at `position`, the most likely first; nothing where there was no prediction.
+    pub fn row(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
+        let range = position * self.k..(position + 1) * self.k;
+        let cells = self.ids[range.clone()]
+            .iter()
+            .copied()
+            .zip(self.logprobs[range].iter().copied());
+        cells.filter(|cell| *cell != Self::EMPTY)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct JsonSequence {
+    stop_reason: StopReason,
+    tokens: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<Option<f32>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sequence_id: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct JsonResponse {
+    sequences: Vec<JsonSequence>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Vec<Option<f32>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    topk_prompt_logprobs: Option<Vec<Option<Vec<(u32, f32)>>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prompt_cache_hit_tokens: Option<u32>,
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+}
+
+impl SampleResponse {
+    /// The JSON form, for servers. Top-k of samples, targets and alternatives exist in protobuf only.
+    pub fn to_json(&self) -> Bytes {
+        let sequences = self.sequences.iter().map(|sequence| JsonSequence {
+            stop_reason: sequence.stop_reason,
+            tokens: sequence.tokens.clone(),
+            logprobs: sequence
+                .logprobs
+                .as_ref()
+                .map(|all| all.iter().copied().map(Some).collect()),
+            sequence_id: sequence.sequence_id.clone(),
+        });
+        let topk = |topk: &TopkLogprobs| {
+            let rows = (0..topk.len()).map(|i| topk.row(i).collect::<Vec<_>>());
+            rows.map(|row| (!row.is_empty()).then_some(row)).collect()
+        };
+        crate::to_json(&JsonResponse {
+            sequences: sequences.collect(),
+            prompt_logprobs: self.prompt_logprobs.clone(),
+            topk_prompt_logprobs: self.topk_prompt_logprobs.as_ref().map(topk),
+            prompt_cache_hit_tokens: self.prompt_cache_hit_tokens,
+            kind: Some("sample".to_owned()),
+        })
+    }
+
+    /// The protobuf form, for servers.
+    pub fn to_protobuf(&self) -> Bytes {
+        proto::sampling::encode(self)
+    }
+}
+
+impl OperationResult for SampleResponse {
+    const PROTOBUF: bool = true;
+
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        let json: JsonResponse = serde_json::from_slice(body)?;
+        let sequences = json.sequences.into_iter().map(|sequence| SampledSequence {
+            stop_reason: sequence.stop_reason,
+            tokens: sequence.tokens,
+            logprobs: sequence
+                .logprobs
+                .map(|all| all.into_iter().map(|x| x.unwrap_or(f32::NAN)).collect()),
+            topk_logprobs: None,
+            sequence_id: sequence.sequence_id,
+        });
+        Ok(Self {
+            sequences: sequences.collect(),
+            prompt_logprobs: json.prompt_logprobs,
+            topk_prompt_logprobs: json.topk_prompt_logprobs.map(|rows| {
+                TopkLogprobs::from_rows(
+                    &rows
+                        .into_iter()
+                        .map(Option::unwrap_or_default)
+                        .collect::<Vec<_>>(),
+                )
+            }),
+            prompt_cache_hit_tokens: json.prompt_cache_hit_tokens,
+            target_prompt_logprobs: None,
+            prompt_alt_tokens: None,
+        })
+    }
+
+    fn from_protobuf(body: Bytes) -> Result<Self, DecodeError> {
+        proto::sampling::decode(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_goes_there_and_back() {
+        let mut response = SampleResponse::default();
+        let mut sequence = SampledSequence::new(StopReason::Length, vec![7, 8]);
+        sequence.logprobs = Some(vec![-0.5, -1.0]);
+        response.sequences.push(sequence);
+        response.prompt_logprobs = Some(vec![None, Some(-2.0)]);
+        response.topk_prompt_logprobs = Some(TopkLogprobs::from_rows(&[
+            vec![],
+            vec![(4, -0.1), (5, -2.0)],
+        ]));
+        assert_eq!(
+            SampleResponse::from_json(&response.to_json()).unwrap(),
+            response
+        );
+    }
+
+    #[test]
+    fn unused_cells_do_not_show() {
+        let topk = TopkLogprobs::from_rows(&[vec![], vec![(4, -0.1), (5, -2.0)], vec![(6, -0.2)]]);
+        assert_eq!(topk.len(), 3);
+        let rows: Vec<Vec<u32>> = (0..3)
+            .map(|i| topk.row(i).map(|cell| cell.0).collect())
+            .collect();
+        assert_eq!(rows, [vec![], vec![4, 5], vec![6]]);
+    }
+
+    #[test]
+    fn a_sequence_of_an_open_server_is_read() {
+        let json = br#"{"sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": [null], "extra": 1}], "prompt_logprobs": null}"#;
+        let response = SampleResponse::from_json(json).unwrap();
+        assert_eq!(response.sequences[0].stop_reason, StopReason::Stop);
+        assert!(response.sequences[0].logprobs.as_ref().unwrap()[0].is_nan());
+    }
+}
