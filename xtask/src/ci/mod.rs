@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: every check in a row, one line each, until the first that fails.
 
+mod deny;
 mod msrv;
 mod plan;
 mod step;
@@ -18,13 +19,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     step::timed("tidy", || tidy::run(&[]))?;
     step::timed("minimum version", || msrv::check(&workspace.packages))?;
     step::timed("supply", supply::check)?;
+    step::timed("cargo-deny", deny::check)?;
     let steps = plan::steps(&workspace.packages);
     for step in &steps {
         step::timed(&step.name, || step.run(&logs))?;
     }
     out::line(&format!(
         "ci: {} steps passed in {:.0} s",
-        steps.len() + 3,
+        steps.len() + 4,
         began.seconds()
     ));
     Ok(())

@@ -1,7 +1,6 @@
 //! Which calls of cargo make up `cargo xtask ci`, worked out from the packages of the workspace.
 
 use super::step::Step;
-use crate::machine;
 use crate::metadata::{Example, Package};
 
 /// Examples that take longer than a check may.
@@ -37,12 +36,6 @@ pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
                 .iter()
                 .filter_map(|one| example(package, one)),
         );
-    }
-    if machine::cargo(&["deny", "--version"])
-        .output()
-        .is_ok_and(|output| output.status.success())
-    {
-        steps.push(Step::new("cargo-deny", "deny check"));
     }
     steps
 }

@@ -1,6 +1,6 @@
 //! What the project takes from outside, held to `deny.toml` without any tool: licences, sources and bans.
 //!
-//! cargo-deny reads the same file and checks more (advisories above all); it runs where it is installed.
+//! cargo-deny reads the same file and checks more, advisories above all; see [`super::deny`].
 
 use std::collections::BTreeMap;
 
