@@ -1,2 +1,8 @@
-//! A read-mostly keyed registry whose entries live as long as somebody uses them.
+//! A keyed registry whose entries live as long as somebody uses them.
 #![doc = include_str!("../README.md")]
+
+mod handle;
+mod table;
+
+pub use handle::Handle;
+pub use table::Registry;

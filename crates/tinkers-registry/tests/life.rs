@@ -1,0 +1,93 @@
+//! The life of an entry: shared while held, gone with its last holder, built once.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+
+use tinkers_registry::Registry;
+
+#[test]
+fn an_entry_goes_with_its_last_handle_and_not_before() {
+    let registry = Registry::new();
+    let first = registry.get_or_create("a", || 1);
+    let second = first.clone();
+    drop(first);
+    assert_eq!(registry.len(), 1);
+    assert_eq!(*registry.get_or_create("a", || 2), 1);
+    drop(second);
+    assert!(registry.is_empty());
+    assert!(registry.get(&"a").is_none());
+    assert_eq!(*registry.get_or_create("a", || 2), 2);
+}
+
+#[test]
+fn keys_do_not_share() {
+    let registry = Registry::new();
+    let (a, b) = (
+        registry.get_or_create("a", || 1),
+        registry.get_or_create("b", || 2),
+    );
+    assert_eq!((*a, *b, registry.len()), (1, 2, 2));
+    drop(a);
+    assert_eq!(registry.len(), 1);
+    assert_eq!(registry.get(&"b").as_deref(), Some(&2));
+}
+
+#[test]
+fn a_handle_outlives_the_registry() {
+    let registry = Registry::new();
+    let handle = registry.get_or_create("a", || String::from("here"));
+    drop(registry);
+    assert_eq!(*handle, "here");
+}
+
+#[test]
+fn threads_that_come_together_build_once() {
+    const THREADS: usize = 8;
+    let registry = Registry::new();
+    let (built, together) = (AtomicUsize::new(0), Barrier::new(THREADS));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                together.wait();
+                let handle = registry.get_or_create(7, || built.fetch_add(1, Ordering::Relaxed));
+                // Nobody lets go before all have it, so a second value would be a second live one.
+                together.wait();
+                assert_eq!(*handle, 0);
+            });
+        }
+    });
+    assert_eq!(built.load(Ordering::Relaxed), 1);
+    assert!(registry.is_empty());
+}
+
+#[test]
+fn a_build_that_panics_leaves_nothing_behind() {
+    let registry: Registry<u8, u8> = Registry::new();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        registry.get_or_create(1, || panic!("on purpose"))
+    }));
+    assert!(outcome.is_err());
+    assert!(registry.is_empty());
+    assert_eq!(*registry.get_or_create(1, || 5), 5);
+}
+
+#[test]
+fn a_value_may_use_the_registry_while_it_is_built_and_dropped() {
+    struct Nosy(Registry<u8, Self>, Arc<AtomicUsize>);
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            // Would never return if the lock were held around it.
+            self.1.store(self.0.len() + 10, Ordering::Relaxed);
+        }
+    }
+    let registry = Registry::new();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let handle = registry.get_or_create(1, || {
+        assert!(registry.get(&1).is_none(), "not before it is built");
+        assert!(registry.get(&2).is_none());
+        Nosy(registry.clone(), Arc::clone(&seen))
+    });
+    drop(handle);
+    assert_eq!(seen.load(Ordering::Relaxed), 10);
+}
