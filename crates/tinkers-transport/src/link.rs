@@ -1,0 +1,142 @@
+//! The sending end of one connection, of either version of HTTP.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::header::{HOST, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::{http1, http2};
+use tinkers_core::TransportError;
+
+use crate::failure;
+use crate::origin::Target;
+use crate::pool::table::Slot;
+use crate::proxy::ProxyRoute;
+use crate::upload::Upload;
+
+/// One connection's sending end. An HTTP/1.1 one is owned by one request at a time; an HTTP/2 one is shared by clones.
+pub(crate) enum Link {
+    Single {
+        sender: http1::SendRequest<Upload>,
+        /// The connection ends at this proxy, which wants the whole address.
+        proxy: Option<ProxyRoute>,
+    },
+    Shared {
+        sender: http2::SendRequest<Upload>,
+        /// Streams that the server allows.
+        allowed: Arc<AtomicUsize>,
+    },
+}
+
+impl Link {
+    pub(crate) fn single(sender: http1::SendRequest<Upload>) -> Self {
+        Self::Single {
+            sender,
+            proxy: None,
+        }
+    }
+
+    pub(crate) fn shared(sender: http2::SendRequest<Upload>, allowed: Arc<AtomicUsize>) -> Self {
+        Self::Shared { sender, allowed }
+    }
+
+    pub(crate) fn through(&mut self, route: ProxyRoute) {
+        if let Self::Single { proxy, .. } = self {
+            *proxy = Some(route);
+        }
+    }
+
+    /// The request in the form that this connection needs.
+    pub(crate) fn request(
+        &self,
+        target: &Target,
+        method: Method,
+        mut headers: HeaderMap,
+        body: Upload,
+    ) -> Result<Request<Upload>, TransportError> {
+        let absolute = || {
+            target
+                .absolute()
+                .ok_or_else(|| failure::invalid("the path does not fit into a URL"))
+        };
+        let uri = match self {
+            Self::Shared { .. } => {
+                headers.remove(HOST);
+                absolute()?
+            }
+            Self::Single { proxy, .. } => {
+                let host = HeaderValue::from_str(&target.origin.authority())
+                    .map_err(|_| failure::invalid("the host does not fit into a header"))?;
+                headers.insert(HOST, host);
+                match proxy {
+                    None => Uri::from(target.path.clone()),
+                    Some(route) => {
+                        if let Some(authorization) = &route.authorization {
+                            headers.insert(PROXY_AUTHORIZATION, authorization.clone());
+                        }
+                        absolute()?
+                    }
+                }
+            }
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    /// Sends; the request comes back in the error when not a byte of it was written.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+        match self {
+            Self::Single { sender, .. } => sender.try_send_request(request).await,
+            Self::Shared { sender, .. } => sender.try_send_request(request).await,
+        }
+    }
+
+    /// Waits until an HTTP/1.1 connection can take another request; `false` when it never will.
+    pub(crate) async fn ready(&mut self) -> bool {
+        match self {
+            Self::Single { sender, .. } => sender.ready().await.is_ok(),
+            Self::Shared { sender, .. } => sender.ready().await.is_ok(),
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::Single { sender, .. } => sender.is_ready(),
+            Self::Shared { sender, .. } => sender.is_ready(),
+        }
+    }
+}
+
+impl Slot for Link {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Single { sender, .. } => sender.is_closed(),
+            Self::Shared { sender, .. } => sender.is_closed(),
+        }
+    }
+
+    fn share(&self) -> Option<Self> {
+        match self {
+            Self::Single { .. } => None,
+            Self::Shared { sender, allowed } => Some(Self::Shared {
+                sender: sender.clone(),
+                allowed: Arc::clone(allowed),
+            }),
+        }
+    }
+
+    fn allowed(&self) -> usize {
+        match self {
+            Self::Single { .. } => 1,
+            Self::Shared { allowed, .. } => allowed.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! One class's connections: who gets the next free one, and when another is opened.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tinkers_core::{RouteClass, Sent, Spawn, Task, TransportError};
+use tokio::sync::oneshot;
+
+use super::table::{Slot, Table};
+use super::{Ground, LaneLimits, LaneStats, Lease, Patience};
+use crate::dial::Dialed;
+use crate::failure;
+use crate::link::Link;
+
+/// The connections of one class, and the requests that wait for one, in order.
+pub(crate) struct Lane {
+    ground: Arc<Ground>,
+    class: RouteClass,
+    limits: LaneLimits,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    table: Table<Link>,
+    waiters: VecDeque<Waiter>,
+    opening: usize,
+    /// Whether the last connection carried several requests at a time; `None` before the first.
+    multiplexed: Option<bool>,
+    /// How long the latest request would wait for a connection to open.
+    connect: Duration,
+    next_id: u64,
+    closed: bool,
+    reaper: Option<Task>,
+}
+
+type Waiter = oneshot::Sender<Result<Lease, TransportError>>;
+
+/// An HTTP/1.1 connection whose answer is in, but whose upload is not taken, is given up after this long.
+const SETTLE: Duration = Duration::from_secs(5);
+
+impl Lane {
+    pub(super) fn new(ground: Arc<Ground>, class: RouteClass, limits: LaneLimits) -> Arc<Self> {
+        let inner = Mutex::new(Inner {
+            table: Table::new(),
+            waiters: VecDeque::new(),
+            opening: 0,
+            multiplexed: None,
+            connect: Duration::ZERO,
+            next_id: 0,
+            closed: false,
+            reaper: None,
+        });
+        Arc::new(Self {
+            ground,
+            class,
+            limits,
+            inner,
+        })
+    }
+
+    /// Waits for room on a connection, first come, first served. Cancel-safe: a connection given to a dropped wait goes on to
+    /// the next.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        patience: Patience,
+    ) -> Result<Lease, TransportError> {
+        let (mut grant, dials, covered) = {
+            let mut inner = self.lock();
+            if inner.closed {
+                return Err(failure::closed());
+            }
+            if inner.waiters.is_empty()
+                && let Some(taken) = inner.table.take(self.limits.streams)
+            {
+                return Ok(Lease::new(Arc::clone(self), taken));
+            }
+            let (waiter, grant) = oneshot::channel();
+            inner.waiters.push_back(waiter);
+            inner.connect = patience.connect;
+            let dials = self.dials_needed(&mut inner);
+            (
+                grant,
+                dials,
+                inner.waiters.len() <= inner.opening * self.carries(&inner),
+            )
+        };
+        self.dial(dials);
+        let time = &self.ground.time;
+        let connect_at = time.now().after(patience.connect);
+        if covered && connect_at < patience.total_at {
+            match time.deadline(connect_at, &mut grant).await {
+                Some(granted) => return granted.unwrap_or_else(|_| Err(failure::closed())),
+                None if !self.is_full() => {
+                    let (origin, limit) = (&self.ground.origin, patience.connect);
+                    return Err(failure::timed_out(origin, "connect", limit, Sent::NotSent));
+                }
+                // As many connections as may be: it waits for others' requests, not for one to open.
+                None => {}
+            }
+        }
+        match time.deadline(patience.total_at, grant).await {
+            Some(granted) => granted.unwrap_or_else(|_| Err(failure::closed())),
+            None => {
+                let (origin, limit) = (&self.ground.origin, patience.total);
+                Err(failure::timed_out(origin, "total", limit, Sent::NotSent))
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let inner = self.lock();
+        inner.opening == 0 && inner.table.len() >= self.limits.max_connections
+    }
+
+    /// Closes what nobody uses: after one kept connection turned out stale, the others are too.
+    pub(crate) fn purge_idle(&self) {
+        let gone = self.lock().table.drain_idle();
+        drop(gone);
+    }
+
+    /// Refuses all who wait or come later, and closes each connection when its last request ends.
+    pub(super) fn close(&self) {
+        let (waiters, links, reaper) = {
+            let mut inner = self.lock();
+            inner.closed = true;
+            (
+                std::mem::take(&mut inner.waiters),
+                inner.table.drain_idle(),
+                inner.reaper.take(),
+            )
+        };
+        drop((links, reaper));
+        for waiter in waiters {
+            // One who left needs no answer.
+            let _ = waiter.send(Err(failure::closed()));
+        }
+    }
+
+    pub(crate) fn stats(&self) -> LaneStats {
+        let inner = self.lock();
+        LaneStats {
+            open: inner.table.len(),
+            opening: inner.opening,
+            in_use: inner.table.in_use(),
+            waiting: inner
+                .waiters
+                .iter()
+                .filter(|waiter| !waiter.is_closed())
+                .count(),
+            opened: inner.next_id,
+        }
+    }
+
+    /// Takes back a connection whose request ended well.
+    pub(super) fn recycle(self: &Arc<Self>, id: u64, mut link: Link) {
+        if link.is_ready() || link.share().is_some() {
+            return self.give_back(id, link);
+        }
+        let lane = Arc::clone(self);
+        self.ground.runtime.launch(async move {
+            let time = Arc::clone(&lane.ground.time);
+            let settled = time.deadline(time.now().after(SETTLE), link.ready()).await;
+            if settled == Some(true) {
+                lane.give_back(id, link);
+            } else {
+                lane.forget(id);
+            }
+        });
+    }
+
+    pub(super) fn give_back(self: &Arc<Self>, id: u64, link: Link) {
+        let now = self.ground.time.now();
+        let gone = {
+            let mut inner = self.lock();
+            let mut gone = Vec::from_iter(inner.table.give_back(id, link, now, self.limits.idle()));
+            if inner.closed {
+                gone.extend(inner.table.drain_idle());
+            }
+            gone
+        };
+        drop(gone);
+        self.serve();
+        self.reap();
+    }
+
+    /// Forgets a connection that broke, was abandoned or has ended.
+    pub(super) fn forget(self: &Arc<Self>, id: u64) {
+        if self.lock().table.forget(id) {
+            self.serve();
+        }
+    }
+
+    /// Hands free connections to those who wait, and opens more where there are too few.
+    fn serve(self: &Arc<Self>) {
+        let mut grants = Vec::new();
+        let dials = {
+            let mut inner = self.lock();
+            while let Some(waiter) = inner.waiters.pop_front() {
+                if waiter.is_closed() {
+                    continue;
+                }
+                match inner.table.take(self.limits.streams) {
+                    Some(taken) => grants.push((waiter, Lease::new(Arc::clone(self), taken))),
+                    None => {
+                        inner.waiters.push_front(waiter);
+                        break;
+                    }
+                }
+            }
+            self.dials_needed(&mut inner)
+        };
+        for (waiter, lease) in grants {
+            // One who left a moment ago gives the lease back here, and its drop serves the next.
+            drop(waiter.send(Ok(lease)));
+        }
+        self.dial(dials);
+    }
+
+    /// How many connections to open now; counts them as being opened.
+    fn dials_needed(&self, inner: &mut Inner) -> usize {
+        let room = self
+            .limits
+            .max_connections
+            .saturating_sub(inner.table.len() + inner.opening);
+        let each = self.carries(inner);
+        if inner.closed || room == 0 || inner.waiters.len() <= inner.opening * each {
+            return 0;
+        }
+        inner.waiters.retain(|waiter| !waiter.is_closed());
+        let unserved = inner.waiters.len().saturating_sub(inner.opening * each);
+        let dials = unserved.div_ceil(each).min(room);
+        inner.opening += dials;
+        dials
+    }
+
+    /// How many requests a connection is expected to carry. Until the first one tells, hope for many: one more round trip for
+    /// an HTTP/1.1 server is cheaper than fifty connections to an HTTP/2 one.
+    fn carries(&self, inner: &Inner) -> usize {
+        let many = inner
+            .multiplexed
+            .unwrap_or_else(|| self.ground.dialer.may_multiplex(&self.ground.origin));
+        if many { self.limits.streams } else { 1 }
+    }
+
+    fn dial(self: &Arc<Self>, count: usize) {
+        for _ in 0..count {
+            let opening = Opening(Some(Arc::clone(self)));
+            let connect = self.lock().connect;
+            self.ground.runtime.launch(async move {
+                let Some(lane) = &opening.0 else { return };
+                let Ground {
+                    dialer,
+                    origin,
+                    time,
+                    ..
+                } = &*lane.ground;
+                let dialed = time
+                    .deadline(time.now().after(connect), dialer.dial(origin))
+                    .await;
+                let dialed = dialed.unwrap_or_else(|| {
+                    Err(failure::timed_out(
+                        origin,
+                        "connect",
+                        connect,
+                        Sent::NotSent,
+                    ))
+                });
+                opening.done(dialed);
+            });
+        }
+    }
+
+    fn opened(self: &Arc<Self>, dialed: Dialed) {
+        let now = self.ground.time.now();
+        let multiplexed = dialed.link.share().is_some();
+        let id = {
+            let mut inner = self.lock();
+            inner.opening -= 1;
+            if inner.closed {
+                return;
+            }
+            inner.multiplexed = Some(multiplexed);
+            let id = inner.next_id;
+            inner.next_id += 1;
+            inner.table.add(id, dialed.link, now);
+            id
+        };
+        tracing::debug!(
+            class = self.class.name(),
+            connection = id,
+            multiplexed,
+            "connection opened"
+        );
+        // Weak, so that a connection does not keep alive the lane that would close it.
+        let lane = Arc::downgrade(self);
+        let class = self.class.name();
+        self.ground.runtime.launch(async move {
+            match dialed.driver.await {
+                Ok(()) => tracing::debug!(class, connection = id, "connection closed"),
+                Err(error) => tracing::debug!(class, connection = id, %error, "connection broke"),
+            }
+            if let Some(lane) = Weak::upgrade(&lane) {
+                lane.forget(id);
+            }
+        });
+        self.serve();
+        self.reap();
+    }
+
+    /// A connection could not be opened: those who counted on it learn why, the others go on.
+    fn failed(self: &Arc<Self>, error: TransportError) {
+        tracing::debug!(class = self.class.name(), %error, "no connection");
+        let waiters: Vec<Waiter> = {
+            let mut inner = self.lock();
+            inner.opening -= 1;
+            let each = self.carries(&inner).min(inner.waiters.len());
+            inner.waiters.drain(..each).collect()
+        };
+        let error = failure::copies(error);
+        for waiter in waiters {
+            let _ = waiter.send(Err(error()));
+        }
+        self.serve();
+    }
+
+    /// Sees to it that idle connections are closed in time.
+    fn reap(self: &Arc<Self>) {
+        let mut inner = self.lock();
+        if inner.reaper.is_some() || inner.closed {
+            return;
+        }
+        let lane = Arc::downgrade(self);
+        inner.reaper = Some(self.ground.runtime.spawn(Box::pin(async move {
+            while let Some(sleep) = lane.upgrade().and_then(|lane| lane.expire()) {
+                sleep.await;
+            }
+        })));
+    }
+
+    fn expire(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let now = self.ground.time.now();
+        let (gone, next, reaper) = {
+            let mut inner = self.lock();
+            let (gone, next) = inner.table.expire(now, self.limits.idle());
+            // The next connection to become idle starts another.
+            let reaper = if next.is_none() {
+                inner.reaper.take()
+            } else {
+                None
+            };
+            (gone, next, reaper)
+        };
+        drop(gone);
+        if let Some(own) = reaper {
+            own.detach();
+        }
+        next.map(|at| self.ground.time.sleep_until(at))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection being opened. Dropped without an outcome (a panic, or the end of the runtime), it counts as failed.
+struct Opening(Option<Arc<Lane>>);
+
+impl Opening {
+    fn done(mut self, dialed: Result<Dialed, TransportError>) {
+        let Some(lane) = self.0.take() else { return };
+        match dialed {
+            Ok(dialed) => lane.opened(dialed),
+            Err(error) => lane.failed(error),
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(lane) = self.0.take() {
+            // No new attempt: the runtime may be ending.
+            let mut inner = lane.lock();
+            inner.opening -= 1;
+            let waiters = std::mem::take(&mut inner.waiters);
+            drop(inner);
+            drop(waiters);
+        }
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("class", &self.class)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}

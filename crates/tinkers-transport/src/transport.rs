@@ -1,0 +1,364 @@
+//! `Transport` over HTTP: connections by class, redirects, one retry of what a stale connection never carried.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
+use http::{HeaderMap, HeaderValue};
+use tinkers_core::{
+    BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Spawn, Time, Transport,
+    TransportError, TransportErrorKind,
+};
+use tokio::sync::{oneshot, watch};
+use tracing::{Instrument, Span, field};
+
+use crate::builder::HttpTransportBuilder;
+use crate::credential::{Credential, OwnHeaders};
+use crate::decode;
+use crate::dial::Dialer;
+use crate::exchange::{Failed, Limits, Message, exchange};
+use crate::failure;
+use crate::origin::BaseUrl;
+use crate::pool::{Ground, LaneLimits, LaneStats, Patience, Pool};
+use crate::proxy::ProxyConfig;
+use crate::redirect::{self, MAX_HOPS};
+use crate::runtime::IoRuntime;
+use crate::tls::{Protocol, Tls};
+
+/// Requests to one base URL. Cheap to clone; clones share the connections, which close with the last of them.
+///
+/// `send` may be awaited on any executor: the work runs on the transport's own runtime. Dropping its future resets the
+/// HTTP/2 stream, or closes the HTTP/1.1 connection, that carries the request.
+#[derive(Clone)]
+pub struct HttpTransport {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    base: BaseUrl,
+    own: OwnHeaders,
+    user_agent: HeaderValue,
+    ground: Arc<Ground>,
+    pool: Pool,
+    gate: watch::Sender<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    closed: bool,
+    running: usize,
+}
+
+pub(crate) struct Parts {
+    pub(crate) base: BaseUrl,
+    pub(crate) own: OwnHeaders,
+    pub(crate) user_agent: HeaderValue,
+    pub(crate) tls: Tls,
+    pub(crate) proxy: ProxyConfig,
+    pub(crate) protocol: Protocol,
+    pub(crate) lanes: [LaneLimits; RouteClass::ALL.len()],
+    pub(crate) runtime: IoRuntime,
+    pub(crate) time: Arc<dyn Time>,
+}
+
+impl HttpTransport {
+    /// Settings of a transport to `base_url`, as in `https://host/prefix`.
+    pub fn builder(base_url: impl Into<String>) -> HttpTransportBuilder {
+        HttpTransportBuilder::new(base_url.into())
+    }
+
+    pub(crate) fn from_parts(parts: Parts) -> Self {
+        let ground = Arc::new(Ground {
+            dialer: Dialer::new(parts.tls, parts.proxy, parts.protocol),
+            origin: parts.base.origin().clone(),
+            runtime: parts.runtime,
+            time: parts.time,
+        });
+        let pool = Pool::new(&ground, &parts.lanes);
+        let (base, own, user_agent) = (parts.base, parts.own, parts.user_agent);
+        let gate = watch::Sender::new(Gate::default());
+        Self {
+            shared: Arc::new(Shared {
+                base,
+                own,
+                user_agent,
+                ground,
+                pool,
+                gate,
+            }),
+        }
+    }
+
+    /// The normalised base URL.
+    pub fn base_url(&self) -> &BaseUrl {
+        &self.shared.base
+    }
+
+    /// Replaces the credential for requests sent from now on, or takes it away.
+    ///
+    /// Fails with `InvalidInput` that names `api_key` when it fits no header; the old one then stays.
+    pub fn set_credential(&self, credential: Option<&Credential>) -> Result<(), Error> {
+        self.shared.own.set_credential(credential)
+    }
+
+    /// The connections of `class` now.
+    pub fn stats(&self, class: RouteClass) -> LaneStats {
+        self.shared.pool.lane(class).stats()
+    }
+
+    /// Lets nothing more in: later sends fail with `Closed`, those under way go on to their end, and then all connections
+    /// close. Harmless when repeated.
+    pub fn close(&self) {
+        self.shared.gate.send_modify(|gate| gate.closed = true);
+        self.shared.settle();
+    }
+
+    /// Waits until [closed](Self::close) and nothing is under way. Cancel-safe.
+    pub async fn closed(&self) {
+        let mut gate = self.shared.gate.subscribe();
+        // The sender lives in `self`, so the wait cannot fail.
+        let _ = gate.wait_for(|gate| gate.closed && gate.running == 0).await;
+    }
+}
+
+impl Transport for HttpTransport {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        Box::pin(async move {
+            let running = Running::start(&self.shared)?;
+            let place = self.shared.ground.origin.address();
+            let (answer, answered) = oneshot::channel();
+            let span = tracing::debug_span!(
+                "http",
+                method = %request.method,
+                path = request.path.split('?').next().unwrap_or_default(),
+                class = request.class.name(),
+                status = field::Empty,
+                connection = field::Empty,
+            );
+            let work = async move {
+                let outcome = running.0.run(request).await;
+                // Who waited may have left.
+                let _ = answer.send(outcome);
+            };
+            let task = self
+                .shared
+                .ground
+                .runtime
+                .spawn(Box::pin(work.instrument(span)));
+            match answered.await {
+                Ok(outcome) => {
+                    task.detach();
+                    outcome
+                }
+                Err(_) => Err(TransportError::new(
+                    TransportErrorKind::Broken,
+                    Sent::MaybeSent,
+                    format!("the I/O runtime ended during a request to {place}"),
+                )),
+            }
+        })
+    }
+}
+
+impl fmt::Debug for HttpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpTransport")
+            .field("base_url", &self.shared.base)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request under way, counted.
+struct Running(Arc<Shared>);
+
+impl Running {
+    fn start(shared: &Arc<Shared>) -> Result<Self, TransportError> {
+        let mut open = false;
+        shared.gate.send_modify(|gate| {
+            open = !gate.closed;
+            gate.running += usize::from(open);
+        });
+        if open {
+            Ok(Self(Arc::clone(shared)))
+        } else {
+            Err(failure::closed())
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.gate.send_modify(|gate| gate.running -= 1);
+        self.0.settle();
+    }
+}
+
+impl Shared {
+    /// Closes the connections when nobody may come and nobody is left.
+    fn settle(&self) {
+        let over = {
+            let gate = self.gate.borrow();
+            gate.closed && gate.running == 0
+        };
+        if over {
+            self.pool.close();
+        }
+    }
+
+    async fn run(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+        let started = self.ground.time.now();
+        let limits = Limits {
+            timeouts: request.timeouts,
+            total_at: started.after(request.timeouts.total),
+            max_bytes: request.max_response_bytes,
+        };
+        let outcome = self.follow(request, &limits).await;
+        let elapsed = self.ground.time.now().since(started);
+        match &outcome {
+            Ok(response) => {
+                Span::current().record("status", response.status.as_u16());
+                tracing::debug!(?elapsed, bytes = response.body.len(), "answered");
+            }
+            Err(error) => {
+                tracing::debug!(?elapsed, kind = ?error.kind, sent = ?error.sent, %error, "failed")
+            }
+        }
+        outcome
+    }
+
+    async fn follow(
+        &self,
+        request: HttpRequest,
+        limits: &Limits,
+    ) -> Result<HttpResponse, TransportError> {
+        let target = self.base.join(&request.path).ok_or_else(|| {
+            failure::invalid(format!(
+                "the path {:?} is no path of a URL that opens with /",
+                request.path
+            ))
+        })?;
+        let mut headers = self.common(request.headers);
+        let foreign = foreign(&headers);
+        self.own.add_to(&mut headers);
+        let mut message = Message {
+            target,
+            method: request.method,
+            headers,
+            body: request.body,
+        };
+        let mut trusted = true;
+        for _ in 0..=MAX_HOPS {
+            let response = if trusted {
+                self.pooled(&message, request.class, limits).await?
+            } else {
+                self.once(&message, limits).await?
+            };
+            let Some(target) = redirect::next(&message, &response)? else {
+                return Ok(response);
+            };
+            tracing::debug!(status = response.status.as_u16(), to = %target.origin, "redirected");
+            // What left once is never trusted again, also when it is sent back here.
+            if trusted && target.origin != message.target.origin {
+                trusted = false;
+                message.headers.clone_from(&foreign);
+            }
+            message.target = target;
+        }
+        Err(redirect::too_many(&message))
+    }
+
+    /// Headers that the request did not set itself.
+    fn common(&self, mut headers: HeaderMap) -> HeaderMap {
+        headers
+            .entry(USER_AGENT)
+            .or_insert_with(|| self.user_agent.clone());
+        headers
+            .entry(ACCEPT)
+            .or_insert(HeaderValue::from_static("application/json"));
+        headers
+            .entry(ACCEPT_ENCODING)
+            .or_insert(HeaderValue::from_static(decode::ACCEPT_ENCODING));
+        headers
+    }
+
+    /// On a connection of the class. What a kept connection never carried goes out once more, on another.
+    async fn pooled(
+        &self,
+        message: &Message,
+        class: RouteClass,
+        limits: &Limits,
+    ) -> Result<HttpResponse, TransportError> {
+        let lane = self.pool.lane(class);
+        let patience = Patience {
+            connect: limits.timeouts.connect,
+            total: limits.timeouts.total,
+            total_at: limits.total_at,
+        };
+        let mut retried = false;
+        loop {
+            let mut lease = lane.acquire(patience).await?;
+            Span::current().record("connection", lease.id());
+            let reused = lease.is_reused();
+            let Some(link) = lease.link() else { continue };
+            match exchange(link, message, limits, &self.ground.time).await {
+                Ok(response) => {
+                    lease.finish();
+                    return Ok(response);
+                }
+                Err(Failed {
+                    unprocessed: true,
+                    error,
+                }) if reused && !retried => {
+                    retried = true;
+                    drop(lease);
+                    lane.purge_idle();
+                    tracing::debug!(%error, "sent again on a fresh connection");
+                }
+                Err(Failed { error, .. }) => return Err(error),
+            }
+        }
+    }
+
+    /// On a connection of its own, to an origin that is not the base URL's.
+    async fn once(
+        &self,
+        message: &Message,
+        limits: &Limits,
+    ) -> Result<HttpResponse, TransportError> {
+        let Ground {
+            dialer,
+            runtime,
+            time,
+            ..
+        } = &*self.ground;
+        let origin = &message.target.origin;
+        let connect_at = time
+            .now()
+            .after(limits.timeouts.connect)
+            .min(limits.total_at);
+        let dialed = time
+            .deadline(connect_at, dialer.dial(origin))
+            .await
+            .ok_or_else(|| {
+                failure::timed_out(origin, "connect", limits.timeouts.connect, Sent::NotSent)
+            })??;
+        let mut link = dialed.link;
+        // It ends by itself when `link` is dropped.
+        let driver = dialed.driver;
+        runtime.launch(async move { drop(driver.await) });
+        exchange(&mut link, message, limits, time)
+            .await
+            .map_err(|failed| failed.error)
+    }
+}
+
+/// The headers that may go to an origin that is not the base URL's.
+fn foreign(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in [ACCEPT, ACCEPT_ENCODING, USER_AGENT, RANGE] {
+        if let Some(value) = headers.get(&name) {
+            kept.insert(name, value.clone());
+        }
+    }
+    kept
+}
