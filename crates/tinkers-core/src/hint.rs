@@ -106,7 +106,12 @@ mod tests {
     fn every_carrier_is_read_and_nonsense_counts_as_none() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let ms = Duration::from_millis;
-        let rows: &[(&[(&str, &str)], &'static str, Option<Duration>)] = &[
+        type Row = (
+            &'static [(&'static str, &'static str)],
+            &'static str,
+            Option<Duration>,
+        );
+        let rows: &[Row] = &[
             (&[("retry-after-ms", "1500")], "", Some(ms(1500))),
             (
                 &[("retry-after-ms", "1500"), ("retry-after", "9")],

@@ -20,8 +20,6 @@ pub enum Fact {
     Deduplicates,
     /// The server takes zstd-compressed passes.
     ZstdBodies,
-    /// The server has no create-by-loading; create, then load.
-    NoCreateByLoad,
 }
 
 /// What is known of a server, as far as it was found out. Starts with what is safe everywhere.
@@ -36,8 +34,6 @@ pub struct ServerProfile {
     pub deduplicates: bool,
     /// Whether passes may be zstd-compressed.
     pub zstd_bodies: bool,
-    /// Whether a model can be created by loading a checkpoint in one request.
-    pub create_by_load: bool,
 }
 
 impl Default for ServerProfile {
@@ -47,7 +43,6 @@ impl Default for ServerProfile {
             bodies_confirmed: false,
             deduplicates: false,
             zstd_bodies: false,
-            create_by_load: true,
         }
     }
 }
@@ -63,7 +58,6 @@ impl ServerProfile {
             }
             Fact::Deduplicates => self.deduplicates = true,
             Fact::ZstdBodies => self.zstd_bodies = true,
-            Fact::NoCreateByLoad => self.create_by_load = false,
         }
         self
     }
@@ -75,11 +69,9 @@ mod tests {
 
     #[test]
     fn a_learnt_body_form_stays() {
-        let profile = ServerProfile::default()
-            .learn(Fact::Bodies(BodyFormat::Json))
-            .learn(Fact::NoCreateByLoad);
+        let profile = ServerProfile::default().learn(Fact::Bodies(BodyFormat::Json));
         assert_eq!(profile.bodies, BodyFormat::Json);
         assert!(profile.bodies_confirmed);
-        assert!(!profile.create_by_load);
+        assert!(profile.learn(Fact::Deduplicates).deduplicates);
     }
 }

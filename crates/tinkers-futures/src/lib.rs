@@ -1,2 +1,19 @@
-//! From a request id to a typed result: polling, queue state, combination.
+//! From a request id to a typed result: handles, polling, queue state.
 #![doc = include_str!("../README.md")]
+
+mod api_future;
+mod join;
+mod operation;
+mod pace;
+mod poll_table;
+mod queue_log;
+mod retrieve;
+mod unwind;
+
+pub use api_future::ApiFuture;
+pub use join::join_all;
+pub use operation::{Operation, promise, start};
+pub use poll_table::{PollAction, classify_poll};
+pub use queue_log::QueueLog;
+pub use retrieve::{Retrieval, retrieve};
+pub use unwind::catch_unwind;

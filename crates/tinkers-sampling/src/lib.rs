@@ -1,2 +1,12 @@
-//! The sampling client of tinkers.
+//! The sampling client: samples, log-probabilities, and streams of samples over many prompts.
 #![doc = include_str!("../README.md")]
+
+mod client;
+mod create;
+mod request;
+mod stream;
+
+pub use client::SamplingClient;
+pub use create::{NewSampler, Source};
+pub use request::Sample;
+pub use stream::{SampleStream, Sampled};

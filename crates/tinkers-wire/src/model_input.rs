@@ -90,6 +90,22 @@ impl ModelInput {
         self.chunks.iter().map(|chunk| chunk.bytes(4)).sum()
     }
 
+    /// Checks that every chunk has a form in training requests.
+    ///
+    /// # Errors
+    /// Names `chunks[i].type`.
+    pub fn validate_trainable(&self) -> Result<(), InvalidInput> {
+        let untrainable =
+            |chunk: &Chunk| matches!(chunk, Chunk::ImageAssetPointer { .. } | Chunk::Other(_));
+        match self.chunks.iter().position(untrainable) {
+            Some(i) => Err(InvalidInput::new(
+                format!("chunks[{i}].type"),
+                "encoded_text, image or dmel",
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Checks token ids and image formats.
     ///
     /// # Errors

@@ -174,6 +174,14 @@ impl ModelInfo {
         }
     }
 
+    /// Reads a description.
+    ///
+    /// # Errors
+    /// When the body is none.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Ok(serde_json::from_slice(body)?)
+    }
+
     /// The base model's name, wherever the server put it.
     pub fn base_model(&self) -> Option<&str> {
         self.model_data

@@ -19,6 +19,16 @@ pub struct Promise {
     pub sample_sequence_ids: Option<Vec<String>>,
 }
 
+impl Promise {
+    /// Reads a promise.
+    ///
+    /// # Errors
+    /// When the body is none: no JSON object, or without `request_id`.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Ok(serde_json::from_slice(body)?)
+    }
+}
+
 /// `POST /retrieve_future`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetrieveFuture {

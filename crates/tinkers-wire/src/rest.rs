@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckpointKind, OptimizerConfig};
+use crate::{CheckpointKind, DecodeError, OptimizerConfig};
 
 /// The answer of `GET /get_server_capabilities`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -131,6 +131,16 @@ pub struct CheckpointList {
     /// Where it stands.
     #[serde(default)]
     pub cursor: Option<Cursor>,
+}
+
+impl CheckpointList {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// When the body is none.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Ok(serde_json::from_slice(body)?)
+    }
 }
 
 /// The answer of `GET /sessions`.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InvalidInput, ModelInput, TensorData, TinkerPath, input};
+use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
 
 /// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,16 @@ pub struct CreateSamplingSession {
 pub struct SamplingSessionCreated {
     /// The sampler's id.
     pub sampling_session_id: String,
+}
+
+impl SamplingSessionCreated {
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// When the body is none.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Ok(serde_json::from_slice(body)?)
+    }
 }
 
 /// What ends a sampled sequence.

@@ -133,13 +133,16 @@ struct JsonSequence {
     sequence_id: Option<String>,
 }
 
+/// (token, log-probability), the most likely first.
+type TopkRow = Vec<(u32, f32)>;
+
 #[derive(Serialize, Deserialize)]
 struct JsonResponse {
     sequences: Vec<JsonSequence>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_logprobs: Option<Vec<Option<f32>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    topk_prompt_logprobs: Option<Vec<Option<Vec<(u32, f32)>>>>,
+    topk_prompt_logprobs: Option<Vec<Option<TopkRow>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_cache_hit_tokens: Option<u32>,
     #[serde(rename = "type", default)]

@@ -1,0 +1,380 @@
+//! Waiting for the result of an accepted operation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use tinkers_core::billing::Billing;
+use tinkers_core::call::answer_error;
+use tinkers_core::hint::retry_after;
+use tinkers_core::{
+    Admitted, Ask, BytesGuard, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
+    Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts, TransportError,
+    TransportErrorKind,
+};
+use tinkers_wire::{
+    DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
+    RetrieveFuture, routes, to_json,
+};
+
+use crate::pace::Pace;
+use crate::{Operation, PollAction, QueueLog, classify_poll};
+
+/// What is waited for.
+#[derive(Debug, Clone)]
+pub struct Retrieval {
+    /// The operation that it belongs to.
+    pub operation: Operation,
+    /// Whose queue its polls wait in.
+    pub client: ClientId,
+    /// The server's id.
+    pub request_id: String,
+    /// What kind of operation it is.
+    pub kind: RequestKind,
+    /// How long the submission took, from its call to its promise.
+    pub submitted_in: Duration,
+    /// Who warns of a paused queue.
+    pub queue_log: Option<Arc<QueueLog>>,
+}
+
+/// A poll is given up after this long and made anew; servers hold one for up to half a minute, some for five.
+const POLL_LIMIT: Duration = Duration::from_secs(45);
+/// How often an answer that may be final is doubted.
+const FEW_TIMES: u32 = 3;
+
+/// Asks for the result until it is there.
+///
+/// # Errors
+/// `OperationFailed` when the operation failed on the server, `ResultLost` when the server no longer knows it, `Protocol` when
+/// an answer cannot be read, and the errors of the statuses that say that there will be no result. Broken connections, full
+/// queues and servers that restart are waited out.
+pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
+    let id = retrieval.request_id.clone();
+    let now = retrieval.operation.session.caller().time.now();
+    retrieval.operation.progress.accepted(now, &id);
+    let mut polling = Polling {
+        retrieval,
+        pace: Pace::default(),
+        doubts: 0,
+        peeked: 0,
+        iteration: 0,
+        may_peek: true,
+        reentry: Reentry::New,
+        budget: None,
+    };
+    polling
+        .run(T::PROTOBUF, decode::<T>)
+        .await
+        .map_err(|error| error.with_request_id(id))
+}
+
+struct Polling {
+    retrieval: Retrieval,
+    pace: Pace,
+    doubts: u32,
+    peeked: u32,
+    iteration: u64,
+    may_peek: bool,
+    reentry: Reentry,
+    /// Bytes of a large result, held from before its transfer until it is decoded.
+    budget: Option<BytesGuard>,
+}
+
+impl Polling {
+    async fn run<T>(&mut self, protobuf: bool, decode: fn(PollAnswer) -> Result<T>) -> Result<T> {
+        let session = Arc::clone(&self.retrieval.operation.session);
+        let caller = session.caller();
+        loop {
+            session.check_open()?;
+            let sent_at = caller.time.now();
+            let outcome = self.poll_once(caller, protobuf).await?;
+            let held = caller.time.now().since(sent_at);
+            let answer = match outcome {
+                Ok(answer) => answer,
+                Err(error) => {
+                    self.after_transport_error(caller, error, held).await?;
+                    continue;
+                }
+            };
+            match classify_poll(&answer, caller.time.wall()) {
+                PollAction::Answer(PollAnswer::TryAgain {
+                    queue_state,
+                    reason,
+                })
+                | PollAction::NotReady {
+                    queue_state,
+                    reason,
+                } => {
+                    self.news(caller);
+                    self.tell_queue(caller, queue_state, reason.as_deref());
+                    self.doubts = 0;
+                    caller
+                        .time
+                        .sleep(self.pace.after_not_ready(held, &*caller.jitter))
+                        .await;
+                }
+                PollAction::Answer(PollAnswer::MetadataOnly { size }) => {
+                    self.news(caller);
+                    self.prepare_for(size, &answer).await?;
+                    caller
+                        .time
+                        .sleep(
+                            self.pace
+                                .after_not_ready(Duration::from_secs(1), &*caller.jitter),
+                        )
+                        .await;
+                }
+                PollAction::Answer(last) => {
+                    self.news(caller);
+                    self.tell_queue(caller, Some(QueueState::Active), None);
+                    return decode(last).map_err(|error| attach(error, &answer));
+                }
+                PollAction::Refused { .. } => {
+                    // The lane has been closed by the settlement; the next admission waits for it.
+                    self.news(caller);
+                    self.reentry = Reentry::AfterRefusal;
+                }
+                PollAction::PauseForBilling => match caller
+                    .billing
+                    .on_payment_required(caller.time.now(), caller.billing_limit)
+                {
+                    Billing::Pause(step) => {
+                        self.news(caller);
+                        caller.time.sleep(step).await;
+                    }
+                    Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
+                },
+                PollAction::Again { hint, .. } => {
+                    caller
+                        .time
+                        .sleep(self.pace.after_failure(hint, &*caller.jitter))
+                        .await
+                }
+                PollAction::AgainFewTimes { kind } => {
+                    if self.doubts == FEW_TIMES {
+                        return Err(final_error(kind, &answer));
+                    }
+                    self.doubts += 1;
+                    caller
+                        .time
+                        .sleep(self.pace.after_failure(None, &*caller.jitter))
+                        .await;
+                }
+                PollAction::Fail(kind) => return Err(answer_error(kind, &answer)),
+                PollAction::Unreadable(error) => {
+                    let unreadable =
+                        Error::new(ErrorKind::Protocol, Sent::Answered, error.to_string());
+                    return Err(attach(unreadable, &answer));
+                }
+            }
+        }
+    }
+
+    /// One poll: admitted, sent, settled.
+    async fn poll_once(
+        &mut self,
+        caller: &Caller,
+        protobuf: bool,
+    ) -> Result<Result<HttpResponse, TransportError>> {
+        let ask = Ask {
+            class: RouteClass::Poll,
+            client: self.retrieval.client,
+            cost: Cost::default(),
+            deadline: None,
+            flight: None,
+            reentry: std::mem::replace(&mut self.reentry, Reentry::New),
+        };
+        let Admitted { permit, flight } = caller.admission.admit(ask).await?;
+        let request = self.request(protobuf);
+        self.iteration += 1;
+        self.retrieval.operation.progress.polled();
+        let outcome = caller.transport.send(request).await;
+        permit.settle(match &outcome {
+            Ok(answer) => settlement(answer, caller),
+            Err(_) => Settlement::Unknown,
+        });
+        drop(flight);
+        Ok(outcome)
+    }
+
+    fn request(&self, protobuf: bool) -> HttpRequest {
+        let mut request = HttpRequest::new(Method::POST, routes::RETRIEVE_FUTURE, RouteClass::Poll);
+        request.body = to_json(&RetrieveFuture {
+            request_id: self.retrieval.request_id.clone(),
+            allow_metadata_only: self.may_peek,
+        });
+        request.timeouts = Timeouts {
+            first_byte: POLL_LIMIT,
+            ..Timeouts::default()
+        };
+        let accept = if protobuf {
+            "application/x-protobuf, application/json"
+        } else {
+            "application/json"
+        };
+        request.headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        request
+            .headers
+            .insert(header::ACCEPT, HeaderValue::from_static(accept));
+        let kind = HeaderValue::from_static(self.retrieval.kind.name());
+        request
+            .headers
+            .insert(HeaderName::from_static("x-tinker-request-type"), kind);
+        request.headers.insert(
+            HeaderName::from_static("x-tinker-request-iteration"),
+            HeaderValue::from(self.iteration),
+        );
+        if let Ok(name) = HeaderValue::from_str(self.retrieval.operation.name) {
+            request
+                .headers
+                .insert(HeaderName::from_static("x-sdk-method"), name);
+        }
+        if self.iteration == 0
+            && let Ok(seconds) =
+                HeaderValue::from_str(&format!("{:.6}", self.retrieval.submitted_in.as_secs_f64()))
+        {
+            request.headers.insert(
+                HeaderName::from_static("x-tinker-create-promise-roundtrip-time"),
+                seconds,
+            );
+        }
+        request
+    }
+
+    async fn after_transport_error(
+        &mut self,
+        caller: &Caller,
+        error: TransportError,
+        held: Duration,
+    ) -> Result<()> {
+        match error.kind {
+            // A server that holds a poll for longer than we wait is no broken server.
+            TransportErrorKind::Timeout if held >= POLL_LIMIT / 2 => {
+                caller
+                    .time
+                    .sleep(self.pace.after_not_ready(held, &*caller.jitter))
+                    .await;
+            }
+            TransportErrorKind::Timeout
+            | TransportErrorKind::Connect
+            | TransportErrorKind::Broken => {
+                tracing::debug!(error = %error, request_id = %self.retrieval.request_id, "a poll failed on its way");
+                caller
+                    .time
+                    .sleep(self.pace.after_failure(None, &*caller.jitter))
+                    .await;
+            }
+            _ => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Waits until a large result may be fetched.
+    async fn prepare_for(&mut self, size: u64, answer: &HttpResponse) -> Result<()> {
+        if self.peeked == FEW_TIMES {
+            let message =
+                "the server tells the size of the result again and again and never sends it";
+            return Err(attach(
+                Error::new(ErrorKind::Protocol, Sent::Answered, message),
+                answer,
+            ));
+        }
+        self.peeked += 1;
+        self.may_peek = false;
+        self.retrieval.operation.progress.enter(Phase::Fetching);
+        if self.budget.is_none() {
+            self.budget = Some(self.retrieval.operation.session.response_bytes(size).await);
+        }
+        Ok(())
+    }
+
+    fn news(&self, caller: &Caller) {
+        self.retrieval.operation.progress.news(caller.time.now());
+    }
+
+    fn tell_queue(&self, caller: &Caller, state: Option<QueueState>, reason: Option<&str>) {
+        let Some(state) = state else { return };
+        self.retrieval
+            .operation
+            .progress
+            .queue(state.clone(), reason);
+        if let Some(log) = &self.retrieval.queue_log {
+            log.observe(caller.time.now(), &state, reason);
+        }
+    }
+}
+
+/// How a poll that was answered ends its permit.
+fn settlement(answer: &HttpResponse, caller: &Caller) -> Settlement {
+    // Asked of refusals alone, so that a large result is not read for it.
+    if answer.status != StatusCode::TOO_MANY_REQUESTS {
+        return Settlement::Accepted;
+    }
+    Settlement::Refused {
+        hint: retry_after(answer, caller.time.wall()),
+    }
+}
+
+fn decode<T: OperationResult>(answer: PollAnswer) -> Result<T> {
+    let decoded = match answer {
+        PollAnswer::Protobuf(body) => T::from_protobuf(body),
+        PollAnswer::Json(body) => T::from_json(&body),
+        PollAnswer::Failed { error, category } => {
+            let advice = if category == FailureCategory::Server {
+                "; it may succeed if submitted again"
+            } else {
+                ""
+            };
+            let failed = Error::new(
+                ErrorKind::OperationFailed,
+                Sent::Answered,
+                format!("{error}{advice}"),
+            );
+            return Err(failed.with_category(category));
+        }
+        PollAnswer::TryAgain { .. } | PollAnswer::MetadataOnly { .. } => Err(DecodeError::new(
+            "the server answered that there is no result yet",
+        )),
+    };
+    decoded.map_err(|error| {
+        Error::new(
+            ErrorKind::Protocol,
+            Sent::Answered,
+            format!("the result cannot be read: {error}"),
+        )
+    })
+}
+
+/// What a doubted answer means when it stays. Open servers tell of failed operations this way.
+fn final_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
+    let error = answer_error(kind, answer);
+    match answer.status.as_u16() {
+        400 | 422 => {
+            let message = tinkers_wire::error_text(&answer.body)
+                .unwrap_or_else(|| "the operation failed".to_owned());
+            let failed = Error::new(ErrorKind::OperationFailed, Sent::Answered, message);
+            failed
+                .with_category(FailureCategory::User)
+                .with_answer(answer.status.as_u16(), &answer.body)
+        }
+        500 => error.with_category(FailureCategory::Server),
+        _ => error,
+    }
+}
+
+fn attach(error: Error, answer: &HttpResponse) -> Error {
+    // A protobuf body says nothing to a person.
+    let is_text = answer
+        .header("content-type")
+        .is_none_or(|kind| !kind.contains("protobuf"));
+    let body = if is_text {
+        answer.body.clone()
+    } else {
+        Bytes::new()
+    };
+    error.with_answer(answer.status.as_u16(), &body)
+}

@@ -1,0 +1,22 @@
+//! Shows how a batch is cut into requests.
+
+use tinkers_training::{ChunkLimits, plan};
+use tinkers_wire::Datum;
+
+#[expect(clippy::print_stdout, reason = "an example shows its result")]
+fn main() {
+    let batch: Vec<Datum> = (1..=10).map(|n| Datum::new(vec![1; 100 * n])).collect();
+    for chunk in plan(
+        &batch,
+        ChunkLimits {
+            data: 4,
+            bytes: 4000,
+        },
+    ) {
+        let bytes: u64 = batch[chunk.clone()]
+            .iter()
+            .map(Datum::estimated_bytes)
+            .sum();
+        println!("data {chunk:?}: {bytes} estimated bytes");
+    }
+}

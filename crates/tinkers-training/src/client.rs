@@ -1,0 +1,334 @@
+//! The client of one model that is being trained.
+
+use std::sync::Arc;
+
+use tinkers_core::{Error, ErrorKind, Result, Sent, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, QueueLog, Retrieval, join_all, retrieve, start};
+use tinkers_wire::{
+    AdamParams, Datum, ForwardBackwardOutput, InvalidInput, LoadedWeights, Loss, ModelInfo,
+    OperationResult, OptimStepResult, PassMode, RequestKind, SavedSamplerWeights, SavedWeights,
+    TinkerPath,
+};
+use tokio::sync::oneshot;
+
+use crate::parts::{LoadPart, Part, PassPart, StepPart};
+use crate::turns::{Taken, Turns};
+use crate::{ChunkLimits, SaveForSampler, SaveState, merge, plan};
+
+/// One model that is being trained. Clones share its order.
+///
+/// A call takes its place in the order **when the method is called**, not when the future that it returns is polled. So a pass
+/// and a step submitted back to back are worked on back to back. Dropping the future ends the waiting and never the
+/// submission.
+///
+/// When a request is refused or its outcome is not known, later calls fail at once with `Poisoned`, and nothing overtakes:
+/// see [`TrainingClient::recover`].
+#[derive(Debug, Clone)]
+pub struct TrainingClient {
+    turns: Arc<Turns>,
+    info: Arc<ModelInfo>,
+    queue_log: Arc<QueueLog>,
+}
+
+impl TrainingClient {
+    pub(crate) fn new(session: Arc<dyn SessionContext>, info: ModelInfo) -> Self {
+        let model_id: Arc<str> = Arc::from(info.model_id.as_str());
+        let queue_log = Arc::new(QueueLog::training(format!("training of {model_id}")));
+        Self {
+            turns: Turns::new(session, model_id),
+            info: Arc::new(info),
+            queue_log,
+        }
+    }
+
+    /// The model's id, which is its training run's.
+    pub fn model_id(&self) -> &str {
+        self.turns.model_id()
+    }
+
+    /// What the server told of the model when the client was made.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The session, for what needs training and sampling together.
+    pub fn session(&self) -> &Arc<dyn SessionContext> {
+        self.turns.session()
+    }
+
+    /// Losses and outputs for `data`, without gradients.
+    pub fn forward(
+        &self,
+        data: impl Into<Vec<Datum>>,
+        loss: impl Into<Loss>,
+    ) -> ApiFuture<ForwardBackwardOutput> {
+        self.pass(
+            "TrainingClient.forward",
+            PassMode::Forward,
+            data.into(),
+            loss.into(),
+        )
+    }
+
+    /// Losses and outputs for `data`; their gradients are added to those held for the next [`TrainingClient::optim_step`].
+    ///
+    /// A batch beyond the server's limits goes as several requests whose results are merged.
+    pub fn forward_backward(
+        &self,
+        data: impl Into<Vec<Datum>>,
+        loss: impl Into<Loss>,
+    ) -> ApiFuture<ForwardBackwardOutput> {
+        self.pass(
+            "TrainingClient.forward_backward",
+            PassMode::ForwardBackward,
+            data.into(),
+            loss.into(),
+        )
+    }
+
+    /// A step of AdamW with the gradients held, which are then gone.
+    pub fn optim_step(&self, params: AdamParams) -> ApiFuture<OptimStepResult> {
+        let operation = self.operation("TrainingClient.optim_step");
+        let part = params.validate().map(|()| StepPart {
+            model_id: Arc::clone(self.turns.model_id()),
+            params,
+        });
+        self.single(
+            operation,
+            RequestKind::OptimStep,
+            part.map_err(Error::from),
+            |_| Ok(OptimStepResult::default()),
+        )
+    }
+
+    /// Saves weights and optimizer state under a name, to go on training from: `save_state("step-10")`.
+    pub fn save_state(&self, save: impl Into<SaveState>) -> ApiFuture<SavedWeights> {
+        let operation = self.operation("TrainingClient.save_state");
+        let part = save.into().into_part(self.turns.model_id());
+        self.single(operation, RequestKind::SaveWeights, part, |path| {
+            Ok(SavedWeights { path })
+        })
+    }
+
+    /// Saves weights to sample from: under a name, or [`SaveForSampler::unnamed`].
+    pub fn save_weights_for_sampler(
+        &self,
+        save: impl Into<SaveForSampler>,
+    ) -> ApiFuture<SavedSamplerWeights> {
+        let operation = self.operation("TrainingClient.save_weights_for_sampler");
+        let session = self.turns.session();
+        let part = save
+            .into()
+            .into_part(self.turns.model_id(), || session.next_sampling_seq());
+        self.single(
+            operation,
+            RequestKind::SaveWeightsForSampler,
+            part,
+            |path| {
+                Ok(SavedSamplerWeights {
+                    path: Some(path),
+                    sampling_session_id: None,
+                })
+            },
+        )
+    }
+
+    /// Loads the weights of a checkpoint into this model; its optimizer starts anew. Some servers take it only as a model's
+    /// first request.
+    pub fn load_state(&self, path: TinkerPath) -> ApiFuture<LoadedWeights> {
+        self.load("TrainingClient.load_state", path, false)
+    }
+
+    /// Loads weights and optimizer state of a checkpoint into this model.
+    pub fn load_state_with_optimizer(&self, path: TinkerPath) -> ApiFuture<LoadedWeights> {
+        self.load("TrainingClient.load_state_with_optimizer", path, true)
+    }
+
+    /// Lets calls go on after a refused request that is known to have left nothing on the server; the next call takes its
+    /// number.
+    ///
+    /// # Errors
+    /// `Poisoned` when that is not known. Then only a new client, from the last checkpoint, is safe.
+    pub fn recover(&self) -> Result<()> {
+        self.turns.recover()
+    }
+
+    fn load(
+        &self,
+        name: &'static str,
+        path: TinkerPath,
+        optimizer: bool,
+    ) -> ApiFuture<LoadedWeights> {
+        let part = LoadPart {
+            model_id: Arc::clone(self.turns.model_id()),
+            path,
+            optimizer,
+        };
+        self.single(
+            self.operation(name),
+            RequestKind::LoadWeights,
+            Ok(part),
+            |path| {
+                Ok(LoadedWeights {
+                    path: Some(path),
+                    model_id: None,
+                })
+            },
+        )
+    }
+
+    fn pass(
+        &self,
+        name: &'static str,
+        mode: PassMode,
+        data: Vec<Datum>,
+        loss: Loss,
+    ) -> ApiFuture<ForwardBackwardOutput> {
+        let operation = self.operation(name);
+        let taken = validate(&data, &loss).map_err(Error::from).and_then(|()| {
+            let parts = self.cut(mode, data, &loss);
+            self.turns
+                .take(name, parts, Arc::clone(&operation.progress))
+        });
+        let kind = if mode == PassMode::Forward {
+            RequestKind::Forward
+        } else {
+            RequestKind::ForwardBackward
+        };
+        let waiter = self.waiter(operation.clone(), kind);
+        start(operation, async move {
+            let parts = delivered(taken?).await?;
+            let results =
+                join_all(parts.into_iter().map(|part| waiter.result(part, no_result))).await;
+            Ok(merge(results.into_iter().collect::<Result<_>>()?))
+        })
+    }
+
+    fn cut(&self, mode: PassMode, mut data: Vec<Datum>, loss: &Loss) -> Vec<Arc<dyn Part>> {
+        let chunks = plan(&data, ChunkLimits::from(self.turns.session().config()));
+        let part = |data| PassPart {
+            model_id: Arc::clone(self.turns.model_id()),
+            mode,
+            data,
+            loss: loss.clone(),
+        };
+        chunks
+            .into_iter()
+            .map(|chunk| Arc::new(part(data.drain(..chunk.len()).collect())) as Arc<dyn Part>)
+            .collect()
+    }
+
+    /// A call of one request. `found` makes the result of a save that was found to have been made.
+    fn single<T: OperationResult>(
+        &self,
+        operation: Operation,
+        kind: RequestKind,
+        part: Result<impl Part + 'static>,
+        found: fn(TinkerPath) -> Result<T>,
+    ) -> ApiFuture<T> {
+        let taken = part.and_then(|part| {
+            self.turns.take(
+                operation.name,
+                vec![Arc::new(part)],
+                Arc::clone(&operation.progress),
+            )
+        });
+        let waiter = self.waiter(operation.clone(), kind);
+        start(operation, async move {
+            let mut parts = delivered(taken?).await?;
+            waiter.result(parts.remove(0), found).await
+        })
+    }
+
+    fn operation(&self, name: &'static str) -> Operation {
+        Operation::new(Arc::clone(self.turns.session()), name)
+    }
+
+    fn waiter(&self, operation: Operation, kind: RequestKind) -> Waiter {
+        Waiter {
+            operation,
+            kind,
+            turns: Arc::clone(&self.turns),
+            queue_log: Arc::clone(&self.queue_log),
+        }
+    }
+}
+
+/// Waits for the result of what was taken.
+struct Waiter {
+    operation: Operation,
+    kind: RequestKind,
+    turns: Arc<Turns>,
+    queue_log: Arc<QueueLog>,
+}
+
+impl Waiter {
+    async fn result<T: OperationResult>(
+        &self,
+        taken: Taken,
+        found: fn(TinkerPath) -> Result<T>,
+    ) -> Result<T> {
+        let (promise, flight, elapsed) = match taken {
+            Taken::Promised {
+                promise,
+                flight,
+                elapsed,
+            } => (promise, flight, elapsed),
+            Taken::Found(path) => return found(path),
+        };
+        let result = retrieve(Retrieval {
+            operation: self.operation.clone(),
+            client: self.turns.client(),
+            request_id: promise.request_id,
+            kind: self.kind,
+            submitted_in: elapsed,
+            queue_log: Some(Arc::clone(&self.queue_log)),
+        })
+        .await;
+        drop(flight);
+        result
+    }
+}
+
+/// What became of the submission.
+async fn delivered(receiver: oneshot::Receiver<Result<Vec<Taken>>>) -> Result<Vec<Taken>> {
+    receiver.await.unwrap_or_else(|_| {
+        let message = "the task that sends this model's requests went away";
+        Err(Error::new(ErrorKind::Aborted, Sent::MaybeSent, message))
+    })
+}
+
+fn no_result<T>(_: TinkerPath) -> Result<T> {
+    let message = "a pass leaves no checkpoint to be found";
+    Err(Error::new(ErrorKind::Protocol, Sent::Answered, message))
+}
+
+/// Checks everything that can be checked before a number is taken.
+fn validate(data: &[Datum], loss: &Loss) -> Result<(), InvalidInput> {
+    if data.is_empty() {
+        return Err(InvalidInput::new("data", "at least one datum, got none"));
+    }
+    loss.validate()?;
+    for (i, datum) in data.iter().enumerate() {
+        let place = |error: InvalidInput| error.within(format_args!("data[{i}]."));
+        datum.validate().map_err(place)?;
+        datum
+            .model_input
+            .validate_trainable()
+            .map_err(|error| place(error.within("model_input.")))?;
+        let missing = loss
+            .name
+            .required_inputs()
+            .iter()
+            .find(|name| !datum.loss_fn_inputs.contains_key(**name));
+        if let Some(name) = missing {
+            let given: Vec<&str> = datum.loss_fn_inputs.keys().map(String::as_str).collect();
+            let expected = format!("to be there for {}, got [{}]", loss.name, given.join(", "));
+            return Err(place(InvalidInput::new(
+                format!("loss_fn_inputs.{name}"),
+                expected,
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Making models: new ones, and from checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tinkers_core::{Call, Error, ErrorKind, Result, RouteClass, Sent, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, QueueLog, Retrieval, promise, retrieve, start};
+use tinkers_wire::{
+    CreateModel, LoadWeights, LoadedWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef,
+    OperationResult, RequestKind, TinkerPath, routes, to_json,
+};
+
+use crate::TrainingClient;
+
+/// A new LoRA adapter to be made over a base model.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is made before create() is called"]
+pub struct NewModel {
+    session: Arc<dyn SessionContext>,
+    base_model: String,
+    lora: LoraConfig,
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+impl NewModel {
+    /// An adapter of rank 32 over `base_model`.
+    pub fn new(session: Arc<dyn SessionContext>, base_model: impl Into<String>) -> Self {
+        Self {
+            session,
+            base_model: base_model.into(),
+            lora: LoraConfig::default(),
+            metadata: None,
+        }
+    }
+
+    /// The rank.
+    pub fn rank(mut self, rank: u32) -> Self {
+        self.lora.rank = rank;
+        self
+    }
+
+    /// The seed of the adapter's random start.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.lora.seed = Some(seed);
+        self
+    }
+
+    /// The whole configuration of the adapter.
+    pub fn lora_config(mut self, lora: LoraConfig) -> Self {
+        self.lora = lora;
+        self
+    }
+
+    /// Notes of the caller's own.
+    pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
+    /// Makes the model.
+    pub fn create(self) -> ApiFuture<TrainingClient> {
+        const NAME: &str = "ServiceClient.lora_training";
+        let operation = Operation::new(Arc::clone(&self.session), NAME);
+        let making = Making {
+            operation: operation.clone(),
+            subject: format!("creation of a model of {}", self.base_model),
+        };
+        start(operation, async move {
+            self.lora.validate()?;
+            if self.base_model.is_empty() {
+                return Err(Error::invalid("base_model", "a model's name"));
+            }
+            let body = CreateModel {
+                session_id: self.session.session_id().to_owned(),
+                model_seq_id: self.session.next_model_seq(),
+                base_model: self.base_model,
+                user_metadata: self.metadata,
+                lora_config: self.lora,
+                optimizer_config: None,
+            };
+            let made: ModelCreated = making
+                .run(
+                    routes::CREATE_MODEL,
+                    to_json(&body),
+                    RequestKind::CreateModel,
+                )
+                .await?
+                .0;
+            making.client(made.model_id).await
+        })
+    }
+}
+
+/// Whether a checkpoint's optimizer state comes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreOptimizer {
+    /// It does: training goes on as if it had not been interrupted.
+    Yes,
+    /// The optimizer starts anew.
+    No,
+}
+
+/// A model to be made from a training checkpoint.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is made before create() is called"]
+pub struct FromState {
+    session: Arc<dyn SessionContext>,
+    path: Result<TinkerPath>,
+    optimizer: RestoreOptimizer,
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+impl FromState {
+    /// From `path`, a `tinker://` path of a training checkpoint; a wrong one fails in [`FromState::create`].
+    pub fn new(session: Arc<dyn SessionContext>, path: &str, optimizer: RestoreOptimizer) -> Self {
+        Self {
+            session,
+            path: path.parse().map_err(Error::from),
+            optimizer,
+            metadata: None,
+        }
+    }
+
+    /// Notes of the caller's own.
+    pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
+    /// Makes the model.
+    pub fn create(self) -> ApiFuture<TrainingClient> {
+        const NAME: &str = "ServiceClient.training_from_state";
+        let operation = Operation::new(Arc::clone(&self.session), NAME);
+        let making = Making {
+            operation: operation.clone(),
+            subject: "creation of a model from a checkpoint".to_owned(),
+        };
+        start(operation, async move {
+            let path = self.path?;
+            let seq = self.session.next_model_seq();
+            let session_id = self.session.session_id();
+            let computed = format!("{session_id}:train:{seq}");
+            let body = LoadWeights {
+                path,
+                optimizer: self.optimizer == RestoreOptimizer::Yes,
+                session_id: Some(session_id.to_owned()),
+                model_seq_id: Some(seq),
+                model_id: None,
+                seq_id: None,
+                base_model: None,
+                user_metadata: self.metadata,
+                optimizer_config: None,
+                weights_access_token: None,
+            };
+            let (loaded, promised): (LoadedWeights, _) = making
+                .run(
+                    routes::LOAD_WEIGHTS,
+                    to_json(&body),
+                    RequestKind::LoadWeights,
+                )
+                .await?;
+            making
+                .client(loaded.model_id.or(promised).unwrap_or(computed))
+                .await
+        })
+    }
+}
+
+/// The steps that both ways of making a model share.
+struct Making {
+    operation: Operation,
+    subject: String,
+}
+
+impl Making {
+    /// Submits and waits; the result, and the model's id where the promise had it already.
+    async fn run<T: OperationResult>(
+        &self,
+        route: &str,
+        body: Bytes,
+        kind: RequestKind,
+    ) -> Result<(T, Option<String>)> {
+        let session = &self.operation.session;
+        session.check_open()?;
+        let client = session.next_client();
+        let mut call = self.call(route, body);
+        call.client = client;
+        let accepted = session.caller().call(call).await?;
+        let promise = promise(&accepted.response)?;
+        let result = retrieve(Retrieval {
+            operation: self.operation.clone(),
+            client,
+            request_id: promise.request_id,
+            kind,
+            submitted_in: accepted.elapsed,
+            queue_log: Some(Arc::new(QueueLog::training(self.subject.clone()))),
+        })
+        .await?;
+        Ok((result, promise.model_id))
+    }
+
+    /// The client of the model that was made.
+    async fn client(&self, model_id: String) -> Result<TrainingClient> {
+        let call = self.call(routes::GET_INFO, to_json(&ModelRef { model_id }));
+        let answer = self.operation.session.caller().call(call).await?.response;
+        let info = ModelInfo::read(&answer.body).map_err(|error| {
+            let message = format!("the description of the model cannot be read: {error}");
+            Error::new(ErrorKind::Protocol, Sent::Answered, message)
+                .with_answer(answer.status.as_u16(), &answer.body)
+        })?;
+        Ok(TrainingClient::new(
+            Arc::clone(&self.operation.session),
+            info,
+        ))
+    }
+
+    fn call(&self, route: &str, body: Bytes) -> Call {
+        let mut call = Call::post(route, body, RouteClass::Train);
+        call.operation = Some(self.operation.name);
+        call.progress = Some(Arc::clone(&self.operation.progress));
+        call
+    }
+}

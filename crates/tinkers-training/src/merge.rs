@@ -1,0 +1,197 @@
+//! Merging the results of the chunks of one pass.
+
+use std::collections::BTreeMap;
+
+use tinkers_wire::ForwardBackwardOutput;
+
+/// One result of the results of all chunks, in chunk order. Metrics are merged by the reduction in their name,
+/// `name:reduction`; means are weighted by the number of outputs. A single result is left as it is.
+///
+/// A metric without a known reduction survives when all chunks agree on it.
+pub fn merge(mut chunks: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
+    if chunks.len() == 1 {
+        return chunks.remove(0);
+    }
+    let weights: Vec<f64> = chunks
+        .iter()
+        .map(|chunk| chunk.loss_fn_outputs.len() as f64)
+        .collect();
+    let mut metrics = BTreeMap::new();
+    let names: Vec<String> = chunks
+        .first()
+        .map(|first| first.metrics.keys().cloned().collect())
+        .unwrap_or_default();
+    for name in names {
+        let values: Option<Vec<f64>> = chunks
+            .iter()
+            .map(|chunk| chunk.metrics.get(&name).copied())
+            .collect();
+        match values {
+            Some(values) => reduce(&name, &values, &weights, &mut metrics),
+            None => tracing::debug!(metric = name, "left out of the merge: some chunk lacks it"),
+        }
+    }
+    let loss_fn_output_type = chunks
+        .first()
+        .map(|first| first.loss_fn_output_type.clone())
+        .unwrap_or_default();
+    let loss_fn_outputs = chunks
+        .into_iter()
+        .flat_map(|chunk| chunk.loss_fn_outputs)
+        .collect();
+    ForwardBackwardOutput {
+        loss_fn_output_type,
+        loss_fn_outputs,
+        metrics,
+    }
+}
+
+fn reduce(name: &str, values: &[f64], weights: &[f64], metrics: &mut BTreeMap<String, f64>) {
+    let max = || values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let reduction = name.rsplit_once(':').map_or("", |(_, reduction)| reduction);
+    let merged = match reduction {
+        "sum" => Some(values.iter().sum()),
+        "min" => Some(values.iter().copied().fold(f64::INFINITY, f64::min)),
+        "max" => Some(max()),
+        "mean" => weighted_mean(values, weights),
+        "slack" => weighted_mean(values, weights).map(|mean| max() - mean),
+        "hash2" => Some(
+            values
+                .iter()
+                .fold(0u64, |sum, &x| sum.wrapping_add(modulo_2_64(x))) as f64,
+        ),
+        "unique" => {
+            for (i, value) in values.iter().enumerate() {
+                let key = if i == 0 {
+                    name.to_owned()
+                } else {
+                    format!("{name}_{i}")
+                };
+                metrics.insert(key, *value);
+            }
+            return;
+        }
+        _ => values
+            .iter()
+            .all(|value| *value == values[0])
+            .then_some(values[0]),
+    };
+    match merged {
+        Some(merged) => {
+            metrics.insert(name.to_owned(), merged);
+        }
+        None => tracing::debug!(
+            metric = name,
+            "left out of the merge: it has no reduction that fits"
+        ),
+    }
+}
+
+/// `None` when there is nothing to weigh.
+fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
+    let total: f64 = weights.iter().sum();
+    let sum: f64 = values
+        .iter()
+        .zip(weights)
+        .map(|(value, weight)| value * weight)
+        .sum();
+    (total > 0.0).then(|| sum / total)
+}
+
+/// The integer part of a number, as it is modulo 2^64.
+fn modulo_2_64(x: f64) -> u64 {
+    const TWO_64: f64 = 18_446_744_073_709_551_616.0;
+    let rest = x.trunc().rem_euclid(TWO_64);
+    // Rounding can make the remainder of a tiny negative number the modulus itself.
+    if rest >= TWO_64 { 0 } else { rest as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinkers_wire::{LossFnOutput, TensorData};
+
+    fn chunk(data: usize, metrics: &[(&str, f64)]) -> ForwardBackwardOutput {
+        let output =
+            |i| LossFnOutput::from([("logprobs".to_owned(), TensorData::f32(vec![i as f32]))]);
+        ForwardBackwardOutput {
+            loss_fn_output_type: "ArrayRecord".into(),
+            loss_fn_outputs: (0..data).map(output).collect(),
+            metrics: metrics
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), *value))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn each_reduction_does_what_its_name_says() {
+        let merged = merge(vec![
+            chunk(
+                1,
+                &[
+                    ("a:sum", 1.0),
+                    ("b:min", 1.0),
+                    ("c:max", 1.0),
+                    ("d:mean", 1.0),
+                    ("e:slack", 1.0),
+                    ("f:hash2", -1.0),
+                    ("g:unique", 1.0),
+                ],
+            ),
+            chunk(
+                3,
+                &[
+                    ("a:sum", 2.0),
+                    ("b:min", 2.0),
+                    ("c:max", 2.0),
+                    ("d:mean", 2.0),
+                    ("e:slack", 2.0),
+                    ("f:hash2", 3.0),
+                    ("g:unique", 2.0),
+                ],
+            ),
+        ]);
+        let expected = [
+            ("a:sum", 3.0),
+            ("b:min", 1.0),
+            ("c:max", 2.0),
+            ("d:mean", 1.75),
+            ("e:slack", 0.25),
+            ("f:hash2", 2.0),
+            ("g:unique", 1.0),
+            ("g:unique_1", 2.0),
+        ];
+        assert_eq!(merged.metrics, chunk(0, &expected).metrics);
+        assert_eq!(merged.loss_fn_outputs.len(), 4);
+    }
+
+    #[test]
+    fn one_chunk_is_left_as_it_is() {
+        let only = chunk(
+            2,
+            &[("x:slack", 0.5), ("y:mystery", 3.0), ("no_reduction", 4.0)],
+        );
+        assert_eq!(merge(vec![only.clone()]), only);
+    }
+
+    #[test]
+    fn what_cannot_be_merged_is_left_out_and_what_agrees_survives() {
+        let merged = merge(vec![
+            chunk(
+                0,
+                &[
+                    ("agree", 2.0),
+                    ("differ", 1.0),
+                    ("lacking:sum", 1.0),
+                    ("weightless:mean", 1.0),
+                ],
+            ),
+            chunk(
+                0,
+                &[("agree", 2.0), ("differ", 2.0), ("weightless:mean", 1.0)],
+            ),
+        ]);
+        assert_eq!(merged.metrics, chunk(0, &[("agree", 2.0)]).metrics);
+    }
+}
