@@ -101,9 +101,9 @@ fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
 /// The integer part of a number, as it is modulo 2^64.
 fn modulo_2_64(x: f64) -> u64 {
     const TWO_64: f64 = 18_446_744_073_709_551_616.0;
-    let rest = x.trunc().rem_euclid(TWO_64);
-    // Rounding can make the remainder of a tiny negative number the modulus itself.
-    if rest >= TWO_64 { 0 } else { rest as u64 }
+    // By its magnitude: a small negative number has no remainder that a float could hold.
+    let magnitude = (x.trunc().abs() % TWO_64) as u64;
+    if x < 0.0 { magnitude.wrapping_neg() } else { magnitude }
 }
 
 #[cfg(test)]
