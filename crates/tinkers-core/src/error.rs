@@ -231,6 +231,12 @@ impl Error {
         })
     }
 
+    /// Puts `context` before the message: where, or while what, it happened.
+    #[must_use]
+    pub fn with_context(self, context: impl fmt::Display) -> Self {
+        self.edit(|inner| inner.message = format!("{context}: {}", inner.message))
+    }
+
     /// Sets what is known of the request.
     #[must_use]
     pub fn with_sent(self, sent: Sent) -> Self {
@@ -385,6 +391,15 @@ mod tests {
         let error = Error::new(ErrorKind::Server, Sent::Answered, "no").with_answer(500, &body);
         assert_eq!(error.body().len(), Error::MAX_BODY);
         assert_eq!(error.status(), Some(500));
+    }
+
+    #[test]
+    fn context_goes_before_the_message_and_changes_nothing_else() {
+        let error = Error::new(ErrorKind::Server, Sent::Answered, "no room")
+            .with_answer(503, &Bytes::new())
+            .with_context("while saving");
+        assert_eq!(error.to_string(), "while saving: no room (status 503)");
+        assert_eq!(error.kind(), ErrorKind::Server);
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! The end of a session at the caller's wish.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tinkers_core::{Call, Error, ErrorKind, Policy, RouteClass, Timeouts};
+use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
+
+use crate::session::Session;
+
+/// How long the finish is repeated while the server does not take it. A session that was not finished ends by itself.
+const FINISH_WINDOW: Duration = Duration::from_secs(30);
+
+impl Session {
+    /// Closes the session: every later call fails with `Closed`, the server is told why, the heartbeats stop.
+    ///
+    /// What was submitted before is still waited for by those who wait for it. Closing again does nothing. The session is
+    /// closed here even when this fails or is dropped; then the server ends it after its expiry.
+    pub async fn close(&self, reason: FinishReason, detail: Option<String>) -> Result<(), Error> {
+        let was_open = self.life.close();
+        // Stopped when this is over, whichever way; heartbeats go on until the server knows.
+        let tasks = self
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if !was_open {
+            return Ok(());
+        }
+        let body = to_json(&FinishSession { reason, detail });
+        let path = routes::finish_session(&self.id);
+        let mut call = Call::post(path, body, RouteClass::Control);
+        call.operation = Some("ServiceClient.close");
+        call.policy = Policy {
+            window: FINISH_WINDOW,
+            ..Policy::PATIENT
+        };
+        call.timeouts = Timeouts::within(Duration::from_secs(10));
+        let told = self.caller.call(call).await;
+        drop(tasks);
+        match told {
+            Ok(_) => Ok(()),
+            // Not every server has sessions that can be finished, and this one may have ended by now.
+            Err(error) if is_nothing_to_finish(error.kind()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_nothing_to_finish(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotFound | ErrorKind::ResultLost)
+}

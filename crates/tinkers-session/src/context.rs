@@ -1,0 +1,66 @@
+//! The session as its clients see it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tinkers_core::{
+    BoxFuture, BytesGuard, Caller, ClientId, Error, Fact, ServerProfile, SessionContext, Spawn,
+};
+use tinkers_wire::{ClientConfig, DynamicConfig};
+
+use crate::session::Session;
+
+impl SessionContext for Session {
+    fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    fn spawner(&self) -> &dyn Spawn {
+        &*self.spawner
+    }
+
+    fn session_id(&self) -> &str {
+        &self.id
+    }
+
+    fn config(&self) -> &ClientConfig {
+        &self.config
+    }
+
+    fn dynamic_config(&self) -> Arc<DynamicConfig> {
+        self.life.dynamic.load_full()
+    }
+
+    fn profile(&self) -> Arc<ServerProfile> {
+        self.endpoint.profile()
+    }
+
+    fn learn(&self, fact: Fact) {
+        self.endpoint.learn(fact);
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        self.life.check_open()
+    }
+
+    fn next_client(&self) -> ClientId {
+        self.endpoint.limiter().next_client()
+    }
+
+    fn next_model_seq(&self) -> u64 {
+        self.model_seq.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn next_sampling_seq(&self) -> u64 {
+        self.sampling_seq.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn progress_deadline(&self) -> Duration {
+        self.options.progress_deadline
+    }
+
+    fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard> {
+        Box::pin(self.response_bytes.acquire(bytes))
+    }
+}

@@ -1,0 +1,228 @@
+//! The start of a session: what the server says of itself, the session, the background work.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tinkers_core::{
+    Accepted, Call, Caller, Error, ErrorKind, Fact, Policy, RetryBudget, RouteClass, Sent,
+};
+use tinkers_dispatch::{ByteBudget, LaneSettings, LimiterSettings, SharedRetryBudget};
+use tinkers_wire::{
+    ClientConfig, ConfigRequest, CreateSession, DynamicConfig, SessionCreated, routes, to_json,
+};
+
+use crate::address::BaseAddress;
+use crate::answer;
+use crate::endpoint::Endpoint;
+use crate::heartbeat::Heart;
+use crate::life::Life;
+use crate::options::{SessionOptions, SessionParts};
+use crate::refresh;
+use crate::session::{Session, Tasks};
+
+/// The public method that a failed start is reported under.
+const OPERATION: &str = "ServiceClient.connect";
+
+impl Session {
+    /// Opens a session: asks the server for its configuration, creates the session, starts its heartbeat.
+    ///
+    /// The first request is made once, so that a wrong address says so at once; what follows is repeated for five minutes.
+    /// Dropped in between, it leaves nothing here and at most a session on the server that ends after its expiry.
+    pub async fn open(parts: SessionParts, options: SessionOptions) -> Result<Arc<Self>, Error> {
+        options.check()?;
+        let mut caller = caller(&parts);
+        let found = negotiate(&mut caller, &parts.endpoint, &options)
+            .await
+            .map_err(|error| error.with_operation(OPERATION))?;
+        Ok(Arc::new(Self::start(parts, options, caller, found)))
+    }
+
+    fn start(parts: SessionParts, options: SessionOptions, caller: Caller, found: Found) -> Self {
+        let Found {
+            config,
+            dynamic,
+            created,
+        } = found;
+        let expiry = config
+            .session_expiry_sec
+            .filter(|seconds| *seconds > 0)
+            .map_or(options.expiry, Duration::from_secs);
+        let life = Life::new(dynamic);
+        let heart = Heart::new(
+            parts.heartbeat.transport,
+            parts.heartbeat.time,
+            Arc::clone(&life),
+            &created.session_id,
+            options.heartbeat_period,
+            expiry,
+        );
+        let refresh = refresh::run(caller.clone(), Arc::clone(&life));
+        let tasks = Tasks {
+            _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heart.run())),
+            _refresh: parts.spawner.spawn(Box::pin(refresh)),
+            _heart: parts.heartbeat.spawner,
+        };
+        Self {
+            id: created.session_id,
+            options,
+            caller,
+            spawner: parts.spawner,
+            endpoint: parts.endpoint,
+            response_bytes: ByteBudget::new(config.inflight_response_bytes_semaphore_size),
+            config,
+            model_seq: AtomicU64::new(0),
+            sampling_seq: AtomicU64::new(0),
+            life,
+            tasks: Mutex::new(Some(tasks)),
+        }
+    }
+}
+
+/// What the start of a session found.
+struct Found {
+    config: ClientConfig,
+    dynamic: DynamicConfig,
+    created: SessionCreated,
+}
+
+async fn negotiate(
+    caller: &mut Caller,
+    endpoint: &Endpoint,
+    options: &SessionOptions,
+) -> Result<Found, Error> {
+    let config = client_config(caller, endpoint.key().address()).await?;
+    apply(&config, endpoint);
+    caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
+    let dynamic = dynamic_config(caller).await?;
+    let created = create(caller, options).await?;
+    Ok(Found {
+        config,
+        dynamic,
+        created,
+    })
+}
+
+fn caller(parts: &SessionParts) -> Caller {
+    let endpoint = &parts.endpoint;
+    let admission = endpoint.limiter().admission(Arc::clone(&parts.time));
+    let budget: Arc<dyn RetryBudget> = Arc::<SharedRetryBudget>::clone(endpoint.budget());
+    Caller {
+        transport: Arc::clone(&parts.transport),
+        admission: Arc::new(admission),
+        time: Arc::clone(&parts.time),
+        jitter: Arc::clone(&parts.jitter),
+        budget,
+        billing: Arc::clone(endpoint.billing()),
+        billing_limit: Duration::from_secs(3600),
+    }
+}
+
+/// The first contact: whether there is a Tinker server at all, and what it says of itself.
+async fn client_config(caller: &Caller, address: &BaseAddress) -> Result<ClientConfig, Error> {
+    let body = to_json(&ConfigRequest::default());
+    let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
+    call.policy = Policy::ONCE;
+    let accepted = caller
+        .call(call)
+        .await
+        .map_err(|error| no_contact(error, address))?;
+    let answer = &accepted.response;
+    if !answer::is_object(&answer.body) {
+        let error = no_tinker_server(address, "its answer to client/config is no JSON object");
+        return Err(error.with_answer(answer.status.as_u16(), &answer.body));
+    }
+    let config: ClientConfig = answer::read(answer, "client/config")?;
+    if config.pjwt_auth_enabled {
+        let message = format!(
+            "the server at {address} wants the API key exchanged for a token (pjwt_auth_enabled), which this version \
+             cannot do; use a server that takes API keys"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, Sent::Answered, message));
+    }
+    Ok(config)
+}
+
+/// Puts the failure of the first contact into words that say what to check.
+fn no_contact(error: Error, address: &BaseAddress) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let status = error.status().unwrap_or_default();
+            no_tinker_server(address, "it does not know client/config")
+                .with_answer(status, &Bytes::copy_from_slice(error.body()))
+        }
+        ErrorKind::Connection | ErrorKind::Timeout => error.with_context(format!(
+            "no server can be reached at {address}; check base_url, and that the server runs"
+        )),
+        ErrorKind::Authentication => {
+            error.with_context(format!("the server at {address} does not take the API key"))
+        }
+        ErrorKind::PermissionDenied => error.with_context(format!(
+            "the server at {address} does not let this API key in"
+        )),
+        _ => error.with_context(format!("the first contact with {address} failed")),
+    }
+}
+
+fn no_tinker_server(address: &BaseAddress, why: &str) -> Error {
+    let message = format!("{address} is no Tinker server: {why}; check base_url");
+    Error::new(ErrorKind::Protocol, Sent::Answered, message)
+}
+
+/// What the configuration means for what the endpoint's sessions share.
+fn apply(config: &ClientConfig, endpoint: &Endpoint) {
+    let usual = LimiterSettings::default();
+    endpoint.limiter().configure(LimiterSettings {
+        sample: LaneSettings {
+            bytes: Some(config.sample_dispatch_bytes_semaphore_size),
+            flights: Some(config.sample_max_concurrent_requests.into()),
+            ..usual.sample
+        },
+        train: LaneSettings {
+            bytes: Some(config.fwdbwd_dispatch_bytes_semaphore_size),
+            ..usual.train
+        },
+        ..usual
+    });
+    // The hosted service applies a repeated (model, seq_id) once and does not say so.
+    let is_hosted = endpoint.key().address().is_hosted_service();
+    if config.deduplicates_seq_ids.unwrap_or(is_hosted) {
+        endpoint.learn(Fact::Deduplicates);
+    }
+    if config.proto_compress_fwdbwd {
+        endpoint.learn(Fact::ZstdBodies);
+    }
+}
+
+async fn dynamic_config(caller: &Caller) -> Result<DynamicConfig, Error> {
+    match caller.call(refresh::request(Policy::PATIENT)).await {
+        Ok(Accepted { response, .. }) => answer::read(&response, "client/dynamic_config"),
+        // Servers without flags have no such route.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(DynamicConfig::default()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn create(caller: &Caller, options: &SessionOptions) -> Result<SessionCreated, Error> {
+    let body = to_json(&CreateSession {
+        tags: options.tags.clone(),
+        user_metadata: options.user_metadata.clone(),
+        project_id: options.project_id.clone(),
+        display_name: options.display_name.clone(),
+        ..CreateSession::default()
+    });
+    let call = Call::post(routes::CREATE_SESSION, body, RouteClass::Rest);
+    let accepted = caller.call(call).await?;
+    let created: SessionCreated = answer::read(&accepted.response, "create_session")?;
+    if let Some(message) = &created.info_message {
+        tracing::info!(session_id = created.session_id, "{message}");
+    }
+    if let Some(message) = &created.warning_message {
+        tracing::warn!(session_id = created.session_id, "{message}");
+    }
+    if let Some(message) = &created.error_message {
+        tracing::error!(session_id = created.session_id, "{message}");
+    }
+    Ok(created)
+}

@@ -1,0 +1,94 @@
+//! What a session is made of, and what the caller may choose.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkers_core::{Error, Jitter, Spawn, Time, Transport};
+
+use crate::endpoint::Endpoint;
+
+/// The seams that a session works over.
+#[derive(Debug)]
+pub struct SessionParts {
+    /// Sends everything but heartbeats.
+    pub transport: Arc<dyn Transport>,
+    /// Tells the time. Clocks of sessions that share an endpoint must agree on their origin.
+    pub time: Arc<dyn Time>,
+    /// Spreads the repeats.
+    pub jitter: Arc<dyn Jitter>,
+    /// Starts tasks on the I/O runtime.
+    pub spawner: Arc<dyn Spawn>,
+    /// What is shared with every other session of the same server and key.
+    pub endpoint: Endpoint,
+    /// What the heartbeat works over.
+    pub heartbeat: HeartbeatParts,
+}
+
+/// The heartbeat's own seams, so that nothing else that happens in the process can hold it up: in production a thread with
+/// a runtime and connections of its own.
+#[derive(Debug)]
+pub struct HeartbeatParts {
+    /// Sends heartbeats.
+    pub transport: Arc<dyn Transport>,
+    /// Tells the time between them.
+    pub time: Arc<dyn Time>,
+    /// Runs the loop. Kept for as long as the session lives.
+    pub spawner: Arc<dyn Spawn>,
+}
+
+/// What the caller may choose about a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Labels.
+    pub tags: Vec<String>,
+    /// The caller's own notes.
+    pub user_metadata: BTreeMap<String, String>,
+    /// The project that the session belongs to.
+    pub project_id: Option<String>,
+    /// A name to find the session by; need not be unique.
+    pub display_name: Option<String>,
+    /// How long an operation may go without news before it counts as stalled. Two hours by default.
+    pub progress_deadline: Duration,
+    /// The pause between heartbeats. 10 s by default; a third of the expiry at most.
+    pub heartbeat_period: Duration,
+    /// How long the server keeps a session without heartbeats, unless it says so itself. 120 s by default.
+    pub expiry: Duration,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            tags: Vec::new(),
+            user_metadata: BTreeMap::new(),
+            project_id: None,
+            display_name: None,
+            progress_deadline: Duration::from_secs(2 * 60 * 60),
+            heartbeat_period: Duration::from_secs(10),
+            expiry: Duration::from_secs(120),
+        }
+    }
+}
+
+impl SessionOptions {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        for (field, value) in [
+            ("progress_deadline", self.progress_deadline),
+            ("heartbeat_period", self.heartbeat_period),
+            ("expiry", self.expiry),
+        ] {
+            if value.is_zero() {
+                return Err(Error::invalid(field, "a duration above zero"));
+            }
+        }
+        for (field, value) in [
+            ("project_id", &self.project_id),
+            ("display_name", &self.display_name),
+        ] {
+            if value.as_ref().is_some_and(|text| text.trim().is_empty()) {
+                return Err(Error::invalid(field, "a text that is not empty"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+//! What can be asked of a server apart from any client.
+
+use std::sync::Arc;
+
+use tinkers_core::{Call, Error, Policy, RouteClass, ServerProfile};
+use tinkers_wire::{Capabilities, routes};
+
+use crate::answer;
+use crate::session::Session;
+
+impl Session {
+    /// The models that the server offers.
+    pub async fn capabilities(&self) -> Result<Capabilities, Error> {
+        self.life.check_open()?;
+        let mut call = Call::get(routes::CAPABILITIES, RouteClass::Rest);
+        call.operation = Some("ServiceClient.capabilities");
+        let accepted = self.caller.call(call).await?;
+        answer::read(&accepted.response, "get_server_capabilities")
+    }
+
+    /// Whether the server is up, asked once: an error says why it is not.
+    pub async fn health(&self) -> Result<(), Error> {
+        self.life.check_open()?;
+        let mut call = Call::get(routes::HEALTH, RouteClass::Control);
+        call.operation = Some("ServiceClient.health");
+        call.policy = Policy::ONCE;
+        self.caller.call(call).await?;
+        Ok(())
+    }
+
+    /// What is known of the server so far.
+    pub fn server_profile(&self) -> Arc<ServerProfile> {
+        self.endpoint.profile()
+    }
+}

@@ -1,0 +1,44 @@
+//! The refresh of the flags that may change while a session lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkers_core::{Call, Caller, Policy, RouteClass, Timeouts};
+use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
+
+use crate::answer;
+use crate::life::Life;
+
+/// However often a server wants it.
+const SHORTEST: Duration = Duration::from_secs(10);
+
+/// The time limit of one request for dynamic flags.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The request for dynamic flags.
+pub(crate) fn request(policy: Policy) -> Call {
+    let body = to_json(&ConfigRequest::default());
+    let mut call = Call::post(routes::DYNAMIC_CONFIG, body, RouteClass::Control);
+    call.policy = policy;
+    call.timeouts = Timeouts::within(LIMIT);
+    call
+}
+
+/// Fetches the flags again and again, one attempt each time; what cannot be fetched stays as it was.
+pub(crate) async fn run(caller: Caller, life: Arc<Life>) {
+    loop {
+        let period = Duration::from_secs(life.dynamic.load().refresh_interval_sec).max(SHORTEST);
+        caller.time.sleep(period).await;
+        if life.check_open().is_err() {
+            return;
+        }
+        let fetched = caller.call(request(Policy::ONCE)).await;
+        let read = fetched.and_then(|accepted| {
+            answer::read::<DynamicConfig>(&accepted.response, "client/dynamic_config")
+        });
+        match read {
+            Ok(config) => life.dynamic.store(Arc::new(config)),
+            Err(error) => tracing::debug!(%error, "the dynamic configuration stays as it was"),
+        }
+    }
+}
