@@ -1,4 +1,8 @@
 //! The clock of production: tokio's, so that a paused runtime stands still and virtual time moves dates too.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the clocks, so that no other has to"
+)]
 
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,7 +28,7 @@ impl TokioTime {
     pub fn new(handle: Handle) -> Self {
         let (origin, real_origin) = {
             let _runtime = handle.enter();
-            (tokio::time::Instant::now(), real_now())
+            (tokio::time::Instant::now(), Instant::now())
         };
         Self {
             handle,
@@ -42,8 +46,8 @@ impl Time for TokioTime {
 
     fn wall(&self) -> SystemTime {
         let virtual_elapsed = self.now().since_origin();
-        let real_elapsed = real_now().saturating_duration_since(self.real_origin);
-        let date = real_date();
+        let real_elapsed = Instant::now().saturating_duration_since(self.real_origin);
+        let date = SystemTime::now();
         // The two clocks are read a moment apart; less than that is no virtual time.
         match virtual_elapsed.checked_sub(real_elapsed) {
             Some(ahead) if ahead > SAME => date.checked_add(ahead).unwrap_or(date),
@@ -76,14 +80,6 @@ impl fmt::Debug for TokioTime {
 
 /// Readings this near to each other are the same instant.
 const SAME: Duration = Duration::from_millis(1);
-
-fn real_now() -> Instant {
-    Instant::now()
-}
-
-fn real_date() -> SystemTime {
-    SystemTime::now()
-}
 
 #[cfg(test)]
 mod tests {

@@ -251,7 +251,8 @@ impl Shared {
             let response = if trusted {
                 self.pooled(&message, request.class, limits).await?
             } else {
-                self.once(&message, limits).await?
+                // Rare, and large: it holds all of the set-up of a connection.
+                Box::pin(self.once(&message, limits)).await?
             };
             let Some(target) = redirect::next(&message, &response)? else {
                 return Ok(response);

@@ -1,0 +1,410 @@
+//! What goes wrong outside gives a typed error that tells, exactly, whether the request may have been sent.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use tinkers_core::{ManualClock, RouteClass, Sent, Timeouts, Transport, TransportErrorKind};
+use tinkers_transport::{HttpTransport, LaneLimits, Protocol, compress_zstd};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use common::{
+    Server, Speak, answer, client, closed, get, listen, post, read_head, respond, until, write,
+};
+
+mod common;
+
+const LIMITS: Timeouts = Timeouts {
+    connect: Duration::from_secs(5),
+    first_byte: Duration::from_secs(60),
+    idle: Duration::from_secs(30),
+    total: Duration::from_secs(600),
+};
+
+/// Sends a request with `LIMITS` to a server that runs `script` on the head of it and then reports; moves the clock by
+/// `step` at each report, and gives the failure.
+async fn fails(
+    script: &'static str,
+    protocol: Protocol,
+    steps: &[Duration],
+) -> (TransportErrorKind, Sent, String) {
+    let clock = ManualClock::new();
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let (address, _) = listen(move |mut stream, _| {
+        let report = report.clone();
+        async move {
+            if script != "silent" {
+                let _ = read_head(&mut stream).await;
+                write(&mut stream, script).await;
+            }
+            let _ = report.send(());
+            closed(&mut stream).await;
+        }
+    });
+    let scheme = if script == "silent" { "https" } else { "http" };
+    let transport = client(&format!("{scheme}://{address}"))
+        .protocol(protocol)
+        .root_certificate_pem(certificate())
+        .time(Arc::new(clock.clone()))
+        .build()
+        .expect("valid");
+    let mut request = post("/x", RouteClass::Rest, "body");
+    request.timeouts = LIMITS;
+    let sending = tokio::spawn(async move { transport.send(request).await });
+    reports.recv().await.expect("the server saw it");
+    for &step in steps {
+        assert!(!sending.is_finished(), "before the limit");
+        clock.advance(step);
+    }
+    let error = sending
+        .await
+        .expect("no panic")
+        .expect_err("a limit passed");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    (error.kind, error.sent, error.to_string())
+}
+
+fn certificate() -> String {
+    rcgen::generate_simple_self_signed(["localhost".to_owned()])
+        .expect("generates")
+        .cert
+        .pem()
+}
+
+const NANOSECOND: Duration = Duration::from_nanos(1);
+
+#[tokio::test]
+async fn a_server_that_never_answers_runs_into_the_first_byte_limit_and_may_have_it() {
+    let steps = [LIMITS.first_byte - NANOSECOND, NANOSECOND];
+    let (kind, sent, message) = fails("", Protocol::Http1, &steps).await;
+    assert_eq!((kind, sent), (TransportErrorKind::Timeout, Sent::MaybeSent));
+    assert!(message.contains("first_byte"), "{message}");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_moving_runs_into_the_idle_limit() {
+    // The clock moves only when the client has read what there is, or it would start to wait later than it is moved.
+    let clock = ManualClock::new();
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let (address, _) = listen(move |mut stream, _| {
+        let report = report.clone();
+        async move {
+            let _ = read_head(&mut stream).await;
+            write(
+                &mut stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc",
+            )
+            .await;
+            let _ = report.send(());
+            closed(&mut stream).await;
+        }
+    });
+    let transport = client(&format!("http://{address}"))
+        .time(Arc::new(clock.clone()))
+        .build()
+        .expect("valid");
+    let mut request = get("/x", RouteClass::Rest);
+    request.timeouts = LIMITS;
+    let sending = tokio::spawn(async move { transport.send(request).await });
+    reports.recv().await.expect("the server saw it");
+    // However the reading falls between the steps, some step is the one that passes the limit.
+    while !sending.is_finished() {
+        clock.advance(LIMITS.idle);
+        tokio::task::yield_now().await;
+    }
+    let error = sending
+        .await
+        .expect("no panic")
+        .expect_err("the limit passed");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Timeout, Sent::MaybeSent)
+    );
+}
+
+#[tokio::test]
+async fn tls_that_is_never_agreed_runs_into_the_connect_limit_and_nothing_was_sent() {
+    let steps = [LIMITS.connect - NANOSECOND, NANOSECOND];
+    let (kind, sent, message) = fails("silent", Protocol::Negotiate, &steps).await;
+    assert_eq!((kind, sent), (TransportErrorKind::Timeout, Sent::NotSent));
+    assert!(message.contains("connect"), "{message}");
+}
+
+#[tokio::test]
+async fn a_wait_for_a_connection_ends_with_the_total_limit_and_nothing_was_sent() {
+    let clock = ManualClock::new();
+    let server = Server::start(Speak::Http1, |_| Box::pin(std::future::pending()));
+    let mut limits = LaneLimits::of(RouteClass::Rest);
+    limits.max_connections = 1;
+    let transport = client(&server.url())
+        .lane(RouteClass::Rest, limits)
+        .time(Arc::new(clock.clone()))
+        .build()
+        .expect("valid");
+    let send = |total: u64| {
+        let transport = transport.clone();
+        let mut request = get("/x", RouteClass::Rest);
+        request.timeouts = Timeouts {
+            first_byte: Duration::from_secs(900),
+            total: Duration::from_secs(total),
+            ..LIMITS
+        };
+        tokio::spawn(async move { transport.send(request).await })
+    };
+    let first = send(600);
+    until(|| server.seen().len() == 1).await;
+    let second = send(100);
+    until(|| transport.stats(RouteClass::Rest).waiting == 1).await;
+    clock.advance(Duration::from_secs(100));
+    let error = second
+        .await
+        .expect("no panic")
+        .expect_err("the total passed");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Timeout, Sent::NotSent)
+    );
+    assert!(error.to_string().contains("total"), "{error}");
+    clock.advance(Duration::from_secs(500));
+    let error = first
+        .await
+        .expect("no panic")
+        .expect_err("the total passed");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Timeout, Sent::MaybeSent)
+    );
+    assert!(error.to_string().contains("total"), "{error}");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_not_taken_runs_into_the_idle_limit() {
+    let clock = ManualClock::new();
+    let (report, mut reports) = mpsc::unbounded_channel();
+    let (address, _) = listen(move |mut stream, _| {
+        let report = report.clone();
+        async move {
+            // Reads the head and leaves the body where it is; the socket stays open.
+            let _ = read_head(&mut stream).await;
+            let _ = report.send(());
+            std::future::pending::<()>().await;
+            drop(stream);
+        }
+    });
+    let transport = client(&format!("http://{address}"))
+        .time(Arc::new(clock.clone()))
+        .build()
+        .expect("valid");
+    let mut request = post("/x", RouteClass::Train, vec![1; 64 << 20]);
+    // So far away that it must be the upload's limit that passes.
+    let never = Duration::from_secs(1 << 40);
+    request.timeouts = Timeouts {
+        first_byte: never,
+        total: never,
+        ..LIMITS
+    };
+    let sending = tokio::spawn(async move { transport.send(request).await });
+    reports.recv().await.expect("the server saw it");
+    while !sending.is_finished() {
+        clock.advance(LIMITS.idle);
+        tokio::task::yield_now().await;
+    }
+    let error = sending
+        .await
+        .expect("no panic")
+        .expect_err("the limit passed");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Timeout, Sent::MaybeSent)
+    );
+    assert!(error.to_string().contains("`idle`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_cut_in_the_middle_is_a_broken_connection() {
+    for head in [
+        "content-length: 9\r\n\r\nabc",
+        "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    ] {
+        let (address, _) = listen(move |mut stream, _| async move {
+            let _ = read_head(&mut stream).await;
+            write(&mut stream, &format!("HTTP/1.1 200 OK\r\n{head}")).await;
+            let _ = stream.shutdown().await;
+        });
+        let transport = client(&format!("http://{address}")).build().expect("valid");
+        let error = transport
+            .send(get("/x", RouteClass::Rest))
+            .await
+            .expect_err("cut");
+        assert_eq!(
+            (error.kind, error.sent),
+            (TransportErrorKind::Broken, Sent::MaybeSent)
+        );
+        until(|| transport.stats(RouteClass::Rest).open == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_speak_http_is_a_broken_connection() {
+    for protocol in [Protocol::Http1, Protocol::Http2PriorKnowledge] {
+        let (address, _) = listen(|mut stream, _| async move {
+            write(
+                &mut stream,
+                "220 mail.example ESMTP ready, and a line that is long enough\r\n",
+            )
+            .await;
+            closed(&mut stream).await;
+        });
+        let transport = client(&format!("http://{address}"))
+            .protocol(protocol)
+            .build()
+            .expect("valid");
+        let error = transport
+            .send(get("/x", RouteClass::Rest))
+            .await
+            .expect_err("not http");
+        assert_eq!(error.kind, TransportErrorKind::Broken, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_without_an_address_is_a_connect_error() {
+    let transport = client("http://nothing.invalid:1").build().expect("valid");
+    let error = transport
+        .send(get("/x", RouteClass::Rest))
+        .await
+        .expect_err("no address");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Connect, Sent::NotSent)
+    );
+    assert!(error.to_string().contains("nothing.invalid:1"), "{error}");
+}
+
+#[tokio::test]
+async fn compressed_answers_are_opened_and_bombs_are_not() {
+    let server = Server::start(Speak::Http1, |seen| {
+        let body = vec![b'a'; 10 << 20];
+        let (encoding, packed) = match seen.uri.path() {
+            "/gzip" => {
+                let mut encoder =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+                encoder.write_all(&body).expect("in memory");
+                ("gzip", encoder.finish().expect("in memory").into())
+            }
+            "/zstd" => ("zstd", compress_zstd(&body).expect("compresses")),
+            _ => ("identity", body.into()),
+        };
+        respond(
+            Response::builder()
+                .header("content-encoding", encoding)
+                .body(packed.into())
+                .expect("valid"),
+        )
+    });
+    let transport = client(&server.url()).build().expect("valid");
+    for path in ["/gzip", "/zstd", "/plain"] {
+        let mut request = get(path, RouteClass::Rest);
+        request.max_response_bytes = 10 << 20;
+        let response = transport.send(request.clone()).await.expect("answered");
+        assert_eq!(response.body.len(), 10 << 20, "{path}");
+        assert!(response.body.iter().all(|&byte| byte == b'a'), "{path}");
+        request.max_response_bytes -= 1;
+        let error = transport.send(request).await.expect_err("too large");
+        assert_eq!(
+            (error.kind, error.sent),
+            (TransportErrorKind::TooLarge, Sent::Answered),
+            "{path}"
+        );
+    }
+    assert_eq!(
+        server.seen()[0].header("accept-encoding"),
+        Some("gzip, zstd")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_without_a_known_length_is_bounded_too() {
+    let (address, _) = listen(|mut stream, _| async move {
+        let _ = read_head(&mut stream).await;
+        write(
+            &mut stream,
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        )
+        .await;
+        // Without end, until the client has had enough.
+        while stream.write_all(b"5\r\nabcde\r\n").await.is_ok() {}
+    });
+    let transport = client(&format!("http://{address}")).build().expect("valid");
+    let mut request = get("/x", RouteClass::Rest);
+    request.max_response_bytes = 100_000;
+    let error = transport.send(request).await.expect_err("too large");
+    assert_eq!(error.kind, TransportErrorKind::TooLarge);
+    until(|| transport.stats(RouteClass::Rest).open == 0).await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_none_is_refused_before_anything_is_sent() {
+    let server = Server::start(Speak::Http1, |_| answer(""));
+    let transport = client(&server.url()).build().expect("valid");
+    for path in ["x", "", "/a b", "/a\r\nx-api-key: y"] {
+        let error = transport
+            .send(get(path, RouteClass::Rest))
+            .await
+            .expect_err(path);
+        assert_eq!(
+            (error.kind, error.sent),
+            (TransportErrorKind::Invalid, Sent::NotSent),
+            "{path:?}"
+        );
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn every_status_is_an_answer() {
+    let server = Server::start(Speak::Http1, |seen| {
+        let status: u16 = seen.uri.path()[1..].parse().expect("a number");
+        respond(
+            Response::builder()
+                .status(status)
+                .body("why".into())
+                .expect("valid"),
+        )
+    });
+    let transport = client(&server.url()).build().expect("valid");
+    for status in [200, 400, 401, 402, 404, 408, 409, 410, 422, 429, 500, 503] {
+        let response = transport
+            .send(get(&format!("/{status}"), RouteClass::Rest))
+            .await
+            .expect("answered");
+        assert_eq!(
+            (response.status, &response.body[..]),
+            (StatusCode::from_u16(status).expect("valid"), &b"why"[..])
+        );
+    }
+}
+
+#[test]
+fn bad_settings_are_refused_by_name() {
+    let field = |build: Result<HttpTransport, tinkers_core::Error>| {
+        build.expect_err("refused").field().map(str::to_owned)
+    };
+    assert_eq!(field(client("host:1").build()).as_deref(), Some("base_url"));
+    assert_eq!(
+        field(client("http://h").user_agent("a\nb").build()).as_deref(),
+        Some("user_agent")
+    );
+    assert_eq!(
+        field(client("http://h").root_certificate_pem("x").build()).as_deref(),
+        Some("root_certificate")
+    );
+    let mut limits = LaneLimits::of(RouteClass::Poll);
+    limits.streams = 0;
+    assert_eq!(
+        field(client("http://h").lane(RouteClass::Poll, limits).build()).as_deref(),
+        Some("streams")
+    );
+}

@@ -1,0 +1,156 @@
+//! Requests through a small proxy: absolute form for plain HTTP/1.1, a tunnel for the rest, none for this machine.
+
+use std::sync::{Arc, Mutex};
+
+use tinkers_core::{RouteClass, Sent, Transport, TransportErrorKind};
+use tinkers_transport::{Credential, Protocol, ProxyConfig, ProxyValues};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use common::{Server, Speak, answer, client, get, listen, read_head, write};
+
+mod common;
+
+type Heads = Arc<Mutex<Vec<String>>>;
+
+/// A proxy that leads every tunnel to `to`, or refuses it, and answers absolute forms itself.
+fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
+    let heads = Heads::default();
+    let journal = Arc::clone(&heads);
+    let (address, _) = listen(move |mut stream, _| {
+        let journal = Arc::clone(&journal);
+        async move {
+            while let Some(head) = read_head(&mut stream).await {
+                let tunnel = head.starts_with("CONNECT ");
+                journal.lock().expect("no panic").push(head);
+                match (tunnel, to) {
+                    (false, _) => {
+                        write(
+                            &mut stream,
+                            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nproxy",
+                        )
+                        .await
+                    }
+                    (true, None) => {
+                        write(
+                            &mut stream,
+                            "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n",
+                        )
+                        .await
+                    }
+                    (true, Some(to)) => {
+                        let mut server = TcpStream::connect(to).await.expect("the server is there");
+                        stream
+                            .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                            .await
+                            .expect("reads");
+                        let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    let values = ProxyValues {
+        all: Some(format!("http://user:pass@{address}")),
+        no: Some("direct.test".to_owned()),
+        ..ProxyValues::default()
+    };
+    (ProxyConfig::new(&values).expect("valid"), heads)
+}
+
+#[tokio::test]
+async fn plain_http_goes_to_the_proxy_in_absolute_form_and_reuses_its_connection() {
+    let (config, heads) = proxy(None);
+    let transport = client("http://far.test:8080/base")
+        .proxy(config)
+        .build()
+        .expect("valid");
+    for _ in 0..2 {
+        let response = transport
+            .send(get("/x?y=1", RouteClass::Rest))
+            .await
+            .expect("answered");
+        assert_eq!(response.body, "proxy");
+        common::until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
+    }
+    let heads = heads.lock().expect("no panic").clone();
+    assert_eq!(heads.len(), 2);
+    for head in heads {
+        assert!(
+            head.starts_with("GET http://far.test:8080/base/x?y=1 HTTP/1.1\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("host: far.test:8080\r\n"), "{head}");
+        assert!(
+            head.contains("proxy-authorization: Basic dXNlcjpwYXNz\r\n"),
+            "{head}"
+        );
+    }
+    assert_eq!(transport.stats(RouteClass::Rest).opened, 1);
+}
+
+#[tokio::test]
+async fn http2_goes_through_a_tunnel_and_the_proxy_never_sees_the_key() {
+    let server = Server::start(Speak::Http2, |_| answer("through"));
+    let (config, heads) = proxy(Some(server.address));
+    let transport = client("http://far.test:8080")
+        .credential(Credential::api_key("tml-hush"))
+        .protocol(Protocol::Http2PriorKnowledge)
+        .proxy(config)
+        .build()
+        .expect("valid");
+    let response = transport
+        .send(get("/x", RouteClass::Rest))
+        .await
+        .expect("answered");
+    assert_eq!(response.body, "through");
+    let heads = heads.lock().expect("no panic").clone();
+    assert_eq!(heads.len(), 1);
+    assert!(
+        heads[0].starts_with("CONNECT far.test:8080 HTTP/1.1\r\n"),
+        "{heads:?}"
+    );
+    assert!(heads[0].contains("Basic dXNlcjpwYXNz"), "{heads:?}");
+    assert!(!heads[0].contains("hush"), "{heads:?}");
+    let seen = &server.seen()[0];
+    assert_eq!(seen.header("x-api-key"), Some("tml-hush"));
+    assert!(!seen.headers.contains_key("proxy-authorization"));
+}
+
+#[tokio::test]
+async fn https_asks_for_a_tunnel_and_a_refusal_names_the_proxy() {
+    let (config, heads) = proxy(None);
+    let transport = client("https://far.test")
+        .proxy(config)
+        .build()
+        .expect("valid");
+    let error = transport
+        .send(get("/x", RouteClass::Rest))
+        .await
+        .expect_err("refused");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Connect, Sent::NotSent)
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("far.test:443 through the proxy 127.0.0.1"),
+        "{error}"
+    );
+    assert!(heads.lock().expect("no panic")[0].starts_with("CONNECT far.test:443 HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn this_machine_is_reached_directly() {
+    let server = Server::start(Speak::Http1, |_| answer("direct"));
+    let (config, heads) = proxy(None);
+    let transport = client(&server.url()).proxy(config).build().expect("valid");
+    let response = transport
+        .send(get("/x", RouteClass::Rest))
+        .await
+        .expect("answered");
+    assert_eq!(response.body, "direct");
+    assert!(heads.lock().expect("no panic").is_empty());
+}
