@@ -1,2 +1,40 @@
 //! The Rust SDK for the Tinker training API.
 #![doc = include_str!("../README.md")]
+
+mod block_on;
+mod builder;
+mod env;
+mod key;
+mod sampler_ext;
+mod service;
+
+pub use block_on::block_on;
+pub use builder::ServiceClientBuilder;
+pub use sampler_ext::SaveAndSample;
+pub use service::ServiceClient;
+
+pub use tinkers_core::{
+    BodyFormat, Error, ErrorKind, Moment, Phase, Progress, Result, Sent, ServerProfile,
+    SessionContext, Stalled,
+};
+pub use tinkers_futures::ApiFuture;
+pub use tinkers_sampling::{NewSampler, Sample, SampleStream, Sampled, SamplingClient};
+pub use tinkers_session::{SessionEvent, SessionEvents};
+pub use tinkers_training::{
+    FromState, NewModel, RestoreOptimizer, SaveForSampler, SaveState, TrainingClient,
+};
+pub use tinkers_wire as wire;
+pub use tinkers_wire::{
+    AdamParams, Capabilities, Chunk, Datum, FailureCategory, FinishReason, ForwardBackwardOutput,
+    LoraConfig, Loss, LossFn, ModelInfo, ModelInput, OptimStepResult, QueueState, SampleResponse,
+    SampledSequence, SamplingParams, Stop, StopReason, TensorData, TinkerPath,
+};
+
+/// What most programs need: `use tinkers::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        AdamParams, ApiFuture, Datum, Error, ErrorKind, LoraConfig, LossFn, ModelInput,
+        RestoreOptimizer, SampleResponse, SamplingClient, SaveAndSample, SaveForSampler, SaveState,
+        ServiceClient, Stop, StopReason, TensorData, TinkerPath, TrainingClient,
+    };
+}

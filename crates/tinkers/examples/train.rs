@@ -1,0 +1,47 @@
+//! Trains and samples on a server with the model `tinkers/tiny`, such as `tinkers serve --port 8000`: `train [URL]`.
+
+use tinkers::prelude::*;
+
+#[expect(clippy::print_stdout, reason = "an example shows its result")]
+fn main() -> Result<(), Error> {
+    let url = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "http://127.0.0.1:8000".to_owned());
+    tinkers::block_on(async {
+        let service = ServiceClient::builder().base_url(url).connect().await?;
+        let training = service
+            .lora_training("tinkers/tiny")
+            .rank(8)
+            .create()
+            .await?;
+        let text: Vec<u32> = b"Whan that Aprille with his shoures soote"
+            .iter()
+            .map(|&b| b.into())
+            .collect();
+        for _ in 0..10 {
+            let datum = Datum::next_token(&text, vec![1.0; text.len() - 1])?;
+            let (pass, step) = (
+                training.forward_backward([datum], LossFn::CrossEntropy),
+                training.optim_step(AdamParams::new(0.01)),
+            );
+            println!("loss {:.3}", pass.await?.loss_sum().unwrap_or(f64::NAN));
+            step.await?;
+        }
+        let reply = training
+            .save_weights_and_get_sampling_client()
+            .await?
+            .sample(&text[..4])
+            .max_tokens(36)
+            .temperature(0.0)
+            .await?;
+        println!(
+            "{}",
+            reply.sequences[0]
+                .tokens
+                .iter()
+                .map(|&t| t as u8 as char)
+                .collect::<String>()
+        );
+        Ok(())
+    })
+}

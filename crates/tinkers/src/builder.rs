@@ -1,0 +1,190 @@
+//! Setting a service client up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkers_core::{Jitter, Result, SplitMix, Transport};
+use tinkers_session::{
+    BaseAddress, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+};
+use tinkers_transport::{Credential, DedicatedThread, HttpTransport, IoRuntime, Protocol};
+
+use crate::env::Environment;
+use crate::{ServiceClient, key};
+
+/// The hosted service.
+const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
+
+/// The settings of a [`ServiceClient`]. What is not set comes from the environment: `TINKER_BASE_URL`, `TINKER_API_KEY`,
+/// `TINKER_PROJECT_ID`, `TINKER_TAGS`, the Cloudflare Access and the proxy variables.
+#[must_use = "nothing happens before connect() is awaited"]
+pub struct ServiceClientBuilder {
+    base_url: Option<String>,
+    api_key: Option<String>,
+    session: SessionOptions,
+    tags: Option<Vec<String>>,
+    io_threads: Option<NonZeroUsize>,
+    runtime: Option<tokio::runtime::Handle>,
+    protocol: Protocol,
+    root_certificates: Vec<Vec<u8>>,
+}
+
+impl ServiceClientBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            base_url: None,
+            api_key: None,
+            session: SessionOptions::default(),
+            tags: None,
+            io_threads: None,
+            runtime: None,
+            protocol: Protocol::default(),
+            root_certificates: Vec::new(),
+        }
+    }
+
+    /// The server, such as `http://127.0.0.1:8000`; a path in front of the API's own is kept.
+    pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
+        self.base_url = Some(base_url.into());
+        self
+    }
+
+    /// The API key. It goes to the server's own origin alone, and into no log, error or span.
+    pub fn api_key(mut self, api_key: impl Into<String>) -> Self {
+        self.api_key = Some(api_key.into());
+        self
+    }
+
+    /// The project that the session belongs to.
+    pub fn project_id(mut self, project_id: impl Into<String>) -> Self {
+        self.session.project_id = Some(project_id.into());
+        self
+    }
+
+    /// A name to find the session by; need not be unique.
+    pub fn display_name(mut self, name: impl Into<String>) -> Self {
+        self.session.display_name = Some(name.into());
+        self
+    }
+
+    /// Labels of the session.
+    pub fn tags(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.tags = Some(tags.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Notes on the session.
+    pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.session.user_metadata = metadata;
+        self
+    }
+
+    /// How long an operation may go without news of any kind before it fails with `Stalled`; two hours unless set.
+    pub fn progress_deadline(mut self, deadline: Duration) -> Self {
+        self.session.progress_deadline = deadline;
+        self
+    }
+
+    /// How many threads the SDK's I/O runtime starts with; one unless set. Counts for the whole process, and only before
+    /// the first client.
+    pub fn io_threads(mut self, threads: NonZeroUsize) -> Self {
+        self.io_threads = Some(threads);
+        self
+    }
+
+    /// Does all work on this runtime, whose life is then the caller's business, in place of the SDK's own. Heartbeats keep
+    /// their own thread.
+    pub fn runtime(mut self, handle: tokio::runtime::Handle) -> Self {
+        self.runtime = Some(handle);
+        self
+    }
+
+    /// Speaks HTTP/2 from the first byte, also without TLS. Servers that cannot will not be understood.
+    pub fn http2_prior_knowledge(mut self) -> Self {
+        self.protocol = Protocol::Http2PriorKnowledge;
+        self
+    }
+
+    /// Trusts the certificates of this PEM text as well as the system's.
+    pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.root_certificates.push(pem.into());
+        self
+    }
+
+    /// Asks the server for its configuration and opens a session, on any executor or none.
+    ///
+    /// # Errors
+    /// `InvalidInput` and `Authentication` before anything is sent, `Connection` when there is no server, `Protocol` when it
+    /// is no Tinker server, and what the server refuses. The first contact is made once, so a wrong address says so at once.
+    pub async fn connect(self) -> Result<ServiceClient> {
+        let environment = Environment::read();
+        let base_url = self
+            .base_url
+            .as_ref()
+            .or(environment.base_url.as_ref())
+            .map_or(HOSTED, String::as_str);
+        let address = BaseAddress::parse(base_url)?;
+        let api_key = self.api_key.as_ref().or(environment.api_key.as_ref());
+        key::check(api_key.map(String::as_str), address.is_hosted_service())?;
+        if let Some(threads) = self.io_threads {
+            IoRuntime::set_shared_threads(threads)?;
+        }
+        let runtime = match &self.runtime {
+            Some(handle) => IoRuntime::from_handle(handle.clone()),
+            None => IoRuntime::shared()?,
+        };
+        let heart = DedicatedThread::start("tinkers-heartbeat")?;
+        let transport = |runtime: IoRuntime| -> Result<Arc<dyn Transport>> {
+            let mut builder = HttpTransport::builder(base_url)
+                .runtime(runtime)
+                .protocol(self.protocol);
+            builder = builder.proxy(environment.proxies()?);
+            if let Some(key) = api_key {
+                builder = builder.credential(Credential::api_key(key));
+            }
+            if let Some(access) = environment.cloudflare() {
+                builder = builder.cloudflare_access(access);
+            }
+            for pem in &self.root_certificates {
+                builder = builder.root_certificate_pem(pem.clone());
+            }
+            Ok(Arc::new(builder.build()?))
+        };
+        let endpoint_key = EndpointKey::new(address, api_key.map_or(&[][..], |key| key.as_bytes()));
+        let parts = SessionParts {
+            transport: transport(runtime.clone())?,
+            time: runtime.time(),
+            jitter: jitter(),
+            endpoint: Endpoints::shared().get_or_create(endpoint_key),
+            heartbeat: HeartbeatParts {
+                transport: transport(heart.runtime())?,
+                time: heart.runtime().time(),
+                spawner: Arc::new(heart),
+            },
+            spawner: Arc::new(runtime),
+        };
+        let mut options = self.session;
+        options.tags = self.tags.unwrap_or(environment.tags);
+        options.project_id = options.project_id.or(environment.project_id);
+        Ok(ServiceClient::new(Session::open(parts, options).await?))
+    }
+}
+
+/// Jitter that differs between processes and needs no secrets.
+pub(crate) fn jitter() -> Arc<dyn Jitter> {
+    use std::hash::{BuildHasher, RandomState};
+    Arc::new(SplitMix::new(RandomState::new().hash_one("tinkers")))
+}
+
+impl fmt::Debug for ServiceClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the base URL either: what somebody pastes there may hold a password.
+        f.debug_struct("ServiceClientBuilder")
+            .field("api_key", &self.api_key.as_ref().map(|_| ".."))
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}

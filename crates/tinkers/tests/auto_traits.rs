@@ -1,0 +1,35 @@
+//! The auto traits that programs rely on.
+
+use std::fmt::Debug;
+
+use tinkers::{
+    ApiFuture, Error, FromState, NewModel, NewSampler, Sample, SampleResponse, SampleStream,
+    SamplingClient, ServiceClient, ServiceClientBuilder, SessionEvents, TrainingClient,
+};
+
+const fn shared<T: Send + Sync + Debug + 'static>() {}
+const fn handle<T: Send + Sync + Unpin + Clone + Debug + 'static>() {}
+const fn awaited<T: Send + Unpin + Debug + 'static>() {}
+
+#[test]
+fn auto_traits_hold() {
+    handle::<ServiceClient>();
+    handle::<TrainingClient>();
+    handle::<SamplingClient>();
+    handle::<Sample>();
+    handle::<Error>();
+    shared::<ServiceClientBuilder>();
+    shared::<NewModel>();
+    shared::<FromState>();
+    shared::<NewSampler>();
+    awaited::<ApiFuture<SampleResponse>>();
+    awaited::<SampleStream<std::vec::IntoIter<Vec<u32>>, fn(Sample) -> Sample>>();
+    awaited::<SessionEvents>();
+}
+
+#[test]
+fn futures_of_the_facade_can_be_spawned() {
+    fn spawnable<T: Send + 'static>(_: impl FnOnce() -> T) {}
+    spawnable(|| ServiceClient::builder().connect());
+    spawnable(ServiceClient::from_env);
+}
