@@ -158,6 +158,10 @@ pub enum Weights {
 /// How a job ended well.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made for a job and taken apart at once"
+)]
 pub enum Outcome {
     /// There is nothing to tell.
     Done,

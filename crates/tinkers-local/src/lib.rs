@@ -1,4 +1,28 @@
 //! The embedded Tinker server: the protocol over an [`Engine`](engine::Engine).
 #![doc = include_str!("../README.md")]
 
+mod config;
 pub mod engine;
+mod faults;
+mod host;
+mod http;
+mod journal;
+mod protocol;
+mod read;
+mod scripted;
+
+pub use config::{ApiKey, LocalConfig};
+pub use engine::{
+    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite,
+    Weights, Work,
+};
+pub use faults::{Fault, Faults, Hint, Rule};
+pub use host::{
+    BlockingServer, Cut, InProcess, LocalServer, LocalServerBuilder, ServeError, Serving,
+    TokioSpawn, serve,
+};
+pub use http::{Answer, Request, Response};
+pub use journal::{Entry, Journal};
+pub use protocol::{Effect, Ended, ExchangeId, Form, Payload, Protocol, Stamp};
+pub use read::Command;
+pub use scripted::{Counts, Script, ScriptedEngine};

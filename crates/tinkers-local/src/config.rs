@@ -1,0 +1,92 @@
+//! How a server behaves: limits, times and its key.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Limits and times of a server. The defaults suit development.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LocalConfig {
+    /// The one key that is taken; any key, or none, when `None`.
+    pub api_key: Option<ApiKey>,
+    /// A session without a heartbeat for so long ends.
+    pub session_expiry: Duration,
+    /// How long a poll is held before it is told to try again.
+    pub long_poll: Duration,
+    /// How long a result that nobody fetched is kept after its operation ended.
+    pub keep_results: Duration,
+    /// How long a result is kept after it was first fetched.
+    pub keep_fetched: Duration,
+    /// Results above so many bytes are announced before they are sent, to clients that ask for that.
+    pub large_result: usize,
+    /// The longest body after decompression, in bytes.
+    pub max_body: usize,
+    /// The most samples of one request.
+    pub max_samples: u32,
+    /// The most submissions of one model that wait for their turn.
+    pub max_queued: usize,
+}
+
+impl Default for LocalConfig {
+    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, large from 1 MiB, bodies up to 64 MiB.
+    fn default() -> Self {
+        Self {
+            api_key: None,
+            session_expiry: Duration::from_secs(300),
+            long_poll: Duration::from_secs(30),
+            keep_results: Duration::from_secs(3600),
+            keep_fetched: Duration::from_secs(300),
+            large_result: 1 << 20,
+            max_body: 64 << 20,
+            max_samples: 1024,
+            max_queued: 65_536,
+        }
+    }
+}
+
+impl LocalConfig {
+    /// The same, taking this key alone.
+    #[must_use]
+    pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
+        self.api_key = Some(ApiKey(key.into()));
+        self
+    }
+}
+
+/// A key that is not shown.
+#[derive(Clone)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Whether `given` is this key, in a time that does not depend on how much of it is right.
+    pub(crate) fn matches(&self, given: &[u8]) -> bool {
+        let own = self.0.as_bytes();
+        let differing = (0..given.len()).fold(0u8, |bits, i| {
+            // Indexing modulo the length keeps the work a function of what was given alone.
+            bits | given[i] ^ own.get(i % own.len().max(1)).copied().unwrap_or(0)
+        });
+        differing == 0 && given.len() == own.len()
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_key_matches_and_it_is_never_shown() {
+        let config = LocalConfig::default().with_api_key("tml-abab");
+        let key = config.api_key.clone().unwrap();
+        assert!(key.matches(b"tml-abab"));
+        for wrong in ["", "tml-aba", "tml-ababtml-abab", "tml-abac", "TML-abab"] {
+            assert!(!key.matches(wrong.as_bytes()), "{wrong}");
+        }
+        assert!(!format!("{config:?}").contains("abab"));
+    }
+}

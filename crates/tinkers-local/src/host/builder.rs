@@ -1,0 +1,93 @@
+//! Putting a server together.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tinkers_core::{Jitter, Spawn, SplitMix, Time};
+
+use super::LocalServer;
+use crate::config::LocalConfig;
+use crate::engine::{Engine, EngineError};
+use crate::faults::Faults;
+use crate::journal::Journal;
+
+/// The parts of a [`LocalServer`].
+#[derive(Debug)]
+pub struct LocalServerBuilder {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) time: Arc<dyn Time>,
+    pub(super) spawn: Arc<dyn Spawn>,
+    pub(super) config: LocalConfig,
+    pub(super) chance: Option<Arc<dyn Jitter>>,
+    pub(super) faults: Option<Faults>,
+    pub(super) journal: Option<Journal>,
+}
+
+impl LocalServer {
+    /// A server over `engine` that lives on `time` and runs its timer on `spawn`.
+    pub fn builder(
+        engine: Arc<dyn Engine>,
+        time: Arc<dyn Time>,
+        spawn: Arc<dyn Spawn>,
+    ) -> LocalServerBuilder {
+        LocalServerBuilder {
+            engine,
+            time,
+            spawn,
+            config: LocalConfig::default(),
+            chance: None,
+            faults: None,
+            journal: None,
+        }
+    }
+}
+
+impl LocalServerBuilder {
+    /// Limits, times and the key.
+    #[must_use]
+    pub fn config(mut self, config: LocalConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Where ids come from; seeded by the date unless set.
+    #[must_use]
+    pub fn jitter(mut self, chance: Arc<dyn Jitter>) -> Self {
+        self.chance = Some(chance);
+        self
+    }
+
+    /// What goes wrong on the way.
+    #[must_use]
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Where every exchange is written down.
+    #[must_use]
+    pub fn journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// The server, ready for exchanges.
+    ///
+    /// # Errors
+    /// When the engine cannot read its checkpoints.
+    pub fn build(self) -> Result<LocalServer, EngineError> {
+        LocalServer::start(self)
+    }
+
+    pub(super) fn chance(&mut self) -> Arc<dyn Jitter> {
+        let time = &self.time;
+        self.chance.take().unwrap_or_else(|| {
+            let date = time
+                .wall()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
+            // Truncation keeps the fast bits, which are what tells two starts apart.
+            Arc::new(SplitMix::new(date.as_nanos() as u64))
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! One connection: HTTP/1.1 or HTTP/2 with prior knowledge, told apart by its first bytes.
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::Watcher;
+use tokio::net::TcpStream;
+
+use super::{Cut, LocalServer};
+use crate::http::{Request, Response};
+use crate::read::too_large;
+
+/// A body that is too long is still read up to so many times the limit, since most clients read no answer before
+/// they have sent everything.
+const DISCARD: usize = 4;
+
+/// Serves a connection to its end.
+pub(super) async fn connection(server: LocalServer, stream: TcpStream, watcher: Watcher) {
+    let service = service_fn(move |request| {
+        let server = server.clone();
+        async move { respond(&server, request).await }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().keep_alive(true);
+    builder.http2().max_concurrent_streams(1024);
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .into_owned();
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn respond(
+    server: &LocalServer,
+    request: hyper::Request<Incoming>,
+) -> Result<hyper::Response<Full<Bytes>>, Failure> {
+    let (head, body) = request.into_parts();
+    let limit = server.config().max_body;
+    let Some(body) = collect(body, limit).await? else {
+        return Ok(outgoing(too_large(limit).into_answer().into_response()));
+    };
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request {
+        method: head.method,
+        path: path.to_owned(),
+        headers: head.headers,
+        body,
+    };
+    Ok(outgoing(server.exchange(request).await?))
+}
+
+/// The whole body; `None` when it is too long.
+async fn collect(mut body: Incoming, limit: usize) -> Result<Option<Bytes>, Failure> {
+    let mut all = BytesMut::new();
+    let mut length = 0usize;
+    // What the sender announces is a hint for the buffer, and no more than the limit is set aside on its word.
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+    all.reserve(announced.min(limit).min(1 << 20));
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        length = length.saturating_add(data.len());
+        if length <= limit {
+            all.extend_from_slice(&data);
+        } else if length > limit.saturating_mul(DISCARD) {
+            return Ok(None);
+        }
+    }
+    Ok((length <= limit).then(|| all.freeze()))
+}
+
+fn outgoing(response: Response) -> hyper::Response<Full<Bytes>> {
+    let mut out = hyper::Response::new(Full::new(response.body));
+    *out.status_mut() = response.status;
+    *out.headers_mut() = response.headers;
+    out
+}
+
+/// Ends the connection (of HTTP/2: the stream) without an answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the request's body broke off")]
+    Body(#[from] hyper::Error),
+    #[error(transparent)]
+    Cut(#[from] Cut),
+}

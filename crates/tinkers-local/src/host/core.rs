@@ -1,0 +1,263 @@
+//! The shared core: a lock around the protocol, held for a transition; what comes of it is done without the lock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tinkers_core::{Moment, Task, Time};
+use tokio::sync::{Notify, oneshot};
+
+use super::LocalServerBuilder;
+use crate::config::LocalConfig;
+use crate::engine::{Done, Engine, EngineError, Job};
+use crate::faults::Faults;
+use crate::http::Answer;
+use crate::journal::Journal;
+use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
+use crate::read::Command;
+
+/// A Tinker server without sockets. Cheap to clone; clones are the same server, which ends with the last of them.
+///
+/// Give it sockets with [`serve`](crate::serve), or talk to it through [`InProcess`](crate::InProcess).
+#[derive(Clone)]
+pub struct LocalServer {
+    pub(super) shared: Arc<Shared>,
+    /// Ends the timer with the last clone.
+    _timer: Arc<Task>,
+}
+
+pub(super) struct Shared {
+    pub(super) config: Arc<LocalConfig>,
+    pub(super) time: Arc<dyn Time>,
+    pub(super) faults: Faults,
+    pub(super) journal: Option<Journal>,
+    engine: Arc<dyn Engine>,
+    core: Mutex<Core>,
+    /// There is something to do earlier than the timer thinks.
+    sooner: Notify,
+    own: Weak<Self>,
+}
+
+struct Core {
+    protocol: Protocol,
+    exchanges: u64,
+    waiting: BTreeMap<ExchangeId, oneshot::Sender<Answer>>,
+    /// What the engine is to be told, in order.
+    outbox: VecDeque<Effect>,
+    /// Somebody is at the outbox. An engine that reports at once thus never makes the stack grow.
+    telling: bool,
+    /// When the timer will look again.
+    armed: Option<Moment>,
+}
+
+impl LocalServer {
+    pub(super) fn start(mut parts: LocalServerBuilder) -> Result<Self, EngineError> {
+        let checkpoints = parts.engine.checkpoints()?;
+        let config = Arc::new(parts.config.clone());
+        let at = stamp(&parts.time);
+        let protocol = Protocol::new(
+            Arc::clone(&config),
+            parts.chance(),
+            parts.engine.models(),
+            checkpoints,
+            at,
+        );
+        let shared = Arc::new_cyclic(|own| Shared {
+            config,
+            time: parts.time,
+            faults: parts.faults.unwrap_or_default(),
+            journal: parts.journal,
+            engine: parts.engine,
+            core: Mutex::new(Core {
+                protocol,
+                exchanges: 0,
+                waiting: BTreeMap::new(),
+                outbox: VecDeque::new(),
+                telling: false,
+                armed: None,
+            }),
+            sooner: Notify::new(),
+            own: Weak::clone(own),
+        });
+        let timer = parts.spawn.spawn(Box::pin(Arc::clone(&shared).keep_time()));
+        Ok(Self {
+            shared,
+            _timer: Arc::new(timer),
+        })
+    }
+
+    /// The server is about to stop: held polls are told to try again, and none is held from now on.
+    pub fn drain(&self) {
+        self.shared.transition(|protocol, _| protocol.drain());
+    }
+
+    /// Its limits and times.
+    pub fn config(&self) -> &LocalConfig {
+        &self.shared.config
+    }
+
+    /// Its clock.
+    pub fn time(&self) -> &Arc<dyn Time> {
+        &self.shared.time
+    }
+}
+
+impl Shared {
+    /// Applies a command; the answer comes through the receiver, which ends the exchange when dropped.
+    pub(super) fn apply(&self, command: Command) -> Waiting {
+        let (answer, receiver) = oneshot::channel();
+        let exchange = {
+            let mut core = self.lock();
+            core.exchanges += 1;
+            let exchange = ExchangeId(core.exchanges);
+            core.waiting.insert(exchange, answer);
+            exchange
+        };
+        // From here on a panic or a drop takes the exchange out again.
+        let waiting = Waiting {
+            shared: Weak::clone(&self.own),
+            exchange,
+            receiver,
+        };
+        self.transition(|protocol, at| protocol.apply(at, exchange, command));
+        waiting
+    }
+
+    /// One transition and what comes of it.
+    fn transition(&self, step: impl FnOnce(&mut Protocol, Stamp) -> Vec<Effect>) {
+        let at = stamp(&self.time);
+        let mut answers = Vec::new();
+        let (sooner, tell) = {
+            let mut guard = self.lock();
+            let core = &mut *guard;
+            for effect in step(&mut core.protocol, at) {
+                match effect {
+                    Effect::Respond(exchange, answer) => {
+                        answers.extend(core.waiting.remove(&exchange).map(|to| (to, answer)));
+                    }
+                    engine => core.outbox.push_back(engine),
+                }
+            }
+            let next = core.protocol.next_deadline();
+            let sooner = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));
+            let tell = !core.telling && !core.outbox.is_empty();
+            core.telling |= tell;
+            (sooner, tell)
+        };
+        for (to, answer) in answers {
+            // Whoever asked may have gone meanwhile.
+            let _ = to.send(answer);
+        }
+        if sooner {
+            self.sooner.notify_one();
+        }
+        if tell {
+            self.tell_engine();
+        }
+    }
+
+    /// Works off the outbox. One thread at a time, so that the engine hears things in order.
+    fn tell_engine(&self) {
+        loop {
+            let effect = {
+                let mut core = self.lock();
+                match core.outbox.pop_front() {
+                    Some(effect) => effect,
+                    None => {
+                        core.telling = false;
+                        return;
+                    }
+                }
+            };
+            let told = catch_unwind(AssertUnwindSafe(|| match effect {
+                Effect::Start(job) => self.start_job(job),
+                Effect::Cancel(job) => self.engine.cancel(job),
+                Effect::Respond(..) => {}
+            }));
+            if told.is_err() {
+                // The job's own way back has reported it already.
+                tracing::error!("the engine panicked while it was given a job");
+            }
+        }
+    }
+
+    fn start_job(&self, job: Job) {
+        let (id, own) = (job.id, Weak::clone(&self.own));
+        let done = Done::new(move |outcome| {
+            // Results are encoded here, on the engine's thread and without the lock.
+            let ended = Ended::from(outcome);
+            if let Some(shared) = own.upgrade() {
+                shared.transition(|protocol, at| protocol.outcome(at, id, ended));
+            }
+        });
+        self.engine.start(job, done);
+    }
+
+    /// Ticks the protocol whenever something is due, for as long as the server lives.
+    async fn keep_time(self: Arc<Self>) {
+        loop {
+            let next = {
+                let mut core = self.lock();
+                core.armed = core.protocol.next_deadline();
+                core.armed
+            };
+            let Some(next) = next else {
+                self.sooner.notified().await;
+                continue;
+            };
+            tokio::select! {
+                biased;
+                () = self.time.sleep_until(next) => self.transition(Protocol::tick),
+                () = self.sooner.notified() => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stamp(time: &Arc<dyn Time>) -> Stamp {
+    Stamp {
+        now: time.now(),
+        wall: time.wall(),
+    }
+}
+
+/// The answer to come. Dropping it tells the protocol that nobody waits.
+pub(super) struct Waiting {
+    shared: Weak<Shared>,
+    exchange: ExchangeId,
+    receiver: oneshot::Receiver<Answer>,
+}
+
+impl Waiting {
+    /// The answer; `None` when the server ended without one.
+    pub(super) async fn answer(mut self) -> Option<Answer> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let mut core = shared.lock();
+        // An exchange that was answered is out already.
+        if core.waiting.remove(&self.exchange).is_some() {
+            core.protocol.disconnected(self.exchange);
+        }
+    }
+}
+
+impl fmt::Debug for LocalServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalServer")
+            .field("engine", &self.shared.engine)
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,18 @@
+//! Hosts of the protocol: the shared core, the transport in process, the server on sockets.
+
+mod blocking;
+mod builder;
+mod connection;
+mod core;
+mod exchange;
+mod in_process;
+mod serve;
+mod spawn;
+
+pub use self::blocking::BlockingServer;
+pub use self::builder::LocalServerBuilder;
+pub use self::core::LocalServer;
+pub use self::exchange::Cut;
+pub use self::in_process::InProcess;
+pub use self::serve::{ServeError, Serving, serve};
+pub use self::spawn::TokioSpawn;

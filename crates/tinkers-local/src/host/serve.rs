@@ -1,0 +1,140 @@
+//! The server on sockets.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::LocalServer;
+use super::connection::connection;
+
+/// How long connections may take to end at a shutdown.
+const GRACE: Duration = Duration::from_secs(5);
+/// After an accept that failed, as when there are no file descriptors left.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address is reachable from other machines and there is no key.
+    #[error(
+        "{0} is reachable from other machines; set an API key, or bind a loopback address such as 127.0.0.1"
+    )]
+    Exposed(SocketAddr),
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no thread or runtime to run on.
+    #[error("cannot start the server's thread")]
+    Runtime(#[source] std::io::Error),
+    /// The engine could not start.
+    #[error("cannot start the engine")]
+    Engine(#[from] crate::EngineError),
+    /// The thread ended before the server was there.
+    #[error("the server's thread ended before it listened")]
+    Lost,
+}
+
+/// Serves on `address` from tasks on the current tokio runtime; port 0 takes a free one.
+///
+/// # Errors
+/// When the address is not a loopback one and the server has no key, or cannot be bound.
+pub async fn serve(server: LocalServer, address: SocketAddr) -> Result<Serving, ServeError> {
+    if !address.ip().is_loopback() && server.config().api_key.is_none() {
+        return Err(ServeError::Exposed(address));
+    }
+    let bind = |source| ServeError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(bind)?;
+    let local = listener.local_addr().map_err(bind)?;
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(accept(server, listener, stopped));
+    Ok(Serving {
+        address: local,
+        stop: Some(stop),
+        task,
+    })
+}
+
+async fn accept(server: LocalServer, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                // Answers are written whole; waiting for more to send only delays them.
+                let _ = stream.set_nodelay(true);
+                connections.spawn(connection(server.clone(), stream, graceful.watcher()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                server.time().sleep(PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    server.drain();
+    let time = server.time();
+    if time
+        .deadline(time.now().after(GRACE), graceful.shutdown())
+        .await
+        .is_none()
+    {
+        tracing::info!("connections were still open at the end of the shutdown");
+    }
+    connections.shutdown().await;
+}
+
+/// A server that listens. Dropping it ends it at once.
+pub struct Serving {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Stops accepting, tells held polls to try again, lets exchanges under way end (five seconds at most).
+    pub async fn shutdown(mut self) {
+        drop(self.stop.take());
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}

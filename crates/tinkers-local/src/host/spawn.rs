@@ -1,0 +1,22 @@
+//! Background tasks on a tokio runtime.
+
+use tinkers_core::{BoxFuture, Spawn, Task};
+use tokio::runtime::Handle;
+
+/// [`Spawn`] on the runtime of a handle.
+#[derive(Debug, Clone)]
+pub struct TokioSpawn(Handle);
+
+impl TokioSpawn {
+    /// Spawns on the runtime of `handle`.
+    pub const fn new(handle: Handle) -> Self {
+        Self(handle)
+    }
+}
+
+impl Spawn for TokioSpawn {
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+        let abort = self.0.spawn(work).abort_handle();
+        Task::new(move || abort.abort())
+    }
+}

@@ -1,0 +1,119 @@
+//! What becomes of an operation's outcome: its result, and what the server knows from then on.
+
+use tinkers_wire::{
+    LoadedWeights, ModelCreated, SavedSamplerWeights, SavedWeights, TinkerPath, UnloadedModel,
+};
+
+use super::payload::Product;
+use super::sampler::Sampler;
+use super::{EngineError, OperationId, Origin, Payload, Protocol, Stamp};
+use crate::engine::CheckpointRecord;
+
+/// What an operation is for.
+#[derive(Debug, Clone)]
+pub(super) enum Goal {
+    CreateModel,
+    /// A new model from a checkpoint.
+    CreateFrom(TinkerPath),
+    /// A checkpoint into a model that is there.
+    LoadInto(TinkerPath),
+    Unload,
+    /// A pass, a step or a sample: the outcome is the result.
+    Compute,
+    Save(Box<CheckpointRecord>),
+    /// A sampler of a model's weights, in the session and under the id.
+    Snapshot(Box<Sampler>, String),
+}
+
+impl Protocol {
+    /// An operation has ended, well or badly.
+    pub(super) fn conclude(
+        &mut self,
+        at: Stamp,
+        id: OperationId,
+        result: Result<Product, EngineError>,
+    ) {
+        let Some(operation) = self.operations.get(&id) else {
+            return;
+        };
+        let (goal, origin) = (operation.goal.clone(), operation.origin.clone());
+        let model = match origin {
+            Origin::Model(model, _) => model,
+            _ => String::new(),
+        };
+        let result = match result {
+            Ok(product) => self.succeed(at, goal, &model, product),
+            Err(error) => {
+                self.fail(at, &goal, &model, &error);
+                Err(error)
+            }
+        };
+        self.end(at, id, result);
+    }
+
+    fn succeed(
+        &mut self,
+        at: Stamp,
+        goal: Goal,
+        model: &str,
+        product: Product,
+    ) -> Result<Payload, EngineError> {
+        let model_id = || Some(model.to_owned());
+        Ok(match (goal, product) {
+            (
+                Goal::Compute,
+                Product::Pass(payload) | Product::Sample(payload) | Product::Step(payload),
+            ) => payload,
+            (Goal::CreateModel, Product::Nothing) => Payload::json(&ModelCreated {
+                model_id: model.to_owned(),
+            }),
+            (Goal::CreateFrom(path) | Goal::LoadInto(path), Product::Nothing) => {
+                Payload::json(&LoadedWeights {
+                    path: Some(path),
+                    model_id: model_id(),
+                })
+            }
+            (Goal::Unload, Product::Nothing) => Payload::json(&UnloadedModel {
+                model_id: model_id(),
+            }),
+            (Goal::Save(mut record), Product::Saved(size_bytes)) => {
+                record.size_bytes = size_bytes;
+                let path = record.path.clone();
+                self.reserved.remove(&path);
+                self.keep_checkpoint(at, *record);
+                match path.kind() {
+                    tinkers_wire::CheckpointKind::Sampler => Payload::json(&SavedSamplerWeights {
+                        path: Some(path),
+                        sampling_session_id: None,
+                    }),
+                    _ => Payload::json(&SavedWeights { path }),
+                }
+            }
+            (Goal::Snapshot(sampler, id), Product::Nothing) => {
+                self.keep_snapshot(&id, *sampler);
+                Payload::json(&SavedSamplerWeights {
+                    path: None,
+                    sampling_session_id: Some(id),
+                })
+            }
+            (goal, product) => {
+                let error = EngineError::server(format!(
+                    "the engine gave {product:?} where another outcome was due"
+                ));
+                self.fail(at, &goal, model, &error);
+                return Err(error);
+            }
+        })
+    }
+
+    /// Takes back what was held for an operation that failed.
+    fn fail(&mut self, at: Stamp, goal: &Goal, model: &str, error: &EngineError) {
+        match goal {
+            Goal::CreateModel | Goal::CreateFrom(_) => self.creation_failed(at, model, error),
+            Goal::Save(record) => {
+                self.reserved.remove(&record.path);
+            }
+            Goal::LoadInto(_) | Goal::Unload | Goal::Compute | Goal::Snapshot(..) => {}
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What a server tells of itself and of what it holds.
+
+use std::collections::BTreeMap;
+
+use tinkers_wire::{
+    Capabilities, CheckpointKind, CheckpointList, ClientConfig, Cursor, DynamicConfig,
+    SupportedModel, TrainingRun, TrainingRunList,
+};
+
+use super::Protocol;
+use super::checkpoint::{listed, newest};
+use super::stamp::rfc3339;
+use crate::engine::CheckpointRecord;
+use crate::http::Answer;
+use crate::read::{Page, Refusal};
+
+impl Page {
+    /// The part of `all` that is asked for.
+    pub(super) fn of<T>(self, all: &[T]) -> &[T] {
+        let from = usize::try_from(self.offset)
+            .unwrap_or(usize::MAX)
+            .min(all.len());
+        let len = usize::try_from(self.limit)
+            .unwrap_or(usize::MAX)
+            .min(all.len() - from);
+        &all[from..from + len]
+    }
+
+    fn cursor(self, total: usize) -> Cursor {
+        Cursor {
+            offset: self.offset,
+            limit: self.limit,
+            total_count: total as u64,
+        }
+    }
+}
+
+impl Protocol {
+    /// `GET /get_server_capabilities`.
+    pub(super) fn capabilities(&self) -> Answer {
+        let models = self.bases.iter();
+        let models =
+            models.map(|base| SupportedModel::new(&base.name, u64::from(base.max_context_length)));
+        Answer::ok(&Capabilities {
+            supported_models: models.collect(),
+        })
+    }
+
+    /// `POST /client/config`.
+    pub(super) fn client_config(&self) -> Answer {
+        let mut config = ClientConfig::default();
+        config.proto_compress_fwdbwd = true;
+        config.server = Some(concat!("tinkers-local/", env!("CARGO_PKG_VERSION")).to_owned());
+        config.deduplicates_seq_ids = Some(true);
+        config.session_expiry_sec = Some(self.config.session_expiry.as_secs());
+        Answer::ok(&config)
+    }
+
+    /// `POST /client/dynamic_config`.
+    pub(super) fn dynamic_config() -> Answer {
+        Answer::ok(&DynamicConfig::default())
+    }
+
+    /// `GET /training_runs`, the last used first.
+    pub(super) fn list_runs(&self, page: Page) -> Answer {
+        let mut all: Vec<(f64, TrainingRun)> = self.runs().into_values().collect();
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let runs = page.of(&all).iter().map(|(_, run)| run.clone());
+        Answer::ok(&TrainingRunList {
+            training_runs: runs.collect(),
+            cursor: Some(page.cursor(all.len())),
+        })
+    }
+
+    /// `GET /training_runs/{id}`.
+    pub(super) fn run_info(&self, id: &str) -> Result<Answer, Refusal> {
+        match self.runs().remove(id) {
+            Some((_, run)) => Ok(Answer::ok(&run)),
+            None => Err(unknown(id)),
+        }
+    }
+
+    /// `GET /training_runs/{id}/checkpoints`, all of them, the newest first.
+    pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<Answer, Refusal> {
+        let of_run: Vec<&CheckpointRecord> = self.newest_first(|record| record.path.run_id() == id);
+        if of_run.is_empty() && !self.models.contains_key(id) {
+            return Err(unknown(id));
+        }
+        Ok(Answer::ok(&CheckpointList {
+            checkpoints: of_run.into_iter().map(listed).collect(),
+            cursor: None,
+        }))
+    }
+
+    /// `GET /checkpoints`, the newest first.
+    pub(super) fn list_checkpoints(&self, page: Page) -> Answer {
+        let all = self.newest_first(|_| true);
+        Answer::ok(&CheckpointList {
+            checkpoints: page.of(&all).iter().map(|record| listed(record)).collect(),
+            cursor: Some(page.cursor(all.len())),
+        })
+    }
+
+    fn newest_first(&self, wanted: impl Fn(&CheckpointRecord) -> bool) -> Vec<&CheckpointRecord> {
+        let mut found: Vec<&CheckpointRecord> = self
+            .checkpoints
+            .values()
+            .filter(|record| wanted(record))
+            .collect();
+        found.sort_by(|a, b| b.saved_at.total_cmp(&a.saved_at));
+        found
+    }
+
+    /// The runs of this process, and those that earlier ones left checkpoints of, with when they were last used.
+    fn runs(&self) -> BTreeMap<&str, (f64, TrainingRun)> {
+        let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
+        for record in self.checkpoints.values() {
+            saved.entry(record.path.run_id()).or_default().push(record);
+        }
+        let mut runs = BTreeMap::new();
+        for (id, model) in &self.models {
+            let records = saved.remove(id.as_str()).unwrap_or_default();
+            let run = run(
+                id,
+                &model.base.name,
+                model.lora.rank,
+                model.last_request,
+                &records,
+            );
+            let user_metadata = model.user_metadata.clone();
+            runs.insert(
+                id.as_str(),
+                (
+                    model.last_request,
+                    TrainingRun {
+                        user_metadata,
+                        ..run
+                    },
+                ),
+            );
+        }
+        for (id, records) in saved {
+            let Some(last) = records
+                .iter()
+                .max_by(|a, b| a.saved_at.total_cmp(&b.saved_at))
+            else {
+                continue;
+            };
+            let run = run(
+                id,
+                &last.base_model,
+                last.lora.rank,
+                last.saved_at,
+                &records,
+            );
+            let user_metadata = last.run_metadata.clone();
+            runs.insert(
+                id,
+                (
+                    last.saved_at,
+                    TrainingRun {
+                        user_metadata,
+                        ..run
+                    },
+                ),
+            );
+        }
+        runs
+    }
+}
+
+fn run(id: &str, base: &str, rank: u32, last: f64, records: &[&CheckpointRecord]) -> TrainingRun {
+    TrainingRun {
+        training_run_id: id.to_owned(),
+        base_model: base.to_owned(),
+        model_owner: "local".to_owned(),
+        is_lora: true,
+        corrupted: false,
+        lora_rank: Some(rank),
+        last_request_time: rfc3339(last),
+        last_checkpoint: newest(records.iter().copied(), CheckpointKind::Training),
+        last_sampler_checkpoint: newest(records.iter().copied(), CheckpointKind::Sampler),
+        user_metadata: None,
+    }
+}
+
+fn unknown(id: &str) -> Refusal {
+    Refusal::not_found(format!("no training run {id:?} on this server"))
+}

@@ -1,0 +1,112 @@
+//! Loading weights: a new model from a checkpoint, or a checkpoint into a model.
+
+use tinkers_wire::{CheckpointKind, LoadWeights, TinkerPath};
+
+use super::model::{check_optimizer, known, model_id};
+use super::{Goal, Protocol, Stamp};
+use crate::engine::{CheckpointRecord, Work};
+use crate::http::Answer;
+use crate::read::{Digest, Refusal};
+
+impl Protocol {
+    /// `POST /load_weights`.
+    pub(super) fn load_weights(
+        &mut self,
+        at: Stamp,
+        body: LoadWeights,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        match (&body.session_id, body.model_seq_id, &body.model_id) {
+            (Some(session), Some(number), None) => {
+                let session = session.clone();
+                self.create_from(at, body, session, number, digest)
+            }
+            (None, None, Some(model)) => {
+                let model = model.clone();
+                self.load_into(at, &body, &model, digest)
+            }
+            _ => Err(Refusal::field(
+                "model_id",
+                "expected session_id and model_seq_id for a new model, or model_id and seq_id for one that is there",
+            )),
+        }
+    }
+
+    fn create_from(
+        &mut self,
+        at: Stamp,
+        body: LoadWeights,
+        session: String,
+        number: u64,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        let seen = &self.live_session(&session)?.models;
+        if let Some(known) = known(seen, "model_seq_id", number, digest)? {
+            return Ok(self.promise(known));
+        }
+        check_optimizer(body.optimizer_config.as_ref())?;
+        let record = self.training_checkpoint(&body.path)?.clone();
+        if let Some(base) = body.base_model.filter(|base| *base != record.base_model) {
+            let reason = format!(
+                "expected {}, the base of {}, got {base:?}",
+                record.base_model, record.path
+            );
+            return Err(Refusal::field("base_model", reason));
+        }
+        let model = self.model_of(at, &session, &record, body.user_metadata)?;
+        let id = model_id(&session, number);
+        let work = Work::CreateFromCheckpoint {
+            model: id.clone(),
+            path: record.path.clone(),
+            optimizer: body.optimizer,
+        };
+        let goal = Goal::CreateFrom(record.path);
+        Ok(self.add_model(id, model, (session, number), digest, goal, work))
+    }
+
+    fn load_into(
+        &mut self,
+        at: Stamp,
+        body: &LoadWeights,
+        model: &str,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        let number = body.seq_id.unwrap_or(0);
+        if let Some(answer) = self.repeated(at, model, number, digest)? {
+            return Ok(answer);
+        }
+        let record = self.training_checkpoint(&body.path)?;
+        let entry = self.usable(model)?;
+        if entry.base.name != record.base_model || !same_shape(&entry.lora, &record.lora) {
+            let reason = format!(
+                "expected a checkpoint of {} with rank {} and the same parts, got one of {} with rank {}",
+                entry.base.name, entry.lora.rank, record.base_model, record.lora.rank
+            );
+            return Err(Refusal::field("path", reason));
+        }
+        let path = record.path.clone();
+        let work = Work::LoadCheckpoint {
+            model: model.to_owned(),
+            path: path.clone(),
+            optimizer: body.optimizer,
+        };
+        Ok(self.accept(model, number, digest, Goal::LoadInto(path), work))
+    }
+
+    fn training_checkpoint(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {
+        if path.kind() != CheckpointKind::Training {
+            let reason =
+                format!("expected training weights, tinker://<run>/weights/<name>, got {path}");
+            return Err(Refusal::field("path", reason));
+        }
+        self.checkpoint(path)
+    }
+}
+
+/// The seed is of the random start alone; parts that are not named are trained.
+fn same_shape(a: &tinkers_wire::LoraConfig, b: &tinkers_wire::LoraConfig) -> bool {
+    let parts = |lora: &tinkers_wire::LoraConfig| {
+        [lora.train_attn, lora.train_mlp, lora.train_unembed].map(|part| part.unwrap_or(true))
+    };
+    a.rank == b.rank && parts(a) == parts(b)
+}

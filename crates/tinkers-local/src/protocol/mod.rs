@@ -1,0 +1,261 @@
+//! The protocol as a state machine: requests, outcomes and the passing of time go in, effects come out.
+//!
+//! It does no I/O, reads no clock and takes no lock. A request is first read into a [`Command`](crate::Command), which
+//! needs none of the state and may take its time; [`Protocol::apply`] is short.
+
+mod agenda;
+mod check;
+mod checkpoint;
+mod goal;
+mod ids;
+mod lane;
+mod listing;
+mod load;
+mod model;
+mod operation;
+mod payload;
+mod sample;
+mod sampler;
+mod save;
+mod session;
+mod stamp;
+mod train;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::json;
+use tinkers_core::{Jitter, Moment};
+use tinkers_wire::TinkerPath;
+
+pub use payload::{Ended, Form, Payload};
+pub use stamp::Stamp;
+pub(crate) use stamp::http_date;
+
+use self::agenda::{Agenda, Alarm};
+use self::goal::Goal;
+use self::ids::Ids;
+use self::model::Model;
+use self::operation::{Operation, Origin, Poll};
+use self::sampler::Sampler;
+use self::session::Session;
+use crate::config::LocalConfig;
+use crate::engine::{BaseModel, CheckpointRecord, EngineError, Job, JobId, Work};
+use crate::http::{Answer, Request};
+use crate::read::{Command, Refusal, read};
+
+/// The number of an exchange: one request and its answer. Unique in the server's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExchangeId(pub u64);
+
+/// The number of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct OperationId(u64);
+
+/// What the host has to do after a transition, in this order.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Answer an exchange; each is answered once.
+    Respond(ExchangeId, Answer),
+    /// Hand a job to the engine.
+    Start(Job),
+    /// Tell the engine that nobody waits for a job any more.
+    Cancel(JobId),
+}
+
+/// What a job is for.
+#[derive(Debug)]
+enum Role {
+    Operation(OperationId),
+    /// The deletion of a checkpoint, answered when it is done.
+    Delete(ExchangeId, Box<CheckpointRecord>),
+    /// Something that nobody waits for.
+    Housekeeping,
+}
+
+/// The server's state.
+#[derive(Debug)]
+pub struct Protocol {
+    config: Arc<LocalConfig>,
+    bases: Vec<Arc<BaseModel>>,
+    ids: Ids,
+    sessions: BTreeMap<String, Session>,
+    models: BTreeMap<String, Model>,
+    samplers: BTreeMap<String, Sampler>,
+    operations: BTreeMap<OperationId, Operation>,
+    polls: BTreeMap<ExchangeId, Poll>,
+    jobs: BTreeMap<JobId, Role>,
+    checkpoints: BTreeMap<TinkerPath, CheckpointRecord>,
+    /// Names of saves that are under way.
+    reserved: BTreeSet<TinkerPath>,
+    agenda: Agenda,
+    draining: bool,
+    out: Vec<Effect>,
+}
+
+impl Protocol {
+    /// A server with nothing but what its engine brings. `chance` makes its ids.
+    pub fn new(
+        config: Arc<LocalConfig>,
+        chance: Arc<dyn Jitter>,
+        bases: Vec<BaseModel>,
+        checkpoints: Vec<CheckpointRecord>,
+        at: Stamp,
+    ) -> Self {
+        let mut protocol = Self {
+            config,
+            bases: bases.into_iter().map(Arc::new).collect(),
+            ids: Ids::new(chance),
+            sessions: BTreeMap::new(),
+            models: BTreeMap::new(),
+            samplers: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            polls: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+            agenda: Agenda::default(),
+            draining: false,
+            out: Vec::new(),
+        };
+        for record in checkpoints {
+            protocol.keep_checkpoint(at, record);
+        }
+        protocol
+    }
+
+    /// Reads a request without any state: `Err` is its answer already.
+    ///
+    /// # Errors
+    /// When the key, the route or the body is wrong.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the answer, and is not passed on"
+    )]
+    pub fn read(config: &LocalConfig, request: &Request) -> Result<Command, Answer> {
+        read(config, request)
+    }
+
+    /// Applies a request. The answer is among the effects, or comes with a later transition.
+    pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
+        match self.dispatch(at, exchange, command) {
+            Ok(Some(answer)) => self.respond(exchange, answer),
+            Ok(None) => {}
+            Err(refusal) => self.respond(exchange, refusal.into_answer()),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn dispatch(
+        &mut self,
+        at: Stamp,
+        exchange: ExchangeId,
+        command: Command,
+    ) -> Result<Option<Answer>, Refusal> {
+        let answer = match command {
+            Command::Health => Answer::ok(&json!({ "status": "ok" })),
+            Command::Capabilities => self.capabilities(),
+            Command::ClientConfig => self.client_config(),
+            Command::DynamicConfig => Self::dynamic_config(),
+            Command::Telemetry => Answer::ok(&json!({ "status": "accepted" })),
+            Command::CreateSession(body) => self.create_session(at, body),
+            Command::Heartbeat(body) => self.heartbeat(at, &body)?,
+            Command::FinishSession(id, body) => self.finish_session(at, &id, &body)?,
+            Command::CreateModel(body, digest) => self.create_model(at, *body, digest)?,
+            Command::ModelInfo(body) => self.model_info(&body)?,
+            Command::UnloadModel(body) => self.unload_model(at, &body)?,
+            Command::Pass(body, way, digest) => self.pass(at, *body, way, digest)?,
+            Command::OptimStep(body, digest) => self.optim_step(at, &body, digest)?,
+            Command::SaveWeights(body, digest) => self.save_weights(at, *body, digest)?,
+            Command::SaveForSampler(body, digest) => self.save_for_sampler(at, *body, digest)?,
+            Command::LoadWeights(body, digest) => self.load_weights(at, *body, digest)?,
+            Command::WeightsInfo(body) => self.weights_info(&body)?,
+            Command::CreateSamplingSession(body, digest) => self.create_sampler(&body, digest)?,
+            Command::Sampler(id) => self.sampler_info(&id)?,
+            Command::Sample(body, digest) => self.sample(body, digest)?,
+            Command::Retrieve(body, form) => return self.retrieve(at, exchange, &body, form),
+            Command::TrainingRuns(page) => self.list_runs(page),
+            Command::TrainingRun(id) => self.run_info(&id)?,
+            Command::RunCheckpoints(id) => self.list_run_checkpoints(&id)?,
+            Command::Checkpoints(page) => self.list_checkpoints(page),
+            Command::DeleteCheckpoint { run, checkpoint } => {
+                return self.delete_checkpoint(exchange, &run, &checkpoint);
+            }
+            Command::Sessions(page) => self.list_sessions(page),
+            Command::Session(id) => self.session_info(&id)?,
+        };
+        Ok(Some(answer))
+    }
+
+    /// A job has ended.
+    pub fn outcome(&mut self, at: Stamp, job: JobId, ended: Ended) -> Vec<Effect> {
+        match self.jobs.remove(&job) {
+            Some(Role::Operation(id)) => {
+                let model = match self.operations.get(&id).map(|operation| &operation.origin) {
+                    Some(Origin::Model(model, _)) => Some(model.clone()),
+                    _ => None,
+                };
+                self.conclude(at, id, ended.0);
+                if let Some(model) = model {
+                    self.lane_ended(&model);
+                }
+            }
+            Some(Role::Delete(exchange, record)) => self.deleted(at, exchange, *record, ended.0),
+            Some(Role::Housekeeping) => {
+                if let Err(error) = ended.0 {
+                    tracing::warn!(%error, "the engine could not clean up");
+                }
+            }
+            None => tracing::warn!(
+                job = job.0,
+                "the engine reported a job that is not under way"
+            ),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// The exchange's other side has gone: it will not be answered.
+    pub fn disconnected(&mut self, exchange: ExchangeId) {
+        self.forget_poll(exchange);
+    }
+
+    /// Does what is due at `at`.
+    pub fn tick(&mut self, at: Stamp) -> Vec<Effect> {
+        while let Some(alarm) = self.agenda.pop_due(at.now) {
+            match alarm {
+                Alarm::Poll(exchange) => self.poll_is_due(exchange),
+                Alarm::Session(id) => self.session_is_due(at, &id),
+                Alarm::Result(id) => self.result_is_due(at, id),
+                Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),
+            }
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Protocol::tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.agenda.next()
+    }
+
+    /// The server is about to stop: held polls are told to try again, and none is held from now on.
+    pub fn drain(&mut self) -> Vec<Effect> {
+        self.draining = true;
+        let held: Vec<ExchangeId> = self.polls.keys().copied().collect();
+        for exchange in held {
+            self.poll_is_due(exchange);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn respond(&mut self, exchange: ExchangeId, answer: Answer) {
+        self.out.push(Effect::Respond(exchange, answer));
+    }
+
+    /// A job whose outcome nobody waits for.
+    fn housekeeping(&mut self, work: Work) {
+        let id = self.ids.next_job();
+        self.jobs.insert(id, Role::Housekeeping);
+        self.out.push(Effect::Start(Job { id, work }));
+    }
+}

@@ -1,0 +1,347 @@
+//! Models: creation, description, unloading, and the way of every numbered request into a model's order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tinkers_wire::{CreateModel, LoraConfig, ModelData, ModelInfo, ModelRef, OptimizerConfig};
+
+use super::lane::Lane;
+use super::operation::{Operation, Origin, State};
+use super::session::retired;
+use super::{Effect, Goal, OperationId, Protocol, Stamp};
+use crate::engine::{BaseModel, CheckpointRecord, EngineError, Job, Work};
+use crate::http::Answer;
+use crate::read::{Digest, Refusal};
+
+/// A model, also after it was unloaded: its run stays in the listings.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) session: String,
+    pub(super) base: Arc<BaseModel>,
+    pub(super) lora: LoraConfig,
+    pub(super) user_metadata: Option<BTreeMap<String, String>>,
+    pub(super) lane: Lane,
+    /// Why it takes no more requests.
+    pub(super) retired: Option<String>,
+    /// To be unloaded as soon as its running operation has ended.
+    unload: bool,
+    /// When it was last asked for something, in seconds since the Unix epoch.
+    pub(super) last_request: f64,
+}
+
+impl Protocol {
+    /// `POST /create_model`.
+    pub(super) fn create_model(
+        &mut self,
+        at: Stamp,
+        body: CreateModel,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        let session = self.live_session(&body.session_id)?;
+        if let Some(known) = known(&session.models, "model_seq_id", body.model_seq_id, digest)? {
+            return Ok(self.promise(known));
+        }
+        let base = self.base(&body.base_model)?;
+        check_lora(&base, &body.lora_config)?;
+        check_optimizer(body.optimizer_config.as_ref())?;
+        let model = model_id(&body.session_id, body.model_seq_id);
+        let work = Work::CreateModel {
+            model: model.clone(),
+            base_model: base.name.clone(),
+            lora: body.lora_config.clone(),
+        };
+        let entry = Model {
+            session: body.session_id.clone(),
+            base,
+            lora: body.lora_config,
+            user_metadata: body.user_metadata,
+            lane: Lane::default(),
+            retired: None,
+            unload: false,
+            last_request: CheckpointRecord::seconds(at.wall),
+        };
+        let place = (body.session_id, body.model_seq_id);
+        Ok(self.add_model(model, entry, place, digest, Goal::CreateModel, work))
+    }
+
+    /// Enters a model; its creation is the first of its order.
+    pub(super) fn add_model(
+        &mut self,
+        id: String,
+        model: Model,
+        (session, number): (String, u64),
+        digest: Digest,
+        goal: Goal,
+        work: Work,
+    ) -> Answer {
+        let operation = self.operation(goal, Origin::Model(id.clone(), 0), work);
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.models.insert(number, (digest, operation));
+            session.model_ids.push(id.clone());
+        }
+        self.models.insert(id.clone(), model);
+        self.enter(&id, 0, digest, operation);
+        self.promise(operation)
+    }
+
+    /// `POST /get_info`.
+    pub(super) fn model_info(&self, body: &ModelRef) -> Result<Answer, Refusal> {
+        let model = self.usable(&body.model_id)?;
+        let mut info = ModelInfo::new(body.model_id.clone());
+        info.model_data = ModelData {
+            arch: Some(model.base.arch.clone()),
+            model_name: Some(model.base.name.clone()),
+            base_model: None,
+            tokenizer_id: model.base.tokenizer_id.clone(),
+        };
+        info.optimizer_config = Some(adamw());
+        info.is_lora = Some(true);
+        info.lora_rank = Some(model.lora.rank);
+        info.model_name = Some(model.base.name.clone());
+        Ok(Answer::ok(&info))
+    }
+
+    /// `POST /unload_model`: after what has been accepted; what waits for a missing number is given up.
+    pub(super) fn unload_model(&mut self, at: Stamp, body: &ModelRef) -> Result<Answer, Refusal> {
+        let id = &body.model_id;
+        self.usable(id)?;
+        let reason = format!("model {id} was unloaded");
+        let work = Work::UnloadModel { model: id.clone() };
+        let operation = self.operation(Goal::Unload, Origin::Model(id.clone(), 0), work);
+        let Some(model) = self.models.get_mut(id) else {
+            return Err(unknown(id));
+        };
+        model.retired = Some(reason.clone());
+        let given_up = model.lane.clear_early();
+        self.give_up(at, given_up, &retired(&reason));
+        self.enter(id, 0, Digest::of("unload_model", b""), operation);
+        Ok(self.promise(operation))
+    }
+
+    /// A model that takes requests.
+    pub(super) fn usable(&self, id: &str) -> Result<&Model, Refusal> {
+        let model = self.models.get(id).ok_or_else(|| unknown(id))?;
+        match &model.retired {
+            None => Ok(model),
+            Some(reason) => Err(Refusal::gone(reason.clone())),
+        }
+    }
+
+    /// The answer to a request that was accepted before under the same number, else the model.
+    pub(super) fn repeated(
+        &mut self,
+        at: Stamp,
+        id: &str,
+        number: u64,
+        digest: Digest,
+    ) -> Result<Option<Answer>, Refusal> {
+        let max_queued = self.config.max_queued;
+        self.usable(id)?;
+        let Some(model) = self.models.get_mut(id) else {
+            return Err(unknown(id));
+        };
+        model.last_request = CheckpointRecord::seconds(at.wall);
+        if let Some(operation) = model.lane.repeated(number, digest)? {
+            return Ok(Some(self.promise(operation)));
+        }
+        if model.lane.queued() >= max_queued {
+            let reason =
+                format!("{max_queued} requests of {id} are waiting already; come back later");
+            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason));
+        }
+        Ok(None)
+    }
+
+    /// Accepts a request into a model's order.
+    pub(super) fn accept(
+        &mut self,
+        model: &str,
+        number: u64,
+        digest: Digest,
+        goal: Goal,
+        work: Work,
+    ) -> Answer {
+        let operation = self.operation(goal, Origin::Model(model.to_owned(), number), work);
+        self.enter(model, number, digest, operation);
+        self.promise(operation)
+    }
+
+    fn enter(&mut self, id: &str, number: u64, digest: Digest, operation: OperationId) {
+        if let Some(model) = self.models.get_mut(id) {
+            model.lane.admit(number, digest, operation);
+        }
+        self.advance(id);
+    }
+
+    /// Starts the next operation of a model when none runs.
+    fn advance(&mut self, id: &str) {
+        let Some(operation) = self.models.get_mut(id).and_then(|model| model.lane.start()) else {
+            return;
+        };
+        self.start(operation);
+    }
+
+    /// Hands an operation's work to the engine.
+    pub(super) fn start(&mut self, id: OperationId) {
+        let job = self.ids.next_job();
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return;
+        };
+        let State::Queued(work) = std::mem::replace(&mut operation.state, State::Running(job))
+        else {
+            return;
+        };
+        self.jobs.insert(job, super::Role::Operation(id));
+        self.out.push(Effect::Start(Job {
+            id: job,
+            work: *work,
+        }));
+    }
+
+    /// The running operation of a model has ended.
+    pub(super) fn lane_ended(&mut self, id: &str) {
+        let Some(model) = self.models.get_mut(id) else {
+            return;
+        };
+        model.lane.ended();
+        if std::mem::take(&mut model.unload) {
+            self.housekeeping(Work::UnloadModel {
+                model: id.to_owned(),
+            });
+            return;
+        }
+        self.advance(id);
+    }
+
+    /// A model could not be made: nothing of it will run.
+    pub(super) fn creation_failed(&mut self, at: Stamp, id: &str, error: &EngineError) {
+        let Some(model) = self.models.get_mut(id) else {
+            return;
+        };
+        let reason = format!("model {id} could not be created: {}", error.message);
+        model.retired = Some(reason.clone());
+        let given_up = model.lane.clear();
+        self.give_up(at, given_up, &retired(&reason));
+    }
+
+    /// Takes a model out of service: what runs is cancelled, what waits fails, the engine forgets it.
+    pub(super) fn retire_model(&mut self, at: Stamp, id: &str, reason: &str) {
+        let Some(model) = self.models.get_mut(id) else {
+            return;
+        };
+        if model.retired.replace(reason.to_owned()).is_some() {
+            return;
+        }
+        let given_up = model.lane.clear();
+        let running = model.lane.running();
+        model.unload = running.is_some();
+        let job = running.and_then(|operation| match self.operations.get(&operation) {
+            Some(Operation {
+                state: State::Running(job),
+                ..
+            }) => Some(*job),
+            _ => None,
+        });
+        match job {
+            Some(job) => self.out.push(Effect::Cancel(job)),
+            None => self.housekeeping(Work::UnloadModel {
+                model: id.to_owned(),
+            }),
+        }
+        self.give_up(at, given_up, &retired(reason));
+    }
+
+    fn give_up(&mut self, at: Stamp, operations: Vec<OperationId>, error: &EngineError) {
+        for operation in operations {
+            self.conclude(at, operation, Err(error.clone()));
+        }
+    }
+
+    /// A base model by name.
+    pub(super) fn base(&self, name: &str) -> Result<Arc<BaseModel>, Refusal> {
+        let found = self.bases.iter().find(|base| base.name == name);
+        found.map(Arc::clone).ok_or_else(|| {
+            let known: Vec<&str> = self.bases.iter().map(|base| base.name.as_str()).collect();
+            Refusal::not_found(format!(
+                "no base_model {name:?} on this server; it has {}",
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// A model made from a checkpoint, not yet entered.
+    pub(super) fn model_of(
+        &self,
+        at: Stamp,
+        session: &str,
+        record: &CheckpointRecord,
+        user_metadata: Option<BTreeMap<String, String>>,
+    ) -> Result<Model, Refusal> {
+        Ok(Model {
+            session: session.to_owned(),
+            base: self.base(&record.base_model)?,
+            lora: record.lora.clone(),
+            user_metadata,
+            lane: Lane::default(),
+            retired: None,
+            unload: false,
+            last_request: CheckpointRecord::seconds(at.wall),
+        })
+    }
+}
+
+/// The operation that a number of a session already stands for, if it is the same.
+pub(super) fn known(
+    seen: &BTreeMap<u64, (Digest, OperationId)>,
+    what: &str,
+    number: u64,
+    digest: Digest,
+) -> Result<Option<OperationId>, Refusal> {
+    match seen.get(&number) {
+        None => Ok(None),
+        Some((same, operation)) if *same == digest => Ok(Some(*operation)),
+        Some(_) => Err(Refusal::conflict(format!(
+            "{what} {number} was used by another request of this session"
+        ))),
+    }
+}
+
+pub(super) fn model_id(session: &str, number: u64) -> String {
+    format!("{session}:train:{number}")
+}
+
+pub(super) fn unknown(id: &str) -> Refusal {
+    Refusal::not_found(format!("no model {id:?} on this server; create it first"))
+}
+
+pub(super) fn adamw() -> OptimizerConfig {
+    OptimizerConfig {
+        family: "adamw".to_owned(),
+        fields: BTreeMap::new(),
+    }
+}
+
+/// AdamW is the one optimizer of an engine.
+pub(super) fn check_optimizer(config: Option<&OptimizerConfig>) -> Result<(), Refusal> {
+    match config {
+        Some(config) if config.family != "adamw" => {
+            let reason = format!(
+                "expected adamw, the one optimizer of this server, got {:?}",
+                config.family
+            );
+            Err(Refusal::field("optimizer_config.type", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_lora(base: &BaseModel, lora: &LoraConfig) -> Result<(), Refusal> {
+    lora.validate()
+        .map_err(|error| Refusal::invalid("", &error))?;
+    if lora.rank > base.max_lora_rank {
+        let reason = format!("expected at most {}, got {}", base.max_lora_rank, lora.rank);
+        return Err(Refusal::field("lora_config.rank", reason));
+    }
+    Ok(())
+}

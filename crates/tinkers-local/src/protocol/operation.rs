@@ -1,0 +1,248 @@
+//! Operations under way or ended, and the polls that ask for them.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::json;
+use tinkers_core::Moment;
+use tinkers_wire::{PollAnswer, Promise, QueueState, RetrieveFuture};
+
+use super::agenda::Alarm;
+use super::lane::Place;
+use super::{ExchangeId, Goal, OperationId, Protocol, Stamp};
+use crate::engine::{EngineError, JobId, Work};
+use crate::http::Answer;
+use crate::protocol::{Form, Payload};
+use crate::read::Refusal;
+
+/// Something that was accepted and whose result is or will be there for polls.
+#[derive(Debug)]
+pub(super) struct Operation {
+    pub(super) goal: Goal,
+    pub(super) origin: Origin,
+    pub(super) state: State,
+    pub(super) waiters: Vec<ExchangeId>,
+    /// When the result goes.
+    pub(super) until: Option<Moment>,
+}
+
+/// Where an operation belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// To a model's order, under a number.
+    Model(String, u64),
+    /// To a sampler, under a number when it has one.
+    Sampler(String, Option<u64>),
+    /// To nothing.
+    Free,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    Queued(Box<Work>),
+    Running(JobId),
+    Ended(Result<Arc<Payload>, EngineError>),
+}
+
+/// A poll that is being held.
+#[derive(Debug)]
+pub(super) struct Poll {
+    operation: OperationId,
+    form: Form,
+    metadata_only: bool,
+    until: Moment,
+}
+
+impl Protocol {
+    /// A new operation that waits for its turn.
+    pub(super) fn operation(&mut self, goal: Goal, origin: Origin, work: Work) -> OperationId {
+        let id = OperationId(self.ids.next_operation());
+        let operation = Operation {
+            goal,
+            origin,
+            state: State::Queued(Box::new(work)),
+            waiters: Vec::new(),
+            until: None,
+        };
+        self.operations.insert(id, operation);
+        id
+    }
+
+    /// The answer that says under which id the result will be found.
+    pub(super) fn promise(&self, id: OperationId) -> Answer {
+        Answer::ok(&self.plain_promise(id))
+    }
+
+    pub(super) fn plain_promise(&self, id: OperationId) -> Promise {
+        let model = self
+            .operations
+            .get(&id)
+            .and_then(|operation| match &operation.origin {
+                Origin::Model(model, _) => Some(model.clone()),
+                _ => None,
+            });
+        Promise {
+            request_id: self.ids.request_id(id),
+            model_id: model,
+            sample_sequence_ids: None,
+        }
+    }
+
+    /// `POST /retrieve_future`. `None` when the poll is held.
+    pub(super) fn retrieve(
+        &mut self,
+        at: Stamp,
+        exchange: ExchangeId,
+        body: &RetrieveFuture,
+        form: Form,
+    ) -> Result<Option<Answer>, Refusal> {
+        let name = &body.request_id;
+        let unknown = || Refusal::not_found(format!("no request {name} was made to this server"));
+        let id = self.ids.parse_request_id(name).ok_or_else(unknown)?;
+        let Some(operation) = self.operations.get_mut(&id) else {
+            let reason = format!("the result of request {name} is no longer kept; submit it again");
+            return Err(Refusal::gone(reason));
+        };
+        if let State::Ended(_) = operation.state {
+            return Ok(Some(self.deliver(at, id, form, body.allow_metadata_only)));
+        }
+        if self.draining {
+            return Ok(Some(self.try_again(id)));
+        }
+        operation.waiters.push(exchange);
+        let until = at.now.after(self.config.long_poll);
+        self.agenda.add(until, Alarm::Poll(exchange));
+        let poll = Poll {
+            operation: id,
+            form,
+            metadata_only: body.allow_metadata_only,
+            until,
+        };
+        self.polls.insert(exchange, poll);
+        Ok(None)
+    }
+
+    /// The answer to a poll whose operation has ended.
+    fn deliver(&mut self, at: Stamp, id: OperationId, form: Form, metadata_only: bool) -> Answer {
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return Refusal::gone("the result is no longer kept").into_answer();
+        };
+        let State::Ended(result) = &operation.state else {
+            return self.try_again(id);
+        };
+        let answer = match result {
+            Err(error) => Answer::ok(&json!({
+                "error": error.message,
+                "category": error.category.name(),
+            })),
+            Ok(payload) => {
+                let form = payload.form(form);
+                let size = payload.encode(form).len();
+                if metadata_only && size > self.config.large_result {
+                    return Answer::ok(&json!({
+                        "status": "complete_metadata",
+                        "request_id": self.ids.request_id(id),
+                        "response_payload_size": size,
+                    }));
+                }
+                Answer::result(Arc::clone(payload), form)
+            }
+        };
+        let until = at.now.after(self.config.keep_fetched);
+        if operation.until.is_none_or(|planned| planned > until) {
+            operation.until = Some(until);
+            self.agenda.add(until, Alarm::Result(id));
+        }
+        answer
+    }
+
+    /// The answer to a poll that was held long enough.
+    fn try_again(&self, id: OperationId) -> Answer {
+        let reason = self.reason(id);
+        let body = PollAnswer::try_again_body(
+            &self.ids.request_id(id),
+            &QueueState::Active,
+            reason.as_deref(),
+        );
+        Answer::json(StatusCode::OK, &body)
+    }
+
+    /// Why an operation has not ended.
+    fn reason(&self, id: OperationId) -> Option<String> {
+        let Origin::Model(model, _) = &self.operations.get(&id)?.origin else {
+            return None;
+        };
+        match self.models.get(model)?.lane.place(id) {
+            Place::Running | Place::Behind(0) => None,
+            Place::Behind(1) => Some("queued behind one request of the same model".to_owned()),
+            Place::Behind(n) => Some(format!("queued behind {n} requests of the same model")),
+            Place::Missing(number) => Some(format!(
+                "waiting for seq_id {number} of {model}, which has not come"
+            )),
+        }
+    }
+
+    /// The operation has ended: its polls are answered and its time begins to run.
+    pub(super) fn end(&mut self, at: Stamp, id: OperationId, result: Result<Payload, EngineError>) {
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return;
+        };
+        operation.state = State::Ended(result.map(Arc::new));
+        let until = at.now.after(self.config.keep_results);
+        operation.until = Some(until);
+        let waiters = std::mem::take(&mut operation.waiters);
+        self.agenda.add(until, Alarm::Result(id));
+        for exchange in waiters {
+            let Some(poll) = self.polls.remove(&exchange) else {
+                continue;
+            };
+            self.agenda.remove(poll.until, Alarm::Poll(exchange));
+            let answer = self.deliver(at, id, poll.form, poll.metadata_only);
+            self.respond(exchange, answer);
+        }
+    }
+
+    /// A poll was held long enough.
+    pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
+        if let Some(poll) = self.forget_poll(exchange) {
+            let answer = self.try_again(poll.operation);
+            self.respond(exchange, answer);
+        }
+    }
+
+    /// Takes a held poll out.
+    pub(super) fn forget_poll(&mut self, exchange: ExchangeId) -> Option<Poll> {
+        let poll = self.polls.remove(&exchange)?;
+        self.agenda.remove(poll.until, Alarm::Poll(exchange));
+        if let Some(operation) = self.operations.get_mut(&poll.operation) {
+            operation.waiters.retain(|waiter| *waiter != exchange);
+        }
+        Some(poll)
+    }
+
+    /// A result may have been kept long enough.
+    pub(super) fn result_is_due(&mut self, at: Stamp, id: OperationId) {
+        let Some(operation) = self.operations.get(&id) else {
+            return;
+        };
+        if operation.until.is_none_or(|until| until > at.now) {
+            return;
+        }
+        let Some(operation) = self.operations.remove(&id) else {
+            return;
+        };
+        match operation.origin {
+            Origin::Model(model, number) => {
+                if let Some(model) = self.models.get_mut(&model) {
+                    model.lane.forget(number);
+                }
+            }
+            Origin::Sampler(sampler, Some(number)) => {
+                if let Some(sampler) = self.samplers.get_mut(&sampler) {
+                    sampler.seen.remove(&number);
+                }
+            }
+            Origin::Sampler(_, None) | Origin::Free => {}
+        }
+    }
+}

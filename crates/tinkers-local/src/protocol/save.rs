@@ -1,0 +1,155 @@
+//! Saving weights: to durable storage under a name, or into memory for a sampler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkers_wire::{
+    CheckpointKind, InvalidInput, SamplerSaveKind, SaveWeights, SaveWeightsForSampler, TinkerPath,
+};
+
+use super::sampler::{Sampler, sampler_id};
+use super::{Goal, Protocol, Stamp};
+use crate::engine::{CheckpointRecord, Overwrite, Weights, Work};
+use crate::http::Answer;
+use crate::read::{Digest, Refusal};
+
+/// What a save under a name is given.
+struct Named<'a> {
+    model: &'a str,
+    number: u64,
+    kind: CheckpointKind,
+    name: &'a str,
+    overwrite: Overwrite,
+    ttl_seconds: Option<u64>,
+    user_metadata: Option<BTreeMap<String, String>>,
+}
+
+impl Protocol {
+    /// `POST /save_weights`.
+    pub(super) fn save_weights(
+        &mut self,
+        at: Stamp,
+        body: SaveWeights,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        if let Some(answer) = self.repeated(at, &body.model_id, body.seq_id, digest)? {
+            return Ok(answer);
+        }
+        body.validate().map_err(invalid)?;
+        let overwrite = match body.overwrite {
+            Some(true) => Overwrite::Replace,
+            _ => Overwrite::Refuse,
+        };
+        let save = Named {
+            model: &body.model_id,
+            number: body.seq_id,
+            kind: CheckpointKind::Training,
+            name: &body.path,
+            overwrite,
+            ttl_seconds: body.ttl_seconds,
+            user_metadata: body.user_metadata,
+        };
+        self.save(at, save, digest)
+    }
+
+    /// `POST /save_weights_for_sampler`.
+    pub(super) fn save_for_sampler(
+        &mut self,
+        at: Stamp,
+        body: SaveWeightsForSampler,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        if let Some(answer) = self.repeated(at, &body.model_id, body.seq_id, digest)? {
+            return Ok(answer);
+        }
+        body.validate().map_err(invalid)?;
+        if body.kind == Some(SamplerSaveKind::Inflight) {
+            return Err(Refusal::field(
+                "kind",
+                "expected snapshot, the one kind of this server, got inflight",
+            ));
+        }
+        let Some(name) = &body.path else {
+            return self.snapshot(&body, digest);
+        };
+        let save = Named {
+            model: &body.model_id,
+            number: body.seq_id,
+            kind: CheckpointKind::Sampler,
+            name,
+            overwrite: Overwrite::Refuse,
+            ttl_seconds: body.ttl_seconds,
+            user_metadata: body.user_metadata.clone(),
+        };
+        self.save(at, save, digest)
+    }
+
+    fn save(&mut self, at: Stamp, save: Named<'_>, digest: Digest) -> Result<Answer, Refusal> {
+        let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
+        let taken = self.checkpoints.contains_key(&path) || self.reserved.contains(&path);
+        if taken && save.overwrite == Overwrite::Refuse {
+            let reason = format!(
+                "{path} exists; save under another name, or training weights with overwrite"
+            );
+            return Err(Refusal::conflict(reason));
+        }
+        let model = self.usable(save.model)?;
+        let saved_at = CheckpointRecord::seconds(at.wall);
+        let record = CheckpointRecord {
+            path: path.clone(),
+            base_model: model.base.name.clone(),
+            lora: model.lora.clone(),
+            saved_at,
+            expires_at: save
+                .ttl_seconds
+                .map(|ttl| saved_at + Duration::from_secs(ttl).as_secs_f64()),
+            size_bytes: 0,
+            user_metadata: save.user_metadata,
+            run_metadata: model.user_metadata.clone(),
+        };
+        self.reserved.insert(path);
+        let work = Work::Save {
+            model: save.model.to_owned(),
+            record: record.clone(),
+            overwrite: save.overwrite,
+        };
+        let goal = Goal::Save(Box::new(record));
+        Ok(self.accept(save.model, save.number, digest, goal, work))
+    }
+
+    /// The weights as they are at this number, for one sampler.
+    fn snapshot(
+        &mut self,
+        body: &SaveWeightsForSampler,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        let model = self.usable(&body.model_id)?;
+        let (session, base) = (model.session.clone(), Arc::clone(&model.base));
+        let number = body.sampling_session_seq_id.unwrap_or(0);
+        // The same save is known by its seq_id, so a number that is taken belongs to something else.
+        if self.live_session(&session)?.samplers.contains_key(&number) {
+            let reason = format!(
+                "sampling_session_seq_id {number} was used by another request of this session"
+            );
+            return Err(Refusal::conflict(reason));
+        }
+        self.live_session(&session)?.samplers.insert(number, digest);
+        let id = sampler_id(&session, number);
+        let work = Work::Snapshot {
+            model: body.model_id.clone(),
+            sampler: id.clone(),
+        };
+        let sampler = Sampler::new(Some(session), base, Weights::Snapshot(id.clone()));
+        let goal = Goal::Snapshot(Box::new(sampler), id);
+        Ok(self.accept(&body.model_id, body.seq_id, digest, goal, work))
+    }
+}
+
+/// The checks of the wire speak of a name; in the body it is the path.
+fn invalid(error: InvalidInput) -> Refusal {
+    match error.field() {
+        "name" => Refusal::field("path", format!("expected {}", error.expected())),
+        _ => Refusal::invalid("", &error),
+    }
+}

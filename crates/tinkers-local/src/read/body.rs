@@ -1,0 +1,90 @@
+//! The body as it was before its content coding, never longer than allowed.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::Refusal;
+use crate::http::Request;
+
+/// No encoder of an API client needs a window above this, and a decoder allocates what the frame asks for.
+const MAX_WINDOW_LOG: u32 = 26;
+
+/// The plain body of `request`, of `limit` bytes at most.
+pub(super) fn plain(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
+    let coding = request.header("content-encoding").unwrap_or("identity");
+    let coding = coding.trim().to_ascii_lowercase();
+    let body = match coding.as_str() {
+        "" | "identity" => request.body.clone(),
+        "zstd" => unpack(&request.body, limit)?,
+        other => {
+            let reason = format!("content-encoding {other:?} is not taken; send zstd or nothing");
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+        }
+    };
+    if body.len() > limit {
+        return Err(too_large(limit));
+    }
+    Ok(body)
+}
+
+/// 413.
+pub(crate) fn too_large(limit: usize) -> Refusal {
+    let reason = format!("the body is longer than {limit} bytes; send fewer data in one request");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
+}
+
+fn unpack(packed: &[u8], limit: usize) -> Result<Bytes, Refusal> {
+    let unreadable = |error: std::io::Error| {
+        let reason = format!("the body is not zstd: {error}");
+        Refusal::new(StatusCode::BAD_REQUEST, reason)
+    };
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(unreadable)?;
+    decoder.window_log_max(MAX_WINDOW_LOG).map_err(unreadable)?;
+    let mut plain = Vec::new();
+    // One byte more than allowed is enough to know that it is too long, whatever the frame claims.
+    decoder
+        .take(limit as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(unreadable)?;
+    if plain.len() > limit {
+        return Err(too_large(limit));
+    }
+    Ok(Bytes::from(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderMap, HeaderValue, Method};
+
+    fn refused(coding: &'static str, body: Vec<u8>) -> u16 {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-encoding", HeaderValue::from_static(coding));
+        let request = Request {
+            method: Method::POST,
+            path: "/".into(),
+            headers,
+            body: body.into(),
+        };
+        match plain(&request, 1000) {
+            Ok(_) => 200,
+            Err(refusal) => refusal.into_answer().status().as_u16(),
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked_and_what_is_no_zstd_is_refused() {
+        let bomb = zstd::encode_all(&vec![0u8; 1 << 20][..], 3).unwrap();
+        assert!(bomb.len() < 1000);
+        assert_eq!(refused("zstd", bomb), 413);
+        assert_eq!(
+            refused("zstd", zstd::encode_all(&[7u8; 1000][..], 3).unwrap()),
+            200
+        );
+        assert_eq!(refused("zstd", vec![1, 2, 3]), 400);
+        assert_eq!(refused("gzip", vec![1]), 415);
+        assert_eq!(refused("identity", vec![0; 1001]), 413);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a request asks for, its body read.
+
+use tinkers_wire::{
+    CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat, LoadWeights,
+    ModelRef, OptimStep, PassRequest, RetrieveFuture, SampleRequest, SaveWeights,
+    SaveWeightsForSampler, WeightsInfoRequest,
+};
+
+use super::Digest;
+use crate::protocol::Form;
+
+/// One request, understood.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[expect(
+    private_interfaces,
+    reason = "made by reading a request and taken apart by the protocol only"
+)]
+#[expect(missing_docs, reason = "the names are the routes'")]
+pub enum Command {
+    Health,
+    Capabilities,
+    ClientConfig,
+    DynamicConfig,
+    Telemetry,
+    CreateSession(CreateSession),
+    Heartbeat(Heartbeat),
+    FinishSession(String, FinishSession),
+    CreateModel(Box<CreateModel>, Digest),
+    ModelInfo(ModelRef),
+    UnloadModel(ModelRef),
+    /// With the way to its input in the body, for what is said of its fields.
+    Pass(Box<PassRequest>, &'static str, Digest),
+    OptimStep(OptimStep, Digest),
+    SaveWeights(Box<SaveWeights>, Digest),
+    SaveForSampler(Box<SaveWeightsForSampler>, Digest),
+    LoadWeights(Box<LoadWeights>, Digest),
+    WeightsInfo(WeightsInfoRequest),
+    CreateSamplingSession(CreateSamplingSession, Digest),
+    Sampler(String),
+    Sample(Box<SampleRequest>, Digest),
+    Retrieve(RetrieveFuture, Form),
+    TrainingRuns(Page),
+    TrainingRun(String),
+    RunCheckpoints(String),
+    Checkpoints(Page),
+    DeleteCheckpoint {
+        run: String,
+        checkpoint: String,
+    },
+    Sessions(Page),
+    Session(String),
+}
+
+/// A part of a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub(crate) offset: u64,
+    pub(crate) limit: u64,
+}
+
+impl Command {
+    /// The request's number, where it has one.
+    pub fn seq_id(&self) -> Option<u64> {
+        let numbered = match self {
+            Self::Pass(body, ..) => body.seq_id,
+            Self::OptimStep(body, _) => body.seq_id,
+            Self::SaveWeights(body, _) => body.seq_id,
+            Self::SaveForSampler(body, _) => body.seq_id,
+            Self::LoadWeights(body, _) => return body.seq_id,
+            Self::Sample(body, _) => return body.seq_id,
+            Self::CreateModel(body, _) => return Some(body.model_seq_id),
+            Self::CreateSamplingSession(body, _) => return Some(body.sampling_session_seq_id),
+            _ => return None,
+        };
+        Some(numbered)
+    }
+
+    /// A fingerprint of the body as it was understood, where requests are told apart by one.
+    pub fn fingerprint(&self) -> Option<u64> {
+        match self {
+            Self::Pass(.., digest)
+            | Self::CreateModel(_, digest)
+            | Self::OptimStep(_, digest)
+            | Self::SaveWeights(_, digest)
+            | Self::SaveForSampler(_, digest)
+            | Self::LoadWeights(_, digest)
+            | Self::CreateSamplingSession(_, digest)
+            | Self::Sample(_, digest) => Some(digest.hash()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! From a request to a [`Command`]: routing, the key, bodies. Pure, so that it runs without the protocol's lock.
+
+mod body;
+mod command;
+mod digest;
+mod json;
+mod pass;
+mod refusal;
+mod route;
+
+pub(crate) use body::too_large;
+pub use command::Command;
+pub(crate) use command::Page;
+pub(crate) use digest::Digest;
+pub(crate) use refusal::Refusal;
+pub(crate) use route::read;

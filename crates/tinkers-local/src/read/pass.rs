@@ -1,0 +1,91 @@
+//! Bodies of passes: JSON on either route, protobuf on one.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Deserialize;
+use tinkers_wire::{Datum, Loss, LossConfigValue, LossFn, PassMode, PassRequest};
+
+use super::json::json;
+use super::{Command, Digest, Refusal};
+use crate::http::Request;
+
+#[derive(Deserialize)]
+struct Input {
+    data: Vec<Datum>,
+    loss_fn: String,
+    #[serde(default)]
+    loss_fn_config: Option<BTreeMap<String, LossConfigValue>>,
+}
+
+#[derive(Deserialize)]
+struct ForwardBody {
+    forward_input: Input,
+    model_id: String,
+    #[serde(default)]
+    seq_id: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct BackwardBody {
+    forward_backward_input: Input,
+    model_id: String,
+    #[serde(default)]
+    seq_id: Option<u64>,
+}
+
+/// `POST /forward`: JSON alone.
+pub(super) fn forward(request: &Request, body: &Bytes) -> Result<Command, Refusal> {
+    if is_protobuf(request) {
+        let reason = "this route takes JSON; send protobuf to forward_backward with forward_only";
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+    }
+    let raw: ForwardBody = json(body)?;
+    let pass = raw
+        .forward_input
+        .into_pass(raw.model_id, raw.seq_id, PassMode::Forward);
+    Ok(command(pass, "forward_input."))
+}
+
+/// `POST /forward_backward`: JSON, which always adds gradients, or protobuf, which says.
+pub(super) fn forward_backward(request: &Request, body: &Bytes) -> Result<Command, Refusal> {
+    if is_protobuf(request) {
+        let pass = PassRequest::from_protobuf(body.clone())
+            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+        return Ok(command(pass, ""));
+    }
+    let raw: BackwardBody = json(body)?;
+    let input = raw.forward_backward_input;
+    let pass = input.into_pass(raw.model_id, raw.seq_id, PassMode::ForwardBackward);
+    Ok(command(pass, "forward_backward_input."))
+}
+
+impl Input {
+    fn into_pass(self, model_id: String, seq_id: Option<u64>, mode: PassMode) -> PassRequest {
+        let name = self.loss_fn.parse();
+        PassRequest {
+            model_id,
+            seq_id: seq_id.unwrap_or(0),
+            mode,
+            data: self.data,
+            loss: Loss {
+                name: name.unwrap_or(LossFn::Other(self.loss_fn)),
+                config: self.loss_fn_config.unwrap_or_default(),
+            },
+        }
+    }
+}
+
+fn command(pass: PassRequest, way: &'static str) -> Command {
+    // The shortest form that holds everything; JSON for what has no protobuf form.
+    let canonical = pass.to_protobuf().unwrap_or_else(|_| pass.to_json());
+    let digest = Digest::of("pass", &canonical);
+    Command::Pass(Box::new(pass), way, digest)
+}
+
+fn is_protobuf(request: &Request) -> bool {
+    request
+        .header("content-type")
+        .is_some_and(|kind| kind.contains("protobuf"))
+}

@@ -1,0 +1,294 @@
+//! An engine without a model: canned results of a given size and latency, for load work and tests of the protocol.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tinkers_core::{Spawn, Task, Time};
+use tinkers_wire::{
+    Datum, ForwardBackwardOutput, OptimStepResult, SampleRequest, SampleResponse, SampledSequence,
+    StopReason, TensorData, TopkLogprobs,
+};
+
+use crate::engine::{
+    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Work,
+};
+
+/// What a [`ScriptedEngine`] offers and answers.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Script {
+    /// The base models.
+    pub models: Vec<BaseModel>,
+    /// Tokens in each sample where the request sets no limit; never more than it asks for.
+    pub sample_tokens: u32,
+    /// Every pass gets a further output of so many bytes, to make results large.
+    pub padding_bytes: usize,
+    /// Checkpoints that are there from the start.
+    pub checkpoints: Vec<CheckpointRecord>,
+}
+
+impl Default for Script {
+    /// One base model, `tinkers/scripted`, of 256 tokens and a context of 4096; samples of 16 tokens.
+    fn default() -> Self {
+        Self {
+            models: vec![BaseModel {
+                name: "tinkers/scripted".to_owned(),
+                arch: "scripted".to_owned(),
+                max_context_length: 4096,
+                vocab_size: 256,
+                tokenizer_id: None,
+                max_lora_rank: 128,
+            }],
+            sample_tokens: 16,
+            padding_bytes: 0,
+            checkpoints: Vec::new(),
+        }
+    }
+}
+
+/// An engine whose results are canned: the loss of a model falls with each step, samples count up from the last token of
+/// the prompt. Without a latency, jobs end as they start.
+#[derive(Debug, Default)]
+pub struct ScriptedEngine {
+    script: Script,
+    latency: Option<Latency>,
+    counts: Counters,
+    /// Steps by model, which the losses fall with.
+    steps: Mutex<BTreeMap<String, u64>>,
+    /// Waiting jobs, which are aborted with the engine.
+    waiting: Arc<Mutex<BTreeMap<JobId, Task>>>,
+}
+
+#[derive(Debug)]
+struct Latency {
+    delay: Duration,
+    time: Arc<dyn Time>,
+    spawn: Arc<dyn Spawn>,
+}
+
+/// How many jobs of each kind were started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the names are the kinds of work")]
+pub struct Counts {
+    pub created: u64,
+    pub loaded: u64,
+    pub unloaded: u64,
+    pub forwards: u64,
+    pub backwards: u64,
+    pub steps: u64,
+    pub saves: u64,
+    pub snapshots: u64,
+    pub dropped_snapshots: u64,
+    pub deleted: u64,
+    pub samples: u64,
+    pub cancelled: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    created: AtomicU64,
+    loaded: AtomicU64,
+    unloaded: AtomicU64,
+    forwards: AtomicU64,
+    backwards: AtomicU64,
+    steps: AtomicU64,
+    saves: AtomicU64,
+    snapshots: AtomicU64,
+    dropped_snapshots: AtomicU64,
+    deleted: AtomicU64,
+    samples: AtomicU64,
+    cancelled: AtomicU64,
+}
+
+impl ScriptedEngine {
+    /// An engine of `script` that answers at once.
+    pub fn new(script: Script) -> Self {
+        Self {
+            script,
+            ..Self::default()
+        }
+    }
+
+    /// The same, each job taking `delay` on `time`.
+    #[must_use]
+    pub fn with_latency(
+        mut self,
+        delay: Duration,
+        time: Arc<dyn Time>,
+        spawn: Arc<dyn Spawn>,
+    ) -> Self {
+        self.latency = Some(Latency { delay, time, spawn });
+        self
+    }
+
+    /// What was started so far.
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        let counts = &self.counts;
+        Counts {
+            created: read(&counts.created),
+            loaded: read(&counts.loaded),
+            unloaded: read(&counts.unloaded),
+            forwards: read(&counts.forwards),
+            backwards: read(&counts.backwards),
+            steps: read(&counts.steps),
+            saves: read(&counts.saves),
+            snapshots: read(&counts.snapshots),
+            dropped_snapshots: read(&counts.dropped_snapshots),
+            deleted: read(&counts.deleted),
+            samples: read(&counts.samples),
+            cancelled: read(&counts.cancelled),
+        }
+    }
+
+    fn count(&self, work: &Work) {
+        use tinkers_wire::PassMode::{Forward, ForwardBackward};
+        let counts = &self.counts;
+        let counter = match work {
+            Work::CreateModel { .. } => &counts.created,
+            Work::CreateFromCheckpoint { .. } | Work::LoadCheckpoint { .. } => &counts.loaded,
+            Work::UnloadModel { .. } => &counts.unloaded,
+            Work::Pass { mode: Forward, .. } => &counts.forwards,
+            Work::Pass {
+                mode: ForwardBackward,
+                ..
+            } => &counts.backwards,
+            Work::OptimStep { .. } => &counts.steps,
+            Work::Save { .. } => &counts.saves,
+            Work::Snapshot { .. } => &counts.snapshots,
+            Work::DropSnapshot { .. } => &counts.dropped_snapshots,
+            Work::DeleteCheckpoint { .. } => &counts.deleted,
+            Work::Sample { .. } => &counts.samples,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn outcome(&self, work: &Work) -> Outcome {
+        match work {
+            Work::Pass { model, data, .. } => Outcome::Pass(self.pass(model, data)),
+            Work::OptimStep { model, .. } => {
+                *lock(&self.steps).entry(model.clone()).or_default() += 1;
+                let metrics = BTreeMap::from([("grad_norm:mean".to_owned(), 1.0)]);
+                Outcome::Step(OptimStepResult { metrics })
+            }
+            Work::Save { .. } => Outcome::Saved { size_bytes: 1024 },
+            Work::Sample { request, .. } => Outcome::Sampled(self.sample(request)),
+            _ => Outcome::Done,
+        }
+    }
+
+    fn pass(&self, model: &str, data: &[Datum]) -> ForwardBackwardOutput {
+        let steps = lock(&self.steps).get(model).copied().unwrap_or(0);
+        let logprob = -4.0 / (1.0 + steps as f32);
+        let mut positions = 0;
+        let outputs = data.iter().map(|datum| {
+            let len = datum.model_input.len().unwrap_or(0);
+            positions += len;
+            let mut output =
+                BTreeMap::from([("logprobs".to_owned(), TensorData::f32(vec![logprob; len]))]);
+            if self.script.padding_bytes > 0 {
+                let padding = TensorData::f32(vec![0.0; self.script.padding_bytes.div_ceil(4)]);
+                output.insert("padding".to_owned(), padding);
+            }
+            output
+        });
+        ForwardBackwardOutput {
+            loss_fn_output_type: "ArrayRecord".to_owned(),
+            loss_fn_outputs: outputs.collect(),
+            metrics: BTreeMap::from([(
+                "loss:sum".to_owned(),
+                f64::from(-logprob) * positions as f64,
+            )]),
+        }
+    }
+
+    fn sample(&self, request: &SampleRequest) -> SampleResponse {
+        let prompt = request.prompt.tokens().unwrap_or_default();
+        let vocabulary = self
+            .script
+            .models
+            .first()
+            .map_or(256, |model| model.vocab_size)
+            .max(1);
+        let wanted = request
+            .sampling_params
+            .max_tokens
+            .unwrap_or(self.script.sample_tokens);
+        let first = prompt.last().copied().unwrap_or(0);
+        let tokens: Vec<u32> = (1..=wanted)
+            .map(|i| first.wrapping_add(i) % vocabulary)
+            .collect();
+        let row = |k: u32| (0..k).map(|i| (i, -1.0 - i as f32)).collect::<Vec<_>>();
+        let mut response = SampleResponse::default();
+        for _ in 0..request.num_samples.unwrap_or(1) {
+            let mut sequence = SampledSequence::new(StopReason::Length, tokens.clone());
+            sequence.logprobs = Some(vec![-1.0; tokens.len()]);
+            sequence.topk_logprobs = request
+                .topk_sample_logprobs
+                .filter(|k| *k > 0)
+                .map(|k| TopkLogprobs::from_rows(&vec![row(k); tokens.len()]));
+            response.sequences.push(sequence);
+        }
+        let scored = |i: usize| i > 0;
+        if request.prompt_logprobs == Some(true) {
+            let from = request
+                .prompt_logprobs_last_n
+                .map_or(0, |n| prompt.len().saturating_sub(n as usize));
+            let logprobs = (0..prompt.len()).map(|i| (scored(i) && i >= from).then_some(-1.0));
+            response.prompt_logprobs = Some(logprobs.collect());
+        }
+        if let Some(k) = request.topk_prompt_logprobs.filter(|k| *k > 0) {
+            let rows: Vec<_> = (0..prompt.len())
+                .map(|i| if scored(i) { row(k) } else { Vec::new() })
+                .collect();
+            response.topk_prompt_logprobs = Some(TopkLogprobs::from_rows(&rows));
+        }
+        response
+    }
+}
+
+impl Engine for ScriptedEngine {
+    fn models(&self) -> Vec<BaseModel> {
+        self.script.models.clone()
+    }
+
+    fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError> {
+        Ok(self.script.checkpoints.clone())
+    }
+
+    fn start(&self, job: Job, done: Done) {
+        self.count(&job.work);
+        let outcome = self.outcome(&job.work);
+        let Some(latency) = &self.latency else {
+            done.finish(Ok(outcome));
+            return;
+        };
+        let sleep = latency.time.sleep(latency.delay);
+        let waiting = Arc::clone(&self.waiting);
+        // The entry goes in under the lock that the task needs to take it out, so it cannot be late.
+        let mut jobs = lock(&self.waiting);
+        let task = latency.spawn.spawn(Box::pin(async move {
+            sleep.await;
+            let own = lock(&waiting).remove(&job.id);
+            done.finish(Ok(outcome));
+            if let Some(own) = own {
+                own.detach();
+            }
+        }));
+        jobs.insert(job.id, task);
+    }
+
+    fn cancel(&self, job: JobId) {
+        self.counts.cancelled.fetch_add(1, Ordering::SeqCst);
+        // Dropping the task drops its way back, which reports.
+        let task = lock(&self.waiting).remove(&job);
+        drop(task);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
