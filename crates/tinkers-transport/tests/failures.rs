@@ -58,6 +58,7 @@ async fn fails(
         assert!(!sending.is_finished(), "before the limit");
         clock.advance(step);
     }
+    until(|| sending.is_finished()).await;
     let error = sending
         .await
         .expect("no panic")

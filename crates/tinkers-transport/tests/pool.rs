@@ -402,6 +402,102 @@ async fn close_lets_those_under_way_end_and_nobody_else_in() {
 }
 
 #[tokio::test]
+async fn closed_connections_are_closed_for_the_server_too() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let (address, connections) = listen({
+        let open = Arc::clone(&open);
+        move |mut stream, _| {
+            open.fetch_add(1, Ordering::SeqCst);
+            let open = Arc::clone(&open);
+            async move {
+                while read_head(&mut stream).await.is_some() {
+                    write(
+                        &mut stream,
+                        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+                    )
+                    .await;
+                }
+                open.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    });
+    let transport = client(&format!("http://{address}")).build().expect("valid");
+    let dropped = client(&format!("http://{address}")).build().expect("valid");
+    for transport in [&transport, &dropped] {
+        transport
+            .send(get("/x", RouteClass::Rest))
+            .await
+            .expect("answered");
+        until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
+    }
+    assert_eq!(
+        (
+            connections.load(Ordering::SeqCst),
+            open.load(Ordering::SeqCst)
+        ),
+        (2, 2)
+    );
+    transport.close();
+    until(|| open.load(Ordering::SeqCst) == 1).await;
+    drop(dropped);
+    until(|| open.load(Ordering::SeqCst) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_callers_leave_and_connections_break() {
+    for (speak, protocol) in [
+        (Speak::Http1, Protocol::Http1),
+        (Speak::Http2, Protocol::Http2PriorKnowledge),
+    ] {
+        let server = Server::start(speak, |seen| {
+            Box::pin(async move {
+                // Some answers take a few turns, and some end the connection.
+                for _ in 0..seen.body.len() % 5 {
+                    tokio::task::yield_now().await;
+                }
+                let mut response = Response::new(seen.body.into());
+                if seen.connection % 3 == 0 && seen.headers.len() % 2 == 0 {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert("connection", close);
+                }
+                response
+            })
+        });
+        let mut limits = LaneLimits::of(RouteClass::Sample);
+        (limits.max_connections, limits.streams) = (4, 8);
+        let transport = client(&server.url())
+            .protocol(protocol)
+            .lane(RouteClass::Sample, limits)
+            .build()
+            .expect("valid");
+        let mut sends = Vec::new();
+        for n in 0..600usize {
+            let mut request = post("/x", RouteClass::Sample, vec![1; n]);
+            if n % 2 == 0 {
+                request
+                    .headers
+                    .insert("x-even", HeaderValue::from_static("1"));
+            }
+            let send = spawn(&transport, request);
+            if n % 7 == 0 {
+                tokio::task::yield_now().await;
+                send.abort();
+            } else {
+                sends.push((n, send));
+            }
+        }
+        for (n, send) in sends {
+            let response = send.await.expect("no panic").expect("answered");
+            assert_eq!(response.body.len(), n, "each its own answer");
+        }
+        until(|| transport.stats(RouteClass::Sample).in_use == 0).await;
+        let stats = transport.stats(RouteClass::Sample);
+        assert_eq!((stats.waiting, stats.opening), (0, 0), "{stats:?}");
+        assert!(stats.open <= 4, "{stats:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_before_the_end_of_the_upload_is_read_and_the_connection_not_mixed_up() {
     let server = Server::start(Speak::Http1, |seen| {
         let mut response = Response::new(seen.body.len().to_string().into());

@@ -91,34 +91,50 @@ fn a_request_begun_on_a_runtime_that_is_dropped_ends_on_another() {
 
 #[test]
 fn work_goes_on_while_the_callers_runtime_is_blocked() {
-    let server = Server::start(Speak::Http1, |_| answer("done"));
+    let gate = Arc::new(Semaphore::new(0));
+    let server = Server::start(Speak::Http1, {
+        let gate = Arc::clone(&gate);
+        move |_| {
+            let gate = Arc::clone(&gate);
+            Box::pin(async move {
+                gate.acquire().await.expect("open").forget();
+                Response::new("done".into())
+            })
+        }
+    });
     let transport = HttpTransport::builder(server.url()).build().expect("valid");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
         let mut sending = transport.send(get("/x", RouteClass::Rest));
-        assert!(
-            sending
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-                .is_pending()
-        );
-        // This thread is the caller's whole runtime, and it does nothing but wait for the connection to be free again, which
-        // it is after the answer.
+        let polled = sending
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "the server holds it");
+        // This thread is the caller's whole runtime, and from here it is blocked until the request is over.
         let (done, blocked) = mpsc::channel();
         let watched = transport.clone();
         let watcher = std::thread::spawn(move || {
-            while watched.stats(RouteClass::Rest).opened == 0
-                || watched.stats(RouteClass::Rest).in_use > 0
-            {
+            let stats = || watched.stats(RouteClass::Rest);
+            while stats().in_use == 0 {
                 std::thread::yield_now();
             }
+            gate.add_permits(1);
+            // Closing waits for what is under way, the handing over of its answer included.
+            watched.close();
+            block_on(watched.closed());
             let _ = done.send(());
         });
         blocked.recv().expect("the work went on");
         watcher.join().expect("no panic");
-        assert_eq!(sending.await.expect("answered").body, "done");
+        let polled = sending
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(answer) = polled else {
+            panic!("the answer is there")
+        };
+        assert_eq!(answer.expect("answered").body, "done");
     });
 }
 

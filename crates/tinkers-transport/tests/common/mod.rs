@@ -218,9 +218,15 @@ pub(crate) fn post(path: &str, class: RouteClass, body: impl Into<Bytes>) -> Htt
     request
 }
 
-/// Lets others run until `condition` holds.
+/// Lets others run until `condition` holds; panics when it does not come true in so many turns that it never will.
 pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
-    while !condition() {
+    for _ in 0..TURNS {
+        if condition() {
+            return;
+        }
         tokio::task::yield_now().await;
     }
+    panic!("what was waited for does not happen");
 }
+
+const TURNS: usize = 50_000_000;
