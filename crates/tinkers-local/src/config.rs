@@ -21,6 +21,11 @@ pub struct LocalConfig {
     pub large_result: usize,
     /// The longest body after decompression, in bytes.
     pub max_body: usize,
+    /// The most data that clients put into one request; what they are told, and not a limit.
+    pub chunk_len: usize,
+    /// Whether clients are told that a repeated number is applied once. It is either way; a client that does not know treats
+    /// a lost reply with more care.
+    pub announces_deduplication: bool,
     /// The most samples of one request.
     pub max_samples: u32,
     /// The most submissions of one model that wait for their turn.
@@ -38,6 +43,8 @@ impl Default for LocalConfig {
             keep_fetched: Duration::from_secs(300),
             large_result: 1 << 20,
             max_body: 64 << 20,
+            chunk_len: 1024,
+            announces_deduplication: true,
             max_samples: 1024,
             max_queued: 65_536,
         }

@@ -95,6 +95,12 @@ impl ServiceClientBuilder {
         self
     }
 
+    /// The pause between heartbeats; 10 s unless set, and never more than a third of what the server lets a session live.
+    pub fn heartbeat_period(mut self, period: Duration) -> Self {
+        self.session.heartbeat_period = period;
+        self
+    }
+
     /// Does all work on this runtime, whose life is then the caller's business, in place of the SDK's own. Heartbeats keep
     /// their own thread.
     pub fn runtime(mut self, handle: tokio::runtime::Handle) -> Self {
@@ -169,7 +175,7 @@ impl ServiceClientBuilder {
         let mut options = self.session;
         options.tags = self.tags.unwrap_or(environment.tags);
         options.project_id = options.project_id.or(environment.project_id);
-        Ok(ServiceClient::new(Session::open(parts, options).await?))
+        Ok(ServiceClient::over(Session::open(parts, options).await?))
     }
 }
 

@@ -18,7 +18,8 @@ pub struct ServiceClient {
 }
 
 impl ServiceClient {
-    pub(crate) fn new(session: Arc<Session>) -> Self {
+    /// The clients of a session that was opened by other means, such as over a transport of one's own.
+    pub fn over(session: Arc<Session>) -> Self {
         Self { session }
     }
 

@@ -51,7 +51,8 @@ impl Protocol {
         let mut config = ClientConfig::default();
         config.proto_compress_fwdbwd = true;
         config.server = Some(concat!("tinkers-local/", env!("CARGO_PKG_VERSION")).to_owned());
-        config.deduplicates_seq_ids = Some(true);
+        config.deduplicates_seq_ids = self.config.announces_deduplication.then_some(true);
+        config.fwdbwd_max_chunk_len = self.config.chunk_len;
         config.session_expiry_sec = Some(self.config.session_expiry.as_secs());
         Answer::ok(&config)
     }

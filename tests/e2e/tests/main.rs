@@ -1,0 +1,6 @@
+//! Whole clients against the embedded server.
+
+mod bad_input;
+mod runtime;
+mod sampling;
+mod training;
