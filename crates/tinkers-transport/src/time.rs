@@ -5,6 +5,7 @@
 )]
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use tinkers_core::{BoxFuture, Moment, Time};
@@ -16,24 +17,22 @@ use tokio::runtime::Handle;
 /// runtime with paused time it stands still with it. Dates are the system's (so a step of the system clock or a suspend
 /// shows at once), moved by as much as tokio's clock has run ahead of, or behind, real time: in production that is
 /// nothing, under paused time it is all of it.
+///
+/// All clocks of a process count from one origin, so that clients on different runtimes can share limits.
 #[derive(Clone)]
 pub struct TokioTime {
     handle: Handle,
-    origin: tokio::time::Instant,
-    real_origin: Instant,
+    origin: Instant,
 }
 
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 impl TokioTime {
-    /// A clock whose origin is now, on the runtime of `handle`. The runtime must have its time driver enabled.
+    /// The clock of the runtime of `handle`, which must have its time driver enabled.
     pub fn new(handle: Handle) -> Self {
-        let (origin, real_origin) = {
-            let _runtime = handle.enter();
-            (tokio::time::Instant::now(), Instant::now())
-        };
         Self {
             handle,
-            origin,
-            real_origin,
+            origin: *ORIGIN,
         }
     }
 }
@@ -41,12 +40,16 @@ impl TokioTime {
 impl Time for TokioTime {
     fn now(&self) -> Moment {
         let _runtime = self.handle.enter();
-        Moment::from_origin(tokio::time::Instant::now().saturating_duration_since(self.origin))
+        Moment::from_origin(
+            tokio::time::Instant::now()
+                .into_std()
+                .saturating_duration_since(self.origin),
+        )
     }
 
     fn wall(&self) -> SystemTime {
         let virtual_elapsed = self.now().since_origin();
-        let real_elapsed = Instant::now().saturating_duration_since(self.real_origin);
+        let real_elapsed = Instant::now().saturating_duration_since(self.origin);
         let date = SystemTime::now();
         // The two clocks are read a moment apart; less than that is no virtual time.
         match virtual_elapsed.checked_sub(real_elapsed) {
@@ -66,7 +69,7 @@ impl Time for TokioTime {
             .origin
             .checked_add(at.since_origin())
             .unwrap_or_else(|| self.origin + Duration::from_secs(86_400 * 365 * 30));
-        Box::pin(tokio::time::sleep_until(at))
+        Box::pin(tokio::time::sleep_until(at.into()))
     }
 }
 

@@ -29,7 +29,7 @@ impl Protocol {
         self.checkpoints.get(&canonical).ok_or_else(|| {
             let reason = match self.reserved.contains(&canonical) {
                 true => format!("{path} is still being saved; wait for the result of its save"),
-                false => format!("no checkpoint {path} on this server"),
+                false => format!("path: no checkpoint {path} on this server"),
             };
             Refusal::not_found(reason)
         })
@@ -71,7 +71,7 @@ impl Protocol {
         let path = self.checkpoint(&path)?.path.clone();
         let Some(record) = self.checkpoints.remove(&path) else {
             return Err(Refusal::not_found(format!(
-                "no checkpoint {path} on this server"
+                "path: no checkpoint {path} on this server"
             )));
         };
         let id = self.ids.next_job();
