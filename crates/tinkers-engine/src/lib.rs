@@ -1,2 +1,36 @@
 //! Small language models trained with LoRA on the CPU, behind the embedded Tinker server.
 #![doc = include_str!("../README.md")]
+
+mod adamw;
+pub mod builtin;
+pub mod checkpoint;
+mod config;
+mod engine;
+mod error;
+mod lora;
+mod loss;
+mod model;
+mod ops;
+mod pass;
+pub mod pretrain;
+mod rng;
+mod sample;
+mod text;
+mod threads;
+mod train;
+mod weights;
+
+pub use adamw::{AdamW, AdamWParams, StepReport};
+pub use config::ModelConfig;
+pub use engine::ModelEngine;
+pub use error::{Error, Result};
+pub use lora::{ALPHA, Lora, LoraConfig, Param};
+pub use loss::{Clip, Loss, Terms};
+pub use model::Model;
+pub use sample::{
+    Choice, PromptScores, PromptWishes, Sample, SampleJob, SampleResult, Sampler, Stop, TopK,
+};
+pub use text::Text;
+pub use threads::Threads;
+pub use train::{Example, Mode, PassResult, Trainee};
+pub use weights::Weights;

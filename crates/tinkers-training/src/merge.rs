@@ -103,7 +103,11 @@ fn modulo_2_64(x: f64) -> u64 {
     const TWO_64: f64 = 18_446_744_073_709_551_616.0;
     // By its magnitude: a small negative number has no remainder that a float could hold.
     let magnitude = (x.trunc().abs() % TWO_64) as u64;
-    if x < 0.0 { magnitude.wrapping_neg() } else { magnitude }
+    if x < 0.0 {
+        magnitude.wrapping_neg()
+    } else {
+        magnitude
+    }
 }
 
 #[cfg(test)]

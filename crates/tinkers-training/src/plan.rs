@@ -59,7 +59,10 @@ mod tests {
             bytes: 100,
         };
         assert_eq!(plan(&data, limits), [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!(plan(&data[..1], ChunkLimits { data: 1, bytes: 1 }), vec![0..1]);
+        assert_eq!(
+            plan(&data[..1], ChunkLimits { data: 1, bytes: 1 }),
+            vec![0..1]
+        );
         assert_eq!(plan(&[], limits), []);
     }
 

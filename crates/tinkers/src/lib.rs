@@ -5,6 +5,8 @@ mod block_on;
 mod builder;
 mod env;
 mod key;
+#[cfg(feature = "local")]
+mod local;
 mod sampler_ext;
 mod service;
 

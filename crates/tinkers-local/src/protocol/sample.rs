@@ -118,6 +118,7 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
         );
         return Err(Refusal::field(field, reason));
     }
+    check_size(base, body)?;
     for (field, k) in [
         ("topk_prompt_logprobs", body.topk_prompt_logprobs),
         ("topk_sample_logprobs", body.topk_sample_logprobs),
@@ -155,6 +156,32 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     {
         let reason = format!("expected token ids below {}", base.vocab_size);
         return Err(Refusal::field("sampling_params.stop", reason));
+    }
+    Ok(())
+}
+
+/// The most numbers in one answer. A few short fields could otherwise ask for more than any machine holds.
+const MAX_CELLS: u64 = 1 << 26;
+
+fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {
+    let wide = |k: Option<u32>| u64::from(k.unwrap_or(0)) + 1;
+    let prompt = body.prompt.len().unwrap_or(0) as u64;
+    let longest = u64::from(base.max_context_length).saturating_sub(prompt);
+    let tokens = body.sampling_params.max_tokens.map_or(longest, u64::from);
+    let sampled = u64::from(body.num_samples.unwrap_or(1))
+        .saturating_mul(tokens)
+        .saturating_mul(wide(body.topk_sample_logprobs));
+    if sampled > MAX_CELLS {
+        let reason = format!(
+            "expected num_samples, max_tokens and topk_sample_logprobs to make at most {MAX_CELLS} numbers"
+        );
+        return Err(Refusal::field("num_samples", reason));
+    }
+    let scored =
+        prompt.saturating_mul(wide(body.topk_prompt_logprobs) + wide(body.prompt_alt_tokens_k));
+    if scored > MAX_CELLS {
+        let reason = format!("expected at most {MAX_CELLS} numbers for the prompt");
+        return Err(Refusal::field("topk_prompt_logprobs", reason));
     }
     Ok(())
 }

@@ -2,14 +2,18 @@
 
 #![expect(dead_code, reason = "each test file uses its own part")]
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 use tinkers_core::{HttpRequest, HttpResponse, ManualClock, RouteClass, Transport};
 use tinkers_local::{
-    Faults, InProcess, Journal, LocalConfig, LocalServer, Script, ScriptedEngine, TokioSpawn,
+    BaseModel, CheckpointRecord, Done, Engine, EngineError, Faults, InProcess, Job, JobId, Journal,
+    LocalConfig, LocalServer, Script, ScriptedEngine, TokioSpawn, Work,
 };
 
 pub(crate) const BASE: &str = "tinkers/scripted";
@@ -29,20 +33,20 @@ pub(crate) fn world() -> World {
 }
 
 pub(crate) fn world_with(config: LocalConfig, script: Script) -> World {
-    let clock = ManualClock::new();
     let engine = Arc::new(ScriptedEngine::new(script));
+    build(config, Arc::<ScriptedEngine>::clone(&engine), engine)
+}
+
+fn build(config: LocalConfig, runs: Arc<dyn Engine>, engine: Arc<ScriptedEngine>) -> World {
+    let clock = ManualClock::new();
     let (faults, journal) = (Faults::new(), Journal::new());
     let spawn = Arc::new(TokioSpawn::new(tokio::runtime::Handle::current()));
-    let server = LocalServer::builder(
-        Arc::<ScriptedEngine>::clone(&engine),
-        Arc::new(clock.clone()),
-        spawn,
-    )
-    .config(config)
-    .faults(faults.clone())
-    .journal(journal.clone())
-    .build()
-    .expect("the scripted engine has no trouble");
+    let server = LocalServer::builder(runs, Arc::new(clock.clone()), spawn)
+        .config(config)
+        .faults(faults.clone())
+        .journal(journal.clone())
+        .build()
+        .expect("the scripted engine has no trouble");
     World {
         clock,
         engine,
@@ -204,4 +208,105 @@ pub(crate) fn sample(sampler: &str, seq_id: u64) -> Value {
         "prompt": { "chunks": [{ "type": "encoded_text", "tokens": [5, 6] }] },
         "sampling_params": { "max_tokens": 4, "stop": "x" },
     })
+}
+
+/// An engine that holds every job until it is told to go on with it.
+#[derive(Debug, Default)]
+pub(crate) struct HeldEngine {
+    inner: Arc<ScriptedEngine>,
+    held: Mutex<Vec<(Job, Done)>>,
+}
+
+impl HeldEngine {
+    /// What is held, in words, in the order of starting.
+    pub(crate) fn held(&self) -> Vec<String> {
+        self.jobs().iter().map(|(job, _)| name(&job.work)).collect()
+    }
+
+    /// Goes on with the job that was started first.
+    pub(crate) fn go(&self) -> String {
+        let (job, done) = self.jobs().remove(0);
+        let name = name(&job.work);
+        self.inner.start(job, done);
+        name
+    }
+
+    /// Lets the job that was started first fail.
+    pub(crate) fn fail(&self, error: EngineError) {
+        let (_, done) = self.jobs().remove(0);
+        done.finish(Err(error));
+    }
+
+    fn jobs(&self) -> std::sync::MutexGuard<'_, Vec<(Job, Done)>> {
+        self.held.lock().expect("no test panics with it")
+    }
+}
+
+/// A job in words: passes by their first token, steps by their learning rate.
+fn name(work: &Work) -> String {
+    match work {
+        Work::CreateModel { .. } => "create".to_owned(),
+        Work::Pass { data, .. } => {
+            let tokens = data[0].model_input.tokens().unwrap_or_default();
+            format!("pass {}", tokens[0])
+        }
+        Work::OptimStep { params, .. } => format!("step {}", params.learning_rate),
+        Work::UnloadModel { .. } => "unload".to_owned(),
+        Work::Snapshot { .. } => "snapshot".to_owned(),
+        Work::DropSnapshot { .. } => "drop snapshot".to_owned(),
+        Work::Save { record, .. } => format!("save {}", record.path.name()),
+        Work::DeleteCheckpoint { path } => format!("delete {}", path.name()),
+        Work::Sample { .. } => "sample".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+impl Engine for HeldEngine {
+    fn models(&self) -> Vec<BaseModel> {
+        self.inner.models()
+    }
+
+    fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError> {
+        self.inner.checkpoints()
+    }
+
+    fn start(&self, job: Job, done: Done) {
+        self.jobs().push((job, done));
+    }
+
+    fn cancel(&self, job: JobId) {
+        let found = {
+            let mut jobs = self.jobs();
+            let at = jobs.iter().position(|(held, _)| held.id == job);
+            at.map(|at| jobs.remove(at))
+        };
+        if let Some((_, done)) = found {
+            done.finish(Err(EngineError::user("cancelled")));
+        }
+    }
+}
+
+/// A server whose jobs go on only when told to.
+pub(crate) fn held_world() -> (World, Arc<HeldEngine>) {
+    let held = Arc::new(HeldEngine::default());
+    let engine = Arc::clone(&held.inner);
+    let world = build(
+        LocalConfig::default(),
+        Arc::<HeldEngine>::clone(&held),
+        engine,
+    );
+    (world, held)
+}
+
+/// Whether `work` is still waiting.
+pub(crate) async fn is_pending<F: Future + Unpin>(work: &mut F) -> bool {
+    settle().await;
+    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *work).poll(cx).is_pending())).await
+}
+
+/// Lets every task do what it can.
+pub(crate) async fn settle() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
 }

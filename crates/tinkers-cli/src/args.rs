@@ -1,0 +1,394 @@
+//! The command line: what can be said on it, and what is refused before anything is started.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+/// The model that the embedded server carries inside itself.
+pub(crate) const BUILT_IN_MODEL: &str = "tinkers/tiny";
+
+/// Train and sample with the Tinker API, with or without a server of your own.
+#[derive(Debug, Parser)]
+#[command(name = "tinkers", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// What is logged to stderr, such as `info` or `tinkers_local=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "TINKER_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Sample, fine-tune on a text, sample again: the whole way in about a minute
+    Quickstart(QuickstartArgs),
+    /// Serve the Tinker API from this machine
+    Serve(ServeArgs),
+}
+
+/// `tinkers quickstart`.
+#[derive(Debug, Args)]
+pub(crate) struct QuickstartArgs {
+    /// A server to use in place of the embedded one
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TINKER_BASE_URL",
+        hide_env_values = true
+    )]
+    base_url: Option<String>,
+    /// The key for the server of --base-url
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "TINKER_API_KEY",
+        hide_env_values = true
+    )]
+    api_key: Option<Key>,
+    /// The base model
+    #[arg(long, value_name = "NAME", default_value = BUILT_IN_MODEL)]
+    pub(crate) model: String,
+    /// The model's tokenizer.json; needed for any model but the built-in one, which reads bytes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// A text to train on, in UTF-8, in place of the one that comes along (Newton's Opticks)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Option<PathBuf>,
+    /// Optimizer steps
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub(crate) steps: NonZeroU32,
+    /// Pieces of text in each step
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub(crate) batch: NonZeroU32,
+    /// Tokens in each piece
+    #[arg(long, value_name = "N", default_value = "256")]
+    pub(crate) seq_len: NonZeroU32,
+    /// Rank of the LoRA adapter
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub(crate) rank: NonZeroU32,
+    /// Learning rate of the first step; it falls to a tenth of it by the last
+    #[arg(long, value_name = "RATE", default_value = "0.003", value_parser = learning_rate)]
+    pub(crate) learning_rate: f64,
+    /// Seed of the adapter, of the order of the text and of the samples
+    #[arg(long, value_name = "N", default_value = "7")]
+    pub(crate) seed: u64,
+    /// Where the embedded server keeps checkpoints [default: the platform's data directory]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print one JSON object on stdout, and nothing else there
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which server `quickstart` talks to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// One inside this process, keeping its checkpoints here or in the default place.
+    Embedded(Option<PathBuf>),
+    /// One elsewhere.
+    Remote {
+        /// Its address.
+        base_url: String,
+        /// The key, when one was given.
+        api_key: Option<Key>,
+    },
+}
+
+impl QuickstartArgs {
+    /// Which server is meant. An empty address is none, so that a variable of the environment can be overridden.
+    pub(crate) fn target(&self) -> Target {
+        match self.base_url.as_deref().filter(|url| !url.is_empty()) {
+            Some(url) => Target::Remote {
+                base_url: url.to_owned(),
+                api_key: self.api_key.clone().filter(|key| !key.expose().is_empty()),
+            },
+            None => Target::Embedded(self.data_dir.clone()),
+        }
+    }
+
+    fn check(&self) -> Result<(), clap::Error> {
+        let is_built_in = self.model == BUILT_IN_MODEL;
+        if !is_built_in && self.tokenizer.is_none() {
+            let message = format!(
+                "model {} needs --tokenizer FILE, its tokenizer.json; only {BUILT_IN_MODEL} does without",
+                self.model
+            );
+            return Err(refusal(ErrorKind::MissingRequiredArgument, &message));
+        }
+        if is_built_in && self.tokenizer.is_some() {
+            let message = format!("{BUILT_IN_MODEL} reads bytes and takes no --tokenizer");
+            return Err(refusal(ErrorKind::ArgumentConflict, &message));
+        }
+        match self.target() {
+            Target::Embedded(_) if !is_built_in => {
+                let message = format!(
+                    "the embedded server of quickstart has {BUILT_IN_MODEL} alone; for model {} name its server with --base-url URL",
+                    self.model
+                );
+                Err(refusal(ErrorKind::MissingRequiredArgument, &message))
+            }
+            Target::Remote { .. } if self.data_dir.is_some() => {
+                let message = "--data-dir is for the embedded server and does not go with --base-url (or TINKER_BASE_URL)";
+                Err(refusal(ErrorKind::ArgumentConflict, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `tinkers serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The address to listen on; beyond this machine only together with --api-key
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub(crate) host: Host,
+    /// The port; 0 takes a free one
+    #[arg(long, default_value = "8000")]
+    pub(crate) port: u16,
+    /// The one key that is taken; without it any key is, and none
+    #[arg(long, value_name = "KEY")]
+    pub(crate) api_key: Option<Key>,
+    /// Where checkpoints are kept [default: the platform's data directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// A Llama or Qwen3 model (config.json, *.safetensors, tokenizer.json) in place of the built-in one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model_dir: Option<PathBuf>,
+    /// What answers
+    #[arg(long, value_enum, default_value_t = EngineName::Candle)]
+    pub(crate) engine: EngineName,
+    /// How long the scripted engine takes for each job
+    #[arg(long, value_name = "N")]
+    pub(crate) scripted_latency_ms: Option<u64>,
+    /// About how large the scripted engine's results are, in bytes
+    #[arg(long, value_name = "N")]
+    pub(crate) scripted_bytes: Option<usize>,
+}
+
+impl ServeArgs {
+    fn check(&self) -> Result<(), clap::Error> {
+        if self
+            .api_key
+            .as_ref()
+            .is_some_and(|key| key.expose().is_empty())
+        {
+            return Err(refusal(ErrorKind::InvalidValue, "--api-key is empty"));
+        }
+        if !self.host.is_loopback() && self.api_key.is_none() {
+            let message = format!(
+                "--host {} is beyond this machine: give --api-key KEY too, so that not everybody can use the server",
+                self.host
+            );
+            return Err(refusal(ErrorKind::MissingRequiredArgument, &message));
+        }
+        let is_scripted = self.engine == EngineName::Scripted;
+        if is_scripted && self.model_dir.is_some() {
+            let message = "--model-dir goes with --engine candle, not with the scripted one";
+            return Err(refusal(ErrorKind::ArgumentConflict, message));
+        }
+        if !is_scripted && (self.scripted_latency_ms.is_some() || self.scripted_bytes.is_some()) {
+            let message = "--scripted-latency-ms and --scripted-bytes go with --engine scripted";
+            return Err(refusal(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(())
+    }
+}
+
+/// What answers the requests of `serve`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineName {
+    /// A real model on the CPU
+    Candle,
+    /// Canned results, for load work
+    Scripted,
+}
+
+/// An address to listen on; `localhost` is 127.0.0.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Host(IpAddr);
+
+impl Host {
+    pub(crate) fn ip(self) -> IpAddr {
+        self.0
+    }
+
+    fn is_loopback(self) -> bool {
+        self.0.is_loopback()
+    }
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "localhost" {
+            return Ok(Self(IpAddr::from([127, 0, 0, 1])));
+        }
+        text.parse()
+            .map(Self)
+            .map_err(|_| "expected an IP address, such as 127.0.0.1 or 0.0.0.0".to_owned())
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An API key, never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Key(String);
+
+impl Key {
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Key {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// Reads and checks the arguments of the process.
+///
+/// # Errors
+/// In clap's form, which also carries `--help` and `--version`.
+pub(crate) fn parse<I, T>(arguments: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<std::ffi::OsString> + Clone,
+{
+    let cli = Cli::try_parse_from(arguments)?;
+    match &cli.command {
+        Command::Quickstart(args) => args.check()?,
+        Command::Serve(args) => args.check()?,
+    }
+    Ok(cli)
+}
+
+fn refusal(kind: ErrorKind, message: &str) -> clap::Error {
+    Cli::command().error(kind, message)
+}
+
+fn learning_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if rate.is_finite() && rate >= 0.0 {
+        return Ok(rate);
+    }
+    Err("expected a finite number, 0 or more".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        parse(std::iter::once("tinkers").chain(line.split_whitespace()))
+    }
+
+    fn quickstart(line: &str) -> QuickstartArgs {
+        match read(line).unwrap().command {
+            Command::Quickstart(args) => args,
+            Command::Serve(_) => unreachable!("asked for quickstart"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn another_model_needs_its_tokenizer_and_a_server() {
+        let error = read("quickstart --model Qwen/Qwen3-8B").unwrap_err();
+        assert!(error.to_string().contains("--tokenizer FILE"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+        let with = "quickstart --model Qwen/Qwen3-8B --tokenizer tokenizer.json --base-url";
+        let error = read(&format!("{with}=")).unwrap_err();
+        assert!(error.to_string().contains("--base-url URL"), "{error}");
+        assert!(read(&format!("{with}=http://127.0.0.1:9")).is_ok());
+    }
+
+    #[test]
+    fn the_target_follows_from_the_address() {
+        let remote = quickstart("quickstart --base-url http://h --api-key tml-x").target();
+        let Target::Remote { base_url, api_key } = remote else {
+            unreachable!("an address was given")
+        };
+        assert_eq!(base_url, "http://h");
+        assert_eq!(api_key.as_ref().map(Key::expose), Some("tml-x"));
+        assert_eq!(
+            quickstart("quickstart --base-url= --data-dir d").target(),
+            Target::Embedded(Some(PathBuf::from("d")))
+        );
+        assert!(read("quickstart --base-url http://h --data-dir d").is_err());
+    }
+
+    #[test]
+    fn keys_are_never_shown() {
+        let args = quickstart("quickstart --base-url http://h --api-key tml-secret");
+        assert!(!format!("{args:?} {:?}", args.target()).contains("secret"));
+    }
+
+    #[test]
+    fn numbers_that_mean_nothing_are_refused() {
+        for bad in [
+            "--steps 0",
+            "--batch 0",
+            "--seq-len 0",
+            "--rank 0",
+            "--learning-rate -1",
+            "--learning-rate NaN",
+            "--learning-rate much",
+            "--tokenizer t.json",
+        ] {
+            let error = read(&format!("quickstart --base-url= {bad}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad}");
+        }
+        assert_eq!(
+            quickstart("quickstart --learning-rate 0").learning_rate,
+            0.0
+        );
+    }
+
+    #[test]
+    fn beyond_this_machine_a_key_is_needed() {
+        let error = read("serve --host 0.0.0.0").unwrap_err();
+        assert!(error.to_string().contains("--api-key KEY"), "{error}");
+        for good in [
+            "serve --host 0.0.0.0 --api-key tml-x",
+            "serve --host ::1",
+            "serve --host localhost",
+            "serve",
+        ] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "serve --host 0.0.0.0 --api-key=",
+            "serve --host example.com",
+            "serve --scripted-bytes 9",
+            "serve --engine scripted --model-dir d",
+            "serve --port 70000",
+        ] {
+            assert_eq!(read(bad).unwrap_err().exit_code(), 2, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Where things are kept on this machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
+
+/// The directory of checkpoints, made if it is not there: `given`, or `tinkers` in the platform's data directory
+/// (`$XDG_DATA_HOME` or `~/.local/share` on Linux, `~/Library/Application Support` on macOS, `%APPDATA%` on Windows).
+pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf> {
+    let dir = match given {
+        Some(dir) => dir.to_path_buf(),
+        None => choose_native_strategy()
+            .context("this machine has no place for data; name one with --data-dir DIR")?
+            .data_dir()
+            .join("tinkers"),
+    };
+    std::fs::create_dir_all(&dir)
+        .with_context(|| format!("the data directory {} cannot be made", dir.display()))?;
+    // What is shown is to be found from anywhere.
+    std::path::absolute(&dir).with_context(|| format!("{} has no absolute path", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_directory_is_made_and_what_cannot_be_one_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = data_dir(Some(&dir.path().join("a/b"))).unwrap();
+        assert!(made.is_absolute() && made.is_dir());
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = data_dir(Some(&file)).unwrap_err();
+        assert!(error.to_string().contains("file"), "{error}");
+    }
+}

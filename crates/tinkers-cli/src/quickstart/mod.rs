@@ -1,0 +1,183 @@
+//! `tinkers quickstart`: sample, fine-tune on a text, sample again, over HTTP.
+
+mod batches;
+mod material;
+mod plot;
+mod report;
+mod sample;
+mod server;
+mod text;
+mod tokens;
+mod train;
+
+use anyhow::{Context, Result};
+use tinkers::FinishReason;
+use tinkers::prelude::{ServiceClient, TrainingClient};
+
+use self::batches::Batches;
+use self::material::Material;
+use self::report::Report;
+use self::server::Server;
+use self::tokens::Tokens;
+use crate::args::QuickstartArgs;
+use crate::output::{self, Screen, Words};
+use crate::signals::{Interrupted, Signals};
+use crate::stopwatch::Stopwatch;
+
+/// The name of the checkpoints that it leaves.
+const CHECKPOINT: &str = "quickstart";
+
+/// Runs it to its end or to the first signal.
+pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<()> {
+    let watch = Stopwatch::start();
+    let screen = Screen::new(if args.json {
+        Words::Stderr
+    } else {
+        Words::Stdout
+    });
+    let material = Material::prepare(args, Tokens::open(args.tokenizer.as_deref())?)?;
+    let server = Server::open(args.target())?;
+    let service = tokio::select! {
+        biased;
+        () = signals.next() => return Err(Interrupted.into()),
+        service = server.connect() => service?,
+    };
+    let run = Run {
+        args,
+        screen,
+        material,
+        server,
+        service: service.clone(),
+        watch,
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = signals.next() => Err(Interrupted.into()),
+        report = run.work() => report,
+    };
+    tokio::select! {
+        biased;
+        // Whoever asks twice does not want to wait for the server.
+        () = signals.next() => {}
+        // A server that cannot be told finds out by itself, and what was done stands.
+        _ = service.close(reason(&outcome), None) => {}
+    }
+    let report = outcome?;
+    if args.json {
+        return output::json(&report);
+    }
+    Ok(report.show(&screen)?)
+}
+
+fn reason(outcome: &Result<Report>) -> FinishReason {
+    match outcome {
+        Ok(_) => FinishReason::Success,
+        Err(error) if error.is::<Interrupted>() => FinishReason::Interrupted,
+        Err(_) => FinishReason::Errored,
+    }
+}
+
+struct Run<'a> {
+    args: &'a QuickstartArgs,
+    screen: Screen,
+    material: Material,
+    server: Server,
+    service: ServiceClient,
+    watch: Stopwatch,
+}
+
+impl Run<'_> {
+    async fn work(&self) -> Result<Report> {
+        let (args, service) = (self.args, &self.service);
+        self.introduce()?;
+        let samples_before = {
+            let _busy = self.screen.busy("sampling from the base model")?;
+            let sampler = service.sampling(&args.model).create().await?;
+            sample::follow(&sampler, &self.material, args.seed).await?
+        };
+        let training = service
+            .lora_training(&args.model)
+            .rank(args.rank.get())
+            .seed(args.seed)
+            .create()
+            .await?;
+        let held_out_loss_before = self.held_out_loss(&training).await?;
+        let (loss, tokens_per_second) = self.train(&training).await?;
+        let held_out_loss_after = self.held_out_loss(&training).await?;
+        let _busy = self.screen.busy("saving and sampling again")?;
+        // Submitted together, worked on in this order.
+        let state = training.save_state(CHECKPOINT);
+        let weights = training.save_weights_for_sampler(CHECKPOINT);
+        let checkpoint = state.await?.path;
+        let sampler_checkpoint = weights
+            .await?
+            .path
+            .context("the server saved weights to sample from and did not say where")?;
+        let sampler = service
+            .sampling(sampler_checkpoint.as_str())
+            .create()
+            .await?;
+        let samples_after = sample::follow(&sampler, &self.material, args.seed).await?;
+        Ok(Report {
+            model: args.model.clone(),
+            held_out_loss_before,
+            held_out_loss_after,
+            seconds: self.watch.seconds(),
+            tokens_per_second,
+            loss,
+            prompts: self.material.prompts.clone(),
+            samples_before,
+            samples_after,
+            checkpoint: checkpoint.to_string(),
+            sampler_checkpoint: sampler_checkpoint.to_string(),
+            data_dir: self.server.data_dir(),
+        })
+    }
+
+    fn introduce(&self) -> Result<()> {
+        let (screen, args) = (&self.screen, self.args);
+        screen.line(format_args!("server    {}", self.server.describe()))?;
+        screen.line(format_args!(
+            "model     {}, LoRA of rank {}",
+            output::one_line(&args.model),
+            args.rank
+        ))?;
+        screen.line(format_args!(
+            "text      {}: {} tokens to train on, {} held out",
+            self.material.name,
+            self.material.training.len(),
+            self.material.held_out.len()
+        ))?;
+        screen.line(format_args!(
+            "training  {} steps of {} pieces of {} tokens",
+            args.steps, args.batch, args.seq_len
+        ))?;
+        Ok(())
+    }
+
+    async fn held_out_loss(&self, training: &TrainingClient) -> Result<f64> {
+        let _busy = self.screen.busy("measuring held-out loss")?;
+        let batch = self.args.batch.get() as usize;
+        train::held_out_loss(training, &self.material.pieces, batch).await
+    }
+
+    /// The loss of each step and the tokens per second.
+    async fn train(&self, training: &TrainingClient) -> Result<(Vec<f64>, f64)> {
+        let args = self.args;
+        let length = args.seq_len.get() as usize;
+        let batch = args.batch.get() as usize;
+        let batches = Batches::new(&self.material.training, length, batch, args.seed)
+            .context("the text is too short")?;
+        let steps = args.steps.get();
+        let progress = self.screen.progress(steps);
+        let (mut loss, mut tokens, watch) = (Vec::new(), 0, Stopwatch::start());
+        let rate = |tokens: usize| tokens as f64 / watch.seconds().max(1e-9);
+        train::train(training, batches, steps, args.learning_rate, |done| {
+            loss.push(done.loss);
+            tokens += done.tokens;
+            Ok(progress.step(done.number, done.loss, rate(tokens))?)
+        })
+        .await?;
+        Ok((loss, rate(tokens)))
+    }
+}

@@ -1,0 +1,122 @@
+//! The server that the run talks to over HTTP: one inside this process on a free port, or one elsewhere.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tinkers::prelude::ServiceClient;
+#[derive(Debug)]
+pub(crate) struct BlockingServer;
+impl BlockingServer {
+    fn url(&self) -> String {
+        String::new()
+    }
+}
+
+use crate::args::{Key, Target};
+use crate::output::one_line;
+use crate::paths;
+
+/// Sent to the embedded server, which takes any key, so that a key of the environment stays where it is.
+const EMBEDDED_KEY: &str = "tml-embedded";
+
+/// The server; the embedded one ends with this.
+#[derive(Debug)]
+pub(crate) enum Server {
+    /// Inside this process.
+    Embedded {
+        /// It.
+        server: BlockingServer,
+        /// Where it keeps checkpoints.
+        data_dir: PathBuf,
+    },
+    /// Elsewhere.
+    Remote {
+        /// Its address.
+        base_url: String,
+        /// The key, when one was given.
+        api_key: Option<Key>,
+    },
+}
+
+impl Server {
+    /// Starts the embedded server where that is the target.
+    pub(crate) fn open(target: Target) -> Result<Self> {
+        match target {
+            Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
+            Target::Embedded(given) => {
+                let data_dir = paths::data_dir(given.as_deref())?;
+                let server = BlockingServer;
+                Ok(Self::Embedded { server, data_dir })
+            }
+        }
+    }
+
+    /// Opens a session on it.
+    pub(crate) async fn connect(&self) -> Result<ServiceClient> {
+        let builder = ServiceClient::builder().display_name("tinkers quickstart");
+        let builder = match self {
+            Self::Embedded { server, .. } => builder.base_url(server.url()).api_key(EMBEDDED_KEY),
+            Self::Remote { base_url, api_key } => match api_key {
+                Some(key) => builder.base_url(base_url).api_key(key.expose()),
+                None => builder.base_url(base_url),
+            },
+        };
+        builder
+            .connect()
+            .await
+            .with_context(|| format!("no session on {}", self.address()))
+    }
+
+    /// In words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Embedded { .. } => format!("{}, inside this program", self.address()),
+            Self::Remote { .. } => self.address(),
+        }
+    }
+
+    /// Where checkpoints are kept, as far as this program knows.
+    pub(crate) fn data_dir(&self) -> Option<String> {
+        match self {
+            Self::Embedded { data_dir, .. } => Some(data_dir.display().to_string()),
+            Self::Remote { .. } => None,
+        }
+    }
+
+    /// The address without what may be a password in it.
+    fn address(&self) -> String {
+        match self {
+            Self::Embedded { server, .. } => server.url(),
+            Self::Remote { base_url, .. } => without_password(base_url),
+        }
+    }
+}
+
+/// Leaves out `user:password@`, query and fragment.
+fn without_password(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let url = one_line(&url[..end]).into_owned();
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.rsplit('@').next().unwrap_or_default().to_owned();
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_an_address_is_not_shown() {
+        for (url, shown) in [
+            ("http://h:1/a", "http://h:1/a"),
+            ("https://me:secret@h/a@b?key=secret", "https://h/a@b"),
+            ("me:secret@h", "h"),
+            ("h#secret", "h"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A clock moved by hand, futures polled by hand, and asks to put to a limiter.
+#![expect(
+    dead_code,
+    reason = "each test file is a program of its own and uses a part"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use tinkers_core::{
+    Admission, Admitted, Ask, BoxFuture, ClientId, Cost, Error, ManualClock, Moment, Reentry,
+    RouteClass, Settlement, Time,
+};
+use tinkers_dispatch::{LaneSettings, LaneState, Limiter, LimiterAdmission, LimiterSettings};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const NANO: Duration = Duration::from_nanos(1);
+
+/// A limiter on a clock that stands still.
+pub(crate) struct Bench {
+    pub(crate) clock: ManualClock,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) admission: Arc<LimiterAdmission>,
+}
+
+impl Bench {
+    pub(crate) fn new(settings: LimiterSettings) -> Self {
+        let clock = ManualClock::new();
+        let limiter = Arc::new(Limiter::new(settings));
+        let admission = Arc::new(limiter.admission(Arc::new(clock.clone())));
+        Self {
+            clock,
+            limiter,
+            admission,
+        }
+    }
+
+    /// A sample lane with these limits, and the usual ones beside it.
+    pub(crate) fn sampling(slots: u64, bytes: u64, flights: u64) -> Self {
+        Self::new(LimiterSettings {
+            sample: LaneSettings {
+                slots,
+                bytes: Some(bytes),
+                flights: Some(flights),
+            },
+            ..LimiterSettings::default()
+        })
+    }
+
+    /// Starts to wait, and is polled once.
+    pub(crate) fn ask(&self, ask: Ask) -> Waiting {
+        let admission = Arc::clone(&self.admission);
+        let mut waiting = Waiting::new(Box::pin(async move { admission.admit(ask).await }));
+        waiting.poll();
+        waiting
+    }
+
+    /// Admitted at once, or the test fails.
+    pub(crate) fn admit(&self, ask: Ask) -> Admitted {
+        self.ask(ask).admitted()
+    }
+
+    pub(crate) fn state(&self, class: RouteClass) -> LaneState {
+        self.limiter.state(class).expect("a lane with limits")
+    }
+
+    pub(crate) fn sample(&self) -> LaneState {
+        self.state(RouteClass::Sample)
+    }
+
+    pub(crate) fn at(&self, after: Duration) -> Moment {
+        self.clock.now().after(after)
+    }
+
+    /// Nobody waits and nothing is taken.
+    pub(crate) fn assert_all_given_back(&self) {
+        for class in RouteClass::ALL {
+            if let Some(state) = self.limiter.state(class) {
+                let left = (state.waiting, state.slots, state.bytes, state.flights);
+                assert_eq!(left, (0, 0, 0, 0), "{class:?}");
+            }
+        }
+        assert_eq!(self.clock.sleepers(), 0);
+    }
+}
+
+pub(crate) fn ask(class: RouteClass) -> Ask {
+    Ask {
+        class,
+        client: ClientId(0),
+        cost: Cost::default(),
+        deadline: None,
+        flight: None,
+        reentry: Reentry::New,
+    }
+}
+
+pub(crate) fn sample() -> Ask {
+    ask(RouteClass::Sample)
+}
+
+pub(crate) fn sample_of(bytes: u64) -> Ask {
+    Ask {
+        cost: Cost { bytes },
+        ..sample()
+    }
+}
+
+pub(crate) fn again() -> Ask {
+    Ask {
+        reentry: Reentry::AfterRefusal,
+        ..sample()
+    }
+}
+
+pub(crate) const fn refused(hint: Option<Duration>) -> Settlement {
+    Settlement::Refused { hint }
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// An admission that is polled by hand.
+pub(crate) struct Waiting {
+    future: Option<BoxFuture<'static, Result<Admitted, Error>>>,
+    outcome: Option<Result<Admitted, Error>>,
+    woken: Arc<Woken>,
+}
+
+impl Waiting {
+    fn new(future: BoxFuture<'static, Result<Admitted, Error>>) -> Self {
+        Self {
+            future: Some(future),
+            outcome: None,
+            woken: Arc::default(),
+        }
+    }
+
+    pub(crate) fn poll(&mut self) {
+        let Some(future) = &mut self.future else {
+            return;
+        };
+        let waker = Waker::from(Arc::clone(&self.woken));
+        if let Poll::Ready(outcome) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            self.future = None;
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// Polls it only if it was woken since the last time, as an executor would.
+    pub(crate) fn run(&mut self) -> bool {
+        let woken = self.woken.0.swap(0, Ordering::SeqCst) > 0;
+        if woken {
+            self.poll();
+        }
+        woken
+    }
+
+    pub(crate) fn is_waiting(&mut self) -> bool {
+        self.run();
+        self.outcome.is_none()
+    }
+
+    pub(crate) fn wakes(&self) -> usize {
+        self.woken.0.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn admitted(mut self) -> Admitted {
+        self.run();
+        self.outcome
+            .take()
+            .expect("it still waits")
+            .expect("it failed")
+    }
+
+    pub(crate) fn try_admitted(&mut self) -> Option<Admitted> {
+        self.run();
+        if matches!(self.outcome, Some(Ok(_))) {
+            return self.outcome.take().and_then(Result::ok);
+        }
+        None
+    }
+
+    pub(crate) fn error(mut self) -> Error {
+        self.run();
+        self.outcome
+            .take()
+            .expect("it still waits")
+            .expect_err("it was admitted")
+    }
+}

@@ -1,0 +1,206 @@
+//! Random histories against plain book-keeping: what is taken is what was granted, nobody is passed, no gate is jumped.
+
+mod common;
+
+use common::{Bench, Waiting, refused};
+use std::time::Duration;
+use tinkers_core::{
+    Admitted, Ask, ClientId, Cost, Flight, Jitter, Moment, Reentry, RouteClass, Settlement,
+    SplitMix, SubmitPermit,
+};
+
+const SLOTS: u64 = 4;
+const BYTES: u64 = 1000;
+const FLIGHTS: u64 = 6;
+
+/// One request that waits, as the book has it.
+struct Entry {
+    waiting: Waiting,
+    bytes: u64,
+    rank: u8,
+    number: u64,
+    brings_flight: bool,
+}
+
+/// Plain book-keeping of one lane.
+struct Book {
+    bench: Bench,
+    random: SplitMix,
+    queue: Vec<Entry>,
+    permits: Vec<(SubmitPermit, u64)>,
+    flights: Vec<Flight>,
+    bytes: u64,
+    closed_until: Moment,
+    numbers: u64,
+    served: u64,
+    refusals: u64,
+}
+
+impl Book {
+    fn new(seed: u64) -> Self {
+        Self {
+            bench: Bench::sampling(SLOTS, BYTES, FLIGHTS),
+            random: SplitMix::new(seed),
+            queue: Vec::new(),
+            permits: Vec::new(),
+            flights: Vec::new(),
+            bytes: 0,
+            closed_until: Moment::ORIGIN,
+            numbers: 0,
+            served: 0,
+            refusals: 0,
+        }
+    }
+
+    fn below(&self, limit: usize) -> usize {
+        (self.random.bits() % limit.max(1) as u64) as usize
+    }
+
+    fn step(&mut self) {
+        match self.below(10) {
+            0..=2 => self.ask(Reentry::New),
+            3..=5 if !self.permits.is_empty() => self.settle(),
+            6 if !self.flights.is_empty() => {
+                let landed = self.below(self.flights.len());
+                drop(self.flights.swap_remove(landed));
+            }
+            7 if !self.queue.is_empty() => {
+                let dropped = self.below(self.queue.len());
+                drop(self.queue.remove(dropped));
+            }
+            8 => self.bench.clock.advance(Duration::from_millis(300)),
+            _ => {
+                self.bench.clock.advance_to_next();
+            }
+        }
+        self.serve();
+        self.compare();
+    }
+
+    fn ask(&mut self, reentry: Reentry) {
+        let brings_flight = !self.flights.is_empty() && self.below(4) == 0;
+        let flight = brings_flight.then(|| self.flights.swap_remove(0));
+        let bytes = [0, 1, 400, 3000][self.below(4)];
+        self.numbers += 1;
+        let rank = match reentry {
+            _ if brings_flight => 0,
+            Reentry::AfterRefusal => 1,
+            Reentry::New => 2,
+        };
+        let waiting = self.bench.ask(Ask {
+            class: RouteClass::Sample,
+            client: ClientId(1),
+            cost: Cost { bytes },
+            deadline: None,
+            flight,
+            reentry,
+        });
+        self.queue.push(Entry {
+            waiting,
+            bytes,
+            rank,
+            number: self.numbers,
+            brings_flight,
+        });
+    }
+
+    fn settle(&mut self) {
+        let which = self.below(self.permits.len());
+        let (permit, bytes) = self.permits.swap_remove(which);
+        self.bytes -= bytes;
+        match self.below(3) {
+            0 => permit.settle(Settlement::Accepted),
+            1 => drop(permit),
+            _ => {
+                let hint = Duration::from_millis([100, 700, 2500][self.below(3)]);
+                let until = self.bench.clock_now().after(hint);
+                self.closed_until = self.closed_until.max(until);
+                permit.settle(refused(Some(hint)));
+                self.refusals += 1;
+                self.ask(Reentry::AfterRefusal);
+            }
+        }
+    }
+
+    /// Runs whoever was woken until nobody is, in an order of chance, and books who is served.
+    fn serve(&mut self) {
+        loop {
+            let start = self.below(self.queue.len());
+            let length = self.queue.len();
+            let ready = (0..length)
+                .map(|step| (start + step) % length)
+                .find_map(|at| Some((at, self.queue[at].waiting.try_admitted()?)));
+            let Some((at, admitted)) = ready else { return };
+            self.book(at, admitted);
+        }
+    }
+
+    fn book(&mut self, at: usize, admitted: Admitted) {
+        let entry = self.queue.remove(at);
+        self.served += 1;
+        assert!(
+            self.bench.clock_now() >= self.closed_until,
+            "a gate was jumped"
+        );
+        let passed = self
+            .queue
+            .iter()
+            .any(|other| (other.rank, other.number) < (entry.rank, entry.number));
+        assert!(!passed, "a waiter was passed");
+        assert!((self.permits.len() as u64) < SLOTS);
+        assert!(entry.bytes == 0 || self.bytes < BYTES);
+        let kept = u64::from(entry.brings_flight);
+        assert!(kept == 1 || self.in_flight() < FLIGHTS);
+        self.bytes += entry.bytes;
+        self.permits.push((admitted.permit, entry.bytes));
+        self.flights.push(admitted.flight);
+    }
+
+    /// Flights on the wing: those that were granted, and those that wait for their repeat.
+    fn in_flight(&self) -> u64 {
+        let waiting = self.queue.iter().filter(|entry| entry.brings_flight);
+        (self.flights.len() + waiting.count()) as u64
+    }
+
+    fn compare(&self) {
+        let state = self.bench.sample();
+        assert_eq!(state.slots, self.permits.len() as u64);
+        assert_eq!(state.bytes, self.bytes);
+        assert_eq!(state.flights, self.in_flight());
+        assert_eq!(state.waiting, self.queue.len());
+    }
+}
+
+impl Bench {
+    fn clock_now(&self) -> Moment {
+        self.at(Duration::ZERO)
+    }
+}
+
+#[test]
+fn random_histories_agree_with_the_book() {
+    let (mut served, mut refusals) = (0, 0);
+    for seed in 0..200 {
+        let mut book = Book::new(seed);
+        for _ in 0..400 {
+            book.step();
+        }
+        served += book.served;
+        refusals += book.refusals;
+        // Whatever is left can be finished: nothing was lost on the way, neither a unit nor a wake-up.
+        while !book.queue.is_empty() {
+            let before = book.served;
+            book.permits.clear();
+            book.bytes = 0;
+            book.flights.clear();
+            book.serve();
+            let moved = book.bench.clock.advance_to_next().is_some();
+            book.serve();
+            assert!(moved || book.served > before, "seed {seed}: stuck");
+        }
+        book.permits.clear();
+        book.flights.clear();
+        book.bench.assert_all_given_back();
+    }
+    assert!(served > 5_000 && refusals > 1_000, "{served} {refusals}");
+}

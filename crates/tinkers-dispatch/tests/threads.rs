@@ -1,0 +1,94 @@
+//! Real threads on one lane: never more than its slots at once, and every unit back at the end.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use tinkers_core::{Admission, Ask, ClientId, Cost, ManualClock, Reentry, RouteClass, Settlement};
+use tinkers_dispatch::{LaneSettings, Limiter, LimiterSettings};
+
+const THREADS: usize = 8;
+const ROUNDS: usize = 2_000;
+const SLOTS: u64 = 3;
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
+fn ask(bytes: u64) -> Ask {
+    Ask {
+        class: RouteClass::Sample,
+        client: ClientId(1),
+        cost: Cost { bytes },
+        deadline: None,
+        flight: None,
+        reentry: Reentry::New,
+    }
+}
+
+#[test]
+fn threads_share_a_lane_and_give_everything_back() {
+    let limiter = Arc::new(Limiter::new(LimiterSettings {
+        sample: LaneSettings {
+            slots: SLOTS,
+            bytes: Some(100),
+            flights: Some(5),
+        },
+        ..LimiterSettings::default()
+    }));
+    let admission = limiter.admission(Arc::new(ManualClock::new()));
+    let (inside, peak, served) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (admission, inside, peak, served) = (&admission, &inside, &peak, &served);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    if (round + thread) % 9 == 0 {
+                        // Asked for and given up after one look, served or not.
+                        let mut given_up = admission.admit(ask(7));
+                        let _outcome = given_up
+                            .as_mut()
+                            .poll(&mut Context::from_waker(Waker::noop()));
+                        continue;
+                    }
+                    let admitted = block_on(admission.admit(ask(40))).expect("no deadline");
+                    peak.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    std::thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    served.fetch_add(1, Ordering::SeqCst);
+                    admitted.permit.settle(Settlement::Accepted);
+                }
+            });
+        }
+    });
+    let peak = peak.into_inner();
+    assert!(peak <= SLOTS, "{peak} inside at once");
+    assert!(peak > 1, "nobody ever met anybody: inconclusive");
+    let given_up = (0..THREADS * ROUNDS)
+        .filter(|n| (n % ROUNDS + n / ROUNDS) % 9 == 0)
+        .count();
+    assert_eq!(served.into_inner() as usize, THREADS * ROUNDS - given_up);
+    let left = limiter.state(RouteClass::Sample).expect("a lane");
+    assert_eq!(
+        (left.waiting, left.slots, left.bytes, left.flights),
+        (0, 0, 0, 0)
+    );
+}

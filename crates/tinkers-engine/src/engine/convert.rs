@@ -1,0 +1,128 @@
+//! From the wire's types to the engine's.
+
+use tinkers_wire::{AdamParams, TensorData, TinkerPath};
+
+use crate::adamw::AdamWParams;
+use crate::checkpoint::Key;
+use crate::error::{Error, Result};
+use crate::lora::LoraConfig;
+
+/// Where the checkpoint of a path is kept.
+pub(super) fn key(path: &TinkerPath) -> Key {
+    Key {
+        run: path.run_id().to_owned(),
+        kind: path.kind().segment().to_owned(),
+        name: path.name().to_owned(),
+    }
+}
+
+/// An adapter's shape; what was not said is trained, and the seed is 0.
+pub(super) fn lora(config: &tinkers_wire::LoraConfig) -> LoraConfig {
+    LoraConfig {
+        rank: config.rank as usize,
+        seed: config.seed.unwrap_or(0),
+        train_attn: config.train_attn.unwrap_or(true),
+        train_mlp: config.train_mlp.unwrap_or(true),
+        train_unembed: config.train_unembed.unwrap_or(true),
+    }
+}
+
+/// A step's parameters; what was not said takes the API's default.
+pub(super) fn adamw(params: &AdamParams) -> AdamWParams {
+    let default = AdamWParams::default();
+    AdamWParams {
+        learning_rate: params.learning_rate,
+        beta1: params.beta1.unwrap_or(default.beta1),
+        beta2: params.beta2.unwrap_or(default.beta2),
+        eps: params.eps.unwrap_or(default.eps),
+        weight_decay: params.weight_decay.unwrap_or(default.weight_decay),
+        grad_clip_norm: params.grad_clip_norm.unwrap_or(default.grad_clip_norm),
+    }
+}
+
+/// A tensor of one or two dimensions without gaps.
+pub(super) struct Dense<T> {
+    pub(super) rows: usize,
+    pub(super) values: Vec<T>,
+}
+
+/// A float tensor, the gaps of a sparse one zero.
+pub(super) fn dense_f32(field: &str, tensor: &TensorData) -> Result<Dense<f32>> {
+    let values = tensor
+        .as_f32()
+        .ok_or_else(|| Error::input(field, "holds int64, expected float32"))?;
+    fill(field, tensor, values, 0.0)
+}
+
+/// An integer tensor, the gaps of a sparse one `gap`.
+pub(super) fn dense_i64(field: &str, tensor: &TensorData, gap: i64) -> Result<Dense<i64>> {
+    let values = tensor
+        .as_i64()
+        .ok_or_else(|| Error::input(field, "holds float32, expected int64"))?;
+    fill(field, tensor, values, gap)
+}
+
+fn fill<T: Copy>(field: &str, tensor: &TensorData, values: &[T], gap: T) -> Result<Dense<T>> {
+    tensor
+        .validate()
+        .map_err(|e| Error::input(format!("{field}.{}", e.field()), e.expected()))?;
+    let shape = tensor.shape();
+    let (rows, cols) = match shape.as_slice() {
+        [rows] => (*rows, 1),
+        [rows, cols] => (*rows, *cols),
+        other => {
+            let found = other.len();
+            return Err(Error::input(
+                field,
+                format!("has {found} dimensions, expected 1 or 2"),
+            ));
+        }
+    };
+    let Some(indices) = tensor.csr_indices() else {
+        let values = values.to_vec();
+        return Ok(Dense { rows, values });
+    };
+    let size = rows.checked_mul(cols).filter(|&size| size <= 1 << 28);
+    let size = size.ok_or_else(|| Error::input(field, format!("is too large: {rows} x {cols}")))?;
+    let mut filled = vec![gap; size];
+    let index = |at: i64| usize::try_from(at).unwrap_or(0);
+    for row in 0..rows {
+        for at in index(indices.crow[row])..index(indices.crow[row + 1]) {
+            filled[row * cols + index(indices.col[at])] = values[at];
+        }
+    }
+    Ok(Dense {
+        rows,
+        values: filled,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinkers_wire::{CsrIndices, TensorValues};
+
+    #[test]
+    fn sparse_rows_are_filled_up() {
+        let tensor = TensorData::csr(
+            TensorValues::I64(vec![7, 8, 9].into()),
+            [3, 2],
+            CsrIndices {
+                crow: vec![0, 1, 1, 3].into(),
+                col: vec![1, 0, 1].into(),
+            },
+        )
+        .unwrap();
+        let dense = dense_i64("t", &tensor, -1).unwrap();
+        assert_eq!(dense.rows, 3);
+        assert_eq!(dense.values, [-1, 7, -1, -1, 8, 9]);
+    }
+
+    #[test]
+    fn the_wrong_type_is_named() {
+        let error = dense_f32("data[0].weights", &TensorData::i64(vec![1]))
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("data[0].weights"));
+    }
+}

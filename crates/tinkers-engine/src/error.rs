@@ -1,0 +1,77 @@
+//! What can go wrong in the engine, said in terms of what the caller gave.
+
+use std::path::PathBuf;
+
+/// A failure of the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller's input cannot be used; nothing was computed.
+    #[error("{field}: {expected}")]
+    Input {
+        /// The field at fault, as a path such as `data[3].loss_fn_inputs.weights`.
+        field: String,
+        /// What was found and what would have been right.
+        expected: String,
+    },
+    /// The model directory or the weights in it cannot be used.
+    #[error("model: {0}")]
+    Model(String),
+    /// A checkpoint is absent, damaged or of another shape.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{doing} {}", path.display())]
+    Io {
+        /// The operation, as "cannot read".
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The tensor library refused an operation.
+    #[error("tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+    /// A tokenizer could not be read or applied.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A computation panicked; the state it worked on is as before it.
+    #[error("the computation panicked: {0}")]
+    Panicked(String),
+    /// The engine was closed while the request waited.
+    #[error("the engine is closed")]
+    Closed,
+}
+
+/// The engine's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error about the caller's `field`.
+    pub(crate) fn input(field: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::Input {
+            field: field.into(),
+            expected: expected.into(),
+        }
+    }
+
+    /// An error of the file system at `path`.
+    pub(crate) fn io(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+}

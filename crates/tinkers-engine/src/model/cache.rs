@@ -1,0 +1,150 @@
+//! Keys and values of sequences that are being sampled.
+
+use rayon::prelude::*;
+
+use crate::config::ModelConfig;
+use crate::ops::attention::Geometry;
+use crate::ops::matrix::Matrix;
+use crate::ops::tape::Node;
+
+/// Multiplications that are worth another thread.
+const WORTH_SPLITTING: usize = 1 << 20;
+
+/// Keys and values of some sequences that have the same length.
+#[derive(Debug)]
+pub(crate) struct KvCache {
+    layers: Vec<Layer>,
+    sequences: usize,
+    capacity: usize,
+    len: usize,
+    shape: Geometry,
+}
+
+/// One layer's keys and values: for each sequence, room for `capacity` rows of heads side by side.
+#[derive(Debug)]
+struct Layer {
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl KvCache {
+    /// An empty cache for one sequence of at most `capacity` tokens.
+    pub(crate) fn new(config: &ModelConfig, capacity: usize) -> Self {
+        let shape = Geometry {
+            queries: 0,
+            past: 0,
+            heads: config.num_attention_heads,
+            kv_heads: config.kv_heads(),
+            width: config.head_width(),
+        };
+        let empty = || vec![0.0; capacity * shape.kv_heads * shape.width];
+        let layers = (0..config.num_hidden_layers).map(|_| Layer {
+            k: empty(),
+            v: empty(),
+        });
+        Self {
+            layers: layers.collect(),
+            sequences: 1,
+            capacity,
+            len: 0,
+            shape,
+        }
+    }
+
+    /// Copies of the chosen sequences, with room for `capacity` tokens each.
+    pub(crate) fn select(&self, chosen: &[usize], capacity: usize) -> Self {
+        let row = self.row();
+        let copy = |from: &[f32]| {
+            let mut to = vec![0f32; chosen.len() * capacity * row];
+            for (to, &index) in to.chunks_exact_mut(capacity * row).zip(chosen) {
+                let start = index * self.capacity * row;
+                to[..self.len * row].copy_from_slice(&from[start..start + self.len * row]);
+            }
+            to
+        };
+        let layers = self.layers.iter().map(|layer| Layer {
+            k: copy(&layer.k),
+            v: copy(&layer.v),
+        });
+        Self {
+            layers: layers.collect(),
+            sequences: chosen.len(),
+            capacity,
+            len: self.len,
+            shape: self.shape,
+        }
+    }
+
+    /// How many sequences it holds.
+    pub(crate) fn sequences(&self) -> usize {
+        self.sequences
+    }
+
+    /// Tokens of each sequence.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Tokens that each sequence may grow to.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Counts `new` positions as cached, once every layer has stored them.
+    pub(super) fn advance(&mut self, new: usize) {
+        self.len += new;
+    }
+
+    /// The view of layer `index` for a call with `new` positions per sequence.
+    pub(super) fn layer(&mut self, index: usize, new: usize) -> LayerCache<'_> {
+        LayerCache {
+            capacity: self.capacity,
+            shape: Geometry {
+                queries: new,
+                past: self.len,
+                ..self.shape
+            },
+            layer: &mut self.layers[index],
+        }
+    }
+
+    fn row(&self) -> usize {
+        self.shape.kv_heads * self.shape.width
+    }
+}
+
+/// One layer of a cache, during one call.
+#[derive(Debug)]
+pub(super) struct LayerCache<'a> {
+    layer: &'a mut Layer,
+    capacity: usize,
+    shape: Geometry,
+}
+
+impl LayerCache<'_> {
+    /// Stores the new keys and values, and attends from the new queries to all that is stored.
+    pub(super) fn attend(&mut self, q: &Matrix, k: &Matrix, v: &Matrix) -> Node {
+        let row = self.shape.kv_heads * self.shape.width;
+        let (new, past) = (self.shape.queries * row, self.shape.past * row);
+        for (to, from) in [(&mut self.layer.k, k), (&mut self.layer.v, v)] {
+            let to = to.chunks_exact_mut(self.capacity * row);
+            for (to, from) in to.zip(from.data().chunks_exact(new)) {
+                to[past..past + new].copy_from_slice(from);
+            }
+        }
+        let per = self.shape.queries * self.shape.heads * self.shape.width;
+        let mut out = vec![0f32; q.data().len()];
+        // A short sequence is attended to faster than another thread is woken.
+        let together = WORTH_SPLITTING / (per * (self.shape.past + 1)) + 1;
+        out.par_chunks_exact_mut(per)
+            .enumerate()
+            .with_min_len(together)
+            .for_each(|(index, out)| {
+                let at = index * self.capacity * row;
+                let (k, v) = (&self.layer.k[at..], &self.layer.v[at..]);
+                self.shape
+                    .attend(&q.data()[index * per..][..per], k, v, out);
+            });
+        Node::constant(Matrix::new(out, q.rows(), q.cols()))
+    }
+}

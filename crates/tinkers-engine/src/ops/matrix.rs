@@ -1,0 +1,230 @@
+//! Dense matrices in row order, and their products.
+
+use std::sync::Arc;
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use rayon::prelude::*;
+
+use super::math;
+
+/// Products with fewer multiplications than this stay on the thread that asks for them.
+const WORTH_SPLITTING: usize = 1 << 21;
+
+/// With fewer rows than this, packing the right side for a blocked product costs more than the product.
+const FEW_ROWS: usize = 2;
+
+/// A matrix in row order; copies share the numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct Matrix {
+    data: Arc<Vec<f32>>,
+    rows: usize,
+    cols: usize,
+}
+
+impl Matrix {
+    /// A matrix of `rows` rows that owns `data`.
+    pub(crate) fn new(data: Vec<f32>, rows: usize, cols: usize) -> Self {
+        assert_eq!(
+            data.len(),
+            rows * cols,
+            "a matrix of {rows} rows and {cols} columns"
+        );
+        Self {
+            data: Arc::new(data),
+            rows,
+            cols,
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// Its numbers, to be changed; other copies keep theirs.
+    pub(crate) fn data_mut(&mut self) -> &mut [f32] {
+        Arc::make_mut(&mut self.data).as_mut_slice()
+    }
+
+    /// The same numbers in rows of another width.
+    pub(crate) fn reshaped(&self, rows: usize, cols: usize) -> Self {
+        assert_eq!(self.data.len(), rows * cols, "the number of elements stays");
+        Self {
+            data: Arc::clone(&self.data),
+            rows,
+            cols,
+        }
+    }
+
+    /// This matrix as an operand.
+    pub(crate) fn view(&self) -> View<'_> {
+        View::new(&self.data, self.rows, self.cols)
+    }
+}
+
+/// A matrix somewhere in a slice, with any distance between its rows and between its columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_step: usize,
+    col_step: usize,
+}
+
+impl<'a> View<'a> {
+    /// All of `data`, in row order.
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// `rows` rows of `cols` numbers, `row_step` apart, from the start of `data`.
+    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_step: usize) -> Self {
+        Self {
+            data,
+            rows,
+            cols,
+            row_step,
+            col_step: 1,
+        }
+    }
+
+    /// The transpose.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_step: self.col_step,
+            col_step: self.row_step,
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.rows
+    }
+
+    fn rows_from(self, start: usize, rows: usize) -> Self {
+        Self {
+            data: &self.data[start * self.row_step..],
+            rows,
+            ..self
+        }
+    }
+
+    fn array(&self) -> ArrayView2<'a, f32> {
+        let shape = (self.rows, self.cols).strides((self.row_step, self.col_step));
+        ArrayView2::from_shape(shape, self.data).expect("a view lies within its data")
+    }
+}
+
+/// `left · right`.
+pub(crate) fn product(left: View<'_>, right: View<'_>) -> Vec<f32> {
+    let mut out = vec![0f32; left.rows * right.cols];
+    multiply(1.0, left, right, 0.0, &mut out);
+    out
+}
+
+/// `out = alpha · left · right + beta · out`.
+///
+/// A large product is split by rows over the threads of the pool that it runs in. Each element is summed by one thread in
+/// one order, so the result does not depend on how many there are.
+pub(crate) fn multiply(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+    assert_eq!(left.cols, right.rows, "the inner sides of a product agree");
+    let threads = rayon::current_num_threads();
+    let work = left.rows * left.cols * right.cols;
+    if threads == 1 || work < WORTH_SPLITTING || left.rows < 2 * threads {
+        return multiply_here(alpha, left, right, beta, out);
+    }
+    let share = left.rows.div_ceil(threads);
+    out.par_chunks_mut(share * right.cols)
+        .enumerate()
+        .for_each(|(index, out)| {
+            let part = left.rows_from(index * share, out.len() / right.cols);
+            multiply_here(alpha, part, right, beta, out);
+        });
+}
+
+fn multiply_here(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+    if left.rows <= FEW_ROWS && left.col_step == 1 && right.row_step == 1 {
+        return multiply_few(alpha, left, right, beta, out);
+    }
+    let mut out = ArrayViewMut2::from_shape((left.rows, right.cols), out)
+        .expect("the result has a row for each row and a column for each column");
+    general_mat_mul(alpha, &left.array(), &right.array(), beta, &mut out);
+}
+
+/// A product of few rows with a transposed right side: inner products of contiguous rows.
+fn multiply_few(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
+    for (index, out) in out.chunks_exact_mut(right.cols).enumerate() {
+        let row = &left.data[index * left.row_step..][..left.cols];
+        for (column, out) in out.iter_mut().enumerate() {
+            let other = &right.data[column * right.col_step..][..right.rows];
+            let value = alpha * math::dot(row, other);
+            *out = if beta == 0.0 {
+                value
+            } else {
+                value + beta * *out
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn plain(left: &[f32], right: &[f32], (m, k, n): (usize, usize, usize)) -> Vec<f64> {
+        let mut out = vec![0f64; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                out[i * n + j] = (0..k)
+                    .map(|x| f64::from(left[i * k + x]) * f64::from(right[x * n + j]))
+                    .sum();
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn products_agree_with_a_plain_loop() {
+        let mut rng = Rng::new(1);
+        for (m, k, n) in [(1, 7, 5), (33, 20, 17), (130, 70, 64), (2, 300, 3)] {
+            let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));
+            let want = plain(&left, &right, (m, k, n));
+            let got = product(View::new(&left, m, k), View::new(&right, k, n));
+            let transposed: Vec<f32> = (0..n * k).map(|i| right[(i % k) * n + i / k]).collect();
+            let also = product(View::new(&left, m, k), View::new(&transposed, n, k).t());
+            for ((got, also), want) in got.iter().zip(&also).zip(&want) {
+                assert!((f64::from(*got) - want).abs() < 1e-4);
+                assert!((f64::from(*also) - want).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_change_a_bit() {
+        let mut rng = Rng::new(2);
+        let (m, k, n) = (517, 192, 130);
+        let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| product(View::new(&left, m, k), View::new(&right, k, n)))
+        };
+        let one: Vec<u32> = with(1).iter().map(|x| x.to_bits()).collect();
+        let three: Vec<u32> = with(3).iter().map(|x| x.to_bits()).collect();
+        assert_eq!(one, three);
+    }
+}

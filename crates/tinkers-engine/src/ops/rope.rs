@@ -1,0 +1,111 @@
+//! Rotary positions: pairs of a head's numbers are turned by an angle that grows with the position.
+
+use std::sync::Arc;
+
+use super::matrix::Matrix;
+use super::tape::{Node, Tape};
+
+/// Sines and cosines of every position, for heads of one width.
+#[derive(Debug)]
+pub(crate) struct Angles {
+    half: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+/// Which positions the rows of a matrix are at: `len` after another from `start`, then again from `start`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Positions {
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+impl Angles {
+    /// The angles of `positions` positions: position times frequency, for each of the head's frequencies.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "angles are computed in f64 and kept as the f32 that the model computes with"
+    )]
+    pub(crate) fn new(frequencies: &[f64], positions: usize) -> Self {
+        let half = frequencies.len();
+        let mut cos = Vec::with_capacity(half * positions);
+        let mut sin = Vec::with_capacity(half * positions);
+        for position in 0..positions {
+            for frequency in frequencies {
+                let angle = position as f64 * frequency;
+                cos.push(angle.cos() as f32);
+                sin.push(angle.sin() as f32);
+            }
+        }
+        Self { half, cos, sin }
+    }
+
+    /// Turns the heads of `from` by their row's angle times `direction`.
+    fn turn(&self, from: &[f32], cols: usize, at: Positions, direction: f32) -> Vec<f32> {
+        let (half, width) = (self.half, 2 * self.half);
+        let mut out = vec![0f32; from.len()];
+        let rows = from.chunks_exact(cols).zip(out.chunks_exact_mut(cols));
+        for (row, (from, to)) in rows.enumerate() {
+            let place = (at.start + row % at.len) * half;
+            let cos = &self.cos[place..place + half];
+            let sin = &self.sin[place..place + half];
+            for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
+                let (a, b) = from.split_at(half);
+                let (ra, rb) = to.split_at_mut(half);
+                for i in 0..half {
+                    let turn = sin[i] * direction;
+                    ra[i] = a[i] * cos[i] - b[i] * turn;
+                    rb[i] = b[i] * cos[i] + a[i] * turn;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Rotates every head of every row of `x`, whose rows hold whole heads side by side.
+///
+/// The halves of a head are paired (first with second half), as the Llama family stores its weights.
+pub(crate) fn rotate(tape: &Tape, x: &Node, angles: &Arc<Angles>, at: Positions) -> Node {
+    let (rows, cols) = (x.value().rows(), x.value().cols());
+    let out = angles.turn(x.value().data(), cols, at, 1.0);
+    let (input, angles) = (x.clone(), Arc::clone(angles));
+    tape.record(Matrix::new(out, rows, cols), &[x], move |grad, grads| {
+        // A rotation's transpose is the rotation back.
+        grads.add(&input, angles.turn(&grad, cols, at, -1.0));
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tape::check;
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        let angles = Arc::new(Angles::new(&[1.0, 0.3], 8));
+        let at = Positions { start: 2, len: 3 };
+        check::gradient(&[(6, 8)], 0, |t, a| rotate(t, &a[0], &angles, at));
+    }
+
+    #[test]
+    fn scores_depend_on_the_distance_alone() {
+        let angles = Arc::new(Angles::new(&[1.0, 0.3], 32));
+        let turned = |data: [f32; 4], start| {
+            let x = Node::constant(Matrix::new(data.to_vec(), 1, 4));
+            let at = Positions { start, len: 1 };
+            rotate(&Tape::default(), &x, &angles, at)
+                .value()
+                .data()
+                .to_vec()
+        };
+        let score = |at: usize, distance: usize| -> f32 {
+            let q = turned([0.3, -0.2, 0.7, 0.1], at + distance);
+            let k = turned([-0.5, 0.4, 0.2, 0.9], at);
+            q.iter().zip(&k).map(|(a, b)| a * b).sum()
+        };
+        assert!((score(0, 5) - score(20, 5)).abs() < 1e-5);
+        assert!((score(0, 5) - score(0, 6)).abs() > 1e-3);
+    }
+}

@@ -1,0 +1,182 @@
+//! What was computed, so that gradients can find the way back.
+
+use std::cell::RefCell;
+
+use super::matrix::Matrix;
+
+/// A value of a computation; it has a number where gradients are wanted for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    value: Matrix,
+    id: Option<usize>,
+}
+
+impl Node {
+    /// A value that takes no gradient.
+    pub(crate) fn constant(value: Matrix) -> Self {
+        Self { value, id: None }
+    }
+
+    pub(crate) fn value(&self) -> &Matrix {
+        &self.value
+    }
+
+    /// Whether gradients are wanted for it.
+    pub(crate) fn learns(&self) -> bool {
+        self.id.is_some()
+    }
+
+    /// The same numbers in another shape; gradients pass through unchanged.
+    pub(crate) fn reshaped(&self, rows: usize, cols: usize) -> Self {
+        Self {
+            value: self.value.reshaped(rows, cols),
+            id: self.id,
+        }
+    }
+}
+
+type Backward = Box<dyn FnOnce(Vec<f32>, &mut Grads)>;
+
+/// The operations of one computation in order, each with its way back. Belongs to one thread.
+#[derive(Default)]
+pub(crate) struct Tape {
+    steps: RefCell<Vec<Option<Backward>>>,
+}
+
+impl Tape {
+    /// A value that gradients are wanted for.
+    pub(crate) fn leaf(&self, value: Matrix) -> Node {
+        let mut steps = self.steps.borrow_mut();
+        steps.push(None);
+        Node {
+            value,
+            id: Some(steps.len() - 1),
+        }
+    }
+
+    /// The result of an operation on `inputs`. `backward` turns the result's gradient into theirs; it is dropped where
+    /// none of them wants one.
+    pub(crate) fn record(
+        &self,
+        value: Matrix,
+        inputs: &[&Node],
+        backward: impl FnOnce(Vec<f32>, &mut Grads) + 'static,
+    ) -> Node {
+        if !inputs.iter().any(|node| node.learns()) {
+            return Node::constant(value);
+        }
+        let mut steps = self.steps.borrow_mut();
+        steps.push(Some(Box::new(backward)));
+        Node {
+            value,
+            id: Some(steps.len() - 1),
+        }
+    }
+
+    /// Gradients of the sum of `seed` times the elements of `node`, for every leaf that it depends on.
+    pub(crate) fn backward(self, node: &Node, seed: Vec<f32>) -> Grads {
+        let mut steps = self.steps.into_inner();
+        let mut grads = Grads {
+            slots: (0..steps.len()).map(|_| None).collect(),
+        };
+        grads.add(node, seed);
+        for index in (0..steps.len()).rev() {
+            let Some(backward) = steps[index].take() else {
+                continue;
+            };
+            if let Some(grad) = grads.slots[index].take() {
+                backward(grad, &mut grads);
+            }
+        }
+        grads
+    }
+}
+
+/// Gradients on their way.
+#[derive(Debug)]
+pub(crate) struct Grads {
+    slots: Vec<Option<Vec<f32>>>,
+}
+
+impl Grads {
+    /// Adds to the gradient of `node`, where it wants one.
+    pub(crate) fn add(&mut self, node: &Node, grad: Vec<f32>) {
+        let Some(id) = node.id else {
+            return;
+        };
+        debug_assert_eq!(grad.len(), node.value.data().len());
+        match &mut self.slots[id] {
+            None => self.slots[id] = Some(grad),
+            Some(sum) => sum.iter_mut().zip(&grad).for_each(|(sum, g)| *sum += g),
+        }
+    }
+
+    /// Takes the gradient of a leaf; nothing where the result does not depend on it.
+    pub(crate) fn take(&mut self, leaf: &Node) -> Option<Vec<f32>> {
+        leaf.id.and_then(|id| self.slots[id].take())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod check {
+    //! Finite differences against the way back.
+
+    use super::*;
+    use crate::rng::Rng;
+
+    /// Checks d(sum(w * f(args)))/d(args[which]) against central differences, for a fixed random w.
+    pub(crate) fn gradient(
+        shapes: &[(usize, usize)],
+        which: usize,
+        f: impl Fn(&Tape, &[Node]) -> Node,
+    ) {
+        let mut rng = Rng::new(11);
+        let values: Vec<Vec<f32>> = shapes
+            .iter()
+            .map(|(r, c)| rng.uniform(r * c, 1.0))
+            .collect();
+        let run = |values: &[Vec<f32>]| {
+            let tape = Tape::default();
+            let args: Vec<Node> = values
+                .iter()
+                .zip(shapes)
+                .enumerate()
+                .map(|(index, (v, &(rows, cols)))| {
+                    let value = Matrix::new(v.clone(), rows, cols);
+                    if index == which {
+                        tape.leaf(value)
+                    } else {
+                        Node::constant(value)
+                    }
+                })
+                .collect();
+            let out = f(&tape, &args);
+            (tape, args, out)
+        };
+        let (tape, args, out) = run(&values);
+        let weight = rng.uniform(out.value().data().len(), 1.0);
+        let mut grads = tape.backward(&out, weight.clone());
+        let grad = grads
+            .take(&args[which])
+            .expect("a gradient reaches the argument");
+        assert!(grad.iter().any(|g| g.abs() > 1e-3), "the gradient is zero");
+
+        let value = |values: &[Vec<f32>]| -> f64 {
+            let out = run(values).2;
+            let pairs = out.value().data().iter().zip(&weight);
+            pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        for (index, &got) in grad.iter().enumerate() {
+            let step = 1e-2f32;
+            let mut up = values.clone();
+            up[which][index] += step;
+            let mut down = values.clone();
+            down[which][index] -= step;
+            let want = (value(&up) - value(&down)) / (2.0 * f64::from(step));
+            assert!(
+                (f64::from(got) - want).abs() < 1e-2 * want.abs().max(0.5),
+                "argument {which}, element {index}: got {got}, finite difference {want}"
+            );
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! One pass over a batch: sequences are packed into microbatches, computed on all threads, and summed in order.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::lora::Adapters;
+use crate::model::Model;
+use crate::ops::embed::rows;
+use crate::ops::tape::{Node, Tape};
+use crate::ops::target::log_probs;
+use crate::threads::Threads;
+
+/// Positions of one microbatch, padding included. A thousand keep a core busy and its cache warm.
+const POSITIONS: usize = 1024;
+
+/// Logits of one microbatch: 256 MB of them at most, so large vocabularies take fewer positions.
+const LOGITS: usize = 1 << 26;
+
+/// One sequence and what it is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Sequence {
+    /// The tokens that are read; at least one.
+    pub(crate) tokens: Vec<u32>,
+    /// For each position, `per_row` tokens whose log-probabilities are wanted.
+    pub(crate) targets: Vec<u32>,
+    /// Targets per position.
+    pub(crate) per_row: usize,
+}
+
+/// What comes out for one sequence.
+#[derive(Debug)]
+pub(crate) struct Output<R> {
+    /// The log-probability of every target.
+    pub(crate) log_probs: Vec<f32>,
+    /// What the loss had to say.
+    pub(crate) report: R,
+}
+
+/// A loss, seen from a sequence's log-probabilities: its derivative for each of them, and a report.
+///
+pub(crate) type Loss<'a, R> = dyn Fn(usize, &[f32]) -> (Vec<f32>, R) + Sync + 'a;
+
+/// A model as one microbatch computes with it.
+pub(crate) struct Setup {
+    pub(crate) model: Arc<Model>,
+    pub(crate) adapters: Adapters,
+    /// The parameters that learn, in the order of the gradients; empty for a pass without gradients.
+    pub(crate) leaves: Vec<Node>,
+}
+
+/// Computes a pass over the model that `setup` lays on each microbatch's tape, adding gradients to `grads`, which has a
+/// vector for each leaf.
+pub(crate) fn run<R: Send>(
+    threads: &Threads,
+    vocabulary: usize,
+    setup: &(dyn Fn(&Tape) -> Result<Setup> + Sync),
+    sequences: &[Sequence],
+    loss: &Loss<'_, R>,
+    grads: &mut [Vec<f32>],
+) -> Result<Vec<Output<R>>> {
+    let batches = pack(sequences, vocabulary);
+    let mut outputs: Vec<Option<Output<R>>> = (0..sequences.len()).map(|_| None).collect();
+    threads.map(
+        batches.len(),
+        |index| microbatch(setup, sequences, &batches[index], loss),
+        |index, (results, part)| {
+            for (&at, output) in batches[index].iter().zip(results) {
+                outputs[at] = Some(output);
+            }
+            for (sum, part) in grads.iter_mut().zip(part) {
+                sum.iter_mut()
+                    .zip(part)
+                    .for_each(|(sum, part)| *sum += part);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(outputs.into_iter().flatten().collect())
+}
+
+/// Groups sequences of similar length; the order depends on the lengths alone.
+fn pack(sequences: &[Sequence], vocabulary: usize) -> Vec<Vec<usize>> {
+    let limit = POSITIONS.min(LOGITS / vocabulary).max(1);
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(sequences[index].tokens.len()));
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for index in order {
+        match batches.last_mut() {
+            Some(batch)
+                if (batch.len() + 1) * sequences[batch[0]].tokens.len() <= limit
+                    && sequences[batch[0]].per_row == sequences[index].per_row =>
+            {
+                batch.push(index);
+            }
+            _ => batches.push(vec![index]),
+        }
+    }
+    batches
+}
+
+type Microbatch<R> = (Vec<Output<R>>, Vec<Vec<f32>>);
+
+fn microbatch<R>(
+    setup: &(dyn Fn(&Tape) -> Result<Setup> + Sync),
+    sequences: &[Sequence],
+    batch: &[usize],
+    loss: &Loss<'_, R>,
+) -> Result<Microbatch<R>> {
+    let tape = Tape::default();
+    let setup = setup(&tape)?;
+    let log_probs = forward(&tape, &setup, sequences, batch);
+    let values = log_probs.value().data();
+    let mut slopes = Vec::with_capacity(values.len());
+    let mut outputs = Vec::with_capacity(batch.len());
+    let mut rest = values;
+    for &index in batch {
+        let (own, others) = rest.split_at(sequences[index].targets.len());
+        rest = others;
+        let (slope, report) = loss(index, own);
+        slopes.extend(slope);
+        outputs.push(Output {
+            log_probs: own.to_vec(),
+            report,
+        });
+    }
+    if setup.leaves.is_empty() {
+        return Ok((outputs, Vec::new()));
+    }
+    // The loss is a function of the log-probabilities alone, so its slopes there are all that the way back needs.
+    let mut grads = tape.backward(&log_probs, slopes);
+    let grads = setup
+        .leaves
+        .iter()
+        .map(|leaf| {
+            let zeros = || vec![0.0; leaf.value().data().len()];
+            grads.take(leaf).unwrap_or_else(zeros)
+        })
+        .collect();
+    Ok((outputs, grads))
+}
+
+/// Log-probabilities `[positions, per_row]` of the targets of `batch`, sequence after sequence, without padding.
+fn forward(tape: &Tape, setup: &Setup, sequences: &[Sequence], batch: &[usize]) -> Node {
+    let longest = sequences[batch[0]].tokens.len();
+    let per_row = sequences[batch[0]].per_row;
+    let mut tokens = Vec::with_capacity(batch.len() * longest);
+    let mut targets = Vec::new();
+    let mut kept = Vec::new();
+    for (&index, padded) in batch.iter().zip(1..) {
+        let sequence = &sequences[index];
+        let start = tokens.len();
+        kept.extend((start..start + sequence.tokens.len()).map(row_number));
+        tokens.extend_from_slice(&sequence.tokens);
+        tokens.resize(padded * longest, 0);
+        targets.extend_from_slice(&sequence.targets);
+    }
+    let tokens: Arc<[u32]> = tokens.into();
+    let mut hidden = setup.model.hidden(tape, &setup.adapters, &tokens, longest);
+    if kept.len() < tokens.len() {
+        hidden = rows(tape, &hidden, &kept.into());
+    }
+    let logits = setup.model.logits(tape, &setup.adapters, &hidden);
+    log_probs(tape, &logits, targets.into(), per_row)
+}
+
+fn row_number(index: usize) -> u32 {
+    u32::try_from(index).expect("a microbatch has far fewer rows")
+}

@@ -1,0 +1,331 @@
+//! Training of a base model from nothing, all parameters at once. This is how the built-in model was made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::adamw::{AdamW, AdamWParams};
+use crate::builtin::END_OF_TEXT;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::lora::{Adapters, Param};
+use crate::model::Model;
+use crate::ops::matrix::Matrix;
+use crate::ops::rope::Angles;
+use crate::ops::tape::Node;
+use crate::pass::{self, Sequence, Setup};
+use crate::rng::Rng;
+use crate::threads::Threads;
+use crate::weights::Weights;
+
+/// A base model in training.
+#[derive(Debug)]
+pub struct Pretrainer {
+    config: ModelConfig,
+    params: Vec<Param>,
+    shapes: Vec<Vec<usize>>,
+    optimizer: AdamW,
+    threads: Threads,
+    angles: Arc<Angles>,
+}
+
+impl Pretrainer {
+    /// A model of random weights that come from `seed` alone.
+    ///
+    /// # Errors
+    /// [`Error::Panicked`] where the system gives no threads.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "layer counts are small integers"
+    )]
+    pub fn new(config: ModelConfig, seed: u64) -> Result<Self> {
+        let depth = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
+        let mut params = Vec::new();
+        let mut shapes = Vec::new();
+        for (index, (name, shape)) in names(&config).into_iter().enumerate() {
+            let count = shape.iter().product();
+            let data = match shape.as_slice() {
+                [_] => vec![1.0; count],
+                [_, inputs] => {
+                    // Evenly spread numbers within 1.7 deviations; what writes to the residual stream starts smaller.
+                    let fan = if name.contains("embed") {
+                        2500.0
+                    } else {
+                        *inputs as f32
+                    };
+                    let writes = name.contains("o_proj") || name.contains("down_proj");
+                    let limit = (3.0 / fan).sqrt() * if writes { depth } else { 1.0 };
+                    Rng::stream(seed, index as u64).uniform(count, limit)
+                }
+                _ => return Err(Error::Model(format!("{name} has an unexpected shape"))),
+            };
+            let rows = if shape.len() == 2 { shape[0] } else { 1 };
+            params.push(Param {
+                name,
+                value: Matrix::new(data, rows, count / rows),
+            });
+            shapes.push(shape);
+        }
+        Ok(Self {
+            angles: Model::angles(&config),
+            config,
+            optimizer: AdamW::new(&params),
+            params,
+            shapes,
+            threads: Threads::new(0)?,
+        })
+    }
+
+    /// How many numbers the model has.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.params.iter().map(|p| p.data().len()).sum()
+    }
+
+    /// One step on texts of token ids; returns the loss in nats per predicted token, before the step.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a token is outside the vocabulary.
+    pub fn step(&mut self, texts: &[&[u32]], with: &AdamWParams) -> Result<f64> {
+        let (sequences, count) = sequences(texts);
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            reason = "batches are far below 2^24 tokens"
+        )]
+        let share = (1.0 / count as f64) as f32;
+        let mut grads: Vec<Vec<f32>> = self
+            .params
+            .iter()
+            .map(|p| vec![0.0; p.data().len()])
+            .collect();
+        let outputs = pass::run(
+            &self.threads,
+            self.config.vocab_size,
+            &|tape| self.setup(|value| tape.leaf(value)),
+            &sequences,
+            &|_, log_probs| (vec![-share; log_probs.len()], ()),
+            &mut grads,
+        )?;
+        self.optimizer.step(&mut self.params, &grads, with);
+        Ok(mean(outputs.iter().map(|o| o.log_probs.as_slice()), count))
+    }
+
+    /// The loss on texts in nats per predicted token.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn loss(&self, texts: &[&[u32]]) -> Result<f64> {
+        let (sequences, count) = sequences(texts);
+        let outputs = pass::run(
+            &self.threads,
+            self.config.vocab_size,
+            &|_| {
+                let mut setup = self.setup(Node::constant)?;
+                setup.leaves.clear();
+                Ok(setup)
+            },
+            &sequences,
+            &|_, log_probs| (vec![0.0; log_probs.len()], ()),
+            &mut [],
+        )?;
+        Ok(mean(outputs.iter().map(|o| o.log_probs.as_slice()), count))
+    }
+
+    /// The weights as a safetensors file of half-precision numbers.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the library fails to convert them.
+    pub fn to_f16_file(&self) -> Result<Vec<u8>> {
+        let mut halves = BTreeMap::new();
+        for (param, shape) in self.params.iter().zip(&self.shapes) {
+            let data = param.data().to_vec();
+            let full = Tensor::from_vec(data, shape.as_slice(), &Device::Cpu)?;
+            let half = full.to_dtype(DType::F16)?;
+            halves.insert(param.name.clone(), half);
+        }
+        safetensors::serialize(halves.iter(), None)
+            .map_err(|e| Error::Model(format!("the weights cannot be written: {e}")))
+    }
+
+    fn setup(&self, node: impl Fn(Matrix) -> Node) -> Result<Setup> {
+        let leaves: Vec<Node> = self.params.iter().map(|p| node(p.value.clone())).collect();
+        let names = self.params.iter().map(|p| p.name.clone());
+        let weights = Weights::from_nodes(names.zip(leaves.iter().cloned()).collect());
+        let angles = Arc::clone(&self.angles);
+        Ok(Setup {
+            model: Arc::new(Model::with_angles(self.config.clone(), weights, angles)?),
+            adapters: Adapters::none(&self.config),
+            leaves,
+        })
+    }
+}
+
+/// A rise over the first steps, then half a cosine down to a tenth.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// The highest learning rate.
+    pub peak: f64,
+    /// Steps until it is reached.
+    pub warmup: usize,
+    /// All steps.
+    pub steps: usize,
+}
+
+impl Schedule {
+    /// The optimizer's parameters at `step`, counted from 0.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
+    pub fn at(&self, step: usize) -> AdamWParams {
+        let rise = ((step + 1) as f64 / self.warmup as f64).min(1.0);
+        let way = step as f64 / self.steps as f64;
+        let fall = 0.1 + 0.45 * (1.0 + (std::f64::consts::PI * way).cos());
+        AdamWParams {
+            learning_rate: self.peak * rise * fall,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            grad_clip_norm: 1.0,
+            ..AdamWParams::default()
+        }
+    }
+}
+
+/// A text as tokens, a twentieth of it held out.
+#[derive(Clone, Debug)]
+pub struct Corpus {
+    training: Vec<u32>,
+    held_out: Vec<Vec<u32>>,
+    seed: u64,
+}
+
+impl Corpus {
+    /// Paragraphs (parted by blank lines) of `text` as documents that end with the end-of-text token. Every twentieth is
+    /// held out.
+    #[must_use]
+    pub fn new(text: &[u8], seed: u64) -> Self {
+        let mut corpus = Self {
+            training: Vec::new(),
+            held_out: Vec::new(),
+            seed,
+        };
+        for (index, document) in documents(text).enumerate() {
+            let tokens = document.iter().map(|&byte| u32::from(byte));
+            let tokens = tokens.chain([END_OF_TEXT]);
+            if index % 20 == 19 {
+                corpus.held_out.push(tokens.collect());
+            } else {
+                corpus.training.extend(tokens);
+            }
+        }
+        corpus
+    }
+
+    /// Tokens to learn from.
+    #[must_use]
+    pub fn training_len(&self) -> usize {
+        self.training.len()
+    }
+
+    /// Tokens held out.
+    #[must_use]
+    pub fn held_out_len(&self) -> usize {
+        self.held_out.iter().map(Vec::len).sum()
+    }
+
+    /// `count` texts for one step, each with `len` tokens to predict; they depend on the seed and the step alone.
+    #[must_use]
+    pub fn batch(&self, step: usize, count: usize, len: usize) -> Vec<&[u32]> {
+        let mut rng = Rng::stream(self.seed ^ 0x7465_7874, step as u64);
+        (0..count)
+            .map(|_| {
+                let start = rng.below(self.training.len() - len);
+                &self.training[start..start + len + 1]
+            })
+            .collect()
+    }
+
+    /// The first `count` pieces of at most `len` predicted tokens that the held-out documents fall into.
+    #[must_use]
+    pub fn held_out(&self, len: usize, count: usize) -> Vec<&[u32]> {
+        let pieces = self.held_out.iter().flat_map(|d| d.chunks(len + 1));
+        pieces.filter(|piece| piece.len() > 1).take(count).collect()
+    }
+}
+
+fn documents(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = rest.windows(2).position(|pair| pair == b"\n\n");
+        let (document, after) = match end {
+            Some(end) => (&rest[..end], &rest[end + 2..]),
+            None => (rest, &rest[rest.len()..]),
+        };
+        rest = after;
+        Some(document)
+    })
+    .filter(|document| !document.is_empty())
+}
+
+/// The model's tensors with their shapes, in a fixed order.
+fn names(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let (outer, inner) = (config.hidden_size, config.intermediate_size);
+    let width = config.head_width();
+    let (heads, kv) = (
+        config.num_attention_heads * width,
+        config.kv_heads() * width,
+    );
+    let mut names = vec![(
+        "model.embed_tokens.weight".to_owned(),
+        vec![config.vocab_size, outer],
+    )];
+    for layer in 0..config.num_hidden_layers {
+        let mut push = |name: &str, shape: Vec<usize>| {
+            names.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        };
+        push("input_layernorm", vec![outer]);
+        push("self_attn.q_proj", vec![heads, outer]);
+        push("self_attn.k_proj", vec![kv, outer]);
+        push("self_attn.v_proj", vec![kv, outer]);
+        push("self_attn.o_proj", vec![outer, heads]);
+        if config.normalises_heads() {
+            push("self_attn.q_norm", vec![width]);
+            push("self_attn.k_norm", vec![width]);
+        }
+        push("post_attention_layernorm", vec![outer]);
+        push("mlp.gate_proj", vec![inner, outer]);
+        push("mlp.up_proj", vec![inner, outer]);
+        push("mlp.down_proj", vec![outer, inner]);
+    }
+    names.push(("model.norm.weight".to_owned(), vec![outer]));
+    if !config.tie_word_embeddings {
+        names.push(("lm_head.weight".to_owned(), vec![config.vocab_size, outer]));
+    }
+    names
+}
+
+/// Each text as a sequence that predicts each next token; texts below two tokens predict nothing.
+fn sequences(texts: &[&[u32]]) -> (Vec<Sequence>, usize) {
+    let sequences: Vec<Sequence> = texts
+        .iter()
+        .filter(|text| text.len() > 1)
+        .map(|text| Sequence {
+            tokens: text[..text.len() - 1].to_vec(),
+            targets: text[1..].to_vec(),
+            per_row: 1,
+        })
+        .collect();
+    let count = sequences.iter().map(|s| s.targets.len()).sum();
+    (sequences, count)
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "batches are far below 2^53 tokens"
+)]
+fn mean<'a>(log_probs: impl Iterator<Item = &'a [f32]>, count: usize) -> f64 {
+    -log_probs.flatten().map(|&p| f64::from(p)).sum::<f64>() / count as f64
+}

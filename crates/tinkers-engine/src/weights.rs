@@ -1,0 +1,109 @@
+//! Base weights: read from safetensors, handed out by name in `f32`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+
+use crate::error::{Error, Result};
+use crate::ops::matrix::Matrix;
+use crate::ops::tape::Node;
+
+/// Weights by name, waiting to be taken by the model that they make up.
+#[derive(Debug, Default)]
+pub struct Weights {
+    nodes: BTreeMap<String, Node>,
+}
+
+impl Weights {
+    /// Reads the tensors of one safetensors file, widening `f16` and `bf16` to `f32`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the bytes are no safetensors file or hold a type that does not convert.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut weights = Self::default();
+        weights.read(bytes)?;
+        Ok(weights)
+    }
+
+    /// Reads every `*.safetensors` file of a model directory, in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where there is none, [`Error::Io`] and [`Error::Tensor`] where one cannot be read.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let files = shards(dir)?;
+        if files.is_empty() {
+            return Err(Error::Model(format!(
+                "no .safetensors file in {}",
+                dir.display()
+            )));
+        }
+        let mut weights = Self::default();
+        for file in files {
+            let bytes = std::fs::read(&file).map_err(Error::io("cannot read", &file))?;
+            weights.read(&bytes)?;
+        }
+        Ok(weights)
+    }
+
+    /// Weights that are part of a computation already.
+    pub(crate) fn from_nodes(nodes: BTreeMap<String, Node>) -> Self {
+        Self { nodes }
+    }
+
+    /// Takes the weight `name` of `rows` rows and `cols` columns.
+    pub(crate) fn take(&mut self, name: &str, rows: usize, cols: usize) -> Result<Node> {
+        self.take_if_present(name, rows, cols)?
+            .ok_or_else(|| Error::Model(format!("the weights lack {name}")))
+    }
+
+    /// Takes the weight `name` where there is one.
+    pub(crate) fn take_if_present(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<Node>> {
+        let Some(node) = self.nodes.remove(name) else {
+            return Ok(None);
+        };
+        let found = (node.value().rows(), node.value().cols());
+        if found != (rows, cols) {
+            return Err(Error::Model(format!(
+                "{name} has the shape {found:?}, config.json says {:?}",
+                (rows, cols)
+            )));
+        }
+        Ok(Some(node))
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<()> {
+        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, &Device::Cpu)? {
+            let (rows, cols) = match tensor.dims() {
+                [cols] => (1, *cols),
+                [rows, cols] => (*rows, *cols),
+                other => {
+                    return Err(Error::Model(format!("{name} has the shape {other:?}")));
+                }
+            };
+            let data = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let node = Node::constant(Matrix::new(data, rows, cols));
+            self.nodes.insert(name, node);
+        }
+        Ok(())
+    }
+}
+
+fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io("cannot read the directory", dir))? {
+        let path = entry
+            .map_err(Error::io("cannot read the directory", dir))?
+            .path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,100 @@
+//! The embedded server, in this process and without sockets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tinkers_core::{
+    BoxFuture, Error, ErrorKind, HttpRequest, HttpResponse, Result, Sent, Transport, TransportError,
+};
+use tinkers_engine::ModelEngine;
+use tinkers_local::{InProcess, LocalServer};
+use tinkers_session::{
+    BaseAddress, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+};
+use tinkers_transport::{DedicatedThread, IoRuntime};
+
+use crate::{ServiceClient, builder};
+
+impl ServiceClient {
+    /// A session on a server inside this process, with the built-in base model `tinkers/tiny`: no key, no network, no set-up.
+    /// What goes through it is what would go over a socket.
+    ///
+    /// Checkpoints are kept in a temporary directory that goes with the last handle of this client; use
+    /// [`ServiceClient::local_in`] to keep them.
+    ///
+    /// ```no_run
+    /// # async fn run() -> tinkers::Result<()> {
+    /// let service = tinkers::ServiceClient::local().await?;
+    /// let sampler = service.sampling("tinkers/tiny").create().await?;
+    /// let reply = sampler.sample(vec![65, 110, 100, 32]).max_tokens(20).await?;
+    /// # drop(reply); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// When there is no room for a temporary directory or for threads.
+    pub async fn local() -> Result<Self> {
+        let directory = TempDir::with_prefix("tinkers-")
+            .map_err(|error| failed("a temporary directory cannot be made", error))?;
+        let path = directory.path().to_owned();
+        open(&path, Some(directory)).await
+    }
+
+    /// The same with checkpoints kept below `data_dir`, to be found there by the next one.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or there is no room for threads.
+    pub async fn local_in(data_dir: impl AsRef<Path>) -> Result<Self> {
+        open(data_dir.as_ref(), None).await
+    }
+}
+
+async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClient> {
+    let runtime = IoRuntime::shared()?;
+    let engine = ModelEngine::builtin(data_dir)
+        .map_err(|error| failed("the embedded model cannot be started", error))?;
+    let server = LocalServer::builder(Arc::new(engine), runtime.time(), Arc::new(runtime.clone()))
+        .build()
+        .map_err(|error| failed("the embedded server cannot be started", error))?;
+    let transport: Arc<dyn Transport> = Arc::new(Embedded {
+        inner: InProcess::new(server),
+        _directory: directory,
+    });
+    let heart = DedicatedThread::start("tinkers-heartbeat")?;
+    let parts = SessionParts {
+        transport: Arc::clone(&transport),
+        time: runtime.time(),
+        jitter: builder::jitter(),
+        // Limits of its own: two embedded servers have nothing in common.
+        endpoint: Endpoints::new().get_or_create(EndpointKey::new(
+            BaseAddress::parse("http://embedded")?,
+            b"",
+        )),
+        heartbeat: HeartbeatParts {
+            transport,
+            time: heart.runtime().time(),
+            spawner: Arc::new(heart),
+        },
+        spawner: Arc::new(runtime),
+    };
+    Ok(ServiceClient::over(
+        Session::open(parts, SessionOptions::default()).await?,
+    ))
+}
+
+fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Io, Sent::NotSent, format!("{what}: {error}")).with_source(error)
+}
+
+/// The way to the server, which lives as long as somebody has it, and so does its directory.
+#[derive(Debug)]
+struct Embedded {
+    inner: InProcess,
+    _directory: Option<TempDir>,
+}
+
+impl Transport for Embedded {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        self.inner.send(request)
+    }
+}
