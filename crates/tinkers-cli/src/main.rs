@@ -1,6 +1,7 @@
 //! The `tinkers` program.
 
 mod args;
+mod embedded;
 mod output;
 mod paths;
 mod quickstart;

@@ -1,8 +1,41 @@
-//! Stub.
-use crate::args::ServeArgs;
+//! `tinkers serve`: the embedded server on a port of this machine, until it is asked to end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tinkers_local::LocalConfig;
+
+use crate::args::{EngineName, ServeArgs};
+use crate::embedded::{self, Backend};
+use crate::output;
+use crate::paths;
 use crate::signals::Signals;
-use anyhow::Result;
-pub(crate) async fn run(_args: &ServeArgs, signals: &mut Signals) -> Result<()> {
+
+/// Serves until a signal comes, then lets what is under way finish.
+pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
+    let backend = match args.engine {
+        EngineName::Scripted => Backend::Scripted {
+            latency: Duration::from_millis(args.scripted_latency_ms.unwrap_or(0)),
+            padding: args.scripted_bytes.unwrap_or(0),
+        },
+        EngineName::Candle => {
+            let data_dir = paths::data_dir(args.data_dir.as_deref())?;
+            tracing::info!(data_dir = %data_dir.display(), "checkpoints are kept here");
+            Backend::Model {
+                model_dir: args.model_dir.clone(),
+                data_dir,
+            }
+        }
+    };
+    let mut config = LocalConfig::default();
+    if let Some(key) = &args.api_key {
+        config = config.with_api_key(key.expose());
+    }
+    let server = embedded::start(SocketAddr::new(args.host.ip(), args.port), backend, config)?;
+    output::announce(format_args!("listening on {}", server.url())).context("stdout is closed")?;
     signals.next().await;
+    tracing::info!("ending");
+    server.shutdown();
     Ok(())
 }

@@ -17,7 +17,7 @@ pub use service::ServiceClient;
 
 pub use tinkers_core::{
     BodyFormat, Error, ErrorKind, Moment, Phase, Progress, Result, Sent, ServerProfile,
-    SessionContext, Stalled,
+    SessionContext, Stalled, Time,
 };
 pub use tinkers_futures::ApiFuture;
 pub use tinkers_sampling::{NewSampler, Sample, SampleStream, Sampled, SamplingClient};
@@ -25,6 +25,7 @@ pub use tinkers_session::{SessionEvent, SessionEvents};
 pub use tinkers_training::{
     FromState, NewModel, RestoreOptimizer, SaveForSampler, SaveState, TrainingClient,
 };
+pub use tinkers_transport::TokioTime;
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
     AdamParams, Capabilities, Chunk, Datum, FailureCategory, FinishReason, ForwardBackwardOutput,

@@ -1,18 +1,14 @@
 //! The server that the run talks to over HTTP: one inside this process on a free port, or one elsewhere.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use tinkers::prelude::ServiceClient;
-#[derive(Debug)]
-pub(crate) struct BlockingServer;
-impl BlockingServer {
-    fn url(&self) -> String {
-        String::new()
-    }
-}
+use tinkers_local::{BlockingServer, LocalConfig};
 
 use crate::args::{Key, Target};
+use crate::embedded::{self, Backend};
 use crate::output::one_line;
 use crate::paths;
 
@@ -45,7 +41,12 @@ impl Server {
             Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
             Target::Embedded(given) => {
                 let data_dir = paths::data_dir(given.as_deref())?;
-                let server = BlockingServer;
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let backend = Backend::Model {
+                    model_dir: None,
+                    data_dir: data_dir.clone(),
+                };
+                let server = embedded::start(address, backend, LocalConfig::default())?;
                 Ok(Self::Embedded { server, data_dir })
             }
         }

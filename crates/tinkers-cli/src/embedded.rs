@@ -1,0 +1,101 @@
+//! Starting the embedded server, for `serve` and for `quickstart`.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tinkers::{Time, TokioTime};
+use tinkers_engine::ModelEngine;
+use tinkers_local::{
+    BlockingServer, Engine, EngineError, LocalConfig, LocalServer, Script, ScriptedEngine,
+    TokioSpawn,
+};
+use tokio::runtime::Handle;
+
+/// What answers.
+#[derive(Debug)]
+pub(crate) enum Backend {
+    /// A model on the CPU.
+    Model {
+        /// A directory in the Hugging Face layout; the built-in model when `None`.
+        model_dir: Option<PathBuf>,
+        /// Where checkpoints are kept.
+        data_dir: PathBuf,
+    },
+    /// Canned results.
+    Scripted {
+        /// How long each job takes.
+        latency: Duration,
+        /// Further bytes in the result of a pass.
+        padding: usize,
+    },
+}
+
+/// Starts a server; it ends with what is returned.
+pub(crate) fn start(
+    address: SocketAddr,
+    backend: Backend,
+    config: LocalConfig,
+) -> Result<BlockingServer> {
+    let build = match backend {
+        Backend::Scripted { latency, padding } => Build::Scripted { latency, padding },
+        // Loaded here, so that what is wrong with a model is an error of its own.
+        Backend::Model {
+            model_dir,
+            data_dir,
+        } => Build::Ready(load(model_dir.as_deref(), &data_dir)?),
+    };
+    BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
+        build.server(handle, config)
+    })
+    .with_context(|| format!("the server cannot listen on {address}"))
+}
+
+fn load(model_dir: Option<&Path>, data_dir: &Path) -> Result<Arc<dyn Engine>> {
+    Ok(match model_dir {
+        None => Arc::new(
+            ModelEngine::builtin(data_dir).context("the built-in model cannot be started")?,
+        ),
+        Some(dir) => {
+            let engine = ModelEngine::from_model_dir(dir, data_dir);
+            Arc::new(
+                engine
+                    .with_context(|| format!("the model in {} cannot be served", dir.display()))?,
+            )
+        }
+    })
+}
+
+/// What is left to do once there is a runtime.
+enum Build {
+    Ready(Arc<dyn Engine>),
+    Scripted { latency: Duration, padding: usize },
+}
+
+impl Build {
+    fn server(self, handle: &Handle, config: LocalConfig) -> Result<LocalServer, EngineError> {
+        let time: Arc<dyn Time> = Arc::new(TokioTime::new(handle.clone()));
+        let spawn = Arc::new(TokioSpawn::new(handle.clone()));
+        let engine = match self {
+            Self::Ready(engine) => engine,
+            Self::Scripted { latency, padding } => {
+                let mut script = Script::default();
+                script.padding_bytes = padding;
+                let engine = ScriptedEngine::new(script);
+                if latency.is_zero() {
+                    Arc::new(engine)
+                } else {
+                    let spawn = Arc::<TokioSpawn>::clone(&spawn);
+                    Arc::new(engine.with_latency(latency, Arc::clone(&time), spawn))
+                        as Arc<dyn Engine>
+                }
+            }
+        };
+        LocalServer::builder(engine, time, spawn)
+            .config(config)
+            .build()
+    }
+}
