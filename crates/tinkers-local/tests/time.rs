@@ -252,7 +252,7 @@ async fn results_go_after_their_time_and_sooner_once_fetched() {
         "req-0-1",
         "req-",
         &format!("{unfetched}0"),
-        &unfetched.replace("-2", "-02"),
+        &unfetched.replace("-3", "-03"),
     ] {
         assert_eq!(world.poll(never).await.status, 404, "{never}");
     }

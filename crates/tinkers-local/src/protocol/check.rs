@@ -42,7 +42,6 @@ fn check_datum(base: &BaseModel, pass: &PassRequest, datum: &Datum) -> Result<()
         }
     }
     check_input(base, "model_input", &datum.model_input)?;
-    datum.validate()?;
     let longest = base.max_context_length as usize;
     let positions = datum.model_input.len().unwrap_or(0);
     if positions > longest {
@@ -52,6 +51,7 @@ fn check_datum(base: &BaseModel, pass: &PassRequest, datum: &Datum) -> Result<()
         );
         return Err(InvalidInput::new("model_input", expected));
     }
+    datum.validate()?;
     for (name, tensor) in &datum.loss_fn_inputs {
         let shape = tensor.shape();
         // A sparse tensor may claim any width without holding anything, and an engine may make it dense.
