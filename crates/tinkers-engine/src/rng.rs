@@ -2,49 +2,49 @@
 
 /// SplitMix64: a counter whose steps are mixed. Sixty-four bits of state are plenty for weights and samples.
 #[derive(Clone, Debug)]
-pub struct Rng {
+pub(crate) struct Rng {
     state: u64,
 }
 
 impl Rng {
     /// A generator that starts from `seed`.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
     /// A generator for one `stream` of a seed: distinct streams of one seed share no visible pattern.
     #[must_use]
-    pub fn stream(seed: u64, stream: u64) -> Self {
+    pub(crate) fn stream(seed: u64, stream: u64) -> Self {
         Self::new(mix(seed ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15))))
     }
 
     /// The next sixty-four bits.
-    pub fn next_u64(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.state)
     }
 
     /// A number in `[0, 1)` with 24 bits, which an `f32` holds exactly.
     #[expect(clippy::cast_precision_loss, reason = "24 bits fit an f32 exactly")]
-    pub fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         (self.next_u64() >> 40) as f32 / (1u32 << 24) as f32
     }
 
     /// A number in `[0, 1)` with 53 bits, which an `f64` holds exactly.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]
-    pub fn unit_f64(&mut self) -> f64 {
+    pub(crate) fn unit_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// A number in `0..bound`; `bound` must not be zero.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         let wide = u128::from(self.next_u64()) * bound as u128;
         usize::try_from(wide >> 64).expect("the product's upper half is below the bound")
     }
 
     /// Numbers spread evenly over `[-limit, limit)`.
-    pub fn uniform(&mut self, len: usize, limit: f32) -> Vec<f32> {
+    pub(crate) fn uniform(&mut self, len: usize, limit: f32) -> Vec<f32> {
         (0..len)
             .map(|_| (self.unit() * 2.0 - 1.0) * limit)
             .collect()

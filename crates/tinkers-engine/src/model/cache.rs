@@ -85,11 +85,6 @@ impl KvCache {
         self.len
     }
 
-    /// Tokens that each sequence may grow to.
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// Counts `new` positions as cached, once every layer has stored them.
     pub(super) fn advance(&mut self, new: usize) {
         self.len += new;
