@@ -1,0 +1,117 @@
+//! Bad sessions, models, samplers and polls.
+
+use serde_json::{Value, json};
+
+use crate::row::{Row, row, with, without};
+use crate::support::create_model;
+
+pub(crate) fn creations(session: &str) -> Vec<Row> {
+    let model = || create_model(session, 9);
+    let none =
+        json!({ "rank": 4, "train_attn": false, "train_mlp": false, "train_unembed": false });
+    let sampler = |fields: Value| {
+        let mut body = json!({ "session_id": session, "sampling_session_seq_id": 9 });
+        body.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        body
+    };
+    vec![
+        row(
+            "create_model",
+            with(model(), "/base_model", json!("gpt")),
+            404,
+            "no base_model \"gpt\" on this server; it has tinkers/scripted",
+        ),
+        row(
+            "create_model",
+            with(model(), "/lora_config/rank", json!(0)),
+            422,
+            "lora_config.rank: expected at least 1",
+        ),
+        row(
+            "create_model",
+            with(model(), "/lora_config/rank", json!(129)),
+            422,
+            "lora_config.rank: expected at most 128",
+        ),
+        row(
+            "create_model",
+            with(model(), "/lora_config", none),
+            422,
+            "lora_config.train_attn: ",
+        ),
+        row(
+            "create_model",
+            without(model(), "lora_config"),
+            422,
+            "lora_config: missing",
+        ),
+        row(
+            "create_model",
+            with(model(), "/optimizer_config", json!({ "type": "dimuon" })),
+            422,
+            "optimizer_config.type: expected adamw",
+        ),
+        row(
+            "create_model",
+            with(model(), "/session_id", json!("nope")),
+            404,
+            "no session \"nope\"",
+        ),
+        row(
+            "create_session",
+            json!({ "tags": 1, "sdk_version": "0" }),
+            422,
+            "tags: ",
+        ),
+        row("create_session", json!({}), 422, "sdk_version: missing"),
+        row("client/config", json!({}), 422, "sdk_version: missing"),
+        row(
+            "client/dynamic_config",
+            json!({ "sdk_version": 1 }),
+            422,
+            "sdk_version: ",
+        ),
+        row("session_heartbeat", json!({}), 422, "session_id: missing"),
+        row("telemetry", json!({ "events": 1 }), 422, "events: "),
+        row(
+            "create_sampling_session",
+            sampler(json!({})),
+            422,
+            "base_model: ",
+        ),
+        row(
+            "create_sampling_session",
+            sampler(json!({ "base_model": "gpt" })),
+            404,
+            "no base_model \"gpt\"",
+        ),
+        row(
+            "create_sampling_session",
+            sampler(json!({ "model_path": "x" })),
+            422,
+            "model_path: ",
+        ),
+        row(
+            "create_sampling_session",
+            sampler(json!({ "model_path": "tinker://m/weights/x" })),
+            404,
+            "no checkpoint",
+        ),
+        row(
+            "retrieve_future",
+            json!({ "request_id": 7 }),
+            422,
+            "request_id: ",
+        ),
+        row("retrieve_future", json!({}), 422, "request_id: missing"),
+        row(
+            "retrieve_future",
+            json!({ "request_id": "7" }),
+            404,
+            "no request 7",
+        ),
+        row("retrieve_future", json!([]), 422, ""),
+    ]
+}

@@ -1,0 +1,202 @@
+//! Bad passes.
+
+use serde_json::{Value, json};
+
+use crate::row::{Row, row, with, without};
+use crate::support::backward;
+
+const DATA: &str = "/forward_backward_input/data";
+const FIRST: &str = "/forward_backward_input/data/0";
+
+pub(crate) fn passes(model: &str) -> Vec<Row> {
+    let pass = || backward(model, 1);
+    let at = |tail: &str, value: Value| with(pass(), &format!("{FIRST}{tail}"), value);
+    let route = "forward_backward";
+    let inputs = "/loss_fn_inputs";
+    let tensor = |data: Value, dtype: &str| json!({ "data": data, "dtype": dtype });
+    let image =
+        json!({ "type": "image", "data": "iVBORw==", "format": "png", "expected_tokens": 3 });
+    let text = json!({ "type": "encoded_text", "tokens": [1, 2, 256] });
+    let sparse = json!({ "data": [], "dtype": "float32", "shape": [3, 1_000_000_000], "sparse_crow_indices": [0, 0, 0, 0], "sparse_col_indices": [] });
+    vec![
+        row(
+            route,
+            with(pass(), DATA, json!([])),
+            422,
+            "forward_backward_input.data: ",
+        ),
+        row(
+            route,
+            with(pass(), DATA, Value::Null),
+            422,
+            "forward_backward_input.data: ",
+        ),
+        row(
+            route,
+            with(
+                pass(),
+                "/forward_backward_input/loss_fn",
+                json!("cross_entrpy"),
+            ),
+            422,
+            "loss_fn: expected one of cross_entropy, ",
+        ),
+        row(
+            route,
+            with(pass(), "/forward_backward_input/loss_fn", json!("ppo")),
+            422,
+            "data.0.loss_fn_inputs.logprobs: ",
+        ),
+        row(
+            route,
+            with(
+                pass(),
+                "/forward_backward_input/loss_fn_config",
+                json!({ "a": null }),
+            ),
+            422,
+            "loss_fn_config.a: ",
+        ),
+        row(
+            route,
+            at(inputs, json!({})),
+            422,
+            "data.0.loss_fn_inputs.target_tokens: ",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/target_tokens"),
+                tensor(json!([2, 3]), "int64"),
+            ),
+            422,
+            "data.0.loss_fn_inputs.target_tokens: expected 3 rows",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/target_tokens"),
+                tensor(json!([2, 3, 256]), "int64"),
+            ),
+            422,
+            "data.0.loss_fn_inputs.target_tokens: expected token ids below 256",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/target_tokens"),
+                tensor(json!([2.0, 3.0, 4.0]), "float32"),
+            ),
+            422,
+            "data.0.loss_fn_inputs.target_tokens: expected int64",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/target_tokens"),
+                tensor(json!([2.5, 3, 4]), "int64"),
+            ),
+            422,
+            "loss_fn_inputs.target_tokens",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/weights"),
+                tensor(json!([1, 2]), "float32"),
+            ),
+            422,
+            "data.0.loss_fn_inputs.weights: expected 3 rows",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/weights"),
+                tensor(json!([1, null, 2]), "float32"),
+            ),
+            422,
+            "data.0.loss_fn_inputs.weights.data: expected finite",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/weights"),
+                json!({ "data": [1, 2, 3], "dtype": "float32", "shape": [2] }),
+            ),
+            422,
+            "data.0.loss_fn_inputs.weights.shape: ",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/weights"),
+                json!({ "data": [1, 2, 3], "dtype": "float32", "shape": [3, 1, 1] }),
+            ),
+            422,
+            "data.0.loss_fn_inputs.weights: expected one or two",
+        ),
+        row(
+            route,
+            at(&format!("{inputs}/weights"), sparse),
+            422,
+            "data.0.loss_fn_inputs.weights: expected one or two",
+        ),
+        row(
+            route,
+            at(&format!("{inputs}/weights"), tensor(json!([1]), "float16")),
+            422,
+            "loss_fn_inputs.weights",
+        ),
+        row(
+            route,
+            at("/model_input/chunks", json!([])),
+            422,
+            "data.0.model_input.chunks: ",
+        ),
+        row(
+            route,
+            at("/model_input/chunks/0", image),
+            422,
+            "data.0.model_input.chunks.0.type: expected encoded_text",
+        ),
+        row(
+            route,
+            at("/model_input/chunks/0", json!({ "type": "smell" })),
+            422,
+            "data.0.model_input.chunks.0.type: ",
+        ),
+        row(
+            route,
+            at("/model_input/chunks/0", text),
+            422,
+            "data.0.model_input.chunks.0.tokens: expected token ids below 256",
+        ),
+        row(
+            route,
+            at("/model_input/chunks/0/tokens", json!([-1])),
+            422,
+            "data.0.model_input.chunks.0",
+        ),
+        row(
+            route,
+            at("/model_input/chunks/0/tokens", json!(vec![1; 4097])),
+            422,
+            "data.0.model_input",
+        ),
+        row(route, with(pass(), "/seq_id", json!(-1)), 422, "seq_id: "),
+        row(
+            route,
+            with(pass(), "/model_id", json!("nope")),
+            404,
+            "no model \"nope\"",
+        ),
+        row(route, without(pass(), "model_id"), 422, "model_id: missing"),
+        row(
+            route,
+            without(pass(), "forward_backward_input"),
+            422,
+            "forward_backward_input: missing",
+        ),
+        row("forward", pass(), 422, "forward_input: missing"),
+    ]
+}

@@ -1,0 +1,153 @@
+//! Bad steps, saves, loads and models.
+
+use serde_json::{Value, json};
+
+use crate::row::{Row, row, with};
+use crate::support::step;
+
+pub(crate) fn steps_and_saves(model: &str) -> Vec<Row> {
+    let step =
+        |field: &str, value: Value| with(step(model, 1), &format!("/adam_params/{field}"), value);
+    let save = |name: Value| json!({ "model_id": model, "seq_id": 1, "path": name });
+    let both = json!({ "model_id": model, "path": "x", "sampling_session_seq_id": 1 });
+    let load =
+        |path: &str| json!({ "model_id": model, "seq_id": 1, "path": path, "optimizer": false });
+    vec![
+        row(
+            "optim_step",
+            step("learning_rate", json!(-1)),
+            422,
+            "adam_params.learning_rate: ",
+        ),
+        row(
+            "optim_step",
+            step("learning_rate", Value::Null),
+            422,
+            "adam_params.learning_rate: ",
+        ),
+        row(
+            "optim_step",
+            step("learning_rate", json!("fast")),
+            422,
+            "adam_params.learning_rate: ",
+        ),
+        row(
+            "optim_step",
+            step("beta1", json!(1)),
+            422,
+            "adam_params.beta1: ",
+        ),
+        row(
+            "optim_step",
+            step("beta2", json!(-0.1)),
+            422,
+            "adam_params.beta2: ",
+        ),
+        row(
+            "optim_step",
+            step("eps", json!(-1)),
+            422,
+            "adam_params.eps: ",
+        ),
+        row(
+            "optim_step",
+            step("grad_clip_norm", json!(-1)),
+            422,
+            "adam_params.grad_clip_norm: ",
+        ),
+        row(
+            "optim_step",
+            json!({ "model_id": model, "seq_id": 1, "optimizer_params": { "type": "dimuon" } }),
+            422,
+            "adam_params: missing",
+        ),
+        row("save_weights", save(json!("a/b")), 422, "path: "),
+        row("save_weights", save(json!("")), 422, "path: "),
+        row(
+            "save_weights",
+            save(json!("../../etc/passwd")),
+            422,
+            "path: ",
+        ),
+        row("save_weights", save(Value::Null), 422, "path: "),
+        row(
+            "save_weights",
+            with(save(json!("x")), "/ttl_seconds", json!(10)),
+            422,
+            "ttl_seconds: ",
+        ),
+        row(
+            "save_weights",
+            with(save(json!("x")), "/user_metadata", json!({ "a": 1 })),
+            422,
+            "user_metadata.a: ",
+        ),
+        row(
+            "save_weights_for_sampler",
+            json!({ "model_id": model }),
+            422,
+            "path: expected either",
+        ),
+        row(
+            "save_weights_for_sampler",
+            both,
+            422,
+            "path: expected either",
+        ),
+        row(
+            "save_weights_for_sampler",
+            json!({ "model_id": model, "sampling_session_seq_id": 1, "kind": "inflight" }),
+            422,
+            "kind: ",
+        ),
+        row(
+            "save_weights_for_sampler",
+            json!({ "model_id": model, "sampling_session_seq_id": 1, "kind": "other" }),
+            422,
+            "kind: ",
+        ),
+        row("load_weights", load("weights/x"), 422, "path: "),
+        row(
+            "load_weights",
+            load("tinker://m/sampler_weights/x"),
+            422,
+            "path: expected training weights",
+        ),
+        row(
+            "load_weights",
+            load("tinker://m/weights/x"),
+            404,
+            "no checkpoint tinker://m/weights/x",
+        ),
+        row(
+            "load_weights",
+            json!({ "path": "tinker://m/weights/x", "optimizer": false }),
+            422,
+            "model_id: expected session_id",
+        ),
+        row(
+            "weights_info",
+            json!({ "tinker_path": "m/weights/x" }),
+            422,
+            "tinker_path: ",
+        ),
+        row(
+            "weights_info",
+            json!({ "tinker_path": "tinker://m/weights/x" }),
+            404,
+            "no checkpoint",
+        ),
+        row(
+            "get_info",
+            json!({ "model_id": "nope" }),
+            404,
+            "no model \"nope\"",
+        ),
+        row(
+            "unload_model",
+            json!({ "model_id": "nope" }),
+            404,
+            "no model \"nope\"",
+        ),
+    ]
+}

@@ -1,0 +1,158 @@
+//! The fault script, each fault through the transport in process.
+
+mod support;
+
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
+
+use http::{Method, StatusCode};
+use support::{Got, World, is_pending, step, world};
+use tinkers_core::hint::retry_after;
+use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportError, TransportErrorKind};
+use tinkers_local::{Fault, Hint, Rule};
+use tinkers_wire::routes::{OPTIM_STEP, RETRIEVE_FUTURE};
+
+async fn send(world: &World, model: &str) -> Result<Got, TransportError> {
+    let mut request = HttpRequest::new(Method::POST, OPTIM_STEP, RouteClass::Train);
+    request.body = step(model, 1).to_string().into();
+    world.client.send(request).await.map(Got::of)
+}
+
+#[tokio::test]
+async fn cut_connections_tell_what_is_known_and_apply_what_they_should() {
+    let world = world();
+    let model = world.model().await;
+    for (fault, kind, sent, applied) in [
+        (
+            Fault::refuse(),
+            TransportErrorKind::Connect,
+            Sent::NotSent,
+            0,
+        ),
+        (
+            Fault::cut_before(),
+            TransportErrorKind::Broken,
+            Sent::MaybeSent,
+            0,
+        ),
+        (
+            Fault::cut_after(),
+            TransportErrorKind::Broken,
+            Sent::MaybeSent,
+            1,
+        ),
+    ] {
+        world.faults.add(Rule::on(OPTIM_STEP), fault);
+        let error = send(&world, &model).await.unwrap_err();
+        assert_eq!((error.kind, error.sent), (kind, sent));
+        assert_eq!(world.engine.counts().steps, applied);
+    }
+    // The retry of what was applied finds it.
+    assert_eq!(send(&world, &model).await.unwrap().status, 200);
+    assert_eq!(world.engine.counts().steps, 1);
+    let entries = world.journal.of(OPTIM_STEP);
+    let seen: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.seq_id, entry.status, entry.faulted))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (Some(1), None, true),
+            (Some(1), None, true),
+            (Some(1), None, true),
+            (Some(1), Some(200), false)
+        ]
+    );
+    assert!(
+        entries
+            .iter()
+            .all(|entry| entry.digest == entries[0].digest)
+    );
+}
+
+#[tokio::test]
+async fn answers_of_the_script_come_instead_of_the_servers() {
+    let world = world();
+    let model = world.model().await;
+    for (fault, status, body) in [
+        (Fault::empty_400(), 400, ""),
+        (Fault::payment_required(), 402, "billing"),
+        (Fault::gone(), 410, "no longer kept"),
+        (
+            Fault::poll_timeout("paused_capacity", "busy"),
+            408,
+            "paused_capacity",
+        ),
+        (
+            Fault::status(StatusCode::BAD_GATEWAY, "broken"),
+            502,
+            "broken",
+        ),
+    ] {
+        world.faults.add(Rule::any(), fault);
+        let got = send(&world, &model).await.unwrap();
+        assert_eq!(got.status, status);
+        assert_eq!(
+            got.raw.header("content-length"),
+            Some(got.raw.body.len().to_string().as_str())
+        );
+        assert!(std::str::from_utf8(&got.raw.body).unwrap().contains(body));
+    }
+    assert_eq!(world.engine.counts().steps, 0);
+}
+
+#[tokio::test]
+async fn every_form_of_hint_says_the_same() {
+    let world = world();
+    let model = world.model().await;
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let two = Some(Duration::from_secs(2));
+    for (hint, expected) in [
+        (Hint::None, None),
+        (Hint::Milliseconds(2000), two),
+        (Hint::Seconds(2), two),
+        (Hint::Date(wall + Duration::from_secs(2)), two),
+        (Hint::Body(2000), two),
+        (Hint::Text("soon".to_owned()), None),
+    ] {
+        world
+            .faults
+            .add(Rule::on(OPTIM_STEP), Fault::rate_limited(hint.clone()));
+        let got = send(&world, &model).await.unwrap();
+        assert_eq!(
+            (got.status, retry_after(&got.raw, wall)),
+            (429, expected),
+            "{hint:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn delays_run_on_the_servers_clock() {
+    let world = world();
+    let model = world.model().await;
+    let (second, early) = (Duration::from_secs(1), Duration::from_millis(999));
+    for (fault, applied) in [(Fault::delay(second), 0), (Fault::delay_answer(second), 1)] {
+        world.faults.add(Rule::on(OPTIM_STEP), fault);
+        let mut pending = pin!(send(&world, &model));
+        assert!(is_pending(&mut pending).await);
+        world.clock.advance(early);
+        assert!(is_pending(&mut pending).await);
+        assert_eq!(world.engine.counts().steps, applied);
+        world.clock.advance(second - early);
+        assert_eq!(pending.await.unwrap().status, 200);
+        assert_eq!(world.engine.counts().steps, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_poll_does_not_keep_the_answer() {
+    let world = world();
+    let model = world.model().await;
+    let id = world.post("optim_step", step(&model, 1)).await.id();
+    world
+        .faults
+        .add(Rule::on(RETRIEVE_FUTURE), Fault::duplicate());
+    assert!(world.result(&id).await["metrics"].is_object());
+}

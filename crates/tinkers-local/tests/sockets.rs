@@ -1,0 +1,231 @@
+//! The server on real sockets.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use support::{create_model, held_world, world_with};
+use tinkers_core::ManualClock;
+use tinkers_local::{
+    BlockingServer, Fault, LocalConfig, LocalServer, Rule, Script, ScriptedEngine, ServeError,
+    TokioSpawn, serve,
+};
+use tokio::net::TcpStream;
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+type Send = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+
+async fn http1(address: SocketAddr) -> Send {
+    let stream = TcpStream::connect(address).await.expect("connects");
+    let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .expect("HTTP/1.1");
+    tokio::spawn(connection);
+    send
+}
+
+fn post(route: &str, body: impl Into<Bytes>) -> hyper::Request<Full<Bytes>> {
+    let request =
+        hyper::Request::post(format!("http://local/api/v1/{route}")).header("host", "local");
+    request.body(Full::new(body.into())).expect("a request")
+}
+
+async fn read(answer: hyper::Response<hyper::body::Incoming>) -> (u16, Value) {
+    let status = answer.status().as_u16();
+    let body = answer
+        .into_body()
+        .collect()
+        .await
+        .expect("a body")
+        .to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+fn new_session() -> Bytes {
+    json!({ "sdk_version": "0.38.0" }).to_string().into()
+}
+
+#[tokio::test]
+async fn http_1_and_http_2_with_prior_knowledge_share_a_port() {
+    let world = world_with(LocalConfig::default(), Script::default());
+    let serving = serve(world.client.server().clone(), loopback())
+        .await
+        .expect("listens");
+    assert_eq!(serving.url(), format!("http://{}", serving.local_addr()));
+    let mut one = http1(serving.local_addr()).await;
+    // Twice over one connection.
+    for _ in 0..2 {
+        let (status, body) = read(
+            one.send_request(post("create_session", new_session()))
+                .await
+                .expect("an answer"),
+        )
+        .await;
+        assert_eq!(status, 200, "{body}");
+    }
+    let stream = TcpStream::connect(serving.local_addr())
+        .await
+        .expect("connects");
+    let (mut two, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+    tokio::spawn(connection);
+    let answer = two
+        .send_request(post("create_session", new_session()))
+        .await
+        .expect("an answer");
+    assert_eq!(answer.version(), hyper::Version::HTTP_2);
+    let (status, body) = read(answer).await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) = read(
+        two.send_request(post("create_session", "{"))
+            .await
+            .expect("an answer"),
+    )
+    .await;
+    assert_eq!((status, body["detail"].is_string()), (400, true));
+    assert_eq!(
+        world.get("sessions").await.ok()["sessions"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
+    let mut config = LocalConfig::default();
+    config.max_body = 100_000;
+    let world = world_with(config, Script::default());
+    let serving = serve(world.client.server().clone(), loopback())
+        .await
+        .expect("listens");
+    let mut send = http1(serving.local_addr()).await;
+    let (status, body) = read(
+        send.send_request(post("telemetry", vec![b'x'; 300_000]))
+            .await
+            .expect("an answer"),
+    )
+    .await;
+    assert_eq!(
+        (
+            status,
+            body["detail"].as_str().unwrap().contains("100000 bytes")
+        ),
+        (413, true)
+    );
+    world
+        .faults
+        .add(Rule::on("/api/v1/create_session"), Fault::cut_after());
+    let mut send = http1(serving.local_addr()).await;
+    assert!(
+        send.send_request(post("create_session", new_session()))
+            .await
+            .is_err()
+    );
+    assert_eq!(
+        world.get("sessions").await.ok()["sessions"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_held_polls_and_closes_the_port() {
+    let (world, held) = held_world();
+    let serving = serve(world.client.server().clone(), loopback())
+        .await
+        .expect("listens");
+    let address = serving.local_addr();
+    let session = world.session().await;
+    let id = world
+        .post("create_model", create_model(&session, 0))
+        .await
+        .id();
+    let mut send = http1(address).await;
+    let poll = tokio::spawn(send.send_request(post(
+        "retrieve_future",
+        json!({ "request_id": id }).to_string(),
+    )));
+    // The poll has arrived once the journal has it.
+    while world.journal.of("/api/v1/retrieve_future").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    serving.shutdown().await;
+    let (status, body) = read(poll.await.expect("no panic").expect("an answer")).await;
+    assert_eq!((status, &body["type"]), (200, &json!("try_again")));
+    assert!(TcpStream::connect(address).await.is_err());
+    assert_eq!(held.held(), ["create"]);
+}
+
+#[tokio::test]
+async fn beyond_loopback_a_key_is_needed() {
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let open = world_with(LocalConfig::default(), Script::default());
+    let error = serve(open.client.server().clone(), everywhere)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ServeError::Exposed(_)), "{error:?}");
+    assert!(error.to_string().contains("set an API key"), "{error}");
+    let keyed = world_with(
+        LocalConfig::default().with_api_key("tml-x"),
+        Script::default(),
+    );
+    let serving = serve(keyed.client.server().clone(), everywhere)
+        .await
+        .expect("listens");
+    // A port that is taken is a typed error too.
+    let taken = SocketAddr::from(([127, 0, 0, 1], serving.local_addr().port()));
+    let again = serve(keyed.client.server().clone(), serving.local_addr())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(again, ServeError::Bind { .. }),
+        "{again:?} {taken}"
+    );
+}
+
+#[test]
+fn a_server_on_a_thread_of_its_own_needs_no_runtime() {
+    let build = |handle: &tokio::runtime::Handle| {
+        let spawn = Arc::new(TokioSpawn::new(handle.clone()));
+        LocalServer::builder(
+            Arc::new(ScriptedEngine::default()),
+            Arc::new(ManualClock::new()),
+            spawn,
+        )
+        .build()
+    };
+    let server = BlockingServer::start(loopback(), NonZeroUsize::MIN, build).expect("starts");
+    let address = server.local_addr();
+    let answer = talk(address);
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("{\"status\":\"ok\"}"),
+        "{answer}"
+    );
+    server.shutdown();
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+fn talk(address: SocketAddr) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).expect("connects");
+    let request = "GET /api/v1/healthz HTTP/1.1\r\nhost: local\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("read");
+    answer
+}
