@@ -41,3 +41,8 @@ pub mod prelude {
         ServiceClient, Stop, StopReason, TensorData, TinkerPath, TrainingClient,
     };
 }
+
+/// The program of the workspace's README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct ReadmeOfTheWorkspace;
