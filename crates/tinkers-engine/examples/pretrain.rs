@@ -3,6 +3,10 @@
 //! `cargo run --release -p tinkers-engine --example pretrain -- --steps 2600 --out model.safetensors`. The same seed and
 //! steps give the same file on the same machine. `--seconds` ends a run early. Without arguments it takes a few steps of
 //! a very small model, to show that it works.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a program that tells how fast it is reads the clock"
+)]
 
 use std::error::Error;
 use std::io::Write;

@@ -78,7 +78,11 @@ impl Weights {
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<()> {
-        for (name, tensor) in candle_core::safetensors::load_buffer(bytes, &Device::Cpu)? {
+        // In an order, so that of several faults the same one is told each time.
+        let tensors: BTreeMap<_, _> = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?
+            .into_iter()
+            .collect();
+        for (name, tensor) in tensors {
             let (rows, cols) = match tensor.dims() {
                 [cols] => (1, *cols),
                 [rows, cols] => (*rows, *cols),

@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 use tinkers_core::{ManualClock, RouteClass, Sent, Transport, TransportErrorKind};
 use tinkers_transport::{HttpTransport, LaneLimits, Protocol};
 use tokio::sync::{Barrier, Semaphore};
 
-use common::{
-    Server, Speak, answer, client, closed, get, listen, post, read_head, respond, until, write,
-};
+use common::{Server, Speak, answer, client, closed, get, listen, post, read_head, until, write};
 
 mod common;
 
@@ -340,6 +338,9 @@ async fn a_connection_idle_for_too_long_is_closed() {
     until(|| gone.load(Ordering::SeqCst) == 1).await;
     assert_eq!(transport.stats(RouteClass::Rest).open, 0);
 }
+
+type Sending =
+    tokio::task::JoinHandle<Result<tinkers_core::HttpResponse, tinkers_core::TransportError>>;
 
 fn spawn(transport: &HttpTransport, request: tinkers_core::HttpRequest) -> Sending {
     let transport = transport.clone();

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode};
-use tinkers_core::{ManualClock, RouteClass, Sent, Transport, TransportErrorKind};
+use http::{HeaderValue, Response};
+use tinkers_core::{RouteClass, Sent, Transport, TransportErrorKind};
 use tinkers_transport::{HttpTransport, LaneLimits, Protocol};
-use tokio::sync::{Barrier, Semaphore};
+use tokio::sync::Semaphore;
 
-use common::{
-    Server, Speak, answer, client, closed, get, listen, post, read_head, respond, until, write,
-};
+use common::{Server, Speak, client, closed, get, listen, post, read_head, respond, until, write};
 
 mod common;
 
@@ -215,11 +212,4 @@ type Sending =
 fn spawn(transport: &HttpTransport, request: tinkers_core::HttpRequest) -> Sending {
     let transport = transport.clone();
     tokio::spawn(async move { transport.send(request).await })
-}
-
-fn http2(server: &Server) -> HttpTransport {
-    client(&server.url())
-        .protocol(Protocol::Http2PriorKnowledge)
-        .build()
-        .expect("valid")
 }

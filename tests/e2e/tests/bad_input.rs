@@ -11,6 +11,10 @@ use tinkers_e2e::{SCRIPTED, Served};
 use tinkers_local::LocalConfig;
 
 /// The error of `work`, which must come within a second.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "real time over real sockets, and a promise about it"
+)]
 async fn soon<T>(work: impl Future<Output = Result<T, Error>>) -> Error {
     match tokio::time::timeout(Duration::from_secs(1), work).await {
         Ok(Ok(_)) => panic!("bad input was taken"),

@@ -163,9 +163,8 @@ impl Trainer {
             ("optimizer_steps:max", steps as f64),
             ("learning_rate:mean", params.learning_rate),
         ];
-        let mut result = OptimStepResult::default();
-        result.metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(Outcome::Step(result))
+        let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
+        Ok(Outcome::Step(OptimStepResult { metrics }))
     }
 
     fn save(
