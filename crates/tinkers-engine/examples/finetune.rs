@@ -2,6 +2,10 @@
 //!
 //! `cargo run --release -p tinkers-engine --example finetune -- --steps 80 --batch 24 --length 256 --rank 16 --rate 5e-3`.
 //! Without arguments it takes three short steps, to show how the parts fit together.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a program that tells how fast it is reads the clock"
+)]
 
 use std::error::Error;
 use std::io::Write;

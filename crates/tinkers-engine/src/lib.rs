@@ -15,6 +15,8 @@ mod pass;
 pub mod pretrain;
 mod rng;
 mod sample;
+#[cfg(test)]
+mod testing;
 mod text;
 mod threads;
 mod train;

@@ -271,7 +271,7 @@ fn documents(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The model's tensors with their shapes, in a fixed order.
-fn names(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn names(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (outer, inner) = (config.hidden_size, config.intermediate_size);
     let width = config.head_width();
     let (heads, kv) = (

@@ -254,3 +254,8 @@ fn sequence(example: &Example) -> Sequence {
         per_row: example.targets.len() / example.tokens.len(),
     }
 }
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
