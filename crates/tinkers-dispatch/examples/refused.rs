@@ -1,6 +1,5 @@
 //! A refusal closes a lane until the server's hint; the next request leaves then and not before.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;

@@ -83,7 +83,7 @@ fn threads_share_a_lane_and_give_everything_back() {
     assert!(peak <= SLOTS, "{peak} inside at once");
     assert!(peak > 1, "nobody ever met anybody: inconclusive");
     let given_up = (0..THREADS * ROUNDS)
-        .filter(|n| (n % ROUNDS + n / ROUNDS) % 9 == 0)
+        .filter(|n| (n % ROUNDS + n / ROUNDS).is_multiple_of(9))
         .count();
     assert_eq!(served.into_inner() as usize, THREADS * ROUNDS - given_up);
     let left = limiter.state(RouteClass::Sample).expect("a lane");

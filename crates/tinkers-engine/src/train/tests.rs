@@ -250,7 +250,7 @@ fn what_does_not_fit_is_refused_by_name_and_adds_nothing() {
         e.targets[1] = Some(99)
     });
     case("data[1].loss_fn_inputs.target_tokens", &|e| {
-        drop(e.targets.pop())
+        let _ = e.targets.pop();
     });
     case("data[1].loss_fn_inputs.weights", &|e| {
         e.terms = Terms::Weights(vec![1.0])
