@@ -36,8 +36,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The tensor library refused an operation.
-    #[error("tensor operation failed")]
+    /// The tensor library refused to read or convert weights.
+    #[error("the weights cannot be read or converted")]
     Tensor(#[from] candle_core::Error),
     /// A tokenizer could not be read or applied.
     #[error("tokenizer: {0}")]

@@ -329,3 +329,72 @@ fn sequences(texts: &[&[u32]]) -> (Vec<Sequence>, usize) {
 fn mean<'a>(log_probs: impl Iterator<Item = &'a [f32]>, count: usize) -> f64 {
     -log_probs.flatten().map(|&p| f64::from(p)).sum::<f64>() / count as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[u8] = include_bytes!("../../../data/newton-opticks.txt");
+
+    fn small() -> ModelConfig {
+        let mut config = crate::builtin::config();
+        config.num_hidden_layers = 1;
+        config.hidden_size = 32;
+        config.intermediate_size = 48;
+        config
+    }
+
+    fn run(seed: u64, steps: usize) -> (Vec<f64>, Vec<u8>) {
+        let corpus = Corpus::new(&TEXT[..60_000], seed);
+        let mut trainer = Pretrainer::new(small(), seed).unwrap();
+        let schedule = Schedule {
+            peak: 1e-2,
+            warmup: 2,
+            steps,
+        };
+        let losses = (0..steps).map(|step| {
+            let texts = corpus.batch(step, 4, 64);
+            trainer.step(&texts, &schedule.at(step)).unwrap()
+        });
+        (losses.collect(), trainer.to_f16_file().unwrap())
+    }
+
+    #[test]
+    fn the_same_seed_and_steps_give_the_same_file() {
+        let (losses, file) = run(1, 30);
+        assert!(losses[29] < 0.8 * losses[0], "{losses:?}");
+        assert_eq!(run(1, 30), (losses, file.clone()));
+        assert_ne!(run(2, 30).1, file);
+        let weights = Weights::from_bytes(&file).unwrap();
+        assert!(Model::new(small(), weights).is_ok());
+    }
+
+    #[test]
+    fn held_out_documents_are_not_learnt_from() {
+        let text: Vec<u8> = (0..60u8)
+            .flat_map(|i| [i + 100, i + 100, i + 100, b'\n', b'\n'])
+            .collect();
+        let corpus = Corpus::new(&text, 1);
+        let held_out: Vec<u32> = corpus.held_out(8, 99).concat();
+        assert!(!held_out.is_empty());
+        let learnt = &corpus.training;
+        assert!(
+            held_out
+                .iter()
+                .all(|t| *t == END_OF_TEXT || !learnt.contains(t))
+        );
+        assert_eq!(corpus.held_out_len() + corpus.training_len(), 60 * 4);
+    }
+
+    #[test]
+    fn the_rate_rises_and_falls() {
+        let schedule = Schedule {
+            peak: 1.0,
+            warmup: 10,
+            steps: 100,
+        };
+        let rate = |step| schedule.at(step).learning_rate;
+        assert!(rate(0) < 0.11 && rate(9) > 0.95);
+        assert!(rate(50) < rate(20) && (rate(99) - 0.1).abs() < 0.01);
+    }
+}

@@ -41,7 +41,13 @@ impl Weights {
         let mut weights = Self::default();
         for file in files {
             let bytes = std::fs::read(&file).map_err(Error::io("cannot read", &file))?;
-            weights.read(&bytes)?;
+            weights.read(&bytes).map_err(|error| {
+                let reason = match error {
+                    Error::Tensor(cause) => cause.to_string(),
+                    other => other.to_string(),
+                };
+                Error::Model(format!("{}: {reason}", file.display()))
+            })?;
         }
         Ok(weights)
     }

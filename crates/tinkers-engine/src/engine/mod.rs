@@ -297,3 +297,52 @@ impl From<Error> for EngineError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_panics_ends_with_an_error_and_the_thread_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = ModelEngine::builtin(dir.path()).unwrap();
+        let (jobs, queue) = mpsc::channel();
+        let run = |job: &Job, _: &AtomicBool| match job.id.0 {
+            1 => panic!("on purpose"),
+            2 => std::panic::panic_any(7),
+            _ => Ok(Outcome::Done),
+        };
+        spawn("test", &engine.shared, queue, run).unwrap();
+        let (sender, ended) = mpsc::channel();
+        for number in 1..=4 {
+            let sender = sender.clone();
+            let done = Done::new(move |outcome| {
+                sender.send(outcome).unwrap();
+                assert!(number != 3, "the receiver panics, too");
+            });
+            let model = String::new();
+            let job = Job {
+                id: JobId(number),
+                work: Work::UnloadModel { model },
+            };
+            let cancelled = Arc::default();
+            let ticket = Ticket {
+                job,
+                done,
+                cancelled,
+            };
+            assert!(jobs.send(ticket).is_ok());
+        }
+        let message = |ended: Ended| ended.unwrap_err().message;
+        assert_eq!(
+            message(ended.recv().unwrap()),
+            "the computation panicked: on purpose"
+        );
+        assert_eq!(
+            message(ended.recv().unwrap()),
+            "the computation panicked: without a message"
+        );
+        assert_eq!(ended.recv().unwrap(), Ok(Outcome::Done));
+        assert_eq!(ended.recv().unwrap(), Ok(Outcome::Done));
+    }
+}

@@ -1,0 +1,458 @@
+//! The engine behind the trait of the embedded server: jobs in, outcomes out, errors by name, never a hang.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use tinkers_engine::{ModelEngine, builtin};
+use tinkers_local::engine::{
+    CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite, Weights, Work,
+};
+use tinkers_wire::{
+    AdamParams, CheckpointKind, Datum, FailureCategory, LoraConfig, Loss, LossFn, ModelInput,
+    PassMode, SampleRequest, SampleResponse, SamplingParams, Stop, StopReason, TensorData,
+    TinkerPath,
+};
+
+type Ended = Result<Outcome, EngineError>;
+
+/// An engine whose jobs are numbered.
+struct Bench {
+    engine: ModelEngine,
+    next: AtomicU64,
+}
+
+impl Bench {
+    fn new(dir: &Path) -> Self {
+        Self {
+            engine: ModelEngine::builtin(dir).unwrap(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    fn start(&self, work: Work) -> (JobId, Receiver<Ended>) {
+        let id = JobId(self.next.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = channel();
+        let done = Done::new(move |ended| {
+            let _ = sender.send(ended);
+        });
+        self.engine.start(Job { id, work }, done);
+        (id, receiver)
+    }
+
+    fn run(&self, work: Work) -> Ended {
+        wait(&self.start(work).1)
+    }
+
+    fn create(&self, model: &str) {
+        let work = Work::CreateModel {
+            model: model.into(),
+            base_model: builtin::NAME.into(),
+            lora: LoraConfig {
+                seed: Some(1),
+                ..LoraConfig::rank(4)
+            },
+        };
+        assert_eq!(self.run(work), Ok(Outcome::Done));
+    }
+
+    fn pass(&self, model: &str, mode: PassMode, data: Vec<Datum>, loss: impl Into<Loss>) -> Ended {
+        self.run(Work::Pass {
+            model: model.into(),
+            mode,
+            data,
+            loss: loss.into(),
+        })
+    }
+
+    /// Some steps; gives the loss before each.
+    fn train(&self, model: &str, steps: usize) -> Vec<f64> {
+        (0..steps)
+            .map(|_| {
+                let data = vec![text("the Rays of Light are refracted")];
+                let mode = PassMode::ForwardBackward;
+                let output = match self.pass(model, mode, data, LossFn::CrossEntropy) {
+                    Ok(Outcome::Pass(output)) => output,
+                    other => panic!("{other:?}"),
+                };
+                let params = AdamParams::new(1e-2);
+                let model = model.into();
+                match self.run(Work::OptimStep { model, params }) {
+                    Ok(Outcome::Step(step)) => assert!(step.metrics["grad_norm:mean"] > 0.0),
+                    other => panic!("{other:?}"),
+                }
+                output.loss_sum().unwrap()
+            })
+            .collect()
+    }
+
+    fn save(&self, model: &str, kind: CheckpointKind, name: &str, over: Overwrite) -> Ended {
+        let record = CheckpointRecord {
+            path: path(model, kind, name),
+            base_model: builtin::NAME.into(),
+            lora: LoraConfig::rank(4),
+            saved_at: 12.5,
+            expires_at: Some(99.0),
+            size_bytes: 0,
+            user_metadata: Some([("note".to_owned(), "ü".to_owned())].into()),
+            run_metadata: None,
+        };
+        self.run(Work::Save {
+            model: model.into(),
+            record,
+            overwrite: over,
+        })
+    }
+
+    fn sample(&self, weights: Weights, request: SampleRequest) -> SampleResponse {
+        match self.run(sample(weights, request)) {
+            Ok(Outcome::Sampled(response)) => response,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn wait(receiver: &Receiver<Ended>) -> Ended {
+    let minutes = Duration::from_secs(120);
+    receiver.recv_timeout(minutes).expect("every job ends")
+}
+
+fn refused(ended: Ended) -> String {
+    let error = ended.expect_err("the job is refused");
+    assert_eq!(error.category, FailureCategory::User, "{error}");
+    error.message
+}
+
+fn path(model: &str, kind: CheckpointKind, name: &str) -> TinkerPath {
+    TinkerPath::new(model, kind, name).unwrap()
+}
+
+fn tokens(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
+
+fn text(text: &str) -> Datum {
+    let tokens = tokens(text);
+    Datum::next_token(&tokens, vec![1.0; tokens.len() - 1]).unwrap()
+}
+
+fn sample(weights: Weights, request: SampleRequest) -> Work {
+    Work::Sample {
+        weights,
+        request: Box::new(request),
+    }
+}
+
+fn request(max_tokens: u32) -> SampleRequest {
+    SampleRequest {
+        prompt: ModelInput::from_tokens(tokens("And he said")),
+        num_samples: Some(2),
+        sampling_params: SamplingParams {
+            max_tokens: Some(max_tokens),
+            seed: Some(3),
+            ..SamplingParams::default()
+        },
+        ..SampleRequest::default()
+    }
+}
+
+#[test]
+fn training_saving_and_sampling_go_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    bench.create("s:train:0");
+    let losses = bench.train("s:train:0", 8);
+    assert!(losses[7] < 0.7 * losses[0], "{losses:?}");
+
+    let training = CheckpointKind::Training;
+    let saved = bench
+        .save("s:train:0", training, "a", Overwrite::Refuse)
+        .unwrap();
+    let Outcome::Saved { size_bytes } = saved else {
+        panic!("{saved:?}");
+    };
+    bench
+        .save("s:train:0", CheckpointKind::Sampler, "a", Overwrite::Refuse)
+        .unwrap();
+    let again = refused(bench.save("s:train:0", training, "a", Overwrite::Refuse));
+    assert!(again.contains("is there already"), "{again}");
+    bench
+        .save("s:train:0", training, "a", Overwrite::Replace)
+        .unwrap();
+
+    let snapshot = Work::Snapshot {
+        model: "s:train:0".into(),
+        sampler: "s:sample:0".into(),
+    };
+    assert_eq!(bench.run(snapshot), Ok(Outcome::Done));
+    let sampler = path("s:train:0", CheckpointKind::Sampler, "a");
+    let from_snapshot = bench.sample(Weights::Snapshot("s:sample:0".into()), request(30));
+    let from_file = bench.sample(Weights::Checkpoint(sampler), request(30));
+    assert_eq!(from_snapshot, from_file);
+    let base = bench.sample(Weights::Base(builtin::NAME.into()), request(30));
+    assert_ne!(base.sequences[0].tokens, from_file.sequences[0].tokens);
+
+    // Another server over the same directory finds both, and goes on training where this one stood.
+    let next = bench.train("s:train:0", 2);
+    drop(bench);
+    let bench = Bench::new(dir.path());
+    let records = bench.engine.checkpoints().unwrap();
+    assert_eq!(records.len(), 2);
+    let record = records.iter().find(|r| r.path.kind() == training).unwrap();
+    assert_eq!(record.size_bytes, size_bytes);
+    assert_eq!(record.user_metadata.as_ref().unwrap()["note"], "ü");
+    assert_eq!((record.saved_at, record.expires_at), (12.5, Some(99.0)));
+    for optimizer in [true, false] {
+        let work = Work::CreateFromCheckpoint {
+            model: "s2:train:0".into(),
+            path: record.path.clone(),
+            optimizer,
+        };
+        assert_eq!(bench.run(work), Ok(Outcome::Done));
+        assert_eq!(bench.train("s2:train:0", 2) == next, optimizer);
+    }
+    let work = Work::DeleteCheckpoint {
+        path: record.path.clone(),
+    };
+    assert_eq!(bench.run(work.clone()), Ok(Outcome::Done));
+    assert_eq!(bench.run(work), Ok(Outcome::Done));
+    assert_eq!(bench.engine.checkpoints().unwrap().len(), 1);
+}
+
+#[test]
+fn models_over_one_base_do_not_touch_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    bench.create("a");
+    bench.create("b");
+    let alone = {
+        let other = tempfile::tempdir().unwrap();
+        let bench = Bench::new(other.path());
+        bench.create("b");
+        bench.train("b", 2)
+    };
+    bench.train("a", 3);
+    assert_eq!(bench.train("b", 2), alone);
+}
+
+#[test]
+fn every_loss_gives_logprobs_and_its_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    bench.create("m");
+    let shown = tokens("Behold");
+    let len = shown.len();
+    let policy = || {
+        Datum::new(&shown[..])
+            .with("target_tokens", TensorData::tokens(&shown))
+            .with("logprobs", vec![-2.0f32; len])
+            .with("advantages", vec![1.0f32; len])
+    };
+    let plain = || Datum::new(&shown[..]).with("target_tokens", TensorData::tokens(&shown));
+    for (loss, datum) in [
+        (LossFn::CrossEntropy, plain()),
+        (LossFn::ImportanceSampling, policy()),
+        (LossFn::Ppo, policy()),
+        (LossFn::Cispo, policy()),
+        (LossFn::Dro, policy()),
+    ] {
+        let compared = loss != LossFn::CrossEntropy;
+        let ended = bench.pass("m", PassMode::ForwardBackward, vec![datum], loss.clone());
+        let Ok(Outcome::Pass(output)) = ended else {
+            panic!("{loss}: {ended:?}");
+        };
+        let outputs = &output.loss_fn_outputs[0];
+        assert_eq!(outputs["logprobs"].shape(), [len]);
+        let losses = outputs["elementwise_loss"].as_f32().unwrap();
+        let sum: f64 = losses.iter().map(|&x| f64::from(x)).sum();
+        assert!((sum - output.loss_sum().unwrap()).abs() < 1e-3, "{loss}");
+        assert_eq!(
+            output.metrics.contains_key("ratio:mean"),
+            compared,
+            "{loss}"
+        );
+        let work = Work::OptimStep {
+            model: "m".into(),
+            params: AdamParams::new(1e-3),
+        };
+        let Ok(Outcome::Step(step)) = bench.run(work) else {
+            panic!("{loss}");
+        };
+        assert!(step.metrics["grad_norm:mean"] > 0.0, "{loss}");
+    }
+}
+
+#[test]
+fn bad_input_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    bench.create("m");
+    let forward = |datum: Datum, loss: Loss| {
+        refused(bench.pass("m", PassMode::Forward, vec![text("fine"), datum], loss))
+    };
+    let cross = || Loss::from(LossFn::CrossEntropy);
+    let bare = || Datum::new(&[1u32, 2, 3][..]);
+    let targets = |ids: Vec<i64>| bare().with("target_tokens", TensorData::i64(ids));
+    for (datum, loss, field) in [
+        (bare(), cross(), "data[1].loss_fn_inputs.target_tokens"),
+        (
+            targets(vec![1, 2]),
+            cross(),
+            "data[1].loss_fn_inputs.target_tokens",
+        ),
+        (
+            targets(vec![1, 2, 264]),
+            cross(),
+            "data[1].loss_fn_inputs.target_tokens",
+        ),
+        (
+            targets(vec![1, 2, -7]),
+            cross(),
+            "data[1].loss_fn_inputs.target_tokens",
+        ),
+        (
+            targets(vec![1, 2, 3]).with("weights", vec![1.0f32]),
+            cross(),
+            "data[1].loss_fn_inputs.weights",
+        ),
+        (
+            targets(vec![1, 2, 3]).with("weights", vec![1.0, f32::NAN, 1.0]),
+            cross(),
+            "data[1].loss_fn_inputs.weights",
+        ),
+        (
+            targets(vec![1, 2, 3]),
+            LossFn::Ppo.into(),
+            "data[0].loss_fn_inputs.logprobs",
+        ),
+        (text("ab"), LossFn::Gspo.into(), "loss_fn"),
+        (text("ab"), cross().with("beta", 1.0), "loss_fn_config.beta"),
+        (text("ab"), cross().with("beta", "x"), "loss_fn_config.beta"),
+        (
+            Datum::new(&[900u32][..]).with("target_tokens", vec![1i64]),
+            cross(),
+            "data[1].model_input",
+        ),
+    ] {
+        let message = forward(datum, loss);
+        assert!(message.starts_with(field), "{message}");
+    }
+    let unknown = refused(bench.pass("gone", PassMode::Forward, vec![text("ab")], cross()));
+    assert!(unknown.contains("\"gone\""), "{unknown}");
+    let absent = path("m", CheckpointKind::Training, "absent");
+    let work = Work::LoadCheckpoint {
+        model: "m".into(),
+        path: absent,
+        optimizer: false,
+    };
+    assert!(refused(bench.run(work)).contains("is not there"));
+    let gone = sample(Weights::Snapshot("gone".into()), request(1));
+    assert!(refused(bench.run(gone)).contains("\"gone\""));
+    let other = sample(Weights::Base("other".into()), request(1));
+    assert!(refused(bench.run(other)).starts_with("base_model"));
+}
+
+#[test]
+fn a_request_gets_what_it_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    let base = || Weights::Base(builtin::NAME.into());
+    let prompt = tokens("And he said");
+    let asked: Vec<i64> = prompt[1..]
+        .iter()
+        .flat_map(|&t| [i64::from(t), -1])
+        .collect();
+    let shape = vec![prompt.len() - 1, 2];
+    let values = tinkers_wire::TensorValues::I64(asked.into());
+    let mut wanted = request(4);
+    wanted.prompt_logprobs = Some(true);
+    wanted.prompt_logprobs_last_n = Some(3);
+    wanted.topk_prompt_logprobs = Some(2);
+    wanted.topk_sample_logprobs = Some(3);
+    wanted.target_prompt_logprobs = Some(TensorData::dense(values, shape.clone()).unwrap());
+    let response = bench.sample(base(), wanted);
+    let own = response.prompt_logprobs.unwrap();
+    assert_eq!(own.len(), prompt.len());
+    let last = own.len() - 3;
+    assert!(own[..last].iter().all(Option::is_none) && own[last..].iter().all(Option::is_some));
+    let top = response.topk_prompt_logprobs.unwrap();
+    assert_eq!(
+        (top.len(), top.row(0).count(), top.row(1).count()),
+        (prompt.len(), 0, 2)
+    );
+    let told = response.target_prompt_logprobs.unwrap();
+    assert_eq!(told.shape(), shape);
+    let told = told.as_f32().unwrap();
+    assert!(told.iter().skip(1).step_by(2).all(|p| *p == 0.0));
+    assert_eq!(told[2 * (prompt.len() - 2)], own[prompt.len() - 1].unwrap());
+    for sequence in &response.sequences {
+        assert_eq!(sequence.stop_reason, StopReason::Length);
+        assert_eq!(sequence.logprobs.as_ref().unwrap().len(), 4);
+        assert_eq!(sequence.topk_logprobs.as_ref().unwrap().row(3).count(), 3);
+    }
+
+    let mut stopped = request(200);
+    stopped.sampling_params.stop = Some(Stop::from(" "));
+    for sequence in bench.sample(base(), stopped).sequences {
+        assert_eq!(sequence.stop_reason, StopReason::Stop);
+        assert_eq!(sequence.tokens.last(), Some(&32));
+    }
+    let mut endless = request(600);
+    endless.sampling_params.stop = Some(Stop::Texts(Vec::new()));
+    for sequence in bench.sample(base(), endless).sequences {
+        assert_eq!(
+            (sequence.stop_reason, sequence.tokens.len()),
+            (StopReason::Length, 600)
+        );
+    }
+    // Requests without a seed are not all the same one.
+    let mut free = request(20);
+    free.sampling_params.seed = None;
+    let (one, two) = (
+        bench.sample(base(), free.clone()),
+        bench.sample(base(), free),
+    );
+    assert_ne!(one.sequences[0].tokens, two.sequences[0].tokens);
+}
+
+#[test]
+fn a_cancelled_sample_and_jobs_of_a_dropped_engine_end_with_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    bench.create("m");
+    let mut long = request(1000);
+    long.num_samples = Some(64);
+    long.sampling_params.stop = Some(Stop::Tokens(Vec::new()));
+    let base = || Weights::Base(builtin::NAME.into());
+    let (id, ended) = bench.start(sample(base(), long.clone()));
+    bench.engine.cancel(id);
+    assert!(wait(&ended).is_err());
+    let waiting: Vec<_> = (0..6)
+        .map(|_| bench.start(sample(base(), long.clone())).1)
+        .collect();
+    drop(bench);
+    for ended in waiting {
+        assert!(wait(&ended).is_err());
+    }
+}
+
+#[test]
+fn a_sample_does_not_wait_for_a_long_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    bench.create("m");
+    let data = vec![text(&"and it came to pass ".repeat(40)); 32];
+    let (_, pass) = bench.start(Work::Pass {
+        model: "m".into(),
+        mode: PassMode::ForwardBackward,
+        data,
+        loss: LossFn::CrossEntropy.into(),
+    });
+    bench.sample(Weights::Base(builtin::NAME.into()), request(2));
+    assert!(
+        pass.try_recv().is_err(),
+        "the pass was to be under way still"
+    );
+    assert!(wait(&pass).is_ok());
+}
