@@ -11,10 +11,15 @@ use crate::session::Session;
 /// How long the finish is repeated while the server does not take it. A session that was not finished ends by itself.
 const FINISH_WINDOW: Duration = Duration::from_secs(30);
 
+/// How far off the next attempt may be: a longer wait that the server asks for, or a bill that is not paid, must not hold up
+/// a program that wants to end.
+const FINISH_LIMIT: Duration = Duration::from_secs(60);
+
 impl Session {
     /// Closes the session: every later call fails with `Closed`, the server is told why, the heartbeats stop.
     ///
-    /// What was submitted before is still waited for by those who wait for it. Closing again does nothing. The session is
+    /// What was submitted before is still waited for by those who wait for it. Closing again does nothing. It takes about a
+    /// minute at most, and where the server wants to be asked again later than that, the error says when. The session is
     /// closed here even when this fails or is dropped; then the server ends it after its expiry.
     pub async fn close(&self, reason: FinishReason, detail: Option<String>) -> Result<(), Error> {
         let was_open = self.life.close();
@@ -35,6 +40,7 @@ impl Session {
             window: FINISH_WINDOW,
             ..Policy::PATIENT
         };
+        call.deadline = Some(self.caller.time.now().after(FINISH_LIMIT));
         call.timeouts = Timeouts::within(Duration::from_secs(10));
         let told = self.caller.call(call).await;
         drop(tasks);

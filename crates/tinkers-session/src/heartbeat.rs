@@ -14,8 +14,8 @@ use tinkers_wire::{Heartbeat, error_text, routes, to_json};
 use crate::events::SessionEvent;
 use crate::life::Life;
 
-/// The time limit of one heartbeat, its connection included.
-const LIMIT: Duration = Duration::from_secs(10);
+/// The time limit of one heartbeat, its connection included, where sessions live long enough for it.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The heart of one session.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Heart {
     life: Arc<Life>,
     body: Bytes,
     period: Duration,
+    /// How long one heartbeat may take.
+    limit: Duration,
     expiry: Duration,
     last_success: Moment,
     at_risk: bool,
@@ -52,8 +54,9 @@ impl Heart {
         let session_id = session_id.to_owned();
         Self {
             body: to_json(&Heartbeat { session_id }),
-            // However long a period was asked for: two beats may be lost before the session is.
+            // However long a period was asked for, and even if it hangs: a beat may be lost and another still be in time.
             period: period.min(expiry / 3),
+            limit: LONGEST.min(expiry / 6),
             last_success: time.now(),
             expiry,
             transport,
@@ -92,9 +95,9 @@ impl Heart {
             .headers
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.body = self.body.clone();
-        request.timeouts = Timeouts::within(LIMIT);
+        request.timeouts = Timeouts::within(self.limit);
         // The transport has the limit, too; a heart must not depend on it.
-        let until = self.time.now().after(LIMIT);
+        let until = self.time.now().after(self.limit);
         match self
             .time
             .deadline(until, self.transport.send(request))
@@ -102,7 +105,7 @@ impl Heart {
         {
             Some(Ok(answer)) => self.read(&answer),
             Some(Err(error)) => Beat::missed(error.to_string()),
-            None => Beat::missed(format!("no answer within {} s", LIMIT.as_secs())),
+            None => Beat::missed(format!("no answer within {:?}", self.limit)),
         }
     }
 
@@ -111,8 +114,12 @@ impl Heart {
             return Beat::Taken;
         }
         let words = error_text(&answer.body).unwrap_or_default();
-        // A server without this route answers 404 as well; one that knows it names what it did not find.
-        let names_session = words.to_ascii_lowercase().contains("session");
+        // A server without this route answers 404 as well; one that knows it names what it did not find. The route's own
+        // name has a session in it, too.
+        let names_session = words
+            .to_ascii_lowercase()
+            .replace("session_heartbeat", "")
+            .contains("session");
         match answer.status {
             StatusCode::GONE => Beat::Ended,
             StatusCode::NOT_FOUND if names_session => Beat::Ended,

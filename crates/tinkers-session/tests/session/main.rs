@@ -1,0 +1,8 @@
+//! The life of a session, from its first request to its end, over a scripted server, a clock and executors moved by hand.
+
+mod closing;
+mod heart;
+mod opening;
+mod refresh;
+mod support;
+mod thread;
