@@ -6,20 +6,28 @@ use crate::transport::HttpResponse;
 
 /// The wait that an answer asks for: `retry-after-ms`, then `Retry-After` in seconds or as a date, then `retry_after_ms` in
 /// a JSON body. What cannot be read, is negative or not finite counts as none.
+///
+/// A date is read against the answer's own `Date`, so that a local clock that is wrong shortens no wait; `wall` stands in for a
+/// server that sends none.
 pub fn retry_after(answer: &HttpResponse, wall: SystemTime) -> Option<Duration> {
     answer
         .header("retry-after-ms")
         .and_then(|text| positive(text.trim().parse::<f64>().ok()? / 1e3))
-        .or_else(|| header_wait(answer.header("retry-after")?.trim(), wall))
+        .or_else(|| {
+            let date = answer
+                .header("date")
+                .and_then(|text| http_date(text.trim()));
+            header_wait(answer.header("retry-after")?.trim(), date.unwrap_or(wall))
+        })
         .or_else(|| positive(body_milliseconds(&answer.body)? / 1e3))
 }
 
-fn header_wait(text: &str, wall: SystemTime) -> Option<Duration> {
+fn header_wait(text: &str, now: SystemTime) -> Option<Duration> {
     match text.parse::<f64>() {
         Ok(seconds) => positive(seconds),
         // A date that is past asks for no wait at all, which is what none means here.
         Err(_) => http_date(text)?
-            .duration_since(wall)
+            .duration_since(now)
             .ok()
             .filter(|wait| !wait.is_zero()),
     }
@@ -133,6 +141,31 @@ mod tests {
                 &[("retry-after", "Sun, 06 Nov 1994 08:49:07 GMT")],
                 "",
                 None,
+            ),
+            // The server's clock is an hour behind ours, or ahead of it: its own difference counts.
+            (
+                &[
+                    ("retry-after", "Sun, 06 Nov 1994 07:49:47 GMT"),
+                    ("date", "Sun, 06 Nov 1994 07:49:37 GMT"),
+                ],
+                "",
+                Some(ms(10_000)),
+            ),
+            (
+                &[
+                    ("retry-after", "Sun, 06 Nov 1994 09:49:47 GMT"),
+                    ("date", "Sun, 06 Nov 1994 09:49:37 GMT"),
+                ],
+                "",
+                Some(ms(10_000)),
+            ),
+            (
+                &[
+                    ("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT"),
+                    ("date", "yesterday"),
+                ],
+                "",
+                Some(ms(10_000)),
             ),
             (&[("retry-after", "-3")], "", None),
             (&[("retry-after", "NaN")], "", None),
