@@ -12,9 +12,10 @@ use crate::admission::{
 use crate::billing::{Billing, BillingPause};
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
-use crate::progress::ProgressCell;
+use crate::progress::{Leaving, ProgressCell};
 use crate::retry::{
-    self, Action, Applied, Draw, LONGEST_PAUSE, Policy, RetryBudget, WhenMaybeApplied,
+    self, Action, Applied, Draw, LONGEST_PAUSE, Policy, RefusalPace, RetryBudget, SPREAD,
+    WhenMaybeApplied,
 };
 use crate::time::{Moment, Time};
 use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
@@ -124,17 +125,27 @@ pub struct Caller {
 impl Caller {
     /// Makes `call`, repeating it as its policy says. Dropping the future gives back all that was taken; the server may have
     /// seen the request.
+    ///
+    /// An error says `MaybeSent` when any attempt of the call may have been applied, and not only the last one.
     pub async fn call(&self, call: Call) -> Result<Accepted, Error> {
         let mut attempts = Attempts {
             caller: self,
             began: self.time.now(),
             made: 0,
             repeats: 0,
+            refusals: RefusalPace::default(),
+            maybe_applied: false,
         };
         let operation = call.operation;
-        attempts.run(call).await.map_err(|error| match operation {
-            Some(operation) => error.with_operation(operation),
-            None => error,
+        let outcome = attempts.run(call).await;
+        outcome.map_err(|mut error| {
+            if attempts.maybe_applied {
+                error = error.with_sent(Sent::MaybeSent);
+            }
+            match operation {
+                Some(operation) => error.with_operation(operation),
+                None => error,
+            }
         })
     }
 }
@@ -145,6 +156,9 @@ struct Attempts<'a> {
     began: Moment,
     made: u32,
     repeats: u32,
+    refusals: RefusalPace,
+    /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
+    maybe_applied: bool,
 }
 
 impl Attempts<'_> {
@@ -180,6 +194,7 @@ impl Attempts<'_> {
                 "x-stainless-retry-count",
                 &self.made.to_string(),
             );
+            let leaving = call.progress.as_deref().map(ProgressCell::leaving);
             let sent = self.caller.transport.send(call.request()).await;
             let now = self.caller.time.now();
             let answer = match sent {
@@ -191,14 +206,14 @@ impl Attempts<'_> {
                     } else {
                         Applied::Maybe
                     };
+                    note(leaving, applied);
                     let retryable = is_passing(&error);
                     let error = Error::from(error);
                     if !retryable {
                         return Err(error);
                     }
+                    flight = self.keep(held, applied);
                     self.repeat(&call, applied, None, error).await?;
-                    // What may be under way on the server keeps its unit; what never left gives it back.
-                    flight = (applied == Applied::Maybe).then_some(held);
                     reentry = Reentry::New;
                     continue;
                 }
@@ -209,6 +224,7 @@ impl Attempts<'_> {
             note_deprecation(&answer);
             match retry::classify(&answer, self.caller.time.wall()) {
                 Action::Accept => {
+                    drop(leaving);
                     permit.settle(Settlement::Accepted);
                     self.caller.budget.credit();
                     return Ok(Accepted {
@@ -218,16 +234,22 @@ impl Attempts<'_> {
                     });
                 }
                 Action::Refused { hint } => {
-                    permit.settle(Settlement::Refused { hint });
+                    note(leaving, Applied::No);
                     drop(held);
                     reentry = Reentry::AfterRefusal;
-                    // A lane without a gate would come straight back: it waits here.
+                    // A lane without a gate would come straight back: it waits here. Elsewhere the gate is closed for longer
+                    // with each refusal, so that the order of those who wait there is kept.
                     if call.class == RouteClass::Control {
+                        permit.settle(Settlement::Refused { hint });
                         let error = answer_error(ErrorKind::RateLimited, &answer);
                         self.repeat(&call, Applied::No, hint, error).await?;
+                    } else {
+                        let hint = self.refusals.refused(hint, &*self.caller.jitter);
+                        permit.settle(Settlement::Refused { hint });
                     }
                 }
                 Action::PauseForBilling => {
+                    note(leaving, Applied::No);
                     permit.settle(Settlement::Unknown);
                     drop(held);
                     match self
@@ -247,18 +269,25 @@ impl Attempts<'_> {
                     applied,
                     kind,
                 } => {
+                    note(leaving, applied);
                     permit.settle(Settlement::Unknown);
+                    flight = self.keep(held, applied);
                     self.repeat(&call, applied, hint, answer_error(kind, &answer))
                         .await?;
-                    flight = (applied == Applied::Maybe).then_some(held);
                     reentry = Reentry::New;
                 }
                 Action::Fail(kind) => {
+                    note(leaving, retry::applied(answer.status));
                     permit.settle(Settlement::Unknown);
                     return Err(answer_error(kind, &answer));
                 }
             }
         }
+    }
+
+    /// What may be under way on the server keeps its unit through the retry; what never was gives it back before the pause.
+    fn keep(&self, held: Flight, applied: Applied) -> Option<Flight> {
+        (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
 
     /// Pauses before the next attempt, or fails with `error` when there is to be none.
@@ -276,21 +305,40 @@ impl Attempts<'_> {
             );
         }
         self.made += 1;
-        if !call
-            .policy
-            .allows(self.made, self.caller.time.now().since(self.began))
-        {
+        let now = self.caller.time.now();
+        let error = match hint {
+            Some(hint) => error.with_retry_at(now, now.after(hint)),
+            None => error,
+        };
+        let elapsed = now.since(self.began);
+        if !call.policy.allows(self.made, elapsed) {
             return Err(error);
         }
-        let mut pause = retry::pause(self.repeats, hint, &*self.caller.jitter);
-        self.repeats += 1;
-        if self.caller.budget.draw(error.kind()) == Draw::Empty {
-            pause = pause.max(LONGEST_PAUSE);
+        let longest = call.policy.longest_hint;
+        let hint = hint.map(|hint| longest.map_or(hint, |longest| hint.min(longest)));
+        let least = retry::pause(self.repeats, hint);
+        // A pause that leads out of the window or past the deadline is none: there would be nobody to send for.
+        let mut room = (call.policy.window - elapsed).saturating_sub(Duration::from_nanos(1));
+        if let Some(deadline) = call.deadline {
+            room = room.min(deadline.since(now));
         }
+        if least > room {
+            return Err(error);
+        }
+        self.repeats += 1;
+        let base = match self.caller.budget.draw(error.kind()) {
+            Draw::Granted => least,
+            Draw::Empty => least.max(LONGEST_PAUSE),
+        };
+        // Neither the spread nor an empty budget fails a call that has the time for its pause.
+        let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
         tracing::debug!(path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
-        self.sleep(call, pause, || error).await
+        self.caller.time.sleep_until(now.after(pause)).await;
+        self.maybe_applied |= applied == Applied::Maybe;
+        Ok(())
     }
 
+    /// Waits for somebody to settle the bill.
     async fn sleep(
         &self,
         call: &Call,
@@ -321,6 +369,15 @@ fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
 fn enter(call: &Call, phase: Phase) {
     if let Some(progress) = &call.progress {
         progress.enter(phase);
+    }
+}
+
+/// Tells what is known of an attempt that is over.
+fn note(leaving: Option<Leaving<'_>>, applied: Applied) {
+    if let Some(leaving) = leaving
+        && applied == Applied::No
+    {
+        leaving.stayed();
     }
 }
 

@@ -11,14 +11,18 @@ use tinkers_wire::{FailureCategory, InvalidInput};
 use crate::time::Moment;
 use crate::transport::{TransportError, TransportErrorKind};
 
-/// What is known of the request that failed.
+/// What is known of the request that failed, over all its attempts.
+///
+/// An attempt whose fate is unknown is never forgotten: whatever the later attempts of the same call met, the error says
+/// [`Sent::MaybeSent`], also where it has the status of the last answer. So a conflict (409) that comes with `MaybeSent` may be
+/// the server's word on the earlier attempt, and a refusal with it says nothing of what that attempt did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// It never left: repeating it is safe.
+    /// No attempt left: repeating it is safe.
     NotSent,
-    /// It may have reached the server, whose answer is not known.
+    /// Some attempt may have reached the server, and what it did there is not known.
     MaybeSent,
-    /// The server answered.
+    /// The server answered, and no earlier attempt may have been applied.
     Answered,
 }
 
@@ -365,6 +369,7 @@ impl From<TransportError> for Error {
             TransportErrorKind::Credential => ErrorKind::Authentication,
             TransportErrorKind::Closed => ErrorKind::Closed,
             TransportErrorKind::Invalid => ErrorKind::Configuration,
+            TransportErrorKind::Aborted => ErrorKind::Aborted,
         };
         let sent = error.sent;
         let message = error.message.clone();

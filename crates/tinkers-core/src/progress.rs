@@ -27,54 +27,122 @@ pub struct Progress {
 }
 
 /// The shared cell behind [`Progress`]. Its lock is held for a few stores and never across a wait.
+///
+/// It also remembers whether any request of the operation may be at the server, over all attempts and all chunks: an operation
+/// that is given up says so, whatever its latest attempt did.
 #[derive(Debug)]
-pub struct ProgressCell(Mutex<Progress>);
+pub struct ProgressCell(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    progress: Progress,
+    /// Attempts on their way now.
+    leaving: u32,
+    /// Some attempt may have reached the server, or will be made whatever becomes of the waiting.
+    sent: bool,
+}
+
+/// An attempt on its way. Dropped, it counts as one that may have reached the server.
+#[derive(Debug)]
+#[must_use = "an attempt that is dropped counts as one that may have reached the server"]
+pub struct Leaving<'a> {
+    cell: &'a ProgressCell,
+    stayed: bool,
+}
+
+impl Leaving<'_> {
+    /// The server did nothing with it, and that is known.
+    pub fn stayed(mut self) {
+        self.stayed = true;
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let mut state = self.cell.lock();
+        state.leaving -= 1;
+        state.sent |= !self.stayed;
+    }
+}
 
 impl ProgressCell {
     /// An operation that begins at `now`.
     pub fn new(now: Moment) -> Self {
-        Self(Mutex::new(Progress {
+        let progress = Progress {
             phase: Phase::Admission,
             last_news: now,
             queue_state: None,
             queue_reason: None,
             polls: 0,
             request_id: None,
+        };
+        Self(Mutex::new(State {
+            progress,
+            leaving: 0,
+            sent: false,
         }))
     }
 
     /// The state now.
     pub fn snapshot(&self) -> Progress {
-        self.lock().clone()
+        self.lock().progress.clone()
+    }
+
+    /// What is known of the operation's requests: `NotSent` while none can be at the server nor will be, else `MaybeSent`.
+    pub fn sent(&self) -> Sent {
+        let state = self.lock();
+        if state.sent || state.leaving > 0 {
+            Sent::MaybeSent
+        } else {
+            Sent::NotSent
+        }
+    }
+
+    /// The operation is queued and will be sent whether anybody waits for it or not: giving it up does not keep it from the
+    /// server.
+    pub fn will_be_sent(&self) {
+        self.lock().sent = true;
+    }
+
+    /// An attempt sets out. It counts as possibly sent while it is under way, and for good unless it
+    /// [stayed](Leaving::stayed).
+    pub fn leaving(&self) -> Leaving<'_> {
+        self.lock().leaving += 1;
+        Leaving {
+            cell: self,
+            stayed: false,
+        }
     }
 
     /// The operation entered `phase`.
     pub fn enter(&self, phase: Phase) {
-        self.lock().phase = phase;
+        self.lock().progress.phase = phase;
     }
 
     /// An answer of any kind came.
     pub fn news(&self, now: Moment) {
-        let mut state = self.lock();
-        state.last_news = state.last_news.max(now);
+        let progress = &mut self.lock().progress;
+        progress.last_news = progress.last_news.max(now);
     }
 
     /// The server accepted it under `request_id`.
     pub fn accepted(&self, now: Moment, request_id: &str) {
         let mut state = self.lock();
-        state.phase = Phase::Waiting;
-        state.last_news = state.last_news.max(now);
-        state.request_id = Some(request_id.to_owned());
+        state.sent = true;
+        let progress = &mut state.progress;
+        progress.phase = Phase::Waiting;
+        progress.last_news = progress.last_news.max(now);
+        progress.request_id = Some(request_id.to_owned());
     }
 
     /// The result was asked for once more.
     pub fn polled(&self) {
-        self.lock().polls += 1;
+        self.lock().progress.polls += 1;
     }
 
     /// The server told of its queue. Returns whether that is a change.
     pub fn queue(&self, state: QueueState, reason: Option<&str>) -> bool {
-        let mut cell = self.lock();
+        let cell = &mut self.lock().progress;
         let changed =
             cell.queue_state.as_ref() != Some(&state) || cell.queue_reason.as_deref() != reason;
         cell.queue_state = Some(state);
@@ -86,8 +154,8 @@ impl ProgressCell {
     pub async fn stalled(&self, time: &dyn Time, limit: Duration) -> Error {
         loop {
             let (phase, last_news) = {
-                let state = self.lock();
-                (state.phase, state.last_news)
+                let progress = &self.lock().progress;
+                (progress.phase, progress.last_news)
             };
             let since = time.now().since(last_news);
             if since >= limit {
@@ -96,19 +164,14 @@ impl ProgressCell {
                     since.as_secs(),
                     describe(phase)
                 );
-                let sent = if phase == Phase::Admission {
-                    Sent::NotSent
-                } else {
-                    Sent::MaybeSent
-                };
-                return Error::new(ErrorKind::Stalled, sent, message)
+                return Error::new(ErrorKind::Stalled, self.sent(), message)
                     .with_stalled(Stalled { phase, since });
             }
             time.sleep_until(last_news.after(limit)).await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,5 +216,53 @@ mod tests {
             })
         );
         assert_eq!(cell.snapshot().request_id.as_deref(), Some("r-1"));
+    }
+    /// The stall of an operation that nobody told of any news.
+    fn stall(cell: &ProgressCell) -> Error {
+        let clock = ManualClock::new();
+        let limit = Duration::from_secs(10);
+        clock.advance(limit);
+        let mut stalled = std::pin::pin!(cell.stalled(&clock, limit));
+        match stalled
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(error) => error,
+            Poll::Pending => panic!("silence for the whole limit is a stall"),
+        }
+    }
+
+    #[test]
+    fn a_stall_says_not_sent_only_while_nothing_can_be_at_the_server_nor_will_be() {
+        let fresh = || ProgressCell::new(Moment::ORIGIN);
+        let cell = fresh();
+        assert_eq!(stall(&cell).sent(), Sent::NotSent);
+        cell.leaving().stayed();
+        cell.enter(Phase::Admission);
+        assert_eq!(stall(&cell).sent(), Sent::NotSent, "it stayed here");
+
+        let leaving = cell.leaving();
+        assert_eq!(stall(&cell).sent(), Sent::MaybeSent, "it is on its way");
+        drop(leaving);
+        cell.enter(Phase::Admission);
+        cell.leaving().stayed();
+        let later = stall(&cell);
+        assert_eq!(
+            later.sent(),
+            Sent::MaybeSent,
+            "what an earlier attempt did is kept"
+        );
+
+        // Two chunks share a cell: one is accepted, the other waits for its turn.
+        let cell = fresh();
+        cell.accepted(Moment::ORIGIN, "r-1");
+        cell.enter(Phase::Admission);
+        assert_eq!(stall(&cell).sent(), Sent::MaybeSent);
+
+        let cell = fresh();
+        cell.will_be_sent();
+        let queued = stall(&cell);
+        assert_eq!(queued.sent(), Sent::MaybeSent);
+        assert_eq!(queued.stalled().map(|s| s.phase), Some(Phase::Admission));
     }
 }

@@ -52,38 +52,46 @@ pub fn classify(answer: &HttpResponse, wall: SystemTime) -> Action {
     }
     let hint = retry_after(answer, wall);
     let kind = failure_kind(status);
-    match answer.header("x-should-retry") {
-        Some("false") if status != StatusCode::TOO_MANY_REQUESTS => return Action::Fail(kind),
-        Some("true") if status != StatusCode::TOO_MANY_REQUESTS => {
-            return Action::Again {
-                hint,
-                applied: Applied::Maybe,
-                kind,
-            };
-        }
-        _ => {}
-    }
-    match status.as_u16() {
+    let should_retry = answer.header("x-should-retry");
+    let again = Action::Again {
+        hint,
+        applied: if invited(status, hint, should_retry) {
+            Applied::No
+        } else {
+            applied(status)
+        },
+        kind,
+    };
+    let action = match status.as_u16() {
         429 => Action::Refused { hint },
         402 => Action::PauseForBilling,
         // An edge proxy rejects with an empty 400; the API itself always says why.
-        400 if answer.body.is_empty() => Action::Again {
-            hint,
-            applied: Applied::No,
-            kind,
-        },
-        // Too early: what the request builds on, such as a checkpoint, is still being made.
-        425 | 503 => Action::Again {
-            hint,
-            applied: Applied::No,
-            kind,
-        },
-        408 | 500 | 502 | 504 | 520..=599 => Action::Again {
-            hint,
-            applied: Applied::Maybe,
-            kind,
-        },
+        400 if answer.body.is_empty() => again,
+        // 425 is too early: what the request builds on, such as a checkpoint, is still being made.
+        408 | 425 | 500 | 502 | 503 | 504 | 520..=599 => again,
         _ => Action::Fail(kind),
+    };
+    match (should_retry, action) {
+        (Some("false"), Action::Again { .. } | Action::PauseForBilling) => Action::Fail(kind),
+        (Some("true"), Action::Fail(_)) => again,
+        _ => action,
+    }
+}
+
+/// An overloaded server turns requests away and asks for them again. A proxy gives the same status, bare, when the server went
+/// away in the middle of the work.
+fn invited(status: StatusCode, hint: Option<Duration>, should_retry: Option<&str>) -> bool {
+    status == StatusCode::SERVICE_UNAVAILABLE && (hint.is_some() || should_retry == Some("true"))
+}
+
+/// Whether a request that got an answer of this status may have been acted on, as far as the status says.
+pub(crate) fn applied(status: StatusCode) -> Applied {
+    match status.as_u16() {
+        // Somebody's patience ended: the server's own, or a proxy's that had passed the request on.
+        408 | 499 => Applied::Maybe,
+        // Refused by the server's own word. A 425 promises that nothing was begun (RFC 8470, 5.2).
+        400..=499 | 501 => Applied::No,
+        _ => Applied::Maybe,
     }
 }
 
@@ -113,6 +121,8 @@ pub struct Policy {
     pub attempts: u32,
     /// What happens when it may have been applied.
     pub when_maybe_applied: WhenMaybeApplied,
+    /// A hint is followed this far and no further; `None` follows it whole, or fails when it leads out of the window.
+    pub longest_hint: Option<Duration>,
 }
 
 /// What happens to a request that may have been applied.
@@ -130,6 +140,7 @@ impl Policy {
         window: Duration::from_secs(300),
         attempts: u32::MAX,
         when_maybe_applied: WhenMaybeApplied::Repeat,
+        longest_hint: None,
     };
 
     /// One attempt: for what is repeated by a loop of its own, and for the first contact, where a wrong address should say so.
@@ -137,6 +148,7 @@ impl Policy {
         window: Duration::ZERO,
         attempts: 1,
         when_maybe_applied: WhenMaybeApplied::Repeat,
+        longest_hint: None,
     };
 
     /// The same, but a request that may have been applied is not repeated.
@@ -146,17 +158,55 @@ impl Policy {
         self
     }
 
+    /// The same, but a longer hint is followed for `longest` only: for what must go on whatever the server wishes.
+    #[must_use]
+    pub const fn following_hints_up_to(mut self, longest: Duration) -> Self {
+        self.longest_hint = Some(longest);
+        self
+    }
+
     /// Whether another attempt may start after `made` attempts and `elapsed` since the first.
     pub fn allows(&self, made: u32, elapsed: Duration) -> bool {
         made < self.attempts && elapsed < self.window
     }
 }
 
-/// An exponential pause between repeats: 0.5 s doubling to 30 s, plus up to a quarter. Never below `hint`.
-pub fn pause(repeat: u32, hint: Option<Duration>, jitter: &dyn Jitter) -> Duration {
+/// The least pause before a repeat: 0.5 s doubling to [`LONGEST_PAUSE`], and never below `hint`. To be spread by [`SPREAD`].
+pub fn pause(repeat: u32, hint: Option<Duration>) -> Duration {
     const FIRST: Duration = Duration::from_millis(500);
-    let base = FIRST.saturating_mul(1 << repeat.min(6)).min(LONGEST_PAUSE);
-    jitter.stretch(base.max(hint.unwrap_or(Duration::ZERO)), 0.25)
+    let usual = FIRST.saturating_mul(1 << repeat.min(6)).min(LONGEST_PAUSE);
+    usual.max(hint.unwrap_or(Duration::ZERO))
+}
+
+/// How much of a pause is added to it at random, at most.
+pub const SPREAD: f64 = 0.25;
+
+/// Holds back a server's next refusal of the same request: what [`RefusalPace::refused`] adds to the hints grows with each
+/// refusal in a row, so that no hint, however short, makes a loop hot.
+#[derive(Debug, Clone, Default)]
+pub struct RefusalPace {
+    refusals: u32,
+}
+
+impl RefusalPace {
+    /// Added to the hint of the first refusal, before it is spread.
+    pub const FIRST: Duration = Duration::from_millis(10);
+    /// Added to the hint of the eighth refusal in a row and of each later one, before it is spread.
+    pub const LONGEST: Duration = Duration::from_secs(1);
+
+    /// How long a refusal that names `hint` holds requests back. Without a hint there is none here either: the gate then closes
+    /// for a second of its own.
+    pub fn refused(&mut self, hint: Option<Duration>, jitter: &dyn Jitter) -> Option<Duration> {
+        let growing = Self::FIRST.saturating_mul(1 << self.refusals.min(7));
+        self.refusals = self.refusals.saturating_add(1);
+        let more = jitter.stretch(growing.min(Self::LONGEST), SPREAD);
+        hint.map(|hint| hint.saturating_add(more))
+    }
+
+    /// An accepted request ends the row.
+    pub fn accepted(&mut self) {
+        self.refusals = 0;
+    }
 }
 
 /// The longest pause between repeats that no server asked for.
@@ -232,7 +282,7 @@ mod tests {
             (500, again(Applied::Maybe, K::Server)),
             (501, Action::Fail(K::Server)),
             (502, again(Applied::Maybe, K::Server)),
-            (503, again(Applied::No, K::Server)),
+            (503, again(Applied::Maybe, K::Server)),
             (504, again(Applied::Maybe, K::Server)),
             (524, again(Applied::Maybe, K::Server)),
         ];
@@ -264,19 +314,68 @@ mod tests {
 
     #[test]
     fn the_server_may_force_or_forbid_a_repeat() {
-        assert_eq!(
-            classify(&answer(500, Some("false"), ""), SystemTime::UNIX_EPOCH),
-            Action::Fail(ErrorKind::Server)
-        );
-        assert_eq!(
-            classify(&answer(422, Some("true"), ""), SystemTime::UNIX_EPOCH),
-            again(Applied::Maybe, ErrorKind::Rejected)
-        );
+        let decide = |status, should_retry, body| {
+            classify(&answer(status, should_retry, body), SystemTime::UNIX_EPOCH)
+        };
+        for (status, kind) in [
+            (402, ErrorKind::Billing),
+            (500, ErrorKind::Server),
+            (503, ErrorKind::Server),
+        ] {
+            let forbidden = decide(status, Some("false"), "{}");
+            assert_eq!(forbidden, Action::Fail(kind), "{status}");
+        }
+        // Whether it was applied is the status's to say; only a bare 503 needs the invitation.
+        for (status, applied, kind) in [
+            (400, Applied::No, ErrorKind::Rejected),
+            (408, Applied::Maybe, ErrorKind::Timeout),
+            (409, Applied::No, ErrorKind::Conflict),
+            (422, Applied::No, ErrorKind::Rejected),
+            (500, Applied::Maybe, ErrorKind::Server),
+            (501, Applied::No, ErrorKind::Server),
+            (503, Applied::No, ErrorKind::Server),
+            (504, Applied::Maybe, ErrorKind::Server),
+        ] {
+            let forced = decide(status, Some("true"), "{}");
+            assert_eq!(forced, again(applied, kind), "{status}");
+        }
         // A refusal for the rate stays one whatever the header says: it must close the gate.
-        assert_eq!(
-            classify(&answer(429, Some("false"), ""), SystemTime::UNIX_EPOCH),
-            Action::Refused { hint: None }
-        );
+        for says in ["false", "true"] {
+            assert_eq!(decide(429, Some(says), ""), Action::Refused { hint: None });
+        }
+        assert_eq!(decide(402, Some("true"), ""), Action::PauseForBilling);
+    }
+
+    #[test]
+    fn a_503_proves_that_nothing_was_done_only_when_it_says_when_to_come_back() {
+        for (headers, body, expected) in [
+            (None, "", Applied::Maybe),
+            (
+                None,
+                "<html>503 Service Temporarily Unavailable</html>",
+                Applied::Maybe,
+            ),
+            (Some(("retry-after", "soon")), "", Applied::Maybe),
+            (Some(("x-should-retry", "perhaps")), "", Applied::Maybe),
+            (Some(("retry-after", "2")), "", Applied::No),
+            (Some(("retry-after-ms", "2")), "", Applied::No),
+            (Some(("x-should-retry", "true")), "", Applied::No),
+            (None, r#"{"retry_after_ms": 2}"#, Applied::No),
+        ] {
+            let mut given = answer(503, None, body);
+            given.headers.extend(headers.map(|(name, value)| {
+                (
+                    http::HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            }));
+            match classify(&given, SystemTime::UNIX_EPOCH) {
+                Action::Again { applied, .. } => {
+                    assert_eq!(applied, expected, "{headers:?} {body}")
+                }
+                other => panic!("{headers:?} {body}: {other:?}"),
+            }
+        }
     }
 
     #[test]
@@ -289,15 +388,33 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_the_cap_and_never_undercut_a_hint() {
-        let jitter = FixedJitter(0.0);
-        let seconds: Vec<f64> = (0..9)
-            .map(|n| pause(n, None, &jitter).as_secs_f64())
-            .collect();
+        let seconds: Vec<f64> = (0..9).map(|n| pause(n, None).as_secs_f64()).collect();
         assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
-        assert_eq!(
-            pause(0, Some(Duration::from_secs(7)), &jitter),
-            Duration::from_secs(7)
+        let hint = Duration::from_secs(7);
+        assert_eq!(pause(0, Some(hint)), hint);
+        assert_eq!(pause(6, Some(hint)), LONGEST_PAUSE);
+        assert_eq!(pause(u32::MAX, None), LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn refusals_in_a_row_add_ever_more_to_their_hints_until_one_is_accepted() {
+        let (least, most) = (FixedJitter(0.0), FixedJitter(1.0));
+        let (ms, hint) = (Duration::from_millis, Duration::from_millis(1));
+        let mut pace = RefusalPace::default();
+        for expected in [11, 21, 41, 81, 161, 321, 641, 1001, 1001] {
+            assert_eq!(pace.refused(Some(hint), &least), Some(ms(expected)));
+        }
+        let spread = pace.refused(Some(hint), &most).expect("a hint");
+        assert!(
+            spread > ms(1200) && spread <= ms(1251),
+            "jitter is added: {spread:?}"
         );
-        assert_eq!(pause(u32::MAX, None, &FixedJitter(1.0)).as_secs(), 37);
+        assert_eq!(
+            pace.refused(Some(Duration::MAX), &least),
+            Some(Duration::MAX)
+        );
+        assert_eq!(pace.refused(None, &least), None);
+        pace.accepted();
+        assert_eq!(pace.refused(Some(hint), &least), Some(ms(11)));
     }
 }

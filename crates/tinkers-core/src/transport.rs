@@ -151,9 +151,9 @@ pub struct TransportError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TransportErrorKind {
-    /// No connection: refused, unreachable, name not found.
+    /// No connection: refused, unreachable, name not found, or cut before it was set up.
     Connect,
-    /// TLS could not be agreed or the certificate is not trusted.
+    /// The two sides cannot agree on TLS, or the certificate is not trusted.
     Tls,
     /// A time limit of [`Timeouts`] passed.
     Timeout,
@@ -171,6 +171,8 @@ pub enum TransportErrorKind {
     Closed,
     /// The request cannot be expressed in HTTP.
     Invalid,
+    /// The work was cut off here: its runtime has ended, or it panicked. To send it again is of no use.
+    Aborted,
 }
 
 impl TransportError {

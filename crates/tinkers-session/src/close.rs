@@ -8,12 +8,9 @@ use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
 
-/// How long the finish is repeated while the server does not take it. A session that was not finished ends by itself.
-const FINISH_WINDOW: Duration = Duration::from_secs(30);
-
-/// How far off the next attempt may be: a longer wait that the server asks for, or a bill that is not paid, must not hold up
-/// a program that wants to end.
-const FINISH_LIMIT: Duration = Duration::from_secs(60);
+/// How long the finish is repeated while the server does not take it, the pauses included. A longer wait that the server asks
+/// for, or a bill that is not paid, must not hold up a program that wants to end.
+const FINISH_WINDOW: Duration = Duration::from_secs(60);
 
 impl Session {
     /// Closes the session: every later call fails with `Closed`, the server is told why, the heartbeats stop.
@@ -40,7 +37,7 @@ impl Session {
             window: FINISH_WINDOW,
             ..Policy::PATIENT
         };
-        call.deadline = Some(self.caller.time.now().after(FINISH_LIMIT));
+        call.deadline = Some(self.caller.time.now().after(FINISH_WINDOW));
         call.timeouts = Timeouts::within(Duration::from_secs(10));
         let told = self.caller.call(call).await;
         drop(tasks);

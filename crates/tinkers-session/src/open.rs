@@ -45,10 +45,7 @@ impl Session {
             dynamic,
             created,
         } = found;
-        let expiry = config
-            .session_expiry_sec
-            .filter(|seconds| *seconds > 0)
-            .map_or(options.expiry, Duration::from_secs);
+        let expiry = expiry(&config, &options);
         let life = Life::new(dynamic);
         let heart = Heart::new(
             parts.heartbeat.transport,
@@ -95,7 +92,7 @@ async fn negotiate(
     let config = client_config(caller, endpoint.key().address()).await?;
     apply(&config, endpoint);
     caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
-    let dynamic = dynamic_config(caller).await?;
+    let dynamic = dynamic_config(caller, expiry(&config, options) / 3).await?;
     let created = create(caller, options).await?;
     Ok(Found {
         config,
@@ -195,8 +192,18 @@ fn apply(config: &ClientConfig, endpoint: &Endpoint) {
     }
 }
 
-async fn dynamic_config(caller: &Caller) -> Result<DynamicConfig, Error> {
-    match caller.call(refresh::request(Policy::PATIENT)).await {
+/// How long the server keeps a session without a heartbeat.
+fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
+    config
+        .session_expiry_sec
+        .filter(|seconds| *seconds > 0)
+        .map_or(options.expiry, Duration::from_secs)
+}
+
+/// The flags at the start. A hint is followed as on all of the lane of control: for a third of the expiry.
+async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<DynamicConfig, Error> {
+    let policy = Policy::PATIENT.following_hints_up_to(longest_hint);
+    match caller.call(refresh::request(policy)).await {
         Ok(Accepted { response, .. }) => answer::read(&response, "client/dynamic_config"),
         // Servers without flags have no such route.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(DynamicConfig::default()),

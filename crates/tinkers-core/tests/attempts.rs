@@ -1,0 +1,297 @@
+//! What the attempts of one call add up to: what is known of it, what it holds, how often it comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkers_core::TransportErrorKind as T;
+use tinkers_core::{ErrorKind, Moment, Policy, ProgressCell, RouteClass, Sent, Time};
+
+use support::Step::{Fails, Header, Says};
+use support::{Step, World, post};
+
+mod support;
+
+const OK: Step = Says(200, "{}");
+const NOT_SENT: Step = Fails(T::Connect, Sent::NotSent);
+const LOST: [Step; 5] = [
+    Fails(T::Timeout, Sent::MaybeSent),
+    Fails(T::Broken, Sent::MaybeSent),
+    Says(500, "{}"),
+    Says(503, ""),
+    Says(408, "{}"),
+];
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_connection_that_is_cut_is_passing_and_a_refused_certificate_is_not() {
+    for kind in [T::Connect, T::Timeout, T::Broken] {
+        let world = World::new(&[Fails(kind, Sent::NotSent)], OK);
+        world
+            .call(post(RouteClass::Train))
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        assert_eq!(world.seen().len(), 2, "{kind:?}");
+    }
+    for kind in [T::Tls, T::Credential, T::Closed, T::Invalid, T::Aborted] {
+        let world = World::new(&[Fails(kind, Sent::NotSent)], OK);
+        let error = world.call(post(RouteClass::Train)).expect_err("final");
+        assert_eq!(error.sent(), Sent::NotSent, "{kind:?}");
+        assert_eq!(world.seen().len(), 1, "{kind:?}");
+    }
+}
+
+#[test]
+fn what_an_earlier_attempt_may_have_done_is_never_forgotten() {
+    for (last, kind, status) in [
+        (Fails(T::Tls, Sent::NotSent), ErrorKind::Connection, None),
+        (NOT_SENT, ErrorKind::Connection, None),
+        (Fails(T::Aborted, Sent::NotSent), ErrorKind::Aborted, None),
+        (Says(401, "{}"), ErrorKind::Authentication, Some(401)),
+        (Says(409, "{}"), ErrorKind::Conflict, Some(409)),
+        (Says(422, "{}"), ErrorKind::Rejected, Some(422)),
+        (Says(402, "{}"), ErrorKind::Billing, Some(402)),
+        (
+            Header(503, "retry-after", "86400"),
+            ErrorKind::Server,
+            Some(503),
+        ),
+    ] {
+        for lost in LOST {
+            // Alone it says what it is; the attempts between must not wash off what the first one left.
+            let alone = World::new(&[], last).call(post(RouteClass::Sample));
+            let alone = alone.expect_err("final");
+            assert_ne!(alone.sent(), Sent::MaybeSent, "{last:?}");
+            for script in [
+                vec![lost],
+                vec![lost, NOT_SENT],
+                vec![NOT_SENT, lost, Says(429, "{}")],
+            ] {
+                let world = World::new(&script, last);
+                let error = world.call(post(RouteClass::Sample)).expect_err("final");
+                assert_eq!(
+                    (error.sent(), error.kind(), error.status()),
+                    (Sent::MaybeSent, kind, status),
+                    "{script:?}, then {last:?}"
+                );
+                assert_eq!(world.flights(), 0, "all is given back");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_closes_between_two_attempts_does_not_hide_the_first() {
+    let world = World::new(&LOST[..1], OK).closed_after(1);
+    let error = world.call(post(RouteClass::Sample)).expect_err("closed");
+    assert_eq!(
+        (error.kind(), error.sent()),
+        (ErrorKind::Closed, Sent::MaybeSent)
+    );
+    let world = World::new(&[NOT_SENT], OK).closed_after(1);
+    let error = world.call(post(RouteClass::Sample)).expect_err("closed");
+    assert_eq!(error.sent(), Sent::NotSent);
+}
+
+#[test]
+fn the_progress_knows_whether_any_attempt_may_be_at_the_server() {
+    let mut rows = vec![
+        (vec![NOT_SENT], Sent::NotSent),
+        (vec![NOT_SENT, Says(429, "{}")], Sent::NotSent),
+        (vec![Header(503, "retry-after", "1")], Sent::NotSent),
+        (vec![Says(425, "{}")], Sent::NotSent),
+        (vec![Says(402, "{}")], Sent::NotSent),
+    ];
+    for lost in LOST {
+        rows.push((vec![lost], Sent::MaybeSent));
+        rows.push((vec![lost, NOT_SENT, Says(429, "{}")], Sent::MaybeSent));
+    }
+    for (script, expected) in rows {
+        // The client closes before the attempt that would be taken.
+        let world = World::new(&script, OK).closed_after(script.len());
+        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let mut call = post(RouteClass::Train);
+        call.progress = Some(Arc::clone(&cell));
+        world.call(call).expect_err("closed");
+        assert_eq!(cell.sent(), expected, "{script:?}");
+    }
+    let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+    let mut call = post(RouteClass::Train);
+    call.progress = Some(Arc::clone(&cell));
+    World::new(&[], OK).call(call).expect("taken");
+    assert_eq!(cell.sent(), Sent::MaybeSent, "it is accepted");
+}
+
+#[test]
+fn nothing_is_held_while_asleep_but_the_flight_of_an_unknown_outcome() {
+    for (script, expected) in [
+        (vec![NOT_SENT], vec![0]),
+        (vec![Says(425, "{}")], vec![0]),
+        (vec![Header(503, "retry-after", "2")], vec![0]),
+        (vec![Says(400, "")], vec![0]),
+        (vec![Says(402, "{}")], vec![0]),
+        (vec![Says(429, "{}")], vec![0]),
+        (vec![Says(500, "{}")], vec![1]),
+        (vec![Fails(T::Broken, Sent::MaybeSent)], vec![1]),
+        // It never left this time, and what the first one did is still not known.
+        (vec![Says(500, "{}"), NOT_SENT], vec![1, 1]),
+        (vec![NOT_SENT, Says(500, "{}"), NOT_SENT], vec![0, 1, 1]),
+    ] {
+        let world = World::new(&script, OK);
+        let accepted = world.call(post(RouteClass::Sample)).expect("taken");
+        assert_eq!(world.asleep_with(), expected, "{script:?}");
+        assert_eq!(world.flights(), 1, "{script:?}");
+        drop(accepted);
+        assert_eq!(world.flights(), 0, "{script:?}");
+    }
+}
+
+#[test]
+fn a_hint_beyond_the_window_fails_at_once_and_says_when() {
+    let short = Policy {
+        window: secs(30),
+        ..Policy::PATIENT
+    };
+    for (class, policy, answer, wait) in [
+        (
+            RouteClass::Control,
+            short,
+            Header(429, "retry-after", "3600"),
+            3600,
+        ),
+        (
+            RouteClass::Control,
+            short,
+            Header(429, "retry-after", "30"),
+            30,
+        ),
+        (
+            RouteClass::Control,
+            Policy::ONCE,
+            Header(503, "retry-after", "7"),
+            7,
+        ),
+        (
+            RouteClass::Rest,
+            Policy::PATIENT,
+            Header(503, "retry-after", "86400"),
+            86_400,
+        ),
+        (
+            RouteClass::Rest,
+            Policy::PATIENT,
+            Header(500, "retry-after", "300"),
+            300,
+        ),
+    ] {
+        let world = World::new(&[], answer).with_jitter();
+        let mut call = post(class);
+        call.policy = policy;
+        let error = world.call(call).expect_err("too long");
+        assert_eq!(error.retry_after(), Some(secs(wait)), "{answer:?}");
+        assert_eq!(error.retry_at(), Some(Moment::ORIGIN.after(secs(wait))));
+        assert_eq!(world.clock.now(), Moment::ORIGIN, "{answer:?}: at once");
+        assert_eq!(world.seen().len(), 1, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_hint_within_the_window_is_followed_whatever_the_jitter_and_the_budget() {
+    for hint in ["25", "29"] {
+        let answer = Header(503, "retry-after", hint);
+        for world in [
+            World::new(&[answer], OK).with_jitter(),
+            World::new(&[answer], OK).with_jitter().with_empty_budget(),
+        ] {
+            let mut call = post(RouteClass::Control);
+            call.policy.window = secs(30);
+            world.call(call).expect("taken the second time");
+            let second = world.seen()[1];
+            let hint = secs(hint.parse().expect("a number"));
+            assert!(second >= hint && second < secs(30), "{second:?}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_may_follow_a_hint_for_a_while_only() {
+    let mut call = post(RouteClass::Control);
+    call.policy = Policy::PATIENT.following_hints_up_to(secs(40));
+    for answer in [
+        Header(429, "retry-after", "3600"),
+        Header(503, "retry-after", "41"),
+    ] {
+        let world = World::new(&[answer, answer], OK);
+        world.call(call.clone()).expect("taken the third time");
+        assert_eq!(world.seen(), [secs(0), secs(40), secs(80)], "{answer:?}");
+    }
+    let world = World::new(&[Header(429, "retry-after", "20")], OK);
+    world.call(call).expect("taken the second time");
+    assert_eq!(
+        world.seen(),
+        [secs(0), secs(20)],
+        "a shorter one is kept to"
+    );
+}
+
+#[test]
+fn a_repeat_starts_within_the_window_only() {
+    let world = World::new(&[], Says(500, "{}"));
+    let mut call = post(RouteClass::Rest);
+    call.policy.window = secs(10);
+    let error = world.call(call).expect_err("never taken");
+    assert_eq!((error.kind(), error.retry_at()), (ErrorKind::Server, None));
+    let ms: Vec<u128> = world.seen().iter().map(Duration::as_millis).collect();
+    assert_eq!(ms, [0, 500, 1500, 3500, 7500]);
+    assert_eq!(world.clock.now().since_origin().as_millis(), 7500);
+}
+
+#[test]
+fn repeats_without_a_budget_are_slow_and_spread() {
+    let world = World::new(&[NOT_SENT], OK).with_empty_budget();
+    world.call(post(RouteClass::Train)).expect("taken");
+    assert_eq!(world.seen()[1], secs(30));
+    let world = World::new(&[NOT_SENT], OK)
+        .with_empty_budget()
+        .with_jitter();
+    world.call(post(RouteClass::Train)).expect("taken");
+    let second = world.seen()[1];
+    assert!(
+        second > secs(37) && second <= Duration::from_millis(37_500),
+        "{second:?}"
+    );
+}
+
+#[test]
+fn no_hint_is_so_short_that_a_refusal_becomes_a_hot_loop() {
+    let minute = secs(60);
+    for refusal in [
+        Header(429, "retry-after-ms", "1"),
+        Header(429, "retry-after-ms", "0.001"),
+        Header(429, "retry-after", "0.001"),
+        Says(429, r#"{"retry_after_ms": 1}"#),
+        Says(429, ""),
+    ] {
+        for class in [
+            RouteClass::Sample,
+            RouteClass::Train,
+            RouteClass::Rest,
+            RouteClass::Control,
+        ] {
+            let world = World::new(&[], refusal);
+            let outcome = world.call_within(post(class), minute);
+            assert!(outcome.is_none(), "it waits for as long as it takes");
+            let attempts = world.seen().len();
+            assert!(
+                (3..75).contains(&attempts),
+                "{refusal:?} {class:?}: {attempts}"
+            );
+        }
+    }
+    // A short row costs little, and the call is taken as soon as the server takes it.
+    let short = [Header(429, "retry-after-ms", "1"); 3];
+    let world = World::new(&short, OK);
+    world.call(post(RouteClass::Sample)).expect("taken");
+    assert!(world.clock.now().since_origin() < Duration::from_millis(100));
+}

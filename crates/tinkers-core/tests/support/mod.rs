@@ -1,0 +1,234 @@
+//! A caller over a scripted server, a gate and a clock that is moved by hand.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tinkers_core::retry::Draw;
+use tinkers_core::{
+    Accepted, Admission, Admitted, Ask, BillingPause, BoxFuture, Call, Caller, Error, ErrorKind,
+    FixedJitter, Flight, HttpRequest, HttpResponse, ManualClock, Moment, RetryBudget, RouteClass,
+    Sent, Settlement, SubmitPermit, Time, Transport, TransportError, TransportErrorKind,
+};
+
+/// What the server does about one request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    /// Answers with a status and a body.
+    Says(u16, &'static str),
+    /// Answers with a status and a header.
+    Header(u16, &'static str, &'static str),
+    /// Gives no answer.
+    Fails(TransportErrorKind, Sent),
+}
+
+#[derive(Debug)]
+struct Server {
+    clock: ManualClock,
+    script: Mutex<VecDeque<Step>>,
+    usually: Step,
+    seen: Mutex<Vec<Duration>>,
+}
+
+impl Transport for Server {
+    fn send(&self, _: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        self.seen
+            .lock()
+            .unwrap()
+            .push(self.clock.now().since_origin());
+        let step = self.script.lock().unwrap().pop_front();
+        let (status, headers, body) = match step.unwrap_or(self.usually) {
+            Step::Says(status, body) => (status, HeaderMap::new(), body),
+            Step::Header(status, name, value) => {
+                let header = (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                );
+                (status, HeaderMap::from_iter([header]), "{}")
+            }
+            Step::Fails(kind, sent) => {
+                return Box::pin(async move { Err(TransportError::new(kind, sent, "no answer")) });
+            }
+        };
+        let answer = HttpResponse {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        Box::pin(async move { Ok(answer) })
+    }
+}
+
+/// Follows hints as a limiter does, closes for a second without one, and counts flights.
+#[derive(Debug, Clone)]
+struct Gate {
+    clock: ManualClock,
+    opens_at: Arc<Mutex<Moment>>,
+    flights: Arc<AtomicUsize>,
+    /// The admissions left before the client counts as closed.
+    left: Arc<AtomicUsize>,
+}
+
+impl Admission for Gate {
+    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+        Box::pin(async move {
+            if self.left.fetch_sub(1, Ordering::SeqCst) == 0 {
+                return Err(Error::closed());
+            }
+            loop {
+                let opens_at = *self.opens_at.lock().unwrap();
+                if ask.class == RouteClass::Control || opens_at <= self.clock.now() {
+                    break;
+                }
+                self.clock.sleep_until(opens_at).await;
+            }
+            let gate = self.clone();
+            let permit = SubmitPermit::new(move |settled| {
+                if let Settlement::Refused { hint } = settled {
+                    let until = gate
+                        .clock
+                        .now()
+                        .after(hint.unwrap_or(Duration::from_secs(1)));
+                    let mut opens_at = gate.opens_at.lock().unwrap();
+                    *opens_at = until.max(*opens_at);
+                }
+            });
+            let flight = ask.flight.unwrap_or_else(|| {
+                self.flights.fetch_add(1, Ordering::SeqCst);
+                let flights = Arc::clone(&self.flights);
+                Flight::new(move || {
+                    flights.fetch_sub(1, Ordering::SeqCst);
+                })
+            });
+            Ok(Admitted { permit, flight })
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Budget(Draw);
+
+impl RetryBudget for Budget {
+    fn draw(&self, _: ErrorKind) -> Draw {
+        self.0
+    }
+    fn credit(&self) {}
+}
+
+/// One caller and all that it sees.
+pub(crate) struct World {
+    pub(crate) clock: ManualClock,
+    pub(crate) caller: Caller,
+    server: Arc<Server>,
+    gate: Gate,
+    /// The flights held each time that the caller went to sleep.
+    asleep_with: Mutex<Vec<usize>>,
+}
+
+impl World {
+    /// A server that follows `script` and then does `usually`; no jitter, a full budget.
+    pub(crate) fn new(script: &[Step], usually: Step) -> Self {
+        let clock = ManualClock::new();
+        let server = Arc::new(Server {
+            clock: clock.clone(),
+            script: Mutex::new(script.iter().copied().collect()),
+            usually,
+            seen: Mutex::default(),
+        });
+        let gate = Gate {
+            clock: clock.clone(),
+            opens_at: Arc::default(),
+            flights: Arc::default(),
+            left: Arc::new(AtomicUsize::new(usize::MAX)),
+        };
+        let transport: Arc<dyn Transport> = Arc::<Server>::clone(&server);
+        let caller = Caller {
+            transport,
+            admission: Arc::new(gate.clone()),
+            time: Arc::new(clock.clone()),
+            jitter: Arc::new(FixedJitter(0.0)),
+            budget: Arc::new(Budget(Draw::Granted)),
+            billing: Arc::new(BillingPause::default()),
+            billing_limit: Duration::from_secs(60),
+        };
+        Self {
+            clock,
+            caller,
+            server,
+            gate,
+            asleep_with: Mutex::default(),
+        }
+    }
+
+    /// The same with as much jitter as there may be.
+    pub(crate) fn with_jitter(mut self) -> Self {
+        self.caller.jitter = Arc::new(FixedJitter(1.0));
+        self
+    }
+
+    /// The same with nothing in its retry budget.
+    pub(crate) fn with_empty_budget(mut self) -> Self {
+        self.caller.budget = Arc::new(Budget(Draw::Empty));
+        self
+    }
+
+    /// The same, closed after `admissions`.
+    pub(crate) fn closed_after(self, admissions: usize) -> Self {
+        self.gate.left.store(admissions, Ordering::SeqCst);
+        self
+    }
+
+    /// Makes `call` to its end, moving the clock whenever everything is asleep.
+    pub(crate) fn call(&self, call: Call) -> Result<Accepted, Error> {
+        self.call_within(call, Duration::MAX)
+            .expect("time has no end")
+    }
+
+    /// The same; `None` when it goes on after `limit`.
+    pub(crate) fn call_within(
+        &self,
+        call: Call,
+        limit: Duration,
+    ) -> Option<Result<Accepted, Error>> {
+        let mut work = std::pin::pin!(self.caller.call(call));
+        loop {
+            let mut cx = Context::from_waker(Waker::noop());
+            if let Poll::Ready(outcome) = work.as_mut().poll(&mut cx) {
+                return Some(outcome);
+            }
+            if self.clock.now().since_origin() > limit {
+                return None;
+            }
+            let flights = self.gate.flights.load(Ordering::SeqCst);
+            self.asleep_with.lock().unwrap().push(flights);
+            self.clock
+                .advance_to_next()
+                .expect("it sleeps, or it would be done");
+        }
+    }
+
+    /// When the server saw requests.
+    pub(crate) fn seen(&self) -> Vec<Duration> {
+        self.server.seen.lock().unwrap().clone()
+    }
+
+    /// The flights held at each pause.
+    pub(crate) fn asleep_with(&self) -> Vec<usize> {
+        self.asleep_with.lock().unwrap().clone()
+    }
+
+    /// The flights held now.
+    pub(crate) fn flights(&self) -> usize {
+        self.gate.flights.load(Ordering::SeqCst)
+    }
+}
+
+/// A submission of `class`.
+pub(crate) fn post(class: RouteClass) -> Call {
+    Call::post("/x", Bytes::from_static(b"{}"), class)
+}
