@@ -10,7 +10,7 @@ use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tinkers_core::{BoxFuture, Sent, TransportError, TransportErrorKind};
+use tinkers_core::{BoxFuture, Sent, TransportError};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -65,10 +65,24 @@ impl Dialer {
         }
     }
 
-    /// Opens a connection to `origin`. No byte of any request is sent, so every failure is `NotSent`.
+    /// Opens a connection to `origin`, of which the settings speak. No byte of any request is sent, so every failure is
+    /// `NotSent`.
     pub(crate) async fn dial(&self, origin: &Origin) -> Result<Dialed, TransportError> {
+        self.open(origin, self.protocol).await
+    }
+
+    /// The same to an origin that a redirect leads to. What is known of the own one says nothing of it.
+    pub(crate) async fn dial_foreign(&self, origin: &Origin) -> Result<Dialed, TransportError> {
+        let protocol = match self.protocol {
+            Protocol::Http2PriorKnowledge => Protocol::Negotiate,
+            protocol => protocol,
+        };
+        self.open(origin, protocol).await
+    }
+
+    async fn open(&self, origin: &Origin, protocol: Protocol) -> Result<Dialed, TransportError> {
         let route = self.proxy.route(origin);
-        let multiplexed = self.protocol == Protocol::Http2PriorKnowledge;
+        let multiplexed = protocol == Protocol::Http2PriorKnowledge;
         match (origin.scheme, route) {
             (Scheme::Http, Some(route)) if !multiplexed => {
                 let stream = self.connect(route.address.clone(), &route.place()).await?;
@@ -85,13 +99,10 @@ impl Dialer {
                 }
             }
             (Scheme::Https, route) => {
-                let (connector, name) = self.tls.connector(origin, self.protocol)?;
+                let (connector, name) = self.tls.connector(origin, protocol)?;
                 let stream = self.stream(origin, route).await?;
-                let stream = connector.connect(name, stream).await.map_err(|error| {
-                    let message = format!("TLS with {} failed: {error}", origin.address());
-                    TransportError::new(TransportErrorKind::Tls, Sent::NotSent, message)
-                        .with_source(error)
-                })?;
+                let stream = connector.connect(name, stream).await;
+                let stream = stream.map_err(|error| failure::handshake(origin, error))?;
                 let agreed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 if agreed || multiplexed {
                     shared(TokioIo::new(stream), origin).await

@@ -30,6 +30,43 @@ pub(crate) fn unreachable(
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
 }
 
+/// TLS with `origin` was not set up. Only what rustls objects to stays so: a peer that is gone in the middle, as a load balancer
+/// is that restarts, is a connection that did not come to be.
+pub(crate) fn handshake(origin: &Origin, error: io::Error) -> TransportError {
+    let (kind, message) = if find::<rustls::Error>(&error).is_some() {
+        let message = format!("TLS with {} failed: {error}", origin.address());
+        (TransportErrorKind::Tls, message)
+    } else {
+        let message = format!("{} ended the connection during TLS", origin.address());
+        (TransportErrorKind::Connect, message)
+    };
+    TransportError::new(kind, Sent::NotSent, message).with_source(error)
+}
+
+/// The task that was to open a connection to `origin` was cut off: it panicked, or its runtime is ending.
+pub(crate) fn not_opened(origin: &Origin) -> TransportError {
+    let message = format!(
+        "the connection to {} was not opened: its task was aborted",
+        origin.address()
+    );
+    TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message)
+}
+
+/// The task of a request to `origin` was cut off.
+pub(crate) fn aborted(origin: &Origin, sent: Sent) -> TransportError {
+    let message = match sent {
+        Sent::NotSent => format!(
+            "nothing was sent to {}: the I/O runtime has ended; keep it alive for as long as its clients",
+            origin.address()
+        ),
+        _ => format!(
+            "a request to {} was cut off: the I/O runtime has ended, or its task panicked",
+            origin.address()
+        ),
+    };
+    TransportError::new(TransportErrorKind::Aborted, sent, message)
+}
+
 /// A limit passed. `phase` is the name of the field of `Timeouts`.
 pub(crate) fn timed_out(
     origin: &Origin,
@@ -121,8 +158,16 @@ impl StdError for SharedSource {
 }
 
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(error), |&error| error.source())
-        .find_map(|error| error.downcast_ref())
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<io::Error>() {
+            // The source of an I/O error is the source of what it wraps, and not that itself.
+            Some(wrapper) => wrapper
+                .get_ref()
+                .map(|inner| inner as &(dyn StdError + 'static)),
+            None => error.source(),
+        }
+    })
+    .find_map(|error| error.downcast_ref())
 }
 
 fn is_out_of_files(error: &(dyn StdError + 'static)) -> bool {

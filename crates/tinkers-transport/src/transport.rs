@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue};
 use tinkers_core::{
     BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Spawn, Time, Transport,
-    TransportError, TransportErrorKind,
+    TransportError,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{Instrument, Span, field};
@@ -125,7 +126,7 @@ impl Transport for HttpTransport {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
             let running = Running::start(&self.shared)?;
-            let place = self.shared.ground.origin.address();
+            let began = Arc::new(AtomicBool::new(false));
             let (answer, answered) = oneshot::channel();
             let span = tracing::debug_span!(
                 "http",
@@ -135,7 +136,9 @@ impl Transport for HttpTransport {
                 status = field::Empty,
                 connection = field::Empty,
             );
+            let beginning = Arc::clone(&began);
             let work = async move {
+                beginning.store(true, Ordering::Release);
                 let outcome = running.0.run(request).await;
                 // Who waited may have left.
                 let _ = answer.send(outcome);
@@ -150,11 +153,14 @@ impl Transport for HttpTransport {
                     task.detach();
                     outcome
                 }
-                Err(_) => Err(TransportError::new(
-                    TransportErrorKind::Broken,
-                    Sent::MaybeSent,
-                    format!("the I/O runtime ended during a request to {place}"),
-                )),
+                Err(_) => {
+                    let sent = if began.load(Ordering::Acquire) {
+                        Sent::MaybeSent
+                    } else {
+                        Sent::NotSent
+                    };
+                    Err(failure::aborted(&self.shared.ground.origin, sent))
+                }
             }
         })
     }
@@ -338,7 +344,7 @@ impl Shared {
             .after(limits.timeouts.connect)
             .min(limits.total_at);
         let dialed = time
-            .deadline(connect_at, dialer.dial(origin))
+            .deadline(connect_at, dialer.dial_foreign(origin))
             .await
             .ok_or_else(|| {
                 failure::timed_out(origin, "connect", limits.timeouts.connect, Sent::NotSent)

@@ -4,7 +4,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, Response};
 use secrecy::SecretString;
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::{CloudflareAccess, Credential, HttpTransport};
+use tinkers_transport::{CloudflareAccess, Credential, HttpTransport, Protocol};
 
 use common::{Answer, Seen, Server, Speak, answer, client, get, post, respond};
 
@@ -150,6 +150,20 @@ async fn a_post_keeps_its_body_within_the_origin_and_goes_nowhere_else() {
         );
     }
     assert_eq!(other.connections(), 0);
+}
+
+#[tokio::test]
+async fn prior_knowledge_of_the_own_server_is_none_of_another() {
+    let other = Server::start(Speak::Http1, |_| answer("there"));
+    let to = format!("{}/there", other.url());
+    let server = Server::start(Speak::Http2, move |_| redirect(302, &to));
+    let transport = client(&server.url())
+        .protocol(Protocol::Http2PriorKnowledge)
+        .build()
+        .expect("valid");
+    let response = transport.send(secret_get("/here")).await.expect("answered");
+    assert_eq!(response.body, "there");
+    assert_eq!(other.seen().len(), 1);
 }
 
 #[tokio::test]

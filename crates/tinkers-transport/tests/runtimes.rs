@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use http::Response;
-use tinkers_core::{RouteClass, Spawn, Transport};
+use tinkers_core::{RouteClass, Sent, Spawn, Transport, TransportErrorKind};
 use tinkers_transport::{DedicatedThread, HttpTransport, IoRuntime, Protocol};
 use tokio::sync::{Semaphore, mpsc as channel};
 
@@ -230,6 +230,39 @@ fn a_runtime_that_ended_is_an_error_and_no_hang() {
     drop(own);
     let error = block_on(transport.send(get("/x", RouteClass::Rest))).expect_err("no runtime");
     assert!(error.to_string().contains("runtime"), "{error}");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Aborted, Sent::NotSent)
+    );
+    assert_eq!(
+        server.seen().len(),
+        1,
+        "the one before the runtime's end is all"
+    );
+}
+
+#[test]
+fn a_request_under_way_when_its_runtime_ends_may_have_been_sent() {
+    let server = Server::start(Speak::Http1, |_| Box::pin(std::future::pending()));
+    let own = tokio::runtime::Runtime::new().expect("a runtime");
+    let transport = HttpTransport::builder(server.url())
+        .runtime(IoRuntime::from_handle(own.handle().clone()))
+        .build()
+        .expect("valid");
+    let mut sending = transport.send(get("/x", RouteClass::Rest));
+    block_on(until(|| {
+        let polled = sending
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
+        server.seen().len() == 1
+    }));
+    drop(own);
+    let error = block_on(sending).expect_err("no runtime");
+    assert_eq!(
+        (error.kind, error.sent),
+        (TransportErrorKind::Aborted, Sent::MaybeSent)
+    );
 }
 
 #[test]
