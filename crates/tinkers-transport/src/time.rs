@@ -5,11 +5,19 @@
 )]
 
 use std::fmt;
-use std::sync::LazyLock;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use tinkers_core::{BoxFuture, Moment, Time};
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio::time::Sleep;
+
+use crate::runtime::IoRuntime;
 
 /// [`Time`] on the clock and the timers of one tokio runtime.
 ///
@@ -19,10 +27,23 @@ use tokio::runtime::Handle;
 /// nothing, under paused time it is all of it.
 ///
 /// All clocks of a process count from one origin, so that clients on different runtimes can share limits.
+///
+/// It outlives its runtime: what sleeps then, or later, is woken in time by the timers of [`IoRuntime::shared`], so that it can
+/// go on and find that nothing runs any more.
 #[derive(Clone)]
 pub struct TokioTime {
     handle: Handle,
     origin: Instant,
+    sentinel: Arc<Sentinel>,
+}
+
+/// A task that waits for the end of its runtime, which ends its tasks before its timers.
+struct Sentinel(AbortHandle);
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -30,9 +51,32 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 impl TokioTime {
     /// The clock of the runtime of `handle`, which must have its time driver enabled.
     pub fn new(handle: Handle) -> Self {
+        let sentinel = handle.spawn(std::future::pending::<()>()).abort_handle();
         Self {
             handle,
             origin: *ORIGIN,
+            sentinel: Arc::new(Sentinel(sentinel)),
+        }
+    }
+
+    /// Polls a timer of the runtime; `None` when the runtime has ended, where tokio's timers panic.
+    fn poll_own(&self, sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Option<()>> {
+        if self.sentinel.0.is_finished() {
+            return Poll::Ready(None);
+        }
+        // The runtime may end between the look and the poll.
+        match catch_unwind(AssertUnwindSafe(|| sleep.poll(cx))) {
+            Ok(polled) => polled.map(Some),
+            Err(_) => Poll::Ready(None),
+        }
+    }
+
+    /// Waits for what is left until `at` by other timers than the runtime's own.
+    async fn wait_elsewhere(&self, at: Moment) {
+        let left = at.since(self.now());
+        match IoRuntime::shared() {
+            Ok(shared) => shared.time().sleep(left).await,
+            Err(error) => tracing::warn!(%error, "no timer is left; a wait ends early"),
         }
     }
 }
@@ -63,13 +107,21 @@ impl Time for TokioTime {
     }
 
     fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
-        let _runtime = self.handle.enter();
+        let time = self.clone();
         // Beyond what the platform's clock can say is for ever: thirty years, as tokio does.
-        let at = self
+        let instant = self
             .origin
             .checked_add(at.since_origin())
             .unwrap_or_else(|| self.origin + Duration::from_secs(86_400 * 365 * 30));
-        Box::pin(tokio::time::sleep_until(at.into()))
+        let _runtime = self.handle.enter();
+        let own = tokio::time::sleep_until(instant.into());
+        Box::pin(async move {
+            let mut own = pin!(own);
+            let rang = poll_fn(|cx| time.poll_own(own.as_mut(), cx)).await;
+            if rang.is_none() {
+                time.wait_elsewhere(at).await;
+            }
+        })
     }
 }
 
@@ -86,8 +138,6 @@ const SAME: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -125,5 +175,44 @@ mod tests {
             .expect("a runtime");
         let time = TokioTime::new(runtime.handle().clone());
         drop(time.sleep_until(Moment::from_origin(Duration::MAX)));
+    }
+
+    #[test]
+    fn a_sleep_on_a_runtime_that_has_ended_or_ends_is_no_panic_and_ends_in_time() {
+        for threads in [0, 1] {
+            let mut builder = match threads {
+                0 => tokio::runtime::Builder::new_current_thread(),
+                _ => tokio::runtime::Builder::new_multi_thread(),
+            };
+            let runtime = builder.enable_all().build().expect("a runtime");
+            let time = TokioTime::new(runtime.handle().clone());
+            let at = time.now().after(Duration::from_millis(5));
+            let mut begun = time.sleep_until(at);
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = begun.as_mut().poll(&mut cx);
+            let made = time.sleep_until(at);
+            let waiting = std::thread::spawn(move || crate::testing::block_on(begun));
+            drop(runtime);
+            waiting.join().expect("no panic");
+            for sleep in [made, time.sleep_until(at)] {
+                crate::testing::block_on(sleep);
+                assert!(time.now() >= at);
+            }
+            let late = TokioTime::new(time.handle.clone());
+            crate::testing::block_on(late.sleep_until(at));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_leaves_no_task_behind() {
+        let handle = Handle::current();
+        let before = handle.metrics().num_alive_tasks();
+        let time = TokioTime::new(handle.clone());
+        assert_eq!(handle.metrics().num_alive_tasks(), before + 1);
+        let sleep = time.sleep_until(time.now());
+        drop(time);
+        sleep.await;
+        tokio::task::yield_now().await;
+        assert_eq!(handle.metrics().num_alive_tasks(), before);
     }
 }

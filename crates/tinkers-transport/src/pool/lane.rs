@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tinkers_core::{RouteClass, Sent, Spawn, Task, TransportError};
+use tinkers_core::{Moment, RouteClass, Sent, Spawn, Task, TransportError};
 use tokio::sync::oneshot;
 
 use super::table::{Slot, Table};
@@ -31,6 +31,8 @@ struct Inner {
     multiplexed: Option<bool>,
     /// How long the latest request would wait for a connection to open.
     connect: Duration,
+    /// When a connection that was hoped to carry many turned out to carry one: those who had counted on it count anew from here.
+    let_down_at: Moment,
     next_id: u64,
     closed: bool,
     reaper: Option<Task>,
@@ -49,6 +51,7 @@ impl Lane {
             opening: 0,
             multiplexed: None,
             connect: Duration::ZERO,
+            let_down_at: Moment::ORIGIN,
             next_id: 0,
             closed: false,
             reaper: None,
@@ -89,17 +92,22 @@ impl Lane {
         };
         self.dial(dials);
         let time = &self.ground.time;
-        let connect_at = time.now().after(patience.connect);
-        if covered && connect_at < patience.total_at {
-            match time.deadline(connect_at, &mut grant).await {
-                Some(granted) => return granted.unwrap_or_else(|_| Err(failure::closed())),
-                None if !self.is_full() => {
-                    let (origin, limit) = (&self.ground.origin, patience.connect);
-                    return Err(failure::timed_out(origin, "connect", limit, Sent::NotSent));
-                }
-                // As many connections as may be: it waits for others' requests, not for one to open.
-                None => {}
+        let mut counted_from = time.now();
+        while covered && counted_from.after(patience.connect) < patience.total_at {
+            let connect_at = counted_from.after(patience.connect);
+            if let Some(granted) = time.deadline(connect_at, &mut grant).await {
+                return granted.unwrap_or_else(|_| Err(failure::closed()));
             }
+            let (is_full, let_down_at) = self.prospects();
+            if is_full {
+                // As many connections as may be: it waits for others' requests, not for one to open.
+                break;
+            }
+            if let_down_at <= counted_from {
+                let (origin, limit) = (&self.ground.origin, patience.connect);
+                return Err(failure::timed_out(origin, "connect", limit, Sent::NotSent));
+            }
+            counted_from = let_down_at;
         }
         match time.deadline(patience.total_at, grant).await {
             Some(granted) => granted.unwrap_or_else(|_| Err(failure::closed())),
@@ -110,9 +118,11 @@ impl Lane {
         }
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether there are as many connections as may be, and when a hope was last let down.
+    fn prospects(&self) -> (bool, Moment) {
         let inner = self.lock();
-        inner.opening == 0 && inner.table.len() >= self.limits.max_connections
+        let is_full = inner.opening == 0 && inner.table.len() >= self.limits.max_connections;
+        (is_full, inner.let_down_at)
     }
 
     /// Closes what nobody uses: after one kept connection turned out stale, the others are too.
@@ -282,6 +292,9 @@ impl Lane {
             if inner.closed {
                 return;
             }
+            if !multiplexed && self.carries(&inner) > 1 {
+                inner.let_down_at = now;
+            }
             inner.multiplexed = Some(multiplexed);
             let id = inner.next_id;
             inner.next_id += 1;
@@ -386,7 +399,10 @@ impl Drop for Opening {
             inner.opening -= 1;
             let waiters = std::mem::take(&mut inner.waiters);
             drop(inner);
-            drop(waiters);
+            for waiter in waiters {
+                // One who left needs no answer.
+                let _ = waiter.send(Err(failure::not_opened(&lane.ground.origin)));
+            }
         }
     }
 }
@@ -397,5 +413,60 @@ impl fmt::Debug for Lane {
             .field("class", &self.class)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinkers_core::TransportErrorKind;
+
+    use super::*;
+    use crate::dial::Dialer;
+    use crate::origin::BaseUrl;
+    use crate::proxy::ProxyConfig;
+    use crate::runtime::IoRuntime;
+    use crate::tls::{Protocol, Tls};
+
+    #[test]
+    fn a_dial_that_is_cut_off_is_no_connection_for_those_who_wait() {
+        let runtime = IoRuntime::shared().expect("starts");
+        let ground = Ground {
+            dialer: Dialer::new(Tls::default(), ProxyConfig::none(), Protocol::Http1),
+            origin: BaseUrl::parse("http://far.invalid")
+                .expect("valid")
+                .origin()
+                .clone(),
+            time: runtime.time(),
+            runtime,
+        };
+        let class = RouteClass::Rest;
+        let lane = Lane::new(Arc::new(ground), class, LaneLimits::of(class));
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let (waiter, grant) = oneshot::channel();
+                lane.lock().waiters.push_back(waiter);
+                grant
+            })
+            .collect();
+        lane.lock().opening = 1;
+        let opening = Opening(Some(Arc::clone(&lane)));
+        let panicked = std::thread::spawn(move || {
+            let _held = opening;
+            std::panic::resume_unwind(Box::new("the dial panicked"));
+        });
+        panicked.join().expect_err("it panicked");
+        for mut grant in waiting {
+            let error = match grant.try_recv().expect("told") {
+                Ok(_) => panic!("there is no connection"),
+                Err(error) => error,
+            };
+            assert_eq!(
+                (error.kind, error.sent),
+                (TransportErrorKind::Connect, Sent::NotSent)
+            );
+            assert!(error.to_string().contains("far.invalid:80"), "{error}");
+        }
+        let stats = lane.stats();
+        assert_eq!((stats.opening, stats.waiting), (0, 0));
     }
 }
