@@ -64,7 +64,8 @@ impl HttpTransportBuilder {
         self
     }
 
-    /// Headers for every request to the base URL's origin, over those of the request itself.
+    /// Headers for every request to the base URL's origin, over those of the request itself. One that is marked as
+    /// [sensitive](HeaderValue::set_sensitive) is treated as the key is: it is taken out of what a server echoes.
     pub fn default_headers(mut self, headers: HeaderMap) -> Self {
         self.defaults = headers;
         self

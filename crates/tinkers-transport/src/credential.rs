@@ -1,12 +1,14 @@
 //! What is sent only to the base URL's own origin: the key, Cloudflare access, the default headers.
 
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use tinkers_core::Error;
+
+use crate::scrub::Scrubber;
 
 /// What proves who asks.
 #[derive(Clone)]
@@ -53,7 +55,13 @@ impl fmt::Debug for CloudflareAccess {
 pub(crate) struct OwnHeaders {
     fixed: HeaderMap,
     /// Replaced when a token is renewed, while requests run.
-    key: RwLock<Option<HeaderValue>>,
+    key: RwLock<Key>,
+}
+
+struct Key {
+    value: Option<HeaderValue>,
+    /// Knows this key and the one before it, which requests under way still carry.
+    scrubber: Arc<Scrubber>,
 }
 
 impl OwnHeaders {
@@ -71,23 +79,42 @@ impl OwnHeaders {
         }
         // Last, so that they win over what came from elsewhere.
         replace(&mut fixed, &defaults);
-        let key = RwLock::new(credential.map(Credential::header).transpose()?);
+        let value = credential.map(Credential::header).transpose()?;
+        let scrubber = scrubber(&fixed, value.iter());
+        let key = RwLock::new(Key { value, scrubber });
         Ok(Self { fixed, key })
     }
 
     pub(crate) fn set_credential(&self, credential: Option<&Credential>) -> Result<(), Error> {
         let value = credential.map(Credential::header).transpose()?;
-        *self.key.write().unwrap_or_else(PoisonError::into_inner) = value;
+        let mut key = self.key.write().unwrap_or_else(PoisonError::into_inner);
+        let scrubber = scrubber(&self.fixed, key.value.iter().chain(&value));
+        *key = Key { value, scrubber };
         Ok(())
+    }
+
+    /// What takes the secrets out of answers.
+    pub(crate) fn scrubber(&self) -> Arc<Scrubber> {
+        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&key.scrubber)
     }
 
     /// Adds all of them to `headers`, over what is there.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
-        if let Some(key) = &*self.key.read().unwrap_or_else(PoisonError::into_inner) {
+        let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = &key.value {
             headers.insert(API_KEY, key.clone());
         }
         replace(headers, &self.fixed);
     }
+}
+
+fn scrubber<'a>(
+    fixed: &'a HeaderMap,
+    keys: impl Iterator<Item = &'a HeaderValue>,
+) -> Arc<Scrubber> {
+    let marked = fixed.values().filter(|value| value.is_sensitive());
+    Arc::new(Scrubber::new(marked.chain(keys)))
 }
 
 impl fmt::Debug for OwnHeaders {

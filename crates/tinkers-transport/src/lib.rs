@@ -14,6 +14,7 @@ mod pool;
 mod proxy;
 mod redirect;
 mod runtime;
+mod scrub;
 #[cfg(test)]
 mod testing;
 mod time;

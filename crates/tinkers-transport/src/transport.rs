@@ -218,7 +218,8 @@ impl Shared {
             total_at: started.after(request.timeouts.total),
             max_bytes: request.max_response_bytes,
         };
-        let outcome = self.follow(request, &limits).await;
+        let mut outcome = self.follow(request, &limits).await;
+        self.own.scrubber().clean(&mut outcome);
         let elapsed = self.ground.time.now().since(started);
         match &outcome {
             Ok(response) => {
@@ -263,7 +264,7 @@ impl Shared {
             let Some(target) = redirect::next(&message, &response)? else {
                 return Ok(response);
             };
-            tracing::debug!(status = response.status.as_u16(), to = %target.origin, "redirected");
+            tracing::debug!(status = response.status.as_u16(), to = %self.own.scrubber().text(&target.origin.to_string()), "redirected");
             // What left once is never trusted again, also when it is sent back here.
             if trusted && target.origin != message.target.origin {
                 trusted = false;

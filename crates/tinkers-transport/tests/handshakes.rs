@@ -34,7 +34,8 @@ fn cut_once(cut: Cut) -> Secure {
             }
             match cut {
                 Cut::End => {
-                    stream.read(&mut [0; 16 * 1024]).await.expect("a greeting");
+                    let read = stream.read(&mut [0; 16 * 1024]).await;
+                    assert!(read.expect("open") > 0, "a greeting");
                     stream.shutdown().await.expect("open");
                 }
                 // What was not read when a socket is closed makes the kernel reset the connection.

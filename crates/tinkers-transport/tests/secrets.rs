@@ -3,11 +3,16 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine;
+use http::Response;
 use secrecy::SecretString;
-use tinkers_core::{RouteClass, Transport};
+use tinkers_core::call::answer_error;
+use tinkers_core::{ErrorKind, RouteClass, Transport};
 use tinkers_transport::{CloudflareAccess, Credential, Protocol, ProxyConfig, ProxyValues};
 
-use common::{Server, Speak, answer, client, get, listen, post, read_head, write};
+use common::{
+    Answer, Seen, Server, Speak, answer, client, get, listen, post, read_head, respond, write,
+};
 
 mod common;
 
@@ -46,6 +51,7 @@ fn no_secret_is_ever_shown() {
             Speak::Http2
         };
         let server = Server::start(speak, |_| answer("fine"));
+        let echo = Server::start(speak, echo);
         let (broken, _) = listen(|mut stream, _| async move {
             let _ = read_head(&mut stream).await;
             write(
@@ -61,6 +67,7 @@ fn no_secret_is_ever_shown() {
         let proxies = proxies.expect("valid");
         for url in [
             server.url(),
+            echo.url(),
             format!("http://{broken}"),
             "http://far.invalid".to_owned(),
         ] {
@@ -80,6 +87,12 @@ fn no_secret_is_ever_shown() {
             ] {
                 let outcome = runtime.block_on(transport.send(request));
                 shown.push_str(&format!("{outcome:?}"));
+                if let Ok(response) = &outcome {
+                    let body = String::from_utf8_lossy(&response.body);
+                    let told = answer_error(ErrorKind::Authentication, response);
+                    shown.push_str(&format!("{body} {:?} {told} {told:?}", response.headers));
+                    shown.push_str(&String::from_utf8_lossy(told.body()));
+                }
                 if let Err(error) = outcome {
                     let source = error
                         .source
@@ -90,6 +103,7 @@ fn no_secret_is_ever_shown() {
             }
             shown.push_str(&format!("{transport:?} {:?}", transport.base_url()));
         }
+        assert_eq!(echo.seen().len(), 2, "a control: it had what to echo");
         assert!(
             server
                 .seen()
@@ -116,10 +130,35 @@ fn no_secret_is_ever_shown() {
         let found = text.lines().find(|line| line.contains("hush"));
         assert_eq!(found, None);
     }
-    for base64 in ["aHVzaHVzZXI", "aHVzaA"] {
-        assert!(
-            !log.contains(base64) && !shown.contains(base64),
-            "the proxy's password"
-        );
+    assert!(
+        shown.contains("no such key: ************ (for ***********)"),
+        "a control: the echo is there, without what it echoed"
+    );
+    // Of the proxy's password, and of the key behind one, two or no other bytes.
+    for base64 in [
+        "aHVzaHVzZXI",
+        "aHVzaA",
+        "dG1sLWh1c2gta",
+        "RtbC1odXNoLWtle",
+        "0bWwtaHVzaC1rZX",
+    ] {
+        assert!(!log.contains(base64) && !shown.contains(base64), "{base64}");
     }
+}
+
+/// A server that refuses, and repeats what it was given in every way it can think of.
+fn echo(seen: Seen) -> Answer {
+    let (key, secret) = (
+        seen.header("x-api-key").expect("a key"),
+        seen.header("cf-access-client-secret").expect("a secret"),
+    );
+    let base64 = base64::engine::general_purpose::STANDARD.encode(format!("key {key}"));
+    let body = format!(r#"{{"detail": "no such key: {key} (for {secret}), {base64}"}}"#);
+    respond(
+        Response::builder()
+            .status(401)
+            .header("www-authenticate", format!("Key realm=\"{key}\""))
+            .body(body.into())
+            .expect("valid"),
+    )
 }
