@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admission;
+pub mod base_url;
 pub mod billing;
 pub mod call;
 pub mod context;
@@ -18,6 +19,7 @@ pub mod transport;
 pub use admission::{
     Admission, Admitted, Ask, ClientId, Cost, Flight, Reentry, RouteClass, Settlement, SubmitPermit,
 };
+pub use base_url::{BaseUrl, Origin, Scheme};
 pub use billing::BillingPause;
 pub use call::{Accepted, Call, Caller};
 pub use context::{BytesGuard, SessionContext};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tinkers_core::{Jitter, SplitMix, Time, Transport};
 use tinkers_local::{InProcess, LocalServer, ScriptedEngine};
 use tinkers_session::{
-    BaseAddress, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::IoRuntime;
 use tinkers_wire::FinishReason;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     .build()?;
     let transport: Arc<dyn Transport> = Arc::new(InProcess::new(server));
     let jitter: Arc<dyn Jitter> = Arc::new(SplitMix::new(1));
-    let key = EndpointKey::new(BaseAddress::parse("http://in-process")?, b"");
+    let key = EndpointKey::new(BaseUrl::parse("http://in-process")?, b"");
     let spawner = Arc::new(runtime.clone());
     let parts = SessionParts {
         transport: Arc::clone(&transport),

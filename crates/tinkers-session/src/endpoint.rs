@@ -100,11 +100,10 @@ impl Endpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::BaseAddress;
-    use tinkers_core::BodyFormat;
+    use tinkers_core::{BaseUrl, BodyFormat};
 
     fn key(base_url: &str, credential: &str) -> EndpointKey {
-        let address = BaseAddress::parse(base_url).expect("valid");
+        let address = BaseUrl::parse(base_url).expect("valid");
         EndpointKey::new(address, credential.as_bytes())
     }
 

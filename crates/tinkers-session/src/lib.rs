@@ -15,8 +15,9 @@ mod queries;
 mod refresh;
 mod session;
 
-pub use address::{BaseAddress, EndpointKey};
+pub use address::EndpointKey;
 pub use endpoint::{Endpoint, EndpointState, Endpoints};
 pub use events::{SessionEvent, SessionEvents};
 pub use options::{HeartbeatParts, SessionOptions, SessionParts};
 pub use session::Session;
+pub use tinkers_core::BaseUrl;

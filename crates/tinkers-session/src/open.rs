@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_core::{
-    Accepted, Call, Caller, Error, ErrorKind, Fact, Policy, RetryBudget, RouteClass, Sent,
+    Accepted, BaseUrl, Call, Caller, Error, ErrorKind, Fact, Policy, RetryBudget, RouteClass, Sent,
 };
 use tinkers_dispatch::{ByteBudget, LaneSettings, LimiterSettings, SharedRetryBudget};
 use tinkers_wire::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, SessionCreated, routes, to_json,
 };
 
-use crate::address::BaseAddress;
 use crate::answer;
 use crate::endpoint::Endpoint;
 use crate::heartbeat::Heart;
@@ -117,7 +116,7 @@ fn caller(parts: &SessionParts) -> Caller {
 }
 
 /// The first contact: whether there is a Tinker server at all, and what it says of itself.
-async fn client_config(caller: &Caller, address: &BaseAddress) -> Result<ClientConfig, Error> {
+async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfig, Error> {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
     call.policy = Policy::ONCE;
@@ -142,7 +141,7 @@ async fn client_config(caller: &Caller, address: &BaseAddress) -> Result<ClientC
 }
 
 /// Puts the failure of the first contact into words that say what to check.
-fn no_contact(error: Error, address: &BaseAddress) -> Error {
+fn no_contact(error: Error, address: &BaseUrl) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {
             let status = error.status().unwrap_or_default();
@@ -162,7 +161,7 @@ fn no_contact(error: Error, address: &BaseAddress) -> Error {
     }
 }
 
-fn no_tinker_server(address: &BaseAddress, why: &str) -> Error {
+fn no_tinker_server(address: &BaseUrl, why: &str) -> Error {
     let message = format!("{address} is no Tinker server: {why}; check base_url");
     Error::new(ErrorKind::Protocol, Sent::Answered, message)
 }

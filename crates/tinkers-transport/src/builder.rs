@@ -6,10 +6,9 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
-use tinkers_core::{Error, RouteClass, Time};
+use tinkers_core::{BaseUrl, Error, RouteClass, Time};
 
 use crate::credential::{CloudflareAccess, Credential, OwnHeaders};
-use crate::origin::BaseUrl;
 use crate::pool::LaneLimits;
 use crate::proxy::ProxyConfig;
 use crate::runtime::IoRuntime;

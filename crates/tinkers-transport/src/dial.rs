@@ -10,13 +10,12 @@ use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tinkers_core::{BoxFuture, Sent, TransportError};
+use tinkers_core::{BoxFuture, Origin, Scheme, Sent, TransportError};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
 use crate::failure;
 use crate::link::Link;
-use crate::origin::{Origin, Scheme};
 use crate::proxy::{ProxyConfig, ProxyRoute};
 use crate::tls::{Protocol, Tls};
 
@@ -59,7 +58,7 @@ impl Dialer {
     /// Whether a connection to `origin` may turn out to carry many requests at a time.
     pub(crate) fn may_multiplex(&self, origin: &Origin) -> bool {
         match self.protocol {
-            Protocol::Negotiate => origin.scheme == Scheme::Https,
+            Protocol::Negotiate => origin.scheme() == Scheme::Https,
             Protocol::Http1 => false,
             Protocol::Http2PriorKnowledge => true,
         }
@@ -83,7 +82,7 @@ impl Dialer {
     async fn open(&self, origin: &Origin, protocol: Protocol) -> Result<Dialed, TransportError> {
         let route = self.proxy.route(origin);
         let multiplexed = protocol == Protocol::Http2PriorKnowledge;
-        match (origin.scheme, route) {
+        match (origin.scheme(), route) {
             (Scheme::Http, Some(route)) if !multiplexed => {
                 let stream = self.connect(route.address.clone(), &route.place()).await?;
                 let mut dialed = single(TokioIo::new(stream), origin).await?;
@@ -144,7 +143,7 @@ impl Dialer {
 
 fn dial_uri(origin: &Origin) -> Result<Uri, TransportError> {
     // Always with its port, which the connector and the tunnel would otherwise guess.
-    format!("{}://{}/", origin.scheme.name(), origin.address())
+    format!("{}://{}/", origin.scheme().name(), origin.address())
         .parse()
         .map_err(|error: http::uri::InvalidUri| failure::unreachable(&origin.address(), error))
 }

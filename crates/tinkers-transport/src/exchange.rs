@@ -13,7 +13,7 @@ use tinkers_core::{HttpResponse, Moment, Sent, Time, Timeouts, TransportError};
 use crate::decode::Collector;
 use crate::failure;
 use crate::link::Link;
-use crate::origin::Target;
+use crate::target::Target;
 use crate::upload::{Meter, Upload};
 
 /// One message to send, which may be sent again on another connection.

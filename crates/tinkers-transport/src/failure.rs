@@ -6,9 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Sent, TransportError, TransportErrorKind};
-
-use crate::origin::Origin;
+use tinkers_core::{Origin, Sent, TransportError, TransportErrorKind};
 
 /// No connection to `place`.
 pub(crate) fn unreachable(

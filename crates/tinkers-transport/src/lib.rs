@@ -9,12 +9,12 @@ mod dial;
 mod exchange;
 mod failure;
 mod link;
-mod origin;
 mod pool;
 mod proxy;
 mod redirect;
 mod runtime;
 mod scrub;
+mod target;
 #[cfg(test)]
 mod testing;
 mod time;
@@ -24,9 +24,7 @@ mod upload;
 
 pub use builder::HttpTransportBuilder;
 pub use credential::{CloudflareAccess, Credential};
-pub use decode::compress_zstd;
 pub use dedicated::{DedicatedThread, spawn_on_own_thread};
-pub use origin::BaseUrl;
 pub use pool::{LaneLimits, LaneStats};
 pub use proxy::{ProxyConfig, ProxyValues};
 pub use runtime::IoRuntime;

@@ -11,9 +11,9 @@ use hyper::client::conn::{http1, http2};
 use tinkers_core::TransportError;
 
 use crate::failure;
-use crate::origin::Target;
 use crate::pool::table::Slot;
 use crate::proxy::ProxyRoute;
+use crate::target::Target;
 use crate::upload::Upload;
 
 /// One connection's sending end. An HTTP/1.1 one is owned by one request at a time; an HTTP/2 one is shared by clones.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
-use tinkers_core::Error;
-
-use crate::origin::Origin;
+use tinkers_core::{Error, Origin};
 
 /// The proxies of a client. The default has none; nothing is read from the environment here.
 ///
@@ -60,7 +58,7 @@ impl ProxyConfig {
 
     /// The proxy for `url`, without its password: for showing what will happen.
     pub fn proxy_for(&self, url: &str) -> Option<String> {
-        let target = crate::origin::BaseUrl::parse(url).ok()?;
+        let target = tinkers_core::BaseUrl::parse(url).ok()?;
         Some(self.route(target.origin())?.address.to_string())
     }
 
@@ -68,7 +66,7 @@ impl ProxyConfig {
         if origin.is_loopback() {
             return None;
         }
-        let destination: Uri = format!("{}://{}/", origin.scheme.name(), origin.address())
+        let destination: Uri = format!("{}://{}/", origin.scheme().name(), origin.address())
             .parse()
             .ok()?;
         let intercept = self.matcher.intercept(&destination)?;
@@ -228,7 +226,7 @@ mod tests {
     fn a_password_is_not_shown() {
         let config = config("");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
-        let origin = crate::origin::BaseUrl::parse("https://a").expect("valid");
+        let origin = tinkers_core::BaseUrl::parse("https://a").expect("valid");
         let route = config.route(origin.origin()).expect("a proxy");
         assert_eq!(route.place(), "secure.proxy:3129");
         assert!(route.authorization.expect("basic").is_sensitive());

@@ -2,10 +2,10 @@
 
 use http::header::LOCATION;
 use http::{Method, StatusCode};
-use tinkers_core::{HttpResponse, Sent, TransportError, TransportErrorKind};
+use tinkers_core::{HttpResponse, Scheme, Sent, TransportError, TransportErrorKind};
 
 use crate::exchange::Message;
-use crate::origin::{Scheme, Target};
+use crate::target::Target;
 
 /// Redirects followed for one request.
 pub(crate) const MAX_HOPS: usize = 5;
@@ -44,7 +44,7 @@ pub(crate) fn next(
             message.method, here.origin, target.origin
         )
     };
-    if here.origin.scheme == Scheme::Https && target.origin.scheme == Scheme::Http {
+    if here.origin.scheme() == Scheme::Https && target.origin.scheme() == Scheme::Http {
         return Err(refused(format!(
             "{} would give up TLS and is not followed",
             step()
@@ -77,7 +77,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
-    use crate::origin::BaseUrl;
+    use tinkers_core::BaseUrl;
 
     fn decide(
         method: Method,
@@ -85,10 +85,8 @@ mod tests {
         status: u16,
         location: &str,
     ) -> Result<Option<String>, ()> {
-        let target = BaseUrl::parse(base)
-            .expect("valid")
-            .join("/a/b")
-            .expect("joins");
+        let base = BaseUrl::parse(base).expect("valid");
+        let target = Target::below(&base, "/a/b").expect("joins");
         let message = Message {
             target,
             method,

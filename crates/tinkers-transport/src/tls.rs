@@ -5,10 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tinkers_core::{Error, Sent, TransportError, TransportErrorKind};
+use tinkers_core::{Error, Origin, Sent, TransportError, TransportErrorKind};
 use tokio_rustls::TlsConnector;
-
-use crate::origin::Origin;
 
 /// Which versions of HTTP are offered, and whether HTTP/2 is spoken without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,9 +106,8 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
 
 /// The name asked for: an underscore, which no certificate may hold, becomes a hyphen.
 fn server_name(origin: &Origin) -> Result<ServerName<'static>, TransportError> {
-    let bare = origin.host.trim_start_matches('[').trim_end_matches(']');
-    ServerName::try_from(bare.replace('_', "-")).map_err(|error| {
-        failed(format!("{} is no name that TLS can ask for", origin.host)).with_source(error)
+    ServerName::try_from(origin.bare_host().replace('_', "-")).map_err(|error| {
+        failed(format!("{} is no name that TLS can ask for", origin.host())).with_source(error)
     })
 }
 
@@ -121,7 +118,7 @@ fn failed(message: impl Into<String>) -> TransportError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::BaseUrl;
+    use tinkers_core::BaseUrl;
 
     #[test]
     fn an_underscore_is_asked_for_as_a_hyphen() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue};
 use tinkers_core::{
-    BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Spawn, Time, Transport,
+    BaseUrl, BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Spawn, Time, Transport,
     TransportError,
 };
 use tokio::sync::{oneshot, watch};
@@ -19,11 +19,11 @@ use crate::decode;
 use crate::dial::Dialer;
 use crate::exchange::{Failed, Limits, Message, exchange};
 use crate::failure;
-use crate::origin::BaseUrl;
 use crate::pool::{Ground, LaneLimits, LaneStats, Patience, Pool};
 use crate::proxy::ProxyConfig;
 use crate::redirect::{self, MAX_HOPS};
 use crate::runtime::IoRuntime;
+use crate::target::Target;
 use crate::tls::{Protocol, Tls};
 
 /// Requests to one base URL. Cheap to clone; clones share the connections, which close with the last of them.
@@ -238,7 +238,7 @@ impl Shared {
         request: HttpRequest,
         limits: &Limits,
     ) -> Result<HttpResponse, TransportError> {
-        let target = self.base.join(&request.path).ok_or_else(|| {
+        let target = Target::below(&self.base, &request.path).ok_or_else(|| {
             failure::invalid(format!(
                 "the path {:?} is no path of a URL that opens with /",
                 request.path

@@ -275,7 +275,7 @@ fn the_public_types_may_be_shared_and_moved() {
     check::<tinkers_transport::TokioTime>();
     check::<tinkers_transport::ProxyConfig>();
     check::<tinkers_transport::Credential>();
-    check::<tinkers_transport::BaseUrl>();
+    check::<tinkers_core::BaseUrl>();
     // The servers' runtime is started by the first server, so name it here for the one test without.
     drop(SERVERS.handle().clone());
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tinkers_core::{Jitter, Result, SplitMix, Transport};
 use tinkers_session::{
-    BaseAddress, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::{Credential, DedicatedThread, HttpTransport, IoRuntime, Protocol};
 
@@ -132,7 +132,7 @@ impl ServiceClientBuilder {
             .as_ref()
             .or(environment.base_url.as_ref())
             .map_or(HOSTED, String::as_str);
-        let address = BaseAddress::parse(base_url)?;
+        let address = BaseUrl::parse(base_url)?;
         let api_key = self.api_key.as_ref().or(environment.api_key.as_ref());
         key::check(api_key.map(String::as_str), address.is_hosted_service())?;
         if let Some(threads) = self.io_threads {

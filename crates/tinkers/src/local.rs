@@ -10,7 +10,7 @@ use tinkers_core::{
 use tinkers_engine::ModelEngine;
 use tinkers_local::{InProcess, LocalServer};
 use tinkers_session::{
-    BaseAddress, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::{DedicatedThread, IoRuntime};
 
@@ -66,10 +66,8 @@ async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClie
         time: runtime.time(),
         jitter: builder::jitter(),
         // Limits of its own: two embedded servers have nothing in common.
-        endpoint: Endpoints::new().get_or_create(EndpointKey::new(
-            BaseAddress::parse("http://embedded")?,
-            b"",
-        )),
+        endpoint: Endpoints::new()
+            .get_or_create(EndpointKey::new(BaseUrl::parse("http://embedded")?, b"")),
         heartbeat: HeartbeatParts {
             transport,
             time: heart.runtime().time(),

@@ -12,7 +12,7 @@ use tinkers_local::{
     TokioSpawn,
 };
 use tinkers_session::{
-    BaseAddress, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::{IoRuntime, TokioTime};
 use tokio::runtime::Handle;
@@ -149,7 +149,7 @@ pub async fn open(
     options: SessionOptions,
 ) -> Result<Arc<Session>, Error> {
     let runtime = IoRuntime::from_handle(Handle::current());
-    let key = EndpointKey::new(BaseAddress::parse("http://in-process")?, b"");
+    let key = EndpointKey::new(BaseUrl::parse("http://in-process")?, b"");
     let time: Arc<dyn Time> = runtime.time();
     let parts = SessionParts {
         transport: Arc::clone(&transport),

@@ -418,11 +418,10 @@ impl fmt::Debug for Lane {
 
 #[cfg(test)]
 mod tests {
-    use tinkers_core::TransportErrorKind;
+    use tinkers_core::{BaseUrl, TransportErrorKind};
 
     use super::*;
     use crate::dial::Dialer;
-    use crate::origin::BaseUrl;
     use crate::proxy::ProxyConfig;
     use crate::runtime::IoRuntime;
     use crate::tls::{Protocol, Tls};

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Moment, RouteClass, Time};
+use tinkers_core::{Moment, Origin, RouteClass, Time};
 
 use crate::dial::Dialer;
-use crate::origin::Origin;
 use crate::runtime::IoRuntime;
 
 mod lane;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use tinkers_core::{Error, Jitter, ManualClock, SplitMix, Time};
 use tinkers_session::{
-    BaseAddress, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 
 pub(crate) use hands::{Flag, Hands};
@@ -44,7 +44,7 @@ impl World {
     }
 
     pub(crate) fn parts_at(&self, address: &str) -> SessionParts {
-        let address = BaseAddress::parse(address).expect("a valid address");
+        let address = BaseUrl::parse(address).expect("a valid address");
         let time: Arc<dyn Time> = Arc::new(self.clock.clone());
         let jitter: Arc<dyn Jitter> = Arc::new(SplitMix::new(7));
         SessionParts {
