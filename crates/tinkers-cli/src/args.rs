@@ -9,18 +9,36 @@ use std::str::FromStr;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::paths;
+
 /// The model that the embedded server carries inside itself.
 pub(crate) const BUILT_IN_MODEL: &str = "tinkers/tiny";
 
+/// Help is no wider than this, however wide the terminal.
+const WIDEST_HELP: usize = 100;
+
 /// Train and sample with the Tinker API, with or without a server of your own.
 #[derive(Debug, Parser)]
-#[command(name = "tinkers", version, arg_required_else_help = true)]
+#[command(
+    name = "tinkers",
+    version,
+    arg_required_else_help = true,
+    max_term_width = WIDEST_HELP,
+    after_help = "Start with `tinkers quickstart`: it needs no key, no GPU and no network."
+)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// What is logged to stderr, such as `info` or `tinkers_local=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "TINKER_LOG")]
+    /// What is logged to stderr, such as `debug` or `tinkers_local=debug` [default: info for serve, else warn]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "TINKER_LOG",
+        hide_env_values = true,
+        help_heading = "Output"
+    )]
     pub(crate) log: Option<String>,
 }
 
@@ -35,55 +53,82 @@ pub(crate) enum Command {
 
 /// `tinkers quickstart`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tinkers quickstart
+  tinkers quickstart --text notes.txt --steps 200
+  tinkers quickstart --base-url http://127.0.0.1:8000 --json")]
 pub(crate) struct QuickstartArgs {
     /// A server to use in place of the embedded one
     #[arg(
         long,
         value_name = "URL",
         env = "TINKER_BASE_URL",
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = "Server"
     )]
     base_url: Option<String>,
-    /// The key for the server of --base-url
+    /// The key for the server of --base-url; the embedded one needs none
     #[arg(
         long,
         value_name = "KEY",
         env = "TINKER_API_KEY",
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = "Server"
     )]
     api_key: Option<Key>,
+    #[arg(
+        long,
+        value_name = "DIR",
+        help = paths::data_dir_help("Where the embedded server keeps checkpoints"),
+        help_heading = "Server"
+    )]
+    data_dir: Option<PathBuf>,
     /// The base model
-    #[arg(long, value_name = "NAME", default_value = BUILT_IN_MODEL)]
+    #[arg(long, value_name = "NAME", default_value = BUILT_IN_MODEL, help_heading = "Model")]
     pub(crate) model: String,
     /// The model's tokenizer.json; needed for any model but the built-in one, which reads bytes
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub(crate) tokenizer: Option<PathBuf>,
-    /// A text to train on, in UTF-8, in place of the one that comes along (Newton's Opticks)
-    #[arg(long, value_name = "FILE")]
+    /// Rank of the LoRA adapter
+    #[arg(long, value_name = "N", default_value = "32", help_heading = "Model")]
+    pub(crate) rank: NonZeroU32,
+    /// A text to train on, in UTF-8 [default: Newton's Opticks]
+    #[arg(long, value_name = "FILE", help_heading = "Training")]
     pub(crate) text: Option<PathBuf>,
     /// Optimizer steps
-    #[arg(long, value_name = "N", default_value = "100")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "100",
+        help_heading = "Training"
+    )]
     pub(crate) steps: NonZeroU32,
     /// Pieces of text in each step
-    #[arg(long, value_name = "N", default_value = "8")]
+    #[arg(long, value_name = "N", default_value = "8", help_heading = "Training")]
     pub(crate) batch: NonZeroU32,
     /// Tokens in each piece
-    #[arg(long, value_name = "N", default_value = "256")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "256",
+        help_heading = "Training"
+    )]
     pub(crate) seq_len: NonZeroU32,
-    /// Rank of the LoRA adapter
-    #[arg(long, value_name = "N", default_value = "32")]
-    pub(crate) rank: NonZeroU32,
     /// Learning rate of the first step; it falls to a tenth of it by the last
-    #[arg(long, value_name = "RATE", default_value = "0.003", value_parser = learning_rate)]
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value = "0.003",
+        value_parser = learning_rate,
+        help_heading = "Training"
+    )]
     pub(crate) learning_rate: f64,
     /// Seed of the adapter, of the order of the text and of the samples
-    #[arg(long, value_name = "N", default_value = "7")]
+    #[arg(long, value_name = "N", default_value = "7", help_heading = "Training")]
     pub(crate) seed: u64,
-    /// Where the embedded server keeps checkpoints [default: the platform's data directory]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Print one JSON object on stdout, and nothing else there
-    #[arg(long)]
+    /// Print one JSON object on stdout, and nothing else there; losses are in nats per token
+    #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
@@ -120,11 +165,15 @@ impl QuickstartArgs {
                 "model {} needs --tokenizer FILE, its tokenizer.json; only {BUILT_IN_MODEL} does without",
                 self.model
             );
-            return Err(refusal(ErrorKind::MissingRequiredArgument, &message));
+            return Err(refusal(
+                "quickstart",
+                ErrorKind::MissingRequiredArgument,
+                &message,
+            ));
         }
         if is_built_in && self.tokenizer.is_some() {
             let message = format!("{BUILT_IN_MODEL} reads bytes and takes no --tokenizer");
-            return Err(refusal(ErrorKind::ArgumentConflict, &message));
+            return Err(refusal("quickstart", ErrorKind::ArgumentConflict, &message));
         }
         match self.target() {
             Target::Embedded(_) if !is_built_in => {
@@ -132,11 +181,15 @@ impl QuickstartArgs {
                     "the embedded server of quickstart has {BUILT_IN_MODEL} alone; for model {} name its server with --base-url URL",
                     self.model
                 );
-                Err(refusal(ErrorKind::MissingRequiredArgument, &message))
+                Err(refusal(
+                    "quickstart",
+                    ErrorKind::MissingRequiredArgument,
+                    &message,
+                ))
             }
             Target::Remote { .. } if self.data_dir.is_some() => {
                 let message = "--data-dir is for the embedded server and does not go with --base-url (or TINKER_BASE_URL)";
-                Err(refusal(ErrorKind::ArgumentConflict, message))
+                Err(refusal("quickstart", ErrorKind::ArgumentConflict, message))
             }
             _ => Ok(()),
         }
@@ -145,30 +198,46 @@ impl QuickstartArgs {
 
 /// `tinkers serve`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM.
+
+Examples:
+  tinkers serve
+  tinkers serve --port 0 --data-dir ./checkpoints
+  tinkers serve --host 0.0.0.0 --api-key tml-of-your-choice")]
 pub(crate) struct ServeArgs {
-    /// The address to listen on; beyond this machine only together with --api-key
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    /// The IP address to listen on; one beyond this machine only together with --api-key
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1",
+        help_heading = "Server"
+    )]
     pub(crate) host: Host,
     /// The port; 0 takes a free one
-    #[arg(long, default_value = "8000")]
+    #[arg(long, default_value = "8000", help_heading = "Server")]
     pub(crate) port: u16,
-    /// The one key that is taken; without it any key is, and none
-    #[arg(long, value_name = "KEY")]
+    /// The one key that is taken [default: any key is, and none]
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
-    /// Where checkpoints are kept [default: the platform's data directory]
-    #[arg(long, value_name = "DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        help = paths::data_dir_help("Where checkpoints are kept"),
+        help_heading = "Server"
+    )]
     pub(crate) data_dir: Option<PathBuf>,
-    /// A Llama or Qwen3 model (config.json, *.safetensors, tokenizer.json) in place of the built-in one
-    #[arg(long, value_name = "DIR")]
-    pub(crate) model_dir: Option<PathBuf>,
-    /// What answers
-    #[arg(long, value_enum, default_value_t = EngineName::Candle)]
+    /// candle is a real model on the CPU; scripted gives canned results, for load work
+    #[arg(long, value_enum, default_value_t = EngineName::Candle, help_heading = "Engine")]
     pub(crate) engine: EngineName,
-    /// How long the scripted engine takes for each job
-    #[arg(long, value_name = "N")]
+    /// A Llama or Qwen3 model: config.json, *.safetensors, tokenizer.json [default: the built-in one, tinkers/tiny]
+    #[arg(long, value_name = "DIR", help_heading = "Engine")]
+    pub(crate) model_dir: Option<PathBuf>,
+    /// How long the scripted engine takes for each job, in milliseconds [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Engine")]
     pub(crate) scripted_latency_ms: Option<u64>,
-    /// About how large the scripted engine's results are, in bytes
-    #[arg(long, value_name = "N")]
+    /// How much the scripted engine adds to each result of a pass, in bytes [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Engine")]
     pub(crate) scripted_bytes: Option<usize>,
 }
 
@@ -179,23 +248,35 @@ impl ServeArgs {
             .as_ref()
             .is_some_and(|key| key.expose().is_empty())
         {
-            return Err(refusal(ErrorKind::InvalidValue, "--api-key is empty"));
+            return Err(refusal(
+                "serve",
+                ErrorKind::InvalidValue,
+                "--api-key is empty",
+            ));
         }
         if !self.host.is_loopback() && self.api_key.is_none() {
             let message = format!(
                 "--host {} is beyond this machine: give --api-key KEY too, so that not everybody can use the server",
                 self.host
             );
-            return Err(refusal(ErrorKind::MissingRequiredArgument, &message));
+            return Err(refusal(
+                "serve",
+                ErrorKind::MissingRequiredArgument,
+                &message,
+            ));
         }
         let is_scripted = self.engine == EngineName::Scripted;
+        if is_scripted && self.data_dir.is_some() {
+            let message = "--data-dir goes with --engine candle; the scripted one keeps nothing";
+            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
+        }
         if is_scripted && self.model_dir.is_some() {
             let message = "--model-dir goes with --engine candle, not with the scripted one";
-            return Err(refusal(ErrorKind::ArgumentConflict, message));
+            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
         }
         if !is_scripted && (self.scripted_latency_ms.is_some() || self.scripted_bytes.is_some()) {
             let message = "--scripted-latency-ms and --scripted-bytes go with --engine scripted";
-            return Err(refusal(ErrorKind::ArgumentConflict, message));
+            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
         }
         Ok(())
     }
@@ -204,9 +285,10 @@ impl ServeArgs {
 /// What answers the requests of `serve`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineName {
-    /// A real model on the CPU
+    // Plain comments, since help for a value turns the whole of --help into its long form.
+    // A real model on the CPU.
     Candle,
-    /// Canned results, for load work
+    // Canned results, for load work.
     Scripted,
 }
 
@@ -284,8 +366,15 @@ where
     Ok(cli)
 }
 
-fn refusal(kind: ErrorKind, message: &str) -> clap::Error {
-    Cli::command().error(kind, message)
+/// With the usage of the command that it is about.
+fn refusal(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
+    let mut cli = Cli::command();
+    // Gives the subcommands their full names.
+    cli.build();
+    match cli.find_subcommand_mut(command) {
+        Some(command) => command.error(kind, message),
+        None => cli.error(kind, message),
+    }
 }
 
 fn learning_rate(text: &str) -> Result<f64, String> {
@@ -314,6 +403,31 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_grouped_and_has_examples() {
+        for (line, heading) in [
+            ("quickstart --help", "Training:"),
+            ("serve --help", "Engine:"),
+        ] {
+            let help = read(line).unwrap_err().to_string();
+            assert!(
+                help.contains(heading) && help.contains("Examples:"),
+                "{help}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_the_usage_of_its_command() {
+        for (line, usage) in [
+            ("quickstart --model m", "Usage: tinkers quickstart"),
+            ("serve --host 0.0.0.0", "Usage: tinkers serve"),
+        ] {
+            let error = read(line).unwrap_err().to_string();
+            assert!(error.contains(usage), "{error}");
+        }
     }
 
     #[test]
@@ -386,6 +500,7 @@ mod tests {
             "serve --host example.com",
             "serve --scripted-bytes 9",
             "serve --engine scripted --model-dir d",
+            "serve --engine scripted --data-dir d",
             "serve --port 70000",
         ] {
             assert_eq!(read(bad).unwrap_err().exit_code(), 2, "{bad}");

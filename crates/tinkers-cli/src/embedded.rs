@@ -51,7 +51,7 @@ pub(crate) fn start(
     BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
         build.server(handle, config)
     })
-    .with_context(|| format!("the server cannot listen on {address}"))
+    .context("the server cannot be started")
 }
 
 fn load(model_dir: Option<&Path>, data_dir: &Path) -> Result<Arc<dyn Engine>> {

@@ -1,7 +1,9 @@
 //! The `tinkers` program.
 
 mod args;
+mod aside;
 mod embedded;
+mod layout;
 mod output;
 mod paths;
 mod quickstart;
@@ -28,12 +30,12 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            output::complain("interrupted");
+            output::interrupted();
             ExitCode::from(130)
         }
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&format!("error: {error:#}"));
+            output::complain(&error);
             ExitCode::FAILURE
         }
     }

@@ -3,14 +3,24 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use console::Term;
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use console::{StyledObject, Term};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 
 /// Columns where there is no terminal to ask.
 const PLAIN_WIDTH: usize = 100;
+
+/// Text is hard to read in wider lines, and nothing is left to lay out in narrower ones.
+const WIDTHS: (usize, usize) = (24, 120);
+
+/// Below so many columns there is no place for a bar beside its figures.
+const BAR_WIDTH: usize = 64;
+
+/// What moves on stderr; it steps aside for the log.
+static MOVING: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Where words for people go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +42,7 @@ impl Screen {
         Self { words }
     }
 
-    /// One line.
+    /// Text with its line end.
     pub(crate) fn line(&self, text: impl Display) -> io::Result<()> {
         match self.words {
             Words::Stdout => writeln!(io::stdout().lock(), "{text}"),
@@ -42,20 +52,25 @@ impl Screen {
 
     /// A line that opens a section, behind an empty one.
     pub(crate) fn heading(&self, text: &str) -> io::Result<()> {
-        // Bold only where the stream is a terminal and the environment does not ask for none (NO_COLOR).
-        let styled = console::style(text).bold();
+        self.line(format_args!("\n{}", self.style(text).bold()))
+    }
+
+    /// Text that can be given a style, which shows only where the stream is a terminal and the environment does not ask for
+    /// none (NO_COLOR).
+    pub(crate) fn style<D>(&self, text: D) -> StyledObject<D> {
         match self.words {
-            Words::Stdout => self.line(format_args!("\n{styled}")),
-            Words::Stderr => self.line(format_args!("\n{}", styled.for_stderr())),
+            Words::Stdout => console::style(text),
+            Words::Stderr => console::style(text).for_stderr(),
         }
     }
 
     /// Columns to fill.
     pub(crate) fn width(&self) -> usize {
-        let columns = Term::stdout()
-            .size_checked()
-            .map(|(_, columns)| columns.into());
-        columns.unwrap_or(PLAIN_WIDTH).clamp(60, 140)
+        columns(&match self.words {
+            Words::Stdout => Term::stdout(),
+            Words::Stderr => Term::stderr(),
+        })
+        .clamp(WIDTHS.0, WIDTHS.1)
     }
 
     /// Shows that something is being done, until the guard goes.
@@ -64,11 +79,12 @@ impl Screen {
             self.line(format_args!("{what} ..."))?;
             return Ok(Busy(None));
         }
-        let style = style("{spinner} {msg}");
+        let style = style("{spinner:.cyan} {wide_msg}");
         let bar = ProgressBar::new_spinner()
             .with_style(style)
             .with_message(what)
             .with_finish(ProgressFinish::AndClear);
+        let bar = MOVING.add(bar);
         bar.enable_steady_tick(Duration::from_millis(100));
         Ok(Busy(Some(bar)))
     }
@@ -76,10 +92,14 @@ impl Screen {
     /// Shows how far `steps` steps are.
     pub(crate) fn progress(&self, steps: u32) -> Progress {
         let bar = moves().then(|| {
-            let style = style("{bar:32} {pos}/{len}  {msg}").progress_chars("━╸ ");
-            ProgressBar::new(steps.into())
-                .with_style(style)
-                .with_finish(ProgressFinish::AndClear)
+            let bar = ProgressBar::new(steps.into())
+                .with_style(bar_style(columns(&Term::stderr())))
+                .with_message("loss -")
+                .with_finish(ProgressFinish::AndClear);
+            let bar = MOVING.add(bar);
+            // Seen before the first step is done, and the time goes on where a step takes long.
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
         });
         Progress {
             screen: *self,
@@ -92,6 +112,24 @@ impl Screen {
 /// Whether there is a terminal on which a bar can move.
 fn moves() -> bool {
     io::stderr().is_terminal()
+}
+
+fn columns(term: &Term) -> usize {
+    let size = term.size_checked();
+    size.map_or(PLAIN_WIDTH, |(_, columns)| columns.into())
+}
+
+fn bar_style(columns: usize) -> ProgressStyle {
+    if columns < BAR_WIDTH {
+        return style("{pos}/{len}  {wide_msg}");
+    }
+    // What is left is drawn dim; without colours it would look like what is done.
+    let chars = if console::colors_enabled_stderr() {
+        "━╸━"
+    } else {
+        "━╸ "
+    };
+    style("{wide_bar:.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}").progress_chars(chars)
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -115,7 +153,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Step `number`, from 1, is done.
     pub(crate) fn step(&self, number: u32, loss: f64, tokens_per_second: f64) -> io::Result<()> {
-        let message = format!("loss {loss:.3}  {tokens_per_second:.0} tokens/s");
+        let message = format!("loss {loss:.3}  {} tokens/s", count(tokens_per_second));
         if let Some(bar) = &self.bar {
             bar.set_message(message);
             bar.set_position(number.into());
@@ -146,10 +184,53 @@ pub(crate) fn announce(text: impl Display) -> io::Result<()> {
     stdout.flush()
 }
 
-/// One line on stderr.
-pub(crate) fn complain(text: &str) {
+/// Stderr, between two pictures of what moves there.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        MOVING.suspend(|| io::stderr().lock().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+/// What went wrong, on stderr, with each cause on a line of its own.
+pub(crate) fn complain(error: &anyhow::Error) {
+    let label = console::style("error:").red().bold().for_stderr();
+    let lines = reasons(error).join("\n  caused by: ");
     // Where stderr is gone there is nobody left to tell.
-    let _ = writeln!(io::stderr().lock(), "{}", one_line(text));
+    let _ = writeln!(io::stderr().lock(), "{label} {lines}");
+}
+
+/// Says on stderr that the work was stopped.
+pub(crate) fn interrupted() {
+    let mut stderr = Term::stderr();
+    if stderr.is_term() {
+        // The terminal has written ^C where the cursor was.
+        let _ = stderr.clear_line();
+    }
+    let _ = writeln!(stderr, "interrupted");
+}
+
+/// The error and its causes, without those that say again what was said before them.
+fn reasons(error: &anyhow::Error) -> Vec<String> {
+    let mut said: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = one_line(&cause.to_string()).into_owned();
+        if !said.iter().any(|before| before.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said
+}
+
+/// A number of things, with its thousands apart.
+pub(crate) fn count(number: f64) -> HumanCount {
+    // Rounded, and 0 where it is none.
+    HumanCount(number.round() as u64)
 }
 
 /// Text from elsewhere as one line that cannot move the cursor or change colours.
@@ -174,8 +255,8 @@ pub(crate) fn log(filter: &str) -> Result<()> {
         .with_context(|| format!("--log (or TINKER_LOG) {filter} cannot be read"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(console::colors_enabled_stderr())
+        .with_writer(|| Log)
+        .with_ansi(false)
         .try_init()
         .map_err(|error| anyhow::anyhow!("{error}"))
         .context("the log cannot be started")
@@ -189,6 +270,20 @@ mod tests {
     fn text_from_elsewhere_cannot_steer_the_terminal() {
         assert_eq!(one_line("a\u{1b}[31mb\nc\u{9b}d"), "a [31mb c d");
         assert!(matches!(one_line("plain ü"), Cow::Borrowed("plain ü")));
+    }
+
+    #[test]
+    fn a_cause_is_said_once_and_cannot_steer_the_terminal() {
+        let error = anyhow::anyhow!("refused\u{1b}[2J")
+            .context("h: cannot connect")
+            .context("h: cannot connect")
+            .context("no session");
+        assert_eq!(
+            reasons(&error),
+            ["no session", "h: cannot connect", "refused [2J"]
+        );
+        let said = anyhow::anyhow!("refused").context("h: refused");
+        assert_eq!(reasons(&said), ["h: refused"]);
     }
 
     #[test]

@@ -10,15 +10,26 @@ use etcetera::base_strategy::{BaseStrategy, choose_native_strategy};
 pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf> {
     let dir = match given {
         Some(dir) => dir.to_path_buf(),
-        None => choose_native_strategy()
-            .context("this machine has no place for data; name one with --data-dir DIR")?
-            .data_dir()
-            .join("tinkers"),
+        None => default_data_dir()
+            .context("this machine has no place for data; name one with --data-dir DIR")?,
     };
     std::fs::create_dir_all(&dir)
         .with_context(|| format!("the data directory {} cannot be made", dir.display()))?;
     // What is shown is to be found from anywhere.
     std::path::absolute(&dir).with_context(|| format!("{} has no absolute path", dir.display()))
+}
+
+/// Help for an argument that names the directory, with the default of this machine.
+pub(crate) fn data_dir_help(what: &str) -> String {
+    match default_data_dir() {
+        Some(dir) => format!("{what} [default: {}]", dir.display()),
+        None => format!("{what}; needed on this machine, which has no place for data"),
+    }
+}
+
+fn default_data_dir() -> Option<PathBuf> {
+    let strategy = choose_native_strategy().ok()?;
+    Some(strategy.data_dir().join("tinkers"))
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use anyhow::{Context, Result};
 use tinkers_local::LocalConfig;
 
 use crate::args::{EngineName, ServeArgs};
+use crate::aside::aside;
 use crate::embedded::{self, Backend};
 use crate::output;
 use crate::paths;
 use crate::signals::Signals;
 
-/// Serves until a signal comes, then lets what is under way finish.
+/// Serves until a signal comes, then lets what is under way finish; a second signal ends it at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     let backend = match args.engine {
         EngineName::Scripted => Backend::Scripted {
@@ -32,10 +33,20 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     if let Some(key) = &args.api_key {
         config = config.with_api_key(key.expose());
     }
-    let server = embedded::start(SocketAddr::new(args.host.ip(), args.port), backend, config)?;
+    let address = SocketAddr::new(args.host.ip(), args.port);
+    let server = tokio::select! {
+        biased;
+        () = signals.next() => return Ok(()),
+        // A large model takes its time to load.
+        server = aside(move || embedded::start(address, backend, config)) => server??,
+    };
     output::announce(format_args!("listening on {}", server.url())).context("stdout is closed")?;
     signals.next().await;
     tracing::info!("ending");
-    server.shutdown();
+    tokio::select! {
+        biased;
+        () = signals.next() => {}
+        ended = aside(move || server.shutdown()) => ended?,
+    }
     Ok(())
 }

@@ -20,7 +20,8 @@ use self::report::Report;
 use self::server::Server;
 use self::tokens::Tokens;
 use crate::args::QuickstartArgs;
-use crate::output::{self, Screen, Words};
+use crate::layout::labelled;
+use crate::output::{self, Screen, Words, count};
 use crate::signals::{Interrupted, Signals};
 use crate::stopwatch::Stopwatch;
 
@@ -36,11 +37,15 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
         Words::Stdout
     });
     let material = Material::prepare(args, Tokens::open(args.tokenizer.as_deref())?)?;
-    let server = Server::open(args.target())?;
-    let service = tokio::select! {
+    let open = async {
+        let server = Server::open(args.target()).await?;
+        let service = server.connect().await?;
+        anyhow::Ok((server, service))
+    };
+    let (server, service) = tokio::select! {
         biased;
         () = signals.next() => return Err(Interrupted.into()),
-        service = server.connect() => service?,
+        opened = open => opened?,
     };
     let run = Run {
         args,
@@ -102,6 +107,9 @@ impl Run<'_> {
             .create()
             .await?;
         let held_out_loss_before = self.held_out_loss(&training).await?;
+        self.screen.line(format_args!(
+            "held-out  loss {held_out_loss_before:.3} nats per token before training"
+        ))?;
         let (loss, tokens_per_second) = self.train(&training).await?;
         let held_out_loss_after = self.held_out_loss(&training).await?;
         let _busy = self.screen.busy("saving and sampling again")?;
@@ -135,23 +143,32 @@ impl Run<'_> {
     }
 
     fn introduce(&self) -> Result<()> {
-        let (screen, args) = (&self.screen, self.args);
-        screen.line(format_args!("server    {}", self.server.describe()))?;
-        screen.line(format_args!(
-            "model     {}, LoRA of rank {}",
-            output::one_line(&args.model),
-            args.rank
-        ))?;
-        screen.line(format_args!(
-            "text      {}: {} tokens to train on, {} held out",
-            self.material.name,
-            self.material.training.len(),
-            self.material.held_out.len()
-        ))?;
-        screen.line(format_args!(
-            "training  {} steps of {} pieces of {} tokens",
-            args.steps, args.batch, args.seq_len
-        ))?;
+        let (args, material) = (self.args, &self.material);
+        let tokens = |tokens: &[u32]| count(tokens.len() as f64);
+        let rows = [
+            ("server", self.server.describe()),
+            (
+                "model",
+                format!("{}, LoRA of rank {}", args.model, args.rank),
+            ),
+            (
+                "text",
+                format!(
+                    "{}: {} tokens to train on, {} held out",
+                    material.name,
+                    tokens(&material.training),
+                    tokens(&material.held_out)
+                ),
+            ),
+            (
+                "training",
+                format!(
+                    "{} steps of {} pieces of {} tokens",
+                    args.steps, args.batch, args.seq_len
+                ),
+            ),
+        ];
+        self.screen.line(labelled(&rows, 0, self.screen.width()))?;
         Ok(())
     }
 

@@ -2,11 +2,12 @@
 
 use std::io;
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::plot;
-use crate::output::{Screen, one_line};
+use super::sample::Sample;
+use crate::layout::{flow, labelled, whole};
+use crate::output::{Screen, count};
 
 /// The result of a run. Losses are in nats per token.
 #[derive(Debug, Serialize)]
@@ -22,8 +23,8 @@ pub(crate) struct Report {
     pub(crate) loss: Vec<f64>,
     pub(crate) prompts: Vec<String>,
     /// What followed each prompt.
-    pub(crate) samples_before: Vec<String>,
-    pub(crate) samples_after: Vec<String>,
+    pub(crate) samples_before: Vec<Sample>,
+    pub(crate) samples_after: Vec<Sample>,
     /// To train on from.
     pub(crate) checkpoint: String,
     /// To sample from.
@@ -35,51 +36,50 @@ pub(crate) struct Report {
 impl Report {
     /// Draws it.
     pub(crate) fn show(&self, screen: &Screen) -> io::Result<()> {
+        let width = screen.width();
         screen.heading("Loss while training, in nats per token")?;
-        match plot::curve(&self.loss, screen.width()) {
+        match plot::curve(&self.loss, width) {
             Some(curve) => screen.line(curve)?,
             None => screen.line("  too little changed to draw")?,
         }
         screen.heading("The same prompts, before and after")?;
-        screen.line(self.samples(screen.width()))?;
+        let pairs = self.samples_before.iter().zip(&self.samples_after);
+        for (prompt, (before, after)) in self.prompts.iter().zip(pairs) {
+            screen.line(format_args!("  {}", screen.style(flow(prompt)).cyan()))?;
+            let rows = [("before", before.to_string()), ("after", after.to_string())];
+            screen.line(labelled(&rows, 4, width))?;
+        }
         screen.heading("Result")?;
-        screen.line(format_args!(
-            "  held-out loss  {:.3} before, {:.3} after, in nats per token: {}",
-            self.held_out_loss_before,
-            self.held_out_loss_after,
-            self.change()
-        ))?;
-        screen.line(format_args!(
-            "  time           {:.1} s in all; {:.0} tokens/s while training",
-            self.seconds, self.tokens_per_second
-        ))?;
-        screen.line(format_args!(
-            "  checkpoint     {} (to train on from)",
-            self.checkpoint
-        ))?;
-        screen.line(format_args!(
-            "                 {} (to sample from)",
-            self.sampler_checkpoint
-        ))?;
+        screen.line(labelled(&self.figures(), 2, width))?;
+        screen.heading("Checkpoints")?;
+        screen.line("  to train on from")?;
+        screen.line(whole(&self.checkpoint, width))?;
+        screen.line("  to sample from")?;
+        screen.line(whole(&self.sampler_checkpoint, width))?;
         if let Some(dir) = &self.data_dir {
-            screen.line(format_args!("  kept in        {dir}"))?;
+            screen.line("  kept in")?;
+            screen.line(whole(dir, width))?;
         }
         Ok(())
     }
 
-    fn samples(&self, width: usize) -> Table {
-        let mut table = Table::new();
-        table
-            .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            // A width that is set is a promise; the library would take any that the content asks for.
-            .set_width(u16::try_from(width).unwrap_or(u16::MAX))
-            .set_header(["prompt", "before", "after"]);
-        let pairs = self.samples_before.iter().zip(&self.samples_after);
-        for (prompt, (before, after)) in self.prompts.iter().zip(pairs) {
-            table.add_row([one_line(prompt), one_line(before), one_line(after)]);
-        }
-        table
+    fn figures(&self) -> [(&'static str, String); 2] {
+        let (before, after) = (self.held_out_loss_before, self.held_out_loss_after);
+        let change = self.change();
+        let speed = count(self.tokens_per_second);
+        [
+            (
+                "held-out loss",
+                format!("{before:.3} before, {after:.3} after, in nats per token: {change}"),
+            ),
+            (
+                "time",
+                format!(
+                    "{:.1} s in all; {speed} tokens/s while training",
+                    self.seconds
+                ),
+            ),
+        ]
     }
 
     fn change(&self) -> String {
@@ -106,8 +106,8 @@ mod tests {
             tokens_per_second: 1000.0,
             loss: vec![2.0, 1.5],
             prompts: vec!["Light".to_owned()],
-            samples_before: vec!["and\u{1b}[31m\n lo".to_owned()],
-            samples_after: vec![" refracted by the Prism".repeat(20)],
+            samples_before: vec![Sample::new("and\u{1b}[31m\n lo".to_owned(), true)],
+            samples_after: vec![Sample::new(" refracted".to_owned(), false)],
             checkpoint: "tinker://run/weights/quickstart".to_owned(),
             sampler_checkpoint: "tinker://run/sampler_weights/quickstart".to_owned(),
             data_dir: Some("dir".to_owned()),
@@ -129,20 +129,8 @@ mod tests {
             assert!(json[list].is_array(), "{list}");
         }
         assert!(json["loss"][0].is_f64());
-        assert!(json["samples_before"][0].is_string());
+        assert_eq!(json["samples_before"][0], "and\u{1b}[31m\n lo");
         assert_eq!(json["checkpoint"], "tinker://run/weights/quickstart");
-    }
-
-    #[test]
-    fn samples_stand_side_by_side_within_the_width_and_cannot_steer_the_terminal() {
-        let table = report().samples(80).to_string();
-        assert!(!table.contains('\u{1b}'), "{table:?}");
-        assert!(
-            table.lines().all(|line| line.chars().count() <= 80),
-            "{table}"
-        );
-        let row = table.lines().find(|line| line.contains("Light")).unwrap();
-        assert!(row.contains("and") && row.contains("refracted"), "{table}");
     }
 
     #[test]
@@ -152,7 +140,10 @@ mod tests {
             report.held_out_loss_after = after;
             report.change()
         };
-        assert_eq!(change(1.5), "25.0 % lower");
+        assert_eq!(
+            report().figures()[0].1,
+            "2.000 before, 1.500 after, in nats per token: 25.0 % lower"
+        );
         assert_eq!(change(3.0), "50.0 % higher");
         assert_eq!(change(2.0), "unchanged");
     }

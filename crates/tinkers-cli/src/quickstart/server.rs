@@ -8,6 +8,7 @@ use tinkers::prelude::ServiceClient;
 use tinkers_local::{BlockingServer, LocalConfig};
 
 use crate::args::{Key, Target};
+use crate::aside::aside;
 use crate::embedded::{self, Backend};
 use crate::output::one_line;
 use crate::paths;
@@ -36,7 +37,7 @@ pub(crate) enum Server {
 
 impl Server {
     /// Starts the embedded server where that is the target.
-    pub(crate) fn open(target: Target) -> Result<Self> {
+    pub(crate) async fn open(target: Target) -> Result<Self> {
         match target {
             Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
             Target::Embedded(given) => {
@@ -46,7 +47,8 @@ impl Server {
                     model_dir: None,
                     data_dir: data_dir.clone(),
                 };
-                let server = embedded::start(address, backend, LocalConfig::default())?;
+                let start = move || embedded::start(address, backend, LocalConfig::default());
+                let server = aside(start).await??;
                 Ok(Self::Embedded { server, data_dir })
             }
         }

@@ -1,0 +1,8 @@
+//! The program as its users have it: started, read from, asked to end.
+
+mod help;
+mod program;
+mod quickstart;
+mod refused;
+mod remote;
+mod serve;

@@ -1,0 +1,90 @@
+//! `tinkers serve`: listening, answering, ending, and what it does not start with.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+
+use crate::program::{Program, run};
+
+/// The answer to a plain GET, status line first.
+fn fetch(url: &str, path: &str) -> String {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[cfg(unix)]
+#[test]
+fn it_answers_where_it_says_and_ends_when_asked() {
+    let home = tempfile::tempdir().unwrap();
+    for (signal, engine) in [
+        ("TERM", "scripted"),
+        ("INT", "scripted"),
+        ("TERM", "candle"),
+    ] {
+        let mut server = Program::start(home.path(), &["serve", "--port", "0", "--engine", engine]);
+        let url = server.line("listening on ");
+        assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+        let health = fetch(&url, "/api/v1/healthz");
+        assert!(health.starts_with("HTTP/1.1 200"), "{health}");
+        let lost = fetch(&url, "/nowhere");
+        assert!(lost.starts_with("HTTP/1.1 404"), "{lost}");
+        // A connection that is open and says nothing keeps no server alive.
+        let _idle = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+        server.signal(signal);
+        let outcome = server.finish();
+        outcome.succeeded();
+        assert_eq!(outcome.stdout, format!("listening on {url}\n"));
+        assert!(!outcome.stderr.contains("error:"), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn beyond_this_machine_it_wants_a_key() {
+    let home = tempfile::tempdir().unwrap();
+    for host in ["0.0.0.0", "::"] {
+        run(home.path(), &["serve", "--port", "0", "--host", host])
+            .failed(2, &[host, "--api-key KEY", "Usage: tinkers serve"]);
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let arguments = ["serve", "--engine", "scripted", "--port", &port];
+    run(home.path(), &arguments).failed(1, &["error:", &format!("127.0.0.1:{port}")]);
+}
+
+#[test]
+fn a_directory_without_a_model_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let serve = |dir: &Path| {
+        let dir = dir.to_str().unwrap();
+        run(home.path(), &["serve", "--port", "0", "--model-dir", dir])
+    };
+    let nowhere = home.path().join("nowhere");
+    serve(&nowhere).failed(1, &["nowhere cannot be served", "config.json"]);
+
+    let broken = home.path().join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::write(broken.join("config.json"), "{\"model_type\": ").unwrap();
+    serve(&broken).failed(1, &["broken cannot be served", "config.json"]);
+
+    std::fs::write(broken.join("config.json"), "{\"model_type\": \"llama\"}").unwrap();
+    serve(&broken).failed(1, &["broken cannot be served", "vocab_size"]);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_one_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("occupied");
+    std::fs::write(&file, "").unwrap();
+    let arguments = ["serve", "--port", "0", "--data-dir", file.to_str().unwrap()];
+    run(home.path(), &arguments).failed(1, &["data directory", "occupied"]);
+}
