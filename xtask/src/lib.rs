@@ -2,6 +2,7 @@
 
 mod ci;
 mod interop;
+mod loom;
 mod machine;
 mod metadata;
 mod out;
@@ -32,6 +33,11 @@ const COMMANDS: &[Command] = &[
         name: "interop",
         about: "drive `tinkers serve` with two releases of the official Python SDK",
         run: interop::run,
+    },
+    Command {
+        name: "loom",
+        about: "run the models of every crate that has some, or of the crates that are named",
+        run: loom::run,
     },
     Command {
         name: "pretrain",

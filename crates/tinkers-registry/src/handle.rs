@@ -3,24 +3,28 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::table::{Slot, Table};
+use crate::node::Node;
+use crate::table::Table;
 
 /// A share in a value of the registry, which stays there at least as long as this.
-pub struct Handle<K: Ord, V> {
+///
+/// The last handle of a key removes its entry and then drops the value, before its own drop returns and on its own thread. No lock
+/// is held at that time, so the value may use the registry as it goes.
+pub struct Handle<K, V> {
+    // Fields go in this order: the value before the ticket, so that the last ticket finds no other share in it.
     pub(crate) value: Arc<V>,
     pub(crate) ticket: Ticket<K, V>,
 }
 
-impl<K: Ord, V> Handle<K, V> {
+impl<K, V> Handle<K, V> {
     /// The key that it is shared under.
     pub fn key(&self) -> &K {
         &self.ticket.node.key
     }
 }
 
-impl<K: Ord, V> Deref for Handle<K, V> {
+impl<K, V> Deref for Handle<K, V> {
     type Target = V;
 
     fn deref(&self) -> &V {
@@ -28,7 +32,7 @@ impl<K: Ord, V> Deref for Handle<K, V> {
     }
 }
 
-impl<K: Ord, V> Clone for Handle<K, V> {
+impl<K, V> Clone for Handle<K, V> {
     fn clone(&self) -> Self {
         Self {
             value: Arc::clone(&self.value),
@@ -37,55 +41,19 @@ impl<K: Ord, V> Clone for Handle<K, V> {
     }
 }
 
-impl<K: Ord, V: fmt::Debug> fmt::Debug for Handle<K, V> {
+impl<K, V: fmt::Debug> fmt::Debug for Handle<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Handle").field(&*self.value).finish()
     }
 }
 
-/// One entry: its key, how many tickets there are for it, its value once that is built.
-pub(crate) struct Node<K, V> {
-    pub(crate) key: K,
-    tickets: AtomicUsize,
-    pub(crate) value: Slot<V>,
-}
-
-impl<K, V> Node<K, V> {
-    pub(crate) const fn of_one(key: K) -> Self {
-        Self {
-            key,
-            tickets: AtomicUsize::new(1),
-            value: Slot::new(),
-        }
-    }
-
-    /// One ticket more. The caller holds one already, or the lock of a table that has this entry.
-    pub(crate) fn grow(&self) {
-        self.tickets.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One ticket less, unless it is the last.
-    fn shrink_unless_last(&self) -> bool {
-        self.tickets
-            .try_update(Ordering::Release, Ordering::Relaxed, |tickets| {
-                (tickets > 1).then(|| tickets - 1)
-            })
-            .is_ok()
-    }
-
-    /// One ticket less, under the table's lock; whether it was the last.
-    fn shrink(&self) -> bool {
-        self.tickets.fetch_sub(1, Ordering::AcqRel) == 1
-    }
-}
-
 /// One unit of an entry's count, also while its value is being built.
-pub(crate) struct Ticket<K: Ord, V> {
+pub(crate) struct Ticket<K, V> {
     pub(crate) node: Arc<Node<K, V>>,
     pub(crate) table: Arc<Table<K, V>>,
 }
 
-impl<K: Ord, V> Clone for Ticket<K, V> {
+impl<K, V> Clone for Ticket<K, V> {
     fn clone(&self) -> Self {
         self.node.grow();
         Self {
@@ -95,20 +63,14 @@ impl<K: Ord, V> Clone for Ticket<K, V> {
     }
 }
 
-impl<K: Ord, V> Drop for Ticket<K, V> {
+impl<K, V> Drop for Ticket<K, V> {
     fn drop(&mut self) {
-        if self.node.shrink_unless_last() {
+        if !self.node.shrink() {
             return;
         }
-        let removed = {
-            let mut live = self.table.lock();
-            // Another may have come in between; under the lock none can any more.
-            if !self.node.shrink() {
-                return;
-            }
-            live.remove_entry(&self.node.key)
-        };
-        // Key and value are foreign code: they go without the lock.
-        drop(removed);
+        self.table.remove(&self.node);
+        // Taken out of the node, since a slow reader may keep that alive in an old list; the value it cannot reach, for
+        // want of a ticket.
+        drop(self.node.slot.take());
     }
 }

@@ -1,120 +1,107 @@
-//! The table of live entries.
+//! The table of entries: a sorted list that is never changed, only replaced.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::borrow::Borrow;
+use std::sync::Arc;
 
-use crate::handle::{Handle, Node, Ticket};
+use crate::cell::Shared;
+use crate::collisions::Counters;
+use crate::node::Node;
+use crate::sync::{Mutex, lock};
 
-/// A registry of shared values by key. Clones are the same registry.
-pub struct Registry<K, V> {
-    table: Arc<Table<K, V>>,
-}
+/// Entries in the order of their keys.
+type Entries<K, V> = Box<[Arc<Node<K, V>>]>;
 
-impl<K: Ord + Clone, V> Registry<K, V> {
-    /// A registry without entries.
-    pub fn new() -> Self {
-        Self {
-            table: Arc::new(Table {
-                live: Mutex::new(BTreeMap::new()),
-            }),
-        }
-    }
-
-    /// The value of `key`, built by `build` if nobody holds one.
-    ///
-    /// `build` runs without the registry's lock; others who ask for the same key wait for it, others do not. Should it panic,
-    /// the next who asks builds it. It must not ask for its own key.
-    pub fn get_or_create(&self, key: K, build: impl FnOnce() -> V) -> Handle<K, V> {
-        let ticket = self.take(key);
-        let value = Arc::clone(ticket.node.value.get_or_init(|| Arc::new(build())));
-        Handle { value, ticket }
-    }
-
-    /// The value of `key`, if somebody holds it.
-    pub fn get(&self, key: &K) -> Option<Handle<K, V>> {
-        let node = {
-            let live = self.table.lock();
-            let node = live.get(key)?;
-            node.grow();
-            Arc::clone(node)
-        };
-        let ticket = Ticket {
-            node,
-            table: Arc::clone(&self.table),
-        };
-        let value = Arc::clone(ticket.node.value.get()?);
-        Some(Handle { value, ticket })
-    }
-
-    /// How many keys are in use.
-    pub fn len(&self) -> usize {
-        self.table.lock().len()
-    }
-
-    /// Whether no key is in use.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn take(&self, key: K) -> Ticket<K, V> {
-        // Made beforehand, so that a key's clone does not run under the lock; the one that is not used goes after it.
-        let fresh = Arc::new(Node::of_one(key.clone()));
-        let node = {
-            let mut live = self.table.lock();
-            match live.get(&key) {
-                Some(node) => {
-                    node.grow();
-                    Arc::clone(node)
-                }
-                None => {
-                    live.insert(key, Arc::clone(&fresh));
-                    fresh
-                }
-            }
-        };
-        Ticket {
-            node,
-            table: Arc::clone(&self.table),
-        }
-    }
-}
-
-impl<K: Ord + Clone, V> Default for Registry<K, V> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<K, V> Clone for Registry<K, V> {
-    fn clone(&self) -> Self {
-        Self {
-            table: Arc::clone(&self.table),
-        }
-    }
-}
-
-impl<K, V> fmt::Debug for Registry<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither keys nor values: either may be what must not reach a log.
-        f.debug_struct("Registry")
-            .field("live", &self.table.lock().len())
-            .finish()
-    }
-}
-
-/// The entries that somebody holds. An entry's count is above zero for as long as it is in here, since it is taken to and
-/// from zero under the lock alone.
+/// The entries of a registry, at most one for a key.
+///
+/// An entry in here may have lost its last holder, for as long as that one takes to remove it.
 pub(crate) struct Table<K, V> {
-    live: Mutex<BTreeMap<K, Arc<Node<K, V>>>>,
+    live: Shared<Entries<K, V>>,
+    /// Held by whoever replaces the list. It guards no data: readers do not take it.
+    writers: Mutex<()>,
+    pub(crate) counters: Counters,
 }
 
 impl<K, V> Table<K, V> {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Arc<Node<K, V>>>> {
-        // Nothing in here can be left half done: the only foreign code under the lock is the order of keys.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn empty() -> Self {
+        Self {
+            live: Shared::new(Box::default()),
+            writers: Mutex::new(()),
+            counters: Counters::default(),
+        }
+    }
+
+    /// How many entries somebody holds.
+    pub(crate) fn len(&self) -> usize {
+        self.live
+            .load()
+            .iter()
+            .filter(|node| node.is_held())
+            .count()
+    }
+
+    /// The entry of `key` with a ticket more, if somebody holds it. Takes no lock.
+    pub(crate) fn find<Q>(&self, key: &Q) -> Option<Arc<Node<K, V>>>
+    where
+        K: Borrow<Q>,
+        Q: Ord + ?Sized,
+    {
+        let entries = self.live.load();
+        let node = &entries[place(&entries, key).ok()?];
+        node.grow_unless_gone(&self.counters)
+            .then(|| Arc::clone(node))
+    }
+
+    /// The entry of the key of `fresh` with a ticket more, or else `fresh` itself, which comes with one.
+    pub(crate) fn find_or_insert(&self, fresh: Arc<Node<K, V>>) -> Arc<Node<K, V>>
+    where
+        K: Ord,
+    {
+        // The list that is replaced goes after the lock: with it may go a key, which is foreign code.
+        let _replaced = {
+            let _writer = lock(&self.writers);
+            let entries = self.live.load();
+            let mut next = Vec::with_capacity(entries.len() + 1);
+            match place(&entries, &fresh.key) {
+                Ok(at) => {
+                    let found = &entries[at];
+                    if found.grow_unless_gone(&self.counters) {
+                        return Arc::clone(found);
+                    }
+                    next.extend_from_slice(&entries);
+                    next[at] = Arc::clone(&fresh);
+                }
+                Err(at) => {
+                    next.extend_from_slice(&entries[..at]);
+                    next.push(Arc::clone(&fresh));
+                    next.extend_from_slice(&entries[at..]);
+                }
+            }
+            self.live.swap(Arc::new(next.into_boxed_slice()))
+        };
+        fresh
+    }
+
+    /// Takes out an entry that nobody holds any more, unless another has come in its place.
+    pub(crate) fn remove(&self, gone: &Arc<Node<K, V>>) {
+        let _replaced = {
+            let _writer = lock(&self.writers);
+            let entries = self.live.load();
+            // By address and not by key: it is this one that goes, and the order of keys is foreign code.
+            let Some(at) = entries.iter().position(|node| Arc::ptr_eq(node, gone)) else {
+                return;
+            };
+            let mut next = Vec::with_capacity(entries.len() - 1);
+            next.extend_from_slice(&entries[..at]);
+            next.extend_from_slice(&entries[at + 1..]);
+            self.live.swap(Arc::new(next.into_boxed_slice()))
+        };
     }
 }
 
-/// A value that is built once, by whoever comes first.
-pub(crate) type Slot<V> = OnceLock<Arc<V>>;
+fn place<K, V, Q>(entries: &[Arc<Node<K, V>>], key: &Q) -> Result<usize, usize>
+where
+    K: Borrow<Q>,
+    Q: Ord + ?Sized,
+{
+    entries.binary_search_by(|node| node.key.borrow().cmp(key))
+}

@@ -73,6 +73,87 @@ fn a_build_that_panics_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_build_that_fails_gives_its_error_and_the_next_builds() {
+    let registry: Registry<u8, u8> = Registry::new();
+    let failed = registry.try_get_or_create(1, || Err("no"));
+    assert_eq!(failed.err(), Some("no"));
+    assert!(registry.is_empty());
+    let built = registry.try_get_or_create(1, || Ok::<_, ()>(5));
+    assert_eq!(built.as_deref(), Ok(&5));
+    let held = registry.try_get_or_create(1, || Err("not asked"));
+    assert_eq!(held.as_deref(), Ok(&5));
+}
+
+#[test]
+fn those_who_wait_for_a_build_that_fails_build_in_their_turn_and_once() {
+    const WAITING: usize = 4;
+    let registry: Registry<u8, usize> = Registry::new();
+    let built = AtomicUsize::new(0);
+    let together = Barrier::new(WAITING);
+    let all_wait = || registry.collisions().waited == WAITING as u64;
+    std::thread::scope(|scope| {
+        let failed = registry.try_get_or_create(1, || {
+            for _ in 0..WAITING {
+                scope.spawn(|| {
+                    let build = || built.fetch_add(1, Ordering::Relaxed) + 1;
+                    let handle = registry.get_or_create(1, build);
+                    assert_eq!(*handle, 1);
+                    // Held until all have it, or the next would rightly build another.
+                    together.wait();
+                });
+            }
+            while !all_wait() {
+                std::thread::yield_now();
+            }
+            Err("no")
+        });
+        assert_eq!(failed.err(), Some("no"));
+    });
+    assert_eq!(built.load(Ordering::Relaxed), 1);
+    assert!(registry.is_empty());
+}
+
+#[test]
+fn while_a_value_is_built_other_keys_are_free() {
+    let registry: Registry<u8, u8> = Registry::new();
+    let outer = registry.get_or_create(1, || {
+        // On a thread of its own, which ends only if nothing that it needs is held here.
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let inner = registry.get_or_create(2, || 20);
+                assert_eq!(registry.len(), 2);
+                *inner
+            });
+            other.join().expect("no panic")
+        })
+    });
+    assert_eq!(*outer, 20);
+    assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn a_builder_that_asks_for_its_own_key_panics_and_does_not_wait_for_itself() {
+    let registry: Registry<u8, u8> = Registry::new();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        registry.get_or_create(1, || *registry.get_or_create(1, || 2))
+    }));
+    let panic = outcome.expect_err("it cannot have one");
+    let said = panic.downcast_ref::<&str>();
+    assert_eq!(said, Some(&"the builder of a key asked for the same key"));
+    assert!(registry.is_empty());
+    assert_eq!(*registry.get_or_create(1, || 5), 5);
+}
+
+#[test]
+fn a_key_is_found_by_what_it_borrows_as() {
+    let registry: Registry<String, u8> = Registry::new();
+    let held = registry.get_or_create("a".to_owned(), || 1);
+    assert_eq!(registry.get("a").as_deref(), Some(&1));
+    assert!(registry.get("b").is_none());
+    assert_eq!(held.key(), "a");
+}
+
+#[test]
 fn a_value_may_use_the_registry_while_it_is_built_and_dropped() {
     struct Nosy(Registry<u8, Self>, Arc<AtomicUsize>);
     impl Drop for Nosy {

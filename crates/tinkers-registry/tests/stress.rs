@@ -1,101 +1,104 @@
-//! Threads that take and give back the same few keys: one live value per key at any time, and nothing left at the end.
+//! 64 threads over 8 keys: one live value per key at any time, exact counts, and nothing left at the end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Barrier, Mutex};
+#[path = "support/churn.rs"]
+mod churn;
+#[path = "support/probe.rs"]
+mod probe;
+#[path = "support/subject.rs"]
+mod subject;
 
+use std::hash::{BuildHasher, RandomState};
+
+use churn::{Churn, Counts, Verdict};
+use probe::{Ledger, Probe};
+use subject::{CheckThenInsert, Subject};
 use tinkers_registry::Registry;
 
-const KEYS: usize = 3;
-const THREADS: usize = 8;
-const ROUNDS: usize = 4_000;
-
-struct Value {
-    id: u64,
-}
-
-static BUILT: AtomicU64 = AtomicU64::new(0);
-static DROPPED: AtomicU64 = AtomicU64::new(0);
-
-impl Drop for Value {
-    fn drop(&mut self) {
-        DROPPED.fetch_add(1, Ordering::Relaxed);
+/// A seed of its own for each run, or the one to repeat.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a seed that failed is given back through the environment"
+)]
+fn seed() -> u64 {
+    match std::env::var("TINKERS_STRESS_SEED") {
+        Ok(text) => text.parse().expect("TINKERS_STRESS_SEED is a number"),
+        Err(_) => RandomState::new().hash_one("registry"),
     }
 }
 
-/// What the holders of a key say they hold: the value's id, and how many they are.
-#[derive(Default)]
-struct Witness(Mutex<(u64, usize)>);
+#[expect(clippy::print_stdout, reason = "a seed is no use unless it is shown")]
+fn run<S: Subject>(steps: u64) -> Result<u64, Verdict> {
+    let seed = seed();
+    println!("TINKERS_STRESS_SEED={seed}");
+    let churn = Churn {
+        threads: 64,
+        keys: 8,
+        steps,
+        seed,
+    };
+    let counts = churn.run::<S>()?;
+    println!("{counts}");
+    Ok(counts.collisions)
+}
 
-impl Witness {
-    /// To be called after a handle was taken. Whether it is the value that the other holders have.
-    fn enter(&self, id: u64) -> bool {
-        let mut held = self.0.lock().expect("no panic");
-        let agrees = held.1 == 0 || held.0 == id;
-        *held = (id, held.1 + 1);
-        agrees
-    }
-
-    /// To be called before a handle is dropped.
-    fn leave(&self) {
-        self.0.lock().expect("no panic").1 -= 1;
+#[test]
+fn a_key_has_one_live_value_under_churn_and_nothing_is_left() {
+    match run::<Registry<usize, Probe>>(10_000) {
+        Ok(collisions) => assert!(collisions > 0),
+        Err(verdict) => panic!("{verdict}"),
     }
 }
 
 #[test]
-fn a_key_has_one_live_value_at_any_time() {
-    let registry: Registry<usize, Value> = Registry::new();
-    let witnesses: Vec<Witness> = (0..KEYS).map(|_| Witness::default()).collect();
-    let start = Barrier::new(THREADS);
-    let disagreements: usize = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..THREADS)
-            .map(|thread| {
-                let (registry, witnesses, start) = (&registry, &witnesses, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    let mut disagreements = 0;
-                    for round in 0..ROUNDS {
-                        let key = (round + thread) % KEYS;
-                        let handle = registry.get_or_create(key, || Value {
-                            id: BUILT.fetch_add(1, Ordering::Relaxed),
-                        });
-                        assert_eq!(*handle.key(), key);
-                        disagreements += usize::from(!witnesses[key].enter(handle.id));
-                        if round % 5 == 0 {
-                            let clone = handle.clone();
-                            assert_eq!(clone.id, handle.id);
-                            drop(clone);
-                        }
-                        if round % 7 == 0 {
-                            let again = registry.get(&key).expect("it is held");
-                            assert_eq!(again.id, handle.id);
-                        }
-                        if round % 3 == 0 {
-                            std::thread::yield_now();
-                        }
-                        witnesses[key].leave();
-                    }
-                    disagreements
-                })
-            })
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().expect("no panic"))
-            .sum()
-    });
-    assert_eq!(disagreements, 0);
-    assert!(registry.is_empty(), "{registry:?}");
-    let built = BUILT.load(Ordering::Relaxed);
-    assert_eq!(built, DROPPED.load(Ordering::Relaxed));
-    // Entries came and went many times, or nothing was tried.
-    assert!(built > KEYS as u64, "{built}");
+fn the_same_churn_finds_the_fault_of_check_then_insert() {
+    match run::<CheckThenInsert>(10_000) {
+        Err(Verdict::Faults { faults, .. }) => {
+            assert!(
+                faults[0].contains("two values of a key"),
+                "other faults: {faults:?}"
+            );
+        }
+        other => panic!("the fault was not found: {other:?}"),
+    }
 }
 
-/// The witness must be able to find a fault: two values of one key held at once.
+/// One thread, which meets nobody.
+fn alone(seed: u64) -> Counts {
+    let churn = Churn {
+        threads: 1,
+        keys: 3,
+        steps: 1_000,
+        seed,
+    };
+    match churn.run::<Registry<usize, Probe>>() {
+        Err(Verdict::Inconclusive {
+            seed: shown,
+            counts,
+        }) => {
+            assert_eq!(shown, seed);
+            counts
+        }
+        other => panic!("nobody was there to meet: {other:?}"),
+    }
+}
+
 #[test]
-fn the_witness_sees_two_values_of_one_key() {
-    let witness = Witness::default();
-    assert!(witness.enter(1));
-    assert!(witness.enter(1));
-    assert!(!witness.enter(2));
+fn threads_that_never_meet_prove_nothing_and_a_seed_replays_their_steps() {
+    assert!(alone(7).given > 0);
+    assert_eq!(alone(7), alone(7));
+    assert_ne!(alone(7), alone(8));
+}
+
+/// The ledger must be able to find each fault.
+#[test]
+fn the_ledger_sees_each_fault() {
+    let ledger = Ledger::new();
+    let (one, other) = (ledger.build(0), ledger.build(0));
+    ledger.enter(&one);
+    assert_eq!(ledger.seen().disagreements, 0);
+    ledger.enter(&other);
+    assert_eq!(ledger.seen().disagreements, 1);
+    drop(other);
+    assert_eq!(ledger.seen().dropped_under_holder, 1);
+    assert_eq!(ledger.seen().faults().len(), 4, "{:?}", ledger.seen());
 }
