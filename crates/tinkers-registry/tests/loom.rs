@@ -75,7 +75,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 
 /// Two threads ask for a key while its last holder goes.
 fn two_that_ask_and_one_that_goes<S: Subject>() -> Findings {
-    explore("two that ask and one that goes", || {
+    explore("two that ask and one that goes", 3, || {
         let scene = Scene::<S>::new();
         let last = scene.take();
         let visitors = [scene.visitor(), scene.visitor()];
@@ -100,7 +100,7 @@ fn the_same_model_finds_the_fault_of_check_then_insert() {
 
 /// Two threads ask for a key that nobody holds, and both keep what they get.
 fn two_that_ask<S: Subject>() -> Findings {
-    explore("two that ask", || {
+    explore("two that ask", 3, || {
         let scene = Scene::<S>::new();
         let other = {
             let scene = Arc::clone(&scene);
@@ -131,7 +131,7 @@ fn two_that_ask_build_once() {
 
 #[test]
 fn a_look_up_finds_a_value_that_stays_or_none() {
-    let findings = explore("look-up and last drop", || {
+    let findings = explore("look-up and last drop", 3, || {
         let scene = Scene::<Ours>::new();
         let last = scene.take();
         let other = {
@@ -152,7 +152,7 @@ fn a_look_up_finds_a_value_that_stays_or_none() {
 
 #[test]
 fn of_clones_that_go_together_one_is_the_last() {
-    let findings = explore("clones", || {
+    let findings = explore("clones", 3, || {
         let scene = Scene::<Ours>::new();
         let first = scene.take();
         let others = [(); 2].map(|()| {
@@ -169,7 +169,7 @@ fn of_clones_that_go_together_one_is_the_last() {
 
 #[test]
 fn a_new_value_is_not_taken_out_by_the_end_of_the_old_one() {
-    let findings = explore("one that comes and stays", || {
+    let findings = explore("one that comes and stays", 3, || {
         let scene = Scene::<Ours>::new();
         let old = scene.take();
         let stays = {
@@ -197,8 +197,9 @@ enum End {
     Panic,
 }
 
+/// Two forced switches: with three there are ten times as many interleavings.
 fn a_builder_that_fails(name: &'static str, end: End) -> Findings {
-    explore(name, move || {
+    explore(name, 2, move || {
         let scene = Scene::<Ours>::new();
         let failing = {
             let scene = Arc::clone(&scene);
@@ -242,7 +243,7 @@ fn a_builder_that_panics_frees_the_place_for_those_who_wait() {
 
 #[test]
 fn keys_side_by_side_do_not_lose_each_other() {
-    let findings = explore("two keys", || {
+    let findings = explore("two keys", 3, || {
         let scene = Scene::<Ours>::new();
         let other = {
             let scene = Arc::clone(&scene);

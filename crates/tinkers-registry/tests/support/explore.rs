@@ -11,7 +11,8 @@ pub(crate) struct Findings {
     pub(crate) faults: Vec<String>,
 }
 
-/// Runs `model` under every interleaving; it says what was wrong in each. `LOOM_MAX_PREEMPTIONS` bounds how many.
+/// Runs `model` under every interleaving with at most `bound` forced switches, or fewer where `LOOM_MAX_PREEMPTIONS` says
+/// so; the model says what was wrong in each.
 ///
 /// What loom itself refuses (a deadlock, a race on plain memory) is a panic, as ever. A model without a choice to make proves nothing and
 /// is a panic too.
@@ -21,13 +22,16 @@ pub(crate) struct Findings {
 )]
 pub(crate) fn explore(
     name: &str,
+    bound: usize,
     model: impl Fn() -> Vec<String> + Send + Sync + 'static,
 ) -> Findings {
     let faults = Arc::new(Mutex::new(BTreeSet::new()));
     let runs = Arc::new(AtomicU64::new(0));
     {
         let (faults, runs) = (Arc::clone(&faults), Arc::clone(&runs));
-        loom::model(move || {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(bound).min(bound));
+        builder.check(move || {
             let found = model();
             runs.fetch_add(1, Ordering::Relaxed);
             faults
