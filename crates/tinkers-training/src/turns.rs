@@ -123,8 +123,10 @@ impl Turns {
             operation,
             reply,
         });
-        if !state.sending {
-            state.sending = true;
+        let idle = !std::mem::replace(&mut state.sending, true);
+        drop(state);
+        // Without the lock: on a runtime that has ended the task is dropped inside `spawn`, and its guard takes the lock.
+        if idle {
             let sender = Sender {
                 turns: Arc::clone(self),
                 finished: false,

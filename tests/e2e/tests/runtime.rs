@@ -168,3 +168,27 @@ fn work_on_a_runtime_that_ended_fails_and_does_not_hang() {
     );
     served.stop();
 }
+
+#[test]
+fn a_call_of_an_idle_client_on_a_runtime_that_ended_fails_and_does_not_hang() {
+    let served = Served::start(LocalConfig::default());
+    let given = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let connecting = ServiceClient::builder()
+        .base_url(&served.url)
+        .runtime(given.handle().clone());
+    let service = tinkers::block_on(connecting.connect()).unwrap();
+    let training = tinkers::block_on(service.lora_training(SCRIPTED).rank(4).create()).unwrap();
+    given.shutdown_background();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let step = training.optim_step(AdamParams::new(1e-3));
+        let _ = sender.send(tinkers::block_on(step).map_err(|error| error.kind()));
+    });
+    let ended = receiver.recv_timeout(PATIENCE).expect("the call returns");
+    assert_eq!(ended.unwrap_err(), ErrorKind::Aborted);
+    served.stop();
+}
