@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use tinkers_core::{BoxFuture, Call, Cost, Error, ErrorKind, Result, RouteClass, Sent};
@@ -156,8 +157,13 @@ impl fmt::Debug for Sample {
     }
 }
 
-/// Submits and waits. A result that the server lost is sampled anew, under a new number; the progress deadline of the
-/// operation bounds how often.
+/// How often a sample that the server lost is sampled anew. Each time is work that somebody pays for.
+const MOST_LOST: u32 = 10;
+/// Before the first of these; it doubles up to [`LONGEST_PAUSE`]. The pauses of the official SDK.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Submits and waits. A result that the server lost is sampled anew, under a new number, after a pause, ten times at most.
 pub(crate) async fn run(
     client: Arc<Inner>,
     mut request: SampleRequest,
@@ -166,6 +172,7 @@ pub(crate) async fn run(
     request.validate()?;
     request.sampling_session_id = Some(client.sampler_id.clone());
     let bytes = request.prompt.sampling_bytes();
+    let mut lost = 0;
     loop {
         client.session.check_open()?;
         request.seq_id = Some(client.next_seq());
@@ -191,8 +198,15 @@ pub(crate) async fn run(
         .await;
         drop(accepted.flight);
         match retrieved {
-            Err(error) if error.kind() == ErrorKind::ResultLost => {
+            Err(error) if error.kind() == ErrorKind::ResultLost && lost < MOST_LOST => {
                 tracing::debug!(error = %error, "the server lost a sample; sampling it anew");
+                let caller = client.session.caller();
+                let pause = FIRST_PAUSE.saturating_mul(1 << lost).min(LONGEST_PAUSE);
+                lost += 1;
+                caller
+                    .time
+                    .sleep_until(caller.time.now().after(pause))
+                    .await;
             }
             Err(error) => return Err(error),
             Ok(response) => return checked(&request, response, promise.sample_sequence_ids),

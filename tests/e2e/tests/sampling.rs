@@ -132,3 +132,20 @@ async fn a_dropped_stream_gives_up_what_is_under_way() {
     clock.sleep(Duration::from_secs(3600)).await;
     assert_eq!(world.parts.journal.of(routes::ASAMPLE).len(), asked);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_loses_every_sample_is_asked_a_few_times_with_pauses() {
+    let world = InMemory::start().await;
+    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
+    world
+        .parts
+        .faults
+        .add(Rule::on(routes::RETRIEVE_FUTURE).times(2000), Fault::gone());
+    let began = world.server.time().now();
+    let lost = sampler.sample(vec![1]).max_tokens(1).await.unwrap_err();
+    let took = world.server.time().now().since(began);
+    assert_eq!(lost.kind(), ErrorKind::ResultLost);
+    assert_eq!(world.parts.journal.of(routes::ASAMPLE).len(), 11);
+    // 0.5, 1, 2, 4 and 8 s, and then 10 s each.
+    assert!(took >= Duration::from_millis(65_500), "{took:?}");
+}
