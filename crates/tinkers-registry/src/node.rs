@@ -58,9 +58,4 @@ impl<K, V> Node<K, V> {
         // which is to drop the value.
         self.tickets.fetch_sub(1, Ordering::AcqRel) == 1
     }
-
-    /// Whether anybody holds it at this moment.
-    pub(crate) fn is_held(&self) -> bool {
-        self.tickets.load(Ordering::Relaxed) > 0
-    }
 }

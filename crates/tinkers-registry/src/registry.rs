@@ -25,7 +25,8 @@ impl<K, V> Registry<K, V> {
         }
     }
 
-    /// How many keys are in use, those included whose value is being built.
+    /// How many keys are in use, those included whose value is being built. A key counts until the drop of its last handle
+    /// has taken its entry out, so this is also how many entries take up memory.
     pub fn len(&self) -> usize {
         self.table.len()
     }
