@@ -27,7 +27,7 @@ impl Protocol {
     pub(super) fn checkpoint(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {
         let canonical = canonical(path);
         self.checkpoints.get(&canonical).ok_or_else(|| {
-            let reason = match self.reserved.contains(&canonical) {
+            let reason = match self.saving.contains_key(&canonical) {
                 true => format!("{path} is still being saved; wait for the result of its save"),
                 false => format!("path: no checkpoint {path} on this server"),
             };
@@ -69,27 +69,70 @@ impl Protocol {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
         };
         let path = self.checkpoint(&path)?.path.clone();
+        if self.saving.contains_key(&path) {
+            let reason =
+                format!("{path} is being saved; delete it when its save has ended, or not at all");
+            return Err(Refusal::conflict(reason));
+        }
+        self.delete(path, Some(exchange));
+        Ok(None)
+    }
+
+    fn delete(&mut self, path: TinkerPath, exchange: Option<ExchangeId>) {
         let Some(record) = self.checkpoints.remove(&path) else {
-            return Err(Refusal::not_found(format!(
-                "path: no checkpoint {path} on this server"
-            )));
+            return;
         };
+        self.deleting.insert(path.clone());
         let id = self.ids.next_job();
         self.jobs
             .insert(id, Role::Delete(exchange, Box::new(record)));
         let work = Work::DeleteCheckpoint { path };
         self.out.push(Effect::Start(Job { id, work }));
-        Ok(None)
+    }
+
+    /// A save of `path` was accepted: until it has ended, nothing deletes what is there.
+    ///
+    /// # Errors
+    /// When what is there is being deleted: which of the two came last could not be told afterwards.
+    pub(super) fn begin_save(&mut self, path: &TinkerPath) -> Result<(), Refusal> {
+        if self.deleting.contains(path) {
+            let reason = format!("{path} is being deleted; save again when it is gone");
+            return Err(Refusal::conflict(reason));
+        }
+        *self.saving.entry(path.clone()).or_default() += 1;
+        Ok(())
+    }
+
+    /// A save of `path` has ended, well or badly.
+    pub(super) fn end_save(&mut self, at: Stamp, path: &TinkerPath) {
+        if let Some(saves) = self.saving.get_mut(path) {
+            *saves -= 1;
+            if *saves == 0 {
+                self.saving.remove(path);
+            }
+        }
+        // Its time may have come meanwhile.
+        let due = self.checkpoints.get(path).and_then(|old| due(at, old));
+        if let Some(due) = due {
+            self.agenda.add(due, Alarm::Checkpoint(path.clone()));
+        }
     }
 
     /// The engine has deleted a checkpoint, or could not.
     pub(super) fn deleted(
         &mut self,
         at: Stamp,
-        exchange: ExchangeId,
+        exchange: Option<ExchangeId>,
         record: CheckpointRecord,
         result: Result<Product, EngineError>,
     ) {
+        self.deleting.remove(&record.path);
+        let Some(exchange) = exchange else {
+            if let Err(error) = result {
+                tracing::warn!(path = %record.path, %error, "a checkpoint could not be deleted at its time");
+            }
+            return;
+        };
         let answer = match result {
             Ok(_) => Answer::empty(StatusCode::NO_CONTENT),
             Err(error) => {
@@ -109,10 +152,9 @@ impl Protocol {
         // It may have been replaced by one that stays longer, or the date may have been set back.
         match due(at, record) {
             Some(due) if due > at.now => self.agenda.add(due, Alarm::Checkpoint(path.clone())),
-            Some(_) => {
-                self.checkpoints.remove(path);
-                self.housekeeping(Work::DeleteCheckpoint { path: path.clone() });
-            }
+            // One that is being replaced is looked at again when its save has ended.
+            Some(_) if self.saving.contains_key(path) => {}
+            Some(_) => self.delete(path.clone(), None),
             None => {}
         }
     }

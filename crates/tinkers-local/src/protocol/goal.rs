@@ -79,8 +79,8 @@ impl Protocol {
             (Goal::Save(mut record), Product::Saved(size_bytes)) => {
                 record.size_bytes = size_bytes;
                 let path = record.path.clone();
-                self.reserved.remove(&path);
                 self.keep_checkpoint(at, *record);
+                self.end_save(at, &path);
                 match path.kind() {
                     tinkers_wire::CheckpointKind::Sampler => Payload::json(&SavedSamplerWeights {
                         path: Some(path),
@@ -110,9 +110,7 @@ impl Protocol {
     fn fail(&mut self, at: Stamp, goal: &Goal, model: &str, error: &EngineError) {
         match goal {
             Goal::CreateModel | Goal::CreateFrom(_) => self.creation_failed(at, model, error),
-            Goal::Save(record) => {
-                self.reserved.remove(&record.path);
-            }
+            Goal::Save(record) => self.end_save(at, &record.path),
             Goal::LoadInto(_) | Goal::Unload | Goal::Compute | Goal::Snapshot(..) => {}
         }
     }

@@ -68,8 +68,8 @@ pub enum Effect {
 #[derive(Debug)]
 enum Role {
     Operation(OperationId),
-    /// The deletion of a checkpoint, answered when it is done.
-    Delete(ExchangeId, Box<CheckpointRecord>),
+    /// The deletion of a checkpoint, for the exchange that asked for it or since its time was up.
+    Delete(Option<ExchangeId>, Box<CheckpointRecord>),
     /// Something that nobody waits for.
     Housekeeping,
 }
@@ -87,8 +87,10 @@ pub struct Protocol {
     polls: BTreeMap<ExchangeId, Poll>,
     jobs: BTreeMap<JobId, Role>,
     checkpoints: BTreeMap<TinkerPath, CheckpointRecord>,
-    /// Names of saves that are under way.
-    reserved: BTreeSet<TinkerPath>,
+    /// How many saves of a path have been accepted and have not ended.
+    saving: BTreeMap<TinkerPath, usize>,
+    /// Paths that the engine is deleting.
+    deleting: BTreeSet<TinkerPath>,
     agenda: Agenda,
     draining: bool,
     out: Vec<Effect>,
@@ -114,7 +116,8 @@ impl Protocol {
             polls: BTreeMap::new(),
             jobs: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
-            reserved: BTreeSet::new(),
+            saving: BTreeMap::new(),
+            deleting: BTreeSet::new(),
             agenda: Agenda::default(),
             draining: false,
             out: Vec::new(),

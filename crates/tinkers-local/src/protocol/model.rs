@@ -236,16 +236,17 @@ impl Protocol {
         let given_up = model.lane.clear();
         let running = model.lane.running();
         model.unload = running.is_some();
-        let job = running.and_then(|operation| match self.operations.get(&operation) {
+        match running.and_then(|operation| self.operations.get(&operation)) {
+            // Its client asked for it and may have left because it did: what is being written is written to its end.
+            Some(Operation {
+                goal: Goal::Save(_),
+                ..
+            }) => {}
             Some(Operation {
                 state: State::Running(job),
                 ..
-            }) => Some(*job),
-            _ => None,
-        });
-        match job {
-            Some(job) => self.out.push(Effect::Cancel(job)),
-            None => self.housekeeping(Work::UnloadModel {
+            }) => self.out.push(Effect::Cancel(*job)),
+            _ => self.housekeeping(Work::UnloadModel {
                 model: id.to_owned(),
             }),
         }

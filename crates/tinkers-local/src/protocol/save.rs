@@ -87,7 +87,7 @@ impl Protocol {
 
     fn save(&mut self, at: Stamp, save: Named<'_>, digest: Digest) -> Result<Answer, Refusal> {
         let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
-        let taken = self.checkpoints.contains_key(&path) || self.reserved.contains(&path);
+        let taken = self.checkpoints.contains_key(&path) || self.saving.contains_key(&path);
         if taken && save.overwrite == Overwrite::Refuse {
             let reason = format!(
                 "{path} exists; save under another name, or training weights with overwrite"
@@ -108,7 +108,7 @@ impl Protocol {
             user_metadata: save.user_metadata,
             run_metadata: model.user_metadata.clone(),
         };
-        self.reserved.insert(path);
+        self.begin_save(&path)?;
         let work = Work::Save {
             model: save.model.to_owned(),
             record: record.clone(),

@@ -288,14 +288,35 @@ impl Engine for HeldEngine {
 
 /// A server whose jobs go on only when told to.
 pub(crate) fn held_world() -> (World, Arc<HeldEngine>) {
+    held_world_with(LocalConfig::default())
+}
+
+pub(crate) fn held_world_with(config: LocalConfig) -> (World, Arc<HeldEngine>) {
     let held = Arc::new(HeldEngine::default());
     let engine = Arc::clone(&held.inner);
-    let world = build(
-        LocalConfig::default(),
-        Arc::<HeldEngine>::clone(&held),
-        engine,
-    );
+    let world = build(config, Arc::<HeldEngine>::clone(&held), engine);
     (world, held)
+}
+
+/// A session without an end and a model in it that has been made.
+pub(crate) async fn held_model(world: &World, held: &HeldEngine) -> (String, String) {
+    let session = world.session().await;
+    let create = world
+        .post("create_model", create_model(&session, 0))
+        .await
+        .id();
+    assert_eq!(held.go(), "create");
+    world.result(&create).await;
+    let model = format!("{session}:train:0");
+    (session, model)
+}
+
+/// What `world` lists as checkpoints.
+pub(crate) async fn checkpoints(world: &World) -> Vec<String> {
+    let list = world.get("checkpoints").await.ok();
+    let all = list["checkpoints"].as_array().expect("a list").iter();
+    all.map(|one| one["checkpoint_id"].as_str().expect("an id").to_owned())
+        .collect()
 }
 
 /// Whether `work` is still waiting.
