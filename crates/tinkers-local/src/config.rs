@@ -17,6 +17,8 @@ pub struct LocalConfig {
     pub keep_results: Duration,
     /// How long a result is kept after it was first fetched.
     pub keep_fetched: Duration,
+    /// How many bytes of results are kept in all. Above that, those that were fetched go first, then the oldest.
+    pub max_result_bytes: usize,
     /// Results above so many bytes are announced before they are sent, to clients that ask for that.
     pub large_result: usize,
     /// The longest body after decompression, in bytes.
@@ -33,7 +35,7 @@ pub struct LocalConfig {
 }
 
 impl Default for LocalConfig {
-    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, large from 1 MiB, bodies up to 64 MiB.
+    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, 512 MiB of them, large from 1 MiB, bodies up to 64 MiB.
     fn default() -> Self {
         Self {
             api_key: None,
@@ -41,6 +43,7 @@ impl Default for LocalConfig {
             long_poll: Duration::from_secs(30),
             keep_results: Duration::from_secs(3600),
             keep_fetched: Duration::from_secs(300),
+            max_result_bytes: 512 << 20,
             large_result: 1 << 20,
             max_body: 64 << 20,
             chunk_len: 1024,

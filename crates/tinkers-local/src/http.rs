@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::protocol::{Form, Payload};
 
@@ -58,7 +59,25 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 enum Content {
     Bytes(Bytes),
-    Result(Arc<Payload>, Form),
+    Result(Arc<Payload>, Form, Option<Announcement>),
+}
+
+/// Says of a result above a size that it is there, instead of sending it.
+#[derive(Debug, Clone)]
+pub(crate) struct Announcement {
+    pub(crate) request_id: String,
+    /// In bytes.
+    pub(crate) above: usize,
+}
+
+impl Announcement {
+    pub(crate) fn body(&self, size: usize) -> Value {
+        json!({
+            "status": "complete_metadata",
+            "request_id": self.request_id,
+            "response_payload_size": size,
+        })
+    }
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -84,13 +103,21 @@ impl Answer {
         Self::of(status, None, Content::Bytes(Bytes::new()))
     }
 
-    /// 200 with a result in one of its forms.
-    pub(crate) fn result(payload: Arc<Payload>, form: Form) -> Self {
+    /// 200 with a result in one of its forms, or with what is said of it when it turns out to be too large.
+    pub(crate) fn result(
+        payload: Arc<Payload>,
+        form: Form,
+        announcement: Option<Announcement>,
+    ) -> Self {
         let kind = match form {
             Form::Json => JSON,
             Form::Protobuf => PROTOBUF,
         };
-        Self::of(StatusCode::OK, Some(kind), Content::Result(payload, form))
+        Self::of(
+            StatusCode::OK,
+            Some(kind),
+            Content::Result(payload, form, announcement),
+        )
     }
 
     fn of(status: StatusCode, kind: Option<HeaderValue>, content: Content) -> Self {
@@ -121,7 +148,15 @@ impl Answer {
     pub fn into_response(self) -> Response {
         let body = match self.content {
             Content::Bytes(bytes) => bytes,
-            Content::Result(payload, form) => payload.encode(form),
+            Content::Result(payload, form, announcement) => {
+                let body = payload.encode(form);
+                match announcement {
+                    Some(announcement) if body.len() > announcement.above => {
+                        tinkers_wire::to_json(&announcement.body(body.len()))
+                    }
+                    _ => body,
+                }
+            }
         };
         Response {
             status: self.status,

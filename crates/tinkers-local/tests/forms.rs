@@ -149,3 +149,56 @@ async fn a_large_result_is_announced_to_those_who_ask_for_that() {
         assert!(whole.len() > 10_000);
     }
 }
+
+#[tokio::test]
+async fn results_are_kept_within_a_budget_and_those_that_were_fetched_go_first() {
+    let (mut config, mut script) = (LocalConfig::default(), Script::default());
+    // Room for three passes and not for four, in the one form that is kept.
+    config.max_result_bytes = 350_000;
+    script.padding_bytes = 100_000;
+    let world = world_with(config, script);
+    let model = world.model().await;
+    let mut ids = Vec::new();
+    for seq_id in 1..=3 {
+        let pass = world.post("forward_backward", backward(&model, seq_id));
+        ids.push(pass.await.id());
+    }
+    // In both forms, which must not count twice.
+    for headers in [&[][..], &PROTOBUF[..]] {
+        assert_eq!(poll(&world, &ids[1], false, headers).await.status, 200);
+    }
+    let repeated = world.post("forward_backward", backward(&model, 2)).await;
+    assert_eq!(repeated.id(), ids[1]);
+    for seq_id in 4..=5 {
+        let pass = world.post("forward_backward", backward(&model, seq_id));
+        ids.push(pass.await.id());
+    }
+    let mut statuses = Vec::new();
+    for id in &ids {
+        statuses.push(poll(&world, id, false, &PROTOBUF).await.status);
+    }
+    assert_eq!(statuses, [410, 410, 200, 200, 200]);
+    // What is no longer known by its number is not run again either.
+    let repeated = world.post("forward_backward", backward(&model, 2)).await;
+    assert_eq!(repeated.status, 409, "{}", repeated.reason());
+    assert_eq!(world.engine.counts().backwards, 5);
+}
+
+#[tokio::test]
+async fn a_result_that_is_only_announced_does_not_count_as_fetched() {
+    let (mut config, mut script) = (LocalConfig::default(), Script::default());
+    config.large_result = 10_000;
+    script.padding_bytes = 10_000;
+    let short = config.keep_fetched;
+    let world = world_with(config, script);
+    let model = world.model().await;
+    let pass = world.post("forward_backward", backward(&model, 1));
+    let id = pass.await.id();
+    for headers in [&[][..], &PROTOBUF[..]] {
+        let announced = poll(&world, &id, true, headers).await;
+        assert_eq!(announced.body["status"], "complete_metadata");
+        world.clock.advance(short);
+        support::settle().await;
+    }
+    assert_eq!(poll(&world, &id, false, &[]).await.status, 200);
+}

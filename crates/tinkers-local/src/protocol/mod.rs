@@ -8,6 +8,7 @@ mod check;
 mod checkpoint;
 mod goal;
 mod ids;
+mod kept;
 mod lane;
 mod listing;
 mod load;
@@ -35,6 +36,7 @@ pub(crate) use stamp::http_date;
 use self::agenda::{Agenda, Alarm};
 use self::goal::Goal;
 use self::ids::Ids;
+use self::kept::Kept;
 use self::model::Model;
 use self::operation::{Operation, Origin, Poll};
 use self::sampler::Sampler;
@@ -84,6 +86,7 @@ pub struct Protocol {
     models: BTreeMap<String, Model>,
     samplers: BTreeMap<String, Sampler>,
     operations: BTreeMap<OperationId, Operation>,
+    kept: Kept,
     polls: BTreeMap<ExchangeId, Poll>,
     jobs: BTreeMap<JobId, Role>,
     checkpoints: BTreeMap<TinkerPath, CheckpointRecord>,
@@ -113,6 +116,7 @@ impl Protocol {
             models: BTreeMap::new(),
             samplers: BTreeMap::new(),
             operations: BTreeMap::new(),
+            kept: Kept::default(),
             polls: BTreeMap::new(),
             jobs: BTreeMap::new(),
             checkpoints: BTreeMap::new(),

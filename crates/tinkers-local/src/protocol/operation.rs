@@ -11,7 +11,7 @@ use super::agenda::Alarm;
 use super::lane::Place;
 use super::{ExchangeId, Goal, OperationId, Protocol, Stamp};
 use crate::engine::{EngineError, JobId, Work};
-use crate::http::Answer;
+use crate::http::{Announcement, Answer};
 use crate::protocol::{Form, Payload};
 use crate::read::Refusal;
 
@@ -52,6 +52,9 @@ pub(super) struct Poll {
     metadata_only: bool,
     until: Moment,
 }
+
+/// The JSON of a result is less than so many times as long as its protobuf.
+const JSON_GROWTH: usize = 8;
 
 impl Protocol {
     /// A new operation that waits for its turn.
@@ -130,6 +133,7 @@ impl Protocol {
         let State::Ended(result) = &operation.state else {
             return self.try_again(id);
         };
+        let mut fetched = true;
         let answer = match result {
             Err(error) => Answer::ok(&json!({
                 "error": error.message,
@@ -137,17 +141,28 @@ impl Protocol {
             })),
             Ok(payload) => {
                 let form = payload.form(form);
-                let size = payload.encode(form).len();
-                if metadata_only && size > self.config.large_result {
-                    return Answer::ok(&json!({
-                        "status": "complete_metadata",
-                        "request_id": self.ids.request_id(id),
-                        "response_payload_size": size,
-                    }));
+                let announcement = metadata_only.then(|| Announcement {
+                    request_id: self.ids.request_id(id),
+                    above: self.config.large_result,
+                });
+                match (announcement, payload.known_size(form)) {
+                    (Some(announcement), Some(size)) if size > announcement.above => {
+                        return Answer::ok(&announcement.body(size));
+                    }
+                    // Its JSON is made without the lock, and its size is known only then. What may turn out to be
+                    // announced does not count as fetched.
+                    (Some(announcement), None) => {
+                        fetched = payload.kept_bytes() < announcement.above / JSON_GROWTH;
+                        Answer::result(Arc::clone(payload), form, Some(announcement))
+                    }
+                    _ => Answer::result(Arc::clone(payload), form, None),
                 }
-                Answer::result(Arc::clone(payload), form)
             }
         };
+        if !fetched {
+            return answer;
+        }
+        self.kept.fetched(id);
         let until = at.now.after(self.config.keep_fetched);
         if operation.until.is_none_or(|planned| planned > until) {
             operation.until = Some(until);
@@ -187,7 +202,12 @@ impl Protocol {
         let Some(operation) = self.operations.get_mut(&id) else {
             return;
         };
+        let bytes = match &result {
+            Ok(payload) => payload.kept_bytes(),
+            Err(error) => error.message.len(),
+        };
         operation.state = State::Ended(result.map(Arc::new));
+        self.kept.add(id, bytes);
         let until = at.now.after(self.config.keep_results);
         operation.until = Some(until);
         let waiters = std::mem::take(&mut operation.waiters);
@@ -199,6 +219,9 @@ impl Protocol {
             self.agenda.remove(poll.until, Alarm::Poll(exchange));
             let answer = self.deliver(at, id, poll.form, poll.metadata_only);
             self.respond(exchange, answer);
+        }
+        while let Some(id) = self.kept.excess(self.config.max_result_bytes) {
+            self.forget(id);
         }
     }
 
@@ -228,6 +251,12 @@ impl Protocol {
         if operation.until.is_none_or(|until| until > at.now) {
             return;
         }
+        self.forget(id);
+    }
+
+    /// The result is no longer kept, and its number no longer stands for it.
+    fn forget(&mut self, id: OperationId) {
+        self.kept.remove(id);
         let Some(operation) = self.operations.remove(&id) else {
             return;
         };

@@ -1,10 +1,11 @@
 //! Results, in the form that the poll asks for.
 
-use std::sync::OnceLock;
-
 use bytes::Bytes;
 use serde::Serialize;
-use tinkers_wire::{ForwardBackwardOutput, SampleResponse};
+use serde_json::json;
+use tinkers_wire::{
+    DecodeError, FailureCategory, ForwardBackwardOutput, OperationResult, SampleResponse,
+};
 
 use crate::engine::{EngineError, Outcome};
 
@@ -27,64 +28,70 @@ impl Form {
     }
 }
 
-/// The result of an operation, encoded at most once in each form.
+/// The result of an operation, kept in its shortest form alone.
 #[derive(Debug)]
 pub struct Payload {
-    content: Content,
-    json: OnceLock<Bytes>,
-    protobuf: OnceLock<Bytes>,
+    kind: Kind,
+    bytes: Bytes,
 }
 
-#[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "always behind the Arc of its payload"
-)]
-enum Content {
-    Json(Bytes),
-    Pass(ForwardBackwardOutput),
-    Sample(SampleResponse),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    /// A pass, in protobuf.
+    Pass,
+    /// A sample, in protobuf.
+    Sample,
 }
 
 impl Payload {
     pub(crate) fn json<T: Serialize>(body: &T) -> Self {
-        Self::of(Content::Json(tinkers_wire::to_json(body)))
-    }
-
-    fn of(content: Content) -> Self {
         Self {
-            content,
-            json: OnceLock::new(),
-            protobuf: OnceLock::new(),
+            kind: Kind::Json,
+            bytes: tinkers_wire::to_json(body),
         }
     }
 
     /// The form that a poll for `wanted` gets: not every result has both.
     pub(crate) fn form(&self, wanted: Form) -> Form {
-        match self.content {
-            Content::Json(_) => Form::Json,
-            _ => wanted,
+        match self.kind {
+            Kind::Json => Form::Json,
+            Kind::Pass | Kind::Sample => wanted,
         }
     }
 
-    /// The body in `form`. Cheap after the first time.
-    pub fn encode(&self, form: Form) -> Bytes {
-        match (&self.content, form) {
-            (Content::Json(bytes), _) => bytes.clone(),
-            (Content::Pass(output), Form::Json) => {
-                self.json.get_or_init(|| output.to_json()).clone()
-            }
-            (Content::Pass(output), Form::Protobuf) => {
-                self.protobuf.get_or_init(|| output.to_protobuf()).clone()
-            }
-            (Content::Sample(sample), Form::Json) => {
-                self.json.get_or_init(|| sample.to_json()).clone()
-            }
-            (Content::Sample(sample), Form::Protobuf) => {
-                self.protobuf.get_or_init(|| sample.to_protobuf()).clone()
-            }
-        }
+    /// How many bytes it takes up.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.bytes.len()
     }
+
+    /// How many bytes it is in `form`, where that is known without encoding it.
+    pub(crate) fn known_size(&self, form: Form) -> Option<usize> {
+        (self.kind == Kind::Json || form == Form::Protobuf).then_some(self.bytes.len())
+    }
+
+    /// The body in `form`. JSON of a pass or a sample is made anew each time, which takes as long as its size.
+    pub fn encode(&self, form: Form) -> Bytes {
+        let made = match (self.kind, form) {
+            (Kind::Json, _) | (_, Form::Protobuf) => return self.bytes.clone(),
+            (Kind::Pass, Form::Json) => {
+                ForwardBackwardOutput::from_protobuf(self.bytes.clone()).map(|pass| pass.to_json())
+            }
+            (Kind::Sample, Form::Json) => {
+                SampleResponse::from_protobuf(self.bytes.clone()).map(|sample| sample.to_json())
+            }
+        };
+        made.unwrap_or_else(|error| unreadable(&error))
+    }
+}
+
+/// What this server encoded it can read; should it not, the poll is told and does not hang.
+fn unreadable(error: &DecodeError) -> Bytes {
+    tracing::error!(%error, "a result cannot be put into JSON");
+    tinkers_wire::to_json(&json!({
+        "error": format!("the result has no JSON form: {error}; ask for protobuf"),
+        "category": FailureCategory::Server.name(),
+    }))
 }
 
 /// How a job ended, made ready for polls. Built from an outcome before the protocol is locked, since it encodes results.
@@ -104,21 +111,22 @@ pub(crate) enum Product {
 }
 
 impl From<Result<Outcome, EngineError>> for Ended {
+    /// The engine's own form of a result ends here; what is kept is what is sent.
     fn from(outcome: Result<Outcome, EngineError>) -> Self {
         Self(outcome.map(|outcome| match outcome {
             Outcome::Done => Product::Nothing,
-            Outcome::Pass(output) => Product::Pass(encoded(Content::Pass(output))),
-            Outcome::Sampled(sample) => Product::Sample(encoded(Content::Sample(sample))),
+            Outcome::Pass(output) => Product::Pass(Payload {
+                kind: Kind::Pass,
+                bytes: output.to_protobuf(),
+            }),
+            Outcome::Sampled(sample) => Product::Sample(Payload {
+                kind: Kind::Sample,
+                bytes: sample.to_protobuf(),
+            }),
             Outcome::Step(step) => Product::Step(Payload::json(&step)),
             Outcome::Saved { size_bytes } => Product::Saved(size_bytes),
             #[expect(unreachable_patterns, reason = "the enum is open")]
             _ => Product::Unknown,
         }))
     }
-}
-
-fn encoded(content: Content) -> Payload {
-    let payload = Payload::of(content);
-    payload.encode(Form::Protobuf);
-    payload
 }
