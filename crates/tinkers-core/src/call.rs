@@ -1,7 +1,7 @@
 //! One call of the API: admission, sending, the retry loop.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -47,6 +47,9 @@ pub struct Call {
     pub timeouts: Timeouts,
     /// Where its progress is told.
     pub progress: Option<Arc<ProgressCell>>,
+    /// Answers that are given to the caller at once, where they would be repeated otherwise: because the caller knows a better
+    /// request than the same one.
+    pub is_final: Option<fn(&HttpResponse) -> bool>,
 }
 
 impl Call {
@@ -80,6 +83,7 @@ impl Call {
             deadline: None,
             timeouts: Timeouts::default(),
             progress: None,
+            is_final: None,
         }
     }
 
@@ -101,6 +105,8 @@ pub struct Accepted {
     pub flight: Flight,
     /// From the start of the call, waits included, to the answer.
     pub elapsed: Duration,
+    /// What is known of the attempts before the one that was accepted: `MaybeSent` when one of them may have been applied too.
+    pub earlier: Sent,
 }
 
 /// Makes calls over the seams: transport, admission, time, jitter, retry budget.
@@ -222,7 +228,7 @@ impl Attempts<'_> {
                 progress.news(now);
             }
             note_deprecation(&answer);
-            match retry::classify(&answer, self.caller.time.wall()) {
+            match action(&call, &answer, self.caller.time.wall()) {
                 Action::Accept => {
                     drop(leaving);
                     permit.settle(Settlement::Accepted);
@@ -231,6 +237,11 @@ impl Attempts<'_> {
                         response: answer,
                         flight: held,
                         elapsed: now.since(self.began),
+                        earlier: if self.maybe_applied {
+                            Sent::MaybeSent
+                        } else {
+                            Sent::NotSent
+                        },
                     });
                 }
                 Action::Refused { hint } => {
@@ -299,10 +310,7 @@ impl Attempts<'_> {
         error: Error,
     ) -> Result<(), Error> {
         if applied == Applied::Maybe && call.policy.when_maybe_applied == WhenMaybeApplied::GiveUp {
-            let message = format!("the server may or may not have applied this request: {error}");
-            return Err(
-                Error::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, message).with_source(error),
-            );
+            return Err(Error::outcome_unknown(error));
         }
         self.made += 1;
         let now = self.caller.time.now();
@@ -363,6 +371,16 @@ fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
         deadline: call.deadline,
         flight,
         reentry,
+    }
+}
+
+/// What the table says, unless the caller knows better.
+fn action(call: &Call, answer: &HttpResponse, wall: SystemTime) -> Action {
+    match retry::classify(answer, wall) {
+        Action::Again { kind, .. } if call.is_final.is_some_and(|is| is(answer)) => {
+            Action::Fail(kind)
+        }
+        action => action,
     }
 }
 

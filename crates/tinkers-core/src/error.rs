@@ -159,6 +159,12 @@ impl Error {
         )
     }
 
+    /// The server may have applied a request that ended in `cause`, and a repeat could apply it twice.
+    pub fn outcome_unknown(cause: Self) -> Self {
+        let message = format!("the server may or may not have applied this request: {cause}");
+        Self::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, message).with_source(cause)
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

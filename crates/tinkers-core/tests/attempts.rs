@@ -295,3 +295,23 @@ fn no_hint_is_so_short_that_a_refusal_becomes_a_hot_loop() {
     world.call(post(RouteClass::Sample)).expect("taken");
     assert!(world.clock.now().since_origin() < Duration::from_millis(100));
 }
+
+#[test]
+fn an_answer_that_the_caller_calls_final_is_not_repeated() {
+    let world = World::new(&[LOST[0], Says(500, "oops")], OK);
+    let mut call = post(RouteClass::Train);
+    call.is_final = Some(|answer| &answer.body[..] == b"oops");
+    let error = world.call(call).expect_err("final");
+    assert_eq!(error.status(), Some(500));
+    assert_eq!(error.sent(), Sent::MaybeSent, "the first attempt is kept");
+    assert_eq!(world.seen().len(), 2);
+}
+
+#[test]
+fn an_accepted_call_tells_of_an_attempt_before_it_that_may_have_been_applied() {
+    for (first, earlier) in [(NOT_SENT, Sent::NotSent), (LOST[0], Sent::MaybeSent)] {
+        let world = World::new(&[first, NOT_SENT], OK);
+        let accepted = world.call(post(RouteClass::Train)).expect("accepted");
+        assert_eq!(accepted.earlier, earlier, "{first:?}");
+    }
+}
