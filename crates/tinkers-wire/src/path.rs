@@ -125,6 +125,12 @@ impl fmt::Display for TinkerPath {
     }
 }
 
+impl AsRef<str> for TinkerPath {
+    fn as_ref(&self) -> &str {
+        &self.text
+    }
+}
+
 impl Serialize for TinkerPath {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.text)
