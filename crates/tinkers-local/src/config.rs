@@ -30,8 +30,12 @@ pub struct LocalConfig {
     pub announces_deduplication: bool,
     /// The most samples of one request.
     pub max_samples: u32,
-    /// The most submissions of one model that wait for their turn.
+    /// The most submissions of one model that wait for their turn, and the most samples of the server that have not ended.
     pub max_queued: usize,
+    /// The most bytes of bodies that do so.
+    pub max_queued_bytes: usize,
+    /// The most unnamed sampler weights of one model that are held in memory; those used last stay.
+    pub max_snapshots: usize,
 }
 
 impl Default for LocalConfig {
@@ -50,6 +54,8 @@ impl Default for LocalConfig {
             announces_deduplication: true,
             max_samples: 1024,
             max_queued: 65_536,
+            max_queued_bytes: 512 << 20,
+            max_snapshots: 32,
         }
     }
 }

@@ -73,9 +73,12 @@ impl Protocol {
                     model_id: model_id(),
                 })
             }
-            (Goal::Unload, Product::Nothing) => Payload::json(&UnloadedModel {
-                model_id: model_id(),
-            }),
+            (Goal::Unload, Product::Nothing) => {
+                self.unloaded(model);
+                Payload::json(&UnloadedModel {
+                    model_id: model_id(),
+                })
+            }
             (Goal::Save(mut record), Product::Saved(size_bytes)) => {
                 record.size_bytes = size_bytes;
                 let path = record.path.clone();
@@ -90,7 +93,7 @@ impl Protocol {
                 }
             }
             (Goal::Snapshot(sampler, id), Product::Nothing) => {
-                self.keep_snapshot(&id, *sampler);
+                self.keep_snapshot(model, &id, *sampler);
                 Payload::json(&SavedSamplerWeights {
                     path: None,
                     sampling_session_id: Some(id),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::OperationId;
+use crate::config::LocalConfig;
 use crate::read::{Digest, Refusal};
 
 /// The operations of one model.
@@ -11,11 +12,37 @@ pub(super) struct Lane {
     /// The number whose turn is next.
     next: u64,
     /// Numbered operations that came before their turn.
-    early: BTreeMap<u64, OperationId>,
+    early: BTreeMap<u64, Queued>,
     /// Those whose turn has come, in the order in which they run.
-    ready: VecDeque<OperationId>,
+    ready: VecDeque<Queued>,
+    /// Bytes of the bodies of `early` and of `ready`.
+    bytes: [usize; 2],
     running: Option<OperationId>,
     seen: BTreeMap<u64, (Digest, OperationId)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Queued {
+    operation: OperationId,
+    bytes: usize,
+}
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QueueLimit {
+    pub(super) requests: usize,
+    /// Of their bodies; one that is longer waits alone.
+    pub(super) bytes: usize,
+}
+
+impl LocalConfig {
+    /// How much of one model may wait.
+    pub(super) fn queue_limit(&self) -> QueueLimit {
+        QueueLimit {
+            requests: self.max_queued,
+            bytes: self.max_queued_bytes,
+        }
+    }
 }
 
 /// Where an operation stands.
@@ -34,6 +61,7 @@ impl Default for Lane {
             next: 1,
             early: BTreeMap::new(),
             ready: VecDeque::new(),
+            bytes: [0; 2],
             running: None,
             seen: BTreeMap::new(),
         }
@@ -61,15 +89,32 @@ impl Lane {
         }
     }
 
+    /// Whether a request of so many bytes may wait as well. The one whose turn is next has a limit of its own: if those
+    /// that wait for it could keep it out, none of them would ever run.
+    pub(super) fn has_room(&self, number: u64, bytes: usize, limit: QueueLimit) -> bool {
+        let [early, ready] = self.bytes;
+        let (waiting, held) = match number == 0 || number == self.next {
+            true => (self.ready.len(), ready),
+            false => (self.queued(), early.saturating_add(ready)),
+        };
+        waiting < limit.requests && (held == 0 || held.saturating_add(bytes) <= limit.bytes)
+    }
+
     /// Takes in an operation that [`Lane::repeated`] does not know.
     pub(super) fn admit(&mut self, number: u64, digest: Digest, operation: OperationId) {
+        let bytes = digest.bytes();
+        let queued = Queued { operation, bytes };
         if number == 0 {
-            self.ready.push_back(operation);
+            self.bytes[1] += bytes;
+            self.ready.push_back(queued);
             return;
         }
         self.seen.insert(number, (digest, operation));
-        self.early.insert(number, operation);
+        self.bytes[0] += bytes;
+        self.early.insert(number, queued);
         while let Some(turn) = self.early.remove(&self.next) {
+            self.bytes[0] -= turn.bytes;
+            self.bytes[1] += turn.bytes;
             self.ready.push_back(turn);
             self.next += 1;
         }
@@ -80,7 +125,9 @@ impl Lane {
         if self.running.is_some() {
             return None;
         }
-        self.running = self.ready.pop_front();
+        let turn = self.ready.pop_front()?;
+        self.bytes[1] -= turn.bytes;
+        self.running = Some(turn.operation);
         self.running
     }
 
@@ -93,8 +140,7 @@ impl Lane {
         self.running
     }
 
-    /// How many wait.
-    pub(super) fn queued(&self) -> usize {
+    fn queued(&self) -> usize {
         self.ready.len() + self.early.len()
     }
 
@@ -102,7 +148,11 @@ impl Lane {
         if self.running == Some(operation) {
             return Place::Running;
         }
-        match self.ready.iter().position(|other| *other == operation) {
+        match self
+            .ready
+            .iter()
+            .position(|other| other.operation == operation)
+        {
             Some(before) => Place::Behind(before + usize::from(self.running.is_some())),
             None => Place::Missing(self.next),
         }
@@ -110,13 +160,18 @@ impl Lane {
 
     /// Takes out all that have not started.
     pub(super) fn clear(&mut self) -> Vec<OperationId> {
-        let early = std::mem::take(&mut self.early).into_values();
-        self.ready.drain(..).chain(early).collect()
+        self.bytes[1] = 0;
+        let ready = std::mem::take(&mut self.ready).into_iter();
+        let mut out: Vec<OperationId> = ready.map(|queued| queued.operation).collect();
+        out.extend(self.clear_early());
+        out
     }
 
     /// Takes out those that wait for a number that has not come.
     pub(super) fn clear_early(&mut self) -> Vec<OperationId> {
-        std::mem::take(&mut self.early).into_values().collect()
+        self.bytes[0] = 0;
+        let early = std::mem::take(&mut self.early).into_values();
+        early.map(|queued| queued.operation).collect()
     }
 
     /// The operation behind `number` is no longer known.
@@ -173,5 +228,36 @@ mod tests {
         lane.admit(0, digest("x"), OperationId(9));
         assert_eq!(lane.start(), Some(OperationId(9)));
         assert_eq!(lane.clear(), [OperationId(2)]);
+    }
+
+    #[test]
+    fn a_full_lane_has_room_for_the_one_that_the_others_wait_for() {
+        let text = |bytes: usize| Digest::of("test", &vec![b'x'; bytes]);
+        for limit in [(2, 1000), (1000, 20)] {
+            let limit = QueueLimit {
+                requests: limit.0,
+                bytes: limit.1,
+            };
+            let mut lane = Lane::default();
+            for number in [2, 3] {
+                assert!(lane.has_room(number, 10, limit));
+                lane.admit(number, text(10), OperationId(number));
+            }
+            assert!(!lane.has_room(4, 10, limit));
+            assert!(lane.has_room(1, 10, limit));
+            lane.admit(1, text(10), OperationId(1));
+            // Now that three are on their turn, the next one waits for room as all do.
+            assert!(!lane.has_room(4, 10, limit));
+            assert!(!lane.has_room(0, 10, limit));
+            assert_eq!(lane.start(), Some(OperationId(1)));
+            assert!(!lane.has_room(4, 10, limit));
+            lane.ended();
+            assert_eq!(lane.start(), Some(OperationId(2)));
+            assert!(lane.has_room(4, 10, limit));
+            lane.clear();
+            assert_eq!(lane.bytes, [0, 0]);
+            // What is longer than the limit waits alone.
+            assert!(lane.has_room(4, 2000, limit));
+        }
     }
 }

@@ -15,6 +15,7 @@ mod load;
 mod model;
 mod operation;
 mod payload;
+mod retire;
 mod sample;
 mod sampler;
 mod save;
@@ -39,6 +40,7 @@ use self::ids::Ids;
 use self::kept::Kept;
 use self::model::Model;
 use self::operation::{Operation, Origin, Poll};
+use self::sample::Sampling;
 use self::sampler::Sampler;
 use self::session::Session;
 use crate::config::LocalConfig;
@@ -87,6 +89,7 @@ pub struct Protocol {
     samplers: BTreeMap<String, Sampler>,
     operations: BTreeMap<OperationId, Operation>,
     kept: Kept,
+    sampling: Sampling,
     polls: BTreeMap<ExchangeId, Poll>,
     jobs: BTreeMap<JobId, Role>,
     checkpoints: BTreeMap<TinkerPath, CheckpointRecord>,
@@ -117,6 +120,7 @@ impl Protocol {
             samplers: BTreeMap::new(),
             operations: BTreeMap::new(),
             kept: Kept::default(),
+            sampling: Sampling::default(),
             polls: BTreeMap::new(),
             jobs: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
@@ -199,12 +203,9 @@ impl Protocol {
     pub fn outcome(&mut self, at: Stamp, job: JobId, ended: Ended) -> Vec<Effect> {
         match self.jobs.remove(&job) {
             Some(Role::Operation(id)) => {
-                let model = match self.operations.get(&id).map(|operation| &operation.origin) {
-                    Some(Origin::Model(model, _)) => Some(model.clone()),
-                    _ => None,
-                };
-                self.conclude(at, id, ended.0);
-                if let Some(model) = model {
+                let (origin, result) = self.operation_ended(id, ended.0);
+                self.conclude(at, id, result);
+                if let Some(Origin::Model(model, _)) = origin {
                     self.lane_ended(&model);
                 }
             }

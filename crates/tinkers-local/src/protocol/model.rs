@@ -1,16 +1,14 @@
-//! Models: creation, description, unloading, and the way of every numbered request into a model's order.
+//! Models: creation, description, and the way of every numbered request into a model's order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::StatusCode;
 use tinkers_wire::{CreateModel, LoraConfig, ModelData, ModelInfo, ModelRef, OptimizerConfig};
 
 use super::lane::Lane;
-use super::operation::{Operation, Origin, State};
-use super::session::retired;
+use super::operation::{Origin, State};
 use super::{Effect, Goal, OperationId, Protocol, Stamp};
-use crate::engine::{BaseModel, CheckpointRecord, EngineError, Job, Work};
+use crate::engine::{BaseModel, CheckpointRecord, Job, Work};
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
 
@@ -25,7 +23,11 @@ pub(super) struct Model {
     /// Why it takes no more requests.
     pub(super) retired: Option<String>,
     /// To be unloaded as soon as its running operation has ended.
-    unload: bool,
+    pub(super) unload: bool,
+    /// The operation that unloads it, once that was asked for.
+    pub(super) unloading: Option<OperationId>,
+    /// Samplers of its weights that are held in memory, the least recently used first.
+    pub(super) snapshots: Vec<String>,
     /// When it was last asked for something, in seconds since the Unix epoch.
     pub(super) last_request: f64,
 }
@@ -59,6 +61,8 @@ impl Protocol {
             lane: Lane::default(),
             retired: None,
             unload: false,
+            unloading: None,
+            snapshots: Vec::new(),
             last_request: CheckpointRecord::seconds(at.wall),
         };
         let place = (body.session_id, body.model_seq_id);
@@ -102,23 +106,6 @@ impl Protocol {
         Ok(Answer::ok(&info))
     }
 
-    /// `POST /unload_model`: after what has been accepted; what waits for a missing number is given up.
-    pub(super) fn unload_model(&mut self, at: Stamp, body: &ModelRef) -> Result<Answer, Refusal> {
-        let id = &body.model_id;
-        self.usable(id)?;
-        let reason = format!("model {id} was unloaded");
-        let work = Work::UnloadModel { model: id.clone() };
-        let operation = self.operation(Goal::Unload, Origin::Model(id.clone(), 0), work);
-        let Some(model) = self.models.get_mut(id) else {
-            return Err(unknown(id));
-        };
-        model.retired = Some(reason.clone());
-        let given_up = model.lane.clear_early();
-        self.give_up(at, given_up, &retired(&reason));
-        self.enter(id, 0, Digest::of("unload_model", b""), operation);
-        Ok(self.promise(operation))
-    }
-
     /// A model that takes requests.
     pub(super) fn usable(&self, id: &str) -> Result<&Model, Refusal> {
         let model = self.models.get(id).ok_or_else(|| unknown(id))?;
@@ -128,7 +115,7 @@ impl Protocol {
         }
     }
 
-    /// The answer to a request that was accepted before under the same number, else the model.
+    /// The answer to a request that was accepted before under the same number, else room for it in the model's order.
     pub(super) fn repeated(
         &mut self,
         at: Stamp,
@@ -136,7 +123,7 @@ impl Protocol {
         number: u64,
         digest: Digest,
     ) -> Result<Option<Answer>, Refusal> {
-        let max_queued = self.config.max_queued;
+        let most = self.config.queue_limit();
         self.usable(id)?;
         let Some(model) = self.models.get_mut(id) else {
             return Err(unknown(id));
@@ -145,10 +132,10 @@ impl Protocol {
         if let Some(operation) = model.lane.repeated(number, digest)? {
             return Ok(Some(self.promise(operation)));
         }
-        if model.lane.queued() >= max_queued {
-            let reason =
-                format!("{max_queued} requests of {id} are waiting already; come back later");
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason));
+        if !model.lane.has_room(number, digest.bytes(), most) {
+            return Err(Refusal::busy(format!(
+                "too many requests of {id} are waiting already; come back later"
+            )));
         }
         Ok(None)
     }
@@ -167,7 +154,7 @@ impl Protocol {
         self.promise(operation)
     }
 
-    fn enter(&mut self, id: &str, number: u64, digest: Digest, operation: OperationId) {
+    pub(super) fn enter(&mut self, id: &str, number: u64, digest: Digest, operation: OperationId) {
         if let Some(model) = self.models.get_mut(id) {
             model.lane.admit(number, digest, operation);
         }
@@ -175,7 +162,7 @@ impl Protocol {
     }
 
     /// Starts the next operation of a model when none runs.
-    fn advance(&mut self, id: &str) {
+    pub(super) fn advance(&mut self, id: &str) {
         let Some(operation) = self.models.get_mut(id).and_then(|model| model.lane.start()) else {
             return;
         };
@@ -197,66 +184,6 @@ impl Protocol {
             id: job,
             work: *work,
         }));
-    }
-
-    /// The running operation of a model has ended.
-    pub(super) fn lane_ended(&mut self, id: &str) {
-        let Some(model) = self.models.get_mut(id) else {
-            return;
-        };
-        model.lane.ended();
-        if std::mem::take(&mut model.unload) {
-            self.housekeeping(Work::UnloadModel {
-                model: id.to_owned(),
-            });
-            return;
-        }
-        self.advance(id);
-    }
-
-    /// A model could not be made: nothing of it will run.
-    pub(super) fn creation_failed(&mut self, at: Stamp, id: &str, error: &EngineError) {
-        let Some(model) = self.models.get_mut(id) else {
-            return;
-        };
-        let reason = format!("model {id} could not be created: {}", error.message);
-        model.retired = Some(reason.clone());
-        let given_up = model.lane.clear();
-        self.give_up(at, given_up, &retired(&reason));
-    }
-
-    /// Takes a model out of service: what runs is cancelled, what waits fails, the engine forgets it.
-    pub(super) fn retire_model(&mut self, at: Stamp, id: &str, reason: &str) {
-        let Some(model) = self.models.get_mut(id) else {
-            return;
-        };
-        if model.retired.replace(reason.to_owned()).is_some() {
-            return;
-        }
-        let given_up = model.lane.clear();
-        let running = model.lane.running();
-        model.unload = running.is_some();
-        match running.and_then(|operation| self.operations.get(&operation)) {
-            // Its client asked for it and may have left because it did: what is being written is written to its end.
-            Some(Operation {
-                goal: Goal::Save(_),
-                ..
-            }) => {}
-            Some(Operation {
-                state: State::Running(job),
-                ..
-            }) => self.out.push(Effect::Cancel(*job)),
-            _ => self.housekeeping(Work::UnloadModel {
-                model: id.to_owned(),
-            }),
-        }
-        self.give_up(at, given_up, &retired(reason));
-    }
-
-    fn give_up(&mut self, at: Stamp, operations: Vec<OperationId>, error: &EngineError) {
-        for operation in operations {
-            self.conclude(at, operation, Err(error.clone()));
-        }
     }
 
     /// A base model by name.
@@ -287,6 +214,8 @@ impl Protocol {
             lane: Lane::default(),
             retired: None,
             unload: false,
+            unloading: None,
+            snapshots: Vec::new(),
             last_request: CheckpointRecord::seconds(at.wall),
         })
     }

@@ -9,6 +9,7 @@ use tinkers_wire::{PollAnswer, Promise, QueueState, RetrieveFuture};
 
 use super::agenda::Alarm;
 use super::lane::Place;
+use super::payload::Product;
 use super::{ExchangeId, Goal, OperationId, Protocol, Stamp};
 use crate::engine::{EngineError, JobId, Work};
 use crate::http::{Announcement, Answer};
@@ -22,6 +23,8 @@ pub(super) struct Operation {
     pub(super) origin: Origin,
     pub(super) state: State,
     pub(super) waiters: Vec<ExchangeId>,
+    /// Why it was cancelled, once it was.
+    pub(super) cancelled: Option<String>,
     /// When the result goes.
     pub(super) until: Option<Moment>,
 }
@@ -65,6 +68,7 @@ impl Protocol {
             origin,
             state: State::Queued(Box::new(work)),
             waiters: Vec::new(),
+            cancelled: None,
             until: None,
         };
         self.operations.insert(id, operation);
@@ -197,6 +201,22 @@ impl Protocol {
         }
     }
 
+    /// The engine has ended an operation. What it says of one that was cancelled gives way to why it was.
+    pub(super) fn operation_ended(
+        &mut self,
+        id: OperationId,
+        result: Result<Product, EngineError>,
+    ) -> (Option<Origin>, Result<Product, EngineError>) {
+        let Some(operation) = self.operations.get_mut(&id) else {
+            return (None, result);
+        };
+        let result = match operation.cancelled.take() {
+            Some(reason) => result.map_err(|_| EngineError::user(reason)),
+            None => result,
+        };
+        (Some(operation.origin.clone()), result)
+    }
+
     /// The operation has ended: its polls are answered and its time begins to run.
     pub(super) fn end(&mut self, at: Stamp, id: OperationId, result: Result<Payload, EngineError>) {
         let Some(operation) = self.operations.get_mut(&id) else {
@@ -208,6 +228,7 @@ impl Protocol {
         };
         operation.state = State::Ended(result.map(Arc::new));
         self.kept.add(id, bytes);
+        self.sampling.ended(id);
         let until = at.now.after(self.config.keep_results);
         operation.until = Some(until);
         let waiters = std::mem::take(&mut operation.waiters);

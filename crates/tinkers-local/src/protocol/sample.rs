@@ -1,10 +1,12 @@
 //! Samples: by sampler, by base model, or by checkpoint.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tinkers_wire::{InvalidInput, SampleRequest, Stop};
 
 use super::check::{MAX_TOP_K, check_input};
+use super::lane::QueueLimit;
 use super::model::known;
 use super::operation::Origin;
 use super::{Goal, OperationId, Protocol};
@@ -17,6 +19,30 @@ struct Source {
     base: Arc<BaseModel>,
     weights: Weights,
     origin: Origin,
+}
+
+/// Samples that have not ended, with the bytes of their bodies.
+#[derive(Debug, Default)]
+pub(super) struct Sampling {
+    bodies: BTreeMap<OperationId, usize>,
+    bytes: usize,
+}
+
+impl Sampling {
+    fn has_room(&self, bytes: usize, limit: QueueLimit) -> bool {
+        self.bodies.len() < limit.requests
+            && (self.bytes == 0 || self.bytes.saturating_add(bytes) <= limit.bytes)
+    }
+
+    fn add(&mut self, id: OperationId, bytes: usize) {
+        self.bodies.insert(id, bytes);
+        self.bytes += bytes;
+    }
+
+    /// An operation has ended, which may have been a sample.
+    pub(super) fn ended(&mut self, id: OperationId) {
+        self.bytes -= self.bodies.remove(&id).unwrap_or(0);
+    }
 }
 
 impl Protocol {
@@ -35,15 +61,27 @@ impl Protocol {
         }
         let source = self.source(&body)?;
         check(&source.base, self.config.max_samples, &body)?;
+        if !self
+            .sampling
+            .has_room(digest.bytes(), self.config.queue_limit())
+        {
+            return Err(Refusal::busy(
+                "too many samples are under way already; come back later",
+            ));
+        }
         let work = Work::Sample {
             weights: source.weights,
             request: body,
         };
         let operation = self.operation(Goal::Compute, source.origin.clone(), work);
-        if let Origin::Sampler(sampler, Some(number)) = source.origin
-            && let Some(sampler) = self.samplers.get_mut(&sampler)
-        {
-            sampler.seen.insert(number, (digest, operation));
+        self.sampling.add(operation, digest.bytes());
+        if let Origin::Sampler(sampler, number) = source.origin {
+            self.used(&sampler);
+            if let Some(number) = number
+                && let Some(sampler) = self.samplers.get_mut(&sampler)
+            {
+                sampler.seen.insert(number, (digest, operation));
+            }
         }
         self.start(operation);
         Ok(self.sample_promise(operation, samples))

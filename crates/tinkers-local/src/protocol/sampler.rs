@@ -16,6 +16,8 @@ pub(super) struct Sampler {
     pub(super) session: Option<String>,
     pub(super) base: Arc<BaseModel>,
     pub(super) weights: Weights,
+    /// The model whose weights in memory it samples from.
+    pub(super) model: Option<String>,
     pub(super) ended: Option<String>,
     /// Samples by their number.
     pub(super) seen: BTreeMap<u64, (Digest, OperationId)>,
@@ -27,6 +29,7 @@ impl Sampler {
             session,
             base,
             weights,
+            model: None,
             ended: None,
             seen: BTreeMap::new(),
         }
@@ -85,17 +88,62 @@ impl Protocol {
     }
 
     /// A snapshot is there: it can be sampled from, unless its session has ended meanwhile.
-    pub(super) fn keep_snapshot(&mut self, id: &str, sampler: Sampler) {
+    pub(super) fn keep_snapshot(&mut self, model: &str, id: &str, mut sampler: Sampler) {
         let session = sampler.session.clone().unwrap_or_default();
-        match self.live_session(&session) {
-            Ok(session) => {
-                session.sampler_ids.push(id.to_owned());
-                self.samplers.insert(id.to_owned(), sampler);
-            }
-            Err(_) => self.housekeeping(Work::DropSnapshot {
-                sampler: id.to_owned(),
-            }),
+        let Ok(session) = self.live_session(&session) else {
+            return self.drop_snapshot(id);
+        };
+        session.sampler_ids.push(id.to_owned());
+        sampler.model = Some(model.to_owned());
+        self.samplers.insert(id.to_owned(), sampler);
+        let most = self.config.max_snapshots;
+        let Some(entry) = self.models.get_mut(model) else {
+            return;
+        };
+        entry.snapshots.push(id.to_owned());
+        let over = entry.snapshots.len().saturating_sub(most);
+        for unused in entry.snapshots.drain(..over).collect::<Vec<_>>() {
+            let reason = format!(
+                "sampling session {unused} has ended: a model keeps its {most} unnamed weights that were used last; save under a name what is to stay"
+            );
+            self.end_sampler(&unused, &reason);
         }
+    }
+
+    /// A sampler is being used: of its model's snapshots it is the last to go.
+    pub(super) fn used(&mut self, id: &str) {
+        let model = self
+            .samplers
+            .get(id)
+            .and_then(|sampler| sampler.model.as_ref());
+        let Some(model) = model.and_then(|model| self.models.get_mut(model)) else {
+            return;
+        };
+        if let Some(at) = model.snapshots.iter().position(|other| other == id) {
+            let id = model.snapshots.remove(at);
+            model.snapshots.push(id);
+        }
+    }
+
+    /// Takes a sampler out of service for a reason that its users are told.
+    pub(super) fn end_sampler(&mut self, id: &str, reason: &str) {
+        let Some(sampler) = self.samplers.get_mut(id) else {
+            return;
+        };
+        if sampler.ended.is_some() {
+            return;
+        }
+        sampler.ended = Some(reason.to_owned());
+        sampler.seen.clear();
+        if matches!(sampler.weights, Weights::Snapshot(_)) {
+            self.drop_snapshot(id);
+        }
+    }
+
+    fn drop_snapshot(&mut self, id: &str) {
+        self.housekeeping(Work::DropSnapshot {
+            sampler: id.to_owned(),
+        });
     }
 
     /// `GET /samplers/{id}`.

@@ -7,9 +7,8 @@ use tinkers_core::Moment;
 use tinkers_wire::{CreateSession, FinishSession, Heartbeat, SessionCreated, SessionInfo};
 
 use super::agenda::Alarm;
-use super::operation::{Origin, State};
-use super::{Effect, OperationId, Protocol, Stamp};
-use crate::engine::{EngineError, Weights, Work};
+use super::operation::Origin;
+use super::{OperationId, Protocol, Stamp};
 use crate::http::Answer;
 use crate::read::{Digest, Page, Refusal};
 
@@ -137,35 +136,19 @@ impl Protocol {
         for model in &models {
             self.retire_model(at, model, &reason);
         }
-        let running = self.operations.values().filter_map(|operation| {
+        let sampling = self.operations.iter().filter_map(|(id, operation)| {
             let Origin::Sampler(sampler, _) = &operation.origin else {
                 return None;
             };
-            match operation.state {
-                State::Running(job) if samplers.contains(sampler) => Some(job),
-                _ => None,
-            }
+            samplers.contains(sampler).then_some(*id)
         });
-        self.out.extend(running.map(Effect::Cancel));
+        for operation in sampling.collect::<Vec<_>>() {
+            self.cancel(operation, &reason);
+        }
         for sampler in samplers {
-            let Some(sampler) = self.samplers.get_mut(&sampler) else {
-                continue;
-            };
-            sampler.ended = Some(reason.clone());
-            sampler.seen.clear();
-            if let Weights::Snapshot(name) = &sampler.weights {
-                let work = Work::DropSnapshot {
-                    sampler: name.clone(),
-                };
-                self.housekeeping(work);
-            }
+            self.end_sampler(&sampler, &reason);
         }
     }
-}
-
-/// The error of an operation that a retired model will not run.
-pub(super) fn retired(reason: &str) -> EngineError {
-    EngineError::user(format!("{reason}; the request was not run"))
 }
 
 fn unknown(id: &str) -> Refusal {

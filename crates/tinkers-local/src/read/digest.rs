@@ -29,6 +29,11 @@ impl Digest {
         Self::of(kind, &tinkers_wire::to_json(body))
     }
 
+    /// The length of what was digested, which is about that of the body.
+    pub(crate) fn bytes(self) -> usize {
+        self.length
+    }
+
     pub(crate) fn hash(self) -> u64 {
         self.hash
     }

@@ -1,6 +1,9 @@
 //! Why a request is refused, and the JSON that says so.
 
+use std::time::Duration;
+
 use http::StatusCode;
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::{Value, json};
 use tinkers_wire::InvalidInput;
 
@@ -11,7 +14,12 @@ use crate::http::Answer;
 pub(crate) struct Refusal {
     status: StatusCode,
     detail: Value,
+    /// When to come back.
+    hint: Option<Duration>,
 }
+
+/// A queue that is full may have room again after so long; there is no better guess without a clock.
+const ROOM: Duration = Duration::from_secs(1);
 
 impl Refusal {
     /// A refusal in words.
@@ -19,6 +27,7 @@ impl Refusal {
         Self {
             status,
             detail: Value::String(reason.into()),
+            hint: None,
         }
     }
 
@@ -37,6 +46,15 @@ impl Refusal {
         Self::new(StatusCode::GONE, reason)
     }
 
+    /// 429, with a time to come back after.
+    pub(crate) fn busy(reason: impl Into<String>) -> Self {
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, reason);
+        Self {
+            hint: Some(ROOM),
+            ..refusal
+        }
+    }
+
     /// 422 on a field of the body, named by its way from the top such as `data[3].model_input`.
     pub(crate) fn field(way: &str, reason: impl Into<String>) -> Self {
         Self::at("body", way, reason)
@@ -53,6 +71,7 @@ impl Refusal {
         Self {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             detail: json!([{ "loc": loc, "msg": reason.into(), "type": "value_error" }]),
+            hint: None,
         }
     }
 
@@ -63,7 +82,16 @@ impl Refusal {
     }
 
     pub(crate) fn into_answer(self) -> Answer {
-        Answer::json(self.status, &json!({ "detail": self.detail }))
+        let answer = Answer::json(self.status, &json!({ "detail": self.detail }));
+        match self.hint {
+            None => answer,
+            Some(hint) => answer
+                .with_header(RETRY_AFTER, HeaderValue::from(hint.as_secs()))
+                .with_header(
+                    HeaderName::from_static("retry-after-ms"),
+                    HeaderValue::from(hint.as_millis() as u64),
+                ),
+        }
     }
 }
 
