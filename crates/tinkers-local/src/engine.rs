@@ -6,14 +6,25 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tinkers_wire::{
-    AdamParams, Datum, FailureCategory, ForwardBackwardOutput, LoraConfig, Loss, OptimStepResult,
-    PassMode, SampleRequest, SampleResponse, TinkerPath,
+    AdamParams, Datum, FailureCategory, ForwardBackwardOutput, LoraConfig, Loss, LossFn,
+    OptimStepResult, PassMode, SampleRequest, SampleResponse, TinkerPath,
 };
 
 /// Runs jobs on models. It knows nothing of HTTP, sessions, sequence numbers or time; the protocol knows nothing of tensors.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// The base models that it offers.
     fn models(&self) -> Vec<BaseModel>;
+
+    /// The losses that it has; requests for others are refused. The five that every server has, unless it says otherwise.
+    fn losses(&self) -> Vec<LossFn> {
+        vec![
+            LossFn::CrossEntropy,
+            LossFn::ImportanceSampling,
+            LossFn::Ppo,
+            LossFn::Cispo,
+            LossFn::Dro,
+        ]
+    }
 
     /// The checkpoints that it holds, read once at the start of a server.
     ///

@@ -208,8 +208,11 @@ impl AdamParams {
                 )?;
             }
         }
+        if let Some(eps) = self.eps {
+            // A parameter that never had a gradient is divided by this alone.
+            input::within("eps", eps, eps > 0.0, "more than 0")?;
+        }
         for (field, value) in [
-            ("eps", self.eps),
             ("weight_decay", self.weight_decay),
             ("grad_clip_norm", self.grad_clip_norm),
         ] {
@@ -302,6 +305,9 @@ mod tests {
                 .field(),
             "beta2"
         );
+        let mut params = AdamParams::new(1e-3);
+        params.eps = Some(0.0);
+        assert_eq!(params.validate().unwrap_err().field(), "eps");
         assert!(AdamParams::new(0.0).validate().is_ok());
     }
 }

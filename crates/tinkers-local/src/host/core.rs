@@ -60,6 +60,7 @@ impl LocalServer {
             Arc::clone(&config),
             parts.chance(),
             parts.engine.models(),
+            parts.engine.losses(),
             checkpoints,
             at,
         );

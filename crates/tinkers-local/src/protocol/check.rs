@@ -1,37 +1,64 @@
 //! Whether data fit a model: all that can be told before a job starts.
 
-use tinkers_wire::{Datum, InvalidInput, LossFn, ModelInput, PassRequest};
+use tinkers_wire::{AdamParams, Datum, InvalidInput, LossFn, ModelInput, PassRequest, TensorData};
 
+use super::losses::{self, fits_f32};
 use crate::engine::BaseModel;
 use crate::read::Refusal;
 
 /// The longest list of likeliest tokens that is reported.
 pub(super) const MAX_TOP_K: u32 = 1024;
 
+/// The most cells of all sparse tensors of one pass. They cost nothing to send, and an engine may make them dense.
+const MAX_SPARSE_CELLS: usize = 1 << 25;
+
 /// Checks a pass; `way` leads to its input in the body.
-pub(super) fn pass(base: &BaseModel, way: &str, pass: &PassRequest) -> Result<(), Refusal> {
+pub(super) fn pass(
+    base: &BaseModel,
+    known: &[LossFn],
+    way: &str,
+    pass: &PassRequest,
+) -> Result<(), Refusal> {
     if pass.data.is_empty() {
         return Err(Refusal::field(
             &format!("{way}data"),
             "expected at least one datum, got none",
         ));
     }
-    if let LossFn::Other(name) = &pass.loss.name
-        && let Err(error) = name.parse::<LossFn>()
-    {
-        return Err(Refusal::invalid(way, &error));
-    }
-    pass.loss
-        .validate()
-        .map_err(|error| Refusal::invalid(way, &error))?;
+    losses::check(known, &pass.loss).map_err(|error| Refusal::invalid(way, &error))?;
+    let mut cells = MAX_SPARSE_CELLS;
     for (i, datum) in pass.data.iter().enumerate() {
-        check_datum(base, pass, datum)
+        check_datum(base, pass, datum, &mut cells)
             .map_err(|error| Refusal::invalid(&format!("{way}data[{i}]."), &error))?;
     }
     Ok(())
 }
 
-fn check_datum(base: &BaseModel, pass: &PassRequest, datum: &Datum) -> Result<(), InvalidInput> {
+/// Checks the parameters of a step.
+pub(super) fn adam(params: &AdamParams) -> Result<(), InvalidInput> {
+    params.validate()?;
+    let fields = [
+        ("learning_rate", Some(params.learning_rate)),
+        ("eps", params.eps),
+        ("weight_decay", params.weight_decay),
+        ("grad_clip_norm", params.grad_clip_norm),
+    ];
+    for (field, value) in fields {
+        if let Some(value) = value.filter(|value| !fits_f32(*value)) {
+            let expected = format!("a number that fits 32 bits, got {value}");
+            return Err(InvalidInput::new(field, expected));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a datum, and takes its sparse tensors from the `cells` that are left.
+fn check_datum(
+    base: &BaseModel,
+    pass: &PassRequest,
+    datum: &Datum,
+    cells: &mut usize,
+) -> Result<(), InvalidInput> {
     for name in pass.loss.name.required_inputs() {
         if !datum.loss_fn_inputs.contains_key(*name) {
             let expected = format!("a tensor, which {} needs", pass.loss.name);
@@ -52,33 +79,76 @@ fn check_datum(base: &BaseModel, pass: &PassRequest, datum: &Datum) -> Result<()
         return Err(InvalidInput::new("model_input", expected));
     }
     datum.validate()?;
+    let targets = datum.loss_fn_inputs.get("target_tokens");
     for (name, tensor) in &datum.loss_fn_inputs {
-        let shape = tensor.shape();
-        // A sparse tensor may claim any width without holding anything, and an engine may make it dense.
-        if shape.len() > 2
-            || shape
-                .get(1)
-                .is_some_and(|side| *side > base.vocab_size as usize)
-        {
-            let expected = format!(
-                "one or two dimensions, the second of {} at most, got {shape:?}",
-                base.vocab_size
-            );
-            return Err(InvalidInput::new(
-                format!("loss_fn_inputs.{name}"),
-                expected,
-            ));
-        }
+        check_tensor(base, name, tensor, cells)
+            .and_then(|()| same_shape(name, tensor, targets))
+            .map_err(|error| error.within("loss_fn_inputs."))?;
     }
-    let targets = datum
-        .loss_fn_inputs
-        .get("target_tokens")
-        .and_then(|targets| targets.as_i64());
-    let beyond = targets.and_then(|ids| ids.iter().find(|id| **id >= i64::from(base.vocab_size)));
+    let ids = targets.and_then(|targets| targets.as_i64());
+    let beyond = ids.and_then(|ids| ids.iter().find(|id| **id >= i64::from(base.vocab_size)));
     match beyond {
         Some(id) => Err(outside("loss_fn_inputs.target_tokens", base, *id)),
         None => Ok(()),
     }
+}
+
+fn check_tensor(
+    base: &BaseModel,
+    name: &str,
+    tensor: &TensorData,
+    cells: &mut usize,
+) -> Result<(), InvalidInput> {
+    if let Some(dtype) = losses::dtype(name).filter(|dtype| *dtype != tensor.dtype()) {
+        let expected = format!("{} data, got {}", dtype.name(), tensor.dtype().name());
+        return Err(InvalidInput::new(name, expected));
+    }
+    let shape = tensor.shape();
+    // A sparse tensor may claim any width without holding anything, and an engine may make it dense.
+    if shape.is_empty()
+        || shape.len() > 2
+        || shape
+            .get(1)
+            .is_some_and(|side| *side > base.vocab_size as usize)
+    {
+        let expected = format!(
+            "one or two dimensions, the second of {} at most, got {shape:?}",
+            base.vocab_size
+        );
+        return Err(InvalidInput::new(name, expected));
+    }
+    if tensor.csr_indices().is_some() {
+        let held: usize = shape.iter().fold(1, |all, side| all.saturating_mul(*side));
+        *cells = cells.checked_sub(held).ok_or_else(|| {
+            let expected = format!(
+                "sparse tensors of at most {MAX_SPARSE_CELLS} cells in one request, zeros counted; send fewer data"
+            );
+            InvalidInput::new(name, expected)
+        })?;
+    }
+    Ok(())
+}
+
+/// Floats that go with the targets have one for each, whichever way a single column is written.
+fn same_shape(
+    name: &str,
+    tensor: &TensorData,
+    targets: Option<&TensorData>,
+) -> Result<(), InvalidInput> {
+    let Some(targets) = targets.filter(|_| ["weights", "logprobs", "advantages"].contains(&name))
+    else {
+        return Ok(());
+    };
+    let columns = |tensor: &TensorData| tensor.shape().get(1).copied().unwrap_or(1);
+    if columns(tensor) == columns(targets) {
+        return Ok(());
+    }
+    let expected = format!(
+        "the shape of target_tokens, {:?}, got {:?}",
+        targets.shape(),
+        tensor.shape()
+    );
+    Err(InvalidInput::new(name, expected))
 }
 
 /// Checks that an input is text of the model's vocabulary.

@@ -12,6 +12,7 @@ mod kept;
 mod lane;
 mod listing;
 mod load;
+mod losses;
 mod model;
 mod operation;
 mod payload;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tinkers_core::{Jitter, Moment};
-use tinkers_wire::TinkerPath;
+use tinkers_wire::{LossFn, TinkerPath};
 
 pub use payload::{Ended, Form, Payload};
 pub use stamp::Stamp;
@@ -83,6 +84,7 @@ enum Role {
 pub struct Protocol {
     config: Arc<LocalConfig>,
     bases: Vec<Arc<BaseModel>>,
+    losses: Vec<LossFn>,
     ids: Ids,
     sessions: BTreeMap<String, Session>,
     models: BTreeMap<String, Model>,
@@ -108,12 +110,14 @@ impl Protocol {
         config: Arc<LocalConfig>,
         chance: Arc<dyn Jitter>,
         bases: Vec<BaseModel>,
+        losses: Vec<LossFn>,
         checkpoints: Vec<CheckpointRecord>,
         at: Stamp,
     ) -> Self {
         let mut protocol = Self {
             config,
             bases: bases.into_iter().map(Arc::new).collect(),
+            losses,
             ids: Ids::new(chance),
             sessions: BTreeMap::new(),
             models: BTreeMap::new(),

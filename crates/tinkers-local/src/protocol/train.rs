@@ -20,7 +20,7 @@ impl Protocol {
         if let Some(answer) = self.repeated(at, &model, body.seq_id, digest)? {
             return Ok(answer);
         }
-        check::pass(&self.usable(&model)?.base, way, &body)?;
+        check::pass(&self.usable(&model)?.base, &self.losses, way, &body)?;
         let work = Work::Pass {
             model: body.model_id,
             mode: body.mode,
@@ -42,9 +42,7 @@ impl Protocol {
             return Ok(answer);
         }
         let params = body.adam_params;
-        params
-            .validate()
-            .map_err(|error| Refusal::invalid("adam_params.", &error))?;
+        check::adam(&params).map_err(|error| Refusal::invalid("adam_params.", &error))?;
         let work = Work::OptimStep {
             model: model.clone(),
             params,

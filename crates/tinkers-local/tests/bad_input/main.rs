@@ -221,3 +221,32 @@ async fn a_name_is_taken_once_unless_it_is_overwritten() {
         .id();
     assert!(world.result(&id).await["path"].is_string());
 }
+
+#[tokio::test]
+async fn sparse_tensors_that_would_fill_the_memory_are_refused() {
+    let world = world();
+    let model = world.model().await;
+    // Each is a million cells and sends a few thousand numbers.
+    let datum = json!({
+        "model_input": { "chunks": [{ "type": "encoded_text", "tokens": vec![1; 4096] }] },
+        "loss_fn_inputs": {
+            "target_tokens": {
+                "data": [], "dtype": "int64", "shape": [4096, 256],
+                "sparse_crow_indices": vec![0; 4097], "sparse_col_indices": [],
+            },
+        },
+    });
+    let pass = |seq_id: u64, data: usize| {
+        let mut body = backward(&model, seq_id);
+        body["forward_backward_input"]["data"] = json!(vec![datum.clone(); data]);
+        body
+    };
+    world.post("forward_backward", pass(1, 32)).await.id();
+    let refused = world.post("forward_backward", pass(2, 33)).await;
+    assert_eq!(refused.status, 422);
+    let reason = refused.reason();
+    assert!(
+        reason.contains("data.32.loss_fn_inputs.target_tokens: expected sparse tensors of at most"),
+        "{reason}"
+    );
+}

@@ -186,6 +186,24 @@ pub(crate) fn passes(model: &str) -> Vec<Row> {
         row(route, with(pass(), "/seq_id", json!(-1)), 422, "seq_id: "),
         row(
             route,
+            at(
+                &format!("{inputs}/weights"),
+                tensor(json!([1, 2, 3]), "int64"),
+            ),
+            422,
+            "data.0.loss_fn_inputs.weights: expected float32 data, got int64",
+        ),
+        row(
+            route,
+            at(
+                &format!("{inputs}/weights"),
+                json!({ "data": [1, 1, 1, 1, 1, 1], "dtype": "float32", "shape": [3, 2] }),
+            ),
+            422,
+            "data.0.loss_fn_inputs.weights: expected the shape of target_tokens, [3], got [3, 2]",
+        ),
+        row(
+            route,
             with(pass(), "/model_id", json!("nope")),
             404,
             "no model \"nope\"",
@@ -198,5 +216,67 @@ pub(crate) fn passes(model: &str) -> Vec<Row> {
             "forward_backward_input: missing",
         ),
         row("forward", pass(), 422, "forward_input: missing"),
+    ]
+    .into_iter()
+    .chain(losses(model))
+    .collect()
+}
+
+/// Losses that the server does not have, and options that they do not have.
+fn losses(model: &str) -> Vec<Row> {
+    let pass = |loss: &str, config: Value| {
+        let mut body = backward(model, 1);
+        for name in ["logprobs", "advantages"] {
+            body["forward_backward_input"]["data"][0]["loss_fn_inputs"][name] =
+                json!({ "data": [-1.0, -1.0, -1.0], "dtype": "float32" });
+        }
+        body["forward_backward_input"]["loss_fn"] = loss.into();
+        body["forward_backward_input"]["loss_fn_config"] = config;
+        body
+    };
+    let route = "forward_backward";
+    vec![
+        row(
+            route,
+            pass("gspo", json!({})),
+            422,
+            "loss_fn: expected one of cross_entropy, ",
+        ),
+        row(
+            route,
+            pass("custom", json!({ "loss_id": "x" })),
+            422,
+            "loss_fn: expected one of ",
+        ),
+        row(
+            route,
+            pass("cross_entropy", json!({ "beta": 1 })),
+            422,
+            "loss_fn_config.beta: expected nothing, cross_entropy has no options",
+        ),
+        row(
+            route,
+            pass("ppo", json!({ "clip_hi_threshold": 1 })),
+            422,
+            "loss_fn_config.clip_hi_threshold: expected an option of ppo: clip_low_threshold, ",
+        ),
+        row(
+            route,
+            pass("ppo", json!({ "clip_low_threshold": 1.3 })),
+            422,
+            "loss_fn_config.clip_low_threshold: expected at most clip_high_threshold, 1.2, got 1.3",
+        ),
+        row(
+            route,
+            pass("dro", json!({ "beta": "much" })),
+            422,
+            "loss_fn_config.beta: expected a number, got the text \"much\"",
+        ),
+        row(
+            route,
+            pass("dro", json!({ "beta": 1e300 })),
+            422,
+            "loss_fn_config.beta: expected a number that fits 32 bits",
+        ),
     ]
 }

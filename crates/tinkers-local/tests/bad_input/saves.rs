@@ -51,6 +51,18 @@ pub(crate) fn steps_and_saves(model: &str) -> Vec<Row> {
         ),
         row(
             "optim_step",
+            step("eps", json!(0)),
+            422,
+            "adam_params.eps: expected more than 0",
+        ),
+        row(
+            "optim_step",
+            step("learning_rate", json!(1e300)),
+            422,
+            "adam_params.learning_rate: expected a number that fits 32 bits",
+        ),
+        row(
+            "optim_step",
             step("grad_clip_norm", json!(-1)),
             422,
             "adam_params.grad_clip_norm: ",

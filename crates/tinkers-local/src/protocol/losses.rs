@@ -1,0 +1,85 @@
+//! Which losses a server has, and whether one is given as it should be.
+
+use tinkers_wire::{DType, InvalidInput, Loss, LossConfigValue, LossFn};
+
+/// The options of a loss with the values that they have when they are not given.
+fn options(loss: &LossFn) -> Option<&'static [(&'static str, f64)]> {
+    Some(match loss {
+        LossFn::CrossEntropy | LossFn::ImportanceSampling => &[],
+        LossFn::Ppo => &[("clip_low_threshold", 0.8), ("clip_high_threshold", 1.2)],
+        LossFn::Cispo => &[("clip_low_threshold", 0.0), ("clip_high_threshold", 4.0)],
+        LossFn::Dro => &[("beta", 0.05)],
+        _ => return None,
+    })
+}
+
+/// Checks a loss against those that the engine has.
+pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
+    if !known.contains(&loss.name) {
+        let names: Vec<&str> = known.iter().map(LossFn::name).collect();
+        return Err(InvalidInput::new(
+            "loss_fn",
+            format!("one of {}, got {:?}", names.join(", "), loss.name.name()),
+        ));
+    }
+    loss.validate()?;
+    // An engine may have losses that the protocol says nothing of; their options are its own business.
+    let Some(options) = options(&loss.name) else {
+        return Ok(());
+    };
+    for (name, value) in &loss.config {
+        let field = || format!("loss_fn_config.{name}");
+        if !options.iter().any(|(option, _)| option == name) {
+            let names: Vec<&str> = options.iter().map(|(option, _)| *option).collect();
+            let expected = match names.as_slice() {
+                [] => format!("nothing, {} has no options", loss.name),
+                names => format!("an option of {}: {}", loss.name, names.join(", ")),
+            };
+            return Err(InvalidInput::new(field(), expected));
+        }
+        match value {
+            LossConfigValue::Number(number) if fits_f32(*number) => {}
+            LossConfigValue::Number(number) => {
+                let expected = format!("a number that fits 32 bits, got {number}");
+                return Err(InvalidInput::new(field(), expected));
+            }
+            LossConfigValue::Text(text) => {
+                let expected = format!("a number, got the text {text:?}");
+                return Err(InvalidInput::new(field(), expected));
+            }
+        }
+    }
+    let value = |option: &str| match loss.config.get(option) {
+        Some(LossConfigValue::Number(number)) => Some(*number),
+        _ => options
+            .iter()
+            .find(|(name, _)| *name == option)
+            .map(|(_, default)| *default),
+    };
+    match (value("clip_low_threshold"), value("clip_high_threshold")) {
+        (Some(low), Some(high)) if low > high => Err(InvalidInput::new(
+            "loss_fn_config.clip_low_threshold",
+            format!("at most clip_high_threshold, {high}, got {low}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The element type of a loss input, where the protocol says one.
+pub(super) fn dtype(input: &str) -> Option<DType> {
+    match input {
+        "target_tokens" => Some(DType::Int64),
+        "weights"
+        | "logprobs"
+        | "advantages"
+        | "sequence_ratio_mask"
+        | "clip_low_threshold"
+        | "clip_high_threshold" => Some(DType::Float32),
+        _ => None,
+    }
+}
+
+/// Whether a number is still one when an engine computes with 32 bits.
+pub(super) fn fits_f32(number: f64) -> bool {
+    number.abs() <= f64::from(f32::MAX)
+}
