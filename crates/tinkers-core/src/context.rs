@@ -51,6 +51,9 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
     /// How long an operation may go without news before it counts as stalled.
     fn progress_deadline(&self) -> Duration;
 
+    /// How long an operation may take in all, news or not; as long as it takes when `None`.
+    fn operation_deadline(&self) -> Option<Duration>;
+
     /// Waits until `bytes` of a large result may be fetched; the guard gives them back when dropped.
     fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard>;
 }

@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tinkers_core::{Error, ErrorKind, HttpResponse, ProgressCell, Result, Sent, SessionContext};
+use tinkers_core::{
+    Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, Sent, SessionContext, Time,
+};
 use tinkers_wire::Promise;
 use tokio::sync::oneshot;
 
@@ -18,22 +20,25 @@ pub struct Operation {
     pub progress: Arc<ProgressCell>,
     /// The public method, as `Client.method`.
     pub name: &'static str,
+    /// When it is given up, news or not.
+    pub deadline: Option<Moment>,
 }
 
 impl Operation {
     /// An operation that begins now.
     pub fn new(session: Arc<dyn SessionContext>, name: &'static str) -> Self {
-        let progress = Arc::new(ProgressCell::new(session.caller().time.now()));
+        let now = session.caller().time.now();
         Self {
+            progress: Arc::new(ProgressCell::new(now)),
+            deadline: session.operation_deadline().map(|limit| now.after(limit)),
             session,
-            progress,
             name,
         }
     }
 }
 
-/// Starts `work` on the I/O runtime under the session's progress deadline. A panic, an abort and a stall reach the caller
-/// as an error, exactly once.
+/// Starts `work` on the I/O runtime under the session's deadlines. A panic, an abort, a stall and a deadline that passes reach
+/// the caller as an error, exactly once.
 pub fn start<T, F>(operation: Operation, work: F) -> ApiFuture<T>
 where
     T: Send + 'static,
@@ -45,10 +50,10 @@ where
     let limit = operation.session.progress_deadline();
     let (name, session) = (operation.name, Arc::clone(&operation.session));
     let watched = async move {
-        let stalled = operation
-            .progress
-            .stalled(&*operation.session.caller().time, limit);
-        let result = first(catch_unwind(work), stalled).await;
+        let time = &*operation.session.caller().time;
+        let stalled = operation.progress.stalled(time, limit);
+        let work = first(catch_unwind(work), stalled);
+        let result = first(work, overdue(&operation, time)).await;
         if sender.send(result).is_err() {
             tracing::debug!(operation = name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result");
         }
@@ -57,18 +62,28 @@ where
     ApiFuture::new(receiver, progress, time, name, task)
 }
 
-/// The work's result, or the stall that comes before it.
+/// Completes when the operation has taken as long as it may.
+async fn overdue(operation: &Operation, time: &dyn Time) -> Error {
+    match operation.deadline {
+        Some(at) => time.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+    let message = "the operation took longer than the client's operation_deadline";
+    Error::new(ErrorKind::Timeout, operation.progress.sent(), message)
+}
+
+/// The work's result, or the reason to give it up that comes before it.
 async fn first<T>(
     work: impl Future<Output = Result<T>> + Send,
-    stalled: impl Future<Output = Error> + Send,
+    given_up: impl Future<Output = Error> + Send,
 ) -> Result<T> {
     let mut work = std::pin::pin!(work);
-    let mut stalled = std::pin::pin!(stalled);
+    let mut given_up = std::pin::pin!(given_up);
     std::future::poll_fn(move |cx| {
         if let std::task::Poll::Ready(result) = work.as_mut().poll(cx) {
             return std::task::Poll::Ready(result);
         }
-        stalled.as_mut().poll(cx).map(Err)
+        given_up.as_mut().poll(cx).map(Err)
     })
     .await
 }

@@ -33,7 +33,12 @@ impl SessionContext for Session {
     }
 
     fn profile(&self) -> Arc<ServerProfile> {
-        self.endpoint.profile()
+        let found = self.endpoint.profile();
+        match self.options.bodies {
+            // The caller's word holds for this session alone; what was found out holds for all.
+            Some(bodies) => Arc::new((*found).clone().learn(Fact::Bodies(bodies))),
+            None => found,
+        }
     }
 
     fn learn(&self, fact: Fact) {
@@ -58,6 +63,10 @@ impl SessionContext for Session {
 
     fn progress_deadline(&self) -> Duration {
         self.options.progress_deadline
+    }
+
+    fn operation_deadline(&self) -> Option<Duration> {
+        self.options.operation_deadline
     }
 
     fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard> {

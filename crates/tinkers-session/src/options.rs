@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Error, Jitter, Spawn, Time, Transport};
+use tinkers_core::{BodyFormat, Error, Jitter, Spawn, Time, Transport};
 
 use crate::endpoint::Endpoint;
 
@@ -50,6 +50,10 @@ pub struct SessionOptions {
     pub display_name: Option<String>,
     /// How long an operation may go without news before it counts as stalled. Two hours by default.
     pub progress_deadline: Duration,
+    /// How long an operation may take in all, news or not. As long as it takes by default.
+    pub operation_deadline: Option<Duration>,
+    /// The form of the bodies of passes. Found out by default.
+    pub bodies: Option<BodyFormat>,
     /// The pause between heartbeats. 10 s by default; a third of the expiry at most.
     pub heartbeat_period: Duration,
     /// How long the server keeps a session without heartbeats, unless it says so itself. 120 s by default.
@@ -64,6 +68,8 @@ impl Default for SessionOptions {
             project_id: None,
             display_name: None,
             progress_deadline: Duration::from_secs(2 * 60 * 60),
+            operation_deadline: None,
+            bodies: None,
             heartbeat_period: Duration::from_secs(10),
             expiry: Duration::from_secs(120),
         }
@@ -73,11 +79,12 @@ impl Default for SessionOptions {
 impl SessionOptions {
     pub(crate) fn check(&self) -> Result<(), Error> {
         for (field, value) in [
-            ("progress_deadline", self.progress_deadline),
-            ("heartbeat_period", self.heartbeat_period),
-            ("expiry", self.expiry),
+            ("progress_deadline", Some(self.progress_deadline)),
+            ("operation_deadline", self.operation_deadline),
+            ("heartbeat_period", Some(self.heartbeat_period)),
+            ("expiry", Some(self.expiry)),
         ] {
-            if value.is_zero() {
+            if value.is_some_and(|value| value.is_zero()) {
                 return Err(Error::invalid(field, "a duration above zero"));
             }
         }

@@ -261,6 +261,9 @@ impl SessionContext for FakeSession {
     fn next_sampling_seq(&self) -> u64 {
         0
     }
+    fn operation_deadline(&self) -> Option<Duration> {
+        None
+    }
     fn progress_deadline(&self) -> Duration {
         self.progress_deadline
     }
