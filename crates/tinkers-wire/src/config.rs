@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+
+use crate::nulls::without_nulls;
 
 /// The version of the official SDK whose behaviour this client implements; servers resolve their flags from it.
 pub const SDK_VERSION: &str = "0.38.0";
@@ -25,7 +27,7 @@ impl Default for ConfigRequest {
 
 /// Flags fetched once, at the start. Fields that are missing have the official SDK's defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct ClientConfig {
     /// The credential must be exchanged for a JWT.
@@ -84,7 +86,7 @@ impl Default for ClientConfig {
 
 /// Flags that are refreshed while the session lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct DynamicConfig {
     /// The refresh period in seconds.
@@ -104,6 +106,24 @@ impl Default for DynamicConfig {
         }
     }
 }
+
+/// Null flags are flags that were not sent.
+macro_rules! tolerant_of_nulls {
+    ($($type:ident),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                Self::serialize(self, serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                without_nulls(deserializer, |fields| Self::deserialize(fields))
+            }
+        }
+    )*};
+}
+tolerant_of_nulls!(ClientConfig, DynamicConfig);
 
 /// `POST /create_session`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,6 +235,22 @@ mod tests {
         let some: ClientConfig =
             serde_json::from_str(r#"{"fwdbwd_max_chunk_len": 7, "flag_of_tomorrow": {}}"#).unwrap();
         assert_eq!(some.fwdbwd_max_chunk_len, 7);
+        let nulls = r#"{"fwdbwd_max_chunk_len": null, "server": null, "sample_use_retrieve_futures": true}"#;
+        let some: ClientConfig = serde_json::from_str(nulls).unwrap();
+        assert_eq!(some.fwdbwd_max_chunk_len, 1024);
+        assert!(some.sample_use_retrieve_futures);
+        let nulls = r#"{"refresh_interval_sec": null}"#;
+        assert_eq!(
+            serde_json::from_str::<DynamicConfig>(nulls).unwrap(),
+            DynamicConfig::default()
+        );
+        let written = serde_json::to_string(&some).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ClientConfig>(&written).unwrap(),
+            some
+        );
+        let wrong = r#"{"fwdbwd_max_chunk_len": "many"}"#;
+        assert!(serde_json::from_str::<ClientConfig>(wrong).is_err());
     }
 
     #[test]

@@ -2,12 +2,15 @@
 #![doc = include_str!("../README.md")]
 
 mod answer;
+mod chunk_json;
 mod config;
 mod datum;
 mod input;
 mod loss;
 mod model_input;
 mod models;
+mod nulls;
+mod numbers;
 mod path;
 mod poll;
 mod proto;
@@ -36,8 +39,8 @@ pub use models::{
 pub use path::{CheckpointKind, TinkerPath};
 pub use poll::{FailureCategory, PollAnswer, Promise, QueueState, RequestKind, RetrieveFuture};
 pub use rest::{
-    Capabilities, Checkpoint, CheckpointList, Cursor, SamplerInfo, SessionInfo, SessionList,
-    SupportedModel, TrainingRun, TrainingRunList, WeightsInfo, WeightsInfoRequest,
+    Capabilities, Checkpoint, CheckpointList, CheckpointType, Cursor, SamplerInfo, SessionInfo,
+    SessionList, SupportedModel, TrainingRun, TrainingRunList, WeightsInfo, WeightsInfoRequest,
 };
 pub use sampling::{
     CreateSamplingSession, SampleRequest, SamplingParams, SamplingSessionCreated, Stop,

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::InvalidInput;
 
@@ -186,105 +184,6 @@ impl Chunk {
     }
 }
 
-impl Serialize for Chunk {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        #[serde(tag = "type", rename_all = "snake_case")]
-        enum Raw<'a> {
-            EncodedText {
-                tokens: &'a [u32],
-            },
-            Image {
-                data: String,
-                format: &'a str,
-                #[serde(skip_serializing_if = "Option::is_none")]
-                expected_tokens: Option<u32>,
-            },
-            ImageAssetPointer {
-                location: &'a str,
-                format: &'a str,
-                #[serde(skip_serializing_if = "Option::is_none")]
-                expected_tokens: Option<u32>,
-            },
-            Dmel {
-                dmel: String,
-            },
-        }
-        match self {
-            Self::EncodedText(tokens) => Raw::EncodedText { tokens },
-            Self::Image {
-                data,
-                format,
-                expected_tokens,
-            } => Raw::Image {
-                data: BASE64.encode(data),
-                format,
-                expected_tokens: *expected_tokens,
-            },
-            Self::ImageAssetPointer {
-                location,
-                format,
-                expected_tokens,
-            } => Raw::ImageAssetPointer {
-                location,
-                format,
-                expected_tokens: *expected_tokens,
-            },
-            Self::Dmel(data) => Raw::Dmel {
-                dmel: BASE64.encode(data),
-            },
-            Self::Other(value) => return value.serialize(serializer),
-        }
-        .serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Chunk {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-
-        #[derive(Deserialize)]
-        struct Raw {
-            #[serde(rename = "type")]
-            kind: Option<String>,
-            tokens: Option<Vec<u32>>,
-            data: Option<String>,
-            dmel: Option<String>,
-            location: Option<String>,
-            format: Option<String>,
-            expected_tokens: Option<u32>,
-        }
-        // Text has a path of its own: it is nearly everything, and a tree of values for each token would be waste.
-        let raw = Raw::deserialize(deserializer)?;
-        let decode = |text: String| {
-            BASE64
-                .decode(text)
-                .map(Bytes::from)
-                .map_err(|e| D::Error::custom(format!("bad base64: {e}")))
-        };
-        let missing = |field: &'static str| D::Error::missing_field(field);
-        match raw.kind.as_deref().unwrap_or("encoded_text") {
-            "encoded_text" => Ok(Self::EncodedText(
-                raw.tokens.ok_or_else(|| missing("tokens"))?.into(),
-            )),
-            "image" => Ok(Self::Image {
-                data: decode(raw.data.ok_or_else(|| missing("data"))?)?,
-                format: raw.format.ok_or_else(|| missing("format"))?,
-                expected_tokens: raw.expected_tokens,
-            }),
-            "image_asset_pointer" => Ok(Self::ImageAssetPointer {
-                location: raw.location.ok_or_else(|| missing("location"))?,
-                format: raw.format.ok_or_else(|| missing("format"))?,
-                expected_tokens: raw.expected_tokens,
-            }),
-            "dmel" => Ok(Self::Dmel(decode(
-                raw.dmel.ok_or_else(|| missing("dmel"))?,
-            )?)),
-            other => Ok(Self::Other(json!({ "type": other }))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,14 +217,6 @@ mod tests {
             )
         );
         assert_eq!(serde_json::from_str::<ModelInput>(&json).unwrap(), input);
-    }
-
-    #[test]
-    fn a_chunk_of_an_unknown_kind_is_kept() {
-        let input: ModelInput =
-            serde_json::from_str(r#"{"chunks": [{"type": "hologram", "depth": 3}]}"#).unwrap();
-        assert!(matches!(input.chunks[0], Chunk::Other(_)));
-        assert_eq!(input.len(), None);
     }
 
     #[test]

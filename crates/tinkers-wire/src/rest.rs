@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::nulls::null_is_default;
 use crate::{CheckpointKind, DecodeError, OptimizerConfig};
 
 /// The answer of `GET /get_server_capabilities`.
@@ -63,19 +64,19 @@ pub struct TrainingRun {
     /// The base model's name.
     pub base_model: String,
     /// Whose it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub model_owner: String,
     /// Whether it is a LoRA adapter.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub is_lora: bool,
     /// Whether it is beyond repair.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub corrupted: bool,
     /// The adapter's rank.
     #[serde(default)]
     pub lora_rank: Option<u32>,
     /// When it was last used.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub last_request_time: String,
     /// The newest training checkpoint.
     #[serde(default)]
@@ -88,13 +89,23 @@ pub struct TrainingRun {
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
+/// What a listing says that a checkpoint is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum CheckpointType {
+    /// One that can be named in a path.
+    Known(CheckpointKind),
+    /// One that this version does not know, as it was sent.
+    Other(String),
+}
+
 /// Saved weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// `<kind>/<name>`.
     pub checkpoint_id: String,
     /// What it is for.
-    pub checkpoint_type: CheckpointKind,
+    pub checkpoint_type: CheckpointType,
     /// When it was saved.
     pub time: String,
     /// Where it is; kept as text, since servers differ in its form.
@@ -103,7 +114,7 @@ pub struct Checkpoint {
     #[serde(default)]
     pub size_bytes: Option<u64>,
     /// Whether everybody may read it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub public: bool,
     /// The caller's own notes.
     #[serde(default)]
@@ -197,7 +208,7 @@ pub struct WeightsInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
     /// Whether it is a LoRA adapter.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub is_lora: bool,
     /// The adapter's rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,6 +238,22 @@ mod tests {
         )
         .unwrap();
         assert_eq!(runs.training_runs[0].lora_rank, Some(8));
+        let list = br#"{"checkpoints": [
+            {"checkpoint_id": "merged/a", "checkpoint_type": "merged", "time": "", "tinker_path": "tinker://r/merged/a", "public": null},
+            {"checkpoint_id": "weights/a", "checkpoint_type": "training", "time": "", "tinker_path": "tinker://r/weights/a"}]}"#;
+        let list = CheckpointList::read(list).unwrap();
+        let types: Vec<&CheckpointType> = list
+            .checkpoints
+            .iter()
+            .map(|one| &one.checkpoint_type)
+            .collect();
+        assert_eq!(
+            types,
+            [
+                &CheckpointType::Other("merged".to_owned()),
+                &CheckpointType::Known(CheckpointKind::Training)
+            ]
+        );
         let info: WeightsInfo =
             serde_json::from_str(r#"{"base_model": "b", "is_lora": true, "lora_rank": 8}"#)
                 .unwrap();

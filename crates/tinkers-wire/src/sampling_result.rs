@@ -6,13 +6,17 @@ use serde::{Deserialize, Serialize};
 use crate::{DecodeError, OperationResult, TensorData, proto};
 
 /// Why a sequence ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum StopReason {
     /// A stop token or text, or the end of text.
     Stop,
     /// The token limit.
     Length,
+    /// A reason that this version does not know, as it was sent; from protobuf its number.
+    #[serde(untagged)]
+    Other(String),
 }
 
 /// The result of one sampling request.
@@ -153,7 +157,7 @@ impl SampleResponse {
     /// The JSON form, for servers. Top-k of samples, targets and alternatives exist in protobuf only.
     pub fn to_json(&self) -> Bytes {
         let sequences = self.sequences.iter().map(|sequence| JsonSequence {
-            stop_reason: sequence.stop_reason,
+            stop_reason: sequence.stop_reason.clone(),
             tokens: sequence.tokens.clone(),
             logprobs: sequence
                 .logprobs
@@ -253,5 +257,17 @@ mod tests {
         let response = SampleResponse::from_json(json).unwrap();
         assert_eq!(response.sequences[0].stop_reason, StopReason::Stop);
         assert!(response.sequences[0].logprobs.as_ref().unwrap()[0].is_nan());
+    }
+
+    #[test]
+    fn a_stop_reason_of_a_newer_server_is_kept() {
+        let json = br#"{"sequences": [{"stop_reason": "cancelled", "tokens": [1]}]}"#;
+        let response = SampleResponse::from_json(json).unwrap();
+        let kept = StopReason::Other("cancelled".to_owned());
+        assert_eq!(response.sequences[0].stop_reason, kept);
+        assert_eq!(
+            SampleResponse::from_json(&response.to_json()).unwrap(),
+            response
+        );
     }
 }

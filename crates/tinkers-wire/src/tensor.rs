@@ -7,6 +7,7 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::InvalidInput;
+use crate::numbers::Numbers;
 
 /// The element types of the public API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -303,30 +304,21 @@ impl<'de> Deserialize<'de> for TensorData {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Raw {
-            // Servers write what is not a number as null.
-            data: Vec<Option<f64>>,
+            data: Numbers,
             dtype: DType,
             shape: Option<Vec<usize>>,
             sparse_crow_indices: Option<Vec<i64>>,
             sparse_col_indices: Option<Vec<i64>>,
         }
         let raw = Raw::deserialize(deserializer)?;
-        let values =
-            match raw.dtype {
-                DType::Float32 => TensorValues::F32(
-                    raw.data
-                        .into_iter()
-                        .map(|x| x.map_or(f32::NAN, |x| x as f32))
-                        .collect(),
-                ),
-                DType::Int64 => {
-                    let whole = |x: Option<f64>| x.filter(|x| x.fract() == 0.0).map(|x| x as i64);
-                    let values: Option<Arc<[i64]>> = raw.data.into_iter().map(whole).collect();
-                    TensorValues::I64(values.ok_or_else(|| {
-                        serde::de::Error::custom("int64 data must be whole numbers")
-                    })?)
-                }
-            };
+        let values = match raw.dtype {
+            DType::Float32 => TensorValues::F32(raw.data.into_f32()),
+            DType::Int64 => TensorValues::I64(
+                raw.data
+                    .into_i64()
+                    .ok_or_else(|| serde::de::Error::custom("int64 data must be whole numbers"))?,
+            ),
+        };
         let csr = match (raw.sparse_crow_indices, raw.sparse_col_indices) {
             (None, None) => None,
             (Some(crow), Some(col)) => Some(CsrIndices {

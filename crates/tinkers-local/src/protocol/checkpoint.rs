@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use tinkers_wire::{Checkpoint, CheckpointKind, TinkerPath, WeightsInfo, WeightsInfoRequest};
+use tinkers_wire::{Checkpoint, CheckpointKind, CheckpointType, TinkerPath, WeightsInfo, WeightsInfoRequest};
 
 use super::model::adamw;
 use super::payload::Product;
@@ -181,7 +181,7 @@ fn canonical(path: &TinkerPath) -> TinkerPath {
 pub(super) fn listed(record: &CheckpointRecord) -> Checkpoint {
     Checkpoint {
         checkpoint_id: record.path.checkpoint_id(),
-        checkpoint_type: record.path.kind(),
+        checkpoint_type: CheckpointType::Known(record.path.kind()),
         time: rfc3339(record.saved_at),
         tinker_path: record.path.to_string(),
         size_bytes: Some(record.size_bytes),

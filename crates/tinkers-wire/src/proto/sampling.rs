@@ -11,14 +11,18 @@ use crate::{
     DecodeError, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
 };
 
+/// A reason that has no number stands for none that is known.
+const NO_STOP_REASON: i32 = -1;
+
 pub(crate) fn encode(response: &SampleResponse) -> Bytes {
     let sequences = response
         .sequences
         .iter()
         .map(|sequence| m::SampledSequence {
-            stop_reason: match sequence.stop_reason {
+            stop_reason: match &sequence.stop_reason {
                 StopReason::Stop => m::StopReason::Stop as i32,
                 StopReason::Length => m::StopReason::Length as i32,
+                StopReason::Other(number) => number.parse().unwrap_or(NO_STOP_REASON),
             },
             tokens: pack(&sequence.tokens),
             logprobs: sequence.logprobs.as_ref().map(|logprobs| pack(logprobs)),
@@ -79,7 +83,7 @@ pub(crate) fn decode(body: Bytes) -> Result<SampleResponse, DecodeError> {
         prompt_cache_hit_tokens: u32::try_from(message.prompt_cache_hit_tokens).ok(),
         target_prompt_logprobs: message
             .target_prompt_logprobs
-            .map(tensors::decode)
+            .map(tensors::decode_response)
             .transpose()?,
         prompt_alt_tokens: message
             .prompt_alt_tokens
@@ -92,12 +96,7 @@ fn decode_sequence(sequence: m::SampledSequence) -> Result<SampledSequence, Deco
     let stop_reason = match m::StopReason::try_from(sequence.stop_reason) {
         Ok(m::StopReason::Stop) => StopReason::Stop,
         Ok(m::StopReason::Length) => StopReason::Length,
-        Err(_) => {
-            return Err(DecodeError::new(format!(
-                "an unknown stop reason {}",
-                sequence.stop_reason
-            )));
-        }
+        Err(_) => StopReason::Other(sequence.stop_reason.to_string()),
     };
     Ok(SampledSequence {
         stop_reason,
@@ -119,8 +118,8 @@ fn decode_sequence(sequence: m::SampledSequence) -> Result<SampledSequence, Deco
 fn decode_alternatives(alt: m::PromptAltTokens) -> Result<PromptAltTokens, DecodeError> {
     let missing = || DecodeError::new("alternatives without tokens or logprobs");
     Ok(PromptAltTokens {
-        tokens: tensors::decode(alt.tokens.ok_or_else(missing)?)?,
-        logprobs: tensors::decode(alt.logprobs.ok_or_else(missing)?)?,
+        tokens: tensors::decode_response(alt.tokens.ok_or_else(missing)?)?,
+        logprobs: tensors::decode_response(alt.logprobs.ok_or_else(missing)?)?,
     })
 }
 
@@ -212,9 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_stop_reason_is_an_error() {
+    fn an_unknown_stop_reason_is_kept_by_its_number() {
         let mut message = m::SampleResponse::decode(response().to_protobuf()).unwrap();
         message.sequences[0].stop_reason = 9;
-        assert!(decode(Bytes::from(message.encode_to_vec())).is_err());
+        let bytes = Bytes::from(message.encode_to_vec());
+        let read = decode(bytes.clone()).unwrap();
+        assert_eq!(
+            read.sequences[0].stop_reason,
+            StopReason::Other("9".to_owned())
+        );
+        assert_eq!(encode(&read), bytes);
     }
 }

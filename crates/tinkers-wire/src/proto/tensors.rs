@@ -29,7 +29,20 @@ pub(super) fn encode(tensor: &TensorData) -> m::Tensor {
     }
 }
 
-pub(super) fn decode(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
+/// A tensor of a request, in which a shape without sides is one that was not given.
+pub(super) fn decode_request(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
+    decode(tensor, |_| false)
+}
+
+/// A tensor of a response, in which one value without sides is a scalar.
+pub(super) fn decode_response(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
+    decode(tensor, |len| len == 1)
+}
+
+fn decode(
+    tensor: m::Tensor,
+    is_scalar: impl FnOnce(usize) -> bool,
+) -> Result<TensorData, DecodeError> {
     let shape = sides(&tensor.shape)?;
     let (values, csr) = match tensor.encoding {
         Some(Encoding::Dense(data)) => (values(tensor.dtype, &data)?, None),
@@ -43,8 +56,7 @@ pub(super) fn decode(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
         // A tensor without elements may leave the field out altogether.
         None => (values(tensor.dtype, &[])?, None),
     };
-    // Responses call a scalar a tensor without sides; requests leave an unknown shape out.
-    let shape = (!shape.is_empty() || values.len() == 1).then_some(shape);
+    let shape = (!shape.is_empty() || is_scalar(values.len())).then_some(shape);
     Ok(TensorData::from_parts(values, shape, csr))
 }
 
@@ -115,6 +127,17 @@ pub(super) fn pack<T: Element + Copy>(values: &[T]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_value_without_a_shape_is_a_row_in_requests_and_a_scalar_in_responses() {
+        let tensor = || m::Tensor {
+            encoding: Some(Encoding::Dense(pack(&[6i64]))),
+            dtype: DType::Int64 as i32,
+            shape: vec![],
+        };
+        assert_eq!(decode_request(tensor()).unwrap().shape(), [1]);
+        assert_eq!(decode_response(tensor()).unwrap().shape(), [0usize; 0]);
+    }
 
     #[test]
     fn narrow_types_are_widened() {

@@ -153,7 +153,7 @@ pub(crate) fn decode_request(body: Bytes) -> Result<PassRequest, DecodeError> {
 fn decode_datum(datum: m::Datum) -> Result<Datum, DecodeError> {
     let inputs = datum.loss_fn_inputs.into_iter();
     let inputs = inputs.map(|(name, tensor)| {
-        let tensor = tensors::decode(tensor)
+        let tensor = tensors::decode_request(tensor)
             .map_err(|error| DecodeError::new(format!("loss_fn_inputs.{name}: {error}")))?;
         Ok((name, tensor))
     });
