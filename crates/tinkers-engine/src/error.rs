@@ -36,6 +36,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Another engine, of this process or another, keeps its checkpoints there.
+    #[error(
+        "the data directory {} is in use by another server; give each its own",
+        dir.display()
+    )]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The tensor library refused to read or convert weights.
     #[error("the weights cannot be read or converted")]
     Tensor(#[from] candle_core::Error),

@@ -7,6 +7,7 @@ pub mod checkpoint;
 mod config;
 mod engine;
 mod error;
+mod lock;
 mod lora;
 mod loss;
 mod model;

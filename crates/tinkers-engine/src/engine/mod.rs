@@ -3,6 +3,7 @@
 mod convert;
 mod pass;
 mod sampling;
+mod storage;
 mod training;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::builtin;
 use crate::checkpoint::Store;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::lock::DirLock;
 use crate::model::Model;
 use crate::text::Text;
 use crate::threads::Threads;
@@ -34,14 +36,16 @@ const MAX_RANK: u32 = 1024;
 
 /// A base model in memory, adapters in training over it, and samplers.
 ///
-/// One thread trains: it takes the jobs of all models in the order in which they come. Two threads sample. Each computes
-/// on pools of its own, so that sampling and training share the cores and neither waits for the other. A job that panics
+/// One thread trains: it takes the jobs of all models in the order in which they come. Two threads sample, one deletes
+/// checkpoints. Each computes on pools of its own, so that sampling and training share the cores and neither waits for the other. A job that panics
 /// ends with an error, and the threads go on. Dropping the engine ends jobs that wait with errors; a save that has begun
 /// is finished.
 pub struct ModelEngine {
     shared: Arc<Shared>,
     training: mpsc::Sender<Ticket>,
     sampling: mpsc::Sender<Ticket>,
+    storage: mpsc::Sender<Ticket>,
+    _lock: DirLock,
 }
 
 /// A job and its way back.
@@ -68,7 +72,8 @@ impl ModelEngine {
     /// An engine over the built-in model, with checkpoints below `data_dir`.
     ///
     /// # Errors
-    /// [`Error::Io`] where the directory cannot be used, [`Error::Panicked`] where the system gives no threads.
+    /// [`Error::InUse`] where another engine has the directory, [`Error::Io`] where it cannot be used,
+    /// [`Error::Panicked`] where the system gives no threads.
     pub fn builtin(data_dir: &Path) -> Result<Self> {
         let model = builtin::model()?;
         Self::start(builtin::NAME.into(), model, Text::Bytes, data_dir)
@@ -96,6 +101,7 @@ impl ModelEngine {
     }
 
     fn start(name: String, model: Model, text: Text, data_dir: &Path) -> Result<Self> {
+        let lock = DirLock::take(data_dir)?;
         let shared = Arc::new(Shared {
             name,
             end_tokens: model.config().end_tokens(),
@@ -108,10 +114,15 @@ impl ModelEngine {
         });
         let (training, training_jobs) = mpsc::channel();
         let (sampling, sampling_jobs) = mpsc::channel();
+        let (storage, storage_jobs) = mpsc::channel();
         let threads = Threads::new(0)?;
         let mut trainer = training::Trainer::new(Arc::clone(&shared), threads);
         spawn("training", &shared, training_jobs, move |job, _| {
             trainer.run(job)
+        })?;
+        let keeper = Arc::clone(&shared);
+        spawn("storage", &shared, storage_jobs, move |job, _| {
+            storage::run(&keeper, job)
         })?;
         let queue = Arc::new(Mutex::new(sampling_jobs));
         let threads = Arc::new(Threads::new(0)?);
@@ -126,6 +137,8 @@ impl ModelEngine {
             shared,
             training,
             sampling,
+            storage,
+            _lock: lock,
         })
     }
 }
@@ -162,15 +175,14 @@ impl Engine for ModelEngine {
 
     fn start(&self, job: Job, done: Done) {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let samples = matches!(job.work, Work::Sample { .. });
-        let queue = if samples {
-            &self.sampling
-        } else {
-            &self.training
+        let queue = match job.work {
+            Work::Sample { .. } => {
+                lock(&self.shared.running).insert(job.id, Arc::clone(&cancelled));
+                &self.sampling
+            }
+            Work::DeleteCheckpoint { .. } => &self.storage,
+            _ => &self.training,
         };
-        if samples {
-            lock(&self.shared.running).insert(job.id, Arc::clone(&cancelled));
-        }
         let ticket = Ticket {
             job,
             done,
@@ -301,6 +313,30 @@ impl From<Error> for EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deletion_does_not_wait_for_the_training_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = ModelEngine::builtin(dir.path()).unwrap();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let model = String::new();
+        let busy = Job {
+            id: JobId(1),
+            work: Work::UnloadModel { model },
+        };
+        // The training thread reports, and does not get on before it is told to.
+        engine.start(busy, Done::new(move |_| wait.recv().unwrap_or_default()));
+        let (sender, ended) = mpsc::channel();
+        let delete = Job {
+            id: JobId(2),
+            work: Work::DeleteCheckpoint {
+                path: "tinker://s:train:0/weights/a".parse().unwrap(),
+            },
+        };
+        engine.start(delete, Done::new(move |ended| drop(sender.send(ended))));
+        assert_eq!(ended.recv().unwrap(), Ok(Outcome::Done));
+        drop(go_on);
+    }
 
     #[test]
     fn a_job_that_panics_ends_with_an_error_and_the_thread_goes_on() {

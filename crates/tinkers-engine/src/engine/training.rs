@@ -85,13 +85,6 @@ impl Trainer {
                 self.shared.shelf.drop_snapshot(sampler);
                 Outcome::Done
             }
-            Work::DeleteCheckpoint { path } => {
-                let store = &self.shared.store;
-                self.shared
-                    .shelf
-                    .changing(path, || store.delete(&key(path)))?;
-                Outcome::Done
-            }
             other => {
                 return Err(EngineError::server(format!(
                     "the training thread was given {other:?}"
