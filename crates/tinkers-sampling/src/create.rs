@@ -46,49 +46,62 @@ pub struct NewSampler {
 
 impl NewSampler {
     /// Over `source`, a base model's name or a `tinker://` path; a wrong one fails in [`NewSampler::create`].
-    pub fn new(session: Arc<dyn SessionContext>, source: &str) -> Self {
+    pub fn new(session: Arc<dyn SessionContext>, source: impl AsRef<str>) -> Self {
         Self {
             session,
-            source: Source::read(source),
+            source: Source::read(source.as_ref()),
         }
     }
 
     /// Makes the sampler.
     pub fn create(self) -> ApiFuture<SamplingClient> {
-        const NAME: &str = "ServiceClient.sampling";
-        let operation = Operation::new(Arc::clone(&self.session), NAME);
-        let progress = Arc::clone(&operation.progress);
-        start(operation, async move {
-            let source = self.source?;
-            self.session.check_open()?;
-            let (base_model, model_path) = match source {
-                Source::BaseModel(name) => (Some(name), None),
-                Source::Weights(path) => (None, Some(path)),
-            };
-            let body = CreateSamplingSession {
-                session_id: self.session.session_id().to_owned(),
-                sampling_session_seq_id: self.session.next_sampling_seq(),
-                base_model,
-                model_path,
-            };
-            let mut call = Call::post(
-                routes::CREATE_SAMPLING_SESSION,
-                to_json(&body),
-                RouteClass::Train,
-            );
-            call.operation = Some(NAME);
-            call.progress = Some(progress);
-            let answer = self.session.caller().call(call).await?.response;
-            let created = SamplingSessionCreated::read(&answer.body).map_err(|error| {
-                let message = format!("the server's answer is no sampler: {error}");
-                Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                    .with_answer(answer.status.as_u16(), &answer.body)
-            })?;
-            Ok(SamplingClient::new(
-                self.session,
-                created.sampling_session_id,
-            ))
+        let operation = Operation::new(Arc::clone(&self.session), "ServiceClient.sampling");
+        start(operation.clone(), async move {
+            self.create_in(&operation).await
         })
+    }
+
+    /// The same as a step of a larger operation, whose progress it tells. Dropping the future gives it up; the server may have
+    /// made the sampler.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a source that is none, and what the server refuses.
+    pub async fn create_in(self, operation: &Operation) -> Result<SamplingClient> {
+        let source = self.source?;
+        self.session.check_open()?;
+        let (base_model, model_path) = match source {
+            Source::BaseModel(name) => (Some(name), None),
+            Source::Weights(path) => (None, Some(path)),
+        };
+        let body = CreateSamplingSession {
+            session_id: self.session.session_id().to_owned(),
+            sampling_session_seq_id: self.session.next_sampling_seq(),
+            base_model,
+            model_path,
+        };
+        let mut call = Call::post(
+            routes::CREATE_SAMPLING_SESSION,
+            to_json(&body),
+            RouteClass::Train,
+        );
+        call.operation = Some(operation.name);
+        call.progress = Some(Arc::clone(&operation.progress));
+        let accepted = self.session.caller().call(call).await?;
+        let answer = accepted.response;
+        let created = SamplingSessionCreated::read(&answer.body).map_err(|error| {
+            let message = format!("the server's answer is no sampler: {error}");
+            Error::new(ErrorKind::Protocol, Sent::Answered, message)
+                .with_answer(answer.status.as_u16(), &answer.body)
+        })?;
+        let sampler_id = created.sampling_session_id;
+        if accepted.earlier == Sent::MaybeSent && !self.session.profile().deduplicates {
+            tracing::warn!(
+                operation = operation.name,
+                sampler_id,
+                "the reply to an earlier attempt was lost: the server may have made a sampler that nobody uses, until the session ends"
+            );
+        }
+        Ok(SamplingClient::new(self.session, sampler_id))
     }
 }
 

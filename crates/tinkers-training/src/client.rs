@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Error, ErrorKind, Result, Sent, SessionContext};
-use tinkers_futures::{ApiFuture, Operation, QueueLog, Retrieval, join_all, retrieve, start};
+use tinkers_core::{BoxFuture, Error, Result, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, QueueLog, start};
 use tinkers_wire::{
     AdamParams, Datum, ForwardBackwardOutput, InvalidInput, LoadedWeights, Loss, ModelInfo,
     OperationResult, OptimStepResult, PassMode, RequestKind, SavedSamplerWeights, SavedWeights,
     TinkerPath,
 };
-use tokio::sync::oneshot;
 
 use crate::parts::{LoadPart, Part, PassPart, StepPart};
-use crate::turns::{Taken, Turns};
-use crate::{ChunkLimits, SaveForSampler, SaveState, merge, plan};
+use crate::turns::Turns;
+use crate::waiter::{Found, Waiter};
+use crate::{ChunkLimits, SaveForSampler, SaveState, plan};
 
 /// One model that is being trained. Clones share its order.
 ///
@@ -116,32 +116,42 @@ impl TrainingClient {
         save: impl Into<SaveForSampler>,
     ) -> ApiFuture<SavedSamplerWeights> {
         let operation = self.operation("TrainingClient.save_weights_for_sampler");
+        let saved = self.save_weights_for_sampler_in(&operation, save);
+        start(operation, saved)
+    }
+
+    /// The same as a step of a larger operation, whose progress it tells. It takes its place in the order now.
+    pub fn save_weights_for_sampler_in(
+        &self,
+        operation: &Operation,
+        save: impl Into<SaveForSampler>,
+    ) -> BoxFuture<'static, Result<SavedSamplerWeights>> {
         let session = self.turns.session();
         let part = save
             .into()
             .into_part(self.turns.model_id(), || session.next_sampling_seq());
-        self.single(
-            operation,
-            RequestKind::SaveWeightsForSampler,
-            part,
-            |path| {
-                Ok(SavedSamplerWeights {
-                    path: Some(path),
-                    sampling_session_id: None,
-                })
-            },
+        let kind = RequestKind::SaveWeightsForSampler;
+        self.place(operation, kind, part, |path| {
+            Ok(SavedSamplerWeights {
+                path: Some(path),
+                sampling_session_id: None,
+            })
+        })
+    }
+
+    /// Loads the weights of a checkpoint, a `tinker://` path, into this model; its optimizer starts anew. Some servers take it
+    /// only as a model's first request.
+    pub fn load_state(&self, path: impl AsRef<str>) -> ApiFuture<LoadedWeights> {
+        self.load("TrainingClient.load_state", path.as_ref(), false)
+    }
+
+    /// Loads weights and optimizer state of a checkpoint, a `tinker://` path, into this model.
+    pub fn load_state_with_optimizer(&self, path: impl AsRef<str>) -> ApiFuture<LoadedWeights> {
+        self.load(
+            "TrainingClient.load_state_with_optimizer",
+            path.as_ref(),
+            true,
         )
-    }
-
-    /// Loads the weights of a checkpoint into this model; its optimizer starts anew. Some servers take it only as a model's
-    /// first request.
-    pub fn load_state(&self, path: TinkerPath) -> ApiFuture<LoadedWeights> {
-        self.load("TrainingClient.load_state", path, false)
-    }
-
-    /// Loads weights and optimizer state of a checkpoint into this model.
-    pub fn load_state_with_optimizer(&self, path: TinkerPath) -> ApiFuture<LoadedWeights> {
-        self.load("TrainingClient.load_state_with_optimizer", path, true)
     }
 
     /// Lets calls go on after a refused request that is known to have left nothing on the server; the next call takes its
@@ -153,21 +163,17 @@ impl TrainingClient {
         self.turns.recover()
     }
 
-    fn load(
-        &self,
-        name: &'static str,
-        path: TinkerPath,
-        optimizer: bool,
-    ) -> ApiFuture<LoadedWeights> {
-        let part = LoadPart {
+    fn load(&self, name: &'static str, path: &str, optimizer: bool) -> ApiFuture<LoadedWeights> {
+        let part = path.parse::<TinkerPath>().map_err(Error::from);
+        let part = part.map(|path| LoadPart {
             model_id: Arc::clone(self.turns.model_id()),
             path,
             optimizer,
-        };
+        });
         self.single(
             self.operation(name),
             RequestKind::LoadWeights,
-            Ok(part),
+            part,
             |path| {
                 Ok(LoadedWeights {
                     path: Some(path),
@@ -185,23 +191,17 @@ impl TrainingClient {
         loss: Loss,
     ) -> ApiFuture<ForwardBackwardOutput> {
         let operation = self.operation(name);
-        let taken = validate(&data, &loss).map_err(Error::from).and_then(|()| {
+        let placed = validate(&data, &loss).map_err(Error::from).and_then(|()| {
             let parts = self.cut(mode, data, &loss);
             self.turns
                 .take(name, parts, Arc::clone(&operation.progress))
         });
-        let kind = if mode == PassMode::Forward {
-            RequestKind::Forward
-        } else {
-            RequestKind::ForwardBackward
+        let kind = match mode {
+            PassMode::Forward => RequestKind::Forward,
+            PassMode::ForwardBackward => RequestKind::ForwardBackward,
         };
         let waiter = self.waiter(operation.clone(), kind);
-        start(operation, async move {
-            let parts = delivered(taken?).await?;
-            let results =
-                join_all(parts.into_iter().map(|part| waiter.result(part, no_result))).await;
-            Ok(merge(results.into_iter().collect::<Result<_>>()?))
-        })
+        start(operation, waiter.merged(placed))
     }
 
     fn cut(&self, mode: PassMode, mut data: Vec<Datum>, loss: &Loss) -> Vec<Arc<dyn Part>> {
@@ -224,20 +224,27 @@ impl TrainingClient {
         operation: Operation,
         kind: RequestKind,
         part: Result<impl Part + 'static>,
-        found: fn(TinkerPath) -> Result<T>,
+        found: Found<T>,
     ) -> ApiFuture<T> {
-        let taken = part.and_then(|part| {
-            self.turns.take(
-                operation.name,
-                vec![Arc::new(part)],
-                Arc::clone(&operation.progress),
-            )
+        let placed = self.place(&operation, kind, part, found);
+        start(operation, placed)
+    }
+
+    /// Takes the place of a call of one request, now; the future waits for its result.
+    fn place<T: OperationResult>(
+        &self,
+        operation: &Operation,
+        kind: RequestKind,
+        part: Result<impl Part + 'static>,
+        found: Found<T>,
+    ) -> BoxFuture<'static, Result<T>> {
+        let placed = part.and_then(|part| {
+            let progress = Arc::clone(&operation.progress);
+            self.turns
+                .take(operation.name, vec![Arc::new(part)], progress)
         });
         let waiter = self.waiter(operation.clone(), kind);
-        start(operation, async move {
-            let mut parts = delivered(taken?).await?;
-            waiter.result(parts.remove(0), found).await
-        })
+        Box::pin(waiter.single(placed, found))
     }
 
     fn operation(&self, name: &'static str) -> Operation {
@@ -252,55 +259,6 @@ impl TrainingClient {
             queue_log: Arc::clone(&self.queue_log),
         }
     }
-}
-
-/// Waits for the result of what was taken.
-struct Waiter {
-    operation: Operation,
-    kind: RequestKind,
-    turns: Arc<Turns>,
-    queue_log: Arc<QueueLog>,
-}
-
-impl Waiter {
-    async fn result<T: OperationResult>(
-        &self,
-        taken: Taken,
-        found: fn(TinkerPath) -> Result<T>,
-    ) -> Result<T> {
-        let (promise, flight, elapsed) = match taken {
-            Taken::Promised {
-                promise,
-                flight,
-                elapsed,
-            } => (promise, flight, elapsed),
-            Taken::Found(path) => return found(path),
-        };
-        let result = retrieve(Retrieval {
-            operation: self.operation.clone(),
-            client: self.turns.client(),
-            request_id: promise.request_id,
-            kind: self.kind,
-            submitted_in: elapsed,
-            queue_log: Some(Arc::clone(&self.queue_log)),
-        })
-        .await;
-        drop(flight);
-        result
-    }
-}
-
-/// What became of the submission.
-async fn delivered(receiver: oneshot::Receiver<Result<Vec<Taken>>>) -> Result<Vec<Taken>> {
-    receiver.await.unwrap_or_else(|_| {
-        let message = "the task that sends this model's requests went away";
-        Err(Error::new(ErrorKind::Aborted, Sent::MaybeSent, message))
-    })
-}
-
-fn no_result<T>(_: TinkerPath) -> Result<T> {
-    let message = "a pass leaves no checkpoint to be found";
-    Err(Error::new(ErrorKind::Protocol, Sent::Answered, message))
 }
 
 /// Checks everything that can be checked before a number is taken.

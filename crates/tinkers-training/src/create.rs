@@ -113,10 +113,14 @@ pub struct FromState {
 
 impl FromState {
     /// From `path`, a `tinker://` path of a training checkpoint; a wrong one fails in [`FromState::create`].
-    pub fn new(session: Arc<dyn SessionContext>, path: &str, optimizer: RestoreOptimizer) -> Self {
+    pub fn new(
+        session: Arc<dyn SessionContext>,
+        path: impl AsRef<str>,
+        optimizer: RestoreOptimizer,
+    ) -> Self {
         Self {
             session,
-            path: path.parse().map_err(Error::from),
+            path: path.as_ref().parse().map_err(Error::from),
             optimizer,
             metadata: None,
         }
@@ -188,6 +192,7 @@ impl Making {
         call.client = client;
         let accepted = session.caller().call(call).await?;
         let promise = promise(&accepted.response)?;
+        self.tell_of_orphan(accepted.earlier, &promise.request_id);
         let result = retrieve(Retrieval {
             operation: self.operation.clone(),
             client,
@@ -200,8 +205,26 @@ impl Making {
         Ok((result, promise.model_id))
     }
 
+    /// A creation is repeated when its reply is lost, which may leave a second model behind.
+    fn tell_of_orphan(&self, earlier: Sent, request_id: &str) {
+        if earlier == Sent::MaybeSent && !self.operation.session.profile().deduplicates {
+            tracing::warn!(
+                operation = self.operation.name,
+                request_id,
+                "the reply to an earlier attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
+                self.subject
+            );
+        }
+    }
+
     /// The client of the model that was made.
     async fn client(&self, model_id: String) -> Result<TrainingClient> {
+        let made = format!("model {model_id} was made, but not described");
+        let client = self.described(model_id).await;
+        client.map_err(|error| error.with_context(made))
+    }
+
+    async fn described(&self, model_id: String) -> Result<TrainingClient> {
         let call = self.call(routes::GET_INFO, to_json(&ModelRef { model_id }));
         let answer = self.operation.session.caller().call(call).await?.response;
         let info = ModelInfo::read(&answer.body).map_err(|error| {

@@ -3,12 +3,18 @@
 
 mod client;
 mod create;
+mod delivery;
+mod lost;
 mod merge;
 mod parts;
 mod plan;
+mod poison;
 mod save;
+mod sender;
 mod submit;
+mod together;
 mod turns;
+mod waiter;
 
 pub use client::TrainingClient;
 pub use create::{FromState, NewModel, RestoreOptimizer};

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use tinkers_core::{
     BodyFormat, Call, Cost, Error, ErrorKind, Result, RouteClass, Sent, ServerProfile,
+    SessionContext,
 };
 use tinkers_wire::{
-    AdamParams, Datum, LoadWeights, Loss, OptimStep, PassMode, PassRequest, TinkerPath, routes,
-    to_json,
+    AdamParams, Checkpoint, CheckpointKind, Datum, LoadWeights, Loss, OptimStep, PassMode,
+    PassRequest, TinkerPath, routes, to_json,
 };
 
 /// One request of a training call. The same number and profile always give the same bytes, so every retry is the same.
@@ -18,8 +19,17 @@ pub(crate) trait Part: Send + Sync + fmt::Debug {
     /// The call under this number.
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call>;
 
-    /// The name under which this part's effect can be found on the server, when it can: a save.
-    fn effect(&self) -> Option<Effect> {
+    /// What is done when it may have been applied and the server is not known to apply a repeated number once.
+    fn when_lost(&self) -> WhenLost;
+
+    /// The checkpoint that it leaves under a name of the caller's: a save.
+    fn saved_name(&self) -> Option<SavedName> {
+        None
+    }
+
+    /// The same under another of the session's numbers, for a server that takes the first one as used up.
+    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Part>> {
+        let _ = session;
         None
     }
 
@@ -27,13 +37,44 @@ pub(crate) trait Part: Send + Sync + fmt::Debug {
     fn has_formats(&self) -> bool {
         false
     }
+
+    /// Whether its JSON form says all that its protobuf form says, to every server.
+    fn is_the_same_in_json(&self) -> bool {
+        true
+    }
+
+    /// Whether gradients are added.
+    fn adds_gradients(&self) -> bool {
+        false
+    }
 }
 
-/// Something that a request leaves on the server for everyone to see.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Effect {
-    /// `<kind>/<name>` in the model's list of checkpoints.
-    pub(crate) checkpoint_id: String,
+/// What is done about a request that may have been applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenLost {
+    /// It is sent again: nothing was sent since, so that twice is the same as once.
+    Repeat,
+    /// It is looked for, and sent again when it is not there.
+    Look,
+    /// Nobody can tell, and twice is not the same as once.
+    GiveUp,
+}
+
+/// The name of a checkpoint in its run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SavedName {
+    pub(crate) kind: CheckpointKind,
+    pub(crate) name: String,
+}
+
+impl SavedName {
+    /// Whether this is the checkpoint of a run's list. Some servers list `<kind>/<name>`, others the name alone: then its path
+    /// has the kind.
+    pub(crate) fn is_that_of(&self, listed: &Checkpoint) -> bool {
+        let path = listed.tinker_path.parse::<TinkerPath>();
+        listed.checkpoint_id == format!("{}/{}", self.kind.segment(), self.name)
+            || path.is_ok_and(|path| path.kind() == self.kind && path.name() == self.name)
+    }
 }
 
 /// A pass over some data.
@@ -64,8 +105,28 @@ impl Part for PassPart {
         Ok(call)
     }
 
+    fn when_lost(&self) -> WhenLost {
+        match self.mode {
+            PassMode::Forward => WhenLost::Repeat,
+            PassMode::ForwardBackward => WhenLost::GiveUp,
+        }
+    }
+
     fn has_formats(&self) -> bool {
         true
+    }
+
+    fn is_the_same_in_json(&self) -> bool {
+        // Some servers read the stored values of a sparse tensor in JSON and nothing of their places, and do not say so.
+        let mut tensors = self
+            .data
+            .iter()
+            .flat_map(|datum| datum.loss_fn_inputs.values());
+        tensors.all(|tensor| tensor.csr_indices().is_none())
+    }
+
+    fn adds_gradients(&self) -> bool {
+        self.mode == PassMode::ForwardBackward
     }
 }
 
@@ -130,6 +191,10 @@ impl Part for StepPart {
             RouteClass::Train,
         ))
     }
+
+    fn when_lost(&self) -> WhenLost {
+        WhenLost::GiveUp
+    }
 }
 
 /// A checkpoint into this model.
@@ -159,6 +224,10 @@ impl Part for LoadPart {
             to_json(&body),
             RouteClass::Train,
         ))
+    }
+
+    fn when_lost(&self) -> WhenLost {
+        WhenLost::Repeat
     }
 }
 
@@ -206,6 +275,29 @@ mod tests {
         assert_eq!(call.headers[header::CONTENT_ENCODING], "zstd");
         let body = zstd::bulk::decompress(&call.body, 1 << 20).unwrap();
         assert_eq!(PassRequest::from_protobuf(body.into()).unwrap().seq_id, 3);
+    }
+
+    #[test]
+    fn a_checkpoint_is_known_by_either_form_of_its_id_and_by_its_kind() {
+        let name = SavedName {
+            kind: CheckpointKind::Training,
+            name: "x".to_owned(),
+        };
+        for (id, kind, path, is) in [
+            ("weights/x", "training", "tinker://m/weights/x", true),
+            ("weights/x", "training", "odd", true),
+            ("x", "training", "tinker://m/weights/x", true),
+            ("x", "sampler", "tinker://m/sampler_weights/x", false),
+            ("x", "sampler", "tinker://m/x", false),
+            ("sampler_weights/x", "sampler", "tinker://m/x", false),
+            ("weights/xx", "training", "tinker://m/weights/xx", false),
+        ] {
+            let list = format!(
+                r#"{{"checkpoints":[{{"checkpoint_id":"{id}","checkpoint_type":"{kind}","time":"","tinker_path":"{path}"}}]}}"#
+            );
+            let list = tinkers_wire::CheckpointList::read(list.as_bytes()).unwrap();
+            assert_eq!(name.is_that_of(&list.checkpoints[0]), is, "{id} {path}");
+        }
     }
 
     #[test]

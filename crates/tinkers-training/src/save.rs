@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Call, Result, RouteClass, ServerProfile};
+use tinkers_core::{Call, Result, RouteClass, ServerProfile, SessionContext};
 use tinkers_wire::{
     CheckpointKind, SamplerSaveKind, SaveWeights, SaveWeightsForSampler, routes, to_json,
 };
 
-use crate::parts::{Effect, Part};
+use crate::parts::{Part, SavedName, WhenLost};
 
 /// A training checkpoint to be saved. A name alone is one: `client.save_state("step-10")`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,11 +156,17 @@ impl Part for SaveStatePart {
         ))
     }
 
-    fn effect(&self) -> Option<Effect> {
-        // One that replaces may be repeated without a look.
-        let name = self.0.overwrite.is_none().then_some(&self.0.path)?;
-        Some(Effect {
-            checkpoint_id: format!("{}/{name}", CheckpointKind::Training.segment()),
+    fn when_lost(&self) -> WhenLost {
+        match self.0.overwrite {
+            Some(true) => WhenLost::Repeat,
+            _ => WhenLost::Look,
+        }
+    }
+
+    fn saved_name(&self) -> Option<SavedName> {
+        Some(SavedName {
+            kind: CheckpointKind::Training,
+            name: self.0.path.clone(),
         })
     }
 }
@@ -181,11 +187,27 @@ impl Part for SaveForSamplerPart {
         ))
     }
 
-    fn effect(&self) -> Option<Effect> {
-        let name = self.0.path.as_ref()?;
-        Some(Effect {
-            checkpoint_id: format!("{}/{name}", CheckpointKind::Sampler.segment()),
+    fn when_lost(&self) -> WhenLost {
+        match self.0.path {
+            None => WhenLost::Repeat,
+            Some(_) => WhenLost::Look,
+        }
+    }
+
+    fn saved_name(&self) -> Option<SavedName> {
+        Some(SavedName {
+            kind: CheckpointKind::Sampler,
+            name: self.0.path.clone()?,
         })
+    }
+
+    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Part>> {
+        let body = self.0.clone();
+        body.sampling_session_seq_id?;
+        Some(Box::new(Self(SaveWeightsForSampler {
+            sampling_session_seq_id: Some(session.next_sampling_seq()),
+            ..body
+        })))
     }
 }
 
@@ -217,7 +239,7 @@ mod tests {
             part.call(2, &profile).unwrap().body,
             part.call(2, &profile).unwrap().body
         );
-        assert_eq!(part.effect(), None);
+        assert_eq!(part.saved_name(), None);
         let body = part.call(2, &profile).unwrap().body;
         assert_eq!(
             &body[..],

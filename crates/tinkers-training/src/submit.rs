@@ -1,114 +1,149 @@
-//! Sending one part: the form of its body, and the look at what a lost reply left behind.
+//! Sending one part in the form that the server takes.
 
+use std::sync::Arc;
+
+use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::{
-    Accepted, BodyFormat, Call, Error, ErrorKind, Fact, Result, RouteClass, SessionContext,
+    Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, Moment, Policy, ProgressCell,
+    Result, Sent, ServerProfile, SessionContext,
 };
-use tinkers_wire::{CheckpointList, TinkerPath, routes};
+use tinkers_futures::promise;
 
-use crate::parts::{Effect, Part};
-use crate::turns::{Taken, policy};
+use crate::delivery::Taken;
+use crate::parts::{Part, WhenLost};
 
-/// Sends `part` under `seq_id`. A server that refuses the form of a pass's body before any form was accepted gets the other
-/// form, once, and what it takes is remembered.
-pub(crate) async fn submit(
-    session: &dyn SessionContext,
-    part: &dyn Part,
-    seq_id: u64,
-    prepare: impl Fn(&mut Call) + Send + Sync,
-) -> Result<Accepted> {
-    let profile = session.profile();
-    let sent = send(session, part, seq_id, &profile, &prepare).await;
-    if !part.has_formats() || profile.bodies_confirmed {
-        return sent;
-    }
-    match sent {
-        Ok(accepted) => {
-            session.learn(Fact::Bodies(profile.bodies));
-            Ok(accepted)
+/// One request of a turn, with everything that its sending needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Submission<'a> {
+    pub(crate) session: &'a dyn SessionContext,
+    pub(crate) model_id: &'a str,
+    pub(crate) client: ClientId,
+    pub(crate) operation: &'static str,
+    pub(crate) progress: &'a Arc<ProgressCell>,
+    pub(crate) taken_at: Moment,
+    pub(crate) part: &'a dyn Part,
+    pub(crate) seq_id: u64,
+}
+
+impl Submission<'_> {
+    /// How often it is repeated, where the server's profile and the part decide about lost replies.
+    pub(crate) fn policy(&self) -> Policy {
+        if self.session.profile().deduplicates || self.part.when_lost() == WhenLost::Repeat {
+            self.repeating()
+        } else {
+            self.repeating().giving_up_when_maybe_applied()
         }
-        Err(first)
-            if profile.bodies == BodyFormat::Protobuf
-                && matches!(first.status(), Some(415 | 422)) =>
-        {
-            let json = (*profile).clone().learn(Fact::Bodies(BodyFormat::Json));
-            tracing::debug!(error = %first, "the server refused a protobuf body; trying JSON");
-            match send(session, part, seq_id, &json, &prepare).await {
-                Ok(accepted) => {
-                    session.learn(Fact::Bodies(BodyFormat::Json));
-                    Ok(accepted)
-                }
-                // The body was not at fault: what the server said first is what the caller needs.
-                Err(second) if matches!(second.status(), Some(415 | 422)) => Err(first),
-                Err(second) => Err(second),
+    }
+
+    /// The same, repeating what may have been applied.
+    pub(crate) fn repeating(&self) -> Policy {
+        let window = Policy::PATIENT.window;
+        Policy {
+            window: window.max(self.session.progress_deadline()),
+            ..Policy::PATIENT
+        }
+    }
+
+    /// Sends it. A server that refuses the form of a pass's body before any form was accepted gets the other form, once, and
+    /// what it takes is remembered.
+    pub(crate) async fn send(&self, policy: Policy) -> Result<Taken> {
+        let profile = self.session.profile();
+        if !self.part.has_formats() || profile.bodies_confirmed {
+            return self.promised(self.attempt(&profile, policy, Refusals::Usual).await?);
+        }
+        let first = match self.attempt(&profile, policy, Refusals::OfTheForm).await {
+            Ok(accepted) => {
+                self.session.learn(Fact::Bodies(profile.bodies));
+                return self.promised(accepted);
             }
+            Err(first) => first,
+        };
+        if profile.bodies != BodyFormat::Protobuf || !self.may_be_the_form(&first) {
+            return Err(first);
         }
-        Err(error) => Err(error),
-    }
-}
-
-async fn send(
-    session: &dyn SessionContext,
-    part: &dyn Part,
-    seq_id: u64,
-    profile: &tinkers_core::ServerProfile,
-    prepare: &(impl Fn(&mut Call) + Send + Sync),
-) -> Result<Accepted> {
-    let mut call = part.call(seq_id, profile)?;
-    call.policy = policy(profile.deduplicates);
-    prepare(&mut call);
-    session.caller().call(call).await
-}
-
-/// A save's reply was lost and the server does not de-duplicate: what is there already is taken, else it is saved once more.
-pub(crate) async fn look_or_repeat(
-    session: &dyn SessionContext,
-    model_id: &str,
-    part: &dyn Part,
-    effect: &Effect,
-    seq_id: u64,
-    lost: Error,
-) -> Result<Taken> {
-    if let Some(path) = look(session, model_id, effect).await? {
-        return Ok(Taken::Found(path));
-    }
-    match submit(session, part, seq_id, |_| ()).await {
-        Ok(accepted) => {
-            let elapsed = accepted.elapsed;
-            let promise = tinkers_futures::promise(&accepted.response)?;
-            Ok(Taken::Promised {
-                promise,
-                flight: accepted.flight,
-                elapsed,
-            })
+        tracing::debug!(error = %first, "the server refused a protobuf body; trying JSON");
+        let json = (*profile).clone().learn(Fact::Bodies(BodyFormat::Json));
+        let second = match self.attempt(&json, policy, Refusals::Usual).await {
+            Ok(accepted) => {
+                self.session.learn(Fact::Bodies(BodyFormat::Json));
+                return self.promised(accepted);
+            }
+            Err(second) => second,
+        };
+        match (first.status(), second.status(), second.sent()) {
+            // The form was not at fault, and what a 500 left behind nobody knows: as with any other.
+            (Some(500), Some(415), Sent::Answered)
+                if policy.when_maybe_applied == WhenMaybeApplied::Repeat =>
+            {
+                self.promised(self.attempt(&profile, policy, Refusals::Usual).await?)
+            }
+            (Some(500), Some(415), Sent::Answered) => Err(Error::outcome_unknown(first)),
+            // A reason is of more use than a bare 500.
+            (Some(500), Some(400..=499), Sent::Answered) => Err(second),
+            (Some(500), ..) => Err(second.with_sent(Sent::MaybeSent)),
+            // The body was not at fault: what the server said first is what the caller needs.
+            (_, Some(400..=499), Sent::Answered) => Err(first),
+            _ => Err(second),
         }
-        // It was still being made when we looked.
-        Err(error) if error.kind() == ErrorKind::Conflict => look(session, model_id, effect)
-            .await?
-            .map(Taken::Found)
-            .ok_or(lost),
-        Err(error) => Err(error),
+    }
+
+    async fn attempt(
+        &self,
+        profile: &ServerProfile,
+        policy: Policy,
+        refusals: Refusals,
+    ) -> Result<Accepted> {
+        let mut call = self.part.call(self.seq_id, profile)?;
+        call.policy = policy;
+        call.operation = Some(self.operation);
+        call.client = self.client;
+        call.progress = Some(Arc::clone(self.progress));
+        call.is_final = match refusals {
+            Refusals::Usual => None,
+            Refusals::OfTheForm => Some(is_a_bare_500),
+        };
+        self.session.caller().call(call).await
+    }
+
+    fn promised(&self, accepted: Accepted) -> Result<Taken> {
+        Ok(Taken::Promised {
+            promise: promise(&accepted.response)?,
+            flight: accepted.flight,
+            elapsed: self.session.caller().time.now().since(self.taken_at),
+            seq_id: self.seq_id,
+        })
+    }
+
+    /// Whether the form of the body may be why it was refused. Not after an attempt that may have been applied: another form is
+    /// another body, which no server would take for a repeat.
+    fn may_be_the_form(&self, error: &Error) -> bool {
+        if error.sent() != Sent::Answered {
+            return false;
+        }
+        match error.status() {
+            Some(415) => true,
+            // It may as well be what the body says, and the other form must not say less.
+            Some(422 | 500) => self.part.is_the_same_in_json(),
+            _ => false,
+        }
     }
 }
 
-async fn look(
-    session: &dyn SessionContext,
-    model_id: &str,
-    effect: &Effect,
-) -> Result<Option<TinkerPath>> {
-    let answer = session
-        .caller()
-        .call(Call::get(
-            routes::run_checkpoints(model_id),
-            RouteClass::Rest,
-        ))
-        .await?;
-    let list = CheckpointList::read(&answer.response.body).map_err(|error| {
-        let message = format!("the list of checkpoints cannot be read: {error}");
-        Error::new(ErrorKind::Protocol, tinkers_core::Sent::Answered, message)
-    })?;
-    let found = list
-        .checkpoints
-        .into_iter()
-        .find(|checkpoint| checkpoint.checkpoint_id == effect.checkpoint_id);
-    Ok(found.and_then(|checkpoint| checkpoint.tinker_path.parse().ok()))
+/// What is taken for a final refusal.
+#[derive(Debug, Clone, Copy)]
+enum Refusals {
+    /// What the table says.
+    Usual,
+    /// Also what servers answer to a body whose form they do not know.
+    OfTheForm,
+}
+
+/// A 500 without a reason, in plain text: what web frameworks answer when a handler breaks, as it does on a body that it takes
+/// for JSON. A Tinker server that fails at its work says why in JSON, and a proxy answers with a page.
+fn is_a_bare_500(answer: &HttpResponse) -> bool {
+    let is_plain = match answer.header("content-type") {
+        Some(kind) => kind.starts_with("text/plain"),
+        None => !answer.body.starts_with(b"<") && !answer.body.starts_with(b"{"),
+    };
+    answer.status == http::StatusCode::INTERNAL_SERVER_ERROR && is_plain
 }

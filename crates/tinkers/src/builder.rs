@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Jitter, Result, SplitMix, Transport};
+use tinkers_core::{BodyFormat, Jitter, Result, SplitMix, Transport};
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
@@ -18,8 +18,9 @@ use crate::{ServiceClient, key};
 /// The hosted service.
 const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
-/// The settings of a [`ServiceClient`]. What is not set comes from the environment: `TINKER_BASE_URL`, `TINKER_API_KEY`,
-/// `TINKER_PROJECT_ID`, `TINKER_TAGS`, the Cloudflare Access and the proxy variables.
+/// The settings of a [`ServiceClient`]. What is not set comes from the environment, unless it is told
+/// [otherwise](ServiceClientBuilder::without_environment): `TINKER_BASE_URL`, `TINKER_API_KEY`, `TINKER_PROJECT_ID`,
+/// `TINKER_TAGS`, the Cloudflare Access and the proxy variables.
 #[must_use = "nothing happens before connect() is awaited"]
 pub struct ServiceClientBuilder {
     base_url: Option<String>,
@@ -30,6 +31,7 @@ pub struct ServiceClientBuilder {
     runtime: Option<tokio::runtime::Handle>,
     protocol: Protocol,
     root_certificates: Vec<Vec<u8>>,
+    environment: fn() -> Environment,
 }
 
 impl ServiceClientBuilder {
@@ -43,7 +45,14 @@ impl ServiceClientBuilder {
             runtime: None,
             protocol: Protocol::default(),
             root_certificates: Vec::new(),
+            environment: Environment::read,
         }
+    }
+
+    /// Takes nothing from the environment: no variable of `TINKER_*`, no proxy. Then a program does the same wherever it runs.
+    pub fn without_environment(mut self) -> Self {
+        self.environment = Environment::default;
+        self
     }
 
     /// The server, such as `http://127.0.0.1:8000`; a path in front of the API's own is kept.
@@ -88,6 +97,20 @@ impl ServiceClientBuilder {
         self
     }
 
+    /// How long an operation may take in all, news or not, before it fails with `Timeout`; as long as it takes unless set. It
+    /// ends the waiting: a training call that has its place in the order is submitted all the same.
+    pub fn operation_deadline(mut self, deadline: Duration) -> Self {
+        self.session.operation_deadline = Some(deadline);
+        self
+    }
+
+    /// The form of the bodies of training passes; found out unless set: protobuf, and JSON where a server refuses that. With one
+    /// set, the other is never tried.
+    pub fn body_format(mut self, format: BodyFormat) -> Self {
+        self.session.bodies = Some(format);
+        self
+    }
+
     /// How many threads the SDK's I/O runtime starts with; one unless set. Counts for the whole process, and only before
     /// the first client.
     pub fn io_threads(mut self, threads: NonZeroUsize) -> Self {
@@ -126,7 +149,7 @@ impl ServiceClientBuilder {
     /// `InvalidInput` and `Authentication` before anything is sent, `Connection` when there is no server, `Protocol` when it
     /// is no Tinker server, and what the server refuses. The first contact is made once, so a wrong address says so at once.
     pub async fn connect(self) -> Result<ServiceClient> {
-        let environment = Environment::read();
+        let environment = (self.environment)();
         let base_url = self
             .base_url
             .as_ref()

@@ -22,12 +22,12 @@ impl SaveAndSample for TrainingClient {
             "TrainingClient.save_weights_and_get_sampling_client",
         );
         // Takes its place in the order now, and not when the handle is polled.
-        let saved = self.save_weights_for_sampler(SaveForSampler::unnamed());
-        start(operation, async move {
+        let saved = self.save_weights_for_sampler_in(&operation, SaveForSampler::unnamed());
+        start(operation.clone(), async move {
             let saved = saved.await?;
             match (saved.sampling_session_id, saved.path) {
                 (Some(id), _) => Ok(SamplingClient::new(session, id)),
-                (None, Some(path)) => NewSampler::new(session, path.as_str()).create().await,
+                (None, Some(path)) => NewSampler::new(session, path).create_in(&operation).await,
                 (None, None) => {
                     let message =
                         "the server saved the weights and said neither where nor for which sampler";

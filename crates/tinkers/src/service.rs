@@ -42,12 +42,16 @@ impl ServiceClient {
     }
 
     /// A model from a training checkpoint, with or without the optimizer's state; `create()` it.
-    pub fn training_from_state(&self, path: &str, optimizer: RestoreOptimizer) -> FromState {
+    pub fn training_from_state(
+        &self,
+        path: impl AsRef<str>,
+        optimizer: RestoreOptimizer,
+    ) -> FromState {
         FromState::new(self.context(), path, optimizer)
     }
 
     /// A sampler over a base model or over saved weights (a `tinker://` path); `create()` it.
-    pub fn sampling(&self, source: &str) -> NewSampler {
+    pub fn sampling(&self, source: impl AsRef<str>) -> NewSampler {
         NewSampler::new(self.context(), source)
     }
 

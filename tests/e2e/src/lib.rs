@@ -1,11 +1,13 @@
 //! Servers and clients for the end-to-end tests: over sockets in real time, and in process in virtual time.
 
+pub mod training;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers::{Error, ServiceClient};
+use tinkers::{Error, ServiceClient, ServiceClientBuilder};
 use tinkers_core::{SplitMix, Time, Transport};
 use tinkers_local::{
     BlockingServer, Faults, InProcess, Journal, LocalConfig, LocalServer, Script, ScriptedEngine,
@@ -91,7 +93,14 @@ impl Served {
     /// # Errors
     /// When it cannot connect.
     pub async fn client(&self) -> Result<ServiceClient, Error> {
-        ServiceClient::builder().base_url(&self.url).connect().await
+        self.connecting().connect().await
+    }
+
+    /// The settings of a client of it, which the environment has no say in.
+    pub fn connecting(&self) -> ServiceClientBuilder {
+        ServiceClient::builder()
+            .without_environment()
+            .base_url(&self.url)
     }
 
     /// Stops it.
@@ -124,7 +133,18 @@ impl InMemory {
 
     /// The same with settings.
     pub async fn with(script: Script, config: LocalConfig, options: SessionOptions) -> Self {
+        Self::faulty(script, config, options, |_| ()).await
+    }
+
+    /// The same where things go wrong from the first contact on.
+    pub async fn faulty(
+        script: Script,
+        config: LocalConfig,
+        options: SessionOptions,
+        add: impl FnOnce(&Faults),
+    ) -> Self {
         let parts = Parts::new(script);
+        add(&parts.faults);
         let server = parts
             .server(&Handle::current(), config)
             .expect("a server without checkpoints starts");

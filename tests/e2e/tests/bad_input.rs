@@ -196,6 +196,7 @@ async fn what_only_the_server_knows_it_says_by_field() {
 async fn a_wrong_address_or_key_says_so() {
     let connect = |url: &str, key: &str| {
         ServiceClient::builder()
+            .without_environment()
             .base_url(url)
             .api_key(key)
             .connect()
@@ -262,7 +263,13 @@ async fn a_server_that_is_no_tinker_server_is_told_from_one() {
             let _ = stream.read(&mut [0; 4096]);
             let _ = stream.write_all(answer.as_bytes());
         });
-        let error = soon(ServiceClient::builder().base_url(&url).connect()).await;
+        let error = soon(
+            ServiceClient::builder()
+                .without_environment()
+                .base_url(&url)
+                .connect(),
+        )
+        .await;
         assert!(
             matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Connection),
             "{answer}: {error:?}"

@@ -1,6 +1,9 @@
 //! Whole clients against the embedded server.
 
 mod bad_input;
+mod body_formats;
+mod chunks;
+mod lost_replies;
 mod runtime;
 mod sampling;
 mod training;

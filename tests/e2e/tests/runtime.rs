@@ -75,9 +75,7 @@ fn a_blocked_runtime_holds_up_neither_heartbeats_nor_turns_nor_polls() {
     let served = Served::start(config);
     let period = Duration::from_millis(250);
     runtime().block_on(async {
-        let connecting = ServiceClient::builder()
-            .base_url(&served.url)
-            .heartbeat_period(period);
+        let connecting = served.connecting().heartbeat_period(period);
         let service = connecting.connect().await.unwrap();
         let training = service
             .lora_training(SCRIPTED)
@@ -141,9 +139,7 @@ fn work_on_a_runtime_that_ended_fails_and_does_not_hang() {
         .enable_all()
         .build()
         .unwrap();
-    let connecting = ServiceClient::builder()
-        .base_url(&served.url)
-        .runtime(given.handle().clone());
+    let connecting = served.connecting().runtime(given.handle().clone());
     let service = tinkers::block_on(connecting.connect()).unwrap();
     let training = tinkers::block_on(service.lora_training(SCRIPTED).rank(4).create()).unwrap();
     served
@@ -177,9 +173,7 @@ fn a_call_of_an_idle_client_on_a_runtime_that_ended_fails_and_does_not_hang() {
         .enable_all()
         .build()
         .unwrap();
-    let connecting = ServiceClient::builder()
-        .base_url(&served.url)
-        .runtime(given.handle().clone());
+    let connecting = served.connecting().runtime(given.handle().clone());
     let service = tinkers::block_on(connecting.connect()).unwrap();
     let training = tinkers::block_on(service.lora_training(SCRIPTED).rank(4).create()).unwrap();
     given.shutdown_background();

@@ -1,0 +1,127 @@
+//! Waiting for the results of what was submitted.
+
+use std::sync::Arc;
+
+use tinkers_core::{Error, ErrorKind, Result, Sent};
+use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
+use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
+use tokio::sync::oneshot;
+
+use crate::delivery::Taken;
+use crate::merge;
+use crate::together::Together;
+use crate::turns::Turns;
+
+/// What became of a call's place in the order: its submission's outcome, or why it got no place.
+pub(crate) type Placed = Result<oneshot::Receiver<Result<Vec<Taken>>>>;
+
+/// Makes the result of a call of a save that was found to have been made.
+pub(crate) type Found<T> = fn(TinkerPath) -> Result<T>;
+
+/// Waits for the results of one call.
+pub(crate) struct Waiter {
+    pub(crate) operation: Operation,
+    pub(crate) kind: RequestKind,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) queue_log: Arc<QueueLog>,
+}
+
+impl Waiter {
+    /// The result of a call of one request.
+    pub(crate) async fn single<T: OperationResult>(
+        self,
+        placed: Placed,
+        found: Found<T>,
+    ) -> Result<T> {
+        let mut parts = submitted(placed?).await?;
+        self.result(parts.remove(0), found).await
+    }
+
+    /// The merged result of a pass. The first chunk that fails fails it; the results of the others are then given up.
+    pub(crate) async fn merged(self, placed: Placed) -> Result<ForwardBackwardOutput> {
+        let parts = submitted(placed?).await?;
+        let promises: Vec<(u64, String)> = parts.iter().filter_map(promised).collect();
+        let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; parts.len()];
+        let results = parts.into_iter().map(|part| self.result(part, no_result));
+        let mut results = Together::new(results);
+        while let Some((place, outcome)) = results.next().await {
+            match outcome {
+                Ok(output) => outputs[place] = Some(output),
+                Err(error) if outputs.len() == 1 => return Err(error),
+                Err(error) => {
+                    let done: Vec<bool> = outputs.iter().map(Option::is_some).collect();
+                    return Err(self.one_failed(place, &promises, &done, error));
+                }
+            }
+        }
+        Ok(merge(outputs.into_iter().flatten().collect()))
+    }
+
+    async fn result<T: OperationResult>(&self, taken: Taken, found: Found<T>) -> Result<T> {
+        let (promise, flight, elapsed) = match taken {
+            Taken::Promised {
+                promise,
+                flight,
+                elapsed,
+                ..
+            } => (promise, flight, elapsed),
+            Taken::Found(path) => return found(path),
+        };
+        let result = retrieve(Retrieval {
+            operation: self.operation.clone(),
+            client: self.turns.client(),
+            request_id: promise.request_id,
+            kind: self.kind,
+            submitted_in: elapsed,
+            queue_log: Some(Arc::clone(&self.queue_log)),
+        })
+        .await;
+        drop(flight);
+        result
+    }
+
+    /// The failure of one chunk, with what is known of the others at this moment.
+    fn one_failed(
+        &self,
+        place: usize,
+        promises: &[(u64, String)],
+        done: &[bool],
+        error: Error,
+    ) -> Error {
+        let mut numbers = Vec::new();
+        for (i, (seq_id, request_id)) in promises.iter().enumerate() {
+            if done[i] {
+                numbers.push(seq_id.to_string());
+            } else if i != place {
+                tracing::warn!(operation = self.operation.name, seq_id, %request_id, "its result is given up, because another chunk of the call failed");
+            }
+        }
+        let failed = promises.get(place).map_or(0, |(seq_id, _)| *seq_id);
+        let (count, numbers) = (done.len(), numbers.join(", "));
+        error.with_context(format!(
+            "of {count} chunks that the server accepted, {failed} failed when [{numbers}] were done"
+        ))
+    }
+}
+
+/// What became of the submission.
+async fn submitted(receiver: oneshot::Receiver<Result<Vec<Taken>>>) -> Result<Vec<Taken>> {
+    receiver.await.unwrap_or_else(|_| {
+        let message = "the task that sends this model's requests went away";
+        Err(Error::new(ErrorKind::Aborted, Sent::MaybeSent, message))
+    })
+}
+
+fn promised(taken: &Taken) -> Option<(u64, String)> {
+    match taken {
+        Taken::Promised {
+            promise, seq_id, ..
+        } => Some((*seq_id, promise.request_id.clone())),
+        Taken::Found(_) => None,
+    }
+}
+
+fn no_result<T>(_: TinkerPath) -> Result<T> {
+    let message = "a pass leaves no checkpoint to be found";
+    Err(Error::new(ErrorKind::Protocol, Sent::Answered, message))
+}
