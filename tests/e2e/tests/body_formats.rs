@@ -1,12 +1,46 @@
 //! The forms of a pass's body: which one is sent, and when the other is tried.
 
-use http::StatusCode;
-use tinkers::BodyFormat;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
 use tinkers::prelude::*;
-use tinkers::wire::routes;
+use tinkers::wire::{CsrIndices, TensorValues, routes};
+use tinkers::{BodyFormat, Sent};
 use tinkers_e2e::InMemory;
-use tinkers_e2e::training::{datum, model, submissions};
-use tinkers_local::{Fault, Rule};
+use tinkers_e2e::training::{datum, forgetful_world, model, numbers, step, submissions};
+use tinkers_local::{Entry, Fault, LocalConfig, Rule, Script};
+use tinkers_session::SessionOptions;
+
+/// What a web framework answers when its handler breaks.
+fn bare_500() -> Fault {
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
+        .with_header(CONTENT_TYPE, text)
+}
+
+/// Strikes the `nth` pass to arrive.
+fn strike_pass(world: &InMemory, nth: u64, fault: Fault) {
+    let rule = Rule::on(routes::FORWARD_BACKWARD).nth(nth);
+    world.parts.faults.add(rule, fault);
+}
+
+/// The types of the bodies of all passes, in the order of arrival.
+fn types(world: &InMemory) -> Vec<&'static str> {
+    let of = |entry: &Entry| {
+        let kind = entry.headers[CONTENT_TYPE].to_str().unwrap();
+        if kind.contains("protobuf") {
+            "protobuf"
+        } else {
+            "json"
+        }
+    };
+    let passes = world.parts.journal.of(routes::FORWARD_BACKWARD);
+    passes.iter().map(of).collect()
+}
+
+async fn pass(training: &TrainingClient) -> Result<(), Error> {
+    let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+    pass.await.map(|_| ())
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_takes_json_alone_gets_json_and_a_forward_pass_never_adds_gradients() {
@@ -40,4 +74,133 @@ async fn a_server_that_takes_json_alone_gets_json_and_a_forward_pass_never_adds_
     let counts = world.parts.engine.counts();
     assert_eq!((counts.forwards, counts.backwards), (1, 1));
     assert_eq!(world.service.server_profile().bodies, BodyFormat::Json);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_on_protobuf_gets_json_once_and_for_all() {
+    for world in [InMemory::start().await, forgetful_world().await] {
+        let training = model(&world).await;
+        strike_pass(&world, 1, bare_500());
+        pass(&training).await.unwrap();
+        pass(&training).await.unwrap();
+        assert_eq!(types(&world), ["protobuf", "json", "json"]);
+        assert_eq!(numbers(&world), [1, 1, 2]);
+        assert_eq!(world.parts.engine.counts().backwards, 2);
+        assert_eq!(world.service.server_profile().bodies, BodyFormat::Json);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_500_that_says_why_is_not_about_the_form() {
+    let world = forgetful_world().await;
+    let training = model(&world).await;
+    let failed = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "out of memory");
+    strike_pass(&world, 1, failed);
+    let error = pass(&training).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(types(&world), ["protobuf"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_form_that_was_accepted_is_not_doubted() {
+    let world = InMemory::start().await;
+    let training = model(&world).await;
+    pass(&training).await.unwrap();
+    strike_pass(&world, 1, bare_500());
+    pass(&training).await.unwrap();
+    assert_eq!(types(&world), ["protobuf"; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_on_protobuf_and_refuses_json_just_broke() {
+    let world = InMemory::start().await;
+    let training = model(&world).await;
+    strike_pass(&world, 1, bare_500());
+    strike_pass(
+        &world,
+        2,
+        Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please"),
+    );
+    pass(&training).await.unwrap();
+    assert_eq!(types(&world), ["protobuf", "json", "protobuf"]);
+
+    let world = forgetful_world().await;
+    let training = model(&world).await;
+    strike_pass(&world, 1, bare_500());
+    strike_pass(
+        &world,
+        2,
+        Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please"),
+    );
+    let error = pass(&training).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(types(&world), ["protobuf", "json"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_other_form_follows_a_body_that_may_have_been_applied() {
+    let world = InMemory::start().await;
+    let training = model(&world).await;
+    strike_pass(&world, 1, Fault::cut_after());
+    let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON please");
+    strike_pass(&world, 2, refusal);
+    let error = pass(&training).await.unwrap_err();
+    assert_eq!((error.status(), error.sent()), (Some(415), Sent::MaybeSent));
+    assert_eq!(types(&world), ["protobuf", "protobuf"]);
+    assert_eq!(world.parts.engine.counts().backwards, 1);
+    assert!(training.recover().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_both_forms_are_refused_the_first_refusal_is_told() {
+    let world = InMemory::start().await;
+    let training = model(&world).await;
+    let says = |words| Fault::status(StatusCode::UNPROCESSABLE_ENTITY, words);
+    strike_pass(&world, 1, says("loss_fn: not offered here"));
+    strike_pass(&world, 2, says("body: no JSON"));
+    let error = pass(&training).await.unwrap_err();
+    assert!(error.to_string().contains("not offered here"), "{error}");
+    training.recover().unwrap();
+    pass(&training).await.unwrap();
+    assert_eq!(types(&world), ["protobuf", "json", "protobuf"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sparse_data_do_not_go_to_a_server_that_might_drop_their_places() {
+    let world = InMemory::start().await;
+    let training = model(&world).await;
+    let refusal = Fault::status(StatusCode::UNPROCESSABLE_ENTITY, "no sparse tensors");
+    strike_pass(&world, 1, refusal);
+    let indices = CsrIndices {
+        crow: vec![0, 1, 2, 3].into(),
+        col: vec![0, 1, 0].into(),
+    };
+    let sparse = TensorData::csr(TensorValues::F32(vec![1.0; 3].into()), [3, 2], indices).unwrap();
+    let datum = datum(1).with("extra", sparse);
+    let error = training
+        .forward_backward([datum], LossFn::CrossEntropy)
+        .await;
+    assert_eq!(error.unwrap_err().status(), Some(422));
+    assert_eq!(types(&world), ["protobuf"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_form_that_the_caller_chose_is_the_only_one() {
+    for (bodies, expected) in [
+        (BodyFormat::Json, vec!["json"]),
+        (BodyFormat::Protobuf, vec!["protobuf"]),
+    ] {
+        let options = SessionOptions {
+            bodies: Some(bodies),
+            ..SessionOptions::default()
+        };
+        let world = InMemory::with(Script::default(), LocalConfig::default(), options).await;
+        let training = model(&world).await;
+        let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the other please");
+        strike_pass(&world, 1, refusal);
+        assert_eq!(pass(&training).await.unwrap_err().status(), Some(415));
+        assert_eq!(types(&world), expected);
+        training.recover().unwrap();
+        step(&training).await.unwrap();
+    }
 }

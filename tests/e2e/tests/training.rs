@@ -3,8 +3,8 @@
 use http::StatusCode;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::{FinishReason, Sent};
-use tinkers_e2e::training::{datum, model, numbers, step, strike, submissions};
+use tinkers::FinishReason;
+use tinkers_e2e::training::{datum, model, numbers, step, submissions};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Fault, Hint, Rule};
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use tinkers_wire::{Checkpoint, CheckpointKind, CheckpointType, TinkerPath, WeightsInfo, WeightsInfoRequest};
+use tinkers_wire::{
+    Checkpoint, CheckpointKind, CheckpointType, TinkerPath, WeightsInfo, WeightsInfoRequest,
+};
 
 use super::model::adamw;
 use super::payload::Product;
