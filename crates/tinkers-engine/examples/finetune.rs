@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         trainee.step(&AdamWParams {
             learning_rate: options.rate * (1.0 - 0.9 * way),
             ..AdamWParams::default()
-        });
+        })?;
         let loss = result.metrics["loss:sum"] / count;
         writeln!(out, "step {:3}  loss {loss:.4}", step + 1)?;
     }

@@ -69,6 +69,12 @@ impl AdamW {
         self.steps
     }
 
+    /// Whether all moments are numbers.
+    pub(crate) fn is_finite(&self) -> bool {
+        let moments = self.first.iter().chain(&self.second);
+        moments.flatten().all(|moment| moment.is_finite())
+    }
+
     /// Takes one step along `grads`, one vector for each of `params`.
     ///
     /// Moments are kept in `f32`; each element is computed in `f64`, so that a step does not depend on how the compiler

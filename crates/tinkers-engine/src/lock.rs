@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::checkpoint::make_durable_dir;
 use crate::error::{Error, Result};
 
 /// An engine of this process that is ending may hold its directory for a moment after its last handle was dropped.
@@ -33,7 +34,7 @@ impl DirLock {
     }
 
     fn take_within(dir: &Path, patience: Duration) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(Error::io("cannot make the directory", dir))?;
+        make_durable_dir(dir)?;
         let dir = dir
             .canonicalize()
             .map_err(Error::io("cannot use the directory", dir))?;

@@ -96,7 +96,7 @@ impl Trainee {
     /// pass over all their examples.
     ///
     /// # Errors
-    /// [`Error::Input`] naming what does not fit the model; nothing has been added then.
+    /// [`Error::Input`] naming what does not fit the model, or gives gradients beyond the numbers; nothing has been added then.
     pub fn pass(
         &mut self,
         threads: &Threads,
@@ -143,7 +143,7 @@ impl Trainee {
             &mut grads,
         )?;
         if mode == Mode::ForwardBackward {
-            self.accumulate(grads);
+            self.accumulate(grads)?;
         }
         let metrics = metrics(loss, outputs.iter().map(|o| &o.report));
         let (mut log_probs, mut losses) = (Vec::new(), Vec::new());
@@ -161,23 +161,46 @@ impl Trainee {
 
     /// Takes a step along the accumulated gradients, which are gone then. Without any, the gradient is zero: the moments
     /// decay and the step counts, as in a loop whose batch had nothing to learn.
-    pub fn step(&mut self, with: &AdamWParams) -> StepReport {
+    ///
+    /// # Errors
+    /// [`Error::Input`] where the step leads to weights or moments that are no finite numbers; everything is then as it was
+    /// before, the gradients included.
+    pub fn step(&mut self, with: &AdamWParams) -> Result<StepReport> {
         let zeros = |p: &crate::lora::Param| vec![0f32; p.data().len()];
         let grads = self
             .grads
             .take()
             .unwrap_or_else(|| self.lora.params().iter().map(zeros).collect());
-        self.optimizer.step(self.lora.params_mut(), &grads, with)
+        let before = (self.lora.clone(), self.optimizer.clone());
+        let report = self.optimizer.step(self.lora.params_mut(), &grads, with);
+        if report.param_norm.is_finite() && self.optimizer.is_finite() {
+            return Ok(report);
+        }
+        (self.lora, self.optimizer) = before;
+        let norm = report.grad_norm;
+        self.grads = Some(grads);
+        Err(Error::input(
+            "adam_params",
+            format!(
+                "lead from a gradient of norm {norm:e} to weights that are no finite numbers, expected a lower learning_rate or a grad_clip_norm; nothing was changed"
+            ),
+        ))
     }
 
-    fn accumulate(&mut self, grads: Vec<Vec<f32>>) {
-        let Some(sums) = &mut self.grads else {
-            self.grads = Some(grads);
-            return;
-        };
-        for (sum, grad) in sums.iter_mut().zip(&grads) {
-            sum.iter_mut().zip(grad).for_each(|(sum, g)| *sum += g);
+    /// Adds to the gradients that are held. Whatever is no number would stay in every later sum and step, so nothing is added
+    /// then.
+    fn accumulate(&mut self, mut grads: Vec<Vec<f32>>) -> Result<()> {
+        for (sum, held) in grads.iter_mut().zip(self.grads.iter().flatten()) {
+            sum.iter_mut().zip(held).for_each(|(sum, g)| *sum += g);
         }
+        if grads.iter().flatten().any(|g| !g.is_finite()) {
+            return Err(Error::input(
+                "data",
+                "gives gradients that are no finite numbers, expected smaller weights or advantages; nothing was added",
+            ));
+        }
+        self.grads = Some(grads);
+        Ok(())
     }
 }
 

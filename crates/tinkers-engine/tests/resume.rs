@@ -37,7 +37,7 @@ fn train(trainee: &mut Trainee, from: usize, to: usize) -> Vec<u64> {
             let result = trainee
                 .pass(&threads, &batch(step), &Loss::CrossEntropy, mode)
                 .unwrap();
-            trainee.step(&with);
+            trainee.step(&with).unwrap();
             result.metrics["loss:sum"].to_bits()
         })
         .collect()

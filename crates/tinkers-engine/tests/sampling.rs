@@ -27,10 +27,12 @@ fn trained() -> (Trainee, Threads) {
         trainee
             .pass(&threads, &batch, &Loss::CrossEntropy, mode)
             .unwrap();
-        trainee.step(&AdamWParams {
-            learning_rate: 5e-3,
-            ..AdamWParams::default()
-        });
+        trainee
+            .step(&AdamWParams {
+                learning_rate: 5e-3,
+                ..AdamWParams::default()
+            })
+            .unwrap();
     }
     (trainee, threads)
 }
@@ -204,10 +206,12 @@ fn a_sampler_keeps_the_weights_it_was_made_with() {
     trainee
         .pass(&threads, &batch, &Loss::CrossEntropy, mode)
         .unwrap();
-    trainee.step(&AdamWParams {
-        learning_rate: 0.05,
-        ..AdamWParams::default()
-    });
+    trainee
+        .step(&AdamWParams {
+            learning_rate: 0.05,
+            ..AdamWParams::default()
+        })
+        .unwrap();
     assert_eq!(
         before,
         sampler.run(&job, &AtomicBool::new(false)).unwrap().samples

@@ -1,9 +1,9 @@
 //! Order, chunks, retries and poisoning of training calls, in virtual time.
 
 use http::StatusCode;
+use tinkers::FinishReason;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::FinishReason;
 use tinkers_e2e::training::{datum, model, numbers, step, submissions};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Fault, Hint, Rule};

@@ -75,26 +75,21 @@ pub(super) fn part(name: &str) -> String {
 }
 
 /// Makes a directory whose own entry, and those of the directories made on the way, survive a power failure.
-fn make_durable_dir(dir: &Path) -> Result<()> {
+pub(crate) fn make_durable_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = dir.parent() {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
         make_durable_dir(parent)?;
-        std::fs::create_dir_all(dir).map_err(Error::io("cannot make the directory", dir))?;
-        return sync_dir(parent);
     }
-    std::fs::create_dir_all(dir).map_err(Error::io("cannot make the directory", dir))
+    std::fs::create_dir_all(dir).map_err(Error::io("cannot make the directory", dir))?;
+    sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
+/// Makes what was removed from a directory, made or renamed in it survive a power failure.
 #[cfg(unix)]
-fn sync_dir(dir: &Path) -> Result<()> {
-    // An empty parent is the current directory.
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(Error::io("cannot make durable", dir))
@@ -102,6 +97,6 @@ fn sync_dir(dir: &Path) -> Result<()> {
 
 /// Elsewhere directories cannot be opened to be synced; the rename is atomic all the same.
 #[cfg(not(unix))]
-fn sync_dir(_: &Path) -> Result<()> {
+pub(super) fn sync_dir(_: &Path) -> Result<()> {
     Ok(())
 }

@@ -13,6 +13,8 @@ use crate::adamw::AdamW;
 use crate::error::{Error, Result};
 use crate::lora::Lora;
 
+pub(crate) use file::make_durable_dir;
+
 /// The checkpoints below one directory: `<dir>/<run>/<kind>/<name>.safetensors`.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -47,7 +49,7 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or read.
     pub fn open(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(Error::io("cannot make the directory", dir))?;
+        file::make_durable_dir(dir)?;
         let store = Self { dir: dir.into() };
         for path in store.files()? {
             if file::is_unfinished(&path) {
@@ -96,17 +98,16 @@ impl Store {
         }
     }
 
-    /// Deletes a checkpoint; that there is none is no error.
+    /// Deletes a checkpoint, for good when this returns; that there is none is no error.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be deleted.
     pub fn delete(&self, key: &Key) -> Result<()> {
         let path = self.path(key)?;
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("cannot remove", path)(e))
-            }
-            _ => Ok(()),
+            Ok(()) => file::sync_dir(path.parent().unwrap_or(&self.dir)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io("cannot remove", path)(e)),
         }
     }
 

@@ -148,6 +148,7 @@ impl Trainer {
         let report = trainee.step(&adamw(params));
         let steps = trainee.optimizer().steps();
         self.models.insert(model.to_owned(), trainee);
+        let report = report?;
         #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
         let metrics = [
             ("grad_norm:mean", report.grad_norm),

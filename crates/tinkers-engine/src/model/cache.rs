@@ -51,6 +51,23 @@ impl KvCache {
         }
     }
 
+    /// The bytes that a sequence of `capacity` tokens takes up.
+    pub(crate) fn bytes_of(config: &ModelConfig, capacity: usize) -> usize {
+        let row = config.kv_heads() * config.head_width();
+        let floats = 2 * config.num_hidden_layers * row;
+        capacity.saturating_mul(floats * size_of::<f32>())
+    }
+
+    /// The bytes that it takes up.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        let floats = self
+            .layers
+            .iter()
+            .map(|layer| layer.k.len() + layer.v.len());
+        floats.sum::<usize>() * size_of::<f32>()
+    }
+
     /// Copies of the chosen sequences, with room for `capacity` tokens each.
     pub(crate) fn select(&self, chosen: &[usize], capacity: usize) -> Self {
         let row = self.row();

@@ -22,6 +22,9 @@ pub use stop::Stop;
 /// The `(token, log-probability)` pairs of one position, the most likely first.
 pub type TopK = Vec<(u32, f32)>;
 
+/// The most that keys and values of the samples that go together take up; a single sample has what it needs.
+const CACHED_BYTES: usize = 1 << 30;
+
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct SampleJob {
@@ -90,26 +93,58 @@ impl Sampler {
 
     /// Runs a job on the threads of the pool that it is called in. `cancelled` ends it early with [`Error::Closed`].
     ///
+    /// Samples go together as far as their keys and values fit a gigabyte, one group after the other.
+    ///
     /// # Errors
     /// [`Error::Input`] naming what does not fit the model.
     pub fn run(&self, job: &SampleJob, cancelled: &AtomicBool) -> Result<SampleResult> {
+        self.run_within(job, cancelled, CACHED_BYTES)
+    }
+
+    fn run_within(
+        &self,
+        job: &SampleJob,
+        cancelled: &AtomicBool,
+        bytes: usize,
+    ) -> Result<SampleResult> {
         let max_tokens = self.check(job)?;
         let len = job.prompt.len();
         let mut cache = KvCache::new(self.base.config(), len);
         let (prompt, logits) =
             prompt::read(&self.base, &self.adapters, job, &mut cache, cancelled)?;
 
+        let each = KvCache::bytes_of(self.base.config(), len + max_tokens);
+        let together = (bytes / each.max(1)).max(1);
         let mut states: Vec<State> = (0..job.samples)
             .map(|index| State::new(job.seed, index))
             .collect();
-        let mut active: Vec<usize> = (0..job.samples).collect();
-        for state in &mut states {
-            self.advance(state, &logits, job, max_tokens)?;
+        for group in states.chunks_mut(together) {
+            for state in &mut *group {
+                self.advance(state, &logits, job, max_tokens)?;
+            }
+            self.extend(group, &cache, job, max_tokens, cancelled)?;
         }
-        // Sequence i of the cache belongs to sample rows[i]; samples that have ended stay until half are gone.
+        Ok(SampleResult {
+            samples: states.into_iter().map(|state| state.sample).collect(),
+            prompt,
+        })
+    }
+
+    /// Samples on from the first tokens, all samples step by step together. `read` holds the prompt.
+    fn extend(
+        &self,
+        states: &mut [State],
+        read: &KvCache,
+        job: &SampleJob,
+        max_tokens: usize,
+        cancelled: &AtomicBool,
+    ) -> Result<()> {
+        let capacity = job.prompt.len() + max_tokens;
+        let mut active: Vec<usize> = (0..states.len()).collect();
         active.retain(|&index| !states[index].ended);
+        // Sequence i of the cache belongs to sample rows[i]; samples that have ended stay until half are gone.
         let mut rows = active.clone();
-        let mut cache = cache.select(&vec![0; rows.len()], len + max_tokens);
+        let mut cache = read.select(&vec![0; rows.len()], capacity);
         while !active.is_empty() {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(Error::Closed);
@@ -118,7 +153,7 @@ impl Sampler {
                 let kept: Vec<usize> = (0..rows.len())
                     .filter(|&row| !states[rows[row]].ended)
                     .collect();
-                cache = cache.select(&kept, len + max_tokens);
+                cache = cache.select(&kept, capacity);
                 rows = active.clone();
             }
             let last = rows.iter().map(|&index| states[index].last());
@@ -134,10 +169,7 @@ impl Sampler {
             }
             active.retain(|&index| !states[index].ended);
         }
-        Ok(SampleResult {
-            samples: states.into_iter().map(|state| state.sample).collect(),
-            prompt,
-        })
+        Ok(())
     }
 
     /// Chooses the next token of one sample and sees whether it ends there.
@@ -228,5 +260,45 @@ impl State {
             .tokens
             .last()
             .expect("the first token is chosen before the first step")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn samples_that_do_not_fit_together_are_what_they_would_be_together() {
+        let base = testing::model("qwen3");
+        let lora = testing::lora(base.config());
+        let each = KvCache::bytes_of(base.config(), 3 + 20);
+        let sampler = Sampler::new(base, Some(&lora), Arc::new(Text::Bytes));
+        let job = SampleJob {
+            prompt: vec![3, 1, 4],
+            samples: 7,
+            max_tokens: Some(20),
+            choice: Choice::default(),
+            seed: 5,
+            stop: Stop::tokens(vec![9]),
+            prompt_wishes: PromptWishes::default(),
+            top_k_log_probs: 0,
+        };
+        let tokens = |bytes: usize| {
+            let result = sampler.run_within(&job, &AtomicBool::new(false), bytes);
+            let samples = result.unwrap().samples.into_iter();
+            samples.map(|sample| sample.tokens).collect::<Vec<_>>()
+        };
+        let together = tokens(CACHED_BYTES);
+        assert_eq!(together.len(), 7);
+        assert_eq!(tokens(3 * each), together);
+        assert_eq!(tokens(0), together);
+    }
+
+    #[test]
+    fn a_cache_takes_up_what_is_reckoned_for_it() {
+        let config = testing::config("llama");
+        let cache = KvCache::new(&config, 1).select(&[0, 0, 0], 17);
+        assert_eq!(cache.bytes(), 3 * KvCache::bytes_of(&config, 17));
     }
 }

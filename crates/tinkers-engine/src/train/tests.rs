@@ -141,9 +141,12 @@ fn a_forward_pass_leaves_no_gradients_and_a_step_takes_them() {
         Mode::ForwardBackward,
     );
     assert!(trainee.grads.is_some());
-    assert!(trainee.step(&AdamWParams::default()).grad_norm > 0.0);
+    assert!(trainee.step(&AdamWParams::default()).unwrap().grad_norm > 0.0);
     assert!(trainee.grads.is_none());
-    assert_eq!(trainee.step(&AdamWParams::default()).grad_norm, 0.0);
+    assert_eq!(
+        trainee.step(&AdamWParams::default()).unwrap().grad_norm,
+        0.0
+    );
 }
 
 #[test]
@@ -162,7 +165,7 @@ fn steps_bring_the_loss_down_and_a_rate_of_zero_does_not() {
                 &Loss::CrossEntropy,
                 Mode::ForwardBackward,
             );
-            trainee.step(&with);
+            trainee.step(&with).unwrap();
             loss(result)
         };
         let first = step();
@@ -227,7 +230,7 @@ fn the_same_inputs_give_the_same_bits_on_any_number_of_threads() {
         trainee
             .pass(&threads, &many, &Loss::CrossEntropy, mode)
             .unwrap();
-        trainee.step(&AdamWParams::default());
+        trainee.step(&AdamWParams::default()).unwrap();
         let params = trainee.lora.params().iter().flat_map(|p| p.data());
         params.map(|x| x.to_bits()).collect::<Vec<u32>>()
     };
@@ -274,5 +277,74 @@ fn what_does_not_fit_is_refused_by_name_and_adds_nothing() {
             .unwrap_err();
         assert!(error.to_string().starts_with(field), "{error}");
         assert!(trainee.grads.is_none());
+    }
+}
+
+#[test]
+fn gradients_that_are_no_numbers_are_refused_and_leave_those_that_are_held() {
+    let mut trainee = trainee("qwen3");
+    let threads = Threads::new(1).unwrap();
+    let mode = Mode::ForwardBackward;
+    let good = batch();
+    pass(&mut trainee, &good, &Loss::CrossEntropy, mode);
+    let held = trainee.grads.clone().unwrap();
+    let mut bad = example(&[3, 1, 4]);
+    bad.terms = Terms::Weights(vec![f32::MAX; 2]);
+    let refused = trainee.pass(&threads, &[bad], &Loss::CrossEntropy, mode);
+    let error = refused.unwrap_err().to_string();
+    assert!(
+        error.starts_with("data: ") && error.contains("no finite numbers"),
+        "{error}"
+    );
+    assert_eq!(trainee.grads.as_ref(), Some(&held));
+    trainee.step(&AdamWParams::default()).unwrap();
+    assert!(
+        trainee
+            .lora
+            .params()
+            .iter()
+            .all(|p| p.data().iter().all(|x| x.is_finite()))
+    );
+}
+
+#[test]
+fn a_step_beyond_the_numbers_changes_nothing() {
+    // The weights leave the numbers with the rate, the second moments with the gradient.
+    for (scale, rate) in [(1.0, 1e39), (1e25, 1e-3)] {
+        let mut trainee = trainee("qwen3");
+        let mut data = batch();
+        for example in &mut data {
+            example.terms = Terms::Weights(vec![scale; example.targets.len()]);
+        }
+        pass(
+            &mut trainee,
+            &data,
+            &Loss::CrossEntropy,
+            Mode::ForwardBackward,
+        );
+        let state = |trainee: &Trainee| {
+            let params = trainee.lora.params().iter().flat_map(|p| p.data().to_vec());
+            (
+                params.collect::<Vec<_>>(),
+                trainee.optimizer.clone(),
+                trainee.grads.clone(),
+            )
+        };
+        let before = state(&trainee);
+        let with = AdamWParams {
+            learning_rate: rate,
+            ..AdamWParams::default()
+        };
+        let error = trainee.step(&with).unwrap_err().to_string();
+        assert!(error.starts_with("adam_params: "), "{error}");
+        assert_eq!(state(&trainee), before);
+        // With clipping, or a rate that fits, the same gradients do.
+        trainee
+            .step(&AdamWParams {
+                grad_clip_norm: 1.0,
+                ..AdamWParams::default()
+            })
+            .unwrap();
+        assert_eq!(trainee.optimizer.steps(), 1);
     }
 }
