@@ -15,7 +15,7 @@ const FINISH_WINDOW: Duration = Duration::from_secs(60);
 impl Session {
     /// Closes the session: every later call fails with `Closed`, the server is told why, the heartbeats stop.
     ///
-    /// What was submitted before is still waited for by those who wait for it. Closing again does nothing. It takes about a
+    /// So does what is under way: the server ends its work with the session. Closing again does nothing. It takes about a
     /// minute at most, and where the server wants to be asked again later than that, the error says when. The session is
     /// closed here even when this fails or is dropped; then the server ends it after its expiry.
     pub async fn close(&self, reason: FinishReason, detail: Option<String>) -> Result<(), Error> {
@@ -39,7 +39,7 @@ impl Session {
         };
         call.deadline = Some(self.caller.time.now().after(FINISH_WINDOW));
         call.timeouts = Timeouts::within(Duration::from_secs(10));
-        let told = self.caller.call(call).await;
+        let told = self.call_on_io(call).await;
         drop(tasks);
         match told {
             Ok(_) => Ok(()),

@@ -14,6 +14,7 @@ use tinkers_wire::{
 };
 
 use crate::answer;
+use crate::elsewhere::on_io;
 use crate::endpoint::Endpoint;
 use crate::heartbeat::Heart;
 use crate::life::Life;
@@ -28,14 +29,19 @@ impl Session {
     /// Opens a session: asks the server for its configuration, creates the session, starts its heartbeat.
     ///
     /// The first request is made once, so that a wrong address says so at once; what follows is repeated for five minutes.
-    /// Dropped in between, it leaves nothing here and at most a session on the server that ends after its expiry.
+    /// It goes on while the caller's executor is busy. Dropped in between, it leaves nothing here and at most a session on the
+    /// server that ends after its expiry.
     pub async fn open(parts: SessionParts, options: SessionOptions) -> Result<Arc<Self>, Error> {
         options.check()?;
-        let mut caller = caller(&parts);
-        let found = negotiate(&mut caller, &parts.endpoint, &options)
-            .await
-            .map_err(|error| error.with_operation(OPERATION))?;
-        Ok(Arc::new(Self::start(parts, options, caller, found)))
+        let spawner = Arc::clone(&parts.spawner);
+        on_io(&*spawner, async move {
+            let mut caller = caller(&parts);
+            let found = negotiate(&mut caller, &parts.endpoint, &options)
+                .await
+                .map_err(|error| error.with_operation(OPERATION))?;
+            Ok(Arc::new(Self::start(parts, options, caller, found)))
+        })
+        .await
     }
 
     fn start(parts: SessionParts, options: SessionOptions, caller: Caller, found: Found) -> Self {
@@ -54,7 +60,7 @@ impl Session {
             options.heartbeat_period,
             expiry,
         );
-        let refresh = refresh::run(caller.clone(), Arc::clone(&life));
+        let refresh = refresh::run(caller.clone(), Arc::clone(&life), expiry / 3);
         let tasks = Tasks {
             _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heart.run())),
             _refresh: parts.spawner.spawn(Box::pin(refresh)),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Call, Error, Policy, RouteClass, ServerProfile};
+use tinkers_core::{Accepted, Call, Error, Policy, RouteClass, ServerProfile};
 use tinkers_wire::{Capabilities, routes};
 
 use crate::answer;
+use crate::elsewhere::on_io;
 use crate::session::Session;
 
 impl Session {
@@ -14,7 +15,7 @@ impl Session {
         self.life.check_open()?;
         let mut call = Call::get(routes::CAPABILITIES, RouteClass::Rest);
         call.operation = Some("ServiceClient.capabilities");
-        let accepted = self.caller.call(call).await?;
+        let accepted = self.call_on_io(call).await?;
         answer::read(&accepted.response, "get_server_capabilities")
     }
 
@@ -24,12 +25,18 @@ impl Session {
         let mut call = Call::get(routes::HEALTH, RouteClass::Control);
         call.operation = Some("ServiceClient.health");
         call.policy = Policy::ONCE;
-        self.caller.call(call).await?;
+        self.call_on_io(call).await?;
         Ok(())
     }
 
     /// What is known of the server so far.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.endpoint.profile()
+    }
+
+    /// Makes a call on the I/O runtime.
+    pub(crate) async fn call_on_io(&self, call: Call) -> Result<Accepted, Error> {
+        let caller = self.caller.clone();
+        on_io(&*self.spawner, async move { caller.call(call).await }).await
     }
 }

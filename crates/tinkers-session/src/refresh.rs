@@ -24,11 +24,13 @@ pub(crate) fn request(policy: Policy) -> Call {
     call
 }
 
-/// Fetches the flags again and again, one attempt each time; what cannot be fetched stays as it was.
-pub(crate) async fn run(caller: Caller, life: Arc<Life>) {
+/// Fetches the flags again and again, one attempt each time; what cannot be fetched stays as it was. A hint is followed for
+/// `longest_hint` at most.
+pub(crate) async fn run(caller: Caller, life: Arc<Life>, longest_hint: Duration) {
+    let mut hint = Duration::ZERO;
     loop {
         let period = Duration::from_secs(life.dynamic.load().refresh_interval_sec).max(SHORTEST);
-        caller.time.sleep(period).await;
+        caller.time.sleep(period.max(hint.min(longest_hint))).await;
         if life.check_open().is_err() {
             return;
         }
@@ -36,9 +38,13 @@ pub(crate) async fn run(caller: Caller, life: Arc<Life>) {
         let read = fetched.and_then(|accepted| {
             answer::read::<DynamicConfig>(&accepted.response, "client/dynamic_config")
         });
+        hint = Duration::ZERO;
         match read {
             Ok(config) => life.dynamic.store(Arc::new(config)),
-            Err(error) => tracing::debug!(%error, "the dynamic configuration stays as it was"),
+            Err(error) => {
+                tracing::debug!(%error, "the dynamic configuration stays as it was");
+                hint = error.retry_after().unwrap_or_default();
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::json;
 use tinkers_core::{ErrorKind, RouteClass, Sent, SessionContext, TransportErrorKind};
 use tinkers_session::{Session, SessionOptions};
-use tinkers_wire::{SDK_VERSION, routes};
+use tinkers_wire::{FinishReason, SDK_VERSION, routes};
 
 use crate::support::{ADDRESS, Asked, Line, Reply, World};
 
@@ -342,6 +342,7 @@ fn a_start_that_is_dropped_leaves_nothing_behind() {
         let mut start = Box::pin(Session::open(world.parts(), SessionOptions::default()));
         let poll = start.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(poll, Poll::Pending), "{hanging}");
+        world.settle();
         assert_eq!(world.server.on_path(hanging).len(), 1);
         drop(start);
         world.assert_at_rest();
@@ -350,4 +351,66 @@ fn a_start_that_is_dropped_leaves_nothing_behind() {
             "{hanging}: the endpoint is kept"
         );
     }
+}
+
+#[test]
+fn a_start_goes_on_while_its_caller_does_nothing() {
+    let world = World::new();
+    for path in OPENING {
+        let busy = Reply::Status(503, "{}");
+        if path != routes::CLIENT_CONFIG {
+            world.server.next(path, [busy, busy]);
+        }
+    }
+    let mut start = Box::pin(Session::open(world.parts(), SessionOptions::default()));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(start.as_mut().poll(&mut cx).is_pending());
+    // Nobody polls it; its pauses end and its requests are made all the same, and the session lives on.
+    world.until(|server| server.on_line(Line::Heart).len() == 3);
+    let last = OPENING[OPENING.len() - 1];
+    assert_eq!(world.server.on_path(last).len(), 3);
+    let Poll::Ready(session) = start.as_mut().poll(&mut cx) else {
+        panic!("it is open")
+    };
+    session.expect("open").check_open().expect("open");
+}
+
+#[test]
+fn what_a_session_is_asked_for_is_fetched_while_its_caller_does_nothing() {
+    let world = World::new();
+    let session = world.open();
+    let busy = Reply::Status(503, "{}");
+    world.server.next(routes::CAPABILITIES, [busy, busy, busy]);
+    let mut asking = Box::pin(session.capabilities());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(asking.as_mut().poll(&mut cx).is_pending());
+    world.until(|server| server.on_path(routes::CAPABILITIES).len() == 4);
+    let Poll::Ready(found) = asking.as_mut().poll(&mut cx) else {
+        panic!("it was answered")
+    };
+    found.expect("answered");
+
+    let mut closing = Box::pin(session.close(FinishReason::Success, None));
+    let finish = routes::finish_session(session.id());
+    world.server.next(&finish, [busy]);
+    assert!(closing.as_mut().poll(&mut cx).is_pending());
+    world.until(|server| server.on_path(&finish).len() == 2);
+    assert!(matches!(
+        closing.as_mut().poll(&mut cx),
+        Poll::Ready(Ok(()))
+    ));
+}
+
+#[test]
+fn a_question_that_is_dropped_is_given_up() {
+    let world = World::new();
+    let session = world.open();
+    world.server.usually(routes::CAPABILITIES, Reply::Hangs);
+    let running = world.main.running();
+    let mut asking = Box::pin(session.capabilities());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(asking.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(world.main.running(), running + 1);
+    drop(asking);
+    assert_eq!(world.main.running(), running);
 }

@@ -71,7 +71,7 @@ fn a_refresh_that_fails_keeps_the_last_good_flags_and_their_pace() {
         Reply::Status(401, "{}"),
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(500, "{}"),
-        Reply::Header(429, "retry-after", "600"),
+        Reply::Header(429, "retry-after", "20"),
         Reply::Status(200, ""),
         Reply::Status(200, "[]"),
         Reply::Status(200, "<html>login</html>"),
@@ -86,13 +86,29 @@ fn a_refresh_that_fails_keeps_the_last_good_flags_and_their_pace() {
         let better = Reply::Status(200, r#"{"refresh_interval_sec": 50}"#);
         world.server.usually(FLAGS, better);
         let session = world.open();
-        // One attempt each time, and no hint or failure changes when the next one comes.
+        // One attempt each time, and no failure changes when the next one comes.
         assert_eq!(fetches(&world, 3), [0.0, 30.0, 60.0], "{failure:?}");
         assert_eq!(flags(&session), (30, true, 9), "{failure:?}");
         assert_eq!(fetches(&world, 4)[3], 90.0, "{failure:?}");
         assert_eq!(flags(&session), (50, false, 64), "{failure:?}");
         session.check_open().expect("open");
         assert_eq!(session.events().latest(), None, "it is no event");
+    }
+}
+
+#[test]
+fn a_hint_is_followed_up_to_a_third_of_the_expiry() {
+    for (hint, pause) in [("35", 35.0), ("600", 40.0)] {
+        let world = World::new();
+        let good = Reply::Status(200, r#"{"refresh_interval_sec": 30}"#);
+        world.server.usually(FLAGS, good);
+        world
+            .server
+            .next(FLAGS, [good, Reply::Header(429, "retry-after", hint)]);
+        let _session = world.open();
+        // The hint holds for one pause; the next is the usual one.
+        let expected = [0.0, 30.0, 30.0 + pause, 60.0 + pause];
+        assert_eq!(fetches(&world, 4), expected, "{hint}");
     }
 }
 
