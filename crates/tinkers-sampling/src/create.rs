@@ -8,6 +8,9 @@ use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, ro
 
 use crate::SamplingClient;
 
+/// What a creation that may have been made twice, or made and not told, is reported with.
+const LOST: &str = "the reply to an attempt was lost: the server may have made a sampler that nobody uses, until the session ends";
+
 /// What is sampled from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -86,7 +89,11 @@ impl NewSampler {
         );
         call.operation = Some(operation.name);
         call.progress = Some(Arc::clone(&operation.progress));
-        let accepted = self.session.caller().call(call).await?;
+        let accepted = self.session.caller().call(call).await;
+        let accepted = accepted.map_err(|error| match error.sent() {
+            Sent::MaybeSent => error.with_context(LOST),
+            _ => error,
+        })?;
         let answer = accepted.response;
         let created = SamplingSessionCreated::read(&answer.body).map_err(|error| {
             let message = format!("the server's answer is no sampler: {error}");
@@ -95,11 +102,7 @@ impl NewSampler {
         })?;
         let sampler_id = created.sampling_session_id;
         if accepted.earlier == Sent::MaybeSent && !self.session.profile().deduplicates {
-            tracing::warn!(
-                operation = operation.name,
-                sampler_id,
-                "the reply to an earlier attempt was lost: the server may have made a sampler that nobody uses, until the session ends"
-            );
+            tracing::warn!(operation = operation.name, sampler_id, "{LOST}");
         }
         Ok(SamplingClient::new(self.session, sampler_id))
     }

@@ -190,7 +190,8 @@ impl Making {
         let client = session.next_client();
         let mut call = self.call(route, body);
         call.client = client;
-        let accepted = session.caller().call(call).await?;
+        let accepted = session.caller().call(call).await;
+        let accepted = accepted.map_err(|error| self.with_orphan(error))?;
         let promise = promise(&accepted.response)?;
         self.tell_of_orphan(accepted.earlier, &promise.request_id);
         let result = retrieve(Retrieval {
@@ -215,6 +216,16 @@ impl Making {
                 self.subject
             );
         }
+    }
+
+    fn with_orphan(&self, error: Error) -> Error {
+        if error.sent() != Sent::MaybeSent {
+            return error;
+        }
+        error.with_context(format_args!(
+            "the reply to an attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
+            self.subject
+        ))
     }
 
     /// The client of the model that was made.

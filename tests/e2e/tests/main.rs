@@ -4,6 +4,7 @@ mod bad_input;
 mod body_formats;
 mod chunks;
 mod lost_replies;
+mod orphans;
 mod runtime;
 mod sampling;
 mod training;

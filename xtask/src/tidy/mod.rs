@@ -8,6 +8,7 @@ mod lexer;
 mod manifest;
 mod outside;
 mod places;
+mod promises;
 mod source;
 mod table;
 mod text;
@@ -63,6 +64,7 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
     found.extend(places::violations(packages));
     found.extend(completeness::violations(packages, &files));
     found.extend(drawing::violations(&files));
+    found.extend(promises::violations(&files));
     for file in &files {
         found.extend(text::violations(file));
         if file.path.ends_with(".rs") {
