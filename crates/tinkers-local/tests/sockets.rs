@@ -144,6 +144,32 @@ async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
 }
 
 #[tokio::test]
+async fn the_key_is_looked_at_before_the_body() {
+    let mut config = LocalConfig::default().with_api_key("tml-right");
+    config.max_body = 100_000;
+    let world = world_with(config, Script::default());
+    let serving = serve(world.client.server().clone(), loopback())
+        .await
+        .expect("listens");
+    for (key, length, expected) in [
+        (None, 300_000, 401),
+        (Some("tml-wrong"), 300_000, 403),
+        (Some("tml-wrong"), 10, 403),
+        (Some("tml-right"), 300_000, 413),
+    ] {
+        let mut send = http1(serving.local_addr()).await;
+        let mut request = post("telemetry", vec![b'x'; length]);
+        if let Some(key) = key {
+            request
+                .headers_mut()
+                .insert("x-api-key", key.parse().unwrap());
+        }
+        let answer = send.send_request(request).await.expect("an answer");
+        assert_eq!(read(answer).await.0, expected, "{key:?} {length}");
+    }
+}
+
+#[tokio::test]
 async fn a_shutdown_answers_held_polls_and_closes_the_port() {
     let (world, held) = held_world();
     let serving = serve(world.client.server().clone(), loopback())

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{Cut, LocalServer};
 use crate::http::{Request, Response};
-use crate::read::too_large;
+use crate::read::{check_key, too_large};
 
 /// A body that is too long is still read up to so many times the limit, since most clients read no answer before
 /// they have sent everything.
@@ -39,22 +39,35 @@ async fn respond(
     request: hyper::Request<Incoming>,
 ) -> Result<hyper::Response<Full<Bytes>>, Failure> {
     let (head, body) = request.into_parts();
-    let limit = server.config().max_body;
-    let Some(body) = collect(body, limit).await? else {
-        return Ok(outgoing(too_large(limit).into_answer().into_response()));
-    };
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = Request {
+    let mut request = Request {
         method: head.method,
         path: path.to_owned(),
         headers: head.headers,
-        body,
+        body: Bytes::new(),
     };
+    let limit = server.config().max_body;
+    // Nothing is kept in memory for who has no key: the request is then refused without its body.
+    let kept = match check_key(server.config(), &request) {
+        Ok(()) => limit,
+        Err(_) => 0,
+    };
+    match collect(body, kept, limit.saturating_mul(DISCARD)).await? {
+        Some(body) => request.body = body,
+        None if kept == limit => {
+            return Ok(outgoing(too_large(limit).into_answer().into_response()));
+        }
+        None => {}
+    }
     Ok(outgoing(server.exchange(request).await?))
 }
 
-/// The whole body; `None` when it is too long.
-async fn collect(mut body: Incoming, limit: usize) -> Result<Option<Bytes>, Failure> {
+/// The whole body; `None` when it is longer than `limit`. Then it is read up to `discard` bytes, and none is kept.
+async fn collect(
+    mut body: Incoming,
+    limit: usize,
+    discard: usize,
+) -> Result<Option<Bytes>, Failure> {
     let mut all = BytesMut::new();
     let mut length = 0usize;
     // What the sender announces is a hint for the buffer, and no more than the limit is set aside on its word.
@@ -65,10 +78,13 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Option<Bytes>, Fail
             continue;
         };
         length = length.saturating_add(data.len());
+        if length > discard {
+            return Ok(None);
+        }
         if length <= limit {
             all.extend_from_slice(&data);
-        } else if length > limit.saturating_mul(DISCARD) {
-            return Ok(None);
+        } else {
+            all = BytesMut::new();
         }
     }
     Ok((length <= limit).then(|| all.freeze()))

@@ -13,4 +13,4 @@ pub use command::Command;
 pub(crate) use command::Page;
 pub(crate) use digest::Digest;
 pub(crate) use refusal::Refusal;
-pub(crate) use route::read;
+pub(crate) use route::{check_key, read};
