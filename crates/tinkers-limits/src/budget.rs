@@ -1,15 +1,13 @@
 //! The token bucket that repeats draw on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::backoff::update;
+use crate::word::Word;
 
 /// A shared allowance for repeats: failures draw from it, successes pay a little back.
 ///
 /// Whether a repeat that found it empty is slowed or refused is the caller's decision.
 #[derive(Debug)]
 pub struct RetryBudget {
-    tokens: AtomicU64,
+    tokens: Word,
     capacity: u64,
 }
 
@@ -49,32 +47,40 @@ impl RetryBudget {
     pub const CAPACITY: u64 = 500;
 
     /// A full bucket of `capacity` tokens.
-    pub const fn new(capacity: u64) -> Self {
+    pub fn new(capacity: u64) -> Self {
         Self {
-            tokens: AtomicU64::new(capacity),
+            tokens: Word::new(capacity),
             capacity,
         }
     }
 
     /// Takes the whole cost of a repeat, or nothing.
     pub fn draw(&self, failure: Failure) -> Drawn {
-        match update(&self.tokens, |tokens| tokens.checked_sub(failure.cost())) {
-            Ok(_) => Drawn::Granted,
-            Err(_) => Drawn::Empty,
+        let drawn = self.tokens.change(|tokens| {
+            let left = tokens.checked_sub(failure.cost()).ok_or(())?;
+            Ok::<(u64, ()), ()>((left, ()))
+        });
+        match drawn {
+            Ok(()) => Drawn::Granted,
+            Err(()) => Drawn::Empty,
         }
     }
 
     /// Pays one token back, up to the capacity.
     pub fn credit(&self) {
         // A full bucket is the common case and stays a read.
-        let _full = update(&self.tokens, |tokens| {
-            (tokens < self.capacity).then(|| tokens + 1)
+        let _full = self.tokens.change(|tokens| {
+            if tokens < self.capacity {
+                Ok((tokens + 1, ()))
+            } else {
+                Err(())
+            }
         });
     }
 
     /// How much is left.
     pub fn tokens(&self) -> u64 {
-        self.tokens.load(Ordering::Acquire)
+        self.tokens.load()
     }
 }
 
@@ -84,7 +90,7 @@ impl Default for RetryBudget {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tinkers_loom)))]
 mod tests {
     use super::*;
 

@@ -1,38 +1,89 @@
-//! The gate that a refusal closes: a deadline that only moves forward, and the epoch, in one word.
+//! The gate that a refusal closes: a deadline that only moves forward, a probe before it opens, and the epoch, in one word.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::backoff::update;
+use crate::word::Word;
 
-/// A gate that is closed until a deadline. All times are measured from the origin of the caller's clock.
+/// A gate that is open, closed until a deadline, or being probed. All times are measured from the origin of the caller's clock.
 ///
-/// The deadline is only ever extended: nothing shortens it, and nothing reopens the gate early. It is kept in
-/// microseconds and rounded up, so it is never early either.
-#[derive(Debug, Default)]
+/// The deadline is only ever extended: nothing shortens it, and nothing reopens the gate before it. It is kept in
+/// microseconds and rounded up, so it is never early either. Once it has passed, one request goes as the probe; what becomes of
+/// that decides whether the gate opens.
+#[derive(Debug)]
 pub struct BackoffGate {
-    word: AtomicU64,
+    word: Word,
 }
 
 /// Which congestion event a request was admitted after. It counts modulo 65536, so it is compared for equality alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(u16);
 
+/// How a request went through the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// With everybody else.
+    Open(Epoch),
+    /// Alone: it must end in [`BackoffGate::reopen`], [`BackoffGate::close`], [`BackoffGate::defer`] or
+    /// [`BackoffGate::pass_on`].
+    Probe(Epoch),
+}
+
+impl Entry {
+    /// To be told to the gate when the answer is there.
+    pub const fn epoch(self) -> Epoch {
+        match self {
+            Self::Open(epoch) | Self::Probe(epoch) => epoch,
+        }
+    }
+
+    /// Whether it goes alone.
+    pub const fn is_probe(self) -> bool {
+        matches!(self, Self::Probe(_))
+    }
+}
+
 /// What a refusal did to a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed {
-    /// When the gate opens now.
-    pub opens_at: Duration,
+    /// No request goes before this.
+    pub until: Duration,
     /// Whether it is a congestion event of its own, and not one more refusal of an event that is known.
     pub first_of_its_event: bool,
 }
 
+/// What a gate is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateState {
+    /// Everything goes.
+    Open,
+    /// Nothing goes before this; then a probe does.
+    ClosedUntil(Duration),
+    /// A probe is under way. Another may go at this time, should the first not have been answered.
+    ProbingUntil(Duration),
+}
+
 impl BackoffGate {
     /// A gate that is open.
-    pub const fn new() -> Self {
-        Self {
-            word: AtomicU64::new(0),
-        }
+    pub fn new() -> Self {
+        Self { word: Word::new(0) }
+    }
+
+    /// The epoch, when the gate is open. One load; no clock is needed.
+    #[inline]
+    pub fn open(&self) -> Option<Epoch> {
+        let word = Packed(self.word.load());
+        (word.kind() == Kind::Open).then(|| word.epoch())
+    }
+
+    /// Goes through at `now`, as the probe where one is due, or says when it may. A probe that is not answered within
+    /// `patience` lets another one go.
+    pub fn enter(&self, now: Duration, patience: Duration) -> Result<Entry, Duration> {
+        let now = micros_down(now);
+        let next = now.saturating_add(micros_up(patience)).min(Packed::LAST);
+        self.word.change(|word| {
+            let (after, entry) = Packed(word).enter(now, next)?;
+            Ok((after.0, entry))
+        })
     }
 
     /// Closes the gate until `until`, if that is later than what it is closed until already.
@@ -41,192 +92,150 @@ impl BackoffGate {
     /// a new epoch, since the others were admitted before it, too.
     pub fn close(&self, until: Duration, seen: Epoch) -> Closed {
         let until = micros_up(until);
-        match update(&self.word, |word| {
-            let after = Word(word).close(until, seen).0;
-            (after != word).then_some(after)
-        }) {
-            Ok((before, after)) => Closed {
-                opens_at: Word(after).opens_at(),
-                first_of_its_event: Word(before).epoch() != Word(after).epoch(),
-            },
-            Err(word) => Closed {
-                opens_at: Word(word).opens_at(),
-                first_of_its_event: false,
-            },
+        self.word.set(|word| {
+            let before = Packed(word);
+            let after = before.close(until, seen);
+            let closed = Closed {
+                until: after.time(),
+                first_of_its_event: after.epoch() != before.epoch(),
+            };
+            (after.0, closed)
+        })
+    }
+
+    /// A probe got no answer: the gate closes until `until` without a new epoch, since nobody refused anything.
+    pub fn defer(&self, until: Duration, seen: Epoch) -> bool {
+        self.end_probe(seen, Packed::new(Kind::Closed, micros_up(until), seen))
+    }
+
+    /// A probe was answered, and not by a refusal: the gate opens. Does nothing when a refusal closed it meanwhile.
+    pub fn reopen(&self, seen: Epoch) -> bool {
+        self.end_probe(seen, Packed::new(Kind::Open, 0, seen))
+    }
+
+    /// A probe was given up at `now`: the next one may go at once.
+    pub fn pass_on(&self, now: Duration, seen: Epoch) -> bool {
+        // Rounded down, so that `now` itself is not before it; a probe never starts before the deadline, so neither does this.
+        self.end_probe(seen, Packed::new(Kind::Closed, micros_down(now), seen))
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> GateState {
+        let word = Packed(self.word.load());
+        match word.kind() {
+            Kind::Open => GateState::Open,
+            Kind::Closed => GateState::ClosedUntil(word.time()),
+            Kind::Probing => GateState::ProbingUntil(word.time()),
         }
     }
 
-    /// When the gate opens, or opened last; zero when it was never closed.
-    pub fn opens_at(&self) -> Duration {
-        self.load().opens_at()
-    }
-
-    /// Whether a request may go at `now`.
-    pub fn is_open(&self, now: Duration) -> bool {
-        self.load().is_open(now)
-    }
-
-    /// The epoch now. A request that is admitted keeps it for [`BackoffGate::close`].
+    /// The epoch now.
     pub fn epoch(&self) -> Epoch {
-        self.load().epoch()
+        Packed(self.word.load()).epoch()
     }
 
-    /// The epoch when a request may go at `now`, read together with the deadline; else when it may.
-    pub fn enter(&self, now: Duration) -> Result<Epoch, Duration> {
-        let word = self.load();
-        if word.is_open(now) {
-            return Ok(word.epoch());
-        }
-        Err(word.opens_at())
+    /// How many exchanges lost to another thread.
+    #[cfg(feature = "contention")]
+    pub fn contention(&self) -> u64 {
+        self.word.lost()
     }
 
-    fn load(&self) -> Word {
-        Word(self.word.load(Ordering::Acquire))
+    fn end_probe(&self, seen: Epoch, after: Packed) -> bool {
+        let changed = self.word.change(|word| {
+            let word = Packed(word);
+            let is_its_probe = word.kind() == Kind::Probing && word.epoch() == seen;
+            is_its_probe.then_some((after.0, ())).ok_or(())
+        });
+        changed.is_ok()
     }
 }
 
-/// 48 bits of microseconds (nearly nine years), then 16 bits of epoch.
+impl Default for BackoffGate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Word(u64);
+enum Kind {
+    Open,
+    Closed,
+    Probing,
+}
 
-impl Word {
-    const EPOCH_BITS: u32 = 16;
+/// 46 bits of microseconds (more than two years), 2 of what it is doing, 16 of epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Packed(u64);
 
-    /// The transition: the later deadline, and a new epoch if the refused request knew the present one.
-    const fn close(self, until_micros: u64, seen: Epoch) -> Self {
-        let deadline = if until_micros > self.deadline() {
-            until_micros
-        } else {
-            self.deadline()
-        };
-        let epoch = if seen.0 == self.epoch().0 {
-            seen.0.wrapping_add(1)
-        } else {
-            self.epoch().0
-        };
-        Self(deadline << Self::EPOCH_BITS | epoch as u64)
+impl Packed {
+    const KIND_AT: u32 = 16;
+    const TIME_AT: u32 = 18;
+    /// The last time that the word holds, in microseconds.
+    const LAST: u64 = (1 << (64 - Self::TIME_AT)) - 1;
+
+    const fn new(kind: Kind, micros: u64, epoch: Epoch) -> Self {
+        Self(micros << Self::TIME_AT | (kind as u64) << Self::KIND_AT | epoch.0 as u64)
     }
 
-    const fn deadline(self) -> u64 {
-        self.0 >> Self::EPOCH_BITS
+    /// The transition of [`BackoffGate::enter`].
+    fn enter(self, now: u64, next: u64) -> Result<(Self, Entry), Duration> {
+        match self.kind() {
+            Kind::Open => Ok((self, Entry::Open(self.epoch()))),
+            _ if now < self.micros() => Err(self.time()),
+            _ => {
+                let probing = Self::new(Kind::Probing, next, self.epoch());
+                Ok((probing, Entry::Probe(self.epoch())))
+            }
+        }
+    }
+
+    /// The transition of [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request knew the present one.
+    /// What an open or probed gate was closed until has passed, so there the new deadline is the later one.
+    fn close(self, until: u64, seen: Epoch) -> Self {
+        let deadline = match self.kind() {
+            Kind::Closed => until.max(self.micros()),
+            Kind::Open | Kind::Probing => until,
+        };
+        let epoch = if seen == self.epoch() {
+            Epoch(seen.0.wrapping_add(1))
+        } else {
+            self.epoch()
+        };
+        Self::new(Kind::Closed, deadline, epoch)
+    }
+
+    const fn kind(self) -> Kind {
+        match (self.0 >> Self::KIND_AT) & 0b11 {
+            0 => Kind::Open,
+            1 => Kind::Closed,
+            _ => Kind::Probing,
+        }
+    }
+
+    const fn micros(self) -> u64 {
+        self.0 >> Self::TIME_AT
+    }
+
+    const fn time(self) -> Duration {
+        Duration::from_micros(self.micros())
     }
 
     const fn epoch(self) -> Epoch {
         Epoch(self.0 as u16)
     }
-
-    const fn opens_at(self) -> Duration {
-        Duration::from_micros(self.deadline())
-    }
-
-    fn is_open(self, now: Duration) -> bool {
-        now >= self.opens_at()
-    }
 }
 
-/// Rounded up, and at most what 48 bits hold.
+/// Rounded up, and at most what the word holds.
 fn micros_up(at: Duration) -> u64 {
-    const LAST: u64 = (1 << (64 - Word::EPOCH_BITS)) - 1;
     let micros = at.as_nanos().div_ceil(1000);
-    u64::try_from(micros).map_or(LAST, |micros| micros.min(LAST))
+    u64::try_from(micros).map_or(Packed::LAST, |micros| micros.min(Packed::LAST))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn secs(n: u64) -> Duration {
-        Duration::from_secs(n)
-    }
-
-    #[test]
-    fn a_gate_opens_at_its_deadline_and_not_a_nanosecond_before() {
-        let gate = BackoffGate::new();
-        assert!(gate.is_open(Duration::ZERO));
-        for until in [
-            secs(1),
-            Duration::from_nanos(1_000_000_001),
-            secs(40_000_000),
-        ] {
-            gate.close(until, gate.epoch());
-            assert!(!gate.is_open(until - Duration::from_nanos(1)), "{until:?}");
-            assert!(gate.opens_at() >= until, "{until:?}");
-            assert!(
-                gate.opens_at() - until < Duration::from_micros(1),
-                "{until:?}"
-            );
-            assert!(gate.is_open(gate.opens_at()));
-        }
-    }
-
-    #[test]
-    fn a_shorter_hint_does_not_shorten() {
-        let gate = BackoffGate::new();
-        gate.close(secs(9), gate.epoch());
-        let closed = gate.close(secs(3), gate.epoch());
-        assert_eq!(closed.opens_at, secs(9));
-        assert_eq!(gate.enter(secs(8)), Err(secs(9)));
-    }
-
-    #[test]
-    fn refusals_of_one_moment_are_one_event() {
-        let gate = BackoffGate::new();
-        let seen = gate.epoch();
-        let first: Vec<bool> = (1..=5)
-            .map(|n| gate.close(secs(n), seen).first_of_its_event)
-            .collect();
-        assert_eq!(first, [true, false, false, false, false]);
-        // What was admitted afterwards and is refused is an event of its own.
-        let later = gate.enter(secs(5)).expect("open");
-        assert!(gate.close(secs(6), later).first_of_its_event);
-    }
-
-    #[test]
-    fn a_deadline_beyond_the_word_is_the_last_one_and_the_epoch_stays_whole() {
-        let gate = BackoffGate::new();
-        let before = gate.epoch();
-        gate.close(Duration::MAX, before);
-        assert_ne!(gate.epoch(), before);
-        assert!(gate.opens_at() > secs(200_000_000));
-        for _ in 0..70_000 {
-            gate.close(Duration::ZERO, gate.epoch());
-        }
-        assert!(
-            gate.opens_at() > secs(200_000_000),
-            "the epoch never runs into the deadline"
-        );
-    }
-
-    #[test]
-    fn threads_that_close_it_together_leave_the_latest_deadline_and_exact_epochs() {
-        const THREADS: u64 = 8;
-        const ROUNDS: u64 = 2_000;
-        let gate = BackoffGate::new();
-        let events: u64 = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..THREADS)
-                .map(|thread| {
-                    let gate = &gate;
-                    scope.spawn(move || {
-                        let mut events = 0;
-                        let mut last = Duration::ZERO;
-                        for round in 0..ROUNDS {
-                            let until = Duration::from_micros(round * THREADS + thread);
-                            let closed = gate.close(until, gate.epoch());
-                            assert!(closed.opens_at >= until && closed.opens_at >= last);
-                            last = closed.opens_at;
-                            events += u64::from(closed.first_of_its_event);
-                        }
-                        events
-                    })
-                })
-                .collect();
-            workers
-                .into_iter()
-                .map(|worker| worker.join().expect("no panic"))
-                .sum()
-        });
-        assert_eq!(gate.opens_at(), Duration::from_micros(THREADS * ROUNDS - 1));
-        // Each event moved the epoch by one, and nothing else did. Fewer than 65536, so it never wrapped.
-        assert_eq!(u64::from(gate.epoch().0), events);
-    }
+/// Rounded down, and at most what the word holds.
+fn micros_down(at: Duration) -> u64 {
+    u64::try_from(at.as_micros()).map_or(Packed::LAST, |micros| micros.min(Packed::LAST))
 }
+
+#[cfg(all(test, not(tinkers_loom)))]
+#[path = "gate_tests.rs"]
+mod tests;

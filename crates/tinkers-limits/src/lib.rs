@@ -3,8 +3,22 @@
 
 mod backoff;
 mod budget;
+mod bytes;
+mod constraints;
 mod gate;
+mod gcra;
+mod growth;
+mod ramp;
+mod sync;
+mod window;
+mod word;
 
 pub use backoff::CasBackoff;
 pub use budget::{Drawn, Failure, RetryBudget};
-pub use gate::{BackoffGate, Closed, Epoch};
+pub use bytes::ByteBudget;
+pub use constraints::{Blocked, Bounds, Constraints, Demand, Ending, Settled, Ticket};
+pub use gate::{BackoffGate, Closed, Entry, Epoch, GateState};
+pub use gcra::{Gcra, Rate, Refusal};
+pub use growth::{Change, Growth, RefusalSeen};
+pub use ramp::Ramp;
+pub use window::{ConcurrencyWindow, Full, Take, WindowView};

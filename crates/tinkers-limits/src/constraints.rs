@@ -1,0 +1,314 @@
+//! All that a request must meet before it goes, decided together, and how its end is told to each part.
+
+use std::time::Duration;
+
+use crate::bytes::ByteBudget;
+use crate::gate::{BackoffGate, Closed, Entry, Epoch};
+use crate::gcra::{Gcra, Rate, Refusal};
+use crate::growth::{Change, Growth, RefusalSeen};
+use crate::ramp::Ramp;
+use crate::window::{ConcurrencyWindow, Take, WindowView};
+use crate::word::Word;
+
+/// Window, bytes, rate and gate of one class of requests. Either all of them let a request through or none is charged.
+#[derive(Debug)]
+pub struct Constraints {
+    gate: BackoffGate,
+    window: ConcurrencyWindow,
+    bytes: ByteBudget,
+    ramp: Ramp,
+    rate: Option<Gcra>,
+    slots: Word,
+}
+
+/// What they allow at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Requests being submitted at once.
+    pub slots: u32,
+    /// Bytes being submitted at once.
+    pub bytes: u64,
+    /// Requests in flight at once.
+    pub flights: u32,
+    /// Requests for a time.
+    pub rate: Option<Rate>,
+}
+
+/// What a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Of the window.
+    pub take: Take,
+    /// Of the bytes.
+    pub bytes: u64,
+}
+
+/// What was taken for an attempt, to be given to [`Constraints::settle`] exactly once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    demand: Demand,
+    entry: Entry,
+}
+
+/// Why a request may not go now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocked {
+    /// Something must be given back first.
+    Full,
+    /// The window is at its limit, or others wait.
+    WindowFull,
+    /// The gate or the rate say when.
+    NotUntil(Duration),
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The server took it.
+    Accepted,
+    /// The server refused it for its rate; nothing may go before this.
+    Refused {
+        /// Measured from the clock's origin.
+        until: Duration,
+    },
+    /// The server answered, and said nothing about the rate.
+    Answered,
+    /// There was no answer; a probe is not followed by another one before this.
+    Unanswered {
+        /// Measured from the clock's origin.
+        until: Duration,
+    },
+    /// It was given up before it was over.
+    Dropped,
+}
+
+/// What came of the end of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// The window afterwards.
+    pub view: WindowView,
+    /// What a refusal did to the gate.
+    pub closed: Option<Closed>,
+    /// Whether it opened the gate.
+    pub reopened: bool,
+    /// Whether the next probe may go now.
+    pub passed_on: bool,
+}
+
+impl Constraints {
+    /// Nothing is under way, the gate is open, and the start is slow.
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            gate: BackoffGate::new(),
+            window: ConcurrencyWindow::new(bounds.flights),
+            bytes: ByteBudget::new(bounds.bytes),
+            ramp: Ramp::slow_start(bounds.slots),
+            rate: bounds.rate.map(Gcra::new),
+            slots: Word::new(bounds.slots.max(1).into()),
+        }
+    }
+
+    /// Lets a request through that nobody waits before, when the gate is open. `now` is asked for only where there is a rate.
+    #[inline]
+    pub fn take(&self, demand: Demand, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
+        let slots = self.slots();
+        self.window
+            .take(demand.take, slots)
+            .map_err(|_| Blocked::WindowFull)?;
+        self.take_rest(demand, now, |gate| {
+            gate.open().map(Entry::Open).ok_or(Blocked::Full)
+        })
+    }
+
+    /// Lets the head of those who wait through, as the probe where one is due.
+    pub fn take_turn(
+        &self,
+        demand: Demand,
+        now: Duration,
+        patience: Duration,
+    ) -> Result<Ticket, Blocked> {
+        let slots = self.slots();
+        self.window
+            .take_turn(demand.take, slots)
+            .map_err(|_| Blocked::WindowFull)?;
+        self.take_rest(
+            demand,
+            || now,
+            |gate| gate.enter(now, patience).map_err(Blocked::NotUntil),
+        )
+    }
+
+    /// Bytes, rate, and the gate last: what it says then is what holds when the request leaves. Gives all back where one
+    /// refuses.
+    #[inline]
+    fn take_rest(
+        &self,
+        demand: Demand,
+        now: impl FnOnce() -> Duration,
+        enter: impl FnOnce(&BackoffGate) -> Result<Entry, Blocked>,
+    ) -> Result<Ticket, Blocked> {
+        if self.bytes.take(demand.bytes).is_err() {
+            self.window.undo(demand.take);
+            return Err(Blocked::Full);
+        }
+        if let Some(rate) = &self.rate
+            && let Err(refusal) = rate.take(1, now())
+        {
+            self.bytes.give_back(demand.bytes);
+            self.window.undo(demand.take);
+            return Err(match refusal {
+                Refusal::NotUntil(at) => Blocked::NotUntil(at),
+                Refusal::Never => Blocked::Full,
+            });
+        }
+        match enter(&self.gate) {
+            Ok(entry) => Ok(Ticket { demand, entry }),
+            Err(blocked) => {
+                if let Some(rate) = &self.rate {
+                    rate.undo(1);
+                }
+                self.bytes.give_back(demand.bytes);
+                self.window.undo(demand.take);
+                Err(blocked)
+            }
+        }
+    }
+
+    /// Ends an attempt. What it took comes back last, so that whoever is let through by it finds the gate as it is now. The
+    /// flight, where there is one, is given back by itself.
+    pub fn settle(
+        &self,
+        ticket: Ticket,
+        ending: Ending,
+        now: Duration,
+        level: impl FnOnce() -> u32,
+    ) -> Settled {
+        let (mut closed, mut reopened, mut passed_on) = (None, false, false);
+        let (epoch, is_probe) = (ticket.entry.epoch(), ticket.entry.is_probe());
+        match ending {
+            Ending::Refused { until } => closed = Some(self.gate.close(until, epoch)),
+            Ending::Accepted | Ending::Answered if is_probe => {
+                // The ramp first: whoever sees the open gate must see it.
+                self.ramp.restart(level());
+                reopened = self.gate.reopen(epoch);
+            }
+            Ending::Unanswered { until } if is_probe => {
+                self.gate.defer(until, epoch);
+            }
+            Ending::Dropped if is_probe => passed_on = self.gate.pass_on(now, epoch),
+            _ => {}
+        }
+        if ending == Ending::Accepted {
+            self.ramp.accepted();
+        }
+        self.bytes.give_back(ticket.demand.bytes);
+        let view = self.window.end_attempt();
+        Settled {
+            view,
+            closed,
+            reopened,
+            passed_on,
+        }
+    }
+
+    /// Tells `growth` of a settled attempt, and sets the window to what it makes of it.
+    pub fn learn(
+        &self,
+        growth: &mut Growth,
+        ticket: Ticket,
+        settled: &Settled,
+        ending: Ending,
+        now: Duration,
+    ) -> Option<Change> {
+        if settled.reopened {
+            // Whoever was the probe is not one of those that were left.
+            growth.reopened(settled.view.in_flight.saturating_sub(1));
+        }
+        let change = match (ending, settled.closed) {
+            (Ending::Refused { .. }, Some(closed)) => {
+                // Its own flight has not landed yet.
+                let own = u32::from(ticket.demand.take == Take::SlotAndFlight);
+                growth.refused(RefusalSeen {
+                    now,
+                    first_of_its_event: closed.first_of_its_event,
+                    accepted: settled.view.accepted().saturating_sub(own),
+                    closed_for: closed.until.saturating_sub(now),
+                })
+            }
+            (Ending::Accepted, _) => {
+                let is_straggler = ticket.entry.epoch() != self.gate.epoch();
+                growth.accepted(settled.view.accepted(), is_straggler)
+            }
+            _ => None,
+        };
+        if change.is_some() {
+            self.window.set_limit(growth.limit());
+        }
+        change
+    }
+
+    /// Begins a trial beyond the learned level, when somebody waits for the window and one is due.
+    pub fn try_more(&self, growth: &mut Growth, now: Duration) -> Option<Change> {
+        let change = growth.is_wanted(now)?;
+        self.window.set_limit(growth.limit());
+        Some(change)
+    }
+
+    /// Gives a flight back.
+    #[inline]
+    pub fn land(&self) -> WindowView {
+        self.window.land()
+    }
+
+    /// Gives back a ticket that was never used, its flight included.
+    pub fn undo(&self, ticket: Ticket, now: Duration) {
+        self.settle(ticket, Ending::Dropped, now, || u32::MAX);
+        if ticket.demand.take == Take::SlotAndFlight {
+            self.window.land();
+        }
+    }
+
+    /// Other bounds from now on, but for the rate and the flights, which belong to [`Growth::set_ceiling`].
+    pub fn resize(&self, bounds: Bounds) {
+        self.bytes.resize(bounds.bytes);
+        self.slots.set(|_| (bounds.slots.max(1).into(), ()));
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &BackoffGate {
+        &self.gate
+    }
+
+    /// The window.
+    pub fn window(&self) -> &ConcurrencyWindow {
+        &self.window
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &ByteBudget {
+        &self.bytes
+    }
+
+    /// The most that may be unanswered now.
+    #[inline]
+    pub fn slots(&self) -> u32 {
+        self.ramp.allows().min(self.slots.load() as u32)
+    }
+}
+
+impl Ticket {
+    /// Whether it goes alone, to find out whether the server takes requests again.
+    pub const fn is_probe(&self) -> bool {
+        self.entry.is_probe()
+    }
+
+    /// The epoch in which it was admitted.
+    pub const fn epoch(&self) -> Epoch {
+        self.entry.epoch()
+    }
+
+    /// What it took.
+    pub const fn demand(&self) -> Demand {
+        self.demand
+    }
+}

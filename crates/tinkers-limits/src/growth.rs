@@ -1,0 +1,303 @@
+//! How many the server takes at once, as far as its refusals tell: the learned level, and the trials beyond it.
+
+use std::time::Duration;
+
+/// Learns how many requests may be in flight. A plain value: whoever owns it feeds it what happens while somebody waits or
+/// the server refuses, and sets the window to [`Growth::limit`].
+///
+/// Until the first refusal there is no level. A refusal names one: what the server had accepted at that moment. Beyond it
+/// only trials go, paced by what their refusals cost; the project's docs/decisions/0005 has the reasons and the figures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Growth {
+    floor: u32,
+    ceiling: u32,
+    level: Option<u32>,
+    trial: Option<Trial>,
+    pace: Pace,
+}
+
+/// A refusal as the window sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusalSeen {
+    /// When.
+    pub now: Duration,
+    /// Whether it is a congestion event of its own.
+    pub first_of_its_event: bool,
+    /// Requests that the server had accepted and not finished.
+    pub accepted: u32,
+    /// For how long it closed the gate.
+    pub closed_for: Duration,
+}
+
+/// Why a limit changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The first refusal named a level.
+    Learned,
+    /// The server took fewer than the level.
+    Lowered,
+    /// A trial beyond the level began.
+    TrialBegun,
+    /// The server took a whole window beyond the level.
+    TrialWon,
+    /// A trial was refused.
+    TrialLost,
+    /// Answers that were under way show that the server took more.
+    Corrected,
+}
+
+/// So many beyond the level are tried at once, and so many were accepted there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Trial {
+    target: u32,
+    won: u32,
+}
+
+/// When the next trial may be, and how large.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Pace {
+    step: u32,
+    /// No trial before this.
+    not_before: Duration,
+    /// Trials lost in a row.
+    lost: u32,
+    /// The level at which the last one was lost.
+    lost_at: u32,
+    /// Accepted requests less what refusals cost. Below zero there is no trial: refusals are to stay few.
+    credit: i64,
+    /// Whether the gate is closed.
+    is_closed: bool,
+    /// Whether the last pause has not been paid for with a pause between trials.
+    is_unpaid: bool,
+    /// For how long it was closed last.
+    closed_for: Duration,
+    /// Since when it holds back what there would be room for.
+    held_since: Option<Duration>,
+    /// Whether a part was just yielded.
+    yielded: bool,
+    /// The part of the pause in which the window stood idle.
+    idle_share: f64,
+}
+
+impl Growth {
+    /// A lost trial is followed by at least so many times what it cost without one: the time in which the window stood idle.
+    const COSTS_BETWEEN: u32 = 20;
+    /// And by so many times its closure, should it have cost nothing.
+    const CLOSURES_BETWEEN: u32 = 2;
+    /// The same after many lost ones in a row.
+    const LONGEST_BETWEEN: Duration = Duration::from_secs(60);
+    /// The pause doubles so often for lost trials in a row.
+    const DOUBLINGS: u32 = 2;
+    /// Trials are lost in a row while the level stays within this part of itself.
+    const NEAR: u32 = 8;
+    /// A trial goes at most this part of the level beyond it, so that it cannot cost more refusals.
+    const LARGEST_STEP: u32 = 8;
+    /// Each refusal is paid for by so many accepted requests.
+    const ACCEPTED_PER_REFUSAL: i64 = 25;
+    /// So much is saved up at most.
+    const MOST_CREDIT: i64 = 500;
+    /// So much is owed at most: this, and so many windows.
+    const LEAST_DEBT: i64 = 8;
+    const WINDOWS_OF_DEBT: i64 = 4;
+    /// A refusal at a level that the server took before lowers it by this part.
+    const LOWERED_BY: u32 = 7;
+    /// After so many lost trials in a row a part is yielded for a pause, so that another process gets its share.
+    const LOST_TO_YIELD: u32 = 4;
+    /// The part that is yielded.
+    const YIELDED: u32 = 6;
+
+    /// Nothing is known yet. The limit stays from `floor` (at least 1) to `ceiling`.
+    pub fn new(floor: u32, ceiling: u32) -> Self {
+        let floor = floor.max(1);
+        Self {
+            floor,
+            ceiling: ceiling.max(floor),
+            level: None,
+            trial: None,
+            pace: Pace::new(),
+        }
+    }
+
+    /// The most that may be in flight now.
+    pub fn limit(&self) -> u32 {
+        match (self.level, self.trial) {
+            (None, _) => self.ceiling,
+            (Some(level), None) => level,
+            (Some(_), Some(trial)) => trial.target,
+        }
+    }
+
+    /// The level that was learned; `None` before the first refusal.
+    pub const fn level(&self) -> Option<u32> {
+        self.level
+    }
+
+    /// Another ceiling, such as a server's configuration names.
+    pub fn set_ceiling(&mut self, ceiling: u32) {
+        self.ceiling = ceiling.max(self.floor);
+        if let Some(level) = self.level {
+            self.level = Some(level.min(self.ceiling));
+        }
+        self.trial = None;
+    }
+
+    /// The server refused a request.
+    pub fn refused(&mut self, seen: RefusalSeen) -> Option<Change> {
+        let most_debt =
+            Self::LEAST_DEBT + Self::WINDOWS_OF_DEBT * i64::from(self.level.unwrap_or(u32::MAX));
+        self.pace.credit = (self.pace.credit - Self::ACCEPTED_PER_REFUSAL).max(-most_debt);
+        if !seen.first_of_its_event {
+            return None;
+        }
+        self.pace.is_closed = true;
+        self.pace.is_unpaid = true;
+        self.pace.closed_for = seen.closed_for;
+        let accepted = self.bounded(seen.accepted);
+        let trial = self.trial.take();
+        let Some(level) = self.level else {
+            self.level = Some(accepted);
+            self.pace.lost_one(accepted);
+            return Some(Change::Learned);
+        };
+        if accepted != level {
+            // What the server took is what it takes.
+            self.level = Some(accepted);
+            self.pace.lost_one(accepted);
+            return Some(if trial.is_some() {
+                Change::TrialLost
+            } else {
+                Change::Lowered
+            });
+        }
+        self.pace.lost_one(level);
+        if trial.is_none() {
+            // Refused at a level that it took before: somebody else is there, too.
+            self.level = Some(self.bounded(level - level.div_ceil(Self::LOWERED_BY)));
+            return Some(Change::Lowered);
+        }
+        if self.pace.lost % Self::LOST_TO_YIELD == 0 {
+            self.level = Some(self.bounded(level - level / Self::YIELDED));
+            self.pace.yielded = true;
+        }
+        Some(Change::TrialLost)
+    }
+
+    /// There is room, and the gate holds somebody back.
+    pub fn held_back(&mut self, now: Duration) {
+        if self.pace.is_closed {
+            self.pace.held_since.get_or_insert(now);
+        }
+    }
+
+    /// The gate is open again, with `in_flight` still under way.
+    pub fn reopened(&mut self, in_flight: u32) {
+        self.pace.is_closed = false;
+        self.pace.idle_share = idle_share(self.level.unwrap_or(0), in_flight);
+    }
+
+    /// A request was accepted while others wait, or that was sent before the last refusal (`is_straggler`); `accepted` are
+    /// now in flight.
+    pub fn accepted(&mut self, accepted: u32, is_straggler: bool) -> Option<Change> {
+        self.pace.credit = (self.pace.credit + 1).min(Self::MOST_CREDIT);
+        let level = self.level?;
+        if accepted <= level {
+            return None;
+        }
+        if is_straggler {
+            self.level = Some(self.bounded(accepted));
+            return Some(Change::Corrected);
+        }
+        let trial = self.trial.as_mut()?;
+        trial.won += 1;
+        if trial.won < trial.target - level {
+            return None;
+        }
+        self.level = Some(trial.target);
+        self.trial = None;
+        self.pace.won_one();
+        Some(Change::TrialWon)
+    }
+
+    /// Somebody waits because the window is full: begins a trial when one is due.
+    pub fn is_wanted(&mut self, now: Duration) -> Option<Change> {
+        let level = self.level?;
+        self.pace.full_again(now);
+        let is_due = !self.pace.is_closed
+            && self.trial.is_none()
+            && now >= self.pace.not_before
+            && self.pace.credit >= 0;
+        if !is_due || level >= self.ceiling {
+            return None;
+        }
+        let step = self.pace.step.min((level / Self::LARGEST_STEP).max(1));
+        let target = level.saturating_add(step).min(self.ceiling);
+        self.trial = Some(Trial { target, won: 0 });
+        Some(Change::TrialBegun)
+    }
+
+    fn bounded(&self, level: u32) -> u32 {
+        level.clamp(self.floor, self.ceiling)
+    }
+}
+
+/// The part of a pause in which the window stood idle, when `in_flight` of `level` are left after it: they end one after
+/// the other.
+fn idle_share(level: u32, in_flight: u32) -> f64 {
+    if in_flight == 0 {
+        return 1.0;
+    }
+    let left = f64::from(in_flight) / f64::from(level.max(1));
+    (1.0 - left).max(0.0) / 2.0
+}
+
+impl Pace {
+    const fn new() -> Self {
+        Self {
+            step: 1,
+            not_before: Duration::ZERO,
+            lost: 0,
+            lost_at: 0,
+            credit: 0,
+            is_closed: false,
+            is_unpaid: false,
+            closed_for: Duration::ZERO,
+            held_since: None,
+            yielded: false,
+            idle_share: 1.0,
+        }
+    }
+
+    /// `level` is what the server took. Near the last one it is one more in a row.
+    fn lost_one(&mut self, level: u32) {
+        let near = level.abs_diff(self.lost_at) <= (level / Growth::NEAR).max(1);
+        self.lost = if near { self.lost + 1 } else { 1 };
+        self.lost_at = level;
+        self.step = 1;
+    }
+
+    /// The window is full for the first time since a pause: what the pause cost says how long there is to be no other.
+    fn full_again(&mut self, now: Duration) {
+        if self.is_closed || !std::mem::take(&mut self.is_unpaid) {
+            return;
+        }
+        let held_since = self.held_since.take().unwrap_or(now);
+        let idle = now.saturating_sub(held_since).mul_f64(self.idle_share);
+        let doublings = if std::mem::take(&mut self.yielded) {
+            0
+        } else {
+            self.lost.saturating_sub(1).min(Growth::DOUBLINGS)
+        };
+        let least = self.closed_for.saturating_mul(Growth::CLOSURES_BETWEEN);
+        let pause = idle
+            .saturating_mul(Growth::COSTS_BETWEEN)
+            .max(least)
+            .saturating_mul(1 << doublings)
+            .min(Growth::LONGEST_BETWEEN);
+        self.not_before = now.saturating_add(pause);
+    }
+
+    fn won_one(&mut self) {
+        self.step = self.step.saturating_mul(2);
+        self.not_before = Duration::ZERO;
+    }
+}

@@ -1,0 +1,93 @@
+//! One word that threads change together: every primitive of this crate is such a word and a pure function on it.
+
+use crate::backoff::CasBackoff;
+use crate::sync::{AtomicU64, Ordering};
+
+/// 64 bits that are changed as a whole or not at all.
+#[derive(Debug)]
+pub(crate) struct Word {
+    bits: AtomicU64,
+    #[cfg(feature = "contention")]
+    lost: std::sync::atomic::AtomicU64,
+}
+
+impl Word {
+    pub(crate) fn new(bits: u64) -> Self {
+        Self {
+            bits: AtomicU64::new(bits),
+            #[cfg(feature = "contention")]
+            lost: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn load(&self) -> u64 {
+        self.bits.load(Ordering::Acquire)
+    }
+
+    /// Replaces the word by what `change` makes of it, together with what else it has to say; leaves the word where that
+    /// is an error. `change` may run several times and must be pure.
+    pub(crate) fn change<T, E>(
+        &self,
+        mut change: impl FnMut(u64) -> Result<(u64, T), E>,
+    ) -> Result<T, E> {
+        let mut backoff = CasBackoff::new();
+        let mut before = self.load();
+        loop {
+            let (after, said) = change(before)?;
+            match self.bits.compare_exchange_weak(
+                before,
+                after,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Ok(said),
+                Err(now) => before = now,
+            }
+            self.note_loss();
+            backoff.lost();
+        }
+    }
+
+    /// Replaces the word where there is no way to refuse.
+    pub(crate) fn set<T>(&self, mut change: impl FnMut(u64) -> (u64, T)) -> T {
+        let changed: Result<T, std::convert::Infallible> = self.change(|word| Ok(change(word)));
+        match changed {
+            Ok(said) => said,
+        }
+    }
+
+    fn note_loss(&self) {
+        #[cfg(feature = "contention")]
+        self.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// How many exchanges lost to another thread, since the start.
+    #[cfg(feature = "contention")]
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_update_is_lost_between_threads() {
+        let word = Word::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..10_000).for_each(|_| word.set(|n| (n + 1, ()))));
+            }
+        });
+        assert_eq!(word.load(), 80_000);
+    }
+
+    #[test]
+    fn a_change_to_nothing_leaves_the_word() {
+        let word = Word::new(7);
+        assert_eq!(word.change(|n| Err::<(u64, ()), u64>(n)), Err(7));
+        assert_eq!(word.set(|n| (n + 1, n)), 7);
+        assert_eq!(word.load(), 8);
+    }
+}
