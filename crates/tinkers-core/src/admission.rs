@@ -1,6 +1,7 @@
 //! The seam to the rate limits: who may send, what that takes, and how it is given back.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -83,9 +84,13 @@ pub struct Ask {
 pub enum Reentry {
     /// At the end.
     New,
-    /// At the head: it was admitted before and the server refused it.
-    AfterRefusal,
+    /// Where it was: it was admitted before and the server refused it.
+    AfterRefusal(Arrival),
 }
+
+/// When a request came, among those of its lane. It keeps it through refusals, and so its place before those that came later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Arrival(pub u64);
 
 /// What an admitted request holds.
 #[derive(Debug)]
@@ -94,6 +99,19 @@ pub struct Admitted {
     pub permit: SubmitPermit,
     /// To the result.
     pub flight: Flight,
+    /// When it came.
+    pub arrival: Arrival,
+}
+
+impl Admitted {
+    /// What a lane without limits gives.
+    pub fn free(flight: Option<Flight>) -> Self {
+        Self {
+            permit: SubmitPermit::free(),
+            flight: flight.unwrap_or(Flight::free()),
+            arrival: Arrival::default(),
+        }
+    }
 }
 
 /// How an attempt ended, as far as the limits are concerned.
@@ -106,8 +124,12 @@ pub enum Settlement {
         /// When the server said to come back, counted from now.
         hint: Option<Duration>,
     },
-    /// Nobody knows, or an answer that says nothing about the rate. The flight is kept through a retry.
+    /// The server answered, and what it said is not about the rate. The flight is kept through a retry.
+    Answered,
+    /// Nobody knows: there was no answer. The flight is kept through a retry.
     Unknown,
+    /// It was given up before it was over.
+    Dropped,
 }
 
 /// Decides when a request may leave. The wait is cancel-safe: dropping it gives back all that was taken.
@@ -117,32 +139,54 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>>;
 }
 
-/// A slot and bytes of the budgets, for one attempt. Dropped unsettled, it counts as [`Settlement::Unknown`].
+/// Where permits and flights are given back.
+pub trait Ledger: Send + Sync + fmt::Debug + 'static {
+    /// Takes back what an attempt took.
+    fn settle(&self, receipt: Receipt, outcome: Settlement);
+
+    /// Takes back one unit of the in-flight window.
+    fn land(&self);
+}
+
+/// What a ledger wrote down when it admitted an attempt, to read it again when the attempt is over. It means nothing to
+/// anybody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Receipt(pub [u64; 2]);
+
+/// A slot and bytes of the budgets, for one attempt. Dropped unsettled, it counts as [`Settlement::Dropped`].
+#[must_use = "dropped, it counts as given up"]
 pub struct SubmitPermit {
-    settle: Option<Box<dyn FnOnce(Settlement) + Send>>,
+    from: Option<(Arc<dyn Ledger>, Receipt)>,
 }
 
 impl SubmitPermit {
-    /// A permit that reports its end to `settle`, exactly once.
-    pub fn new(settle: impl FnOnce(Settlement) + Send + 'static) -> Self {
+    /// A permit that reports its end to `ledger`, exactly once.
+    pub fn new(ledger: Arc<dyn Ledger>, receipt: Receipt) -> Self {
         Self {
-            settle: Some(Box::new(settle)),
+            from: Some((ledger, receipt)),
         }
+    }
+
+    /// A permit that took nothing.
+    pub const fn free() -> Self {
+        Self { from: None }
     }
 
     /// Ends the attempt.
     pub fn settle(mut self, outcome: Settlement) {
-        if let Some(settle) = self.settle.take() {
-            settle(outcome);
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Settlement) {
+        if let Some((ledger, receipt)) = self.from.take() {
+            ledger.settle(receipt, outcome);
         }
     }
 }
 
 impl Drop for SubmitPermit {
     fn drop(&mut self) {
-        if let Some(settle) = self.settle.take() {
-            settle(Settlement::Unknown);
-        }
+        self.end(Settlement::Dropped);
     }
 }
 
@@ -153,28 +197,32 @@ impl fmt::Debug for SubmitPermit {
 }
 
 /// One unit of the in-flight window, from admission to the result, a terminal error or the drop.
+#[must_use = "dropped, it gives its unit back"]
 pub struct Flight {
-    land: Option<Box<dyn FnOnce() + Send + Sync>>,
+    from: Option<Arc<dyn Ledger>>,
 }
 
 impl Flight {
-    /// A flight that gives its unit back through `land`, exactly once.
-    pub fn new(land: impl FnOnce() + Send + Sync + 'static) -> Self {
-        Self {
-            land: Some(Box::new(land)),
-        }
+    /// A flight that gives its unit back to `ledger`, exactly once.
+    pub fn new(ledger: Arc<dyn Ledger>) -> Self {
+        Self { from: Some(ledger) }
     }
 
     /// A flight that took nothing, for lanes without a window.
     pub const fn free() -> Self {
-        Self { land: None }
+        Self { from: None }
+    }
+
+    /// Whether it is a unit of a window.
+    pub const fn is_counted(&self) -> bool {
+        self.from.is_some()
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if let Some(land) = self.land.take() {
-            land();
+        if let Some(ledger) = self.from.take() {
+            ledger.land();
         }
     }
 }
@@ -182,7 +230,7 @@ impl Drop for Flight {
 impl fmt::Debug for Flight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flight")
-            .field("counted", &self.land.is_some())
+            .field("counted", &self.is_counted())
             .finish()
     }
 }
@@ -190,20 +238,37 @@ impl fmt::Debug for Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
+
+    #[derive(Debug, Default)]
+    struct Book(Mutex<Vec<Option<(Receipt, Settlement)>>>);
+
+    impl Ledger for Book {
+        fn settle(&self, receipt: Receipt, outcome: Settlement) {
+            self.0.lock().unwrap().push(Some((receipt, outcome)));
+        }
+
+        fn land(&self) {
+            self.0.lock().unwrap().push(None);
+        }
+    }
 
     #[test]
     fn a_permit_settles_exactly_once_also_when_dropped() {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let permit = || {
-            let seen = Arc::clone(&seen);
-            SubmitPermit::new(move |s| seen.lock().unwrap().push(s))
-        };
-        permit().settle(Settlement::Accepted);
-        drop(permit());
+        let book = Arc::new(Book::default());
+        let permit = |n| SubmitPermit::new(Arc::<Book>::clone(&book), Receipt([n, 0]));
+        permit(1).settle(Settlement::Accepted);
+        drop(permit(2));
+        drop(Flight::new(Arc::<Book>::clone(&book)));
+        SubmitPermit::free().settle(Settlement::Accepted);
+        drop(Flight::free());
         assert_eq!(
-            *seen.lock().unwrap(),
-            [Settlement::Accepted, Settlement::Unknown]
+            *book.0.lock().unwrap(),
+            [
+                Some((Receipt([1, 0]), Settlement::Accepted)),
+                Some((Receipt([2, 0]), Settlement::Dropped)),
+                None
+            ]
         );
     }
 

@@ -14,11 +14,15 @@ use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
 use crate::progress::{Leaving, ProgressCell};
 use crate::retry::{
-    self, Action, Applied, Draw, LONGEST_PAUSE, Policy, RefusalPace, RetryBudget, SPREAD,
-    WhenMaybeApplied,
+    self, Action, Applied, Draw, LONGEST_PAUSE, Policy, RetryBudget, SPREAD, WhenMaybeApplied,
 };
 use crate::time::{Moment, Time};
 use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
+
+/// A request above this is large, in bytes; a refusal without a hint makes it wait by itself.
+const LARGE: u64 = 128 * 1024;
+/// For how long.
+const LARGE_PAUSE: Duration = Duration::from_secs(5);
 
 /// A request to be made, with everything that decides how.
 #[derive(Debug, Clone)]
@@ -139,7 +143,6 @@ impl Caller {
             began: self.time.now(),
             made: 0,
             repeats: 0,
-            refusals: RefusalPace::default(),
             maybe_applied: false,
         };
         let operation = call.operation;
@@ -162,7 +165,6 @@ struct Attempts<'a> {
     began: Moment,
     made: u32,
     repeats: u32,
-    refusals: RefusalPace,
     /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
     maybe_applied: bool,
 }
@@ -193,6 +195,7 @@ impl Attempts<'_> {
             let Admitted {
                 permit,
                 flight: held,
+                arrival,
             } = admitted;
             enter(&call, Phase::Submitting);
             insert(
@@ -246,22 +249,22 @@ impl Attempts<'_> {
                 }
                 Action::Refused { hint } => {
                     note(leaving, Applied::No);
+                    reentry = Reentry::AfterRefusal(arrival);
+                    // The permit first: whoever goes in place of the flight must find the gate closed.
+                    permit.settle(Settlement::Refused { hint });
                     drop(held);
-                    reentry = Reentry::AfterRefusal;
-                    // A lane without a gate would come straight back: it waits here. Elsewhere the gate is closed for longer
-                    // with each refusal, so that the order of those who wait there is kept.
+                    let error = || answer_error(ErrorKind::RateLimited, &answer);
                     if call.class == RouteClass::Control {
-                        permit.settle(Settlement::Refused { hint });
-                        let error = answer_error(ErrorKind::RateLimited, &answer);
-                        self.repeat(&call, Applied::No, hint, error).await?;
-                    } else {
-                        let hint = self.refusals.refused(hint, &*self.caller.jitter);
-                        permit.settle(Settlement::Refused { hint });
+                        // A lane without a gate would come straight back: it waits here.
+                        self.repeat(&call, Applied::No, hint, error()).await?;
+                    } else if hint.is_none() && call.cost.bytes > LARGE {
+                        // It is likely what the server had no room for. Smaller ones need not wait for it.
+                        self.sleep(&call, LARGE_PAUSE, error).await?;
                     }
                 }
                 Action::PauseForBilling => {
                     note(leaving, Applied::No);
-                    permit.settle(Settlement::Unknown);
+                    permit.settle(Settlement::Answered);
                     drop(held);
                     match self
                         .caller
@@ -281,7 +284,7 @@ impl Attempts<'_> {
                     kind,
                 } => {
                     note(leaving, applied);
-                    permit.settle(Settlement::Unknown);
+                    permit.settle(Settlement::Answered);
                     flight = self.keep(held, applied);
                     self.repeat(&call, applied, hint, answer_error(kind, &answer))
                         .await?;
@@ -289,7 +292,7 @@ impl Attempts<'_> {
                 }
                 Action::Fail(kind) => {
                     note(leaving, retry::applied(answer.status));
-                    permit.settle(Settlement::Unknown);
+                    permit.settle(Settlement::Answered);
                     return Err(answer_error(kind, &answer));
                 }
             }

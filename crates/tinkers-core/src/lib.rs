@@ -17,7 +17,8 @@ pub mod time;
 pub mod transport;
 
 pub use admission::{
-    Admission, Admitted, Ask, ClientId, Cost, Flight, Reentry, RouteClass, Settlement, SubmitPermit,
+    Admission, Admitted, Arrival, Ask, ClientId, Cost, Flight, Ledger, Receipt, Reentry,
+    RouteClass, Settlement, SubmitPermit,
 };
 pub use base_url::{BaseUrl, Origin, Scheme};
 pub use billing::BillingPause;

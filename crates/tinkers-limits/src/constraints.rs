@@ -32,6 +32,17 @@ pub struct Bounds {
     pub flights: u32,
     /// Requests for a time.
     pub rate: Option<Rate>,
+    /// How it begins.
+    pub start: Start,
+}
+
+/// How many requests may be unanswered at the start, when nothing is known of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A quarter of those that were accepted: see [`Ramp`].
+    Slow,
+    /// As many as there are slots.
+    Open,
 }
 
 /// What a request takes.
@@ -102,7 +113,10 @@ impl Constraints {
             gate: BackoffGate::new(),
             window: ConcurrencyWindow::new(bounds.flights),
             bytes: ByteBudget::new(bounds.bytes),
-            ramp: Ramp::slow_start(bounds.slots),
+            ramp: match bounds.start {
+                Start::Slow => Ramp::slow_start(bounds.slots),
+                Start::Open => Ramp::ended(),
+            },
             rate: bounds.rate.map(Gcra::new),
             slots: Word::new(bounds.slots.max(1).into()),
         }
@@ -297,6 +311,31 @@ impl Constraints {
 }
 
 impl Ticket {
+    /// As two words, to be kept by whoever has no use for the rest.
+    pub const fn to_words(self) -> [u64; 2] {
+        let Epoch(epoch) = self.entry.epoch();
+        let takes_flight = matches!(self.demand.take, Take::SlotAndFlight) as u64;
+        let bits = epoch as u64 | (self.is_probe() as u64) << 16 | takes_flight << 17;
+        [self.demand.bytes, bits]
+    }
+
+    /// The ticket of which [`Ticket::to_words`] made these.
+    pub const fn from_words([bytes, bits]: [u64; 2]) -> Self {
+        let epoch = Epoch(bits as u16);
+        let entry = match bits >> 16 & 1 {
+            0 => Entry::Open(epoch),
+            _ => Entry::Probe(epoch),
+        };
+        let take = match bits >> 17 & 1 {
+            0 => Take::Slot,
+            _ => Take::SlotAndFlight,
+        };
+        Self {
+            demand: Demand { take, bytes },
+            entry,
+        }
+    }
+
     /// Whether it goes alone, to find out whether the server takes requests again.
     pub const fn is_probe(&self) -> bool {
         self.entry.is_probe()

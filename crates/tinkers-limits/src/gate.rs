@@ -16,7 +16,7 @@ pub struct BackoffGate {
 
 /// Which congestion event a request was admitted after. It counts modulo 65536, so it is compared for equality alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Epoch(u16);
+pub struct Epoch(pub(crate) u16);
 
 /// How a request went through the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

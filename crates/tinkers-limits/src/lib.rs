@@ -16,7 +16,7 @@ mod word;
 pub use backoff::CasBackoff;
 pub use budget::{Drawn, Failure, RetryBudget};
 pub use bytes::ByteBudget;
-pub use constraints::{Blocked, Bounds, Constraints, Demand, Ending, Settled, Ticket};
+pub use constraints::{Blocked, Bounds, Constraints, Demand, Ending, Settled, Start, Ticket};
 pub use gate::{BackoffGate, Closed, Entry, Epoch, GateState};
 pub use gcra::{Gcra, Rate, Refusal};
 pub use growth::{Change, Growth, RefusalSeen};

@@ -23,6 +23,13 @@ impl Ramp {
         ramp
     }
 
+    /// A ramp that has ended, for a start with nothing to find out.
+    pub fn ended() -> Self {
+        Self {
+            word: Word::new(Packed::ENDED.0),
+        }
+    }
+
     /// Begins again after a pause, for a level of `level` in flight.
     pub fn restart(&self, level: u32) {
         let slots = level.clamp(1, Packed::SLOTS_MAX);

@@ -77,6 +77,7 @@ pub(crate) fn run(case: &Case) -> Outcome {
         bytes: u64::MAX,
         flights: 2000,
         rate: None,
+        start: tinkers_limits::Start::Slow,
     };
     let mut clients: Vec<Client> = case
         .clients
