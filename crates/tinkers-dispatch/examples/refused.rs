@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, Ask, ClientId, Cost, ManualClock, Reentry, RouteClass, Settlement, Time,
+    Admission, Ask, ClientId, Cost, ManualClock, Reentry, RouteClass, Settlement, SplitMix, Time,
 };
 use tinkers_dispatch::{Limiter, LimiterSettings};
 
@@ -24,7 +24,7 @@ fn ask() -> Ask {
 fn main() {
     let clock = ManualClock::new();
     let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
-    let admission = limiter.admission(Arc::new(clock.clone()));
+    let admission = limiter.admission(Arc::new(clock.clone()), Arc::new(SplitMix::new(1)));
     let mut cx = Context::from_waker(Waker::noop());
 
     let mut first = admission.admit(ask());

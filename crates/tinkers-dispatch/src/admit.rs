@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tinkers_core::{
-    Admitted, Ask, BoxFuture, Error, ErrorKind, Flight, Moment, Reentry, RouteClass, Sent,
-    SubmitPermit, Time,
+    Admitted, Arrival, Ask, BoxFuture, Error, ErrorKind, Flight, Moment, Reentry, Sent,
 };
-use tinkers_limits::Epoch;
+use tinkers_limits::{Demand, GateState, Ticket};
 
-use crate::lane::Lane;
-use crate::pool::{Demand, Entry, Turn};
-use crate::queue::{Place, Rank};
+use crate::desk::Desk;
+use crate::lane::Look;
+use crate::queue::{Line, Place, Waiter};
 
-/// Waits for its turn in `lane`. Holds nothing but its place until it is served; dropped, it gives that up.
-pub(crate) struct Admit {
-    lane: Arc<Lane>,
-    time: Arc<dyn Time>,
-    class: RouteClass,
-    entry: Entry,
+/// Waits for its turn. Holds nothing but its place until it is let through; dropped, it gives that up, or what it was given.
+pub struct Admit {
+    desk: Arc<Desk>,
+    line: Line,
+    arrival: Option<Arrival>,
+    demand: Demand,
+    deadline: Option<Moment>,
     flight: Option<Flight>,
     place: Option<Place>,
     alarm: Option<Alarm>,
@@ -33,82 +33,81 @@ struct Alarm {
 }
 
 impl Admit {
-    pub(crate) fn new(lane: Arc<Lane>, time: Arc<dyn Time>, ask: Ask) -> Self {
-        let rank = match (&ask.flight, ask.reentry) {
-            (Some(_), _) if lane.counts_flights => Rank::Flying,
-            (_, Reentry::AfterRefusal) => Rank::Refused,
-            (_, Reentry::New) => Rank::New,
-        };
-        let takes_flight = lane.counts_flights && ask.flight.is_none();
-        let demand = Demand {
-            bytes: ask.cost.bytes,
-            flights: u64::from(takes_flight),
-        };
+    pub(crate) fn new(desk: Arc<Desk>, ask: Ask) -> Self {
+        let has_flight = ask.flight.as_ref().is_some_and(Flight::is_counted);
         Self {
-            lane,
-            time,
-            class: ask.class,
-            entry: Entry {
-                rank,
-                deadline: ask.deadline,
-                demand,
+            line: if has_flight {
+                Line::Flying
+            } else {
+                Line::Client(ask.client)
             },
+            arrival: match ask.reentry {
+                Reentry::New => None,
+                Reentry::AfterRefusal(arrival) => Some(arrival),
+            },
+            demand: desk.lane.demand(ask.cost.bytes, has_flight),
+            deadline: ask.deadline,
             flight: ask.flight,
             place: None,
             alarm: None,
+            desk,
         }
     }
 
-    fn served(&mut self, epoch: Epoch) -> Admitted {
-        let flight = match self.flight.take() {
-            Some(kept) => kept,
-            None if self.entry.demand.flights > 0 => {
-                let lane = Arc::clone(&self.lane);
-                Flight::new(move || lane.pool.land())
-            }
-            None => Flight::free(),
+    fn admitted(&mut self, ticket: Ticket, arrival: Arrival) -> Admitted {
+        self.desk.admitted(ticket, self.flight.take(), arrival)
+    }
+
+    /// Fails when there is nothing to wait for: the deadline has passed, or the gate opens after it.
+    fn check(&self, now: Moment) -> Result<(), Error> {
+        let Some(deadline) = self.deadline else {
+            return Ok(());
         };
-        let (lane, time) = (Arc::clone(&self.lane), Arc::clone(&self.time));
-        let bytes = self.entry.demand.bytes;
-        let permit =
-            SubmitPermit::new(move |outcome| lane.settle(outcome, time.now(), epoch, bytes));
-        Admitted { permit, flight }
-    }
-
-    /// Fails at once when the gate opens after the deadline: there is nothing to hope for.
-    fn hopeless(&self, now: Moment) -> Option<Error> {
-        let deadline = self.entry.deadline?;
-        let opens_at = Moment::from_origin(self.lane.gate.opens_at());
-        if opens_at <= now || opens_at <= deadline {
-            return None;
+        let class = self.desk.lane.class.name();
+        if let GateState::ClosedUntil(at) = self.desk.lane.constraints.gate().state() {
+            let opens_at = Moment::from_origin(at);
+            if opens_at > now && opens_at > deadline {
+                let message = format!(
+                    "the server's rate limit holds {class} requests back for another {:.1} s, beyond the deadline; try \
+                     again then",
+                    opens_at.since(now).as_secs_f64()
+                );
+                let error = Error::new(ErrorKind::RateLimited, Sent::NotSent, message);
+                return Err(error.with_retry_at(now, opens_at));
+            }
         }
-        let message = format!(
-            "the server's rate limit holds {} requests back for another {:.1} s, beyond the deadline; try again then",
-            self.class.name(),
-            opens_at.since(now).as_secs_f64()
-        );
-        Some(
-            Error::new(ErrorKind::RateLimited, Sent::NotSent, message).with_retry_at(now, opens_at),
-        )
+        if now >= deadline {
+            let message = format!(
+                "the deadline passed while the request waited for its turn among {class} requests"
+            );
+            return Err(Error::new(ErrorKind::Timeout, Sent::NotSent, message));
+        }
+        Ok(())
     }
 
-    fn timed_out(&mut self) -> Poll<Result<Admitted, Error>> {
-        let message = format!(
-            "the deadline passed while the request waited for its turn among {} requests",
-            self.class.name()
-        );
-        self.failed(Error::new(ErrorKind::Timeout, Sent::NotSent, message))
-    }
-
-    /// Ends the wait: its place goes at once, whatever becomes of the future.
-    fn failed(&mut self, error: Error) -> Poll<Result<Admitted, Error>> {
-        self.leave();
-        Poll::Ready(Err(error))
+    /// Takes its place, or looks what became of it.
+    fn look(&mut self, cx: &Context<'_>, now: Moment) -> Look {
+        // Cloned here: wakers are foreign code and stay out of the lock.
+        let waker = cx.waker().clone();
+        let lane = &self.desk.lane;
+        if let Some(place) = self.place {
+            return lane.look(place, waker, now);
+        }
+        lane.counters.waits.add(1);
+        let waiter = Waiter {
+            demand: self.demand,
+            deadline: self.deadline,
+            waker,
+            alarm: None,
+        };
+        let (place, look) = lane.join(self.line, self.arrival, waiter, now);
+        self.place = Some(place);
+        look
     }
 
     fn leave(&mut self) {
         if let Some(place) = self.place.take() {
-            self.lane.pool.leave(place);
+            self.desk.lane.leave(place, self.desk.time.now());
         }
     }
 
@@ -119,7 +118,7 @@ impl Admit {
             return Poll::Pending;
         };
         if self.alarm.as_ref().is_none_or(|alarm| alarm.at != at) {
-            let sleep = self.time.sleep_until(at);
+            let sleep = self.desk.time.sleep_until(at);
             self.alarm = Some(Alarm { at, sleep });
         }
         let Some(alarm) = &mut self.alarm else {
@@ -138,29 +137,38 @@ impl Future for Admit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        if this.place.is_none() {
+            let time = &this.desk.time;
+            if this.deadline.is_some() {
+                this.check(time.now())?;
+            }
+            if let Some(ticket) = this.desk.lane.try_now(this.demand, || time.now()) {
+                let arrival = this.arrival.unwrap_or_default();
+                return Poll::Ready(Ok(this.admitted(ticket, arrival)));
+            }
+        }
         loop {
-            let now = this.time.now();
-            if let Some(error) = this.hopeless(now) {
-                return this.failed(error);
-            }
-            let deadline = this.entry.deadline;
-            if deadline.is_some_and(|deadline| now > deadline) {
-                return this.timed_out();
-            }
-            let gate = &this.lane.gate;
-            let enter = || gate.enter(now.since_origin()).map_err(Moment::from_origin);
-            let turn = this
-                .lane
-                .pool
-                .turn(&mut this.place, this.entry, cx.waker(), enter);
-            let until = match turn {
-                Turn::Served(epoch) => return Poll::Ready(Ok(this.served(epoch))),
-                Turn::Wait => deadline,
-                Turn::Closed(opens_at) => Some(deadline.map_or(opens_at, |at| at.min(opens_at))),
+            let now = this.desk.time.now();
+            // What it was given in time counts, also when it hears of it too late.
+            let hopeless = this.check(now).err();
+            let alarm = match this.look(cx, now) {
+                Look::Granted(ticket) => {
+                    let arrival = this
+                        .place
+                        .take()
+                        .map_or_else(Arrival::default, |place| place.arrival);
+                    return Poll::Ready(Ok(this.admitted(ticket, arrival)));
+                }
+                Look::Waiting(alarm) => alarm,
             };
-            if deadline.is_some_and(|deadline| now >= deadline) {
-                return this.timed_out();
+            if let Some(error) = hopeless {
+                this.leave();
+                return Poll::Ready(Err(error));
             }
+            let until = match (alarm, this.deadline) {
+                (Some(alarm), Some(deadline)) => Some(alarm.min(deadline)),
+                (alarm, deadline) => alarm.or(deadline),
+            };
             if this.sleep(until, cx).is_pending() {
                 return Poll::Pending;
             }
@@ -177,7 +185,7 @@ impl Drop for Admit {
 impl fmt::Debug for Admit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admit")
-            .field("class", &self.class)
+            .field("class", &self.desk.lane.class)
             .field("place", &self.place)
             .finish_non_exhaustive()
     }

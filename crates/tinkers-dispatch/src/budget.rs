@@ -1,16 +1,15 @@
 //! A budget of bytes that is waited for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use tinkers_core::{BytesGuard, Moment};
+use tinkers_core::BytesGuard;
 
-use crate::pool::{Demand, Entry, Pool, Turn};
-use crate::queue::{Place, Rank};
-use crate::settings::LaneSettings;
+use crate::sync::{Mutex, lock};
 
 /// Bytes that are taken for a while, first come, first served. Clones are the same budget.
 ///
@@ -18,42 +17,82 @@ use crate::settings::LaneSettings;
 /// budget passes, and the total overshoots by one at most.
 #[derive(Debug, Clone)]
 pub struct ByteBudget {
-    pool: Arc<Pool>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    size: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    taken: u64,
+    /// Who waits, in order, and those that were served and have not noticed yet.
+    waiting: BTreeMap<u64, (u64, Waker)>,
+    served: BTreeMap<u64, u64>,
+    numbers: u64,
+}
+
+impl State {
+    /// Serves who can be, in order. The wakers are to be called without the lock.
+    fn serve(&mut self, size: u64) -> Vec<Waker> {
+        let mut served = Vec::new();
+        while self.taken < size
+            && let Some((number, (bytes, waker))) = self.waiting.pop_first()
+        {
+            self.taken = self.taken.saturating_add(bytes);
+            self.served.insert(number, bytes);
+            served.push(waker);
+        }
+        served
+    }
+}
+
+impl Shared {
+    fn give_back(&self, bytes: u64) {
+        let woken = {
+            let mut state = lock(&self.state);
+            state.taken = state.taken.saturating_sub(bytes);
+            state.serve(self.size)
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
 }
 
 impl ByteBudget {
     /// A budget of `bytes`, at least 1.
     pub fn new(bytes: u64) -> Self {
-        let settings = LaneSettings {
-            slots: u64::MAX,
-            bytes: Some(bytes),
-            flights: None,
+        let shared = Shared {
+            size: bytes.max(1),
+            state: Mutex::new(State::default()),
         };
         Self {
-            pool: Arc::new(Pool::new(settings)),
+            shared: Arc::new(shared),
         }
     }
 
     /// Waits until `bytes` may be taken; the guard gives them back. Cancel-safe: dropped, it has taken nothing.
     pub fn acquire(&self, bytes: u64) -> Acquire {
         Acquire {
-            pool: Arc::clone(&self.pool),
+            shared: Arc::clone(&self.shared),
             bytes,
-            place: None,
+            number: None,
         }
     }
 
     /// How many bytes are taken now.
     pub fn taken(&self) -> u64 {
-        self.pool.usage().bytes
+        lock(&self.shared.state).taken
     }
 }
 
 /// The wait of [`ByteBudget::acquire`].
 pub struct Acquire {
-    pool: Arc<Pool>,
+    shared: Arc<Shared>,
     bytes: u64,
-    place: Option<Place>,
+    number: Option<u64>,
 }
 
 impl Future for Acquire {
@@ -61,29 +100,52 @@ impl Future for Acquire {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BytesGuard> {
         let this = self.get_mut();
-        let bytes = this.bytes;
-        let entry = Entry {
-            rank: Rank::New,
-            deadline: None,
-            demand: Demand { bytes, flights: 0 },
-        };
-        match this
-            .pool
-            .turn(&mut this.place, entry, cx.waker(), || Ok::<(), Moment>(()))
-        {
-            Turn::Served(()) => {
-                let pool = Arc::clone(&this.pool);
-                Poll::Ready(BytesGuard::new(move || pool.end_attempt(bytes)))
+        let (bytes, waker) = (this.bytes, cx.waker().clone());
+        let (is_served, old) = {
+            let mut state = lock(&this.shared.state);
+            let number = *this.number.get_or_insert_with(|| {
+                state.numbers += 1;
+                state.numbers
+            });
+            if state.served.remove(&number).is_some() {
+                (true, None)
+            } else if bytes == 0 || (state.taken < this.shared.size && state.is_first(number)) {
+                state.taken = state.taken.saturating_add(bytes);
+                (true, state.waiting.remove(&number))
+            } else {
+                (false, state.waiting.insert(number, (bytes, waker)))
             }
-            Turn::Wait | Turn::Closed(_) => Poll::Pending,
+        };
+        drop(old);
+        if !is_served {
+            return Poll::Pending;
         }
+        this.number = None;
+        let shared = Arc::clone(&this.shared);
+        Poll::Ready(BytesGuard::new(move || shared.give_back(bytes)))
+    }
+}
+
+impl State {
+    fn is_first(&self, number: u64) -> bool {
+        self.waiting
+            .first_key_value()
+            .is_none_or(|(first, _)| *first >= number)
     }
 }
 
 impl Drop for Acquire {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.pool.leave(place);
+        let Some(number) = self.number else {
+            return;
+        };
+        let (gone, served) = {
+            let mut state = lock(&self.shared.state);
+            (state.waiting.remove(&number), state.served.remove(&number))
+        };
+        drop(gone);
+        if let Some(bytes) = served {
+            self.shared.give_back(bytes);
         }
     }
 }

@@ -1,93 +1,382 @@
-//! One lane: a gate, and what a request takes.
+//! One lane: what its requests must meet, who waits for it, and what its answers teach.
 
+use std::task::Waker;
 use std::time::Duration;
 
-use tinkers_core::{Moment, RouteClass, Settlement};
-use tinkers_limits::{BackoffGate, Epoch};
+use tinkers_core::{Arrival, Moment, RouteClass};
+use tinkers_limits::{
+    Blocked, Change, Constraints, Demand, Ending, GateState, Growth, Settled, Take, Ticket,
+};
+use tokio::sync::broadcast;
 
-use crate::pool::Pool;
+use crate::after::After;
+use crate::event::{Counters, LimiterEvent};
+use crate::queue::{Left, Line, Place, Queue, Waiter};
 use crate::settings::LaneSettings;
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
-/// What a lane looks like at one moment, for logs and tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneState {
-    /// Requests that wait for admission.
-    pub waiting: usize,
-    /// Requests being sent.
-    pub slots: u64,
-    /// Bytes being sent.
-    pub bytes: u64,
-    /// Requests from admission to result, where the lane counts them.
-    pub flights: u64,
-    /// When the gate opens, or opened last.
-    pub opens_at: Moment,
+/// The uncontended way takes no lock: the mutex is for those who wait and for what the server refuses.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) class: RouteClass,
+    pub(crate) constraints: Constraints,
+    pub(crate) counters: Counters,
+    state: Mutex<State>,
+    /// Probes in a row that came to nothing.
+    failed_probes: AtomicU64,
+    events: broadcast::Sender<LimiterEvent>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Lane {
-    class: RouteClass,
-    pub(crate) gate: BackoffGate,
-    pub(crate) pool: Pool,
-    pub(crate) counts_flights: bool,
-    max_hint: Duration,
+struct State {
+    queue: Queue,
+    growth: Growth,
+    /// When the head could go as far as the gate and the rate say, while they hold it back.
+    look_at: Option<Moment>,
+    /// When the last probe went, and how long its answer took.
+    probe: Option<Moment>,
+    probe_took: Duration,
+}
+
+/// What a waiter finds.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// It was let through.
+    Granted(Ticket),
+    /// It will be woken when something changes; at this time it has to look by itself.
+    Waiting(Option<Moment>),
 }
 
 impl Lane {
-    /// How long the gate closes when the server gives no hint.
-    const UNHINTED: Duration = Duration::from_secs(1);
-    /// The same for a large request, which is likely what the server had no room for.
-    const UNHINTED_LARGE: Duration = Duration::from_secs(5);
-    /// A request above this is large, in bytes.
-    const LARGE: u64 = 128 * 1024;
+    /// A probe that is not answered for so long lets another one go, unless answers usually take longer than half of it.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    /// The same where the server holds what it takes: there an answer that does not come is the good one.
+    const PATIENCE_WITH_POLLS: Duration = Duration::from_millis(250);
 
-    pub(crate) fn new(class: RouteClass, settings: LaneSettings, max_hint: Duration) -> Self {
+    pub(crate) fn new(
+        class: RouteClass,
+        settings: LaneSettings,
+        events: broadcast::Sender<LimiterEvent>,
+    ) -> Self {
         Self {
             class,
-            gate: BackoffGate::new(),
-            pool: Pool::new(settings),
-            counts_flights: class == RouteClass::Sample,
-            max_hint,
+            constraints: Constraints::new(settings.bounds(class)),
+            counters: Counters::default(),
+            state: Mutex::new(State {
+                queue: Queue::default(),
+                growth: Growth::new(1, settings.ceiling()),
+                look_at: None,
+                probe: None,
+                probe_took: Duration::ZERO,
+            }),
+            failed_probes: AtomicU64::new(0),
+            events,
         }
     }
 
-    /// Ends an attempt that was admitted in `epoch`.
-    pub(crate) fn settle(&self, outcome: Settlement, now: Moment, epoch: Epoch, bytes: u64) {
-        if let Settlement::Refused { hint } = outcome {
-            self.refused(hint, now, epoch, bytes);
-        }
-        // Only now: whoever is woken by it must find the gate closed.
-        self.pool.end_attempt(bytes);
-    }
-
-    pub(crate) fn state(&self) -> LaneState {
-        let usage = self.pool.usage();
-        LaneState {
-            waiting: usage.waiting,
-            slots: usage.slots,
-            bytes: usage.bytes,
-            flights: usage.flights,
-            opens_at: Moment::from_origin(self.gate.opens_at()),
-        }
-    }
-
-    fn refused(&self, hint: Option<Duration>, now: Moment, epoch: Epoch, bytes: u64) {
-        let unhinted = if bytes > Self::LARGE {
-            Self::UNHINTED_LARGE
+    /// What a request takes here.
+    pub(crate) fn demand(&self, bytes: u64, has_flight: bool) -> Demand {
+        let take = if self.counts_flights() && !has_flight {
+            Take::SlotAndFlight
         } else {
-            Self::UNHINTED
+            Take::Slot
         };
-        let pause = hint.unwrap_or(unhinted).min(self.max_hint);
-        let closed = self.gate.close(now.after(pause).since_origin(), epoch);
-        let opens_at = Moment::from_origin(closed.opens_at);
-        if closed.first_of_its_event {
-            let opens_in_ms = opens_at.since(now).as_millis() as u64;
-            tracing::debug!(
-                class = self.class.name(),
-                opens_in_ms,
-                hinted = hint.is_some(),
-                "rate limited"
-            );
+        Demand { take, bytes }
+    }
+
+    /// Only samples are many enough, and long enough, to be counted to their result.
+    pub(crate) fn counts_flights(&self) -> bool {
+        self.class == RouteClass::Sample
+    }
+
+    /// Lets a request through that nobody waits before. Takes no lock.
+    #[inline]
+    pub(crate) fn try_now(&self, demand: Demand, now: impl FnOnce() -> Moment) -> Option<Ticket> {
+        let now = || now().since_origin();
+        let ticket = self.constraints.take(demand, now).ok()?;
+        self.counters.grants.add(1);
+        Some(ticket)
+    }
+
+    /// Takes a place among those who wait, and looks whether it can go at once.
+    pub(crate) fn join(
+        &self,
+        line: Line,
+        arrival: Option<Arrival>,
+        waiter: Waiter,
+        now: Moment,
+    ) -> (Place, Look) {
+        self.locked(|state, after| {
+            let place = state.queue.join(line, arrival, waiter);
+            // Before the last look for room: whoever gives something back afterwards sees that somebody waits.
+            self.constraints.window().set_waiters(true);
+            self.serve(state, now, after);
+            (place, self.found(state, place))
+        })
+    }
+
+    /// Looks whether a place was let through; otherwise `waker` is who is woken for it from now on.
+    pub(crate) fn look(&self, place: Place, waker: Waker, now: Moment) -> Look {
+        self.locked(|state, after| {
+            if state.look_at.is_some_and(|at| at <= now) {
+                self.serve(state, now, after);
+            }
+            if let Some(waiter) = state.queue.waiter(place) {
+                after.drop(std::mem::replace(&mut waiter.waker, waker));
+            }
+            self.found(state, place)
+        })
+    }
+
+    /// Gives a place up, with all that it was given.
+    pub(crate) fn leave(&self, place: Place, now: Moment) {
+        self.locked(|state, after| {
+            match state.queue.leave(place) {
+                Left::Waiting(waiter) => after.drop(waiter.waker),
+                Left::Granted(ticket) => self.constraints.undo(ticket, now.since_origin()),
+                Left::Gone => return,
+            }
+            self.serve(state, now, after);
+        });
+    }
+
+    /// Ends an attempt.
+    pub(crate) fn settle(
+        &self,
+        ticket: Ticket,
+        ending: Ending,
+        is_hinted: bool,
+        now: impl Fn() -> Moment,
+    ) {
+        // Only a probe or a refusal needs the time, and only they have to do with more than counts.
+        let matters = ticket.is_probe() || matches!(ending, Ending::Refused { .. });
+        let at = if matters { now() } else { Moment::ORIGIN };
+        let settled = self
+            .constraints
+            .settle(ticket, ending, at.since_origin(), || self.level());
+        if !matters && !settled.view.has_waiters {
+            return;
         }
-        self.pool.wake_hopeless(opens_at);
+        let now = now();
+        self.locked(|state, after| {
+            self.learn(state, ticket, ending, &settled, is_hinted, now, after);
+            self.serve(state, now, after);
+        });
+    }
+
+    /// The end of a flight.
+    pub(crate) fn land(&self, now: impl Fn() -> Moment) {
+        if self.constraints.land().has_waiters {
+            self.hand_over(now());
+        }
+    }
+
+    /// Other limits from now on, but for the rate; what is taken stays taken.
+    pub(crate) fn resize(&self, settings: LaneSettings, now: Moment) {
+        self.locked(|state, after| {
+            self.constraints.resize(settings.bounds(self.class));
+            state.growth.set_ceiling(settings.ceiling());
+            self.constraints.window().set_limit(state.growth.limit());
+            self.serve(state, now, after);
+        });
+    }
+
+    /// How many probes in a row came to nothing.
+    pub(crate) fn failed_probes(&self) -> u32 {
+        u32::try_from(self.failed_probes.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+
+    /// Who waits, how many tickets wait to be collected, and what was learned.
+    pub(crate) fn waiting(&self) -> (usize, usize, Option<u32>) {
+        let state = lock(&self.state);
+        let queue = &state.queue;
+        (queue.len(), queue.uncollected(), state.growth.level())
+    }
+
+    fn hand_over(&self, now: Moment) {
+        self.locked(|state, after| self.serve(state, now, after));
+    }
+
+    /// The level for the ramp after a pause.
+    fn level(&self) -> u32 {
+        match self.class {
+            RouteClass::Sample => lock(&self.state).growth.level().unwrap_or(u32::MAX),
+            // What is held for long is not answered for long: nothing can be counted.
+            RouteClass::Poll => 1,
+            _ => u32::MAX,
+        }
+    }
+
+    /// Lets through whoever can go, in order. Everything is decided here and now, whatever held when they began to wait.
+    fn serve(&self, state: &mut State, now: Moment, after: &mut After) {
+        state.look_at = None;
+        loop {
+            let Some((place, waiter)) = state.queue.next() else {
+                self.constraints.window().set_waiters(false);
+                return;
+            };
+            let demand = waiter.demand;
+            match self.take_turn(state, demand, now, after) {
+                Ok(ticket) => {
+                    if ticket.is_probe() {
+                        state.probe = Some(now);
+                        self.counters.probes.add(1);
+                        after.tell(LimiterEvent::Probing { class: self.class });
+                    }
+                    self.counters.grants.add(1);
+                    after.wake(state.queue.grant(place, ticket));
+                }
+                Err(Blocked::NotUntil(at)) => {
+                    state.growth.held_back(now.since_origin());
+                    state.look_at = Some(Moment::from_origin(at));
+                    state
+                        .queue
+                        .without_alarm()
+                        .for_each(|waker| after.wake(Some(waker)));
+                    return;
+                }
+                Err(Blocked::WindowFull | Blocked::Full) => return,
+            }
+        }
+    }
+
+    fn take_turn(
+        &self,
+        state: &mut State,
+        demand: Demand,
+        now: Moment,
+        after: &mut After,
+    ) -> Result<Ticket, Blocked> {
+        self.open_unrefused(state, now, after);
+        loop {
+            let patience = self.patience(state);
+            let taken = self
+                .constraints
+                .take_turn(demand, now.since_origin(), patience);
+            let is_full = taken == Err(Blocked::WindowFull) && demand.take == Take::SlotAndFlight;
+            if !is_full {
+                return taken;
+            }
+            let view = self.constraints.window().view();
+            if view.in_flight < view.limit {
+                return taken;
+            }
+            match self
+                .constraints
+                .try_more(&mut state.growth, now.since_origin())
+            {
+                Some(why) => self.tell_change(why, state, after),
+                None => return taken,
+            }
+        }
+    }
+
+    /// Polls are held by a server that takes them: a probe among them that was not refused by now has been taken.
+    fn open_unrefused(&self, state: &mut State, now: Moment, after: &mut After) {
+        if self.class != RouteClass::Poll {
+            return;
+        }
+        let gate = self.constraints.gate();
+        let epoch = gate.epoch();
+        if let GateState::ProbingUntil(at) = gate.state()
+            && at <= now.since_origin()
+            && gate.reopen(epoch)
+        {
+            state.probe = None;
+            after.tell(LimiterEvent::Opened { class: self.class });
+        }
+    }
+
+    fn patience(&self, state: &State) -> Duration {
+        match self.class {
+            RouteClass::Poll => Self::PATIENCE_WITH_POLLS,
+            _ => Self::PATIENCE.max(state.probe_took.saturating_mul(2)),
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it is known only at the one place that calls this"
+    )]
+    fn learn(
+        &self,
+        state: &mut State,
+        ticket: Ticket,
+        ending: Ending,
+        settled: &Settled,
+        is_hinted: bool,
+        now: Moment,
+        after: &mut After,
+    ) {
+        if settled.reopened {
+            self.failed_probes.store(0, Ordering::Relaxed);
+            if let Some(sent) = state.probe.take() {
+                state.probe_took = now.since(sent);
+            }
+            after.tell(LimiterEvent::Opened { class: self.class });
+        }
+        if ticket.is_probe() && matches!(ending, Ending::Refused { .. } | Ending::Unanswered { .. })
+        {
+            self.failed_probes.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(closed) = settled.closed {
+            let until = Moment::from_origin(closed.until);
+            let pause = until.since(now);
+            self.counters.refusals.add(1);
+            self.counters.hints.add(u64::from(is_hinted));
+            self.counters
+                .events
+                .add(u64::from(closed.first_of_its_event));
+            after.tell(LimiterEvent::ClosedUntil {
+                class: self.class,
+                pause,
+                is_hinted,
+                is_first: closed.first_of_its_event,
+            });
+            // They can give up now.
+            for waker in state.queue.with_deadline_before(until) {
+                after.wake(Some(waker));
+            }
+        }
+        if self.counts_flights() {
+            let at = now.since_origin();
+            let change = self
+                .constraints
+                .learn(&mut state.growth, ticket, settled, ending, at);
+            if let Some(why) = change {
+                self.tell_change(why, state, after);
+            }
+        }
+    }
+
+    fn tell_change(&self, why: Change, state: &State, after: &mut After) {
+        after.tell(LimiterEvent::WindowChanged {
+            class: self.class,
+            limit: state.growth.limit(),
+            why,
+        });
+    }
+
+    /// What `place` has come to. The first of a line looks at the gate by itself, so that no line depends on another one's
+    /// runtime.
+    fn found(&self, state: &mut State, place: Place) -> Look {
+        if let Some(ticket) = state.queue.collect(place) {
+            return Look::Granted(ticket);
+        }
+        let alarm = state
+            .look_at
+            .filter(|_| state.queue.is_first_of_its_line(place));
+        if let Some(waiter) = state.queue.waiter(place) {
+            waiter.alarm = alarm;
+        }
+        Look::Waiting(alarm)
+    }
+
+    /// Runs `change` under the lock, and afterwards, without it, what runs foreign code: wakers and subscribers.
+    fn locked<T>(&self, change: impl FnOnce(&mut State, &mut After) -> T) -> T {
+        let mut after = After::default();
+        let done = change(&mut lock(&self.state), &mut after);
+        self.counters.wakes.add(after.run(&self.events));
+        done
     }
 }

@@ -2,16 +2,25 @@
 #![doc = include_str!("../README.md")]
 
 mod admit;
+mod after;
 mod budget;
+mod claim;
+mod desk;
+mod event;
 mod lane;
 mod limiter;
-mod pool;
 mod queue;
 mod retry;
 mod settings;
+mod snapshot;
+mod sync;
 
-pub use budget::ByteBudget;
-pub use lane::LaneState;
+pub use admit::Admit;
+pub use budget::{Acquire, ByteBudget};
+pub use claim::Claim;
+pub use event::{LaneCounts, LimiterEvent};
 pub use limiter::{Limiter, LimiterAdmission};
 pub use retry::SharedRetryBudget;
 pub use settings::{LaneSettings, LimiterSettings};
+pub use snapshot::{Gate, LaneSnapshot, LimiterSnapshot};
+pub use tinkers_limits::{Change, Rate};

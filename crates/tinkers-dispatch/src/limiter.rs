@@ -1,15 +1,20 @@
 //! The limiter of one endpoint: a lane for each class of requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, ClientId, Error, Flight, RouteClass, SubmitPermit, Time,
+    Admission, Admitted, Ask, BoxFuture, ClientId, Error, Jitter, Moment, RouteClass, Time,
 };
+use tokio::sync::broadcast;
 
 use crate::admit::Admit;
-use crate::lane::{Lane, LaneState};
-use crate::settings::LimiterSettings;
+use crate::claim::{Claim, Claims};
+use crate::desk::Desk;
+use crate::event::LimiterEvent;
+use crate::lane::Lane;
+use crate::settings::{LaneSettings, LimiterSettings};
+use crate::snapshot::{LaneSnapshot, LimiterSnapshot};
+use crate::sync::{AtomicU64, Ordering};
 
 /// The limits that all clients of one endpoint and key share.
 ///
@@ -17,41 +22,63 @@ use crate::settings::LimiterSettings;
 /// origin, since a refusal that one client saw holds the others back, too.
 #[derive(Debug)]
 pub struct Limiter {
-    sample: Arc<Lane>,
-    train: Arc<Lane>,
-    poll: Arc<Lane>,
-    rest: Arc<Lane>,
+    lanes: [Arc<Lane>; 4],
     clients: AtomicU64,
+    pub(crate) claims: Claims,
+    events: broadcast::Sender<LimiterEvent>,
 }
 
+/// The classes that have a lane, in the order of [`Limiter::lanes`]. Control has no limits.
+const LANES: [RouteClass; 4] = [
+    RouteClass::Sample,
+    RouteClass::Train,
+    RouteClass::Poll,
+    RouteClass::Rest,
+];
+
 impl Limiter {
+    /// Events that a slow subscriber may be behind before it loses the oldest.
+    const EVENTS_KEPT: usize = 256;
+
     /// A limiter that has let nothing through yet.
     pub fn new(settings: LimiterSettings) -> Self {
-        let lane = |class, lane| Arc::new(Lane::new(class, lane, settings.max_hint));
+        let events = broadcast::Sender::new(Self::EVENTS_KEPT);
+        let lane = |class| {
+            let settings = lane_settings(&settings, class);
+            Arc::new(Lane::new(class, settings, events.clone()))
+        };
         Self {
-            sample: lane(RouteClass::Sample, settings.sample),
-            train: lane(RouteClass::Train, settings.train),
-            poll: lane(RouteClass::Poll, settings.poll),
-            rest: lane(RouteClass::Rest, settings.rest),
+            lanes: LANES.map(lane),
             clients: AtomicU64::new(0),
+            claims: Claims::new(settings),
+            events,
         }
     }
 
-    /// Other limits from now on, such as those that a server's configuration names. What is taken stays taken, and who waits
-    /// keeps its place; `max_hint` stays what it was.
-    pub fn configure(&self, settings: LimiterSettings) {
-        self.sample.pool.resize(settings.sample);
-        self.train.pool.resize(settings.train);
-        self.poll.pool.resize(settings.poll);
-        self.rest.pool.resize(settings.rest);
-    }
-
-    /// This limiter as a client with the clock `time` sees it.
-    pub fn admission(self: &Arc<Self>, time: Arc<dyn Time>) -> LimiterAdmission {
+    /// This limiter as a client with the clock `time` sees it; `jitter` is added to what the server says.
+    pub fn admission(
+        self: &Arc<Self>,
+        time: Arc<dyn Time>,
+        jitter: Arc<dyn Jitter>,
+    ) -> LimiterAdmission {
+        let desk = |lane: &Arc<Lane>| {
+            Arc::new(Desk {
+                lane: Arc::clone(lane),
+                time: Arc::clone(&time),
+                jitter: Arc::clone(&jitter),
+                max_hint: self.claims.effective().max_hint,
+            })
+        };
         LimiterAdmission {
-            limiter: Arc::clone(self),
-            time,
+            desks: self.lanes.each_ref().map(desk),
         }
+    }
+
+    /// Asks for limits for as long as the [`Claim`] is held. What holds is the strictest of all that is asked for; that somebody
+    /// asks for something else is told as a warning, since these limits are shared by all clients of one server and key. What
+    /// is taken stays taken, and who waits keeps its place. The rate of a lane is set when the limiter is made and stays.
+    pub fn claim(self: &Arc<Self>, settings: LimiterSettings, now: Moment) -> Claim {
+        Claim::new(Arc::clone(self), settings, now)
     }
 
     /// A number for a new client. Counts from 1; 0 is for work without a client.
@@ -60,36 +87,73 @@ impl Limiter {
     }
 
     /// What the lane of `class` looks like now; `None` for the control lane, which has no limits.
-    pub fn state(&self, class: RouteClass) -> Option<LaneState> {
-        self.lane(class).map(|lane| lane.state())
+    pub fn lane_snapshot(&self, class: RouteClass) -> Option<LaneSnapshot> {
+        let at = LANES.iter().position(|lane| *lane == class)?;
+        Some(LaneSnapshot::of(&self.lanes[at]))
     }
 
-    fn lane(&self, class: RouteClass) -> Option<&Arc<Lane>> {
-        match class {
-            RouteClass::Sample => Some(&self.sample),
-            RouteClass::Train => Some(&self.train),
-            RouteClass::Poll => Some(&self.poll),
-            RouteClass::Control => None,
-            _ => Some(&self.rest),
+    /// What every lane looks like now.
+    pub fn snapshot(&self) -> LimiterSnapshot {
+        let [sample, train, poll, rest] = self.lanes.each_ref().map(|lane| LaneSnapshot::of(lane));
+        LimiterSnapshot {
+            sample,
+            train,
+            poll,
+            rest,
         }
+    }
+
+    /// What happens from now on. A subscriber that is far behind loses the oldest events and is told how many.
+    pub fn events(&self) -> broadcast::Receiver<LimiterEvent> {
+        self.events.subscribe()
+    }
+
+    pub(crate) fn apply(&self, settings: &LimiterSettings, now: Moment) {
+        for lane in &self.lanes {
+            lane.resize(lane_settings(settings, lane.class), now);
+        }
+    }
+}
+
+fn lane_settings(settings: &LimiterSettings, class: RouteClass) -> LaneSettings {
+    match class {
+        RouteClass::Sample => settings.sample,
+        RouteClass::Train => settings.train,
+        RouteClass::Poll => settings.poll,
+        _ => settings.rest,
     }
 }
 
 /// A limiter with the clock of one client.
 #[derive(Debug, Clone)]
 pub struct LimiterAdmission {
-    limiter: Arc<Limiter>,
-    time: Arc<dyn Time>,
+    desks: [Arc<Desk>; 4],
+}
+
+impl LimiterAdmission {
+    /// The wait of [`Admission::admit`] without its box; `None` for the control lane, which has no limits. What can go at once
+    /// goes at the first poll, without a lock.
+    pub fn wait(&self, ask: Ask) -> Option<Admit> {
+        let desk = self.desk(ask.class)?;
+        Some(Admit::new(Arc::clone(desk), ask))
+    }
+
+    fn desk(&self, class: RouteClass) -> Option<&Arc<Desk>> {
+        match class {
+            RouteClass::Control => None,
+            RouteClass::Sample => Some(&self.desks[0]),
+            RouteClass::Train => Some(&self.desks[1]),
+            RouteClass::Poll => Some(&self.desks[2]),
+            _ => Some(&self.desks[3]),
+        }
+    }
 }
 
 impl Admission for LimiterAdmission {
     fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
-        match self.limiter.lane(ask.class) {
-            Some(lane) => Box::pin(Admit::new(Arc::clone(lane), Arc::clone(&self.time), ask)),
-            None => Box::pin(std::future::ready(Ok(Admitted {
-                permit: SubmitPermit::new(|_| {}),
-                flight: ask.flight.unwrap_or(Flight::free()),
-            }))),
-        }
+        let Some(desk) = self.desk(ask.class) else {
+            return Box::pin(std::future::ready(Ok(Admitted::free(ask.flight))));
+        };
+        Box::pin(Admit::new(Arc::clone(desk), ask))
     }
 }

@@ -11,7 +11,7 @@ pub struct SharedRetryBudget {
 
 impl SharedRetryBudget {
     /// A full budget of `tokens`.
-    pub const fn new(tokens: u64) -> Self {
+    pub fn new(tokens: u64) -> Self {
         Self {
             bucket: tinkers_limits::RetryBudget::new(tokens),
         }

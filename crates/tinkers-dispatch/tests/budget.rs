@@ -30,10 +30,11 @@ fn what_is_larger_than_the_whole_budget_passes_alone() {
 fn the_first_in_the_queue_is_not_passed_and_leaves_nothing_when_dropped() {
     let budget = ByteBudget::new(10);
     let holder = poll(&mut budget.acquire(10)).expect("empty");
-    let (mut first, mut second) = (budget.acquire(5), budget.acquire(1));
+    let (mut first, mut second) = (budget.acquire(10), budget.acquire(1));
     assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
     drop(holder);
     assert!(poll(&mut second).is_none(), "it is the first one's turn");
+    assert_eq!(budget.taken(), 10, "handed over, whether it looks or not");
     drop(first);
     drop(poll(&mut second).expect("it is its turn"));
     assert_eq!(budget.taken(), 0);

@@ -5,19 +5,20 @@ mod common;
 use common::{Bench, Waiting, refused};
 use std::time::Duration;
 use tinkers_core::{
-    Admitted, Ask, ClientId, Cost, Flight, Jitter, Moment, Reentry, RouteClass, Settlement,
-    SplitMix, SubmitPermit,
+    Admitted, Arrival, Ask, ClientId, Cost, Flight, Jitter, Moment, Reentry, RouteClass,
+    Settlement, SplitMix, SubmitPermit,
 };
 
-const SLOTS: u64 = 4;
+const SLOTS: u32 = 4;
 const BYTES: u64 = 1000;
-const FLIGHTS: u64 = 6;
+const FLIGHTS: u32 = 6;
 
 /// One request that waits, as the book has it.
 struct Entry {
     waiting: Waiting,
     bytes: u64,
-    rank: u8,
+    /// Those with a flight first, then by when they came first.
+    rank: (u8, u64),
     number: u64,
     brings_flight: bool,
 }
@@ -27,7 +28,7 @@ struct Book {
     bench: Bench,
     random: SplitMix,
     queue: Vec<Entry>,
-    permits: Vec<(SubmitPermit, u64)>,
+    permits: Vec<(SubmitPermit, u64, (Arrival, u64))>,
     flights: Vec<Flight>,
     bytes: u64,
     closed_until: Moment,
@@ -58,7 +59,7 @@ impl Book {
 
     fn step(&mut self) {
         match self.below(10) {
-            0..=2 => self.ask(Reentry::New),
+            0..=2 => self.ask(None),
             3..=5 if !self.permits.is_empty() => self.settle(),
             6 if !self.flights.is_empty() => {
                 let landed = self.below(self.flights.len());
@@ -77,16 +78,19 @@ impl Book {
         self.compare();
     }
 
-    fn ask(&mut self, reentry: Reentry) {
+    fn ask(&mut self, before: Option<(Arrival, u64)>) {
         let brings_flight = !self.flights.is_empty() && self.below(4) == 0;
         let flight = brings_flight.then(|| self.flights.swap_remove(0));
         let bytes = [0, 1, 400, 3000][self.below(4)];
         self.numbers += 1;
-        let rank = match reentry {
-            _ if brings_flight => 0,
-            Reentry::AfterRefusal => 1,
-            Reentry::New => 2,
+        // Who went at once was before all who wait.
+        let came = match before {
+            None => self.numbers,
+            Some((Arrival(0), _)) => 0,
+            Some((_, came)) => came,
         };
+        let rank = (u8::from(!brings_flight), came);
+        let reentry = before.map_or(Reentry::New, |(arrival, _)| Reentry::AfterRefusal(arrival));
         let waiting = self.bench.ask(Ask {
             class: RouteClass::Sample,
             client: ClientId(1),
@@ -106,7 +110,7 @@ impl Book {
 
     fn settle(&mut self) {
         let which = self.below(self.permits.len());
-        let (permit, bytes) = self.permits.swap_remove(which);
+        let (permit, bytes, came) = self.permits.swap_remove(which);
         self.bytes -= bytes;
         match self.below(3) {
             0 => permit.settle(Settlement::Accepted),
@@ -117,26 +121,42 @@ impl Book {
                 self.closed_until = self.closed_until.max(until);
                 permit.settle(refused(Some(hint)));
                 self.refusals += 1;
-                self.ask(Reentry::AfterRefusal);
+                self.ask(Some(came));
             }
         }
     }
 
-    /// Runs whoever was woken until nobody is, in an order of chance, and books who is served.
+    /// Looks, in an order of chance, who was let through since the last time, and books it. Whoever was, was so before all who
+    /// still wait.
     fn serve(&mut self) {
+        let start = self.below(self.queue.len());
+        let length = self.queue.len();
+        let mut admitted = Vec::new();
         loop {
-            let start = self.below(self.queue.len());
-            let length = self.queue.len();
-            let ready = (0..length)
-                .map(|step| (start + step) % length)
-                .find_map(|at| Some((at, self.queue[at].waiting.try_admitted()?)));
-            let Some((at, admitted)) = ready else { return };
-            self.book(at, admitted);
+            // One that looks may let others through.
+            for at in (0..length).map(|step| (start + step) % length) {
+                if let Some(served) = self.queue[at].waiting.try_admitted() {
+                    admitted.push((self.queue[at].number, served));
+                }
+            }
+            if self.queue.iter().all(|entry| entry.waiting.wakes() == 0) {
+                break;
+            }
+        }
+        let mut served: Vec<_> = admitted
+            .into_iter()
+            .map(|(number, admitted)| {
+                let at = self.queue.iter().position(|entry| entry.number == number);
+                (self.queue.remove(at.unwrap()), admitted)
+            })
+            .collect();
+        served.sort_by_key(|(entry, _)| (entry.rank, entry.number));
+        for (entry, admitted) in served {
+            self.book(entry, admitted);
         }
     }
 
-    fn book(&mut self, at: usize, admitted: Admitted) {
-        let entry = self.queue.remove(at);
+    fn book(&mut self, entry: Entry, admitted: Admitted) {
         self.served += 1;
         assert!(
             self.bench.clock_now() >= self.closed_until,
@@ -147,26 +167,30 @@ impl Book {
             .iter()
             .any(|other| (other.rank, other.number) < (entry.rank, entry.number));
         assert!(!passed, "a waiter was passed");
-        assert!((self.permits.len() as u64) < SLOTS);
+        assert!((self.permits.len() as u32) < SLOTS);
         assert!(entry.bytes == 0 || self.bytes < BYTES);
-        let kept = u64::from(entry.brings_flight);
+        let kept = u32::from(entry.brings_flight);
         assert!(kept == 1 || self.in_flight() < FLIGHTS);
         self.bytes += entry.bytes;
-        self.permits.push((admitted.permit, entry.bytes));
+        self.permits.push((
+            admitted.permit,
+            entry.bytes,
+            (admitted.arrival, entry.rank.1),
+        ));
         self.flights.push(admitted.flight);
     }
 
     /// Flights on the wing: those that were granted, and those that wait for their repeat.
-    fn in_flight(&self) -> u64 {
+    fn in_flight(&self) -> u32 {
         let waiting = self.queue.iter().filter(|entry| entry.brings_flight);
-        (self.flights.len() + waiting.count()) as u64
+        (self.flights.len() + waiting.count()) as u32
     }
 
     fn compare(&self) {
         let state = self.bench.sample();
-        assert_eq!(state.slots, self.permits.len() as u64);
+        assert_eq!(state.slots, self.permits.len() as u32);
         assert_eq!(state.bytes, self.bytes);
-        assert_eq!(state.flights, self.in_flight());
+        assert_eq!(state.in_flight, self.in_flight());
         assert_eq!(state.waiting, self.queue.len());
     }
 }

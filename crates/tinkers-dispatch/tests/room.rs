@@ -74,7 +74,7 @@ fn a_kept_flight_is_not_taken_twice_and_goes_before_those_that_need_one() {
         flight: Some(first.flight),
         ..sample()
     });
-    assert_eq!(bench.sample().flights, 1);
+    assert_eq!(bench.sample().in_flight, 1);
     repeat.permit.settle(Settlement::Accepted);
     drop(repeat.flight);
     needs_one.admitted();
@@ -94,7 +94,7 @@ fn lanes_without_a_window_count_no_flights() {
         flight: Some(poll.flight),
         ..ask(RouteClass::Poll)
     });
-    assert_eq!(bench.state(RouteClass::Poll).flights, 0);
+    assert_eq!(bench.state(RouteClass::Poll).in_flight, 0);
     drop(again);
     bench.assert_all_given_back();
 }
@@ -106,7 +106,7 @@ fn control_is_without_limit() {
         .map(|_| bench.admit(ask(RouteClass::Control)))
         .collect();
     assert_eq!(held.len(), 10_000);
-    assert!(bench.limiter.state(RouteClass::Control).is_none());
+    assert!(bench.limiter.lane_snapshot(RouteClass::Control).is_none());
 }
 
 #[test]
@@ -208,24 +208,30 @@ fn more_room_from_a_new_configuration_reaches_those_who_wait() {
     let bench = Bench::sampling(1, 1, 1);
     let _holder = bench.admit(sample());
     let mut queue: Vec<_> = (0..3).map(|_| bench.ask(sample())).collect();
-    bench.limiter.configure(LimiterSettings::default());
+    let more = bench
+        .limiter
+        .claim(LimiterSettings::default(), bench.at(SECOND));
     let served: Vec<_> = queue
         .iter_mut()
         .map(|waiting| waiting.try_admitted().expect("there is room"))
         .collect();
     // Less room takes nothing away from those who have it.
-    bench.limiter.configure(LimiterSettings {
+    let less = LimiterSettings {
         sample: LaneSettings {
             slots: 0,
             bytes: Some(0),
             flights: Some(0),
+            rate: None,
         },
         ..LimiterSettings::default()
-    });
+    };
+    let less = bench.limiter.claim(less, bench.at(SECOND));
     let mut late = bench.ask(sample());
     drop(served);
     assert!(late.is_waiting());
-    drop(_holder);
+    // Nobody asks for it any longer.
+    drop(less);
     late.admitted();
+    drop((more, _holder));
     bench.assert_all_given_back();
 }

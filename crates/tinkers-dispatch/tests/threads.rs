@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
-use tinkers_core::{Admission, Ask, ClientId, Cost, ManualClock, Reentry, RouteClass, Settlement};
+use tinkers_core::{
+    Admission, Ask, ClientId, Cost, FixedJitter, ManualClock, Reentry, RouteClass, Settlement,
+};
 use tinkers_dispatch::{LaneSettings, Limiter, LimiterSettings};
 
 const THREADS: usize = 8;
 const ROUNDS: usize = 2_000;
-const SLOTS: u64 = 3;
+const SLOTS: u32 = 3;
 
 struct Unpark(Thread);
 
@@ -51,10 +53,11 @@ fn threads_share_a_lane_and_give_everything_back() {
             slots: SLOTS,
             bytes: Some(100),
             flights: Some(5),
+            rate: None,
         },
         ..LimiterSettings::default()
     }));
-    let admission = limiter.admission(Arc::new(ManualClock::new()));
+    let admission = limiter.admission(Arc::new(ManualClock::new()), Arc::new(FixedJitter(0.0)));
     let (inside, peak, served) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
@@ -80,15 +83,15 @@ fn threads_share_a_lane_and_give_everything_back() {
         }
     });
     let peak = peak.into_inner();
-    assert!(peak <= SLOTS, "{peak} inside at once");
+    assert!(peak <= u64::from(SLOTS), "{peak} inside at once");
     assert!(peak > 1, "nobody ever met anybody: inconclusive");
     let given_up = (0..THREADS * ROUNDS)
         .filter(|n| (n % ROUNDS + n / ROUNDS).is_multiple_of(9))
         .count();
     assert_eq!(served.into_inner() as usize, THREADS * ROUNDS - given_up);
-    let left = limiter.state(RouteClass::Sample).expect("a lane");
+    let left = limiter.lane_snapshot(RouteClass::Sample).expect("a lane");
     assert_eq!(
-        (left.waiting, left.slots, left.bytes, left.flights),
+        (left.waiting, left.slots, left.bytes, left.in_flight),
         (0, 0, 0, 0)
     );
 }

@@ -10,10 +10,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, ClientId, Cost, Error, ManualClock, Moment, Reentry,
-    RouteClass, Settlement, Time,
+    Admission, Admitted, Arrival, Ask, BoxFuture, ClientId, Cost, Error, FixedJitter, ManualClock,
+    Moment, Reentry, RouteClass, Settlement, Time,
 };
-use tinkers_dispatch::{LaneSettings, LaneState, Limiter, LimiterAdmission, LimiterSettings};
+use tinkers_dispatch::{
+    Gate, LaneSettings, LaneSnapshot, Limiter, LimiterAdmission, LimiterSettings,
+};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const NANO: Duration = Duration::from_nanos(1);
@@ -29,7 +31,8 @@ impl Bench {
     pub(crate) fn new(settings: LimiterSettings) -> Self {
         let clock = ManualClock::new();
         let limiter = Arc::new(Limiter::new(settings));
-        let admission = Arc::new(limiter.admission(Arc::new(clock.clone())));
+        let admission =
+            Arc::new(limiter.admission(Arc::new(clock.clone()), Arc::new(FixedJitter(0.0))));
         Self {
             clock,
             limiter,
@@ -38,12 +41,13 @@ impl Bench {
     }
 
     /// A sample lane with these limits, and the usual ones beside it.
-    pub(crate) fn sampling(slots: u64, bytes: u64, flights: u64) -> Self {
+    pub(crate) fn sampling(slots: u32, bytes: u64, flights: u32) -> Self {
         Self::new(LimiterSettings {
             sample: LaneSettings {
                 slots,
                 bytes: Some(bytes),
                 flights: Some(flights),
+                rate: None,
             },
             ..LimiterSettings::default()
         })
@@ -62,12 +66,22 @@ impl Bench {
         self.ask(ask).admitted()
     }
 
-    pub(crate) fn state(&self, class: RouteClass) -> LaneState {
-        self.limiter.state(class).expect("a lane with limits")
+    pub(crate) fn state(&self, class: RouteClass) -> LaneSnapshot {
+        self.limiter
+            .lane_snapshot(class)
+            .expect("a lane with limits")
     }
 
-    pub(crate) fn sample(&self) -> LaneState {
+    pub(crate) fn sample(&self) -> LaneSnapshot {
         self.state(RouteClass::Sample)
+    }
+
+    /// When the gate of the sample lane opens, while it is closed.
+    pub(crate) fn opens_at(&self) -> Moment {
+        match self.sample().gate {
+            Gate::ClosedUntil(at) => at,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn at(&self, after: Duration) -> Moment {
@@ -77,9 +91,10 @@ impl Bench {
     /// Nobody waits and nothing is taken.
     pub(crate) fn assert_all_given_back(&self) {
         for class in RouteClass::ALL {
-            if let Some(state) = self.limiter.state(class) {
-                let left = (state.waiting, state.slots, state.bytes, state.flights);
+            if let Some(state) = self.limiter.lane_snapshot(class) {
+                let left = (state.waiting, state.slots, state.bytes, state.in_flight);
                 assert_eq!(left, (0, 0, 0, 0), "{class:?}");
+                assert_eq!(state.uncollected, 0, "{class:?}");
             }
         }
         assert_eq!(self.clock.sleepers(), 0);
@@ -110,9 +125,23 @@ pub(crate) fn sample_of(bytes: u64) -> Ask {
 
 pub(crate) fn again() -> Ask {
     Ask {
-        reentry: Reentry::AfterRefusal,
+        reentry: Reentry::AfterRefusal(Arrival::default()),
         ..sample()
     }
+}
+
+/// The server refuses it, and its flight is over.
+pub(crate) fn refuse(admitted: Admitted, hint: Option<Duration>) {
+    let Admitted { permit, flight, .. } = admitted;
+    permit.settle(refused(hint));
+    drop(flight);
+}
+
+/// The server takes it and has its result at once.
+pub(crate) fn accept(admitted: Admitted) {
+    let Admitted { permit, flight, .. } = admitted;
+    permit.settle(Settlement::Accepted);
+    drop(flight);
 }
 
 pub(crate) const fn refused(hint: Option<Duration>) -> Settlement {

@@ -1,0 +1,103 @@
+//! What happens in a lane, as values: a stream of events, and counters.
+
+use std::time::Duration;
+
+use tinkers_core::RouteClass;
+use tinkers_limits::Change;
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// Something that happened in a lane of a limiter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum LimiterEvent {
+    /// A refusal closed the gate, or closed it for longer.
+    ClosedUntil {
+        /// The lane.
+        class: RouteClass,
+        /// How long nothing goes, from now.
+        pause: Duration,
+        /// Whether the server said how long.
+        is_hinted: bool,
+        /// Whether it is a congestion event of its own, and not one more refusal of the same moment.
+        is_first: bool,
+    },
+    /// A request goes alone to find out whether the server takes requests again.
+    Probing {
+        /// The lane.
+        class: RouteClass,
+    },
+    /// Everything goes again.
+    Opened {
+        /// The lane.
+        class: RouteClass,
+    },
+    /// The in-flight window has another limit.
+    WindowChanged {
+        /// The lane.
+        class: RouteClass,
+        /// Requests that may be in flight now.
+        limit: u32,
+        /// Why.
+        why: Change,
+    },
+}
+
+/// How often something happened in a lane since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LaneCounts {
+    /// Attempts that were let through.
+    pub grants: u64,
+    /// Attempts that had to wait before they were.
+    pub waits: u64,
+    /// Times that somebody who waits was woken.
+    pub wakes: u64,
+    /// Attempts that the server refused for their rate.
+    pub refusals: u64,
+    /// Refusals that said when to come back.
+    pub hints: u64,
+    /// Refusals that began a congestion event.
+    pub events: u64,
+    /// Attempts that went alone after a pause.
+    pub probes: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) grants: Counter,
+    pub(crate) waits: Counter,
+    pub(crate) wakes: Counter,
+    pub(crate) refusals: Counter,
+    pub(crate) hints: Counter,
+    pub(crate) events: Counter,
+    pub(crate) probes: Counter,
+}
+
+/// Counts up. No decision depends on it, so it orders nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    pub(crate) fn read(&self) -> LaneCounts {
+        LaneCounts {
+            grants: self.grants.read(),
+            waits: self.waits.read(),
+            wakes: self.wakes.read(),
+            refusals: self.refusals.read(),
+            hints: self.hints.read(),
+            events: self.events.read(),
+            probes: self.probes.read(),
+        }
+    }
+}

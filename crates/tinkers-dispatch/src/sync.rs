@@ -1,0 +1,20 @@
+//! Where the locks and counters of this crate come from: the standard library, or loom when a model runs.
+
+#[cfg(not(tinkers_loom))]
+pub(crate) use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
+
+#[cfg(tinkers_loom)]
+pub(crate) use loom::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// The lock of `mutex`, also after a panic under it: what this crate guards is changed in one step or not at all.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
