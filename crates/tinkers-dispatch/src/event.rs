@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tinkers_core::RouteClass;
 use tinkers_limits::Change;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::sync::{AtomicU64, Ordering};
 
@@ -41,6 +43,43 @@ pub enum LimiterEvent {
         /// Why.
         why: Change,
     },
+}
+
+/// The events of a limiter from a moment on, in order.
+#[derive(Debug)]
+pub struct LimiterEvents {
+    events: broadcast::Receiver<LimiterEvent>,
+}
+
+impl LimiterEvents {
+    pub(crate) const fn new(events: broadcast::Receiver<LimiterEvent>) -> Self {
+        Self { events }
+    }
+
+    /// Waits for the next event; `None` after the end of the limiter. A subscriber that is far behind goes on with the oldest event
+    /// that is still there. Cancel-safe.
+    pub async fn next(&mut self) -> Option<LimiterEvent> {
+        loop {
+            match self.events.recv().await {
+                Ok(event) => return Some(event),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "a subscriber of limiter events is behind");
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// The next event, when there is one already.
+    pub fn try_next(&mut self) -> Option<LimiterEvent> {
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => return Some(event),
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+            }
+        }
+    }
 }
 
 /// How often something happened in a lane since it was made.

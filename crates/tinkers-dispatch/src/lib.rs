@@ -18,7 +18,7 @@ mod sync;
 pub use admit::Admit;
 pub use budget::{Acquire, ByteBudget};
 pub use claim::Claim;
-pub use event::{LaneCounts, LimiterEvent};
+pub use event::{LaneCounts, LimiterEvent, LimiterEvents};
 pub use limiter::{Limiter, LimiterAdmission};
 pub use retry::SharedRetryBudget;
 pub use settings::{LaneSettings, LimiterSettings};

@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use crate::admit::Admit;
 use crate::claim::{Claim, Claims};
 use crate::desk::Desk;
-use crate::event::LimiterEvent;
+use crate::event::{LimiterEvent, LimiterEvents};
 use crate::lane::Lane;
 use crate::settings::{LaneSettings, LimiterSettings};
 use crate::snapshot::{LaneSnapshot, LimiterSnapshot};
@@ -103,9 +103,9 @@ impl Limiter {
         }
     }
 
-    /// What happens from now on. A subscriber that is far behind loses the oldest events and is told how many.
-    pub fn events(&self) -> broadcast::Receiver<LimiterEvent> {
-        self.events.subscribe()
+    /// What happens from now on.
+    pub fn events(&self) -> LimiterEvents {
+        LimiterEvents::new(self.events.subscribe())
     }
 
     pub(crate) fn apply(&self, settings: &LimiterSettings, now: Moment) {

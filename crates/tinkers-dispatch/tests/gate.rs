@@ -4,7 +4,7 @@ mod common;
 
 use common::{Bench, NANO, SECOND, accept, again, ask, refuse, refused, sample, sample_of};
 use std::time::Duration;
-use tinkers_core::{Ask, ErrorKind, RouteClass, Sent, Settlement};
+use tinkers_core::{Ask, ErrorKind, RouteClass, Sent};
 use tinkers_dispatch::LimiterSettings;
 
 fn bench() -> Bench {

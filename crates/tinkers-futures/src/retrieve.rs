@@ -9,8 +9,8 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::hint::retry_after;
 use tinkers_core::{
-    Admitted, Ask, BytesGuard, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
-    Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts, TransportError,
+    Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest,
+    HttpResponse, Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts, TransportError,
     TransportErrorKind,
 };
 use tinkers_wire::{
@@ -61,6 +61,7 @@ pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
         iteration: 0,
         may_peek: true,
         reentry: Reentry::New,
+        arrival: Arrival::default(),
         budget: None,
     };
     polling
@@ -77,6 +78,8 @@ struct Polling {
     iteration: u64,
     may_peek: bool,
     reentry: Reentry,
+    /// When the last poll came, among those of its lane.
+    arrival: Arrival,
     /// Bytes of a large result, held from before its transfer until it is decoded.
     budget: Option<BytesGuard>,
 }
@@ -133,7 +136,7 @@ impl Polling {
                 PollAction::Refused { .. } => {
                     // The lane has been closed by the settlement; the next admission waits for it.
                     self.news(caller);
-                    self.reentry = Reentry::AfterRefusal;
+                    self.reentry = Reentry::AfterRefusal(self.arrival);
                 }
                 PollAction::PauseForBilling => match caller
                     .billing
@@ -185,7 +188,12 @@ impl Polling {
             flight: None,
             reentry: std::mem::replace(&mut self.reentry, Reentry::New),
         };
-        let Admitted { permit, flight } = caller.admission.admit(ask).await?;
+        let Admitted {
+            permit,
+            flight,
+            arrival,
+        } = caller.admission.admit(ask).await?;
+        self.arrival = arrival;
         let request = self.request(protobuf);
         self.iteration += 1;
         self.retrieval.operation.progress.polled();

@@ -51,6 +51,10 @@ impl Session {
             created,
         } = found;
         let expiry = expiry(&config, &options);
+        let limits = parts
+            .endpoint
+            .limiter()
+            .claim(limits(&config, &options), parts.time.now());
         let life = Life::new(dynamic);
         let heart = Heart::new(
             parts.heartbeat.transport,
@@ -72,6 +76,7 @@ impl Session {
             caller,
             spawner: parts.spawner,
             endpoint: parts.endpoint,
+            _limits: limits,
             response_bytes: ByteBudget::new(config.inflight_response_bytes_semaphore_size),
             config,
             model_seq: AtomicU64::new(0),
@@ -108,7 +113,9 @@ async fn negotiate(
 
 fn caller(parts: &SessionParts) -> Caller {
     let endpoint = &parts.endpoint;
-    let admission = endpoint.limiter().admission(Arc::clone(&parts.time));
+    let admission = endpoint
+        .limiter()
+        .admission(Arc::clone(&parts.time), Arc::clone(&parts.jitter));
     let budget: Arc<dyn RetryBudget> = Arc::<SharedRetryBudget>::clone(endpoint.budget());
     Caller {
         transport: Arc::clone(&parts.transport),
@@ -172,13 +179,15 @@ fn no_tinker_server(address: &BaseUrl, why: &str) -> Error {
     Error::new(ErrorKind::Protocol, Sent::Answered, message)
 }
 
-/// What the configuration means for what the endpoint's sessions share.
-fn apply(config: &ClientConfig, endpoint: &Endpoint) {
+/// The limits that the configuration names, or the caller's own where they are stricter.
+fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     let usual = LimiterSettings::default();
-    endpoint.limiter().configure(LimiterSettings {
+    let of_server = LimiterSettings {
         sample: LaneSettings {
             bytes: Some(config.sample_dispatch_bytes_semaphore_size),
-            flights: Some(config.sample_max_concurrent_requests.into()),
+            // Where one poll serves a whole session, samples in flight hold nothing that would have to be spared.
+            flights: (!config.sample_use_retrieve_futures)
+                .then_some(config.sample_max_concurrent_requests),
             ..usual.sample
         },
         train: LaneSettings {
@@ -186,7 +195,15 @@ fn apply(config: &ClientConfig, endpoint: &Endpoint) {
             ..usual.train
         },
         ..usual
-    });
+    };
+    match options.limits {
+        Some(own) => of_server.stricter(own),
+        None => of_server,
+    }
+}
+
+/// What the configuration says of the server, for all sessions of the endpoint.
+fn apply(config: &ClientConfig, endpoint: &Endpoint) {
     // The hosted service applies a repeated (model, seq_id) once and does not say so.
     let is_hosted = endpoint.key().address().is_hosted_service();
     if config.deduplicates_seq_ids.unwrap_or(is_hosted) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{BodyFormat, Error, Jitter, Spawn, Time, Transport};
+use tinkers_dispatch::LimiterSettings;
 
 use crate::endpoint::Endpoint;
 
@@ -54,6 +55,9 @@ pub struct SessionOptions {
     pub operation_deadline: Option<Duration>,
     /// The form of the bodies of passes. Found out by default.
     pub bodies: Option<BodyFormat>,
+    /// Limits of the caller's own. What holds is the strictest of these, the server's, and those of all other sessions of the same
+    /// server and key.
+    pub limits: Option<LimiterSettings>,
     /// The pause between heartbeats. 10 s by default; a third of the expiry at most.
     pub heartbeat_period: Duration,
     /// How long the server keeps a session without heartbeats, unless it says so itself. 120 s by default.
@@ -70,6 +74,7 @@ impl Default for SessionOptions {
             progress_deadline: Duration::from_secs(2 * 60 * 60),
             operation_deadline: None,
             bodies: None,
+            limits: None,
             heartbeat_period: Duration::from_secs(10),
             expiry: Duration::from_secs(120),
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use tinkers_core::{Caller, Spawn, Task};
-use tinkers_dispatch::ByteBudget;
+use tinkers_dispatch::{ByteBudget, Claim};
 use tinkers_wire::ClientConfig;
 
 use crate::endpoint::Endpoint;
@@ -24,6 +24,8 @@ pub struct Session {
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) endpoint: Endpoint,
     pub(crate) config: ClientConfig,
+    /// The limits that this session asks for, among all that share the endpoint.
+    pub(crate) _limits: Claim,
     pub(crate) response_bytes: ByteBudget,
     pub(crate) model_seq: AtomicU64,
     pub(crate) sampling_seq: AtomicU64,

@@ -6,8 +6,7 @@ use std::time::Duration;
 use tinkers_core::retry::Draw;
 use tinkers_core::{
     Admission, Admitted, Ask, BillingPause, BoxFuture, Call, Caller, Error, ErrorKind, FixedJitter,
-    Flight, ManualClock, RetryBudget, RouteClass, Sent, SubmitPermit, Timeouts, Transport,
-    TransportErrorKind,
+    ManualClock, RetryBudget, RouteClass, Sent, Timeouts, Transport, TransportErrorKind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -73,12 +72,7 @@ struct Open;
 
 impl Admission for Open {
     fn admit(&self, _: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
-        Box::pin(async {
-            Ok(Admitted {
-                permit: SubmitPermit::new(|_| ()),
-                flight: Flight::free(),
-            })
-        })
+        Box::pin(async { Ok(Admitted::free(None)) })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{BodyFormat, Jitter, Result, SplitMix, Transport};
+use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
@@ -108,6 +109,13 @@ impl ServiceClientBuilder {
     /// set, the other is never tried.
     pub fn body_format(mut self, format: BodyFormat) -> Self {
         self.session.bodies = Some(format);
+        self
+    }
+
+    /// Limits of one's own, beside those that the server's configuration names. All clients of one server and key share them: the
+    /// strictest value of each holds, and a client that asks for something else than the others is told so as a warning.
+    pub fn limits(mut self, limits: LimiterSettings) -> Self {
+        self.session.limits = Some(limits);
         self
     }
 

@@ -19,6 +19,10 @@ pub use tinkers_core::{
     BodyFormat, Error, ErrorKind, Moment, Phase, Progress, Result, Sent, ServerProfile,
     SessionContext, Stalled, Time,
 };
+pub use tinkers_dispatch::{
+    Gate, LaneCounts, LaneSettings, LaneSnapshot, LimiterEvent, LimiterEvents, LimiterSettings,
+    LimiterSnapshot, Rate,
+};
 pub use tinkers_futures::ApiFuture;
 pub use tinkers_sampling::{NewSampler, Sample, SampleStream, Sampled, SamplingClient};
 pub use tinkers_session::{SessionEvent, SessionEvents};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tinkers_core::{Result, ServerProfile, SessionContext};
+use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::NewSampler;
 use tinkers_session::{Session, SessionEvents};
 use tinkers_training::{FromState, NewModel, RestoreOptimizer};
@@ -74,6 +75,17 @@ impl ServiceClient {
     /// What was found out about the server so far.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.session.server_profile()
+    }
+
+    /// What the limits look like now: who waits, what is under way, what the server's refusals have taught. They are shared by
+    /// all clients of the same server and key in this process.
+    pub fn limits(&self) -> LimiterSnapshot {
+        self.session.endpoint().limiter().snapshot()
+    }
+
+    /// What happens to the limits from now on: pauses, probes, changes of the in-flight window.
+    pub fn limiter_events(&self) -> LimiterEvents {
+        self.session.endpoint().limiter().events()
     }
 
     /// The server's id of the session.

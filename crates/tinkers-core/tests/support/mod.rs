@@ -11,9 +11,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Accepted, Admission, Admitted, Ask, BillingPause, BoxFuture, Call, Caller, Error, ErrorKind,
-    FixedJitter, Flight, HttpRequest, HttpResponse, ManualClock, Moment, RetryBudget, RouteClass,
-    Sent, Settlement, SubmitPermit, Time, Transport, TransportError, TransportErrorKind,
+    Accepted, Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, Call, Caller, Error,
+    ErrorKind, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock, Moment,
+    Receipt, RetryBudget, RouteClass, Sent, Settlement, SubmitPermit, Time, Transport,
+    TransportError, TransportErrorKind,
 };
 
 /// What the server does about one request.
@@ -87,26 +88,32 @@ impl Admission for Gate {
                 }
                 self.clock.sleep_until(opens_at).await;
             }
-            let gate = self.clone();
-            let permit = SubmitPermit::new(move |settled| {
-                if let Settlement::Refused { hint } = settled {
-                    let until = gate
-                        .clock
-                        .now()
-                        .after(hint.unwrap_or(Duration::from_secs(1)));
-                    let mut opens_at = gate.opens_at.lock().unwrap();
-                    *opens_at = until.max(*opens_at);
-                }
-            });
+            let ledger = || Arc::new(self.clone());
             let flight = ask.flight.unwrap_or_else(|| {
                 self.flights.fetch_add(1, Ordering::SeqCst);
-                let flights = Arc::clone(&self.flights);
-                Flight::new(move || {
-                    flights.fetch_sub(1, Ordering::SeqCst);
-                })
+                Flight::new(ledger())
             });
-            Ok(Admitted { permit, flight })
+            Ok(Admitted {
+                permit: SubmitPermit::new(ledger(), Receipt::default()),
+                flight,
+                arrival: Arrival::default(),
+            })
         })
+    }
+}
+
+impl Ledger for Gate {
+    fn settle(&self, _: Receipt, settled: Settlement) {
+        if let Settlement::Refused { hint } = settled {
+            let pause = hint.unwrap_or(Duration::from_secs(1));
+            let until = self.clock.now().after(pause);
+            let mut opens_at = self.opens_at.lock().unwrap();
+            *opens_at = until.max(*opens_at);
+        }
+    }
+
+    fn land(&self) {
+        self.flights.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Admission, Admitted, Ask, BillingPause, BoxFuture, BytesGuard, Caller, ClientId, Error,
-    ErrorKind, Fact, FixedJitter, Flight, HttpRequest, HttpResponse, ManualClock, Moment,
-    RetryBudget, Sent, ServerProfile, SessionContext, Settlement, Spawn, SubmitPermit, Task, Time,
-    Transport, TransportError, TransportErrorKind,
+    Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, BytesGuard, Caller, ClientId,
+    Error, ErrorKind, Fact, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock,
+    Moment, Receipt, RetryBudget, Sent, ServerProfile, SessionContext, Settlement, Spawn,
+    SubmitPermit, Task, Time, Transport, TransportError, TransportErrorKind,
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
@@ -189,23 +189,26 @@ impl Admission for Gate {
         Box::pin(async move {
             let at = *self.0.gate.lock().unwrap();
             self.0.clock.sleep_until(at).await;
-            let server = Arc::clone(&self.0);
-            let permit = SubmitPermit::new(move |settlement| {
-                server.settled.lock().unwrap().push(settlement);
-                if let Settlement::Refused { hint } = settlement {
-                    let until = server
-                        .clock
-                        .now()
-                        .after(hint.unwrap_or(Duration::from_secs(1)));
-                    *server.gate.lock().unwrap() = until;
-                }
-            });
+            let ledger = Arc::<Scripted>::clone(&self.0);
             Ok(Admitted {
-                permit,
+                permit: SubmitPermit::new(ledger, Receipt::default()),
                 flight: Flight::free(),
+                arrival: Arrival::default(),
             })
         })
     }
+}
+
+impl Ledger for Scripted {
+    fn settle(&self, _: Receipt, settlement: Settlement) {
+        self.settled.lock().unwrap().push(settlement);
+        if let Settlement::Refused { hint } = settlement {
+            let pause = hint.unwrap_or(Duration::from_secs(1));
+            *self.gate.lock().unwrap() = self.clock.now().after(pause);
+        }
+    }
+
+    fn land(&self) {}
 }
 
 #[derive(Debug)]
