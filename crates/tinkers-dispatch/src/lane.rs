@@ -228,11 +228,11 @@ impl Lane {
                 }
                 Err(Blocked::NotUntil(at)) => {
                     state.growth.held_back(now.since_origin());
-                    state.look_at = Some(Moment::from_origin(at));
-                    state
-                        .queue
-                        .without_alarm()
-                        .for_each(|waker| after.wake(Some(waker)));
+                    let at = Moment::from_origin(at);
+                    state.look_at = Some(at);
+                    for waker in state.queue.set_alarms(at) {
+                        after.wake(Some(waker));
+                    }
                     return;
                 }
                 Err(Blocked::WindowFull | Blocked::Full) => return,

@@ -123,13 +123,19 @@ impl Queue {
         self.head(place.line).is_some_and(|(head, _)| head == place)
     }
 
-    /// Whoever is first in a line and has no alarm: woken, it sets one.
-    pub(crate) fn without_alarm(&self) -> impl Iterator<Item = Waker> {
-        self.lines
-            .values()
-            .filter_map(|waiting| waiting.values().next())
-            .filter(|waiter| waiter.alarm.is_none())
-            .map(|waiter| waiter.waker.clone())
+    /// Whoever is first in a line and would not look by itself at this time: woken, it sets its alarm.
+    pub(crate) fn set_alarms(&mut self, at: Moment) -> Vec<Waker> {
+        let firsts = self
+            .lines
+            .values_mut()
+            .filter_map(|waiting| waiting.values_mut().next());
+        firsts
+            .filter(|waiter| waiter.alarm.is_none_or(|alarm| alarm > at))
+            .map(|waiter| {
+                waiter.alarm = Some(at);
+                waiter.waker.clone()
+            })
+            .collect()
     }
 
     /// The wakers of those who give up before `at`.

@@ -1,16 +1,13 @@
-//! Where the locks and counters of this crate come from: the standard library, or loom when a model runs.
+//! Where the locks of this crate come from: the standard library, or loom when a model runs.
 
 #[cfg(not(tinkers_loom))]
-pub(crate) use std::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
-};
+pub(crate) use std::sync::{Mutex, MutexGuard};
 
 #[cfg(tinkers_loom)]
-pub(crate) use loom::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
-};
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+
+// Counters and numbers: no decision depends on their order, so no model has to look at them.
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The lock of `mutex`, also after a panic under it: what this crate guards is changed in one step or not at all.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

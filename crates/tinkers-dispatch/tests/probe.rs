@@ -1,0 +1,181 @@
+//! What happens when a pause is over: one request goes first, and what becomes of it decides.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
+use tinkers_core::{Admitted, Ask, ClientId, RouteClass, Settlement};
+use tinkers_dispatch::{Gate, LimiterEvent, LimiterSettings};
+
+/// The rest lane has no window: what goes is decided by the gate and the ramp alone.
+fn listing() -> Ask {
+    ask(RouteClass::Rest)
+}
+
+/// A lane that was closed for a second, with so many waiting.
+fn closed(waiting: usize) -> (Bench, Vec<Waiting>) {
+    let bench = Bench::new(LimiterSettings::default());
+    refuse(bench.admit(listing()), Some(SECOND));
+    let queue = (0..waiting).map(|_| bench.ask(listing())).collect();
+    (bench, queue)
+}
+
+fn let_through(queue: &mut [Waiting]) -> Vec<Admitted> {
+    queue.iter_mut().filter_map(Waiting::try_admitted).collect()
+}
+
+fn probe(bench: &Bench, queue: &mut [Waiting]) -> Admitted {
+    bench.clock.advance(SECOND);
+    let mut through = let_through(queue);
+    assert_eq!(through.len(), 1, "one goes first");
+    through.remove(0)
+}
+
+#[test]
+fn one_goes_first_and_then_the_ramp() {
+    let (bench, mut queue) = closed(40);
+    let first = probe(&bench, &mut queue);
+    accept(first);
+    // Eight at once, and as many as were accepted when those are more; sixteen slots are all there are.
+    let mut counts = Vec::new();
+    for _ in 0..3 {
+        let through = let_through(&mut queue);
+        counts.push(through.len());
+        through.into_iter().for_each(accept);
+    }
+    // Each that is accepted lets the next one through, so more than the first eight come in a round.
+    assert_eq!(counts[0], 8);
+    assert!(let_through(&mut queue).len() <= 16);
+    assert_eq!(bench.state(RouteClass::Rest).counts.probes, 1);
+}
+
+#[test]
+fn a_probe_that_is_given_up_passes_on_at_once() {
+    let (bench, mut queue) = closed(3);
+    drop(probe(&bench, &mut queue));
+    let second = let_through(&mut queue);
+    assert_eq!(second.len(), 1, "the next one, at the same moment");
+    assert_eq!(bench.state(RouteClass::Rest).counts.probes, 2);
+}
+
+#[test]
+fn a_probe_that_is_not_answered_lets_a_second_one_go_after_a_second() {
+    let (bench, mut queue) = closed(3);
+    let silent = probe(&bench, &mut queue);
+    bench.clock.advance(SECOND - NANO);
+    assert!(let_through(&mut queue).is_empty());
+    bench.clock.advance(NANO);
+    assert_eq!(let_through(&mut queue).len(), 1);
+    accept(silent);
+    assert_eq!(let_through(&mut queue).len(), 1, "any answer opens it");
+}
+
+#[test]
+fn an_answer_that_says_nothing_about_the_rate_opens_the_gate_and_none_at_all_does_not() {
+    let (bench, mut queue) = closed(3);
+    let first = probe(&bench, &mut queue);
+    first.permit.settle(Settlement::Unknown);
+    assert!(let_through(&mut queue).is_empty());
+    bench.clock.advance(SECOND / 2 - NANO);
+    assert!(let_through(&mut queue).is_empty(), "it backs off");
+    bench.clock.advance(NANO);
+    let mut second = let_through(&mut queue);
+    assert_eq!(second.len(), 1);
+    second.remove(0).permit.settle(Settlement::Answered);
+    assert_eq!(bench.state(RouteClass::Rest).gate, Gate::Open);
+    assert_eq!(let_through(&mut queue).len(), 1);
+}
+
+#[test]
+fn no_hint_is_so_short_that_refusals_become_a_hot_loop() {
+    let (bench, mut queue) = closed(50);
+    let began = bench.at(Duration::ZERO);
+    let mut probes = 0;
+    while bench.at(Duration::ZERO).since(began) < 30 * SECOND {
+        bench.clock.advance_to_next().expect("somebody watches");
+        for admitted in let_through(&mut queue) {
+            probes += 1;
+            refuse(admitted, Some(Duration::from_millis(1)));
+        }
+        if queue.len() < 50 || probes > 40 {
+            break;
+        }
+    }
+    // 10 ms doubling to a second: seven on the way and one each second.
+    assert!((30..=40).contains(&probes), "{probes} in 30 s");
+}
+
+#[test]
+fn a_poll_that_the_server_holds_was_taken() {
+    let bench = Bench::new(LimiterSettings::default());
+    refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
+    let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();
+    let held = probe(&bench, &mut queue);
+    bench.clock.advance(SECOND / 4);
+    assert_eq!(let_through(&mut queue).len(), 29, "no refusal came");
+    assert_eq!(bench.state(RouteClass::Poll).gate, Gate::Open);
+    drop(held);
+}
+
+#[test]
+fn the_line_of_each_client_watches_the_gate_for_itself() {
+    let bench = Bench::new(LimiterSettings::default());
+    refuse(bench.admit(listing()), Some(SECOND));
+    let of = |client| Ask {
+        client: ClientId(client),
+        ..listing()
+    };
+    // The first client's runtime stands still: nobody polls its requests any longer.
+    let _stuck: Vec<_> = (0..3).map(|_| bench.ask(of(1))).collect();
+    let mut other = bench.ask(of(2));
+    let mut behind = bench.ask(of(2));
+    assert_eq!(bench.clock.sleepers(), 2, "one alarm for each client");
+    bench.clock.advance(SECOND);
+    // The probe was handed to the first client, where nobody notices; the second goes a second later.
+    assert!(other.is_waiting());
+    bench.clock.advance(SECOND);
+    accept(other.try_admitted().expect("it looked by itself"));
+    accept(behind.try_admitted().expect("the gate is open"));
+}
+
+#[test]
+fn what_happens_is_told_in_order() {
+    let bench = Bench::new(LimiterSettings::default());
+    let mut events = bench.limiter.events();
+    let (one, two) = (bench.admit(sample()), bench.admit(sample()));
+    refuse(one, Some(SECOND));
+    refuse(two, None);
+    let mut waiting = bench.ask(sample());
+    bench.clock.advance(SECOND);
+    accept(waiting.try_admitted().expect("the probe"));
+    let mut told = Vec::new();
+    while let Some(event) = events.try_next() {
+        told.push(event);
+    }
+    let class = RouteClass::Sample;
+    let closed = |is_hinted, is_first| LimiterEvent::ClosedUntil {
+        class,
+        pause: SECOND,
+        is_hinted,
+        is_first,
+    };
+    assert!(
+        matches!(
+            told[..],
+            [
+                first,
+                LimiterEvent::WindowChanged { limit: 1, .. },
+                second,
+                LimiterEvent::Probing { .. },
+                LimiterEvent::Opened { .. },
+            ] if first == closed(true, true) && second == closed(false, false)
+        ),
+        "{told:?}"
+    );
+    let counts = bench.sample().counts;
+    assert_eq!(
+        (counts.refusals, counts.hints, counts.events, counts.probes),
+        (2, 1, 1, 1)
+    );
+}

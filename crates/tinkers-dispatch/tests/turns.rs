@@ -1,0 +1,112 @@
+//! Whose turn it is: clients one after the other, each in the order of arrival, and no more wakes than needed.
+
+mod common;
+
+use std::collections::VecDeque;
+
+use common::{Bench, SECOND, Waiting, accept, refuse, sample};
+use tinkers_core::{Admitted, Arrival, Ask, ClientId, Reentry};
+use tinkers_dispatch::{LaneSettings, LimiterSettings};
+
+fn of(client: u64) -> Ask {
+    Ask {
+        client: ClientId(client),
+        ..sample()
+    }
+}
+
+/// Lets everybody through, one slot at a time; the order in which they were.
+fn drain(held: Admitted, mut queue: Vec<(u64, Waiting)>) -> Vec<u64> {
+    let mut held = VecDeque::from([held]);
+    let mut order = Vec::new();
+    while let Some(admitted) = held.pop_front() {
+        accept(admitted);
+        queue.retain_mut(|(name, waiting)| {
+            let Some(admitted) = waiting.try_admitted() else {
+                return true;
+            };
+            order.push(*name);
+            held.push_back(admitted);
+            false
+        });
+    }
+    assert!(queue.is_empty(), "{} were forgotten", queue.len());
+    order
+}
+
+#[test]
+fn a_client_with_many_requests_does_not_hold_up_one_with_few() {
+    let bench = Bench::sampling(1, 1, 99);
+    let held = bench.admit(of(9));
+    let mut queue: Vec<_> = (0..6).map(|n| (10 + n, bench.ask(of(1)))).collect();
+    queue.extend((0..2).map(|n| (20 + n, bench.ask(of(2)))));
+    queue.extend((0..3).map(|n| (30 + n, bench.ask(of(3)))));
+    let order = drain(held, queue);
+    assert_eq!(order, [10, 20, 30, 11, 21, 31, 12, 32, 13, 14, 15]);
+}
+
+#[test]
+fn a_request_that_was_refused_has_its_old_place() {
+    let bench = Bench::sampling(2, 1, 99);
+    let (one, two) = (bench.admit(of(1)), bench.admit(of(1)));
+    let mut early = bench.ask(of(1));
+    let mut middle = bench.ask(of(1));
+    accept(one);
+    let early = early.try_admitted().expect("first of those that wait");
+    let late = bench.ask(of(1));
+    let arrival = early.arrival;
+    refuse(early, Some(SECOND));
+    let again = |arrival| Ask {
+        reentry: Reentry::AfterRefusal(arrival),
+        ..of(1)
+    };
+    let back = bench.ask(again(arrival));
+    let very_old = bench.ask(again(Arrival::default()));
+    assert!(middle.is_waiting());
+    bench.clock.advance(SECOND);
+    let order = drain(two, vec![(3, middle), (4, late), (2, back), (1, very_old)]);
+    assert_eq!(order, [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_grant_wakes_one() {
+    let bench = Bench::sampling(8, 1, 8);
+    let mut held: VecDeque<_> = (0..8).map(|_| bench.admit(of(1))).collect();
+    let mut queue: Vec<_> = (0..500).map(|n| bench.ask(of(n % 7))).collect();
+    while let Some(admitted) = held.pop_front() {
+        accept(admitted);
+        queue.retain_mut(|waiting| match waiting.try_admitted() {
+            Some(admitted) => {
+                held.push_back(admitted);
+                false
+            }
+            None => true,
+        });
+    }
+    let counts = bench.sample().counts;
+    assert_eq!((counts.waits, counts.grants), (500, 508));
+    assert_eq!(counts.wakes, 500, "each was woken once, for its grant");
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn the_strictest_of_what_clients_ask_for_holds_while_they_ask() {
+    let bench = Bench::new(LimiterSettings::default());
+    let asking = |slots| LimiterSettings {
+        rest: LaneSettings::slots(slots),
+        ..LimiterSettings::default()
+    };
+    let allowed = || bench.limiter.snapshot().rest.slots_allowed;
+    let at = bench.at(SECOND);
+    assert_eq!(allowed(), 16);
+    let generous = bench.limiter.claim(asking(40), at);
+    assert_eq!(allowed(), 40);
+    let strict = bench.limiter.claim(asking(3), at);
+    assert_eq!(allowed(), 3, "and not the first that asked");
+    generous.replace(asking(2));
+    assert_eq!(allowed(), 2);
+    drop(generous);
+    assert_eq!(allowed(), 3);
+    drop(strict);
+    assert_eq!(allowed(), 16);
+}
