@@ -1,4 +1,4 @@
-//! Closes a gate with hints that come in any order, and shows when it opens.
+//! Closes a gate with hints that come in any order, and shows who goes through it and when.
 
 use std::time::Duration;
 use tinkers_limits::{BackoffGate, Drawn, Failure, RetryBudget};
@@ -10,16 +10,19 @@ fn main() {
     for hint in [2, 5, 3] {
         let closed = gate.close(Duration::from_secs(hint), admitted);
         println!(
-            "a hint of {hint} s: opens at {:?}, a new event: {}",
-            closed.opens_at, closed.first_of_its_event
+            "a hint of {hint} s: closed until {:?}, a new event: {}",
+            closed.until, closed.first_of_its_event
         );
     }
-    for now in [4, 5] {
-        println!(
-            "open at {now} s: {}",
-            gate.is_open(Duration::from_secs(now))
-        );
+    let patience = Duration::from_secs(1);
+    for now in [4, 5, 5] {
+        match gate.enter(Duration::from_secs(now), patience) {
+            Ok(entry) => println!("at {now} s one goes: {entry:?}"),
+            Err(at) => println!("at {now} s nobody goes before {at:?}"),
+        }
     }
+    let reopened = gate.reopen(gate.epoch());
+    println!("the probe was answered: {reopened}, now {:?}", gate.state());
 
     let budget = RetryBudget::new(12);
     while budget.draw(Failure::Fault) == Drawn::Granted {

@@ -82,6 +82,12 @@ impl RetryBudget {
     pub fn tokens(&self) -> u64 {
         self.tokens.load()
     }
+
+    /// How many exchanges lost to another thread.
+    #[cfg(feature = "contention")]
+    pub fn contention(&self) -> u64 {
+        self.tokens.lost()
+    }
 }
 
 impl Default for RetryBudget {

@@ -123,6 +123,9 @@ impl Constraints {
     }
 
     /// Lets a request through that nobody waits before, when the gate is open. `now` is asked for only where there is a rate.
+    ///
+    /// One that was refused by bytes, rate or gate had the window for a moment. Somebody may have found it full by that and begun
+    /// to wait: so whoever is refused looks whether the window has waiters, as after any other give-back.
     #[inline]
     pub fn take(&self, demand: Demand, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
         let slots = self.slots();
@@ -263,6 +266,9 @@ impl Constraints {
 
     /// Begins a trial beyond the learned level, when somebody waits for the window and one is due.
     pub fn try_more(&self, growth: &mut Growth, now: Duration) -> Option<Change> {
+        if self.gate.open().is_some() {
+            growth.found_open(self.window.view().in_flight);
+        }
         let change = growth.is_wanted(now)?;
         self.window.set_limit(growth.limit());
         Some(change)
@@ -274,7 +280,7 @@ impl Constraints {
         self.window.land()
     }
 
-    /// Gives back a ticket that was never used, its flight included.
+    /// Gives back a ticket that was never used, its flight included; the rate alone is not given back, since its time has passed.
     pub fn undo(&self, ticket: Ticket, now: Duration) {
         self.settle(ticket, Ending::Dropped, now, || u32::MAX);
         if ticket.demand.take == Take::SlotAndFlight {
@@ -307,6 +313,17 @@ impl Constraints {
     #[inline]
     pub fn slots(&self) -> u32 {
         self.ramp.allows().min(self.slots.load() as u32)
+    }
+
+    /// How many exchanges of all its parts lost to another thread.
+    #[cfg(feature = "contention")]
+    pub fn contention(&self) -> u64 {
+        let rate = self.rate.as_ref().map_or(0, Gcra::contention);
+        self.gate.contention()
+            + self.window.contention()
+            + self.bytes.contention()
+            + self.ramp.contention()
+            + rate
     }
 }
 
@@ -351,3 +368,7 @@ impl Ticket {
         self.demand
     }
 }
+
+#[cfg(all(test, not(tinkers_loom)))]
+#[path = "constraints_tests.rs"]
+mod tests;

@@ -1,1 +1,167 @@
+//! What each call does to the gate's word.
 
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A gate that was closed once, until `until`.
+fn closed(until: Duration) -> BackoffGate {
+    let gate = BackoffGate::new();
+    gate.close(until, gate.epoch());
+    gate
+}
+
+/// A gate whose probe went at `at`, and the probe's epoch.
+fn probed(at: Duration) -> (BackoffGate, Epoch) {
+    let gate = closed(at);
+    let entry = gate.enter(at, PATIENCE).unwrap();
+    assert!(entry.is_probe());
+    (gate, entry.epoch())
+}
+
+#[test]
+fn an_open_gate_lets_everybody_in_at_the_epoch_of_now() {
+    let gate = BackoffGate::default();
+    assert_eq!(gate.open(), Some(Epoch(0)));
+    for _ in 0..3 {
+        let entry = gate.enter(ms(0), PATIENCE);
+        assert_eq!(entry, Ok(Entry::Open(Epoch(0))));
+    }
+    assert_eq!(gate.state(), GateState::Open);
+}
+
+#[test]
+fn a_closed_gate_opens_for_nobody_before_its_deadline_and_then_for_one() {
+    let gate = closed(ms(5_000));
+    assert_eq!(gate.open(), None);
+    let early = gate.enter(Duration::from_nanos(4_999_999_999), PATIENCE);
+    assert_eq!(early, Err(ms(5_000)));
+    let probe = gate.enter(ms(5_000), PATIENCE);
+    assert_eq!(probe, Ok(Entry::Probe(Epoch(1))));
+    assert_eq!(gate.enter(ms(5_000), PATIENCE), Err(ms(6_000)));
+    assert_eq!(gate.state(), GateState::ProbingUntil(ms(6_000)));
+    assert_eq!(gate.open(), None);
+}
+
+#[test]
+fn the_deadline_is_only_ever_extended() {
+    let gate = BackoffGate::new();
+    let seen = gate.epoch();
+    for (until, expected) in [(2_000, 2_000), (5_000, 5_000), (3_000, 5_000), (0, 5_000)] {
+        assert_eq!(gate.close(ms(until), seen).until, ms(expected));
+    }
+    // Neither does the end of a probe that is none any more.
+    for seen in [seen, gate.epoch()] {
+        assert!(!gate.reopen(seen));
+        assert!(!gate.defer(ms(1), seen));
+        assert!(!gate.pass_on(ms(1), seen));
+    }
+    assert_eq!(gate.state(), GateState::ClosedUntil(ms(5_000)));
+}
+
+#[test]
+fn refusals_of_one_moment_are_one_event() {
+    let gate = BackoffGate::new();
+    let seen = gate.epoch();
+    let events = (0..10).filter(|_| gate.close(ms(10), seen).first_of_its_event);
+    assert_eq!(events.count(), 1);
+    assert_eq!(gate.epoch(), Epoch(1));
+    // One that was admitted after it is another event, also while the gate is still closed.
+    assert!(gate.close(ms(10), Epoch(1)).first_of_its_event);
+    assert!(!gate.close(ms(10), Epoch(0)).first_of_its_event);
+    assert_eq!(gate.epoch(), Epoch(2));
+}
+
+#[test]
+fn an_answered_probe_opens_the_gate_for_all() {
+    let (gate, probe) = probed(ms(10));
+    assert!(gate.reopen(probe));
+    assert_eq!(gate.open(), Some(probe));
+    assert!(!gate.reopen(probe), "it is open");
+}
+
+#[test]
+fn a_refused_probe_is_an_event_of_its_own() {
+    let (gate, probe) = probed(ms(10));
+    let closed = gate.close(ms(50), probe);
+    assert!(closed.first_of_its_event);
+    assert_eq!(gate.state(), GateState::ClosedUntil(ms(50)));
+    assert!(!gate.reopen(probe), "its epoch has passed");
+}
+
+#[test]
+fn the_refusal_of_a_straggler_closes_the_gate_under_a_probe() {
+    let (gate, probe) = probed(ms(10));
+    let closed = gate.close(ms(30), Epoch(0));
+    assert!(!closed.first_of_its_event);
+    assert!(!gate.reopen(probe), "the server said no meanwhile");
+    assert_eq!(gate.enter(ms(29), PATIENCE), Err(ms(30)));
+    assert!(gate.enter(ms(30), PATIENCE).unwrap().is_probe());
+}
+
+#[test]
+fn a_dropped_probe_passes_on_at_once() {
+    let (gate, probe) = probed(ms(10));
+    let now = Duration::from_nanos(12_345_678);
+    assert!(gate.pass_on(now, probe));
+    assert_eq!(gate.enter(now, PATIENCE), Ok(Entry::Probe(probe)));
+}
+
+#[test]
+fn a_probe_without_an_answer_lets_another_one_go_and_its_answer_still_counts() {
+    let (gate, probe) = probed(ms(10));
+    assert_eq!(gate.enter(ms(1_009), PATIENCE), Err(ms(1_010)));
+    assert_eq!(gate.enter(ms(1_010), PATIENCE), Ok(Entry::Probe(probe)));
+    assert!(gate.reopen(probe));
+}
+
+#[test]
+fn a_broken_probe_backs_off_without_a_new_event() {
+    let (gate, probe) = probed(ms(10));
+    assert!(gate.defer(ms(400), probe));
+    assert_eq!(gate.epoch(), probe);
+    assert_eq!(gate.enter(ms(399), PATIENCE), Err(ms(400)));
+    assert_eq!(gate.enter(ms(400), PATIENCE), Ok(Entry::Probe(probe)));
+}
+
+#[test]
+fn fractions_are_rounded_to_the_later_side() {
+    let gate = closed(Duration::from_nanos(1_001));
+    let until = Duration::from_micros(2);
+    assert_eq!(gate.state(), GateState::ClosedUntil(until));
+    assert_eq!(
+        gate.enter(Duration::from_nanos(1_999), PATIENCE),
+        Err(until)
+    );
+    let probe = gate.enter(until, Duration::from_nanos(1));
+    assert!(probe.unwrap().is_probe());
+    let next = Duration::from_micros(3);
+    assert_eq!(gate.state(), GateState::ProbingUntil(next));
+}
+
+#[test]
+fn the_longest_times_fit_the_word() {
+    let gate = closed(Duration::MAX);
+    let GateState::ClosedUntil(last) = gate.state() else {
+        panic!("{gate:?}");
+    };
+    assert_eq!(last, Duration::from_micros(Packed::LAST));
+    assert!(last > Duration::from_secs(2 * 365 * 24 * 3600));
+    let probe = gate.enter(Duration::MAX, Duration::MAX).unwrap();
+    assert_eq!(probe, Entry::Probe(Epoch(1)));
+    assert_eq!(gate.state(), GateState::ProbingUntil(last));
+}
+
+#[test]
+fn epochs_come_round() {
+    let gate = BackoffGate::new();
+    for _ in 0..=u16::MAX {
+        assert!(gate.close(ms(1), gate.epoch()).first_of_its_event);
+    }
+    assert_eq!(gate.epoch(), Epoch(0));
+    assert_eq!(gate.state(), GateState::ClosedUntil(ms(1)));
+}

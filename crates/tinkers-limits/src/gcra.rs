@@ -59,6 +59,12 @@ impl Gcra {
         self.paid_at
             .set(|paid_at| (paid_at.saturating_sub(cost), ()));
     }
+
+    /// How many exchanges lost to another thread.
+    #[cfg(feature = "contention")]
+    pub fn contention(&self) -> u64 {
+        self.paid_at.lost()
+    }
 }
 
 /// The transition: what is paid for later than now and the burst allow may not go.

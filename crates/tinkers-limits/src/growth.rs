@@ -159,7 +159,7 @@ impl Growth {
             self.pace.lost_one(accepted);
             return Some(Change::Learned);
         };
-        if accepted != level {
+        if accepted < level || (accepted > level && trial.is_some()) {
             // What the server took is what it takes.
             self.level = Some(accepted);
             self.pace.lost_one(accepted);
@@ -171,11 +171,15 @@ impl Growth {
         }
         self.pace.lost_one(level);
         if trial.is_none() {
+            if accepted > level {
+                // What is left from a higher level says nothing about this one.
+                return None;
+            }
             // Refused at a level that it took before: somebody else is there, too.
             self.level = Some(self.bounded(level - level.div_ceil(Self::LOWERED_BY)));
             return Some(Change::Lowered);
         }
-        if self.pace.lost % Self::LOST_TO_YIELD == 0 {
+        if self.pace.lost.is_multiple_of(Self::LOST_TO_YIELD) {
             self.level = Some(self.bounded(level - level / Self::YIELDED));
             self.pace.yielded = true;
         }
@@ -193,6 +197,14 @@ impl Growth {
     pub fn reopened(&mut self, in_flight: u32) {
         self.pace.is_closed = false;
         self.pace.idle_share = idle_share(self.level.unwrap_or(0), in_flight);
+    }
+
+    /// The gate was seen open. Whoever tells of a refusal may come after whoever tells of the probe that opened the gate again; without
+    /// this the gate would stay closed here for ever.
+    pub fn found_open(&mut self, in_flight: u32) {
+        if self.pace.is_closed {
+            self.reopened(in_flight);
+        }
     }
 
     /// A request was accepted while others wait, or that was sent before the last refusal (`is_straggler`); `accepted` are
@@ -301,3 +313,7 @@ impl Pace {
         self.not_before = Duration::ZERO;
     }
 }
+
+#[cfg(all(test, not(tinkers_loom)))]
+#[path = "growth_tests.rs"]
+mod tests;

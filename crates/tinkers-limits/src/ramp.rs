@@ -55,6 +55,12 @@ impl Ramp {
     pub fn has_ended(&self) -> bool {
         self.allows() == u32::MAX
     }
+
+    /// How many exchanges lost to another thread.
+    #[cfg(feature = "contention")]
+    pub fn contention(&self) -> u64 {
+        self.word.lost()
+    }
 }
 
 /// What is known of the way.

@@ -41,9 +41,14 @@ impl Word {
                 Ordering::Acquire,
             ) {
                 Ok(_) => return Ok(said),
-                Err(now) => before = now,
+                Err(now) => {
+                    // A weak exchange may fail though nobody else was there.
+                    if now != before {
+                        self.note_loss();
+                    }
+                    before = now;
+                }
             }
-            self.note_loss();
             backoff.lost();
         }
     }
@@ -84,9 +89,26 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "contention")]
+    fn an_exchange_that_another_thread_was_first_at_is_counted() {
+        let word = Word::new(0);
+        (0..100).for_each(|_| word.set(|n| (n + 1, ())));
+        assert_eq!(word.lost(), 0, "alone");
+        let mut is_first = true;
+        word.set(|n| {
+            if std::mem::take(&mut is_first) {
+                // Another one, between the load and the exchange.
+                word.set(|n| (n + 10, ()));
+            }
+            (n + 1, ())
+        });
+        assert_eq!((word.lost(), word.load()), (1, 111));
+    }
+
+    #[test]
     fn a_change_to_nothing_leaves_the_word() {
         let word = Word::new(7);
-        assert_eq!(word.change(|n| Err::<(u64, ()), u64>(n)), Err(7));
+        assert_eq!(word.change(Err::<(u64, ()), u64>), Err(7));
         assert_eq!(word.set(|n| (n + 1, n)), 7);
         assert_eq!(word.load(), 8);
     }
