@@ -38,7 +38,7 @@ pub enum Change {
     Lowered,
     /// A trial beyond the level began.
     TrialBegun,
-    /// The server took a whole window beyond the level.
+    /// The server took enough beyond the level.
     TrialWon,
     /// A trial was refused.
     TrialLost,
@@ -92,6 +92,13 @@ impl Growth {
     const NEAR: u32 = 8;
     /// A trial goes at most this part of the level beyond it, so that it cannot cost more refusals.
     const LARGEST_STEP: u32 = 8;
+    /// It is won by at least this part of the level beyond it: what a client that is closed out leaves free must not all be taken
+    /// by another one meanwhile.
+    const LEAST_TO_WIN: u32 = 12;
+    /// The same where a closure is as long as a request, so that whoever is closed out has nothing left.
+    const LEAST_TO_WIN_DRAINED: u32 = 9;
+    /// These parts are at most so many.
+    const MOST_LEAST_TO_WIN: u32 = 3;
     /// Each refusal is paid for by so many accepted requests.
     const ACCEPTED_PER_REFUSAL: i64 = 25;
     /// So much is saved up at most.
@@ -221,7 +228,8 @@ impl Growth {
         }
         let trial = self.trial.as_mut()?;
         trial.won += 1;
-        if trial.won < trial.target - level {
+        let least = (level / self.pace.least_to_win()).min(Self::MOST_LEAST_TO_WIN);
+        if trial.won < least.max(trial.target - level) {
             return None;
         }
         self.level = Some(trial.target);
@@ -276,6 +284,15 @@ impl Pace {
             held_since: None,
             yielded: false,
             idle_share: 1.0,
+        }
+    }
+
+    /// The part of a level by which a trial is won at least.
+    fn least_to_win(&self) -> u32 {
+        if self.idle_share < 1.0 {
+            Growth::LEAST_TO_WIN
+        } else {
+            Growth::LEAST_TO_WIN_DRAINED
         }
     }
 

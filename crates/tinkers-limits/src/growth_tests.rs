@@ -103,26 +103,51 @@ fn no_refusal_raises_the_level_without_a_trial() {
     assert_eq!(growth.limit(), 20);
 }
 
+/// Accepts at `at` until the trial is won, and says how many that took.
+fn win(growth: &mut Growth, at: u32) -> u32 {
+    for times in 1..1_000 {
+        if growth.accepted(at, false) == Some(Change::TrialWon) {
+            return times;
+        }
+    }
+    panic!("never won: {growth:?}")
+}
+
 #[test]
 fn a_trial_is_won_by_as_many_beyond_the_level_as_it_has() {
     let mut growth = learned(20);
+    growth.reopened(15);
     let now = trial_after(&mut growth, 1_000);
     assert_eq!((growth.level(), growth.limit()), (Some(20), 21));
     assert_eq!(growth.is_wanted(ms(now + 1)), None, "one at a time");
     assert_eq!(growth.accepted(20, false), None, "not beyond it");
-    assert_eq!(growth.accepted(21, false), Some(Change::TrialWon));
+    assert_eq!(win(&mut growth, 21), 1);
     assert_eq!(growth.level(), Some(21));
     // The next one goes at once and is twice as large, within an eighth of the level.
     assert_eq!(growth.is_wanted(ms(now)), Some(Change::TrialBegun));
     assert_eq!(growth.limit(), 23);
-    assert_eq!(growth.accepted(22, false), None);
-    assert_eq!(growth.accepted(22, false), Some(Change::TrialWon));
+    assert_eq!(win(&mut growth, 22), 2);
     assert_eq!(growth.is_wanted(ms(now)), Some(Change::TrialBegun));
-    assert_eq!(
-        growth.limit(),
-        25,
-        "four would be more than an eighth of 23"
-    );
+    assert_eq!(growth.limit(), 25, "4 would be more than an eighth");
+}
+
+#[test]
+fn a_trial_is_won_by_a_part_of_the_level_at_least() {
+    let least = |level: u32, in_flight: u32| {
+        let mut growth = learned(level);
+        growth.reopened(in_flight);
+        trial_after(&mut growth, 1_000);
+        assert_eq!(growth.limit(), level + 1);
+        win(&mut growth, level + 1)
+    };
+    for (level, partly, drained) in [(8, 1, 1), (18, 1, 2), (27, 2, 3), (36, 3, 3), (500, 3, 3)] {
+        assert_eq!(least(level, level / 2), partly, "of {level}");
+        assert_eq!(
+            least(level, 0),
+            drained,
+            "of {level}, all of which had ended"
+        );
+    }
 }
 
 #[test]
@@ -132,10 +157,7 @@ fn a_lost_trial_leaves_what_was_taken() {
     let mut level = 80;
     for step in [1, 2, 4, 8] {
         assert_eq!(growth.limit(), level + step);
-        for _ in 1..step {
-            assert_eq!(growth.accepted(level + 1, false), None);
-        }
-        assert_eq!(growth.accepted(level + 1, false), Some(Change::TrialWon));
+        win(&mut growth, level + 1);
         level += step;
         assert_eq!(growth.is_wanted(ms(now)), Some(Change::TrialBegun));
     }
@@ -273,7 +295,7 @@ fn a_closed_gate_and_the_ceiling_allow_no_trial() {
     assert_eq!(growth.is_wanted(ms(100_000)), None, "it is closed");
     growth.reopened(0);
     trial_after(&mut growth, 100_000);
-    assert_eq!(growth.accepted(21, false), Some(Change::TrialWon));
+    win(&mut growth, 21);
     assert_eq!(growth.is_wanted(ms(200_000)), None, "it is at its ceiling");
     growth.set_ceiling(10);
     assert_eq!((growth.level(), growth.limit()), (Some(10), 10));

@@ -1,30 +1,32 @@
-//! A simulation without a clock: clients that use the real constraints against a server with a window.
+//! A simulation without a clock: clients against a server that takes so many requests at once and refuses the rest.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Growth, Take, Ticket};
+use crate::clients::{Admit, Client, Policy};
 
-/// How many the server takes at once, by time.
-pub(crate) type Window = fn(Duration, u64) -> u32;
+/// How many the server takes at once: another size at equal intervals, again from the start when all are through.
+#[derive(Debug, Clone)]
+pub(crate) struct Window {
+    pub(crate) sizes: Vec<u32>,
+    pub(crate) each: Duration,
+    /// How much of the first interval is over at the start.
+    pub(crate) begun: Duration,
+}
 
 /// What is simulated.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) window: Window,
-    /// For windows that walk.
-    pub(crate) seed: u64,
     /// How long a sample takes.
     pub(crate) sample: Duration,
-    /// How long a 429 tells to wait; `None` gives no hint.
-    pub(crate) hint: Option<Duration>,
-    /// One way over the network.
-    pub(crate) way: Duration,
+    /// How long a 429 tells to wait.
+    pub(crate) hint: Duration,
     /// Samples to be finished, by all clients together.
     pub(crate) samples: u64,
     /// Processes that share the server and know nothing of each other, and when each begins.
-    pub(crate) clients: &'static [Duration],
+    pub(crate) begin: Vec<Duration>,
 }
 
 /// What came of it.
@@ -37,7 +39,7 @@ pub(crate) struct Outcome {
     /// Refused by the server.
     pub(crate) refused: u64,
     /// Congestion events as the clients saw them.
-    pub(crate) events: u64,
+    pub(crate) events: Vec<Event>,
     /// Finished by each client.
     pub(crate) finished: Vec<u64>,
     /// Finished by each client in the second half of the time.
@@ -46,10 +48,61 @@ pub(crate) struct Outcome {
     pub(crate) possible: f64,
 }
 
+/// A congestion event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// In flight at its first refusal.
+    pub(crate) in_flight: u64,
+    /// Refused in all.
+    pub(crate) refused: u64,
+}
+
+/// One way over the network.
+const WAY: Duration = Duration::from_micros(500);
+
+impl Window {
+    /// Always the same.
+    pub(crate) fn fixed(size: u32) -> Self {
+        Self {
+            sizes: vec![size],
+            each: Duration::from_secs(1),
+            begun: Duration::ZERO,
+        }
+    }
+
+    fn at(&self, now: Duration) -> u32 {
+        let at = (now + self.begun).as_micros() / self.each.as_micros();
+        self.sizes[at as usize % self.sizes.len()]
+    }
+
+    /// Its size, on average over `time`.
+    pub(crate) fn mean(&self, time: Duration) -> f64 {
+        const STEP: Duration = Duration::from_millis(10);
+        let steps = time.as_millis().div_ceil(STEP.as_millis()).max(1) as u32;
+        let sizes = (0..steps).map(|step| f64::from(self.at(STEP * step)));
+        sizes.sum::<f64>() / f64::from(steps)
+    }
+}
+
 impl Outcome {
     /// Finished samples as a share of what an oracle that knows the window finishes.
     pub(crate) fn share(&self) -> f64 {
         self.finished.iter().sum::<u64>() as f64 / self.possible
+    }
+
+    pub(crate) fn refused_per_accepted(&self) -> f64 {
+        self.refused as f64 / self.accepted as f64
+    }
+
+    pub(crate) fn refused_per_event(&self) -> f64 {
+        self.refused as f64 / self.events.len().max(1) as f64
+    }
+
+    /// What the slowest of several clients finished in the second half, as a part of what the fastest did.
+    pub(crate) fn evenness(&self) -> f64 {
+        let least = self.finished_late.iter().min().copied().unwrap_or(0);
+        let most = self.finished_late.iter().max().copied().unwrap_or(0);
+        least as f64 / most.max(1) as f64
     }
 }
 
@@ -57,160 +110,159 @@ impl Outcome {
 enum Happens {
     /// A client begins, or its gate may let something through.
     Look,
+    /// A request reaches the server.
     Arrives(u64),
+    /// The server has finished one.
     Ends,
-    Answer {
-        id: u64,
-        accepted: bool,
-    },
+    /// A client hears whether its request was accepted.
+    Answer(u64, bool),
+    /// A client has its result.
     Result,
 }
 
-struct Client {
-    constraints: Constraints,
-    growth: Growth,
+/// What is to happen, in the order of time and then of entry.
+#[derive(Default)]
+struct Agenda {
+    heap: BinaryHeap<Reverse<(Duration, u64, usize, Happens)>>,
+    entries: u64,
 }
 
-pub(crate) fn run(case: &Case) -> Outcome {
-    let bounds = Bounds {
-        slots: 400,
-        bytes: u64::MAX,
-        flights: 2000,
-        rate: None,
-        start: tinkers_limits::Start::Slow,
-    };
-    let mut clients: Vec<Client> = case
-        .clients
-        .iter()
-        .map(|_| Client {
-            constraints: Constraints::new(bounds),
-            growth: Growth::new(1, 2000),
-        })
-        .collect();
-    let mut heap = BinaryHeap::new();
-    let mut tickets: std::collections::BTreeMap<u64, Ticket> = std::collections::BTreeMap::new();
-    let mut order = 0u64;
-    let mut next_id = 0u64;
-    let mut running = 0u32;
-    let mut unsubmitted = case.samples;
-    let mut ends = vec![Vec::new(); clients.len()];
-    let mut out = Outcome {
-        finished: vec![0; clients.len()],
-        finished_late: vec![0; clients.len()],
-        ..Outcome::default()
-    };
-    let mut push = |heap: &mut BinaryHeap<_>, at: Duration, client: usize, what: Happens| {
-        order += 1;
-        heap.push(Reverse((at, order, client, what)));
-    };
-    for (client, begins) in case.clients.iter().enumerate() {
-        push(&mut heap, *begins, client, Happens::Look);
+impl Agenda {
+    fn put(&mut self, at: Duration, client: usize, what: Happens) {
+        self.entries += 1;
+        self.heap.push(Reverse((at, self.entries, client, what)));
     }
-    while let Some(Reverse((now, _, c, what))) = heap.pop() {
+
+    fn next(&mut self) -> Option<(Duration, usize, Happens)> {
+        let Reverse((at, _, client, what)) = self.heap.pop()?;
+        Some((at, client, what))
+    }
+}
+
+struct Run<'a> {
+    case: &'a Case,
+    agenda: Agenda,
+    clients: Vec<Client>,
+    /// Not answered yet, with the events that their client had seen.
+    sent: BTreeMap<u64, u64>,
+    ids: u64,
+    running: u32,
+    unsubmitted: u64,
+    ends: Vec<Vec<Duration>>,
+    /// By client, and by how many events its requests were admitted after.
+    events: BTreeMap<(usize, u64), Event>,
+    out: Outcome,
+}
+
+/// Everybody wants to send all the time, until the samples are finished.
+pub(crate) fn run(case: &Case, policy: Policy) -> Outcome {
+    let clients = case.begin.len();
+    let mut run = Run {
+        case,
+        agenda: Agenda::default(),
+        clients: (0..clients).map(|_| Client::new(policy)).collect(),
+        sent: BTreeMap::new(),
+        ids: 0,
+        running: 0,
+        unsubmitted: case.samples,
+        ends: vec![Vec::new(); clients],
+        events: BTreeMap::new(),
+        out: Outcome::default(),
+    };
+    for (client, begin) in case.begin.iter().enumerate() {
+        run.agenda.put(*begin, client, Happens::Look);
+    }
+    while let Some((now, client, what)) = run.agenda.next() {
+        run.happens(now, client, what);
+        run.send(now, client);
+    }
+    run.outcome()
+}
+
+impl Run<'_> {
+    fn happens(&mut self, now: Duration, client: usize, what: Happens) {
         match what {
             Happens::Look => {}
             Happens::Arrives(id) => {
-                let accepted = running < (case.window)(now, case.seed);
-                if accepted {
-                    running += 1;
-                    out.accepted += 1;
-                    push(&mut heap, now + case.sample, c, Happens::Ends);
-                } else {
-                    out.refused += 1;
+                let is_accepted = self.running < self.case.window.at(now);
+                if is_accepted {
+                    self.running += 1;
+                    self.out.accepted += 1;
+                    self.agenda
+                        .put(now + self.case.sample, client, Happens::Ends);
                 }
-                push(
-                    &mut heap,
-                    now + case.way,
-                    c,
-                    Happens::Answer { id, accepted },
-                );
+                self.agenda
+                    .put(now + WAY, client, Happens::Answer(id, is_accepted));
             }
             Happens::Ends => {
-                running -= 1;
-                push(&mut heap, now + case.way, c, Happens::Result);
+                self.running -= 1;
+                self.agenda.put(now + WAY, client, Happens::Result);
             }
-            Happens::Answer { id, accepted } => {
-                let Client {
-                    constraints,
-                    growth,
-                } = &mut clients[c];
-                let ticket = tickets.remove(&id).expect("answered once");
-                let pause = case.hint.unwrap_or(Duration::from_secs(1));
-                // The spread that the limiter adds.
-                let spread = Duration::from_micros(id.wrapping_mul(7919) % 10_000);
-                let ending = if accepted {
-                    Ending::Accepted
-                } else {
-                    Ending::Refused {
-                        until: now + pause + spread,
-                    }
-                };
-                let level = growth.level().unwrap_or(u32::MAX);
-                let settled = constraints.settle(ticket, ending, now, || level);
-                let change = constraints.learn(growth, ticket, &settled, ending, now);
-                if std::env::var("TRACE").is_ok() && (change.is_some() || settled.reopened) {
-                    eprintln!(
-                        "{now:?} c{c} {change:?} reopened {} level {:?} view {:?} running {running}",
-                        settled.reopened,
-                        growth.level(),
-                        settled.view
-                    );
-                }
-                if let Some(closed) = settled.closed {
-                    constraints.land();
-                    unsubmitted += 1;
-                    out.events += u64::from(closed.first_of_its_event);
-                    push(&mut heap, closed.until, c, Happens::Look);
-                }
-            }
+            Happens::Answer(id, is_accepted) => self.answer(now, client, id, is_accepted),
             Happens::Result => {
-                clients[c].constraints.land();
-                out.finished[c] += 1;
-                ends[c].push(now);
-                out.took = now;
+                self.clients[client].finished();
+                self.ends[client].push(now);
+                self.out.took = now;
             }
         }
-        // Everybody wants to send all the time.
-        while unsubmitted > 0 {
-            let Client {
-                constraints,
-                growth,
-            } = &mut clients[c];
-            let demand = Demand {
-                take: Take::SlotAndFlight,
-                bytes: 1,
-            };
-            match constraints.take_turn(demand, now, Duration::from_secs(1)) {
-                Ok(ticket) => {
-                    unsubmitted -= 1;
-                    next_id += 1;
-                    tickets.insert(next_id, ticket);
-                    push(&mut heap, now + case.way, c, Happens::Arrives(next_id));
+    }
+
+    fn answer(&mut self, now: Duration, client: usize, id: u64, is_accepted: bool) {
+        let number = self.sent.remove(&id).expect("answered once");
+        if is_accepted {
+            self.clients[client].accepted(id, now);
+            return;
+        }
+        // The spread that the limiter adds to a hint.
+        let spread = Duration::from_micros(id.wrapping_mul(7919) % 10_000);
+        let until = now + self.case.hint + spread;
+        let in_flight = self.clients[client].in_flight();
+        let until = self.clients[client].refused(id, until, now);
+        self.agenda.put(until, client, Happens::Look);
+        self.unsubmitted += 1;
+        self.out.refused += 1;
+        let event = self.events.entry((client, number)).or_insert(Event {
+            in_flight,
+            refused: 0,
+        });
+        event.refused += 1;
+    }
+
+    fn send(&mut self, now: Duration, client: usize) {
+        while self.unsubmitted > 0 {
+            self.ids += 1;
+            match self.clients[client].admit(self.ids, now) {
+                Admit::Goes { events } => {
+                    self.unsubmitted -= 1;
+                    self.sent.insert(self.ids, events);
+                    self.agenda
+                        .put(now + WAY, client, Happens::Arrives(self.ids));
                 }
-                Err(Blocked::WindowFull) => {
-                    let view = constraints.window().view();
-                    if view.in_flight < view.limit || constraints.try_more(growth, now).is_none() {
-                        break;
-                    }
-                }
-                Err(Blocked::NotUntil(at)) => {
-                    growth.held_back(now);
-                    push(&mut heap, at, c, Happens::Look);
+                Admit::NotUntil(at) => {
+                    self.agenda.put(at, client, Happens::Look);
                     break;
                 }
-                Err(Blocked::Full) => break,
+                Admit::Full => break,
             }
         }
     }
-    let mut at = Duration::ZERO;
-    let step = Duration::from_millis(10);
-    while at < out.took {
-        out.possible += f64::from((case.window)(at, case.seed)) * step.as_secs_f64()
-            / case.sample.as_secs_f64();
-        at += step;
+
+    fn outcome(self) -> Outcome {
+        let Self {
+            case,
+            ends,
+            events,
+            out,
+            ..
+        } = self;
+        let late = |ends: &Vec<Duration>| ends.iter().filter(|end| **end > out.took / 2).count();
+        Outcome {
+            events: events.into_values().collect(),
+            finished: ends.iter().map(|ends| ends.len() as u64).collect(),
+            finished_late: ends.iter().map(|ends| late(ends) as u64).collect(),
+            possible: case.window.mean(out.took) * out.took.as_secs_f64()
+                / case.sample.as_secs_f64(),
+            ..out
+        }
     }
-    for (late, ends) in out.finished_late.iter_mut().zip(&ends) {
-        *late = ends.iter().filter(|end| **end > out.took / 2).count() as u64;
-    }
-    out
 }
