@@ -16,6 +16,7 @@ fn bounds() -> Bounds {
         bytes: 1_000,
         flights: 50,
         rate: None,
+        start: Start::Slow,
     }
 }
 

@@ -165,6 +165,7 @@ const BOUNDS: Bounds = Bounds {
         interval: Duration::from_micros(20),
         burst: 3,
     }),
+    start: tinkers_limits::Start::Slow,
 };
 
 proptest! {

@@ -109,6 +109,7 @@ fn of_all_parts_together() {
         bytes: 1_000,
         flights: 8,
         rate: None,
+        start: tinkers_limits::Start::Slow,
     });
     let demand = Demand {
         take: Take::SlotAndFlight,

@@ -22,6 +22,7 @@ fn constraints(flights: u32) -> Constraints {
         bytes: 10,
         flights,
         rate: None,
+        start: tinkers_limits::Start::Slow,
     })
 }
 

@@ -56,6 +56,7 @@ impl Client {
             bytes: u64::MAX,
             flights: FLIGHTS,
             rate: None,
+            start: tinkers_limits::Start::Slow,
         });
         if policy == Policy::OpensForAll {
             end_slow_start(&constraints);
