@@ -230,6 +230,32 @@ fn a_refusal_is_learned_from_and_the_window_set_to_it() {
 }
 
 #[test]
+fn an_answer_that_was_under_way_at_the_refusal_corrects_the_window() {
+    let constraints = Constraints::new(bounds());
+    let mut growth = Growth::new(1, 50);
+    let tickets = [(); 3].map(|()| constraints.take(demand(1), || ms(0)).unwrap());
+    let until = ms(500);
+    let endings = [
+        Ending::Accepted,
+        Ending::Refused { until },
+        Ending::Accepted,
+    ];
+    let mut changes = Vec::new();
+    for (ticket, ending) in tickets.into_iter().zip(endings) {
+        let settled = settle(&constraints, ticket, ending);
+        changes.push(constraints.learn(&mut growth, ticket, &settled, ending, ms(0)));
+        if settled.closed.is_some() {
+            constraints.land();
+        }
+    }
+    assert_eq!(
+        changes,
+        [None, Some(Change::Learned), Some(Change::Corrected)]
+    );
+    assert_eq!(constraints.window().view().limit, 2);
+}
+
+#[test]
 fn a_refusal_that_is_learned_of_after_the_gate_reopened_does_not_end_all_trials() {
     let constraints = Constraints::new(bounds());
     let mut growth = Growth::new(1, 50);

@@ -5,7 +5,8 @@
 //!
 //! Every word is loaded with Acquire and changed by one compare-exchange, AcqRel where it succeeds and Acquire where it does
 //! not: whoever sees a change sees all that came before it. No decision rests on two words at once, except where the table
-//! says why that is safe. The models are in `tests/`, run by `cargo xtask loom`; each of them also finds a faulty twin.
+//! says why that is safe. The models are in `tests/`, run by `cargo xtask loom`; most of them are also shown to find the
+//! fault of a twin that has one.
 //!
 //! | word | written by | read by | what may never be | models |
 //! |---|---|---|---|---|
