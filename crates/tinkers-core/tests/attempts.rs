@@ -264,8 +264,8 @@ fn repeats_without_a_budget_are_slow_and_spread() {
 }
 
 #[test]
-fn no_hint_is_so_short_that_a_refusal_becomes_a_hot_loop() {
-    let minute = secs(60);
+fn no_hint_is_so_short_that_a_refusal_of_control_becomes_a_hot_loop() {
+    // The lane of control has no gate; on the others the limiter holds requests back.
     for refusal in [
         Header(429, "retry-after-ms", "1"),
         Header(429, "retry-after-ms", "0.001"),
@@ -273,27 +273,31 @@ fn no_hint_is_so_short_that_a_refusal_becomes_a_hot_loop() {
         Says(429, r#"{"retry_after_ms": 1}"#),
         Says(429, ""),
     ] {
-        for class in [
-            RouteClass::Sample,
-            RouteClass::Train,
-            RouteClass::Rest,
-            RouteClass::Control,
-        ] {
-            let world = World::new(&[], refusal);
-            let outcome = world.call_within(post(class), minute);
-            assert!(outcome.is_none(), "it waits for as long as it takes");
-            let attempts = world.seen().len();
-            assert!(
-                (3..75).contains(&attempts),
-                "{refusal:?} {class:?}: {attempts}"
-            );
-        }
+        let world = World::new(&[], refusal);
+        let outcome = world.call_within(post(RouteClass::Control), secs(60));
+        assert!(outcome.is_none(), "it waits for as long as it takes");
+        let attempts = world.seen().len();
+        assert!((3..75).contains(&attempts), "{refusal:?}: {attempts}");
     }
-    // A short row costs little, and the call is taken as soon as the server takes it.
-    let short = [Header(429, "retry-after-ms", "1"); 3];
-    let world = World::new(&short, OK);
-    world.call(post(RouteClass::Sample)).expect("taken");
-    assert!(world.clock.now().since_origin() < Duration::from_millis(100));
+}
+
+#[test]
+fn a_large_request_that_is_refused_without_a_hint_waits_by_itself() {
+    for (bytes, hint, waited) in [
+        (128 * 1024, None, 1),
+        (128 * 1024 + 1, None, 5),
+        (128 * 1024 + 1, Some("2"), 2),
+    ] {
+        let refusal = match hint {
+            Some(seconds) => Header(429, "retry-after", seconds),
+            None => Says(429, ""),
+        };
+        let world = World::new(&[refusal], OK);
+        let mut call = post(RouteClass::Sample);
+        call.cost.bytes = bytes;
+        world.call(call).expect("taken");
+        assert_eq!(world.seen()[1], secs(waited), "{bytes} {hint:?}");
+    }
 }
 
 #[test]
