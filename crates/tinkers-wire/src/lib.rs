@@ -18,6 +18,7 @@ mod rest;
 pub mod routes;
 mod sampling;
 mod sampling_result;
+mod session_poll;
 mod tensor;
 mod training;
 mod training_result;
@@ -47,6 +48,9 @@ pub use sampling::{
 };
 pub use sampling_result::{
     PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
+};
+pub use session_poll::{
+    Completion, CompletionState, Completions, PollTarget, PollTargetKind, RetrieveFutures,
 };
 pub use tensor::{CsrIndices, DType, TensorData, TensorValues};
 pub use training::{AdamParams, OptimStep, PassMode, PassRequest};

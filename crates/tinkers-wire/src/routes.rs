@@ -34,6 +34,8 @@ pub const CREATE_SAMPLING_SESSION: &str = "/api/v1/create_sampling_session";
 pub const ASAMPLE: &str = "/api/v1/asample";
 /// `POST`: asks for a result.
 pub const RETRIEVE_FUTURE: &str = "/api/v1/retrieve_future";
+/// `POST`: asks what of a sampling session has ended.
+pub const RETRIEVE_FUTURES: &str = "/api/v1/retrieve_futures";
 /// `POST`: events.
 pub const TELEMETRY: &str = "/api/v1/telemetry";
 /// `GET`: the models that the server offers.
