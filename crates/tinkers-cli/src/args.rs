@@ -220,6 +220,9 @@ pub(crate) struct ServeArgs {
     /// The one key that is taken [default: any key is, and none]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
+    /// Have clients ask for each sample by itself, and not for all of them with one poll (retrieve_futures)
+    #[arg(long, help_heading = "Server")]
+    pub(crate) per_request_polls: bool,
     #[arg(
         long,
         value_name = "DIR",

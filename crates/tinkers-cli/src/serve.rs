@@ -30,6 +30,7 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         }
     };
     let mut config = LocalConfig::default();
+    config.session_polls = !args.per_request_polls;
     if let Some(key) = &args.api_key {
         config = config.with_api_key(key.expose());
     }

@@ -28,9 +28,13 @@ pub struct LocalConfig {
     /// Whether clients are told that a repeated number is applied once. It is either way; a client that does not know treats
     /// a lost reply with more care.
     pub announces_deduplication: bool,
+    /// Whether clients are told to ask for all of a sampling session's samples with one poll at a time, `retrieve_futures`. They
+    /// may do so either way.
+    pub session_polls: bool,
     /// The most samples of one request.
     pub max_samples: u32,
-    /// The most submissions of one model that wait for their turn, and the most samples of the server that have not ended.
+    /// The most submissions of one model that wait for their turn, the most samples of the server that have not ended, and the
+    /// most that have ended without their client having been told.
     pub max_queued: usize,
     /// The most bytes of bodies that do so.
     pub max_queued_bytes: usize,
@@ -52,6 +56,7 @@ impl Default for LocalConfig {
             max_body: 64 << 20,
             chunk_len: 1024,
             announces_deduplication: true,
+            session_polls: true,
             max_samples: 1024,
             max_queued: 65_536,
             max_queued_bytes: 512 << 20,

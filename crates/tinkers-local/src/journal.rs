@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, Method, StatusCode};
-use tinkers_core::Moment;
+use tinkers_core::{Moment, Time};
 
 use crate::faults::Fault;
 use crate::http::Request;
@@ -58,6 +58,8 @@ pub struct Entry {
     pub digest: u64,
     /// Whether the fault script struck it.
     pub faulted: bool,
+    /// When it ended, on the server's clock: it was answered, cut, or the client left. `None` while it is under way.
+    pub ended_at: Option<Moment>,
     /// The status; `None` while there is no answer, and for ever when the connection was cut.
     pub status: Option<u16>,
 }
@@ -87,7 +89,7 @@ impl Journal {
         &self,
         request: &Request,
         command: Option<&Command>,
-        at: Moment,
+        time: &Arc<dyn Time>,
         fault: Option<&Fault>,
     ) -> Arrival {
         let mut headers = request.headers.clone();
@@ -100,7 +102,7 @@ impl Journal {
         let number = entries.len() + 1;
         entries.push(Entry {
             number,
-            at,
+            at: time.now(),
             method: request.method.clone(),
             route: request.route().to_owned(),
             headers,
@@ -108,10 +110,12 @@ impl Journal {
             body_bytes: request.body.len(),
             digest,
             faulted: fault.is_some(),
+            ended_at: None,
             status: None,
         });
         Arrival {
             journal: self.clone(),
+            time: Arc::clone(time),
             number,
         }
     }
@@ -125,6 +129,7 @@ impl Journal {
 #[derive(Debug)]
 pub(crate) struct Arrival {
     journal: Journal,
+    time: Arc<dyn Time>,
     number: usize,
 }
 
@@ -133,6 +138,15 @@ impl Arrival {
     pub(crate) fn answered(&self, status: StatusCode) {
         if let Some(entry) = self.journal.lock().get_mut(self.number - 1) {
             entry.status = Some(status.as_u16());
+        }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        let now = self.time.now();
+        if let Some(entry) = self.journal.lock().get_mut(self.number - 1) {
+            entry.ended_at = Some(now);
         }
     }
 }

@@ -29,9 +29,10 @@ impl LocalServer {
         let read = Protocol::read(&self.shared.config, &request);
         let fault = self.shared.faults.strike(&request);
         let command = read.as_ref().ok();
-        let arrival = self.shared.journal.as_ref().map(|journal| {
-            journal.arrive(&request, command, self.shared.time.now(), fault.as_ref())
-        });
+        let arrival =
+            self.shared.journal.as_ref().map(|journal| {
+                journal.arrive(&request, command, &self.shared.time, fault.as_ref())
+            });
         let result = self.suffer(read, fault).await;
         if let (Some(arrival), Ok(response)) = (&arrival, &result) {
             arrival.answered(response.status);

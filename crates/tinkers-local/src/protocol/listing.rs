@@ -53,6 +53,7 @@ impl Protocol {
         config.server = Some(concat!("tinkers-local/", env!("CARGO_PKG_VERSION")).to_owned());
         config.deduplicates_seq_ids = self.config.announces_deduplication.then_some(true);
         config.fwdbwd_max_chunk_len = self.config.chunk_len;
+        config.sample_use_retrieve_futures = self.config.session_polls;
         config.session_expiry_sec = Some(self.config.session_expiry.as_secs());
         Answer::ok(&config)
     }

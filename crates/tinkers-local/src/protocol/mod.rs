@@ -4,6 +4,7 @@
 //! needs none of the state and may take its time; [`Protocol::apply`] is short.
 
 mod agenda;
+mod announce;
 mod check;
 mod checkpoint;
 mod goal;
@@ -36,6 +37,7 @@ pub use stamp::Stamp;
 pub(crate) use stamp::http_date;
 
 use self::agenda::{Agenda, Alarm};
+use self::announce::Announcements;
 use self::goal::Goal;
 use self::ids::Ids;
 use self::kept::Kept;
@@ -93,6 +95,7 @@ pub struct Protocol {
     kept: Kept,
     sampling: Sampling,
     polls: BTreeMap<ExchangeId, Poll>,
+    announcements: Announcements,
     jobs: BTreeMap<JobId, Role>,
     checkpoints: BTreeMap<TinkerPath, CheckpointRecord>,
     /// How many saves of a path have been accepted and have not ended.
@@ -126,6 +129,7 @@ impl Protocol {
             kept: Kept::default(),
             sampling: Sampling::default(),
             polls: BTreeMap::new(),
+            announcements: Announcements::default(),
             jobs: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             saving: BTreeMap::new(),
@@ -190,6 +194,7 @@ impl Protocol {
             Command::Sampler(id) => self.sampler_info(&id)?,
             Command::Sample(body, digest) => self.sample(body, digest)?,
             Command::Retrieve(body, form) => return self.retrieve(at, exchange, &body, form),
+            Command::RetrieveAll(body) => return self.retrieve_futures(at, exchange, body),
             Command::TrainingRuns(page) => self.list_runs(page),
             Command::TrainingRun(id) => self.run_info(&id)?,
             Command::RunCheckpoints(id) => self.list_run_checkpoints(&id)?,
@@ -230,6 +235,7 @@ impl Protocol {
     /// The exchange's other side has gone: it will not be answered.
     pub fn disconnected(&mut self, exchange: ExchangeId) {
         self.forget_poll(exchange);
+        self.disconnect_held(exchange);
     }
 
     /// Does what is due at `at`.
@@ -254,7 +260,7 @@ impl Protocol {
     pub fn drain(&mut self) -> Vec<Effect> {
         self.draining = true;
         let held: Vec<ExchangeId> = self.polls.keys().copied().collect();
-        for exchange in held {
+        for exchange in held.into_iter().chain(self.announcements.held()) {
             self.poll_is_due(exchange);
         }
         std::mem::take(&mut self.out)

@@ -23,6 +23,8 @@ pub(super) struct Operation {
     pub(super) origin: Origin,
     pub(super) state: State,
     pub(super) waiters: Vec<ExchangeId>,
+    /// Nobody will ask for its result.
+    pub(super) abandoned: bool,
     /// Why it was cancelled, once it was.
     pub(super) cancelled: Option<String>,
     /// When the result goes.
@@ -68,6 +70,7 @@ impl Protocol {
             origin,
             state: State::Queued(Box::new(work)),
             waiters: Vec::new(),
+            abandoned: false,
             cancelled: None,
             until: None,
         };
@@ -167,6 +170,7 @@ impl Protocol {
             return answer;
         }
         self.kept.fetched(id);
+        self.announcements.remove(id);
         let until = at.now.after(self.config.keep_fetched);
         if operation.until.is_none_or(|planned| planned > until) {
             operation.until = Some(until);
@@ -241,6 +245,7 @@ impl Protocol {
             let answer = self.deliver(at, id, poll.form, poll.metadata_only);
             self.respond(exchange, answer);
         }
+        self.announce(id);
         while let Some(id) = self.kept.excess(self.config.max_result_bytes) {
             self.forget(id);
         }
@@ -252,6 +257,7 @@ impl Protocol {
             let answer = self.try_again(poll.operation);
             self.respond(exchange, answer);
         }
+        self.answer_held(exchange);
     }
 
     /// Takes a held poll out.
@@ -272,11 +278,12 @@ impl Protocol {
         if operation.until.is_none_or(|until| until > at.now) {
             return;
         }
+        self.announcements.remove(id);
         self.forget(id);
     }
 
     /// The result is no longer kept, and its number no longer stands for it.
-    fn forget(&mut self, id: OperationId) {
+    pub(super) fn forget(&mut self, id: OperationId) {
         self.kept.remove(id);
         let Some(operation) = self.operations.remove(&id) else {
             return;

@@ -148,7 +148,7 @@ impl Protocol {
 
     /// `GET /samplers/{id}`.
     pub(super) fn sampler_info(&self, id: &str) -> Result<Answer, Refusal> {
-        let sampler = self.samplers.get(id).ok_or_else(|| unknown(id))?;
+        let sampler = self.known_sampler(id)?;
         Ok(Answer::ok(&SamplerInfo {
             sampler_id: id.to_owned(),
             base_model: sampler.base.name.clone(),
@@ -159,9 +159,14 @@ impl Protocol {
         }))
     }
 
+    /// A sampler, also one that has ended.
+    pub(super) fn known_sampler(&self, id: &str) -> Result<&Sampler, Refusal> {
+        self.samplers.get(id).ok_or_else(|| unknown(id))
+    }
+
     /// A sampler that can be sampled from.
     pub(super) fn live_sampler(&self, id: &str) -> Result<&Sampler, Refusal> {
-        let sampler = self.samplers.get(id).ok_or_else(|| unknown(id))?;
+        let sampler = self.known_sampler(id)?;
         match &sampler.ended {
             None => Ok(sampler),
             Some(reason) => Err(Refusal::gone(reason.clone())),

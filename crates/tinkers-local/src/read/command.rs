@@ -2,7 +2,7 @@
 
 use tinkers_wire::{
     CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat, LoadWeights,
-    ModelRef, OptimStep, PassRequest, RetrieveFuture, SampleRequest, SaveWeights,
+    ModelRef, OptimStep, PassRequest, RetrieveFuture, RetrieveFutures, SampleRequest, SaveWeights,
     SaveWeightsForSampler, WeightsInfoRequest,
 };
 
@@ -40,6 +40,7 @@ pub enum Command {
     Sampler(String),
     Sample(Box<SampleRequest>, Digest),
     Retrieve(RetrieveFuture, Form),
+    RetrieveAll(RetrieveFutures),
     TrainingRuns(Page),
     TrainingRun(String),
     RunCheckpoints(String),

@@ -97,6 +97,7 @@ fn methods(segments: &[&str]) -> Option<&'static str> {
             | "create_sampling_session"
             | "asample"
             | "retrieve_future"
+            | "retrieve_futures"
             | "telemetry",
         ] => POST,
         _ => return None,
@@ -157,6 +158,7 @@ fn post(config: &LocalConfig, request: &Request, segments: &[&str]) -> Result<Co
             let digest = Digest::of_body("asample", &body);
             Command::Sample(Box::new(body), digest)
         }
+        ["retrieve_futures"] => Command::RetrieveAll(json(&body)?),
         _ => Command::Retrieve(json(&body)?, Form::wanted(request.header("accept"))),
     })
 }
