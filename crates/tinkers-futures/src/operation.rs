@@ -49,6 +49,8 @@ where
     let progress = Arc::clone(&operation.progress);
     let limit = operation.session.progress_deadline();
     let (name, session) = (operation.name, Arc::clone(&operation.session));
+    // Boxed, since each layer around it would hold it twice.
+    let work = Box::pin(work);
     let watched = async move {
         let time = &*operation.session.caller().time;
         let stalled = operation.progress.stalled(time, limit);

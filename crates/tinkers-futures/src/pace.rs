@@ -1,8 +1,10 @@
-//! How fast a result is asked for: at once while the server holds the polls, ever slower while it does not.
+//! How fast results are asked for: at once while the server holds the polls, ever slower while it does not.
 
 use std::time::Duration;
 
-use tinkers_core::Jitter;
+use http::StatusCode;
+use tinkers_core::hint::retry_after;
+use tinkers_core::{Caller, HttpResponse, Jitter, RefusalPace, Settlement};
 
 /// The pace of one result's polls. Whatever mix of answers comes, n polls that were answered at once take time that grows
 /// with n, so no server can make the loop hot.
@@ -41,6 +43,23 @@ impl Pace {
         let pause = doubled(FIRST_FAILURE, self.failures, LONGEST_FAILURE);
         self.failures = self.failures.saturating_add(1);
         jitter.stretch(pause.max(hint.unwrap_or(Duration::ZERO)), 0.25)
+    }
+}
+
+/// How a poll that was answered ends its permit. Refusals in a row close the lane for ever longer, however short their hints.
+pub(crate) fn settlement(
+    answer: &HttpResponse,
+    caller: &Caller,
+    refusals: &mut RefusalPace,
+) -> Settlement {
+    // Asked of refusals alone, so that a large result is not read for it.
+    if answer.status != StatusCode::TOO_MANY_REQUESTS {
+        refusals.accepted();
+        return Settlement::Accepted;
+    }
+    let hint = retry_after(answer, caller.time.wall());
+    Settlement::Refused {
+        hint: refusals.refused(hint, &*caller.jitter),
     }
 }
 

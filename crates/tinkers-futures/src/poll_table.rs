@@ -24,14 +24,14 @@ pub enum PollAction {
         /// When the server said to come back, counted from now.
         hint: Option<Duration>,
     },
-    /// The poll failed on its way (5xx but 500, an edge proxy): ask again, for as long as the operation may take.
+    /// The poll failed on its way (5xx, an edge proxy): ask again, for as long as the operation may take.
     Again {
         /// The least pause, when the server named one.
         hint: Option<Duration>,
         /// What it would be as an error.
         kind: ErrorKind,
     },
-    /// Some servers say so of an operation that failed, others in passing (400, 404, 422, 500): ask again a few times.
+    /// Some servers say so of an operation that failed, others in passing (400, 404, 422): ask again a few times.
     AgainFewTimes {
         /// What it is when it stays.
         kind: ErrorKind,
@@ -65,8 +65,8 @@ pub fn classify_poll(answer: &HttpResponse, wall: SystemTime) -> PollAction {
         429 => PollAction::Refused { hint },
         402 => PollAction::PauseForBilling,
         400 if answer.body.is_empty() => PollAction::Again { hint, kind },
-        400 | 404 | 422 | 500 => PollAction::AgainFewTimes { kind },
-        425 | 501..=599 => PollAction::Again { hint, kind },
+        400 | 404 | 422 => PollAction::AgainFewTimes { kind },
+        425 | 500..=599 => PollAction::Again { hint, kind },
         _ => PollAction::Fail(kind),
     }
 }
@@ -108,7 +108,7 @@ mod tests {
             (422, few(K::Rejected)),
             (425, again(K::Rejected)),
             (429, PollAction::Refused { hint: None }),
-            (500, few(K::Server)),
+            (500, again(K::Server)),
             (502, again(K::Server)),
             (503, again(K::Server)),
             (504, again(K::Server)),

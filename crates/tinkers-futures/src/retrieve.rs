@@ -4,22 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
-use tinkers_core::hint::retry_after;
 use tinkers_core::{
     Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest,
-    HttpResponse, Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts, TransportError,
-    TransportErrorKind,
+    HttpResponse, Phase, Reentry, RefusalPace, Result, RouteClass, Sent, Settlement, Timeouts,
+    TransportError, TransportErrorKind,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
     RetrieveFuture, routes, to_json,
 };
 
-use crate::pace::Pace;
-use crate::{Operation, PollAction, QueueLog, classify_poll};
+use crate::closing::after_close;
+use crate::pace::{Pace, settlement};
+use crate::{Announcement, Operation, PollAction, QueueLog, classify_poll};
 
 /// What is waited for.
 #[derive(Debug, Clone)]
@@ -43,19 +43,33 @@ const POLL_LIMIT: Duration = Duration::from_secs(45);
 /// How often an answer that may be final is doubted.
 const FEW_TIMES: u32 = 3;
 
-/// Asks for the result until it is there.
+/// Asks for the result until it is there. The end of the session does not end it: what was accepted before is waited for.
 ///
 /// # Errors
 /// `OperationFailed` when the operation failed on the server, `ResultLost` when the server no longer knows it, `Protocol` when
-/// an answer cannot be read, and the errors of the statuses that say that there will be no result. Broken connections, full
-/// queues and servers that restart are waited out.
+/// an answer cannot be read, `Closed` when the operation ended with its session, and the errors of the statuses that say that
+/// there will be no result. Broken connections, full queues and servers that fail or restart are waited out.
 pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
+    retrieve_announced(retrieval, Announcement::default()).await
+}
+
+/// The same where the server has announced the result. The bytes of one whose size it told are taken from the budget for large
+/// results at once, which saves the question how large it is.
+///
+/// # Errors
+/// Those of [`retrieve`].
+pub async fn retrieve_announced<T: OperationResult>(
+    retrieval: Retrieval,
+    announcement: Announcement,
+) -> Result<T> {
     let id = retrieval.request_id.clone();
-    let now = retrieval.operation.session.caller().time.now();
+    let session = Arc::clone(&retrieval.operation.session);
+    let now = session.caller().time.now();
     retrieval.operation.progress.accepted(now, &id);
     let mut polling = Polling {
         retrieval,
         pace: Pace::default(),
+        refusals: RefusalPace::default(),
         doubts: 0,
         peeked: 0,
         iteration: 0,
@@ -64,15 +78,19 @@ pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
         arrival: Arrival::default(),
         budget: None,
     };
+    if let Some(size) = announcement.size {
+        polling.fetch(size.get()).await;
+    }
     polling
         .run(T::PROTOBUF, decode::<T>)
         .await
-        .map_err(|error| error.with_request_id(id))
+        .map_err(|error| after_close(&*session, error).with_request_id(id))
 }
 
 struct Polling {
     retrieval: Retrieval,
     pace: Pace,
+    refusals: RefusalPace,
     doubts: u32,
     peeked: u32,
     iteration: u64,
@@ -89,7 +107,6 @@ impl Polling {
         let session = Arc::clone(&self.retrieval.operation.session);
         let caller = session.caller();
         loop {
-            session.check_open()?;
             let sent_at = caller.time.now();
             let outcome = self.poll_once(caller, protobuf).await?;
             let held = caller.time.now().since(sent_at);
@@ -199,7 +216,7 @@ impl Polling {
         self.retrieval.operation.progress.polled();
         let outcome = caller.transport.send(request).await;
         permit.settle(match &outcome {
-            Ok(answer) => settlement(answer, caller),
+            Ok(answer) => settlement(answer, caller, &mut self.refusals),
             Err(_) => Settlement::Unknown,
         });
         drop(flight);
@@ -292,12 +309,17 @@ impl Polling {
             ));
         }
         self.peeked += 1;
+        self.fetch(size).await;
+        Ok(())
+    }
+
+    /// From now on the whole result is asked for.
+    async fn fetch(&mut self, size: u64) {
         self.may_peek = false;
         self.retrieval.operation.progress.enter(Phase::Fetching);
         if self.budget.is_none() {
             self.budget = Some(self.retrieval.operation.session.response_bytes(size).await);
         }
-        Ok(())
     }
 
     fn news(&self, caller: &Caller) {
@@ -313,17 +335,6 @@ impl Polling {
         if let Some(log) = &self.retrieval.queue_log {
             log.observe(caller.time.now(), &state, reason);
         }
-    }
-}
-
-/// How a poll that was answered ends its permit.
-fn settlement(answer: &HttpResponse, caller: &Caller) -> Settlement {
-    // Asked of refusals alone, so that a large result is not read for it.
-    if answer.status != StatusCode::TOO_MANY_REQUESTS {
-        return Settlement::Accepted;
-    }
-    Settlement::Refused {
-        hint: retry_after(answer, caller.time.wall()),
     }
 }
 
@@ -369,7 +380,6 @@ fn final_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
                 .with_category(FailureCategory::User)
                 .with_answer(answer.status.as_u16(), &answer.body)
         }
-        500 => error.with_category(FailureCategory::Server),
         _ => error,
     }
 }

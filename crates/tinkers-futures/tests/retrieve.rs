@@ -2,13 +2,18 @@
 
 mod support;
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::{Scripted, Step, session};
-use tinkers_core::{ErrorKind, Phase, Result, SessionContext, Settlement, TransportErrorKind};
+use support::{Scripted, Step, session, session_with_deadline};
+use tinkers_core::{
+    Error, ErrorKind, Moment, Phase, Result, SessionContext, Settlement, Time, TransportErrorKind,
+};
 use tinkers_futures::{Operation, Retrieval, retrieve};
 use tinkers_wire::{
     FailureCategory, ForwardBackwardOutput, ModelCreated, OperationResult, RequestKind,
@@ -118,7 +123,6 @@ fn what_may_be_final_is_doubted_three_times_with_growing_pauses() {
         (400, ErrorKind::OperationFailed),
         (404, ErrorKind::NotFound),
         (422, ErrorKind::OperationFailed),
-        (500, ErrorKind::Server),
     ] {
         let answer = Step::Json(status, r#"{"detail": "no such luck"}"#);
         let (result, server, _) = created(std::iter::repeat_n(answer.clone(), 9));
@@ -174,14 +178,76 @@ fn a_refused_poll_closes_its_lane_for_as_long_as_the_server_says() {
         DONE,
     ]);
     assert!(result.is_ok());
-    assert_eq!(server.asked_at(), [0.0, 7.0, 8.0]);
-    let hint = Some(Duration::from_secs(7));
+    assert_eq!(server.asked_at(), [0.0, 7.01, 8.01]);
+    let hint = Some(Duration::from_millis(7010));
     let expected = [
         Settlement::Refused { hint },
         Settlement::Refused { hint: None },
         Settlement::Accepted,
     ];
     assert_eq!(*server.settled.lock().unwrap(), expected);
+}
+
+#[test]
+fn refusals_with_a_tiny_hint_make_no_hot_loop() {
+    let refusal = Step::WithHeader(429, "retry-after-ms", "1");
+    let script = std::iter::repeat_n(refusal, 100).chain([DONE]);
+    let (result, server, _) = created(script);
+    assert!(result.is_ok());
+    let took = *server.asked_at().last().unwrap();
+    assert!(took > 90.0, "a hundred polls in {took} s");
+}
+
+#[test]
+fn a_server_that_fails_is_asked_until_the_operation_counts_as_stalled() {
+    let (session, server) = session_with_deadline(
+        std::iter::repeat_n(Step::Json(500, "{}"), 1000),
+        Duration::from_secs(600),
+    );
+    let operation = Operation::new(session as Arc<dyn SessionContext>, "Test.run");
+    let progress = Arc::clone(&operation.progress);
+    let retrieval = Retrieval {
+        operation,
+        client: tinkers_core::ClientId(0),
+        request_id: "r".into(),
+        kind: RequestKind::CreateModel,
+        submitted_in: Duration::ZERO,
+        queue_log: None,
+    };
+    let clock: &dyn Time = &server.clock;
+    let limit = Duration::from_secs(600);
+    let error = server.drive(async {
+        let stalled = progress.stalled(clock, limit);
+        let at = Moment::from_origin(limit * 2);
+        let polls = clock.deadline(at, retrieve::<ModelCreated>(retrieval));
+        first(stalled, polls).await
+    });
+    let stalled = error.stalled().expect("a stall");
+    assert_eq!((stalled.phase, stalled.since), (Phase::Waiting, limit));
+    let asked = server.asked_at();
+    assert!(
+        (20..40).contains(&asked.len()),
+        "{} polls in 600 s",
+        asked.len()
+    );
+    // Five in a row and then a result: nobody notices.
+    let script = std::iter::repeat_n(Step::Json(500, "{}"), 5).chain([DONE]);
+    assert!(created(script).0.is_ok());
+}
+
+/// The first to end, which is to be the stall.
+async fn first<T: std::fmt::Debug>(
+    stalled: impl Future<Output = Error>,
+    polls: impl Future<Output = T>,
+) -> Error {
+    let (mut stalled, mut polls) = (pin!(stalled), pin!(polls));
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = polls.as_mut().poll(cx) {
+            panic!("it gave up by itself: {ended:?}");
+        }
+        stalled.as_mut().poll(cx)
+    })
+    .await
 }
 
 #[test]

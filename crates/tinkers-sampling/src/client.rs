@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tinkers_core::{ClientId, Error, SessionContext};
-use tinkers_futures::{ApiFuture, Operation, QueueLog, start};
-use tinkers_wire::ModelInput;
+use tinkers_futures::{ApiFuture, Operation, QueueLog, SessionPoller, start};
+use tinkers_wire::{ModelInput, PollTarget};
 
-use crate::request::{self, Sample};
+use crate::request::Sample;
+use crate::run::run;
 use crate::stream::SampleStream;
 
 /// One sampler: a base model or saved weights, ready to be sampled from. Clones share its numbers and its place among the
@@ -23,8 +24,13 @@ pub(crate) struct Inner {
     pub(crate) sampler_id: String,
     pub(crate) client: ClientId,
     pub(crate) queue_log: Arc<QueueLog>,
+    /// Waits for all of its samples at once, where the server offers that. It ends with the client and its last sample.
+    pub(crate) poller: Option<SessionPoller>,
     next_seq: AtomicU64,
 }
+
+/// The number of the first sample.
+const FIRST_SEQ: u64 = 0;
 
 impl Inner {
     /// The next number of a sample: one for each submission, the same on every retry of it.
@@ -39,13 +45,18 @@ impl SamplingClient {
         let sampler_id = sampler_id.into();
         let queue_log = Arc::new(QueueLog::sampling(format!("sampler {sampler_id}")));
         let client = session.next_client();
+        let poller = session.config().sample_use_retrieve_futures.then(|| {
+            let target = PollTarget::samples(&sampler_id, PollTarget::client_of(FIRST_SEQ));
+            SessionPoller::new(Arc::clone(&session), client, target)
+        });
         Self {
             inner: Arc::new(Inner {
                 session,
                 sampler_id,
                 client,
                 queue_log,
-                next_seq: AtomicU64::new(0),
+                poller,
+                next_seq: AtomicU64::new(FIRST_SEQ),
             }),
         }
     }
@@ -74,7 +85,7 @@ impl SamplingClient {
         let inner = Arc::clone(&self.inner);
         let operation = Operation::new(Arc::clone(&inner.session), NAME);
         start(operation.clone(), async move {
-            let response = request::run(inner, request, operation).await?;
+            let response = run(inner, Box::new(request), operation).await?;
             let logprobs = response.prompt_logprobs.ok_or_else(|| {
                 let message = "the server sent no log-probabilities of the prompt";
                 Error::new(

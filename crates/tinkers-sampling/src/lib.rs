@@ -4,6 +4,7 @@
 mod client;
 mod create;
 mod request;
+mod run;
 mod stream;
 
 pub use client::SamplingClient;

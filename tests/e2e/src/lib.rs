@@ -35,10 +35,14 @@ pub struct Parts {
 
 impl Parts {
     fn new(script: Script) -> Self {
+        Self::over(ScriptedEngine::new(script))
+    }
+
+    fn over(engine: ScriptedEngine) -> Self {
         Self {
             faults: Faults::new(),
             journal: Journal::new(),
-            engine: Arc::new(ScriptedEngine::new(script)),
+            engine: Arc::new(engine),
         }
     }
 
@@ -143,12 +147,38 @@ impl InMemory {
         options: SessionOptions,
         add: impl FnOnce(&Faults),
     ) -> Self {
-        let parts = Parts::new(script);
+        Self::over(Parts::new(script), config, options, add, |direct| {
+            Arc::new(direct)
+        })
+        .await
+    }
+
+    /// The same where each job takes `latency`, and with what `between` puts between client and server.
+    pub async fn slow(
+        latency: Duration,
+        config: LocalConfig,
+        options: SessionOptions,
+        between: impl FnOnce(InProcess) -> Arc<dyn Transport>,
+    ) -> Self {
+        let handle = Handle::current();
+        let time = Arc::new(TokioTime::new(handle.clone()));
+        let engine = ScriptedEngine::new(Script::default());
+        let engine = engine.with_latency(latency, time, Arc::new(TokioSpawn::new(handle)));
+        Self::over(Parts::over(engine), config, options, |_| (), between).await
+    }
+
+    async fn over(
+        parts: Parts,
+        config: LocalConfig,
+        options: SessionOptions,
+        add: impl FnOnce(&Faults),
+        between: impl FnOnce(InProcess) -> Arc<dyn Transport>,
+    ) -> Self {
         add(&parts.faults);
         let server = parts
             .server(&Handle::current(), config)
             .expect("a server without checkpoints starts");
-        let transport: Arc<dyn Transport> = Arc::new(InProcess::new(server.clone()));
+        let transport = between(InProcess::new(server.clone()));
         let session = open(transport, options)
             .await
             .expect("a session on a fresh server");

@@ -7,4 +7,6 @@ mod lost_replies;
 mod orphans;
 mod runtime;
 mod sampling;
+mod session_poll_faults;
+mod session_polls;
 mod training;

@@ -1,11 +1,13 @@
 //! A session over a script of answers, on a clock that is moved by hand.
 
+#![expect(dead_code, reason = "each test file uses its own part")]
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,6 +34,8 @@ pub(crate) enum Step {
     Fails(TransportErrorKind),
     /// The next answer takes so long.
     After(Duration),
+    /// The task that asked panics.
+    Panics,
 }
 
 /// A session whose server follows a script; what it is asked is kept.
@@ -43,6 +47,9 @@ pub(crate) struct Scripted {
     pub(crate) bytes_held: AtomicU64,
     pub(crate) most_bytes_held: AtomicU64,
     script: Mutex<VecDeque<Step>>,
+    /// Scripts of their own for requests whose path ends so.
+    by_route: Mutex<Vec<(&'static str, VecDeque<Step>)>>,
+    tasks: Mutex<Vec<Spawned>>,
     gate: Mutex<Moment>,
 }
 
@@ -50,6 +57,7 @@ pub(crate) struct Scripted {
 #[derive(Debug)]
 pub(crate) struct FakeSession {
     pub(crate) server: Arc<Scripted>,
+    spawner: Tasks,
     caller: Caller,
     config: ClientConfig,
     progress_deadline: Duration,
@@ -71,6 +79,8 @@ pub(crate) fn session_with_deadline(
         bytes_held: AtomicU64::new(0),
         most_bytes_held: AtomicU64::new(0),
         script: Mutex::new(script.into_iter().collect()),
+        by_route: Mutex::default(),
+        tasks: Mutex::default(),
         gate: Mutex::new(Moment::ORIGIN),
     });
     let caller = Caller {
@@ -86,6 +96,7 @@ pub(crate) fn session_with_deadline(
     (
         Arc::new(FakeSession {
             server: Arc::clone(&server),
+            spawner: Tasks(Arc::downgrade(&server)),
             caller,
             config,
             progress_deadline,
@@ -105,20 +116,107 @@ impl Scripted {
             .collect()
     }
 
-    /// Drives `work` to its end, moving the clock whenever nothing else can happen.
+    /// Another script, for requests whose path ends in `route`.
+    pub(crate) fn on(&self, route: &'static str, script: impl IntoIterator<Item = Step>) {
+        let script = script.into_iter().collect();
+        self.by_route.lock().unwrap().push((route, script));
+    }
+
+    /// The bodies that a route was sent.
+    pub(crate) fn bodies(&self, route: &str) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        let of_route = asked
+            .iter()
+            .filter(|(_, request)| request.path.ends_with(route));
+        let body = |request: &HttpRequest| String::from_utf8(request.body.to_vec()).unwrap();
+        of_route.map(|(_, request)| body(request)).collect()
+    }
+
+    fn step(&self, path: &str) -> Step {
+        let mut by_route = self.by_route.lock().unwrap();
+        let own = by_route.iter_mut().find(|(route, _)| path.ends_with(route));
+        let step = match own {
+            Some((_, script)) => script.pop_front(),
+            None => self.script.lock().unwrap().pop_front(),
+        };
+        step.unwrap_or_else(|| panic!("the script of {path} is long enough"))
+    }
+
+    /// Drives `work` to its end, and background tasks with it, moving the clock whenever nothing else can happen.
     pub(crate) fn drive<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
-        let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..100_000 {
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut cx = Context::from_waker(&waker);
             if let Poll::Ready(output) = work.as_mut().poll(&mut cx) {
                 return output;
             }
+            self.run_tasks(&mut cx);
             assert!(
-                self.clock.advance_to_next().is_some(),
+                woken.0.load(Ordering::SeqCst) || self.clock.advance_to_next().is_some(),
                 "nothing to wait for: it hangs"
             );
         }
         panic!("it does not end");
+    }
+
+    fn run_tasks(&self, cx: &mut Context<'_>) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
+        tasks.retain_mut(|task| {
+            !task.aborted.load(Ordering::SeqCst) && task.work.as_mut().poll(cx).is_pending()
+        });
+        self.tasks.lock().unwrap().append(&mut tasks);
+    }
+
+    /// Ends all background tasks, as the end of a runtime does.
+    pub(crate) fn abort_tasks(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
+        drop(tasks);
+    }
+
+    /// How many background tasks are there.
+    pub(crate) fn tasks(&self) -> usize {
+        self.tasks.lock().unwrap().len()
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A background task.
+struct Spawned {
+    work: BoxFuture<'static, ()>,
+    aborted: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Spawned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spawned").finish_non_exhaustive()
+    }
+}
+
+/// Tasks that run while the test drives the server.
+#[derive(Debug)]
+struct Tasks(Weak<Scripted>);
+
+impl Spawn for Tasks {
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+        let aborted = Arc::new(AtomicBool::new(false));
+        let task = Spawned {
+            work,
+            aborted: Arc::clone(&aborted),
+        };
+        if let Some(server) = self.0.upgrade() {
+            server.tasks.lock().unwrap().push(task);
+        }
+        Task::new(move || aborted.store(true, Ordering::SeqCst))
     }
 }
 
@@ -128,25 +226,21 @@ struct Wire(Arc<Scripted>);
 impl Transport for Wire {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
+            let path = request.path.clone();
             self.0
                 .asked
                 .lock()
                 .unwrap()
                 .push((self.0.clock.now(), request));
             loop {
-                let step = self
-                    .0
-                    .script
-                    .lock()
-                    .unwrap()
-                    .pop_front()
-                    .expect("the script is long enough");
+                let step = self.0.step(&path);
                 let (status, headers, body) = match step {
                     Step::After(delay) => {
                         let time: &dyn Time = &self.0.clock;
                         time.sleep(delay).await;
                         continue;
                     }
+                    Step::Panics => panic!("out of tricks"),
                     Step::Fails(kind) => {
                         return Err(TransportError::new(kind, Sent::MaybeSent, "broken"));
                     }
@@ -222,22 +316,12 @@ impl RetryBudget for Unmetered {
     fn credit(&self) {}
 }
 
-/// Operations are driven by the test itself.
-#[derive(Debug)]
-struct NoSpawn;
-
-impl Spawn for NoSpawn {
-    fn spawn(&self, _: BoxFuture<'static, ()>) -> Task {
-        panic!("nothing here runs in the background");
-    }
-}
-
 impl SessionContext for FakeSession {
     fn caller(&self) -> &Caller {
         &self.caller
     }
     fn spawner(&self) -> &dyn Spawn {
-        &NoSpawn
+        &self.spawner
     }
     fn session_id(&self) -> &str {
         "session"

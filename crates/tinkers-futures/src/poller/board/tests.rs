@@ -1,0 +1,205 @@
+//! What the board makes of answers, in whatever order they come.
+
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_origin(Duration::from_secs(seconds))
+}
+
+fn told(ids: &[&str], cursor: i64) -> Completions {
+    let completion = |id: &&str| Completion {
+        state: CompletionState::Finished,
+        request_id: (*id).to_owned(),
+        response_payload_uncompressed_size: Some(7),
+    };
+    Completions {
+        completions: ids.iter().map(completion).collect(),
+        cursor,
+    }
+}
+
+fn answer(board: &Board, ids: &[&str], cursor: i64) -> bool {
+    board.answered(at(1), &board.report(), told(ids, cursor))
+}
+
+fn watch(board: &Board, id: &str) -> Arc<ProgressCell> {
+    let progress = Arc::new(ProgressCell::new(at(0)));
+    let evictions = board.begin().unwrap();
+    board.watch(evictions, id, &progress, at(0)).unwrap();
+    progress
+}
+
+fn poll(board: &Board, id: &str) -> Poll<Result<Announcement>> {
+    board.poll(id, Waker::noop())
+}
+
+fn size(polled: Poll<Result<Announcement>>) -> Option<u64> {
+    match polled {
+        Poll::Ready(Ok(announcement)) => announcement.size.map(NonZeroU64::get),
+        other => panic!("not announced: {other:?}"),
+    }
+}
+
+#[test]
+fn each_waiter_is_woken_once_and_by_its_own_completion() {
+    let board = Board::default();
+    let (one, two) = (Arc::<Count>::default(), Arc::<Count>::default());
+    let progress = watch(&board, "1");
+    watch(&board, "2");
+    assert!(board.poll("1", &Waker::from(Arc::clone(&one))).is_pending());
+    assert!(board.poll("2", &Waker::from(Arc::clone(&two))).is_pending());
+    assert!(answer(&board, &["1"], 1));
+    assert!(!answer(&board, &["1"], 1), "told twice is no news");
+    let woken = |count: &Arc<Count>| count.0.load(Ordering::SeqCst);
+    assert_eq!((woken(&one), woken(&two)), (1, 0));
+    assert_eq!(progress.snapshot().last_news, at(1));
+    assert_eq!(size(poll(&board, "1")), Some(7));
+    assert!(poll(&board, "2").is_pending());
+}
+
+#[test]
+fn what_comes_before_its_waiter_is_kept_for_it() {
+    let board = Board::default();
+    assert!(answer(&board, &["1"], 1));
+    assert!(!answer(&board, &["1"], 1));
+    watch(&board, "1");
+    assert_eq!(size(poll(&board, "1")), Some(7));
+    assert!(board.lock().early.is_empty());
+}
+
+#[test]
+fn beyond_the_bound_those_who_may_have_missed_theirs_ask_for_themselves() {
+    let board = Board::default();
+    let begun = board.begin().unwrap();
+    let all: Vec<String> = (0..=MOST_EARLY).map(|i| i.to_string()).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    answer(&board, &all, 1);
+    {
+        let state = board.lock();
+        assert_eq!(
+            (state.early.len(), state.arrivals.len()),
+            (MOST_EARLY, MOST_EARLY)
+        );
+    }
+    let progress = Arc::new(ProgressCell::new(at(0)));
+    board.watch(begun, "0", &progress, at(0)).unwrap();
+    assert_eq!(size(poll(&board, "0")), None, "its completion had to go");
+    board.watch(begun, "1", &progress, at(0)).unwrap();
+    assert_eq!(size(poll(&board, "1")), Some(7));
+    // Whoever begins now has missed nothing.
+    watch(&board, "new");
+    assert!(poll(&board, "new").is_pending());
+}
+
+#[test]
+fn the_cursor_moves_with_answers_alone_and_what_was_said_is_said_until_it_is_heard() {
+    let board = Board::default();
+    watch(&board, "1");
+    board.leave("1");
+    let lost = board.report();
+    assert_eq!(
+        (lost.cursor, &lost.retrieved[..]),
+        (0, &["1".to_owned()][..])
+    );
+    assert_eq!(board.report(), lost, "no answer came: the same again");
+    watch(&board, "2");
+    board.leave("2");
+    board.answered(at(1), &lost, told(&[], 4));
+    let next = board.report();
+    assert_eq!(
+        (next.cursor, &next.retrieved[..]),
+        (4, &["2".to_owned()][..])
+    );
+    // Cursor 4 is still to be acknowledged by a poll that says it.
+    assert_eq!(board.work(), Work::Acknowledge);
+    board.answered(at(1), &next, told(&[], 4));
+    assert_eq!(board.work(), Work::Idle);
+}
+
+#[test]
+fn a_completion_that_is_told_again_after_it_was_used_is_not_kept() {
+    let board = Board::default();
+    watch(&board, "1");
+    answer(&board, &["1"], 1);
+    board.leave("1");
+    assert!(!answer(&board, &["1"], 1));
+    assert!(board.lock().early.is_empty());
+}
+
+#[test]
+fn the_end_reaches_everybody_once_and_what_was_told_before_stays() {
+    let board = Board::default();
+    watch(&board, "told");
+    watch(&board, "waits");
+    let count = Arc::<Count>::default();
+    assert!(
+        board
+            .poll("waits", &Waker::from(Arc::clone(&count)))
+            .is_pending()
+    );
+    answer(&board, &["told", "early"], 1);
+    let evictions = board.begin().unwrap();
+    board.end(Error::new(ErrorKind::NotFound, Sent::Answered, "first"));
+    board.end(Error::closed());
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    assert_eq!(size(poll(&board, "told")), Some(7));
+    let Poll::Ready(Err(error)) = poll(&board, "waits") else {
+        panic!("it hangs")
+    };
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    // One that was on its way and one that begins now.
+    let progress = Arc::new(ProgressCell::new(at(0)));
+    board.watch(evictions, "early", &progress, at(0)).unwrap();
+    assert_eq!(size(poll(&board, "early")), Some(7));
+    board.watch(evictions, "late", &progress, at(0)).unwrap();
+    assert!(matches!(poll(&board, "late"), Poll::Ready(Err(_))));
+    let refused = board.begin().unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.sent()),
+        (ErrorKind::NotFound, Sent::NotSent)
+    );
+}
+
+#[test]
+fn an_id_has_one_waiter_and_the_second_does_not_disturb_the_first() {
+    let board = Board::default();
+    let progress = watch(&board, "1");
+    let second = board.watch(0, "1", &progress, at(0)).unwrap_err();
+    assert_eq!(
+        (second.kind(), second.request_id()),
+        (ErrorKind::Protocol, Some("1"))
+    );
+    assert!(poll(&board, "1").is_pending());
+    answer(&board, &["1"], 1);
+    assert_eq!(size(poll(&board, "1")), Some(7));
+}
+
+#[test]
+fn who_waits_for_too_long_asks_for_itself_and_nobody_else_does() {
+    let board = Board::default();
+    let limit = Duration::from_secs(100);
+    watch(&board, "old");
+    let progress = Arc::new(ProgressCell::new(at(0)));
+    board.watch(0, "young", &progress, at(50)).unwrap();
+    board.release_overdue(at(99), limit);
+    assert!(poll(&board, "old").is_pending());
+    board.release_overdue(at(100), limit);
+    assert_eq!(size(poll(&board, "old")), None);
+    assert!(poll(&board, "young").is_pending());
+    board.release_overdue(at(149), limit);
+    assert!(poll(&board, "young").is_pending());
+    board.release_overdue(at(150), limit);
+    assert_eq!(size(poll(&board, "young")), None);
+    assert_eq!(board.work(), Work::Idle);
+}

@@ -1,0 +1,209 @@
+//! The way of one sample: submitted, waited for, fetched, and done anew when the server lost it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use tinkers_core::{Call, Cost, Error, ErrorKind, Flight, Result, RouteClass, Sent};
+use tinkers_futures::{
+    Announcement, Operation, Retrieval, Watch, after_close, promise, retrieve, retrieve_announced,
+};
+use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json};
+
+use crate::client::Inner;
+
+/// How often a sample that the server lost is sampled anew. Each time is work that somebody pays for.
+const MOST_LOST: u32 = 10;
+/// Before the first of these; it doubles up to [`LONGEST_PAUSE`]. The pauses of the official SDK.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Submits and waits. A result that the server lost is sampled anew, under a new number, after a pause, ten times at most.
+///
+/// Many samples wait at once, so what is needed before and after the wait is on the heap only then.
+pub(crate) async fn run(
+    client: Arc<Inner>,
+    mut request: Box<SampleRequest>,
+    operation: Operation,
+) -> Result<SampleResponse> {
+    request.validate()?;
+    request.sampling_session_id = Some(client.sampler_id.clone());
+    let mut lost = 0;
+    loop {
+        client.session.check_open()?;
+        request.seq_id = Some(client.next_seq());
+        let mut accepted = Box::pin(submit(&client, &request, &operation)).await?;
+        let announcement = match &accepted.watch {
+            Some(watch) => Some(watch.announced().await?),
+            None => None,
+        };
+        let ids = accepted.sequence_ids.take();
+        match Box::pin(fetch(&client, accepted, &operation, announcement)).await {
+            Err(error) if error.kind() == ErrorKind::ResultLost && lost < MOST_LOST => {
+                tracing::debug!(error = %error, "the server lost a sample; sampling it anew");
+                let time = &client.session.caller().time;
+                let pause = FIRST_PAUSE.saturating_mul(1 << lost).min(LONGEST_PAUSE);
+                lost += 1;
+                time.sleep_until(time.now().after(pause)).await;
+            }
+            Err(error) => return Err(error),
+            Ok(response) => return checked(&request, response, ids),
+        }
+    }
+}
+
+/// A sample that the server has accepted.
+struct Accepted {
+    request_id: String,
+    sequence_ids: Option<Vec<String>>,
+    submitted_in: Duration,
+    /// Where the session's poller waits for it.
+    watch: Option<Watch>,
+    /// Lands when the result is there or is given up.
+    _flight: Flight,
+}
+
+async fn submit(
+    client: &Inner,
+    request: &SampleRequest,
+    operation: &Operation,
+) -> Result<Accepted> {
+    let begun = client.poller.as_ref().map(|poller| poller.begin());
+    let begun = begun.transpose()?;
+    let mut call = Call::post(routes::ASAMPLE, to_json(request), RouteClass::Sample);
+    call.headers.insert(
+        HeaderName::from_static("x-tinker-sampling-backpressure"),
+        HeaderValue::from_static("1"),
+    );
+    call.operation = Some(operation.name);
+    call.client = client.client;
+    call.cost = Cost {
+        bytes: request.prompt.sampling_bytes(),
+    };
+    call.progress = Some(Arc::clone(&operation.progress));
+    let session = &*client.session;
+    let accepted = session.caller().call(call).await;
+    let accepted = accepted.map_err(|error| after_close(session, error))?;
+    let promise = promise(&accepted.response)?;
+    let watch = match (&client.poller, begun) {
+        (Some(poller), Some(begun)) => {
+            Some(poller.watch(begun, &promise.request_id, &operation.progress)?)
+        }
+        _ => None,
+    };
+    Ok(Accepted {
+        request_id: promise.request_id,
+        sequence_ids: promise.sample_sequence_ids,
+        submitted_in: accepted.elapsed,
+        watch,
+        _flight: accepted.flight,
+    })
+}
+
+/// The result of a sample; `accepted` goes with it, so that the server is told that it was fetched.
+async fn fetch(
+    client: &Inner,
+    accepted: Accepted,
+    operation: &Operation,
+    announcement: Option<Announcement>,
+) -> Result<SampleResponse> {
+    let retrieval = Retrieval {
+        operation: operation.clone(),
+        client: client.client,
+        request_id: accepted.request_id.clone(),
+        kind: RequestKind::Sample,
+        submitted_in: accepted.submitted_in,
+        queue_log: Some(Arc::clone(&client.queue_log)),
+    };
+    match announcement {
+        Some(announcement) => retrieve_announced(retrieval, announcement).await,
+        None => retrieve(retrieval).await,
+    }
+}
+
+/// Adds the sequences' ids, and refuses a response that leaves out what was asked for.
+fn checked(
+    request: &SampleRequest,
+    mut response: SampleResponse,
+    ids: Option<Vec<String>>,
+) -> Result<SampleResponse> {
+    for (sequence, id) in response.sequences.iter_mut().zip(ids.unwrap_or_default()) {
+        sequence.sequence_id.get_or_insert(id);
+    }
+    let wanted = request.num_samples.unwrap_or(1) as usize;
+    if response.sequences.len() != wanted {
+        return Err(ignored(&format!(
+            "{wanted} sequences were asked for and {} came",
+            response.sequences.len()
+        )));
+    }
+    if request.prompt_alt_tokens_k.is_some_and(|k| k > 0) && response.prompt_alt_tokens.is_none() {
+        return Err(ignored("the server ignored prompt_alt_tokens_k"));
+    }
+    if let Some(last) = request.prompt_logprobs_last_n
+        && let Some(logprobs) = &response.prompt_logprobs
+        && logprobs
+            .iter()
+            .rev()
+            .skip(last as usize)
+            .any(Option::is_some)
+    {
+        return Err(ignored("the server ignored prompt_logprobs_last_n"));
+    }
+    Ok(response)
+}
+
+fn ignored(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, Sent::Answered, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinkers_wire::{SampledSequence, StopReason};
+
+    fn response(sequences: usize) -> SampleResponse {
+        let mut response = SampleResponse::default();
+        response.sequences = (0..sequences)
+            .map(|_| SampledSequence::new(StopReason::Stop, vec![1]))
+            .collect();
+        response
+    }
+
+    #[test]
+    fn ids_are_optional_and_come_from_the_promise() {
+        let request = SampleRequest {
+            num_samples: Some(2),
+            ..SampleRequest::default()
+        };
+        let with = checked(&request, response(2), Some(vec!["a".into(), "b".into()])).unwrap();
+        assert_eq!(with.sequences[1].sequence_id.as_deref(), Some("b"));
+        assert_eq!(
+            checked(&request, response(2), None).unwrap().sequences[0].sequence_id,
+            None
+        );
+    }
+
+    #[test]
+    fn an_option_that_the_server_ignored_is_an_error() {
+        let one = SampleRequest::default();
+        assert_eq!(
+            checked(&one, response(2), None).unwrap_err().kind(),
+            ErrorKind::Unsupported
+        );
+        let alt = SampleRequest {
+            prompt_alt_tokens_k: Some(2),
+            ..SampleRequest::default()
+        };
+        assert!(checked(&alt, response(1), None).is_err());
+        let last = SampleRequest {
+            prompt_logprobs_last_n: Some(1),
+            ..SampleRequest::default()
+        };
+        let mut all = response(1);
+        all.prompt_logprobs = Some(vec![None, Some(-1.0), Some(-1.0)]);
+        assert!(checked(&last, all.clone(), None).is_err());
+        all.prompt_logprobs = Some(vec![None, None, Some(-1.0)]);
+        assert!(checked(&last, all, None).is_ok());
+    }
+}
