@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 /// # Cancel safety
 /// Awaiting by reference (`(&mut future).await`) in a `select!` loses nothing.
 pub struct ApiFuture<T> {
-    result: oneshot::Receiver<Result<T>>,
+    /// Boxed, since there is room for it from the start.
+    result: oneshot::Receiver<Box<Result<T>>>,
     progress: Arc<ProgressCell>,
     time: Arc<dyn Time>,
     operation: &'static str,
@@ -27,7 +28,7 @@ pub struct ApiFuture<T> {
 
 impl<T> ApiFuture<T> {
     pub(crate) fn new(
-        result: oneshot::Receiver<Result<T>>,
+        result: oneshot::Receiver<Box<Result<T>>>,
         progress: Arc<ProgressCell>,
         time: Arc<dyn Time>,
         operation: &'static str,
@@ -82,7 +83,7 @@ impl<T> Future for ApiFuture<T> {
         let operation = self.operation;
         Pin::new(&mut self.result).poll(cx).map(|delivered| {
             delivered
-                .unwrap_or_else(|_| Err(aborted()))
+                .map_or_else(|_| Err(aborted()), |result| *result)
                 .map_err(|error| error.with_operation(operation))
         })
     }

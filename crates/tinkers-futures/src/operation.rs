@@ -1,7 +1,9 @@
 //! Starting operations: one background task each, owned by the handle that waits for it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use tinkers_core::{
     Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, Sent, SessionContext, Time,
@@ -49,14 +51,28 @@ where
     let progress = Arc::clone(&operation.progress);
     let limit = operation.session.progress_deadline();
     let (name, session) = (operation.name, Arc::clone(&operation.session));
-    // Boxed, since each layer around it would hold it twice.
-    let work = Box::pin(work);
+    let mut work = catch_unwind(work);
     let watched = async move {
-        let time = &*operation.session.caller().time;
-        let stalled = operation.progress.stalled(time, limit);
-        let work = first(catch_unwind(work), stalled);
-        let result = first(work, overdue(&operation, time)).await;
-        if sender.send(result).is_err() {
+        let result = {
+            let time = &*operation.session.caller().time;
+            let mut stalled = pin!(operation.progress.stalled(time, limit));
+            let mut overdue = pin!(overdue(&operation, time));
+            // The work first: a result that is there wins over the reasons to give it up. One future and not several in one
+            // another, since many wait at once and each layer would hold the ones below it twice.
+            poll_fn(|cx| {
+                if let Poll::Ready(result) = Pin::new(&mut work).poll(cx) {
+                    return Poll::Ready(result);
+                }
+                if let Poll::Ready(error) = stalled.as_mut().poll(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                overdue.as_mut().poll(cx).map(Err)
+            })
+            .await
+        };
+        // What the work held is free before its result is told.
+        drop(work);
+        if sender.send(Box::new(result)).is_err() {
             tracing::debug!(operation = name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result");
         }
     };
@@ -72,22 +88,6 @@ async fn overdue(operation: &Operation, time: &dyn Time) -> Error {
     }
     let message = "the operation took longer than the client's operation_deadline";
     Error::new(ErrorKind::Timeout, operation.progress.sent(), message)
-}
-
-/// The work's result, or the reason to give it up that comes before it.
-async fn first<T>(
-    work: impl Future<Output = Result<T>> + Send,
-    given_up: impl Future<Output = Error> + Send,
-) -> Result<T> {
-    let mut work = std::pin::pin!(work);
-    let mut given_up = std::pin::pin!(given_up);
-    std::future::poll_fn(move |cx| {
-        if let std::task::Poll::Ready(result) = work.as_mut().poll(cx) {
-            return std::task::Poll::Ready(result);
-        }
-        given_up.as_mut().poll(cx).map(Err)
-    })
-    .await
 }
 
 /// Reads the promise of a submission.

@@ -8,8 +8,12 @@ use std::task::Poll;
 use tinkers_core::{Error, ErrorKind, Result, Sent};
 
 /// Runs `work`; a panic in it gives an `Aborted` error that carries the panic's words.
-pub async fn catch_unwind<T>(work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    let mut work = std::pin::pin!(work);
+///
+/// It takes up a pointer: the work itself is on the heap.
+pub fn catch_unwind<T>(
+    work: impl Future<Output = Result<T>> + Send,
+) -> impl Future<Output = Result<T>> + Send + Unpin {
+    let mut work = Box::pin(work);
     std::future::poll_fn(move |cx| {
         // After a panic the future is never polled again, so that no broken state of it is seen.
         match catch(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
@@ -17,7 +21,6 @@ pub async fn catch_unwind<T>(work: impl Future<Output = Result<T>> + Send) -> Re
             Err(panic) => Poll::Ready(Err(aborted(&*panic))),
         }
     })
-    .await
 }
 
 fn aborted(panic: &(dyn Any + Send)) -> Error {

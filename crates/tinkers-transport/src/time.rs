@@ -113,13 +113,15 @@ impl Time for TokioTime {
             .origin
             .checked_add(at.since_origin())
             .unwrap_or_else(|| self.origin + Duration::from_secs(86_400 * 365 * 30));
-        let _runtime = self.handle.enter();
-        let own = tokio::time::sleep_until(instant.into());
         Box::pin(async move {
-            let mut own = pin!(own);
+            // Made in here, since what is captured would be held twice, and sleeps are many.
+            let mut own = pin!({
+                let _runtime = time.handle.enter();
+                tokio::time::sleep_until(instant.into())
+            });
             let rang = poll_fn(|cx| time.poll_own(own.as_mut(), cx)).await;
             if rang.is_none() {
-                time.wait_elsewhere(at).await;
+                Box::pin(time.wait_elsewhere(at)).await;
             }
         })
     }
