@@ -57,6 +57,9 @@ pub struct LaneSnapshot {
     pub level: Option<u32>,
     /// How often something happened.
     pub counts: LaneCounts,
+    /// Exchanges that a thread lost to another one. A test that sees none has not shown much.
+    #[cfg(feature = "contention")]
+    pub contention: u64,
 }
 
 impl LaneSnapshot {
@@ -83,6 +86,8 @@ impl LaneSnapshot {
             limit,
             level,
             counts: lane.counters.read(),
+            #[cfg(feature = "contention")]
+            contention: lane.constraints.contention(),
         }
     }
 }

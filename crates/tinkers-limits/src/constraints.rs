@@ -309,6 +309,12 @@ impl Constraints {
         &self.bytes
     }
 
+    /// How many exchanges of the gate, the window and the bytes were lost to another thread.
+    #[cfg(feature = "contention")]
+    pub fn contention(&self) -> u64 {
+        self.gate.contention() + self.window.contention() + self.bytes.contention()
+    }
+
     /// The most that may be unanswered now.
     #[inline]
     pub fn slots(&self) -> u32 {
