@@ -7,6 +7,8 @@ mod machine;
 mod metadata;
 mod out;
 mod pretrain;
+mod release;
+mod stress;
 mod tidy;
 
 use std::process::ExitCode;
@@ -38,6 +40,11 @@ const COMMANDS: &[Command] = &[
         name: "loom",
         about: "run the models of every crate that has some, or of the crates that are named",
         run: loom::run,
+    },
+    Command {
+        name: "stress",
+        about: "the limits and the registry under real threads: [--secs N] [--seed S] [--only CASE] [--json]",
+        run: stress::run,
     },
     Command {
         name: "pretrain",

@@ -174,7 +174,7 @@ impl Packed {
         WindowView {
             in_flight: (self.0 & Self::MASK) as u32,
             unanswered: ((self.0 / Self::UNANSWERED) & Self::MASK) as u32,
-            limit: (self.0 >> Self::LIMIT_AT & Self::MASK) as u32,
+            limit: ((self.0 >> Self::LIMIT_AT) & Self::MASK) as u32,
             has_waiters: self.has_waiters(),
         }
     }

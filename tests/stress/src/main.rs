@@ -1,0 +1,144 @@
+//! Runs the cases for as long as it is told to, and says what came of them.
+#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+
+use std::hash::{BuildHasher, RandomState};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use serde_json::{Value, json};
+use tinkers_stress::case::{CASES, Case, Round, Size, Verdict};
+use tinkers_stress::watch::Stopwatch;
+
+/// The limits and the registry under real threads, counted exactly.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Seconds for all cases together; each runs at least once.
+    #[arg(long, default_value_t = 10)]
+    secs: u64,
+    /// The seed of the first round of each case, as an earlier run printed it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// One case alone.
+    #[arg(long, value_parser = CASES.iter().map(|case| case.name).collect::<Vec<_>>())]
+    only: Option<String>,
+    /// One line of JSON for each case.
+    #[arg(long)]
+    json: bool,
+}
+
+/// All rounds of a case.
+struct Run {
+    rounds: u64,
+    /// Of the last round.
+    seed: u64,
+    last: Round,
+    lost: u64,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    // Short enough to be typed again.
+    let seed = options
+        .seed
+        .unwrap_or_else(|| RandomState::new().hash_one("stress") >> 32);
+    if !options.json {
+        println!("seed {seed}");
+    }
+    let is_wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| only == case.name);
+    let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
+    let each = Duration::from_secs(options.secs) / cases.len() as u32;
+    let (mut all_hold, mut lost) = (true, 0);
+    for case in cases {
+        let run = repeat(case, seed, each);
+        all_hold &= run.last.verdict() == Verdict::Holds;
+        lost += run.lost;
+        println!(
+            "{}",
+            if options.json {
+                as_json(case, &run).to_string()
+            } else {
+                as_text(case, &run)
+            }
+        );
+    }
+    // One case alone may be too short for it; that its waiters met it has said itself.
+    let has_met = lost > 0 || options.only.is_some();
+    if all_hold && !has_met {
+        println!("inconclusive: no thread ever lost an exchange to another one");
+    }
+    match all_hold && has_met {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// Round after round, each with the next seed, until the time is over or one does not hold.
+fn repeat(case: &Case, seed: u64, time: Duration) -> Run {
+    let watch = Stopwatch::start();
+    let (mut rounds, mut lost) = (0, 0);
+    loop {
+        let seed = seed.wrapping_add(rounds);
+        let last = (case.run)(Size::Full, seed);
+        rounds += 1;
+        lost += last.lost;
+        if last.verdict() != Verdict::Holds || watch.elapsed() >= time {
+            return Run {
+                rounds,
+                seed,
+                last,
+                lost,
+            };
+        }
+    }
+}
+
+fn as_text(case: &Case, run: &Run) -> String {
+    let verdict = run.last.verdict();
+    let mut text = format!(
+        "{:<9} {verdict} after {} rounds, the last of seed {}: {}",
+        case.name, run.rounds, run.seed, case.about
+    );
+    let figures = run.last.figures.iter();
+    let figures: Vec<String> = figures.map(|(name, n)| format!("{name} {n}")).collect();
+    text.push_str(&format!("\n          {}", figures.join(", ")));
+    text.push_str(&format!(
+        "\n          exchanges lost in all rounds {}",
+        run.lost
+    ));
+    if let Some(ratio) = wakes_per_grant(&run.last) {
+        text.push_str(&format!("\n          wake-ups per grant {ratio:.3}"));
+    }
+    for fault in &run.last.faults {
+        text.push_str(&format!("\n          {fault}"));
+    }
+    text
+}
+
+/// Wake-ups for each that was handed over, where the case has no other reason to wake.
+fn wakes_per_grant(round: &Round) -> Option<f64> {
+    let figure = |wanted: &str| {
+        let found = round.figures.iter().find(|(name, _)| *name == wanted)?;
+        Some(found.1 as f64)
+    };
+    let handed = figure("handed over").or_else(|| figure("granted"))?;
+    Some(figure("wakes")? / handed.max(1.0))
+}
+
+fn as_json(case: &Case, run: &Run) -> Value {
+    let figures = run.last.figures.iter();
+    let figures: serde_json::Map<String, Value> = figures
+        .map(|(name, n)| ((*name).to_owned(), json!(n)))
+        .collect();
+    let faults = run.last.faults.iter().map(ToString::to_string);
+    json!({
+        "case": case.name,
+        "verdict": run.last.verdict().to_string(),
+        "rounds": run.rounds,
+        "seed": run.seed,
+        "figures": figures,
+        "wakes_per_grant": wakes_per_grant(&run.last),
+        "lost_exchanges": run.lost,
+        "faults": faults.collect::<Vec<String>>(),
+    })
+}

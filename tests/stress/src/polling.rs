@@ -1,0 +1,97 @@
+//! The semaphore that sleeps for 2 to 50 ms and looks again: a fault to be found, since it forgets who came first.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tinkers_core::{BoxFuture, Jitter, ManualClock, SplitMix, Time};
+
+use crate::subject::{Counts, End, Held, Permit, Subject};
+
+/// A count, and sleeps of a random length.
+#[derive(Debug)]
+pub struct Polling {
+    limit: u64,
+    taken: AtomicU64,
+    waiting: AtomicU64,
+    clock: ManualClock,
+    chance: SplitMix,
+}
+
+impl Polling {
+    fn try_take(&self) -> bool {
+        let more = |taken| (taken < self.limit).then_some(taken + 1);
+        self.taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .is_ok()
+    }
+}
+
+impl Subject for Polling {
+    type Permit = Unit;
+
+    fn new(limit: u32, clock: ManualClock) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit.into(),
+            taken: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            clock,
+            chance: SplitMix::new(1),
+        })
+    }
+
+    fn acquire(self: &Arc<Self>, _: u64, (): ()) -> BoxFuture<'static, Unit> {
+        let of = Arc::clone(self);
+        Box::pin(async move {
+            let waits = Waits(&of.waiting);
+            waits.0.fetch_add(1, Ordering::Relaxed);
+            while !of.try_take() {
+                let pause = Duration::from_micros(2_000 + of.chance.bits() % 48_000);
+                let time: &dyn Time = &of.clock;
+                time.sleep(pause).await;
+            }
+            drop(waits);
+            Unit(of)
+        })
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            slots: self.taken.load(Ordering::Acquire),
+            waiting: self.waiting.load(Ordering::Acquire),
+            ..Held::default()
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        None
+    }
+}
+
+struct Waits<'a>(&'a AtomicU64);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One unit.
+#[derive(Debug)]
+pub struct Unit(Arc<Polling>);
+
+impl Permit for Unit {
+    type Kept = ();
+
+    fn end(self, _: End) {}
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,4 @@
+//! Each case once, small; and the checks themselves, shown to find what is made wrong on purpose.
+
+mod cases;
+mod controls;
