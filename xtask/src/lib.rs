@@ -1,5 +1,6 @@
 //! The chores of the workspace: which commands there are, and which one an argument means.
 
+mod bench;
 mod ci;
 mod interop;
 mod loom;
@@ -45,6 +46,11 @@ const COMMANDS: &[Command] = &[
         name: "stress",
         about: "the limits and the registry under real threads: [--secs N] [--seed S] [--only CASE] [--json]",
         run: stress::run,
+    },
+    Command {
+        name: "bench",
+        about: "what things cost, beside what they are compared with, in one run: limits [--quick] [--json]",
+        run: bench::run,
     },
     Command {
         name: "pretrain",
