@@ -309,18 +309,6 @@ impl Constraints {
         &self.bytes
     }
 
-    /// How many exchanges of the gate, the window and the bytes were lost to another thread.
-    #[cfg(feature = "contention")]
-    pub fn contention(&self) -> u64 {
-        self.gate.contention() + self.window.contention() + self.bytes.contention()
-    }
-
-    /// The most that may be unanswered now.
-    #[inline]
-    pub fn slots(&self) -> u32 {
-        self.ramp.allows().min(self.slots.load() as u32)
-    }
-
     /// How many exchanges of all its parts lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
@@ -330,6 +318,12 @@ impl Constraints {
             + self.bytes.contention()
             + self.ramp.contention()
             + rate
+    }
+
+    /// The most that may be unanswered now.
+    #[inline]
+    pub fn slots(&self) -> u32 {
+        self.ramp.allows().min(self.slots.load() as u32)
     }
 }
 
