@@ -161,6 +161,7 @@ pub struct SubmitPermit {
 
 impl SubmitPermit {
     /// A permit that reports its end to `ledger`, exactly once.
+    #[inline]
     pub fn new(ledger: Arc<dyn Ledger>, receipt: Receipt) -> Self {
         Self {
             from: Some((ledger, receipt)),
@@ -173,10 +174,12 @@ impl SubmitPermit {
     }
 
     /// Ends the attempt.
+    #[inline]
     pub fn settle(mut self, outcome: Settlement) {
         self.end(outcome);
     }
 
+    #[inline]
     fn end(&mut self, outcome: Settlement) {
         if let Some((ledger, receipt)) = self.from.take() {
             ledger.settle(receipt, outcome);
@@ -185,6 +188,7 @@ impl SubmitPermit {
 }
 
 impl Drop for SubmitPermit {
+    #[inline]
     fn drop(&mut self) {
         self.end(Settlement::Dropped);
     }
@@ -204,6 +208,7 @@ pub struct Flight {
 
 impl Flight {
     /// A flight that gives its unit back to `ledger`, exactly once.
+    #[inline]
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
         Self { from: Some(ledger) }
     }
@@ -220,6 +225,7 @@ impl Flight {
 }
 
 impl Drop for Flight {
+    #[inline]
     fn drop(&mut self) {
         if let Some(ledger) = self.from.take() {
             ledger.land();

@@ -17,7 +17,13 @@ use crate::queue::{Line, Place, Waiter};
 
 /// Waits for its turn. Holds nothing but its place until it is let through; dropped, it gives that up, or what it was given.
 pub struct Admit {
-    desk: Arc<Desk>,
+    /// Until it is let through: then it goes along, so that nobody has to count it up and down.
+    desk: Option<Arc<Desk>>,
+    wait: Wait,
+}
+
+/// What it wants and where it stands.
+struct Wait {
     line: Line,
     arrival: Option<Arrival>,
     demand: Demand,
@@ -33,9 +39,10 @@ struct Alarm {
 }
 
 impl Admit {
+    #[inline]
     pub(crate) fn new(desk: Arc<Desk>, ask: Ask) -> Self {
         let has_flight = ask.flight.as_ref().is_some_and(Flight::is_counted);
-        Self {
+        let wait = Wait {
             line: if has_flight {
                 Line::Flying
             } else {
@@ -50,21 +57,64 @@ impl Admit {
             flight: ask.flight,
             place: None,
             alarm: None,
-            desk,
+        };
+        Self {
+            desk: Some(desk),
+            wait,
         }
     }
 
-    fn admitted(&mut self, ticket: Ticket, arrival: Arrival) -> Admitted {
-        self.desk.admitted(ticket, self.flight.take(), arrival)
+    /// The way of those who have to wait.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<Admitted, Error>> {
+        let Some(desk) = &self.desk else {
+            return Poll::Pending;
+        };
+        let wait = &mut self.wait;
+        loop {
+            let now = desk.time.now();
+            // What it was given in time counts, also when it hears of it too late.
+            let hopeless = wait.check(desk, now).err();
+            let alarm = match wait.look(desk, cx, now) {
+                Look::Granted(ticket) => {
+                    let place = wait.place.take();
+                    let arrival = place.map_or_else(Arrival::default, |place| place.arrival);
+                    return self.admitted(ticket, arrival);
+                }
+                Look::Waiting(alarm) => alarm,
+            };
+            if let Some(error) = hopeless {
+                wait.leave(desk);
+                return Poll::Ready(Err(error));
+            }
+            let until = match (alarm, wait.deadline) {
+                (Some(alarm), Some(deadline)) => Some(alarm.min(deadline)),
+                (alarm, deadline) => alarm.or(deadline),
+            };
+            if wait.sleep(desk, until, cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
     }
 
+    /// Its end: whatever is polled afterwards stays pending.
+    #[inline]
+    fn admitted(&mut self, ticket: Ticket, arrival: Arrival) -> Poll<Result<Admitted, Error>> {
+        let Some(desk) = self.desk.take() else {
+            return Poll::Pending;
+        };
+        let kept = self.wait.flight.take();
+        Poll::Ready(Ok(desk.admitted(ticket, kept, arrival)))
+    }
+}
+
+impl Wait {
     /// Fails when there is nothing to wait for: the deadline has passed, or the gate opens after it.
-    fn check(&self, now: Moment) -> Result<(), Error> {
+    fn check(&self, desk: &Desk, now: Moment) -> Result<(), Error> {
         let Some(deadline) = self.deadline else {
             return Ok(());
         };
-        let class = self.desk.lane.class.name();
-        if let GateState::ClosedUntil(at) = self.desk.lane.constraints.gate().state() {
+        let class = desk.lane.class.name();
+        if let GateState::ClosedUntil(at) = desk.lane.constraints.gate().state() {
             let opens_at = Moment::from_origin(at);
             if opens_at > now && opens_at > deadline {
                 let message = format!(
@@ -86,10 +136,10 @@ impl Admit {
     }
 
     /// Takes its place, or looks what became of it.
-    fn look(&mut self, cx: &Context<'_>, now: Moment) -> Look {
+    fn look(&mut self, desk: &Desk, cx: &Context<'_>, now: Moment) -> Look {
         // Cloned here: wakers are foreign code and stay out of the lock.
         let waker = cx.waker().clone();
-        let lane = &self.desk.lane;
+        let lane = &desk.lane;
         if let Some(place) = self.place {
             return lane.look(place, waker, now);
         }
@@ -105,20 +155,20 @@ impl Admit {
         look
     }
 
-    fn leave(&mut self) {
+    fn leave(&mut self, desk: &Desk) {
         if let Some(place) = self.place.take() {
-            self.desk.lane.leave(place, self.desk.time.now());
+            desk.lane.leave(place, desk.time.now());
         }
     }
 
     /// Sleeps until `at`, or finds that it is there already.
-    fn sleep(&mut self, at: Option<Moment>, cx: &mut Context<'_>) -> Poll<()> {
+    fn sleep(&mut self, desk: &Desk, at: Option<Moment>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = at else {
             self.alarm = None;
             return Poll::Pending;
         };
         if self.alarm.as_ref().is_none_or(|alarm| alarm.at != at) {
-            let sleep = self.desk.time.sleep_until(at);
+            let sleep = desk.time.sleep_until(at);
             self.alarm = Some(Alarm { at, sleep });
         }
         let Some(alarm) = &mut self.alarm else {
@@ -135,58 +185,41 @@ impl Admit {
 impl Future for Admit {
     type Output = Result<Admitted, Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if this.place.is_none() {
-            let time = &this.desk.time;
-            if this.deadline.is_some() {
-                this.check(time.now())?;
+        let Some(desk) = &this.desk else {
+            return Poll::Pending;
+        };
+        let wait = &mut this.wait;
+        if wait.place.is_none() {
+            if wait.deadline.is_some() {
+                wait.check(desk, desk.time.now())?;
             }
-            if let Some(ticket) = this.desk.lane.try_now(this.demand, || time.now()) {
-                let arrival = this.arrival.unwrap_or_default();
-                return Poll::Ready(Ok(this.admitted(ticket, arrival)));
-            }
-        }
-        loop {
-            let now = this.desk.time.now();
-            // What it was given in time counts, also when it hears of it too late.
-            let hopeless = this.check(now).err();
-            let alarm = match this.look(cx, now) {
-                Look::Granted(ticket) => {
-                    let arrival = this
-                        .place
-                        .take()
-                        .map_or_else(Arrival::default, |place| place.arrival);
-                    return Poll::Ready(Ok(this.admitted(ticket, arrival)));
-                }
-                Look::Waiting(alarm) => alarm,
-            };
-            if let Some(error) = hopeless {
-                this.leave();
-                return Poll::Ready(Err(error));
-            }
-            let until = match (alarm, this.deadline) {
-                (Some(alarm), Some(deadline)) => Some(alarm.min(deadline)),
-                (alarm, deadline) => alarm.or(deadline),
-            };
-            if this.sleep(until, cx).is_pending() {
-                return Poll::Pending;
+            if let Some(ticket) = desk.lane.try_now(wait.demand, || desk.time.now()) {
+                let arrival = wait.arrival.unwrap_or_default();
+                return this.admitted(ticket, arrival);
             }
         }
+        this.poll_turn(cx)
     }
 }
 
 impl Drop for Admit {
+    #[inline]
     fn drop(&mut self) {
-        self.leave();
+        // Once it was let through there is nothing to give up.
+        if let Some(desk) = &self.desk {
+            self.wait.leave(desk);
+        }
     }
 }
 
 impl fmt::Debug for Admit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Admit")
-            .field("class", &self.desk.lane.class)
-            .field("place", &self.place)
+            .field("class", &self.desk.as_ref().map(|desk| desk.lane.class))
+            .field("place", &self.wait.place)
             .finish_non_exhaustive()
     }
 }

@@ -32,20 +32,21 @@ impl Desk {
     const LONGEST_UNANSWERED: Duration = Duration::from_secs(30);
 
     /// What `ticket` stands for, as guards.
+    #[inline]
     pub(crate) fn admitted(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         ticket: Ticket,
         kept: Option<Flight>,
         arrival: Arrival,
     ) -> Admitted {
-        let ledger = || Arc::<Self>::clone(self);
-        let flight = match (kept, ticket.demand().take) {
-            (Some(kept), _) => kept,
-            (None, Take::SlotAndFlight) => Flight::new(ledger()),
-            (None, Take::Slot) => Flight::free(),
+        let receipt = Receipt(ticket.to_words());
+        let (flight, ledger) = match (kept, ticket.demand().take) {
+            (Some(kept), _) => (kept, self),
+            (None, Take::SlotAndFlight) => (Flight::new(Arc::<Self>::clone(&self)), self),
+            (None, Take::Slot) => (Flight::free(), self),
         };
         Admitted {
-            permit: SubmitPermit::new(ledger(), Receipt(ticket.to_words())),
+            permit: SubmitPermit::new(ledger, receipt),
             flight,
             arrival,
         }

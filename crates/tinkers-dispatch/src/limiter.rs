@@ -133,11 +133,13 @@ pub struct LimiterAdmission {
 impl LimiterAdmission {
     /// The wait of [`Admission::admit`] without its box; `None` for the control lane, which has no limits. What can go at once
     /// goes at the first poll, without a lock.
+    #[inline]
     pub fn wait(&self, ask: Ask) -> Option<Admit> {
         let desk = self.desk(ask.class)?;
         Some(Admit::new(Arc::clone(desk), ask))
     }
 
+    #[inline]
     fn desk(&self, class: RouteClass) -> Option<&Arc<Desk>> {
         match class {
             RouteClass::Control => None,
