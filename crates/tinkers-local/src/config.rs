@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::window::Window;
+
 /// Limits and times of a server. The defaults suit development.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -40,6 +42,9 @@ pub struct LocalConfig {
     pub max_queued_bytes: usize,
     /// The most unnamed sampler weights of one model that are held in memory; those used last stay.
     pub max_snapshots: usize,
+    /// A bound on samples in flight that answers 429, and the route `GET /scripted/counts` that tells what it saw; neither
+    /// unless set. For load work.
+    pub window: Option<Window>,
 }
 
 impl Default for LocalConfig {
@@ -61,6 +66,7 @@ impl Default for LocalConfig {
             max_queued: 65_536,
             max_queued_bytes: 512 << 20,
             max_snapshots: 32,
+            window: None,
         }
     }
 }

@@ -187,6 +187,27 @@ pub enum Hint {
     Text(String),
 }
 
+impl Hint {
+    /// The header that carries it, where one does and its value fits into one.
+    pub(crate) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        let (name, value) = match self {
+            Self::None | Self::Body(_) => return None,
+            Self::Milliseconds(ms) => (HeaderName::from_static("retry-after-ms"), ms.to_string()),
+            Self::Seconds(seconds) => (RETRY_AFTER, seconds.to_string()),
+            Self::Date(date) => (RETRY_AFTER, crate::protocol::http_date(*date)),
+            Self::Text(text) => (RETRY_AFTER, text.clone()),
+        };
+        Some((name, HeaderValue::from_str(&value).ok()?))
+    }
+
+    /// Writes it into the JSON body of an answer, where that carries it.
+    pub(crate) fn add_to_body(&self, body: &mut Value) {
+        if let Self::Body(ms) = self {
+            body["retry_after_ms"] = (*ms).into();
+        }
+    }
+}
+
 impl Fault {
     const fn of(action: Action) -> Self {
         Self { action }
@@ -219,20 +240,11 @@ impl Fault {
     /// 429.
     pub fn rate_limited(hint: Hint) -> Self {
         let mut body = json!({ "detail": "too many requests" });
-        if let Hint::Body(ms) = hint {
-            body["retry_after_ms"] = ms.into();
-        }
+        hint.add_to_body(&mut body);
         let fault = Self::json(StatusCode::TOO_MANY_REQUESTS, &body);
-        let (name, value) = match hint {
-            Hint::None | Hint::Body(_) => return fault,
-            Hint::Milliseconds(ms) => (HeaderName::from_static("retry-after-ms"), ms.to_string()),
-            Hint::Seconds(seconds) => (RETRY_AFTER, seconds.to_string()),
-            Hint::Date(date) => (RETRY_AFTER, crate::protocol::http_date(date)),
-            Hint::Text(text) => (RETRY_AFTER, text),
-        };
-        match HeaderValue::from_str(&value) {
-            Ok(value) => fault.with_header(name, value),
-            Err(_) => fault,
+        match hint.header() {
+            Some((name, value)) => fault.with_header(name, value),
+            None => fault,
         }
     }
 

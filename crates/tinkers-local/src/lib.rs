@@ -10,6 +10,7 @@ mod journal;
 mod protocol;
 mod read;
 mod scripted;
+mod window;
 
 pub use config::{ApiKey, LocalConfig};
 pub use engine::{
@@ -26,3 +27,4 @@ pub use journal::{Entry, Journal};
 pub use protocol::{Effect, Ended, ExchangeId, Form, Payload, Protocol, Stamp};
 pub use read::Command;
 pub use scripted::{Counts, Script, ScriptedEngine};
+pub use window::{Congestion, HintForm, InvalidWindow, Level, Window, WindowCounts};

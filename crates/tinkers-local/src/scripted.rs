@@ -21,8 +21,10 @@ use crate::engine::{
 pub struct Script {
     /// The base models.
     pub models: Vec<BaseModel>,
-    /// Tokens in each sample where the request sets no limit; never more than it asks for.
+    /// Tokens in each sample where the request sets no limit.
     pub sample_tokens: u32,
+    /// Samples come to an end of their own after so many tokens, even if the request has room for more; never unless set.
+    pub longest_sample: Option<u32>,
     /// Every pass gets a further output of so many bytes, to make results large.
     pub padding_bytes: usize,
     /// Checkpoints that are there from the start.
@@ -42,6 +44,7 @@ impl Default for Script {
                 max_lora_rank: 128,
             }],
             sample_tokens: 16,
+            longest_sample: None,
             padding_bytes: 0,
             checkpoints: Vec::new(),
         }
@@ -217,6 +220,10 @@ impl ScriptedEngine {
             .sampling_params
             .max_tokens
             .unwrap_or(self.script.sample_tokens);
+        let (wanted, stop) = match self.script.longest_sample {
+            Some(longest) if longest < wanted => (longest, StopReason::Stop),
+            _ => (wanted, StopReason::Length),
+        };
         let first = prompt.last().copied().unwrap_or(0);
         let tokens: Vec<u32> = (1..=wanted)
             .map(|i| first.wrapping_add(i) % vocabulary)
@@ -224,7 +231,7 @@ impl ScriptedEngine {
         let row = |k: u32| (0..k).map(|i| (i, -1.0 - i as f32)).collect::<Vec<_>>();
         let mut response = SampleResponse::default();
         for _ in 0..request.num_samples.unwrap_or(1) {
-            let mut sequence = SampledSequence::new(StopReason::Length, tokens.clone());
+            let mut sequence = SampledSequence::new(stop.clone(), tokens.clone());
             sequence.logprobs = Some(vec![-1.0; tokens.len()]);
             sequence.topk_logprobs = request
                 .topk_sample_logprobs

@@ -16,6 +16,7 @@ use crate::http::Answer;
 use crate::journal::Journal;
 use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::read::Command;
+use crate::window::WindowCounts;
 
 /// A Tinker server without sockets. Cheap to clone; clones are the same server, which ends with the last of them.
 ///
@@ -91,6 +92,12 @@ impl LocalServer {
     /// The server is about to stop: held polls are told to try again, and none is held from now on.
     pub fn drain(&self) {
         self.shared.transition(|protocol, _| protocol.drain());
+    }
+
+    /// What its window saw so far; `None` without a [`LocalConfig::window`].
+    pub fn window_counts(&self) -> Option<WindowCounts> {
+        let now = self.shared.time.now();
+        self.shared.lock().protocol.window_counts(now)
     }
 
     /// Its limits and times.

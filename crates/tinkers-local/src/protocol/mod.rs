@@ -50,6 +50,7 @@ use crate::config::LocalConfig;
 use crate::engine::{BaseModel, CheckpointRecord, EngineError, Job, JobId, Work};
 use crate::http::{Answer, Request};
 use crate::read::{Command, Refusal, read};
+use crate::window::WindowCounts;
 
 /// The number of an exchange: one request and its answer. Unique in the server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,6 +118,7 @@ impl Protocol {
         checkpoints: Vec<CheckpointRecord>,
         at: Stamp,
     ) -> Self {
+        let sampling = Sampling::under(config.window.clone());
         let mut protocol = Self {
             config,
             bases: bases.into_iter().map(Arc::new).collect(),
@@ -127,7 +129,7 @@ impl Protocol {
             samplers: BTreeMap::new(),
             operations: BTreeMap::new(),
             kept: Kept::default(),
-            sampling: Sampling::default(),
+            sampling,
             polls: BTreeMap::new(),
             announcements: Announcements::default(),
             jobs: BTreeMap::new(),
@@ -192,7 +194,7 @@ impl Protocol {
             Command::WeightsInfo(body) => self.weights_info(&body)?,
             Command::CreateSamplingSession(body, digest) => self.create_sampler(&body, digest)?,
             Command::Sampler(id) => self.sampler_info(&id)?,
-            Command::Sample(body, digest) => self.sample(body, digest)?,
+            Command::Sample(body, digest) => self.sample(at, body, digest)?,
             Command::Retrieve(body, form) => return self.retrieve(at, exchange, &body, form),
             Command::RetrieveAll(body) => return self.retrieve_futures(at, exchange, body),
             Command::TrainingRuns(page) => self.list_runs(page),
@@ -204,6 +206,10 @@ impl Protocol {
             }
             Command::Sessions(page) => self.list_sessions(page),
             Command::Session(id) => self.session_info(&id)?,
+            Command::WindowCounts => match self.window_counts(at.now) {
+                Some(counts) => Answer::ok(&counts.json()),
+                None => return Err(Refusal::not_found("this server has no window")),
+            },
         };
         Ok(Some(answer))
     }
@@ -254,6 +260,11 @@ impl Protocol {
     /// When [`Protocol::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.agenda.next()
+    }
+
+    /// What the window of [`LocalConfig::window`] saw up to `now`; `None` without one.
+    pub fn window_counts(&mut self, now: Moment) -> Option<WindowCounts> {
+        self.sampling.window_counts(now)
     }
 
     /// The server is about to stop: held polls are told to try again, and none is held from now on.

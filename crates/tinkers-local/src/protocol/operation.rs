@@ -232,7 +232,7 @@ impl Protocol {
         };
         operation.state = State::Ended(result.map(Arc::new));
         self.kept.add(id, bytes);
-        self.sampling.ended(id);
+        self.sampling.ended(at.now, id);
         let until = at.now.after(self.config.keep_results);
         operation.until = Some(until);
         let waiters = std::mem::take(&mut operation.waiters);

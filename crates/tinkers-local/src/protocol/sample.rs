@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tinkers_core::Moment;
 use tinkers_wire::{InvalidInput, SampleRequest, Stop};
 
 use super::check::{MAX_TOP_K, check_input};
 use super::lane::QueueLimit;
 use super::model::known;
 use super::operation::Origin;
-use super::{Goal, OperationId, Protocol};
+use super::{Goal, OperationId, Protocol, Stamp};
 use crate::engine::{BaseModel, Weights, Work};
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
+use crate::window::{self, Window, WindowCounts};
 
 /// What a request is answered from.
 struct Source {
@@ -26,9 +28,34 @@ struct Source {
 pub(super) struct Sampling {
     bodies: BTreeMap<OperationId, usize>,
     bytes: usize,
+    window: Option<window::State>,
 }
 
 impl Sampling {
+    /// None yet, under a window where there is one.
+    pub(super) fn under(window: Option<Window>) -> Self {
+        Self {
+            window: window.map(window::State::new),
+            ..Self::default()
+        }
+    }
+
+    /// What the window saw.
+    pub(super) fn window_counts(&mut self, now: Moment) -> Option<WindowCounts> {
+        self.window.as_mut().map(|window| window.counts(now))
+    }
+
+    /// Whether another may go on under the window, which it then does.
+    fn enter_window(&mut self, at: Stamp) -> Result<(), Refusal> {
+        let Some(window) = &mut self.window else {
+            return Ok(());
+        };
+        window.submit(at).map_err(|hint| {
+            let reason = "as many samples are in flight as the server takes; come back later";
+            Refusal::limited(reason, hint)
+        })
+    }
+
     fn has_room(&self, bytes: usize, limit: QueueLimit) -> bool {
         self.bodies.len() < limit.requests
             && (self.bytes == 0 || self.bytes.saturating_add(bytes) <= limit.bytes)
@@ -40,8 +67,14 @@ impl Sampling {
     }
 
     /// An operation has ended, which may have been a sample.
-    pub(super) fn ended(&mut self, id: OperationId) {
-        self.bytes -= self.bodies.remove(&id).unwrap_or(0);
+    pub(super) fn ended(&mut self, now: Moment, id: OperationId) {
+        let Some(bytes) = self.bodies.remove(&id) else {
+            return;
+        };
+        self.bytes -= bytes;
+        if let Some(window) = &mut self.window {
+            window.ended(now);
+        }
     }
 }
 
@@ -49,6 +82,7 @@ impl Protocol {
     /// `POST /asample`.
     pub(super) fn sample(
         &mut self,
+        at: Stamp,
         body: Box<SampleRequest>,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
@@ -69,6 +103,8 @@ impl Protocol {
                 "too many samples are under way already; come back later",
             ));
         }
+        // The last thing that can refuse: what enters is accepted.
+        self.sampling.enter_window(at)?;
         let work = Work::Sample {
             weights: source.weights,
             request: body,

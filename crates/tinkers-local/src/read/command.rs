@@ -51,6 +51,7 @@ pub enum Command {
     },
     Sessions(Page),
     Session(String),
+    WindowCounts,
 }
 
 /// A part of a listing.

@@ -1,12 +1,10 @@
 //! Why a request is refused, and the JSON that says so.
 
-use std::time::Duration;
-
 use http::StatusCode;
-use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::{Value, json};
 use tinkers_wire::InvalidInput;
 
+use crate::faults::Hint;
 use crate::http::Answer;
 
 /// A refusal with its status and reason.
@@ -15,11 +13,11 @@ pub(crate) struct Refusal {
     status: StatusCode,
     detail: Value,
     /// When to come back.
-    hint: Option<Duration>,
+    hints: Vec<Hint>,
 }
 
-/// A queue that is full may have room again after so long; there is no better guess without a clock.
-const ROOM: Duration = Duration::from_secs(1);
+/// A queue that is full may have room again after so many seconds; there is no better guess without a clock.
+const ROOM: u64 = 1;
 
 impl Refusal {
     /// A refusal in words.
@@ -27,7 +25,7 @@ impl Refusal {
         Self {
             status,
             detail: Value::String(reason.into()),
-            hint: None,
+            hints: Vec::new(),
         }
     }
 
@@ -48,10 +46,18 @@ impl Refusal {
 
     /// 429, with a time to come back after.
     pub(crate) fn busy(reason: impl Into<String>) -> Self {
-        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, reason);
+        let hints = vec![Hint::Seconds(ROOM), Hint::Milliseconds(ROOM * 1000)];
         Self {
-            hint: Some(ROOM),
-            ..refusal
+            hints,
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, reason)
+        }
+    }
+
+    /// 429, with this hint.
+    pub(crate) fn limited(reason: impl Into<String>, hint: Hint) -> Self {
+        Self {
+            hints: vec![hint],
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, reason)
         }
     }
 
@@ -71,7 +77,7 @@ impl Refusal {
         Self {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             detail: json!([{ "loc": loc, "msg": reason.into(), "type": "value_error" }]),
-            hint: None,
+            hints: Vec::new(),
         }
     }
 
@@ -82,16 +88,14 @@ impl Refusal {
     }
 
     pub(crate) fn into_answer(self) -> Answer {
-        let answer = Answer::json(self.status, &json!({ "detail": self.detail }));
-        match self.hint {
-            None => answer,
-            Some(hint) => answer
-                .with_header(RETRY_AFTER, HeaderValue::from(hint.as_secs()))
-                .with_header(
-                    HeaderName::from_static("retry-after-ms"),
-                    HeaderValue::from(hint.as_millis() as u64),
-                ),
+        let mut body = json!({ "detail": self.detail });
+        for hint in &self.hints {
+            hint.add_to_body(&mut body);
         }
+        let headers = self.hints.iter().filter_map(Hint::header);
+        headers.fold(Answer::json(self.status, &body), |answer, (name, value)| {
+            answer.with_header(name, value)
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::protocol::Form;
 const GET: &str = "GET";
 const POST: &str = "POST";
 const DELETE: &str = "DELETE";
+const COUNTS: &str = "/scripted/counts";
 
 /// Whether the server is up is told to everybody.
 const HEALTH: &str = "/api/v1/healthz";
@@ -25,6 +26,10 @@ const HEALTH: &str = "/api/v1/healthz";
 )]
 pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, Answer> {
     let segments: Vec<String> = match request.route().strip_prefix("/api/v1/") {
+        // Only then are there counts.
+        None if config.window.is_some() && request.route() == COUNTS => {
+            return counts(config, request);
+        }
         Some(rest) => rest.split('/').map(unescape).collect(),
         None => Vec::new(),
     };
@@ -35,19 +40,36 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, A
         return Err(Refusal::not_found(reason).into_answer());
     };
     if request.method.as_str() != allowed {
-        let reason = format!(
-            "{} takes {allowed}, not {}",
-            request.route(),
-            request.method
-        );
-        let answer = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason).into_answer();
-        return Err(answer.with_header(ALLOW, HeaderValue::from_static(allowed)));
+        return Err(wrong_method(request, allowed));
     }
     let read = match request.method {
         Method::POST => post(config, request, &segments),
         _ => bare(request, &segments),
     };
     read.map_err(Refusal::into_answer)
+}
+
+/// What a window saw, for load tools. Not of the API, so beside its routes.
+#[expect(
+    clippy::result_large_err,
+    reason = "the error is the answer, and is not passed on"
+)]
+fn counts(config: &LocalConfig, request: &Request) -> Result<Command, Answer> {
+    check_key(config, request).map_err(Refusal::into_answer)?;
+    if request.method != Method::GET {
+        return Err(wrong_method(request, GET));
+    }
+    Ok(Command::WindowCounts)
+}
+
+fn wrong_method(request: &Request, allowed: &'static str) -> Answer {
+    let reason = format!(
+        "{} takes {allowed}, not {}",
+        request.route(),
+        request.method
+    );
+    let answer = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason).into_answer();
+    answer.with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
 /// Whether the request has the server's key, or needs none. It takes no look at the body.
