@@ -29,8 +29,8 @@ pub(crate) enum Backend {
     Scripted {
         /// How long each job takes.
         latency: Duration,
-        /// Further bytes in the result of a pass.
-        padding: usize,
+        /// What they give.
+        script: Script,
     },
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn start(
     config: LocalConfig,
 ) -> Result<BlockingServer> {
     let build = match backend {
-        Backend::Scripted { latency, padding } => Build::Scripted { latency, padding },
+        Backend::Scripted { latency, script } => Build::Scripted { latency, script },
         // Loaded here, so that what is wrong with a model is an error of its own.
         Backend::Model {
             model_dir,
@@ -72,7 +72,7 @@ fn load(model_dir: Option<&Path>, data_dir: &Path) -> Result<Arc<dyn Engine>> {
 /// What is left to do once there is a runtime.
 enum Build {
     Ready(Arc<dyn Engine>),
-    Scripted { latency: Duration, padding: usize },
+    Scripted { latency: Duration, script: Script },
 }
 
 impl Build {
@@ -81,9 +81,7 @@ impl Build {
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         let engine = match self {
             Self::Ready(engine) => engine,
-            Self::Scripted { latency, padding } => {
-                let mut script = Script::default();
-                script.padding_bytes = padding;
+            Self::Scripted { latency, script } => {
                 let engine = ScriptedEngine::new(script);
                 if latency.is_zero() {
                     Arc::new(engine)

@@ -1,7 +1,9 @@
 //! The `tinkers` program.
 
+mod address;
 mod args;
 mod aside;
+mod bench;
 mod embedded;
 mod layout;
 mod output;
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let quiet = matches!(cli.command, Command::Quickstart(_));
+    let quiet = !matches!(cli.command, Command::Serve(_));
     output::log(
         cli.log
             .as_deref()
@@ -57,6 +59,7 @@ fn run(cli: &Cli) -> Result<()> {
         match &cli.command {
             Command::Quickstart(args) => quickstart::run(args, &mut signals).await,
             Command::Serve(args) => serve::run(args, &mut signals).await,
+            Command::Bench(args) => bench::run(&args.load, &mut signals).await,
         }
     })
 }

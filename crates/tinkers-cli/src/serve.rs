@@ -1,7 +1,6 @@
 //! `tinkers serve`: the embedded server on a port of this machine, until it is asked to end.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tinkers_local::LocalConfig;
@@ -17,8 +16,8 @@ use crate::signals::Signals;
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     let backend = match args.engine {
         EngineName::Scripted => Backend::Scripted {
-            latency: Duration::from_millis(args.scripted_latency_ms.unwrap_or(0)),
-            padding: args.scripted_bytes.unwrap_or(0),
+            latency: args.scripted.latency(),
+            script: args.scripted.script(),
         },
         EngineName::Candle => {
             let data_dir = paths::data_dir(args.data_dir.as_deref())?;
@@ -31,6 +30,9 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     };
     let mut config = LocalConfig::default();
     config.session_polls = !args.per_request_polls;
+    if args.engine == EngineName::Scripted {
+        config.window = Some(args.scripted.window()?);
+    }
     if let Some(key) = &args.api_key {
         config = config.with_api_key(key.expose());
     }

@@ -32,8 +32,11 @@ pub struct ServiceClientBuilder {
     runtime: Option<tokio::runtime::Handle>,
     protocol: Protocol,
     root_certificates: Vec<Vec<u8>>,
+    layer: Option<Layer>,
     environment: fn() -> Environment,
 }
+
+type Layer = Box<dyn FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync>;
 
 impl ServiceClientBuilder {
     pub(crate) fn new() -> Self {
@@ -46,6 +49,7 @@ impl ServiceClientBuilder {
             runtime: None,
             protocol: Protocol::default(),
             root_certificates: Vec::new(),
+            layer: None,
             environment: Environment::read,
         }
     }
@@ -151,6 +155,18 @@ impl ServiceClientBuilder {
         self
     }
 
+    /// Puts a layer of one's own over the transport: it sees every request and answer but heartbeats, each repetition by itself,
+    /// and passes them on. To count, to record, or to test what a program does when the network fails.
+    ///
+    /// It sees no key, which is added below it. A later layer takes the place of an earlier one.
+    pub fn layer_transport(
+        mut self,
+        layer: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync + 'static,
+    ) -> Self {
+        self.layer = Some(Box::new(layer));
+        self
+    }
+
     /// Asks the server for its configuration and opens a session, on any executor or none.
     ///
     /// # Errors
@@ -191,8 +207,12 @@ impl ServiceClientBuilder {
             Ok(Arc::new(builder.build()?))
         };
         let endpoint_key = EndpointKey::new(address, api_key.map_or(&[][..], |key| key.as_bytes()));
+        let below = transport(runtime.clone())?;
         let parts = SessionParts {
-            transport: transport(runtime.clone())?,
+            transport: match self.layer {
+                Some(layer) => layer(below),
+                None => below,
+            },
             time: runtime.time(),
             jitter: jitter(),
             endpoint: Endpoints::shared().get_or_create(endpoint_key),

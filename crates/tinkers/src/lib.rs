@@ -37,6 +37,14 @@ pub use tinkers_wire::{
     SampledSequence, SamplingParams, Stop, StopReason, TensorData, TinkerPath,
 };
 
+/// The seam to the network, for layers of one's own: see [`ServiceClientBuilder::layer_transport`].
+pub mod transport {
+    pub use tinkers_core::{
+        BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
+        TransportErrorKind,
+    };
+}
+
 /// What most programs need: `use tinkers::prelude::*;`.
 pub mod prelude {
     pub use crate::{

@@ -1,5 +1,8 @@
 //! The command line: what can be said on it, and what is refused before anything is started.
 
+mod bench;
+mod scripted;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -9,6 +12,8 @@ use std::str::FromStr;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
+pub(crate) use self::scripted::ScriptedArgs;
 use crate::paths;
 
 /// The model that the embedded server carries inside itself.
@@ -49,6 +54,8 @@ pub(crate) enum Command {
     Quickstart(QuickstartArgs),
     /// Serve the Tinker API from this machine
     Serve(ServeArgs),
+    /// Put load on a Tinker server and tell how fast it is and what the client costs
+    Bench(BenchArgs),
 }
 
 /// `tinkers quickstart`.
@@ -200,11 +207,13 @@ impl QuickstartArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM.
+With --engine scripted, GET /scripted/counts tells what was accepted, refused and in flight.
 
 Examples:
   tinkers serve
   tinkers serve --port 0 --data-dir ./checkpoints
-  tinkers serve --host 0.0.0.0 --api-key tml-of-your-choice")]
+  tinkers serve --host 0.0.0.0 --api-key tml-of-your-choice
+  tinkers serve --engine scripted --latency 200 --window 20 --hint-ms 500")]
 pub(crate) struct ServeArgs {
     /// The IP address to listen on; one beyond this machine only together with --api-key
     #[arg(
@@ -236,12 +245,8 @@ pub(crate) struct ServeArgs {
     /// A Llama or Qwen3 model: config.json, *.safetensors, tokenizer.json [default: the built-in one, tinkers/tiny]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(crate) model_dir: Option<PathBuf>,
-    /// How long the scripted engine takes for each job, in milliseconds [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Engine")]
-    pub(crate) scripted_latency_ms: Option<u64>,
-    /// How much the scripted engine adds to each result of a pass, in bytes [default: 0]
-    #[arg(long, value_name = "N", help_heading = "Engine")]
-    pub(crate) scripted_bytes: Option<usize>,
+    #[command(flatten)]
+    pub(crate) scripted: ScriptedArgs,
 }
 
 impl ServeArgs {
@@ -277,9 +282,12 @@ impl ServeArgs {
             let message = "--model-dir goes with --engine candle, not with the scripted one";
             return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
         }
-        if !is_scripted && (self.scripted_latency_ms.is_some() || self.scripted_bytes.is_some()) {
-            let message = "--scripted-latency-ms and --scripted-bytes go with --engine scripted";
+        if !is_scripted && self.scripted.is_given() {
+            let message = "--latency, --window and the other options of the scripted engine go with --engine scripted";
             return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
+        }
+        if let Err(message) = self.scripted.check() {
+            return Err(refusal("serve", ErrorKind::ArgumentConflict, &message));
         }
         Ok(())
     }
@@ -365,6 +373,7 @@ where
     match &cli.command {
         Command::Quickstart(args) => args.check()?,
         Command::Serve(args) => args.check()?,
+        Command::Bench(_) => {}
     }
     Ok(cli)
 }
@@ -399,7 +408,7 @@ mod tests {
     fn quickstart(line: &str) -> QuickstartArgs {
         match read(line).unwrap().command {
             Command::Quickstart(args) => args,
-            Command::Serve(_) => unreachable!("asked for quickstart"),
+            _ => unreachable!("asked for quickstart"),
         }
     }
 

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use tinkers::prelude::ServiceClient;
 use tinkers_local::{BlockingServer, LocalConfig};
 
+use crate::address::without_password;
 use crate::args::{Key, Target};
 use crate::aside::aside;
 use crate::embedded::{self, Backend};
-use crate::output::one_line;
 use crate::paths;
 
 /// Sent to the embedded server, which takes any key, so that a key of the environment stays where it is.
@@ -91,35 +91,6 @@ impl Server {
         match self {
             Self::Embedded { server, .. } => server.url(),
             Self::Remote { base_url, .. } => without_password(base_url),
-        }
-    }
-}
-
-/// Leaves out `user:password@`, query and fragment.
-fn without_password(url: &str) -> String {
-    let end = url.find(['?', '#']).unwrap_or(url.len());
-    let url = one_line(&url[..end]).into_owned();
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.rsplit('@').next().unwrap_or_default().to_owned();
-    };
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = host.rsplit('@').next().unwrap_or_default();
-    format!("{scheme}://{host}{path}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_in_an_address_is_not_shown() {
-        for (url, shown) in [
-            ("http://h:1/a", "http://h:1/a"),
-            ("https://me:secret@h/a@b?key=secret", "https://h/a@b"),
-            ("me:secret@h", "h"),
-            ("h#secret", "h"),
-        ] {
-            assert_eq!(without_password(url), shown);
         }
     }
 }

@@ -6,15 +6,23 @@ use crate::program::{Program, run};
 fn help_states_defaults_and_units_within_the_page() {
     let home = tempfile::tempdir().unwrap();
     let kept = home.path().join("tinkers").display().to_string();
-    let cases: [(&[&str], &[&str]); 3] = [
-        (&["--help"], &["quickstart", "serve", "--version"]),
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["--help"], &["quickstart", "serve", "bench", "--version"]),
         (
             &["quickstart", "--help"],
             &["[default: 0.003]", "nats per token", "TINKER_API_KEY"],
         ),
         (
             &["serve", "--help"],
-            &["[default: 127.0.0.1]", "milliseconds", "bytes"],
+            &["[default: 127.0.0.1]", "milliseconds", "bytes", "429"],
+        ),
+        (
+            &["bench", "sample", "--help"],
+            &["[default: 256]", "at once", "TINKER_API_KEY"],
+        ),
+        (
+            &["bench", "train", "--help"],
+            &["[default: 8]", "optim_step"],
         ),
     ];
     for (arguments, needles) in cases {

@@ -1,5 +1,6 @@
 //! The program as its users have it: started, read from, asked to end.
 
+mod bench;
 mod help;
 mod program;
 mod quickstart;

@@ -77,7 +77,7 @@ fn a_key_that_the_server_does_not_take_is_a_clear_error() {
 fn the_scripted_engine_answers_for_a_model_with_a_tokenizer_of_its_own() {
     let home = tempfile::tempdir().unwrap();
     let engine = ["serve", "--port", "0", "--engine", "scripted"];
-    let script = ["--scripted-latency-ms", "1", "--scripted-bytes", "1000"];
+    let script = ["--latency", "1", "--scripted-bytes", "1000"];
     let mut server = Program::start(home.path(), &[&engine[..], &script].concat());
     let url = server.line("listening on ");
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::program::{Program, run};
 
 /// The answer to a plain GET, status line first.
-fn fetch(url: &str, path: &str) -> String {
+pub(crate) fn fetch(url: &str, path: &str) -> String {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");

@@ -1,0 +1,126 @@
+//! `tinkers bench`: load on a Tinker server, and what came of it.
+
+mod count;
+mod process;
+mod report;
+mod sample;
+mod tally;
+mod train;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tinkers::FinishReason;
+use tinkers::prelude::ServiceClient;
+
+use self::count::Exchanges;
+use self::report::Report;
+use crate::address::without_password;
+use crate::args::{Load, ServerArgs};
+use crate::output::{self, Screen, Words};
+use crate::signals::{Interrupted, Signals};
+
+/// Puts the load on and tells, unless a signal comes first. Requests that fail are counted, and make it fail in the end.
+pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
+    let server = load.server();
+    let words = if server.json {
+        Words::Stderr
+    } else {
+        Words::Stdout
+    };
+    let screen = Screen::new(words);
+    let before = process::connections();
+    let exchanges = Arc::new(Exchanges::default());
+    let service = tokio::select! {
+        biased;
+        () = signals.next() => return Err(Interrupted.into()),
+        service = connect(server, Arc::clone(&exchanges)) => service?,
+    };
+    let bench = Bench {
+        service: service.clone(),
+        address: without_password(&server.base_url),
+        exchanges,
+        screen,
+        sockets_before: before,
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = signals.next() => Err(Interrupted.into()),
+        report = bench.work(load) => report,
+    };
+    let reason = match &outcome {
+        Ok(_) => FinishReason::Success,
+        Err(error) if error.is::<Interrupted>() => FinishReason::Interrupted,
+        Err(_) => FinishReason::Errored,
+    };
+    tokio::select! {
+        biased;
+        () = signals.next() => {}
+        // A server that cannot be told finds out by itself.
+        _ = service.close(reason, None) => {}
+    }
+    let report = outcome?;
+    if server.json {
+        output::json(&report)?;
+    } else {
+        report.show(&screen)?;
+    }
+    match report.failure() {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
+}
+
+async fn connect(server: &ServerArgs, exchanges: Arc<Exchanges>) -> Result<ServiceClient> {
+    let mut builder = ServiceClient::builder()
+        .display_name("tinkers bench")
+        .base_url(&server.base_url)
+        .layer_transport(move |below| exchanges.over(below));
+    if let Some(key) = &server.api_key {
+        builder = builder.api_key(key.expose());
+    }
+    if server.http2 {
+        builder = builder.http2_prior_knowledge();
+    }
+    builder
+        .connect()
+        .await
+        .with_context(|| format!("no session on {}", without_password(&server.base_url)))
+}
+
+/// What a load is run with.
+struct Bench {
+    service: ServiceClient,
+    /// The server's, as it may be shown.
+    address: String,
+    exchanges: Arc<Exchanges>,
+    screen: Screen,
+    /// Files and sockets of the process before it connected.
+    sockets_before: Option<usize>,
+}
+
+impl Bench {
+    async fn work(&self, load: &Load) -> Result<Report> {
+        let model = self.model(load.server()).await?;
+        match load {
+            Load::Sample(args) => sample::run(self, args, model).await,
+            Load::Train(args) => train::run(self, args, model).await,
+        }
+    }
+
+    async fn model(&self, server: &ServerArgs) -> Result<String> {
+        if let Some(model) = &server.model {
+            return Ok(model.clone());
+        }
+        let offered = self.service.capabilities().await?.supported_models;
+        let mut names = offered.into_iter().filter_map(|model| model.model_name);
+        names
+            .next()
+            .context("the server names no model; give one with --model NAME")
+    }
+}
+
+/// Token ids that every vocabulary has.
+fn tokens(length: u32, start: u32) -> Vec<u32> {
+    (0..length).map(|i| (start + i) % 100 + 1).collect()
+}
