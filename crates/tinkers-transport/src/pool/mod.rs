@@ -44,7 +44,9 @@ impl LaneLimits {
         Self {
             max_connections,
             streams,
-            max_idle: 32,
+            // All of them: between two requests of a loop each is idle for a moment, and to close it then would mean to open
+            // another for the next. The time below is what takes back those that nobody needs.
+            max_idle: max_connections,
             // Python's servers close after five seconds of silence. To be just before them costs a connection now and then;
             // to be after them costs a submission whose fate nobody knows.
             idle_http1: Duration::from_secs(4),
