@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use memchr::memmem;
 use tinkers_core::{Error, HttpResponse, TransportError};
 
 /// Knows the secrets that are sent, in the forms in which servers repeat them, and puts asterisks in their place.
@@ -129,19 +130,13 @@ fn masked<'a>(bytes: &[u8], forms: impl Iterator<Item = &'a [u8]>) -> Option<Vec
     let mut found: Option<Vec<u8>> = None;
     for form in forms {
         let mut from = 0;
-        while let Some(at) = position(&found.as_deref().unwrap_or(bytes)[from..], form) {
+        while let Some(at) = memmem::find(&found.as_deref().unwrap_or(bytes)[from..], form) {
             let masked = found.get_or_insert_with(|| bytes.to_vec());
             masked[from + at..from + at + form.len()].fill(b'*');
             from += at + form.len();
         }
     }
     found
-}
-
-fn position(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
 }
 
 /// What `secret` looks like as it is, in JSON, in a URL, and in base64 behind any number of other bytes.
