@@ -125,10 +125,11 @@ fn decode_alternatives(alt: m::PromptAltTokens) -> Result<PromptAltTokens, Decod
 
 fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
     let ids: Arc<[i32]> = elements(bytes)?;
-    let id = |&id: &i32| {
-        u32::try_from(id).map_err(|_| DecodeError::new(format!("a negative token id {id}")))
-    };
-    ids.iter().map(id).collect()
+    if let Some(id) = ids.iter().find(|id| id.is_negative()) {
+        return Err(DecodeError::new(format!("a negative token id {id}")));
+    }
+    // Checked before, so that the length is known and nothing is set aside twice.
+    Ok(ids.iter().map(|id| id.cast_unsigned()).collect())
 }
 
 fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
