@@ -49,7 +49,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "bench",
-        about: "what things cost, beside what they are compared with, in one run: limits [--quick] [--json]",
+        about: "what the limits (`bench limits`) and the client (`bench client`) cost; how close it comes to a server's window (`bench goodput`)",
         run: bench::run,
     },
     Command {

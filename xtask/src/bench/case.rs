@@ -1,0 +1,169 @@
+//! The cases of `cargo xtask bench goodput`: how the window moves, how long a sample takes, what a 429 says.
+
+/// One run of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub(crate) shape: Shape,
+    pub(crate) latency_ms: u64,
+    pub(crate) hint: Hint,
+    /// Clients with one key between them, which share the samples.
+    pub(crate) processes: u64,
+}
+
+/// How the window moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Fixed(u64),
+    /// 20, 50, 10, each for ten latencies, over and over.
+    Steps,
+    /// At random between 5 and 80, a step every five latencies.
+    Walk,
+}
+
+/// What a 429 says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    Milliseconds(u64),
+    Seconds(u64),
+    Date(u64),
+    None,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape::Fixed(20),
+    Shape::Fixed(50),
+    Shape::Steps,
+    Shape::Walk,
+];
+
+/// 0.2 s and 1 s in each form; in whole seconds both are the same.
+const HINTS: [Hint; 6] = [
+    Hint::Milliseconds(200),
+    Hint::Milliseconds(1000),
+    Hint::Seconds(1000),
+    Hint::Date(200),
+    Hint::Date(1000),
+    Hint::None,
+];
+
+/// An oracle takes about this many latencies for the samples of a case.
+const ROUNDS: u64 = 50;
+
+impl Case {
+    /// All of them, short latencies first; the quick ones are a part of these.
+    pub(crate) fn all(quick: bool) -> Vec<Self> {
+        let latencies: &[u64] = if quick { &[200] } else { &[200, 1000] };
+        let hints: &[Hint] = if quick {
+            &[Hint::Milliseconds(200), Hint::None]
+        } else {
+            &HINTS
+        };
+        let mut cases = Vec::new();
+        for latency_ms in latencies {
+            for shape in SHAPES {
+                cases.extend(hints.iter().map(|hint| Self {
+                    shape,
+                    latency_ms: *latency_ms,
+                    hint: *hint,
+                    processes: 1,
+                }));
+            }
+            cases.push(Self {
+                shape: Shape::Fixed(50),
+                latency_ms: *latency_ms,
+                hint: Hint::Milliseconds(200),
+                processes: 2,
+            });
+        }
+        cases
+    }
+
+    pub(crate) fn name(&self) -> String {
+        let shape = match self.shape {
+            Shape::Fixed(window) => format!("fixed-{window}"),
+            Shape::Steps => "steps".to_owned(),
+            Shape::Walk => "walk".to_owned(),
+        };
+        let hint = match self.hint {
+            Hint::Milliseconds(ms) => format!("ms-{ms}"),
+            Hint::Seconds(ms) => format!("seconds-{}", ms.div_ceil(1000)),
+            Hint::Date(ms) => format!("date-{ms}"),
+            Hint::None => "none".to_owned(),
+        };
+        let pair = if self.processes > 1 { "/pair" } else { "" };
+        format!("{shape}/{}ms/{hint}{pair}", self.latency_ms)
+    }
+
+    /// Samples in all: fifty for each place in the window, of one that moves for each in its mean.
+    pub(crate) fn samples(&self) -> u64 {
+        match self.shape {
+            Shape::Fixed(window) => ROUNDS * window,
+            Shape::Steps => ROUNDS * (20 + 50 + 10) / 3,
+            Shape::Walk => ROUNDS * (5 + 80) / 2,
+        }
+    }
+
+    /// About how long an oracle takes, in milliseconds.
+    pub(crate) fn about_ms(&self) -> u64 {
+        ROUNDS * self.latency_ms
+    }
+
+    /// The share of the oracle's speed that is aimed at.
+    pub(crate) fn aim(&self) -> f64 {
+        match self.shape {
+            Shape::Walk => 0.90,
+            _ => 0.95,
+        }
+    }
+
+    /// The options of its server.
+    pub(crate) fn server(&self) -> String {
+        let seconds = |latencies: u64| self.latency_ms as f64 * latencies as f64 / 1000.0;
+        let window = match self.shape {
+            Shape::Fixed(window) => format!("--window {window}"),
+            Shape::Steps => format!("--window-steps 20,50,10 --window-every {}", seconds(10)),
+            Shape::Walk => format!("--window-walk 5,80 --window-every {}", seconds(5)),
+        };
+        let hint = match self.hint {
+            Hint::Milliseconds(ms) => format!("--hint-form ms --hint-ms {ms}"),
+            Hint::Seconds(ms) => format!("--hint-form seconds --hint-ms {ms}"),
+            Hint::Date(ms) => format!("--hint-form date --hint-ms {ms}"),
+            Hint::None => "--hint-form none".to_owned(),
+        };
+        format!("--latency {} {window} {hint}", self.latency_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_the_quick_cases_are_among_all() {
+        let all = Case::all(false);
+        let mut names: Vec<String> = all.iter().map(Case::name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+        assert!(Case::all(true).iter().all(|case| all.contains(case)));
+        assert!(names.contains(&"fixed-50/1000ms/ms-200/pair".to_owned()));
+    }
+
+    #[test]
+    fn a_case_says_what_its_server_does() {
+        let case = Case {
+            shape: Shape::Walk,
+            latency_ms: 200,
+            hint: Hint::Date(200),
+            processes: 1,
+        };
+        assert_eq!(
+            case.server(),
+            "--latency 200 --window-walk 5,80 --window-every 1 --hint-form date --hint-ms 200"
+        );
+        assert_eq!(
+            (case.samples(), case.about_ms(), case.aim()),
+            (2125, 10_000, 0.90)
+        );
+    }
+}

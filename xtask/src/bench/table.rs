@@ -1,0 +1,83 @@
+//! Tables in Markdown, which can be read as they are and put into a document.
+
+/// A table whose columns are as wide as what stands in them.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new(head: &[&str]) -> Self {
+        Self {
+            rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()],
+        }
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let columns = self.rows[0].len();
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut lines: Vec<String> = self.rows.iter().map(|row| line(row, &widths)).collect();
+        let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+        lines.insert(1, line(&rule, &widths));
+        lines
+    }
+}
+
+fn line(cells: &[String], widths: &[usize]) -> String {
+    let padded = cells.iter().zip(widths).map(|(cell, width)| {
+        let pad = width.saturating_sub(cell.chars().count());
+        format!("{cell}{}", " ".repeat(pad))
+    });
+    format!("| {} |", padded.collect::<Vec<_>>().join(" | "))
+}
+
+/// The middle of some numbers; of an even count the lower of the two, which was measured.
+pub(crate) fn median(numbers: &[f64]) -> Option<f64> {
+    quantile(numbers, 0.5)
+}
+
+/// The smallest of them that at least this share does not exceed.
+pub(crate) fn quantile(numbers: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_lined_up() {
+        let mut table = Table::new(&["a", "long"]);
+        table.row(vec!["wide ü".to_owned(), "1".to_owned()]);
+        assert_eq!(
+            table.lines(),
+            [
+                "| a      | long |",
+                "| ------ | ---- |",
+                "| wide ü | 1    |"
+            ]
+        );
+    }
+
+    #[test]
+    fn quantiles_are_numbers_that_were_measured() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.0));
+        let numbers: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(quantile(&numbers, 0.99), Some(99.0));
+        assert_eq!(quantile(&numbers, 1.0), Some(100.0));
+        assert_eq!(quantile(&numbers, 0.0), Some(1.0));
+    }
+}
