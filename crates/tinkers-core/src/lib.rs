@@ -28,7 +28,7 @@ pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
 pub use jitter::{FixedJitter, Jitter, SplitMix};
 pub use profile::{BodyFormat, Fact, ServerProfile};
 pub use progress::{Progress, ProgressCell};
-pub use retry::{Policy, RefusalPace, RetryBudget};
+pub use retry::{Policy, RetryBudget};
 pub use spawn::{BoxFuture, Spawn, Task};
 pub use time::{ManualClock, Moment, Time};
 pub use transport::{

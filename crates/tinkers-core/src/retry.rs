@@ -7,7 +7,6 @@ use http::StatusCode;
 
 use crate::error::ErrorKind;
 use crate::hint::retry_after;
-use crate::jitter::Jitter;
 use crate::transport::HttpResponse;
 
 /// What is done about an answer to a request that is no poll. Polls have a table of their own in `tinkers-futures`.
@@ -181,34 +180,6 @@ pub fn pause(repeat: u32, hint: Option<Duration>) -> Duration {
 /// How much of a pause is added to it at random, at most.
 pub const SPREAD: f64 = 0.25;
 
-/// Holds back a server's next refusal of the same request: what [`RefusalPace::refused`] adds to the hints grows with each
-/// refusal in a row, so that no hint, however short, makes a loop hot.
-#[derive(Debug, Clone, Default)]
-pub struct RefusalPace {
-    refusals: u32,
-}
-
-impl RefusalPace {
-    /// Added to the hint of the first refusal, before it is spread.
-    pub const FIRST: Duration = Duration::from_millis(10);
-    /// Added to the hint of the eighth refusal in a row and of each later one, before it is spread.
-    pub const LONGEST: Duration = Duration::from_secs(1);
-
-    /// How long a refusal that names `hint` holds requests back. Without a hint there is none here either: the gate then closes
-    /// for a second of its own.
-    pub fn refused(&mut self, hint: Option<Duration>, jitter: &dyn Jitter) -> Option<Duration> {
-        let growing = Self::FIRST.saturating_mul(1 << self.refusals.min(7));
-        self.refusals = self.refusals.saturating_add(1);
-        let more = jitter.stretch(growing.min(Self::LONGEST), SPREAD);
-        hint.map(|hint| hint.saturating_add(more))
-    }
-
-    /// An accepted request ends the row.
-    pub fn accepted(&mut self) {
-        self.refusals = 0;
-    }
-}
-
 /// The longest pause between repeats that no server asked for.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -233,7 +204,6 @@ pub enum Draw {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jitter::FixedJitter;
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue};
 
@@ -394,27 +364,5 @@ mod tests {
         assert_eq!(pause(0, Some(hint)), hint);
         assert_eq!(pause(6, Some(hint)), LONGEST_PAUSE);
         assert_eq!(pause(u32::MAX, None), LONGEST_PAUSE);
-    }
-
-    #[test]
-    fn refusals_in_a_row_add_ever_more_to_their_hints_until_one_is_accepted() {
-        let (least, most) = (FixedJitter(0.0), FixedJitter(1.0));
-        let (ms, hint) = (Duration::from_millis, Duration::from_millis(1));
-        let mut pace = RefusalPace::default();
-        for expected in [11, 21, 41, 81, 161, 321, 641, 1001, 1001] {
-            assert_eq!(pace.refused(Some(hint), &least), Some(ms(expected)));
-        }
-        let spread = pace.refused(Some(hint), &most).expect("a hint");
-        assert!(
-            spread > ms(1200) && spread <= ms(1251),
-            "jitter is added: {spread:?}"
-        );
-        assert_eq!(
-            pace.refused(Some(Duration::MAX), &least),
-            Some(Duration::MAX)
-        );
-        assert_eq!(pace.refused(None, &least), None);
-        pace.accepted();
-        assert_eq!(pace.refused(Some(hint), &least), Some(ms(11)));
     }
 }

@@ -283,6 +283,7 @@ impl Lane {
             && gate.reopen(epoch)
         {
             state.probe = None;
+            self.failed_probes.store(0, Ordering::Relaxed);
             after.tell(LimiterEvent::Opened { class: self.class });
         }
     }

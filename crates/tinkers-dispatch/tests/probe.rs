@@ -89,21 +89,32 @@ fn an_answer_that_says_nothing_about_the_rate_opens_the_gate_and_none_at_all_doe
 
 #[test]
 fn no_hint_is_so_short_that_refusals_become_a_hot_loop() {
-    let (bench, mut queue) = closed(50);
-    let began = bench.at(Duration::ZERO);
-    let mut probes = 0;
-    while bench.at(Duration::ZERO).since(began) < 30 * SECOND {
-        bench.clock.advance_to_next().expect("somebody watches");
-        for admitted in let_through(&mut queue) {
-            probes += 1;
-            refuse(admitted, Some(Duration::from_millis(1)));
+    for class in [
+        RouteClass::Sample,
+        RouteClass::Train,
+        RouteClass::Poll,
+        RouteClass::Rest,
+    ] {
+        let bench = Bench::new(LimiterSettings::default());
+        let hint = Some(Duration::from_millis(1));
+        refuse(bench.admit(ask(class)), hint);
+        let mut queue: Vec<_> = (0..50).map(|_| bench.ask(ask(class))).collect();
+        let began = bench.at(Duration::ZERO);
+        let mut probes = 0;
+        while bench.at(Duration::ZERO).since(began) < 30 * SECOND {
+            let through = let_through(&mut queue);
+            if through.is_empty() {
+                let next = bench.clock.advance_to_next();
+                assert!(next.is_some(), "{class:?}: nobody watches after {probes}");
+            }
+            for admitted in through {
+                probes += 1;
+                refuse(admitted, hint);
+            }
         }
-        if queue.len() < 50 || probes > 40 {
-            break;
-        }
+        // 10 ms doubling to a second: seven on the way and one each second.
+        assert!((30..=40).contains(&probes), "{class:?}: {probes} in 30 s");
     }
-    // 10 ms doubling to a second: seven on the way and one each second.
-    assert!((30..=40).contains(&probes), "{probes} in 30 s");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tinkers_core::hint::retry_after;
-use tinkers_core::{Caller, HttpResponse, Jitter, RefusalPace, Settlement};
+use tinkers_core::{Caller, HttpResponse, Jitter, Settlement};
 
 /// The pace of one result's polls. Whatever mix of answers comes, n polls that were answered at once take time that grows
 /// with n, so no server can make the loop hot.
@@ -46,20 +46,14 @@ impl Pace {
     }
 }
 
-/// How a poll that was answered ends its permit. Refusals in a row close the lane for ever longer, however short their hints.
-pub(crate) fn settlement(
-    answer: &HttpResponse,
-    caller: &Caller,
-    refusals: &mut RefusalPace,
-) -> Settlement {
+/// How a poll that was answered ends its permit. Refusals in a row are paced by the gate of the lane.
+pub(crate) fn settlement(answer: &HttpResponse, caller: &Caller) -> Settlement {
     // Asked of refusals alone, so that a large result is not read for it.
     if answer.status != StatusCode::TOO_MANY_REQUESTS {
-        refusals.accepted();
         return Settlement::Accepted;
     }
-    let hint = retry_after(answer, caller.time.wall());
     Settlement::Refused {
-        hint: refusals.refused(hint, &*caller.jitter),
+        hint: retry_after(answer, caller.time.wall()),
     }
 }
 

@@ -9,8 +9,8 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest,
-    HttpResponse, Phase, Reentry, RefusalPace, Result, RouteClass, Sent, Settlement, Timeouts,
-    TransportError, TransportErrorKind,
+    HttpResponse, Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts, TransportError,
+    TransportErrorKind,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
@@ -69,7 +69,6 @@ pub async fn retrieve_announced<T: OperationResult>(
     let mut polling = Polling {
         retrieval,
         pace: Pace::default(),
-        refusals: RefusalPace::default(),
         doubts: 0,
         peeked: 0,
         iteration: 0,
@@ -90,7 +89,6 @@ pub async fn retrieve_announced<T: OperationResult>(
 struct Polling {
     retrieval: Retrieval,
     pace: Pace,
-    refusals: RefusalPace,
     doubts: u32,
     peeked: u32,
     iteration: u64,
@@ -216,7 +214,7 @@ impl Polling {
         self.retrieval.operation.progress.polled();
         let outcome = caller.transport.send(request).await;
         permit.settle(match &outcome {
-            Ok(answer) => settlement(answer, caller, &mut self.refusals),
+            Ok(answer) => settlement(answer, caller),
             Err(_) => Settlement::Unknown,
         });
         drop(flight);

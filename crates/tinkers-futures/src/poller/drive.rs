@@ -11,7 +11,7 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
-    Moment, Reentry, RefusalPace, Result, RouteClass, Sent, SessionContext, Settlement, Timeouts,
+    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Settlement, Timeouts,
     TransportError, TransportErrorKind,
 };
 use tinkers_wire::{PollTarget, RetrieveFutures, routes, to_json};
@@ -38,7 +38,6 @@ pub(super) struct Drive {
     target: PollTarget,
     board: Arc<Board>,
     pace: Pace,
-    refusals: RefusalPace,
     reentry: Reentry,
     /// When the last poll came, among those of its lane.
     arrival: Arrival,
@@ -70,7 +69,6 @@ impl Drive {
             target,
             board,
             pace: Pace::default(),
-            refusals: RefusalPace::default(),
             reentry: Reentry::New,
             arrival: Arrival::default(),
             doubts: 0,
@@ -230,7 +228,7 @@ impl Drive {
         let sent_at = caller.time.now();
         let outcome = caller.transport.send(self.request(report, work)).await;
         let settlement = match &outcome {
-            Ok(answer) => settlement(answer, caller, &mut self.refusals),
+            Ok(answer) => settlement(answer, caller),
             Err(_) => Settlement::Unknown,
         };
         permit.settle(settlement);
