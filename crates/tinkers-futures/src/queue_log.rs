@@ -1,6 +1,10 @@
 //! The warning that a job waits in the server's queue: not too soon, not too often, one for each client.
 
-use std::sync::{Mutex, PoisonError};
+#[cfg(tinkers_loom)]
+use loom::sync::Mutex;
+#[cfg(not(tinkers_loom))]
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use tinkers_core::Moment;
@@ -35,7 +39,7 @@ impl QueueLog {
         Self {
             subject: subject.into(),
             kind: Subject::Training,
-            state: Mutex::default(),
+            state: Mutex::new(State::default()),
         }
     }
 
@@ -44,7 +48,7 @@ impl QueueLog {
         Self {
             subject: subject.into(),
             kind: Subject::Sampling,
-            state: Mutex::default(),
+            state: Mutex::new(State::default()),
         }
     }
 
