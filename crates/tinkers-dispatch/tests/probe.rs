@@ -154,9 +154,16 @@ fn the_line_of_each_client_watches_the_gate_for_itself() {
 fn what_happens_is_told_in_order() {
     let bench = Bench::new(LimiterSettings::default());
     let mut events = bench.limiter.events();
+    let taken: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
+    let mut flights = Vec::new();
+    for Admitted { permit, flight, .. } in taken {
+        permit.settle(Settlement::Accepted);
+        flights.push(flight);
+    }
     refuse(one, Some(SECOND));
     refuse(two, None);
+    flights.pop();
     let mut waiting = bench.ask(sample());
     bench.clock.advance(SECOND);
     accept(waiting.try_admitted().expect("the probe"));
@@ -176,7 +183,7 @@ fn what_happens_is_told_in_order() {
             told[..],
             [
                 first,
-                LimiterEvent::WindowChanged { limit: 1, .. },
+                LimiterEvent::WindowChanged { limit: 3, .. },
                 second,
                 LimiterEvent::Probing { .. },
                 LimiterEvent::Opened { .. },

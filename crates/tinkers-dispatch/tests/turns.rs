@@ -63,6 +63,12 @@ fn a_request_that_was_refused_has_its_old_place() {
     let back = bench.ask(again(arrival));
     let very_old = bench.ask(again(Arrival::default()));
     assert!(middle.is_waiting());
+    // One at a time from now on, so that the order shows.
+    let narrow = LimiterSettings {
+        sample: LaneSettings::slots(1),
+        ..LimiterSettings::default()
+    };
+    let _narrow = bench.limiter.claim(narrow, bench.at(SECOND));
     bench.clock.advance(SECOND);
     let order = drain(two, vec![(3, middle), (4, late), (2, back), (1, very_old)]);
     assert_eq!(order, [1, 2, 3, 4]);

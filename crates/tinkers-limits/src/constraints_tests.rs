@@ -259,6 +259,8 @@ fn an_answer_that_was_under_way_at_the_refusal_corrects_the_window() {
 fn a_refusal_that_is_learned_of_after_the_gate_reopened_does_not_end_all_trials() {
     let constraints = Constraints::new(bounds());
     let mut growth = Growth::new(1, 50);
+    let taken = constraints.take(demand(1), || ms(0)).unwrap();
+    settle(&constraints, taken, Ending::Accepted);
     let refused = constraints.take(demand(1), || ms(0)).unwrap();
     let until = ms(200);
     let late = settle(&constraints, refused, Ending::Refused { until });

@@ -159,8 +159,12 @@ impl Growth {
         self.pace.is_closed = true;
         self.pace.is_unpaid = true;
         self.pace.closed_for = seen.closed_for;
-        let accepted = self.bounded(seen.accepted);
         let trial = self.trial.take();
+        if seen.accepted == 0 {
+            // Nothing of ours was there, so whatever is full, we did not fill it: how many we may have is not to be learned from it.
+            return trial.map(|_| Change::TrialLost);
+        }
+        let accepted = self.bounded(seen.accepted);
         let Some(level) = self.level else {
             self.level = Some(accepted);
             self.pace.lost_one(accepted);

@@ -59,7 +59,7 @@ fn nothing_is_known_before_the_first_refusal() {
 
 #[test]
 fn the_first_refusal_names_the_level_within_its_bounds() {
-    for (accepted, level) in [(0, 4), (4, 4), (30, 30), (64, 64), (100, 64)] {
+    for (accepted, level) in [(1, 4), (4, 4), (30, 30), (64, 64), (100, 64)] {
         let mut growth = Growth::new(4, 64);
         let change = growth.refused(refusal(ms(0), accepted));
         assert_eq!(change, Some(Change::Learned));
@@ -67,6 +67,17 @@ fn the_first_refusal_names_the_level_within_its_bounds() {
     }
     assert_eq!(Growth::new(0, 0).limit(), 1);
     assert_eq!(Growth::new(9, 3).limit(), 9);
+}
+
+#[test]
+fn a_refusal_with_nothing_of_ours_in_flight_teaches_nothing() {
+    let mut fresh = Growth::new(1, 64);
+    assert_eq!(fresh.refused(refusal(ms(0), 0)), None);
+    assert_eq!((fresh.level(), fresh.limit()), (None, 64));
+    let mut growth = learned(20);
+    growth.found_open(20);
+    assert_eq!(growth.refused(refusal(ms(9_000), 0)), None);
+    assert_eq!(growth.level(), Some(20));
 }
 
 #[test]

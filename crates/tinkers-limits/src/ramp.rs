@@ -30,10 +30,15 @@ impl Ramp {
         }
     }
 
-    /// Begins again after a pause, for a level of `level` in flight.
+    /// Begins again after a pause, for a level of `level` in flight; as slowly as at the start when that is `u32::MAX`, since none
+    /// is known then.
     pub fn restart(&self, level: u32) {
+        let slope = match level {
+            u32::MAX => Slope::Quarter,
+            _ => Slope::Double,
+        };
         let slots = level.clamp(1, Packed::SLOTS_MAX);
-        self.word.set(|_| (Packed::new(Slope::Double, slots).0, ()));
+        self.word.set(|_| (Packed::new(slope, slots).0, ()));
     }
 
     /// A request was accepted. A ramp that has ended is not written to.
