@@ -3,6 +3,7 @@
 mod bad_input;
 mod body_formats;
 mod chunks;
+mod congestion;
 mod lost_replies;
 mod orphans;
 mod runtime;
