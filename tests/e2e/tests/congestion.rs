@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers::prelude::*;
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{HintForm, LocalConfig, Window};
 use tinkers_session::SessionOptions;
