@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::Moment;
+use tinkers_core::Time;
 
 use crate::limiter::Limiter;
 use crate::settings::LimiterSettings;
@@ -15,16 +15,20 @@ use crate::sync::{Mutex, lock};
 pub struct Claim {
     limiter: Arc<Limiter>,
     number: u64,
-    now: Moment,
+    time: Arc<dyn Time>,
 }
 
 impl Claim {
-    pub(crate) fn new(limiter: Arc<Limiter>, settings: LimiterSettings, now: Moment) -> Self {
+    pub(crate) fn new(
+        limiter: Arc<Limiter>,
+        settings: LimiterSettings,
+        time: Arc<dyn Time>,
+    ) -> Self {
         let number = limiter.claims.add(settings);
         let claim = Self {
             limiter,
             number,
-            now,
+            time,
         };
         claim.apply();
         claim
@@ -36,9 +40,19 @@ impl Claim {
         self.apply();
     }
 
+    /// Applies what is asked for. Others may do so at the same time with what was asked for before: whoever applies looks again
+    /// afterwards, so that the last one to apply leaves what holds.
     fn apply(&self) {
-        self.limiter
-            .apply(&self.limiter.claims.effective(), self.now);
+        let claims = &self.limiter.claims;
+        let mut effective = claims.effective();
+        loop {
+            self.limiter.apply(&effective, self.time.now());
+            let now = claims.effective();
+            if now == effective {
+                return;
+            }
+            effective = now;
+        }
     }
 }
 

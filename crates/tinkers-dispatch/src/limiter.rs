@@ -77,8 +77,8 @@ impl Limiter {
     /// Asks for limits for as long as the [`Claim`] is held. What holds is the strictest of all that is asked for; that somebody
     /// asks for something else is told as a warning, since these limits are shared by all clients of one server and key. What
     /// is taken stays taken, and who waits keeps its place. The rate of a lane is set when the limiter is made and stays.
-    pub fn claim(self: &Arc<Self>, settings: LimiterSettings, now: Moment) -> Claim {
-        Claim::new(Arc::clone(self), settings, now)
+    pub fn claim(self: &Arc<Self>, settings: LimiterSettings, time: Arc<dyn Time>) -> Claim {
+        Claim::new(Arc::clone(self), settings, time)
     }
 
     /// A number for a new client. Counts from 1; 0 is for work without a client.

@@ -3,7 +3,7 @@
 //! Run with `cargo xtask loom tinkers-dispatch`.
 #![cfg(tinkers_loom)]
 
-#[path = "support/explore.rs"]
+#[path = "../../tinkers-registry/tests/support/explore.rs"]
 mod explore;
 
 use std::future::Future;
@@ -249,6 +249,38 @@ fn a_flight_that_lands_while_somebody_joins_is_theirs() {
         }
         drop((admitted, waiting));
         faults.extend(left(&limiter));
+        faults
+    })
+    .assert_none();
+}
+
+#[test]
+fn of_two_that_ask_for_limits_together_the_stricter_holds() {
+    // Every lane is set anew by each, so two switches are as many as can be gone through.
+    explore("two claims", 2, || {
+        let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
+        let claim = |limiter: &Arc<Limiter>, slots| {
+            let settings = LimiterSettings {
+                rest: LaneSettings::slots(slots),
+                ..LimiterSettings::default()
+            };
+            limiter.claim(settings, Arc::new(ManualClock::new()))
+        };
+        let other = Arc::clone(&limiter);
+        let strict = thread::spawn(move || claim(&other, 2));
+        let generous = claim(&limiter, 3);
+        let strict = strict.join().unwrap();
+        let mut faults = Vec::new();
+        let mut check = |slots| {
+            let allowed = limiter.snapshot().rest.slots_allowed;
+            if allowed != slots {
+                faults.push(format!("{allowed} are allowed and not {slots}"));
+            }
+        };
+        check(2);
+        drop(strict);
+        check(3);
+        drop(generous);
         faults
     })
     .assert_none();

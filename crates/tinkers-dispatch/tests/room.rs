@@ -208,9 +208,7 @@ fn more_room_from_a_new_configuration_reaches_those_who_wait() {
     let bench = Bench::sampling(1, 1, 1);
     let _holder = bench.admit(sample());
     let mut queue: Vec<_> = (0..3).map(|_| bench.ask(sample())).collect();
-    let more = bench
-        .limiter
-        .claim(LimiterSettings::default(), bench.at(SECOND));
+    let more = bench.claim(LimiterSettings::default());
     let served: Vec<_> = queue
         .iter_mut()
         .map(|waiting| waiting.try_admitted().expect("there is room"))
@@ -225,7 +223,7 @@ fn more_room_from_a_new_configuration_reaches_those_who_wait() {
         },
         ..LimiterSettings::default()
     };
-    let less = bench.limiter.claim(less, bench.at(SECOND));
+    let less = bench.claim(less);
     let mut late = bench.ask(sample());
     drop(served);
     assert!(late.is_waiting());

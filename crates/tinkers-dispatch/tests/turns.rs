@@ -68,7 +68,7 @@ fn a_request_that_was_refused_has_its_old_place() {
         sample: LaneSettings::slots(1),
         ..LimiterSettings::default()
     };
-    let _narrow = bench.limiter.claim(narrow, bench.at(SECOND));
+    let _narrow = bench.claim(narrow);
     bench.clock.advance(SECOND);
     let order = drain(two, vec![(3, middle), (4, late), (2, back), (1, very_old)]);
     assert_eq!(order, [1, 2, 3, 4]);
@@ -103,11 +103,10 @@ fn the_strictest_of_what_clients_ask_for_holds_while_they_ask() {
         ..LimiterSettings::default()
     };
     let allowed = || bench.limiter.snapshot().rest.slots_allowed;
-    let at = bench.at(SECOND);
     assert_eq!(allowed(), 16);
-    let generous = bench.limiter.claim(asking(40), at);
+    let generous = bench.claim(asking(40));
     assert_eq!(allowed(), 40);
-    let strict = bench.limiter.claim(asking(3), at);
+    let strict = bench.claim(asking(3));
     assert_eq!(allowed(), 3, "and not the first that asked");
     generous.replace(asking(2));
     assert_eq!(allowed(), 2);

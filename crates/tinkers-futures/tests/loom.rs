@@ -3,7 +3,7 @@
 //! Run with `cargo xtask loom tinkers-futures`.
 #![cfg(tinkers_loom)]
 
-#[path = "support/explore.rs"]
+#[path = "../../tinkers-registry/tests/support/explore.rs"]
 mod explore;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Models of bytes, ramp, rate and retry budget. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
-#[path = "support/explore.rs"]
+#[path = "../../tinkers-registry/tests/support/explore.rs"]
 mod explore;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Models of the window. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
-#[path = "support/explore.rs"]
+#[path = "../../tinkers-registry/tests/support/explore.rs"]
 mod explore;
 
 use explore::{Findings, explore};

@@ -54,7 +54,7 @@ impl Session {
         let limits = parts
             .endpoint
             .limiter()
-            .claim(limits(&config, &options), parts.time.now());
+            .claim(limits(&config, &options), Arc::clone(&parts.time));
         let life = Life::new(dynamic);
         let heart = Heart::new(
             parts.heartbeat.transport,

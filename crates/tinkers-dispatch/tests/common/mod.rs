@@ -14,7 +14,7 @@ use tinkers_core::{
     Moment, Reentry, RouteClass, Settlement, Time,
 };
 use tinkers_dispatch::{
-    Gate, LaneSettings, LaneSnapshot, Limiter, LimiterAdmission, LimiterSettings,
+    Claim, Gate, LaneSettings, LaneSnapshot, Limiter, LimiterAdmission, LimiterSettings,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -82,6 +82,11 @@ impl Bench {
             Gate::ClosedUntil(at) => at,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Asks for limits.
+    pub(crate) fn claim(&self, settings: LimiterSettings) -> Claim {
+        self.limiter.claim(settings, Arc::new(self.clock.clone()))
     }
 
     pub(crate) fn at(&self, after: Duration) -> Moment {
