@@ -22,13 +22,12 @@ pub struct ByteBudget {
 
 #[derive(Debug)]
 struct Shared {
-    size: u64,
+    bytes: tinkers_limits::ByteBudget,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    taken: u64,
     /// Who waits, in order, and those that were served and have not noticed yet.
     waiting: BTreeMap<u64, (u64, Waker)>,
     served: BTreeMap<u64, u64>,
@@ -37,12 +36,12 @@ struct State {
 
 impl State {
     /// Serves who can be, in order. The wakers are to be called without the lock.
-    fn serve(&mut self, size: u64) -> Vec<Waker> {
+    fn serve(&mut self, budget: &tinkers_limits::ByteBudget) -> Vec<Waker> {
         let mut served = Vec::new();
-        while self.taken < size
-            && let Some((number, (bytes, waker))) = self.waiting.pop_first()
+        while let Some(first) = self.waiting.first_entry()
+            && budget.take(first.get().0).is_ok()
         {
-            self.taken = self.taken.saturating_add(bytes);
+            let (number, (bytes, waker)) = first.remove_entry();
             self.served.insert(number, bytes);
             served.push(waker);
         }
@@ -54,8 +53,8 @@ impl Shared {
     fn give_back(&self, bytes: u64) {
         let woken = {
             let mut state = lock(&self.state);
-            state.taken = state.taken.saturating_sub(bytes);
-            state.serve(self.size)
+            self.bytes.give_back(bytes);
+            state.serve(&self.bytes)
         };
         woken.into_iter().for_each(Waker::wake);
     }
@@ -65,7 +64,7 @@ impl ByteBudget {
     /// A budget of `bytes`, at least 1.
     pub fn new(bytes: u64) -> Self {
         let shared = Shared {
-            size: bytes.max(1),
+            bytes: tinkers_limits::ByteBudget::new(bytes),
             state: Mutex::new(State::default()),
         };
         Self {
@@ -84,7 +83,7 @@ impl ByteBudget {
 
     /// How many bytes are taken now.
     pub fn taken(&self) -> u64 {
-        lock(&self.shared.state).taken
+        self.shared.bytes.taken()
     }
 }
 
@@ -109,8 +108,7 @@ impl Future for Acquire {
             });
             if state.served.remove(&number).is_some() {
                 (true, None)
-            } else if bytes == 0 || (state.taken < this.shared.size && state.is_first(number)) {
-                state.taken = state.taken.saturating_add(bytes);
+            } else if state.is_first(number) && this.shared.bytes.take(bytes).is_ok() {
                 (true, state.waiting.remove(&number))
             } else {
                 (false, state.waiting.insert(number, (bytes, waker)))
