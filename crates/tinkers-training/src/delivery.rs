@@ -6,8 +6,9 @@ use std::time::Duration;
 use tinkers_core::{Error, Flight, Result, Sent};
 use tinkers_wire::{Promise, TinkerPath};
 
+use crate::clean::is_clean;
 use crate::lost;
-use crate::poison::{Poison, Recovery, is_clean};
+use crate::poison::{Poison, Recovery};
 use crate::submit::Submission;
 use crate::together::Together;
 use crate::turns::{Reply, Turn, Turns};

@@ -1,17 +1,20 @@
 //! The training client: passes, optimizer steps, saves and loads, in the order in which they are called.
 #![doc = include_str!("../README.md")]
 
+mod clean;
 mod client;
 mod create;
 mod delivery;
 mod lost;
 mod merge;
+mod order;
 mod parts;
 mod plan;
 mod poison;
 mod save;
 mod sender;
 mod submit;
+mod sync;
 mod together;
 mod turns;
 mod waiter;

@@ -4,9 +4,9 @@ use tinkers_core::retry::pause;
 use tinkers_core::{Call, Error, ErrorKind, Policy, Result, RouteClass, Sent};
 use tinkers_wire::{CheckpointList, TinkerPath, routes};
 
+use crate::clean::says_that_it_exists;
 use crate::delivery::Taken;
 use crate::parts::{SavedName, WhenLost};
-use crate::poison::says_that_it_exists;
 use crate::submit::Submission;
 
 /// Sends a part, and finds out what a lost reply left behind where that can be found out. `fresh` is the name that a save

@@ -2,62 +2,34 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Error, ErrorKind, Sent};
 use tinkers_futures::catch_unwind;
 
 use crate::delivery::Delivery;
-use crate::poison::{Poison, Recovery};
-use crate::turns::Turns;
+use crate::order::Sending;
+use crate::turns::{Queued, Turns};
 
-/// The task that sends. However it ends, nobody is left waiting.
-pub(crate) struct Sender {
-    turns: Arc<Turns>,
-    finished: bool,
+/// Starts the task that sends. It ends by itself; should it be aborted, what it was given sees to it that nobody is left waiting.
+///
+/// Called without the lock of the order: on a runtime that has ended the task is dropped inside `spawn`, and that takes the lock.
+pub(crate) fn start(turns: &Arc<Turns>, sending: Sending<Queued>) {
+    let task = run(Arc::clone(turns), sending);
+    turns.session().spawner().spawn(Box::pin(task)).detach();
 }
 
-impl Sender {
-    /// Starts it. It ends by itself.
-    pub(crate) fn start(turns: &Arc<Turns>) {
-        let sender = Self {
-            turns: Arc::clone(turns),
-            finished: false,
-        };
-        let spawner = turns.session().spawner();
-        spawner.spawn(Box::pin(sender.run())).detach();
-    }
-
-    async fn run(mut self) {
-        while let Some((turn, reply)) = self.turns.next() {
-            // What was queued when the session was closed is not submitted after it. Its numbers are used up with the client.
-            if let Err(closed) = self.turns.session().check_open() {
-                let _ = reply.send(Err(closed));
-                continue;
-            }
-            let mut delivery = Delivery::new(&self.turns, turn, reply);
-            let sent = catch_unwind(async {
-                delivery.run().await;
-                Ok(())
-            });
-            if let Err(panic) = sent.await {
-                delivery.broke_off(panic);
-            }
+async fn run(turns: Arc<Turns>, mut sending: Sending<Queued>) {
+    while let Some(Queued { turn, reply }) = sending.next() {
+        // What was queued when the session was closed is not submitted after it. Its numbers are used up with the client.
+        if let Err(closed) = turns.session().check_open() {
+            let _ = reply.send(Err(closed));
+            continue;
         }
-        self.finished = true;
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        // The runtime ended, or the task was aborted.
-        let message =
-            "the task that sends this model's requests was aborted; its runtime has ended";
-        self.turns.poison(Poison {
-            cause: Error::new(ErrorKind::Aborted, Sent::MaybeSent, message),
-            recovery: Recovery::Never,
+        let mut delivery = Delivery::new(&turns, turn, reply);
+        let sent = catch_unwind(async {
+            delivery.run().await;
+            Ok(())
         });
-        self.turns.sending_ended();
+        if let Err(panic) = sent.await {
+            delivery.broke_off(panic);
+        }
     }
 }
