@@ -1,4 +1,4 @@
-//! The lock of a model's order: numbers, queue, poison and the right to send change together.
+//! The lock of a model's order: numbers, queue, poison and the right to send change together. Its models are in `tests/loom.rs`.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -47,7 +47,8 @@ impl<T: Waiting> Order<T> {
         }
     }
 
-    /// Reserves `count` numbers and queues what `place` makes of the first of them, in one step. Who is given the right to send has to use it.
+    /// Reserves `count` numbers and queues what `place` makes of the first of them, in one step. Who is given the right to send
+    /// has to use it.
     ///
     /// # Errors
     /// What the poison says; `place` is not asked then.
