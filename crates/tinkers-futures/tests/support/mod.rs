@@ -57,7 +57,7 @@ pub(crate) struct Scripted {
 #[derive(Debug)]
 pub(crate) struct FakeSession {
     pub(crate) server: Arc<Scripted>,
-    spawner: Tasks,
+    spawner: Box<dyn Spawn>,
     caller: Caller,
     config: ClientConfig,
     progress_deadline: Duration,
@@ -70,6 +70,19 @@ pub(crate) fn session(script: impl IntoIterator<Item = Step>) -> (Arc<FakeSessio
 pub(crate) fn session_with_deadline(
     script: impl IntoIterator<Item = Step>,
     progress_deadline: Duration,
+) -> (Arc<FakeSession>, Arc<Scripted>) {
+    build(script, progress_deadline, None)
+}
+
+/// A session whose background tasks run where `spawner` puts them. Its server is asked nothing.
+pub(crate) fn session_on(spawner: impl Spawn) -> Arc<FakeSession> {
+    build([], Duration::from_secs(7200), Some(Box::new(spawner))).0
+}
+
+fn build(
+    script: impl IntoIterator<Item = Step>,
+    progress_deadline: Duration,
+    spawner: Option<Box<dyn Spawn>>,
 ) -> (Arc<FakeSession>, Arc<Scripted>) {
     let clock = ManualClock::new();
     let server = Arc::new(Scripted {
@@ -96,7 +109,7 @@ pub(crate) fn session_with_deadline(
     (
         Arc::new(FakeSession {
             server: Arc::clone(&server),
-            spawner: Tasks(Arc::downgrade(&server)),
+            spawner: spawner.unwrap_or_else(|| Box::new(Tasks(Arc::downgrade(&server)))),
             caller,
             config,
             progress_deadline,
@@ -321,7 +334,7 @@ impl SessionContext for FakeSession {
         &self.caller
     }
     fn spawner(&self) -> &dyn Spawn {
-        &self.spawner
+        &*self.spawner
     }
     fn session_id(&self) -> &str {
         "session"
