@@ -47,6 +47,15 @@ pub(crate) enum Look {
     Waiting(Option<Moment>),
 }
 
+/// The end of an attempt, and what came of it.
+struct Ended {
+    ticket: Ticket,
+    ending: Ending,
+    /// Whether a refusal said for how long.
+    is_hinted: bool,
+    settled: Settled,
+}
+
 impl Lane {
     /// A probe that is not answered for so long lets another one go, unless answers usually take longer than half of it.
     const PATIENCE: Duration = Duration::from_secs(1);
@@ -158,8 +167,14 @@ impl Lane {
             return;
         }
         let now = now();
+        let ended = Ended {
+            ticket,
+            ending,
+            is_hinted,
+            settled,
+        };
         self.locked(|state, after| {
-            self.learn(state, ticket, ending, &settled, is_hinted, now, after);
+            self.learn(state, &ended, now, after);
             self.serve(state, now, after);
         });
     }
@@ -295,20 +310,13 @@ impl Lane {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all of it is known only at the one place that calls this"
-    )]
-    fn learn(
-        &self,
-        state: &mut State,
-        ticket: Ticket,
-        ending: Ending,
-        settled: &Settled,
-        is_hinted: bool,
-        now: Moment,
-        after: &mut After,
-    ) {
+    fn learn(&self, state: &mut State, ended: &Ended, now: Moment, after: &mut After) {
+        let &Ended {
+            ticket,
+            ending,
+            is_hinted,
+            ref settled,
+        } = ended;
         if settled.reopened {
             self.failed_probes.store(0, Ordering::Relaxed);
             if let Some(sent) = state.probe.take() {
