@@ -208,6 +208,11 @@ impl Lane {
         (queue.len(), queue.uncollected(), state.growth.level())
     }
 
+    /// How long a probe may be without an answer now, before another one goes.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience_in(&lock(&self.state))
+    }
+
     fn hand_over(&self, now: Moment) {
         self.locked(|state, after| self.serve(state, now, after));
     }
@@ -264,7 +269,7 @@ impl Lane {
     ) -> Result<Ticket, Blocked> {
         self.open_unrefused(state, now, after);
         loop {
-            let patience = self.patience(state);
+            let patience = self.patience_in(state);
             let taken = self
                 .constraints
                 .take_turn(demand, now.since_origin(), patience);
@@ -293,8 +298,8 @@ impl Lane {
         }
         let gate = self.constraints.gate();
         let epoch = gate.epoch();
-        if let GateState::ProbingUntil(at) = gate.state()
-            && at <= now.since_origin()
+        if let GateState::ProbingSince(at) = gate.state()
+            && Moment::from_origin(at).after(self.patience_in(state)) <= now
             && gate.reopen(epoch)
         {
             state.probe = None;
@@ -303,7 +308,7 @@ impl Lane {
         }
     }
 
-    fn patience(&self, state: &State) -> Duration {
+    fn patience_in(&self, state: &State) -> Duration {
         match self.class {
             RouteClass::Poll => Self::PATIENCE_WITH_POLLS,
             _ => Self::PATIENCE.max(state.probe_took.saturating_mul(2)),

@@ -75,7 +75,9 @@ impl LaneSnapshot {
             gate: match lane.constraints.gate().state() {
                 GateState::Open => Gate::Open,
                 GateState::ClosedUntil(at) => Gate::ClosedUntil(Moment::from_origin(at)),
-                GateState::ProbingUntil(at) => Gate::ProbingUntil(Moment::from_origin(at)),
+                GateState::ProbingSince(at) => {
+                    Gate::ProbingUntil(Moment::from_origin(at).after(lane.patience()))
+                }
             },
             waiting,
             uncollected,

@@ -72,6 +72,24 @@ fn a_probe_that_is_not_answered_lets_a_second_one_go_after_a_second() {
 }
 
 #[test]
+fn what_becomes_of_a_probe_that_was_overtaken_leaves_the_next_one_alone() {
+    for late in [Settlement::Unknown, Settlement::Dropped] {
+        let (bench, mut queue) = closed(3);
+        let silent = probe(&bench, &mut queue);
+        bench.clock.advance(SECOND);
+        let mut second = let_through(&mut queue);
+        let gate = bench.state(RouteClass::Rest).gate;
+        assert_eq!(gate, Gate::ProbingUntil(bench.at(SECOND)));
+        silent.permit.settle(late);
+        assert_eq!(bench.state(RouteClass::Rest).gate, gate, "{late:?}");
+        assert!(let_through(&mut queue).is_empty(), "{late:?}: a third one");
+        accept(second.remove(0));
+        assert_eq!(bench.state(RouteClass::Rest).gate, Gate::Open, "{late:?}");
+        assert_eq!(let_through(&mut queue).len(), 1, "{late:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_says_nothing_about_the_rate_opens_the_gate_and_none_at_all_does_not() {
     let (bench, mut queue) = closed(3);
     let first = probe(&bench, &mut queue);

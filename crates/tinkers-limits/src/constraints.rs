@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::bytes::ByteBudget;
-use crate::gate::{BackoffGate, Closed, Entry, Epoch};
+use crate::gate::{BackoffGate, Closed, Entry, Epoch, Probe};
 use crate::gcra::{Gcra, Rate, Refusal};
 use crate::growth::{Change, Growth, RefusalSeen};
 use crate::ramp::Ramp;
@@ -201,19 +201,19 @@ impl Constraints {
         level: impl FnOnce() -> u32,
     ) -> Settled {
         let (mut closed, mut reopened, mut passed_on) = (None, false, false);
-        let (epoch, is_probe) = (ticket.entry.epoch(), ticket.entry.is_probe());
-        match ending {
-            Ending::Refused { until } => closed = Some(self.gate.close(until, epoch)),
-            Ending::Accepted | Ending::Answered if is_probe => {
+        let epoch = ticket.entry.epoch();
+        match (ending, ticket.entry.probe()) {
+            (Ending::Refused { until }, _) => closed = Some(self.gate.close(until, epoch)),
+            (Ending::Accepted | Ending::Answered, Some(_)) => {
                 // The ramp first: whoever sees the open gate must see it.
                 self.ramp.restart(level());
                 reopened = self.gate.reopen(epoch);
             }
-            Ending::Unanswered { until } if is_probe => {
-                self.gate.defer(until, epoch);
+            (Ending::Unanswered { until }, Some(probe)) => {
+                self.gate.defer(until, probe);
             }
-            Ending::Dropped if is_probe => passed_on = self.gate.pass_on(now, epoch),
-            _ => {}
+            (Ending::Dropped, Some(probe)) => passed_on = self.gate.pass_on(now, probe),
+            (_, None) => {}
         }
         if ending == Ending::Accepted {
             self.ramp.accepted();
@@ -332,8 +332,11 @@ impl Ticket {
     pub const fn to_words(self) -> [u64; 2] {
         let Epoch(epoch) = self.entry.epoch();
         let takes_flight = matches!(self.demand.take, Take::SlotAndFlight) as u64;
-        let bits = epoch as u64 | (self.is_probe() as u64) << 16 | takes_flight << 17;
-        [self.demand.bytes, bits]
+        let probe = match self.entry.probe() {
+            Some(Probe { since, .. }) => 1 << 16 | since << 18,
+            None => 0,
+        };
+        [self.demand.bytes, epoch as u64 | takes_flight << 17 | probe]
     }
 
     /// The ticket of which [`Ticket::to_words`] made these.
@@ -341,7 +344,10 @@ impl Ticket {
         let epoch = Epoch(bits as u16);
         let entry = match bits >> 16 & 1 {
             0 => Entry::Open(epoch),
-            _ => Entry::Probe(epoch),
+            _ => Entry::Probe(Probe {
+                epoch,
+                since: bits >> 18,
+            }),
         };
         let take = match bits >> 17 & 1 {
             0 => Take::Slot,

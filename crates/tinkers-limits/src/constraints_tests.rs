@@ -302,3 +302,24 @@ fn other_bounds_hold_from_now_on() {
     assert_eq!(held(&constraints), (0, 0, 0));
     assert!(constraints.take(demand(1), || ms(0)).is_ok());
 }
+
+#[test]
+fn a_ticket_is_the_same_after_its_words() {
+    let epoch = Epoch(u16::MAX);
+    // As late as the gate can tell, which fills the word to its last bit.
+    let last = u64::MAX >> 18;
+    let entries = [
+        Entry::Open(Epoch(0)),
+        Entry::Open(epoch),
+        Entry::Probe(Probe { epoch, since: 0 }),
+        Entry::Probe(Probe { epoch, since: last }),
+    ];
+    for entry in entries {
+        for take in [Take::Slot, Take::SlotAndFlight] {
+            let bytes = u64::MAX;
+            let demand = Demand { take, bytes };
+            let ticket = Ticket { demand, entry };
+            assert_eq!(Ticket::from_words(ticket.to_words()), ticket);
+        }
+    }
+}

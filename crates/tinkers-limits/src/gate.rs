@@ -1,4 +1,7 @@
 //! The gate that a refusal closes: a deadline that only moves forward, a probe before it opens, and the epoch, in one word.
+//!
+//! The word's time never goes back, and every probe goes later than those that are under way. So the time at which a probe went says
+//! which one it is, and one that was overtaken by another has no more say in a closure.
 
 use std::time::Duration;
 
@@ -18,21 +21,37 @@ pub struct BackoffGate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub(crate) u16);
 
+/// Which probe of a gate: no two that are under way at once are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    pub(crate) epoch: Epoch,
+    /// When it went, in microseconds.
+    pub(crate) since: u64,
+}
+
 /// How a request went through the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
     /// With everybody else.
     Open(Epoch),
     /// Alone: it must end in [`BackoffGate::reopen`], [`BackoffGate::close`], [`BackoffGate::defer`] or
-    /// [`BackoffGate::pass_on`].
-    Probe(Epoch),
+    /// [`BackoffGate::pass_on`], once.
+    Probe(Probe),
 }
 
 impl Entry {
     /// To be told to the gate when the answer is there.
     pub const fn epoch(self) -> Epoch {
         match self {
-            Self::Open(epoch) | Self::Probe(epoch) => epoch,
+            Self::Open(epoch) | Self::Probe(Probe { epoch, .. }) => epoch,
+        }
+    }
+
+    /// Which probe it is, where it goes alone.
+    pub const fn probe(self) -> Option<Probe> {
+        match self {
+            Self::Open(_) => None,
+            Self::Probe(probe) => Some(probe),
         }
     }
 
@@ -58,8 +77,8 @@ pub enum GateState {
     Open,
     /// Nothing goes before this; then a probe does.
     ClosedUntil(Duration),
-    /// A probe is under way. Another may go at this time, should the first not have been answered.
-    ProbingUntil(Duration),
+    /// A probe went at this time and is under way. Another may go once it has not been answered for too long.
+    ProbingSince(Duration),
 }
 
 impl BackoffGate {
@@ -76,12 +95,11 @@ impl BackoffGate {
     }
 
     /// Goes through at `now`, as the probe where one is due, or says when it may. A probe that is not answered within
-    /// `patience` lets another one go.
+    /// `patience` (at least a microsecond) lets another one go.
     pub fn enter(&self, now: Duration, patience: Duration) -> Result<Entry, Duration> {
-        let now = micros_down(now);
-        let next = now.saturating_add(micros_up(patience)).min(Packed::LAST);
+        let (now, patience) = (micros_down(now), micros_up(patience).max(1));
         self.word.change(|word| {
-            let (after, entry) = Packed(word).enter(now, next)?;
+            let (after, entry) = Packed(word).enter(now, patience)?;
             Ok((after.0, entry))
         })
     }
@@ -103,20 +121,29 @@ impl BackoffGate {
         })
     }
 
-    /// A probe got no answer: the gate closes until `until` without a new epoch, since nobody refused anything.
-    pub fn defer(&self, until: Duration, seen: Epoch) -> bool {
-        self.end_probe(seen, Packed::new(Kind::Closed, micros_up(until), seen))
+    /// A probe got no answer: the gate closes until `until` without a new epoch, since nobody refused anything. Does nothing
+    /// when the gate was closed or opened meanwhile, or another probe goes by now.
+    pub fn defer(&self, until: Duration, probe: Probe) -> bool {
+        self.end_probe(probe, micros_up(until))
     }
 
-    /// A probe was answered, and not by a refusal: the gate opens. Does nothing when a refusal closed it meanwhile.
+    /// A probe of the epoch `seen` was answered, and not by a refusal: the gate opens, also when another one of that epoch goes
+    /// by now. Does nothing when a refusal closed it meanwhile.
     pub fn reopen(&self, seen: Epoch) -> bool {
-        self.end_probe(seen, Packed::new(Kind::Open, 0, seen))
+        let opened = self.word.change(|word| {
+            let word = Packed(word);
+            let is_probed = word.kind() == Kind::Probing && word.epoch() == seen;
+            let open = Packed::new(Kind::Open, word.micros(), seen);
+            is_probed.then_some((open.0, ())).ok_or(())
+        });
+        opened.is_ok()
     }
 
-    /// A probe was given up at `now`: the next one may go at once.
-    pub fn pass_on(&self, now: Duration, seen: Epoch) -> bool {
-        // Rounded down, so that `now` itself is not before it; a probe never starts before the deadline, so neither does this.
-        self.end_probe(seen, Packed::new(Kind::Closed, micros_down(now), seen))
+    /// A probe was given up at `now`: the next one may go at once. Does nothing when the gate was closed or opened meanwhile, or
+    /// another probe goes by now.
+    pub fn pass_on(&self, now: Duration, probe: Probe) -> bool {
+        // Rounded down, so that `now` itself is not before it.
+        self.end_probe(probe, micros_down(now))
     }
 
     /// What it is doing.
@@ -125,7 +152,7 @@ impl BackoffGate {
         match word.kind() {
             Kind::Open => GateState::Open,
             Kind::Closed => GateState::ClosedUntil(word.time()),
-            Kind::Probing => GateState::ProbingUntil(word.time()),
+            Kind::Probing => GateState::ProbingSince(word.time()),
         }
     }
 
@@ -140,11 +167,14 @@ impl BackoffGate {
         self.word.lost()
     }
 
-    fn end_probe(&self, seen: Epoch, after: Packed) -> bool {
+    /// The gate is closed until `until` by the end of `probe`, where it is the one under way. A probe never goes before the deadline,
+    /// so neither does what follows it.
+    fn end_probe(&self, probe: Probe, until: u64) -> bool {
+        let probing = Packed::new(Kind::Probing, probe.since, probe.epoch);
+        let closed = Packed::new(Kind::Closed, until.max(probe.since), probe.epoch);
         let changed = self.word.change(|word| {
-            let word = Packed(word);
-            let is_its_probe = word.kind() == Kind::Probing && word.epoch() == seen;
-            is_its_probe.then_some((after.0, ())).ok_or(())
+            let is_under_way = Packed(word) == probing;
+            is_under_way.then_some((closed.0, ())).ok_or(())
         });
         changed.is_ok()
     }
@@ -163,7 +193,8 @@ enum Kind {
     Probing,
 }
 
-/// 46 bits of microseconds (more than two years), 2 of what it is doing, 16 of epoch.
+/// 46 bits of microseconds (more than two years), 2 of what it is doing, 16 of epoch. The time is the deadline of a closed gate, and
+/// when the last probe went otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
@@ -178,23 +209,27 @@ impl Packed {
     }
 
     /// The transition of [`BackoffGate::enter`].
-    fn enter(self, now: u64, next: u64) -> Result<(Self, Entry), Duration> {
-        match self.kind() {
-            Kind::Open => Ok((self, Entry::Open(self.epoch()))),
-            _ if now < self.micros() => Err(self.time()),
-            _ => {
-                let probing = Self::new(Kind::Probing, next, self.epoch());
-                Ok((probing, Entry::Probe(self.epoch())))
-            }
+    fn enter(self, now: u64, patience: u64) -> Result<(Self, Entry), Duration> {
+        let epoch = self.epoch();
+        let due = match self.kind() {
+            Kind::Open => return Ok((self, Entry::Open(epoch))),
+            Kind::Closed => self.micros(),
+            Kind::Probing => self.micros().saturating_add(patience).min(Self::LAST),
+        };
+        if now < due {
+            return Err(Duration::from_micros(due));
         }
+        let probing = Self::new(Kind::Probing, now, epoch);
+        Ok((probing, Entry::Probe(Probe { epoch, since: now })))
     }
 
     /// The transition of [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request knew the present one.
-    /// What an open or probed gate was closed until has passed, so there the new deadline is the later one.
+    /// What an open or probed gate was closed until has passed, so there the new deadline is the later one; it is after the last
+    /// probe, so that the next one goes later than that.
     fn close(self, until: u64, seen: Epoch) -> Self {
         let deadline = match self.kind() {
             Kind::Closed => until.max(self.micros()),
-            Kind::Open | Kind::Probing => until,
+            Kind::Open | Kind::Probing => until.max(self.micros() + 1).min(Self::LAST),
         };
         let epoch = if seen == self.epoch() {
             Epoch(seen.0.wrapping_add(1))

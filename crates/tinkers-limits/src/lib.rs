@@ -10,7 +10,7 @@
 //!
 //! | word | written by | read by | what may never be | models |
 //! |---|---|---|---|---|
-//! | the gate: doing, deadline, epoch | a refusal; whoever enters it closed and past its deadline; the end of a probe | who wants to go, last of all it reads | an earlier deadline, an entry before it, two events of one moment, an end that lifts a newer closure | `loom_gate`: `the_later_deadline_stays_…`, `the_refusal_of_a_straggler_…`, `a_dropped_probe_…` |
+//! | the gate: doing, deadline or when the probe went, epoch | a refusal; whoever enters it closed and past its deadline; the end of a probe | who wants to go, last of all it reads | an earlier deadline, an entry before it, two events of one moment, an end that lifts a newer closure or ends another probe | `loom_gate`: `the_later_deadline_stays_…`, `the_refusal_of_a_straggler_…`, `a_dropped_probe_…`, `the_end_of_a_probe_that_was_overtaken_…` |
 //! | the window: in flight, unanswered, limit, somebody waits | who goes, lands or gives back; who waits; who learned another limit | the same, in the same exchange | a unit lost or given back twice, more admitted than the limit, one that waits and is forgotten | `loom_window`: `what_was_taken_comes_back_…`, `a_limit_that_changes_…`, `who_says_that_it_waits_…` |
 //! | the bytes' balance | a take, a give-back, another size | a take | a charge that is not given back, more than one beyond the size | `loom_budgets`: `bytes_overshoot_…` |
 //! | the bytes' size | another size | `taken`, which is for show alone | the balance follows it by the difference, so the order of two changes does not matter | `loom_budgets`: `a_budget_that_is_resized_…` |
@@ -37,7 +37,7 @@ pub use backoff::CasBackoff;
 pub use budget::{Drawn, Failure, RetryBudget};
 pub use bytes::ByteBudget;
 pub use constraints::{Blocked, Bounds, Constraints, Demand, Ending, Settled, Start, Ticket};
-pub use gate::{BackoffGate, Closed, Entry, Epoch, GateState};
+pub use gate::{BackoffGate, Closed, Entry, Epoch, GateState, Probe};
 pub use gcra::{Gcra, Rate, Refusal};
 pub use growth::{Change, Growth, RefusalSeen};
 pub use ramp::Ramp;

@@ -7,10 +7,10 @@ mod explore;
 use std::time::Duration;
 
 use explore::{Findings, explore};
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{BackoffGate, Entry, Epoch, GateState};
+use tinkers_limits::{BackoffGate, Entry, Epoch, GateState, Probe};
 
 const PATIENCE: u64 = 100;
 
@@ -61,7 +61,7 @@ impl Gate for BackoffGate {
     fn closed_until(&self) -> Option<u64> {
         match self.state() {
             GateState::ClosedUntil(until) => Some(until.as_millis() as u64),
-            GateState::Open | GateState::ProbingUntil(_) => None,
+            GateState::Open | GateState::ProbingSince(_) => None,
         }
     }
 }
@@ -185,7 +185,7 @@ fn a_dropped_probe_never_lifts_a_closure() {
         let gate = Arc::new(BackoffGate::new());
         let old = gate.epoch();
         gate.close(ms(10), old);
-        let probe = gate.enter(ms(10), ms(PATIENCE)).unwrap().epoch();
+        let probe = enter(&gate, 10).expect("a probe is due");
         let dropped = {
             let gate = Arc::clone(&gate);
             spawn(move || gate.pass_on(ms(12), probe))
@@ -214,7 +214,7 @@ fn a_dropped_probe_is_not_lost_and_of_two_only_one_goes() {
     let findings = explore("pass on and enter", 3, || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
-        let probe = gate.enter(ms(10), ms(PATIENCE)).unwrap().epoch();
+        let probe = enter(&gate, 10).expect("a probe is due");
         let others = [(); 2].map(|()| {
             let gate = Arc::clone(&gate);
             spawn(move || gate.enter(ms(12), ms(PATIENCE)).is_ok())
@@ -227,4 +227,104 @@ fn a_dropped_probe_is_not_lost_and_of_two_only_one_goes() {
         fault.into_iter().collect()
     });
     findings.assert_none();
+}
+
+fn enter(gate: &BackoffGate, now: u64) -> Option<Probe> {
+    let entry = gate.enter(ms(now), ms(PATIENCE)).ok()?;
+    entry.probe()
+}
+
+/// How the end of a probe is told.
+trait Ends: Send + Sync + 'static {
+    fn new(first: Probe) -> Self;
+    /// Another probe goes.
+    fn goes(&self, probe: Probe);
+    /// Which one the gate is told has ended, when `probe` has.
+    fn ended(&self, probe: Probe) -> Probe;
+}
+
+/// As it is: each for itself.
+struct ForItself;
+
+impl Ends for ForItself {
+    fn new(_: Probe) -> Self {
+        Self
+    }
+
+    fn goes(&self, _: Probe) {}
+
+    fn ended(&self, probe: Probe) -> Probe {
+        probe
+    }
+}
+
+/// The fault of a gate that knows its probes by their epoch alone: any of them ends the one under way.
+struct ForTheLast(Mutex<Probe>);
+
+impl Ends for ForTheLast {
+    fn new(first: Probe) -> Self {
+        Self(Mutex::new(first))
+    }
+
+    fn goes(&self, probe: Probe) {
+        *self.0.lock().unwrap() = probe;
+    }
+
+    fn ended(&self, _: Probe) -> Probe {
+        *self.0.lock().unwrap()
+    }
+}
+
+/// A probe ends late, while the next one and perhaps a third want to go.
+fn a_probe_that_ends_late<E: Ends>(name: &str, end: fn(&BackoffGate, Probe) -> bool) -> Findings {
+    explore(name, 3, move || {
+        let gate = Arc::new(BackoffGate::new());
+        gate.close(ms(10), gate.epoch());
+        let first = enter(&gate, 10).expect("a probe is due");
+        let ends = Arc::new(E::new(first));
+        let late = {
+            let (gate, ends) = (Arc::clone(&gate), Arc::clone(&ends));
+            spawn(move || end(&gate, ends.ended(first)))
+        };
+        let next = {
+            let (gate, ends) = (Arc::clone(&gate), Arc::clone(&ends));
+            spawn(move || enter(&gate, 110).inspect(|probe| ends.goes(*probe)))
+        };
+        let third = enter(&gate, 120);
+        let ended = join(late);
+        let went = [join(next), third].into_iter().flatten().count();
+        let mut faults = Vec::new();
+        if went > 1 {
+            faults.push("two probes".to_owned());
+        }
+        let is_probed = matches!(gate.state(), GateState::ProbingSince(_));
+        if went > 0 && !is_probed {
+            faults.push("closed under the next probe".to_owned());
+        }
+        if went == 0 && !ended {
+            faults.push("neither ended nor overtaken".to_owned());
+        }
+        faults
+    })
+}
+
+#[test]
+fn the_end_of_a_probe_that_was_overtaken_leaves_the_next_one_alone() {
+    a_probe_that_ends_late::<ForItself>("a late drop", |gate, probe| gate.pass_on(ms(105), probe))
+        .assert_none();
+    a_probe_that_ends_late::<ForItself>("a late break", |gate, probe| gate.defer(ms(500), probe))
+        .assert_none();
+}
+
+#[test]
+fn the_same_model_finds_the_fault_of_probes_that_are_known_by_their_epoch() {
+    let drops = a_probe_that_ends_late::<ForTheLast>("control: a late drop", |gate, probe| {
+        gate.pass_on(ms(105), probe)
+    });
+    let two = "two probes".to_owned();
+    assert!(drops.faults.contains(&two), "{:?}", drops.faults);
+    let breaks = a_probe_that_ends_late::<ForTheLast>("control: a late break", |gate, probe| {
+        gate.defer(ms(500), probe)
+    });
+    assert_eq!(breaks.faults, ["closed under the next probe"]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tinkers_limits::{
-    BackoffGate, ConcurrencyWindow, Drawn, Entry, Epoch, Failure, Gcra, Rate, Refusal, RetryBudget,
+    BackoffGate, ConcurrencyWindow, Drawn, Entry, Failure, Gcra, Probe, Rate, Refusal, RetryBudget,
     Take,
 };
 
@@ -22,7 +22,7 @@ enum GateStep {
     Enter,
     /// A request, by its number, is refused with a hint of so many microseconds.
     Refuse(usize, u64),
-    /// The end of a probe, by its number among all that went.
+    /// The end of a probe, by its number among those under way.
     Reopen(usize),
     Defer(usize, u64),
     PassOn(usize),
@@ -52,7 +52,12 @@ struct GateModel {
     ended: BTreeSet<usize>,
     /// The epoch of each request, counted from 0.
     entries: Vec<(Entry, usize)>,
-    probed_at: Option<u64>,
+    /// Probes under way, with the epoch and the number of each.
+    probes: Vec<(Probe, usize, u64)>,
+    /// Numbers of probes so far.
+    probed: u64,
+    /// The last probe, while the gate waits for its end: its number and when it went.
+    probing: Option<(u64, u64)>,
     is_open: bool,
 }
 
@@ -61,10 +66,12 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 }
 
 impl GateModel {
-    fn probe(&self, number: usize) -> Option<Epoch> {
-        let probes = self.entries.iter().filter(|(entry, _)| entry.is_probe());
-        let probes: Vec<Epoch> = probes.map(|(entry, _)| entry.epoch()).collect();
-        pick(&probes, number)
+    /// One of the probes under way ends, and whether it is the one that the gate waits for.
+    fn end_probe(&mut self, number: usize) -> Option<(Probe, bool)> {
+        let at = number.checked_rem(self.probes.len())?;
+        let (probe, _, number) = self.probes.swap_remove(at);
+        let is_last = self.probing.is_some_and(|(last, _)| last == number);
+        Some((probe, is_last))
     }
 
     fn step(&mut self, gate: &BackoffGate, step: &GateStep) -> Result<(), TestCaseError> {
@@ -81,28 +88,31 @@ impl GateModel {
                 prop_assert!(closed.until >= us(until));
                 self.until = self.until.max(until);
                 self.is_open = false;
-                self.probed_at = None;
+                self.probing = None;
             }
             GateStep::Reopen(number) => {
-                if let Some(epoch) = self.probe(number)
-                    && gate.reopen(epoch)
-                {
-                    prop_assert!(self.probed_at.take().is_some(), "without a probe");
+                let Some(at) = number.checked_rem(self.probes.len()) else {
+                    return Ok(());
+                };
+                // Any probe of this epoch will do.
+                let (probe, epoch, _) = self.probes.swap_remove(at);
+                let opens = self.probing.is_some() && epoch == self.ended.len();
+                prop_assert_eq!(gate.reopen(Entry::Probe(probe).epoch()), opens);
+                if opens {
+                    self.probing = None;
                     self.is_open = true;
                 }
             }
             GateStep::Defer(number, hint) => {
-                if let Some(epoch) = self.probe(number)
-                    && gate.defer(us(self.now + hint), epoch)
-                {
-                    prop_assert!(self.probed_at.take().is_some(), "without a probe");
+                if let Some((probe, is_last)) = self.end_probe(number) {
+                    prop_assert_eq!(gate.defer(us(self.now + hint), probe), is_last);
+                    self.probing = self.probing.filter(|_| !is_last);
                 }
             }
             GateStep::PassOn(number) => {
-                if let Some(epoch) = self.probe(number)
-                    && gate.pass_on(us(self.now), epoch)
-                {
-                    prop_assert!(self.probed_at.take().is_some(), "without a probe");
+                if let Some((probe, is_last)) = self.end_probe(number) {
+                    prop_assert_eq!(gate.pass_on(us(self.now), probe), is_last);
+                    self.probing = self.probing.filter(|_| !is_last);
                 }
             }
         }
@@ -111,7 +121,7 @@ impl GateModel {
     }
 
     fn enter(&mut self, gate: &BackoffGate) -> Result<(), TestCaseError> {
-        let before = self.probed_at;
+        let before = self.probing;
         let entry = match gate.enter(us(self.now), us(PATIENCE)) {
             Ok(entry) => entry,
             Err(at) => {
@@ -121,10 +131,14 @@ impl GateModel {
         };
         prop_assert!(self.now >= self.until, "before the largest deadline");
         prop_assert_eq!(entry.is_probe(), !self.is_open);
-        if entry.is_probe() {
-            let is_due = before.is_none_or(|at| self.now >= at + PATIENCE);
+        if let Some(probe) = entry.probe() {
+            let is_due = before.is_none_or(|(_, at)| self.now >= at + PATIENCE);
             prop_assert!(is_due, "two probes within the patience of one");
-            self.probed_at = Some(self.now);
+            let same = self.probes.iter().any(|(other, ..)| *other == probe);
+            prop_assert!(!same, "two probes under way are the same");
+            self.probed += 1;
+            self.probes.push((probe, self.ended.len(), self.probed));
+            self.probing = Some((self.probed, self.now));
         }
         self.entries.push((entry, self.ended.len()));
         Ok(())
