@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, Method, StatusCode};
-use tinkers_core::{Moment, Time};
+use tinkers_core::{Moment, RouteClass, Time};
 
-use crate::faults::Fault;
+use crate::faults::Struck;
 use crate::http::Request;
-use crate::read::{Command, Digest};
+use crate::read::{Command, Digest, class_of};
 
 /// What arrived at a server, in order. Clones are the same journal.
 ///
@@ -48,6 +48,8 @@ pub struct Entry {
     pub method: Method,
     /// The path without its query.
     pub route: String,
+    /// The class that the route belongs to.
+    pub class: RouteClass,
     /// The headers, without the key.
     pub headers: HeaderMap,
     /// The request's own number: `seq_id`, `model_seq_id` or `sampling_session_seq_id`.
@@ -58,6 +60,8 @@ pub struct Entry {
     pub digest: u64,
     /// Whether the fault script struck it.
     pub faulted: bool,
+    /// The rule that struck it.
+    pub struck_by: Option<Struck>,
     /// When it ended, on the server's clock: it was answered, cut, or the client left. `None` while it is under way.
     pub ended_at: Option<Moment>,
     /// The status; `None` while there is no answer, and for ever when the connection was cut.
@@ -90,7 +94,7 @@ impl Journal {
         request: &Request,
         command: Option<&Command>,
         time: &Arc<dyn Time>,
-        fault: Option<&Fault>,
+        struck_by: Option<&Struck>,
     ) -> Arrival {
         let mut headers = request.headers.clone();
         headers.remove("x-api-key");
@@ -105,11 +109,13 @@ impl Journal {
             at: time.now(),
             method: request.method.clone(),
             route: request.route().to_owned(),
+            class: class_of(request.route()),
             headers,
             seq_id: command.and_then(Command::seq_id),
             body_bytes: request.body.len(),
             digest,
-            faulted: fault.is_some(),
+            faulted: struck_by.is_some(),
+            struck_by: struck_by.cloned(),
             ended_at: None,
             status: None,
         });

@@ -17,7 +17,7 @@ pub use engine::{
     BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite,
     Weights, Work,
 };
-pub use faults::{Fault, Faults, Hint, Rule};
+pub use faults::{Fault, Faults, Hint, Rule, RuleCount, Struck};
 pub use host::{
     BlockingServer, Cut, InProcess, LocalServer, LocalServerBuilder, ServeError, Serving,
     TokioSpawn, serve,

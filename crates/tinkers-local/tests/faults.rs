@@ -156,3 +156,62 @@ async fn a_copy_of_a_poll_does_not_keep_the_answer() {
         .add(Rule::on(RETRIEVE_FUTURE), Fault::duplicate());
     assert!(world.result(&id).await["metrics"].is_object());
 }
+
+#[tokio::test]
+async fn what_struck_is_counted_and_written_down() {
+    let world = world();
+    let model = world.model().await;
+    let never = Rule::class(RouteClass::Sample).always();
+    world.faults.add(never, Fault::gone());
+    let steps = Rule::class(RouteClass::Train).times(2).named("steps");
+    world.faults.add(steps, Fault::empty_400());
+    // Struck by everything, what tells of it is not.
+    let all = Rule::any().nth(3).always();
+    world.faults.add(all, Fault::gone());
+    for expected in [400, 400, 410] {
+        assert_eq!(send(&world, &model).await.unwrap().status, expected);
+    }
+    let counts = world.send(Method::GET, "/faults/counts", "", &[]).await;
+    assert_eq!(
+        counts.ok(),
+        serde_json::json!({ "rules": [
+            { "rule": 1, "name": null, "matched": 0, "struck": 0 },
+            { "rule": 2, "name": "steps", "matched": 3, "struck": 2 },
+            { "rule": 3, "name": null, "matched": 3, "struck": 1 },
+        ] })
+    );
+    let struck: Vec<_> = world
+        .journal
+        .of(OPTIM_STEP)
+        .into_iter()
+        .map(|entry| {
+            let by = entry.struck_by.expect("struck");
+            (entry.class, by.number)
+        })
+        .collect();
+    let train = RouteClass::Train;
+    assert_eq!(struck, [(train, 2), (train, 2), (train, 3)]);
+    let wrong = world.send(Method::POST, "/faults/counts", "", &[]).await;
+    assert_eq!(wrong.status, 405);
+}
+
+#[tokio::test]
+async fn a_script_runs_from_the_building_of_its_server_on() {
+    let world = world();
+    let minute = Duration::from_secs(60);
+    let window = Rule::on("/api/v1/healthz")
+        .always()
+        .after(minute)
+        .lasting(minute);
+    world.faults.add(window, Fault::empty_400());
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        seen.push(world.get("healthz").await.status);
+        world.clock.advance(minute / 2);
+    }
+    for _ in 0..2 {
+        world.clock.advance(minute / 2);
+        seen.push(world.get("healthz").await.status);
+    }
+    assert_eq!(seen, [200, 200, 400, 400, 200, 200]);
+}

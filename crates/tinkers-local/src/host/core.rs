@@ -56,6 +56,8 @@ impl LocalServer {
     pub(super) fn start(mut parts: LocalServerBuilder) -> Result<Self, EngineError> {
         let checkpoints = parts.engine.checkpoints()?;
         let config = Arc::new(parts.config.clone());
+        let faults = parts.faults.take().unwrap_or_default();
+        faults.install(&parts.time);
         let at = stamp(&parts.time);
         let protocol = Protocol::new(
             Arc::clone(&config),
@@ -68,7 +70,7 @@ impl LocalServer {
         let shared = Arc::new_cyclic(|own| Shared {
             config,
             time: parts.time,
-            faults: parts.faults.unwrap_or_default(),
+            faults,
             journal: parts.journal,
             engine: parts.engine,
             core: Mutex::new(Core {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::LocalServer;
-use crate::faults::{Action, Fault};
+use crate::faults::{Action, Fault, Strike};
 use crate::http::{Answer, Request, Response};
 use crate::protocol::Protocol;
-use crate::read::Command;
+use crate::read::{Command, class_of, fault_counts, is_counts};
 
 /// The connection was cut by a fault instead of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,18 +26,39 @@ impl LocalServer {
     /// # Errors
     /// When the fault script cuts the connection.
     pub async fn exchange(&self, request: Request) -> Result<Response, Cut> {
-        let read = Protocol::read(&self.shared.config, &request);
-        let fault = self.shared.faults.strike(&request);
+        let read = self.read(&request);
+        let strike = self.strike(&request);
         let command = read.as_ref().ok();
-        let arrival =
-            self.shared.journal.as_ref().map(|journal| {
-                journal.arrive(&request, command, &self.shared.time, fault.as_ref())
-            });
-        let result = self.suffer(read, fault).await;
+        let struck_by = strike.as_ref().map(|strike| &strike.by);
+        let arrival = (self.shared.journal.as_ref())
+            .map(|journal| journal.arrive(&request, command, &self.shared.time, struck_by));
+        let result = self.suffer(read, strike.map(|strike| strike.fault)).await;
         if let (Some(arrival), Ok(response)) = (&arrival, &result) {
             arrival.answered(response.status);
         }
         result
+    }
+
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the answer, and is not passed on"
+    )]
+    fn read(&self, request: &Request) -> Result<Command, Answer> {
+        let shared = &self.shared;
+        match fault_counts(&shared.config, request, &shared.faults) {
+            Some(counts) => Err(counts),
+            None => Protocol::read(&shared.config, request),
+        }
+    }
+
+    /// What happens to a request. What tells of faults meets none.
+    fn strike(&self, request: &Request) -> Option<Strike> {
+        let route = request.route();
+        if is_counts(route) {
+            return None;
+        }
+        let now = self.shared.time.now();
+        self.shared.faults.strike(route, class_of(route), now)
     }
 
     async fn suffer(

@@ -1,6 +1,7 @@
 //! From a request to a [`Command`]: routing, the key, bodies. Pure, so that it runs without the protocol's lock.
 
 mod body;
+mod class;
 mod command;
 mod digest;
 mod json;
@@ -9,8 +10,9 @@ mod refusal;
 mod route;
 
 pub(crate) use body::too_large;
+pub(crate) use class::class_of;
 pub use command::Command;
 pub(crate) use command::Page;
 pub(crate) use digest::Digest;
 pub(crate) use refusal::Refusal;
-pub(crate) use route::{check_key, read};
+pub(crate) use route::{check_key, fault_counts, is_counts, read};

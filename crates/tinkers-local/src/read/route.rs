@@ -8,16 +8,23 @@ use super::body::plain;
 use super::json::json;
 use super::{Command, Digest, Page, Refusal, pass};
 use crate::config::LocalConfig;
+use crate::faults::Faults;
 use crate::http::{Answer, Request};
 use crate::protocol::Form;
 
 const GET: &str = "GET";
 const POST: &str = "POST";
 const DELETE: &str = "DELETE";
-const COUNTS: &str = "/scripted/counts";
+const WINDOW_COUNTS: &str = "/scripted/counts";
+const FAULT_COUNTS: &str = "/faults/counts";
 
 /// Whether the server is up is told to everybody.
 const HEALTH: &str = "/api/v1/healthz";
+
+/// Whether a path tells what the server's own tools for tests saw.
+pub(crate) fn is_counts(route: &str) -> bool {
+    [WINDOW_COUNTS, FAULT_COUNTS].contains(&route)
+}
 
 /// Reads a request: its key, its route, its body.
 #[expect(
@@ -27,8 +34,8 @@ const HEALTH: &str = "/api/v1/healthz";
 pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, Answer> {
     let segments: Vec<String> = match request.route().strip_prefix("/api/v1/") {
         // Only then are there counts.
-        None if config.window.is_some() && request.route() == COUNTS => {
-            return counts(config, request);
+        None if config.window.is_some() && request.route() == WINDOW_COUNTS => {
+            return check_counts(config, request).map(|()| Command::WindowCounts);
         }
         Some(rest) => rest.split('/').map(unescape).collect(),
         None => Vec::new(),
@@ -49,17 +56,30 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, A
     read.map_err(Refusal::into_answer)
 }
 
-/// What a window saw, for load tools. Not of the API, so beside its routes.
+/// Whether what the server's own tools saw may be told, which is no part of the API and has its own paths.
 #[expect(
     clippy::result_large_err,
     reason = "the error is the answer, and is not passed on"
 )]
-fn counts(config: &LocalConfig, request: &Request) -> Result<Command, Answer> {
+fn check_counts(config: &LocalConfig, request: &Request) -> Result<(), Answer> {
     check_key(config, request).map_err(Refusal::into_answer)?;
     if request.method != Method::GET {
         return Err(wrong_method(request, GET));
     }
-    Ok(Command::WindowCounts)
+    Ok(())
+}
+
+/// The answer to somebody who asks for the counts of the faults; `None` when the request is for something else.
+pub(crate) fn fault_counts(
+    config: &LocalConfig,
+    request: &Request,
+    faults: &Faults,
+) -> Option<Answer> {
+    if request.route() != FAULT_COUNTS {
+        return None;
+    }
+    let allowed = check_counts(config, request);
+    Some(allowed.map_or_else(|refused| refused, |()| Answer::ok(&faults.counts_json())))
 }
 
 fn wrong_method(request: &Request, allowed: &'static str) -> Answer {

@@ -1,0 +1,56 @@
+//! The class of a route, as clients count it.
+
+use tinkers_core::RouteClass;
+
+/// The class of a path without its query. What is not known counts as management.
+pub(crate) fn class_of(route: &str) -> RouteClass {
+    let Some(rest) = route.strip_prefix("/api/v1/") else {
+        return RouteClass::Rest;
+    };
+    match rest {
+        "asample" => RouteClass::Sample,
+        "retrieve_future" | "retrieve_futures" => RouteClass::Poll,
+        "create_model"
+        | "get_info"
+        | "unload_model"
+        | "forward"
+        | "forward_backward"
+        | "optim_step"
+        | "save_weights"
+        | "save_weights_for_sampler"
+        | "load_weights"
+        | "weights_info"
+        | "create_sampling_session" => RouteClass::Train,
+        "healthz" | "session_heartbeat" | "telemetry" => RouteClass::Control,
+        _ if rest.starts_with("client/") => RouteClass::Control,
+        _ if rest.starts_with("sessions/") && rest.ends_with("/finish") => RouteClass::Control,
+        _ => RouteClass::Rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinkers_wire::routes;
+
+    use super::*;
+
+    #[test]
+    fn each_route_has_its_class() {
+        for (route, class) in [
+            (routes::ASAMPLE, RouteClass::Sample),
+            (routes::FORWARD_BACKWARD, RouteClass::Train),
+            (routes::CREATE_SAMPLING_SESSION, RouteClass::Train),
+            (routes::RETRIEVE_FUTURE, RouteClass::Poll),
+            (routes::RETRIEVE_FUTURES, RouteClass::Poll),
+            (routes::CLIENT_CONFIG, RouteClass::Control),
+            (routes::DYNAMIC_CONFIG, RouteClass::Control),
+            (routes::SESSION_HEARTBEAT, RouteClass::Control),
+            (&routes::finish_session("s"), RouteClass::Control),
+            (routes::CREATE_SESSION, RouteClass::Rest),
+            (routes::SESSIONS, RouteClass::Rest),
+            ("/scripted/counts", RouteClass::Rest),
+        ] {
+            assert_eq!(class_of(route), class, "{route}");
+        }
+    }
+}
