@@ -41,6 +41,12 @@ async fn cut_connections_tell_what_is_known_and_apply_what_they_should() {
             Sent::MaybeSent,
             1,
         ),
+        (
+            Fault::cut_body(),
+            TransportErrorKind::Broken,
+            Sent::MaybeSent,
+            1,
+        ),
     ] {
         world.faults.add(Rule::on(OPTIM_STEP), fault);
         let error = send(&world, &model).await.unwrap_err();
@@ -58,6 +64,7 @@ async fn cut_connections_tell_what_is_known_and_apply_what_they_should() {
     assert_eq!(
         seen,
         [
+            (Some(1), None, true),
             (Some(1), None, true),
             (Some(1), None, true),
             (Some(1), None, true),
@@ -79,6 +86,12 @@ async fn answers_of_the_script_come_instead_of_the_servers() {
         (Fault::empty_400(), 400, ""),
         (Fault::payment_required(), 402, "billing"),
         (Fault::gone(), 410, "no longer kept"),
+        (Fault::html(StatusCode::BAD_GATEWAY), 502, "<h1>502 Bad"),
+        (
+            Fault::unknown_queue_state(),
+            200,
+            "paused_by_a_newer_server",
+        ),
         (
             Fault::poll_timeout("paused_capacity", "busy"),
             408,
@@ -126,6 +139,12 @@ async fn every_form_of_hint_says_the_same() {
             "{hint:?}"
         );
     }
+    // The server's date is the epoch.
+    let hint = Hint::DateAfter(Duration::from_millis(1001));
+    let limited = Fault::rate_limited(hint);
+    world.faults.add(Rule::on(OPTIM_STEP), limited);
+    let got = send(&world, &model).await.unwrap();
+    assert_eq!(retry_after(&got.raw, SystemTime::UNIX_EPOCH), two);
 }
 
 #[tokio::test]
@@ -214,4 +233,18 @@ async fn a_script_runs_from_the_building_of_its_server_on() {
         seen.push(world.get("healthz").await.status);
     }
     assert_eq!(seen, [200, 200, 400, 400, 200, 200]);
+}
+
+#[tokio::test]
+async fn json_that_ends_too_early_is_half_of_the_servers_answer() {
+    let world = world();
+    let model = world.model().await;
+    world.faults.add(Rule::on(OPTIM_STEP), Fault::truncate());
+    let half = send(&world, &model).await.unwrap();
+    assert_eq!(world.engine.counts().steps, 1);
+    let whole = send(&world, &model).await.unwrap();
+    let (half, whole) = (half.raw, whole.raw);
+    assert_eq!(half.body, whole.body.slice(..whole.body.len() / 2));
+    let length = half.body.len().to_string();
+    assert_eq!(half.header("content-length"), Some(length.as_str()));
 }

@@ -4,18 +4,22 @@ mod support;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use support::{create_model, held_world, world_with};
+use support::{World, create_model, held_world, is_pending, step, world, world_with};
 use tinkers_core::ManualClock;
 use tinkers_local::{
     BlockingServer, Fault, LocalConfig, LocalServer, Rule, Script, ScriptedEngine, ServeError,
     TokioSpawn, serve,
 };
+use tinkers_wire::routes::OPTIM_STEP;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 fn loopback() -> SocketAddr {
@@ -141,6 +145,102 @@ async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn an_answer_is_cut_half_way() {
+    let world = world();
+    let serving = serve(world.client.server().clone(), loopback())
+        .await
+        .expect("listens");
+    let session = Rule::on("/api/v1/create_session");
+    world.faults.add(session.times(2), Fault::cut_body());
+    // As it is on the wire.
+    let mut stream = TcpStream::connect(serving.local_addr())
+        .await
+        .expect("connects");
+    let body = new_session();
+    let head = format!(
+        "POST /api/v1/create_session HTTP/1.1\r\nhost: local\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("written");
+    stream.write_all(&body).await.expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    let (head, half) = answer.split_once("\r\n\r\n").expect("a head");
+    let length = half.len() * 2;
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(
+        [length, length + 1]
+            .iter()
+            .any(|whole| head.contains(&format!("content-length: {whole}\r\n"))),
+        "{answer}"
+    );
+    assert!(half.starts_with('{') && !half.ends_with('}'), "{answer}");
+    // A stream of HTTP/2 breaks by itself; its connection goes on.
+    let stream = TcpStream::connect(serving.local_addr())
+        .await
+        .expect("connects");
+    let (mut two, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+    tokio::spawn(connection);
+    let send = |two: &mut hyper::client::conn::http2::SendRequest<_>| {
+        two.send_request(post("create_session", new_session()))
+    };
+    let answer = send(&mut two).await.expect("a head");
+    assert!(answer.into_body().collect().await.is_err());
+    let (status, _) = read(send(&mut two).await.expect("an answer")).await;
+    assert_eq!(status, 200);
+    let sessions = world.get("sessions").await.ok();
+    assert_eq!(sessions["sessions"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn faults_are_the_same_over_a_socket() {
+    let world = world();
+    let serving = serve(world.client.server().clone(), loopback())
+        .await
+        .expect("listens");
+    let model = world.model().await;
+    let steps = || Rule::on(OPTIM_STEP);
+    let (second, body) = (Duration::from_secs(1), step(&model, 1).to_string());
+    let step = async || {
+        let mut send = http1(serving.local_addr()).await;
+        let answer = send.send_request(post("optim_step", body.clone())).await;
+        match answer {
+            Ok(answer) => Some(read(answer).await.0),
+            Err(_) => None,
+        }
+    };
+    for (fault, status, applied) in [
+        (Fault::refuse(), None, 0),
+        (Fault::cut_before(), None, 0),
+        (Fault::html(http::StatusCode::BAD_GATEWAY), Some(502), 0),
+        (Fault::duplicate(), Some(200), 1),
+    ] {
+        world.faults.add(steps(), fault);
+        assert_eq!(step().await, status);
+        assert_eq!(world.engine.counts().steps, applied);
+    }
+    // Both copies had the same number, and one was applied; the delay is the server's time, which stands still.
+    world.faults.add(steps(), Fault::delay(second));
+    let mut waiting = pin!(step());
+    while world.journal.of(OPTIM_STEP).len() < 5 {
+        assert!(is_pending(&mut waiting).await);
+        tokio::task::yield_now().await;
+    }
+    assert!(is_pending(&mut waiting).await);
+    world.clock.advance(second);
+    assert_eq!(waiting.await, Some(200));
+    assert!(faulted(&world).iter().all(|faulted| *faulted));
+}
+
+fn faulted(world: &World) -> Vec<bool> {
+    let entries = world.journal.of(OPTIM_STEP);
+    entries.iter().map(|entry| entry.faulted).collect()
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What goes wrong with a request that a rule strikes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -18,13 +18,34 @@ pub struct Fault {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    Answer(Box<Response>),
+    Answer(Box<Scripted>),
     Delay(Duration),
     DelayAnswer(Duration),
     Refuse,
     CutBefore,
     CutAfter,
+    CutBody,
+    Truncate,
     Duplicate,
+}
+
+/// An answer of the script's.
+#[derive(Debug, Clone)]
+pub(crate) struct Scripted {
+    response: Response,
+    /// `Retry-After` is the date so long after the answer.
+    dated: Option<Duration>,
+}
+
+impl Scripted {
+    /// The answer as it leaves at `wall`.
+    pub(crate) fn at(mut self, wall: SystemTime) -> Response {
+        let hint = self.dated.map(|after| Hint::date_after(after, wall));
+        if let Some((name, value)) = hint.as_ref().and_then(Hint::header) {
+            self.response.headers.insert(name, value);
+        }
+        self.response
+    }
 }
 
 impl Fault {
@@ -34,11 +55,13 @@ impl Fault {
 
     /// This answer instead of the server's; the request is not applied.
     pub fn answer(status: StatusCode, body: impl Into<Bytes>) -> Self {
-        Self::of(Action::Answer(Box::new(Response {
+        let response = Response {
             status,
             headers: HeaderMap::new(),
             body: body.into(),
-        })))
+        };
+        let dated = None;
+        Self::of(Action::Answer(Box::new(Scripted { response, dated })))
     }
 
     /// A JSON answer instead of the server's; the request is not applied.
@@ -50,8 +73,8 @@ impl Fault {
     /// The same with a header on its answer, when it is an answer.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        if let Action::Answer(response) = &mut self.action {
-            response.headers.insert(name, value);
+        if let Action::Answer(scripted) = &mut self.action {
+            scripted.response.headers.insert(name, value);
         }
         self
     }
@@ -60,7 +83,10 @@ impl Fault {
     pub fn rate_limited(hint: Hint) -> Self {
         let mut body = json!({ "detail": "too many requests" });
         hint.add_to_body(&mut body);
-        let fault = Self::json(StatusCode::TOO_MANY_REQUESTS, &body);
+        let mut fault = Self::json(StatusCode::TOO_MANY_REQUESTS, &body);
+        if let (Hint::DateAfter(after), Action::Answer(scripted)) = (&hint, &mut fault.action) {
+            scripted.dated = Some(*after);
+        }
         match hint.header() {
             Some((name, value)) => fault.with_header(name, value),
             None => fault,
@@ -94,6 +120,21 @@ impl Fault {
         )
     }
 
+    /// A page for people in place of JSON, as a proxy gives it; the request is not applied.
+    pub fn html(status: StatusCode) -> Self {
+        let page = format!(
+            "<html>\n<head><title>{status}</title></head>\n<body><h1>{status}</h1></body>\n</html>\n"
+        );
+        let html = HeaderValue::from_static("text/html; charset=utf-8");
+        Self::answer(status, page).with_header(CONTENT_TYPE, html)
+    }
+
+    /// "Not yet" to a poll for one result, with a queue state that no client of today knows.
+    pub fn unknown_queue_state() -> Self {
+        let body = json!({ "type": "try_again", "queue_state": "paused_by_a_newer_server" });
+        Self::json(StatusCode::OK, &body)
+    }
+
     /// Any error status with a reason.
     pub fn status(status: StatusCode, detail: &str) -> Self {
         Self::json(status, &json!({ "detail": detail }))
@@ -122,6 +163,19 @@ impl Fault {
     /// The request is applied and the connection is cut instead of an answer.
     pub fn cut_after() -> Self {
         Self::of(Action::CutAfter)
+    }
+
+    /// The request is applied, and the connection is cut half way through the body of its answer.
+    ///
+    /// Over a socket the head and the first half are sent, with the length of the whole. In process the exchange is broken, since
+    /// a transport gives whole answers only.
+    pub fn cut_body() -> Self {
+        Self::of(Action::CutBody)
+    }
+
+    /// The request is applied, and its answer has the first half of its body and the length of that: JSON that ends too early.
+    pub fn truncate() -> Self {
+        Self::of(Action::Truncate)
     }
 
     /// The request is applied twice; one answer comes back.

@@ -1,7 +1,7 @@
 //! One connection: HTTP/1.1 or HTTP/2 with prior knowledge, told apart by its first bytes.
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -9,8 +9,10 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
 use tokio::net::TcpStream;
 
+use super::exchange::Delivery;
+use super::outgoing::{Outgoing, outgoing};
 use super::{Cut, LocalServer};
-use crate::http::{Request, Response};
+use crate::http::Request;
 use crate::read::{check_key, too_large};
 
 /// A body that is too long is still read up to so many times the limit, since most clients read no answer before
@@ -37,7 +39,7 @@ pub(super) async fn connection(server: LocalServer, stream: TcpStream, watcher: 
 async fn respond(
     server: &LocalServer,
     request: hyper::Request<Incoming>,
-) -> Result<hyper::Response<Full<Bytes>>, Failure> {
+) -> Result<hyper::Response<Outgoing>, Failure> {
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request {
@@ -55,11 +57,12 @@ async fn respond(
     match collect(body, kept, limit.saturating_mul(DISCARD)).await? {
         Some(body) => request.body = body,
         None if kept == limit => {
-            return Ok(outgoing(too_large(limit).into_answer().into_response()));
+            let refused = too_large(limit).into_answer().into_response();
+            return Ok(outgoing(Delivery::Whole(refused)));
         }
         None => {}
     }
-    Ok(outgoing(server.exchange(request).await?))
+    Ok(outgoing(server.deliver(request).await?))
 }
 
 /// The whole body; `None` when it is longer than `limit`. Then it is read up to `discard` bytes, and none is kept.
@@ -88,13 +91,6 @@ async fn collect(
         }
     }
     Ok((length <= limit).then(|| all.freeze()))
-}
-
-fn outgoing(response: Response) -> hyper::Response<Full<Bytes>> {
-    let mut out = hyper::Response::new(Full::new(response.body));
-    *out.status_mut() = response.status;
-    *out.headers_mut() = response.headers;
-    out
 }
 
 /// Ends the connection (of HTTP/2: the stream) without an answer.

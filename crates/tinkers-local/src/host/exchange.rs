@@ -20,12 +20,27 @@ pub enum Cut {
     Broken,
 }
 
+/// What goes back over a connection.
+pub(super) enum Delivery {
+    Whole(Response),
+    /// Its head and the first half of its body; then the connection is cut.
+    Half(Response),
+}
+
 impl LocalServer {
     /// Takes a request and gives its answer. Dropping the future is a disconnect: the request may have been applied.
     ///
     /// # Errors
     /// When the fault script cuts the connection.
     pub async fn exchange(&self, request: Request) -> Result<Response, Cut> {
+        match self.deliver(request).await? {
+            Delivery::Whole(response) => Ok(response),
+            Delivery::Half(_) => Err(Cut::Broken),
+        }
+    }
+
+    /// The same for a connection that can be cut within an answer.
+    pub(super) async fn deliver(&self, request: Request) -> Result<Delivery, Cut> {
         let read = self.read(&request);
         let strike = self.strike(&request);
         let command = read.as_ref().ok();
@@ -33,7 +48,7 @@ impl LocalServer {
         let arrival = (self.shared.journal.as_ref())
             .map(|journal| journal.arrive(&request, command, &self.shared.time, struck_by));
         let result = self.suffer(read, strike.map(|strike| strike.fault)).await;
-        if let (Some(arrival), Ok(response)) = (&arrival, &result) {
+        if let (Some(arrival), Ok(Delivery::Whole(response))) = (&arrival, &result) {
             arrival.answered(response.status);
         }
         result
@@ -65,33 +80,47 @@ impl LocalServer {
         &self,
         read: Result<Command, Answer>,
         fault: Option<Fault>,
-    ) -> Result<Response, Cut> {
+    ) -> Result<Delivery, Cut> {
         let Some(fault) = fault else {
-            return self.answer(read).await;
+            return self.answer(read).await.map(Delivery::Whole);
         };
-        match fault.action {
-            Action::Answer(response) => Ok(*response),
+        let whole = match fault.action {
+            Action::Answer(scripted) => scripted.at(self.shared.time.wall()),
             Action::Delay(delay) => {
                 self.pause(delay).await;
-                self.answer(read).await
+                self.answer(read).await?
             }
             Action::DelayAnswer(delay) => {
-                let response = self.answer(read).await;
+                let response = self.answer(read).await?;
                 self.pause(delay).await;
                 response
             }
-            Action::Refuse => Err(Cut::Refused),
-            Action::CutBefore => Err(Cut::Broken),
+            Action::Refuse => return Err(Cut::Refused),
+            Action::CutBefore => return Err(Cut::Broken),
             Action::CutAfter => {
                 self.answer(read).await?;
-                Err(Cut::Broken)
+                return Err(Cut::Broken);
+            }
+            Action::CutBody => {
+                let response = self.answer(read).await?;
+                // Where there is no body, there is nothing to cut but the connection.
+                if response.body.is_empty() {
+                    return Err(Cut::Broken);
+                }
+                return Ok(Delivery::Half(response));
+            }
+            Action::Truncate => {
+                let mut response = self.answer(read).await?;
+                response.body.truncate(response.body.len() / 2);
+                response
             }
             Action::Duplicate => {
                 // The copy arrives first and its answer goes nowhere, as when a proxy sends a request twice.
                 let _copy = read.clone().map(|command| self.shared.apply(command));
-                self.answer(read).await
+                self.answer(read).await?
             }
-        }
+        };
+        Ok(Delivery::Whole(whole))
     }
 
     async fn answer(&self, read: Result<Command, Answer>) -> Result<Response, Cut> {

@@ -6,6 +6,7 @@ mod connection;
 mod core;
 mod exchange;
 mod in_process;
+mod outgoing;
 mod serve;
 mod spawn;
 
