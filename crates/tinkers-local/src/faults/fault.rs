@@ -27,6 +27,9 @@ pub(crate) enum Action {
     CutBody,
     Truncate,
     Duplicate,
+    PauseCapacity(Duration),
+    ExpireSessions,
+    Restart,
 }
 
 /// An answer of the script's.
@@ -181,5 +184,22 @@ impl Fault {
     /// The request is applied twice; one answer comes back.
     pub fn duplicate() -> Self {
         Self::of(Action::Duplicate)
+    }
+
+    /// With this request the server begins to pause for want of capacity, for `length`: see
+    /// [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity). The request itself is served.
+    pub fn pause_capacity(length: Duration) -> Self {
+        Self::of(Action::PauseCapacity(length))
+    }
+
+    /// Right before this request all sessions end, as if none had sent a heartbeat for too long. Then it is served.
+    pub fn expire_sessions() -> Self {
+        Self::of(Action::ExpireSessions)
+    }
+
+    /// In place of this request the server is [started again](crate::LocalServer::restart): it and all that are under way are cut
+    /// and not answered, and what is not a checkpoint is forgotten.
+    pub fn restart() -> Self {
+        Self::of(Action::Restart)
     }
 }

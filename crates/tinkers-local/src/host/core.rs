@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tinkers_core::{Moment, Task, Time};
 use tokio::sync::{Notify, oneshot};
@@ -96,6 +97,29 @@ impl LocalServer {
         self.shared.transition(|protocol, _| protocol.drain());
     }
 
+    /// For `length` from now on no work is started for want of capacity: what comes is accepted and waits, and polls for one
+    /// result are told so, as `paused_capacity`.
+    pub fn pause_capacity(&self, length: Duration) {
+        self.shared
+            .transition(|protocol, at| protocol.pause_capacity(at, length));
+    }
+
+    /// Ends all sessions as if none had sent a heartbeat for too long.
+    pub fn expire_sessions(&self) {
+        self.shared
+            .transition(|protocol, at| protocol.expire_sessions(at));
+    }
+
+    /// Cuts all exchanges under way and forgets sessions, models, samplers and results, as a process does that ends and is started
+    /// again. Checkpoints stay, and the port stays open.
+    pub fn restart(&self) {
+        let mut cut = BTreeMap::new();
+        self.shared.step(|core, at| {
+            std::mem::swap(&mut cut, &mut core.waiting);
+            core.protocol.restart(at)
+        });
+    }
+
     /// What its window saw so far; `None` without a [`LocalConfig::window`].
     pub fn window_counts(&self) -> Option<WindowCounts> {
         let now = self.shared.time.now();
@@ -136,12 +160,16 @@ impl Shared {
 
     /// One transition and what comes of it.
     fn transition(&self, step: impl FnOnce(&mut Protocol, Stamp) -> Vec<Effect>) {
+        self.step(|core, at| step(&mut core.protocol, at));
+    }
+
+    fn step(&self, step: impl FnOnce(&mut Core, Stamp) -> Vec<Effect>) {
         let at = stamp(&self.time);
         let mut answers = Vec::new();
         let (sooner, tell) = {
             let mut guard = self.lock();
             let core = &mut *guard;
-            for effect in step(&mut core.protocol, at) {
+            for effect in step(core, at) {
                 match effect {
                     Effect::Respond(exchange, answer) => {
                         answers.extend(core.waiting.remove(&exchange).map(|to| (to, answer)));

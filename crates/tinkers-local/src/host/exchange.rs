@@ -119,6 +119,18 @@ impl LocalServer {
                 let _copy = read.clone().map(|command| self.shared.apply(command));
                 self.answer(read).await?
             }
+            Action::PauseCapacity(length) => {
+                self.pause_capacity(length);
+                self.answer(read).await?
+            }
+            Action::ExpireSessions => {
+                self.expire_sessions();
+                self.answer(read).await?
+            }
+            Action::Restart => {
+                self.restart();
+                return Err(Cut::Broken);
+            }
         };
         Ok(Delivery::Whole(whole))
     }

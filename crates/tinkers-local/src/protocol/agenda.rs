@@ -12,6 +12,8 @@ use super::{ExchangeId, OperationId};
 pub(super) enum Alarm {
     /// A poll has been held long enough.
     Poll(ExchangeId),
+    /// A pause may be over.
+    Resume,
     /// A session may have gone too long without a heartbeat.
     Session(String),
     /// A result may have been kept long enough.

@@ -20,14 +20,18 @@ pub(super) struct Ids {
 
 impl Ids {
     pub(super) fn new(chance: Arc<dyn Jitter>) -> Self {
-        let epoch = format!("{:08x}", chance.bits() >> 32);
         Self {
+            epoch: epoch(&*chance),
             chance,
-            epoch,
             operations: 0,
             jobs: 0,
             sessions: 0,
         }
+    }
+
+    /// Request ids that were given out before are no longer known.
+    pub(super) fn start_again(&mut self) {
+        self.epoch = epoch(&*self.chance);
     }
 
     pub(super) fn next_operation(&mut self) -> u64 {
@@ -66,4 +70,8 @@ impl Ids {
             .filter(|id| (1..=self.operations).contains(id))?;
         (id.to_string() == number).then_some(OperationId(id))
     }
+}
+
+fn epoch(chance: &dyn Jitter) -> String {
+    format!("{:08x}", chance.bits() >> 32)
 }

@@ -8,6 +8,7 @@ mod announce;
 mod check;
 mod checkpoint;
 mod goal;
+mod happening;
 mod ids;
 mod kept;
 mod lane;
@@ -39,6 +40,7 @@ pub(crate) use stamp::http_date;
 use self::agenda::{Agenda, Alarm};
 use self::announce::Announcements;
 use self::goal::Goal;
+use self::happening::Pause;
 use self::ids::Ids;
 use self::kept::Kept;
 use self::model::Model;
@@ -104,6 +106,9 @@ pub struct Protocol {
     /// Paths that the engine is deleting.
     deleting: BTreeSet<TinkerPath>,
     agenda: Agenda,
+    pause: Pause,
+    /// Models from before a restart that are still at work.
+    orphans: BTreeSet<String>,
     draining: bool,
     out: Vec<Effect>,
 }
@@ -137,6 +142,8 @@ impl Protocol {
             saving: BTreeMap::new(),
             deleting: BTreeSet::new(),
             agenda: Agenda::default(),
+            pause: Pause::default(),
+            orphans: BTreeSet::new(),
             draining: false,
             out: Vec::new(),
         };
@@ -220,9 +227,10 @@ impl Protocol {
             Some(Role::Operation(id)) => {
                 let (origin, result) = self.operation_ended(id, ended.0);
                 self.conclude(at, id, result);
-                if let Some(Origin::Model(model, _)) = origin {
-                    self.lane_ended(&model);
+                if let Some(Origin::Model(model, _)) = &origin {
+                    self.lane_ended(model);
                 }
+                self.leftover_ended(id, origin.as_ref());
             }
             Some(Role::Delete(exchange, record)) => self.deleted(at, exchange, *record, ended.0),
             Some(Role::Housekeeping) => {
@@ -249,6 +257,7 @@ impl Protocol {
         while let Some(alarm) = self.agenda.pop_due(at.now) {
             match alarm {
                 Alarm::Poll(exchange) => self.poll_is_due(exchange),
+                Alarm::Resume => self.resume_is_due(at),
                 Alarm::Session(id) => self.session_is_due(at, &id),
                 Alarm::Result(id) => self.result_is_due(at, id),
                 Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),

@@ -7,7 +7,7 @@ use tinkers_wire::{CreateModel, LoraConfig, ModelData, ModelInfo, ModelRef, Opti
 
 use super::lane::Lane;
 use super::operation::{Origin, State};
-use super::{Effect, Goal, OperationId, Protocol, Stamp};
+use super::{Goal, OperationId, Protocol, Stamp};
 use crate::engine::{BaseModel, CheckpointRecord, Job, Work};
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
@@ -180,10 +180,10 @@ impl Protocol {
             return;
         };
         self.jobs.insert(job, super::Role::Operation(id));
-        self.out.push(Effect::Start(Job {
+        self.start_job(Job {
             id: job,
             work: *work,
-        }));
+        });
     }
 
     /// A base model by name.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::json;
 use tinkers_core::Moment;
-use tinkers_wire::{PollAnswer, Promise, QueueState, RetrieveFuture};
+use tinkers_wire::{PollAnswer, Promise, RetrieveFuture};
 
 use super::agenda::Alarm;
 use super::lane::Place;
@@ -120,7 +120,7 @@ impl Protocol {
             return Ok(Some(self.try_again(id)));
         }
         operation.waiters.push(exchange);
-        let until = at.now.after(self.config.long_poll);
+        let until = at.now.after(self.pause.hold(self.config.long_poll));
         self.agenda.add(until, Alarm::Poll(exchange));
         let poll = Poll {
             operation: id,
@@ -181,12 +181,9 @@ impl Protocol {
 
     /// The answer to a poll that was held long enough.
     fn try_again(&self, id: OperationId) -> Answer {
-        let reason = self.reason(id);
-        let body = PollAnswer::try_again_body(
-            &self.ids.request_id(id),
-            &QueueState::Active,
-            reason.as_deref(),
-        );
+        let (queue, paused) = self.pause.queue();
+        let reason = paused.map(str::to_owned).or_else(|| self.reason(id));
+        let body = PollAnswer::try_again_body(&self.ids.request_id(id), &queue, reason.as_deref());
         Answer::json(StatusCode::OK, &body)
     }
 

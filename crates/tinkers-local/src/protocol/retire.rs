@@ -119,7 +119,9 @@ impl Protocol {
                 ..
             } => {
                 *cancelled = Some(format!("{reason}; the request was cancelled"));
-                self.out.push(Effect::Cancel(*job));
+                let job = *job;
+                self.start_for_cancel(job);
+                self.out.push(Effect::Cancel(job));
             }
             _ => {}
         }

@@ -125,7 +125,7 @@ impl Protocol {
     }
 
     /// Ends a session: its models are unloaded, its snapshots dropped, what has not started fails.
-    fn end_session(&mut self, at: Stamp, id: &str, how: &'static str) {
+    pub(super) fn end_session(&mut self, at: Stamp, id: &str, how: &'static str) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
