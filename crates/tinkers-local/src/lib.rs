@@ -17,6 +17,8 @@ pub use engine::{
     BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite,
     Weights, Work,
 };
+#[cfg(feature = "script")]
+pub use faults::InvalidScript;
 pub use faults::{Fault, Faults, Hint, Rule, RuleCount, Struck};
 pub use host::{
     BlockingServer, Cut, InProcess, LocalServer, LocalServerBuilder, ServeError, Serving,

@@ -51,6 +51,35 @@ pub const SESSIONS: &str = "/api/v1/sessions";
 /// `GET`: samplers, with an id behind it.
 pub const SAMPLERS: &str = "/api/v1/samplers";
 
+/// Every route without ids in it.
+pub const ALL: [&str; 25] = [
+    CLIENT_CONFIG,
+    DYNAMIC_CONFIG,
+    CREATE_SESSION,
+    SESSION_HEARTBEAT,
+    CREATE_MODEL,
+    GET_INFO,
+    UNLOAD_MODEL,
+    FORWARD,
+    FORWARD_BACKWARD,
+    OPTIM_STEP,
+    SAVE_WEIGHTS,
+    SAVE_WEIGHTS_FOR_SAMPLER,
+    LOAD_WEIGHTS,
+    WEIGHTS_INFO,
+    CREATE_SAMPLING_SESSION,
+    ASAMPLE,
+    RETRIEVE_FUTURE,
+    RETRIEVE_FUTURES,
+    TELEMETRY,
+    CAPABILITIES,
+    HEALTH,
+    TRAINING_RUNS,
+    CHECKPOINTS,
+    SESSIONS,
+    SAMPLERS,
+];
+
 /// `POST`: ends a session.
 pub fn finish_session(session_id: &str) -> String {
     format!("{SESSIONS}/{session_id}/finish")

@@ -4,6 +4,8 @@ mod counts;
 mod fault;
 mod hint;
 mod rule;
+#[cfg(feature = "script")]
+mod script;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +17,8 @@ pub(crate) use self::fault::Action;
 pub use self::fault::Fault;
 pub use self::hint::Hint;
 pub use self::rule::Rule;
+#[cfg(feature = "script")]
+pub use self::script::InvalidScript;
 
 /// A script of faults. Clones are the same script, to which rules can be added at any time.
 ///

@@ -1,0 +1,122 @@
+//! The fault of a rule of a script.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+
+use super::fields::{Fields, InvalidScript};
+use crate::faults::{Fault, Hint};
+
+/// Every fault, in the order of the documentation.
+const KINDS: [&str; 19] = [
+    "answer",
+    "rate_limited",
+    "empty_400",
+    "payment_required",
+    "gone",
+    "html",
+    "poll_timeout",
+    "unknown_queue_state",
+    "delay",
+    "delay_answer",
+    "refuse",
+    "cut_before",
+    "cut_after",
+    "cut_body",
+    "truncate",
+    "duplicate",
+    "pause_capacity",
+    "expire_sessions",
+    "restart",
+];
+
+/// The fault and its name.
+pub(super) fn read_fault(fields: &mut Fields) -> Result<(String, Fault), InvalidScript> {
+    let kind = fields.text("fault")?.unwrap_or_default();
+    let fault = match kind.as_str() {
+        "answer" => answer(fields)?,
+        "rate_limited" => Fault::rate_limited(hint(fields)?),
+        "empty_400" => Fault::empty_400(),
+        "payment_required" => Fault::payment_required(),
+        "gone" => Fault::gone(),
+        "html" => Fault::html(status(fields)?.unwrap_or(StatusCode::BAD_GATEWAY)),
+        "poll_timeout" => {
+            let state = fields.text("queue_state")?;
+            let reason = fields.text("reason")?.unwrap_or_default();
+            Fault::poll_timeout(state.as_deref().unwrap_or("paused_capacity"), &reason)
+        }
+        "unknown_queue_state" => Fault::unknown_queue_state(),
+        "delay" => Fault::delay(length(fields, "delay_s")?),
+        "delay_answer" => Fault::delay_answer(length(fields, "delay_s")?),
+        "refuse" => Fault::refuse(),
+        "cut_before" => Fault::cut_before(),
+        "cut_after" => Fault::cut_after(),
+        "cut_body" => Fault::cut_body(),
+        "truncate" => Fault::truncate(),
+        "duplicate" => Fault::duplicate(),
+        "pause_capacity" => Fault::pause_capacity(length(fields, "pause_s")?),
+        "expire_sessions" => Fault::expire_sessions(),
+        "restart" => Fault::restart(),
+        _ => return Err(fields.refused("fault", format!("one of {}", KINDS.join(", ")))),
+    };
+    Ok((kind, fault))
+}
+
+fn answer(fields: &mut Fields) -> Result<Fault, InvalidScript> {
+    let Some(status) = status(fields)? else {
+        return Err(fields.refused("status", "an HTTP status from 200 to 599"));
+    };
+    let body = fields.text("body")?.unwrap_or_default();
+    let kind = fields.text("content_type")?;
+    let kind = HeaderValue::from_str(kind.as_deref().unwrap_or("application/json"))
+        .map_err(|_| fields.refused("content_type", "a type such as text/plain"))?;
+    Ok(Fault::answer(status, body).with_header(CONTENT_TYPE, kind))
+}
+
+fn hint(fields: &mut Fields) -> Result<Hint, InvalidScript> {
+    let form = fields.text("hint")?;
+    let form = form.as_deref().unwrap_or("ms");
+    let after = || Duration::from_secs(1);
+    Ok(match form {
+        "none" => Hint::None,
+        "text" => {
+            let text = fields.text("text")?;
+            let is_sendable = |text: &String| HeaderValue::from_str(text).is_ok();
+            let Some(text) = text.filter(is_sendable) else {
+                return Err(fields.refused("text", "a text that a header can carry"));
+            };
+            Hint::Text(text)
+        }
+        "seconds" => match fields.whole("retry_after_s", 0)? {
+            Some(seconds) => Hint::Seconds(seconds),
+            None => Hint::Seconds(1),
+        },
+        "ms" => Hint::Milliseconds(ms(fields.seconds("retry_after_s")?.unwrap_or_else(after))),
+        "body" => Hint::Body(ms(fields.seconds("retry_after_s")?.unwrap_or_else(after))),
+        "date" => Hint::DateAfter(fields.seconds("retry_after_s")?.unwrap_or_else(after)),
+        _ => return Err(fields.refused("hint", "ms, seconds, date, body, none or text")),
+    })
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn status(fields: &mut Fields) -> Result<Option<StatusCode>, InvalidScript> {
+    let Some(status) = fields.whole("status", 200)? else {
+        return Ok(None);
+    };
+    let known = u16::try_from(status).ok().filter(|status| *status < 600);
+    match known.and_then(|status| StatusCode::from_u16(status).ok()) {
+        Some(status) => Ok(Some(status)),
+        None => Err(fields.refused("status", "an HTTP status from 200 to 599")),
+    }
+}
+
+fn length(fields: &mut Fields, name: &'static str) -> Result<Duration, InvalidScript> {
+    match fields.seconds(name)? {
+        Some(length) => Ok(length),
+        None => Err(fields.refused(name, "a number of seconds from 0")),
+    }
+}

@@ -1,0 +1,163 @@
+//! The fields of a rule, each taken once; what is left over is refused.
+
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+/// Why a script of faults cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidScript {
+    /// It is not TOML.
+    #[error("the script is not TOML: {0}")]
+    Syntax(String),
+    /// A field of the script itself is wrong.
+    #[error("field {field}: expected {expected}")]
+    Document {
+        /// Its name.
+        field: String,
+        /// What was expected, and what was there.
+        expected: String,
+    },
+    /// A field of a rule is wrong.
+    #[error("rule {rule}, field {field}: expected {expected}")]
+    Rule {
+        /// The rule's number, from 1.
+        rule: usize,
+        /// The field's name.
+        field: String,
+        /// What was expected, and what was there.
+        expected: String,
+    },
+}
+
+/// The fields of the script or of a rule.
+#[derive(Debug)]
+pub(super) struct Fields {
+    rule: Option<usize>,
+    table: Table,
+    /// What was there of those that were asked for, for what is said of them.
+    known: Vec<(&'static str, Option<Value>)>,
+}
+
+impl Fields {
+    pub(super) fn of_document(table: Table) -> Self {
+        Self {
+            rule: None,
+            table,
+            known: Vec::new(),
+        }
+    }
+
+    pub(super) fn of_rule(number: usize, rule: Value) -> Result<Self, InvalidScript> {
+        let Value::Table(table) = rule else {
+            return Err(InvalidScript::Document {
+                field: "rule".to_owned(),
+                expected: "tables, each opened by [[rule]]".to_owned(),
+            });
+        };
+        Ok(Self {
+            rule: Some(number),
+            table,
+            known: Vec::new(),
+        })
+    }
+
+    pub(super) fn peek(&self, name: &str) -> Option<&Value> {
+        self.table.get(name)
+    }
+
+    pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
+        let value = self.table.remove(name);
+        self.known.push((name, value.clone()));
+        value
+    }
+
+    pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, InvalidScript> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.refused(name, "a text in quotes")),
+        }
+    }
+
+    /// A whole number from `least`.
+    pub(super) fn whole(
+        &mut self,
+        name: &'static str,
+        least: u64,
+    ) -> Result<Option<u64>, InvalidScript> {
+        let Some(value) = self.take(name) else {
+            return Ok(None);
+        };
+        let whole = value.as_integer().and_then(|n| u64::try_from(n).ok());
+        match whole.filter(|n| *n >= least) {
+            Some(n) => Ok(Some(n)),
+            None => Err(self.refused(name, format!("a whole number from {least}"))),
+        }
+    }
+
+    pub(super) fn number(&mut self, name: &'static str) -> Result<Option<f64>, InvalidScript> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Float(number)) if number.is_finite() => Ok(Some(number)),
+            // Beyond 2^53 it is rounded, which no number here comes near.
+            Some(Value::Integer(number)) => Ok(Some(number as f64)),
+            Some(_) => Err(self.refused(name, "a number")),
+        }
+    }
+
+    pub(super) fn seconds(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Option<Duration>, InvalidScript> {
+        let Some(seconds) = self.number(name)? else {
+            return Ok(None);
+        };
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(_) => Err(self.refused(name, "a number of seconds from 0")),
+        }
+    }
+
+    /// Whether nothing is left over; `what` is what they are the fields of.
+    pub(super) fn finish(self, what: &str) -> Result<(), InvalidScript> {
+        let Some((name, _)) = self.table.iter().next() else {
+            return Ok(());
+        };
+        let known: Vec<&str> = self.known.iter().map(|(name, _)| *name).collect();
+        let expected = format!("no such field: {what} has {}", known.join(", "));
+        Err(self.wrong(name, expected))
+    }
+
+    /// What is wrong with a field that was asked for.
+    pub(super) fn refused(&self, name: &str, expected: impl Into<String>) -> InvalidScript {
+        let given = self.known.iter().rev().find(|(known, _)| *known == name);
+        let given = given
+            .and_then(|(_, value)| value.as_ref())
+            .or(self.peek(name));
+        let got = match given {
+            None => "nothing".to_owned(),
+            Some(Value::Array(_)) => "an array".to_owned(),
+            Some(Value::Table(_)) => "a table".to_owned(),
+            Some(Value::String(text)) => format!("{text:?}"),
+            Some(Value::Integer(number)) => number.to_string(),
+            Some(Value::Float(number)) => number.to_string(),
+            Some(Value::Boolean(flag)) => flag.to_string(),
+            Some(Value::Datetime(date)) => date.to_string(),
+        };
+        self.wrong(name, format!("{}, got {got}", expected.into()))
+    }
+
+    fn wrong(&self, name: &str, expected: String) -> InvalidScript {
+        let field = name.to_owned();
+        match self.rule {
+            None => InvalidScript::Document { field, expected },
+            Some(rule) => InvalidScript::Rule {
+                rule,
+                field,
+                expected,
+            },
+        }
+    }
+}

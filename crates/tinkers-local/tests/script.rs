@@ -1,0 +1,400 @@
+//! Scripts of faults as text: what they say, and what is refused.
+
+#![cfg(feature = "script")]
+
+mod support;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use http::Method;
+use support::{Got, is_pending};
+use tinkers_core::{HttpRequest, RouteClass, Transport, TransportError};
+use tinkers_local::{Faults, InProcess, LocalServer, ScriptedEngine, TokioSpawn};
+
+/// A server under a script; its engine has nothing to do.
+fn under(script: &str) -> (tinkers_core::ManualClock, InProcess) {
+    let clock = tinkers_core::ManualClock::new();
+    let spawn = std::sync::Arc::new(TokioSpawn::new(tokio::runtime::Handle::current()));
+    let time = std::sync::Arc::new(clock.clone());
+    let server = LocalServer::builder(std::sync::Arc::new(ScriptedEngine::default()), time, spawn)
+        .faults(Faults::from_script(script).expect("a script"))
+        .build()
+        .expect("no trouble");
+    (clock, InProcess::new(server))
+}
+
+async fn health(client: &InProcess) -> Result<Got, TransportError> {
+    let request = HttpRequest::new(Method::GET, "/api/v1/healthz", RouteClass::Control);
+    client.send(request).await.map(Got::of)
+}
+
+#[tokio::test]
+async fn what_answers_at_once() {
+    for (fault, status, header, body) in [
+        (
+            "fault = 'answer'\nstatus = 503\nbody = 'away'\ncontent_type = 'text/plain'",
+            503,
+            ("content-type", "text/plain"),
+            "away",
+        ),
+        (
+            "fault = 'answer'\nstatus = 200",
+            200,
+            ("content-type", "application/json"),
+            "",
+        ),
+        (
+            "fault = 'rate_limited'",
+            429,
+            ("retry-after-ms", "1000"),
+            "too many",
+        ),
+        (
+            "fault = 'rate_limited'\nretry_after_s = 0.25",
+            429,
+            ("retry-after-ms", "250"),
+            "too many",
+        ),
+        (
+            "fault = 'rate_limited'\nhint = 'seconds'\nretry_after_s = 7",
+            429,
+            ("retry-after", "7"),
+            "",
+        ),
+        (
+            "fault = 'rate_limited'\nhint = 'date'\nretry_after_s = 1.5",
+            429,
+            ("retry-after", "Thu, 01 Jan 1970 00:00:02 GMT"),
+            "",
+        ),
+        (
+            "fault = 'rate_limited'\nhint = 'body'\nretry_after_s = 2",
+            429,
+            ("content-type", "application/json"),
+            "\"retry_after_ms\":2000",
+        ),
+        (
+            "fault = 'rate_limited'\nhint = 'text'\ntext = 'soon'",
+            429,
+            ("retry-after", "soon"),
+            "",
+        ),
+        ("fault = 'empty_400'", 400, ("content-length", "0"), ""),
+        (
+            "fault = 'payment_required'",
+            402,
+            ("content-type", "application/json"),
+            "billing",
+        ),
+        (
+            "fault = 'gone'",
+            410,
+            ("content-type", "application/json"),
+            "no longer",
+        ),
+        (
+            "fault = 'html'",
+            502,
+            ("content-type", "text/html; charset=utf-8"),
+            "<html>",
+        ),
+        (
+            "fault = 'html'\nstatus = 504",
+            504,
+            ("content-type", "text/html; charset=utf-8"),
+            "504",
+        ),
+        (
+            "fault = 'poll_timeout'",
+            408,
+            ("content-type", "application/json"),
+            "paused_capacity",
+        ),
+        (
+            "fault = 'poll_timeout'\nqueue_state = 'active'\nreason = 'x'",
+            408,
+            ("content-type", "application/json"),
+            "\"active\"",
+        ),
+        (
+            "fault = 'unknown_queue_state'",
+            200,
+            ("content-type", "application/json"),
+            "newer_server",
+        ),
+        (
+            "fault = 'truncate'",
+            200,
+            ("content-length", "7"),
+            "{\"statu",
+        ),
+        (
+            "fault = 'duplicate'",
+            200,
+            ("content-length", "15"),
+            "{\"status\":\"ok\"}",
+        ),
+        (
+            "fault = 'pause_capacity'\npause_s = 5",
+            200,
+            ("content-length", "15"),
+            "",
+        ),
+        (
+            "fault = 'expire_sessions'",
+            200,
+            ("content-length", "15"),
+            "",
+        ),
+    ] {
+        let (_, client) = under(&format!("[[rule]]\non = 'control'\n{fault}\n"));
+        let got = health(&client).await.expect("an answer");
+        assert_eq!(got.status, status, "{fault}");
+        assert_eq!(got.raw.header(header.0), Some(header.1), "{fault}");
+        let text = String::from_utf8_lossy(&got.raw.body);
+        assert!(text.contains(body), "{fault}: {text}");
+    }
+    let none = "[[rule]]\non = '*'\nfault = 'rate_limited'\nhint = 'none'\n";
+    let got = health(&under(none).1).await.expect("an answer");
+    let headers = ["retry-after", "retry-after-ms"].map(|name| got.raw.header(name));
+    assert_eq!((got.status, headers), (429, [None, None]));
+}
+
+#[tokio::test]
+async fn what_cuts_and_what_waits() {
+    for cut in ["refuse", "cut_before", "cut_after", "cut_body", "restart"] {
+        let (_, client) = under(&format!("[[rule]]\non = '/api/v1/*'\nfault = '{cut}'\n"));
+        assert!(health(&client).await.is_err(), "{cut}");
+        assert_eq!(
+            health(&client).await.expect("an answer").status,
+            200,
+            "{cut}"
+        );
+    }
+    for wait in ["delay", "delay_answer"] {
+        let (clock, client) = under(&format!(
+            "[[rule]]\non = '*'\nfault = '{wait}'\ndelay_s = 2\n"
+        ));
+        let mut pending = pin!(health(&client));
+        assert!(is_pending(&mut pending).await);
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(pending.await.expect("an answer").status, 200);
+    }
+}
+
+#[tokio::test]
+async fn which_requests_and_when() {
+    let script = "
+        [[rule]]
+        name = 'window'
+        on = 'control'
+        after_s = 1
+        for_s = 1.5
+        nth = 2
+        times = 'always'
+        fault = 'gone'
+
+        [[rule]]
+        on = '/api/v1/healthz'
+        nth = 7
+        times = 2
+        fault = 'empty_400'
+    ";
+    let (clock, client) = under(script);
+    let mut seen = Vec::new();
+    for _ in 0..9 {
+        seen.push(health(&client).await.expect("an answer").status);
+        clock.advance(Duration::from_millis(500));
+    }
+    assert_eq!(seen, [200, 200, 200, 410, 410, 200, 400, 400, 200]);
+}
+
+#[tokio::test]
+async fn the_same_script_and_requests_give_the_same_strikes() {
+    let script = |seed| {
+        format!(
+            "seed = {seed}
+            [[rule]]
+            on = 'control'
+            probability = 0.3
+            fault = 'gone'
+            [[rule]]
+            on = '*'
+            probability = 0.2
+            times = 5
+            fault = 'cut_after'
+            "
+        )
+    };
+    let run = async |seed| {
+        let (_, client) = under(&script(seed));
+        let mut seen = Vec::new();
+        for _ in 0..100 {
+            seen.push(health(&client).await.map_or(0, |got| got.status));
+        }
+        seen
+    };
+    let first = run(1).await;
+    assert_eq!(first, run(1).await);
+    assert_ne!(first, run(2).await);
+    let of = |status| first.iter().filter(|seen| **seen == status).count();
+    assert!(
+        (15..=45).contains(&of(410)) && (1..=5).contains(&of(0)),
+        "{first:?}"
+    );
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_rule_and_field() {
+    let rule = |text: &str| format!("[[rule]]\non = '*'\nfault = 'gone'\n[[rule]]\n{text}\n");
+    for (text, expected) in [
+        (
+            "fault = 'gone'",
+            "rule 2, field on: expected sample, train, poll, rest, control, a path of the API such as /api/v1/asample, or *, got nothing",
+        ),
+        (
+            "on = 'samples'\nfault = 'gone'",
+            "rule 2, field on: expected sample, ",
+        ),
+        (
+            "on = '/api/v1/asmaple'\nfault = 'gone'",
+            "got \"/api/v1/asmaple\"",
+        ),
+        (
+            "on = 3\nfault = 'gone'",
+            "rule 2, field on: expected a text in quotes, got 3",
+        ),
+        (
+            "on = '*'",
+            "rule 2, field fault: expected one of answer, rate_limited, ",
+        ),
+        ("on = '*'\nfault = 'explode'", "got \"explode\""),
+        (
+            "on = '*'\nfault = 'gone'\nprobabilty = 0.1",
+            "rule 2, field probabilty: expected no such field: a rule with fault = \"gone\" has on, name, after_s, for_s, nth, seed, probability, times, fault",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\ndelay_s = 1",
+            "rule 2, field delay_s: expected no such field",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nprobability = 1.5",
+            "rule 2, field probability: expected a number from 0 to 1, got 1.5",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nprobability = nan",
+            "rule 2, field probability: expected a number, got NaN",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nprobability = '10%'",
+            "expected a number, got \"10%\"",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nseed = 3",
+            "rule 2, field seed: expected a probability beside it, got 3",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nnth = 0",
+            "rule 2, field nth: expected a whole number from 1, got 0",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nnth = 1.5",
+            "rule 2, field nth: expected a whole number from 1, got 1.5",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\ntimes = -1",
+            "rule 2, field times: expected a whole number from 1, got -1",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\ntimes = 'often'",
+            "rule 2, field times: expected a number from 1, or \"always\", got \"often\"",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nafter_s = -1",
+            "rule 2, field after_s: expected a number of seconds from 0, got -1",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nafter_s = 1e300",
+            "rule 2, field after_s: expected a number of seconds from 0",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\nfor_s = 0",
+            "rule 2, field for_s: expected seconds above 0, got 0",
+        ),
+        (
+            "on = '*'\nfault = 'delay'",
+            "rule 2, field delay_s: expected a number of seconds from 0, got nothing",
+        ),
+        (
+            "on = '*'\nfault = 'pause_capacity'\npause_s = true",
+            "rule 2, field pause_s: expected a number, got true",
+        ),
+        (
+            "on = '*'\nfault = 'answer'",
+            "rule 2, field status: expected an HTTP status from 200 to 599, got nothing",
+        ),
+        (
+            "on = '*'\nfault = 'answer'\nstatus = 600",
+            "rule 2, field status: expected an HTTP status from 200 to 599, got 600",
+        ),
+        (
+            "on = '*'\nfault = 'answer'\nstatus = 100",
+            "rule 2, field status: expected a whole number from 200, got 100",
+        ),
+        (
+            "on = '*'\nfault = 'answer'\nstatus = 200\ncontent_type = \"a\\nb\"",
+            "rule 2, field content_type: expected a type",
+        ),
+        (
+            "on = '*'\nfault = 'rate_limited'\nhint = 'minutes'",
+            "rule 2, field hint: expected ms, seconds, date, body, none or text, got \"minutes\"",
+        ),
+        (
+            "on = '*'\nfault = 'rate_limited'\nhint = 'seconds'\nretry_after_s = 0.5",
+            "rule 2, field retry_after_s: expected a whole number from 0, got 0.5",
+        ),
+        (
+            "on = '*'\nfault = 'rate_limited'\nhint = 'none'\nretry_after_s = 1",
+            "rule 2, field retry_after_s: expected no such field",
+        ),
+        (
+            "on = '*'\nfault = 'rate_limited'\nhint = 'text'",
+            "rule 2, field text: expected a text that a header can carry, got nothing",
+        ),
+    ] {
+        let error = Faults::from_script(&rule(text)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    for (text, expected) in [
+        (
+            "",
+            "field rule: expected at least one [[rule]], got nothing",
+        ),
+        (
+            "rule = []",
+            "field rule: expected at least one [[rule]], got an array",
+        ),
+        (
+            "rule = [3]",
+            "field rule: expected tables, each opened by [[rule]]",
+        ),
+        (
+            "seed = -1",
+            "field seed: expected a whole number from 0, got -1",
+        ),
+        ("[[rules]]\non = '*'", "field rule: expected at least one"),
+        (
+            "speed = 1\n[[rule]]\non = '*'\nfault = 'gone'",
+            "field speed: expected no such field: a script has seed, rule",
+        ),
+        (
+            "[[rule]\n",
+            "the script is not TOML: TOML parse error at line 1",
+        ),
+        ("[[rule]]\non = '*'\non = '*'\n", "duplicate key"),
+    ] {
+        let error = Faults::from_script(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
