@@ -10,10 +10,12 @@ use anyhow::{Context, Result};
 use tinkers::{Time, TokioTime};
 use tinkers_engine::ModelEngine;
 use tinkers_local::{
-    BlockingServer, Engine, EngineError, LocalConfig, LocalServer, Script, ScriptedEngine,
+    BlockingServer, Engine, EngineError, Faults, LocalConfig, LocalServer, Script, ScriptedEngine,
     TokioSpawn,
 };
 use tokio::runtime::Handle;
+
+use crate::journal::JournalFile;
 
 /// What answers.
 #[derive(Debug)]
@@ -34,11 +36,19 @@ pub(crate) enum Backend {
     },
 }
 
+/// What goes wrong with a server, and who is told what it was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Tools {
+    pub(crate) faults: Faults,
+    pub(crate) journal: Option<JournalFile>,
+}
+
 /// Starts a server; it ends with what is returned.
 pub(crate) fn start(
     address: SocketAddr,
     backend: Backend,
     config: LocalConfig,
+    tools: Tools,
 ) -> Result<BlockingServer> {
     let build = match backend {
         Backend::Scripted { latency, script } => Build::Scripted { latency, script },
@@ -49,7 +59,7 @@ pub(crate) fn start(
         } => Build::Ready(load(model_dir.as_deref(), &data_dir)?),
     };
     BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
-        build.server(handle, config)
+        build.server(handle, config, tools)
     })
     .context("the server cannot be started")
 }
@@ -76,7 +86,12 @@ enum Build {
 }
 
 impl Build {
-    fn server(self, handle: &Handle, config: LocalConfig) -> Result<LocalServer, EngineError> {
+    fn server(
+        self,
+        handle: &Handle,
+        config: LocalConfig,
+        tools: Tools,
+    ) -> Result<LocalServer, EngineError> {
         let time: Arc<dyn Time> = Arc::new(TokioTime::new(handle.clone()));
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         let engine = match self {
@@ -92,8 +107,14 @@ impl Build {
                 }
             }
         };
-        LocalServer::builder(engine, time, spawn)
+        let start = time.now();
+        let server = LocalServer::builder(engine, time, spawn)
             .config(config)
-            .build()
+            .faults(tools.faults);
+        match tools.journal {
+            Some(file) => server.journal(file.journal(start)),
+            None => server,
+        }
+        .build()
     }
 }

@@ -5,6 +5,7 @@ mod args;
 mod aside;
 mod bench;
 mod embedded;
+mod journal;
 mod layout;
 mod output;
 mod paths;

@@ -3,17 +3,20 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use tinkers_local::LocalConfig;
+use tinkers_local::{Faults, LocalConfig, RuleCount};
 
 use crate::args::{EngineName, ServeArgs};
 use crate::aside::aside;
-use crate::embedded::{self, Backend};
+use crate::embedded::{self, Backend, Tools};
+use crate::journal::JournalFile;
 use crate::output;
 use crate::paths;
 use crate::signals::Signals;
 
 /// Serves until a signal comes, then lets what is under way finish; a second signal ends it at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
+    let tools = tools(args)?;
+    let faults = args.faults.is_some().then(|| tools.faults.clone());
     let backend = match args.engine {
         EngineName::Scripted => Backend::Scripted {
             latency: args.scripted.latency(),
@@ -41,7 +44,7 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         biased;
         () = signals.next() => return Ok(()),
         // A large model takes its time to load.
-        server = aside(move || embedded::start(address, backend, config)) => server??,
+        server = aside(move || embedded::start(address, backend, config, tools)) => server??,
     };
     output::announce(format_args!("listening on {}", server.url())).context("stdout is closed")?;
     signals.next().await;
@@ -51,5 +54,31 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         () = signals.next() => {}
         ended = aside(move || server.shutdown()) => ended?,
     }
+    for count in faults.iter().flat_map(Faults::counts) {
+        let RuleCount {
+            rule,
+            matched,
+            struck,
+            ..
+        } = count;
+        output::announce(format_args!("{rule} struck {struck} of {matched}"))?;
+    }
     Ok(())
+}
+
+/// What is wrong with them is said before anything is started.
+fn tools(args: &ServeArgs) -> Result<Tools> {
+    let faults = match &args.faults {
+        None => Faults::new(),
+        Some(path) => {
+            let wrong = || format!("the fault script {} cannot be used", path.display());
+            let text = std::fs::read_to_string(path).with_context(wrong)?;
+            Faults::from_script(&text).with_context(wrong)?
+        }
+    };
+    let journal = args.journal.as_deref().map(JournalFile::create);
+    Ok(Tools {
+        faults,
+        journal: journal.transpose()?,
+    })
 }

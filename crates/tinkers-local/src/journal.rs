@@ -1,8 +1,10 @@
-//! A record of every exchange, for tests to assert on.
+//! A record of every exchange, to assert on or to write down.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, Method, StatusCode};
+use serde_json::json;
 use tinkers_core::{Moment, RouteClass, Time};
 
 use crate::faults::Struck;
@@ -33,8 +35,19 @@ use crate::read::{Command, Digest, class_of};
 /// assert_eq!(entries[0].status, Some(200));
 /// # }
 /// ```
-#[derive(Debug, Clone, Default)]
-pub struct Journal(Arc<Mutex<Vec<Entry>>>);
+#[derive(Clone, Default)]
+pub struct Journal {
+    book: Arc<Mutex<Book>>,
+    reader: Option<Arc<Reader>>,
+}
+
+type Reader = dyn Fn(&Entry) + Send + Sync;
+
+#[derive(Debug, Default)]
+struct Book {
+    arrived: usize,
+    entries: Vec<Entry>,
+}
 
 /// One exchange.
 #[derive(Debug, Clone)]
@@ -74,14 +87,24 @@ impl Journal {
         Self::default()
     }
 
-    /// All entries, in the order of arrival.
+    /// A journal that keeps nothing: each entry is shown to `reader` when its exchange has ended, so not in the order of arrival.
+    /// It is called on the server's threads, several at a time, and must not take long.
+    pub fn read_by(reader: impl Fn(&Entry) + Send + Sync + 'static) -> Self {
+        Self {
+            book: Arc::default(),
+            reader: Some(Arc::new(reader)),
+        }
+    }
+
+    /// All entries, in the order of arrival; none where a reader takes them.
     pub fn entries(&self) -> Vec<Entry> {
-        self.lock().clone()
+        self.lock().entries.clone()
     }
 
     /// The entries of one route (its path), in the order of arrival.
     pub fn of(&self, route: &str) -> Vec<Entry> {
         self.lock()
+            .entries
             .iter()
             .filter(|entry| entry.route == route)
             .cloned()
@@ -102,10 +125,8 @@ impl Journal {
         let digest = command
             .and_then(Command::fingerprint)
             .unwrap_or_else(|| Digest::of("raw", &request.body).hash());
-        let mut entries = self.lock();
-        let number = entries.len() + 1;
-        entries.push(Entry {
-            number,
+        let mut entry = Entry {
+            number: 0,
             at: time.now(),
             method: request.method.clone(),
             route: request.route().to_owned(),
@@ -118,32 +139,92 @@ impl Journal {
             struck_by: struck_by.cloned(),
             ended_at: None,
             status: None,
-        });
+        };
+        let mut book = self.lock();
+        book.arrived += 1;
+        entry.number = book.arrived;
+        let place = match &self.reader {
+            Some(reader) => Place::Own(Box::new(entry), Arc::clone(reader)),
+            None => {
+                book.entries.push(entry);
+                Place::Kept(self.clone(), book.entries.len() - 1)
+            }
+        };
+        drop(book);
         Arrival {
-            journal: self.clone(),
+            place,
             time: Arc::clone(time),
-            number,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// One JSON object in one line, without its end. Times are in seconds since `start`, the digest is 16 hexadecimal digits, and
+    /// what is not known is `null`. There is no header in it, no query and no body.
+    ///
+    /// ```json
+    /// {"number": 7, "at_s": 1.5, "took_s": 0.002, "method": "POST", "route": "/api/v1/asample", "class": "sample", "seq_id": 3,
+    ///  "status": 429, "bytes": 212, "faulted": true, "rule": 1, "rule_name": "busy", "digest": "00f1e2d3c4b5a697"}
+    /// ```
+    pub fn to_json_line(&self, start: Moment) -> String {
+        let took = self.ended_at.map(|end| end.since(self.at).as_secs_f64());
+        let by = self.struck_by.as_ref();
+        json!({
+            "number": self.number,
+            "at_s": self.at.since(start).as_secs_f64(),
+            "took_s": took,
+            "method": self.method.as_str(),
+            "route": self.route,
+            "class": self.class.name(),
+            "seq_id": self.seq_id,
+            "status": self.status,
+            "bytes": self.body_bytes,
+            "faulted": self.faulted,
+            "rule": by.map(|by| by.number),
+            "rule_name": by.and_then(|by| by.name.as_deref()),
+            "digest": format!("{:016x}", self.digest),
+        })
+        .to_string()
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("book", &self.book)
+            .finish_non_exhaustive()
     }
 }
 
 /// An entry whose answer is to come.
-#[derive(Debug)]
 pub(crate) struct Arrival {
-    journal: Journal,
+    place: Place,
     time: Arc<dyn Time>,
-    number: usize,
+}
+
+enum Place {
+    Kept(Journal, usize),
+    Own(Box<Entry>, Arc<Reader>),
 }
 
 impl Arrival {
     /// Writes down the answer's status.
-    pub(crate) fn answered(&self, status: StatusCode) {
-        if let Some(entry) = self.journal.lock().get_mut(self.number - 1) {
-            entry.status = Some(status.as_u16());
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.write(|entry| entry.status = Some(status.as_u16()));
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut Entry)) {
+        match &mut self.place {
+            Place::Kept(journal, at) => {
+                if let Some(entry) = journal.lock().entries.get_mut(*at) {
+                    write(entry);
+                }
+            }
+            Place::Own(entry, _) => write(entry),
         }
     }
 }
@@ -151,8 +232,9 @@ impl Arrival {
 impl Drop for Arrival {
     fn drop(&mut self) {
         let now = self.time.now();
-        if let Some(entry) = self.journal.lock().get_mut(self.number - 1) {
-            entry.ended_at = Some(now);
+        self.write(|entry| entry.ended_at = Some(now));
+        if let Place::Own(entry, reader) = &self.place {
+            reader(entry);
         }
     }
 }

@@ -3,13 +3,20 @@
 mod support;
 
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 use support::{Got, World, is_pending, step, world};
 use tinkers_core::hint::retry_after;
-use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportError, TransportErrorKind};
-use tinkers_local::{Fault, Hint, Rule};
+use tinkers_core::{
+    HttpRequest, ManualClock, Moment, RouteClass, Sent, Transport, TransportError,
+    TransportErrorKind,
+};
+use tinkers_local::{
+    Fault, Faults, Hint, InProcess, Journal, LocalConfig, LocalServer, Rule, ScriptedEngine,
+    TokioSpawn,
+};
 use tinkers_wire::routes::{OPTIM_STEP, RETRIEVE_FUTURE};
 
 async fn send(world: &World, model: &str) -> Result<Got, TransportError> {
@@ -247,4 +254,58 @@ async fn json_that_ends_too_early_is_half_of_the_servers_answer() {
     assert_eq!(half.body, whole.body.slice(..whole.body.len() / 2));
     let length = half.body.len().to_string();
     assert_eq!(half.header("content-length"), Some(length.as_str()));
+}
+
+#[tokio::test]
+async fn a_reader_is_shown_each_exchange_at_its_end() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let journal = Journal::read_by({
+        let seen = Arc::clone(&seen);
+        move |entry| seen.lock().unwrap().push(entry.clone())
+    });
+    let clock = ManualClock::new();
+    let faults = Faults::new();
+    let second = Duration::from_secs(1);
+    faults.add(Rule::any().named("slow"), Fault::delay(second));
+    let spawn = Arc::new(TokioSpawn::new(tokio::runtime::Handle::current()));
+    let engine = Arc::new(ScriptedEngine::default());
+    let server = LocalServer::builder(engine, Arc::new(clock.clone()), spawn)
+        .faults(faults)
+        .journal(journal.clone())
+        .config(LocalConfig::default().with_api_key("tml-hush"))
+        .build()
+        .unwrap();
+    let client = InProcess::new(server).with_api_key("tml-hush");
+    let ask = |path: &str| client.send(HttpRequest::new(Method::GET, path, RouteClass::Control));
+    let mut slow = pin!(ask("/api/v1/healthz?hush=1"));
+    assert!(is_pending(&mut slow).await);
+    assert_eq!(ask("/nowhere").await.unwrap().status, 404);
+    clock.advance(second / 2);
+    assert_eq!(seen.lock().unwrap().len(), 1);
+    clock.advance(second / 2);
+    assert_eq!(slow.await.unwrap().status, 200);
+    assert!(journal.entries().is_empty());
+    let seen = seen.lock().unwrap();
+    let lines: Vec<serde_json::Value> = seen
+        .iter()
+        .map(|entry| {
+            let line = entry.to_json_line(Moment::ORIGIN);
+            assert!(!line.contains("hush") && !line.contains('\n'), "{line}");
+            serde_json::from_str(&line).unwrap()
+        })
+        .collect();
+    assert_eq!(
+        (&lines[0]["number"], &lines[0]["status"]),
+        (&2.into(), &404.into())
+    );
+    let mut last = lines[1].clone();
+    assert_eq!(last["digest"].take().as_str().unwrap().len(), 16);
+    assert_eq!(
+        last,
+        serde_json::json!({
+            "number": 1, "at_s": 0.0, "took_s": 1.0, "method": "GET", "route": "/api/v1/healthz",
+            "class": "control", "seq_id": null, "status": 200, "bytes": 0, "faulted": true,
+            "rule": 1, "rule_name": "slow", "digest": null,
+        })
+    );
 }

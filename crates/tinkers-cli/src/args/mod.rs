@@ -208,12 +208,14 @@ impl QuickstartArgs {
 #[command(after_help = "\
 Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM.
 With --engine scripted, GET /scripted/counts tells what was accepted, refused and in flight.
+With --faults, GET /faults/counts tells how often each rule struck, and so does the end.
 
 Examples:
   tinkers serve
   tinkers serve --port 0 --data-dir ./checkpoints
   tinkers serve --host 0.0.0.0 --api-key tml-of-your-choice
-  tinkers serve --engine scripted --latency 200 --window 20 --hint-ms 500")]
+  tinkers serve --engine scripted --latency 200 --window 20 --hint-ms 500
+  tinkers serve --faults bad-day.toml --journal journal.jsonl")]
 pub(crate) struct ServeArgs {
     /// The IP address to listen on; one beyond this machine only together with --api-key
     #[arg(
@@ -245,6 +247,12 @@ pub(crate) struct ServeArgs {
     /// A Llama or Qwen3 model: config.json, *.safetensors, tokenizer.json [default: the built-in one, tinkers/tiny]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(crate) model_dir: Option<PathBuf>,
+    /// A script of faults in TOML: what goes wrong with requests, and when
+    #[arg(long, value_name = "FILE", help_heading = "Tests")]
+    pub(crate) faults: Option<PathBuf>,
+    /// Write one JSON line for each exchange to this file, which is made anew
+    #[arg(long, value_name = "FILE", help_heading = "Tests")]
+    pub(crate) journal: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) scripted: ScriptedArgs,
 }

@@ -10,7 +10,7 @@ use tinkers_local::{BlockingServer, LocalConfig};
 use crate::address::without_password;
 use crate::args::{Key, Target};
 use crate::aside::aside;
-use crate::embedded::{self, Backend};
+use crate::embedded::{self, Backend, Tools};
 use crate::paths;
 
 /// Sent to the embedded server, which takes any key, so that a key of the environment stays where it is.
@@ -47,7 +47,9 @@ impl Server {
                     model_dir: None,
                     data_dir: data_dir.clone(),
                 };
-                let start = move || embedded::start(address, backend, LocalConfig::default());
+                let start = move || {
+                    embedded::start(address, backend, LocalConfig::default(), Tools::default())
+                };
                 let server = aside(start).await??;
                 Ok(Self::Embedded { server, data_dir })
             }

@@ -45,10 +45,10 @@ impl LocalServer {
         let strike = self.strike(&request);
         let command = read.as_ref().ok();
         let struck_by = strike.as_ref().map(|strike| &strike.by);
-        let arrival = (self.shared.journal.as_ref())
+        let mut arrival = (self.shared.journal.as_ref())
             .map(|journal| journal.arrive(&request, command, &self.shared.time, struck_by));
         let result = self.suffer(read, strike.map(|strike| strike.fault)).await;
-        if let (Some(arrival), Ok(Delivery::Whole(response))) = (&arrival, &result) {
+        if let (Some(arrival), Ok(Delivery::Whole(response))) = (&mut arrival, &result) {
             arrival.answered(response.status);
         }
         result

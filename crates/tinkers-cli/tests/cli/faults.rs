@@ -1,0 +1,130 @@
+//! `tinkers serve --faults --journal`: what strikes, what is counted and written down, and what is refused.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::program::{Program, run};
+use crate::serve::fetch;
+
+const SCRIPT: &str = "
+[[rule]]
+name = 'health'
+on = '/api/v1/healthz'
+nth = 2
+times = 2
+fault = 'rate_limited'
+retry_after_s = 0.5
+
+[[rule]]
+on = 'rest'
+fault = 'cut_body'
+
+[[rule]]
+on = 'sample'
+fault = 'gone'
+";
+
+fn body(answer: &str) -> Value {
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn faults_strike_are_counted_and_written_down() {
+    let home = tempfile::tempdir().unwrap();
+    let script = home.path().join("faults.toml");
+    let journal = home.path().join("journal.jsonl");
+    fs::write(&script, SCRIPT).unwrap();
+    fs::write(&journal, "of an earlier run\n").unwrap();
+    let arguments = [
+        "serve",
+        "--port",
+        "0",
+        "--engine",
+        "scripted",
+        "--faults",
+        script.to_str().unwrap(),
+        "--journal",
+        journal.to_str().unwrap(),
+    ];
+    let mut server = Program::start(home.path(), &arguments);
+    let url = server.line("listening on ");
+    let statuses = [(); 4].map(|()| fetch(&url, "/api/v1/healthz")[9..12].to_owned());
+    assert_eq!(statuses, ["200", "429", "429", "200"]);
+    let cut = fetch(&url, "/api/v1/sessions?key=tml-hush");
+    assert!(
+        cut.starts_with("HTTP/1.1 200") && !cut.ends_with('}'),
+        "{cut}"
+    );
+    let expected = [("health", 4, 2), ("", 1, 1), ("", 0, 0)];
+    let counts = body(&fetch(&url, "/faults/counts"));
+    for (i, (name, matched, struck)) in expected.into_iter().enumerate() {
+        let name = (!name.is_empty()).then_some(name);
+        let rule = json!({ "rule": i + 1, "name": name, "matched": matched, "struck": struck });
+        assert_eq!(counts["rules"][i], rule);
+    }
+    server.signal("TERM");
+    let outcome = server.finish();
+    outcome.succeeded();
+    assert_eq!(
+        outcome.stdout,
+        format!(
+            "listening on {url}\nrule 1 (health) struck 2 of 4\nrule 2 struck 1 of 1\nrule 3 struck 0 of 0\n"
+        )
+    );
+    let written = fs::read_to_string(&journal).unwrap();
+    assert!(!written.contains("hush"), "{written}");
+    let lines: Vec<Value> = written
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| json!([line["number"], line["route"], line["status"], line["rule"]]))
+        .collect();
+    let health = "/api/v1/healthz";
+    assert_eq!(
+        told,
+        [
+            json!([1, health, 200, null]),
+            json!([2, health, 429, 1]),
+            json!([3, health, 429, 1]),
+            json!([4, health, 200, null]),
+            json!([5, "/api/v1/sessions", null, 2]),
+            json!([6, "/faults/counts", 200, null]),
+        ]
+    );
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["at_s"].is_f64() && line["took_s"].is_f64())
+    );
+}
+
+#[test]
+fn a_script_or_a_journal_that_cannot_be_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let script = home.path().join("faults.toml");
+    let path = script.to_str().unwrap();
+    let serve = |option: &str, path: &str| {
+        let arguments = ["serve", "--port", "0", "--engine", "scripted", option, path];
+        run(home.path(), &arguments)
+    };
+    serve("--faults", path).failed(1, &["faults.toml cannot be used"]);
+    fs::write(
+        &script,
+        "[[rule]]\non = 'sample'\nfault = 'gone'\nchance = 1\n",
+    )
+    .unwrap();
+    serve("--faults", path).failed(
+        1,
+        &[
+            "faults.toml",
+            "rule 1, field chance: expected no such field",
+        ],
+    );
+    let nowhere = home.path().join("nowhere").join("journal");
+    serve("--journal", nowhere.to_str().unwrap()).failed(1, &["the journal", "nowhere"]);
+}
