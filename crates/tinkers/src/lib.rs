@@ -3,10 +3,10 @@
 
 mod block_on;
 mod builder;
+#[cfg(feature = "local")]
+mod embedded;
 mod env;
 mod key;
-#[cfg(feature = "local")]
-mod local;
 mod sampler_ext;
 mod service;
 
@@ -37,6 +37,10 @@ pub use tinkers_wire::{
     SampledSequence, SamplingParams, Stop, StopReason, TensorData, TinkerPath,
 };
 
+/// The embedded server, for tests of one's own programs: see [`ServiceClient::over_local`].
+#[cfg(feature = "local")]
+pub use tinkers_local as local;
+
 /// The seam to the network, for layers of one's own: see [`ServiceClientBuilder::layer_transport`].
 pub mod transport {
     pub use tinkers_core::{
@@ -58,3 +62,8 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct ReadmeOfTheWorkspace;
+
+/// The guide to tests under faults; its program is the example `bad_day`.
+#[cfg(all(doctest, feature = "local"))]
+#[doc = include_str!("../../../docs/guides/bad-day.md")]
+struct BadDay;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tinkers_core::{Moment, Task, Time};
+use tinkers_core::{Moment, Spawn, Task, Time};
 use tokio::sync::{Notify, oneshot};
 
 use super::LocalServerBuilder;
@@ -32,6 +32,7 @@ pub struct LocalServer {
 pub(super) struct Shared {
     pub(super) config: Arc<LocalConfig>,
     pub(super) time: Arc<dyn Time>,
+    spawn: Arc<dyn Spawn>,
     pub(super) faults: Faults,
     pub(super) journal: Option<Journal>,
     engine: Arc<dyn Engine>,
@@ -71,6 +72,7 @@ impl LocalServer {
         let shared = Arc::new_cyclic(|own| Shared {
             config,
             time: parts.time,
+            spawn: Arc::clone(&parts.spawn),
             faults,
             journal: parts.journal,
             engine: parts.engine,
@@ -129,6 +131,11 @@ impl LocalServer {
     /// Its limits and times.
     pub fn config(&self) -> &LocalConfig {
         &self.shared.config
+    }
+
+    /// What runs its timer, and can run clients of it beside that.
+    pub fn spawner(&self) -> &Arc<dyn Spawn> {
+        &self.shared.spawn
     }
 
     /// Its clock.

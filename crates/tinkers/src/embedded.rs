@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tinkers_core::{
-    BoxFuture, Error, ErrorKind, HttpRequest, HttpResponse, Result, Sent, Transport, TransportError,
+    BoxFuture, Error, ErrorKind, HttpRequest, HttpResponse, Jitter, Result, Sent, Spawn, SplitMix,
+    Time, Transport, TransportError,
 };
 use tinkers_engine::ModelEngine;
 use tinkers_local::{InProcess, LocalServer};
@@ -47,6 +48,57 @@ impl ServiceClient {
     pub async fn local_in(data_dir: impl AsRef<Path>) -> Result<Self> {
         open(data_dir.as_ref(), None).await
     }
+
+    /// A session on a server of one's own in this process: over any engine, under faults, with a journal. What goes through it is
+    /// what would go over a socket.
+    ///
+    /// The client lives on the server's clock and spawner, heartbeats included, and its limits are its own. So on a runtime whose
+    /// clock is paused (`tokio::time::pause`) a day passes at once; and since its jitter has a fixed seed, the same program then
+    /// makes the same requests, run after run. The server must ask for no key.
+    ///
+    /// The example `bad_day` tests a training loop with it.
+    ///
+    /// # Errors
+    /// When the session cannot be opened, such as under faults that strike its first requests.
+    pub async fn over_local(server: LocalServer) -> Result<Self> {
+        let (time, spawner) = (Arc::clone(server.time()), Arc::clone(server.spawner()));
+        let heart = (Arc::clone(&time), Arc::clone(&spawner));
+        let transport = Arc::new(InProcess::new(server));
+        session(
+            transport,
+            (time, spawner),
+            heart,
+            Arc::new(SplitMix::new(1)),
+        )
+        .await
+    }
+}
+
+/// A clock and what runs on it.
+type Runtime = (Arc<dyn Time>, Arc<dyn Spawn>);
+
+async fn session(
+    transport: Arc<dyn Transport>,
+    (time, spawner): Runtime,
+    heart: Runtime,
+    jitter: Arc<dyn Jitter>,
+) -> Result<ServiceClient> {
+    // Limits of its own: two embedded servers have nothing in common.
+    let key = EndpointKey::new(BaseUrl::parse("http://embedded")?, b"");
+    let parts = SessionParts {
+        transport: Arc::clone(&transport),
+        time,
+        jitter,
+        endpoint: Endpoints::new().get_or_create(key),
+        heartbeat: HeartbeatParts {
+            transport,
+            time: heart.0,
+            spawner: heart.1,
+        },
+        spawner,
+    };
+    let session = Session::open(parts, SessionOptions::default()).await?;
+    Ok(ServiceClient::over(session))
 }
 
 async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClient> {
@@ -61,23 +113,9 @@ async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClie
         _directory: directory,
     });
     let heart = DedicatedThread::start("tinkers-heartbeat")?;
-    let parts = SessionParts {
-        transport: Arc::clone(&transport),
-        time: runtime.time(),
-        jitter: builder::jitter(),
-        // Limits of its own: two embedded servers have nothing in common.
-        endpoint: Endpoints::new()
-            .get_or_create(EndpointKey::new(BaseUrl::parse("http://embedded")?, b"")),
-        heartbeat: HeartbeatParts {
-            transport,
-            time: heart.runtime().time(),
-            spawner: Arc::new(heart),
-        },
-        spawner: Arc::new(runtime),
-    };
-    Ok(ServiceClient::over(
-        Session::open(parts, SessionOptions::default()).await?,
-    ))
+    let heart: Runtime = (heart.runtime().time(), Arc::new(heart));
+    let runtime: Runtime = (runtime.time(), Arc::new(runtime));
+    session(transport, runtime, heart, builder::jitter()).await
 }
 
 fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
