@@ -1,5 +1,6 @@
 //! Whole clients against the embedded server.
 
+mod bad_days;
 mod bad_input;
 mod body_formats;
 mod chunks;
