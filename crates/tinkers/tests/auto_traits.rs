@@ -32,4 +32,11 @@ fn futures_of_the_facade_can_be_spawned() {
     fn spawnable<T: Send + 'static>(_: impl FnOnce() -> T) {}
     spawnable(|| ServiceClient::builder().connect());
     spawnable(ServiceClient::from_env);
+    #[cfg(feature = "local")]
+    {
+        fn over(server: tinkers::local::LocalServer) -> impl Send + 'static {
+            ServiceClient::over_local(server)
+        }
+        let _ = over;
+    }
 }
