@@ -37,7 +37,11 @@ pub(crate) fn world_with(config: LocalConfig, script: Script) -> World {
     build(config, Arc::<ScriptedEngine>::clone(&engine), engine)
 }
 
-fn build(config: LocalConfig, runs: Arc<dyn Engine>, engine: Arc<ScriptedEngine>) -> World {
+pub(crate) fn build(
+    config: LocalConfig,
+    runs: Arc<dyn Engine>,
+    engine: Arc<ScriptedEngine>,
+) -> World {
     let clock = ManualClock::new();
     let (faults, journal) = (Faults::new(), Journal::new());
     let spawn = Arc::new(TokioSpawn::new(tokio::runtime::Handle::current()));

@@ -1,0 +1,199 @@
+//! Whatever happens to the server, its engine is told to forget each model and each snapshot, once and after their last job.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+use support::{World, backward, build, create_model, sample, settle, step};
+use tinkers_local::{
+    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, LocalConfig,
+    ScriptedEngine, Work,
+};
+
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Holds every job, and watches what it is told.
+#[derive(Debug, Default)]
+struct Watcher {
+    inner: Arc<ScriptedEngine>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    held: Vec<(Job, Done)>,
+    made: BTreeSet<String>,
+    unloaded: BTreeSet<String>,
+    snapshots: BTreeSet<String>,
+    wrong: Vec<String>,
+}
+
+fn model_of(work: &Work) -> Option<&String> {
+    match work {
+        Work::CreateModel { model, .. }
+        | Work::UnloadModel { model }
+        | Work::Pass { model, .. }
+        | Work::OptimStep { model, .. }
+        | Work::Save { model, .. }
+        | Work::Snapshot { model, .. } => Some(model),
+        _ => None,
+    }
+}
+
+impl Watcher {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no test panics with it")
+    }
+
+    /// Goes on with one of the jobs, if any is held.
+    fn go(&self, which: usize) -> bool {
+        let (job, done) = {
+            let mut seen = self.seen();
+            if seen.held.is_empty() {
+                return false;
+            }
+            let at = which % seen.held.len();
+            let (job, done) = seen.held.remove(at);
+            match &job.work {
+                Work::CreateModel { model, .. } => drop(seen.made.insert(model.clone())),
+                Work::Snapshot { sampler, .. } => drop(seen.snapshots.insert(sampler.clone())),
+                Work::DropSnapshot { sampler } => drop(seen.snapshots.remove(sampler)),
+                _ => {}
+            }
+            (job, done)
+        };
+        self.inner.start(job, done);
+        true
+    }
+}
+
+impl Engine for Watcher {
+    fn models(&self) -> Vec<BaseModel> {
+        self.inner.models()
+    }
+
+    fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError> {
+        self.inner.checkpoints()
+    }
+
+    fn start(&self, job: Job, done: Done) {
+        let mut seen = self.seen();
+        if let Some(model) = model_of(&job.work) {
+            let busy = seen
+                .held
+                .iter()
+                .any(|(held, _)| model_of(&held.work) == Some(model));
+            if busy {
+                seen.wrong
+                    .push(format!("{:?} while {model} is at work", job.work));
+            }
+            let is_unload = matches!(job.work, Work::UnloadModel { .. });
+            if seen.unloaded.contains(model) || (is_unload && !seen.unloaded.insert(model.clone()))
+            {
+                seen.wrong
+                    .push(format!("{:?} after it was unloaded", job.work));
+            }
+        }
+        seen.held.push((job, done));
+    }
+
+    fn cancel(&self, job: JobId) {
+        let found = {
+            let mut seen = self.seen();
+            let at = seen.held.iter().position(|(held, _)| held.id == job);
+            at.map(|at| seen.held.remove(at))
+        };
+        if let Some((_, done)) = found {
+            done.finish(Err(EngineError::user("cancelled")));
+        }
+    }
+}
+
+/// The newest session and model, and the numbers used for it.
+#[derive(Default)]
+struct Client {
+    session: String,
+    model: String,
+    last: u64,
+}
+
+async fn act(world: &World, engine: &Watcher, client: &mut Client, action: u8) {
+    let server = world.client.server();
+    match action {
+        0 => {
+            client.session = world.session().await;
+            client.model = format!("{}:train:0", client.session);
+            client.last = 0;
+            world
+                .post("create_model", create_model(&client.session, 0))
+                .await;
+        }
+        1..=4 => {
+            client.last += 1;
+            let (model, seq_id) = (&client.model, client.last);
+            let (route, body) = match action {
+                1 => ("forward_backward", backward(model, seq_id)),
+                2 => ("optim_step", step(model, seq_id)),
+                3 => (
+                    "save_weights",
+                    json!({ "model_id": model, "seq_id": seq_id, "path": "x" }),
+                ),
+                _ => (
+                    "save_weights_for_sampler",
+                    json!({ "model_id": model, "seq_id": seq_id, "sampling_session_seq_id": seq_id }),
+                ),
+            };
+            world.post(route, body).await;
+        }
+        5 => {
+            let sampler = format!("{}:sample:{}", client.session, client.last);
+            world
+                .post("asample", sample(&sampler, 100 + client.last))
+                .await;
+        }
+        6 => drop(
+            world
+                .post("unload_model", json!({ "model_id": client.model }))
+                .await,
+        ),
+        7 => server.pause_capacity(PAUSE),
+        8 => world.clock.advance(PAUSE),
+        9 => server.expire_sessions(),
+        10 => server.restart(),
+        which => drop(engine.go(which.into())),
+    }
+    settle().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_engine_is_left_with_nothing(actions in prop::collection::vec(0u8..20, 0..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let engine = Arc::new(Watcher::default());
+            let runs = Arc::<Watcher>::clone(&engine);
+            let world = build(LocalConfig::default(), runs, Arc::clone(&engine.inner));
+            let mut client = Client::default();
+            for action in [0].into_iter().chain(actions) {
+                act(&world, &engine, &mut client, action).await;
+            }
+            world.client.server().expire_sessions();
+            world.clock.advance(PAUSE * 40);
+            settle().await;
+            while engine.go(0) {
+                settle().await;
+            }
+            let seen = engine.seen();
+            assert_eq!(seen.wrong, [""; 0]);
+            assert_eq!(seen.snapshots, BTreeSet::new());
+            let left: Vec<_> = seen.made.difference(&seen.unloaded).collect();
+            assert!(left.is_empty(), "{left:?}");
+        });
+    }
+}
