@@ -9,6 +9,7 @@ use http::{HeaderValue, Method, StatusCode};
 use tinkers_core::{
     HttpRequest, HttpResponse, Moment, RouteClass, Time, Timeouts, Transport, hint,
 };
+use tinkers_futures::catch_unwind;
 use tinkers_wire::{Heartbeat, error_text, routes, to_json};
 
 use crate::events::SessionEvent;
@@ -98,11 +99,9 @@ impl Heart {
         request.timeouts = Timeouts::within(self.limit);
         // The transport has the limit, too; a heart must not depend on it.
         let until = self.time.now().after(self.limit);
-        match self
-            .time
-            .deadline(until, self.transport.send(request))
-            .await
-        {
+        // A heart goes on beating after a panic below it.
+        let sent = catch_unwind(async { Ok(self.transport.send(request).await?) });
+        match self.time.deadline(until, sent).await {
             Some(Ok(answer)) => self.read(&answer),
             Some(Err(error)) => Beat::missed(error.to_string()),
             None => Beat::missed(format!("no answer within {:?}", self.limit)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Accepted, Call, Error, Policy, RouteClass, ServerProfile};
+use tinkers_core::{Accepted, Call, Error, ErrorKind, Policy, RouteClass, Sent, ServerProfile};
 use tinkers_wire::{Capabilities, routes};
 
 use crate::answer;
@@ -15,6 +15,8 @@ impl Session {
         self.life.check_open()?;
         let mut call = Call::get(routes::CAPABILITIES, RouteClass::Rest);
         call.operation = Some("ServiceClient.capabilities");
+        let limit = self.options.operation_deadline;
+        call.deadline = limit.map(|limit| self.caller.time.now().after(limit));
         let accepted = self.call_on_io(call).await?;
         answer::read(&accepted.response, "get_server_capabilities")
     }
@@ -34,9 +36,24 @@ impl Session {
         self.endpoint.profile()
     }
 
-    /// Makes a call on the I/O runtime.
+    /// Makes a call on the I/O runtime, until its deadline if it has one.
     pub(crate) async fn call_on_io(&self, call: Call) -> Result<Accepted, Error> {
         let caller = self.caller.clone();
-        on_io(&*self.spawner, async move { caller.call(call).await }).await
+        let work = async move {
+            let (deadline, operation) = (call.deadline, call.operation);
+            let Some(at) = deadline else {
+                return caller.call(call).await;
+            };
+            let called = caller.time.deadline(at, caller.call(call)).await;
+            called.unwrap_or_else(|| {
+                let message = "the server did not answer before the deadline";
+                let late = Error::new(ErrorKind::Timeout, Sent::MaybeSent, message);
+                Err(match operation {
+                    Some(operation) => late.with_operation(operation),
+                    None => late,
+                })
+            })
+        };
+        on_io(&*self.spawner, work).await
     }
 }

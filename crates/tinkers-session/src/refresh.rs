@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{Call, Caller, Policy, RouteClass, Timeouts};
+use tinkers_futures::catch_unwind;
 use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
 
 use crate::answer;
@@ -34,7 +35,8 @@ pub(crate) async fn run(caller: Caller, life: Arc<Life>, longest_hint: Duration)
         if life.check_open().is_err() {
             return;
         }
-        let fetched = caller.call(request(Policy::ONCE)).await;
+        // A panic below, such as in a layer of the caller's, is a fetch that failed; the next one may not.
+        let fetched = catch_unwind(caller.call(request(Policy::ONCE))).await;
         let read = fetched.and_then(|accepted| {
             answer::read::<DynamicConfig>(&accepted.response, "client/dynamic_config")
         });

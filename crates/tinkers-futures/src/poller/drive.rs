@@ -85,7 +85,13 @@ impl Drive {
             match asked {
                 Ok(()) => {
                     board.end(Error::closed().with_sent(Sent::MaybeSent));
-                    self.say_goodbye().await;
+                    let said = catch_unwind(async {
+                        self.say_goodbye().await;
+                        Ok(())
+                    });
+                    if let Err(error) = said.await {
+                        tracing::debug!(%error, "the last acknowledgement broke off");
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the poll for a client's results ended");

@@ -37,6 +37,15 @@ fn a_heart_beats_every_ten_seconds_on_its_own_line_and_names_its_session_alone()
 }
 
 #[test]
+fn a_heart_goes_on_after_a_panic_below_it() {
+    let world = World::new();
+    world.server.next(BEAT, [Reply::Panics]);
+    let session = world.open();
+    assert_eq!(world.beats(3), [10.0, 20.0, 30.0]);
+    session.check_open().expect("open");
+}
+
+#[test]
 fn the_pause_is_what_was_asked_for_and_a_third_of_the_expiry_at_most() {
     let seconds = Duration::from_secs;
     for (says, period, expiry, expected) in [

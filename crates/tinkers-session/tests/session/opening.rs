@@ -414,3 +414,19 @@ fn a_question_that_is_dropped_is_given_up() {
     drop(asking);
     assert_eq!(world.main.running(), running);
 }
+
+#[test]
+fn a_question_takes_no_longer_than_any_operation() {
+    let world = World::new();
+    let options = SessionOptions {
+        operation_deadline: Some(Duration::from_secs(7)),
+        ..SessionOptions::default()
+    };
+    let session = world.try_open(options).expect("it opens");
+    let asked_at = world.clock_seconds();
+    world.server.usually(routes::CAPABILITIES, Reply::Hangs);
+    let error = world.drive(session.capabilities()).expect_err("no answer");
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(error.operation(), Some("ServiceClient.capabilities"));
+    assert_eq!(world.clock_seconds() - asked_at, 7.0);
+}

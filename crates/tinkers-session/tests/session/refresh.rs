@@ -68,6 +68,7 @@ fn a_refresh_that_fails_keeps_the_last_good_flags_and_their_pace() {
     for failure in [
         Reply::Fails(TransportErrorKind::Connect, Sent::NotSent),
         Reply::Fails(TransportErrorKind::Broken, Sent::MaybeSent),
+        Reply::Panics,
         Reply::Status(401, "{}"),
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(500, "{}"),

@@ -26,6 +26,8 @@ pub(crate) enum Reply {
     Fails(TransportErrorKind, Sent),
     /// Never an answer.
     Hangs,
+    /// A layer over the transport panics.
+    Panics,
 }
 
 /// Which of the session's two transports carried a request.
@@ -164,6 +166,8 @@ impl Transport for Wire {
                 }
                 Reply::Fails(kind, sent) => Err(TransportError::new(kind, sent, "no connection")),
                 Reply::Hangs => std::future::pending().await,
+                // Without the hook, which would print it.
+                Reply::Panics => std::panic::resume_unwind(Box::new("a layer panicked")),
             }
         })
     }
