@@ -9,7 +9,6 @@ mod metadata;
 mod out;
 mod pretrain;
 mod release;
-mod stress;
 mod tidy;
 
 use std::process::ExitCode;
@@ -18,51 +17,64 @@ use std::process::ExitCode;
 struct Command {
     name: &'static str,
     about: &'static str,
-    run: fn(&[String]) -> Result<(), String>,
+    run: Run,
+}
+
+/// What a command runs.
+enum Run {
+    /// A chore of this package.
+    Chore(fn(&[String]) -> Result<(), String>),
+    /// A program of this name in the package of the same name, built in release; its exit status is the command's.
+    Program(&'static str),
 }
 
 const COMMANDS: &[Command] = &[
     Command {
         name: "tidy",
         about: "hold the crate graph, the house style and the drawing in docs/ARCHITECTURE.md",
-        run: tidy::run,
+        run: Run::Chore(tidy::run),
     },
     Command {
         name: "ci",
         about: "everything that must hold before a change is taken: format, lints, tests, docs, features",
-        run: ci::run,
+        run: Run::Chore(ci::run),
     },
     Command {
         name: "interop",
         about: "drive `tinkers serve` with two releases of the official Python SDK",
-        run: interop::run,
+        run: Run::Chore(interop::run),
     },
     Command {
         name: "loom",
         about: "run the models of every crate that has some, or of the crates that are named",
-        run: loom::run,
+        run: Run::Chore(loom::run),
     },
     Command {
         name: "stress",
         about: "the limits and the registry under real threads: [--secs N] [--seed S] [--only CASE] [--json]",
-        run: stress::run,
+        run: Run::Program("tinkers-stress"),
+    },
+    Command {
+        name: "sim",
+        about: "whole clients in virtual time under seeded faults: [--seeds N] [--seed S] [--hours H] [--case C] [--control C]",
+        run: Run::Program("tinkers-sim"),
     },
     Command {
         name: "bench",
         about: "what the limits (`bench limits`) and the client (`bench client`) cost; how close it comes to a server's window (`bench goodput`)",
-        run: bench::run,
+        run: Run::Chore(bench::run),
     },
     Command {
         name: "pretrain",
         about: "train the built-in base model anew; arguments go to the example of tinkers-engine",
-        run: pretrain::run,
+        run: Run::Chore(pretrain::run),
     },
 ];
 
 /// Runs the command that the first argument names, with the rest as its arguments.
 ///
 /// The exit code is 0 for success and for the list of commands, 1 for a command that failed and 2 for a command that
-/// does not exist.
+/// does not exist. A program of the workspace has exit codes of its own.
 pub fn run(arguments: &[String]) -> ExitCode {
     let Some((name, rest)) = arguments.split_first() else {
         out::line(&usage());
@@ -72,8 +84,12 @@ pub fn run(arguments: &[String]) -> ExitCode {
         out::error(&format!("no command `{name}`\n{}", usage()));
         return ExitCode::from(2);
     };
-    match (command.run)(rest) {
-        Ok(()) => ExitCode::SUCCESS,
+    let ran = match command.run {
+        Run::Chore(chore) => chore(rest).map(|()| 0),
+        Run::Program(name) => release::status(name, name, rest),
+    };
+    match ran {
+        Ok(code) => ExitCode::from(code),
         Err(why) => {
             out::error(&why);
             ExitCode::FAILURE

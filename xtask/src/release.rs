@@ -4,8 +4,16 @@ use std::process::Stdio;
 
 use crate::machine;
 
-/// Builds and runs the program `name` of `package` with `arguments`; what it prints goes to the user.
+/// Builds and runs the program `name` of `package` with `arguments`; what it prints goes to the user. It must succeed.
 pub(crate) fn run(package: &str, name: &str, arguments: &[String]) -> Result<(), String> {
+    match status(package, name, arguments)? {
+        0 => Ok(()),
+        code => Err(format!("{name} ended with exit status {code}")),
+    }
+}
+
+/// The same where the exit status says more than whether it went well.
+pub(crate) fn status(package: &str, name: &str, arguments: &[String]) -> Result<u8, String> {
     let call = [
         "run",
         "--quiet",
@@ -21,8 +29,6 @@ pub(crate) fn run(package: &str, name: &str, arguments: &[String]) -> Result<(),
         .stdin(Stdio::inherit())
         .status()
         .map_err(|cause| format!("cargo could not be started: {cause}"))?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(format!("{name} ended with {status}"))
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.ok_or_else(|| format!("{name} ended with {status}"))
 }

@@ -1,0 +1,337 @@
+//! The faults of older clients, built in on purpose, to see that the checks find them.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tinkers::SessionContext;
+use tinkers::wire::{ClientConfig, DynamicConfig};
+use tinkers_core::{
+    Admission, Admitted, Ask, BoxFuture, BytesGuard, Caller, ClientId, Error, Fact, Ledger, Moment,
+    Receipt, RouteClass, ServerProfile, Settlement, Spawn, SubmitPermit, Task, Time,
+};
+
+/// A fault of the client library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Control {
+    /// Calls are submitted when their task comes to it, and not when they are made.
+    OvertakingSubmit,
+    /// Hints are not heard.
+    HintsNotHeard,
+    /// A success clears a backoff that began after it was sent.
+    SuccessClears,
+    /// A shorter backoff takes the place of a longer one.
+    LastWriterWins,
+    /// The backoff is read once, before other waits.
+    StaleSnapshot,
+    /// What an aborted attempt held is not given back.
+    LeakOnAbort,
+    /// What may have been applied is sent again whatever the server does with it.
+    BlindRepeat,
+    /// A task that fails tells nobody.
+    LostTask,
+    /// Heartbeats wait behind other work for ever.
+    BlockedHeart,
+    /// The key is in a log line.
+    KeyInLog,
+    /// The engine takes a step twice.
+    StepTwice,
+}
+
+impl Control {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::OvertakingSubmit,
+        Self::HintsNotHeard,
+        Self::SuccessClears,
+        Self::LastWriterWins,
+        Self::StaleSnapshot,
+        Self::LeakOnAbort,
+        Self::BlindRepeat,
+        Self::LostTask,
+        Self::BlockedHeart,
+        Self::KeyInLog,
+        Self::StepTwice,
+    ];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OvertakingSubmit => "overtaking-submit",
+            Self::HintsNotHeard => "hints-not-heard",
+            Self::SuccessClears => "success-clears",
+            Self::LastWriterWins => "last-writer-wins",
+            Self::StaleSnapshot => "stale-snapshot",
+            Self::LeakOnAbort => "leak-on-abort",
+            Self::BlindRepeat => "blind-repeat",
+            Self::LostTask => "lost-task",
+            Self::BlockedHeart => "blocked-heart",
+            Self::KeyInLog => "key-in-log",
+            Self::StepTwice => "step-twice",
+        }
+    }
+
+    /// The control of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|control| control.name() == name)
+    }
+
+    /// The session as a faulty client sees it; the same one where the fault is elsewhere.
+    pub fn spoil(
+        self,
+        session: Arc<dyn SessionContext>,
+        limits: &Arc<OldLimiter>,
+    ) -> Arc<dyn SessionContext> {
+        let mut caller = session.caller().clone();
+        match self {
+            Self::SuccessClears | Self::LastWriterWins | Self::StaleSnapshot => {
+                caller.admission = Arc::new(OldAdmission {
+                    limiter: Arc::clone(limits),
+                    fault: self,
+                    time: Arc::clone(&caller.time),
+                });
+            }
+            Self::LeakOnAbort => {
+                caller.admission = Arc::new(Leaky(Arc::clone(&caller.admission)));
+            }
+            Self::BlindRepeat | Self::LostTask => {}
+            _ => return session,
+        }
+        Arc::new(Spoilt {
+            spawner: LosesTasks {
+                session: Arc::clone(&session),
+                count: Mutex::new(0),
+            },
+            session,
+            caller,
+            fault: self,
+        })
+    }
+}
+
+/// A session with a fault in it.
+#[derive(Debug)]
+struct Spoilt {
+    session: Arc<dyn SessionContext>,
+    caller: Caller,
+    spawner: LosesTasks,
+    fault: Control,
+}
+
+impl SessionContext for Spoilt {
+    fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    fn spawner(&self) -> &dyn Spawn {
+        match self.fault {
+            Control::LostTask => &self.spawner,
+            _ => self.session.spawner(),
+        }
+    }
+
+    fn session_id(&self) -> &str {
+        self.session.session_id()
+    }
+
+    fn config(&self) -> &ClientConfig {
+        self.session.config()
+    }
+
+    fn dynamic_config(&self) -> Arc<DynamicConfig> {
+        self.session.dynamic_config()
+    }
+
+    fn profile(&self) -> Arc<ServerProfile> {
+        let profile = self.session.profile();
+        match self.fault {
+            Control::BlindRepeat => Arc::new((*profile).clone().learn(Fact::Deduplicates)),
+            _ => profile,
+        }
+    }
+
+    fn learn(&self, fact: Fact) {
+        self.session.learn(fact);
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        self.session.check_open()
+    }
+
+    fn next_client(&self) -> ClientId {
+        self.session.next_client()
+    }
+
+    fn next_model_seq(&self) -> u64 {
+        self.session.next_model_seq()
+    }
+
+    fn next_sampling_seq(&self) -> u64 {
+        self.session.next_sampling_seq()
+    }
+
+    fn progress_deadline(&self) -> Duration {
+        self.session.progress_deadline()
+    }
+
+    fn operation_deadline(&self) -> Option<Duration> {
+        self.session.operation_deadline()
+    }
+
+    fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard> {
+        self.session.response_bytes(bytes)
+    }
+}
+
+/// Every so often a task is never heard of again.
+#[derive(Debug)]
+struct LosesTasks {
+    session: Arc<dyn SessionContext>,
+    count: Mutex<u64>,
+}
+
+impl Spawn for LosesTasks {
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count += 1;
+        if !count.is_multiple_of(7) {
+            return self.session.spawner().spawn(work);
+        }
+        std::mem::forget(work);
+        Task::new(|| ())
+    }
+}
+
+/// A heart that is never given its turn.
+#[derive(Debug)]
+pub struct NoTurn;
+
+impl Spawn for NoTurn {
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+        let kept = Mutex::new(Some(work));
+        Task::new(move || drop(kept.lock().unwrap_or_else(PoisonError::into_inner).take()))
+    }
+}
+
+/// What an older client kept of a limit: a deadline for each lane.
+#[derive(Debug, Default)]
+pub struct OldLimiter(Mutex<[Moment; 5]>);
+
+impl OldLimiter {
+    fn until(&self, class: RouteClass) -> Moment {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[class.index()]
+    }
+
+    fn set(&self, class: RouteClass, change: impl FnOnce(Moment) -> Moment) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all[class.index()] = change(all[class.index()]);
+    }
+}
+
+#[derive(Debug)]
+struct OldAdmission {
+    limiter: Arc<OldLimiter>,
+    fault: Control,
+    time: Arc<dyn Time>,
+}
+
+impl Admission for OldAdmission {
+    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+        Box::pin(async move {
+            let class = ask.class;
+            if class != RouteClass::Control {
+                if self.fault == Control::StaleSnapshot {
+                    let seen = self.limiter.until(class);
+                    // As long as the wait for a slot.
+                    self.time.sleep(Duration::from_millis(400)).await;
+                    self.time.sleep_until(seen).await;
+                } else {
+                    while self.time.now() < self.limiter.until(class) {
+                        self.time.sleep_until(self.limiter.until(class)).await;
+                    }
+                }
+            }
+            let ledger = OldLedger {
+                limiter: Arc::clone(&self.limiter),
+                fault: self.fault,
+                class,
+                time: Arc::clone(&self.time),
+            };
+            let mut admitted = Admitted::free(ask.flight);
+            admitted.permit = SubmitPermit::new(Arc::new(ledger), Receipt::default());
+            Ok(admitted)
+        })
+    }
+}
+
+#[derive(Debug)]
+struct OldLedger {
+    limiter: Arc<OldLimiter>,
+    fault: Control,
+    class: RouteClass,
+    time: Arc<dyn Time>,
+}
+
+impl Ledger for OldLedger {
+    fn settle(&self, _: Receipt, outcome: Settlement) {
+        let now = self.time.now();
+        match outcome {
+            Settlement::Refused { hint } => {
+                let until = now.after(hint.unwrap_or(Duration::from_secs(1)));
+                self.limiter.set(self.class, |before| match self.fault {
+                    Control::LastWriterWins => until,
+                    _ => before.max(until),
+                });
+            }
+            Settlement::Accepted if self.fault == Control::SuccessClears => {
+                self.limiter.set(self.class, |_| now);
+            }
+            _ => {}
+        }
+    }
+
+    fn land(&self) {}
+}
+
+/// An admission whose permits forget that they were dropped.
+#[derive(Debug)]
+struct Leaky(Arc<dyn Admission>);
+
+impl Admission for Leaky {
+    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+        Box::pin(async move {
+            let Admitted {
+                permit,
+                flight,
+                arrival,
+            } = self.0.admit(ask).await?;
+            let ledger = LeakyLedger(Mutex::new(Some(permit)));
+            Ok(Admitted {
+                permit: SubmitPermit::new(Arc::new(ledger), Receipt::default()),
+                flight,
+                arrival,
+            })
+        })
+    }
+}
+
+struct LeakyLedger(Mutex<Option<SubmitPermit>>);
+
+impl Ledger for LeakyLedger {
+    fn settle(&self, _: Receipt, outcome: Settlement) {
+        let permit = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (permit, outcome) {
+            (Some(permit), Settlement::Dropped) => std::mem::forget(permit),
+            (Some(permit), outcome) => permit.settle(outcome),
+            (None, _) => {}
+        }
+    }
+
+    fn land(&self) {}
+}
+
+impl fmt::Debug for LeakyLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeakyLedger").finish_non_exhaustive()
+    }
+}

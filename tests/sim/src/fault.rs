@@ -1,0 +1,227 @@
+//! What goes wrong: the kinds, and which operations each can strike.
+
+use std::time::Duration;
+
+use crate::op::Op;
+
+/// A kind of fault on the way to the server, at the server, or on the way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// No connection.
+    Refused,
+    /// The request is lost, and the connection with it.
+    LostBefore,
+    /// The request is applied, and the answer is lost with the connection.
+    LostAfter,
+    /// The request is applied, and the connection breaks in the middle of the answer.
+    BodyCut,
+    /// No answer ever comes; the request may have been applied.
+    Silence,
+    /// The request is late, and others overtake it.
+    Late,
+    /// The answer is late.
+    AnswerLate,
+    /// The request arrives a second time, later.
+    Twice,
+    /// 408 with the state of a queue.
+    Timeout408,
+    /// 409.
+    Conflict409,
+    /// 410.
+    Gone410,
+    /// 402, for a while.
+    Billing402,
+    /// 429 with `retry-after-ms`.
+    LimitedMs,
+    /// 429 with `Retry-After` in seconds.
+    LimitedSeconds,
+    /// 429 with `Retry-After` as a date.
+    LimitedDate,
+    /// 429 with `retry_after_ms` in the body.
+    LimitedBody,
+    /// 429 that does not say when.
+    Limited,
+    /// 500, though the request was applied or not.
+    Error500,
+    /// 502 with a page of a proxy, though the request was applied or not.
+    Error502,
+    /// 400 without a body.
+    Empty400,
+    /// 200 with a page of a proxy.
+    Html,
+    /// The answer ends in the middle and says nothing of it.
+    Truncated,
+    /// The answer has fields and values that this client cannot know.
+    Unknown,
+    /// The transport's layer, which is the caller's code, panics.
+    LayerPanics,
+    /// The server works on nothing for a while and says that it lacks capacity.
+    Capacity,
+    /// Nothing gets through between a client and the server for a while.
+    Partition,
+    /// The server goes away with what is under way, and comes back with nothing but its checkpoints.
+    Restart,
+    /// The engine fails the job.
+    JobFails,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 28] = [
+        Self::Refused,
+        Self::LostBefore,
+        Self::LostAfter,
+        Self::BodyCut,
+        Self::Silence,
+        Self::Late,
+        Self::AnswerLate,
+        Self::Twice,
+        Self::Timeout408,
+        Self::Conflict409,
+        Self::Gone410,
+        Self::Billing402,
+        Self::LimitedMs,
+        Self::LimitedSeconds,
+        Self::LimitedDate,
+        Self::LimitedBody,
+        Self::Limited,
+        Self::Error500,
+        Self::Error502,
+        Self::Empty400,
+        Self::Html,
+        Self::Truncated,
+        Self::Unknown,
+        Self::LayerPanics,
+        Self::Capacity,
+        Self::Partition,
+        Self::Restart,
+        Self::JobFails,
+    ];
+
+    /// The name in tables and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::LostBefore => "lost-before",
+            Self::LostAfter => "lost-after",
+            Self::BodyCut => "body-cut",
+            Self::Silence => "silence",
+            Self::Late => "late",
+            Self::AnswerLate => "answer-late",
+            Self::Twice => "twice",
+            Self::Timeout408 => "408",
+            Self::Conflict409 => "409",
+            Self::Gone410 => "410",
+            Self::Billing402 => "402",
+            Self::LimitedMs => "429-ms",
+            Self::LimitedSeconds => "429-s",
+            Self::LimitedDate => "429-date",
+            Self::LimitedBody => "429-body",
+            Self::Limited => "429",
+            Self::Error500 => "500",
+            Self::Error502 => "502",
+            Self::Empty400 => "400-empty",
+            Self::Html => "html",
+            Self::Truncated => "truncated",
+            Self::Unknown => "unknown",
+            Self::LayerPanics => "panic",
+            Self::Capacity => "capacity",
+            Self::Partition => "partition",
+            Self::Restart => "restart",
+            Self::JobFails => "job-fails",
+        }
+    }
+
+    /// The kind of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Whether it can strike a request of this kind.
+    pub const fn strikes(self, op: Op) -> bool {
+        use Op as O;
+        match self {
+            // A server ends a held poll with it; elsewhere it is a proxy's word.
+            Self::Timeout408 => matches!(op, O::Poll) || op.is_submission(),
+            Self::Conflict409 => op.is_submission() || matches!(op, O::CreateSampler),
+            Self::Gone410 => matches!(op, O::Poll),
+            // A proxy's page in the place of an answer is unreadable for whoever needs one; a beat needs none.
+            Self::Billing402 => !matches!(op, O::Heartbeat | O::Finish),
+            // A layer of the caller sees no heartbeats.
+            Self::LayerPanics => !matches!(op, O::Heartbeat),
+            Self::Capacity => matches!(op, O::Poll),
+            Self::Twice => !matches!(op, O::Finish),
+            Self::JobFails => matches!(
+                op,
+                O::ForwardBackward
+                    | O::Forward
+                    | O::OptimStep
+                    | O::Sample
+                    | O::SaveState
+                    | O::SaveForSampler
+                    | O::Load
+            ),
+            _ => true,
+        }
+    }
+
+    /// Whether it lasts for a while, and is planned as such; the others strike single requests.
+    pub const fn lasts(self) -> bool {
+        matches!(self, Self::Capacity | Self::Partition | Self::Restart)
+    }
+
+    /// Whether it is a refusal for the rate.
+    pub const fn limits(self) -> bool {
+        matches!(
+            self,
+            Self::LimitedMs
+                | Self::LimitedSeconds
+                | Self::LimitedDate
+                | Self::LimitedBody
+                | Self::Limited
+        )
+    }
+}
+
+/// How often single requests are struck, by kind.
+#[derive(Debug, Clone, Default)]
+pub struct Mix(pub Vec<(Kind, f64)>);
+
+impl Mix {
+    /// The kind that strikes a request of `op`, where `unit` in `0.0..1.0` was drawn for it.
+    pub fn strike(&self, op: Op, unit: f64) -> Option<Kind> {
+        let mut below = 0.0;
+        for (kind, rate) in &self.0 {
+            if !kind.strikes(op) {
+                continue;
+            }
+            below += rate;
+            if unit < below {
+                return Some(*kind);
+            }
+        }
+        None
+    }
+}
+
+/// Something that lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spell {
+    /// What.
+    pub kind: Kind,
+    /// From when on.
+    pub from: Duration,
+    /// For how long; a restart takes this long.
+    pub lasts: Duration,
+    /// Whom it strikes; everybody when `None`.
+    pub client: Option<usize>,
+}
+
+impl Spell {
+    /// Whether it strikes a client at a time.
+    pub fn covers(&self, at: Duration, client: usize) -> bool {
+        self.from <= at
+            && at < self.from + self.lasts
+            && self.client.is_none_or(|struck| struck == client)
+    }
+}

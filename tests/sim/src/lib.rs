@@ -1,0 +1,26 @@
+//! Whole clients in virtual time, on one thread, under seeded faults, with exact counts.
+//!
+//! A seed makes a [`plan`]: how many clients there are, what their programs do, what goes wrong and when. The [`world`] runs
+//! it on an [`executor`] that picks at random which task goes next and moves the clock when none can. Everything random comes
+//! from the seed, so a seed replays the same run, and its [`trace`] has the same hash, in another process too.
+//! What must hold of every run is in [`check`].
+
+pub mod book;
+pub mod caller;
+pub mod chance;
+pub mod check;
+pub mod control;
+pub mod cover;
+pub mod executor;
+pub mod fault;
+pub mod ledger;
+pub mod listen;
+pub mod misfortune;
+pub mod network;
+pub mod op;
+pub mod plan;
+pub mod seeds;
+pub mod shrink;
+pub mod trace;
+pub mod watch;
+pub mod world;

@@ -1,0 +1,367 @@
+//! The network between the clients and the server, which loses, delays, doubles and spoils what it carries.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde_json::{Value, json};
+use tinkers_core::{
+    BoxFuture, HttpRequest, HttpResponse, ManualClock, Sent, Spawn, Time, Transport,
+    TransportError, TransportErrorKind, hint,
+};
+use tinkers_local::InProcess;
+
+use crate::chance::Chance;
+use crate::control::Control;
+use crate::fault::Kind;
+use crate::misfortune::Misfortune;
+use crate::op::Op;
+use crate::trace::{Hash, Trace};
+use crate::watch::{Beat, Watch};
+
+type Answer = Result<HttpResponse, TransportError>;
+
+/// What all ways to the server share.
+#[derive(Debug)]
+pub struct Network {
+    /// Time.
+    pub clock: ManualClock,
+    /// Chance.
+    pub chance: Chance,
+    /// What goes wrong.
+    pub misfortune: Arc<Misfortune>,
+    /// Where it is written down.
+    pub trace: Trace,
+    /// What is promised.
+    pub watch: Watch,
+    /// The server.
+    pub server: InProcess,
+    /// What arrives though its sender has gone.
+    pub spawn: Arc<dyn Spawn>,
+    /// Whether the server applies a repeated number once, as far as clients are told.
+    pub deduplicates: bool,
+    /// The fault of the clients that is to be found, if any.
+    pub control: Option<Control>,
+    /// How many requests there were.
+    pub count: AtomicU64,
+}
+
+/// One client's way to the server.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// The network.
+    pub network: Arc<Network>,
+    /// Whose way it is.
+    pub client: usize,
+    /// Whether only heartbeats go this way.
+    pub is_heart: bool,
+}
+
+impl Transport for Way {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Answer> {
+        Box::pin(self.exchange(request))
+    }
+}
+
+/// A poll under way, which ends however it ends.
+struct PollUnderWay<'a>(&'a Watch);
+
+impl Drop for PollUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.poll_ends();
+    }
+}
+
+impl Way {
+    async fn exchange(&self, request: HttpRequest) -> Answer {
+        let network = &*self.network;
+        let (op, class) = (Op::of_request(&request), request.class);
+        let number = network.count.fetch_add(1, Ordering::Relaxed);
+        let what = format!("request {number} of client {} ({})", self.client, op.name());
+        network.watch.leaves(class, network.clock.now(), &what);
+        let _poll = (op == Op::Poll).then(|| {
+            let id = text_of(&request.body, "request_id");
+            network.watch.poll_leaves(&id, network.clock.now());
+            PollUnderWay(&network.watch)
+        });
+        let struck = network.misfortune.strike(op, self.client, self.is_heart);
+        if let Some(kind) = struck {
+            network.misfortune.met(kind, op);
+        }
+        let name = struck.map_or("-", Kind::name);
+        network.trace.note(format_args!("{what}: {name}"));
+        if struck == Some(Kind::LayerPanics) {
+            // Without the hook, which would print it.
+            std::panic::resume_unwind(Box::new("the caller's layer panicked"));
+        }
+        let session = self.is_heart.then(|| text_of(&request.body, "session_id"));
+        let time: &dyn Time = &network.clock;
+        let limit = request.timeouts.first_byte.min(request.timeouts.total);
+        let carried = network.carry(op, struck, request);
+        let answer = match time.deadline(time.now().after(limit), carried).await {
+            Some(answer) => answer,
+            None => Err(lost(TransportErrorKind::Timeout, "no answer in time")),
+        };
+        match &answer {
+            Ok(answer) => network
+                .trace
+                .note(format_args!("{what} -> {}", answer.status.as_u16())),
+            Err(error) => network
+                .trace
+                .note(format_args!("{what} -> {:?} {:?}", error.kind, error.sent)),
+        }
+        if let Some(session) = session {
+            let arrived = struck.is_none() && answer.is_ok();
+            let beat = if arrived { Beat::Arrived } else { Beat::Struck };
+            network.watch.beat(&session, network.clock.now(), beat);
+        }
+        self.heard(class, op, answer)
+    }
+
+    /// What the client is told of an answer, after it was looked at.
+    fn heard(&self, class: tinkers_core::RouteClass, op: Op, answer: Answer) -> Answer {
+        let network = &*self.network;
+        let mut answer = answer?;
+        if op == Op::Poll && !answer.status.is_server_error() && says_capacity(&answer) {
+            network.misfortune.met(Kind::Capacity, op);
+        }
+        if answer.status == StatusCode::TOO_MANY_REQUESTS {
+            let hint = hint::retry_after(&answer, network.clock.wall());
+            network.watch.refused(class, network.clock.now(), hint);
+            if network.control == Some(Control::HintsNotHeard) {
+                answer.headers.clear();
+                answer.body = Bytes::from_static(b"{}");
+            }
+        }
+        Ok(answer)
+    }
+}
+
+impl Network {
+    async fn carry(&self, op: Op, struck: Option<Kind>, request: HttpRequest) -> Answer {
+        let Some(kind) = struck else {
+            return self.deliver(op, request).await;
+        };
+        match kind {
+            Kind::Refused | Kind::Restart => Err(TransportError::new(
+                TransportErrorKind::Connect,
+                Sent::NotSent,
+                "no connection",
+            )),
+            Kind::Partition if self.chance.happens(0.3) => Err(TransportError::new(
+                TransportErrorKind::Connect,
+                Sent::NotSent,
+                "no route",
+            )),
+            Kind::LostBefore => {
+                self.pause(Duration::from_secs(1)).await;
+                Err(lost(TransportErrorKind::Broken, "the connection broke"))
+            }
+            Kind::LostAfter => {
+                let _ = self.deliver(op, request).await;
+                Err(lost(TransportErrorKind::Broken, "the connection broke"))
+            }
+            Kind::BodyCut => match self.deliver(op, request).await {
+                Ok(_) => Err(lost(TransportErrorKind::Broken, "the answer was cut")),
+                Err(error) => Err(error),
+            },
+            Kind::Silence | Kind::Partition => {
+                if kind == Kind::Silence && self.chance.happens(0.5) {
+                    let _ = self.deliver(op, request).await;
+                }
+                std::future::pending().await
+            }
+            Kind::Late => {
+                self.pause(Duration::from_secs(20)).await;
+                self.deliver(op, request).await
+            }
+            Kind::AnswerLate => {
+                let answer = self.deliver(op, request).await;
+                self.pause(Duration::from_secs(20)).await;
+                answer
+            }
+            Kind::Twice => {
+                self.again(request.clone());
+                self.deliver(op, request).await
+            }
+            Kind::Truncated => {
+                let mut answer = self.deliver(op, request).await?;
+                answer.body.truncate(answer.body.len() / 2);
+                answer.headers.remove(http::header::CONTENT_LENGTH);
+                Ok(answer)
+            }
+            Kind::Unknown => Ok(with_unknown(self.deliver(op, request).await?)),
+            Kind::Timeout408 | Kind::Error500 | Kind::Error502 | Kind::Html => {
+                if self.chance.happens(0.5) {
+                    let _ = self.deliver(op, request).await;
+                }
+                Ok(self.spoilt(kind))
+            }
+            _ => Ok(self.spoilt(kind)),
+        }
+    }
+
+    async fn deliver(&self, op: Op, request: HttpRequest) -> Answer {
+        if op.adds() && !self.deduplicates {
+            let body = Hash::of(Hash::START, &request.body);
+            self.watch.delivered(body, op.name());
+        }
+        self.server.send(request).await
+    }
+
+    /// The same request arrives once more, later, and nobody hears what comes of it.
+    fn again(&self, request: HttpRequest) {
+        let time: &dyn Time = &self.clock;
+        let sleep = time.sleep(self.chance.time(Duration::ZERO, Duration::from_secs(30)));
+        let server = self.server.clone();
+        let late = async move {
+            sleep.await;
+            let _ = server.send(request).await;
+        };
+        self.spawn.spawn(Box::pin(late)).detach();
+    }
+
+    async fn pause(&self, longest: Duration) {
+        let time: &dyn Time = &self.clock;
+        time.sleep(self.chance.time(Duration::ZERO, longest)).await;
+    }
+
+    /// An answer that is not the server's.
+    fn spoilt(&self, kind: Kind) -> HttpResponse {
+        let wait = self
+            .chance
+            .time(Duration::from_millis(20), Duration::from_secs(40));
+        let (status, body) = match kind {
+            Kind::Timeout408 => (
+                408,
+                json!({ "queue_state": "paused_rate_limit", "queue_state_reason": "busy" }),
+            ),
+            Kind::Conflict409 => (409, json!({ "detail": "this number was used before" })),
+            Kind::Gone410 => (410, json!({ "detail": "the result is no longer kept" })),
+            Kind::Billing402 => (402, json!({ "detail": "billing is not set up" })),
+            Kind::LimitedBody => (
+                429,
+                json!({ "detail": "slow down", "retry_after_ms": wait.as_millis() as u64 }),
+            ),
+            kind if kind.limits() => (429, json!({ "detail": "slow down" })),
+            Kind::Empty400 => (400, Value::Null),
+            Kind::Error500 => (500, json!({ "detail": "an internal error" })),
+            Kind::Error502 => (502, Value::Null),
+            _ => (200, Value::Null),
+        };
+        let mut answer = HttpResponse {
+            status: StatusCode::from_u16(status).unwrap_or_default(),
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+        };
+        if !body.is_null() {
+            answer
+                .headers
+                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            answer.body = body.to_string().into();
+        }
+        if matches!(kind, Kind::Error502 | Kind::Html) {
+            answer
+                .headers
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+            answer.body =
+                Bytes::from_static(b"<html><body>Please sign in to the proxy</body></html>");
+        }
+        let seconds = wait.as_secs() + 1;
+        match kind {
+            Kind::LimitedMs => {
+                let ms = HeaderValue::from(wait.as_millis() as u64);
+                answer
+                    .headers
+                    .insert(HeaderName::from_static("retry-after-ms"), ms);
+            }
+            Kind::LimitedSeconds => {
+                answer
+                    .headers
+                    .insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Kind::LimitedDate => {
+                let date = date(self.clock.now().since_origin().as_secs() + seconds);
+                answer.headers.extend(date.map(|date| (RETRY_AFTER, date)));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// The date of a second of the simulated clock, whose origin is the Unix epoch, a Thursday.
+fn date(seconds: u64) -> Option<HeaderValue> {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    let (day, rest) = (seconds / 86_400, seconds % 86_400);
+    // Runs last some days at most.
+    if day >= 31 {
+        return None;
+    }
+    let text = format!(
+        "{}, {:02} Jan 1970 {:02}:{:02}:{:02} GMT",
+        DAYS[(day % 7) as usize],
+        day + 1,
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    );
+    HeaderValue::from_str(&text).ok()
+}
+
+fn lost(kind: TransportErrorKind, message: &str) -> TransportError {
+    TransportError::new(kind, Sent::MaybeSent, message)
+}
+
+fn text_of(body: &[u8], field: &str) -> String {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    body[field].as_str().unwrap_or_default().to_owned()
+}
+
+fn says_capacity(answer: &HttpResponse) -> bool {
+    answer.body.len() < 1024
+        && answer
+            .body
+            .windows(b"paused_capacity".len())
+            .any(|part| part == b"paused_capacity")
+}
+
+/// The same answer from a server of another year.
+fn with_unknown(mut answer: HttpResponse) -> HttpResponse {
+    let Ok(Value::Object(mut body)) = serde_json::from_slice(&answer.body) else {
+        return answer;
+    };
+    body.insert("novelty".to_owned(), json!({ "kind": ["never", "seen"] }));
+    if body.contains_key("queue_state") {
+        body.insert("queue_state".to_owned(), json!("hibernating"));
+    }
+    answer.body = Value::Object(body).to_string().into();
+    answer.headers.remove(http::header::CONTENT_LENGTH);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_read_back_as_they_were_meant() {
+        for seconds in [0, 59, 3600, 86_399, 86_400, 10 * 86_400 + 4711] {
+            let mut headers = HeaderMap::new();
+            headers.extend(date(seconds + 7).map(|date| (RETRY_AFTER, date)));
+            let answer = HttpResponse {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                headers,
+                body: Bytes::new(),
+            };
+            let now = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(
+                hint::retry_after(&answer, now),
+                Some(Duration::from_secs(7))
+            );
+        }
+    }
+}

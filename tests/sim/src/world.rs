@@ -1,0 +1,447 @@
+//! One run: server, network, clients and programs put together, run to their end, and looked at.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
+use tinkers_core::{ManualClock, Moment, Spawn, SplitMix, Time};
+use tinkers_local::{HintForm, InProcess, LocalConfig, LocalServer, Window};
+use tinkers_session::{
+    BaseUrl, Endpoint, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions,
+    SessionParts,
+};
+
+use crate::book::{Book, CallId, Outcome};
+use crate::caller::Client;
+use crate::chance::Chance;
+use crate::check;
+use crate::control::{Control, NoTurn, OldLimiter};
+use crate::cover::Cover;
+use crate::executor::{Executor, Owner, Stop};
+use crate::fault::Kind;
+use crate::ledger::{LedgerEngine, LedgerParts};
+use crate::listen::{CANARY, Listener};
+use crate::misfortune::Misfortune;
+use crate::network::{Network, Way};
+use crate::plan::Plan;
+use crate::trace::{Keep, Trace};
+use crate::watch::{Rule, Violation, Watch};
+
+/// What everybody in a run shares.
+#[derive(Debug)]
+pub struct Stage {
+    /// What is to happen.
+    pub plan: Plan,
+    /// The fault of the clients that is to be found, if any.
+    pub control: Option<Control>,
+    /// What was called.
+    pub book: Book,
+    /// The way to the server.
+    pub network: Arc<Network>,
+    /// Tasks of the programs.
+    pub caller_side: Arc<dyn Spawn>,
+    /// Tasks of the client library.
+    pub client_side: Arc<dyn Spawn>,
+    /// Tasks of server, network and observers.
+    pub server_side: Arc<dyn Spawn>,
+    endpoints: Endpoints,
+    /// Kept to the end, so that what was learned outlives a session that was lost.
+    endpoint: Mutex<Option<Endpoint>>,
+    old_limiter: Arc<OldLimiter>,
+    chance: Chance,
+    connects: AtomicU64,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// The hash of its trace.
+    pub hash: u64,
+    /// The lines of its trace that were kept.
+    pub lines: Vec<String>,
+    /// What did not hold.
+    pub violations: Vec<Violation>,
+    /// What met what.
+    pub cover: Cover,
+    /// How much there was of it.
+    pub size: Size,
+}
+
+/// How much there was of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Calls of the programs.
+    pub calls: u64,
+    /// Those that ended well.
+    pub ok: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that nobody waited for.
+    pub left: u64,
+    /// Requests on the network.
+    pub requests: u64,
+    /// Virtual time.
+    pub time: Duration,
+}
+
+/// How long after the calm everything must have ended: what may pause for billing or wait for news, twice.
+const AFTER_CALM: Duration = Duration::from_secs(4 * 3600);
+/// How long what is left may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(900);
+
+/// Runs `plan`.
+pub fn run(plan: &Plan, control: Option<Control>, keep: Keep) -> Ran {
+    let listener = Listener::default();
+    tracing::subscriber::with_default(listener.clone(), || {
+        Run::new(plan, control, keep).run(&listener)
+    })
+}
+
+struct Run {
+    clock: ManualClock,
+    executor: Executor,
+    stage: Arc<Stage>,
+    engine: Arc<LedgerEngine>,
+    clients: Vec<Arc<Client>>,
+}
+
+impl Run {
+    fn new(plan: &Plan, control: Option<Control>, keep: Keep) -> Self {
+        let chance = Chance::new(plan.seed).stream(100);
+        let clock = ManualClock::new();
+        let trace = Trace::new(clock.clone(), keep);
+        let executor = Executor::new(clock.clone(), chance.stream(1));
+        let server_side = executor.spawner(Owner::Server);
+        let misfortune = Arc::new(Misfortune::new(plan, clock.clone(), &chance.stream(2)));
+        let engine = Arc::new(LedgerEngine::new(LedgerParts {
+            latency: plan.server.latency,
+            clock: clock.clone(),
+            spawn: Arc::clone(&server_side),
+            chance: chance.stream(3),
+            misfortune: Arc::clone(&misfortune),
+            trace: trace.clone(),
+            steps_twice: control == Some(Control::StepTwice),
+        }));
+        let server = LocalServer::builder(
+            Arc::<LedgerEngine>::clone(&engine),
+            Arc::new(clock.clone()),
+            Arc::clone(&server_side),
+        )
+        .config(config(plan))
+        .jitter(Arc::new(SplitMix::new(chance.stream(4).bits())))
+        .build()
+        .expect("an engine that lists its checkpoints");
+        let network = Network {
+            clock: clock.clone(),
+            chance: chance.stream(5),
+            misfortune,
+            watch: Watch::new(&trace),
+            trace,
+            server: InProcess::new(server).with_api_key(CANARY),
+            spawn: Arc::clone(&server_side),
+            deduplicates: plan.server.deduplicates,
+            control,
+            count: AtomicU64::new(0),
+        };
+        let stage = Arc::new(Stage {
+            plan: plan.clone(),
+            control,
+            book: Book::default(),
+            network: Arc::new(network),
+            caller_side: executor.spawner(Owner::Caller),
+            client_side: executor.spawner(Owner::Client),
+            server_side,
+            endpoints: Endpoints::new(),
+            endpoint: Mutex::new(None),
+            old_limiter: Arc::default(),
+            chance: chance.stream(6),
+            connects: AtomicU64::new(0),
+        });
+        let client = |index| Arc::new(Client::new(Arc::clone(&stage), index));
+        let clients = (0..plan.clients.len()).map(client).collect();
+        Self {
+            clock,
+            executor,
+            stage,
+            engine,
+            clients,
+        }
+    }
+
+    fn run(self, listener: &Listener) -> Ran {
+        self.plan_spells();
+        let stage = Arc::downgrade(&self.stage);
+        listener.when_expired(move |session| {
+            if let Some(stage) = stage.upgrade() {
+                stage.session_expired(session);
+            }
+        });
+        let plan = &self.stage.plan;
+        for task in plan.tasks.clone() {
+            let client = Arc::clone(&self.clients[task.client]);
+            let work = async move { client.run(task).await };
+            self.stage.caller_side.spawn(Box::pin(work)).detach();
+        }
+        let end = Moment::from_origin(plan.calm_at).after(AFTER_CALM);
+        self.run_callers(end);
+        for client in &self.clients {
+            let client = Arc::clone(client);
+            let work = async move { client.leave().await };
+            self.stage.caller_side.spawn(Box::pin(work)).detach();
+        }
+        let watch = &self.stage.network.watch;
+        self.run_callers(end.after(GOODBYE));
+        let end = self.clock.now().after(GOODBYE);
+        self.executor
+            .run_until(end, || self.executor.live(Owner::Client) == 0);
+        let panics = self.executor.escaped_panics();
+        if panics > 0 {
+            watch.report(Rule::Panic, format!("{panics} panics reached nobody"));
+        }
+        let alive = self.executor.live(Owner::Client);
+        if alive > 0 {
+            watch.report(
+                Rule::Baseline,
+                format!("{alive} tasks of the clients live on"),
+            );
+        }
+        self.stage.look_at_limits();
+        let network = &self.stage.network;
+        let mut violations = watch.violations();
+        violations.extend(check::all(&self.stage.book, &self.engine));
+        violations.extend(check::heard(&listener.heard(), watch));
+        let calls = self.stage.book.entries();
+        let count = |is: fn(&Outcome) -> bool| {
+            let all = calls.iter().filter_map(|(_, call)| call.outcome.as_ref());
+            all.filter(|(_, outcome)| is(outcome)).count() as u64
+        };
+        let ran = Ran {
+            hash: network.trace.hash(),
+            lines: network.trace.lines(),
+            violations,
+            cover: network.misfortune.cover(),
+            size: Size {
+                calls: calls.len() as u64,
+                ok: count(|outcome| *outcome == Outcome::Ok),
+                failed: count(|outcome| matches!(outcome, Outcome::Failed { .. })),
+                left: calls.iter().filter(|(_, call)| call.left).count() as u64,
+                requests: network.count.load(Ordering::Relaxed),
+                time: self.clock.now().since_origin(),
+            },
+        };
+        self.executor.clear();
+        ran
+    }
+
+    fn run_callers(&self, end: Moment) {
+        let stop = self
+            .executor
+            .run_until(end, || self.executor.live(Owner::Caller) == 0);
+        if stop == Stop::Reached {
+            return;
+        }
+        let watch = &self.stage.network.watch;
+        watch.report(
+            Rule::Progress,
+            format!("{stop:?}: the programs did not come to their end"),
+        );
+        for (call, entry) in self.stage.book.open().into_iter().take(5) {
+            watch.report(
+                Rule::EndsOnce,
+                format!("call {call} never ended: {entry:?}"),
+            );
+        }
+    }
+
+    fn plan_spells(&self) {
+        for spell in self.stage.network.misfortune.spells().to_vec() {
+            let server = self.stage.network.server.server().clone();
+            let sleep = self.clock.sleep_until(Moment::from_origin(spell.from));
+            let trace = self.stage.network.trace.clone();
+            let begins = async move {
+                sleep.await;
+                trace.note(format_args!("{} for {:?}", spell.kind.name(), spell.lasts));
+                match spell.kind {
+                    Kind::Capacity => server.pause_capacity(spell.lasts),
+                    Kind::Restart => server.restart(),
+                    _ => {}
+                }
+            };
+            self.stage.server_side.spawn(Box::pin(begins)).detach();
+        }
+    }
+}
+
+impl Stage {
+    /// Time.
+    pub fn time(&self) -> &dyn Time {
+        &self.network.clock
+    }
+
+    /// A call ended.
+    pub fn ended(&self, call: CallId, outcome: Outcome) {
+        let short = match &outcome {
+            Outcome::Ok => "ok".to_owned(),
+            Outcome::Wrong(what) => format!("wrong: {what}"),
+            Outcome::Failed { kind, sent, .. } => format!("{kind:?} {sent:?}"),
+        };
+        self.network
+            .trace
+            .note(format_args!("call {call}: {short}"));
+        self.book.ended(call, self.time().now(), outcome);
+    }
+
+    /// A new session for a client.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not want it.
+    pub async fn connect(&self, index: usize) -> Result<ServiceClient, Error> {
+        let key = EndpointKey::new(BaseUrl::parse("http://simulated")?, CANARY.as_bytes());
+        let endpoint = self.endpoints.get_or_create(key);
+        self.network.watch.look_at(endpoint.limiter());
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
+        let way = |is_heart| {
+            Arc::new(Way {
+                network: Arc::clone(&self.network),
+                client: index,
+                is_heart,
+            })
+        };
+        let time: Arc<dyn Time> = Arc::new(self.network.clock.clone());
+        let number = self.connects.fetch_add(1, Ordering::Relaxed);
+        let parts = SessionParts {
+            transport: way(false),
+            time: Arc::clone(&time),
+            jitter: Arc::new(SplitMix::new(self.chance.stream(number).bits())),
+            endpoint,
+            heartbeat: HeartbeatParts {
+                transport: way(true),
+                time,
+                spawner: match self.control {
+                    Some(Control::BlockedHeart) => Arc::new(NoTurn),
+                    _ => Arc::clone(&self.client_side),
+                },
+            },
+            spawner: Arc::clone(&self.client_side),
+        };
+        let plan = &self.plan.clients[index];
+        let options = SessionOptions {
+            progress_deadline: plan.progress_deadline,
+            operation_deadline: plan.operation_deadline,
+            bodies: plan.json.then_some(BodyFormat::Json),
+            ..SessionOptions::default()
+        };
+        if self.control == Some(Control::KeyInLog) {
+            tracing::info!(key = CANARY, "connecting");
+        }
+        let service = ServiceClient::over(Session::open(parts, options).await?);
+        let now = self.time().now();
+        self.network.watch.session_begins(service.session_id(), now);
+        Ok(service)
+    }
+
+    /// The session as the clients of a program see it.
+    pub fn context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
+        let context = service.context();
+        match self.control {
+            Some(control) => control.spoil(context, &self.old_limiter),
+            None => context,
+        }
+    }
+
+    /// The program has let go of a session.
+    pub fn let_go(&self, session: &str) {
+        self.network.watch.session_is_let_go(session);
+    }
+
+    /// The server has ended a session for want of heartbeats.
+    fn session_expired(&self, session: &str) {
+        let now = self.time().now();
+        self.network
+            .trace
+            .note(format_args!("{session} has expired"));
+        let expiry = self.plan.server.expiry;
+        self.network.watch.session_expired(session, now, expiry);
+    }
+
+    /// Looks for the key in everything that an error says.
+    pub fn look_for_key(&self, error: &Error) {
+        let mut text = format!(
+            "{error} {error:?} {}",
+            String::from_utf8_lossy(error.body())
+        );
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(&format!(" {cause} {cause:?}"));
+            source = cause.source();
+        }
+        self.look_for_key_in(&text);
+    }
+
+    /// Looks for the key in a text.
+    pub fn look_for_key_in(&self, text: &str) {
+        if text.contains(CANARY) {
+            self.network.watch.report(Rule::Key, text);
+        }
+    }
+
+    /// In the end nothing is held.
+    fn look_at_limits(&self) {
+        let watch = &self.network.watch;
+        let endpoint = self
+            .endpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(endpoint) = endpoint else {
+            return;
+        };
+        let now = endpoint.limiter().snapshot();
+        for (name, lane) in [
+            ("sample", now.sample),
+            ("train", now.train),
+            ("poll", now.poll),
+            ("rest", now.rest),
+        ] {
+            let held = (
+                lane.waiting,
+                lane.uncollected,
+                lane.slots,
+                lane.bytes,
+                lane.in_flight,
+            );
+            if held != (0, 0, 0, 0, 0) {
+                watch.report(Rule::Baseline, format!("the lane of {name} still holds {held:?} (waiting, let through, slots, bytes, flights)"));
+            }
+        }
+        drop(endpoint);
+        let entries = self.endpoints.len();
+        if entries > 0 {
+            watch.report(
+                Rule::Baseline,
+                format!("{entries} entries are left in the registry"),
+            );
+        }
+    }
+}
+
+fn config(plan: &Plan) -> LocalConfig {
+    let mut config = LocalConfig::default().with_api_key(CANARY);
+    config.session_expiry = plan.server.expiry;
+    config.announces_deduplication = plan.server.deduplicates;
+    config.session_polls = plan.server.session_polls;
+    config.chunk_len = 3;
+    config.window = plan.server.window.map(|at_once| {
+        Window::fixed(at_once).with_hint(Duration::from_secs(2), HintForm::Milliseconds)
+    });
+    config
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,6 @@
+//! A few hundred seeds, that a seed replays, and that the controls are found.
+
+mod controls;
+mod regressions;
+mod replay;
+mod usual;

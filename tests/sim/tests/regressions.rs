@@ -1,0 +1,29 @@
+//! Seeds that broke a promise once.
+
+use tinkers_sim::plan::{Cut, Plan};
+use tinkers_sim::trace::Keep;
+use tinkers_sim::world;
+
+/// What a seed found.
+const FOUND: [(u64, &str); 3] = [
+    (
+        11,
+        "a panic in a layer of the caller's ended the refresh of the flags for good",
+    ),
+    (
+        122,
+        "a panic in the last acknowledgement of a sampling client reached nobody",
+    ),
+    (
+        387,
+        "a question to the server outlasted the deadline of operations",
+    ),
+];
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    for (seed, found) in FOUND {
+        let ran = world::run(&Plan::new(seed, &Cut::default()), None, Keep::Last);
+        assert_eq!(ran.violations, [], "{found}");
+    }
+}

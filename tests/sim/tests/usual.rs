@@ -1,0 +1,14 @@
+//! Seeds hold what is promised.
+
+use tinkers_sim::plan::Cut;
+use tinkers_sim::seeds;
+
+#[test]
+fn every_promise_holds_over_many_seeds() {
+    let results = seeds::run(150, &Cut::default(), None);
+    let failure = results.failure.as_ref();
+    let broken = failure.map(|failure| (failure.seed, &failure.ran.violations));
+    assert_eq!(broken, None);
+    assert!(results.size.ok > 1000, "inconclusive: {:?}", results.size);
+    assert!(results.cover.total() > 1000, "inconclusive");
+}
