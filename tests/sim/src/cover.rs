@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use comfy_table::{Table, presets};
 
+use tinkers::{ErrorKind, Sent};
+
 use crate::fault::Kind;
 use crate::op::Op;
 use crate::plan::{Behaviour, Verb};
@@ -13,6 +15,7 @@ use crate::plan::{Behaviour, Verb};
 pub struct Cover {
     faults: BTreeMap<(Kind, Op), u64>,
     handles: BTreeMap<(Habit, &'static str), u64>,
+    failures: BTreeMap<String, u64>,
 }
 
 /// What a program does with a handle, without the times.
@@ -69,6 +72,14 @@ impl Cover {
         *self.handles.entry((habit, verb.name())).or_default() += 1;
     }
 
+    /// One more call that failed.
+    pub fn failed(&mut self, kind: ErrorKind, sent: Sent) {
+        *self
+            .failures
+            .entry(format!("{kind:?} {sent:?}"))
+            .or_default() += 1;
+    }
+
     /// Adds the counts of another.
     pub fn add(&mut self, other: &Self) {
         for (cell, count) in &other.faults {
@@ -76,6 +87,9 @@ impl Cover {
         }
         for (cell, count) in &other.handles {
             *self.handles.entry(*cell).or_default() += count;
+        }
+        for (kind, count) in &other.failures {
+            *self.failures.entry(kind.clone()).or_default() += count;
         }
     }
 
@@ -120,8 +134,13 @@ impl Cover {
             let cells = Verb::NAMES.map(|verb| count(verb).to_string());
             handles.add_row(std::iter::once(habit.name().to_owned()).chain(cells));
         }
+        let failures = self.failures.iter();
+        let failures: Vec<String> = failures
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        let failures = failures.join(", ");
         format!(
-            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}"
+            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}\n\nhow calls failed, and what is known of their requests:\n  {failures}"
         )
     }
 }

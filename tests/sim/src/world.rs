@@ -218,11 +218,17 @@ impl Run {
             let all = calls.iter().filter_map(|(_, call)| call.outcome.as_ref());
             all.filter(|(_, outcome)| is(outcome)).count() as u64
         };
+        let mut cover = network.misfortune.cover();
+        for (_, call) in &calls {
+            if let Some((_, Outcome::Failed { kind, sent, .. })) = &call.outcome {
+                cover.failed(*kind, *sent);
+            }
+        }
         let ran = Ran {
             hash: network.trace.hash(),
             lines: network.trace.lines(),
             violations,
-            cover: network.misfortune.cover(),
+            cover,
             size: Size {
                 calls: calls.len() as u64,
                 ok: count(|outcome| *outcome == Outcome::Ok),
