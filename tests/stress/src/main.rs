@@ -2,16 +2,20 @@
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use serde_json::{Value, json};
 use tinkers_stress::case::{CASES, Case, Round, Size, Verdict};
+use tinkers_stress::clients::{self, PROFILES, Profile};
 use tinkers_stress::watch::Stopwatch;
 
-/// The limits and the registry under real threads, counted exactly.
+/// The limits and the registry under real threads, or with --profile whole clients on real sockets; counted exactly. Exits with 1
+/// when a count is wrong, and with 2 when nothing was shown.
 #[derive(Debug, Parser)]
+#[command(name = "cargo xtask stress")]
 struct Options {
     /// Seconds for all cases together; each runs at least once.
     #[arg(long, default_value_t = 10)]
@@ -22,6 +26,18 @@ struct Options {
     /// One case alone.
     #[arg(long, value_parser = CASES.iter().map(|case| case.name).collect::<Vec<_>>())]
     only: Option<String>,
+    /// Whole clients, under this profile.
+    #[arg(long, value_parser = PROFILES.map(|profile| profile.name).to_vec(), conflicts_with = "only")]
+    profile: Option<String>,
+    /// Clients of the profile's load.
+    #[arg(long, default_value_t = 4, requires = "profile")]
+    clients: usize,
+    /// Tasks of each client that sample.
+    #[arg(long, default_value_t = 4, requires = "profile")]
+    tasks: usize,
+    /// Where the report of the profile goes; target/stress/PROFILE.html unless given.
+    #[arg(long, requires = "profile")]
+    report: Option<PathBuf>,
     /// One line of JSON for each case.
     #[arg(long)]
     json: bool,
@@ -37,6 +53,19 @@ struct Run {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((clients::SERVE, rest)) = arguments
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        return match clients::serve(rest) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                println!("{}", json!({ "error": why }));
+                ExitCode::FAILURE
+            }
+        };
+    }
     let options = Options::parse();
     // Short enough to be typed again.
     let seed = options
@@ -44,6 +73,9 @@ fn main() -> ExitCode {
         .unwrap_or_else(|| RandomState::new().hash_one("stress") >> 32);
     if !options.json {
         println!("seed {seed}");
+    }
+    if let Some(profile) = options.profile.as_deref().and_then(Profile::named) {
+        return run_clients(&options, &profile, seed);
     }
     let is_wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| only == case.name);
     let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
@@ -70,6 +102,38 @@ fn main() -> ExitCode {
     match all_hold && has_met {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    }
+}
+
+fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
+    let report = options
+        .report
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("target/stress/{}.html", profile.name)));
+    let how = clients::Options {
+        length: Duration::from_secs(options.secs),
+        clients: options.clients,
+        tasks: options.tasks,
+        seed,
+        report: Some(report),
+        server: None,
+    };
+    match clients::run(profile, &how) {
+        Ok(outcome) => {
+            match options.json {
+                true => println!("{}", outcome.json),
+                false => println!("{}", outcome.text),
+            }
+            match outcome.verdict {
+                clients::Verdict::Holds => ExitCode::SUCCESS,
+                clients::Verdict::Broken => ExitCode::FAILURE,
+                clients::Verdict::Inconclusive => ExitCode::from(2),
+            }
+        }
+        Err(why) => {
+            println!("{why}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -1,0 +1,269 @@
+//! Small charts as SVG: lines over time with bands behind them, and bars.
+
+use std::fmt::Write as _;
+
+const WIDTH: f64 = 880.0;
+const HEIGHT: f64 = 230.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 16.0;
+const TOP: f64 = 14.0;
+const BOTTOM: f64 = 38.0;
+
+/// A line.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) name: &'static str,
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Drawn in dashes: what could be, beside what was.
+    pub(crate) is_bound: bool,
+}
+
+/// Stretches of the time axis.
+#[derive(Debug, Clone)]
+pub(crate) struct Bands {
+    pub(crate) name: &'static str,
+    pub(crate) class: &'static str,
+    pub(crate) is_strip: bool,
+    pub(crate) stretches: Vec<(f64, f64)>,
+}
+
+/// Lines over time.
+#[derive(Debug, Clone)]
+pub(crate) struct Chart {
+    pub(crate) title: &'static str,
+    /// What the upright axis counts, with its unit.
+    pub(crate) unit: &'static str,
+    /// The last second.
+    pub(crate) end: f64,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) bands: Vec<Bands>,
+}
+
+impl Chart {
+    pub(crate) fn html(&self) -> String {
+        let highest = self.lines.iter().flat_map(|line| &line.points);
+        let highest = highest.fold(0.0_f64, |most, (_, y)| most.max(*y));
+        let axis = Axis::upright(highest);
+        let time = Axis::flat(self.end);
+        let mut svg = frame(self.title);
+        for bands in &self.bands {
+            // What lasts lies behind the lines; what comes and goes is a strip above them, so that neither hides the other.
+            let height = if bands.is_strip {
+                7.0
+            } else {
+                HEIGHT - TOP - BOTTOM
+            };
+            for (from, to) in &bands.stretches {
+                let (x, end) = (time.place(*from), time.place(*to));
+                let _ = write!(
+                    svg,
+                    r#"<rect class="{}" x="{x:.1}" y="{TOP}" width="{:.1}" height="{height:.1}"/>"#,
+                    bands.class,
+                    (end - x).max(1.0),
+                );
+            }
+        }
+        axis.draw_upright(&mut svg, self.unit);
+        time.draw_flat(&mut svg, "seconds");
+        for (i, line) in self.lines.iter().enumerate() {
+            let mut path = String::new();
+            for (n, (x, y)) in line.points.iter().enumerate() {
+                let command = if n == 0 { 'M' } else { 'L' };
+                let _ = write!(path, "{command}{:.1} {:.1}", time.place(*x), axis.place(*y));
+            }
+            let dashes = if line.is_bound { " bound" } else { "" };
+            let _ = write!(svg, r#"<path class="line s{i}{dashes}" d="{path}"/>"#);
+        }
+        svg.push_str("</svg>");
+        let mut keys = String::new();
+        for (i, line) in self.lines.iter().enumerate() {
+            let _ = write!(
+                keys,
+                r#"<span><i class="key s{i}"></i>{}</span>"#,
+                line.name
+            );
+        }
+        for bands in self
+            .bands
+            .iter()
+            .filter(|bands| !bands.stretches.is_empty())
+        {
+            let _ = write!(
+                keys,
+                r#"<span><i class="key {}"></i>{}</span>"#,
+                bands.class, bands.name
+            );
+        }
+        figure(self.title, &keys, &svg)
+    }
+}
+
+/// Bars with names below them.
+#[derive(Debug, Clone)]
+pub(crate) struct Bars {
+    pub(crate) title: String,
+    pub(crate) unit: &'static str,
+    /// What the bars are, below the axis.
+    pub(crate) below: &'static str,
+    pub(crate) bars: Vec<(String, f64)>,
+}
+
+impl Bars {
+    pub(crate) fn html(&self) -> String {
+        let highest = self.bars.iter().fold(0.0_f64, |most, (_, y)| most.max(*y));
+        let axis = Axis::upright(highest);
+        let mut svg = frame(&self.title);
+        axis.draw_upright(&mut svg, self.unit);
+        let step = ((WIDTH - LEFT - RIGHT) / self.bars.len().max(1) as f64).min(70.0);
+        // As many names as there is room for.
+        let every = (46.0 / step).ceil().max(1.0) as usize;
+        for (i, (name, y)) in self.bars.iter().enumerate() {
+            let (x, top) = (LEFT + i as f64 * step, axis.place(*y));
+            let _ = write!(
+                svg,
+                r#"<rect class="bar" x="{:.1}" y="{top:.1}" width="{:.1}" height="{:.1}"><title>{name}: {y:.0}</title></rect>"#,
+                x + step * 0.08,
+                step * 0.84,
+                HEIGHT - BOTTOM - top
+            );
+            if i % every == 0 {
+                let _ = write!(
+                    svg,
+                    r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="middle">{name}</text>"#,
+                    x + step / 2.0,
+                    HEIGHT - BOTTOM + 16.0
+                );
+            }
+        }
+        let _ = write!(
+            svg,
+            r#"<text class="unit" x="{:.1}" y="{:.1}" text-anchor="end">{}</text></svg>"#,
+            WIDTH - RIGHT,
+            HEIGHT - 5.0,
+            self.below
+        );
+        figure(&self.title, "", &svg)
+    }
+}
+
+fn frame(title: &str) -> String {
+    format!(r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">"#)
+}
+
+fn figure(title: &str, keys: &str, svg: &str) -> String {
+    format!("<figure><figcaption><b>{title}</b>{keys}</figcaption>{svg}</figure>\n")
+}
+
+/// An axis from 0 on, with round ticks.
+struct Axis {
+    highest: f64,
+    step: f64,
+    from: f64,
+    to: f64,
+}
+
+impl Axis {
+    fn upright(highest: f64) -> Self {
+        let step = round_step(highest / 4.0);
+        let highest = (highest / step).ceil().max(1.0) * step;
+        Self {
+            highest,
+            step,
+            from: HEIGHT - BOTTOM,
+            to: TOP,
+        }
+    }
+
+    fn flat(end: f64) -> Self {
+        Self {
+            highest: end.max(0.1),
+            step: round_step(end / 10.0),
+            from: LEFT,
+            to: WIDTH - RIGHT,
+        }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        self.from + (self.to - self.from) * (value / self.highest).clamp(0.0, 1.0)
+    }
+
+    fn ticks(&self) -> impl Iterator<Item = f64> + '_ {
+        let count = (self.highest / self.step + 1e-6).floor() as u32;
+        (0..=count).map(|i| f64::from(i) * self.step)
+    }
+
+    fn draw_upright(&self, svg: &mut String, unit: &str) {
+        for tick in self.ticks() {
+            let y = self.place(tick);
+            let _ = write!(
+                svg,
+                r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/><text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
+                WIDTH - RIGHT,
+                LEFT - 8.0,
+                y + 4.0,
+                short(tick, self.step)
+            );
+        }
+        let middle = (TOP + HEIGHT - BOTTOM) / 2.0;
+        let _ = write!(
+            svg,
+            r#"<text class="unit" transform="translate(14 {middle:.1}) rotate(-90)" text-anchor="middle">{unit}</text>"#
+        );
+    }
+
+    fn draw_flat(&self, svg: &mut String, unit: &str) {
+        for tick in self.ticks() {
+            let _ = write!(
+                svg,
+                r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
+                self.place(tick),
+                HEIGHT - BOTTOM + 16.0,
+                short(tick, self.step)
+            );
+        }
+        let _ = write!(
+            svg,
+            r#"<text class="unit" x="{:.1}" y="{:.1}" text-anchor="end">{unit}</text>"#,
+            WIDTH - RIGHT,
+            HEIGHT - 5.0
+        );
+    }
+}
+
+/// 1, 2 or 5 times a power of ten.
+fn round_step(about: f64) -> f64 {
+    if about <= 0.0 {
+        return 1.0;
+    }
+    let power = 10_f64.powf(about.log10().floor());
+    let times = about / power;
+    let round = [1.0, 2.0, 5.0].into_iter().find(|round| times <= *round);
+    round.unwrap_or(10.0) * power
+}
+
+/// A number on an axis whose ticks are `step` apart.
+fn short(value: f64, step: f64) -> String {
+    if value >= 1e6 {
+        return format!("{} M", value / 1e6);
+    }
+    if value >= 10_000.0 {
+        return format!("{} k", value / 1e3);
+    }
+    let places = (-step.log10()).ceil().clamp(0.0, 6.0) as usize;
+    format!("{value:.places$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_reach_the_highest_value() {
+        for (highest, step, top) in [(0.0, 1.0, 1.0), (7.0, 2.0, 8.0), (4100.0, 2000.0, 6000.0)] {
+            let axis = Axis::upright(highest);
+            assert_eq!((axis.step, axis.highest), (step, top), "{highest}");
+        }
+        assert_eq!(short(0.25, 0.05), "0.25");
+        assert_eq!(short(25_000.0, 5000.0), "25 k");
+    }
+}

@@ -1,0 +1,205 @@
+//! The server in a process of its own, so that what the clients cost is measured alone.
+
+use std::io::{BufRead, BufReader, Write, stdin, stdout};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tinkers_local::{
+    BlockingServer, Faults, LocalConfig, LocalServer, Script, ScriptedEngine, TokioSpawn,
+};
+use tinkers_transport::TokioTime;
+
+use super::engine::OrderedEngine;
+use super::profile::Profile;
+
+/// The first argument of the program when it is the server.
+pub const SERVE: &str = "serve-for-stress";
+
+/// Serves a profile, and tells what was counted whenever a line comes in, to the end of the input.
+///
+/// # Errors
+/// When it cannot serve.
+pub fn serve(arguments: &[String]) -> Result<(), String> {
+    let [name, seed, millis] = arguments else {
+        return Err("expected a profile, a seed and milliseconds".to_owned());
+    };
+    let profile = Profile::named(name).ok_or("no such profile")?;
+    let number = |text: &String| text.parse::<u64>().map_err(|error| error.to_string());
+    let (seed, length) = (number(seed)?, Duration::from_millis(number(millis)?));
+    let faults = match profile.script(seed, length) {
+        Some(script) => Faults::from_script(&script).map_err(|error| error.to_string())?,
+        None => Faults::new(),
+    };
+    let parts = Parts::start(profile, faults).map_err(|error| error.to_string())?;
+    tell(&json!({ "url": parts.server.url() }))?;
+    for line in stdin().lines() {
+        line.map_err(|error| error.to_string())?;
+        tell(&parts.counts())?;
+    }
+    Ok(())
+}
+
+fn tell(what: &Value) -> Result<(), String> {
+    let mut out = stdout().lock();
+    writeln!(out, "{what}")
+        .and_then(|()| out.flush())
+        .map_err(|error| error.to_string())
+}
+
+struct Parts {
+    server: BlockingServer,
+    local: LocalServer,
+    engine: Arc<ScriptedEngine>,
+    order: Arc<OrderedEngine>,
+    faults: Faults,
+}
+
+impl Parts {
+    fn start(profile: Profile, faults: Faults) -> Result<Self, tinkers_local::ServeError> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let script = faults.clone();
+        let build = move |handle: &tokio::runtime::Handle| {
+            let time = Arc::new(TokioTime::new(handle.clone()));
+            let spawn = Arc::new(TokioSpawn::new(handle.clone()));
+            let latency = Duration::from_millis(profile.latency_ms);
+            let engine = Arc::new(ScriptedEngine::new(Script::default()).with_latency(
+                latency,
+                Arc::<TokioTime>::clone(&time),
+                Arc::<TokioSpawn>::clone(&spawn),
+            ));
+            let order = Arc::new(OrderedEngine::new(Arc::clone(&engine)));
+            let local = LocalServer::builder(Arc::<OrderedEngine>::clone(&order), time, spawn)
+                .config(config(profile))
+                .faults(script)
+                .build()?;
+            // The other end waits for it.
+            let _ = sender.send((local.clone(), engine, order));
+            Ok(local)
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = BlockingServer::start(address, NonZeroUsize::MIN, build)?;
+        let (local, engine, order) = receiver
+            .recv()
+            .expect("a server that was built sends its parts");
+        Ok(Self {
+            server,
+            local,
+            engine,
+            order,
+            faults,
+        })
+    }
+
+    fn counts(&self) -> Value {
+        let engine = self.engine.counts();
+        let faults = self.faults.counts();
+        let faults: Vec<Value> = faults
+            .iter()
+            .map(|count| json!({ "rule": count.rule.to_string(), "struck": count.struck }))
+            .collect();
+        let window = self.local.window_counts();
+        json!({
+            "backwards": engine.backwards,
+            "steps": engine.steps,
+            "samples": engine.samples,
+            "disorder": self.order.disorder(),
+            "faults": faults,
+            "refused": window.as_ref().map(|counts| counts.refused),
+            "accepted": window.as_ref().map(|counts| counts.accepted),
+            "events": window.as_ref().map(|counts| counts.events.iter().map(|event| json!([event.refused, event.in_flight])).collect::<Vec<_>>()),
+        })
+    }
+}
+
+fn config(profile: Profile) -> LocalConfig {
+    let mut config = LocalConfig::default();
+    config.window = profile.window();
+    config.session_polls = profile.session_polls;
+    config.max_queued = 1 << 20;
+    config.max_queued_bytes = 4 << 30;
+    config.max_result_bytes = 4 << 30;
+    config
+}
+
+/// The server's process. Dropped, its input ends, and so does it.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: std::process::Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    /// Where it listens.
+    pub(super) url: String,
+}
+
+impl Child {
+    /// Starts a program, this one unless told otherwise, as a server of a profile.
+    ///
+    /// # Errors
+    /// When it cannot be started, or says something else than expected.
+    pub(super) fn start(
+        program: Option<&Path>,
+        profile: &Profile,
+        seed: u64,
+        length: Duration,
+    ) -> Result<Self, String> {
+        let program = match program {
+            Some(program) => program.to_owned(),
+            None => std::env::current_exe().map_err(|error| error.to_string())?,
+        };
+        let mut process = Command::new(program)
+            .arg(SERVE)
+            .arg(profile.name)
+            .arg(seed.to_string())
+            .arg(length.as_millis().to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("the server cannot be started: {error}"))?;
+        let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err("the server has no input and output".to_owned());
+        };
+        let mut child = Self {
+            process,
+            input: Some(input),
+            output: BufReader::new(output),
+            url: String::new(),
+        };
+        let first = child.read()?;
+        first["url"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut child.url);
+        Ok(child)
+    }
+
+    /// What it counted so far.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn counts(&mut self) -> Result<Value, String> {
+        let input = self.input.as_mut().ok_or("the server is gone")?;
+        writeln!(input, "counts").map_err(|error| error.to_string())?;
+        self.read()
+    }
+
+    fn read(&mut self) -> Result<Value, String> {
+        let mut line = String::new();
+        self.output
+            .read_line(&mut line)
+            .map_err(|error| error.to_string())?;
+        serde_json::from_str(&line).map_err(|error| format!("the server said {line:?}: {error}"))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.input = None;
+        // It ends by itself at the end of its input; waiting for it leaves nothing behind.
+        let _ = self.process.wait();
+    }
+}

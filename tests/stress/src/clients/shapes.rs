@@ -1,0 +1,161 @@
+//! What the clients do, by the profile's shape.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tinkers::ServiceClient;
+use tokio::task::JoinSet;
+
+use super::load::{Ground, MODEL};
+
+const USUAL_BEAT: Duration = Duration::from_secs(10);
+/// A client of the churn is made so often.
+const EVERY: Duration = Duration::from_millis(10);
+
+/// The services in use, for whoever watches. Clones are the same list.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InUse(Arc<Mutex<Option<ServiceClient>>>);
+
+impl InUse {
+    fn show(&self, service: &ServiceClient) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(service.clone());
+    }
+
+    pub(crate) fn look(&self) -> Option<ServiceClient> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// So many clients, each with one task that trains and `tasks` that sample.
+pub(crate) async fn steady(ground: Ground, in_use: InUse, clients: usize, tasks: usize) {
+    let mut all = JoinSet::new();
+    for _ in 0..clients {
+        let Some(service) = ground.connected(USUAL_BEAT).await else {
+            continue;
+        };
+        in_use.show(&service);
+        let (trainer, trained) = (ground.clone(), service.clone());
+        all.spawn(async move { trainer.trains(trained).await });
+        let Some(sampler) = ground.sampler(&service).await else {
+            continue;
+        };
+        for _ in 0..tasks {
+            let (ground, sampler) = (ground.clone(), sampler.clone());
+            all.spawn(async move { ground.samples(sampler, 8).await });
+        }
+    }
+    while all.join_next().await.is_some() {}
+}
+
+/// A client every so often, which samples once and goes.
+pub(crate) async fn churn(ground: Ground, in_use: InUse) {
+    let mut all = JoinSet::new();
+    // One stays, so that there is somebody to ask for the limits.
+    let Some(service) = ground.connected(USUAL_BEAT).await else {
+        return;
+    };
+    in_use.show(&service);
+    while (ground.goes_on)() {
+        let ground_of_one = ground.clone();
+        all.spawn(async move {
+            if let Ok(service) = ground_of_one.connect(USUAL_BEAT).await
+                && let Ok(sampler) = service.sampling(MODEL).create().await
+            {
+                ground_of_one.sample(&sampler).await;
+            }
+        });
+        pause(EVERY).await;
+        while all.try_join_next().is_some() {}
+    }
+    while all.join_next().await.is_some() {}
+}
+
+/// Four waves over 32 sessions.
+pub(crate) async fn waves(ground: Ground, in_use: InUse) {
+    let mut all = Vec::new();
+    for _ in 0..32 {
+        let Some(service) = ground.connected(Duration::from_millis(250)).await else {
+            return;
+        };
+        in_use.show(&service);
+        let Ok(training) = service.lora_training(MODEL).rank(4).create().await else {
+            return;
+        };
+        let Some(sampler) = ground.sampler(&service).await else {
+            return;
+        };
+        all.push((service, training, sampler));
+    }
+    for _ in 0..4 {
+        let mut wave = JoinSet::new();
+        for i in 0..512 {
+            let (_, training, sampler) = &all[i % all.len()];
+            wave.spawn(ground.sample(sampler));
+            let pass = ground.pass(training, 1, 16);
+            wave.spawn(async move { drop(pass.await) });
+        }
+        while wave.join_next().await.is_some() {}
+    }
+}
+
+/// One update of many large passes.
+pub(crate) async fn large_update(ground: Ground, in_use: InUse) {
+    let Some(service) = ground.connected(USUAL_BEAT).await else {
+        return;
+    };
+    in_use.show(&service);
+    let Ok(training) = service.lora_training(MODEL).rank(4).create().await else {
+        return;
+    };
+    let mut all = JoinSet::new();
+    for _ in 0..208 {
+        // Tokens, targets and weights of 4000 positions, 4 bytes each or a little less, 68 times.
+        let pass = ground.pass(&training, 68, 4000);
+        all.spawn(async move { drop(pass.await) });
+    }
+    let step = ground.step(&training);
+    while all.join_next().await.is_some() {}
+    drop(step.await);
+}
+
+/// So many samples at once, and no more.
+pub(crate) async fn at_once(ground: Ground, in_use: InUse, count: u32) {
+    let Some(service) = ground.connected(USUAL_BEAT).await else {
+        return;
+    };
+    in_use.show(&service);
+    let Some(sampler) = ground.sampler(&service).await else {
+        return;
+    };
+    let all: Vec<_> = (0..count).map(|_| ground.sample(&sampler)).collect();
+    for one in all {
+        one.await;
+    }
+}
+
+/// A thousand samples at a time, to the end.
+pub(crate) async fn polls(ground: Ground, in_use: InUse) {
+    let Some(service) = ground.connected(USUAL_BEAT).await else {
+        return;
+    };
+    in_use.show(&service);
+    let Some(sampler) = ground.sampler(&service).await else {
+        return;
+    };
+    ground.samples(sampler, 1000).await;
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a load of so many clients in a second of real time"
+)]
+pub(crate) async fn pause(length: Duration) {
+    tokio::time::sleep(length).await;
+}
