@@ -60,6 +60,11 @@ const COMMANDS: &[Command] = &[
         run: Run::Program("tinkers-sim"),
     },
     Command {
+        name: "fuzz",
+        about: "foreign bytes for everything that reads them: [TARGET] [--secs N] [--seed S] [--replay FILE]",
+        run: Run::Program("tinkers-fuzz"),
+    },
+    Command {
         name: "bench",
         about: "what the limits (`bench limits`) and the client (`bench client`) cost; how close it comes to a server's window (`bench goodput`)",
         run: Run::Chore(bench::run),

@@ -96,7 +96,9 @@ impl FromStr for TinkerPath {
         };
         let rest = text.strip_prefix(SCHEME).ok_or_else(wrong)?;
         let segments: Vec<&str> = rest.split('/').collect();
-        if segments.iter().any(|segment| segment.is_empty()) || text.contains(char::is_whitespace) {
+        // Servers make files of them: dots must lead nowhere.
+        let is_no_name = |segment: &&str| matches!(*segment, "" | "." | "..");
+        if segments.iter().any(is_no_name) || text.contains(char::is_whitespace) {
             return Err(wrong());
         }
         let (run, kind, name) = match segments[..] {
@@ -178,6 +180,9 @@ mod tests {
             "tinker://a",
             "tinker://a/weights",
             "tinker://a/weights/",
+            "tinker://../weights/b",
+            "tinker://a/weights/..",
+            "tinker://./b",
             "tinker://a/other/b",
             "tinker://a/weights/b/c",
             "tinker:///weights/b",

@@ -1,0 +1,220 @@
+//! What to begin with: bodies of our own writers, and bodies that somebody nasty would send.
+
+use bytes::Bytes;
+use serde_json::json;
+use tinkers_wire::{
+    AdamParams, CreateSession, Datum, Loss, LossFn, ModelInput, PassMode, PassRequest,
+    RetrieveFuture, TensorData, to_json,
+};
+
+/// A pass as our writer makes it.
+fn pass() -> PassRequest {
+    let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0, 0.5, 0.0]);
+    let mut data: Vec<Datum> = datum.into_iter().collect();
+    let sparse = TensorData::f32(vec![f32::NAN, f32::INFINITY, -0.0]);
+    data.push(Datum::new(ModelInput::from_tokens(vec![9, 8, 7])).with("logprobs", sparse));
+    data.push(Datum::new(ModelInput::from_tokens(Vec::new())));
+    PassRequest {
+        model_id: "model-1".into(),
+        seq_id: 7,
+        mode: PassMode::ForwardBackward,
+        data,
+        loss: Loss::from(LossFn::CrossEntropy),
+    }
+}
+
+/// JSON of every kind, and what is none.
+pub fn json() -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = [
+        json!({ "request_id": "r-1", "model_id": null, "sample_sequence_ids": ["a", "b"] }),
+        json!({ "type": "try_again", "request_id": "r", "queue_state": "paused_capacity" }),
+        json!({ "loss_fn_output_type": "x", "loss_fn_outputs": [{ "logprobs": { "data": [1.0, null, "NaN"], "dtype": "float32", "shape": [3] } }], "metrics": { "loss:sum": 1e308 } }),
+        json!({ "sequences": [{ "tokens": [1, 2], "logprobs": [-1.0, -0.0], "stop_reason": "length" }], "prompt_logprobs": [null, -2.0] }),
+        json!({ "path": "tinker://run/weights/a", "type": "save_weights" }),
+        json!({ "detail": [{ "loc": ["body", 0], "msg": "no" }], "retry_after_ms": 1e300 }),
+        json!({ "max_tokens": 1, "temperature": 0.0, "top_p": 1.0, "top_k": -1, "seed": 7, "stop": ["\n", ""] }),
+        json!({ "max_tokens": 1, "stop": [1, 2] }),
+        json!({ "prompt": { "chunks": [{ "type": "encoded_text", "tokens": [1, 2] }] }, "num_samples": 2, "sampling_params": { "max_tokens": 3 }, "seq_id": 1, "sampling_session_id": "s" }),
+        json!({ "completed": [{ "request_id": "a", "state": "done" }], "cursor": 9 }),
+        json!({ "base_model": "tinkers/scripted", "lora_config": { "rank": 4 }, "session_id": "s", "model_seq_id": 0 }),
+        json!({ "supported_models": [{ "model_name": "a", "max_context_length": 1 }] }),
+    ]
+    .iter()
+    .map(|value| value.to_string().into_bytes())
+    .collect();
+    all.push(pass().to_json().to_vec());
+    all.push(to_json(&AdamParams::new(1e-4)).to_vec());
+    all.push(to_json(&CreateSession::default()).to_vec());
+    all.push(
+        to_json(&RetrieveFuture {
+            request_id: "r".into(),
+            allow_metadata_only: true,
+        })
+        .to_vec(),
+    );
+    all.extend(nasty_json());
+    all
+}
+
+fn nasty_json() -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = [
+        "",
+        "null",
+        "{",
+        "\u{feff}{}",
+        r#"{"request_id": "a", "request_id": "b"}"#,
+        r#"{"request_id": "\ud800"}"#,
+        r#"{"request_id": 1e999}"#,
+        r#"{"seq_id": -1}"#,
+        r#"{"seq_id": 18446744073709551616}"#,
+        r#"{"metrics": {"a": NaN}}"#,
+        r#"{"sequences": [{"tokens": [4294967296]}]}"#,
+    ]
+    .iter()
+    .map(|text| text.as_bytes().to_vec())
+    .collect();
+    all.push(b"[".repeat(100_000));
+    all.push(br#"{"a":"#.repeat(50_000));
+    all.push(
+        [
+            br#"{"max_tokens": "#.to_vec(),
+            b"9".repeat(100_000),
+            b"}".to_vec(),
+        ]
+        .concat(),
+    );
+    all.push(vec![0xff, 0xfe, 0x00, 0x7b]);
+    all
+}
+
+/// Answers to polls, of either form.
+pub fn polls() -> Vec<Vec<u8>> {
+    [json(), protobuf()].concat()
+}
+
+/// Protobuf, and what is none.
+pub fn protobuf() -> Vec<Vec<u8>> {
+    let written = pass().to_protobuf().unwrap_or_else(|_| Bytes::new());
+    let mut all = vec![written.to_vec()];
+    // Only the datum that needs nothing beyond the usual.
+    let mut plain = pass();
+    plain.data.truncate(1);
+    all.extend(plain.to_protobuf().map(|bytes| bytes.to_vec()));
+    all.extend([
+        // A length that lies: four gigabytes of a field.
+        vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f],
+        // A number that never ends.
+        vec![0xff; 64],
+        // A group that is never closed, and one in another, and so on.
+        vec![0x0b; 10_000],
+        // Messages in messages.
+        nested(200),
+        // A packed list of one and a half numbers.
+        vec![0x12, 0x06, 0, 0, 0x80, 0x3f, 0, 0],
+        Vec::new(),
+    ]);
+    all
+}
+
+fn nested(depth: usize) -> Vec<u8> {
+    (0..depth).fold(Vec::new(), |inner, _| {
+        let mut outer = vec![0x0a];
+        let mut length = inner.len();
+        while length >= 0x80 {
+            outer.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        outer.push(length as u8);
+        outer.extend(inner);
+        outer
+    })
+}
+
+/// What a server may say of when to come back.
+pub fn hints() -> Vec<Vec<u8>> {
+    [
+        "1",
+        "0",
+        "-1",
+        "-0",
+        "1.5",
+        "1e3",
+        "1e400",
+        "NaN",
+        "inf",
+        " 7 ",
+        "0x10",
+        "18446744073709551616",
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Sun, 06 Nov 1994 25:61:61 GMT",
+        r#"{"retry_after_ms": 250}"#,
+        r#"{"retry_after_ms": -1}"#,
+        r#"{"retry_after_ms": 1e400}"#,
+        r#"{"retry_after_ms": "250"}"#,
+    ]
+    .iter()
+    .map(|text| text.as_bytes().to_vec())
+    .collect()
+}
+
+/// Paths and addresses.
+pub fn texts() -> Vec<Vec<u8>> {
+    [
+        "tinker://run-1/weights/step-10",
+        "tinker://run-1/sampler_weights/a",
+        "tinker://a/b/c/d",
+        "tinker://../weights/x",
+        "tinker://run/weights/..%2f..",
+        "tinker:///weights/",
+        "http://127.0.0.1:8000",
+        "HTTPS://Host:443/prefix//",
+        "http://[::1]:80/a/../b",
+        "http://user:pass@host/",
+        "http://host:99999/",
+        "https://xn--bcher-kva.example/%zz",
+        "http://",
+        "",
+    ]
+    .iter()
+    .map(|text| text.as_bytes().to_vec())
+    .collect()
+}
+
+/// Requests: route, method and headers in three bytes, then the body.
+pub fn requests() -> Vec<Vec<u8>> {
+    let bodies = polls();
+    let mut all = Vec::new();
+    for (i, body) in bodies.iter().enumerate() {
+        let head = [i as u8, 0x80, 7];
+        all.push([&head[..], body].concat());
+        if body.len() < 4096
+            && let Ok(packed) = zstd::encode_all(&body[..], 1)
+        {
+            all.push([&[i as u8, 0x81, 0][..], &packed].concat());
+        }
+    }
+    // Sixty-four megabytes of nothing.
+    if let Ok(bomb) = zstd::encode_all(&vec![0_u8; 64 << 20][..], 3) {
+        all.push([&[11, 0x81, 0][..], &bomb].concat());
+    }
+    all
+}
+
+/// Fault scripts.
+pub fn scripts() -> Vec<Vec<u8>> {
+    [
+        "seed = 7\n[[rule]]\non = \"train\"\nprobability = 0.15\nfault = \"cut_after\"\n",
+        "[[rule]]\non = \"poll\"\nafter_s = 1e308\nfor_s = 5\nfault = \"pause_capacity\"\npause_s = 1e300\n",
+        "[[rule]]\non = \"*\"\nnth = 9223372036854775807\ntimes = 9223372036854775807\nfault = \"answer\"\nstatus = 99999\n",
+        "[[rule]]\non = \"sample\"\nfault = \"rate_limited\"\nhint = \"text\"\ntext = \"\\n\"\nretry_after_s = nan\n",
+        "rule = 1",
+        "[[rule]]",
+        "a = [[[[[[[[[[[[[[[[[[[[[[[[[[",
+    ]
+    .iter()
+    .map(|text| text.as_bytes().to_vec())
+    .collect()
+}

@@ -1,0 +1,118 @@
+//! Makes inputs of others, by a seed.
+
+use tinkers_core::{Jitter, SplitMix};
+
+/// Pieces that readers take for something.
+const TOKENS: [&[u8]; 24] = [
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"\"",
+    b",",
+    b":",
+    b"null",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"18446744073709551616",
+    b"\\ud800",
+    b"\x00",
+    b"\xff\xff\xff\xff\x0f",
+    b"\x0a",
+    b"\x0b",
+    b"\x80",
+    b"..",
+    b"/",
+    b"%2f",
+    b"://",
+    b"GMT",
+    b"\n[[rule]]\n",
+];
+
+/// The longest input that is made, in bytes.
+const LONGEST: usize = 1 << 18;
+
+/// A stream of inputs.
+#[derive(Debug)]
+pub struct Mutator {
+    numbers: SplitMix,
+}
+
+impl Mutator {
+    /// The stream of a seed.
+    pub const fn new(seed: u64) -> Self {
+        Self {
+            numbers: SplitMix::new(seed),
+        }
+    }
+
+    fn below(&self, n: usize) -> usize {
+        (self.numbers.bits() % n.max(1) as u64) as usize
+    }
+
+    /// An input made of one or two of `seeds`, which are not empty.
+    pub fn next(&self, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = seeds[self.below(seeds.len())].clone();
+        for _ in 0..=self.below(6) {
+            self.change(&mut input, seeds);
+        }
+        input.truncate(LONGEST);
+        input
+    }
+
+    fn change(&self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
+        let at = self.below(input.len() + 1);
+        let end = at + self.below((input.len() - at).min(64) + 1);
+        match self.below(8) {
+            0 => {
+                if let Some(byte) = input.get_mut(at) {
+                    *byte ^= 1 << self.below(8);
+                }
+            }
+            1 => {
+                if let Some(byte) = input.get_mut(at) {
+                    *byte = self.numbers.bits() as u8;
+                }
+            }
+            2 => drop(input.drain(at..end)),
+            3 => {
+                let piece = input[at..end].to_vec();
+                let times = 1 + self.below(4);
+                input.splice(at..at, piece.repeat(times));
+            }
+            4 => {
+                let token = TOKENS[self.below(TOKENS.len())];
+                let times = if self.below(16) == 0 { 2000 } else { 1 };
+                input.splice(at..at, token.repeat(times));
+            }
+            5 => {
+                let other = &seeds[self.below(seeds.len())];
+                let from = self.below(other.len() + 1);
+                input.truncate(at);
+                input.extend_from_slice(&other[from..]);
+            }
+            6 => input.truncate(at),
+            _ => {
+                let token = TOKENS[self.below(TOKENS.len())];
+                input.splice(at..end, token.iter().copied());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_makes_the_same_inputs() {
+        let seeds = [b"abc".to_vec(), b"".to_vec()];
+        let inputs = |seed| {
+            let mutator = Mutator::new(seed);
+            (0..50).map(|_| mutator.next(&seeds)).collect::<Vec<_>>()
+        };
+        assert_eq!(inputs(1), inputs(1));
+        assert_ne!(inputs(1), inputs(2));
+    }
+}

@@ -1,0 +1,231 @@
+//! The readers.
+
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tinkers_core::{BaseUrl, HttpResponse, hint};
+use tinkers_local::Faults;
+use tinkers_wire::{
+    AdamParams, Capabilities, CheckpointList, ClientConfig, Completions, CreateModel,
+    CreateSamplingSession, DynamicConfig, ForwardBackwardOutput, ModelInfo, OperationResult,
+    OptimStepResult, PassRequest, PollAnswer, Promise, RetrieveFuture, RetrieveFutures,
+    SampleRequest, SampleResponse, SamplingParams, SaveWeights, SavedSamplerWeights, SavedWeights,
+    SessionCreated, Stop, TinkerPath, TrainingRunList, WeightsInfo, error_text, retry_after_ms,
+    to_json,
+};
+
+use crate::{corpus, server};
+
+/// One reader.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Reads; panics when a promise is broken.
+    pub run: fn(&[u8]),
+    /// Inputs to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const TARGETS: [Target; 11] = [
+    Target {
+        name: "json-answers",
+        run: json_answers,
+        seeds: corpus::json,
+    },
+    Target {
+        name: "json-requests",
+        run: json_requests,
+        seeds: corpus::json,
+    },
+    Target {
+        name: "poll-answers",
+        run: poll_answers,
+        seeds: corpus::polls,
+    },
+    Target {
+        name: "protobuf-results",
+        run: protobuf_results,
+        seeds: corpus::protobuf,
+    },
+    Target {
+        name: "protobuf-pass",
+        run: protobuf_pass,
+        seeds: corpus::protobuf,
+    },
+    Target {
+        name: "hints",
+        run: hints,
+        seeds: corpus::hints,
+    },
+    Target {
+        name: "sampling-params",
+        run: sampling_params,
+        seeds: corpus::json,
+    },
+    Target {
+        name: "checkpoint-paths",
+        run: checkpoint_paths,
+        seeds: corpus::texts,
+    },
+    Target {
+        name: "base-urls",
+        run: base_urls,
+        seeds: corpus::texts,
+    },
+    Target {
+        name: "server",
+        run: server::any_request,
+        seeds: corpus::requests,
+    },
+    Target {
+        name: "fault-scripts",
+        run: fault_scripts,
+        seeds: corpus::scripts,
+    },
+];
+
+impl Target {
+    /// The target of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        TARGETS.into_iter().find(|target| target.name == name)
+    }
+}
+
+/// What is read and written again is read as the same.
+fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+    let Ok(read) = serde_json::from_slice::<T>(bytes) else {
+        return;
+    };
+    let written = to_json(&read);
+    match serde_json::from_slice::<T>(&written) {
+        Ok(again) => assert_eq!(again, read, "{}", String::from_utf8_lossy(&written)),
+        Err(error) => panic!(
+            "what was written cannot be read: {error}: {}",
+            String::from_utf8_lossy(&written)
+        ),
+    }
+}
+
+fn json_answers(bytes: &[u8]) {
+    let _ = error_text(bytes);
+    let _ = retry_after_ms(bytes);
+    let _ = Promise::read(bytes);
+    let _ = Completions::read(bytes);
+    let _ = serde_json::from_slice::<Capabilities>(bytes);
+    let _ = ModelInfo::read(bytes);
+    let _ = ForwardBackwardOutput::from_json(bytes);
+    let _ = OptimStepResult::from_json(bytes);
+    let _ = SampleResponse::from_json(bytes);
+    let _ = SavedWeights::from_json(bytes);
+    let _ = SavedSamplerWeights::from_json(bytes);
+    let _ = serde_json::from_slice::<SessionCreated>(bytes);
+    let _ = CheckpointList::read(bytes);
+    let _ = serde_json::from_slice::<TrainingRunList>(bytes);
+    let _ = serde_json::from_slice::<WeightsInfo>(bytes);
+    round_trip::<Promise>(bytes);
+    let _ = serde_json::from_slice::<ClientConfig>(bytes);
+    let _ = serde_json::from_slice::<DynamicConfig>(bytes);
+}
+
+fn json_requests(bytes: &[u8]) {
+    if let Ok(pass) = PassRequest::from_json(bytes) {
+        let written = pass.to_json();
+        let again = PassRequest::from_json(&written).expect("what was written can be read");
+        assert_eq!(again.to_json(), written, "{pass:?}");
+    }
+    let _ = serde_json::from_slice::<SampleRequest>(bytes).map(|request| request.validate());
+    let _ = serde_json::from_slice::<CreateModel>(bytes);
+    let _ = serde_json::from_slice::<SaveWeights>(bytes);
+    let _ = serde_json::from_slice::<CreateSamplingSession>(bytes);
+    let _ = serde_json::from_slice::<RetrieveFutures>(bytes);
+    let _ = serde_json::from_slice::<AdamParams>(bytes).map(|params| params.validate());
+    round_trip::<RetrieveFuture>(bytes);
+}
+
+fn poll_answers(bytes: &[u8]) {
+    for kind in [
+        None,
+        Some("application/json"),
+        Some("application/x-protobuf"),
+    ] {
+        let _ = PollAnswer::read(kind, Bytes::copy_from_slice(bytes));
+    }
+}
+
+fn protobuf_results(bytes: &[u8]) {
+    let _ = ForwardBackwardOutput::from_protobuf(Bytes::copy_from_slice(bytes));
+    let _ = SampleResponse::from_protobuf(Bytes::copy_from_slice(bytes));
+}
+
+fn protobuf_pass(bytes: &[u8]) {
+    let Ok(pass) = PassRequest::from_protobuf(Bytes::copy_from_slice(bytes)) else {
+        return;
+    };
+    for datum in &pass.data {
+        let _ = datum.validate();
+        let _ = datum.estimated_bytes();
+    }
+    // Not everything that can be read may be written.
+    if let Ok(written) = pass.to_protobuf() {
+        let again = PassRequest::from_protobuf(written.clone());
+        let again = again.expect("what was written can be read");
+        assert_eq!(again.to_protobuf().ok(), Some(written), "{pass:?}");
+    }
+}
+
+fn hints(bytes: &[u8]) {
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_750_000_000);
+    let value = HeaderValue::from_bytes(bytes).ok();
+    for name in ["retry-after-ms", "retry-after", "date"] {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = &value {
+            headers.insert(HeaderName::from_static(name), value.clone());
+        }
+        let answer = HttpResponse {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            headers,
+            body: Bytes::copy_from_slice(bytes),
+        };
+        if let Some(hint) = hint::retry_after(&answer, wall) {
+            // Whatever it is, a clock that has run for long can be moved by it.
+            let late = tinkers_core::Moment::from_origin(Duration::MAX / 2);
+            assert!(late.after(hint) >= late, "{hint:?}");
+        }
+    }
+}
+
+fn sampling_params(bytes: &[u8]) {
+    if let Ok(params) = serde_json::from_slice::<SamplingParams>(bytes) {
+        let _ = params.validate();
+    }
+    let _ = serde_json::from_slice::<Stop>(bytes);
+}
+
+fn checkpoint_paths(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(path) = TinkerPath::from_str(&text) {
+        let again = TinkerPath::from_str(path.as_ref()).expect("a path that was read");
+        assert_eq!(again, path);
+        for part in [path.run_id(), path.name()] {
+            assert!(!matches!(part, "" | "." | ".."), "{path}");
+        }
+    }
+}
+
+fn base_urls(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(url) = BaseUrl::parse(&text) {
+        let again = BaseUrl::parse(&url.to_string()).expect("a normalised URL is one");
+        assert_eq!(again, url, "normalising is done once");
+    }
+}
+
+fn fault_scripts(bytes: &[u8]) {
+    let _ = Faults::from_script(&String::from_utf8_lossy(bytes));
+}
