@@ -51,7 +51,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stress",
-        about: "the limits and the registry under real threads, or whole clients: [--secs N] [--seed S] [--only CASE | --profile P] [--json]",
+        about: "the limits and the registry under real threads, or whole clients: [--secs N] [--seed S] [--only CASE | --profile P [--clients N] [--tasks N] [--report FILE]] [--json]",
         run: Run::Program("tinkers-stress"),
     },
     Command {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Value, json};
 use tinkers_stress::case::{CASES, Case, Round, Size, Verdict};
-use tinkers_stress::clients::{self, PROFILES, Profile};
+use tinkers_stress::clients::{self, Control, PROFILES, Profile};
 use tinkers_stress::watch::Stopwatch;
 
 /// The limits and the registry under real threads, or with --profile whole clients on real sockets; counted exactly. Exits with 1
@@ -41,7 +41,16 @@ struct Options {
     /// One line of JSON for each case.
     #[arg(long)]
     json: bool,
+    /// Seconds that calls of a profile may take to end after the load.
+    #[arg(long, default_value_t = 120, requires = "profile")]
+    patience: u64,
+    /// A fault of the server that has to be found, so that the run fails.
+    #[arg(long, hide = true, value_parser = Control::ALL.map(Control::name).to_vec(), requires = "profile")]
+    control: Option<String>,
 }
+
+/// The exit status of a run in which nobody met anybody, or nothing went wrong that should have.
+const NOTHING_SHOWN: u8 = 2;
 
 /// All rounds of a case.
 struct Run {
@@ -80,10 +89,11 @@ fn main() -> ExitCode {
     let is_wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| only == case.name);
     let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
     let each = Duration::from_secs(options.secs) / cases.len() as u32;
-    let (mut all_hold, mut lost) = (true, 0);
+    let (mut all_hold, mut has_failed, mut lost) = (true, false, 0);
     for case in cases {
         let run = repeat(case, seed, each);
         all_hold &= run.last.verdict() == Verdict::Holds;
+        has_failed |= run.last.verdict() == Verdict::Fails;
         lost += run.lost;
         println!(
             "{}",
@@ -99,9 +109,10 @@ fn main() -> ExitCode {
     if all_hold && !has_met {
         println!("inconclusive: no thread ever lost an exchange to another one");
     }
-    match all_hold && has_met {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+    match (has_failed, all_hold && has_met) {
+        (true, _) => ExitCode::FAILURE,
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::from(NOTHING_SHOWN),
     }
 }
 
@@ -117,6 +128,8 @@ fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
         seed,
         report: Some(report),
         server: None,
+        patience: Duration::from_secs(options.patience),
+        control: options.control.as_deref().and_then(Control::named),
     };
     match clients::run(profile, &how) {
         Ok(outcome) => {
@@ -127,7 +140,7 @@ fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
             match outcome.verdict {
                 clients::Verdict::Holds => ExitCode::SUCCESS,
                 clients::Verdict::Broken => ExitCode::FAILURE,
-                clients::Verdict::Inconclusive => ExitCode::from(2),
+                clients::Verdict::Inconclusive => ExitCode::from(NOTHING_SHOWN),
             }
         }
         Err(why) => {

@@ -11,6 +11,8 @@ use tinkers::transport::{
 };
 use tinkers::{Error, Sent};
 
+use super::engine::token;
+use super::ledger::{Fate, Ledger};
 use crate::watch::Stopwatch;
 
 /// What is called.
@@ -19,16 +21,19 @@ pub(crate) enum Verb {
     Sample,
     Pass,
     Step,
+    /// A session is opened, or a model or a sampler made.
+    SetUp,
 }
 
 impl Verb {
-    pub(crate) const ALL: [Self; 3] = [Self::Sample, Self::Pass, Self::Step];
+    pub(crate) const ALL: [Self; 4] = [Self::Sample, Self::Pass, Self::Step, Self::SetUp];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Sample => "sample",
             Self::Pass => "forward_backward",
             Self::Step => "optim_step",
+            Self::SetUp => "set-up",
         }
     }
 }
@@ -44,11 +49,25 @@ pub(crate) struct Ended {
     pub(crate) other: u64,
     /// Ended well, with what is not its own.
     pub(crate) wrong: u64,
+    /// Its caller went away.
+    pub(crate) given_up: u64,
 }
 
 impl Ended {
     pub(crate) const fn open(&self) -> u64 {
-        self.called - self.ok - self.not_sent - self.other - self.wrong
+        let ended = self.ok + self.not_sent + self.other + self.wrong + self.given_up;
+        self.called.saturating_sub(ended)
+    }
+
+    const fn add(&mut self, fate: Fate) {
+        match fate {
+            Fate::Open => {}
+            Fate::Well => self.ok += 1,
+            Fate::Wrong => self.wrong += 1,
+            Fate::NotSent => self.not_sent += 1,
+            Fate::Unknown => self.other += 1,
+            Fate::GivenUp => self.given_up += 1,
+        }
     }
 }
 
@@ -90,6 +109,7 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
+    ledger: Ledger,
     ended: BTreeMap<Verb, Ended>,
     failures: BTreeMap<String, u64>,
     times: Times,
@@ -100,50 +120,79 @@ struct State {
 /// A call under way.
 pub(crate) struct Call {
     verb: Verb,
+    /// No other call of this run has it; 0 for a set-up, of which the server sees no number.
+    pub(crate) number: u64,
     watch: Stopwatch,
 }
 
 impl Counts {
-    /// A number that no other call of this run has.
-    pub(crate) fn number(&self) -> u64 {
-        self.0.numbers.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// How many calls have ended well so far.
+    /// How many calls have ended well so far, set-up left out.
     pub(crate) fn done(&self) -> u64 {
         self.0.done.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn call(&self, verb: Verb, number: u64) -> Call {
+    pub(crate) fn call(&self, verb: Verb) -> Call {
         let watch = Stopwatch::start();
         let mut state = self.lock();
         state.ended.entry(verb).or_default().called += 1;
+        let number = match verb {
+            Verb::SetUp => 0,
+            _ => self.0.numbers.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        if number > 0 {
+            state.ledger.called(number);
+        }
         if verb == Verb::Sample {
             state.queued.insert(number, watch);
         }
-        Call { verb, watch }
+        Call {
+            verb,
+            number,
+            watch,
+        }
     }
 
+    /// It ended well, with its own result or not, or it failed.
     pub(crate) fn ended(&self, call: &Call, how: Result<bool, &Error>) {
-        let mut state = self.lock();
-        if call.verb == Verb::Sample {
-            let took = micros(call.watch.elapsed());
-            state.times.completion.saturating_record(took);
-        }
+        let fate = match how {
+            Ok(true) => Fate::Well,
+            Ok(false) => Fate::Wrong,
+            Err(error) if error.sent() == Sent::NotSent => Fate::NotSent,
+            Err(_) => Fate::Unknown,
+        };
         if let Err(error) = how {
             let kind = format!("{:?} {:?}", error.kind(), error.sent());
-            *state.failures.entry(kind).or_default() += 1;
+            *self.lock().failures.entry(kind).or_default() += 1;
         }
-        let ended = state.ended.entry(call.verb).or_default();
-        match how {
-            Ok(true) => {
-                ended.ok += 1;
-                self.0.done.fetch_add(1, Ordering::Relaxed);
+        self.note(call, fate);
+    }
+
+    /// Its caller goes away.
+    pub(crate) fn given_up(&self, call: &Call) {
+        self.note(call, Fate::GivenUp);
+    }
+
+    fn note(&self, call: &Call, fate: Fate) {
+        let mut state = self.lock();
+        state.ended.entry(call.verb).or_default().add(fate);
+        if call.number > 0 {
+            state.ledger.ended(call.number, fate);
+        }
+        if call.verb == Verb::Sample {
+            state.queued.remove(&call.number);
+            if fate == Fate::Well {
+                let took = micros(call.watch.elapsed());
+                state.times.completion.saturating_record(took);
             }
-            Ok(false) => ended.wrong += 1,
-            Err(error) if error.sent() == Sent::NotSent => ended.not_sent += 1,
-            Err(_) => ended.other += 1,
         }
+        if fate == Fate::Well && call.verb != Verb::SetUp {
+            self.0.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What does not fit with how often the server has applied each call.
+    pub(crate) fn against(&self, applied: &BTreeMap<u64, u64>) -> Vec<String> {
+        self.lock().ledger.against(applied)
     }
 
     pub(crate) fn of(&self, verb: Verb) -> Ended {
@@ -218,13 +267,13 @@ impl Transport for Layer {
 
 /// The prompt of a sample, which bears its number.
 pub(crate) fn prompt(number: u64) -> Vec<u32> {
-    let digit = |place: u32| (number / 250_u64.pow(place) % 250) as u32;
-    vec![digit(3), digit(2), digit(1), digit(0)]
+    vec![1, 2, 3, token(number)]
 }
 
 fn number_of(body: &[u8]) -> Option<u64> {
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let tokens = body["prompt"]["chunks"][0]["tokens"].as_array()?;
-    let digits = tokens.iter().filter_map(serde_json::Value::as_u64);
-    Some(digits.fold(0, |number, digit| number * 250 + digit))
+    body["prompt"]["chunks"][0]["tokens"]
+        .as_array()?
+        .last()?
+        .as_u64()
 }

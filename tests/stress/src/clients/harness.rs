@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 use tinkers_session::Endpoints;
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use super::control::Control;
 use super::count::{Counts, Verb};
+use super::in_use::InUse;
 use super::load::Ground;
 use super::probe::{self, Look};
 use super::profile::{Profile, Shape};
+use super::recovery;
 use super::report::Report;
 use super::server::Child;
-use super::shapes::{self, InUse};
+use super::shapes;
 use super::verdict::{Left, Seen, Verdict};
 use crate::watch::Stopwatch;
 
@@ -36,6 +39,10 @@ pub struct Options {
     pub report: Option<PathBuf>,
     /// The program that is the server; this one unless given.
     pub server: Option<PathBuf>,
+    /// How long calls may take to end after the load.
+    pub patience: Duration,
+    /// What the server does wrong that has to be found.
+    pub control: Option<Control>,
 }
 
 /// What came of a run.
@@ -49,8 +56,8 @@ pub struct Outcome {
     pub json: Value,
 }
 
-/// How long calls may take to end after the load, and what is left to go.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long what is left may take to go.
+const GOODBYE: Duration = Duration::from_secs(15);
 
 /// Runs a profile.
 ///
@@ -67,12 +74,13 @@ pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
     let mut child = Child::start(
         options.server.as_deref(),
         profile,
+        options.control,
         options.seed,
         options.length,
     )?;
     let counts = Counts::default();
-    let in_use = InUse::default();
     let watch = Stopwatch::start();
+    let in_use = InUse::new(watch);
     let loads = Loads {
         profile,
         options,
@@ -81,6 +89,7 @@ pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
         counts: counts.clone(),
         in_use: in_use.clone(),
         watch,
+        before,
     };
     let (looks, cycles) = loads.run();
     let held = in_use.look().map(|service| settled(&service));
@@ -97,12 +106,14 @@ pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
     let mut after = gone(runtime.handle(), before);
     after.held = held.unwrap_or_default();
     drop(child);
+    let pauses = in_use.pauses();
     let seen = Seen {
         profile,
         length: options.length,
         counts: &counts,
         server: &server,
         looks: &looks,
+        pauses: &pauses,
         before,
         after,
         cycles: &cycles,
@@ -145,6 +156,7 @@ struct Loads<'a> {
     counts: Counts,
     in_use: InUse,
     watch: Stopwatch,
+    before: Left,
 }
 
 impl Loads<'_> {
@@ -163,7 +175,7 @@ impl Loads<'_> {
             self.one(until, &mut looks, &bar);
             if count > 1 {
                 self.in_use.forget();
-                gone(self.runtime.handle(), left(self.runtime.handle()));
+                gone(self.runtime.handle(), self.before);
                 cycles.push(probe::resident());
             }
         }
@@ -192,7 +204,7 @@ impl Loads<'_> {
             runtime.block_on(load);
             over.store(true, Ordering::SeqCst);
         });
-        while !ended.load(Ordering::SeqCst) && watch.elapsed() < until + PATIENCE {
+        while !ended.load(Ordering::SeqCst) && watch.elapsed() < until + self.options.patience {
             let look = Look::now(watch, &self.counts, &self.in_use, self.runtime.handle());
             bar.set_position(watch.elapsed().min(self.options.length).as_millis() as u64);
             bar.set_message(format!(
@@ -237,6 +249,7 @@ fn left(runtime: &Handle) -> Left {
         tasks: runtime.metrics().num_alive_tasks(),
         sockets: probe::sockets(),
         entries: Endpoints::shared().len(),
+        threads: probe::threads(),
     }
 }
 
@@ -247,8 +260,9 @@ fn gone(runtime: &Handle, wanted: Left) -> Left {
         let now = left(runtime);
         let is_back = now.tasks <= wanted.tasks
             && now.sockets <= wanted.sockets
-            && now.entries <= wanted.entries;
-        if is_back || watch.elapsed() > Duration::from_secs(15) {
+            && now.entries <= wanted.entries
+            && now.threads <= wanted.threads;
+        if is_back || watch.elapsed() > GOODBYE {
             return now;
         }
         std::thread::park_timeout(Duration::from_millis(20));
@@ -260,7 +274,7 @@ fn settled(service: &tinkers::ServiceClient) -> [u64; 5] {
     let watch = Stopwatch::start();
     loop {
         let held = probe::held(&service.limits());
-        if held == [0; 5] || watch.elapsed() > Duration::from_secs(15) {
+        if held == [0; 5] || watch.elapsed() > GOODBYE {
             return held;
         }
         std::thread::park_timeout(Duration::from_millis(20));
@@ -276,10 +290,17 @@ fn table(seen: &Seen<'_>, seed: u64, verdict: Verdict) -> String {
         "ended well",
         "failed, not sent",
         "failed otherwise",
+        "given up",
     ]);
     for verb in Verb::ALL {
         let ended = seen.counts.of(verb);
-        let cells = [ended.called, ended.ok, ended.not_sent, ended.other];
+        let cells = [
+            ended.called,
+            ended.ok,
+            ended.not_sent,
+            ended.other,
+            ended.given_up,
+        ];
         let cells = cells.map(|count| count.to_string());
         table.add_row(std::iter::once(verb.name().to_owned()).chain(cells));
     }
@@ -309,9 +330,22 @@ fn table(seen: &Seen<'_>, seed: u64, verdict: Verdict) -> String {
             ms(times.max())
         ));
     }
-    if let Some((clean, after)) = seen.recovery() {
+    match seen.recovery() {
+        Some(recovery) => text.push_str(&format!("\n  {}", recovery.text())),
+        None if matches!(seen.profile.shape, Shape::Steady | Shape::Polls) => {
+            if let Some(shortest) = recovery::shortest(seen.profile) {
+                text.push_str(&format!(
+                    "\n  too short to see how it goes on after the faults; {} s are enough",
+                    shortest.as_secs()
+                ));
+            }
+        }
+        None => {}
+    }
+    if let Some(share) = seen.share() {
         text.push_str(&format!(
-            "\n  {clean:.0} calls/s before the faults, {after:.0} from 2 s after them on"
+            "\n  {:.0} % of the samples that the server's window allows",
+            share * 100.0
         ));
     }
     if let Some(bytes) = seen.per_sample {
@@ -337,22 +371,35 @@ fn as_json(
             "not_sent": ended.not_sent,
             "failed_otherwise": ended.other,
             "wrong": ended.wrong,
+            "given_up": ended.given_up,
         });
         (verb.name().to_owned(), counts)
     });
     let calls: serde_json::Map<String, Value> = calls.into_iter().collect();
     let last = seen.looks.last().copied().unwrap_or_default();
+    // Each call by itself would be a long line.
+    let mut server = seen.server.clone();
+    if let Some(counts) = server.as_object_mut() {
+        counts.remove("applied");
+    }
     json!({
         "profile": seen.profile.name,
         "verdict": verdict.to_string(),
         "seed": seed,
         "calls": calls,
         "failures": seen.counts.failures(),
-        "server": seen.server,
+        "server": server,
         "seconds": last.at,
         "calls_per_second": last.done as f64 / last.at.max(0.1),
         "refusals": last.refusals,
-        "recovery": seen.recovery().map(|(clean, after)| json!([clean, after])),
+        "recovery": seen.recovery().map(|recovery| {
+            json!({
+                "calls_per_second_before": recovery.clean,
+                "calls_per_second_after": recovery.after,
+                "full_flow_after_s": recovery.took,
+            })
+        }),
+        "share_of_window": seen.share(),
         "bytes_per_sample": seen.per_sample,
         "broken": broken,
         "inconclusive": inconclusive,

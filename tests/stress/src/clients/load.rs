@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers::{AdamParams, Error, LossFn, SamplingClient, ServiceClient, TrainingClient};
+use tinkers::{
+    AdamParams, ApiFuture, Error, LossFn, SampleResponse, SamplingClient, ServiceClient,
+    TrainingClient,
+};
 use tokio::runtime::Handle;
 
-use super::count::{Counts, Verb, prompt};
-use super::engine::datum;
+use super::count::{Call, Counts, Verb, prompt};
+use super::engine::{datum, token};
+use super::shapes::pause;
 
 /// The base model of the scripted engine.
 pub(crate) const MODEL: &str = "tinkers/scripted";
 /// The key of all clients, who so share their limits.
 const KEY: &str = "tml-stress-0123456789abcdef";
+
+/// Before what failed is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What every client needs.
 #[derive(Clone)]
@@ -27,26 +34,56 @@ pub(crate) struct Ground {
 impl Ground {
     pub(crate) async fn connect(&self, heartbeat: Duration) -> Result<ServiceClient, Error> {
         let counts = self.counts.clone();
-        ServiceClient::builder()
+        let connecting = ServiceClient::builder()
             .without_environment()
             .base_url(&self.url)
             .api_key(KEY)
             .runtime(self.runtime.clone())
             .heartbeat_period(heartbeat)
             .layer_transport(move |below| counts.layer(below))
-            .connect()
+            .connect();
+        self.set_up(connecting).await
+    }
+
+    /// Counts something that has to be there before the load.
+    pub(crate) async fn set_up<T>(
+        &self,
+        making: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let call = self.counts.call(Verb::SetUp);
+        let made = making.await;
+        self.counts.ended(&call, made.as_ref().map(|_| true));
+        made
+    }
+
+    /// A client, tried for until there is one or the load is over.
+    pub(crate) async fn connected(&self, heartbeat: Duration) -> Option<ServiceClient> {
+        self.until_made(|| self.connect(heartbeat)).await
+    }
+
+    /// A sampler, tried for likewise.
+    pub(crate) async fn sampler(&self, service: &ServiceClient) -> Option<SamplingClient> {
+        self.until_made(|| self.set_up(service.sampling(MODEL).create()))
             .await
     }
 
-    /// The same, tried until it works or the load is over.
-    pub(crate) async fn connected(&self, heartbeat: Duration) -> Option<ServiceClient> {
-        while (self.goes_on)() {
-            match self.connect(heartbeat).await {
-                Ok(service) => return Some(service),
-                Err(_) => tokio::task::yield_now().await,
+    /// A model, tried for likewise.
+    pub(crate) async fn model(&self, service: &ServiceClient) -> Option<TrainingClient> {
+        self.until_made(|| self.set_up(service.lora_training(MODEL).rank(4).create()))
+            .await
+    }
+
+    async fn until_made<T, F>(&self, make: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        loop {
+            match make().await {
+                Ok(made) => return Some(made),
+                Err(_) if (self.goes_on)() => pause(AGAIN).await,
+                Err(_) => return None,
             }
         }
-        None
     }
 
     /// Starts one sample now; the future gives its end.
@@ -54,23 +91,31 @@ impl Ground {
         &self,
         sampler: &SamplingClient,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let number = self.counts.number();
-        let prompt = prompt(number);
-        let last = prompt[3];
-        let call = self.counts.call(Verb::Sample, number);
-        let handle = sampler.sample(prompt).max_tokens(2).send();
+        let (call, handle) = self.begun(sampler);
         let counts = self.counts.clone();
         async move {
             let reply = handle.await;
+            let last = token(call.number);
             let ended = reply.as_ref().map(|reply| {
-                let expected = [(last + 1) % 256, (last + 2) % 256];
-                reply
-                    .sequences
-                    .first()
-                    .is_some_and(|sequence| sequence.tokens[..] == expected)
+                let sequence = reply.sequences.first();
+                sequence.is_some_and(|sequence| sequence.tokens[..] == [last + 1, last + 2])
             });
             counts.ended(&call, ended);
         }
+    }
+
+    /// Starts one sample and leaves it, likely under way.
+    pub(crate) async fn sample_and_leave(&self, sampler: &SamplingClient) {
+        let (call, handle) = self.begun(sampler);
+        pause(AGAIN / 2).await;
+        drop(handle);
+        self.counts.given_up(&call);
+    }
+
+    fn begun(&self, sampler: &SamplingClient) -> (Call, ApiFuture<SampleResponse>) {
+        let call = self.counts.call(Verb::Sample);
+        let handle = sampler.sample(prompt(call.number)).max_tokens(2).send();
+        (call, handle)
     }
 
     /// Samples so many at once, again and again.
@@ -90,10 +135,9 @@ impl Ground {
         data: usize,
         tokens: usize,
     ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
-        let number = self.counts.number();
-        let data: Vec<_> = (0..data).map(|_| datum(number, tokens)).collect();
+        let call = self.counts.call(Verb::Pass);
+        let data: Vec<_> = (0..data).map(|_| datum(call.number, tokens)).collect();
         let wanted = data.len();
-        let call = self.counts.call(Verb::Pass, number);
         let handle = training.forward_backward(data, LossFn::CrossEntropy);
         let counts = self.counts.clone();
         async move {
@@ -111,9 +155,8 @@ impl Ground {
         &self,
         training: &TrainingClient,
     ) -> impl Future<Output = Result<(), Error>> + Send + 'static {
-        let number = self.counts.number();
-        let call = self.counts.call(Verb::Step, number);
-        let handle = training.optim_step(AdamParams::new(number as f64 * 1e-9));
+        let call = self.counts.call(Verb::Step);
+        let handle = training.optim_step(AdamParams::new(call.number as f64 * 1e-9));
         let counts = self.counts.clone();
         async move {
             let output = handle.await;
@@ -128,9 +171,9 @@ impl Ground {
         while (self.goes_on)() {
             let training = match &model {
                 Some(training) => training,
-                None => match service.lora_training(MODEL).rank(4).create().await {
-                    Ok(made) => model.insert(made),
-                    Err(_) => continue,
+                None => match self.model(&service).await {
+                    Some(made) => model.insert(made),
+                    None => return,
                 },
             };
             let pass = self.pass(training, 1, 16);
@@ -138,17 +181,6 @@ impl Ground {
             let (pass, step) = (pass.await, step.await);
             if (pass.is_err() || step.is_err()) && training.recover().is_err() {
                 model = None;
-            }
-        }
-    }
-
-    /// A sampler, tried until it works or the load is over.
-    pub(crate) async fn sampler(&self, service: &ServiceClient) -> Option<SamplingClient> {
-        loop {
-            match service.sampling(MODEL).create().await {
-                Ok(sampler) => return Some(sampler),
-                Err(_) if (self.goes_on)() => {}
-                Err(_) => return None,
             }
         }
     }

@@ -1,18 +1,24 @@
 //! Whole clients on real threads and real sockets, against a server in a process of its own that misbehaves by script.
 
+mod control;
 mod count;
 mod engine;
 mod harness;
+mod in_use;
+mod ledger;
 mod load;
 mod plot;
 mod probe;
 mod profile;
+mod recovery;
 mod report;
 mod server;
 mod shapes;
 mod verdict;
 
+pub use control::Control;
 pub use harness::{Options, Outcome, run};
-pub use profile::{PROFILES, Profile};
+pub use profile::{PROFILES, Profile, Shape};
+pub use recovery::Recovers;
 pub use server::{SERVE, serve};
 pub use verdict::Verdict;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tinkers::{Gate, LimiterSnapshot};
+use tinkers::LimiterSnapshot;
 use tokio::runtime::Handle;
 
-use super::count::Counts;
-use super::shapes::InUse;
+use super::count::{Counts, Verb};
+use super::in_use::InUse;
 use crate::watch::Stopwatch;
 
 /// How often.
@@ -19,11 +19,11 @@ pub(crate) struct Look {
     pub(crate) at: f64,
     /// Calls that have ended well.
     pub(crate) done: u64,
+    /// The samples among them.
+    pub(crate) samples: u64,
     /// Samples in flight, and how many may be.
     pub(crate) in_flight: u32,
     pub(crate) limit: u32,
-    /// Whether the gate of samples, or that of training, lets nothing through.
-    pub(crate) closed: bool,
     /// Refusals so far, and the congestion events that they were.
     pub(crate) refusals: u64,
     pub(crate) events: u64,
@@ -45,6 +45,7 @@ impl Look {
         let mut look = Self {
             at: watch.elapsed().as_secs_f64(),
             done: counts.done(),
+            samples: counts.of(Verb::Sample).ok,
             tasks: runtime.metrics().num_alive_tasks(),
             resident: resident(),
             sockets: sockets(),
@@ -61,8 +62,6 @@ impl Look {
         let all = [limits.sample, limits.train, limits.poll, limits.rest];
         self.in_flight = limits.sample.in_flight;
         self.limit = limits.sample.limit;
-        let is_closed = |gate| matches!(gate, Gate::ClosedUntil(_));
-        self.closed = is_closed(limits.sample.gate) || is_closed(limits.train.gate);
         for lane in all {
             self.refusals += lane.counts.refusals;
             self.events += lane.counts.events;
@@ -100,6 +99,12 @@ pub(crate) fn sockets() -> usize {
     all.flatten()
         .filter(|open| matches!(open.target, procfs::process::FDTarget::Socket(_)))
         .count()
+}
+
+/// Threads of this process.
+pub(crate) fn threads() -> usize {
+    let stat = procfs::process::Process::myself().and_then(|own| own.stat());
+    stat.map_or(0, |stat| usize::try_from(stat.num_threads).unwrap_or(0))
 }
 
 fn cpu() -> f64 {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tinkers_local::{HintForm, Window};
 
+use super::recovery::Recovers;
+
 /// One profile.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
@@ -21,9 +23,8 @@ pub struct Profile {
     pub latency_ms: u64,
     /// Whether one poll serves all samples of a client.
     pub session_polls: bool,
-    /// Whether all must flow again 2 s after the faults. A window that was learned from refusals is left again more slowly: what
-    /// it costs to try is what paces the trials.
-    pub recovers_at_once: bool,
+    /// When all must flow again after the faults.
+    pub recovers: Recovers,
 }
 
 /// What the clients do.
@@ -164,7 +165,7 @@ const STEADY: Profile = Profile {
     window: None,
     latency_ms: 20,
     session_polls: true,
-    recovers_at_once: true,
+    recovers: Recovers::Soon,
 };
 
 /// All of them.
@@ -198,7 +199,7 @@ pub const PROFILES: [Profile; 12] = [
         name: "storm",
         about: "three in ten requests of every class are refused, whatever is in flight",
         rules: STORM,
-        recovers_at_once: false,
+        recovers: Recovers::Slowly,
         ..STEADY
     },
     Profile {
@@ -229,9 +230,10 @@ pub const PROFILES: [Profile; 12] = [
     },
     Profile {
         name: "outage",
-        about: "503 for half of the run under a thousand polls",
+        about: "503 for a quarter of the run under a thousand polls",
         shape: Shape::Polls,
         rules: OUTAGE,
+        recovers: Recovers::AsLong,
         session_polls: false,
         ..STEADY
     },
@@ -251,7 +253,11 @@ impl Profile {
 
     /// The part of a run of `length` in which things go wrong: from when on, and for how long.
     pub fn trouble(&self, length: Duration) -> Option<(Duration, Duration)> {
-        (!self.rules.is_empty()).then(|| (length.mul_f64(0.25), length.mul_f64(0.45)))
+        let (from, lasts) = match self.recovers {
+            Recovers::AsLong => (0.2, 0.25),
+            Recovers::Soon | Recovers::Slowly => (0.25, 0.45),
+        };
+        (!self.rules.is_empty()).then(|| (length.mul_f64(from), length.mul_f64(lasts)))
     }
 
     /// The fault script of a run.
@@ -262,6 +268,11 @@ impl Profile {
             .replace("AFTER", &format!("{:.1}", after.as_secs_f64()))
             .replace("FOR", &format!("{:.1}", lasts.as_secs_f64()));
         Some(format!("seed = {}\n{rules}", seed & (i64::MAX as u64)))
+    }
+
+    /// Samples that a server with such a window allows in a second.
+    pub(crate) fn allowed(&self, window: u32) -> f64 {
+        f64::from(window) * 1000.0 / self.latency_ms as f64
     }
 
     /// The server's window.

@@ -114,10 +114,17 @@ impl Report<'_> {
             let wakes = last.wakes as f64 / last.waits as f64;
             figures.push(("wake-ups", format!("{wakes:.3} a wait")));
         }
-        if let Some((clean, after)) = seen.recovery() {
+        if let Some(recovery) = seen.recovery() {
             figures.push((
                 "before and after the faults",
-                format!("{clean:.0} and {after:.0} calls/s"),
+                format!("{:.0} and {:.0} calls/s", recovery.clean, recovery.after),
+            ));
+            let took = recovery
+                .took
+                .map(|took| format!("{took:.1} s after the faults"));
+            figures.push((
+                "full flow",
+                took.unwrap_or_else(|| "not before the end".to_owned()),
             ));
         }
         if let Some(bytes) = seen.per_sample {
@@ -149,13 +156,12 @@ impl Report<'_> {
 
     fn closed(&self) -> Bands {
         let mut stretches: Vec<(f64, f64)> = Vec::new();
-        for pair in self.seen.looks.windows(2) {
-            if !pair[0].closed {
-                continue;
-            }
+        for (from, to) in self.seen.pauses {
+            let to = to.min(self.end());
             match stretches.last_mut() {
-                Some((_, end)) if *end == pair[0].at => *end = pair[1].at,
-                _ => stretches.push((pair[0].at, pair[1].at)),
+                Some((_, end)) if *end >= *from => *end = end.max(to),
+                _ if to > *from => stretches.push((*from, to)),
+                _ => {}
             }
         }
         Bands {

@@ -9,25 +9,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tinkers_local::{
-    BlockingServer, Faults, LocalConfig, LocalServer, Script, ScriptedEngine, TokioSpawn,
-};
+use tinkers_local::{BlockingServer, Faults, LocalConfig, LocalServer, ScriptedEngine, TokioSpawn};
 use tinkers_transport::TokioTime;
 
-use super::engine::OrderedEngine;
+use super::control::Control;
+use super::engine::{OrderedEngine, script};
 use super::profile::Profile;
+use crate::watch::{Stopwatch, nap};
 
 /// The first argument of the program when it is the server.
 pub const SERVE: &str = "serve-for-stress";
+
+/// How long the process may take to end once its input has.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves a profile, and tells what was counted whenever a line comes in, to the end of the input.
 ///
 /// # Errors
 /// When it cannot serve.
 pub fn serve(arguments: &[String]) -> Result<(), String> {
-    let [name, seed, millis] = arguments else {
-        return Err("expected a profile, a seed and milliseconds".to_owned());
+    let [name, seed, millis, control] = arguments else {
+        return Err("expected a profile, a seed, milliseconds and a control".to_owned());
     };
+    let control = Control::named(control);
     let profile = Profile::named(name).ok_or("no such profile")?;
     let number = |text: &String| text.parse::<u64>().map_err(|error| error.to_string());
     let (seed, length) = (number(seed)?, Duration::from_millis(number(millis)?));
@@ -35,7 +39,7 @@ pub fn serve(arguments: &[String]) -> Result<(), String> {
         Some(script) => Faults::from_script(&script).map_err(|error| error.to_string())?,
         None => Faults::new(),
     };
-    let parts = Parts::start(profile, faults).map_err(|error| error.to_string())?;
+    let parts = Parts::start(profile, control, faults).map_err(|error| error.to_string())?;
     tell(&json!({ "url": parts.server.url() }))?;
     for line in stdin().lines() {
         line.map_err(|error| error.to_string())?;
@@ -60,22 +64,26 @@ struct Parts {
 }
 
 impl Parts {
-    fn start(profile: Profile, faults: Faults) -> Result<Self, tinkers_local::ServeError> {
+    fn start(
+        profile: Profile,
+        control: Option<Control>,
+        faults: Faults,
+    ) -> Result<Self, tinkers_local::ServeError> {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let script = faults.clone();
+        let faults_of_server = faults.clone();
         let build = move |handle: &tokio::runtime::Handle| {
             let time = Arc::new(TokioTime::new(handle.clone()));
             let spawn = Arc::new(TokioSpawn::new(handle.clone()));
             let latency = Duration::from_millis(profile.latency_ms);
-            let engine = Arc::new(ScriptedEngine::new(Script::default()).with_latency(
+            let engine = Arc::new(ScriptedEngine::new(script()).with_latency(
                 latency,
                 Arc::<TokioTime>::clone(&time),
                 Arc::<TokioSpawn>::clone(&spawn),
             ));
-            let order = Arc::new(OrderedEngine::new(Arc::clone(&engine)));
+            let order = Arc::new(OrderedEngine::new(Arc::clone(&engine), control));
             let local = LocalServer::builder(Arc::<OrderedEngine>::clone(&order), time, spawn)
                 .config(config(profile))
-                .faults(script)
+                .faults(faults_of_server)
                 .build()?;
             // The other end waits for it.
             let _ = sender.send((local.clone(), engine, order));
@@ -108,6 +116,7 @@ impl Parts {
             "steps": engine.steps,
             "samples": engine.samples,
             "disorder": self.order.disorder(),
+            "applied": self.order.applied(),
             "faults": faults,
             "refused": window.as_ref().map(|counts| counts.refused),
             "accepted": window.as_ref().map(|counts| counts.accepted),
@@ -144,6 +153,7 @@ impl Child {
     pub(super) fn start(
         program: Option<&Path>,
         profile: &Profile,
+        control: Option<Control>,
         seed: u64,
         length: Duration,
     ) -> Result<Self, String> {
@@ -156,6 +166,7 @@ impl Child {
             .arg(profile.name)
             .arg(seed.to_string())
             .arg(length.as_millis().to_string())
+            .arg(control.map_or("none", Control::name))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -199,7 +210,12 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.input = None;
-        // It ends by itself at the end of its input; waiting for it leaves nothing behind.
+        // It ends by itself at the end of its input; if not, it is made to. Either way nothing is left behind.
+        let watch = Stopwatch::start();
+        while matches!(self.process.try_wait(), Ok(None)) && watch.elapsed() < PATIENCE {
+            nap();
+        }
+        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }

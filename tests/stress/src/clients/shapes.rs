@@ -1,37 +1,16 @@
 //! What the clients do, by the profile's shape.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tinkers::ServiceClient;
 use tokio::task::JoinSet;
 
-use super::load::{Ground, MODEL};
+use super::in_use::InUse;
+use super::load::Ground;
+use crate::watch::Stopwatch;
 
 const USUAL_BEAT: Duration = Duration::from_secs(10);
 /// A client of the churn is made so often.
 const EVERY: Duration = Duration::from_millis(10);
-
-/// The services in use, for whoever watches. Clones are the same list.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct InUse(Arc<Mutex<Option<ServiceClient>>>);
-
-impl InUse {
-    fn show(&self, service: &ServiceClient) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(service.clone());
-    }
-
-    pub(crate) fn look(&self) -> Option<ServiceClient> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(crate) fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
 
 /// So many clients, each with one task that trains and `tasks` that sample.
 pub(crate) async fn steady(ground: Ground, in_use: InUse, clients: usize, tasks: usize) {
@@ -54,7 +33,7 @@ pub(crate) async fn steady(ground: Ground, in_use: InUse, clients: usize, tasks:
     while all.join_next().await.is_some() {}
 }
 
-/// A client every so often, which samples once and goes.
+/// A client every so often, which samples once and goes; every other one while its sample is under way.
 pub(crate) async fn churn(ground: Ground, in_use: InUse) {
     let mut all = JoinSet::new();
     // One stays, so that there is somebody to ask for the limits.
@@ -62,16 +41,27 @@ pub(crate) async fn churn(ground: Ground, in_use: InUse) {
         return;
     };
     in_use.show(&service);
+    let watch = Stopwatch::start();
+    let mut made = 0;
     while (ground.goes_on)() {
-        let ground_of_one = ground.clone();
+        // Those that are late come at once.
+        if EVERY * made > watch.elapsed() {
+            pause(EVERY / 2).await;
+            continue;
+        }
+        made += 1;
+        let leaves = made % 2 == 0;
+        let ground = ground.clone();
         all.spawn(async move {
-            if let Ok(service) = ground_of_one.connect(USUAL_BEAT).await
-                && let Ok(sampler) = service.sampling(MODEL).create().await
+            if let Ok(service) = ground.connect(USUAL_BEAT).await
+                && let Some(sampler) = ground.sampler(&service).await
             {
-                ground_of_one.sample(&sampler).await;
+                match leaves {
+                    true => ground.sample_and_leave(&sampler).await,
+                    false => ground.sample(&sampler).await,
+                }
             }
         });
-        pause(EVERY).await;
         while all.try_join_next().is_some() {}
     }
     while all.join_next().await.is_some() {}
@@ -85,7 +75,7 @@ pub(crate) async fn waves(ground: Ground, in_use: InUse) {
             return;
         };
         in_use.show(&service);
-        let Ok(training) = service.lora_training(MODEL).rank(4).create().await else {
+        let Some(training) = ground.model(&service).await else {
             return;
         };
         let Some(sampler) = ground.sampler(&service).await else {
@@ -111,7 +101,7 @@ pub(crate) async fn large_update(ground: Ground, in_use: InUse) {
         return;
     };
     in_use.show(&service);
-    let Ok(training) = service.lora_training(MODEL).rank(4).create().await else {
+    let Some(training) = ground.model(&service).await else {
         return;
     };
     let mut all = JoinSet::new();

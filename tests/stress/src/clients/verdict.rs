@@ -1,5 +1,6 @@
 //! What must hold of a run, and whether it has shown anything.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde_json::Value;
 use super::count::{Counts, Ended, Verb};
 use super::probe::Look;
 use super::profile::{Profile, Shape};
+use super::recovery::Recovery;
 
 /// What came of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(crate) struct Left {
     pub(crate) tasks: usize,
     pub(crate) sockets: usize,
     pub(crate) entries: usize,
+    pub(crate) threads: usize,
 }
 
 /// Everything that is known of a run.
@@ -48,6 +51,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) counts: &'a Counts,
     pub(crate) server: &'a Value,
     pub(crate) looks: &'a [Look],
+    /// When samples or training requests were held back: from, to, in seconds.
+    pub(crate) pauses: &'a [(f64, f64)],
     pub(crate) before: Left,
     pub(crate) after: Left,
     /// Memory at the end of each cycle, in bytes.
@@ -67,25 +72,13 @@ impl Seen<'_> {
         for verb in Verb::ALL {
             self.calls(verb, self.counts.of(verb), &mut broken);
         }
-        let number = |name: &str| self.server[name].as_u64().unwrap_or(0);
-        let disorder = number("disorder");
+        let disorder = self.server["disorder"].as_u64().unwrap_or(0);
         if disorder > 0 {
             broken.push(format!(
                 "{disorder} training requests were applied twice or out of order"
             ));
         }
-        self.applied(
-            "passes",
-            number("backwards"),
-            self.counts.of(Verb::Pass),
-            &mut broken,
-        );
-        self.applied(
-            "steps",
-            number("steps"),
-            self.counts.of(Verb::Step),
-            &mut broken,
-        );
+        broken.extend(self.counts.against(&self.applied()));
         if self.after.held != [0; 5] {
             broken.push(format!(
                 "the limiter still held {:?} when all calls had ended",
@@ -96,6 +89,7 @@ impl Seen<'_> {
             ("tasks", self.before.tasks, self.after.tasks),
             ("sockets", self.before.sockets, self.after.sockets),
             ("registry entries", self.before.entries, self.after.entries),
+            ("threads", self.before.threads, self.after.threads),
         ] {
             if after > before {
                 broken.push(format!(
@@ -103,14 +97,8 @@ impl Seen<'_> {
                 ));
             }
         }
-        if let Some((clean, after)) = self.recovery()
-            && self.profile.recovers_at_once
-            && after < 0.6 * clean
-        {
-            broken.push(format!(
-                "2 s after the faults {after:.0} calls/s got through, {clean:.0} before them"
-            ));
-        }
+        let recovery = self.recovery();
+        broken.extend(recovery.and_then(|recovery| recovery.broken(self.profile.recovers)));
         if let [_, second, third] = self.cycles
             && *third as f64 > *second as f64 * 1.1 + 4e6
         {
@@ -137,32 +125,48 @@ impl Seen<'_> {
         if self.profile.window.is_some() && self.server["refused"].as_u64() == Some(0) {
             why.push("the server's window was never full".to_owned());
         }
+        if let Shape::ManySamples(count) = self.profile.shape {
+            let most = self.looks.iter().map(|look| look.in_flight).max();
+            let most = most.unwrap_or(0);
+            if most < count / 100 * 99 {
+                why.push(format!(
+                    "{most} samples were in flight at once, not {count}"
+                ));
+            }
+        }
         if self.counts.done() == 0 {
             why.push("no call ended well".to_owned());
         }
         why
     }
 
-    /// Calls that ended well in a second: before the faults, and from 2 s after them on.
-    pub(crate) fn recovery(&self) -> Option<(f64, f64)> {
-        if !matches!(self.profile.shape, Shape::Steady) {
-            return None;
+    /// How it went on after the faults, where the load is the same before and after.
+    pub(crate) fn recovery(&self) -> Option<Recovery> {
+        match self.profile.shape {
+            Shape::Steady | Shape::Polls => Recovery::of(self),
+            _ => None,
         }
-        let (from, lasts) = self.profile.trouble(self.length)?;
-        let (from, to) = (from.as_secs_f64(), (from + lasts).as_secs_f64());
-        let end = self.length.as_secs_f64();
-        // The first second is the start, and a run may be too short for it.
-        (end >= to + 3.0).then(|| (self.rate(1.0, from), self.rate(to + 2.0, end)))
+    }
+
+    /// How much of what the server's window allows was used, from the first second to the end of the load.
+    pub(crate) fn share(&self) -> Option<f64> {
+        let allowed = self.profile.allowed(self.profile.window?);
+        let used = self.rate_of(1.0, self.length.as_secs_f64(), |look| look.samples);
+        Some(used / allowed)
     }
 
     /// Calls that ended well in a second between two times.
     pub(crate) fn rate(&self, from: f64, to: f64) -> f64 {
+        self.rate_of(from, to, |look| look.done)
+    }
+
+    fn rate_of(&self, from: f64, to: f64, of: fn(&Look) -> u64) -> f64 {
         let within = |look: &&Look| (from..=to).contains(&look.at);
         let mut looks = self.looks.iter().filter(within);
         let (Some(first), Some(last)) = (looks.next(), looks.next_back()) else {
             return 0.0;
         };
-        (last.done - first.done) as f64 / (last.at - first.at).max(0.1)
+        (of(last) - of(first)) as f64 / (last.at - first.at).max(0.1)
     }
 
     fn calls(&self, verb: Verb, ended: Ended, broken: &mut Vec<String>) {
@@ -180,22 +184,23 @@ impl Seen<'_> {
                 verb.name()
             ));
         }
-        if self.profile.rules.is_empty() && ended.ok < ended.called {
+        if self.profile.rules.is_empty() && ended.not_sent + ended.other > 0 {
             let failures = self.counts.failures();
             broken.push(format!(
                 "{} calls of {} failed though nothing went wrong: {failures:?}",
-                ended.called - ended.ok,
+                ended.not_sent + ended.other,
                 verb.name()
             ));
         }
     }
 
-    /// What was applied lies between what succeeded and what may have been applied.
-    fn applied(&self, what: &str, applied: u64, ended: Ended, broken: &mut Vec<String>) {
-        let most = ended.ok + ended.other + ended.open();
-        if applied < ended.ok || applied > most {
-            broken.push(format!("{applied} {what} were applied, though {} succeeded and at most {most} may have been", ended.ok));
-        }
+    /// How often the server has applied each call, by its number.
+    fn applied(&self) -> BTreeMap<u64, u64> {
+        let all = self.server["applied"].as_array();
+        let pairs = all.into_iter().flatten();
+        pairs
+            .filter_map(|pair| Some((pair[0].as_u64()?, pair[1].as_u64()?)))
+            .collect()
     }
 }
 
@@ -209,9 +214,9 @@ mod tests {
     fn broken(server: &Value, after: Left, lost: bool) -> Vec<String> {
         let counts = Counts::default();
         for _ in 0..2 {
-            counts.ended(&counts.call(Verb::Step, 0), Ok(true));
+            counts.ended(&counts.call(Verb::Step), Ok(true));
         }
-        let call = counts.call(Verb::Step, 0);
+        let call = counts.call(Verb::Step);
         if !lost {
             let error = Error::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, "lost");
             counts.ended(&call, Err(&error));
@@ -223,6 +228,7 @@ mod tests {
             counts: &counts,
             server,
             looks: &[],
+            pauses: &[],
             before: Left::default(),
             after,
             cycles: &[],
@@ -233,21 +239,24 @@ mod tests {
 
     #[test]
     fn a_step_that_is_lost_or_doubled_a_call_without_an_end_and_a_leak_are_found() {
-        let server = |steps: u64, disorder: u64| json!({ "steps": steps, "disorder": disorder });
+        let server = |applied: &[(u64, u64)], disorder: u64| json!({ "applied": applied, "disorder": disorder });
         let nothing = Left::default();
-        assert!(broken(&server(2, 0), nothing, false).is_empty());
-        assert!(broken(&server(3, 0), nothing, false).is_empty());
+        let two = [(1, 1), (2, 1)];
+        let all = [(1, 1), (2, 1), (3, 1)];
+        assert!(broken(&server(&two, 0), nothing, false).is_empty());
+        assert!(broken(&server(&all, 0), nothing, false).is_empty());
         let leak = Left {
             held: [0, 0, 1, 0, 0],
             tasks: 1,
             ..nothing
         };
         for (server, after, lost, count) in [
-            (server(1, 0), nothing, false, 1),
-            (server(4, 0), nothing, false, 1),
-            (server(3, 1), nothing, false, 1),
-            (server(3, 0), nothing, true, 1),
-            (server(3, 0), leak, false, 2),
+            (server(&[(1, 1), (3, 1)], 0), nothing, false, 1),
+            (server(&[(1, 1), (2, 2)], 0), nothing, false, 1),
+            (server(&[(1, 1), (2, 1), (4, 1)], 0), nothing, false, 1),
+            (server(&all, 1), nothing, false, 1),
+            (server(&all, 0), nothing, true, 1),
+            (server(&all, 0), leak, false, 2),
         ] {
             let found = broken(&server, after, lost);
             assert_eq!(found.len(), count, "{found:?}");

@@ -1,0 +1,118 @@
+//! Whether all flows again once the faults are over.
+
+use std::time::Duration;
+
+use super::profile::Profile;
+use super::verdict::Seen;
+
+/// When a profile's calls have to flow again after its faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovers {
+    /// Two seconds after them.
+    Soon,
+    /// Two seconds later than the faults lasted themselves: pauses between polls that fail are doubled each time, so the last one
+    /// is about as long as all before it.
+    AsLong,
+    /// Not held to a time: a window that was learned from refusals is left again slowly. What it costs to try is what paces the
+    /// trials.
+    Slowly,
+}
+
+/// Of the rate before the faults, what counts as full flow. Far from all of it, since a machine has other things to do.
+const FULL: f64 = 0.5;
+
+/// How it went on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Recovery {
+    /// Calls that ended well in a second, before the faults.
+    pub(crate) clean: f64,
+    /// The same after them, from [`Recovery::within`] on.
+    pub(crate) after: f64,
+    /// Seconds after the faults at which all has to flow again.
+    pub(crate) within: f64,
+    /// Seconds after the faults from which on, for a second, it did.
+    pub(crate) took: Option<f64>,
+}
+
+impl Recovery {
+    /// Of a run with faults that was long enough to tell.
+    pub(crate) fn of(seen: &Seen<'_>) -> Option<Self> {
+        let Profile { recovers, .. } = seen.profile;
+        let (from, lasts) = seen.profile.trouble(seen.length)?;
+        let (from, to) = (from.as_secs_f64(), (from + lasts).as_secs_f64());
+        let end = seen.length.as_secs_f64();
+        let within = 2.0
+            + match recovers {
+                Recovers::AsLong => lasts.as_secs_f64(),
+                Recovers::Soon | Recovers::Slowly => 0.0,
+            };
+        // The first second is the start, and another is needed to see how it goes on.
+        if from < 1.5 || end < to + within + 1.0 {
+            return None;
+        }
+        let clean = seen.rate(1.0, from);
+        let flows = |at: &f64| seen.rate(*at, at + 1.0) >= FULL * clean;
+        let looks = seen.looks.iter().map(|look| look.at);
+        let took = looks
+            .filter(|at| *at >= to && at + 1.0 <= end)
+            .find(flows)
+            .map(|at| at - to);
+        Some(Self {
+            clean,
+            after: seen.rate(to + within, end),
+            within,
+            took,
+        })
+    }
+
+    /// What does not hold.
+    pub(crate) fn broken(&self, recovers: Recovers) -> Option<String> {
+        let is_held = recovers != Recovers::Slowly;
+        (is_held && self.after < FULL * self.clean).then(|| {
+            format!(
+                "{:.1} s after the faults {:.0} calls/s got through, {:.0} before them",
+                self.within, self.after, self.clean
+            )
+        })
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let took = match self.took {
+            Some(took) => format!("full flow {took:.1} s after them"),
+            None => "no full flow after them".to_owned(),
+        };
+        format!(
+            "{:.0} calls/s before the faults, {:.0} from {:.1} s after them on; {took}",
+            self.clean, self.after, self.within
+        )
+    }
+}
+
+/// The shortest run that shows it, to say so where one was too short.
+pub(crate) fn shortest(profile: &Profile) -> Option<Duration> {
+    let (from, lasts) = profile.trouble(Duration::from_secs(1))?;
+    let (from, lasts) = (from.as_secs_f64(), lasts.as_secs_f64());
+    let after = match profile.recovers {
+        Recovers::AsLong => 1.0 - from - 2.0 * lasts,
+        Recovers::Soon | Recovers::Slowly => 1.0 - from - lasts,
+    };
+    // Sums of parts are off by a hair.
+    let seconds = (1.5 / from).max(3.0 / after) - 1e-6;
+    Some(Duration::from_secs_f64(seconds.ceil()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_long_enough_has_room_for_all_that_is_looked_at() {
+        for name in ["flaky", "outage"] {
+            let profile = Profile::named(name).expect("it is there");
+            assert_eq!(shortest(&profile), Some(Duration::from_secs(10)), "{name}");
+        }
+        let clean = Profile::named("clean").expect("it is there");
+        assert_eq!(shortest(&clean), None);
+    }
+}
