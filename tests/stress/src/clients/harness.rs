@@ -56,7 +56,7 @@ pub struct Outcome {
     pub json: Value,
 }
 
-/// How long what is left may take to go.
+/// How long what is left may take to go, unless patience ends before.
 const GOODBYE: Duration = Duration::from_secs(15);
 
 /// Runs a profile.
@@ -92,7 +92,8 @@ pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
         before,
     };
     let (looks, cycles) = loads.run();
-    let held = in_use.look().map(|service| settled(&service));
+    let goodbye = options.patience.min(GOODBYE);
+    let held = in_use.look().map(|service| settled(&service, goodbye));
     let server = child.counts()?;
     let at_most = looks.iter().max_by_key(|look| look.in_flight);
     let first = looks.first().copied().unwrap_or_default();
@@ -103,7 +104,7 @@ pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
         _ => None,
     };
     in_use.forget();
-    let mut after = gone(runtime.handle(), before);
+    let mut after = gone(runtime.handle(), before, goodbye);
     after.held = held.unwrap_or_default();
     drop(child);
     let pauses = in_use.pauses();
@@ -175,7 +176,7 @@ impl Loads<'_> {
             self.one(until, &mut looks, &bar);
             if count > 1 {
                 self.in_use.forget();
-                gone(self.runtime.handle(), self.before);
+                gone(self.runtime.handle(), self.before, GOODBYE);
                 cycles.push(probe::resident());
             }
         }
@@ -254,7 +255,7 @@ fn left(runtime: &Handle) -> Left {
 }
 
 /// What is left once everything that can go has gone, which takes a moment: connections say goodbye.
-fn gone(runtime: &Handle, wanted: Left) -> Left {
+fn gone(runtime: &Handle, wanted: Left, patience: Duration) -> Left {
     let watch = Stopwatch::start();
     loop {
         let now = left(runtime);
@@ -262,7 +263,7 @@ fn gone(runtime: &Handle, wanted: Left) -> Left {
             && now.sockets <= wanted.sockets
             && now.entries <= wanted.entries
             && now.threads <= wanted.threads;
-        if is_back || watch.elapsed() > GOODBYE {
+        if is_back || watch.elapsed() > patience {
             return now;
         }
         std::thread::park_timeout(Duration::from_millis(20));
@@ -270,11 +271,11 @@ fn gone(runtime: &Handle, wanted: Left) -> Left {
 }
 
 /// What the limiter holds once what ends of itself has ended.
-fn settled(service: &tinkers::ServiceClient) -> [u64; 5] {
+fn settled(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
     let watch = Stopwatch::start();
     loop {
         let held = probe::held(&service.limits());
-        if held == [0; 5] || watch.elapsed() > GOODBYE {
+        if held == [0; 5] || watch.elapsed() > patience {
             return held;
         }
         std::thread::park_timeout(Duration::from_millis(20));

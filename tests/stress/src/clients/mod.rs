@@ -4,6 +4,7 @@ mod control;
 mod count;
 mod engine;
 mod harness;
+mod histogram;
 mod in_use;
 mod ledger;
 mod load;

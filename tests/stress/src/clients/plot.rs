@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 880.0;
-const HEIGHT: f64 = 230.0;
-const LEFT: f64 = 64.0;
-const RIGHT: f64 = 16.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 38.0;
+pub(crate) const WIDTH: f64 = 880.0;
+pub(crate) const HEIGHT: f64 = 230.0;
+pub(crate) const LEFT: f64 = 64.0;
+pub(crate) const RIGHT: f64 = 16.0;
+pub(crate) const TOP: f64 = 14.0;
+pub(crate) const BOTTOM: f64 = 38.0;
 
 /// A line.
 #[derive(Debug, Clone)]
@@ -16,6 +16,15 @@ pub(crate) struct Line {
     pub(crate) points: Vec<(f64, f64)>,
     /// Drawn in dashes: what could be, beside what was.
     pub(crate) is_bound: bool,
+}
+
+impl Line {
+    fn class(&self, place: usize) -> String {
+        match self.is_bound {
+            true => "bound".to_owned(),
+            false => format!("s{place}"),
+        }
+    }
 }
 
 /// Stretches of the time axis.
@@ -71,15 +80,16 @@ impl Chart {
                 let command = if n == 0 { 'M' } else { 'L' };
                 let _ = write!(path, "{command}{:.1} {:.1}", time.place(*x), axis.place(*y));
             }
-            let dashes = if line.is_bound { " bound" } else { "" };
-            let _ = write!(svg, r#"<path class="line s{i}{dashes}" d="{path}"/>"#);
+            let class = line.class(i);
+            let _ = write!(svg, r#"<path class="line {class}" d="{path}"/>"#);
         }
         svg.push_str("</svg>");
         let mut keys = String::new();
         for (i, line) in self.lines.iter().enumerate() {
             let _ = write!(
                 keys,
-                r#"<span><i class="key s{i}"></i>{}</span>"#,
+                r#"<span><i class="key {}"></i>{}</span>"#,
+                line.class(i),
                 line.name
             );
         }
@@ -146,16 +156,16 @@ impl Bars {
     }
 }
 
-fn frame(title: &str) -> String {
+pub(crate) fn frame(title: &str) -> String {
     format!(r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">"#)
 }
 
-fn figure(title: &str, keys: &str, svg: &str) -> String {
+pub(crate) fn figure(title: &str, keys: &str, svg: &str) -> String {
     format!("<figure><figcaption><b>{title}</b>{keys}</figcaption>{svg}</figure>\n")
 }
 
 /// An axis from 0 on, with round ticks.
-struct Axis {
+pub(crate) struct Axis {
     highest: f64,
     step: f64,
     from: f64,
@@ -163,9 +173,10 @@ struct Axis {
 }
 
 impl Axis {
-    fn upright(highest: f64) -> Self {
+    pub(crate) fn upright(highest: f64) -> Self {
         let step = round_step(highest / 4.0);
-        let highest = (highest / step).ceil().max(1.0) * step;
+        // A little room, so that a line at the top is not the frame's.
+        let highest = (highest * 1.04 / step).ceil().max(1.0) * step;
         Self {
             highest,
             step,
@@ -183,7 +194,7 @@ impl Axis {
         }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    pub(crate) fn place(&self, value: f64) -> f64 {
         self.from + (self.to - self.from) * (value / self.highest).clamp(0.0, 1.0)
     }
 
@@ -192,7 +203,7 @@ impl Axis {
         (0..=count).map(|i| f64::from(i) * self.step)
     }
 
-    fn draw_upright(&self, svg: &mut String, unit: &str) {
+    pub(crate) fn draw_upright(&self, svg: &mut String, unit: &str) {
         for tick in self.ticks() {
             let y = self.place(tick);
             let _ = write!(
@@ -259,7 +270,12 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_reach_the_highest_value() {
-        for (highest, step, top) in [(0.0, 1.0, 1.0), (7.0, 2.0, 8.0), (4100.0, 2000.0, 6000.0)] {
+        for (highest, step, top) in [
+            (0.0, 1.0, 1.0),
+            (7.0, 2.0, 8.0),
+            (40.0, 10.0, 50.0),
+            (4100.0, 2000.0, 6000.0),
+        ] {
             let axis = Axis::upright(highest);
             assert_eq!((axis.step, axis.highest), (step, top), "{highest}");
         }

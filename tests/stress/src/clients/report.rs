@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use hdrhistogram::Histogram;
-
 use super::count::Verb;
+use super::histogram::{self, Part};
 use super::plot::{Bands, Bars, Chart, Line};
 use super::probe::Look;
 use super::verdict::{Seen, Verdict};
@@ -42,9 +41,9 @@ impl Report<'_> {
     fn html(&self) -> String {
         let seen = self.seen;
         let (class, word) = match self.verdict {
-            Verdict::Holds => ("holds", "Every count is as it must be"),
-            Verdict::Broken => ("broken", "Some counts are wrong"),
-            Verdict::Inconclusive => ("inconclusive", "Nothing was shown"),
+            Verdict::Holds => ("holds", "It holds: every count is as it must be"),
+            Verdict::Broken => ("broken", "It does not hold"),
+            Verdict::Inconclusive => ("inconclusive", "Inconclusive: this run has shown nothing"),
         };
         let notes: String = self
             .notes
@@ -54,15 +53,7 @@ impl Report<'_> {
         let charts = [
             self.throughput().html(),
             self.in_flight().html(),
-            self.latency("Queueing: from the call to its first request", |times| {
-                &times.queueing
-            }),
-            self.latency("Submission: from a request to its answer", |times| {
-                &times.submission
-            }),
-            self.latency("Completion: from the call to the result", |times| {
-                &times.completion
-            }),
+            self.latencies(),
             self.refusals(),
             self.wakes(),
             self.cost().html(),
@@ -73,11 +64,12 @@ impl Report<'_> {
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
              <title>tinkers stress: {name}</title><style>{STYLE}</style>\
              <header><h1>{name}</h1><p>{about}</p><p class=\"verdict {class}\">{word}</p><ul>{notes}</ul></header>\
-             <section class=\"figures\">{figures}</section><main>{charts}</main>\
+             <section class=\"figures\">{figures}</section><section class=\"tables\">{tables}</section><main>{charts}</main>\
              <footer>seed {seed}; repeat with <code>cargo xtask stress --profile {name} --secs {secs} --seed {seed}</code></footer></html>\n",
             name = seen.profile.name,
             about = seen.profile.about,
             figures = self.figures(),
+            tables = self.tables(),
             charts = charts.concat(),
             seed = self.seed,
             secs = seen.length.as_secs(),
@@ -110,6 +102,12 @@ impl Report<'_> {
             "refusals",
             format!("{} in {} events", last.refusals, last.events),
         ));
+        if let Some(share) = seen.share() {
+            figures.push((
+                "of what the server allows",
+                format!("{:.0} %", share * 100.0),
+            ));
+        }
         if last.waits > 0 {
             let wakes = last.wakes as f64 / last.waits as f64;
             figures.push(("wake-ups", format!("{wakes:.3} a wait")));
@@ -134,6 +132,42 @@ impl Report<'_> {
             .into_iter()
             .map(|(name, value)| format!("<div><span>{name}</span><b>{value}</b></div>"))
             .collect()
+    }
+
+    /// What was there before and is there after, and how often each fault struck.
+    fn tables(&self) -> String {
+        let (before, after) = (self.seen.before, self.seen.after);
+        let mut left = String::new();
+        for (name, before, after) in [
+            ("tasks", before.tasks, after.tasks),
+            ("sockets", before.sockets, after.sockets),
+            ("threads", before.threads, after.threads),
+            ("registry entries", before.entries, after.entries),
+        ] {
+            left.push_str(&row(&[name, &before.to_string(), &after.to_string()]));
+        }
+        let parts = ["waiting", "let through", "slots", "bytes", "flights"];
+        for (name, held) in parts.iter().zip(after.held) {
+            left.push_str(&row(&[&format!("limiter: {name}"), "0", &held.to_string()]));
+        }
+        let faults = self.seen.server["faults"].as_array();
+        let faults: String = faults
+            .into_iter()
+            .flatten()
+            .map(|rule| {
+                let name = escaped(rule["rule"].as_str().unwrap_or_default());
+                row(&[&name, &rule["struck"].to_string()])
+            })
+            .collect();
+        let mut tables = format!(
+            "<table><caption>Left behind</caption><tr><th></th><th>before</th><th>after</th></tr>{left}</table>"
+        );
+        if !faults.is_empty() {
+            tables.push_str(&format!(
+                "<table><caption>Faults</caption><tr><th></th><th>requests struck</th></tr>{faults}</table>"
+            ));
+        }
+        tables
     }
 
     fn end(&self) -> f64 {
@@ -183,13 +217,19 @@ impl Report<'_> {
     }
 
     fn throughput(&self) -> Chart {
-        let mut lines = vec![line(
-            "calls that ended well",
-            self.rates(|look| look.done as f64),
-        )];
+        let mut lines = vec![
+            line(
+                "samples that ended well",
+                self.rates(|look| look.samples as f64),
+            ),
+            line(
+                "passes and steps that ended well",
+                self.rates(|look| look.done.saturating_sub(look.samples) as f64),
+            ),
+        ];
         let profile = self.seen.profile;
         if let Some(window) = profile.window {
-            let allowed = f64::from(window) * 1000.0 / profile.latency_ms as f64;
+            let allowed = profile.allowed(window);
             lines.push(Line {
                 is_bound: true,
                 ..line(
@@ -245,41 +285,20 @@ impl Report<'_> {
         self.chart("Tasks and sockets of the clients", "count", lines)
     }
 
-    fn latency(&self, title: &str, of: fn(&super::count::Times) -> &Histogram<u64>) -> String {
+    fn latencies(&self) -> String {
         let times = self.seen.counts.times();
-        let times = of(&times);
-        if times.is_empty() {
-            return String::new();
-        }
-        let ms = |micros: u64| micros as f64 / 1000.0;
-        let quantile = |q| ms(times.value_at_quantile(q));
-        let title = format!(
-            "{title} &middot; p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, most {:.1} ms",
-            quantile(0.5),
-            quantile(0.9),
-            quantile(0.99),
-            ms(times.max())
-        );
-        let mut bars = Vec::new();
-        for step in times.iter_log(20, 1.5) {
-            let name = ms(step.value_iterated_to());
-            let name = match name {
-                small if small < 1.0 => format!("{small:.2}"),
-                middle if middle < 10.0 => format!("{middle:.1}"),
-                large => format!("{large:.0}"),
-            };
-            bars.push((name, step.count_since_last_iteration() as f64));
-        }
-        // What lies below the first sample is empty.
-        let empty = bars.iter().take_while(|(_, count)| *count == 0.0).count();
-        bars.drain(..empty.min(bars.len() - 1));
-        Bars {
-            title,
-            unit: "samples",
-            below: "up to so many ms",
-            bars,
-        }
-        .html()
+        let part = |title, times| Part { title, times };
+        histogram::html(&[
+            part(
+                "Queueing: from the call to its first request",
+                &times.queueing,
+            ),
+            part(
+                "Submission: from a request to its answer",
+                &times.submission,
+            ),
+            part("Completion: from the call to the result", &times.completion),
+        ])
     }
 
     fn refusals(&self) -> String {
@@ -303,7 +322,20 @@ impl Report<'_> {
             return String::new();
         }
         let rates = vec![line("refusals", self.rates(|look| look.refusals as f64))];
-        self.chart("Refusals", "429s per second", rates).html()
+        let of_each = self.over_span(|from, to| {
+            let events = to.events - from.events;
+            (events > 0).then(|| (to.refusals - from.refusals) as f64 / events as f64)
+        });
+        let of_each = vec![line("refusals for each event", of_each)];
+        let charts = [
+            self.chart("Refusals", "429s per second", rates),
+            self.chart(
+                "Refusals for each congestion event",
+                "429s per event",
+                of_each,
+            ),
+        ];
+        charts.iter().map(Chart::html).collect()
     }
 
     fn wakes(&self) -> String {
@@ -355,6 +387,11 @@ fn line(name: &'static str, points: Vec<(f64, f64)>) -> Line {
         points,
         is_bound: false,
     }
+}
+
+fn row(cells: &[&str]) -> String {
+    let cells = cells.iter().map(|cell| format!("<td>{cell}</td>"));
+    format!("<tr>{}</tr>", cells.collect::<String>())
 }
 
 fn escaped(text: &str) -> String {
