@@ -48,43 +48,9 @@ fn body_milliseconds(body: &[u8]) -> Option<f64> {
     tinkers_wire::retry_after_ms(body)
 }
 
-/// Reads an IMF-fixdate (`Sun, 06 Nov 1994 08:49:37 GMT`), the one form that RFC 9110 lets servers send.
+/// Reads a date in any of the three forms that RFC 9110 asks recipients to take.
 fn http_date(text: &str) -> Option<SystemTime> {
-    let rest = text.split_once(", ")?.1.strip_suffix(" GMT")?;
-    let mut parts = rest.split(' ');
-    let day: i64 = parts.next()?.parse().ok()?;
-    let month = parts.next()?;
-    let year: i64 = parts.next()?.parse().ok()?;
-    let mut clock = parts
-        .next()?
-        .split(':')
-        .map(|part| part.parse::<i64>().ok());
-    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let month = MONTHS.iter().position(|name| *name == month)? as i64 + 1;
-    let in_range =
-        (1..=31).contains(&day) && (1970..10_000).contains(&year) && (0..24).contains(&hour);
-    if !in_range
-        || !(0..60).contains(&minute)
-        || !(0..=60).contains(&second)
-        || parts.next().is_some()
-    {
-        return None;
-    }
-    let seconds = days_from_epoch(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
-}
-
-/// Days since 1970-01-01 in the proleptic Gregorian calendar, counting years from March so that leap days come last.
-fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
+    httpdate::parse_http_date(text).ok()
 }
 
 #[cfg(test)]
@@ -196,6 +162,8 @@ mod tests {
         for (text, seconds) in [
             ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
             ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", 784_111_777),
+            ("Sun Nov  6 08:49:37 1994", 784_111_777),
             ("Thu, 29 Feb 2024 12:00:00 GMT", 1_709_208_000),
             ("Mon, 23 Nov 2026 09:01:12 GMT", 1_795_424_472),
         ] {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use tinkers_core::{Sent, TransportError, TransportErrorKind};
-use zstd::stream::raw::Operation;
+use zstd::stream::raw::{DParameter, Operation};
 
 /// What is offered to servers.
 pub(crate) const ACCEPT_ENCODING: &str = "gzip, zstd";
@@ -136,6 +136,23 @@ impl Collector {
     }
 }
 
+/// Reads a body that comes in two pieces, for the tests that give foreign bytes to every reader.
+///
+/// # Errors
+/// As answers do.
+#[cfg(feature = "fuzz")]
+pub fn decode_body(encoding: &str, body: &[u8], limit: usize) -> Result<Bytes, TransportError> {
+    let mut headers = HeaderMap::new();
+    if let Ok(encoding) = http::HeaderValue::from_str(encoding) {
+        headers.insert(CONTENT_ENCODING, encoding);
+    }
+    let mut collector = Collector::new(&mut headers, limit)?;
+    let (first, second) = body.split_at(body.len() / 2);
+    collector.push(Bytes::copy_from_slice(first))?;
+    collector.push(Bytes::copy_from_slice(second))?;
+    collector.finish()
+}
+
 /// A zstd decoder that is fed, and that knows whether it stands at the end of a frame.
 struct ZstdStream {
     decoder: zstd::stream::raw::Decoder<'static>,
@@ -147,7 +164,8 @@ struct ZstdStream {
 
 impl ZstdStream {
     fn new(output: Bounded) -> io::Result<Self> {
-        let decoder = zstd::stream::raw::Decoder::new()?;
+        let mut decoder = zstd::stream::raw::Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
         Ok(Self {
             decoder,
             output,
@@ -182,6 +200,9 @@ impl ZstdStream {
         Ok(self.output.bytes.into())
     }
 }
+
+/// A decoder takes as much memory as a frame's window asks for; RFC 9659 bounds that to 8 MB for HTTP.
+const MAX_WINDOW_LOG: u32 = 23;
 
 /// One zstd block at most.
 const ZSTD_SCRATCH: usize = 128 * 1024;
@@ -267,6 +288,15 @@ mod tests {
             assert_eq!(error.sent, Sent::Answered);
             error.kind
         })
+    }
+
+    #[test]
+    fn a_frame_that_wants_a_large_window_is_refused_whatever_it_holds() {
+        // Empty frames, with windows of 128 MB and of 8 MB.
+        let frame = |window: u8| [0x28, 0xb5, 0x2f, 0xfd, 0, window, 1, 0, 0];
+        let read = |window| decode("zstd", &frame(window), usize::MAX, 1000);
+        assert_eq!(read(17 << 3), Err(TransportErrorKind::Decode));
+        assert_eq!(read(13 << 3), Ok(Bytes::new()));
     }
 
     #[test]

@@ -24,6 +24,9 @@ mod upload;
 
 pub use builder::HttpTransportBuilder;
 pub use credential::{CloudflareAccess, Credential};
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use decode::decode_body;
 pub use dedicated::{DedicatedThread, spawn_on_own_thread};
 pub use pool::{LaneLimits, LaneStats};
 pub use proxy::{ProxyConfig, ProxyValues};

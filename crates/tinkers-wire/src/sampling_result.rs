@@ -184,11 +184,30 @@ impl SampleResponse {
     }
 }
 
+/// Rows of a foreign body, which are filled up to the longest one: a long row beside many short ones must not cost more memory than the
+/// body could hold.
+fn dense(rows: &[TopkRow]) -> Result<TopkLogprobs, DecodeError> {
+    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let given: usize = rows.iter().map(Vec::len).sum();
+    let most = (given + rows.len()).saturating_mul(64);
+    if longest.saturating_mul(rows.len()) > most {
+        return Err(DecodeError::new(format!(
+            "a row of {longest} top-k entries among {} rows of {given} in all",
+            rows.len()
+        )));
+    }
+    Ok(TopkLogprobs::from_rows(rows))
+}
+
 impl OperationResult for SampleResponse {
     const PROTOBUF: bool = true;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
         let json: JsonResponse = serde_json::from_slice(body)?;
+        let topk = json.topk_prompt_logprobs.map(|rows| {
+            let rows = rows.into_iter().map(Option::unwrap_or_default);
+            dense(&rows.collect::<Vec<_>>())
+        });
         let sequences = json.sequences.into_iter().map(|sequence| SampledSequence {
             stop_reason: sequence.stop_reason,
             tokens: sequence.tokens,
@@ -201,14 +220,7 @@ impl OperationResult for SampleResponse {
         Ok(Self {
             sequences: sequences.collect(),
             prompt_logprobs: json.prompt_logprobs,
-            topk_prompt_logprobs: json.topk_prompt_logprobs.map(|rows| {
-                TopkLogprobs::from_rows(
-                    &rows
-                        .into_iter()
-                        .map(Option::unwrap_or_default)
-                        .collect::<Vec<_>>(),
-                )
-            }),
+            topk_prompt_logprobs: topk.transpose()?,
             prompt_cache_hit_tokens: json.prompt_cache_hit_tokens,
             target_prompt_logprobs: None,
             prompt_alt_tokens: None,
@@ -269,5 +281,20 @@ mod tests {
             SampleResponse::from_json(&response.to_json()).unwrap(),
             response
         );
+    }
+
+    #[test]
+    fn a_long_row_beside_many_short_ones_is_refused() {
+        let read = |long: usize, short: usize| {
+            let row = vec![(7_u32, -1.0_f32); long];
+            let rows = std::iter::once(Some(row)).chain(std::iter::repeat_n(None, short));
+            let rows: Vec<_> = rows.collect();
+            let body = serde_json::json!({ "sequences": [], "topk_prompt_logprobs": rows });
+            let read = SampleResponse::from_json(body.to_string().as_bytes());
+            read.map(|response| response.topk_prompt_logprobs.map_or(0, |topk| topk.len()))
+        };
+        // As long as prompts and k are.
+        assert_eq!(read(20, 4000), Ok(4001));
+        assert!(read(1000, 4000).is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! What to begin with: bodies of our own writers, and bodies that somebody nasty would send.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
 use serde_json::json;
 use tinkers_wire::{
@@ -53,6 +55,11 @@ pub fn json() -> Vec<Vec<u8>> {
         .to_vec(),
     );
     all.extend(nasty_json());
+    // One long row beside many that are empty.
+    let row = vec!["[1,-1.0]"; 2000].join(",");
+    let rows = vec!["null"; 20_000].join(",");
+    let rows = format!(r#"{{"sequences":[],"topk_prompt_logprobs":[[{row}],{rows}]}}"#);
+    all.push(rows.into_bytes());
     all
 }
 
@@ -109,6 +116,8 @@ pub fn protobuf() -> Vec<Vec<u8>> {
         vec![0x0b; 10_000],
         // Messages in messages.
         nested(200),
+        // Records without a field that declare a million data each.
+        [0x12, 4, 0x18, 0x80, 0x80, 0x40].repeat(2000),
         // A packed list of one and a half numbers.
         vec![0x12, 0x06, 0, 0, 0x80, 0x3f, 0, 0],
         Vec::new(),
@@ -128,6 +137,22 @@ fn nested(depth: usize) -> Vec<u8> {
         outer.extend(inner);
         outer
     })
+}
+
+/// Bodies as servers compress them, and bombs: sixty-four megabytes of nothing.
+pub fn compressed() -> Vec<Vec<u8>> {
+    let mut all = vec![
+        b"plain".to_vec(),
+        // An empty frame that wants a window of 128 MB.
+        vec![0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 1, 0, 0],
+    ];
+    for body in [&pass().to_json()[..], &[7; 300], &vec![0; 64 << 20]] {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let packed = gzip.write_all(body).and_then(|()| gzip.finish());
+        all.extend(packed);
+        all.extend(zstd::encode_all(body, 3));
+    }
+    all
 }
 
 /// What a server may say of when to come back.

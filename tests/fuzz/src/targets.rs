@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tinkers_core::{BaseUrl, HttpResponse, hint};
 use tinkers_local::Faults;
+use tinkers_transport::decode_body;
 use tinkers_wire::{
     AdamParams, Capabilities, CheckpointList, ClientConfig, Completions, CreateModel,
     CreateSamplingSession, DynamicConfig, ForwardBackwardOutput, ModelInfo, OperationResult,
@@ -32,7 +33,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target {
         name: "json-answers",
         run: json_answers,
@@ -57,6 +58,11 @@ pub const TARGETS: [Target; 11] = [
         name: "protobuf-pass",
         run: protobuf_pass,
         seeds: corpus::protobuf,
+    },
+    Target {
+        name: "compressed-bodies",
+        run: compressed_bodies,
+        seeds: corpus::compressed,
     },
     Target {
         name: "hints",
@@ -145,6 +151,7 @@ fn json_requests(bytes: &[u8]) {
     let _ = serde_json::from_slice::<CreateSamplingSession>(bytes);
     let _ = serde_json::from_slice::<RetrieveFutures>(bytes);
     let _ = serde_json::from_slice::<AdamParams>(bytes).map(|params| params.validate());
+    round_trip::<AdamParams>(bytes);
     round_trip::<RetrieveFuture>(bytes);
 }
 
@@ -176,6 +183,17 @@ fn protobuf_pass(bytes: &[u8]) {
         let again = PassRequest::from_protobuf(written.clone());
         let again = again.expect("what was written can be read");
         assert_eq!(again.to_protobuf().ok(), Some(written), "{pass:?}");
+    }
+}
+
+/// The most that an answer may come to.
+const MAX_ANSWER: usize = 1 << 20;
+
+fn compressed_bodies(bytes: &[u8]) {
+    for encoding in ["gzip", "zstd", "identity"] {
+        if let Ok(body) = decode_body(encoding, bytes, MAX_ANSWER) {
+            assert!(body.len() <= MAX_ANSWER, "{} bytes", body.len());
+        }
     }
 }
 

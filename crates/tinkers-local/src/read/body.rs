@@ -8,8 +8,8 @@ use http::StatusCode;
 use super::Refusal;
 use crate::http::Request;
 
-/// No encoder of an API client needs a window above this, and a decoder allocates what the frame asks for.
-const MAX_WINDOW_LOG: u32 = 26;
+/// A decoder takes as much memory as a frame's window asks for; RFC 9659 bounds that to 8 MB for HTTP.
+const MAX_WINDOW_LOG: u32 = 23;
 
 /// The plain body of `request`, of `limit` bytes at most.
 pub(super) fn plain(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
@@ -84,6 +84,10 @@ mod tests {
             200
         );
         assert_eq!(refused("zstd", vec![1, 2, 3]), 400);
+        // An empty frame whose window is 128 MB, and one of 8 MB.
+        let frame = |window| vec![0x28, 0xb5, 0x2f, 0xfd, 0, window, 1, 0, 0];
+        assert_eq!(refused("zstd", frame(17 << 3)), 400);
+        assert_eq!(refused("zstd", frame(13 << 3)), 200);
         assert_eq!(refused("gzip", vec![1]), 415);
         assert_eq!(refused("identity", vec![0; 1001]), 413);
     }

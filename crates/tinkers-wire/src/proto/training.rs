@@ -254,7 +254,17 @@ fn batch_of_one(tensor: &TensorData) -> m::BatchedTensor {
 pub(crate) fn decode_output(body: Bytes) -> Result<ForwardBackwardOutput, DecodeError> {
     let message = m::ForwardBackwardOutput::decode(body)?;
     let mut loss_fn_outputs = Vec::new();
+    let mut without_field = 0;
     for record in &message.loss_fn_outputs {
+        if record.fields.is_empty() {
+            // The declared number costs nothing to write and must not cost memory to read, in one record or in many.
+            let declared = usize::try_from(record.num_datums).unwrap_or(0);
+            without_field = declared.saturating_add(without_field);
+            if without_field > MAX_EMPTY_DATA {
+                let message = format!("{without_field} data without a field");
+                return Err(DecodeError::new(message));
+            }
+        }
         decode_record(record, &mut loss_fn_outputs)?;
     }
     // A qualified name such as `module:Class` is cut to its last part.
@@ -293,10 +303,6 @@ fn decode_record(
             data.len()
         )));
     }
-    // The declared number costs nothing to write and must not cost memory to read.
-    if fields.is_empty() && count > MAX_EMPTY_DATA {
-        return Err(DecodeError::new(format!("{count} data without a field")));
-    }
     let first = outputs.len();
     outputs.resize_with(first + count, LossFnOutput::new);
     for (name, data) in fields {
@@ -307,10 +313,21 @@ fn decode_record(
     Ok(())
 }
 
-const MAX_EMPTY_DATA: usize = 1 << 20;
+/// More data than any request has.
+const MAX_EMPTY_DATA: usize = 1 << 16;
+/// Each datum gets the name and the trailing shape of its batch, so that long ones would come back many times.
+const LONGEST_NAME: usize = 200;
+const MOST_SIDES: usize = 32;
 
 /// Cuts a batch into its data by the byte offsets.
 fn split(name: &str, batch: &m::BatchedTensor) -> Result<Vec<TensorData>, DecodeError> {
+    if name.len() > LONGEST_NAME || batch.trailing_shape.len() > MOST_SIDES {
+        return Err(DecodeError::new(format!(
+            "a field with a name of {} bytes and {} sides",
+            name.len(),
+            batch.trailing_shape.len()
+        )));
+    }
     let offsets = elements::<i64>(&batch.offsets)?;
     let trailing = tensors::sides(&batch.trailing_shape)?;
     let row: usize = trailing
@@ -479,6 +496,45 @@ mod tests {
         message.loss_fn_outputs[0].fields.clear();
         message.loss_fn_outputs[0].num_datums = i64::MAX;
         assert!(decode_output(Bytes::from(message.encode_to_vec())).is_err());
+    }
+
+    #[test]
+    fn what_costs_little_to_write_costs_no_memory_to_read() {
+        let read = |records: Vec<m::ArrayRecord>| {
+            let message = m::ForwardBackwardOutput {
+                loss_fn_output_type: "x".into(),
+                loss_fn_outputs: records,
+                metrics: BTreeMap::new(),
+            };
+            let read = decode_output(Bytes::from(message.encode_to_vec()));
+            read.map(|output| output.loss_fn_outputs.len())
+        };
+        // Many records of data without a field count together.
+        let empty = |num_datums| m::ArrayRecord {
+            type_tag: String::new(),
+            fields: BTreeMap::new(),
+            num_datums,
+        };
+        assert_eq!(read(vec![empty(1 << 15); 2]), Ok(1 << 16));
+        assert!(read(vec![empty(1 << 15); 3]).is_err());
+        assert!(read(vec![empty(i64::MAX); 3]).is_err());
+        // A name and a trailing shape come back with each datum.
+        let field = |name: usize, sides: usize| {
+            let batch = m::BatchedTensor {
+                data: Bytes::new(),
+                offsets: pack(&[0i64; 4]),
+                dtype: 1,
+                trailing_shape: vec![1; sides],
+            };
+            m::ArrayRecord {
+                type_tag: String::new(),
+                fields: BTreeMap::from([("x".repeat(name), batch)]),
+                num_datums: 0,
+            }
+        };
+        assert_eq!(read(vec![field(200, 32)]), Ok(3));
+        assert!(read(vec![field(201, 1)]).is_err());
+        assert!(read(vec![field(1, 33)]).is_err());
     }
 
     #[test]
