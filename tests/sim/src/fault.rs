@@ -59,6 +59,8 @@ pub enum Kind {
     Capacity,
     /// Nothing gets through between a client and the server for a while.
     Partition,
+    /// A proxy answers 503 to everything for a while.
+    Outage,
     /// The server goes away with what is under way, and comes back with nothing but its checkpoints.
     Restart,
     /// The engine fails the job.
@@ -67,7 +69,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Refused,
         Self::LostBefore,
         Self::LostAfter,
@@ -94,6 +96,7 @@ impl Kind {
         Self::LayerPanics,
         Self::Capacity,
         Self::Partition,
+        Self::Outage,
         Self::Restart,
         Self::JobFails,
     ];
@@ -127,6 +130,7 @@ impl Kind {
             Self::LayerPanics => "panic",
             Self::Capacity => "capacity",
             Self::Partition => "partition",
+            Self::Outage => "outage",
             Self::Restart => "restart",
             Self::JobFails => "job-fails",
         }
@@ -167,7 +171,10 @@ impl Kind {
 
     /// Whether it lasts for a while, and is planned as such; the others strike single requests.
     pub const fn lasts(self) -> bool {
-        matches!(self, Self::Capacity | Self::Partition | Self::Restart)
+        matches!(
+            self,
+            Self::Capacity | Self::Partition | Self::Outage | Self::Restart
+        )
     }
 
     /// Whether it is a refusal for the rate.

@@ -44,7 +44,8 @@ impl Misfortune {
         let now = self.clock.now().since_origin();
         let unit = self.unit(&self.chance);
         let spell = self.spells.iter().find(|spell| {
-            matches!(spell.kind, Kind::Partition | Kind::Restart) && spell.covers(now, client)
+            // What lacks capacity is the server, which is told so itself.
+            spell.kind != Kind::Capacity && spell.covers(now, client)
         });
         let struck = match spell {
             Some(spell) => Some(spell.kind),

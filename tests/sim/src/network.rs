@@ -67,7 +67,7 @@ impl Transport for Way {
 }
 
 /// A poll under way, which ends however it ends.
-struct PollUnderWay<'a>(&'a Watch);
+struct PollUnderWay<'a>(&'a Watch, String);
 
 impl Drop for PollUnderWay<'_> {
     fn drop(&mut self) {
@@ -82,10 +82,10 @@ impl Way {
         let number = network.count.fetch_add(1, Ordering::Relaxed);
         let what = format!("request {number} of client {} ({})", self.client, op.name());
         network.watch.leaves(class, network.clock.now(), &what);
-        let _poll = (op == Op::Poll).then(|| {
+        let poll = (op == Op::Poll).then(|| {
             let id = text_of(&request.body, "request_id");
             network.watch.poll_leaves(&id, network.clock.now());
-            PollUnderWay(&network.watch)
+            PollUnderWay(&network.watch, id)
         });
         let struck = network.misfortune.strike(op, self.client, self.is_heart);
         if let Some(kind) = struck {
@@ -112,6 +112,12 @@ impl Way {
             Err(error) => network
                 .trace
                 .note(format_args!("{what} -> {:?} {:?}", error.kind, error.sent)),
+        }
+        if let Some(PollUnderWay(watch, id)) = &poll {
+            let has_failed = answer
+                .as_ref()
+                .map_or(true, |answer| answer.status.is_server_error());
+            watch.poll_answered(id, network.clock.now(), has_failed);
         }
         if let Some(session) = session {
             let arrived = struck.is_none() && answer.is_ok();
@@ -250,6 +256,7 @@ impl Network {
             Kind::Empty400 => (400, Value::Null),
             Kind::Error500 => (500, json!({ "detail": "an internal error" })),
             Kind::Error502 => (502, Value::Null),
+            Kind::Outage => (503, Value::Null),
             _ => (200, Value::Null),
         };
         let mut answer = HttpResponse {
@@ -263,7 +270,7 @@ impl Network {
                 .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             answer.body = body.to_string().into();
         }
-        if matches!(kind, Kind::Error502 | Kind::Html) {
+        if matches!(kind, Kind::Error502 | Kind::Outage | Kind::Html) {
             answer
                 .headers
                 .insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
@@ -284,32 +291,15 @@ impl Network {
                     .insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
             Kind::LimitedDate => {
-                let date = date(self.clock.now().since_origin().as_secs() + seconds);
+                let date =
+                    httpdate::fmt_http_date(self.clock.wall() + Duration::from_secs(seconds));
+                let date = HeaderValue::from_str(&date).ok();
                 answer.headers.extend(date.map(|date| (RETRY_AFTER, date)));
             }
             _ => {}
         }
         answer
     }
-}
-
-/// The date of a second of the simulated clock, whose origin is the Unix epoch, a Thursday.
-fn date(seconds: u64) -> Option<HeaderValue> {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    let (day, rest) = (seconds / 86_400, seconds % 86_400);
-    // Runs last some days at most.
-    if day >= 31 {
-        return None;
-    }
-    let text = format!(
-        "{}, {:02} Jan 1970 {:02}:{:02}:{:02} GMT",
-        DAYS[(day % 7) as usize],
-        day + 1,
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    );
-    HeaderValue::from_str(&text).ok()
 }
 
 fn lost(kind: TransportErrorKind, message: &str) -> TransportError {
@@ -341,27 +331,4 @@ fn with_unknown(mut answer: HttpResponse) -> HttpResponse {
     answer.body = Value::Object(body).to_string().into();
     answer.headers.remove(http::header::CONTENT_LENGTH);
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_read_back_as_they_were_meant() {
-        for seconds in [0, 59, 3600, 86_399, 86_400, 10 * 86_400 + 4711] {
-            let mut headers = HeaderMap::new();
-            headers.extend(date(seconds + 7).map(|date| (RETRY_AFTER, date)));
-            let answer = HttpResponse {
-                status: StatusCode::TOO_MANY_REQUESTS,
-                headers,
-                body: Bytes::new(),
-            };
-            let now = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(
-                hint::retry_after(&answer, now),
-                Some(Duration::from_secs(7))
-            );
-        }
-    }
 }

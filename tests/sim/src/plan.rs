@@ -324,6 +324,7 @@ fn spells(chance: &Chance, calm_at: Duration, clients: usize, expiry: Duration) 
     for (kind, probability, longest) in [
         (Kind::Partition, 0.4, 2 * expiry),
         (Kind::Capacity, 0.3, 15 * MINUTE),
+        (Kind::Outage, 0.3, 10 * MINUTE),
         (Kind::Restart, 0.25, 3 * MINUTE),
     ] {
         for _ in 0..2 {

@@ -55,6 +55,8 @@ pub enum Rule {
 /// their jitter. The pace of polls is in tinkers-futures.
 const MOST_POLLS: usize = 130;
 const MINUTE: Duration = Duration::from_secs(60);
+/// The most of them that fail, one after the other: the pause between them doubles from half a second to half a minute.
+const MOST_FAILURES: usize = 10;
 /// The most polls at once.
 const MOST_AT_ONCE: usize = 4000;
 /// A hint is followed this far.
@@ -101,6 +103,8 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Polls {
     last: VecDeque<Moment>,
+    /// When they failed, since the last one that did not.
+    failed: VecDeque<Moment>,
     all: u64,
 }
 
@@ -191,6 +195,33 @@ impl Watch {
                 &mut state,
                 Rule::Polls,
                 format!("more than {MOST_AT_ONCE} polls at once"),
+            );
+        }
+    }
+
+    /// A poll was answered, or failed on its way.
+    pub fn poll_answered(&self, request_id: &str, at: Moment, has_failed: bool) {
+        let mut state = self.lock();
+        let polls = state.polls.entry(request_id.to_owned()).or_default();
+        if !has_failed {
+            polls.failed.clear();
+            return;
+        }
+        polls.failed.push_back(at);
+        while polls
+            .failed
+            .front()
+            .is_some_and(|first| at.since(*first) > MINUTE)
+        {
+            polls.failed.pop_front();
+        }
+        if polls.failed.len() == MOST_FAILURES + 1 {
+            self.broken(
+                &mut state,
+                Rule::Polls,
+                format!(
+                    "polls for {request_id} failed more than {MOST_FAILURES} times in a minute"
+                ),
             );
         }
     }
