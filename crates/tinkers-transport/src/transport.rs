@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tinkers_core::{
     BaseUrl, BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Spawn, Time, Transport,
     TransportError,
@@ -309,6 +309,12 @@ impl Shared {
             let reused = lease.is_reused();
             let Some(link) = lease.link() else { continue };
             match exchange(link, message, limits, &self.ground.time).await {
+                // Some servers close the connection behind a handler that broke, without a word: a request that is on it then
+                // is lost, and nobody knows whether it was read. An HTTP/2 connection lives on.
+                Ok(response) if response.status == StatusCode::INTERNAL_SERVER_ERROR => {
+                    drop(lease);
+                    return Ok(response);
+                }
                 Ok(response) => {
                     lease.finish();
                     return Ok(response);

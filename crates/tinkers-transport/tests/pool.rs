@@ -35,6 +35,31 @@ async fn http1_reuses_one_connection_in_sequence() {
 }
 
 #[tokio::test]
+async fn a_connection_on_which_a_server_broke_carries_nothing_more() {
+    for (speak, connections) in [(Speak::Http1, 2), (Speak::Http2, 1)] {
+        let server = Server::start(speak, |seen| {
+            Box::pin(async move {
+                let mut response = Response::default();
+                if seen.uri.path() == "/breaks" {
+                    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                }
+                response
+            })
+        });
+        let transport = match speak {
+            Speak::Http1 => client(&server.url()).build().expect("valid"),
+            Speak::Http2 => http2(&server),
+        };
+        for (path, status) in [("/breaks", 500), ("/x", 200), ("/x", 200)] {
+            let response = transport.send(get(path, RouteClass::Rest)).await;
+            assert_eq!(response.expect("answered").status.as_u16(), status);
+            until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
+        }
+        assert_eq!(server.connections(), connections);
+    }
+}
+
+#[tokio::test]
 async fn each_class_has_connections_of_its_own() {
     let server = Server::start(Speak::Http2, |_| answer("x"));
     let transport = http2(&server);
