@@ -31,8 +31,11 @@ pub enum PollAction {
         /// What it would be as an error.
         kind: ErrorKind,
     },
-    /// Some servers say so of an operation that failed, others in passing (400, 404, 422): ask again a few times.
+    /// Some servers say so of an operation that failed, others in passing (400, 404, 422, and a 500 that says why): ask again a
+    /// few times.
     AgainFewTimes {
+        /// How often.
+        times: u32,
         /// What it is when it stays.
         kind: ErrorKind,
     },
@@ -43,6 +46,11 @@ pub enum PollAction {
     /// A 2xx that is no answer to a poll.
     Unreadable(DecodeError),
 }
+
+/// How often an answer that may be final is doubted.
+pub(crate) const FEW_TIMES: u32 = 3;
+/// How often a 500 is, which is in passing more often: for half a minute, with the pauses of failed polls.
+const SOME_TIMES: u32 = 6;
 
 /// The table. Total: every status has its row.
 pub fn classify_poll(answer: &HttpResponse, wall: SystemTime) -> PollAction {
@@ -65,10 +73,23 @@ pub fn classify_poll(answer: &HttpResponse, wall: SystemTime) -> PollAction {
         429 => PollAction::Refused { hint },
         402 => PollAction::PauseForBilling,
         400 if answer.body.is_empty() => PollAction::Again { hint, kind },
-        400 | 404 | 422 => PollAction::AgainFewTimes { kind },
+        400 | 404 | 422 => PollAction::AgainFewTimes {
+            times: FEW_TIMES,
+            kind,
+        },
+        // The handler had something to say, so it is there, and so is what it speaks of.
+        500 if says_why(answer) => PollAction::AgainFewTimes {
+            times: SOME_TIMES,
+            kind,
+        },
         425 | 500..=599 => PollAction::Again { hint, kind },
         _ => PollAction::Fail(kind),
     }
+}
+
+/// Whether the body is the error of an API, and no page or bare text of what stands in front of it.
+fn says_why(answer: &HttpResponse) -> bool {
+    answer.body.starts_with(b"{") && tinkers_wire::error_text(&answer.body).is_some()
 }
 
 #[cfg(test)]
@@ -94,7 +115,7 @@ mod tests {
             reason: None,
         };
         let again = |kind| PollAction::Again { hint: None, kind };
-        let few = |kind| PollAction::AgainFewTimes { kind };
+        let few = |kind| PollAction::AgainFewTimes { times: 3, kind };
         let rows = [
             (302, PollAction::Fail(K::Protocol)),
             (400, few(K::Rejected)),
@@ -123,6 +144,17 @@ mod tests {
         assert_eq!(
             classify_poll(&answer(400, ""), SystemTime::UNIX_EPOCH),
             again(K::Rejected)
+        );
+        let says_why = answer(500, r#"{"detail": "out of memory"}"#);
+        let few = PollAction::AgainFewTimes {
+            times: 6,
+            kind: K::Server,
+        };
+        assert_eq!(classify_poll(&says_why, SystemTime::UNIX_EPOCH), few);
+        let bare = answer(500, "Internal Server Error");
+        assert_eq!(
+            classify_poll(&bare, SystemTime::UNIX_EPOCH),
+            again(K::Server)
         );
     }
 

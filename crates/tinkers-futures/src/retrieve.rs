@@ -19,6 +19,7 @@ use tinkers_wire::{
 
 use crate::closing::after_close;
 use crate::pace::{Pace, settlement};
+use crate::poll_table::FEW_TIMES;
 use crate::{Announcement, Operation, PollAction, QueueLog, classify_poll};
 
 /// What is waited for.
@@ -40,8 +41,6 @@ pub struct Retrieval {
 
 /// A poll is given up after this long and made anew; servers hold one for up to half a minute, some for five.
 const POLL_LIMIT: Duration = Duration::from_secs(45);
-/// How often an answer that may be final is doubted.
-const FEW_TIMES: u32 = 3;
 
 /// Asks for the result until it is there. The end of the session does not end it: what was accepted before is waited for.
 ///
@@ -169,17 +168,15 @@ impl Polling {
                         .sleep(self.pace.after_failure(hint, &*caller.jitter))
                         .await
                 }
-                PollAction::AgainFewTimes { kind } => {
-                    if self.doubts == FEW_TIMES {
+                PollAction::AgainFewTimes { times, kind } => {
+                    if self.doubts >= times {
                         return Err(final_error(kind, &answer));
                     }
-                    self.doubts += 1;
-                    caller
-                        .time
-                        .sleep(self.pace.after_failure(None, &*caller.jitter))
-                        .await;
+                    self.doubt(caller).await;
                 }
                 PollAction::Fail(kind) => return Err(answer_error(kind, &answer)),
+                // It may have been spoilt on its way, and a result can be fetched again.
+                PollAction::Unreadable(_) if self.doubts < FEW_TIMES => self.doubt(caller).await,
                 PollAction::Unreadable(error) => {
                     let unreadable =
                         Error::new(ErrorKind::Protocol, Sent::Answered, error.to_string());
@@ -187,6 +184,13 @@ impl Polling {
                 }
             }
         }
+    }
+
+    /// Pauses before an answer that may be final is asked for once more.
+    async fn doubt(&mut self, caller: &Caller) {
+        self.doubts += 1;
+        let pause = self.pace.after_failure(None, &*caller.jitter);
+        caller.time.sleep(pause).await;
     }
 
     /// One poll: admitted, sent, settled.
@@ -369,17 +373,17 @@ fn decode<T: OperationResult>(answer: PollAnswer) -> Result<T> {
 /// What a doubted answer means when it stays. Open servers tell of failed operations this way.
 fn final_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
     let error = answer_error(kind, answer);
-    match answer.status.as_u16() {
-        400 | 422 => {
-            let message = tinkers_wire::error_text(&answer.body)
-                .unwrap_or_else(|| "the operation failed".to_owned());
-            let failed = Error::new(ErrorKind::OperationFailed, Sent::Answered, message);
-            failed
-                .with_category(FailureCategory::User)
-                .with_answer(answer.status.as_u16(), &answer.body)
-        }
-        _ => error,
-    }
+    let category = match answer.status.as_u16() {
+        400 | 422 => FailureCategory::User,
+        500 => FailureCategory::Server,
+        _ => return error,
+    };
+    let message =
+        tinkers_wire::error_text(&answer.body).unwrap_or_else(|| "the operation failed".to_owned());
+    let failed = Error::new(ErrorKind::OperationFailed, Sent::Answered, message);
+    failed
+        .with_category(category)
+        .with_answer(answer.status.as_u16(), &answer.body)
 }
 
 fn attach(error: Error, answer: &HttpResponse) -> Error {

@@ -144,6 +144,33 @@ fn what_may_be_final_is_doubted_three_times_with_growing_pauses() {
 }
 
 #[test]
+fn a_server_error_with_a_reason_is_doubted_for_half_a_minute_and_a_bare_one_is_waited_out() {
+    let answer = Step::Json(500, r#"{"detail": "CUDA out of memory"}"#);
+    let (result, server, _) = created(std::iter::repeat_n(answer.clone(), 9));
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperationFailed);
+    assert_eq!(error.category(), Some(FailureCategory::Server));
+    assert!(error.to_string().contains("CUDA out of memory"), "{error}");
+    assert_eq!(
+        server.asked_at(),
+        [0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5],
+        "a small budget"
+    );
+    let (result, ..) = created([answer.clone(), answer, DONE]);
+    assert!(result.is_ok());
+    let bare = std::iter::repeat_n(Step::Json(500, "Internal Server Error"), 40);
+    assert!(created(bare.chain([DONE])).0.is_ok());
+}
+
+#[test]
+fn a_result_that_was_spoilt_on_its_way_is_fetched_again() {
+    let cut = Step::Json(200, r#"{"model_id": "#);
+    let (result, server, _) = created([cut.clone(), cut, DONE]);
+    assert!(result.is_ok());
+    assert_eq!(server.asked_at(), [0.0, 0.5, 1.5]);
+}
+
+#[test]
 fn a_broken_way_is_waited_out() {
     let script = [
         Step::Fails(TransportErrorKind::Connect),
@@ -333,7 +360,7 @@ fn results_are_read_in_whichever_form_they_come() {
 #[test]
 fn what_cannot_be_read_is_an_error_with_its_body() {
     for body in ["<html>welcome</html>", "[]", r#"{"unrelated": true}"#] {
-        let (result, ..) = created([Step::Json(200, body)]);
+        let (result, ..) = created(std::iter::repeat_n(Step::Json(200, body), 9));
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{body}");
         assert_eq!(error.body(), body.as_bytes());
