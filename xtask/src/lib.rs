@@ -65,6 +65,11 @@ const COMMANDS: &[Command] = &[
         run: Run::Program("tinkers-fuzz"),
     },
     Command {
+        name: "conformance",
+        about: "what any Tinker server does and does not: --base-url URL --model NAME [--api-key KEY] [--profile core|full] [--only CHECK] [--json]",
+        run: Run::Program("tinkers-conformance"),
+    },
+    Command {
         name: "bench",
         about: "what the limits (`bench limits`) and the client (`bench client`) cost; how close it comes to a server's window (`bench goodput`)",
         run: Run::Chore(bench::run),
@@ -105,7 +110,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
 fn usage() -> String {
     let mut text = String::from("usage: cargo xtask <command>\n");
     for command in COMMANDS {
-        text.push_str(&format!("\n  {:<10} {}", command.name, command.about));
+        text.push_str(&format!("\n  {:<12} {}", command.name, command.about));
     }
     text
 }

@@ -26,7 +26,7 @@ pub use call::{Accepted, Call, Caller};
 pub use context::{BytesGuard, SessionContext};
 pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
 pub use jitter::{FixedJitter, Jitter, SplitMix};
-pub use profile::{BodyFormat, Fact, ServerProfile};
+pub use profile::{BodyFormat, Deduplication, Document, Fact, ServerProfile};
 pub use progress::{Progress, ProgressCell};
 pub use retry::{Policy, RetryBudget};
 pub use spawn::{BoxFuture, Spawn, Task};

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Call, Error, ErrorKind, Result, RouteClass, Sent, SessionContext};
+use tinkers_core::{
+    Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, SessionContext,
+};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, routes, to_json};
 
@@ -101,7 +103,9 @@ impl NewSampler {
                 .with_answer(answer.status.as_u16(), &answer.body)
         })?;
         let sampler_id = created.sampling_session_id;
-        if accepted.earlier == Sent::MaybeSent && !self.session.profile().deduplicates {
+        if accepted.earlier == Sent::MaybeSent
+            && self.session.profile().deduplicates != Deduplication::Everything
+        {
             tracing::warn!(operation = operation.name, sampler_id, "{LOST}");
         }
         Ok(SamplingClient::new(self.session, sampler_id))

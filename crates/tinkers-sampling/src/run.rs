@@ -42,7 +42,7 @@ pub(crate) async fn run(
         let pause = {
             let fetched = Box::pin(fetch(&client, accepted, &operation, announcement)).await;
             match fetched {
-                Err(error) if error.kind() == ErrorKind::ResultLost && lost < MOST_LOST => {
+                Err(error) if lost < times_anew(&error) => {
                     tracing::debug!(error = %error, "the server lost a sample; sampling it anew");
                     FIRST_PAUSE.saturating_mul(1 << lost).min(LONGEST_PAUSE)
                 }
@@ -52,6 +52,16 @@ pub(crate) async fn run(
         };
         lost += 1;
         client.session.caller().time.sleep(pause).await;
+    }
+}
+
+/// How often a sample that ended with this error is sampled anew, in all.
+fn times_anew(error: &Error) -> u32 {
+    match error.kind() {
+        ErrorKind::ResultLost => MOST_LOST,
+        // Some servers say so of a result that they have dropped, others of what the sample needs: once more tells.
+        ErrorKind::NotFound if error.request_id().is_some() => 1,
+        _ => 0,
     }
 }
 

@@ -56,7 +56,7 @@ impl EndpointState {
     pub fn learn(&self, fact: Fact) {
         self.profile.rcu(|known| {
             let known: &ServerProfile = known;
-            known.clone().learn(fact)
+            known.clone().learn(fact.clone())
         });
     }
 }
@@ -100,7 +100,7 @@ impl Endpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinkers_core::{BaseUrl, BodyFormat};
+    use tinkers_core::{BaseUrl, BodyFormat, Deduplication};
 
     fn key(base_url: &str, credential: &str) -> EndpointKey {
         let address = BaseUrl::parse(base_url).expect("valid");
@@ -127,8 +127,8 @@ mod tests {
         let one = endpoints.get_or_create(key("http://host", ""));
         let other = endpoints.get_or_create(key("http://host", ""));
         one.learn(Fact::Bodies(BodyFormat::Json));
-        other.learn(Fact::Deduplicates);
+        other.learn(Fact::Deduplicates(Deduplication::Everything));
         assert_eq!(one.profile().bodies, BodyFormat::Json);
-        assert!(one.profile().deduplicates);
+        assert_eq!(one.profile().deduplicates, Deduplication::Everything);
     }
 }

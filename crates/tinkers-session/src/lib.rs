@@ -5,6 +5,7 @@ mod address;
 mod answer;
 mod close;
 mod context;
+mod document;
 mod elsewhere;
 mod endpoint;
 mod events;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_core::{
-    Accepted, BaseUrl, Call, Caller, Error, ErrorKind, Fact, Policy, RetryBudget, RouteClass, Sent,
+    Accepted, BaseUrl, Call, Caller, Deduplication, Error, ErrorKind, Fact, Policy, RetryBudget,
+    RouteClass, Sent,
 };
 use tinkers_dispatch::{ByteBudget, LaneSettings, LimiterSettings, SharedRetryBudget};
 use tinkers_wire::{
@@ -14,6 +15,7 @@ use tinkers_wire::{
 };
 
 use crate::answer;
+use crate::document;
 use crate::elsewhere::on_io;
 use crate::endpoint::Endpoint;
 use crate::heartbeat::Heart;
@@ -102,6 +104,7 @@ async fn negotiate(
     let config = client_config(caller, endpoint.key().address()).await?;
     apply(&config, endpoint);
     caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
+    document::learn(caller, endpoint).await;
     let dynamic = dynamic_config(caller, expiry(&config, options) / 3).await?;
     let created = create(caller, options).await?;
     Ok(Found {
@@ -207,10 +210,13 @@ fn apply(config: &ClientConfig, endpoint: &Endpoint) {
     // The hosted service applies a repeated (model, seq_id) once and does not say so.
     let is_hosted = endpoint.key().address().is_hosted_service();
     if config.deduplicates_seq_ids.unwrap_or(is_hosted) {
-        endpoint.learn(Fact::Deduplicates);
+        endpoint.learn(Fact::Deduplicates(Deduplication::Everything));
     }
     if config.proto_compress_fwdbwd {
         endpoint.learn(Fact::ZstdBodies);
+    }
+    if let Some(name) = &config.server {
+        endpoint.learn(Fact::Software(name.clone()));
     }
 }
 

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tinkers_core::{Call, Error, ErrorKind, Result, RouteClass, Sent, SessionContext};
+use tinkers_core::{
+    Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, SessionContext,
+};
 use tinkers_futures::{ApiFuture, Operation, QueueLog, Retrieval, promise, retrieve, start};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoadedWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef,
-    OperationResult, RequestKind, TinkerPath, routes, to_json,
+    OperationResult, RequestKind, TinkerPath, WeightsInfo, WeightsInfoRequest, routes, to_json,
 };
 
 use crate::TrainingClient;
@@ -157,18 +159,71 @@ impl FromState {
                 optimizer_config: None,
                 weights_access_token: None,
             };
-            let (loaded, promised): (LoadedWeights, _) = making
+            let made = making
                 .run(
                     routes::LOAD_WEIGHTS,
                     to_json(&body),
                     RequestKind::LoadWeights,
                 )
-                .await?;
+                .await;
+            let (loaded, promised): (LoadedWeights, _) = match made {
+                Err(error) if loads_into_models_alone(&error) => {
+                    tracing::debug!(%error, "the server makes no model of a checkpoint; making one, and loading into it");
+                    return into_new_model(&making, body).await;
+                }
+                made => made?,
+            };
             making
                 .client(loaded.model_id.or(promised).unwrap_or(computed))
                 .await
         })
     }
+}
+
+/// Whether the server misses the id of a model to load into: open servers do not make one of a checkpoint.
+fn loads_into_models_alone(error: &Error) -> bool {
+    let is_refused = error.sent() == Sent::Answered && matches!(error.status(), Some(400 | 422));
+    is_refused && error.body().windows(8).any(|part| part == b"model_id")
+}
+
+/// Makes a model like the one that the checkpoint is of, and loads into it what the checkpoint holds, as its first request.
+async fn into_new_model(making: &Making, load: LoadWeights) -> Result<TrainingClient> {
+    let session = &making.operation.session;
+    let info = making.weights_info(&load.path).await?;
+    let mut lora = info
+        .lora_rank
+        .map_or_else(LoraConfig::default, LoraConfig::rank);
+    lora.train_unembed = info.train_unembed;
+    lora.train_mlp = info.train_mlp;
+    lora.train_attn = info.train_attn;
+    let body = CreateModel {
+        session_id: session.session_id().to_owned(),
+        model_seq_id: session.next_model_seq(),
+        base_model: info.base_model,
+        user_metadata: load.user_metadata,
+        lora_config: lora,
+        optimizer_config: info.optimizer_config,
+    };
+    let made: ModelCreated = making
+        .run(
+            routes::CREATE_MODEL,
+            to_json(&body),
+            RequestKind::CreateModel,
+        )
+        .await?
+        .0;
+    let client = making.client(made.model_id).await?;
+    let path = load.path.as_str();
+    let loaded = if load.optimizer {
+        client.load_state_with_optimizer(path).await
+    } else {
+        client.load_state(path).await
+    };
+    loaded.map_err(|error| {
+        let model = client.model_id();
+        error.with_context(format!("model {model} was made, but not loaded"))
+    })?;
+    Ok(client)
 }
 
 /// The steps that both ways of making a model share.
@@ -208,7 +263,9 @@ impl Making {
 
     /// A creation is repeated when its reply is lost, which may leave a second model behind.
     fn tell_of_orphan(&self, earlier: Sent, request_id: &str) {
-        if earlier == Sent::MaybeSent && !self.operation.session.profile().deduplicates {
+        if earlier == Sent::MaybeSent
+            && self.operation.session.profile().deduplicates != Deduplication::Everything
+        {
             tracing::warn!(
                 operation = self.operation.name,
                 request_id,
@@ -247,6 +304,20 @@ impl Making {
             Arc::clone(&self.operation.session),
             info,
         ))
+    }
+
+    /// What the checkpoint is of.
+    async fn weights_info(&self, path: &TinkerPath) -> Result<WeightsInfo> {
+        let body = to_json(&WeightsInfoRequest {
+            tinker_path: path.to_string(),
+        });
+        let call = self.call(routes::WEIGHTS_INFO, body);
+        let answer = self.operation.session.caller().call(call).await?.response;
+        WeightsInfo::read(&answer.body).map_err(|error| {
+            let message = format!("what the checkpoint is of cannot be read: {error}");
+            Error::new(ErrorKind::Protocol, Sent::Answered, message)
+                .with_answer(answer.status.as_u16(), &answer.body)
+        })
     }
 
     fn call(&self, route: &str, body: Bytes) -> Call {

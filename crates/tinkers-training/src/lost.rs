@@ -1,7 +1,7 @@
 //! What is done about a save whose reply was lost: it is looked for, or made once more.
 
 use tinkers_core::retry::pause;
-use tinkers_core::{Call, Error, ErrorKind, Policy, Result, RouteClass, Sent};
+use tinkers_core::{Call, Deduplication, Error, ErrorKind, Policy, Result, RouteClass, Sent};
 use tinkers_wire::{CheckpointList, TinkerPath, routes};
 
 use crate::clean::says_that_it_exists;
@@ -64,7 +64,7 @@ async fn after_conflict(
     let session = submission.session;
     if let Some(renewed) = submission.part.renewed(session) {
         // On a server that de-duplicates the number stands for the first body.
-        if session.profile().deduplicates {
+        if session.profile().deduplicates == Deduplication::Everything {
             return Err(conflict);
         }
         let renewed = Submission {

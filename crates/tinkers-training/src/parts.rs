@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, header};
 use tinkers_core::{
-    BodyFormat, Call, Cost, Error, ErrorKind, Result, RouteClass, Sent, ServerProfile,
-    SessionContext,
+    BodyFormat, Call, Cost, Deduplication, Error, ErrorKind, Result, RouteClass, Sent,
+    ServerProfile, SessionContext,
 };
 use tinkers_wire::{
     AdamParams, Checkpoint, CheckpointKind, Datum, LoadWeights, Loss, OptimStep, PassMode,
@@ -46,6 +46,11 @@ pub(crate) trait Part: Send + Sync + fmt::Debug {
     /// Whether gradients are added.
     fn adds_gradients(&self) -> bool {
         false
+    }
+
+    /// What a server must be known to de-duplicate for a repeat to be applied once.
+    fn deduplicated_with(&self) -> Deduplication {
+        Deduplication::Everything
     }
 }
 
@@ -128,6 +133,10 @@ impl Part for PassPart {
     fn adds_gradients(&self) -> bool {
         self.mode == PassMode::ForwardBackward
     }
+
+    fn deduplicated_with(&self) -> Deduplication {
+        Deduplication::PassesAndSteps
+    }
 }
 
 fn json_pass(request: &PassRequest) -> Call {
@@ -194,6 +203,10 @@ impl Part for StepPart {
 
     fn when_lost(&self) -> WhenLost {
         WhenLost::GiveUp
+    }
+
+    fn deduplicated_with(&self) -> Deduplication {
+        Deduplication::PassesAndSteps
     }
 }
 

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{Call, Result, RouteClass, ServerProfile, SessionContext};
-use tinkers_wire::{
-    CheckpointKind, SamplerSaveKind, SaveWeights, SaveWeightsForSampler, routes, to_json,
-};
+use tinkers_wire::{CheckpointKind, SaveWeights, SaveWeightsForSampler, routes, to_json};
 
 use crate::parts::{Part, SavedName, WhenLost};
 
@@ -122,7 +120,8 @@ impl SaveForSampler {
             // Stands in until everything else is known to be right, so that a refused call uses up no number.
             sampling_session_seq_id: self.name.is_none().then_some(0),
             path: self.name,
-            kind: Some(SamplerSaveKind::Snapshot),
+            // A snapshot, which older servers have no word for.
+            kind: None,
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
             user_metadata: self.metadata,
         };
@@ -243,7 +242,7 @@ mod tests {
         let body = part.call(2, &profile).unwrap().body;
         assert_eq!(
             &body[..],
-            br#"{"model_id":"m","seq_id":2,"sampling_session_seq_id":7,"kind":"snapshot"}"#
+            br#"{"model_id":"m","seq_id":2,"sampling_session_seq_id":7}"#
         );
     }
 }

@@ -28,7 +28,8 @@ pub(crate) struct Submission<'a> {
 impl Submission<'_> {
     /// How often it is repeated, where the server's profile and the part decide about lost replies.
     pub(crate) fn policy(&self) -> Policy {
-        if self.session.profile().deduplicates || self.part.when_lost() == WhenLost::Repeat {
+        let is_safe = self.session.profile().deduplicates >= self.part.deduplicated_with();
+        if is_safe || self.part.when_lost() == WhenLost::Repeat {
             self.repeating()
         } else {
             self.repeating().giving_up_when_maybe_applied()
@@ -58,14 +59,15 @@ impl Submission<'_> {
             }
             Err(first) => first,
         };
-        if profile.bodies != BodyFormat::Protobuf || !self.may_be_the_form(&first) {
+        if !self.may_be_the_form(&first, profile.bodies) {
             return Err(first);
         }
-        tracing::debug!(error = %first, "the server refused a protobuf body; trying JSON");
-        let json = (*profile).clone().learn(Fact::Bodies(BodyFormat::Json));
-        let second = match self.attempt(&json, policy, Refusals::Usual).await {
+        let form = profile.bodies.other();
+        tracing::debug!(error = %first, ?form, "the server refused the form of a body; trying the other");
+        let other = (*profile).clone().learn(Fact::Bodies(form));
+        let second = match self.attempt(&other, policy, Refusals::Usual).await {
             Ok(accepted) => {
-                self.session.learn(Fact::Bodies(BodyFormat::Json));
+                self.session.learn(Fact::Bodies(form));
                 return self.promised(accepted);
             }
             Err(second) => second,
@@ -116,14 +118,16 @@ impl Submission<'_> {
 
     /// Whether the form of the body may be why it was refused. Not after an attempt that may have been applied: another form is
     /// another body, which no server would take for a repeat.
-    fn may_be_the_form(&self, error: &Error) -> bool {
+    fn may_be_the_form(&self, error: &Error, form: BodyFormat) -> bool {
         if error.sent() != Sent::Answered {
             return false;
         }
-        match error.status() {
-            Some(415) => true,
+        match (form, error.status()) {
+            (_, Some(415)) => true,
+            // The forward pass in JSON has a route of its own, which not all servers have.
+            (BodyFormat::Json, Some(404 | 405)) => !self.part.adds_gradients(),
             // It may as well be what the body says, and the other form must not say less.
-            Some(422 | 500) => self.part.is_the_same_in_json(),
+            (BodyFormat::Protobuf, Some(422 | 500)) => self.part.is_the_same_in_json(),
             _ => false,
         }
     }

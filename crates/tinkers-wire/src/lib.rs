@@ -11,6 +11,7 @@ mod model_input;
 mod models;
 mod nulls;
 mod numbers;
+mod openapi;
 mod path;
 mod poll;
 mod proto;
@@ -37,6 +38,7 @@ pub use models::{
     CreateModel, LoraConfig, ModelCreated, ModelData, ModelInfo, ModelRef, OptimizerConfig,
     UnloadModel, UnloadedModel,
 };
+pub use openapi::ApiDocument;
 pub use path::{CheckpointKind, TinkerPath};
 pub use poll::{FailureCategory, PollAnswer, Promise, QueueState, RequestKind, RetrieveFuture};
 pub use rest::{

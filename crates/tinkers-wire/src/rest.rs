@@ -224,6 +224,16 @@ pub struct WeightsInfo {
     pub train_attn: Option<bool>,
 }
 
+impl WeightsInfo {
+    /// Reads the answer.
+    ///
+    /// # Errors
+    /// When the body is none.
+    pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
+        Ok(serde_json::from_slice(body)?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tinkers::SessionContext;
 use tinkers::wire::{ClientConfig, DynamicConfig};
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, BytesGuard, Caller, ClientId, Error, Fact, Ledger, Moment,
-    Receipt, RouteClass, ServerProfile, Settlement, Spawn, SubmitPermit, Task, Time,
+    Admission, Admitted, Ask, BoxFuture, BytesGuard, Caller, ClientId, Deduplication, Error, Fact,
+    Ledger, Moment, Receipt, RouteClass, ServerProfile, Settlement, Spawn, SubmitPermit, Task,
+    Time,
 };
 
 /// A fault of the client library.
@@ -145,7 +146,11 @@ impl SessionContext for Spoilt {
     fn profile(&self) -> Arc<ServerProfile> {
         let profile = self.session.profile();
         match self.fault {
-            Control::BlindRepeat => Arc::new((*profile).clone().learn(Fact::Deduplicates)),
+            Control::BlindRepeat => Arc::new(
+                (*profile)
+                    .clone()
+                    .learn(Fact::Deduplicates(Deduplication::Everything)),
+            ),
             _ => profile,
         }
     }

@@ -32,7 +32,7 @@ fn a_heart_beats_every_ten_seconds_on_its_own_line_and_names_its_session_alone()
         assert_eq!(beat.header("content-type"), Some("application/json"));
         assert_eq!(beat.body(), json!({"session_id": "session-1"}));
     }
-    assert_eq!(world.server.on_line(Line::Main).len(), 3, "the opening");
+    assert_eq!(world.server.on_line(Line::Main).len(), 4, "the opening");
     assert_eq!(session.events().latest(), None);
 }
 

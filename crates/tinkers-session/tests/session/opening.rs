@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::json;
-use tinkers_core::{ErrorKind, RouteClass, Sent, SessionContext, TransportErrorKind};
+use tinkers_core::{
+    Deduplication, ErrorKind, RouteClass, Sent, SessionContext, TransportErrorKind,
+};
 use tinkers_session::{Session, SessionOptions};
-use tinkers_wire::{FinishReason, SDK_VERSION, routes};
+use tinkers_wire::{ApiDocument, FinishReason, SDK_VERSION, routes};
 
 use crate::support::{ADDRESS, Asked, Line, Reply, World};
 
 /// The routes of the opening, in their order.
-const OPENING: [&str; 3] = [
+const OPENING: [&str; 4] = [
     routes::CLIENT_CONFIG,
+    ApiDocument::PATH,
     routes::DYNAMIC_CONFIG,
     routes::CREATE_SESSION,
 ];
@@ -24,7 +27,8 @@ fn paths(asked: &[Asked]) -> Vec<&str> {
 }
 
 #[test]
-fn a_session_opens_by_asking_for_config_then_flags_then_itself_and_sends_nothing_else() {
+fn a_session_opens_by_asking_for_config_and_document_then_flags_then_itself_and_sends_nothing_else()
+{
     let world = World::new();
     let session = world.open();
     let asked = world.server.asked();
@@ -32,15 +36,23 @@ fn a_session_opens_by_asking_for_config_then_flags_then_itself_and_sends_nothing
     // Strict to the byte: whatever the caller did not set is not there.
     let config = json!({"sdk_version": SDK_VERSION});
     assert_eq!(asked[0].body(), config);
-    assert_eq!(asked[1].body(), config);
+    assert_eq!(asked[1].request.body.len(), 0);
+    assert_eq!(asked[2].body(), config);
     let bare = json!({"tags": [], "user_metadata": {}, "sdk_version": SDK_VERSION});
-    assert_eq!(asked[2].body(), bare);
-    let classes = [RouteClass::Control, RouteClass::Control, RouteClass::Rest];
-    for (asked, class) in asked.iter().zip(classes) {
-        assert_eq!(asked.request.method, Method::POST, "{}", asked.path());
+    assert_eq!(asked[3].body(), bare);
+    let control = RouteClass::Control;
+    let expected = [
+        (Method::POST, control),
+        (Method::GET, control),
+        (Method::POST, control),
+        (Method::POST, RouteClass::Rest),
+    ];
+    for (asked, (method, class)) in asked.iter().zip(expected) {
+        assert_eq!(asked.request.method, method, "{}", asked.path());
         assert_eq!(asked.request.class, class, "{}", asked.path());
         assert_eq!(asked.line, Line::Main, "{}", asked.path());
-        assert_eq!(asked.header("content-type"), Some("application/json"));
+        let kind = (method == Method::POST).then_some("application/json");
+        assert_eq!(asked.header("content-type"), kind);
         assert_eq!(asked.seconds(), 0.0, "nothing has to be waited for");
         assert_eq!(
             asked.header("x-sdk-method"),
@@ -189,6 +201,10 @@ fn a_key_that_is_not_taken_is_told_at_once_whichever_request_it_fails() {
         (403, ErrorKind::PermissionDenied),
     ] {
         for (sent, route) in OPENING.iter().enumerate() {
+            // A document that is not shown keeps nobody out.
+            if *route == ApiDocument::PATH {
+                continue;
+            }
             let world = World::new();
             let reply = Reply::Status(status, r#"{"detail": "this key is unknown"}"#);
             world.server.usually(route, reply);
@@ -307,16 +323,21 @@ fn what_the_server_says_of_itself_reaches_the_session_and_its_endpoint() {
     assert_eq!(session.caller().billing_limit, Duration::from_secs(60));
     assert!(session.dynamic_config().sample_cancel_enabled);
     let profile = session.server_profile();
-    assert!(profile.deduplicates && profile.zstd_bodies);
+    assert_eq!(profile.deduplicates, Deduplication::Everything);
+    assert!(profile.zstd_bodies);
 }
 
 #[test]
 fn only_the_hosted_service_is_taken_to_deduplicate_without_saying_so() {
     let hosted = "https://tinker.thinkingmachines.dev/services/tinker-prod";
     for (address, says, expected) in [
-        (hosted, "{}", true),
-        (hosted, r#"{"deduplicates_seq_ids": false}"#, false),
-        (ADDRESS, "{}", false),
+        (hosted, "{}", Deduplication::Everything),
+        (
+            hosted,
+            r#"{"deduplicates_seq_ids": false}"#,
+            Deduplication::Unknown,
+        ),
+        (ADDRESS, "{}", Deduplication::Unknown),
     ] {
         let world = World::new();
         world
@@ -358,7 +379,7 @@ fn a_start_goes_on_while_its_caller_does_nothing() {
     let world = World::new();
     for path in OPENING {
         let busy = Reply::Status(503, "{}");
-        if path != routes::CLIENT_CONFIG {
+        if ![routes::CLIENT_CONFIG, ApiDocument::PATH].contains(&path) {
             world.server.next(path, [busy, busy]);
         }
     }

@@ -1,0 +1,3 @@
+//! The suite over the embedded server: in this process, and over loopback.
+
+mod in_process;
