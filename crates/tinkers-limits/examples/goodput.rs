@@ -7,7 +7,7 @@ mod clients;
 #[path = "../tests/support/sim.rs"]
 mod sim;
 
-use cases::{Figures, Group};
+use cases::{Figures, Group, Storm, Weathered};
 use clients::Policy;
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
@@ -33,6 +33,32 @@ fn main() {
             println!("lacks: {lack}");
         }
     }
+    println!();
+    println!(
+        "| refused at random, and a window besides | sample | hint | meanwhile, of a client that knows the window | 2 s later | worst seed | refused per accepted |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for storm in cases::storms() {
+        let seen = storm.run(Policy::Learns);
+        println!("{}", storm_row(&storm, &seen));
+        for lack in storm.lacks(&seen) {
+            println!("lacks: {lack}");
+        }
+    }
+}
+
+fn storm_row(storm: &Storm, seen: &Weathered) -> String {
+    let share = |share: Option<f64>| share.map_or(String::new(), |share| format!("{share:.2}"));
+    format!(
+        "| {} | {:?} | {:?} | {:.2} | {} | {} | {:.3} |",
+        storm.name(),
+        storm.sample,
+        storm.hint,
+        seen.during,
+        share(seen.after),
+        share(seen.worst_after),
+        seen.refused_per_accepted,
+    )
 }
 
 fn row(group: &Group, figures: &Figures) -> String {

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use crate::weather::{Lost, Reading, Weather};
+
 /// Learns how many requests may be in flight. A plain value: whoever owns it feeds it what happens while somebody waits or
 /// the server refuses, and sets the window to [`Growth::limit`].
 ///
 /// Until the first refusal there is no level. A refusal names one: what the server had accepted at that moment. Beyond it
-/// only trials go, paced by what their refusals cost; the project's docs/decisions/0005 has the reasons and the figures.
+/// only trials go, paced by what their refusals cost. Refusals that go on however few are in flight name none; the project's
+/// docs/decisions/0005 has the reasons and the figures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Growth {
     floor: u32,
@@ -14,6 +17,7 @@ pub struct Growth {
     level: Option<u32>,
     trial: Option<Trial>,
     pace: Pace,
+    weather: Weather,
 }
 
 /// A refusal as the window sees it.
@@ -44,6 +48,9 @@ pub enum Change {
     TrialLost,
     /// Answers that were under way show that the server took more.
     Corrected,
+    /// Refusals go on however few are in flight, so they say nothing about how many the server takes: the limit is what it was
+    /// before them.
+    Restored,
 }
 
 /// So many beyond the level are tried at once, and so many were accepted there.
@@ -59,6 +66,8 @@ struct Pace {
     step: u32,
     /// No trial before this.
     not_before: Duration,
+    /// No way back up from a far fall before this.
+    no_return_before: Duration,
     /// Trials lost in a row.
     lost: u32,
     /// The level at which the last one was lost.
@@ -84,6 +93,10 @@ impl Growth {
     const COSTS_BETWEEN: u32 = 20;
     /// And by so many times its closure, should it have cost nothing.
     const CLOSURES_BETWEEN: u32 = 2;
+    /// A far fall is tried again after so many times what it cost, once.
+    const COSTS_TO_RETURN: u32 = 4;
+    /// Of several closures without a full window in between one counts there: at most so many times the last one.
+    const MOST_OF_ONE: u32 = 2;
     /// The same after many lost ones in a row.
     const LONGEST_BETWEEN: Duration = Duration::from_secs(60);
     /// The pause doubles so often for lost trials in a row.
@@ -122,6 +135,7 @@ impl Growth {
             level: None,
             trial: None,
             pace: Pace::new(),
+            weather: Weather::new(),
         }
     }
 
@@ -165,41 +179,32 @@ impl Growth {
             return trial.map(|_| Change::TrialLost);
         }
         let accepted = self.bounded(seen.accepted);
-        let Some(level) = self.level else {
-            self.level = Some(accepted);
-            self.pace.lost_one(accepted);
-            return Some(Change::Learned);
-        };
-        if accepted < level || (accepted > level && trial.is_some()) {
-            // What the server took is what it takes.
-            self.level = Some(accepted);
-            self.pace.lost_one(accepted);
-            return Some(if trial.is_some() {
-                Change::TrialLost
-            } else {
-                Change::Lowered
-            });
+        let is_asked_for = trial.is_some() && self.level.is_some_and(|level| accepted >= level);
+        if is_asked_for {
+            return Some(self.trial_refused(accepted));
         }
-        self.pace.lost_one(level);
-        if trial.is_none() {
-            if accepted > level {
-                // What is left from a higher level says nothing about this one.
-                return None;
+        match self.weather.refused(self.level, accepted) {
+            Reading::News => self.refused_unasked(accepted, trial.is_some()),
+            Reading::Weather => {
+                self.pace.is_unpaid = false;
+                None
             }
-            // Refused at a level that it took before: somebody else is there, too.
-            self.level = Some(self.bounded(level - level.div_ceil(Self::LOWERED_BY)));
-            return Some(Change::Lowered);
+            Reading::Restored(level) => {
+                self.level = level.map(|level| self.bounded(level));
+                self.pace.forgive();
+                Some(Change::Restored)
+            }
+            Reading::Firm(level) => {
+                self.level = Some(self.bounded(level));
+                self.pace.lost_one(level);
+                Some(Change::Lowered)
+            }
         }
-        if self.pace.lost.is_multiple_of(Self::LOST_TO_YIELD) {
-            self.level = Some(self.bounded(level - level / Self::YIELDED));
-            self.pace.yielded = true;
-        }
-        Some(Change::TrialLost)
     }
 
     /// There is room, and the gate holds somebody back.
     pub fn held_back(&mut self, now: Duration) {
-        if self.pace.is_closed {
+        if self.pace.is_closed && self.pace.is_unpaid {
             self.pace.held_since.get_or_insert(now);
         }
     }
@@ -222,6 +227,7 @@ impl Growth {
     /// now in flight.
     pub fn accepted(&mut self, accepted: u32, is_straggler: bool) -> Option<Change> {
         self.pace.credit = (self.pace.credit + 1).min(Self::MOST_CREDIT);
+        self.weather.accepted(self.level, accepted);
         let level = self.level?;
         if accepted <= level {
             return None;
@@ -239,6 +245,7 @@ impl Growth {
         self.level = Some(trial.target);
         self.trial = None;
         self.pace.won_one();
+        self.weather.trial_won();
         Some(Change::TrialWon)
     }
 
@@ -246,17 +253,67 @@ impl Growth {
     pub fn is_wanted(&mut self, now: Duration) -> Option<Change> {
         let level = self.level?;
         self.pace.full_again(now);
-        let is_due = !self.pace.is_closed
-            && self.trial.is_none()
-            && now >= self.pace.not_before
-            && self.pace.credit >= 0;
-        if !is_due || level >= self.ceiling {
+        let is_barred = self.pace.is_closed || self.trial.is_some() || self.weather.is_stormy();
+        if is_barred || level >= self.ceiling {
             return None;
         }
-        let step = self.pace.step.min((level / Self::LARGEST_STEP).max(1));
+        let step = match self
+            .weather
+            .climbs_to(level, now >= self.pace.no_return_before)
+        {
+            Some(height) => self.pace.step.min(height - level),
+            None if now < self.pace.not_before || self.pace.credit < 0 => return None,
+            None => self.pace.step.min((level / Self::LARGEST_STEP).max(1)),
+        };
         let target = level.saturating_add(step).min(self.ceiling);
         self.trial = Some(Trial { target, won: 0 });
         Some(Change::TrialBegun)
+    }
+
+    /// A trial was refused with at least the level accepted.
+    fn trial_refused(&mut self, accepted: u32) -> Change {
+        let lost = self.weather.trial_lost();
+        let level = self.level.unwrap_or(accepted);
+        // What the server took is what it takes.
+        self.level = Some(accepted);
+        if lost == Lost::Climb {
+            self.pace.step = 1;
+            self.pace.is_unpaid = false;
+            return Change::TrialLost;
+        }
+        self.pace.lost_one(accepted);
+        if accepted == level && self.pace.lost.is_multiple_of(Self::LOST_TO_YIELD) {
+            self.level = Some(self.bounded(level - level / Self::YIELDED));
+            self.pace.yielded = true;
+        }
+        Change::TrialLost
+    }
+
+    /// The server refused what no trial asked for.
+    fn refused_unasked(&mut self, accepted: u32, is_trial: bool) -> Option<Change> {
+        let Some(level) = self.level else {
+            self.level = Some(accepted);
+            self.pace.lost_one(accepted);
+            return Some(Change::Learned);
+        };
+        if accepted < level {
+            // What the server took is what it takes.
+            self.level = Some(accepted);
+            self.pace.lost_one(accepted);
+            return Some(if is_trial {
+                Change::TrialLost
+            } else {
+                Change::Lowered
+            });
+        }
+        self.pace.lost_one(level);
+        if accepted > level {
+            // What is left from a higher level says nothing about this one.
+            return None;
+        }
+        // Refused at a level that it took before: somebody else is there, too.
+        self.level = Some(self.bounded(level - level.div_ceil(Self::LOWERED_BY)));
+        Some(Change::Lowered)
     }
 
     fn bounded(&self, level: u32) -> u32 {
@@ -279,6 +336,7 @@ impl Pace {
         Self {
             step: 1,
             not_before: Duration::ZERO,
+            no_return_before: Duration::ZERO,
             lost: 0,
             lost_at: 0,
             credit: 0,
@@ -327,6 +385,18 @@ impl Pace {
             .saturating_mul(1 << doublings)
             .min(Growth::LONGEST_BETWEEN);
         self.not_before = now.saturating_add(pause);
+        let cost = idle.min(self.closed_for.saturating_mul(Growth::MOST_OF_ONE));
+        let cost = cost.saturating_mul(Growth::COSTS_TO_RETURN);
+        self.no_return_before = now.saturating_add(cost);
+    }
+
+    /// What was refused has nothing to do with the level, so nothing is to be paid for it.
+    fn forgive(&mut self) {
+        self.is_unpaid = false;
+        self.held_since = None;
+        self.not_before = Duration::ZERO;
+        self.lost = 0;
+        self.step = 1;
     }
 
     fn won_one(&mut self) {

@@ -288,7 +288,7 @@ fn another_level_begins_the_row_again() {
     let full = lose(&mut growth, now, 500);
     assert_eq!(trial_after(&mut growth, full), full + 20_000);
     assert_eq!(
-        growth.refused(refusal(ms(full + 20_000), 10)),
+        growth.refused(refusal(ms(full + 20_000), 12)),
         Some(Change::TrialLost)
     );
     growth.held_back(ms(full + 20_000));
@@ -326,4 +326,110 @@ fn a_refusal_told_late_does_not_keep_the_gate_closed_for_ever() {
     let now = trial_after(&mut growth, 100_000);
     growth.found_open(12);
     assert_eq!(growth.limit(), 13, "it was open: {now}");
+}
+
+/// Three refusals without a trial, with few accepted; the gate is open again.
+fn storm(growth: &mut Growth, now: u64) {
+    for (after, change) in [
+        (0, Change::Lowered),
+        (1_000, Change::Lowered),
+        (2_000, Change::Restored),
+    ] {
+        assert_eq!(
+            growth.refused(refusal(ms(now + after), 5 - after as u32 / 1_000)),
+            Some(change)
+        );
+        growth.held_back(ms(now + after));
+        growth.reopened(0);
+    }
+}
+
+#[test]
+fn weather_gives_the_level_back_and_costs_no_pause() {
+    let mut growth = learned(40);
+    let now = trial_after(&mut growth, 1_000);
+    lose(&mut growth, now, 500);
+    storm(&mut growth, now + 1_000);
+    assert_eq!((growth.level(), growth.limit()), (Some(40), 40));
+    growth.accepted(20, false);
+    assert_eq!(growth.refused(refusal(ms(now + 4_000), 9)), None);
+    growth.held_back(ms(now + 4_000));
+    growth.reopened(0);
+    assert_eq!(growth.limit(), 40);
+    assert_eq!(growth.is_wanted(ms(now + 4_500)), None, "it is stormy");
+    accept(&mut growth, 240, 40);
+    assert_eq!(
+        growth.is_wanted(ms(now + 4_500)),
+        Some(Change::TrialBegun),
+        "nothing is to be paid for"
+    );
+}
+
+#[test]
+fn what_was_unknown_before_the_weather_is_unknown_again() {
+    let mut growth = Growth::new(1, 64);
+    assert_eq!(growth.refused(refusal(ms(0), 6)), Some(Change::Learned));
+    assert_eq!(growth.refused(refusal(ms(1), 5)), Some(Change::Lowered));
+    assert_eq!(growth.refused(refusal(ms(2), 4)), Some(Change::Restored));
+    assert_eq!((growth.level(), growth.limit()), (None, 64));
+}
+
+#[test]
+fn a_window_that_is_there_in_the_weather_is_the_level() {
+    let mut growth = learned(40);
+    storm(&mut growth, 1_000);
+    assert_eq!(
+        growth.refused(refusal(ms(9_000), 3)),
+        Some(Change::Lowered),
+        "nothing went beyond"
+    );
+    assert_eq!(growth.limit(), 3);
+}
+
+#[test]
+fn a_height_is_gone_back_to_by_steps_that_double_whatever_is_owed() {
+    let mut growth = learned(40);
+    storm(&mut growth, 1_000);
+    growth.refused(refusal(ms(9_000), 3));
+    let other = RefusalSeen {
+        first_of_its_event: false,
+        ..refusal(ms(9_000), 3)
+    };
+    (0..30).for_each(|_| assert_eq!(growth.refused(other), None));
+    growth.reopened(0);
+    growth.is_wanted(ms(9_500));
+    accept(&mut growth, 7, 3);
+    assert_eq!(growth.is_wanted(ms(9_500)), None);
+    accept(&mut growth, 1, 3);
+    for target in [4, 6, 10, 18, 34, 40] {
+        assert_eq!(growth.is_wanted(ms(9_500)), Some(Change::TrialBegun));
+        assert_eq!(growth.limit(), target);
+        win(&mut growth, target);
+    }
+    growth.is_wanted(ms(9_500));
+    assert_eq!(growth.limit(), 45, "an eighth beyond it, as ever");
+}
+
+#[test]
+fn a_lost_step_of_the_way_back_leaves_what_was_taken_and_the_pause_as_it_was() {
+    let mut growth = learned(40);
+    assert_eq!(
+        growth.refused(refusal(ms(1_000), 10)),
+        Some(Change::Lowered)
+    );
+    growth.held_back(ms(1_000));
+    growth.reopened(0);
+    accept(&mut growth, 100, 10);
+    assert_eq!(growth.is_wanted(ms(2_000)), None, "20 times 1 s from here");
+    let now = trial_after(&mut growth, 2_000);
+    assert_eq!(now, 2_000 + 4 * 1_000, "the way back is due");
+    assert_eq!(
+        growth.refused(refusal(ms(now), 10)),
+        Some(Change::TrialLost)
+    );
+    growth.held_back(ms(now));
+    growth.reopened(0);
+    accept(&mut growth, 100, 10);
+    assert_eq!(growth.limit(), 10);
+    assert_eq!(trial_after(&mut growth, now + 1_000), 2_000 + 20 * 1_000);
 }

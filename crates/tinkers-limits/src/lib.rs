@@ -30,6 +30,7 @@ mod gcra;
 mod growth;
 mod ramp;
 mod sync;
+mod weather;
 mod window;
 mod word;
 

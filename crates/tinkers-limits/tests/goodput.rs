@@ -10,7 +10,7 @@ mod clients;
 #[path = "support/sim.rs"]
 mod sim;
 
-use cases::{Figures, Group};
+use cases::{Figures, Group, Storm};
 use clients::Policy;
 
 /// What a client lacks in all of these cases together.
@@ -45,6 +45,26 @@ fn a_walking_window_is_followed() {
 #[test]
 fn two_processes_of_one_key_come_to_an_even_share() {
     assert_eq!(lacks(&cases::pairs(), Policy::Learns), [""; 0]);
+}
+
+/// What is lacking in storms of which three, ten or thirty in a hundred requests are refused.
+fn storm_lacks(storms: &[Storm]) -> Vec<String> {
+    let of = |storm: &Storm| storm.lacks(&storm.run(Policy::Learns));
+    storms.iter().flat_map(of).collect()
+}
+
+#[test]
+fn refusals_whatever_is_in_flight_leave_the_window_open() {
+    let mut storms = cases::storms();
+    storms.retain(|storm| !storm.is_burst);
+    assert_eq!(storm_lacks(&storms), [""; 0]);
+}
+
+#[test]
+fn two_seconds_after_refusals_whatever_is_in_flight_all_flows() {
+    let mut storms = cases::storms();
+    storms.retain(|storm| storm.is_burst);
+    assert_eq!(storm_lacks(&storms), [""; 0]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::sim::{Case, Outcome, Window};
+use crate::clients::Policy;
+use crate::sim::{self, Case, Outcome, Weather, Window};
 
 /// Cases of one kind, and the least that they must reach.
 pub(crate) struct Group {
@@ -130,6 +131,9 @@ fn case(window: Window, sample: Duration, hint: Duration, samples: u64) -> Case 
         hint,
         samples,
         begin: vec![Duration::ZERO],
+        callers: u64::MAX,
+        end: Duration::MAX,
+        weather: None,
     }
 }
 
@@ -149,19 +153,183 @@ fn for_three_minutes(
 fn walk(seed: u64) -> Window {
     let mut state = seed.wrapping_add(0x9e37);
     let mut size: i64 = 40;
-    let mut next = || {
+    let mut draw = || {
         let here = size as u32;
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = next(state);
         size = (size + (state >> 33) as i64 % 11 - 5).clamp(5, 80);
         here
     };
     Window {
-        sizes: (0..600).map(|_| next()).collect(),
+        sizes: (0..600).map(|_| draw()).collect(),
         each: Duration::from_secs(1),
         begun: Duration::ZERO,
     }
+}
+
+/// The next state of a generator of numbers; its upper half is what is drawn.
+pub(crate) const fn next(state: u64) -> u64 {
+    state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407)
+}
+
+/// Refusals whatever is in flight, for all time or for a while.
+pub(crate) struct Storm {
+    pub(crate) per_mille: u64,
+    /// What the server takes besides; `None` is more than anybody asks for.
+    pub(crate) window: Option<u32>,
+    /// So many want to sample at once.
+    pub(crate) callers: u64,
+    pub(crate) sample: Duration,
+    pub(crate) hint: Duration,
+    /// Whether it ends.
+    pub(crate) is_burst: bool,
+}
+
+/// What came of a storm.
+pub(crate) struct Weathered {
+    /// Samples finished while it went on, as a part of what a client finishes that knows the window and has the same gate and ramp.
+    pub(crate) during: f64,
+    /// Of a storm that ended, from two seconds after it on: the share of what is possible.
+    pub(crate) after: Option<f64>,
+    /// The same of the seed in which it was least.
+    pub(crate) worst_after: Option<f64>,
+    pub(crate) refused_per_accepted: f64,
+}
+
+impl Storm {
+    /// When a burst begins, and when it ends.
+    const BURST: [Duration; 2] = [ms(10_000), ms(20_000)];
+    const END: Duration = ms(40_000);
+    const SEEDS: u64 = 4;
+    const SETTLED: Duration = ms(2_000);
+    /// Of what a client finishes that knows the window.
+    const LEAST_DURING: f64 = 0.7;
+    /// Of what is possible, on average and with each seed.
+    const LEAST_AFTER: f64 = 0.9;
+    const LEAST_EVER_AFTER: f64 = 0.75;
+    /// For each accepted request, besides those of the weather.
+    const MOST_REFUSED: f64 = 0.1;
+
+    fn case(&self, seed: u64) -> Case {
+        let window = Window::fixed(self.window.unwrap_or(u32::MAX));
+        let [from, to] = self.span();
+        Case {
+            callers: self.callers,
+            end: Self::END,
+            weather: Some(Weather {
+                per_mille: self.per_mille,
+                from: from + ms(seed * 37),
+                to,
+                seed,
+            }),
+            ..case(window, self.sample, self.hint, u64::MAX)
+        }
+    }
+
+    fn span(&self) -> [Duration; 2] {
+        if self.is_burst {
+            Self::BURST
+        } else {
+            [Duration::ZERO, Self::END]
+        }
+    }
+
+    /// At once, what the server takes of what is asked for.
+    fn most(&self) -> u32 {
+        self.window.unwrap_or(u32::MAX).min(self.callers as u32)
+    }
+
+    /// What its outcome lacks.
+    pub(crate) fn lacks(&self, seen: &Weathered) -> Vec<String> {
+        let mut lacks = Vec::new();
+        let mut ask = |share: f64, least: f64, what: &str| {
+            if share < least {
+                let name = self.name();
+                let (sample, hint) = (self.sample, self.hint);
+                lacks.push(format!(
+                    "{name}, sample {sample:?}, hint {hint:?}: {share:.2} {what}"
+                ));
+            }
+        };
+        ask(seen.during, Self::LEAST_DURING, "meanwhile");
+        ask(seen.after.unwrap_or(1.0), Self::LEAST_AFTER, "afterwards");
+        ask(
+            seen.worst_after.unwrap_or(1.0),
+            Self::LEAST_EVER_AFTER,
+            "afterwards with one seed",
+        );
+        let refused = self.per_mille as f64 / 1_000.0;
+        let most = refused / (1.0 - refused) + Self::MOST_REFUSED;
+        ask(
+            most,
+            seen.refused_per_accepted,
+            "may be refused for one accepted",
+        );
+        lacks
+    }
+
+    /// How much is refused, for how long, and by what besides.
+    pub(crate) fn name(&self) -> String {
+        let lasts = if self.is_burst { " for 10 s" } else { "" };
+        let window = self
+            .window
+            .map_or("none".to_owned(), |size| format!("W = {size}"));
+        format!("{} %{lasts}, {window}", self.per_mille / 10)
+    }
+
+    /// Over all seeds.
+    pub(crate) fn run(&self, policy: Policy) -> Weathered {
+        let [from, to] = self.span();
+        let settled = to + Self::SETTLED;
+        let (mut during, mut known, mut after, mut refused) = (0, 0, Vec::new(), 0.0);
+        let time = Self::END.saturating_sub(settled).as_secs_f64();
+        // A place is free until the next request is there.
+        let each = self.sample + sim::WAY * 2;
+        let possible = f64::from(self.most()) * time / each.as_secs_f64();
+        for seed in 1..=Self::SEEDS {
+            let case = self.case(seed);
+            let outcome = sim::run(&case, policy);
+            during += outcome.finished_in(from, to);
+            known += sim::run(&case, Policy::Knows(self.most())).finished_in(from, to);
+            after.push(outcome.finished_in(settled, Self::END) as f64 / possible);
+            refused += outcome.refused_per_accepted();
+        }
+        let mean = after.iter().sum::<f64>() / Self::SEEDS as f64;
+        let worst = after.iter().copied().fold(f64::INFINITY, f64::min);
+        Weathered {
+            during: during as f64 / known as f64,
+            after: self.is_burst.then_some(mean),
+            worst_after: self.is_burst.then_some(worst),
+            refused_per_accepted: refused / Self::SEEDS as f64,
+        }
+    }
+}
+
+/// Three, ten and thirty in a hundred, with a window besides and without.
+pub(crate) fn storms() -> Vec<Storm> {
+    let mut storms = Vec::new();
+    for is_burst in [false, true] {
+        for per_mille in [30, 100, 300] {
+            for has_window in [false, true] {
+                for (callers, sample, hint) in [
+                    (50, ms(20), ms(300)),
+                    (100, ms(200), ms(200)),
+                    (100, ms(200), ms(1_000)),
+                ] {
+                    storms.push(Storm {
+                        per_mille,
+                        window: has_window.then_some(callers as u32 / 2),
+                        callers,
+                        sample,
+                        hint,
+                        is_burst,
+                    });
+                }
+            }
+        }
+    }
+    storms
 }
 
 /// The outcomes of a group.

@@ -12,6 +12,8 @@ pub(crate) enum Policy {
     Learns,
     /// A gate with probe and ramp, and a window that stays as it is at the start.
     FixedWindow,
+    /// The same with a window of so many: it knows what the server takes.
+    Knows(u32),
     /// A window that learns, and a gate that opens for all at its deadline: no probe, no ramp and no slow start.
     OpensForAll,
 }
@@ -37,6 +39,8 @@ pub(crate) struct Client {
     growth: Growth,
     tickets: BTreeMap<u64, Ticket>,
     events: u64,
+    /// Whether anybody wants to send and may not.
+    waits: bool,
     /// Of the client that opens for all.
     until: Duration,
 }
@@ -54,7 +58,10 @@ impl Client {
         let constraints = Constraints::new(Bounds {
             slots: SLOTS,
             bytes: u64::MAX,
-            flights: FLIGHTS,
+            flights: match policy {
+                Policy::Knows(window) => window,
+                _ => FLIGHTS,
+            },
             rate: None,
             start: tinkers_limits::Start::Slow,
         });
@@ -67,6 +74,7 @@ impl Client {
             growth: Growth::new(1, FLIGHTS),
             tickets: BTreeMap::new(),
             events: 0,
+            waits: false,
             until: Duration::ZERO,
         }
     }
@@ -76,7 +84,13 @@ impl Client {
         self.constraints.window().view().in_flight.into()
     }
 
+    /// All that there is to send has gone.
+    pub(crate) fn nobody_waits(&mut self) {
+        self.waits = false;
+    }
+
     pub(crate) fn admit(&mut self, id: u64, now: Duration) -> Admit {
+        self.waits = true;
         loop {
             let blocked = match self.take(now) {
                 Ok(ticket) => {
@@ -109,7 +123,7 @@ impl Client {
 
     fn has_grown(&mut self, now: Duration) -> bool {
         let view = self.constraints.window().view();
-        self.policy != Policy::FixedWindow
+        self.learns()
             && view.in_flight >= view.limit
             && self.constraints.try_more(&mut self.growth, now).is_some()
     }
@@ -135,7 +149,8 @@ impl Client {
         let settled = self.constraints.settle(ticket, ending, now, || level);
         let closed = settled.closed;
         self.events += u64::from(closed.is_some_and(|closed| closed.first_of_its_event));
-        if self.policy != Policy::FixedWindow {
+        let matters = closed.is_some() || ticket.is_probe() || self.waits;
+        if self.learns() && matters {
             let growth = &mut self.growth;
             self.constraints
                 .learn(growth, ticket, &settled, ending, now);
@@ -146,6 +161,10 @@ impl Client {
             self.forget_the_gate();
         }
         until
+    }
+
+    fn learns(&self) -> bool {
+        self.policy != Policy::FixedWindow && !matches!(self.policy, Policy::Knows(_))
     }
 
     /// Opens the gate behind the deadline that this client keeps itself.

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
+use crate::cases;
 use crate::clients::{Admit, Client, Policy};
 
 /// How many the server takes at once: another size at equal intervals, again from the start when all are through.
@@ -13,6 +14,19 @@ pub(crate) struct Window {
     pub(crate) each: Duration,
     /// How much of the first interval is over at the start.
     pub(crate) begun: Duration,
+}
+
+/// Refusals that have nothing to do with what is in flight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Weather {
+    /// So many of a thousand requests are refused.
+    pub(crate) per_mille: u64,
+    /// From when on.
+    pub(crate) from: Duration,
+    /// Until when.
+    pub(crate) to: Duration,
+    /// Which requests those are.
+    pub(crate) seed: u64,
 }
 
 /// What is simulated.
@@ -27,6 +41,12 @@ pub(crate) struct Case {
     pub(crate) samples: u64,
     /// Processes that share the server and know nothing of each other, and when each begins.
     pub(crate) begin: Vec<Duration>,
+    /// So many samples are asked for at once by each process.
+    pub(crate) callers: u64,
+    /// It is over then, whatever is finished.
+    pub(crate) end: Duration,
+    /// Refusals besides those of the window.
+    pub(crate) weather: Option<Weather>,
 }
 
 /// What came of it.
@@ -46,6 +66,8 @@ pub(crate) struct Outcome {
     pub(crate) finished_late: Vec<u64>,
     /// What a server that is always full would have finished in that time.
     pub(crate) possible: f64,
+    /// When each sample was finished.
+    pub(crate) ends: Vec<Duration>,
 }
 
 /// A congestion event.
@@ -58,7 +80,7 @@ pub(crate) struct Event {
 }
 
 /// One way over the network.
-const WAY: Duration = Duration::from_micros(500);
+pub(crate) const WAY: Duration = Duration::from_micros(500);
 
 impl Window {
     /// Always the same.
@@ -85,6 +107,12 @@ impl Window {
 }
 
 impl Outcome {
+    /// Finished between two times.
+    pub(crate) fn finished_in(&self, from: Duration, to: Duration) -> usize {
+        let is_within = |end: &&Duration| (from..to).contains(*end);
+        self.ends.iter().filter(is_within).count()
+    }
+
     /// Finished samples as a share of what an oracle that knows the window finishes.
     pub(crate) fn share(&self) -> f64 {
         self.finished.iter().sum::<u64>() as f64 / self.possible
@@ -148,6 +176,10 @@ struct Run<'a> {
     ids: u64,
     running: u32,
     unsubmitted: u64,
+    /// Of each client, from the submission to the result.
+    open: Vec<u64>,
+    /// Of the weather.
+    dice: u64,
     ends: Vec<Vec<Duration>>,
     /// By client, and by how many events its requests were admitted after.
     events: BTreeMap<(usize, u64), Event>,
@@ -165,6 +197,8 @@ pub(crate) fn run(case: &Case, policy: Policy) -> Outcome {
         ids: 0,
         running: 0,
         unsubmitted: case.samples,
+        open: vec![0; clients],
+        dice: case.weather.map_or(0, |weather| weather.seed),
         ends: vec![Vec::new(); clients],
         events: BTreeMap::new(),
         out: Outcome::default(),
@@ -173,6 +207,9 @@ pub(crate) fn run(case: &Case, policy: Policy) -> Outcome {
         run.agenda.put(*begin, client, Happens::Look);
     }
     while let Some((now, client, what)) = run.agenda.next() {
+        if now >= case.end {
+            break;
+        }
         run.happens(now, client, what);
         run.send(now, client);
     }
@@ -184,7 +221,7 @@ impl Run<'_> {
         match what {
             Happens::Look => {}
             Happens::Arrives(id) => {
-                let is_accepted = self.running < self.case.window.at(now);
+                let is_accepted = !self.is_struck(now) && self.running < self.case.window.at(now);
                 if is_accepted {
                     self.running += 1;
                     self.out.accepted += 1;
@@ -201,6 +238,7 @@ impl Run<'_> {
             Happens::Answer(id, is_accepted) => self.answer(now, client, id, is_accepted),
             Happens::Result => {
                 self.clients[client].finished();
+                self.open[client] -= 1;
                 self.ends[client].push(now);
                 self.out.took = now;
             }
@@ -220,6 +258,7 @@ impl Run<'_> {
         let until = self.clients[client].refused(id, until, now);
         self.agenda.put(until, client, Happens::Look);
         self.unsubmitted += 1;
+        self.open[client] -= 1;
         self.out.refused += 1;
         let event = self.events.entry((client, number)).or_insert(Event {
             in_flight,
@@ -229,11 +268,16 @@ impl Run<'_> {
     }
 
     fn send(&mut self, now: Duration, client: usize) {
-        while self.unsubmitted > 0 {
+        loop {
+            if self.unsubmitted == 0 || self.open[client] >= self.case.callers {
+                self.clients[client].nobody_waits();
+                break;
+            }
             self.ids += 1;
             match self.clients[client].admit(self.ids, now) {
                 Admit::Goes { events } => {
                     self.unsubmitted -= 1;
+                    self.open[client] += 1;
                     self.sent.insert(self.ids, events);
                     self.agenda
                         .put(now + WAY, client, Happens::Arrives(self.ids));
@@ -245,6 +289,18 @@ impl Run<'_> {
                 Admit::Full => break,
             }
         }
+    }
+
+    /// Whether the weather refuses a request.
+    fn is_struck(&mut self, now: Duration) -> bool {
+        let Some(weather) = self.case.weather else {
+            return false;
+        };
+        if !(weather.from..weather.to).contains(&now) {
+            return false;
+        }
+        self.dice = cases::next(self.dice);
+        (self.dice >> 33) % 1_000 < weather.per_mille
     }
 
     fn outcome(self) -> Outcome {
@@ -260,6 +316,7 @@ impl Run<'_> {
             events: events.into_values().collect(),
             finished: ends.iter().map(|ends| ends.len() as u64).collect(),
             finished_late: ends.iter().map(|ends| late(ends) as u64).collect(),
+            ends: ends.concat(),
             possible: case.window.mean(out.took) * out.took.as_secs_f64()
                 / case.sample.as_secs_f64(),
             ..out
