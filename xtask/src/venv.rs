@@ -1,5 +1,6 @@
 //! Virtual environments of Python, made once and kept under the build directory.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -36,6 +37,7 @@ impl Venv {
         what: &str,
         packages: &[&str],
     ) -> Result<Self, String> {
+        let _turn = locked(&directory.with_added_extension("lock"))?;
         let venv = Self { directory };
         let mark = venv.directory.join("whole");
         let content = packages.join("\n");
@@ -100,6 +102,16 @@ impl Venv {
     }
 }
 
+/// Waits for its turn at what `path` stands for; another run may be making it. The turn ends with the file.
+fn locked(path: &Path) -> Result<File, String> {
+    let open = || {
+        std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+        let file = File::create(path)?;
+        file.lock().map(|()| file)
+    };
+    open().map_err(|cause| format!("{} cannot be locked: {cause}", path.display()))
+}
+
 /// The bytes in the files below a directory; links are not followed, and what cannot be read counts as nothing.
 fn bytes_below(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -139,6 +151,16 @@ mod tests {
         let mut rustc = Command::new("rustc");
         let said = run(rustc.arg("--no-such-flag")).unwrap_err();
         assert!(said.contains("no-such-flag"), "{said}");
+    }
+
+    #[test]
+    fn a_second_turn_waits_for_the_first_to_end() {
+        let path = std::env::temp_dir().join(format!("tinkers-xtask-{}.lock", std::process::id()));
+        let first = locked(&path).unwrap();
+        let another = File::open(&path).unwrap();
+        assert!(another.try_lock().is_err());
+        drop(first);
+        assert!(another.try_lock().is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod held;
 mod options;
 mod peer;
 
+use std::fs::File;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
@@ -118,6 +119,7 @@ fn with_foreign(
     client: Client,
 ) -> Result<(), String> {
     let venv = install(peer, python, home)?;
+    let _alone = alone(home)?;
     empty(&home.join("state"))?;
     let model = home.join(peer::MODEL);
     venv::run(
@@ -160,6 +162,15 @@ fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
         venv.size()
     ));
     Ok(venv)
+}
+
+/// The directory for this run alone: two servers in it would write over each other.
+fn alone(home: &Path) -> Result<File, String> {
+    let open = || {
+        let file = File::create(home.join("lock"))?;
+        file.try_lock().map(|()| file).map_err(std::io::Error::from)
+    };
+    open().map_err(|cause| format!("{} is in use by another run: {cause}", home.display()))
 }
 
 fn empty(directory: &Path) -> Result<(), String> {
@@ -228,6 +239,16 @@ mod tests {
         let command = client(&address);
         let words: Vec<_> = command.get_args().collect();
         assert_eq!(words, ["--at=http://127.0.0.1:1/x", "tml-peerm", "{other}"]);
+    }
+
+    #[test]
+    fn a_directory_is_had_by_one_run_at_a_time() {
+        let home = std::env::temp_dir().join(format!("tinkers-xtask-alone-{}", std::process::id()));
+        std::fs::create_dir_all(&home).unwrap();
+        let one = alone(&home).unwrap();
+        assert!(alone(&home).unwrap_err().contains("in use"));
+        drop(one);
+        assert!(alone(&home).is_ok());
     }
 
     #[test]
