@@ -7,9 +7,11 @@ mod loom;
 mod machine;
 mod metadata;
 mod out;
+mod peers;
 mod pretrain;
 mod release;
 mod tidy;
+mod venv;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,11 @@ const COMMANDS: &[Command] = &[
         name: "interop",
         about: "drive `tinkers serve` with two releases of the official Python SDK",
         run: Run::Chore(interop::run),
+    },
+    Command {
+        name: "peers",
+        about: "run a command, by default the conformance suite, against another open server: tuft|skyrl|local [--keep] [--port P] [--sdk RELEASE | -- COMMAND...]; needs a network and a gigabyte, and is no part of CI",
+        run: Run::Chore(peers::run),
     },
     Command {
         name: "loom",

@@ -30,6 +30,14 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Those of the environment variables `names` that are set, to be handed on.
+pub(crate) fn variables<'a>(names: &[&'a str]) -> Vec<(&'a str, String)> {
+    names
+        .iter()
+        .filter_map(|name| variable(name).map(|value| (*name, value)))
+        .collect()
+}
+
 /// Whether this is a CI run, where what cannot be checked is a failure.
 pub(crate) fn is_ci() -> bool {
     variable("CI").is_some_and(|value| !value.is_empty() && value != "false")

@@ -1,36 +1,35 @@
 //! `cargo xtask interop`: clients that nobody here wrote, the official Python SDK in two releases, drive our server.
 
 mod server;
-mod venv;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use server::Server;
-use venv::Venv;
+pub(crate) use server::Server;
 
+use crate::venv::{self, Venv};
 use crate::{machine, metadata, no_arguments, out};
 
 /// The releases: the newest one, and the last that speaks JSON both ways.
 const RELEASES: &[&str] = &["0.38.0", "0.24.1"];
+
+/// The built-in model of `tinkers serve`.
+pub(crate) const MODEL: &str = "tinkers/tiny";
 
 /// The key that the server is started with and that the driver sends.
 const KEY: &str = "tml-interop";
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     no_arguments(arguments)?;
-    if !venv::has_python() {
+    let Some(python) = venv::python(3, 10) else {
         return without_python(machine::is_ci());
-    }
+    };
     let target = metadata::workspace()?.target;
     let home = target.join("interop");
-    build()?;
-    let program = target
-        .join("release")
-        .join(format!("tinkers{}", std::env::consts::EXE_SUFFIX));
+    let program = build(&target)?;
     for release in RELEASES {
-        let venv = Venv::prepare(&home, release)?;
-        drive(&program, &home, &venv)?;
+        let venv = Venv::of_sdk(&python, &home, release)?;
+        drive(&program, &home, release, &venv)?;
     }
     out::line(&format!(
         "interop: tinker {} passed",
@@ -49,36 +48,25 @@ fn without_python(is_ci: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn build() -> Result<(), String> {
+/// Builds the program that serves, and says where it is.
+pub(crate) fn build(target: &Path) -> Result<PathBuf, String> {
     let status = machine::cargo(&["build", "--release", "--package", "tinkers-cli"])
         .status()
         .map_err(|cause| format!("cargo could not be started: {cause}"))?;
     status
         .success()
-        .then_some(())
+        .then(|| {
+            let name = format!("tinkers{}", std::env::consts::EXE_SUFFIX);
+            target.join("release").join(name)
+        })
         .ok_or_else(|| "tinkers-cli does not build".to_owned())
 }
 
 /// One server, one release, one run of the driver; the server ends with this call whatever happens.
-fn drive(program: &Path, home: &Path, venv: &Venv) -> Result<(), String> {
-    let release = venv.release();
-    let mut server = Server::start(program, home, release, KEY)?;
+fn drive(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result<(), String> {
+    let mut server = Server::start(program, home, release, 0, KEY)?;
     out::line(&format!("tinker {release} against {}", server.url()));
-    let status = Command::new(venv.python())
-        .arg("-u")
-        .arg(machine::root().join("interop").join("drive.py"))
-        // Neither the user's own settings nor a proxy may come between the driver and loopback.
-        .env_clear()
-        .envs(
-            ["PATH", "HOME", "TMPDIR"]
-                .iter()
-                .filter_map(|name| machine::variable(name).map(|value| (*name, value))),
-        )
-        .env("TINKER_BASE_URL", server.url())
-        .env("TINKER_API_KEY", KEY)
-        .env("TINKER_TELEMETRY", "0")
-        .env("NO_PROXY", "127.0.0.1")
-        .stdin(Stdio::null())
+    let status = sdk(venv, "drive.py", server.url(), KEY)
         .status()
         .map_err(|cause| format!("the driver could not be started: {cause}"))?;
     let is_up = server.is_up();
@@ -93,6 +81,23 @@ fn drive(program: &Path, home: &Path, venv: &Venv) -> Result<(), String> {
         "the server died".to_owned()
     };
     Err(format!("tinker {release}: {end}; the server said:\n{log}"))
+}
+
+/// A script of ours under the SDK in `venv`, pointed at a server; it waits for no input.
+pub(crate) fn sdk(venv: &Venv, script: &str, url: &str, key: &str) -> Command {
+    let mut command = Command::new(venv.python());
+    command
+        .arg("-u")
+        .arg(machine::root().join("interop").join(script))
+        // Neither the user's own settings nor a proxy may come between the driver and loopback.
+        .env_clear()
+        .envs(machine::variables(&["PATH", "HOME", "TMPDIR"]))
+        .env("TINKER_BASE_URL", url)
+        .env("TINKER_API_KEY", key)
+        .env("TINKER_TELEMETRY", "0")
+        .env("NO_PROXY", "127.0.0.1")
+        .stdin(Stdio::null());
+    command
 }
 
 #[cfg(test)]

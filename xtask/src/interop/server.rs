@@ -27,11 +27,12 @@ pub(crate) fn log(home: &Path, release: &str) -> PathBuf {
 }
 
 impl Server {
-    /// Starts `program` on a free port with an empty data directory and waits for its address.
+    /// Starts `program` on `port`, where 0 is any free one, with an empty data directory and waits for its address.
     pub(crate) fn start(
         program: &Path,
         home: &Path,
         release: &str,
+        port: u16,
         key: &str,
     ) -> Result<Self, String> {
         let data = home.join(format!("data-{release}"));
@@ -43,7 +44,14 @@ impl Server {
         let stderr = File::create(&log)
             .map_err(|cause| format!("{} cannot be written: {cause}", log.display()))?;
         let mut child = Command::new(program)
-            .args(["serve", "--port", "0", "--api-key", key, "--data-dir"])
+            .args([
+                "serve",
+                "--port",
+                &port.to_string(),
+                "--api-key",
+                key,
+                "--data-dir",
+            ])
             .arg(&data)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -140,7 +148,7 @@ mod tests {
     fn a_program_that_never_listens_is_an_error_with_what_it_said() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
-        let error = Server::start(Path::new("cargo"), &home, "1", "tml-x").unwrap_err();
+        let error = Server::start(Path::new("cargo"), &home, "1", 0, "tml-x").unwrap_err();
         assert!(error.contains("no such command"), "{error}");
     }
 
@@ -148,7 +156,8 @@ mod tests {
     fn a_program_that_is_not_there_is_an_error() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
-        let error = Server::start(Path::new("no-such-program"), &home, "0", "tml-x").unwrap_err();
+        let error =
+            Server::start(Path::new("no-such-program"), &home, "0", 0, "tml-x").unwrap_err();
         assert!(error.contains("could not be started"), "{error}");
     }
 }
