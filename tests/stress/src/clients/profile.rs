@@ -199,7 +199,6 @@ pub const PROFILES: [Profile; 12] = [
         name: "storm",
         about: "three in ten requests of every class are refused, whatever is in flight",
         rules: STORM,
-        recovers: Recovers::Slowly,
         ..STEADY
     },
     Profile {
@@ -255,7 +254,7 @@ impl Profile {
     pub fn trouble(&self, length: Duration) -> Option<(Duration, Duration)> {
         let (from, lasts) = match self.recovers {
             Recovers::AsLong => (0.2, 0.25),
-            Recovers::Soon | Recovers::Slowly => (0.25, 0.45),
+            Recovers::Soon => (0.25, 0.45),
         };
         (!self.rules.is_empty()).then(|| (length.mul_f64(from), length.mul_f64(lasts)))
     }

@@ -13,9 +13,6 @@ pub enum Recovers {
     /// Two seconds later than the faults lasted themselves: pauses between polls that fail are doubled each time, so the last one
     /// is about as long as all before it.
     AsLong,
-    /// Not held to a time: a window that was learned from refusals is left again slowly. What it costs to try is what paces the
-    /// trials.
-    Slowly,
 }
 
 /// Of the rate before the faults, what counts as full flow. Far from all of it, since a machine has other things to do.
@@ -44,7 +41,7 @@ impl Recovery {
         let within = 2.0
             + match recovers {
                 Recovers::AsLong => lasts.as_secs_f64(),
-                Recovers::Soon | Recovers::Slowly => 0.0,
+                Recovers::Soon => 0.0,
             };
         // The first second is the start, and another is needed to see how it goes on.
         if from < 1.5 || end < to + within + 1.0 {
@@ -66,9 +63,8 @@ impl Recovery {
     }
 
     /// What does not hold.
-    pub(crate) fn broken(&self, recovers: Recovers) -> Option<String> {
-        let is_held = recovers != Recovers::Slowly;
-        (is_held && self.after < FULL * self.clean).then(|| {
+    pub(crate) fn broken(&self) -> Option<String> {
+        (self.after < FULL * self.clean).then(|| {
             format!(
                 "{:.1} s after the faults {:.0} calls/s got through, {:.0} before them",
                 self.within, self.after, self.clean
@@ -95,7 +91,7 @@ pub(crate) fn shortest(profile: &Profile) -> Option<Duration> {
     let (from, lasts) = (from.as_secs_f64(), lasts.as_secs_f64());
     let after = match profile.recovers {
         Recovers::AsLong => 1.0 - from - 2.0 * lasts,
-        Recovers::Soon | Recovers::Slowly => 1.0 - from - lasts,
+        Recovers::Soon => 1.0 - from - lasts,
     };
     // Sums of parts are off by a hair.
     let seconds = (1.5 / from).max(3.0 / after) - 1e-6;

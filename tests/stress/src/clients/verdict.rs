@@ -98,7 +98,7 @@ impl Seen<'_> {
             }
         }
         let recovery = self.recovery();
-        broken.extend(recovery.and_then(|recovery| recovery.broken(self.profile.recovers)));
+        broken.extend(recovery.and_then(|recovery| recovery.broken()));
         if let [_, second, third] = self.cycles
             && *third as f64 > *second as f64 * 1.1 + 4e6
         {
