@@ -8,6 +8,7 @@ mod faults;
 mod host;
 mod http;
 mod journal;
+mod openapi;
 mod protocol;
 mod read;
 mod scripted;
@@ -32,6 +33,7 @@ pub use host::{
 };
 pub use http::{Answer, Request, Response};
 pub use journal::{Entry, Journal};
+pub use openapi::open_api;
 pub use protocol::{Effect, Ended, ExchangeId, Form, Payload, Protocol, Stamp};
 pub use read::{Command, Route};
 pub use scripted::{Counts, Script, ScriptedEngine};

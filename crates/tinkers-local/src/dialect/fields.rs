@@ -6,7 +6,7 @@ use crate::read::Route;
 
 /// What is known of a value.
 #[derive(Debug)]
-enum Shape {
+pub(crate) enum Shape {
     /// Nothing: it may be anything.
     Any,
     /// If it is an object, it has no other fields.
@@ -69,96 +69,101 @@ const SAMPLING: Shape = Fields(&[
 const CONFIG: Shape = Fields(&[("sdk_version", Any)]);
 const MODEL: Shape = Fields(&[("model_id", Any), ("type", Any)]);
 
-fn shape(route: Route) -> Shape {
-    match route {
-        Route::ClientConfig | Route::DynamicConfig => CONFIG,
-        Route::Telemetry => Fields(&[
-            ("events", Any),
-            ("platform", Any),
-            ("sdk_version", Any),
-            ("session_id", Any),
-            ("process_uuid", Any),
-        ]),
-        Route::CreateSession => Fields(&[
-            ("tags", Any),
-            ("user_metadata", Any),
-            ("sdk_version", Any),
-            ("project_id", Any),
-            ("type", Any),
-        ]),
-        Route::Heartbeat => Fields(&[("session_id", Any), ("type", Any)]),
-        Route::CreateModel => Fields(&[
-            ("session_id", Any),
-            ("model_seq_id", Any),
-            ("base_model", Any),
-            ("user_metadata", Any),
-            ("lora_config", LORA),
-            ("type", Any),
-        ]),
-        Route::ModelInfo | Route::UnloadModel => MODEL,
-        Route::Forward => Fields(&[("forward_input", PASS), ("model_id", Any), ("seq_id", Any)]),
-        Route::ForwardBackward => Fields(&[
-            ("forward_backward_input", PASS),
-            ("model_id", Any),
-            ("seq_id", Any),
-        ]),
-        Route::OptimStep => Fields(&[
-            ("adam_params", ADAM),
-            ("model_id", Any),
-            ("seq_id", Any),
-            ("type", Any),
-        ]),
-        Route::SaveWeights => Fields(&[
-            ("model_id", Any),
-            ("path", Any),
-            ("seq_id", Any),
-            ("ttl_seconds", Any),
-            ("overwrite", Any),
-            ("type", Any),
-        ]),
-        Route::SaveWeightsForSampler => Fields(&[
-            ("model_id", Any),
-            ("path", Any),
-            ("sampling_session_seq_id", Any),
-            ("seq_id", Any),
-            ("ttl_seconds", Any),
-            ("type", Any),
-        ]),
-        Route::LoadWeights => Fields(&[
-            ("model_id", Any),
-            ("seq_id", Any),
-            ("session_id", Any),
-            ("model_seq_id", Any),
-            ("base_model", Any),
-            ("user_metadata", Any),
-            ("path", Any),
-            ("optimizer", Any),
-            ("weights_access_token", Any),
-            ("type", Any),
-        ]),
-        Route::CreateSamplingSession => Fields(&[
-            ("session_id", Any),
-            ("sampling_session_seq_id", Any),
-            ("base_model", Any),
-            ("model_path", Any),
-            ("type", Any),
-        ]),
-        Route::Sample => Fields(&[
-            ("num_samples", Any),
-            ("prompt", INPUT),
-            ("sampling_params", SAMPLING),
-            ("base_model", Any),
-            ("model_path", Any),
-            ("sampling_session_id", Any),
-            ("seq_id", Any),
-            ("prompt_logprobs", Any),
-            ("topk_prompt_logprobs", Any),
-            ("type", Any),
-        ]),
-        Route::WeightsInfo => Fields(&[("tinker_path", Any)]),
-        Route::RetrieveFuture => Fields(&[("request_id", Any), ("allow_metadata_only", Any)]),
-        // Of later versions, or without a body.
-        _ => Any,
+impl Shape {
+    /// Of a route's body.
+    pub(crate) fn of(route: Route) -> Self {
+        match route {
+            Route::ClientConfig | Route::DynamicConfig => CONFIG,
+            Route::Telemetry => Fields(&[
+                ("events", Any),
+                ("platform", Any),
+                ("sdk_version", Any),
+                ("session_id", Any),
+                ("process_uuid", Any),
+            ]),
+            Route::CreateSession => Fields(&[
+                ("tags", Any),
+                ("user_metadata", Any),
+                ("sdk_version", Any),
+                ("project_id", Any),
+                ("type", Any),
+            ]),
+            Route::Heartbeat => Fields(&[("session_id", Any), ("type", Any)]),
+            Route::CreateModel => Fields(&[
+                ("session_id", Any),
+                ("model_seq_id", Any),
+                ("base_model", Any),
+                ("user_metadata", Any),
+                ("lora_config", LORA),
+                ("type", Any),
+            ]),
+            Route::ModelInfo | Route::UnloadModel => MODEL,
+            Route::Forward => {
+                Fields(&[("forward_input", PASS), ("model_id", Any), ("seq_id", Any)])
+            }
+            Route::ForwardBackward => Fields(&[
+                ("forward_backward_input", PASS),
+                ("model_id", Any),
+                ("seq_id", Any),
+            ]),
+            Route::OptimStep => Fields(&[
+                ("adam_params", ADAM),
+                ("model_id", Any),
+                ("seq_id", Any),
+                ("type", Any),
+            ]),
+            Route::SaveWeights => Fields(&[
+                ("model_id", Any),
+                ("path", Any),
+                ("seq_id", Any),
+                ("ttl_seconds", Any),
+                ("overwrite", Any),
+                ("type", Any),
+            ]),
+            Route::SaveWeightsForSampler => Fields(&[
+                ("model_id", Any),
+                ("path", Any),
+                ("sampling_session_seq_id", Any),
+                ("seq_id", Any),
+                ("ttl_seconds", Any),
+                ("type", Any),
+            ]),
+            Route::LoadWeights => Fields(&[
+                ("model_id", Any),
+                ("seq_id", Any),
+                ("session_id", Any),
+                ("model_seq_id", Any),
+                ("base_model", Any),
+                ("user_metadata", Any),
+                ("path", Any),
+                ("optimizer", Any),
+                ("weights_access_token", Any),
+                ("type", Any),
+            ]),
+            Route::CreateSamplingSession => Fields(&[
+                ("session_id", Any),
+                ("sampling_session_seq_id", Any),
+                ("base_model", Any),
+                ("model_path", Any),
+                ("type", Any),
+            ]),
+            Route::Sample => Fields(&[
+                ("num_samples", Any),
+                ("prompt", INPUT),
+                ("sampling_params", SAMPLING),
+                ("base_model", Any),
+                ("model_path", Any),
+                ("sampling_session_id", Any),
+                ("seq_id", Any),
+                ("prompt_logprobs", Any),
+                ("topk_prompt_logprobs", Any),
+                ("type", Any),
+            ]),
+            Route::WeightsInfo => Fields(&[("tinker_path", Any)]),
+            Route::RetrieveFuture => Fields(&[("request_id", Any), ("allow_metadata_only", Any)]),
+            // Of later versions, or without a body.
+            _ => Any,
+        }
     }
 }
 
@@ -166,7 +171,7 @@ fn shape(route: Route) -> Shape {
 pub(super) fn unknown(route: Route, body: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     let mut way = vec![Value::from("body")];
-    walk(&shape(route), body, &mut way, &mut found);
+    walk(&Shape::of(route), body, &mut way, &mut found);
     found
 }
 

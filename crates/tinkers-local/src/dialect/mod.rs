@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 pub(crate) use self::answers::{Promised, Told};
+pub(crate) use self::fields::Shape;
 use crate::read::Route;
 
 /// What a server accepts and how it answers, where servers of this API differ. Start from a preset and change what matters:

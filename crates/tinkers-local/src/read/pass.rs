@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tinkers_wire::{Datum, Loss, LossConfigValue, LossFn, PassMode, PassRequest};
 
 use super::json::json;
 use super::{Command, Digest, Refusal};
 
-#[derive(Deserialize)]
+/// Data and a loss.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PassInput")]
 struct Input {
     data: Vec<Datum>,
     loss_fn: String,
@@ -18,16 +21,20 @@ struct Input {
     loss_fn_config: Option<BTreeMap<String, LossConfigValue>>,
 }
 
-#[derive(Deserialize)]
-struct ForwardBody {
+/// A forward pass.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ForwardRequest")]
+pub(crate) struct ForwardBody {
     forward_input: Input,
     model_id: String,
     #[serde(default)]
     seq_id: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct BackwardBody {
+/// A pass that adds gradients. Without a switch: for one that does not, there is `forward`, or protobuf.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ForwardBackwardRequest")]
+pub(crate) struct BackwardBody {
     forward_backward_input: Input,
     model_id: String,
     #[serde(default)]

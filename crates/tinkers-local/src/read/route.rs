@@ -13,6 +13,7 @@ use crate::config::LocalConfig;
 use crate::dialect::{KeyNeed, Repeats};
 use crate::faults::Faults;
 use crate::http::{Answer, Request};
+use crate::openapi;
 
 const GET: &str = "GET";
 const WINDOW_COUNTS: &str = "/scripted/counts";
@@ -35,8 +36,9 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, A
     let segments: Vec<String> = match request.route().strip_prefix("/api/v1/") {
         // Only then are there counts.
         None if config.window.is_some() && request.route() == WINDOW_COUNTS => {
-            return check_counts(config, request).map(|()| Command::WindowCounts);
+            return check_bare(config, request).map(|()| Command::WindowCounts);
         }
+        None if request.route() == openapi::PATH => return Err(document(config, request)),
         Some(rest) => rest.split('/').map(unescape).collect(),
         None => Vec::new(),
     };
@@ -56,12 +58,21 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, A
     read.map_err(Refusal::into_answer)
 }
 
-/// Whether what the server's own tools saw may be told, which is no part of the API and has its own paths.
+/// The OpenAPI document, which is no part of the API and has its own path.
+fn document(config: &LocalConfig, request: &Request) -> Answer {
+    match (check_bare(config, request), openapi::open_api(config)) {
+        (_, None) => config.dialect.no_route(openapi::PATH).into_answer(),
+        (Err(refused), _) => refused,
+        (Ok(()), Some(document)) => Answer::ok(&document),
+    }
+}
+
+/// Whether a path may be read that is no part of the API, such as that of what the server's own tools saw.
 #[expect(
     clippy::result_large_err,
     reason = "the error is the answer, and is not passed on"
 )]
-fn check_counts(config: &LocalConfig, request: &Request) -> Result<(), Answer> {
+fn check_bare(config: &LocalConfig, request: &Request) -> Result<(), Answer> {
     check_key(config, request).map_err(Refusal::into_answer)?;
     if request.method != Method::GET {
         return Err(wrong_method(request, GET));
@@ -78,7 +89,7 @@ pub(crate) fn fault_counts(
     if request.route() != FAULT_COUNTS {
         return None;
     }
-    let allowed = check_counts(config, request);
+    let allowed = check_bare(config, request);
     Some(allowed.map_or_else(|refused| refused, |()| Answer::ok(&faults.counts_json())))
 }
 

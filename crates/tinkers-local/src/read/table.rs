@@ -2,12 +2,12 @@
 
 /// Makes the table. Every path has one method.
 macro_rules! table {
-    ($($(#[$doc:meta])* $route:ident $method:ident $path:literal,)*) => {
+    ($($(#[doc = $doc:literal])+ $route:ident $method:ident $path:literal,)*) => {
         /// A route of the API: a path and the one method that it takes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Route {
-            $($(#[$doc])* $route,)*
+            $($(#[doc = $doc])+ $route,)*
         }
 
         impl Route {
@@ -18,6 +18,13 @@ macro_rules! table {
             pub const fn method(self) -> &'static str {
                 match self {
                     $(Self::$route => stringify!($method),)*
+                }
+            }
+
+            /// What it is for, in a sentence.
+            pub(crate) fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$route => concat!($($doc),+).trim_start(),)*
                 }
             }
 
