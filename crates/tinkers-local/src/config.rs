@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::dialect::Dialect;
 use crate::window::Window;
 
 /// Limits and times of a server. The defaults suit development.
@@ -45,10 +46,13 @@ pub struct LocalConfig {
     /// A bound on samples in flight that answers 429, and the route `GET /scripted/counts` that tells what it saw; neither
     /// unless set. For load work.
     pub window: Option<Window>,
+    /// What is accepted and how it is answered, where servers of other makes differ.
+    pub dialect: Dialect,
 }
 
 impl Default for LocalConfig {
-    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, 512 MiB of them, large from 1 MiB, bodies up to 64 MiB.
+    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, 512 MiB of them, large from 1 MiB, bodies up to 64 MiB; the dialect of the
+    /// official service.
     fn default() -> Self {
         Self {
             api_key: None,
@@ -67,6 +71,7 @@ impl Default for LocalConfig {
             max_queued_bytes: 512 << 20,
             max_snapshots: 32,
             window: None,
+            dialect: Dialect::default(),
         }
     }
 }
@@ -77,6 +82,12 @@ impl LocalConfig {
     pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(ApiKey(key.into()));
         self
+    }
+
+    /// Whether this key is taken.
+    pub(crate) fn takes(&self, given: &[u8]) -> bool {
+        let key = self.api_key.as_ref();
+        key.is_none_or(|key| key.matches(given))
     }
 }
 

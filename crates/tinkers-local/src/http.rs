@@ -81,6 +81,7 @@ impl Announcement {
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
 impl Answer {
@@ -96,6 +97,12 @@ impl Answer {
     /// 200 with a JSON body.
     pub(crate) fn ok<T: Serialize>(body: &T) -> Self {
         Self::json(StatusCode::OK, body)
+    }
+
+    /// A body in plain text.
+    pub(crate) fn text(status: StatusCode, text: &str) -> Self {
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        Self::of(status, Some(TEXT), Content::Bytes(body))
     }
 
     /// A status without a body.

@@ -2,17 +2,24 @@
 #![doc = include_str!("../README.md")]
 
 mod config;
+mod dialect;
 pub mod engine;
 mod faults;
 mod host;
 mod http;
 mod journal;
+mod openapi;
 mod protocol;
 mod read;
 mod scripted;
 mod window;
 
 pub use config::{ApiKey, LocalConfig};
+pub use dialect::{
+    Dialect, Expiry, Failures, Flags, KeyNeed, Loads, MaxTokens, OpenApi, Order, OtherBodies,
+    PassBodies, PollEnd, PromptLogprobs, Repeats, ResultForm, SamplerPaths, SequenceIds, StopForm,
+    UnknownFields, Words,
+};
 pub use engine::{
     BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite,
     Weights, Work,
@@ -26,7 +33,8 @@ pub use host::{
 };
 pub use http::{Answer, Request, Response};
 pub use journal::{Entry, Journal};
+pub use openapi::open_api;
 pub use protocol::{Effect, Ended, ExchangeId, Form, Payload, Protocol, Stamp};
-pub use read::Command;
+pub use read::{Command, Route};
 pub use scripted::{Counts, Script, ScriptedEngine};
 pub use window::{Congestion, HintForm, InvalidWindow, Level, Window, WindowCounts};

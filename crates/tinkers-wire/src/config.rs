@@ -12,6 +12,7 @@ pub const SDK_VERSION: &str = "0.38.0";
 
 /// `POST /client/config` and `POST /client/dynamic_config`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigRequest {
     /// See [`SDK_VERSION`].
     pub sdk_version: String,
@@ -27,6 +28,7 @@ impl Default for ConfigRequest {
 
 /// Flags fetched once, at the start. Fields that are missing have the official SDK's defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct ClientConfig {
@@ -86,6 +88,7 @@ impl Default for ClientConfig {
 
 /// Flags that are refreshed while the session lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct DynamicConfig {
@@ -127,6 +130,7 @@ tolerant_of_nulls!(ClientConfig, DynamicConfig);
 
 /// `POST /create_session`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSession {
     /// Labels.
     #[serde(default)]
@@ -158,6 +162,7 @@ impl Default for CreateSession {
 
 /// The answer to [`CreateSession`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionCreated {
     /// The session.
     pub session_id: String,
@@ -174,6 +179,7 @@ pub struct SessionCreated {
 
 /// `POST /session_heartbeat`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Heartbeat {
     /// The session.
     pub session_id: String,
@@ -181,6 +187,7 @@ pub struct Heartbeat {
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum FinishReason {
     /// The work was done.
@@ -193,6 +200,7 @@ pub enum FinishReason {
 
 /// `POST /sessions/{id}/finish`. A missing detail is sent as null: the official SDK does, and servers may insist.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FinishSession {
     /// Why.
     pub reason: FinishReason,
@@ -202,6 +210,7 @@ pub struct FinishSession {
 
 /// `POST /telemetry`, as servers read it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Telemetry {
     /// The events.
     #[serde(default)]
@@ -213,6 +222,7 @@ pub struct Telemetry {
 
 /// The answer to [`Telemetry`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TelemetryAccepted {
     /// `accepted`.
     pub status: String,

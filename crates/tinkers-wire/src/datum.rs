@@ -10,6 +10,7 @@ use crate::{InvalidInput, ModelInput, TensorData};
 ///
 /// Position `i` of `model_input` predicts `target_tokens[i]`. Cheap to clone: arrays are shared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Datum {
     /// What the model is shown.
     pub model_input: ModelInput,
@@ -25,6 +26,7 @@ pub struct Datum {
 
 /// A run of training tokens and the request that they came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ProvenanceSpan {
     /// Whether the run is of the prompt or of the sampled tokens.
     pub kind: SpanKind,
@@ -38,6 +40,7 @@ pub struct ProvenanceSpan {
 
 /// What a [`ProvenanceSpan`] covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpanKind {
     /// The prompt of the request that produced the sequence.

@@ -19,6 +19,8 @@ mod rest;
 pub mod routes;
 mod sampling;
 mod sampling_result;
+#[cfg(feature = "schema")]
+mod schema;
 mod session_poll;
 mod tensor;
 mod training;

@@ -107,6 +107,7 @@ impl FromStr for LossFn {
 
 /// The value of a loss option.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum LossConfigValue {
     /// A number.

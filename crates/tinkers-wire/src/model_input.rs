@@ -13,6 +13,7 @@ pub(crate) const MAX_TOKEN: u32 = i32::MAX as u32;
 
 /// A sequence of chunks. Cheap to clone: tokens and images are shared.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelInput {
     /// The chunks, in order.
     pub chunks: Vec<Chunk>,

@@ -9,6 +9,7 @@ use crate::{DecodeError, InvalidInput, OperationResult};
 
 /// The shape of a LoRA adapter. What is `None` is the server's choice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoraConfig {
     /// The rank.
     pub rank: u32,
@@ -69,6 +70,7 @@ impl Default for LoraConfig {
 
 /// The optimizer family of a model, fixed at its creation. Unknown families are kept with their fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimizerConfig {
     /// `adamw`, `dimuon`, or a later one.
     #[serde(rename = "type")]
@@ -80,6 +82,7 @@ pub struct OptimizerConfig {
 
 /// `POST /create_model`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateModel {
     /// The session.
     pub session_id: String,
@@ -99,6 +102,7 @@ pub struct CreateModel {
 
 /// The result of a creation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelCreated {
     /// The new model.
     pub model_id: String,
@@ -114,6 +118,7 @@ impl OperationResult for ModelCreated {
 
 /// The body of requests that name a model and no more, such as `POST /get_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelRef {
     /// The model.
     pub model_id: String,
@@ -124,6 +129,7 @@ pub type UnloadModel = ModelRef;
 
 /// The result of unloading.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnloadedModel {
     /// The model that was unloaded.
     #[serde(default)]
@@ -140,6 +146,7 @@ impl OperationResult for UnloadedModel {
 
 /// What `POST /get_info` tells of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ModelInfo {
     /// The model.
@@ -194,6 +201,7 @@ impl ModelInfo {
 
 /// About the base of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelData {
     /// The architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use crate::InvalidInput;
 
 /// What a checkpoint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum CheckpointKind {
     /// Weights and optimizer state, to go on training.
     #[serde(rename = "training")]

@@ -8,6 +8,7 @@ use crate::DecodeError;
 
 /// The immediate answer of everything whose result comes later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Promise {
     /// The handle for `retrieve_future`.
     pub request_id: String,
@@ -31,6 +32,7 @@ impl Promise {
 
 /// `POST /retrieve_future`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFuture {
     /// The handle.
     pub request_id: String,

@@ -9,6 +9,7 @@ use crate::{CheckpointKind, DecodeError, OptimizerConfig};
 
 /// The answer of `GET /get_server_capabilities`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Capabilities {
     /// The models that the server offers.
     #[serde(default)]
@@ -17,6 +18,7 @@ pub struct Capabilities {
 
 /// A model that a server offers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct SupportedModel {
     /// Its name.
@@ -47,6 +49,7 @@ impl SupportedModel {
 
 /// Where a listing stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cursor {
     /// The first entry of this page.
     pub offset: u64,
@@ -58,6 +61,7 @@ pub struct Cursor {
 
 /// A model that is or was trained. Times are RFC 3339 texts, on some servers without a zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TrainingRun {
     /// The run, which is the model's id.
     pub training_run_id: String,
@@ -91,6 +95,7 @@ pub struct TrainingRun {
 
 /// What a listing says that a checkpoint is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum CheckpointType {
     /// One that can be named in a path.
@@ -101,6 +106,7 @@ pub enum CheckpointType {
 
 /// Saved weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Checkpoint {
     /// `<kind>/<name>`.
     pub checkpoint_id: String,
@@ -126,6 +132,7 @@ pub struct Checkpoint {
 
 /// The answer of `GET /training_runs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TrainingRunList {
     /// One page.
     pub training_runs: Vec<TrainingRun>,
@@ -136,6 +143,7 @@ pub struct TrainingRunList {
 
 /// The answer of `GET /training_runs/{id}/checkpoints` and `GET /checkpoints`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckpointList {
     /// One page, or all of a run.
     pub checkpoints: Vec<Checkpoint>,
@@ -156,6 +164,7 @@ impl CheckpointList {
 
 /// The answer of `GET /sessions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionList {
     /// Their ids.
     pub sessions: Vec<String>,
@@ -163,6 +172,7 @@ pub struct SessionList {
 
 /// The answer of `GET /sessions/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionInfo {
     /// Its training runs.
     #[serde(default)]
@@ -180,6 +190,7 @@ pub struct SessionInfo {
 
 /// The answer of `GET /samplers/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplerInfo {
     /// The sampler.
     #[serde(default)]
@@ -194,6 +205,7 @@ pub struct SamplerInfo {
 
 /// `POST /weights_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightsInfoRequest {
     /// The checkpoint.
     pub tinker_path: String,
@@ -201,6 +213,7 @@ pub struct WeightsInfoRequest {
 
 /// What a checkpoint was made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightsInfo {
     /// The base model's name.
     pub base_model: String,

@@ -6,6 +6,7 @@ use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input
 
 /// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSamplingSession {
     /// The session.
     pub session_id: String,
@@ -21,6 +22,7 @@ pub struct CreateSamplingSession {
 
 /// The answer to the creation of a sampling session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplingSessionCreated {
     /// The sampler's id.
     pub sampling_session_id: String,
@@ -89,6 +91,7 @@ impl From<Vec<u32>> for Stop {
 
 /// How tokens are chosen. What is `None` is not sent: temperature 1, no top-k, top-p 1, stop at the end of text.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplingParams {
     /// At most this many tokens; some servers insist on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +148,7 @@ impl SamplingParams {
 
 /// `POST /asample`. Addressed by `sampling_session_id` and `seq_id`, or by exactly one of `base_model` and `model_path`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SampleRequest {
     /// How many sequences; 1 when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@ use crate::nulls::null_is_default;
 
 /// `POST /retrieve_futures`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFutures {
     /// Whose operations are asked for.
     pub target: PollTarget,
@@ -22,6 +23,7 @@ pub struct RetrieveFutures {
 
 /// Whose operations are asked for: the samples of one client of a sampling session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollTarget {
     /// The only kind of target that there is.
     #[serde(rename = "type")]
@@ -34,6 +36,7 @@ pub struct PollTarget {
 
 /// The kinds of [`PollTarget`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PollTargetKind {
@@ -62,6 +65,7 @@ impl PollTarget {
 
 /// The answer to [`RetrieveFutures`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completions {
     /// What has ended.
     #[serde(deserialize_with = "null_is_default")]
@@ -82,6 +86,7 @@ impl Completions {
 
 /// An operation that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completion {
     /// How.
     pub state: CompletionState,
@@ -99,6 +104,7 @@ pub struct Completion {
 /// How an operation ended. A server may know more ways than this version: then it is fetched like any other, and its answer
 /// tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CompletionState {

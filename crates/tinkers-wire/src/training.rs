@@ -132,6 +132,7 @@ impl PassRequest {
 
 /// The parameters of an AdamW step. What is `None` is not sent: beta1 0.9, beta2 0.95, eps 1e-12, no decay, no clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AdamParams {
     /// The learning rate.
     pub learning_rate: f64,
@@ -226,6 +227,7 @@ impl AdamParams {
 
 /// `POST /optim_step`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimStep {
     /// The model.
     pub model_id: String,

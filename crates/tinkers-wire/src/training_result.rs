@@ -12,6 +12,7 @@ pub type LossFnOutput = BTreeMap<String, TensorData>;
 
 /// The result of a pass.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForwardBackwardOutput {
     /// What kind of record the outputs are.
     #[serde(default)]
@@ -55,6 +56,7 @@ impl OperationResult for ForwardBackwardOutput {
 
 /// The result of an optimizer step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimStepResult {
     /// Metrics of the step, where the server sends any.
     #[serde(default, deserialize_with = "finite_metrics")]

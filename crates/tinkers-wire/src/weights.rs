@@ -8,6 +8,7 @@ use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerP
 
 /// `POST /save_weights`: weights and optimizer state, to go on training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SaveWeights {
     /// The model.
     pub model_id: String,
@@ -29,6 +30,7 @@ pub struct SaveWeights {
 
 /// Whether a sampler keeps the weights of its creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SamplerSaveKind {
     /// It keeps them.
@@ -39,6 +41,7 @@ pub enum SamplerSaveKind {
 
 /// `POST /save_weights_for_sampler`: named with `path`, or unnamed with `sampling_session_seq_id`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SaveWeightsForSampler {
     /// The model.
     pub model_id: String,
@@ -64,6 +67,7 @@ pub struct SaveWeightsForSampler {
 
 /// The result of [`SaveWeights`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SavedWeights {
     /// Where they are.
     pub path: TinkerPath,
@@ -71,6 +75,7 @@ pub struct SavedWeights {
 
 /// The result of [`SaveWeightsForSampler`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SavedSamplerWeights {
     /// Where they are, when they have a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +88,7 @@ pub struct SavedSamplerWeights {
 /// `POST /load_weights`: a new model from a checkpoint, with `session_id` and `model_seq_id`, or into a model that is
 /// there, with `model_id` and `seq_id`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadWeights {
     /// The checkpoint.
     pub path: TinkerPath,
@@ -116,6 +122,7 @@ pub struct LoadWeights {
 
 /// The result of [`LoadWeights`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadedWeights {
     /// The checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]

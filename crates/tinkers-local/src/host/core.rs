@@ -230,9 +230,10 @@ impl Shared {
     fn start_job(&self, job: Job) {
         let (id, own) = (job.id, Weak::clone(&self.own));
         let done = Done::new(move |outcome| {
-            // Results are encoded here, on the engine's thread and without the lock.
-            let ended = Ended::from(outcome);
             if let Some(shared) = own.upgrade() {
+                // Results are encoded here, on the engine's thread and without the lock.
+                let dialect = &shared.config.dialect;
+                let ended = Ended::from(outcome.map(|outcome| dialect.put(outcome)));
                 shared.transition(|protocol, at| protocol.outcome(at, id, ended));
             }
         });

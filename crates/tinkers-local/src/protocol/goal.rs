@@ -1,12 +1,15 @@
 //! What becomes of an operation's outcome: its result, and what the server knows from then on.
 
+use serde::Serialize;
 use tinkers_wire::{
-    LoadedWeights, ModelCreated, SavedSamplerWeights, SavedWeights, TinkerPath, UnloadedModel,
+    CheckpointKind, LoadedWeights, ModelCreated, SavedSamplerWeights, SavedWeights, TinkerPath,
+    UnloadedModel,
 };
 
 use super::payload::Product;
 use super::sampler::Sampler;
 use super::{EngineError, OperationId, Origin, Payload, Protocol, Stamp};
+use crate::dialect::Told;
 use crate::engine::CheckpointRecord;
 
 /// What an operation is for.
@@ -64,15 +67,25 @@ impl Protocol {
                 Goal::Compute,
                 Product::Pass(payload) | Product::Sample(payload) | Product::Step(payload),
             ) => payload,
-            (Goal::CreateModel, Product::Nothing) => Payload::json(&ModelCreated {
-                model_id: model.to_owned(),
-            }),
-            (Goal::CreateFrom(path) | Goal::LoadInto(path), Product::Nothing) => {
-                Payload::json(&LoadedWeights {
+            (Goal::CreateModel, Product::Nothing) => {
+                let made = self.models.get(model);
+                let told = made.map(|made| Told::Model(&made.base.name, &made.lora));
+                self.told(
+                    model,
+                    told,
+                    &ModelCreated {
+                        model_id: model.to_owned(),
+                    },
+                )
+            }
+            (Goal::CreateFrom(path) | Goal::LoadInto(path), Product::Nothing) => self.told(
+                model,
+                Some(Told::Loaded),
+                &LoadedWeights {
                     path: Some(path),
                     model_id: model_id(),
-                })
-            }
+                },
+            ),
             (Goal::Unload, Product::Nothing) => {
                 self.unloaded(model);
                 Payload::json(&UnloadedModel {
@@ -84,20 +97,29 @@ impl Protocol {
                 let path = record.path.clone();
                 self.keep_checkpoint(at, *record);
                 self.end_save(at, &path);
+                let told = Some(Told::Saved(&path));
                 match path.kind() {
-                    tinkers_wire::CheckpointKind::Sampler => Payload::json(&SavedSamplerWeights {
-                        path: Some(path),
-                        sampling_session_id: None,
-                    }),
-                    _ => Payload::json(&SavedWeights { path }),
+                    CheckpointKind::Sampler => self.told(
+                        model,
+                        told,
+                        &SavedSamplerWeights {
+                            path: Some(path.clone()),
+                            sampling_session_id: None,
+                        },
+                    ),
+                    _ => self.told(model, told, &SavedWeights { path: path.clone() }),
                 }
             }
             (Goal::Snapshot(sampler, id), Product::Nothing) => {
                 self.keep_snapshot(model, &id, *sampler);
-                Payload::json(&SavedSamplerWeights {
-                    path: None,
-                    sampling_session_id: Some(id),
-                })
+                self.told(
+                    model,
+                    Some(Told::Snapshot(&id)),
+                    &SavedSamplerWeights {
+                        path: None,
+                        sampling_session_id: Some(id.clone()),
+                    },
+                )
             }
             (goal, product) => {
                 let error = EngineError::server(format!(
@@ -107,6 +129,15 @@ impl Protocol {
                 return Err(error);
             }
         })
+    }
+
+    /// The result as the dialect has it, else as the official service does.
+    fn told<T: Serialize>(&self, model: &str, told: Option<Told<'_>>, official: &T) -> Payload {
+        let other = told.and_then(|told| self.config.dialect.told(model, told));
+        match other {
+            Some(body) => Payload::json(&body),
+            None => Payload::json(official),
+        }
     }
 
     /// Takes back what was held for an operation that failed.

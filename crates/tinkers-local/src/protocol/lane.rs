@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::OperationId;
 use crate::config::LocalConfig;
+use crate::dialect::Order;
 use crate::read::{Digest, Refusal};
 
 /// The operations of one model.
@@ -19,6 +20,7 @@ pub(super) struct Lane {
     bytes: [usize; 2],
     running: Option<OperationId>,
     seen: BTreeMap<u64, (Digest, OperationId)>,
+    order: Order,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,11 +66,20 @@ impl Default for Lane {
             bytes: [0; 2],
             running: None,
             seen: BTreeMap::new(),
+            order: Order::BySeqId,
         }
     }
 }
 
 impl Lane {
+    /// An empty one.
+    pub(super) fn new(order: Order) -> Self {
+        Self {
+            order,
+            ..Self::default()
+        }
+    }
+
     /// The operation that `number` already stands for, if it is the same. Number 0 stands for none.
     pub(super) fn repeated(
         &self,
@@ -81,10 +92,12 @@ impl Lane {
             Some(_) => Err(Refusal::conflict(format!(
                 "seq_id {number} was used by another request of this model"
             ))),
-            None if number < self.next => Err(Refusal::conflict(format!(
-                "seq_id {number} has passed; the next of this model is {}",
-                self.next
-            ))),
+            None if number < self.next && self.order == Order::BySeqId => {
+                Err(Refusal::conflict(format!(
+                    "seq_id {number} has passed; the next of this model is {}",
+                    self.next
+                )))
+            }
             None => Ok(None),
         }
     }
@@ -104,12 +117,14 @@ impl Lane {
     pub(super) fn admit(&mut self, number: u64, digest: Digest, operation: OperationId) {
         let bytes = digest.bytes();
         let queued = Queued { operation, bytes };
-        if number == 0 {
+        if number != 0 {
+            self.seen.insert(number, (digest, operation));
+        }
+        if number == 0 || self.order == Order::OnArrival {
             self.bytes[1] += bytes;
             self.ready.push_back(queued);
             return;
         }
-        self.seen.insert(number, (digest, operation));
         self.bytes[0] += bytes;
         self.early.insert(number, queued);
         while let Some(turn) = self.early.remove(&self.next) {

@@ -48,6 +48,9 @@ impl Protocol {
 
     /// `POST /client/config`.
     pub(super) fn client_config(&self) -> Answer {
+        if let Some(few) = self.config.dialect.few_flags() {
+            return few;
+        }
         let mut config = ClientConfig::default();
         config.proto_compress_fwdbwd = true;
         config.server = Some(concat!("tinkers-local/", env!("CARGO_PKG_VERSION")).to_owned());

@@ -58,7 +58,7 @@ impl Protocol {
             base,
             lora: body.lora_config,
             user_metadata: body.user_metadata,
-            lane: Lane::default(),
+            lane: Lane::new(self.config.dialect.order),
             retired: None,
             unload: false,
             unloading: None,
@@ -129,7 +129,8 @@ impl Protocol {
             return Err(unknown(id));
         };
         model.last_request = CheckpointRecord::seconds(at.wall);
-        if let Some(operation) = model.lane.repeated(number, digest)? {
+        let repeated = model.lane.repeated(number, digest);
+        if let Some(operation) = repeated.map_err(|refusal| self.config.dialect.reused(refusal))? {
             return Ok(Some(self.promise(operation)));
         }
         if !model.lane.has_room(number, digest.bytes(), most) {
@@ -211,7 +212,7 @@ impl Protocol {
             base: self.base(&record.base_model)?,
             lora: record.lora.clone(),
             user_metadata,
-            lane: Lane::default(),
+            lane: Lane::new(self.config.dialect.order),
             retired: None,
             unload: false,
             unloading: None,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use serde_json::json;
 use tinkers_core::Moment;
 use tinkers_wire::{PollAnswer, Promise, RetrieveFuture};
 
@@ -11,6 +10,7 @@ use super::agenda::Alarm;
 use super::lane::Place;
 use super::payload::Product;
 use super::{ExchangeId, Goal, OperationId, Protocol, Stamp};
+use crate::dialect::{Dialect, Expiry, PollEnd, Promised};
 use crate::engine::{EngineError, JobId, Work};
 use crate::http::{Announcement, Answer};
 use crate::protocol::{Form, Payload};
@@ -80,7 +80,17 @@ impl Protocol {
 
     /// The answer that says under which id the result will be found.
     pub(super) fn promise(&self, id: OperationId) -> Answer {
-        Answer::ok(&self.plain_promise(id))
+        let promise = self.plain_promise(id);
+        let operation = self.operations.get(&id);
+        let model = promise.model_id.as_ref().and_then(|id| self.models.get(id));
+        let of = match (operation.map(|operation| &operation.goal), model) {
+            (Some(Goal::CreateModel), Some(model)) => {
+                Promised::Model(&model.base.name, &model.lora)
+            }
+            (Some(Goal::Unload), _) => Promised::Unload,
+            _ => Promised::Other,
+        };
+        self.config.dialect.promise(promise, of)
     }
 
     pub(super) fn plain_promise(&self, id: OperationId) -> Promise {
@@ -107,11 +117,11 @@ impl Protocol {
         form: Form,
     ) -> Result<Option<Answer>, Refusal> {
         let name = &body.request_id;
-        let unknown = || Refusal::not_found(format!("no request {name} was made to this server"));
-        let id = self.ids.parse_request_id(name).ok_or_else(unknown)?;
+        let dialect = &self.config.dialect;
+        let id = self.ids.parse_request_id(name);
+        let id = id.ok_or_else(|| dialect.no_future(name))?;
         let Some(operation) = self.operations.get_mut(&id) else {
-            let reason = format!("the result of request {name} is no longer kept; submit it again");
-            return Err(Refusal::gone(reason));
+            return Err(dialect.expired(name));
         };
         if let State::Ended(_) = operation.state {
             return Ok(Some(self.deliver(at, id, form, body.allow_metadata_only)));
@@ -120,7 +130,10 @@ impl Protocol {
             return Ok(Some(self.try_again(id)));
         }
         operation.waiters.push(exchange);
-        let until = at.now.after(self.pause.hold(self.config.long_poll));
+        let until = at.now.after(
+            self.pause
+                .hold(dialect.long_poll.unwrap_or(self.config.long_poll)),
+        );
         self.agenda.add(until, Alarm::Poll(exchange));
         let poll = Poll {
             operation: id,
@@ -135,17 +148,15 @@ impl Protocol {
     /// The answer to a poll whose operation has ended.
     fn deliver(&mut self, at: Stamp, id: OperationId, form: Form, metadata_only: bool) -> Answer {
         let Some(operation) = self.operations.get_mut(&id) else {
-            return Refusal::gone("the result is no longer kept").into_answer();
+            let name = self.ids.request_id(id);
+            return self.config.dialect.expired(&name).into_answer();
         };
         let State::Ended(result) = &operation.state else {
             return self.try_again(id);
         };
         let mut fetched = true;
         let answer = match result {
-            Err(error) => Answer::ok(&json!({
-                "error": error.message,
-                "category": error.category.name(),
-            })),
+            Err(error) => self.config.dialect.failed(error),
             Ok(payload) => {
                 let form = payload.form(form);
                 let announcement = metadata_only.then(|| Announcement {
@@ -171,6 +182,10 @@ impl Protocol {
         }
         self.kept.fetched(id);
         self.announcements.remove(id);
+        if self.config.dialect.expiry == Expiry::OnceFetched {
+            self.forget(id);
+            return answer;
+        }
         let until = at.now.after(self.config.keep_fetched);
         if operation.until.is_none_or(|planned| planned > until) {
             operation.until = Some(until);
@@ -181,6 +196,9 @@ impl Protocol {
 
     /// The answer to a poll that was held long enough.
     fn try_again(&self, id: OperationId) -> Answer {
+        if self.config.dialect.poll_end == PollEnd::Timeout {
+            return Dialect::timed_out();
+        }
         let (queue, paused) = self.pause.queue();
         let reason = paused.map(str::to_owned).or_else(|| self.reason(id));
         let body = PollAnswer::try_again_body(&self.ids.request_id(id), &queue, reason.as_deref());
@@ -230,7 +248,11 @@ impl Protocol {
         operation.state = State::Ended(result.map(Arc::new));
         self.kept.add(id, bytes);
         self.sampling.ended(at.now, id);
-        let until = at.now.after(self.config.keep_results);
+        let keep = match self.config.dialect.expiry {
+            Expiry::After(length) => length.min(self.config.keep_results),
+            Expiry::AsConfigured | Expiry::OnceFetched => self.config.keep_results,
+        };
+        let until = at.now.after(keep);
         operation.until = Some(until);
         let waiters = std::mem::take(&mut operation.waiters);
         self.agenda.add(until, Alarm::Result(id));

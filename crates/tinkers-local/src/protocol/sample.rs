@@ -11,6 +11,7 @@ use super::lane::QueueLimit;
 use super::model::known;
 use super::operation::Origin;
 use super::{Goal, OperationId, Protocol, Stamp};
+use crate::dialect::Promised;
 use crate::engine::{BaseModel, Weights, Work};
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
@@ -165,7 +166,7 @@ impl Protocol {
         let mut promise = self.plain_promise(operation);
         let ids = (0..samples).map(|i| format!("{}-{i}", promise.request_id));
         promise.sample_sequence_ids = Some(ids.collect());
-        Answer::ok(&promise)
+        self.config.dialect.promise(promise, Promised::Other)
     }
 }
 

@@ -47,7 +47,7 @@ impl Protocol {
         let id = sampler_id(&body.session_id, number);
         match self.live_session(&body.session_id)?.samplers.get(&number) {
             None => {}
-            Some(same) if *same == digest => return Ok(created(id)),
+            Some(same) if *same == digest => return Ok(self.sampler_created(id)),
             Some(_) => {
                 let reason = format!(
                     "sampling_session_seq_id {number} was used by another request of this session"
@@ -84,7 +84,13 @@ impl Protocol {
         session.sampler_ids.push(id.clone());
         let sampler = Sampler::new(Some(body.session_id.clone()), base, weights);
         self.samplers.insert(id.clone(), sampler);
-        Ok(created(id))
+        Ok(self.sampler_created(id))
+    }
+
+    fn sampler_created(&self, sampling_session_id: String) -> Answer {
+        self.config.dialect.created(&SamplingSessionCreated {
+            sampling_session_id,
+        })
     }
 
     /// A snapshot is there: it can be sampled from, unless its session has ended meanwhile.
@@ -176,12 +182,6 @@ impl Protocol {
 
 pub(super) fn sampler_id(session: &str, number: u64) -> String {
     format!("{session}:sample:{number}")
-}
-
-fn created(sampling_session_id: String) -> Answer {
-    Answer::ok(&SamplingSessionCreated {
-        sampling_session_id,
-    })
 }
 
 fn unknown(id: &str) -> Refusal {

@@ -89,10 +89,7 @@ impl Protocol {
         let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
         let taken = self.checkpoints.contains_key(&path) || self.saving.contains_key(&path);
         if taken && save.overwrite == Overwrite::Refuse {
-            let reason = format!(
-                "{path} exists; save under another name, or training weights with overwrite"
-            );
-            return Err(Refusal::conflict(reason));
+            return Err(self.config.dialect.taken(&path));
         }
         let model = self.usable(save.model)?;
         let saved_at = CheckpointRecord::seconds(at.wall);

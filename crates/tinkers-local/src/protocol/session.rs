@@ -47,7 +47,7 @@ impl Protocol {
         self.sessions.insert(session_id.clone(), session);
         let due = at.now.after(self.config.session_expiry);
         self.agenda.add(due, Alarm::Session(session_id.clone()));
-        Answer::ok(&SessionCreated {
+        self.config.dialect.created(&SessionCreated {
             session_id,
             info_message: None,
             warning_message: None,

@@ -8,11 +8,15 @@ mod json;
 mod pass;
 mod refusal;
 mod route;
+mod table;
 
 pub(crate) use body::too_large;
 pub(crate) use class::class_of;
 pub use command::Command;
 pub(crate) use command::Page;
 pub(crate) use digest::Digest;
+pub(crate) use pass::{BackwardBody, ForwardBody, is_protobuf};
 pub(crate) use refusal::Refusal;
 pub(crate) use route::{check_key, fault_counts, is_counts, read};
+pub use table::Route;
+pub(crate) use table::is_id;

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tinkers_wire::{Datum, Loss, LossConfigValue, LossFn, PassMode, PassRequest};
 
 use super::json::json;
 use super::{Command, Digest, Refusal};
-use crate::http::Request;
 
-#[derive(Deserialize)]
+/// Data and a loss.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PassInput")]
 struct Input {
     data: Vec<Datum>,
     loss_fn: String,
@@ -19,16 +21,20 @@ struct Input {
     loss_fn_config: Option<BTreeMap<String, LossConfigValue>>,
 }
 
-#[derive(Deserialize)]
-struct ForwardBody {
+/// A forward pass.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ForwardRequest")]
+pub(crate) struct ForwardBody {
     forward_input: Input,
     model_id: String,
     #[serde(default)]
     seq_id: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct BackwardBody {
+/// A pass that adds gradients. Without a switch: for one that does not, there is `forward`, or protobuf.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ForwardBackwardRequest")]
+pub(crate) struct BackwardBody {
     forward_backward_input: Input,
     model_id: String,
     #[serde(default)]
@@ -36,8 +42,8 @@ struct BackwardBody {
 }
 
 /// `POST /forward`: JSON alone.
-pub(super) fn forward(request: &Request, body: &Bytes) -> Result<Command, Refusal> {
-    if is_protobuf(request) {
+pub(super) fn forward(kind: Option<&str>, body: &Bytes) -> Result<Command, Refusal> {
+    if is_protobuf(kind) {
         let reason = "this route takes JSON; send protobuf to forward_backward with forward_only";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
@@ -49,8 +55,8 @@ pub(super) fn forward(request: &Request, body: &Bytes) -> Result<Command, Refusa
 }
 
 /// `POST /forward_backward`: JSON, which always adds gradients, or protobuf, which says.
-pub(super) fn forward_backward(request: &Request, body: &Bytes) -> Result<Command, Refusal> {
-    if is_protobuf(request) {
+pub(super) fn forward_backward(kind: Option<&str>, body: &Bytes) -> Result<Command, Refusal> {
+    if is_protobuf(kind) {
         let pass = PassRequest::from_protobuf(body.clone())
             .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
         return Ok(command(pass, ""));
@@ -84,8 +90,7 @@ fn command(pass: PassRequest, way: &'static str) -> Command {
     Command::Pass(Box::new(pass), way, digest)
 }
 
-fn is_protobuf(request: &Request) -> bool {
-    request
-        .header("content-type")
-        .is_some_and(|kind| kind.contains("protobuf"))
+/// Whether a body of this content type is protobuf.
+pub(crate) fn is_protobuf(kind: Option<&str>) -> bool {
+    kind.is_some_and(|kind| kind.contains("protobuf"))
 }

@@ -12,8 +12,18 @@ use crate::http::Answer;
 pub(crate) struct Refusal {
     status: StatusCode,
     detail: Value,
+    form: Form,
     /// When to come back.
     hints: Vec<Hint>,
+}
+
+/// How a refusal is written down.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// As `detail` of a JSON body.
+    Json,
+    /// In plain text, as a server's outermost layer does.
+    Text,
 }
 
 /// A queue that is full may have room again after so many seconds; there is no better guess without a clock.
@@ -25,6 +35,7 @@ impl Refusal {
         Self {
             status,
             detail: Value::String(reason.into()),
+            form: Form::Json,
             hints: Vec::new(),
         }
     }
@@ -77,7 +88,24 @@ impl Refusal {
         Self {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             detail: json!([{ "loc": loc, "msg": reason.into(), "type": "value_error" }]),
+            form: Form::Json,
             hints: Vec::new(),
+        }
+    }
+
+    /// 422 with these findings, in the words of another server.
+    pub(crate) fn findings(findings: Vec<Value>) -> Self {
+        Self {
+            detail: Value::Array(findings),
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "")
+        }
+    }
+
+    /// A refusal in plain text.
+    pub(crate) fn text(status: StatusCode, reason: &'static str) -> Self {
+        Self {
+            form: Form::Text,
+            ..Self::new(status, reason)
         }
     }
 
@@ -88,6 +116,9 @@ impl Refusal {
     }
 
     pub(crate) fn into_answer(self) -> Answer {
+        if let (Form::Text, Some(text)) = (self.form, self.detail.as_str()) {
+            return Answer::text(self.status, text);
+        }
         let mut body = json!({ "detail": self.detail });
         for hint in &self.hints {
             hint.add_to_body(&mut body);

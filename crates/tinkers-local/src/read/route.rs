@@ -2,19 +2,20 @@
 
 use http::header::{ALLOW, HeaderValue};
 use http::{Method, StatusCode};
-use tinkers_wire::{ConfigRequest, SaveWeightsForSampler, Telemetry};
+use tinkers_wire::{
+    ConfigRequest, LoadWeights, SampleRequest, SaveWeights, SaveWeightsForSampler, Telemetry,
+};
 
 use super::body::plain;
 use super::json::json;
-use super::{Command, Digest, Page, Refusal, pass};
+use super::{Command, Digest, Page, Refusal, Route, pass};
 use crate::config::LocalConfig;
+use crate::dialect::{KeyNeed, Repeats};
 use crate::faults::Faults;
 use crate::http::{Answer, Request};
-use crate::protocol::Form;
+use crate::openapi;
 
 const GET: &str = "GET";
-const POST: &str = "POST";
-const DELETE: &str = "DELETE";
 const WINDOW_COUNTS: &str = "/scripted/counts";
 const FAULT_COUNTS: &str = "/faults/counts";
 
@@ -35,33 +36,43 @@ pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, A
     let segments: Vec<String> = match request.route().strip_prefix("/api/v1/") {
         // Only then are there counts.
         None if config.window.is_some() && request.route() == WINDOW_COUNTS => {
-            return check_counts(config, request).map(|()| Command::WindowCounts);
+            return check_bare(config, request).map(|()| Command::WindowCounts);
         }
+        None if request.route() == openapi::PATH => return Err(document(config, request)),
         Some(rest) => rest.split('/').map(unescape).collect(),
         None => Vec::new(),
     };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     check_key(config, request).map_err(Refusal::into_answer)?;
-    let Some(allowed) = methods(&segments) else {
-        let reason = format!("no route {}", request.route());
-        return Err(Refusal::not_found(reason).into_answer());
+    let dialect = &config.dialect;
+    let Some(route) = Route::of(&segments).filter(|route| !dialect.absent.contains(route)) else {
+        return Err(dialect.no_route(request.route()).into_answer());
     };
-    if request.method.as_str() != allowed {
-        return Err(wrong_method(request, allowed));
+    if request.method.as_str() != route.method() {
+        return Err(wrong_method(request, route.method()));
     }
     let read = match request.method {
-        Method::POST => post(config, request, &segments),
-        _ => bare(request, &segments),
+        Method::POST => post(config, request, route, &segments),
+        _ => bare(request, route, &segments),
     };
     read.map_err(Refusal::into_answer)
 }
 
-/// Whether what the server's own tools saw may be told, which is no part of the API and has its own paths.
+/// The OpenAPI document, which is no part of the API and has its own path.
+fn document(config: &LocalConfig, request: &Request) -> Answer {
+    match (check_bare(config, request), openapi::open_api(config)) {
+        (_, None) => config.dialect.no_route(openapi::PATH).into_answer(),
+        (Err(refused), _) => refused,
+        (Ok(()), Some(document)) => Answer::ok(&document),
+    }
+}
+
+/// Whether a path may be read that is no part of the API, such as that of what the server's own tools saw.
 #[expect(
     clippy::result_large_err,
     reason = "the error is the answer, and is not passed on"
 )]
-fn check_counts(config: &LocalConfig, request: &Request) -> Result<(), Answer> {
+fn check_bare(config: &LocalConfig, request: &Request) -> Result<(), Answer> {
     check_key(config, request).map_err(Refusal::into_answer)?;
     if request.method != Method::GET {
         return Err(wrong_method(request, GET));
@@ -78,7 +89,7 @@ pub(crate) fn fault_counts(
     if request.route() != FAULT_COUNTS {
         return None;
     }
-    let allowed = check_counts(config, request);
+    let allowed = check_bare(config, request);
     Some(allowed.map_or_else(|refused| refused, |()| Answer::ok(&faults.counts_json())))
 }
 
@@ -94,10 +105,8 @@ fn wrong_method(request: &Request, allowed: &'static str) -> Answer {
 
 /// Whether the request has the server's key, or needs none. It takes no look at the body.
 pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), Refusal> {
-    let Some(key) = &config.api_key else {
-        return Ok(());
-    };
-    if request.route() == HEALTH {
+    let is_needed = config.api_key.is_some() || config.dialect.key == KeyNeed::Always;
+    if !is_needed || request.route() == HEALTH {
         return Ok(());
     }
     match request.headers.get("x-api-key") {
@@ -105,7 +114,7 @@ pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), R
             StatusCode::UNAUTHORIZED,
             "no API key; send it in the header X-API-Key",
         )),
-        Some(given) if key.matches(given.as_bytes()) => Ok(()),
+        Some(given) if config.takes(given.as_bytes()) => Ok(()),
         Some(_) => Err(Refusal::new(
             StatusCode::FORBIDDEN,
             "this API key is not the server's",
@@ -113,101 +122,94 @@ pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), R
     }
 }
 
-/// The method of a route; each has one.
-fn methods(segments: &[&str]) -> Option<&'static str> {
-    Some(match segments {
-        ["healthz" | "get_server_capabilities" | "checkpoints" | "sessions" | "training_runs"]
-        | ["samplers" | "sessions" | "training_runs", _]
-        | ["training_runs", _, "checkpoints"] => GET,
-        ["training_runs", _, "checkpoints", _] | ["training_runs", _, "checkpoints", _, _] => {
-            DELETE
-        }
-        ["client", "config" | "dynamic_config"] | ["sessions", _, "finish"] => POST,
-        [
-            "create_session"
-            | "session_heartbeat"
-            | "create_model"
-            | "get_info"
-            | "unload_model"
-            | "forward"
-            | "forward_backward"
-            | "optim_step"
-            | "save_weights"
-            | "save_weights_for_sampler"
-            | "load_weights"
-            | "weights_info"
-            | "create_sampling_session"
-            | "asample"
-            | "retrieve_future"
-            | "retrieve_futures"
-            | "telemetry",
-        ] => POST,
-        _ => return None,
-    })
-}
-
-fn post(config: &LocalConfig, request: &Request, segments: &[&str]) -> Result<Command, Refusal> {
+fn post(
+    config: &LocalConfig,
+    request: &Request,
+    route: Route,
+    segments: &[&str],
+) -> Result<Command, Refusal> {
+    let dialect = &config.dialect;
+    let kind = request.header("content-type");
+    dialect.check_kind(route, kind)?;
     let body = plain(request, config.max_body)?;
-    Ok(match segments {
-        ["client", "config"] => {
+    dialect.check_body(route, kind, &body)?;
+    Ok(match route {
+        Route::ClientConfig => {
             let _: ConfigRequest = json(&body)?;
             Command::ClientConfig
         }
-        ["client", "dynamic_config"] => {
+        Route::DynamicConfig => {
             let _: ConfigRequest = json(&body)?;
             Command::DynamicConfig
         }
-        ["telemetry"] => {
+        Route::Telemetry => {
             let _: Telemetry = json(&body)?;
             Command::Telemetry
         }
-        ["create_session"] => Command::CreateSession(json(&body)?),
-        ["session_heartbeat"] => Command::Heartbeat(json(&body)?),
-        ["sessions", id, "finish"] => Command::FinishSession((*id).to_owned(), json(&body)?),
-        ["create_model"] => {
+        Route::CreateSession => Command::CreateSession(json(&body)?),
+        Route::Heartbeat => Command::Heartbeat(json(&body)?),
+        Route::FinishSession => Command::FinishSession(id(segments), json(&body)?),
+        Route::CreateModel => {
             let body = json(&body)?;
             let digest = Digest::of_body("create_model", &body);
             Command::CreateModel(Box::new(body), digest)
         }
-        ["get_info"] => Command::ModelInfo(json(&body)?),
-        ["unload_model"] => Command::UnloadModel(json(&body)?),
-        ["forward"] => pass::forward(request, &body)?,
-        ["forward_backward"] => pass::forward_backward(request, &body)?,
-        ["optim_step"] => {
+        Route::ModelInfo => Command::ModelInfo(json(&body)?),
+        Route::UnloadModel => Command::UnloadModel(json(&body)?),
+        Route::Forward => pass::forward(kind, &body)?,
+        Route::ForwardBackward => pass::forward_backward(kind, &body)?,
+        Route::OptimStep => {
             let body = json(&body)?;
             let digest = Digest::of_body("optim_step", &body);
             Command::OptimStep(body, digest)
         }
-        ["save_weights"] => {
-            let body = json(&body)?;
+        Route::SaveWeights => {
+            let mut body: SaveWeights = json(&body)?;
+            if dialect.repeats == Repeats::ComputeOnce {
+                (body.seq_id, body.overwrite) = (0, None);
+            }
             let digest = Digest::of_body("save_weights", &body);
             Command::SaveWeights(Box::new(body), digest)
         }
-        ["save_weights_for_sampler"] => save_for_sampler(&body)?,
-        ["load_weights"] => {
-            let body = json(&body)?;
+        Route::SaveWeightsForSampler => save_for_sampler(dialect.repeats, &body)?,
+        Route::LoadWeights => {
+            let mut body: LoadWeights = json(&body)?;
+            if dialect.repeats == Repeats::ComputeOnce {
+                body.seq_id = None;
+            }
             let digest = Digest::of_body("load_weights", &body);
             Command::LoadWeights(Box::new(body), digest)
         }
-        ["weights_info"] => Command::WeightsInfo(json(&body)?),
-        ["create_sampling_session"] => {
+        Route::WeightsInfo => Command::WeightsInfo(json(&body)?),
+        Route::CreateSamplingSession => {
             let body = json(&body)?;
             let digest = Digest::of_body("create_sampling_session", &body);
             Command::CreateSamplingSession(body, digest)
         }
-        ["asample"] => {
-            let body = json(&body)?;
+        Route::Sample => {
+            let mut body: SampleRequest = json(&body)?;
+            if dialect.repeats == Repeats::ComputeOnce {
+                body.seq_id = None;
+            }
             let digest = Digest::of_body("asample", &body);
             Command::Sample(Box::new(body), digest)
         }
-        ["retrieve_futures"] => Command::RetrieveAll(json(&body)?),
-        _ => Command::Retrieve(json(&body)?, Form::wanted(request.header("accept"))),
+        Route::RetrieveFutures => Command::RetrieveAll(json(&body)?),
+        _ => Command::Retrieve(json(&body)?, dialect.form(request.header("accept"))),
     })
 }
 
+/// The id in a path; where there is one, it is the second part.
+fn id(segments: &[&str]) -> String {
+    segments.get(1).copied().unwrap_or_default().to_owned()
+}
+
 /// The official SDK takes a new `sampling_session_seq_id` for each retry, so that number does not tell requests apart.
-fn save_for_sampler(body: &[u8]) -> Result<Command, Refusal> {
-    let body: SaveWeightsForSampler = json(body)?;
+fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
+    let mut body: SaveWeightsForSampler = json(body)?;
+    if repeats == Repeats::ComputeOnce {
+        body.seq_id = 0;
+    }
     let mut compared = body.clone();
     compared.sampling_session_seq_id = compared.sampling_session_seq_id.map(|_| 0);
     let digest = Digest::of_body("save_weights_for_sampler", &compared);
@@ -215,20 +217,20 @@ fn save_for_sampler(body: &[u8]) -> Result<Command, Refusal> {
 }
 
 /// Routes without a body.
-fn bare(request: &Request, segments: &[&str]) -> Result<Command, Refusal> {
+fn bare(request: &Request, route: Route, segments: &[&str]) -> Result<Command, Refusal> {
     let page = |limit| page(request, limit);
-    Ok(match segments {
-        ["healthz"] => Command::Health,
-        ["get_server_capabilities"] => Command::Capabilities,
-        ["samplers", id] => Command::Sampler((*id).to_owned()),
-        ["sessions"] => Command::Sessions(page(20)?),
-        ["sessions", id] => Command::Session((*id).to_owned()),
-        ["training_runs"] => Command::TrainingRuns(page(20)?),
-        ["training_runs", id] => Command::TrainingRun((*id).to_owned()),
-        ["training_runs", id, "checkpoints"] => Command::RunCheckpoints((*id).to_owned()),
-        ["training_runs", run, _, checkpoint @ ..] => Command::DeleteCheckpoint {
-            run: (*run).to_owned(),
-            checkpoint: checkpoint.join("/"),
+    Ok(match route {
+        Route::Health => Command::Health,
+        Route::Capabilities => Command::Capabilities,
+        Route::Sampler => Command::Sampler(id(segments)),
+        Route::Sessions => Command::Sessions(page(20)?),
+        Route::Session => Command::Session(id(segments)),
+        Route::TrainingRuns => Command::TrainingRuns(page(20)?),
+        Route::TrainingRun => Command::TrainingRun(id(segments)),
+        Route::RunCheckpoints => Command::RunCheckpoints(id(segments)),
+        Route::DeleteCheckpoint | Route::DeleteEscapedCheckpoint => Command::DeleteCheckpoint {
+            run: id(segments),
+            checkpoint: segments[3..].join("/"),
         },
         _ => Command::Checkpoints(page(100)?),
     })

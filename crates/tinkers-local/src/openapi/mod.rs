@@ -1,0 +1,244 @@
+//! The OpenAPI document of the server, made from the table of its routes and the types of its bodies.
+
+mod prune;
+mod requests;
+mod responses;
+
+use std::collections::BTreeSet;
+
+use http::StatusCode;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::config::LocalConfig;
+use crate::dialect::{
+    Dialect, Failures, KeyNeed, OpenApi, PassBodies, PollEnd, ResultForm, UnknownFields,
+};
+use crate::read::{Route, is_id};
+
+/// Where the document is.
+pub(crate) const PATH: &str = "/openapi.json";
+
+/// Protobuf has no schema here: the messages are those of the public `.proto` file.
+const PROTOBUF: &str = "application/x-protobuf";
+const JSON: &str = "application/json";
+
+/// The OpenAPI 3.1 document of a server of this configuration, as `GET /openapi.json` gives it; `None` when its dialect has none.
+///
+/// It lists each route with the bodies that it takes, the statuses that it answers and their bodies.
+pub fn open_api(config: &LocalConfig) -> Option<Value> {
+    if config.dialect.open_api == OpenApi::Absent {
+        return None;
+    }
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut document = Document {
+        config,
+        schemas: settings.into_generator(),
+    };
+    let mut paths = Map::new();
+    for route in Route::ALL {
+        if config.dialect.absent.contains(route) {
+            continue;
+        }
+        let method = route.method().to_ascii_lowercase();
+        paths.insert(
+            route.path().to_owned(),
+            json!({ method: document.operation(*route) }),
+        );
+    }
+    let bodies = document.bodies();
+    let refusal = document.of::<responses::Refused>();
+    let mut schemas = document.schemas.take_definitions(true);
+    if config.dialect.unknown_fields == UnknownFields::RefusedAsOfSdk025 {
+        prune::prune(&mut schemas, &bodies);
+    }
+    Some(json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tinker API",
+            "description": "The routes of tinkers-local, the embedded server.",
+            "version": env!("CARGO_PKG_VERSION"),
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "responses": {
+                "Refused": {
+                    "description": "The request was refused, for the reason in `detail`.",
+                    "content": { JSON: { "schema": refusal } },
+                },
+            },
+            "parameters": {
+                "ContentEncoding": {
+                    "name": "Content-Encoding",
+                    "in": "header",
+                    "description": "The body may be one frame of zstd.",
+                    "schema": { "enum": ["identity", "zstd"] },
+                },
+            },
+            "securitySchemes": {
+                "ApiKey": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
+            },
+        },
+    }))
+}
+
+/// A document in the making.
+struct Document<'a> {
+    config: &'a LocalConfig,
+    /// Of the types that were named so far.
+    schemas: SchemaGenerator,
+}
+
+impl Document<'_> {
+    fn dialect(&self) -> &Dialect {
+        &self.config.dialect
+    }
+
+    /// What refers to the schema of `T`, which is kept.
+    fn of<T: schemars::JsonSchema>(&mut self) -> Value {
+        self.schemas.subschema_for::<T>().to_value()
+    }
+
+    fn operation(&mut self, route: Route) -> Value {
+        let mut operation = json!({
+            "operationId": operation_id(route),
+            "summary": route.summary(),
+            "parameters": parameters(route),
+            "responses": self.responses(route),
+            "security": self.security(route),
+        });
+        if let Some(content) = self.request(route) {
+            operation["requestBody"] = json!({ "required": true, "content": content });
+        }
+        operation
+    }
+
+    /// The JSON bodies of all routes.
+    fn bodies(&mut self) -> Vec<(Route, Value)> {
+        let all = Route::ALL.iter();
+        all.filter_map(|route| Some((*route, self.body(*route)?)))
+            .collect()
+    }
+
+    /// The bodies that a route takes, by their type; `None` of one that takes none, or says nothing of it.
+    fn request(&mut self, route: Route) -> Option<Value> {
+        let json = json!({ "schema": self.body(route)? });
+        if route != Route::ForwardBackward {
+            return Some(json!({ JSON: json }));
+        }
+        if self.dialect().open_api == OpenApi::PassWithoutBody {
+            return None;
+        }
+        let protobuf =
+            json!({ "schema": { "description": "ForwardBackwardRequest, in protobuf." } });
+        Some(match self.dialect().pass_bodies {
+            PassBodies::Both => json!({ PROTOBUF: protobuf, JSON: json }),
+            PassBodies::Json => json!({ JSON: json }),
+            PassBodies::Protobuf => json!({ PROTOBUF: protobuf }),
+        })
+    }
+
+    fn responses(&mut self, route: Route) -> Value {
+        let mut all = Map::new();
+        let (status, answer) = match self.answer(route) {
+            Some(schema) => (self.status(route), self.content(route, schema)),
+            None => (
+                StatusCode::NO_CONTENT,
+                json!({ "description": "It is gone." }),
+            ),
+        };
+        all.insert(status.as_str().to_owned(), answer);
+        for status in self.refusals(route) {
+            let refused = json!({ "$ref": "#/components/responses/Refused" });
+            all.insert(status.to_string(), refused);
+        }
+        all.into()
+    }
+
+    fn status(&self, route: Route) -> StatusCode {
+        match route {
+            Route::CreateSession | Route::CreateSamplingSession => self.dialect().created,
+            _ => StatusCode::OK,
+        }
+    }
+
+    fn content(&self, route: Route, schema: Value) -> Value {
+        let mut content = json!({ JSON: { "schema": schema } });
+        if route == Route::RetrieveFuture && self.dialect().results != ResultForm::Json {
+            let message = "ForwardBackwardOutput or SampleResponse, in protobuf.";
+            content[PROTOBUF] = json!({ "schema": { "description": message } });
+        }
+        json!({ "description": "What was asked for.", "content": content })
+    }
+
+    /// The statuses of refusals, beside those of a fault script.
+    fn refusals(&self, route: Route) -> BTreeSet<u16> {
+        let mut all: BTreeSet<u16> = responses::refusals(route).iter().copied().collect();
+        if self.is_key_needed(route) {
+            all.extend([401, 403]);
+        }
+        if route.method() == "POST" {
+            // Of bodies that are malformed, too long, in another coding, or wrong.
+            all.extend([400, 413, 415, 422]);
+        }
+        if route == Route::RetrieveFuture {
+            if let Failures::Status(status) = self.dialect().failures {
+                all.insert(status.as_u16());
+            }
+            if self.dialect().poll_end == PollEnd::Timeout {
+                all.insert(408);
+            }
+        }
+        all
+    }
+
+    fn is_key_needed(&self, route: Route) -> bool {
+        let is_needed = self.config.api_key.is_some() || self.dialect().key == KeyNeed::Always;
+        is_needed && route != Route::Health
+    }
+
+    fn security(&self, route: Route) -> Value {
+        match self.is_key_needed(route) {
+            true => json!([{ "ApiKey": [] }]),
+            false => json!([{}, { "ApiKey": [] }]),
+        }
+    }
+}
+
+/// The path below `/api/v1/` in words.
+fn operation_id(route: Route) -> String {
+    let words: Vec<&str> = route
+        .segments()
+        .map(|segment| segment.trim_matches(['{', '}']))
+        .collect();
+    format!(
+        "{}_{}",
+        route.method().to_ascii_lowercase(),
+        words.join("_")
+    )
+}
+
+fn parameters(route: Route) -> Vec<Value> {
+    let ids = route.segments().filter(|segment| is_id(segment));
+    let ids = ids.map(|segment| {
+        let name = segment.trim_matches(['{', '}']);
+        json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
+    });
+    let mut all: Vec<Value> = ids.collect();
+    if matches!(
+        route,
+        Route::Sessions | Route::TrainingRuns | Route::Checkpoints
+    ) {
+        let schema = json!({ "type": "integer", "minimum": 0 });
+        all.extend(["offset", "limit"].map(
+            |name| json!({ "name": name, "in": "query", "required": false, "schema": schema }),
+        ));
+    }
+    if route.method() == "POST" {
+        all.push(json!({ "$ref": "#/components/parameters/ContentEncoding" }));
+    }
+    all
+}

@@ -1,0 +1,106 @@
+//! Bodies against the part of JSON Schema that the document uses. A keyword beyond it is an error, so that nothing is passed over.
+
+use serde_json::Value;
+
+/// What is wrong with a body by a schema of a document.
+pub(crate) fn faults(document: &Value, schema: &Value, body: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    check(document, schema, body, "", &mut found);
+    found
+}
+
+fn check(document: &Value, schema: &Value, value: &Value, way: &str, found: &mut Vec<String>) {
+    let Value::Object(keywords) = schema else {
+        assert!(schema.is_boolean(), "{schema} is no schema");
+        if schema == false {
+            found.push(format!("{way}: nothing is allowed here"));
+        }
+        return;
+    };
+    let is_right = |schema: &Value| faults(document, schema, value).is_empty();
+    let count = |all: &Value| {
+        all.as_array()
+            .unwrap()
+            .iter()
+            .filter(|one| is_right(one))
+            .count()
+    };
+    for (keyword, rule) in keywords {
+        let holds = match keyword.as_str() {
+            "$ref" => {
+                let pointer = rule.as_str().unwrap().strip_prefix('#').unwrap();
+                check(
+                    document,
+                    document.pointer(pointer).unwrap(),
+                    value,
+                    way,
+                    found,
+                );
+                true
+            }
+            "type" => match rule {
+                Value::Array(names) => names.iter().any(|name| is_of(value, name)),
+                name => is_of(value, name),
+            },
+            "const" => value == rule,
+            "enum" => rule.as_array().unwrap().contains(value),
+            "minimum" => value.as_f64().is_none_or(|x| x >= rule.as_f64().unwrap()),
+            "maximum" => value.as_f64().is_none_or(|x| x <= rule.as_f64().unwrap()),
+            "pattern" => {
+                let start = rule.as_str().unwrap().strip_prefix('^').unwrap();
+                value.as_str().is_none_or(|text| text.starts_with(start))
+            }
+            "anyOf" => count(rule) > 0,
+            "oneOf" => count(rule) == 1,
+            "not" => !is_right(rule),
+            "required" => value.as_object().is_none_or(|fields| {
+                let names = rule
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|name| name.as_str().unwrap());
+                names.into_iter().all(|name| fields.contains_key(name))
+            }),
+            "properties" => {
+                for (name, schema) in rule.as_object().unwrap() {
+                    if let Some(value) = value.get(name) {
+                        check(document, schema, value, &format!("{way}/{name}"), found);
+                    }
+                }
+                true
+            }
+            "additionalProperties" => {
+                for (name, value) in value.as_object().into_iter().flatten() {
+                    if schema["properties"].get(name).is_none() {
+                        check(document, rule, value, &format!("{way}/{name}"), found);
+                    }
+                }
+                true
+            }
+            "items" => {
+                for (i, value) in value.as_array().into_iter().flatten().enumerate() {
+                    check(document, rule, value, &format!("{way}/{i}"), found);
+                }
+                true
+            }
+            "description" | "title" | "format" | "default" | "contentEncoding" => true,
+            other => panic!("no check of the keyword {other}"),
+        };
+        if !holds {
+            found.push(format!("{way}: {keyword} {rule}"));
+        }
+    }
+}
+
+fn is_of(value: &Value, name: &Value) -> bool {
+    match name.as_str().unwrap() {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "number" => value.is_number(),
+        "integer" => value.is_i64() || value.is_u64(),
+        other => panic!("no type {other}"),
+    }
+}
