@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue};
 use tinkers_core::{
@@ -23,7 +24,7 @@ use crate::pool::{Ground, LaneLimits, LaneStats, Patience, Pool};
 use crate::proxy::ProxyConfig;
 use crate::redirect::{self, MAX_HOPS};
 use crate::runtime::IoRuntime;
-use crate::target::Target;
+use crate::target::{Place, Target};
 use crate::tls::{Protocol, Tls};
 
 /// Requests to one base URL. Cheap to clone; clones share the connections, which close with the last of them.
@@ -37,6 +38,7 @@ pub struct HttpTransport {
 
 struct Shared {
     base: BaseUrl,
+    place: Arc<Place>,
     own: OwnHeaders,
     user_agent: HeaderValue,
     ground: Arc<Ground>,
@@ -52,6 +54,7 @@ struct Gate {
 
 pub(crate) struct Parts {
     pub(crate) base: BaseUrl,
+    pub(crate) place: Arc<Place>,
     pub(crate) own: OwnHeaders,
     pub(crate) user_agent: HeaderValue,
     pub(crate) tls: Tls,
@@ -76,16 +79,15 @@ impl HttpTransport {
             time: parts.time,
         });
         let pool = Pool::new(&ground, &parts.lanes);
-        let (base, own, user_agent) = (parts.base, parts.own, parts.user_agent);
-        let gate = watch::Sender::new(Gate::default());
         Self {
             shared: Arc::new(Shared {
-                base,
-                own,
-                user_agent,
+                base: parts.base,
+                place: parts.place,
+                own: parts.own,
+                user_agent: parts.user_agent,
                 ground,
                 pool,
-                gate,
+                gate: watch::Sender::default(),
             }),
         }
     }
@@ -123,7 +125,10 @@ impl HttpTransport {
 }
 
 impl Transport for HttpTransport {
-    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+    fn send(
+        &self,
+        mut request: HttpRequest,
+    ) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
             let running = Running::start(&self.shared)?;
             let began = Arc::new(AtomicBool::new(false));
@@ -139,7 +144,7 @@ impl Transport for HttpTransport {
             let beginning = Arc::clone(&began);
             let work = async move {
                 beginning.store(true, Ordering::Release);
-                let outcome = running.0.run(request).await;
+                let outcome = running.0.run(&mut request).await;
                 // Who waited may have left.
                 let _ = answer.send(outcome);
             };
@@ -211,7 +216,7 @@ impl Shared {
         }
     }
 
-    async fn run(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+    async fn run(&self, request: &mut HttpRequest) -> Result<HttpResponse, TransportError> {
         let started = self.ground.time.now();
         let limits = Limits {
             timeouts: request.timeouts,
@@ -220,14 +225,14 @@ impl Shared {
         };
         let mut outcome = self.follow(request, &limits).await;
         self.own.scrubber().clean(&mut outcome);
-        let elapsed = self.ground.time.now().since(started);
+        let elapsed = || self.ground.time.now().since(started);
         match &outcome {
             Ok(response) => {
                 Span::current().record("status", response.status.as_u16());
-                tracing::debug!(?elapsed, bytes = response.body.len(), "answered");
+                tracing::debug!(elapsed = ?elapsed(), bytes = response.body.len(), "answered");
             }
             Err(error) => {
-                tracing::debug!(?elapsed, kind = ?error.kind, sent = ?error.sent, %error, "failed")
+                tracing::debug!(elapsed = ?elapsed(), kind = ?error.kind, sent = ?error.sent, %error, "failed")
             }
         }
         outcome
@@ -235,27 +240,25 @@ impl Shared {
 
     async fn follow(
         &self,
-        request: HttpRequest,
+        request: &mut HttpRequest,
         limits: &Limits,
     ) -> Result<HttpResponse, TransportError> {
-        let target = Target::below(&self.base, &request.path).ok_or_else(|| {
-            failure::invalid(format!(
-                "the path {:?} is no path of a URL that opens with /",
-                request.path
-            ))
-        })?;
-        let mut headers = self.common(request.headers);
-        let foreign = foreign(&headers);
-        self.own.add_to(&mut headers);
+        let path = Bytes::from(std::mem::take(&mut request.path));
+        let target = Target::below(&self.place, self.base.prefix(), path.clone());
         let mut message = Message {
-            target,
-            method: request.method,
-            headers,
-            body: request.body,
+            target: target.ok_or_else(|| {
+                failure::invalid(format!(
+                    "the path {:?} is no path of a URL that opens with /",
+                    String::from_utf8_lossy(&path)
+                ))
+            })?,
+            method: &request.method,
+            given: &request.headers,
+            trusted: true,
+            body: &request.body,
         };
-        let mut trusted = true;
         for _ in 0..=MAX_HOPS {
-            let response = if trusted {
+            let response = if message.trusted {
                 self.pooled(&message, request.class, limits).await?
             } else {
                 // Rare, and large: it holds all of the set-up of a connection.
@@ -264,19 +267,21 @@ impl Shared {
             let Some(target) = redirect::next(&message, &response)? else {
                 return Ok(response);
             };
-            tracing::debug!(status = response.status.as_u16(), to = %self.own.scrubber().text(&target.origin.to_string()), "redirected");
+            tracing::debug!(status = response.status.as_u16(), to = %self.own.scrubber().text(&target.origin().to_string()), "redirected");
             // What left once is never trusted again, also when it is sent back here.
-            if trusted && target.origin != message.target.origin {
-                trusted = false;
-                message.headers.clone_from(&foreign);
-            }
+            message.trusted &= target.origin() == message.target.origin();
             message.target = target;
         }
         Err(redirect::too_many(&message))
     }
 
-    /// Headers that the request did not set itself.
-    fn common(&self, mut headers: HeaderMap) -> HeaderMap {
+    /// All headers of `message` but the connection's own. They are put together for each hop, since they go with the request.
+    fn headers(&self, message: &Message<'_>) -> HeaderMap {
+        let room = message.given.len() + self.own.len() + USUAL;
+        let mut headers = HeaderMap::with_capacity(room);
+        for (name, value) in message.given {
+            headers.append(name, value.clone());
+        }
         headers
             .entry(USER_AGENT)
             .or_insert_with(|| self.user_agent.clone());
@@ -286,13 +291,18 @@ impl Shared {
         headers
             .entry(ACCEPT_ENCODING)
             .or_insert(HeaderValue::from_static(decode::ACCEPT_ENCODING));
-        headers
+        if message.trusted {
+            self.own.add_to(&mut headers);
+            headers
+        } else {
+            foreign(&headers)
+        }
     }
 
     /// On a connection of the class. What a kept connection never carried goes out once more, on another.
     async fn pooled(
         &self,
-        message: &Message,
+        message: &Message<'_>,
         class: RouteClass,
         limits: &Limits,
     ) -> Result<HttpResponse, TransportError> {
@@ -308,7 +318,15 @@ impl Shared {
             Span::current().record("connection", lease.id());
             let reused = lease.is_reused();
             let Some(link) = lease.link() else { continue };
-            match exchange(link, message, limits, &self.ground.time).await {
+            match exchange(
+                link,
+                message,
+                self.headers(message),
+                limits,
+                &self.ground.time,
+            )
+            .await
+            {
                 Ok(response) => {
                     lease.finish();
                     return Ok(response);
@@ -330,7 +348,7 @@ impl Shared {
     /// On a connection of its own, to an origin that is not the base URL's.
     async fn once(
         &self,
-        message: &Message,
+        message: &Message<'_>,
         limits: &Limits,
     ) -> Result<HttpResponse, TransportError> {
         let Ground {
@@ -339,7 +357,7 @@ impl Shared {
             time,
             ..
         } = &*self.ground;
-        let origin = &message.target.origin;
+        let origin = message.target.origin();
         let connect_at = time
             .now()
             .after(limits.timeouts.connect)
@@ -354,11 +372,14 @@ impl Shared {
         // It ends by itself when `link` is dropped.
         let driver = dialed.driver;
         runtime.launch(async move { drop(driver.await) });
-        exchange(&mut link, message, limits, time)
+        exchange(&mut link, message, self.headers(message), limits, time)
             .await
             .map_err(|failed| failed.error)
     }
 }
+
+/// `User-Agent`, `Accept`, `Accept-Encoding` and `Host`.
+const USUAL: usize = 4;
 
 /// The headers that may go to an origin that is not the base URL's.
 fn foreign(headers: &HeaderMap) -> HeaderMap {
