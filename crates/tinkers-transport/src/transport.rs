@@ -52,6 +52,12 @@ struct Gate {
     running: usize,
 }
 
+impl Gate {
+    fn is_over(&self) -> bool {
+        self.closed && self.running == 0
+    }
+}
+
 pub(crate) struct Parts {
     pub(crate) base: BaseUrl,
     pub(crate) place: Arc<Place>,
@@ -112,15 +118,14 @@ impl HttpTransport {
     /// Lets nothing more in: later sends fail with `Closed`, those under way go on to their end, and then all connections
     /// close. Harmless when repeated.
     pub fn close(&self) {
-        self.shared.gate.send_modify(|gate| gate.closed = true);
-        self.shared.settle();
+        self.shared.change(|gate| gate.closed = true);
     }
 
     /// Waits until [closed](Self::close) and nothing is under way. Cancel-safe.
     pub async fn closed(&self) {
         let mut gate = self.shared.gate.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
-        let _ = gate.wait_for(|gate| gate.closed && gate.running == 0).await;
+        let _ = gate.wait_for(Gate::is_over).await;
     }
 }
 
@@ -185,9 +190,11 @@ struct Running(Arc<Shared>);
 impl Running {
     fn start(shared: &Arc<Shared>) -> Result<Self, TransportError> {
         let mut open = false;
-        shared.gate.send_modify(|gate| {
+        // Nobody waits for one more to be under way.
+        shared.gate.send_if_modified(|gate| {
             open = !gate.closed;
             gate.running += usize::from(open);
+            false
         });
         if open {
             Ok(Self(Arc::clone(shared)))
@@ -199,19 +206,19 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.gate.send_modify(|gate| gate.running -= 1);
-        self.0.settle();
+        self.0.change(|gate| gate.running -= 1);
     }
 }
 
 impl Shared {
-    /// Closes the connections when nobody may come and nobody is left.
-    fn settle(&self) {
-        let over = {
-            let gate = self.gate.borrow();
-            gate.closed && gate.running == 0
-        };
-        if over {
+    /// Changes who may come and who is here, and closes the connections when nobody may come and nobody is left. Those who wait
+    /// for that are woken then and not before: each call of the transport comes by here.
+    fn change(&self, change: impl FnOnce(&mut Gate)) {
+        let is_over = self.gate.send_if_modified(|gate| {
+            change(gate);
+            gate.is_over()
+        });
+        if is_over {
             self.pool.close();
         }
     }
