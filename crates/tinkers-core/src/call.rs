@@ -56,10 +56,15 @@ pub struct Call {
     pub is_final: Option<fn(&HttpResponse) -> bool>,
 }
 
+/// Headers of a submission that the transport does not add.
+const HEADERS: usize = 5;
+
 impl Call {
     /// A JSON `POST` of `body`.
     pub fn post(path: impl Into<String>, body: Bytes, class: RouteClass) -> Self {
         let mut call = Self::bare(Method::POST, path.into(), class);
+        // Its own and those of an attempt, without growing.
+        call.headers.reserve(HEADERS);
         call.headers.insert(
             http::header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
@@ -137,7 +142,7 @@ impl Caller {
     /// seen the request.
     ///
     /// An error says `MaybeSent` when any attempt of the call may have been applied, and not only the last one.
-    pub async fn call(&self, call: Call) -> Result<Accepted, Error> {
+    pub async fn call(&self, mut call: Call) -> Result<Accepted, Error> {
         let mut attempts = Attempts {
             caller: self,
             began: self.time.now(),
@@ -146,7 +151,7 @@ impl Caller {
             maybe_applied: false,
         };
         let operation = call.operation;
-        let outcome = attempts.run(call).await;
+        let outcome = attempts.run(&mut call).await;
         outcome.map_err(|mut error| {
             if attempts.maybe_applied {
                 error = error.with_sent(Sent::MaybeSent);
@@ -170,15 +175,11 @@ struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    async fn run(&mut self, mut call: Call) -> Result<Accepted, Error> {
+    async fn run(&mut self, call: &mut Call) -> Result<Accepted, Error> {
         if call.method != Method::GET {
             // One key for one logical call, over all its attempts.
-            let key = format!(
-                "tinkers-{:016x}{:016x}",
-                self.caller.jitter.bits(),
-                self.caller.jitter.bits()
-            );
-            insert(&mut call.headers, "x-idempotency-key", &key);
+            let key = idempotency_key(&*self.caller.jitter);
+            insert(&mut call.headers, "x-idempotency-key", key);
         }
         if let Some(operation) = call.operation {
             insert(&mut call.headers, "x-sdk-method", operation);
@@ -186,23 +187,23 @@ impl Attempts<'_> {
         let mut flight = None;
         let mut reentry = Reentry::New;
         loop {
-            enter(&call, Phase::Admission);
+            enter(call, Phase::Admission);
             let admitted = self
                 .caller
                 .admission
-                .admit(ask(&call, flight.take(), reentry))
+                .admit(ask(call, flight.take(), reentry))
                 .await?;
             let Admitted {
                 permit,
                 flight: held,
                 arrival,
             } = admitted;
-            enter(&call, Phase::Submitting);
-            insert(
-                &mut call.headers,
-                "x-stainless-retry-count",
-                &self.made.to_string(),
-            );
+            enter(call, Phase::Submitting);
+            let made = match self.made {
+                0 => Bytes::from_static(b"0"),
+                made => made.to_string().into(),
+            };
+            insert(&mut call.headers, "x-stainless-retry-count", made);
             let leaving = call.progress.as_deref().map(ProgressCell::leaving);
             let sent = self.caller.transport.send(call.request()).await;
             let now = self.caller.time.now();
@@ -222,7 +223,7 @@ impl Attempts<'_> {
                         return Err(error);
                     }
                     flight = self.keep(held, applied);
-                    self.repeat(&call, applied, None, error).await?;
+                    self.repeat(call, applied, None, error).await?;
                     reentry = Reentry::New;
                     continue;
                 }
@@ -231,7 +232,7 @@ impl Attempts<'_> {
                 progress.news(now);
             }
             note_deprecation(&answer);
-            match action(&call, &answer, self.caller.time.wall()) {
+            match action(call, &answer, self.caller.time.wall()) {
                 Action::Accept => {
                     drop(leaving);
                     permit.settle(Settlement::Accepted);
@@ -256,10 +257,10 @@ impl Attempts<'_> {
                     let error = || answer_error(ErrorKind::RateLimited, &answer);
                     if call.class == RouteClass::Control {
                         // A lane without a gate would come straight back: it waits here.
-                        self.repeat(&call, Applied::No, hint, error()).await?;
+                        self.repeat(call, Applied::No, hint, error()).await?;
                     } else if hint.is_none() && call.cost.bytes > LARGE {
                         // It is likely what the server had no room for. Smaller ones need not wait for it.
-                        self.sleep(&call, LARGE_PAUSE, error).await?;
+                        self.sleep(call, LARGE_PAUSE, error).await?;
                     }
                 }
                 Action::PauseForBilling => {
@@ -272,7 +273,7 @@ impl Attempts<'_> {
                         .on_payment_required(now, self.caller.billing_limit)
                     {
                         Billing::Pause(step) => {
-                            self.sleep(&call, step, || answer_error(ErrorKind::Billing, &answer))
+                            self.sleep(call, step, || answer_error(ErrorKind::Billing, &answer))
                                 .await?
                         }
                         Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
@@ -286,7 +287,7 @@ impl Attempts<'_> {
                     note(leaving, applied);
                     permit.settle(Settlement::Answered);
                     flight = self.keep(held, applied);
-                    self.repeat(&call, applied, hint, answer_error(kind, &answer))
+                    self.repeat(call, applied, hint, answer_error(kind, &answer))
                         .await?;
                     reentry = Reentry::New;
                 }
@@ -434,8 +435,20 @@ fn note_deprecation(answer: &HttpResponse) {
     }
 }
 
-fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
+fn idempotency_key(jitter: &dyn Jitter) -> String {
+    use std::fmt::Write;
+
+    const OPENING: &str = "tinkers-";
+    let mut key = String::with_capacity(OPENING.len() + 32);
+    key.push_str(OPENING);
+    // Writing to a text cannot fail.
+    let _ = write!(key, "{:016x}{:016x}", jitter.bits(), jitter.bits());
+    key
+}
+
+/// Sets a header without a copy of its value, unless that fits into no header.
+fn insert(headers: &mut HeaderMap, name: &'static str, value: impl Into<Bytes>) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         headers.insert(HeaderName::from_static(name), value);
     }
 }

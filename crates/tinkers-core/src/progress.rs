@@ -6,7 +6,7 @@ use std::time::Duration;
 use tinkers_wire::QueueState;
 
 use crate::error::{Error, ErrorKind, Phase, Sent, Stalled};
-use crate::time::{Moment, Time};
+use crate::time::Moment;
 
 /// A view of an operation under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +132,10 @@ impl ProgressCell {
         let progress = &mut state.progress;
         progress.phase = Phase::Waiting;
         progress.last_news = progress.last_news.max(now);
-        progress.request_id = Some(request_id.to_owned());
+        // It is told twice: when the server says so, and by those who then wait.
+        if progress.request_id.as_deref() != Some(request_id) {
+            progress.request_id = Some(request_id.to_owned());
+        }
     }
 
     /// The result was asked for once more.
@@ -150,25 +153,26 @@ impl ProgressCell {
         changed
     }
 
-    /// Completes with a `Stalled` error when no news came for `limit`.
-    pub async fn stalled(&self, time: &dyn Time, limit: Duration) -> Error {
-        loop {
-            let (phase, last_news) = {
-                let progress = &self.lock().progress;
-                (progress.phase, progress.last_news)
-            };
-            let since = time.now().since(last_news);
-            if since >= limit {
-                let message = format!(
-                    "no news of the operation for {} s, while {}",
-                    since.as_secs(),
-                    describe(phase)
-                );
-                return Error::new(ErrorKind::Stalled, self.sent(), message)
-                    .with_stalled(Stalled { phase, since });
-            }
-            time.sleep_until(last_news.after(limit)).await;
+    /// When it will count as stalled, should no news come.
+    ///
+    /// # Errors
+    /// `Stalled` when at `now` no news came for `limit`.
+    pub fn patience(&self, now: Moment, limit: Duration) -> Result<Moment, Error> {
+        let (phase, last_news) = {
+            let progress = &self.lock().progress;
+            (progress.phase, progress.last_news)
+        };
+        let since = now.since(last_news);
+        if since < limit {
+            return Ok(last_news.after(limit));
         }
+        let message = format!(
+            "no news of the operation for {} s, while {}",
+            since.as_secs(),
+            describe(phase)
+        );
+        Err(Error::new(ErrorKind::Stalled, self.sent(), message)
+            .with_stalled(Stalled { phase, since }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -188,26 +192,23 @@ fn describe(phase: Phase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::ManualClock;
-    use std::future::Future;
-    use std::task::{Context, Poll, Waker};
+    use crate::time::{ManualClock, Time};
 
     #[test]
     fn news_moves_the_stall_and_silence_brings_it_with_its_phase() {
         let clock = ManualClock::new();
         let cell = ProgressCell::new(clock.now());
         let limit = Duration::from_secs(10);
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut stalled = std::pin::pin!(cell.stalled(&clock, limit));
-        assert!(stalled.as_mut().poll(&mut cx).is_pending());
+        let begun = clock.now();
+        assert_eq!(cell.patience(begun, limit).unwrap(), begun.after(limit));
         clock.advance(Duration::from_secs(9));
-        cell.accepted(clock.now(), "r-1");
+        let told = clock.now();
+        cell.accepted(told, "r-1");
         clock.advance(Duration::from_secs(9));
-        assert!(stalled.as_mut().poll(&mut cx).is_pending());
+        let still = cell.patience(clock.now(), limit);
+        assert_eq!(still.unwrap(), told.after(limit));
         clock.advance(Duration::from_secs(1));
-        let Poll::Ready(error) = stalled.as_mut().poll(&mut cx) else {
-            panic!("silence for the whole limit is a stall")
-        };
+        let error = cell.patience(clock.now(), limit).unwrap_err();
         assert_eq!(
             error.stalled(),
             Some(Stalled {
@@ -219,17 +220,9 @@ mod tests {
     }
     /// The stall of an operation that nobody told of any news.
     fn stall(cell: &ProgressCell) -> Error {
-        let clock = ManualClock::new();
         let limit = Duration::from_secs(10);
-        clock.advance(limit);
-        let mut stalled = std::pin::pin!(cell.stalled(&clock, limit));
-        match stalled
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
-            Poll::Ready(error) => error,
-            Poll::Pending => panic!("silence for the whole limit is a stall"),
-        }
+        let stalled = cell.patience(Moment::ORIGIN.after(limit), limit);
+        stalled.expect_err("silence for the whole limit is a stall")
     }
 
     #[test]

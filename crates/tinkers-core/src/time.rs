@@ -69,12 +69,14 @@ impl dyn Time {
     /// Runs `work` until `at`; `None` when the time came first. Dropping `work` cancels it.
     pub async fn deadline<F: Future + Send>(&self, at: Moment, work: F) -> Option<F::Output> {
         let mut work = std::pin::pin!(work);
-        let mut alarm = self.sleep_until(at);
+        // Set only when there is something to wait for: a timer costs more than much of what is there at once.
+        let mut alarm = None;
         std::future::poll_fn(move |cx| {
             // The work first: a result that is there wins over an alarm of the same instant.
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
             }
+            let alarm = alarm.get_or_insert_with(|| self.sleep_until(at));
             alarm.as_mut().poll(cx).map(|()| None)
         })
         .await

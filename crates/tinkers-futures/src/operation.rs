@@ -1,12 +1,13 @@
 //! Starting operations: one background task each, owned by the handle that waits for it.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tinkers_core::{
-    Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, Sent, SessionContext, Time,
+    BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, Sent, SessionContext,
 };
 use tinkers_wire::Promise;
 use tokio::sync::oneshot;
@@ -37,6 +38,24 @@ impl Operation {
             name,
         }
     }
+
+    /// When it is given up, should no news come.
+    fn patience(&self, limit: Duration) -> Result<Moment> {
+        let now = self.session.caller().time.now();
+        let stalls_at = self.progress.patience(now, limit)?;
+        match self.deadline {
+            Some(deadline) if deadline <= now => {
+                let message = "the operation took longer than the client's operation_deadline";
+                Err(Error::new(
+                    ErrorKind::Timeout,
+                    self.progress.sent(),
+                    message,
+                ))
+            }
+            Some(deadline) => Ok(stalls_at.min(deadline)),
+            None => Ok(stalls_at),
+        }
+    }
 }
 
 /// Starts `work` on the I/O runtime under the session's deadlines. A panic, an abort, a stall and a deadline that passes reach
@@ -53,41 +72,34 @@ where
     let (name, session) = (operation.name, Arc::clone(&operation.session));
     let mut work = catch_unwind(work);
     let watched = async move {
-        let result = {
-            let time = &*operation.session.caller().time;
-            let mut stalled = pin!(operation.progress.stalled(time, limit));
-            let mut overdue = pin!(overdue(&operation, time));
-            // The work first: a result that is there wins over the reasons to give it up. One future and not several in one
-            // another, since many wait at once and each layer would hold the ones below it twice.
-            poll_fn(|cx| {
-                if let Poll::Ready(result) = Pin::new(&mut work).poll(cx) {
-                    return Poll::Ready(result);
+        // One for both limits, and no future for either: many wait at once.
+        let mut alarm: Option<BoxFuture<'static, ()>> = None;
+        let result = poll_fn(|cx| {
+            // The work first: a result that is there wins over the reasons to give it up.
+            if let Poll::Ready(result) = Pin::new(&mut work).poll(cx) {
+                return Poll::Ready(result);
+            }
+            loop {
+                if let Some(alarm) = &mut alarm
+                    && alarm.as_mut().poll(cx).is_pending()
+                {
+                    return Poll::Pending;
                 }
-                if let Poll::Ready(error) = stalled.as_mut().poll(cx) {
-                    return Poll::Ready(Err(error));
+                match operation.patience(limit) {
+                    Ok(at) => alarm = Some(operation.session.caller().time.sleep_until(at)),
+                    Err(error) => return Poll::Ready(Err(error)),
                 }
-                overdue.as_mut().poll(cx).map(Err)
-            })
-            .await
-        };
+            }
+        })
+        .await;
         // What the work held is free before its result is told.
         drop(work);
         if sender.send(Box::new(result)).is_err() {
-            tracing::debug!(operation = name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result");
+            tracing::debug!(operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result");
         }
     };
     let task = session.spawner().spawn(Box::pin(watched));
     ApiFuture::new(receiver, progress, time, name, task)
-}
-
-/// Completes when the operation has taken as long as it may.
-async fn overdue(operation: &Operation, time: &dyn Time) -> Error {
-    match operation.deadline {
-        Some(at) => time.sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-    let message = "the operation took longer than the client's operation_deadline";
-    Error::new(ErrorKind::Timeout, operation.progress.sent(), message)
 }
 
 /// Reads the promise of a submission.

@@ -39,6 +39,8 @@ pub struct Retrieval {
     pub queue_log: Option<Arc<QueueLog>>,
 }
 
+/// Headers of a poll that the transport does not add.
+const HEADERS: usize = 6;
 /// A poll is given up after this long and made anew; servers hold one for up to half a minute, some for five.
 const POLL_LIMIT: Duration = Duration::from_secs(45);
 
@@ -61,10 +63,10 @@ pub async fn retrieve_announced<T: OperationResult>(
     retrieval: Retrieval,
     announcement: Announcement,
 ) -> Result<T> {
-    let id = retrieval.request_id.clone();
     let session = Arc::clone(&retrieval.operation.session);
     let now = session.caller().time.now();
-    retrieval.operation.progress.accepted(now, &id);
+    let progress = &retrieval.operation.progress;
+    progress.accepted(now, &retrieval.request_id);
     let mut polling = Polling {
         retrieval,
         pace: Pace::default(),
@@ -79,10 +81,11 @@ pub async fn retrieve_announced<T: OperationResult>(
     if let Some(size) = announcement.size {
         polling.fetch(size.get()).await;
     }
-    polling
-        .run(T::PROTOBUF, decode::<T>)
-        .await
-        .map_err(|error| after_close(&*session, error).with_request_id(id))
+    let outcome = polling.run(T::PROTOBUF, decode::<T>).await;
+    outcome.map_err(|error| {
+        let error = after_close(&*session, error);
+        error.with_request_id(polling.retrieval.request_id)
+    })
 }
 
 struct Polling {
@@ -235,6 +238,7 @@ impl Polling {
             first_byte: POLL_LIMIT,
             ..Timeouts::default()
         };
+        request.headers.reserve(HEADERS);
         let accept = if protobuf {
             "application/x-protobuf, application/json"
         } else {
@@ -255,14 +259,15 @@ impl Polling {
             HeaderName::from_static("x-tinker-request-iteration"),
             HeaderValue::from(self.iteration),
         );
-        if let Ok(name) = HeaderValue::from_str(self.retrieval.operation.name) {
+        let name = Bytes::from_static(self.retrieval.operation.name.as_bytes());
+        if let Ok(name) = HeaderValue::from_maybe_shared(name) {
             request
                 .headers
                 .insert(HeaderName::from_static("x-sdk-method"), name);
         }
         if self.iteration == 0
             && let Ok(seconds) =
-                HeaderValue::from_str(&format!("{:.6}", self.retrieval.submitted_in.as_secs_f64()))
+                HeaderValue::try_from(format!("{:.6}", self.retrieval.submitted_in.as_secs_f64()))
         {
             request.headers.insert(
                 HeaderName::from_static("x-tinker-create-promise-roundtrip-time"),

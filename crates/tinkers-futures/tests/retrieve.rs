@@ -2,19 +2,14 @@
 
 mod support;
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::{Scripted, Step, session, session_with_deadline};
-use tinkers_core::{
-    Error, ErrorKind, Moment, Phase, Result, SessionContext, Settlement, Time, TransportErrorKind,
-};
-use tinkers_futures::{Operation, Retrieval, retrieve};
+use support::{Scripted, Step, session, session_with_limits};
+use tinkers_core::{ErrorKind, Phase, Result, SessionContext, Settlement, TransportErrorKind};
+use tinkers_futures::{Operation, Retrieval, retrieve, start};
 use tinkers_wire::{
     FailureCategory, ForwardBackwardOutput, ModelCreated, OperationResult, RequestKind,
     RetrieveFuture, to_json,
@@ -217,28 +212,20 @@ fn a_refused_poll_closes_its_lane_for_as_long_as_the_server_says() {
 
 #[test]
 fn a_server_that_fails_is_asked_until_the_operation_counts_as_stalled() {
-    let (session, server) = session_with_deadline(
-        std::iter::repeat_n(Step::Json(500, "{}"), 1000),
-        Duration::from_secs(600),
-    );
+    let limit = Duration::from_secs(600);
+    let failing = std::iter::repeat_n(Step::Json(500, "{}"), 1000);
+    let (session, server) = session_with_limits(failing, limit, None);
     let operation = Operation::new(session as Arc<dyn SessionContext>, "Test.run");
-    let progress = Arc::clone(&operation.progress);
     let retrieval = Retrieval {
-        operation,
+        operation: operation.clone(),
         client: tinkers_core::ClientId(0),
         request_id: "r".into(),
         kind: RequestKind::CreateModel,
         submitted_in: Duration::ZERO,
         queue_log: None,
     };
-    let clock: &dyn Time = &server.clock;
-    let limit = Duration::from_secs(600);
-    let error = server.drive(async {
-        let stalled = progress.stalled(clock, limit);
-        let at = Moment::from_origin(limit * 2);
-        let polls = clock.deadline(at, retrieve::<ModelCreated>(retrieval));
-        first(stalled, polls).await
-    });
+    let polls = start(operation, retrieve::<ModelCreated>(retrieval));
+    let error = server.drive(polls).expect_err("there is no result");
     let stalled = error.stalled().expect("a stall");
     assert_eq!((stalled.phase, stalled.since), (Phase::Waiting, limit));
     let asked = server.asked_at();
@@ -250,21 +237,6 @@ fn a_server_that_fails_is_asked_until_the_operation_counts_as_stalled() {
     // Five in a row and then a result: nobody notices.
     let script = std::iter::repeat_n(Step::Json(500, "{}"), 5).chain([DONE]);
     assert!(created(script).0.is_ok());
-}
-
-/// The first to end, which is to be the stall.
-async fn first<T: std::fmt::Debug>(
-    stalled: impl Future<Output = Error>,
-    polls: impl Future<Output = T>,
-) -> Error {
-    let (mut stalled, mut polls) = (pin!(stalled), pin!(polls));
-    poll_fn(|cx| {
-        if let Poll::Ready(ended) = polls.as_mut().poll(cx) {
-            panic!("it gave up by itself: {ended:?}");
-        }
-        stalled.as_mut().poll(cx)
-    })
-    .await
 }
 
 #[test]

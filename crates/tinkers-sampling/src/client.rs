@@ -85,7 +85,7 @@ impl SamplingClient {
         let inner = Arc::clone(&self.inner);
         let operation = Operation::new(Arc::clone(&inner.session), NAME);
         start(operation.clone(), async move {
-            let response = Box::pin(run(inner, Box::new(request), operation)).await?;
+            let response = Box::pin(run(inner, request, operation)).await?;
             let logprobs = response.prompt_logprobs.ok_or_else(|| {
                 let message = "the server sent no log-probabilities of the prompt";
                 Error::new(

@@ -19,15 +19,16 @@ use crate::run::run;
 #[must_use = "nothing is sent before it is awaited or sent"]
 pub struct Sample {
     client: Arc<Inner>,
-    request: SampleRequest,
+    /// On the heap from the start: it is large, handed on with each parameter, and kept until the result is there.
+    request: Box<SampleRequest>,
 }
 
 impl Sample {
     pub(crate) fn new(client: Arc<Inner>, prompt: ModelInput) -> Self {
-        let request = SampleRequest {
+        let request = Box::new(SampleRequest {
             prompt,
             ..SampleRequest::default()
-        };
+        });
         Self { client, request }
     }
 
@@ -126,10 +127,10 @@ impl Sample {
     pub fn send(self) -> ApiFuture<SampleResponse> {
         let Self { client, request } = self;
         let operation = Operation::new(Arc::clone(&client.session), "SamplingClient.sample");
-        start(operation.clone(), run(client, Box::new(request), operation))
+        start(operation.clone(), run(client, request, operation))
     }
 
-    pub(crate) fn into_request(self) -> SampleRequest {
+    pub(crate) fn into_request(self) -> Box<SampleRequest> {
         self.request
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tinkers_core::{Call, Cost, Error, ErrorKind, Flight, Result, RouteClass, Sent};
 use tinkers_futures::{
-    Announcement, Operation, Retrieval, Watch, after_close, promise, retrieve, retrieve_announced,
+    Announcement, Operation, Retrieval, Watch, after_close, promise, retrieve_announced,
 };
-use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json};
+use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_within};
 
 use crate::client::Inner;
 
@@ -27,15 +27,13 @@ pub(crate) async fn run(
     operation: Operation,
 ) -> Result<SampleResponse> {
     request.validate()?;
-    request.sampling_session_id = Some(client.sampler_id.clone());
     let mut lost = 0;
     loop {
         client.session.check_open()?;
-        request.seq_id = Some(client.next_seq());
-        let mut accepted = Box::pin(submit(&client, &request, &operation)).await?;
-        let announcement = match &accepted.watch {
-            Some(watch) => Some(watch.announced().await?),
-            None => None,
+        let mut accepted = Box::pin(submit(&client, &mut request, &operation)).await?;
+        let announcement = match &accepted.result {
+            Awaited::Announced(watch) => watch.announced().await?,
+            Awaited::Asked(_) => Announcement::default(),
         };
         let ids = accepted.sequence_ids.take();
         // Nothing of the answer outlives this block, so that it takes up nothing where others wait.
@@ -67,23 +65,43 @@ fn times_anew(error: &Error) -> u32 {
 
 /// A sample that the server has accepted.
 struct Accepted {
-    request_id: String,
-    sequence_ids: Option<Vec<String>>,
+    result: Awaited,
+    sequence_ids: Option<Box<[String]>>,
     submitted_in: Duration,
-    /// Where the session's poller waits for it.
-    watch: Option<Watch>,
     /// Lands when the result is there or is given up.
     _flight: Flight,
 }
 
+/// How its result is learned of.
+enum Awaited {
+    /// The session's poller waits for it, under the id that the watch knows.
+    Announced(Watch),
+    /// It is asked for under this id until it is there.
+    Asked(String),
+}
+
+impl Awaited {
+    fn request_id(&self) -> &str {
+        match self {
+            Self::Announced(watch) => watch.request_id(),
+            Self::Asked(id) => id,
+        }
+    }
+}
+
 async fn submit(
     client: &Inner,
-    request: &SampleRequest,
+    request: &mut SampleRequest,
     operation: &Operation,
 ) -> Result<Accepted> {
     let begun = client.poller.as_ref().map(|poller| poller.begin());
     let begun = begun.transpose()?;
-    let mut call = Call::post(routes::ASAMPLE, to_json(request), RouteClass::Sample);
+    request.seq_id = Some(client.next_seq());
+    request.sampling_session_id = Some(client.sampler_id.clone());
+    let body = to_json_within(request, body_length(request));
+    // What each sample has alike takes up nothing while it waits.
+    request.sampling_session_id = None;
+    let mut call = Call::post(routes::ASAMPLE, body, RouteClass::Sample);
     call.headers.insert(
         HeaderName::from_static("x-tinker-sampling-backpressure"),
         HeaderValue::from_static("1"),
@@ -98,19 +116,24 @@ async fn submit(
     let accepted = session.caller().call(call).await;
     let accepted = accepted.map_err(|error| after_close(session, error))?;
     let promise = promise(&accepted.response)?;
-    let watch = match (&client.poller, begun) {
+    let result = match (&client.poller, begun) {
         (Some(poller), Some(begun)) => {
-            Some(poller.watch(begun, &promise.request_id, &operation.progress)?)
+            Awaited::Announced(poller.watch(begun, &promise.request_id, &operation.progress)?)
         }
-        _ => None,
+        _ => Awaited::Asked(promise.request_id),
     };
     Ok(Accepted {
-        request_id: promise.request_id,
-        sequence_ids: promise.sample_sequence_ids,
+        result,
+        // Without the room that was left for more of them.
+        sequence_ids: promise.sample_sequence_ids.map(Vec::into_boxed_slice),
         submitted_in: accepted.elapsed,
-        watch,
         _flight: accepted.flight,
     })
+}
+
+/// About as many bytes as the body of `request` has, and no fewer for most: numbers of five digits, and a bit of everything.
+fn body_length(request: &SampleRequest) -> usize {
+    400 + 6 * request.prompt.len().unwrap_or(0)
 }
 
 /// The result of a sample; `accepted` goes with it, so that the server is told that it was fetched.
@@ -118,27 +141,24 @@ async fn fetch(
     client: &Inner,
     accepted: Accepted,
     operation: &Operation,
-    announcement: Option<Announcement>,
+    announcement: Announcement,
 ) -> Result<SampleResponse> {
     let retrieval = Retrieval {
         operation: operation.clone(),
         client: client.client,
-        request_id: accepted.request_id.clone(),
+        request_id: accepted.result.request_id().to_owned(),
         kind: RequestKind::Sample,
         submitted_in: accepted.submitted_in,
         queue_log: Some(Arc::clone(&client.queue_log)),
     };
-    match announcement {
-        Some(announcement) => retrieve_announced(retrieval, announcement).await,
-        None => retrieve(retrieval).await,
-    }
+    retrieve_announced(retrieval, announcement).await
 }
 
 /// Adds the sequences' ids, and refuses a response that leaves out what was asked for.
 fn checked(
     request: &SampleRequest,
     mut response: SampleResponse,
-    ids: Option<Vec<String>>,
+    ids: Option<Box<[String]>>,
 ) -> Result<SampleResponse> {
     for (sequence, id) in response.sequences.iter_mut().zip(ids.unwrap_or_default()) {
         sequence.sequence_id.get_or_insert(id);
@@ -199,7 +219,7 @@ mod tests {
             num_samples: Some(2),
             ..SampleRequest::default()
         };
-        let with = checked(&request, response(2), Some(vec!["a".into(), "b".into()])).unwrap();
+        let with = checked(&request, response(2), Some(["a".into(), "b".into()].into())).unwrap();
         assert_eq!(with.sequences[1].sequence_id.as_deref(), Some("b"));
         assert_eq!(
             checked(&request, response(2), None).unwrap().sequences[0].sequence_id,

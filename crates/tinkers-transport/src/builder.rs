@@ -12,6 +12,7 @@ use crate::credential::{CloudflareAccess, Credential, OwnHeaders};
 use crate::pool::LaneLimits;
 use crate::proxy::ProxyConfig;
 use crate::runtime::IoRuntime;
+use crate::target::Place;
 use crate::tls::{self, Protocol, Tls};
 use crate::transport::{HttpTransport, Parts};
 
@@ -152,8 +153,11 @@ impl HttpTransportBuilder {
             None => IoRuntime::shared()?,
         };
         let time = self.time.unwrap_or_else(|| runtime.time());
+        let place = Place::new(base.origin().clone())
+            .ok_or_else(|| Error::invalid("base_url", "a host that fits into a header"))?;
         Ok(HttpTransport::from_parts(Parts {
             base,
+            place,
             own,
             user_agent,
             tls,

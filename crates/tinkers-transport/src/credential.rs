@@ -99,6 +99,11 @@ impl OwnHeaders {
         Arc::clone(&key.scrubber)
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.fixed.len() + 1
+    }
+
     /// Adds all of them to `headers`, over what is there.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);

@@ -22,7 +22,12 @@ pub(crate) struct Collector {
 }
 
 enum Inner {
-    Plain { first: Bytes, more: BytesMut },
+    Plain {
+        first: Bytes,
+        more: BytesMut,
+        /// To be set aside when there is a second piece.
+        room: usize,
+    },
     Gzip(Box<flate2::write::MultiGzDecoder<Bounded>>),
     Zstd(Box<ZstdStream>),
 }
@@ -52,7 +57,8 @@ impl Collector {
                 return Ok(Self {
                     inner: Inner::Plain {
                         first: Bytes::new(),
-                        more: BytesMut::with_capacity(room),
+                        more: BytesMut::new(),
+                        room,
                     },
                     limit,
                     seen: false,
@@ -88,7 +94,7 @@ impl Collector {
     pub(crate) fn push(&mut self, piece: Bytes) -> Result<(), TransportError> {
         self.seen |= !piece.is_empty();
         match &mut self.inner {
-            Inner::Plain { first, more } => {
+            Inner::Plain { first, more, room } => {
                 if first.len() + more.len() + piece.len() > self.limit {
                     return Err(too_large(self.limit));
                 }
@@ -98,6 +104,7 @@ impl Collector {
                     return Ok(());
                 }
                 if more.is_empty() {
+                    more.reserve(*room);
                     more.extend_from_slice(&std::mem::take(first));
                 }
                 more.extend_from_slice(&piece);
@@ -120,7 +127,7 @@ impl Collector {
             return Ok(Bytes::new());
         }
         match self.inner {
-            Inner::Plain { first, more } => Ok(if more.is_empty() {
+            Inner::Plain { first, more, .. } => Ok(if more.is_empty() {
                 first
             } else {
                 more.freeze()

@@ -1,14 +1,16 @@
 //! One request and its answer on one connection, within its time limits.
 
-use std::pin::pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tinkers_core::{HttpResponse, Moment, Sent, Time, Timeouts, TransportError};
+use hyper::client::conn::TrySendError;
+use tinkers_core::{HttpResponse, Moment, Origin, Sent, Time, Timeouts, TransportError};
 
 use crate::decode::Collector;
 use crate::failure;
@@ -16,13 +18,15 @@ use crate::link::Link;
 use crate::target::Target;
 use crate::upload::{Meter, Upload};
 
-/// One message to send, which may be sent again on another connection.
-#[derive(Clone)]
-pub(crate) struct Message {
+/// One message to send, which may be sent again on another connection or to another place.
+pub(crate) struct Message<'a> {
     pub(crate) target: Target,
-    pub(crate) method: Method,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+    pub(crate) method: &'a Method,
+    /// The headers that the request set itself.
+    pub(crate) given: &'a HeaderMap,
+    /// Whether it goes where the base URL leads, by the base URL's own word.
+    pub(crate) trusted: bool,
+    pub(crate) body: &'a Bytes,
 }
 
 /// The limits of the whole operation, all hops and attempts included.
@@ -49,62 +53,84 @@ impl From<TransportError> for Failed {
     }
 }
 
-/// Sends `message` on `link` and reads the whole answer. Dropping the future resets the stream or closes the connection.
+/// Sends `message` with `headers` on `link` and reads the whole answer. Dropping the future resets the stream or closes the
+/// connection.
 pub(crate) async fn exchange(
     link: &mut Link,
-    message: &Message,
+    message: &Message<'_>,
+    headers: HeaderMap,
     limits: &Limits,
     time: &Arc<dyn Time>,
 ) -> Result<HttpResponse, Failed> {
-    let response = head(link, message, limits, time).await?;
-    Ok(body(response, message, limits, time).await?)
+    let now = time.now();
+    let meter = Meter::new(Arc::clone(time), now);
+    let upload = Upload::new(message.body.clone(), Arc::clone(&meter));
+    let request = link.request(&message.target, message.method.clone(), headers, upload)?;
+    let origin = message.target.origin();
+    let head = Head {
+        origin,
+        meter: &meter,
+        limits,
+        time: &**time,
+    };
+    // The request is handed over in these calls and not in what is awaited, so that it takes up no room while it is.
+    let response = match link {
+        Link::Single { sender, .. } => head.wait(now, pin!(sender.try_send_request(request))).await,
+        Link::Shared { sender, .. } => head.wait(now, pin!(sender.try_send_request(request))).await,
+    };
+    let is_head = *message.method == Method::HEAD;
+    Ok(body(response?, origin, is_head, limits, &**time).await?)
 }
 
-async fn head(
-    link: &mut Link,
-    message: &Message,
-    limits: &Limits,
-    time: &Arc<dyn Time>,
-) -> Result<Response<Incoming>, Failed> {
-    let origin = &message.target.origin;
-    let meter = Meter::new(Arc::clone(time));
-    let upload = Upload::new(message.body.clone(), Arc::clone(&meter));
-    let request = link.request(
-        &message.target,
-        message.method.clone(),
-        message.headers.clone(),
-        upload,
-    )?;
-    let mut sending = pin!(link.send(request));
-    loop {
-        let now = time.now();
-        let (phase, limit, at) = phase(&meter, limits);
-        if at <= now {
-            return Err(failure::timed_out(origin, phase, limit, Sent::MaybeSent).into());
-        }
+/// An answer's head, or the request when not a byte of it was written.
+type Sending<'a> = Pin<
+    &'a mut (dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + Send),
+>;
+
+/// The wait for the head of an answer.
+struct Head<'a> {
+    origin: &'a Origin,
+    meter: &'a Meter,
+    limits: &'a Limits,
+    time: &'a dyn Time,
+}
+
+impl Head<'_> {
+    async fn wait(
+        &self,
+        mut now: Moment,
+        mut sending: Sending<'_>,
+    ) -> Result<Response<Incoming>, Failed> {
         // The end of the upload moves the limit without a word, so look again before it could have passed.
-        let shortest = limits.timeouts.idle.min(limits.timeouts.first_byte);
-        match time
-            .deadline(at.min(now.after(shortest)), sending.as_mut())
-            .await
-        {
-            None => {}
-            Some(Ok(response)) => return Ok(response),
-            Some(Err(mut error)) => {
-                let kept = error.take_message().is_some();
-                let error = error.into_error();
-                let unprocessed = kept || failure::is_unprocessed(&error);
-                let sent = if unprocessed {
-                    Sent::NotSent
-                } else {
-                    Sent::MaybeSent
-                };
-                return Err(Failed {
-                    error: failure::broken(origin, sent, error),
-                    unprocessed,
-                });
+        let timeouts = &self.limits.timeouts;
+        let shortest = timeouts.idle.min(timeouts.first_byte);
+        loop {
+            let (phase, limit, at) = phase(self.meter, self.limits);
+            if at <= now {
+                return Err(failure::timed_out(self.origin, phase, limit, Sent::MaybeSent).into());
+            }
+            let at = at.min(now.after(shortest));
+            match self.time.deadline(at, sending.as_mut()).await {
+                None => now = self.time.now(),
+                Some(Ok(response)) => return Ok(response),
+                Some(Err(error)) => return Err(failed(self.origin, error)),
             }
         }
+    }
+}
+
+fn failed(origin: &Origin, mut error: TrySendError<Request<Upload>>) -> Failed {
+    let kept = error.take_message().is_some();
+    let error = error.into_error();
+    let unprocessed = kept || failure::is_unprocessed(&error);
+    let sent = if unprocessed {
+        Sent::NotSent
+    } else {
+        Sent::MaybeSent
+    };
+    Failed {
+        error: failure::broken(origin, sent, error),
+        unprocessed,
     }
 }
 
@@ -126,32 +152,29 @@ fn phase(meter: &Meter, limits: &Limits) -> (&'static str, Duration, Moment) {
 
 async fn body(
     response: Response<Incoming>,
-    message: &Message,
+    origin: &Origin,
+    is_head: bool,
     limits: &Limits,
-    time: &Arc<dyn Time>,
+    time: &dyn Time,
 ) -> Result<HttpResponse, TransportError> {
-    let origin = &message.target.origin;
     let (mut parts, mut incoming) = response.into_parts();
     // The length that the answer to HEAD names is another answer's.
-    let limit = if message.method == Method::HEAD {
+    let limit = if is_head {
         usize::MAX
     } else {
         limits.max_bytes
     };
     let mut collector = Collector::new(&mut parts.headers, limit)?;
     loop {
-        let idle_at = time.now().after(limits.timeouts.idle);
-        let (at, phase, limit) = if idle_at < limits.total_at {
-            (idle_at, "idle", limits.timeouts.idle)
-        } else {
-            (limits.total_at, "total", limits.timeouts.total)
-        };
-        match time.deadline(at, incoming.frame()).await {
-            None => return Err(failure::timed_out(origin, phase, limit, Sent::MaybeSent)),
-            Some(None) => break,
-            Some(Some(Err(error))) => return Err(failure::broken(origin, Sent::MaybeSent, error)),
-            Some(Some(Ok(frame))) => {
-                // Trailers say nothing in this API.
+        let (at, phase, limit) = idle(time.now(), limits);
+        let frame = time.deadline(at, incoming.frame()).await;
+        let frame =
+            frame.ok_or_else(|| failure::timed_out(origin, phase, limit, Sent::MaybeSent))?;
+        match frame {
+            None => break,
+            Some(Err(error)) => return Err(failure::broken(origin, Sent::MaybeSent, error)),
+            // Trailers say nothing in this API.
+            Some(Ok(frame)) => {
                 if let Ok(piece) = frame.into_data() {
                     collector.push(piece)?;
                 }
@@ -163,4 +186,14 @@ async fn body(
         headers: parts.headers,
         body: collector.finish()?,
     })
+}
+
+/// The limit of a piece of the answer that is waited for from `now`.
+fn idle(now: Moment, limits: &Limits) -> (Moment, &'static str, Duration) {
+    let idle_at = now.after(limits.timeouts.idle);
+    if idle_at < limits.total_at {
+        (idle_at, "idle", limits.timeouts.idle)
+    } else {
+        (limits.total_at, "total", limits.timeouts.total)
+    }
 }

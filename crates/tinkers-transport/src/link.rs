@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::header::{HOST, PROXY_AUTHORIZATION};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
+use http::{HeaderMap, Method, Request, Uri};
 use hyper::client::conn::{http1, http2};
 use tinkers_core::TransportError;
 
@@ -67,9 +65,7 @@ impl Link {
                 absolute()?
             }
             Self::Single { proxy, .. } => {
-                let host = HeaderValue::from_str(&target.origin.authority())
-                    .map_err(|_| failure::invalid("the host does not fit into a header"))?;
-                headers.insert(HOST, host);
+                headers.insert(HOST, target.host().clone());
                 match proxy {
                     None => Uri::from(target.path.clone()),
                     Some(route) => {
@@ -86,17 +82,6 @@ impl Link {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
-    }
-
-    /// Sends; the request comes back in the error when not a byte of it was written.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
-        match self {
-            Self::Single { sender, .. } => sender.try_send_request(request).await,
-            Self::Shared { sender, .. } => sender.try_send_request(request).await,
-        }
     }
 
     /// Waits until an HTTP/1.1 connection can take another request; `false` when it never will.

@@ -15,7 +15,7 @@ pub(crate) const MAX_HOPS: usize = 5;
 /// `GET` and `HEAD` follow anywhere but from https to http. Any other method follows 307 and 308 within its origin, with its
 /// body; all else would repeat, or silently turn into a `GET`, what may have been done.
 pub(crate) fn next(
-    message: &Message,
+    message: &Message<'_>,
     response: &HttpResponse,
 ) -> Result<Option<Target>, TransportError> {
     let keeps_method = match response.status {
@@ -35,23 +35,25 @@ pub(crate) fn next(
         .ok_or_else(|| {
             refused(format!(
                 "a {status} redirect of {} to no address of http",
-                here.origin.address()
+                here.origin().address()
             ))
         })?;
     let step = || {
         format!(
             "a {status} redirect of {} from {} to {}",
-            message.method, here.origin, target.origin
+            message.method,
+            here.origin(),
+            target.origin()
         )
     };
-    if here.origin.scheme() == Scheme::Https && target.origin.scheme() == Scheme::Http {
+    if here.origin().scheme() == Scheme::Https && target.origin().scheme() == Scheme::Http {
         return Err(refused(format!(
             "{} would give up TLS and is not followed",
             step()
         )));
     }
-    let reads = message.method == Method::GET || message.method == Method::HEAD;
-    if reads || (keeps_method && target.origin == here.origin) {
+    let reads = *message.method == Method::GET || *message.method == Method::HEAD;
+    if reads || (keeps_method && target.origin() == here.origin()) {
         return Ok(Some(target));
     }
     Err(refused(format!(
@@ -60,10 +62,10 @@ pub(crate) fn next(
     )))
 }
 
-pub(crate) fn too_many(message: &Message) -> TransportError {
+pub(crate) fn too_many(message: &Message<'_>) -> TransportError {
     refused(format!(
         "more than {MAX_HOPS} redirects, the last to {}",
-        message.target.origin
+        message.target.origin()
     ))
 }
 
@@ -77,6 +79,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
+    use crate::target::Place;
     use tinkers_core::BaseUrl;
 
     fn decide(
@@ -86,12 +89,13 @@ mod tests {
         location: &str,
     ) -> Result<Option<String>, ()> {
         let base = BaseUrl::parse(base).expect("valid");
-        let target = Target::below(&base, "/a/b").expect("joins");
+        let place = Place::new(base.origin().clone()).expect("valid");
         let message = Message {
-            target,
-            method,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
+            target: Target::below(&place, base.prefix(), "/a/b".into()).expect("joins"),
+            method: &method,
+            given: &HeaderMap::new(),
+            trusted: true,
+            body: &Bytes::new(),
         };
         let mut headers = HeaderMap::new();
         if !location.is_empty() {

@@ -7,15 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use memchr::memmem;
+use memchr::memmem::Finder;
 use tinkers_core::{Error, HttpResponse, TransportError};
 
 /// Knows the secrets that are sent, in the forms in which servers repeat them, and puts asterisks in their place.
 pub(crate) struct Scrubber {
     /// Each secret as it is: what is looked for in results.
-    plain: Vec<Vec<u8>>,
+    plain: Vec<Finder<'static>>,
     /// The other forms: looked for as well in what may become part of an error.
-    disguised: Vec<Vec<u8>>,
+    disguised: Vec<Finder<'static>>,
 }
 
 /// A shorter one is a placeholder, and its letters are everywhere.
@@ -33,7 +33,15 @@ impl Scrubber {
         // The longest first, so that no part of one is left beside the asterisks of a shorter one.
         disguised.sort_by_key(|form| std::cmp::Reverse(form.len()));
         disguised.dedup();
-        Self { plain, disguised }
+        // Made once: they are looked for in every answer.
+        let finders = |forms: &[Vec<u8>]| {
+            let forms = forms.iter();
+            forms.map(|form| Finder::new(form).into_owned()).collect()
+        };
+        Self {
+            plain: finders(&plain),
+            disguised: finders(&disguised),
+        }
     }
 
     /// Cleans an answer or a failure.
@@ -70,7 +78,7 @@ impl Scrubber {
         mask: impl Fn(&Self, &[u8]) -> Option<Vec<u8>>,
     ) {
         // A secret that begins within the limit is hidden whole.
-        let longest = self.plain.iter().map(Vec::len).max().unwrap_or(0);
+        let longest = self.plain.iter().map(length).max().unwrap_or(0);
         let (shown, rest) = body.split_at(body.len().min(limit.saturating_add(longest)));
         if let Some(mut masked) = mask(self, shown) {
             masked.extend_from_slice(rest);
@@ -109,12 +117,12 @@ impl Scrubber {
     }
 
     fn mask(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        masked(bytes, self.disguised.iter().map(Vec::as_slice))
+        masked(bytes, self.disguised.iter())
     }
 
     fn mask_result(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let long = |secret: &&[u8]| secret.len() >= SHORTEST_IN_RESULTS;
-        masked(bytes, self.plain.iter().map(Vec::as_slice).filter(long))
+        let long = |secret: &&Finder<'_>| length(secret) >= SHORTEST_IN_RESULTS;
+        masked(bytes, self.plain.iter().filter(long))
     }
 }
 
@@ -126,17 +134,25 @@ impl fmt::Debug for Scrubber {
 
 /// `bytes` with asterisks over each of `forms`, as many as there were bytes, so that lengths around it stay true; `None` when
 /// there is none.
-fn masked<'a>(bytes: &[u8], forms: impl Iterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+fn masked<'a>(bytes: &[u8], forms: impl Iterator<Item = &'a Finder<'static>>) -> Option<Vec<u8>> {
     let mut found: Option<Vec<u8>> = None;
     for form in forms {
+        // Most headers are shorter than any secret.
+        if bytes.len() < length(form) {
+            continue;
+        }
         let mut from = 0;
-        while let Some(at) = memmem::find(&found.as_deref().unwrap_or(bytes)[from..], form) {
+        while let Some(at) = form.find(&found.as_deref().unwrap_or(bytes)[from..]) {
             let masked = found.get_or_insert_with(|| bytes.to_vec());
-            masked[from + at..from + at + form.len()].fill(b'*');
-            from += at + form.len();
+            masked[from + at..from + at + length(form)].fill(b'*');
+            from += at + length(form);
         }
     }
     found
+}
+
+fn length(form: &Finder<'_>) -> usize {
+    form.needle().len()
 }
 
 /// What `secret` looks like as it is, in JSON, in a URL, and in base64 behind any number of other bytes.

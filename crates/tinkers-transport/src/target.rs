@@ -1,40 +1,76 @@
 //! One resource of an origin, and where a redirect leads from it.
 
-use http::Uri;
-use http::uri::PathAndQuery;
-use tinkers_core::{BaseUrl, Origin};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::uri::{self, Authority, PathAndQuery};
+use http::{HeaderValue, Uri};
+use tinkers_core::{Origin, Scheme};
+
+/// An origin in the forms in which requests name it, made once.
+pub(crate) struct Place {
+    pub(crate) origin: Origin,
+    /// As `Host` wants it.
+    pub(crate) host: HeaderValue,
+    authority: Authority,
+}
+
+impl Place {
+    /// `None` when its name does not fit into a request.
+    pub(crate) fn new(origin: Origin) -> Option<Arc<Self>> {
+        let name = Bytes::from(origin.authority());
+        Some(Arc::new(Self {
+            host: HeaderValue::from_maybe_shared(name.clone()).ok()?,
+            authority: Authority::from_maybe_shared(name).ok()?,
+            origin,
+        }))
+    }
+}
 
 /// One resource: an origin with a path and a query.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub(crate) origin: Origin,
+    place: Arc<Place>,
     pub(crate) path: PathAndQuery,
 }
 
 impl Target {
-    /// The target of `path` below `base`; `None` when it does not open with `/` or does not fit into a URL.
-    pub(crate) fn below(base: &BaseUrl, path: &str) -> Option<Self> {
-        if !path.starts_with('/') {
+    /// The target of `path` below `prefix` at `place`; `None` when it does not open with `/` or does not fit into a URL.
+    pub(crate) fn below(place: &Arc<Place>, prefix: &str, path: Bytes) -> Option<Self> {
+        if !path.starts_with(b"/") {
             return None;
         }
-        Self::new(base.origin().clone(), &format!("{}{path}", base.prefix()))
+        let path = if prefix.is_empty() {
+            path
+        } else {
+            [prefix.as_bytes(), &path].concat().into()
+        };
+        Self::new(Arc::clone(place), path)
     }
 
-    fn new(origin: Origin, path: &str) -> Option<Self> {
-        Some(Self {
-            origin,
-            path: path.parse().ok()?,
-        })
+    fn new(place: Arc<Place>, path: impl Into<Bytes>) -> Option<Self> {
+        let path = PathAndQuery::from_maybe_shared(path.into()).ok()?;
+        Some(Self { place, path })
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.place.origin
+    }
+
+    pub(crate) fn host(&self) -> &HeaderValue {
+        &self.place.host
     }
 
     /// Scheme, authority and path in one, for HTTP/2 and for proxies.
     pub(crate) fn absolute(&self) -> Option<Uri> {
-        Uri::builder()
-            .scheme(self.origin.scheme().name())
-            .authority(self.origin.authority())
-            .path_and_query(self.path.clone())
-            .build()
-            .ok()
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(match self.origin().scheme() {
+            Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
+        });
+        parts.authority = Some(self.place.authority.clone());
+        parts.path_and_query = Some(self.path.clone());
+        Uri::from_parts(parts).ok()
     }
 
     /// Where a `Location` on this resource's answer leads; `None` when it cannot be read.
@@ -44,23 +80,19 @@ impl Target {
             .map_or(location, |(before, _)| before);
         if location.contains("://") && !location.starts_with('/') {
             let uri: Uri = location.parse().ok()?;
-            let origin = Origin::of(&uri).ok()?;
-            return Self::new(
-                origin,
-                uri.path_and_query().map_or("/", PathAndQuery::as_str),
-            );
+            let place = Place::new(Origin::of(&uri).ok()?)?;
+            let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+            return Self::new(place, path.to_owned());
         }
         if location.starts_with("//") {
-            return self.follow(&format!("{}:{location}", self.origin.scheme().name()));
+            return self.follow(&format!("{}:{location}", self.origin().scheme().name()));
         }
         if location.starts_with('/') {
-            return Self::new(self.origin.clone(), location);
+            return Self::new(Arc::clone(&self.place), location.to_owned());
         }
         if location.is_empty() || location.starts_with('?') {
-            return Self::new(
-                self.origin.clone(),
-                &format!("{}{location}", self.path.path()),
-            );
+            let path = format!("{}{location}", self.path.path());
+            return Self::new(Arc::clone(&self.place), path);
         }
         let (path, query) = location
             .split_once('?')
@@ -75,7 +107,7 @@ impl Target {
             whole.push('?');
             whole.push_str(query);
         }
-        Self::new(self.origin.clone(), &whole)
+        Self::new(Arc::clone(&self.place), whole)
     }
 }
 
@@ -102,21 +134,28 @@ fn without_dots(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tinkers_core::BaseUrl;
+
     use super::*;
+
+    fn below(base: &str, path: &str) -> Option<Target> {
+        let base = BaseUrl::parse(base).expect("valid");
+        let place = Place::new(base.origin().clone()).expect("valid");
+        Target::below(&place, base.prefix(), path.to_owned().into())
+    }
 
     #[test]
     fn a_path_goes_behind_the_prefix() {
-        let url = BaseUrl::parse("https://h/services/p/").expect("valid");
-        let target = Target::below(&url, "/api/v1/x:y:0/a?b=c").expect("joins");
+        let url = "https://h/services/p/";
+        let target = below(url, "/api/v1/x:y:0/a?b=c").expect("joins");
         assert_eq!(target.path, "/services/p/api/v1/x:y:0/a?b=c");
-        assert!(Target::below(&url, "api/v1").is_none());
-        assert!(Target::below(&url, "/a b").is_none());
+        assert!(below(url, "api/v1").is_none());
+        assert!(below(url, "/a b").is_none());
     }
 
     #[test]
     fn a_location_is_read_as_the_standard_says() {
-        let base = BaseUrl::parse("https://h/a").expect("valid");
-        let here = Target::below(&base, "/b/c?q=1").expect("valid");
+        let here = below("https://h/a", "/b/c?q=1").expect("valid");
         for (location, leads) in [
             ("https://other:8443/x?y=z#frag", "https://other:8443/x?y=z"),
             ("http://h", "http://h/"),

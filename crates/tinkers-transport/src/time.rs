@@ -32,17 +32,20 @@ use crate::runtime::IoRuntime;
 /// go on and find that nothing runs any more.
 #[derive(Clone)]
 pub struct TokioTime {
-    handle: Handle,
-    origin: Instant,
-    sentinel: Arc<Sentinel>,
+    /// In one place, since each of many sleeps holds it.
+    inner: Arc<Inner>,
 }
 
-/// A task that waits for the end of its runtime, which ends its tasks before its timers.
-struct Sentinel(AbortHandle);
+struct Inner {
+    handle: Handle,
+    origin: Instant,
+    /// Of a task that waits for the end of its runtime, which ends its tasks before its timers.
+    sentinel: AbortHandle,
+}
 
-impl Drop for Sentinel {
+impl Drop for Inner {
     fn drop(&mut self) {
-        self.0.abort();
+        self.sentinel.abort();
     }
 }
 
@@ -53,15 +56,17 @@ impl TokioTime {
     pub fn new(handle: Handle) -> Self {
         let sentinel = handle.spawn(std::future::pending::<()>()).abort_handle();
         Self {
-            handle,
-            origin: *ORIGIN,
-            sentinel: Arc::new(Sentinel(sentinel)),
+            inner: Arc::new(Inner {
+                handle,
+                origin: *ORIGIN,
+                sentinel,
+            }),
         }
     }
 
     /// Polls a timer of the runtime; `None` when the runtime has ended, where tokio's timers panic.
     fn poll_own(&self, sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Option<()>> {
-        if self.sentinel.0.is_finished() {
+        if self.inner.sentinel.is_finished() {
             return Poll::Ready(None);
         }
         // The runtime may end between the look and the poll.
@@ -83,17 +88,17 @@ impl TokioTime {
 
 impl Time for TokioTime {
     fn now(&self) -> Moment {
-        let _runtime = self.handle.enter();
+        let _runtime = self.inner.handle.enter();
         Moment::from_origin(
             tokio::time::Instant::now()
                 .into_std()
-                .saturating_duration_since(self.origin),
+                .saturating_duration_since(self.inner.origin),
         )
     }
 
     fn wall(&self) -> SystemTime {
         let virtual_elapsed = self.now().since_origin();
-        let real_elapsed = Instant::now().saturating_duration_since(self.origin);
+        let real_elapsed = Instant::now().saturating_duration_since(self.inner.origin);
         let date = SystemTime::now();
         // The two clocks are read a moment apart; less than that is no virtual time.
         match virtual_elapsed.checked_sub(real_elapsed) {
@@ -108,15 +113,15 @@ impl Time for TokioTime {
 
     fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
         let time = self.clone();
-        // Beyond what the platform's clock can say is for ever: thirty years, as tokio does.
-        let instant = self
-            .origin
-            .checked_add(at.since_origin())
-            .unwrap_or_else(|| self.origin + Duration::from_secs(86_400 * 365 * 30));
         Box::pin(async move {
             // Made in here, since what is captured would be held twice, and sleeps are many.
             let mut own = pin!({
-                let _runtime = time.handle.enter();
+                let Inner { handle, origin, .. } = &*time.inner;
+                // Beyond what the platform's clock can say is for ever: thirty years, as tokio does.
+                let instant = origin
+                    .checked_add(at.since_origin())
+                    .unwrap_or_else(|| *origin + Duration::from_secs(86_400 * 365 * 30));
+                let _runtime = handle.enter();
                 tokio::time::sleep_until(instant.into())
             });
             let rang = poll_fn(|cx| time.poll_own(own.as_mut(), cx)).await;
@@ -200,7 +205,7 @@ mod tests {
                 crate::testing::block_on(sleep);
                 assert!(time.now() >= at);
             }
-            let late = TokioTime::new(time.handle.clone());
+            let late = TokioTime::new(time.inner.handle.clone());
             crate::testing::block_on(late.sleep_until(at));
         }
     }

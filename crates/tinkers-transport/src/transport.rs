@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tinkers_core::{
@@ -23,7 +24,7 @@ use crate::pool::{Ground, LaneLimits, LaneStats, Patience, Pool};
 use crate::proxy::ProxyConfig;
 use crate::redirect::{self, MAX_HOPS};
 use crate::runtime::IoRuntime;
-use crate::target::Target;
+use crate::target::{Place, Target};
 use crate::tls::{Protocol, Tls};
 
 /// Requests to one base URL. Cheap to clone; clones share the connections, which close with the last of them.
@@ -37,6 +38,7 @@ pub struct HttpTransport {
 
 struct Shared {
     base: BaseUrl,
+    place: Arc<Place>,
     own: OwnHeaders,
     user_agent: HeaderValue,
     ground: Arc<Ground>,
@@ -50,8 +52,15 @@ struct Gate {
     running: usize,
 }
 
+impl Gate {
+    fn is_over(&self) -> bool {
+        self.closed && self.running == 0
+    }
+}
+
 pub(crate) struct Parts {
     pub(crate) base: BaseUrl,
+    pub(crate) place: Arc<Place>,
     pub(crate) own: OwnHeaders,
     pub(crate) user_agent: HeaderValue,
     pub(crate) tls: Tls,
@@ -76,16 +85,15 @@ impl HttpTransport {
             time: parts.time,
         });
         let pool = Pool::new(&ground, &parts.lanes);
-        let (base, own, user_agent) = (parts.base, parts.own, parts.user_agent);
-        let gate = watch::Sender::new(Gate::default());
         Self {
             shared: Arc::new(Shared {
-                base,
-                own,
-                user_agent,
+                base: parts.base,
+                place: parts.place,
+                own: parts.own,
+                user_agent: parts.user_agent,
                 ground,
                 pool,
-                gate,
+                gate: watch::Sender::default(),
             }),
         }
     }
@@ -110,20 +118,22 @@ impl HttpTransport {
     /// Lets nothing more in: later sends fail with `Closed`, those under way go on to their end, and then all connections
     /// close. Harmless when repeated.
     pub fn close(&self) {
-        self.shared.gate.send_modify(|gate| gate.closed = true);
-        self.shared.settle();
+        self.shared.change(|gate| gate.closed = true);
     }
 
     /// Waits until [closed](Self::close) and nothing is under way. Cancel-safe.
     pub async fn closed(&self) {
         let mut gate = self.shared.gate.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
-        let _ = gate.wait_for(|gate| gate.closed && gate.running == 0).await;
+        let _ = gate.wait_for(Gate::is_over).await;
     }
 }
 
 impl Transport for HttpTransport {
-    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+    fn send(
+        &self,
+        mut request: HttpRequest,
+    ) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
             let running = Running::start(&self.shared)?;
             let began = Arc::new(AtomicBool::new(false));
@@ -139,7 +149,7 @@ impl Transport for HttpTransport {
             let beginning = Arc::clone(&began);
             let work = async move {
                 beginning.store(true, Ordering::Release);
-                let outcome = running.0.run(request).await;
+                let outcome = running.0.run(&mut request).await;
                 // Who waited may have left.
                 let _ = answer.send(outcome);
             };
@@ -180,9 +190,11 @@ struct Running(Arc<Shared>);
 impl Running {
     fn start(shared: &Arc<Shared>) -> Result<Self, TransportError> {
         let mut open = false;
-        shared.gate.send_modify(|gate| {
+        // Nobody waits for one more to be under way.
+        shared.gate.send_if_modified(|gate| {
             open = !gate.closed;
             gate.running += usize::from(open);
+            false
         });
         if open {
             Ok(Self(Arc::clone(shared)))
@@ -194,24 +206,24 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.gate.send_modify(|gate| gate.running -= 1);
-        self.0.settle();
+        self.0.change(|gate| gate.running -= 1);
     }
 }
 
 impl Shared {
-    /// Closes the connections when nobody may come and nobody is left.
-    fn settle(&self) {
-        let over = {
-            let gate = self.gate.borrow();
-            gate.closed && gate.running == 0
-        };
-        if over {
+    /// Changes who may come and who is here, and closes the connections when nobody may come and nobody is left. Those who wait
+    /// for that are woken then and not before: each call of the transport comes by here.
+    fn change(&self, change: impl FnOnce(&mut Gate)) {
+        let is_over = self.gate.send_if_modified(|gate| {
+            change(gate);
+            gate.is_over()
+        });
+        if is_over {
             self.pool.close();
         }
     }
 
-    async fn run(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+    async fn run(&self, request: &mut HttpRequest) -> Result<HttpResponse, TransportError> {
         let started = self.ground.time.now();
         let limits = Limits {
             timeouts: request.timeouts,
@@ -220,14 +232,14 @@ impl Shared {
         };
         let mut outcome = self.follow(request, &limits).await;
         self.own.scrubber().clean(&mut outcome);
-        let elapsed = self.ground.time.now().since(started);
+        let elapsed = || self.ground.time.now().since(started);
         match &outcome {
             Ok(response) => {
                 Span::current().record("status", response.status.as_u16());
-                tracing::debug!(?elapsed, bytes = response.body.len(), "answered");
+                tracing::debug!(elapsed = ?elapsed(), bytes = response.body.len(), "answered");
             }
             Err(error) => {
-                tracing::debug!(?elapsed, kind = ?error.kind, sent = ?error.sent, %error, "failed")
+                tracing::debug!(elapsed = ?elapsed(), kind = ?error.kind, sent = ?error.sent, %error, "failed")
             }
         }
         outcome
@@ -235,27 +247,25 @@ impl Shared {
 
     async fn follow(
         &self,
-        request: HttpRequest,
+        request: &mut HttpRequest,
         limits: &Limits,
     ) -> Result<HttpResponse, TransportError> {
-        let target = Target::below(&self.base, &request.path).ok_or_else(|| {
-            failure::invalid(format!(
-                "the path {:?} is no path of a URL that opens with /",
-                request.path
-            ))
-        })?;
-        let mut headers = self.common(request.headers);
-        let foreign = foreign(&headers);
-        self.own.add_to(&mut headers);
+        let path = Bytes::from(std::mem::take(&mut request.path));
+        let target = Target::below(&self.place, self.base.prefix(), path.clone());
         let mut message = Message {
-            target,
-            method: request.method,
-            headers,
-            body: request.body,
+            target: target.ok_or_else(|| {
+                failure::invalid(format!(
+                    "the path {:?} is no path of a URL that opens with /",
+                    String::from_utf8_lossy(&path)
+                ))
+            })?,
+            method: &request.method,
+            given: &request.headers,
+            trusted: true,
+            body: &request.body,
         };
-        let mut trusted = true;
         for _ in 0..=MAX_HOPS {
-            let response = if trusted {
+            let response = if message.trusted {
                 self.pooled(&message, request.class, limits).await?
             } else {
                 // Rare, and large: it holds all of the set-up of a connection.
@@ -264,19 +274,21 @@ impl Shared {
             let Some(target) = redirect::next(&message, &response)? else {
                 return Ok(response);
             };
-            tracing::debug!(status = response.status.as_u16(), to = %self.own.scrubber().text(&target.origin.to_string()), "redirected");
+            tracing::debug!(status = response.status.as_u16(), to = %self.own.scrubber().text(&target.origin().to_string()), "redirected");
             // What left once is never trusted again, also when it is sent back here.
-            if trusted && target.origin != message.target.origin {
-                trusted = false;
-                message.headers.clone_from(&foreign);
-            }
+            message.trusted &= target.origin() == message.target.origin();
             message.target = target;
         }
         Err(redirect::too_many(&message))
     }
 
-    /// Headers that the request did not set itself.
-    fn common(&self, mut headers: HeaderMap) -> HeaderMap {
+    /// All headers of `message` but the connection's own. They are put together for each hop, since they go with the request.
+    fn headers(&self, message: &Message<'_>) -> HeaderMap {
+        let room = message.given.len() + self.own.len() + USUAL;
+        let mut headers = HeaderMap::with_capacity(room);
+        for (name, value) in message.given {
+            headers.append(name, value.clone());
+        }
         headers
             .entry(USER_AGENT)
             .or_insert_with(|| self.user_agent.clone());
@@ -286,13 +298,18 @@ impl Shared {
         headers
             .entry(ACCEPT_ENCODING)
             .or_insert(HeaderValue::from_static(decode::ACCEPT_ENCODING));
-        headers
+        if message.trusted {
+            self.own.add_to(&mut headers);
+            headers
+        } else {
+            foreign(&headers)
+        }
     }
 
     /// On a connection of the class. What a kept connection never carried goes out once more, on another.
     async fn pooled(
         &self,
-        message: &Message,
+        message: &Message<'_>,
         class: RouteClass,
         limits: &Limits,
     ) -> Result<HttpResponse, TransportError> {
@@ -308,7 +325,15 @@ impl Shared {
             Span::current().record("connection", lease.id());
             let reused = lease.is_reused();
             let Some(link) = lease.link() else { continue };
-            match exchange(link, message, limits, &self.ground.time).await {
+            match exchange(
+                link,
+                message,
+                self.headers(message),
+                limits,
+                &self.ground.time,
+            )
+            .await
+            {
                 // Some servers close the connection behind a handler that broke, without a word: a request that is on it then
                 // is lost, and nobody knows whether it was read. An HTTP/2 connection lives on.
                 Ok(response) if response.status == StatusCode::INTERNAL_SERVER_ERROR => {
@@ -336,7 +361,7 @@ impl Shared {
     /// On a connection of its own, to an origin that is not the base URL's.
     async fn once(
         &self,
-        message: &Message,
+        message: &Message<'_>,
         limits: &Limits,
     ) -> Result<HttpResponse, TransportError> {
         let Ground {
@@ -345,7 +370,7 @@ impl Shared {
             time,
             ..
         } = &*self.ground;
-        let origin = &message.target.origin;
+        let origin = message.target.origin();
         let connect_at = time
             .now()
             .after(limits.timeouts.connect)
@@ -360,11 +385,14 @@ impl Shared {
         // It ends by itself when `link` is dropped.
         let driver = dialed.driver;
         runtime.launch(async move { drop(driver.await) });
-        exchange(&mut link, message, limits, time)
+        exchange(&mut link, message, self.headers(message), limits, time)
             .await
             .map_err(|failed| failed.error)
     }
 }
+
+/// `User-Agent`, `Accept`, `Accept-Encoding` and `Host`.
+const USUAL: usize = 4;
 
 /// The headers that may go to an origin that is not the base URL's.
 fn foreign(headers: &HeaderMap) -> HeaderMap {

@@ -24,14 +24,13 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn new(time: Arc<dyn Time>) -> Arc<Self> {
-        let meter = Self {
+    /// Of an upload that begins at `now`.
+    pub(crate) fn new(time: Arc<dyn Time>, now: Moment) -> Arc<Self> {
+        Arc::new(Self {
             time,
-            last: AtomicU64::new(0),
+            last: AtomicU64::new(nanos(now)),
             done: AtomicBool::new(false),
-        };
-        meter.touch();
-        Arc::new(meter)
+        })
     }
 
     /// When a piece was last taken, and whether it was the last.
@@ -45,8 +44,7 @@ impl Meter {
     }
 
     fn touch(&self) {
-        let nanos = u64::try_from(self.time.now().since_origin().as_nanos()).unwrap_or(u64::MAX);
-        self.last.store(nanos, Ordering::Release);
+        self.last.store(nanos(self.time.now()), Ordering::Release);
     }
 
     fn finish(&self) {
@@ -55,6 +53,10 @@ impl Meter {
             self.done.store(true, Ordering::Release);
         }
     }
+}
+
+fn nanos(at: Moment) -> u64 {
+    u64::try_from(at.since_origin().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The body that hyper pulls from.
@@ -87,9 +89,10 @@ impl Body for Upload {
         }
         let length = self.rest.len().min(PIECE);
         let piece = self.rest.split_to(length);
-        self.meter.touch();
         if self.rest.is_empty() {
             self.meter.finish();
+        } else {
+            self.meter.touch();
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -119,7 +122,7 @@ mod tests {
     #[test]
     fn the_meter_follows_the_pieces_and_ends_with_the_last() {
         let clock = ManualClock::new();
-        let meter = Meter::new(Arc::new(clock.clone()));
+        let meter = Meter::new(Arc::new(clock.clone()), Moment::ORIGIN);
         let body = Bytes::from(vec![7; PIECE + 1]);
         let mut upload = Upload::new(body, Arc::clone(&meter));
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -150,7 +153,7 @@ mod tests {
 
     #[test]
     fn an_empty_body_is_handed_over_from_the_start() {
-        let meter = Meter::new(Arc::new(ManualClock::new()));
+        let meter = Meter::new(Arc::new(ManualClock::new()), Moment::ORIGIN);
         let upload = Upload::new(Bytes::new(), Arc::clone(&meter));
         assert!(upload.is_end_stream() && meter.state().1);
     }

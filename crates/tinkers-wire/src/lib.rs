@@ -81,6 +81,15 @@ pub trait OperationResult: Sized + Send + 'static {
 
 /// A JSON body, ready to be sent.
 pub fn to_json<T: serde::Serialize>(body: &T) -> bytes::Bytes {
-    // Bodies are plain structs with string keys and finite numbers, for which serialisation cannot fail.
-    bytes::Bytes::from(serde_json::to_vec(body).unwrap_or_default())
+    to_json_within(body, 128)
+}
+
+/// The same, of about `length` bytes, which are set aside at once.
+pub fn to_json_within<T: serde::Serialize>(body: &T, length: usize) -> bytes::Bytes {
+    let mut json = Vec::with_capacity(length);
+    match serde_json::to_writer(&mut json, body) {
+        Ok(()) => json.into(),
+        // Bodies are plain structs with string keys and finite numbers, for which serialisation cannot fail.
+        Err(_) => bytes::Bytes::new(),
+    }
 }

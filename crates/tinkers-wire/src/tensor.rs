@@ -352,8 +352,8 @@ pub(crate) fn little_endian<T: Element>(values: &Arc<[T]>) -> Bytes {
     )
 }
 
-/// Reads little-endian elements; `None` when the length is no multiple of the element size.
-pub(crate) fn from_little_endian<T: Element>(bytes: &[u8]) -> Option<Arc<[T]>> {
+/// Reads little-endian elements into one of the standard collections; `None` when the length is no multiple of the element size.
+pub(crate) fn from_little_endian<T: Element, C: FromIterator<T>>(bytes: &[u8]) -> Option<C> {
     let size = size_of::<T>();
     if !bytes.len().is_multiple_of(size) {
         return None;
@@ -429,10 +429,10 @@ mod tests {
         );
         assert_eq!(bytes.as_ptr(), values.as_ptr().cast::<u8>());
         assert_eq!(
-            from_little_endian::<f32>(&bytes).as_deref(),
+            from_little_endian::<f32, Vec<_>>(&bytes).as_deref(),
             Some(&values[..])
         );
-        assert_eq!(from_little_endian::<f32>(&bytes[1..]), None);
+        assert_eq!(from_little_endian::<f32, Vec<_>>(&bytes[1..]), None);
     }
 
     #[test]

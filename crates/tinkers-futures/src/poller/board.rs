@@ -40,7 +40,7 @@ pub(super) enum Work {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) cursor: i64,
-    pub(super) retrieved: Vec<String>,
+    pub(super) retrieved: Vec<Arc<str>>,
 }
 
 /// The state that waiters and the task share.
@@ -64,7 +64,7 @@ struct State {
     arrived: u64,
     /// How many early ones had to go.
     evictions: u64,
-    retrieved: BTreeSet<String>,
+    retrieved: BTreeSet<Arc<str>>,
     cursor: i64,
     acknowledged: i64,
     ended: Option<Error>,
@@ -149,13 +149,13 @@ impl Board {
     }
 
     /// Nobody wants `id` any more: the server is told so.
-    pub(super) fn leave(&self, id: &str) {
+    pub(super) fn leave(&self, id: &Arc<str>) {
         let mut state = self.lock();
         if let Some(Watched::Waiting { .. }) = state.watched.remove(id) {
             state.waiting -= 1;
         }
         if state.ended.is_none() && state.retrieved.len() < MOST_RETRIEVED {
-            state.retrieved.insert(id.to_owned());
+            state.retrieved.insert(Arc::clone(id));
         }
         drop(state);
         self.work.notify_one();
@@ -343,7 +343,7 @@ impl State {
             }
             Some(Watched::Announced(_)) => false,
             // Told again after it was fetched or given up.
-            None if self.retrieved.contains(&id) => false,
+            None if self.retrieved.contains(id.as_str()) => false,
             None => self.keep_early(id, announcement),
         }
     }

@@ -270,7 +270,7 @@ impl Drive {
             target: self.target.clone(),
             prev_cursor: report.cursor,
             timeout,
-            retrieved_request_ids: report.retrieved.clone(),
+            retrieved_request_ids: report.retrieved.iter().map(|id| (**id).into()).collect(),
         });
         request.timeouts = timeouts;
         for name in [header::CONTENT_TYPE, header::ACCEPT] {

@@ -61,27 +61,31 @@ pub(crate) struct FakeSession {
     caller: Caller,
     config: ClientConfig,
     progress_deadline: Duration,
+    operation_deadline: Option<Duration>,
 }
 
 pub(crate) fn session(script: impl IntoIterator<Item = Step>) -> (Arc<FakeSession>, Arc<Scripted>) {
-    session_with_deadline(script, Duration::from_secs(7200))
+    session_with_limits(script, Duration::from_secs(7200), None)
 }
 
-pub(crate) fn session_with_deadline(
+/// A session that gives up an operation without news for `progress_deadline`, or after `operation_deadline`.
+pub(crate) fn session_with_limits(
     script: impl IntoIterator<Item = Step>,
     progress_deadline: Duration,
+    operation_deadline: Option<Duration>,
 ) -> (Arc<FakeSession>, Arc<Scripted>) {
-    build(script, progress_deadline, None)
+    build(script, progress_deadline, operation_deadline, None)
 }
 
 /// A session whose background tasks run where `spawner` puts them. Its server is asked nothing.
 pub(crate) fn session_on(spawner: impl Spawn) -> Arc<FakeSession> {
-    build([], Duration::from_secs(7200), Some(Box::new(spawner))).0
+    build([], Duration::from_secs(7200), None, Some(Box::new(spawner))).0
 }
 
 fn build(
     script: impl IntoIterator<Item = Step>,
     progress_deadline: Duration,
+    operation_deadline: Option<Duration>,
     spawner: Option<Box<dyn Spawn>>,
 ) -> (Arc<FakeSession>, Arc<Scripted>) {
     let clock = ManualClock::new();
@@ -113,6 +117,7 @@ fn build(
             caller,
             config,
             progress_deadline,
+            operation_deadline,
         }),
         server,
     )
@@ -362,7 +367,7 @@ impl SessionContext for FakeSession {
         0
     }
     fn operation_deadline(&self) -> Option<Duration> {
-        None
+        self.operation_deadline
     }
     fn progress_deadline(&self) -> Duration {
         self.progress_deadline

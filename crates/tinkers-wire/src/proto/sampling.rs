@@ -1,7 +1,5 @@
 //! Sampling results in protobuf.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 
@@ -61,9 +59,9 @@ pub(crate) fn decode(body: Bytes) -> Result<SampleResponse, DecodeError> {
     let message = m::SampleResponse::decode(body)?;
     let prompt_logprobs = match message.prompt_logprobs.filter(|bytes| !bytes.is_empty()) {
         Some(bytes) => Some(
-            elements::<f32>(&bytes)?
-                .iter()
-                .map(|&x| (!x.is_nan()).then_some(x))
+            elements::<f32, Vec<_>>(&bytes)?
+                .into_iter()
+                .map(|x| (!x.is_nan()).then_some(x))
                 .collect(),
         ),
         None => None,
@@ -103,7 +101,7 @@ fn decode_sequence(sequence: m::SampledSequence) -> Result<SampledSequence, Deco
         tokens: tokens(&sequence.tokens)?,
         // Empty bytes mean none, whether the field is there or not.
         logprobs: match sequence.logprobs.filter(|bytes| !bytes.is_empty()) {
-            Some(bytes) => Some(elements::<f32>(&bytes)?.to_vec()),
+            Some(bytes) => Some(elements(&bytes)?),
             None => None,
         },
         topk_logprobs: sequence
@@ -124,12 +122,13 @@ fn decode_alternatives(alt: m::PromptAltTokens) -> Result<PromptAltTokens, Decod
 }
 
 fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
-    let ids: Arc<[i32]> = elements(bytes)?;
-    if let Some(id) = ids.iter().find(|id| id.is_negative()) {
+    // The same bits, checked below.
+    let ids: Vec<u32> = elements(bytes)?;
+    let signed = |id: &u32| id.cast_signed();
+    if let Some(id) = ids.iter().map(signed).find(|id| id.is_negative()) {
         return Err(DecodeError::new(format!("a negative token id {id}")));
     }
-    // Checked before, so that the length is known and nothing is set aside twice.
-    Ok(ids.iter().map(|id| id.cast_unsigned()).collect())
+    Ok(ids)
 }
 
 fn encode_topk(topk: &TopkLogprobs) -> m::TopkLogprobs {
@@ -148,7 +147,7 @@ fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeErro
     }
     let (ids, logprobs) = (
         tokens(&topk.token_ids)?,
-        elements::<f32>(&topk.logprobs)?.to_vec(),
+        elements::<f32, Vec<_>>(&topk.logprobs)?,
     );
     let cells = k.checked_mul(length);
     if Some(ids.len()) != cells || Some(logprobs.len()) != cells {
@@ -164,6 +163,8 @@ fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeErro
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{OperationResult, TensorData};
 

@@ -66,7 +66,7 @@ pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeErro
         Ok(DType::Float32) => TensorValues::F32(elements(data)?),
         Ok(DType::Int64) => TensorValues::I64(elements(data)?),
         Ok(DType::Int32) => TensorValues::I64(
-            elements::<i32>(data)?
+            elements::<i32, Vec<_>>(data)?
                 .iter()
                 .map(|&x| i64::from(x))
                 .collect(),
@@ -100,7 +100,7 @@ pub(super) fn element_size(dtype: i32) -> usize {
     }
 }
 
-pub(super) fn elements<T: Element>(data: &[u8]) -> Result<Arc<[T]>, DecodeError> {
+pub(super) fn elements<T: Element, C: FromIterator<T>>(data: &[u8]) -> Result<C, DecodeError> {
     let wrong = || {
         DecodeError::new(format!(
             "an array of {} bytes, no multiple of its element's {}",

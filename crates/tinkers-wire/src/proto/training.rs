@@ -182,7 +182,7 @@ fn decode_datum(datum: m::Datum) -> Result<Datum, DecodeError> {
 fn decode_chunk(chunk: m::Chunk) -> Result<Chunk, DecodeError> {
     match chunk.chunk {
         Some(m::ChunkKind::EncodedText(text)) => {
-            let tokens = from_little_endian::<u32>(&text.tokens)
+            let tokens = from_little_endian::<u32, _>(&text.tokens)
                 .ok_or_else(|| DecodeError::new("tokens cut in the middle"))?;
             Ok(Chunk::EncodedText(tokens))
         }
@@ -328,7 +328,7 @@ fn split(name: &str, batch: &m::BatchedTensor) -> Result<Vec<TensorData>, Decode
             batch.trailing_shape.len()
         )));
     }
-    let offsets = elements::<i64>(&batch.offsets)?;
+    let offsets = elements::<i64, Vec<_>>(&batch.offsets)?;
     let trailing = tensors::sides(&batch.trailing_shape)?;
     let row: usize = trailing
         .iter()

@@ -106,20 +106,20 @@ fn beyond_the_bound_those_who_may_have_missed_theirs_ask_for_themselves() {
 fn the_cursor_moves_with_answers_alone_and_what_was_said_is_said_until_it_is_heard() {
     let board = Board::default();
     watch(&board, "1");
-    board.leave("1");
+    board.leave(&"1".into());
     let lost = board.report();
     assert_eq!(
         (lost.cursor, &lost.retrieved[..]),
-        (0, &["1".to_owned()][..])
+        (0, &[Arc::from("1")][..])
     );
     assert_eq!(board.report(), lost, "no answer came: the same again");
     watch(&board, "2");
-    board.leave("2");
+    board.leave(&"2".into());
     board.answered(at(1), &lost, told(&[], 4));
     let next = board.report();
     assert_eq!(
         (next.cursor, &next.retrieved[..]),
-        (4, &["2".to_owned()][..])
+        (4, &[Arc::from("2")][..])
     );
     // Cursor 4 is still to be acknowledged by a poll that says it.
     assert_eq!(board.work(), Work::Acknowledge);
@@ -132,7 +132,7 @@ fn a_completion_that_is_told_again_after_it_was_used_is_not_kept() {
     let board = Board::default();
     watch(&board, "1");
     answer(&board, &["1"], 1);
-    board.leave("1");
+    board.leave(&"1".into());
     assert!(!answer(&board, &["1"], 1));
     assert!(board.lock().early.is_empty());
 }
