@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use tinkers_local::{Faults, LocalConfig, RuleCount};
+use tinkers_local::{Faults, LocalConfig, RuleCount, open_api};
 
 use crate::args::{EngineName, ServeArgs};
 use crate::aside::aside;
@@ -15,6 +15,9 @@ use crate::signals::Signals;
 
 /// Serves until a signal comes, then lets what is under way finish; a second signal ends it at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
+    if args.print_openapi {
+        return print_openapi(&config(args)?);
+    }
     let tools = tools(args)?;
     let faults = args.faults.is_some().then(|| tools.faults.clone());
     let backend = match args.engine {
@@ -31,14 +34,7 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
             }
         }
     };
-    let mut config = LocalConfig::default();
-    config.session_polls = !args.per_request_polls;
-    if args.engine == EngineName::Scripted {
-        config.window = Some(args.scripted.window()?);
-    }
-    if let Some(key) = &args.api_key {
-        config = config.with_api_key(key.expose());
-    }
+    let config = config(args)?;
     let address = SocketAddr::new(args.host.ip(), args.port);
     let server = tokio::select! {
         biased;
@@ -64,6 +60,25 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         output::announce(format_args!("{rule} struck {struck} of {matched}"))?;
     }
     Ok(())
+}
+
+fn config(args: &ServeArgs) -> Result<LocalConfig> {
+    let mut config = LocalConfig::default();
+    config.session_polls = !args.per_request_polls;
+    args.dialect.apply(&mut config);
+    if args.engine == EngineName::Scripted {
+        config.window = Some(args.scripted.window()?);
+    }
+    if let Some(key) = &args.api_key {
+        config = config.with_api_key(key.expose());
+    }
+    Ok(config)
+}
+
+fn print_openapi(config: &LocalConfig) -> Result<()> {
+    let document = open_api(config).context("a server of this dialect has no OpenAPI document")?;
+    let text = serde_json::to_string_pretty(&document)?;
+    output::announce(text).context("stdout is closed")
 }
 
 /// What is wrong with them is said before anything is started.

@@ -1,6 +1,7 @@
 //! The command line: what can be said on it, and what is refused before anything is started.
 
 mod bench;
+mod dialect;
 mod scripted;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
+pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::scripted::ScriptedArgs;
 use crate::paths;
 
@@ -207,6 +209,7 @@ impl QuickstartArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM.
+GET /openapi.json describes its routes and bodies.
 With --engine scripted, GET /scripted/counts tells what was accepted, refused and in flight.
 With --faults, GET /faults/counts tells how often each rule struck, and so does the end.
 
@@ -215,6 +218,8 @@ Examples:
   tinkers serve --port 0 --data-dir ./checkpoints
   tinkers serve --host 0.0.0.0 --api-key tml-of-your-choice
   tinkers serve --engine scripted --latency 200 --window 20 --hint-ms 500
+  tinkers serve --print-openapi > openapi.json
+  tinkers serve --engine scripted --dialect skyrl --long-poll 5
   tinkers serve --faults bad-day.toml --journal journal.jsonl")]
 pub(crate) struct ServeArgs {
     /// The IP address to listen on; one beyond this machine only together with --api-key
@@ -234,6 +239,9 @@ pub(crate) struct ServeArgs {
     /// Have clients ask for each sample by itself, and not for all of them with one poll (retrieve_futures)
     #[arg(long, help_heading = "Server")]
     pub(crate) per_request_polls: bool,
+    /// Print the OpenAPI document of the server as it would be with the other options, which GET /openapi.json gives, and end
+    #[arg(long, help_heading = "Server")]
+    pub(crate) print_openapi: bool,
     #[arg(
         long,
         value_name = "DIR",
@@ -253,6 +261,8 @@ pub(crate) struct ServeArgs {
     /// Write one JSON line for each exchange to this file, which is made anew
     #[arg(long, value_name = "FILE", help_heading = "Tests")]
     pub(crate) journal: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) dialect: DialectArgs,
     #[command(flatten)]
     pub(crate) scripted: ScriptedArgs,
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tinkers_local::{HintForm, InvalidWindow, Script, Window};
 
+use super::dialect::seconds;
+
 /// The options of `--engine scripted`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Scripted engine")]
@@ -143,15 +145,6 @@ impl ScriptedArgs {
             },
         ))
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a number of seconds above 0, such as 0.5".to_owned();
-    let seconds: f64 = text.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|every| !every.is_zero())
-        .ok_or_else(wrong)
 }
 
 #[cfg(test)]

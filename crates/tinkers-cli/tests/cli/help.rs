@@ -14,7 +14,13 @@ fn help_states_defaults_and_units_within_the_page() {
         ),
         (
             &["serve", "--help"],
-            &["[default: 127.0.0.1]", "milliseconds", "bytes", "429"],
+            &[
+                "[default: 127.0.0.1]",
+                "milliseconds",
+                "bytes",
+                "429",
+                "json-strict reads",
+            ],
         ),
         (
             &["bench", "sample", "--help"],

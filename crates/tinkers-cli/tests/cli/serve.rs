@@ -43,6 +43,42 @@ fn it_answers_where_it_says_and_ends_when_asked() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn it_speaks_as_a_server_of_another_make() {
+    let home = tempfile::tempdir().unwrap();
+    let options = [
+        "serve",
+        "--port",
+        "0",
+        "--engine",
+        "scripted",
+        "--dialect",
+        "skyrl",
+    ];
+    let mut server = Program::start(home.path(), &options);
+    let url = server.line("listening on ");
+    let sessions = fetch(&url, "/api/v1/sessions");
+    assert!(sessions.starts_with("HTTP/1.1 404"), "{sessions}");
+    assert!(
+        sessions.ends_with(r#"{"detail":"Not Found"}"#),
+        "{sessions}"
+    );
+    server.signal("TERM");
+    server.finish().succeeded();
+}
+
+#[test]
+fn its_document_can_be_had_without_a_server() {
+    let home = tempfile::tempdir().unwrap();
+    let printed = run(home.path(), &["serve", "--print-openapi"]);
+    let document: serde_json::Value = serde_json::from_str(&printed.succeeded().stdout).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    assert!(document["paths"]["/api/v1/asample"]["post"].is_object());
+    let options = ["serve", "--print-openapi", "--dialect", "json-strict"];
+    run(home.path(), &options).failed(1, &["no OpenAPI document"]);
+}
+
 #[test]
 fn beyond_this_machine_it_wants_a_key() {
     let home = tempfile::tempdir().unwrap();
