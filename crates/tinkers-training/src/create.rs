@@ -202,7 +202,8 @@ async fn into_new_model(making: &Making, load: LoadWeights) -> Result<TrainingCl
         base_model: info.base_model,
         user_metadata: load.user_metadata,
         lora_config: lora,
-        optimizer_config: info.optimizer_config,
+        // Its default is left out, as by a caller who sets none: not every server has heard of it.
+        optimizer_config: info.optimizer_config.filter(|config| !config.is_default()),
     };
     let made: ModelCreated = making
         .run(

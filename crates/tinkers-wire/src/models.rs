@@ -80,6 +80,13 @@ pub struct OptimizerConfig {
     pub fields: BTreeMap<String, Value>,
 }
 
+impl OptimizerConfig {
+    /// Whether it is what a model has for which none was chosen: AdamW without fields of its own.
+    pub fn is_default(&self) -> bool {
+        self.family == "adamw" && self.fields.is_empty()
+    }
+}
+
 /// `POST /create_model`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -238,6 +245,18 @@ mod tests {
             serde_json::to_string(&create).unwrap(),
             r#"{"session_id":"s","model_seq_id":0,"base_model":"Qwen/Qwen3-8B","lora_config":{"rank":32,"seed":7}}"#
         );
+    }
+
+    #[test]
+    fn adamw_alone_is_the_default_optimizer() {
+        for (json, is) in [
+            (r#"{"type": "adamw"}"#, true),
+            (r#"{"type": "adamw", "beta3": 1}"#, false),
+            (r#"{"type": "dimuon"}"#, false),
+        ] {
+            let config: OptimizerConfig = serde_json::from_str(json).unwrap();
+            assert_eq!(config.is_default(), is, "{json}");
+        }
     }
 
     #[test]

@@ -167,6 +167,15 @@ impl InMemory {
         Self::over(Parts::over(engine), config, options, |_| (), between).await
     }
 
+    /// The same with what `between` puts between client and server.
+    pub async fn through(
+        config: LocalConfig,
+        between: impl FnOnce(InProcess) -> Arc<dyn Transport>,
+    ) -> Self {
+        let parts = Parts::new(Script::default());
+        Self::over(parts, config, SessionOptions::default(), |_| (), between).await
+    }
+
     async fn over(
         parts: Parts,
         config: LocalConfig,

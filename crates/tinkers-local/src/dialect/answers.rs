@@ -93,7 +93,7 @@ impl Dialect {
     /// What `client/config` tells instead of `flags`; `None` when it tells those.
     pub(crate) fn few_flags(&self) -> Option<Answer> {
         match self.flags {
-            Flags::All => None,
+            Flags::All | Flags::OfSdk025 => None,
             Flags::JwtAlone => Some(Answer::ok(&json!({ "pjwt_auth_enabled": false }))),
         }
     }

@@ -45,7 +45,7 @@ impl Dialect {
                 Route::Sample => {
                     self.stop == StopForm::List || self.max_tokens == MaxTokens::Required
                 }
-                Route::LoadWeights => self.loads == Loads::FirstOfModel,
+                Route::LoadWeights => self.loads != Loads::Anytime,
                 _ => false,
             };
         if !is_looked_at || route == Route::ForwardBackward && is_protobuf(kind) {
@@ -89,6 +89,7 @@ impl Dialect {
             return Err(Refusal::findings(vec![finding]));
         }
         match body["seq_id"].as_u64() {
+            _ if self.loads == Loads::IntoModels => Ok(()),
             None | Some(1) => Ok(()),
             Some(number) => {
                 let reason = format!("LoadWeights is not permitted with seq_id {number}");

@@ -35,6 +35,8 @@ pub struct Dialect {
     pub other_bodies: OtherBodies,
     /// The representation of passes and samples.
     pub results: ResultForm,
+    /// What the document calls the server, and its version.
+    pub title: (&'static str, &'static str),
     /// The document at `/openapi.json`.
     pub open_api: OpenApi,
     /// JSON fields that are not known.
@@ -148,6 +150,8 @@ pub enum KeyNeed {
 pub enum Flags {
     /// All flags.
     All,
+    /// Those of the Python SDK 0.25, and not who the server is nor what it promises.
+    OfSdk025,
     /// `pjwt_auth_enabled` alone.
     JwtAlone,
 }
@@ -222,6 +226,8 @@ pub enum Repeats {
     AllOnce,
     /// Passes and steps; saves, loads and samples are applied again.
     ComputeOnce,
+    /// None: numbers are not read.
+    Again,
 }
 
 /// When a checkpoint can be loaded.
@@ -230,6 +236,8 @@ pub enum Repeats {
 pub enum Loads {
     /// At any time, and into a new model.
     Anytime,
+    /// At any time, into a model that is there: 422 without one.
+    IntoModels,
     /// Into a model that is there, as its first request alone: 400 later, and 422 without a model.
     FirstOfModel,
 }

@@ -39,6 +39,7 @@ impl Dialect {
             pass_bodies: PassBodies::Both,
             other_bodies: OtherBodies::Unsupported,
             results: ResultForm::AsAsked,
+            title: ("Tinker API", env!("CARGO_PKG_VERSION")),
             open_api: OpenApi::Whole,
             unknown_fields: UnknownFields::Dropped,
             absent: BTreeSet::new(),
@@ -69,11 +70,12 @@ impl Dialect {
             results: ResultForm::Protobuf,
             open_api: OpenApi::Absent,
             unknown_fields: UnknownFields::RefusedAsOfSdk025,
+            flags: Flags::OfSdk025,
             ..Self::tinker()
         }
     }
 
-    /// SkyRL 0.3.0: JSON alone, and a 500 for a body of protobuf.
+    /// SkyRL 0.3.0: JSON alone, a 500 for a body of protobuf, and no numbers: what comes twice is applied twice.
     ///
     /// Not copied: the ids (its request ids are decimal numbers, its models `model_<hex>`), repeated `create_model` requests
     /// that make a second model, batches that fail together, content codings (it reads zstd nowhere), its checks of names
@@ -85,6 +87,8 @@ impl Dialect {
             other_bodies: OtherBodies::Crash,
             results: ResultForm::Json,
             open_api: OpenApi::Whole,
+            repeats: Repeats::Again,
+            loads: Loads::IntoModels,
             absent: NOT_IN_SKYRL
                 .into_iter()
                 .chain([Route::DeleteCheckpoint])
@@ -97,6 +101,7 @@ impl Dialect {
     /// document in which `forward_backward` has no body. The same is not copied, but that it does read zstd there.
     pub fn skyrl_main() -> Self {
         Self {
+            title: ("Tinker API Mock", "0.0.1"),
             open_api: OpenApi::PassWithoutBody,
             absent: NOT_IN_SKYRL.into(),
             flags: Flags::JwtAlone,
@@ -119,12 +124,22 @@ impl Dialect {
     /// TuFT 0.2.2: protobuf both ways, the fields of the SDK 0.25 alone, 201 for what is new, 422 for an operation that failed,
     /// and a key.
     ///
-    /// Not copied: its ids, its limits and 429s, its OpenAI-compatible route, its error texts, and that it drops fields of
+    /// Not copied: its ids, 202 for promises, repeats that are refused when their turn comes, its limits and 429s, its OpenAI-compatible route, its error texts, and that it drops fields of
     /// `sampling_params` that it does not know, which are refused here.
     pub fn tuft() -> Self {
         Self {
             pass_bodies: PassBodies::Protobuf,
+            title: ("TuFT", "0.1.0"),
             unknown_fields: UnknownFields::RefusedAsOfSdk025,
+            absent: [
+                Route::DynamicConfig,
+                Route::FinishSession,
+                Route::RetrieveFutures,
+                Route::Forward,
+            ]
+            .into(),
+            flags: Flags::OfSdk025,
+            loads: Loads::IntoModels,
             key: KeyNeed::Always,
             created: StatusCode::CREATED,
             sequence_ids: SequenceIds::Absent,

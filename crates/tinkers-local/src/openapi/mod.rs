@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::LocalConfig;
 use crate::dialect::{
-    Dialect, Failures, KeyNeed, OpenApi, PassBodies, PollEnd, ResultForm, UnknownFields,
+    Dialect, Failures, KeyNeed, OpenApi, PassBodies, PollEnd, Repeats, ResultForm, UnknownFields,
 };
 use crate::read::{Route, is_id};
 
@@ -54,12 +54,16 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
     if config.dialect.unknown_fields == UnknownFields::RefusedAsOfSdk025 {
         prune::prune(&mut schemas, &bodies);
     }
+    if config.dialect.repeats == Repeats::Again {
+        prune::unnumbered(&mut schemas, &bodies);
+    }
+    let (title, version) = config.dialect.title;
     Some(json!({
         "openapi": "3.1.0",
         "info": {
-            "title": "Tinker API",
+            "title": title,
             "description": "The routes of tinkers-local, the embedded server.",
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": version,
         },
         "paths": paths,
         "components": {

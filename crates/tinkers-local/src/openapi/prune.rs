@@ -16,6 +16,19 @@ pub(super) fn prune(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)])
     }
 }
 
+/// Takes out of the schemas of training requests their numbers, which are not read.
+pub(super) fn unnumbered(schemas: &mut Map<String, Value>, bodies: &[(Route, Value)]) {
+    for (route, body) in bodies {
+        // Samples have one there too.
+        let is_numbered = *route != Route::Sample;
+        let name = reference(body).filter(|_| is_numbered);
+        let schema = name.and_then(|name| schemas.get_mut(&name));
+        if let Some(Value::Object(properties)) = schema.and_then(|it| it.get_mut("properties")) {
+            properties.remove("seq_id");
+        }
+    }
+}
+
 fn prune_named(schemas: &mut Map<String, Value>, name: &str, shape: &Shape) {
     let Shape::Fields(known) = shape else {
         return;

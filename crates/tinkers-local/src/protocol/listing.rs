@@ -10,6 +10,7 @@ use tinkers_wire::{
 use super::Protocol;
 use super::checkpoint::{listed, newest};
 use super::stamp::rfc3339;
+use crate::dialect::Flags;
 use crate::engine::CheckpointRecord;
 use crate::http::Answer;
 use crate::read::{Page, Refusal};
@@ -52,10 +53,14 @@ impl Protocol {
             return few;
         }
         let mut config = ClientConfig::default();
+        config.fwdbwd_max_chunk_len = self.config.chunk_len;
+        if self.config.dialect.flags == Flags::OfSdk025 {
+            config.parallel_fwdbwd_chunks = false;
+            return Answer::ok(&config);
+        }
         config.proto_compress_fwdbwd = true;
         config.server = Some(concat!("tinkers-local/", env!("CARGO_PKG_VERSION")).to_owned());
         config.deduplicates_seq_ids = self.config.announces_deduplication.then_some(true);
-        config.fwdbwd_max_chunk_len = self.config.chunk_len;
         config.sample_use_retrieve_futures = self.config.session_polls;
         config.session_expiry_sec = Some(self.config.session_expiry.as_secs());
         Answer::ok(&config)

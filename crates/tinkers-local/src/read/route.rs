@@ -3,14 +3,15 @@
 use http::header::{ALLOW, HeaderValue};
 use http::{Method, StatusCode};
 use tinkers_wire::{
-    ConfigRequest, LoadWeights, SampleRequest, SaveWeights, SaveWeightsForSampler, Telemetry,
+    ConfigRequest, LoadWeights, OptimStep, SampleRequest, SaveWeights, SaveWeightsForSampler,
+    Telemetry,
 };
 
 use super::body::plain;
 use super::json::json;
 use super::{Command, Digest, Page, Refusal, Route, pass};
 use crate::config::LocalConfig;
-use crate::dialect::{KeyNeed, Repeats};
+use crate::dialect::{Dialect, KeyNeed, Repeats};
 use crate::faults::Faults;
 use crate::http::{Answer, Request};
 use crate::openapi;
@@ -156,16 +157,19 @@ fn post(
         }
         Route::ModelInfo => Command::ModelInfo(json(&body)?),
         Route::UnloadModel => Command::UnloadModel(json(&body)?),
-        Route::Forward => pass::forward(kind, &body)?,
-        Route::ForwardBackward => pass::forward_backward(kind, &body)?,
+        Route::Forward => numbered(dialect, pass::forward(kind, &body)?),
+        Route::ForwardBackward => numbered(dialect, pass::forward_backward(kind, &body)?),
         Route::OptimStep => {
-            let body = json(&body)?;
+            let mut body: OptimStep = json(&body)?;
+            if dialect.repeats == Repeats::Again {
+                body.seq_id = 0;
+            }
             let digest = Digest::of_body("optim_step", &body);
             Command::OptimStep(body, digest)
         }
         Route::SaveWeights => {
             let mut body: SaveWeights = json(&body)?;
-            if dialect.repeats == Repeats::ComputeOnce {
+            if dialect.repeats != Repeats::AllOnce {
                 (body.seq_id, body.overwrite) = (0, None);
             }
             let digest = Digest::of_body("save_weights", &body);
@@ -174,7 +178,7 @@ fn post(
         Route::SaveWeightsForSampler => save_for_sampler(dialect.repeats, &body)?,
         Route::LoadWeights => {
             let mut body: LoadWeights = json(&body)?;
-            if dialect.repeats == Repeats::ComputeOnce {
+            if dialect.repeats != Repeats::AllOnce {
                 body.seq_id = None;
             }
             let digest = Digest::of_body("load_weights", &body);
@@ -188,7 +192,7 @@ fn post(
         }
         Route::Sample => {
             let mut body: SampleRequest = json(&body)?;
-            if dialect.repeats == Repeats::ComputeOnce {
+            if dialect.repeats != Repeats::AllOnce {
                 body.seq_id = None;
             }
             let digest = Digest::of_body("asample", &body);
@@ -199,6 +203,16 @@ fn post(
     })
 }
 
+/// A pass with its number, where numbers are read.
+fn numbered(dialect: &Dialect, mut pass: Command) -> Command {
+    if let Command::Pass(body, ..) = &mut pass
+        && dialect.repeats == Repeats::Again
+    {
+        body.seq_id = 0;
+    }
+    pass
+}
+
 /// The id in a path; where there is one, it is the second part.
 fn id(segments: &[&str]) -> String {
     segments.get(1).copied().unwrap_or_default().to_owned()
@@ -207,7 +221,7 @@ fn id(segments: &[&str]) -> String {
 /// The official SDK takes a new `sampling_session_seq_id` for each retry, so that number does not tell requests apart.
 fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
     let mut body: SaveWeightsForSampler = json(body)?;
-    if repeats == Repeats::ComputeOnce {
+    if repeats != Repeats::AllOnce {
         body.seq_id = 0;
     }
     let mut compared = body.clone();

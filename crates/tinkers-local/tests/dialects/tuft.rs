@@ -44,6 +44,21 @@ async fn a_key_is_needed_and_any_will_do_unless_there_is_one() {
 }
 
 #[tokio::test]
+async fn its_flags_do_not_tell_who_it_is_and_a_model_is_made_of_no_checkpoint() {
+    let world = speaks(Dialect::tuft());
+    let flags = post(&world, "client/config", json!({ "sdk_version": "0.25.0" })).await;
+    let flags = flags.ok();
+    assert_eq!(flags["parallel_fwdbwd_chunks"], false);
+    for ours in ["server", "deduplicates_seq_ids", "session_expiry_sec"] {
+        assert_eq!(flags.get(ours), None, "{ours}");
+    }
+    let body = json!({ "session_id": session(&world).await, "model_seq_id": 0, "path": "tinker://m/weights/w", "optimizer": false });
+    let got = post(&world, "load_weights", body).await;
+    assert_eq!(got.status, 422);
+    assert_eq!(got.body["detail"][0]["loc"], json!(["body", "model_id"]));
+}
+
+#[tokio::test]
 async fn what_is_new_is_201_and_passes_are_protobuf_alone() {
     let world = speaks(Dialect::tuft());
     let session = session(&world).await;
