@@ -4,6 +4,7 @@ mod address;
 mod args;
 mod aside;
 mod bench;
+mod doctor;
 mod embedded;
 mod journal;
 mod layout;
@@ -61,6 +62,7 @@ fn run(cli: &Cli) -> Result<()> {
             Command::Quickstart(args) => quickstart::run(args, &mut signals).await,
             Command::Serve(args) => serve::run(args, &mut signals).await,
             Command::Bench(args) => bench::run(&args.load, &mut signals).await,
+            Command::Doctor(args) => doctor::run(args, &mut signals).await,
         }
     })
 }

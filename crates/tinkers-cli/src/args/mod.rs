@@ -2,6 +2,7 @@
 
 mod bench;
 mod dialect;
+mod doctor;
 mod scripted;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
 pub(crate) use self::dialect::DialectArgs;
+pub(crate) use self::doctor::DoctorArgs;
 pub(crate) use self::scripted::ScriptedArgs;
 use crate::paths;
 
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Put load on a Tinker server and tell how fast it is and what the client costs
     Bench(BenchArgs),
+    /// Tell which dialect a Tinker server speaks, what it lacks, and what to do about it
+    Doctor(DoctorArgs),
 }
 
 /// `tinkers quickstart`.
@@ -391,7 +395,7 @@ where
     match &cli.command {
         Command::Quickstart(args) => args.check()?,
         Command::Serve(args) => args.check()?,
-        Command::Bench(_) => {}
+        Command::Bench(_) | Command::Doctor(_) => {}
     }
     Ok(cli)
 }

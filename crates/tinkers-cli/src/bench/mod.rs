@@ -73,7 +73,6 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
 
 async fn connect(server: &ServerArgs, exchanges: Arc<Exchanges>) -> Result<ServiceClient> {
     let mut builder = ServiceClient::builder()
-        .display_name("tinkers bench")
         .base_url(&server.base_url)
         .layer_transport(move |below| exchanges.over(below));
     if let Some(key) = &server.api_key {

@@ -58,7 +58,7 @@ impl Server {
 
     /// Opens a session on it.
     pub(crate) async fn connect(&self) -> Result<ServiceClient> {
-        let builder = ServiceClient::builder().display_name("tinkers quickstart");
+        let builder = ServiceClient::builder();
         let builder = match self {
             Self::Embedded { server, .. } => builder.base_url(server.url()).api_key(EMBEDDED_KEY),
             Self::Remote { base_url, api_key } => match api_key {

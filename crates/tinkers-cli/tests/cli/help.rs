@@ -7,7 +7,10 @@ fn help_states_defaults_and_units_within_the_page() {
     let home = tempfile::tempdir().unwrap();
     let kept = home.path().join("tinkers").display().to_string();
     let cases: [(&[&str], &[&str]); 5] = [
-        (&["--help"], &["quickstart", "serve", "bench", "--version"]),
+        (
+            &["--help"],
+            &["quickstart", "serve", "bench", "doctor", "--version"],
+        ),
         (
             &["quickstart", "--help"],
             &["[default: 0.003]", "nats per token", "TINKER_API_KEY"],

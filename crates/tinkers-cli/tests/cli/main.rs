@@ -1,6 +1,7 @@
 //! The program as its users have it: started, read from, asked to end.
 
 mod bench;
+mod doctor;
 mod faults;
 mod help;
 mod program;
