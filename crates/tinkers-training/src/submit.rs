@@ -52,7 +52,8 @@ impl Submission<'_> {
         if !self.part.has_formats() || profile.bodies_confirmed {
             return self.promised(self.attempt(&profile, policy, Refusals::Usual).await?);
         }
-        let first = match self.attempt(&profile, policy, Refusals::OfTheForm).await {
+        let refusals = Refusals::of(profile.bodies);
+        let first = match self.attempt(&profile, policy, refusals).await {
             Ok(accepted) => {
                 self.session.learn(Fact::Bodies(profile.bodies));
                 return self.promised(accepted);
@@ -65,7 +66,7 @@ impl Submission<'_> {
         let form = profile.bodies.other();
         tracing::debug!(error = %first, ?form, "the server refused the form of a body; trying the other");
         let other = (*profile).clone().learn(Fact::Bodies(form));
-        let second = match self.attempt(&other, policy, Refusals::Usual).await {
+        let second = match self.attempt(&other, policy, Refusals::of(form)).await {
             Ok(accepted) => {
                 self.session.learn(Fact::Bodies(form));
                 return self.promised(accepted);
@@ -83,6 +84,10 @@ impl Submission<'_> {
             // A reason is of more use than a bare 500.
             (Some(500), Some(400..=499), Sent::Answered) => Err(second),
             (Some(500), ..) => Err(second.with_sent(Sent::MaybeSent)),
+            // The route is there, and what it is asked about is not.
+            (Some(404 | 405), ..) => Err(first),
+            // It broke on the form that is left, and what that left behind nobody knows.
+            (_, Some(500), Sent::Answered) => Err(Error::outcome_unknown(second)),
             // The body was not at fault: what the server said first is what the caller needs.
             (_, Some(400..=499), Sent::Answered) => Err(first),
             _ => Err(second),
@@ -140,6 +145,16 @@ enum Refusals {
     Usual,
     /// Also what servers answer to a body whose form they do not know.
     OfTheForm,
+}
+
+impl Refusals {
+    /// Those of a body whose form was not accepted yet. No server breaks on JSON for its form, so that a 500 is what it always is.
+    fn of(form: BodyFormat) -> Self {
+        match form {
+            BodyFormat::Json => Self::Usual,
+            _ => Self::OfTheForm,
+        }
+    }
 }
 
 /// A 500 without a reason, in plain text: what web frameworks answer when a handler breaks, as it does on a body that it takes

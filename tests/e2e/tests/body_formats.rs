@@ -1,13 +1,17 @@
 //! The forms of a pass's body: which one is sent, and when the other is tried.
 
+use std::time::Duration;
+
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use tinkers::prelude::*;
 use tinkers::wire::{CsrIndices, TensorValues, routes};
 use tinkers::{BodyFormat, Sent};
-use tinkers_e2e::InMemory;
-use tinkers_e2e::training::{datum, forgetful_world, model, numbers, step, submissions};
-use tinkers_local::{Entry, Fault, LocalConfig, Rule, Script};
+use tinkers_e2e::training::{
+    datum, forgetful_world, model, numbers, step, submissions, world_with,
+};
+use tinkers_e2e::{InMemory, SCRIPTED};
+use tinkers_local::{Dialect, Entry, Fault, LocalConfig, PassBodies, Rule, Script};
 use tinkers_session::SessionOptions;
 
 /// What a web framework answers when its handler breaks.
@@ -203,4 +207,81 @@ async fn a_form_that_the_caller_chose_is_the_only_one() {
         training.recover().unwrap();
         step(&training).await.unwrap();
     }
+}
+
+/// A server whose document lists these bodies of a pass, and nothing more that matters.
+async fn documented(bodies: PassBodies) -> InMemory {
+    world_with(|config| {
+        config.dialect = Dialect::skyrl();
+        config.dialect.pass_bodies = bodies;
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_saves_the_first_attempt() {
+    let world = documented(PassBodies::Json).await;
+    let training = model(&world).await;
+    pass(&training).await.unwrap();
+    assert_eq!(types(&world), ["json"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_that_is_wrong_costs_one_attempt() {
+    let world = documented(PassBodies::Json).await;
+    let training = model(&world).await;
+    let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please");
+    strike_pass(&world, 1, refusal);
+    let error = pass(&training).await.unwrap_err();
+    // This server takes neither: it breaks on protobuf, and nobody knows what that left behind.
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(types(&world), ["json", "protobuf"]);
+    assert_eq!(world.parts.engine.counts().backwards, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bare_500_to_a_json_body_is_not_about_the_form() {
+    let world = documented(PassBodies::Json).await;
+    let training = model(&world).await;
+    strike_pass(&world, 1, bare_500());
+    let error = pass(&training).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(types(&world), ["json"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forward_pass_whose_model_is_gone_says_so_at_once() {
+    let world = documented(PassBodies::Json).await;
+    let training = model(&world).await;
+    let gone = Fault::status(StatusCode::NOT_FOUND, "Model not found");
+    world.parts.faults.add(Rule::on(routes::FORWARD), gone);
+    let clock = world.server.time();
+    let began = clock.now();
+    let forward = training.forward([datum(1)], LossFn::CrossEntropy).await;
+    let error = forward.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert!(clock.now().since(began) < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_is_made_and_loaded_where_a_checkpoint_makes_none() {
+    let world = documented(PassBodies::Json).await;
+    let training = model(&world).await;
+    pass(&training).await.unwrap();
+    let saved = training.save_state("kept").await.unwrap();
+    let resumed = world
+        .service
+        .training_from_state(saved.path.as_str(), RestoreOptimizer::Yes)
+        .create()
+        .await
+        .unwrap();
+    assert_ne!(resumed.model_id(), training.model_id());
+    assert_eq!(resumed.info().base_model(), Some(SCRIPTED));
+    pass(&resumed).await.unwrap();
+    // A checkpoint that is not there leaves a model behind, and says which.
+    let missing = "tinker://no-such-run/weights/nothing";
+    let made = world
+        .service
+        .training_from_state(missing, RestoreOptimizer::No);
+    assert_eq!(made.create().await.unwrap_err().kind(), ErrorKind::NotFound);
 }
