@@ -7,6 +7,7 @@ mod chunks;
 mod congestion;
 mod lost_replies;
 mod orphans;
+mod other_servers;
 mod runtime;
 mod sampling;
 mod session_poll_faults;
