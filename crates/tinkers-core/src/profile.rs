@@ -82,12 +82,14 @@ pub struct ServerProfile {
     pub deduplicates: Deduplication,
     /// Whether passes may be zstd-compressed.
     pub zstd_bodies: bool,
-    /// Whether it refuses fields that it does not know, where it says so.
+    /// That it refuses fields that it does not know, where its document says so; `None` where it says nothing.
     pub is_strict: Option<bool>,
     /// Its OpenAPI document.
     pub document: Document,
     /// The paths of that document.
     paths: Arc<BTreeSet<String>>,
+    /// The forms of a pass's body that it lists.
+    listed_bodies: Vec<BodyFormat>,
 }
 
 impl Default for ServerProfile {
@@ -101,6 +103,7 @@ impl Default for ServerProfile {
             is_strict: None,
             document: Document::NotAsked,
             paths: Arc::default(),
+            listed_bodies: Vec::new(),
         }
     }
 }
@@ -113,10 +116,9 @@ impl ServerProfile {
     #[must_use]
     pub fn learn(mut self, fact: Fact) -> Self {
         match fact {
-            Fact::Bodies(format) => {
-                self.bodies = format;
-                self.bodies_confirmed = true;
-            }
+            // What was accepted first stays: others may rely on it by now.
+            Fact::Bodies(_) if self.bodies_confirmed => {}
+            Fact::Bodies(format) => return self.with_bodies(format),
             Fact::Deduplicates(which) => self.deduplicates = self.deduplicates.max(which),
             Fact::ZstdBodies => self.zstd_bodies = true,
             Fact::Software(name) => self.software = Some(name),
@@ -126,22 +128,44 @@ impl ServerProfile {
         self
     }
 
+    /// The profile with this form of a pass's body and no other, whatever was found out.
+    #[must_use]
+    pub fn with_bodies(mut self, format: BodyFormat) -> Self {
+        self.bodies = format;
+        self.bodies_confirmed = true;
+        self
+    }
+
+    /// Whether its OpenAPI document lists this form of a pass's body.
+    pub fn lists_bodies(&self, format: BodyFormat) -> bool {
+        self.listed_bodies.contains(&format)
+    }
+
+    /// Whether its OpenAPI document lists this route.
+    pub fn lists_route(&self, route: &str) -> bool {
+        self.paths.contains(route)
+    }
+
     fn read(&mut self, document: ApiDocument) {
         let takes = |kind: &str| document.pass_bodies.iter().any(|body| body.contains(kind));
+        let listed = [
+            (takes("protobuf"), BodyFormat::Protobuf),
+            (takes("json"), BodyFormat::Json),
+        ];
+        let listed = listed.into_iter().filter(|(is, _)| *is);
+        self.listed_bodies = listed.map(|(_, format)| format).collect();
         // What a document does not list may be taken all the same, and what was accepted once is not doubted.
-        let format = match (takes("protobuf"), takes("json")) {
-            (false, true) => BodyFormat::Json,
-            _ => BodyFormat::Protobuf,
-        };
         if !self.bodies_confirmed {
-            self.bodies = format;
+            let first = self.listed_bodies.first();
+            self.bodies = first.copied().unwrap_or(BodyFormat::Protobuf);
         }
         if document.title == SKYRL && document.numbers_steps {
             self.deduplicates = self.deduplicates.max(Deduplication::PassesAndSteps);
         }
         let named = || format!("{}/{}", document.title, document.version);
         self.software.get_or_insert_with(named);
-        self.is_strict = Some(document.forbids_unknown_fields);
+        // That it says nothing of them does not mean that it takes them.
+        self.is_strict = document.forbids_unknown_fields.then_some(true);
         self.document = Document::Read;
         self.paths = Arc::new(document.paths);
     }
@@ -153,8 +177,7 @@ impl ServerProfile {
         }
         let listed = |route: &str| {
             let with_id = format!("{route}/{{");
-            let is = |path: &String| path == route || path.starts_with(&with_id);
-            self.paths.iter().any(is)
+            self.lists_route(route) || self.paths.iter().any(|path| path.starts_with(&with_id))
         };
         let all = routes::ALL.iter().copied();
         all.filter(|route| !listed(route)).collect()
@@ -183,6 +206,11 @@ mod tests {
         assert_eq!(profile.bodies, BodyFormat::Json);
         let profile = profile.learn(document("x", &["application/x-protobuf"], false));
         assert!(profile.bodies_confirmed && profile.bodies == BodyFormat::Json);
+        let profile = profile.learn(Fact::Bodies(BodyFormat::Protobuf));
+        assert_eq!(profile.bodies, BodyFormat::Json);
+        // The caller's word is another matter.
+        let chosen = profile.with_bodies(BodyFormat::Protobuf);
+        assert_eq!(chosen.bodies, BodyFormat::Protobuf);
     }
 
     #[test]

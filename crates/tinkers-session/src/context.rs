@@ -36,7 +36,7 @@ impl SessionContext for Session {
         let found = self.endpoint.profile();
         match self.options.bodies {
             // The caller's word holds for this session alone; what was found out holds for all.
-            Some(bodies) => Arc::new((*found).clone().learn(Fact::Bodies(bodies))),
+            Some(bodies) => Arc::new((*found).clone().with_bodies(bodies)),
             None => found,
         }
     }

@@ -101,7 +101,10 @@ impl Part for PassPart {
             loss: self.loss.clone(),
         };
         let mut call = match profile.bodies {
-            BodyFormat::Json => json_pass(&request),
+            BodyFormat::Json => {
+                self.check_json()?;
+                json_pass(&request)
+            }
             _ => protobuf_pass(&request, profile)?,
         };
         call.cost = Cost {
@@ -122,12 +125,7 @@ impl Part for PassPart {
     }
 
     fn is_the_same_in_json(&self) -> bool {
-        // Some servers read the stored values of a sparse tensor in JSON and nothing of their places, and do not say so.
-        let mut tensors = self
-            .data
-            .iter()
-            .flat_map(|datum| datum.loss_fn_inputs.values());
-        tensors.all(|tensor| tensor.csr_indices().is_none())
+        self.sparse_input().is_none()
     }
 
     fn adds_gradients(&self) -> bool {
@@ -136,6 +134,27 @@ impl Part for PassPart {
 
     fn deduplicated_with(&self) -> Deduplication {
         Deduplication::PassesAndSteps
+    }
+}
+
+impl PassPart {
+    /// The name of an input that is a sparse tensor, if one is.
+    fn sparse_input(&self) -> Option<&str> {
+        let inputs = self.data.iter().flat_map(|datum| &datum.loss_fn_inputs);
+        let mut sparse = inputs.filter(|(_, tensor)| tensor.csr_indices().is_some());
+        sparse.next().map(|(name, _)| name.as_str())
+    }
+
+    /// Some servers read the stored values of a sparse tensor in JSON and nothing of their places, and do not say so.
+    fn check_json(&self) -> Result<()> {
+        let Some(name) = self.sparse_input() else {
+            return Ok(());
+        };
+        let message = format!(
+            "{name} is sparse, and this server takes passes in JSON, where servers drop the places of the values; send it dense"
+        );
+        let refused = Error::new(ErrorKind::Unsupported, Sent::NotSent, message);
+        Err(refused.with_field(format!("loss_fn_inputs.{name}")))
     }
 }
 
@@ -262,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_forward_pass_never_goes_to_the_json_route_that_adds_gradients() {
-        let json = ServerProfile::default().learn(Fact::Bodies(BodyFormat::Json));
+        let json = ServerProfile::default().with_bodies(BodyFormat::Json);
         assert_eq!(
             pass(PassMode::Forward).call(1, &json).unwrap().path,
             routes::FORWARD

@@ -1,5 +1,6 @@
 //! Sending one part in the form that the server takes.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use tinkers_core::retry::WhenMaybeApplied;
@@ -8,6 +9,7 @@ use tinkers_core::{
     Result, Sent, ServerProfile, SessionContext,
 };
 use tinkers_futures::promise;
+use tinkers_wire::routes;
 
 use crate::delivery::Taken;
 use crate::parts::{Part, WhenLost};
@@ -54,44 +56,71 @@ impl Submission<'_> {
         }
         let refusals = Refusals::of(profile.bodies);
         let first = match self.attempt(&profile, policy, refusals).await {
-            Ok(accepted) => {
-                self.session.learn(Fact::Bodies(profile.bodies));
-                return self.promised(accepted);
-            }
+            Ok(accepted) => return self.taken_as(profile.bodies, accepted),
             Err(first) => first,
         };
-        if !self.may_be_the_form(&first, profile.bodies) {
+        if is_answered(&first, 500..=500) && self.is_taken(&profile) {
+            return self.after_500(first, &profile, policy).await;
+        }
+        if !self.may_be_the_form(&first, &profile) {
             return Err(first);
         }
         let form = profile.bodies.other();
         tracing::debug!(error = %first, ?form, "the server refused the form of a body; trying the other");
-        let other = (*profile).clone().learn(Fact::Bodies(form));
+        let other = (*profile).clone().with_bodies(form);
         let second = match self.attempt(&other, policy, Refusals::of(form)).await {
             Ok(accepted) => {
-                self.session.learn(Fact::Bodies(form));
-                return self.promised(accepted);
+                // Then it is the one that is left, on whichever route.
+                if first.status() == Some(415) {
+                    self.session.learn(Fact::Bodies(form));
+                }
+                return self.taken_as(form, accepted);
             }
             Err(second) => second,
         };
-        match (first.status(), second.status(), second.sent()) {
-            // The form was not at fault, and what a 500 left behind nobody knows: as with any other.
-            (Some(500), Some(415), Sent::Answered)
-                if policy.when_maybe_applied == WhenMaybeApplied::Repeat =>
-            {
-                self.promised(self.attempt(&profile, policy, Refusals::Usual).await?)
+        match (first.status(), second.status()) {
+            (Some(500), Some(415)) if second.sent() == Sent::Answered => {
+                self.after_500(first, &profile, policy).await
             }
-            (Some(500), Some(415), Sent::Answered) => Err(Error::outcome_unknown(first)),
-            // A reason is of more use than a bare 500.
-            (Some(500), Some(400..=499), Sent::Answered) => Err(second),
-            (Some(500), ..) => Err(second.with_sent(Sent::MaybeSent)),
-            // The route is there, and what it is asked about is not.
-            (Some(404 | 405), ..) => Err(first),
+            // The second refusal has a reason, which is of more use than a bare 500; what that left behind nobody knows.
+            (Some(500), _) => Err(second.with_sent(Sent::MaybeSent)),
+            // Neither was the form at fault: what the server said first is what the caller needs.
+            _ if is_answered(&second, 400..=499) => Err(first),
             // It broke on the form that is left, and what that left behind nobody knows.
-            (_, Some(500), Sent::Answered) => Err(Error::outcome_unknown(second)),
-            // The body was not at fault: what the server said first is what the caller needs.
-            (_, Some(400..=499), Sent::Answered) => Err(first),
+            _ if is_answered(&second, 500..=500) => Err(Error::outcome_unknown(second)),
             _ => Err(second),
         }
+    }
+
+    /// Takes a bare 500 for what it is where the form of the body is not at fault: the request may have been applied.
+    async fn after_500(
+        &self,
+        first: Error,
+        profile: &ServerProfile,
+        policy: Policy,
+    ) -> Result<Taken> {
+        if policy.when_maybe_applied != WhenMaybeApplied::Repeat {
+            return Err(Error::outcome_unknown(first));
+        }
+        match self.attempt(profile, policy, Refusals::Usual).await {
+            Ok(accepted) => self.promised(accepted),
+            Err(error) => Err(error.with_sent(Sent::MaybeSent)),
+        }
+    }
+
+    /// Remembers the form that was accepted. A forward pass in JSON has a route of its own and tells nothing of the others.
+    fn taken_as(&self, form: BodyFormat, accepted: Accepted) -> Result<Taken> {
+        if form == BodyFormat::Protobuf || self.part.adds_gradients() {
+            self.session.learn(Fact::Bodies(form));
+        }
+        self.promised(accepted)
+    }
+
+    /// Whether the server is known to take this form: it says so, or has accepted one meanwhile.
+    fn is_taken(&self, tried: &ServerProfile) -> bool {
+        let known = self.session.profile();
+        let accepted = known.bodies_confirmed && known.bodies == tried.bodies;
+        accepted || known.lists_bodies(tried.bodies)
     }
 
     async fn attempt(
@@ -123,19 +152,29 @@ impl Submission<'_> {
 
     /// Whether the form of the body may be why it was refused. Not after an attempt that may have been applied: another form is
     /// another body, which no server would take for a repeat.
-    fn may_be_the_form(&self, error: &Error, form: BodyFormat) -> bool {
+    fn may_be_the_form(&self, error: &Error, tried: &ServerProfile) -> bool {
         if error.sent() != Sent::Answered {
             return false;
         }
-        match (form, error.status()) {
+        match (tried.bodies, error.status()) {
             (_, Some(415)) => true,
             // The forward pass in JSON has a route of its own, which not all servers have.
-            (BodyFormat::Json, Some(404 | 405)) => !self.part.adds_gradients(),
+            (BodyFormat::Json, Some(404 | 405)) => {
+                !self.part.adds_gradients() && !tried.lists_route(routes::FORWARD)
+            }
             // It may as well be what the body says, and the other form must not say less.
             (BodyFormat::Protobuf, Some(422 | 500)) => self.part.is_the_same_in_json(),
             _ => false,
         }
     }
+}
+
+/// Whether this is all that is known of the request, and the status is one of these.
+fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
+    let status = error
+        .status()
+        .is_some_and(|status| statuses.contains(&status));
+    status && error.sent() == Sent::Answered
 }
 
 /// What is taken for a final refusal.

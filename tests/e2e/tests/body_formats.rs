@@ -1,24 +1,67 @@
 //! The forms of a pass's body: which one is sent, and when the other is tried.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use tinkers::prelude::*;
+use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::{CsrIndices, TensorValues, routes};
 use tinkers::{BodyFormat, Sent};
 use tinkers_e2e::training::{
     datum, forgetful_world, model, numbers, step, submissions, world_with,
 };
 use tinkers_e2e::{InMemory, SCRIPTED};
-use tinkers_local::{Dialect, Entry, Fault, LocalConfig, PassBodies, Rule, Script};
+use tinkers_local::{Dialect, Entry, Fault, InProcess, LocalConfig, PassBodies, Rule, Script};
 use tinkers_session::SessionOptions;
+
+/// A server whose handler breaks behind the first pass, which it has made.
+#[derive(Debug)]
+struct Breaking {
+    below: InProcess,
+    broken: AtomicBool,
+}
+
+impl Breaking {
+    fn new(below: InProcess) -> Self {
+        let broken = AtomicBool::new(false);
+        Self { below, broken }
+    }
+}
+
+impl Transport for Breaking {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        Box::pin(async move {
+            let is_pass = request.path == routes::FORWARD_BACKWARD;
+            let mut answer = self.below.send(request).await?;
+            if is_pass && !self.broken.swap(true, Ordering::SeqCst) {
+                answer.status = StatusCode::INTERNAL_SERVER_ERROR;
+                let text = HeaderValue::from_static("text/plain");
+                answer.headers.insert(CONTENT_TYPE, text);
+                answer.body = "Internal Server Error".into();
+            }
+            Ok(answer)
+        })
+    }
+}
 
 /// What a web framework answers when its handler breaks.
 fn bare_500() -> Fault {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
         .with_header(CONTENT_TYPE, text)
+}
+
+/// A datum with a sparse input.
+fn sparse_datum() -> Datum {
+    let indices = CsrIndices {
+        crow: vec![0, 1, 2, 3].into(),
+        col: vec![0, 1, 0].into(),
+    };
+    let sparse = TensorData::csr(TensorValues::F32(vec![1.0; 3].into()), [3, 2], indices).unwrap();
+    datum(1).with("extra", sparse)
 }
 
 /// Strikes the `nth` pass to arrive.
@@ -175,14 +218,8 @@ async fn sparse_data_do_not_go_to_a_server_that_might_drop_their_places() {
     let training = model(&world).await;
     let refusal = Fault::status(StatusCode::UNPROCESSABLE_ENTITY, "no sparse tensors");
     strike_pass(&world, 1, refusal);
-    let indices = CsrIndices {
-        crow: vec![0, 1, 2, 3].into(),
-        col: vec![0, 1, 0].into(),
-    };
-    let sparse = TensorData::csr(TensorValues::F32(vec![1.0; 3].into()), [3, 2], indices).unwrap();
-    let datum = datum(1).with("extra", sparse);
     let error = training
-        .forward_backward([datum], LossFn::CrossEntropy)
+        .forward_backward([sparse_datum()], LossFn::CrossEntropy)
         .await;
     assert_eq!(error.unwrap_err().status(), Some(422));
     assert_eq!(types(&world), ["protobuf"]);
@@ -247,6 +284,66 @@ async fn a_bare_500_to_a_json_body_is_not_about_the_form() {
     let error = pass(&training).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     assert_eq!(types(&world), ["json"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_500_to_a_form_that_the_server_lists_is_never_followed_by_the_other() {
+    // It takes both, and applies what comes twice twice: another body would add the gradient again.
+    let mut config = LocalConfig::default();
+    config.dialect = Dialect::skyrl();
+    config.dialect.pass_bodies = PassBodies::Both;
+    let world = InMemory::through(config, |direct| Arc::new(Breaking::new(direct))).await;
+    let training = model(&world).await;
+    let error = pass(&training).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert_eq!(types(&world), ["protobuf"]);
+    assert_eq!(world.parts.engine.counts().backwards, 1);
+    assert!(training.recover().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_500_before_a_refusal_of_the_other_form_frees_no_number() {
+    let world = forgetful_world().await;
+    let training = model(&world).await;
+    strike_pass(&world, 1, bare_500());
+    let refusal = Fault::status(StatusCode::UNPROCESSABLE_ENTITY, "no such loss");
+    strike_pass(&world, 2, refusal);
+    let error = pass(&training).await.unwrap_err();
+    assert_eq!((error.status(), error.sent()), (Some(422), Sent::MaybeSent));
+    assert!(training.recover().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forward_pass_in_json_does_not_say_what_other_passes_take() {
+    let world = forgetful_world().await;
+    let training = model(&world).await;
+    strike_pass(&world, 1, bare_500());
+    training
+        .forward([datum(1)], LossFn::CrossEntropy)
+        .await
+        .unwrap();
+    assert_eq!(world.parts.journal.of(routes::FORWARD).len(), 1);
+    assert!(!world.service.server_profile().bodies_confirmed);
+    pass(&training).await.unwrap();
+    assert_eq!(types(&world), ["protobuf", "protobuf"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sparse_data_are_not_sent_where_their_places_would_be_dropped() {
+    let world = documented(PassBodies::Json).await;
+    let training = model(&world).await;
+    let error = training
+        .forward_backward([sparse_datum()], LossFn::CrossEntropy)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.kind(), error.sent()),
+        (ErrorKind::Unsupported, Sent::NotSent)
+    );
+    assert_eq!(error.field(), Some("loss_fn_inputs.extra"));
+    assert_eq!(types(&world), Vec::<&str>::new());
+    training.recover().unwrap();
+    pass(&training).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
