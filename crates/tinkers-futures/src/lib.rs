@@ -3,6 +3,7 @@
 
 mod api_future;
 mod closing;
+mod doubts;
 mod join;
 mod operation;
 mod pace;

@@ -8,9 +8,9 @@ use http::{HeaderName, HeaderValue, Method, header};
 use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
-    Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest,
-    HttpResponse, Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts, TransportError,
-    TransportErrorKind,
+    Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Deduplication, Error, ErrorKind,
+    HttpRequest, HttpResponse, Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts,
+    TransportError, TransportErrorKind,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
@@ -18,6 +18,7 @@ use tinkers_wire::{
 };
 
 use crate::closing::after_close;
+use crate::doubts::Doubts;
 use crate::pace::{Pace, settlement};
 use crate::poll_table::FEW_TIMES;
 use crate::{Announcement, Operation, PollAction, QueueLog, classify_poll};
@@ -70,7 +71,7 @@ pub async fn retrieve_announced<T: OperationResult>(
     let mut polling = Polling {
         retrieval,
         pace: Pace::default(),
-        doubts: 0,
+        doubts: Doubts::default(),
         peeked: 0,
         iteration: 0,
         may_peek: true,
@@ -91,7 +92,7 @@ pub async fn retrieve_announced<T: OperationResult>(
 struct Polling {
     retrieval: Retrieval,
     pace: Pace,
-    doubts: u32,
+    doubts: Doubts,
     peeked: u32,
     iteration: u64,
     may_peek: bool,
@@ -128,7 +129,7 @@ impl Polling {
                 } => {
                     self.news(caller);
                     self.tell_queue(caller, queue_state, reason.as_deref());
-                    self.doubts = 0;
+                    self.doubts.clear();
                     caller
                         .time
                         .sleep(self.pace.after_not_ready(held, &*caller.jitter))
@@ -171,15 +172,24 @@ impl Polling {
                         .sleep(self.pace.after_failure(hint, &*caller.jitter))
                         .await
                 }
+                // A server that keeps the whole of the protocol tells of failed operations in the body: this one broke.
+                PollAction::AgainFewTimes {
+                    kind: ErrorKind::Server,
+                    ..
+                } if session.profile().deduplicates == Deduplication::Everything => {
+                    self.pause_after_failure(caller).await;
+                }
                 PollAction::AgainFewTimes { times, kind } => {
-                    if self.doubts >= times {
+                    if !self.doubts.once_more(answer.status, times) {
                         return Err(final_error(kind, &answer));
                     }
-                    self.doubt(caller).await;
+                    self.pause_after_failure(caller).await;
                 }
                 PollAction::Fail(kind) => return Err(answer_error(kind, &answer)),
                 // It may have been spoilt on its way, and a result can be fetched again.
-                PollAction::Unreadable(_) if self.doubts < FEW_TIMES => self.doubt(caller).await,
+                PollAction::Unreadable(_) if self.doubts.once_more(answer.status, FEW_TIMES) => {
+                    self.pause_after_failure(caller).await;
+                }
                 PollAction::Unreadable(error) => {
                     let unreadable =
                         Error::new(ErrorKind::Protocol, Sent::Answered, error.to_string());
@@ -189,9 +199,8 @@ impl Polling {
         }
     }
 
-    /// Pauses before an answer that may be final is asked for once more.
-    async fn doubt(&mut self, caller: &Caller) {
-        self.doubts += 1;
+    /// Pauses before the next poll behind one that failed without a hint.
+    async fn pause_after_failure(&mut self, caller: &Caller) {
         let pause = self.pace.after_failure(None, &*caller.jitter);
         caller.time.sleep(pause).await;
     }
@@ -286,6 +295,7 @@ impl Polling {
         match error.kind {
             // A server that holds a poll for longer than we wait is no broken server.
             TransportErrorKind::Timeout if held >= POLL_LIMIT / 2 => {
+                self.doubts.clear();
                 caller
                     .time
                     .sleep(self.pace.after_not_ready(held, &*caller.jitter))
@@ -295,10 +305,7 @@ impl Polling {
             | TransportErrorKind::Connect
             | TransportErrorKind::Broken => {
                 tracing::debug!(error = %error, request_id = %self.retrieval.request_id, "a poll failed on its way");
-                caller
-                    .time
-                    .sleep(self.pace.after_failure(None, &*caller.jitter))
-                    .await;
+                self.pause_after_failure(caller).await;
             }
             _ => return Err(error.into()),
         }

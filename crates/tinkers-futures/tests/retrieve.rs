@@ -158,6 +158,28 @@ fn a_server_error_with_a_reason_is_doubted_for_half_a_minute_and_a_bare_one_is_w
 }
 
 #[test]
+fn a_server_that_says_now_this_and_now_that_is_not_taken_at_its_first_word() {
+    let failed = Step::Json(500, r#"{"detail": "starting"}"#);
+    let unknown = Step::Json(404, r#"{"detail": "starting"}"#);
+    let cut = Step::Json(200, r#"{"model_id": "#);
+    let turns = [failed.clone(), unknown, cut, failed];
+    let script = turns.into_iter().cycle().take(12).chain([DONE]);
+    assert!(created(script).0.is_ok());
+}
+
+#[test]
+fn a_poll_that_is_held_to_the_end_renews_the_doubt() {
+    let unknown = Step::Json(404, r#"{"detail": "no such future"}"#);
+    let held = [
+        Step::After(Duration::from_secs(45)),
+        Step::Fails(TransportErrorKind::Timeout),
+    ];
+    let doubted = std::iter::repeat_n(unknown, 3).chain(held);
+    let script = doubted.cycle().take(25).chain([DONE]);
+    assert!(created(script).0.is_ok());
+}
+
+#[test]
 fn a_result_that_was_spoilt_on_its_way_is_fetched_again() {
     let cut = Step::Json(200, r#"{"model_id": "#);
     let (result, server, _) = created([cut.clone(), cut, DONE]);

@@ -164,23 +164,39 @@ impl TrainingClient {
     }
 
     fn load(&self, name: &'static str, path: &str, optimizer: bool) -> ApiFuture<LoadedWeights> {
-        let part = path.parse::<TinkerPath>().map_err(Error::from);
-        let part = part.map(|path| LoadPart {
+        let operation = self.operation(name);
+        let path = path.parse::<TinkerPath>().map_err(Error::from);
+        let placed = self.place_load(&operation, path, optimizer);
+        start(operation, placed)
+    }
+
+    /// Loads a checkpoint as a step of a larger operation, whose progress it tells.
+    pub(crate) fn load_in(
+        &self,
+        operation: &Operation,
+        path: TinkerPath,
+        optimizer: bool,
+    ) -> BoxFuture<'static, Result<LoadedWeights>> {
+        self.place_load(operation, Ok(path), optimizer)
+    }
+
+    fn place_load(
+        &self,
+        operation: &Operation,
+        path: Result<TinkerPath>,
+        optimizer: bool,
+    ) -> BoxFuture<'static, Result<LoadedWeights>> {
+        let part = path.map(|path| LoadPart {
             model_id: Arc::clone(self.turns.model_id()),
             path,
             optimizer,
         });
-        self.single(
-            self.operation(name),
-            RequestKind::LoadWeights,
-            part,
-            |path| {
-                Ok(LoadedWeights {
-                    path: Some(path),
-                    model_id: None,
-                })
-            },
-        )
+        self.place(operation, RequestKind::LoadWeights, part, |path| {
+            Ok(LoadedWeights {
+                path: Some(path),
+                model_id: None,
+            })
+        })
     }
 
     fn pass(

@@ -3,17 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tinkers_core::{
-    Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, SessionContext,
-};
-use tinkers_futures::{ApiFuture, Operation, QueueLog, Retrieval, promise, retrieve, start};
+use tinkers_core::{Error, Result, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{
-    CreateModel, LoadWeights, LoadedWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef,
-    OperationResult, RequestKind, TinkerPath, WeightsInfo, WeightsInfoRequest, routes, to_json,
+    CreateModel, LoadWeights, LoadedWeights, LoraConfig, RequestKind, TinkerPath, routes, to_json,
 };
 
 use crate::TrainingClient;
+use crate::making::{Making, into_new_model, loads_into_models_alone};
 
 /// A new LoRA adapter to be made over a base model.
 #[derive(Debug, Clone)]
@@ -81,15 +78,7 @@ impl NewModel {
                 lora_config: self.lora,
                 optimizer_config: None,
             };
-            let made: ModelCreated = making
-                .run(
-                    routes::CREATE_MODEL,
-                    to_json(&body),
-                    RequestKind::CreateModel,
-                )
-                .await?
-                .0;
-            making.client(made.model_id).await
+            making.new_model(&body).await
         })
     }
 }
@@ -167,9 +156,12 @@ impl FromState {
                 )
                 .await;
             let (loaded, promised): (LoadedWeights, _) = match made {
-                Err(error) if loads_into_models_alone(&error) => {
-                    tracing::debug!(%error, "the server makes no model of a checkpoint; making one, and loading into it");
-                    return into_new_model(&making, body).await;
+                Err(refusal) if loads_into_models_alone(&refusal) => {
+                    tracing::debug!(%refusal, "the server makes no model of a checkpoint; making one, and loading into it");
+                    let made = into_new_model(&making, body).await;
+                    return made.map_err(|error| {
+                        error.with_context(format!("the server makes no model of a checkpoint ({refusal}), and a new one to load into could not be had"))
+                    });
                 }
                 made => made?,
             };
@@ -177,154 +169,5 @@ impl FromState {
                 .client(loaded.model_id.or(promised).unwrap_or(computed))
                 .await
         })
-    }
-}
-
-/// Whether the server misses the id of a model to load into: open servers do not make one of a checkpoint.
-fn loads_into_models_alone(error: &Error) -> bool {
-    let is_refused = error.sent() == Sent::Answered && matches!(error.status(), Some(400 | 422));
-    is_refused && error.body().windows(8).any(|part| part == b"model_id")
-}
-
-/// Makes a model like the one that the checkpoint is of, and loads into it what the checkpoint holds, as its first request.
-async fn into_new_model(making: &Making, load: LoadWeights) -> Result<TrainingClient> {
-    let session = &making.operation.session;
-    let info = making.weights_info(&load.path).await?;
-    let mut lora = info
-        .lora_rank
-        .map_or_else(LoraConfig::default, LoraConfig::rank);
-    lora.train_unembed = info.train_unembed;
-    lora.train_mlp = info.train_mlp;
-    lora.train_attn = info.train_attn;
-    let body = CreateModel {
-        session_id: session.session_id().to_owned(),
-        model_seq_id: session.next_model_seq(),
-        base_model: info.base_model,
-        user_metadata: load.user_metadata,
-        lora_config: lora,
-        // Its default is left out, as by a caller who sets none: not every server has heard of it.
-        optimizer_config: info.optimizer_config.filter(|config| !config.is_default()),
-    };
-    let made: ModelCreated = making
-        .run(
-            routes::CREATE_MODEL,
-            to_json(&body),
-            RequestKind::CreateModel,
-        )
-        .await?
-        .0;
-    let client = making.client(made.model_id).await?;
-    let path = load.path.as_str();
-    let loaded = if load.optimizer {
-        client.load_state_with_optimizer(path).await
-    } else {
-        client.load_state(path).await
-    };
-    loaded.map_err(|error| {
-        let model = client.model_id();
-        error.with_context(format!("model {model} was made, but not loaded"))
-    })?;
-    Ok(client)
-}
-
-/// The steps that both ways of making a model share.
-struct Making {
-    operation: Operation,
-    subject: String,
-}
-
-impl Making {
-    /// Submits and waits; the result, and the model's id where the promise had it already.
-    async fn run<T: OperationResult>(
-        &self,
-        route: &str,
-        body: Bytes,
-        kind: RequestKind,
-    ) -> Result<(T, Option<String>)> {
-        let session = &self.operation.session;
-        session.check_open()?;
-        let client = session.next_client();
-        let mut call = self.call(route, body);
-        call.client = client;
-        let accepted = session.caller().call(call).await;
-        let accepted = accepted.map_err(|error| self.with_orphan(error))?;
-        let promise = promise(&accepted.response)?;
-        self.tell_of_orphan(accepted.earlier, &promise.request_id);
-        let result = retrieve(Retrieval {
-            operation: self.operation.clone(),
-            client,
-            request_id: promise.request_id,
-            kind,
-            submitted_in: accepted.elapsed,
-            queue_log: Some(Arc::new(QueueLog::training(self.subject.clone()))),
-        })
-        .await?;
-        Ok((result, promise.model_id))
-    }
-
-    /// A creation is repeated when its reply is lost, which may leave a second model behind.
-    fn tell_of_orphan(&self, earlier: Sent, request_id: &str) {
-        if earlier == Sent::MaybeSent
-            && self.operation.session.profile().deduplicates != Deduplication::Everything
-        {
-            tracing::warn!(
-                operation = self.operation.name,
-                request_id,
-                "the reply to an earlier attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
-                self.subject
-            );
-        }
-    }
-
-    fn with_orphan(&self, error: Error) -> Error {
-        if error.sent() != Sent::MaybeSent {
-            return error;
-        }
-        error.with_context(format_args!(
-            "the reply to an attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
-            self.subject
-        ))
-    }
-
-    /// The client of the model that was made.
-    async fn client(&self, model_id: String) -> Result<TrainingClient> {
-        let made = format!("model {model_id} was made, but not described");
-        let client = self.described(model_id).await;
-        client.map_err(|error| error.with_context(made))
-    }
-
-    async fn described(&self, model_id: String) -> Result<TrainingClient> {
-        let call = self.call(routes::GET_INFO, to_json(&ModelRef { model_id }));
-        let answer = self.operation.session.caller().call(call).await?.response;
-        let info = ModelInfo::read(&answer.body).map_err(|error| {
-            let message = format!("the description of the model cannot be read: {error}");
-            Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                .with_answer(answer.status.as_u16(), &answer.body)
-        })?;
-        Ok(TrainingClient::new(
-            Arc::clone(&self.operation.session),
-            info,
-        ))
-    }
-
-    /// What the checkpoint is of.
-    async fn weights_info(&self, path: &TinkerPath) -> Result<WeightsInfo> {
-        let body = to_json(&WeightsInfoRequest {
-            tinker_path: path.to_string(),
-        });
-        let call = self.call(routes::WEIGHTS_INFO, body);
-        let answer = self.operation.session.caller().call(call).await?.response;
-        WeightsInfo::read(&answer.body).map_err(|error| {
-            let message = format!("what the checkpoint is of cannot be read: {error}");
-            Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                .with_answer(answer.status.as_u16(), &answer.body)
-        })
-    }
-
-    fn call(&self, route: &str, body: Bytes) -> Call {
-        let mut call = Call::post(route, body, RouteClass::Train);
-        call.operation = Some(self.operation.name);
-        call.progress = Some(Arc::clone(&self.operation.progress));
-        call
     }
 }

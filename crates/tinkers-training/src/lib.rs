@@ -6,6 +6,7 @@ mod client;
 mod create;
 mod delivery;
 mod lost;
+mod making;
 mod merge;
 mod order;
 mod parts;

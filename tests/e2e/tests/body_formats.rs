@@ -10,10 +10,10 @@ use tinkers::prelude::*;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::{CsrIndices, TensorValues, routes};
 use tinkers::{BodyFormat, Sent};
+use tinkers_e2e::InMemory;
 use tinkers_e2e::training::{
     datum, forgetful_world, model, numbers, step, submissions, world_with,
 };
-use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Dialect, Entry, Fault, InProcess, LocalConfig, PassBodies, Rule, Script};
 use tinkers_session::SessionOptions;
 
@@ -358,27 +358,4 @@ async fn a_forward_pass_whose_model_is_gone_says_so_at_once() {
     let error = forward.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(clock.now().since(began) < Duration::from_secs(10));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_model_is_made_and_loaded_where_a_checkpoint_makes_none() {
-    let world = documented(PassBodies::Json).await;
-    let training = model(&world).await;
-    pass(&training).await.unwrap();
-    let saved = training.save_state("kept").await.unwrap();
-    let resumed = world
-        .service
-        .training_from_state(saved.path.as_str(), RestoreOptimizer::Yes)
-        .create()
-        .await
-        .unwrap();
-    assert_ne!(resumed.model_id(), training.model_id());
-    assert_eq!(resumed.info().base_model(), Some(SCRIPTED));
-    pass(&resumed).await.unwrap();
-    // A checkpoint that is not there leaves a model behind, and says which.
-    let missing = "tinker://no-such-run/weights/nothing";
-    let made = world
-        .service
-        .training_from_state(missing, RestoreOptimizer::No);
-    assert_eq!(made.create().await.unwrap_err().kind(), ErrorKind::NotFound);
 }

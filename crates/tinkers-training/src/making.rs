@@ -1,0 +1,180 @@
+//! What the ways of making a model share, and the way of servers that load into models alone.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tinkers_core::{Call, Deduplication, Error, ErrorKind, Policy, Result, RouteClass, Sent};
+use tinkers_futures::{Operation, QueueLog, Retrieval, promise, retrieve};
+use tinkers_wire::{
+    CreateModel, LoadWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef, OperationResult,
+    RequestKind, TinkerPath, WeightsInfo, WeightsInfoRequest, routes, to_json,
+};
+
+use crate::TrainingClient;
+
+/// Whether a submission was refused because it names no model to load into: open servers do not make one of a checkpoint.
+pub(crate) fn loads_into_models_alone(error: &Error) -> bool {
+    let is_refused = error.sent() == Sent::Answered && matches!(error.status(), Some(400 | 422));
+    // What has a request id was accepted, and failed for another reason.
+    let is_submission = error.request_id().is_none();
+    is_refused && is_submission && error.body().windows(8).any(|part| part == b"model_id")
+}
+
+/// Makes a model like the one that the checkpoint is of, and loads into it what the checkpoint holds, as its first request.
+pub(crate) async fn into_new_model(making: &Making, load: LoadWeights) -> Result<TrainingClient> {
+    let session = &making.operation.session;
+    let info = making.weights_info(&load.path).await?;
+    let rank = info.lora_rank.filter(|_| info.is_lora).ok_or_else(|| {
+        let message = "the server does not say of which rank the checkpoint's adapter is; make a model like it and load_state into it";
+        Error::new(ErrorKind::Unsupported, Sent::Answered, message)
+    })?;
+    let client = making
+        .new_model(&CreateModel {
+            session_id: session.session_id().to_owned(),
+            model_seq_id: session.next_model_seq(),
+            base_model: info.base_model,
+            user_metadata: load.user_metadata,
+            lora_config: LoraConfig {
+                train_unembed: info.train_unembed,
+                train_mlp: info.train_mlp,
+                train_attn: info.train_attn,
+                ..LoraConfig::rank(rank)
+            },
+            // Its default is left out, as by a caller who sets none: not every server has heard of it.
+            optimizer_config: info.optimizer_config.filter(|config| !config.is_default()),
+        })
+        .await?;
+    match client
+        .load_in(&making.operation, load.path, load.optimizer)
+        .await
+    {
+        Ok(_) => Ok(client),
+        Err(error) => {
+            // Servers have room for a few.
+            making.free(client.model_id()).await;
+            Err(error)
+        }
+    }
+}
+
+/// The steps that both ways of making a model share.
+pub(crate) struct Making {
+    pub(crate) operation: Operation,
+    pub(crate) subject: String,
+}
+
+impl Making {
+    /// Makes a model as `body` describes it.
+    pub(crate) async fn new_model(&self, body: &CreateModel) -> Result<TrainingClient> {
+        let kind = RequestKind::CreateModel;
+        let (made, _): (ModelCreated, _) =
+            self.run(routes::CREATE_MODEL, to_json(body), kind).await?;
+        self.client(made.model_id).await
+    }
+
+    /// Submits and waits; the result, and the model's id where the promise had it already.
+    pub(crate) async fn run<T: OperationResult>(
+        &self,
+        route: &str,
+        body: Bytes,
+        kind: RequestKind,
+    ) -> Result<(T, Option<String>)> {
+        let session = &self.operation.session;
+        session.check_open()?;
+        let client = session.next_client();
+        let mut call = self.call(route, body);
+        call.client = client;
+        let accepted = session.caller().call(call).await;
+        let accepted = accepted.map_err(|error| self.with_orphan(error))?;
+        let promise = promise(&accepted.response)?;
+        self.tell_of_orphan(accepted.earlier, &promise.request_id);
+        let result = retrieve(Retrieval {
+            operation: self.operation.clone(),
+            client,
+            request_id: promise.request_id,
+            kind,
+            submitted_in: accepted.elapsed,
+            queue_log: Some(Arc::new(QueueLog::training(self.subject.clone()))),
+        })
+        .await?;
+        Ok((result, promise.model_id))
+    }
+
+    /// A creation is repeated when its reply is lost, which may leave a second model behind.
+    fn tell_of_orphan(&self, earlier: Sent, request_id: &str) {
+        if earlier == Sent::MaybeSent
+            && self.operation.session.profile().deduplicates != Deduplication::Everything
+        {
+            tracing::warn!(
+                operation = self.operation.name,
+                request_id,
+                "the reply to an earlier attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
+                self.subject
+            );
+        }
+    }
+
+    fn with_orphan(&self, error: Error) -> Error {
+        if error.sent() != Sent::MaybeSent {
+            return error;
+        }
+        error.with_context(format_args!(
+            "the reply to an attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
+            self.subject
+        ))
+    }
+
+    /// The client of the model that was made.
+    pub(crate) async fn client(&self, model_id: String) -> Result<TrainingClient> {
+        let made = format!("model {model_id} was made, but not described");
+        let client = self.described(model_id).await;
+        client.map_err(|error| error.with_context(made))
+    }
+
+    async fn described(&self, model_id: String) -> Result<TrainingClient> {
+        let call = self.call(routes::GET_INFO, to_json(&ModelRef { model_id }));
+        let answer = self.operation.session.caller().call(call).await?.response;
+        let info = ModelInfo::read(&answer.body).map_err(|error| {
+            let message = format!("the description of the model cannot be read: {error}");
+            Error::new(ErrorKind::Protocol, Sent::Answered, message)
+                .with_answer(answer.status.as_u16(), &answer.body)
+        })?;
+        Ok(TrainingClient::new(
+            Arc::clone(&self.operation.session),
+            info,
+        ))
+    }
+
+    /// What the checkpoint is of.
+    async fn weights_info(&self, path: &TinkerPath) -> Result<WeightsInfo> {
+        let body = to_json(&WeightsInfoRequest {
+            tinker_path: path.to_string(),
+        });
+        let call = self.call(routes::WEIGHTS_INFO, body);
+        let answer = self.operation.session.caller().call(call).await?.response;
+        WeightsInfo::read(&answer.body).map_err(|error| {
+            let message = format!("what the checkpoint is of cannot be read: {error}");
+            Error::new(ErrorKind::Protocol, Sent::Answered, message)
+                .with_answer(answer.status.as_u16(), &answer.body)
+        })
+    }
+
+    /// Frees a model that is of no use, where the server can; asked once.
+    async fn free(&self, model_id: &str) {
+        let body = to_json(&ModelRef {
+            model_id: model_id.to_owned(),
+        });
+        let mut call = self.call(routes::UNLOAD_MODEL, body);
+        call.policy = Policy::ONCE;
+        if let Err(error) = self.operation.session.caller().call(call).await {
+            tracing::debug!(%error, model_id, "a model that could not be loaded stays until the session ends");
+        }
+    }
+
+    fn call(&self, route: &str, body: Bytes) -> Call {
+        let mut call = Call::post(route, body, RouteClass::Train);
+        call.operation = Some(self.operation.name);
+        call.progress = Some(Arc::clone(&self.operation.progress));
+        call
+    }
+}
