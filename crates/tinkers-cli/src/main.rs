@@ -11,6 +11,7 @@ mod layout;
 mod output;
 mod paths;
 mod quickstart;
+mod remote;
 mod serve;
 mod signals;
 mod stopwatch;

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use tinkers_core::{Call, Caller, Document, Fact, Policy, RouteClass, Timeouts};
+use http::Method;
+use tinkers_core::{Caller, Document, Fact, HttpRequest, RouteClass, Timeouts};
 use tinkers_wire::ApiDocument;
 
 use crate::endpoint::Endpoint;
 
 /// The time limit of the one request for it.
 const LIMIT: Duration = Duration::from_secs(5);
+/// The longest document that is read, in bytes; those of known servers have some 30 thousand.
+const LONGEST: usize = 4 << 20;
 
 /// Reads the document of an unknown server, once for all sessions of the endpoint. Whatever comes of it, the session goes on: a server
 /// without one is found out about as it answers.
@@ -18,21 +21,30 @@ pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     if is_known || profile.document != Document::NotAsked {
         return;
     }
-    let mut call = Call::get(ApiDocument::PATH, RouteClass::Control);
-    call.policy = Policy::ONCE;
-    call.timeouts = Timeouts::within(LIMIT);
-    let fact = match caller.call(call).await {
-        Ok(accepted) => match ApiDocument::read(&accepted.response.body) {
-            Ok(document) => Fact::Document(Box::new(document)),
-            Err(error) => {
-                tracing::debug!(%error, "the server's OpenAPI document cannot be read");
-                Fact::NoDocument
-            }
-        },
-        Err(error) => {
-            tracing::debug!(%error, "the server has no OpenAPI document to tell");
+    endpoint.learn(match ask(caller).await {
+        Ok(document) => Fact::Document(Box::new(document)),
+        Err(why) => {
+            tracing::debug!(why, "the server has no OpenAPI document to tell");
             Fact::NoDocument
         }
-    };
-    endpoint.learn(fact);
+    });
+}
+
+/// Asks for it once and without the care for answers that calls of the API have: it is no part of it, and nothing that is said to
+/// this request, be it that the bill is unpaid, is about the session.
+async fn ask(caller: &Caller) -> Result<ApiDocument, String> {
+    let mut request = HttpRequest::new(Method::GET, ApiDocument::PATH, RouteClass::Control);
+    request.timeouts = Timeouts::within(LIMIT);
+    request.max_response_bytes = LONGEST;
+    let at = caller.time.now().after(LIMIT);
+    let answer = caller
+        .time
+        .deadline(at, caller.transport.send(request))
+        .await;
+    let answer = answer.ok_or("no answer in time")?;
+    let answer = answer.map_err(|error| error.to_string())?;
+    if !answer.status.is_success() {
+        return Err(answer.status.to_string());
+    }
+    ApiDocument::read(&answer.body).map_err(|error| error.to_string())
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use clap::{Args, Subcommand};
 
-use super::Key;
+use super::ConnectionArgs;
 
 /// `tinkers bench`.
 #[derive(Debug, Args)]
@@ -41,24 +41,8 @@ impl Load {
 /// Which server is put under load, and how the result is told.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// The server
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TINKER_BASE_URL",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
-    pub(crate) base_url: String,
-    /// The server's key
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "TINKER_API_KEY",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
-    pub(crate) api_key: Option<Key>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
     /// The base model [default: the first that the server names]
     #[arg(long, value_name = "NAME", help_heading = "Server")]
     pub(crate) model: Option<String>,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::Key;
+use super::ConnectionArgs;
 
 /// `tinkers doctor`.
 #[derive(Debug, Args)]
@@ -11,27 +11,11 @@ Examples:
   tinkers doctor --base-url http://127.0.0.1:8000
   tinkers doctor --base-url http://127.0.0.1:8000 --model Qwen/Qwen3-8B --json
 
-Opens a session and ends it again. With --model it also makes an adapter of rank 1 and sends one forward pass
-through it, which adds no gradient; the adapter is freed where the server can.")]
+Opens a session and ends it again. With --model it also makes an adapter of rank 1 and sends one pass
+through it; the adapter is freed where the server can.")]
 pub(crate) struct DoctorArgs {
-    /// The server
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TINKER_BASE_URL",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
-    pub(crate) base_url: String,
-    /// The server's key
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "TINKER_API_KEY",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
-    pub(crate) api_key: Option<Key>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
     /// Also send a pass through a new adapter over this base model, to see which bodies are taken
     #[arg(long, value_name = "NAME", help_heading = "Server")]
     pub(crate) model: Option<String>,

@@ -1,6 +1,7 @@
 //! The command line: what can be said on it, and what is refused before anything is started.
 
 mod bench;
+mod connection;
 mod dialect;
 mod doctor;
 mod scripted;
@@ -15,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
+pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
 pub(crate) use self::scripted::ScriptedArgs;

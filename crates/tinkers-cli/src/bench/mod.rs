@@ -18,6 +18,7 @@ use self::report::Report;
 use crate::address::without_password;
 use crate::args::{Load, ServerArgs};
 use crate::output::{self, Screen, Words};
+use crate::remote;
 use crate::signals::{Interrupted, Signals};
 
 /// Puts the load on and tells, unless a signal comes first. Requests that fail are counted, and make it fail in the end.
@@ -38,7 +39,7 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
     };
     let bench = Bench {
         service: service.clone(),
-        address: without_password(&server.base_url),
+        address: without_password(&server.connection.base_url),
         exchanges,
         screen,
         sockets_before: before,
@@ -72,19 +73,11 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
 }
 
 async fn connect(server: &ServerArgs, exchanges: Arc<Exchanges>) -> Result<ServiceClient> {
-    let mut builder = ServiceClient::builder()
-        .base_url(&server.base_url)
-        .layer_transport(move |below| exchanges.over(below));
-    if let Some(key) = &server.api_key {
-        builder = builder.api_key(key.expose());
-    }
+    let mut builder = ServiceClient::builder().layer_transport(move |below| exchanges.over(below));
     if server.http2 {
         builder = builder.http2_prior_knowledge();
     }
-    builder
-        .connect()
-        .await
-        .with_context(|| format!("no session on {}", without_password(&server.base_url)))
+    remote::connect(builder, &server.connection).await
 }
 
 /// What a load is run with.

@@ -25,11 +25,10 @@ pub(super) fn advice(found: &Findings) -> Vec<String> {
         ),
         _ => {}
     }
-    if found.limits.samples_in_flight.is_some() {
-        say(
-            "each sample in flight holds a poll; beyond 4,000 they wait for each other. More clients do not help."
-                .to_owned(),
-        );
+    if let Some(most) = found.limits.samples_in_flight {
+        say(format!(
+            "each sample in flight holds a poll, and beyond {most} samples wait for each other. More clients do not help."
+        ));
     }
     if found.is_strict == Some(true) {
         say(

@@ -23,7 +23,7 @@ pub(crate) struct Findings {
     pub(crate) pass_bodies_confirmed: bool,
     /// `everything`, `passes and steps`, or `unknown`.
     pub(crate) repeats_applied_once: &'static str,
-    /// Whether fields that it does not know are refused, where it says so.
+    /// That fields that it does not know are refused, where it says so.
     pub(crate) is_strict: Option<bool>,
     /// `read`, `absent`, or `not asked`.
     pub(crate) openapi_document: &'static str,
@@ -138,8 +138,7 @@ impl Findings {
         };
         let strict = match self.is_strict {
             Some(true) => "refused",
-            Some(false) => "not refused, as far as its document says",
-            None => "not known",
+            _ => "dropped, or it does not say that it refuses them",
         };
         let models = match &self.models_error {
             Some(error) => format!("it does not say: {error}"),

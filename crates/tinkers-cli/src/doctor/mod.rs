@@ -7,7 +7,7 @@ mod findings;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tinkers::prelude::*;
 use tinkers::transport::RouteClass;
 use tinkers::wire::{ModelRef, routes, to_json};
@@ -18,6 +18,7 @@ use self::findings::Findings;
 use crate::address::without_password;
 use crate::args::DoctorArgs;
 use crate::output::{self, Screen, Words};
+use crate::remote;
 use crate::signals::{Interrupted, Signals};
 
 /// How often the way to the server is measured.
@@ -39,7 +40,9 @@ pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> Result<()> 
 
 async fn examine(args: &DoctorArgs) -> Result<Findings> {
     let dates = Arc::new(Dates::default());
-    let service = connect(args, Arc::clone(&dates)).await?;
+    let layer = Arc::clone(&dates);
+    let builder = ServiceClient::builder().layer_transport(move |below| layer.over(below));
+    let service = remote::connect(builder, &args.connection).await?;
     let time = Arc::clone(&service.context().caller().time);
     let (latency, skew) = measure(&service, &*time, &dates).await?;
     let pass = match &args.model {
@@ -49,7 +52,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     let offered = service.capabilities().await;
     let context = service.context();
     let findings = Findings::new(
-        without_password(&args.base_url),
+        without_password(&args.connection.base_url),
         &service.server_profile(),
         context.config(),
         offered,
@@ -60,17 +63,6 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     // A server that cannot be told finds out by itself.
     let _ = service.close(FinishReason::Success, None).await;
     Ok(findings)
-}
-
-async fn connect(args: &DoctorArgs, dates: Arc<Dates>) -> Result<ServiceClient> {
-    let mut builder = ServiceClient::builder()
-        .base_url(&args.base_url)
-        .layer_transport(move |below| dates.over(below));
-    if let Some(key) = &args.api_key {
-        builder = builder.api_key(key.expose());
-    }
-    let connected = builder.connect().await;
-    connected.with_context(|| format!("no session on {}", without_password(&args.base_url)))
 }
 
 /// The median of some round trips on a connection that is open, and how far the server's clock is ahead of this one, in seconds.
@@ -90,11 +82,11 @@ async fn measure(
     Ok((taken[ROUNDS / 2], dates.ahead_of(time.wall())))
 }
 
-/// One forward pass through an adapter of its own.
+/// One pass through an adapter of its own, with gradients: a forward pass in JSON has another route and tells less.
 async fn try_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
     let client = service.lora_training(model).rank(1).create().await?;
     let data = Datum::next_token(&[1, 2, 3], vec![1.0; 2])?;
-    let pass = client.forward([data], LossFn::CrossEntropy).await;
+    let pass = client.forward_backward([data], LossFn::CrossEntropy).await;
     let body = to_json(&ModelRef {
         model_id: client.model_id().to_owned(),
     });

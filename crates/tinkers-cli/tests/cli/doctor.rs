@@ -45,7 +45,7 @@ fn it_says_which_dialect_a_server_speaks() {
             "Tinker API Mock/0.0.1",
             "json",
             "unknown",
-            json!(false),
+            json!(null),
             "read",
         ),
         (
@@ -53,7 +53,7 @@ fn it_says_which_dialect_a_server_speaks() {
             "Tinker API Mock/0.0.1",
             "protobuf",
             "passes and steps",
-            json!(false),
+            json!(null),
             "read",
         ),
         (

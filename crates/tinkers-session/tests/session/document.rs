@@ -44,6 +44,9 @@ fn without_a_document_a_session_opens_all_the_same() {
     for reply in [
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(401, "{}"),
+        // Neither a bill nor a hint of another server's keeps the session waiting.
+        Reply::Status(402, r#"{"detail": "unpaid"}"#),
+        Reply::Status(429, r#"{"retry_after_ms": 60000}"#),
         Reply::Status(500, "Internal Server Error"),
         Reply::Status(200, "<html>a page</html>"),
         Reply::Fails(TransportErrorKind::Broken, Sent::MaybeSent),
@@ -59,6 +62,15 @@ fn without_a_document_a_session_opens_all_the_same() {
             "asked once"
         );
     }
+}
+
+#[test]
+fn a_document_that_does_not_come_is_waited_for_five_seconds() {
+    let world = World::new();
+    world.server.usually(ApiDocument::PATH, Reply::Hangs);
+    let profile = world.open().server_profile();
+    assert_eq!(profile.document, Document::Absent);
+    assert_eq!(world.clock_seconds(), 5.0);
 }
 
 #[test]

@@ -1,0 +1,21 @@
+//! Sessions on servers elsewhere.
+
+use anyhow::{Context, Result};
+use tinkers::ServiceClientBuilder;
+use tinkers::prelude::ServiceClient;
+
+use crate::address::without_password;
+use crate::args::ConnectionArgs;
+
+/// Opens a session on the server, as `builder` has it otherwise.
+pub(crate) async fn connect(
+    builder: ServiceClientBuilder,
+    server: &ConnectionArgs,
+) -> Result<ServiceClient> {
+    let mut builder = builder.base_url(&server.base_url);
+    if let Some(key) = &server.api_key {
+        builder = builder.api_key(key.expose());
+    }
+    let connected = builder.connect().await;
+    connected.with_context(|| format!("no session on {}", without_password(&server.base_url)))
+}
