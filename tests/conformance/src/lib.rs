@@ -11,7 +11,7 @@ mod run;
 mod verdict;
 
 pub use checks::{Check, Profile, checks};
-pub use context::{Connect, Context, Service, Setting};
+pub use context::{Connect, Context, Engine, Service, Setting};
 pub use recorder::{Exchange, Recorder};
 pub use report::{Report, Row};
 pub use run::{Limits, run};

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
 use tinkers::prelude::*;
-use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Setting, run};
+use tinkers_conformance::{Connect, Context, Engine, Limits, Profile, Recorder, Setting, run};
 
 /// Runs the conformance suite over a Tinker server.
 ///
@@ -43,6 +43,9 @@ struct Options {
     /// Tokens from 3 up to here are used.
     #[arg(long, default_value_t = 96)]
     vocabulary: u32,
+    /// There is a mock in place of a model: what was learnt is not compared, and what needs it is not on offer.
+    #[arg(long)]
+    mock: bool,
     /// Seconds that one check may take.
     #[arg(long, default_value_t = 180)]
     limit: u64,
@@ -71,6 +74,9 @@ async fn suite(options: Options) -> ExitCode {
     let mut setting = Setting::of(&options.model);
     setting.rank = options.rank;
     setting.vocabulary = options.vocabulary;
+    if options.mock {
+        setting.engine = Engine::Mock;
+    }
     let context = Context::new(connect(&options), setting, stamp());
     let service = match context.service().await {
         Ok(service) => service,

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::fmt;
 
 use serde::Serialize;
-use tinkers::{Error, ErrorKind};
+use tinkers::{Error, ErrorKind, Sent};
 
 /// What came of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,6 +62,16 @@ impl Stop {
     pub fn of_optional(error: &Error) -> Self {
         let absent = matches!(error.status(), Some(404 | 405 | 501));
         if absent || error.kind() == ErrorKind::Unsupported {
+            return Self::NotOffered(chain(error));
+        }
+        Self::Failed(chain(error))
+    }
+
+    /// An error of an option that a server need not take: refused with a reason it is not offered.
+    pub fn of_choice(error: &Error) -> Self {
+        let refused = matches!(error.status(), Some(400 | 404 | 405 | 409 | 422 | 501));
+        if error.sent() == Sent::Answered && (refused || error.kind() == ErrorKind::OperationFailed)
+        {
             return Self::NotOffered(chain(error));
         }
         Self::Failed(chain(error))

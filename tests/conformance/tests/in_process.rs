@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::{BodyFormat, Deduplication, Document, ServiceClient};
-use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, Setting, run};
+use tinkers_conformance::{
+    Connect, Context, Engine, Limits, Profile, Recorder, Report, Setting, run,
+};
 use tinkers_e2e::{InMemory, SCRIPTED, open};
 use tinkers_local::{Dialect, InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
@@ -39,6 +41,7 @@ async fn suite(dialect: Dialect) -> Report {
     });
     let mut setting = Setting::of(SCRIPTED);
     setting.rank = 4;
+    setting.engine = Engine::Mock;
     let context = Context::new(connect, setting, "test");
     let time = Arc::clone(world.server.time());
     let limits = Limits::default();

@@ -56,24 +56,32 @@ type Client = Box<dyn FnOnce(&Address) -> Command>;
 /// The command, with everything that it needs installed before a server is started.
 fn against(options: &Options, python: &str, target: &Path) -> Result<Client, String> {
     Ok(match &options.against {
-        Against::Suite => Box::new(|address| {
-            let (url, model) = (address.url.as_str(), address.model);
-            machine::cargo(&[
-                "run",
-                "-q",
-                "-p",
-                SUITE,
-                "--",
-                "--base-url",
-                url,
-                "--api-key",
-                KEY,
-                "--model",
-                model,
-                "--profile",
-                "core",
-            ])
-        }),
+        Against::Suite => {
+            let mock = match options.server {
+                Server::Foreign(peer) => peer.mock(),
+                Server::Local => &[],
+            };
+            Box::new(move |address| {
+                let (url, model) = (address.url.as_str(), address.model);
+                let mut command = machine::cargo(&[
+                    "run",
+                    "-q",
+                    "-p",
+                    SUITE,
+                    "--",
+                    "--base-url",
+                    url,
+                    "--api-key",
+                    KEY,
+                    "--model",
+                    model,
+                    "--profile",
+                    "core",
+                ]);
+                command.args(mock);
+                command
+            })
+        }
         Against::Sdk(release) => {
             // The interop check keeps its environments in the same place.
             let venv = Venv::of_sdk(python, &target.join("interop"), release)?;

@@ -35,6 +35,14 @@ impl Peer {
         }
     }
 
+    /// What the conformance suite is told of it: TuFT on a processor has a mock in place of a model.
+    pub(crate) fn mock(self) -> &'static [&'static str] {
+        match self {
+            Self::Tuft => &["--mock"],
+            Self::Skyrl => &[],
+        }
+    }
+
     /// The file that lists what it is installed from.
     pub(crate) fn requirements(self) -> PathBuf {
         scripts().join(format!("{}.txt", self.name()))

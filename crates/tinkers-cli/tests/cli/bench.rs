@@ -7,7 +7,7 @@ use crate::quickstart::object;
 use crate::serve::fetch;
 
 /// A scripted server with these options, and its address.
-fn serve(home: &std::path::Path, options: &[&str]) -> (Program, String) {
+pub(crate) fn serve(home: &std::path::Path, options: &[&str]) -> (Program, String) {
     let fixed = ["serve", "--port", "0", "--engine", "scripted"];
     let mut server = Program::start(home, &[&fixed[..], options].concat());
     let url = server.line("listening on ");

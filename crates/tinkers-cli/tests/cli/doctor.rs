@@ -2,23 +2,14 @@
 
 use serde_json::{Value, json};
 
-use crate::program::{Outcome, Program, run};
+use crate::bench::serve;
+use crate::program::{Outcome, run};
 use crate::quickstart::object;
 
 /// What is said of a scripted server that speaks `dialect`.
 fn examine(dialect: &str, more: &[&str]) -> Outcome {
     let home = tempfile::tempdir().unwrap();
-    let options = [
-        "serve",
-        "--port",
-        "0",
-        "--engine",
-        "scripted",
-        "--dialect",
-        dialect,
-    ];
-    let mut server = Program::start(home.path(), &options);
-    let url = server.line("listening on ");
+    let (_server, url) = serve(home.path(), &["--dialect", dialect]);
     let fixed = ["doctor", "--base-url", &url, "--api-key", "tml-hush"];
     run(home.path(), &[&fixed[..], more].concat())
 }

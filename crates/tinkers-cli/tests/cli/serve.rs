@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
+use crate::bench::serve as scripted;
 use crate::program::{Program, run};
 
 /// The answer to a plain GET, status line first.
@@ -47,17 +48,7 @@ fn it_answers_where_it_says_and_ends_when_asked() {
 #[test]
 fn it_speaks_as_a_server_of_another_make() {
     let home = tempfile::tempdir().unwrap();
-    let options = [
-        "serve",
-        "--port",
-        "0",
-        "--engine",
-        "scripted",
-        "--dialect",
-        "skyrl",
-    ];
-    let mut server = Program::start(home.path(), &options);
-    let url = server.line("listening on ");
+    let (server, url) = scripted(home.path(), &["--dialect", "skyrl"]);
     let sessions = fetch(&url, "/api/v1/sessions");
     assert!(sessions.starts_with("HTTP/1.1 404"), "{sessions}");
     assert!(

@@ -112,6 +112,7 @@ pub(super) async fn agree(context: &Context) -> Findings {
         .seed(3)
         .await?;
     let sequence = &reply.sequences[0];
+    well_formed(sequence, 6)?;
     let sampled = sequence.logprobs.clone();
     let sampled = sampled.ok_or_else(|| Ended::failed("a sample has no log-probabilities"))?;
     tokens.extend(&sequence.tokens);
@@ -141,15 +142,28 @@ pub(super) async fn agree(context: &Context) -> Findings {
 pub(super) async fn greedy(context: &Context) -> Findings {
     let sampler = over_base(context).await?;
     let prompt = text::tokens(&context.setting, 4, 12);
-    let draw = |seed| {
+    let draw = |temperature, seed| {
         let sample = sampler.sample(prompt.clone()).max_tokens(6);
-        sample.temperature(0.0).seed(seed)
+        sample.temperature(temperature).seed(seed)
     };
-    let (one, other) = (draw(1).await?, draw(2).await?);
-    let (one, other) = (&one.sequences[0].tokens, &other.sequences[0].tokens);
-    ensure(one == other, || {
-        format!("{one:?} and {other:?} under two seeds")
+    let (one, other) = (draw(0.0, 1).await?, draw(0.0, 2).await?);
+    let (one, other) = (&one.sequences[0], &other.sequences[0]);
+    ensure(one.tokens == other.tokens, || {
+        format!("{:?} and {:?} under two seeds", one.tokens, other.tokens)
     })?;
+    let first = |sequence: &SampledSequence| sequence.logprobs.as_ref()?.first().copied();
+    let Some(likeliest) = first(one).filter(|_| context.compares()) else {
+        return Ok("only that seeds make no difference".to_owned());
+    };
+    for seed in 1..=8 {
+        let drawn = draw(1.0, seed).await?;
+        let other = first(&drawn.sequences[0]).unwrap_or(f32::NEG_INFINITY);
+        ensure(other <= likeliest + SAME, || {
+            format!(
+                "a token of log-probability {other} was drawn, and the likeliest has {likeliest}"
+            )
+        })?;
+    }
     Ok(String::new())
 }
 
@@ -204,13 +218,7 @@ pub(super) async fn topk(context: &Context) -> Findings {
         .max_tokens(1)
         .prompt_logprobs();
     let reply = sample.topk_prompt_logprobs(3).await;
-    let reply = match reply {
-        Ok(reply) => reply,
-        Err(error) if error.sent() == tinkers::Sent::Answered => {
-            return Err(Ended::not_offered(error));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let reply = reply.map_err(|error| Ended::of_choice(&error))?;
     let topk = reply
         .topk_prompt_logprobs
         .ok_or_else(|| Ended::not_offered("ignored"))?;
@@ -220,6 +228,10 @@ pub(super) async fn topk(context: &Context) -> Findings {
             topk.len(),
             prompt.len()
         )
+    })?;
+    let last = topk.row(topk.len() - 1).count();
+    ensure(last == 3, || {
+        format!("the last row has {last} tokens, 3 were asked for")
     })?;
     Ok(String::new())
 }

@@ -5,12 +5,9 @@ use tinkers::transport::RouteClass;
 use tinkers::wire::{CheckpointList, routes};
 use tinkers_core::Call;
 
-use super::text;
+use super::text::{self, SAME};
 use crate::context::Context;
 use crate::verdict::{Findings, Stop as Ended, chain, ensure};
-
-/// How far log-probabilities of the same weights may lie apart.
-const SAME: f32 = 0.02;
 
 async fn look(client: &TrainingClient, data: &[Datum]) -> Result<Vec<f32>, Ended> {
     Ok(text::look(client, data).await?.concat())
@@ -27,8 +24,8 @@ pub(super) async fn save_load(context: &Context) -> Findings {
     let at_save = look(&model, &data).await?;
     text::train(&model, &data, 2).await?;
     let later = look(&model, &data).await?;
-    let learns = context.trained().await?.learns;
-    let mut note = if learns { "" } else { MOCK }.to_owned();
+    let compares = context.compares();
+    let mut note = if compares { "" } else { MOCK }.to_owned();
     let loaded = match model.load_state_with_optimizer(saved.path.as_str()).await {
         Ok(_) => look(&model, &data).await?,
         // Some servers load into fresh models alone.
@@ -39,7 +36,7 @@ pub(super) async fn save_load(context: &Context) -> Findings {
             look(&fresh, &data).await?
         }
     };
-    if !learns {
+    if !compares {
         return Ok(note);
     }
     ensure(text::distance(&at_save, &later) > SAME, || {
@@ -75,7 +72,7 @@ pub(super) async fn resume(context: &Context) -> Findings {
     let (_, at_save, resumed) = resumed(context, &data).await?;
     let apart = text::distance(&at_save, &look(&resumed, &data).await?);
     text::train(&resumed, &data, 1).await?;
-    if !context.trained().await?.learns {
+    if !context.compares() {
         return Ok(MOCK.to_owned());
     }
     ensure(apart < SAME, || {
@@ -138,6 +135,6 @@ pub(super) async fn overwrite(context: &Context) -> Findings {
     let replaced = model.save_state(SaveState::named(name).overwrite()).await;
     match replaced {
         Ok(_) => Ok(first),
-        Err(error) => Err(Ended::not_offered(chain(&error))),
+        Err(error) => Err(Ended::of_choice(&error)),
     }
 }

@@ -89,22 +89,55 @@ pub(crate) async fn look(client: &TrainingClient, data: &[Datum]) -> Result<Vec<
     logprobs(&output, data.len())
 }
 
-/// Whether results depend on weights that are trained: they move with a step, and they do not with one too small to see. A mock
-/// in place of a model does otherwise.
-pub(crate) async fn learns(client: &TrainingClient, data: &[Datum]) -> Result<bool, Ended> {
+/// How far log-probabilities of the same weights may lie apart: computed in batches of another shape, in half precision.
+pub(crate) const SAME: f32 = 0.02;
+
+/// Fails unless results depend on the weights of this model alone, and these on the steps: they stay with a step that is too small to
+/// see, they move with one that is not, and another model's do not.
+pub(crate) async fn check_learning(
+    client: &TrainingClient,
+    bystander: &TrainingClient,
+    data: &[Datum],
+) -> Result<(), Ended> {
+    let untouched = look(bystander, data).await?.concat();
     let before = step(client, data, 1e-12).await?.concat();
     let same = step(client, data, 1e-2).await?.concat();
     let moved = look(client, data).await?.concat();
-    Ok(distance(&before, &same) < 1e-4 && distance(&same, &moved) > 1e-4)
+    let aside = look(bystander, data).await?.concat();
+    ensure(distance(&before, &same) < SAME, || {
+        "a step of 1e-12 moves log-probabilities: is its learning rate read?".to_owned()
+    })?;
+    ensure(distance(&same, &moved) > SAME, || {
+        "a step of 1e-2 moves no log-probability; for a mock in place of a model there is --mock"
+            .to_owned()
+    })?;
+    ensure(distance(&untouched, &aside) < SAME, || {
+        "the steps of one model move the log-probabilities of another; for a mock there is --mock"
+            .to_owned()
+    })
 }
 
-/// The greatest difference of two lists of numbers; infinite where one is longer.
+/// The greatest difference of two lists of numbers; infinite where one is longer, or has something that is no number.
 pub(crate) fn distance(one: &[f32], other: &[f32]) -> f32 {
     if one.len() != other.len() {
         return f32::INFINITY;
     }
-    let pairs = one.iter().zip(other);
-    pairs
-        .map(|(one, other)| (one - other).abs())
-        .fold(0.0, f32::max)
+    let apart = |(one, other): (&f32, &f32)| match (one - other).abs() {
+        apart if apart.is_nan() => f32::INFINITY,
+        apart => apart,
+    };
+    one.iter().zip(other).map(apart).fold(0.0, f32::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distance;
+
+    #[test]
+    fn what_is_no_number_is_infinitely_far() {
+        assert_eq!(distance(&[1.0, 2.0], &[1.5, 2.0]), 0.5);
+        for other in [&[1.0, f32::NAN][..], &[1.0], &[1.0, f32::INFINITY]] {
+            assert_eq!(distance(&[1.0, 2.0], other), f32::INFINITY, "{other:?}");
+        }
+    }
 }
