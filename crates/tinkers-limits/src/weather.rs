@@ -24,6 +24,9 @@ pub(crate) struct Weather {
     is_climbing: bool,
     /// Trials that were lost in a row since the height was left.
     lost: u32,
+    /// The most that the server had at once while no level was known. A refusal of the first few behind a pause would else be taken for
+    /// all that it takes.
+    peak: u32,
 }
 
 /// What a refusal says that no trial asked for.
@@ -63,6 +66,8 @@ impl Weather {
     const LEAST_QUIET: u32 = 8;
     /// A fall to so much of the height or less is far.
     const FAR: u32 = 2;
+    /// Fewer are a beginning, and no height.
+    const LEAST_PEAK: u32 = 8;
     /// So many lost trials in a row end the way back after weather.
     const LOST: u32 = 2;
 
@@ -77,6 +82,7 @@ impl Weather {
             quiet: 0,
             is_climbing: false,
             lost: 0,
+            peak: 0,
         }
     }
 
@@ -119,13 +125,18 @@ impl Weather {
     pub(crate) fn accepted(&mut self, level: Option<u32>, accepted: u32) {
         self.quiet = self.quiet.saturating_add(1);
         self.doubt = self.doubt.saturating_sub(1);
+        if level.is_none() && accepted >= Self::LEAST_PEAK {
+            self.peak = self.peak.max(accepted);
+        }
         if accepted > self.lowest + (self.lowest / Self::BEYOND).max(1) {
             self.firm = 0;
         }
         if self.doubt == 0 {
             self.clear();
         }
-        let is_kept = |level: u32| self.was_stormy || self.doubt > 0 || self.is_far(level);
+        let is_kept = |level: u32| {
+            self.was_stormy || self.is_climbing || self.doubt > 0 || self.is_far(level)
+        };
         let is_left = |level: u32| self.is_below(level) && is_kept(level);
         if !self.is_stormy && !level.is_some_and(is_left) {
             self.forget();
@@ -162,17 +173,25 @@ impl Weather {
             let is_wanted = self.was_stormy || is_due && self.is_far(level);
             self.is_climbing = is_wanted && self.quiet >= level.max(Self::LEAST_QUIET);
         }
-        self.height.filter(|_| self.is_climbing)
+        self.goal().filter(|_| self.is_climbing)
+    }
+
+    /// How high the way back goes. Where no level was known it is as high as the server was seen to go, and after weather as high as it
+    /// takes.
+    fn goal(&self) -> Option<u32> {
+        self.height.map(|height| match height {
+            Self::UNKNOWN if !self.was_stormy => self.peak,
+            height => height,
+        })
     }
 
     fn is_below(&self, level: u32) -> bool {
-        self.height.is_some_and(|height| level < height)
+        self.goal().is_some_and(|goal| level < goal)
     }
 
-    /// What was not known before it fell has not fallen far.
     fn is_far(&self, level: u32) -> bool {
-        let known = self.height.filter(|height| *height != Self::UNKNOWN);
-        known.is_some_and(|height| height / Self::FAR >= level)
+        let known = self.goal().filter(|goal| *goal != Self::UNKNOWN);
+        known.is_some_and(|goal| goal / Self::FAR >= level)
     }
 
     fn clear(&mut self) {

@@ -151,3 +151,36 @@ fn a_small_fall_is_forgotten_with_its_doubt_and_a_far_one_is_not() {
         assert_eq!(weather.height, kept, "of {level}");
     }
 }
+
+#[test]
+fn a_first_refusal_of_the_first_few_behind_a_pause_is_gone_back_from_to_what_was_seen() {
+    for (seen, back) in [
+        (100, [None, Some(100)]),
+        (3, [None, None]),
+        (7, [None, None]),
+    ] {
+        let mut weather = Weather::new();
+        accept(&mut weather, 20, None, seen);
+        // The gate opens again, and the second of its ramp is refused.
+        assert_eq!(weather.refused(None, 1), Reading::News);
+        accept(&mut weather, 80, Some(1), 1);
+        assert_eq!(returns(weather, 1), back, "{seen}");
+    }
+}
+
+#[test]
+fn a_way_back_that_was_begun_is_gone_to_its_end() {
+    let mut weather = Weather::new();
+    accept(&mut weather, 20, None, 100);
+    assert_eq!(weather.refused(None, 4), Reading::News);
+    accept(&mut weather, 80, Some(4), 4);
+    assert_eq!(weather.climbs_to(4, true), Some(100));
+    // More than half of it is no longer far.
+    for level in [8, 32, 64, 99] {
+        weather.trial_won();
+        accept(&mut weather, 1, Some(level), level);
+        assert_eq!(weather.climbs_to(level, false), Some(100), "{level}");
+    }
+    accept(&mut weather, 1, Some(100), 100);
+    assert_eq!(weather.climbs_to(100, true), None);
+}
