@@ -12,6 +12,7 @@ use tinkers_wire::{
 
 use crate::parts::{LoadPart, Part, PassPart, StepPart};
 use crate::turns::Turns;
+use crate::unload::unload;
 use crate::waiter::{Found, Waiter};
 use crate::{ChunkLimits, SaveForSampler, SaveState, plan};
 
@@ -152,6 +153,15 @@ impl TrainingClient {
             path.as_ref(),
             true,
         )
+    }
+
+    /// Frees the model on the server, which has room for a few; a model that is not freed goes with its session. It does not wait for
+    /// calls that are under way, which may fail then: await them first. Later calls fail with what the server says of a model that
+    /// it does not know.
+    pub fn unload(&self) -> ApiFuture<()> {
+        let operation = self.operation("TrainingClient.unload");
+        let work = unload(operation.clone(), Arc::clone(self.turns.model_id()));
+        start(operation, work)
     }
 
     /// Lets calls go on after a refused request that is known to have left nothing on the server; the next call takes its

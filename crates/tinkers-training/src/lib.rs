@@ -18,6 +18,7 @@ mod submit;
 mod sync;
 mod together;
 mod turns;
+mod unload;
 mod waiter;
 
 pub use client::TrainingClient;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tinkers_core::{Call, Deduplication, Error, ErrorKind, Policy, Result, RouteClass, Sent};
+use tinkers_core::{Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent};
 use tinkers_futures::{Operation, QueueLog, Retrieval, promise, retrieve};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef, OperationResult,
@@ -51,7 +51,9 @@ pub(crate) async fn into_new_model(making: &Making, load: LoadWeights) -> Result
         Ok(_) => Ok(client),
         Err(error) => {
             // Servers have room for a few.
-            making.free(client.model_id()).await;
+            if let Err(kept) = client.unload().await {
+                tracing::debug!(error = %kept, model_id = client.model_id(), "a model that could not be loaded stays until the session ends");
+            }
             Err(error)
         }
     }
@@ -157,18 +159,6 @@ impl Making {
             Error::new(ErrorKind::Protocol, Sent::Answered, message)
                 .with_answer(answer.status.as_u16(), &answer.body)
         })
-    }
-
-    /// Frees a model that is of no use, where the server can; asked once.
-    async fn free(&self, model_id: &str) {
-        let body = to_json(&ModelRef {
-            model_id: model_id.to_owned(),
-        });
-        let mut call = self.call(routes::UNLOAD_MODEL, body);
-        call.policy = Policy::ONCE;
-        if let Err(error) = self.operation.session.caller().call(call).await {
-            tracing::debug!(%error, model_id, "a model that could not be loaded stays until the session ends");
-        }
     }
 
     fn call(&self, route: &str, body: Bytes) -> Call {

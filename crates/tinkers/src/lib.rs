@@ -16,8 +16,8 @@ pub use sampler_ext::SaveAndSample;
 pub use service::ServiceClient;
 
 pub use tinkers_core::{
-    BodyFormat, Call, Deduplication, Document, Error, ErrorKind, Moment, Phase, Progress, Result,
-    Sent, ServerProfile, SessionContext, Stalled, Time,
+    BodyFormat, Deduplication, Document, Error, ErrorKind, Moment, Phase, Progress, Result, Sent,
+    ServerProfile, SessionContext, Stalled, Time,
 };
 pub use tinkers_dispatch::{
     Gate, LaneCounts, LaneSettings, LaneSnapshot, LimiterEvent, LimiterEvents, LimiterSettings,

@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tinkers::prelude::*;
-use tinkers::transport::{BoxFuture, RouteClass};
-use tinkers::wire::{ModelRef, routes, to_json};
-use tinkers_core::{Call, Policy};
+use tinkers::transport::BoxFuture;
 use tokio::sync::OnceCell;
 
 use crate::checks::text;
@@ -125,12 +123,8 @@ impl Context {
         }
         let models = std::mem::take(&mut *self.models());
         for model in models {
-            let body = to_json(&ModelRef {
-                model_id: model.model_id().to_owned(),
-            });
-            let mut call = Call::post(routes::UNLOAD_MODEL, body, RouteClass::Train);
-            call.policy = Policy::ONCE;
-            drop(model.session().caller().call(call).await);
+            // One that cannot be freed goes with the session.
+            drop(model.unload().await);
         }
     }
 

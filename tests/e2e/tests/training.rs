@@ -1,9 +1,9 @@
 //! Order, chunks, retries and poisoning of training calls, in virtual time.
 
 use http::StatusCode;
-use tinkers::FinishReason;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
+use tinkers::{FinishReason, Sent};
 use tinkers_e2e::training::{datum, model, numbers, step, submissions};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Fault, Hint, Rule};
@@ -165,4 +165,18 @@ async fn after_close_every_call_says_so() {
             .kind(),
         ErrorKind::Closed
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_unloaded_is_gone() {
+    let world = InMemory::start().await;
+    let training = model(&world).await;
+    step(&training).await.unwrap();
+    training.unload().await.unwrap();
+    assert_eq!(world.parts.engine.counts().unloaded, 1);
+    let error = step(&training).await.unwrap_err();
+    assert_eq!(error.sent(), Sent::Answered, "{error}");
+    // A second time is what a repeat is.
+    training.unload().await.unwrap();
+    assert_eq!(world.parts.engine.counts().unloaded, 1);
 }

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tinkers::prelude::*;
-use tinkers::transport::RouteClass;
-use tinkers::wire::{ModelRef, routes, to_json};
 use tinkers::{FinishReason, Time};
 
 use self::dates::Dates;
@@ -87,11 +85,7 @@ async fn try_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
     let client = service.lora_training(model).rank(1).create().await?;
     let data = Datum::next_token(&[1, 2, 3], vec![1.0; 2])?;
     let pass = client.forward_backward([data], LossFn::CrossEntropy).await;
-    let body = to_json(&ModelRef {
-        model_id: client.model_id().to_owned(),
-    });
-    let freeing = tinkers::Call::post(routes::UNLOAD_MODEL, body, RouteClass::Train);
     // One that cannot be freed goes with the session.
-    let _ = service.context().caller().call(freeing).await;
+    let _ = client.unload().await;
     pass.map(|_| ())
 }

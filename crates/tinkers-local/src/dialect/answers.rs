@@ -35,11 +35,11 @@ pub(crate) enum Told<'a> {
 }
 
 impl Dialect {
-    /// 404 for a path.
+    /// 404 for a path: in words of its own from a server that tells who it is, else in those of a web framework.
     pub(crate) fn no_route(&self, path: &str) -> Refusal {
-        Refusal::not_found(match self == &Self::tinker() {
-            true => format!("no route {path}"),
-            false => "Not Found".to_owned(),
+        Refusal::not_found(match self.flags {
+            Flags::All => format!("no route {path}"),
+            Flags::OfSdk025 | Flags::JwtAlone => "Not Found".to_owned(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use tinkers::ErrorKind;
 use tinkers::transport::RouteClass;
-use tinkers::wire::{FinishReason, ModelRef, routes, to_json};
+use tinkers::wire::{FinishReason, routes};
 use tinkers_core::Call;
 
 use crate::context::Context;
@@ -48,12 +48,7 @@ pub(super) async fn capabilities(context: &Context) -> Findings {
 }
 
 pub(super) async fn unload(context: &Context) -> Findings {
-    let model = context.model().await?;
-    let body = to_json(&ModelRef {
-        model_id: model.model_id().to_owned(),
-    });
-    let call = Call::post(routes::UNLOAD_MODEL, body, RouteClass::Train);
-    let unloaded = context.service().await?.context().caller().call(call).await;
+    let unloaded = context.model().await?.unload().await;
     unloaded.map_err(|error| Stop::of_optional(&error))?;
     Ok(String::new())
 }

@@ -1,0 +1,33 @@
+//! Freeing a model.
+
+use std::sync::Arc;
+
+use tinkers_core::{Call, Result, RouteClass};
+use tinkers_futures::{Operation, Retrieval, promise, retrieve};
+use tinkers_wire::{ModelRef, RequestKind, UnloadedModel, routes, to_json};
+
+/// Has the server free the model, and waits until it has.
+pub(crate) async fn unload(operation: Operation, model_id: Arc<str>) -> Result<()> {
+    let session = &operation.session;
+    session.check_open()?;
+    let body = to_json(&ModelRef {
+        model_id: model_id.to_string(),
+    });
+    let mut call = Call::post(routes::UNLOAD_MODEL, body, RouteClass::Train);
+    call.operation = Some(operation.name);
+    call.client = session.next_client();
+    call.progress = Some(Arc::clone(&operation.progress));
+    let client = call.client;
+    let accepted = session.caller().call(call).await?;
+    let promise = promise(&accepted.response)?;
+    retrieve::<UnloadedModel>(Retrieval {
+        operation: operation.clone(),
+        client,
+        request_id: promise.request_id,
+        kind: RequestKind::UnloadModel,
+        submitted_in: accepted.elapsed,
+        queue_log: None,
+    })
+    .await
+    .map(|_| ())
+}
