@@ -12,6 +12,7 @@ use crate::admission::{
 use crate::billing::{Billing, BillingPause};
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
+use crate::outage::{Outages, Pause};
 use crate::progress::{Leaving, ProgressCell};
 use crate::retry::{
     self, Action, Applied, Draw, LONGEST_PAUSE, Policy, RetryBudget, SPREAD, WhenMaybeApplied,
@@ -131,6 +132,8 @@ pub struct Caller {
     pub jitter: Arc<dyn Jitter>,
     /// Slows the repeats.
     pub budget: Arc<dyn RetryBudget>,
+    /// Ends pauses when a server that failed is back.
+    pub outages: Arc<Outages>,
     /// Holds while billing is unsettled.
     pub billing: Arc<BillingPause>,
     /// How long billing may hold a job.
@@ -174,6 +177,16 @@ struct Attempts<'a> {
     maybe_applied: bool,
 }
 
+/// An attempt that is to be followed by another.
+struct Failed {
+    applied: Applied,
+    hint: Option<Duration>,
+    /// What it fails with when there is to be none.
+    error: Error,
+    /// When it left, if it failed as everything does while a server is away.
+    outage: Option<Moment>,
+}
+
 impl Attempts<'_> {
     async fn run(&mut self, call: &mut Call) -> Result<Accepted, Error> {
         if call.method != Method::GET {
@@ -205,6 +218,7 @@ impl Attempts<'_> {
             };
             insert(&mut call.headers, "x-stainless-retry-count", made);
             let leaving = call.progress.as_deref().map(ProgressCell::leaving);
+            let sent_at = self.caller.time.now();
             let sent = self.caller.transport.send(call.request()).await;
             let now = self.caller.time.now();
             let answer = match sent {
@@ -223,7 +237,13 @@ impl Attempts<'_> {
                         return Err(error);
                     }
                     flight = self.keep(held, applied);
-                    self.repeat(call, applied, None, error).await?;
+                    let failed = Failed {
+                        applied,
+                        hint: None,
+                        error,
+                        outage: Some(sent_at),
+                    };
+                    self.repeat(call, failed).await?;
                     reentry = Reentry::New;
                     continue;
                 }
@@ -232,6 +252,10 @@ impl Attempts<'_> {
                 progress.news(now);
             }
             note_deprecation(&answer);
+            let is_outage = answer.status.is_server_error();
+            if !is_outage {
+                self.caller.outages.of(call.class).answered(now);
+            }
             match action(call, &answer, self.caller.time.wall()) {
                 Action::Accept => {
                     drop(leaving);
@@ -257,7 +281,13 @@ impl Attempts<'_> {
                     let error = || answer_error(ErrorKind::RateLimited, &answer);
                     if call.class == RouteClass::Control {
                         // A lane without a gate would come straight back: it waits here.
-                        self.repeat(call, Applied::No, hint, error()).await?;
+                        let failed = Failed {
+                            applied: Applied::No,
+                            hint,
+                            error: error(),
+                            outage: None,
+                        };
+                        self.repeat(call, failed).await?;
                     } else if hint.is_none() && call.cost.bytes > LARGE {
                         // It is likely what the server had no room for. Smaller ones need not wait for it.
                         self.sleep(call, LARGE_PAUSE, error).await?;
@@ -287,8 +317,13 @@ impl Attempts<'_> {
                     note(leaving, applied);
                     permit.settle(Settlement::Answered);
                     flight = self.keep(held, applied);
-                    self.repeat(call, applied, hint, answer_error(kind, &answer))
-                        .await?;
+                    let failed = Failed {
+                        applied,
+                        hint,
+                        error: answer_error(kind, &answer),
+                        outage: is_outage.then_some(sent_at),
+                    };
+                    self.repeat(call, failed).await?;
                     reentry = Reentry::New;
                 }
                 Action::Fail(kind) => {
@@ -305,14 +340,14 @@ impl Attempts<'_> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
 
-    /// Pauses before the next attempt, or fails with `error` when there is to be none.
-    async fn repeat(
-        &mut self,
-        call: &Call,
-        applied: Applied,
-        hint: Option<Duration>,
-        error: Error,
-    ) -> Result<(), Error> {
+    /// Pauses before the next attempt, or fails when there is to be none.
+    async fn repeat(&mut self, call: &Call, failed: Failed) -> Result<(), Error> {
+        let Failed {
+            applied,
+            hint,
+            error,
+            outage,
+        } = failed;
         if applied == Applied::Maybe && call.policy.when_maybe_applied == WhenMaybeApplied::GiveUp {
             return Err(Error::outcome_unknown(error));
         }
@@ -345,7 +380,19 @@ impl Attempts<'_> {
         // Neither the spread nor an empty budget fails a call that has the time for its pause.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
         tracing::debug!(path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
-        self.caller.time.sleep_until(now.after(pause)).await;
+        let time = &*self.caller.time;
+        match outage {
+            Some(sent_at) => {
+                let pause = Pause {
+                    sent_at,
+                    not_before: now.after(hint.unwrap_or_default()),
+                    until: now.after(pause),
+                };
+                let outage = self.caller.outages.of(call.class);
+                outage.sit_out(pause, time, &*self.caller.jitter).await;
+            }
+            None => time.sleep_until(now.after(pause)).await,
+        }
         self.maybe_applied |= applied == Applied::Maybe;
         Ok(())
     }

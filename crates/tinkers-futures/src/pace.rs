@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tinkers_core::hint::retry_after;
-use tinkers_core::{Caller, HttpResponse, Jitter, Settlement};
+use tinkers_core::outage::Pause;
+use tinkers_core::{Caller, HttpResponse, Jitter, Moment, RouteClass, Settlement};
 
 /// The pace of one result's polls. Whatever mix of answers comes, n polls that were answered at once take time that grows
 /// with n, so no server can make the loop hot.
@@ -55,6 +56,23 @@ pub(crate) fn settlement(answer: &HttpResponse, caller: &Caller) -> Settlement {
     Settlement::Refused {
         hint: retry_after(answer, caller.time.wall()),
     }
+}
+
+/// Sits out a `pause` behind a poll that left at `sent_at` and failed as all do while a server is away, never less than `hint`.
+pub(crate) async fn sit_out(
+    caller: &Caller,
+    sent_at: Moment,
+    hint: Option<Duration>,
+    pause: Duration,
+) {
+    let now = caller.time.now();
+    let pause = Pause {
+        sent_at,
+        not_before: now.after(hint.unwrap_or_default()),
+        until: now.after(pause),
+    };
+    let outage = caller.outages.of(RouteClass::Poll);
+    outage.sit_out(pause, &*caller.time, &*caller.jitter).await;
 }
 
 fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {

@@ -9,8 +9,8 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Deduplication, Error, ErrorKind,
-    HttpRequest, HttpResponse, Phase, Reentry, Result, RouteClass, Sent, Settlement, Timeouts,
-    TransportError, TransportErrorKind,
+    HttpRequest, HttpResponse, Moment, Phase, Reentry, Result, RouteClass, Sent, Settlement,
+    Timeouts, TransportError, TransportErrorKind,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
@@ -19,7 +19,7 @@ use tinkers_wire::{
 
 use crate::closing::after_close;
 use crate::doubts::Doubts;
-use crate::pace::{Pace, settlement};
+use crate::pace::{Pace, settlement, sit_out};
 use crate::poll_table::FEW_TIMES;
 use crate::{Announcement, Operation, PollAction, QueueLog, classify_poll};
 
@@ -114,10 +114,16 @@ impl Polling {
             let answer = match outcome {
                 Ok(answer) => answer,
                 Err(error) => {
-                    self.after_transport_error(caller, error, held).await?;
+                    self.after_transport_error(caller, error, sent_at).await?;
                     continue;
                 }
             };
+            if !answer.status.is_server_error() {
+                caller
+                    .outages
+                    .of(RouteClass::Poll)
+                    .answered(caller.time.now());
+            }
             match classify_poll(&answer, caller.time.wall()) {
                 PollAction::Answer(PollAnswer::TryAgain {
                     queue_state,
@@ -166,29 +172,27 @@ impl Polling {
                     }
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
                 },
-                PollAction::Again { hint, .. } => {
-                    caller
-                        .time
-                        .sleep(self.pace.after_failure(hint, &*caller.jitter))
-                        .await
+                PollAction::Again { hint, .. } if answer.status.is_server_error() => {
+                    self.sit_out(caller, hint, sent_at).await;
                 }
+                PollAction::Again { hint, .. } => self.pause_after_failure(caller, hint).await,
                 // A server that keeps the whole of the protocol tells of failed operations in the body: this one broke.
                 PollAction::AgainFewTimes {
                     kind: ErrorKind::Server,
                     ..
                 } if session.profile().deduplicates == Deduplication::Everything => {
-                    self.pause_after_failure(caller).await;
+                    self.sit_out(caller, None, sent_at).await;
                 }
                 PollAction::AgainFewTimes { times, kind } => {
                     if !self.doubts.once_more(answer.status, times) {
                         return Err(final_error(kind, &answer));
                     }
-                    self.pause_after_failure(caller).await;
+                    self.pause_after_failure(caller, None).await;
                 }
                 PollAction::Fail(kind) => return Err(answer_error(kind, &answer)),
                 // It may have been spoilt on its way, and a result can be fetched again.
                 PollAction::Unreadable(_) if self.doubts.once_more(answer.status, FEW_TIMES) => {
-                    self.pause_after_failure(caller).await;
+                    self.pause_after_failure(caller, None).await;
                 }
                 PollAction::Unreadable(error) => {
                     let unreadable =
@@ -199,10 +203,16 @@ impl Polling {
         }
     }
 
-    /// Pauses before the next poll behind one that failed without a hint.
-    async fn pause_after_failure(&mut self, caller: &Caller) {
-        let pause = self.pace.after_failure(None, &*caller.jitter);
+    /// Pauses before the next poll behind one that failed.
+    async fn pause_after_failure(&mut self, caller: &Caller, hint: Option<Duration>) {
+        let pause = self.pace.after_failure(hint, &*caller.jitter);
         caller.time.sleep(pause).await;
+    }
+
+    /// The same behind one that left at `sent_at` and failed as all do while a server is away.
+    async fn sit_out(&mut self, caller: &Caller, hint: Option<Duration>, sent_at: Moment) {
+        let pause = self.pace.after_failure(hint, &*caller.jitter);
+        sit_out(caller, sent_at, hint, pause).await;
     }
 
     /// One poll: admitted, sent, settled.
@@ -290,8 +300,9 @@ impl Polling {
         &mut self,
         caller: &Caller,
         error: TransportError,
-        held: Duration,
+        sent_at: Moment,
     ) -> Result<()> {
+        let held = caller.time.now().since(sent_at);
         match error.kind {
             // A server that holds a poll for longer than we wait is no broken server.
             TransportErrorKind::Timeout if held >= POLL_LIMIT / 2 => {
@@ -305,7 +316,7 @@ impl Polling {
             | TransportErrorKind::Connect
             | TransportErrorKind::Broken => {
                 tracing::debug!(error = %error, request_id = %self.retrieval.request_id, "a poll failed on its way");
-                self.pause_after_failure(caller).await;
+                self.sit_out(caller, None, sent_at).await;
             }
             _ => return Err(error.into()),
         }

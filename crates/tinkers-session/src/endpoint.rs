@@ -1,9 +1,9 @@
-//! What all sessions of one server and key share: the limits, the retry budget, the billing pause, what is known of it.
+//! What all sessions of one server and key share: the limits, the retry budget, its outages, the billing pause, what is known of it.
 
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
-use tinkers_core::{BillingPause, Fact, ServerProfile};
+use tinkers_core::{BillingPause, Fact, Outages, ServerProfile};
 use tinkers_dispatch::{Limiter, LimiterSettings, SharedRetryBudget};
 use tinkers_registry::{Handle, Registry};
 
@@ -17,6 +17,7 @@ pub type Endpoint = Handle<EndpointKey, EndpointState>;
 pub struct EndpointState {
     limiter: Arc<Limiter>,
     budget: Arc<SharedRetryBudget>,
+    outages: Arc<Outages>,
     billing: Arc<BillingPause>,
     profile: ArcSwap<ServerProfile>,
 }
@@ -27,6 +28,7 @@ impl EndpointState {
         Self {
             limiter: Arc::new(Limiter::new(limits)),
             budget: Arc::new(SharedRetryBudget::default()),
+            outages: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             profile: ArcSwap::default(),
         }
@@ -40,6 +42,11 @@ impl EndpointState {
     /// The allowance for repeats.
     pub fn budget(&self) -> &Arc<SharedRetryBudget> {
         &self.budget
+    }
+
+    /// What is known of a server that fails.
+    pub fn outages(&self) -> &Arc<Outages> {
+        &self.outages
     }
 
     /// The pause for missing money.

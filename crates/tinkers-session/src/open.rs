@@ -126,6 +126,7 @@ fn caller(parts: &SessionParts) -> Caller {
         time: Arc::clone(&parts.time),
         jitter: Arc::clone(&parts.jitter),
         budget,
+        outages: Arc::clone(endpoint.outages()),
         billing: Arc::clone(endpoint.billing()),
         billing_limit: Duration::from_secs(3600),
     }

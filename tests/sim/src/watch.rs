@@ -55,8 +55,9 @@ pub enum Rule {
 /// their jitter. The pace of polls is in tinkers-futures.
 const MOST_POLLS: usize = 130;
 const MINUTE: Duration = Duration::from_secs(60);
-/// The most of them that fail, one after the other: the pause between them doubles from half a second to half a minute.
-const MOST_FAILURES: usize = 10;
+/// The most of them that fail, one after the other: the first pauses double from half a second, and of all that wait for a server
+/// that is away one tries in each second at first, and then in each twentieth of the time that it has been away.
+const MOST_FAILURES: usize = 50;
 /// The most polls at once.
 const MOST_AT_ONCE: usize = 4000;
 /// A hint is followed this far.

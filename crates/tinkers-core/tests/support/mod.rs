@@ -160,6 +160,7 @@ impl World {
             time: Arc::new(clock.clone()),
             jitter: Arc::new(FixedJitter(0.0)),
             budget: Arc::new(Budget(Draw::Granted)),
+            outages: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::from_secs(60),
         };

@@ -20,7 +20,7 @@ use super::board::{Board, Report, Work};
 use super::reply::{Reply, classify};
 use crate::catch_unwind;
 use crate::closing::after_close;
-use crate::pace::{Pace, settlement};
+use crate::pace::{Pace, settlement, sit_out};
 
 /// A poll with which somebody waits is given up after this long and made anew.
 const POLL_LIMIT: Duration = Duration::from_secs(45);
@@ -42,6 +42,17 @@ pub(super) struct Drive {
     /// When the last poll came, among those of its lane.
     arrival: Arrival,
     doubts: u32,
+}
+
+/// What comes before the next poll.
+enum Wait {
+    /// A pause.
+    Pause(Duration),
+    /// The pause of one that failed as all do while a server is away.
+    Outage {
+        hint: Option<Duration>,
+        pause: Duration,
+    },
 }
 
 /// Tells everybody when the task goes away without a word: it was aborted, or its runtime has ended.
@@ -118,30 +129,37 @@ impl Drive {
             let report = self.board.report();
             let (sent_at, outcome) = self.poll(caller, &report, work, None).await?;
             let held = caller.time.now().since(sent_at);
-            let pause = match outcome {
+            let wait = match outcome {
                 Ok(answer) => self.after_answer(caller, &report, &answer, held)?,
                 Err(error) => self.after_transport_error(caller, error, held)?,
             };
             let patience = session.progress_deadline() / 2;
             self.board.release_overdue(caller.time.now(), patience);
-            caller.time.sleep(pause).await;
+            match wait {
+                Wait::Pause(pause) => caller.time.sleep(pause).await,
+                Wait::Outage { hint, pause } => sit_out(caller, sent_at, hint, pause).await,
+            }
         }
     }
 
-    /// What an answer leads to: a pause, or the end.
+    /// What an answer leads to: a wait, or the end.
     fn after_answer(
         &mut self,
         caller: &Caller,
         report: &Report,
         answer: &HttpResponse,
         held: Duration,
-    ) -> Result<Duration> {
+    ) -> Result<Wait> {
         let now = caller.time.now();
+        let is_outage = answer.status.is_server_error();
+        if !is_outage {
+            caller.outages.of(RouteClass::Poll).answered(now);
+        }
         let reply = classify(answer, caller.time.wall());
         if !matches!(reply, Reply::AgainFewTimes(_) | Reply::Unreadable(_)) {
             self.doubts = 0;
         }
-        Ok(match reply {
+        let pause = match reply {
             Reply::Told(completions) => {
                 if self.board.answered(now, report, completions) {
                     self.pace = Pace::default();
@@ -169,6 +187,7 @@ impl Drive {
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, answer)),
                 }
             }
+            Reply::Again(hint) if is_outage => return Ok(self.outage(caller, hint)),
             Reply::Again(hint) => self.pace.after_failure(hint, &*caller.jitter),
             Reply::AgainFewTimes(kind) => self.doubt(caller, || answer_error(kind, answer))?,
             Reply::Unreadable(error) => self.doubt(caller, || {
@@ -180,7 +199,13 @@ impl Drive {
                 return Err(answer_error(kind, answer)
                     .with_context("the results of this client can no longer be waited for"));
             }
-        })
+        };
+        Ok(Wait::Pause(pause))
+    }
+
+    fn outage(&mut self, caller: &Caller, hint: Option<Duration>) -> Wait {
+        let pause = self.pace.after_failure(hint, &*caller.jitter);
+        Wait::Outage { hint, pause }
     }
 
     fn doubt(&mut self, caller: &Caller, last: impl FnOnce() -> Error) -> Result<Duration> {
@@ -196,17 +221,18 @@ impl Drive {
         caller: &Caller,
         error: TransportError,
         held: Duration,
-    ) -> Result<Duration> {
+    ) -> Result<Wait> {
         match error.kind {
             // A server that holds a poll for longer than we wait is no broken server.
             TransportErrorKind::Timeout if held >= POLL_LIMIT / 2 => {
-                Ok(self.pace.after_not_ready(held, &*caller.jitter))
+                let pause = self.pace.after_not_ready(held, &*caller.jitter);
+                Ok(Wait::Pause(pause))
             }
             TransportErrorKind::Timeout
             | TransportErrorKind::Connect
             | TransportErrorKind::Broken => {
                 tracing::debug!(%error, "a poll for a client's results failed on its way");
-                Ok(self.pace.after_failure(None, &*caller.jitter))
+                Ok(self.outage(caller, None))
             }
             _ => Err(error.into()),
         }

@@ -106,6 +106,7 @@ fn build(
         time: Arc::new(clock),
         jitter: Arc::new(FixedJitter(0.0)),
         budget: Arc::new(Unmetered),
+        outages: Arc::default(),
         billing: Arc::new(BillingPause::default()),
         billing_limit: Duration::from_secs(3600),
     };

@@ -20,6 +20,5 @@ mod verdict;
 pub use control::Control;
 pub use harness::{Options, Outcome, run};
 pub use profile::{PROFILES, Profile, Shape};
-pub use recovery::Recovers;
 pub use server::{SERVE, serve};
 pub use verdict::Verdict;

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use tinkers_local::{HintForm, Window};
 
-use super::recovery::Recovers;
-
 /// One profile.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
@@ -23,8 +21,6 @@ pub struct Profile {
     pub latency_ms: u64,
     /// Whether one poll serves all samples of a client.
     pub session_polls: bool,
-    /// When all must flow again after the faults.
-    pub recovers: Recovers,
 }
 
 /// What the clients do.
@@ -165,7 +161,6 @@ const STEADY: Profile = Profile {
     window: None,
     latency_ms: 20,
     session_polls: true,
-    recovers: Recovers::Soon,
 };
 
 /// All of them.
@@ -229,10 +224,9 @@ pub const PROFILES: [Profile; 12] = [
     },
     Profile {
         name: "outage",
-        about: "503 for a quarter of the run under a thousand polls",
+        about: "503 for half of the run under a thousand polls",
         shape: Shape::Polls,
         rules: OUTAGE,
-        recovers: Recovers::AsLong,
         session_polls: false,
         ..STEADY
     },
@@ -252,11 +246,7 @@ impl Profile {
 
     /// The part of a run of `length` in which things go wrong: from when on, and for how long.
     pub fn trouble(&self, length: Duration) -> Option<(Duration, Duration)> {
-        let (from, lasts) = match self.recovers {
-            Recovers::AsLong => (0.2, 0.25),
-            Recovers::Soon => (0.25, 0.45),
-        };
-        (!self.rules.is_empty()).then(|| (length.mul_f64(from), length.mul_f64(lasts)))
+        (!self.rules.is_empty()).then(|| (length.mul_f64(0.25), length.mul_f64(0.45)))
     }
 
     /// The fault script of a run.

@@ -5,16 +5,8 @@ use std::time::Duration;
 use super::profile::Profile;
 use super::verdict::Seen;
 
-/// When a profile's calls have to flow again after its faults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recovers {
-    /// Two seconds after them.
-    Soon,
-    /// Two seconds later than the faults lasted themselves: pauses between polls that fail are doubled each time, so the last one
-    /// is about as long as all before it.
-    AsLong,
-}
-
+/// Seconds after the faults at which all has to flow again.
+const WITHIN: f64 = 2.0;
 /// Of the rate before the faults, what counts as full flow. Far from all of it, since a machine has other things to do.
 const FULL: f64 = 0.5;
 
@@ -23,10 +15,8 @@ const FULL: f64 = 0.5;
 pub(crate) struct Recovery {
     /// Calls that ended well in a second, before the faults.
     pub(crate) clean: f64,
-    /// The same after them, from [`Recovery::within`] on.
+    /// The same after them, from [`WITHIN`] on.
     pub(crate) after: f64,
-    /// Seconds after the faults at which all has to flow again.
-    pub(crate) within: f64,
     /// Seconds after the faults from which on, for a second, it did.
     pub(crate) took: Option<f64>,
 }
@@ -34,17 +24,11 @@ pub(crate) struct Recovery {
 impl Recovery {
     /// Of a run with faults that was long enough to tell.
     pub(crate) fn of(seen: &Seen<'_>) -> Option<Self> {
-        let Profile { recovers, .. } = seen.profile;
         let (from, lasts) = seen.profile.trouble(seen.length)?;
         let (from, to) = (from.as_secs_f64(), (from + lasts).as_secs_f64());
         let end = seen.length.as_secs_f64();
-        let within = 2.0
-            + match recovers {
-                Recovers::AsLong => lasts.as_secs_f64(),
-                Recovers::Soon => 0.0,
-            };
         // The first second is the start, and another is needed to see how it goes on.
-        if from < 1.5 || end < to + within + 1.0 {
+        if from < 1.5 || end < to + WITHIN + 1.0 {
             return None;
         }
         let clean = seen.rate(1.0, from);
@@ -56,8 +40,7 @@ impl Recovery {
             .map(|at| at - to);
         Some(Self {
             clean,
-            after: seen.rate(to + within, end),
-            within,
+            after: seen.rate(to + WITHIN, end),
             took,
         })
     }
@@ -67,7 +50,7 @@ impl Recovery {
         (self.after < FULL * self.clean).then(|| {
             format!(
                 "{:.1} s after the faults {:.0} calls/s got through, {:.0} before them",
-                self.within, self.after, self.clean
+                WITHIN, self.after, self.clean
             )
         })
     }
@@ -80,7 +63,7 @@ impl Recovery {
         };
         format!(
             "{:.0} calls/s before the faults, {:.0} from {:.1} s after them on; {took}",
-            self.clean, self.after, self.within
+            self.clean, self.after, WITHIN
         )
     }
 }
@@ -89,10 +72,7 @@ impl Recovery {
 pub(crate) fn shortest(profile: &Profile) -> Option<Duration> {
     let (from, lasts) = profile.trouble(Duration::from_secs(1))?;
     let (from, lasts) = (from.as_secs_f64(), lasts.as_secs_f64());
-    let after = match profile.recovers {
-        Recovers::AsLong => 1.0 - from - 2.0 * lasts,
-        Recovers::Soon => 1.0 - from - lasts,
-    };
+    let after = 1.0 - from - lasts;
     // Sums of parts are off by a hair.
     let seconds = (1.5 / from).max(3.0 / after) - 1e-6;
     Some(Duration::from_secs_f64(seconds.ceil()))
