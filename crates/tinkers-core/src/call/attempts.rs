@@ -1,0 +1,351 @@
+//! The attempts of one call: admission, sending, what an answer leads to, the pause before the next.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use super::{Accepted, Call, Caller, answer_error};
+use crate::admission::{Admitted, Ask, Flight, Reentry, RouteClass, Settlement};
+use crate::billing::Billing;
+use crate::error::{Error, ErrorKind, Phase, Sent};
+use crate::jitter::Jitter;
+use crate::outage::Pause;
+use crate::progress::{Leaving, ProgressCell};
+use crate::retry::{self, Action, Applied, Draw, LONGEST_PAUSE, SPREAD, WhenMaybeApplied};
+use crate::time::Moment;
+use crate::transport::HttpResponse;
+
+/// A request above this is large, in bytes; a refusal without a hint makes it wait by itself.
+const LARGE: u64 = 128 * 1024;
+/// For how long.
+const LARGE_PAUSE: Duration = Duration::from_secs(5);
+
+/// The state of one call between its attempts.
+pub(super) struct Attempts<'a> {
+    caller: &'a Caller,
+    began: Moment,
+    made: u32,
+    repeats: u32,
+    /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
+    pub(super) maybe_applied: bool,
+}
+
+/// An attempt that is to be followed by another.
+struct Failed {
+    applied: Applied,
+    hint: Option<Duration>,
+    /// What it fails with when there is to be none.
+    error: Error,
+    /// When it left, if it failed as everything does while a server is away.
+    outage: Option<Moment>,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(caller: &'a Caller) -> Self {
+        Self {
+            caller,
+            began: caller.time.now(),
+            made: 0,
+            repeats: 0,
+            maybe_applied: false,
+        }
+    }
+
+    pub(super) async fn run(&mut self, call: &mut Call) -> Result<Accepted, Error> {
+        if call.method != Method::GET {
+            // One key for one logical call, over all its attempts.
+            let key = idempotency_key(&*self.caller.jitter);
+            insert(&mut call.headers, "x-idempotency-key", key);
+        }
+        if let Some(operation) = call.operation {
+            insert(&mut call.headers, "x-sdk-method", operation);
+        }
+        let mut flight = None;
+        let mut reentry = Reentry::New;
+        loop {
+            enter(call, Phase::Admission);
+            let admitted = self
+                .caller
+                .admission
+                .admit(ask(call, flight.take(), reentry))
+                .await?;
+            let Admitted {
+                permit,
+                flight: held,
+                arrival,
+            } = admitted;
+            enter(call, Phase::Submitting);
+            let made = match self.made {
+                0 => Bytes::from_static(b"0"),
+                made => made.to_string().into(),
+            };
+            insert(&mut call.headers, "x-stainless-retry-count", made);
+            let leaving = call.progress.as_deref().map(ProgressCell::leaving);
+            let sent_at = self.caller.time.now();
+            let sent = self.caller.transport.send(call.request()).await;
+            let now = self.caller.time.now();
+            let answer = match sent {
+                Ok(answer) => answer,
+                Err(error) => {
+                    permit.settle(Settlement::Unknown);
+                    let applied = if error.sent == Sent::NotSent {
+                        Applied::No
+                    } else {
+                        Applied::Maybe
+                    };
+                    note(leaving, applied);
+                    let retryable = is_passing(&error);
+                    let error = Error::from(error);
+                    if !retryable {
+                        return Err(error);
+                    }
+                    flight = self.keep(held, applied);
+                    let failed = Failed {
+                        applied,
+                        hint: None,
+                        error,
+                        outage: Some(sent_at),
+                    };
+                    self.repeat(call, failed).await?;
+                    reentry = Reentry::New;
+                    continue;
+                }
+            };
+            if let Some(progress) = &call.progress {
+                progress.news(now);
+            }
+            note_deprecation(&answer);
+            let is_outage = answer.status.is_server_error();
+            if !is_outage {
+                self.caller.outages.of(call.class).answered(now);
+            }
+            match action(call, &answer, self.caller.time.wall()) {
+                Action::Accept => {
+                    drop(leaving);
+                    permit.settle(Settlement::Accepted);
+                    self.caller.budget.credit();
+                    return Ok(Accepted {
+                        response: answer,
+                        flight: held,
+                        elapsed: now.since(self.began),
+                        earlier: if self.maybe_applied {
+                            Sent::MaybeSent
+                        } else {
+                            Sent::NotSent
+                        },
+                    });
+                }
+                Action::Refused { hint } => {
+                    note(leaving, Applied::No);
+                    reentry = Reentry::AfterRefusal(arrival);
+                    // The permit first: whoever goes in place of the flight must find the gate closed.
+                    permit.settle(Settlement::Refused { hint });
+                    drop(held);
+                    let error = || answer_error(ErrorKind::RateLimited, &answer);
+                    if call.class == RouteClass::Control {
+                        // A lane without a gate would come straight back: it waits here.
+                        let failed = Failed {
+                            applied: Applied::No,
+                            hint,
+                            error: error(),
+                            outage: None,
+                        };
+                        self.repeat(call, failed).await?;
+                    } else if hint.is_none() && call.cost.bytes > LARGE {
+                        // It is likely what the server had no room for. Smaller ones need not wait for it.
+                        self.sleep(call, LARGE_PAUSE, error).await?;
+                    }
+                }
+                Action::PauseForBilling => {
+                    note(leaving, Applied::No);
+                    permit.settle(Settlement::Answered);
+                    drop(held);
+                    match self
+                        .caller
+                        .billing
+                        .on_payment_required(now, self.caller.billing_limit)
+                    {
+                        Billing::Pause(step) => {
+                            self.sleep(call, step, || answer_error(ErrorKind::Billing, &answer))
+                                .await?
+                        }
+                        Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
+                    }
+                }
+                Action::Again {
+                    hint,
+                    applied,
+                    kind,
+                } => {
+                    note(leaving, applied);
+                    permit.settle(Settlement::Answered);
+                    flight = self.keep(held, applied);
+                    let failed = Failed {
+                        applied,
+                        hint,
+                        error: answer_error(kind, &answer),
+                        outage: is_outage.then_some(sent_at),
+                    };
+                    self.repeat(call, failed).await?;
+                    reentry = Reentry::New;
+                }
+                Action::Fail(kind) => {
+                    note(leaving, retry::applied(answer.status));
+                    permit.settle(Settlement::Answered);
+                    return Err(answer_error(kind, &answer));
+                }
+            }
+        }
+    }
+
+    /// What may be under way on the server keeps its unit through the retry; what never was gives it back before the pause.
+    fn keep(&self, held: Flight, applied: Applied) -> Option<Flight> {
+        (self.maybe_applied || applied == Applied::Maybe).then_some(held)
+    }
+
+    /// Pauses before the next attempt, or fails when there is to be none.
+    async fn repeat(&mut self, call: &Call, failed: Failed) -> Result<(), Error> {
+        let Failed {
+            applied,
+            hint,
+            error,
+            outage,
+        } = failed;
+        if applied == Applied::Maybe && call.policy.when_maybe_applied == WhenMaybeApplied::GiveUp {
+            return Err(Error::outcome_unknown(error));
+        }
+        self.made += 1;
+        let now = self.caller.time.now();
+        let error = match hint {
+            Some(hint) => error.with_retry_at(now, now.after(hint)),
+            None => error,
+        };
+        let elapsed = now.since(self.began);
+        if !call.policy.allows(self.made, elapsed) {
+            return Err(error);
+        }
+        let longest = call.policy.longest_hint;
+        let hint = hint.map(|hint| longest.map_or(hint, |longest| hint.min(longest)));
+        let least = retry::pause(self.repeats, hint);
+        // A pause that leads out of the window or past the deadline is none: there would be nobody to send for.
+        let mut room = (call.policy.window - elapsed).saturating_sub(Duration::from_nanos(1));
+        if let Some(deadline) = call.deadline {
+            room = room.min(deadline.since(now));
+        }
+        if least > room {
+            return Err(error);
+        }
+        self.repeats += 1;
+        let base = match self.caller.budget.draw(error.kind()) {
+            Draw::Granted => least,
+            Draw::Empty => least.max(LONGEST_PAUSE),
+        };
+        // Neither the spread nor an empty budget fails a call that has the time for its pause.
+        let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
+        tracing::debug!(path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
+        let time = &*self.caller.time;
+        match outage {
+            Some(sent_at) => {
+                let pause = Pause {
+                    sent_at,
+                    not_before: now.after(hint.unwrap_or_default()),
+                    until: now.after(pause),
+                };
+                let outage = self.caller.outages.of(call.class);
+                outage.sit_out(pause, time, &*self.caller.jitter).await;
+            }
+            None => time.sleep_until(now.after(pause)).await,
+        }
+        self.maybe_applied |= applied == Applied::Maybe;
+        Ok(())
+    }
+
+    /// Waits for somebody to settle the bill.
+    async fn sleep(
+        &self,
+        call: &Call,
+        pause: Duration,
+        error: impl FnOnce() -> Error,
+    ) -> Result<(), Error> {
+        let now = self.caller.time.now();
+        let until = now.after(pause);
+        if call.deadline.is_some_and(|deadline| deadline < until) {
+            return Err(error().with_retry_at(now, until));
+        }
+        self.caller.time.sleep_until(until).await;
+        Ok(())
+    }
+}
+
+fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
+    Ask {
+        class: call.class,
+        client: call.client,
+        cost: call.cost,
+        deadline: call.deadline,
+        flight,
+        reentry,
+    }
+}
+
+/// What the table says, unless the caller knows better.
+fn action(call: &Call, answer: &HttpResponse, wall: SystemTime) -> Action {
+    match retry::classify(answer, wall) {
+        Action::Again { kind, .. } if call.is_final.is_some_and(|is| is(answer)) => {
+            Action::Fail(kind)
+        }
+        action => action,
+    }
+}
+
+fn enter(call: &Call, phase: Phase) {
+    if let Some(progress) = &call.progress {
+        progress.enter(phase);
+    }
+}
+
+/// Tells what is known of an attempt that is over.
+fn note(leaving: Option<Leaving<'_>>, applied: Applied) {
+    if let Some(leaving) = leaving
+        && applied == Applied::No
+    {
+        leaving.stayed();
+    }
+}
+
+fn is_passing(error: &crate::transport::TransportError) -> bool {
+    use crate::transport::TransportErrorKind as K;
+    matches!(error.kind, K::Connect | K::Timeout | K::Broken)
+}
+
+fn note_deprecation(answer: &HttpResponse) {
+    if let Some(note) = answer.header("x-deprecation-note") {
+        if answer
+            .header("x-deprecation-level")
+            .is_some_and(|level| level.eq_ignore_ascii_case("error"))
+        {
+            tracing::error!(note, "deprecation notice");
+        } else {
+            tracing::warn!(note, "deprecation notice");
+        }
+    }
+}
+
+fn idempotency_key(jitter: &dyn Jitter) -> String {
+    use std::fmt::Write;
+
+    const OPENING: &str = "tinkers-";
+    let mut key = String::with_capacity(OPENING.len() + 32);
+    key.push_str(OPENING);
+    // Writing to a text cannot fail.
+    let _ = write!(key, "{:016x}{:016x}", jitter.bits(), jitter.bits());
+    key
+}
+
+/// Sets a header without a copy of its value, unless that fits into no header.
+fn insert(headers: &mut HeaderMap, name: &'static str, value: impl Into<Bytes>) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
