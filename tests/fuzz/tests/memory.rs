@@ -35,9 +35,10 @@ fn believes_lengths(input: &[u8]) {
 fn memory_grows_with_the_input_alone() {
     for target in TARGETS {
         // The lies among the seeds: lengths of gigabytes, bombs, nesting, numbers of a hundred thousand digits.
-        let seeds = (target.seeds)();
+        let seeds = target.inputs().expect("a corpus");
         let mutator = Mutator::new(3);
-        let made = (0..300).map(|_| mutator.next(&seeds)).collect::<Vec<_>>();
+        let draw = |_| (target.draw)(&mutator, &seeds);
+        let made = (0..300).map(draw).collect::<Vec<_>>();
         for input in seeds.iter().chain(&made) {
             let (taken, most) = taken(target, input);
             assert!(
@@ -54,6 +55,7 @@ fn memory_grows_with_the_input_alone() {
         name: "naive",
         run: believes_lengths,
         seeds: || vec![vec![0; 8]],
+        draw: Mutator::next,
     };
     let mutator = Mutator::new(3);
     let is_found = (0..300).any(|_| {
