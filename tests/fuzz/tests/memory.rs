@@ -30,6 +30,37 @@ fn believes_lengths(input: &[u8]) {
     }
 }
 
+/// What is read of a body of one value may take so many times its length: a buffer that grows by doubling, and what is made of it.
+const COPIES: usize = 6;
+/// In bytes.
+const GIANT: usize = 8 << 20;
+
+fn giants() -> [Vec<u8>; 4] {
+    let of = |open: &str, byte: u8, close: &str| {
+        let mut giant = open.as_bytes().to_vec();
+        giant.resize(GIANT, byte);
+        giant.extend_from_slice(close.as_bytes());
+        giant
+    };
+    [
+        of(r#"{"request_id": "a", "max_tokens": "#, b'9', "}"),
+        of(r#"{"retry_after_ms": 0."#, b'3', "}"),
+        of(r#"{"detail": "#, b'[', ""),
+        of(r#"{"detail": ""#, b'\\', r#""}"#),
+    ]
+}
+
+fn reads_json(target: &Target) -> bool {
+    [
+        "json-answers",
+        "json-requests",
+        "poll-answers",
+        "sampling-params",
+        "openapi",
+    ]
+    .contains(&target.name)
+}
+
 // One test alone, since memory is the process's.
 #[test]
 fn memory_grows_with_the_input_alone() {
@@ -47,6 +78,19 @@ fn memory_grows_with_the_input_alone() {
                 target.name,
                 input.len(),
                 &input[..input.len().min(40)]
+            );
+        }
+    }
+    // The longest number, the deepest list and the longest text, of megabytes: a reader copies them, and not often.
+    for target in TARGETS.iter().filter(|target| reads_json(target)) {
+        for giant in giants() {
+            let (taken, _) = taken(*target, &giant);
+            let most = BESIDES + COPIES * giant.len();
+            let opens = String::from_utf8_lossy(&giant[..20]);
+            assert!(
+                taken <= most,
+                "{} took {taken} bytes for {opens}",
+                target.name
             );
         }
     }
