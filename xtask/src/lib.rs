@@ -68,7 +68,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "fuzz",
-        about: "foreign bytes for everything that reads them: [TARGET] [--secs N] [--seed S] [--replay FILE]",
+        about: "foreign bytes for everything that reads them: [TARGET] [--secs N] [--seed S] [--input FILE]",
         run: Run::Program("tinkers-fuzz"),
     },
     Command {

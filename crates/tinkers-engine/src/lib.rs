@@ -30,6 +30,9 @@ pub use error::{Error, Result};
 pub use lora::{ALPHA, Lora, LoraConfig, Param};
 pub use loss::{Clip, Loss, Terms};
 pub use model::Model;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use sample::stop_ends;
 pub use sample::{
     Choice, PromptScores, PromptWishes, Sample, SampleJob, SampleResult, Sampler, Stop, TopK,
 };

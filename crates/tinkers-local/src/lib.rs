@@ -27,6 +27,9 @@ pub use engine::{
 #[cfg(feature = "script")]
 pub use faults::InvalidScript;
 pub use faults::{Fault, Faults, Hint, Rule, RuleCount, Struck};
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use host::serve_stream;
 pub use host::{
     BlockingServer, Cut, InProcess, LocalServer, LocalServerBuilder, ServeError, Serving,
     TokioSpawn, serve,

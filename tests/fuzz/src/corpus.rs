@@ -4,10 +4,13 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use serde_json::json;
+use tinkers_local::LocalConfig;
 use tinkers_wire::{
-    AdamParams, CreateSession, Datum, Loss, LossFn, ModelInput, PassMode, PassRequest,
-    RetrieveFuture, TensorData, to_json,
+    AdamParams, CreateSession, Datum, ForwardBackwardOutput, Loss, LossFn, ModelInput,
+    OperationResult, PassMode, PassRequest, RetrieveFuture, SampleResponse, TensorData, to_json,
 };
+
+use crate::bombs;
 
 /// A pass as our writer makes it.
 fn pass() -> PassRequest {
@@ -107,6 +110,7 @@ pub fn protobuf() -> Vec<Vec<u8>> {
     let mut plain = pass();
     plain.data.truncate(1);
     all.extend(plain.to_protobuf().map(|bytes| bytes.to_vec()));
+    all.extend(results());
     all.extend([
         // A length that lies: four gigabytes of a field.
         vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f],
@@ -125,6 +129,28 @@ pub fn protobuf() -> Vec<Vec<u8>> {
     all
 }
 
+/// Results as our server writes them.
+fn results() -> Vec<Vec<u8>> {
+    let output = json!({ "loss_fn_output_type": "ArrayRecord", "metrics": { "loss:sum": 1.5, "a:mean": -0.0 }, "loss_fn_outputs": [
+        { "logprobs": { "data": [1.0, -2.0], "dtype": "float32", "shape": [2] }, "ids": { "data": [1, -1], "dtype": "int64", "shape": [2, 1] } },
+        { "logprobs": { "data": [3.0], "dtype": "float32", "shape": [1] }, "ids": { "data": [], "dtype": "int64", "shape": [0, 1] } },
+        {},
+    ] });
+    let samples = json!({ "prompt_logprobs": [null, -2.0], "topk_prompt_logprobs": [null, [[1, -1.0], [2, -2.0]]], "prompt_cache_hit_tokens": 3, "sequences": [
+        { "tokens": [1, 2], "logprobs": [-1.0, -0.0], "stop_reason": "length" },
+        { "tokens": [], "stop_reason": "stop" },
+    ] });
+    let output = ForwardBackwardOutput::from_json(output.to_string().as_bytes());
+    let samples = SampleResponse::from_json(samples.to_string().as_bytes());
+    let output = output.map(|output| output.to_protobuf());
+    let samples = samples.map(|samples| samples.to_protobuf());
+    [output, samples]
+        .into_iter()
+        .flatten()
+        .map(|bytes| bytes.to_vec())
+        .collect()
+}
+
 fn nested(depth: usize) -> Vec<u8> {
     (0..depth).fold(Vec::new(), |inner, _| {
         let mut outer = vec![0x0a];
@@ -139,19 +165,20 @@ fn nested(depth: usize) -> Vec<u8> {
     })
 }
 
-/// Bodies as servers compress them, and bombs: sixty-four megabytes of nothing.
+/// Bodies as servers compress them, and bombs.
 pub fn compressed() -> Vec<Vec<u8>> {
     let mut all = vec![
         b"plain".to_vec(),
         // An empty frame that wants a window of 128 MB.
         vec![0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 1, 0, 0],
     ];
-    for body in [&pass().to_json()[..], &[7; 300], &vec![0; 64 << 20]] {
+    for body in [&pass().to_json()[..], &[7; 300], &vec![b'9'; 64 << 20]] {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         let packed = gzip.write_all(body).and_then(|()| gzip.finish());
         all.extend(packed);
         all.extend(zstd::encode_all(body, 3));
     }
+    all.extend(bombs::BOMBS.iter().cloned());
     all
 }
 
@@ -208,23 +235,47 @@ pub fn texts() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// Requests: route, method and headers in three bytes, then the body.
-pub fn requests() -> Vec<Vec<u8>> {
-    let bodies = polls();
-    let mut all = Vec::new();
-    for (i, body) in bodies.iter().enumerate() {
-        let head = [i as u8, 0x80, 7];
-        all.push([&head[..], body].concat());
-        if body.len() < 4096
-            && let Ok(packed) = zstd::encode_all(&body[..], 1)
-        {
-            all.push([&[i as u8, 0x81, 0][..], &packed].concat());
-        }
+/// What ends a sample, a zero byte, and the sample.
+pub fn stops() -> Vec<Vec<u8>> {
+    [
+        "\"end\"\0to the end",
+        "[\"\\n\\n\", \"aba\"]\0ababa\n\n",
+        "[1, 2, 512]\0\u{3}\u{2}",
+        "[]\0x",
+        "\"\"\0x",
+        "[\"\u{e9}\", \"\u{1f600}\"]\0\u{1f600}\u{e9}",
+        "[4294967296]\0",
+        "[1, \"a\"]\0a",
+        "null\0a",
+    ]
+    .iter()
+    .map(|text| text.as_bytes().to_vec())
+    .collect()
+}
+
+/// OpenAPI documents, and what is none.
+pub fn documents() -> Vec<Vec<u8>> {
+    let own = tinkers_local::open_api(&LocalConfig::default());
+    let mut all = vec![to_json(&own).to_vec()];
+    let body = |schema: &str| {
+        format!(
+            r##"{{"info":{{"title":"A","version":"2"}},"paths":{{"/api/v1/create_model":{{"post":{{"requestBody":{{"content":{{"application/json":{{"schema":{schema}}}}}}}}}}}}},"components":{{"schemas":{{"M":{{"additionalProperties":false}},"Loop":{{"$ref":"#/components/schemas/Loop"}}}}}}}}"##
+        )
+    };
+    for place in [
+        "#/components/schemas/M",
+        "#/components/schemas/Loop",
+        "#",
+        "",
+        "#/~0~1~2",
+        "#/paths/-1",
+        "other.json#/M",
+    ] {
+        all.push(body(&format!(r#"{{"$ref":"{place}"}}"#)).into_bytes());
     }
-    // Sixty-four megabytes of nothing.
-    if let Ok(bomb) = zstd::encode_all(&vec![0_u8; 64 << 20][..], 3) {
-        all.push([&[11, 0x81, 0][..], &bomb].concat());
-    }
+    all.push(body("[[[]]]").into_bytes());
+    all.push(body(r#"{"$ref":7}"#).into_bytes());
+    all.extend(nasty_json());
     all
 }
 
@@ -242,4 +293,20 @@ pub fn scripts() -> Vec<Vec<u8>> {
     .iter()
     .map(|text| text.as_bytes().to_vec())
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_result_that_is_written_is_read() {
+        let [output, samples] = &results()[..] else {
+            panic!("one of them cannot be written");
+        };
+        let output = ForwardBackwardOutput::from_protobuf(Bytes::from(output.clone()));
+        assert_eq!(output.map(|output| output.loss_fn_outputs.len()), Ok(3));
+        let samples = SampleResponse::from_protobuf(Bytes::from(samples.clone()));
+        assert_eq!(samples.map(|samples| samples.sequences.len()), Ok(2));
+    }
 }

@@ -3,7 +3,7 @@
 use tinkers_core::{Jitter, SplitMix};
 
 /// Pieces that readers take for something.
-const TOKENS: [&[u8]; 24] = [
+const TOKENS: [&[u8]; 36] = [
     b"{",
     b"}",
     b"[",
@@ -28,6 +28,18 @@ const TOKENS: [&[u8]; 24] = [
     b"://",
     b"GMT",
     b"\n[[rule]]\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b" HTTP/1.1\r\n",
+    b"\r\ncontent-length: 5\r\n",
+    b"\r\ntransfer-encoding: chunked\r\n",
+    b"\r\ncontent-encoding: zstd\r\n",
+    b"0\r\n\r\n",
+    b"//",
+    b"?",
+    b"&",
+    b"$ref",
+    b"#/",
 ];
 
 /// The longest input that is made, in bytes.
@@ -47,13 +59,19 @@ impl Mutator {
         }
     }
 
-    fn below(&self, n: usize) -> usize {
+    /// A number below `n`; 0 where there is none.
+    pub(crate) fn below(&self, n: usize) -> usize {
         (self.numbers.bits() % n.max(1) as u64) as usize
+    }
+
+    /// One of `all`, which is not empty.
+    pub(crate) fn pick<'a, T>(&self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
     }
 
     /// An input made of one or two of `seeds`, which are not empty.
     pub fn next(&self, seeds: &[Vec<u8>]) -> Vec<u8> {
-        let mut input = seeds[self.below(seeds.len())].clone();
+        let mut input = self.pick(seeds).clone();
         for _ in 0..=self.below(6) {
             self.change(&mut input, seeds);
         }
@@ -61,7 +79,8 @@ impl Mutator {
         input
     }
 
-    fn change(&self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
+    /// Changes one thing.
+    pub(crate) fn change(&self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
         let at = self.below(input.len() + 1);
         let end = at + self.below((input.len() - at).min(64) + 1);
         match self.below(8) {
@@ -82,19 +101,19 @@ impl Mutator {
                 input.splice(at..at, piece.repeat(times));
             }
             4 => {
-                let token = TOKENS[self.below(TOKENS.len())];
+                let token = *self.pick(&TOKENS);
                 let times = if self.below(16) == 0 { 2000 } else { 1 };
                 input.splice(at..at, token.repeat(times));
             }
             5 => {
-                let other = &seeds[self.below(seeds.len())];
+                let other = self.pick(seeds);
                 let from = self.below(other.len() + 1);
                 input.truncate(at);
                 input.extend_from_slice(&other[from..]);
             }
             6 => input.truncate(at),
             _ => {
-                let token = TOKENS[self.below(TOKENS.len())];
+                let token = *self.pick(&TOKENS);
                 input.splice(at..end, token.iter().copied());
             }
         }

@@ -1,5 +1,6 @@
 //! The readers.
 
+use std::io;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ use tinkers_core::{BaseUrl, HttpResponse, hint};
 use tinkers_local::Faults;
 use tinkers_transport::decode_body;
 use tinkers_wire::{
-    AdamParams, Capabilities, CheckpointList, ClientConfig, Completions, CreateModel,
+    AdamParams, ApiDocument, Capabilities, CheckpointList, ClientConfig, Completions, CreateModel,
     CreateSamplingSession, DynamicConfig, ForwardBackwardOutput, ModelInfo, OperationResult,
     OptimStepResult, PassRequest, PollAnswer, Promise, RetrieveFuture, RetrieveFutures,
     SampleRequest, SampleResponse, SamplingParams, SaveWeights, SavedSamplerWeights, SavedWeights,
@@ -19,7 +20,8 @@ use tinkers_wire::{
     to_json,
 };
 
-use crate::{corpus, server};
+use crate::mutate::Mutator;
+use crate::{connection, corpus, draw, files, requests, server, stops};
 
 /// One reader.
 #[derive(Debug, Clone, Copy)]
@@ -28,71 +30,103 @@ pub struct Target {
     pub name: &'static str,
     /// Reads; panics when a promise is broken.
     pub run: fn(&[u8]),
-    /// Inputs to begin with.
+    /// Inputs to begin with, beside the files.
     pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Makes an input, of others or of nothing.
+    pub draw: fn(&Mutator, &[Vec<u8>]) -> Vec<u8>,
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 15] = [
     Target {
         name: "json-answers",
         run: json_answers,
         seeds: corpus::json,
+        draw: Mutator::next,
     },
     Target {
         name: "json-requests",
         run: json_requests,
         seeds: corpus::json,
+        draw: Mutator::next,
     },
     Target {
         name: "poll-answers",
         run: poll_answers,
         seeds: corpus::polls,
+        draw: Mutator::next,
     },
     Target {
         name: "protobuf-results",
         run: protobuf_results,
         seeds: corpus::protobuf,
+        draw: Mutator::next,
     },
     Target {
         name: "protobuf-pass",
         run: protobuf_pass,
         seeds: corpus::protobuf,
+        draw: Mutator::next,
     },
     Target {
         name: "compressed-bodies",
         run: compressed_bodies,
         seeds: corpus::compressed,
+        draw: Mutator::next,
     },
     Target {
         name: "hints",
         run: hints,
         seeds: corpus::hints,
+        draw: Mutator::next,
     },
     Target {
         name: "sampling-params",
         run: sampling_params,
         seeds: corpus::json,
+        draw: Mutator::next,
     },
     Target {
         name: "checkpoint-paths",
         run: checkpoint_paths,
         seeds: corpus::texts,
+        draw: Mutator::next,
     },
     Target {
         name: "base-urls",
         run: base_urls,
         seeds: corpus::texts,
+        draw: Mutator::next,
     },
     Target {
         name: "server",
-        run: server::any_request,
-        seeds: corpus::requests,
+        run: server::any_requests,
+        seeds: requests::requests,
+        draw: draw::requests,
+    },
+    Target {
+        name: "server-connection",
+        run: connection::any_bytes,
+        seeds: requests::connections,
+        draw: draw::requests,
+    },
+    Target {
+        name: "openapi",
+        run: openapi,
+        seeds: corpus::documents,
+        draw: Mutator::next,
+    },
+    Target {
+        name: "stops",
+        run: stops::any_sample,
+        seeds: corpus::stops,
+        draw: Mutator::next,
     },
     Target {
         name: "fault-scripts",
         run: fault_scripts,
         seeds: corpus::scripts,
+        draw: Mutator::next,
     },
 ];
 
@@ -100,6 +134,17 @@ impl Target {
     /// The target of a name.
     pub fn named(name: &str) -> Option<Self> {
         TARGETS.into_iter().find(|target| target.name == name)
+    }
+
+    /// All inputs to begin with: the files, then what is made in code.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn inputs(&self) -> io::Result<Vec<Vec<u8>>> {
+        let files = files::of(self.name)?;
+        let mut inputs: Vec<_> = files.into_iter().map(|file| file.input).collect();
+        inputs.extend((self.seeds)());
+        Ok(inputs)
     }
 }
 
@@ -166,8 +211,19 @@ fn poll_answers(bytes: &[u8]) {
 }
 
 fn protobuf_results(bytes: &[u8]) {
-    let _ = ForwardBackwardOutput::from_protobuf(Bytes::copy_from_slice(bytes));
-    let _ = SampleResponse::from_protobuf(Bytes::copy_from_slice(bytes));
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(output) = ForwardBackwardOutput::from_protobuf(bytes.clone()) {
+        let written = output.to_protobuf();
+        let again = ForwardBackwardOutput::from_protobuf(written.clone());
+        let again = again.expect("what was written can be read");
+        assert_eq!(again.to_protobuf(), written, "{output:?}");
+    }
+    if let Ok(samples) = SampleResponse::from_protobuf(bytes) {
+        let written = samples.to_protobuf();
+        let again = SampleResponse::from_protobuf(written.clone());
+        let again = again.expect("what was written can be read");
+        assert_eq!(again.to_protobuf(), written, "{samples:?}");
+    }
 }
 
 fn protobuf_pass(bytes: &[u8]) {
@@ -246,4 +302,8 @@ fn base_urls(bytes: &[u8]) {
 
 fn fault_scripts(bytes: &[u8]) {
     let _ = Faults::from_script(&String::from_utf8_lossy(bytes));
+}
+
+fn openapi(bytes: &[u8]) {
+    let _ = ApiDocument::read(bytes);
 }

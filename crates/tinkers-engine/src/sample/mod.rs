@@ -18,6 +18,8 @@ use crate::text::Text;
 pub use choose::Choice;
 pub use prompt::{PromptScores, PromptWishes};
 pub use stop::Stop;
+#[cfg(feature = "fuzz")]
+pub use stop::stop_ends;
 
 /// The `(token, log-probability)` pairs of one position, the most likely first.
 pub type TopK = Vec<(u32, f32)>;

@@ -42,12 +42,33 @@ impl Stop {
         let Some(longest) = self.texts.iter().map(Vec::len).max() else {
             return Ok(false);
         };
-        // A token spells a byte or more, so this many of the last ones hold any stop text that the last one completes. A
-        // few more, for tokens that spell nothing by themselves.
-        let window = &tokens[tokens.len().saturating_sub(longest + 8)..];
-        let spelled = text.decode(window)?;
+        let spelled = ending(tokens, longest, text)?;
         Ok(self.texts.iter().any(|stop| contains(&spelled, stop)))
     }
+}
+
+/// What the last of `tokens` spell: enough of them to hold any text of `longest` bytes that the very last one completes.
+fn ending(tokens: &[u32], longest: usize, text: &Text) -> Result<Vec<u8>> {
+    let last = text.decode(&tokens[tokens.len().saturating_sub(1)..])?;
+    // Most tokens spell a byte or more.
+    let mut window = longest + 8;
+    loop {
+        let spelled = text.decode(&tokens[tokens.len().saturating_sub(window)..])?;
+        // Any number of them may spell nothing.
+        if window >= tokens.len() || spelled.len() >= longest + last.len() {
+            return Ok(spelled);
+        }
+        window *= 2;
+    }
+}
+
+/// Whether a sample ends with the last of its `tokens`, for the tests that give foreign texts to whatever looks for them.
+///
+/// # Errors
+/// Where the tokenizer fails.
+#[cfg(feature = "fuzz")]
+pub fn stop_ends(stop: &Stop, tokens: &[u32], text: &Text) -> Result<bool> {
+    stop.ends(tokens, text)
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
@@ -70,6 +91,17 @@ mod tests {
         assert!(ends(&stop, "the end"));
         assert!(!ends(&stop, "one\n"));
         assert!(ends(&stop, "a long text before it, and then\n\n"));
+    }
+
+    #[test]
+    fn tokens_that_spell_nothing_do_not_hide_a_text() {
+        let stop = Stop::never().or_texts(["ab".to_owned()]);
+        for silent in [0, 8, 9, 100] {
+            let tokens = [vec![120; 30], vec![97], vec![300; silent], vec![98]].concat();
+            assert!(stop.ends(&tokens, &Text::Bytes).unwrap(), "{silent}");
+            let without = &tokens[..tokens.len() - 1];
+            assert!(!stop.ends(without, &Text::Bytes).unwrap(), "{silent}");
+        }
     }
 
     #[test]

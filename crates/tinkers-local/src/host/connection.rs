@@ -7,7 +7,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::exchange::Delivery;
 use super::outgoing::{Outgoing, outgoing};
@@ -20,7 +20,10 @@ use crate::read::{check_key, too_large};
 const DISCARD: usize = 4;
 
 /// Serves a connection to its end.
-pub(super) async fn connection(server: LocalServer, stream: TcpStream, watcher: Watcher) {
+pub(super) async fn connection<S>(server: LocalServer, stream: S, watcher: Watcher)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| {
         let server = server.clone();
         async move { respond(&server, request).await }
@@ -34,6 +37,16 @@ pub(super) async fn connection(server: LocalServer, stream: TcpStream, watcher: 
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Serves one connection over any stream, for the tests that give foreign bytes to whatever reads them.
+#[cfg(feature = "fuzz")]
+pub async fn serve_stream<S>(server: LocalServer, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
+    connection(server, stream, graceful.watcher()).await;
 }
 
 async fn respond(

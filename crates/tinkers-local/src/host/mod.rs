@@ -12,6 +12,8 @@ mod spawn;
 
 pub use self::blocking::BlockingServer;
 pub use self::builder::LocalServerBuilder;
+#[cfg(feature = "fuzz")]
+pub use self::connection::serve_stream;
 pub use self::core::LocalServer;
 pub use self::exchange::Cut;
 pub use self::in_process::InProcess;

@@ -1,0 +1,112 @@
+//! What a server has before an input comes, and whole requests that fit it: each route as clients use it.
+
+use tinkers_local::Route;
+
+/// Ids on a furnished server, where chance always gives zero.
+pub(crate) const SESSION: &str = "session-0000000000000001";
+pub(crate) const SAMPLER: &str = "session-0000000000000001:sample:0";
+pub(crate) const FUTURE: &str = "req-00000000-1";
+
+/// Where a request goes and what it says, in the order in which a server is furnished. The first promise is [`FUTURE`].
+pub(crate) fn furniture() -> Vec<(String, String)> {
+    let model = format!("{SESSION}:train:0");
+    let base = r#""base_model":"tinkers/scripted""#;
+    [
+        (
+            "create_session",
+            r#"{"tags":[],"user_metadata":{},"sdk_version":"0.38.0"}"#.to_owned(),
+        ),
+        (
+            "create_model",
+            format!(r#"{{"session_id":"{SESSION}","model_seq_id":0,{base},"lora_config":{{"rank":8}}}}"#),
+        ),
+        (
+            "save_weights",
+            format!(r#"{{"model_id":"{model}","seq_id":1,"path":"kept"}}"#),
+        ),
+        (
+            "create_sampling_session",
+            format!(r#"{{"session_id":"{SESSION}","sampling_session_seq_id":0,{base}}}"#),
+        ),
+        (
+            "asample",
+            format!(
+                r#"{{"sampling_session_id":"{SAMPLER}","seq_id":0,"num_samples":2,"prompt":{{"chunks":[{{"type":"encoded_text","tokens":[5,6]}}]}},"sampling_params":{{"max_tokens":4,"stop":["x"]}}}}"#
+            ),
+        ),
+    ]
+    .map(|(route, body)| (format!("/api/v1/{route}"), body))
+    .into()
+}
+
+/// A body that fits the route, as text.
+pub(crate) fn fitting(route: Route) -> Option<String> {
+    let model = format!("{SESSION}:train:0");
+    let path = format!("tinker://{model}/weights/kept");
+    let data = r#"{"data":[{"model_input":{"chunks":[{"type":"encoded_text","tokens":[1,2,3]}]},"loss_fn_inputs":{"target_tokens":{"data":[2,3,4],"dtype":"int64","shape":[3]},"weights":{"data":[1.0,0.5,0.0],"dtype":"float32","shape":[3]}}}],"loss_fn":"cross_entropy"}"#;
+    let known = furniture();
+    let furnished = known
+        .iter()
+        .find(|(path, _)| *path == route.path())
+        .map(|(_, body)| body.clone());
+    Some(match route {
+        Route::ClientConfig | Route::DynamicConfig => r#"{"sdk_version":"0.38.0"}"#.to_owned(),
+        Route::Telemetry => format!(r#"{{"events":[{{}}],"session_id":"{SESSION}"}}"#),
+        Route::Heartbeat => format!(r#"{{"session_id":"{SESSION}"}}"#),
+        Route::FinishSession => r#"{"reason":{"type":"success"},"detail":null}"#.to_owned(),
+        Route::ModelInfo | Route::UnloadModel => format!(r#"{{"model_id":"{model}"}}"#),
+        Route::Forward => format!(r#"{{"model_id":"{model}","seq_id":2,"forward_input":{data}}}"#),
+        Route::ForwardBackward => {
+            format!(r#"{{"model_id":"{model}","seq_id":2,"forward_backward_input":{data}}}"#)
+        }
+        Route::OptimStep => format!(
+            r#"{{"model_id":"{model}","seq_id":2,"adam_params":{{"learning_rate":0.1,"beta1":0.9}}}}"#
+        ),
+        Route::SaveWeights => {
+            format!(r#"{{"model_id":"{model}","seq_id":2,"path":"again","ttl_seconds":4000}}"#)
+        }
+        Route::SaveWeightsForSampler => {
+            format!(r#"{{"model_id":"{model}","seq_id":2,"sampling_session_seq_id":1}}"#)
+        }
+        Route::LoadWeights => {
+            format!(r#"{{"path":"{path}","optimizer":true,"model_id":"{model}","seq_id":2}}"#)
+        }
+        Route::WeightsInfo => format!(r#"{{"tinker_path":"{path}"}}"#),
+        Route::RetrieveFuture => {
+            format!(r#"{{"request_id":"{FUTURE}","allow_metadata_only":true}}"#)
+        }
+        Route::RetrieveFutures => format!(
+            r#"{{"target":{{"type":"sampling_session","sampling_session_id":"{SAMPLER}","cloned_sampler_id":0}},"prev_cursor":0,"timeout":30.0,"retrieved_request_ids":[]}}"#
+        ),
+        _ => return furnished,
+    })
+}
+
+/// What a furnished server has where a path has an id.
+pub(crate) fn known(part: &str) -> Option<&'static str> {
+    Some(match part {
+        "{session_id}" => SESSION,
+        "{sampler_id}" => SAMPLER,
+        "{run_id}" => "session-0000000000000001:train:0",
+        "{checkpoint_id}" => "weights%2Fkept",
+        "{kind}" => "weights",
+        "{name}" => "kept",
+        _ => return None,
+    })
+}
+
+/// A request to the route as a client sends it.
+pub(crate) fn whole(route: Route, host: &str) -> Vec<u8> {
+    let parts = route
+        .path()
+        .split('/')
+        .map(|part| known(part).unwrap_or(part));
+    let path = parts.collect::<Vec<_>>().join("/");
+    let body = fitting(route).unwrap_or_default();
+    let head = format!(
+        "{} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nx-api-key: tml-fuzz\r\ncontent-length: {}\r\n\r\n",
+        route.method(),
+        body.len()
+    );
+    [head.as_bytes(), body.as_bytes()].concat()
+}
