@@ -1,18 +1,23 @@
 //! One call of the API, and those who make it.
 
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 
-use crate::admission::{Admission, ClientId, Cost, Flight, RouteClass};
+use crate::admission::{Admission, Admitted, Ask, ClientId, Cost, Flight, RouteClass};
 use crate::billing::BillingPause;
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::retry::{Policy, RetryBudget};
+use crate::spawn::BoxFuture;
 use crate::time::{Moment, Time};
 use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
 
@@ -114,6 +119,40 @@ pub struct Accepted {
     pub earlier: Sent,
 }
 
+/// Admission that is had before its call is made, so that who waits for it takes up a place in the queue and no more. Dropped, it
+/// gives back all that was taken.
+#[derive(Debug)]
+pub struct Entry {
+    admitted: Admitted,
+    /// When the wait began.
+    began: Moment,
+}
+
+/// The wait for an [`Entry`]. Little more than a pointer, since many wait at once.
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct Enter<'a> {
+    turn: BoxFuture<'a, Result<Admitted, Error>>,
+    began: Moment,
+}
+
+impl Future for Enter<'_> {
+    type Output = Result<Entry, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let began = self.began;
+        let turn = self.turn.as_mut().poll(cx);
+        turn.map_ok(|admitted| Entry { admitted, began })
+    }
+}
+
+impl fmt::Debug for Enter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enter")
+            .field("began", &self.began)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Makes calls over the seams: transport, admission, time, jitter, retry budget.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -140,10 +179,33 @@ impl Caller {
     /// seen the request.
     ///
     /// An error says `MaybeSent` when any attempt of the call may have been applied, and not only the last one.
-    pub async fn call(&self, mut call: Call) -> Result<Accepted, Error> {
-        let mut attempts = Attempts::new(self);
+    pub async fn call(&self, call: Call) -> Result<Accepted, Error> {
+        self.make(call, self.time.now(), None).await
+    }
+
+    /// Waits for the admission of a call that is yet to be made, and that asks for the same: see [`Caller::call_with`].
+    pub fn enter(&self, ask: Ask) -> Enter<'_> {
+        Enter {
+            began: self.time.now(),
+            turn: self.admission.admit(ask),
+        }
+    }
+
+    /// The same as [`Caller::call`], whose first attempt goes out at once. To be called as soon as there is an `entry`: others wait
+    /// for what it holds.
+    pub async fn call_with(&self, entry: Entry, call: Call) -> Result<Accepted, Error> {
+        self.make(call, entry.began, Some(entry.admitted)).await
+    }
+
+    async fn make(
+        &self,
+        mut call: Call,
+        began: Moment,
+        admitted: Option<Admitted>,
+    ) -> Result<Accepted, Error> {
+        let mut attempts = Attempts::new(self, began);
         let operation = call.operation;
-        let outcome = attempts.run(&mut call).await;
+        let outcome = attempts.run(&mut call, admitted).await;
         outcome.map_err(|mut error| {
             if attempts.maybe_applied {
                 error = error.with_sent(Sent::MaybeSent);

@@ -23,7 +23,7 @@ pub use admission::{
 };
 pub use base_url::{BaseUrl, Origin, Scheme};
 pub use billing::BillingPause;
-pub use call::{Accepted, Call, Caller};
+pub use call::{Accepted, Call, Caller, Enter, Entry};
 pub use context::{BytesGuard, SessionContext};
 pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
 pub use jitter::{FixedJitter, Jitter, SplitMix};

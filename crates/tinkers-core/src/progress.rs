@@ -1,6 +1,6 @@
 //! What is known of an operation under way, written by those who drive it and read by those who wait.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers_wire::QueueState;
@@ -33,9 +33,15 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct ProgressCell(Mutex<State>);
 
+/// What [`Progress`] tells, in little room: there is one for each operation in flight.
 #[derive(Debug)]
 struct State {
-    progress: Progress,
+    phase: Phase,
+    last_news: Moment,
+    polls: u64,
+    request_id: Option<Arc<str>>,
+    /// Few servers have anything to say of it.
+    queue: Option<Box<(QueueState, Option<String>)>>,
     /// Attempts on their way now.
     leaving: u32,
     /// Some attempt may have reached the server, or will be made whatever becomes of the waiting.
@@ -68,16 +74,12 @@ impl Drop for Leaving<'_> {
 impl ProgressCell {
     /// An operation that begins at `now`.
     pub fn new(now: Moment) -> Self {
-        let progress = Progress {
+        Self(Mutex::new(State {
             phase: Phase::Admission,
             last_news: now,
-            queue_state: None,
-            queue_reason: None,
             polls: 0,
             request_id: None,
-        };
-        Self(Mutex::new(State {
-            progress,
+            queue: None,
             leaving: 0,
             sent: false,
         }))
@@ -85,7 +87,16 @@ impl ProgressCell {
 
     /// The state now.
     pub fn snapshot(&self) -> Progress {
-        self.lock().progress.clone()
+        let state = self.lock();
+        let (queue_state, queue_reason) = state.queue.as_deref().cloned().unzip();
+        Progress {
+            phase: state.phase,
+            last_news: state.last_news,
+            queue_state,
+            queue_reason: queue_reason.flatten(),
+            polls: state.polls,
+            request_id: state.request_id.as_deref().map(str::to_owned),
+        }
     }
 
     /// What is known of the operation's requests: `NotSent` while none can be at the server nor will be, else `MaybeSent`.
@@ -116,41 +127,41 @@ impl ProgressCell {
 
     /// The operation entered `phase`.
     pub fn enter(&self, phase: Phase) {
-        self.lock().progress.phase = phase;
+        self.lock().phase = phase;
     }
 
     /// An answer of any kind came.
     pub fn news(&self, now: Moment) {
-        let progress = &mut self.lock().progress;
-        progress.last_news = progress.last_news.max(now);
+        let mut state = self.lock();
+        state.last_news = state.last_news.max(now);
     }
 
-    /// The server accepted it under `request_id`.
-    pub fn accepted(&self, now: Moment, request_id: &str) {
+    /// The server accepted it under `request_id`, whose text may be shared with those who wait under it.
+    pub fn accepted<Id: AsRef<str> + Into<Arc<str>>>(&self, now: Moment, request_id: Id) {
         let mut state = self.lock();
         state.sent = true;
-        let progress = &mut state.progress;
-        progress.phase = Phase::Waiting;
-        progress.last_news = progress.last_news.max(now);
+        state.phase = Phase::Waiting;
+        state.last_news = state.last_news.max(now);
         // It is told twice: when the server says so, and by those who then wait.
-        if progress.request_id.as_deref() != Some(request_id) {
-            progress.request_id = Some(request_id.to_owned());
+        if state.request_id.as_deref() != Some(request_id.as_ref()) {
+            state.request_id = Some(request_id.into());
         }
     }
 
     /// The result was asked for once more.
     pub fn polled(&self) {
-        self.lock().progress.polls += 1;
+        self.lock().polls += 1;
     }
 
     /// The server told of its queue. Returns whether that is a change.
     pub fn queue(&self, state: QueueState, reason: Option<&str>) -> bool {
-        let cell = &mut self.lock().progress;
-        let changed =
-            cell.queue_state.as_ref() != Some(&state) || cell.queue_reason.as_deref() != reason;
-        cell.queue_state = Some(state);
-        cell.queue_reason = reason.map(str::to_owned);
-        changed
+        let mut cell = self.lock();
+        let known = cell.queue.as_deref();
+        if known.is_some_and(|(known, why)| *known == state && why.as_deref() == reason) {
+            return false;
+        }
+        cell.queue = Some(Box::new((state, reason.map(str::to_owned))));
+        true
     }
 
     /// When it will count as stalled, should no news come.
@@ -159,8 +170,8 @@ impl ProgressCell {
     /// `Stalled` when at `now` no news came for `limit`.
     pub fn patience(&self, now: Moment, limit: Duration) -> Result<Moment, Error> {
         let (phase, last_news) = {
-            let progress = &self.lock().progress;
-            (progress.phase, progress.last_news)
+            let state = self.lock();
+            (state.phase, state.last_news)
         };
         let since = now.since(last_news);
         if since < limit {

@@ -67,7 +67,7 @@ pub async fn retrieve_announced<T: OperationResult>(
     let session = Arc::clone(&retrieval.operation.session);
     let now = session.caller().time.now();
     let progress = &retrieval.operation.progress;
-    progress.accepted(now, &retrieval.request_id);
+    progress.accepted(now, retrieval.request_id.as_str());
     let mut polling = Polling {
         retrieval,
         pace: Pace::default(),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use tinkers_core::{Call, Cost, Error, ErrorKind, Flight, Result, RouteClass, Sent};
+use tinkers_core::{
+    Ask, Call, Cost, Entry, Error, ErrorKind, Flight, Phase, Reentry, Result, RouteClass, Sent,
+};
 use tinkers_futures::{
     Announcement, Operation, Retrieval, Watch, after_close, promise, retrieve_announced,
 };
@@ -30,7 +32,12 @@ pub(crate) async fn run(
     let mut lost = 0;
     loop {
         client.session.check_open()?;
-        let mut accepted = Box::pin(submit(&client, &mut request, &operation)).await?;
+        operation.progress.enter(Phase::Admission);
+        let turn = client.session.caller().enter(ask(&client, &request));
+        let entry = turn
+            .await
+            .map_err(|error| refused(&client, &operation, error))?;
+        let mut accepted = Box::pin(submit(&client, &mut request, &operation, entry)).await?;
         let announcement = match &accepted.result {
             Awaited::Announced(watch) => watch.announced().await?,
             Awaited::Asked(_) => Announcement::default(),
@@ -89,10 +96,34 @@ impl Awaited {
     }
 }
 
+/// What it waits for, before anything is made that is sent.
+fn ask(client: &Inner, request: &SampleRequest) -> Ask {
+    Ask {
+        class: RouteClass::Sample,
+        client: client.client,
+        cost: cost(request),
+        deadline: None,
+        flight: None,
+        reentry: Reentry::New,
+    }
+}
+
+fn cost(request: &SampleRequest) -> Cost {
+    Cost {
+        bytes: request.prompt.sampling_bytes(),
+    }
+}
+
+/// The error of one that was not let in.
+fn refused(client: &Inner, operation: &Operation, error: Error) -> Error {
+    after_close(&*client.session, error.with_operation(operation.name))
+}
+
 async fn submit(
     client: &Inner,
     request: &mut SampleRequest,
     operation: &Operation,
+    entry: Entry,
 ) -> Result<Accepted> {
     let begun = client.poller.as_ref().map(|poller| poller.begin());
     let begun = begun.transpose()?;
@@ -108,12 +139,10 @@ async fn submit(
     );
     call.operation = Some(operation.name);
     call.client = client.client;
-    call.cost = Cost {
-        bytes: request.prompt.sampling_bytes(),
-    };
+    call.cost = cost(request);
     call.progress = Some(Arc::clone(&operation.progress));
     let session = &*client.session;
-    let accepted = session.caller().call(call).await;
+    let accepted = session.caller().call_with(entry, call).await;
     let accepted = accepted.map_err(|error| after_close(session, error))?;
     let promise = promise(&accepted.response)?;
     let result = match (&client.poller, begun) {

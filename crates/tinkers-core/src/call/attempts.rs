@@ -42,17 +42,22 @@ struct Failed {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(caller: &'a Caller) -> Self {
+    pub(super) fn new(caller: &'a Caller, began: Moment) -> Self {
         Self {
             caller,
-            began: caller.time.now(),
+            began,
             made: 0,
             repeats: 0,
             maybe_applied: false,
         }
     }
 
-    pub(super) async fn run(&mut self, call: &mut Call) -> Result<Accepted, Error> {
+    /// `early` is the admission of the first attempt, where there is one already.
+    pub(super) async fn run(
+        &mut self,
+        call: &mut Call,
+        mut early: Option<Admitted>,
+    ) -> Result<Accepted, Error> {
         if call.method != Method::GET {
             // One key for one logical call, over all its attempts.
             let key = idempotency_key(&*self.caller.jitter);
@@ -65,11 +70,13 @@ impl<'a> Attempts<'a> {
         let mut reentry = Reentry::New;
         loop {
             enter(call, Phase::Admission);
-            let admitted = self
-                .caller
-                .admission
-                .admit(ask(call, flight.take(), reentry))
-                .await?;
+            let admitted = match early.take() {
+                Some(admitted) => admitted,
+                None => {
+                    let ask = ask(call, flight.take(), reentry);
+                    self.caller.admission.admit(ask).await?
+                }
+            };
             let Admitted {
                 permit,
                 flight: held,

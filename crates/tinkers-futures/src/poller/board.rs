@@ -94,20 +94,19 @@ impl Board {
     pub(super) fn watch(
         &self,
         evictions: u64,
-        id: &str,
+        id: Arc<str>,
         progress: &Arc<ProgressCell>,
         now: Moment,
-    ) -> Result<Arc<str>> {
+    ) -> Result<()> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.watched.contains_key(id) {
+        if state.watched.contains_key(&id) {
             let message =
                 "the server gave the same request id twice while its result was waited for";
             return Err(
-                Error::new(ErrorKind::Protocol, Sent::Answered, message).with_request_id(id)
+                Error::new(ErrorKind::Protocol, Sent::Answered, message).with_request_id(&*id)
             );
         }
-        let id: Arc<str> = id.into();
         let watched = match state.take_early(&id) {
             Some(announcement) => Watched::Announced(announcement),
             // Its completion may be among those that had to go: then it asks for itself.
@@ -124,10 +123,10 @@ impl Board {
                 }
             }
         };
-        state.watched.insert(Arc::clone(&id), watched);
+        state.watched.insert(id, watched);
         drop(guard);
         self.work.notify_one();
-        Ok(id)
+        Ok(())
     }
 
     /// Whether the one who waits for `id` has been told of it.

@@ -70,10 +70,10 @@ impl SessionPoller {
         progress: &Arc<ProgressCell>,
     ) -> Result<Watch> {
         let now = self.session.caller().time.now();
-        progress.accepted(now, request_id);
-        let id = self
-            .board
-            .watch(begun.evictions, request_id, progress, now)?;
+        let id: Arc<str> = request_id.into();
+        progress.accepted(now, Arc::clone(&id));
+        let waits = Arc::clone(&id);
+        self.board.watch(begun.evictions, waits, progress, now)?;
         Ok(Watch::new(Arc::clone(&self.board), id))
     }
 

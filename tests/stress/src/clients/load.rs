@@ -93,14 +93,14 @@ impl Ground {
     ) -> impl Future<Output = ()> + Send + 'static {
         let (call, handle) = self.begun(sampler);
         let counts = self.counts.clone();
-        async move {
-            let reply = handle.await;
-            let last = token(call.number);
-            let ended = reply.as_ref().map(|reply| {
-                let sequence = reply.sequences.first();
-                sequence.is_some_and(|sequence| sequence.tokens[..] == [last + 1, last + 2])
-            });
-            counts.ended(&call, ended);
+        async move { sampled(&counts, &call, handle.await) }
+    }
+
+    /// Starts so many samples now, and waits for them with nothing but their handles.
+    pub(crate) async fn at_once(&self, sampler: &SamplingClient, count: u32) {
+        let all: Vec<_> = (0..count).map(|_| self.begun(sampler)).collect();
+        for (call, handle) in all {
+            sampled(&self.counts, &call, handle.await);
         }
     }
 
@@ -184,4 +184,14 @@ impl Ground {
             }
         }
     }
+}
+
+/// A sample has ended; its tokens tell whether the result is its own.
+fn sampled(counts: &Counts, call: &Call, reply: Result<SampleResponse, Error>) {
+    let last = token(call.number);
+    let ended = reply.as_ref().map(|reply| {
+        let sequence = reply.sequences.first();
+        sequence.is_some_and(|sequence| sequence.tokens[..] == [last + 1, last + 2])
+    });
+    counts.ended(call, ended);
 }

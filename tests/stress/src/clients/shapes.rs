@@ -124,10 +124,7 @@ pub(crate) async fn at_once(ground: Ground, in_use: InUse, count: u32) {
     let Some(sampler) = ground.sampler(&service).await else {
         return;
     };
-    let all: Vec<_> = (0..count).map(|_| ground.sample(&sampler)).collect();
-    for one in all {
-        one.await;
-    }
+    ground.at_once(&sampler, count).await;
 }
 
 /// A thousand samples at a time, to the end.

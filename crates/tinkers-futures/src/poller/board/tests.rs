@@ -36,7 +36,7 @@ fn answer(board: &Board, ids: &[&str], cursor: i64) -> bool {
 fn watch(board: &Board, id: &str) -> Arc<ProgressCell> {
     let progress = Arc::new(ProgressCell::new(at(0)));
     let evictions = board.begin().unwrap();
-    board.watch(evictions, id, &progress, at(0)).unwrap();
+    board.watch(evictions, id.into(), &progress, at(0)).unwrap();
     progress
 }
 
@@ -93,9 +93,9 @@ fn beyond_the_bound_those_who_may_have_missed_theirs_ask_for_themselves() {
         );
     }
     let progress = Arc::new(ProgressCell::new(at(0)));
-    board.watch(begun, "0", &progress, at(0)).unwrap();
+    board.watch(begun, "0".into(), &progress, at(0)).unwrap();
     assert_eq!(size(poll(&board, "0")), None, "its completion had to go");
-    board.watch(begun, "1", &progress, at(0)).unwrap();
+    board.watch(begun, "1".into(), &progress, at(0)).unwrap();
     assert_eq!(size(poll(&board, "1")), Some(7));
     // Whoever begins now has missed nothing.
     watch(&board, "new");
@@ -160,9 +160,13 @@ fn the_end_reaches_everybody_once_and_what_was_told_before_stays() {
     assert_eq!(error.kind(), ErrorKind::NotFound);
     // One that was on its way and one that begins now.
     let progress = Arc::new(ProgressCell::new(at(0)));
-    board.watch(evictions, "early", &progress, at(0)).unwrap();
+    board
+        .watch(evictions, "early".into(), &progress, at(0))
+        .unwrap();
     assert_eq!(size(poll(&board, "early")), Some(7));
-    board.watch(evictions, "late", &progress, at(0)).unwrap();
+    board
+        .watch(evictions, "late".into(), &progress, at(0))
+        .unwrap();
     assert!(matches!(poll(&board, "late"), Poll::Ready(Err(_))));
     let refused = board.begin().unwrap_err();
     assert_eq!(
@@ -175,7 +179,7 @@ fn the_end_reaches_everybody_once_and_what_was_told_before_stays() {
 fn an_id_has_one_waiter_and_the_second_does_not_disturb_the_first() {
     let board = Board::default();
     let progress = watch(&board, "1");
-    let second = board.watch(0, "1", &progress, at(0)).unwrap_err();
+    let second = board.watch(0, "1".into(), &progress, at(0)).unwrap_err();
     assert_eq!(
         (second.kind(), second.request_id()),
         (ErrorKind::Protocol, Some("1"))
@@ -191,7 +195,7 @@ fn who_waits_for_too_long_asks_for_itself_and_nobody_else_does() {
     let limit = Duration::from_secs(100);
     watch(&board, "old");
     let progress = Arc::new(ProgressCell::new(at(0)));
-    board.watch(0, "young", &progress, at(50)).unwrap();
+    board.watch(0, "young".into(), &progress, at(50)).unwrap();
     board.release_overdue(at(99), limit);
     assert!(poll(&board, "old").is_pending());
     board.release_overdue(at(100), limit);
