@@ -8,6 +8,7 @@ use crate::book::{Book, CallId, Entry, Outcome};
 use crate::ledger::{LedgerEngine, Piece, Record, Weights};
 use crate::listen::Heard;
 use crate::plan::Verb;
+use crate::real::RealEngine;
 use crate::watch::{Rule, Violation, Watch};
 
 /// Everything that the book and the engine's record must agree on.
@@ -19,6 +20,9 @@ pub fn all(book: &Book, engine: &LedgerEngine) -> Vec<Violation> {
     truth(&calls, &records, &mut found);
     order(&calls, &records, &mut found);
     weights(&records, &mut found);
+    if let Some(real) = engine.real() {
+        tensors(real, &mut found);
+    }
     found
 }
 
@@ -184,6 +188,29 @@ fn weights(records: &BTreeMap<String, Record>, found: &mut Vec<Violation>) {
                 format!("{left:?} load what nobody saved"),
             ));
             return;
+        }
+    }
+}
+
+/// The real weights are, to the bit, those of a run without faults of just the applied calls; so are the optimizer's moments
+/// and the gradients that were held.
+fn tensors(real: &RealEngine, found: &mut Vec<Violation>) {
+    for what in real.refused() {
+        found.push(broken(Rule::Truth, format!("the engine refused {what}")));
+    }
+    let (ends, faultless) = match (real.ends(), real.faultless()) {
+        (Ok(ends), Ok(faultless)) => (ends, faultless),
+        (Err(why), _) | (_, Err(why)) => return found.push(broken(Rule::Weights, why)),
+    };
+    if !ends.keys().eq(faultless.keys()) {
+        found.push(broken(Rule::Weights, "other models come of the same calls"));
+    }
+    for (model, end) in &ends {
+        if faultless.get(model) != Some(end) {
+            found.push(broken(
+                Rule::Weights,
+                format!("the tensors of {model} are not those of its calls alone"),
+            ));
         }
     }
 }

@@ -12,6 +12,8 @@ use tinkers_core::{
     Time,
 };
 
+use crate::op::Op;
+
 /// A fault of the client library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Control {
@@ -37,11 +39,13 @@ pub enum Control {
     KeyInLog,
     /// The engine takes a step twice.
     StepTwice,
+    /// The engine adds the gradients of a pass twice.
+    GradientTwice,
 }
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::OvertakingSubmit,
         Self::HintsNotHeard,
         Self::SuccessClears,
@@ -53,6 +57,7 @@ impl Control {
         Self::BlockedHeart,
         Self::KeyInLog,
         Self::StepTwice,
+        Self::GradientTwice,
     ];
 
     /// The name on the command line.
@@ -69,12 +74,22 @@ impl Control {
             Self::BlockedHeart => "blocked-heart",
             Self::KeyInLog => "key-in-log",
             Self::StepTwice => "step-twice",
+            Self::GradientTwice => "gradient-twice",
         }
     }
 
     /// The control of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|control| control.name() == name)
+    }
+
+    /// What a faulty engine applies twice.
+    pub const fn twice(self) -> Option<Op> {
+        match self {
+            Self::StepTwice => Some(Op::OptimStep),
+            Self::GradientTwice => Some(Op::ForwardBackward),
+            _ => None,
+        }
     }
 
     /// The session as a faulty client sees it; the same one where the fault is elsewhere.
