@@ -16,6 +16,7 @@ use crate::progress::{Leaving, ProgressCell};
 use crate::retry::{
     self, Action, Applied, Draw, LONGEST_PAUSE, Policy, RetryBudget, SPREAD, WhenMaybeApplied,
 };
+use crate::setback::{Setback, Setbacks};
 use crate::time::{Moment, Time};
 use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
 
@@ -135,6 +136,8 @@ pub struct Caller {
     pub billing: Arc<BillingPause>,
     /// How long billing may hold a job.
     pub billing_limit: Duration,
+    /// Counts the errors that are gone on from.
+    pub setbacks: Arc<Setbacks>,
 }
 
 impl Caller {
@@ -273,6 +276,7 @@ impl Attempts<'_> {
                         .on_payment_required(now, self.caller.billing_limit)
                     {
                         Billing::Pause(step) => {
+                            self.caller.setbacks.note(Setback::Billing, &answer.status);
                             self.sleep(call, step, || answer_error(ErrorKind::Billing, &answer))
                                 .await?
                         }
@@ -344,7 +348,8 @@ impl Attempts<'_> {
         };
         // Neither the spread nor an empty budget fails a call that has the time for its pause.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
-        tracing::debug!(path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
+        self.caller.setbacks.count(Setback::Repeat);
+        tracing::debug!(setback = Setback::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
         self.caller.time.sleep_until(now.after(pause)).await;
         self.maybe_applied |= applied == Applied::Maybe;
         Ok(())

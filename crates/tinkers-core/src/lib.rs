@@ -12,6 +12,7 @@ pub mod jitter;
 pub mod profile;
 pub mod progress;
 pub mod retry;
+pub mod setback;
 pub mod spawn;
 pub mod time;
 pub mod transport;
@@ -29,6 +30,7 @@ pub use jitter::{FixedJitter, Jitter, SplitMix};
 pub use profile::{BodyFormat, Deduplication, Document, Fact, ServerProfile};
 pub use progress::{Progress, ProgressCell};
 pub use retry::{Policy, RetryBudget};
+pub use setback::{Setback, SetbackCounts, Setbacks};
 pub use spawn::{BoxFuture, Spawn, Task};
 pub use time::{ManualClock, Moment, Time};
 pub use transport::{

@@ -100,6 +100,7 @@ async fn a_call_outlives_a_handshake_that_is_cut() {
             budget: Arc::new(Open),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::ZERO,
+            setbacks: Arc::default(),
         };
         let call = tokio::spawn(async move {
             let call = Call::post("/x", "{}".into(), RouteClass::Train);

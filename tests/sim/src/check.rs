@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tinkers::Sent;
+use tinkers::{Sent, SetbackCounts};
 
 use crate::book::{Book, CallId, Entry, Outcome};
 use crate::ledger::{LedgerEngine, Piece, Record, Weights};
@@ -41,6 +41,25 @@ pub fn heard(heard: &Heard, watch: &Watch) -> Vec<Violation> {
                 format!("{lines} lines on {id} for {polls} polls"),
             ));
         }
+    }
+    found
+}
+
+/// Every error that a client went on from is on its counter: each such line of the log was counted once, and no line tells of
+/// an error that has no counter.
+pub fn counted(heard: &Heard, counts: &SetbackCounts) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (setback, counted) in counts.iter() {
+        let logged = heard.setbacks.get(setback.name()).copied().unwrap_or(0);
+        if logged != counted {
+            let name = setback.name();
+            let what =
+                format!("{logged} errors of the kind {name} were logged and {counted} counted");
+            found.push(broken(Rule::Counted, what));
+        }
+    }
+    for line in &heard.uncounted {
+        found.push(broken(Rule::Counted, format!("on no counter: {line}")));
     }
     found
 }

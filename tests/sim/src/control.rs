@@ -37,6 +37,8 @@ pub enum Control {
     BlockedHeart,
     /// The key is in a log line.
     KeyInLog,
+    /// What is gone on from is logged and not counted.
+    UncountedSetback,
     /// The engine takes a step twice.
     StepTwice,
     /// The engine adds the gradients of a pass twice.
@@ -45,7 +47,7 @@ pub enum Control {
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::OvertakingSubmit,
         Self::HintsNotHeard,
         Self::SuccessClears,
@@ -56,6 +58,7 @@ impl Control {
         Self::LostTask,
         Self::BlockedHeart,
         Self::KeyInLog,
+        Self::UncountedSetback,
         Self::StepTwice,
         Self::GradientTwice,
     ];
@@ -73,6 +76,7 @@ impl Control {
             Self::LostTask => "lost-task",
             Self::BlockedHeart => "blocked-heart",
             Self::KeyInLog => "key-in-log",
+            Self::UncountedSetback => "uncounted-setback",
             Self::StepTwice => "step-twice",
             Self::GradientTwice => "gradient-twice",
         }
@@ -110,6 +114,7 @@ impl Control {
             Self::LeakOnAbort => {
                 caller.admission = Arc::new(Leaky(Arc::clone(&caller.admission)));
             }
+            Self::UncountedSetback => caller.setbacks = Arc::default(),
             Self::BlindRepeat | Self::LostTask => {}
             _ => return session,
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
-use tinkers_core::{ManualClock, Moment, Spawn, SplitMix, Time};
+use tinkers_core::{ManualClock, Moment, Setbacks, Spawn, SplitMix, Time};
 use tinkers_local::{HintForm, InProcess, LocalConfig, LocalServer, Window};
 use tinkers_session::{
     BaseUrl, Endpoint, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions,
@@ -56,6 +56,8 @@ pub struct Stage {
     old_limiter: Arc<OldLimiter>,
     chance: Chance,
     connects: AtomicU64,
+    /// The errors that the clients went on from.
+    setbacks: Arc<Setbacks>,
 }
 
 /// What came of a run.
@@ -174,6 +176,7 @@ impl Run {
             old_limiter: Arc::default(),
             chance: chance.stream(6),
             connects: AtomicU64::new(0),
+            setbacks: Arc::default(),
         });
         let client = |index| Arc::new(Client::new(Arc::clone(&stage), index));
         let clients = (0..plan.clients.len()).map(client).collect();
@@ -234,7 +237,9 @@ impl Run {
             trace.note(format_args!("{model} came to {end:016x}"));
         }
         violations.extend(check::all(&self.stage.book, &self.engine));
+        let counted = self.stage.setbacks.snapshot();
         violations.extend(check::heard(&listener.heard(), watch));
+        violations.extend(check::counted(&listener.heard(), &counted));
         let calls = self.stage.book.entries();
         let count = |is: fn(&Outcome) -> bool| {
             let all = calls.iter().filter_map(|(_, call)| call.outcome.as_ref());
@@ -246,6 +251,7 @@ impl Run {
                 cover.failed(*kind, *sent);
             }
         }
+        cover.went_on(&counted);
         let ran = Ran {
             hash: network.trace.hash(),
             lines: network.trace.lines(),
@@ -355,6 +361,7 @@ impl Stage {
                 },
             },
             spawner: Arc::clone(&self.client_side),
+            setbacks: Arc::clone(&self.setbacks),
         };
         let plan = &self.plan.clients[index];
         let options = SessionOptions {

@@ -162,6 +162,7 @@ impl World {
             budget: Arc::new(Budget(Draw::Granted)),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::from_secs(60),
+            setbacks: Arc::default(),
         };
         Self {
             clock,

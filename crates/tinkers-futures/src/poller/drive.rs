@@ -11,7 +11,7 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
-    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Settlement, Timeouts,
+    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Setback, Settlement, Timeouts,
     TransportError, TransportErrorKind,
 };
 use tinkers_wire::{PollTarget, RetrieveFutures, routes, to_json};
@@ -90,7 +90,10 @@ impl Drive {
                         Ok(())
                     });
                     if let Err(error) = said.await {
-                        tracing::debug!(%error, "the last acknowledgement broke off");
+                        self.session
+                            .caller()
+                            .setbacks
+                            .note(Setback::Acknowledgement, &error);
                     }
                 }
                 Err(error) => {
@@ -163,13 +166,17 @@ impl Drive {
                     .on_payment_required(now, caller.billing_limit)
                 {
                     Billing::Pause(step) => {
+                        caller.setbacks.note(Setback::Billing, &answer.status);
                         self.board.news_for_all(now);
                         step
                     }
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, answer)),
                 }
             }
-            Reply::Again(hint) => self.pace.after_failure(hint, &*caller.jitter),
+            Reply::Again(hint) => {
+                caller.setbacks.note(Setback::SharedPoll, &answer.status);
+                self.pace.after_failure(hint, &*caller.jitter)
+            }
             Reply::AgainFewTimes(kind) => self.doubt(caller, || answer_error(kind, answer))?,
             Reply::Unreadable(error) => self.doubt(caller, || {
                 let message = format!("the answer to the poll for results cannot be read: {error}");
@@ -188,6 +195,7 @@ impl Drive {
             return Err(last());
         }
         self.doubts += 1;
+        caller.setbacks.note(Setback::SharedPoll, &last());
         Ok(self.pace.after_failure(None, &*caller.jitter))
     }
 
@@ -205,7 +213,7 @@ impl Drive {
             TransportErrorKind::Timeout
             | TransportErrorKind::Connect
             | TransportErrorKind::Broken => {
-                tracing::debug!(%error, "a poll for a client's results failed on its way");
+                caller.setbacks.note(Setback::SharedPoll, &error);
                 Ok(self.pace.after_failure(None, &*caller.jitter))
             }
             _ => Err(error.into()),
@@ -292,12 +300,18 @@ impl Drive {
             let answer = match caller.time.deadline(deadline, last).await {
                 Some(Ok((_, Ok(answer)))) => answer,
                 other => {
-                    tracing::debug!(?other, "the last acknowledgement did not get through");
+                    caller.setbacks.count(Setback::Acknowledgement);
+                    tracing::debug!(
+                        setback = Setback::Acknowledgement.name(),
+                        ?other,
+                        "the last acknowledgement did not get through"
+                    );
                     return;
                 }
             };
             let Reply::Told(mut told) = classify(&answer, caller.time.wall()) else {
-                tracing::debug!(status = %answer.status, "the last acknowledgement was not taken");
+                caller.setbacks.count(Setback::Acknowledgement);
+                tracing::debug!(setback = Setback::Acknowledgement.name(), status = %answer.status, "the last acknowledgement was not taken");
                 return;
             };
             // What is told now is of interest to nobody; more ids than one poll takes go with the next.

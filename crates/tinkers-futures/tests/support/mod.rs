@@ -108,6 +108,7 @@ fn build(
         budget: Arc::new(Unmetered),
         billing: Arc::new(BillingPause::default()),
         billing_limit: Duration::from_secs(3600),
+        setbacks: Arc::default(),
     };
     let config = ClientConfig::default();
     (
