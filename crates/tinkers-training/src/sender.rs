@@ -18,7 +18,7 @@ pub(crate) fn start(turns: &Arc<Turns>, sending: Sending<Queued>) {
 }
 
 async fn run(turns: Arc<Turns>, mut sending: Sending<Queued>) {
-    while let Some(Queued { turn, reply }) = sending.next() {
+    while let Some(Queued { turn, reply, .. }) = sending.next() {
         // What was queued when the session was closed is not submitted after it. Its numbers are used up with the client.
         if let Err(closed) = turns.session().check_open() {
             if let Err(Err(closed)) = reply.send(Err(closed)) {
