@@ -63,7 +63,7 @@ const COMMANDS: &[Command] = &[
     },
     Command {
         name: "sim",
-        about: "whole clients in virtual time under seeded faults: [--seeds N] [--seed S] [--hours H] [--case C] [--control C]",
+        about: "whole clients in virtual time under seeded faults: [--engine scripted|real] [--seeds N] [--seed S] [--hours H] [--case C] [--control C]",
         run: Run::Program("tinkers-sim"),
     },
     Command {

@@ -17,6 +17,7 @@ use crate::jitter::Jitter;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::retry::{Policy, RetryBudget};
+use crate::setback::Setbacks;
 use crate::spawn::BoxFuture;
 use crate::time::{Moment, Time};
 use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
@@ -172,6 +173,8 @@ pub struct Caller {
     pub billing: Arc<BillingPause>,
     /// How long billing may hold a job.
     pub billing_limit: Duration,
+    /// Counts the errors that are gone on from.
+    pub setbacks: Arc<Setbacks>,
 }
 
 impl Caller {

@@ -13,6 +13,7 @@ pub mod outage;
 pub mod profile;
 pub mod progress;
 pub mod retry;
+pub mod setback;
 pub mod spawn;
 pub mod time;
 pub mod transport;
@@ -31,6 +32,7 @@ pub use outage::{Outage, Outages};
 pub use profile::{BodyFormat, Deduplication, Document, Fact, ServerProfile};
 pub use progress::{Progress, ProgressCell};
 pub use retry::{Policy, RetryBudget};
+pub use setback::{Setback, SetbackCounts, Setbacks};
 pub use spawn::{BoxFuture, Spawn, Task};
 pub use time::{ManualClock, Moment, Time};
 pub use transport::{

@@ -49,11 +49,12 @@ pub enum LimiterEvent {
 #[derive(Debug)]
 pub struct LimiterEvents {
     events: broadcast::Receiver<LimiterEvent>,
+    missed: u64,
 }
 
 impl LimiterEvents {
     pub(crate) const fn new(events: broadcast::Receiver<LimiterEvent>) -> Self {
-        Self { events }
+        Self { events, missed: 0 }
     }
 
     /// Waits for the next event; `None` after the end of the limiter. A subscriber that is far behind goes on with the oldest event
@@ -63,6 +64,7 @@ impl LimiterEvents {
             match self.events.recv().await {
                 Ok(event) => return Some(event),
                 Err(RecvError::Lagged(missed)) => {
+                    self.missed += missed;
                     tracing::warn!(missed, "a subscriber of limiter events is behind");
                 }
                 Err(RecvError::Closed) => return None,
@@ -70,12 +72,17 @@ impl LimiterEvents {
         }
     }
 
+    /// How many events this subscriber was too far behind for, so far.
+    pub const fn missed(&self) -> u64 {
+        self.missed
+    }
+
     /// The next event, when there is one already.
     pub fn try_next(&mut self) -> Option<LimiterEvent> {
         loop {
             match self.events.try_recv() {
                 Ok(event) => return Some(event),
-                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Lagged(missed)) => self.missed += missed,
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
             }
         }
@@ -138,5 +145,29 @@ impl Counters {
             events: self.events.read(),
             probes: self.probes.read(),
         }
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_behind_goes_on_with_the_oldest_and_sees_how_many_are_missing() {
+        let (sender, receiver) = broadcast::channel(2);
+        let mut events = LimiterEvents::new(receiver);
+        let class = RouteClass::Sample;
+        for limit in 0..5 {
+            let why = Change::Learned;
+            let event = LimiterEvent::WindowChanged { class, limit, why };
+            sender.send(event).expect("somebody listens");
+        }
+        assert_eq!(events.missed(), 0);
+        let next = events.try_next();
+        assert!(
+            matches!(next, Some(LimiterEvent::WindowChanged { limit: 3, .. })),
+            "{next:?}"
+        );
+        assert_eq!(events.missed(), 3);
     }
 }

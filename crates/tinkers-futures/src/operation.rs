@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tinkers_core::{
     BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, Sent, SessionContext,
+    Setback,
 };
 use tinkers_wire::Promise;
 use tokio::sync::oneshot;
@@ -95,7 +96,12 @@ where
         // What the work held is free before its result is told.
         drop(work);
         if sender.send(Box::new(result)).is_err() {
-            tracing::debug!(operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result");
+            operation
+                .session
+                .caller()
+                .setbacks
+                .count(Setback::Undelivered);
+            tracing::debug!(setback = Setback::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result");
         }
     };
     let task = session.spawner().spawn(Box::pin(watched));

@@ -1,5 +1,6 @@
 //! Waiting for the result of an accepted operation.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Deduplication, Error, ErrorKind,
-    HttpRequest, HttpResponse, Moment, Phase, Reentry, Result, RouteClass, Sent, Settlement,
-    Timeouts, TransportError, TransportErrorKind,
+    HttpRequest, HttpResponse, Moment, Phase, Reentry, Result, RouteClass, Sent, Setback,
+    Settlement, Timeouts, TransportError, TransportErrorKind,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
@@ -167,31 +168,41 @@ impl Polling {
                     .on_payment_required(caller.time.now(), caller.billing_limit)
                 {
                     Billing::Pause(step) => {
+                        caller.setbacks.note(Setback::Billing, &answer.status);
                         self.news(caller);
                         caller.time.sleep(step).await;
                     }
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
                 },
-                PollAction::Again { hint, .. } if answer.status.is_server_error() => {
-                    self.sit_out(caller, hint, sent_at).await;
+                PollAction::Again { hint, .. } => {
+                    self.failed(caller, &answer.status);
+                    if answer.status.is_server_error() {
+                        self.sit_out(caller, hint, sent_at).await;
+                    } else {
+                        self.pause_after_failure(caller, hint).await;
+                    }
                 }
-                PollAction::Again { hint, .. } => self.pause_after_failure(caller, hint).await,
                 // A server that keeps the whole of the protocol tells of failed operations in the body: this one broke.
                 PollAction::AgainFewTimes {
                     kind: ErrorKind::Server,
                     ..
                 } if session.profile().deduplicates == Deduplication::Everything => {
+                    self.failed(caller, &answer.status);
                     self.sit_out(caller, None, sent_at).await;
                 }
                 PollAction::AgainFewTimes { times, kind } => {
                     if !self.doubts.once_more(answer.status, times) {
                         return Err(final_error(kind, &answer));
                     }
+                    self.failed(caller, &answer.status);
                     self.pause_after_failure(caller, None).await;
                 }
                 PollAction::Fail(kind) => return Err(answer_error(kind, &answer)),
                 // It may have been spoilt on its way, and a result can be fetched again.
-                PollAction::Unreadable(_) if self.doubts.once_more(answer.status, FEW_TIMES) => {
+                PollAction::Unreadable(error)
+                    if self.doubts.once_more(answer.status, FEW_TIMES) =>
+                {
+                    self.failed(caller, &error);
                     self.pause_after_failure(caller, None).await;
                 }
                 PollAction::Unreadable(error) => {
@@ -315,7 +326,7 @@ impl Polling {
             TransportErrorKind::Timeout
             | TransportErrorKind::Connect
             | TransportErrorKind::Broken => {
-                tracing::debug!(error = %error, request_id = %self.retrieval.request_id, "a poll failed on its way");
+                self.failed(caller, &error);
                 self.sit_out(caller, None, sent_at).await;
             }
             _ => return Err(error.into()),
@@ -345,6 +356,13 @@ impl Polling {
         if self.budget.is_none() {
             self.budget = Some(self.retrieval.operation.session.response_bytes(size).await);
         }
+    }
+
+    /// A poll that failed is asked again.
+    fn failed(&self, caller: &Caller, why: &dyn fmt::Display) {
+        caller.setbacks.count(Setback::Poll);
+        let request_id = &self.retrieval.request_id;
+        tracing::debug!(setback = Setback::Poll.name(), %why, %request_id, "a poll is asked again");
     }
 
     fn news(&self, caller: &Caller) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tinkers_core::{
-    Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, SessionContext,
+    Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, SessionContext, Setback,
 };
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, routes, to_json};
@@ -106,7 +106,13 @@ impl NewSampler {
         if accepted.earlier == Sent::MaybeSent
             && self.session.profile().deduplicates != Deduplication::Everything
         {
-            tracing::warn!(operation = operation.name, sampler_id, "{LOST}");
+            self.session.caller().setbacks.count(Setback::Orphan);
+            tracing::warn!(
+                setback = Setback::Orphan.name(),
+                operation = operation.name,
+                sampler_id,
+                "{LOST}"
+            );
         }
         Ok(SamplingClient::new(self.session, sampler_id))
     }

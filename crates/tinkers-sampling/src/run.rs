@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tinkers_core::{
     Ask, Call, Cost, Entry, Error, ErrorKind, Flight, Phase, Reentry, Result, RouteClass, Sent,
+    Setback,
 };
 use tinkers_futures::{
     Announcement, Operation, Retrieval, Watch, after_close, promise, retrieve_announced,
@@ -48,7 +49,8 @@ pub(crate) async fn run(
             let fetched = Box::pin(fetch(&client, accepted, &operation, announcement)).await;
             match fetched {
                 Err(error) if lost < times_anew(&error) => {
-                    tracing::debug!(error = %error, "the server lost a sample; sampling it anew");
+                    client.session.caller().setbacks.count(Setback::LostSample);
+                    tracing::debug!(setback = Setback::LostSample.name(), error = %error, "the server lost a sample; sampling it anew");
                     FIRST_PAUSE.saturating_mul(1 << lost).min(LONGEST_PAUSE)
                 }
                 Err(error) => return Err(error),

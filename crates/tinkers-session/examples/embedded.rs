@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             spawner: Arc::<IoRuntime>::clone(&spawner),
         },
         spawner,
+        setbacks: Arc::default(),
     };
     runtime.block_on(async {
         let session = Session::open(parts, SessionOptions::default()).await?;

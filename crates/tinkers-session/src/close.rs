@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use tinkers_core::{Call, Error, ErrorKind, Policy, RouteClass, Timeouts};
+use tinkers_core::{Call, Error, ErrorKind, Policy, RouteClass, Setback, Timeouts};
 use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
@@ -44,7 +44,10 @@ impl Session {
         match told {
             Ok(_) => Ok(()),
             // Not every server has sessions that can be finished, and this one may have ended by now.
-            Err(error) if is_nothing_to_finish(error.kind()) => Ok(()),
+            Err(error) if is_nothing_to_finish(error.kind()) => {
+                self.caller.setbacks.note(Setback::Close, &error);
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use tinkers_core::{Caller, Document, Fact, HttpRequest, RouteClass, Timeouts};
+use tinkers_core::{Caller, Document, Fact, HttpRequest, RouteClass, Setback, Timeouts};
 use tinkers_wire::ApiDocument;
 
 use crate::endpoint::Endpoint;
@@ -24,7 +24,12 @@ pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     endpoint.learn(match ask(caller).await {
         Ok(document) => Fact::Document(Box::new(document)),
         Err(why) => {
-            tracing::debug!(why, "the server has no OpenAPI document to tell");
+            caller.setbacks.count(Setback::Document);
+            tracing::debug!(
+                setback = Setback::Document.name(),
+                why,
+                "the server has no OpenAPI document to tell"
+            );
             Fact::NoDocument
         }
     });

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
 use tinkers_core::{
-    HttpRequest, HttpResponse, Moment, RouteClass, Time, Timeouts, Transport, hint,
+    HttpRequest, HttpResponse, Moment, RouteClass, Setback, Time, Timeouts, Transport, hint,
 };
 use tinkers_futures::catch_unwind;
 use tinkers_wire::{Heartbeat, error_text, routes, to_json};
@@ -138,14 +138,17 @@ impl Heart {
     }
 
     fn missed(&mut self, why: &str) {
+        self.life.setbacks.count(Setback::Heartbeat);
+        let setback = Setback::Heartbeat.name();
         let silence = self.time.now().since(self.last_success);
         if silence < self.expiry / 2 {
-            tracing::debug!(why, "a heartbeat did not get through");
+            tracing::debug!(setback, why, "a heartbeat did not get through");
             return;
         }
         self.at_risk = true;
         let time_left = self.expiry.saturating_sub(silence);
         tracing::warn!(
+            setback,
             why,
             time_left_s = time_left.as_secs(),
             "no heartbeat gets through; the session is at risk"

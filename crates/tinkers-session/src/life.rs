@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use arc_swap::ArcSwap;
-use tinkers_core::{Error, ErrorKind, Sent};
+use tinkers_core::{Error, ErrorKind, Sent, Setbacks};
 use tinkers_wire::DynamicConfig;
 
 use crate::events::{EventBoard, SessionEvent};
@@ -20,14 +20,16 @@ pub(crate) struct Life {
     state: AtomicU8,
     pub(crate) events: EventBoard,
     pub(crate) dynamic: ArcSwap<DynamicConfig>,
+    pub(crate) setbacks: Arc<Setbacks>,
 }
 
 impl Life {
-    pub(crate) fn new(dynamic: DynamicConfig) -> Arc<Self> {
+    pub(crate) fn new(dynamic: DynamicConfig, setbacks: Arc<Setbacks>) -> Arc<Self> {
         Arc::new(Self {
             state: AtomicU8::new(OPEN),
             events: EventBoard::new(),
             dynamic: ArcSwap::from_pointee(dynamic),
+            setbacks,
         })
     }
 
@@ -71,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_first_end_counts() {
-        let closed = Life::new(DynamicConfig::default());
+        let closed = Life::new(DynamicConfig::default(), Arc::default());
         closed.check_open().expect("open");
         assert!(closed.close());
         assert!(!closed.close());
@@ -85,7 +87,7 @@ mod tests {
         );
         assert_eq!(closed.events.subscribe().latest(), None);
 
-        let ended = Life::new(DynamicConfig::default());
+        let ended = Life::new(DynamicConfig::default(), Arc::default());
         ended.end();
         assert!(!ended.close());
         let error = ended.check_open().expect_err("ended");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tinkers_core::{
     Accepted, BaseUrl, Call, Caller, Deduplication, Error, ErrorKind, Fact, Policy, RetryBudget,
-    RouteClass, Sent,
+    RouteClass, Sent, Setback,
 };
 use tinkers_dispatch::{ByteBudget, LaneSettings, LimiterSettings, SharedRetryBudget};
 use tinkers_wire::{
@@ -57,7 +57,7 @@ impl Session {
             .endpoint
             .limiter()
             .claim(limits(&config, &options), Arc::clone(&parts.time));
-        let life = Life::new(dynamic);
+        let life = Life::new(dynamic, Arc::clone(&caller.setbacks));
         let heart = Heart::new(
             parts.heartbeat.transport,
             parts.heartbeat.time,
@@ -129,6 +129,7 @@ fn caller(parts: &SessionParts) -> Caller {
         outages: Arc::clone(endpoint.outages()),
         billing: Arc::clone(endpoint.billing()),
         billing_limit: Duration::from_secs(3600),
+        setbacks: Arc::clone(&parts.setbacks),
     }
 }
 
@@ -235,7 +236,10 @@ async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<Dynam
     match caller.call(refresh::request(policy)).await {
         Ok(Accepted { response, .. }) => answer::read(&response, "client/dynamic_config"),
         // Servers without flags have no such route.
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(DynamicConfig::default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            caller.setbacks.note(Setback::Refresh, &error);
+            Ok(DynamicConfig::default())
+        }
         Err(error) => Err(error),
     }
 }

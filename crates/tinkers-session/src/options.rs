@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{BodyFormat, Error, Jitter, Spawn, Time, Transport};
+use tinkers_core::{BodyFormat, Error, Jitter, Setbacks, Spawn, Time, Transport};
 use tinkers_dispatch::LimiterSettings;
 
 use crate::endpoint::Endpoint;
@@ -24,6 +24,8 @@ pub struct SessionParts {
     pub endpoint: Endpoint,
     /// What the heartbeat works over.
     pub heartbeat: HeartbeatParts,
+    /// Counts the errors that the session and its clients go on from, those of the way to the session included.
+    pub setbacks: Arc<Setbacks>,
 }
 
 /// The heartbeat's own seams, so that nothing else that happens in the process can hold it up: in production a thread with

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use tinkers_core::{Caller, Spawn, Task};
+use tinkers_core::{Caller, SetbackCounts, Spawn, Task};
 use tinkers_dispatch::{ByteBudget, Claim};
 use tinkers_wire::ClientConfig;
 
@@ -50,6 +50,11 @@ impl Session {
     /// What happens to the session: heartbeats that fail, and its end.
     pub fn events(&self) -> SessionEvents {
         self.life.events.subscribe()
+    }
+
+    /// The errors that this session and its clients took and went on from, so far.
+    pub fn setbacks(&self) -> SetbackCounts {
+        self.caller.setbacks.snapshot()
     }
 
     /// The endpoint that the session shares with others of the same server and key.

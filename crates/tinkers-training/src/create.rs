@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::{Error, Result, SessionContext};
+use tinkers_core::{Error, Result, SessionContext, Setback};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoadedWeights, LoraConfig, RequestKind, TinkerPath, routes, to_json,
@@ -157,7 +157,8 @@ impl FromState {
                 .await;
             let (loaded, promised): (LoadedWeights, _) = match made {
                 Err(refusal) if loads_into_models_alone(&refusal) => {
-                    tracing::debug!(%refusal, "the server makes no model of a checkpoint; making one, and loading into it");
+                    self.session.caller().setbacks.count(Setback::Fallback);
+                    tracing::debug!(setback = Setback::Fallback.name(), %refusal, "the server makes no model of a checkpoint; making one, and loading into it");
                     let made = into_new_model(&making, body).await;
                     return made.map_err(|error| {
                         error.with_context(format!("the server makes no model of a checkpoint ({refusal}), and a new one to load into could not be had"))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Error, Flight, Result, Sent};
+use tinkers_core::{Error, Flight, Result, Sent, Setback};
 use tinkers_wire::{Promise, TinkerPath};
 
 use crate::clean::is_clean;
@@ -97,7 +97,8 @@ impl Delivery {
             }
         }
         if self.has_failed() {
-            tracing::error!(%error, "what was left of a failed call broke off");
+            self.undelivered();
+            tracing::error!(setback = Setback::Undelivered.name(), %error, "what was left of a failed call broke off");
             self.turns.decide(Recovery::Never);
             return;
         }
@@ -134,7 +135,8 @@ impl Delivery {
         self.fates[index] = if clean { Fate::Refused } else { Fate::Unknown };
         let seq_id = self.turn.seq(index);
         if self.has_failed() {
-            tracing::warn!(operation = self.turn.operation, seq_id, %error, "another request of a call that had failed");
+            self.undelivered();
+            tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, %error, "another request of a call that had failed");
             return;
         }
         let recovery = self.recovery();
@@ -180,12 +182,23 @@ impl Delivery {
     fn tell(&mut self, outcome: Result<Vec<Taken>>) {
         if let Some(reply) = self.reply.take() {
             // Nobody may be waiting any more; the numbers are used all the same.
-            let _ = reply.send(outcome);
+            if let Err(outcome) = reply.send(outcome) {
+                self.undelivered();
+                let (operation, seq_id) = (self.turn.operation, self.turn.first_seq);
+                tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "nobody waits for what became of this submission");
+            }
         }
+    }
+
+    /// An outcome that nobody waits for.
+    fn undelivered(&self) {
+        let caller = self.turns.session().caller();
+        caller.setbacks.count(Setback::Undelivered);
     }
 
     /// The results of accepted requests of a failed call are waited for by nobody.
     fn give_up_results(&mut self) {
+        let setbacks = Arc::clone(&self.turns.session().caller().setbacks);
         for (index, fate) in self.fates.iter_mut().enumerate() {
             if !matches!(fate, Fate::Taken(_)) {
                 continue;
@@ -194,7 +207,8 @@ impl Delivery {
                 std::mem::replace(fate, Fate::Orphaned)
             {
                 let seq_id = self.turn.seq(index);
-                tracing::warn!(operation = self.turn.operation, seq_id, request_id = %promise.request_id, "accepted, though its call failed: nobody waits for its result");
+                setbacks.count(Setback::Undelivered);
+                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, request_id = %promise.request_id, "accepted, though its call failed: nobody waits for its result");
             }
         }
     }

@@ -1,7 +1,9 @@
 //! What is done about a save whose reply was lost: it is looked for, or made once more.
 
 use tinkers_core::retry::pause;
-use tinkers_core::{Call, Deduplication, Error, ErrorKind, Policy, Result, RouteClass, Sent};
+use tinkers_core::{
+    Call, Deduplication, Error, ErrorKind, Policy, Result, RouteClass, Sent, Setback,
+};
 use tinkers_wire::{CheckpointList, TinkerPath, routes};
 
 use crate::clean::says_that_it_exists;
@@ -17,7 +19,12 @@ pub(crate) async fn send(submission: &Submission<'_>, fresh: Option<&SavedName>)
         Err(error) => error,
     };
     let looks = submission.part.when_lost() == WhenLost::Look;
-    if error.kind() == ErrorKind::OutcomeUnknown && looks {
+    let is_lost = error.kind() == ErrorKind::OutcomeUnknown && looks;
+    if is_lost || is_own_conflict(&error) {
+        let setbacks = &submission.session.caller().setbacks;
+        setbacks.note(Setback::LostSave, &error);
+    }
+    if is_lost {
         return look_or_repeat(submission, fresh, error).await;
     }
     if is_own_conflict(&error) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tinkers_core::{Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent};
+use tinkers_core::{Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, Setback};
 use tinkers_futures::{Operation, QueueLog, Retrieval, promise, retrieve};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef, OperationResult,
@@ -52,7 +52,8 @@ pub(crate) async fn into_new_model(making: &Making, load: LoadWeights) -> Result
         Err(error) => {
             // Servers have room for a few.
             if let Err(kept) = client.unload().await {
-                tracing::debug!(error = %kept, model_id = client.model_id(), "a model that could not be loaded stays until the session ends");
+                session.caller().setbacks.count(Setback::Unload);
+                tracing::debug!(setback = Setback::Unload.name(), error = %kept, model_id = client.model_id(), "a model that could not be loaded stays until the session ends");
             }
             Err(error)
         }
@@ -107,7 +108,13 @@ impl Making {
         if earlier == Sent::MaybeSent
             && self.operation.session.profile().deduplicates != Deduplication::Everything
         {
+            self.operation
+                .session
+                .caller()
+                .setbacks
+                .count(Setback::Orphan);
             tracing::warn!(
+                setback = Setback::Orphan.name(),
                 operation = self.operation.name,
                 request_id,
                 "the reply to an earlier attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tinkers_core::Setback;
 use tinkers_futures::catch_unwind;
 
 use crate::delivery::Delivery;
@@ -17,10 +18,13 @@ pub(crate) fn start(turns: &Arc<Turns>, sending: Sending<Queued>) {
 }
 
 async fn run(turns: Arc<Turns>, mut sending: Sending<Queued>) {
-    while let Some(Queued { turn, reply }) = sending.next() {
+    while let Some(Queued { turn, reply, .. }) = sending.next() {
         // What was queued when the session was closed is not submitted after it. Its numbers are used up with the client.
         if let Err(closed) = turns.session().check_open() {
-            let _ = reply.send(Err(closed));
+            if let Err(Err(closed)) = reply.send(Err(closed)) {
+                let setbacks = &turns.session().caller().setbacks;
+                setbacks.note(Setback::Undelivered, &closed);
+            }
             continue;
         }
         let mut delivery = Delivery::new(&turns, turn, reply);

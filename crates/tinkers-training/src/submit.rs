@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::{
     Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, Moment, Policy, ProgressCell,
-    Result, Sent, ServerProfile, SessionContext,
+    Result, Sent, ServerProfile, SessionContext, Setback,
 };
 use tinkers_futures::promise;
 use tinkers_wire::routes;
@@ -66,7 +66,8 @@ impl Submission<'_> {
             return Err(first);
         }
         let form = profile.bodies.other();
-        tracing::debug!(error = %first, ?form, "the server refused the form of a body; trying the other");
+        self.session.caller().setbacks.count(Setback::Fallback);
+        tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?form, "the server refused the form of a body; trying the other");
         let other = (*profile).clone().with_bodies(form);
         let second = match self.attempt(&other, policy, Refusals::of(form)).await {
             Ok(accepted) => {
@@ -102,6 +103,7 @@ impl Submission<'_> {
         if policy.when_maybe_applied != WhenMaybeApplied::Repeat {
             return Err(Error::outcome_unknown(first));
         }
+        self.session.caller().setbacks.note(Setback::Repeat, &first);
         match self.attempt(profile, policy, Refusals::Usual).await {
             Ok(accepted) => self.promised(accepted),
             Err(error) => Err(error.with_sent(Sent::MaybeSent)),

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use tinkers_core::{ClientId, Error, Moment, ProgressCell, Result, SessionContext};
+use tinkers_core::{
+    ClientId, Error, Moment, ProgressCell, Result, SessionContext, Setback, Setbacks,
+};
 use tokio::sync::oneshot;
 
 use crate::delivery::Taken;
@@ -39,11 +41,14 @@ pub(crate) type Reply = oneshot::Sender<Result<Vec<Taken>>>;
 pub(crate) struct Queued {
     pub(crate) turn: Turn,
     pub(crate) reply: Reply,
+    setbacks: Arc<Setbacks>,
 }
 
 impl Waiting for Queued {
     fn fail(self, error: Error) {
-        let _ = self.reply.send(Err(error));
+        if let Err(Err(error)) = self.reply.send(Err(error)) {
+            self.setbacks.note(Setback::Undelivered, &error);
+        }
     }
 }
 
@@ -107,7 +112,11 @@ impl Turns {
                 operation,
                 taken_at,
             };
-            Queued { turn, reply }
+            Queued {
+                turn,
+                reply,
+                setbacks: Arc::clone(&self.session.caller().setbacks),
+            }
         })?;
         if let Some(sending) = sending {
             sender::start(self, sending);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Error, ErrorKind, Result, Sent};
+use tinkers_core::{Error, ErrorKind, Result, Sent, Setback};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
 use tokio::sync::oneshot;
@@ -93,7 +93,12 @@ impl Waiter {
             if done[i] {
                 numbers.push(seq_id.to_string());
             } else if i != place {
-                tracing::warn!(operation = self.operation.name, seq_id, %request_id, "its result is given up, because another chunk of the call failed");
+                self.operation
+                    .session
+                    .caller()
+                    .setbacks
+                    .count(Setback::Undelivered);
+                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "its result is given up, because another chunk of the call failed");
             }
         }
         let failed = promises.get(place).map_or(0, |(seq_id, _)| *seq_id);

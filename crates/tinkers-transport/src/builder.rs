@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
-use tinkers_core::{BaseUrl, Error, RouteClass, Time};
+use tinkers_core::{BaseUrl, Error, RouteClass, Setbacks, Time};
 
 use crate::credential::{CloudflareAccess, Credential, OwnHeaders};
 use crate::pool::LaneLimits;
@@ -30,6 +30,7 @@ pub struct HttpTransportBuilder {
     lanes: [LaneLimits; RouteClass::ALL.len()],
     runtime: Option<IoRuntime>,
     time: Option<Arc<dyn Time>>,
+    setbacks: Arc<Setbacks>,
 }
 
 /// What a server sees of this program unless it is told otherwise.
@@ -49,6 +50,7 @@ impl HttpTransportBuilder {
             lanes: RouteClass::ALL.map(LaneLimits::of),
             runtime: None,
             time: None,
+            setbacks: Arc::default(),
         }
     }
 
@@ -119,6 +121,12 @@ impl HttpTransportBuilder {
         self
     }
 
+    /// Counts the errors that no request is told of; for nobody to see unless set.
+    pub fn setbacks(mut self, setbacks: Arc<Setbacks>) -> Self {
+        self.setbacks = setbacks;
+        self
+    }
+
     /// Checks the settings. Nothing is sent and no connection is opened.
     ///
     /// Fails with `InvalidInput` that names the field: `base_url`, `api_key`, `cloudflare_client_id`,
@@ -137,7 +145,7 @@ impl HttpTransportBuilder {
         for pem in &self.roots {
             roots.extend(tls::certificates(pem)?);
         }
-        let tls = Tls::new(roots)?;
+        let tls = Tls::new(roots, Arc::clone(&self.setbacks))?;
         for limits in &self.lanes {
             for (field, value) in [
                 ("max_connections", limits.max_connections),
@@ -166,6 +174,7 @@ impl HttpTransportBuilder {
             lanes: self.lanes,
             runtime,
             time,
+            setbacks: self.setbacks,
         }))
     }
 }

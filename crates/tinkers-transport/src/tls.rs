@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tinkers_core::{Error, Origin, Sent, TransportError, TransportErrorKind};
+use tinkers_core::{Error, Origin, Sent, Setback, Setbacks, TransportError, TransportErrorKind};
 use tokio_rustls::TlsConnector;
 
 /// Which versions of HTTP are offered, and whether HTTP/2 is spoken without asking.
@@ -25,12 +25,16 @@ pub enum Protocol {
 #[derive(Debug, Default)]
 pub(crate) struct Tls {
     added: Vec<CertificateDer<'static>>,
+    setbacks: Arc<Setbacks>,
     /// Made on first use: plain HTTP never pays for reading the system's certificates.
     made: Mutex<Option<Arc<ClientConfig>>>,
 }
 
 impl Tls {
-    pub(crate) fn new(added: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        added: Vec<CertificateDer<'static>>,
+        setbacks: Arc<Setbacks>,
+    ) -> Result<Self, Error> {
         let mut probe = RootCertStore::empty();
         for certificate in &added {
             probe.add(certificate.clone()).map_err(|error| {
@@ -40,6 +44,7 @@ impl Tls {
         }
         Ok(Self {
             added,
+            setbacks,
             made: Mutex::new(None),
         })
     }
@@ -67,7 +72,8 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         for error in &native.errors {
-            tracing::debug!(%error, "a system certificate could not be read");
+            self.setbacks.count(Setback::Certificate);
+            tracing::debug!(setback = Setback::Certificate.name(), %error, "a system certificate could not be read");
         }
         // A system's store may hold a certificate that rustls does not read; the others still serve.
         roots.add_parsable_certificates(native.certs);
@@ -145,7 +151,8 @@ mod tests {
             );
         }
         let shape = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        let error = Tls::new(certificates(shape).expect("PEM")).expect_err("no X.509");
+        let error =
+            Tls::new(certificates(shape).expect("PEM"), Arc::default()).expect_err("no X.509");
         assert_eq!(error.field(), Some("root_certificate"));
     }
 }

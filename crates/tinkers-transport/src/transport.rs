@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tinkers_core::{
-    BaseUrl, BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Spawn, Time, Transport,
-    TransportError,
+    BaseUrl, BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Setback, Setbacks,
+    Spawn, Time, Transport, TransportError,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{Instrument, Span, field};
@@ -69,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) lanes: [LaneLimits; RouteClass::ALL.len()],
     pub(crate) runtime: IoRuntime,
     pub(crate) time: Arc<dyn Time>,
+    pub(crate) setbacks: Arc<Setbacks>,
 }
 
 impl HttpTransport {
@@ -83,6 +84,7 @@ impl HttpTransport {
             origin: parts.base.origin().clone(),
             runtime: parts.runtime,
             time: parts.time,
+            setbacks: parts.setbacks,
         });
         let pool = Pool::new(&ground, &parts.lanes);
         Self {
@@ -351,7 +353,8 @@ impl Shared {
                     retried = true;
                     drop(lease);
                     lane.purge_idle();
-                    tracing::debug!(%error, "sent again on a fresh connection");
+                    self.ground.setbacks.count(Setback::Connection);
+                    tracing::debug!(setback = Setback::Connection.name(), %error, "sent again on a fresh connection");
                 }
                 Err(Failed { error, .. }) => return Err(error),
             }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use tinkers_core::{ManualClock, RouteClass, Sent, Transport, TransportErrorKind};
+use tinkers_core::{
+    ManualClock, RouteClass, Sent, Setback, Setbacks, Transport, TransportErrorKind,
+};
 use tinkers_transport::{HttpTransport, LaneLimits, Protocol};
 use tokio::sync::{Barrier, Semaphore};
 
@@ -267,8 +269,10 @@ async fn a_request_that_a_leaving_http2_server_refused_goes_out_again_elsewhere(
             let _ = respond.send_response(Response::default(), true);
         }
     });
+    let setbacks: Arc<Setbacks> = Arc::default();
     let transport = client(&format!("http://{address}"))
         .protocol(Protocol::Http2PriorKnowledge)
+        .setbacks(Arc::clone(&setbacks))
         .build()
         .expect("valid");
     for _ in 0..3 {
@@ -278,6 +282,8 @@ async fn a_request_that_a_leaving_http2_server_refused_goes_out_again_elsewhere(
             .expect("answered");
     }
     assert_eq!(connections.load(Ordering::SeqCst), 2);
+    // Nobody is told of it; the counter is.
+    assert!(setbacks.snapshot().of(Setback::Connection) > 0);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{BodyFormat, Jitter, Result, SplitMix, Transport};
+use tinkers_core::{BodyFormat, Jitter, Result, Setbacks, SplitMix, Transport};
 use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
@@ -190,9 +190,11 @@ impl ServiceClientBuilder {
             None => IoRuntime::shared()?,
         };
         let heart = DedicatedThread::start("tinkers-heartbeat")?;
+        let setbacks: Arc<Setbacks> = Arc::default();
         let transport = |runtime: IoRuntime| -> Result<Arc<dyn Transport>> {
             let mut builder = HttpTransport::builder(base_url)
                 .runtime(runtime)
+                .setbacks(Arc::clone(&setbacks))
                 .protocol(self.protocol);
             builder = builder.proxy(environment.proxies()?);
             if let Some(key) = api_key {
@@ -222,6 +224,7 @@ impl ServiceClientBuilder {
                 spawner: Arc::new(heart),
             },
             spawner: Arc::new(runtime),
+            setbacks: Arc::clone(&setbacks),
         };
         let mut options = self.session;
         options.tags = self.tags.unwrap_or(environment.tags);

@@ -96,6 +96,7 @@ async fn session(
             spawner: heart.1,
         },
         spawner,
+        setbacks: Arc::default(),
     };
     let session = Session::open(parts, SessionOptions::default()).await?;
     Ok(ServiceClient::over(session))

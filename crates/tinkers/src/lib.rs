@@ -17,7 +17,7 @@ pub use service::ServiceClient;
 
 pub use tinkers_core::{
     BodyFormat, Deduplication, Document, Error, ErrorKind, Moment, Phase, Progress, Result, Sent,
-    ServerProfile, SessionContext, Stalled, Time,
+    ServerProfile, SessionContext, Setback, SetbackCounts, Stalled, Time,
 };
 pub use tinkers_dispatch::{
     Gate, LaneCounts, LaneSettings, LaneSnapshot, LimiterEvent, LimiterEvents, LimiterSettings,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Result, ServerProfile, SessionContext};
+use tinkers_core::{Result, ServerProfile, SessionContext, SetbackCounts};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::NewSampler;
 use tinkers_session::{Session, SessionEvents};
@@ -86,6 +86,24 @@ impl ServiceClient {
     /// What happens to the limits from now on: pauses, probes, changes of the in-flight window.
     pub fn limiter_events(&self) -> LimiterEvents {
         self.session.endpoint().limiter().events()
+    }
+
+    /// The errors that the session and its clients took and went on from, so far, by what they were in the way of: attempts and
+    /// polls that were made again, heartbeats that did not get through, a model that could not be freed, and so on. Each is a line
+    /// in the log, too, at `DEBUG` or above. What the server refuses for its rate is counted by [`limits`](Self::limits).
+    ///
+    /// ```
+    /// # async fn watch(service: tinkers::ServiceClient) {
+    /// use tinkers::Setback;
+    ///
+    /// let counts = service.setbacks();
+    /// if counts.of(Setback::Heartbeat) > 0 {
+    ///     println!("{} errors were gone on from: {counts:?}", counts.total());
+    /// }
+    /// # }
+    /// ```
+    pub fn setbacks(&self) -> SetbackCounts {
+        self.session.setbacks()
     }
 
     /// The server's id of the session.

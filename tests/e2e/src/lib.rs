@@ -221,6 +221,7 @@ pub async fn open(
             spawner: Arc::new(runtime.clone()),
         },
         spawner: Arc::new(runtime),
+        setbacks: Arc::default(),
     };
     Session::open(parts, options).await
 }

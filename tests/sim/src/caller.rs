@@ -18,10 +18,9 @@ use crate::book::{CallId, Entry, Outcome};
 use crate::control::Control;
 use crate::ledger;
 use crate::plan::{Behaviour, Step, TaskPlan, Verb};
+use crate::real::RealEngine;
 use crate::world::Stage;
 
-/// The base model of the scripted engine.
-const MODEL: &str = "tinkers/scripted";
 /// How often a program tries to get a client before it gives up.
 const TRIES: u32 = 40;
 /// The pause before it tries again.
@@ -141,7 +140,9 @@ impl Client {
                     Some((_, path)) => {
                         FromState::new(context, path, RestoreOptimizer::Yes).create()
                     }
-                    None => NewModel::new(context, MODEL).rank(4).create(),
+                    None => NewModel::new(context, self.stage.plan.engine.base_model())
+                        .rank(4)
+                        .create(),
                 };
                 let training = self.made(Verb::CreateModel, creation).await?;
                 state.training.insert(training).clone()
@@ -151,7 +152,8 @@ impl Client {
             Some(sampler) => sampler.clone(),
             None => {
                 let context = self.stage.context(&service);
-                let creation = NewSampler::new(context, MODEL).create();
+                let creation =
+                    NewSampler::new(context, self.stage.plan.engine.base_model()).create();
                 let sampler = self.made(Verb::CreateSampler, creation).await?;
                 state.sampler.insert(sampler).clone()
             }
@@ -214,7 +216,7 @@ impl Client {
             Verb::OptimStep => {
                 let call = self.record(verb, model, None);
                 let training = training.clone();
-                let rate = f64::from(call) * 1e-6;
+                let rate = ledger::rate(call);
                 let made = self.submit(move || training.optim_step(AdamParams::new(rate)));
                 one(self.wait(call, behaviour, made, |_| Ok(Gift::Nothing)))
             }
@@ -255,7 +257,7 @@ impl Client {
                     let last = call % 250;
                     let made = hands.sampler.sample(vec![7, last]).max_tokens(2).send();
                     self.wait(call, behaviour, Made::Now(made), move |reply| {
-                        sampled(&reply, last)
+                        sampled(&reply, last, self.stage.engine.real())
                     })
                 })
                 .collect(),
@@ -440,15 +442,20 @@ fn saved_by(call: CallId, path: &str) -> Result<Gift, String> {
     }
 }
 
-fn sampled(reply: &SampleResponse, last: u32) -> Result<Gift, String> {
-    let expected = [last + 1, last + 2].map(|token| token % 256);
-    match reply.sequences.first() {
-        Some(sequence) if sequence.tokens[..] == expected => Ok(Gift::Nothing),
-        Some(sequence) => Err(format!(
+fn sampled(reply: &SampleResponse, last: u32, real: Option<&RealEngine>) -> Result<Gift, String> {
+    let Some(sequence) = reply.sequences.first() else {
+        return Err("no sequence".to_owned());
+    };
+    let is_own = match real {
+        Some(real) => real.has_sampled(last, &sequence.tokens),
+        None => sequence.tokens[..] == [last + 1, last + 2].map(|token| token % 256),
+    };
+    match is_own {
+        true => Ok(Gift::Nothing),
+        false => Err(format!(
             "a prompt that ends in {last} gave {:?}",
             sequence.tokens
         )),
-        None => Err("no sequence".to_owned()),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tinkers::Sent;
+use tinkers::{Sent, SetbackCounts};
 
 use crate::book::{Book, CallId, Entry, Outcome};
 use crate::ledger::{LedgerEngine, Piece, Record, Weights};
 use crate::listen::Heard;
 use crate::plan::Verb;
+use crate::real::RealEngine;
 use crate::watch::{Rule, Violation, Watch};
 
 /// Everything that the book and the engine's record must agree on.
@@ -19,6 +20,9 @@ pub fn all(book: &Book, engine: &LedgerEngine) -> Vec<Violation> {
     truth(&calls, &records, &mut found);
     order(&calls, &records, &mut found);
     weights(&records, &mut found);
+    if let Some(real) = engine.real() {
+        tensors(real, &mut found);
+    }
     found
 }
 
@@ -37,6 +41,25 @@ pub fn heard(heard: &Heard, watch: &Watch) -> Vec<Violation> {
                 format!("{lines} lines on {id} for {polls} polls"),
             ));
         }
+    }
+    found
+}
+
+/// Every error that a client went on from is on its counter: each such line of the log was counted once, and no line tells of
+/// an error that has no counter.
+pub fn counted(heard: &Heard, counts: &SetbackCounts) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (setback, counted) in counts.iter() {
+        let logged = heard.setbacks.get(setback.name()).copied().unwrap_or(0);
+        if logged != counted {
+            let name = setback.name();
+            let what =
+                format!("{logged} errors of the kind {name} were logged and {counted} counted");
+            found.push(broken(Rule::Counted, what));
+        }
+    }
+    for line in &heard.uncounted {
+        found.push(broken(Rule::Counted, format!("on no counter: {line}")));
     }
     found
 }
@@ -184,6 +207,29 @@ fn weights(records: &BTreeMap<String, Record>, found: &mut Vec<Violation>) {
                 format!("{left:?} load what nobody saved"),
             ));
             return;
+        }
+    }
+}
+
+/// The real weights are, to the bit, those of a run without faults of just the applied calls; so are the optimizer's moments
+/// and the gradients that were held.
+fn tensors(real: &RealEngine, found: &mut Vec<Violation>) {
+    for what in real.refused() {
+        found.push(broken(Rule::Truth, format!("the engine refused {what}")));
+    }
+    let (ends, faultless) = match (real.ends(), real.faultless()) {
+        (Ok(ends), Ok(faultless)) => (ends, faultless),
+        (Err(why), _) | (_, Err(why)) => return found.push(broken(Rule::Weights, why)),
+    };
+    if !ends.keys().eq(faultless.keys()) {
+        found.push(broken(Rule::Weights, "other models come of the same calls"));
+    }
+    for (model, end) in &ends {
+        if faultless.get(model) != Some(end) {
+            found.push(broken(
+                Rule::Weights,
+                format!("the tensors of {model} are not those of its calls alone"),
+            ));
         }
     }
 }

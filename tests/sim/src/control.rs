@@ -12,6 +12,8 @@ use tinkers_core::{
     Time,
 };
 
+use crate::op::Op;
+
 /// A fault of the client library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Control {
@@ -35,13 +37,17 @@ pub enum Control {
     BlockedHeart,
     /// The key is in a log line.
     KeyInLog,
+    /// What is gone on from is logged and not counted.
+    UncountedSetback,
     /// The engine takes a step twice.
     StepTwice,
+    /// The engine adds the gradients of a pass twice.
+    GradientTwice,
 }
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::OvertakingSubmit,
         Self::HintsNotHeard,
         Self::SuccessClears,
@@ -52,7 +58,9 @@ impl Control {
         Self::LostTask,
         Self::BlockedHeart,
         Self::KeyInLog,
+        Self::UncountedSetback,
         Self::StepTwice,
+        Self::GradientTwice,
     ];
 
     /// The name on the command line.
@@ -68,13 +76,24 @@ impl Control {
             Self::LostTask => "lost-task",
             Self::BlockedHeart => "blocked-heart",
             Self::KeyInLog => "key-in-log",
+            Self::UncountedSetback => "uncounted-setback",
             Self::StepTwice => "step-twice",
+            Self::GradientTwice => "gradient-twice",
         }
     }
 
     /// The control of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|control| control.name() == name)
+    }
+
+    /// What a faulty engine applies twice.
+    pub const fn twice(self) -> Option<Op> {
+        match self {
+            Self::StepTwice => Some(Op::OptimStep),
+            Self::GradientTwice => Some(Op::ForwardBackward),
+            _ => None,
+        }
     }
 
     /// The session as a faulty client sees it; the same one where the fault is elsewhere.
@@ -95,6 +114,7 @@ impl Control {
             Self::LeakOnAbort => {
                 caller.admission = Arc::new(Leaky(Arc::clone(&caller.admission)));
             }
+            Self::UncountedSetback => caller.setbacks = Arc::default(),
             Self::BlindRepeat | Self::LostTask => {}
             _ => return session,
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::{Table, presets};
 
-use tinkers::{ErrorKind, Sent};
+use tinkers::{ErrorKind, Sent, Setback, SetbackCounts};
 
 use crate::fault::Kind;
 use crate::op::Op;
@@ -16,6 +16,7 @@ pub struct Cover {
     faults: BTreeMap<(Kind, Op), u64>,
     handles: BTreeMap<(Habit, &'static str), u64>,
     failures: BTreeMap<String, u64>,
+    setbacks: BTreeMap<&'static str, u64>,
 }
 
 /// What a program does with a handle, without the times.
@@ -80,6 +81,18 @@ impl Cover {
             .or_default() += 1;
     }
 
+    /// Errors that clients went on from.
+    pub fn went_on(&mut self, counts: &SetbackCounts) {
+        for (setback, count) in counts.iter() {
+            *self.setbacks.entry(setback.name()).or_default() += count;
+        }
+    }
+
+    /// How many errors of a kind clients went on from.
+    pub fn setbacks(&self, setback: Setback) -> u64 {
+        self.setbacks.get(setback.name()).copied().unwrap_or(0)
+    }
+
     /// Adds the counts of another.
     pub fn add(&mut self, other: &Self) {
         for (cell, count) in &other.faults {
@@ -90,6 +103,9 @@ impl Cover {
         }
         for (kind, count) in &other.failures {
             *self.failures.entry(kind.clone()).or_default() += count;
+        }
+        for (kind, count) in &other.setbacks {
+            *self.setbacks.entry(kind).or_default() += count;
         }
     }
 
@@ -139,8 +155,13 @@ impl Cover {
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
         let failures = failures.join(", ");
+        let setbacks = self.setbacks.iter().filter(|(_, count)| **count > 0);
+        let setbacks: Vec<String> = setbacks
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        let setbacks = setbacks.join(", ");
         format!(
-            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}\n\nhow calls failed, and what is known of their requests:\n  {failures}"
+            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}\n\nhow calls failed, and what is known of their requests:\n  {failures}\n\nerrors that clients went on from:\n  {setbacks}"
         )
     }
 }

@@ -1,4 +1,5 @@
-//! An engine that writes down what it applied, and whose weights are a chain of hashes over it.
+//! An engine that writes down what it applied, and whose weights are a chain of hashes over it. Answers come from the scripted
+//! engine, or from the real one, which then computes the same.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,12 +9,14 @@ use std::time::Duration;
 use tinkers::wire::{Datum, PassMode};
 use tinkers_core::{ManualClock, Spawn, Task, Time};
 use tinkers_local::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, ScriptedEngine, Work,
+    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, ScriptedEngine,
+    Work,
 };
 
 use crate::chance::Chance;
 use crate::misfortune::Misfortune;
 use crate::op::Op;
+use crate::real::RealEngine;
 use crate::trace::{Hash, Trace};
 
 /// Something that a model was made to do, with the number of the call that asked for it.
@@ -84,15 +87,15 @@ pub struct Record {
 
 /// The engine.
 pub struct LedgerEngine {
-    answers: ScriptedEngine,
+    answers: Answers,
     latency: Duration,
     clock: ManualClock,
     spawn: Arc<dyn Spawn>,
     chance: Chance,
     misfortune: Arc<Misfortune>,
     trace: Trace,
-    /// A negative control: every step is applied twice.
-    steps_twice: bool,
+    /// A negative control: what is applied twice.
+    twice: Option<Op>,
     state: Mutex<State>,
     waiting: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
@@ -104,9 +107,20 @@ struct State {
     checkpoints: Vec<CheckpointRecord>,
 }
 
+/// Where the outcomes of jobs come from.
+#[derive(Debug)]
+pub enum Answers {
+    /// They are canned.
+    Scripted(Box<ScriptedEngine>),
+    /// They are computed.
+    Real(Box<RealEngine>),
+}
+
 /// The parts of a [`LedgerEngine`].
 #[derive(Debug)]
 pub struct LedgerParts {
+    /// Where outcomes come from.
+    pub answers: Answers,
     /// How long a job takes at most.
     pub latency: Duration,
     /// Time.
@@ -119,22 +133,22 @@ pub struct LedgerParts {
     pub misfortune: Arc<Misfortune>,
     /// Where it is written down.
     pub trace: Trace,
-    /// A negative control: every step is applied twice.
-    pub steps_twice: bool,
+    /// A negative control: what is applied twice.
+    pub twice: Option<Op>,
 }
 
 impl LedgerEngine {
     /// An engine that has done nothing.
     pub fn new(parts: LedgerParts) -> Self {
         Self {
-            answers: ScriptedEngine::default(),
+            answers: parts.answers,
             latency: parts.latency,
             clock: parts.clock,
             spawn: parts.spawn,
             chance: parts.chance,
             misfortune: parts.misfortune,
             trace: parts.trace,
-            steps_twice: parts.steps_twice,
+            twice: parts.twice,
             state: Mutex::default(),
             waiting: Arc::default(),
         }
@@ -150,9 +164,35 @@ impl LedgerEngine {
         lock(&self.state).saved.clone()
     }
 
+    /// The real engine, where it is the one that computes.
+    pub fn real(&self) -> Option<&RealEngine> {
+        match &self.answers {
+            Answers::Scripted(_) => None,
+            Answers::Real(real) => Some(real),
+        }
+    }
+
+    /// Does a job, and writes down what it did; its outcome comes by `answer`.
+    fn take(&self, job: &Job, answer: Done) -> Result<(), EngineError> {
+        match &self.answers {
+            Answers::Scripted(scripted) => {
+                self.perform(&job.work)?;
+                scripted.start(job.clone(), answer);
+            }
+            Answers::Real(real) => {
+                let outcome = real.run(job)?;
+                self.perform(&job.work)?;
+                answer.finish(Ok(outcome));
+            }
+        }
+        Ok(())
+    }
+
     fn perform(&self, work: &Work) -> Result<(), EngineError> {
         let mut state = lock(&self.state);
         let state = &mut *state;
+        let is_twice = self.twice.is_some() && self.twice == op_of(work);
+        let times = if is_twice { 2 } else { 1 };
         match work {
             Work::CreateModel { model, .. } => state.create(model, None)?,
             Work::CreateFromCheckpoint { model, path, .. } => {
@@ -162,7 +202,7 @@ impl LedgerEngine {
             Work::Pass {
                 model, mode, data, ..
             } => {
-                for datum in data {
+                for datum in data.iter().cycle().take(data.len() * times) {
                     let (call, place) = numbers(datum)?;
                     let piece = match mode {
                         PassMode::Forward => Piece::Forward(call, place),
@@ -172,8 +212,8 @@ impl LedgerEngine {
                 }
             }
             Work::OptimStep { model, params } => {
-                let call = (params.learning_rate * 1e6).round() as u32;
-                for _ in 0..=u8::from(self.steps_twice) {
+                let call = call_of_rate(params.learning_rate);
+                for _ in 0..times {
                     state.does(model, Piece::Step(call))?;
                 }
             }
@@ -245,14 +285,30 @@ impl State {
 
 /// The data of a call, each of which names the call and its place.
 pub fn data(call: u32, count: u32) -> Vec<Datum> {
-    let datum = |place| {
-        let tokens = [1 + call / 200, 1 + call % 200, 1 + place, 0];
-        Datum::next_token(&tokens, vec![1.0; 3])
-    };
-    (0..count).map_while(|place| datum(place).ok()).collect()
+    (0..count).map_while(|place| datum(call, place)).collect()
 }
 
-fn numbers(datum: &Datum) -> Result<(u32, u32), EngineError> {
+/// One of them.
+pub fn datum(call: u32, place: u32) -> Option<Datum> {
+    let tokens = [1 + call / 200, 1 + call % 200, 1 + place, 0];
+    Datum::next_token(&tokens, vec![1.0; 3]).ok()
+}
+
+/// The learning rate of the step of a call, which names the call.
+pub fn rate(call: u32) -> f64 {
+    f64::from(call) * 1e-6
+}
+
+/// The call of a learning rate.
+pub fn call_of_rate(rate: f64) -> u32 {
+    (rate * 1e6).round() as u32
+}
+
+/// The call and the place that a datum names.
+///
+/// # Errors
+/// When it names none.
+pub fn numbers(datum: &Datum) -> Result<(u32, u32), EngineError> {
     match datum.model_input.tokens().as_deref() {
         Some([high, low, place, ..]) => Ok(((high - 1) * 200 + low - 1, place - 1)),
         _ => Err(EngineError::server("a datum of somebody else")),
@@ -270,7 +326,8 @@ pub fn call_of(path: &str) -> Option<(bool, u32)> {
     Some((kind == "state", call.parse().ok()?))
 }
 
-fn op_of(work: &Work) -> Option<Op> {
+/// What work is for, where a client asked for it.
+pub fn op_of(work: &Work) -> Option<Op> {
     Some(match work {
         Work::Pass {
             mode: PassMode::Forward,
@@ -290,7 +347,10 @@ fn op_of(work: &Work) -> Option<Op> {
 
 impl Engine for LedgerEngine {
     fn models(&self) -> Vec<BaseModel> {
-        self.answers.models()
+        match &self.answers {
+            Answers::Scripted(scripted) => scripted.models(),
+            Answers::Real(real) => real.models(),
+        }
     }
 
     fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError> {
@@ -300,10 +360,13 @@ impl Engine for LedgerEngine {
     fn start(&self, job: Job, done: Done) {
         let op = op_of(&job.work);
         let fails = op.is_some_and(|op| self.misfortune.job_fails(op));
+        let answer = Arc::new(Mutex::new(None::<Result<Outcome, EngineError>>));
+        let kept = Arc::clone(&answer);
+        let keep = Done::new(move |outcome| *lock(&kept) = Some(outcome));
         let performed = if fails {
             Err(EngineError::server("the job failed; submit it again"))
         } else {
-            self.perform(&job.work)
+            self.take(&job, keep)
         };
         let what = op.map_or("other", Op::name);
         self.trace.note(format_args!(
@@ -311,14 +374,8 @@ impl Engine for LedgerEngine {
             job.id.0,
             if performed.is_err() { " fails" } else { "" }
         ));
-        let answer = Arc::new(Mutex::new(None));
-        match performed {
-            Err(error) => *lock(&answer) = Some(Err(error)),
-            Ok(()) => {
-                let answer = Arc::clone(&answer);
-                let keep = Done::new(move |outcome| *lock(&answer) = Some(outcome));
-                self.answers.start(job.clone(), keep);
-            }
+        if let Err(error) = performed {
+            *lock(&answer) = Some(Err(error));
         }
         let finish = move || {
             let outcome = lock(&answer).take();

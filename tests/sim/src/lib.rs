@@ -19,6 +19,7 @@ pub mod misfortune;
 pub mod network;
 pub mod op;
 pub mod plan;
+pub mod real;
 pub mod seeds;
 pub mod shrink;
 pub mod trace;

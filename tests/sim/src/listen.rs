@@ -20,6 +20,37 @@ pub struct Listener {
     expired: Arc<OnceLock<WhenExpired>>,
 }
 
+/// How lines of the client begin that tell of no error, or of one that is told or counted elsewhere.
+const HARMLESS: [&str; 13] = [
+    // The limits count these.
+    "rate limited",
+    "probing whether requests are taken again",
+    "requests are taken again",
+    "in-flight window changed",
+    "clients of one server and key ask for different limits",
+    // The session's events tell of these.
+    "the server has ended the session",
+    "a heartbeat got through again",
+    // Everybody who waits is told, and who comes later.
+    "the poll for a client's results ended",
+    // Warnings, once a minute, of what each attempt counts.
+    "billing holds the job",
+    "paused by the server",
+    "deprecation notice",
+    // A figure that the server left out, or that has no meaning for several chunks.
+    "left out of the merge: some chunk lacks it",
+    "left out of the merge: it has no reduction",
+];
+
+/// Whether a line is the client's, by where it was written.
+fn is_of_client(target: &str) -> bool {
+    let name = target.split("::").next().unwrap_or(target);
+    match name.strip_prefix("tinkers_") {
+        Some(name) => !matches!(name, "local" | "engine" | "sim"),
+        None => name == "tinkers",
+    }
+}
+
 /// What is done when the server says that a session expired.
 type WhenExpired = Box<dyn Fn(&str) + Send + Sync>;
 
@@ -32,6 +63,10 @@ pub struct Heard {
     pub by_request: BTreeMap<String, u64>,
     /// Lines in which the key was found.
     pub with_key: Vec<String>,
+    /// Lines of the clients on errors that they went on from, by kind.
+    pub setbacks: BTreeMap<String, u64>,
+    /// Lines of the clients that are none of these and not known to be harmless.
+    pub uncounted: Vec<String>,
 }
 
 impl Listener {
@@ -51,6 +86,16 @@ impl Listener {
         }
     }
 
+    /// A line of a client: an error that it went on from, or nothing of the kind.
+    fn keep(&self, line: &Line) {
+        let mut heard = self.lock();
+        if let Some(setback) = &line.setback {
+            *heard.setbacks.entry(setback.clone()).or_default() += 1;
+        } else if !HARMLESS.iter().any(|known| line.message.starts_with(known)) {
+            heard.uncounted.push(line.text.clone());
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,6 +106,8 @@ struct Line {
     text: String,
     request_id: Option<String>,
     session: Option<String>,
+    setback: Option<String>,
+    message: String,
 }
 
 impl Visit for Line {
@@ -69,6 +116,8 @@ impl Visit for Line {
         match field.name() {
             "request_id" => self.request_id = plain(),
             "session" => self.session = plain(),
+            "setback" => self.setback = plain(),
+            "message" => self.message = format!("{value:?}"),
             _ => {}
         }
         let _ = write!(self.text, "{}={value:?} ", field.name());
@@ -104,6 +153,9 @@ impl Subscriber for Listener {
         {
             then(session);
         }
+        if is_of_client(event.metadata().target()) {
+            self.keep(&line);
+        }
         if *event.metadata().level() <= Level::INFO {
             let mut heard = self.lock();
             heard.lines += 1;
@@ -121,5 +173,24 @@ impl Subscriber for Listener {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_without_a_counter_is_found_and_the_servers_lines_are_not_ours() {
+        let listener = Listener::default();
+        tracing::subscriber::with_default(listener.clone(), || {
+            tracing::debug!(target: "tinkers_session::refresh", setback = "refresh", "as it was");
+            tracing::debug!(target: "tinkers_dispatch::after", "rate limited");
+            tracing::debug!(target: "tinkers_futures::retrieve", "a poll failed");
+            tracing::warn!(target: "tinkers_local::server", "a job failed");
+        });
+        let heard = listener.heard();
+        assert_eq!(heard.setbacks, BTreeMap::from([("refresh".to_owned(), 1)]));
+        assert_eq!(heard.uncounted.len(), 1, "{:?}", heard.uncounted);
     }
 }

@@ -5,9 +5,11 @@ use std::time::Duration;
 use crate::chance::Chance;
 use crate::fault::{Kind, Mix, Spell};
 
-/// What a user may leave out of a plan, to find out what a failure needs.
+/// What a user may leave out of a plan, to find out what a failure needs, and over which engine it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
+    /// What computes.
+    pub engine: EngineKind,
     /// Virtual hours in which things go wrong.
     pub hours: u64,
     /// At most so many clients.
@@ -25,6 +27,7 @@ pub struct Cut {
 impl Default for Cut {
     fn default() -> Self {
         Self {
+            engine: EngineKind::Scripted,
             hours: 1,
             clients: usize::MAX,
             tasks: usize::MAX,
@@ -35,9 +38,46 @@ impl Default for Cut {
     }
 }
 
+/// What computes on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Canned results, and a chain of hashes for weights.
+    Scripted,
+    /// The same chain, and beside it the built-in model.
+    Real,
+}
+
+impl EngineKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Scripted, Self::Real];
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scripted => "scripted",
+            Self::Real => "real",
+        }
+    }
+
+    /// The engine of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|engine| engine.name() == name)
+    }
+
+    /// The base model that it offers.
+    pub const fn base_model(self) -> &'static str {
+        match self {
+            Self::Scripted => "tinkers/scripted",
+            Self::Real => tinkers_engine::builtin::NAME,
+        }
+    }
+}
+
 /// One run.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// What computes.
+    pub engine: EngineKind,
     /// Where it comes from.
     pub seed: u64,
     /// When things stop going wrong.
@@ -183,6 +223,7 @@ impl Plan {
         let server = server(&chance.stream(3));
         let spells = spells(&chance.stream(5), calm_at, clients.len(), server.expiry);
         let mut plan = Self {
+            engine: cut.engine,
             seed,
             calm_at,
             mix: mix(&chance.stream(4)),

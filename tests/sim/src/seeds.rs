@@ -69,6 +69,7 @@ impl Results {
         self.size.failed += ran.size.failed;
         self.size.left += ran.size.left;
         self.size.requests += ran.size.requests;
+        self.size.models += ran.size.models;
         self.size.time += ran.size.time;
         self.cover.add(&ran.cover);
         let is_first = self.failure.as_ref().is_none_or(|first| seed < first.seed);

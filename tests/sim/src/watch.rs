@@ -47,6 +47,8 @@ pub enum Rule {
     Key,
     /// What repeats is not logged each time.
     Log,
+    /// What is gone on from is on a counter.
+    Counted,
     /// Time goes on.
     Progress,
 }

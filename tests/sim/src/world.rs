@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
-use tinkers_core::{ManualClock, Moment, Spawn, SplitMix, Time};
+use tinkers_core::{ManualClock, Moment, Setbacks, Spawn, SplitMix, Time};
 use tinkers_local::{HintForm, InProcess, LocalConfig, LocalServer, Window};
 use tinkers_session::{
     BaseUrl, Endpoint, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions,
@@ -22,11 +22,12 @@ use crate::control::{Control, NoTurn, OldLimiter};
 use crate::cover::Cover;
 use crate::executor::{Executor, Owner, Stop};
 use crate::fault::Kind;
-use crate::ledger::{LedgerEngine, LedgerParts};
+use crate::ledger::{Answers, LedgerEngine, LedgerParts};
 use crate::listen::{CANARY, Listener};
 use crate::misfortune::Misfortune;
 use crate::network::{Network, Way};
-use crate::plan::Plan;
+use crate::plan::{EngineKind, Plan};
+use crate::real::RealEngine;
 use crate::trace::{Keep, Trace};
 use crate::watch::{Rule, Violation, Watch};
 
@@ -39,6 +40,8 @@ pub struct Stage {
     pub control: Option<Control>,
     /// What was called.
     pub book: Book,
+    /// What computes on the server.
+    pub engine: Arc<LedgerEngine>,
     /// The way to the server.
     pub network: Arc<Network>,
     /// Tasks of the programs.
@@ -53,6 +56,8 @@ pub struct Stage {
     old_limiter: Arc<OldLimiter>,
     chance: Chance,
     connects: AtomicU64,
+    /// The errors that the clients went on from.
+    setbacks: Arc<Setbacks>,
 }
 
 /// What came of a run.
@@ -83,6 +88,8 @@ pub struct Size {
     pub left: u64,
     /// Requests on the network.
     pub requests: u64,
+    /// Models whose real weights were compared with those of a run without faults.
+    pub models: u64,
     /// Virtual time.
     pub time: Duration,
 }
@@ -116,6 +123,14 @@ impl Run {
         let executor = Executor::new(clock.clone(), chance.stream(1));
         let server_side = executor.spawner(Owner::Server);
         let misfortune = Arc::new(Misfortune::new(plan, clock.clone(), &chance.stream(2)));
+        let twice = control.and_then(Control::twice);
+        // A fault in the real engine is its own: the ledger knows nothing of it, and the weights alone tell.
+        let answers = match plan.engine {
+            EngineKind::Scripted => Answers::Scripted(Box::default()),
+            EngineKind::Real => Answers::Real(Box::new(
+                RealEngine::new(twice).expect("threads and a directory for the engine"),
+            )),
+        };
         let engine = Arc::new(LedgerEngine::new(LedgerParts {
             latency: plan.server.latency,
             clock: clock.clone(),
@@ -123,7 +138,8 @@ impl Run {
             chance: chance.stream(3),
             misfortune: Arc::clone(&misfortune),
             trace: trace.clone(),
-            steps_twice: control == Some(Control::StepTwice),
+            answers,
+            twice: twice.filter(|_| plan.engine == EngineKind::Scripted),
         }));
         let server = LocalServer::builder(
             Arc::<LedgerEngine>::clone(&engine),
@@ -150,6 +166,7 @@ impl Run {
             plan: plan.clone(),
             control,
             book: Book::default(),
+            engine: Arc::clone(&engine),
             network: Arc::new(network),
             caller_side: executor.spawner(Owner::Caller),
             client_side: executor.spawner(Owner::Client),
@@ -159,6 +176,7 @@ impl Run {
             old_limiter: Arc::default(),
             chance: chance.stream(6),
             connects: AtomicU64::new(0),
+            setbacks: Arc::default(),
         });
         let client = |index| Arc::new(Client::new(Arc::clone(&stage), index));
         let clients = (0..plan.clients.len()).map(client).collect();
@@ -211,8 +229,17 @@ impl Run {
         self.stage.look_at_limits();
         let network = &self.stage.network;
         let mut violations = watch.violations();
+        // What came of the models is part of what a seed replays.
+        let ends = self.engine.real().map(RealEngine::ends);
+        let ends = ends.and_then(Result::ok).unwrap_or_default();
+        for (model, end) in &ends {
+            let trace = &network.trace;
+            trace.note(format_args!("{model} came to {end:016x}"));
+        }
         violations.extend(check::all(&self.stage.book, &self.engine));
+        let counted = self.stage.setbacks.snapshot();
         violations.extend(check::heard(&listener.heard(), watch));
+        violations.extend(check::counted(&listener.heard(), &counted));
         let calls = self.stage.book.entries();
         let count = |is: fn(&Outcome) -> bool| {
             let all = calls.iter().filter_map(|(_, call)| call.outcome.as_ref());
@@ -224,6 +251,7 @@ impl Run {
                 cover.failed(*kind, *sent);
             }
         }
+        cover.went_on(&counted);
         let ran = Ran {
             hash: network.trace.hash(),
             lines: network.trace.lines(),
@@ -235,6 +263,7 @@ impl Run {
                 failed: count(|outcome| matches!(outcome, Outcome::Failed { .. })),
                 left: calls.iter().filter(|(_, call)| call.left).count() as u64,
                 requests: network.count.load(Ordering::Relaxed),
+                models: ends.len() as u64,
                 time: self.clock.now().since_origin(),
             },
         };
@@ -332,6 +361,7 @@ impl Stage {
                 },
             },
             spawner: Arc::clone(&self.client_side),
+            setbacks: Arc::clone(&self.setbacks),
         };
         let plan = &self.plan.clients[index];
         let options = SessionOptions {

@@ -1,5 +1,6 @@
 //! Seeds hold what is promised.
 
+use tinkers::Setback;
 use tinkers_sim::plan::Cut;
 use tinkers_sim::seeds;
 
@@ -11,4 +12,24 @@ fn every_promise_holds_over_many_seeds() {
     assert_eq!(broken, None);
     assert!(results.size.ok > 1000, "inconclusive: {:?}", results.size);
     assert!(results.cover.total() > 1000, "inconclusive");
+    // What is counted as often as it is logged must have come at all.
+    for setback in [
+        Setback::Repeat,
+        Setback::Billing,
+        Setback::Poll,
+        Setback::SharedPoll,
+        Setback::Acknowledgement,
+        Setback::LostSample,
+        Setback::LostSave,
+        Setback::Orphan,
+        Setback::Undelivered,
+        Setback::Heartbeat,
+        Setback::Refresh,
+    ] {
+        let name = setback.name();
+        assert!(
+            results.cover.setbacks(setback) > 0,
+            "inconclusive: no {name}"
+        );
+    }
 }

@@ -13,6 +13,7 @@ use crate::jitter::Jitter;
 use crate::outage::Pause;
 use crate::progress::{Leaving, ProgressCell};
 use crate::retry::{self, Action, Applied, Draw, LONGEST_PAUSE, SPREAD, WhenMaybeApplied};
+use crate::setback::Setback;
 use crate::time::Moment;
 use crate::transport::HttpResponse;
 
@@ -174,6 +175,7 @@ impl<'a> Attempts<'a> {
                         .on_payment_required(now, self.caller.billing_limit)
                     {
                         Billing::Pause(step) => {
+                            self.caller.setbacks.note(Setback::Billing, &answer.status);
                             self.sleep(call, step, || answer_error(ErrorKind::Billing, &answer))
                                 .await?
                         }
@@ -250,7 +252,8 @@ impl<'a> Attempts<'a> {
         };
         // Neither the spread nor an empty budget fails a call that has the time for its pause.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
-        tracing::debug!(path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
+        self.caller.setbacks.count(Setback::Repeat);
+        tracing::debug!(setback = Setback::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
         let time = &*self.caller.time;
         match outage {
             Some(sent_at) => {

@@ -163,6 +163,7 @@ impl World {
             outages: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::from_secs(60),
+            setbacks: Arc::default(),
         };
         Self {
             clock,

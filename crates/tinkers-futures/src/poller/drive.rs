@@ -11,7 +11,7 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
-    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Settlement, Timeouts,
+    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Setback, Settlement, Timeouts,
     TransportError, TransportErrorKind,
 };
 use tinkers_wire::{PollTarget, RetrieveFutures, routes, to_json};
@@ -101,7 +101,10 @@ impl Drive {
                         Ok(())
                     });
                     if let Err(error) = said.await {
-                        tracing::debug!(%error, "the last acknowledgement broke off");
+                        self.session
+                            .caller()
+                            .setbacks
+                            .note(Setback::Acknowledgement, &error);
                     }
                 }
                 Err(error) => {
@@ -181,14 +184,20 @@ impl Drive {
                     .on_payment_required(now, caller.billing_limit)
                 {
                     Billing::Pause(step) => {
+                        caller.setbacks.note(Setback::Billing, &answer.status);
                         self.board.news_for_all(now);
                         step
                     }
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, answer)),
                 }
             }
-            Reply::Again(hint) if is_outage => return Ok(self.outage(caller, hint)),
-            Reply::Again(hint) => self.pace.after_failure(hint, &*caller.jitter),
+            Reply::Again(hint) => {
+                caller.setbacks.note(Setback::SharedPoll, &answer.status);
+                if is_outage {
+                    return Ok(self.outage(caller, hint));
+                }
+                self.pace.after_failure(hint, &*caller.jitter)
+            }
             Reply::AgainFewTimes(kind) => self.doubt(caller, || answer_error(kind, answer))?,
             Reply::Unreadable(error) => self.doubt(caller, || {
                 let message = format!("the answer to the poll for results cannot be read: {error}");
@@ -213,6 +222,7 @@ impl Drive {
             return Err(last());
         }
         self.doubts += 1;
+        caller.setbacks.note(Setback::SharedPoll, &last());
         Ok(self.pace.after_failure(None, &*caller.jitter))
     }
 
@@ -231,7 +241,7 @@ impl Drive {
             TransportErrorKind::Timeout
             | TransportErrorKind::Connect
             | TransportErrorKind::Broken => {
-                tracing::debug!(%error, "a poll for a client's results failed on its way");
+                caller.setbacks.note(Setback::SharedPoll, &error);
                 Ok(self.outage(caller, None))
             }
             _ => Err(error.into()),
@@ -318,12 +328,18 @@ impl Drive {
             let answer = match caller.time.deadline(deadline, last).await {
                 Some(Ok((_, Ok(answer)))) => answer,
                 other => {
-                    tracing::debug!(?other, "the last acknowledgement did not get through");
+                    caller.setbacks.count(Setback::Acknowledgement);
+                    tracing::debug!(
+                        setback = Setback::Acknowledgement.name(),
+                        ?other,
+                        "the last acknowledgement did not get through"
+                    );
                     return;
                 }
             };
             let Reply::Told(mut told) = classify(&answer, caller.time.wall()) else {
-                tracing::debug!(status = %answer.status, "the last acknowledgement was not taken");
+                caller.setbacks.count(Setback::Acknowledgement);
+                tracing::debug!(setback = Setback::Acknowledgement.name(), status = %answer.status, "the last acknowledgement was not taken");
                 return;
             };
             // What is told now is of interest to nobody; more ids than one poll takes go with the next.

@@ -109,6 +109,7 @@ fn build(
         outages: Arc::default(),
         billing: Arc::new(BillingPause::default()),
         billing_limit: Duration::from_secs(3600),
+        setbacks: Arc::default(),
     };
     let config = ClientConfig::default();
     (

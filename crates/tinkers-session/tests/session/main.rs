@@ -5,5 +5,6 @@ mod document;
 mod heart;
 mod opening;
 mod refresh;
+mod setbacks;
 mod support;
 mod thread;

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tinkers_core::{Moment, RouteClass, Sent, Spawn, Task, TransportError};
+use tinkers_core::{Moment, RouteClass, Sent, Setback, Spawn, Task, TransportError};
 use tokio::sync::oneshot;
 
 use super::table::{Slot, Table};
@@ -310,10 +310,14 @@ impl Lane {
         // Weak, so that a connection does not keep alive the lane that would close it.
         let lane = Arc::downgrade(self);
         let class = self.class.name();
+        let setbacks = Arc::clone(&self.ground.setbacks);
         self.ground.runtime.launch(async move {
             match dialed.driver.await {
                 Ok(()) => tracing::debug!(class, connection = id, "connection closed"),
-                Err(error) => tracing::debug!(class, connection = id, %error, "connection broke"),
+                Err(error) => {
+                    setbacks.count(Setback::Connection);
+                    tracing::debug!(setback = Setback::Connection.name(), class, connection = id, %error, "connection broke");
+                }
             }
             if let Some(lane) = Weak::upgrade(&lane) {
                 lane.forget(id);
@@ -437,6 +441,7 @@ mod tests {
                 .clone(),
             time: runtime.time(),
             runtime,
+            setbacks: Arc::default(),
         };
         let class = RouteClass::Rest;
         let lane = Lane::new(Arc::new(ground), class, LaneLimits::of(class));

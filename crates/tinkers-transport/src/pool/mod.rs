@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Moment, Origin, RouteClass, Time};
+use tinkers_core::{Moment, Origin, RouteClass, Setbacks, Time};
 
 use crate::dial::Dialer;
 use crate::runtime::IoRuntime;
@@ -86,6 +86,7 @@ pub(crate) struct Ground {
     pub(crate) origin: Origin,
     pub(crate) runtime: IoRuntime,
     pub(crate) time: Arc<dyn Time>,
+    pub(crate) setbacks: Arc<Setbacks>,
 }
 
 /// How long a request may wait for its connection.

@@ -60,6 +60,7 @@ impl World {
                 time,
                 spawner: Arc::new(self.heart.clone()),
             },
+            setbacks: Arc::default(),
         }
     }
 
