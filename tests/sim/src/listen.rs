@@ -21,7 +21,7 @@ pub struct Listener {
 }
 
 /// How lines of the client begin that tell of no error, or of one that is told or counted elsewhere.
-const HARMLESS: [&str; 13] = [
+const HARMLESS: [&str; 15] = [
     // The limits count these.
     "rate limited",
     "probing whether requests are taken again",
@@ -33,6 +33,9 @@ const HARMLESS: [&str; 13] = [
     "a heartbeat got through again",
     // Everybody who waits is told, and who comes later.
     "the poll for a client's results ended",
+    // Once for an outage, of what each attempt counts.
+    "the server fails; it is asked again",
+    "the server answers again",
     // Warnings, once a minute, of what each attempt counts.
     "billing holds the job",
     "paused by the server",

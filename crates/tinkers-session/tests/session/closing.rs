@@ -135,7 +135,8 @@ fn a_finish_is_repeated_for_half_a_minute_while_the_heart_goes_on() {
     let error = close(&world, &session).expect_err("never taken");
     assert_eq!(error.kind(), ErrorKind::Server);
     let tries = world.server.on_path(FINISH).len();
-    assert!((3..20).contains(&tries), "{tries}");
+    // Nothing else is heard of the server, so this is its scout, once a second.
+    assert!((10..35).contains(&tries), "{tries}");
     // A session whose end the server does not know of yet must not be ended by silence meanwhile.
     assert!(world.server.on_line(Line::Heart).len() >= 2);
     world.assert_at_rest();
