@@ -137,6 +137,13 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// Waits for its turn. Fails with `RateLimited` and `retry_at` when the server's hint lies beyond the deadline, with
     /// `Timeout` when the deadline passes, with `Closed` after the end of the client.
     fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>>;
+
+    /// When the server last answered one of `class`, or a result made room, while others waited for their turn. A queue that moves is
+    /// news for all who stand in it, however long it is. `None` where nothing is known of that.
+    fn moved(&self, class: RouteClass) -> Option<Moment> {
+        let _ = class;
+        None
+    }
 }
 
 /// Where permits and flights are given back.

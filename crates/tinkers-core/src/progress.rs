@@ -164,15 +164,24 @@ impl ProgressCell {
         true
     }
 
-    /// When it will count as stalled, should no news come.
+    /// When it will count as stalled, should no news come. Asked only while it waits for its turn, `moved` tells when its queue
+    /// last moved, which is news then.
     ///
     /// # Errors
     /// `Stalled` when at `now` no news came for `limit`.
-    pub fn patience(&self, now: Moment, limit: Duration) -> Result<Moment, Error> {
-        let (phase, last_news) = {
+    pub fn patience(
+        &self,
+        now: Moment,
+        limit: Duration,
+        moved: impl FnOnce() -> Option<Moment>,
+    ) -> Result<Moment, Error> {
+        let (phase, mut last_news) = {
             let state = self.lock();
             (state.phase, state.last_news)
         };
+        if phase == Phase::Admission && now.since(last_news) >= limit {
+            last_news = last_news.max(moved().unwrap_or_default());
+        }
         let since = now.since(last_news);
         if since < limit {
             return Ok(last_news.after(limit));
@@ -211,15 +220,18 @@ mod tests {
         let cell = ProgressCell::new(clock.now());
         let limit = Duration::from_secs(10);
         let begun = clock.now();
-        assert_eq!(cell.patience(begun, limit).unwrap(), begun.after(limit));
+        assert_eq!(
+            cell.patience(begun, limit, || None).unwrap(),
+            begun.after(limit)
+        );
         clock.advance(Duration::from_secs(9));
         let told = clock.now();
         cell.accepted(told, "r-1");
         clock.advance(Duration::from_secs(9));
-        let still = cell.patience(clock.now(), limit);
+        let still = cell.patience(clock.now(), limit, || None);
         assert_eq!(still.unwrap(), told.after(limit));
         clock.advance(Duration::from_secs(1));
-        let error = cell.patience(clock.now(), limit).unwrap_err();
+        let error = cell.patience(clock.now(), limit, || None).unwrap_err();
         assert_eq!(
             error.stalled(),
             Some(Stalled {
@@ -232,7 +244,7 @@ mod tests {
     /// The stall of an operation that nobody told of any news.
     fn stall(cell: &ProgressCell) -> Error {
         let limit = Duration::from_secs(10);
-        let stalled = cell.patience(Moment::ORIGIN.after(limit), limit);
+        let stalled = cell.patience(Moment::ORIGIN.after(limit), limit, || None);
         stalled.expect_err("silence for the whole limit is a stall")
     }
 

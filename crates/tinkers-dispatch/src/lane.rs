@@ -36,6 +36,8 @@ struct State {
     /// When the last probe went, and how long its answer took.
     probe: Option<Moment>,
     probe_took: Duration,
+    /// When something last came back while somebody waited.
+    moved: Option<Moment>,
 }
 
 /// What a waiter finds.
@@ -77,6 +79,7 @@ impl Lane {
                 look_at: None,
                 probe: None,
                 probe_took: Duration::ZERO,
+                moved: None,
             }),
             failed_probes: AtomicU64::new(0),
             events,
@@ -173,7 +176,14 @@ impl Lane {
             is_hinted,
             settled,
         };
+        let is_answered = match ending {
+            Ending::Accepted | Ending::Refused { .. } | Ending::Answered => true,
+            Ending::Unanswered { .. } | Ending::Dropped => false,
+        };
         self.locked(|state, after| {
+            if is_answered {
+                state.moved = Some(now);
+            }
             self.learn(state, &ended, now, after);
             self.serve(state, now, after);
         });
@@ -182,8 +192,17 @@ impl Lane {
     /// The end of a flight.
     pub(crate) fn land(&self, now: impl Fn() -> Moment) {
         if self.constraints.land().has_waiters {
-            self.hand_over(now());
+            let now = now();
+            self.locked(|state, after| {
+                state.moved = Some(now);
+                self.serve(state, now, after);
+            });
         }
+    }
+
+    /// When something last came back while somebody waited.
+    pub(crate) fn moved(&self) -> Option<Moment> {
+        lock(&self.state).moved
     }
 
     /// Other limits from now on, but for the rate; what is taken stays taken.
@@ -211,10 +230,6 @@ impl Lane {
     /// How long a probe may be without an answer now, before another one goes.
     pub(crate) fn patience(&self) -> Duration {
         self.patience_in(&lock(&self.state))
-    }
-
-    fn hand_over(&self, now: Moment) {
-        self.locked(|state, after| self.serve(state, now, after));
     }
 
     /// The level for the ramp after a pause.

@@ -158,4 +158,8 @@ impl Admission for LimiterAdmission {
         };
         Box::pin(Admit::new(Arc::clone(desk), ask))
     }
+
+    fn moved(&self, class: RouteClass) -> Option<Moment> {
+        self.desk(class)?.lane.moved()
+    }
 }

@@ -7,8 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tinkers_core::{
-    BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, Sent, SessionContext,
-    Setback,
+    BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, RouteClass, Sent,
+    SessionContext, Setback,
 };
 use tinkers_wire::Promise;
 use tokio::sync::oneshot;
@@ -24,26 +24,31 @@ pub struct Operation {
     pub progress: Arc<ProgressCell>,
     /// The public method, as `Client.method`.
     pub name: &'static str,
+    /// The class of its requests, in whose queue it waits for its turn.
+    pub class: RouteClass,
     /// When it is given up, news or not.
     pub deadline: Option<Moment>,
 }
 
 impl Operation {
     /// An operation that begins now.
-    pub fn new(session: Arc<dyn SessionContext>, name: &'static str) -> Self {
+    pub fn new(session: Arc<dyn SessionContext>, name: &'static str, class: RouteClass) -> Self {
         let now = session.caller().time.now();
         Self {
             progress: Arc::new(ProgressCell::new(now)),
             deadline: session.operation_deadline().map(|limit| now.after(limit)),
             session,
             name,
+            class,
         }
     }
 
     /// When it is given up, should no news come.
     fn patience(&self, limit: Duration) -> Result<Moment> {
-        let now = self.session.caller().time.now();
-        let stalls_at = self.progress.patience(now, limit)?;
+        let caller = self.session.caller();
+        let now = caller.time.now();
+        let moved = || caller.admission.moved(self.class);
+        let stalls_at = self.progress.patience(now, limit, moved)?;
         match self.deadline {
             Some(deadline) if deadline <= now => {
                 let message = "the operation took longer than the client's operation_deadline";

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::{Scripted, session_with_limits};
-use tinkers_core::{ErrorKind, ProgressCell, Result, SessionContext, Time};
+use tinkers_core::{ErrorKind, ProgressCell, Result, RouteClass, SessionContext, Time};
 use tinkers_futures::{ApiFuture, Operation, start};
 
 const SILENCE: Duration = Duration::from_secs(10);
@@ -18,7 +18,11 @@ fn seconds(number: u64) -> Duration {
 /// An operation of at most `deadline` that hears something after each of `news`, in seconds from its start, and no more.
 fn operation(deadline: Option<Duration>, news: &'static [u64]) -> (ApiFuture<()>, Arc<Scripted>) {
     let (session, server) = session_with_limits([], SILENCE, deadline);
-    let operation = Operation::new(session as Arc<dyn SessionContext>, "Test.run");
+    let operation = Operation::new(
+        session as Arc<dyn SessionContext>,
+        "Test.run",
+        RouteClass::Sample,
+    );
     let (clock, progress) = (server.clock.clone(), Arc::clone(&operation.progress));
     let work = async move {
         hear(&clock, &progress, news).await;
@@ -59,7 +63,11 @@ fn news_puts_off_the_stall_and_never_the_deadline() {
 fn a_result_wins_over_both_limits_of_the_same_instant() {
     for deadline in [None, Some(SILENCE)] {
         let (session, server) = session_with_limits([], SILENCE, deadline);
-        let operation = Operation::new(session as Arc<dyn SessionContext>, "Test.run");
+        let operation = Operation::new(
+            session as Arc<dyn SessionContext>,
+            "Test.run",
+            RouteClass::Sample,
+        );
         let sleep = server.clock.sleep_until(server.clock.now().after(SILENCE));
         let work = async move {
             sleep.await;

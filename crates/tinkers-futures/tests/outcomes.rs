@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tinkers_core::{BoxFuture, Error, ErrorKind, Result, Sent, SessionContext, Spawn, Task};
+use tinkers_core::{
+    BoxFuture, Error, ErrorKind, Result, RouteClass, Sent, SessionContext, Spawn, Task,
+};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
@@ -127,7 +129,10 @@ fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> Begun {
         }
     });
     let work = Holding { work, _held: held };
-    let handle = start(Operation::new(session, "Test.work"), work);
+    let handle = start(
+        Operation::new(session, "Test.work", RouteClass::Sample),
+        work,
+    );
     Begun {
         number,
         handle,

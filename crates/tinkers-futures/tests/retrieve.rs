@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use support::{Scripted, Step, session, session_with_limits};
-use tinkers_core::{ErrorKind, Phase, Result, SessionContext, Settlement, TransportErrorKind};
+use tinkers_core::{
+    ErrorKind, Phase, Result, RouteClass, SessionContext, Settlement, TransportErrorKind,
+};
 use tinkers_futures::{Operation, Retrieval, retrieve, start};
 use tinkers_wire::{
     FailureCategory, ForwardBackwardOutput, ModelCreated, OperationResult, RequestKind,
@@ -25,7 +27,11 @@ fn run<T: OperationResult>(
     script: impl IntoIterator<Item = Step>,
 ) -> (Result<T>, Arc<Scripted>, Operation) {
     let (session, server) = session(script);
-    let operation = Operation::new(session as Arc<dyn SessionContext>, "Test.run");
+    let operation = Operation::new(
+        session as Arc<dyn SessionContext>,
+        "Test.run",
+        RouteClass::Sample,
+    );
     let retrieval = Retrieval {
         operation: operation.clone(),
         client: tinkers_core::ClientId(0),
@@ -237,7 +243,11 @@ fn a_server_that_fails_is_asked_until_the_operation_counts_as_stalled() {
     let limit = Duration::from_secs(600);
     let failing = std::iter::repeat_n(Step::Json(500, "{}"), 1000);
     let (session, server) = session_with_limits(failing, limit, None);
-    let operation = Operation::new(session as Arc<dyn SessionContext>, "Test.run");
+    let operation = Operation::new(
+        session as Arc<dyn SessionContext>,
+        "Test.run",
+        RouteClass::Sample,
+    );
     let retrieval = Retrieval {
         operation: operation.clone(),
         client: tinkers_core::ClientId(0),

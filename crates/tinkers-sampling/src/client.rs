@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tinkers_core::{ClientId, Error, SessionContext};
+use tinkers_core::{ClientId, Error, RouteClass, SessionContext};
 use tinkers_futures::{ApiFuture, Operation, QueueLog, SessionPoller, start};
 use tinkers_wire::{ModelInput, PollTarget};
 
@@ -83,7 +83,7 @@ impl SamplingClient {
             .into_request();
         request.num_samples = Some(1);
         let inner = Arc::clone(&self.inner);
-        let operation = Operation::new(Arc::clone(&inner.session), NAME);
+        let operation = Operation::new(Arc::clone(&inner.session), NAME, RouteClass::Sample);
         start(operation.clone(), async move {
             let response = Box::pin(run(inner, request, operation)).await?;
             let logprobs = response.prompt_logprobs.ok_or_else(|| {

@@ -60,7 +60,11 @@ impl NewSampler {
 
     /// Makes the sampler.
     pub fn create(self) -> ApiFuture<SamplingClient> {
-        let operation = Operation::new(Arc::clone(&self.session), "ServiceClient.sampling");
+        let operation = Operation::new(
+            Arc::clone(&self.session),
+            "ServiceClient.sampling",
+            RouteClass::Train,
+        );
         start(operation.clone(), async move {
             self.create_in(&operation).await
         })

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
-use tinkers_core::{BoxFuture, Result};
+use tinkers_core::{BoxFuture, Result, RouteClass};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{ModelInput, SampleRequest, SampleResponse, SamplingParams, Stop, TensorData};
 
@@ -126,7 +126,11 @@ impl Sample {
     /// Starts it. The future is a handle on work under way; dropping it gives the sample up.
     pub fn send(self) -> ApiFuture<SampleResponse> {
         let Self { client, request } = self;
-        let operation = Operation::new(Arc::clone(&client.session), "SamplingClient.sample");
+        let operation = Operation::new(
+            Arc::clone(&client.session),
+            "SamplingClient.sample",
+            RouteClass::Sample,
+        );
         start(operation.clone(), run(client, request, operation))
     }
 

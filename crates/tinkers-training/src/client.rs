@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{BoxFuture, Error, Result, SessionContext};
+use tinkers_core::{BoxFuture, Error, Result, RouteClass, SessionContext};
 use tinkers_futures::{ApiFuture, Operation, QueueLog, start};
 use tinkers_wire::{
     AdamParams, Datum, ForwardBackwardOutput, InvalidInput, LoadedWeights, Loss, ModelInfo,
@@ -274,7 +274,7 @@ impl TrainingClient {
     }
 
     fn operation(&self, name: &'static str) -> Operation {
-        Operation::new(Arc::clone(self.turns.session()), name)
+        Operation::new(Arc::clone(self.turns.session()), name, RouteClass::Train)
     }
 
     fn waiter(&self, operation: Operation, kind: RequestKind) -> Waiter {

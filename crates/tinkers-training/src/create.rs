@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::{Error, Result, SessionContext, Setback};
+use tinkers_core::{Error, Result, RouteClass, SessionContext, Setback};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoadedWeights, LoraConfig, RequestKind, TinkerPath, routes, to_json,
@@ -60,7 +60,7 @@ impl NewModel {
     /// Makes the model.
     pub fn create(self) -> ApiFuture<TrainingClient> {
         const NAME: &str = "ServiceClient.lora_training";
-        let operation = Operation::new(Arc::clone(&self.session), NAME);
+        let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
         let making = Making {
             operation: operation.clone(),
             subject: format!("creation of a model of {}", self.base_model),
@@ -126,7 +126,7 @@ impl FromState {
     /// Makes the model.
     pub fn create(self) -> ApiFuture<TrainingClient> {
         const NAME: &str = "ServiceClient.training_from_state";
-        let operation = Operation::new(Arc::clone(&self.session), NAME);
+        let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
         let making = Making {
             operation: operation.clone(),
             subject: "creation of a model from a checkpoint".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Error, ErrorKind, Sent};
+use tinkers_core::{Error, ErrorKind, RouteClass, Sent};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_sampling::{NewSampler, SamplingClient};
 use tinkers_training::{SaveForSampler, TrainingClient};
@@ -20,6 +20,7 @@ impl SaveAndSample for TrainingClient {
         let operation = Operation::new(
             Arc::clone(&session),
             "TrainingClient.save_weights_and_get_sampling_client",
+            RouteClass::Train,
         );
         // Takes its place in the order now, and not when the handle is polled.
         let saved = self.save_weights_for_sampler_in(&operation, SaveForSampler::unnamed());
