@@ -6,7 +6,6 @@
 //! wait goes ahead of its pause from time to time, and its answer ends the pauses of the others.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -22,8 +21,10 @@ const HICCUP: Duration = Duration::from_secs(2);
 const SCOUTS: u32 = 20;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
-/// Those who are called back come within this long, at random.
-const SPREAD: Duration = Duration::from_millis(500);
+/// Those who are called back come at random within so much for each of them, and within these bounds.
+const SPREAD: Duration = Duration::from_micros(500);
+const LEAST_SPREAD: Duration = Duration::from_millis(500);
+const MOST_SPREAD: Duration = Duration::from_millis(1500);
 /// Nobody is called back more often than this, whatever a server does.
 const APART: Duration = Duration::from_secs(10);
 
@@ -41,7 +42,7 @@ impl Outages {
 /// What is known of a server that fails.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Whether the last that was heard is a failure. An answer reads this alone while all is well.
+    /// Whether there is a failure that no answer has made good. An answer reads this alone while all is well.
     fails: AtomicBool,
     state: Mutex<State>,
 }
@@ -52,10 +53,13 @@ struct State {
     since: Option<Moment>,
     is_told: bool,
     /// Nobody goes ahead of its pause before this.
-    next_scout: Moment,
-    /// How often everybody was called back, and when that was.
+    next_turn: Moment,
+    /// A turn that its owner gave up.
+    vacant: Option<Moment>,
+    /// How often everybody was called back, when that was, and within how long they come.
     revivals: u64,
     revived_at: Option<Moment>,
+    spread: Duration,
     next_sleeper: u64,
     sleepers: BTreeMap<u64, Waker>,
 }
@@ -72,29 +76,14 @@ pub struct Pause {
 }
 
 impl Outage {
-    /// The server answered. While all is well this is one atomic load.
-    pub fn answered(&self, now: Moment) {
+    /// The server answered a request that left at `sent_at`. While all is well this is one atomic load.
+    pub fn answered(&self, sent_at: Moment, now: Moment) {
         // A failure that is noted at this very moment waits for the next answer, or for its own pause.
         if !self.fails.load(Ordering::Acquire) {
             return;
         }
-        let (lasted, sleepers) = {
-            let mut state = self.lock();
-            self.fails.store(false, Ordering::Release);
-            state.is_told = false;
-            let Some(since) = state.since.take() else {
-                return;
-            };
-            let lasted = now.since(since);
-            let too_soon = state
-                .revived_at
-                .is_some_and(|before| now.since(before) < APART);
-            if lasted < HICCUP || too_soon {
-                return;
-            }
-            state.revived_at = Some(now);
-            state.revivals += 1;
-            (lasted, std::mem::take(&mut state.sleepers))
+        let Some((lasted, sleepers)) = self.ended(sent_at, now) else {
+            return;
         };
         tracing::info!(
             lasted_s = lasted.as_secs(),
@@ -105,42 +94,79 @@ impl Outage {
         sleepers.into_values().for_each(Waker::wake);
     }
 
+    /// How long it lasted and whom to call, if this is its end and nobody was called of late.
+    fn ended(&self, sent_at: Moment, now: Moment) -> Option<(Duration, BTreeMap<u64, Waker>)> {
+        let mut state = self.lock();
+        let since = state.since?;
+        // What was under way before the first failure says nothing of what goes now.
+        if sent_at < since {
+            return None;
+        }
+        let lasted = now.since(since);
+        let is_hiccup = lasted < HICCUP;
+        let before = state.revived_at;
+        if !is_hiccup && before.is_some_and(|before| now.since(before) < APART) {
+            // It goes on for those who sleep, and an answer after that time calls them.
+            return None;
+        }
+        self.fails.store(false, Ordering::Release);
+        state.since = None;
+        state.next_turn = Moment::ORIGIN;
+        state.vacant = None;
+        if is_hiccup {
+            return None;
+        }
+        state.is_told = false;
+        state.revived_at = Some(now);
+        state.revivals += 1;
+        let sleepers = std::mem::take(&mut state.sleepers);
+        let count = u32::try_from(sleepers.len()).unwrap_or(u32::MAX);
+        state.spread = SPREAD
+            .saturating_mul(count)
+            .clamp(LEAST_SPREAD, MOST_SPREAD);
+        Some((lasted, sleepers))
+    }
+
     /// Sits out the pause of one who failed: to its end, or until the server is heard to answer others, or for a shorter while
-    /// when it is this one's turn to try. Dropping it gives up the pause.
+    /// when it is this one's turn to try. Dropping it gives up the pause, and the turn to another.
     pub async fn sit_out(&self, pause: Pause, time: &dyn Time, jitter: &dyn Jitter) {
-        let now = time.now();
-        let soon = |now: Moment| {
-            let soon = now.after(SPREAD.mul_f64(jitter.unit()));
-            soon.max(pause.not_before).min(pause.until)
-        };
-        let (seen, until) = match self.failed(now, &pause) {
-            Told::Sleep { revivals, until } => (revivals, until),
+        let mut sleep = match self.failed(time.now(), &pause) {
+            Told::Sleep(sleep) => sleep,
             Told::OldNews => {
-                time.sleep_until(soon(now)).await;
+                time.sleep_until(self.soon(&pause, time, jitter)).await;
                 return;
             }
         };
-        let mut revival = Revival {
-            outage: self,
-            seen,
-            id: None,
-        };
-        let mut alarm = time.sleep_until(until);
+        let mut alarm = time.sleep_until(sleep.until);
         let is_called = std::future::poll_fn(|cx| {
-            if alarm.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(false);
+            loop {
+                if alarm.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                match sleep.poll_call(cx) {
+                    Call::None => return Poll::Pending,
+                    Call::Back => return Poll::Ready(true),
+                    Call::Turn(until) => alarm = time.sleep_until(until),
+                }
             }
-            Pin::new(&mut revival).poll_call(cx).map(|()| true)
         })
         .await;
-        drop(revival);
+        sleep.turn = None;
+        drop(sleep);
         if is_called {
-            time.sleep_until(soon(time.now())).await;
+            time.sleep_until(self.soon(&pause, time, jitter)).await;
         }
     }
 
+    /// When one goes that is called back.
+    fn soon(&self, pause: &Pause, time: &dyn Time, jitter: &dyn Jitter) -> Moment {
+        let spread = self.lock().spread.mul_f64(jitter.unit());
+        let soon = time.now().max(pause.not_before).after(spread);
+        soon.min(pause.until)
+    }
+
     /// Takes note of a failure, and says when the one who failed goes again.
-    fn failed(&self, now: Moment, pause: &Pause) -> Told {
+    fn failed(&self, now: Moment, pause: &Pause) -> Told<'_> {
         let mut state = self.lock();
         if state.revived_at.is_some_and(|at| pause.sent_at < at) {
             // It left before the server came back.
@@ -149,22 +175,24 @@ impl Outage {
         let since = *state.since.get_or_insert(now);
         self.fails.store(true, Ordering::Release);
         let lasted = now.since(since);
-        let mut until = pause.until;
-        if lasted >= HICCUP {
-            if !std::mem::replace(&mut state.is_told, true) {
-                tracing::warn!("the server fails; it is asked again until it answers");
-            }
-            let apart = (lasted / SCOUTS).clamp(SHORTEST, LONGEST);
-            let turn = state.next_scout.max(now.after(apart)).max(pause.not_before);
-            if turn < until {
-                state.next_scout = turn.after(apart);
-                until = turn;
-            }
+        if lasted >= HICCUP && !std::mem::replace(&mut state.is_told, true) {
+            tracing::warn!("the server fails; it is asked again until it answers");
         }
-        Told::Sleep {
-            revivals: state.revivals,
-            until,
+        let mut sleep = Sleep {
+            outage: self,
+            seen: state.revivals,
+            id: None,
+            not_before: pause.not_before,
+            until: pause.until,
+            turn: None,
+        };
+        let apart = (lasted / SCOUTS).clamp(SHORTEST, LONGEST);
+        let earliest = now.after(apart).max(since.after(HICCUP));
+        let turn = state.next_turn.max(earliest);
+        if sleep.takes(turn) {
+            state.next_turn = turn.after(apart);
         }
+        Told::Sleep(sleep)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -173,42 +201,82 @@ impl Outage {
 }
 
 /// What one who failed is told.
-enum Told {
-    /// Sleep until then, unless there is another revival.
-    Sleep { revivals: u64, until: Moment },
-    /// The server has come back meanwhile.
+enum Told<'a> {
+    /// To sleep, unless it is called.
+    Sleep(Sleep<'a>),
+    /// That the server has come back meanwhile.
     OldNews,
 }
 
-/// Completes when everybody is called back.
-struct Revival<'a> {
+/// One who sleeps.
+struct Sleep<'a> {
     outage: &'a Outage,
+    /// The revivals that there were when it went to sleep.
     seen: u64,
     id: Option<u64>,
+    not_before: Moment,
+    until: Moment,
+    /// When it goes ahead of its pause, if it is its turn.
+    turn: Option<Moment>,
 }
 
-impl Revival<'_> {
-    fn poll_call(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let mut guard = this.outage.lock();
-        let state = &mut *guard;
-        if state.revivals != this.seen {
-            return Poll::Ready(());
+/// Why one who sleeps is woken.
+enum Call {
+    /// For nothing.
+    None,
+    /// The server is back.
+    Back,
+    /// It is to go then, in place of another.
+    Turn(Moment),
+}
+
+impl Sleep<'_> {
+    /// Whether it takes a turn: it does when that is earlier than its own time, and the server does not ask for more.
+    fn takes(&mut self, turn: Moment) -> bool {
+        let takes = turn >= self.not_before && turn < self.until;
+        if takes {
+            self.until = turn;
+            self.turn = Some(turn);
         }
-        let id = *this.id.get_or_insert_with(|| {
+        takes
+    }
+
+    fn poll_call(&mut self, cx: &Context<'_>) -> Call {
+        let outage = self.outage;
+        let mut guard = outage.lock();
+        let state = &mut *guard;
+        if state.revivals != self.seen {
+            return Call::Back;
+        }
+        if let Some(turn) = state.vacant
+            && self.takes(turn)
+        {
+            state.vacant = None;
+            return Call::Turn(turn);
+        }
+        let id = *self.id.get_or_insert_with(|| {
             state.next_sleeper += 1;
             state.next_sleeper
         });
         state.sleepers.insert(id, cx.waker().clone());
-        Poll::Pending
+        Call::None
     }
 }
 
-impl Drop for Revival<'_> {
+impl Drop for Sleep<'_> {
     fn drop(&mut self) {
+        let mut state = self.outage.lock();
         if let Some(id) = self.id {
-            self.outage.lock().sleepers.remove(&id);
+            state.sleepers.remove(&id);
         }
+        if state.revivals == self.seen && self.turn.is_some() {
+            state.vacant = self.turn;
+        }
+        // A turn that is given up goes to one of the others, and on to the next should that one go as well.
+        let first = state.vacant.and(state.sleepers.values().next());
+        let waker = first.cloned();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -183,7 +183,8 @@ pub const SPREAD: f64 = 0.25;
 /// The longest pause between repeats that no server asked for.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The shared allowance for repeats. An empty one slows repeats to [`LONGEST_PAUSE`]; it never fails one.
+/// The shared allowance for repeats. An empty one slows repeats to [`LONGEST_PAUSE`]; it never fails one. While a server is away,
+/// those few who try whether it is back go without it, and so does everybody once it answers: see [`crate::outage`].
 pub trait RetryBudget: Send + Sync + fmt::Debug + 'static {
     /// Takes the cost of one repeat after `kind`.
     fn draw(&self, kind: ErrorKind) -> Draw;

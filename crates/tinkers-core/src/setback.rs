@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What an error was in the way of that no caller was told of, since the client goes on without it.
 ///
 /// Each is a line in the log as well, with its [name](Setback::name) in the field `setback`. Refusals for the rate are no
-/// setbacks: the limits count them.
+/// setbacks where limits count them; the control lane has none, so there they are repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Setback {

@@ -1,11 +1,14 @@
 //! How fast results are asked for: at once while the server holds the polls, ever slower while it does not.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use tinkers_core::hint::retry_after;
 use tinkers_core::outage::Pause;
-use tinkers_core::{Caller, HttpResponse, Jitter, Moment, RouteClass, Settlement};
+use tinkers_core::{
+    Caller, HttpResponse, Jitter, Moment, RouteClass, Settlement, TransportError,
+    TransportErrorKind,
+};
 
 /// The pace of one result's polls. Whatever mix of answers comes, n polls that were answered at once take time that grows
 /// with n, so no server can make the loop hot.
@@ -15,6 +18,9 @@ pub(crate) struct Pace {
     failures: u32,
 }
 
+/// A poll with which somebody waits is given up after this long and made anew; servers hold one for up to half a minute, some for
+/// five.
+pub(crate) const POLL_LIMIT: Duration = Duration::from_secs(45);
 /// A poll that was held at least this long was a long poll.
 const HELD: Duration = Duration::from_secs(1);
 const FIRST_QUICK: Duration = Duration::from_millis(20);
@@ -36,14 +42,10 @@ impl Pace {
     }
 
     /// The pause after a failure of the poll itself; never below `hint`.
-    pub(crate) fn after_failure(
-        &mut self,
-        hint: Option<Duration>,
-        jitter: &dyn Jitter,
-    ) -> Duration {
+    pub(crate) fn after_failure(&mut self, hint: Duration, jitter: &dyn Jitter) -> Duration {
         let pause = doubled(FIRST_FAILURE, self.failures, LONGEST_FAILURE);
         self.failures = self.failures.saturating_add(1);
-        jitter.stretch(pause.max(hint.unwrap_or(Duration::ZERO)), 0.25)
+        jitter.stretch(pause.max(hint), 0.25)
     }
 }
 
@@ -58,17 +60,32 @@ pub(crate) fn settlement(answer: &HttpResponse, caller: &Caller) -> Settlement {
     }
 }
 
+/// What a server that has no result yet, or failed, asks for before the next poll; zero when it says nothing.
+pub(crate) fn hint_of(answer: &HttpResponse, wall: SystemTime) -> Duration {
+    if answer.status.is_success() {
+        return Duration::ZERO;
+    }
+    retry_after(answer, wall).unwrap_or_default()
+}
+
+/// Whether the poll may be made anew after it failed on its way.
+pub(crate) fn is_passing(error: &TransportError) -> bool {
+    use TransportErrorKind as K;
+    matches!(error.kind, K::Timeout | K::Connect | K::Broken)
+}
+
+/// How long a poll was held that was given up at last: a server that holds one for longer than we wait is no broken server.
+pub(crate) fn held_in_vain(error: &TransportError, held: Duration) -> Option<Duration> {
+    let is_long = error.kind == TransportErrorKind::Timeout && held >= POLL_LIMIT / 2;
+    is_long.then_some(held)
+}
+
 /// Sits out a `pause` behind a poll that left at `sent_at` and failed as all do while a server is away, never less than `hint`.
-pub(crate) async fn sit_out(
-    caller: &Caller,
-    sent_at: Moment,
-    hint: Option<Duration>,
-    pause: Duration,
-) {
+pub(crate) async fn sit_out(caller: &Caller, sent_at: Moment, hint: Duration, pause: Duration) {
     let now = caller.time.now();
     let pause = Pause {
         sent_at,
-        not_before: now.after(hint.unwrap_or_default()),
+        not_before: now.after(hint),
         until: now.after(pause),
     };
     let outage = caller.outages.of(RouteClass::Poll);
@@ -117,7 +134,7 @@ mod tests {
                 slept += match jitter.bits() % 3 {
                     0 => pace.after_not_ready(Duration::ZERO, jitter),
                     1 => pace.after_not_ready(Duration::from_millis(jitter.bits() % 900), jitter),
-                    _ => pace.after_failure(None, jitter),
+                    _ => pace.after_failure(Duration::ZERO, jitter),
                 };
             }
             assert!(

@@ -11,7 +11,7 @@ use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Deduplication, Error, ErrorKind,
     HttpRequest, HttpResponse, Moment, Phase, Reentry, Result, RouteClass, Sent, Setback,
-    Settlement, Timeouts, TransportError, TransportErrorKind,
+    Settlement, Timeouts, TransportError,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
@@ -20,7 +20,7 @@ use tinkers_wire::{
 
 use crate::closing::after_close;
 use crate::doubts::Doubts;
-use crate::pace::{Pace, settlement, sit_out};
+use crate::pace::{POLL_LIMIT, Pace, held_in_vain, hint_of, is_passing, settlement, sit_out};
 use crate::poll_table::FEW_TIMES;
 use crate::{Announcement, Operation, PollAction, QueueLog, classify_poll};
 
@@ -43,8 +43,6 @@ pub struct Retrieval {
 
 /// Headers of a poll that the transport does not add.
 const HEADERS: usize = 6;
-/// A poll is given up after this long and made anew; servers hold one for up to half a minute, some for five.
-const POLL_LIMIT: Duration = Duration::from_secs(45);
 
 /// Asks for the result until it is there. The end of the session does not end it: what was accepted before is waited for.
 ///
@@ -109,8 +107,7 @@ impl Polling {
         let session = Arc::clone(&self.retrieval.operation.session);
         let caller = session.caller();
         loop {
-            let sent_at = caller.time.now();
-            let outcome = self.poll_once(caller, protobuf).await?;
+            let (sent_at, outcome) = self.poll_once(caller, protobuf).await?;
             let held = caller.time.now().since(sent_at);
             let answer = match outcome {
                 Ok(answer) => answer,
@@ -120,11 +117,10 @@ impl Polling {
                 }
             };
             if !answer.status.is_server_error() {
-                caller
-                    .outages
-                    .of(RouteClass::Poll)
-                    .answered(caller.time.now());
+                let outage = caller.outages.of(RouteClass::Poll);
+                outage.answered(sent_at, sent_at.after(held));
             }
+            let hint = hint_of(&answer, caller.time.wall());
             match classify_poll(&answer, caller.time.wall()) {
                 PollAction::Answer(PollAnswer::TryAgain {
                     queue_state,
@@ -133,14 +129,13 @@ impl Polling {
                 | PollAction::NotReady {
                     queue_state,
                     reason,
+                    ..
                 } => {
                     self.news(caller);
                     self.tell_queue(caller, queue_state, reason.as_deref());
                     self.doubts.clear();
-                    caller
-                        .time
-                        .sleep(self.pace.after_not_ready(held, &*caller.jitter))
-                        .await;
+                    let pause = self.pace.after_not_ready(held, &*caller.jitter);
+                    caller.time.sleep(pause.max(hint)).await;
                 }
                 PollAction::Answer(PollAnswer::MetadataOnly { size }) => {
                     self.news(caller);
@@ -170,11 +165,11 @@ impl Polling {
                     Billing::Pause(step) => {
                         caller.setbacks.note(Setback::Billing, &answer.status);
                         self.news(caller);
-                        caller.time.sleep(step).await;
+                        caller.time.sleep(step.max(hint)).await;
                     }
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
                 },
-                PollAction::Again { hint, .. } => {
+                PollAction::Again { .. } => {
                     self.failed(caller, &answer.status);
                     if answer.status.is_server_error() {
                         self.sit_out(caller, hint, sent_at).await;
@@ -188,14 +183,14 @@ impl Polling {
                     ..
                 } if session.profile().deduplicates == Deduplication::Everything => {
                     self.failed(caller, &answer.status);
-                    self.sit_out(caller, None, sent_at).await;
+                    self.sit_out(caller, hint, sent_at).await;
                 }
                 PollAction::AgainFewTimes { times, kind } => {
                     if !self.doubts.once_more(answer.status, times) {
                         return Err(final_error(kind, &answer));
                     }
                     self.failed(caller, &answer.status);
-                    self.pause_after_failure(caller, None).await;
+                    self.pause_after_failure(caller, hint).await;
                 }
                 PollAction::Fail(kind) => return Err(answer_error(kind, &answer)),
                 // It may have been spoilt on its way, and a result can be fetched again.
@@ -203,7 +198,7 @@ impl Polling {
                     if self.doubts.once_more(answer.status, FEW_TIMES) =>
                 {
                     self.failed(caller, &error);
-                    self.pause_after_failure(caller, None).await;
+                    self.pause_after_failure(caller, hint).await;
                 }
                 PollAction::Unreadable(error) => {
                     let unreadable =
@@ -215,23 +210,23 @@ impl Polling {
     }
 
     /// Pauses before the next poll behind one that failed.
-    async fn pause_after_failure(&mut self, caller: &Caller, hint: Option<Duration>) {
+    async fn pause_after_failure(&mut self, caller: &Caller, hint: Duration) {
         let pause = self.pace.after_failure(hint, &*caller.jitter);
         caller.time.sleep(pause).await;
     }
 
     /// The same behind one that left at `sent_at` and failed as all do while a server is away.
-    async fn sit_out(&mut self, caller: &Caller, hint: Option<Duration>, sent_at: Moment) {
+    async fn sit_out(&mut self, caller: &Caller, hint: Duration, sent_at: Moment) {
         let pause = self.pace.after_failure(hint, &*caller.jitter);
         sit_out(caller, sent_at, hint, pause).await;
     }
 
-    /// One poll: admitted, sent, settled.
+    /// One poll: admitted, sent, settled. With when it was sent.
     async fn poll_once(
         &mut self,
         caller: &Caller,
         protobuf: bool,
-    ) -> Result<Result<HttpResponse, TransportError>> {
+    ) -> Result<(Moment, Result<HttpResponse, TransportError>)> {
         let ask = Ask {
             class: RouteClass::Poll,
             client: self.retrieval.client,
@@ -249,13 +244,14 @@ impl Polling {
         let request = self.request(protobuf);
         self.iteration += 1;
         self.retrieval.operation.progress.polled();
+        let sent_at = caller.time.now();
         let outcome = caller.transport.send(request).await;
         permit.settle(match &outcome {
             Ok(answer) => settlement(answer, caller),
             Err(_) => Settlement::Unknown,
         });
         drop(flight);
-        Ok(outcome)
+        Ok((sent_at, outcome))
     }
 
     fn request(&self, protobuf: bool) -> HttpRequest {
@@ -313,23 +309,17 @@ impl Polling {
         error: TransportError,
         sent_at: Moment,
     ) -> Result<()> {
-        let held = caller.time.now().since(sent_at);
-        match error.kind {
-            // A server that holds a poll for longer than we wait is no broken server.
-            TransportErrorKind::Timeout if held >= POLL_LIMIT / 2 => {
+        if !is_passing(&error) {
+            return Err(error.into());
+        }
+        self.failed(caller, &error);
+        match held_in_vain(&error, caller.time.now().since(sent_at)) {
+            Some(held) => {
                 self.doubts.clear();
-                caller
-                    .time
-                    .sleep(self.pace.after_not_ready(held, &*caller.jitter))
-                    .await;
+                let pause = self.pace.after_not_ready(held, &*caller.jitter);
+                caller.time.sleep(pause).await;
             }
-            TransportErrorKind::Timeout
-            | TransportErrorKind::Connect
-            | TransportErrorKind::Broken => {
-                self.failed(caller, &error);
-                self.sit_out(caller, None, sent_at).await;
-            }
-            _ => return Err(error.into()),
+            None => self.sit_out(caller, Duration::ZERO, sent_at).await,
         }
         Ok(())
     }

@@ -38,6 +38,8 @@ pub(crate) async fn run(
         let entry = turn
             .await
             .map_err(|error| refused(&client, &operation, error))?;
+        // It may have been closed meanwhile.
+        client.session.check_open()?;
         let mut accepted = Box::pin(submit(&client, &mut request, &operation, entry)).await?;
         let announcement = match &accepted.result {
             Awaited::Announced(watch) => watch.announced().await?,

@@ -8,6 +8,7 @@ mod congestion;
 mod lost_replies;
 mod orphans;
 mod other_servers;
+mod outages;
 mod runtime;
 mod sampling;
 mod session_poll_faults;

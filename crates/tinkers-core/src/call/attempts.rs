@@ -126,7 +126,7 @@ impl<'a> Attempts<'a> {
             note_deprecation(&answer);
             let is_outage = answer.status.is_server_error();
             if !is_outage {
-                self.caller.outages.of(call.class).answered(now);
+                self.caller.outages.of(call.class).answered(sent_at, now);
             }
             match action(call, &answer, self.caller.time.wall()) {
                 Action::Accept => {

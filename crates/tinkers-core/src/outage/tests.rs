@@ -13,6 +13,10 @@ fn secs(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
+fn secs_at(seconds: f64) -> Moment {
+    Moment::from_origin(secs(seconds))
+}
+
 /// A server that fails for a while, and those who ask it with pauses that double.
 struct Scene {
     clock: ManualClock,
@@ -63,7 +67,7 @@ impl Scene {
                 time.sleep_until(pause.until).await;
             }
         }
-        self.outage.answered(self.clock.now());
+        self.outage.answered(self.clock.now(), self.clock.now());
         self.clock.now()
     }
 
@@ -97,7 +101,7 @@ impl Scene {
 
 #[test]
 fn when_the_server_is_back_everybody_is_within_two_seconds() {
-    for (many, lasts) in [(1, 30.0), (2, 13.5), (1000, 30.0), (50, 4.0)] {
+    for (many, lasts) in [(1, 30.0), (2, 13.5), (200, 30.0), (50, 4.0)] {
         let scene = Scene::new(lasts);
         let (answered, _) = scene.run(many, true);
         let last = answered.iter().max().expect("somebody");
@@ -117,10 +121,10 @@ fn those_who_go_ahead_are_few_however_many_wait() {
     let (_, alone) = scene.run(1, true);
     // One in each second for twenty, and then one in each twentieth of what has passed.
     assert!((60..=110).contains(&alone), "{alone}");
-    let (_, usual) = Scene::new(600.0).run(1000, false);
-    let (_, with_scouts) = Scene::new(600.0).run(1000, true);
+    let (_, usual) = Scene::new(600.0).run(200, false);
+    let (_, with_scouts) = Scene::new(600.0).run(200, true);
     assert!(
-        with_scouts <= usual + 1000 + 110,
+        with_scouts <= usual + 200 + 110,
         "{with_scouts} instead of {usual}"
     );
 }
@@ -133,30 +137,53 @@ fn nobody_goes_before_a_hint() {
     assert!(answered[0].since_origin() >= secs(40.0));
 }
 
+/// One who failed just now, asks for an hour, and never goes ahead of it.
+struct Sleeper<'a>(BoxFuture<'a, ()>);
+
+impl<'a> Sleeper<'a> {
+    fn new(scene: &'a Scene, sent_at: Moment, not_before: Moment) -> Self {
+        scene.outage.lock().next_turn = Moment::from_origin(Duration::MAX);
+        Self::with_turn(scene, sent_at, not_before)
+    }
+
+    /// The same, but it may go ahead.
+    fn with_turn(scene: &'a Scene, sent_at: Moment, not_before: Moment) -> Self {
+        let pause = Pause {
+            sent_at,
+            not_before,
+            until: scene.clock.now().after(secs(3600.0)),
+        };
+        let time: &dyn Time = &scene.clock;
+        let mut sleeper = Self(Box::pin(scene.outage.sit_out(pause, time, &scene.jitter)));
+        assert!(!sleeper.is_up());
+        sleeper
+    }
+
+    fn is_up(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.0.as_mut().poll(&mut cx).is_ready()
+    }
+}
+
+impl Scene {
+    fn answered(&self) {
+        self.outage.answered(self.clock.now(), self.clock.now());
+    }
+}
+
 #[test]
 fn a_hiccup_calls_nobody_and_a_flapping_server_seldom() {
-    let scene = Scene::new(f64::from(u32::MAX));
-    let time: &dyn Time = &scene.clock;
-    let pause = |until: f64| Pause {
-        sent_at: scene.clock.now(),
-        not_before: scene.clock.now(),
-        until: scene.clock.now().after(secs(until)),
-    };
+    let scene = Scene::new(0.0);
     let mut called = Vec::new();
     // It fails for three seconds and answers once, over and over.
     for _ in 0..40 {
-        let mut sleeper: BoxFuture<'_, ()> =
-            Box::pin(scene.outage.sit_out(pause(3600.0), time, &scene.jitter));
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(sleeper.as_mut().poll(&mut cx).is_pending());
+        let now = scene.clock.now();
+        let mut sleeper = Sleeper::new(&scene, now, now);
         scene.clock.advance(secs(3.0));
-        scene.outage.answered(scene.clock.now());
-        assert!(
-            sleeper.as_mut().poll(&mut cx).is_pending(),
-            "it has a spread"
-        );
-        scene.clock.advance(SPREAD);
-        if sleeper.as_mut().poll(&mut cx).is_ready() {
+        scene.answered();
+        assert!(!sleeper.is_up(), "it has a spread");
+        scene.clock.advance(LEAST_SPREAD);
+        if sleeper.is_up() {
             called.push(scene.clock.now());
         }
     }
@@ -165,41 +192,117 @@ fn a_hiccup_calls_nobody_and_a_flapping_server_seldom() {
         assert!(pair[1].since(pair[0]) >= APART, "{pair:?}");
     }
     // An answer within two seconds of the first failure.
-    let mut sleeper = Box::pin(scene.outage.sit_out(pause(3600.0), time, &scene.jitter));
-    let mut cx = Context::from_waker(Waker::noop());
-    assert!(sleeper.as_mut().poll(&mut cx).is_pending());
-    scene.clock.advance(APART);
-    scene.outage.lock().since = Some(scene.clock.now());
+    let scene = Scene::new(0.0);
+    let mut sleeper = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
     scene.clock.advance(secs(1.9));
-    scene.outage.answered(scene.clock.now());
+    scene.answered();
     scene.clock.advance(secs(60.0));
-    assert!(sleeper.as_mut().poll(&mut cx).is_pending());
+    assert!(!sleeper.is_up());
+}
+
+#[test]
+fn who_falls_asleep_for_long_at_the_first_failure_takes_turns_as_well() {
+    let scene = Scene::new(0.0);
+    let mut sleepers: Vec<_> = (0..100)
+        .map(|_| Sleeper::with_turn(&scene, Moment::ORIGIN, Moment::ORIGIN))
+        .collect();
+    scene.clock.advance(HICCUP);
+    sleepers.retain_mut(|one| !one.is_up());
+    assert_eq!(sleepers.len(), 99, "one goes ahead");
+    scene.answered();
+    sleepers.retain_mut(|one| !one.is_up());
+    scene.clock.advance(LEAST_SPREAD);
+    sleepers.retain_mut(|one| !one.is_up());
+    assert!(sleepers.is_empty(), "{} sleep on", sleepers.len());
+}
+
+#[test]
+fn an_answer_to_what_left_before_the_first_failure_ends_nothing() {
+    let scene = Scene::new(0.0);
+    scene.clock.advance(secs(1.0));
+    let mut sleeper = Sleeper::new(&scene, secs_at(1.0), secs_at(1.0));
+    scene.clock.advance(secs(5.0));
+    scene.outage.answered(secs_at(0.5), scene.clock.now());
+    scene.clock.advance(LEAST_SPREAD);
+    assert!(!sleeper.is_up());
+    scene.answered();
+    scene.clock.advance(LEAST_SPREAD);
+    assert!(!sleeper.is_up());
+    scene.clock.advance(LEAST_SPREAD);
+    assert!(sleeper.is_up());
+}
+
+#[test]
+fn a_server_that_falls_over_once_more_is_heard_of_when_it_is_back_for_good() {
+    let scene = Scene::new(0.0);
+    let mut first = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    scene.clock.advance(secs(5.0));
+    scene.answered();
+    scene.clock.advance(secs(1.0));
+    assert!(!first.is_up());
+    let now = scene.clock.now();
+    let mut second = Sleeper::new(&scene, now, now);
+    scene.clock.advance(secs(4.0));
+    scene.answered();
+    scene.clock.advance(secs(1.0));
+    assert!(!second.is_up(), "too soon after the other");
+    scene.clock.advance(APART);
+    scene.answered();
+    assert!(!second.is_up());
+    scene.clock.advance(LEAST_SPREAD);
+    assert!(second.is_up());
+    assert!(!scene.outage.fails.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_turn_that_is_given_up_goes_to_another() {
+    let scene = Scene::new(0.0);
+    let scout = Sleeper::with_turn(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    let gone = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    let mut last = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    drop(scout);
+    // It was woken to take the turn, and goes before it does.
+    drop(gone);
+    assert!(!last.is_up());
+    scene.clock.advance(HICCUP);
+    assert!(last.is_up());
+}
+
+#[test]
+fn who_is_called_back_still_keeps_to_its_hint_and_has_a_spread_behind_it() {
+    let scene = Scene::new(0.0);
+    let hint = secs_at(20.0);
+    let mut sleepers: Vec<_> = (0..1000)
+        .map(|_| Sleeper::new(&scene, Moment::ORIGIN, hint))
+        .collect();
+    scene.clock.advance(secs(10.0));
+    scene.answered();
+    for step in 0..400 {
+        let now = scene.clock.now();
+        let before = sleepers.len();
+        sleepers.retain_mut(|one| !one.is_up());
+        assert!(before - sleepers.len() < 200, "a herd at step {step}");
+        assert!(
+            now >= hint || sleepers.len() == 1000,
+            "somebody went at {now:?}"
+        );
+        scene.clock.advance(secs(0.05));
+    }
+    assert!(sleepers.is_empty(), "{} sleep on", sleepers.len());
 }
 
 #[test]
 fn what_left_before_the_server_came_back_and_fails_after_is_sent_again_soon() {
     let scene = Scene::new(0.0);
-    let time: &dyn Time = &scene.clock;
-    let mut cx = Context::from_waker(Waker::noop());
-    let started = scene.clock.now();
-    let fails = |sent_at: Moment| Pause {
-        sent_at,
-        not_before: scene.clock.now(),
-        until: scene.clock.now().after(secs(30.0)),
-    };
-    let mut first = Box::pin(scene.outage.sit_out(fails(started), time, &scene.jitter));
-    assert!(first.as_mut().poll(&mut cx).is_pending());
+    let first = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
     scene.clock.advance(secs(5.0));
-    scene.outage.answered(scene.clock.now());
+    scene.answered();
+    drop(first);
     scene.clock.advance(secs(1.0));
-    let mut late = Box::pin(scene.outage.sit_out(fails(started), time, &scene.jitter));
-    let mut new = {
-        let sent_at = scene.clock.now();
-        Box::pin(scene.outage.sit_out(fails(sent_at), time, &scene.jitter))
-    };
-    assert!(late.as_mut().poll(&mut cx).is_pending());
-    assert!(new.as_mut().poll(&mut cx).is_pending());
-    scene.clock.advance(SPREAD);
-    assert!(late.as_mut().poll(&mut cx).is_ready());
-    assert!(new.as_mut().poll(&mut cx).is_pending());
+    let now = scene.clock.now();
+    let mut late = Sleeper::new(&scene, Moment::ORIGIN, now);
+    let mut new = Sleeper::new(&scene, now, now);
+    scene.clock.advance(LEAST_SPREAD);
+    assert!(late.is_up());
+    assert!(!new.is_up());
 }

@@ -12,7 +12,7 @@ use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
     Moment, Reentry, Result, RouteClass, Sent, SessionContext, Setback, Settlement, Timeouts,
-    TransportError, TransportErrorKind,
+    TransportError,
 };
 use tinkers_wire::{PollTarget, RetrieveFutures, routes, to_json};
 
@@ -20,10 +20,8 @@ use super::board::{Board, Report, Work};
 use super::reply::{Reply, classify};
 use crate::catch_unwind;
 use crate::closing::after_close;
-use crate::pace::{Pace, settlement, sit_out};
+use crate::pace::{POLL_LIMIT, Pace, held_in_vain, hint_of, is_passing, settlement, sit_out};
 
-/// A poll with which somebody waits is given up after this long and made anew.
-const POLL_LIMIT: Duration = Duration::from_secs(45);
 /// A poll that only acknowledges is given up after this long.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
 /// How long an acknowledgement waits for a poll that would take it along.
@@ -49,10 +47,7 @@ enum Wait {
     /// A pause.
     Pause(Duration),
     /// The pause of one that failed as all do while a server is away.
-    Outage {
-        hint: Option<Duration>,
-        pause: Duration,
-    },
+    Outage { hint: Duration, pause: Duration },
 }
 
 /// Tells everybody when the task goes away without a word: it was aborted, or its runtime has ended.
@@ -131,10 +126,9 @@ impl Drive {
             }
             let report = self.board.report();
             let (sent_at, outcome) = self.poll(caller, &report, work, None).await?;
-            let held = caller.time.now().since(sent_at);
             let wait = match outcome {
-                Ok(answer) => self.after_answer(caller, &report, &answer, held)?,
-                Err(error) => self.after_transport_error(caller, error, held)?,
+                Ok(answer) => self.after_answer(caller, &report, &answer, sent_at)?,
+                Err(error) => self.after_transport_error(caller, error, sent_at)?,
             };
             let patience = session.progress_deadline() / 2;
             self.board.release_overdue(caller.time.now(), patience);
@@ -151,13 +145,15 @@ impl Drive {
         caller: &Caller,
         report: &Report,
         answer: &HttpResponse,
-        held: Duration,
+        sent_at: Moment,
     ) -> Result<Wait> {
         let now = caller.time.now();
+        let held = now.since(sent_at);
         let is_outage = answer.status.is_server_error();
         if !is_outage {
-            caller.outages.of(RouteClass::Poll).answered(now);
+            caller.outages.of(RouteClass::Poll).answered(sent_at, now);
         }
+        let hint = hint_of(answer, caller.time.wall());
         let reply = classify(answer, caller.time.wall());
         if !matches!(reply, Reply::AgainFewTimes(_) | Reply::Unreadable(_)) {
             self.doubts = 0;
@@ -171,7 +167,10 @@ impl Drive {
                     self.pace.after_not_ready(held, &*caller.jitter)
                 }
             }
-            Reply::Nothing => self.pace.after_not_ready(held, &*caller.jitter),
+            Reply::Nothing => {
+                let pause = self.pace.after_not_ready(held, &*caller.jitter);
+                pause.max(hint)
+            }
             Reply::Refused(_) => {
                 // The lane has been closed by the settlement; the next admission waits for it.
                 self.board.news_for_all(now);
@@ -186,20 +185,22 @@ impl Drive {
                     Billing::Pause(step) => {
                         caller.setbacks.note(Setback::Billing, &answer.status);
                         self.board.news_for_all(now);
-                        step
+                        step.max(hint)
                     }
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, answer)),
                 }
             }
-            Reply::Again(hint) => {
+            Reply::Again(_) => {
                 caller.setbacks.note(Setback::SharedPoll, &answer.status);
                 if is_outage {
                     return Ok(self.outage(caller, hint));
                 }
                 self.pace.after_failure(hint, &*caller.jitter)
             }
-            Reply::AgainFewTimes(kind) => self.doubt(caller, || answer_error(kind, answer))?,
-            Reply::Unreadable(error) => self.doubt(caller, || {
+            Reply::AgainFewTimes(kind) => {
+                self.doubt(caller, hint, || answer_error(kind, answer))?
+            }
+            Reply::Unreadable(error) => self.doubt(caller, hint, || {
                 let message = format!("the answer to the poll for results cannot be read: {error}");
                 Error::new(ErrorKind::Protocol, Sent::Answered, message)
                     .with_answer(answer.status.as_u16(), &answer.body)
@@ -212,40 +213,41 @@ impl Drive {
         Ok(Wait::Pause(pause))
     }
 
-    fn outage(&mut self, caller: &Caller, hint: Option<Duration>) -> Wait {
+    fn outage(&mut self, caller: &Caller, hint: Duration) -> Wait {
         let pause = self.pace.after_failure(hint, &*caller.jitter);
         Wait::Outage { hint, pause }
     }
 
-    fn doubt(&mut self, caller: &Caller, last: impl FnOnce() -> Error) -> Result<Duration> {
+    fn doubt(
+        &mut self,
+        caller: &Caller,
+        hint: Duration,
+        last: impl FnOnce() -> Error,
+    ) -> Result<Duration> {
         if self.doubts == FEW_TIMES {
             return Err(last());
         }
         self.doubts += 1;
         caller.setbacks.note(Setback::SharedPoll, &last());
-        Ok(self.pace.after_failure(None, &*caller.jitter))
+        Ok(self.pace.after_failure(hint, &*caller.jitter))
     }
 
     fn after_transport_error(
         &mut self,
         caller: &Caller,
         error: TransportError,
-        held: Duration,
+        sent_at: Moment,
     ) -> Result<Wait> {
-        match error.kind {
-            // A server that holds a poll for longer than we wait is no broken server.
-            TransportErrorKind::Timeout if held >= POLL_LIMIT / 2 => {
-                let pause = self.pace.after_not_ready(held, &*caller.jitter);
-                Ok(Wait::Pause(pause))
-            }
-            TransportErrorKind::Timeout
-            | TransportErrorKind::Connect
-            | TransportErrorKind::Broken => {
-                caller.setbacks.note(Setback::SharedPoll, &error);
-                Ok(self.outage(caller, None))
-            }
-            _ => Err(error.into()),
+        if !is_passing(&error) {
+            return Err(error.into());
         }
+        caller.setbacks.note(Setback::SharedPoll, &error);
+        Ok(
+            match held_in_vain(&error, caller.time.now().since(sent_at)) {
+                Some(held) => Wait::Pause(self.pace.after_not_ready(held, &*caller.jitter)),
+                None => self.outage(caller, Duration::ZERO),
+            },
+        )
     }
 
     /// One poll: admitted, sent, settled. With when it was sent.
