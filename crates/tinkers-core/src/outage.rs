@@ -248,7 +248,9 @@ impl Sleep<'_> {
         if state.revivals != self.seen {
             return Call::Back;
         }
-        if let Some(turn) = state.vacant
+        // One that is past is taken at once.
+        let vacant = state.vacant.map(|turn| turn.max(self.not_before));
+        if let Some(turn) = vacant
             && self.takes(turn)
         {
             state.vacant = None;

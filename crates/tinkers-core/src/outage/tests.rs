@@ -266,6 +266,21 @@ fn a_turn_that_is_given_up_goes_to_another() {
     assert!(!last.is_up());
     scene.clock.advance(HICCUP);
     assert!(last.is_up());
+    // One that came due meanwhile is taken at once.
+    scene.outage.lock().next_turn = Moment::ORIGIN;
+    let scout = Sleeper::with_turn(&scene, scene.clock.now(), scene.clock.now());
+    scene.clock.advance(secs(10.0));
+    drop(scout);
+    let now = scene.clock.now();
+    let pause = Pause {
+        sent_at: now,
+        not_before: now,
+        until: now.after(secs(3600.0)),
+    };
+    scene.outage.lock().next_turn = Moment::from_origin(Duration::MAX);
+    let time: &dyn Time = &scene.clock;
+    let mut sleeper = Sleeper(Box::pin(scene.outage.sit_out(pause, time, &scene.jitter)));
+    assert!(sleeper.is_up());
 }
 
 #[test]
