@@ -14,6 +14,7 @@ use crate::admission::{Admission, Admitted, Ask, ClientId, Cost, Flight, RouteCl
 use crate::billing::BillingPause;
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
+use crate::notices::Notices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::retry::{Policy, RetryBudget};
@@ -169,6 +170,8 @@ pub struct Caller {
     pub budget: Arc<dyn RetryBudget>,
     /// Ends pauses when a server that failed is back.
     pub outages: Arc<Outages>,
+    /// What was said of routes that will go.
+    pub notices: Arc<Notices>,
     /// Holds while billing is unsettled.
     pub billing: Arc<BillingPause>,
     /// How long billing may hold a job.

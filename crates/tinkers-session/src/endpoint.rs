@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
-use tinkers_core::{BillingPause, Fact, Outages, ServerProfile};
+use tinkers_core::{BillingPause, Fact, Notices, Outages, ServerProfile};
 use tinkers_dispatch::{Limiter, LimiterSettings, SharedRetryBudget};
 use tinkers_registry::{Handle, Registry};
 
@@ -18,6 +18,7 @@ pub struct EndpointState {
     limiter: Arc<Limiter>,
     budget: Arc<SharedRetryBudget>,
     outages: Arc<Outages>,
+    notices: Arc<Notices>,
     billing: Arc<BillingPause>,
     profile: ArcSwap<ServerProfile>,
 }
@@ -29,6 +30,7 @@ impl EndpointState {
             limiter: Arc::new(Limiter::new(limits)),
             budget: Arc::new(SharedRetryBudget::default()),
             outages: Arc::default(),
+            notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             profile: ArcSwap::default(),
         }
@@ -47,6 +49,11 @@ impl EndpointState {
     /// What is known of a server that fails.
     pub fn outages(&self) -> &Arc<Outages> {
         &self.outages
+    }
+
+    /// What it said of routes that will go.
+    pub fn notices(&self) -> &Arc<Notices> {
+        &self.notices
     }
 
     /// The pause for missing money.

@@ -127,6 +127,7 @@ fn caller(parts: &SessionParts) -> Caller {
         jitter: Arc::clone(&parts.jitter),
         budget,
         outages: Arc::clone(endpoint.outages()),
+        notices: Arc::clone(endpoint.notices()),
         billing: Arc::clone(endpoint.billing()),
         billing_limit: Duration::from_secs(3600),
         setbacks: Arc::clone(&parts.setbacks),

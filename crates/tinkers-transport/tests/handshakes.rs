@@ -99,6 +99,7 @@ async fn a_call_outlives_a_handshake_that_is_cut() {
             jitter: Arc::new(FixedJitter(0.0)),
             budget: Arc::new(Open),
             outages: Arc::default(),
+            notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::ZERO,
             setbacks: Arc::default(),

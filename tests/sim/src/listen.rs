@@ -36,10 +36,11 @@ const HARMLESS: [&str; 15] = [
     // Once for an outage, of what each attempt counts.
     "the server fails; it is asked again",
     "the server answers again",
+    // Each text once.
+    "deprecation notice",
     // Warnings, once a minute, of what each attempt counts.
     "billing holds the job",
     "paused by the server",
-    "deprecation notice",
     // A figure that the server left out, or that has no meaning for several chunks.
     "left out of the merge: some chunk lacks it",
     "left out of the merge: it has no reduction",

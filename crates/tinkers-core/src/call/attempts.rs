@@ -123,7 +123,7 @@ impl<'a> Attempts<'a> {
             if let Some(progress) = &call.progress {
                 progress.news(now);
             }
-            note_deprecation(&answer);
+            self.caller.notices.look(&answer);
             let is_outage = answer.status.is_server_error();
             if !is_outage {
                 self.caller.outages.of(call.class).answered(sent_at, now);
@@ -327,19 +327,6 @@ fn note(leaving: Option<Leaving<'_>>, applied: Applied) {
 fn is_passing(error: &crate::transport::TransportError) -> bool {
     use crate::transport::TransportErrorKind as K;
     matches!(error.kind, K::Connect | K::Timeout | K::Broken)
-}
-
-fn note_deprecation(answer: &HttpResponse) {
-    if let Some(note) = answer.header("x-deprecation-note") {
-        if answer
-            .header("x-deprecation-level")
-            .is_some_and(|level| level.eq_ignore_ascii_case("error"))
-        {
-            tracing::error!(note, "deprecation notice");
-        } else {
-            tracing::warn!(note, "deprecation notice");
-        }
-    }
 }
 
 fn idempotency_key(jitter: &dyn Jitter) -> String {

@@ -161,6 +161,7 @@ impl World {
             jitter: Arc::new(FixedJitter(0.0)),
             budget: Arc::new(Budget(Draw::Granted)),
             outages: Arc::default(),
+            notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::from_secs(60),
             setbacks: Arc::default(),

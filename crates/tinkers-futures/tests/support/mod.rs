@@ -107,6 +107,7 @@ fn build(
         jitter: Arc::new(FixedJitter(0.0)),
         budget: Arc::new(Unmetered),
         outages: Arc::default(),
+        notices: Arc::default(),
         billing: Arc::new(BillingPause::default()),
         billing_limit: Duration::from_secs(3600),
         setbacks: Arc::default(),
