@@ -127,16 +127,8 @@ retry_after_s = 0.1
 
 const OUTAGE: &str = r#"
 [[rule]]
-name = "outage of polls"
+name = "outage"
 on = "poll"
-after_s = AFTER
-for_s = FOR
-times = "always"
-fault = "answer"
-status = 503
-[[rule]]
-name = "outage of samples"
-on = "sample"
 after_s = AFTER
 for_s = FOR
 times = "always"
@@ -232,7 +224,7 @@ pub const PROFILES: [Profile; 12] = [
     },
     Profile {
         name: "outage",
-        about: "503 for half of the run under a thousand samples and their polls",
+        about: "503 for half of the run under a thousand polls",
         shape: Shape::Polls,
         rules: OUTAGE,
         session_polls: false,
