@@ -27,6 +27,8 @@ const FIRST_QUICK: Duration = Duration::from_millis(20);
 const LONGEST_QUICK: Duration = Duration::from_secs(2);
 const FIRST_FAILURE: Duration = Duration::from_millis(500);
 const LONGEST_FAILURE: Duration = Duration::from_secs(30);
+/// A hint is followed this far, as the limits follow those of refusals: a wrong date must not silence a result for days.
+const LONGEST_HINT: Duration = Duration::from_secs(15 * 60);
 
 impl Pace {
     /// The pause after "not ready" that took `held` to come.
@@ -65,7 +67,9 @@ pub(crate) fn hint_of(answer: &HttpResponse, wall: SystemTime) -> Duration {
     if answer.status.is_success() {
         return Duration::ZERO;
     }
-    retry_after(answer, wall).unwrap_or_default()
+    retry_after(answer, wall)
+        .unwrap_or_default()
+        .min(LONGEST_HINT)
 }
 
 /// Whether the poll may be made anew after it failed on its way.
@@ -99,6 +103,9 @@ fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use http::header::RETRY_AFTER;
+    use http::{HeaderMap, HeaderValue};
     use tinkers_core::{FixedJitter, SplitMix};
 
     #[test]
@@ -121,6 +128,29 @@ mod tests {
             pace.after_not_ready(Duration::ZERO, &jitter).as_millis(),
             20
         );
+    }
+
+    #[test]
+    fn a_hint_is_read_of_any_answer_without_a_result_and_followed_so_far() {
+        let answer = |status, seconds| HttpResponse {
+            status,
+            headers: HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from(seconds))]),
+            body: Bytes::new(),
+        };
+        let seconds = |status, told: u64| {
+            let hint = hint_of(&answer(status, told), SystemTime::UNIX_EPOCH);
+            hint.as_secs()
+        };
+        for status in [
+            StatusCode::PAYMENT_REQUIRED,
+            StatusCode::NOT_FOUND,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::INTERNAL_SERVER_ERROR,
+        ] {
+            assert_eq!(seconds(status, 20), 20, "{status}");
+            assert_eq!(seconds(status, 86_400), 900, "{status}");
+        }
+        assert_eq!(seconds(StatusCode::OK, 20), 0);
     }
 
     #[test]

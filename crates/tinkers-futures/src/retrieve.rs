@@ -129,7 +129,6 @@ impl Polling {
                 | PollAction::NotReady {
                     queue_state,
                     reason,
-                    ..
                 } => {
                     self.news(caller);
                     self.tell_queue(caller, queue_state, reason.as_deref());

@@ -1,16 +1,16 @@
 //! Whole clients before a server that is away for a while: all goes on when it is back, whatever pauses its failures had led to.
 
-use std::future::Future;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use tinkers::LimiterSettings;
 use tinkers::transport::{
     BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
 };
 use tinkers::wire::routes;
+use tinkers::{ApiFuture, LimiterSettings};
 use tinkers_core::{Moment, Sent, Time};
 use tinkers_e2e::training::{model, step};
 use tinkers_e2e::{InMemory, SCRIPTED};
@@ -30,6 +30,8 @@ struct Door {
     time: Mutex<Option<Arc<dyn Time>>>,
     /// When what was turned away came.
     turned_away: Mutex<Vec<Moment>>,
+    /// The bodies of the polls that were not, which name whose they are.
+    polls: Mutex<BTreeSet<Bytes>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +45,9 @@ impl Transport for Door {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         let shut = *self.shut.lock().unwrap();
         let Some(shut) = shut.filter(|shut| shut.class == request.class) else {
+            if request.class == RouteClass::Poll {
+                self.polls.lock().unwrap().insert(request.body.clone());
+            }
             return self.inner.send(request);
         };
         if let Some(time) = &*self.time.lock().unwrap() {
@@ -73,13 +78,18 @@ impl Scene {
     }
 
     async fn with(config: LocalConfig, options: SessionOptions) -> Self {
+        Self::slow(Duration::from_secs(1), config, options).await
+    }
+
+    async fn slow(latency: Duration, config: LocalConfig, options: SessionOptions) -> Self {
         let mut door = None;
-        let world = InMemory::slow(Duration::from_secs(1), config, options, |direct| {
+        let world = InMemory::slow(latency, config, options, |direct| {
             let made = Arc::new(Door {
                 inner: Arc::new(direct),
                 shut: Mutex::default(),
                 time: Mutex::default(),
                 turned_away: Mutex::default(),
+                polls: Mutex::default(),
             });
             door = Some(Arc::clone(&made));
             made
@@ -94,13 +104,24 @@ impl Scene {
         self.world.server.time().sleep(length).await;
     }
 
-    /// How long after the server's return `work` is done, which is under way or waits to be.
-    async fn back_after(&self, work: impl Future) -> Duration {
+    /// How long after the server's return all of `work` has ended well, which is under way or waits to be.
+    async fn back_after<T>(&self, work: Vec<ApiFuture<T>>) -> Duration {
+        let back = self.comes_back().await;
+        for one in work {
+            one.await.expect("it goes on");
+        }
+        self.now().since(back)
+    }
+
+    /// When the server is back.
+    async fn comes_back(&self) -> Moment {
         self.sleep(AWAY).await;
         *self.door.shut.lock().unwrap() = None;
-        let back = self.world.server.time().now();
-        work.await;
-        self.world.server.time().now().since(back)
+        self.now()
+    }
+
+    fn now(&self) -> Moment {
+        self.world.server.time().now()
     }
 
     fn shut(&self, class: RouteClass) {
@@ -118,12 +139,7 @@ async fn samples_go_on_when_the_server_takes_them_again_though_the_retry_budget_
     let all: Vec<_> = (0..300)
         .map(|i| sampler.sample(vec![i % 100]).max_tokens(1).send())
         .collect();
-    let late = scene.back_after(async move {
-        for sample in all {
-            sample.await.unwrap();
-        }
-    });
-    let late = late.await;
+    let late = scene.back_after(all).await;
     assert!(late <= SOON + Duration::from_secs(1), "{late:?}");
 }
 
@@ -136,12 +152,7 @@ async fn steps_go_on_when_the_server_takes_them_again() {
     }
     scene.shut(RouteClass::Train);
     let steps: Vec<_> = models.iter().map(step).collect();
-    let late = scene.back_after(async move {
-        for step in steps {
-            step.await.unwrap();
-        }
-    });
-    let late = late.await;
+    let late = scene.back_after(steps).await;
     assert!(late <= SOON + Duration::from_secs(1), "{late:?}");
 }
 
@@ -162,16 +173,32 @@ async fn results_come_when_the_server_gives_them_again() {
             .iter()
             .map(|sampler| sampler.sample(vec![1]).max_tokens(1).send())
             .collect();
-        let late = scene.back_after(async move {
-            for sample in all {
-                sample.await.unwrap();
-            }
-        });
-        let late = late.await;
+        let late = scene.back_after(all).await;
         assert!(late <= SOON, "{session_polls}: {late:?}");
         let asked = scene.door.turned_away.lock().unwrap().len();
         assert!(asked >= 10, "inconclusive: {asked} polls");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_have_long_to_wait_ask_again_when_the_server_is_back() {
+    let mut config = LocalConfig::default();
+    config.long_poll = Duration::from_millis(100);
+    let scene = Scene::slow(Duration::from_secs(3600), config, SessionOptions::default()).await;
+    let mut samplers = Vec::new();
+    for _ in 0..20 {
+        let sampler = scene.world.service.sampling(SCRIPTED).create();
+        samplers.push(sampler.await.unwrap());
+    }
+    scene.shut(RouteClass::Poll);
+    let all: Vec<_> = samplers
+        .iter()
+        .map(|sampler| sampler.sample(vec![1]).max_tokens(1).send())
+        .collect();
+    scene.comes_back().await;
+    scene.sleep(SOON).await;
+    // No result is there to tell that: the answers of the polls do.
+    assert_eq!(scene.door.polls.lock().unwrap().len(), all.len());
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +216,7 @@ async fn what_a_server_that_is_away_asks_for_is_kept_to_by_each_class() {
         let hint = Some(7);
         *scene.door.shut.lock().unwrap() = Some(Shut { class, hint });
         let sample = sampler.sample(vec![1]).max_tokens(1).send();
-        scene.back_after(async move { sample.await.unwrap() }).await;
+        scene.back_after(vec![sample]).await;
         let asked = scene.door.turned_away.lock().unwrap().clone();
         assert!(asked.len() >= 2, "inconclusive: {class:?} {asked:?}");
         for pair in asked.windows(2) {
