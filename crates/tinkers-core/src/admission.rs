@@ -2,9 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
 
 use crate::error::Error;
+use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
 use crate::time::Moment;
 
@@ -77,6 +81,9 @@ pub struct Ask {
     pub flight: Option<Flight>,
     /// Where in its client's queue it goes.
     pub reentry: Reentry,
+    /// It is made by a request that is under way, such as by a transport layer. It is let through at once or fails: waiting for room
+    /// that the request under way holds would never end.
+    pub is_nested: bool,
 }
 
 /// Where in its client's queue a request goes.
@@ -148,6 +155,17 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
 
 /// Where permits and flights are given back.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
+    /// Whether an attempt that was admitted may still leave. It may not after a refusal that was heard of meanwhile.
+    fn may_leave(&self, receipt: Receipt) -> bool {
+        let _ = receipt;
+        true
+    }
+
+    /// Holds requests back for `hint` from now on: an attempt that was settled as refused without a hint had one in its body.
+    fn extend(&self, receipt: Receipt, hint: Duration) {
+        let _ = (receipt, hint);
+    }
+
     /// Takes back what an attempt took.
     fn settle(&self, receipt: Receipt, outcome: Settlement);
 
@@ -163,7 +181,33 @@ pub struct Receipt(pub [u64; 2]);
 /// A slot and bytes of the budgets, for one attempt. Dropped unsettled, it counts as [`Settlement::Dropped`].
 #[must_use = "dropped, it counts as given up"]
 pub struct SubmitPermit {
-    from: Option<(Arc<dyn Ledger>, Receipt)>,
+    from: PermitSource,
+}
+
+enum PermitSource {
+    /// It took nothing, or has given it back.
+    Nothing,
+    Alone(Arc<dyn Ledger>, Receipt),
+    Shared(Arc<Attempt>),
+}
+
+/// An attempt that its [`Departure`] knows, too.
+#[derive(Debug)]
+struct Attempt {
+    ledger: Arc<dyn Ledger>,
+    receipt: Receipt,
+    is_settled: AtomicBool,
+}
+
+impl Attempt {
+    /// Says whether it was the first to settle it.
+    fn settle(&self, outcome: Settlement) -> bool {
+        let is_first = !self.is_settled.swap(true, Ordering::AcqRel);
+        if is_first {
+            self.ledger.settle(self.receipt, outcome);
+        }
+        is_first
+    }
 }
 
 impl SubmitPermit {
@@ -171,13 +215,30 @@ impl SubmitPermit {
     #[inline]
     pub fn new(ledger: Arc<dyn Ledger>, receipt: Receipt) -> Self {
         Self {
-            from: Some((ledger, receipt)),
+            from: PermitSource::Alone(ledger, receipt),
         }
     }
 
     /// A permit that took nothing.
     pub const fn free() -> Self {
-        Self { from: None }
+        Self {
+            from: PermitSource::Nothing,
+        }
+    }
+
+    /// What goes with the request to the socket.
+    pub fn departure(&mut self) -> Departure {
+        let attempt = match std::mem::replace(&mut self.from, PermitSource::Nothing) {
+            PermitSource::Nothing => return Departure::default(),
+            PermitSource::Shared(attempt) => attempt,
+            PermitSource::Alone(ledger, receipt) => Arc::new(Attempt {
+                ledger,
+                receipt,
+                is_settled: AtomicBool::new(false),
+            }),
+        };
+        self.from = PermitSource::Shared(Arc::clone(&attempt));
+        Departure(Some(attempt))
     }
 
     /// Ends the attempt.
@@ -188,8 +249,17 @@ impl SubmitPermit {
 
     #[inline]
     fn end(&mut self, outcome: Settlement) {
-        if let Some((ledger, receipt)) = self.from.take() {
-            ledger.settle(receipt, outcome);
+        match std::mem::replace(&mut self.from, PermitSource::Nothing) {
+            PermitSource::Nothing => {}
+            PermitSource::Alone(ledger, receipt) => ledger.settle(receipt, outcome),
+            PermitSource::Shared(attempt) => {
+                if !attempt.settle(outcome)
+                    && let Settlement::Refused { hint: Some(hint) } = outcome
+                {
+                    // A refusal is settled when its head arrives; this hint may have come with its body.
+                    attempt.ledger.extend(attempt.receipt, hint);
+                }
+            }
         }
     }
 }
@@ -204,6 +274,36 @@ impl Drop for SubmitPermit {
 impl fmt::Debug for SubmitPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SubmitPermit").finish_non_exhaustive()
+    }
+}
+
+/// The limiter's view of one attempt on its way to the socket. It goes with the [`HttpRequest`](crate::HttpRequest); a transport
+/// consults it immediately before the first byte leaves and when the head of the response is there.
+///
+/// Between admission and the socket a request may wait for a connection, a dial, a TLS handshake or a busy executor, and the server may
+/// ask for a pause meanwhile. The default lets everything leave.
+#[derive(Debug, Clone, Default)]
+pub struct Departure(Option<Arc<Attempt>>);
+
+impl Departure {
+    /// Whether the request may leave now. Where it may not, the transport gives the connection back and fails with
+    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). One atomic load while the gate is open.
+    #[inline]
+    pub fn may_leave(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|attempt| attempt.ledger.may_leave(attempt.receipt))
+    }
+
+    /// Takes note of the head of a response: a 429 closes the gate at once, since its body may be slow. `wall` is the time that a
+    /// `Retry-After` date is compared with where the response has no `Date`.
+    pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
+        if let Some(attempt) = &self.0
+            && status == StatusCode::TOO_MANY_REQUESTS
+        {
+            let hint = retry_after_header(headers, wall);
+            attempt.settle(Settlement::Refused { hint });
+        }
     }
 }
 

@@ -10,10 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 
-use crate::admission::{Admission, Admitted, Ask, ClientId, Cost, Flight, RouteClass};
+use crate::admission::{
+    Admission, Admitted, Ask, ClientId, Cost, Flight, RouteClass, SubmitPermit,
+};
 use crate::billing::BillingPause;
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
+use crate::nesting::{self, Mark};
 use crate::notices::Notices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
@@ -21,7 +24,7 @@ use crate::retry::{Policy, RetryBudget};
 use crate::setback::Setbacks;
 use crate::spawn::BoxFuture;
 use crate::time::{Moment, Time};
-use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
+use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport, TransportError};
 
 mod attempts;
 
@@ -48,7 +51,7 @@ pub struct Call {
     pub cost: Cost,
     /// How often it is repeated.
     pub policy: Policy,
-    /// When the caller no longer wants it.
+    /// When the caller no longer wants it: admission, attempts and pauses all end by then.
     pub deadline: Option<Moment>,
     /// Limits of one attempt.
     pub timeouts: Timeouts,
@@ -99,11 +102,14 @@ impl Call {
         }
     }
 
-    fn request(&self) -> HttpRequest {
+    fn request(&self, now: Moment) -> HttpRequest {
         let mut request = HttpRequest::new(self.method.clone(), self.path.clone(), self.class);
         request.headers = self.headers.clone();
         request.body = self.body.clone();
         request.timeouts = self.timeouts;
+        if let Some(deadline) = self.deadline {
+            request.timeouts.total = request.timeouts.total.min(deadline.since(now));
+        }
         request
     }
 }
@@ -193,8 +199,23 @@ impl Caller {
     pub fn enter(&self, ask: Ask) -> Enter<'_> {
         Enter {
             began: self.time.now(),
-            turn: self.admission.admit(ask),
+            turn: self.admission.admit(Ask {
+                is_nested: Mark::here().is_inside(),
+                ..ask
+            }),
         }
+    }
+
+    /// Sends one attempt of `request` under its permit: the limiter is asked once more before it leaves, and hears of a refusal as
+    /// soon as its head is there. Where it may not leave, the error is of kind
+    /// [`Held`](crate::TransportErrorKind::Held), and the caller asks for admission again, in its old place.
+    pub async fn send(
+        &self,
+        permit: &mut SubmitPermit,
+        mut request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        request.departure = permit.departure();
+        nesting::inside(self.transport.send(request)).await
     }
 
     /// The same as [`Caller::call`], whose first attempt goes out at once. To be called as soon as there is an `entry`: others wait

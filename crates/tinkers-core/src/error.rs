@@ -374,6 +374,7 @@ impl From<TransportError> for Error {
             | TransportErrorKind::Redirect => ErrorKind::Protocol,
             TransportErrorKind::Credential => ErrorKind::Authentication,
             TransportErrorKind::Closed => ErrorKind::Closed,
+            TransportErrorKind::Held => ErrorKind::RateLimited,
             TransportErrorKind::Invalid => ErrorKind::Configuration,
             TransportErrorKind::Aborted => ErrorKind::Aborted,
         };

@@ -9,7 +9,8 @@ pub mod context;
 pub mod error;
 pub mod hint;
 pub mod jitter;
-pub mod notices;
+pub mod nesting;
+mod notices;
 pub mod outage;
 pub mod profile;
 pub mod progress;
@@ -20,7 +21,7 @@ pub mod time;
 pub mod transport;
 
 pub use admission::{
-    Admission, Admitted, Arrival, Ask, ClientId, Cost, Flight, Ledger, Receipt, Reentry,
+    Admission, Admitted, Arrival, Ask, ClientId, Cost, Departure, Flight, Ledger, Receipt, Reentry,
     RouteClass, Settlement, SubmitPermit,
 };
 pub use base_url::{BaseUrl, Origin, Scheme};

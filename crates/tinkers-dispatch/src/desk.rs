@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{
-    Admitted, Arrival, Flight, Jitter, Ledger, Receipt, Settlement, SubmitPermit, Time,
+    Admitted, Arrival, Error, ErrorKind, Flight, Jitter, Ledger, Moment, Receipt, Sent, Settlement,
+    SubmitPermit, Time,
 };
-use tinkers_limits::{Ending, Take, Ticket};
+use tinkers_limits::{Ending, GateState, Take, Ticket};
 
 use crate::lane::Lane;
 
@@ -52,6 +53,23 @@ impl Desk {
         }
     }
 
+    /// Lets a request through that is made by one under way, at once or not at all.
+    pub(crate) fn admit_nested(self: Arc<Self>, kept: Option<Flight>) -> Result<Admitted, Error> {
+        let Some(ticket) = self.lane.try_nested() else {
+            let now = self.time.now();
+            let message = format!(
+                "the server's rate limit holds {} requests back, and a request that is made by another one under way cannot wait",
+                self.lane.class.name()
+            );
+            let error = Error::new(ErrorKind::RateLimited, Sent::NotSent, message);
+            return Err(match self.lane.constraints.gate().state() {
+                GateState::ClosedUntil(at) => error.with_retry_at(now, Moment::from_origin(at)),
+                GateState::Open | GateState::ProbingSince(_) => error,
+            });
+        };
+        Ok(self.admitted(ticket, kept, Arrival::default()))
+    }
+
     /// How long a refusal closes the gate. Chance is added to what the server says, never taken from it.
     fn pause(&self, hint: Option<Duration>) -> Duration {
         let told = hint.unwrap_or(Self::UNHINTED).min(self.max_hint);
@@ -85,6 +103,16 @@ impl Desk {
 }
 
 impl Ledger for Desk {
+    fn may_leave(&self, Receipt(words): Receipt) -> bool {
+        self.lane.may_leave(&Ticket::from_words(words))
+    }
+
+    fn extend(&self, Receipt(words): Receipt, hint: Duration) {
+        let now = self.time.now();
+        let until = now.after(self.pause(Some(hint)));
+        self.lane.extend(&Ticket::from_words(words), until, now);
+    }
+
     fn settle(&self, Receipt(words): Receipt, outcome: Settlement) {
         let is_hinted = matches!(outcome, Settlement::Refused { hint: Some(_) });
         let (ticket, ending) = (Ticket::from_words(words), self.ending(outcome));

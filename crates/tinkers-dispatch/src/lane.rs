@@ -1,11 +1,11 @@
 //! One lane: what its requests must meet, who waits for it, and what its answers teach.
 
-use std::task::Waker;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tinkers_core::{Arrival, Moment, RouteClass};
+use tinkers_core::{Arrival, ClientId, Moment, RouteClass};
 use tinkers_limits::{
-    Blocked, Change, Constraints, Demand, Ending, GateState, Growth, Settled, Take, Ticket,
+    Blocked, Change, Closed, Constraints, Demand, Ending, GateState, Growth, Settled, Take, Ticket,
 };
 use tokio::sync::broadcast;
 
@@ -38,6 +38,10 @@ struct State {
     probe_took: Duration,
     /// When something last came back while somebody waited.
     moved: Option<Moment>,
+    /// No grant lapses before this.
+    lapse_at: Moment,
+    /// When polls that are not answered are taken for accepted, while a ramp bounds them.
+    ramp_at: Option<Moment>,
 }
 
 /// What a waiter finds.
@@ -63,6 +67,8 @@ impl Lane {
     const PATIENCE: Duration = Duration::from_secs(1);
     /// The same where the server holds what it takes: there an answer that does not come is the good one.
     const PATIENCE_WITH_POLLS: Duration = Duration::from_millis(250);
+    /// A grant that is not collected for this long is taken back where others could use it: its owner's runtime stands still.
+    const COLLECT_WITHIN: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(
         class: RouteClass,
@@ -80,6 +86,8 @@ impl Lane {
                 probe: None,
                 probe_took: Duration::ZERO,
                 moved: None,
+                lapse_at: Moment::ORIGIN,
+                ramp_at: None,
             }),
             failed_probes: AtomicU64::new(0),
             events,
@@ -110,6 +118,31 @@ impl Lane {
         Some(ticket)
     }
 
+    /// Lets a request through that is made by one under way, unless the gate is closed.
+    pub(crate) fn try_nested(&self) -> Option<Ticket> {
+        let ticket = self.constraints.take_nested()?;
+        self.counters.grants.add(1);
+        Some(ticket)
+    }
+
+    /// Whether a request that was let through may leave now.
+    pub(crate) fn may_leave(&self, ticket: &Ticket) -> bool {
+        let may = self.constraints.may_leave(ticket);
+        if !may {
+            self.counters.held.add(1);
+        }
+        may
+    }
+
+    /// Keeps the gate closed until `until`, for a refusal whose hint came after it was settled.
+    pub(crate) fn extend(&self, ticket: &Ticket, until: Moment, now: Moment) {
+        self.locked(|state, after| {
+            let closed = self.constraints.extend(ticket, until.since_origin());
+            self.tell_closed(state, closed, true, now, after);
+            self.serve(state, now, after);
+        });
+    }
+
     /// Takes a place among those who wait, and looks whether it can go at once.
     pub(crate) fn join(
         &self,
@@ -127,15 +160,29 @@ impl Lane {
         })
     }
 
-    /// Looks whether a place was let through; otherwise `waker` is who is woken for it from now on.
-    pub(crate) fn look(&self, place: Place, waker: Waker, now: Moment) -> Look {
+    /// Looks whether a place was let through; otherwise `waiter` is what waits there from now on.
+    ///
+    /// A grant is checked when it is collected: the gate may have closed since, or the grant was taken back. Then the request waits
+    /// again at its old place.
+    pub(crate) fn look(&self, place: Place, waiter: Waiter, now: Moment) -> Look {
         self.locked(|state, after| {
             if state.look_at.is_some_and(|at| at <= now) {
                 self.serve(state, now, after);
             }
-            if let Some(waiter) = state.queue.waiter(place) {
-                after.drop(std::mem::replace(&mut waiter.waker, waker));
+            if let Some(waiting) = state.queue.waiter(place) {
+                after.drop(std::mem::replace(&mut waiting.waker, waiter.waker));
+                return self.found(state, place);
             }
+            if let Some(ticket) = state.queue.collect(place) {
+                if self.may_leave(&ticket) {
+                    after.drop(waiter.waker);
+                    return Look::Granted(ticket);
+                }
+                self.constraints.undo(ticket, now.since_origin());
+            }
+            state.queue.rejoin(place, waiter);
+            self.constraints.window().set_waiters(true);
+            self.serve(state, now, after);
             self.found(state, place)
         })
     }
@@ -236,8 +283,8 @@ impl Lane {
     fn level(&self) -> u32 {
         match self.class {
             RouteClass::Sample => lock(&self.state).growth.level().unwrap_or(u32::MAX),
-            // What is held for long is not answered for long: nothing can be counted.
-            RouteClass::Poll => 1,
+            // No level is learned for polls; all that fit go in the end.
+            RouteClass::Poll => self.constraints.most_slots(),
             _ => u32::MAX,
         }
     }
@@ -251,7 +298,20 @@ impl Lane {
                 return;
             };
             let demand = waiter.demand;
-            match self.take_turn(state, demand, now, after) {
+            let (place, taken) = match self.take_turn(state, demand, now, after) {
+                Err(Blocked::WindowFull) if demand.take == Take::SlotAndFlight => {
+                    // What has its flight needs a slot alone, and its result may be what makes room for the others.
+                    match state.queue.next_with_flight() {
+                        Some((flying, waiter)) => {
+                            let demand = waiter.demand;
+                            (flying, self.take_turn(state, demand, now, after))
+                        }
+                        None => (place, Err(Blocked::WindowFull)),
+                    }
+                }
+                taken => (place, taken),
+            };
+            match taken {
                 Ok(ticket) => {
                     if ticket.is_probe() {
                         state.probe = Some(now);
@@ -259,20 +319,86 @@ impl Lane {
                         after.tell(LimiterEvent::Probing { class: self.class });
                     }
                     self.counters.grants.add(1);
-                    after.wake(state.queue.grant(place, ticket));
+                    after.wake(state.queue.grant(place, ticket, now));
                 }
                 Err(Blocked::NotUntil(at)) => {
                     state.growth.held_back(now.since_origin());
                     let at = Moment::from_origin(at);
-                    state.look_at = Some(at);
-                    for waker in state.queue.set_alarms(at) {
-                        after.wake(Some(waker));
+                    return self.look_again_at(state, at, &BTreeSet::new(), after);
+                }
+                Err(Blocked::WindowFull | Blocked::Full) => {
+                    if self.step_ramp(state, now) || self.take_back_lapsed(state, now) {
+                        continue;
+                    }
+                    if let Some(at) = state.ramp_at {
+                        self.look_again_at(state, at, &BTreeSet::new(), after);
+                    } else if let Some(at) = self.stands_until(state) {
+                        // Of the clients that hold it up nothing more is expected: usually they collect within microseconds.
+                        let holders = state.queue.granted_to();
+                        self.look_again_at(state, at, &holders, after);
                     }
                     return;
                 }
-                Err(Blocked::WindowFull | Blocked::Full) => return,
             }
         }
+    }
+
+    /// Nothing is given back that would have the queue served before `at`: the first of each line, but for those of `except`, looks
+    /// by itself then.
+    fn look_again_at(
+        &self,
+        state: &mut State,
+        at: Moment,
+        except: &BTreeSet<ClientId>,
+        after: &mut After,
+    ) {
+        state.look_at = Some(at);
+        for waker in state.queue.set_alarms(at, except) {
+            after.wake(Some(waker));
+        }
+    }
+
+    /// Takes polls that were not refused for a while for accepted, as long as a ramp bounds them: a server holds what it takes, so
+    /// their answers come too late to be counted. Says whether the ramp allows more now.
+    fn step_ramp(&self, state: &mut State, now: Moment) -> bool {
+        if self.class != RouteClass::Poll || self.constraints.has_no_ramp() {
+            state.ramp_at = None;
+            return false;
+        }
+        let at = *state
+            .ramp_at
+            .get_or_insert(now.after(Self::PATIENCE_WITH_POLLS));
+        if now < at {
+            return false;
+        }
+        let allows_more = self.constraints.presume_accepted();
+        state.ramp_at = (!allows_more).then(|| now.after(Self::PATIENCE_WITH_POLLS));
+        allows_more
+    }
+
+    /// Takes back the grants that were not collected in time. Says whether there were any.
+    fn take_back_lapsed(&self, state: &mut State, now: Moment) -> bool {
+        if state.queue.uncollected() == 0 || now < state.lapse_at {
+            return false;
+        }
+        let handed_over_at = now.since_origin().saturating_sub(Self::COLLECT_WITHIN);
+        let lapsed = state.queue.take_back(Moment::from_origin(handed_over_at));
+        for ticket in &lapsed {
+            self.constraints.undo(*ticket, now.since_origin());
+        }
+        self.counters.lapsed.add(lapsed.len() as u64);
+        let oldest = state.queue.oldest_grant().unwrap_or(now);
+        state.lapse_at = oldest
+            .after(Self::COLLECT_WITHIN)
+            .after(Duration::from_micros(1));
+        !lapsed.is_empty()
+    }
+
+    /// When a grant lapses, where all that is taken is held by grants that are not collected: then nothing else moves the queue.
+    fn stands_until(&self, state: &State) -> Option<Moment> {
+        let uncollected = state.queue.uncollected();
+        let unanswered = self.constraints.window().view().unanswered as usize;
+        (uncollected > 0 && uncollected == unanswered).then_some(state.lapse_at)
     }
 
     fn take_turn(
@@ -315,9 +441,12 @@ impl Lane {
         let epoch = gate.epoch();
         if let GateState::ProbingSince(at) = gate.state()
             && Moment::from_origin(at).after(self.patience_in(state)) <= now
-            && gate.reopen(epoch)
+            && self
+                .constraints
+                .reopen(epoch, self.constraints.most_slots())
         {
             state.probe = None;
+            state.ramp_at = None;
             self.failed_probes.store(0, Ordering::Relaxed);
             after.tell(LimiterEvent::Opened { class: self.class });
         }
@@ -339,6 +468,7 @@ impl Lane {
         } = ended;
         if settled.reopened {
             self.failed_probes.store(0, Ordering::Relaxed);
+            state.ramp_at = None;
             if let Some(sent) = state.probe.take() {
                 state.probe_took = now.since(sent);
             }
@@ -349,23 +479,12 @@ impl Lane {
             self.failed_probes.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(closed) = settled.closed {
-            let until = Moment::from_origin(closed.until);
-            let pause = until.since(now);
             self.counters.refusals.add(1);
             self.counters.hints.add(u64::from(is_hinted));
             self.counters
                 .events
                 .add(u64::from(closed.first_of_its_event));
-            after.tell(LimiterEvent::ClosedUntil {
-                class: self.class,
-                pause,
-                is_hinted,
-                is_first: closed.first_of_its_event,
-            });
-            // They can give up now.
-            for waker in state.queue.with_deadline_before(until) {
-                after.wake(Some(waker));
-            }
+            self.tell_closed(state, closed, is_hinted, now, after);
         }
         if self.counts_flights() {
             let at = now.since_origin();
@@ -375,6 +494,27 @@ impl Lane {
             if let Some(why) = change {
                 self.tell_change(why, state, after);
             }
+        }
+    }
+
+    fn tell_closed(
+        &self,
+        state: &mut State,
+        closed: Closed,
+        is_hinted: bool,
+        now: Moment,
+        after: &mut After,
+    ) {
+        let until = Moment::from_origin(closed.until);
+        after.tell(LimiterEvent::ClosedUntil {
+            class: self.class,
+            pause: until.since(now),
+            is_hinted,
+            is_first: closed.first_of_its_event,
+        });
+        // They can fail now.
+        for waker in state.queue.with_deadline_before(until) {
+            after.wake(Some(waker));
         }
     }
 

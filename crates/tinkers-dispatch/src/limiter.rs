@@ -156,6 +156,10 @@ impl Admission for LimiterAdmission {
         let Some(desk) = self.desk(ask.class) else {
             return Box::pin(std::future::ready(Ok(Admitted::free(ask.flight))));
         };
+        if ask.is_nested {
+            let admitted = Arc::clone(desk).admit_nested(ask.flight);
+            return Box::pin(std::future::ready(admitted));
+        }
         Box::pin(Admit::new(Arc::clone(desk), ask))
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tinkers_core::nesting::Mark;
 use tinkers_core::{
     BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, RouteClass, Sent,
     SessionContext, Setback,
@@ -77,12 +78,14 @@ where
     let limit = operation.session.progress_deadline();
     let (name, session) = (operation.name, Arc::clone(&operation.session));
     let mut work = catch_unwind(work);
+    // It runs elsewhere: whether a request under way made it must go along.
+    let mark = Mark::here();
     let watched = async move {
         // One for both limits, and no future for either: many wait at once.
         let mut alarm: Option<BoxFuture<'static, ()>> = None;
         let result = poll_fn(|cx| {
             // The work first: a result that is there wins over the reasons to give it up.
-            if let Poll::Ready(result) = Pin::new(&mut work).poll(cx) {
+            if let Poll::Ready(result) = mark.during(|| Pin::new(&mut work).poll(cx)) {
                 return Poll::Ready(result);
             }
             loop {

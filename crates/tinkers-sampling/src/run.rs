@@ -109,6 +109,7 @@ fn ask(client: &Inner, request: &SampleRequest) -> Ask {
         deadline: None,
         flight: None,
         reentry: Reentry::New,
+        is_nested: false,
     }
 }
 

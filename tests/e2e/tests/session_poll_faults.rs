@@ -410,6 +410,7 @@ async fn four_thousand_polls_are_in_flight_at_most_and_the_oldest_goes_next() {
             deadline: None,
             flight: None,
             reentry: Reentry::New,
+            is_nested: false,
         })
     };
     let mut held = Vec::new();

@@ -10,12 +10,13 @@ use crate::admission::{Admitted, Ask, Flight, Reentry, RouteClass, Settlement};
 use crate::billing::Billing;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
+use crate::nesting::Mark;
 use crate::outage::Pause;
 use crate::progress::{Leaving, ProgressCell};
 use crate::retry::{self, Action, Applied, Draw, LONGEST_PAUSE, SPREAD, WhenMaybeApplied};
 use crate::setback::Setback;
 use crate::time::Moment;
-use crate::transport::HttpResponse;
+use crate::transport::{HttpResponse, TransportErrorKind};
 
 /// A request above this is large, in bytes; a refusal without a hint makes it wait by itself.
 const LARGE: u64 = 128 * 1024;
@@ -26,6 +27,9 @@ const LARGE_PAUSE: Duration = Duration::from_secs(5);
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Moment,
+    /// What of the time since `began` does not count for the window of retries: waits for admission, and pauses that the server
+    /// asked for before it would take the request.
+    held_back: Duration,
     made: u32,
     repeats: u32,
     /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
@@ -47,6 +51,7 @@ impl<'a> Attempts<'a> {
         Self {
             caller,
             began,
+            held_back: Duration::ZERO,
             made: 0,
             repeats: 0,
             maybe_applied: false,
@@ -72,14 +77,20 @@ impl<'a> Attempts<'a> {
         loop {
             enter(call, Phase::Admission);
             let admitted = match early.take() {
-                Some(admitted) => admitted,
+                Some(admitted) => {
+                    self.held_back = self.caller.time.now().since(self.began);
+                    admitted
+                }
                 None => {
+                    let asked_at = self.caller.time.now();
                     let ask = ask(call, flight.take(), reentry);
-                    self.caller.admission.admit(ask).await?
+                    let admitted = self.caller.admission.admit(ask).await?;
+                    self.held_back += self.caller.time.now().since(asked_at);
+                    admitted
                 }
             };
             let Admitted {
-                permit,
+                mut permit,
                 flight: held,
                 arrival,
             } = admitted;
@@ -91,10 +102,19 @@ impl<'a> Attempts<'a> {
             insert(&mut call.headers, "x-stainless-retry-count", made);
             let leaving = call.progress.as_deref().map(ProgressCell::leaving);
             let sent_at = self.caller.time.now();
-            let sent = self.caller.transport.send(call.request()).await;
+            let request = call.request(sent_at);
+            let sent = self.caller.send(&mut permit, request).await;
             let now = self.caller.time.now();
             let answer = match sent {
                 Ok(answer) => answer,
+                Err(error) if error.kind == TransportErrorKind::Held => {
+                    note(leaving, Applied::No);
+                    drop(permit);
+                    flight = self.keep(held, Applied::No);
+                    reentry = Reentry::AfterRefusal(arrival);
+                    self.held_back += now.since(sent_at);
+                    continue;
+                }
                 Err(error) => {
                     permit.settle(Settlement::Unknown);
                     let applied = if error.sent == Sent::NotSent {
@@ -164,8 +184,11 @@ impl<'a> Attempts<'a> {
                         // It is likely what the server had no room for. Smaller ones need not wait for it.
                         self.sleep(call, LARGE_PAUSE, error).await?;
                     }
+                    if call.class != RouteClass::Control {
+                        self.held_back += now.since(sent_at);
+                    }
                 }
-                Action::PauseForBilling => {
+                Action::PauseForBilling { hint } => {
                     note(leaving, Applied::No);
                     permit.settle(Settlement::Answered);
                     drop(held);
@@ -176,8 +199,11 @@ impl<'a> Attempts<'a> {
                     {
                         Billing::Pause(step) => {
                             self.caller.setbacks.note(Setback::Billing, &answer.status);
-                            self.sleep(call, step, || answer_error(ErrorKind::Billing, &answer))
-                                .await?
+                            let longest = self.caller.billing_limit;
+                            let pause = step.max(hint.unwrap_or_default().min(longest));
+                            let error = || answer_error(ErrorKind::Billing, &answer);
+                            self.sleep(call, pause, error).await?;
+                            self.held_back += now.since(sent_at);
                         }
                         Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
                     }
@@ -230,7 +256,7 @@ impl<'a> Attempts<'a> {
             Some(hint) => error.with_retry_at(now, now.after(hint)),
             None => error,
         };
-        let elapsed = now.since(self.began);
+        let elapsed = now.since(self.began).saturating_sub(self.held_back);
         if !call.policy.allows(self.made, elapsed) {
             return Err(error);
         }
@@ -243,7 +269,11 @@ impl<'a> Attempts<'a> {
             room = room.min(deadline.since(now));
         }
         if least > room {
-            return Err(error);
+            let is_too_late = call.deadline.is_some_and(|at| at < now.after(least));
+            return Err(match error.retry_at() {
+                None if is_too_late => error.with_retry_at(now, now.after(least)),
+                _ => error,
+            });
         }
         self.repeats += 1;
         let base = match self.caller.budget.draw(error.kind()) {
@@ -271,9 +301,9 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for somebody to settle the bill.
+    /// Sits out a pause before admission is asked for again. It does not count for the window of retries.
     async fn sleep(
-        &self,
+        &mut self,
         call: &Call,
         pause: Duration,
         error: impl FnOnce() -> Error,
@@ -284,6 +314,7 @@ impl<'a> Attempts<'a> {
             return Err(error().with_retry_at(now, until));
         }
         self.caller.time.sleep_until(until).await;
+        self.held_back += self.caller.time.now().since(now);
         Ok(())
     }
 }
@@ -296,6 +327,7 @@ fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
         deadline: call.deadline,
         flight,
         reentry,
+        is_nested: Mark::here().is_inside(),
     }
 }
 
