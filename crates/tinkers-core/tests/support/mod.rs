@@ -187,6 +187,12 @@ impl World {
         self
     }
 
+    /// The same, with nothing admitted before this.
+    pub(crate) fn closed_until(self, since_origin: Duration) -> Self {
+        *self.gate.opens_at.lock().unwrap() = Moment::from_origin(since_origin);
+        self
+    }
+
     /// The same, closed after `admissions`.
     pub(crate) fn closed_after(self, admissions: usize) -> Self {
         self.gate.left.store(admissions, Ordering::SeqCst);
