@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use tinkers_core::{Arrival, Moment, RouteClass};
-use tinkers_limits::{
-    Blocked, Change, Closed, Constraints, Demand, Ending, GateState, Growth, Settled, Take, Ticket,
-};
+use tinkers_limits::{Change, Closed, Constraints, Demand, Ending, Growth, Settled, Take, Ticket};
 use tokio::sync::broadcast;
 
 use crate::after::After;

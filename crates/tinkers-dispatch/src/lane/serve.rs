@@ -1,6 +1,7 @@
 //! Serving the queue of a lane: who goes next, and when it is to be served again by itself.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tinkers_core::{ClientId, Moment, RouteClass};
 use tinkers_limits::{Blocked, Demand, GateState, Take, Ticket};
