@@ -57,7 +57,11 @@ impl Session {
             .endpoint
             .limiter()
             .claim(limits(&config, &options), Arc::clone(&parts.time));
-        let life = Life::new(dynamic, Arc::clone(&caller.setbacks));
+        let life = Life::new(
+            dynamic,
+            Arc::clone(&caller.setbacks),
+            Arc::clone(&caller.closing),
+        );
         let heart = Heart::new(
             parts.heartbeat.transport,
             parts.heartbeat.time,
@@ -131,6 +135,7 @@ fn caller(parts: &SessionParts) -> Caller {
         billing: Arc::clone(endpoint.billing()),
         billing_limit: Duration::from_secs(3600),
         setbacks: Arc::clone(&parts.setbacks),
+        closing: Arc::default(),
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Header(u16, &'static str, &'static str),
     /// Gives no answer.
     Fails(TransportErrorKind, Sent),
+    /// Takes the request and never answers.
+    Silent,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,7 @@ impl Transport for Server {
                 );
                 (status, HeaderMap::from_iter([header]), "{}")
             }
+            Step::Silent => return Box::pin(std::future::pending()),
             Step::Fails(kind, sent) => {
                 return Box::pin(async move { Err(TransportError::new(kind, sent, "no answer")) });
             }
@@ -165,6 +168,7 @@ impl World {
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::from_secs(60),
             setbacks: Arc::default(),
+            closing: Arc::default(),
         };
         Self {
             clock,
@@ -219,6 +223,18 @@ impl World {
             self.clock
                 .advance_to_next()
                 .expect("it sleeps, or it would be done");
+        }
+    }
+
+    /// Makes `call` until it first waits, closes the client, and returns how the call ends.
+    pub(crate) fn close_while_it_waits(&self, call: Call) -> Error {
+        let mut work = std::pin::pin!(self.caller.call(call));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+        self.caller.closing.close(Error::closed());
+        match work.as_mut().poll(&mut cx) {
+            Poll::Ready(outcome) => outcome.expect_err("closed"),
+            Poll::Pending => panic!("it waits on"),
         }
     }
 
