@@ -103,6 +103,7 @@ where
         .await;
         // What the work held is free before its result is told.
         drop(work);
+        let result = result.map_err(|error| with_earlier_requests(error, &operation.progress));
         if sender.send(Box::new(result)).is_err() {
             operation
                 .session
@@ -114,6 +115,15 @@ where
     };
     let task = session.spawner().spawn(Box::pin(watched));
     ApiFuture::new(receiver, progress, time, name, task)
+}
+
+/// An operation may be several requests: the one that failed may not have left when an earlier one has.
+fn with_earlier_requests(error: Error, progress: &ProgressCell) -> Error {
+    if error.sent() == Sent::NotSent && progress.has_left() {
+        error.with_sent(Sent::MaybeSent)
+    } else {
+        error
+    }
 }
 
 /// Reads the promise of a submission.

@@ -60,7 +60,9 @@ pub(crate) async fn run(
             }
         };
         lost += 1;
-        client.session.caller().time.sleep(pause).await;
+        let caller = client.session.caller();
+        let pause = caller.time.sleep(pause);
+        caller.closing.unless_closed(pause).await?;
     }
 }
 

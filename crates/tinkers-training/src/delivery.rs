@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Error, Flight, Result, Sent, Setback};
+use tinkers_core::{Error, ErrorKind, Flight, Result, Sent, Setback};
 use tinkers_wire::{Promise, TinkerPath};
 
 use crate::clean::is_clean;
@@ -140,6 +140,16 @@ impl Delivery {
             return;
         }
         let recovery = self.recovery();
+        if error.kind() == ErrorKind::Closed && self.turns.session().check_open().is_err() {
+            // What is queued behind it, and every later call, is told of the end of the session, and not of a failure.
+            let error = match recovery {
+                Recovery::From(_) => error,
+                _ => error.with_sent(Sent::MaybeSent),
+            };
+            self.tell(Err(error));
+            self.give_up_results();
+            return;
+        }
         let error = match recovery {
             Recovery::From(_) => error,
             _ if self.turn.parts.len() == 1 => error,

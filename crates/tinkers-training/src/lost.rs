@@ -56,6 +56,9 @@ async fn look_or_repeat(
     };
     // Whatever the repeat met: the first attempt may have been applied.
     let error = error.with_sent(Sent::MaybeSent);
+    if error.kind() == ErrorKind::Closed {
+        return Err(error);
+    }
     if is_own_conflict(&error) {
         return after_conflict(submission, fresh, error).await;
     }
@@ -96,13 +99,18 @@ async fn after_conflict(
         if time.now().since(began) >= Policy::PATIENT.window {
             break;
         }
-        time.sleep(pause(repeat, None)).await;
+        let pause = time.sleep(pause(repeat, None));
+        let paused = session.caller().closing.unless_closed(pause).await;
+        paused.map_err(|closed| closed.with_sent(Sent::MaybeSent))?;
     }
     Err(conflict)
 }
 
-/// The lost outcome stays what it is, whatever kept us from finding it.
+/// The lost outcome stays what it is, whatever kept us from finding it, but for the end of the client.
 fn looked_in_vain(lost: Error, failed: &Error) -> Error {
+    if failed.kind() == ErrorKind::Closed {
+        return failed.clone().with_sent(Sent::MaybeSent);
+    }
     lost.with_context(format!(
         "the save could not be looked for either ({failed})"
     ))

@@ -4,6 +4,7 @@ mod bad_days;
 mod bad_input;
 mod body_formats;
 mod chunks;
+mod closing;
 mod congestion;
 mod lost_replies;
 mod orphans;
