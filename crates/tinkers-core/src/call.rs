@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::admission::{
-    Admission, Admitted, Ask, ClientId, Cost, Flight, RouteClass, SubmitPermit,
+    Admission, Admitted, Ask, ClientId, Cost, Departure, Flight, RouteClass, SubmitPermit,
 };
 use crate::billing::BillingPause;
 use crate::closing::{CloseSignal, CloseWatch};
@@ -223,9 +223,27 @@ impl Caller {
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        self.send_as(permit.departure(), request).await
+    }
+
+    /// The same for a submission, which does not leave once the client is closed.
+    async fn submit(
+        &self,
+        permit: &mut SubmitPermit,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        let departure = permit.departure().until_closed(&self.closing);
+        self.send_as(departure, request).await
+    }
+
+    async fn send_as(
+        &self,
+        departure: Departure,
         mut request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        request.departure = permit.departure();
+        request.departure = departure;
         nesting::inside(self.transport.send(request)).await
     }
 

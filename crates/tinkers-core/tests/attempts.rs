@@ -127,6 +127,13 @@ fn closing_ends_a_call_wherever_it_waits() {
 }
 
 #[test]
+fn a_request_may_not_leave_once_its_client_is_closed() {
+    let world = World::new(&[Silent], OK);
+    world.close_while_it_waits(post(RouteClass::Train));
+    assert_eq!(world.departures_that_may_leave(), 0);
+}
+
+#[test]
 fn a_closed_client_submits_nothing() {
     let world = World::new(&[], OK);
     world.caller.closing.close(tinkers_core::Error::closed());

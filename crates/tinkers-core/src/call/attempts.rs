@@ -107,7 +107,7 @@ impl<'a> Attempts<'a> {
             let sent_at = self.caller.time.now();
             let request = call.request(sent_at);
             self.in_doubt = true;
-            let sent = self.caller.send(&mut permit, request).await;
+            let sent = self.caller.submit(&mut permit, request).await;
             let now = self.caller.time.now();
             let answer = match sent {
                 Ok(answer) => answer,

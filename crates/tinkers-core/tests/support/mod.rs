@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Accepted, Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, Call, Caller, Error,
-    ErrorKind, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock, Moment,
+    Accepted, Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, Call, Caller, Departure,
+    Error, ErrorKind, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock, Moment,
     Receipt, RetryBudget, RouteClass, Sent, Settlement, SubmitPermit, Time, Transport,
     TransportError, TransportErrorKind,
 };
@@ -36,10 +36,12 @@ struct Server {
     script: Mutex<VecDeque<Step>>,
     usually: Step,
     seen: Mutex<Vec<Duration>>,
+    departures: Mutex<Vec<Departure>>,
 }
 
 impl Transport for Server {
-    fn send(&self, _: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        self.departures.lock().unwrap().push(request.departure);
         self.seen
             .lock()
             .unwrap()
@@ -149,6 +151,7 @@ impl World {
             script: Mutex::new(script.iter().copied().collect()),
             usually,
             seen: Mutex::default(),
+            departures: Mutex::default(),
         });
         let gate = Gate {
             clock: clock.clone(),
@@ -241,6 +244,12 @@ impl World {
     /// When the server saw requests.
     pub(crate) fn seen(&self) -> Vec<Duration> {
         self.server.seen.lock().unwrap().clone()
+    }
+
+    /// How many of the requests seen may still leave.
+    pub(crate) fn departures_that_may_leave(&self) -> usize {
+        let departures = self.server.departures.lock().unwrap();
+        departures.iter().filter(|one| one.may_leave()).count()
     }
 
     /// The flights held at each pause.
