@@ -152,6 +152,18 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
         let _ = class;
         None
     }
+
+    /// Returns until when no request of `class` may leave, where a refusal holds them back now.
+    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+        let _ = class;
+        None
+    }
+
+    /// Completes when a refusal next closes `class`, or closes it for longer, counted from the call of this method.
+    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
+        let _ = class;
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Where permits and flights are given back.
