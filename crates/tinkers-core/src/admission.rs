@@ -159,7 +159,8 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Completes when a refusal next closes `class`, or closes it for longer, counted from the call of this method.
+    /// Completes when a refusal next closes `class` or closes it for longer, or when a request asks for admission while it is closed;
+    /// counted from the call of this method.
     fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
         let _ = class;
         Box::pin(std::future::pending())

@@ -150,6 +150,11 @@ impl ProgressCell {
         state.last_news = state.last_news.max(now);
     }
 
+    /// Returns when the last news came.
+    pub fn last_news(&self) -> Moment {
+        self.lock().last_news
+    }
+
     /// The server accepted it under `request_id`, whose text may be shared with those who wait under it.
     pub fn accepted<Id: AsRef<str> + Into<Arc<str>>>(&self, now: Moment, request_id: Id) {
         let mut state = self.lock();

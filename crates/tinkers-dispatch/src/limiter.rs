@@ -164,6 +164,9 @@ impl Admission for LimiterAdmission {
         let Some(desk) = self.desk(ask.class) else {
             return Box::pin(std::future::ready(Ok(Admitted::free(ask.flight))));
         };
+        if let GateState::ClosedUntil(_) = desk.lane.constraints.gate().state() {
+            desk.closures.notify_waiters();
+        }
         if ask.is_nested {
             let admitted = Arc::clone(desk).admit_nested(ask.flight);
             return Box::pin(std::future::ready(admitted));

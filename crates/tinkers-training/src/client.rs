@@ -274,7 +274,9 @@ impl TrainingClient {
     }
 
     fn operation(&self, name: &'static str) -> Operation {
-        Operation::new(Arc::clone(self.turns.session()), name, RouteClass::Train)
+        let session = Arc::clone(self.turns.session());
+        let queue = Arc::<Turns>::clone(&self.turns);
+        Operation::new(session, name, RouteClass::Train).in_queue(queue)
     }
 
     fn waiter(&self, operation: Operation, kind: RequestKind) -> Waiter {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tinkers_core::{
     ClientId, Error, Moment, ProgressCell, Result, SessionContext, Setback, Setbacks,
 };
+use tinkers_futures::SubmissionQueue;
 use tokio::sync::oneshot;
 
 use crate::delivery::Taken;
@@ -64,6 +65,15 @@ pub(crate) struct Turns {
     /// The names of checkpoints that this model may have by now. It is the only writer of its run, so a name that is not here
     /// was never there.
     saved: Mutex<BTreeSet<SavedName>>,
+    head: Mutex<Head>,
+}
+
+/// The call that is being submitted, as far as those behind it are concerned.
+#[derive(Debug, Default)]
+struct Head {
+    /// When the one before it was done with.
+    since: Moment,
+    progress: Option<Arc<ProgressCell>>,
 }
 
 impl Turns {
@@ -76,6 +86,7 @@ impl Turns {
             client,
             order: Arc::new(Order::new(1)),
             saved: Mutex::new(BTreeSet::new()),
+            head: Mutex::default(),
         })
     }
 
@@ -144,9 +155,28 @@ impl Turns {
         lock(&self.saved).contains(name)
     }
 
+    /// The next call is being submitted: `progress` is its own.
+    pub(crate) fn begins(&self, progress: &Arc<ProgressCell>) {
+        *lock(&self.head) = Head {
+            since: self.session.caller().time.now(),
+            progress: Some(Arc::clone(progress)),
+        };
+    }
+
     /// A save under this name was tried.
     pub(crate) fn tried_to_save(&self, name: SavedName) {
         lock(&self.saved).insert(name);
+    }
+}
+
+impl SubmissionQueue for Turns {
+    fn moved(&self) -> Option<Moment> {
+        let (since, progress) = {
+            let head = lock(&self.head);
+            (head.since, head.progress.clone())
+        };
+        let news = progress.map(|progress| progress.last_news());
+        Some(since).max(news)
     }
 }
 

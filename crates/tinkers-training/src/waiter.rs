@@ -1,8 +1,11 @@
 //! Waiting for the results of what was submitted.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use tinkers_core::{Error, ErrorKind, Result, Sent, Setback};
+use tinkers_core::{Error, ErrorKind, Moment, Phase, Result, Sent, Setback};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
 use tokio::sync::oneshot;
@@ -33,13 +36,13 @@ impl Waiter {
         placed: Placed,
         found: Found<T>,
     ) -> Result<T> {
-        let mut parts = submitted(placed?).await?;
+        let mut parts = self.submitted(placed?).await?;
         self.result(parts.remove(0), found).await
     }
 
     /// The merged result of a pass. The first chunk that fails fails it; the results of the others are then given up.
     pub(crate) async fn merged(self, placed: Placed) -> Result<ForwardBackwardOutput> {
-        let parts = submitted(placed?).await?;
+        let parts = self.submitted(placed?).await?;
         let promises: Vec<(u64, String)> = parts.iter().filter_map(promised).collect();
         let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; parts.len()];
         let results = parts.into_iter().map(|part| self.result(part, no_result));
@@ -55,6 +58,57 @@ impl Waiter {
             }
         }
         Ok(merge(outputs.into_iter().flatten().collect()))
+    }
+
+    /// Waits for what becomes of the submission, no longer than there is hope that it leaves before the operation's deadline.
+    async fn submitted(
+        &self,
+        mut receiver: oneshot::Receiver<Result<Vec<Taken>>>,
+    ) -> Result<Vec<Taken>> {
+        let Some(deadline) = self.operation.deadline else {
+            return delivered(receiver.await);
+        };
+        let admission = &self.operation.session.caller().admission;
+        loop {
+            let mut closure = admission.next_closure(self.operation.class);
+            self.check_in_time(deadline)?;
+            let outcome = poll_fn(|cx| {
+                let outcome = Pin::new(&mut receiver).poll(cx).map(Some);
+                match outcome {
+                    Poll::Pending => closure.as_mut().poll(cx).map(|()| None),
+                    outcome => outcome,
+                }
+            });
+            if let Some(outcome) = outcome.await {
+                return delivered(outcome);
+            }
+        }
+    }
+
+    /// Fails when the call waits for its turn and the server's hint lies beyond `deadline`.
+    fn check_in_time(&self, deadline: Moment) -> Result<()> {
+        let Operation {
+            session,
+            progress,
+            class,
+            ..
+        } = &self.operation;
+        let caller = session.caller();
+        let Some(opens_at) = caller.admission.closed_until(*class) else {
+            return Ok(());
+        };
+        if opens_at <= deadline || progress.snapshot().phase != Phase::Admission {
+            return Ok(());
+        }
+        let now = caller.time.now();
+        let message = format!(
+            "the server's rate limit holds {} requests back for another {:.1} s, beyond the operation deadline; the call keeps \
+             its place and is submitted then, so do not repeat it",
+            class.name(),
+            opens_at.since(now).as_secs_f64()
+        );
+        let error = Error::new(ErrorKind::RateLimited, progress.sent(), message);
+        Err(error.with_retry_at(now, opens_at))
     }
 
     async fn result<T: OperationResult>(&self, taken: Taken, found: Found<T>) -> Result<T> {
@@ -109,9 +163,8 @@ impl Waiter {
     }
 }
 
-/// What became of the submission.
-async fn submitted(receiver: oneshot::Receiver<Result<Vec<Taken>>>) -> Result<Vec<Taken>> {
-    receiver.await.unwrap_or_else(|_| {
+fn delivered(outcome: Result<Result<Vec<Taken>>, oneshot::error::RecvError>) -> Result<Vec<Taken>> {
+    outcome.unwrap_or_else(|_| {
         let message = "the task that sends this model's requests went away";
         Err(Error::new(ErrorKind::Aborted, Sent::MaybeSent, message))
     })

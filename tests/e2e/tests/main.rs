@@ -6,6 +6,7 @@ mod body_formats;
 mod chunks;
 mod closing;
 mod congestion;
+mod deadlines;
 mod lost_replies;
 mod orphans;
 mod other_servers;

@@ -32,6 +32,8 @@ pub(super) struct Attempts<'a> {
     held_back: Duration,
     made: u32,
     repeats: u32,
+    /// Nothing of it was sent yet.
+    is_waiting: bool,
     /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
     pub(super) maybe_applied: bool,
     /// The latest attempt is on its way, or may have been applied.
@@ -56,6 +58,7 @@ impl<'a> Attempts<'a> {
             held_back: Duration::ZERO,
             made: 0,
             repeats: 0,
+            is_waiting: true,
             maybe_applied: false,
             in_doubt: false,
         }
@@ -105,6 +108,12 @@ impl<'a> Attempts<'a> {
             insert(&mut call.headers, "x-stainless-retry-count", made);
             let leaving = call.progress.as_deref().map(ProgressCell::leaving);
             let sent_at = self.caller.time.now();
+            if std::mem::take(&mut self.is_waiting)
+                && let Some(progress) = &call.progress
+            {
+                // Its turn has come, however long that took.
+                progress.news(sent_at);
+            }
             let request = call.request(sent_at);
             self.in_doubt = true;
             let sent = self.caller.submit(&mut permit, request).await;
