@@ -264,12 +264,16 @@ impl TrainingClient {
         part: Result<impl Part + 'static>,
         found: Found<T>,
     ) -> BoxFuture<'static, Result<T>> {
+        let name = part.as_ref().ok().and_then(Part::saved_name);
         let placed = part.and_then(|part| {
             let progress = Arc::clone(&operation.progress);
             self.turns
                 .take(operation.name, vec![Arc::new(part)], progress)
         });
-        let waiter = self.waiter(operation.clone(), kind);
+        let waiter = Waiter {
+            name,
+            ..self.waiter(operation.clone(), kind)
+        };
         Box::pin(waiter.single(placed, found))
     }
 
@@ -285,6 +289,7 @@ impl TrainingClient {
             kind,
             turns: Arc::clone(&self.turns),
             queue_log: Arc::clone(&self.queue_log),
+            name: None,
         }
     }
 }

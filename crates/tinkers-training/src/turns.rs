@@ -51,6 +51,10 @@ impl Waiting for Queued {
             self.setbacks.note(Setback::Undelivered, &error);
         }
     }
+
+    fn move_up(&mut self, count: u64) {
+        self.turn.first_seq -= count;
+    }
 }
 
 /// The queue of one model's submissions.
@@ -143,6 +147,11 @@ impl Turns {
     /// Fails everything queued and everything to come with `poison`, unless an earlier one is there.
     pub(crate) fn poison(&self, poison: Poison) {
         self.order.poison(poison);
+    }
+
+    /// The call that is being sent left its `count` numbers free.
+    pub(crate) fn release(&self, count: u64) {
+        self.order.release(count);
     }
 
     /// All requests of the call that poisoned this model have ended: whether there is a way back is known.

@@ -11,7 +11,10 @@ use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPa
 use tokio::sync::oneshot;
 
 use crate::delivery::Taken;
+use crate::lost::{Finder, search};
 use crate::merge;
+use crate::parts::SavedName;
+use crate::taken::{is_taken, name_taken};
 use crate::together::Together;
 use crate::turns::Turns;
 
@@ -27,6 +30,8 @@ pub(crate) struct Waiter {
     pub(crate) kind: RequestKind,
     pub(crate) turns: Arc<Turns>,
     pub(crate) queue_log: Arc<QueueLog>,
+    /// Of a save under a name.
+    pub(crate) name: Option<SavedName>,
 }
 
 impl Waiter {
@@ -112,13 +117,14 @@ impl Waiter {
     }
 
     async fn result<T: OperationResult>(&self, taken: Taken, found: Found<T>) -> Result<T> {
-        let (promise, flight, elapsed) = match taken {
+        let (promise, flight, elapsed, maybe_saved) = match taken {
             Taken::Promised {
                 promise,
                 flight,
                 elapsed,
+                maybe_saved,
                 ..
-            } => (promise, flight, elapsed),
+            } => (promise, flight, elapsed, maybe_saved),
             Taken::Found(path) => return found(path),
         };
         let result = retrieve(Retrieval {
@@ -131,7 +137,28 @@ impl Waiter {
         })
         .await;
         drop(flight);
-        result
+        match (result, &self.name) {
+            (Err(error), Some(name)) if is_taken(&error) => {
+                let error = name_taken(name, error);
+                let Some(own) = maybe_saved else {
+                    return Err(error);
+                };
+                // A repeat met what an earlier attempt had saved.
+                let conflict = error.with_sent(Sent::MaybeSent);
+                found(search(&self.finder(), &own, conflict).await?)
+            }
+            (result, _) => result,
+        }
+    }
+
+    fn finder(&self) -> Finder<'_> {
+        Finder {
+            session: &*self.operation.session,
+            model_id: self.turns.model_id(),
+            client: self.turns.client(),
+            operation: self.operation.name,
+            progress: &self.operation.progress,
+        }
     }
 
     /// The failure of one chunk, with what is known of the others at this moment.

@@ -11,6 +11,7 @@ mod lost_replies;
 mod orphans;
 mod other_servers;
 mod outages;
+mod refusals;
 mod runtime;
 mod sampling;
 mod session_poll_faults;
