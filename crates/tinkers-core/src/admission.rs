@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
+use crate::closing::CloseSignal;
 use crate::error::Error;
 use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
@@ -151,6 +152,19 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
         let _ = class;
         None
     }
+
+    /// Returns until when no request of `class` may leave, where a refusal holds them back now.
+    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+        let _ = class;
+        None
+    }
+
+    /// Completes when a refusal next closes `class` or closes it for longer, or when a request asks for admission while it is closed;
+    /// counted from the call of this method.
+    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
+        let _ = class;
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Where permits and flights are given back.
@@ -238,7 +252,10 @@ impl SubmitPermit {
             }),
         };
         self.from = PermitSource::Shared(Arc::clone(&attempt));
-        Departure(Some(attempt))
+        Departure {
+            attempt: Some(attempt),
+            closing: None,
+        }
     }
 
     /// Ends the attempt.
@@ -283,22 +300,36 @@ impl fmt::Debug for SubmitPermit {
 /// Between admission and the socket a request may wait for a connection, a dial, a TLS handshake or a busy executor, and the server may
 /// ask for a pause meanwhile. The default lets everything leave.
 #[derive(Debug, Clone, Default)]
-pub struct Departure(Option<Arc<Attempt>>);
+pub struct Departure {
+    attempt: Option<Arc<Attempt>>,
+    /// Of a submission: nothing of it leaves once the client is closed.
+    closing: Option<Arc<CloseSignal>>,
+}
 
 impl Departure {
     /// Whether the request may leave now. Where it may not, the transport gives the connection back and fails with
-    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). One atomic load while the gate is open.
+    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). One atomic load each while the client and the gate
+    /// are open.
     #[inline]
     pub fn may_leave(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|attempt| attempt.ledger.may_leave(attempt.receipt))
+        let is_open = |closing: &Arc<CloseSignal>| closing.check().is_ok();
+        self.closing.as_ref().is_none_or(is_open)
+            && self
+                .attempt
+                .as_ref()
+                .is_none_or(|attempt| attempt.ledger.may_leave(attempt.receipt))
+    }
+
+    /// The same, for a request that may not leave once `closing` is closed.
+    pub(crate) fn until_closed(mut self, closing: &Arc<CloseSignal>) -> Self {
+        self.closing = Some(Arc::clone(closing));
+        self
     }
 
     /// Takes note of the head of a response: a 429 closes the gate at once, since its body may be slow. `wall` is the time that a
     /// `Retry-After` date is compared with where the response has no `Date`.
     pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
-        if let Some(attempt) = &self.0
+        if let Some(attempt) = &self.attempt
             && status == StatusCode::TOO_MANY_REQUESTS
         {
             let hint = retry_after_header(headers, wall);

@@ -1,8 +1,8 @@
 //! One call of the API, and those who make it.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,9 +11,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::admission::{
-    Admission, Admitted, Ask, ClientId, Cost, Flight, RouteClass, SubmitPermit,
+    Admission, Admitted, Ask, ClientId, Cost, Departure, Flight, RouteClass, SubmitPermit,
 };
 use crate::billing::BillingPause;
+use crate::closing::{CloseSignal, CloseWatch};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::{self, Mark};
@@ -141,12 +142,16 @@ pub struct Entry {
 pub struct Enter<'a> {
     turn: BoxFuture<'a, Result<Admitted, Error>>,
     began: Moment,
+    closed: CloseWatch<'a>,
 }
 
 impl Future for Enter<'_> {
     type Output = Result<Entry, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(closed) = self.closed.poll(cx) {
+            return Poll::Ready(Err(closed));
+        }
         let began = self.began;
         let turn = self.turn.as_mut().poll(cx);
         turn.map_ok(|admitted| Entry { admitted, began })
@@ -184,11 +189,16 @@ pub struct Caller {
     pub billing_limit: Duration,
     /// Counts the errors that are gone on from.
     pub setbacks: Arc<Setbacks>,
+    /// Ends calls when the client is closed.
+    pub closing: Arc<CloseSignal>,
 }
 
 impl Caller {
     /// Makes `call`, repeating it as its policy says. Dropping the future gives back all that was taken; the server may have
     /// seen the request.
+    ///
+    /// When [`Caller::closing`] is closed, a call that the server has not accepted ends at once with that reason, wherever it
+    /// waits: for admission, in a pause before a repeat, or for an answer. Nothing is submitted after that.
     ///
     /// An error says `MaybeSent` when any attempt of the call may have been applied, and not only the last one.
     pub async fn call(&self, call: Call) -> Result<Accepted, Error> {
@@ -203,6 +213,7 @@ impl Caller {
                 is_nested: Mark::here().is_inside(),
                 ..ask
             }),
+            closed: self.closing.watch(),
         }
     }
 
@@ -212,9 +223,27 @@ impl Caller {
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        self.send_as(permit.departure(), request).await
+    }
+
+    /// The same for a submission, which does not leave once the client is closed.
+    async fn submit(
+        &self,
+        permit: &mut SubmitPermit,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        let departure = permit.departure().until_closed(&self.closing);
+        self.send_as(departure, request).await
+    }
+
+    async fn send_as(
+        &self,
+        departure: Departure,
         mut request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        request.departure = permit.departure();
+        request.departure = departure;
         nesting::inside(self.transport.send(request)).await
     }
 
@@ -232,9 +261,18 @@ impl Caller {
     ) -> Result<Accepted, Error> {
         let mut attempts = Attempts::new(self, began);
         let operation = call.operation;
-        let outcome = attempts.run(&mut call, admitted).await;
-        outcome.map_err(|mut error| {
-            if attempts.maybe_applied {
+        let outcome = {
+            let mut run = pin!(attempts.run(&mut call, admitted));
+            let mut closed = self.closing.watch();
+            // The signal first, so that nothing leaves once it is closed. One await, since the state of a call is large.
+            poll_fn(|cx| match closed.poll(cx) {
+                Poll::Ready(reason) => Poll::Ready(Err((reason, true))),
+                Poll::Pending => (run.as_mut().poll(cx)).map_err(|error| (error, false)),
+            })
+            .await
+        };
+        outcome.map_err(|(mut error, is_closed)| {
+            if attempts.maybe_applied || (is_closed && attempts.in_doubt) {
                 error = error.with_sent(Sent::MaybeSent);
             }
             match operation {

@@ -5,6 +5,7 @@ pub mod admission;
 pub mod base_url;
 pub mod billing;
 pub mod call;
+pub mod closing;
 pub mod context;
 pub mod error;
 pub mod hint;
@@ -27,6 +28,7 @@ pub use admission::{
 pub use base_url::{BaseUrl, Origin, Scheme};
 pub use billing::BillingPause;
 pub use call::{Accepted, Call, Caller, Enter, Entry};
+pub use closing::CloseSignal;
 pub use context::{BytesGuard, SessionContext};
 pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
 pub use jitter::{FixedJitter, Jitter, SplitMix};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tinkers_core::TransportErrorKind as T;
 use tinkers_core::{ErrorKind, Moment, Policy, ProgressCell, RouteClass, Sent, Time};
 
-use support::Step::{Fails, Header, Says};
+use support::Step::{Fails, Header, Says, Silent};
 use support::{Step, World, post};
 
 mod support;
@@ -92,6 +92,57 @@ fn a_client_that_closes_between_two_attempts_does_not_hide_the_first() {
     let world = World::new(&[NOT_SENT], OK).closed_after(1);
     let error = world.call(post(RouteClass::Sample)).expect_err("closed");
     assert_eq!(error.sent(), Sent::NotSent);
+}
+
+#[test]
+fn closing_ends_a_call_wherever_it_waits() {
+    let gate = Header(429, "retry-after", "30");
+    let large = |mut call: tinkers_core::Call| {
+        call.cost.bytes = 1 << 20;
+        call
+    };
+    let same = |call| call;
+    type Change = fn(tinkers_core::Call) -> tinkers_core::Call;
+    let rows: [(&str, Step, Change, Sent); 8] = [
+        ("closed gate", gate, same, Sent::NotSent),
+        ("large request", Says(429, "{}"), large, Sent::NotSent),
+        ("bill", Says(402, "{}"), same, Sent::NotSent),
+        ("nothing left", NOT_SENT, same, Sent::NotSent),
+        ("too early", Says(425, "{}"), same, Sent::NotSent),
+        ("server failed", Says(500, "{}"), same, Sent::MaybeSent),
+        ("answer lost", LOST[1], same, Sent::MaybeSent),
+        ("no answer yet", Silent, same, Sent::MaybeSent),
+    ];
+    for (place, step, change, sent) in rows {
+        let world = World::new(&[step], OK);
+        let error = world.close_while_it_waits(change(post(RouteClass::Train)));
+        assert_eq!(
+            (error.kind(), error.sent()),
+            (ErrorKind::Closed, sent),
+            "{place}"
+        );
+        assert_eq!(world.seen().len(), 1, "{place}");
+        assert_eq!(world.flights(), 0, "{place}");
+    }
+}
+
+#[test]
+fn a_request_may_not_leave_once_its_client_is_closed() {
+    let world = World::new(&[Silent], OK);
+    world.close_while_it_waits(post(RouteClass::Train));
+    assert_eq!(world.departures_that_may_leave(), 0);
+}
+
+#[test]
+fn a_closed_client_submits_nothing() {
+    let world = World::new(&[], OK);
+    world.caller.closing.close(tinkers_core::Error::closed());
+    let error = world.call(post(RouteClass::Train)).expect_err("closed");
+    assert_eq!(
+        (error.kind(), error.sent()),
+        (ErrorKind::Closed, Sent::NotSent)
+    );
+    assert!(world.seen().is_empty());
 }
 
 #[test]

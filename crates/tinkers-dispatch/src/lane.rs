@@ -251,7 +251,7 @@ impl Lane {
         lock(&self.state).moved
     }
 
-    /// Other limits from now on, but for the rate; what is taken stays taken.
+    /// Applies other limits from now on; what is taken stays taken.
     pub(crate) fn resize(&self, settings: LaneSettings, now: Moment) {
         self.locked(|state, after| {
             self.constraints.resize(settings.bounds(self.class));

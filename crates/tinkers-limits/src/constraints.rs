@@ -17,7 +17,7 @@ pub struct Constraints {
     window: ConcurrencyWindow,
     bytes: ByteBudget,
     ramp: Ramp,
-    rate: Option<Gcra>,
+    rate: Gcra,
     slots: Word,
 }
 
@@ -117,7 +117,7 @@ impl Constraints {
                 Start::Slow => Ramp::slow_start(bounds.slots),
                 Start::Open => Ramp::ended(),
             },
-            rate: bounds.rate.map(Gcra::new),
+            rate: Gcra::new(bounds.rate),
             slots: Word::new(bounds.slots.max(1).into()),
         }
     }
@@ -209,9 +209,8 @@ impl Constraints {
             self.window.undo(demand.take);
             return Err(Blocked::Full);
         }
-        if let Some(rate) = &self.rate
-            && let Err(refusal) = rate.take(1, now())
-        {
+        let is_rated = self.rate.is_limited();
+        if is_rated && let Err(refusal) = self.rate.take(1, now()) {
             self.bytes.give_back(demand.bytes);
             self.window.undo(demand.take);
             return Err(match refusal {
@@ -222,8 +221,8 @@ impl Constraints {
         match enter(&self.gate) {
             Ok(entry) => Ok(Ticket { demand, entry }),
             Err(blocked) => {
-                if let Some(rate) = &self.rate {
-                    rate.undo(1);
+                if is_rated {
+                    self.rate.undo(1);
                 }
                 self.bytes.give_back(demand.bytes);
                 self.window.undo(demand.take);
@@ -327,8 +326,9 @@ impl Constraints {
         }
     }
 
-    /// Other bounds from now on, but for the rate and the flights, which belong to [`Growth::set_ceiling`].
+    /// Applies other bounds from now on, but for the flights, which belong to [`Growth::set_ceiling`].
     pub fn resize(&self, bounds: Bounds) {
+        self.rate.set(bounds.rate);
         self.bytes.resize(bounds.bytes);
         self.slots.set(|_| (bounds.slots.max(1).into(), ()));
     }
@@ -351,12 +351,11 @@ impl Constraints {
     /// How many exchanges of all its parts lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
-        let rate = self.rate.as_ref().map_or(0, Gcra::contention);
         self.gate.contention()
             + self.window.contention()
             + self.bytes.contention()
             + self.ramp.contention()
-            + rate
+            + self.rate.contention()
     }
 
     /// The most that may be unanswered now.

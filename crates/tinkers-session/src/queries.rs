@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Accepted, Call, Error, ErrorKind, Policy, RouteClass, Sent, ServerProfile};
+use tinkers_core::{
+    Accepted, Call, Caller, Error, ErrorKind, Policy, RouteClass, Sent, ServerProfile,
+};
 use tinkers_wire::{Capabilities, routes};
 
 use crate::answer;
@@ -17,7 +19,7 @@ impl Session {
         call.operation = Some("ServiceClient.capabilities");
         let limit = self.options.operation_deadline;
         call.deadline = limit.map(|limit| self.caller.time.now().after(limit));
-        let accepted = self.call_on_io(call).await?;
+        let accepted = self.call_on_io(self.caller.clone(), call).await?;
         answer::read(&accepted.response, "get_server_capabilities")
     }
 
@@ -27,7 +29,7 @@ impl Session {
         let mut call = Call::get(routes::HEALTH, RouteClass::Control);
         call.operation = Some("ServiceClient.health");
         call.policy = Policy::ONCE;
-        self.call_on_io(call).await?;
+        self.call_on_io(self.caller.clone(), call).await?;
         Ok(())
     }
 
@@ -37,8 +39,7 @@ impl Session {
     }
 
     /// Makes a call on the I/O runtime, until its deadline if it has one.
-    pub(crate) async fn call_on_io(&self, call: Call) -> Result<Accepted, Error> {
-        let caller = self.caller.clone();
+    pub(crate) async fn call_on_io(&self, caller: Caller, call: Call) -> Result<Accepted, Error> {
         let work = async move {
             let (deadline, operation) = (call.deadline, call.operation);
             let Some(at) = deadline else {

@@ -264,17 +264,23 @@ impl TrainingClient {
         part: Result<impl Part + 'static>,
         found: Found<T>,
     ) -> BoxFuture<'static, Result<T>> {
+        let name = part.as_ref().ok().and_then(Part::saved_name);
         let placed = part.and_then(|part| {
             let progress = Arc::clone(&operation.progress);
             self.turns
                 .take(operation.name, vec![Arc::new(part)], progress)
         });
-        let waiter = self.waiter(operation.clone(), kind);
+        let waiter = Waiter {
+            name,
+            ..self.waiter(operation.clone(), kind)
+        };
         Box::pin(waiter.single(placed, found))
     }
 
     fn operation(&self, name: &'static str) -> Operation {
-        Operation::new(Arc::clone(self.turns.session()), name, RouteClass::Train)
+        let session = Arc::clone(self.turns.session());
+        let queue = Arc::<Turns>::clone(&self.turns);
+        Operation::new(session, name, RouteClass::Train).in_queue(queue)
     }
 
     fn waiter(&self, operation: Operation, kind: RequestKind) -> Waiter {
@@ -283,6 +289,7 @@ impl TrainingClient {
             kind,
             turns: Arc::clone(&self.turns),
             queue_log: Arc::clone(&self.queue_log),
+            name: None,
         }
     }
 }

@@ -172,6 +172,7 @@ impl Making {
         let mut call = Call::post(route, body, RouteClass::Train);
         call.operation = Some(self.operation.name);
         call.progress = Some(Arc::clone(&self.operation.progress));
+        call.deadline = self.operation.deadline;
         call
     }
 }

@@ -17,6 +17,7 @@ pub(crate) async fn unload(operation: Operation, model_id: Arc<str>) -> Result<(
     call.operation = Some(operation.name);
     call.client = session.next_client();
     call.progress = Some(Arc::clone(&operation.progress));
+    call.deadline = operation.deadline;
     let client = call.client;
     let accepted = session.caller().call(call).await?;
     let promise = promise(&accepted.response)?;

@@ -32,8 +32,12 @@ pub(super) struct Attempts<'a> {
     held_back: Duration,
     made: u32,
     repeats: u32,
+    /// Nothing of it was sent yet.
+    is_waiting: bool,
     /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
     pub(super) maybe_applied: bool,
+    /// The latest attempt is on its way, or may have been applied.
+    pub(super) in_doubt: bool,
 }
 
 /// An attempt that is to be followed by another.
@@ -54,7 +58,9 @@ impl<'a> Attempts<'a> {
             held_back: Duration::ZERO,
             made: 0,
             repeats: 0,
+            is_waiting: true,
             maybe_applied: false,
+            in_doubt: false,
         }
     }
 
@@ -102,13 +108,20 @@ impl<'a> Attempts<'a> {
             insert(&mut call.headers, "x-stainless-retry-count", made);
             let leaving = call.progress.as_deref().map(ProgressCell::leaving);
             let sent_at = self.caller.time.now();
+            if std::mem::take(&mut self.is_waiting)
+                && let Some(progress) = &call.progress
+            {
+                // Its turn has come, however long that took.
+                progress.news(sent_at);
+            }
             let request = call.request(sent_at);
-            let sent = self.caller.send(&mut permit, request).await;
+            self.in_doubt = true;
+            let sent = self.caller.submit(&mut permit, request).await;
             let now = self.caller.time.now();
             let answer = match sent {
                 Ok(answer) => answer,
                 Err(error) if error.kind == TransportErrorKind::Held => {
-                    note(leaving, Applied::No);
+                    self.note(leaving, Applied::No);
                     drop(permit);
                     flight = self.keep(held, Applied::No);
                     reentry = Reentry::AfterRefusal(arrival);
@@ -122,7 +135,7 @@ impl<'a> Attempts<'a> {
                     } else {
                         Applied::Maybe
                     };
-                    note(leaving, applied);
+                    self.note(leaving, applied);
                     let retryable = is_passing(&error);
                     let error = Error::from(error);
                     if !retryable {
@@ -165,7 +178,7 @@ impl<'a> Attempts<'a> {
                     });
                 }
                 Action::Refused { hint } => {
-                    note(leaving, Applied::No);
+                    self.note(leaving, Applied::No);
                     reentry = Reentry::AfterRefusal(arrival);
                     // The permit first: whoever goes in place of the flight must find the gate closed.
                     permit.settle(Settlement::Refused { hint });
@@ -189,7 +202,7 @@ impl<'a> Attempts<'a> {
                     }
                 }
                 Action::PauseForBilling { hint } => {
-                    note(leaving, Applied::No);
+                    self.note(leaving, Applied::No);
                     permit.settle(Settlement::Answered);
                     drop(held);
                     match self
@@ -213,7 +226,7 @@ impl<'a> Attempts<'a> {
                     applied,
                     kind,
                 } => {
-                    note(leaving, applied);
+                    self.note(leaving, applied);
                     permit.settle(Settlement::Answered);
                     flight = self.keep(held, applied);
                     let failed = Failed {
@@ -226,11 +239,21 @@ impl<'a> Attempts<'a> {
                     reentry = Reentry::New;
                 }
                 Action::Fail(kind) => {
-                    note(leaving, retry::applied(answer.status));
+                    self.note(leaving, retry::applied(answer.status));
                     permit.settle(Settlement::Answered);
                     return Err(answer_error(kind, &answer));
                 }
             }
+        }
+    }
+
+    /// Records what is known of an attempt that is over.
+    fn note(&mut self, leaving: Option<Leaving<'_>>, applied: Applied) {
+        self.in_doubt = applied == Applied::Maybe;
+        if let Some(leaving) = leaving
+            && applied == Applied::No
+        {
+            leaving.stayed();
         }
     }
 
@@ -344,15 +367,6 @@ fn action(call: &Call, answer: &HttpResponse, wall: SystemTime) -> Action {
 fn enter(call: &Call, phase: Phase) {
     if let Some(progress) = &call.progress {
         progress.enter(phase);
-    }
-}
-
-/// Tells what is known of an attempt that is over.
-fn note(leaving: Option<Leaving<'_>>, applied: Applied) {
-    if let Some(leaving) = leaving
-        && applied == Applied::No
-    {
-        leaving.stayed();
     }
 }
 
