@@ -61,6 +61,9 @@ pub struct Call {
     /// Answers that are given to the caller at once, where they would be repeated otherwise: because the caller knows a better
     /// request than the same one.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
+    /// Whether a success can be decoded. One that cannot was spoilt on its way, as by a proxy: where what may have been applied may be
+    /// repeated, it is sent again a few times.
+    pub is_readable: Option<fn(&HttpResponse) -> bool>,
 }
 
 /// Headers of a submission that the transport does not add.
@@ -100,6 +103,7 @@ impl Call {
             timeouts: Timeouts::default(),
             progress: None,
             is_final: None,
+            is_readable: None,
         }
     }
 
