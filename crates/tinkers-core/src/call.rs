@@ -22,6 +22,7 @@ use crate::notices::Notices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::retry::{Policy, RetryBudget};
+use crate::session_lost::says_session_lost;
 use crate::setback::Setbacks;
 use crate::spawn::BoxFuture;
 use crate::time::{Moment, Time};
@@ -291,7 +292,13 @@ impl Caller {
 pub fn answer_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
     let words = tinkers_wire::error_text(&answer.body);
     let words = words.unwrap_or_else(|| "the server gave no reason".to_owned());
+    let kind = if says_session_lost(answer.status, &words) {
+        ErrorKind::SessionLost
+    } else {
+        kind
+    };
     let advice = match kind {
+        ErrorKind::SessionLost => "; connect a new client and go on from the last checkpoint",
         ErrorKind::Authentication => "; check the API key",
         ErrorKind::PermissionDenied => "; this key may not do that",
         ErrorKind::Billing => "; settle the bill in the console",
