@@ -67,7 +67,9 @@ fn discard(path: &Path) {
 
 /// Removes `dir` and the directories between it and `root`, as far as they are empty.
 fn remove_empty(root: &Path, dir: &Path) {
-    let between = dir.ancestors().take_while(|dir| *dir != root && dir.starts_with(root));
+    let between = dir
+        .ancestors()
+        .take_while(|dir| *dir != root && dir.starts_with(root));
     for dir in between {
         // A directory that is not empty stays, and so do those above it.
         if std::fs::remove_dir(dir).is_err() {
@@ -140,7 +142,9 @@ pub(super) fn part(name: &str) -> Option<String> {
         return None;
     }
     let stem = name.split('.').next().unwrap_or_default();
-    let is_device = DEVICES.iter().any(|device| stem.eq_ignore_ascii_case(device));
+    let is_device = DEVICES
+        .iter()
+        .any(|device| stem.eq_ignore_ascii_case(device));
     let last = name.len() - 1;
     let mut part = String::with_capacity(name.len());
     for (index, byte) in name.bytes().enumerate() {
@@ -242,7 +246,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("run/weights/a.safetensors");
         std::fs::create_dir_all(path.join("occupied")).unwrap();
-        let error = replace(root.path(), &path, b"bytes").unwrap_err().to_string();
+        let error = replace(root.path(), &path, b"bytes")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("a.safetensors"), "{error}");
         assert_eq!(
             files(root.path()),
@@ -255,7 +261,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("run"), "a file").unwrap();
         let path = root.path().join("run/weights/a.safetensors");
-        let error = replace(root.path(), &path, b"bytes").unwrap_err().to_string();
+        let error = replace(root.path(), &path, b"bytes")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("run"), "{error}");
         assert_eq!(files(root.path()), ["run"]);
     }
@@ -279,17 +287,29 @@ mod tests {
     fn parts_are_names_on_every_file_system() {
         let part = |name| part(name).unwrap();
         assert_eq!(part("step-1.5_a"), "step-1.5_a");
-        for name in ["CON", "nul", "aux.1", "Lpt9", "a.", "..", ".a", "a b", "ü/%", "a~b"] {
+        for name in [
+            "CON", "nul", "aux.1", "Lpt9", "a.", "..", ".a", "a b", "ü/%", "a~b",
+        ] {
             let part = part(name);
             let stem = part.split('.').next().unwrap().to_lowercase();
             assert!(!DEVICES.contains(&stem.as_str()), "{part}");
             assert!(!part.starts_with('.') && !part.ends_with('.'), "{part}");
-            assert!(part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.%".contains(&b)));
+            assert!(
+                part.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.%".contains(&b))
+            );
         }
         assert_eq!(part("console"), "console");
-        let long = ["ü".repeat(100), "x".repeat(300), format!("{}y", "x".repeat(300))];
+        let long = [
+            "ü".repeat(100),
+            "x".repeat(300),
+            format!("{}y", "x".repeat(300)),
+        ];
         let parts = long.each_ref().map(|name| part(name));
-        assert!(parts.iter().all(|part| part.len() == LONGEST_PART), "{parts:?}");
+        assert!(
+            parts.iter().all(|part| part.len() == LONGEST_PART),
+            "{parts:?}"
+        );
         assert_ne!(parts[1], parts[2]);
         assert_eq!(super::part(""), None);
     }
