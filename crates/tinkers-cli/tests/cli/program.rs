@@ -66,16 +66,23 @@ impl Program {
 
     /// The same, with these variables.
     pub(crate) fn start_with(home: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tinkers"));
-        for name in FOREIGN {
-            command.env_remove(name);
-        }
+        let mut command = quiet(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
+        command.args(arguments).envs(variables.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// The same, where files can have so many kilobytes at most.
+    #[cfg(unix)]
+    pub(crate) fn start_with_small_files(home: &Path, arguments: &[&str], kilobytes: u32) -> Self {
+        let mut command = quiet(Command::new("bash"), home);
+        let script = format!("ulimit -f {kilobytes} && exec \"$@\"");
+        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tinkers")]);
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command
-            .args(arguments)
-            .env("HOME", home)
-            .env("XDG_DATA_HOME", home)
-            .env("APPDATA", home)
-            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -108,6 +115,12 @@ impl Program {
             }
         }
         panic!("it ended without a line {start:?}\n{self}");
+    }
+
+    /// The id of the process.
+    #[cfg(unix)]
+    pub(crate) fn id(&self) -> u32 {
+        self.lock().id()
     }
 
     /// Sends a signal by its name, as `INT`.
@@ -196,6 +209,18 @@ impl Outcome {
 /// One whole run.
 pub(crate) fn run(home: &Path, arguments: &[&str]) -> Outcome {
     Program::start(home, arguments).finish()
+}
+
+/// In an environment that says nothing to it, with its data in `home`.
+fn quiet(mut command: Command, home: &Path) -> Command {
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+    command
+        .env("HOME", home)
+        .env("XDG_DATA_HOME", home)
+        .env("APPDATA", home);
+    command
 }
 
 fn read(
