@@ -159,7 +159,7 @@ fn an_interrupt_ends_a_load_whose_server_has_stopped() {
         // The server keeps its connections and answers nothing any more.
         server.signal("STOP");
         program.signal("INT");
-        let outcome = program.finish();
+        let outcome = program.finish_promptly();
         server.signal("CONT");
         assert_eq!(outcome.code, Some(130), "{load} {outcome:#?}");
     }

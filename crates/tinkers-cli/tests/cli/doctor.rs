@@ -137,7 +137,7 @@ fn an_interrupt_ends_every_command_before_a_black_hole() {
         // It listens for signals before it connects.
         let _connection = listener.accept().unwrap();
         program.signal("INT");
-        let outcome = program.finish();
+        let outcome = program.finish_promptly();
         assert_eq!(outcome.code, Some(130), "{command:?} {outcome:#?}");
     }
 }

@@ -131,6 +131,19 @@ impl Program {
         assert!(sent.unwrap().success(), "kill -s {name} {id}");
     }
 
+    /// Waits for its end after an interrupt, which comes at once whatever a server does. The limit is far above what it takes on
+    /// a busy machine, and below every timeout of a request.
+    #[cfg(unix)]
+    pub(crate) fn finish_promptly(mut self) -> Outcome {
+        const PROMPTLY: Duration = Duration::from_secs(15);
+        while self.open > 0 {
+            let line = self.lines.recv_timeout(PROMPTLY);
+            let line = line.unwrap_or_else(|_| panic!("it goes on after an interrupt\n{self}"));
+            self.take(line);
+        }
+        self.finish()
+    }
+
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Outcome {
         while self.next().is_some() {}
@@ -146,19 +159,24 @@ impl Program {
 
     fn next(&mut self) -> Option<Line> {
         while self.open > 0 {
-            match self.lines.recv().ok()? {
-                Line::End => self.open -= 1,
-                line => {
-                    match &line {
-                        Line::Stdout(line) => push(&mut self.stdout, line),
-                        Line::Stderr(line) => push(&mut self.stderr, line),
-                        Line::End => {}
-                    }
-                    return Some(line);
-                }
+            let line = self.lines.recv().ok()?;
+            if let Some(line) = self.take(line) {
+                return Some(line);
             }
         }
         None
+    }
+
+    fn take(&mut self, line: Line) -> Option<Line> {
+        match &line {
+            Line::Stdout(line) => push(&mut self.stdout, line),
+            Line::Stderr(line) => push(&mut self.stderr, line),
+            Line::End => {
+                self.open -= 1;
+                return None;
+            }
+        }
+        Some(line)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Child> {

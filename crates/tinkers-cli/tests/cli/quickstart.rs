@@ -172,7 +172,7 @@ fn an_interrupt_ends_it_with_130() {
     let mut program = Program::start(home.path(), &arguments);
     program.line("step 1/1000000");
     program.signal("INT");
-    let outcome = program.finish();
+    let outcome = program.finish_promptly();
     assert_eq!(outcome.code, Some(130), "{outcome:#?}");
     assert_eq!(outcome.stderr, "interrupted\n");
     assert_eq!(left(home.path()), [""; 0]);
