@@ -22,6 +22,7 @@ use crate::notices::Notices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::retry::{Policy, RetryBudget};
+use crate::session_lost::says_session_lost;
 use crate::setback::Setbacks;
 use crate::spawn::BoxFuture;
 use crate::time::{Moment, Time};
@@ -61,6 +62,9 @@ pub struct Call {
     /// Answers that are given to the caller at once, where they would be repeated otherwise: because the caller knows a better
     /// request than the same one.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
+    /// Whether a success can be decoded. One that cannot was spoilt on its way, as by a proxy: where what may have been applied may be
+    /// repeated, it is sent again a few times.
+    pub is_readable: Option<fn(&HttpResponse) -> bool>,
 }
 
 /// Headers of a submission that the transport does not add.
@@ -100,6 +104,7 @@ impl Call {
             timeouts: Timeouts::default(),
             progress: None,
             is_final: None,
+            is_readable: None,
         }
     }
 
@@ -287,7 +292,13 @@ impl Caller {
 pub fn answer_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
     let words = tinkers_wire::error_text(&answer.body);
     let words = words.unwrap_or_else(|| "the server gave no reason".to_owned());
+    let kind = if says_session_lost(answer.status, &words) {
+        ErrorKind::SessionLost
+    } else {
+        kind
+    };
     let advice = match kind {
+        ErrorKind::SessionLost => "; connect a new client and go on from the last checkpoint",
         ErrorKind::Authentication => "; check the API key",
         ErrorKind::PermissionDenied => "; this key may not do that",
         ErrorKind::Billing => "; settle the bill in the console",

@@ -16,6 +16,7 @@ pub mod outage;
 pub mod profile;
 pub mod progress;
 pub mod retry;
+pub mod session_lost;
 pub mod setback;
 pub mod spawn;
 pub mod time;

@@ -127,6 +127,36 @@ fn closing_ends_a_call_wherever_it_waits() {
 }
 
 #[test]
+fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
+    fn is_json(answer: &tinkers_core::HttpResponse) -> bool {
+        answer.body.starts_with(b"{")
+    }
+    let page = Says(200, "<html>");
+    let call = |policy| {
+        let mut call = post(RouteClass::Train);
+        call.is_readable = Some(is_json);
+        call.policy = policy;
+        call
+    };
+    let world = World::new(&[page, page], OK);
+    let accepted = world.call(call(Policy::PATIENT)).expect("readable");
+    assert_eq!(world.seen().len(), 3);
+    assert_eq!(accepted.earlier, Sent::MaybeSent);
+    assert_eq!(accepted.response.body, "{}");
+    // A few times only.
+    let world = World::new(&[], page);
+    let accepted = world.call(call(Policy::PATIENT)).expect("as it is");
+    assert_eq!(accepted.response.body, "<html>");
+    assert_eq!(world.seen().len(), 4);
+    // Not where it may not be applied twice.
+    let world = World::new(&[page], OK);
+    let once = Policy::PATIENT.giving_up_when_maybe_applied();
+    let accepted = world.call(call(once)).expect("as it is");
+    assert_eq!(accepted.response.body, "<html>");
+    assert_eq!(world.seen().len(), 1);
+}
+
+#[test]
 fn a_request_may_not_leave_once_its_client_is_closed() {
     let world = World::new(&[Silent], OK);
     world.close_while_it_waits(post(RouteClass::Train));

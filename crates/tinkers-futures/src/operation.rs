@@ -155,3 +155,8 @@ pub fn promise(answer: &HttpResponse) -> Result<Promise> {
             .with_answer(answer.status.as_u16(), &answer.body)
     })
 }
+
+/// Whether an answer to a submission can be read, for [`Call::is_readable`](tinkers_core::Call::is_readable).
+pub fn is_promise(answer: &HttpResponse) -> bool {
+    Promise::read(&answer.body).is_ok()
+}

@@ -19,7 +19,7 @@ use tinkers_wire::{
     RetrieveFuture, routes, to_json,
 };
 
-use crate::closing::after_close;
+use crate::closing::after_loss;
 use crate::doubts::Doubts;
 use crate::pace::{
     POLL_LIMIT, Pace, held_in_vain, hint_of, is_held, is_passing, settlement, sit_out,
@@ -85,10 +85,17 @@ pub async fn retrieve_announced<T: OperationResult>(
         polling.fetch(size.get()).await;
     }
     let outcome = polling.run(T::PROTOBUF, decode::<T>).await;
-    outcome.map_err(|error| {
-        let error = after_close(&*session, error);
-        error.with_request_id(polling.retrieval.request_id)
-    })
+    let Retrieval {
+        operation,
+        request_id,
+        ..
+    } = polling.retrieval;
+    match outcome {
+        Ok(result) => Ok(result),
+        Err(error) => Err(after_loss(&operation, error)
+            .await
+            .with_request_id(request_id)),
+    }
 }
 
 struct Polling {

@@ -9,7 +9,7 @@ use tinkers_core::{
     Setback,
 };
 use tinkers_futures::{
-    Announcement, Operation, Retrieval, Watch, after_close, promise, retrieve_announced,
+    Announcement, Operation, Retrieval, Watch, after_close, is_promise, promise, retrieve_announced,
 };
 use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_within};
 
@@ -149,6 +149,7 @@ async fn submit(
     );
     call.operation = Some(operation.name);
     call.client = client.client;
+    call.is_readable = Some(is_promise);
     call.cost = cost(request);
     call.progress = Some(Arc::clone(&operation.progress));
     call.deadline = operation.deadline;

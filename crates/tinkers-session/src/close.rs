@@ -64,5 +64,8 @@ impl Session {
 }
 
 fn is_nothing_to_finish(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::NotFound | ErrorKind::ResultLost)
+    matches!(
+        kind,
+        ErrorKind::NotFound | ErrorKind::ResultLost | ErrorKind::SessionLost
+    )
 }

@@ -47,9 +47,9 @@ impl Life {
     /// The server has ended it. Nothing to tell when the caller had closed it.
     pub(crate) fn end(&self) {
         let ended = Error::new(
-            ErrorKind::Closed,
+            ErrorKind::SessionLost,
             Sent::NotSent,
-            "the session has ended on the server; connect a new client",
+            "the session has ended on the server; connect a new client and go on from the last checkpoint",
         );
         if self.closing.close(ended) {
             self.events.tell(SessionEvent::Ended);
@@ -82,7 +82,7 @@ mod tests {
         ended.end();
         assert!(!ended.close());
         let error = ended.check_open().expect_err("ended");
-        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert_eq!(error.kind(), ErrorKind::SessionLost);
         assert!(error.to_string().contains("session has ended"), "{error}");
         assert_eq!(ended.events.subscribe().latest(), Some(SessionEvent::Ended));
     }

@@ -1,11 +1,12 @@
 //! What can be asked of a server apart from any client.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tinkers_core::{
-    Accepted, Call, Caller, Error, ErrorKind, Policy, RouteClass, Sent, ServerProfile,
+    Accepted, Call, Caller, Error, ErrorKind, Policy, RouteClass, Sent, ServerProfile, Timeouts,
 };
-use tinkers_wire::{Capabilities, routes};
+use tinkers_wire::{Capabilities, Heartbeat, routes, to_json};
 
 use crate::answer;
 use crate::elsewhere::on_io;
@@ -31,6 +32,21 @@ impl Session {
         call.policy = Policy::ONCE;
         self.call_on_io(self.caller.clone(), call).await?;
         Ok(())
+    }
+
+    /// Makes one heartbeat now. A server that does not know the session any more ends it; any other outcome says nothing.
+    pub(crate) async fn heartbeat_now(&self) -> Result<(), Error> {
+        let session_id = self.id.clone();
+        let body = to_json(&Heartbeat { session_id });
+        let mut call = Call::post(routes::SESSION_HEARTBEAT, body, RouteClass::Control);
+        call.policy = Policy::ONCE;
+        call.timeouts = Timeouts::within(Duration::from_secs(10));
+        if let Err(error) = self.caller.call(call).await
+            && error.kind() == ErrorKind::SessionLost
+        {
+            self.life.end();
+        }
+        self.life.check_open()
     }
 
     /// What is known of the server so far.

@@ -8,7 +8,7 @@ use tinkers_core::{
     Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, Moment, Policy, ProgressCell,
     Result, Sent, ServerProfile, SessionContext, Setback,
 };
-use tinkers_futures::promise;
+use tinkers_futures::{is_promise, promise};
 use tinkers_wire::routes;
 
 use crate::delivery::Taken;
@@ -147,6 +147,7 @@ impl Submission<'_> {
         call.policy = policy;
         call.operation = Some(self.operation);
         call.client = self.client;
+        call.is_readable = Some(is_promise);
         call.progress = Some(Arc::clone(self.progress));
         call.is_final = match refusals {
             Refusals::Usual => None,

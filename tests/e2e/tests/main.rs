@@ -8,6 +8,7 @@ mod closing;
 mod congestion;
 mod deadlines;
 mod lost_replies;
+mod lost_sessions;
 mod orphans;
 mod other_servers;
 mod outages;

@@ -1,6 +1,6 @@
 //! The attempts of one call: admission, sending, what an answer leads to, the pause before the next.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -23,6 +23,9 @@ const LARGE: u64 = 128 * 1024;
 /// For how long.
 const LARGE_PAUSE: Duration = Duration::from_secs(5);
 
+/// How many successes that cannot be decoded are followed by another attempt.
+const UNREADABLE: u32 = 3;
+
 /// The state of one call between its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
@@ -32,6 +35,8 @@ pub(super) struct Attempts<'a> {
     held_back: Duration,
     made: u32,
     repeats: u32,
+    /// Successes that could not be decoded.
+    unreadable: u32,
     /// Nothing of it was sent yet.
     is_waiting: bool,
     /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
@@ -58,6 +63,7 @@ impl<'a> Attempts<'a> {
             held_back: Duration::ZERO,
             made: 0,
             repeats: 0,
+            unreadable: 0,
             is_waiting: true,
             maybe_applied: false,
             in_doubt: false,
@@ -161,7 +167,7 @@ impl<'a> Attempts<'a> {
             if !is_outage {
                 self.caller.outages.of(call.class).answered(sent_at, now);
             }
-            match action(call, &answer, self.caller.time.wall()) {
+            match self.action(call, &answer) {
                 Action::Accept => {
                     drop(leaving);
                     permit.settle(Settlement::Accepted);
@@ -244,6 +250,28 @@ impl<'a> Attempts<'a> {
                     return Err(answer_error(kind, &answer));
                 }
             }
+        }
+    }
+
+    /// What the table says, unless the caller knows better.
+    fn action(&mut self, call: &Call, answer: &HttpResponse) -> Action {
+        match retry::classify(answer, self.caller.time.wall()) {
+            Action::Again { kind, .. } if call.is_final.is_some_and(|is| is(answer)) => {
+                Action::Fail(kind)
+            }
+            Action::Accept
+                if self.unreadable < UNREADABLE
+                    && call.policy.when_maybe_applied == WhenMaybeApplied::Repeat
+                    && call.is_readable.is_some_and(|is| !is(answer)) =>
+            {
+                self.unreadable += 1;
+                Action::Again {
+                    hint: None,
+                    applied: Applied::Maybe,
+                    kind: ErrorKind::Protocol,
+                }
+            }
+            action => action,
         }
     }
 
@@ -351,16 +379,6 @@ fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
         flight,
         reentry,
         is_nested: Mark::here().is_inside(),
-    }
-}
-
-/// What the table says, unless the caller knows better.
-fn action(call: &Call, answer: &HttpResponse, wall: SystemTime) -> Action {
-    match retry::classify(answer, wall) {
-        Action::Again { kind, .. } if call.is_final.is_some_and(|is| is(answer)) => {
-            Action::Fail(kind)
-        }
-        action => action,
     }
 }
 
