@@ -11,9 +11,9 @@ use crate::embedded::{self, Backend, Tools};
 use crate::journal::JournalFile;
 use crate::output;
 use crate::paths;
-use crate::signals::Signals;
+use crate::signals::{Interrupted, Signals};
 
-/// Serves until a signal comes, then lets what is under way finish; a second signal ends it at once.
+/// Serves until a signal comes, then finishes saves that have begun; a second signal ends it at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     if args.print_openapi {
         return print_openapi(&config(args)?);
@@ -29,7 +29,10 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
             let data_dir = paths::data_dir(args.data_dir.as_deref())?;
             tracing::info!(data_dir = %data_dir.display(), "checkpoints are kept here");
             Backend::Model {
-                model_dir: args.model_dir.clone(),
+                model: args
+                    .model_dir
+                    .clone()
+                    .map(|dir| (dir, args.model_name.clone())),
                 data_dir,
             }
         }
@@ -47,8 +50,8 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     tracing::info!("ending");
     tokio::select! {
         biased;
-        () = signals.next() => {}
-        ended = aside(move || server.shutdown()) => ended?,
+        () = signals.next() => return Err(Interrupted.into()),
+        ended = server.shutdown() => ended?,
     }
     for count in faults.iter().flat_map(Faults::counts) {
         let RuleCount {
@@ -68,6 +71,9 @@ fn config(args: &ServeArgs) -> Result<LocalConfig> {
     args.dialect.apply(&mut config);
     if args.engine == EngineName::Scripted {
         config.window = Some(args.scripted.window()?);
+    }
+    if let Some(expiry) = args.session_expiry {
+        config.session_expiry = expiry;
     }
     if let Some(key) = &args.api_key {
         config = config.with_api_key(key.expose());

@@ -173,6 +173,12 @@ fn no_contact(error: Error, address: &BaseUrl) -> Error {
             no_tinker_server(address, "it does not know client/config")
                 .with_answer(status, &Bytes::copy_from_slice(error.body()))
         }
+        _ if is_foreign(&error) => {
+            let status = error.status().unwrap_or_default();
+            let why = format!("it answers client/config with status {status} and no JSON");
+            no_tinker_server(address, &why)
+                .with_answer(status, &Bytes::copy_from_slice(error.body()))
+        }
         ErrorKind::Connection | ErrorKind::Timeout => error.with_context(format!(
             "no server can be reached at {address}; check base_url, and that the server runs"
         )),
@@ -184,6 +190,12 @@ fn no_contact(error: Error, address: &BaseUrl) -> Error {
         )),
         _ => error.with_context(format!("the first contact with {address} failed")),
     }
+}
+
+/// Whether an error is what servers of files and pages answer to a POST. Proxies of Tinker servers have other statuses of their own.
+fn is_foreign(error: &Error) -> bool {
+    let has_page = !error.body().is_empty() && !answer::is_object(error.body());
+    has_page && matches!(error.status(), Some(400 | 411 | 415 | 501))
 }
 
 fn no_tinker_server(address: &BaseUrl, why: &str) -> Error {

@@ -8,4 +8,5 @@ mod program;
 mod quickstart;
 mod refused;
 mod remote;
+mod saves;
 mod serve;

@@ -44,17 +44,15 @@ pub struct Saved {
 }
 
 impl Store {
-    /// Opens the store below `dir`, which is made where it is absent. What an interrupted save left behind is removed.
+    /// Opens the store below `dir`, which is made where it is absent. The temporary files of interrupted saves are removed.
     ///
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or read.
     pub fn open(dir: &Path) -> Result<Self> {
         file::make_durable_dir(dir)?;
         let store = Self { dir: dir.into() };
-        for path in store.files()? {
-            if file::is_unfinished(&path) {
-                std::fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
-            }
+        for dir in store.dirs()? {
+            file::remove_unfinished(&dir)?;
         }
         Ok(store)
     }
@@ -64,11 +62,20 @@ impl Store {
     /// When this returns, the checkpoint survives a power failure. Gives its size in bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be written; the old one, if any, is as it was then.
+    /// [`Error::Io`] where it cannot be written: nothing is left of it then, and the old one, if any, is as it was.
+    /// [`Error::Input`] where the file system cannot tell its name from that of another checkpoint.
     pub fn save(&self, key: &Key, saved: &Saved) -> Result<u64> {
         let path = self.path(key)?;
+        if let Some(other) = file::clash(&path)? {
+            let other = other.file_stem().unwrap_or_default().to_string_lossy();
+            let expected = format!(
+                "{:?} differs from the existing {other:?} in case alone, which this file system ignores; choose another name",
+                key.name
+            );
+            return Err(Error::input("path", expected));
+        }
         let bytes = format::encode(saved)?;
-        file::replace(&path, &bytes)?;
+        file::replace(&self.dir, &path, &bytes)?;
         Ok(bytes.len() as u64)
     }
 
@@ -136,31 +143,29 @@ impl Store {
     }
 
     fn path(&self, key: &Key) -> Result<PathBuf> {
-        let part = |field: &str, text: &str| {
-            let part = file::part(text);
-            if part.is_empty() || part.len() > 200 {
-                return Err(Error::input(
-                    field,
-                    format!("{text:?} is no name for a file, expected 1 to 200 bytes"),
-                ));
-            }
-            Ok(part)
-        };
+        let empty = |field: &'static str| move || Error::input(field, "is empty, expected a name");
         Ok(self
             .dir
-            .join(part("model_id", &key.run)?)
-            .join(part("path", &key.kind)?)
-            .join(format!("{}.safetensors", part("path", &key.name)?)))
+            .join(file::part(&key.run).ok_or_else(empty("model_id"))?)
+            .join(file::part(&key.kind).ok_or_else(empty("path"))?)
+            .join(file::file_name(&key.name).ok_or_else(empty("path"))?))
     }
 
     fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
-        for run in file::entries(&self.dir)? {
-            for kind in file::entries(&run)? {
-                files.extend(file::entries(&kind)?);
-            }
+        for dir in self.dirs()? {
+            files.extend(file::entries(&dir)?);
         }
         Ok(files)
+    }
+
+    /// The directories that hold checkpoints.
+    fn dirs(&self) -> Result<Vec<PathBuf>> {
+        let mut dirs = Vec::new();
+        for run in file::entries(&self.dir)? {
+            dirs.extend(file::entries(&run)?);
+        }
+        Ok(dirs)
     }
 }
 

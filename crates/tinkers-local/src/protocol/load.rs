@@ -46,7 +46,9 @@ impl Protocol {
         }
         check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?.clone();
-        if let Some(base) = body.base_model.filter(|base| *base != record.base_model) {
+        let own = self.base_of(&record)?;
+        let is_own = |base: &String| own.is_called(base) || *base == record.base_model;
+        if let Some(base) = body.base_model.filter(|base| !is_own(base)) {
             let reason = format!(
                 "expected {}, the base of {}, got {base:?}",
                 record.base_model, record.path
@@ -76,8 +78,9 @@ impl Protocol {
             return Ok(answer);
         }
         let record = self.training_checkpoint(&body.path)?;
+        let base = self.base_of(record)?;
         let entry = self.usable(model)?;
-        if entry.base.name != record.base_model || !same_shape(&entry.lora, &record.lora) {
+        if entry.base.name != base.name || !same_shape(&entry.lora, &record.lora) {
             let reason = format!(
                 "expected a checkpoint of {} with rank {} and the same parts, got one of {} with rank {}",
                 entry.base.name, entry.lora.rank, record.base_model, record.lora.rank
