@@ -1,0 +1,555 @@
+//! Each option of the builder has an effect that can be seen from outside. A test's name begins with that of its option.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+use tinkers::prelude::*;
+use tinkers::transport::{
+    BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
+};
+use tinkers::wire::routes;
+use tinkers::{
+    BodyFormat, LaneSettings, LaneSnapshot, LimiterSettings, Rate, ServiceClientBuilder,
+};
+use tinkers_e2e::training::datum;
+use tinkers_e2e::{InMemory, PATIENCE, SCRIPTED, Served};
+use tinkers_local::{Fault, Hint, LocalConfig, Rule, Script};
+use tinkers_session::SessionOptions;
+use tokio::io::AsyncReadExt;
+use tokio::time::{sleep, timeout};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What was sent: path, content type, body, and the thread that sent it.
+type Sent = (String, Option<String>, Bytes, Option<String>);
+
+/// Records what is sent.
+#[derive(Debug, Clone, Default)]
+struct Recorder(Arc<Mutex<Vec<Sent>>>);
+
+#[derive(Debug)]
+struct Recording {
+    inner: Arc<dyn Transport>,
+    recorder: Recorder,
+}
+
+impl Transport for Recording {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        let kind = request.headers.get("content-type");
+        let kind = kind.and_then(|kind| kind.to_str().ok()).map(str::to_owned);
+        let thread = std::thread::current().name().map(str::to_owned);
+        let sent = (request.path.clone(), kind, request.body.clone(), thread);
+        self.recorder.0.lock().unwrap().push(sent);
+        self.inner.send(request)
+    }
+}
+
+impl Recorder {
+    fn over(&self, builder: ServiceClientBuilder) -> ServiceClientBuilder {
+        let recorder = self.clone();
+        builder.layer_transport(move |inner| Arc::new(Recording { inner, recorder }))
+    }
+
+    fn sent(&self, path: &str) -> Sent {
+        let sent = self.0.lock().unwrap();
+        let found = sent.iter().find(|sent| sent.0 == path);
+        found.unwrap_or_else(|| panic!("{path} was sent")).clone()
+    }
+
+    /// The body of the request that creates the session.
+    fn session(&self) -> Value {
+        serde_json::from_slice(&self.sent(routes::CREATE_SESSION).2).expect("JSON")
+    }
+}
+
+/// The server, what was sent, and a client with an option.
+async fn with(
+    option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
+) -> (Served, Recorder, ServiceClient) {
+    let served = Served::start(LocalConfig::default());
+    let recorder = Recorder::default();
+    let builder = option(recorder.over(served.connecting()));
+    let service = builder.connect().await.expect("connected");
+    (served, recorder, service)
+}
+
+/// Waits until `is_so`.
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.expect("it comes to be");
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work).await.expect("in time")
+}
+
+#[test]
+fn every_option_of_the_builder_has_a_test() {
+    let builder = include_str!("../../../crates/tinkers/src/builder.rs");
+    let tests = include_str!("options_builder.rs");
+    let mut count = 0;
+    for text in builder.split("    pub fn ").skip(1) {
+        let name = text.split('(').next().unwrap();
+        let is_tested = ["fn ", "async fn "]
+            .iter()
+            .any(|fn_| tests.contains(&format!("\n{fn_}{name}_")));
+        assert!(is_tested, "{name}");
+        count += 1;
+    }
+    assert!(count > 15, "{count} options were found");
+    // The session's own options: a new one does not compile here before it is listed.
+    let SessionOptions {
+        tags: _,
+        user_metadata: _,
+        project_id: _,
+        display_name: _,
+        progress_deadline: _,
+        operation_deadline: _,
+        bodies: _,
+        limits: _,
+        heartbeat_period: _,
+        // Not in the builder; its tests are those of the heartbeat.
+        expiry: _,
+    } = SessionOptions::default();
+}
+
+#[tokio::test]
+async fn base_url_is_where_requests_go() {
+    let (served, _, _service) = with(|builder| builder).await;
+    assert_eq!(served.parts.journal.of(routes::CREATE_SESSION).len(), 1);
+    served.stop();
+}
+
+#[tokio::test]
+async fn api_key_lets_the_client_in() {
+    let served = Served::start(LocalConfig::default().with_api_key("tml-key"));
+    let error = served.client().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authentication);
+    let builder = served.connecting().api_key("tml-key");
+    builder.connect().await.expect("the key is taken");
+    served.stop();
+}
+
+#[tokio::test]
+async fn tags_reach_the_session() {
+    let (served, sent, _service) = with(|builder| builder.tags(["one", "two"])).await;
+    assert_eq!(sent.session()["tags"], serde_json::json!(["one", "two"]));
+    served.stop();
+}
+
+#[tokio::test]
+async fn project_id_reaches_the_session() {
+    let (served, sent, _service) = with(|builder| builder.project_id("p-1")).await;
+    assert_eq!(sent.session()["project_id"], "p-1");
+    served.stop();
+}
+
+#[tokio::test]
+async fn display_name_reaches_the_session() {
+    let (served, sent, _service) = with(|builder| builder.display_name("mine")).await;
+    assert_eq!(sent.session()["display_name"], "mine");
+    served.stop();
+}
+
+#[tokio::test]
+async fn user_metadata_reaches_the_session() {
+    let notes = BTreeMap::from([("run".to_owned(), "7".to_owned())]);
+    let (served, sent, _service) = with(|builder| builder.user_metadata(notes)).await;
+    assert_eq!(sent.session()["user_metadata"]["run"], "7");
+    served.stop();
+}
+
+#[tokio::test]
+async fn layer_transport_sees_what_is_sent() {
+    let (served, sent, _service) = with(|builder| builder).await;
+    sent.sent(routes::CLIENT_CONFIG);
+    served.stop();
+}
+
+#[tokio::test]
+async fn body_format_decides_the_bodies_of_passes() {
+    for (format, kind) in [
+        (BodyFormat::Json, "application/json"),
+        (BodyFormat::Protobuf, "application/x-protobuf"),
+    ] {
+        let (served, sent, service) = with(|builder| builder.body_format(format)).await;
+        let training = service.lora_training(SCRIPTED).create().await.unwrap();
+        let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+        pass.await.unwrap();
+        let (_, sent, ..) = sent.sent(routes::FORWARD_BACKWARD);
+        assert_eq!(sent.as_deref(), Some(kind));
+        served.stop();
+    }
+}
+
+/// A client whose samples are never answered.
+async fn unanswered(
+    option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
+) -> (Served, Error) {
+    let (served, _, service) = with(option).await;
+    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let silent = Fault::delay(HOUR);
+    served.parts.faults.add(Rule::on(routes::ASAMPLE), silent);
+    let error = soon(sampler.sample(vec![1]).send()).await.unwrap_err();
+    (served, error)
+}
+
+#[tokio::test]
+async fn progress_deadline_ends_an_operation_without_news() {
+    let deadline = Duration::from_millis(200);
+    let (served, error) = unanswered(|builder| builder.progress_deadline(deadline)).await;
+    assert_eq!(error.kind(), ErrorKind::Stalled, "{error}");
+    served.stop();
+}
+
+#[tokio::test]
+async fn operation_deadline_ends_an_operation() {
+    let deadline = Duration::from_millis(200);
+    let (served, error) = unanswered(|builder| builder.operation_deadline(deadline)).await;
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    served.stop();
+}
+
+#[tokio::test]
+async fn heartbeat_period_is_the_pause_between_heartbeats() {
+    let period = Duration::from_millis(10);
+    let (served, _, _service) = with(|builder| builder.heartbeat_period(period)).await;
+    let beats = || served.parts.journal.of(routes::SESSION_HEARTBEAT).len();
+    // At the usual period this would take longer than the test waits.
+    until(|| beats() >= 20).await;
+    served.stop();
+}
+
+#[test]
+fn runtime_does_the_work() {
+    let mine = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("mine")
+        .enable_all()
+        .build()
+        .unwrap();
+    let handle = mine.handle().clone();
+    let (served, sent, service) = tinkers::block_on(with(|builder| builder.runtime(handle)));
+    let (_, _, _, thread) = sent.sent(routes::CREATE_SESSION);
+    assert_eq!(thread.as_deref(), Some("mine"));
+    drop(service);
+    served.stop();
+}
+
+#[test]
+fn io_threads_are_started() {
+    let four = NonZeroUsize::new(4).unwrap();
+    let (served, _, service) = tinkers::block_on(with(|builder| builder.io_threads(four)));
+    // It holds from the first client on.
+    let other = served.connecting().io_threads(NonZeroUsize::MIN).connect();
+    let error = tinkers::block_on(other).expect_err("the runtime is running");
+    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+    #[cfg(target_os = "linux")]
+    {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| {
+            let name = task.ok()?.path().join("comm");
+            std::fs::read_to_string(name).ok()
+        });
+        let count = names.filter(|name| name.trim() == "tinkers-io").count();
+        assert_eq!(count, 4);
+    }
+    drop(service);
+    served.stop();
+}
+
+#[tokio::test]
+async fn http2_prior_knowledge_opens_with_its_preface() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let builder = ServiceClient::builder().without_environment().base_url(url);
+    let connecting = tokio::spawn(builder.http2_prior_knowledge().connect());
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    let mut preface = [0; 14];
+    soon(socket.read_exact(&mut preface)).await.unwrap();
+    assert_eq!(&preface, b"PRI * HTTP/2.0");
+    drop((socket, listener));
+    soon(connecting).await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn root_certificate_pem_is_read() {
+    let builder = ServiceClient::builder()
+        .without_environment()
+        .base_url("https://127.0.0.1:9");
+    let error = builder.root_certificate_pem("no certificate").connect();
+    let error = error.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+/// The child of the test below: connects with and without the environment, and prints the tags of its sessions.
+#[test]
+#[ignore = "a part of the test below, which gives it an environment"]
+#[expect(clippy::print_stdout, reason = "read by its parent")]
+fn child_that_has_an_environment() {
+    let served = Served::start(LocalConfig::default());
+    for takes_it in [true, false] {
+        let recorder = Recorder::default();
+        let mut builder = ServiceClient::builder().base_url(&served.url);
+        if !takes_it {
+            builder = builder.without_environment();
+        }
+        tinkers::block_on(recorder.over(builder).connect()).expect("connected");
+        println!("tags {takes_it} {}", recorder.session()["tags"]);
+    }
+    served.stop();
+}
+
+#[test]
+fn without_environment_takes_nothing_from_it() {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "options_builder::child_that_has_an_environment"])
+        .args(["--ignored", "--nocapture"])
+        .env("TINKER_TAGS", "from-outside")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(said.contains(r#"tags true ["from-outside"]"#), "{said}");
+    assert!(said.contains("tags false []"), "{said}");
+}
+
+/// Of one class: how its requests are made, and where it is seen.
+struct Class {
+    class: RouteClass,
+    route: &'static str,
+    lane: fn(&mut LimiterSettings) -> &mut LaneSettings,
+    seen: fn(&ServiceClient) -> LaneSnapshot,
+}
+
+const CLASSES: [Class; 4] = [
+    Class {
+        class: RouteClass::Sample,
+        route: routes::ASAMPLE,
+        lane: |limits| &mut limits.sample,
+        seen: |service| service.limits().sample,
+    },
+    Class {
+        class: RouteClass::Train,
+        route: routes::FORWARD_BACKWARD,
+        lane: |limits| &mut limits.train,
+        seen: |service| service.limits().train,
+    },
+    Class {
+        class: RouteClass::Poll,
+        route: routes::RETRIEVE_FUTURE,
+        lane: |limits| &mut limits.poll,
+        seen: |service| service.limits().poll,
+    },
+    Class {
+        class: RouteClass::Rest,
+        route: routes::CAPABILITIES,
+        lane: |limits| &mut limits.rest,
+        seen: |service| service.limits().rest,
+    },
+];
+
+/// Makes two requests of a class that are not answered, and waits until one of them is held back and the other is under way.
+async fn one_of_two_waits(class: &Class, set: fn(&mut LaneSettings)) {
+    let served = Served::start(LocalConfig::default());
+    let mut limits = LimiterSettings::default();
+    set((class.lane)(&mut limits));
+    let service = served.connecting().limits(limits).connect().await.unwrap();
+    let mut models = Vec::new();
+    let mut work = Vec::new();
+    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    if class.class != RouteClass::Rest {
+        for _ in 0..2 {
+            models.push(service.lora_training(SCRIPTED).create().await.unwrap());
+        }
+    }
+    let silent = Rule::on(class.route).always();
+    served.parts.faults.add(silent, Fault::delay(HOUR));
+    for index in 0..2 {
+        let (service, sampler) = (service.clone(), sampler.clone());
+        let training = models.get(index).cloned();
+        let class = class.class;
+        work.push(tokio::spawn(async move {
+            match (class, training) {
+                (RouteClass::Sample, _) => drop(sampler.sample(vec![1]).await),
+                (_, Some(training)) => {
+                    let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+                    drop(pass.await);
+                }
+                _ => drop(service.capabilities().await),
+            }
+        }));
+    }
+    until(|| {
+        let seen = (class.seen)(&service);
+        (seen.waiting, seen.slots) == (1, 1)
+    })
+    .await;
+    work.iter().for_each(tokio::task::JoinHandle::abort);
+    drop((service, models, sampler));
+    served.stop();
+}
+
+#[tokio::test]
+async fn limits_of_slots_hold_in_each_class() {
+    for class in &CLASSES {
+        one_of_two_waits(class, |lane| lane.slots = 1).await;
+    }
+}
+
+#[tokio::test]
+async fn limits_of_slots_may_be_above_the_usual() {
+    let mut limits = LimiterSettings::default();
+    limits.rest.slots *= 3;
+    let (served, _, service) = with(|builder| builder.limits(limits)).await;
+    assert_eq!(service.limits().rest.slots_allowed, limits.rest.slots);
+    served.stop();
+}
+
+#[tokio::test]
+async fn limits_of_rates_hold_in_each_class() {
+    const fn hourly(burst: u32) -> Option<Rate> {
+        Some(Rate {
+            interval: HOUR,
+            burst,
+        })
+    }
+    let [sample, train, _, rest] = &CLASSES;
+    one_of_two_waits(sample, |lane| lane.rate = hourly(1)).await;
+    // A sampler, and two models with their descriptions, come first.
+    one_of_two_waits(train, |lane| lane.rate = hourly(6)).await;
+    one_of_two_waits(rest, |lane| lane.rate = hourly(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_of_the_rate_pace_polls() {
+    let mut limits = LimiterSettings::default();
+    limits.poll.rate = Some(Rate {
+        interval: 10 * SECOND,
+        burst: 1,
+    });
+    let options = SessionOptions {
+        limits: Some(limits),
+        ..SessionOptions::default()
+    };
+    let world = InMemory::slow(20 * SECOND, LocalConfig::default(), options, |direct| {
+        Arc::new(direct)
+    })
+    .await;
+    let training = tinkers_e2e::training::model(&world).await;
+    let [one, two] = [0, 1].map(|_| tinkers_e2e::training::step(&training));
+    one.await.unwrap();
+    two.await.unwrap();
+    let polls = world.parts.journal.of(routes::RETRIEVE_FUTURE);
+    assert!(polls.len() >= 3, "{}", polls.len());
+    for pair in polls.windows(2) {
+        assert!(pair[1].at.since(pair[0].at) >= 10 * SECOND);
+    }
+}
+
+#[tokio::test]
+async fn limits_of_bytes_and_flights_hold_where_there_are_any() {
+    for class in &CLASSES[..2] {
+        one_of_two_waits(class, |lane| lane.bytes = Some(1)).await;
+    }
+    one_of_two_waits(&CLASSES[0], |lane| lane.flights = Some(1)).await;
+    for class in &CLASSES {
+        let mut limits = LimiterSettings::default();
+        let lane = (class.lane)(&mut limits);
+        let mut refused = Vec::new();
+        if class.class != RouteClass::Sample {
+            lane.flights = Some(1);
+            refused.push("flights");
+        }
+        if matches!(class.class, RouteClass::Poll | RouteClass::Rest) {
+            lane.bytes = Some(1);
+            lane.flights = None;
+            refused = vec!["bytes"];
+        }
+        if let Some(field) = refused.pop() {
+            let builder = ServiceClient::builder().without_environment();
+            let builder = builder.base_url("http://127.0.0.1:9").limits(limits);
+            let error = builder.connect().await.unwrap_err();
+            let expected = format!("limits.{}.{field}", class.class.name());
+            assert_eq!(error.field(), Some(&*expected), "{error}");
+        }
+    }
+    // A new limit does not compile here before it has a test.
+    let LimiterSettings {
+        sample,
+        train: _,
+        poll: _,
+        rest: _,
+        max_hint: _,
+    } = LimiterSettings::default();
+    let LaneSettings {
+        slots: _,
+        bytes: _,
+        flights: _,
+        rate: _,
+    } = sample;
+}
+
+async fn limited(change: impl FnOnce(&mut LimiterSettings)) -> InMemory {
+    let mut limits = LimiterSettings::default();
+    change(&mut limits);
+    let options = SessionOptions {
+        limits: Some(limits),
+        ..SessionOptions::default()
+    };
+    InMemory::with(Script::default(), LocalConfig::default(), options).await
+}
+
+/// When samples arrived, in whole seconds.
+fn arrivals(world: &InMemory) -> Vec<u64> {
+    let entries = world.parts.journal.of(routes::ASAMPLE);
+    let at = entries
+        .iter()
+        .map(|entry| entry.at.since_origin().as_secs());
+    at.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_of_the_longest_hint_hold() {
+    // Longer than usual, and shorter.
+    for (max_hint, hint) in [(2 * HOUR, HOUR), (5 * SECOND, 5 * SECOND)] {
+        let world = limited(|limits| limits.max_hint = max_hint).await;
+        let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
+        let refusal = Fault::rate_limited(Hint::Seconds(HOUR.as_secs()));
+        world.parts.faults.add(Rule::on(routes::ASAMPLE), refusal);
+        sampler.sample(vec![1]).await.unwrap();
+        let at = arrivals(&world);
+        assert_eq!(at[1] - at[0], hint.as_secs(), "{at:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_of_the_rate_pace_samples() {
+    let world = limited(|limits| {
+        limits.sample.rate = Some(Rate {
+            interval: SECOND,
+            burst: 2,
+        });
+    })
+    .await;
+    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
+    let samples: Vec<_> = (0..6u32)
+        .map(|token| sampler.sample(vec![token]).send())
+        .collect();
+    for sample in samples {
+        sample.await.unwrap();
+    }
+    let at = arrivals(&world);
+    let since: Vec<u64> = at.iter().map(|second| second - at[0]).collect();
+    assert_eq!(since, [0, 0, 1, 2, 3, 4]);
+}
