@@ -397,14 +397,26 @@ async fn one_of_two_waits(class: &Class, set: fn(&mut LaneSettings)) {
     .await;
     work.iter().for_each(tokio::task::JoinHandle::abort);
     drop((service, models, sampler));
-    served.stop();
+    // It waits for what is not answered.
+    let stopped = tokio::task::spawn_blocking(|| served.stop());
+    stopped.await.expect("stopped");
+}
+
+/// The same for several classes and limits, at once.
+async fn one_of_two_waits_in(cases: impl IntoIterator<Item = (usize, fn(&mut LaneSettings))>) {
+    let mut running = tokio::task::JoinSet::new();
+    for (class, set) in cases {
+        running.spawn(async move { one_of_two_waits(&CLASSES[class], set).await });
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.expect("one of two waits");
+    }
 }
 
 #[tokio::test]
 async fn limits_of_slots_hold_in_each_class() {
-    for class in &CLASSES {
-        one_of_two_waits(class, |lane| lane.slots = 1).await;
-    }
+    let one: fn(&mut LaneSettings) = |lane| lane.slots = 1;
+    one_of_two_waits_in((0..CLASSES.len()).map(|class| (class, one))).await;
 }
 
 #[tokio::test]
@@ -424,11 +436,10 @@ async fn limits_of_rates_hold_in_each_class() {
             burst,
         })
     }
-    let [sample, train, _, rest] = &CLASSES;
-    one_of_two_waits(sample, |lane| lane.rate = hourly(1)).await;
+    let one: fn(&mut LaneSettings) = |lane| lane.rate = hourly(1);
     // A sampler, and two models with their descriptions, come first.
-    one_of_two_waits(train, |lane| lane.rate = hourly(6)).await;
-    one_of_two_waits(rest, |lane| lane.rate = hourly(1)).await;
+    let six: fn(&mut LaneSettings) = |lane| lane.rate = hourly(6);
+    one_of_two_waits_in([(0, one), (1, six), (3, one)]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -459,10 +470,9 @@ async fn limits_of_the_rate_pace_polls() {
 
 #[tokio::test]
 async fn limits_of_bytes_and_flights_hold_where_there_are_any() {
-    for class in &CLASSES[..2] {
-        one_of_two_waits(class, |lane| lane.bytes = Some(1)).await;
-    }
-    one_of_two_waits(&CLASSES[0], |lane| lane.flights = Some(1)).await;
+    let bytes: fn(&mut LaneSettings) = |lane| lane.bytes = Some(1);
+    let flights: fn(&mut LaneSettings) = |lane| lane.flights = Some(1);
+    one_of_two_waits_in([(0, bytes), (1, bytes), (0, flights)]).await;
     for class in &CLASSES {
         let mut limits = LimiterSettings::default();
         let lane = (class.lane)(&mut limits);
