@@ -44,8 +44,10 @@ struct State {
     queue: Option<Box<(QueueState, Option<String>)>>,
     /// Attempts on their way now.
     leaving: u32,
-    /// Some attempt may have reached the server, or will be made whatever becomes of the waiting.
+    /// Some attempt may have reached the server.
     sent: bool,
+    /// It will be submitted whatever becomes of the waiting.
+    queued: bool,
 }
 
 /// An attempt on its way. Dropped, it counts as one that may have reached the server.
@@ -71,6 +73,12 @@ impl Drop for Leaving<'_> {
     }
 }
 
+impl State {
+    fn has_left(&self) -> bool {
+        self.sent || self.leaving > 0
+    }
+}
+
 impl ProgressCell {
     /// An operation that begins at `now`.
     pub fn new(now: Moment) -> Self {
@@ -82,6 +90,7 @@ impl ProgressCell {
             queue: None,
             leaving: 0,
             sent: false,
+            queued: false,
         }))
     }
 
@@ -102,17 +111,22 @@ impl ProgressCell {
     /// What is known of the operation's requests: `NotSent` while none can be at the server nor will be, else `MaybeSent`.
     pub fn sent(&self) -> Sent {
         let state = self.lock();
-        if state.sent || state.leaving > 0 {
+        if state.has_left() || state.queued {
             Sent::MaybeSent
         } else {
             Sent::NotSent
         }
     }
 
+    /// Returns whether any request of the operation may have reached the server by now.
+    pub fn has_left(&self) -> bool {
+        self.lock().has_left()
+    }
+
     /// The operation is queued and will be sent whether anybody waits for it or not: giving it up does not keep it from the
     /// server.
     pub fn will_be_sent(&self) {
-        self.lock().sent = true;
+        self.lock().queued = true;
     }
 
     /// An attempt sets out. It counts as possibly sent while it is under way, and for good unless it
@@ -134,6 +148,11 @@ impl ProgressCell {
     pub fn news(&self, now: Moment) {
         let mut state = self.lock();
         state.last_news = state.last_news.max(now);
+    }
+
+    /// Returns when the last news came.
+    pub fn last_news(&self) -> Moment {
+        self.lock().last_news
     }
 
     /// The server accepted it under `request_id`, whose text may be shared with those who wait under it.

@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::admission::RouteClass;
+use crate::admission::{Departure, RouteClass};
 use crate::error::Sent;
 use crate::spawn::BoxFuture;
 
-/// Sends one request and gives its answer, whatever the status. Retries, credentials' renewal and rate limits are others' work;
+/// Sends one request and gives its answer, whatever the status. Whatever reaches a network asks [`HttpRequest::departure`] first; a
+/// layer that passes requests on needs not. Retries, credentials' renewal and rate limits are others' work;
 /// adding the credential, compression of answers and redirects are the transport's.
 ///
 /// Dropping the future cancels the request; the server may have seen it.
@@ -37,6 +38,8 @@ pub struct HttpRequest {
     pub timeouts: Timeouts,
     /// The answer's body may be this long after decompression, in bytes.
     pub max_response_bytes: usize,
+    /// To be asked immediately before the request leaves, and told of the head of its response.
+    pub departure: Departure,
 }
 
 impl HttpRequest {
@@ -53,6 +56,7 @@ impl HttpRequest {
             class,
             timeouts: Timeouts::default(),
             max_response_bytes: Self::DEFAULT_MAX_RESPONSE_BYTES,
+            departure: Departure::default(),
         }
     }
 }
@@ -169,6 +173,8 @@ pub enum TransportErrorKind {
     Credential,
     /// The transport is closed.
     Closed,
+    /// The rate limit closed after the request was admitted, so it did not leave; it goes back to admission.
+    Held,
     /// The request cannot be expressed in HTTP.
     Invalid,
     /// The work was cut off here: its runtime has ended, or it panicked. To send it again is of no use.

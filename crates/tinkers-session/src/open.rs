@@ -57,7 +57,11 @@ impl Session {
             .endpoint
             .limiter()
             .claim(limits(&config, &options), Arc::clone(&parts.time));
-        let life = Life::new(dynamic, Arc::clone(&caller.setbacks));
+        let life = Life::new(
+            dynamic,
+            Arc::clone(&caller.setbacks),
+            Arc::clone(&caller.closing),
+        );
         let heart = Heart::new(
             parts.heartbeat.transport,
             parts.heartbeat.time,
@@ -131,6 +135,7 @@ fn caller(parts: &SessionParts) -> Caller {
         billing: Arc::clone(endpoint.billing()),
         billing_limit: Duration::from_secs(3600),
         setbacks: Arc::clone(&parts.setbacks),
+        closing: Arc::default(),
     }
 }
 
@@ -197,7 +202,8 @@ fn no_tinker_server(address: &BaseUrl, why: &str) -> Error {
     Error::new(ErrorKind::Protocol, Sent::Answered, message)
 }
 
-/// The limits that the configuration names, or the caller's own where they are stricter.
+/// Returns the limits that the configuration names, or the caller's own where they are stricter. What no configuration names is the
+/// caller's choice.
 fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     let usual = LimiterSettings::default();
     let of_server = LimiterSettings {
@@ -214,9 +220,21 @@ fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
         },
         ..usual
     };
-    match options.limits {
-        Some(own) => of_server.stricter(own),
-        None => of_server,
+    let Some(own) = options.limits else {
+        return of_server;
+    };
+    let lane = |server: LaneSettings, own: LaneSettings| LaneSettings {
+        // No server names these, so the caller's own hold.
+        slots: own.slots,
+        rate: own.rate,
+        ..server.stricter(own)
+    };
+    LimiterSettings {
+        sample: lane(of_server.sample, own.sample),
+        train: lane(of_server.train, own.train),
+        poll: lane(of_server.poll, own.poll),
+        rest: lane(of_server.rest, own.rest),
+        max_hint: own.max_hint,
     }
 }
 

@@ -102,8 +102,12 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// How long an operation may take in all, news or not, before it fails with `Timeout`; as long as it takes unless set. It
-    /// ends the waiting: a training call that has its place in the order is submitted all the same.
+    /// Limits how long an operation may take in all, news or not: queues, pauses, attempts and polls. As long as it takes unless set.
+    ///
+    /// It fails with `Timeout` when the deadline passes, and at once with `RateLimited` and [`Error::retry_at`](crate::Error::retry_at)
+    /// when the server asks for a pause that leads beyond it. The deadline ends the waiting: a training call that has its place in the
+    /// order is submitted all the same, at `retry_at` where there is one. So such a call must not be repeated
+    /// ([`Sent::MaybeSent`](crate::Sent::MaybeSent)).
     pub fn operation_deadline(mut self, deadline: Duration) -> Self {
         self.session.operation_deadline = Some(deadline);
         self

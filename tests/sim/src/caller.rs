@@ -95,7 +95,7 @@ impl Client {
                         "client {} has to try again: {error}",
                         self.index
                     ));
-                    if error.kind() == ErrorKind::Closed {
+                    if matches!(error.kind(), ErrorKind::Closed | ErrorKind::SessionLost) {
                         self.start_anew(&mut state);
                     }
                     // A checkpoint that cannot be used any more must not be in the way for ever.
@@ -392,7 +392,7 @@ impl Client {
     async fn after(&self, error: &Error) {
         let mut state = self.state.lock().await;
         match error.kind() {
-            ErrorKind::Closed | ErrorKind::Aborted => {
+            ErrorKind::Closed | ErrorKind::SessionLost | ErrorKind::Aborted => {
                 self.start_anew(&mut state);
             }
             ErrorKind::NotFound | ErrorKind::ResultLost | ErrorKind::Protocol => {
