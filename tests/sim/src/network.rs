@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tinkers_core::{
-    BoxFuture, HttpRequest, HttpResponse, ManualClock, Sent, Spawn, Time, Transport,
+    BoxFuture, Departure, HttpRequest, HttpResponse, ManualClock, Sent, Spawn, Time, Transport,
     TransportError, TransportErrorKind, hint,
 };
 use tinkers_local::InProcess;
@@ -76,8 +76,16 @@ impl Drop for PollUnderWay<'_> {
 }
 
 impl Way {
-    async fn exchange(&self, request: HttpRequest) -> Answer {
+    async fn exchange(&self, mut request: HttpRequest) -> Answer {
         let network = &*self.network;
+        if !request.departure.may_leave() {
+            return Err(held());
+        }
+        let departure = request.departure.clone();
+        if network.control == Some(Control::HintsNotHeard) {
+            // The server would tell the limiter of the hint that this client is not to hear.
+            request.departure = Departure::default();
+        }
         let (op, class) = (Op::of_request(&request), request.class);
         let number = network.count.fetch_add(1, Ordering::Relaxed);
         let what = format!("request {number} of client {} ({})", self.client, op.name());
@@ -124,7 +132,10 @@ impl Way {
             let beat = if arrived { Beat::Arrived } else { Beat::Struck };
             network.watch.beat(&session, network.clock.now(), beat);
         }
-        self.heard(class, op, answer)
+        let answer = self.heard(class, op, answer)?;
+        // The network's own answers too; of the server's it has heard already.
+        departure.head(answer.status, &answer.headers, network.clock.wall());
+        Ok(answer)
     }
 
     /// What the client is told of an answer, after it was looked at.
@@ -190,7 +201,10 @@ impl Network {
                 answer
             }
             Kind::Twice => {
-                self.again(request.clone());
+                let mut copy = request.clone();
+                // A copy that the network makes asks nobody.
+                copy.departure = Departure::default();
+                self.again(copy);
                 self.deliver(op, request).await
             }
             Kind::Truncated => {
@@ -300,6 +314,14 @@ impl Network {
         }
         answer
     }
+}
+
+fn held() -> TransportError {
+    TransportError::new(
+        TransportErrorKind::Held,
+        Sent::NotSent,
+        "the rate limit closed before the request left",
+    )
 }
 
 fn lost(kind: TransportErrorKind, message: &str) -> TransportError {

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tinkers_core::{Moment, RouteClass, Sent, Setback, Spawn, Task, TransportError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::table::{Slot, Table};
 use super::{Ground, LaneLimits, LaneStats, Lease, Patience};
-use crate::dial::Dialed;
+use crate::dial::{DialLimit, Dialed};
 use crate::failure;
 use crate::link::Link;
 
@@ -173,7 +173,7 @@ impl Lane {
         self.ground.runtime.launch(async move {
             let time = Arc::clone(&lane.ground.time);
             let settled = time.deadline(time.now().after(SETTLE), link.ready()).await;
-            if settled == Some(true) {
+            if matches!(settled, Some(Ok(()))) {
                 lane.give_back(id, link);
             } else {
                 lane.forget(id);
@@ -267,17 +267,8 @@ impl Lane {
                     time,
                     ..
                 } = &*lane.ground;
-                let dialed = time
-                    .deadline(time.now().after(connect), dialer.dial(origin))
-                    .await;
-                let dialed = dialed.unwrap_or_else(|| {
-                    Err(failure::timed_out(
-                        origin,
-                        "connect",
-                        connect,
-                        Sent::NotSent,
-                    ))
-                });
+                let limit = DialLimit::within(connect, &**time);
+                let dialed = dialer.dial(origin, limit).await;
                 opening.done(dialed);
             });
         }
@@ -311,6 +302,9 @@ impl Lane {
         let lane = Arc::downgrade(self);
         let class = self.class.name();
         let setbacks = Arc::clone(&self.ground.setbacks);
+        if let Some(allowed) = dialed.allowed {
+            self.watch(allowed);
+        }
         self.ground.runtime.launch(async move {
             match dialed.driver.await {
                 Ok(()) => tracing::debug!(class, connection = id, "connection closed"),
@@ -325,6 +319,20 @@ impl Lane {
         });
         self.serve();
         self.reap();
+    }
+
+    /// Serves those who wait whenever a server allows more streams on a connection than before.
+    fn watch(self: &Arc<Self>, mut allowed: watch::Receiver<usize>) {
+        let lane = Arc::downgrade(self);
+        self.ground.runtime.launch(async move {
+            // Ends with the connection, whose driver holds the other end.
+            while allowed.changed().await.is_ok() {
+                match lane.upgrade() {
+                    Some(lane) => lane.serve(),
+                    None => return,
+                }
+            }
+        });
     }
 
     /// A connection could not be opened: those who counted on it learn why, the others go on.
