@@ -16,8 +16,10 @@ use tokio::sync::Mutex;
 
 use crate::book::{CallId, Entry, Outcome};
 use crate::control::Control;
+use crate::fault::Kind;
 use crate::ledger;
-use crate::plan::{Behaviour, Step, TaskPlan, Verb};
+use crate::op::Op;
+use crate::plan::{CROWD, Behaviour, Step, TaskPlan, Verb};
 use crate::real::RealEngine;
 use crate::world::Stage;
 
@@ -252,6 +254,11 @@ impl Client {
                 None => Vec::new(),
             },
             Verb::Sample(count) => (0..count)
+                .inspect(|_| {
+                    if count == CROWD {
+                        self.stage.network.misfortune.met(Kind::Crowd, Op::Sample);
+                    }
+                })
                 .map(|_| {
                     let call = self.record(verb, None, None);
                     let last = call % 250;
@@ -285,7 +292,7 @@ impl Client {
             model,
             loads,
             called_at: now,
-            deadline: limit.map(|limit| now.after(limit)),
+            deadline: limit.map(|limit| now.after(limit + self.stage.plan.latest_end())),
             outcome: None,
             ended: 0,
             left: false,
@@ -375,9 +382,22 @@ impl Client {
         if let Some(service) = state.service
             && self.index.is_multiple_of(2)
         {
+            self.stage.closes(service.session_id());
             // Whether the server hears of it is the network's business.
             let _ = service.close(FinishReason::Success, None).await;
         }
+    }
+
+    /// Closes the session, whatever is under way.
+    pub async fn close(&self) {
+        let service = self.state.lock().await.service.clone();
+        let Some(service) = service else {
+            return;
+        };
+        let network = &self.stage.network;
+        network.misfortune.met(Kind::Close, Op::Finish);
+        self.stage.closes(service.session_id());
+        let _ = service.close(FinishReason::Success, None).await;
     }
 
     async fn keep(&self, call: CallId, gift: Gift) {

@@ -12,6 +12,7 @@ use tinkers_core::{
     Time,
 };
 
+use crate::departures::OldDepartures;
 use crate::op::Op;
 
 /// A fault of the client library.
@@ -39,6 +40,14 @@ pub enum Control {
     KeyInLog,
     /// What is gone on from is logged and not counted.
     UncountedSetback,
+    /// A request is not asked again whether it may leave, once it has a connection.
+    UncheckedDeparture,
+    /// A grant that is collected late is not asked again whether it holds.
+    UncheckedGrant,
+    /// A refusal is heard of when its body has come.
+    LateHead,
+    /// Calls that wait do not hear that their client was closed.
+    ClosedUnheard,
     /// The engine takes a step twice.
     StepTwice,
     /// The engine adds the gradients of a pass twice.
@@ -47,7 +56,7 @@ pub enum Control {
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::OvertakingSubmit,
         Self::HintsNotHeard,
         Self::SuccessClears,
@@ -59,6 +68,10 @@ impl Control {
         Self::BlockedHeart,
         Self::KeyInLog,
         Self::UncountedSetback,
+        Self::UncheckedDeparture,
+        Self::UncheckedGrant,
+        Self::LateHead,
+        Self::ClosedUnheard,
         Self::StepTwice,
         Self::GradientTwice,
     ];
@@ -77,6 +90,10 @@ impl Control {
             Self::BlockedHeart => "blocked-heart",
             Self::KeyInLog => "key-in-log",
             Self::UncountedSetback => "uncounted-setback",
+            Self::UncheckedDeparture => "unchecked-departure",
+            Self::UncheckedGrant => "unchecked-grant",
+            Self::LateHead => "late-head",
+            Self::ClosedUnheard => "closed-unheard",
             Self::StepTwice => "step-twice",
             Self::GradientTwice => "gradient-twice",
         }
@@ -96,11 +113,12 @@ impl Control {
         }
     }
 
-    /// The session as a faulty client sees it; the same one where the fault is elsewhere.
+    /// The session as a faulty client sees it; the same one where the fault is elsewhere. Tasks of `prompt` are never late.
     pub fn spoil(
         self,
         session: Arc<dyn SessionContext>,
         limits: &Arc<OldLimiter>,
+        prompt: &Arc<dyn Spawn>,
     ) -> Arc<dyn SessionContext> {
         let mut caller = session.caller().clone();
         match self {
@@ -115,6 +133,14 @@ impl Control {
                 caller.admission = Arc::new(Leaky(Arc::clone(&caller.admission)));
             }
             Self::UncountedSetback => caller.setbacks = Arc::default(),
+            Self::ClosedUnheard => caller.closing = Arc::default(),
+            Self::UncheckedDeparture | Self::UncheckedGrant => {
+                caller.admission = Arc::new(OldDepartures {
+                    inner: Arc::clone(&caller.admission),
+                    fault: self,
+                    prompt: Arc::clone(prompt),
+                });
+            }
             Self::BlindRepeat | Self::LostTask => {}
             _ => return session,
         }

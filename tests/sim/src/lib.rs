@@ -11,6 +11,7 @@ pub mod chance;
 pub mod check;
 pub mod control;
 pub mod cover;
+mod departures;
 pub mod executor;
 pub mod fault;
 pub mod ledger;

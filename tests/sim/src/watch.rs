@@ -51,6 +51,8 @@ pub enum Rule {
     Counted,
     /// Time goes on.
     Progress,
+    /// Nothing is submitted after the end of a session.
+    Closed,
 }
 
 /// The most polls of one result within any minute: one that is held for a second and one that is not, in turns, with room for
@@ -96,8 +98,7 @@ struct Session {
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Lane {
-    /// When the last refusal was heard of, and when its lane opens again.
-    heard: Moment,
+    /// When the lane opens again after the refusals that were heard of.
     until: Moment,
     /// The gate's own word.
     closed: Option<Moment>,
@@ -143,8 +144,8 @@ impl Watch {
         self.look(at);
         let mut state = self.lock();
         let lane = state.lanes[class.index()];
-        // At the very moment of the refusal others may be on their way.
-        if class != RouteClass::Control && at > lane.heard && at < lane.until {
+        // From the head of the refusal on: what is on its way to the socket is asked once more before it leaves.
+        if class != RouteClass::Control && at < lane.until {
             let early = lane.until.since(at);
             self.broken(
                 &mut state,
@@ -162,7 +163,6 @@ impl Watch {
         {
             let mut state = self.lock();
             let lane = &mut state.lanes[class.index()];
-            lane.heard = at;
             lane.until = lane
                 .until
                 .max(at.after(hint.unwrap_or(UNHINTED).min(MAX_HINT)));

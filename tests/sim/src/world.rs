@@ -1,9 +1,10 @@
 //! One run: server, network, clients and programs put together, run to their end, and looked at.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
@@ -56,6 +57,8 @@ pub struct Stage {
     old_limiter: Arc<OldLimiter>,
     chance: Chance,
     connects: AtomicU64,
+    /// Whether a session is closed, by its id.
+    closed: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
     /// The errors that the clients went on from.
     setbacks: Arc<Setbacks>,
 }
@@ -96,6 +99,8 @@ pub struct Size {
 
 /// How long after the calm everything must have ended: what may pause for billing or wait for news, twice.
 const AFTER_CALM: Duration = Duration::from_secs(4 * 3600);
+/// How late a task of a busy client is polled at most.
+pub const LATEST_POLL: Duration = Duration::from_secs(2);
 /// How long what is left may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(900);
 
@@ -176,6 +181,7 @@ impl Run {
             old_limiter: Arc::default(),
             chance: chance.stream(6),
             connects: AtomicU64::new(0),
+            closed: Mutex::default(),
             setbacks: Arc::default(),
         });
         let client = |index| Arc::new(Client::new(Arc::clone(&stage), index));
@@ -296,16 +302,34 @@ impl Run {
             let server = self.stage.network.server.server().clone();
             let sleep = self.clock.sleep_until(Moment::from_origin(spell.from));
             let trace = self.stage.network.trace.clone();
+            let client = spell.client.and_then(|client| self.clients.get(client));
+            let client = client.map(Arc::clone);
+            let (executor, clock) = (self.executor.clone(), self.clock.clone());
             let begins = async move {
                 sleep.await;
                 trace.note(format_args!("{} for {:?}", spell.kind.name(), spell.lasts));
                 match spell.kind {
                     Kind::Capacity => server.pause_capacity(spell.lasts),
                     Kind::Restart => server.restart(),
+                    Kind::Busy => {
+                        let until = clock.now().after(spell.lasts);
+                        executor.delay_client(LATEST_POLL);
+                        clock.sleep_until(until).await;
+                        executor.delay_client(Duration::ZERO);
+                    }
+                    Kind::Close => {
+                        if let Some(client) = client {
+                            client.close().await;
+                        }
+                    }
                     _ => {}
                 }
             };
-            self.stage.server_side.spawn(Box::pin(begins)).detach();
+            let side = match spell.kind {
+                Kind::Close => &self.stage.caller_side,
+                _ => &self.stage.server_side,
+            };
+            side.spawn(Box::pin(begins)).detach();
         }
     }
 }
@@ -338,11 +362,13 @@ impl Stage {
         let endpoint = self.endpoints.get_or_create(key);
         self.network.watch.look_at(endpoint.limiter());
         *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
+        let is_closed: Arc<AtomicBool> = Arc::default();
         let way = |is_heart| {
             Arc::new(Way {
                 network: Arc::clone(&self.network),
                 client: index,
                 is_heart,
+                is_closed: Arc::clone(&is_closed),
             })
         };
         let time: Arc<dyn Time> = Arc::new(self.network.clock.clone());
@@ -376,6 +402,8 @@ impl Stage {
         let service = ServiceClient::over(Session::open(parts, options).await?);
         let now = self.time().now();
         self.network.watch.session_begins(service.session_id(), now);
+        let session = service.session_id().to_owned();
+        self.closed().insert(session, is_closed);
         Ok(service)
     }
 
@@ -383,9 +411,21 @@ impl Stage {
     pub fn context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
         let context = service.context();
         match self.control {
-            Some(control) => control.spoil(context, &self.old_limiter),
+            Some(control) => control.spoil(context, &self.old_limiter, &self.server_side),
             None => context,
         }
+    }
+
+    /// The program closes a session now.
+    pub fn closes(&self, session: &str) {
+        self.let_go(session);
+        if let Some(is_closed) = self.closed().get(session) {
+            is_closed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn closed(&self) -> MutexGuard<'_, BTreeMap<String, Arc<AtomicBool>>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The program has let go of a session.
