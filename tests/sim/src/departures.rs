@@ -1,32 +1,83 @@
-//! The faults of clients that decide once whether a request may leave, and not again when it does.
+//! Faults of clients around admission: what it is asked, and what its grants are worth later.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use http::{HeaderMap, StatusCode};
 use tinkers_core::{
     Admission, Admitted, Ask, BoxFuture, Departure, Error, ErrorKind, Ledger, Moment, Receipt,
-    RouteClass, Sent, Settlement, Spawn, SubmitPermit,
+    RouteClass, Sent, Settlement, Spawn, SubmitPermit, Time,
 };
 use tokio::sync::oneshot;
 
 use crate::control::Control;
+use crate::old_limiter::{OldAdmission, OldLimiter};
 
-/// An admission whose permits do not say that the gate has closed since they were given.
+/// An admission with such a fault.
 pub(crate) struct OldDepartures {
     pub(crate) inner: Arc<dyn Admission>,
     pub(crate) fault: Control,
     /// Collects grants as soon as they are given.
     pub(crate) prompt: Arc<dyn Spawn>,
+    pub(crate) limiter: Arc<OldLimiter>,
+    pub(crate) time: Arc<dyn Time>,
 }
 
 impl Admission for OldDepartures {
     fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
-        if self.fault == Control::UncheckedDeparture {
-            return Box::pin(async move {
+        match self.fault {
+            Control::UncheckedDeparture => Box::pin(async move {
                 let admitted = self.inner.admit(ask).await?;
-                Ok(unchecked(admitted, |_| true))
-            });
+                Ok(unchecked(admitted, Box::new(|_| true)))
+            }),
+            Control::UncheckedGrant => self.collect_late(ask),
+            Control::WindowFromStart => Box::pin(async move {
+                let asked_at = self.time.now();
+                let admitted = self.inner.admit(ask).await?;
+                let limiter = Arc::clone(&self.limiter);
+                let note = move |departure: &Departure| {
+                    limiter.set_asked_at(asked_at);
+                    departure.may_leave()
+                };
+                Ok(unchecked(admitted, Box::new(note)))
+            }),
+            Control::DeadlineUnheard => self.inner.admit(Ask {
+                deadline: None,
+                ..ask
+            }),
+            Control::PollHerd if ask.class == RouteClass::Poll => {
+                let limiter = Arc::clone(&self.limiter);
+                let (fault, time) = (self.fault, Arc::clone(&self.time));
+                let old = OldAdmission {
+                    limiter,
+                    fault,
+                    time,
+                };
+                Box::pin(async move { old.admit(ask).await })
+            }
+            _ => self.inner.admit(ask),
         }
+    }
+
+    fn moved(&self, class: RouteClass) -> Option<Moment> {
+        match self.fault {
+            Control::QueueUnheard => None,
+            _ => self.inner.moved(class),
+        }
+    }
+
+    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+        self.inner.closed_until(class)
+    }
+
+    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
+        self.inner.next_closure(class)
+    }
+}
+
+impl OldDepartures {
+    fn collect_late(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
             let inner = Arc::clone(&self.inner);
@@ -42,22 +93,10 @@ impl Admission for OldDepartures {
             // What closed between the grant and its collection goes unseen, and nothing else does.
             let is_late = !admitted.permit.departure().may_leave();
             Ok(match is_late {
-                true => unchecked(admitted, |_| true),
+                true => unchecked(admitted, Box::new(|_| true)),
                 false => admitted,
             })
         })
-    }
-
-    fn moved(&self, class: RouteClass) -> Option<Moment> {
-        self.inner.moved(class)
-    }
-
-    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
-        self.inner.closed_until(class)
-    }
-
-    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
-        self.inner.next_closure(class)
     }
 }
 
@@ -69,8 +108,10 @@ impl fmt::Debug for OldDepartures {
     }
 }
 
+type MayLeave = Box<dyn Fn(&Departure) -> bool + Send + Sync>;
+
 /// The same permit, which says by `may_leave` whether its request may leave.
-fn unchecked(admitted: Admitted, may_leave: fn(&Departure) -> bool) -> Admitted {
+fn unchecked(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     let Admitted {
         mut permit,
         flight,
@@ -91,8 +132,21 @@ fn unchecked(admitted: Admitted, may_leave: fn(&Departure) -> bool) -> Admitted 
 
 struct Unchecked {
     departure: Departure,
-    may_leave: fn(&Departure) -> bool,
+    may_leave: MayLeave,
     permit: Mutex<Option<SubmitPermit>>,
+}
+
+impl Unchecked {
+    fn end(&self, outcome: Settlement) {
+        let permit = self
+            .permit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(permit) = permit {
+            permit.settle(outcome);
+        }
+    }
 }
 
 impl Ledger for Unchecked {
@@ -100,10 +154,18 @@ impl Ledger for Unchecked {
         (self.may_leave)(&self.departure)
     }
 
+    fn extend(&self, _: Receipt, hint: Duration) {
+        self.end(Settlement::Refused { hint: Some(hint) });
+    }
+
     fn settle(&self, _: Receipt, outcome: Settlement) {
-        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(permit) = permit {
-            permit.settle(outcome);
+        match outcome {
+            // The permit is kept, for the hint that may come with the body.
+            Settlement::Refused { hint: None } => {
+                let (status, none) = (StatusCode::TOO_MANY_REQUESTS, HeaderMap::new());
+                self.departure.head(status, &none, SystemTime::UNIX_EPOCH);
+            }
+            outcome => self.end(outcome),
         }
     }
 

@@ -178,7 +178,9 @@ impl Executor {
             Arc::clone(&slot.waker)
         };
         let clock = &self.shared.clock;
-        let until = clock.now().after(self.shared.chance.time(Duration::ZERO, longest));
+        let until = clock
+            .now()
+            .after(self.shared.chance.time(Duration::ZERO, longest));
         let sleep = clock.sleep_until(until);
         let late = async move {
             sleep.await;

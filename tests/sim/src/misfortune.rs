@@ -47,9 +47,10 @@ impl Misfortune {
         if self.spells.iter().any(is_busy) {
             self.met(Kind::Busy, op);
         }
-        let spell = self.spells.iter().find(|spell| {
-            spell.kind.strikes_requests() && spell.covers(now, client)
-        });
+        let spell = self
+            .spells
+            .iter()
+            .find(|spell| spell.kind.strikes_requests() && spell.covers(now, client));
         let struck = match spell {
             Some(spell) => Some(spell.kind),
             None if now >= self.calm_at => None,

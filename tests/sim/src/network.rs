@@ -18,8 +18,10 @@ use crate::chance::Chance;
 use crate::control::Control;
 use crate::fault::Kind;
 use crate::misfortune::Misfortune;
-use crate::op::Op;
+use crate::old_limiter::OldLimiter;
+use crate::op::{Op, model_of};
 use crate::trace::{Hash, Trace};
+use crate::waits::Waits;
 use crate::watch::{Beat, Rule, Watch};
 
 type Answer = Result<HttpResponse, TransportError>;
@@ -37,6 +39,10 @@ pub struct Network {
     pub trace: Trace,
     /// What is promised.
     pub watch: Watch,
+    /// What became of those that wait.
+    pub waits: Waits,
+    /// What a faulty client keeps in place of its limiter.
+    pub old_limiter: Arc<OldLimiter>,
     /// The server.
     pub server: InProcess,
     /// What arrives though its sender has gone.
@@ -110,7 +116,16 @@ impl Way {
             let what = format!("{what} left after its session was closed");
             network.watch.report(Rule::Closed, what);
         }
-        network.watch.leaves(class, network.clock.now(), &what);
+        let left_at = network.clock.now();
+        network.watch.leaves(class, left_at, &what);
+        let sample = match op {
+            Op::Sample => network.waits.leaves(&request, left_at),
+            _ => None,
+        };
+        let model = (op.is_submission() && class == RouteClass::Train)
+            .then(|| model_of(&request))
+            .flatten();
+        let asked_at = network.old_limiter.asked_at();
         let poll = (op == Op::Poll).then(|| {
             let id = text_of(&request.body, "request_id");
             network.watch.poll_leaves(&id, network.clock.now());
@@ -121,10 +136,36 @@ impl Way {
         let limit = request.timeouts.first_byte.min(request.timeouts.total);
         let longest_body = request.timeouts.total;
         let carried = network.carry(op, struck, request);
-        let answer = match time.deadline(time.now().after(limit), carried).await {
+        let mut answer = match time.deadline(time.now().after(limit), carried).await {
             Some(answer) => answer,
             None => Err(lost(TransportErrorKind::Timeout, "no answer in time")),
         };
+        let now = network.clock.now();
+        if class == RouteClass::Poll {
+            network.watch.ramp_answered(left_at);
+        }
+        let is_accepted = |answer: &HttpResponse| answer.status.is_success();
+        if let Some(model) = model
+            && answer.as_ref().is_ok_and(is_accepted)
+        {
+            network.waits.accepted(model, now);
+        }
+        if let Some(call) = sample {
+            let found_none = |error: &TransportError| error.kind == TransportErrorKind::Connect;
+            let found_none = answer.as_ref().is_err_and(found_none);
+            network.waits.ended(call, now, found_none, answer.is_ok());
+            if network.control == Some(Control::WindowFromStart)
+                && found_none
+                && left_at.since(asked_at) > Duration::from_secs(300)
+            {
+                // Of this kind none is repeated.
+                answer = Err(TransportError::new(
+                    TransportErrorKind::Tls,
+                    Sent::NotSent,
+                    "no connection, and no time left",
+                ));
+            }
+        }
         match &answer {
             Ok(answer) => network
                 .trace
@@ -165,12 +206,19 @@ impl Way {
         departure: &Departure,
     ) -> HttpResponse {
         let network = &*self.network;
-        let (now, wall) = (network.clock.now(), network.clock.wall());
+        let wall = network.clock.wall();
         let head = HttpResponse {
             body: Bytes::new(),
             ..answer.clone()
         };
-        network.watch.refused(class, now, hint::retry_after(&head, wall));
+        let closes = |hint: Option<Duration>| {
+            let now = network.clock.now();
+            let until = network.watch.refused(class, now, hint);
+            if class == RouteClass::Sample {
+                network.waits.closed(now, until);
+            }
+        };
+        closes(hint::retry_after(&head, wall));
         let in_body = hint::retry_after(&answer, wall);
         if network.control == Some(Control::HintsNotHeard) {
             answer.headers.clear();
@@ -183,7 +231,7 @@ impl Way {
             network.pause(Duration::from_secs(30)).await;
         }
         if hint::retry_after(&head, wall).is_none() {
-            network.watch.refused(class, network.clock.now(), in_body);
+            closes(in_body);
         }
         answer
     }
@@ -298,9 +346,7 @@ impl Network {
             Kind::LongHint => Duration::from_secs(14 * 60),
             _ => Duration::from_secs(40),
         };
-        let wait = self
-            .chance
-            .time(Duration::from_millis(20), longest);
+        let wait = self.chance.time(Duration::from_millis(20), longest);
         let (status, body) = match kind {
             Kind::Timeout408 => (
                 408,

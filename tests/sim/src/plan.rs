@@ -225,11 +225,7 @@ impl Plan {
         let tasks = tasks(&chance.stream(2), clients.len(), calm_at);
         let server = server(&chance.stream(3));
         let mut spells = spells(&chance.stream(5), calm_at, clients.len(), server.expiry);
-        spells.extend(spells_of_waits(
-            &chance.stream(6),
-            calm_at,
-            clients.len(),
-        ));
+        spells.extend(spells_of_waits(&chance.stream(6), calm_at, clients.len()));
         let mut plan = Self {
             engine: cut.engine,
             seed,
@@ -242,6 +238,10 @@ impl Plan {
         };
         plan.cut(cut);
         plan.crowd();
+        if !cut.without.contains(&Kind::LongHint) && chance.stream(7).happens(0.3) {
+            // Shorter than many a queue.
+            plan.clients[0].progress_deadline = 3 * MINUTE;
+        }
         plan
     }
 

@@ -1,10 +1,10 @@
-//! What became of samples that waited: in a queue, at a gate, for a connection.
+//! What became of calls that waited: in a queue, at a gate, for a connection.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tinkers::ErrorKind;
+use tinkers::{ErrorKind, Sent};
 use tinkers_core::{HttpRequest, Moment};
 
 use crate::book::{CallId, Entry, Outcome};
@@ -29,6 +29,8 @@ struct State {
     samples: BTreeMap<CallId, Sample>,
     /// When the server answered one.
     answered: Vec<Moment>,
+    /// When the server accepted a submission for a model.
+    accepted: BTreeMap<String, Vec<Moment>>,
     /// When a refusal closed the class of samples, and until when.
     closed: Vec<(Moment, Moment)>,
 }
@@ -47,7 +49,10 @@ impl Waits {
         let body = op::plain(request).ok()?;
         let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
         let tokens = body["prompt"]["chunks"][0]["tokens"].as_array()?;
-        let tokens: Vec<u64> = tokens.iter().filter_map(serde_json::Value::as_u64).collect();
+        let tokens: Vec<u64> = tokens
+            .iter()
+            .filter_map(serde_json::Value::as_u64)
+            .collect();
         let call = ledger::call_of_prompt(&tokens)?;
         let key = request.headers.get("x-idempotency-key");
         let key = key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
@@ -75,6 +80,11 @@ impl Waits {
         }
     }
 
+    /// The server has accepted a submission for a model.
+    pub fn accepted(&self, model: String, at: Moment) {
+        self.lock().accepted.entry(model).or_default().push(at);
+    }
+
     /// A refusal closes the class of samples.
     pub fn closed(&self, at: Moment, until: Moment) {
         self.lock().closed.push((at, until));
@@ -84,8 +94,8 @@ impl Waits {
     pub fn check(&self, plan: &Plan, calls: &[(CallId, Entry)]) -> Vec<Violation> {
         let state = self.lock();
         let mut found = Vec::new();
-        for (call, entry) in calls {
-            let Some((ended, Outcome::Failed { kind, .. })) = &entry.outcome else {
+        for (call, entry) in calls.iter().filter(|(_, entry)| !entry.is_late) {
+            let Some((ended, Outcome::Failed { kind, sent, .. })) = &entry.outcome else {
                 continue;
             };
             let ended = *ended;
@@ -97,16 +107,19 @@ impl Waits {
                 };
                 found.extend(broken);
             }
-            if *kind == ErrorKind::Stalled {
+            if *kind == ErrorKind::Stalled && *sent == Sent::NotSent {
                 let limit = plan.clients[entry.client].progress_deadline;
                 let since = Moment::from_origin(ended.since_origin().saturating_sub(limit));
                 let (from, to) = (since.after(SLACK), ended);
-                let moved = match entry.verb.is_sample() {
-                    true if state.samples.contains_key(call) => None,
-                    true => (state.answered.iter().copied()).find(|at| from < *at && *at < to),
-                    false => queue_moved(calls, *call, entry, from, to),
+                let moved = match &entry.model {
+                    None if entry.verb.is_sample() && !state.samples.contains_key(call) => {
+                        Some(&state.answered)
+                    }
+                    None => None,
+                    Some(model) => state.accepted.get(model),
                 };
-                if let Some(at) = moved {
+                let mut moved = moved.into_iter().flatten().copied();
+                if let Some(at) = moved.find(|at| from < *at && *at < to) {
                     let what = format!(
                         "call {call} ({:?}) counts as stalled at {ended:?}, and its queue moved at {at:?}, within {limit:?}",
                         entry.verb
@@ -142,33 +155,14 @@ impl State {
     fn fails_at_once(&self, call: CallId, entry: &Entry, ended: Moment) -> Option<Violation> {
         let deadline = entry.deadline?;
         let never_left = !self.samples.contains_key(&call);
-        let beyond = |(heard, until): &&(Moment, Moment)| {
-            heard.after(SLACK) < ended && *until > deadline
-        };
+        let beyond =
+            |(heard, until): &&(Moment, Moment)| heard.after(SLACK) < ended && *until > deadline;
         let closed = self.closed.iter().find(beyond).filter(|_| never_left);
         closed.map(|(heard, until)| {
             let what = format!("call {call} waited for its deadline, {deadline:?}, though its gate was closed at {heard:?} until {until:?}");
             broken(Rule::Deadline, what)
         })
     }
-}
-
-/// When a call of the same model that was made before this one succeeded, within a time.
-fn queue_moved(
-    calls: &[(CallId, Entry)],
-    call: CallId,
-    entry: &Entry,
-    from: Moment,
-    to: Moment,
-) -> Option<Moment> {
-    let model = entry.model.as_ref()?;
-    let before = calls.iter().take_while(|(other, _)| *other < call);
-    let of_model = before.filter(|(_, other)| other.model.as_ref() == Some(model));
-    let ended = of_model.filter_map(|(_, other)| match &other.outcome {
-        Some((at, Outcome::Ok)) => Some(*at),
-        _ => None,
-    });
-    ended.filter(|at| from < *at && *at < to).max()
 }
 
 fn broken(rule: Rule, what: String) -> Violation {

@@ -19,17 +19,18 @@ use crate::book::{Book, CallId, Outcome};
 use crate::caller::Client;
 use crate::chance::Chance;
 use crate::check;
-use crate::control::{Control, NoTurn, OldLimiter};
+use crate::control::{Control, NoTurn};
 use crate::cover::Cover;
 use crate::executor::{Executor, Owner, Stop};
-use crate::fault::Kind;
 use crate::ledger::{Answers, LedgerEngine, LedgerParts};
 use crate::listen::{CANARY, Listener};
 use crate::misfortune::Misfortune;
 use crate::network::{Network, Way};
 use crate::plan::{EngineKind, Plan};
 use crate::real::RealEngine;
+use crate::spells;
 use crate::trace::{Keep, Trace};
+use crate::waits::Waits;
 use crate::watch::{Rule, Violation, Watch};
 
 /// What everybody in a run shares.
@@ -54,7 +55,6 @@ pub struct Stage {
     endpoints: Endpoints,
     /// Kept to the end, so that what was learned outlives a session that was lost.
     endpoint: Mutex<Option<Endpoint>>,
-    old_limiter: Arc<OldLimiter>,
     chance: Chance,
     connects: AtomicU64,
     /// Whether a session is closed, by its id.
@@ -160,6 +160,8 @@ impl Run {
             chance: chance.stream(5),
             misfortune,
             watch: Watch::new(&trace),
+            waits: Waits::default(),
+            old_limiter: Arc::default(),
             trace,
             server: InProcess::new(server).with_api_key(CANARY),
             spawn: Arc::clone(&server_side),
@@ -178,7 +180,6 @@ impl Run {
             server_side,
             endpoints: Endpoints::new(),
             endpoint: Mutex::new(None),
-            old_limiter: Arc::default(),
             chance: chance.stream(6),
             connects: AtomicU64::new(0),
             closed: Mutex::default(),
@@ -196,7 +197,7 @@ impl Run {
     }
 
     fn run(self, listener: &Listener) -> Ran {
-        self.plan_spells();
+        spells::start(&self.stage, &self.clients, &self.executor);
         let stage = Arc::downgrade(&self.stage);
         listener.when_expired(move |session| {
             if let Some(stage) = stage.upgrade() {
@@ -247,6 +248,7 @@ impl Run {
         violations.extend(check::heard(&listener.heard(), watch));
         violations.extend(check::counted(&listener.heard(), &counted));
         let calls = self.stage.book.entries();
+        violations.extend(network.waits.check(&self.stage.plan, &calls));
         let count = |is: fn(&Outcome) -> bool| {
             let all = calls.iter().filter_map(|(_, call)| call.outcome.as_ref());
             all.filter(|(_, outcome)| is(outcome)).count() as u64
@@ -294,42 +296,6 @@ impl Run {
                 Rule::EndsOnce,
                 format!("call {call} never ended: {entry:?}"),
             );
-        }
-    }
-
-    fn plan_spells(&self) {
-        for spell in self.stage.network.misfortune.spells().to_vec() {
-            let server = self.stage.network.server.server().clone();
-            let sleep = self.clock.sleep_until(Moment::from_origin(spell.from));
-            let trace = self.stage.network.trace.clone();
-            let client = spell.client.and_then(|client| self.clients.get(client));
-            let client = client.map(Arc::clone);
-            let (executor, clock) = (self.executor.clone(), self.clock.clone());
-            let begins = async move {
-                sleep.await;
-                trace.note(format_args!("{} for {:?}", spell.kind.name(), spell.lasts));
-                match spell.kind {
-                    Kind::Capacity => server.pause_capacity(spell.lasts),
-                    Kind::Restart => server.restart(),
-                    Kind::Busy => {
-                        let until = clock.now().after(spell.lasts);
-                        executor.delay_client(LATEST_POLL);
-                        clock.sleep_until(until).await;
-                        executor.delay_client(Duration::ZERO);
-                    }
-                    Kind::Close => {
-                        if let Some(client) = client {
-                            client.close().await;
-                        }
-                    }
-                    _ => {}
-                }
-            };
-            let side = match spell.kind {
-                Kind::Close => &self.stage.caller_side,
-                _ => &self.stage.server_side,
-            };
-            side.spawn(Box::pin(begins)).detach();
         }
     }
 }
@@ -411,7 +377,7 @@ impl Stage {
     pub fn context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
         let context = service.context();
         match self.control {
-            Some(control) => control.spoil(context, &self.old_limiter, &self.server_side),
+            Some(control) => control.spoil(context, &self.network.old_limiter, &self.server_side),
             None => context,
         }
     }
