@@ -18,7 +18,7 @@ use tinkers_core::{
 };
 
 /// What the server does about one request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Answers with a status and a body.
     Says(u16, &'static str),
@@ -28,6 +28,8 @@ pub(crate) enum Step {
     Fails(TransportErrorKind, Sent),
     /// Takes the request and never answers.
     Silent,
+    /// Is never reached.
+    Dials,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,8 @@ struct Server {
 
 impl Transport for Server {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
-        self.departures.lock().unwrap().push(request.departure);
+        let departure = request.departure;
+        self.departures.lock().unwrap().push(departure.clone());
         self.seen
             .lock()
             .unwrap()
@@ -56,7 +59,11 @@ impl Transport for Server {
                 );
                 (status, HeaderMap::from_iter([header]), "{}")
             }
-            Step::Silent => return Box::pin(std::future::pending()),
+            Step::Silent => {
+                assert!(departure.may_leave());
+                return Box::pin(std::future::pending());
+            }
+            Step::Dials => return Box::pin(std::future::pending()),
             Step::Fails(kind, sent) => {
                 return Box::pin(async move { Err(TransportError::new(kind, sent, "no answer")) });
             }
@@ -233,6 +240,13 @@ impl World {
                 .advance_to_next()
                 .expect("it sleeps, or it would be done");
         }
+    }
+
+    /// Makes `call` until it first waits, and drops it.
+    pub(crate) fn give_up_while_it_waits(&self, call: Call) {
+        let mut work = std::pin::pin!(self.caller.call(call));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
     }
 
     /// Makes `call` until it first waits, closes the client, and returns how the call ends.
