@@ -64,7 +64,7 @@ impl Session {
             Arc::clone(&caller.closing),
         );
         let heart = Heart::new(
-            Observed::new(parts.heartbeat.transport, &parts.time, &parts.endpoint),
+            Observed::wrap(parts.heartbeat.transport, &parts.time, &parts.endpoint),
             parts.heartbeat.time,
             Arc::clone(&life),
             &created.session_id,
@@ -126,7 +126,7 @@ fn caller(parts: &SessionParts) -> Caller {
         .admission(Arc::clone(&parts.time), Arc::clone(&parts.jitter));
     let budget: Arc<dyn RetryBudget> = Arc::<SharedRetryBudget>::clone(endpoint.budget());
     Caller {
-        transport: Observed::new(Arc::clone(&parts.transport), &parts.time, endpoint),
+        transport: Observed::wrap(Arc::clone(&parts.transport), &parts.time, endpoint),
         admission: Arc::new(admission),
         time: Arc::clone(&parts.time),
         jitter: Arc::clone(&parts.jitter),

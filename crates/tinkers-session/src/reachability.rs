@@ -91,7 +91,7 @@ pub(crate) struct Observed {
 
 impl Observed {
     /// Observes `inner` with the clock that all sessions of the endpoint share.
-    pub(crate) fn new(
+    pub(crate) fn wrap(
         inner: Arc<dyn Transport>,
         time: &Arc<dyn Time>,
         endpoint: &Endpoint,
