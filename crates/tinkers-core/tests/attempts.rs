@@ -158,6 +158,21 @@ fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
 }
 
 #[test]
+fn each_attempt_is_counted_in_its_header_and_by_the_policy() {
+    let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
+    world.call(post(RouteClass::Train)).expect("taken");
+    assert_eq!(world.retry_counts(), ["0", "1", "2"]);
+    let world = World::new(&[], NOT_SENT);
+    let mut call = post(RouteClass::Train);
+    call.policy = Policy {
+        attempts: 2,
+        ..Policy::PATIENT
+    };
+    world.call(call).expect_err("two attempts");
+    assert_eq!(world.retry_counts(), ["0", "1"]);
+}
+
+#[test]
 fn a_request_may_not_leave_once_its_client_is_closed() {
     for step in [Silent, Dials] {
         let world = World::new(&[step], OK);

@@ -39,10 +39,14 @@ struct Server {
     usually: Step,
     seen: Mutex<Vec<Duration>>,
     departures: Mutex<Vec<Departure>>,
+    retry_counts: Mutex<Vec<String>>,
 }
 
 impl Transport for Server {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        let count = &request.headers["x-stainless-retry-count"];
+        let count = count.to_str().unwrap().to_owned();
+        self.retry_counts.lock().unwrap().push(count);
         let departure = request.departure;
         self.departures.lock().unwrap().push(departure.clone());
         self.seen
@@ -159,6 +163,7 @@ impl World {
             usually,
             seen: Mutex::default(),
             departures: Mutex::default(),
+            retry_counts: Mutex::default(),
         });
         let gate = Gate {
             clock: clock.clone(),
@@ -264,6 +269,11 @@ impl World {
     /// When the server saw requests.
     pub(crate) fn seen(&self) -> Vec<Duration> {
         self.server.seen.lock().unwrap().clone()
+    }
+
+    /// What each attempt says of how many came before it.
+    pub(crate) fn retry_counts(&self) -> Vec<String> {
+        self.server.retry_counts.lock().unwrap().clone()
     }
 
     /// How many of the requests seen may still leave.
