@@ -14,7 +14,7 @@ use crate::admission::{
     Admission, Admitted, Ask, ClientId, Cost, Departure, Flight, RouteClass, SubmitPermit,
 };
 use crate::billing::BillingPause;
-use crate::closing::{CloseSignal, CloseWatch};
+use crate::closing::{CloseSignal, CloseWatch, Exit};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::{self, Mark};
@@ -233,14 +233,14 @@ impl Caller {
         self.send_as(permit.departure(), request).await
     }
 
-    /// The same for a submission, which does not leave once the client is closed.
+    /// The same for a submission, which does not leave once it is retracted or the client is closed.
     async fn submit(
         &self,
         permit: &mut SubmitPermit,
+        exit: &Arc<Exit>,
         request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        let departure = permit.departure().until_closed(&self.closing);
-        self.send_as(departure, request).await
+        self.send_as(permit.departure().by(exit), request).await
     }
 
     async fn send_as(
@@ -277,7 +277,7 @@ impl Caller {
             .await
         };
         outcome.map_err(|(mut error, is_closed)| {
-            if attempts.maybe_applied || (is_closed && attempts.in_doubt) {
+            if attempts.maybe_applied || (is_closed && attempts.is_in_doubt()) {
                 error = error.with_sent(Sent::MaybeSent);
             }
             match operation {

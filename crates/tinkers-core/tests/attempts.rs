@@ -6,7 +6,7 @@ use std::time::Duration;
 use tinkers_core::TransportErrorKind as T;
 use tinkers_core::{ErrorKind, Moment, Policy, ProgressCell, RouteClass, Sent, Time};
 
-use support::Step::{Fails, Header, Says, Silent};
+use support::Step::{Dials, Fails, Header, Says, Silent};
 use support::{Step, World, post};
 
 mod support;
@@ -103,7 +103,7 @@ fn closing_ends_a_call_wherever_it_waits() {
     };
     let same = |call| call;
     type Change = fn(tinkers_core::Call) -> tinkers_core::Call;
-    let rows: [(&str, Step, Change, Sent); 8] = [
+    let rows: [(&str, Step, Change, Sent); 9] = [
         ("closed gate", gate, same, Sent::NotSent),
         ("large request", Says(429, "{}"), large, Sent::NotSent),
         ("bill", Says(402, "{}"), same, Sent::NotSent),
@@ -112,6 +112,7 @@ fn closing_ends_a_call_wherever_it_waits() {
         ("server failed", Says(500, "{}"), same, Sent::MaybeSent),
         ("answer lost", LOST[1], same, Sent::MaybeSent),
         ("no answer yet", Silent, same, Sent::MaybeSent),
+        ("no connection yet", Dials, same, Sent::NotSent),
     ];
     for (place, step, change, sent) in rows {
         let world = World::new(&[step], OK);
@@ -157,10 +158,40 @@ fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
 }
 
 #[test]
+fn each_attempt_is_counted_in_its_header_and_by_the_policy() {
+    let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
+    world.call(post(RouteClass::Train)).expect("taken");
+    assert_eq!(world.retry_counts(), ["0", "1", "2"]);
+    let world = World::new(&[], NOT_SENT);
+    let mut call = post(RouteClass::Train);
+    call.policy = Policy {
+        attempts: 2,
+        ..Policy::PATIENT
+    };
+    world.call(call).expect_err("two attempts");
+    assert_eq!(world.retry_counts(), ["0", "1"]);
+}
+
+#[test]
 fn a_request_may_not_leave_once_its_client_is_closed() {
-    let world = World::new(&[Silent], OK);
-    world.close_while_it_waits(post(RouteClass::Train));
-    assert_eq!(world.departures_that_may_leave(), 0);
+    for step in [Silent, Dials] {
+        let world = World::new(&[step], OK);
+        world.close_while_it_waits(post(RouteClass::Train));
+        assert_eq!(world.departures_that_may_leave(), 0);
+    }
+}
+
+#[test]
+fn a_call_that_is_given_up_in_a_dial_has_not_left() {
+    for (step, sent) in [(Dials, Sent::NotSent), (Silent, Sent::MaybeSent)] {
+        let world = World::new(&[step], OK);
+        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let mut call = post(RouteClass::Sample);
+        call.progress = Some(Arc::clone(&cell));
+        world.give_up_while_it_waits(call);
+        assert_eq!(cell.sent(), sent);
+        assert_eq!(world.departures_that_may_leave() > 0, step == Silent);
+    }
 }
 
 #[test]

@@ -34,11 +34,11 @@ enum Place {
 impl Place {
     const ALL: [Self; 4] = [Self::Gate, Self::Pause, Self::Dial, Self::Answer];
 
-    /// What is known of a call that waits there. The transport alone knows that a dial has sent nothing, so that counts as unknown.
+    /// What is known of a call that waits there.
     fn sent(self) -> Sent {
         match self {
-            Self::Gate => Sent::NotSent,
-            Self::Pause | Self::Dial | Self::Answer => Sent::MaybeSent,
+            Self::Gate | Self::Dial => Sent::NotSent,
+            Self::Pause | Self::Answer => Sent::MaybeSent,
         }
     }
 }
@@ -88,8 +88,9 @@ impl Transport for Holdup {
                     self.inner.send(request).await
                 }
                 Some(Place::Answer) => {
+                    let answer = self.inner.send(request).await;
                     time().sleep(long).await;
-                    self.inner.send(request).await
+                    answer
                 }
             }
         })
