@@ -27,11 +27,11 @@ struct Inner {
     table: Table<Link>,
     waiters: VecDeque<Waiter>,
     opening: usize,
-    /// Whether the last connection carried several requests at a time; `None` before the first.
-    multiplexed: Option<bool>,
+    /// How many requests at a time the last connection carried when it was opened; `None` before the first.
+    carried: Option<usize>,
     /// How long the latest request would wait for a connection to open.
     connect: Duration,
-    /// When a connection that was hoped to carry many turned out to carry one: those who had counted on it count anew from here.
+    /// When a connection turned out to carry fewer than was hoped: those who had counted on it count anew from here.
     let_down_at: Moment,
     next_id: u64,
     closed: bool,
@@ -55,7 +55,7 @@ impl Lane {
             table: Table::new(),
             waiters: VecDeque::new(),
             opening: 0,
-            multiplexed: None,
+            carried: None,
             connect: Duration::ZERO,
             let_down_at: Moment::ORIGIN,
             next_id: 0,
@@ -274,10 +274,12 @@ impl Lane {
     /// How many requests a connection is expected to carry. Until the first one tells, hope for many: one more round trip for
     /// an HTTP/1.1 server is cheaper than fifty connections to an HTTP/2 one.
     fn carries(&self, inner: &Inner) -> usize {
-        let many = inner
-            .multiplexed
-            .unwrap_or_else(|| self.ground.dialer.may_multiplex(&self.ground.origin));
-        if many { self.limits.streams } else { 1 }
+        inner.carried.unwrap_or_else(|| {
+            match self.ground.dialer.may_multiplex(&self.ground.origin) {
+                true => self.limits.streams,
+                false => 1,
+            }
+        })
     }
 
     fn dial(self: &Arc<Self>, count: usize) {
@@ -308,10 +310,11 @@ impl Lane {
             if inner.closed {
                 return;
             }
-            if !multiplexed && self.carries(&inner) > 1 {
+            let carried = dialed.link.allowed().clamp(1, self.limits.streams);
+            if carried < self.carries(&inner) {
                 inner.let_down_at = now;
             }
-            inner.multiplexed = Some(multiplexed);
+            inner.carried = Some(carried);
             let id = inner.next_id;
             inner.next_id += 1;
             inner.table.add(id, dialed.link, now, self.limits.idle());
