@@ -12,6 +12,7 @@ mod lost_replies;
 mod lost_sessions;
 mod options_builder;
 mod options_calls;
+mod options_limits;
 mod orphans;
 mod other_servers;
 mod outages;

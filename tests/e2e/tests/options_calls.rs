@@ -109,9 +109,10 @@ const SAMPLE: [(&str, OfSample); 15] = [
         "params",
         (
             |s| {
-                let mut params = SamplingParams::default();
-                params.max_tokens = Some(9);
-                s.params(params)
+                s.params(SamplingParams {
+                    max_tokens: Some(9),
+                    ..SamplingParams::default()
+                })
             },
             "/sampling_params/max_tokens",
             || json!(9),
