@@ -57,6 +57,8 @@ pub struct Call {
     pub deadline: Option<Moment>,
     /// Limits of one attempt.
     pub timeouts: Timeouts,
+    /// The longest body of an answer, in bytes; that of the [class](HttpRequest::default_max_response_bytes) unless set.
+    pub max_response_bytes: usize,
     /// Where its progress is told.
     pub progress: Option<Arc<ProgressCell>>,
     /// Answers that are given to the caller at once, where they would be repeated otherwise: because the caller knows a better
@@ -102,6 +104,7 @@ impl Call {
             policy: Policy::PATIENT,
             deadline: None,
             timeouts: Timeouts::default(),
+            max_response_bytes: HttpRequest::default_max_response_bytes(class),
             progress: None,
             is_final: None,
             is_readable: None,
@@ -113,6 +116,7 @@ impl Call {
         request.headers = self.headers.clone();
         request.body = self.body.clone();
         request.timeouts = self.timeouts;
+        request.max_response_bytes = self.max_response_bytes;
         if let Some(deadline) = self.deadline {
             request.timeouts.total = request.timeouts.total.min(deadline.since(now));
         }

@@ -1,6 +1,6 @@
 //! The rate limit is asked immediately before a request leaves, and hears of a refusal when its head is there.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -152,13 +152,15 @@ async fn a_request_that_waited_for_a_dial_is_held() {
 #[tokio::test]
 async fn the_stream_limit_of_the_server_keeps_requests_in_the_pool() {
     let release = Arc::new(Semaphore::new(0));
+    let arrived = Arc::new(AtomicUsize::new(0));
     let (address, _) = listen({
-        let release = Arc::clone(&release);
+        let (release, arrived) = (Arc::clone(&release), Arc::clone(&arrived));
         move |stream, _| {
-            let release = Arc::clone(&release);
+            let (release, arrived) = (Arc::clone(&release), Arc::clone(&arrived));
             async move {
                 let service = hyper::service::service_fn(move |_| {
                     let release = Arc::clone(&release);
+                    arrived.fetch_add(1, Ordering::SeqCst);
                     async move {
                         release.acquire().await.expect("open").forget();
                         Ok::<_, std::convert::Infallible>(Response::new(String::new()))
@@ -182,7 +184,7 @@ async fn the_stream_limit_of_the_server_keeps_requests_in_the_pool() {
     let gate = Arc::new(Gate::default());
     let sends: Vec<_> = (0..6).map(|_| gate.send(&transport, "/x")).collect();
     let stats = || transport.stats(RouteClass::Sample);
-    until(|| stats().in_use == 2).await;
+    until(|| arrived.load(Ordering::SeqCst) == 2).await;
     assert_eq!((stats().in_use, stats().waiting), (2, 4));
     gate.shut(true);
     release.add_permits(6);
