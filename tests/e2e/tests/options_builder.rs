@@ -10,21 +10,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 use tinkers::prelude::*;
-use tinkers::transport::{
-    BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
-};
+use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::routes;
-use tinkers::{
-    BodyFormat, LaneSettings, LaneSnapshot, LimiterSettings, Rate, ServiceClientBuilder,
-};
+use tinkers::{BodyFormat, ServiceClientBuilder};
+use tinkers_core::Time;
 use tinkers_e2e::training::datum;
-use tinkers_e2e::{InMemory, PATIENCE, SCRIPTED, Served};
-use tinkers_local::{Fault, Hint, LocalConfig, Rule, Script};
+use tinkers_e2e::{PATIENCE, SCRIPTED, Served};
+use tinkers_local::{Fault, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
+use tinkers_transport::TokioTime;
 use tokio::io::AsyncReadExt;
-use tokio::time::{sleep, timeout};
+use tokio::runtime::Handle;
 
-const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// What was sent: path, content type, body, and the thread that sent it.
@@ -81,25 +78,20 @@ async fn with(
 }
 
 /// Waits until `is_so`.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "real time over real sockets, to end a test that would hang"
-)]
-pub(crate) async fn until(is_so: impl Fn() -> bool) {
-    let waiting = async {
+pub(crate) async fn until(is_so: impl Fn() -> bool + Sync) {
+    soon(async {
+        let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
         while !is_so() {
-            sleep(Duration::from_millis(5)).await;
+            time.sleep(Duration::from_millis(5)).await;
         }
-    };
-    timeout(PATIENCE, waiting).await.expect("it comes to be");
+    })
+    .await;
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "real time over real sockets, to end a test that would hang"
-)]
-pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, work).await.expect("in time")
+async fn soon<T: Send>(work: impl Future<Output = T> + Send) -> T {
+    let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+    let at = time.now().after(PATIENCE);
+    time.deadline(at, work).await.expect("in time")
 }
 
 #[test]
@@ -305,12 +297,12 @@ async fn root_certificate_pem_is_read() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
-/// Set for the copy of this program that has an environment.
-const CHILD: &str = "TINKERS_E2E_CHILD";
+/// An argument that has no meaning to the test runner but that a child has it.
+const CHILD: &str = "nothing-but-a-child-of-the-test";
 
-/// Connects with and without the environment, and prints the tags of its sessions.
+/// In the child: connects with and without the environment, and prints the tags of its sessions.
 #[expect(clippy::print_stdout, reason = "read by its parent")]
-fn tags_of_sessions() {
+fn connects_with_an_environment() {
     let served = Served::start(LocalConfig::default());
     for takes_it in [true, false] {
         let recorder = Recorder::default();
@@ -324,18 +316,15 @@ fn tags_of_sessions() {
     served.stop();
 }
 
-/// It runs itself once more as a child, since the environment of a process cannot be changed safely.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the environment is its subject")]
 fn without_environment_takes_nothing_from_it() {
-    if std::env::var_os(CHILD).is_some() {
-        return tags_of_sessions();
+    if std::env::args().any(|argument| argument == CHILD) {
+        return connects_with_an_environment();
     }
-    let name = "options_builder::without_environment_takes_nothing_from_it";
+    let own = "options_builder::without_environment_takes_nothing_from_it";
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", own, "--nocapture", "--skip", CHILD])
         .env("TINKER_TAGS", "from-outside")
-        .env(CHILD, "1")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout).into_owned();

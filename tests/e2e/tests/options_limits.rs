@@ -1,17 +1,19 @@
-//! Each limit of the builder has an effect in each class that has such a limit.
+//! Each of the builder's limits has an effect that can be seen from outside.
 
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tinkers::prelude::*;
 use tinkers::transport::RouteClass;
 use tinkers::wire::routes;
 use tinkers::{LaneSettings, LaneSnapshot, LimiterSettings, Rate};
-use tinkers_e2e::training::datum;
+use tinkers_e2e::training::{datum, model, step};
 use tinkers_e2e::{InMemory, SCRIPTED, Served};
 use tinkers_local::{Fault, Hint, LocalConfig, Rule, Script};
 use tinkers_session::SessionOptions;
 
-use crate::options_builder::{soon, until};
+use crate::options_builder::until;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -52,7 +54,7 @@ const CLASSES: [Class; 4] = [
 ];
 
 /// Makes two requests of a class that are not answered, and waits until one of them is held back and the other is under way.
-async fn one_of_two_waits(class: &Class, set: fn(&mut LaneSettings)) {
+async fn one_of_two_waits(class: &Class, set: fn(&mut LaneSettings)) -> JoinHandle<()> {
     let served = Served::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();
     set((class.lane)(&mut limits));
@@ -90,9 +92,7 @@ async fn one_of_two_waits(class: &Class, set: fn(&mut LaneSettings)) {
     work.iter().for_each(tokio::task::JoinHandle::abort);
     drop((service, models, sampler));
     // It waits for what is not answered.
-    let stopping = std::thread::spawn(|| served.stop());
-    until(|| stopping.is_finished()).await;
-    stopping.join().expect("stopped");
+    std::thread::spawn(|| served.stop())
 }
 
 /// The same for several classes and limits, at once.
@@ -101,8 +101,12 @@ async fn one_of_two_waits_in(cases: impl IntoIterator<Item = (usize, fn(&mut Lan
     for (class, set) in cases {
         running.spawn(async move { one_of_two_waits(&CLASSES[class], set).await });
     }
+    let mut stopping = Vec::new();
     while let Some(ended) = running.join_next().await {
-        ended.expect("one of two waits");
+        stopping.push(ended.expect("one of two waits"));
+    }
+    for server in stopping {
+        server.join().expect("stopped");
     }
 }
 
@@ -116,7 +120,8 @@ async fn limits_of_slots_hold_in_each_class() {
 async fn limits_of_slots_may_be_above_the_usual() {
     let mut limits = LimiterSettings::default();
     limits.rest.slots *= 3;
-    let (served, _, service) = with(|builder| builder.limits(limits)).await;
+    let served = Served::start(LocalConfig::default());
+    let service = served.connecting().limits(limits).connect().await.unwrap();
     assert_eq!(service.limits().rest.slots_allowed, limits.rest.slots);
     served.stop();
 }
@@ -150,8 +155,8 @@ async fn limits_of_the_rate_pace_polls() {
         Arc::new(direct)
     })
     .await;
-    let training = tinkers_e2e::training::model(&world).await;
-    let [one, two] = [0, 1].map(|_| tinkers_e2e::training::step(&training));
+    let training = model(&world).await;
+    let [one, two] = [0, 1].map(|_| step(&training));
     one.await.unwrap();
     two.await.unwrap();
     let polls = world.parts.journal.of(routes::RETRIEVE_FUTURE);

@@ -168,6 +168,14 @@ async fn a_save_of_unknown_outcome_still_stops_the_model() {
     assert!(training.recover().is_err());
 }
 
+/// The second save to arrive from now on is accepted under an id of its own.
+fn promise_second_save(world: &InMemory) {
+    let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
+    let promise = json!({"request_id": "77", "future_id": "77"});
+    let accepted = Fault::json(StatusCode::OK, &promise);
+    world.parts.faults.add(second, accepted);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_repeat_that_fails_over_its_own_save_finds_it() {
     let world = forgetful_world().await;
@@ -177,10 +185,7 @@ async fn a_repeat_that_fails_over_its_own_save_finds_it() {
     let list = format!("/api/v1/training_runs/{}/checkpoints", training.model_id());
     let empty = json!({"checkpoints": []});
     strike(&world, &list, Fault::json(StatusCode::OK, &empty));
-    let again = Rule::on(routes::SAVE_WEIGHTS).nth(2);
-    let promise = json!({"request_id": "77", "future_id": "77"});
-    let faults = &world.parts.faults;
-    faults.add(again, Fault::json(StatusCode::OK, &promise));
+    promise_second_save(&world);
     let failed = json!({"error": WORDS, "category": "user"});
     strike(
         &world,
@@ -198,9 +203,11 @@ async fn a_repeat_that_fails_over_an_older_save_does_not_take_it() {
     let training = model(&world).await;
     training.save_state("step-1").await.unwrap();
     // The reply to the second save is lost; its repeat is accepted and fails.
-    strike(&world, routes::SAVE_WEIGHTS, Fault::cut_after());
+    strike(&world, routes::SAVE_WEIGHTS, Fault::cut_before());
+    promise_second_save(&world);
     say_taken(&world, Says::Failed);
     let error = training.save_state("step-1").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.request_id(), Some("77"));
     assert_eq!(numbers(&world), [1, 2, 2]);
 }

@@ -1,4 +1,8 @@
 //! A caller over a scripted server, a gate and a clock that is moved by hand.
+#![expect(
+    dead_code,
+    reason = "each test file is a program of its own and uses a part"
+)]
 
 use std::collections::VecDeque;
 use std::future::Future;
