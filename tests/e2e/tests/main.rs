@@ -13,4 +13,5 @@ mod runtime;
 mod sampling;
 mod session_poll_faults;
 mod session_polls;
+mod shared_poll_doubts;
 mod training;
