@@ -6,6 +6,8 @@ mod chunk_json;
 mod config;
 mod datum;
 mod input;
+mod lenient;
+mod lenient_tensor;
 mod loss;
 mod model_input;
 mod models;
@@ -27,7 +29,7 @@ mod training;
 mod training_result;
 mod weights;
 
-pub use answer::{DecodeError, error_text, retry_after_ms};
+pub use answer::{DecodeError, error_text, excerpt, retry_after_ms};
 pub use config::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, FinishReason, FinishSession,
     Heartbeat, SDK_VERSION, SessionCreated, Telemetry, TelemetryAccepted,

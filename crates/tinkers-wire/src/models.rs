@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{DecodeError, InvalidInput, OperationResult};
+use crate::answer::read_json;
+use crate::poll::read_known;
+use crate::{DecodeError, InvalidInput, OperationResult, lenient};
 
 /// The shape of a LoRA adapter. What is `None` is the server's choice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +114,7 @@ pub struct CreateModel {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelCreated {
     /// The new model.
+    #[serde(deserialize_with = "lenient::id")]
     pub model_id: String,
 }
 
@@ -119,7 +122,7 @@ impl OperationResult for ModelCreated {
     const PROTOBUF: bool = false;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 }
 
@@ -139,7 +142,7 @@ pub type UnloadModel = ModelRef;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnloadedModel {
     /// The model that was unloaded.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional_id")]
     pub model_id: Option<String>,
 }
 
@@ -147,7 +150,7 @@ impl OperationResult for UnloadedModel {
     const PROTOBUF: bool = false;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_known(body, "unload_model", &["model_id"])
     }
 }
 
@@ -193,7 +196,7 @@ impl ModelInfo {
     /// # Errors
     /// When the body is none.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 
     /// The base model's name, wherever the server put it.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::answer::read_json;
 use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
 
 /// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path`.
@@ -25,6 +26,7 @@ pub struct CreateSamplingSession {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplingSessionCreated {
     /// The sampler's id.
+    #[serde(deserialize_with = "crate::lenient::id")]
     pub sampling_session_id: String,
 }
 
@@ -34,7 +36,7 @@ impl SamplingSessionCreated {
     /// # Errors
     /// When the body is none.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 }
 

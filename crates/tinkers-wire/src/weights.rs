@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerPath};
+use crate::answer::read_json;
+use crate::poll::read_known;
+use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerPath, lenient};
 
 /// `POST /save_weights`: weights and optimizer state, to go on training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,7 +83,11 @@ pub struct SavedSamplerWeights {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TinkerPath>,
     /// The sampler made of them, when they have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::optional_id"
+    )]
     pub sampling_session_id: Option<String>,
 }
 
@@ -128,22 +134,42 @@ pub struct LoadedWeights {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TinkerPath>,
     /// The model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::optional_id"
+    )]
     pub model_id: Option<String>,
 }
 
-macro_rules! json_result {
-    ($($type:ty),*) => {$(
-        impl OperationResult for $type {
-            const PROTOBUF: bool = false;
+impl OperationResult for SavedWeights {
+    const PROTOBUF: bool = false;
 
-            fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-                Ok(serde_json::from_slice(body)?)
-            }
-        }
-    )*};
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        read_json(body).map_err(|error| error.quoting(body))
+    }
 }
-json_result!(SavedWeights, SavedSamplerWeights, LoadedWeights);
+
+impl OperationResult for SavedSamplerWeights {
+    const PROTOBUF: bool = false;
+
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        let saved: Self = read_json(body).map_err(|error| error.quoting(body))?;
+        if saved.path.is_none() && saved.sampling_session_id.is_none() {
+            let missing = DecodeError::new("neither `path` nor `sampling_session_id`");
+            return Err(missing.quoting(body));
+        }
+        Ok(saved)
+    }
+}
+
+impl OperationResult for LoadedWeights {
+    const PROTOBUF: bool = false;
+
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        read_known(body, "load_weights", &["path", "model_id"])
+    }
+}
 
 /// Checks the bare name of a checkpoint and its time to live.
 fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), InvalidInput> {
@@ -241,5 +267,25 @@ mod tests {
         let saved = SavedSamplerWeights::from_json(br#"{"path": "tinker://m/s1"}"#).unwrap();
         assert_eq!(saved.path.unwrap().name(), "s1");
         assert!(SavedWeights::from_json(br#"{"path": "somewhere"}"#).is_err());
+        let loaded = LoadedWeights::from_json(br#"{"type": "load_weights"}"#).unwrap();
+        assert_eq!((loaded.path, loaded.model_id), (None, None));
+    }
+
+    #[test]
+    fn a_result_without_its_fields_is_no_success() {
+        for body in [
+            r#"{"detail": "disk full"}"#,
+            r#"{"path": null, "sampling_session_id": null}"#,
+            r#"{"message": "hello"}"#,
+            "null",
+        ] {
+            let body = body.as_bytes();
+            assert!(SavedWeights::from_json(body).is_err());
+            assert!(SavedSamplerWeights::from_json(body).is_err());
+        }
+        for body in [r#"{"detail": "disk full"}"#, r#"{"type": "save_weights"}"#] {
+            let error = LoadedWeights::from_json(body.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(body), "{error}");
+        }
     }
 }
