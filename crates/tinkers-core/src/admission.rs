@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 
-use crate::closing::CloseSignal;
+use crate::closing::Exit;
 use crate::error::Error;
 use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
@@ -254,7 +254,7 @@ impl SubmitPermit {
         self.from = PermitSource::Shared(Arc::clone(&attempt));
         Departure {
             attempt: Some(attempt),
-            closing: None,
+            exit: None,
         }
     }
 
@@ -303,7 +303,7 @@ impl fmt::Debug for SubmitPermit {
 pub struct Departure {
     attempt: Option<Arc<Attempt>>,
     /// Of a submission: nothing of it leaves once the client is closed.
-    closing: Option<Arc<CloseSignal>>,
+    exit: Option<Arc<Exit>>,
 }
 
 impl Departure {
@@ -312,17 +312,16 @@ impl Departure {
     /// are open.
     #[inline]
     pub fn may_leave(&self) -> bool {
-        let is_open = |closing: &Arc<CloseSignal>| closing.check().is_ok();
-        self.closing.as_ref().is_none_or(is_open)
-            && self
-                .attempt
-                .as_ref()
-                .is_none_or(|attempt| attempt.ledger.may_leave(attempt.receipt))
+        let is_admitted = self
+            .attempt
+            .as_ref()
+            .is_none_or(|attempt| attempt.ledger.may_leave(attempt.receipt));
+        is_admitted && self.exit.as_ref().is_none_or(|exit| exit.leave())
     }
 
-    /// The same, for a request that may not leave once `closing` is closed.
-    pub(crate) fn until_closed(mut self, closing: &Arc<CloseSignal>) -> Self {
-        self.closing = Some(Arc::clone(closing));
+    /// The same, for a submission that leaves by `exit`.
+    pub(crate) fn by(mut self, exit: &Arc<Exit>) -> Self {
+        self.exit = Some(Arc::clone(exit));
         self
     }
 

@@ -14,7 +14,7 @@ use crate::admission::{
     Admission, Admitted, Ask, ClientId, Cost, Departure, Flight, RouteClass, SubmitPermit,
 };
 use crate::billing::BillingPause;
-use crate::closing::{CloseSignal, CloseWatch};
+use crate::closing::{CloseSignal, CloseWatch, Exit};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::{self, Mark};
@@ -57,6 +57,8 @@ pub struct Call {
     pub deadline: Option<Moment>,
     /// Limits of one attempt.
     pub timeouts: Timeouts,
+    /// The longest body of an answer, in bytes; that of the [class](HttpRequest::default_max_response_bytes) unless set.
+    pub max_response_bytes: usize,
     /// Where its progress is told.
     pub progress: Option<Arc<ProgressCell>>,
     /// Answers that are given to the caller at once, where they would be repeated otherwise: because the caller knows a better
@@ -102,6 +104,7 @@ impl Call {
             policy: Policy::PATIENT,
             deadline: None,
             timeouts: Timeouts::default(),
+            max_response_bytes: HttpRequest::default_max_response_bytes(class),
             progress: None,
             is_final: None,
             is_readable: None,
@@ -113,6 +116,7 @@ impl Call {
         request.headers = self.headers.clone();
         request.body = self.body.clone();
         request.timeouts = self.timeouts;
+        request.max_response_bytes = self.max_response_bytes;
         if let Some(deadline) = self.deadline {
             request.timeouts.total = request.timeouts.total.min(deadline.since(now));
         }
@@ -233,14 +237,14 @@ impl Caller {
         self.send_as(permit.departure(), request).await
     }
 
-    /// The same for a submission, which does not leave once the client is closed.
+    /// The same for a submission, which does not leave once it is retracted or the client is closed.
     async fn submit(
         &self,
         permit: &mut SubmitPermit,
+        exit: &Arc<Exit>,
         request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        let departure = permit.departure().until_closed(&self.closing);
-        self.send_as(departure, request).await
+        self.send_as(permit.departure().by(exit), request).await
     }
 
     async fn send_as(
@@ -277,7 +281,7 @@ impl Caller {
             .await
         };
         outcome.map_err(|(mut error, is_closed)| {
-            if attempts.maybe_applied || (is_closed && attempts.in_doubt) {
+            if attempts.maybe_applied || (is_closed && attempts.is_in_doubt()) {
                 error = error.with_sent(Sent::MaybeSent);
             }
             match operation {

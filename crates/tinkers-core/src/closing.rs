@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::Error;
@@ -77,6 +78,44 @@ impl CloseSignal {
     }
 }
 
+/// Whether one attempt of a submission has left, or never will: the transport and the caller that gives it up decide that together.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    closing: Arc<CloseSignal>,
+    /// [`WAITING`], then one of the others for good.
+    state: AtomicU8,
+}
+
+const WAITING: u8 = 0;
+const LEFT: u8 = 1;
+const RETRACTED: u8 = 2;
+
+impl Exit {
+    pub(crate) fn new(closing: &Arc<CloseSignal>) -> Arc<Self> {
+        Arc::new(Self {
+            closing: Arc::clone(closing),
+            state: AtomicU8::new(WAITING),
+        })
+    }
+
+    /// Lets it leave, unless it was retracted or the client is closed.
+    pub(crate) fn leave(&self) -> bool {
+        self.closing.check().is_ok() && self.settle(LEFT) == LEFT
+    }
+
+    /// Keeps it from leaving. Returns whether that was in time.
+    pub(crate) fn retract(&self) -> bool {
+        self.settle(RETRACTED) == RETRACTED
+    }
+
+    /// Settles it as `wanted` if it still waits, and returns as what it is settled.
+    fn settle(&self, wanted: u8) -> u8 {
+        let settled =
+            (self.state).compare_exchange(WAITING, wanted, Ordering::AcqRel, Ordering::Acquire);
+        settled.map_or_else(|other| other, |_| wanted)
+    }
+}
+
 /// One waiter of a [`CloseSignal`]. Dropping it removes it.
 #[derive(Debug)]
 pub(crate) struct CloseWatch<'a> {
@@ -122,8 +161,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use std::future::{pending, ready};
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
     #[derive(Default)]
@@ -169,6 +207,21 @@ mod tests {
         signal.close(Error::closed());
         let done = pin!(signal.unless_closed(ready(1))).poll(&mut cx);
         assert!(matches!(done, Poll::Ready(Err(_))));
+    }
+
+    #[test]
+    fn what_has_left_is_not_retracted_and_the_reverse() {
+        let signal = Arc::default();
+        let exit = Exit::new(&signal);
+        assert!(exit.leave() && exit.leave(), "also on another connection");
+        assert!(!exit.retract());
+        let exit = Exit::new(&signal);
+        assert!(exit.retract() && exit.retract());
+        assert!(!exit.leave());
+        let exit = Exit::new(&signal);
+        signal.close(Error::closed());
+        assert!(!exit.leave());
+        assert!(exit.retract());
     }
 
     #[test]

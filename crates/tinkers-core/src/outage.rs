@@ -89,7 +89,7 @@ impl Outage {
         let waiting = sleepers.len();
         // Wakers and subscribers are foreign code: they run without the lock, and the waiters first.
         wake_all(sleepers.into_values());
-        tracing::info!(
+        tracing::debug!(
             lasted_s = lasted.as_secs(),
             waiting,
             "the server answers again"
@@ -135,7 +135,7 @@ impl Outage {
         let mut sleep = match self.failed(time.now(), &pause) {
             Told::Sleep { sleep, is_first } => {
                 if is_first {
-                    tracing::warn!("the server fails; it is asked again until it answers");
+                    tracing::debug!("the server fails; it is asked again until it answers");
                 }
                 sleep
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tinkers_wire::QueueState;
 
+use crate::closing::Exit;
 use crate::error::{Error, ErrorKind, Phase, Sent, Stalled};
 use crate::time::Moment;
 
@@ -56,9 +57,15 @@ struct State {
 pub struct Leaving<'a> {
     cell: &'a ProgressCell,
     stayed: bool,
+    exit: Option<Arc<Exit>>,
 }
 
 impl Leaving<'_> {
+    /// Sets where it leaves while that is not known otherwise: dropped before it has left, it stays.
+    pub(crate) fn by(&mut self, exit: Option<Arc<Exit>>) {
+        self.exit = exit;
+    }
+
     /// The server did nothing with it, and that is known.
     pub fn stayed(mut self) {
         self.stayed = true;
@@ -67,9 +74,10 @@ impl Leaving<'_> {
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
+        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
         let mut state = self.cell.lock();
         state.leaving -= 1;
-        state.sent |= !self.stayed;
+        state.sent |= !self.stayed && !is_kept_back;
     }
 }
 
@@ -136,6 +144,7 @@ impl ProgressCell {
         Leaving {
             cell: self,
             stayed: false,
+            exit: None,
         }
     }
 

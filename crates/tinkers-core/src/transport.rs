@@ -43,8 +43,14 @@ pub struct HttpRequest {
 }
 
 impl HttpRequest {
-    /// A body above this is no answer of any Tinker server.
-    pub const DEFAULT_MAX_RESPONSE_BYTES: usize = 1 << 30;
+    /// The longest body of an answer to a request of `class`, in bytes: 1 GiB for polls, which bring results, and 16 MiB for all
+    /// else. A body above it is no answer of any Tinker server.
+    pub const fn default_max_response_bytes(class: RouteClass) -> usize {
+        match class {
+            RouteClass::Poll => 1 << 30,
+            _ => 16 << 20,
+        }
+    }
 
     /// A request of `class` with the default limits.
     pub fn new(method: Method, path: impl Into<String>, class: RouteClass) -> Self {
@@ -55,7 +61,7 @@ impl HttpRequest {
             body: Bytes::new(),
             class,
             timeouts: Timeouts::default(),
-            max_response_bytes: Self::DEFAULT_MAX_RESPONSE_BYTES,
+            max_response_bytes: Self::default_max_response_bytes(class),
             departure: Departure::default(),
         }
     }

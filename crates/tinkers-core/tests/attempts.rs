@@ -6,10 +6,12 @@ use std::time::Duration;
 use tinkers_core::TransportErrorKind as T;
 use tinkers_core::{ErrorKind, Moment, Policy, ProgressCell, RouteClass, Sent, Time};
 
-use support::Step::{Fails, Header, Says, Silent};
+use support::Step::{Fails, Header, Says};
 use support::{Step, World, post};
 
 mod support;
+#[path = "attempts/window.rs"]
+mod window;
 
 const OK: Step = Says(200, "{}");
 const NOT_SENT: Step = Fails(T::Connect, Sent::NotSent);
@@ -95,38 +97,6 @@ fn a_client_that_closes_between_two_attempts_does_not_hide_the_first() {
 }
 
 #[test]
-fn closing_ends_a_call_wherever_it_waits() {
-    let gate = Header(429, "retry-after", "30");
-    let large = |mut call: tinkers_core::Call| {
-        call.cost.bytes = 1 << 20;
-        call
-    };
-    let same = |call| call;
-    type Change = fn(tinkers_core::Call) -> tinkers_core::Call;
-    let rows: [(&str, Step, Change, Sent); 8] = [
-        ("closed gate", gate, same, Sent::NotSent),
-        ("large request", Says(429, "{}"), large, Sent::NotSent),
-        ("bill", Says(402, "{}"), same, Sent::NotSent),
-        ("nothing left", NOT_SENT, same, Sent::NotSent),
-        ("too early", Says(425, "{}"), same, Sent::NotSent),
-        ("server failed", Says(500, "{}"), same, Sent::MaybeSent),
-        ("answer lost", LOST[1], same, Sent::MaybeSent),
-        ("no answer yet", Silent, same, Sent::MaybeSent),
-    ];
-    for (place, step, change, sent) in rows {
-        let world = World::new(&[step], OK);
-        let error = world.close_while_it_waits(change(post(RouteClass::Train)));
-        assert_eq!(
-            (error.kind(), error.sent()),
-            (ErrorKind::Closed, sent),
-            "{place}"
-        );
-        assert_eq!(world.seen().len(), 1, "{place}");
-        assert_eq!(world.flights(), 0, "{place}");
-    }
-}
-
-#[test]
 fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
     fn is_json(answer: &tinkers_core::HttpResponse) -> bool {
         answer.body.starts_with(b"{")
@@ -157,22 +127,18 @@ fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
 }
 
 #[test]
-fn a_request_may_not_leave_once_its_client_is_closed() {
-    let world = World::new(&[Silent], OK);
-    world.close_while_it_waits(post(RouteClass::Train));
-    assert_eq!(world.departures_that_may_leave(), 0);
-}
-
-#[test]
-fn a_closed_client_submits_nothing() {
-    let world = World::new(&[], OK);
-    world.caller.closing.close(tinkers_core::Error::closed());
-    let error = world.call(post(RouteClass::Train)).expect_err("closed");
-    assert_eq!(
-        (error.kind(), error.sent()),
-        (ErrorKind::Closed, Sent::NotSent)
-    );
-    assert!(world.seen().is_empty());
+fn each_attempt_is_counted_in_its_header_and_by_the_policy() {
+    let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
+    world.call(post(RouteClass::Train)).expect("taken");
+    assert_eq!(world.retry_counts(), ["0", "1", "2"]);
+    let world = World::new(&[], NOT_SENT);
+    let mut call = post(RouteClass::Train);
+    call.policy = Policy {
+        attempts: 2,
+        ..Policy::PATIENT
+    };
+    world.call(call).expect_err("two attempts");
+    assert_eq!(world.retry_counts(), ["0", "1"]);
 }
 
 #[test]
@@ -405,79 +371,4 @@ fn an_accepted_call_tells_of_an_attempt_before_it_that_may_have_been_applied() {
         let accepted = world.call(post(RouteClass::Train)).expect("accepted");
         assert_eq!(accepted.earlier, earlier, "{first:?}");
     }
-}
-
-#[test]
-fn window_of_retries_begins_with_the_first_attempt() {
-    // The first attempt waits ten minutes for admission; the second meets a refusal with a long hint. Neither counts.
-    for script in [
-        vec![NOT_SENT],
-        vec![Says(503, "")],
-        vec![Header(429, "retry-after", "400"), NOT_SENT],
-        vec![Header(429, "retry-after", "400"), Says(503, "")],
-    ] {
-        let world = World::new(&script, OK).closed_until(secs(600));
-        let outcome = world.call(post(RouteClass::Sample));
-        outcome.unwrap_or_else(|error| panic!("{script:?}: {error}"));
-        assert_eq!(world.seen().len(), script.len() + 1, "{script:?}");
-    }
-    // What does count still ends it.
-    let world = World::new(&[], NOT_SENT).closed_until(secs(600));
-    let error = world.call(post(RouteClass::Sample)).expect_err("no end");
-    assert_eq!(error.kind(), ErrorKind::Connection);
-    let last = *world.seen().last().expect("attempts");
-    assert!((secs(600)..secs(900)).contains(&last), "{last:?}");
-}
-
-#[test]
-fn request_held_at_the_socket_is_admitted_again() {
-    let held = Fails(T::Held, Sent::NotSent);
-    let world = World::new(&[held, held], OK);
-    let accepted = world.call(post(RouteClass::Train)).expect("accepted");
-    assert_eq!(accepted.earlier, Sent::NotSent);
-    assert_eq!(world.seen(), [secs(0); 3], "no pause of its own");
-    assert_eq!(
-        world.flights(),
-        1,
-        "those of the held attempts are given back"
-    );
-    drop(accepted);
-    assert_eq!(world.flights(), 0);
-}
-
-#[test]
-fn hint_of_an_unpaid_bill_is_followed() {
-    let unpaid = Header(402, "retry-after", "30");
-    let world = World::new(&[unpaid, Says(402, "{}")], OK);
-    world
-        .call(post(RouteClass::Sample))
-        .expect("paid in the end");
-    assert_eq!(world.seen(), [secs(0), secs(30), secs(35)]);
-    // It is not followed further than an unpaid bill may hold a job.
-    let world = World::new(&[Header(402, "retry-after", "1e300")], OK);
-    world
-        .call(post(RouteClass::Sample))
-        .expect("paid in the end");
-    assert_eq!(world.seen(), [secs(0), secs(60)]);
-}
-
-#[test]
-fn pause_beyond_the_deadline_fails_at_once_and_says_when() {
-    let mut call = post(RouteClass::Train);
-    call.deadline = Some(Moment::from_origin(secs(2)));
-    let world = World::new(&[], Says(503, ""));
-    let error = world.call(call).expect_err("there is no time left");
-    assert_eq!(
-        world.seen(),
-        [
-            secs(0),
-            Duration::from_millis(500),
-            Duration::from_millis(1500)
-        ]
-    );
-    assert_eq!(
-        world.clock.now(),
-        Moment::from_origin(Duration::from_millis(1500))
-    );
-    assert!(error.retry_at().is_some());
 }

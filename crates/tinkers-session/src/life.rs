@@ -61,6 +61,9 @@ impl Life {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
+    use std::sync::Mutex;
+    use std::task::{Context, Wake, Waker};
 
     #[test]
     fn the_first_end_counts() {
@@ -85,5 +88,34 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::SessionLost);
         assert!(error.to_string().contains("session has ended"), "{error}");
         assert_eq!(ended.events.subscribe().latest(), Some(SessionEvent::Ended));
+    }
+
+    /// Looks at the session at the very moment of an event.
+    struct Looks(Arc<Life>, Mutex<Vec<bool>>);
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            let is_open = self.0.check_open().is_ok();
+            self.1.lock().expect("unpoisoned").push(is_open);
+        }
+    }
+
+    #[test]
+    fn the_end_is_in_force_when_it_is_told() {
+        let close = |life: &Life| {
+            life.close();
+        };
+        for end in [Life::end, close] {
+            let life = Life::new(DynamicConfig::default(), Arc::default(), Arc::default());
+            let looks = Arc::new(Looks(Arc::clone(&life), Mutex::default()));
+            let waker = Waker::from(Arc::clone(&looks));
+            let mut events = life.events.subscribe();
+            let mut next = std::pin::pin!(events.next());
+            let mut cx = Context::from_waker(&waker);
+            assert!(next.as_mut().poll(&mut cx).is_pending());
+            end(&life);
+            let found = looks.1.lock().expect("unpoisoned").clone();
+            assert_eq!(found.first(), Some(&false));
+        }
     }
 }

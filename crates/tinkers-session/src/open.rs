@@ -21,6 +21,7 @@ use crate::endpoint::Endpoint;
 use crate::heartbeat::Heart;
 use crate::life::Life;
 use crate::options::{SessionOptions, SessionParts};
+use crate::reachability::Observed;
 use crate::refresh;
 use crate::session::{Session, Tasks};
 
@@ -63,7 +64,7 @@ impl Session {
             Arc::clone(&caller.closing),
         );
         let heart = Heart::new(
-            parts.heartbeat.transport,
+            Observed::wrap(parts.heartbeat.transport, &parts.time, &parts.endpoint),
             parts.heartbeat.time,
             Arc::clone(&life),
             &created.session_id,
@@ -125,7 +126,7 @@ fn caller(parts: &SessionParts) -> Caller {
         .admission(Arc::clone(&parts.time), Arc::clone(&parts.jitter));
     let budget: Arc<dyn RetryBudget> = Arc::<SharedRetryBudget>::clone(endpoint.budget());
     Caller {
-        transport: Arc::clone(&parts.transport),
+        transport: Observed::wrap(Arc::clone(&parts.transport), &parts.time, endpoint),
         admission: Arc::new(admission),
         time: Arc::clone(&parts.time),
         jitter: Arc::clone(&parts.jitter),

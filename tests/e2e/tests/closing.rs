@@ -1,6 +1,7 @@
 //! A client that is closed while calls wait: every call that the server has not accepted ends at once, and nothing is submitted.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use tinkers_core::Time;
 use tinkers_e2e::training::{datum, forgetful_world, model, step};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Fault, Hint, LocalConfig, Rule};
+use tinkers_transport::TokioTime;
+use tokio::runtime::Handle;
 
 /// Where a call waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +37,11 @@ enum Place {
 impl Place {
     const ALL: [Self; 4] = [Self::Gate, Self::Pause, Self::Dial, Self::Answer];
 
-    /// What is known of a call that waits there. The transport alone knows that a dial has sent nothing, so that counts as unknown.
+    /// What is known of a call that waits there.
     fn sent(self) -> Sent {
         match self {
-            Self::Gate => Sent::NotSent,
-            Self::Pause | Self::Dial | Self::Answer => Sent::MaybeSent,
+            Self::Gate | Self::Dial => Sent::NotSent,
+            Self::Pause | Self::Answer => Sent::MaybeSent,
         }
     }
 }
@@ -88,8 +91,9 @@ impl Transport for Holdup {
                     self.inner.send(request).await
                 }
                 Some(Place::Answer) => {
+                    let answer = self.inner.send(request).await;
                     time().sleep(long).await;
-                    self.inner.send(request).await
+                    answer
                 }
             }
         })
@@ -172,11 +176,10 @@ fn boxed<T: Send + 'static>(
 }
 
 /// How a call ends, within an hour of virtual time.
-async fn failed<T, E: std::fmt::Debug>(work: impl Future<Output = Result<T, E>>) -> E
-where
-    T: std::fmt::Debug,
-{
-    let ended = tokio::time::timeout(Duration::from_secs(3600), work).await;
+async fn failed<T: Debug + Send>(work: impl Future<Output = Result<T, Error>> + Send) -> Error {
+    let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+    let at = time.now().after(Duration::from_secs(3600));
+    let ended = time.deadline(at, work).await;
     ended.expect("it ends").expect_err("it fails")
 }
 

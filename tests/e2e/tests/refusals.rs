@@ -1,5 +1,7 @@
 //! Refused requests that leave a model as it was: saves under a taken name, other refused saves, forward passes.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde_json::json;
 use tinkers::Sent;
@@ -8,6 +10,9 @@ use tinkers::wire::routes;
 use tinkers_e2e::InMemory;
 use tinkers_e2e::training::{datum, forgetful_world, model, numbers, step, strike};
 use tinkers_local::{Fault, Rule};
+
+/// Longer than any of these calls takes; one that hangs fails then.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The ways in which servers say that a checkpoint name is taken.
 #[derive(Debug, Clone, Copy)]
@@ -57,9 +62,9 @@ async fn a_taken_name_fails_the_save_alone_however_it_is_said() {
         for part in ["\"step-1\" is taken", "another name", "overwrite", WORDS] {
             assert!(error.to_string().contains(part), "{how:?}: {error}");
         }
-        pass.await.unwrap();
-        behind.await.unwrap();
-        training.save_state("step-2").await.unwrap();
+        pass.within(HOUR).await.unwrap();
+        behind.within(HOUR).await.unwrap();
+        training.save_state("step-2").within(HOUR).await.unwrap();
         let expected: &[u64] = match how {
             Says::Failed => &[1, 2, 3, 4],
             // The refused number is the next call's.
@@ -81,7 +86,7 @@ async fn a_taken_sampler_name_is_told_without_overwrite() {
     let error = error.unwrap_err();
     assert!(error.to_string().contains("\"step-1\" is taken"), "{error}");
     assert!(!error.to_string().contains("overwrite"), "{error}");
-    step(&training).await.unwrap();
+    step(&training).within(HOUR).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +97,7 @@ async fn what_does_not_exist_is_no_taken_name() {
     strike(&world, routes::SAVE_WEIGHTS, missing);
     let error = training.save_state("step-1").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
-    step(&training).await.unwrap();
+    step(&training).within(HOUR).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,13 +109,13 @@ async fn a_refused_call_that_changes_nothing_holds_nothing_up() {
     let save = training.save_state("first");
     let behind = step(&training);
     assert_eq!(save.await.unwrap_err().kind(), ErrorKind::PermissionDenied);
-    behind.await.unwrap();
+    behind.within(HOUR).await.unwrap();
     let first = Rule::on(routes::FORWARD_BACKWARD);
     world.parts.faults.add(first, refused);
     let pass = training.forward([datum(1)], LossFn::CrossEntropy);
     let behind = step(&training);
     assert_eq!(pass.await.unwrap_err().kind(), ErrorKind::PermissionDenied);
-    behind.await.unwrap();
+    behind.within(HOUR).await.unwrap();
     assert_eq!(numbers(&world), [1, 1, 2, 2]);
     assert_eq!(world.parts.engine.counts().steps, 2);
 }
@@ -143,7 +148,7 @@ async fn a_refused_call_that_changes_the_model_stops_what_is_queued() {
         let error = behind.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Poisoned, "{verb}");
         training.recover().unwrap();
-        step(&training).await.unwrap();
+        step(&training).within(HOUR).await.unwrap();
     }
 }
 
@@ -163,6 +168,14 @@ async fn a_save_of_unknown_outcome_still_stops_the_model() {
     assert!(training.recover().is_err());
 }
 
+/// The second save to arrive from now on is accepted under an id of its own.
+fn promise_second_save(world: &InMemory) {
+    let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
+    let promise = json!({"request_id": "77", "future_id": "77"});
+    let accepted = Fault::json(StatusCode::OK, &promise);
+    world.parts.faults.add(second, accepted);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_repeat_that_fails_over_its_own_save_finds_it() {
     let world = forgetful_world().await;
@@ -172,10 +185,7 @@ async fn a_repeat_that_fails_over_its_own_save_finds_it() {
     let list = format!("/api/v1/training_runs/{}/checkpoints", training.model_id());
     let empty = json!({"checkpoints": []});
     strike(&world, &list, Fault::json(StatusCode::OK, &empty));
-    let again = Rule::on(routes::SAVE_WEIGHTS).nth(2);
-    let promise = json!({"request_id": "77", "future_id": "77"});
-    let faults = &world.parts.faults;
-    faults.add(again, Fault::json(StatusCode::OK, &promise));
+    promise_second_save(&world);
     let failed = json!({"error": WORDS, "category": "user"});
     strike(
         &world,
@@ -185,4 +195,19 @@ async fn a_repeat_that_fails_over_its_own_save_finds_it() {
     let saved = training.save_state("step-1").await.unwrap();
     assert_eq!(saved.path.name(), "step-1");
     assert_eq!(numbers(&world), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_that_fails_over_an_older_save_does_not_take_it() {
+    let world = InMemory::start().await;
+    let training = model(&world).await;
+    training.save_state("step-1").await.unwrap();
+    // The reply to the second save is lost; its repeat is accepted and fails.
+    strike(&world, routes::SAVE_WEIGHTS, Fault::cut_before());
+    promise_second_save(&world);
+    say_taken(&world, Says::Failed);
+    let error = training.save_state("step-1").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.request_id(), Some("77"));
+    assert_eq!(numbers(&world), [1, 2, 2]);
 }

@@ -37,6 +37,20 @@ impl Load {
             Self::Train(args) => &args.server,
         }
     }
+
+    pub(super) fn command(&self) -> &'static str {
+        match self {
+            Self::Sample(_) => "bench sample",
+            Self::Train(_) => "bench train",
+        }
+    }
+
+    pub(super) fn connection_mut(&mut self) -> &mut ConnectionArgs {
+        match self {
+            Self::Sample(args) => &mut args.server.connection,
+            Self::Train(args) => &mut args.server.connection,
+        }
+    }
 }
 
 /// Which server is put under load, and how the result is told.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use tinkers::Environment;
 
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
 pub(crate) use self::connection::ConnectionArgs;
@@ -44,15 +45,8 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// What is logged to stderr, such as `debug` or `tinkers_local=debug` [default: info for serve, else warn]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        env = "TINKER_LOG",
-        hide_env_values = true,
-        help_heading = "Output"
-    )]
+    /// What is logged to stderr, such as `debug` or `tinkers_local=debug` [env: TINKER_LOG] [default: info for serve, else warn]
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Output")]
     pub(crate) log: Option<String>,
 }
 
@@ -80,23 +74,11 @@ Examples:
   tinkers quickstart --base-url http://127.0.0.1:8000 --json"
 )]
 pub(crate) struct QuickstartArgs {
-    /// A server to use in place of the embedded one
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TINKER_BASE_URL",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
+    /// A server to use in place of the embedded one [env: TINKER_BASE_URL]
+    #[arg(long, value_name = "URL", help_heading = "Server")]
     base_url: Option<String>,
-    /// The key for the server of --base-url; the embedded one needs none
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "TINKER_API_KEY",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
+    /// The key for the server of --base-url; the embedded one needs none [env: TINKER_API_KEY]
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
     api_key: Option<Key>,
     /// Where the embedded server keeps checkpoints [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR", help_heading = "Server")]
@@ -171,7 +153,7 @@ impl QuickstartArgs {
         match self.base_url.as_deref().filter(|url| !url.is_empty()) {
             Some(url) => Target::Remote {
                 base_url: url.to_owned(),
-                api_key: self.api_key.clone().filter(|key| !key.expose().is_empty()),
+                api_key: self.api_key.clone(),
             },
             None => Target::Embedded(self.data_dir.clone()),
         }
@@ -408,12 +390,8 @@ where
     I: IntoIterator<Item = T>,
     T: Into<std::ffi::OsString> + Clone,
 {
-    let cli = Cli::try_parse_from(arguments)?;
-    match &cli.command {
-        Command::Quickstart(args) => args.check()?,
-        Command::Serve(args) => args.check()?,
-        Command::Bench(_) | Command::Doctor(_) => {}
-    }
+    let mut cli = Cli::try_parse_from(arguments)?;
+    cli.complete(&Environment::read())?;
     Ok(cli)
 }
 
@@ -430,14 +408,40 @@ fn model_name(text: &str) -> Result<String, String> {
     ))
 }
 
-/// With the usage of the command that it is about.
+impl Cli {
+    /// Takes from the environment what was not given, and checks the whole.
+    fn complete(&mut self, environment: &Environment) -> Result<(), clap::Error> {
+        if self.log.is_none() {
+            self.log = environment.log().map(str::to_owned);
+        }
+        let (command, connection) = match &mut self.command {
+            Command::Quickstart(args) => {
+                if args.base_url.is_none() {
+                    args.base_url = environment.base_url().map(str::to_owned);
+                }
+                return args.check();
+            }
+            Command::Serve(args) => return args.check(),
+            Command::Bench(args) => (args.load.command(), args.load.connection_mut()),
+            Command::Doctor(args) => ("doctor", &mut args.connection),
+        };
+        connection
+            .complete(environment)
+            .map_err(|message| refusal(command, ErrorKind::MissingRequiredArgument, message))
+    }
+}
+
+/// With the usage of the command that it is about, such as `bench sample`.
 fn refusal(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
     let mut cli = Cli::command();
     // Gives the subcommands their full names.
     cli.build();
-    match cli.find_subcommand_mut(command) {
+    let found = command
+        .split(' ')
+        .try_fold(&mut cli, |found, name| found.find_subcommand_mut(name));
+    match found {
         Some(command) => command.error(kind, message),
-        None => cli.error(kind, message),
+        None => Cli::command().error(kind, message),
     }
 }
 

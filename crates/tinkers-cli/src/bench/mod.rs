@@ -36,7 +36,7 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
     let service = interruptible(signals, connecting).await?;
     let bench = Bench {
         service: service.clone(),
-        address: without_password(&server.connection.base_url),
+        address: without_password(server.connection.base_url()),
         exchanges,
         screen,
         sockets_before: before,

@@ -50,7 +50,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     let dates = Arc::new(Dates::default());
     let layer = Arc::clone(&dates);
     let builder = ServiceClient::builder().layer_transport(move |below| layer.over(below));
-    let steps = Steps::new(without_password(&args.connection.base_url));
+    let steps = Steps::new(without_password(args.connection.base_url()));
     let connecting = remote::connect(builder, &args.connection);
     let service = steps
         .run("opening a session on", STEP, connecting)

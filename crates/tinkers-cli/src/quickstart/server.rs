@@ -94,7 +94,11 @@ impl Server {
     pub(crate) async fn connect(&self) -> Result<ServiceClient> {
         let builder = ServiceClient::builder();
         let builder = match self {
-            Self::Embedded { server, .. } => builder.base_url(server.url()).api_key(EMBEDDED_KEY),
+            // It needs nothing of the environment, and so nothing there can stop it.
+            Self::Embedded { server, .. } => builder
+                .without_environment()
+                .base_url(server.url())
+                .api_key(EMBEDDED_KEY),
             Self::Remote { base_url, api_key } => match api_key {
                 Some(key) => builder.base_url(base_url).api_key(key.expose()),
                 None => builder.base_url(base_url),

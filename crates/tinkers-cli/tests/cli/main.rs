@@ -2,6 +2,7 @@
 
 mod bench;
 mod doctor;
+mod environment;
 mod faults;
 mod help;
 mod program;

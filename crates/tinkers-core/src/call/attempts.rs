@@ -1,5 +1,6 @@
 //! The attempts of one call: admission, sending, what an answer leads to, the pause before the next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::{Accepted, Call, Caller, answer_error};
 use crate::admission::{Admitted, Ask, Flight, Reentry, RouteClass, Settlement};
 use crate::billing::Billing;
+use crate::closing::Exit;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::Mark;
@@ -42,7 +44,9 @@ pub(super) struct Attempts<'a> {
     /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
     pub(super) maybe_applied: bool,
     /// The latest attempt is on its way, or may have been applied.
-    pub(super) in_doubt: bool,
+    in_doubt: bool,
+    /// Where the attempt that is on its way leaves.
+    exit: Option<Arc<Exit>>,
 }
 
 /// An attempt that is to be followed by another.
@@ -67,6 +71,7 @@ impl<'a> Attempts<'a> {
             is_waiting: true,
             maybe_applied: false,
             in_doubt: false,
+            exit: None,
         }
     }
 
@@ -112,7 +117,12 @@ impl<'a> Attempts<'a> {
                 made => made.to_string().into(),
             };
             insert(&mut call.headers, "x-stainless-retry-count", made);
-            let leaving = call.progress.as_deref().map(ProgressCell::leaving);
+            let exit = Exit::new(&self.caller.closing);
+            self.exit = Some(Arc::clone(&exit));
+            let mut leaving = call.progress.as_deref().map(ProgressCell::leaving);
+            if let Some(leaving) = &mut leaving {
+                leaving.by(Some(Arc::clone(&exit)));
+            }
             let sent_at = self.caller.time.now();
             if std::mem::take(&mut self.is_waiting)
                 && let Some(progress) = &call.progress
@@ -122,7 +132,12 @@ impl<'a> Attempts<'a> {
             }
             let request = call.request(sent_at);
             self.in_doubt = true;
-            let sent = self.caller.submit(&mut permit, request).await;
+            let sent = self.caller.submit(&mut permit, &exit, request).await;
+            // What the transport says of it counts from now on.
+            self.exit = None;
+            if let Some(leaving) = &mut leaving {
+                leaving.by(None);
+            }
             let now = self.caller.time.now();
             let answer = match sent {
                 Ok(answer) => answer,
@@ -273,6 +288,12 @@ impl<'a> Attempts<'a> {
             }
             action => action,
         }
+    }
+
+    /// Whether the latest attempt may have been applied, now that the call is given up.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
+        self.in_doubt && !is_kept_back
     }
 
     /// Records what is known of an attempt that is over.

@@ -1,4 +1,8 @@
 //! A caller over a scripted server, a gate and a clock that is moved by hand.
+#![expect(
+    dead_code,
+    reason = "each test file is a program of its own and uses a part"
+)]
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,7 +22,7 @@ use tinkers_core::{
 };
 
 /// What the server does about one request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Answers with a status and a body.
     Says(u16, &'static str),
@@ -28,6 +32,8 @@ pub(crate) enum Step {
     Fails(TransportErrorKind, Sent),
     /// Takes the request and never answers.
     Silent,
+    /// Is never reached.
+    Dials,
 }
 
 #[derive(Debug)]
@@ -37,11 +43,16 @@ struct Server {
     usually: Step,
     seen: Mutex<Vec<Duration>>,
     departures: Mutex<Vec<Departure>>,
+    retry_counts: Mutex<Vec<String>>,
 }
 
 impl Transport for Server {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
-        self.departures.lock().unwrap().push(request.departure);
+        let count = &request.headers["x-stainless-retry-count"];
+        let count = count.to_str().unwrap().to_owned();
+        self.retry_counts.lock().unwrap().push(count);
+        let departure = request.departure;
+        self.departures.lock().unwrap().push(departure.clone());
         self.seen
             .lock()
             .unwrap()
@@ -56,7 +67,11 @@ impl Transport for Server {
                 );
                 (status, HeaderMap::from_iter([header]), "{}")
             }
-            Step::Silent => return Box::pin(std::future::pending()),
+            Step::Silent => {
+                assert!(departure.may_leave());
+                return Box::pin(std::future::pending());
+            }
+            Step::Dials => return Box::pin(std::future::pending()),
             Step::Fails(kind, sent) => {
                 return Box::pin(async move { Err(TransportError::new(kind, sent, "no answer")) });
             }
@@ -152,6 +167,7 @@ impl World {
             usually,
             seen: Mutex::default(),
             departures: Mutex::default(),
+            retry_counts: Mutex::default(),
         });
         let gate = Gate {
             clock: clock.clone(),
@@ -235,6 +251,13 @@ impl World {
         }
     }
 
+    /// Makes `call` until it first waits, and drops it.
+    pub(crate) fn give_up_while_it_waits(&self, call: Call) {
+        let mut work = std::pin::pin!(self.caller.call(call));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+    }
+
     /// Makes `call` until it first waits, closes the client, and returns how the call ends.
     pub(crate) fn close_while_it_waits(&self, call: Call) -> Error {
         let mut work = std::pin::pin!(self.caller.call(call));
@@ -250,6 +273,11 @@ impl World {
     /// When the server saw requests.
     pub(crate) fn seen(&self) -> Vec<Duration> {
         self.server.seen.lock().unwrap().clone()
+    }
+
+    /// What each attempt says of how many came before it.
+    pub(crate) fn retry_counts(&self) -> Vec<String> {
+        self.server.retry_counts.lock().unwrap().clone()
     }
 
     /// How many of the requests seen may still leave.
