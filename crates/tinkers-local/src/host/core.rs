@@ -170,6 +170,14 @@ impl Shared {
         self.step(|core, at| step(&mut core.protocol, at));
     }
 
+    /// A change that nothing comes of at once.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Protocol, Stamp)) {
+        self.transition(|protocol, at| {
+            change(protocol, at);
+            Vec::new()
+        });
+    }
+
     fn step(&self, step: impl FnOnce(&mut Core, Stamp) -> Vec<Effect>) {
         let at = stamp(&self.time);
         let mut answers = Vec::new();

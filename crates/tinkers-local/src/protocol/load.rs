@@ -90,7 +90,7 @@ impl Protocol {
             path: path.clone(),
             optimizer: body.optimizer,
         };
-        Ok(self.accept(model, number, digest, Goal::LoadInto(path), work))
+        Ok(self.accept(at, model, number, digest, Goal::LoadInto(path), work))
     }
 
     fn training_checkpoint(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {

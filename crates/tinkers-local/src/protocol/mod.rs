@@ -7,6 +7,7 @@ mod agenda;
 mod announce;
 mod check;
 mod checkpoint;
+mod gap;
 mod goal;
 mod happening;
 mod ids;
@@ -51,7 +52,7 @@ use self::session::Session;
 use crate::config::LocalConfig;
 use crate::engine::{BaseModel, CheckpointRecord, EngineError, Job, JobId, Work};
 use crate::http::{Answer, Request};
-use crate::read::{Command, Refusal, read};
+use crate::read::{Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
 
 /// The number of an exchange: one request and its answer. Unique in the server's life.
@@ -167,10 +168,16 @@ impl Protocol {
 
     /// Applies a request. The answer is among the effects, or comes with a later transition.
     pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
+        let numbered = command.numbered();
         match self.dispatch(at, exchange, command) {
             Ok(Some(answer)) => self.respond(exchange, answer),
             Ok(None) => {}
-            Err(refusal) => self.respond(exchange, refusal.into_answer()),
+            Err(refusal) => {
+                if let Some(numbered) = numbered.filter(|_| gives_up_number(refusal.status())) {
+                    self.number_refused(&numbered);
+                }
+                self.respond(exchange, refusal.into_answer());
+            }
         }
         std::mem::take(&mut self.out)
     }
@@ -260,6 +267,7 @@ impl Protocol {
                 Alarm::Resume => self.resume_is_due(at),
                 Alarm::Session(id) => self.session_is_due(at, &id),
                 Alarm::Result(id) => self.result_is_due(at, id),
+                Alarm::Gap(model) => self.gap_is_due(at, &model),
                 Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),
             }
         }

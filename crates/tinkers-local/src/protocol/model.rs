@@ -144,6 +144,7 @@ impl Protocol {
     /// Accepts a request into a model's order.
     pub(super) fn accept(
         &mut self,
+        at: Stamp,
         model: &str,
         number: u64,
         digest: Digest,
@@ -152,6 +153,7 @@ impl Protocol {
     ) -> Answer {
         let operation = self.operation(goal, Origin::Model(model.to_owned(), number), work);
         self.enter(model, number, digest, operation);
+        self.watch_gap(at, model);
         self.promise(operation)
     }
 

@@ -71,7 +71,7 @@ impl Protocol {
             ));
         }
         let Some(name) = &body.path else {
-            return self.snapshot(&body, digest);
+            return self.snapshot(at, &body, digest);
         };
         let save = Named {
             model: &body.model_id,
@@ -89,7 +89,10 @@ impl Protocol {
         let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
         let taken = self.checkpoints.contains_key(&path) || self.saving.contains_key(&path);
         if taken && save.overwrite == Overwrite::Refuse {
-            return Err(self.config.dialect.taken(&path));
+            // A failed operation rather than a refusal: clients repeat a 409 for minutes, and its number stays open.
+            let error = self.config.dialect.taken(&path)?;
+            let place = (save.model, save.number);
+            return Ok(self.failed_operation(at, place, digest, error));
         }
         let model = self.usable(save.model)?;
         let saved_at = CheckpointRecord::seconds(at.wall);
@@ -112,12 +115,13 @@ impl Protocol {
             overwrite: save.overwrite,
         };
         let goal = Goal::Save(Box::new(record));
-        Ok(self.accept(save.model, save.number, digest, goal, work))
+        Ok(self.accept(at, save.model, save.number, digest, goal, work))
     }
 
     /// The weights as they are at this number, for one sampler.
     fn snapshot(
         &mut self,
+        at: Stamp,
         body: &SaveWeightsForSampler,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
@@ -139,7 +143,7 @@ impl Protocol {
         };
         let sampler = Sampler::new(Some(session), base, Weights::Snapshot(id.clone()));
         let goal = Goal::Snapshot(Box::new(sampler), id);
-        Ok(self.accept(&body.model_id, body.seq_id, digest, goal, work))
+        Ok(self.accept(at, &body.model_id, body.seq_id, digest, goal, work))
     }
 }
 

@@ -6,7 +6,7 @@ use tinkers_wire::{
     SaveWeightsForSampler, WeightsInfoRequest,
 };
 
-use super::Digest;
+use super::{Digest, Numbered};
 use crate::protocol::Form;
 
 /// One request, understood.
@@ -76,6 +76,20 @@ impl Command {
             _ => return None,
         };
         Some(numbered)
+    }
+
+    /// The model and the number among its requests, where it has one.
+    pub(crate) fn numbered(&self) -> Option<Numbered> {
+        let (model, number) = match self {
+            Self::Pass(body, ..) => (&body.model_id, body.seq_id),
+            Self::OptimStep(body, _) => (&body.model_id, body.seq_id),
+            Self::SaveWeights(body, _) => (&body.model_id, body.seq_id),
+            Self::SaveForSampler(body, _) => (&body.model_id, body.seq_id),
+            Self::LoadWeights(body, _) => (body.model_id.as_ref()?, body.seq_id?),
+            _ => return None,
+        };
+        let model = model.clone();
+        (number > 0).then_some(Numbered { model, number })
     }
 
     /// A fingerprint of the body as it was understood, where requests are told apart by one.
