@@ -26,6 +26,8 @@ pub(crate) enum Backend {
         model_dir: Option<PathBuf>,
         /// Where checkpoints are kept.
         data_dir: PathBuf,
+        /// Where chance comes from for what has no seed of its own.
+        seed: u64,
     },
     /// Canned results.
     Scripted {
@@ -56,7 +58,10 @@ pub(crate) fn start(
         Backend::Model {
             model_dir,
             data_dir,
-        } => Build::Ready(load(model_dir.as_deref(), &data_dir)?),
+            seed,
+        } => Build::Ready(Arc::new(
+            load(model_dir.as_deref(), &data_dir)?.with_seed(seed),
+        )),
     };
     BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
         build.server(handle, config, tools)
@@ -64,19 +69,12 @@ pub(crate) fn start(
     .context("the server cannot be started")
 }
 
-fn load(model_dir: Option<&Path>, data_dir: &Path) -> Result<Arc<dyn Engine>> {
-    Ok(match model_dir {
-        None => Arc::new(
-            ModelEngine::builtin(data_dir).context("the built-in model cannot be started")?,
-        ),
-        Some(dir) => {
-            let engine = ModelEngine::from_model_dir(dir, data_dir);
-            Arc::new(
-                engine
-                    .with_context(|| format!("the model in {} cannot be served", dir.display()))?,
-            )
-        }
-    })
+fn load(model_dir: Option<&Path>, data_dir: &Path) -> Result<ModelEngine> {
+    match model_dir {
+        None => ModelEngine::builtin(data_dir).context("the built-in model cannot be started"),
+        Some(dir) => ModelEngine::from_model_dir(dir, data_dir)
+            .with_context(|| format!("the model in {} cannot be served", dir.display())),
+    }
 }
 
 /// What is left to do once there is a runtime.

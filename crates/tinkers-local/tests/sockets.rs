@@ -273,8 +273,8 @@ async fn the_key_is_looked_at_before_the_body() {
         .expect("listens");
     for (key, length, expected) in [
         (None, 300_000, 401),
-        (Some("tml-wrong"), 300_000, 403),
-        (Some("tml-wrong"), 10, 403),
+        (Some("tml-wrong"), 300_000, 401),
+        (Some("tml-wrong"), 10, 401),
         (Some("tml-right"), 300_000, 413),
     ] {
         let mut send = http1(serving.local_addr()).await;

@@ -46,6 +46,8 @@ impl Server {
                 let backend = Backend::Model {
                     model_dir: None,
                     data_dir: data_dir.clone(),
+                    // Whatever quickstart asks for has the seed of its arguments.
+                    seed: 0,
                 };
                 let start = move || {
                     embedded::start(address, backend, LocalConfig::default(), Tools::default())

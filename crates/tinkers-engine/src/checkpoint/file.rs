@@ -47,18 +47,41 @@ pub(super) fn header(path: &Path) -> Result<Vec<u8>, String> {
     Ok(header)
 }
 
-/// What is in a directory, sorted; nothing where it is no directory.
+/// What is in a directory, sorted, with what is in the directories of [`below`]; nothing where it is no directory.
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.is_dir() {
         return Ok(Vec::new());
     }
     let read = std::fs::read_dir(dir).map_err(Error::io("cannot read the directory", dir))?;
-    let mut paths = read
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(Error::io("cannot read the directory", dir))?;
+    let mut paths = Vec::new();
+    for entry in read {
+        let path = entry
+            .map_err(Error::io("cannot read the directory", dir))?
+            .path();
+        match path.to_string_lossy().ends_with(CONTINUED) {
+            true => paths.extend(entries(&path)?),
+            false => paths.push(path),
+        }
+    }
     paths.sort();
     Ok(paths)
+}
+
+/// Ends a directory that holds the first part of a name, which no encoded name contains.
+const CONTINUED: char = '~';
+
+/// The longest part of a name in one file name. Most file systems take 255 bytes, an ending and that of an unfinished file
+/// included.
+const LONGEST: usize = 200;
+
+/// The path of an encoded name in a directory. One that is too long for a file name goes into directories within it.
+pub(super) fn below(dir: &Path, name: &str) -> PathBuf {
+    match name.split_at_checked(LONGEST) {
+        Some((first, rest)) if name.len() > LONGEST + ".safetensors".len() => {
+            below(&dir.join(format!("{first}{CONTINUED}")), rest)
+        }
+        _ => dir.join(name),
+    }
 }
 
 /// A name as one part of a path: letters, digits, `-`, `_` and inner dots stay, all else is percent-encoded.

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::adamw::AdamW;
 use crate::error::{Error, Result};
+use tinkers_wire::MAX_CHECKPOINT_NAME;
+
 use crate::lora::Lora;
 
 pub(crate) use file::make_durable_dir;
@@ -137,20 +139,17 @@ impl Store {
 
     fn path(&self, key: &Key) -> Result<PathBuf> {
         let part = |field: &str, text: &str| {
-            let part = file::part(text);
-            if part.is_empty() || part.len() > 200 {
-                return Err(Error::input(
-                    field,
-                    format!("{text:?} is no name for a file, expected 1 to 200 bytes"),
-                ));
+            if text.is_empty() || text.len() > MAX_CHECKPOINT_NAME {
+                let expected =
+                    format!("{text:?} is no name, expected 1 to {MAX_CHECKPOINT_NAME} bytes");
+                return Err(Error::input(field, expected));
             }
-            Ok(part)
+            Ok(file::part(text))
         };
-        Ok(self
-            .dir
-            .join(part("model_id", &key.run)?)
-            .join(part("path", &key.kind)?)
-            .join(format!("{}.safetensors", part("path", &key.name)?)))
+        let directories = file::below(&self.dir, &part("model_id", &key.run)?);
+        let directories = file::below(&directories, &part("path", &key.kind)?);
+        let name = part("path", &key.name)?;
+        Ok(file::below(&directories, &format!("{name}.safetensors")))
     }
 
     fn files(&self) -> Result<Vec<PathBuf>> {
@@ -258,6 +257,29 @@ mod tests {
         assert_eq!(store.records().unwrap().len(), 6);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(store.save(&key(""), &saved(1, "")).is_err());
+    }
+
+    #[test]
+    fn the_longest_names_are_stored_like_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let longest = "n".repeat(MAX_CHECKPOINT_NAME);
+        let encoded = "é".repeat(MAX_CHECKPOINT_NAME / 2);
+        for name in [&longest, &longest[1..], &longest[50..], &encoded] {
+            store.save(&key(name), &saved(1, name)).unwrap();
+            assert_eq!(store.load(&key(name)).unwrap().record, *name);
+        }
+        let mut long_run = key("a");
+        long_run.run = longest.clone();
+        store.save(&long_run, &saved(1, "of a long run")).unwrap();
+        assert_eq!(Store::open(dir.path()).unwrap().records().unwrap().len(), 5);
+        store.delete(&key(&longest)).unwrap();
+        store.delete(&long_run).unwrap();
+        assert_eq!(store.records().unwrap().len(), 3);
+        let longer = format!("{longest}n");
+        assert!(tinkers_wire::check_checkpoint_name(&longest).is_ok());
+        assert!(tinkers_wire::check_checkpoint_name(&longer).is_err());
+        assert!(store.save(&key(&longer), &saved(1, "")).is_err());
     }
 
     #[test]

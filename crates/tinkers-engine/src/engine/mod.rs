@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use tinkers_local::engine::{
@@ -22,6 +22,7 @@ use crate::checkpoint::Store;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::lock::DirLock;
+use crate::lora::MAX_RANK;
 use crate::model::Model;
 use crate::text::Text;
 use crate::threads::Threads;
@@ -30,9 +31,6 @@ use sampling::SamplerShelf;
 
 /// Sampling threads. Two, so that a long sample does not keep a short one waiting.
 const SAMPLERS: usize = 2;
-
-/// The highest rank of an adapter.
-const MAX_RANK: u32 = 1024;
 
 /// A base model in memory, adapters in training over it, and samplers.
 ///
@@ -66,9 +64,31 @@ struct Shared {
     shelf: SamplerShelf,
     running: Mutex<BTreeMap<JobId, Arc<AtomicBool>>>,
     closing: AtomicBool,
+    /// What chance is drawn from where a request has no seed of its own.
+    seed: AtomicU64,
+}
+
+impl Shared {
+    /// The seed of a job that has none of its own: jobs differ, and so do engines of different seeds.
+    fn seed_of(&self, job: JobId) -> u64 {
+        let base = self.seed.load(Ordering::Relaxed);
+        // Away from the small numbers that people choose, and no seed a neighbour of another.
+        let spread = base.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        spread
+            .wrapping_add(job.0)
+            .wrapping_add(0x756e_7365_6564_0000)
+    }
 }
 
 impl ModelEngine {
+    /// The same, drawing from `seed` where a request has no seed of its own: samples, and the start of adapters. Without it the
+    /// seed is 0, which suits tests: the same jobs in the same order then have the same outcomes in every process.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        self.shared.seed.store(seed, Ordering::Relaxed);
+        self
+    }
+
     /// An engine over the built-in model, with checkpoints below `data_dir`.
     ///
     /// # Errors
@@ -111,6 +131,7 @@ impl ModelEngine {
             shelf: SamplerShelf::default(),
             running: Mutex::default(),
             closing: AtomicBool::new(false),
+            seed: AtomicU64::new(0),
         });
         let (training, training_jobs) = mpsc::channel();
         let (sampling, sampling_jobs) = mpsc::channel();
@@ -153,7 +174,7 @@ impl Engine for ModelEngine {
             max_context_length: number(config.max_position_embeddings),
             vocab_size: number(config.vocab_size),
             tokenizer_id: None,
-            max_lora_rank: MAX_RANK,
+            max_lora_rank: number(MAX_RANK),
         }]
     }
 

@@ -299,11 +299,11 @@ impl Drop for Waiting {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let mut core = shared.lock();
         // An exchange that was answered is out already.
-        if core.waiting.remove(&self.exchange).is_some() {
-            core.protocol.disconnected(self.exchange);
-        }
+        shared.step(|core, at| match core.waiting.remove(&self.exchange) {
+            Some(_) => core.protocol.disconnected(at, self.exchange),
+            None => Vec::new(),
+        });
     }
 }
 

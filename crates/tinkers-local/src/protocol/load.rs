@@ -2,7 +2,7 @@
 
 use tinkers_wire::{CheckpointKind, LoadWeights, TinkerPath};
 
-use super::model::{check_optimizer, known, model_id};
+use super::model::{check_optimizer, known, model_id, next_free};
 use super::{Goal, Protocol, Stamp};
 use crate::engine::{CheckpointRecord, Work};
 use crate::http::Answer;
@@ -17,8 +17,10 @@ impl Protocol {
         digest: Digest,
     ) -> Result<Answer, Refusal> {
         match (&body.session_id, body.model_seq_id, &body.model_id) {
-            (Some(session), Some(number), None) => {
+            (Some(session), number, None) => {
                 let session = session.clone();
+                let seen = &self.live_session(&session)?.models;
+                let number = number.unwrap_or_else(|| next_free(seen));
                 self.create_from(at, body, session, number, digest)
             }
             (None, None, Some(model)) => {
@@ -75,8 +77,25 @@ impl Protocol {
         if let Some(answer) = self.repeated(at, model, number, digest)? {
             return Ok(answer);
         }
+        check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?;
         let entry = self.usable(model)?;
+        let notes = body.user_metadata.as_ref();
+        if notes.is_some_and(|notes| !notes.is_empty()) {
+            let reason = "expected nothing: the model that is loaded into keeps its own";
+            return Err(Refusal::field("user_metadata", reason));
+        }
+        if body
+            .base_model
+            .as_ref()
+            .is_some_and(|base| *base != entry.base.name)
+        {
+            let reason = format!(
+                "expected {}, the base of the model, or nothing",
+                entry.base.name
+            );
+            return Err(Refusal::field("base_model", reason));
+        }
         if entry.base.name != record.base_model || !same_shape(&entry.lora, &record.lora) {
             let reason = format!(
                 "expected a checkpoint of {} with rank {} and the same parts, got one of {} with rank {}",

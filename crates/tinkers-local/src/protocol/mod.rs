@@ -5,6 +5,7 @@
 
 mod agenda;
 mod announce;
+mod cancel;
 mod check;
 mod checkpoint;
 mod gap;
@@ -206,12 +207,13 @@ impl Protocol {
             Command::SaveForSampler(body, digest) => self.save_for_sampler(at, *body, digest)?,
             Command::LoadWeights(body, digest) => self.load_weights(at, *body, digest)?,
             Command::WeightsInfo(body) => self.weights_info(&body)?,
-            Command::CreateSamplingSession(body, digest) => self.create_sampler(&body, digest)?,
+            Command::CreateSamplingSession(body, digest) => self.create_sampler(body, digest)?,
             Command::Sampler(id) => self.sampler_info(&id)?,
             Command::Sample(body, digest) => self.sample(at, body, digest)?,
             Command::Retrieve(body, form) => return self.retrieve(at, exchange, &body, form),
             Command::RetrieveAll(body) => return self.retrieve_futures(at, exchange, body),
-            Command::TrainingRuns(page) => self.list_runs(page),
+            Command::Cancel(body) => self.cancel_future(&body)?,
+            Command::TrainingRuns(page, project) => self.list_runs(page, project.as_deref()),
             Command::TrainingRun(id) => self.run_info(&id)?,
             Command::RunCheckpoints(id) => self.list_run_checkpoints(&id)?,
             Command::Checkpoints(page) => self.list_checkpoints(page),
@@ -254,9 +256,12 @@ impl Protocol {
     }
 
     /// The exchange's other side has gone: it will not be answered.
-    pub fn disconnected(&mut self, exchange: ExchangeId) {
-        self.forget_poll(exchange);
-        self.disconnect_held(exchange);
+    pub fn disconnected(&mut self, at: Stamp, exchange: ExchangeId) -> Vec<Effect> {
+        if let Some(poll) = self.forget_poll(exchange) {
+            self.left(at, &[poll.operation]);
+        }
+        self.disconnect_held(at, exchange);
+        std::mem::take(&mut self.out)
     }
 
     /// Does what is due at `at`.
@@ -267,6 +272,7 @@ impl Protocol {
                 Alarm::Resume => self.resume_is_due(at),
                 Alarm::Session(id) => self.session_is_due(at, &id),
                 Alarm::Result(id) => self.result_is_due(at, id),
+                Alarm::Left(id) => self.left_is_due(at, id),
                 Alarm::Gap(model) => self.gap_is_due(at, &model),
                 Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),
             }

@@ -29,6 +29,8 @@ pub(super) struct Operation {
     pub(super) cancelled: Option<String>,
     /// When the result goes.
     pub(super) until: Option<Moment>,
+    /// When it was last polled for, once it was.
+    pub(super) polled: Option<Moment>,
 }
 
 /// Where an operation belongs.
@@ -52,7 +54,7 @@ pub(super) enum State {
 /// A poll that is being held.
 #[derive(Debug)]
 pub(super) struct Poll {
-    operation: OperationId,
+    pub(super) operation: OperationId,
     form: Form,
     metadata_only: bool,
     until: Moment,
@@ -97,6 +99,7 @@ impl Protocol {
             abandoned: false,
             cancelled: None,
             until: None,
+            polled: None,
         };
         self.operations.insert(id, operation);
         id
@@ -154,6 +157,7 @@ impl Protocol {
             return Ok(Some(self.try_again(id)));
         }
         operation.waiters.push(exchange);
+        operation.polled = Some(at.now);
         let until = at.now.after(
             self.pause
                 .hold(dialect.long_poll.unwrap_or(self.config.long_poll)),

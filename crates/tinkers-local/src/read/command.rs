@@ -1,9 +1,9 @@
 //! What a request asks for, its body read.
 
 use tinkers_wire::{
-    CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat, LoadWeights,
-    ModelRef, OptimStep, PassRequest, RetrieveFuture, RetrieveFutures, SampleRequest, SaveWeights,
-    SaveWeightsForSampler, WeightsInfoRequest,
+    CancelFuture, CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat,
+    LoadWeights, ModelRef, OptimStep, PassRequest, RetrieveFuture, RetrieveFutures, SampleRequest,
+    SaveWeights, SaveWeightsForSampler, WeightsInfoRequest,
 };
 
 use super::{Digest, Numbered};
@@ -41,7 +41,9 @@ pub enum Command {
     Sample(Box<SampleRequest>, Digest),
     Retrieve(RetrieveFuture, Form),
     RetrieveAll(RetrieveFutures),
-    TrainingRuns(Page),
+    Cancel(CancelFuture),
+    /// Of one project, or of all.
+    TrainingRuns(Page, Option<String>),
     TrainingRun(String),
     RunCheckpoints(String),
     Checkpoints(Page),
@@ -71,8 +73,8 @@ impl Command {
             Self::SaveForSampler(body, _) => body.seq_id,
             Self::LoadWeights(body, _) => return body.seq_id,
             Self::Sample(body, _) => return body.seq_id,
-            Self::CreateModel(body, _) => return Some(body.model_seq_id),
-            Self::CreateSamplingSession(body, _) => return Some(body.sampling_session_seq_id),
+            Self::CreateModel(body, _) => return body.model_seq_id,
+            Self::CreateSamplingSession(body, _) => return body.sampling_session_seq_id,
             _ => return None,
         };
         Some(numbered)

@@ -10,6 +10,7 @@ mod pass;
 mod refusal;
 mod route;
 mod table;
+mod unread;
 
 pub(crate) use body::too_large;
 pub(crate) use class::class_of;
