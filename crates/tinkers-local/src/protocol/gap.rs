@@ -16,7 +16,7 @@ impl Protocol {
         }
     }
 
-    /// A request came and met a fault: its client will send it again, so the wait for its number begins anew.
+    /// A request came and met a fault or a full queue: its client will send it again, so the wait for its number begins anew.
     pub(crate) fn number_attempted(&mut self, at: Stamp, numbered: &Numbered) {
         if let Some(entry) = self.models.get_mut(&numbered.model) {
             let gaps = entry.lane.attempted(numbered.number, at.now);

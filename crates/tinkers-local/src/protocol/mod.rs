@@ -174,8 +174,13 @@ impl Protocol {
             Ok(Some(answer)) => self.respond(exchange, answer),
             Ok(None) => {}
             Err(refusal) => {
-                if let Some(numbered) = numbered.filter(|_| gives_up_number(refusal.status())) {
-                    self.number_refused(&numbered);
+                match numbered {
+                    Some(numbered) if gives_up_number(refusal.status()) => {
+                        self.number_refused(&numbered);
+                    }
+                    // It will come again under its number.
+                    Some(numbered) => self.number_attempted(at, &numbered),
+                    None => {}
                 }
                 self.respond(exchange, refusal.into_answer());
             }
