@@ -6,6 +6,7 @@ mod interop;
 mod loom;
 mod machine;
 mod metadata;
+mod mutants;
 mod out;
 mod peers;
 mod pretrain;
@@ -55,6 +56,11 @@ const COMMANDS: &[Command] = &[
         name: "loom",
         about: "run the models of every crate that has some, or of the crates that are named",
         run: Run::Chore(loom::run),
+    },
+    Command {
+        name: "mutants",
+        about: "put small faults into the core crates and count those that tests and models find: [CRATE...] [--shard k/n] [--changed]; takes hours, and is no part of CI",
+        run: Run::Chore(mutants::run),
     },
     Command {
         name: "stress",

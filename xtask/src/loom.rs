@@ -73,6 +73,14 @@ fn models(packages: &[Package], root: &Path) -> Vec<Models> {
     packages.iter().filter_map(of).collect()
 }
 
+/// The test targets of a crate that hold its models.
+pub(crate) fn targets_of(package: &str) -> Result<Vec<String>, String> {
+    let workspace = metadata::workspace()?;
+    let all = models(&workspace.packages, &machine::root());
+    let own = all.into_iter().find(|models| models.package == package);
+    Ok(own.map(|models| models.targets).unwrap_or_default())
+}
+
 fn target(file: &str) -> Option<String> {
     let name = file.strip_suffix(".rs")?;
     (name == "loom" || name.starts_with("loom_")).then(|| name.to_owned())

@@ -23,19 +23,24 @@ impl JournalFile {
     }
 
     /// A journal that writes each exchange down when it has ended, with times since `start`. Each line is there at once for
-    /// whoever follows the file. After a line that cannot be written there are no more.
+    /// whoever follows the file. A line that cannot be written is taken out again, and is the last.
     pub(crate) fn journal(self, start: Moment) -> Journal {
-        let file = Mutex::new(Some(self.0));
+        let file = Mutex::new(Some((self.0, 0)));
         Journal::read_by(move |entry| {
             let mut line = entry.to_json_line(start);
             line.push('\n');
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(open) = file.as_mut() else {
+            let Some((open, written)) = file.as_mut() else {
                 return;
             };
-            if let Err(error) = open.write_all(line.as_bytes()) {
-                tracing::error!(%error, number = entry.number, "the journal cannot be written on");
-                *file = None;
+            match open.write_all(line.as_bytes()) {
+                Ok(()) => *written += line.len() as u64,
+                Err(error) => {
+                    tracing::error!(%error, number = entry.number, "the journal cannot be written on");
+                    // A file that cannot be cut, such as a pipe, keeps the part of a line.
+                    let _ = open.set_len(*written);
+                    *file = None;
+                }
             }
         })
     }

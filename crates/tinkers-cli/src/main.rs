@@ -4,6 +4,7 @@ mod address;
 mod args;
 mod aside;
 mod bench;
+mod close_session;
 mod doctor;
 mod embedded;
 mod journal;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use console::{StyledObject, Term};
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
+use tinkers_local::InvalidScript;
 
 /// Columns where there is no terminal to ask.
 const PLAIN_WIDTH: usize = 100;
@@ -74,7 +75,8 @@ impl Screen {
     }
 
     /// Shows that something is being done, until the guard goes.
-    pub(crate) fn busy(&self, what: &'static str) -> io::Result<Busy> {
+    pub(crate) fn busy(&self, what: impl Into<Cow<'static, str>>) -> io::Result<Busy> {
+        let what = what.into();
         if !moves() {
             self.line(format_args!("{what} ..."))?;
             return Ok(Busy(None));
@@ -92,9 +94,10 @@ impl Screen {
     /// Shows how far `steps` steps are.
     pub(crate) fn progress(&self, steps: u32) -> Progress {
         let bar = moves().then(|| {
+            // Before the first step there is no loss to show, nor a speed to tell the time left from.
             let bar = ProgressBar::new(steps.into())
-                .with_style(bar_style(columns(&Term::stderr())))
-                .with_message("loss -")
+                .with_style(bar_style(columns(&Term::stderr()), false))
+                .with_message("first step")
                 .with_finish(ProgressFinish::AndClear);
             let bar = MOVING.add(bar);
             // Seen before the first step is done, and the time goes on where a step takes long.
@@ -119,17 +122,22 @@ fn columns(term: &Term) -> usize {
     size.map_or(PLAIN_WIDTH, |(_, columns)| columns.into())
 }
 
-fn bar_style(columns: usize) -> ProgressStyle {
-    if columns < BAR_WIDTH {
-        return style("{pos}/{len}  {wide_msg}");
-    }
+fn bar_style(columns: usize, is_timed: bool) -> ProgressStyle {
     // What is left is drawn dim; without colours it would look like what is done.
     let chars = if console::colors_enabled_stderr() {
         "━╸━"
     } else {
         "━╸ "
     };
-    style("{wide_bar:.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}").progress_chars(chars)
+    style(bar_template(columns, is_timed)).progress_chars(chars)
+}
+
+fn bar_template(columns: usize, is_timed: bool) -> &'static str {
+    match (columns < BAR_WIDTH, is_timed) {
+        (true, _) => "{pos}/{len}  {wide_msg}",
+        (false, false) => "{wide_bar:.cyan/black.bright} {pos}/{len}  {msg}",
+        (false, true) => "{wide_bar:.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}",
+    }
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -155,6 +163,9 @@ impl Progress {
     pub(crate) fn step(&self, number: u32, loss: f64, tokens_per_second: f64) -> io::Result<()> {
         let message = format!("loss {loss:.3}  {} tokens/s", count(tokens_per_second));
         if let Some(bar) = &self.bar {
+            if number == 1 {
+                bar.set_style(bar_style(columns(&Term::stderr()), true));
+            }
             bar.set_message(message);
             bar.set_position(number.into());
             return Ok(());
@@ -219,7 +230,14 @@ pub(crate) fn interrupted() {
 fn reasons(error: &anyhow::Error) -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
     for cause in error.chain() {
-        let text = one_line(&cause.to_string()).into_owned();
+        let text = cause.to_string();
+        let text = if cause.is::<InvalidScript>() {
+            // Shows the place in the user's own file, below which the fault is marked.
+            let lines: Vec<_> = text.lines().map(one_line).collect();
+            lines.join("\n    ").trim_end().to_owned()
+        } else {
+            one_line(&text).into_owned()
+        };
         if !said.iter().any(|before| before.contains(&text)) {
             said.push(text);
         }
@@ -284,6 +302,33 @@ mod tests {
         );
         let said = anyhow::anyhow!("refused").context("h: refused");
         assert_eq!(reasons(&said), ["h: refused"]);
+    }
+
+    #[test]
+    fn progress_tells_no_time_before_the_first_step() {
+        for columns in [20, 200] {
+            let template = bar_template(columns, false);
+            assert!(
+                !template.contains("eta") && !template.contains("loss"),
+                "{template}"
+            );
+        }
+        assert!(bar_template(200, true).contains("eta"));
+    }
+
+    #[test]
+    fn a_script_of_faults_keeps_the_lines_of_its_error() {
+        let error = tinkers_local::Faults::from_script("[[rule]]\non = \n").unwrap_err();
+        let reasons = reasons(&anyhow::Error::new(error).context("the script"));
+        let lines: Vec<&str> = reasons[1].lines().collect();
+        assert!(
+            lines.len() > 3 && lines.iter().any(|line| line.contains("on = ")),
+            "{lines:?}"
+        );
+        assert!(
+            lines[1..].iter().all(|line| line.starts_with("    ")),
+            "{lines:?}"
+        );
     }
 
     #[test]

@@ -13,10 +13,17 @@ pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf> {
         None => default_data_dir()
             .context("this machine has no place for data; name one with --data-dir DIR")?,
     };
-    std::fs::create_dir_all(&dir)
-        .with_context(|| format!("the data directory {} cannot be made", dir.display()))?;
+    std::fs::create_dir_all(&dir).with_context(|| unusable(&dir))?;
     // What is shown is to be found from anywhere.
     std::path::absolute(&dir).with_context(|| format!("{} has no absolute path", dir.display()))
+}
+
+/// What is said of a data directory that cannot be made, locked or written.
+pub(crate) fn unusable(dir: &Path) -> String {
+    format!(
+        "the data directory {} cannot be used; name another with --data-dir DIR",
+        dir.display()
+    )
 }
 
 /// Help for an argument that names the directory, with the default of this machine.
@@ -44,6 +51,10 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         let error = data_dir(Some(&file)).unwrap_err();
-        assert!(error.to_string().contains("file"), "{error}");
+        let error = error.to_string();
+        assert!(
+            error.contains("file") && error.contains("--data-dir DIR"),
+            "{error}"
+        );
     }
 }

@@ -12,10 +12,10 @@ pub(crate) async fn connect(
     builder: ServiceClientBuilder,
     server: &ConnectionArgs,
 ) -> Result<ServiceClient> {
-    let mut builder = builder.base_url(&server.base_url);
+    let mut builder = builder.base_url(server.base_url());
     if let Some(key) = &server.api_key {
         builder = builder.api_key(key.expose());
     }
     let connected = builder.connect().await;
-    connected.with_context(|| format!("no session on {}", without_password(&server.base_url)))
+    connected.with_context(|| format!("no session on {}", without_password(server.base_url())))
 }

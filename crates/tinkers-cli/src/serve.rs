@@ -12,9 +12,9 @@ use crate::embedded::{self, Backend, Tools};
 use crate::journal::JournalFile;
 use crate::output;
 use crate::paths;
-use crate::signals::Signals;
+use crate::signals::{Interrupted, Signals};
 
-/// Serves until a signal comes, then lets what is under way finish; a second signal ends it at once.
+/// Serves until a signal comes, then finishes saves that have begun; a second signal ends it at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     if args.print_openapi {
         return print_openapi(&config(args)?);
@@ -35,7 +35,10 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
                 "what has no seed of its own draws from this one; --seed repeats it"
             );
             Backend::Model {
-                model_dir: args.model_dir.clone(),
+                model: args
+                    .model_dir
+                    .clone()
+                    .map(|dir| (dir, args.model_name.clone())),
                 data_dir,
                 seed,
             }
@@ -54,8 +57,8 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     tracing::info!("ending");
     tokio::select! {
         biased;
-        () = signals.next() => {}
-        ended = aside(move || server.shutdown()) => ended?,
+        () = signals.next() => return Err(Interrupted.into()),
+        ended = server.shutdown() => ended?,
     }
     for count in faults.iter().flat_map(Faults::counts) {
         let RuleCount {
@@ -80,6 +83,9 @@ fn config(args: &ServeArgs) -> Result<LocalConfig> {
     args.dialect.apply(&mut config);
     if args.engine == EngineName::Scripted {
         config.window = Some(args.scripted.window()?);
+    }
+    if let Some(expiry) = args.session_expiry {
+        config.session_expiry = expiry;
     }
     if let Some(key) = &args.api_key {
         config = config.with_api_key(key.expose());

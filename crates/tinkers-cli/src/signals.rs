@@ -15,11 +15,18 @@ pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
 }
 
+/// Sent where a file would grow beyond the limit of the process (`ulimit -f`).
+#[cfg(unix)]
+const FILE_TOO_LARGE: std::ffi::c_int = 25;
+
 #[cfg(unix)]
 impl Signals {
     /// Starts to listen, inside a runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // With a handler the write fails, as on a full disk; without one the process ends in the middle of it. Where the number
+        // means something else nothing is lost.
+        let _ = signal(SignalKind::from_raw(FILE_TOO_LARGE));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -49,5 +56,20 @@ impl Signals {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Runs `work` until a signal comes.
+///
+/// # Errors
+/// [`Interrupted`] when it came first.
+pub(crate) async fn interruptible<T>(
+    signals: &mut Signals,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        biased;
+        () = signals.next() => Err(Interrupted.into()),
+        done = work => done,
     }
 }

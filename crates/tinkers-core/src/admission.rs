@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
+use http::{HeaderMap, StatusCode};
+
+use crate::closing::Exit;
 use crate::error::Error;
+use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
 use crate::time::Moment;
 
@@ -77,6 +82,9 @@ pub struct Ask {
     pub flight: Option<Flight>,
     /// Where in its client's queue it goes.
     pub reentry: Reentry,
+    /// It is made by a request that is under way, such as by a transport layer. It is let through at once or fails: waiting for room
+    /// that the request under way holds would never end.
+    pub is_nested: bool,
 }
 
 /// Where in its client's queue a request goes.
@@ -144,10 +152,34 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
         let _ = class;
         None
     }
+
+    /// Returns until when no request of `class` may leave, where a refusal holds them back now.
+    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+        let _ = class;
+        None
+    }
+
+    /// Completes when a refusal next closes `class` or closes it for longer, or when a request asks for admission while it is closed;
+    /// counted from the call of this method.
+    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
+        let _ = class;
+        Box::pin(std::future::pending())
+    }
 }
 
 /// Where permits and flights are given back.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
+    /// Whether an attempt that was admitted may still leave. It may not after a refusal that was heard of meanwhile.
+    fn may_leave(&self, receipt: Receipt) -> bool {
+        let _ = receipt;
+        true
+    }
+
+    /// Holds requests back for `hint` from now on: an attempt that was settled as refused without a hint had one in its body.
+    fn extend(&self, receipt: Receipt, hint: Duration) {
+        let _ = (receipt, hint);
+    }
+
     /// Takes back what an attempt took.
     fn settle(&self, receipt: Receipt, outcome: Settlement);
 
@@ -163,7 +195,33 @@ pub struct Receipt(pub [u64; 2]);
 /// A slot and bytes of the budgets, for one attempt. Dropped unsettled, it counts as [`Settlement::Dropped`].
 #[must_use = "dropped, it counts as given up"]
 pub struct SubmitPermit {
-    from: Option<(Arc<dyn Ledger>, Receipt)>,
+    from: PermitSource,
+}
+
+enum PermitSource {
+    /// It took nothing, or has given it back.
+    Nothing,
+    Alone(Arc<dyn Ledger>, Receipt),
+    Shared(Arc<Attempt>),
+}
+
+/// An attempt that its [`Departure`] knows, too.
+#[derive(Debug)]
+struct Attempt {
+    ledger: Arc<dyn Ledger>,
+    receipt: Receipt,
+    is_settled: AtomicBool,
+}
+
+impl Attempt {
+    /// Says whether it was the first to settle it.
+    fn settle(&self, outcome: Settlement) -> bool {
+        let is_first = !self.is_settled.swap(true, Ordering::AcqRel);
+        if is_first {
+            self.ledger.settle(self.receipt, outcome);
+        }
+        is_first
+    }
 }
 
 impl SubmitPermit {
@@ -171,13 +229,33 @@ impl SubmitPermit {
     #[inline]
     pub fn new(ledger: Arc<dyn Ledger>, receipt: Receipt) -> Self {
         Self {
-            from: Some((ledger, receipt)),
+            from: PermitSource::Alone(ledger, receipt),
         }
     }
 
     /// A permit that took nothing.
     pub const fn free() -> Self {
-        Self { from: None }
+        Self {
+            from: PermitSource::Nothing,
+        }
+    }
+
+    /// What goes with the request to the socket.
+    pub fn departure(&mut self) -> Departure {
+        let attempt = match std::mem::replace(&mut self.from, PermitSource::Nothing) {
+            PermitSource::Nothing => return Departure::default(),
+            PermitSource::Shared(attempt) => attempt,
+            PermitSource::Alone(ledger, receipt) => Arc::new(Attempt {
+                ledger,
+                receipt,
+                is_settled: AtomicBool::new(false),
+            }),
+        };
+        self.from = PermitSource::Shared(Arc::clone(&attempt));
+        Departure {
+            attempt: Some(attempt),
+            exit: None,
+        }
     }
 
     /// Ends the attempt.
@@ -188,8 +266,17 @@ impl SubmitPermit {
 
     #[inline]
     fn end(&mut self, outcome: Settlement) {
-        if let Some((ledger, receipt)) = self.from.take() {
-            ledger.settle(receipt, outcome);
+        match std::mem::replace(&mut self.from, PermitSource::Nothing) {
+            PermitSource::Nothing => {}
+            PermitSource::Alone(ledger, receipt) => ledger.settle(receipt, outcome),
+            PermitSource::Shared(attempt) => {
+                if !attempt.settle(outcome)
+                    && let Settlement::Refused { hint: Some(hint) } = outcome
+                {
+                    // A refusal is settled when its head arrives; this hint may have come with its body.
+                    attempt.ledger.extend(attempt.receipt, hint);
+                }
+            }
         }
     }
 }
@@ -204,6 +291,49 @@ impl Drop for SubmitPermit {
 impl fmt::Debug for SubmitPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SubmitPermit").finish_non_exhaustive()
+    }
+}
+
+/// The limiter's view of one attempt on its way to the socket. It goes with the [`HttpRequest`](crate::HttpRequest); a transport
+/// consults it immediately before the first byte leaves and when the head of the response is there.
+///
+/// Between admission and the socket a request may wait for a connection, a dial, a TLS handshake or a busy executor, and the server may
+/// ask for a pause meanwhile. The default lets everything leave.
+#[derive(Debug, Clone, Default)]
+pub struct Departure {
+    attempt: Option<Arc<Attempt>>,
+    /// Of a submission: nothing of it leaves once the client is closed.
+    exit: Option<Arc<Exit>>,
+}
+
+impl Departure {
+    /// Whether the request may leave now. Where it may not, the transport gives the connection back and fails with
+    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). One atomic load each while the client and the gate
+    /// are open.
+    #[inline]
+    pub fn may_leave(&self) -> bool {
+        let is_admitted = self
+            .attempt
+            .as_ref()
+            .is_none_or(|attempt| attempt.ledger.may_leave(attempt.receipt));
+        is_admitted && self.exit.as_ref().is_none_or(|exit| exit.leave())
+    }
+
+    /// The same, for a submission that leaves by `exit`.
+    pub(crate) fn by(mut self, exit: &Arc<Exit>) -> Self {
+        self.exit = Some(Arc::clone(exit));
+        self
+    }
+
+    /// Takes note of the head of a response: a 429 closes the gate at once, since its body may be slow. `wall` is the time that a
+    /// `Retry-After` date is compared with where the response has no `Date`.
+    pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
+        if let Some(attempt) = &self.attempt
+            && status == StatusCode::TOO_MANY_REQUESTS
+        {
+            let hint = retry_after_header(headers, wall);
+            attempt.settle(Settlement::Refused { hint });
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! One call of the API, and those who make it.
 
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,18 +10,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 
-use crate::admission::{Admission, Admitted, Ask, ClientId, Cost, Flight, RouteClass};
+use crate::admission::{
+    Admission, Admitted, Ask, ClientId, Cost, Departure, Flight, RouteClass, SubmitPermit,
+};
 use crate::billing::BillingPause;
+use crate::closing::{CloseSignal, CloseWatch, Exit};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
+use crate::nesting::{self, Mark};
 use crate::notices::Notices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::retry::{Policy, RetryBudget};
+use crate::session_lost::says_session_lost;
 use crate::setback::Setbacks;
 use crate::spawn::BoxFuture;
 use crate::time::{Moment, Time};
-use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport};
+use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport, TransportError};
 
 mod attempts;
 
@@ -48,15 +53,20 @@ pub struct Call {
     pub cost: Cost,
     /// How often it is repeated.
     pub policy: Policy,
-    /// When the caller no longer wants it.
+    /// When the caller no longer wants it: admission, attempts and pauses all end by then.
     pub deadline: Option<Moment>,
     /// Limits of one attempt.
     pub timeouts: Timeouts,
+    /// The longest body of an answer, in bytes; that of the [class](HttpRequest::default_max_response_bytes) unless set.
+    pub max_response_bytes: usize,
     /// Where its progress is told.
     pub progress: Option<Arc<ProgressCell>>,
     /// Answers that are given to the caller at once, where they would be repeated otherwise: because the caller knows a better
     /// request than the same one.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
+    /// Whether a success can be decoded. One that cannot was spoilt on its way, as by a proxy: where what may have been applied may be
+    /// repeated, it is sent again a few times.
+    pub is_readable: Option<fn(&HttpResponse) -> bool>,
 }
 
 /// Headers of a submission that the transport does not add.
@@ -94,16 +104,22 @@ impl Call {
             policy: Policy::PATIENT,
             deadline: None,
             timeouts: Timeouts::default(),
+            max_response_bytes: HttpRequest::default_max_response_bytes(class),
             progress: None,
             is_final: None,
+            is_readable: None,
         }
     }
 
-    fn request(&self) -> HttpRequest {
+    fn request(&self, now: Moment) -> HttpRequest {
         let mut request = HttpRequest::new(self.method.clone(), self.path.clone(), self.class);
         request.headers = self.headers.clone();
         request.body = self.body.clone();
         request.timeouts = self.timeouts;
+        request.max_response_bytes = self.max_response_bytes;
+        if let Some(deadline) = self.deadline {
+            request.timeouts.total = request.timeouts.total.min(deadline.since(now));
+        }
         request
     }
 }
@@ -135,12 +151,16 @@ pub struct Entry {
 pub struct Enter<'a> {
     turn: BoxFuture<'a, Result<Admitted, Error>>,
     began: Moment,
+    closed: CloseWatch<'a>,
 }
 
 impl Future for Enter<'_> {
     type Output = Result<Entry, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(closed) = self.closed.poll(cx) {
+            return Poll::Ready(Err(closed));
+        }
         let began = self.began;
         let turn = self.turn.as_mut().poll(cx);
         turn.map_ok(|admitted| Entry { admitted, began })
@@ -178,11 +198,16 @@ pub struct Caller {
     pub billing_limit: Duration,
     /// Counts the errors that are gone on from.
     pub setbacks: Arc<Setbacks>,
+    /// Ends calls when the client is closed.
+    pub closing: Arc<CloseSignal>,
 }
 
 impl Caller {
     /// Makes `call`, repeating it as its policy says. Dropping the future gives back all that was taken; the server may have
     /// seen the request.
+    ///
+    /// When [`Caller::closing`] is closed, a call that the server has not accepted ends at once with that reason, wherever it
+    /// waits: for admission, in a pause before a repeat, or for an answer. Nothing is submitted after that.
     ///
     /// An error says `MaybeSent` when any attempt of the call may have been applied, and not only the last one.
     pub async fn call(&self, call: Call) -> Result<Accepted, Error> {
@@ -193,8 +218,42 @@ impl Caller {
     pub fn enter(&self, ask: Ask) -> Enter<'_> {
         Enter {
             began: self.time.now(),
-            turn: self.admission.admit(ask),
+            turn: self.admission.admit(Ask {
+                is_nested: Mark::here().is_inside(),
+                ..ask
+            }),
+            closed: self.closing.watch(),
         }
+    }
+
+    /// Sends one attempt of `request` under its permit: the limiter is asked once more before it leaves, and hears of a refusal as
+    /// soon as its head is there. Where it may not leave, the error is of kind
+    /// [`Held`](crate::TransportErrorKind::Held), and the caller asks for admission again, in its old place.
+    pub async fn send(
+        &self,
+        permit: &mut SubmitPermit,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        self.send_as(permit.departure(), request).await
+    }
+
+    /// The same for a submission, which does not leave once it is retracted or the client is closed.
+    async fn submit(
+        &self,
+        permit: &mut SubmitPermit,
+        exit: &Arc<Exit>,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        self.send_as(permit.departure().by(exit), request).await
+    }
+
+    async fn send_as(
+        &self,
+        departure: Departure,
+        mut request: HttpRequest,
+    ) -> Result<HttpResponse, TransportError> {
+        request.departure = departure;
+        nesting::inside(self.transport.send(request)).await
     }
 
     /// The same as [`Caller::call`], whose first attempt goes out at once. To be called as soon as there is an `entry`: others wait
@@ -211,9 +270,18 @@ impl Caller {
     ) -> Result<Accepted, Error> {
         let mut attempts = Attempts::new(self, began);
         let operation = call.operation;
-        let outcome = attempts.run(&mut call, admitted).await;
-        outcome.map_err(|mut error| {
-            if attempts.maybe_applied {
+        let outcome = {
+            let mut run = pin!(attempts.run(&mut call, admitted));
+            let mut closed = self.closing.watch();
+            // The signal first, so that nothing leaves once it is closed. One await, since the state of a call is large.
+            poll_fn(|cx| match closed.poll(cx) {
+                Poll::Ready(reason) => Poll::Ready(Err((reason, true))),
+                Poll::Pending => (run.as_mut().poll(cx)).map_err(|error| (error, false)),
+            })
+            .await
+        };
+        outcome.map_err(|(mut error, is_closed)| {
+            if attempts.maybe_applied || (is_closed && attempts.is_in_doubt()) {
                 error = error.with_sent(Sent::MaybeSent);
             }
             match operation {
@@ -228,7 +296,13 @@ impl Caller {
 pub fn answer_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
     let words = tinkers_wire::error_text(&answer.body);
     let words = words.unwrap_or_else(|| "the server gave no reason".to_owned());
+    let kind = if says_session_lost(answer.status, &words) {
+        ErrorKind::SessionLost
+    } else {
+        kind
+    };
     let advice = match kind {
+        ErrorKind::SessionLost => "; connect a new client and go on from the last checkpoint",
         ErrorKind::Authentication => "; check the API key",
         ErrorKind::PermissionDenied => "; this key may not do that",
         ErrorKind::Billing => "; settle the bill in the console",

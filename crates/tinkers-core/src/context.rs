@@ -36,8 +36,13 @@ pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
     /// Remembers something about the server, for every client of its endpoint.
     fn learn(&self, fact: Fact);
 
-    /// `Closed` when the session has ended.
+    /// Returns an error when the session is over: `Closed` when the caller closed it, `SessionLost` when the server has ended it.
     fn check_open(&self) -> Result<(), Error>;
+
+    /// The same after asking the server, where that is worth a request: the server has lost something that the session had.
+    fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(std::future::ready(self.check_open()))
+    }
 
     /// A number for a new client handle, which gets a queue of its own in the limiter.
     fn next_client(&self) -> ClientId;

@@ -40,7 +40,7 @@ pub enum ErrorKind {
     PermissionDenied,
     /// Billing stands in the way (402) and the pause for it is over.
     Billing,
-    /// There is no such thing (404).
+    /// There is no such thing (404), such as a checkpoint or a base model.
     NotFound,
     /// It exists already, or a sequence number was reused (409).
     Conflict,
@@ -60,6 +60,10 @@ pub enum ErrorKind {
     OperationFailed,
     /// The server no longer knows the operation (410): its result is lost.
     ResultLost,
+    /// The server does not know the session any more, or the model or sampler of it: the session expired, the server was started
+    /// again, or the model was unloaded. Nothing of it can be used. Connect a new client, make a model from the last checkpoint
+    /// (`training_from_state`), and go on from there; the example `resume` does. A missing checkpoint is [`ErrorKind::NotFound`].
+    SessionLost,
     /// An answer that no Tinker server gives, or that cannot be read.
     Protocol,
     /// The request may or may not have been applied, and the server is not known to de-duplicate.
@@ -374,6 +378,7 @@ impl From<TransportError> for Error {
             | TransportErrorKind::Redirect => ErrorKind::Protocol,
             TransportErrorKind::Credential => ErrorKind::Authentication,
             TransportErrorKind::Closed => ErrorKind::Closed,
+            TransportErrorKind::Held => ErrorKind::RateLimited,
             TransportErrorKind::Invalid => ErrorKind::Configuration,
             TransportErrorKind::Aborted => ErrorKind::Aborted,
         };

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
+
 use crate::transport::HttpResponse;
 
 /// The wait that an answer asks for: `retry-after-ms`, then `Retry-After` in seconds or as a date, then `retry_after_ms` in
@@ -10,16 +12,19 @@ use crate::transport::HttpResponse;
 /// A date is read against the answer's own `Date`, so that a local clock that is wrong shortens no wait; `wall` stands in for a
 /// server that sends none.
 pub fn retry_after(answer: &HttpResponse, wall: SystemTime) -> Option<Duration> {
-    answer
-        .header("retry-after-ms")
-        .and_then(|text| positive(text.trim().parse::<f64>().ok()? / 1e3))
-        .or_else(|| {
-            let date = answer
-                .header("date")
-                .and_then(|text| http_date(text.trim()));
-            header_wait(answer.header("retry-after")?.trim(), date.unwrap_or(wall))
-        })
+    retry_after_header(&answer.headers, wall)
         .or_else(|| positive(body_milliseconds(&answer.body)? / 1e3))
+}
+
+/// The same without the body, for a response of which only the head is there.
+pub(crate) fn retry_after_header(headers: &HeaderMap, wall: SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    text("retry-after-ms")
+        .and_then(|text| positive(text.parse::<f64>().ok()? / 1e3))
+        .or_else(|| {
+            let date = text("date").and_then(http_date);
+            header_wait(text("retry-after")?, date.unwrap_or(wall))
+        })
 }
 
 fn header_wait(text: &str, now: SystemTime) -> Option<Duration> {
@@ -37,7 +42,8 @@ fn positive(seconds: f64) -> Option<Duration> {
     if !(seconds.is_finite() && seconds > 0.0) {
         return None;
     }
-    Duration::try_from_secs_f64(seconds).ok()
+    // Longer than a duration can be is still a wait, and not none.
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 fn body_milliseconds(body: &[u8]) -> Option<f64> {
@@ -136,7 +142,9 @@ mod tests {
             (&[("retry-after", "-3")], "", None),
             (&[("retry-after", "NaN")], "", None),
             (&[("retry-after", "inf")], "", None),
-            (&[("retry-after", "1e300")], "", None),
+            (&[("retry-after", "1e300")], "", Some(Duration::MAX)),
+            (&[("retry-after-ms", "1e300")], "", Some(Duration::MAX)),
+            (&[], r#"{"retry_after_ms": 1e300}"#, Some(Duration::MAX)),
             (
                 &[("retry-after", "Sun, 32 Nov 1994 08:49:07 GMT")],
                 "",

@@ -5,27 +5,31 @@ pub mod admission;
 pub mod base_url;
 pub mod billing;
 pub mod call;
+pub mod closing;
 pub mod context;
 pub mod error;
 pub mod hint;
 pub mod jitter;
-pub mod notices;
+pub mod nesting;
+mod notices;
 pub mod outage;
 pub mod profile;
 pub mod progress;
 pub mod retry;
+pub mod session_lost;
 pub mod setback;
 pub mod spawn;
 pub mod time;
 pub mod transport;
 
 pub use admission::{
-    Admission, Admitted, Arrival, Ask, ClientId, Cost, Flight, Ledger, Receipt, Reentry,
+    Admission, Admitted, Arrival, Ask, ClientId, Cost, Departure, Flight, Ledger, Receipt, Reentry,
     RouteClass, Settlement, SubmitPermit,
 };
 pub use base_url::{BaseUrl, Origin, Scheme};
 pub use billing::BillingPause;
 pub use call::{Accepted, Call, Caller, Enter, Entry};
+pub use closing::CloseSignal;
 pub use context::{BytesGuard, SessionContext};
 pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
 pub use jitter::{FixedJitter, Jitter, SplitMix};

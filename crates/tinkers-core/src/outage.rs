@@ -6,6 +6,7 @@
 //! wait goes ahead of its pause from time to time, and its answer ends the pauses of the others.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -85,13 +86,14 @@ impl Outage {
         let Some((lasted, sleepers)) = self.ended(sent_at, now) else {
             return;
         };
-        tracing::info!(
+        let waiting = sleepers.len();
+        // Wakers and subscribers are foreign code: they run without the lock, and the waiters first.
+        wake_all(sleepers.into_values());
+        tracing::debug!(
             lasted_s = lasted.as_secs(),
-            waiting = sleepers.len(),
+            waiting,
             "the server answers again"
         );
-        // Wakers run foreign code, so they run without the lock.
-        sleepers.into_values().for_each(Waker::wake);
     }
 
     /// How long it lasted and whom to call, if this is its end and nobody was called of late.
@@ -131,7 +133,12 @@ impl Outage {
     /// when it is this one's turn to try. Dropping it gives up the pause, and the turn to another.
     pub async fn sit_out(&self, pause: Pause, time: &dyn Time, jitter: &dyn Jitter) {
         let mut sleep = match self.failed(time.now(), &pause) {
-            Told::Sleep(sleep) => sleep,
+            Told::Sleep { sleep, is_first } => {
+                if is_first {
+                    tracing::debug!("the server fails; it is asked again until it answers");
+                }
+                sleep
+            }
             Told::OldNews => {
                 time.sleep_until(self.soon(&pause, time, jitter)).await;
                 return;
@@ -175,9 +182,7 @@ impl Outage {
         let since = *state.since.get_or_insert(now);
         self.fails.store(true, Ordering::Release);
         let lasted = now.since(since);
-        if lasted >= HICCUP && !std::mem::replace(&mut state.is_told, true) {
-            tracing::warn!("the server fails; it is asked again until it answers");
-        }
+        let is_first = lasted >= HICCUP && !std::mem::replace(&mut state.is_told, true);
         let mut sleep = Sleep {
             outage: self,
             seen: state.revivals,
@@ -192,7 +197,7 @@ impl Outage {
         if sleep.takes(turn) {
             state.next_turn = turn.after(apart);
         }
-        Told::Sleep(sleep)
+        Told::Sleep { sleep, is_first }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -203,7 +208,11 @@ impl Outage {
 /// What one who failed is told.
 enum Told<'a> {
     /// To sleep, unless it is called.
-    Sleep(Sleep<'a>),
+    Sleep {
+        sleep: Sleep<'a>,
+        /// It is the first to see that this is no hiccup: it logs that, without the lock, since subscribers are foreign code.
+        is_first: bool,
+    },
     /// That the server has come back meanwhile.
     OldNews,
 }
@@ -243,6 +252,9 @@ impl Sleep<'_> {
 
     fn poll_call(&mut self, cx: &Context<'_>) -> Call {
         let outage = self.outage;
+        // Wakers are foreign code: cloned before the lock is taken, and dropped after it is given back.
+        let waker = cx.waker().clone();
+        let _replaced;
         let mut guard = outage.lock();
         let state = &mut *guard;
         if state.revivals != self.seen {
@@ -260,25 +272,37 @@ impl Sleep<'_> {
             state.next_sleeper += 1;
             state.next_sleeper
         });
-        state.sleepers.insert(id, cx.waker().clone());
+        _replaced = state.sleepers.insert(id, waker);
         Call::None
     }
 }
 
 impl Drop for Sleep<'_> {
     fn drop(&mut self) {
+        let mut own = None;
         let mut state = self.outage.lock();
         if let Some(id) = self.id {
-            state.sleepers.remove(&id);
+            own = state.sleepers.remove(&id);
         }
         if state.revivals == self.seen && self.turn.is_some() {
             state.vacant = self.turn;
         }
         // A turn that is given up goes to one of the others, and on to the next should that one go as well.
-        let first = state.vacant.and(state.sleepers.values().next());
-        let waker = first.cloned();
+        let first = match state.vacant {
+            Some(_) => state.sleepers.pop_first(),
+            None => None,
+        };
         drop(state);
-        waker.into_iter().for_each(Waker::wake);
+        wake_all(first.into_iter().map(|(_, waker)| waker));
+        drop(own);
+    }
+}
+
+/// A waker that panics keeps none of the others from being woken.
+fn wake_all(wakers: impl Iterator<Item = Waker>) {
+    for waker in wakers {
+        // The hook for panics has reported it already.
+        let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tinkers_wire::QueueState;
 
+use crate::closing::Exit;
 use crate::error::{Error, ErrorKind, Phase, Sent, Stalled};
 use crate::time::Moment;
 
@@ -44,8 +45,10 @@ struct State {
     queue: Option<Box<(QueueState, Option<String>)>>,
     /// Attempts on their way now.
     leaving: u32,
-    /// Some attempt may have reached the server, or will be made whatever becomes of the waiting.
+    /// Some attempt may have reached the server.
     sent: bool,
+    /// It will be submitted whatever becomes of the waiting.
+    queued: bool,
 }
 
 /// An attempt on its way. Dropped, it counts as one that may have reached the server.
@@ -54,9 +57,15 @@ struct State {
 pub struct Leaving<'a> {
     cell: &'a ProgressCell,
     stayed: bool,
+    exit: Option<Arc<Exit>>,
 }
 
 impl Leaving<'_> {
+    /// Sets where it leaves while that is not known otherwise: dropped before it has left, it stays.
+    pub(crate) fn by(&mut self, exit: Option<Arc<Exit>>) {
+        self.exit = exit;
+    }
+
     /// The server did nothing with it, and that is known.
     pub fn stayed(mut self) {
         self.stayed = true;
@@ -65,9 +74,16 @@ impl Leaving<'_> {
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
+        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
         let mut state = self.cell.lock();
         state.leaving -= 1;
-        state.sent |= !self.stayed;
+        state.sent |= !self.stayed && !is_kept_back;
+    }
+}
+
+impl State {
+    fn has_left(&self) -> bool {
+        self.sent || self.leaving > 0
     }
 }
 
@@ -82,6 +98,7 @@ impl ProgressCell {
             queue: None,
             leaving: 0,
             sent: false,
+            queued: false,
         }))
     }
 
@@ -102,17 +119,22 @@ impl ProgressCell {
     /// What is known of the operation's requests: `NotSent` while none can be at the server nor will be, else `MaybeSent`.
     pub fn sent(&self) -> Sent {
         let state = self.lock();
-        if state.sent || state.leaving > 0 {
+        if state.has_left() || state.queued {
             Sent::MaybeSent
         } else {
             Sent::NotSent
         }
     }
 
+    /// Returns whether any request of the operation may have reached the server by now.
+    pub fn has_left(&self) -> bool {
+        self.lock().has_left()
+    }
+
     /// The operation is queued and will be sent whether anybody waits for it or not: giving it up does not keep it from the
     /// server.
     pub fn will_be_sent(&self) {
-        self.lock().sent = true;
+        self.lock().queued = true;
     }
 
     /// An attempt sets out. It counts as possibly sent while it is under way, and for good unless it
@@ -122,6 +144,7 @@ impl ProgressCell {
         Leaving {
             cell: self,
             stayed: false,
+            exit: None,
         }
     }
 
@@ -134,6 +157,11 @@ impl ProgressCell {
     pub fn news(&self, now: Moment) {
         let mut state = self.lock();
         state.last_news = state.last_news.max(now);
+    }
+
+    /// Returns when the last news came.
+    pub fn last_news(&self) -> Moment {
+        self.lock().last_news
     }
 
     /// The server accepted it under `request_id`, whose text may be shared with those who wait under it.

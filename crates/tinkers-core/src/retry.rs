@@ -29,7 +29,10 @@ pub enum Action {
         kind: ErrorKind,
     },
     /// Billing holds the job: pause, then send it again.
-    PauseForBilling,
+    PauseForBilling {
+        /// The least pause, when the server named one.
+        hint: Option<Duration>,
+    },
     /// Give it to the caller.
     Fail(ErrorKind),
 }
@@ -63,7 +66,7 @@ pub fn classify(answer: &HttpResponse, wall: SystemTime) -> Action {
     };
     let action = match status.as_u16() {
         429 => Action::Refused { hint },
-        402 => Action::PauseForBilling,
+        402 => Action::PauseForBilling { hint },
         // An edge proxy rejects with an empty 400; the API itself always says why.
         400 if answer.body.is_empty() => again,
         // 425 is too early: what the request builds on, such as a checkpoint, is still being made.
@@ -71,7 +74,9 @@ pub fn classify(answer: &HttpResponse, wall: SystemTime) -> Action {
         _ => Action::Fail(kind),
     };
     match (should_retry, action) {
-        (Some("false"), Action::Again { .. } | Action::PauseForBilling) => Action::Fail(kind),
+        (Some("false"), Action::Again { .. } | Action::PauseForBilling { .. }) => {
+            Action::Fail(kind)
+        }
         (Some("true"), Action::Fail(_)) => again,
         _ => action,
     }
@@ -114,7 +119,8 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
 /// How often and how long a request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// A repeat starts only while less than this has passed since the first attempt.
+    /// A repeat starts only while less than this has passed since the first attempt. Waits for admission and pauses that a refusal
+    /// asked for do not count.
     pub window: Duration,
     /// At most this many attempts that got no usable answer; refusals for the rate do not count.
     pub attempts: u32,
@@ -239,7 +245,7 @@ mod tests {
             (302, Action::Fail(K::Protocol)),
             (400, Action::Fail(K::Rejected)),
             (401, Action::Fail(K::Authentication)),
-            (402, Action::PauseForBilling),
+            (402, Action::PauseForBilling { hint: None }),
             (403, Action::Fail(K::PermissionDenied)),
             (404, Action::Fail(K::NotFound)),
             (405, Action::Fail(K::NotFound)),
@@ -314,7 +320,8 @@ mod tests {
         for says in ["false", "true"] {
             assert_eq!(decide(429, Some(says), ""), Action::Refused { hint: None });
         }
-        assert_eq!(decide(402, Some("true"), ""), Action::PauseForBilling);
+        let paused = Action::PauseForBilling { hint: None };
+        assert_eq!(decide(402, Some("true"), ""), paused);
     }
 
     #[test]

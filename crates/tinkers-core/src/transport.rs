@@ -7,11 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::admission::RouteClass;
+use crate::admission::{Departure, RouteClass};
 use crate::error::Sent;
 use crate::spawn::BoxFuture;
 
-/// Sends one request and gives its answer, whatever the status. Retries, credentials' renewal and rate limits are others' work;
+/// Sends one request and gives its answer, whatever the status. Whatever reaches a network asks [`HttpRequest::departure`] first; a
+/// layer that passes requests on needs not. Retries, credentials' renewal and rate limits are others' work;
 /// adding the credential, compression of answers and redirects are the transport's.
 ///
 /// Dropping the future cancels the request; the server may have seen it.
@@ -37,11 +38,19 @@ pub struct HttpRequest {
     pub timeouts: Timeouts,
     /// The answer's body may be this long after decompression, in bytes.
     pub max_response_bytes: usize,
+    /// To be asked immediately before the request leaves, and told of the head of its response.
+    pub departure: Departure,
 }
 
 impl HttpRequest {
-    /// A body above this is no answer of any Tinker server.
-    pub const DEFAULT_MAX_RESPONSE_BYTES: usize = 1 << 30;
+    /// The longest body of an answer to a request of `class`, in bytes: 1 GiB for polls, which bring results, and 16 MiB for all
+    /// else. A body above it is no answer of any Tinker server.
+    pub const fn default_max_response_bytes(class: RouteClass) -> usize {
+        match class {
+            RouteClass::Poll => 1 << 30,
+            _ => 16 << 20,
+        }
+    }
 
     /// A request of `class` with the default limits.
     pub fn new(method: Method, path: impl Into<String>, class: RouteClass) -> Self {
@@ -52,7 +61,8 @@ impl HttpRequest {
             body: Bytes::new(),
             class,
             timeouts: Timeouts::default(),
-            max_response_bytes: Self::DEFAULT_MAX_RESPONSE_BYTES,
+            max_response_bytes: Self::default_max_response_bytes(class),
+            departure: Departure::default(),
         }
     }
 }
@@ -169,6 +179,8 @@ pub enum TransportErrorKind {
     Credential,
     /// The transport is closed.
     Closed,
+    /// The rate limit closed after the request was admitted, so it did not leave; it goes back to admission.
+    Held,
     /// The request cannot be expressed in HTTP.
     Invalid,
     /// The work was cut off here: its runtime has ended, or it panicked. To send it again is of no use.

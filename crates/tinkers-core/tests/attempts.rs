@@ -10,6 +10,8 @@ use support::Step::{Fails, Header, Says};
 use support::{Step, World, post};
 
 mod support;
+#[path = "attempts/window.rs"]
+mod window;
 
 const OK: Step = Says(200, "{}");
 const NOT_SENT: Step = Fails(T::Connect, Sent::NotSent);
@@ -92,6 +94,51 @@ fn a_client_that_closes_between_two_attempts_does_not_hide_the_first() {
     let world = World::new(&[NOT_SENT], OK).closed_after(1);
     let error = world.call(post(RouteClass::Sample)).expect_err("closed");
     assert_eq!(error.sent(), Sent::NotSent);
+}
+
+#[test]
+fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
+    fn is_json(answer: &tinkers_core::HttpResponse) -> bool {
+        answer.body.starts_with(b"{")
+    }
+    let page = Says(200, "<html>");
+    let call = |policy| {
+        let mut call = post(RouteClass::Train);
+        call.is_readable = Some(is_json);
+        call.policy = policy;
+        call
+    };
+    let world = World::new(&[page, page], OK);
+    let accepted = world.call(call(Policy::PATIENT)).expect("readable");
+    assert_eq!(world.seen().len(), 3);
+    assert_eq!(accepted.earlier, Sent::MaybeSent);
+    assert_eq!(accepted.response.body, "{}");
+    // A few times only.
+    let world = World::new(&[], page);
+    let accepted = world.call(call(Policy::PATIENT)).expect("as it is");
+    assert_eq!(accepted.response.body, "<html>");
+    assert_eq!(world.seen().len(), 4);
+    // Not where it may not be applied twice.
+    let world = World::new(&[page], OK);
+    let once = Policy::PATIENT.giving_up_when_maybe_applied();
+    let accepted = world.call(call(once)).expect("as it is");
+    assert_eq!(accepted.response.body, "<html>");
+    assert_eq!(world.seen().len(), 1);
+}
+
+#[test]
+fn each_attempt_is_counted_in_its_header_and_by_the_policy() {
+    let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
+    world.call(post(RouteClass::Train)).expect("taken");
+    assert_eq!(world.retry_counts(), ["0", "1", "2"]);
+    let world = World::new(&[], NOT_SENT);
+    let mut call = post(RouteClass::Train);
+    call.policy = Policy {
+        attempts: 2,
+        ..Policy::PATIENT
+    };
+    world.call(call).expect_err("two attempts");
+    assert_eq!(world.retry_counts(), ["0", "1"]);
 }
 
 #[test]

@@ -17,6 +17,7 @@ fn ask() -> Ask {
         deadline: None,
         flight: None,
         reentry: Reentry::New,
+        is_nested: false,
     }
 }
 

@@ -43,10 +43,9 @@ impl Admit {
     pub(crate) fn new(desk: Arc<Desk>, ask: Ask) -> Self {
         let has_flight = ask.flight.as_ref().is_some_and(Flight::is_counted);
         let wait = Wait {
-            line: if has_flight {
-                Line::Flying
-            } else {
-                Line::Client(ask.client)
+            line: Line {
+                client: ask.client,
+                has_flight,
             },
             arrival: match ask.reentry {
                 Reentry::New => None,
@@ -140,16 +139,16 @@ impl Wait {
         // Cloned here: wakers are foreign code and stay out of the lock.
         let waker = cx.waker().clone();
         let lane = &desk.lane;
-        if let Some(place) = self.place {
-            return lane.look(place, waker, now);
-        }
-        lane.counters.waits.add(1);
         let waiter = Waiter {
             demand: self.demand,
             deadline: self.deadline,
             waker,
             alarm: None,
         };
+        if let Some(place) = self.place {
+            return lane.look(place, waiter, now);
+        }
+        lane.counters.waits.add(1);
         let (place, look) = lane.join(self.line, self.arrival, waiter, now);
         self.place = Some(place);
         look

@@ -1,5 +1,6 @@
 //! What is left to be done when the lock of a lane is free again, since it runs foreign code.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -28,18 +29,28 @@ impl After {
         self.events.push(event);
     }
 
-    /// Does it all. Gives how many were woken.
+    /// Does it all, the waiters first. Returns how many were woken.
+    ///
+    /// A waker or a log subscriber that panics does so for the request whose end this is, which may be another one than its own: the
+    /// panic goes no further, so that no waiter misses its wake-up.
     pub(crate) fn run(self, subscribers: &broadcast::Sender<LimiterEvent>) -> u64 {
-        for event in self.events {
-            trace(&event);
-            // Without subscribers there is nobody to tell.
-            let _unheard = subscribers.send(event);
-        }
         let woken = self.wakes.len() as u64;
-        self.wakes.into_iter().for_each(Waker::wake);
-        drop(self.drops);
+        for waker in self.wakes {
+            contain(|| waker.wake());
+        }
+        contain(|| drop(self.drops));
+        for event in self.events {
+            // An error says that there are no subscribers.
+            let _unheard = subscribers.send(event);
+            contain(|| trace(&event));
+        }
         woken
     }
+}
+
+fn contain(foreign: impl FnOnce()) {
+    // The hook for panics has reported it already.
+    let _panicked = catch_unwind(AssertUnwindSafe(foreign));
 }
 
 fn trace(event: &LimiterEvent) {

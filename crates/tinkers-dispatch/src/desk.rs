@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{
-    Admitted, Arrival, Flight, Jitter, Ledger, Receipt, Settlement, SubmitPermit, Time,
+    Admitted, Arrival, Error, ErrorKind, Flight, Jitter, Ledger, Moment, Receipt, Sent, Settlement,
+    SubmitPermit, Time,
 };
-use tinkers_limits::{Ending, Take, Ticket};
+use tinkers_limits::{Ending, GateState, Take, Ticket};
+use tokio::sync::Notify;
 
 use crate::lane::Lane;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Admits to a lane and takes back what it gave.
 #[derive(Debug)]
@@ -16,7 +19,31 @@ pub(crate) struct Desk {
     pub(crate) lane: Arc<Lane>,
     pub(crate) time: Arc<dyn Time>,
     pub(crate) jitter: Arc<dyn Jitter>,
-    pub(crate) max_hint: Duration,
+    /// Shared by all clients of the limiter: it follows what they ask for.
+    pub(crate) max_hint: Arc<MaxHint>,
+    /// Notified when a refusal closes the lane.
+    pub(crate) closures: Arc<Notify>,
+}
+
+/// The longest that one refusal closes a gate for, as it holds now.
+#[derive(Debug)]
+pub(crate) struct MaxHint(AtomicU64);
+
+impl MaxHint {
+    pub(crate) fn new(longest: Duration) -> Self {
+        let max_hint = Self(AtomicU64::new(0));
+        max_hint.set(longest);
+        max_hint
+    }
+
+    pub(crate) fn set(&self, longest: Duration) {
+        let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
+        self.0.store(nanos, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl Desk {
@@ -52,9 +79,26 @@ impl Desk {
         }
     }
 
+    /// Lets a request through that is made by one under way, at once or not at all.
+    pub(crate) fn admit_nested(self: Arc<Self>, kept: Option<Flight>) -> Result<Admitted, Error> {
+        let Some(ticket) = self.lane.try_nested() else {
+            let now = self.time.now();
+            let message = format!(
+                "the server's rate limit holds {} requests back, and a request that is made by another one under way cannot wait",
+                self.lane.class.name()
+            );
+            let error = Error::new(ErrorKind::RateLimited, Sent::NotSent, message);
+            return Err(match self.lane.constraints.gate().state() {
+                GateState::ClosedUntil(at) => error.with_retry_at(now, Moment::from_origin(at)),
+                GateState::Open | GateState::ProbingSince(_) => error,
+            });
+        };
+        Ok(self.admitted(ticket, kept, Arrival::default()))
+    }
+
     /// How long a refusal closes the gate. Chance is added to what the server says, never taken from it.
     fn pause(&self, hint: Option<Duration>) -> Duration {
-        let told = hint.unwrap_or(Self::UNHINTED).min(self.max_hint);
+        let told = hint.unwrap_or(Self::UNHINTED).min(self.max_hint.get());
         let floor = doubled(Self::FIRST_FLOOR, self.lane.failed_probes()).min(Self::LONGEST_FLOOR);
         self.spread(told.max(floor))
     }
@@ -85,11 +129,25 @@ impl Desk {
 }
 
 impl Ledger for Desk {
+    fn may_leave(&self, Receipt(words): Receipt) -> bool {
+        self.lane.may_leave(&Ticket::from_words(words))
+    }
+
+    fn extend(&self, Receipt(words): Receipt, hint: Duration) {
+        let now = self.time.now();
+        let until = now.after(self.pause(Some(hint)));
+        self.lane.extend(&Ticket::from_words(words), until, now);
+        self.closures.notify_waiters();
+    }
+
     fn settle(&self, Receipt(words): Receipt, outcome: Settlement) {
         let is_hinted = matches!(outcome, Settlement::Refused { hint: Some(_) });
         let (ticket, ending) = (Ticket::from_words(words), self.ending(outcome));
         self.lane
             .settle(ticket, ending, is_hinted, || self.time.now());
+        if matches!(ending, Ending::Refused { .. }) {
+            self.closures.notify_waiters();
+        }
     }
 
     fn land(&self) {

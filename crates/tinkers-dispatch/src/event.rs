@@ -107,6 +107,10 @@ pub struct LaneCounts {
     pub events: u64,
     /// Attempts that went alone after a pause.
     pub probes: u64,
+    /// Attempts that were let through and did not leave, since the gate had closed by then.
+    pub held: u64,
+    /// Grants that were taken back, since their owner was not polled for a second while others waited.
+    pub lapsed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +122,8 @@ pub(crate) struct Counters {
     pub(crate) hints: Counter,
     pub(crate) events: Counter,
     pub(crate) probes: Counter,
+    pub(crate) held: Counter,
+    pub(crate) lapsed: Counter,
 }
 
 /// Counts up. No decision depends on it, so it orders nothing.
@@ -144,6 +150,8 @@ impl Counters {
             hints: self.hints.read(),
             events: self.events.read(),
             probes: self.probes.read(),
+            held: self.held.read(),
+            lapsed: self.lapsed.read(),
         }
     }
 }

@@ -1,12 +1,9 @@
 //! One lane: what its requests must meet, who waits for it, and what its answers teach.
 
-use std::task::Waker;
 use std::time::Duration;
 
 use tinkers_core::{Arrival, Moment, RouteClass};
-use tinkers_limits::{
-    Blocked, Change, Constraints, Demand, Ending, GateState, Growth, Settled, Take, Ticket,
-};
+use tinkers_limits::{Change, Closed, Constraints, Demand, Ending, Growth, Settled, Take, Ticket};
 use tokio::sync::broadcast;
 
 use crate::after::After;
@@ -14,6 +11,8 @@ use crate::event::{Counters, LimiterEvent};
 use crate::queue::{Left, Line, Place, Queue, Waiter};
 use crate::settings::LaneSettings;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
+
+mod serve;
 
 /// The uncontended way takes no lock: the mutex is for those who wait and for what the server refuses.
 #[derive(Debug)]
@@ -38,6 +37,10 @@ struct State {
     probe_took: Duration,
     /// When something last came back while somebody waited.
     moved: Option<Moment>,
+    /// No grant lapses before this.
+    lapse_at: Moment,
+    /// When polls that are not answered are taken for accepted, while a ramp bounds them.
+    ramp_at: Option<Moment>,
 }
 
 /// What a waiter finds.
@@ -63,6 +66,8 @@ impl Lane {
     const PATIENCE: Duration = Duration::from_secs(1);
     /// The same where the server holds what it takes: there an answer that does not come is the good one.
     const PATIENCE_WITH_POLLS: Duration = Duration::from_millis(250);
+    /// A grant that is not collected for this long is taken back where others could use it: its owner's runtime stands still.
+    const COLLECT_WITHIN: Duration = Duration::from_secs(1);
 
     pub(crate) fn new(
         class: RouteClass,
@@ -80,6 +85,8 @@ impl Lane {
                 probe: None,
                 probe_took: Duration::ZERO,
                 moved: None,
+                lapse_at: Moment::ORIGIN,
+                ramp_at: None,
             }),
             failed_probes: AtomicU64::new(0),
             events,
@@ -110,6 +117,31 @@ impl Lane {
         Some(ticket)
     }
 
+    /// Lets a request through that is made by one under way, unless the gate is closed.
+    pub(crate) fn try_nested(&self) -> Option<Ticket> {
+        let ticket = self.constraints.take_nested()?;
+        self.counters.grants.add(1);
+        Some(ticket)
+    }
+
+    /// Whether a request that was let through may leave now.
+    pub(crate) fn may_leave(&self, ticket: &Ticket) -> bool {
+        let may = self.constraints.may_leave(ticket);
+        if !may {
+            self.counters.held.add(1);
+        }
+        may
+    }
+
+    /// Keeps the gate closed until `until`, for a refusal whose hint came after it was settled.
+    pub(crate) fn extend(&self, ticket: &Ticket, until: Moment, now: Moment) {
+        self.locked(|state, after| {
+            let closed = self.constraints.extend(ticket, until.since_origin());
+            self.tell_closed(state, closed, true, now, after);
+            self.serve(state, now, after);
+        });
+    }
+
     /// Takes a place among those who wait, and looks whether it can go at once.
     pub(crate) fn join(
         &self,
@@ -127,15 +159,29 @@ impl Lane {
         })
     }
 
-    /// Looks whether a place was let through; otherwise `waker` is who is woken for it from now on.
-    pub(crate) fn look(&self, place: Place, waker: Waker, now: Moment) -> Look {
+    /// Looks whether a place was let through; otherwise `waiter` is what waits there from now on.
+    ///
+    /// A grant is checked when it is collected: the gate may have closed since, or the grant was taken back. Then the request waits
+    /// again at its old place.
+    pub(crate) fn look(&self, place: Place, waiter: Waiter, now: Moment) -> Look {
         self.locked(|state, after| {
             if state.look_at.is_some_and(|at| at <= now) {
                 self.serve(state, now, after);
             }
-            if let Some(waiter) = state.queue.waiter(place) {
-                after.drop(std::mem::replace(&mut waiter.waker, waker));
+            if let Some(waiting) = state.queue.waiter(place) {
+                after.drop(std::mem::replace(&mut waiting.waker, waiter.waker));
+                return self.found(state, place);
             }
+            if let Some(ticket) = state.queue.collect(place) {
+                if self.may_leave(&ticket) {
+                    after.drop(waiter.waker);
+                    return Look::Granted(ticket);
+                }
+                self.constraints.undo(ticket, now.since_origin());
+            }
+            state.queue.rejoin(place, waiter);
+            self.constraints.window().set_waiters(true);
+            self.serve(state, now, after);
             self.found(state, place)
         })
     }
@@ -205,7 +251,7 @@ impl Lane {
         lock(&self.state).moved
     }
 
-    /// Other limits from now on, but for the rate; what is taken stays taken.
+    /// Applies other limits from now on; what is taken stays taken.
     pub(crate) fn resize(&self, settings: LaneSettings, now: Moment) {
         self.locked(|state, after| {
             self.constraints.resize(settings.bounds(self.class));
@@ -236,90 +282,9 @@ impl Lane {
     fn level(&self) -> u32 {
         match self.class {
             RouteClass::Sample => lock(&self.state).growth.level().unwrap_or(u32::MAX),
-            // What is held for long is not answered for long: nothing can be counted.
-            RouteClass::Poll => 1,
+            // No level is learned for polls; all that fit go in the end.
+            RouteClass::Poll => self.constraints.most_slots(),
             _ => u32::MAX,
-        }
-    }
-
-    /// Lets through whoever can go, in order. Everything is decided here and now, whatever held when they began to wait.
-    fn serve(&self, state: &mut State, now: Moment, after: &mut After) {
-        state.look_at = None;
-        loop {
-            let Some((place, waiter)) = state.queue.next() else {
-                self.constraints.window().set_waiters(false);
-                return;
-            };
-            let demand = waiter.demand;
-            match self.take_turn(state, demand, now, after) {
-                Ok(ticket) => {
-                    if ticket.is_probe() {
-                        state.probe = Some(now);
-                        self.counters.probes.add(1);
-                        after.tell(LimiterEvent::Probing { class: self.class });
-                    }
-                    self.counters.grants.add(1);
-                    after.wake(state.queue.grant(place, ticket));
-                }
-                Err(Blocked::NotUntil(at)) => {
-                    state.growth.held_back(now.since_origin());
-                    let at = Moment::from_origin(at);
-                    state.look_at = Some(at);
-                    for waker in state.queue.set_alarms(at) {
-                        after.wake(Some(waker));
-                    }
-                    return;
-                }
-                Err(Blocked::WindowFull | Blocked::Full) => return,
-            }
-        }
-    }
-
-    fn take_turn(
-        &self,
-        state: &mut State,
-        demand: Demand,
-        now: Moment,
-        after: &mut After,
-    ) -> Result<Ticket, Blocked> {
-        self.open_unrefused(state, now, after);
-        loop {
-            let patience = self.patience_in(state);
-            let taken = self
-                .constraints
-                .take_turn(demand, now.since_origin(), patience);
-            let is_full = taken == Err(Blocked::WindowFull) && demand.take == Take::SlotAndFlight;
-            if !is_full {
-                return taken;
-            }
-            let view = self.constraints.window().view();
-            if view.in_flight < view.limit {
-                return taken;
-            }
-            match self
-                .constraints
-                .try_more(&mut state.growth, now.since_origin())
-            {
-                Some(why) => self.tell_change(why, state, after),
-                None => return taken,
-            }
-        }
-    }
-
-    /// Polls are held by a server that takes them: a probe among them that was not refused by now has been taken.
-    fn open_unrefused(&self, state: &mut State, now: Moment, after: &mut After) {
-        if self.class != RouteClass::Poll {
-            return;
-        }
-        let gate = self.constraints.gate();
-        let epoch = gate.epoch();
-        if let GateState::ProbingSince(at) = gate.state()
-            && Moment::from_origin(at).after(self.patience_in(state)) <= now
-            && gate.reopen(epoch)
-        {
-            state.probe = None;
-            self.failed_probes.store(0, Ordering::Relaxed);
-            after.tell(LimiterEvent::Opened { class: self.class });
         }
     }
 
@@ -339,6 +304,7 @@ impl Lane {
         } = ended;
         if settled.reopened {
             self.failed_probes.store(0, Ordering::Relaxed);
+            state.ramp_at = None;
             if let Some(sent) = state.probe.take() {
                 state.probe_took = now.since(sent);
             }
@@ -349,23 +315,12 @@ impl Lane {
             self.failed_probes.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(closed) = settled.closed {
-            let until = Moment::from_origin(closed.until);
-            let pause = until.since(now);
             self.counters.refusals.add(1);
             self.counters.hints.add(u64::from(is_hinted));
             self.counters
                 .events
                 .add(u64::from(closed.first_of_its_event));
-            after.tell(LimiterEvent::ClosedUntil {
-                class: self.class,
-                pause,
-                is_hinted,
-                is_first: closed.first_of_its_event,
-            });
-            // They can give up now.
-            for waker in state.queue.with_deadline_before(until) {
-                after.wake(Some(waker));
-            }
+            self.tell_closed(state, closed, is_hinted, now, after);
         }
         if self.counts_flights() {
             let at = now.since_origin();
@@ -375,6 +330,27 @@ impl Lane {
             if let Some(why) = change {
                 self.tell_change(why, state, after);
             }
+        }
+    }
+
+    fn tell_closed(
+        &self,
+        state: &mut State,
+        closed: Closed,
+        is_hinted: bool,
+        now: Moment,
+        after: &mut After,
+    ) {
+        let until = Moment::from_origin(closed.until);
+        after.tell(LimiterEvent::ClosedUntil {
+            class: self.class,
+            pause: until.since(now),
+            is_hinted,
+            is_first: closed.first_of_its_event,
+        });
+        // They can fail now.
+        for waker in state.queue.with_deadline_before(until) {
+            after.wake(Some(waker));
         }
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tinkers_core::{
     Admission, Admitted, Ask, BoxFuture, ClientId, Error, Jitter, Moment, RouteClass, Time,
 };
-use tokio::sync::broadcast;
+use tinkers_limits::GateState;
+use tokio::sync::{Notify, broadcast};
 
 use crate::admit::Admit;
 use crate::claim::{Claim, Claims};
-use crate::desk::Desk;
+use crate::desk::{Desk, MaxHint};
 use crate::event::{LimiterEvent, LimiterEvents};
 use crate::lane::Lane;
 use crate::settings::{LaneSettings, LimiterSettings};
@@ -25,6 +26,9 @@ pub struct Limiter {
     lanes: [Arc<Lane>; 4],
     clients: AtomicU64,
     pub(crate) claims: Claims,
+    max_hint: Arc<MaxHint>,
+    /// In the order of the lanes.
+    closures: [Arc<Notify>; 4],
     events: broadcast::Sender<LimiterEvent>,
 }
 
@@ -51,6 +55,8 @@ impl Limiter {
             lanes: LANES.map(lane),
             clients: AtomicU64::new(0),
             claims: Claims::new(settings),
+            max_hint: Arc::new(MaxHint::new(settings.max_hint)),
+            closures: Default::default(),
             events,
         }
     }
@@ -61,22 +67,23 @@ impl Limiter {
         time: Arc<dyn Time>,
         jitter: Arc<dyn Jitter>,
     ) -> LimiterAdmission {
-        let desk = |lane: &Arc<Lane>| {
+        let desk = |at: usize| {
             Arc::new(Desk {
-                lane: Arc::clone(lane),
+                lane: Arc::clone(&self.lanes[at]),
+                closures: Arc::clone(&self.closures[at]),
                 time: Arc::clone(&time),
                 jitter: Arc::clone(&jitter),
-                max_hint: self.claims.effective().max_hint,
+                max_hint: Arc::clone(&self.max_hint),
             })
         };
         LimiterAdmission {
-            desks: self.lanes.each_ref().map(desk),
+            desks: std::array::from_fn(desk),
         }
     }
 
     /// Asks for limits for as long as the [`Claim`] is held. What holds is the strictest of all that is asked for; that somebody
     /// asks for something else is told as a warning, since these limits are shared by all clients of one server and key. What
-    /// is taken stays taken, and who waits keeps its place. The rate of a lane is set when the limiter is made and stays.
+    /// is taken stays taken, and who waits keeps its place.
     pub fn claim(self: &Arc<Self>, settings: LimiterSettings, time: Arc<dyn Time>) -> Claim {
         Claim::new(Arc::clone(self), settings, time)
     }
@@ -109,6 +116,7 @@ impl Limiter {
     }
 
     pub(crate) fn apply(&self, settings: &LimiterSettings, now: Moment) {
+        self.max_hint.set(settings.max_hint);
         for lane in &self.lanes {
             lane.resize(lane_settings(settings, lane.class), now);
         }
@@ -156,10 +164,31 @@ impl Admission for LimiterAdmission {
         let Some(desk) = self.desk(ask.class) else {
             return Box::pin(std::future::ready(Ok(Admitted::free(ask.flight))));
         };
+        if let GateState::ClosedUntil(_) = desk.lane.constraints.gate().state() {
+            desk.closures.notify_waiters();
+        }
+        if ask.is_nested {
+            let admitted = Arc::clone(desk).admit_nested(ask.flight);
+            return Box::pin(std::future::ready(admitted));
+        }
         Box::pin(Admit::new(Arc::clone(desk), ask))
     }
 
     fn moved(&self, class: RouteClass) -> Option<Moment> {
         self.desk(class)?.lane.moved()
+    }
+
+    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+        match self.desk(class)?.lane.constraints.gate().state() {
+            GateState::ClosedUntil(at) => Some(Moment::from_origin(at)),
+            GateState::Open | GateState::ProbingSince(_) => None,
+        }
+    }
+
+    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
+        match self.desk(class) {
+            Some(desk) => Box::pin(Arc::clone(&desk.closures).notified_owned()),
+            None => Box::pin(std::future::pending()),
+        }
     }
 }

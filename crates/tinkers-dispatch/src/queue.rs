@@ -1,18 +1,17 @@
-//! Who waits, in which order: those who have a flight first, then client by client in turn, each in the order of arrival.
+//! The queue of one lane: clients take turns, and the requests of each are served in the order of arrival.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Waker;
 
 use tinkers_core::{Arrival, ClientId, Moment};
 use tinkers_limits::{Demand, Ticket};
 
-/// Whose queue a request waits in.
+/// The line of one client's requests that a request waits in. Those that have a flight stand before those that need one: what waits
+/// for a flight must never stand before what could give one back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Line {
-    /// It has a flight. Served first: what waits for a flight must never stand before who could give one back.
-    Flying,
-    /// One client's.
-    Client(ClientId),
+pub(crate) struct Line {
+    pub(crate) client: ClientId,
+    pub(crate) has_flight: bool,
 }
 
 /// A place in the queue. Places of one line are in the order of service.
@@ -24,7 +23,7 @@ pub(crate) struct Place {
     number: u64,
 }
 
-/// Somebody who waits.
+/// A request that waits.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     pub(crate) demand: Demand,
@@ -34,24 +33,39 @@ pub(crate) struct Waiter {
     pub(crate) alarm: Option<Moment>,
 }
 
-/// What a place has come to.
+impl Waiter {
+    /// The waker, to be called without the lock. It is taken and not cloned, since cloning runs foreign code, too; the waiter leaves
+    /// another one when it is polled.
+    fn take_waker(&mut self) -> Waker {
+        std::mem::replace(&mut self.waker, Waker::noop().clone())
+    }
+}
+
+/// What a place that is given up had come to.
 #[derive(Debug)]
 pub(crate) enum Left {
     /// It still waited.
     Waiting(Waiter),
     /// It was let through and had not taken its ticket.
     Granted(Ticket),
-    /// It is not here.
+    /// It is not here: its grant was taken back.
     Gone,
+}
+
+/// A ticket that waits to be collected.
+#[derive(Debug)]
+struct Grant {
+    ticket: Ticket,
+    at: Moment,
 }
 
 /// The queue of one lane. It knows no runtime: it holds wakers and calls none.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     lines: BTreeMap<Line, BTreeMap<(Arrival, u64), Waiter>>,
-    /// The clients that have anybody waiting; the first is served next.
+    /// The clients that have requests waiting; the first is served next.
     turns: VecDeque<ClientId>,
-    granted: BTreeMap<Place, Ticket>,
+    granted: BTreeMap<Place, Grant>,
     numbers: u64,
     with_deadline: usize,
 }
@@ -61,51 +75,77 @@ impl Queue {
     pub(crate) fn join(&mut self, line: Line, arrival: Option<Arrival>, waiter: Waiter) -> Place {
         self.numbers += 1;
         let number = self.numbers;
-        let arrival = arrival.unwrap_or(Arrival(number));
+        let place = Place {
+            line,
+            arrival: arrival.unwrap_or(Arrival(number)),
+            number,
+        };
+        self.rejoin(place, waiter);
+        place
+    }
+
+    /// Waits again at a place whose grant was taken back.
+    pub(crate) fn rejoin(&mut self, place: Place, waiter: Waiter) {
         self.with_deadline += usize::from(waiter.deadline.is_some());
-        let waiting = self.lines.entry(line).or_default();
-        if let (true, Line::Client(client)) = (waiting.is_empty(), line) {
+        if self.head_of(place.line.client).is_none() {
+            self.turns.push_back(place.line.client);
+        }
+        let waiting = self.lines.entry(place.line).or_default();
+        waiting.insert((place.arrival, place.number), waiter);
+    }
+
+    /// The request that is served next.
+    pub(crate) fn next(&self) -> Option<(Place, &Waiter)> {
+        self.head_of(*self.turns.front()?)
+    }
+
+    /// The request with a flight that is served next, for when there is no room for another flight.
+    pub(crate) fn next_with_flight(&self) -> Option<(Place, &Waiter)> {
+        let of_client = |client: &ClientId| {
+            self.head(Line {
+                client: *client,
+                has_flight: true,
+            })
+        };
+        self.turns.iter().find_map(of_client)
+    }
+
+    /// Lets the place through, and moves its client to the end of the turns. The waker is to be called, or dropped, without the lock.
+    pub(crate) fn grant(&mut self, place: Place, ticket: Ticket, at: Moment) -> Option<Waker> {
+        let client = place.line.client;
+        let waiter = self.take_out(place)?;
+        if let Some(turn) = self.turns.iter().position(|other| *other == client) {
+            self.turns.remove(turn);
             self.turns.push_back(client);
         }
-        waiting.insert((arrival, number), waiter);
-        Place {
-            line,
-            arrival,
-            number,
-        }
-    }
-
-    /// Who is served next.
-    pub(crate) fn next(&self) -> Option<(Place, &Waiter)> {
-        let line = match self.turns.front() {
-            _ if self.lines.contains_key(&Line::Flying) => Line::Flying,
-            Some(client) => Line::Client(*client),
-            None => return None,
-        };
-        self.head(line)
-    }
-
-    /// Lets the place that is next through, and gives the turn to the next client. The waker is to be called, or dropped,
-    /// without the lock.
-    pub(crate) fn grant(&mut self, place: Place, ticket: Ticket) -> Option<Waker> {
-        let waiter = self.take_out(place)?;
-        if let (Line::Client(client), Some(first)) = (place.line, self.turns.front())
-            && client == *first
-        {
-            self.turns.rotate_left(1);
-        }
-        self.granted.insert(place, ticket);
+        self.granted.insert(place, Grant { ticket, at });
         Some(waiter.waker)
     }
 
     /// The ticket of a place that was let through.
     pub(crate) fn collect(&mut self, place: Place) -> Option<Ticket> {
-        self.granted.remove(&place)
+        Some(self.granted.remove(&place)?.ticket)
+    }
+
+    /// Takes back the tickets that were handed over before `at` and not collected.
+    pub(crate) fn take_back(&mut self, at: Moment) -> Vec<Ticket> {
+        let lapsed = self.granted.extract_if(.., |_, grant| grant.at < at);
+        lapsed.map(|(_, grant)| grant.ticket).collect()
+    }
+
+    /// The clients that have not collected a ticket yet.
+    pub(crate) fn granted_to(&self) -> BTreeSet<ClientId> {
+        self.granted.keys().map(|place| place.line.client).collect()
+    }
+
+    /// When the oldest ticket that is not collected was handed over.
+    pub(crate) fn oldest_grant(&self) -> Option<Moment> {
+        self.granted.values().map(|grant| grant.at).min()
     }
 
     /// Gives a place up.
     pub(crate) fn leave(&mut self, place: Place) -> Left {
-        if let Some(ticket) = self.granted.remove(&place) {
+        if let Some(ticket) = self.collect(place) {
             return Left::Granted(ticket);
         }
         self.take_out(place).map_or(Left::Gone, Left::Waiting)
@@ -123,31 +163,33 @@ impl Queue {
         self.head(place.line).is_some_and(|(head, _)| head == place)
     }
 
-    /// Whoever is first in a line and would not look by itself at this time: woken, it sets its alarm.
-    pub(crate) fn set_alarms(&mut self, at: Moment) -> Vec<Waker> {
+    /// Sets an alarm at this time for the first of each line that has none by then, and returns their wakers. The lines of `except`
+    /// get none.
+    pub(crate) fn set_alarms(&mut self, at: Moment, except: &BTreeSet<ClientId>) -> Vec<Waker> {
         let firsts = self
             .lines
-            .values_mut()
-            .filter_map(|waiting| waiting.values_mut().next());
+            .iter_mut()
+            .filter(|(line, _)| !except.contains(&line.client))
+            .filter_map(|(_, waiting)| waiting.values_mut().next());
         firsts
             .filter(|waiter| waiter.alarm.is_none_or(|alarm| alarm > at))
             .map(|waiter| {
                 waiter.alarm = Some(at);
-                waiter.waker.clone()
+                waiter.take_waker()
             })
             .collect()
     }
 
-    /// The wakers of those who give up before `at`.
-    pub(crate) fn with_deadline_before(&self, at: Moment) -> Vec<Waker> {
+    /// The wakers of the waiters whose deadline is before `at`.
+    pub(crate) fn with_deadline_before(&mut self, at: Moment) -> Vec<Waker> {
         if self.with_deadline == 0 {
             return Vec::new();
         }
         self.lines
-            .values()
-            .flat_map(BTreeMap::values)
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
             .filter(|waiter| waiter.deadline.is_some_and(|deadline| deadline < at))
-            .map(|waiter| waiter.waker.clone())
+            .map(Waiter::take_waker)
             .collect()
     }
 
@@ -158,6 +200,12 @@ impl Queue {
     /// Tickets that were handed over and not collected yet.
     pub(crate) fn uncollected(&self) -> usize {
         self.granted.len()
+    }
+
+    /// The first request of a client: one with a flight where there is one.
+    fn head_of(&self, client: ClientId) -> Option<(Place, &Waiter)> {
+        let line = |has_flight| Line { client, has_flight };
+        self.head(line(true)).or_else(|| self.head(line(false)))
     }
 
     fn head(&self, line: Line) -> Option<(Place, &Waiter)> {
@@ -177,7 +225,8 @@ impl Queue {
         self.with_deadline -= usize::from(waiter.deadline.is_some());
         if is_empty {
             self.lines.remove(&place.line);
-            if let Line::Client(client) = place.line {
+            let client = place.line.client;
+            if self.head_of(client).is_none() {
                 self.turns.retain(|other| *other != client);
             }
         }

@@ -81,7 +81,8 @@ pub struct LimiterSettings {
     pub poll: LaneSettings,
     /// Listings and management.
     pub rest: LaneSettings,
-    /// A lane is never closed for longer than this by one refusal, whatever the server says.
+    /// A lane is never closed for longer than this by one refusal, whatever the server says. Of two values the longer one is the
+    /// stricter.
     pub max_hint: Duration,
 }
 

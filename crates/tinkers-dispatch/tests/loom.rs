@@ -47,6 +47,7 @@ impl Waiting {
             deadline: None,
             flight: None,
             reentry: Reentry::New,
+            is_nested: false,
         };
         let future = admission.wait(ask).expect("a lane with limits");
         Self {

@@ -98,6 +98,7 @@ impl Book {
             deadline: None,
             flight,
             reentry,
+            is_nested: false,
         });
         self.queue.push(Entry {
             waiting,

@@ -43,6 +43,7 @@ fn ask(bytes: u64) -> Ask {
         deadline: None,
         flight: None,
         reentry: Reentry::New,
+        is_nested: false,
     }
 }
 

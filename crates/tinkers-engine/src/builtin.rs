@@ -23,7 +23,11 @@ const WEIGHTS: &[u8] = include_bytes!("../assets/tiny/model.safetensors");
 /// # Errors
 /// [`crate::Error::Model`] where the weights in the crate do not fit its shape, which a test excludes.
 pub fn model() -> Result<Model> {
-    Model::new(config(), Weights::from_bytes(WEIGHTS)?)
+    Model::new(config(), weights()?)
+}
+
+pub(crate) fn weights() -> Result<Weights> {
+    Weights::from_bytes(WEIGHTS)
 }
 
 /// Its shape.

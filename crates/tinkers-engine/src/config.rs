@@ -1,11 +1,14 @@
 //! A model's shape, read from the `config.json` of its directory.
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
+use crate::fields::Fields;
+use crate::weights::Weights;
+
+/// The name in the directory of a model.
+const FILE: &str = "config.json";
 
 /// The shape of a decoder-only model, in the words of a Hugging Face `config.json`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug)]
 pub struct ModelConfig {
     /// The family: `llama`, `qwen2` or `qwen3`.
     pub model_type: String,
@@ -20,81 +23,82 @@ pub struct ModelConfig {
     /// Query heads.
     pub num_attention_heads: usize,
     /// Key and value heads; as many as query heads where absent.
-    #[serde(default)]
     pub num_key_value_heads: Option<usize>,
     /// Numbers per head; `hidden_size / num_attention_heads` where absent.
-    #[serde(default)]
     pub head_dim: Option<usize>,
     /// Added to the mean square before its root is taken.
-    #[serde(default = "default_eps")]
     pub rms_norm_eps: f32,
     /// Longest sequence in tokens.
-    #[serde(default = "default_positions")]
     pub max_position_embeddings: usize,
-    /// Base of the rotary frequencies.
-    #[serde(default)]
-    pub rope_theta: Option<f64>,
-    /// Rotary scaling of older files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rope_scaling: Option<RopeParameters>,
-    /// Rotary parameters of newer files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rope_parameters: Option<RopeParameters>,
+    /// How rotary frequencies are made.
+    pub rope: RopeParameters,
     /// Whether the unembedding is the embedding.
-    #[serde(default)]
     pub tie_word_embeddings: bool,
-    /// The MLP's activation; only `silu` is known.
-    #[serde(default = "default_act")]
-    pub hidden_act: String,
-    /// Sliding windows are refused, so that a model that needs them does not quietly compute something else.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub use_sliding_window: bool,
     /// Tokens that end a text.
-    #[serde(default)]
-    pub eos_token_id: Option<TokenIds>,
+    pub eos_token_id: Vec<u32>,
 }
 
 /// How rotary frequencies are made.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RopeParameters {
-    /// `default` or `llama3`.
-    #[serde(default, alias = "type")]
-    pub rope_type: Option<String>,
-    /// Base of the frequencies, in newer files.
-    #[serde(default)]
-    pub rope_theta: Option<f64>,
-    /// `llama3`: how much low frequencies are slowed.
-    #[serde(default)]
-    pub factor: Option<f64>,
-    /// `llama3`: wavelengths longer than the old context over this are slowed in full.
-    #[serde(default)]
-    pub low_freq_factor: Option<f64>,
-    /// `llama3`: wavelengths shorter than the old context over this are left alone.
-    #[serde(default)]
-    pub high_freq_factor: Option<f64>,
-    /// `llama3`: the context of the first training.
-    #[serde(default)]
-    pub original_max_position_embeddings: Option<f64>,
+    /// Base of the frequencies.
+    pub rope_theta: f64,
+    /// Llama 3's scaling of low frequencies; none for the `default` type.
+    pub scaling: Option<Llama3Scaling>,
 }
 
-/// One token id or several.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(untagged)]
-pub enum TokenIds {
-    /// A single id.
-    One(u32),
-    /// Any of these.
-    Many(Vec<u32>),
+/// The rotary scaling of type `llama3`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Llama3Scaling {
+    /// How much low frequencies are slowed.
+    pub factor: f64,
+    /// Wavelengths longer than the old context over this are slowed in full.
+    pub low_freq_factor: f64,
+    /// Wavelengths shorter than the old context over this are left alone.
+    pub high_freq_factor: f64,
+    /// The context of the first training.
+    pub original_max_position_embeddings: f64,
 }
 
 impl ModelConfig {
     /// Reads a `config.json` and refuses what this engine does not compute.
     ///
+    /// Fields that are absent or `null` have the defaults of Transformers. Where two spellings of a setting are there, the newer
+    /// one counts: `rope_parameters` before `rope_scaling` and `rope_theta`, `rope_type` before `type`, field by field.
+    ///
     /// # Errors
     /// [`Error::Model`] naming the field that is missing, malformed or not supported.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        let config: Self = serde_json::from_slice(json)
-            .map_err(|e| Error::Model(format!("config.json cannot be read: {e}")))?;
+        let fields = Fields::parse(FILE, json)?;
+        let model_type = fields.text("model_type")?.unwrap_or_default();
+        if !matches!(model_type.as_str(), "llama" | "qwen2" | "qwen3") {
+            let what = format!("is {model_type:?}, expected llama, qwen2 or qwen3");
+            return Err(fields.error("model_type", &what));
+        }
+        let positions = if model_type == "llama" { 2048 } else { 32_768 };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the engine computes in f32"
+        )]
+        let eps = fields.number("rms_norm_eps")?.unwrap_or(1e-6) as f32;
+        let config = Self {
+            model_type,
+            vocab_size: fields.required("vocab_size")?,
+            hidden_size: fields.required("hidden_size")?,
+            intermediate_size: fields.required("intermediate_size")?,
+            num_hidden_layers: fields.required("num_hidden_layers")?,
+            num_attention_heads: fields.required("num_attention_heads")?,
+            num_key_value_heads: fields.whole("num_key_value_heads")?,
+            head_dim: fields.whole("head_dim")?,
+            rms_norm_eps: eps,
+            max_position_embeddings: fields
+                .whole("max_position_embeddings")?
+                .unwrap_or(positions),
+            rope: RopeParameters::read(&fields)?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            eos_token_id: fields.token_ids("eos_token_id")?,
+        };
+        refuse_unsupported(&fields)?;
         config.check()?;
         Ok(config)
     }
@@ -118,44 +122,37 @@ impl ModelConfig {
         self.model_type == "qwen3"
     }
 
-    /// Tokens that end a text.
-    #[must_use]
-    pub fn end_tokens(&self) -> Vec<u32> {
-        match &self.eos_token_id {
-            None => Vec::new(),
-            Some(TokenIds::One(id)) => vec![*id],
-            Some(TokenIds::Many(ids)) => ids.clone(),
-        }
-    }
-
     /// The rotary frequencies of one head, in radians per position.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "head widths are small integers")]
     pub fn frequencies(&self) -> Vec<f64> {
-        let rope = self.rope();
-        let theta = rope.rope_theta.or(self.rope_theta).unwrap_or(10_000.0);
         let width = self.head_width();
         (0..width / 2)
-            .map(|i| theta.powf(-2.0 * i as f64 / width as f64))
-            .map(|frequency| rope.scaled(frequency))
+            .map(|i| self.rope.rope_theta.powf(-2.0 * i as f64 / width as f64))
+            .map(|frequency| match &self.rope.scaling {
+                None => frequency,
+                Some(scaling) => scaling.scaled(frequency),
+            })
             .collect()
     }
 
-    fn rope(&self) -> RopeParameters {
-        self.rope_parameters
-            .clone()
-            .or_else(|| self.rope_scaling.clone())
-            .unwrap_or_default()
+    /// Takes the widths that `config.json` leaves out from the shapes of the weights.
+    pub(crate) fn complete(&mut self, weights: &Weights) -> Result<()> {
+        let rows = |name: &str| weights.rows(&format!("model.layers.0.self_attn.{name}.weight"));
+        let divide = |rows: Option<usize>, by: usize| {
+            let rows = rows.filter(|rows| rows.is_multiple_of(by))?;
+            Some(rows / by).filter(|result| *result > 0)
+        };
+        self.head_dim = self
+            .head_dim
+            .or(divide(rows("q_proj"), self.num_attention_heads));
+        let kv_heads = divide(rows("k_proj"), self.head_width());
+        self.num_key_value_heads = self.num_key_value_heads.or(kv_heads);
+        self.check()
     }
 
     fn check(&self) -> Result<()> {
-        let bad = |what: String| Err(Error::Model(format!("config.json: {what}")));
-        if !matches!(self.model_type.as_str(), "llama" | "qwen2" | "qwen3") {
-            return bad(format!(
-                "model_type is {:?}; llama, qwen2 and qwen3 are supported",
-                self.model_type
-            ));
-        }
+        let error = |name: &str, what: &str| Error::Model(format!("{FILE}: {name} {what}"));
         for (name, value) in [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -166,66 +163,129 @@ impl ModelConfig {
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
             if value == 0 {
-                return bad(format!("{name} is zero"));
+                return Err(error(name, "is 0, expected at least 1"));
             }
         }
-        if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
-            return bad("num_attention_heads is no multiple of num_key_value_heads".into());
+        let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
+        if !heads.is_multiple_of(kv_heads) {
+            let what = format!("is {kv_heads}, expected a divisor of num_attention_heads, {heads}");
+            return Err(error("num_key_value_heads", &what));
         }
         if self.head_width() == 0 || !self.head_width().is_multiple_of(2) {
-            return bad(format!(
-                "head_dim is {}, expected an even number",
-                self.head_width()
-            ));
+            let what = format!("is {}, expected an even number", self.head_width());
+            return Err(error("head_dim", &what));
         }
-        if self.hidden_act != "silu" {
-            return bad(format!(
-                "hidden_act is {:?}, only silu is supported",
-                self.hidden_act
-            ));
-        }
-        if self.use_sliding_window {
-            return bad("use_sliding_window is not supported".into());
-        }
-        match self.rope().rope_type.as_deref() {
-            None | Some("default" | "llama3") => Ok(()),
-            Some(other) => bad(format!("rope type {other:?} is not supported")),
-        }
+        Ok(())
     }
 }
 
+/// Settings that would change what a model computes and that this engine does not know.
+fn refuse_unsupported(fields: &Fields) -> Result<()> {
+    let activation = fields.text("hidden_act")?;
+    if activation
+        .as_deref()
+        .is_some_and(|name| !matches!(name, "silu" | "swish"))
+    {
+        let what = format!("is {:?}, expected silu", activation.unwrap_or_default());
+        return Err(fields.error("hidden_act", &what));
+    }
+    if fields.flag("use_sliding_window")? == Some(true) {
+        return Err(fields.error("use_sliding_window", "is true, which is not supported"));
+    }
+    if fields
+        .texts("layer_types")?
+        .iter()
+        .any(|kind| kind != "full_attention")
+    {
+        return Err(fields.error(
+            "layer_types",
+            "holds more than full_attention, which is not supported",
+        ));
+    }
+    if fields.has("quantization_config") {
+        return Err(fields.error(
+            "quantization_config",
+            "is set, expected weights that are not quantized",
+        ));
+    }
+    Ok(())
+}
+
 impl RopeParameters {
+    fn read(config: &Fields) -> Result<Self> {
+        // The newer spelling first.
+        let places: Vec<Fields> = ["rope_parameters", "rope_scaling"]
+            .into_iter()
+            .filter_map(|name| config.object(name).transpose())
+            .collect::<Result<_>>()?;
+        for place in &places {
+            if let Some(name) = place.objects().next() {
+                return Err(place.error(
+                    name,
+                    "is an object: parameters for each kind of layer are not supported",
+                ));
+            }
+        }
+        let number = |name: &str| {
+            let found = places
+                .iter()
+                .map(|place| place.number(name))
+                .chain([config.number(name)]);
+            Ok::<_, Error>(
+                found
+                    .collect::<Result<Vec<_>>>()?
+                    .into_iter()
+                    .flatten()
+                    .next(),
+            )
+        };
+        if number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+            return Err(config.error("partial_rotary_factor", "is not 1, which is not supported"));
+        }
+        let mut kind = None;
+        for place in &places {
+            for name in ["rope_type", "type"] {
+                let found = place.text(name)?;
+                kind = kind.or(found.map(|found| (place, name, found)));
+            }
+        }
+        let scaling = match kind {
+            None => None,
+            Some((_, _, kind)) if kind == "default" => None,
+            Some((_, _, kind)) if kind == "llama3" => Some(Llama3Scaling {
+                factor: number("factor")?.unwrap_or(8.0),
+                low_freq_factor: number("low_freq_factor")?.unwrap_or(1.0),
+                high_freq_factor: number("high_freq_factor")?.unwrap_or(4.0),
+                original_max_position_embeddings: number("original_max_position_embeddings")?
+                    .unwrap_or(8192.0),
+            }),
+            Some((place, name, kind)) => {
+                let what = format!("is {kind:?}, expected default or llama3");
+                return Err(place.error(name, &what));
+            }
+        };
+        Ok(Self {
+            rope_theta: number("rope_theta")?.unwrap_or(10_000.0),
+            scaling,
+        })
+    }
+}
+
+impl Llama3Scaling {
     /// Llama 3's rule: long wavelengths are stretched, short ones kept, those between blended.
     fn scaled(&self, frequency: f64) -> f64 {
-        if self.rope_type.as_deref() != Some("llama3") {
-            return frequency;
-        }
-        let factor = self.factor.unwrap_or(8.0);
-        let low = self.low_freq_factor.unwrap_or(1.0);
-        let high = self.high_freq_factor.unwrap_or(4.0);
-        let context = self.original_max_position_embeddings.unwrap_or(8192.0);
+        let context = self.original_max_position_embeddings;
+        let (low, high) = (self.low_freq_factor, self.high_freq_factor);
         let wavelength = 2.0 * std::f64::consts::PI / frequency;
         if wavelength < context / high {
             return frequency;
         }
         if wavelength > context / low {
-            return frequency / factor;
+            return frequency / self.factor;
         }
         let blend = (context / wavelength - low) / (high - low);
-        (1.0 - blend) * frequency / factor + blend * frequency
+        (1.0 - blend) * frequency / self.factor + blend * frequency
     }
-}
-
-fn default_eps() -> f32 {
-    1e-6
-}
-
-fn default_positions() -> usize {
-    2048
-}
-
-fn default_act() -> String {
-    "silu".into()
 }
 
 #[cfg(test)]
@@ -240,41 +300,122 @@ mod tests {
         .into_bytes()
     }
 
+    fn read(extra: &str) -> ModelConfig {
+        ModelConfig::from_json(&json(extra)).unwrap()
+    }
+
     #[test]
     fn absent_fields_take_the_usual_values() {
-        let config = ModelConfig::from_json(&json("")).unwrap();
+        let config = read("");
         assert_eq!(config.head_width(), 2);
         assert_eq!(config.frequencies(), vec![1.0]);
-        assert!(config.end_tokens().is_empty());
-        let config =
-            ModelConfig::from_json(&json(r#","eos_token_id":[3,4],"head_dim":4"#)).unwrap();
-        assert_eq!(config.end_tokens(), vec![3, 4]);
+        assert_eq!(config.max_position_embeddings, 32_768);
+        assert!(config.eos_token_id.is_empty() && !config.tie_word_embeddings);
+        let config = read(r#","eos_token_id":[3,4],"head_dim":4"#);
+        assert_eq!(config.eos_token_id, [3, 4]);
         assert_eq!(config.frequencies(), vec![1.0, 0.01]);
+    }
+
+    #[test]
+    fn null_means_the_default() {
+        let nulls = [
+            "head_dim",
+            "rms_norm_eps",
+            "max_position_embeddings",
+            "rope_theta",
+            "rope_scaling",
+            "rope_parameters",
+            "tie_word_embeddings",
+            "hidden_act",
+            "use_sliding_window",
+            "layer_types",
+            "quantization_config",
+            "eos_token_id",
+        ];
+        let nulls: String = nulls.map(|name| format!(r#","{name}":null"#)).concat();
+        assert_eq!(format!("{:?}", read(&nulls)), format!("{:?}", read("")));
+        let inner = r#","rope_scaling":{"rope_type":null,"factor":null}"#;
+        assert_eq!(read(inner).rope, read("").rope);
+    }
+
+    #[test]
+    fn of_two_spellings_the_newer_one_counts() {
+        let llama3 = |rope: &str| read(rope).rope;
+        let expected = RopeParameters {
+            rope_theta: 5e5,
+            scaling: Some(Llama3Scaling {
+                factor: 32.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position_embeddings: 8192.0,
+            }),
+        };
+        for rope in [
+            r#","rope_theta":500000,"rope_scaling":{"type":"llama3","rope_type":"llama3","factor":32}"#,
+            r#","rope_theta":500000,"rope_scaling":{"type":"mrope","rope_type":"llama3","factor":32}"#,
+            r#","rope_parameters":{"rope_type":"llama3","rope_theta":5e5,"factor":32.0}"#,
+            r#","rope_theta":1,"rope_scaling":{"type":"yarn","factor":2},
+                "rope_parameters":{"rope_type":"llama3","rope_theta":5e5,"factor":32.0}"#,
+            r#","rope_scaling":{"type":"llama3","factor":32},"rope_parameters":{"rope_theta":5e5}"#,
+            r#","torch_dtype":"float16","dtype":"float16","rope_theta":5e5,
+                "rope_scaling":{"type":"llama3","factor":32},"rope_parameters":null"#,
+        ] {
+            assert_eq!(llama3(rope), expected, "{rope}");
+        }
     }
 
     #[test]
     fn what_is_not_computed_is_refused_by_name() {
         for (extra, name) in [
-            (r#","hidden_act":"gelu""#, "hidden_act"),
+            (r#","hidden_act":"gelu""#, "hidden_act is \"gelu\""),
             (r#","use_sliding_window":true"#, "use_sliding_window"),
-            (r#","rope_scaling":{"type":"yarn"}"#, "yarn"),
+            (
+                r#","layer_types":["full_attention","sliding_attention"]"#,
+                "layer_types",
+            ),
+            (
+                r#","quantization_config":{"bits":4}"#,
+                "quantization_config",
+            ),
+            (r#","partial_rotary_factor":0.5"#, "partial_rotary_factor"),
+            (
+                r#","rope_scaling":{"type":"yarn"}"#,
+                "rope_scaling.type is \"yarn\"",
+            ),
+            (
+                r#","rope_parameters":{"full_attention":{}}"#,
+                "rope_parameters.full_attention",
+            ),
+            (r#","rope_theta":"big""#, "rope_theta is \"big\""),
             (r#","head_dim":3"#, "head_dim"),
+            (r#","head_dim":0"#, "head_dim"),
+            (r#","rms_norm_eps":"x""#, "rms_norm_eps"),
+            (r#","eos_token_id":"</s>""#, "eos_token_id"),
+            (r#","eos_token_id":[1,null]"#, "eos_token_id"),
         ] {
             let error = ModelConfig::from_json(&json(extra))
                 .unwrap_err()
                 .to_string();
+            assert!(error.contains(&format!("config.json: {name}")), "{error}");
+        }
+        for (text, name) in [
+            ("{}", "model_type"),
+            (r#"{"model_type":"llama"}"#, "vocab_size"),
+        ] {
+            let error = ModelConfig::from_json(text.as_bytes())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(name), "{error}");
         }
-        let error = ModelConfig::from_json(b"{}").unwrap_err().to_string();
-        assert!(error.contains("model_type"), "{error}");
     }
 
     #[test]
     fn llama3_keeps_fast_frequencies_and_slows_slow_ones() {
-        let rope = RopeParameters {
-            rope_type: Some("llama3".into()),
-            factor: Some(32.0),
-            ..RopeParameters::default()
+        let rope = Llama3Scaling {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192.0,
         };
         assert_eq!(rope.scaled(1.0), 1.0);
         assert_eq!(rope.scaled(1e-6), 1e-6 / 32.0);

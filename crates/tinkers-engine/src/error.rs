@@ -38,12 +38,15 @@ pub enum Error {
     },
     /// Another engine, of this process or another, keeps its checkpoints there.
     #[error(
-        "the data directory {} is in use by another server; give each its own",
-        dir.display()
+        "the data directory {} is in use by {}; give each server its own",
+        dir.display(),
+        holder_name(*holder)
     )]
     InUse {
         /// The directory.
         dir: PathBuf,
+        /// The process that holds it, where that is known.
+        holder: Option<u32>,
     },
     /// The tensor library refused to read or convert weights.
     #[error("the weights cannot be read or converted")]
@@ -61,6 +64,14 @@ pub enum Error {
 
 /// The engine's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn holder_name(holder: Option<u32>) -> String {
+    match holder {
+        Some(id) if id == std::process::id() => "another server of this process".to_owned(),
+        Some(id) => format!("another server, process {id}"),
+        None => "another server".to_owned(),
+    }
+}
 
 impl Error {
     /// An error about the caller's `field`.

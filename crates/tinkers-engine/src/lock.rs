@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,23 +41,37 @@ impl DirLock {
         let held = GIVEN_BACK.wait_timeout_while(lock(), patience, |held| held.contains(&dir));
         let (mut held, _) = held.unwrap_or_else(PoisonError::into_inner);
         if held.contains(&dir) {
-            return Err(Error::InUse { dir });
+            let holder = Some(std::process::id());
+            return Err(Error::InUse { dir, holder });
         }
         let path = dir.join("lock");
         let file = File::options()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&path)
             .map_err(Error::io("cannot open", &path))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { dir }),
+            Err(TryLockError::WouldBlock) => {
+                let holder = std::fs::read_to_string(&path).ok();
+                let holder = holder.and_then(|text| text.trim().parse().ok());
+                return Err(Error::InUse { dir, holder });
+            }
             // A file system without locks: two processes are then the user's own care.
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
                 tracing::warn!(path = %path.display(), "this file system has no locks");
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("cannot lock", path)(error)),
+        }
+        // For the error of whoever finds it locked. The lock does not depend on it.
+        let id = format!("{}\n", std::process::id());
+        if let Err(error) = file
+            .set_len(0)
+            .and_then(|()| (&file).write_all(id.as_bytes()))
+        {
+            tracing::debug!(path = %path.display(), %error, "cannot write the id of this process");
         }
         held.insert(dir.clone());
         Ok(Self {
@@ -113,7 +127,13 @@ mod tests {
         let file = File::create(dir.path().join("lock")).unwrap();
         file.lock().unwrap();
         let error = DirLock::take(dir.path()).unwrap_err();
-        assert!(matches!(error, Error::InUse { .. }), "{error:?}");
+        assert!(
+            matches!(error, Error::InUse { holder: None, .. }),
+            "{error:?}"
+        );
+        (&file).write_all(b"4711\n").unwrap();
+        let error = DirLock::take(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("process 4711"), "{error}");
         drop(file);
         drop(DirLock::take(dir.path()).unwrap());
     }

@@ -1,5 +1,6 @@
 //! From tokens to bytes: what stop texts are looked for in.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tokenizers::Tokenizer;
@@ -40,6 +41,25 @@ impl Text {
                 .decode(tokens, false)
                 .map(String::into_bytes)
                 .map_err(|e| Error::Tokenizer(e.to_string())),
+        }
+    }
+
+    /// The id of the token that is spelled `token`.
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        match self {
+            Self::Bytes => None,
+            Self::Tokenizer(tokenizer) => tokenizer.token_to_id(token),
+        }
+    }
+
+    /// All tokens by id; none where a token is a byte.
+    pub(crate) fn vocabulary(&self) -> BTreeMap<u32, String> {
+        match self {
+            Self::Bytes => BTreeMap::new(),
+            Self::Tokenizer(tokenizer) => {
+                let vocabulary = tokenizer.get_vocab(true).into_iter();
+                vocabulary.map(|(token, id)| (id, token)).collect()
+            }
         }
     }
 

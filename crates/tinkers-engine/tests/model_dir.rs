@@ -129,6 +129,169 @@ fn a_directory_is_served_under_its_name_with_its_own_tokenizer() {
     }
 }
 
+/// An engine over a new model whose files `change` has changed.
+fn changed(
+    change: impl FnOnce(&Path),
+) -> (
+    tempfile::TempDir,
+    Result<ModelEngine, tinkers_engine::Error>,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    write(&model, &config(("eos_token_id", serde_json::Value::Null)));
+    change(&model);
+    let engine = ModelEngine::from_model_dir(&model, &dir.path().join("data"));
+    (dir, engine)
+}
+
+#[test]
+fn end_tokens_come_from_every_file_that_names_some() {
+    // The ids that end a sample, of those that this model samples.
+    let ends = |files: &[(&str, &str)]| {
+        let (_dir, engine) = changed(|dir| {
+            for (file, text) in files {
+                let mut text = (*text).to_owned();
+                if *file == "config.json" {
+                    text = config(("eos_token_id", serde_json::from_str(&text).unwrap()));
+                }
+                std::fs::write(dir.join(file), text).unwrap();
+            }
+        });
+        let sequences = sample(&engine.unwrap(), 1, None).sequences;
+        let stopped = sequences
+            .into_iter()
+            .filter(|s| s.stop_reason == StopReason::Stop);
+        let mut ends: Vec<u32> = stopped.filter_map(|s| s.tokens.last().copied()).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        ends
+    };
+    let generation = "generation_config.json";
+    let tokenizer = "tokenizer_config.json";
+    for (files, expected) in [
+        (&[][..], vec![]),
+        (&[("config.json", "6")], vec![6]),
+        (&[(generation, r#"{"eos_token_id": 6}"#)], vec![6]),
+        (&[(generation, r#"{"eos_token_id": [6, 1]}"#)], vec![1, 6]),
+        (
+            &[
+                (generation, r#"{"eos_token_id": null}"#),
+                ("config.json", "[6]"),
+            ],
+            vec![6],
+        ),
+        (
+            &[(generation, "{}"), (tokenizer, r#"{"eos_token": null}"#)],
+            vec![],
+        ),
+        (
+            &[
+                (generation, r#"{"eos_token_id": [1]}"#),
+                ("config.json", "6"),
+            ],
+            vec![1, 6],
+        ),
+        (&[(tokenizer, r#"{"eos_token": "END"}"#)], vec![6]),
+        (
+            &[(
+                tokenizer,
+                r#"{"eos_token": {"content": "END", "lstrip": false}}"#,
+            )],
+            vec![6],
+        ),
+        (
+            &[("special_tokens_map.json", r#"{"eos_token": "END"}"#)],
+            vec![6],
+        ),
+        (&[(tokenizer, r#"{"eos_token": "<|not there|>"}"#)], vec![]),
+    ] {
+        assert_eq!(ends(files), expected, "{files:?}");
+    }
+}
+
+#[test]
+fn a_file_with_a_malformed_field_is_named_with_the_field() {
+    for (file, text, parts) in [
+        (
+            "generation_config.json",
+            r#"{"eos_token_id": "END"}"#,
+            ["eos_token_id", "END"],
+        ),
+        ("generation_config.json", "{", ["JSON", ""]),
+        (
+            "tokenizer_config.json",
+            r#"{"eos_token": 6}"#,
+            ["eos_token", "6"],
+        ),
+        (
+            "model.safetensors.index.json",
+            "{}",
+            ["weight_map", "missing"],
+        ),
+    ] {
+        let (_dir, engine) = changed(|dir| std::fs::write(dir.join(file), text).unwrap());
+        let error = engine.unwrap_err().to_string();
+        assert!(error.contains(file), "{error}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+#[test]
+fn widths_that_the_config_leaves_out_come_from_the_weights() {
+    for null in ["head_dim", "num_key_value_heads"] {
+        let (_dir, engine) = changed(|dir| {
+            std::fs::write(
+                dir.join("config.json"),
+                config((null, serde_json::Value::Null)),
+            )
+            .unwrap();
+        });
+        assert!(engine.is_ok(), "{null}: {engine:?}");
+    }
+}
+
+#[test]
+fn the_index_says_which_files_hold_weights() {
+    let (_dir, engine) = changed(|dir| {
+        // Weights of another layout beside those of this one.
+        std::fs::write(dir.join("consolidated.safetensors"), "of no use").unwrap();
+        let index = r#"{"weight_map": {"a": "model-0.safetensors", "b": "model-1.safetensors"}}"#;
+        std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
+    });
+    assert!(engine.is_ok(), "{engine:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_names_the_model_and_its_contents_identify_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("blobs");
+    std::fs::create_dir(&files).unwrap();
+    write(&files, &config(("rope_theta", 5000.0.into())));
+    let model = dir.path().join("Acme");
+    std::fs::create_dir(&model).unwrap();
+    let link = model.join("words-8");
+    std::os::unix::fs::symlink(&files, &link).unwrap();
+    let base = |path: &Path, name: Option<&str>| {
+        let data = dir.path().join("data");
+        let engine = match name {
+            None => ModelEngine::from_model_dir(path, &data),
+            Some(name) => ModelEngine::from_model_dir_named(path, name, &data),
+        };
+        engine.unwrap().models().remove(0)
+    };
+    let linked = base(&link.join("."), None);
+    assert_eq!(
+        (linked.name.as_str(), &linked.aliases[..]),
+        ("Acme/words-8", &["words-8".to_owned()][..])
+    );
+    let direct = base(&files, Some("my/words"));
+    assert_eq!(direct.name, "my/words");
+    assert!(direct.fingerprint.is_some());
+    assert_eq!(direct.fingerprint, linked.fingerprint);
+}
+
 #[test]
 fn what_is_amiss_is_named() {
     let refused = |config: String, spoil: &dyn Fn(&Path)| {

@@ -16,7 +16,7 @@ mod unwind;
 pub use api_future::ApiFuture;
 pub use closing::after_close;
 pub use join::join_all;
-pub use operation::{Operation, promise, start};
+pub use operation::{Operation, SubmissionQueue, is_promise, promise, start};
 pub use poll_table::{PollAction, classify_poll};
 pub use poller::{Announcement, Begun, SessionPoller, Watch};
 pub use queue_log::QueueLog;

@@ -1,11 +1,13 @@
 //! Starting operations: one background task each, owned by the handle that waits for it.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tinkers_core::nesting::Mark;
 use tinkers_core::{
     BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, RouteClass, Sent,
     SessionContext, Setback,
@@ -14,6 +16,12 @@ use tinkers_wire::Promise;
 use tokio::sync::oneshot;
 
 use crate::{ApiFuture, catch_unwind};
+
+/// A queue of the client's own that an operation waits in before it asks for admission.
+pub trait SubmissionQueue: Send + Sync + fmt::Debug {
+    /// Returns when it last moved: when a request of it was submitted, refused or heard of.
+    fn moved(&self) -> Option<Moment>;
+}
 
 /// What an operation's work is given.
 #[derive(Debug, Clone)]
@@ -28,6 +36,8 @@ pub struct Operation {
     pub class: RouteClass,
     /// When it is given up, news or not.
     pub deadline: Option<Moment>,
+    /// Where it waits before it asks for admission.
+    pub queue: Option<Arc<dyn SubmissionQueue>>,
 }
 
 impl Operation {
@@ -40,14 +50,23 @@ impl Operation {
             session,
             name,
             class,
+            queue: None,
         }
+    }
+
+    /// The same, waiting in `queue` first: while that moves, the operation does not count as stalled.
+    #[must_use]
+    pub fn in_queue(mut self, queue: Arc<dyn SubmissionQueue>) -> Self {
+        self.queue = Some(queue);
+        self
     }
 
     /// When it is given up, should no news come.
     fn patience(&self, limit: Duration) -> Result<Moment> {
         let caller = self.session.caller();
         let now = caller.time.now();
-        let moved = || caller.admission.moved(self.class);
+        let queue_moved = || self.queue.as_ref().and_then(|queue| queue.moved());
+        let moved = || caller.admission.moved(self.class).max(queue_moved());
         let stalls_at = self.progress.patience(now, limit, moved)?;
         match self.deadline {
             Some(deadline) if deadline <= now => {
@@ -77,12 +96,14 @@ where
     let limit = operation.session.progress_deadline();
     let (name, session) = (operation.name, Arc::clone(&operation.session));
     let mut work = catch_unwind(work);
+    // It runs elsewhere: whether a request under way made it must go along.
+    let mark = Mark::here();
     let watched = async move {
         // One for both limits, and no future for either: many wait at once.
         let mut alarm: Option<BoxFuture<'static, ()>> = None;
         let result = poll_fn(|cx| {
             // The work first: a result that is there wins over the reasons to give it up.
-            if let Poll::Ready(result) = Pin::new(&mut work).poll(cx) {
+            if let Poll::Ready(result) = mark.during(|| Pin::new(&mut work).poll(cx)) {
                 return Poll::Ready(result);
             }
             loop {
@@ -100,6 +121,7 @@ where
         .await;
         // What the work held is free before its result is told.
         drop(work);
+        let result = result.map_err(|error| with_earlier_requests(error, &operation.progress));
         if sender.send(Box::new(result)).is_err() {
             operation
                 .session
@@ -113,6 +135,15 @@ where
     ApiFuture::new(receiver, progress, time, name, task)
 }
 
+/// An operation may be several requests: the one that failed may not have left when an earlier one has.
+fn with_earlier_requests(error: Error, progress: &ProgressCell) -> Error {
+    if error.sent() == Sent::NotSent && progress.has_left() {
+        error.with_sent(Sent::MaybeSent)
+    } else {
+        error
+    }
+}
+
 /// Reads the promise of a submission.
 ///
 /// # Errors
@@ -123,4 +154,9 @@ pub fn promise(answer: &HttpResponse) -> Result<Promise> {
         Error::new(ErrorKind::Protocol, Sent::Answered, message)
             .with_answer(answer.status.as_u16(), &answer.body)
     })
+}
+
+/// Whether an answer to a submission can be read, for [`Call::is_readable`](tinkers_core::Call::is_readable).
+pub fn is_promise(answer: &HttpResponse) -> bool {
+    Promise::read(&answer.body).is_ok()
 }

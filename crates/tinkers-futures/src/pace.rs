@@ -52,7 +52,13 @@ impl Pace {
 }
 
 /// How a poll that was answered ends its permit. Refusals in a row are paced by the gate of the lane.
-pub(crate) fn settlement(answer: &HttpResponse, caller: &Caller) -> Settlement {
+pub(crate) fn settlement(
+    outcome: &Result<HttpResponse, TransportError>,
+    caller: &Caller,
+) -> Settlement {
+    let Ok(answer) = outcome else {
+        return Settlement::Unknown;
+    };
     // Asked of refusals alone, so that a large result is not read for it.
     if answer.status != StatusCode::TOO_MANY_REQUESTS {
         return Settlement::Accepted;
@@ -60,6 +66,11 @@ pub(crate) fn settlement(answer: &HttpResponse, caller: &Caller) -> Settlement {
     Settlement::Refused {
         hint: retry_after(answer, caller.time.wall()),
     }
+}
+
+/// Whether the rate limit closed before the poll could leave.
+pub(crate) fn is_held(outcome: &Result<HttpResponse, TransportError>) -> bool {
+    matches!(outcome, Err(error) if error.kind == TransportErrorKind::Held)
 }
 
 /// What a server that has no result yet, or failed, asks for before the next poll; zero when it says nothing.

@@ -8,19 +8,22 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
 use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
+use tinkers_core::nesting::Mark;
 use tinkers_core::{
     Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Deduplication, Error, ErrorKind,
-    HttpRequest, HttpResponse, Moment, Phase, Reentry, Result, RouteClass, Sent, Setback,
-    Settlement, Timeouts, TransportError,
+    HttpRequest, HttpResponse, Moment, Phase, Reentry, Result, RouteClass, Sent, Setback, Timeouts,
+    TransportError,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
     RetrieveFuture, routes, to_json,
 };
 
-use crate::closing::after_close;
+use crate::closing::after_loss;
 use crate::doubts::Doubts;
-use crate::pace::{POLL_LIMIT, Pace, held_in_vain, hint_of, is_passing, settlement, sit_out};
+use crate::pace::{
+    POLL_LIMIT, Pace, held_in_vain, hint_of, is_held, is_passing, settlement, sit_out,
+};
 use crate::poll_table::FEW_TIMES;
 use crate::{Announcement, Operation, PollAction, QueueLog, classify_poll};
 
@@ -82,10 +85,17 @@ pub async fn retrieve_announced<T: OperationResult>(
         polling.fetch(size.get()).await;
     }
     let outcome = polling.run(T::PROTOBUF, decode::<T>).await;
-    outcome.map_err(|error| {
-        let error = after_close(&*session, error);
-        error.with_request_id(polling.retrieval.request_id)
-    })
+    let Retrieval {
+        operation,
+        request_id,
+        ..
+    } = polling.retrieval;
+    match outcome {
+        Ok(result) => Ok(result),
+        Err(error) => Err(after_loss(&operation, error)
+            .await
+            .with_request_id(request_id)),
+    }
 }
 
 struct Polling {
@@ -226,31 +236,35 @@ impl Polling {
         caller: &Caller,
         protobuf: bool,
     ) -> Result<(Moment, Result<HttpResponse, TransportError>)> {
-        let ask = Ask {
-            class: RouteClass::Poll,
-            client: self.retrieval.client,
-            cost: Cost::default(),
-            deadline: None,
-            flight: None,
-            reentry: std::mem::replace(&mut self.reentry, Reentry::New),
-        };
-        let Admitted {
-            permit,
-            flight,
-            arrival,
-        } = caller.admission.admit(ask).await?;
-        self.arrival = arrival;
-        let request = self.request(protobuf);
-        self.iteration += 1;
-        self.retrieval.operation.progress.polled();
-        let sent_at = caller.time.now();
-        let outcome = caller.transport.send(request).await;
-        permit.settle(match &outcome {
-            Ok(answer) => settlement(answer, caller),
-            Err(_) => Settlement::Unknown,
-        });
-        drop(flight);
-        Ok((sent_at, outcome))
+        loop {
+            let ask = Ask {
+                class: RouteClass::Poll,
+                client: self.retrieval.client,
+                cost: Cost::default(),
+                deadline: None,
+                flight: None,
+                reentry: std::mem::replace(&mut self.reentry, Reentry::New),
+                is_nested: Mark::here().is_inside(),
+            };
+            let Admitted {
+                mut permit,
+                flight,
+                arrival,
+            } = caller.admission.admit(ask).await?;
+            self.arrival = arrival;
+            let request = self.request(protobuf);
+            let sent_at = caller.time.now();
+            let outcome = caller.send(&mut permit, request).await;
+            if is_held(&outcome) {
+                self.reentry = Reentry::AfterRefusal(arrival);
+                continue;
+            }
+            self.iteration += 1;
+            self.retrieval.operation.progress.polled();
+            permit.settle(settlement(&outcome, caller));
+            drop(flight);
+            return Ok((sent_at, outcome));
+        }
     }
 
     fn request(&self, protobuf: bool) -> HttpRequest {

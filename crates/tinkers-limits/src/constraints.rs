@@ -17,7 +17,7 @@ pub struct Constraints {
     window: ConcurrencyWindow,
     bytes: ByteBudget,
     ramp: Ramp,
-    rate: Option<Gcra>,
+    rate: Gcra,
     slots: Word,
 }
 
@@ -117,7 +117,7 @@ impl Constraints {
                 Start::Slow => Ramp::slow_start(bounds.slots),
                 Start::Open => Ramp::ended(),
             },
-            rate: bounds.rate.map(Gcra::new),
+            rate: Gcra::new(bounds.rate),
             slots: Word::new(bounds.slots.max(1).into()),
         }
     }
@@ -155,6 +155,47 @@ impl Constraints {
         )
     }
 
+    /// Lets a request through that is made by one under way, without waiting and beyond slots, bytes and rate: it could wait for
+    /// room that the one under way holds. `None` while the gate is closed.
+    pub fn take_nested(&self) -> Option<Ticket> {
+        let take = Take::Slot;
+        self.window.take_beyond(take);
+        // The gate last, as for every other request.
+        let entry = self.gate.enter_nested();
+        if entry.is_none() {
+            self.window.undo(take);
+        }
+        let demand = Demand { take, bytes: 0 };
+        entry.map(|entry| Ticket { demand, entry })
+    }
+
+    /// Whether what was let through may still leave: to be asked immediately before it does, since it may have waited meanwhile.
+    #[inline]
+    pub fn may_leave(&self, ticket: &Ticket) -> bool {
+        self.gate.admits_still(ticket.entry)
+    }
+
+    /// Counts all that is unanswered as accepted in the ramp. Says whether more is allowed by it.
+    ///
+    /// For servers that hold what they accept: there a request that was not refused for a while has been accepted.
+    pub fn presume_accepted(&self) -> bool {
+        let allowed = self.ramp.allows();
+        self.ramp.accepted(self.window.view().unanswered);
+        self.ramp.allows() > allowed
+    }
+
+    /// Opens the gate that is being probed in `epoch`, with a ramp up to `level`; see [`BackoffGate::reopen`].
+    pub fn reopen(&self, epoch: Epoch, level: u32) -> bool {
+        // The ramp first: whoever sees the open gate must see it.
+        self.ramp.restart(level);
+        self.gate.reopen(epoch)
+    }
+
+    /// Closes the gate for longer, for a refusal that was settled without its hint: see [`BackoffGate::close`].
+    pub fn extend(&self, ticket: &Ticket, until: Duration) -> Closed {
+        self.gate.close(until, ticket.entry.epoch())
+    }
+
     /// Bytes, rate, and the gate last: what it says then is what holds when the request leaves. Gives all back where one
     /// refuses.
     #[inline]
@@ -168,9 +209,8 @@ impl Constraints {
             self.window.undo(demand.take);
             return Err(Blocked::Full);
         }
-        if let Some(rate) = &self.rate
-            && let Err(refusal) = rate.take(1, now())
-        {
+        let is_rated = self.rate.is_limited();
+        if is_rated && let Err(refusal) = self.rate.take(1, now()) {
             self.bytes.give_back(demand.bytes);
             self.window.undo(demand.take);
             return Err(match refusal {
@@ -181,8 +221,8 @@ impl Constraints {
         match enter(&self.gate) {
             Ok(entry) => Ok(Ticket { demand, entry }),
             Err(blocked) => {
-                if let Some(rate) = &self.rate {
-                    rate.undo(1);
+                if is_rated {
+                    self.rate.undo(1);
                 }
                 self.bytes.give_back(demand.bytes);
                 self.window.undo(demand.take);
@@ -205,9 +245,7 @@ impl Constraints {
         match (ending, ticket.entry.probe()) {
             (Ending::Refused { until }, _) => closed = Some(self.gate.close(until, epoch)),
             (Ending::Accepted | Ending::Answered, Some(_)) => {
-                // The ramp first: whoever sees the open gate must see it.
-                self.ramp.restart(level());
-                reopened = self.gate.reopen(epoch);
+                reopened = self.reopen(epoch, level());
             }
             (Ending::Unanswered { until }, Some(probe)) => {
                 self.gate.defer(until, probe);
@@ -216,7 +254,7 @@ impl Constraints {
             (_, None) => {}
         }
         if ending == Ending::Accepted {
-            self.ramp.accepted();
+            self.ramp.accepted(1);
         }
         self.bytes.give_back(ticket.demand.bytes);
         let view = self.window.end_attempt();
@@ -288,8 +326,9 @@ impl Constraints {
         }
     }
 
-    /// Other bounds from now on, but for the rate and the flights, which belong to [`Growth::set_ceiling`].
+    /// Applies other bounds from now on, but for the flights, which belong to [`Growth::set_ceiling`].
     pub fn resize(&self, bounds: Bounds) {
+        self.rate.set(bounds.rate);
         self.bytes.resize(bounds.bytes);
         self.slots.set(|_| (bounds.slots.max(1).into(), ()));
     }
@@ -312,18 +351,28 @@ impl Constraints {
     /// How many exchanges of all its parts lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
-        let rate = self.rate.as_ref().map_or(0, Gcra::contention);
         self.gate.contention()
             + self.window.contention()
             + self.bytes.contention()
             + self.ramp.contention()
-            + rate
+            + self.rate.contention()
     }
 
     /// The most that may be unanswered now.
     #[inline]
     pub fn slots(&self) -> u32 {
-        self.ramp.allows().min(self.slots.load() as u32)
+        self.ramp.allows().min(self.most_slots())
+    }
+
+    /// The most that may be unanswered once there is no ramp.
+    #[inline]
+    pub fn most_slots(&self) -> u32 {
+        self.slots.load() as u32
+    }
+
+    /// Whether no ramp bounds what may be unanswered.
+    pub fn has_no_ramp(&self) -> bool {
+        self.ramp.has_ended()
     }
 }
 

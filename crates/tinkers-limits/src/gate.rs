@@ -94,6 +94,36 @@ impl BackoffGate {
         (word.kind() == Kind::Open).then(|| word.epoch())
     }
 
+    /// Whether a request that went through as `entry` may still leave. One load; no clock is needed.
+    ///
+    /// It may not once a refusal has closed the gate, nor after the gate has opened again: then it would pass those that wait for
+    /// their turn, and its own refusal would count for a congestion event that is over. A probe may not once another one has taken
+    /// its place.
+    #[inline]
+    pub fn admits_still(&self, entry: Entry) -> bool {
+        let word = Packed(self.word.load());
+        match (word.kind(), entry) {
+            (Kind::Open, entry) => word.epoch() == entry.epoch(),
+            (Kind::Probing, Entry::Probe(probe)) => word == Packed::probing(probe),
+            (Kind::Probing | Kind::Closed, _) => false,
+        }
+    }
+
+    /// Goes through along with a request that is under way already: with everybody else while the gate is open, as part of the
+    /// probe while it is being probed. `None` while it is closed.
+    pub fn enter_nested(&self) -> Option<Entry> {
+        let word = Packed(self.word.load());
+        let epoch = word.epoch();
+        match word.kind() {
+            Kind::Open => Some(Entry::Open(epoch)),
+            Kind::Probing => Some(Entry::Probe(Probe {
+                epoch,
+                since: word.micros(),
+            })),
+            Kind::Closed => None,
+        }
+    }
+
     /// Goes through at `now`, as the probe where one is due, or says when it may. A probe that is not answered within
     /// `patience` (at least a microsecond) lets another one go.
     pub fn enter(&self, now: Duration, patience: Duration) -> Result<Entry, Duration> {
@@ -170,7 +200,7 @@ impl BackoffGate {
     /// The gate is closed until `until` by the end of `probe`, where it is the one under way. A probe never goes before the deadline,
     /// so neither does what follows it.
     fn end_probe(&self, probe: Probe, until: u64) -> bool {
-        let probing = Packed::new(Kind::Probing, probe.since, probe.epoch);
+        let probing = Packed::probing(probe);
         let closed = Packed::new(Kind::Closed, until.max(probe.since), probe.epoch);
         let changed = self.word.change(|word| {
             let is_under_way = Packed(word) == probing;
@@ -206,6 +236,11 @@ impl Packed {
 
     const fn new(kind: Kind, micros: u64, epoch: Epoch) -> Self {
         Self(micros << Self::TIME_AT | (kind as u64) << Self::KIND_AT | epoch.0 as u64)
+    }
+
+    /// The word while `probe` is the one under way.
+    const fn probing(probe: Probe) -> Self {
+        Self::new(Kind::Probing, probe.since, probe.epoch)
     }
 
     /// The transition of [`BackoffGate::enter`].

@@ -22,40 +22,64 @@ pub enum Refusal {
     Never,
 }
 
-/// The generic cell rate algorithm: one word, the time at which all that was let through is paid for.
+/// The generic cell rate algorithm: one word, the time at which all that was let through is paid for. The rate may change.
 #[derive(Debug)]
 pub struct Gcra {
     /// Nanoseconds from the clock's origin.
     paid_at: Word,
-    interval: u64,
-    burst: u64,
+    /// Nanoseconds that one unit takes; 0 while there is no limit.
+    interval: Word,
+    burst: Word,
 }
 
 impl Gcra {
-    /// A limit that has let nothing through yet.
-    pub fn new(rate: Rate) -> Self {
+    /// A limit that has let nothing through yet; `None` is none until there is one.
+    pub fn new(rate: impl Into<Option<Rate>>) -> Self {
+        let (interval, burst) = parts(rate.into());
         Self {
             paid_at: Word::new(0),
-            interval: nanos(rate.interval).max(1),
-            burst: u64::from(rate.burst.max(1)),
+            interval: Word::new(interval),
+            burst: Word::new(burst),
         }
+    }
+
+    /// Applies another rate from now on. What was let through before is forgotten where the rate changes, so its burst may go once
+    /// more. A take at the same moment may see the old value of one part: it decides as it could have a moment before.
+    pub fn set(&self, rate: Option<Rate>) {
+        let (interval, burst) = parts(rate);
+        if (self.interval.load(), self.burst.load()) == (interval, burst) {
+            return;
+        }
+        self.burst.set(|_| (burst, ()));
+        self.interval.set(|_| (interval, ()));
+        self.paid_at.set(|_| (0, ()));
+    }
+
+    /// Returns whether there is a limit now.
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.interval.load() > 0
     }
 
     /// Lets `units` through at `now`, or says when they may go.
     pub fn take(&self, units: u32, now: Duration) -> Result<(), Refusal> {
         let (units, now) = (u64::from(units), nanos(now));
-        if units > self.burst {
+        let (interval, burst) = (self.interval.load(), self.burst.load());
+        if interval == 0 {
+            return Ok(());
+        }
+        if units > burst {
             return Err(Refusal::Never);
         }
-        let cost = self.interval.saturating_mul(units);
-        let tolerance = self.interval.saturating_mul(self.burst);
+        let cost = interval.saturating_mul(units);
+        let tolerance = interval.saturating_mul(burst);
         self.paid_at
             .change(|paid_at| take(paid_at, now, cost, tolerance))
     }
 
     /// Takes back what was let through and did not go.
     pub fn undo(&self, units: u32) {
-        let cost = self.interval.saturating_mul(units.into());
+        let cost = self.interval.load().saturating_mul(units.into());
         self.paid_at
             .set(|paid_at| (paid_at.saturating_sub(cost), ()));
     }
@@ -65,6 +89,12 @@ impl Gcra {
     pub fn contention(&self) -> u64 {
         self.paid_at.lost()
     }
+}
+
+fn parts(rate: Option<Rate>) -> (u64, u64) {
+    rate.map_or((0, 1), |rate| {
+        (nanos(rate.interval).max(1), u64::from(rate.burst.max(1)))
+    })
 }
 
 /// The transition: what is paid for later than now and the burst allow may not go.
@@ -90,10 +120,36 @@ mod tests {
     }
 
     fn gcra(burst: u32) -> Gcra {
-        Gcra::new(Rate {
-            interval: ms(100),
+        Gcra::new(rate(100, burst))
+    }
+
+    fn rate(interval: u64, burst: u32) -> Option<Rate> {
+        Some(Rate {
+            interval: ms(interval),
             burst,
         })
+    }
+
+    #[test]
+    fn a_changed_rate_holds_from_then_on() {
+        let limit = Gcra::new(None);
+        assert!(!limit.is_limited());
+        assert_eq!(limit.take(1000, ms(0)), Ok(()));
+        limit.set(rate(60_000, 1));
+        assert!(limit.is_limited());
+        assert_eq!(limit.take(1, ms(0)), Ok(()));
+        assert!(limit.take(1, ms(0)).is_err());
+        limit.set(rate(60_000, 1));
+        assert!(
+            limit.take(1, ms(0)).is_err(),
+            "the same rate changes nothing"
+        );
+        // A debt under a slow rate does not outlive it.
+        limit.set(rate(10, 1));
+        assert_eq!(limit.take(1, ms(0)), Ok(()));
+        assert_eq!(limit.take(1, ms(0)), Err(Refusal::NotUntil(ms(10))));
+        limit.set(None);
+        assert_eq!(limit.take(1000, ms(0)), Ok(()));
     }
 
     #[test]

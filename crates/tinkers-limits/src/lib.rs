@@ -16,6 +16,7 @@
 //! | the bytes' size | another size | `taken`, which is for show alone | the balance follows it by the difference, so the order of two changes does not matter | `loom_budgets`: `a_budget_that_is_resized_…` |
 //! | the ramp: slope, end, accepted | an accepted request, until it has ended; the answer to a probe, before it opens the gate | who wants to go, before the window: an old value admits at most what it admitted then | an answer that was late ending it, an answer lost | `loom_budgets`: `answers_that_come_late_…`, `no_answer_is_lost_…` |
 //! | the rate: paid at | a take, an undo | a take | more than the burst at once, less than what was taken back | `loom_budgets`: `a_rate_lets_through_…` |
+//! | the rate: interval, burst | another rate | a take | each decides alone; an old value is one that held a moment ago | none needed |
 //! | the slots' bound | another bound | who wants to go | it decides alone; an old value is one that held a moment ago | none needed |
 //! | the retry budget's tokens | a draw, a credit | a draw | below zero, above the capacity | `loom_budgets`: `draws_and_credits_balance` |
 //! | all of them for one request | a take, its rollback, its end | whoever waits | a charge that stays after a refusal, one that goes after a refusal it could see, a rollback that hands nothing over | `loom_constraints` |

@@ -41,11 +41,11 @@ impl Ramp {
         self.word.set(|_| (Packed::new(slope, slots).0, ()));
     }
 
-    /// A request was accepted. A ramp that has ended is not written to.
+    /// Counts `requests` more as accepted. A ramp that has ended is not written to.
     #[inline]
-    pub fn accepted(&self) {
+    pub fn accepted(&self, requests: u32) {
         let _ended = self.word.change(|word| {
-            let after = Packed(word).accepted().ok_or(())?;
+            let after = Packed(word).accepted(requests).ok_or(())?;
             Ok::<(u64, ()), ()>((after.0, ()))
         });
     }
@@ -84,18 +84,18 @@ struct Packed(u64);
 impl Packed {
     const SLOTS_MAX: u32 = (1 << 28) - 1;
     const ENDED: Self = Self(0b11);
-    const ACCEPTED: u64 = 1 << 32;
 
     const fn new(slope: Slope, slots: u32) -> Self {
         Self((slots as u64) << 2 | slope as u64)
     }
 
-    /// The transition: one more, or the end.
-    const fn accepted(self) -> Option<Self> {
+    /// The transition: so many more, or the end.
+    const fn accepted(self, requests: u32) -> Option<Self> {
         if self.0 == Self::ENDED.0 {
             return None;
         }
-        let next = Self(self.0 + Self::ACCEPTED);
+        let accepted = ((self.0 >> 32) as u32).saturating_add(requests);
+        let next = Self(self.0 & u32::MAX as u64 | (accepted as u64) << 32);
         if next.share() >= next.slots() {
             Some(Self::ENDED)
         } else {
@@ -133,8 +133,23 @@ mod tests {
     use super::*;
 
     fn after(ramp: &Ramp, accepted: u32) -> u32 {
-        (0..accepted).for_each(|_| ramp.accepted());
+        (0..accepted).for_each(|_| ramp.accepted(1));
         ramp.allows()
+    }
+
+    #[test]
+    fn requests_may_be_counted_as_accepted_together() {
+        let (one_by_one, together) = (Ramp::slow_start(100), Ramp::slow_start(100));
+        for ramp in [&one_by_one, &together] {
+            ramp.restart(2000);
+        }
+        after(&one_by_one, 700);
+        together.accepted(700);
+        assert_eq!(together.allows(), one_by_one.allows());
+        together.accepted(u32::MAX);
+        assert!(together.has_ended());
+        together.accepted(u32::MAX);
+        assert!(together.has_ended());
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl ConcurrencyWindow {
             .change(|word| Ok((Packed(word).take(take, slots)?.0, ())))
     }
 
+    /// Takes what is asked for whatever the limits are.
+    pub fn take_beyond(&self, take: Take) {
+        self.update(|word| Packed(word.0 + Packed::of(take)));
+    }
+
     /// Gives a slot back: the submission was answered or given up.
     #[inline]
     pub fn end_attempt(&self) -> WindowView {

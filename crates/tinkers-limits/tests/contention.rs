@@ -73,7 +73,7 @@ fn of_the_ramp() {
     let ramp = Ramp::slow_start(100);
     let call = || {
         ramp.restart(100);
-        ramp.accepted();
+        ramp.accepted(1);
     };
     counts(call, || ramp.contention());
 }

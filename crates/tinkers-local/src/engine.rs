@@ -255,8 +255,12 @@ impl fmt::Debug for Done {
 /// A base model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseModel {
-    /// Its name.
+    /// The name that it is listed under.
     pub name: String,
+    /// Other names that requests may use for it.
+    pub aliases: Vec<String>,
+    /// A hash of its contents, which tells it from another model of the same name; `None` where an engine has no weights.
+    pub fingerprint: Option<String>,
     /// The architecture's name.
     pub arch: String,
     /// The longest context, in tokens.
@@ -269,6 +273,43 @@ pub struct BaseModel {
     pub max_lora_rank: u32,
 }
 
+impl BaseModel {
+    /// Whether a request that says `name` means this model. A suffix `:peft:N`, which selects a context length on the hosted
+    /// service, is accepted and makes no difference.
+    pub fn is_called(&self, name: &str) -> bool {
+        let is_own = |name: &str| self.name == name || self.aliases.iter().any(|own| own == name);
+        is_own(name) || without_variant(name).is_some_and(is_own)
+    }
+
+    /// Why a checkpoint does not belong to this model; `None` where it does, or where one of the two has no fingerprint.
+    pub fn mismatch(&self, record: &CheckpointRecord) -> Option<String> {
+        let (own, other) = (
+            self.fingerprint.as_ref()?,
+            record.base_fingerprint.as_ref()?,
+        );
+        if own == other {
+            return None;
+        }
+        let short = |fingerprint: &str| fingerprint.chars().take(12).collect::<String>();
+        Some(format!(
+            "{} was saved on the base model {} (fingerprint {}), but this server has {} (fingerprint {}); serve the model that \
+             it was saved on",
+            record.path,
+            record.base_model,
+            short(other),
+            self.name,
+            short(own)
+        ))
+    }
+}
+
+/// The name before a suffix `:peft:N`.
+fn without_variant(name: &str) -> Option<&str> {
+    let (base, length) = name.rsplit_once(":peft:")?;
+    let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(base)
+}
+
 /// What is kept beside saved weights, as given at the save.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
@@ -276,6 +317,9 @@ pub struct CheckpointRecord {
     pub path: TinkerPath,
     /// The base model's name.
     pub base_model: String,
+    /// The base model's fingerprint; absent from checkpoints that are older than fingerprints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_fingerprint: Option<String>,
     /// The adapter.
     pub lora: LoraConfig,
     /// When it was saved, in seconds since the Unix epoch.
@@ -307,6 +351,69 @@ impl CheckpointRecord {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+
+    fn base(fingerprint: &str) -> BaseModel {
+        BaseModel {
+            name: "Qwen/Qwen3-8B".to_owned(),
+            aliases: vec!["Qwen3-8B".to_owned()],
+            fingerprint: Some(fingerprint.to_owned()),
+            arch: "qwen3".to_owned(),
+            max_context_length: 8,
+            vocab_size: 8,
+            tokenizer_id: None,
+            max_lora_rank: 8,
+        }
+    }
+
+    #[test]
+    fn a_base_model_has_aliases_and_variants() {
+        let base = base("");
+        for name in [
+            "Qwen/Qwen3-8B",
+            "Qwen3-8B",
+            "Qwen/Qwen3-8B:peft:131072",
+            "Qwen3-8B:peft:1",
+        ] {
+            assert!(base.is_called(name), "{name}");
+        }
+        for name in [
+            "",
+            "Qwen",
+            "Qwen/Qwen3-8B:peft:",
+            "Qwen/Qwen3-8B:peft:x",
+            "Qwen/Qwen3-8B:131072",
+            "qwen/qwen3-8b",
+        ] {
+            assert!(!base.is_called(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_fingerprint_does_not_belong() {
+        let record = |fingerprint: Option<&str>| CheckpointRecord {
+            path: "tinker://run/weights/a".parse().unwrap(),
+            base_model: "other/name".to_owned(),
+            base_fingerprint: fingerprint.map(str::to_owned),
+            lora: LoraConfig::rank(1),
+            saved_at: 0.0,
+            expires_at: None,
+            size_bytes: 0,
+            user_metadata: None,
+            run_metadata: None,
+        };
+        let base = base("0123456789abcdef");
+        assert_eq!(base.mismatch(&record(Some("0123456789abcdef"))), None);
+        assert_eq!(base.mismatch(&record(None)), None);
+        let reason = base.mismatch(&record(Some("fedcba9876543210"))).unwrap();
+        for part in [
+            "other/name",
+            "fedcba987654",
+            "Qwen/Qwen3-8B",
+            "0123456789ab",
+        ] {
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
 
     #[test]
     fn a_job_that_is_dropped_reports_an_error_exactly_once() {

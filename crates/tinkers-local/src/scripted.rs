@@ -37,6 +37,8 @@ impl Default for Script {
         Self {
             models: vec![BaseModel {
                 name: "tinkers/scripted".to_owned(),
+                aliases: Vec::new(),
+                fingerprint: None,
                 arch: "scripted".to_owned(),
                 max_context_length: 4096,
                 vocab_size: 256,

@@ -255,11 +255,11 @@ fn what_cannot_be_is_refused_by_rule_and_field() {
         ),
         (
             "on = 'samples'\nfault = 'gone'",
-            "rule 2, field on: expected sample, ",
+            "got \"samples\"; did you mean sample?",
         ),
         (
             "on = '/api/v1/asmaple'\nfault = 'gone'",
-            "got \"/api/v1/asmaple\"",
+            "got \"/api/v1/asmaple\"; did you mean /api/v1/asample?",
         ),
         (
             "on = 3\nfault = 'gone'",
@@ -269,10 +269,30 @@ fn what_cannot_be_is_refused_by_rule_and_field() {
             "on = '*'",
             "rule 2, field fault: expected one of answer, rate_limited, ",
         ),
-        ("on = '*'\nfault = 'explode'", "got \"explode\""),
+        ("on = '*'\nfault = 'explode'", "restart, got \"explode\""),
+        (
+            "on = '*'\nfault = 'rate_limit'",
+            "got \"rate_limit\"; did you mean rate_limited?",
+        ),
+        (
+            "on = '*'\nfualt = 'gone'",
+            "field fault: expected one of answer, ",
+        ),
+        (
+            "on = '*'\nfualt = 'gone'",
+            "got nothing; is \"fualt\" a misspelling of it?",
+        ),
+        (
+            "on = '*'\nfault = 'delay'\ndelay = 1",
+            "got nothing; is \"delay\" a misspelling of it?",
+        ),
+        (
+            "on = '*'\nfault = 'gone'\ntime = 3",
+            "times, fault; did you mean times?",
+        ),
         (
             "on = '*'\nfault = 'gone'\nprobabilty = 0.1",
-            "rule 2, field probabilty: expected no such field: a rule with fault = \"gone\" has on, name, after_s, for_s, nth, seed, probability, times, fault",
+            "rule 2, field probabilty: expected no such field: a rule with fault = \"gone\" has on, name, after_s, for_s, nth, seed, probability, times, fault; did you mean probability?",
         ),
         (
             "on = '*'\nfault = 'gone'\ndelay_s = 1",
@@ -383,7 +403,10 @@ fn what_cannot_be_is_refused_by_rule_and_field() {
             "seed = -1",
             "field seed: expected a whole number from 0, got -1",
         ),
-        ("[[rules]]\non = '*'", "field rule: expected at least one"),
+        (
+            "[[rules]]\non = '*'",
+            "at least one [[rule]], got nothing; is \"rules\" a misspelling of it?",
+        ),
         (
             "speed = 1\n[[rule]]\non = '*'\nfault = 'gone'",
             "field speed: expected no such field: a script has seed, rule",

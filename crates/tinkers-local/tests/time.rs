@@ -300,6 +300,7 @@ async fn checkpoints_of_an_earlier_run_are_there_after_a_restart() {
     let record = |path: &str, saved_at: f64, expires_at| CheckpointRecord {
         path: path.parse().unwrap(),
         base_model: support::BASE.to_owned(),
+        base_fingerprint: None,
         lora: LoraConfig::rank(4),
         saved_at,
         expires_at,

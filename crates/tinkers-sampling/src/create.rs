@@ -95,6 +95,8 @@ impl NewSampler {
         );
         call.operation = Some(operation.name);
         call.progress = Some(Arc::clone(&operation.progress));
+        call.deadline = operation.deadline;
+        call.is_readable = Some(|answer| SamplingSessionCreated::read(&answer.body).is_ok());
         let accepted = self.session.caller().call(call).await;
         let accepted = accepted.map_err(|error| match error.sent() {
             Sent::MaybeSent => error.with_context(LOST),

@@ -9,7 +9,7 @@ use tinkers_core::{
     Setback,
 };
 use tinkers_futures::{
-    Announcement, Operation, Retrieval, Watch, after_close, promise, retrieve_announced,
+    Announcement, Operation, Retrieval, Watch, after_close, is_promise, promise, retrieve_announced,
 };
 use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_within};
 
@@ -34,7 +34,10 @@ pub(crate) async fn run(
     loop {
         client.session.check_open()?;
         operation.progress.enter(Phase::Admission);
-        let turn = client.session.caller().enter(ask(&client, &request));
+        let turn = client
+            .session
+            .caller()
+            .enter(ask(&client, &request, &operation));
         let entry = turn
             .await
             .map_err(|error| refused(&client, &operation, error))?;
@@ -60,7 +63,9 @@ pub(crate) async fn run(
             }
         };
         lost += 1;
-        client.session.caller().time.sleep(pause).await;
+        let caller = client.session.caller();
+        let pause = caller.time.sleep(pause);
+        caller.closing.unless_closed(pause).await?;
     }
 }
 
@@ -101,14 +106,15 @@ impl Awaited {
 }
 
 /// What it waits for, before anything is made that is sent.
-fn ask(client: &Inner, request: &SampleRequest) -> Ask {
+fn ask(client: &Inner, request: &SampleRequest, operation: &Operation) -> Ask {
     Ask {
         class: RouteClass::Sample,
         client: client.client,
         cost: cost(request),
-        deadline: None,
+        deadline: operation.deadline,
         flight: None,
         reentry: Reentry::New,
+        is_nested: false,
     }
 }
 
@@ -143,8 +149,10 @@ async fn submit(
     );
     call.operation = Some(operation.name);
     call.client = client.client;
+    call.is_readable = Some(is_promise);
     call.cost = cost(request);
     call.progress = Some(Arc::clone(&operation.progress));
+    call.deadline = operation.deadline;
     let session = &*client.session;
     let accepted = session.caller().call_with(entry, call).await;
     let accepted = accepted.map_err(|error| after_close(session, error))?;

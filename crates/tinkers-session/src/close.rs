@@ -1,9 +1,9 @@
 //! The end of a session at the caller's wish.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tinkers_core::{Call, Error, ErrorKind, Policy, RouteClass, Setback, Timeouts};
+use tinkers_core::{Call, Caller, Error, ErrorKind, Policy, RouteClass, Setback, Timeouts};
 use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
@@ -13,11 +13,16 @@ use crate::session::Session;
 const FINISH_WINDOW: Duration = Duration::from_secs(60);
 
 impl Session {
-    /// Closes the session: every later call fails with `Closed`, the server is told why, the heartbeats stop.
+    /// Closes the session: tells the server why, then stops the heartbeats.
     ///
-    /// So does what is under way: the server ends its work with the session. Closing again does nothing. It takes about a
-    /// minute at most, and where the server wants to be asked again later than that, the error says when. The session is
-    /// closed here even when this fails or is dropped; then the server ends it after its expiry.
+    /// Every later call fails with `Closed`, and so does at once every call that the server has not accepted yet, wherever it
+    /// waits; an error with [`Sent::MaybeSent`](tinkers_core::Sent) says that an attempt of it may have been applied. Nothing is
+    /// submitted any more. The results of requests that were accepted before are still fetched for their waiters, as far as the
+    /// server finishes them. Heartbeats go on until the server knows of the end.
+    ///
+    /// Closing again does nothing. It takes about a minute at most, and where the server wants to be asked again later than that,
+    /// the error says when. The session is closed here even when this fails or is dropped; then the server ends it after its
+    /// expiry.
     pub async fn close(&self, reason: FinishReason, detail: Option<String>) -> Result<(), Error> {
         let was_open = self.life.close();
         // Stopped when this is over, whichever way; heartbeats go on until the server knows.
@@ -39,7 +44,12 @@ impl Session {
         };
         call.deadline = Some(self.caller.time.now().after(FINISH_WINDOW));
         call.timeouts = Timeouts::within(Duration::from_secs(10));
-        let told = self.call_on_io(call).await;
+        // The one submission that is made for a closed session.
+        let caller = Caller {
+            closing: Arc::default(),
+            ..self.caller.clone()
+        };
+        let told = self.call_on_io(caller, call).await;
         drop(tasks);
         match told {
             Ok(_) => Ok(()),
@@ -54,5 +64,8 @@ impl Session {
 }
 
 fn is_nothing_to_finish(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::NotFound | ErrorKind::ResultLost)
+    matches!(
+        kind,
+        ErrorKind::NotFound | ErrorKind::ResultLost | ErrorKind::SessionLost
+    )
 }

@@ -49,6 +49,10 @@ impl SessionContext for Session {
         self.life.check_open()
     }
 
+    fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.heartbeat_now())
+    }
+
     fn next_client(&self) -> ClientId {
         self.endpoint.limiter().next_client()
     }

@@ -8,6 +8,7 @@ use tinkers_dispatch::{Limiter, LimiterSettings, SharedRetryBudget};
 use tinkers_registry::{Handle, Registry};
 
 use crate::address::EndpointKey;
+use crate::reachability::Reachability;
 
 /// A share in an [`EndpointState`], which lives as long as somebody has one.
 pub type Endpoint = Handle<EndpointKey, EndpointState>;
@@ -21,6 +22,7 @@ pub struct EndpointState {
     notices: Arc<Notices>,
     billing: Arc<BillingPause>,
     profile: ArcSwap<ServerProfile>,
+    reachability: Reachability,
 }
 
 impl EndpointState {
@@ -33,6 +35,7 @@ impl EndpointState {
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             profile: ArcSwap::default(),
+            reachability: Reachability::default(),
         }
     }
 
@@ -59,6 +62,11 @@ impl EndpointState {
     /// The pause for missing money.
     pub fn billing(&self) -> &Arc<BillingPause> {
         &self.billing
+    }
+
+    /// Whether the server answers.
+    pub(crate) fn reachability(&self) -> &Reachability {
+        &self.reachability
     }
 
     /// What is known of the server.

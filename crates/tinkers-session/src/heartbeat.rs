@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
+use tinkers_core::session_lost::says_session_lost;
 use tinkers_core::{
     HttpRequest, HttpResponse, Moment, RouteClass, Setback, Time, Timeouts, Transport, hint,
 };
@@ -113,15 +114,9 @@ impl Heart {
             return Beat::Taken;
         }
         let words = error_text(&answer.body).unwrap_or_default();
-        // A server without this route answers 404 as well; one that knows it names what it did not find. The route's own
-        // name has a session in it, too.
-        let names_session = words
-            .to_ascii_lowercase()
-            .replace("session_heartbeat", "")
-            .contains("session");
         match answer.status {
             StatusCode::GONE => Beat::Ended,
-            StatusCode::NOT_FOUND if names_session => Beat::Ended,
+            status if says_session_lost(status, &words) => Beat::Ended,
             status => Beat::Missed {
                 why: format!("status {}: {words}", status.as_u16()),
                 hint: hint::retry_after(answer, self.time.wall()),

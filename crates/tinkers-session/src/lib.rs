@@ -14,6 +14,7 @@ mod life;
 mod open;
 mod options;
 mod queries;
+mod reachability;
 mod refresh;
 mod session;
 

@@ -21,6 +21,7 @@ use crate::endpoint::Endpoint;
 use crate::heartbeat::Heart;
 use crate::life::Life;
 use crate::options::{SessionOptions, SessionParts};
+use crate::reachability::Observed;
 use crate::refresh;
 use crate::session::{Session, Tasks};
 
@@ -57,9 +58,13 @@ impl Session {
             .endpoint
             .limiter()
             .claim(limits(&config, &options), Arc::clone(&parts.time));
-        let life = Life::new(dynamic, Arc::clone(&caller.setbacks));
+        let life = Life::new(
+            dynamic,
+            Arc::clone(&caller.setbacks),
+            Arc::clone(&caller.closing),
+        );
         let heart = Heart::new(
-            parts.heartbeat.transport,
+            Observed::wrap(parts.heartbeat.transport, &parts.time, &parts.endpoint),
             parts.heartbeat.time,
             Arc::clone(&life),
             &created.session_id,
@@ -121,7 +126,7 @@ fn caller(parts: &SessionParts) -> Caller {
         .admission(Arc::clone(&parts.time), Arc::clone(&parts.jitter));
     let budget: Arc<dyn RetryBudget> = Arc::<SharedRetryBudget>::clone(endpoint.budget());
     Caller {
-        transport: Arc::clone(&parts.transport),
+        transport: Observed::wrap(Arc::clone(&parts.transport), &parts.time, endpoint),
         admission: Arc::new(admission),
         time: Arc::clone(&parts.time),
         jitter: Arc::clone(&parts.jitter),
@@ -131,6 +136,7 @@ fn caller(parts: &SessionParts) -> Caller {
         billing: Arc::clone(endpoint.billing()),
         billing_limit: Duration::from_secs(3600),
         setbacks: Arc::clone(&parts.setbacks),
+        closing: Arc::default(),
     }
 }
 
@@ -167,6 +173,12 @@ fn no_contact(error: Error, address: &BaseUrl) -> Error {
             no_tinker_server(address, "it does not know client/config")
                 .with_answer(status, &Bytes::copy_from_slice(error.body()))
         }
+        _ if is_foreign(&error) => {
+            let status = error.status().unwrap_or_default();
+            let why = format!("it answers client/config with status {status} and no JSON");
+            no_tinker_server(address, &why)
+                .with_answer(status, &Bytes::copy_from_slice(error.body()))
+        }
         ErrorKind::Connection | ErrorKind::Timeout => error.with_context(format!(
             "no server can be reached at {address}; check base_url, and that the server runs"
         )),
@@ -180,12 +192,19 @@ fn no_contact(error: Error, address: &BaseUrl) -> Error {
     }
 }
 
+/// Whether an error is what servers of files and pages answer to a POST. Proxies of Tinker servers have other statuses of their own.
+fn is_foreign(error: &Error) -> bool {
+    let has_page = !error.body().is_empty() && !answer::is_object(error.body());
+    has_page && matches!(error.status(), Some(400 | 411 | 415 | 501))
+}
+
 fn no_tinker_server(address: &BaseUrl, why: &str) -> Error {
     let message = format!("{address} is no Tinker server: {why}; check base_url");
     Error::new(ErrorKind::Protocol, Sent::Answered, message)
 }
 
-/// The limits that the configuration names, or the caller's own where they are stricter.
+/// Returns the limits that the configuration names, or the caller's own where they are stricter. What no configuration names is the
+/// caller's choice.
 fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     let usual = LimiterSettings::default();
     let of_server = LimiterSettings {
@@ -202,9 +221,21 @@ fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
         },
         ..usual
     };
-    match options.limits {
-        Some(own) => of_server.stricter(own),
-        None => of_server,
+    let Some(own) = options.limits else {
+        return of_server;
+    };
+    let lane = |server: LaneSettings, own: LaneSettings| LaneSettings {
+        // No server names these, so the caller's own hold.
+        slots: own.slots,
+        rate: own.rate,
+        ..server.stricter(own)
+    };
+    LimiterSettings {
+        sample: lane(of_server.sample, own.sample),
+        train: lane(of_server.train, own.train),
+        poll: lane(of_server.poll, own.poll),
+        rest: lane(of_server.rest, own.rest),
+        max_hint: own.max_hint,
     }
 }
 

@@ -103,6 +103,34 @@ impl SessionOptions {
                 return Err(Error::invalid(field, "a text that is not empty"));
             }
         }
-        Ok(())
+        self.limits.as_ref().map_or(Ok(()), check_limits)
     }
+}
+
+/// Refuses limits that could have no effect.
+fn check_limits(limits: &LimiterSettings) -> Result<(), Error> {
+    let LimiterSettings {
+        sample: _,
+        train,
+        poll,
+        rest,
+        max_hint,
+    } = limits;
+    let classes = [("train", train), ("poll", poll), ("rest", rest)];
+    for (class, settings) in classes {
+        if settings.flights.is_some() {
+            let expected = "none: requests in flight are limited for the class sample alone";
+            return Err(Error::invalid(format!("limits.{class}.flights"), expected));
+        }
+    }
+    for (class, settings) in &classes[1..] {
+        if settings.bytes.is_some() {
+            let expected = "none: bytes are limited for the classes sample and train alone";
+            return Err(Error::invalid(format!("limits.{class}.bytes"), expected));
+        }
+    }
+    if max_hint.is_zero() {
+        return Err(Error::invalid("limits.max_hint", "a duration above zero"));
+    }
+    Ok(())
 }

@@ -40,6 +40,9 @@ pub(crate) async fn run(caller: Caller, life: Arc<Life>, longest_hint: Duration)
         let read = fetched.and_then(|accepted| {
             answer::read::<DynamicConfig>(&accepted.response, "client/dynamic_config")
         });
+        if life.check_open().is_err() {
+            return;
+        }
         hint = Duration::ZERO;
         match read {
             Ok(config) => life.dynamic.store(Arc::new(config)),

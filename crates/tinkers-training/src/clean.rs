@@ -3,6 +3,7 @@
 use tinkers_core::{Error, ErrorKind, Sent};
 
 use crate::parts::Part;
+use crate::taken::says_taken;
 
 /// Whether the failure of a part says that the server did nothing with it and that its number is free.
 pub(crate) fn is_clean(error: &Error, part: &dyn Part) -> bool {
@@ -18,14 +19,8 @@ pub(crate) fn is_clean(error: &Error, part: &dyn Part) -> bool {
             | ErrorKind::Billing
             | ErrorKind::RateLimited => true,
             // Else it is the number that was used before: by whom, and for what, is not known.
-            ErrorKind::Conflict => part.saved_name().is_some() && says_that_it_exists(error),
+            ErrorKind::Conflict => part.saved_name().is_some() && says_taken(error),
             _ => false,
         },
     }
-}
-
-/// Whether a conflict (409) is about a name that is taken, and not about a number.
-pub(crate) fn says_that_it_exists(error: &Error) -> bool {
-    tinkers_wire::error_text(error.body())
-        .is_some_and(|words| words.to_ascii_lowercase().contains("exist"))
 }

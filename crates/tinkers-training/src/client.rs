@@ -22,8 +22,8 @@ use crate::{ChunkLimits, SaveForSampler, SaveState, plan};
 /// and a step submitted back to back are worked on back to back. Dropping the future ends the waiting and never the
 /// submission.
 ///
-/// When a request is refused or its outcome is not known, later calls fail at once with `Poisoned`, and nothing overtakes:
-/// see [`TrainingClient::recover`].
+/// When a request that changes the model is refused, or the outcome of any request is not known, later calls fail at once with
+/// `Poisoned`, and nothing overtakes: see [`TrainingClient::recover`]. A refused save or forward pass fails alone.
 #[derive(Debug, Clone)]
 pub struct TrainingClient {
     turns: Arc<Turns>,
@@ -103,6 +103,9 @@ impl TrainingClient {
     }
 
     /// Saves weights and optimizer state under a name, to go on training from: `save_state("step-10")`.
+    ///
+    /// A name that is taken fails with `Conflict` and stops nothing else: save under another one, or with
+    /// [`SaveState::overwrite`].
     pub fn save_state(&self, save: impl Into<SaveState>) -> ApiFuture<SavedWeights> {
         let operation = self.operation("TrainingClient.save_state");
         let part = save.into().into_part(self.turns.model_id());
@@ -264,17 +267,23 @@ impl TrainingClient {
         part: Result<impl Part + 'static>,
         found: Found<T>,
     ) -> BoxFuture<'static, Result<T>> {
+        let name = part.as_ref().ok().and_then(Part::saved_name);
         let placed = part.and_then(|part| {
             let progress = Arc::clone(&operation.progress);
             self.turns
                 .take(operation.name, vec![Arc::new(part)], progress)
         });
-        let waiter = self.waiter(operation.clone(), kind);
+        let waiter = Waiter {
+            name,
+            ..self.waiter(operation.clone(), kind)
+        };
         Box::pin(waiter.single(placed, found))
     }
 
     fn operation(&self, name: &'static str) -> Operation {
-        Operation::new(Arc::clone(self.turns.session()), name, RouteClass::Train)
+        let session = Arc::clone(self.turns.session());
+        let queue = Arc::<Turns>::clone(&self.turns);
+        Operation::new(session, name, RouteClass::Train).in_queue(queue)
     }
 
     fn waiter(&self, operation: Operation, kind: RequestKind) -> Waiter {
@@ -283,6 +292,7 @@ impl TrainingClient {
             kind,
             turns: Arc::clone(&self.turns),
             queue_log: Arc::clone(&self.queue_log),
+            name: None,
         }
     }
 }

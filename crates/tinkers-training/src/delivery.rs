@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Error, Flight, Result, Sent, Setback};
+use tinkers_core::{Error, ErrorKind, Flight, Result, Sent, Setback};
 use tinkers_wire::{Promise, TinkerPath};
 
 use crate::clean::is_clean;
 use crate::lost;
+use crate::parts::SavedName;
 use crate::poison::{Poison, Recovery};
 use crate::submit::Submission;
+use crate::taken::{is_taken, name_taken};
 use crate::together::Together;
 use crate::turns::{Reply, Turn, Turns};
 
@@ -25,9 +27,21 @@ pub(crate) enum Taken {
         elapsed: Duration,
         /// The number that it was sent under.
         seq_id: u64,
+        /// The name of a save that an earlier attempt may have made, where nothing else can have.
+        maybe_saved: Option<SavedName>,
     },
     /// A save whose reply was lost, found to have been made.
     Found(TinkerPath),
+}
+
+impl Taken {
+    /// The same, where `name` is that of a save which an earlier attempt may have made.
+    pub(crate) fn maybe_saved_as(mut self, name: Option<SavedName>) -> Self {
+        if let Self::Promised { maybe_saved, .. } = &mut self {
+            *maybe_saved = name;
+        }
+        self
+    }
 }
 
 /// What became of a part so far.
@@ -52,6 +66,8 @@ pub(crate) struct Delivery {
     /// Taken when the waiter is told.
     reply: Option<Reply>,
     fates: Vec<Fate>,
+    /// Why a call failed that changes nothing, while it is not known yet whether all of its numbers are free.
+    undecided: Option<Error>,
 }
 
 impl Delivery {
@@ -62,6 +78,7 @@ impl Delivery {
             turn: Arc::new(turn),
             reply: Some(reply),
             fates,
+            undecided: None,
         }
     }
 
@@ -82,10 +99,15 @@ impl Delivery {
                 }
             }
         }
-        if self.has_failed() {
-            self.turns.decide(self.recovery());
-        } else {
+        if !self.has_failed() {
             self.tell_success();
+        } else if let Some(cause) = self.undecided.take() {
+            match self.recovery() {
+                Recovery::From(_) => self.turns.release(count as u64),
+                recovery => self.turns.poison(Poison { cause, recovery }),
+            }
+        } else {
+            self.turns.decide(self.recovery());
         }
     }
 
@@ -99,7 +121,13 @@ impl Delivery {
         if self.has_failed() {
             self.undelivered();
             tracing::error!(setback = Setback::Undelivered.name(), %error, "what was left of a failed call broke off");
-            self.turns.decide(Recovery::Never);
+            match self.undecided.take() {
+                Some(cause) => self.turns.poison(Poison {
+                    cause,
+                    recovery: Recovery::Never,
+                }),
+                None => self.turns.decide(Recovery::Never),
+            }
             return;
         }
         self.turns.poison(Poison {
@@ -140,16 +168,32 @@ impl Delivery {
             return;
         }
         let recovery = self.recovery();
+        if error.kind() == ErrorKind::Closed && self.turns.session().check_open().is_err() {
+            // What is queued behind it, and every later call, is told of the end of the session, and not of a failure.
+            let error = match recovery {
+                Recovery::From(_) => error,
+                _ => error.with_sent(Sent::MaybeSent),
+            };
+            self.tell(Err(error));
+            self.give_up_results();
+            return;
+        }
         let error = match recovery {
             Recovery::From(_) => error,
             _ if self.turn.parts.len() == 1 => error,
             _ => self.partly(seq_id, error),
         };
-        // First the poison, then the news of it, so that who hears of it finds it in force.
-        self.turns.poison(Poison {
-            cause: error.clone(),
-            recovery,
-        });
+        let is_harmless = recovery != Recovery::Never && !self.turn.parts[0].changes_model();
+        if is_harmless {
+            // What is queued behind it builds on nothing of it, and goes on once its numbers are known to be free.
+            self.undecided = Some(error.clone());
+        } else {
+            // First the poison, then the news of it, so that who hears of it finds it in force.
+            self.turns.poison(Poison {
+                cause: error.clone(),
+                recovery,
+            });
+        }
         self.tell(Err(error));
         self.give_up_results();
     }
@@ -278,10 +322,20 @@ async fn send(turns: Arc<Turns>, turn: Arc<Turn>, index: usize) -> Result<Taken>
     };
     let known = name.as_ref().is_some_and(|name| turns.may_have_saved(name));
     let sent = lost::send(&submission, name.as_ref().filter(|_| !known)).await;
-    let left_nothing = matches!(&sent, Err(error) if is_clean(error, part));
-    if let Some(name) = name
-        && !left_nothing
-    {
+    let Some(name) = name else {
+        return sent;
+    };
+    // A checkpoint of that name may be an older one.
+    let sent = if known {
+        sent.map(|taken| taken.maybe_saved_as(None))
+    } else {
+        sent
+    };
+    let sent = sent.map_err(|error| match is_taken(&error) {
+        true => name_taken(&name, error),
+        false => error,
+    });
+    if !matches!(&sent, Err(error) if is_clean(error, part)) {
         turns.tried_to_save(name);
     }
     sent

@@ -16,6 +16,7 @@ mod save;
 mod sender;
 mod submit;
 mod sync;
+mod taken;
 mod together;
 mod turns;
 mod unload;

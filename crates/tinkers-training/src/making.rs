@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tinkers_core::{Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, Setback};
-use tinkers_futures::{Operation, QueueLog, Retrieval, promise, retrieve};
+use tinkers_futures::{Operation, QueueLog, Retrieval, is_promise, promise, retrieve};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef, OperationResult,
     RequestKind, TinkerPath, WeightsInfo, WeightsInfoRequest, routes, to_json,
@@ -87,6 +87,7 @@ impl Making {
         let client = session.next_client();
         let mut call = self.call(route, body);
         call.client = client;
+        call.is_readable = Some(is_promise);
         let accepted = session.caller().call(call).await;
         let accepted = accepted.map_err(|error| self.with_orphan(error))?;
         let promise = promise(&accepted.response)?;
@@ -172,6 +173,7 @@ impl Making {
         let mut call = Call::post(route, body, RouteClass::Train);
         call.operation = Some(self.operation.name);
         call.progress = Some(Arc::clone(&self.operation.progress));
+        call.deadline = self.operation.deadline;
         call
     }
 }

@@ -13,6 +13,9 @@ use crate::sync::{Mutex, lock};
 pub(crate) trait Waiting {
     /// It will not be sent.
     fn fail(self, error: Error);
+
+    /// Its numbers are lower by `count`: a call before it has left its own free.
+    fn move_up(&mut self, count: u64);
 }
 
 /// Who comes when, and who sends. What is queued is given out in the order of its numbers, by one at a time.
@@ -87,6 +90,14 @@ impl<T: Waiting> Order<T> {
         state.next_seq = seq;
         state.poison = None;
         Ok(())
+    }
+
+    /// Frees the `count` numbers of the call that is being sent, of which the server has taken none: what is queued moves up, so that
+    /// no number is left out. For the one that sends.
+    pub(crate) fn release(&self, count: u64) {
+        let mut state = lock(&self.state);
+        state.next_seq -= count;
+        state.queue.iter_mut().for_each(|next| next.move_up(count));
     }
 
     /// Fails everything queued and everything to come with `poison`, unless an earlier one is there.

@@ -48,6 +48,11 @@ pub(crate) trait Part: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Whether it changes what later requests of the model build on: its weights, its optimizer or the gradients held.
+    fn changes_model(&self) -> bool {
+        true
+    }
+
     /// What a server must be known to de-duplicate for a repeat to be applied once.
     fn deduplicated_with(&self) -> Deduplication {
         Deduplication::Everything
@@ -130,6 +135,10 @@ impl Part for PassPart {
 
     fn adds_gradients(&self) -> bool {
         self.mode == PassMode::ForwardBackward
+    }
+
+    fn changes_model(&self) -> bool {
+        self.adds_gradients()
     }
 
     fn deduplicated_with(&self) -> Deduplication {

@@ -34,6 +34,11 @@ impl Poison {
             "not sent, because an earlier call of this model failed ({}); {advice}",
             self.cause
         );
-        Error::new(ErrorKind::Poisoned, Sent::NotSent, message).with_source(self.cause.clone())
+        // A lost session is told as such by every call, so that a program need not look at the sources of errors.
+        let kind = match self.cause.kind() {
+            ErrorKind::SessionLost => ErrorKind::SessionLost,
+            _ => ErrorKind::Poisoned,
+        };
+        Error::new(kind, Sent::NotSent, message).with_source(self.cause.clone())
     }
 }

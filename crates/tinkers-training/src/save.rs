@@ -162,6 +162,10 @@ impl Part for SaveStatePart {
         }
     }
 
+    fn changes_model(&self) -> bool {
+        false
+    }
+
     fn saved_name(&self) -> Option<SavedName> {
         Some(SavedName {
             kind: CheckpointKind::Training,
@@ -191,6 +195,10 @@ impl Part for SaveForSamplerPart {
             None => WhenLost::Repeat,
             Some(_) => WhenLost::Look,
         }
+    }
+
+    fn changes_model(&self) -> bool {
+        false
     }
 
     fn saved_name(&self) -> Option<SavedName> {

@@ -27,6 +27,7 @@ async fn run(turns: Arc<Turns>, mut sending: Sending<Queued>) {
             }
             continue;
         }
+        turns.begins(&turn.progress);
         let mut delivery = Delivery::new(&turns, turn, reply);
         let sent = catch_unwind(async {
             delivery.run().await;

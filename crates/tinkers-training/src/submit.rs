@@ -8,10 +8,11 @@ use tinkers_core::{
     Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, Moment, Policy, ProgressCell,
     Result, Sent, ServerProfile, SessionContext, Setback,
 };
-use tinkers_futures::promise;
+use tinkers_futures::{is_promise, promise};
 use tinkers_wire::routes;
 
 use crate::delivery::Taken;
+use crate::lost::Finder;
 use crate::parts::{Part, WhenLost};
 
 /// One request of a turn, with everything that its sending needs.
@@ -28,6 +29,17 @@ pub(crate) struct Submission<'a> {
 }
 
 impl Submission<'_> {
+    /// What looking for its save needs.
+    pub(crate) fn finder(&self) -> Finder<'_> {
+        Finder {
+            session: self.session,
+            model_id: self.model_id,
+            client: self.client,
+            operation: self.operation,
+            progress: self.progress,
+        }
+    }
+
     /// How often it is repeated, where the server's profile and the part decide about lost replies.
     pub(crate) fn policy(&self) -> Policy {
         let is_safe = self.session.profile().deduplicates >= self.part.deduplicated_with();
@@ -135,6 +147,7 @@ impl Submission<'_> {
         call.policy = policy;
         call.operation = Some(self.operation);
         call.client = self.client;
+        call.is_readable = Some(is_promise);
         call.progress = Some(Arc::clone(self.progress));
         call.is_final = match refusals {
             Refusals::Usual => None,
@@ -144,8 +157,10 @@ impl Submission<'_> {
     }
 
     fn promised(&self, accepted: Accepted) -> Result<Taken> {
+        let was_repeated = accepted.earlier == Sent::MaybeSent;
         Ok(Taken::Promised {
             promise: promise(&accepted.response)?,
+            maybe_saved: self.part.saved_name().filter(|_| was_repeated),
             flight: accepted.flight,
             elapsed: self.session.caller().time.now().since(self.taken_at),
             seq_id: self.seq_id,

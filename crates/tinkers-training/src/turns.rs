@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tinkers_core::{
     ClientId, Error, Moment, ProgressCell, Result, SessionContext, Setback, Setbacks,
 };
+use tinkers_futures::SubmissionQueue;
 use tokio::sync::oneshot;
 
 use crate::delivery::Taken;
@@ -50,6 +51,10 @@ impl Waiting for Queued {
             self.setbacks.note(Setback::Undelivered, &error);
         }
     }
+
+    fn move_up(&mut self, count: u64) {
+        self.turn.first_seq -= count;
+    }
 }
 
 /// The queue of one model's submissions.
@@ -64,6 +69,15 @@ pub(crate) struct Turns {
     /// The names of checkpoints that this model may have by now. It is the only writer of its run, so a name that is not here
     /// was never there.
     saved: Mutex<BTreeSet<SavedName>>,
+    head: Mutex<Head>,
+}
+
+/// The call that is being submitted, as far as those behind it are concerned.
+#[derive(Debug, Default)]
+struct Head {
+    /// When the one before it was done with.
+    since: Moment,
+    progress: Option<Arc<ProgressCell>>,
 }
 
 impl Turns {
@@ -76,6 +90,7 @@ impl Turns {
             client,
             order: Arc::new(Order::new(1)),
             saved: Mutex::new(BTreeSet::new()),
+            head: Mutex::default(),
         })
     }
 
@@ -134,6 +149,11 @@ impl Turns {
         self.order.poison(poison);
     }
 
+    /// The call that is being sent left its `count` numbers free.
+    pub(crate) fn release(&self, count: u64) {
+        self.order.release(count);
+    }
+
     /// All requests of the call that poisoned this model have ended: whether there is a way back is known.
     pub(crate) fn decide(&self, recovery: Recovery) {
         self.order.decide(recovery);
@@ -144,9 +164,28 @@ impl Turns {
         lock(&self.saved).contains(name)
     }
 
+    /// The next call is being submitted: `progress` is its own.
+    pub(crate) fn begins(&self, progress: &Arc<ProgressCell>) {
+        *lock(&self.head) = Head {
+            since: self.session.caller().time.now(),
+            progress: Some(Arc::clone(progress)),
+        };
+    }
+
     /// A save under this name was tried.
     pub(crate) fn tried_to_save(&self, name: SavedName) {
         lock(&self.saved).insert(name);
+    }
+}
+
+impl SubmissionQueue for Turns {
+    fn moved(&self) -> Option<Moment> {
+        let (since, progress) = {
+            let head = lock(&self.head);
+            (head.since, head.progress.clone())
+        };
+        let news = progress.map(|progress| progress.last_news());
+        Some(since).max(news)
     }
 }
 

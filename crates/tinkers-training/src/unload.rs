@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tinkers_core::{Call, Result, RouteClass};
-use tinkers_futures::{Operation, Retrieval, promise, retrieve};
+use tinkers_futures::{Operation, Retrieval, is_promise, promise, retrieve};
 use tinkers_wire::{ModelRef, RequestKind, UnloadedModel, routes, to_json};
 
 /// Has the server free the model, and waits until it has.
@@ -17,6 +17,8 @@ pub(crate) async fn unload(operation: Operation, model_id: Arc<str>) -> Result<(
     call.operation = Some(operation.name);
     call.client = session.next_client();
     call.progress = Some(Arc::clone(&operation.progress));
+    call.deadline = operation.deadline;
+    call.is_readable = Some(is_promise);
     let client = call.client;
     let accepted = session.caller().call(call).await?;
     let promise = promise(&accepted.response)?;

@@ -1,14 +1,20 @@
 //! Waiting for the results of what was submitted.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use tinkers_core::{Error, ErrorKind, Result, Sent, Setback};
+use tinkers_core::{Error, ErrorKind, Moment, Phase, Result, Sent, Setback};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
 use tokio::sync::oneshot;
 
 use crate::delivery::Taken;
+use crate::lost::{Finder, search};
 use crate::merge;
+use crate::parts::SavedName;
+use crate::taken::{is_taken, name_taken};
 use crate::together::Together;
 use crate::turns::Turns;
 
@@ -24,6 +30,8 @@ pub(crate) struct Waiter {
     pub(crate) kind: RequestKind,
     pub(crate) turns: Arc<Turns>,
     pub(crate) queue_log: Arc<QueueLog>,
+    /// Of a save under a name.
+    pub(crate) name: Option<SavedName>,
 }
 
 impl Waiter {
@@ -33,13 +41,13 @@ impl Waiter {
         placed: Placed,
         found: Found<T>,
     ) -> Result<T> {
-        let mut parts = submitted(placed?).await?;
+        let mut parts = self.submitted(placed?).await?;
         self.result(parts.remove(0), found).await
     }
 
     /// The merged result of a pass. The first chunk that fails fails it; the results of the others are then given up.
     pub(crate) async fn merged(self, placed: Placed) -> Result<ForwardBackwardOutput> {
-        let parts = submitted(placed?).await?;
+        let parts = self.submitted(placed?).await?;
         let promises: Vec<(u64, String)> = parts.iter().filter_map(promised).collect();
         let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; parts.len()];
         let results = parts.into_iter().map(|part| self.result(part, no_result));
@@ -57,14 +65,66 @@ impl Waiter {
         Ok(merge(outputs.into_iter().flatten().collect()))
     }
 
+    /// Waits for what becomes of the submission, no longer than there is hope that it leaves before the operation's deadline.
+    async fn submitted(
+        &self,
+        mut receiver: oneshot::Receiver<Result<Vec<Taken>>>,
+    ) -> Result<Vec<Taken>> {
+        let Some(deadline) = self.operation.deadline else {
+            return delivered(receiver.await);
+        };
+        let admission = &self.operation.session.caller().admission;
+        loop {
+            let mut closure = admission.next_closure(self.operation.class);
+            self.check_in_time(deadline)?;
+            let outcome = poll_fn(|cx| {
+                let outcome = Pin::new(&mut receiver).poll(cx).map(Some);
+                match outcome {
+                    Poll::Pending => closure.as_mut().poll(cx).map(|()| None),
+                    outcome => outcome,
+                }
+            });
+            if let Some(outcome) = outcome.await {
+                return delivered(outcome);
+            }
+        }
+    }
+
+    /// Fails when the call waits for its turn and the server's hint lies beyond `deadline`.
+    fn check_in_time(&self, deadline: Moment) -> Result<()> {
+        let Operation {
+            session,
+            progress,
+            class,
+            ..
+        } = &self.operation;
+        let caller = session.caller();
+        let Some(opens_at) = caller.admission.closed_until(*class) else {
+            return Ok(());
+        };
+        if opens_at <= deadline || progress.snapshot().phase != Phase::Admission {
+            return Ok(());
+        }
+        let now = caller.time.now();
+        let message = format!(
+            "the server's rate limit holds {} requests back for another {:.1} s, beyond the operation deadline; the call keeps \
+             its place and is submitted then, so do not repeat it",
+            class.name(),
+            opens_at.since(now).as_secs_f64()
+        );
+        let error = Error::new(ErrorKind::RateLimited, progress.sent(), message);
+        Err(error.with_retry_at(now, opens_at))
+    }
+
     async fn result<T: OperationResult>(&self, taken: Taken, found: Found<T>) -> Result<T> {
-        let (promise, flight, elapsed) = match taken {
+        let (promise, flight, elapsed, maybe_saved) = match taken {
             Taken::Promised {
                 promise,
                 flight,
                 elapsed,
+                maybe_saved,
                 ..
-            } => (promise, flight, elapsed),
+            } => (promise, flight, elapsed, maybe_saved),
             Taken::Found(path) => return found(path),
         };
         let result = retrieve(Retrieval {
@@ -77,7 +137,28 @@ impl Waiter {
         })
         .await;
         drop(flight);
-        result
+        match (result, &self.name) {
+            (Err(error), Some(name)) if is_taken(&error) => {
+                let error = name_taken(name, error);
+                let Some(own) = maybe_saved else {
+                    return Err(error);
+                };
+                // A repeat met what an earlier attempt had saved.
+                let conflict = error.with_sent(Sent::MaybeSent);
+                found(search(&self.finder(), &own, conflict).await?)
+            }
+            (result, _) => result,
+        }
+    }
+
+    fn finder(&self) -> Finder<'_> {
+        Finder {
+            session: &*self.operation.session,
+            model_id: self.turns.model_id(),
+            client: self.turns.client(),
+            operation: self.operation.name,
+            progress: &self.operation.progress,
+        }
     }
 
     /// The failure of one chunk, with what is known of the others at this moment.
@@ -109,9 +190,8 @@ impl Waiter {
     }
 }
 
-/// What became of the submission.
-async fn submitted(receiver: oneshot::Receiver<Result<Vec<Taken>>>) -> Result<Vec<Taken>> {
-    receiver.await.unwrap_or_else(|_| {
+fn delivered(outcome: Result<Result<Vec<Taken>>, oneshot::error::RecvError>) -> Result<Vec<Taken>> {
+    outcome.unwrap_or_else(|_| {
         let message = "the task that sends this model's requests went away";
         Err(Error::new(ErrorKind::Aborted, Sent::MaybeSent, message))
     })

@@ -39,6 +39,10 @@ impl Waiting for Call {
     fn fail(self, error: Error) {
         self.book.failed(self.name, &error);
     }
+
+    fn move_up(&mut self, count: u64) {
+        self.first_seq -= count;
+    }
 }
 
 /// What became of the calls. The models do not look into it: it is written between their steps.

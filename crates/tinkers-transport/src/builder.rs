@@ -11,6 +11,7 @@ use tinkers_core::{BaseUrl, Error, RouteClass, Setbacks, Time};
 use crate::credential::{CloudflareAccess, Credential, OwnHeaders};
 use crate::pool::LaneLimits;
 use crate::proxy::ProxyConfig;
+use crate::roots::RootFiles;
 use crate::runtime::IoRuntime;
 use crate::target::Place;
 use crate::tls::{self, Protocol, Tls};
@@ -26,6 +27,7 @@ pub struct HttpTransportBuilder {
     user_agent: Option<String>,
     protocol: Protocol,
     proxy: ProxyConfig,
+    root_files: RootFiles,
     roots: Vec<Vec<u8>>,
     lanes: [LaneLimits; RouteClass::ALL.len()],
     runtime: Option<IoRuntime>,
@@ -46,6 +48,7 @@ impl HttpTransportBuilder {
             user_agent: None,
             protocol: Protocol::default(),
             proxy: ProxyConfig::none(),
+            root_files: RootFiles::default(),
             roots: Vec::new(),
             lanes: RouteClass::ALL.map(LaneLimits::of),
             runtime: None,
@@ -97,6 +100,12 @@ impl HttpTransportBuilder {
         self
     }
 
+    /// Where the trusted root certificates are read from, on the first use of TLS; the system's store unless set.
+    pub fn root_files(mut self, files: RootFiles) -> Self {
+        self.root_files = files;
+        self
+    }
+
     /// Trusts the certificates of this PEM text as well as the system's.
     pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots.push(pem.into());
@@ -130,9 +139,11 @@ impl HttpTransportBuilder {
     /// Checks the settings. Nothing is sent and no connection is opened.
     ///
     /// Fails with `InvalidInput` that names the field: `base_url`, `api_key`, `cloudflare_client_id`,
-    /// `cloudflare_client_secret`, `user_agent`, `root_certificate`, `max_connections`, `streams`.
+    /// `cloudflare_client_secret`, `user_agent`, `root_certificate`, `max_connections`, `streams`, or the variable of a proxy that
+    /// the base URL needs and that cannot be used.
     pub fn build(self) -> Result<HttpTransport, Error> {
         let base = BaseUrl::parse(&self.base_url)?;
+        self.proxy.check(base.origin())?;
         let own = OwnHeaders::new(
             self.defaults,
             self.cloudflare.as_ref(),
@@ -145,7 +156,7 @@ impl HttpTransportBuilder {
         for pem in &self.roots {
             roots.extend(tls::certificates(pem)?);
         }
-        let tls = Tls::new(roots, Arc::clone(&self.setbacks))?;
+        let tls = Tls::new(self.root_files, roots, Arc::clone(&self.setbacks))?;
         for limits in &self.lanes {
             for (field, value) in [
                 ("max_connections", limits.max_connections),

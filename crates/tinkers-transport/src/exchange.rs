@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tinkers_core::{HttpResponse, Moment, Origin, Sent, Time, Timeouts, TransportError};
+use tinkers_core::{Departure, HttpResponse, Moment, Origin, Sent, Time, Timeouts, TransportError};
 
 use crate::decode::Collector;
 use crate::failure;
@@ -27,6 +27,8 @@ pub(crate) struct Message<'a> {
     /// Whether it goes where the base URL leads, by the base URL's own word.
     pub(crate) trusted: bool,
     pub(crate) body: &'a Bytes,
+    /// Whether it may leave, and who hears of a refusal.
+    pub(crate) departure: &'a Departure,
 }
 
 /// The limits of the whole operation, all hops and attempts included.
@@ -55,6 +57,9 @@ impl From<TransportError> for Failed {
 
 /// Sends `message` with `headers` on `link` and reads the whole answer. Dropping the future resets the stream or closes the
 /// connection.
+///
+/// The rate limit is asked once more when the connection is ready to write the request. Where it says no, the error is of kind
+/// `Held`, and the connection is as it was.
 pub(crate) async fn exchange(
     link: &mut Link,
     message: &Message<'_>,
@@ -62,30 +67,46 @@ pub(crate) async fn exchange(
     limits: &Limits,
     time: &Arc<dyn Time>,
 ) -> Result<HttpResponse, Failed> {
+    let origin = message.target.origin();
+    match time.deadline(limits.total_at, link.ready()).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => return Err(unsent(origin, link, error)),
+        None => {
+            let limit = limits.timeouts.total;
+            return Err(failure::timed_out(origin, "total", limit, Sent::NotSent).into());
+        }
+    }
     let now = time.now();
     let meter = Meter::new(Arc::clone(time), now);
     let upload = Upload::new(message.body.clone(), Arc::clone(&meter));
     let request = link.request(&message.target, message.method.clone(), headers, upload)?;
-    let origin = message.target.origin();
     let head = Head {
         origin,
         meter: &meter,
         limits,
         time: &**time,
     };
+    // The last look: nothing below waits before the request is with the connection.
+    if !message.departure.may_leave() {
+        return Err(failure::held(origin).into());
+    }
     // The request is handed over in these calls and not in what is awaited, so that it takes up no room while it is.
     let response = match link {
         Link::Single { sender, .. } => head.wait(now, pin!(sender.try_send_request(request))).await,
         Link::Shared { sender, .. } => head.wait(now, pin!(sender.try_send_request(request))).await,
     };
+    let response = response?.map_err(|error| failed(origin, link, error))?;
+    // Before the body, which may be slow.
+    message
+        .departure
+        .head(response.status(), response.headers(), time.wall());
     let is_head = *message.method == Method::HEAD;
-    Ok(body(response?, origin, is_head, limits, &**time).await?)
+    Ok(body(response, origin, is_head, limits, &**time).await?)
 }
 
 /// An answer's head, or the request when not a byte of it was written.
-type Sending<'a> = Pin<
-    &'a mut (dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + Send),
->;
+type Answer = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
+type Sending<'a> = Pin<&'a mut (dyn Future<Output = Answer> + Send)>;
 
 /// The wait for the head of an answer.
 struct Head<'a> {
@@ -100,37 +121,51 @@ impl Head<'_> {
         &self,
         mut now: Moment,
         mut sending: Sending<'_>,
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> Result<Answer, TransportError> {
         // The end of the upload moves the limit without a word, so look again before it could have passed.
         let timeouts = &self.limits.timeouts;
         let shortest = timeouts.idle.min(timeouts.first_byte);
         loop {
             let (phase, limit, at) = phase(self.meter, self.limits);
             if at <= now {
-                return Err(failure::timed_out(self.origin, phase, limit, Sent::MaybeSent).into());
+                let late = failure::timed_out(self.origin, phase, limit, Sent::MaybeSent);
+                return Err(late);
             }
             let at = at.min(now.after(shortest));
             match self.time.deadline(at, sending.as_mut()).await {
                 None => now = self.time.now(),
-                Some(Ok(response)) => return Ok(response),
-                Some(Err(error)) => return Err(failed(self.origin, error)),
+                Some(answer) => return Ok(answer),
             }
         }
     }
 }
 
-fn failed(origin: &Origin, mut error: TrySendError<Request<Upload>>) -> Failed {
+fn failed(origin: &Origin, link: &Link, mut error: TrySendError<Request<Upload>>) -> Failed {
     let kept = error.take_message().is_some();
     let error = error.into_error();
-    let unprocessed = kept || failure::is_unprocessed(&error);
-    let sent = if unprocessed {
-        Sent::NotSent
-    } else {
-        Sent::MaybeSent
-    };
+    if kept || failure::is_unprocessed(&error) {
+        return unsent(origin, link, error);
+    }
     Failed {
-        error: failure::broken(origin, sent, error),
-        unprocessed,
+        error: broken(origin, link, Sent::MaybeSent, error),
+        unprocessed: false,
+    }
+}
+
+/// The connection ended before it took the request.
+fn unsent(origin: &Origin, link: &Link, error: hyper::Error) -> Failed {
+    Failed {
+        error: broken(origin, link, Sent::NotSent, error),
+        unprocessed: true,
+    }
+}
+
+fn broken(origin: &Origin, link: &Link, sent: Sent, error: hyper::Error) -> TransportError {
+    match link.foreign_protocol() {
+        Some(protocol) => {
+            failure::not_http1(&link.peer(origin), protocol, origin.scheme(), sent, error)
+        }
+        None => failure::broken(origin, sent, error),
     }
 }
 

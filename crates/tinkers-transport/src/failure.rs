@@ -6,7 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Origin, Sent, TransportError, TransportErrorKind};
+use tinkers_core::{Origin, Scheme, Sent, TransportError, TransportErrorKind};
+
+use crate::first_bytes::Spoken;
 
 /// No connection to `place`.
 pub(crate) fn unreachable(
@@ -28,17 +30,200 @@ pub(crate) fn unreachable(
     TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
 }
 
+/// TCP to `place` was not set up in time.
+pub(crate) fn not_connected(place: &str, limit: Duration) -> TransportError {
+    let message = format!(
+        "{place} did not take the connection within {limit:?} (the `connect` limit); check the address and the network"
+    );
+    TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
+}
+
 /// TLS with `origin` was not set up. Only what rustls objects to stays so: a peer that is gone in the middle, as a load balancer
 /// is that restarts, is a connection that did not come to be.
-pub(crate) fn handshake(origin: &Origin, error: io::Error) -> TransportError {
-    let (kind, message) = if find::<rustls::Error>(&error).is_some() {
-        let message = format!("TLS with {} failed: {error}", origin.address());
-        (TransportErrorKind::Tls, message)
-    } else {
-        let message = format!("{} ended the connection during TLS", origin.address());
-        (TransportErrorKind::Connect, message)
+///
+/// `trust` says where the trusted certificates came from, when that was not the system's store.
+pub(crate) fn handshake(
+    origin: &Origin,
+    spoken: Spoken,
+    trust: Option<&str>,
+    error: io::Error,
+) -> TransportError {
+    let place = origin.address();
+    let without_tls = match spoken {
+        Spoken::Http1(_) => Some("HTTP without TLS"),
+        Spoken::Tls => None,
+        other => other.foreign_name(),
+    };
+    let (kind, message) = match (without_tls, find::<rustls::Error>(&error)) {
+        (Some(protocol), _) => (
+            TransportErrorKind::Tls,
+            format!(
+                "{place} speaks {protocol} and no TLS; {}",
+                correction(spoken, Scheme::Https)
+            ),
+        ),
+        (
+            None,
+            Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)),
+        ) => (
+            TransportErrorKind::Tls,
+            format!(
+                "{place} takes none of the versions of HTTP that were offered; do not restrict the protocol"
+            ),
+        ),
+        (None, Some(cause)) => {
+            let unknown = matches!(
+                cause,
+                rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)
+            );
+            let trust = trust.filter(|_| unknown);
+            let trust = trust.map_or_else(String::new, |from| {
+                format!(" (trusted are those of {from})")
+            });
+            (
+                TransportErrorKind::Tls,
+                format!("TLS with {place} failed: {error}{trust}"),
+            )
+        }
+        (None, None) => (
+            TransportErrorKind::Connect,
+            format!("{place} ended the connection during TLS"),
+        ),
     };
     TransportError::new(kind, Sent::NotSent, message).with_source(error)
+}
+
+/// What to change where a peer speaks `spoken` in place of what the URL's scheme says.
+fn correction(spoken: Spoken, asked: Scheme) -> &'static str {
+    match (spoken, asked) {
+        (Spoken::Http1(_), Scheme::Https) => "use http:// in the base URL",
+        (Spoken::Tls, Scheme::Http) => "use https:// in the base URL",
+        (Spoken::Http2, Scheme::Http) => "ask for HTTP/2 without TLS (`http2_prior_knowledge`)",
+        _ => "check the port of the base URL",
+    }
+}
+
+/// `origin` took the connection and did not take part in TLS.
+pub(crate) fn no_handshake(origin: &Origin, limit: Duration) -> TransportError {
+    let message = format!(
+        "{} took the connection and did not answer TLS within {limit:?} (the `connect` limit); does it speak TLS on this port?",
+        origin.address()
+    );
+    TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
+}
+
+/// The proxy at `proxy` took the connection and did not answer.
+pub(crate) fn no_tunnel(origin: &Origin, proxy: &str, limit: Duration) -> TransportError {
+    let message = format!(
+        "no connection to {} through the proxy {proxy}: it did not answer CONNECT within {limit:?} (the `connect` limit)",
+        origin.address()
+    );
+    TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
+}
+
+/// The proxy at `proxy` opened no tunnel to `origin`.
+pub(crate) fn tunnel(
+    origin: &Origin,
+    proxy: &str,
+    spoken: Spoken,
+    error: impl Into<Box<dyn StdError + Send + Sync>>,
+) -> TransportError {
+    let why = match (spoken, spoken.foreign_name()) {
+        (Spoken::Http1(Some(407)), _) => {
+            "it wants a user name and a password, as in http://user:password@host:port (status 407)"
+                .to_owned()
+        }
+        (Spoken::Http1(Some(status)), _) => format!("it refused the tunnel (status {status})"),
+        (_, Some(name)) => format!("it speaks {name}; an HTTP proxy is needed"),
+        (Spoken::Nothing, _) => {
+            "it closed the connection without an answer; is it an HTTP proxy, and not one of another kind, such as SOCKS?"
+                .to_owned()
+        }
+        _ => "it is no HTTP proxy".to_owned(),
+    };
+    let message = format!(
+        "cannot connect to {} through the proxy {proxy}: {why}",
+        origin.address()
+    );
+    TransportError::new(TransportErrorKind::Connect, Sent::NotSent, message).with_source(error)
+}
+
+/// `origin` took the connection and sent no HTTP/2 settings.
+pub(crate) fn no_settings(origin: &Origin, spoken: Spoken, limit: Duration) -> TransportError {
+    match spoken {
+        Spoken::Nothing => {
+            let message = format!(
+                "{} took the connection and did not answer HTTP/2 within {limit:?} (the `connect` limit); does it speak HTTP/2 on this port?",
+                origin.address()
+            );
+            TransportError::new(TransportErrorKind::Timeout, Sent::NotSent, message)
+        }
+        spoken => not_http2(origin, spoken, None),
+    }
+}
+
+/// The connection to `origin` ended before its HTTP/2 settings were there.
+pub(crate) fn not_http2(
+    origin: &Origin,
+    spoken: Spoken,
+    error: Option<hyper::Error>,
+) -> TransportError {
+    let place = origin.address();
+    let (kind, message) = match (spoken, spoken.foreign_name()) {
+        (Spoken::Http1(_), _) => (
+            TransportErrorKind::Decode,
+            format!(
+                "{place} speaks HTTP/1.1 and no HTTP/2; do not ask for HTTP/2 (`http2_prior_knowledge`)"
+            ),
+        ),
+        (Spoken::Http2, _) | (_, None) => (
+            TransportErrorKind::Connect,
+            format!("{place} ended the connection before HTTP/2 was set up"),
+        ),
+        (spoken, Some(name)) => (
+            foreign(spoken),
+            format!(
+                "{place} speaks {name} and no HTTP/2; {}",
+                correction(spoken, origin.scheme())
+            ),
+        ),
+    };
+    let failed = TransportError::new(kind, Sent::NotSent, message);
+    match error {
+        Some(error) => failed.with_source(error),
+        None => failed,
+    }
+}
+
+/// What answered a request at `peer` over HTTP/1.1 speaks another protocol.
+pub(crate) fn not_http1(
+    peer: &str,
+    (spoken, name): (Spoken, &str),
+    asked: Scheme,
+    sent: Sent,
+    error: hyper::Error,
+) -> TransportError {
+    let correction = if peer.starts_with("the proxy") {
+        "an HTTP proxy is needed"
+    } else {
+        correction(spoken, asked)
+    };
+    let message = format!("{peer} speaks {name} and no HTTP/1.1; {correction}");
+    // What speaks a known protocol did nothing with the request.
+    let sent = if spoken == Spoken::Unknown {
+        sent
+    } else {
+        Sent::NotSent
+    };
+    TransportError::new(foreign(spoken), sent, message).with_source(error)
+}
+
+/// A peer that speaks another protocol will go on to; one that sent what nobody knows may have been cut in the middle.
+const fn foreign(spoken: Spoken) -> TransportErrorKind {
+    match spoken {
+        Spoken::Unknown => TransportErrorKind::Broken,
+        _ => TransportErrorKind::Decode,
+    }
 }
 
 /// The task that was to open a connection to `origin` was cut off: it panicked, or its runtime is ending.
@@ -98,6 +283,15 @@ pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> Transp
         ),
     };
     TransportError::new(TransportErrorKind::Broken, sent, message).with_source(error)
+}
+
+/// The rate limit does not let a request to `origin` leave that it had admitted before.
+pub(crate) fn held(origin: &Origin) -> TransportError {
+    let message = format!(
+        "{} asked for a pause before the request left",
+        origin.address()
+    );
+    TransportError::new(TransportErrorKind::Held, Sent::NotSent, message)
 }
 
 /// The request cannot be written down as HTTP.

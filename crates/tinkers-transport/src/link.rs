@@ -1,14 +1,13 @@
 //! The sending end of one connection, of either version of HTTP.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{HeaderMap, Method, Request, Uri};
 use hyper::client::conn::{http1, http2};
-use tinkers_core::TransportError;
+use tinkers_core::{Origin, TransportError};
+use tokio::sync::watch;
 
 use crate::failure;
+use crate::first_bytes::{FirstBytes, Spoken};
 use crate::pool::table::Slot;
 use crate::proxy::ProxyRoute;
 use crate::target::Target;
@@ -20,24 +19,51 @@ pub(crate) enum Link {
         sender: http1::SendRequest<Upload>,
         /// The connection ends at this proxy, which wants the whole address.
         proxy: Option<ProxyRoute>,
+        /// What the peer sent first.
+        first: FirstBytes,
     },
     Shared {
         sender: http2::SendRequest<Upload>,
         /// Streams that the server allows.
-        allowed: Arc<AtomicUsize>,
+        allowed: watch::Receiver<usize>,
     },
 }
 
 impl Link {
-    pub(crate) fn single(sender: http1::SendRequest<Upload>) -> Self {
+    pub(crate) fn single(sender: http1::SendRequest<Upload>, first: FirstBytes) -> Self {
         Self::Single {
             sender,
             proxy: None,
+            first,
         }
     }
 
-    pub(crate) fn shared(sender: http2::SendRequest<Upload>, allowed: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn shared(
+        sender: http2::SendRequest<Upload>,
+        allowed: watch::Receiver<usize>,
+    ) -> Self {
         Self::Shared { sender, allowed }
+    }
+
+    /// What the peer speaks, and its name, where its first bytes tell that it is not HTTP.
+    pub(crate) fn foreign_protocol(&self) -> Option<(Spoken, &'static str)> {
+        match self {
+            Self::Single { first, .. } => {
+                let spoken = first.protocol();
+                spoken.foreign_name().map(|name| (spoken, name))
+            }
+            Self::Shared { .. } => None,
+        }
+    }
+
+    /// Where the connection ends, for messages: at `origin` or at a proxy.
+    pub(crate) fn peer(&self, origin: &Origin) -> String {
+        match self {
+            Self::Single {
+                proxy: Some(route), ..
+            } => format!("the proxy {}", route.place()),
+            _ => origin.address(),
+        }
     }
 
     pub(crate) fn through(&mut self, route: ProxyRoute) {
@@ -84,11 +110,11 @@ impl Link {
         Ok(request)
     }
 
-    /// Waits until an HTTP/1.1 connection can take another request; `false` when it never will.
-    pub(crate) async fn ready(&mut self) -> bool {
+    /// Waits until the connection takes a request, so that none lies in hyper's own queue; fails when it never will.
+    pub(crate) async fn ready(&mut self) -> Result<(), hyper::Error> {
         match self {
-            Self::Single { sender, .. } => sender.ready().await.is_ok(),
-            Self::Shared { sender, .. } => sender.ready().await.is_ok(),
+            Self::Single { sender, .. } => sender.ready().await,
+            Self::Shared { sender, .. } => sender.ready().await,
         }
     }
 
@@ -113,7 +139,7 @@ impl Slot for Link {
             Self::Single { .. } => None,
             Self::Shared { sender, allowed } => Some(Self::Shared {
                 sender: sender.clone(),
-                allowed: Arc::clone(allowed),
+                allowed: allowed.clone(),
             }),
         }
     }
@@ -121,7 +147,7 @@ impl Slot for Link {
     fn allowed(&self) -> usize {
         match self {
             Self::Single { .. } => 1,
-            Self::Shared { allowed, .. } => allowed.load(Ordering::Relaxed),
+            Self::Shared { allowed, .. } => *allowed.borrow(),
         }
     }
 }

@@ -1,103 +1,240 @@
-//! Which requests go through a proxy, from values that the caller read from its environment.
+//! Which requests go through a proxy, from variables that the caller read from its environment.
 
 use std::fmt;
-use std::sync::Arc;
 
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
-use tinkers_core::{Error, Origin};
+use tinkers_core::{Error, Origin, Sent, TransportError, TransportErrorKind};
 
 /// The proxies of a client. The default has none; nothing is read from the environment here.
 ///
 /// Plain HTTP/1.1 goes to a proxy in absolute form, all else through a `CONNECT` tunnel. This machine itself (`localhost`,
 /// 127.0.0.0/8, `::1`) is never asked for through a proxy.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ProxyConfig {
-    matcher: Arc<Matcher>,
+    http: Option<Proxy>,
+    https: Option<Proxy>,
+    direct: Vec<Direct>,
 }
 
-/// The values that a [`ProxyConfig`] is made of, each as its environment variable has it; empty counts as unset.
-#[derive(Clone, Default)]
-pub struct ProxyValues {
-    /// `HTTP_PROXY`: for `http` URLs.
-    pub http: Option<String>,
-    /// `HTTPS_PROXY`: for `https` URLs.
-    pub https: Option<String>,
-    /// `ALL_PROXY`: for either, where its own is unset.
-    pub all: Option<String>,
-    /// `NO_PROXY`: hosts to reach directly, separated by commas. A name stands for itself and its subdomains, addresses
-    /// and networks (`10.0.0.0/8`) for themselves, `*` for everything.
-    pub no: Option<String>,
+/// The value of one variable.
+#[derive(Clone)]
+struct Proxy {
+    variable: String,
+    /// `None` when it is no address of an HTTP proxy.
+    address: Option<String>,
+    /// The scheme of the value, where it has one.
+    scheme: Option<String>,
+}
+
+/// One entry of `NO_PROXY`, in the form that the matcher knows, and the port that it is limited to.
+#[derive(Clone)]
+struct Direct {
+    host: String,
+    port: Option<u16>,
 }
 
 impl ProxyConfig {
     /// No proxy for anything.
     pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The proxies of `HTTP_PROXY` (for `http` URLs), `HTTPS_PROXY` (for `https` URLs) and `ALL_PROXY` (for either, where its own
+    /// is unset), and the exceptions of `NO_PROXY`. `variable` gives the value of each name that it is asked for.
+    ///
+    /// Of the two spellings of a name the one in lower case is preferred; a value that is empty or white space counts as unset.
+    /// In a CGI program (`REQUEST_METHOD` is set) `HTTP_PROXY` is ignored, since a request's `Proxy` header sets it.
+    ///
+    /// `NO_PROXY` is a list of hosts to reach directly, separated by commas or white space. A name stands for itself and its
+    /// subdomains, with `.` or `*.` before it or without; an address or a network (`10.0.0.0/8`, `fd00::/8`) for itself; `*` for
+    /// everything. Each may have a port (`host:8000`, `[::1]:8000`), and then stands for that port alone.
+    ///
+    /// A value that is no address of an HTTP proxy, such as one of a SOCKS proxy, is an error where it would be used, and nowhere
+    /// else.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| {
+            let value = variable(name)?.trim().to_owned();
+            (!value.is_empty()).then(|| (name.to_owned(), value))
+        };
+        let either = |name: &str| set(&name.to_ascii_lowercase()).or_else(|| set(name));
+        let http = match set("REQUEST_METHOD") {
+            Some(_) => set("http_proxy"),
+            None => either("HTTP_PROXY"),
+        };
+        let all = either("ALL_PROXY");
+        let proxy = |value: Option<(String, String)>| {
+            let (variable, value) = value.or_else(|| all.clone())?;
+            Some(Proxy::new(variable, &value))
+        };
         Self {
-            matcher: Arc::new(Matcher::builder().build()),
+            http: proxy(http),
+            https: proxy(either("HTTPS_PROXY")),
+            direct: match either("NO_PROXY") {
+                Some((_, list)) => Direct::list(&list),
+                None => Vec::new(),
+            },
         }
     }
 
-    /// Reads the values. Fails with `InvalidInput` that names the value (`http_proxy`, `https_proxy`, `all_proxy`) when it
-    /// is no `http://host:port` address; its text is not repeated, since it may hold a password.
-    pub fn new(values: &ProxyValues) -> Result<Self, Error> {
-        let mut builder = Matcher::builder().no(values.no.clone().unwrap_or_default());
-        if let Some(proxy) = checked("all_proxy", values.all.as_deref())? {
-            builder = builder.all(proxy);
-        }
-        if let Some(proxy) = checked("http_proxy", values.http.as_deref())? {
-            builder = builder.http(proxy);
-        }
-        if let Some(proxy) = checked("https_proxy", values.https.as_deref())? {
-            builder = builder.https(proxy);
-        }
-        Ok(Self {
-            matcher: Arc::new(builder.build()),
+    /// The way to `origin`; `None` when it is a direct one. Fails with `Invalid` that names the variable of a proxy that cannot be
+    /// used.
+    pub(crate) fn route(&self, origin: &Origin) -> Result<Option<ProxyRoute>, TransportError> {
+        self.find(origin).map_err(|unusable| {
+            let message = unusable.to_string();
+            TransportError::new(TransportErrorKind::Invalid, Sent::NotSent, message)
         })
     }
 
-    /// The proxy for `url`, without its password: for showing what will happen.
-    pub fn proxy_for(&self, url: &str) -> Option<String> {
-        let target = tinkers_core::BaseUrl::parse(url).ok()?;
-        Some(self.route(target.origin())?.address.to_string())
+    /// Fails with `InvalidInput` that names the variable when the proxy for `origin` cannot be used.
+    pub(crate) fn check(&self, origin: &Origin) -> Result<(), Error> {
+        match self.find(origin) {
+            Ok(_) => Ok(()),
+            Err(unusable) => Err(Error::invalid(&unusable.variable, unusable.expected())),
+        }
     }
 
-    pub(crate) fn route(&self, origin: &Origin) -> Option<ProxyRoute> {
-        if origin.is_loopback() {
-            return None;
+    fn find(&self, origin: &Origin) -> Result<Option<ProxyRoute>, Unusable> {
+        let proxy = match origin.scheme() {
+            tinkers_core::Scheme::Http => &self.http,
+            tinkers_core::Scheme::Https => &self.https,
+        };
+        let Some(proxy) = proxy.as_ref().filter(|_| !origin.is_loopback()) else {
+            return Ok(None);
+        };
+        // The matcher says only whether there is a way around the proxy: it passes over values that it cannot read, which would
+        // send in the open what was meant for a proxy.
+        let place = match &proxy.address {
+            Some(address) => address.as_str(),
+            None => "http://unusable.invalid",
+        };
+        let exceptions: Vec<&str> = self
+            .direct
+            .iter()
+            .filter(|entry| entry.port.is_none_or(|port| port == origin.port()))
+            .map(|entry| entry.host.as_str())
+            .collect();
+        // The matcher knows the star for names alone.
+        if exceptions.contains(&"*") {
+            return Ok(None);
         }
-        let destination: Uri = format!("{}://{}/", origin.scheme().name(), origin.address())
-            .parse()
-            .ok()?;
-        let intercept = self.matcher.intercept(&destination)?;
-        Some(ProxyRoute {
+        let matcher = Matcher::builder()
+            .all(place)
+            .no(exceptions.join(","))
+            .build();
+        let destination = format!("{}://{}/", origin.scheme().name(), origin.address());
+        let Ok(destination) = destination.parse::<Uri>() else {
+            return Ok(None);
+        };
+        let Some(intercept) = matcher.intercept(&destination) else {
+            return Ok(None);
+        };
+        if proxy.address.is_none() {
+            return Err(Unusable {
+                variable: proxy.variable.clone(),
+                scheme: proxy.scheme.clone(),
+                place: origin.address(),
+            });
+        }
+        Ok(Some(ProxyRoute {
             address: intercept.uri().clone(),
             authorization: intercept.basic_auth().cloned(),
-        })
+        }))
     }
 }
 
-impl Default for ProxyConfig {
-    fn default() -> Self {
-        Self::none()
+impl Proxy {
+    fn new(variable: String, value: &str) -> Self {
+        let uri = value.parse::<Uri>().ok();
+        let scheme = value
+            .split_once("://")
+            .map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let is_http = scheme.as_deref().is_none_or(|scheme| scheme == "http");
+        let has_host = uri
+            .as_ref()
+            .and_then(Uri::authority)
+            .is_some_and(|authority| !authority.host().is_empty());
+        let is_name = |scheme: &String| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        Self {
+            variable,
+            address: (is_http && has_host).then(|| value.to_owned()),
+            scheme: scheme.filter(is_name),
+        }
+    }
+}
+
+impl Direct {
+    fn list(text: &str) -> Vec<Self> {
+        text.split(|c: char| c == ',' || c.is_whitespace())
+            .filter(|entry| !entry.is_empty())
+            .map(Self::new)
+            .collect()
+    }
+
+    fn new(entry: &str) -> Self {
+        let (host, port) = match entry
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+        {
+            // What follows the brackets is a port or the size of a network.
+            Some((host, rest)) => match rest.strip_prefix(':').and_then(|port| port.parse().ok()) {
+                Some(port) => (host.to_owned(), Some(port)),
+                None => (format!("{host}{rest}"), None),
+            },
+            None => match entry.split_once(':') {
+                Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    (host.to_owned(), port.parse().ok())
+                }
+                _ => (entry.to_owned(), None),
+            },
+        };
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        let host = match host.strip_prefix('*') {
+            Some(rest) if rest.starts_with('.') => rest,
+            _ => host,
+        };
+        Self {
+            host: host.to_owned(),
+            port,
+        }
+    }
+}
+
+/// A proxy that is needed and cannot be used. The value is not repeated, since it may hold a password.
+struct Unusable {
+    variable: String,
+    scheme: Option<String>,
+    /// Where it was to lead.
+    place: String,
+}
+
+impl Unusable {
+    fn expected(&self) -> String {
+        let got = match self.scheme.as_deref() {
+            Some("http") | None => "got something else".to_owned(),
+            Some(scheme) => format!("got one of the scheme {scheme}, which is not supported"),
+        };
+        format!(
+            "the address of an HTTP proxy, such as http://host:port, {got}; set another proxy for {}, or name its host in NO_PROXY",
+            self.place
+        )
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: expected {}", self.variable, self.expected())
     }
 }
 
 impl fmt::Debug for ProxyConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The matcher shows addresses and leaves credentials out.
-        self.matcher.fmt(f)
-    }
-}
-
-impl fmt::Debug for ProxyValues {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxyValues")
-            .field("http", &self.http.is_some())
-            .field("https", &self.https.is_some())
-            .field("all", &self.all.is_some())
-            .field("no", &self.no)
-            .finish()
+        // The names of the variables alone: the values may hold passwords.
+        let variable = |proxy: &Option<Proxy>| proxy.as_ref().map(|proxy| proxy.variable.clone());
+        f.debug_struct("ProxyConfig")
+            .field("http", &variable(&self.http))
+            .field("https", &variable(&self.https))
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,118 +253,181 @@ impl ProxyRoute {
     }
 }
 
-/// The matcher ignores what it cannot read, which would send in the open what was meant for a proxy.
-fn checked<'a>(field: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Error> {
-    let Some(value) = value.map(str::trim).filter(|value| !value.is_empty()) else {
-        return Ok(None);
-    };
-    let invalid = || {
-        Error::invalid(
-            field,
-            "an address such as http://host:port (socks and https proxies are not supported)",
-        )
-    };
-    let uri: Uri = value.parse().map_err(|_| invalid())?;
-    let authority = uri.authority().ok_or_else(invalid)?;
-    let host = authority.host();
-    let known = matches!(uri.scheme_str(), None | Some("http"));
-    if !known || host.is_empty() {
-        return Err(invalid());
-    }
-    Ok(Some(value))
-}
-
 #[cfg(test)]
 mod tests {
+    use tinkers_core::BaseUrl;
+
     use super::*;
 
-    fn config(no: &str) -> ProxyConfig {
-        ProxyConfig::new(&ProxyValues {
-            http: Some("http://plain.proxy:3128".to_owned()),
-            https: Some("http://user:hush@secure.proxy:3129".to_owned()),
-            all: None,
-            no: Some(no.to_owned()),
+    fn config(variables: &[(&str, &str)]) -> ProxyConfig {
+        ProxyConfig::from_variables(|name| {
+            let known = variables.iter().find(|(known, _)| *known == name);
+            known.map(|(_, value)| (*value).to_owned())
         })
-        .expect("valid")
+    }
+
+    fn excepting(list: &str) -> ProxyConfig {
+        config(&[
+            ("HTTP_PROXY", "http://plain.proxy:3128"),
+            ("HTTPS_PROXY", "http://user:hush@secure.proxy:3129"),
+            ("NO_PROXY", list),
+        ])
+    }
+
+    /// The proxy for `url`.
+    fn proxy_for(config: &ProxyConfig, url: &str) -> Option<String> {
+        let url = BaseUrl::parse(url).expect("valid");
+        let route = config.route(url.origin()).expect("usable");
+        route.map(|route| route.place())
     }
 
     #[test]
     fn no_proxy_matches_names_subdomains_addresses_and_networks() {
-        let no = "example.com, .dotted.org,10.1.0.0/16, 192.0.2.7,::2";
+        let no = "example.com, .dotted.org *.starred.net\tends.dev.,10.1.0.0/16, 192.0.2.7,::2,[2001:db8::7],fd00::/8";
+        let config = excepting(no);
         for (url, direct) in [
             ("http://example.com", true),
+            ("http://EXAMPLE.com.", true),
             ("https://api.example.com:8443", true),
             ("http://notexample.com", false),
             ("http://example.com.evil.net", false),
             ("http://dotted.org", true),
             ("http://a.dotted.org", true),
+            ("http://a.starred.net", true),
+            ("http://unstarred.net", false),
+            ("http://ends.dev", true),
             ("http://10.1.200.3", true),
             ("http://10.2.0.1", false),
             ("http://192.0.2.7:8000", true),
             ("http://192.0.2.8", false),
             ("http://[::2]", true),
+            ("http://[2001:db8::7]:8000", true),
+            ("http://[fd12::1]", true),
+            ("http://[fe80::1]", false),
             ("http://localhost:1", true),
             ("https://127.0.0.1", true),
             ("http://[::1]:1", true),
         ] {
-            assert_eq!(config(no).proxy_for(url).is_none(), direct, "{url}");
+            assert_eq!(proxy_for(&config, url).is_none(), direct, "{url}");
         }
-        assert!(config("*").proxy_for("https://anything").is_none());
+        for everything in ["*", "a.test, *", "* b.test"] {
+            let config = excepting(everything);
+            assert!(proxy_for(&config, "https://anything").is_none());
+            assert!(proxy_for(&config, "https://192.0.2.9").is_none());
+        }
+    }
+
+    #[test]
+    fn an_entry_with_a_port_stands_for_that_port_alone() {
+        let config = excepting("a.test:8000, [2001:db8::7]:8000, 192.0.2.7:8000");
+        for host in ["a.test", "b.a.test", "[2001:db8::7]", "192.0.2.7"] {
+            for (port, direct) in [(8000, true), (8001, false)] {
+                let url = format!("http://{host}:{port}");
+                assert_eq!(proxy_for(&config, &url).is_none(), direct, "{url}");
+            }
+        }
+    }
+
+    #[test]
+    fn star_covers_addresses_too() {
+        for url in ["http://192.0.2.7", "http://[2001:db8::7]:8000"] {
+            assert!(proxy_for(&excepting("*"), url).is_none(), "{url}");
+        }
     }
 
     #[test]
     fn each_scheme_has_its_proxy_and_all_stands_in() {
-        let both = config("");
+        let both = excepting("");
         assert_eq!(
-            both.proxy_for("http://a").as_deref(),
-            Some("http://plain.proxy:3128/")
+            proxy_for(&both, "http://a").as_deref(),
+            Some("plain.proxy:3128")
         );
         assert_eq!(
-            both.proxy_for("https://a").as_deref(),
-            Some("http://secure.proxy:3129/")
+            proxy_for(&both, "https://a").as_deref(),
+            Some("secure.proxy:3129")
         );
-        let all = ProxyConfig::new(&ProxyValues {
-            all: Some("p:1".to_owned()),
-            ..ProxyValues::default()
-        })
-        .expect("valid");
-        assert_eq!(all.proxy_for("https://a").as_deref(), Some("http://p:1/"));
-        let none = ProxyConfig::new(&ProxyValues {
-            all: Some(" ".to_owned()),
-            ..ProxyValues::default()
-        });
-        assert!(
-            none.expect("empty is unset")
-                .proxy_for("https://a")
-                .is_none()
-        );
+        let all = config(&[("ALL_PROXY", "p:1"), ("HTTP_PROXY", "q:1")]);
+        assert_eq!(proxy_for(&all, "https://a").as_deref(), Some("p:1"));
+        assert_eq!(proxy_for(&all, "http://a").as_deref(), Some("q:1"));
     }
 
     #[test]
-    fn a_proxy_that_cannot_be_used_is_refused_by_name() {
+    fn empty_counts_as_unset_and_lower_case_is_preferred() {
+        for (variables, expected) in [
+            (
+                &[("https_proxy", "low:1"), ("HTTPS_PROXY", "up:1")][..],
+                Some("low:1"),
+            ),
+            (
+                &[("https_proxy", " "), ("HTTPS_PROXY", "up:1")],
+                Some("up:1"),
+            ),
+            (
+                &[("https_proxy", ""), ("ALL_PROXY", "all:1")],
+                Some("all:1"),
+            ),
+            (&[("https_proxy", ""), ("ALL_PROXY", " \n")], None),
+            (&[("https_proxy", " http://low:1\n")], Some("low:1")),
+            (
+                &[("all_proxy", "all:1"), ("no_proxy", "a"), ("NO_PROXY", "b")],
+                None,
+            ),
+        ] {
+            let found = proxy_for(&config(variables), "https://a");
+            assert_eq!(found.as_deref(), expected, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn a_cgi_program_ignores_the_variable_a_request_can_set() {
+        let cgi = config(&[("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "evil:1")]);
+        assert!(proxy_for(&cgi, "http://a").is_none());
+    }
+
+    #[test]
+    fn an_unusable_proxy_fails_where_it_is_needed_alone() {
         for value in [
             "socks5://hush:1",
+            "socks://hush:1/",
+            "socks5h://user:hush@host:1",
             "https://hush:1",
             "http://",
             "hush hush",
             "/hush",
         ] {
-            let values = ProxyValues {
-                https: Some(value.to_owned()),
-                ..ProxyValues::default()
-            };
-            let error = ProxyConfig::new(&values).expect_err(value);
-            assert_eq!(error.field(), Some("https_proxy"), "{value}");
-            assert!(!error.to_string().contains("hush"), "{error}");
+            let unusable = config(&[("all_proxy", value), ("NO_PROXY", "direct.test")]);
+            for url in [
+                "http://127.0.0.1:1",
+                "https://localhost",
+                "https://direct.test",
+            ] {
+                assert_eq!(proxy_for(&unusable, url), None, "{value}: {url}");
+            }
+            let far = BaseUrl::parse("https://far.test").expect("valid");
+            let error = unusable.check(far.origin()).expect_err(value);
+            assert_eq!(error.field(), Some("all_proxy"), "{value}");
+            let late = unusable.route(far.origin()).expect_err(value);
+            assert_eq!(
+                (late.kind, late.sent),
+                (TransportErrorKind::Invalid, Sent::NotSent)
+            );
+            for text in [error.to_string(), late.to_string(), format!("{unusable:?}")] {
+                assert!(!text.contains("hush"), "{text}");
+            }
+            assert!(late.to_string().contains("all_proxy"), "{late}");
+            // Another scheme has a proxy of its own.
+            let http = config(&[("all_proxy", value), ("http_proxy", "p:1")]);
+            assert_eq!(proxy_for(&http, "http://far.test").as_deref(), Some("p:1"));
         }
     }
 
     #[test]
     fn a_password_is_not_shown() {
-        let config = config("");
+        let config = excepting("");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
-        let origin = tinkers_core::BaseUrl::parse("https://a").expect("valid");
-        let route = config.route(origin.origin()).expect("a proxy");
+        let origin = BaseUrl::parse("https://a").expect("valid");
+        let route = config.route(origin.origin()).expect("usable");
+        let route = route.expect("a proxy");
         assert_eq!(route.place(), "secure.proxy:3129");
         assert!(route.authorization.expect("basic").is_sensitive());
     }

@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::target::Place;
-    use tinkers_core::BaseUrl;
+    use tinkers_core::{BaseUrl, Departure};
 
     fn decide(
         method: Method,
@@ -96,6 +96,7 @@ mod tests {
             given: &HeaderMap::new(),
             trusted: true,
             body: &Bytes::new(),
+            departure: &Departure::default(),
         };
         let mut headers = HeaderMap::new();
         if !location.is_empty() {

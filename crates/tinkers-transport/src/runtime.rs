@@ -13,6 +13,13 @@ use crate::time::TokioTime;
 /// A handle on the runtime that does the SDK's I/O. Cheap to clone; clones are the same runtime.
 ///
 /// Work on it goes on whatever the caller's own executor does: it may have none, block it, or drop it.
+///
+/// # `fork`
+/// A process that is forked has the thread that called `fork` and no other. So in the child nothing of the SDK goes on: the threads
+/// of [`IoRuntime::shared`] and of heartbeats are not there, whatever waits for them waits for ever, and each connection is a copy of
+/// the parent's, on which the two would talk across each other. Clients that were made before a fork must not be used in the
+/// child, nor a new one made there: `fork` and then `exec`, as [`std::process::Command`] does, or make the first client after the
+/// fork. The parent is not affected, as long as the child leaves its connections alone.
 #[derive(Clone)]
 pub struct IoRuntime {
     handle: Handle,

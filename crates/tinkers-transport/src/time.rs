@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use tinkers_core::{BoxFuture, Moment, Time};
-use tokio::runtime::Handle;
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
@@ -64,6 +64,34 @@ impl TokioTime {
         }
     }
 
+    /// Makes this runtime the thread's. `None` in the destructor of a thread-local where tokio's own is gone already: to enter would
+    /// panic there, and so abort the process.
+    fn enter(&self) -> Option<EnterGuard<'_>> {
+        match Handle::try_current() {
+            Err(error) if error.is_thread_local_destroyed() => None,
+            _ => Some(self.inner.handle.enter()),
+        }
+    }
+
+    /// A timer of the runtime; `None` where the runtime cannot be entered.
+    fn timer(&self, at: Moment) -> Option<Sleep> {
+        let origin = self.inner.origin;
+        // Beyond what the platform's clock can say is for ever: thirty years, as tokio does.
+        let instant = origin
+            .checked_add(at.since_origin())
+            .unwrap_or_else(|| origin + Duration::from_secs(86_400 * 365 * 30));
+        let _runtime = self.enter()?;
+        Some(tokio::time::sleep_until(instant.into()))
+    }
+
+    /// Waits until `at` in a task of the runtime, for a thread that cannot enter it.
+    async fn wait_in_task(&self, at: Moment) {
+        let sleep = self.sleep_until(at);
+        if self.inner.handle.spawn(sleep).await.is_err() {
+            self.wait_elsewhere(at).await;
+        }
+    }
+
     /// Polls a timer of the runtime; `None` when the runtime has ended, where tokio's timers panic.
     fn poll_own(&self, sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Option<()>> {
         if self.inner.sentinel.is_finished() {
@@ -88,12 +116,12 @@ impl TokioTime {
 
 impl Time for TokioTime {
     fn now(&self) -> Moment {
-        let _runtime = self.inner.handle.enter();
-        Moment::from_origin(
-            tokio::time::Instant::now()
-                .into_std()
-                .saturating_duration_since(self.inner.origin),
-        )
+        let now = match self.enter() {
+            Some(_runtime) => tokio::time::Instant::now().into_std(),
+            // The same where time is not paused, and the best there is where it is.
+            None => Instant::now(),
+        };
+        Moment::from_origin(now.saturating_duration_since(self.inner.origin))
     }
 
     fn wall(&self) -> SystemTime {
@@ -115,15 +143,10 @@ impl Time for TokioTime {
         let time = self.clone();
         Box::pin(async move {
             // Made in here, since what is captured would be held twice, and sleeps are many.
-            let mut own = pin!({
-                let Inner { handle, origin, .. } = &*time.inner;
-                // Beyond what the platform's clock can say is for ever: thirty years, as tokio does.
-                let instant = origin
-                    .checked_add(at.since_origin())
-                    .unwrap_or_else(|| *origin + Duration::from_secs(86_400 * 365 * 30));
-                let _runtime = handle.enter();
-                tokio::time::sleep_until(instant.into())
-            });
+            let Some(own) = time.timer(at) else {
+                return Box::pin(time.wait_in_task(at)).await;
+            };
+            let mut own = pin!(own);
             let rang = poll_fn(|cx| time.poll_own(own.as_mut(), cx)).await;
             if rang.is_none() {
                 Box::pin(time.wait_elsewhere(at)).await;

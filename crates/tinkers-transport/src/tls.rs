@@ -1,4 +1,4 @@
-//! TLS by rustls with ring, trusting what the operating system trusts.
+//! TLS by rustls with ring.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,6 +7,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tinkers_core::{Error, Origin, Sent, Setback, Setbacks, TransportError, TransportErrorKind};
 use tokio_rustls::TlsConnector;
+
+use crate::roots::RootFiles;
 
 /// Which versions of HTTP are offered, and whether HTTP/2 is spoken without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,17 +23,19 @@ pub enum Protocol {
     Http2PriorKnowledge,
 }
 
-/// Makes TLS configurations, with the system's roots and those added.
+/// Makes TLS configurations, with the roots of the system or of its variables, and those added.
 #[derive(Debug, Default)]
 pub(crate) struct Tls {
+    roots: RootFiles,
     added: Vec<CertificateDer<'static>>,
     setbacks: Arc<Setbacks>,
-    /// Made on first use: plain HTTP never pays for reading the system's certificates.
+    /// Made on first use: plain HTTP never pays for reading the certificates.
     made: Mutex<Option<Arc<ClientConfig>>>,
 }
 
 impl Tls {
     pub(crate) fn new(
+        roots: RootFiles,
         added: Vec<CertificateDer<'static>>,
         setbacks: Arc<Setbacks>,
     ) -> Result<Self, Error> {
@@ -43,6 +47,7 @@ impl Tls {
             })?;
         }
         Ok(Self {
+            roots,
             added,
             setbacks,
             made: Mutex::new(None),
@@ -64,24 +69,27 @@ impl Tls {
         Ok((TlsConnector::from(Arc::new(config)), server_name(origin)?))
     }
 
+    /// The variables that name the trusted certificates, where the system's store is not what is used.
+    pub(crate) fn trust(&self) -> Option<&str> {
+        self.roots.variables()
+    }
+
     fn config(&self) -> Result<Arc<ClientConfig>, TransportError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = &*made {
             return Ok(Arc::clone(config));
         }
         let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
+        let read = self.roots.read();
+        for problem in &read.problems {
             self.setbacks.count(Setback::Certificate);
-            tracing::debug!(setback = Setback::Certificate.name(), %error, "a system certificate could not be read");
+            tracing::warn!(setback = Setback::Certificate.name(), "{problem}");
         }
-        // A system's store may hold a certificate that rustls does not read; the others still serve.
-        roots.add_parsable_certificates(native.certs);
+        // A store may hold a certificate that rustls does not read; the others still serve.
+        roots.add_parsable_certificates(read.certificates);
         roots.add_parsable_certificates(self.added.iter().cloned());
         if roots.is_empty() {
-            return Err(failed(
-                "no trusted root certificate on this system; install ca-certificates or add a root certificate",
-            ));
+            return Err(failed(self.roots.nothing(&read.problems)));
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
@@ -151,8 +159,12 @@ mod tests {
             );
         }
         let shape = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        let error =
-            Tls::new(certificates(shape).expect("PEM"), Arc::default()).expect_err("no X.509");
+        let error = Tls::new(
+            RootFiles::default(),
+            certificates(shape).expect("PEM"),
+            Arc::default(),
+        )
+        .expect_err("no X.509");
         assert_eq!(error.field(), Some("root_certificate"));
     }
 }

@@ -9,7 +9,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tinkers_core::{
     BaseUrl, BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Setback, Setbacks,
-    Spawn, Time, Transport, TransportError,
+    Spawn, Time, Transport, TransportError, TransportErrorKind,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{Instrument, Span, field};
@@ -17,7 +17,7 @@ use tracing::{Instrument, Span, field};
 use crate::builder::HttpTransportBuilder;
 use crate::credential::{Credential, OwnHeaders};
 use crate::decode;
-use crate::dial::Dialer;
+use crate::dial::{DialLimit, Dialer};
 use crate::exchange::{Failed, Limits, Message, exchange};
 use crate::failure;
 use crate::pool::{Ground, LaneLimits, LaneStats, Patience, Pool};
@@ -265,6 +265,7 @@ impl Shared {
             given: &request.headers,
             trusted: true,
             body: &request.body,
+            departure: &request.departure,
         };
         for _ in 0..=MAX_HOPS {
             let response = if message.trusted {
@@ -356,7 +357,12 @@ impl Shared {
                     self.ground.setbacks.count(Setback::Connection);
                     tracing::debug!(setback = Setback::Connection.name(), %error, "sent again on a fresh connection");
                 }
-                Err(Failed { error, .. }) => return Err(error),
+                Err(Failed { error, .. }) => {
+                    if error.kind == TransportErrorKind::Held {
+                        lease.put_back();
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -374,16 +380,11 @@ impl Shared {
             ..
         } = &*self.ground;
         let origin = message.target.origin();
-        let connect_at = time
-            .now()
-            .after(limits.timeouts.connect)
-            .min(limits.total_at);
-        let dialed = time
-            .deadline(connect_at, dialer.dial_foreign(origin))
-            .await
-            .ok_or_else(|| {
-                failure::timed_out(origin, "connect", limits.timeouts.connect, Sent::NotSent)
-            })??;
+        let left = limits.total_at.since(time.now());
+        let connect = limits.timeouts.connect.min(left);
+        let dialed = dialer
+            .dial_foreign(origin, DialLimit::within(connect, &**time))
+            .await?;
         let mut link = dialed.link;
         // It ends by itself when `link` is dropped.
         let driver = dialed.driver;

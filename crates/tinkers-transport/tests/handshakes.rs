@@ -103,6 +103,7 @@ async fn a_call_outlives_a_handshake_that_is_cut() {
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::ZERO,
             setbacks: Arc::default(),
+            closing: Arc::default(),
         };
         let call = tokio::spawn(async move {
             let call = Call::post("/x", "{}".into(), RouteClass::Train);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use tinkers_core::{RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::{Credential, Protocol, ProxyConfig, ProxyValues};
+use tinkers_transport::{Credential, Protocol, ProxyConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -51,12 +51,12 @@ fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
             }
         }
     });
-    let values = ProxyValues {
-        all: Some(format!("http://user:pass@{address}")),
-        no: Some("direct.test".to_owned()),
-        ..ProxyValues::default()
-    };
-    (ProxyConfig::new(&values).expect("valid"), heads)
+    let config = ProxyConfig::from_variables(|name| match name {
+        "ALL_PROXY" => Some(format!("http://user:pass@{address}")),
+        "NO_PROXY" => Some("direct.test".to_owned()),
+        _ => None,
+    });
+    (config, heads)
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use http::Response;
 use secrecy::SecretString;
 use tinkers_core::call::answer_error;
 use tinkers_core::{ErrorKind, RouteClass, Transport};
-use tinkers_transport::{CloudflareAccess, Credential, Protocol, ProxyConfig, ProxyValues};
+use tinkers_transport::{CloudflareAccess, Credential, Protocol, ProxyConfig};
 
 use common::{
     Answer, Seen, Server, Speak, answer, client, get, listen, post, read_head, respond, write,
@@ -60,11 +60,9 @@ fn no_secret_is_ever_shown() {
             )
             .await;
         });
-        let proxies = ProxyConfig::new(&ProxyValues {
-            all: Some(format!("http://hushuser:hushpass@{broken}")),
-            ..ProxyValues::default()
+        let proxies = ProxyConfig::from_variables(|name| {
+            (name == "ALL_PROXY").then(|| format!("http://hushuser:hushpass@{broken}"))
         });
-        let proxies = proxies.expect("valid");
         for url in [
             server.url(),
             echo.url(),

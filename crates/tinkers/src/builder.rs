@@ -6,22 +6,21 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{BodyFormat, Jitter, Result, Setbacks, SplitMix, Transport};
+use tinkers_core::{BodyFormat, Error, Jitter, Result, Setbacks, SplitMix, Transport};
 use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 use tinkers_transport::{Credential, DedicatedThread, HttpTransport, IoRuntime, Protocol};
 
-use crate::env::Environment;
+use crate::env::{self, Environment};
 use crate::{ServiceClient, key};
 
 /// The hosted service.
 const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
-/// The settings of a [`ServiceClient`]. What is not set comes from the environment, unless it is told
-/// [otherwise](ServiceClientBuilder::without_environment): `TINKER_BASE_URL`, `TINKER_API_KEY`, `TINKER_PROJECT_ID`,
-/// `TINKER_TAGS`, the Cloudflare Access and the proxy variables.
+/// The settings of a [`ServiceClient`]. What is not set comes from the [`Environment`], unless it is told
+/// [otherwise](ServiceClientBuilder::without_environment).
 #[must_use = "nothing happens before connect() is awaited"]
 pub struct ServiceClientBuilder {
     base_url: Option<String>,
@@ -54,7 +53,8 @@ impl ServiceClientBuilder {
         }
     }
 
-    /// Takes nothing from the environment: no variable of `TINKER_*`, no proxy. Then a program does the same wherever it runs.
+    /// Takes nothing from the environment: no variable of `TINKER_*`, no proxy, no certificates. Then a program does the same
+    /// wherever it runs, with the certificates that the system trusts.
     pub fn without_environment(mut self) -> Self {
         self.environment = Environment::default;
         self
@@ -66,7 +66,7 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// The API key. It goes to the server's own origin alone, and into no log, error or span.
+    /// The API key; white space around it is removed. It goes to the server's own origin alone, and into no log, error or span.
     pub fn api_key(mut self, api_key: impl Into<String>) -> Self {
         self.api_key = Some(api_key.into());
         self
@@ -102,8 +102,12 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// How long an operation may take in all, news or not, before it fails with `Timeout`; as long as it takes unless set. It
-    /// ends the waiting: a training call that has its place in the order is submitted all the same.
+    /// Limits how long an operation may take in all, news or not: queues, pauses, attempts and polls. As long as it takes unless set.
+    ///
+    /// It fails with `Timeout` when the deadline passes, and at once with `RateLimited` and [`Error::retry_at`](crate::Error::retry_at)
+    /// when the server asks for a pause that leads beyond it. The deadline ends the waiting: a training call that has its place in the
+    /// order is submitted all the same, at `retry_at` where there is one. So such a call must not be repeated
+    /// ([`Sent::MaybeSent`](crate::Sent::MaybeSent)).
     pub fn operation_deadline(mut self, deadline: Duration) -> Self {
         self.session.operation_deadline = Some(deadline);
         self
@@ -174,20 +178,29 @@ impl ServiceClientBuilder {
     /// is no Tinker server, and what the server refuses. The first contact is made once, so a wrong address says so at once.
     pub async fn connect(self) -> Result<ServiceClient> {
         let environment = (self.environment)();
-        let base_url = self
-            .base_url
-            .as_ref()
-            .or(environment.base_url.as_ref())
-            .map_or(HOSTED, String::as_str);
-        let address = BaseUrl::parse(base_url)?;
-        let api_key = self.api_key.as_ref().or(environment.api_key.as_ref());
-        key::check(api_key.map(String::as_str), address.is_hosted_service())?;
+        let (base_url, url_variable) = match (&self.base_url, environment.base_url()) {
+            (Some(given), _) => (given.as_str(), None),
+            (None, Some(found)) => (found, Some(env::BASE_URL)),
+            (None, None) => (HOSTED, None),
+        };
+        let address = BaseUrl::parse(base_url).map_err(|error| from(url_variable, error))?;
+        let (api_key, key_variable) = match (&self.api_key, environment.api_key()) {
+            (Some(given), _) => (Some(given.trim()).filter(|key| !key.is_empty()), None),
+            (None, found) => (found, Some(env::API_KEY)),
+        };
+        key::check(api_key, address.is_hosted_service())
+            .map_err(|error| from(key_variable, error))?;
         if let Some(threads) = self.io_threads {
             IoRuntime::set_shared_threads(threads)?;
         }
         let runtime = match &self.runtime {
             Some(handle) => IoRuntime::from_handle(handle.clone()),
             None => IoRuntime::shared()?,
+        };
+        let access = match environment.cloudflare() {
+            // Half of a token is an error only where it may be needed: no such service stands before this machine.
+            Err(_) if address.origin().is_loopback() => None,
+            access => access?,
         };
         let heart = DedicatedThread::start("tinkers-heartbeat")?;
         let setbacks: Arc<Setbacks> = Arc::default();
@@ -196,12 +209,14 @@ impl ServiceClientBuilder {
                 .runtime(runtime)
                 .setbacks(Arc::clone(&setbacks))
                 .protocol(self.protocol);
-            builder = builder.proxy(environment.proxies()?);
+            builder = builder
+                .proxy(environment.proxies.clone())
+                .root_files(environment.roots.clone());
             if let Some(key) = api_key {
                 builder = builder.credential(Credential::api_key(key));
             }
-            if let Some(access) = environment.cloudflare() {
-                builder = builder.cloudflare_access(access);
+            if let Some(access) = &access {
+                builder = builder.cloudflare_access(access.clone());
             }
             for pem in &self.root_certificates {
                 builder = builder.root_certificate_pem(pem.clone());
@@ -230,6 +245,14 @@ impl ServiceClientBuilder {
         options.tags = self.tags.unwrap_or(environment.tags);
         options.project_id = options.project_id.or(environment.project_id);
         Ok(ServiceClient::over(Session::open(parts, options).await?))
+    }
+}
+
+/// Says which variable a wrong setting came from.
+fn from(variable: Option<&str>, error: Error) -> Error {
+    match variable {
+        Some(variable) => error.with_context(variable),
+        None => error,
     }
 }
 

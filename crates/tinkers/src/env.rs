@@ -1,40 +1,64 @@
-//! The environment, read in one place.
+//! The environment, read in one place, for the client and for the commands.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the one place of the SDK that reads the environment"
+    reason = "the one place that reads the environment"
 )]
 
 use std::env;
+use std::ffi::OsString;
+use std::fmt;
 
-use tinkers_transport::{CloudflareAccess, ProxyConfig, ProxyValues};
+use tinkers_core::{Error, Result};
+use tinkers_transport::{CloudflareAccess, ProxyConfig, RootFiles};
 
-use crate::Result;
-
-/// What the environment says. An empty variable counts as unset.
+/// What the environment says of a client's settings. [`ServiceClientBuilder`](crate::ServiceClientBuilder) reads it for what it was
+/// not given; a program that wants to show or check a setting reads the same here.
+///
+/// White space around a value is removed, and a variable that is empty then counts as unset. A variable that is wrong is an error
+/// where it is used, and nowhere else.
 #[derive(Clone, Default)]
-pub(crate) struct Environment {
-    pub(crate) api_key: Option<String>,
-    pub(crate) base_url: Option<String>,
+pub struct Environment {
+    api_key: Option<String>,
+    base_url: Option<String>,
+    log: Option<String>,
     pub(crate) project_id: Option<String>,
     pub(crate) tags: Vec<String>,
-    cloudflare: Option<(String, String)>,
-    proxies: ProxyValues,
+    cloudflare: [Option<String>; 2],
+    pub(crate) proxies: ProxyConfig,
+    pub(crate) roots: RootFiles,
 }
 
+pub(crate) const API_KEY: &str = "TINKER_API_KEY";
+pub(crate) const BASE_URL: &str = "TINKER_BASE_URL";
+const CLOUDFLARE: [&str; 2] = [
+    "CLOUDFLARE_ACCESS_CLIENT_ID",
+    "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+];
+
 impl Environment {
-    /// Reads `TINKER_API_KEY`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `CLOUDFLARE_ACCESS_CLIENT_ID` and
-    /// `CLOUDFLARE_ACCESS_CLIENT_SECRET`, and the proxy variables in either case.
-    pub(crate) fn read() -> Self {
-        Self::from_variables(|name| env::var(name).ok())
+    /// Reads the variables of this process:
+    ///
+    /// | variable | meaning |
+    /// |---|---|
+    /// | `TINKER_API_KEY` | the API key |
+    /// | `TINKER_BASE_URL` | the server |
+    /// | `TINKER_PROJECT_ID`, `TINKER_TAGS` | the project of sessions, and their labels, separated by commas |
+    /// | `TINKER_LOG` | what the commands log |
+    /// | `CLOUDFLARE_ACCESS_CLIENT_ID`, `CLOUDFLARE_ACCESS_CLIENT_SECRET` | the service token for Cloudflare Access, both or none |
+    /// | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | proxies, in either case: see [`ProxyConfig::from_variables`] |
+    /// | `SSL_CERT_FILE`, `SSL_CERT_DIR` | trusted root certificates in place of the system's: see [`RootFiles::from_variables`] |
+    ///
+    /// A value that is no Unicode is read as far as it is, and so is refused by name where it is used.
+    pub fn read() -> Self {
+        Self::from_variables(|name| env::var_os(name))
     }
 
-    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| {
-            variable(name)
-                .map(|value| value.trim().to_owned())
-                .filter(|value| !value.is_empty())
+            let value = variable(name)?;
+            let value = value.to_string_lossy().trim().to_owned();
+            (!value.is_empty()).then_some(value)
         };
-        let proxy = |name: &str| set(&name.to_ascii_lowercase()).or_else(|| set(name));
         let mut tags: Vec<String> = Vec::new();
         for tag in set("TINKER_TAGS")
             .unwrap_or_default()
@@ -47,31 +71,62 @@ impl Environment {
             }
         }
         Self {
-            api_key: set("TINKER_API_KEY"),
-            base_url: set("TINKER_BASE_URL"),
+            api_key: set(API_KEY),
+            base_url: set(BASE_URL),
+            log: set("TINKER_LOG"),
             project_id: set("TINKER_PROJECT_ID"),
             tags,
-            cloudflare: set("CLOUDFLARE_ACCESS_CLIENT_ID")
-                .zip(set("CLOUDFLARE_ACCESS_CLIENT_SECRET")),
-            proxies: ProxyValues {
-                http: proxy("HTTP_PROXY"),
-                https: proxy("HTTPS_PROXY"),
-                all: proxy("ALL_PROXY"),
-                no: proxy("NO_PROXY"),
-            },
+            cloudflare: CLOUDFLARE.map(set),
+            proxies: ProxyConfig::from_variables(set),
+            roots: RootFiles::from_variables(&variable),
         }
     }
 
-    pub(crate) fn cloudflare(&self) -> Option<CloudflareAccess> {
-        let (id, secret) = self.cloudflare.clone()?;
-        Some(CloudflareAccess {
-            client_id: id.into(),
-            client_secret: secret.into(),
-        })
+    /// The key of `TINKER_API_KEY`.
+    pub fn api_key(&self) -> Option<&str> {
+        self.api_key.as_deref()
     }
 
-    pub(crate) fn proxies(&self) -> Result<ProxyConfig> {
-        ProxyConfig::new(&self.proxies)
+    /// The server of `TINKER_BASE_URL`.
+    pub fn base_url(&self) -> Option<&str> {
+        self.base_url.as_deref()
+    }
+
+    /// The log filter of `TINKER_LOG`.
+    pub fn log(&self) -> Option<&str> {
+        self.log.as_deref()
+    }
+
+    /// Fails with `InvalidInput` that names the variable that is missing when one of the two is set alone.
+    pub(crate) fn cloudflare(&self) -> Result<Option<CloudflareAccess>> {
+        match self.cloudflare.clone() {
+            [Some(id), Some(secret)] => Ok(Some(CloudflareAccess {
+                client_id: id.into(),
+                client_secret: secret.into(),
+            })),
+            [None, None] => Ok(None),
+            [id, _] => {
+                let [id_name, secret_name] = CLOUDFLARE;
+                let (missing, other) = match id {
+                    None => (id_name, secret_name),
+                    Some(_) => (secret_name, id_name),
+                };
+                let expected = format!("a value beside {other}, or both unset");
+                Err(Error::invalid(missing, expected))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither keys nor addresses, which may hold a password.
+        f.debug_struct("Environment")
+            .field("api_key", &self.api_key.as_ref().map(|_| ".."))
+            .field("tags", &self.tags)
+            .field("proxies", &self.proxies)
+            .field("roots", &self.roots)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,16 +134,53 @@ impl Environment {
 mod tests {
     use super::*;
 
+    fn of(variables: &[(&str, &str)]) -> Environment {
+        Environment::from_variables(|name| {
+            let known = variables.iter().find(|(known, _)| *known == name);
+            known.map(|(_, value)| value.into())
+        })
+    }
+
     #[test]
     fn empty_variables_count_as_unset_and_tags_are_taken_once() {
-        let environment = Environment::from_variables(|name| match name {
-            "TINKER_API_KEY" => Some(String::new()),
-            "TINKER_BASE_URL" => Some(" http://host ".to_owned()),
-            "TINKER_TAGS" => Some("b,a,,b, a".to_owned()),
-            _ => None,
-        });
+        let environment = of(&[
+            ("TINKER_API_KEY", " \n"),
+            ("TINKER_BASE_URL", " http://host\n"),
+            ("TINKER_LOG", ""),
+            ("TINKER_TAGS", "b,a,,b, a"),
+            ("CLOUDFLARE_ACCESS_CLIENT_ID", ""),
+        ]);
         assert_eq!(environment.api_key, None);
-        assert_eq!(environment.base_url.as_deref(), Some("http://host"));
+        assert_eq!(environment.base_url(), Some("http://host"));
+        assert_eq!(environment.log(), None);
         assert_eq!(environment.tags, ["b", "a"]);
+        assert!(environment.cloudflare().expect("unset").is_none());
+    }
+
+    #[test]
+    fn a_key_loses_the_line_end_of_its_file() {
+        let environment = of(&[("TINKER_API_KEY", "tml-x\r\n")]);
+        assert_eq!(environment.api_key.as_deref(), Some("tml-x"));
+    }
+
+    #[test]
+    fn half_of_a_service_token_names_what_is_missing() {
+        let [id, secret] = CLOUDFLARE;
+        for (set, missing) in [(id, secret), (secret, id)] {
+            let error = of(&[(set, "hush")]).cloudflare().expect_err("half");
+            assert_eq!(error.field(), Some(missing));
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let environment = of(&[
+            ("TINKER_API_KEY", "tml-hush"),
+            ("TINKER_BASE_URL", "http://me:hush@h"),
+            ("CLOUDFLARE_ACCESS_CLIENT_SECRET", "hush"),
+            ("HTTPS_PROXY", "http://me:hush@h:1"),
+        ]);
+        assert!(!format!("{environment:?}").contains("hush"));
     }
 }

@@ -6,6 +6,10 @@ use tinkers_core::{Error, ErrorKind, Result, Sent};
 /// and most take none.
 pub(crate) fn check(key: Option<&str>, hosted: bool) -> Result<()> {
     match key {
+        Some(key) if !key.bytes().all(|byte| byte.is_ascii_graphic()) => Err(Error::invalid(
+            "api_key",
+            "visible ASCII characters, without spaces or line breaks",
+        )),
         Some(key) if key.starts_with("eyJ") && hosted => {
             let message = "this version takes API keys (tml-...) and no tokens; give it an API key";
             Err(Error::new(ErrorKind::Unsupported, Sent::NotSent, message).with_field("api_key"))
@@ -28,6 +32,15 @@ pub(crate) fn check(key: Option<&str>, hosted: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_with_white_space_inside_is_refused_without_repeating_it() {
+        for key in ["tml-se cret", "tml-se\ncret", "tml-s\u{e9}cret"] {
+            let error = check(Some(key), false).unwrap_err();
+            assert_eq!(error.field(), Some("api_key"));
+            assert!(!error.to_string().contains("cret"), "{error}");
+        }
+    }
 
     #[test]
     fn the_hosted_service_takes_its_own_keys_and_others_take_any() {

@@ -12,6 +12,7 @@ mod service;
 
 pub use block_on::block_on;
 pub use builder::ServiceClientBuilder;
+pub use env::Environment;
 pub use sampler_ext::SaveAndSample;
 pub use service::ServiceClient;
 

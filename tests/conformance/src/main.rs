@@ -20,14 +20,9 @@ struct Options {
     /// The server, such as http://127.0.0.1:8000.
     #[arg(long)]
     base_url: String,
-    /// Its key; a server that takes any gets a dummy.
-    #[arg(
-        long,
-        env = "TINKER_API_KEY",
-        hide_env_values = true,
-        default_value = "tml-conformance"
-    )]
-    api_key: String,
+    /// Its key [env: TINKER_API_KEY]; a server that takes any gets a dummy.
+    #[arg(long)]
+    api_key: Option<String>,
     /// The base model to train and to sample from.
     #[arg(long)]
     model: String,
@@ -118,7 +113,10 @@ async fn suite(options: Options) -> ExitCode {
 }
 
 fn connect(options: &Options) -> Connect {
-    let (url, key) = (options.base_url.clone(), options.api_key.clone());
+    let environment = tinkers::Environment::read();
+    let key = options.api_key.as_deref().or(environment.api_key());
+    let key = key.unwrap_or("tml-conformance").to_owned();
+    let url = options.base_url.clone();
     Arc::new(move |recorder: Recorder| {
         let builder = ServiceClient::builder()
             .without_environment()

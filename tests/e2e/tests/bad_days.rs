@@ -87,7 +87,7 @@ async fn a_loop_goes_on_from_its_checkpoint_after_a_restart() {
     let saved = training.save_state("kept").await.unwrap().path;
     strike(&world, routes::OPTIM_STEP, Fault::restart());
     let lost = step(&training).await.unwrap_err();
-    assert_eq!(lost.kind(), ErrorKind::NotFound, "{lost}");
+    assert_eq!(lost.kind(), ErrorKind::SessionLost, "{lost}");
     assert_eq!(lost.status(), Some(404));
     // The step was repeated, and the server that came back knew nothing of its model.
     assert_eq!(numbers(&world), [1, 2, 3, 3]);
@@ -106,6 +106,7 @@ async fn a_session_that_ends_by_script_is_an_error_that_says_so() {
     let training = model(&world).await;
     strike(&world, routes::OPTIM_STEP, Fault::expire_sessions());
     let ended = step(&training).await.unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::SessionLost);
     assert_eq!(ended.status(), Some(410), "{ended}");
     assert!(ended.to_string().contains("heartbeat"), "{ended}");
     assert_eq!(world.parts.engine.counts().steps, 0);

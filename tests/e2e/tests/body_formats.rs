@@ -357,6 +357,6 @@ async fn a_forward_pass_whose_model_is_gone_says_so_at_once() {
     let began = clock.now();
     let forward = training.forward([datum(1)], LossFn::CrossEntropy).await;
     let error = forward.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    assert_eq!(error.kind(), ErrorKind::SessionLost, "{error}");
     assert!(clock.now().since(began) < Duration::from_secs(10));
 }

@@ -192,6 +192,26 @@ async fn a_forward_pass_speaks_of_no_gradients() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forward_pass_in_chunks_goes_on_when_all_are_refused() {
+    let world = chunked(true, true).await;
+    let training = model(&world).await;
+    let every = Rule::on(routes::FORWARD_BACKWARD).times(2);
+    world.parts.faults.add(every, refusal());
+    let pass = training.forward(data(3), LossFn::CrossEntropy);
+    let behind = step(&training);
+    pass.await.unwrap_err();
+    behind.within(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(world.parts.engine.counts().steps, 1);
+    // One that was accepted leaves a hole.
+    strike_pass(&world, 1, refusal());
+    let pass = training.forward(data(3), LossFn::CrossEntropy);
+    let behind = step(&training);
+    pass.await.unwrap_err();
+    assert_eq!(behind.await.unwrap_err().kind(), ErrorKind::Poisoned);
+    until(&world, || training.recover().is_err()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn chunks_that_go_one_by_one_keep_their_order_and_stop_at_the_first_failure() {
     let world = chunked(false, true).await;
     let training = model(&world).await;

@@ -332,3 +332,51 @@ async fn a_server_that_refuses_the_repeat_of_a_save_has_it() {
     step(&training).await.unwrap();
     assert_eq!(numbers(&world), [1, 1, 2, 2, 2, 3]);
 }
+
+/// A page of a proxy in place of the server's answer, which acted on the request.
+fn spoilt() -> Fault {
+    Fault::truncate()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undecodable_acceptance_is_repeated_where_that_is_safe() {
+    let world = InMemory::start().await;
+    for route in [
+        routes::CREATE_MODEL,
+        routes::FORWARD_BACKWARD,
+        routes::OPTIM_STEP,
+        routes::SAVE_WEIGHTS,
+        routes::LOAD_WEIGHTS,
+        routes::CREATE_SAMPLING_SESSION,
+        routes::ASAMPLE,
+    ] {
+        world.parts.faults.add(Rule::on(route).times(2), spoilt());
+    }
+    let training = model(&world).await;
+    let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+    let behind = step(&training);
+    pass.await.unwrap();
+    behind.await.unwrap();
+    let saved = training.save_state("once").await.unwrap().path;
+    training.load_state(&saved).await.unwrap();
+    let sampler = world.service.sampling(tinkers_e2e::SCRIPTED).create().await;
+    sampler.unwrap().sample(vec![1]).await.unwrap();
+    assert_eq!(numbers(&world), [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
+    let counts = world.parts.engine.counts();
+    assert_eq!((counts.backwards, counts.steps, counts.saves), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undecodable_acceptance_stops_a_model_that_may_apply_twice() {
+    let world = forgetful_world().await;
+    let training = model(&world).await;
+    strike(&world, routes::OPTIM_STEP, spoilt());
+    let error = step(&training).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    assert_eq!(
+        step(&training).await.unwrap_err().kind(),
+        ErrorKind::Poisoned
+    );
+    assert!(training.recover().is_err());
+    assert_eq!(numbers(&world), [1]);
+}

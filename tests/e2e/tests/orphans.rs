@@ -1,8 +1,5 @@
 //! Creations whose reply was lost: they are made again, and what may be left behind is told.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use http::StatusCode;
 use tinkers::Sent;
 use tinkers::prelude::*;
@@ -10,44 +7,15 @@ use tinkers::wire::routes;
 use tinkers_e2e::training::{forgetful_world, model, strike};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Fault, Rule};
-use tracing::subscriber::DefaultGuard;
 
-/// What was logged on this thread since it was made.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn start() -> (Self, DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// The lines that speak of an orphan.
-    fn orphans(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let lines = text.lines().filter(|line| line.contains(ORPHAN));
-        lines.map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::log::Log;
 
 const ORPHAN: &str = "that nobody uses";
+
+/// The lines that speak of an orphan.
+fn orphans(log: &Log) -> Vec<String> {
+    log.lines_with(ORPHAN)
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_creation_whose_reply_was_lost_tells_of_the_orphan() {
@@ -55,16 +23,16 @@ async fn a_creation_whose_reply_was_lost_tells_of_the_orphan() {
     let (log, _logging) = Log::start();
     strike(&world, routes::CREATE_MODEL, Fault::cut_after());
     let training = model(&world).await;
-    assert_eq!(log.orphans().len(), 1);
+    assert_eq!(orphans(&log).len(), 1);
     assert!(
-        log.orphans()[0].contains("request_id="),
+        orphans(&log)[0].contains("request_id="),
         "{:?}",
-        log.orphans()
+        orphans(&log)
     );
 
     strike(&world, routes::CREATE_SAMPLING_SESSION, Fault::cut_after());
     world.service.sampling(SCRIPTED).create().await.unwrap();
-    assert_eq!(log.orphans().len(), 2);
+    assert_eq!(orphans(&log).len(), 2);
 
     let saved = training.save_state("start").await.unwrap().path;
     strike(&world, routes::LOAD_WEIGHTS, Fault::cut_after());
@@ -72,7 +40,7 @@ async fn a_creation_whose_reply_was_lost_tells_of_the_orphan() {
         .service
         .training_from_state(&saved, RestoreOptimizer::Yes);
     again.create().await.unwrap();
-    assert_eq!(log.orphans().len(), 3);
+    assert_eq!(orphans(&log).len(), 3);
 
     // Nothing was lost, or nothing was at the server.
     for fault in [None, Some(Fault::refuse())] {
@@ -81,7 +49,7 @@ async fn a_creation_whose_reply_was_lost_tells_of_the_orphan() {
         }
         model(&world).await;
     }
-    assert_eq!(log.orphans().len(), 3);
+    assert_eq!(orphans(&log).len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +60,7 @@ async fn a_server_that_applies_a_repeat_once_leaves_no_orphan() {
     strike(&world, routes::CREATE_SAMPLING_SESSION, Fault::cut_after());
     model(&world).await;
     world.service.sampling(SCRIPTED).create().await.unwrap();
-    assert_eq!(log.orphans(), Vec::<String>::new());
+    assert_eq!(orphans(&log), Vec::<String>::new());
     assert_eq!(world.parts.engine.counts().created, 1);
 }
 

@@ -76,7 +76,7 @@ async fn a_restarted_server_that_knows_nothing_ends_every_wait_with_its_reason()
         let error = sample.await.unwrap_err();
         assert_eq!(
             (error.kind(), error.status()),
-            (ErrorKind::NotFound, Some(404))
+            (ErrorKind::SessionLost, Some(404))
         );
         assert!(error.request_id().is_some());
     }
@@ -84,7 +84,7 @@ async fn a_restarted_server_that_knows_nothing_ends_every_wait_with_its_reason()
     let error = send(&sampler).await.unwrap_err();
     assert_eq!(
         (error.kind(), error.sent()),
-        (ErrorKind::NotFound, Sent::NotSent)
+        (ErrorKind::SessionLost, Sent::NotSent)
     );
     assert_eq!(world.parts.engine.counts().samples, 5);
     // Another client is not held by it.
@@ -410,6 +410,7 @@ async fn four_thousand_polls_are_in_flight_at_most_and_the_oldest_goes_next() {
             deadline: None,
             flight: None,
             reentry: Reentry::New,
+            is_nested: false,
         })
     };
     let mut held = Vec::new();

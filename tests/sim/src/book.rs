@@ -36,6 +36,8 @@ pub struct Entry {
     pub ended: u32,
     /// The program does not wait for it any more.
     pub left: bool,
+    /// The program looked at it later than it could, so when it ended is not known.
+    pub is_late: bool,
 }
 
 /// How a call ended.
@@ -87,6 +89,7 @@ impl Book {
     pub fn looked_at_late(&self, call: CallId, by: Duration) {
         if let Some(entry) = self.lock().get_mut(call as usize - 1) {
             entry.deadline = entry.deadline.map(|deadline| deadline.after(by));
+            entry.is_late = true;
         }
     }
 

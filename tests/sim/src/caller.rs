@@ -7,18 +7,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tinkers::{
-    AdamParams, ApiFuture, Error, ErrorKind, FinishReason, ForwardBackwardOutput, FromState,
-    LossFn, NewModel, NewSampler, RestoreOptimizer, SampleResponse, SamplingClient, SaveAndSample,
-    SaveForSampler, SaveState, ServiceClient, TrainingClient,
+    AdamParams, ApiFuture, Error, ErrorKind, FinishReason, FromState, LossFn, NewModel, NewSampler,
+    RestoreOptimizer, SamplingClient, SaveAndSample, SaveForSampler, SaveState, ServiceClient,
+    TrainingClient,
 };
 use tinkers_core::BoxFuture;
 use tokio::sync::Mutex;
 
 use crate::book::{CallId, Entry, Outcome};
 use crate::control::Control;
+use crate::fault::Kind;
 use crate::ledger;
-use crate::plan::{Behaviour, Step, TaskPlan, Verb};
-use crate::real::RealEngine;
+use crate::op::Op;
+use crate::plan::{Behaviour, CROWD, Step, TaskPlan, Verb};
+use crate::results::{Gift, passed, sampled, saved_by};
 use crate::world::Stage;
 
 /// How often a program tries to get a client before it gives up.
@@ -50,13 +52,6 @@ struct Hands {
     training: TrainingClient,
     sampler: SamplingClient,
     saved: Option<(CallId, String)>,
-}
-
-/// What a call gave.
-enum Gift {
-    Nothing,
-    Saved(String),
-    Sampler(SamplingClient),
 }
 
 impl Client {
@@ -95,7 +90,7 @@ impl Client {
                         "client {} has to try again: {error}",
                         self.index
                     ));
-                    if error.kind() == ErrorKind::Closed {
+                    if matches!(error.kind(), ErrorKind::Closed | ErrorKind::SessionLost) {
                         self.start_anew(&mut state);
                     }
                     // A checkpoint that cannot be used any more must not be in the way for ever.
@@ -252,10 +247,19 @@ impl Client {
                 None => Vec::new(),
             },
             Verb::Sample(count) => (0..count)
+                .inspect(|_| {
+                    if count == CROWD {
+                        self.stage.network.misfortune.met(Kind::Crowd, Op::Sample);
+                    }
+                })
                 .map(|_| {
                     let call = self.record(verb, None, None);
                     let last = call % 250;
-                    let made = hands.sampler.sample(vec![7, last]).max_tokens(2).send();
+                    let made = hands
+                        .sampler
+                        .sample(ledger::prompt(call))
+                        .max_tokens(2)
+                        .send();
                     self.wait(call, behaviour, Made::Now(made), move |reply| {
                         sampled(&reply, last, self.stage.engine.real())
                     })
@@ -285,10 +289,11 @@ impl Client {
             model,
             loads,
             called_at: now,
-            deadline: limit.map(|limit| now.after(limit)),
+            deadline: limit.map(|limit| now.after(limit + self.stage.plan.latest_end())),
             outcome: None,
             ended: 0,
             left: false,
+            is_late: false,
         })
     }
 
@@ -375,9 +380,22 @@ impl Client {
         if let Some(service) = state.service
             && self.index.is_multiple_of(2)
         {
+            self.stage.closes(service.session_id());
             // Whether the server hears of it is the network's business.
             let _ = service.close(FinishReason::Success, None).await;
         }
+    }
+
+    /// Closes the session, whatever is under way.
+    pub async fn close(&self) {
+        let service = self.state.lock().await.service.clone();
+        let Some(service) = service else {
+            return;
+        };
+        let network = &self.stage.network;
+        network.misfortune.met(Kind::Close, Op::Finish);
+        self.stage.closes(service.session_id());
+        let _ = service.close(FinishReason::Success, None).await;
     }
 
     async fn keep(&self, call: CallId, gift: Gift) {
@@ -392,7 +410,7 @@ impl Client {
     async fn after(&self, error: &Error) {
         let mut state = self.state.lock().await;
         match error.kind() {
-            ErrorKind::Closed | ErrorKind::Aborted => {
+            ErrorKind::Closed | ErrorKind::SessionLost | ErrorKind::Aborted => {
                 self.start_anew(&mut state);
             }
             ErrorKind::NotFound | ErrorKind::ResultLost | ErrorKind::Protocol => {
@@ -425,37 +443,6 @@ impl<T> Made<T> {
             Self::Now(handle) => Some(handle),
             Self::Later(later) => later.await.ok(),
         }
-    }
-}
-
-fn passed(output: &ForwardBackwardOutput, count: u8) -> Result<Gift, String> {
-    match output.loss_fn_outputs.len() {
-        len if len == usize::from(count) => Ok(Gift::Nothing),
-        len => Err(format!("{count} data and {len} outputs")),
-    }
-}
-
-fn saved_by(call: CallId, path: &str) -> Result<Gift, String> {
-    match ledger::call_of(path) {
-        Some((true, found)) if found == call => Ok(Gift::Saved(path.to_owned())),
-        _ => Err(format!("call {call} saved {path}")),
-    }
-}
-
-fn sampled(reply: &SampleResponse, last: u32, real: Option<&RealEngine>) -> Result<Gift, String> {
-    let Some(sequence) = reply.sequences.first() else {
-        return Err("no sequence".to_owned());
-    };
-    let is_own = match real {
-        Some(real) => real.has_sampled(last, &sequence.tokens),
-        None => sequence.tokens[..] == [last + 1, last + 2].map(|token| token % 256),
-    };
-    match is_own {
-        true => Ok(Gift::Nothing),
-        false => Err(format!(
-            "a prompt that ends in {last} gave {:?}",
-            sequence.tokens
-        )),
     }
 }
 

@@ -276,6 +276,7 @@ mod tests {
             outcome: None,
             ended: 0,
             left: false,
+            is_late: false,
         }
     }
 

@@ -8,10 +8,11 @@ use tinkers::SessionContext;
 use tinkers::wire::{ClientConfig, DynamicConfig};
 use tinkers_core::{
     Admission, Admitted, Ask, BoxFuture, BytesGuard, Caller, ClientId, Deduplication, Error, Fact,
-    Ledger, Moment, Receipt, RouteClass, ServerProfile, Settlement, Spawn, SubmitPermit, Task,
-    Time,
+    Ledger, Receipt, ServerProfile, Settlement, Spawn, SubmitPermit, Task,
 };
 
+use crate::departures::OldDepartures;
+use crate::old_limiter::{OldAdmission, OldLimiter};
 use crate::op::Op;
 
 /// A fault of the client library.
@@ -39,6 +40,22 @@ pub enum Control {
     KeyInLog,
     /// What is gone on from is logged and not counted.
     UncountedSetback,
+    /// A request is not asked again whether it may leave, once it has a connection.
+    UncheckedDeparture,
+    /// A grant that is collected late is not asked again whether it holds.
+    UncheckedGrant,
+    /// A refusal is heard of when its body has come.
+    LateHead,
+    /// Calls that wait do not hear that their client was closed.
+    ClosedUnheard,
+    /// The time for repeats begins with the call, and not with its first attempt.
+    WindowFromStart,
+    /// The deadline of a call is not known where it waits to be let through.
+    DeadlineUnheard,
+    /// That a queue moves is no news for those in it.
+    QueueUnheard,
+    /// Polls come back all together after a pause.
+    PollHerd,
     /// The engine takes a step twice.
     StepTwice,
     /// The engine adds the gradients of a pass twice.
@@ -47,7 +64,7 @@ pub enum Control {
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 21] = [
         Self::OvertakingSubmit,
         Self::HintsNotHeard,
         Self::SuccessClears,
@@ -59,6 +76,14 @@ impl Control {
         Self::BlockedHeart,
         Self::KeyInLog,
         Self::UncountedSetback,
+        Self::UncheckedDeparture,
+        Self::UncheckedGrant,
+        Self::LateHead,
+        Self::ClosedUnheard,
+        Self::WindowFromStart,
+        Self::DeadlineUnheard,
+        Self::QueueUnheard,
+        Self::PollHerd,
         Self::StepTwice,
         Self::GradientTwice,
     ];
@@ -77,6 +102,14 @@ impl Control {
             Self::BlockedHeart => "blocked-heart",
             Self::KeyInLog => "key-in-log",
             Self::UncountedSetback => "uncounted-setback",
+            Self::UncheckedDeparture => "unchecked-departure",
+            Self::UncheckedGrant => "unchecked-grant",
+            Self::LateHead => "late-head",
+            Self::ClosedUnheard => "closed-unheard",
+            Self::WindowFromStart => "window-from-start",
+            Self::DeadlineUnheard => "deadline-unheard",
+            Self::QueueUnheard => "queue-unheard",
+            Self::PollHerd => "poll-herd",
             Self::StepTwice => "step-twice",
             Self::GradientTwice => "gradient-twice",
         }
@@ -96,11 +129,12 @@ impl Control {
         }
     }
 
-    /// The session as a faulty client sees it; the same one where the fault is elsewhere.
+    /// The session as a faulty client sees it; the same one where the fault is elsewhere. Tasks of `prompt` are never late.
     pub fn spoil(
         self,
         session: Arc<dyn SessionContext>,
         limits: &Arc<OldLimiter>,
+        prompt: &Arc<dyn Spawn>,
     ) -> Arc<dyn SessionContext> {
         let mut caller = session.caller().clone();
         match self {
@@ -115,6 +149,21 @@ impl Control {
                 caller.admission = Arc::new(Leaky(Arc::clone(&caller.admission)));
             }
             Self::UncountedSetback => caller.setbacks = Arc::default(),
+            Self::ClosedUnheard => caller.closing = Arc::default(),
+            Self::UncheckedDeparture
+            | Self::UncheckedGrant
+            | Self::WindowFromStart
+            | Self::DeadlineUnheard
+            | Self::QueueUnheard
+            | Self::PollHerd => {
+                caller.admission = Arc::new(OldDepartures {
+                    inner: Arc::clone(&caller.admission),
+                    fault: self,
+                    prompt: Arc::clone(prompt),
+                    limiter: Arc::clone(limits),
+                    time: Arc::clone(&caller.time),
+                });
+            }
             Self::BlindRepeat | Self::LostTask => {}
             _ => return session,
         }
@@ -236,86 +285,6 @@ impl Spawn for NoTurn {
         let kept = Mutex::new(Some(work));
         Task::new(move || drop(kept.lock().unwrap_or_else(PoisonError::into_inner).take()))
     }
-}
-
-/// What an older client kept of a limit: a deadline for each lane.
-#[derive(Debug, Default)]
-pub struct OldLimiter(Mutex<[Moment; 5]>);
-
-impl OldLimiter {
-    fn until(&self, class: RouteClass) -> Moment {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[class.index()]
-    }
-
-    fn set(&self, class: RouteClass, change: impl FnOnce(Moment) -> Moment) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all[class.index()] = change(all[class.index()]);
-    }
-}
-
-#[derive(Debug)]
-struct OldAdmission {
-    limiter: Arc<OldLimiter>,
-    fault: Control,
-    time: Arc<dyn Time>,
-}
-
-impl Admission for OldAdmission {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
-        Box::pin(async move {
-            let class = ask.class;
-            if class != RouteClass::Control {
-                if self.fault == Control::StaleSnapshot {
-                    let seen = self.limiter.until(class);
-                    // As long as the wait for a slot.
-                    self.time.sleep(Duration::from_millis(400)).await;
-                    self.time.sleep_until(seen).await;
-                } else {
-                    while self.time.now() < self.limiter.until(class) {
-                        self.time.sleep_until(self.limiter.until(class)).await;
-                    }
-                }
-            }
-            let ledger = OldLedger {
-                limiter: Arc::clone(&self.limiter),
-                fault: self.fault,
-                class,
-                time: Arc::clone(&self.time),
-            };
-            let mut admitted = Admitted::free(ask.flight);
-            admitted.permit = SubmitPermit::new(Arc::new(ledger), Receipt::default());
-            Ok(admitted)
-        })
-    }
-}
-
-#[derive(Debug)]
-struct OldLedger {
-    limiter: Arc<OldLimiter>,
-    fault: Control,
-    class: RouteClass,
-    time: Arc<dyn Time>,
-}
-
-impl Ledger for OldLedger {
-    fn settle(&self, _: Receipt, outcome: Settlement) {
-        let now = self.time.now();
-        match outcome {
-            Settlement::Refused { hint } => {
-                let until = now.after(hint.unwrap_or(Duration::from_secs(1)));
-                self.limiter.set(self.class, |before| match self.fault {
-                    Control::LastWriterWins => until,
-                    _ => before.max(until),
-                });
-            }
-            Settlement::Accepted if self.fault == Control::SuccessClears => {
-                self.limiter.set(self.class, |_| now);
-            }
-            _ => {}
-        }
-    }
-
-    fn land(&self) {}
 }
 
 /// An admission whose permits forget that they were dropped.

@@ -17,6 +17,7 @@ pub struct Cover {
     handles: BTreeMap<(Habit, &'static str), u64>,
     failures: BTreeMap<String, u64>,
     setbacks: BTreeMap<&'static str, u64>,
+    held: BTreeMap<Op, u64>,
 }
 
 /// What a program does with a handle, without the times.
@@ -73,6 +74,16 @@ impl Cover {
         *self.handles.entry((habit, verb.name())).or_default() += 1;
     }
 
+    /// One more request that did not leave, since the gate had closed while it waited for a connection.
+    pub fn held(&mut self, op: Op) {
+        *self.held.entry(op).or_default() += 1;
+    }
+
+    /// How many requests did not leave.
+    pub fn held_back(&self) -> u64 {
+        self.held.values().sum()
+    }
+
     /// One more call that failed.
     pub fn failed(&mut self, kind: ErrorKind, sent: Sent) {
         *self
@@ -106,6 +117,9 @@ impl Cover {
         }
         for (kind, count) in &other.setbacks {
             *self.setbacks.entry(kind).or_default() += count;
+        }
+        for (op, count) in &other.held {
+            *self.held.entry(*op).or_default() += count;
         }
     }
 
@@ -160,8 +174,13 @@ impl Cover {
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
         let setbacks = setbacks.join(", ");
+        let held = self.held.iter();
+        let held: Vec<String> = held
+            .map(|(op, count)| format!("{} {count}", op.name()))
+            .collect();
+        let held = held.join(", ");
         format!(
-            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}\n\nhow calls failed, and what is known of their requests:\n  {failures}\n\nerrors that clients went on from:\n  {setbacks}"
+            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}\n\nhow calls failed, and what is known of their requests:\n  {failures}\n\nerrors that clients went on from:\n  {setbacks}\n\nrequests that did not leave, since the gate closed while they waited for a connection:\n  {held}"
         )
     }
 }

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use tinkers_core::{BoxFuture, ManualClock, Moment, Spawn, Task, Time};
 
@@ -36,6 +37,8 @@ struct Shared {
     chance: Chance,
     tasks: Mutex<Tasks>,
     ready: Arc<Ready>,
+    /// How late tasks of the client library are polled at most.
+    late: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -97,6 +100,7 @@ impl Executor {
                 chance,
                 tasks: Mutex::default(),
                 ready: Arc::default(),
+                late: Mutex::default(),
             }),
         }
     }
@@ -114,7 +118,9 @@ impl Executor {
         loop {
             let mut polls = 0;
             while let Some(id) = self.next() {
-                self.poll(id);
+                if !self.is_delayed(id) {
+                    self.poll(id);
+                }
                 polls += 1;
                 if polls == HOT {
                     return Stop::Hot;
@@ -148,6 +154,41 @@ impl Executor {
     pub fn clear(&self) {
         let all = std::mem::take(&mut lock(&self.shared.tasks).all);
         drop(all);
+    }
+
+    /// From now on some of the tasks of the client library that are woken are polled up to `longest` later, as on a busy runtime.
+    pub fn delay_client(&self, longest: Duration) {
+        *lock(&self.shared.late) = longest;
+    }
+
+    /// Puts off the poll of a task that was woken, sometimes.
+    fn is_delayed(&self, id: u64) -> bool {
+        let longest = *lock(&self.shared.late);
+        if longest.is_zero() || !self.shared.chance.happens(0.1) {
+            return false;
+        }
+        let waker = {
+            let tasks = lock(&self.shared.tasks);
+            let Some(slot) = tasks.all.get(&id) else {
+                return false;
+            };
+            if slot.owner != Owner::Client {
+                return false;
+            }
+            Arc::clone(&slot.waker)
+        };
+        let clock = &self.shared.clock;
+        let until = clock
+            .now()
+            .after(self.shared.chance.time(Duration::ZERO, longest));
+        let sleep = clock.sleep_until(until);
+        let late = async move {
+            sleep.await;
+            // It counts as woken meanwhile, so nobody else has queued it.
+            lock(&waker.ready.0).push(waker.id);
+        };
+        self.spawner(Owner::Server).spawn(Box::pin(late)).detach();
+        true
     }
 
     fn next(&self) -> Option<u64> {
@@ -277,7 +318,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn executor(seed: u64) -> (Executor, ManualClock) {
         let clock = ManualClock::new();

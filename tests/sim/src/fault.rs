@@ -65,11 +65,23 @@ pub enum Kind {
     Restart,
     /// The engine fails the job.
     JobFails,
+    /// The request waits for a connection before it leaves.
+    Dial,
+    /// 429 whose head comes at once and whose body takes seconds.
+    SlowBody,
+    /// 429 with a hint of minutes.
+    LongHint,
+    /// Tasks of a client are polled late, as on a busy runtime.
+    Busy,
+    /// The program closes its session while calls are under way.
+    Close,
+    /// Hundreds of samples at once, each with polls of its own where the server has no shared ones.
+    Crowd,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 35] = [
         Self::Refused,
         Self::LostBefore,
         Self::LostAfter,
@@ -99,6 +111,23 @@ impl Kind {
         Self::Outage,
         Self::Restart,
         Self::JobFails,
+        Self::Dial,
+        Self::SlowBody,
+        Self::LongHint,
+        Self::Busy,
+        Self::Close,
+        Self::Crowd,
+    ];
+
+    /// Those that hold requests back between the decision to send them and the socket, and those that came with them. A run without
+    /// these is the run that its seed stood for before there were any.
+    pub const OF_WAITS: [Self; 6] = [
+        Self::Dial,
+        Self::SlowBody,
+        Self::LongHint,
+        Self::Busy,
+        Self::Close,
+        Self::Crowd,
     ];
 
     /// The name in tables and on the command line.
@@ -133,6 +162,12 @@ impl Kind {
             Self::Outage => "outage",
             Self::Restart => "restart",
             Self::JobFails => "job-fails",
+            Self::Dial => "dial",
+            Self::SlowBody => "429-slow",
+            Self::LongHint => "429-long",
+            Self::Busy => "busy",
+            Self::Close => "close",
+            Self::Crowd => "crowd",
         }
     }
 
@@ -154,6 +189,8 @@ impl Kind {
             // A layer of the caller sees no heartbeats.
             Self::LayerPanics => !matches!(op, O::Heartbeat),
             Self::Capacity => matches!(op, O::Poll),
+            Self::Close => matches!(op, O::Finish),
+            Self::Crowd => matches!(op, O::Sample),
             Self::Twice => !matches!(op, O::Finish),
             Self::JobFails => matches!(
                 op,
@@ -173,7 +210,21 @@ impl Kind {
     pub const fn lasts(self) -> bool {
         matches!(
             self,
-            Self::Capacity | Self::Partition | Self::Outage | Self::Restart
+            Self::Capacity
+                | Self::Partition
+                | Self::Outage
+                | Self::Restart
+                | Self::Busy
+                | Self::Close
+                | Self::Crowd
+        )
+    }
+
+    /// Whether a spell of it changes what single requests meet; the others are done to the server, the executor or the programs.
+    pub const fn strikes_requests(self) -> bool {
+        !matches!(
+            self,
+            Self::Capacity | Self::Busy | Self::Close | Self::Crowd
         )
     }
 
@@ -186,6 +237,8 @@ impl Kind {
                 | Self::LimitedDate
                 | Self::LimitedBody
                 | Self::Limited
+                | Self::SlowBody
+                | Self::LongHint
         )
     }
 }

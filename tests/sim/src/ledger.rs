@@ -315,6 +315,19 @@ pub fn numbers(datum: &Datum) -> Result<(u32, u32), EngineError> {
     }
 }
 
+/// The prompt of a sample, which names its call.
+pub fn prompt(call: u32) -> Vec<u32> {
+    vec![7, call / 250, call % 250]
+}
+
+/// The call of a prompt.
+pub fn call_of_prompt(tokens: &[u64]) -> Option<u32> {
+    match tokens {
+        [7, high, low] => u32::try_from(high * 250 + low).ok(),
+        _ => None,
+    }
+}
+
 /// The name under which a call saves.
 pub fn save_name(is_state: bool, call: u32) -> String {
     format!("{}-{call}", if is_state { "state" } else { "export" })

@@ -21,7 +21,7 @@ pub struct Listener {
 }
 
 /// How lines of the client begin that tell of no error, or of one that is told or counted elsewhere.
-const HARMLESS: [&str; 15] = [
+const HARMLESS: [&str; 16] = [
     // The limits count these.
     "rate limited",
     "probing whether requests are taken again",
@@ -35,6 +35,7 @@ const HARMLESS: [&str; 15] = [
     "the poll for a client's results ended",
     // Once for an outage, of what each attempt counts.
     "the server fails; it is asked again",
+    "the server does not answer; requests are repeated",
     "the server answers again",
     // Each text once.
     "deprecation notice",

@@ -43,10 +43,14 @@ impl Misfortune {
     pub fn strike(&self, op: Op, client: usize, is_heart: bool) -> Option<Kind> {
         let now = self.clock.now().since_origin();
         let unit = self.unit(&self.chance);
-        let spell = self.spells.iter().find(|spell| {
-            // What lacks capacity is the server, which is told so itself.
-            spell.kind != Kind::Capacity && spell.covers(now, client)
-        });
+        let is_busy = |spell: &Spell| spell.kind == Kind::Busy && spell.covers(now, client);
+        if self.spells.iter().any(is_busy) {
+            self.met(Kind::Busy, op);
+        }
+        let spell = self
+            .spells
+            .iter()
+            .find(|spell| spell.kind.strikes_requests() && spell.covers(now, client));
         let struck = match spell {
             Some(spell) => Some(spell.kind),
             None if now >= self.calm_at => None,
@@ -77,6 +81,11 @@ impl Misfortune {
     /// A fault met an operation.
     pub fn met(&self, kind: Kind, op: Op) {
         self.lock().met(kind, op);
+    }
+
+    /// The gate closed while a request was on its way to the socket.
+    pub fn held(&self, op: Op) {
+        self.lock().held(op);
     }
 
     /// A program did something with a handle.

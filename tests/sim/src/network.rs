@@ -1,7 +1,7 @@
 //! The network between the clients and the server, which loses, delays, doubles and spoils what it carries.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +9,8 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tinkers_core::{
-    BoxFuture, HttpRequest, HttpResponse, ManualClock, Sent, Spawn, Time, Transport,
-    TransportError, TransportErrorKind, hint,
+    BoxFuture, Departure, HttpRequest, HttpResponse, ManualClock, RouteClass, Sent, Spawn, Time,
+    Transport, TransportError, TransportErrorKind, hint,
 };
 use tinkers_local::InProcess;
 
@@ -18,9 +18,11 @@ use crate::chance::Chance;
 use crate::control::Control;
 use crate::fault::Kind;
 use crate::misfortune::Misfortune;
-use crate::op::Op;
+use crate::old_limiter::OldLimiter;
+use crate::op::{Op, model_of};
 use crate::trace::{Hash, Trace};
-use crate::watch::{Beat, Watch};
+use crate::waits::Waits;
+use crate::watch::{Beat, Rule, Watch};
 
 type Answer = Result<HttpResponse, TransportError>;
 
@@ -37,6 +39,10 @@ pub struct Network {
     pub trace: Trace,
     /// What is promised.
     pub watch: Watch,
+    /// What became of those that wait.
+    pub waits: Waits,
+    /// What a faulty client keeps in place of its limiter.
+    pub old_limiter: Arc<OldLimiter>,
     /// The server.
     pub server: InProcess,
     /// What arrives though its sender has gone.
@@ -58,6 +64,8 @@ pub struct Way {
     pub client: usize,
     /// Whether only heartbeats go this way.
     pub is_heart: bool,
+    /// Whether the program has closed the session.
+    pub is_closed: Arc<AtomicBool>,
 }
 
 impl Transport for Way {
@@ -76,17 +84,11 @@ impl Drop for PollUnderWay<'_> {
 }
 
 impl Way {
-    async fn exchange(&self, request: HttpRequest) -> Answer {
+    async fn exchange(&self, mut request: HttpRequest) -> Answer {
         let network = &*self.network;
         let (op, class) = (Op::of_request(&request), request.class);
         let number = network.count.fetch_add(1, Ordering::Relaxed);
         let what = format!("request {number} of client {} ({})", self.client, op.name());
-        network.watch.leaves(class, network.clock.now(), &what);
-        let poll = (op == Op::Poll).then(|| {
-            let id = text_of(&request.body, "request_id");
-            network.watch.poll_leaves(&id, network.clock.now());
-            PollUnderWay(&network.watch, id)
-        });
         let struck = network.misfortune.strike(op, self.client, self.is_heart);
         if let Some(kind) = struck {
             network.misfortune.met(kind, op);
@@ -97,14 +99,73 @@ impl Way {
             // Without the hook, which would print it.
             std::panic::resume_unwind(Box::new("the caller's layer panicked"));
         }
+        let departure = std::mem::take(&mut request.departure);
+        if struck == Some(Kind::Dial) {
+            network.dial(request.timeouts.total).await?;
+        }
+        if !departure.may_leave() {
+            network.misfortune.held(op);
+            network.trace.note(format_args!("{what} is held back"));
+            return Err(TransportError::new(
+                TransportErrorKind::Held,
+                Sent::NotSent,
+                "the gate closed while it waited for a connection",
+            ));
+        }
+        if op.is_submission() && self.is_closed.load(Ordering::Relaxed) {
+            let what = format!("{what} left after its session was closed");
+            network.watch.report(Rule::Closed, what);
+        }
+        let left_at = network.clock.now();
+        network.watch.leaves(class, left_at, &what);
+        let sample = match op {
+            Op::Sample => network.waits.leaves(&request, left_at),
+            _ => None,
+        };
+        let model = (op.is_submission() && class == RouteClass::Train)
+            .then(|| model_of(&request))
+            .flatten();
+        let asked_at = network.old_limiter.asked_at();
+        let poll = (op == Op::Poll).then(|| {
+            let id = text_of(&request.body, "request_id");
+            network.watch.poll_leaves(&id, network.clock.now());
+            PollUnderWay(&network.watch, id)
+        });
         let session = self.is_heart.then(|| text_of(&request.body, "session_id"));
         let time: &dyn Time = &network.clock;
         let limit = request.timeouts.first_byte.min(request.timeouts.total);
+        let longest_body = request.timeouts.total;
         let carried = network.carry(op, struck, request);
-        let answer = match time.deadline(time.now().after(limit), carried).await {
+        let mut answer = match time.deadline(time.now().after(limit), carried).await {
             Some(answer) => answer,
             None => Err(lost(TransportErrorKind::Timeout, "no answer in time")),
         };
+        let now = network.clock.now();
+        if class == RouteClass::Poll {
+            network.watch.ramp_answered(left_at);
+        }
+        let is_accepted = |answer: &HttpResponse| answer.status.is_success();
+        if let Some(model) = model
+            && answer.as_ref().is_ok_and(is_accepted)
+        {
+            network.waits.accepted(model, now);
+        }
+        if let Some(call) = sample {
+            let found_none = |error: &TransportError| error.kind == TransportErrorKind::Connect;
+            let found_none = answer.as_ref().is_err_and(found_none);
+            network.waits.ended(call, now, found_none, answer.is_ok());
+            if network.control == Some(Control::WindowFromStart)
+                && found_none
+                && left_at.since(asked_at) > Duration::from_secs(300)
+            {
+                // Of this kind none is repeated.
+                answer = Err(TransportError::new(
+                    TransportErrorKind::Tls,
+                    Sent::NotSent,
+                    "no connection, and no time left",
+                ));
+            }
+        }
         match &answer {
             Ok(answer) => network
                 .trace
@@ -124,31 +185,61 @@ impl Way {
             let beat = if arrived { Beat::Arrived } else { Beat::Struck };
             network.watch.beat(&session, network.clock.now(), beat);
         }
-        self.heard(class, op, answer)
-    }
-
-    /// What the client is told of an answer, after it was looked at.
-    fn heard(&self, class: tinkers_core::RouteClass, op: Op, answer: Answer) -> Answer {
-        let network = &*self.network;
-        let mut answer = answer?;
+        let answer = answer?;
         if op == Op::Poll && !answer.status.is_server_error() && says_capacity(&answer) {
             network.misfortune.met(Kind::Capacity, op);
         }
-        if answer.status == StatusCode::TOO_MANY_REQUESTS {
-            let hint = hint::retry_after(&answer, network.clock.wall());
-            network.watch.refused(class, network.clock.now(), hint);
-            if network.control == Some(Control::HintsNotHeard) {
-                answer.headers.clear();
-                answer.body = Bytes::from_static(b"{}");
-            }
+        if answer.status != StatusCode::TOO_MANY_REQUESTS {
+            return Ok(answer);
         }
-        Ok(answer)
+        let body = self.refused(class, struck, answer, &departure);
+        let body = time.deadline(time.now().after(longest_body), body).await;
+        body.ok_or_else(|| lost(TransportErrorKind::Timeout, "the body did not come in time"))
+    }
+
+    /// A refusal for the rate: the client is told of its head at once, and its body may take a while.
+    async fn refused(
+        &self,
+        class: RouteClass,
+        struck: Option<Kind>,
+        mut answer: HttpResponse,
+        departure: &Departure,
+    ) -> HttpResponse {
+        let network = &*self.network;
+        let wall = network.clock.wall();
+        let head = HttpResponse {
+            body: Bytes::new(),
+            ..answer.clone()
+        };
+        let closes = |hint: Option<Duration>| {
+            let now = network.clock.now();
+            let until = network.watch.refused(class, now, hint);
+            if class == RouteClass::Sample {
+                network.waits.closed(now, until);
+            }
+        };
+        closes(hint::retry_after(&head, wall));
+        let in_body = hint::retry_after(&answer, wall);
+        if network.control == Some(Control::HintsNotHeard) {
+            answer.headers.clear();
+            answer.body = Bytes::from_static(b"{}");
+        }
+        if network.control != Some(Control::LateHead) {
+            departure.head(answer.status, &answer.headers, wall);
+        }
+        if struck == Some(Kind::SlowBody) {
+            network.pause(Duration::from_secs(30)).await;
+        }
+        if hint::retry_after(&head, wall).is_none() {
+            closes(in_body);
+        }
+        answer
     }
 }
 
 impl Network {
     async fn carry(&self, op: Op, struck: Option<Kind>, request: HttpRequest) -> Answer {
-        let Some(kind) = struck else {
+        let Some(kind) = struck.filter(|kind| *kind != Kind::Dial) else {
             return self.deliver(op, request).await;
         };
         match kind {
@@ -230,6 +321,20 @@ impl Network {
         self.spawn.spawn(Box::pin(late)).detach();
     }
 
+    /// A request waits for a connection.
+    async fn dial(&self, longest: Duration) -> Result<(), TransportError> {
+        let time: &dyn Time = &self.clock;
+        let waited = self.pause(Duration::from_secs(30));
+        let waited = time.deadline(time.now().after(longest), waited).await;
+        waited.ok_or_else(|| {
+            TransportError::new(
+                TransportErrorKind::Timeout,
+                Sent::NotSent,
+                "no connection in time",
+            )
+        })
+    }
+
     async fn pause(&self, longest: Duration) {
         let time: &dyn Time = &self.clock;
         time.sleep(self.chance.time(Duration::ZERO, longest)).await;
@@ -237,9 +342,11 @@ impl Network {
 
     /// An answer that is not the server's.
     fn spoilt(&self, kind: Kind) -> HttpResponse {
-        let wait = self
-            .chance
-            .time(Duration::from_millis(20), Duration::from_secs(40));
+        let longest = match kind {
+            Kind::LongHint => Duration::from_secs(14 * 60),
+            _ => Duration::from_secs(40),
+        };
+        let wait = self.chance.time(Duration::from_millis(20), longest);
         let (status, body) = match kind {
             Kind::Timeout408 => (
                 408,
@@ -279,7 +386,7 @@ impl Network {
         }
         let seconds = wait.as_secs() + 1;
         match kind {
-            Kind::LimitedMs => {
+            Kind::LimitedMs | Kind::SlowBody | Kind::LongHint => {
                 let ms = HeaderValue::from(wait.as_millis() as u64);
                 answer
                     .headers

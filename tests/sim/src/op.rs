@@ -53,12 +53,8 @@ impl Op {
     /// What a request is for. Passes without gradients go to the same route as those with them, in protobuf.
     pub fn of_request(request: &HttpRequest) -> Self {
         let op = Self::of(&request.path);
-        let is_protobuf = |kind: &str| kind.contains("protobuf");
-        let kind = request.headers.get(CONTENT_TYPE);
         if op == Self::ForwardBackward
-            && kind
-                .and_then(|kind| kind.to_str().ok())
-                .is_some_and(is_protobuf)
+            && is_protobuf(request)
             && let Ok(body) = plain(request)
             && let Ok(pass) = PassRequest::from_protobuf(body)
             && pass.mode == PassMode::Forward
@@ -136,7 +132,24 @@ impl Op {
     }
 }
 
-fn plain(request: &HttpRequest) -> std::io::Result<Bytes> {
+/// The model that a request is for.
+pub(crate) fn model_of(request: &HttpRequest) -> Option<String> {
+    let body = plain(request).ok()?;
+    if is_protobuf(request) {
+        return Some(PassRequest::from_protobuf(body).ok()?.model_id);
+    }
+    let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
+    body["model_id"].as_str().map(str::to_owned)
+}
+
+fn is_protobuf(request: &HttpRequest) -> bool {
+    let kind = request.headers.get(CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.contains("protobuf"))
+}
+
+/// The body as it was before it was compressed.
+pub(crate) fn plain(request: &HttpRequest) -> std::io::Result<Bytes> {
     match request.headers.get(CONTENT_ENCODING) {
         Some(_) => zstd::decode_all(&request.body[..]).map(Bytes::from),
         None => Ok(request.body.clone()),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::fault::{Kind, Mix, Spell};
+use crate::world::LATEST_POLL;
 
 /// What a user may leave out of a plan, to find out what a failure needs, and over which engine it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +213,8 @@ pub enum Behaviour {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// How many samples a crowd has.
+pub const CROWD: u8 = 250;
 
 impl Plan {
     /// The plan of a seed, cut down to `cut`.
@@ -221,7 +224,8 @@ impl Plan {
         let clients = clients(&chance.stream(1));
         let tasks = tasks(&chance.stream(2), clients.len(), calm_at);
         let server = server(&chance.stream(3));
-        let spells = spells(&chance.stream(5), calm_at, clients.len(), server.expiry);
+        let mut spells = spells(&chance.stream(5), calm_at, clients.len(), server.expiry);
+        spells.extend(spells_of_waits(&chance.stream(6), calm_at, clients.len()));
         let mut plan = Self {
             engine: cut.engine,
             seed,
@@ -233,7 +237,20 @@ impl Plan {
             tasks,
         };
         plan.cut(cut);
+        plan.crowd();
+        if !cut.without.contains(&Kind::LongHint) && chance.stream(7).happens(0.3) {
+            // Shorter than many a queue.
+            plan.clients[0].progress_deadline = 3 * MINUTE;
+        }
         plan
+    }
+
+    /// How long after its deadline a call may end: as late as tasks are polled, for each of the tasks that its end goes through.
+    pub fn latest_end(&self) -> Duration {
+        match self.spells.iter().any(|spell| spell.kind == Kind::Busy) {
+            true => 4 * LATEST_POLL,
+            false => Duration::ZERO,
+        }
     }
 
     fn cut(&mut self, cut: &Cut) {
@@ -255,6 +272,24 @@ impl Plan {
         {
             self.mix.0.push((only, 0.1));
         }
+    }
+
+    /// A task for each crowd, and refusals that meet it.
+    fn crowd(&mut self) {
+        let crowds = self.spells.iter().filter(|spell| spell.kind == Kind::Crowd);
+        let tasks: Vec<TaskPlan> = crowds
+            .map(|spell| TaskPlan {
+                client: spell.client.unwrap_or(0),
+                steps: vec![Step {
+                    pause: spell.from,
+                    calls: vec![(Verb::Sample(CROWD), Behaviour::Await)],
+                }],
+            })
+            .collect();
+        if !tasks.is_empty() && !self.mix.0.is_empty() {
+            self.mix.0.push((Kind::LimitedMs, 0.01));
+        }
+        self.tasks.extend(tasks);
     }
 }
 
@@ -353,8 +388,14 @@ fn mix(chance: &Chance) -> Mix {
                 | Kind::LayerPanics
                 | Kind::JobFails
         );
+        let rate = match kind {
+            _ if ends => rate / 5.0,
+            Kind::LongHint => rate / 5.0,
+            Kind::Dial => rate * 3.0,
+            _ => rate,
+        };
         if is_there && !kind.lasts() {
-            mix.0.push((kind, if ends { rate / 5.0 } else { rate }));
+            mix.0.push((kind, rate));
         }
     }
     mix
@@ -379,6 +420,27 @@ fn spells(chance: &Chance, calm_at: Duration, clients: usize, expiry: Duration) 
             if chance.happens(probability) {
                 spells.push(spell);
             }
+        }
+    }
+    spells
+}
+
+/// What happens to executors and programs, at times that disturb no other choice of the plan.
+fn spells_of_waits(chance: &Chance, calm_at: Duration, clients: usize) -> Vec<Spell> {
+    let mut spells = Vec::new();
+    for (kind, probability, longest) in [
+        (Kind::Busy, 0.3, 20 * MINUTE),
+        (Kind::Close, 0.3, Duration::ZERO),
+        (Kind::Crowd, 0.04, Duration::ZERO),
+    ] {
+        let spell = Spell {
+            kind,
+            from: calm_at.mul_f64(chance.below(900) as f64 / 1000.0),
+            lasts: chance.time(Duration::ZERO, longest),
+            client: (kind != Kind::Busy).then(|| chance.below(clients as u64) as usize),
+        };
+        if chance.happens(probability) {
+            spells.push(spell);
         }
     }
     spells

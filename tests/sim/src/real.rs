@@ -171,6 +171,7 @@ impl RealEngine {
             record: CheckpointRecord {
                 path,
                 base_model: tinkers_engine::builtin::NAME.to_owned(),
+                base_fingerprint: None,
                 lora: LoraConfig::rank(1),
                 saved_at: 0.0,
                 expires_at: None,

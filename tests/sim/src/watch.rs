@@ -51,6 +51,16 @@ pub enum Rule {
     Counted,
     /// Time goes on.
     Progress,
+    /// Nothing is submitted after the end of a session.
+    Closed,
+    /// A call that finds no connection is repeated for as long as its window lasts.
+    Retries,
+    /// A call that cannot be let through within its deadline fails at once.
+    Deadline,
+    /// A call in a queue that moves does not count as stalled.
+    Queue,
+    /// After a pause polls come back little by little.
+    Ramp,
 }
 
 /// The most polls of one result within any minute: one that is held for a second and one that is not, in turns, with room for
@@ -82,6 +92,8 @@ struct Inner {
 struct State {
     violations: Vec<Violation>,
     lanes: [Lane; 5],
+    /// Polls since the last refusal of one.
+    ramp: Option<Ramp>,
     polls: BTreeMap<String, Polls>,
     polling: usize,
     sessions: BTreeMap<String, Session>,
@@ -96,11 +108,37 @@ struct Session {
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Lane {
-    /// When the last refusal was heard of, and when its lane opens again.
-    heard: Moment,
+    /// When the lane opens again after the refusals that were heard of.
     until: Moment,
     /// The gate's own word.
     closed: Option<Moment>,
+}
+
+/// How polls come back after a pause.
+#[derive(Debug, Default)]
+struct Ramp {
+    /// When the first left, which is the probe, and when the second.
+    first: Option<Moment>,
+    second: Option<Moment>,
+    left: u64,
+    answered: u64,
+}
+
+impl Ramp {
+    /// A poll leaves. Returns how many are not answered, when that is too many: as many as were answered, eight at least, and twice as
+    /// many every quarter of a second, since a server holds the polls that it accepts.
+    fn leaves(&mut self, at: Moment) -> Option<u64> {
+        self.left += 1;
+        if self.first.is_none() {
+            self.first = Some(at);
+            return None;
+        }
+        let second = *self.second.get_or_insert(at);
+        let steps = at.since(second).as_millis() / 250;
+        let unanswered = self.left.saturating_sub(self.answered);
+        let most = (8 + self.answered).checked_shl(1 + u32::try_from(steps).ok()?)?;
+        (steps < 16 && unanswered > most).then_some(unanswered)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -143,8 +181,8 @@ impl Watch {
         self.look(at);
         let mut state = self.lock();
         let lane = state.lanes[class.index()];
-        // At the very moment of the refusal others may be on their way.
-        if class != RouteClass::Control && at > lane.heard && at < lane.until {
+        // From the head of the refusal on: what is on its way to the socket is asked once more before it leaves.
+        if class != RouteClass::Control && at < lane.until {
             let early = lane.until.since(at);
             self.broken(
                 &mut state,
@@ -154,20 +192,44 @@ impl Watch {
                     class.name()
                 ),
             );
+        } else if class == RouteClass::Poll
+            && let Some(ramp) = &mut state.ramp
+            && let Some(unanswered) = ramp.leaves(at)
+        {
+            state.ramp = None;
+            let what =
+                format!("{what} is the {unanswered}th poll without an answer soon after a pause");
+            self.broken(&mut state, Rule::Ramp, what);
         }
     }
 
     /// A refusal for the rate came back.
-    pub fn refused(&self, class: RouteClass, at: Moment, hint: Option<Duration>) {
-        {
+    ///
+    /// Returns until when its class is closed.
+    pub fn refused(&self, class: RouteClass, at: Moment, hint: Option<Duration>) -> Moment {
+        let until = {
             let mut state = self.lock();
             let lane = &mut state.lanes[class.index()];
-            lane.heard = at;
             lane.until = lane
                 .until
                 .max(at.after(hint.unwrap_or(UNHINTED).min(MAX_HINT)));
-        }
+            let until = lane.until;
+            if class == RouteClass::Poll {
+                state.ramp = Some(Ramp::default());
+            }
+            until
+        };
         self.look(at);
+        until
+    }
+
+    /// A poll that left at some time was answered, or failed.
+    pub fn ramp_answered(&self, left_at: Moment) {
+        if let Some(ramp) = &mut self.lock().ramp
+            && ramp.first.is_some_and(|first| first <= left_at)
+        {
+            ramp.answered += 1;
+        }
     }
 
     /// A poll for one result leaves.

@@ -1,9 +1,10 @@
 //! One run: server, network, clients and programs put together, run to their end, and looked at.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
@@ -18,17 +19,18 @@ use crate::book::{Book, CallId, Outcome};
 use crate::caller::Client;
 use crate::chance::Chance;
 use crate::check;
-use crate::control::{Control, NoTurn, OldLimiter};
+use crate::control::{Control, NoTurn};
 use crate::cover::Cover;
 use crate::executor::{Executor, Owner, Stop};
-use crate::fault::Kind;
 use crate::ledger::{Answers, LedgerEngine, LedgerParts};
 use crate::listen::{CANARY, Listener};
 use crate::misfortune::Misfortune;
 use crate::network::{Network, Way};
 use crate::plan::{EngineKind, Plan};
 use crate::real::RealEngine;
+use crate::spells;
 use crate::trace::{Keep, Trace};
+use crate::waits::Waits;
 use crate::watch::{Rule, Violation, Watch};
 
 /// What everybody in a run shares.
@@ -53,9 +55,10 @@ pub struct Stage {
     endpoints: Endpoints,
     /// Kept to the end, so that what was learned outlives a session that was lost.
     endpoint: Mutex<Option<Endpoint>>,
-    old_limiter: Arc<OldLimiter>,
     chance: Chance,
     connects: AtomicU64,
+    /// Whether a session is closed, by its id.
+    closed: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
     /// The errors that the clients went on from.
     setbacks: Arc<Setbacks>,
 }
@@ -96,6 +99,8 @@ pub struct Size {
 
 /// How long after the calm everything must have ended: what may pause for billing or wait for news, twice.
 const AFTER_CALM: Duration = Duration::from_secs(4 * 3600);
+/// How late a task of a busy client is polled at most.
+pub const LATEST_POLL: Duration = Duration::from_secs(2);
 /// How long what is left may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(900);
 
@@ -155,6 +160,8 @@ impl Run {
             chance: chance.stream(5),
             misfortune,
             watch: Watch::new(&trace),
+            waits: Waits::default(),
+            old_limiter: Arc::default(),
             trace,
             server: InProcess::new(server).with_api_key(CANARY),
             spawn: Arc::clone(&server_side),
@@ -173,9 +180,9 @@ impl Run {
             server_side,
             endpoints: Endpoints::new(),
             endpoint: Mutex::new(None),
-            old_limiter: Arc::default(),
             chance: chance.stream(6),
             connects: AtomicU64::new(0),
+            closed: Mutex::default(),
             setbacks: Arc::default(),
         });
         let client = |index| Arc::new(Client::new(Arc::clone(&stage), index));
@@ -190,7 +197,7 @@ impl Run {
     }
 
     fn run(self, listener: &Listener) -> Ran {
-        self.plan_spells();
+        spells::start(&self.stage, &self.clients, &self.executor);
         let stage = Arc::downgrade(&self.stage);
         listener.when_expired(move |session| {
             if let Some(stage) = stage.upgrade() {
@@ -241,6 +248,7 @@ impl Run {
         violations.extend(check::heard(&listener.heard(), watch));
         violations.extend(check::counted(&listener.heard(), &counted));
         let calls = self.stage.book.entries();
+        violations.extend(network.waits.check(&self.stage.plan, &calls));
         let count = |is: fn(&Outcome) -> bool| {
             let all = calls.iter().filter_map(|(_, call)| call.outcome.as_ref());
             all.filter(|(_, outcome)| is(outcome)).count() as u64
@@ -290,24 +298,6 @@ impl Run {
             );
         }
     }
-
-    fn plan_spells(&self) {
-        for spell in self.stage.network.misfortune.spells().to_vec() {
-            let server = self.stage.network.server.server().clone();
-            let sleep = self.clock.sleep_until(Moment::from_origin(spell.from));
-            let trace = self.stage.network.trace.clone();
-            let begins = async move {
-                sleep.await;
-                trace.note(format_args!("{} for {:?}", spell.kind.name(), spell.lasts));
-                match spell.kind {
-                    Kind::Capacity => server.pause_capacity(spell.lasts),
-                    Kind::Restart => server.restart(),
-                    _ => {}
-                }
-            };
-            self.stage.server_side.spawn(Box::pin(begins)).detach();
-        }
-    }
 }
 
 impl Stage {
@@ -338,11 +328,13 @@ impl Stage {
         let endpoint = self.endpoints.get_or_create(key);
         self.network.watch.look_at(endpoint.limiter());
         *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
+        let is_closed: Arc<AtomicBool> = Arc::default();
         let way = |is_heart| {
             Arc::new(Way {
                 network: Arc::clone(&self.network),
                 client: index,
                 is_heart,
+                is_closed: Arc::clone(&is_closed),
             })
         };
         let time: Arc<dyn Time> = Arc::new(self.network.clock.clone());
@@ -376,6 +368,8 @@ impl Stage {
         let service = ServiceClient::over(Session::open(parts, options).await?);
         let now = self.time().now();
         self.network.watch.session_begins(service.session_id(), now);
+        let session = service.session_id().to_owned();
+        self.closed().insert(session, is_closed);
         Ok(service)
     }
 
@@ -383,9 +377,21 @@ impl Stage {
     pub fn context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
         let context = service.context();
         match self.control {
-            Some(control) => control.spoil(context, &self.old_limiter),
+            Some(control) => control.spoil(context, &self.network.old_limiter, &self.server_side),
             None => context,
         }
+    }
+
+    /// The program closes a session now.
+    pub fn closes(&self, session: &str) {
+        self.let_go(session);
+        if let Some(is_closed) = self.closed().get(session) {
+            is_closed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn closed(&self) -> MutexGuard<'_, BTreeMap<String, Arc<AtomicBool>>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The program has let go of a session.

@@ -12,6 +12,8 @@ fn every_promise_holds_over_many_seeds() {
     assert_eq!(broken, None);
     assert!(results.size.ok > 1000, "inconclusive: {:?}", results.size);
     assert!(results.cover.total() > 1000, "inconclusive");
+    let held_back = results.cover.held_back();
+    assert!(held_back > 0, "inconclusive: every request left at once");
     // What is counted as often as it is logged must have come at all.
     for setback in [
         Setback::Repeat,

@@ -8,6 +8,7 @@ use crate::churn::Churn;
 use crate::crowd;
 use crate::limited::Limited;
 use crate::log::Log;
+use crate::pauses::{Asks, Scene};
 use crate::plan::{Begins, Plan, Shape};
 use crate::storm::{self, Storm};
 use crate::threads::Tasks;
@@ -104,6 +105,11 @@ pub const CASES: &[Case] = &[
         about: "several clients of one limiter are let in in turn",
         run: clients,
     },
+    Case {
+        name: "pauses",
+        about: "calls over sockets, HTTP/1.1 and HTTP/2: none leaves from a 429 to the end of its hint",
+        run: pauses,
+    },
 ];
 
 fn waiters(size: Size, seed: u64) -> Round {
@@ -143,6 +149,43 @@ fn clients(size: Size, seed: u64) -> Round {
         begins: Begins::Complete,
     };
     crowd_of(shape, seed)
+}
+
+fn pauses(size: Size, seed: u64) -> Round {
+    let scene = |is_http2, connections, streams, is_body_slow| Scene {
+        is_http2,
+        connections,
+        streams,
+        is_body_slow,
+        calls: size.of(100, 1_000),
+        warm_up: size.of(200, 1_700),
+    };
+    let many = size.of(24, 256);
+    let scenes = [
+        scene(false, many, 1, false),
+        scene(false, 8, 1, true),
+        scene(true, many, 1, true),
+        scene(true, 4, size.of(2, 20), false),
+    ];
+    let mut round = Round::default();
+    let (mut held, mut on_the_wire, mut early) = (u64::MAX, 0, 0);
+    for scene in &scenes {
+        let seen = scene.run(Asks::Yes, seed);
+        round.faults.extend(seen.faults(scene));
+        held = held.min(seen.held);
+        on_the_wire += seen.on_the_wire;
+        early += seen.early;
+    }
+    // Where the transport does not ask, the same calls are early: the count sees them.
+    let control = scenes[1].run(Asks::No, seed);
+    round.met = held.min(control.early);
+    round.figures = vec![
+        ("early", early),
+        ("on the wire", on_the_wire),
+        ("held at least", held),
+        ("early without asking", control.early),
+    ];
+    round
 }
 
 fn crowd_of(shape: Shape, seed: u64) -> Round {

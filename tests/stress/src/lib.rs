@@ -14,6 +14,7 @@ pub mod crowd;
 pub mod fair;
 pub mod limited;
 pub mod log;
+pub mod pauses;
 pub mod plan;
 pub mod polling;
 pub mod steps;

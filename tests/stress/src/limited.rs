@@ -49,6 +49,7 @@ pub fn ask(client: u64) -> Ask {
         deadline: None,
         flight: None,
         reentry: Reentry::New,
+        is_nested: false,
     }
 }
 

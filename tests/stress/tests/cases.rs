@@ -4,6 +4,7 @@ use tinkers_stress::case::{CASES, Size, Verdict};
 use tinkers_stress::check;
 use tinkers_stress::crowd;
 use tinkers_stress::limited::Limited;
+use tinkers_stress::pauses::{Asks, Scene};
 use tinkers_stress::plan::{Begins, Plan, Shape};
 use tinkers_stress::storm::{self, Storm};
 
@@ -47,9 +48,37 @@ fn clients_are_let_in_in_turn() {
 }
 
 #[test]
+fn no_request_leaves_inside_a_pause() {
+    holds("pauses");
+}
+
+#[test]
+fn requests_that_leave_inside_a_pause_are_counted() {
+    for is_http2 in [false, true] {
+        let scene = Scene {
+            is_http2,
+            connections: 4,
+            streams: 1,
+            is_body_slow: false,
+            calls: 50,
+            warm_up: 200,
+        };
+        let seen = scene.run(Asks::No, 1);
+        assert!(seen.early > 0, "{seen:?}");
+        assert_eq!((seen.held, seen.failed), (0, 0), "{seen:?}");
+        assert_eq!(seen.faults(&scene).len(), 1);
+    }
+}
+
+#[test]
 fn every_case_is_run_here() {
     let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
-    assert_eq!(names, ["waiters", "registry", "storm", "aborts", "clients"]);
+    assert_eq!(
+        names,
+        [
+            "waiters", "registry", "storm", "aborts", "clients", "pauses"
+        ]
+    );
 }
 
 #[test]

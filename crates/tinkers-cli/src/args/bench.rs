@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use clap::{Args, Subcommand};
 
 use super::ConnectionArgs;
+use super::numbers::{count, whole};
 
 /// `tinkers bench`.
 #[derive(Debug, Args)]
@@ -36,6 +37,20 @@ impl Load {
             Self::Train(args) => &args.server,
         }
     }
+
+    pub(super) fn command(&self) -> &'static str {
+        match self {
+            Self::Sample(_) => "bench sample",
+            Self::Train(_) => "bench train",
+        }
+    }
+
+    pub(super) fn connection_mut(&mut self) -> &mut ConnectionArgs {
+        match self {
+            Self::Sample(args) => &mut args.server.connection,
+            Self::Train(args) => &mut args.server.connection,
+        }
+    }
 }
 
 /// Which server is put under load, and how the result is told.
@@ -56,26 +71,29 @@ pub(crate) struct ServerArgs {
 
 /// `tinkers bench sample`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
 A latency runs from the call to the result, so with more requests under way than the server takes it
-counts the waiting for a turn too.")]
+counts the waiting for a turn too."
+)]
 pub(crate) struct SampleArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     /// Requests in all
-    #[arg(long, value_name = "N", default_value = "100", help_heading = "Load")]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count, help_heading = "Load")]
     pub(crate) requests: NonZeroU32,
     /// Requests under way at once; 0 for all of them, held back by the limiter alone
-    #[arg(long, value_name = "C", default_value = "0", help_heading = "Load")]
+    #[arg(long, value_name = "C", default_value = "0", value_parser = whole::<u32>, help_heading = "Load")]
     pub(crate) concurrency: u32,
     /// Tokens in each prompt
-    #[arg(long, value_name = "L", default_value = "256", help_heading = "Load")]
+    #[arg(long, value_name = "L", default_value = "256", value_parser = count, help_heading = "Load")]
     pub(crate) prompt_len: NonZeroU32,
     /// Samples of each prompt
-    #[arg(long, value_name = "K", default_value = "1", help_heading = "Load")]
+    #[arg(long, value_name = "K", default_value = "1", value_parser = count, help_heading = "Load")]
     pub(crate) num_samples: NonZeroU32,
     /// The most tokens in each sample
-    #[arg(long, value_name = "M", default_value = "256", help_heading = "Load")]
+    #[arg(long, value_name = "M", default_value = "256", value_parser = count, help_heading = "Load")]
     pub(crate) max_tokens: NonZeroU32,
 }
 
@@ -91,23 +109,26 @@ impl SampleArgs {
 
 /// `tinkers bench train`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
 A round is one forward_backward with cross-entropy and one optim_step; its latency runs from the
-submission of the first to both results.")]
+submission of the first to both results."
+)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     /// Rounds in all
-    #[arg(long, value_name = "R", default_value = "20", help_heading = "Load")]
+    #[arg(long, value_name = "R", default_value = "20", value_parser = count, help_heading = "Load")]
     pub(crate) rounds: NonZeroU32,
     /// Data in each round
-    #[arg(long, value_name = "B", default_value = "8", help_heading = "Load")]
+    #[arg(long, value_name = "B", default_value = "8", value_parser = count, help_heading = "Load")]
     pub(crate) batch: NonZeroU32,
     /// Tokens in each datum
-    #[arg(long, value_name = "L", default_value = "256", help_heading = "Load")]
+    #[arg(long, value_name = "L", default_value = "256", value_parser = count, help_heading = "Load")]
     pub(crate) seq_len: NonZeroU32,
     /// Rank of the LoRA adapter
-    #[arg(long, value_name = "N", default_value = "8", help_heading = "Load")]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Load")]
     pub(crate) rank: NonZeroU32,
 }
 
@@ -154,7 +175,13 @@ mod tests {
             "train --base-url http://h --rounds 0",
             "train --base-url http://h --requests 1",
         ] {
-            assert_eq!(read(line).unwrap_err().exit_code(), 2, "{line}");
+            let error = read(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            let is_number = line.ends_with(" 0") || line.ends_with("-1");
+            assert!(
+                !is_number || error.to_string().contains("expected a whole"),
+                "{error}"
+            );
         }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tinkers_local::{Dialect, Expiry, LocalConfig};
 
+use super::numbers::seconds;
+
 /// The options that make the server one of another make.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Tests")]
@@ -86,16 +88,6 @@ impl DialectArgs {
             config.dialect.expiry = expiry;
         }
     }
-}
-
-/// A length in seconds, above 0.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a number of seconds above 0, such as 0.5".to_owned();
-    let seconds: f64 = text.parse().map_err(|_| wrong())?;
-    Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|length| !length.is_zero())
-        .ok_or_else(wrong)
 }
 
 #[cfg(test)]

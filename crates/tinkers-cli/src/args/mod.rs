@@ -4,6 +4,7 @@ mod bench;
 mod connection;
 mod dialect;
 mod doctor;
+mod numbers;
 mod scripted;
 
 use std::fmt;
@@ -11,14 +12,17 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use tinkers::Environment;
 
 pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs};
 pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
+use self::numbers::{count, learning_rate, whole, whole_seconds};
 pub(crate) use self::scripted::ScriptedArgs;
 use tinkers::wire::check_api_key;
 
@@ -43,15 +47,8 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// What is logged to stderr, such as `debug` or `tinkers_local=debug` [default: info for serve, else warn]
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        env = "TINKER_LOG",
-        hide_env_values = true,
-        help_heading = "Output"
-    )]
+    /// What is logged to stderr, such as `debug` or `tinkers_local=debug` [env: TINKER_LOG] [default: info for serve, else warn]
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Output")]
     pub(crate) log: Option<String>,
 }
 
@@ -70,36 +67,23 @@ pub(crate) enum Command {
 
 /// `tinkers quickstart`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
 Examples:
   tinkers quickstart
   tinkers quickstart --text notes.txt --steps 200
-  tinkers quickstart --base-url http://127.0.0.1:8000 --json")]
+  tinkers quickstart --base-url http://127.0.0.1:8000 --json"
+)]
 pub(crate) struct QuickstartArgs {
-    /// A server to use in place of the embedded one
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TINKER_BASE_URL",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
+    /// A server to use in place of the embedded one [env: TINKER_BASE_URL]
+    #[arg(long, value_name = "URL", help_heading = "Server")]
     base_url: Option<String>,
-    /// The key for the server of --base-url; the embedded one needs none
-    #[arg(
-        long,
-        value_name = "KEY",
-        env = "TINKER_API_KEY",
-        hide_env_values = true,
-        help_heading = "Server"
-    )]
+    /// The key for the server of --base-url; the embedded one needs none [env: TINKER_API_KEY]
+    #[arg(long, value_name = "KEY", help_heading = "Server")]
     api_key: Option<Key>,
-    #[arg(
-        long,
-        value_name = "DIR",
-        help = paths::data_dir_help("Where the embedded server keeps checkpoints"),
-        help_heading = "Server"
-    )]
+    /// Where the embedded server keeps checkpoints [default: a temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR", help_heading = "Server")]
     data_dir: Option<PathBuf>,
     /// The base model
     #[arg(long, value_name = "NAME", default_value = BUILT_IN_MODEL, help_heading = "Model")]
@@ -108,7 +92,7 @@ pub(crate) struct QuickstartArgs {
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub(crate) tokenizer: Option<PathBuf>,
     /// Rank of the LoRA adapter
-    #[arg(long, value_name = "N", default_value = "32", help_heading = "Model")]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = count, help_heading = "Model")]
     pub(crate) rank: NonZeroU32,
     /// A text to train on, in UTF-8 [default: Newton's Opticks]
     #[arg(long, value_name = "FILE", help_heading = "Training")]
@@ -118,17 +102,19 @@ pub(crate) struct QuickstartArgs {
         long,
         value_name = "N",
         default_value = "100",
+        value_parser = count,
         help_heading = "Training"
     )]
     pub(crate) steps: NonZeroU32,
     /// Pieces of text in each step
-    #[arg(long, value_name = "N", default_value = "8", help_heading = "Training")]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Training")]
     pub(crate) batch: NonZeroU32,
     /// Tokens in each piece
     #[arg(
         long,
         value_name = "N",
         default_value = "256",
+        value_parser = count,
         help_heading = "Training"
     )]
     pub(crate) seq_len: NonZeroU32,
@@ -142,7 +128,7 @@ pub(crate) struct QuickstartArgs {
     )]
     pub(crate) learning_rate: f64,
     /// Seed of the adapter, of the order of the text and of the samples
-    #[arg(long, value_name = "N", default_value = "7", help_heading = "Training")]
+    #[arg(long, value_name = "N", default_value = "7", value_parser = whole::<u64>, help_heading = "Training")]
     pub(crate) seed: u64,
     /// Print one JSON object on stdout, and nothing else there; losses are in nats per token
     #[arg(long, help_heading = "Output")]
@@ -152,7 +138,7 @@ pub(crate) struct QuickstartArgs {
 /// Which server `quickstart` talks to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// One inside this process, keeping its checkpoints here or in the default place.
+    /// One inside this process, keeping its checkpoints here or in a temporary directory.
     Embedded(Option<PathBuf>),
     /// One elsewhere.
     Remote {
@@ -169,7 +155,7 @@ impl QuickstartArgs {
         match self.base_url.as_deref().filter(|url| !url.is_empty()) {
             Some(url) => Target::Remote {
                 base_url: url.to_owned(),
-                api_key: self.api_key.clone().filter(|key| !key.expose().is_empty()),
+                api_key: self.api_key.clone(),
             },
             None => Target::Embedded(self.data_dir.clone()),
         }
@@ -215,8 +201,11 @@ impl QuickstartArgs {
 
 /// `tinkers serve`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM.
+#[command(
+    allow_negative_numbers = true,
+    after_help = "\
+Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM: saves that have begun
+are finished, which takes 30 s at most; a second signal ends it at once.
 GET /openapi.json describes its routes and bodies.
 With --engine scripted, GET /scripted/counts tells what was accepted, refused and in flight.
 With --faults, GET /faults/counts tells how often each rule struck, and so does the end.
@@ -228,7 +217,8 @@ Examples:
   tinkers serve --engine scripted --latency 200 --window 20 --hint-ms 500
   tinkers serve --print-openapi > openapi.json
   tinkers serve --engine scripted --dialect skyrl --long-poll 5
-  tinkers serve --faults bad-day.toml --journal journal.jsonl")]
+  tinkers serve --faults bad-day.toml --journal journal.jsonl"
+)]
 pub(crate) struct ServeArgs {
     /// The IP address to listen on; one beyond this machine only together with --api-key
     #[arg(
@@ -239,11 +229,14 @@ pub(crate) struct ServeArgs {
     )]
     pub(crate) host: Host,
     /// The port; 0 takes a free one
-    #[arg(long, default_value = "8000", help_heading = "Server")]
+    #[arg(long, default_value = "8000", value_parser = whole::<u16>, help_heading = "Server")]
     pub(crate) port: u16,
     /// The one key that is taken [default: any key is, and none]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
+    /// How long a session lives without a heartbeat, in whole seconds; clients send one every 10 seconds or so [default: 300]
+    #[arg(long, value_name = "SECS", value_parser = whole_seconds, help_heading = "Server")]
+    pub(crate) session_expiry: Option<Duration>,
     /// Have clients ask for each sample by itself, and not for all of them with one poll (retrieve_futures)
     #[arg(long, help_heading = "Server")]
     pub(crate) per_request_polls: bool,
@@ -263,6 +256,10 @@ pub(crate) struct ServeArgs {
     /// A Llama or Qwen3 model: config.json, *.safetensors, tokenizer.json [default: the built-in one, tinkers/tiny]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(crate) model_dir: Option<PathBuf>,
+    /// The name of the model of --model-dir, such as Qwen/Qwen3-8B; the names that its path gives are accepted too
+    /// [default: as the path ends, org/model or model]
+    #[arg(long, value_name = "NAME", value_parser = model_name, requires = "model_dir", help_heading = "Engine")]
+    pub(crate) model_name: Option<String>,
     /// Seed of what has none of its own: samples and the start of adapters [default: another one at each start, which is logged]
     #[arg(long, value_name = "N", help_heading = "Engine")]
     pub(crate) seed: Option<u64>,
@@ -398,32 +395,59 @@ where
     I: IntoIterator<Item = T>,
     T: Into<std::ffi::OsString> + Clone,
 {
-    let cli = Cli::try_parse_from(arguments)?;
-    match &cli.command {
-        Command::Quickstart(args) => args.check()?,
-        Command::Serve(args) => args.check()?,
-        Command::Bench(_) | Command::Doctor(_) => {}
-    }
+    let mut cli = Cli::try_parse_from(arguments)?;
+    cli.complete(&Environment::read())?;
     Ok(cli)
 }
 
-/// With the usage of the command that it is about.
+/// A name that requests can use for a base model.
+fn model_name(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 200;
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control();
+    let is_name = !text.is_empty() && text.len() <= LONGEST && text.chars().all(is_plain);
+    if is_name && !text.contains("://") && !text.contains(":peft:") {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "expected a name such as Qwen/Qwen3-8B, of at most {LONGEST} bytes, without spaces, :// and :peft:"
+    ))
+}
+
+impl Cli {
+    /// Takes from the environment what was not given, and checks the whole.
+    fn complete(&mut self, environment: &Environment) -> Result<(), clap::Error> {
+        if self.log.is_none() {
+            self.log = environment.log().map(str::to_owned);
+        }
+        let (command, connection) = match &mut self.command {
+            Command::Quickstart(args) => {
+                if args.base_url.is_none() {
+                    args.base_url = environment.base_url().map(str::to_owned);
+                }
+                return args.check();
+            }
+            Command::Serve(args) => return args.check(),
+            Command::Bench(args) => (args.load.command(), args.load.connection_mut()),
+            Command::Doctor(args) => ("doctor", &mut args.connection),
+        };
+        connection
+            .complete(environment)
+            .map_err(|message| refusal(command, ErrorKind::MissingRequiredArgument, message))
+    }
+}
+
+/// With the usage of the command that it is about, such as `bench sample`.
 fn refusal(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
     let mut cli = Cli::command();
     // Gives the subcommands their full names.
     cli.build();
-    match cli.find_subcommand_mut(command) {
+    let found = command
+        .split(' ')
+        .try_fold(&mut cli, |found, name| found.find_subcommand_mut(name));
+    match found {
         Some(command) => command.error(kind, message),
-        None => cli.error(kind, message),
+        None => Cli::command().error(kind, message),
     }
-}
-
-fn learning_rate(text: &str) -> Result<f64, String> {
-    let rate: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
-    if rate.is_finite() && rate >= 0.0 {
-        return Ok(rate);
-    }
-    Err("expected a finite number, 0 or more".to_owned())
 }
 
 #[cfg(test)]
@@ -510,13 +534,24 @@ mod tests {
             "--batch 0",
             "--seq-len 0",
             "--rank 0",
+            "--steps -1",
+            "--steps 1.5",
+            "--steps 4294967296",
+            "--batch many",
+            "--seq-len -3",
+            "--rank -2",
             "--learning-rate -1",
+            "--learning-rate -1e-3",
             "--learning-rate NaN",
+            "--seed -1",
             "--learning-rate much",
             "--tokenizer t.json",
         ] {
             let error = read(&format!("quickstart --base-url= {bad}")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad}");
+            let expects =
+                bad.starts_with("--tokenizer") || error.to_string().contains("expected a");
+            assert!(expects, "{bad}: {error}");
         }
         assert_eq!(
             quickstart("quickstart --learning-rate 0").learning_rate,
@@ -542,6 +577,12 @@ mod tests {
             "serve --scripted-bytes 9",
             "serve --engine scripted --model-dir d",
             "serve --engine scripted --data-dir d",
+            "serve --model-name m",
+            "serve --model-dir d --model-name=",
+            "serve --model-dir d --model-name a:peft:1",
+            "serve --session-expiry 0",
+            "serve --session-expiry 1.5",
+            "serve --port -1",
             "serve --port 70000",
         ] {
             assert_eq!(read(bad).unwrap_err().exit_code(), 2, "{bad}");

@@ -6,29 +6,30 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tinkers_local::{HintForm, InvalidWindow, Script, Window};
 
-use super::dialect::seconds;
+use super::numbers::{seconds, whole};
 
 /// The options of `--engine scripted`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Scripted engine")]
 pub(crate) struct ScriptedArgs {
     /// How long each job takes, in milliseconds [default: 0]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = whole::<u64>)]
     latency: Option<u64>,
     /// Tokens in each sample, where a request has room for so many [default: as many as it has room for]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
     sample_tokens: Option<u32>,
     /// How much is added to each result of a pass, in bytes [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     scripted_bytes: Option<usize>,
     /// The most samples in flight; a submission beyond is answered 429 [default: no bound]
-    #[arg(long, value_name = "W", conflicts_with_all = ["window_steps", "window_walk"])]
+    #[arg(long, value_name = "W", value_parser = whole::<u32>, conflicts_with_all = ["window_steps", "window_walk"])]
     window: Option<u32>,
     /// The same, one level after the other, over and over, such as 20,50,10
     #[arg(
         long,
         value_name = "W,W,..",
         value_delimiter = ',',
+        value_parser = whole::<u32>,
         requires = "window_every",
         conflicts_with = "window_walk"
     )]
@@ -40,10 +41,10 @@ pub(crate) struct ScriptedArgs {
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     window_every: Option<Duration>,
     /// Seed of the walk [default: 1]
-    #[arg(long, value_name = "N", requires = "window_walk")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, requires = "window_walk")]
     window_seed: Option<u64>,
     /// What a 429 says of when to come back, in milliseconds [default: 1000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
     hint_ms: Option<u64>,
     /// How it says so [default: ms]
     #[arg(long, value_enum, value_name = "FORM")]

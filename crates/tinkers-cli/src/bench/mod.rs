@@ -10,16 +10,16 @@ mod train;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tinkers::FinishReason;
 use tinkers::prelude::ServiceClient;
 
 use self::count::Exchanges;
 use self::report::Report;
 use crate::address::without_password;
 use crate::args::{Load, ServerArgs};
+use crate::close_session::close_session;
 use crate::output::{self, Screen, Words};
 use crate::remote;
-use crate::signals::{Interrupted, Signals};
+use crate::signals::{Signals, interruptible};
 
 /// Puts the load on and tells, unless a signal comes first. Requests that fail are counted, and make it fail in the end.
 pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
@@ -32,34 +32,17 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
     let screen = Screen::new(words);
     let before = process::connections();
     let exchanges = Arc::new(Exchanges::default());
-    let service = tokio::select! {
-        biased;
-        () = signals.next() => return Err(Interrupted.into()),
-        service = connect(server, Arc::clone(&exchanges)) => service?,
-    };
+    let connecting = connect(server, Arc::clone(&exchanges));
+    let service = interruptible(signals, connecting).await?;
     let bench = Bench {
         service: service.clone(),
-        address: without_password(&server.connection.base_url),
+        address: without_password(server.connection.base_url()),
         exchanges,
         screen,
         sockets_before: before,
     };
-    let outcome = tokio::select! {
-        biased;
-        () = signals.next() => Err(Interrupted.into()),
-        report = bench.work(load) => report,
-    };
-    let reason = match &outcome {
-        Ok(_) => FinishReason::Success,
-        Err(error) if error.is::<Interrupted>() => FinishReason::Interrupted,
-        Err(_) => FinishReason::Errored,
-    };
-    tokio::select! {
-        biased;
-        () = signals.next() => {}
-        // A server that cannot be told finds out by itself.
-        _ = service.close(reason, None) => {}
-    }
+    let outcome = interruptible(signals, bench.work(load)).await;
+    close_session(&service, &outcome, signals).await;
     let report = outcome?;
     if server.json {
         output::json(&report)?;

@@ -29,8 +29,8 @@ pub(crate) struct Report {
     /// Of this process, user and system, in the same time.
     pub(crate) cpu_seconds: Option<f64>,
     pub(crate) cpu_us_per_request: Option<f64>,
-    /// Of a sample, or of a round of training; those that failed left out.
-    pub(crate) latency_ms: Latency,
+    /// Of a sample, or of a round of training; those that failed left out; none when all did.
+    pub(crate) latency_ms: Option<Latency>,
     /// HTTP requests, polls and repetitions among them, heartbeats left out.
     pub(crate) exchanges: u64,
     /// The 429s among their answers.
@@ -56,16 +56,19 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// Of a histogram in microseconds.
-    pub(crate) fn of(micros: &Histogram<u64>) -> Self {
+    /// Of a histogram in microseconds; none of an empty one.
+    pub(crate) fn of(micros: &Histogram<u64>) -> Option<Self> {
+        if micros.is_empty() {
+            return None;
+        }
         let at = |quantile| micros.value_at_quantile(quantile) as f64 / 1000.0;
-        Self {
+        Some(Self {
             mean: micros.mean() / 1000.0,
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             max: micros.max() as f64 / 1000.0,
-        }
+        })
     }
 }
 
@@ -85,9 +88,7 @@ impl Report {
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
-        let latency = &self.latency_ms;
         let unknown = || "not known on this system".to_owned();
-        let cpu = self.cpu_seconds.zip(self.cpu_us_per_request);
         let memory = self.peak_resident_bytes.zip(self.resident_bytes_before);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         vec![
@@ -112,15 +113,22 @@ impl Report {
             ),
             (
                 "latency",
-                format!(
-                    "p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.2} ms, mean {:.2} ms",
-                    latency.p50, latency.p90, latency.p99, latency.max, latency.mean
+                self.latency_ms.as_ref().map_or_else(
+                    || "none: all requests failed".to_owned(),
+                    |latency| {
+                        format!(
+                            "p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms, max {:.2} ms, mean {:.2} ms",
+                            latency.p50, latency.p90, latency.p99, latency.max, latency.mean
+                        )
+                    },
                 ),
             ),
             (
                 "processor",
-                cpu.map_or_else(unknown, |(seconds, each)| {
-                    format!("{seconds:.3} s of this process, {each:.0} us per request")
+                self.cpu_seconds.map_or_else(unknown, |seconds| {
+                    let each = self.cpu_us_per_request;
+                    let each = each.map(|each| format!(", {each:.0} us per request"));
+                    format!("{seconds:.3} s of this process{}", each.unwrap_or_default())
                 }),
             ),
             (
@@ -152,7 +160,7 @@ mod tests {
         for value in 1..=1000 {
             micros.record(value * 1000).unwrap();
         }
-        let latency = Latency::of(&micros);
+        let latency = Latency::of(&micros).unwrap();
         let near = |value: f64, expected: f64| (value / expected - 1.0).abs() < 0.002;
         assert!(
             near(latency.p50, 500.0) && near(latency.p90, 900.0),
@@ -163,5 +171,33 @@ mod tests {
             "{latency:?}"
         );
         assert!(near(latency.mean, 500.5), "{latency:?}");
+    }
+
+    #[test]
+    fn a_load_that_failed_has_processor_time_and_no_latency() {
+        let report = Report {
+            load: "sample",
+            server: "http://h".to_owned(),
+            model: "m".to_owned(),
+            requests: 3,
+            failed: 3,
+            seconds: 1.0,
+            requests_per_second: 0.0,
+            tokens_per_second: 0.0,
+            cpu_seconds: Some(0.25),
+            cpu_us_per_request: None,
+            latency_ms: Latency::of(&Histogram::new(3).unwrap()),
+            exchanges: 3,
+            rejections: 0,
+            connections: None,
+            resident_bytes_before: None,
+            peak_resident_bytes: None,
+            failure: None,
+        };
+        let rows = report.rows();
+        let row = |name: &str| &rows.iter().find(|(label, _)| *label == name).unwrap().1;
+        assert_eq!(row("processor"), "0.250 s of this process");
+        assert_eq!(row("latency"), "none: all requests failed");
+        assert!(serde_json::to_value(&report).unwrap()["latency_ms"].is_null());
     }
 }

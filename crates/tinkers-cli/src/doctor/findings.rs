@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tinkers::wire::ClientConfig;
-use tinkers::{BodyFormat, Capabilities, Deduplication, Document, Error, ServerProfile};
+use tinkers::{BodyFormat, Capabilities, Deduplication, Document, ServerProfile};
 
 use super::advice::advice;
 use crate::layout::{flow, labelled};
@@ -66,8 +66,8 @@ impl Findings {
         server: String,
         profile: &ServerProfile,
         config: &ClientConfig,
-        offered: Result<Capabilities, Error>,
-        pass: Option<Result<(), Error>>,
+        offered: anyhow::Result<Capabilities>,
+        pass: Option<anyhow::Result<()>>,
         latency: Duration,
         skew: Option<f64>,
     ) -> Self {
@@ -142,6 +142,7 @@ impl Findings {
         };
         let models = match &self.models_error {
             Some(error) => format!("it does not say: {error}"),
+            None if self.models.is_empty() => "none".to_owned(),
             None => self.models.join(", "),
         };
         let limits = &self.limits;
@@ -156,6 +157,8 @@ impl Findings {
         };
         let clock = match self.clock_ahead_seconds {
             None => "tells no date".to_owned(),
+            // The server's dates have no fractions.
+            Some(ahead) if ahead.abs() < 1.0 => "as this machine's, to the second".to_owned(),
             Some(ahead) => format!("{ahead:+.0} s against this machine's"),
         };
         let expiry = limits.session_expiry_seconds;
@@ -163,7 +166,7 @@ impl Findings {
             || "it does not say; taken as 120 s".to_owned(),
             |s| format!("{s} s"),
         );
-        vec![
+        let rows = vec![
             ("address", self.server.clone()),
             (
                 "software",
@@ -183,7 +186,10 @@ impl Findings {
             ("unknown fields", strict.to_owned()),
             ("OpenAPI document", self.openapi_document.to_owned()),
             ("not in it", self.unlisted_routes.join(" ")),
-            ("round trip", format!("{:.1} ms (median)", self.latency_ms)),
+            (
+                "round trip",
+                format!("{} (median)", round_trip(self.latency_ms)),
+            ),
             ("clock", clock),
             (
                 "a request of a pass",
@@ -194,6 +200,70 @@ impl Findings {
             ),
             ("sampling", samples),
             ("session expiry", expiry),
-        ]
+        ];
+        let is_told = |row: &(&str, String)| !row.1.is_empty();
+        rows.into_iter().filter(is_told).collect()
+    }
+}
+
+/// In the unit that shows it.
+fn round_trip(milliseconds: f64) -> String {
+    if milliseconds < 1.0 {
+        return format!("{:.0} us", (milliseconds * 1e3).max(1.0));
+    }
+    format!("{milliseconds:.1} ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings() -> Findings {
+        Findings {
+            server: "http://h".to_owned(),
+            software: None,
+            pass_bodies: "json",
+            pass_bodies_confirmed: false,
+            repeats_applied_once: "everything",
+            is_strict: None,
+            openapi_document: "read",
+            unlisted_routes: Vec::new(),
+            models: Vec::new(),
+            models_error: None,
+            pass_error: None,
+            latency_ms: 0.04,
+            clock_ahead_seconds: Some(-0.4),
+            limits: Limits {
+                chunk_data: 1,
+                chunk_bytes: 1,
+                parallel_chunks: true,
+                zstd: false,
+                samples_in_flight: None,
+                session_expiry_seconds: None,
+            },
+            advice: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn no_row_is_empty_and_no_number_a_zero_of_no_meaning() {
+        let rows = findings().rows();
+        assert!(rows.iter().all(|(_, text)| !text.is_empty()), "{rows:?}");
+        let row = |name: &str| {
+            rows.iter()
+                .find(|(label, _)| *label == name)
+                .map(|row| row.1.as_str())
+        };
+        assert_eq!(row("not in it"), None);
+        assert_eq!(row("clock"), Some("as this machine's, to the second"));
+        assert_eq!(row("round trip"), Some("40 us (median)"));
+        assert_eq!(round_trip(12.34), "12.3 ms");
+        let mut late = findings();
+        late.clock_ahead_seconds = Some(-61.7);
+        assert!(
+            late.rows()
+                .iter()
+                .any(|(_, text)| text.starts_with("-62 s"))
+        );
     }
 }

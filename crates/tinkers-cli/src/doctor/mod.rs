@@ -7,9 +7,10 @@ mod findings;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tinkers::prelude::*;
-use tinkers::{FinishReason, Time};
+use tinkers::{FinishReason, Time, TokioTime};
+use tokio::runtime::Handle;
 
 use self::dates::Dates;
 use self::findings::Findings;
@@ -17,40 +18,62 @@ use crate::address::without_password;
 use crate::args::DoctorArgs;
 use crate::output::{self, Screen, Words};
 use crate::remote;
-use crate::signals::{Interrupted, Signals};
+use crate::signals::{Signals, interruptible};
 
-/// How often the way to the server is measured.
+/// How often the round trip is measured at most, and for how long.
 const ROUNDS: usize = 7;
+const MEASURED: Duration = Duration::from_secs(2);
+
+/// How long the server may take for each step.
+const STEP: Duration = Duration::from_secs(5);
+/// And for a pass through a new adapter, which is work.
+const PASS: Duration = Duration::from_secs(30);
 
 /// Asks, measures and tells, unless a signal comes first.
+///
+/// # Errors
+/// When the server cannot be asked, or a pass that was asked for fails; then the findings are told before.
 pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> Result<()> {
-    let findings = tokio::select! {
-        biased;
-        () = signals.next() => return Err(Interrupted.into()),
-        findings = examine(args) => findings?,
-    };
+    let findings = interruptible(signals, Box::pin(examine(args))).await?;
     if args.json {
-        return output::json(&findings);
+        output::json(&findings)?;
+    } else {
+        findings.show(&Screen::new(Words::Stdout))?;
     }
-    findings.show(&Screen::new(Words::Stdout))?;
-    Ok(())
+    match (&args.model, findings.pass_error) {
+        (Some(model), Some(error)) => bail!("the pass through {model} failed: {error}"),
+        _ => Ok(()),
+    }
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Findings> {
     let dates = Arc::new(Dates::default());
     let layer = Arc::clone(&dates);
     let builder = ServiceClient::builder().layer_transport(move |below| layer.over(below));
-    let service = remote::connect(builder, &args.connection).await?;
-    let time = Arc::clone(&service.context().caller().time);
-    let (latency, skew) = measure(&service, &*time, &dates).await?;
+    let steps = Steps::new(without_password(args.connection.base_url()));
+    let connecting = remote::connect(builder, &args.connection);
+    let service = steps
+        .run("opening a session on", STEP, connecting)
+        .await??;
+    let measuring = measure(&service, &steps.time, &dates);
+    let (latency, skew) = steps
+        .run("measuring the round trip to", STEP, measuring)
+        .await??;
     let pass = match &args.model {
         None => None,
-        Some(model) => Some(try_pass(&service, model).await),
+        Some(model) => {
+            let tried = steps
+                .run("trying a pass on", PASS, try_pass(&service, model))
+                .await;
+            Some(tried.and_then(|pass| pass.map_err(anyhow::Error::from)))
+        }
     };
-    let offered = service.capabilities().await;
+    let asking = service.capabilities();
+    let offered = steps.run("asking for the models of", STEP, asking).await;
+    let offered = offered.and_then(|offered| offered.map_err(anyhow::Error::from));
     let context = service.context();
     let findings = Findings::new(
-        without_password(&args.connection.base_url),
+        steps.address.clone(),
         &service.server_profile(),
         context.config(),
         offered,
@@ -59,8 +82,49 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
         skew,
     );
     // A server that cannot be told finds out by itself.
-    let _ = service.close(FinishReason::Success, None).await;
+    let closing = service.close(FinishReason::Success, None);
+    let _ = steps.run("closing the session on", STEP, closing).await;
     Ok(findings)
+}
+
+/// Tells what is being done, and bounds it.
+struct Steps {
+    address: String,
+    screen: Screen,
+    time: TokioTime,
+}
+
+impl Steps {
+    fn new(address: String) -> Self {
+        Self {
+            address,
+            screen: Screen::new(Words::Stderr),
+            time: TokioTime::new(Handle::current()),
+        }
+    }
+
+    /// Runs one step.
+    ///
+    /// # Errors
+    /// When it takes longer than `bound`.
+    async fn run<T>(
+        &self,
+        what: &str,
+        bound: Duration,
+        step: impl Future<Output = T>,
+    ) -> Result<T> {
+        let _busy = self.screen.busy(format!("{what} {}", self.address))?;
+        let time: &dyn Time = &self.time;
+        tokio::select! {
+            biased;
+            done = step => Ok(done),
+            () = time.sleep(bound) => bail!(
+                "no answer within {} s while {what} {}; check the address, and that a Tinker server runs there",
+                bound.as_secs(),
+                self.address
+            ),
+        }
+    }
 }
 
 /// The median of some round trips on a connection that is open, and how far the server's clock is ahead of this one, in seconds.
@@ -70,14 +134,16 @@ async fn measure(
     dates: &Dates,
 ) -> Result<(Duration, Option<f64>)> {
     service.health().await?;
+    let start = time.now();
     let mut taken = Vec::with_capacity(ROUNDS);
-    for _ in 0..ROUNDS {
+    // One at least, and fewer where the server is far away.
+    while taken.is_empty() || (taken.len() < ROUNDS && time.now().since(start) < MEASURED) {
         let began = time.now();
         service.health().await?;
         taken.push(time.now().since(began));
     }
     taken.sort_unstable();
-    Ok((taken[ROUNDS / 2], dates.ahead_of(time.wall())))
+    Ok((taken[taken.len() / 2], dates.ahead_of(time.wall())))
 }
 
 /// One pass through an adapter of its own, with gradients: a forward pass in JSON has another route and tells less.

@@ -11,7 +11,6 @@ mod tokens;
 mod train;
 
 use anyhow::{Context, Result};
-use tinkers::FinishReason;
 use tinkers::prelude::{ServiceClient, TrainingClient};
 
 use self::batches::Batches;
@@ -20,9 +19,10 @@ use self::report::Report;
 use self::server::Server;
 use self::tokens::Tokens;
 use crate::args::QuickstartArgs;
+use crate::close_session::close_session;
 use crate::layout::labelled;
 use crate::output::{self, Screen, Words, count};
-use crate::signals::{Interrupted, Signals};
+use crate::signals::{Interrupted, Signals, interruptible};
 use crate::stopwatch::Stopwatch;
 
 /// The name of the checkpoints that it leaves.
@@ -37,36 +37,28 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
         Words::Stdout
     });
     let material = Material::prepare(args, Tokens::open(args.tokenizer.as_deref())?)?;
-    let open = async {
-        let server = Server::open(args.target()).await?;
-        let service = server.connect().await?;
-        anyhow::Ok((server, service))
-    };
-    let (server, service) = tokio::select! {
-        biased;
-        () = signals.next() => return Err(Interrupted.into()),
-        opened = open => opened?,
+    // The embedded server starts in a moment, and its temporary directory must not outlive a start that is given up.
+    let server = Server::open(args.target()).await?;
+    let service = match interruptible(signals, server.connect()).await {
+        Ok(service) => service,
+        Err(error) => {
+            end(server, signals).await?;
+            return Err(error);
+        }
     };
     let run = Run {
         args,
         screen,
         material,
         server,
-        service: service.clone(),
+        service,
         watch,
     };
-    let outcome = tokio::select! {
-        biased;
-        () = signals.next() => Err(Interrupted.into()),
-        report = run.work() => report,
-    };
-    tokio::select! {
-        biased;
-        // Whoever asks twice does not want to wait for the server.
-        () = signals.next() => {}
-        // A server that cannot be told finds out by itself, and what was done stands.
-        _ = service.close(reason(&outcome), None) => {}
-    }
+    let outcome = interruptible(signals, run.work()).await;
+    close_session(&run.service, &outcome, signals).await;
+    // Before its server, which would wait for what it still sends.
+    drop(run.service);
+    end(run.server, signals).await?;
     let report = outcome?;
     if args.json {
         return output::json(&report);
@@ -74,11 +66,12 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
     Ok(report.show(&screen)?)
 }
 
-fn reason(outcome: &Result<Report>) -> FinishReason {
-    match outcome {
-        Ok(_) => FinishReason::Success,
-        Err(error) if error.is::<Interrupted>() => FinishReason::Interrupted,
-        Err(_) => FinishReason::Errored,
+/// Ends the server, or leaves it at another signal.
+async fn end(server: Server, signals: &mut Signals) -> Result<()> {
+    tokio::select! {
+        biased;
+        () = signals.next() => Err(Interrupted.into()),
+        ended = server.shutdown() => ended,
     }
 }
 
@@ -139,6 +132,7 @@ impl Run<'_> {
             checkpoint: checkpoint.to_string(),
             sampler_checkpoint: sampler_checkpoint.to_string(),
             data_dir: self.server.data_dir(),
+            is_temporary: self.server.is_temporary(),
         })
     }
 

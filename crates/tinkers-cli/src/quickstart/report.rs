@@ -29,8 +29,11 @@ pub(crate) struct Report {
     pub(crate) checkpoint: String,
     /// To sample from.
     pub(crate) sampler_checkpoint: String,
-    /// Where the embedded server keeps both; none with a server elsewhere.
+    /// Where the embedded server keeps both; none without `--data-dir` and with a server elsewhere.
     pub(crate) data_dir: Option<String>,
+    /// Whether both went with the run.
+    #[serde(skip)]
+    pub(crate) is_temporary: bool,
 }
 
 impl Report {
@@ -52,6 +55,10 @@ impl Report {
         screen.heading("Result")?;
         screen.line(labelled(&self.figures(), 2, width))?;
         screen.heading("Checkpoints")?;
+        if self.is_temporary {
+            let text = "were saved, sampled from and removed; keep them with --data-dir DIR";
+            return screen.line(labelled(&[("both", text.to_owned())], 2, width));
+        }
         screen.line("  to train on from")?;
         screen.line(whole(&self.checkpoint, width))?;
         screen.line("  to sample from")?;
@@ -111,6 +118,7 @@ mod tests {
             checkpoint: "tinker://run/weights/quickstart".to_owned(),
             sampler_checkpoint: "tinker://run/sampler_weights/quickstart".to_owned(),
             data_dir: Some("dir".to_owned()),
+            is_temporary: false,
         }
     }
 

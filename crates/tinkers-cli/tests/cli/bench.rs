@@ -146,6 +146,25 @@ fn requests_that_fail_are_counted_and_fail_the_run() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_a_load_whose_server_has_stopped() {
+    let home = tempfile::tempdir().unwrap();
+    for load in ["sample", "train"] {
+        // The model of the training load is made after that, too.
+        let (server, url) = serve(home.path(), &["--latency", "3000"]);
+        let arguments = ["bench", load, "--base-url", &url];
+        let mut program = Program::start(home.path(), &arguments);
+        program.line("load ");
+        // The server keeps its connections and answers nothing any more.
+        server.signal("STOP");
+        program.signal("INT");
+        let outcome = program.finish_promptly();
+        server.signal("CONT");
+        assert_eq!(outcome.code, Some(130), "{load} {outcome:#?}");
+    }
+}
+
 #[test]
 fn what_cannot_work_is_said_at_once() {
     let home = tempfile::tempdir().unwrap();

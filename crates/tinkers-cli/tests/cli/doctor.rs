@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::bench::serve;
+#[cfg(unix)]
+use crate::program::Program;
 use crate::program::{Outcome, run};
 use crate::quickstart::object;
 
@@ -89,6 +91,55 @@ fn it_says_what_a_server_lacks_and_what_to_do_and_never_the_key() {
         assert!(words.contains(needle), "no {needle:?} in\n{shown}");
     }
     assert!(!outcome.all().contains("hush"), "{outcome:#?}");
+}
+
+#[test]
+fn a_model_that_is_missing_fails_the_run_after_the_findings() {
+    let outcome = examine("tinker", &["--json", "--model", "nope"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:#?}");
+    let found = object(&outcome);
+    assert!(found["pass_error"].as_str().unwrap().contains("nope"));
+    let line = "error: the pass through nope failed";
+    assert!(outcome.stderr.contains(line), "{outcome:#?}");
+}
+
+/// A port that takes connections and never answers.
+#[cfg(unix)]
+fn black_hole() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_server_that_never_answers_is_given_up() {
+    let home = tempfile::tempdir().unwrap();
+    let (_listener, url) = black_hole();
+    let outcome = run(home.path(), &["doctor", "--base-url", &url]);
+    let doing = format!("opening a session on {url}");
+    outcome.failed(1, &[&format!("{doing} ..."), "no answer within 5 s while"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_every_command_before_a_black_hole() {
+    let home = tempfile::tempdir().unwrap();
+    for command in [
+        &["doctor"][..],
+        &["quickstart"],
+        &["bench", "sample"],
+        &["bench", "train"],
+    ] {
+        let (listener, url) = black_hole();
+        let arguments = [command, &["--base-url", &url, "--api-key", "tml-x"]].concat();
+        let program = Program::start(home.path(), &arguments);
+        // It listens for signals before it connects.
+        let _connection = listener.accept().unwrap();
+        program.signal("INT");
+        let outcome = program.finish_promptly();
+        assert_eq!(outcome.code, Some(130), "{command:?} {outcome:#?}");
+    }
 }
 
 #[test]

@@ -103,6 +103,46 @@ fn faults_strike_are_counted_and_written_down() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn a_journal_without_room_ends_with_a_whole_line() {
+    let home = tempfile::tempdir().unwrap();
+    let journal = home.path().join("journal.jsonl");
+    let path = journal.to_str().unwrap();
+    let arguments = [
+        "serve",
+        "--port",
+        "0",
+        "--engine",
+        "scripted",
+        "--journal",
+        path,
+    ];
+    let mut server = Program::start_with_small_files(home.path(), &arguments, 1);
+    let url = server.line("listening on ");
+    for _ in 0..20 {
+        assert!(fetch(&url, "/api/v1/healthz").starts_with("HTTP/1.1 200"));
+    }
+    server.signal("TERM");
+    let outcome = server.finish();
+    let failures = outcome
+        .succeeded()
+        .stderr
+        .matches("the journal cannot be written on");
+    assert_eq!(failures.count(), 1, "{outcome:#?}");
+    let written = fs::read_to_string(&journal).unwrap();
+    assert!(
+        written.ends_with("}\n") && written.len() <= 1024,
+        "{written:?}"
+    );
+    assert!(
+        written
+            .lines()
+            .all(|line| serde_json::from_str::<Value>(line).is_ok()),
+        "{written}"
+    );
+}
+
 #[test]
 fn a_script_or_a_journal_that_cannot_be_is_named() {
     let home = tempfile::tempdir().unwrap();
@@ -115,16 +155,23 @@ fn a_script_or_a_journal_that_cannot_be_is_named() {
     serve("--faults", path).failed(1, &["faults.toml cannot be used"]);
     fs::write(
         &script,
-        "[[rule]]\non = 'sample'\nfault = 'gone'\nchance = 1\n",
+        "[[rule]]\non = 'sample'\nfault = 'gone'\nprobabilty = 1\n",
     )
     .unwrap();
     serve("--faults", path).failed(
         1,
         &[
             "faults.toml",
-            "rule 1, field chance: expected no such field",
+            "rule 1, field probabilty: expected no such field",
+            "did you mean probability?",
         ],
     );
+    fs::write(&script, "[[rule]]\non = 'sample'\nfault = \n").unwrap();
+    let outcome = serve("--faults", path);
+    outcome.failed(1, &["faults.toml cannot be used", "not TOML"]);
+    // The line at fault is shown on a line of its own.
+    let shown = |line: &str| line.trim_start().starts_with("3 | fault =");
+    assert!(outcome.stderr.lines().any(shown), "{outcome:#?}");
     let nowhere = home.path().join("nowhere").join("journal");
     serve("--journal", nowhere.to_str().unwrap()).failed(1, &["the journal", "nowhere"]);
 }

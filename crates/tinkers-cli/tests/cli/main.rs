@@ -2,10 +2,12 @@
 
 mod bench;
 mod doctor;
+mod environment;
 mod faults;
 mod help;
 mod program;
 mod quickstart;
 mod refused;
 mod remote;
+mod saves;
 mod serve;

@@ -13,7 +13,14 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the environment of whoever runs the tests must not change.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 21] = [
+    "CLOUDFLARE_ACCESS_CLIENT_ID",
+    "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+    "REQUEST_METHOD",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TINKER_PROJECT_ID",
+    "TINKER_TAGS",
     "TINKER_BASE_URL",
     "TINKER_API_KEY",
     "TINKER_LOG",
@@ -66,16 +73,23 @@ impl Program {
 
     /// The same, with these variables.
     pub(crate) fn start_with(home: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tinkers"));
-        for name in FOREIGN {
-            command.env_remove(name);
-        }
+        let mut command = quiet(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
+        command.args(arguments).envs(variables.iter().copied());
+        Self::spawn(command)
+    }
+
+    /// The same, where files can have so many kilobytes at most.
+    #[cfg(unix)]
+    pub(crate) fn start_with_small_files(home: &Path, arguments: &[&str], kilobytes: u32) -> Self {
+        let mut command = quiet(Command::new("bash"), home);
+        let script = format!("ulimit -f {kilobytes} && exec \"$@\"");
+        command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tinkers")]);
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command
-            .args(arguments)
-            .env("HOME", home)
-            .env("XDG_DATA_HOME", home)
-            .env("APPDATA", home)
-            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -110,12 +124,31 @@ impl Program {
         panic!("it ended without a line {start:?}\n{self}");
     }
 
+    /// The id of the process.
+    #[cfg(unix)]
+    pub(crate) fn id(&self) -> u32 {
+        self.lock().id()
+    }
+
     /// Sends a signal by its name, as `INT`.
     #[cfg(unix)]
     pub(crate) fn signal(&self, name: &str) {
         let id = self.lock().id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status();
         assert!(sent.unwrap().success(), "kill -s {name} {id}");
+    }
+
+    /// Waits for its end after an interrupt, which comes at once whatever a server does. The limit is far above what it takes on
+    /// a busy machine, and below every timeout of a request.
+    #[cfg(unix)]
+    pub(crate) fn finish_promptly(mut self) -> Outcome {
+        const PROMPTLY: Duration = Duration::from_secs(15);
+        while self.open > 0 {
+            let line = self.lines.recv_timeout(PROMPTLY);
+            let line = line.unwrap_or_else(|_| panic!("it goes on after an interrupt\n{self}"));
+            self.take(line);
+        }
+        self.finish()
     }
 
     /// Waits for its end.
@@ -133,19 +166,24 @@ impl Program {
 
     fn next(&mut self) -> Option<Line> {
         while self.open > 0 {
-            match self.lines.recv().ok()? {
-                Line::End => self.open -= 1,
-                line => {
-                    match &line {
-                        Line::Stdout(line) => push(&mut self.stdout, line),
-                        Line::Stderr(line) => push(&mut self.stderr, line),
-                        Line::End => {}
-                    }
-                    return Some(line);
-                }
+            let line = self.lines.recv().ok()?;
+            if let Some(line) = self.take(line) {
+                return Some(line);
             }
         }
         None
+    }
+
+    fn take(&mut self, line: Line) -> Option<Line> {
+        match &line {
+            Line::Stdout(line) => push(&mut self.stdout, line),
+            Line::Stderr(line) => push(&mut self.stderr, line),
+            Line::End => {
+                self.open -= 1;
+                return None;
+            }
+        }
+        Some(line)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
@@ -196,6 +234,18 @@ impl Outcome {
 /// One whole run.
 pub(crate) fn run(home: &Path, arguments: &[&str]) -> Outcome {
     Program::start(home, arguments).finish()
+}
+
+/// In an environment that says nothing to it, with its data in `home`.
+fn quiet(mut command: Command, home: &Path) -> Command {
+    for name in FOREIGN {
+        command.env_remove(name);
+    }
+    command
+        .env("HOME", home)
+        .env("XDG_DATA_HOME", home)
+        .env("APPDATA", home);
+    command
 }
 
 fn read(

@@ -113,7 +113,8 @@ fn without_a_learning_rate_nothing_is_learned() {
 #[test]
 fn without_a_terminal_it_writes_plain_lines() {
     let home = tempfile::tempdir().unwrap();
-    let outcome = small(home.path(), &[]);
+    let data = home.path().join("kept");
+    let outcome = small(home.path(), &["--data-dir", data.to_str().unwrap()]);
     let text = &outcome.succeeded().stdout;
     for needle in [
         "inside this program",
@@ -171,9 +172,72 @@ fn an_interrupt_ends_it_with_130() {
     let mut program = Program::start(home.path(), &arguments);
     program.line("step 1/1000000");
     program.signal("INT");
-    let outcome = program.finish();
+    let outcome = program.finish_promptly();
     assert_eq!(outcome.code, Some(130), "{outcome:#?}");
     assert_eq!(outcome.stderr, "interrupted\n");
+    assert_eq!(left(home.path()), [""; 0]);
+}
+
+/// What is in a directory.
+fn left(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn it_runs_beside_a_server_and_leaves_nothing_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
+    server.line("listening on ");
+    let other = tempfile::tempdir().unwrap();
+    let temporary = [("TMPDIR", other.path().to_str().unwrap())];
+    let outcome =
+        Program::start_with(home.path(), &[&SMALL[..], &["--json"]].concat(), &temporary).finish();
+    let value = object(outcome.succeeded());
+    assert!(value["data_dir"].is_null(), "{value}");
+    let words = Program::start_with(home.path(), &SMALL, &temporary).finish();
+    let text = &words.succeeded().stdout;
+    assert!(
+        text.contains("--data-dir DIR") && !text.contains("tinker://"),
+        "{text}"
+    );
+    assert_eq!(left(other.path()), [""; 0]);
+    // The server's directory is as the server made it.
+    assert_eq!(left(home.path()), ["tinkers"]);
+    assert_eq!(weights(&home.path().join("tinkers")), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_data_directory_in_use_is_named_with_its_holder() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
+    server.line("listening on ");
+    let data = home.path().join("tinkers");
+    let data = data.to_str().unwrap();
+    let holder = format!("process {}", server.id());
+    for command in [&["serve", "--port", "0"][..], &["quickstart"]] {
+        let arguments = [command, &["--data-dir", data]].concat();
+        run(home.path(), &arguments).failed(1, &["--data-dir DIR", data, &holder]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_home_that_cannot_be_written_matters_to_serve_alone() {
+    let home = tempfile::tempdir().unwrap();
+    // A file is no directory, to the superuser either.
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    small(&file, &["--json"]).succeeded();
+    run(&file, &["serve", "--port", "0"]).failed(1, &["--data-dir DIR", "file"]);
+    let temporary = [("TMPDIR", file.to_str().unwrap())];
+    let outcome = Program::start_with(home.path(), &SMALL, &temporary).finish();
+    outcome.failed(1, &["--data-dir DIR", "file"]);
 }
 
 #[test]

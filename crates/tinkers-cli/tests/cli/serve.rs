@@ -36,6 +36,12 @@ fn it_answers_where_it_says_and_ends_when_asked() {
         assert!(lost.starts_with("HTTP/1.1 404"), "{lost}");
         // A connection that is open and says nothing keeps no server alive.
         let _idle = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+        // Nor does a request that never ends.
+        let mut half = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+        half.write_all(
+            b"POST /api/v1/create_session HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\n{",
+        )
+        .unwrap();
         server.signal(signal);
         let outcome = server.finish();
         outcome.succeeded();

@@ -1,6 +1,7 @@
 //! The attempts of one call: admission, sending, what an answer leads to, the pause before the next.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -8,28 +9,44 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::{Accepted, Call, Caller, answer_error};
 use crate::admission::{Admitted, Ask, Flight, Reentry, RouteClass, Settlement};
 use crate::billing::Billing;
+use crate::closing::Exit;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
+use crate::nesting::Mark;
 use crate::outage::Pause;
 use crate::progress::{Leaving, ProgressCell};
 use crate::retry::{self, Action, Applied, Draw, LONGEST_PAUSE, SPREAD, WhenMaybeApplied};
 use crate::setback::Setback;
 use crate::time::Moment;
-use crate::transport::HttpResponse;
+use crate::transport::{HttpResponse, TransportErrorKind};
 
 /// A request above this is large, in bytes; a refusal without a hint makes it wait by itself.
 const LARGE: u64 = 128 * 1024;
 /// For how long.
 const LARGE_PAUSE: Duration = Duration::from_secs(5);
 
+/// How many successes that cannot be decoded are followed by another attempt.
+const UNREADABLE: u32 = 3;
+
 /// The state of one call between its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Moment,
+    /// What of the time since `began` does not count for the window of retries: waits for admission, and pauses that the server
+    /// asked for before it would take the request.
+    held_back: Duration,
     made: u32,
     repeats: u32,
+    /// Successes that could not be decoded.
+    unreadable: u32,
+    /// Nothing of it was sent yet.
+    is_waiting: bool,
     /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
     pub(super) maybe_applied: bool,
+    /// The latest attempt is on its way, or may have been applied.
+    in_doubt: bool,
+    /// Where the attempt that is on its way leaves.
+    exit: Option<Arc<Exit>>,
 }
 
 /// An attempt that is to be followed by another.
@@ -47,9 +64,14 @@ impl<'a> Attempts<'a> {
         Self {
             caller,
             began,
+            held_back: Duration::ZERO,
             made: 0,
             repeats: 0,
+            unreadable: 0,
+            is_waiting: true,
             maybe_applied: false,
+            in_doubt: false,
+            exit: None,
         }
     }
 
@@ -72,14 +94,20 @@ impl<'a> Attempts<'a> {
         loop {
             enter(call, Phase::Admission);
             let admitted = match early.take() {
-                Some(admitted) => admitted,
+                Some(admitted) => {
+                    self.held_back = self.caller.time.now().since(self.began);
+                    admitted
+                }
                 None => {
+                    let asked_at = self.caller.time.now();
                     let ask = ask(call, flight.take(), reentry);
-                    self.caller.admission.admit(ask).await?
+                    let admitted = self.caller.admission.admit(ask).await?;
+                    self.held_back += self.caller.time.now().since(asked_at);
+                    admitted
                 }
             };
             let Admitted {
-                permit,
+                mut permit,
                 flight: held,
                 arrival,
             } = admitted;
@@ -89,12 +117,38 @@ impl<'a> Attempts<'a> {
                 made => made.to_string().into(),
             };
             insert(&mut call.headers, "x-stainless-retry-count", made);
-            let leaving = call.progress.as_deref().map(ProgressCell::leaving);
+            let exit = Exit::new(&self.caller.closing);
+            self.exit = Some(Arc::clone(&exit));
+            let mut leaving = call.progress.as_deref().map(ProgressCell::leaving);
+            if let Some(leaving) = &mut leaving {
+                leaving.by(Some(Arc::clone(&exit)));
+            }
             let sent_at = self.caller.time.now();
-            let sent = self.caller.transport.send(call.request()).await;
+            if std::mem::take(&mut self.is_waiting)
+                && let Some(progress) = &call.progress
+            {
+                // Its turn has come, however long that took.
+                progress.news(sent_at);
+            }
+            let request = call.request(sent_at);
+            self.in_doubt = true;
+            let sent = self.caller.submit(&mut permit, &exit, request).await;
+            // What the transport says of it counts from now on.
+            self.exit = None;
+            if let Some(leaving) = &mut leaving {
+                leaving.by(None);
+            }
             let now = self.caller.time.now();
             let answer = match sent {
                 Ok(answer) => answer,
+                Err(error) if error.kind == TransportErrorKind::Held => {
+                    self.note(leaving, Applied::No);
+                    drop(permit);
+                    flight = self.keep(held, Applied::No);
+                    reentry = Reentry::AfterRefusal(arrival);
+                    self.held_back += now.since(sent_at);
+                    continue;
+                }
                 Err(error) => {
                     permit.settle(Settlement::Unknown);
                     let applied = if error.sent == Sent::NotSent {
@@ -102,7 +156,7 @@ impl<'a> Attempts<'a> {
                     } else {
                         Applied::Maybe
                     };
-                    note(leaving, applied);
+                    self.note(leaving, applied);
                     let retryable = is_passing(&error);
                     let error = Error::from(error);
                     if !retryable {
@@ -128,7 +182,7 @@ impl<'a> Attempts<'a> {
             if !is_outage {
                 self.caller.outages.of(call.class).answered(sent_at, now);
             }
-            match action(call, &answer, self.caller.time.wall()) {
+            match self.action(call, &answer) {
                 Action::Accept => {
                     drop(leaving);
                     permit.settle(Settlement::Accepted);
@@ -145,7 +199,7 @@ impl<'a> Attempts<'a> {
                     });
                 }
                 Action::Refused { hint } => {
-                    note(leaving, Applied::No);
+                    self.note(leaving, Applied::No);
                     reentry = Reentry::AfterRefusal(arrival);
                     // The permit first: whoever goes in place of the flight must find the gate closed.
                     permit.settle(Settlement::Refused { hint });
@@ -164,9 +218,12 @@ impl<'a> Attempts<'a> {
                         // It is likely what the server had no room for. Smaller ones need not wait for it.
                         self.sleep(call, LARGE_PAUSE, error).await?;
                     }
+                    if call.class != RouteClass::Control {
+                        self.held_back += now.since(sent_at);
+                    }
                 }
-                Action::PauseForBilling => {
-                    note(leaving, Applied::No);
+                Action::PauseForBilling { hint } => {
+                    self.note(leaving, Applied::No);
                     permit.settle(Settlement::Answered);
                     drop(held);
                     match self
@@ -176,8 +233,11 @@ impl<'a> Attempts<'a> {
                     {
                         Billing::Pause(step) => {
                             self.caller.setbacks.note(Setback::Billing, &answer.status);
-                            self.sleep(call, step, || answer_error(ErrorKind::Billing, &answer))
-                                .await?
+                            let longest = self.caller.billing_limit;
+                            let pause = step.max(hint.unwrap_or_default().min(longest));
+                            let error = || answer_error(ErrorKind::Billing, &answer);
+                            self.sleep(call, pause, error).await?;
+                            self.held_back += now.since(sent_at);
                         }
                         Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
                     }
@@ -187,7 +247,7 @@ impl<'a> Attempts<'a> {
                     applied,
                     kind,
                 } => {
-                    note(leaving, applied);
+                    self.note(leaving, applied);
                     permit.settle(Settlement::Answered);
                     flight = self.keep(held, applied);
                     let failed = Failed {
@@ -200,11 +260,49 @@ impl<'a> Attempts<'a> {
                     reentry = Reentry::New;
                 }
                 Action::Fail(kind) => {
-                    note(leaving, retry::applied(answer.status));
+                    self.note(leaving, retry::applied(answer.status));
                     permit.settle(Settlement::Answered);
                     return Err(answer_error(kind, &answer));
                 }
             }
+        }
+    }
+
+    /// What the table says, unless the caller knows better.
+    fn action(&mut self, call: &Call, answer: &HttpResponse) -> Action {
+        match retry::classify(answer, self.caller.time.wall()) {
+            Action::Again { kind, .. } if call.is_final.is_some_and(|is| is(answer)) => {
+                Action::Fail(kind)
+            }
+            Action::Accept
+                if self.unreadable < UNREADABLE
+                    && call.policy.when_maybe_applied == WhenMaybeApplied::Repeat
+                    && call.is_readable.is_some_and(|is| !is(answer)) =>
+            {
+                self.unreadable += 1;
+                Action::Again {
+                    hint: None,
+                    applied: Applied::Maybe,
+                    kind: ErrorKind::Protocol,
+                }
+            }
+            action => action,
+        }
+    }
+
+    /// Whether the latest attempt may have been applied, now that the call is given up.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
+        self.in_doubt && !is_kept_back
+    }
+
+    /// Records what is known of an attempt that is over.
+    fn note(&mut self, leaving: Option<Leaving<'_>>, applied: Applied) {
+        self.in_doubt = applied == Applied::Maybe;
+        if let Some(leaving) = leaving
+            && applied == Applied::No
+        {
+            leaving.stayed();
         }
     }
 
@@ -230,7 +328,7 @@ impl<'a> Attempts<'a> {
             Some(hint) => error.with_retry_at(now, now.after(hint)),
             None => error,
         };
-        let elapsed = now.since(self.began);
+        let elapsed = now.since(self.began).saturating_sub(self.held_back);
         if !call.policy.allows(self.made, elapsed) {
             return Err(error);
         }
@@ -243,7 +341,11 @@ impl<'a> Attempts<'a> {
             room = room.min(deadline.since(now));
         }
         if least > room {
-            return Err(error);
+            let is_too_late = call.deadline.is_some_and(|at| at < now.after(least));
+            return Err(match error.retry_at() {
+                None if is_too_late => error.with_retry_at(now, now.after(least)),
+                _ => error,
+            });
         }
         self.repeats += 1;
         let base = match self.caller.budget.draw(error.kind()) {
@@ -271,9 +373,9 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for somebody to settle the bill.
+    /// Sits out a pause before admission is asked for again. It does not count for the window of retries.
     async fn sleep(
-        &self,
+        &mut self,
         call: &Call,
         pause: Duration,
         error: impl FnOnce() -> Error,
@@ -284,6 +386,7 @@ impl<'a> Attempts<'a> {
             return Err(error().with_retry_at(now, until));
         }
         self.caller.time.sleep_until(until).await;
+        self.held_back += self.caller.time.now().since(now);
         Ok(())
     }
 }
@@ -296,31 +399,13 @@ fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
         deadline: call.deadline,
         flight,
         reentry,
-    }
-}
-
-/// What the table says, unless the caller knows better.
-fn action(call: &Call, answer: &HttpResponse, wall: SystemTime) -> Action {
-    match retry::classify(answer, wall) {
-        Action::Again { kind, .. } if call.is_final.is_some_and(|is| is(answer)) => {
-            Action::Fail(kind)
-        }
-        action => action,
+        is_nested: Mark::here().is_inside(),
     }
 }
 
 fn enter(call: &Call, phase: Phase) {
     if let Some(progress) = &call.progress {
         progress.enter(phase);
-    }
-}
-
-/// Tells what is known of an attempt that is over.
-fn note(leaving: Option<Leaving<'_>>, applied: Applied) {
-    if let Some(leaving) = leaving
-        && applied == Applied::No
-    {
-        leaving.stayed();
     }
 }
 

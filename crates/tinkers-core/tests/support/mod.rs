@@ -1,4 +1,8 @@
 //! A caller over a scripted server, a gate and a clock that is moved by hand.
+#![expect(
+    dead_code,
+    reason = "each test file is a program of its own and uses a part"
+)]
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -11,14 +15,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Accepted, Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, Call, Caller, Error,
-    ErrorKind, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock, Moment,
+    Accepted, Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, Call, Caller, Departure,
+    Error, ErrorKind, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock, Moment,
     Receipt, RetryBudget, RouteClass, Sent, Settlement, SubmitPermit, Time, Transport,
     TransportError, TransportErrorKind,
 };
 
 /// What the server does about one request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Answers with a status and a body.
     Says(u16, &'static str),
@@ -26,6 +30,10 @@ pub(crate) enum Step {
     Header(u16, &'static str, &'static str),
     /// Gives no answer.
     Fails(TransportErrorKind, Sent),
+    /// Takes the request and never answers.
+    Silent,
+    /// Is never reached.
+    Dials,
 }
 
 #[derive(Debug)]
@@ -34,10 +42,17 @@ struct Server {
     script: Mutex<VecDeque<Step>>,
     usually: Step,
     seen: Mutex<Vec<Duration>>,
+    departures: Mutex<Vec<Departure>>,
+    retry_counts: Mutex<Vec<String>>,
 }
 
 impl Transport for Server {
-    fn send(&self, _: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        let count = &request.headers["x-stainless-retry-count"];
+        let count = count.to_str().unwrap().to_owned();
+        self.retry_counts.lock().unwrap().push(count);
+        let departure = request.departure;
+        self.departures.lock().unwrap().push(departure.clone());
         self.seen
             .lock()
             .unwrap()
@@ -52,6 +67,11 @@ impl Transport for Server {
                 );
                 (status, HeaderMap::from_iter([header]), "{}")
             }
+            Step::Silent => {
+                assert!(departure.may_leave());
+                return Box::pin(std::future::pending());
+            }
+            Step::Dials => return Box::pin(std::future::pending()),
             Step::Fails(kind, sent) => {
                 return Box::pin(async move { Err(TransportError::new(kind, sent, "no answer")) });
             }
@@ -146,6 +166,8 @@ impl World {
             script: Mutex::new(script.iter().copied().collect()),
             usually,
             seen: Mutex::default(),
+            departures: Mutex::default(),
+            retry_counts: Mutex::default(),
         });
         let gate = Gate {
             clock: clock.clone(),
@@ -165,6 +187,7 @@ impl World {
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::from_secs(60),
             setbacks: Arc::default(),
+            closing: Arc::default(),
         };
         Self {
             clock,
@@ -184,6 +207,12 @@ impl World {
     /// The same with nothing in its retry budget.
     pub(crate) fn with_empty_budget(mut self) -> Self {
         self.caller.budget = Arc::new(Budget(Draw::Empty));
+        self
+    }
+
+    /// The same, with nothing admitted before this.
+    pub(crate) fn closed_until(self, since_origin: Duration) -> Self {
+        *self.gate.opens_at.lock().unwrap() = Moment::from_origin(since_origin);
         self
     }
 
@@ -222,9 +251,39 @@ impl World {
         }
     }
 
+    /// Makes `call` until it first waits, and drops it.
+    pub(crate) fn give_up_while_it_waits(&self, call: Call) {
+        let mut work = std::pin::pin!(self.caller.call(call));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+    }
+
+    /// Makes `call` until it first waits, closes the client, and returns how the call ends.
+    pub(crate) fn close_while_it_waits(&self, call: Call) -> Error {
+        let mut work = std::pin::pin!(self.caller.call(call));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
+        self.caller.closing.close(Error::closed());
+        match work.as_mut().poll(&mut cx) {
+            Poll::Ready(outcome) => outcome.expect_err("closed"),
+            Poll::Pending => panic!("it waits on"),
+        }
+    }
+
     /// When the server saw requests.
     pub(crate) fn seen(&self) -> Vec<Duration> {
         self.server.seen.lock().unwrap().clone()
+    }
+
+    /// What each attempt says of how many came before it.
+    pub(crate) fn retry_counts(&self) -> Vec<String> {
+        self.server.retry_counts.lock().unwrap().clone()
+    }
+
+    /// How many of the requests seen may still leave.
+    pub(crate) fn departures_that_may_leave(&self) -> usize {
+        let departures = self.server.departures.lock().unwrap();
+        departures.iter().filter(|one| one.may_leave()).count()
     }
 
     /// The flights held at each pause.

@@ -114,6 +114,7 @@ pub(crate) fn ask(class: RouteClass) -> Ask {
         deadline: None,
         flight: None,
         reentry: Reentry::New,
+        is_nested: false,
     }
 }
 

@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 
 use crate::adamw::AdamW;
 use crate::error::{Error, Result};
-use tinkers_wire::MAX_CHECKPOINT_NAME;
-
 use crate::lora::Lora;
 
 pub(crate) use file::make_durable_dir;
@@ -46,17 +44,15 @@ pub struct Saved {
 }
 
 impl Store {
-    /// Opens the store below `dir`, which is made where it is absent. What an interrupted save left behind is removed.
+    /// Opens the store below `dir`, which is made where it is absent. The temporary files of interrupted saves are removed.
     ///
     /// # Errors
     /// [`Error::Io`] where the directory cannot be made or read.
     pub fn open(dir: &Path) -> Result<Self> {
         file::make_durable_dir(dir)?;
         let store = Self { dir: dir.into() };
-        for path in store.files()? {
-            if file::is_unfinished(&path) {
-                std::fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
-            }
+        for dir in store.dirs()? {
+            file::remove_unfinished(&dir)?;
         }
         Ok(store)
     }
@@ -66,11 +62,20 @@ impl Store {
     /// When this returns, the checkpoint survives a power failure. Gives its size in bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be written; the old one, if any, is as it was then.
+    /// [`Error::Io`] where it cannot be written: nothing is left of it then, and the old one, if any, is as it was.
+    /// [`Error::Input`] where the file system cannot tell its name from that of another checkpoint.
     pub fn save(&self, key: &Key, saved: &Saved) -> Result<u64> {
         let path = self.path(key)?;
+        if let Some(other) = file::clash(&path)? {
+            let other = other.file_stem().unwrap_or_default().to_string_lossy();
+            let expected = format!(
+                "{:?} differs from the existing {other:?} in case alone, which this file system ignores; choose another name",
+                key.name
+            );
+            return Err(Error::input("path", expected));
+        }
         let bytes = format::encode(saved)?;
-        file::replace(&path, &bytes)?;
+        file::replace(&self.dir, &path, &bytes)?;
         Ok(bytes.len() as u64)
     }
 
@@ -138,28 +143,29 @@ impl Store {
     }
 
     fn path(&self, key: &Key) -> Result<PathBuf> {
-        let part = |field: &str, text: &str| {
-            if text.is_empty() || text.len() > MAX_CHECKPOINT_NAME {
-                let expected =
-                    format!("{text:?} is no name, expected 1 to {MAX_CHECKPOINT_NAME} bytes");
-                return Err(Error::input(field, expected));
-            }
-            Ok(file::part(text))
-        };
-        let directories = file::below(&self.dir, &part("model_id", &key.run)?);
-        let directories = file::below(&directories, &part("path", &key.kind)?);
-        let name = part("path", &key.name)?;
-        Ok(file::below(&directories, &format!("{name}.safetensors")))
+        let empty = |field: &'static str| move || Error::input(field, "is empty, expected a name");
+        Ok(self
+            .dir
+            .join(file::part(&key.run).ok_or_else(empty("model_id"))?)
+            .join(file::part(&key.kind).ok_or_else(empty("path"))?)
+            .join(file::file_name(&key.name).ok_or_else(empty("path"))?))
     }
 
     fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
-        for run in file::entries(&self.dir)? {
-            for kind in file::entries(&run)? {
-                files.extend(file::entries(&kind)?);
-            }
+        for dir in self.dirs()? {
+            files.extend(file::entries(&dir)?);
         }
         Ok(files)
+    }
+
+    /// The directories that hold checkpoints.
+    fn dirs(&self) -> Result<Vec<PathBuf>> {
+        let mut dirs = Vec::new();
+        for run in file::entries(&self.dir)? {
+            dirs.extend(file::entries(&run)?);
+        }
+        Ok(dirs)
     }
 }
 
@@ -257,29 +263,6 @@ mod tests {
         assert_eq!(store.records().unwrap().len(), 6);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(store.save(&key(""), &saved(1, "")).is_err());
-    }
-
-    #[test]
-    fn the_longest_names_are_stored_like_any_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let longest = "n".repeat(MAX_CHECKPOINT_NAME);
-        let encoded = "é".repeat(MAX_CHECKPOINT_NAME / 2);
-        for name in [&longest, &longest[1..], &longest[50..], &encoded] {
-            store.save(&key(name), &saved(1, name)).unwrap();
-            assert_eq!(store.load(&key(name)).unwrap().record, *name);
-        }
-        let mut long_run = key("a");
-        long_run.run = longest.clone();
-        store.save(&long_run, &saved(1, "of a long run")).unwrap();
-        assert_eq!(Store::open(dir.path()).unwrap().records().unwrap().len(), 5);
-        store.delete(&key(&longest)).unwrap();
-        store.delete(&long_run).unwrap();
-        assert_eq!(store.records().unwrap().len(), 3);
-        let longer = format!("{longest}n");
-        assert!(tinkers_wire::check_checkpoint_name(&longest).is_ok());
-        assert!(tinkers_wire::check_checkpoint_name(&longer).is_err());
-        assert!(store.save(&key(&longer), &saved(1, "")).is_err());
     }
 
     #[test]

@@ -1,53 +1,61 @@
 //! The engine of the embedded server: jobs in, outcomes out, on threads of its own.
 
+mod base;
 mod convert;
 mod pass;
 mod sampling;
 mod storage;
 mod training;
+mod writes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use tinkers_local::engine::{
     BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Work,
 };
+use tinkers_wire::TinkerPath;
 
 use crate::builtin;
 use crate::checkpoint::Store;
-use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::identity::{Names, fingerprint};
 use crate::lock::DirLock;
 use crate::lora::MAX_RANK;
 use crate::model::Model;
+use crate::model_dir::Parts;
 use crate::text::Text;
 use crate::threads::Threads;
-use crate::weights::Weights;
 use sampling::SamplerShelf;
+use writes::{Write, Writes};
 
 /// Sampling threads. Two, so that a long sample does not keep a short one waiting.
 const SAMPLERS: usize = 2;
+
+/// How long dropping an engine waits for its saves and deletions.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A base model in memory, adapters in training over it, and samplers.
 ///
 /// One thread trains: it takes the jobs of all models in the order in which they come. Two threads sample, one deletes
 /// checkpoints. Each computes on pools of its own, so that sampling and training share the cores and neither waits for the other. A job that panics
-/// ends with an error, and the threads go on. Dropping the engine ends jobs that wait with errors; a save that has begun
-/// is finished.
+/// ends with an error, and the threads go on. [`Self::close`] and dropping the engine end waiting jobs with errors, but finish
+/// saves and deletions that the engine was given before.
 pub struct ModelEngine {
     shared: Arc<Shared>,
     training: mpsc::Sender<Ticket>,
     sampling: mpsc::Sender<Ticket>,
     storage: mpsc::Sender<Ticket>,
-    _lock: DirLock,
 }
 
 /// A job and its way back.
 struct Ticket {
+    write: Option<Write>,
     job: Job,
     done: Done,
     cancelled: Arc<AtomicBool>,
@@ -56,14 +64,19 @@ struct Ticket {
 /// What all threads of an engine see.
 #[derive(Debug)]
 struct Shared {
-    name: String,
+    base: BaseModel,
     model: Arc<Model>,
     text: Arc<Text>,
     end_tokens: Vec<u32>,
     store: Store,
     shelf: SamplerShelf,
+    /// Checkpoints without a fingerprint that were warned about.
+    unmarked: Mutex<BTreeSet<TinkerPath>>,
     running: Mutex<BTreeMap<JobId, Arc<AtomicBool>>>,
     closing: AtomicBool,
+    writes: Writes,
+    /// Held until the last write has ended, so that no other engine takes the directory before.
+    lock: Mutex<Option<DirLock>>,
     /// What chance is drawn from where a request has no seed of its own.
     seed: AtomicU64,
 }
@@ -95,48 +108,85 @@ impl ModelEngine {
     /// [`Error::InUse`] where another engine has the directory, [`Error::Io`] where it cannot be used,
     /// [`Error::Panicked`] where the system gives no threads.
     pub fn builtin(data_dir: &Path) -> Result<Self> {
-        let model = builtin::model()?;
-        Self::start(builtin::NAME.into(), model, Text::Bytes, data_dir)
+        let config = builtin::config();
+        let parts = Parts {
+            end_tokens: config.eos_token_id.clone(),
+            config,
+            text: Text::Bytes,
+            weights: builtin::weights()?,
+        };
+        Self::start(Names::only(builtin::NAME), parts, data_dir)
     }
 
     /// An engine over a model in the Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
     ///
-    /// The base model is named as the last part of the directory's path.
+    /// The base model is named as its path ends, `org/model` or `model`; requests may use the last part alone. It is told from
+    /// others by a fingerprint of its contents, which its checkpoints keep: one of another model is refused, whatever the names.
+    /// Any end token of `config.json`, `generation_config.json`, `tokenizer_config.json` and `special_tokens_map.json` ends a
+    /// sample.
     ///
     /// # Errors
     /// As [`Self::builtin`]; [`Error::Model`] or [`Error::Tokenizer`] naming the file that is missing or not supported.
     pub fn from_model_dir(dir: &Path, data_dir: &Path) -> Result<Self> {
-        let config = dir.join("config.json");
-        let json = std::fs::read(&config).map_err(Error::io("cannot read", &config))?;
-        let config = ModelConfig::from_json(&json)?;
-        let text = Text::from_file(&dir.join("tokenizer.json"))?;
-        let model = Model::new(config, Weights::from_dir(dir)?)?;
-        let full = dir.canonicalize().unwrap_or_else(|_| dir.into());
-        let name = full
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        Self::start(name, model, text, data_dir)
+        let names = Names::of_dir(dir).ok_or_else(|| {
+            Error::Model(format!(
+                "{} has no name of its own, name the model",
+                dir.display()
+            ))
+        })?;
+        Self::start(names, Parts::read(dir)?, data_dir)
     }
 
-    fn start(name: String, model: Model, text: Text, data_dir: &Path) -> Result<Self> {
+    /// As [`Self::from_model_dir`], listed as `name`; the names of its path are accepted too.
+    ///
+    /// # Errors
+    /// As [`Self::from_model_dir`].
+    pub fn from_model_dir_named(dir: &Path, name: &str, data_dir: &Path) -> Result<Self> {
+        let names = match Names::of_dir(dir) {
+            Some(names) => names.listed_as(name),
+            None => Names::only(name),
+        };
+        Self::start(names, Parts::read(dir)?, data_dir)
+    }
+
+    fn start(names: Names, parts: Parts, data_dir: &Path) -> Result<Self> {
         let lock = DirLock::take(data_dir)?;
+        let threads = Threads::new(0)?;
+        let Parts {
+            config,
+            text,
+            weights,
+            end_tokens,
+        } = parts;
+        let fingerprint = threads.run(|| fingerprint(&config, &text, &weights));
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let base = BaseModel {
+            name: names.name,
+            aliases: names.aliases,
+            fingerprint: Some(fingerprint),
+            arch: config.model_type.clone(),
+            max_context_length: number(config.max_position_embeddings),
+            vocab_size: number(config.vocab_size),
+            tokenizer_id: None,
+            max_lora_rank: number(MAX_RANK),
+        };
         let shared = Arc::new(Shared {
-            name,
-            end_tokens: model.config().end_tokens(),
-            model: Arc::new(model),
+            base,
+            end_tokens,
+            model: Arc::new(Model::new(config, weights)?),
             text: Arc::new(text),
             store: Store::open(&data_dir.join("checkpoints"))?,
             shelf: SamplerShelf::default(),
+            unmarked: Mutex::default(),
             running: Mutex::default(),
             closing: AtomicBool::new(false),
             seed: AtomicU64::new(0),
+            writes: Writes::default(),
+            lock: Mutex::new(Some(lock)),
         });
         let (training, training_jobs) = mpsc::channel();
         let (sampling, sampling_jobs) = mpsc::channel();
         let (storage, storage_jobs) = mpsc::channel();
-        let threads = Threads::new(0)?;
         let mut trainer = training::Trainer::new(Arc::clone(&shared), threads);
         spawn("training", &shared, training_jobs, move |job, _| {
             trainer.run(job)
@@ -159,23 +209,29 @@ impl ModelEngine {
             training,
             sampling,
             storage,
-            _lock: lock,
         })
+    }
+
+    /// Takes no more work, ends what waits or samples with [`Error::Closed`], and waits until the saves and deletions that it was
+    /// given before have ended. Whether they did within `patience`; those that did not go on.
+    ///
+    /// A save waits for its turn behind the pass that is running. Blocks; called on a thread of the engine it does not wait.
+    pub fn close(&self, patience: Duration) -> bool {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        for cancelled in lock(&self.shared.running).values() {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+        let is_idle = self.shared.writes.wait(patience);
+        if is_idle {
+            lock(&self.shared.lock).take();
+        }
+        is_idle
     }
 }
 
 impl Engine for ModelEngine {
     fn models(&self) -> Vec<BaseModel> {
-        let config = self.shared.model.config();
-        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        vec![BaseModel {
-            name: self.shared.name.clone(),
-            arch: config.model_type.clone(),
-            max_context_length: number(config.max_position_embeddings),
-            vocab_size: number(config.vocab_size),
-            tokenizer_id: None,
-            max_lora_rank: number(MAX_RANK),
-        }]
+        vec![self.shared.base.clone()]
     }
 
     fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError> {
@@ -204,7 +260,16 @@ impl Engine for ModelEngine {
             Work::DeleteCheckpoint { .. } => &self.storage,
             _ => &self.training,
         };
+        // Counted before the flag is read, so that `close` either sees this write or is seen by it.
+        let write = self.shared.writes.begin(&job.work);
+        if self.shared.closing.load(Ordering::SeqCst) {
+            drop(write);
+            lock(&self.shared.running).remove(&job.id);
+            done.finish(Err(Error::Closed.into()));
+            return;
+        }
         let ticket = Ticket {
+            write,
             job,
             done,
             cancelled,
@@ -225,17 +290,14 @@ impl Engine for ModelEngine {
 
 impl Drop for ModelEngine {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::Relaxed);
-        for cancelled in lock(&self.shared.running).values() {
-            cancelled.store(true, Ordering::Relaxed);
-        }
+        self.close(PATIENCE);
     }
 }
 
 impl fmt::Debug for ModelEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ModelEngine")
-            .field("model", &self.shared.name)
+            .field("model", &self.shared.base.name)
             .finish_non_exhaustive()
     }
 }
@@ -261,6 +323,7 @@ fn spawn_shared(
 ) -> Result<()> {
     let (shared, jobs) = (Arc::clone(shared), Arc::clone(jobs));
     let work = move || {
+        writes::is_engine_thread();
         loop {
             let next = lock(&jobs).recv();
             let Ok(ticket) = next else {
@@ -283,11 +346,12 @@ fn finish(
     run: &mut (impl FnMut(&Job, &AtomicBool) -> Ended + Send),
 ) {
     let Ticket {
+        write,
         job,
         done,
         cancelled,
     } = ticket;
-    let closing = shared.closing.load(Ordering::Relaxed);
+    let closing = write.is_none() && shared.closing.load(Ordering::Relaxed);
     let ended = if closing || cancelled.load(Ordering::Relaxed) {
         Err(Error::Closed.into())
     } else {
@@ -296,6 +360,8 @@ fn finish(
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()))
     };
     lock(&shared.running).remove(&job.id);
+    // Before the report, which may drop the engine.
+    drop(write);
     // A report that panics must not take the thread with it.
     let reported = catch_unwind(AssertUnwindSafe(|| done.finish(ended)));
     if reported.is_err() {
@@ -384,6 +450,7 @@ mod tests {
             };
             let cancelled = Arc::default();
             let ticket = Ticket {
+                write: None,
                 job,
                 done,
                 cancelled,

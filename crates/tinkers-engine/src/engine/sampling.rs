@@ -10,7 +10,6 @@ use tinkers_wire::{
     TinkerPath, TopkLogprobs,
 };
 
-use super::convert::key;
 use super::{Shared, lock};
 use crate::error::{Error, Result};
 use crate::sample::{
@@ -64,8 +63,7 @@ impl SamplerShelf {
             kept.push(entry);
             return Ok(sampler);
         }
-        let saved = shared.store.load(&key(path))?;
-        saved.lora.fits(shared.model.config())?;
+        let saved = shared.read(path)?;
         let base = Arc::clone(&shared.model);
         let sampler = Sampler::new(base, Some(&saved.lora), Arc::clone(&shared.text));
         if kept.len() == KEPT {
@@ -88,12 +86,9 @@ pub(super) fn run(
         ));
     };
     let sampler = match weights {
-        Weights::Base(name) if *name == shared.name => {
-            Sampler::new(Arc::clone(&shared.model), None, Arc::clone(&shared.text))
-        }
         Weights::Base(name) => {
-            let expected = format!("{name:?}; this engine has {:?}", shared.name);
-            return Err(Error::input("base_model", expected).into());
+            shared.check_name(name)?;
+            Sampler::new(Arc::clone(&shared.model), None, Arc::clone(&shared.text))
         }
         Weights::Checkpoint(path) => shared.shelf.checkpoint(shared, path)?,
         Weights::Snapshot(name) => shared.shelf.snapshot(name)?,

@@ -103,18 +103,14 @@ impl Trainer {
         base_model: &str,
         config: crate::LoraConfig,
     ) -> Result<Outcome> {
-        if base_model != self.shared.name {
-            let expected = format!("{base_model:?}; this engine has {:?}", self.shared.name);
-            return Err(Error::input("base_model", expected));
-        }
+        self.shared.check_name(base_model)?;
         let trainee = Trainee::new(Arc::clone(&self.shared.model), config)?;
         self.models.insert(model.to_owned(), trainee);
         Ok(Outcome::Done)
     }
 
     fn read(&self, path: &TinkerPath, optimizer: bool) -> Result<Trainee> {
-        let saved = self.shared.store.load(&key(path))?;
-        saved.lora.fits(self.shared.model.config())?;
+        let saved = self.shared.read(path)?;
         let fresh = AdamW::new(saved.lora.params());
         let memory = match (optimizer, saved.optimizer) {
             (false, _) => fresh,
@@ -179,6 +175,10 @@ impl Trainer {
             ));
         }
         let trainee = trainee(&mut self.models, model)?;
+        let record = &CheckpointRecord {
+            base_fingerprint: self.shared.base.fingerprint.clone(),
+            ..record.clone()
+        };
         let keeps_optimizer = record.path.kind() == CheckpointKind::Training;
         let saved = Saved {
             lora: trainee.lora().clone(),

@@ -192,7 +192,8 @@ impl Sampler {
                 .top_k
                 .push(choose::most_likely(logits, job.top_k_log_probs, total));
         }
-        sample.stopped = job.stop.ends(&sample.tokens, &self.text)?;
+        let context = &job.prompt[job.prompt.len().saturating_sub(stop::LEAD)..];
+        sample.stopped = job.stop.ends(context, &sample.tokens, &self.text)?;
         state.ended = sample.stopped || sample.tokens.len() >= max_tokens;
         Ok(())
     }

@@ -11,8 +11,7 @@ use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
     Admitted, Arrival, Ask, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
-    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Setback, Settlement, Timeouts,
-    TransportError,
+    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Setback, Timeouts, TransportError,
 };
 use tinkers_wire::{PollTarget, RetrieveFutures, routes, to_json};
 
@@ -20,7 +19,9 @@ use super::board::{Board, Report, Work};
 use super::reply::{Reply, classify};
 use crate::catch_unwind;
 use crate::closing::after_close;
-use crate::pace::{POLL_LIMIT, Pace, held_in_vain, hint_of, is_passing, settlement, sit_out};
+use crate::pace::{
+    POLL_LIMIT, Pace, held_in_vain, hint_of, is_held, is_passing, settlement, sit_out,
+};
 
 /// A poll that only acknowledges is given up after this long.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
@@ -258,26 +259,29 @@ impl Drive {
         work: Work,
         deadline: Option<Moment>,
     ) -> Result<(Moment, Result<HttpResponse, TransportError>)> {
-        let reentry = std::mem::replace(&mut self.reentry, Reentry::New);
-        let admitted = caller
-            .admission
-            .admit(self.asking(deadline, reentry))
-            .await?;
-        let Admitted {
-            permit,
-            flight,
-            arrival,
-        } = admitted;
-        self.arrival = arrival;
-        let sent_at = caller.time.now();
-        let outcome = caller.transport.send(self.request(report, work)).await;
-        let settlement = match &outcome {
-            Ok(answer) => settlement(answer, caller),
-            Err(_) => Settlement::Unknown,
-        };
-        permit.settle(settlement);
-        drop(flight);
-        Ok((sent_at, outcome))
+        loop {
+            let reentry = std::mem::replace(&mut self.reentry, Reentry::New);
+            let admitted = caller
+                .admission
+                .admit(self.asking(deadline, reentry))
+                .await?;
+            let Admitted {
+                mut permit,
+                flight,
+                arrival,
+            } = admitted;
+            self.arrival = arrival;
+            let sent_at = caller.time.now();
+            let request = self.request(report, work);
+            let outcome = caller.send(&mut permit, request).await;
+            if is_held(&outcome) {
+                self.reentry = Reentry::AfterRefusal(arrival);
+                continue;
+            }
+            permit.settle(settlement(&outcome, caller));
+            drop(flight);
+            return Ok((sent_at, outcome));
+        }
     }
 
     fn asking(&self, deadline: Option<Moment>, reentry: Reentry) -> Ask {
@@ -288,6 +292,7 @@ impl Drive {
             deadline,
             flight: None,
             reentry,
+            is_nested: false,
         }
     }
 

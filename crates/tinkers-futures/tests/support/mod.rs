@@ -111,6 +111,7 @@ fn build(
         billing: Arc::new(BillingPause::default()),
         billing_limit: Duration::from_secs(3600),
         setbacks: Arc::default(),
+        closing: Arc::default(),
     };
     let config = ClientConfig::default();
     (

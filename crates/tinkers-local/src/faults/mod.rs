@@ -24,7 +24,7 @@ pub use self::script::InvalidScript;
 ///
 /// Each request is struck by the first rule, in the order of adding, that matches it and is due; so one request meets one
 /// fault at most, and several rules together make a bad day. Every rule counts the requests that it matches, whichever rule
-/// strikes them. `GET /faults/counts` and `GET /scripted/counts` are never struck.
+/// strikes them; of its [times](Rule::times), only the requests that it strikes itself are taken. `GET /faults/counts` and `GET /scripted/counts` are never struck.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -71,7 +71,6 @@ struct Entry {
     fault: Fault,
     since: Option<Moment>,
     matched: u64,
-    due: u64,
     struck: u64,
 }
 
@@ -98,7 +97,6 @@ impl Faults {
             fault,
             since: script.time.as_ref().map(|time| time.now()),
             matched: 0,
-            due: 0,
             struck: 0,
         };
         script.rules.push(entry);
@@ -157,9 +155,7 @@ impl Entry {
             return false;
         }
         self.matched += 1;
-        let is_due = self.rule.is_due(self.matched, self.due);
-        self.due += u64::from(is_due);
-        is_due
+        self.rule.is_due(self.matched, self.struck)
     }
 
     fn named(&self) -> Struck {
@@ -217,18 +213,31 @@ mod tests {
         faults.add(Rule::on("/a").nth(2).times(2), Fault::empty_400());
         faults.add(Rule::on("/a").nth(3), Fault::gone());
         faults.add(Rule::on("/b*").always(), Fault::gone());
-        // The second rule's turn is the first one's too, and passes.
+        // The second rule is due first where the first one strikes, and strikes at the next request.
         assert_eq!(
             strikes(&faults, "/a", 5),
-            [None, Some(1), Some(1), None, None]
+            [None, Some(1), Some(1), Some(2), None]
         );
         assert_eq!(strikes(&faults, "/bcd", 2), [Some(3), Some(3)]);
         assert_eq!(strikes(&faults, "/c", 1), [None]);
-        assert_eq!(struck(&faults), [(5, 2), (5, 0), (2, 2)]);
+        assert_eq!(struck(&faults), [(5, 2), (5, 1), (2, 2)]);
         faults.clear();
         assert_eq!(faults.counts(), []);
         faults.add(Rule::any(), Fault::gone());
         assert_eq!(strikes(&faults, "/c", 2), [Some(4), None]);
+    }
+
+    #[test]
+    fn a_rule_strikes_as_often_as_it_says() {
+        let faults = Faults::new();
+        faults.add(Rule::on("/a").nth(2), Fault::empty_400());
+        faults.add(Rule::on("/a").times(3), Fault::gone());
+        faults.add(Rule::on("/a").times(2).with_chance(1.0, 1), Fault::gone());
+        assert_eq!(
+            strikes(&faults, "/a", 7),
+            [Some(2), Some(1), Some(2), Some(2), Some(3), Some(3), None]
+        );
+        assert_eq!(struck(&faults), [(7, 1), (7, 3), (7, 2)]);
     }
 
     #[test]

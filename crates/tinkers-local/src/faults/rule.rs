@@ -8,8 +8,8 @@ use tinkers_core::{Jitter, Moment, RouteClass, SplitMix};
 /// Which requests a fault strikes: by default the first of its route, once.
 ///
 /// A rule counts the requests of its route that come while its window of time is open; the first of them is number 1. It is
-/// due for some of them, and strikes where no rule before it is due for the same request. What it is due for follows from its
-/// own count alone, so the same requests meet the same faults, run after run.
+/// due for some of them, and strikes where no rule before it is due for the same request; otherwise it stays due for the next.
+/// All of this follows from counts alone, so the same requests meet the same faults, run after run.
 #[derive(Debug, Clone)]
 pub struct Rule {
     name: Option<Arc<str>>,
@@ -76,8 +76,7 @@ impl Rule {
         self
     }
 
-    /// Due so many times, 1 unless set: for that many matches in a row, or, with a [chance](Self::with_chance), for the first so
-    /// many that it falls on.
+    /// Strikes so many requests, 1 unless set. Requests that an earlier rule strikes are not counted.
     #[must_use]
     pub const fn times(mut self, times: u64) -> Self {
         self.times = if times == 0 { 1 } else { times };
@@ -139,15 +138,11 @@ impl Rule {
             .is_some_and(|length| now >= opens.after(length))
     }
 
-    /// Whether it is due for its match number `matched`, after it was due `due` times.
-    pub(super) fn is_due(&self, matched: u64, due: u64) -> bool {
+    /// Whether it is due for its match number `matched`, after it struck `struck` requests.
+    pub(super) fn is_due(&self, matched: u64, struck: u64) -> bool {
         matched >= self.first
-            && !self.is_used_up(due)
+            && struck < self.times
             && self.chance.is_none_or(|chance| chance.hits(matched))
-    }
-
-    pub(super) const fn is_used_up(&self, due: u64) -> bool {
-        due >= self.times
     }
 }
 

@@ -45,6 +45,14 @@ impl InProcess {
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, TransportError> {
+        let departure = request.departure;
+        if !departure.may_leave() {
+            return Err(TransportError::new(
+                TransportErrorKind::Held,
+                Sent::NotSent,
+                "the server asked for a pause before the request left",
+            ));
+        }
         let mut headers = request.headers;
         if let Some(key) = &self.api_key {
             headers.insert(HeaderName::from_static("x-api-key"), key.clone());
@@ -60,6 +68,9 @@ impl InProcess {
         let answer = time
             .deadline(time.now().after(limit), self.server.exchange(sent))
             .await;
+        if let Some(Ok(response)) = &answer {
+            departure.head(response.status, &response.headers, time.wall());
+        }
         match answer {
             None => Err(TransportError::new(
                 TransportErrorKind::Timeout,

@@ -48,7 +48,9 @@ impl Protocol {
         }
         check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?.clone();
-        if let Some(base) = body.base_model.filter(|base| *base != record.base_model) {
+        let own = self.base_of(&record)?;
+        let is_own = |base: &String| own.is_called(base) || *base == record.base_model;
+        if let Some(base) = body.base_model.filter(|base| !is_own(base)) {
             let reason = format!(
                 "expected {}, the base of {}, got {base:?}",
                 record.base_model, record.path
@@ -79,16 +81,15 @@ impl Protocol {
         }
         check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?;
+        let base = self.base_of(record)?;
         let entry = self.usable(model)?;
         let notes = body.user_metadata.as_ref();
         if notes.is_some_and(|notes| !notes.is_empty()) {
             let reason = "expected nothing: the model that is loaded into keeps its own";
             return Err(Refusal::field("user_metadata", reason));
         }
-        if body
-            .base_model
-            .as_ref()
-            .is_some_and(|base| *base != entry.base.name)
+        if let Some(wanted) = &body.base_model
+            && self.base(wanted)?.name != entry.base.name
         {
             let reason = format!(
                 "expected {}, the base of the model, or nothing",
@@ -96,7 +97,7 @@ impl Protocol {
             );
             return Err(Refusal::field("base_model", reason));
         }
-        if entry.base.name != record.base_model || !same_shape(&entry.lora, &record.lora) {
+        if entry.base.name != base.name || !same_shape(&entry.lora, &record.lora) {
             let reason = format!(
                 "expected a checkpoint of {} with rank {} and the same parts, got one of {} with rank {}",
                 entry.base.name, entry.lora.rank, record.base_model, record.lora.rank

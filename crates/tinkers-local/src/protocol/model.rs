@@ -192,7 +192,7 @@ impl Protocol {
 
     /// A base model by name.
     pub(super) fn base(&self, name: &str) -> Result<Arc<BaseModel>, Refusal> {
-        let found = self.bases.iter().find(|base| base.name == name);
+        let found = self.bases.iter().find(|base| base.is_called(name));
         found.map(Arc::clone).ok_or_else(|| {
             let known: Vec<&str> = self.bases.iter().map(|base| base.name.as_str()).collect();
             Refusal::not_found(format!(
@@ -200,6 +200,27 @@ impl Protocol {
                 known.join(", ")
             ))
         })
+    }
+
+    /// The base model of a checkpoint: by its fingerprint, or by its name where one of the two has none.
+    pub(super) fn base_of(&self, record: &CheckpointRecord) -> Result<Arc<BaseModel>, Refusal> {
+        let print = record.base_fingerprint.as_ref();
+        let same = self
+            .bases
+            .iter()
+            .find(|base| print.is_some() && base.fingerprint.as_ref() == print);
+        if let Some(same) = same {
+            return Ok(Arc::clone(same));
+        }
+        let base = match (self.base(&record.base_model), self.bases.as_slice()) {
+            // Under a name that is not here, the fingerprints say more.
+            (Err(_), [only]) if only.mismatch(record).is_some() => Arc::clone(only),
+            (base, _) => base?,
+        };
+        match base.mismatch(record) {
+            Some(reason) => Err(Refusal::field("path", reason)),
+            None => Ok(base),
+        }
     }
 
     /// A model made from a checkpoint, not yet entered.
@@ -212,7 +233,7 @@ impl Protocol {
     ) -> Result<Model, Refusal> {
         Ok(Model {
             session: session.to_owned(),
-            base: self.base(&record.base_model)?,
+            base: self.base_of(record)?,
             lora: record.lora.clone(),
             user_metadata,
             lane: Lane::new(self.config.dialect.order),

@@ -141,15 +141,18 @@ impl Protocol {
                     origin: Origin::Sampler(id.clone(), body.seq_id),
                 })
             }
-            (None, Some(base), None) => Ok(Source {
-                base: self.base(base)?,
-                weights: Weights::Base(base.clone()),
-                origin: Origin::Free,
-            }),
+            (None, Some(base), None) => {
+                let base = self.base(base)?;
+                Ok(Source {
+                    weights: Weights::Base(base.name.clone()),
+                    base,
+                    origin: Origin::Free,
+                })
+            }
             (None, None, Some(path)) => {
                 let record = self.checkpoint(path)?;
                 Ok(Source {
-                    base: self.base(&record.base_model)?,
+                    base: self.base_of(record)?,
                     weights: Weights::Checkpoint(record.path.clone()),
                     origin: Origin::Free,
                 })

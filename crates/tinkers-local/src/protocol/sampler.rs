@@ -64,21 +64,24 @@ impl Protocol {
             }
         }
         let (base, weights) = match (&body.base_model, &body.model_path) {
-            (Some(base), None) => (self.base(base)?, Weights::Base(base.clone())),
+            (Some(base), None) => {
+                let base = self.base(base)?;
+                let weights = Weights::Base(base.name.clone());
+                (base, weights)
+            }
             (base, Some(path)) => {
                 let record = self.checkpoint(path)?;
+                let own = self.base_of(record)?;
                 // Both may be given, when they say the same.
-                if base.as_ref().is_some_and(|base| *base != record.base_model) {
+                let is_own = |base: &String| own.is_called(base) || *base == record.base_model;
+                if base.as_ref().is_some_and(|base| !is_own(base)) {
                     let reason = format!(
                         "expected {}, the base of {path}, or nothing",
                         record.base_model
                     );
                     return Err(Refusal::field("base_model", reason));
                 }
-                (
-                    self.base(&record.base_model)?,
-                    Weights::Checkpoint(record.path.clone()),
-                )
+                (own, Weights::Checkpoint(record.path.clone()))
             }
             (None, None) => {
                 return Err(Refusal::field(

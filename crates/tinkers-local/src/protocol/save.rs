@@ -137,6 +137,7 @@ impl Protocol {
         let record = CheckpointRecord {
             path: path.clone(),
             base_model: model.base.name.clone(),
+            base_fingerprint: model.base.fingerprint.clone(),
             lora: model.lora.clone(),
             saved_at,
             expires_at: save

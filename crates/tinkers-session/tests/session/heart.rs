@@ -205,7 +205,7 @@ fn a_session_that_the_server_has_ended_is_over_here_and_says_so_once() {
 
         let asked = world.server.asked().len();
         let error = world.drive(session.capabilities()).expect_err("it is over");
-        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert_eq!(error.kind(), ErrorKind::SessionLost);
         assert_eq!(error.sent(), Sent::NotSent);
         assert!(error.to_string().contains("ended on the server"), "{error}");
         let closed = world.drive(session.close(FinishReason::Success, None));

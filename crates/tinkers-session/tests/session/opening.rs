@@ -145,6 +145,8 @@ fn what_is_no_tinker_server_is_told_at_once_with_its_address() {
         (404, "<html>Not Found</html>"),
         (404, r#"{"detail": "Not Found"}"#),
         (405, "method not allowed"),
+        (501, "<!DOCTYPE HTML><p>Unsupported method ('POST')."),
+        (400, "<html>Bad Request</html>"),
         (200, "<!doctype html><p>Welcome</p>"),
         (200, ""),
         (200, "null"),

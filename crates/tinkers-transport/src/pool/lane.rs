@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tinkers_core::{Moment, RouteClass, Sent, Setback, Spawn, Task, TransportError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::table::{Slot, Table};
 use super::{Ground, LaneLimits, LaneStats, Lease, Patience};
-use crate::dial::Dialed;
+use crate::dial::{DialLimit, Dialed};
 use crate::failure;
 use crate::link::Link;
 
@@ -27,18 +27,24 @@ struct Inner {
     table: Table<Link>,
     waiters: VecDeque<Waiter>,
     opening: usize,
-    /// Whether the last connection carried several requests at a time; `None` before the first.
-    multiplexed: Option<bool>,
+    /// How many requests at a time the last connection carried when it was opened; `None` before the first.
+    carried: Option<usize>,
     /// How long the latest request would wait for a connection to open.
     connect: Duration,
-    /// When a connection that was hoped to carry many turned out to carry one: those who had counted on it count anew from here.
+    /// When a connection turned out to carry fewer than was hoped: those who had counted on it count anew from here.
     let_down_at: Moment,
     next_id: u64,
     closed: bool,
     reaper: Option<Task>,
+    /// When the lane last looked at both clocks.
+    looked_at: (Moment, SystemTime),
 }
 
 type Waiter = oneshot::Sender<Result<Lease, TransportError>>;
+
+/// When the date moves on by this much more than the clock of timers, the machine was suspended, or the date was set. In either case
+/// nobody knows how long the connections have really been idle. The monotonic clocks of Linux and macOS stand still in a suspend.
+const SUSPENDED: Duration = Duration::from_millis(500);
 
 /// An HTTP/1.1 connection whose answer is in, but whose upload is not taken, is given up after this long.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -49,12 +55,13 @@ impl Lane {
             table: Table::new(),
             waiters: VecDeque::new(),
             opening: 0,
-            multiplexed: None,
+            carried: None,
             connect: Duration::ZERO,
             let_down_at: Moment::ORIGIN,
             next_id: 0,
             closed: false,
             reaper: None,
+            looked_at: (ground.time.now(), ground.time.wall()),
         });
         Arc::new(Self {
             ground,
@@ -70,13 +77,16 @@ impl Lane {
         self: &Arc<Self>,
         patience: Patience,
     ) -> Result<Lease, TransportError> {
+        // Dropped when the lock is free again.
+        let mut gone = self.after_suspend();
         let (mut grant, dials, covered) = {
+            let now = self.ground.time.now();
             let mut inner = self.lock();
             if inner.closed {
                 return Err(failure::closed());
             }
             if inner.waiters.is_empty()
-                && let Some(taken) = inner.table.take(self.limits.streams)
+                && let Some(taken) = inner.table.take(self.limits.streams, now, &mut gone)
             {
                 return Ok(Lease::new(Arc::clone(self), taken));
             }
@@ -90,6 +100,7 @@ impl Lane {
                 inner.waiters.len() <= inner.opening * self.carries(&inner),
             )
         };
+        drop(gone);
         self.dial(dials);
         let time = &self.ground.time;
         let mut counted_from = time.now();
@@ -116,6 +127,18 @@ impl Lane {
                 Err(failure::timed_out(origin, "total", limit, Sent::NotSent))
             }
         }
+    }
+
+    /// Retires all connections when the machine was suspended since the last look; gives those that nobody uses.
+    fn after_suspend(&self) -> Vec<Link> {
+        let (now, wall) = (self.ground.time.now(), self.ground.time.wall());
+        let mut inner = self.lock();
+        let (last, last_wall) = std::mem::replace(&mut inner.looked_at, (now, wall));
+        let by_date = wall.duration_since(last_wall).unwrap_or_default();
+        if by_date.saturating_sub(now.since(last)) < SUSPENDED {
+            return Vec::new();
+        }
+        inner.table.retire(now)
     }
 
     /// Whether there are as many connections as may be, and when a hope was last let down.
@@ -173,7 +196,7 @@ impl Lane {
         self.ground.runtime.launch(async move {
             let time = Arc::clone(&lane.ground.time);
             let settled = time.deadline(time.now().after(SETTLE), link.ready()).await;
-            if settled == Some(true) {
+            if matches!(settled, Some(Ok(()))) {
                 lane.give_back(id, link);
             } else {
                 lane.forget(id);
@@ -205,14 +228,15 @@ impl Lane {
 
     /// Hands free connections to those who wait, and opens more where there are too few.
     fn serve(self: &Arc<Self>) {
-        let mut grants = Vec::new();
+        let (mut grants, mut gone) = (Vec::new(), Vec::new());
+        let now = self.ground.time.now();
         let dials = {
             let mut inner = self.lock();
             while let Some(waiter) = inner.waiters.pop_front() {
                 if waiter.is_closed() {
                     continue;
                 }
-                match inner.table.take(self.limits.streams) {
+                match inner.table.take(self.limits.streams, now, &mut gone) {
                     Some(taken) => grants.push((waiter, Lease::new(Arc::clone(self), taken))),
                     None => {
                         inner.waiters.push_front(waiter);
@@ -222,6 +246,7 @@ impl Lane {
             }
             self.dials_needed(&mut inner)
         };
+        drop(gone);
         for (waiter, lease) in grants {
             // One who left a moment ago gives the lease back here, and its drop serves the next.
             drop(waiter.send(Ok(lease)));
@@ -249,10 +274,12 @@ impl Lane {
     /// How many requests a connection is expected to carry. Until the first one tells, hope for many: one more round trip for
     /// an HTTP/1.1 server is cheaper than fifty connections to an HTTP/2 one.
     fn carries(&self, inner: &Inner) -> usize {
-        let many = inner
-            .multiplexed
-            .unwrap_or_else(|| self.ground.dialer.may_multiplex(&self.ground.origin));
-        if many { self.limits.streams } else { 1 }
+        inner.carried.unwrap_or_else(|| {
+            match self.ground.dialer.may_multiplex(&self.ground.origin) {
+                true => self.limits.streams,
+                false => 1,
+            }
+        })
     }
 
     fn dial(self: &Arc<Self>, count: usize) {
@@ -267,17 +294,8 @@ impl Lane {
                     time,
                     ..
                 } = &*lane.ground;
-                let dialed = time
-                    .deadline(time.now().after(connect), dialer.dial(origin))
-                    .await;
-                let dialed = dialed.unwrap_or_else(|| {
-                    Err(failure::timed_out(
-                        origin,
-                        "connect",
-                        connect,
-                        Sent::NotSent,
-                    ))
-                });
+                let limit = DialLimit::within(connect, &**time);
+                let dialed = dialer.dial(origin, limit).await;
                 opening.done(dialed);
             });
         }
@@ -292,13 +310,14 @@ impl Lane {
             if inner.closed {
                 return;
             }
-            if !multiplexed && self.carries(&inner) > 1 {
+            let carried = dialed.link.allowed().clamp(1, self.limits.streams);
+            if carried < self.carries(&inner) {
                 inner.let_down_at = now;
             }
-            inner.multiplexed = Some(multiplexed);
+            inner.carried = Some(carried);
             let id = inner.next_id;
             inner.next_id += 1;
-            inner.table.add(id, dialed.link, now);
+            inner.table.add(id, dialed.link, now, self.limits.idle());
             id
         };
         tracing::debug!(
@@ -311,6 +330,9 @@ impl Lane {
         let lane = Arc::downgrade(self);
         let class = self.class.name();
         let setbacks = Arc::clone(&self.ground.setbacks);
+        if let Some(allowed) = dialed.allowed {
+            self.watch(allowed);
+        }
         self.ground.runtime.launch(async move {
             match dialed.driver.await {
                 Ok(()) => tracing::debug!(class, connection = id, "connection closed"),
@@ -325,6 +347,20 @@ impl Lane {
         });
         self.serve();
         self.reap();
+    }
+
+    /// Serves those who wait whenever a server allows more streams on a connection than before.
+    fn watch(self: &Arc<Self>, mut allowed: watch::Receiver<usize>) {
+        let lane = Arc::downgrade(self);
+        self.ground.runtime.launch(async move {
+            // Ends with the connection, whose driver holds the other end.
+            while allowed.changed().await.is_ok() {
+                match lane.upgrade() {
+                    Some(lane) => lane.serve(),
+                    None => return,
+                }
+            }
+        });
     }
 
     /// A connection could not be opened: those who counted on it learn why, the others go on.

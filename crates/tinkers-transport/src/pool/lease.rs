@@ -41,6 +41,11 @@ impl Lease {
         self.link.as_mut()
     }
 
+    /// Gives the connection back unused: the request did not leave.
+    pub(crate) fn put_back(mut self) {
+        self.touched = false;
+    }
+
     /// The request is over, its answer read to the end.
     pub(crate) fn finish(mut self) {
         if let Some(link) = self.link.take() {

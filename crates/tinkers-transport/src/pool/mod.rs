@@ -29,6 +29,10 @@ pub struct LaneLimits {
     pub idle_http1: Duration,
     /// An unused HTTP/2 connection is closed after this long.
     pub idle_http2: Duration,
+    /// A connection that is older than this takes no further request and closes after those that it carries, so that a host name
+    /// which has moved is looked up again. Up to a quarter is taken off, by the connection's number, so that connections which were opened
+    /// together are not all replaced together. Every connection carries at least one request.
+    pub max_age: Duration,
 }
 
 impl LaneLimits {
@@ -51,6 +55,8 @@ impl LaneLimits {
             // to be after them costs a submission whose fate nobody knows.
             idle_http1: Duration::from_secs(4),
             idle_http2: Duration::from_secs(90),
+            // A few times what names live for in caches; replacing even the 4096 connections of polls takes seven a second.
+            max_age: Duration::from_secs(600),
         }
     }
 
@@ -59,6 +65,7 @@ impl LaneLimits {
             single: self.idle_http1,
             shared: self.idle_http2,
             count: self.max_idle,
+            age: self.max_age,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The connections of one class, as plain data: which is free, which is taken, which has been idle for too long.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tinkers_core::Moment;
@@ -21,14 +21,26 @@ pub(crate) struct IdleLimits {
     pub(crate) single: Duration,
     pub(crate) shared: Duration,
     pub(crate) count: usize,
+    /// A connection that has carried a request takes no further one when it is about as old as this.
+    pub(crate) age: Duration,
+}
+
+impl IdleLimits {
+    /// How old connection `id` may become: spread over the last quarter, so that those which were opened together are not all
+    /// replaced together.
+    fn age_of(&self, id: u64) -> Duration {
+        // Fibonacci hashing: ids in a row are spread evenly.
+        let part = (id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) as u32;
+        self.age - self.age / 4 / (1 << 16) * part
+    }
 }
 
 /// Connections by how they are used. Ids are never used twice.
 pub(crate) struct Table<S> {
     /// Those that carry one request at a time, unused; the longest unused first.
     idle: VecDeque<Idle<S>>,
-    /// Those that carry one request at a time, in use.
-    out: BTreeSet<u64>,
+    /// Those that carry one request at a time, in use, and when they are too old.
+    out: BTreeMap<u64, Moment>,
     shared: BTreeMap<u64, Shared<S>>,
 }
 
@@ -36,6 +48,7 @@ struct Idle<S> {
     id: u64,
     slot: S,
     since: Moment,
+    old_at: Moment,
     unused: bool,
 }
 
@@ -43,7 +56,15 @@ struct Shared<S> {
     slot: S,
     streams: usize,
     since: Moment,
+    old_at: Moment,
     unused: bool,
+}
+
+impl<S: Slot> Shared<S> {
+    /// Whether it may take another request. One that was never used is never too old, so that each connection carries one.
+    fn is_fresh(&self, now: Moment) -> bool {
+        self.unused || now < self.old_at
+    }
 }
 
 /// A connection taken for one request.
@@ -58,7 +79,7 @@ impl<S: Slot> Table<S> {
     pub(crate) fn new() -> Self {
         Self {
             idle: VecDeque::new(),
-            out: BTreeSet::new(),
+            out: BTreeMap::new(),
             shared: BTreeMap::new(),
         }
     }
@@ -79,7 +100,8 @@ impl<S: Slot> Table<S> {
     }
 
     /// Adds a connection that has just been opened.
-    pub(crate) fn add(&mut self, id: u64, slot: S, now: Moment) {
+    pub(crate) fn add(&mut self, id: u64, slot: S, now: Moment, limits: IdleLimits) {
+        let old_at = now.after(limits.age_of(id));
         if slot.share().is_some() {
             self.shared.insert(
                 id,
@@ -87,6 +109,7 @@ impl<S: Slot> Table<S> {
                     slot,
                     streams: 0,
                     since: now,
+                    old_at,
                     unused: true,
                 },
             );
@@ -95,29 +118,46 @@ impl<S: Slot> Table<S> {
                 id,
                 slot,
                 since: now,
+                old_at,
                 unused: true,
             });
         }
     }
 
-    /// Takes room for one request, with at most `streams` on one connection.
-    pub(crate) fn take(&mut self, streams: usize) -> Option<Taken<S>> {
+    /// Takes room for one request, with at most `streams` on one connection. What is found to be too old goes into `gone`, to be
+    /// dropped outside of any lock.
+    pub(crate) fn take(
+        &mut self,
+        streams: usize,
+        now: Moment,
+        gone: &mut Vec<S>,
+    ) -> Option<Taken<S>> {
         // The most recently used first, so that those beyond the need grow old and go.
         while let Some(idle) = self.idle.pop_back() {
-            if !idle.slot.is_closed() {
-                self.out.insert(idle.id);
-                return Some(Taken {
-                    id: idle.id,
-                    slot: idle.slot,
-                    reused: !idle.unused,
-                });
+            if idle.slot.is_closed() || !(idle.unused || now < idle.old_at) {
+                gone.push(idle.slot);
+                continue;
             }
+            self.out.insert(idle.id, idle.old_at);
+            return Some(Taken {
+                id: idle.id,
+                slot: idle.slot,
+                reused: !idle.unused,
+            });
         }
-        self.shared.retain(|_, shared| !shared.slot.is_closed());
+        let is_over = |shared: &Shared<S>| {
+            shared.slot.is_closed() || (shared.streams == 0 && !shared.is_fresh(now))
+        };
+        gone.extend(
+            self.shared
+                .extract_if(.., |_, shared| is_over(shared))
+                .map(|(_, shared)| shared.slot),
+        );
         // The oldest with room, for the same reason.
         for (&id, shared) in &mut self.shared {
             let room = streams.min(shared.slot.allowed());
             if shared.streams < room
+                && shared.is_fresh(now)
                 && let Some(slot) = shared.slot.share()
             {
                 shared.streams += 1;
@@ -139,18 +179,20 @@ impl<S: Slot> Table<S> {
         if let Some(shared) = self.shared.get_mut(&id) {
             shared.streams -= 1;
             shared.since = now;
-            if slot.is_closed() {
+            if slot.is_closed() || (shared.streams == 0 && !shared.is_fresh(now)) {
                 return self.shared.remove(&id).map(|shared| shared.slot);
             }
             return None;
         }
-        if !self.out.remove(&id) || slot.is_closed() {
+        let old_at = self.out.remove(&id).filter(|_| !slot.is_closed());
+        let Some(old_at) = old_at.filter(|old_at| now < *old_at) else {
             return Some(slot);
-        }
+        };
         self.idle.push_back(Idle {
             id,
             slot,
             since: now,
+            old_at,
             unused: false,
         });
         if self.idle.len() > limits.count {
@@ -159,11 +201,22 @@ impl<S: Slot> Table<S> {
         None
     }
 
+    /// Lets every connection carry what it carries now and nothing more; gives those that nobody uses.
+    pub(crate) fn retire(&mut self, now: Moment) -> Vec<S> {
+        for old_at in self.out.values_mut() {
+            *old_at = now;
+        }
+        for shared in self.shared.values_mut() {
+            (shared.old_at, shared.unused) = (now, false);
+        }
+        self.drain_idle()
+    }
+
     /// Forgets a connection that is gone; whether it was known.
     pub(crate) fn forget(&mut self, id: u64) -> bool {
         let idle = self.idle.iter().position(|idle| idle.id == id);
         let idle = idle.and_then(|at| self.idle.remove(at)).is_some();
-        self.out.remove(&id) || self.shared.remove(&id).is_some() || idle
+        self.out.remove(&id).is_some() || self.shared.remove(&id).is_some() || idle
     }
 
     /// Takes out all that nobody uses.
@@ -250,21 +303,81 @@ mod tests {
         single: Duration::from_secs(4),
         shared: Duration::from_secs(90),
         count: 2,
+        age: Duration::from_secs(1000),
     };
 
     fn at(seconds: u64) -> Moment {
         Moment::from_origin(Duration::from_secs(seconds))
     }
 
+    fn take(table: &mut Table<Fake>, streams: usize) -> Option<Taken<Fake>> {
+        table.take(streams, at(0), &mut Vec::new())
+    }
+
+    #[test]
+    fn a_connection_that_is_too_old_takes_no_further_request() {
+        let limits = IdleLimits {
+            age: Duration::from_secs(100),
+            ..LIMITS
+        };
+        let mut table = Table::new();
+        let gone = &mut Vec::new();
+        table.add(0, single(), at(0), limits);
+        table.add(1, shared(9), at(0), limits);
+        // Each carries its first request, however late that is.
+        let first = table.take(9, at(200), gone).expect("unused");
+        let second = table.take(9, at(200), gone).expect("unused");
+        assert_eq!((first.id, second.id, gone.len()), (0, 1, 0));
+        assert!(table.take(9, at(200), gone).is_none(), "too old");
+        let over = table.give_back(0, first.slot, at(200), limits);
+        assert!(over.is_some(), "not kept");
+        let over = table.give_back(1, second.slot, at(200), limits);
+        assert!(over.is_some(), "not kept");
+        assert_eq!(table.len(), 0);
+        // An idle one that grows old goes when somebody looks.
+        table.add(2, single(), at(300), limits);
+        let taken = table.take(9, at(300), gone).expect("unused");
+        assert!(table.give_back(2, taken.slot, at(301), limits).is_none());
+        assert!(table.take(9, at(400), gone).is_none());
+        assert_eq!((gone.len(), table.len()), (1, 0));
+    }
+
+    #[test]
+    fn ages_are_spread_over_the_last_quarter() {
+        let mut ages: Vec<Duration> = (0..256).map(|id| LIMITS.age_of(id)).collect();
+        assert!(ages.iter().all(|age| (750..=1000).contains(&age.as_secs())));
+        ages.sort();
+        let widest = ages.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert!(widest < Some(Duration::from_secs(5)), "{widest:?}");
+    }
+
+    #[test]
+    fn retired_connections_end_with_what_they_carry() {
+        let mut table = Table::new();
+        for id in 0..2 {
+            table.add(id, single(), at(0), LIMITS);
+            table.add(10 + id, shared(1), at(0), LIMITS);
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| take(&mut table, 1)).collect();
+        assert_eq!(taken.len(), 4);
+        table.add(2, single(), at(1), LIMITS);
+        assert_eq!(table.retire(at(1)).len(), 1, "the one that nobody used");
+        for taken in taken {
+            let slot = table.give_back(taken.id, taken.slot, at(1), LIMITS);
+            assert!(slot.is_some(), "{} is not kept", taken.id);
+        }
+        assert_eq!((table.len(), table.in_use()), (0, 0));
+    }
+
     #[test]
     fn a_single_connection_carries_one_request_and_the_last_used_comes_first() {
         let mut table = Table::new();
         for id in 0..2 {
-            table.add(id, single(), at(0));
+            table.add(id, single(), at(0), LIMITS);
         }
-        let first = table.take(50).expect("free");
-        let second = table.take(50).expect("free");
-        assert!(table.take(50).is_none());
+        let first = take(&mut table, 50).expect("free");
+        let second = take(&mut table, 50).expect("free");
+        assert!(take(&mut table, 50).is_none());
         assert_eq!(
             (first.id, first.reused, table.len(), table.in_use()),
             (1, false, 2, 2)
@@ -279,40 +392,41 @@ mod tests {
                 .give_back(first.id, first.slot, at(2), LIMITS)
                 .is_none()
         );
-        let again = table.take(50).expect("free");
+        let again = take(&mut table, 50).expect("free");
         assert_eq!((again.id, again.reused), (1, true));
     }
 
     #[test]
     fn a_shared_connection_fills_up_to_the_smaller_limit() {
         let mut table = Table::new();
-        table.add(0, shared(3), at(0));
-        table.add(1, shared(100), at(0));
-        let ids: Vec<u64> = std::iter::from_fn(|| table.take(5).map(|taken| taken.id)).collect();
+        table.add(0, shared(3), at(0), LIMITS);
+        table.add(1, shared(100), at(0), LIMITS);
+        let ids: Vec<u64> =
+            std::iter::from_fn(|| take(&mut table, 5).map(|taken| taken.id)).collect();
         assert_eq!(ids, [0, 0, 0, 1, 1, 1, 1, 1]);
         assert_eq!(table.in_use(), 8);
         assert!(table.give_back(0, shared(3), at(1), LIMITS).is_none());
-        assert_eq!(table.take(5).expect("room again").id, 0);
+        assert_eq!(take(&mut table, 5).expect("room again").id, 0);
     }
 
     #[test]
     fn closed_connections_are_never_given_out() {
         let mut table = Table::new();
         let (one, many) = (single(), shared(9));
-        table.add(0, one.clone(), at(0));
-        table.add(1, many.clone(), at(0));
+        table.add(0, one.clone(), at(0), LIMITS);
+        table.add(1, many.clone(), at(0), LIMITS);
         one.closed.set(true);
         many.closed.set(true);
-        assert!(table.take(50).is_none());
+        assert!(take(&mut table, 50).is_none());
         assert_eq!(table.len(), 0);
     }
 
     #[test]
     fn what_is_idle_for_too_long_or_too_many_goes() {
         let mut table = Table::new();
-        table.add(9, shared(9), at(0));
+        table.add(9, shared(9), at(0), LIMITS);
         for id in 0..3 {
-            table.add(id, single(), at(id));
+            table.add(id, single(), at(id), LIMITS);
         }
         let (gone, next) = table.expire(at(4), LIMITS);
         assert_eq!((gone.len(), next), (1, Some(at(5))));
@@ -322,9 +436,9 @@ mod tests {
         assert_eq!((gone.len(), next, table.len()), (1, None, 0));
 
         for id in 10..13 {
-            table.add(id, single(), at(90));
+            table.add(id, single(), at(90), LIMITS);
         }
-        let taken: Vec<_> = std::iter::from_fn(|| table.take(1)).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| take(&mut table, 1)).collect();
         let refused: Vec<bool> = taken
             .into_iter()
             .map(|t| table.give_back(t.id, t.slot, at(91), LIMITS).is_some())
@@ -335,8 +449,8 @@ mod tests {
     #[test]
     fn a_forgotten_connection_does_not_come_back() {
         let mut table = Table::new();
-        table.add(0, single(), at(0));
-        let taken = table.take(1).expect("free");
+        table.add(0, single(), at(0), LIMITS);
+        let taken = take(&mut table, 1).expect("free");
         assert!(table.forget(0));
         assert!(!table.forget(0));
         assert!(

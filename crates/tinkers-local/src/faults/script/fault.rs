@@ -58,7 +58,10 @@ pub(super) fn read_fault(fields: &mut Fields) -> Result<(String, Fault), Invalid
         "pause_capacity" => Fault::pause_capacity(length(fields, "pause_s")?),
         "expire_sessions" => Fault::expire_sessions(),
         "restart" => Fault::restart(),
-        _ => return Err(fields.refused("fault", format!("one of {}", KINDS.join(", ")))),
+        _ => {
+            let expected = format!("one of {}", KINDS.join(", "));
+            return Err(fields.unknown("fault", expected, KINDS));
+        }
     };
     Ok((kind, fault))
 }
@@ -95,7 +98,10 @@ fn hint(fields: &mut Fields) -> Result<Hint, InvalidScript> {
         "ms" => Hint::Milliseconds(ms(fields.seconds("retry_after_s")?.unwrap_or_else(after))),
         "body" => Hint::Body(ms(fields.seconds("retry_after_s")?.unwrap_or_else(after))),
         "date" => Hint::DateAfter(fields.seconds("retry_after_s")?.unwrap_or_else(after)),
-        _ => return Err(fields.refused("hint", "ms, seconds, date, body, none or text")),
+        _ => {
+            const FORMS: [&str; 6] = ["ms", "seconds", "date", "body", "none", "text"];
+            return Err(fields.unknown("hint", "ms, seconds, date, body, none or text", FORMS));
+        }
     })
 }
 

@@ -127,17 +127,43 @@ impl Fields {
         };
         let known: Vec<&str> = self.known.iter().map(|(name, _)| *name).collect();
         let expected = format!("no such field: {what} has {}", known.join(", "));
-        Err(self.wrong(name, expected))
+        let meant = did_you_mean(name, known);
+        Err(self.wrong(name, format!("{expected}{meant}")))
+    }
+
+    /// What is wrong with a text that is none of `known`.
+    pub(super) fn unknown<'a>(
+        &self,
+        name: &str,
+        expected: impl Into<String>,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> InvalidScript {
+        let given = self.given(name).and_then(Value::as_str).unwrap_or_default();
+        let meant = did_you_mean(given, known);
+        let got = self.got(name);
+        self.wrong(name, format!("{}, got {got}{meant}", expected.into()))
     }
 
     /// What is wrong with a field that was asked for.
     pub(super) fn refused(&self, name: &str, expected: impl Into<String>) -> InvalidScript {
+        let got = self.got(name);
+        self.wrong(name, format!("{}, got {got}", expected.into()))
+    }
+
+    fn given(&self, name: &str) -> Option<&Value> {
         let given = self.known.iter().rev().find(|(known, _)| *known == name);
-        let given = given
+        given
             .and_then(|(_, value)| value.as_ref())
-            .or(self.peek(name));
-        let got = match given {
-            None => "nothing".to_owned(),
+            .or(self.peek(name))
+    }
+
+    /// What was there under `name`; for what was not, also a field that may be a misspelling of it.
+    fn got(&self, name: &str) -> String {
+        match self.given(name) {
+            None => match nearest(name, self.table.keys().map(String::as_str)) {
+                None => "nothing".to_owned(),
+                Some(other) => format!("nothing; is {other:?} a misspelling of it?"),
+            },
             Some(Value::Array(_)) => "an array".to_owned(),
             Some(Value::Table(_)) => "a table".to_owned(),
             Some(Value::String(text)) => format!("{text:?}"),
@@ -145,8 +171,7 @@ impl Fields {
             Some(Value::Float(number)) => number.to_string(),
             Some(Value::Boolean(flag)) => flag.to_string(),
             Some(Value::Datetime(date)) => date.to_string(),
-        };
-        self.wrong(name, format!("{}, got {got}", expected.into()))
+        }
     }
 
     fn wrong(&self, name: &str, expected: String) -> InvalidScript {
@@ -160,4 +185,24 @@ impl Fields {
             },
         }
     }
+}
+
+/// Words are alike from this share of equal letters on.
+const ALIKE: f64 = 0.6;
+
+fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let nearest = nearest(given, known);
+    nearest.map_or_else(String::new, |word| format!("; did you mean {word}?"))
+}
+
+/// The word of `known` that `given` is most like, where it is like one.
+fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.into_iter().map(|word| {
+        let score = strsim::normalized_damerau_levenshtein(&given.to_lowercase(), word);
+        (score, word)
+    });
+    let alike = scored.filter(|(score, _)| *score >= ALIKE);
+    alike
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, word)| word)
 }

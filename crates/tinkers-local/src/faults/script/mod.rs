@@ -49,8 +49,8 @@ impl Faults {
     /// | `on` | a class (`sample`, `train`, `poll`, `rest`, `control`), a path such as `/api/v1/asample`, one that ends in `*`, or `"*"` for all |
     /// | `name` | for the journal and the counts; none unless given |
     /// | `after_s`, `for_s` | it opens so many seconds after the server was built, and closes so many seconds later; at once and never |
-    /// | `nth` | from this match on, counted from 1 while it is open; 1 |
-    /// | `times` | for so many matches in a row, or `"always"`; 1. With a probability, for so many that it falls on; `"always"` |
+    /// | `nth` | from this match on, counted from 1 while it is open, whichever rule strikes; 1 |
+    /// | `times` | so many requests are struck, or `"always"`; 1. With a probability, `"always"`. Requests that an earlier rule strikes are not counted |
     /// | `probability` | for each of them with this probability, from 0 to 1 |
     /// | `seed` | of this rule alone; drawn from the script's unless given |
     ///
@@ -129,7 +129,9 @@ fn read_rule(fields: &mut Fields, seed: u64) -> Result<Rule, InvalidScript> {
             fields.take("times");
             Ok(rule.always())
         }
-        Some(Value::String(_)) => Err(fields.refused("times", "a number from 1, or \"always\"")),
+        Some(Value::String(_)) => {
+            Err(fields.unknown("times", "a number from 1, or \"always\"", ["always"]))
+        }
         _ => Ok(match fields.whole("times", 1)? {
             Some(times) => rule.times(times),
             None => rule,
@@ -148,7 +150,9 @@ fn read_target(fields: &mut Fields) -> Result<Rule, InvalidScript> {
         return Ok(Rule::class(class));
     }
     if !is_of_the_api(&on) {
-        return Err(fields.refused("on", EXPECTED));
+        let classes = RouteClass::ALL.into_iter().map(|class| class.name());
+        let known = classes.chain(routes::ALL.iter().copied());
+        return Err(fields.unknown("on", EXPECTED, known));
     }
     Ok(Rule::on(on))
 }

@@ -1,5 +1,7 @@
 //! The engine behind the trait of the embedded server: jobs in, outcomes out, errors by name, never a hang.
 
+mod closing;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -91,6 +93,7 @@ impl Bench {
         let record = CheckpointRecord {
             path: path(model, kind, name),
             base_model: builtin::NAME.into(),
+            base_fingerprint: None,
             lora: LoraConfig::rank(4),
             saved_at: 12.5,
             expires_at: Some(99.0),

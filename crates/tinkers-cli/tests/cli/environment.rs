@@ -1,0 +1,104 @@
+//! What the environment says is read alike by every command, and is an error only where it is used.
+
+use crate::bench::serve;
+use crate::program::{Outcome, Program, run};
+
+fn doctor(url: &str, variables: &[(&str, &str)]) -> Outcome {
+    let home = tempfile::tempdir().unwrap();
+    Program::start_with(home.path(), &["doctor", "--base-url", url], variables).finish()
+}
+
+#[test]
+fn a_setting_that_is_not_used_stops_no_command() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, url) = serve(home.path(), &[]);
+    for variables in [
+        &[("ALL_PROXY", "socks5://127.0.0.1:7890")][..],
+        &[("all_proxy", "socks://127.0.0.1:7890/"), ("NO_PROXY", "*")],
+        &[("HTTPS_PROXY", "socks5h://127.0.0.1:7890")],
+        &[("HTTP_PROXY", "no address at all")],
+        &[("SSL_CERT_FILE", "/nonexistent/ca.pem")],
+        &[("CLOUDFLARE_ACCESS_CLIENT_ID", "half")],
+        &[
+            ("TINKER_API_KEY", " \n"),
+            ("TINKER_LOG", ""),
+            ("TINKER_TAGS", " , "),
+        ],
+        // One without a scheme, which would be refused if it were used.
+        &[("TINKER_BASE_URL", "nowhere")],
+    ] {
+        doctor(&url, variables).succeeded();
+    }
+    let variables = [
+        ("ALL_PROXY", "socks5://127.0.0.1:7890"),
+        ("TINKER_TAGS", "a"),
+    ];
+    let quickstart = ["quickstart", "--steps", "1", "--json"];
+    let outcome = Program::start_with(home.path(), &quickstart, &variables).finish();
+    outcome.succeeded();
+}
+
+#[test]
+fn a_proxy_that_is_needed_and_unusable_is_named_by_its_variable() {
+    for (variable, value) in [
+        ("ALL_PROXY", "socks5://hush:1"),
+        ("https_proxy", "https://hush:1"),
+    ] {
+        let outcome = doctor("https://far.test", &[(variable, value)]);
+        outcome.failed(1, &[variable, "far.test:443", "NO_PROXY"]);
+        assert!(!outcome.stderr.contains("hush"), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn certificates_that_cannot_be_read_are_named_by_their_variable() {
+    let home = tempfile::tempdir().unwrap();
+    let empty = home.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
+    let missing = "/nonexistent/ca";
+    for (variable, path) in [
+        ("SSL_CERT_FILE", missing),
+        ("SSL_CERT_DIR", missing),
+        ("SSL_CERT_FILE", empty),
+    ] {
+        let outcome = doctor("https://127.0.0.1:1", &[(variable, path)]);
+        outcome.failed(1, &[variable, path]);
+    }
+    // An empty variable counts as unset: what is left is that nobody listens.
+    for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        let outcome = doctor("https://127.0.0.1:1", &[(variable, "")]);
+        assert!(!outcome.stderr.contains(variable), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn the_server_and_the_log_filter_lose_the_white_space_around_them() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, url) = serve(home.path(), &[]);
+    let variables = [
+        ("TINKER_BASE_URL", &*format!(" {url}\n")),
+        ("TINKER_API_KEY", "tml-x\r\n"),
+        ("TINKER_LOG", " debug\n"),
+    ];
+    let outcome = Program::start_with(home.path(), &["doctor", "--json"], &variables).finish();
+    assert!(outcome.succeeded().stderr.contains(" DEBUG "));
+}
+
+#[test]
+fn without_a_server_the_variable_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    for command in [&["doctor"][..], &["bench", "train"]] {
+        run(home.path(), command).failed(2, &["--base-url URL", "TINKER_BASE_URL"]);
+        let empty = [("TINKER_BASE_URL", " ")];
+        let outcome = Program::start_with(home.path(), command, &empty).finish();
+        outcome.failed(2, &["--base-url URL", "TINKER_BASE_URL"]);
+    }
+}
+
+#[test]
+fn a_key_with_a_line_break_inside_is_refused_by_its_variable() {
+    let outcome = doctor("http://127.0.0.1:1", &[("TINKER_API_KEY", "tml-hu\nsh")]);
+    outcome.failed(1, &["TINKER_API_KEY", "api_key"]);
+    assert!(!outcome.stderr.contains("hu"), "{outcome:#?}");
+}

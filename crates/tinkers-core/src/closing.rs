@@ -1,0 +1,236 @@
+//! The signal that a client was closed: it ends every wait of a call that the server has not accepted.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::error::Error;
+
+/// A latch that is closed once, with the error that all later calls fail with.
+///
+/// Shared between a session and every [`Caller`](crate::Caller) that submits for it. Closing it wakes all waiting calls; none of
+/// them submits anything afterwards.
+#[derive(Debug, Default)]
+pub struct CloseSignal {
+    reason: OnceLock<Error>,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    /// The id of the latest waiter. Ids count from 1.
+    last_id: u64,
+    wakers: BTreeMap<u64, Waker>,
+}
+
+impl CloseSignal {
+    /// Closes it. Returns whether it was open until now; later reasons are ignored.
+    pub fn close(&self, reason: Error) -> bool {
+        if self.reason.set(reason).is_err() {
+            return false;
+        }
+        // A waiter that registers from now on sees the reason under the lock.
+        let wakers = std::mem::take(&mut self.lock().wakers);
+        // Wakers run foreign code, so they run without the lock.
+        wakers.into_values().for_each(Waker::wake);
+        true
+    }
+
+    /// Returns the reason as an error when it is closed.
+    ///
+    /// # Errors
+    /// The reason that it was closed with.
+    pub fn check(&self) -> Result<(), Error> {
+        match self.reason.get() {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs `work` until it completes or the signal is closed, whichever comes first. A closed signal wins, so `work` is not
+    /// polled again once it is closed.
+    ///
+    /// # Errors
+    /// The reason that it was closed with.
+    pub async fn unless_closed<T>(&self, work: impl Future<Output = T> + Send) -> Result<T, Error> {
+        let mut work = pin!(work);
+        let mut closed = self.watch();
+        poll_fn(|cx| match closed.poll(cx) {
+            Poll::Ready(reason) => Poll::Ready(Err(reason)),
+            Poll::Pending => work.as_mut().poll(cx).map(Ok),
+        })
+        .await
+    }
+
+    /// Returns a waiter that is not registered yet.
+    pub(crate) fn watch(&self) -> CloseWatch<'_> {
+        CloseWatch {
+            signal: self,
+            id: None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether one attempt of a submission has left, or never will: the transport and the caller that gives it up decide that together.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    closing: Arc<CloseSignal>,
+    /// [`WAITING`], then one of the others for good.
+    state: AtomicU8,
+}
+
+const WAITING: u8 = 0;
+const LEFT: u8 = 1;
+const RETRACTED: u8 = 2;
+
+impl Exit {
+    pub(crate) fn new(closing: &Arc<CloseSignal>) -> Arc<Self> {
+        Arc::new(Self {
+            closing: Arc::clone(closing),
+            state: AtomicU8::new(WAITING),
+        })
+    }
+
+    /// Lets it leave, unless it was retracted or the client is closed.
+    pub(crate) fn leave(&self) -> bool {
+        self.closing.check().is_ok() && self.settle(LEFT) == LEFT
+    }
+
+    /// Keeps it from leaving. Returns whether that was in time.
+    pub(crate) fn retract(&self) -> bool {
+        self.settle(RETRACTED) == RETRACTED
+    }
+
+    /// Settles it as `wanted` if it still waits, and returns as what it is settled.
+    fn settle(&self, wanted: u8) -> u8 {
+        let settled =
+            (self.state).compare_exchange(WAITING, wanted, Ordering::AcqRel, Ordering::Acquire);
+        settled.map_or_else(|other| other, |_| wanted)
+    }
+}
+
+/// One waiter of a [`CloseSignal`]. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct CloseWatch<'a> {
+    signal: &'a CloseSignal,
+    id: Option<u64>,
+}
+
+impl CloseWatch<'_> {
+    /// Completes with the reason once the signal is closed.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Error> {
+        if let Err(reason) = self.signal.check() {
+            return Poll::Ready(reason);
+        }
+        // Cloned and dropped without the lock, since wakers are foreign code.
+        let waker = cx.waker().clone();
+        let replaced = {
+            let mut waiters = self.signal.lock();
+            if let Err(reason) = self.signal.check() {
+                return Poll::Ready(reason);
+            }
+            let id = *self.id.get_or_insert_with(|| {
+                waiters.last_id += 1;
+                waiters.last_id
+            });
+            waiters.wakers.insert(id, waker)
+        };
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Drop for CloseWatch<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            let waker = self.signal.lock().wakers.remove(&id);
+            drop(waker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use std::future::{pending, ready};
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn closing_wakes_each_waiter_once_and_ends_it() {
+        let signal = CloseSignal::default();
+        let (count, mut waits) = (Arc::new(Count::default()), Vec::new());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        for _ in 0..3 {
+            let mut wait = Box::pin(signal.unless_closed(pending::<()>()));
+            assert!(wait.as_mut().poll(&mut cx).is_pending());
+            assert!(wait.as_mut().poll(&mut cx).is_pending(), "a spurious poll");
+            waits.push(wait);
+        }
+        waits.pop();
+        assert_eq!(signal.lock().wakers.len(), 2, "a dropped waiter is removed");
+        assert!(signal.close(Error::closed()));
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        for wait in &mut waits {
+            let Poll::Ready(Err(error)) = wait.as_mut().poll(&mut cx) else {
+                panic!("it ends");
+            };
+            assert_eq!(error.kind(), ErrorKind::Closed);
+        }
+    }
+
+    #[test]
+    fn a_closed_signal_wins_over_work_that_is_ready() {
+        let signal = CloseSignal::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let done = pin!(signal.unless_closed(ready(1))).poll(&mut cx);
+        assert!(matches!(done, Poll::Ready(Ok(1))));
+        assert!(signal.lock().wakers.is_empty());
+        signal.close(Error::closed());
+        let done = pin!(signal.unless_closed(ready(1))).poll(&mut cx);
+        assert!(matches!(done, Poll::Ready(Err(_))));
+    }
+
+    #[test]
+    fn what_has_left_is_not_retracted_and_the_reverse() {
+        let signal = Arc::default();
+        let exit = Exit::new(&signal);
+        assert!(exit.leave() && exit.leave(), "also on another connection");
+        assert!(!exit.retract());
+        let exit = Exit::new(&signal);
+        assert!(exit.retract() && exit.retract());
+        assert!(!exit.leave());
+        let exit = Exit::new(&signal);
+        signal.close(Error::closed());
+        assert!(!exit.leave());
+        assert!(exit.retract());
+    }
+
+    #[test]
+    fn the_first_reason_is_kept() {
+        let signal = CloseSignal::default();
+        signal.check().expect("open");
+        assert!(signal.close(Error::closed()));
+        let other = Error::new(ErrorKind::Aborted, crate::Sent::NotSent, "later");
+        assert!(!signal.close(other));
+        assert_eq!(signal.check().unwrap_err().kind(), ErrorKind::Closed);
+    }
+}

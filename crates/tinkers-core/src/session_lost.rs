@@ -1,0 +1,101 @@
+//! How servers say that they do not know a session, or a model or sampler of it, any more.
+
+use http::StatusCode;
+
+/// What a session consists of.
+const NOUNS: [&str; 9] = [
+    "session",
+    "session_id",
+    "sessions",
+    "model",
+    "model_id",
+    "sampler",
+    "sampler_id",
+    "sampling_session_id",
+    "sampling",
+];
+/// What else may be missing, though its name has one of these words in its description: checkpoints and base models are none of the
+/// session's, and results are lost alone.
+const OTHERS: [&str; 9] = [
+    "checkpoint",
+    "weights",
+    "base_model",
+    "base model",
+    "tinker://",
+    "future",
+    "promise",
+    "result",
+    "request",
+];
+
+/// Whether an answer of this status, with these words, says that the session is lost, or a model or sampler of it: after it expired,
+/// after a restart of the server, or after an unload. A missing route, checkpoint or result is told apart by the words.
+pub fn says_session_lost(status: StatusCode, words: &str) -> bool {
+    if !matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+        return false;
+    }
+    let words = words.to_ascii_lowercase();
+    if OTHERS.iter().any(|other| words.contains(other)) {
+        return false;
+    }
+    // Servers without a route name its path, which has such words in it.
+    let terms = words.split_whitespace().filter(|term| !term.contains('/'));
+    let mut words = terms.flat_map(|term| term.split(|c: char| !c.is_alphanumeric() && c != '_'));
+    words.any(|word| NOUNS.contains(&word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_session_is_told_from_what_else_may_be_missing() {
+        let lost = [
+            (404, "no session \"s\" on this server"),
+            (
+                404,
+                "no model \"s:train:0\" on this server; create it first",
+            ),
+            (404, "no sampling session \"s\" on this server"),
+            (404, "Session session-1 not found"),
+            (404, "Model not found"),
+            (404, "Sampler not found"),
+            (404, "unknown session_id"),
+            (
+                410,
+                "session s has ended: it went too long without a heartbeat; create a new one",
+            ),
+            (410, "model m was unloaded"),
+        ];
+        for (status, words) in lost {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(says_session_lost(status, words), "{words}");
+        }
+        let others = [
+            (404, ""),
+            (404, "Not Found"),
+            (404, "404 page not found"),
+            (404, "no route for POST /api/v1/session_heartbeat"),
+            (404, "Cannot POST /api/v1/create_model"),
+            (404, "Checkpoint not found: model_4d6308dd/nope"),
+            (
+                404,
+                "no checkpoint tinker://m/weights/x; it was never saved for this model",
+            ),
+            (404, "no base_model \"x\" on this server; it has a model"),
+            (404, "Future not found"),
+            (404, "no request 7 was made to this server"),
+            (
+                410,
+                "the result of request 7 is no longer kept; submit it again",
+            ),
+            (410, "the promise of this session has expired"),
+            (400, "session not found"),
+            (409, "model 3 was used by another session"),
+        ];
+        for (status, words) in others {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(!says_session_lost(status, words), "{words}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Calls whose client is closed, or that are given up, while they wait.
+
+use std::sync::Arc;
+
+use tinkers_core::TransportErrorKind as T;
+use tinkers_core::{Call, Error, ErrorKind, Moment, ProgressCell, RouteClass, Sent};
+
+use support::Step::{Dials, Fails, Header, Says, Silent};
+use support::{Step, World, post};
+
+mod support;
+
+const OK: Step = Says(200, "{}");
+
+#[test]
+fn closing_ends_a_call_wherever_it_waits() {
+    let gate = Header(429, "retry-after", "30");
+    let large = |mut call: Call| {
+        call.cost.bytes = 1 << 20;
+        call
+    };
+    let same = |call| call;
+    type Change = fn(Call) -> Call;
+    let rows: [(&str, Step, Change, Sent); 9] = [
+        ("closed gate", gate, same, Sent::NotSent),
+        ("large request", Says(429, "{}"), large, Sent::NotSent),
+        ("bill", Says(402, "{}"), same, Sent::NotSent),
+        (
+            "nothing left",
+            Fails(T::Connect, Sent::NotSent),
+            same,
+            Sent::NotSent,
+        ),
+        ("too early", Says(425, "{}"), same, Sent::NotSent),
+        ("server failed", Says(500, "{}"), same, Sent::MaybeSent),
+        (
+            "answer lost",
+            Fails(T::Broken, Sent::MaybeSent),
+            same,
+            Sent::MaybeSent,
+        ),
+        ("no answer yet", Silent, same, Sent::MaybeSent),
+        ("no connection yet", Dials, same, Sent::NotSent),
+    ];
+    for (place, step, change, sent) in rows {
+        let world = World::new(&[step], OK);
+        let error = world.close_while_it_waits(change(post(RouteClass::Train)));
+        assert_eq!(
+            (error.kind(), error.sent()),
+            (ErrorKind::Closed, sent),
+            "{place}"
+        );
+        assert_eq!(world.seen().len(), 1, "{place}");
+        assert_eq!(world.flights(), 0, "{place}");
+    }
+}
+
+#[test]
+fn a_request_may_not_leave_once_its_client_is_closed() {
+    for step in [Silent, Dials] {
+        let world = World::new(&[step], OK);
+        world.close_while_it_waits(post(RouteClass::Train));
+        assert_eq!(world.departures_that_may_leave(), 0);
+    }
+}
+
+#[test]
+fn a_call_that_is_given_up_in_a_dial_has_not_left() {
+    for (step, sent) in [(Dials, Sent::NotSent), (Silent, Sent::MaybeSent)] {
+        let world = World::new(&[step], OK);
+        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let mut call = post(RouteClass::Sample);
+        call.progress = Some(Arc::clone(&cell));
+        world.give_up_while_it_waits(call);
+        assert_eq!(cell.sent(), sent);
+        assert_eq!(world.departures_that_may_leave() > 0, step == Silent);
+    }
+}
+
+#[test]
+fn a_closed_client_submits_nothing() {
+    let world = World::new(&[], OK);
+    world.caller.closing.close(Error::closed());
+    let error = world.call(post(RouteClass::Train)).expect_err("closed");
+    assert_eq!(
+        (error.kind(), error.sent()),
+        (ErrorKind::Closed, Sent::NotSent)
+    );
+    assert!(world.seen().is_empty());
+}

@@ -1,0 +1,193 @@
+//! Reads the JSON files of a model directory. Each error names the file and the field.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// The fields of a file, or of an object in it. A field that is `null` counts as absent.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    /// The file and, for an object in it, the way there: `config.json: rope_scaling.`.
+    place: String,
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads `json`, the content of the file `name`.
+    pub(crate) fn parse(name: &str, json: &[u8]) -> Result<Self> {
+        let value = serde_json::from_slice(json)
+            .map_err(|e| Error::Model(format!("{name} is not JSON: {e}")))?;
+        let Value::Object(map) = value else {
+            return Err(Error::Model(format!("{name} is no JSON object")));
+        };
+        let place = format!("{name}: ");
+        Ok(Self { place, map })
+    }
+
+    /// Reads a file that a directory may lack.
+    pub(crate) fn open(dir: &Path, name: &str) -> Result<Option<Self>> {
+        let path = dir.join(name);
+        match std::fs::read(&path) {
+            Ok(json) => Self::parse(name, &json).map(Some),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("cannot read", path)(e)),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Whether the field is there and not `null`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>> {
+        self.read(name, "a text", |value| value.as_str().map(str::to_owned))
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>> {
+        self.read(name, "true or false", Value::as_bool)
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Result<Option<f64>> {
+        self.read(name, "a number", Value::as_f64)
+    }
+
+    /// A whole number, which some writers give as `8.0`.
+    pub(crate) fn whole(&self, name: &str) -> Result<Option<usize>> {
+        self.read(name, "a whole number from 0", |value| {
+            let id = whole(value)?;
+            usize::try_from(id).ok()
+        })
+    }
+
+    /// As [`Self::whole`], of a field that has no default.
+    pub(crate) fn required(&self, name: &str) -> Result<usize> {
+        self.whole(name)?
+            .ok_or_else(|| self.error(name, "is missing, expected a whole number"))
+    }
+
+    /// One token id or a list of them; none where absent.
+    pub(crate) fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
+        let id = |value: &Value| u32::try_from(whole(value)?).ok();
+        let ids = self.read(
+            name,
+            "a token id or a list of token ids",
+            |value| match value {
+                Value::Array(all) => all.iter().map(id).collect(),
+                one => id(one).map(|one| vec![one]),
+            },
+        )?;
+        Ok(ids.unwrap_or_default())
+    }
+
+    /// A token as tokenizers write it: its text, or an object with the text as `content`.
+    pub(crate) fn token(&self, name: &str) -> Result<Option<String>> {
+        self.read(name, "the text of a token", |value| {
+            let text = value.get("content").unwrap_or(value);
+            text.as_str().map(str::to_owned)
+        })
+    }
+
+    /// The texts of a list; none where absent.
+    pub(crate) fn texts(&self, name: &str) -> Result<Vec<String>> {
+        let texts = self.read(name, "a list of texts", |value| {
+            let all = value.as_array()?.iter();
+            all.map(|text| text.as_str().map(str::to_owned)).collect()
+        })?;
+        Ok(texts.unwrap_or_default())
+    }
+
+    /// An object in this one.
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Self>> {
+        let map = self.read(name, "an object", |value| value.as_object().cloned())?;
+        let place = format!("{}{name}.", self.place);
+        Ok(map.map(|map| Self { place, map }))
+    }
+
+    /// The names of all fields.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.map.keys().map(String::as_str)
+    }
+
+    /// The names of fields that are objects themselves.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &str> {
+        let objects = self.map.iter().filter(|(_, value)| value.is_object());
+        objects.map(|(name, _)| name.as_str())
+    }
+
+    fn read<T>(
+        &self,
+        name: &str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match read(value) {
+            Some(read) => Ok(Some(read)),
+            None => Err(self.error(name, &format!("is {value}, expected {expected}"))),
+        }
+    }
+
+    /// An error about the field `name`.
+    pub(crate) fn error(&self, name: &str, what: &str) -> Error {
+        Error::Model(format!("{}{name} {what}", self.place))
+    }
+}
+
+fn whole(value: &Value) -> Option<u64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole numbers from 0 to 2^53 convert exactly"
+    )]
+    let from_float = |number: f64| {
+        let is_whole = number.fract() == 0.0 && (0.0..=9e15).contains(&number);
+        is_whole.then_some(number as u64)
+    };
+    value
+        .as_u64()
+        .or_else(|| value.as_f64().and_then(from_float))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_counts_as_absent_and_errors_name_file_and_field() {
+        let json =
+            br#"{"a": null, "b": 8.0, "c": {"d": "x"}, "e": [1, 2], "f": {"content": "</s>"}}"#;
+        let fields = Fields::parse("x.json", json).unwrap();
+        assert_eq!(fields.number("a").unwrap(), None);
+        assert_eq!(fields.whole("b").unwrap(), Some(8));
+        assert_eq!(fields.token_ids("e").unwrap(), [1, 2]);
+        assert_eq!(fields.token_ids("b").unwrap(), [8]);
+        assert_eq!(fields.token("f").unwrap().as_deref(), Some("</s>"));
+        let inner = fields.object("c").unwrap().unwrap();
+        for (error, text) in [
+            (
+                inner.number("d").unwrap_err(),
+                r#"x.json: c.d is "x", expected a number"#,
+            ),
+            (fields.required("a").unwrap_err(), "x.json: a is missing"),
+            (fields.token_ids("f").unwrap_err(), "x.json: f is {"),
+            (
+                Fields::parse("x.json", b"[]").unwrap_err(),
+                "x.json is no JSON object",
+            ),
+            (
+                Fields::parse("x.json", b"{").unwrap_err(),
+                "x.json is not JSON",
+            ),
+        ] {
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+}

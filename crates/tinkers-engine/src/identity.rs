@@ -1,0 +1,251 @@
+//! The identity of a base model: its names, which the user chooses, and its fingerprint, which its contents determine.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::config::ModelConfig;
+use crate::text::Text;
+use crate::weights::Weights;
+
+/// Directories that hold models and are no organisation on a model hub.
+const CONTAINERS: [&str; 16] = [
+    "base_models",
+    "cache",
+    "checkpoints",
+    "data",
+    "downloads",
+    "home",
+    "hub",
+    "huggingface",
+    "llm",
+    "mnt",
+    "model",
+    "models",
+    "snapshots",
+    "temp",
+    "tmp",
+    "weights",
+];
+
+/// What a base model is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// The name that it is listed under.
+    pub(crate) name: String,
+    /// Other names that requests may use for it.
+    pub(crate) aliases: Vec<String>,
+}
+
+impl Names {
+    /// A name without aliases.
+    pub(crate) fn only(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            aliases: Vec::new(),
+        }
+    }
+
+    /// The names of the model in `dir`, from the path as the user gave it: links are not followed.
+    ///
+    /// It is listed as `org/model`, the last two parts, where the last but one can be an organisation on a hub: letters, digits,
+    /// `-`, `_` and inner dots, not a directory at the top, nor one with a usual name for places of models such as `models`.
+    /// Otherwise, and as an alias, the last part is the name. In the cache of the Hugging Face hub both come from
+    /// `models--org--model`. `None` for the root.
+    pub(crate) fn of_dir(dir: &Path) -> Option<Self> {
+        let parts = parts(dir);
+        let model = parts.last()?;
+        if let [.., repository, snapshots, _] = parts.as_slice()
+            && snapshots == "snapshots"
+            && let Some(repository) = repository.strip_prefix("models--")
+        {
+            let name = repository.replace("--", "/");
+            let last = name.rsplit('/').next().unwrap_or_default().to_owned();
+            return Some(Self {
+                aliases: if last == name { Vec::new() } else { vec![last] },
+                name,
+            });
+        }
+        Some(match parts.as_slice() {
+            [_, .., org, _] if is_organisation(org) => Self {
+                name: format!("{org}/{model}"),
+                aliases: vec![model.clone()],
+            },
+            _ => Self::only(model),
+        })
+    }
+
+    /// The same, listed as `name`; the names before stay as aliases.
+    pub(crate) fn listed_as(self, name: &str) -> Self {
+        let mut aliases = self.aliases;
+        aliases.push(self.name);
+        aliases.retain(|alias| alias != name);
+        Self {
+            name: name.to_owned(),
+            aliases,
+        }
+    }
+}
+
+/// The names along the way, without `.` and with `..` resolved by text.
+fn parts(dir: &Path) -> Vec<String> {
+    let full = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
+    let mut parts = Vec::new();
+    for component in full.components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_string_lossy().into_owned()),
+            Component::ParentDir => drop(parts.pop()),
+            _ => {}
+        }
+    }
+    parts
+}
+
+fn is_organisation(part: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    part.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && part.chars().all(is_plain)
+        && !CONTAINERS.contains(&part.to_ascii_lowercase().as_str())
+}
+
+/// A hash of what a base model computes, in hexadecimal: the settings that its results depend on, the vocabulary, and the name,
+/// shape and every value of each weight, widened to 32 bits.
+///
+/// So the same model has the same fingerprint wherever its directory is, however its weights are split into files, in 16 or 32
+/// bits, and whatever its JSON files look like. Runs on the thread pool that it is called in.
+pub(crate) fn fingerprint(config: &ModelConfig, text: &Text, weights: &Weights) -> String {
+    let mut hash = Sha256::new();
+    let settings = format!(
+        "tinkers-base-1 {} {} {} {} {:08x} {:?} {} ",
+        config.model_type,
+        config.num_attention_heads,
+        config.kv_heads(),
+        config.head_width(),
+        config.rms_norm_eps.to_bits(),
+        config.rope,
+        config.tie_word_embeddings,
+    );
+    hash.update(settings);
+    for (id, token) in text.vocabulary() {
+        hash.update(id.to_le_bytes());
+        hash.update(token.len().to_le_bytes());
+        hash.update(token);
+    }
+    let all: Vec<_> = weights.iter().collect();
+    let digests: BTreeMap<&str, [u8; 32]> = all
+        .into_par_iter()
+        .map(|(name, values)| {
+            let mut hash = Sha256::new();
+            hash.update(format!("{name} {} {} ", values.rows(), values.cols()));
+            let mut bytes = Vec::with_capacity(BLOCK * 4);
+            for block in values.data().chunks(BLOCK) {
+                bytes.clear();
+                bytes.extend(block.iter().flat_map(|value| value.to_le_bytes()));
+                hash.update(&bytes);
+            }
+            (name, hash.finalize().into())
+        })
+        .collect();
+    for digest in digests.values() {
+        hash.update(digest);
+    }
+    format!("{:x}", hash.finalize())
+}
+
+/// Values that are hashed at once.
+const BLOCK: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::matrix::Matrix;
+    use crate::ops::tape::Node;
+    use crate::testing;
+
+    #[test]
+    fn a_model_is_named_by_the_end_of_its_path() {
+        for (path, name, aliases) in [
+            (
+                "/srv/x/Qwen/Qwen3.5-4B",
+                "Qwen/Qwen3.5-4B",
+                vec!["Qwen3.5-4B"],
+            ),
+            (
+                "/srv/x/Qwen/Qwen3.5-4B/",
+                "Qwen/Qwen3.5-4B",
+                vec!["Qwen3.5-4B"],
+            ),
+            (
+                "/srv/x/Qwen/./Qwen3.5-4B/.",
+                "Qwen/Qwen3.5-4B",
+                vec!["Qwen3.5-4B"],
+            ),
+            (
+                "/srv/x/Qwen/y/../Qwen3.5-4B",
+                "Qwen/Qwen3.5-4B",
+                vec!["Qwen3.5-4B"],
+            ),
+            ("/srv/models/base", "base", vec![]),
+            ("/srv/.hidden/base", "base", vec![]),
+            ("/srv/my models/base", "base", vec![]),
+            ("/srv/base", "base", vec![]),
+            ("/base", "base", vec![]),
+            (
+                "/c/hub/models--Qwen--Qwen3-4B/snapshots/0a1b",
+                "Qwen/Qwen3-4B",
+                vec!["Qwen3-4B"],
+            ),
+            ("/c/hub/models--gpt2/snapshots/0a1b", "gpt2", vec![]),
+        ] {
+            let names = Names::of_dir(Path::new(path)).unwrap();
+            assert_eq!(
+                (names.name.as_str(), names.aliases),
+                (name, aliases.iter().map(|a| (*a).to_owned()).collect()),
+                "{path}"
+            );
+        }
+        assert_eq!(Names::of_dir(Path::new("/")), None);
+        let here = Names::of_dir(Path::new(".")).unwrap();
+        assert!(here.name.ends_with("tinkers-engine"), "{here:?}");
+    }
+
+    #[test]
+    fn a_chosen_name_is_listed_and_the_others_stay() {
+        let names = Names::of_dir(Path::new("/x/a/b")).unwrap().listed_as("c/d");
+        assert_eq!(names.name, "c/d");
+        assert_eq!(names.aliases, ["b", "a/b"]);
+        let same = Names::of_dir(Path::new("/x/a/b")).unwrap().listed_as("b");
+        assert_eq!(same.aliases, ["a/b"]);
+    }
+
+    #[test]
+    fn one_changed_value_changes_the_fingerprint() {
+        let config = testing::config("qwen3");
+        let weights = |change: Option<f32>| {
+            let mut all = testing::weights(&config);
+            let last = all.get_mut("model.norm.weight").unwrap();
+            if let Some(change) = change {
+                *last.0.last_mut().unwrap() += change;
+            }
+            let nodes = all.into_iter().map(|(name, (data, [rows, cols]))| {
+                (name, Node::constant(Matrix::new(data, rows, cols)))
+            });
+            Weights::from_nodes(nodes.collect())
+        };
+        let print =
+            |config: &ModelConfig, change| fingerprint(config, &Text::Bytes, &weights(change));
+        let own = print(&config, None);
+        assert_eq!(own.len(), 64);
+        assert_eq!(own, print(&config, None));
+        assert_ne!(own, print(&config, Some(1e-3)));
+        let mut other = config.clone();
+        other.rms_norm_eps = 1e-6;
+        assert_ne!(own, print(&other, None));
+        // How long a context is served is no property of the weights.
+        let mut longer = config.clone();
+        longer.max_position_embeddings *= 2;
+        assert_eq!(own, print(&longer, None));
+    }
+}

@@ -1,0 +1,48 @@
+//! Saves under a name that a checkpoint has already, in whichever way the server says so: a conflict (409), another refusal, or a
+//! failed operation.
+
+use bytes::Bytes;
+use tinkers_core::{Error, ErrorKind};
+use tinkers_wire::CheckpointKind;
+
+use crate::parts::SavedName;
+
+/// Whether the server refuses a save, or has it fail, because its name is taken.
+pub(crate) fn is_taken(error: &Error) -> bool {
+    let kind = matches!(
+        error.kind(),
+        ErrorKind::Conflict | ErrorKind::Rejected | ErrorKind::OperationFailed
+    );
+    kind && says_taken(error)
+}
+
+/// Whether the words of the server are about something that is there already, and not about a number.
+pub(crate) fn says_taken(error: &Error) -> bool {
+    let words = tinkers_wire::error_text(error.body()).unwrap_or_default();
+    let words = words.to_ascii_lowercase();
+    let is_missing = ["not exist", "n't exist", "no longer exist"];
+    words.contains("exist") && !is_missing.iter().any(|missing| words.contains(missing))
+}
+
+/// The error of a save under a name that is taken: the same for every way in which servers say it.
+pub(crate) fn name_taken(name: &SavedName, error: Error) -> Error {
+    let overwrite = match name.kind {
+        CheckpointKind::Training => ", or replace the checkpoint with SaveState::overwrite",
+        _ => "",
+    };
+    let words = tinkers_wire::error_text(error.body()).unwrap_or_default();
+    let message = format!(
+        "the checkpoint name {:?} is taken; save under another name{overwrite}: {words}",
+        name.name
+    );
+    let taken = Error::new(ErrorKind::Conflict, error.sent(), message);
+    let taken = match error.status() {
+        Some(status) => taken.with_answer(status, &Bytes::copy_from_slice(error.body())),
+        None => taken,
+    };
+    let taken = match error.request_id() {
+        Some(id) => taken.with_request_id(id),
+        None => taken,
+    };
+    taken.with_source(error)
+}

@@ -1,0 +1,100 @@
+//! Training that goes on from its last checkpoint when the server loses the session, here by a restart in the middle.
+
+use std::sync::Arc;
+
+use tinkers::local::{Fault, Faults, LocalServer, Rule, Script, ScriptedEngine, TokioSpawn};
+use tinkers::prelude::*;
+use tinkers::{Time, TokioTime};
+use tokio::runtime::{Builder, Handle};
+
+const STEPS: usize = 12;
+/// How many steps a loss of the session may cost.
+const SAVE_EVERY: usize = 4;
+/// A server that loses sessions again and again needs a person.
+const MOST_LOSSES: usize = 3;
+
+/// Where to go on from: after how many steps, and from which checkpoint.
+#[derive(Default)]
+struct Saved {
+    steps: usize,
+    path: Option<TinkerPath>,
+}
+
+/// Trains to the end, or to the first error. What was saved by then is in `saved`.
+async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> {
+    let training = match &saved.path {
+        Some(path) => {
+            let optimizer = RestoreOptimizer::Yes;
+            service
+                .training_from_state(path, optimizer)
+                .create()
+                .await?
+        }
+        None => service.lora_training("tinkers/scripted").create().await?,
+    };
+    for number in saved.steps + 1..=STEPS {
+        let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0; 3])?;
+        let pass = training.forward_backward([datum], LossFn::CrossEntropy);
+        let step = training.optim_step(AdamParams::new(1e-4));
+        pass.await?;
+        step.await?;
+        if number % SAVE_EVERY == 0 {
+            // The name may be there from before the loss: then it is replaced.
+            let save = SaveState::named(format!("step-{number}")).overwrite();
+            *saved = Saved {
+                steps: number,
+                path: Some(training.save_state(save).await?.path),
+            };
+        }
+    }
+    Ok(())
+}
+
+/// Connects anew and goes on from the last checkpoint whenever the server has lost the session.
+#[expect(clippy::print_stdout, reason = "an example shows its result")]
+async fn supervise(server: &LocalServer) -> Result<usize, Error> {
+    let mut saved = Saved::default();
+    for losses in 0.. {
+        // Yours would be `ServiceClient::from_env()`.
+        let service = ServiceClient::over_local(server.clone()).await?;
+        match train(&service, &mut saved).await {
+            Ok(()) => return Ok(losses),
+            Err(error) if error.kind() == ErrorKind::SessionLost && losses < MOST_LOSSES => {
+                println!("{error}");
+                println!("going on after step {}", saved.steps);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    unreachable!("the loop ends with a result")
+}
+
+#[expect(clippy::print_stdout, reason = "an example shows its result")]
+fn main() -> Result<(), Error> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+        let engine = Arc::new(ScriptedEngine::new(Script::default()));
+        let faults = Faults::new();
+        // The server is started again when the seventh step arrives, and again in the middle of a later one.
+        let step = || Rule::on("/api/v1/optim_step");
+        faults.add(step().nth(7), Fault::restart());
+        faults.add(step().nth(12), Fault::restart());
+        let spawn = Arc::new(TokioSpawn::new(Handle::current()));
+        let server = LocalServer::builder(Arc::<ScriptedEngine>::clone(&engine), time, spawn)
+            .faults(faults.clone())
+            .build()
+            .expect("the scripted engine has no trouble");
+        let losses = supervise(&server).await?;
+        println!("{STEPS} steps are done; the session was lost {losses} times");
+        assert!(losses > 0 && faults.counts().iter().all(|count| count.struck == 1));
+        // Only the steps since the last checkpoint were made again.
+        let repeated = engine.counts().steps as usize - STEPS;
+        assert!(repeated < losses * SAVE_EVERY, "{repeated} steps again");
+        Ok(())
+    })
+}

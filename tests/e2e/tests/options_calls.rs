@@ -1,0 +1,288 @@
+//! Each option of a call has an effect: what is sent differs by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tinkers::prelude::*;
+use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
+use tinkers::wire::{TensorValues, routes};
+use tinkers::{NewModel, Sample, SamplingParams};
+use tinkers_e2e::training::model;
+use tinkers_e2e::{InMemory, SCRIPTED};
+use tinkers_local::LocalConfig;
+
+/// Keeps the body of the last request of each route.
+#[derive(Debug)]
+struct Bodies {
+    inner: Arc<dyn Transport>,
+    last: Arc<Mutex<BTreeMap<String, Bytes>>>,
+}
+
+impl Transport for Bodies {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        let mut last = self.last.lock().unwrap();
+        last.insert(request.path.clone(), request.body.clone());
+        self.inner.send(request)
+    }
+}
+
+struct Scene {
+    world: InMemory,
+    last: Arc<Mutex<BTreeMap<String, Bytes>>>,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let last: Arc<Mutex<BTreeMap<_, _>>> = Arc::default();
+        let kept = Arc::clone(&last);
+        let world = InMemory::through(LocalConfig::default(), |direct| {
+            Arc::new(Bodies {
+                inner: Arc::new(direct),
+                last: kept,
+            })
+        })
+        .await;
+        Self { world, last }
+    }
+
+    fn body(&self, route: &str) -> Value {
+        let body = self.last.lock().unwrap().get(route).cloned();
+        serde_json::from_slice(&body.expect("it was sent")).expect("JSON")
+    }
+}
+
+/// The public methods of a type that change it and give it back, in a part of a source file.
+fn options(source: &str, of: &str) -> BTreeSet<String> {
+    let start = source.find(&format!("impl {of} {{")).expect("the type");
+    let end = source[start..].find("\n}").expect("its end") + start;
+    let methods = source[start..end].split("    pub fn ").skip(1);
+    methods
+        .filter(|text| text.contains("-> Self") && text.contains("(mut self"))
+        .map(|text| text.split('(').next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+fn names<T>(table: &[(&str, T)]) -> BTreeSet<String> {
+    table.iter().map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// What an option of a sample changes in its body.
+type OfSample = (fn(Sample) -> Sample, &'static str, fn() -> Value);
+
+const SAMPLE: [(&str, OfSample); 15] = [
+    (
+        "max_tokens",
+        (
+            |s| s.max_tokens(3),
+            "/sampling_params/max_tokens",
+            || json!(3),
+        ),
+    ),
+    (
+        "seed",
+        (|s| s.seed(7), "/sampling_params/seed", || json!(7)),
+    ),
+    (
+        "stop",
+        (|s| s.stop("."), "/sampling_params/stop", || json!(["."])),
+    ),
+    (
+        "temperature",
+        (
+            |s| s.temperature(0.5),
+            "/sampling_params/temperature",
+            || json!(0.5),
+        ),
+    ),
+    (
+        "top_k",
+        (|s| s.top_k(5), "/sampling_params/top_k", || json!(5)),
+    ),
+    (
+        "top_p",
+        (|s| s.top_p(0.25), "/sampling_params/top_p", || json!(0.25)),
+    ),
+    (
+        "params",
+        (
+            |s| {
+                s.params(SamplingParams {
+                    max_tokens: Some(9),
+                    ..SamplingParams::default()
+                })
+            },
+            "/sampling_params/max_tokens",
+            || json!(9),
+        ),
+    ),
+    (
+        "num_samples",
+        (|s| s.num_samples(2), "/num_samples", || json!(2)),
+    ),
+    (
+        "prompt_logprobs",
+        (|s| s.prompt_logprobs(), "/prompt_logprobs", || json!(true)),
+    ),
+    (
+        "prompt_logprobs_last_n",
+        (
+            |s| s.prompt_logprobs_last_n(1),
+            "/prompt_logprobs_last_n",
+            || json!(1),
+        ),
+    ),
+    (
+        "topk_prompt_logprobs",
+        (
+            |s| s.topk_prompt_logprobs(2),
+            "/topk_prompt_logprobs",
+            || json!(2),
+        ),
+    ),
+    (
+        "topk_sample_logprobs",
+        (
+            |s| s.topk_sample_logprobs(2),
+            "/topk_sample_logprobs",
+            || json!(2),
+        ),
+    ),
+    (
+        "target_prompt_logprobs",
+        (
+            |s| {
+                let targets = TensorData::dense(TensorValues::I64(vec![1, 2].into()), vec![2, 1]);
+                let targets = targets.expect("two rows");
+                s.target_prompt_logprobs(targets)
+            },
+            "/target_prompt_logprobs/shape",
+            || json!([2, 1]),
+        ),
+    ),
+    (
+        "prompt_alt_tokens",
+        (
+            |s| s.prompt_alt_tokens(1),
+            "/prompt_alt_tokens_k",
+            || json!(1),
+        ),
+    ),
+    (
+        "record_stability_info",
+        (
+            |s| s.record_stability_info(),
+            "/record_stability_info",
+            || json!(true),
+        ),
+    ),
+];
+
+#[tokio::test(start_paused = true)]
+async fn each_option_of_a_sample_is_sent() {
+    let source = include_str!("../../../crates/tinkers-sampling/src/request.rs");
+    assert_eq!(options(source, "Sample"), names(&SAMPLE));
+    let scene = Scene::new().await;
+    let sampler = scene.world.service.sampling(SCRIPTED).create().await;
+    let sampler = sampler.unwrap();
+    for (name, (set, place, expected)) in SAMPLE {
+        // What a server makes of it is the server's.
+        let _outcome = sampler.sample(vec![1, 2, 3]).await;
+        let without = scene.body(routes::ASAMPLE).pointer(place).cloned();
+        assert_eq!(without.filter(|value| !value.is_null()), None, "{name}");
+        let _outcome = set(sampler.sample(vec![1, 2, 3])).await;
+        let body = scene.body(routes::ASAMPLE);
+        assert_eq!(body.pointer(place), Some(&expected()), "{name}: {body}");
+    }
+}
+
+fn notes() -> BTreeMap<String, String> {
+    BTreeMap::from([("run".to_owned(), "7".to_owned())])
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test(start_paused = true)]
+async fn each_option_of_a_save_is_sent() {
+    let source = include_str!("../../../crates/tinkers-training/src/save.rs");
+    let (state, sampler) = (
+        options(source, "SaveState"),
+        options(source, "SaveForSampler"),
+    );
+    let scene = Scene::new().await;
+    let training = model(&scene.world).await;
+    let save = SaveState::named("one")
+        .ttl(DAY)
+        .overwrite()
+        .user_metadata(notes());
+    assert_eq!(
+        state,
+        BTreeSet::from(["overwrite", "ttl", "user_metadata"].map(str::to_owned))
+    );
+    training.save_state(save).await.unwrap();
+    let body = scene.body(routes::SAVE_WEIGHTS);
+    assert_eq!(body["path"], "one");
+    assert_eq!(body["ttl_seconds"], 86_400);
+    assert_eq!(body["overwrite"], true);
+    assert_eq!(body["user_metadata"]["run"], "7");
+    let save = SaveForSampler::named("two").ttl(DAY).user_metadata(notes());
+    assert_eq!(
+        sampler,
+        BTreeSet::from(["ttl", "user_metadata"].map(str::to_owned))
+    );
+    training.save_weights_for_sampler(save).await.unwrap();
+    let body = scene.body(routes::SAVE_WEIGHTS_FOR_SAMPLER);
+    assert_eq!(body["path"], "two");
+    assert_eq!(body["ttl_seconds"], 86_400);
+    assert_eq!(body["user_metadata"]["run"], "7");
+}
+
+/// What an option of a new model changes in its body.
+type OfModel = (fn(NewModel) -> NewModel, &'static str, fn() -> Value);
+
+const MODEL: [(&str, OfModel); 4] = [
+    ("rank", (|m| m.rank(4), "/lora_config/rank", || json!(4))),
+    ("seed", (|m| m.seed(9), "/lora_config/seed", || json!(9))),
+    (
+        "lora_config",
+        (
+            |m| m.lora_config(LoraConfig::rank(2)),
+            "/lora_config/rank",
+            || json!(2),
+        ),
+    ),
+    (
+        "user_metadata",
+        (
+            |m| m.user_metadata(notes()),
+            "/user_metadata/run",
+            || json!("7"),
+        ),
+    ),
+];
+
+#[tokio::test(start_paused = true)]
+async fn each_option_of_a_creation_is_sent() {
+    let source = include_str!("../../../crates/tinkers-training/src/create.rs");
+    assert_eq!(options(source, "NewModel"), names(&MODEL));
+    let from_state = BTreeSet::from(["user_metadata".to_owned()]);
+    assert_eq!(options(source, "FromState"), from_state);
+    let scene = Scene::new().await;
+    for (name, (set, place, expected)) in MODEL {
+        let new = set(scene.world.service.lora_training(SCRIPTED));
+        new.create().await.unwrap();
+        let body = scene.body(routes::CREATE_MODEL);
+        assert_eq!(body.pointer(place), Some(&expected()), "{name}: {body}");
+    }
+    let training = model(&scene.world).await;
+    let saved = training.save_state("one").await.unwrap().path;
+    for optimizer in [RestoreOptimizer::Yes, RestoreOptimizer::No] {
+        let state = scene.world.service.training_from_state(&saved, optimizer);
+        state.user_metadata(notes()).create().await.unwrap();
+        let body = scene.body(routes::LOAD_WEIGHTS);
+        assert_eq!(body["optimizer"], optimizer == RestoreOptimizer::Yes);
+        assert_eq!(body["user_metadata"]["run"], "7");
+    }
+}

@@ -1,0 +1,176 @@
+//! What became of calls that waited: in a queue, at a gate, for a connection.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tinkers::{ErrorKind, Sent};
+use tinkers_core::{HttpRequest, Moment};
+
+use crate::book::{CallId, Entry, Outcome};
+use crate::ledger;
+use crate::op;
+use crate::plan::{Plan, Verb};
+use crate::watch::{Rule, Violation};
+
+/// A call is repeated for five minutes from its first attempt on. The last pause, of half a minute, must end before that.
+const RETRIED_FOR: Duration = Duration::from_secs(240);
+/// No pause between two attempts is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// What is said of a call and what the network saw may be so far apart.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// What the network saw of samples. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Waits(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    samples: BTreeMap<CallId, Sample>,
+    /// When the server answered one.
+    answered: Vec<Moment>,
+    /// When the server accepted a submission for a model.
+    accepted: BTreeMap<String, Vec<Moment>>,
+    /// When a refusal closed the class of samples, and until when.
+    closed: Vec<(Moment, Moment)>,
+}
+
+/// The attempts of one submission.
+#[derive(Debug)]
+struct Sample {
+    key: Vec<u8>,
+    first: Moment,
+    found_no_connection: bool,
+}
+
+impl Waits {
+    /// A sample leaves; which one is returned, for [`Waits::ended`].
+    pub fn leaves(&self, request: &HttpRequest, at: Moment) -> Option<CallId> {
+        let body = op::plain(request).ok()?;
+        let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
+        let tokens = body["prompt"]["chunks"][0]["tokens"].as_array()?;
+        let tokens: Vec<u64> = tokens
+            .iter()
+            .filter_map(serde_json::Value::as_u64)
+            .collect();
+        let call = ledger::call_of_prompt(&tokens)?;
+        let key = request.headers.get("x-idempotency-key");
+        let key = key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
+        let mut state = self.lock();
+        let sample = state.samples.entry(call).or_insert_with(|| Sample {
+            key: key.clone(),
+            first: at,
+            found_no_connection: false,
+        });
+        if sample.key != key {
+            // Sampled anew, since the server lost the first one.
+            (sample.key, sample.first) = (key, at);
+        }
+        Some(call)
+    }
+
+    /// An attempt has ended, with an answer or not.
+    pub fn ended(&self, call: CallId, at: Moment, found_no_connection: bool, is_answered: bool) {
+        let mut state = self.lock();
+        if let Some(sample) = state.samples.get_mut(&call) {
+            sample.found_no_connection = found_no_connection;
+        }
+        if is_answered {
+            state.answered.push(at);
+        }
+    }
+
+    /// The server has accepted a submission for a model.
+    pub fn accepted(&self, model: String, at: Moment) {
+        self.lock().accepted.entry(model).or_default().push(at);
+    }
+
+    /// A refusal closes the class of samples.
+    pub fn closed(&self, at: Moment, until: Moment) {
+        self.lock().closed.push((at, until));
+    }
+
+    /// Looks at all calls when the run is over.
+    pub fn check(&self, plan: &Plan, calls: &[(CallId, Entry)]) -> Vec<Violation> {
+        let state = self.lock();
+        let mut found = Vec::new();
+        for (call, entry) in calls.iter().filter(|(_, entry)| !entry.is_late) {
+            let Some((ended, Outcome::Failed { kind, sent, .. })) = &entry.outcome else {
+                continue;
+            };
+            let ended = *ended;
+            if entry.verb.is_sample() {
+                let broken = match kind {
+                    ErrorKind::Connection => state.retried(*call, entry, ended),
+                    ErrorKind::Timeout => state.fails_at_once(*call, entry, ended),
+                    _ => None,
+                };
+                found.extend(broken);
+            }
+            if *kind == ErrorKind::Stalled && *sent == Sent::NotSent {
+                let limit = plan.clients[entry.client].progress_deadline;
+                let since = Moment::from_origin(ended.since_origin().saturating_sub(limit));
+                let (from, to) = (since.after(SLACK), ended);
+                let moved = match &entry.model {
+                    None if entry.verb.is_sample() && !state.samples.contains_key(call) => {
+                        Some(&state.answered)
+                    }
+                    None => None,
+                    Some(model) => state.accepted.get(model),
+                };
+                let mut moved = moved.into_iter().flatten().copied();
+                if let Some(at) = moved.find(|at| from < *at && *at < to) {
+                    let what = format!(
+                        "call {call} ({:?}) counts as stalled at {ended:?}, and its queue moved at {at:?}, within {limit:?}",
+                        entry.verb
+                    );
+                    found.push(broken(Rule::Queue, what));
+                }
+            }
+        }
+        found
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A call that found no connection is repeated, however long it had waited before.
+    fn retried(&self, call: CallId, entry: &Entry, ended: Moment) -> Option<Violation> {
+        let sample = self.samples.get(&call)?;
+        let tried_for = ended.since(sample.first);
+        let has_time = |deadline: Moment| ended.after(LONGEST_PAUSE) < deadline;
+        let gave_up = sample.found_no_connection
+            && tried_for < RETRIED_FOR
+            && entry.deadline.is_none_or(has_time);
+        gave_up.then(|| {
+            let what = format!("call {call} found no connection and gave up {tried_for:?} after its first attempt, called at {:?}", entry.called_at);
+            broken(Rule::Retries, what)
+        })
+    }
+
+    /// A call does not wait for its deadline at a gate that opens after it.
+    fn fails_at_once(&self, call: CallId, entry: &Entry, ended: Moment) -> Option<Violation> {
+        let deadline = entry.deadline?;
+        let never_left = !self.samples.contains_key(&call);
+        let beyond =
+            |(heard, until): &&(Moment, Moment)| heard.after(SLACK) < ended && *until > deadline;
+        let closed = self.closed.iter().find(beyond).filter(|_| never_left);
+        closed.map(|(heard, until)| {
+            let what = format!("call {call} waited for its deadline, {deadline:?}, though its gate was closed at {heard:?} until {until:?}");
+            broken(Rule::Deadline, what)
+        })
+    }
+}
+
+fn broken(rule: Rule, what: String) -> Violation {
+    Violation { rule, what }
+}
+
+impl Verb {
+    const fn is_sample(self) -> bool {
+        matches!(self, Self::Sample(_))
+    }
+}
