@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::answer::{error_text, excerpt, quote_literals, read_json, reason};
+use crate::nulls::null_is_default;
 use crate::{DecodeError, lenient};
 
 /// The immediate answer of everything whose result comes later.
@@ -50,8 +51,17 @@ pub struct RetrieveFuture {
     /// The handle.
     pub request_id: String,
     /// Whether the server may answer that the result is large instead of sending it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub allow_metadata_only: bool,
+}
+
+/// `POST /cancel_future`: a sample whose result is not wanted any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CancelFuture {
+    /// The handle.
+    pub request_id: String,
 }
 
 /// What kind of operation a poll is for; sent as a header.

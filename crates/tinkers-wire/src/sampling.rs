@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::answer::read_json;
+use crate::nulls::null_is_default;
 use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
 
 /// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path`.
@@ -11,8 +12,9 @@ use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input
 pub struct CreateSamplingSession {
     /// The session.
     pub session_id: String,
-    /// Counts from 0 in the session; shared with unnamed sampler saves.
-    pub sampling_session_seq_id: u64,
+    /// Counts from 0 in the session; shared with unnamed sampler saves. Without one, each request makes another session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling_session_seq_id: Option<u64>,
     /// The base model to sample from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
@@ -158,7 +160,8 @@ pub struct SampleRequest {
     /// What is continued.
     pub prompt: ModelInput,
     /// How tokens are chosen.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<SamplingParams>"))]
     pub sampling_params: SamplingParams,
     /// The sampler.
     #[serde(default, skip_serializing_if = "Option::is_none")]

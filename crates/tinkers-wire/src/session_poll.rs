@@ -13,11 +13,15 @@ pub struct RetrieveFutures {
     /// Whose operations are asked for.
     pub target: PollTarget,
     /// The cursor of the last answer, 0 at first. What came with it or before counts as seen, and the server may forget it.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<i64>"))]
     pub prev_cursor: i64,
     /// How long the server may hold the poll, in seconds: 0 for an answer at once, the server's own long poll when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
     /// Operations that are of no more interest, in order: their results were fetched, or nobody wants them.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub retrieved_request_ids: Vec<String>,
 }
 
@@ -26,21 +30,25 @@ pub struct RetrieveFutures {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollTarget {
     /// The only kind of target that there is.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<PollTargetKind>"))]
     pub kind: PollTargetKind,
     /// The sampling session.
     pub sampling_session_id: String,
     /// The client, see [`PollTarget::client_of`]; 0 is the first one.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub cloned_sampler_id: u64,
 }
 
 /// The kinds of [`PollTarget`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PollTargetKind {
     /// Samples.
+    #[default]
     SamplingSession,
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::read_json;
+use crate::nulls::null_is_default;
 use crate::poll::read_known;
 use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerPath, lenient};
 
@@ -15,10 +16,12 @@ pub struct SaveWeights {
     /// The model.
     pub model_id: String,
     /// The number of this request among the model's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
-    /// A bare name.
-    pub path: String,
+    /// A bare name; the server's choice when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Deleted after so many seconds; never when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
@@ -48,7 +51,8 @@ pub struct SaveWeightsForSampler {
     /// The model.
     pub model_id: String,
     /// The number of this request among the model's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
     /// A bare name, for weights that stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,6 +103,8 @@ pub struct LoadWeights {
     /// The checkpoint.
     pub path: TinkerPath,
     /// Whether the optimizer's state is restored too.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub optimizer: bool,
     /// The session of the new model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,16 +177,29 @@ impl OperationResult for LoadedWeights {
     }
 }
 
+/// The longest name of a checkpoint, in bytes.
+pub const MAX_CHECKPOINT_NAME: usize = 255;
+
+/// Checks the bare name of a checkpoint. What passes can be sent, listed and stored.
+///
+/// # Errors
+/// Names `name`.
+pub fn check_checkpoint_name(name: &str) -> Result<(), InvalidInput> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_of_length = (1..=MAX_CHECKPOINT_NAME).contains(&name.len());
+    if is_of_length && name.chars().all(fits) && !name.starts_with('.') {
+        return Ok(());
+    }
+    let expected = format!(
+        "a name of 1 to {MAX_CHECKPOINT_NAME} letters, digits, '-', '_' or '.', not opening with '.', got {name:?}"
+    );
+    Err(InvalidInput::new("name", expected))
+}
+
 /// Checks the bare name of a checkpoint and its time to live.
 fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), InvalidInput> {
     if let Some(name) = name {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > 255 || !name.chars().all(fits) || name.starts_with('.') {
-            let expected = format!(
-                "a name of 1 to 255 letters, digits, '-', '_' or '.', not opening with '.', got {name:?}"
-            );
-            return Err(InvalidInput::new("name", expected));
-        }
+        check_checkpoint_name(name)?;
     }
     if let Some(ttl) = ttl_seconds
         && !(3600..=315_360_000).contains(&ttl)
@@ -199,7 +218,7 @@ impl SaveWeights {
     /// # Errors
     /// Names `name` or `ttl_seconds`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
-        validate_save(Some(&self.path), self.ttl_seconds)
+        validate_save(self.path.as_deref(), self.ttl_seconds)
     }
 }
 
@@ -234,7 +253,7 @@ mod tests {
         let save = |path: &str, ttl_seconds| SaveWeights {
             model_id: "m".into(),
             seq_id: 1,
-            path: path.into(),
+            path: Some(path.into()),
             ttl_seconds,
             overwrite: None,
             user_metadata: None,
