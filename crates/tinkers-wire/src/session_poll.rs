@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::answer::read_json;
+use crate::nulls::null_is_default;
 use crate::{DecodeError, lenient};
 
 /// `POST /retrieve_futures`.
