@@ -150,7 +150,6 @@ async fn a_body_that_cannot_be_decoded_gives_up_its_number() {
     let mut long = step(&model, 7);
     long["padding"] = json!("x".repeat(200_000));
     let packed = zstd::encode_all(long.to_string().as_bytes(), 3).expect("packed");
-    let mut long = long;
     long["seq_id"] = json!(9);
     for (number, route, body, headers, status) in [
         (
