@@ -53,6 +53,8 @@ impl RealEngine {
     pub fn new(twice: Option<Op>) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|error| format!("no directory: {error}"))?;
         let engine = ModelEngine::builtin(dir.path()).map_err(|error| error.to_string())?;
+        // Without it each engine draws its own, and no run could be repeated.
+        let engine = engine.with_seed(1);
         Ok(Self {
             engine,
             dir,
