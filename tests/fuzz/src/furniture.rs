@@ -75,6 +75,7 @@ pub(crate) fn fitting(route: Route) -> Option<String> {
         Route::RetrieveFuture => {
             format!(r#"{{"request_id":"{FUTURE}","allow_metadata_only":true}}"#)
         }
+        Route::CancelFuture => format!(r#"{{"request_id":"{FUTURE}"}}"#),
         Route::RetrieveFutures => format!(
             r#"{{"target":{{"type":"sampling_session","sampling_session_id":"{SAMPLER}","cloned_sampler_id":0}},"prev_cursor":0,"timeout":30.0,"retrieved_request_ids":[]}}"#
         ),
