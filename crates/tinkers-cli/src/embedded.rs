@@ -29,6 +29,8 @@ pub(crate) enum Backend {
         model: Option<(PathBuf, Option<String>)>,
         /// Where checkpoints are kept.
         data_dir: PathBuf,
+        /// Where chance comes from for what has no seed of its own.
+        seed: u64,
     },
     /// Canned results.
     Scripted {
@@ -106,8 +108,12 @@ pub(crate) fn start(
     let (build, engine) = match backend {
         Backend::Scripted { latency, script } => (Build::Scripted { latency, script }, None),
         // Loaded here, so that what is wrong with a model is an error of its own.
-        Backend::Model { model, data_dir } => {
-            let engine = Arc::new(load(model, &data_dir)?);
+        Backend::Model {
+            model,
+            data_dir,
+            seed,
+        } => {
+            let engine = Arc::new(load(model, &data_dir)?.with_seed(seed));
             (
                 Build::Ready(Arc::<ModelEngine>::clone(&engine)),
                 Some(engine),

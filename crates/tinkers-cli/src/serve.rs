@@ -1,5 +1,6 @@
 //! `tinkers serve`: the embedded server on a port of this machine, until it is asked to end.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
@@ -28,12 +29,18 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         EngineName::Candle => {
             let data_dir = paths::data_dir(args.data_dir.as_deref())?;
             tracing::info!(data_dir = %data_dir.display(), "checkpoints are kept here");
+            let seed = args.seed.unwrap_or_else(seed_of_the_system);
+            tracing::info!(
+                seed,
+                "what has no seed of its own draws from this one; --seed repeats it"
+            );
             Backend::Model {
                 model: args
                     .model_dir
                     .clone()
                     .map(|dir| (dir, args.model_name.clone())),
                 data_dir,
+                seed,
             }
         }
     };
@@ -63,6 +70,11 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         output::announce(format_args!("{rule} struck {struck} of {matched}"))?;
     }
     Ok(())
+}
+
+/// A seed that no other start has: the standard library keys its hashers by the operating system's random numbers.
+fn seed_of_the_system() -> u64 {
+    RandomState::new().hash_one("seed")
 }
 
 fn config(args: &ServeArgs) -> Result<LocalConfig> {

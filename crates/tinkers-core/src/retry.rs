@@ -1,4 +1,4 @@
-//! From an answer to what is done about it: one total table, and the paces of repeats.
+//! What an answer leads to: one total table for submissions and polls, and the pauses of repeats.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,82 @@ use crate::error::ErrorKind;
 use crate::hint::retry_after;
 use crate::transport::HttpResponse;
 
-/// What is done about an answer to a request that is no poll. Polls have a table of their own in `tinkers-futures`.
+/// What an answer leads to: one table for all requests, in [`Step::of`]. The table is total: every status has its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A success.
+    Take,
+    /// Refused for the rate (429): the class is held back.
+    Refused,
+    /// Billing holds the job (402): pause, then send it again.
+    PauseForBilling,
+    /// The result of a poll is not there yet: poll again.
+    NotReady,
+    /// The server, or what is in front of it, failed: send it again after a pause, for as long as the caller waits. A submission
+    /// is sent again only where that is safe.
+    Repeat,
+    /// An answer to a poll that may be in passing or final: poll again at most this often, with growing pauses; then it counts. A
+    /// poll for one result then fails, a shared poll leaves its waiters to polls of their own.
+    Doubt(u32),
+    /// Final.
+    Fail,
+}
+
+/// The two kinds of requests between which the table differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A request that asks the server to do something, or about its state.
+    Submission,
+    /// A poll for results, one or all of a client. It can be repeated freely, and a final answer loses work that was paid for.
+    Poll,
+}
+
+/// How often an answer to a poll is doubted that the API itself gave: for 3.5 s, with the usual pauses of failed polls.
+pub const FEW_DOUBTS: u32 = 3;
+/// How often one is that a proxy or a starting server may have given, or a 500 with a reason: for half a minute.
+pub const SOME_DOUBTS: u32 = 6;
+
+impl Step {
+    /// The row of the table for an answer. It depends on the status, and on whether the body is empty or has a reason in JSON.
+    pub fn of(purpose: Purpose, answer: &HttpResponse) -> Self {
+        use Step::{Doubt, Fail, NotReady, PauseForBilling, Refused, Repeat, Take};
+        let is_empty = answer.body.is_empty();
+        let says_why = || says_why(answer);
+        let doubt = || Doubt(if says_why() { FEW_DOUBTS } else { SOME_DOUBTS });
+        let (submission, poll) = match answer.status.as_u16() {
+            // No content yet.
+            202 | 204 if is_empty => (Take, NotReady),
+            200..=299 => (Take, Take),
+            402 => (PauseForBilling, PauseForBilling),
+            408 => (Repeat, NotReady),
+            429 => (Refused, Refused),
+            // An edge proxy rejects with an empty 400; the API itself always says why.
+            400 if is_empty => (Repeat, Repeat),
+            // The result is lost, in the API's own words.
+            410 if says_why() => (Fail, Fail),
+            // 425 is too early: what the request builds on, such as a checkpoint, is still being made.
+            425 => (Repeat, Repeat),
+            // Some servers say so of an operation that failed.
+            500 if says_why() => (Repeat, Doubt(SOME_DOUBTS)),
+            501 => (Fail, doubt()),
+            500 | 502..=504 | 520..=599 => (Repeat, Repeat),
+            505..=519 => (Fail, Repeat),
+            _ => (Fail, doubt()),
+        };
+        match purpose {
+            Purpose::Submission => submission,
+            Purpose::Poll => poll,
+        }
+    }
+}
+
+/// Whether the body is the error of an API, and no page or bare text of what stands in front of it.
+pub fn says_why(answer: &HttpResponse) -> bool {
+    answer.body.trim_ascii_start().starts_with(b"{")
+        && tinkers_wire::error_text(&answer.body).is_some()
+}
+
+/// What is done about an answer to a request that is no poll: the table's step with what its repetition needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Take it.
@@ -46,10 +121,11 @@ pub enum Applied {
     Maybe,
 }
 
-/// The table from (status, headers, body) to action.
+/// Returns what is done about an answer to a request that is no poll, by the table and `x-should-retry`.
 pub fn classify(answer: &HttpResponse, wall: SystemTime) -> Action {
     let status = answer.status;
-    if status.is_success() {
+    let step = Step::of(Purpose::Submission, answer);
+    if step == Step::Take {
         return Action::Accept;
     }
     let hint = retry_after(answer, wall);
@@ -64,14 +140,11 @@ pub fn classify(answer: &HttpResponse, wall: SystemTime) -> Action {
         },
         kind,
     };
-    let action = match status.as_u16() {
-        429 => Action::Refused { hint },
-        402 => Action::PauseForBilling { hint },
-        // An edge proxy rejects with an empty 400; the API itself always says why.
-        400 if answer.body.is_empty() => again,
-        // 425 is too early: what the request builds on, such as a checkpoint, is still being made.
-        408 | 425 | 500 | 502 | 503 | 504 | 520..=599 => again,
-        _ => Action::Fail(kind),
+    let action = match step {
+        Step::Refused => Action::Refused { hint },
+        Step::PauseForBilling => Action::PauseForBilling { hint },
+        Step::Repeat => again,
+        Step::Take | Step::NotReady | Step::Doubt(_) | Step::Fail => Action::Fail(kind),
     };
     match (should_retry, action) {
         (Some("false"), Action::Again { .. } | Action::PauseForBilling { .. }) => {
@@ -269,6 +342,66 @@ mod tests {
                 expected,
                 "{status}"
             );
+        }
+    }
+
+    #[test]
+    fn each_status_of_a_poll_has_its_step() {
+        use Step as S;
+        let few = S::Doubt(FEW_DOUBTS);
+        let some = S::Doubt(SOME_DOUBTS);
+        let reason = r#"{"detail": "no such luck"}"#;
+        // Status, and the step for a reason, for an object without one, for a page, and for an empty body.
+        let rows = [
+            (200, [S::Take; 4]),
+            (201, [S::Take; 4]),
+            (202, [S::Take, S::Take, S::Take, S::NotReady]),
+            (204, [S::Take, S::Take, S::Take, S::NotReady]),
+            (302, [few, some, some, some]),
+            (400, [few, some, some, S::Repeat]),
+            (401, [few, some, some, some]),
+            (402, [S::PauseForBilling; 4]),
+            (403, [few, some, some, some]),
+            (404, [few, some, some, some]),
+            (405, [few, some, some, some]),
+            (408, [S::NotReady; 4]),
+            (409, [few, some, some, some]),
+            (410, [S::Fail, some, some, some]),
+            (413, [few, some, some, some]),
+            (421, [few, some, some, some]),
+            (422, [few, some, some, some]),
+            (425, [S::Repeat; 4]),
+            (429, [S::Refused; 4]),
+            (431, [few, some, some, some]),
+            (500, [some, S::Repeat, S::Repeat, S::Repeat]),
+            (501, [few, some, some, some]),
+            (502, [S::Repeat; 4]),
+            (503, [S::Repeat; 4]),
+            (505, [S::Repeat; 4]),
+            (524, [S::Repeat; 4]),
+        ];
+        for (status, steps) in rows {
+            for (body, expected) in [reason, "{}", "<html>", ""].into_iter().zip(steps) {
+                let step = Step::of(Purpose::Poll, &answer(status, None, body));
+                assert_eq!(step, expected, "{status} {body}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_success_is_taken_and_a_page_is_never_final() {
+        for status in 100..1000 {
+            for body in ["", "{}", "oops", "<html>", r#"{"error": "x"}"#] {
+                let answer = answer(status, None, body);
+                let step = Step::of(Purpose::Poll, &answer);
+                if step == Step::Take {
+                    assert!((200..300).contains(&status), "{status} {body}");
+                }
+                let is_final = status == 410 && body.starts_with("{\"");
+                assert_eq!(step == Step::Fail, is_final, "{status} {body}");
+                let submission = Step::of(Purpose::Submission, &answer);
+                assert!(!matches!(submission, Step::NotReady | Step::Doubt(_)));
+            }
         }
     }
 

@@ -30,7 +30,7 @@ pub use adamw::{AdamW, AdamWParams, StepReport};
 pub use config::{Llama3Scaling, ModelConfig, RopeParameters};
 pub use engine::ModelEngine;
 pub use error::{Error, Result};
-pub use lora::{ALPHA, Lora, LoraConfig, Param};
+pub use lora::{ALPHA, Lora, LoraConfig, MAX_RANK, Param};
 pub use loss::{Clip, Loss, Terms};
 pub use model::Model;
 #[cfg(feature = "fuzz")]

@@ -13,6 +13,9 @@ use crate::rng::Rng;
 /// rate means the same at any rank.
 pub const ALPHA: f32 = 32.0;
 
+/// The highest rank of an adapter.
+pub const MAX_RANK: usize = 1024;
+
 /// The shape of an adapter, as a caller asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LoraConfig {
@@ -81,10 +84,10 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::Input`] naming the field.
     pub fn check(&self) -> Result<()> {
-        if self.rank == 0 || self.rank > 1024 {
+        if self.rank == 0 || self.rank > MAX_RANK {
             return Err(Error::input(
                 "lora_config.rank",
-                format!("is {}, expected 1 to 1024", self.rank),
+                format!("is {}, expected 1 to {MAX_RANK}", self.rank),
             ));
         }
         if !(self.train_attn || self.train_mlp || self.train_unembed) {

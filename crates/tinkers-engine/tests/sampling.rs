@@ -240,6 +240,22 @@ fn bad_jobs_are_refused_by_name_and_cancelled_ones_end() {
 }
 
 #[test]
+fn a_prompt_that_fills_the_context_has_room_for_one_token() {
+    let (trainee, _) = trained();
+    let mut job = job(&"x".repeat(1024));
+    job.max_tokens = Some(1);
+    job.prompt_wishes.log_probs = true;
+    let result = run(&trainee, &job);
+    assert_eq!(result.prompt.log_probs.len(), 1024);
+    assert!(result.samples.iter().all(|sample| sample.tokens.len() == 1));
+    for (len, max_tokens) in [(1024, 2), (1025, 1)] {
+        job.prompt = vec![120; len];
+        job.max_tokens = Some(max_tokens);
+        assert!(try_run(&trainee, &job).is_err());
+    }
+}
+
+#[test]
 fn without_a_limit_a_sample_fills_the_context() {
     let (trainee, _) = trained();
     let mut job = job(&"x".repeat(1000));

@@ -1,18 +1,17 @@
-//! Prints what is done about each kind of answer to a poll.
-
-use std::time::SystemTime;
+//! Prints what each kind of answer to a poll leads to.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tinkers_core::HttpResponse;
-use tinkers_futures::classify_poll;
+use tinkers_core::retry::{Purpose, Step};
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
 fn main() {
     let rows = [
         (200, r#"{"type": "try_again", "queue_state": "active"}"#),
         (408, "{}"),
-        (410, "{}"),
+        (404, "<html>default backend</html>"),
+        (410, r#"{"detail": "the result is gone"}"#),
         (429, "{}"),
         (502, ""),
     ];
@@ -23,9 +22,6 @@ fn main() {
             headers: HeaderMap::new(),
             body: Bytes::from_static(body.as_bytes()),
         };
-        println!(
-            "{status}: {:?}",
-            classify_poll(&answer, SystemTime::UNIX_EPOCH)
-        );
+        println!("{status}: {:?}", Step::of(Purpose::Poll, &answer));
     }
 }

@@ -3,21 +3,20 @@
 
 mod api_future;
 mod closing;
-mod doubts;
 mod join;
 mod operation;
 mod pace;
-mod poll_table;
 mod poller;
+mod polls;
 mod queue_log;
 mod retrieve;
+mod sync;
 mod unwind;
 
 pub use api_future::ApiFuture;
 pub use closing::after_close;
 pub use join::join_all;
 pub use operation::{Operation, SubmissionQueue, is_promise, promise, start};
-pub use poll_table::{PollAction, classify_poll};
 pub use poller::{Announcement, Begun, SessionPoller, Watch};
 pub use queue_log::QueueLog;
 pub use retrieve::{Retrieval, retrieve, retrieve_announced};

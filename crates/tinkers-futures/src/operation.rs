@@ -12,9 +12,10 @@ use tinkers_core::{
     BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, RouteClass, Sent,
     SessionContext, Setback,
 };
-use tinkers_wire::Promise;
+use tinkers_wire::{PollAnswer, Promise};
 use tokio::sync::oneshot;
 
+use crate::retrieve::operation_failed;
 use crate::{ApiFuture, catch_unwind};
 
 /// A queue of the client's own that an operation waits in before it asks for admission.
@@ -147,12 +148,17 @@ fn with_earlier_requests(error: Error, progress: &ProgressCell) -> Error {
 /// Reads the promise of a submission.
 ///
 /// # Errors
-/// `Protocol` when the answer is none.
+/// `OperationFailed` when the answer tells of a failure, and `Protocol` when it has no request id for another reason.
 pub fn promise(answer: &HttpResponse) -> Result<Promise> {
     Promise::read(&answer.body).map_err(|error| {
-        let message = format!("the server's answer is no promise of a result: {error}");
-        Error::new(ErrorKind::Protocol, Sent::Answered, message)
-            .with_answer(answer.status.as_u16(), &answer.body)
+        let error = match PollAnswer::failure_in(&answer.body) {
+            Some(PollAnswer::Failed { error, category }) => operation_failed(&error, category),
+            _ => {
+                let message = format!("the submission response carries no request id: {error}");
+                Error::new(ErrorKind::Protocol, Sent::Answered, message)
+            }
+        };
+        error.with_answer(answer.status.as_u16(), &answer.body)
     })
 }
 

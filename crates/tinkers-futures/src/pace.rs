@@ -4,11 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use tinkers_core::hint::retry_after;
-use tinkers_core::outage::Pause;
-use tinkers_core::{
-    Caller, HttpResponse, Jitter, Moment, RouteClass, Settlement, TransportError,
-    TransportErrorKind,
-};
+use tinkers_core::{Caller, HttpResponse, Jitter, Settlement, TransportError, TransportErrorKind};
 
 /// The pace of one result's polls. Whatever mix of answers comes, n polls that were answered at once take time that grows
 /// with n, so no server can make the loop hot.
@@ -18,9 +14,6 @@ pub(crate) struct Pace {
     failures: u32,
 }
 
-/// A poll with which somebody waits is given up after this long and made anew; servers hold one for up to half a minute, some for
-/// five.
-pub(crate) const POLL_LIMIT: Duration = Duration::from_secs(45);
 /// A poll that was held at least this long was a long poll.
 const HELD: Duration = Duration::from_secs(1);
 const FIRST_QUICK: Duration = Duration::from_millis(20);
@@ -81,30 +74,6 @@ pub(crate) fn hint_of(answer: &HttpResponse, wall: SystemTime) -> Duration {
     retry_after(answer, wall)
         .unwrap_or_default()
         .min(LONGEST_HINT)
-}
-
-/// Whether the poll may be made anew after it failed on its way.
-pub(crate) fn is_passing(error: &TransportError) -> bool {
-    use TransportErrorKind as K;
-    matches!(error.kind, K::Timeout | K::Connect | K::Broken)
-}
-
-/// How long a poll was held that was given up at last: a server that holds one for longer than we wait is no broken server.
-pub(crate) fn held_in_vain(error: &TransportError, held: Duration) -> Option<Duration> {
-    let is_long = error.kind == TransportErrorKind::Timeout && held >= POLL_LIMIT / 2;
-    is_long.then_some(held)
-}
-
-/// Sits out a `pause` behind a poll that left at `sent_at` and failed as all do while a server is away, never less than `hint`.
-pub(crate) async fn sit_out(caller: &Caller, sent_at: Moment, hint: Duration, pause: Duration) {
-    let now = caller.time.now();
-    let pause = Pause {
-        sent_at,
-        not_before: now.after(hint),
-        until: now.after(pause),
-    };
-    let outage = caller.outages.of(RouteClass::Poll);
-    outage.sit_out(pause, &*caller.time, &*caller.jitter).await;
 }
 
 fn doubled(first: Duration, times: u32, longest: Duration) -> Duration {

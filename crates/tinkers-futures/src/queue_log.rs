@@ -1,14 +1,12 @@
 //! The warning that a job waits in the server's queue: not too soon, not too often, one for each client.
 
-#[cfg(tinkers_loom)]
-use loom::sync::Mutex;
-#[cfg(not(tinkers_loom))]
-use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use tinkers_core::Moment;
 use tinkers_wire::QueueState;
+
+use crate::sync::Mutex;
 
 /// Decides when a paused queue is worth a warning. It belongs to its client and goes with it.
 #[derive(Debug)]

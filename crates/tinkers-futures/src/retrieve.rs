@@ -1,18 +1,15 @@
 //! Waiting for the result of an accepted operation.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
-use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
-use tinkers_core::nesting::Mark;
+use tinkers_core::retry::FEW_DOUBTS;
 use tinkers_core::{
-    Admitted, Arrival, Ask, BytesGuard, Caller, ClientId, Cost, Deduplication, Error, ErrorKind,
-    HttpRequest, HttpResponse, Moment, Phase, Reentry, Result, RouteClass, Sent, Setback, Timeouts,
-    TransportError,
+    BytesGuard, Caller, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, Phase, Result,
+    RouteClass, Sent, Setback, Timeouts,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
@@ -20,12 +17,9 @@ use tinkers_wire::{
 };
 
 use crate::closing::after_loss;
-use crate::doubts::Doubts;
-use crate::pace::{
-    POLL_LIMIT, Pace, held_in_vain, hint_of, is_held, is_passing, settlement, sit_out,
-};
-use crate::poll_table::FEW_TIMES;
-use crate::{Announcement, Operation, PollAction, QueueLog, classify_poll};
+use crate::pace::hint_of;
+use crate::polls::{POLL_LIMIT, Polls, Reply, Wait};
+use crate::{Announcement, Operation, QueueLog};
 
 /// What is waited for.
 #[derive(Debug, Clone)]
@@ -71,14 +65,17 @@ pub async fn retrieve_announced<T: OperationResult>(
     let progress = &retrieval.operation.progress;
     progress.accepted(now, retrieval.request_id.as_str());
     let mut polling = Polling {
+        polls: Polls::new(
+            Arc::clone(&session),
+            retrieval.client,
+            Setback::Poll,
+            &retrieval.request_id,
+            of_the_operation,
+        ),
         retrieval,
-        pace: Pace::default(),
-        doubts: Doubts::default(),
         peeked: 0,
         iteration: 0,
         may_peek: true,
-        reentry: Reentry::New,
-        arrival: Arrival::default(),
         budget: None,
     };
     if let Some(size) = announcement.size {
@@ -100,246 +97,102 @@ pub async fn retrieve_announced<T: OperationResult>(
 
 struct Polling {
     retrieval: Retrieval,
-    pace: Pace,
-    doubts: Doubts,
+    polls: Polls,
     peeked: u32,
     iteration: u64,
     may_peek: bool,
-    reentry: Reentry,
-    /// When the last poll came, among those of its lane.
-    arrival: Arrival,
     /// Bytes of a large result, held from before its transfer until it is decoded.
     budget: Option<BytesGuard>,
 }
 
 impl Polling {
-    async fn run<T>(&mut self, protobuf: bool, decode: fn(PollAnswer) -> Result<T>) -> Result<T> {
-        let session = Arc::clone(&self.retrieval.operation.session);
-        let caller = session.caller();
+    async fn run<T>(&mut self, protobuf: bool, decode: Decode<T>) -> Result<T> {
         loop {
-            let (sent_at, outcome) = self.poll_once(caller, protobuf).await?;
-            let held = caller.time.now().since(sent_at);
-            let answer = match outcome {
-                Ok(answer) => answer,
-                Err(error) => {
-                    self.after_transport_error(caller, error, sent_at).await?;
-                    continue;
-                }
-            };
-            if !answer.status.is_server_error() {
-                let outage = caller.outages.of(RouteClass::Poll);
-                outage.answered(sent_at, sent_at.after(held));
-            }
-            let hint = hint_of(&answer, caller.time.wall());
-            match classify_poll(&answer, caller.time.wall()) {
-                PollAction::Answer(PollAnswer::TryAgain {
-                    queue_state,
-                    reason,
-                })
-                | PollAction::NotReady {
-                    queue_state,
-                    reason,
-                } => {
-                    self.news(caller);
-                    self.tell_queue(caller, queue_state, reason.as_deref());
-                    self.doubts.clear();
-                    let pause = self.pace.after_not_ready(held, &*caller.jitter);
-                    caller.time.sleep(pause.max(hint)).await;
-                }
-                PollAction::Answer(PollAnswer::MetadataOnly { size }) => {
-                    self.news(caller);
-                    self.prepare_for(size, &answer).await?;
-                    caller
-                        .time
-                        .sleep(
-                            self.pace
-                                .after_not_ready(Duration::from_secs(1), &*caller.jitter),
-                        )
-                        .await;
-                }
-                PollAction::Answer(last) => {
-                    self.news(caller);
-                    self.tell_queue(caller, Some(QueueState::Active), None);
-                    return decode(last).map_err(|error| attach(error, &answer));
-                }
-                PollAction::Refused { .. } => {
-                    // The lane has been closed by the settlement; the next admission waits for it.
-                    self.news(caller);
-                    self.reentry = Reentry::AfterRefusal(self.arrival);
-                }
-                PollAction::PauseForBilling => match caller
-                    .billing
-                    .on_payment_required(caller.time.now(), caller.billing_limit)
-                {
-                    Billing::Pause(step) => {
-                        caller.setbacks.note(Setback::Billing, &answer.status);
-                        self.news(caller);
-                        caller.time.sleep(step.max(hint)).await;
-                    }
-                    Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
-                },
-                PollAction::Again { .. } => {
-                    self.failed(caller, &answer.status);
-                    if answer.status.is_server_error() {
-                        self.sit_out(caller, hint, sent_at).await;
-                    } else {
-                        self.pause_after_failure(caller, hint).await;
-                    }
-                }
-                // A server that keeps the whole of the protocol tells of failed operations in the body: this one broke.
-                PollAction::AgainFewTimes {
-                    kind: ErrorKind::Server,
+            let exchange = {
+                let Self {
+                    retrieval,
+                    polls,
+                    iteration,
+                    may_peek,
                     ..
-                } if session.profile().deduplicates == Deduplication::Everything => {
-                    self.failed(caller, &answer.status);
-                    self.sit_out(caller, hint, sent_at).await;
-                }
-                PollAction::AgainFewTimes { times, kind } => {
-                    if !self.doubts.once_more(answer.status, times) {
-                        return Err(final_error(kind, &answer));
-                    }
-                    self.failed(caller, &answer.status);
-                    self.pause_after_failure(caller, hint).await;
-                }
-                PollAction::Fail(kind) => return Err(answer_error(kind, &answer)),
-                // It may have been spoilt on its way, and a result can be fetched again.
-                PollAction::Unreadable(error)
-                    if self.doubts.once_more(answer.status, FEW_TIMES) =>
-                {
-                    self.failed(caller, &error);
-                    self.pause_after_failure(caller, hint).await;
-                }
-                PollAction::Unreadable(error) => {
-                    let unreadable =
-                        Error::new(ErrorKind::Protocol, Sent::Answered, error.to_string());
-                    return Err(attach(unreadable, &answer));
-                }
-            }
-        }
-    }
-
-    /// Pauses before the next poll behind one that failed.
-    async fn pause_after_failure(&mut self, caller: &Caller, hint: Duration) {
-        let pause = self.pace.after_failure(hint, &*caller.jitter);
-        caller.time.sleep(pause).await;
-    }
-
-    /// The same behind one that left at `sent_at` and failed as all do while a server is away.
-    async fn sit_out(&mut self, caller: &Caller, hint: Duration, sent_at: Moment) {
-        let pause = self.pace.after_failure(hint, &*caller.jitter);
-        sit_out(caller, sent_at, hint, pause).await;
-    }
-
-    /// One poll: admitted, sent, settled. With when it was sent.
-    async fn poll_once(
-        &mut self,
-        caller: &Caller,
-        protobuf: bool,
-    ) -> Result<(Moment, Result<HttpResponse, TransportError>)> {
-        loop {
-            let ask = Ask {
-                class: RouteClass::Poll,
-                client: self.retrieval.client,
-                cost: Cost::default(),
-                deadline: None,
-                flight: None,
-                reentry: std::mem::replace(&mut self.reentry, Reentry::New),
-                is_nested: Mark::here().is_inside(),
+                } = self;
+                let begin = || {
+                    let request = request(retrieval, protobuf, *iteration, *may_peek);
+                    *iteration += 1;
+                    retrieval.operation.progress.polled();
+                    request
+                };
+                polls.send(None, begin).await?
             };
-            let Admitted {
-                mut permit,
-                flight,
-                arrival,
-            } = caller.admission.admit(ask).await?;
-            self.arrival = arrival;
-            let request = self.request(protobuf);
-            let sent_at = caller.time.now();
-            let outcome = caller.send(&mut permit, request).await;
-            if is_held(&outcome) {
-                self.reentry = Reentry::AfterRefusal(arrival);
-                continue;
-            }
-            self.iteration += 1;
-            self.retrieval.operation.progress.polled();
-            permit.settle(settlement(&outcome, caller));
-            drop(flight);
-            return Ok((sent_at, outcome));
+            let held = exchange.held;
+            let wait = match self.polls.judge(exchange)? {
+                Reply::Success(answer) => {
+                    match PollAnswer::read(answer.header("content-type"), answer.body.clone()) {
+                        Ok(PollAnswer::TryAgain {
+                            queue_state,
+                            reason,
+                        }) => self.not_ready(held, Duration::ZERO, queue_state, reason),
+                        Ok(PollAnswer::MetadataOnly { size }) => {
+                            self.news();
+                            self.prepare_for(size, &answer).await?;
+                            // It is ready: the next poll is no quick one.
+                            self.polls
+                                .not_ready(held.max(Duration::from_secs(1)), Duration::ZERO)
+                        }
+                        Ok(last) => match decode(last) {
+                            Err(NoResult::Unreadable(error)) => self.doubt(&error, &answer)?,
+                            ended => {
+                                self.news();
+                                self.tell_queue(Some(QueueState::Active), None);
+                                return ended.map_err(|error| attach(error.into(), &answer));
+                            }
+                        },
+                        Err(error) => self.doubt(&error, &answer)?,
+                    }
+                }
+                Reply::NotReady(answer) => {
+                    let (queue_state, reason) = PollAnswer::queue_of_timeout(&answer.body);
+                    let wall = self.caller().time.wall();
+                    self.not_ready(held, hint_of(&answer, wall), queue_state, reason)
+                }
+                Reply::Again { wait, is_news } => {
+                    if is_news {
+                        self.news();
+                    }
+                    wait
+                }
+            };
+            self.polls.wait(wait).await;
         }
     }
 
-    fn request(&self, protobuf: bool) -> HttpRequest {
-        let mut request = HttpRequest::new(Method::POST, routes::RETRIEVE_FUTURE, RouteClass::Poll);
-        request.body = to_json(&RetrieveFuture {
-            request_id: self.retrieval.request_id.clone(),
-            allow_metadata_only: self.may_peek,
-        });
-        request.timeouts = Timeouts {
-            first_byte: POLL_LIMIT,
-            ..Timeouts::default()
-        };
-        request.headers.reserve(HEADERS);
-        let accept = if protobuf {
-            "application/x-protobuf, application/json"
-        } else {
-            "application/json"
-        };
-        request.headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        request
-            .headers
-            .insert(header::ACCEPT, HeaderValue::from_static(accept));
-        let kind = HeaderValue::from_static(self.retrieval.kind.name());
-        request
-            .headers
-            .insert(HeaderName::from_static("x-tinker-request-type"), kind);
-        request.headers.insert(
-            HeaderName::from_static("x-tinker-request-iteration"),
-            HeaderValue::from(self.iteration),
-        );
-        let name = Bytes::from_static(self.retrieval.operation.name.as_bytes());
-        if let Ok(name) = HeaderValue::from_maybe_shared(name) {
-            request
-                .headers
-                .insert(HeaderName::from_static("x-sdk-method"), name);
-        }
-        if self.iteration == 0
-            && let Ok(seconds) =
-                HeaderValue::try_from(format!("{:.6}", self.retrieval.submitted_in.as_secs_f64()))
-        {
-            request.headers.insert(
-                HeaderName::from_static("x-tinker-create-promise-roundtrip-time"),
-                seconds,
-            );
-        }
-        request
+    fn caller(&self) -> &Caller {
+        self.retrieval.operation.session.caller()
     }
 
-    async fn after_transport_error(
+    fn not_ready(
         &mut self,
-        caller: &Caller,
-        error: TransportError,
-        sent_at: Moment,
-    ) -> Result<()> {
-        if !is_passing(&error) {
-            return Err(error.into());
-        }
-        self.failed(caller, &error);
-        match held_in_vain(&error, caller.time.now().since(sent_at)) {
-            Some(held) => {
-                self.doubts.clear();
-                let pause = self.pace.after_not_ready(held, &*caller.jitter);
-                caller.time.sleep(pause).await;
-            }
-            None => self.sit_out(caller, Duration::ZERO, sent_at).await,
-        }
-        Ok(())
+        held: Duration,
+        hint: Duration,
+        queue_state: Option<QueueState>,
+        reason: Option<String>,
+    ) -> Wait {
+        self.news();
+        self.tell_queue(queue_state, reason.as_deref());
+        self.polls.not_ready(held, hint)
+    }
+
+    /// A success that is no result may come from something else than the operation: it is fetched again a few times.
+    fn doubt(&mut self, error: &DecodeError, answer: &HttpResponse) -> Result<Wait> {
+        let kind = self.retrieval.kind.name();
+        let message = format!("cannot decode the result of {kind}: {error}");
+        let error = Error::new(ErrorKind::Protocol, Sent::Answered, message);
+        self.polls.doubt_body(attach(error, answer))
     }
 
     /// Waits until a large result may be fetched.
     async fn prepare_for(&mut self, size: u64, answer: &HttpResponse) -> Result<()> {
-        if self.peeked == FEW_TIMES {
+        if self.peeked == FEW_DOUBTS {
             let message =
                 "the server tells the size of the result again and again and never sends it";
             return Err(attach(
@@ -361,73 +214,139 @@ impl Polling {
         }
     }
 
-    /// A poll that failed is asked again.
-    fn failed(&self, caller: &Caller, why: &dyn fmt::Display) {
-        caller.setbacks.count(Setback::Poll);
-        let request_id = &self.retrieval.request_id;
-        tracing::debug!(setback = Setback::Poll.name(), %why, %request_id, "a poll is asked again");
+    fn news(&self) {
+        let now = self.caller().time.now();
+        self.retrieval.operation.progress.news(now);
     }
 
-    fn news(&self, caller: &Caller) {
-        self.retrieval.operation.progress.news(caller.time.now());
-    }
-
-    fn tell_queue(&self, caller: &Caller, state: Option<QueueState>, reason: Option<&str>) {
+    fn tell_queue(&self, state: Option<QueueState>, reason: Option<&str>) {
         let Some(state) = state else { return };
         self.retrieval
             .operation
             .progress
             .queue(state.clone(), reason);
         if let Some(log) = &self.retrieval.queue_log {
-            log.observe(caller.time.now(), &state, reason);
+            log.observe(self.caller().time.now(), &state, reason);
         }
     }
 }
 
-fn decode<T: OperationResult>(answer: PollAnswer) -> Result<T> {
-    let decoded = match answer {
-        PollAnswer::Protobuf(body) => T::from_protobuf(body),
-        PollAnswer::Json(body) => T::from_json(&body),
-        PollAnswer::Failed { error, category } => {
-            let advice = if category == FailureCategory::Server {
-                "; it may succeed if submitted again"
-            } else {
-                ""
-            };
-            let failed = Error::new(
-                ErrorKind::OperationFailed,
-                Sent::Answered,
-                format!("{error}{advice}"),
-            );
-            return Err(failed.with_category(category));
-        }
-        PollAnswer::TryAgain { .. } | PollAnswer::MetadataOnly { .. } => Err(DecodeError::new(
-            "the server answered that there is no result yet",
-        )),
+fn request(retrieval: &Retrieval, protobuf: bool, iteration: u64, may_peek: bool) -> HttpRequest {
+    let mut request = HttpRequest::new(Method::POST, routes::RETRIEVE_FUTURE, RouteClass::Poll);
+    request.body = to_json(&RetrieveFuture {
+        request_id: retrieval.request_id.clone(),
+        allow_metadata_only: may_peek,
+    });
+    request.timeouts = Timeouts {
+        first_byte: POLL_LIMIT,
+        ..Timeouts::default()
     };
-    decoded.map_err(|error| {
-        Error::new(
-            ErrorKind::Protocol,
-            Sent::Answered,
-            format!("the result cannot be read: {error}"),
-        )
-    })
+    request.headers.reserve(HEADERS);
+    let accept = if protobuf {
+        "application/x-protobuf, application/json"
+    } else {
+        "application/json"
+    };
+    request.headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    request
+        .headers
+        .insert(header::ACCEPT, HeaderValue::from_static(accept));
+    let kind = HeaderValue::from_static(retrieval.kind.name());
+    request
+        .headers
+        .insert(HeaderName::from_static("x-tinker-request-type"), kind);
+    request.headers.insert(
+        HeaderName::from_static("x-tinker-request-iteration"),
+        HeaderValue::from(iteration),
+    );
+    let name = Bytes::from_static(retrieval.operation.name.as_bytes());
+    if let Ok(name) = HeaderValue::from_maybe_shared(name) {
+        request
+            .headers
+            .insert(HeaderName::from_static("x-sdk-method"), name);
+    }
+    if iteration == 0
+        && let Ok(seconds) =
+            HeaderValue::try_from(format!("{:.6}", retrieval.submitted_in.as_secs_f64()))
+    {
+        request.headers.insert(
+            HeaderName::from_static("x-tinker-create-promise-roundtrip-time"),
+            seconds,
+        );
+    }
+    request
 }
 
-/// What a doubted answer means when it stays. Open servers tell of failed operations this way.
-fn final_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
-    let error = answer_error(kind, answer);
+/// Reads the last answer as the result of an operation.
+type Decode<T> = fn(PollAnswer) -> Result<T, NoResult>;
+
+/// Why an answer is no result.
+enum NoResult {
+    /// It says that the operation failed.
+    Failed(Error),
+    /// It has neither the fields of the result nor a known form of failure.
+    Unreadable(DecodeError),
+}
+
+impl From<NoResult> for Error {
+    fn from(why: NoResult) -> Self {
+        match why {
+            NoResult::Failed(error) => error,
+            NoResult::Unreadable(error) => {
+                Self::new(ErrorKind::Protocol, Sent::Answered, error.to_string())
+            }
+        }
+    }
+}
+
+fn decode<T: OperationResult>(answer: PollAnswer) -> Result<T, NoResult> {
+    match answer {
+        PollAnswer::Protobuf(body) => T::from_protobuf(body).map_err(NoResult::Unreadable),
+        PollAnswer::Json(body) => {
+            T::from_json(&body).map_err(|error| match PollAnswer::failure_in(&body) {
+                Some(PollAnswer::Failed { error, category }) => {
+                    NoResult::Failed(operation_failed(&error, category))
+                }
+                _ => NoResult::Unreadable(error),
+            })
+        }
+        PollAnswer::Failed { error, category } => {
+            Err(NoResult::Failed(operation_failed(&error, category)))
+        }
+        PollAnswer::TryAgain { .. } | PollAnswer::MetadataOnly { .. } => {
+            let message = "the server answered that there is no result yet";
+            Err(NoResult::Unreadable(DecodeError::new(message)))
+        }
+    }
+}
+
+/// The error of an operation that failed on the server.
+pub(crate) fn operation_failed(words: &str, category: FailureCategory) -> Error {
+    let advice = if category == FailureCategory::Server {
+        "; it may succeed if submitted again"
+    } else {
+        ""
+    };
+    let message = format!("{words}{advice}");
+    Error::new(ErrorKind::OperationFailed, Sent::Answered, message).with_category(category)
+}
+
+/// What an answer to a poll means when it counts. Open servers tell of failed operations this way, with a reason.
+fn of_the_operation(kind: ErrorKind, answer: &HttpResponse) -> Error {
     let category = match answer.status.as_u16() {
         400 | 422 => FailureCategory::User,
         500 => FailureCategory::Server,
-        _ => return error,
+        _ => return answer_error(kind, answer),
     };
-    let message =
-        tinkers_wire::error_text(&answer.body).unwrap_or_else(|| "the operation failed".to_owned());
-    let failed = Error::new(ErrorKind::OperationFailed, Sent::Answered, message);
-    failed
-        .with_category(category)
-        .with_answer(answer.status.as_u16(), &answer.body)
+    let Some(words) = tinkers_wire::error_text(&answer.body) else {
+        return answer_error(kind, answer);
+    };
+    let failed = Error::new(ErrorKind::OperationFailed, Sent::Answered, words);
+    let failed = failed.with_category(category);
+    failed.with_answer(answer.status.as_u16(), &answer.body)
 }
 
 fn attach(error: Error, answer: &HttpResponse) -> Error {

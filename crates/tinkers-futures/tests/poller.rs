@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Scripted, Step, session};
 use tinkers_core::{
-    ClientId, ErrorKind, Moment, ProgressCell, Result, SessionContext, Settlement, Time,
-    TransportErrorKind,
+    Arrival, ClientId, ErrorKind, Moment, ProgressCell, Reentry, Result, SessionContext, Setback,
+    Settlement, Time, TransportErrorKind,
 };
 use tinkers_futures::{Announcement, SessionPoller, Watch};
 use tinkers_wire::PollTarget;
@@ -24,14 +24,20 @@ const FIRST: Step = Step::Json(
 /// A poller over a script.
 struct World {
     server: Arc<Scripted>,
+    session: Arc<dyn SessionContext>,
     poller: SessionPoller,
 }
 
 fn world(script: impl IntoIterator<Item = Step>) -> World {
     let (session, server) = session(script);
     let target = PollTarget::samples("s:sample:0", 3);
-    let poller = SessionPoller::new(session as Arc<dyn SessionContext>, ClientId(0), target);
-    World { server, poller }
+    let session = session as Arc<dyn SessionContext>;
+    let poller = SessionPoller::new(Arc::clone(&session), ClientId(0), target);
+    World {
+        server,
+        session,
+        poller,
+    }
 }
 
 impl World {
@@ -150,6 +156,9 @@ fn refusals_close_the_lane_and_answers_that_say_nothing_slow_it_down() {
     let watch = refused.watch("1");
     refused.announced(&watch).unwrap();
     assert_eq!(refused.server.asked_at(), [0.0, 1.5]);
+    let kept = Reentry::AfterRefusal(Arrival(1));
+    let places = refused.server.places.lock().unwrap();
+    assert_eq!(*places, [Reentry::New, kept], "it keeps its place");
     let settled = refused.server.settled.lock().unwrap();
     assert!(matches!(settled[0], Settlement::Refused { hint: Some(_) }));
 
@@ -160,47 +169,218 @@ fn refusals_close_the_lane_and_answers_that_say_nothing_slow_it_down() {
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
+/// Where the poll leaves its waiters to polls of their own.
+fn is_left_alone(announcement: Result<Announcement>) -> bool {
+    announcement.is_ok_and(|announcement| announcement.size.is_none())
+}
+
 #[test]
-fn what_ends_it_reaches_those_who_wait_and_those_who_come() {
-    for (script, kind) in [
-        (
-            Step::Json(404, r#"{"detail": "who?"}"#),
-            ErrorKind::NotFound,
-        ),
-        (Step::Json(410, "{}"), ErrorKind::ResultLost),
-        (Step::Json(422, "{}"), ErrorKind::Rejected),
-        (Step::Json(401, "{}"), ErrorKind::Authentication),
-        (
-            Step::Fails(TransportErrorKind::Credential),
-            ErrorKind::Authentication,
-        ),
-        (Step::Panics, ErrorKind::Aborted),
-    ] {
-        let world = world([script]);
-        let (one, two) = (world.watch("1"), world.watch("2"));
-        for watch in [&one, &two] {
-            let error = world.announced(watch).unwrap_err();
-            assert_eq!(
-                (error.kind(), error.request_id()),
-                (kind, Some(watch.request_id()))
-            );
-        }
-        assert_eq!(world.poller.begin().unwrap_err().kind(), kind);
-        assert_eq!(world.server.asked_at().len(), 1);
-        drop((one, two));
-        drop(world.poller);
+fn a_doubtful_answer_is_polled_again_and_the_poll_goes_on() {
+    let page = "<html>welcome</html>";
+    let doubtful = [
+        200, 302, 401, 403, 404, 405, 409, 410, 413, 418, 421, 422, 431, 501,
+    ]
+    .map(|status| Step::Json(status, page))
+    .into_iter();
+    let doubtful = doubtful.chain(
+        [
+            TransportErrorKind::Tls,
+            TransportErrorKind::Decode,
+            TransportErrorKind::Redirect,
+            TransportErrorKind::TooLarge,
+        ]
+        .map(Step::Fails),
+    );
+    let reason = r#"{"detail": "starting"}"#;
+    let doubtful = doubtful.chain([400, 401, 404, 500].map(|status| Step::Json(status, reason)));
+    for step in doubtful {
+        let world = world([step.clone(), FIRST]);
+        let watch = world.watch("1");
+        let announcement = world.announced(&watch).unwrap();
+        assert_eq!(announcement.size.map(u64::from), Some(70), "{step:?}");
+        assert_eq!(world.server.asked_at(), [0.0, 0.5], "{step:?}");
     }
 }
 
 #[test]
-fn an_answer_that_cannot_be_read_is_doubted_three_times() {
-    let world = world(std::iter::repeat_n(Step::Json(200, "<html>"), 9));
+fn each_kind_of_doubt_has_its_budget() {
+    let reason = r#"{"detail": "no such session"}"#;
+    let few = &[0.0, 0.5, 1.5, 3.5][..];
+    let some = &[0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5][..];
+    for (step, asked_at) in [
+        (Step::Json(404, reason), few),
+        (Step::Json(200, "<html>"), few),
+        (Step::Json(404, "<html>"), some),
+        (Step::Json(500, reason), some),
+        (Step::Fails(TransportErrorKind::Tls), some),
+        (Step::Fails(TransportErrorKind::Decode), some),
+        (Step::Fails(TransportErrorKind::TooLarge), &[0.0, 0.5][..]),
+        (Step::Fails(TransportErrorKind::Credential), &[0.0][..]),
+        (Step::Json(410, reason), &[0.0][..]),
+        (Step::Panics, &[0.0][..]),
+    ] {
+        let world = world(std::iter::repeat_n(step.clone(), 9));
+        let watch = world.watch("1");
+        assert!(is_left_alone(world.announced(&watch)), "{step:?}");
+        assert_eq!(world.server.asked_at(), asked_at, "{step:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_was_taken_renews_the_doubts() {
+    let missing = Step::Json(404, r#"{"detail": "starting"}"#);
+    let once = std::iter::repeat_n(missing, 3).chain([NOTHING]);
+    let world = world(once.cycle().take(20).chain([FIRST]));
     let watch = world.watch("1");
-    assert_eq!(
-        world.announced(&watch).unwrap_err().kind(),
-        ErrorKind::Protocol
-    );
-    assert_eq!(world.server.asked_at(), [0.0, 0.5, 1.5, 3.5]);
+    assert!(!is_left_alone(world.announced(&watch)));
+}
+
+#[test]
+fn a_poll_that_is_given_up_rests_ever_longer_and_then_goes_on() {
+    let lost = Step::Json(410, r#"{"detail": "no such session"}"#);
+    let script = [
+        lost.clone(),
+        lost.clone(),
+        lost.clone(),
+        FIRST,
+        lost,
+        NOTHING,
+    ];
+    let world = world(script);
+    let mut watches = Vec::new();
+    for id in ["a", "b"] {
+        watches.push(world.watch(id));
+    }
+    for watch in &watches {
+        assert!(is_left_alone(world.announced(watch)));
+    }
+    // Whoever comes while it rests polls for itself at once.
+    let comes = world.watch("c");
+    assert!(is_left_alone(world.announced(&comes)));
+    assert_eq!(world.server.asked_at(), [0.0]);
+    world.wait(31);
+    watches.push(world.watch("d"));
+    world.wait(61);
+    watches.push(world.watch("e"));
+    world.wait(121);
+    let first = world.watch("1");
+    assert!(!is_left_alone(world.announced(&first)));
+    assert_eq!(world.server.asked_at(), [0.0, 31.0, 92.0, 213.0]);
+    // It went on, so that the next rest is short again.
+    let next = world.watch("f");
+    assert!(is_left_alone(world.announced(&next)));
+    world.wait(31);
+    let last = world.watch("g");
+    world.wait(1);
+    assert_eq!(world.server.asked_at()[4..6], [213.0, 244.0]);
+    drop((comes, first, next, last, watches));
+}
+
+#[test]
+fn the_rest_is_no_shorter_than_the_servers_hint() {
+    let lost = Step::WithHeader(401, "retry-after", "100");
+    let world = world(std::iter::repeat_n(lost, 7).chain([FIRST]));
+    let watch = world.watch("0");
+    assert!(is_left_alone(world.announced(&watch)));
+    let given_up = *world.server.asked_at().last().unwrap();
+    world.wait(99);
+    let early = world.watch("2");
+    assert!(is_left_alone(world.announced(&early)));
+    world.wait(2);
+    let first = world.watch("1");
+    assert!(!is_left_alone(world.announced(&first)));
+    let gone_on = *world.server.asked_at().last().unwrap();
+    assert!(gone_on - given_up >= 100.0, "{given_up} {gone_on}");
+}
+
+#[test]
+fn a_cursor_that_goes_back_is_ignored_and_paced() {
+    let back = |n: usize| {
+        let cursor = [
+            r#"{"completions": [], "cursor": 2}"#,
+            r#"{"completions": []}"#,
+        ];
+        Step::Json(200, cursor[n % 2])
+    };
+    let script = [FIRST].into_iter().chain((0..50).map(back));
+    let world = world(script.chain([Step::After(Duration::from_secs(3600)), NOTHING]));
+    let watch = world.watch("1");
+    world.announced(&watch).unwrap();
+    let _second = world.watch("2");
+    world.wait(1000);
+    let said = world.said();
+    assert_eq!(said.len(), 52);
+    assert!(said[1..].iter().all(|poll| poll["prev_cursor"] == 5));
+    let took = *world.server.asked_at().last().unwrap();
+    assert!(took > 80.0, "fifty polls in {took} s");
+    let counts = world.session.caller().setbacks.snapshot();
+    assert_eq!(counts.of(Setback::SharedPoll), 1, "it counts once");
+}
+
+#[test]
+fn a_completion_for_a_waiter_ends_the_pauses_of_quick_answers() {
+    let nothing = Step::Json(200, r#"{"completions": [], "cursor": 5}"#);
+    let quiet = std::iter::repeat_n(nothing.clone(), 5);
+    let script = quiet.chain([FIRST, nothing]);
+    let world = world(script.chain([Step::After(Duration::from_secs(3600)), NOTHING]));
+    let (first, _second) = (world.watch("1"), world.watch("2"));
+    world.announced(&first).unwrap();
+    world.wait(10);
+    let asked = world.server.asked_at();
+    let pauses: Vec<f64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let rounded = pauses.iter().map(|pause| (pause * 1e3).round() as u64);
+    let expected = [20, 40, 80, 160, 320, 0, 20];
+    assert_eq!(rounded.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn completions_of_nobody_do_not_make_it_hot() {
+    let texts: Vec<&'static str> = (0..50)
+        .map(|n| {
+            let text = format!(
+                r#"{{"completions": [{{"state": "finished", "request_id": "x{n}"}}], "cursor": {n}}}"#
+            );
+            &*Box::leak(text.into_boxed_str())
+        })
+        .collect();
+    let script = texts.into_iter().map(|text| Step::Json(200, text));
+    let world = world(script.chain([FIRST]));
+    let watch = world.watch("1");
+    world.announced(&watch).unwrap();
+    let took = *world.server.asked_at().last().unwrap();
+    assert!(took > 80.0, "fifty polls in {took} s");
+}
+
+#[test]
+fn the_last_acknowledgement_is_tried_a_few_times_and_ends() {
+    let failing = [
+        Step::Json(200, r#"{"completions": [], "cursor": 1}"#),
+        Step::Json(503, "{}"),
+        Step::Fails(TransportErrorKind::Broken),
+        Step::Json(404, "<html>"),
+        Step::Json(200, "<html>"),
+        Step::Json(408, "{}"),
+    ];
+    for step in failing {
+        let world = world(
+            [FIRST]
+                .into_iter()
+                .chain(std::iter::repeat_n(step.clone(), 99)),
+        );
+        let watch = world.watch("1");
+        world.announced(&watch).unwrap();
+        drop(watch);
+        let World { server, poller, .. } = world;
+        drop(poller);
+        let time: &dyn Time = &server.clock;
+        server.drive(time.sleep(Duration::from_secs(60)));
+        let asked = server.asked_at();
+        assert!(asked.len() <= 8, "{step:?}: {asked:?}");
+        assert!(*asked.last().unwrap() <= 5.0, "{step:?}: {asked:?}");
+        assert_eq!(server.tasks(), 0, "{step:?}");
+        let is_taken = matches!(step, Step::Json(200, body) if body.starts_with('{'));
+        assert_eq!(asked.len() == 2, is_taken, "{step:?}: {asked:?}");
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use support::{Scripted, Step, session, session_with_limits};
 use tinkers_core::{
-    ErrorKind, Phase, Result, RouteClass, SessionContext, Settlement, TransportErrorKind,
+    Arrival, ErrorKind, Phase, Reentry, Result, RouteClass, SessionContext, Settlement,
+    TransportErrorKind,
 };
 use tinkers_futures::{Operation, Retrieval, retrieve, start};
 use tinkers_wire::{
@@ -240,6 +241,20 @@ fn a_refused_poll_closes_its_lane_for_as_long_as_the_server_says() {
 }
 
 #[test]
+fn a_refused_poll_keeps_its_place_in_the_queue() {
+    let refused = || Step::Json(429, "{}");
+    let script = [NOT_READY, refused(), refused(), NOT_READY, DONE];
+    let (result, server, _) = created(script);
+    assert!(result.is_ok());
+    let kept = Reentry::AfterRefusal(Arrival(2));
+    let expected = [Reentry::New, Reentry::New, kept, kept, Reentry::New];
+    assert_eq!(*server.places.lock().unwrap(), expected);
+    // The permit closes the gate before the flight lets another one in.
+    let pairs = server.given_back.lock().unwrap();
+    assert!(pairs.chunks(2).all(|pair| pair == ["permit", "flight"]));
+}
+
+#[test]
 fn a_server_that_fails_is_asked_until_the_operation_counts_as_stalled() {
     let limit = Duration::from_secs(600);
     let failing = std::iter::repeat_n(Step::Json(500, "{}"), 1000);
@@ -284,18 +299,85 @@ fn an_unpaid_bill_pauses_and_in_the_end_fails() {
 }
 
 #[test]
-fn what_is_final_is_not_asked_again() {
-    for (status, kind) in [
-        (401, ErrorKind::Authentication),
-        (403, ErrorKind::PermissionDenied),
-        (409, ErrorKind::Conflict),
-        (410, ErrorKind::ResultLost),
-        (418, ErrorKind::Rejected),
+fn a_lost_result_is_final_in_the_servers_own_words_alone() {
+    let (result, server, _) = created([Step::Json(410, r#"{"detail": "gone"}"#)]);
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ResultLost);
+    assert_eq!(server.asked_at().len(), 1);
+    let page = Step::Json(410, "<html>gone</html>");
+    let (result, server, _) = created(std::iter::repeat_n(page, 9));
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::ResultLost);
+    assert_eq!(server.asked_at().len(), 7);
+}
+
+#[test]
+fn each_kind_of_doubt_has_its_budget_and_in_passing_it_does_no_harm() {
+    use ErrorKind as K;
+    let (few, some) = (4, 7);
+    let reason = r#"{"detail": "starting"}"#;
+    for (step, kind, asked) in [
+        (Step::Json(401, reason), K::Authentication, few),
+        (Step::Json(403, reason), K::PermissionDenied, few),
+        (Step::Json(409, reason), K::Conflict, few),
+        (Step::Json(418, reason), K::Rejected, few),
+        (Step::Json(401, "<html>"), K::Authentication, some),
+        (Step::Json(404, "<html>"), K::NotFound, some),
+        (Step::Json(405, "<html>"), K::NotFound, some),
+        (Step::Json(400, "<html>"), K::Rejected, some),
+        (Step::Json(413, ""), K::Rejected, some),
+        (Step::Json(421, "{}"), K::Rejected, some),
+        (Step::Json(431, "<html>"), K::Rejected, some),
+        (Step::Json(302, ""), K::Protocol, some),
+        (Step::Fails(TransportErrorKind::Tls), K::Connection, some),
+        (Step::Fails(TransportErrorKind::Decode), K::Protocol, some),
+        (Step::Fails(TransportErrorKind::Redirect), K::Protocol, some),
+        (Step::Fails(TransportErrorKind::TooLarge), K::Protocol, 2),
+        (
+            Step::Fails(TransportErrorKind::Credential),
+            K::Authentication,
+            1,
+        ),
     ] {
-        let (result, server, _) = created([Step::Json(status, r#"{"detail": "x"}"#)]);
-        assert_eq!(result.unwrap_err().kind(), kind, "{status}");
-        assert_eq!(server.asked_at().len(), 1);
+        let (result, server, _) = created(std::iter::repeat_n(step.clone(), 9));
+        assert_eq!(result.unwrap_err().kind(), kind, "{step:?}");
+        assert_eq!(server.asked_at().len(), asked, "{step:?}");
+        if asked > 1 {
+            let (result, ..) = created([step.clone(), DONE]);
+            assert!(result.is_ok(), "{step:?}");
+        }
     }
+}
+
+#[test]
+fn no_content_is_not_ready() {
+    let script = [Step::Json(204, ""), Step::Json(202, ""), DONE];
+    let (result, server, _) = created(script);
+    assert!(result.is_ok());
+    assert_eq!(server.asked_at(), [0.0, 0.02, 0.06]);
+}
+
+#[test]
+fn each_poll_says_how_many_came_before_it() {
+    let (result, server, operation) = created([NOT_READY, Step::Json(503, ""), NOT_READY, DONE]);
+    assert!(result.is_ok());
+    let asked = server.asked.lock().unwrap();
+    let said = asked.iter().map(|(_, poll)| {
+        let iteration = &poll.headers["x-tinker-request-iteration"];
+        iteration.to_str().unwrap().to_owned()
+    });
+    assert_eq!(said.collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    assert_eq!(operation.progress.snapshot().polls, 4);
+}
+
+#[test]
+fn failures_that_are_over_do_not_slow_the_next_ones_down() {
+    let failed = || std::iter::repeat_n(Step::Json(400, ""), 4);
+    let script = failed().chain([NOT_READY]).chain(failed()).chain([DONE]);
+    let (result, server, _) = created(script);
+    assert!(result.is_ok());
+    let asked = server.asked_at();
+    let pauses: Vec<f64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses[..4], [0.5, 1.0, 2.0, 4.0]);
+    assert_eq!(pauses[5..], [0.5, 1.0, 2.0, 4.0]);
 }
 
 #[test]
@@ -370,6 +452,7 @@ fn what_cannot_be_read_is_an_error_with_its_body() {
         assert_eq!(error.kind(), ErrorKind::Protocol, "{body}");
         assert_eq!(error.body(), body.as_bytes());
     }
-    let (result, ..) = run::<ModelCreated>([Step::Protobuf(Bytes::from_static(&[1, 2, 3]))]);
+    let garbled = Step::Protobuf(Bytes::from_static(&[1, 2, 3]));
+    let (result, ..) = run::<ModelCreated>(std::iter::repeat_n(garbled, 9));
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Protocol);
 }

@@ -41,6 +41,12 @@ pub struct LocalConfig {
     pub max_queued: usize,
     /// The most bytes of bodies that do so.
     pub max_queued_bytes: usize,
+    /// How long accepted requests of a model wait for an earlier `seq_id` that has not come. Then they fail and name it, and
+    /// the number counts as passed. A number whose request was refused with a 4xx is not waited for once a later one is
+    /// there.
+    pub gap_timeout: Duration,
+    /// How long a sample goes on after the connection of its last poll was cut, if nobody polls for it again.
+    pub left_timeout: Duration,
     /// The most unnamed sampler weights of one model that are held in memory; those used last stay.
     pub max_snapshots: usize,
     /// A bound on samples in flight that answers 429, and the route `GET /scripted/counts` that tells what it saw; neither
@@ -51,8 +57,8 @@ pub struct LocalConfig {
 }
 
 impl Default for LocalConfig {
-    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, 512 MiB of them, large from 1 MiB, bodies up to 64 MiB; the dialect of the
-    /// official service.
+    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, 512 MiB of them, large from 1 MiB, bodies up to 64 MiB, 60 s for a
+    /// missing number, 30 s for a sample whose client has gone; the dialect of the official service.
     fn default() -> Self {
         Self {
             api_key: None,
@@ -69,6 +75,8 @@ impl Default for LocalConfig {
             max_samples: 1024,
             max_queued: 65_536,
             max_queued_bytes: 512 << 20,
+            gap_timeout: Duration::from_secs(60),
+            left_timeout: Duration::from_secs(30),
             max_snapshots: 32,
             window: None,
             dialect: Dialect::default(),

@@ -26,7 +26,7 @@ async fn with_a_key_only_that_key_is_taken() {
     );
     for wrong in ["", "tml-righ", "tml-right ", "tml-wrong"] {
         let refused = ask(&[("x-api-key", wrong)]).await;
-        assert_eq!(refused.status, 403, "{wrong}");
+        assert_eq!(refused.status, 401, "{wrong}");
         assert!(!refused.reason().contains("tml-"), "{}", refused.reason());
     }
     assert_eq!(ask(&[("x-api-key", "tml-right")]).await.status, 200);

@@ -67,6 +67,7 @@ async fn a_request_that_waits_for_a_number_says_so() {
     );
     let reason = told["queue_state_reason"].as_str().unwrap();
     assert!(reason.contains("waiting for seq_id 1"), "{reason}");
+    assert!(reason.contains("fails 60s after the wait"), "{reason}");
     // The missing one comes, and both run.
     world
         .post("forward_backward", backward(&model, 1))

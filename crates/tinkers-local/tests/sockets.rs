@@ -148,6 +148,26 @@ async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_too_long_to_be_read_gives_up_its_number() {
+    let mut config = LocalConfig::default();
+    config.max_body = 100_000;
+    let world = world_with(config, Script::default());
+    let model = world.model().await;
+    let serving = serve(world.client.server().clone(), loopback())
+        .await
+        .expect("listens");
+    let mut long = step(&model, 1);
+    long["a"] = json!("x".repeat(200_000));
+    let mut send = http1(serving.local_addr()).await;
+    let answer = send
+        .send_request(post("optim_step", long.to_string()))
+        .await;
+    assert_eq!(read(answer.expect("an answer")).await.0, 413);
+    let id = world.post("optim_step", step(&model, 2)).await.id();
+    assert!(world.ended(&id).await["metrics"].is_object());
+}
+
+#[tokio::test]
 async fn an_answer_is_cut_half_way() {
     let world = world();
     let serving = serve(world.client.server().clone(), loopback())
@@ -253,8 +273,8 @@ async fn the_key_is_looked_at_before_the_body() {
         .expect("listens");
     for (key, length, expected) in [
         (None, 300_000, 401),
-        (Some("tml-wrong"), 300_000, 403),
-        (Some("tml-wrong"), 10, 403),
+        (Some("tml-wrong"), 300_000, 401),
+        (Some("tml-wrong"), 10, 401),
         (Some("tml-right"), 300_000, 413),
     ] {
         let mut send = http1(serving.local_addr()).await;

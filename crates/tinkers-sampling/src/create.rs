@@ -84,7 +84,7 @@ impl NewSampler {
         };
         let body = CreateSamplingSession {
             session_id: self.session.session_id().to_owned(),
-            sampling_session_seq_id: self.session.next_sampling_seq(),
+            sampling_session_seq_id: Some(self.session.next_sampling_seq()),
             base_model,
             model_path,
         };

@@ -72,7 +72,7 @@ impl NewModel {
             }
             let body = CreateModel {
                 session_id: self.session.session_id().to_owned(),
-                model_seq_id: self.session.next_model_seq(),
+                model_seq_id: Some(self.session.next_model_seq()),
                 base_model: self.base_model,
                 user_metadata: self.metadata,
                 lora_config: self.lora,

@@ -31,7 +31,7 @@ pub(crate) async fn into_new_model(making: &Making, load: LoadWeights) -> Result
     let client = making
         .new_model(&CreateModel {
             session_id: session.session_id().to_owned(),
-            model_seq_id: session.next_model_seq(),
+            model_seq_id: Some(session.next_model_seq()),
             base_model: info.base_model,
             user_metadata: load.user_metadata,
             lora_config: LoraConfig {

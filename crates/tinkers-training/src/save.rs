@@ -52,7 +52,7 @@ impl SaveState {
         let body = SaveWeights {
             model_id: model_id.to_string(),
             seq_id: 0,
-            path: self.name,
+            path: Some(self.name),
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
             overwrite: self.overwrite.then_some(true),
             user_metadata: self.metadata,
@@ -169,7 +169,7 @@ impl Part for SaveStatePart {
     fn saved_name(&self) -> Option<SavedName> {
         Some(SavedName {
             kind: CheckpointKind::Training,
-            name: self.0.path.clone(),
+            name: self.0.path.clone()?,
         })
     }
 }

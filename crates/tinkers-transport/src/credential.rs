@@ -7,6 +7,7 @@ use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use tinkers_core::Error;
+use tinkers_wire::check_api_key;
 
 use crate::scrub::Scrubber;
 
@@ -142,12 +143,7 @@ pub(crate) fn replace(headers: &mut HeaderMap, from: &HeaderMap) {
 
 fn secret_value(field: &str, secret: &SecretString) -> Result<HeaderValue, Error> {
     let text = secret.expose_secret();
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::invalid(
-            field,
-            "visible ASCII characters, without spaces or line breaks",
-        ));
-    }
+    check_api_key(text).map_err(|error| Error::invalid(field, error.expected()))?;
     let mut value = HeaderValue::from_str(text)
         .map_err(|_| Error::invalid(field, "text that fits into a header"))?;
     value.set_sensitive(true);

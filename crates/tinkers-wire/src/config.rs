@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::nulls::without_nulls;
+use crate::nulls::{null_is_default, without_nulls};
 
 /// The version of the official SDK whose behaviour this client implements; servers resolve their flags from it.
 pub const SDK_VERSION: &str = "0.38.0";
@@ -14,7 +14,9 @@ pub const SDK_VERSION: &str = "0.38.0";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigRequest {
-    /// See [`SDK_VERSION`].
+    /// See [`SDK_VERSION`]; not every client tells it.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub sdk_version: String,
 }
 
@@ -133,12 +135,19 @@ tolerant_of_nulls!(ClientConfig, DynamicConfig);
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSession {
     /// Labels.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub tags: Vec<String>,
     /// The caller's own notes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<BTreeMap<String, String>>")
+    )]
     pub user_metadata: BTreeMap<String, String>,
-    /// See [`SDK_VERSION`].
+    /// See [`SDK_VERSION`]; not every client tells it.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub sdk_version: String,
     /// The project that the session belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,11 +195,12 @@ pub struct Heartbeat {
 }
 
 /// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum FinishReason {
     /// The work was done.
+    #[default]
     Success,
     /// It failed.
     Errored,
@@ -203,6 +213,8 @@ pub enum FinishReason {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FinishSession {
     /// Why.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<FinishReason>"))]
     pub reason: FinishReason,
     /// In words.
     pub detail: Option<String>,
@@ -213,10 +225,12 @@ pub struct FinishSession {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Telemetry {
     /// The events.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Value>>"))]
     pub events: Vec<Value>,
     /// The session, or `sessionless-<uuid>`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub session_id: String,
 }
 

@@ -1,10 +1,14 @@
 //! One example of a training batch.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{InvalidInput, ModelInput, TensorData};
+use crate::nulls::null_is_default;
+use crate::tensor::UntypedTensor;
+use crate::{InvalidInput, ModelInput, TensorData, loss_input_dtype};
 
 /// What the model is shown, and what its loss function needs beside it.
 ///
@@ -15,12 +19,23 @@ pub struct Datum {
     /// What the model is shown.
     pub model_input: ModelInput,
     /// The inputs of the loss function by name, one element a position.
+    #[serde(deserialize_with = "loss_inputs")]
     pub loss_fn_inputs: BTreeMap<String, TensorData>,
     /// Where the tokens of `model_input` came from: runs that tile it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<ProvenanceSpan>>"))]
     pub model_input_spans: Vec<ProvenanceSpan>,
     /// Where the target tokens came from: runs that tile them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<ProvenanceSpan>>"))]
     pub loss_fn_input_spans: Vec<ProvenanceSpan>,
 }
 
@@ -148,6 +163,48 @@ impl Datum {
     }
 }
 
+/// Reads tensors by name. One that does not say what it holds has the element type of the input of its name.
+fn loss_inputs<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, TensorData>, D::Error> {
+    struct Inputs;
+
+    impl<'de> Visitor<'de> for Inputs {
+        type Value = BTreeMap<String, TensorData>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("tensors by name")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut inputs = BTreeMap::new();
+            while let Some(name) = map.next_key::<String>()? {
+                let tensor = map.next_value_seed(Named(&name))?;
+                inputs.insert(name, tensor);
+            }
+            Ok(inputs)
+        }
+    }
+
+    /// A tensor under its name.
+    struct Named<'a>(&'a str);
+
+    impl<'de> DeserializeSeed<'de> for Named<'_> {
+        type Value = TensorData;
+
+        fn deserialize<D: Deserializer<'de>>(
+            self,
+            deserializer: D,
+        ) -> Result<TensorData, D::Error> {
+            let tensor = UntypedTensor::deserialize(deserializer)?;
+            let typed = tensor.typed(loss_input_dtype(self.0));
+            typed.map_err(serde::de::Error::custom)
+        }
+    }
+
+    deserializer.deserialize_map(Inputs)
+}
+
 /// Loss inputs that have one row for each position.
 const PER_POSITION: [&str; 5] = [
     "target_tokens",
@@ -160,6 +217,29 @@ const PER_POSITION: [&str; 5] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_without_dtype_has_that_of_its_name_or_of_its_numbers() {
+        use crate::DType::{Float32, Int64};
+        let json = r#"{"model_input": {"chunks": []}, "loss_fn_inputs": {
+            "weights": {"data": [1, 0]}, "target_tokens": {"data": [2.0, 3]}, "other": {"data": [1, 2], "dtype": null},
+            "another": {"data": [1.0, 2]}, "logprobs": {"data": [1], "dtype": "int64"}
+        }, "model_input_spans": null}"#;
+        let datum: Datum = serde_json::from_str(json).unwrap();
+        for (name, dtype) in [
+            ("weights", Float32),
+            ("target_tokens", Int64),
+            ("other", Int64),
+            ("another", Float32),
+            ("logprobs", Int64),
+        ] {
+            assert_eq!(datum.loss_fn_inputs[name].dtype(), dtype, "{name}");
+        }
+        let wrong = r#"{"model_input": {"chunks": []}, "loss_fn_inputs": {"target_tokens": {"data": [2.5]}}}"#;
+        assert!(serde_json::from_str::<Datum>(wrong).is_err());
+        let plain: TensorData = serde_json::from_str(r#"{"data": [1, 2]}"#).unwrap();
+        assert_eq!(plain.dtype(), Int64);
+    }
 
     #[test]
     fn next_token_shifts_by_one() {

@@ -37,6 +37,18 @@ impl InvalidInput {
     }
 }
 
+/// Checks that a key can be sent in a header. The error does not contain the key.
+///
+/// # Errors
+/// Names `api_key`.
+pub fn check_api_key(key: &str) -> Result<(), InvalidInput> {
+    if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let expected = "visible ASCII characters, without spaces or line breaks";
+    Err(InvalidInput::new("api_key", expected))
+}
+
 /// Fails unless `value` is finite.
 pub(crate) fn finite(field: &str, value: f64) -> Result<(), InvalidInput> {
     if value.is_finite() {

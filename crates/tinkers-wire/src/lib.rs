@@ -6,6 +6,8 @@ mod chunk_json;
 mod config;
 mod datum;
 mod input;
+mod lenient;
+mod lenient_tensor;
 mod loss;
 mod model_input;
 mod models;
@@ -27,14 +29,14 @@ mod training;
 mod training_result;
 mod weights;
 
-pub use answer::{DecodeError, error_text, retry_after_ms};
+pub use answer::{DecodeError, error_text, excerpt, retry_after_ms};
 pub use config::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, FinishReason, FinishSession,
     Heartbeat, SDK_VERSION, SessionCreated, Telemetry, TelemetryAccepted,
 };
 pub use datum::{Datum, ProvenanceSpan, SpanKind};
-pub use input::InvalidInput;
-pub use loss::{Loss, LossConfigValue, LossFn};
+pub use input::{InvalidInput, check_api_key};
+pub use loss::{Loss, LossConfigValue, LossFn, loss_input_dtype};
 pub use model_input::{Chunk, ModelInput};
 pub use models::{
     CreateModel, LoraConfig, ModelCreated, ModelData, ModelInfo, ModelRef, OptimizerConfig,
@@ -42,7 +44,9 @@ pub use models::{
 };
 pub use openapi::ApiDocument;
 pub use path::{CheckpointKind, TinkerPath};
-pub use poll::{FailureCategory, PollAnswer, Promise, QueueState, RequestKind, RetrieveFuture};
+pub use poll::{
+    CancelFuture, FailureCategory, PollAnswer, Promise, QueueState, RequestKind, RetrieveFuture,
+};
 pub use rest::{
     Capabilities, Checkpoint, CheckpointList, CheckpointType, Cursor, SamplerInfo, SessionInfo,
     SessionList, SupportedModel, TrainingRun, TrainingRunList, WeightsInfo, WeightsInfoRequest,
@@ -60,8 +64,8 @@ pub use tensor::{CsrIndices, DType, TensorData, TensorValues};
 pub use training::{AdamParams, OptimStep, PassMode, PassRequest};
 pub use training_result::{ForwardBackwardOutput, LossFnOutput, OptimStepResult};
 pub use weights::{
-    LoadWeights, LoadedWeights, SamplerSaveKind, SaveWeights, SaveWeightsForSampler,
-    SavedSamplerWeights, SavedWeights,
+    LoadWeights, LoadedWeights, MAX_CHECKPOINT_NAME, SamplerSaveKind, SaveWeights,
+    SaveWeightsForSampler, SavedSamplerWeights, SavedWeights, check_checkpoint_name,
 };
 
 /// A result that `retrieve_future` can deliver, in whichever representation the server chose.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InvalidInput, input};
+use crate::{DType, InvalidInput, input};
 
 /// A loss function by name. All are sums over positions; the server decides which it has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -76,6 +76,28 @@ impl LossFn {
         }
     }
 
+    /// The loss inputs that it reads, required or not; `None` of a loss that this version does not know.
+    pub fn inputs(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::CrossEntropy => Some(&["target_tokens", "weights"]),
+            Self::ImportanceSampling | Self::Ppo | Self::Cispo | Self::Dro | Self::Gspo => {
+                Some(self.required_inputs())
+            }
+            Self::StableReinforce | Self::Custom | Self::Other(_) => None,
+        }
+    }
+
+    /// The options with the values that they have when they are not given; `None` of a loss that this version does not know.
+    pub fn options(&self) -> Option<&'static [(&'static str, f64)]> {
+        match self {
+            Self::CrossEntropy | Self::ImportanceSampling => Some(&[]),
+            Self::Ppo => Some(&[("clip_low_threshold", 0.8), ("clip_high_threshold", 1.2)]),
+            Self::Cispo => Some(&[("clip_low_threshold", 0.0), ("clip_high_threshold", 4.0)]),
+            Self::Dro => Some(&[("beta", 0.05)]),
+            Self::Gspo | Self::StableReinforce | Self::Custom | Self::Other(_) => None,
+        }
+    }
+
     /// The loss with an option set.
     pub fn with(self, name: impl Into<String>, value: impl Into<LossConfigValue>) -> Loss {
         Loss::from(self).with(name, value)
@@ -102,6 +124,20 @@ impl FromStr for LossFn {
                     format_args!("one of {}, got {name:?}", names.join(", ")),
                 )
             })
+    }
+}
+
+/// The element type of a loss input, where the protocol says one.
+pub fn loss_input_dtype(input: &str) -> Option<DType> {
+    match input {
+        "target_tokens" => Some(DType::Int64),
+        "weights"
+        | "logprobs"
+        | "advantages"
+        | "sequence_ratio_mask"
+        | "clip_low_threshold"
+        | "clip_high_threshold" => Some(DType::Float32),
+        _ => None,
     }
 }
 

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::{DecodeError, InvalidInput, OperationResult};
+use crate::answer::read_json;
+use crate::nulls::null_is_default;
+use crate::poll::read_known;
+use crate::{DecodeError, InvalidInput, OperationResult, lenient};
 
 /// The shape of a LoRA adapter. What is `None` is the server's choice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoraConfig {
     /// The rank.
+    #[serde(default = "default_rank", deserialize_with = "rank_or_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u32>"))]
     pub rank: u32,
     /// The seed of its random start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,8 +69,16 @@ impl LoraConfig {
 impl Default for LoraConfig {
     /// Rank 32, the default of the API.
     fn default() -> Self {
-        Self::rank(32)
+        Self::rank(default_rank())
     }
+}
+
+fn default_rank() -> u32 {
+    32
+}
+
+fn rank_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(default_rank))
 }
 
 /// The optimizer family of a model, fixed at its creation. Unknown families are kept with their fields.
@@ -93,14 +106,17 @@ impl OptimizerConfig {
 pub struct CreateModel {
     /// The session.
     pub session_id: String,
-    /// Counts from 0 in the session; makes the creation repeatable.
-    pub model_seq_id: u64,
+    /// Counts from 0 in the session; makes the creation repeatable. Without one, each request makes another model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_seq_id: Option<u64>,
     /// The base model's name.
     pub base_model: String,
     /// The caller's own notes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The adapter.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<LoraConfig>"))]
     pub lora_config: LoraConfig,
     /// The optimizer; `None` is AdamW.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,6 +128,7 @@ pub struct CreateModel {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelCreated {
     /// The new model.
+    #[serde(deserialize_with = "lenient::id")]
     pub model_id: String,
 }
 
@@ -119,7 +136,7 @@ impl OperationResult for ModelCreated {
     const PROTOBUF: bool = false;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 }
 
@@ -139,7 +156,7 @@ pub type UnloadModel = ModelRef;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnloadedModel {
     /// The model that was unloaded.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::optional_id")]
     pub model_id: Option<String>,
 }
 
@@ -147,7 +164,7 @@ impl OperationResult for UnloadedModel {
     const PROTOBUF: bool = false;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_known(body, "unload_model", &["model_id"])
     }
 }
 
@@ -193,7 +210,7 @@ impl ModelInfo {
     /// # Errors
     /// When the body is none.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 
     /// The base model's name, wherever the server put it.
@@ -232,7 +249,7 @@ mod tests {
     fn a_creation_sends_what_was_set() {
         let create = CreateModel {
             session_id: "s".into(),
-            model_seq_id: 0,
+            model_seq_id: Some(0),
             base_model: "Qwen/Qwen3-8B".into(),
             user_metadata: None,
             lora_config: LoraConfig {

@@ -32,7 +32,8 @@ impl CheckpointKind {
         }
     }
 
-    fn from_segment(segment: &str) -> Option<Self> {
+    /// The kind of a segment in paths and checkpoint ids.
+    pub fn from_segment(segment: &str) -> Option<Self> {
         [Self::Training, Self::Sampler, Self::External]
             .into_iter()
             .find(|kind| kind.segment() == segment)

@@ -1,22 +1,36 @@
 //! Promises and the answers of `retrieve_future`.
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use std::borrow::Cow;
 
-use crate::DecodeError;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::answer::{error_text, excerpt, quote_literals, read_json, reason};
+use crate::nulls::null_is_default;
+use crate::{DecodeError, lenient};
 
 /// The immediate answer of everything whose result comes later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Promise {
     /// The handle for `retrieve_future`.
+    #[serde(deserialize_with = "lenient::id")]
     pub request_id: String,
     /// The model, where the server says so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::optional_id"
+    )]
     pub model_id: Option<String>,
     /// One id for each requested sample; not every server sends them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::optional_ids"
+    )]
     pub sample_sequence_ids: Option<Vec<String>>,
 }
 
@@ -26,7 +40,7 @@ impl Promise {
     /// # Errors
     /// When the body is none: no JSON object, or without `request_id`.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 }
 
@@ -37,8 +51,17 @@ pub struct RetrieveFuture {
     /// The handle.
     pub request_id: String,
     /// Whether the server may answer that the result is large instead of sending it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub allow_metadata_only: bool,
+}
+
+/// `POST /cancel_future`: a sample whose result is not wanted any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CancelFuture {
+    /// The handle.
+    pub request_id: String,
 }
 
 /// What kind of operation a poll is for; sent as a header.
@@ -135,12 +158,12 @@ impl FailureCategory {
         }
     }
 
+    /// Reads the name in any letter case.
     fn read(value: Option<&Value>) -> Self {
-        match value.and_then(Value::as_str) {
-            Some("user") => Self::User,
-            Some("server") => Self::Server,
-            _ => Self::Unknown,
-        }
+        let name = value.and_then(Value::as_str).unwrap_or_default();
+        let known = [Self::User, Self::Server].into_iter();
+        let mut known = known.filter(|category| name.eq_ignore_ascii_case(category.name()));
+        known.next().unwrap_or(Self::Unknown)
     }
 }
 
@@ -168,12 +191,48 @@ pub enum PollAnswer {
     },
     /// The result, as protobuf.
     Protobuf(Bytes),
-    /// The result, as JSON.
+    /// The result, as JSON, when it has the fields of its kind: [`OperationResult::from_json`](crate::OperationResult::from_json)
+    /// finds that out.
     Json(Bytes),
 }
 
+/// What servers say of an operation that has not ended, in `type` or `status`, as [`word`] gives it.
+const PENDING: [&str; 10] = [
+    "tryagain",
+    "tryagainresponse",
+    "pending",
+    "queued",
+    "running",
+    "processing",
+    "inprogress",
+    "notready",
+    "waiting",
+    "started",
+];
+/// What they say in `status` of one that failed.
+const FAILED: [&str; 8] = [
+    "failed",
+    "failure",
+    "error",
+    "errored",
+    "cancelled",
+    "canceled",
+    "aborted",
+    "rejected",
+];
+/// And of one that succeeded.
+const SUCCEEDED: [&str; 7] = [
+    "ok",
+    "success",
+    "succeeded",
+    "complete",
+    "completed",
+    "done",
+    "finished",
+];
+
 impl PollAnswer {
-    /// Reads the body of a 2xx answer.
+    /// Reads the body of a 2xx answer. What has a known form of failure or of "not yet" is never a result.
     ///
     /// # Errors
     /// When it is neither protobuf nor a JSON object.
@@ -183,48 +242,52 @@ impl PollAnswer {
         }
         // The short forms are recognised from a shallow view, so that a large result is not parsed twice.
         if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(DecodeError::new(
-                "unreadable answer to a poll: expected a JSON object",
-            ));
+            return Err(DecodeError::new(format!(
+                "unreadable answer to a poll: expected a JSON object, got: {}",
+                excerpt(&body)
+            )));
         }
-        let view: View<'_> = serde_json::from_slice(&body)?;
-        if view.kind.as_deref() == Some("try_again") {
-            let (queue_state, reason) =
-                queue_of(view.queue_state.as_deref(), view.queue_state_reason);
-            return Ok(Self::TryAgain {
-                queue_state,
-                reason,
-            });
+        let (view, body) = View::read(body)?;
+        let (kind, status) = (word(view.kind.as_ref()), word(view.status.as_ref()));
+        let is_pending = |word: &String| PENDING.contains(&word.as_str());
+        if is_pending(&kind) {
+            return Ok(view.try_again());
         }
-        if view
-            .status
-            .and_then(|status| status.as_str().map(|text| text == "complete_metadata"))
-            == Some(true)
-        {
-            let size = view
-                .response_payload_size
-                .and_then(|size| size.as_u64())
-                .unwrap_or(0);
+        let is_failed = kind.contains("fail") || kind.contains("error");
+        if is_failed || FAILED.contains(&status.as_str()) || view.tells_of_an_error() {
+            return Ok(view.failed(&body));
+        }
+        if is_pending(&status) || is_said(view.queue_state.as_ref()) {
+            return Ok(view.try_again());
+        }
+        if status == "completemetadata" {
+            let size = view.response_payload_size.as_ref().and_then(lenient::whole);
+            let size = size.and_then(|size| size.try_into().ok()).unwrap_or(0);
             return Ok(Self::MetadataOnly { size });
         }
-        if let Some(error) = view.error {
-            let text = error
-                .as_str()
-                .map_or_else(|| error.to_string(), str::to_owned);
-            return Ok(Self::Failed {
-                error: text,
-                category: FailureCategory::read(view.category.as_ref()),
-            });
+        // Some servers wrap the result.
+        match view.result {
+            Some(Value::Object(result)) if SUCCEEDED.contains(&status.as_str()) => {
+                Ok(Self::Json(crate::to_json(&result)))
+            }
+            _ => Ok(Self::Json(body)),
         }
-        Ok(Self::Json(body))
+    }
+
+    /// The failure that a body tells of in `detail`, once it is known that it is no result: a result may have a field of that name.
+    pub fn failure_in(body: &Bytes) -> Option<Self> {
+        match Self::read(None, body.clone()) {
+            Ok(failed @ Self::Failed { .. }) => return Some(failed),
+            Ok(Self::Json(_)) => {}
+            _ => return None,
+        }
+        let (view, body) = View::read(body.clone()).ok()?;
+        is_said(view.detail.as_ref()).then(|| view.failed(&body))
     }
 
     /// The queue state that the body of a 408 may carry.
     pub fn queue_of_timeout(body: &[u8]) -> (Option<QueueState>, Option<String>) {
-        let Ok(view) = serde_json::from_slice::<View<'_>>(body) else {
-            return (None, None);
-        };
-        queue_of(view.queue_state.as_deref(), view.queue_state_reason)
+        read_json::<View>(body).map_or((None, None), |view| view.queue())
     }
 
     /// The body of a `try_again` answer, for servers.
@@ -246,26 +309,104 @@ fn is_protobuf(content_type: &str) -> bool {
     content_type.contains("application/x-protobuf") || content_type.contains("application/protobuf")
 }
 
-fn queue_of(state: Option<&str>, reason: Option<String>) -> (Option<QueueState>, Option<String>) {
-    (state.map(QueueState::from), reason)
+/// A field of a body: there, and neither null, false nor empty.
+fn is_said(field: Option<&Value>) -> bool {
+    match field {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty(),
+        Some(Value::Bool(true) | Value::Number(_)) => true,
+    }
 }
 
-#[derive(Deserialize)]
-struct View<'a> {
-    #[serde(rename = "type", borrow, default)]
-    kind: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default)]
-    queue_state: Option<String>,
-    #[serde(default)]
-    queue_state_reason: Option<String>,
-    #[serde(default)]
+/// A word such as `try_again`, `TryAgain` or `in progress` in one spelling: letters alone, in lower case.
+fn word(field: Option<&Value>) -> String {
+    let text = field.and_then(Value::as_str).unwrap_or_default();
+    let letters = text.chars().filter(char::is_ascii_alphanumeric);
+    letters.map(|c| c.to_ascii_lowercase()).collect()
+}
+
+/// Reads a result of `kind`, none of whose `fields` is required. Anything but an object that is empty, has one of them, names its kind as `type`
+/// or says that it succeeded is no result: it could be any other answer.
+pub(crate) fn read_known<T: DeserializeOwned>(
+    body: &[u8],
+    kind: &str,
+    fields: &[&str],
+) -> Result<T, DecodeError> {
+    let object: Map<String, Value> = read_json(body).map_err(|error| error.quoting(body))?;
+    let is_known = object.is_empty()
+        || fields.iter().any(|field| object.contains_key(*field))
+        || object.get("type").and_then(Value::as_str) == Some(kind)
+        || SUCCEEDED.contains(&word(object.get("status")).as_str());
+    if !is_known {
+        let message = format!("none of the fields of {kind}: {}", fields.join(", "));
+        return Err(DecodeError::new(message).quoting(body));
+    }
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| DecodeError::from(error).quoting(body))
+}
+
+/// The fields by which the forms of answers are told apart.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct View {
+    #[serde(rename = "type")]
+    kind: Option<Value>,
+    queue_state: Option<Value>,
+    queue_state_reason: Option<Value>,
     status: Option<Value>,
-    #[serde(default)]
     response_payload_size: Option<Value>,
-    #[serde(default)]
     error: Option<Value>,
-    #[serde(default)]
+    error_message: Option<Value>,
+    detail: Option<Value>,
     category: Option<Value>,
+    result: Option<Value>,
+}
+
+impl View {
+    /// The view of a body, and the body in plain JSON.
+    fn read(body: Bytes) -> Result<(Self, Bytes), DecodeError> {
+        let error = match serde_json::from_slice(&body) {
+            Ok(view) => return Ok((view, body)),
+            Err(error) => DecodeError::from(error).quoting(&body),
+        };
+        match quote_literals(&body) {
+            Cow::Owned(quoted) => Ok((serde_json::from_slice(&quoted)?, quoted.into())),
+            Cow::Borrowed(_) => Err(error),
+        }
+    }
+
+    /// `category` comes with failures alone.
+    fn tells_of_an_error(&self) -> bool {
+        [&self.error, &self.error_message, &self.category]
+            .into_iter()
+            .any(|field| is_said(field.as_ref()))
+    }
+
+    fn failed(&self, body: &[u8]) -> PollAnswer {
+        let inner = self.error.as_ref().and_then(|error| error.get("category"));
+        PollAnswer::Failed {
+            error: error_text(body).unwrap_or_else(|| {
+                format!("the server gave no reason; it sent: {}", excerpt(body))
+            }),
+            category: FailureCategory::read(self.category.as_ref().or(inner)),
+        }
+    }
+
+    fn try_again(&self) -> PollAnswer {
+        let (queue_state, reason) = self.queue();
+        PollAnswer::TryAgain {
+            queue_state,
+            reason,
+        }
+    }
+
+    fn queue(&self) -> (Option<QueueState>, Option<String>) {
+        let state = self.queue_state.as_ref().and_then(Value::as_str);
+        let reason = self.queue_state_reason.as_ref().and_then(reason);
+        (state.map(QueueState::from), reason)
+    }
 }
 
 #[cfg(test)]
@@ -333,6 +474,125 @@ mod tests {
         )
         .unwrap();
         assert_eq!(proto, PollAnswer::Protobuf(Bytes::from_static(&[8, 1])));
+    }
+
+    #[test]
+    fn known_forms_of_failure_are_no_results() {
+        use FailureCategory as C;
+        for (body, error, category) in [
+            (
+                r#"{"type": "RequestFailedResponse", "error_message": "CUDA out of memory"}"#,
+                "CUDA out of memory",
+                C::Unknown,
+            ),
+            (
+                r#"{"status": "failed", "message": "CUDA out of memory"}"#,
+                "CUDA out of memory",
+                C::Unknown,
+            ),
+            (
+                r#"{"status": "FAILED", "category": "Server", "reason": "no room"}"#,
+                "no room",
+                C::Server,
+            ),
+            (
+                r#"{"error": "Traceback", "category": "USER"}"#,
+                "Traceback",
+                C::User,
+            ),
+            (
+                r#"{"error": {"message": "no room", "category": "server"}}"#,
+                "no room",
+                C::Server,
+            ),
+            (
+                r#"{"error": null, "category": "system"}"#,
+                r#"the server gave no reason; it sent: {"error": null, "category": "system"}"#,
+                C::Unknown,
+            ),
+            (
+                r#"{"error": {"code": 5}, "loss": NaN}"#,
+                r#"the server gave no reason; it sent: {"error": {"code": 5}, "loss": "NaN"}"#,
+                C::Unknown,
+            ),
+        ] {
+            let failed = PollAnswer::Failed {
+                error: error.into(),
+                category,
+            };
+            assert_eq!(read(body), failed, "{body}");
+        }
+        // A result may have a field `detail`, and empty fields of a failure.
+        for body in [
+            r#"{"path": "tinker://m/weights/c", "error": null, "category": null}"#,
+            r#"{"metrics": {}, "error": "", "error_message": null}"#,
+            r#"{"detail": "CUDA out of memory"}"#,
+        ] {
+            assert!(matches!(read(body), PollAnswer::Json(_)), "{body}");
+        }
+        let detail = Bytes::from_static(br#"{"detail": "CUDA out of memory"}"#);
+        let failed = PollAnswer::Failed {
+            error: "CUDA out of memory".into(),
+            category: C::Unknown,
+        };
+        assert_eq!(PollAnswer::failure_in(&detail), Some(failed));
+        for none in [r#"{"status": "ok"}"#, r#"{"status": "pending"}"#, "<html>"] {
+            assert_eq!(PollAnswer::failure_in(&Bytes::from(none)), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn known_forms_of_pending_are_no_results() {
+        for body in [
+            r#"{"status": "pending"}"#,
+            r#"{"status": "pending", "request_id": "4", "future_id": "4", "error": null}"#,
+            r#"{"status": "IN_PROGRESS"}"#,
+            r#"{"type": "TryAgainResponse"}"#,
+            r#"{"type": "try_again", "error": "not yet"}"#,
+        ] {
+            let pending = PollAnswer::TryAgain {
+                queue_state: None,
+                reason: None,
+            };
+            assert_eq!(read(body), pending, "{body}");
+        }
+        let queued = PollAnswer::TryAgain {
+            queue_state: Some(QueueState::Active),
+            reason: None,
+        };
+        assert_eq!(read(r#"{"queue_state": "active"}"#), queued);
+    }
+
+    #[test]
+    fn a_wrapped_result_is_unwrapped() {
+        let wrapped = read(r#"{"status": "completed", "result": {"model_id": "m"}}"#);
+        assert_eq!(
+            wrapped,
+            PollAnswer::Json(Bytes::from(r#"{"model_id":"m"}"#))
+        );
+        let running = read(r#"{"status": "running", "result": {"model_id": "m"}}"#);
+        assert!(matches!(running, PollAnswer::TryAgain { .. }));
+    }
+
+    #[test]
+    fn a_promise_is_read_whatever_its_ids_are_made_of() {
+        let promise = Promise::read(
+            br#"{"request_id": 7, "future_id": "7", "status": "pending", "model_id": null, "sample_sequence_ids": [1, "b"]}"#,
+        );
+        let expected = Promise {
+            request_id: "7".into(),
+            model_id: None,
+            sample_sequence_ids: Some(vec!["1".into(), "b".into()]),
+        };
+        assert_eq!(promise, Ok(expected));
+        for (none, says) in [
+            (r#"{"status": "accepted"}"#, "request_id"),
+            (r#"{"request_id": null}"#, "expected an id, got null"),
+            ("<html>welcome</html>", "<html>welcome"),
+        ] {
+            let error = Promise::read(none.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::answer::read_json;
 use crate::nulls::null_is_default;
 use crate::{CheckpointKind, DecodeError, OptimizerConfig};
 
@@ -158,7 +159,7 @@ impl CheckpointList {
     /// # Errors
     /// When the body is none.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 }
 
@@ -243,7 +244,7 @@ impl WeightsInfo {
     /// # Errors
     /// When the body is none.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 }
 

@@ -36,6 +36,8 @@ pub const ASAMPLE: &str = "/api/v1/asample";
 pub const RETRIEVE_FUTURE: &str = "/api/v1/retrieve_future";
 /// `POST`: asks what of a sampling session has ended.
 pub const RETRIEVE_FUTURES: &str = "/api/v1/retrieve_futures";
+/// `POST`: a sample is not wanted any more.
+pub const CANCEL_FUTURE: &str = "/api/v1/cancel_future";
 /// `POST`: events.
 pub const TELEMETRY: &str = "/api/v1/telemetry";
 /// `GET`: the models that the server offers.
@@ -52,7 +54,7 @@ pub const SESSIONS: &str = "/api/v1/sessions";
 pub const SAMPLERS: &str = "/api/v1/samplers";
 
 /// Every route without ids in it.
-pub const ALL: [&str; 25] = [
+pub const ALL: [&str; 26] = [
     CLIENT_CONFIG,
     DYNAMIC_CONFIG,
     CREATE_SESSION,
@@ -71,6 +73,7 @@ pub const ALL: [&str; 25] = [
     ASAMPLE,
     RETRIEVE_FUTURE,
     RETRIEVE_FUTURES,
+    CANCEL_FUTURE,
     TELEMETRY,
     CAPABILITIES,
     HEALTH,

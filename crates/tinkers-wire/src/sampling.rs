@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::answer::read_json;
+use crate::nulls::null_is_default;
 use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
 
 /// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path`.
@@ -10,8 +12,9 @@ use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input
 pub struct CreateSamplingSession {
     /// The session.
     pub session_id: String,
-    /// Counts from 0 in the session; shared with unnamed sampler saves.
-    pub sampling_session_seq_id: u64,
+    /// Counts from 0 in the session; shared with unnamed sampler saves. Without one, each request makes another session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling_session_seq_id: Option<u64>,
     /// The base model to sample from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
@@ -25,6 +28,7 @@ pub struct CreateSamplingSession {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplingSessionCreated {
     /// The sampler's id.
+    #[serde(deserialize_with = "crate::lenient::id")]
     pub sampling_session_id: String,
 }
 
@@ -34,7 +38,7 @@ impl SamplingSessionCreated {
     /// # Errors
     /// When the body is none.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 }
 
@@ -156,7 +160,8 @@ pub struct SampleRequest {
     /// What is continued.
     pub prompt: ModelInput,
     /// How tokens are chosen.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<SamplingParams>"))]
     pub sampling_params: SamplingParams,
     /// The sampler.
     #[serde(default, skip_serializing_if = "Option::is_none")]

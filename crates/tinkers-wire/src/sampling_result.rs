@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{DecodeError, OperationResult, TensorData, proto};
+use crate::answer::read_json;
+use crate::numbers::{Number, Numbers};
+use crate::{DecodeError, OperationResult, TensorData, lenient, proto};
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -17,6 +20,17 @@ pub enum StopReason {
     /// A reason that this version does not know, as it was sent; from protobuf its number.
     #[serde(untagged)]
     Other(String),
+}
+
+impl StopReason {
+    /// Reads the name in any letter case.
+    fn read(name: &str) -> Self {
+        match name {
+            name if name.eq_ignore_ascii_case("stop") => Self::Stop,
+            name if name.eq_ignore_ascii_case("length") => Self::Length,
+            other => Self::Other(other.to_owned()),
+        }
+    }
 }
 
 /// The result of one sampling request.
@@ -127,43 +141,83 @@ impl TopkLogprobs {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct JsonSequence {
-    stop_reason: StopReason,
-    tokens: Vec<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    logprobs: Option<Vec<Option<f32>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    sequence_id: Option<String>,
+#[derive(Serialize)]
+struct JsonSequence<'a> {
+    stop_reason: &'a StopReason,
+    tokens: &'a [u32],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<&'a [f32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence_id: Option<&'a str>,
 }
 
 /// (token, log-probability), the most likely first.
 type TopkRow = Vec<(u32, f32)>;
 
-#[derive(Serialize, Deserialize)]
-struct JsonResponse {
-    sequences: Vec<JsonSequence>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    prompt_logprobs: Option<Vec<Option<f32>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+#[derive(Serialize)]
+struct JsonResponse<'a> {
+    sequences: Vec<JsonSequence<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<&'a [Option<f32>]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     topk_prompt_logprobs: Option<Vec<Option<TopkRow>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_hit_tokens: Option<u32>,
-    #[serde(rename = "type", default)]
-    kind: Option<String>,
+    #[serde(rename = "type")]
+    kind: &'static str,
+}
+
+/// A sequence as any server writes it.
+#[derive(Deserialize)]
+struct ReadSequence {
+    #[serde(default)]
+    stop_reason: Option<Value>,
+    tokens: Numbers<true>,
+    #[serde(default)]
+    logprobs: Option<Numbers<true>>,
+    #[serde(default, deserialize_with = "lenient::optional_id")]
+    sequence_id: Option<String>,
+}
+
+impl ReadSequence {
+    fn sequence(self) -> Result<SampledSequence, DecodeError> {
+        let no_tokens = || DecodeError::new("`tokens` of a sequence that are no token ids");
+        let stop_reason = match self.stop_reason.as_ref().and_then(Value::as_str) {
+            Some(name) => StopReason::read(name),
+            None => StopReason::Other("unknown".to_owned()),
+        };
+        Ok(SampledSequence {
+            stop_reason,
+            tokens: self.tokens.into_unsigned().ok_or_else(no_tokens)?,
+            logprobs: self.logprobs.map(|all| all.into_f32().to_vec()),
+            topk_logprobs: None,
+            sequence_id: self.sequence_id,
+        })
+    }
+}
+
+type ReadTopkRow = Vec<(u32, Number<true>)>;
+
+/// A response as any server writes it.
+#[derive(Deserialize)]
+struct ReadResponse {
+    sequences: Vec<ReadSequence>,
+    #[serde(default)]
+    prompt_logprobs: Option<Numbers<true>>,
+    #[serde(default)]
+    topk_prompt_logprobs: Option<Vec<Option<ReadTopkRow>>>,
+    #[serde(default, deserialize_with = "lenient::optional_count")]
+    prompt_cache_hit_tokens: Option<u32>,
 }
 
 impl SampleResponse {
     /// The JSON form, for servers. Top-k of samples, targets and alternatives exist in protobuf only.
     pub fn to_json(&self) -> Bytes {
         let sequences = self.sequences.iter().map(|sequence| JsonSequence {
-            stop_reason: sequence.stop_reason.clone(),
-            tokens: sequence.tokens.clone(),
-            logprobs: sequence
-                .logprobs
-                .as_ref()
-                .map(|all| all.iter().copied().map(Some).collect()),
-            sequence_id: sequence.sequence_id.clone(),
+            stop_reason: &sequence.stop_reason,
+            tokens: &sequence.tokens,
+            logprobs: sequence.logprobs.as_deref(),
+            sequence_id: sequence.sequence_id.as_deref(),
         });
         let topk = |topk: &TopkLogprobs| {
             let rows = (0..topk.len()).map(|i| topk.row(i).collect::<Vec<_>>());
@@ -171,10 +225,10 @@ impl SampleResponse {
         };
         crate::to_json(&JsonResponse {
             sequences: sequences.collect(),
-            prompt_logprobs: self.prompt_logprobs.clone(),
+            prompt_logprobs: self.prompt_logprobs.as_deref(),
             topk_prompt_logprobs: self.topk_prompt_logprobs.as_ref().map(topk),
             prompt_cache_hit_tokens: self.prompt_cache_hit_tokens,
-            kind: Some("sample".to_owned()),
+            kind: "sample",
         })
     }
 
@@ -203,25 +257,21 @@ impl OperationResult for SampleResponse {
     const PROTOBUF: bool = true;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        let json: JsonResponse = serde_json::from_slice(body)?;
-        let topk = json.topk_prompt_logprobs.map(|rows| {
+        let read: ReadResponse = read_json(body).map_err(|error| error.quoting(body))?;
+        let topk = read.topk_prompt_logprobs.map(|rows| {
             let rows = rows.into_iter().map(Option::unwrap_or_default);
+            let cell = |(token, logprob): (u32, Number<true>)| (token, logprob.as_f64() as f32);
+            let rows = rows.map(|row| row.into_iter().map(cell).collect());
             dense(&rows.collect::<Vec<_>>())
         });
-        let sequences = json.sequences.into_iter().map(|sequence| SampledSequence {
-            stop_reason: sequence.stop_reason,
-            tokens: sequence.tokens,
-            logprobs: sequence
-                .logprobs
-                .map(|all| all.into_iter().map(|x| x.unwrap_or(f32::NAN)).collect()),
-            topk_logprobs: None,
-            sequence_id: sequence.sequence_id,
-        });
+        let is_there = |&x: &f32| (!x.is_nan()).then_some(x);
+        let prompt_logprobs = read.prompt_logprobs.map(Numbers::into_f32);
+        let sequences = read.sequences.into_iter().map(ReadSequence::sequence);
         Ok(Self {
-            sequences: sequences.collect(),
-            prompt_logprobs: json.prompt_logprobs,
+            sequences: sequences.collect::<Result<_, _>>()?,
+            prompt_logprobs: prompt_logprobs.map(|all| all.iter().map(is_there).collect()),
             topk_prompt_logprobs: topk.transpose()?,
-            prompt_cache_hit_tokens: json.prompt_cache_hit_tokens,
+            prompt_cache_hit_tokens: read.prompt_cache_hit_tokens,
             target_prompt_logprobs: None,
             prompt_alt_tokens: None,
         })
@@ -269,6 +319,56 @@ mod tests {
         let response = SampleResponse::from_json(json).unwrap();
         assert_eq!(response.sequences[0].stop_reason, StopReason::Stop);
         assert!(response.sequences[0].logprobs.as_ref().unwrap()[0].is_nan());
+    }
+
+    #[test]
+    fn numbers_and_stop_reasons_are_read_in_all_their_forms() {
+        let json = br#"{"sequences": [
+            {"stop_reason": "LENGTH", "tokens": [1.0, "2"], "logprobs": [NaN, "-0.5"], "sequence_id": 7},
+            {"stop_reason": null, "tokens": []}, {"tokens": [3], "logprobs": null}],
+            "prompt_logprobs": [null, -1, NaN, -Infinity], "topk_prompt_logprobs": [null, [[4, -Infinity]]],
+            "prompt_cache_hit_tokens": 2.0}"#;
+        let response = SampleResponse::from_json(json).unwrap();
+        let [first, second, third] = &response.sequences[..] else {
+            panic!("three sequences: {response:?}")
+        };
+        assert_eq!(
+            (&first.stop_reason, &first.tokens[..]),
+            (&StopReason::Length, &[1, 2][..])
+        );
+        assert!(first.logprobs.as_ref().unwrap()[0].is_nan());
+        assert_eq!(first.logprobs.as_ref().unwrap()[1], -0.5);
+        assert_eq!(first.sequence_id.as_deref(), Some("7"));
+        let unknown = StopReason::Other("unknown".to_owned());
+        assert_eq!(
+            (&second.stop_reason, &third.stop_reason),
+            (&unknown, &unknown)
+        );
+        let low = Some(f32::NEG_INFINITY);
+        assert_eq!(
+            response.prompt_logprobs,
+            Some(vec![None, Some(-1.0), None, low])
+        );
+        let topk = response.topk_prompt_logprobs.unwrap();
+        assert_eq!(topk.row(1).collect::<Vec<_>>(), [(4, f32::NEG_INFINITY)]);
+        assert_eq!(response.prompt_cache_hit_tokens, Some(2));
+    }
+
+    #[test]
+    fn a_result_without_its_fields_is_no_success() {
+        for body in [
+            "{}",
+            r#"{"detail": "CUDA out of memory"}"#,
+            r#"{"sequences": null}"#,
+            r#"{"sequences": [{"stop_reason": "stop"}]}"#,
+            r#"{"sequences": [{"tokens": [-1], "stop_reason": "stop"}]}"#,
+        ] {
+            assert!(
+                SampleResponse::from_json(body.as_bytes()).is_err(),
+                "{body}"
+            );
+        }
+        assert!(SampleResponse::from_protobuf(Bytes::new()).is_err());
     }
 
     #[test]

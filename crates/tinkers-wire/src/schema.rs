@@ -112,12 +112,12 @@ impl JsonSchema for TensorData {
             "type": "object",
             "properties": {
                 "data": data("number"),
-                "dtype": { "enum": ["float32", "int64"] },
+                "dtype": { "enum": ["float32", "int64", null] },
                 "shape": sizes,
                 "sparse_crow_indices": sizes,
                 "sparse_col_indices": sizes,
             },
-            "required": ["data", "dtype"],
+            "required": ["data"],
         })
     }
 }

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::DecodeError;
+use crate::answer::read_json;
 use crate::nulls::null_is_default;
+use crate::{DecodeError, lenient};
 
 /// `POST /retrieve_futures`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,11 +14,15 @@ pub struct RetrieveFutures {
     /// Whose operations are asked for.
     pub target: PollTarget,
     /// The cursor of the last answer, 0 at first. What came with it or before counts as seen, and the server may forget it.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<i64>"))]
     pub prev_cursor: i64,
     /// How long the server may hold the poll, in seconds: 0 for an answer at once, the server's own long poll when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
     /// Operations that are of no more interest, in order: their results were fetched, or nobody wants them.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub retrieved_request_ids: Vec<String>,
 }
 
@@ -26,21 +31,25 @@ pub struct RetrieveFutures {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollTarget {
     /// The only kind of target that there is.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<PollTargetKind>"))]
     pub kind: PollTargetKind,
     /// The sampling session.
     pub sampling_session_id: String,
     /// The client, see [`PollTarget::client_of`]; 0 is the first one.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub cloned_sampler_id: u64,
 }
 
 /// The kinds of [`PollTarget`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PollTargetKind {
     /// Samples.
+    #[default]
     SamplingSession,
 }
 
@@ -68,20 +77,46 @@ impl PollTarget {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completions {
     /// What has ended.
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "readable")]
     pub completions: Vec<Completion>,
-    /// To be sent with the next poll. It means something to the server alone.
+    /// To be sent with the next poll. It means something to the server alone, but it only grows.
+    #[serde(default = "no_cursor", deserialize_with = "cursor")]
     pub cursor: i64,
 }
 
 impl Completions {
-    /// Reads an answer.
+    /// The cursor of an answer without one that can be read: below any other.
+    pub const NO_CURSOR: i64 = i64::MIN;
+
+    /// Reads an answer. A completion that cannot be read is left out, with a line in the log; see also [`Completions::NO_CURSOR`].
     ///
     /// # Errors
-    /// When the body is none: no JSON object, or without its fields.
+    /// When the body is none: no JSON object, or without its completions.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
+}
+
+fn no_cursor() -> i64 {
+    Completions::NO_CURSOR
+}
+
+fn cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(lenient::whole(&value).unwrap_or(Completions::NO_CURSOR))
+}
+
+fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Completion>, D::Error> {
+    let all = Option::<Vec<Value>>::deserialize(deserializer)?.unwrap_or_default();
+    let read = |one: &Value| {
+        let completion = Completion::deserialize(one);
+        completion
+            .inspect_err(
+                |error| tracing::debug!(%error, "left out a completion that cannot be read"),
+            )
+            .ok()
+    };
+    Ok(all.iter().filter_map(read).collect())
 }
 
 /// An operation that has ended.
@@ -89,21 +124,23 @@ impl Completions {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completion {
     /// How.
+    #[serde(default)]
     pub state: CompletionState,
     /// Which.
+    #[serde(deserialize_with = "lenient::id")]
     pub request_id: String,
     /// The size of its result in bytes, where the server knows it.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "size_if_readable"
+        deserialize_with = "lenient::optional_count"
     )]
     pub response_payload_uncompressed_size: Option<u64>,
 }
 
 /// How an operation ended. A server may know more ways than this version: then it is fetched like any other, and its answer
 /// tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -113,13 +150,9 @@ pub enum CompletionState {
     /// It failed; what is fetched for it says why.
     Failed,
     /// In a way that this version does not know.
+    #[default]
     #[serde(other)]
     Other,
-}
-
-/// The size is advice: one that cannot be read is none.
-fn size_if_readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Ok(Value::deserialize(deserializer)?.as_u64())
 }
 
 #[cfg(test)]
@@ -174,14 +207,35 @@ mod tests {
             ]
         );
         assert_eq!(read.cursor, 4);
-        for none in [
-            "",
-            "[]",
-            "<html>",
-            r#"{"completions": []}"#,
-            r#"{"cursor": 1}"#,
-        ] {
+        for none in ["", "[]", "<html>", r#"{"cursor": 1}"#] {
             assert!(Completions::read(none.as_bytes()).is_err(), "{none}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_cursor_or_completion_does_not_lose_the_others() {
+        let body = br#"{"completions": [{"state": "finished", "request_id": 7}, {"state": "finished"}, null,
+            {"request_id": "b"}], "cursor": "later"}"#;
+        let read = Completions::read(body).unwrap();
+        let ids: Vec<_> = read
+            .completions
+            .iter()
+            .map(|one| one.request_id.as_str())
+            .collect();
+        assert_eq!(
+            (&ids[..], read.cursor),
+            (&["7", "b"][..], Completions::NO_CURSOR)
+        );
+        for (cursor, expected) in [
+            ("", Completions::NO_CURSOR),
+            (r#", "cursor": null"#, Completions::NO_CURSOR),
+            (r#", "cursor": 1.5"#, Completions::NO_CURSOR),
+            (r#", "cursor": "12""#, 12),
+            (r#", "cursor": 12.0"#, 12),
+        ] {
+            let body = format!(r#"{{"completions": null{cursor}}}"#);
+            let read = Completions::read(body.as_bytes()).unwrap();
+            assert_eq!(read.cursor, expected, "{body}");
         }
     }
 }

@@ -300,42 +300,50 @@ impl Serialize for TensorData {
     }
 }
 
-impl<'de> Deserialize<'de> for TensorData {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Raw {
-            data: Numbers,
-            dtype: DType,
-            shape: Option<Vec<usize>>,
-            sparse_crow_indices: Option<Vec<i64>>,
-            sparse_col_indices: Option<Vec<i64>>,
-        }
-        let raw = Raw::deserialize(deserializer)?;
-        let values = match raw.dtype {
-            DType::Float32 => TensorValues::F32(raw.data.into_f32()),
-            DType::Int64 => TensorValues::I64(
-                raw.data
-                    .into_i64()
-                    .ok_or_else(|| serde::de::Error::custom("int64 data must be whole numbers"))?,
-            ),
+/// A tensor in JSON, which may leave out what it holds.
+#[derive(Deserialize)]
+pub(crate) struct UntypedTensor {
+    data: Numbers,
+    dtype: Option<DType>,
+    shape: Option<Vec<usize>>,
+    sparse_crow_indices: Option<Vec<i64>>,
+    sparse_col_indices: Option<Vec<i64>>,
+}
+
+impl UntypedTensor {
+    /// The tensor. Without a `dtype` it holds what is `expected`, else int64 where all numbers are whole, else float32.
+    pub(crate) fn typed(self, expected: Option<DType>) -> Result<TensorData, &'static str> {
+        let dtype = self.dtype.or(expected).unwrap_or(match self.data {
+            Numbers::Whole(_) => DType::Int64,
+            Numbers::Mixed { .. } => DType::Float32,
+        });
+        let values = match dtype {
+            DType::Float32 => TensorValues::F32(self.data.into_f32()),
+            DType::Int64 => {
+                let whole = self.data.into_i64();
+                TensorValues::I64(whole.ok_or("int64 data must be whole numbers")?)
+            }
         };
-        let csr = match (raw.sparse_crow_indices, raw.sparse_col_indices) {
+        let csr = match (self.sparse_crow_indices, self.sparse_col_indices) {
             (None, None) => None,
             (Some(crow), Some(col)) => Some(CsrIndices {
                 crow: crow.into(),
                 col: col.into(),
             }),
-            _ => {
-                return Err(serde::de::Error::custom(
-                    "sparse_crow_indices and sparse_col_indices come together",
-                ));
-            }
+            _ => return Err("sparse_crow_indices and sparse_col_indices come together"),
         };
-        Ok(Self {
+        Ok(TensorData {
             values,
-            shape: raw.shape,
+            shape: self.shape,
             csr,
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for TensorData {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = UntypedTensor::deserialize(deserializer)?;
+        read.typed(None).map_err(serde::de::Error::custom)
     }
 }
 

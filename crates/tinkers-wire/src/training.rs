@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 
+use crate::nulls::null_is_default;
 use crate::{Datum, DecodeError, InvalidInput, Loss, LossConfigValue, LossFn, input, proto};
 
 /// Whether a pass computes gradients.
@@ -232,7 +233,8 @@ pub struct OptimStep {
     /// The model.
     pub model_id: String,
     /// The number of this request among the model's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
     /// The parameters.
     pub adam_params: AdamParams,

@@ -1,11 +1,17 @@
 //! What passes and optimizer steps give.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
-use crate::{DecodeError, OperationResult, TensorData, proto};
+use crate::answer::read_json;
+use crate::nulls::null_is_default;
+use crate::numbers::number;
+use crate::poll::read_known;
+use crate::{DecodeError, OperationResult, TensorData, lenient_tensor, proto};
 
 /// The outputs of the loss function for one datum, by name; usually `logprobs`.
 pub type LossFnOutput = BTreeMap<String, TensorData>;
@@ -15,13 +21,13 @@ pub type LossFnOutput = BTreeMap<String, TensorData>;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForwardBackwardOutput {
     /// What kind of record the outputs are.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub loss_fn_output_type: String,
     /// One for each datum, in order.
-    #[serde(default)]
+    #[serde(deserialize_with = "lenient_tensor::outputs")]
     pub loss_fn_outputs: Vec<LossFnOutput>,
     /// Metrics by `name:reduction`, such as `loss:sum`; some servers send none.
-    #[serde(default, deserialize_with = "finite_metrics")]
+    #[serde(default, deserialize_with = "metrics")]
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -46,7 +52,7 @@ impl OperationResult for ForwardBackwardOutput {
     const PROTOBUF: bool = true;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_json(body).map_err(|error| error.quoting(body))
     }
 
     fn from_protobuf(body: Bytes) -> Result<Self, DecodeError> {
@@ -59,7 +65,7 @@ impl OperationResult for ForwardBackwardOutput {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimStepResult {
     /// Metrics of the step, where the server sends any.
-    #[serde(default, deserialize_with = "finite_metrics")]
+    #[serde(default, deserialize_with = "metrics")]
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -67,20 +73,39 @@ impl OperationResult for OptimStepResult {
     const PROTOBUF: bool = false;
 
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-        Ok(serde_json::from_slice(body)?)
+        read_known(body, "optim_step", &["metrics"])
     }
 }
 
-/// Metrics may be absent or null, and so may one that is not a number.
-fn finite_metrics<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, f64>, D::Error> {
-    let raw: Option<BTreeMap<String, Option<f64>>> = Option::deserialize(deserializer)?;
-    Ok(raw
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(name, value)| (name, value.unwrap_or(f64::NAN)))
-        .collect())
+/// Reads metrics, which may be null. A metric may be any form of a number; one that is none is left out, since a pass that was applied must
+/// not fail for it.
+fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    static IS_KNOWN: AtomicBool = AtomicBool::new(false);
+
+    let raw = match Value::deserialize(deserializer)? {
+        Value::Object(raw) => raw,
+        Value::Null => return Ok(BTreeMap::new()),
+        other => Map::from_iter([("metrics".to_owned(), other)]),
+    };
+    let mut metrics = BTreeMap::new();
+    let mut left_out = Vec::new();
+    for (name, value) in raw {
+        match number(&value) {
+            Some(number) => {
+                metrics.insert(name, number);
+            }
+            None => left_out.push(name),
+        }
+    }
+    if !left_out.is_empty() {
+        const MESSAGE: &str = "left out metrics that are no numbers";
+        if IS_KNOWN.swap(true, Ordering::Relaxed) {
+            tracing::debug!(?left_out, "{MESSAGE}");
+        } else {
+            tracing::warn!(?left_out, "{MESSAGE}; later ones are logged at debug");
+        }
+    }
+    Ok(metrics)
 }
 
 #[cfg(test)]
@@ -108,5 +133,95 @@ mod tests {
         );
         let step = OptimStepResult::from_json(br#"{"metrics": {"grad_norm": null}}"#).unwrap();
         assert!(step.metrics["grad_norm"].is_nan());
+    }
+
+    #[test]
+    fn a_metric_never_fails_a_result() {
+        let body = br#"{"metrics": {"loss": 3.0, "n": 5, "lr": "0.1", "ok": true, "bad": NaN, "down": -Infinity,
+            "name": "x", "nested": {"a": 1}, "list": [1]}}"#;
+        let metrics = OptimStepResult::from_json(body).unwrap().metrics;
+        let numbers = ["loss", "n", "lr", "ok", "down"].map(|name| metrics[name]);
+        assert_eq!(numbers, [3.0, 5.0, 0.1, 1.0, f64::NEG_INFINITY]);
+        assert!(metrics["bad"].is_nan());
+        assert_eq!(metrics.len(), 6);
+        for odd in [r#"{"metrics": []}"#, r#"{"metrics": "none"}"#] {
+            let step = OptimStepResult::from_json(odd.as_bytes());
+            assert_eq!(step, Ok(OptimStepResult::default()), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_result_without_its_fields_is_no_success() {
+        for known in [
+            "{}",
+            r#"{"type": "optim_step"}"#,
+            r#"{"status": "ok"}"#,
+            r#"{"metrics": null, "error": null}"#,
+        ] {
+            assert!(
+                OptimStepResult::from_json(known.as_bytes()).is_ok(),
+                "{known}"
+            );
+        }
+        for unknown in [
+            r#"{"detail": "CUDA out of memory"}"#,
+            r#"{"message": "hello"}"#,
+            r#"{"type": "save_weights"}"#,
+            "[]",
+            "null",
+        ] {
+            let step = OptimStepResult::from_json(unknown.as_bytes());
+            let error = step.expect_err(unknown).to_string();
+            assert!(
+                error.ends_with(&format!("the server sent: {unknown}")),
+                "{error}"
+            );
+            let pass = ForwardBackwardOutput::from_json(unknown.as_bytes());
+            assert!(pass.is_err(), "{unknown}");
+        }
+        for pass in ["{}", r#"{"metrics": {}}"#, r#"{"loss_fn_outputs": null}"#] {
+            let pass = ForwardBackwardOutput::from_json(pass.as_bytes());
+            assert!(pass.is_err(), "{pass:?}");
+        }
+        assert!(ForwardBackwardOutput::from_protobuf(Bytes::new()).is_err());
+    }
+
+    #[test]
+    fn tensors_of_results_are_read_in_all_their_forms() {
+        let output = |tensor: &str| {
+            let body = format!(r#"{{"loss_fn_outputs": [{{"logprobs": {tensor}}}]}}"#);
+            let read = ForwardBackwardOutput::from_json(body.as_bytes()).unwrap();
+            read.loss_fn_outputs[0].get("logprobs").cloned()
+        };
+        let floats = |tensor: &str| output(tensor).unwrap().as_f32().unwrap().to_vec();
+        for two in [
+            r#"{"data": [0.5, 2], "dtype": "float64", "shape": [2]}"#,
+            r#"{"data": ["0.5", 2], "dtype": "bfloat16", "shape": null}"#,
+            r#"{"shape": ["2"], "dtype": "torch.float32", "data": [0.5, 2.0], "device": "cpu"}"#,
+            r#"{"data": [0.5, 2]}"#,
+            r#"{"data": [0.5, 2], "dtype": "int64"}"#,
+            "[0.5, 2]",
+        ] {
+            assert_eq!(floats(two), [0.5, 2.0], "{two}");
+            assert_eq!(output(two).unwrap().shape(), [2], "{two}");
+        }
+        assert_eq!(floats("0.5"), [0.5]);
+        let infinite = floats(r#"{"data": [NaN, -Infinity, null], "dtype": "float32"}"#);
+        assert!(infinite[0].is_nan() && infinite[2].is_nan());
+        assert_eq!(infinite[1], f32::NEG_INFINITY);
+        for whole in [
+            r#"{"data": [1, 2], "dtype": "int32"}"#,
+            r#"{"data": [1, 2]}"#,
+        ] {
+            assert_eq!(
+                output(whole).unwrap().as_i64(),
+                Some(&[1, 2][..]),
+                "{whole}"
+            );
+        }
+        // What is no tensor is left out.
+        for none in [r#""high""#, "null", r#"{"data": "x"}"#, "{}", "[[1]]"] {
+            assert_eq!(output(none), None, "{none}");
+        }
     }
 }

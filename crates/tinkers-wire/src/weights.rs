@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerPath};
+use crate::answer::read_json;
+use crate::nulls::null_is_default;
+use crate::poll::read_known;
+use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerPath, lenient};
 
 /// `POST /save_weights`: weights and optimizer state, to go on training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,10 +16,12 @@ pub struct SaveWeights {
     /// The model.
     pub model_id: String,
     /// The number of this request among the model's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
-    /// A bare name.
-    pub path: String,
+    /// A bare name; the server's choice when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Deleted after so many seconds; never when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
@@ -46,7 +51,8 @@ pub struct SaveWeightsForSampler {
     /// The model.
     pub model_id: String,
     /// The number of this request among the model's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
     /// A bare name, for weights that stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,7 +87,11 @@ pub struct SavedSamplerWeights {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TinkerPath>,
     /// The sampler made of them, when they have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::optional_id"
+    )]
     pub sampling_session_id: Option<String>,
 }
 
@@ -93,6 +103,8 @@ pub struct LoadWeights {
     /// The checkpoint.
     pub path: TinkerPath,
     /// Whether the optimizer's state is restored too.
+    #[serde(default, deserialize_with = "null_is_default")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub optimizer: bool,
     /// The session of the new model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,33 +140,66 @@ pub struct LoadedWeights {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TinkerPath>,
     /// The model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient::optional_id"
+    )]
     pub model_id: Option<String>,
 }
 
-macro_rules! json_result {
-    ($($type:ty),*) => {$(
-        impl OperationResult for $type {
-            const PROTOBUF: bool = false;
+impl OperationResult for SavedWeights {
+    const PROTOBUF: bool = false;
 
-            fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
-                Ok(serde_json::from_slice(body)?)
-            }
-        }
-    )*};
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        read_json(body).map_err(|error| error.quoting(body))
+    }
 }
-json_result!(SavedWeights, SavedSamplerWeights, LoadedWeights);
+
+impl OperationResult for SavedSamplerWeights {
+    const PROTOBUF: bool = false;
+
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        let saved: Self = read_json(body).map_err(|error| error.quoting(body))?;
+        if saved.path.is_none() && saved.sampling_session_id.is_none() {
+            let missing = DecodeError::new("neither `path` nor `sampling_session_id`");
+            return Err(missing.quoting(body));
+        }
+        Ok(saved)
+    }
+}
+
+impl OperationResult for LoadedWeights {
+    const PROTOBUF: bool = false;
+
+    fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
+        read_known(body, "load_weights", &["path", "model_id"])
+    }
+}
+
+/// The longest name of a checkpoint, in bytes.
+pub const MAX_CHECKPOINT_NAME: usize = 255;
+
+/// Checks the bare name of a checkpoint. What passes can be sent, listed and stored.
+///
+/// # Errors
+/// Names `name`.
+pub fn check_checkpoint_name(name: &str) -> Result<(), InvalidInput> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_of_length = (1..=MAX_CHECKPOINT_NAME).contains(&name.len());
+    if is_of_length && name.chars().all(fits) && !name.starts_with('.') {
+        return Ok(());
+    }
+    let expected = format!(
+        "a name of 1 to {MAX_CHECKPOINT_NAME} letters, digits, '-', '_' or '.', not opening with '.', got {name:?}"
+    );
+    Err(InvalidInput::new("name", expected))
+}
 
 /// Checks the bare name of a checkpoint and its time to live.
 fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), InvalidInput> {
     if let Some(name) = name {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > 255 || !name.chars().all(fits) || name.starts_with('.') {
-            let expected = format!(
-                "a name of 1 to 255 letters, digits, '-', '_' or '.', not opening with '.', got {name:?}"
-            );
-            return Err(InvalidInput::new("name", expected));
-        }
+        check_checkpoint_name(name)?;
     }
     if let Some(ttl) = ttl_seconds
         && !(3600..=315_360_000).contains(&ttl)
@@ -173,7 +218,7 @@ impl SaveWeights {
     /// # Errors
     /// Names `name` or `ttl_seconds`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
-        validate_save(Some(&self.path), self.ttl_seconds)
+        validate_save(self.path.as_deref(), self.ttl_seconds)
     }
 }
 
@@ -208,7 +253,7 @@ mod tests {
         let save = |path: &str, ttl_seconds| SaveWeights {
             model_id: "m".into(),
             seq_id: 1,
-            path: path.into(),
+            path: Some(path.into()),
             ttl_seconds,
             overwrite: None,
             user_metadata: None,
@@ -241,5 +286,25 @@ mod tests {
         let saved = SavedSamplerWeights::from_json(br#"{"path": "tinker://m/s1"}"#).unwrap();
         assert_eq!(saved.path.unwrap().name(), "s1");
         assert!(SavedWeights::from_json(br#"{"path": "somewhere"}"#).is_err());
+        let loaded = LoadedWeights::from_json(br#"{"type": "load_weights"}"#).unwrap();
+        assert_eq!((loaded.path, loaded.model_id), (None, None));
+    }
+
+    #[test]
+    fn a_result_without_its_fields_is_no_success() {
+        for body in [
+            r#"{"detail": "disk full"}"#,
+            r#"{"path": null, "sampling_session_id": null}"#,
+            r#"{"message": "hello"}"#,
+            "null",
+        ] {
+            let body = body.as_bytes();
+            assert!(SavedWeights::from_json(body).is_err());
+            assert!(SavedSamplerWeights::from_json(body).is_err());
+        }
+        for body in [r#"{"detail": "disk full"}"#, r#"{"type": "save_weights"}"#] {
+            let error = LoadedWeights::from_json(body.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(body), "{error}");
+        }
     }
 }

@@ -21,6 +21,9 @@ impl ServiceClient {
     /// A session on a server inside this process, with the built-in base model `tinkers/tiny`: no key, no network, no set-up.
     /// What goes through it is what would go over a socket.
     ///
+    /// What has no seed of its own differs from client to client: give samples and adapters seeds to repeat a run, or use
+    /// [`ServiceClient::over_local`] with an engine of a given seed.
+    ///
     /// Checkpoints are kept in a temporary directory that goes with the last handle of this client; use
     /// [`ServiceClient::local_in`] to keep them.
     ///
@@ -105,7 +108,8 @@ async fn session(
 async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClient> {
     let runtime = IoRuntime::shared()?;
     let engine = ModelEngine::builtin(data_dir)
-        .map_err(|error| failed("the embedded model cannot be started", error))?;
+        .map_err(|error| failed("the embedded model cannot be started", error))?
+        .with_seed(builder::jitter().bits());
     let server = LocalServer::builder(Arc::new(engine), runtime.time(), Arc::new(runtime.clone()))
         .build()
         .map_err(|error| failed("the embedded server cannot be started", error))?;

@@ -241,7 +241,7 @@ async fn a_wrong_address_or_key_says_so() {
     let error = soon(connect(&served.url, "tml-wrong")).await;
     assert_eq!(
         (error.kind(), error.status()),
-        (ErrorKind::PermissionDenied, Some(403))
+        (ErrorKind::Authentication, Some(401))
     );
     assert!(!format!("{error} {error:?}").contains("tml-wrong"));
     connect(&served.url, "tml-right").await.unwrap();

@@ -22,5 +22,6 @@ mod runtime;
 mod sampling;
 mod session_poll_faults;
 mod session_polls;
+mod shared_poll_doubts;
 mod training;
 mod unreachable;

@@ -24,6 +24,8 @@ pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
 use self::numbers::{count, learning_rate, whole, whole_seconds};
 pub(crate) use self::scripted::ScriptedArgs;
+use tinkers::wire::check_api_key;
+
 use crate::paths;
 
 /// The model that the embedded server carries inside itself.
@@ -258,6 +260,9 @@ pub(crate) struct ServeArgs {
     /// [default: as the path ends, org/model or model]
     #[arg(long, value_name = "NAME", value_parser = model_name, requires = "model_dir", help_heading = "Engine")]
     pub(crate) model_name: Option<String>,
+    /// Seed of what has none of its own: samples and the start of adapters [default: another one at each start, which is logged]
+    #[arg(long, value_name = "N", help_heading = "Engine")]
+    pub(crate) seed: Option<u64>,
     /// A script of faults in TOML: what goes wrong with requests, and when
     #[arg(long, value_name = "FILE", help_heading = "Tests")]
     pub(crate) faults: Option<PathBuf>,
@@ -272,16 +277,11 @@ pub(crate) struct ServeArgs {
 
 impl ServeArgs {
     fn check(&self) -> Result<(), clap::Error> {
-        if self
-            .api_key
-            .as_ref()
-            .is_some_and(|key| key.expose().is_empty())
+        if let Some(key) = &self.api_key
+            && let Err(wrong) = check_api_key(key.expose())
         {
-            return Err(refusal(
-                "serve",
-                ErrorKind::InvalidValue,
-                "--api-key is empty",
-            ));
+            let message = format!("--api-key: expected {}", wrong.expected());
+            return Err(refusal("serve", ErrorKind::InvalidValue, &message));
         }
         if !self.host.is_loopback() && self.api_key.is_none() {
             let message = format!(
@@ -297,6 +297,11 @@ impl ServeArgs {
         let is_scripted = self.engine == EngineName::Scripted;
         if is_scripted && self.data_dir.is_some() {
             let message = "--data-dir goes with --engine candle; the scripted one keeps nothing";
+            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
+        }
+        if is_scripted && self.seed.is_some() {
+            let message =
+                "--seed goes with --engine candle; the scripted one leaves nothing to chance";
             return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
         }
         if is_scripted && self.model_dir.is_some() {

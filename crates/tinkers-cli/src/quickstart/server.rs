@@ -80,6 +80,8 @@ impl Server {
                 let backend = Backend::Model {
                     model: None,
                     data_dir: data.path().to_owned(),
+                    // Whatever quickstart asks for has the seed of its arguments.
+                    seed: 0,
                 };
                 let start = move || {
                     embedded::start(address, backend, LocalConfig::default(), Tools::default())

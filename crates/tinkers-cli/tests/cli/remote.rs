@@ -67,7 +67,7 @@ fn a_key_that_the_server_does_not_take_is_a_clear_error() {
         ("TINKER_API_KEY", "tml-wrong"),
     ];
     let outcome = Program::start_with(home.path(), &["quickstart"], &wrong).finish();
-    outcome.failed(1, &[&url, "403"]);
+    outcome.failed(1, &[&url, "401"]);
     assert!(!outcome.stderr.contains("tml-wrong"), "{outcome:#?}");
     let outcome = Program::start_with(home.path(), &["quickstart"], &wrong[..1]).finish();
     outcome.failed(1, &[&url, "401"]);

@@ -16,11 +16,11 @@ pub(super) fn key(path: &TinkerPath) -> Key {
     }
 }
 
-/// An adapter's shape; what was not said is trained, and the seed is 0.
-pub(super) fn lora(config: &tinkers_wire::LoraConfig) -> LoraConfig {
+/// An adapter's shape; what was not said is trained. `seed` is for one without a seed of its own.
+pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> LoraConfig {
     LoraConfig {
         rank: config.rank as usize,
-        seed: config.seed.unwrap_or(0),
+        seed: config.seed.unwrap_or(seed),
         train_attn: config.train_attn.unwrap_or(true),
         train_mlp: config.train_mlp.unwrap_or(true),
         train_unembed: config.train_unembed.unwrap_or(true),

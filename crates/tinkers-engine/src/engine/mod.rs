@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::checkpoint::Store;
 use crate::error::{Error, Result};
 use crate::identity::{Names, fingerprint};
 use crate::lock::DirLock;
+use crate::lora::MAX_RANK;
 use crate::model::Model;
 use crate::model_dir::Parts;
 use crate::text::Text;
@@ -35,9 +36,6 @@ use writes::{Write, Writes};
 
 /// Sampling threads. Two, so that a long sample does not keep a short one waiting.
 const SAMPLERS: usize = 2;
-
-/// The highest rank of an adapter.
-const MAX_RANK: u32 = 1024;
 
 /// How long dropping an engine waits for its saves and deletions.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,9 +77,31 @@ struct Shared {
     writes: Writes,
     /// Held until the last write has ended, so that no other engine takes the directory before.
     lock: Mutex<Option<DirLock>>,
+    /// What chance is drawn from where a request has no seed of its own.
+    seed: AtomicU64,
+}
+
+impl Shared {
+    /// The seed of a job that has none of its own: jobs differ, and so do engines of different seeds.
+    fn seed_of(&self, job: JobId) -> u64 {
+        let base = self.seed.load(Ordering::Relaxed);
+        // Away from the small numbers that people choose, and no seed a neighbour of another.
+        let spread = base.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        spread
+            .wrapping_add(job.0)
+            .wrapping_add(0x756e_7365_6564_0000)
+    }
 }
 
 impl ModelEngine {
+    /// The same, drawing from `seed` where a request has no seed of its own: samples, and the start of adapters. Without it the
+    /// seed is 0, which suits tests: the same jobs in the same order then have the same outcomes in every process.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        self.shared.seed.store(seed, Ordering::Relaxed);
+        self
+    }
+
     /// An engine over the built-in model, with checkpoints below `data_dir`.
     ///
     /// # Errors
@@ -148,7 +168,7 @@ impl ModelEngine {
             max_context_length: number(config.max_position_embeddings),
             vocab_size: number(config.vocab_size),
             tokenizer_id: None,
-            max_lora_rank: MAX_RANK,
+            max_lora_rank: number(MAX_RANK),
         };
         let shared = Arc::new(Shared {
             base,
@@ -160,6 +180,7 @@ impl ModelEngine {
             unmarked: Mutex::default(),
             running: Mutex::default(),
             closing: AtomicBool::new(false),
+            seed: AtomicU64::new(0),
             writes: Writes::default(),
             lock: Mutex::new(Some(lock)),
         });

@@ -19,11 +19,12 @@ pub(super) fn run(
     data: &[Datum],
     loss: &tinkers_wire::Loss,
 ) -> Result<ForwardBackwardOutput> {
+    let inputs = loss.name.inputs();
     let loss = parse(loss)?;
     let examples = data
         .iter()
         .enumerate()
-        .map(|(index, datum)| example(index, datum, &loss))
+        .map(|(index, datum)| example(index, datum, &loss, inputs.unwrap_or_default()))
         .collect::<Result<Vec<_>>>()?;
     let mode = match mode {
         PassMode::Forward => Mode::Forward,
@@ -70,23 +71,21 @@ fn parse(loss: &tinkers_wire::Loss) -> Result<Loss> {
     Loss::parse(loss.name.name(), &options)
 }
 
-fn example(index: usize, datum: &Datum, loss: &Loss) -> Result<Example> {
+fn example(index: usize, datum: &Datum, loss: &Loss, known: &[&str]) -> Result<Example> {
     let at = |field: &str| format!("data[{index}].{field}");
     let tokens = datum
         .model_input
         .tokens()
         .ok_or_else(|| Error::input(at("model_input"), "holds more than text, expected tokens"))?;
-    let known: &[&str] = match loss.is_policy() {
-        false => &["target_tokens", "weights"],
-        true => &["target_tokens", "logprobs", "advantages"],
-    };
     if let Some(name) = datum
         .loss_fn_inputs
         .keys()
         .find(|name| !known.contains(&name.as_str()))
     {
-        // Masks and the like come from callers who share one datum between losses; they change nothing here.
-        tracing::debug!(name, "a loss input that this loss does not look at");
+        return Err(Error::input(
+            at(&format!("loss_fn_inputs.{name}")),
+            format!("is no input of this loss, expected {}", known.join(", ")),
+        ));
     }
     let input = |name: &str| datum.loss_fn_inputs.get(name);
     let needed = |name: &str| {

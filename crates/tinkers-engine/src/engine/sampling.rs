@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use tinkers_local::engine::{EngineError, Job, Outcome, Weights, Work};
+use tinkers_local::engine::{EngineError, Job, JobId, Outcome, Weights, Work};
 use tinkers_wire::{
     SampleRequest, SampleResponse, SampledSequence, StopReason, TensorData, TensorValues,
     TinkerPath, TopkLogprobs,
@@ -93,13 +93,13 @@ pub(super) fn run(
         Weights::Checkpoint(path) => shared.shelf.checkpoint(shared, path)?,
         Weights::Snapshot(name) => shared.shelf.snapshot(name)?,
     };
-    let wanted = read(shared, request, job.id.0)?;
+    let wanted = read(shared, request, job.id)?;
     let result = threads.run(|| sampler.run(&wanted, cancelled))?;
     Ok(Outcome::Sampled(respond(request, result)?))
 }
 
-/// The request as a job. Without a seed, the job's number serves as one: requests differ, runs of a server repeat.
-fn read(shared: &Shared, request: &SampleRequest, number: u64) -> Result<SampleJob> {
+/// The request as a job.
+fn read(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJob> {
     request
         .validate()
         .map_err(|e| Error::input(e.field(), format!("expected {}", e.expected())))?;
@@ -148,15 +148,12 @@ fn read(shared: &Shared, request: &SampleRequest, number: u64) -> Result<SampleJ
         samples: request.num_samples.unwrap_or(1) as usize,
         max_tokens: params.max_tokens.map(|max| max as usize),
         choice,
-        seed: params.seed.unwrap_or(number.wrapping_add(UNSEEDED)),
+        seed: params.seed.unwrap_or_else(|| shared.seed_of(job)),
         stop,
         prompt_wishes: wishes,
         top_k_log_probs: request.topk_sample_logprobs.unwrap_or(0) as usize,
     })
 }
-
-/// Keeps the seeds of requests without one away from the small numbers that people choose.
-const UNSEEDED: u64 = 0x756e_7365_6564_0000;
 
 /// The tokens asked for at each prompt position but the first; -1 asks for none, and is answered for token 0 and hidden.
 fn targets(shared: &Shared, request: &SampleRequest) -> Result<Vec<Vec<u32>>> {

@@ -38,7 +38,10 @@ impl Trainer {
                 model,
                 base_model,
                 lora: config,
-            } => self.create(model, base_model, config)?,
+            } => {
+                let seed = self.shared.seed_of(job.id);
+                self.create(model, base_model, lora(config, seed))?
+            }
             Work::CreateFromCheckpoint {
                 model,
                 path,
@@ -98,10 +101,10 @@ impl Trainer {
         &mut self,
         model: &str,
         base_model: &str,
-        config: &tinkers_wire::LoraConfig,
+        config: crate::LoraConfig,
     ) -> Result<Outcome> {
         self.shared.check_name(base_model)?;
-        let trainee = Trainee::new(Arc::clone(&self.shared.model), lora(config))?;
+        let trainee = Trainee::new(Arc::clone(&self.shared.model), config)?;
         self.models.insert(model.to_owned(), trainee);
         Ok(Outcome::Done)
     }

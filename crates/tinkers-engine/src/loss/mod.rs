@@ -8,6 +8,8 @@ mod report;
 
 use std::collections::BTreeMap;
 
+use tinkers_wire::LossFn;
+
 use crate::error::{Error, Result};
 
 pub(crate) use report::{Report, metrics};
@@ -66,14 +68,18 @@ impl Loss {
     /// # Errors
     /// [`Error::Input`] naming `loss_fn` or the option that is unknown, not finite or out of order.
     pub fn parse(name: &str, options: &BTreeMap<String, f64>) -> Result<Self> {
-        let mut options = Options(options.clone());
+        let known = name.parse::<LossFn>().ok();
+        let mut options = Options {
+            given: options.clone(),
+            defaults: known.and_then(|loss| loss.options()).unwrap_or_default(),
+        };
         let loss = match name {
             "cross_entropy" => Self::CrossEntropy,
             "importance_sampling" => Self::ImportanceSampling,
-            "ppo" => Self::Ppo(options.clip(0.8, 1.2)?),
-            "cispo" => Self::Cispo(options.clip(0.0, 4.0)?),
+            "ppo" => Self::Ppo(options.clip()?),
+            "cispo" => Self::Cispo(options.clip()?),
             "dro" => Self::Dro {
-                beta: options.take("beta", 0.05)?,
+                beta: options.take("beta")?,
             },
             other => {
                 let known = "cross_entropy, importance_sampling, ppo, cispo and dro";
@@ -83,7 +89,7 @@ impl Loss {
                 ));
             }
         };
-        match options.0.keys().next() {
+        match options.given.keys().next() {
             None => Ok(loss),
             Some(key) => Err(Error::input(
                 format!("loss_fn_config.{key}"),
@@ -128,15 +134,21 @@ impl Loss {
 }
 
 /// Options that were given and not yet used.
-struct Options(BTreeMap<String, f64>);
+struct Options {
+    given: BTreeMap<String, f64>,
+    /// What an option is that is not given.
+    defaults: &'static [(&'static str, f64)],
+}
 
 impl Options {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the engine computes in f32"
     )]
-    fn take(&mut self, name: &str, default: f64) -> Result<f32> {
-        let value = self.0.remove(name).unwrap_or(default);
+    fn take(&mut self, name: &str) -> Result<f32> {
+        let default = self.defaults.iter().find(|(option, _)| *option == name);
+        let default = default.map_or(f64::NAN, |(_, value)| *value);
+        let value = self.given.remove(name).unwrap_or(default);
         if !value.is_finite() {
             let field = format!("loss_fn_config.{name}");
             return Err(Error::input(
@@ -147,10 +159,10 @@ impl Options {
         Ok(value as f32)
     }
 
-    fn clip(&mut self, low: f64, high: f64) -> Result<Clip> {
+    fn clip(&mut self) -> Result<Clip> {
         let clip = Clip {
-            low: self.take("clip_low_threshold", low)?,
-            high: self.take("clip_high_threshold", high)?,
+            low: self.take("clip_low_threshold")?,
+            high: self.take("clip_high_threshold")?,
         };
         if clip.low > clip.high {
             return Err(Error::input(

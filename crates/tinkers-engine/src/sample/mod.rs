@@ -202,11 +202,10 @@ impl Sampler {
     fn check(&self, job: &SampleJob) -> Result<usize> {
         let config = self.base.config();
         let (context, len) = (config.max_position_embeddings, job.prompt.len());
-        if len == 0 || len >= context {
-            let expected = context - 1;
+        if len == 0 || len > context {
             return Err(Error::input(
                 "prompt",
-                format!("has {len} tokens, expected 1 to {expected}"),
+                format!("has {len} tokens, expected 1 to {context}"),
             ));
         }
         if let Some(token) = job
@@ -223,7 +222,8 @@ impl Sampler {
         if job.samples == 0 {
             return Err(Error::input("num_samples", "is 0, expected at least 1"));
         }
-        let room = context - len;
+        // The last token of a sample is not read, so behind a prompt that fills the context there is room for one.
+        let room = (context - len).max(1);
         match job.max_tokens {
             None => Ok(room),
             Some(wanted) if wanted == 0 || wanted > room => Err(Error::input(

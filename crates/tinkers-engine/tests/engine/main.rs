@@ -327,7 +327,12 @@ fn bad_input_is_refused_by_name() {
         (
             targets(vec![1, 2, 3]),
             LossFn::Ppo.into(),
-            "data[0].loss_fn_inputs.logprobs",
+            "data[0].loss_fn_inputs.weights",
+        ),
+        (
+            targets(vec![1, 2, 3]).with("mask", vec![0.0f32; 3]),
+            cross(),
+            "data[1].loss_fn_inputs.mask",
         ),
         (text("ab"), LossFn::Gspo.into(), "loss_fn"),
         (text("ab"), cross().with("beta", 1.0), "loss_fn_config.beta"),
@@ -341,6 +346,12 @@ fn bad_input_is_refused_by_name() {
         let message = forward(datum, loss);
         assert!(message.starts_with(field), "{message}");
     }
+    let targets_alone = vec![targets(vec![1, 2, 3])];
+    let message = refused(bench.pass("m", PassMode::Forward, targets_alone, LossFn::Ppo));
+    assert!(
+        message.starts_with("data[0].loss_fn_inputs.logprobs"),
+        "{message}"
+    );
     let unknown = refused(bench.pass("gone", PassMode::Forward, vec![text("ab")], cross()));
     assert!(unknown.contains("\"gone\""), "{unknown}");
     let absent = path("m", CheckpointKind::Training, "absent");
@@ -417,6 +428,58 @@ fn a_request_gets_what_it_asks_for() {
         bench.sample(base(), free),
     );
     assert_ne!(one.sequences[0].tokens, two.sequences[0].tokens);
+}
+
+/// The tokens of a sample without a seed, and the losses of a model without one, of an engine of this seed.
+fn drawn(seed: Option<u64>) -> (Vec<u32>, Vec<f64>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(dir.path());
+    if let Some(seed) = seed {
+        bench.engine = bench.engine.with_seed(seed);
+    }
+    let mut free = request(20);
+    free.sampling_params.seed = None;
+    let response = bench.sample(Weights::Base(builtin::NAME.into()), free);
+    let work = Work::CreateModel {
+        model: "m".into(),
+        base_model: builtin::NAME.into(),
+        lora: LoraConfig::rank(4),
+    };
+    assert_eq!(bench.run(work), Ok(Outcome::Done));
+    (response.sequences[0].tokens.clone(), bench.train("m", 3))
+}
+
+#[test]
+fn what_has_no_seed_draws_from_the_engines_own() {
+    let (tokens, losses) = drawn(Some(1));
+    assert_eq!(drawn(Some(1)), (tokens.clone(), losses.clone()));
+    let (other_tokens, other_losses) = drawn(Some(2));
+    assert_ne!(tokens, other_tokens);
+    assert_ne!(losses, other_losses);
+    // Without a seed it is 0, for tests.
+    assert_eq!(drawn(None), drawn(Some(0)));
+}
+
+#[test]
+fn a_cancelled_sample_makes_room_for_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::new(dir.path());
+    let base = || Weights::Base(builtin::NAME.into());
+    let mut long = request(1000);
+    long.num_samples = Some(64);
+    long.sampling_params.stop = Some(Stop::Tokens(Vec::new()));
+    let jobs: Vec<_> = (0..6)
+        .map(|_| bench.start(sample(base(), long.clone())))
+        .collect();
+    for (id, _) in &jobs {
+        bench.engine.cancel(*id);
+    }
+    // It stands behind all of them, so they have ended once it has.
+    bench.sample(base(), request(1));
+    let errors = jobs
+        .iter()
+        .filter(|(_, ended)| matches!(ended.try_recv(), Ok(Err(_))));
+    assert!(errors.count() >= 5, "one may still be at its last token");
 }
 
 #[test]

@@ -1,15 +1,18 @@
-//! Who waits for what, what came, and what the server is still to be told. No I/O: the task of `drive` writes here, waiters read.
+//! Who waits for what, what came, and what the server is still to be told. No I/O: the task of `drive` writes here, waiters read. Its models
+//! are in `tests/loom.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tinkers_core::{Error, ErrorKind, Moment, ProgressCell, Result, Sent};
 use tinkers_wire::{Completion, CompletionState, Completions};
 use tokio::sync::Notify;
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// What is known of a result before it is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +46,15 @@ pub(super) struct Report {
     pub(super) retrieved: Vec<Arc<str>>,
 }
 
+/// What an answer of the server brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Answered {
+    /// How many waiters it told of their results.
+    pub(super) waiters: usize,
+    /// Whether its cursor was the first one that is ignored.
+    pub(super) first_bad_cursor: bool,
+}
+
 /// The state that waiters and the task share.
 #[derive(Default)]
 pub(super) struct Board {
@@ -65,8 +77,14 @@ struct State {
     /// How many early ones had to go.
     evictions: u64,
     retrieved: BTreeSet<Arc<str>>,
+    /// The highest one that the server told.
     cursor: i64,
+    /// The highest one that told of something new, and that the server is to be told of.
+    owed: i64,
     acknowledged: i64,
+    has_bad_cursor: bool,
+    /// The shared poll rests: all poll for themselves.
+    suspended: bool,
     ended: Option<Error>,
     closed: bool,
 }
@@ -109,8 +127,10 @@ impl Board {
         }
         let watched = match state.take_early(&id) {
             Some(announcement) => Watched::Announced(announcement),
-            // Its completion may be among those that had to go: then it asks for itself.
-            None if evictions != state.evictions => Watched::Announced(Announcement::default()),
+            // Its completion may be among those that had to go, or is not looked for.
+            None if evictions != state.evictions || state.suspended => {
+                Watched::Announced(Announcement::default())
+            }
             None => {
                 if state.waiting == 0 {
                     state.oldest = now;
@@ -216,23 +236,49 @@ impl Board {
     }
 
     /// The server has answered the poll that said `report`. Only now the cursor moves, so that what a lost answer told will be
-    /// told again. Whether there was anything new.
-    pub(super) fn answered(&self, now: Moment, report: &Report, answer: Completions) -> bool {
+    /// told again, and it only grows: one that goes back is ignored.
+    pub(super) fn answered(&self, now: Moment, report: &Report, answer: Completions) -> Answered {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut wakers = Vec::new();
-        let mut news = false;
+        let mut answered = Answered::default();
+        let mut is_new = false;
+        let waiting = state.waiting;
         for completion in answer.completions {
-            news |= state.record(now, completion, &mut wakers);
+            is_new |= state.record(now, completion, &mut wakers);
         }
-        for id in &report.retrieved {
-            state.retrieved.remove(id);
+        answered.waiters = waiting - state.waiting;
+        state.acknowledged_by(report);
+        if answer.cursor < state.cursor {
+            answered.first_bad_cursor = !std::mem::replace(&mut state.has_bad_cursor, true);
+        } else {
+            state.cursor = answer.cursor;
         }
-        state.acknowledged = state.acknowledged.max(report.cursor);
-        state.cursor = answer.cursor;
+        if is_new {
+            state.owed = state.cursor;
+        }
         drop(guard);
         wakers.into_iter().for_each(Waker::wake);
-        news
+        answered
+    }
+
+    /// The server has answered the poll that said `report`, and nothing else of its answer is of interest.
+    pub(super) fn acknowledged(&self, report: &Report) {
+        self.lock().acknowledged_by(report);
+    }
+
+    /// The shared poll rests: every waiter polls for itself, and so does each that comes.
+    pub(super) fn suspend(&self) {
+        let mut guard = self.lock();
+        guard.suspended = true;
+        let wakers = guard.release(|_| true);
+        drop(guard);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// It goes on for those that come.
+    pub(super) fn resume(&self) {
+        self.lock().suspended = false;
     }
 
     /// Something that concerns everybody who waits: their waiting begins anew.
@@ -250,27 +296,21 @@ impl Board {
         state.oldest = now;
     }
 
-    /// Who has waited for `limit` or longer asks for itself: should its completion have been lost, this finds out.
+    /// A waiter of `limit` or longer polls for itself: should its completion have been lost, this finds out.
     pub(super) fn release_overdue(&self, now: Moment, limit: Duration) {
         let mut guard = self.lock();
         let state = &mut *guard;
         if state.waiting == 0 || now.since(state.oldest) < limit {
             return;
         }
-        let mut wakers = Vec::new();
         let mut oldest = now;
-        for watched in state.watched.values_mut() {
-            let Watched::Waiting { since, waker, .. } = watched else {
-                continue;
-            };
-            if now.since(*since) < limit {
-                oldest = oldest.min(*since);
-                continue;
+        let wakers = state.release(|since| {
+            let is_overdue = now.since(since) >= limit;
+            if !is_overdue {
+                oldest = oldest.min(since);
             }
-            wakers.extend(waker.take());
-            *watched = Watched::Announced(Announcement::default());
-            state.waiting -= 1;
-        }
+            is_overdue
+        });
         state.oldest = oldest;
         drop(guard);
         wakers.into_iter().for_each(Waker::wake);
@@ -303,7 +343,30 @@ impl Board {
 
 impl State {
     fn owes(&self) -> bool {
-        !self.retrieved.is_empty() || self.cursor != self.acknowledged
+        !self.retrieved.is_empty() || self.owed > self.acknowledged
+    }
+
+    fn acknowledged_by(&mut self, report: &Report) {
+        for id in &report.retrieved {
+            self.retrieved.remove(id);
+        }
+        self.acknowledged = self.acknowledged.max(report.cursor);
+    }
+
+    /// Has the waiters of which `is_released` says so, by when they came, poll for themselves.
+    fn release(&mut self, mut is_released: impl FnMut(Moment) -> bool) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for watched in self.watched.values_mut() {
+            let Watched::Waiting { since, waker, .. } = watched else {
+                continue;
+            };
+            if is_released(*since) {
+                wakers.extend(waker.take());
+                *watched = Watched::Announced(Announcement::default());
+                self.waiting -= 1;
+            }
+        }
+        wakers
     }
 
     fn work(&self) -> Work {
@@ -382,5 +445,6 @@ impl fmt::Debug for Board {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(tinkers_loom)))]
+#[path = "board/tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! The task that asks.
+//! The task of the shared poll.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,28 +7,27 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, header};
-use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
 use tinkers_core::{
-    Admitted, Arrival, Ask, Caller, ClientId, Cost, Error, ErrorKind, HttpRequest, HttpResponse,
-    Moment, Reentry, Result, RouteClass, Sent, SessionContext, Setback, Timeouts, TransportError,
+    ClientId, Error, ErrorKind, HttpRequest, Result, RouteClass, Sent, SessionContext, Setback,
+    Timeouts,
 };
-use tinkers_wire::{PollTarget, RetrieveFutures, routes, to_json};
+use tinkers_wire::{Completions, PollTarget, RetrieveFutures, routes, to_json};
 
 use super::board::{Board, Report, Work};
-use super::reply::{Reply, classify};
 use crate::catch_unwind;
-use crate::closing::after_close;
-use crate::pace::{
-    POLL_LIMIT, Pace, held_in_vain, hint_of, is_held, is_passing, settlement, sit_out,
-};
+use crate::pace::hint_of;
+use crate::polls::{POLL_LIMIT, Polls, Reply, Wait};
 
-/// A poll that only acknowledges is given up after this long.
+/// A poll that only acknowledges is given up after this long, and so are all last acknowledgements together.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(5);
 /// How long an acknowledgement waits for a poll that would take it along.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_secs(1);
-/// How often in a row an answer that may be final is doubted.
-const FEW_TIMES: u32 = 3;
+/// The most last acknowledgements.
+const LAST_ACKNOWLEDGEMENTS: u32 = 20;
+/// How long a shared poll that was given up rests; it doubles with each time in a row, up to [`LONGEST_REST`].
+const FIRST_REST: Duration = Duration::from_secs(30);
+const LONGEST_REST: Duration = Duration::from_secs(600);
 
 /// What the task works with.
 pub(super) struct Drive {
@@ -36,22 +35,12 @@ pub(super) struct Drive {
     client: ClientId,
     target: PollTarget,
     board: Arc<Board>,
-    pace: Pace,
-    reentry: Reentry,
-    /// When the last poll came, among those of its lane.
-    arrival: Arrival,
-    doubts: u32,
+    polls: Polls,
+    /// How often in a row the poll was given up.
+    given_up: u32,
 }
 
-/// What comes before the next poll.
-enum Wait {
-    /// A pause.
-    Pause(Duration),
-    /// The pause of one that failed as all do while a server is away.
-    Outage { hint: Duration, pause: Duration },
-}
-
-/// Tells everybody when the task goes away without a word: it was aborted, or its runtime has ended.
+/// Tells every waiter when the task goes away without a word: it was aborted, or its runtime has ended.
 struct Farewell(Arc<Board>);
 
 impl Drop for Farewell {
@@ -71,45 +60,57 @@ impl Drive {
         board: Arc<Board>,
     ) -> Self {
         Self {
+            polls: polls(&session, client, &target),
             session,
             client,
             target,
             board,
-            pace: Pace::default(),
-            reentry: Reentry::New,
-            arrival: Arrival::default(),
-            doubts: 0,
+            given_up: 0,
         }
     }
 
-    /// Asks until the handle goes or the server does not let it.
+    /// Polls until the handle goes. When a poll fails for good, its waiters poll for themselves, and so does whoever comes while it rests.
     pub(super) fn run(mut self) -> impl Future<Output = ()> + Send {
         // Made now, so that it also speaks when the task is never polled.
         let farewell = Farewell(Arc::clone(&self.board));
         async move {
             let board = Arc::clone(&self.board);
-            let asked = catch_unwind(unless(self.ask(), board.until_closed())).await;
-            match asked {
-                Ok(()) => {
-                    board.end(Error::closed().with_sent(Sent::MaybeSent));
-                    let said = catch_unwind(async {
-                        self.say_goodbye().await;
-                        Ok(())
-                    });
-                    if let Err(error) = said.await {
-                        self.session
-                            .caller()
-                            .setbacks
-                            .note(Setback::Acknowledgement, &error);
-                    }
+            while let Err(error) = catch_unwind(unless(self.ask(), board.until_closed())).await {
+                let rest = self.rest(&error);
+                board.suspend();
+                let time = Arc::clone(&self.session.caller().time);
+                let end = time.now().after(rest);
+                if time.deadline(end, board.until_closed()).await.is_some() {
+                    break;
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "the poll for a client's results ended");
-                    board.end(after_close(&*self.session, error));
-                }
+                board.resume();
+            }
+            board.end(Error::closed().with_sent(Sent::MaybeSent));
+            let said = catch_unwind(async {
+                self.acknowledge_the_rest().await;
+                Ok(())
+            });
+            if let Err(error) = said.await {
+                let setbacks = &self.session.caller().setbacks;
+                setbacks.note(Setback::Acknowledgement, &error);
             }
             drop(farewell);
         }
+    }
+
+    /// Gives the poll up for a while.
+    fn rest(&mut self, error: &Error) -> Duration {
+        let usual = FIRST_REST.saturating_mul(1 << self.given_up.min(10));
+        let hint = error.retry_after().unwrap_or_default();
+        let rest = usual.min(LONGEST_REST).max(hint);
+        self.given_up = self.given_up.saturating_add(1);
+        self.session.caller().setbacks.count(Setback::SharedPoll);
+        let (setback, seconds) = (Setback::SharedPoll.name(), rest.as_secs());
+        let sampler = &self.target.sampling_session_id;
+        tracing::warn!(setback, %error, sampler, seconds, "gave up the poll for all samples of a client for a while; each sample is polled for by itself");
+        // After a panic nothing is known of what the old one holds.
+        self.polls = polls(&self.session, self.client, &self.target);
+        rest
     }
 
     /// Never ends but with an error.
@@ -126,234 +127,134 @@ impl Drive {
                 continue;
             }
             let report = self.board.report();
-            let (sent_at, outcome) = self.poll(caller, &report, work, None).await?;
-            let wait = match outcome {
-                Ok(answer) => self.after_answer(caller, &report, &answer, sent_at)?,
-                Err(error) => self.after_transport_error(caller, error, sent_at)?,
+            let begin = || request(&self.target, &report, work);
+            let exchange = self.polls.send(None, begin).await?;
+            let held = exchange.held;
+            let now = caller.time.now();
+            let wait = match self.polls.judge(exchange)? {
+                Reply::Success(answer) => match Completions::read(&answer.body) {
+                    Ok(told) => {
+                        self.given_up = 0;
+                        self.told(&report, told, held)
+                    }
+                    Err(error) => {
+                        let message = format!("cannot decode the answer to a shared poll: {error}");
+                        let error = Error::new(ErrorKind::Protocol, Sent::Answered, message);
+                        let status = answer.status.as_u16();
+                        self.polls
+                            .doubt_body(error.with_answer(status, &answer.body))?
+                    }
+                },
+                Reply::NotReady(answer) => {
+                    self.given_up = 0;
+                    let hint = hint_of(&answer, caller.time.wall());
+                    self.polls.not_ready(held, hint)
+                }
+                Reply::Again { wait, is_news } => {
+                    if is_news {
+                        self.board.news_for_all(now);
+                    }
+                    wait
+                }
             };
             let patience = session.progress_deadline() / 2;
-            self.board.release_overdue(caller.time.now(), patience);
-            match wait {
-                Wait::Pause(pause) => caller.time.sleep(pause).await,
-                Wait::Outage { hint, pause } => sit_out(caller, sent_at, hint, pause).await,
-            }
+            self.board.release_overdue(now, patience);
+            self.polls.wait(wait).await;
         }
     }
 
-    /// What an answer leads to: a wait, or the end.
-    fn after_answer(
-        &mut self,
-        caller: &Caller,
-        report: &Report,
-        answer: &HttpResponse,
-        sent_at: Moment,
-    ) -> Result<Wait> {
-        let now = caller.time.now();
-        let held = now.since(sent_at);
-        let is_outage = answer.status.is_server_error();
-        if !is_outage {
-            caller.outages.of(RouteClass::Poll).answered(sent_at, now);
+    fn told(&mut self, report: &Report, told: Completions, held: Duration) -> Wait {
+        let now = self.session.caller().time.now();
+        let answered = self.board.answered(now, report, told);
+        if answered.first_bad_cursor {
+            let why = "a cursor that went back or cannot be read; it is ignored";
+            let setbacks = &self.session.caller().setbacks;
+            setbacks.note(Setback::SharedPoll, &why);
         }
-        let hint = hint_of(answer, caller.time.wall());
-        let reply = classify(answer, caller.time.wall());
-        if !matches!(reply, Reply::AgainFewTimes(_) | Reply::Unreadable(_)) {
-            self.doubts = 0;
-        }
-        let pause = match reply {
-            Reply::Told(completions) => {
-                if self.board.answered(now, report, completions) {
-                    self.pace = Pace::default();
-                    Duration::ZERO
-                } else {
-                    self.pace.after_not_ready(held, &*caller.jitter)
-                }
-            }
-            Reply::Nothing => {
-                let pause = self.pace.after_not_ready(held, &*caller.jitter);
-                pause.max(hint)
-            }
-            Reply::Refused(_) => {
-                // The lane has been closed by the settlement; the next admission waits for it.
-                self.board.news_for_all(now);
-                self.reentry = Reentry::AfterRefusal(self.arrival);
-                Duration::ZERO
-            }
-            Reply::PauseForBilling => {
-                match caller
-                    .billing
-                    .on_payment_required(now, caller.billing_limit)
-                {
-                    Billing::Pause(step) => {
-                        caller.setbacks.note(Setback::Billing, &answer.status);
-                        self.board.news_for_all(now);
-                        step.max(hint)
-                    }
-                    Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, answer)),
-                }
-            }
-            Reply::Again(_) => {
-                caller.setbacks.note(Setback::SharedPoll, &answer.status);
-                if is_outage {
-                    return Ok(self.outage(caller, hint));
-                }
-                self.pace.after_failure(hint, &*caller.jitter)
-            }
-            Reply::AgainFewTimes(kind) => {
-                self.doubt(caller, hint, || answer_error(kind, answer))?
-            }
-            Reply::Unreadable(error) => self.doubt(caller, hint, || {
-                let message = format!("the answer to the poll for results cannot be read: {error}");
-                Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                    .with_answer(answer.status.as_u16(), &answer.body)
-            })?,
-            Reply::Fail(kind) => {
-                return Err(answer_error(kind, answer)
-                    .with_context("the results of this client can no longer be waited for"));
-            }
-        };
-        Ok(Wait::Pause(pause))
-    }
-
-    fn outage(&mut self, caller: &Caller, hint: Duration) -> Wait {
-        let pause = self.pace.after_failure(hint, &*caller.jitter);
-        Wait::Outage { hint, pause }
-    }
-
-    fn doubt(
-        &mut self,
-        caller: &Caller,
-        hint: Duration,
-        last: impl FnOnce() -> Error,
-    ) -> Result<Duration> {
-        if self.doubts == FEW_TIMES {
-            return Err(last());
-        }
-        self.doubts += 1;
-        caller.setbacks.note(Setback::SharedPoll, &last());
-        Ok(self.pace.after_failure(hint, &*caller.jitter))
-    }
-
-    fn after_transport_error(
-        &mut self,
-        caller: &Caller,
-        error: TransportError,
-        sent_at: Moment,
-    ) -> Result<Wait> {
-        if !is_passing(&error) {
-            return Err(error.into());
-        }
-        caller.setbacks.note(Setback::SharedPoll, &error);
-        Ok(
-            match held_in_vain(&error, caller.time.now().since(sent_at)) {
-                Some(held) => Wait::Pause(self.pace.after_not_ready(held, &*caller.jitter)),
-                None => self.outage(caller, Duration::ZERO),
-            },
-        )
-    }
-
-    /// One poll: admitted, sent, settled. With when it was sent.
-    async fn poll(
-        &mut self,
-        caller: &Caller,
-        report: &Report,
-        work: Work,
-        deadline: Option<Moment>,
-    ) -> Result<(Moment, Result<HttpResponse, TransportError>)> {
-        loop {
-            let reentry = std::mem::replace(&mut self.reentry, Reentry::New);
-            let admitted = caller
-                .admission
-                .admit(self.asking(deadline, reentry))
-                .await?;
-            let Admitted {
-                mut permit,
-                flight,
-                arrival,
-            } = admitted;
-            self.arrival = arrival;
-            let sent_at = caller.time.now();
-            let request = self.request(report, work);
-            let outcome = caller.send(&mut permit, request).await;
-            if is_held(&outcome) {
-                self.reentry = Reentry::AfterRefusal(arrival);
-                continue;
-            }
-            permit.settle(settlement(&outcome, caller));
-            drop(flight);
-            return Ok((sent_at, outcome));
+        // What is of nobody, or was told before, must not make the polls hot.
+        if answered.waiters > 0 {
+            self.polls.progress()
+        } else {
+            self.polls.not_ready(held, Duration::ZERO)
         }
     }
 
-    fn asking(&self, deadline: Option<Moment>, reentry: Reentry) -> Ask {
-        Ask {
-            class: RouteClass::Poll,
-            client: self.client,
-            cost: Cost::default(),
-            deadline,
-            flight: None,
-            reentry,
-            is_nested: false,
-        }
-    }
-
-    fn request(&self, report: &Report, work: Work) -> HttpRequest {
-        let mut request =
-            HttpRequest::new(Method::POST, routes::RETRIEVE_FUTURES, RouteClass::Poll);
-        let (timeout, timeouts) = match work {
-            Work::Wait => (
-                None,
-                Timeouts {
-                    first_byte: POLL_LIMIT,
-                    ..Timeouts::default()
-                },
-            ),
-            Work::Acknowledge | Work::Idle => (Some(0.0), Timeouts::within(ACKNOWLEDGE_LIMIT)),
-        };
-        request.body = to_json(&RetrieveFutures {
-            target: self.target.clone(),
-            prev_cursor: report.cursor,
-            timeout,
-            retrieved_request_ids: report.retrieved.iter().map(|id| (**id).into()).collect(),
-        });
-        request.timeouts = timeouts;
-        for name in [header::CONTENT_TYPE, header::ACCEPT] {
-            let json = HeaderValue::from_static("application/json");
-            request.headers.insert(name, json);
-        }
-        request
-    }
-
-    /// Acknowledges what is left, once and within seconds. What fails here costs the server memory for a while, and nobody
-    /// a result.
-    async fn say_goodbye(&mut self) {
+    /// Acknowledges what is left: a bounded number of times, with pauses after failures, all within seconds. What fails here costs the
+    /// server memory for a while, and no waiter a result.
+    async fn acknowledge_the_rest(&mut self) {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
         let deadline = caller.time.now().after(ACKNOWLEDGE_LIMIT);
-        while self.board.owes() {
-            let report = self.board.report();
-            let last = self.poll(caller, &report, Work::Acknowledge, Some(deadline));
-            let answer = match caller.time.deadline(deadline, last).await {
-                Some(Ok((_, Ok(answer)))) => answer,
-                other => {
-                    caller.setbacks.count(Setback::Acknowledgement);
-                    tracing::debug!(
-                        setback = Setback::Acknowledgement.name(),
-                        ?other,
-                        "the last acknowledgement did not get through"
-                    );
-                    return;
+        let board = Arc::clone(&self.board);
+        let all = async {
+            for _ in 0..LAST_ACKNOWLEDGEMENTS {
+                if !board.owes() {
+                    return Ok(());
                 }
-            };
-            let Reply::Told(mut told) = classify(&answer, caller.time.wall()) else {
-                caller.setbacks.count(Setback::Acknowledgement);
-                tracing::debug!(setback = Setback::Acknowledgement.name(), status = %answer.status, "the last acknowledgement was not taken");
-                return;
-            };
-            // What is told now is of interest to nobody; more ids than one poll takes go with the next.
-            told.cursor = report.cursor;
-            self.board.answered(caller.time.now(), &report, told);
+                let report = board.report();
+                let begin = || request(&self.target, &report, Work::Acknowledge);
+                let exchange = self.polls.send(Some(deadline), begin).await?;
+                let wait = match self.polls.judge(exchange)? {
+                    Reply::Success(answer) if Completions::read(&answer.body).is_ok() => {
+                        board.acknowledged(&report);
+                        continue;
+                    }
+                    Reply::Success(answer) | Reply::NotReady(answer) => {
+                        let message = "the acknowledgement was not taken";
+                        let error = Error::new(ErrorKind::Protocol, Sent::Answered, message);
+                        let status = answer.status.as_u16();
+                        self.polls
+                            .doubt_body(error.with_answer(status, &answer.body))?
+                    }
+                    Reply::Again { wait, .. } => wait,
+                };
+                self.polls.wait(wait).await;
+            }
+            Ok(())
+        };
+        let outcome: Option<Result<()>> = caller.time.deadline(deadline, all).await;
+        if self.board.owes() {
+            caller.setbacks.count(Setback::Acknowledgement);
+            let setback = Setback::Acknowledgement.name();
+            tracing::debug!(
+                setback,
+                ?outcome,
+                "the last acknowledgement did not get through"
+            );
         }
     }
+}
+
+fn polls(session: &Arc<dyn SessionContext>, client: ClientId, target: &PollTarget) -> Polls {
+    let sampler = &target.sampling_session_id;
+    let session = Arc::clone(session);
+    Polls::new(session, client, Setback::SharedPoll, sampler, answer_error)
+}
+
+fn request(target: &PollTarget, report: &Report, work: Work) -> HttpRequest {
+    let mut request = HttpRequest::new(Method::POST, routes::RETRIEVE_FUTURES, RouteClass::Poll);
+    let (timeout, timeouts) = match work {
+        Work::Wait => (
+            None,
+            Timeouts {
+                first_byte: POLL_LIMIT,
+                ..Timeouts::default()
+            },
+        ),
+        Work::Acknowledge | Work::Idle => (Some(0.0), Timeouts::within(ACKNOWLEDGE_LIMIT)),
+    };
+    request.body = to_json(&RetrieveFutures {
+        target: target.clone(),
+        prev_cursor: report.cursor,
+        timeout,
+        retrieved_request_ids: report.retrieved.iter().map(|id| (**id).into()).collect(),
+    });
+    request.timeouts = timeouts;
+    for name in [header::CONTENT_TYPE, header::ACCEPT] {
+        let json = HeaderValue::from_static("application/json");
+        request.headers.insert(name, json);
+    }
+    request
 }
 
 /// Runs `work` until `end` comes.

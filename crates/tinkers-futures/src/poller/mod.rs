@@ -2,7 +2,6 @@
 
 mod board;
 mod drive;
-mod reply;
 mod watch;
 
 use std::fmt;
@@ -16,11 +15,12 @@ use self::board::Board;
 use self::drive::Drive;
 pub use self::watch::Watch;
 
-/// Asks what of a sampling session has ended, for all who wait (`POST /retrieve_futures`).
+/// The shared poll of a sampling client: asks what of its sampling session has ended, for all waiters (`POST /retrieve_futures`).
 ///
-/// One background task does the asking: it starts with the first [`SessionPoller::begin`] and ends with this handle, which is
-/// the sampling client's. When it ends of itself, because the server does not let it go on, because it panicked or because its
-/// runtime ended, everybody who waits gets the reason as an error, and so does everybody who comes later.
+/// One background task polls: it starts with the first [`SessionPoller::begin`] and ends with this handle, which is the sampling client's.
+/// No answer of the server ends it. When the poll fails for good, because an answer was doubted as often as it may be or because it
+/// panicked, it rests, at first for half a minute and for ten minutes at most: meanwhile every waiter polls for itself. Only when its
+/// runtime ends, all waiters get that as an error, and so do those that come later.
 pub struct SessionPoller {
     session: Arc<dyn SessionContext>,
     client: ClientId,

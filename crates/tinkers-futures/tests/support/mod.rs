@@ -16,7 +16,7 @@ use tinkers_core::retry::Draw;
 use tinkers_core::{
     Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, BytesGuard, Caller, ClientId,
     Error, ErrorKind, Fact, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock,
-    Moment, Receipt, RetryBudget, Sent, ServerProfile, SessionContext, Settlement, Spawn,
+    Moment, Receipt, Reentry, RetryBudget, Sent, ServerProfile, SessionContext, Settlement, Spawn,
     SubmitPermit, Task, Time, Transport, TransportError, TransportErrorKind,
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
@@ -44,6 +44,10 @@ pub(crate) struct Scripted {
     pub(crate) clock: ManualClock,
     pub(crate) asked: Mutex<Vec<(Moment, HttpRequest)>>,
     pub(crate) settled: Mutex<Vec<Settlement>>,
+    /// The place in its queue that each poll asked for, in order.
+    pub(crate) places: Mutex<Vec<Reentry>>,
+    /// What was given back, in order.
+    pub(crate) given_back: Mutex<Vec<&'static str>>,
     pub(crate) bytes_held: AtomicU64,
     pub(crate) most_bytes_held: AtomicU64,
     script: Mutex<VecDeque<Step>>,
@@ -93,6 +97,8 @@ fn build(
         clock: clock.clone(),
         asked: Mutex::default(),
         settled: Mutex::default(),
+        places: Mutex::default(),
+        given_back: Mutex::default(),
         bytes_held: AtomicU64::new(0),
         most_bytes_held: AtomicU64::new(0),
         script: Mutex::new(script.into_iter().collect()),
@@ -301,15 +307,24 @@ fn json() -> HeaderMap {
 struct Gate(Arc<Scripted>);
 
 impl Admission for Gate {
-    fn admit(&self, _: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
+            let place = ask.reentry;
+            let arrival = {
+                let mut places = self.0.places.lock().unwrap();
+                places.push(place);
+                match place {
+                    Reentry::New => Arrival(places.len() as u64),
+                    Reentry::AfterRefusal(arrival) => arrival,
+                }
+            };
             let at = *self.0.gate.lock().unwrap();
             self.0.clock.sleep_until(at).await;
-            let ledger = Arc::<Scripted>::clone(&self.0);
+            let ledger = || Arc::<Scripted>::clone(&self.0);
             Ok(Admitted {
-                permit: SubmitPermit::new(ledger, Receipt::default()),
-                flight: Flight::free(),
-                arrival: Arrival::default(),
+                permit: SubmitPermit::new(ledger(), Receipt::default()),
+                flight: Flight::new(ledger()),
+                arrival,
             })
         })
     }
@@ -318,13 +333,16 @@ impl Admission for Gate {
 impl Ledger for Scripted {
     fn settle(&self, _: Receipt, settlement: Settlement) {
         self.settled.lock().unwrap().push(settlement);
+        self.given_back.lock().unwrap().push("permit");
         if let Settlement::Refused { hint } = settlement {
             let pause = hint.unwrap_or(Duration::from_secs(1));
             *self.gate.lock().unwrap() = self.clock.now().after(pause);
         }
     }
 
-    fn land(&self) {}
+    fn land(&self) {
+        self.given_back.lock().unwrap().push("flight");
+    }
 }
 
 #[derive(Debug)]

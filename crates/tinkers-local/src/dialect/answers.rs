@@ -71,18 +71,21 @@ impl Dialect {
         }
     }
 
-    /// A checkpoint is there already.
-    pub(crate) fn taken(&self, path: &TinkerPath) -> Refusal {
-        Refusal::conflict(match self.words {
-            Words::Tinker => format!(
-                "{path} exists; save under another name, or training weights with overwrite"
-            ),
-            Words::SkyRl => format!(
+    /// The failure of a save under a name that is taken.
+    ///
+    /// # Errors
+    /// In SkyRL's words the request is refused.
+    pub(crate) fn taken(&self, path: &TinkerPath) -> Result<EngineError, Refusal> {
+        match self.words {
+            Words::Tinker => Ok(EngineError::user(format!(
+                "path: {path} exists; save under another name, or training weights with overwrite"
+            ))),
+            Words::SkyRl => Err(Refusal::conflict(format!(
                 "Checkpoint '{}' already exists for model '{}'",
                 path.name(),
                 path.run_id()
-            ),
-        })
+            ))),
+        }
     }
 
     /// Something new.

@@ -1,4 +1,5 @@
-//! The fields of requests as the official Python SDK 0.25 has them, and what of a body is not among them.
+//! The fields of requests: those that the official Python SDK 0.25 has, those below the top level that this server reads, and
+//! what of a body is not among them.
 
 use serde_json::{Value, json};
 
@@ -11,13 +12,15 @@ pub(crate) enum Shape {
     Any,
     /// If it is an object, it has no other fields.
     Fields(&'static [(&'static str, Self)]),
+    /// If it is an object, it may have others.
+    Open(&'static [(&'static str, Self)]),
     /// If it is a list, its entries are.
     Each(&'static Self),
     /// If it is an object, its values are.
     Values(&'static Self),
 }
 
-use Shape::{Any, Each, Fields, Values};
+use Shape::{Any, Each, Fields, Open, Values};
 
 const INPUT: Shape = Fields(&[("chunks", Each(&CHUNK))]);
 /// Of every kind of chunk: which belong together is not looked at.
@@ -40,6 +43,17 @@ const TENSOR: Shape = Fields(&[
 const DATUM: Shape = Fields(&[("model_input", INPUT), ("loss_fn_inputs", Values(&TENSOR))]);
 const PASS: Shape = Fields(&[
     ("data", Each(&DATUM)),
+    ("loss_fn", Any),
+    ("loss_fn_config", Any),
+]);
+const DATUM_NOW: Shape = Fields(&[
+    ("model_input", INPUT),
+    ("loss_fn_inputs", Values(&TENSOR)),
+    ("model_input_spans", Any),
+    ("loss_fn_input_spans", Any),
+]);
+const PASS_NOW: Shape = Fields(&[
+    ("data", Each(&DATUM_NOW)),
     ("loss_fn", Any),
     ("loss_fn_config", Any),
 ]);
@@ -70,7 +84,24 @@ const CONFIG: Shape = Fields(&[("sdk_version", Any)]);
 const MODEL: Shape = Fields(&[("model_id", Any), ("type", Any)]);
 
 impl Shape {
-    /// Of a route's body.
+    /// What this server reads of a route's body. At the top level there may be more, which a newer client sends; below it there
+    /// are options, and one that is not read would change what is computed without a word.
+    pub(crate) fn read_of(route: Route) -> Self {
+        match route {
+            Route::CreateModel => Open(&[("lora_config", LORA)]),
+            Route::Forward => Open(&[("forward_input", PASS_NOW)]),
+            Route::ForwardBackward => Open(&[("forward_backward_input", PASS_NOW)]),
+            Route::OptimStep => Open(&[("adam_params", ADAM)]),
+            Route::Sample => Open(&[
+                ("prompt", INPUT),
+                ("sampling_params", SAMPLING),
+                ("target_prompt_logprobs", TENSOR),
+            ]),
+            _ => Any,
+        }
+    }
+
+    /// Of a route's body as the SDK 0.25 has it.
     pub(crate) fn of(route: Route) -> Self {
         match route {
             Route::ClientConfig | Route::DynamicConfig => CONFIG,

@@ -13,7 +13,8 @@ use super::{
 use crate::read::Route;
 
 /// What SkyRL has not.
-const NOT_IN_SKYRL: [Route; 7] = [
+const NOT_IN_SKYRL: [Route; 8] = [
+    Route::CancelFuture,
     Route::DynamicConfig,
     Route::FinishSession,
     Route::Sessions,
@@ -132,6 +133,7 @@ impl Dialect {
             title: ("TuFT", "0.1.0"),
             unknown_fields: UnknownFields::RefusedAsOfSdk025,
             absent: [
+                Route::CancelFuture,
                 Route::DynamicConfig,
                 Route::FinishSession,
                 Route::RetrieveFutures,

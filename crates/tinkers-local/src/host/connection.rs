@@ -9,15 +9,11 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::exchange::Delivery;
+use super::exchange::{Delivery, SCANNED};
 use super::outgoing::{Outgoing, outgoing};
 use super::{Cut, LocalServer};
 use crate::http::Request;
-use crate::read::{check_key, too_large};
-
-/// A body that is too long is still read up to so many times the limit, since most clients read no answer before
-/// they have sent everything.
-const DISCARD: usize = 4;
+use crate::read::{NumberScan, check_key, too_large};
 
 /// Serves a connection to its end.
 pub(super) async fn connection<S>(server: LocalServer, stream: S, watcher: Watcher)
@@ -67,9 +63,17 @@ async fn respond(
         Ok(()) => limit,
         Err(_) => 0,
     };
-    match collect(body, kept, limit.saturating_mul(DISCARD)).await? {
+    let mut scan = match kept {
+        0 => NumberScan::None,
+        _ => NumberScan::of(&request),
+    };
+    // A body that is too long is still read, since most clients read no answer before they have sent everything.
+    match collect(body, kept, limit.saturating_mul(SCANNED), &mut scan).await? {
         Some(body) => request.body = body,
         None if kept == limit => {
+            if let Some(numbered) = scan.found() {
+                server.number_refused(&numbered);
+            }
             let refused = too_large(limit).into_answer().into_response();
             return Ok(outgoing(Delivery::Whole(refused)));
         }
@@ -78,11 +82,13 @@ async fn respond(
     Ok(outgoing(server.deliver(request).await?))
 }
 
-/// The whole body; `None` when it is longer than `limit`. Then it is read up to `discard` bytes, and none is kept.
+/// The whole body; `None` when it is longer than `limit`. Then it is read up to `discard` bytes, shown to `scan`, and none is
+/// kept.
 async fn collect(
     mut body: Incoming,
     limit: usize,
     discard: usize,
+    scan: &mut NumberScan,
 ) -> Result<Option<Bytes>, Failure> {
     let mut all = BytesMut::new();
     let mut length = 0usize;
@@ -100,7 +106,8 @@ async fn collect(
         if length <= limit {
             all.extend_from_slice(&data);
         } else {
-            all = BytesMut::new();
+            scan.push(&std::mem::take(&mut all));
+            scan.push(&data);
         }
     }
     Ok((length <= limit).then(|| all.freeze()))

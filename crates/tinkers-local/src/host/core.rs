@@ -170,6 +170,14 @@ impl Shared {
         self.step(|core, at| step(&mut core.protocol, at));
     }
 
+    /// A change that nothing comes of at once.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Protocol, Stamp)) {
+        self.transition(|protocol, at| {
+            change(protocol, at);
+            Vec::new()
+        });
+    }
+
     fn step(&self, step: impl FnOnce(&mut Core, Stamp) -> Vec<Effect>) {
         let at = stamp(&self.time);
         let mut answers = Vec::new();
@@ -291,11 +299,11 @@ impl Drop for Waiting {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let mut core = shared.lock();
         // An exchange that was answered is out already.
-        if core.waiting.remove(&self.exchange).is_some() {
-            core.protocol.disconnected(self.exchange);
-        }
+        shared.step(|core, at| match core.waiting.remove(&self.exchange) {
+            Some(_) => core.protocol.disconnected(at, self.exchange),
+            None => Vec::new(),
+        });
     }
 }
 

@@ -6,7 +6,9 @@ use super::LocalServer;
 use crate::faults::{Action, Fault, Strike};
 use crate::http::{Answer, Request, Response};
 use crate::protocol::Protocol;
-use crate::read::{Command, class_of, fault_counts, is_counts};
+use crate::read::{
+    Command, NumberScan, Numbered, class_of, fault_counts, gives_up_number, is_counts,
+};
 
 /// The connection was cut by a fault instead of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +28,17 @@ pub(super) enum Delivery {
     /// Its head and the first half of its body; then the connection is cut.
     Half(Response),
 }
+
+/// A request that was refused before the protocol saw it.
+#[derive(Clone)]
+struct Unread {
+    answer: Answer,
+    /// The number that it came under, which later requests shall not wait for.
+    numbered: Option<Numbered>,
+}
+
+/// A body that is refused for its length is looked through up to so many times the limit for its number.
+pub(super) const SCANNED: usize = 4;
 
 impl LocalServer {
     /// Takes a request and gives its answer. Dropping the future is a disconnect: the request may have been applied.
@@ -47,6 +60,12 @@ impl LocalServer {
         let struck_by = strike.as_ref().map(|strike| &strike.by);
         let mut arrival = (self.shared.journal.as_ref())
             .map(|journal| journal.arrive(&request, command, &self.shared.time, struck_by));
+        if strike.is_some()
+            && let Some(numbered) = command.and_then(Command::numbered)
+        {
+            let shared = &self.shared;
+            shared.change(|protocol, at| protocol.number_attempted(at, &numbered));
+        }
         let result = self.suffer(read, strike.map(|strike| strike.fault)).await;
         if let (Some(arrival), Ok(Delivery::Whole(response))) = (&mut arrival, &result) {
             arrival.answered(response.status);
@@ -58,12 +77,25 @@ impl LocalServer {
         clippy::result_large_err,
         reason = "the error is the answer, and is not passed on"
     )]
-    fn read(&self, request: &Request) -> Result<Command, Answer> {
+    fn read(&self, request: &Request) -> Result<Command, Unread> {
         let shared = &self.shared;
-        match fault_counts(&shared.config, request, &shared.faults) {
+        let read = match fault_counts(&shared.config, request, &shared.faults) {
             Some(counts) => Err(counts),
             None => Protocol::read(&shared.config, request),
-        }
+        };
+        read.map_err(|answer| {
+            let limit = shared.config.max_body.saturating_mul(SCANNED);
+            let numbered = gives_up_number(answer.status())
+                .then(|| NumberScan::whole(request, limit))
+                .flatten();
+            Unread { answer, numbered }
+        })
+    }
+
+    /// Nothing waits for the number of a request that was refused.
+    pub(super) fn number_refused(&self, numbered: &Numbered) {
+        let shared = &self.shared;
+        shared.change(|protocol, _| protocol.number_refused(numbered));
     }
 
     /// What happens to a request. What tells of faults meets none.
@@ -78,7 +110,7 @@ impl LocalServer {
 
     async fn suffer(
         &self,
-        read: Result<Command, Answer>,
+        read: Result<Command, Unread>,
         fault: Option<Fault>,
     ) -> Result<Delivery, Cut> {
         let Some(fault) = fault else {
@@ -135,9 +167,14 @@ impl LocalServer {
         Ok(Delivery::Whole(whole))
     }
 
-    async fn answer(&self, read: Result<Command, Answer>) -> Result<Response, Cut> {
+    async fn answer(&self, read: Result<Command, Unread>) -> Result<Response, Cut> {
         let answer = match read {
-            Err(answer) => answer,
+            Err(unread) => {
+                if let Some(numbered) = &unread.numbered {
+                    self.number_refused(numbered);
+                }
+                unread.answer
+            }
             Ok(command) => self
                 .shared
                 .apply(command)

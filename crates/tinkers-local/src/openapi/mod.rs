@@ -182,7 +182,7 @@ impl Document<'_> {
     fn refusals(&self, route: Route) -> BTreeSet<u16> {
         let mut all: BTreeSet<u16> = responses::refusals(route).iter().copied().collect();
         if self.is_key_needed(route) {
-            all.extend([401, 403]);
+            all.insert(401);
         }
         if route.method() == "POST" {
             // Of bodies that are malformed, too long, in another coding, or wrong.

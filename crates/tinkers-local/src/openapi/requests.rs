@@ -27,6 +27,7 @@ impl Document<'_> {
             Route::CreateSamplingSession => self.of::<wire::CreateSamplingSession>(),
             Route::Sample => self.of::<wire::SampleRequest>(),
             Route::RetrieveFuture => self.of::<wire::RetrieveFuture>(),
+            Route::CancelFuture => self.of::<wire::CancelFuture>(),
             Route::RetrieveFutures => self.of::<wire::RetrieveFutures>(),
             Route::Health
             | Route::Capabilities

@@ -64,9 +64,11 @@ pub(super) fn refusals(route: Route) -> &'static [u16] {
         | Route::TrainingRun
         | Route::RunCheckpoints
         | Route::RetrieveFutures => &[404],
-        Route::Heartbeat | Route::ModelInfo | Route::UnloadModel | Route::RetrieveFuture => {
-            &[404, 410]
-        }
+        Route::Heartbeat
+        | Route::ModelInfo
+        | Route::UnloadModel
+        | Route::RetrieveFuture
+        | Route::CancelFuture => &[404, 410],
         Route::CreateModel | Route::CreateSamplingSession => &[404, 409, 410],
         Route::Forward
         | Route::ForwardBackward
@@ -98,7 +100,7 @@ impl Document<'_> {
                 "properties": { "type": { "const": "session_heartbeat" } },
                 "required": ["type"],
             }),
-            Route::FinishSession => json!({ "type": "object" }),
+            Route::FinishSession | Route::CancelFuture => json!({ "type": "object" }),
             Route::Sessions => self.of::<wire::SessionList>(),
             Route::Session => self.of::<wire::SessionInfo>(),
             Route::ModelInfo => self.of::<wire::ModelInfo>(),

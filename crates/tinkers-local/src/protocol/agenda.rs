@@ -18,6 +18,10 @@ pub(super) enum Alarm {
     Session(String),
     /// A result may have been kept long enough.
     Result(OperationId),
+    /// A sample may have been left by its client.
+    Left(OperationId),
+    /// Requests of a model may have waited long enough for a missing number.
+    Gap(String),
     /// A checkpoint may have reached the end of its time.
     Checkpoint(TinkerPath),
 }

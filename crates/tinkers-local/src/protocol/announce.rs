@@ -133,6 +133,12 @@ impl Announcements {
         Some(held)
     }
 
+    /// Whether a poll for what `origin` belongs to is being held.
+    pub(super) fn is_watched(&self, origin: &Origin) -> bool {
+        let log = target_of(origin).and_then(|target| self.logs.get(&target));
+        log.is_some_and(|log| !log.waiters.is_empty())
+    }
+
     /// The polls that are being held.
     pub(super) fn held(&self) -> Vec<ExchangeId> {
         self.held.keys().copied().collect()
@@ -154,6 +160,9 @@ impl Protocol {
         } = body.target;
         // Also of one that has ended: its samples are told of all the same.
         self.known_sampler(&id)?;
+        if let Some(sampler) = self.samplers.get_mut(&id) {
+            sampler.polled = Some(at.now);
+        }
         let target = (id, client);
         let hold = self.hold_for(body.timeout)?;
         let seen = body.prev_cursor;
@@ -263,8 +272,14 @@ impl Protocol {
     }
 
     /// Takes a poll out whose other side has gone.
-    pub(super) fn disconnect_held(&mut self, exchange: ExchangeId) {
-        self.forget_held(exchange);
+    pub(super) fn disconnect_held(&mut self, at: Stamp, exchange: ExchangeId) {
+        let Some(held) = self.forget_held(exchange) else {
+            return;
+        };
+        let of_target = (self.operations.iter())
+            .filter(|(_, operation)| target_of(&operation.origin).as_ref() == Some(&*held.log));
+        let left: Vec<OperationId> = of_target.map(|(id, _)| *id).collect();
+        self.left(at, &left);
     }
 
     /// What has ended after `seen`, in that order. It stays until it is acknowledged, so that a lost answer loses nothing.

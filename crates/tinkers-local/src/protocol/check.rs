@@ -1,6 +1,8 @@
 //! Whether data fit a model: all that can be told before a job starts.
 
-use tinkers_wire::{AdamParams, Datum, InvalidInput, LossFn, ModelInput, PassRequest, TensorData};
+use tinkers_wire::{
+    AdamParams, Datum, InvalidInput, LossFn, ModelInput, PassRequest, TensorData, loss_input_dtype,
+};
 
 use super::losses::{self, fits_f32};
 use crate::engine::BaseModel;
@@ -68,6 +70,16 @@ fn check_datum(
             ));
         }
     }
+    if let Some(inputs) = pass.loss.name.inputs()
+        && let Some(name) =
+            (datum.loss_fn_inputs.keys()).find(|name| !inputs.contains(&name.as_str()))
+    {
+        let expected = format!("an input of {}: {}", pass.loss.name, inputs.join(", "));
+        return Err(InvalidInput::new(
+            format!("loss_fn_inputs.{name}"),
+            expected,
+        ));
+    }
     check_input(base, "model_input", &datum.model_input)?;
     let longest = base.max_context_length as usize;
     let positions = datum.model_input.len().unwrap_or(0);
@@ -99,7 +111,7 @@ fn check_tensor(
     tensor: &TensorData,
     cells: &mut usize,
 ) -> Result<(), InvalidInput> {
-    if let Some(dtype) = losses::dtype(name).filter(|dtype| *dtype != tensor.dtype()) {
+    if let Some(dtype) = loss_input_dtype(name).filter(|dtype| *dtype != tensor.dtype()) {
         let expected = format!("{} data, got {}", dtype.name(), tensor.dtype().name());
         return Err(InvalidInput::new(name, expected));
     }

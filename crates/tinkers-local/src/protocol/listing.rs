@@ -68,12 +68,22 @@ impl Protocol {
 
     /// `POST /client/dynamic_config`.
     pub(super) fn dynamic_config() -> Answer {
-        Answer::ok(&DynamicConfig::default())
+        let mut config = DynamicConfig::default();
+        config.sample_cancel_enabled = true;
+        Answer::ok(&config)
     }
 
-    /// `GET /training_runs`, the last used first.
-    pub(super) fn list_runs(&self, page: Page) -> Answer {
-        let mut all: Vec<(f64, TrainingRun)> = self.runs().into_values().collect();
+    /// `GET /training_runs`, the last used first, of one project or of all. Runs of an earlier process are of no project.
+    pub(super) fn list_runs(&self, page: Page, project: Option<&str>) -> Answer {
+        let project_of = |run: &str| {
+            let session = self.sessions.get(&self.models.get(run)?.session)?;
+            session.project_id.as_deref()
+        };
+        let runs = self.runs().into_iter();
+        let mut all: Vec<(f64, TrainingRun)> = runs
+            .filter(|(run, _)| project.is_none() || project_of(run) == project)
+            .map(|(_, run)| run)
+            .collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let runs = page.of(&all).iter().map(|(_, run)| run.clone());
         Answer::ok(&TrainingRunList {

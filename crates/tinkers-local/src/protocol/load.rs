@@ -2,7 +2,7 @@
 
 use tinkers_wire::{CheckpointKind, LoadWeights, TinkerPath};
 
-use super::model::{check_optimizer, known, model_id};
+use super::model::{check_optimizer, known, model_id, next_free};
 use super::{Goal, Protocol, Stamp};
 use crate::engine::{CheckpointRecord, Work};
 use crate::http::Answer;
@@ -17,8 +17,10 @@ impl Protocol {
         digest: Digest,
     ) -> Result<Answer, Refusal> {
         match (&body.session_id, body.model_seq_id, &body.model_id) {
-            (Some(session), Some(number), None) => {
+            (Some(session), number, None) => {
                 let session = session.clone();
+                let seen = &self.live_session(&session)?.models;
+                let number = number.unwrap_or_else(|| next_free(seen));
                 self.create_from(at, body, session, number, digest)
             }
             (None, None, Some(model)) => {
@@ -77,9 +79,24 @@ impl Protocol {
         if let Some(answer) = self.repeated(at, model, number, digest)? {
             return Ok(answer);
         }
+        check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?;
         let base = self.base_of(record)?;
         let entry = self.usable(model)?;
+        let notes = body.user_metadata.as_ref();
+        if notes.is_some_and(|notes| !notes.is_empty()) {
+            let reason = "expected nothing: the model that is loaded into keeps its own";
+            return Err(Refusal::field("user_metadata", reason));
+        }
+        if let Some(wanted) = &body.base_model
+            && self.base(wanted)?.name != entry.base.name
+        {
+            let reason = format!(
+                "expected {}, the base of the model, or nothing",
+                entry.base.name
+            );
+            return Err(Refusal::field("base_model", reason));
+        }
         if entry.base.name != base.name || !same_shape(&entry.lora, &record.lora) {
             let reason = format!(
                 "expected a checkpoint of {} with rank {} and the same parts, got one of {} with rank {}",
@@ -93,7 +110,7 @@ impl Protocol {
             path: path.clone(),
             optimizer: body.optimizer,
         };
-        Ok(self.accept(model, number, digest, Goal::LoadInto(path), work))
+        Ok(self.accept(at, model, number, digest, Goal::LoadInto(path), work))
     }
 
     fn training_checkpoint(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {

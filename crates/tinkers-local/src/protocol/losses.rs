@@ -1,17 +1,6 @@
 //! Which losses a server has, and whether one is given as it should be.
 
-use tinkers_wire::{DType, InvalidInput, Loss, LossConfigValue, LossFn};
-
-/// The options of a loss with the values that they have when they are not given.
-fn options(loss: &LossFn) -> Option<&'static [(&'static str, f64)]> {
-    Some(match loss {
-        LossFn::CrossEntropy | LossFn::ImportanceSampling => &[],
-        LossFn::Ppo => &[("clip_low_threshold", 0.8), ("clip_high_threshold", 1.2)],
-        LossFn::Cispo => &[("clip_low_threshold", 0.0), ("clip_high_threshold", 4.0)],
-        LossFn::Dro => &[("beta", 0.05)],
-        _ => return None,
-    })
-}
+use tinkers_wire::{InvalidInput, Loss, LossConfigValue, LossFn};
 
 /// Checks a loss against those that the engine has.
 pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
@@ -24,7 +13,7 @@ pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
     }
     loss.validate()?;
     // An engine may have losses that the protocol says nothing of; their options are its own business.
-    let Some(options) = options(&loss.name) else {
+    let Some(options) = loss.name.options() else {
         return Ok(());
     };
     for (name, value) in &loss.config {
@@ -62,20 +51,6 @@ pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
             format!("at most clip_high_threshold, {high}, got {low}"),
         )),
         _ => Ok(()),
-    }
-}
-
-/// The element type of a loss input, where the protocol says one.
-pub(super) fn dtype(input: &str) -> Option<DType> {
-    match input {
-        "target_tokens" => Some(DType::Int64),
-        "weights"
-        | "logprobs"
-        | "advantages"
-        | "sequence_ratio_mask"
-        | "clip_low_threshold"
-        | "clip_high_threshold" => Some(DType::Float32),
-        _ => None,
     }
 }
 

@@ -5,8 +5,10 @@
 
 mod agenda;
 mod announce;
+mod cancel;
 mod check;
 mod checkpoint;
+mod gap;
 mod goal;
 mod happening;
 mod ids;
@@ -51,7 +53,7 @@ use self::session::Session;
 use crate::config::LocalConfig;
 use crate::engine::{BaseModel, CheckpointRecord, EngineError, Job, JobId, Work};
 use crate::http::{Answer, Request};
-use crate::read::{Command, Refusal, read};
+use crate::read::{Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
 
 /// The number of an exchange: one request and its answer. Unique in the server's life.
@@ -167,10 +169,21 @@ impl Protocol {
 
     /// Applies a request. The answer is among the effects, or comes with a later transition.
     pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
+        let numbered = command.numbered();
         match self.dispatch(at, exchange, command) {
             Ok(Some(answer)) => self.respond(exchange, answer),
             Ok(None) => {}
-            Err(refusal) => self.respond(exchange, refusal.into_answer()),
+            Err(refusal) => {
+                match numbered {
+                    Some(numbered) if gives_up_number(refusal.status()) => {
+                        self.number_refused(&numbered);
+                    }
+                    // It will come again under its number.
+                    Some(numbered) => self.number_attempted(at, &numbered),
+                    None => {}
+                }
+                self.respond(exchange, refusal.into_answer());
+            }
         }
         std::mem::take(&mut self.out)
     }
@@ -199,12 +212,13 @@ impl Protocol {
             Command::SaveForSampler(body, digest) => self.save_for_sampler(at, *body, digest)?,
             Command::LoadWeights(body, digest) => self.load_weights(at, *body, digest)?,
             Command::WeightsInfo(body) => self.weights_info(&body)?,
-            Command::CreateSamplingSession(body, digest) => self.create_sampler(&body, digest)?,
+            Command::CreateSamplingSession(body, digest) => self.create_sampler(body, digest)?,
             Command::Sampler(id) => self.sampler_info(&id)?,
             Command::Sample(body, digest) => self.sample(at, body, digest)?,
             Command::Retrieve(body, form) => return self.retrieve(at, exchange, &body, form),
             Command::RetrieveAll(body) => return self.retrieve_futures(at, exchange, body),
-            Command::TrainingRuns(page) => self.list_runs(page),
+            Command::Cancel(body) => self.cancel_future(&body)?,
+            Command::TrainingRuns(page, project) => self.list_runs(page, project.as_deref()),
             Command::TrainingRun(id) => self.run_info(&id)?,
             Command::RunCheckpoints(id) => self.list_run_checkpoints(&id)?,
             Command::Checkpoints(page) => self.list_checkpoints(page),
@@ -247,9 +261,12 @@ impl Protocol {
     }
 
     /// The exchange's other side has gone: it will not be answered.
-    pub fn disconnected(&mut self, exchange: ExchangeId) {
-        self.forget_poll(exchange);
-        self.disconnect_held(exchange);
+    pub fn disconnected(&mut self, at: Stamp, exchange: ExchangeId) -> Vec<Effect> {
+        if let Some(poll) = self.forget_poll(exchange) {
+            self.left(at, &[poll.operation]);
+        }
+        self.disconnect_held(at, exchange);
+        std::mem::take(&mut self.out)
     }
 
     /// Does what is due at `at`.
@@ -260,6 +277,8 @@ impl Protocol {
                 Alarm::Resume => self.resume_is_due(at),
                 Alarm::Session(id) => self.session_is_due(at, &id),
                 Alarm::Result(id) => self.result_is_due(at, id),
+                Alarm::Left(id) => self.left_is_due(at, id),
+                Alarm::Gap(model) => self.gap_is_due(at, &model),
                 Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),
             }
         }

@@ -40,14 +40,15 @@ impl Protocol {
         body: CreateModel,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
-        let session = self.live_session(&body.session_id)?;
-        if let Some(known) = known(&session.models, "model_seq_id", body.model_seq_id, digest)? {
+        let seen = &self.live_session(&body.session_id)?.models;
+        let number = body.model_seq_id.unwrap_or_else(|| next_free(seen));
+        if let Some(known) = known(seen, "model_seq_id", number, digest)? {
             return Ok(self.promise(known));
         }
         let base = self.base(&body.base_model)?;
         check_lora(&base, &body.lora_config)?;
         check_optimizer(body.optimizer_config.as_ref())?;
-        let model = model_id(&body.session_id, body.model_seq_id);
+        let model = model_id(&body.session_id, number);
         let work = Work::CreateModel {
             model: model.clone(),
             base_model: base.name.clone(),
@@ -65,7 +66,7 @@ impl Protocol {
             snapshots: Vec::new(),
             last_request: CheckpointRecord::seconds(at.wall),
         };
-        let place = (body.session_id, body.model_seq_id);
+        let place = (body.session_id, number);
         Ok(self.add_model(model, entry, place, digest, Goal::CreateModel, work))
     }
 
@@ -144,6 +145,7 @@ impl Protocol {
     /// Accepts a request into a model's order.
     pub(super) fn accept(
         &mut self,
+        at: Stamp,
         model: &str,
         number: u64,
         digest: Digest,
@@ -152,6 +154,7 @@ impl Protocol {
     ) -> Answer {
         let operation = self.operation(goal, Origin::Model(model.to_owned(), number), work);
         self.enter(model, number, digest, operation);
+        self.watch_gap(at, model);
         self.promise(operation)
     }
 
@@ -259,6 +262,12 @@ pub(super) fn known(
     }
 }
 
+/// The number of a creation that comes without one.
+pub(super) fn next_free<T>(seen: &BTreeMap<u64, T>) -> u64 {
+    let last = seen.last_key_value().map(|(last, _)| *last);
+    last.map_or(0, |last| last.saturating_add(1))
+}
+
 pub(super) fn model_id(session: &str, number: u64) -> String {
     format!("{session}:train:{number}")
 }
@@ -284,7 +293,14 @@ pub(super) fn check_optimizer(config: Option<&OptimizerConfig>) -> Result<(), Re
             );
             Err(Refusal::field("optimizer_config.type", reason))
         }
-        _ => Ok(()),
+        Some(config) => match config.fields.iter().find(|(_, value)| !value.is_null()) {
+            Some((name, _)) => Err(Refusal::field(
+                &format!("optimizer_config.{name}"),
+                "expected nothing beside type: adamw has no fields, and a step has its own parameters",
+            )),
+            None => Ok(()),
+        },
+        None => Ok(()),
     }
 }
 

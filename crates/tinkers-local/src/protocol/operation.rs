@@ -14,7 +14,7 @@ use crate::dialect::{Dialect, Expiry, PollEnd, Promised};
 use crate::engine::{EngineError, JobId, Work};
 use crate::http::{Announcement, Answer};
 use crate::protocol::{Form, Payload};
-use crate::read::Refusal;
+use crate::read::{Digest, Refusal};
 
 /// Something that was accepted and whose result is or will be there for polls.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Operation {
     pub(super) cancelled: Option<String>,
     /// When the result goes.
     pub(super) until: Option<Moment>,
+    /// When it was last polled for, once it was.
+    pub(super) polled: Option<Moment>,
 }
 
 /// Where an operation belongs.
@@ -52,7 +54,7 @@ pub(super) enum State {
 /// A poll that is being held.
 #[derive(Debug)]
 pub(super) struct Poll {
-    operation: OperationId,
+    pub(super) operation: OperationId,
     form: Form,
     metadata_only: bool,
     until: Moment,
@@ -64,15 +66,40 @@ const JSON_GROWTH: usize = 8;
 impl Protocol {
     /// A new operation that waits for its turn.
     pub(super) fn operation(&mut self, goal: Goal, origin: Origin, work: Work) -> OperationId {
+        self.operation_in(State::Queued(Box::new(work)), goal, origin)
+    }
+
+    /// A new operation of a model that has failed already. Its number is used.
+    pub(super) fn failed_operation(
+        &mut self,
+        at: Stamp,
+        (model, number): (&str, u64),
+        digest: Digest,
+        error: EngineError,
+    ) -> Answer {
+        let origin = Origin::Model(model.to_owned(), number);
+        let ended = State::Ended(Err(error.clone()));
+        let id = self.operation_in(ended, Goal::Compute, origin);
+        self.end(at, id, Err(error));
+        if let Some(entry) = self.models.get_mut(model) {
+            entry.lane.admit_ended(number, digest, id);
+            self.watch_gap(at, model);
+            self.advance(model);
+        }
+        self.promise(id)
+    }
+
+    fn operation_in(&mut self, state: State, goal: Goal, origin: Origin) -> OperationId {
         let id = OperationId(self.ids.next_operation());
         let operation = Operation {
             goal,
             origin,
-            state: State::Queued(Box::new(work)),
+            state,
             waiters: Vec::new(),
             abandoned: false,
             cancelled: None,
             until: None,
+            polled: None,
         };
         self.operations.insert(id, operation);
         id
@@ -130,6 +157,7 @@ impl Protocol {
             return Ok(Some(self.try_again(id)));
         }
         operation.waiters.push(exchange);
+        operation.polled = Some(at.now);
         let until = at.now.after(
             self.pause
                 .hold(dialect.long_poll.unwrap_or(self.config.long_poll)),
@@ -215,7 +243,8 @@ impl Protocol {
             Place::Behind(1) => Some("queued behind one request of the same model".to_owned()),
             Place::Behind(n) => Some(format!("queued behind {n} requests of the same model")),
             Place::Missing(number) => Some(format!(
-                "waiting for seq_id {number} of {model}, which has not come"
+                "waiting for seq_id {number} of {model}, which has not come; without it this request fails {:?} after the wait began",
+                self.config.gap_timeout
             )),
         }
     }

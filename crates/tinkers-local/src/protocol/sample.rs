@@ -186,7 +186,8 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     let prompt = body.prompt.len().unwrap_or(0) as u64;
     let wanted = u64::from(body.sampling_params.max_tokens.unwrap_or(1));
     let longest = u64::from(base.max_context_length);
-    if prompt.saturating_add(wanted) > longest {
+    // The last token takes no place of its own: what follows a prompt that fills the context can still be told.
+    if prompt.saturating_add(wanted) > longest && (prompt, wanted) != (longest, 1) {
         let field = match body.sampling_params.max_tokens {
             Some(_) => "sampling_params.max_tokens",
             None => "prompt",
@@ -197,6 +198,10 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
         return Err(Refusal::field(field, reason));
     }
     check_size(base, body)?;
+    if body.record_stability_info == Some(true) {
+        let reason = "expected false: this server records nothing of the kind";
+        return Err(Refusal::field("record_stability_info", reason));
+    }
     for (field, k) in [
         ("topk_prompt_logprobs", body.topk_prompt_logprobs),
         ("topk_sample_logprobs", body.topk_sample_logprobs),

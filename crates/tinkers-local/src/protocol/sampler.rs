@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tinkers_core::Moment;
 use tinkers_wire::{CreateSamplingSession, SamplerInfo, SamplingSessionCreated};
 
+use super::model::next_free;
 use super::{OperationId, Protocol};
 use crate::engine::{BaseModel, Weights, Work};
 use crate::http::Answer;
@@ -19,6 +21,8 @@ pub(super) struct Sampler {
     /// The model whose weights in memory it samples from.
     pub(super) model: Option<String>,
     pub(super) ended: Option<String>,
+    /// When its samples were last polled for together, once they were.
+    pub(super) polled: Option<Moment>,
     /// Samples by their number.
     pub(super) seen: BTreeMap<u64, (Digest, OperationId)>,
 }
@@ -31,6 +35,7 @@ impl Sampler {
             weights,
             model: None,
             ended: None,
+            polled: None,
             seen: BTreeMap::new(),
         }
     }
@@ -40,12 +45,15 @@ impl Protocol {
     /// `POST /create_sampling_session`.
     pub(super) fn create_sampler(
         &mut self,
-        body: &CreateSamplingSession,
+        body: CreateSamplingSession,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
-        let number = body.sampling_session_seq_id;
+        let seen = &self.live_session(&body.session_id)?.samplers;
+        let number = body
+            .sampling_session_seq_id
+            .unwrap_or_else(|| next_free(seen));
         let id = sampler_id(&body.session_id, number);
-        match self.live_session(&body.session_id)?.samplers.get(&number) {
+        match seen.get(&number) {
             None => {}
             Some(same) if *same == digest => return Ok(self.sampler_created(id)),
             Some(_) => {

@@ -8,6 +8,7 @@ use tinkers_wire::{
     CheckpointKind, InvalidInput, SamplerSaveKind, SaveWeights, SaveWeightsForSampler, TinkerPath,
 };
 
+use super::model::next_free;
 use super::sampler::{Sampler, sampler_id};
 use super::{Goal, Protocol, Stamp};
 use crate::engine::{CheckpointRecord, Overwrite, Weights, Work};
@@ -37,6 +38,14 @@ impl Protocol {
             return Ok(answer);
         }
         body.validate().map_err(invalid)?;
+        let free;
+        let name = match &body.path {
+            Some(name) => name,
+            None => {
+                free = self.free_name(&body.model_id, CheckpointKind::Training);
+                &free
+            }
+        };
         let overwrite = match body.overwrite {
             Some(true) => Overwrite::Replace,
             _ => Overwrite::Refuse,
@@ -45,7 +54,7 @@ impl Protocol {
             model: &body.model_id,
             number: body.seq_id,
             kind: CheckpointKind::Training,
-            name: &body.path,
+            name,
             overwrite,
             ttl_seconds: body.ttl_seconds,
             user_metadata: body.user_metadata,
@@ -57,11 +66,16 @@ impl Protocol {
     pub(super) fn save_for_sampler(
         &mut self,
         at: Stamp,
-        body: SaveWeightsForSampler,
+        mut body: SaveWeightsForSampler,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
         if let Some(answer) = self.repeated(at, &body.model_id, body.seq_id, digest)? {
             return Ok(answer);
+        }
+        if body.path.is_none() && body.sampling_session_seq_id.is_none() {
+            let session = self.usable(&body.model_id)?.session.clone();
+            let seen = &self.live_session(&session)?.samplers;
+            body.sampling_session_seq_id = Some(next_free(seen));
         }
         body.validate().map_err(invalid)?;
         if body.kind == Some(SamplerSaveKind::Inflight) {
@@ -71,7 +85,20 @@ impl Protocol {
             ));
         }
         let Some(name) = &body.path else {
-            return self.snapshot(&body, digest);
+            let notes = body.user_metadata.as_ref();
+            let unread = [
+                ("ttl_seconds", body.ttl_seconds.is_some()),
+                (
+                    "user_metadata",
+                    notes.is_some_and(|notes| !notes.is_empty()),
+                ),
+            ];
+            if let Some((field, _)) = unread.into_iter().find(|(_, is_given)| *is_given) {
+                let reason =
+                    "expected nothing without a path: weights without a name are kept in memory";
+                return Err(Refusal::field(field, reason));
+            }
+            return self.snapshot(at, &body, digest);
         };
         let save = Named {
             model: &body.model_id,
@@ -85,11 +112,25 @@ impl Protocol {
         self.save(at, save, digest)
     }
 
+    /// A name that no checkpoint of a model has, for a save that comes without one.
+    fn free_name(&self, model: &str, kind: CheckpointKind) -> String {
+        let is_free = |name: &String| {
+            TinkerPath::new(model, kind, name).is_ok_and(|path| {
+                !self.checkpoints.contains_key(&path) && !self.saving.contains_key(&path)
+            })
+        };
+        let mut names = (1u64..).map(|number| format!("checkpoint-{number:06}"));
+        names.find(is_free).unwrap_or_default()
+    }
+
     fn save(&mut self, at: Stamp, save: Named<'_>, digest: Digest) -> Result<Answer, Refusal> {
         let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
         let taken = self.checkpoints.contains_key(&path) || self.saving.contains_key(&path);
         if taken && save.overwrite == Overwrite::Refuse {
-            return Err(self.config.dialect.taken(&path));
+            // A failed operation rather than a refusal: clients repeat a 409 for minutes, and its number stays open.
+            let error = self.config.dialect.taken(&path)?;
+            let place = (save.model, save.number);
+            return Ok(self.failed_operation(at, place, digest, error));
         }
         let model = self.usable(save.model)?;
         let saved_at = CheckpointRecord::seconds(at.wall);
@@ -113,12 +154,13 @@ impl Protocol {
             overwrite: save.overwrite,
         };
         let goal = Goal::Save(Box::new(record));
-        Ok(self.accept(save.model, save.number, digest, goal, work))
+        Ok(self.accept(at, save.model, save.number, digest, goal, work))
     }
 
     /// The weights as they are at this number, for one sampler.
     fn snapshot(
         &mut self,
+        at: Stamp,
         body: &SaveWeightsForSampler,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
@@ -140,7 +182,7 @@ impl Protocol {
         };
         let sampler = Sampler::new(Some(session), base, Weights::Snapshot(id.clone()));
         let goal = Goal::Snapshot(Box::new(sampler), id);
-        Ok(self.accept(&body.model_id, body.seq_id, digest, goal, work))
+        Ok(self.accept(at, &body.model_id, body.seq_id, digest, goal, work))
     }
 }
 

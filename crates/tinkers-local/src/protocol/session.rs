@@ -21,6 +21,7 @@ pub(super) struct Session {
     ended: Option<&'static str>,
     user_metadata: BTreeMap<String, String>,
     display_name: Option<String>,
+    pub(super) project_id: Option<String>,
     /// Creations by `model_seq_id`.
     pub(super) models: BTreeMap<u64, (Digest, OperationId)>,
     pub(super) model_ids: Vec<String>,
@@ -39,6 +40,7 @@ impl Protocol {
             ended: None,
             user_metadata: body.user_metadata,
             display_name: body.display_name,
+            project_id: body.project_id,
             models: BTreeMap::new(),
             model_ids: Vec::new(),
             samplers: BTreeMap::new(),

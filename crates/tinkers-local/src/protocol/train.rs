@@ -27,7 +27,7 @@ impl Protocol {
             data: body.data,
             loss: body.loss,
         };
-        Ok(self.accept(&model, body.seq_id, digest, Goal::Compute, work))
+        Ok(self.accept(at, &model, body.seq_id, digest, Goal::Compute, work))
     }
 
     /// `POST /optim_step`.
@@ -47,6 +47,6 @@ impl Protocol {
             model: model.clone(),
             params,
         };
-        Ok(self.accept(model, body.seq_id, digest, Goal::Compute, work))
+        Ok(self.accept(at, model, body.seq_id, digest, Goal::Compute, work))
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn class_of(route: &str) -> RouteClass {
         | "load_weights"
         | "weights_info"
         | "create_sampling_session" => RouteClass::Train,
-        "healthz" | "session_heartbeat" | "telemetry" => RouteClass::Control,
+        "healthz" | "session_heartbeat" | "telemetry" | "cancel_future" => RouteClass::Control,
         _ if rest.starts_with("client/") => RouteClass::Control,
         _ if rest.starts_with("sessions/") && rest.ends_with("/finish") => RouteClass::Control,
         _ => RouteClass::Rest,
@@ -45,6 +45,7 @@ mod tests {
             (routes::CLIENT_CONFIG, RouteClass::Control),
             (routes::DYNAMIC_CONFIG, RouteClass::Control),
             (routes::SESSION_HEARTBEAT, RouteClass::Control),
+            (routes::CANCEL_FUTURE, RouteClass::Control),
             (&routes::finish_session("s"), RouteClass::Control),
             (routes::CREATE_SESSION, RouteClass::Rest),
             (routes::SESSIONS, RouteClass::Rest),

@@ -1,12 +1,12 @@
 //! What a request asks for, its body read.
 
 use tinkers_wire::{
-    CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat, LoadWeights,
-    ModelRef, OptimStep, PassRequest, RetrieveFuture, RetrieveFutures, SampleRequest, SaveWeights,
-    SaveWeightsForSampler, WeightsInfoRequest,
+    CancelFuture, CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat,
+    LoadWeights, ModelRef, OptimStep, PassRequest, RetrieveFuture, RetrieveFutures, SampleRequest,
+    SaveWeights, SaveWeightsForSampler, WeightsInfoRequest,
 };
 
-use super::Digest;
+use super::{Digest, Numbered};
 use crate::protocol::Form;
 
 /// One request, understood.
@@ -41,7 +41,9 @@ pub enum Command {
     Sample(Box<SampleRequest>, Digest),
     Retrieve(RetrieveFuture, Form),
     RetrieveAll(RetrieveFutures),
-    TrainingRuns(Page),
+    Cancel(CancelFuture),
+    /// Of one project, or of all.
+    TrainingRuns(Page, Option<String>),
     TrainingRun(String),
     RunCheckpoints(String),
     Checkpoints(Page),
@@ -71,11 +73,25 @@ impl Command {
             Self::SaveForSampler(body, _) => body.seq_id,
             Self::LoadWeights(body, _) => return body.seq_id,
             Self::Sample(body, _) => return body.seq_id,
-            Self::CreateModel(body, _) => return Some(body.model_seq_id),
-            Self::CreateSamplingSession(body, _) => return Some(body.sampling_session_seq_id),
+            Self::CreateModel(body, _) => return body.model_seq_id,
+            Self::CreateSamplingSession(body, _) => return body.sampling_session_seq_id,
             _ => return None,
         };
         Some(numbered)
+    }
+
+    /// The model and the number among its requests, where it has one.
+    pub(crate) fn numbered(&self) -> Option<Numbered> {
+        let (model, number) = match self {
+            Self::Pass(body, ..) => (&body.model_id, body.seq_id),
+            Self::OptimStep(body, _) => (&body.model_id, body.seq_id),
+            Self::SaveWeights(body, _) => (&body.model_id, body.seq_id),
+            Self::SaveForSampler(body, _) => (&body.model_id, body.seq_id),
+            Self::LoadWeights(body, _) => (body.model_id.as_ref()?, body.seq_id?),
+            _ => return None,
+        };
+        let model = model.clone();
+        (number > 0).then_some(Numbered { model, number })
     }
 
     /// A fingerprint of the body as it was understood, where requests are told apart by one.

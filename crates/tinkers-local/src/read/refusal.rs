@@ -115,6 +115,10 @@ impl Refusal {
         Self::field(&way, format!("expected {}", error.expected()))
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(crate) fn into_answer(self) -> Answer {
         if let (Form::Text, Some(text)) = (self.form, self.detail.as_str()) {
             return Answer::text(self.status, text);

@@ -1,15 +1,16 @@
 //! Which route a request is for.
 
+use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
 use http::{Method, StatusCode};
 use tinkers_wire::{
-    ConfigRequest, LoadWeights, OptimStep, SampleRequest, SaveWeights, SaveWeightsForSampler,
-    Telemetry,
+    ConfigRequest, CreateModel, CreateSamplingSession, LoadWeights, OptimStep, SampleRequest,
+    SaveWeights, SaveWeightsForSampler, Telemetry,
 };
 
 use super::body::plain;
 use super::json::json;
-use super::{Command, Digest, Page, Refusal, Route, pass};
+use super::{Command, Digest, Page, Refusal, Route, is_protobuf, pass, unread};
 use crate::config::LocalConfig;
 use crate::dialect::{Dialect, KeyNeed, Repeats};
 use crate::faults::Faults;
@@ -117,7 +118,7 @@ pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), R
         )),
         Some(given) if config.takes(given.as_bytes()) => Ok(()),
         Some(_) => Err(Refusal::new(
-            StatusCode::FORBIDDEN,
+            StatusCode::UNAUTHORIZED,
             "this API key is not the server's",
         )),
     }
@@ -134,33 +135,49 @@ fn post(
     dialect.check_kind(route, kind)?;
     let body = plain(request, config.max_body)?;
     dialect.check_body(route, kind, &body)?;
+    let command = command(dialect, request, route, segments, kind, &body)?;
+    if route != Route::ForwardBackward || !is_protobuf(kind) {
+        unread::check(route, &body)?;
+    }
+    Ok(command)
+}
+
+/// The body as what it asks for.
+fn command(
+    dialect: &Dialect,
+    request: &Request,
+    route: Route,
+    segments: &[&str],
+    kind: Option<&str>,
+    body: &Bytes,
+) -> Result<Command, Refusal> {
     Ok(match route {
         Route::ClientConfig => {
-            let _: ConfigRequest = json(&body)?;
+            let _: ConfigRequest = json(body)?;
             Command::ClientConfig
         }
         Route::DynamicConfig => {
-            let _: ConfigRequest = json(&body)?;
+            let _: ConfigRequest = json(body)?;
             Command::DynamicConfig
         }
         Route::Telemetry => {
-            let _: Telemetry = json(&body)?;
+            let _: Telemetry = json(body)?;
             Command::Telemetry
         }
-        Route::CreateSession => Command::CreateSession(json(&body)?),
-        Route::Heartbeat => Command::Heartbeat(json(&body)?),
-        Route::FinishSession => Command::FinishSession(id(segments), json(&body)?),
+        Route::CreateSession => Command::CreateSession(json(body)?),
+        Route::Heartbeat => Command::Heartbeat(json(body)?),
+        Route::FinishSession => Command::FinishSession(id(segments), json(body)?),
         Route::CreateModel => {
-            let body = json(&body)?;
+            let body: CreateModel = json(body)?;
             let digest = Digest::of_body("create_model", &body);
             Command::CreateModel(Box::new(body), digest)
         }
-        Route::ModelInfo => Command::ModelInfo(json(&body)?),
-        Route::UnloadModel => Command::UnloadModel(json(&body)?),
-        Route::Forward => numbered(dialect, pass::forward(kind, &body)?),
-        Route::ForwardBackward => numbered(dialect, pass::forward_backward(kind, &body)?),
+        Route::ModelInfo => Command::ModelInfo(json(body)?),
+        Route::UnloadModel => Command::UnloadModel(json(body)?),
+        Route::Forward => numbered(dialect, pass::forward(kind, body)?),
+        Route::ForwardBackward => numbered(dialect, pass::forward_backward(kind, body)?),
         Route::OptimStep => {
-            let mut body: OptimStep = json(&body)?;
+            let mut body: OptimStep = json(body)?;
             if dialect.repeats == Repeats::Again {
                 body.seq_id = 0;
             }
@@ -168,38 +185,39 @@ fn post(
             Command::OptimStep(body, digest)
         }
         Route::SaveWeights => {
-            let mut body: SaveWeights = json(&body)?;
+            let mut body: SaveWeights = json(body)?;
             if dialect.repeats != Repeats::AllOnce {
                 (body.seq_id, body.overwrite) = (0, None);
             }
             let digest = Digest::of_body("save_weights", &body);
             Command::SaveWeights(Box::new(body), digest)
         }
-        Route::SaveWeightsForSampler => save_for_sampler(dialect.repeats, &body)?,
+        Route::SaveWeightsForSampler => save_for_sampler(dialect.repeats, body)?,
         Route::LoadWeights => {
-            let mut body: LoadWeights = json(&body)?;
+            let mut body: LoadWeights = json(body)?;
             if dialect.repeats != Repeats::AllOnce {
                 body.seq_id = None;
             }
             let digest = Digest::of_body("load_weights", &body);
             Command::LoadWeights(Box::new(body), digest)
         }
-        Route::WeightsInfo => Command::WeightsInfo(json(&body)?),
+        Route::WeightsInfo => Command::WeightsInfo(json(body)?),
         Route::CreateSamplingSession => {
-            let body = json(&body)?;
+            let body: CreateSamplingSession = json(body)?;
             let digest = Digest::of_body("create_sampling_session", &body);
             Command::CreateSamplingSession(body, digest)
         }
         Route::Sample => {
-            let mut body: SampleRequest = json(&body)?;
+            let mut body: SampleRequest = json(body)?;
             if dialect.repeats != Repeats::AllOnce {
                 body.seq_id = None;
             }
             let digest = Digest::of_body("asample", &body);
             Command::Sample(Box::new(body), digest)
         }
-        Route::RetrieveFutures => Command::RetrieveAll(json(&body)?),
-        _ => Command::Retrieve(json(&body)?, dialect.form(request.header("accept"))),
+        Route::RetrieveFutures => Command::RetrieveAll(json(body)?),
+        Route::CancelFuture => Command::Cancel(json(body)?),
+        _ => Command::Retrieve(json(body)?, dialect.form(request.header("accept"))),
     })
 }
 
@@ -239,7 +257,7 @@ fn bare(request: &Request, route: Route, segments: &[&str]) -> Result<Command, R
         Route::Sampler => Command::Sampler(id(segments)),
         Route::Sessions => Command::Sessions(page(20)?),
         Route::Session => Command::Session(id(segments)),
-        Route::TrainingRuns => Command::TrainingRuns(page(20)?),
+        Route::TrainingRuns => Command::TrainingRuns(page(20)?, parameter(request, "project_id")),
         Route::TrainingRun => Command::TrainingRun(id(segments)),
         Route::RunCheckpoints => Command::RunCheckpoints(id(segments)),
         Route::DeleteCheckpoint | Route::DeleteEscapedCheckpoint => Command::DeleteCheckpoint {
@@ -264,6 +282,14 @@ fn page(request: &Request, limit: u64) -> Result<Page, Refusal> {
         })?;
     }
     Ok(page)
+}
+
+/// A parameter of the query; an empty one is none.
+fn parameter(request: &Request, wanted: &str) -> Option<String> {
+    let (_, query) = request.path.split_once('?')?;
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, value)| *name == wanted && !value.is_empty())?;
+    Some(unescape(value))
 }
 
 /// Ids come raw or percent-encoded; what does not decode stays as it is and matches nothing.

@@ -1,5 +1,7 @@
 //! The routes of the API, in one table: what is served, and what the OpenAPI document tells of it, are both made from it.
 
+use tinkers_wire::CheckpointKind;
+
 /// Makes the table. Every path has one method.
 macro_rules! table {
     ($($(#[doc = $doc:literal])+ $route:ident $method:ident $path:literal,)*) => {
@@ -89,6 +91,8 @@ table! {
     RetrieveFuture POST "retrieve_future",
     /// What of a sampling session has ended.
     RetrieveFutures POST "retrieve_futures",
+    /// Stops a sample that is not wanted any more.
+    CancelFuture POST "cancel_future",
     /// Training runs, the last used first.
     TrainingRuns GET "training_runs",
     /// One training run.
@@ -116,7 +120,7 @@ impl Route {
         loop {
             match (named.next(), given.next()) {
                 (None, None) => return true,
-                (Some(name), Some(segment)) if is_id(name) || name == *segment => {}
+                (Some(name), Some(segment)) if stands_for(name, segment) => {}
                 _ => return false,
             }
         }
@@ -125,6 +129,16 @@ impl Route {
     /// The path's parts below `/api/v1/`.
     pub(crate) fn segments(self) -> impl Iterator<Item = &'static str> {
         self.path().split('/').skip(3)
+    }
+}
+
+/// Whether a part of a route's path can be this one.
+fn stands_for(name: &str, segment: &str) -> bool {
+    match name {
+        "{kind}" => CheckpointKind::from_segment(segment).is_some(),
+        // Such ids are not given out, and the service has a route of this name.
+        "{session_id}" => segment != "search",
+        _ => is_id(name) || name == segment,
     }
 }
 
@@ -141,6 +155,13 @@ mod tests {
     fn each_route_is_found_by_its_own_path_and_by_no_other() {
         for route in Route::ALL {
             let segments: Vec<&str> = route.segments().collect();
+            let segments: Vec<&str> = segments
+                .into_iter()
+                .map(|segment| match segment {
+                    "{kind}" => "weights",
+                    other => other,
+                })
+                .collect();
             assert_eq!(Route::of(&segments), Some(*route));
             let longer: Vec<&str> = segments.iter().copied().chain(["x", "y", "z"]).collect();
             assert_eq!(Route::of(&longer), None, "{route:?}");
@@ -148,6 +169,14 @@ mod tests {
         assert_eq!(Route::of(&[]), None);
         assert_eq!(Route::of(&["sessions", "s:1"]), Some(Route::Session));
         assert_eq!(Route::of(&["asample", "x"]), None);
+        // Routes of the service that are not served, and that ids must not stand for.
+        let checkpoint =
+            |last: [&'static str; 2]| [&["training_runs", "a", "checkpoints"][..], &last].concat();
+        assert_eq!(Route::of(&["sessions", "search"]), None);
+        assert_eq!(Route::of(&checkpoint(["w1", "archive"])), None);
+        assert_eq!(Route::of(&checkpoint(["weights/w1", "ttl"])), None);
+        let delete = Some(Route::DeleteCheckpoint);
+        assert_eq!(Route::of(&checkpoint(["weights", "archive"])), delete);
     }
 
     #[test]

@@ -43,9 +43,25 @@ pub(crate) fn creations(session: &str) -> Vec<Row> {
         ),
         row(
             "create_model",
-            without(model(), "lora_config"),
+            with(model(), "/lora_config/alpha", json!(16)),
             422,
-            "lora_config: missing",
+            "lora_config.alpha: expected one of rank, seed, ",
+        ),
+        row(
+            "create_model",
+            with(
+                model(),
+                "/optimizer_config",
+                json!({ "type": "adamw", "beta3": 0.9 }),
+            ),
+            422,
+            "optimizer_config.beta3: expected nothing",
+        ),
+        row(
+            "create_model",
+            without(model(), "base_model"),
+            422,
+            "base_model: missing",
         ),
         row(
             "create_model",
@@ -65,8 +81,12 @@ pub(crate) fn creations(session: &str) -> Vec<Row> {
             422,
             "tags: ",
         ),
-        row("create_session", json!({}), 422, "sdk_version: missing"),
-        row("client/config", json!({}), 422, "sdk_version: missing"),
+        row(
+            "create_session",
+            json!({ "sdk_version": 1 }),
+            422,
+            "sdk_version: ",
+        ),
         row(
             "client/dynamic_config",
             json!({ "sdk_version": 1 }),

@@ -18,7 +18,58 @@ pub(crate) fn passes(model: &str) -> Vec<Row> {
         json!({ "type": "image", "data": "iVBORw==", "format": "png", "expected_tokens": 3 });
     let text = json!({ "type": "encoded_text", "tokens": [1, 2, 256] });
     let sparse = json!({ "data": [], "dtype": "float32", "shape": [3, 1_000_000_000], "sparse_crow_indices": [0, 0, 0, 0], "sparse_col_indices": [] });
+    let unread = |name: &str| {
+        at(
+            &format!("{inputs}/{name}"),
+            tensor(json!([0.0, 0.0, 0.0]), "float32"),
+        )
+    };
+    let policy = |loss: &str| {
+        let mut body = unread("logprobs");
+        body["forward_backward_input"]["data"][0]["loss_fn_inputs"]["advantages"] =
+            tensor(json!([1.0, 1.0, 1.0]), "float32");
+        body["forward_backward_input"]["loss_fn"] = json!(loss);
+        body
+    };
+    let policies = ["importance_sampling", "ppo", "cispo", "dro"].map(|loss| {
+        row(
+            route,
+            policy(loss),
+            422,
+            "data.0.loss_fn_inputs.weights: expected an input of ",
+        )
+    });
+    let crossed = ["mask", "weight", "logprobs", "clip_low_threshold"].map(|name| {
+        row(
+            route,
+            unread(name),
+            422,
+            "expected an input of cross_entropy: target_tokens, weights",
+        )
+    });
     vec![
+        row(
+            route,
+            at("/note", json!(1)),
+            422,
+            "forward_backward_input.data.0.note: expected one of model_input, ",
+        ),
+        row(
+            route,
+            at(&format!("{inputs}/weights/scale"), json!(2)),
+            422,
+            "data.0.loss_fn_inputs.weights.scale: expected one of data, dtype, ",
+        ),
+        row(
+            route,
+            with(
+                pass(),
+                "/forward_backward_input/loss_fn_config",
+                json!({ "beta": 0.1 }),
+            ),
+            422,
+            "loss_fn_config.beta: expected nothing, cross_entropy has no options",
+        ),
         row(
             route,
             with(pass(), DATA, json!([])),
@@ -219,6 +270,8 @@ pub(crate) fn passes(model: &str) -> Vec<Row> {
     ]
     .into_iter()
     .chain(losses(model))
+    .chain(policies)
+    .chain(crossed)
     .collect()
 }
 

@@ -36,6 +36,16 @@ pub(crate) fn samples(sampler: &str) -> Vec<Row> {
         param("stop", json!([256]), "sampling_params.stop: "),
         param("stop", json!({}), "sampling_params.stop: "),
         param("seed", json!(-1), "sampling_params.seed: "),
+        param(
+            "min_p",
+            json!(0.1),
+            "sampling_params.min_p: expected one of max_tokens, seed, ",
+        ),
+        field(
+            "record_stability_info",
+            json!(true),
+            "record_stability_info: ",
+        ),
         field("num_samples", json!(0), "num_samples: "),
         field(
             "num_samples",

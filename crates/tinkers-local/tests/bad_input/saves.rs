@@ -81,7 +81,6 @@ pub(crate) fn steps_and_saves(model: &str) -> Vec<Row> {
             422,
             "path: ",
         ),
-        row("save_weights", save(Value::Null), 422, "path: "),
         row(
             "save_weights",
             with(save(json!("x")), "/ttl_seconds", json!(10)),
@@ -95,10 +94,22 @@ pub(crate) fn steps_and_saves(model: &str) -> Vec<Row> {
             "user_metadata.a: ",
         ),
         row(
-            "save_weights_for_sampler",
-            json!({ "model_id": model }),
+            "optim_step",
+            step("momentum", json!(0.9)),
             422,
-            "path: expected either",
+            "adam_params.momentum: expected one of learning_rate, beta1, ",
+        ),
+        row(
+            "save_weights_for_sampler",
+            json!({ "model_id": model, "seq_id": 1, "sampling_session_seq_id": 1, "ttl_seconds": 3600 }),
+            422,
+            "ttl_seconds: expected nothing without a path",
+        ),
+        row(
+            "save_weights_for_sampler",
+            json!({ "model_id": model, "seq_id": 1, "user_metadata": { "a": "b" } }),
+            422,
+            "user_metadata: expected nothing without a path",
         ),
         row(
             "save_weights_for_sampler",

@@ -40,7 +40,7 @@ async fn a_key_is_needed_and_any_will_do_unless_there_is_one() {
     let got = world
         .send(Method::GET, "/api/v1/training_runs", "", &[KEY])
         .await;
-    assert_eq!(said(&got), refused(403, "this API key is not the server's"));
+    assert_eq!(said(&got), refused(401, "this API key is not the server's"));
 }
 
 #[tokio::test]

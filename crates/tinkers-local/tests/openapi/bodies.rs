@@ -49,7 +49,7 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
         .ok();
 
     let lora = json!({ "rank": 8, "seed": 7, "train_unembed": true, "train_mlp": true, "train_attn": false });
-    let body = json!({ "session_id": session, "model_seq_id": 0, "base_model": BASE, "user_metadata": { "k": "v" }, "lora_config": lora, "optimizer_config": { "type": "adamw", "beta": 1 } });
+    let body = json!({ "session_id": session, "model_seq_id": 0, "base_model": BASE, "user_metadata": { "k": "v" }, "lora_config": lora, "optimizer_config": { "type": "adamw" } });
     let made = server
         .call(Route::CreateModel, &[], written::<wire::CreateModel>(body))
         .await;

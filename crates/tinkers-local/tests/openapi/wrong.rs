@@ -30,7 +30,7 @@ fn good(route: Route) -> Option<Value> {
             json!({ "session_id": "s", "sampling_session_seq_id": 0, "base_model": "b" })
         }
         Route::Sample => sample("s", 0),
-        Route::RetrieveFuture => json!({ "request_id": "r" }),
+        Route::RetrieveFuture | Route::CancelFuture => json!({ "request_id": "r" }),
         Route::RetrieveFutures => json!({
             "target": { "type": "sampling_session", "sampling_session_id": "s", "cloned_sampler_id": 0 },
             "prev_cursor": 0,
@@ -91,7 +91,7 @@ async fn each_required_field_is_required_and_has_its_type() {
             }
         }
     }
-    assert!(tried >= 50, "{tried}");
+    assert!(tried >= 40, "{tried}");
 }
 
 #[tokio::test]

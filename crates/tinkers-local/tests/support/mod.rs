@@ -141,6 +141,15 @@ impl World {
         self.poll(id).await.ok()
     }
 
+    /// The result of an operation that has ended; a poll would wait for ever on a clock that stands still.
+    pub(crate) async fn ended(&self, id: &str) -> Value {
+        tokio::select! {
+            biased;
+            got = self.poll(id) => got.ok(),
+            () = settle() => panic!("{id} has not ended"),
+        }
+    }
+
     pub(crate) async fn poll(&self, id: &str) -> Got {
         self.post(
             "retrieve_future",

@@ -56,6 +56,11 @@ pub(crate) fn encode(response: &SampleResponse) -> Bytes {
 }
 
 pub(crate) fn decode(body: Bytes) -> Result<SampleResponse, DecodeError> {
+    if body.is_empty() {
+        return Err(DecodeError::new(
+            "none of the fields of the result of a sample",
+        ));
+    }
     let message = m::SampleResponse::decode(body)?;
     let prompt_logprobs = match message.prompt_logprobs.filter(|bytes| !bytes.is_empty()) {
         Some(bytes) => Some(

@@ -252,6 +252,11 @@ fn batch_of_one(tensor: &TensorData) -> m::BatchedTensor {
 }
 
 pub(crate) fn decode_output(body: Bytes) -> Result<ForwardBackwardOutput, DecodeError> {
+    if body.is_empty() {
+        return Err(DecodeError::new(
+            "none of the fields of the result of a pass",
+        ));
+    }
     let message = m::ForwardBackwardOutput::decode(body)?;
     let mut loss_fn_outputs = Vec::new();
     let mut without_field = 0;

@@ -29,8 +29,11 @@ fn told(ids: &[&str], cursor: i64) -> Completions {
     }
 }
 
-fn answer(board: &Board, ids: &[&str], cursor: i64) -> bool {
-    board.answered(at(1), &board.report(), told(ids, cursor))
+/// How many waiters an answer told of their results.
+fn answer(board: &Board, ids: &[&str], cursor: i64) -> usize {
+    board
+        .answered(at(1), &board.report(), told(ids, cursor))
+        .waiters
 }
 
 fn watch(board: &Board, id: &str) -> Arc<ProgressCell> {
@@ -59,8 +62,8 @@ fn each_waiter_is_woken_once_and_by_its_own_completion() {
     watch(&board, "2");
     assert!(board.poll("1", &Waker::from(Arc::clone(&one))).is_pending());
     assert!(board.poll("2", &Waker::from(Arc::clone(&two))).is_pending());
-    assert!(answer(&board, &["1"], 1));
-    assert!(!answer(&board, &["1"], 1), "told twice is no news");
+    assert_eq!(answer(&board, &["1"], 1), 1);
+    assert_eq!(answer(&board, &["1"], 1), 0, "told twice is no news");
     let woken = |count: &Arc<Count>| count.0.load(Ordering::SeqCst);
     assert_eq!((woken(&one), woken(&two)), (1, 0));
     assert_eq!(progress.snapshot().last_news, at(1));
@@ -71,8 +74,7 @@ fn each_waiter_is_woken_once_and_by_its_own_completion() {
 #[test]
 fn what_comes_before_its_waiter_is_kept_for_it() {
     let board = Board::default();
-    assert!(answer(&board, &["1"], 1));
-    assert!(!answer(&board, &["1"], 1));
+    assert_eq!(answer(&board, &["1"], 1), 0, "its waiter is yet to come");
     watch(&board, "1");
     assert_eq!(size(poll(&board, "1")), Some(7));
     assert!(board.lock().early.is_empty());
@@ -115,7 +117,7 @@ fn the_cursor_moves_with_answers_alone_and_what_was_said_is_said_until_it_is_hea
     assert_eq!(board.report(), lost, "no answer came: the same again");
     watch(&board, "2");
     board.leave(&"2".into());
-    board.answered(at(1), &lost, told(&[], 4));
+    board.answered(at(1), &lost, told(&["3"], 4));
     let next = board.report();
     assert_eq!(
         (next.cursor, &next.retrieved[..]),
@@ -128,12 +130,118 @@ fn the_cursor_moves_with_answers_alone_and_what_was_said_is_said_until_it_is_hea
 }
 
 #[test]
+fn the_cursor_only_grows_and_a_bad_one_counts_once() {
+    let board = Board::default();
+    let cursor = |to: i64| {
+        let answered = board.answered(at(1), &board.report(), told(&[], to));
+        (board.report().cursor, answered.first_bad_cursor)
+    };
+    assert_eq!(cursor(5), (5, false));
+    assert_eq!(cursor(3), (5, true));
+    assert_eq!(cursor(Completions::NO_CURSOR), (5, false));
+    assert_eq!(cursor(6), (6, false));
+    assert_eq!(cursor(0), (6, false));
+}
+
+#[test]
+fn only_a_cursor_that_told_of_something_new_is_acknowledged() {
+    let board = Board::default();
+    answer(&board, &[], 3);
+    assert_eq!(board.work(), Work::Idle, "it told of nothing");
+    answer(&board, &["1"], 4);
+    assert_eq!(board.work(), Work::Acknowledge);
+    let report = board.report();
+    // Whatever cursor comes with it, one poll acknowledges it.
+    board.answered(at(1), &report, told(&["1"], 9));
+    assert_eq!((board.work(), board.owes()), (Work::Idle, false));
+    answer(&board, &["2"], 2);
+    assert_eq!(
+        board.work(),
+        Work::Idle,
+        "its cursor was acknowledged before"
+    );
+}
+
+#[test]
+fn while_the_poll_rests_every_waiter_polls_for_itself() {
+    let board = Board::default();
+    answer(&board, &["early"], 1);
+    watch(&board, "waits");
+    let count = Arc::<Count>::default();
+    let waker = Waker::from(Arc::clone(&count));
+    assert!(board.poll("waits", &waker).is_pending());
+    board.suspend();
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    assert_eq!(size(poll(&board, "waits")), None);
+    watch(&board, "early");
+    assert_eq!(size(poll(&board, "early")), Some(7), "it was told before");
+    watch(&board, "comes");
+    assert_eq!(size(poll(&board, "comes")), None);
+    assert_ne!(board.work(), Work::Wait);
+    board.resume();
+    watch(&board, "later");
+    assert!(poll(&board, "later").is_pending());
+    assert_eq!(board.work(), Work::Wait);
+}
+
+/// A waker that looks at the board as it is woken, as an executor on another thread may.
+struct Look {
+    board: Arc<Board>,
+    id: &'static str,
+    seen: Mutex<Vec<String>>,
+}
+
+impl Wake for Look {
+    fn wake(self: Arc<Self>) {
+        let seen = match self.board.poll(self.id, Waker::noop()) {
+            Poll::Ready(Ok(_)) => "told",
+            Poll::Ready(Err(_)) => "ended",
+            Poll::Pending => "nothing",
+        };
+        let others = match self.board.begin() {
+            Ok(_) if self.board.lock().suspended => "others poll for themselves",
+            Ok(_) => "others wait",
+            Err(_) => "others fail",
+        };
+        self.seen.lock().unwrap().push(format!("{seen}, {others}"));
+    }
+}
+
+#[test]
+fn a_woken_waiter_finds_the_state_that_it_is_woken_for() {
+    let seen = |act: fn(&Board)| {
+        let board = Arc::<Board>::default();
+        watch(&board, "1");
+        let look = Arc::new(Look {
+            board: Arc::clone(&board),
+            id: "1",
+            seen: Mutex::default(),
+        });
+        let waker = Waker::from(Arc::clone(&look));
+        assert!(board.poll("1", &waker).is_pending());
+        act(&board);
+        std::mem::take(&mut *look.seen.lock().unwrap())
+    };
+    assert_eq!(
+        seen(|board| board.end(Error::closed())),
+        ["ended, others fail"]
+    );
+    assert_eq!(seen(Board::suspend), ["told, others poll for themselves"]);
+    let told = |board: &Board| {
+        answer(board, &["1"], 1);
+    };
+    assert_eq!(seen(told), ["told, others wait"]);
+    let overdue = |board: &Board| board.release_overdue(at(9), Duration::from_secs(9));
+    assert_eq!(seen(overdue), ["told, others wait"]);
+}
+
+#[test]
 fn a_completion_that_is_told_again_after_it_was_used_is_not_kept() {
     let board = Board::default();
     watch(&board, "1");
     answer(&board, &["1"], 1);
     board.leave(&"1".into());
-    assert!(!answer(&board, &["1"], 1));
+    assert_eq!(answer(&board, &["1"], 1), 0);
     assert!(board.lock().early.is_empty());
 }
 

@@ -1,0 +1,85 @@
+//! When retries end, what does not count for their window, and what is held at the socket.
+
+use std::time::Duration;
+
+use tinkers_core::TransportErrorKind as T;
+use tinkers_core::{ErrorKind, Moment, RouteClass, Sent, Time};
+
+use crate::support::Step::{Fails, Header, Says};
+use crate::support::{World, post};
+use crate::{NOT_SENT, OK, secs};
+
+#[test]
+fn window_of_retries_begins_with_the_first_attempt() {
+    // The first attempt waits ten minutes for admission; the second meets a refusal with a long hint. Neither counts.
+    for script in [
+        vec![NOT_SENT],
+        vec![Says(503, "")],
+        vec![Header(429, "retry-after", "400"), NOT_SENT],
+        vec![Header(429, "retry-after", "400"), Says(503, "")],
+    ] {
+        let world = World::new(&script, OK).closed_until(secs(600));
+        let outcome = world.call(post(RouteClass::Sample));
+        outcome.unwrap_or_else(|error| panic!("{script:?}: {error}"));
+        assert_eq!(world.seen().len(), script.len() + 1, "{script:?}");
+    }
+    // What does count still ends it.
+    let world = World::new(&[], NOT_SENT).closed_until(secs(600));
+    let error = world.call(post(RouteClass::Sample)).expect_err("no end");
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    let last = *world.seen().last().expect("attempts");
+    assert!((secs(600)..secs(900)).contains(&last), "{last:?}");
+}
+
+#[test]
+fn request_held_at_the_socket_is_admitted_again() {
+    let held = Fails(T::Held, Sent::NotSent);
+    let world = World::new(&[held, held], OK);
+    let accepted = world.call(post(RouteClass::Train)).expect("accepted");
+    assert_eq!(accepted.earlier, Sent::NotSent);
+    assert_eq!(world.seen(), [secs(0); 3], "no pause of its own");
+    assert_eq!(
+        world.flights(),
+        1,
+        "those of the held attempts are given back"
+    );
+    drop(accepted);
+    assert_eq!(world.flights(), 0);
+}
+
+#[test]
+fn hint_of_an_unpaid_bill_is_followed() {
+    let unpaid = Header(402, "retry-after", "30");
+    let world = World::new(&[unpaid, Says(402, "{}")], OK);
+    world
+        .call(post(RouteClass::Sample))
+        .expect("paid in the end");
+    assert_eq!(world.seen(), [secs(0), secs(30), secs(35)]);
+    // It is not followed further than an unpaid bill may hold a job.
+    let world = World::new(&[Header(402, "retry-after", "1e300")], OK);
+    world
+        .call(post(RouteClass::Sample))
+        .expect("paid in the end");
+    assert_eq!(world.seen(), [secs(0), secs(60)]);
+}
+
+#[test]
+fn pause_beyond_the_deadline_fails_at_once_and_says_when() {
+    let mut call = post(RouteClass::Train);
+    call.deadline = Some(Moment::from_origin(secs(2)));
+    let world = World::new(&[], Says(503, ""));
+    let error = world.call(call).expect_err("there is no time left");
+    assert_eq!(
+        world.seen(),
+        [
+            secs(0),
+            Duration::from_millis(500),
+            Duration::from_millis(1500)
+        ]
+    );
+    assert_eq!(
+        world.clock.now(),
+        Moment::from_origin(Duration::from_millis(1500))
+    );
+    assert!(error.retry_at().is_some());
+}
