@@ -22,7 +22,7 @@ pub struct EndpointState {
     notices: Arc<Notices>,
     billing: Arc<BillingPause>,
     profile: ArcSwap<ServerProfile>,
-    reachability: Reachability,
+    reachability: Arc<Reachability>,
 }
 
 impl EndpointState {
@@ -35,7 +35,7 @@ impl EndpointState {
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             profile: ArcSwap::default(),
-            reachability: Reachability::default(),
+            reachability: Arc::default(),
         }
     }
 
@@ -65,7 +65,7 @@ impl EndpointState {
     }
 
     /// Whether the server answers.
-    pub(crate) fn reachability(&self) -> &Reachability {
+    pub(crate) fn reachability(&self) -> &Arc<Reachability> {
         &self.reachability
     }
 

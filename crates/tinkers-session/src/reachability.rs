@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers_core::{
-    BoxFuture, HttpRequest, HttpResponse, Moment, RouteClass, Time, Transport, TransportError,
-    TransportErrorKind,
+    BaseUrl, BoxFuture, HttpRequest, HttpResponse, Moment, RouteClass, Time, Transport,
+    TransportError, TransportErrorKind,
 };
 
 use crate::endpoint::Endpoint;
@@ -86,7 +86,9 @@ impl Reachability {
 pub(crate) struct Observed {
     inner: Arc<dyn Transport>,
     time: Arc<dyn Time>,
-    endpoint: Endpoint,
+    server: BaseUrl,
+    /// And not the endpoint, which lives as long as its sessions.
+    reachability: Arc<Reachability>,
 }
 
 impl Observed {
@@ -99,15 +101,16 @@ impl Observed {
         Arc::new(Self {
             inner,
             time: Arc::clone(time),
-            endpoint: endpoint.clone(),
+            server: endpoint.key().address().clone(),
+            reachability: Arc::clone(endpoint.reachability()),
         })
     }
 
     fn failed(&self, cause: &dyn Display) {
         // Logged without a lock, since subscribers are foreign code.
-        if let Some(lasted) = self.endpoint.reachability().failed(self.time.now()) {
+        if let Some(lasted) = self.reachability.failed(self.time.now()) {
             tracing::warn!(
-                server = %self.endpoint.key().address(),
+                server = %self.server,
                 cause = %cause,
                 lasted_s = lasted.as_secs(),
                 "the server does not answer; requests are repeated until it does"
@@ -116,11 +119,10 @@ impl Observed {
     }
 
     fn answered(&self, sent_at: Moment) {
-        let reachability = self.endpoint.reachability();
-        if let Some(lasted) = reachability.answered(sent_at, self.time.now()) {
+        if let Some(lasted) = self.reachability.answered(sent_at, self.time.now()) {
             // As a warning, so that whoever saw the outage sees its end.
             tracing::warn!(
-                server = %self.endpoint.key().address(),
+                server = %self.server,
                 lasted_s = lasted.as_secs(),
                 "the server answers again"
             );
