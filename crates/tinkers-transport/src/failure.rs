@@ -288,7 +288,7 @@ pub(crate) fn broken(origin: &Origin, sent: Sent, error: hyper::Error) -> Transp
 /// The rate limit does not let a request to `origin` leave that it had admitted before.
 pub(crate) fn held(origin: &Origin) -> TransportError {
     let message = format!(
-        "{} asked for a pause before the request left",
+        "the request to {} was held back before it left",
         origin.address()
     );
     TransportError::new(TransportErrorKind::Held, Sent::NotSent, message)
