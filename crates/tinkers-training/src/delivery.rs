@@ -8,7 +8,6 @@ use tinkers_wire::{Promise, TinkerPath};
 
 use crate::clean::is_clean;
 use crate::lost;
-use crate::parts::SavedName;
 use crate::poison::{Poison, Recovery};
 use crate::submit::Submission;
 use crate::taken::{is_taken, name_taken};
@@ -27,18 +26,20 @@ pub(crate) enum Taken {
         elapsed: Duration,
         /// The number that it was sent under.
         seq_id: u64,
-        /// The name of a save that an earlier attempt may have made, where nothing else can have.
-        maybe_saved: Option<SavedName>,
+        /// What is known of the attempts before the one that was accepted.
+        earlier: Sent,
+        /// Of a save: nothing but these attempts can have made a checkpoint of its name.
+        is_fresh: bool,
     },
     /// A save whose reply was lost, found to have been made.
     Found(TinkerPath),
 }
 
 impl Taken {
-    /// The same, where `name` is that of a save which an earlier attempt may have made.
-    pub(crate) fn maybe_saved_as(mut self, name: Option<SavedName>) -> Self {
-        if let Self::Promised { maybe_saved, .. } = &mut self {
-            *maybe_saved = name;
+    /// The same after an attempt that may have been applied.
+    pub(crate) fn after_lost_reply(mut self) -> Self {
+        if let Self::Promised { earlier, .. } = &mut self {
+            *earlier = Sent::MaybeSent;
         }
         self
     }
@@ -325,12 +326,12 @@ async fn send(turns: Arc<Turns>, turn: Arc<Turn>, index: usize) -> Result<Taken>
     let Some(name) = name else {
         return sent;
     };
-    // A checkpoint of that name may be an older one.
-    let sent = if known {
-        sent.map(|taken| taken.maybe_saved_as(None))
-    } else {
-        sent
-    };
+    let sent = sent.map(|mut taken| {
+        if let Taken::Promised { is_fresh, .. } = &mut taken {
+            *is_fresh = !known;
+        }
+        taken
+    });
     let sent = sent.map_err(|error| match is_taken(&error) {
         true => name_taken(&name, error),
         false => error,

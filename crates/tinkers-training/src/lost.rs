@@ -55,7 +55,7 @@ async fn look_or_repeat(
         }
     }
     let error = match submission.send(submission.repeating()).await {
-        Ok(taken) => return Ok(taken.maybe_saved_as(fresh.cloned())),
+        Ok(taken) => return Ok(taken.after_lost_reply()),
         Err(error) => error,
     };
     // Whatever the repeat met: the first attempt may have been applied.

@@ -157,10 +157,10 @@ impl Submission<'_> {
     }
 
     fn promised(&self, accepted: Accepted) -> Result<Taken> {
-        let was_repeated = accepted.earlier == Sent::MaybeSent;
         Ok(Taken::Promised {
             promise: promise(&accepted.response)?,
-            maybe_saved: self.part.saved_name().filter(|_| was_repeated),
+            earlier: accepted.earlier,
+            is_fresh: false,
             flight: accepted.flight,
             elapsed: self.session.caller().time.now().since(self.taken_at),
             seq_id: self.seq_id,

@@ -117,14 +117,15 @@ impl Waiter {
     }
 
     async fn result<T: OperationResult>(&self, taken: Taken, found: Found<T>) -> Result<T> {
-        let (promise, flight, elapsed, maybe_saved) = match taken {
+        let (promise, flight, elapsed, earlier, is_fresh) = match taken {
             Taken::Promised {
                 promise,
                 flight,
                 elapsed,
-                maybe_saved,
+                earlier,
+                is_fresh,
                 ..
-            } => (promise, flight, elapsed, maybe_saved),
+            } => (promise, flight, elapsed, earlier, is_fresh),
             Taken::Found(path) => return found(path),
         };
         let result = retrieve(Retrieval {
@@ -140,12 +141,15 @@ impl Waiter {
         match (result, &self.name) {
             (Err(error), Some(name)) if is_taken(&error) => {
                 let error = name_taken(name, error);
-                let Some(own) = maybe_saved else {
+                if earlier != Sent::MaybeSent {
                     return Err(error);
-                };
-                // A repeat met what an earlier attempt had saved.
+                }
                 let conflict = error.with_sent(Sent::MaybeSent);
-                found(search(&self.finder(), &own, conflict).await?)
+                if !is_fresh {
+                    return Err(conflict);
+                }
+                // A repeat met what an earlier attempt had saved.
+                found(search(&self.finder(), name, conflict).await?)
             }
             (result, _) => result,
         }

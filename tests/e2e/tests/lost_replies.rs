@@ -218,7 +218,7 @@ async fn a_lost_save_does_not_take_an_older_checkpoint_of_its_name_for_itself() 
     let error = training.save_state("latest").await.unwrap_err();
     assert_eq!(
         (error.kind(), error.sent()),
-        (ErrorKind::Conflict, Sent::Answered)
+        (ErrorKind::Conflict, Sent::MaybeSent)
     );
     assert_eq!(world.parts.engine.counts().saves, 1);
 }

@@ -251,24 +251,24 @@ fn runtime_does_the_work() {
     served.stop();
 }
 
-#[test]
-fn io_threads_are_started() {
+#[tokio::test]
+async fn io_threads_are_started() {
     let four = NonZeroUsize::new(4).unwrap();
-    let (served, _, service) = tinkers::block_on(with(|builder| builder.io_threads(four)));
+    let (served, _, service) = with(|builder| builder.io_threads(four)).await;
     // It holds from the first client on.
     let other = served.connecting().io_threads(NonZeroUsize::MIN).connect();
-    let error = tinkers::block_on(other).expect_err("the runtime is running");
+    let error = other.await.expect_err("the runtime is running");
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
     #[cfg(target_os = "linux")]
-    {
+    until(|| {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();
         let names = tasks.filter_map(|task| {
             let name = task.ok()?.path().join("comm");
             std::fs::read_to_string(name).ok()
         });
-        let count = names.filter(|name| name.trim() == "tinkers-io").count();
-        assert_eq!(count, 4);
-    }
+        names.filter(|name| name.trim() == "tinkers-io").count() == 4
+    })
+    .await;
     drop(service);
     served.stop();
 }
