@@ -16,14 +16,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tinkers_core::Spawn;
-use tinkers_core::{BoxFuture, Time};
+use tinkers_core::{BoxFuture, Moment, Spawn, Time};
 use tinkers_transport::{DedicatedThread, IoRuntime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::{HINT, Scene};
-use crate::watch::Stopwatch;
 
 /// From the moment when all connections are full to the refusal: what else there is to come has come by then.
 const QUIET: Duration = Duration::from_millis(100);
@@ -49,10 +47,9 @@ pub(super) struct Pause {
 struct Desk {
     scene: Scene,
     time: Arc<dyn Time>,
-    watch: Stopwatch,
     state: Mutex<State>,
     /// When the refusal left, once it did.
-    refused: watch::Sender<Option<Duration>>,
+    refused: watch::Sender<Option<Moment>>,
 }
 
 #[derive(Default)]
@@ -60,7 +57,7 @@ struct State {
     is_closing_in: bool,
     under_way: usize,
     is_chosen: bool,
-    arrivals: Vec<Duration>,
+    arrivals: Vec<Moment>,
 }
 
 impl Server {
@@ -70,7 +67,6 @@ impl Server {
         let desk = Arc::new(Desk {
             scene,
             time: runtime.time(),
-            watch: Stopwatch::start(),
             state: Mutex::default(),
             refused: watch::Sender::default(),
         });
@@ -100,9 +96,9 @@ impl Server {
         let refused = *self.desk.refused.borrow();
         let state = self.desk.lock();
         let since = refused.unwrap_or_default();
-        let arrivals = state.arrivals.iter();
+        let after = state.arrivals.iter().filter(|at| **at >= since);
         Pause {
-            arrivals: arrivals.filter_map(|at| at.checked_sub(since)).collect(),
+            arrivals: after.map(|at| at.since(since)).collect(),
             has_refused: refused.is_some(),
         }
     }
@@ -144,8 +140,9 @@ impl Desk {
             Some(false) => {
                 let mut refused = self.refused.subscribe();
                 // The sender lives as long as this.
-                let _ = refused.wait_for(Option::is_some).await;
-                self.time.sleep(OTHERS).await;
+                let refused = refused.wait_for(Option::is_some).await.map(|at| *at);
+                let refused = refused.ok().flatten().unwrap_or_default();
+                self.time.sleep_until(refused.after(OTHERS)).await;
                 accepted()
             }
         }
@@ -153,7 +150,7 @@ impl Desk {
 
     /// Writes down that a request has come: `None` when it is to be answered at once, otherwise whether it is to be refused.
     fn arrived(&self) -> Option<bool> {
-        let at = self.watch.elapsed();
+        let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();
         let mut state = self.lock();
         if !state.is_closing_in {
@@ -161,7 +158,7 @@ impl Desk {
         }
         state.arrivals.push(at);
         if has_refused {
-            return None;
+            return Some(false);
         }
         state.under_way += 1;
         let is_full = state.under_way >= self.scene.capacity();
@@ -174,7 +171,7 @@ impl Desk {
         if self.scene.is_body_slow {
             body.pause = Some(self.time.sleep(SLOW));
         }
-        self.refused.send_replace(Some(self.watch.elapsed()));
+        self.refused.send_replace(Some(self.time.now()));
         let response = Response::builder()
             .status(429)
             .header("retry-after-ms", HINT.as_millis().to_string());
