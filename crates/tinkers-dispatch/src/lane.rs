@@ -175,6 +175,8 @@ impl Lane {
             if let Some(ticket) = state.queue.collect(place) {
                 if self.may_leave(&ticket) {
                     after.drop(waiter.waker);
+                    // Counted when it is collected: one that is taken back is granted once more.
+                    self.counters.grants.add(1);
                     return Look::Granted(ticket);
                 }
                 self.constraints.undo(ticket, now.since_origin());
@@ -366,6 +368,7 @@ impl Lane {
     /// runtime.
     fn found(&self, state: &mut State, place: Place) -> Look {
         if let Some(ticket) = state.queue.collect(place) {
+            self.counters.grants.add(1);
             return Look::Granted(ticket);
         }
         let alarm = state

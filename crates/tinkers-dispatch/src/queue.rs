@@ -39,6 +39,15 @@ impl Waiter {
     fn take_waker(&mut self) -> Waker {
         std::mem::replace(&mut self.waker, Waker::noop().clone())
     }
+
+    /// Has it wake by itself at this time. Returns the waker, unless it does so by then already.
+    fn set_alarm(&mut self, at: Moment) -> Option<Waker> {
+        if self.alarm.is_some_and(|alarm| alarm <= at) {
+            return None;
+        }
+        self.alarm = Some(at);
+        Some(self.take_waker())
+    }
 }
 
 /// What a place that is given up had come to.
@@ -133,11 +142,6 @@ impl Queue {
         lapsed.map(|(_, grant)| grant.ticket).collect()
     }
 
-    /// The clients that have not collected a ticket yet.
-    pub(crate) fn granted_to(&self) -> BTreeSet<ClientId> {
-        self.granted.keys().map(|place| place.line.client).collect()
-    }
-
     /// When the oldest ticket that is not collected was handed over.
     pub(crate) fn oldest_grant(&self) -> Option<Moment> {
         self.granted.values().map(|grant| grant.at).min()
@@ -158,26 +162,48 @@ impl Queue {
             .get_mut(&(place.arrival, place.number))
     }
 
+    fn waiter_of(&self, place: Place) -> Option<&Waiter> {
+        self.lines
+            .get(&place.line)?
+            .get(&(place.arrival, place.number))
+    }
+
     /// Whether the place is the first of its line.
     pub(crate) fn is_first_of_its_line(&self, place: Place) -> bool {
         self.head(place.line).is_some_and(|(head, _)| head == place)
     }
 
-    /// Sets an alarm at this time for the first of each line that has none by then, and returns their wakers. The lines of `except`
-    /// get none.
-    pub(crate) fn set_alarms(&mut self, at: Moment, except: &BTreeSet<ClientId>) -> Vec<Waker> {
+    /// Sets an alarm at this time for the first of each line that has none by then, and returns their wakers.
+    pub(crate) fn set_alarms(&mut self, at: Moment) -> Vec<Waker> {
         let firsts = self
             .lines
-            .iter_mut()
-            .filter(|(line, _)| !except.contains(&line.client))
-            .filter_map(|(_, waiting)| waiting.values_mut().next());
-        firsts
-            .filter(|waiter| waiter.alarm.is_none_or(|alarm| alarm > at))
-            .map(|waiter| {
-                waiter.alarm = Some(at);
-                waiter.take_waker()
-            })
-            .collect()
+            .values_mut()
+            .filter_map(|waiting| waiting.values_mut().next());
+        firsts.filter_map(|waiter| waiter.set_alarm(at)).collect()
+    }
+
+    /// Has one waiter watch, for when the clients that have not collected their tickets never do: the one that is served last of the
+    /// others, so that it watches for long. Returns its waker, unless somebody watches already.
+    pub(crate) fn set_watch(&mut self, at: Moment) -> Option<Waker> {
+        let holders: BTreeSet<ClientId> =
+            self.granted.keys().map(|place| place.line.client).collect();
+        let others = self
+            .turns
+            .iter()
+            .rev()
+            .filter(|client| !holders.contains(client));
+        let others: Vec<Place> = others
+            .filter_map(|client| self.head_of(*client))
+            .map(|(place, _)| place)
+            .collect();
+        let watches = |place: &Place| {
+            let alarm = self.waiter_of(*place).and_then(|waiter| waiter.alarm);
+            alarm.is_some_and(|alarm| alarm <= at)
+        };
+        if others.iter().any(watches) {
+            return None;
+        }
+        self.waiter(*others.first()?)?.set_alarm(at)
     }
 
     /// The wakers of the waiters whose deadline is before `at`.

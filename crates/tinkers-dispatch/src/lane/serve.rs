@@ -1,9 +1,8 @@
 //! Serving the queue of a lane: who goes next, and when it is to be served again by itself.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tinkers_core::{ClientId, Moment, RouteClass};
+use tinkers_core::{Moment, RouteClass};
 use tinkers_limits::{Blocked, Demand, GateState, Take, Ticket};
 
 use super::{Lane, State};
@@ -41,24 +40,23 @@ impl Lane {
                         self.counters.probes.add(1);
                         after.tell(LimiterEvent::Probing { class: self.class });
                     }
-                    self.counters.grants.add(1);
                     after.wake(state.queue.grant(place, ticket, now));
                 }
                 Err(Blocked::NotUntil(at)) => {
                     state.growth.held_back(now.since_origin());
                     let at = Moment::from_origin(at);
-                    return self.look_again_at(state, at, &BTreeSet::new(), after);
+                    return self.look_again_at(state, at, after);
                 }
                 Err(Blocked::WindowFull | Blocked::Full) => {
                     if self.step_ramp(state, now) || self.take_back_lapsed(state, now) {
                         continue;
                     }
                     if let Some(at) = state.ramp_at {
-                        self.look_again_at(state, at, &BTreeSet::new(), after);
+                        self.look_again_at(state, at, after);
                     } else if let Some(at) = self.stands_until(state) {
-                        // Of the clients that hold it up nothing more is expected: usually they collect within microseconds.
-                        let holders = state.queue.granted_to();
-                        self.look_again_at(state, at, &holders, after);
+                        // Usually they are collected within microseconds, so that one who watches is enough.
+                        state.look_at = Some(at);
+                        after.wake(state.queue.set_watch(at));
                     }
                     return;
                 }
@@ -66,17 +64,10 @@ impl Lane {
         }
     }
 
-    /// Nothing is given back that would have the queue served before `at`: the first of each line, but for those of `except`, looks
-    /// by itself then.
-    fn look_again_at(
-        &self,
-        state: &mut State,
-        at: Moment,
-        except: &BTreeSet<ClientId>,
-        after: &mut After,
-    ) {
+    /// Nothing is given back that would have the queue served before `at`: the first of each line looks by itself then.
+    fn look_again_at(&self, state: &mut State, at: Moment, after: &mut After) {
         state.look_at = Some(at);
-        for waker in state.queue.set_alarms(at, except) {
+        for waker in state.queue.set_alarms(at) {
             after.wake(Some(waker));
         }
     }
