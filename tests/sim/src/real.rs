@@ -34,8 +34,8 @@ pub struct RealEngine {
 
 #[derive(Default)]
 struct State {
-    /// What was applied, in order.
-    applied: Vec<Work>,
+    /// What was applied, in order. Its jobs keep their ids, from which the engine draws where a request has no seed.
+    applied: Vec<Job>,
     /// Models that have not been unloaded.
     live: BTreeSet<String>,
     /// What models came to.
@@ -84,7 +84,7 @@ impl RealEngine {
             (Err(error), _) => state.refused.push(format!("{work:?}: {error}")),
             (Ok(_), Work::CreateModel { model, .. } | Work::CreateFromCheckpoint { model, .. }) => {
                 state.live.insert(model.clone());
-                state.applied.push(work.clone());
+                state.applied.push(job.clone());
             }
             (
                 Ok(_),
@@ -92,7 +92,7 @@ impl RealEngine {
                 | Work::OptimStep { .. }
                 | Work::Save { .. }
                 | Work::LoadCheckpoint { .. },
-            ) => state.applied.push(work.clone()),
+            ) => state.applied.push(job.clone()),
             (Ok(Outcome::Sampled(response)), Work::Sample { request, .. }) => {
                 let prompt = request.prompt.tokens().unwrap_or_default();
                 let tokens = response
@@ -144,12 +144,11 @@ impl RealEngine {
         let fresh = Self::new(None)?;
         let applied = self.lock().applied.clone();
         let mut seen = BTreeSet::new();
-        for work in applied {
+        for Job { id, work } in applied {
             let again = format!("{work:?}");
             let failed = |error: EngineError| format!("{again} is not done again: {error}");
             if let Some(work) = once(work, &mut seen).map_err(failed)? {
-                let job = fresh.own_job(work);
-                fresh.run(&job).map_err(failed)?;
+                fresh.run(&Job { id, work }).map_err(failed)?;
             }
         }
         fresh.ends()
