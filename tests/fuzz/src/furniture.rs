@@ -6,6 +6,8 @@ use tinkers_local::Route;
 pub(crate) const SESSION: &str = "session-0000000000000001";
 pub(crate) const SAMPLER: &str = "session-0000000000000001:sample:0";
 pub(crate) const FUTURE: &str = "req-00000000-1";
+/// The future of the sample, the third request that has one.
+pub(crate) const SAMPLE: &str = "req-00000000-3";
 
 /// Where a request goes and what it says, in the order in which a server is furnished. The first promise is [`FUTURE`].
 pub(crate) fn furniture() -> Vec<(String, String)> {
@@ -75,7 +77,7 @@ pub(crate) fn fitting(route: Route) -> Option<String> {
         Route::RetrieveFuture => {
             format!(r#"{{"request_id":"{FUTURE}","allow_metadata_only":true}}"#)
         }
-        Route::CancelFuture => format!(r#"{{"request_id":"{FUTURE}"}}"#),
+        Route::CancelFuture => format!(r#"{{"request_id":"{SAMPLE}"}}"#),
         Route::RetrieveFutures => format!(
             r#"{{"target":{{"type":"sampling_session","sampling_session_id":"{SAMPLER}","cloned_sampler_id":0}},"prev_cursor":0,"timeout":30.0,"retrieved_request_ids":[]}}"#
         ),
