@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::num::NonZeroUsize;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -100,6 +99,7 @@ fn every_option_of_the_builder_has_a_test() {
     let tests = [
         include_str!("options_builder.rs"),
         include_str!("options_limits.rs"),
+        include_str!("io_threads.rs"),
     ]
     .concat();
     let mut count = 0;
@@ -247,28 +247,6 @@ fn runtime_does_the_work() {
     let (served, sent, service) = tinkers::block_on(with(|builder| builder.runtime(handle)));
     let (_, _, _, thread) = sent.sent(routes::CREATE_SESSION);
     assert_eq!(thread.as_deref(), Some("mine"));
-    drop(service);
-    served.stop();
-}
-
-#[tokio::test]
-async fn io_threads_are_started() {
-    let four = NonZeroUsize::new(4).unwrap();
-    let (served, _, service) = with(|builder| builder.io_threads(four)).await;
-    // It holds from the first client on.
-    let other = served.connecting().io_threads(NonZeroUsize::MIN).connect();
-    let error = other.await.expect_err("the runtime is running");
-    assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
-    #[cfg(target_os = "linux")]
-    until(|| {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-        let names = tasks.filter_map(|task| {
-            let name = task.ok()?.path().join("comm");
-            std::fs::read_to_string(name).ok()
-        });
-        names.filter(|name| name.trim() == "tinkers-io").count() == 4
-    })
-    .await;
     drop(service);
     served.stop();
 }
