@@ -99,6 +99,8 @@ pub struct LaneCounts {
     pub waits: u64,
     /// Times that somebody who waits was woken.
     pub wakes: u64,
+    /// Those of the wakes that only have a waiter look at a time, for the case that all grants stay uncollected.
+    pub watches: u64,
     /// Attempts that the server refused for their rate.
     pub refusals: u64,
     /// Refusals that said when to come back.
@@ -118,6 +120,7 @@ pub(crate) struct Counters {
     pub(crate) grants: Counter,
     pub(crate) waits: Counter,
     pub(crate) wakes: Counter,
+    pub(crate) watches: Counter,
     pub(crate) refusals: Counter,
     pub(crate) hints: Counter,
     pub(crate) events: Counter,
@@ -146,6 +149,7 @@ impl Counters {
             grants: self.grants.read(),
             waits: self.waits.read(),
             wakes: self.wakes.read(),
+            watches: self.watches.read(),
             refusals: self.refusals.read(),
             hints: self.hints.read(),
             events: self.events.read(),

@@ -241,8 +241,10 @@ fn wake_ups(seen: &Seen) -> Vec<Fault> {
         return faults;
     };
     let handed = handed_over(seen, counts);
-    if counts.wakes * 10 > handed * 11 {
-        let what = format!("{} wakes for {handed} that were handed over", counts.wakes);
+    let Counts { wakes, watches, .. } = counts;
+    // One watches at a time, for grants that stay uncollected for long: where choice decides who is polled, most do.
+    if (wakes - watches) * 10 > handed * 11 || watches > handed {
+        let what = format!("{wakes} wakes ({watches} to watch) for {handed} that were handed over");
         faults.push(Fault::new(Kind::WakeUps, what));
     }
     faults

@@ -87,6 +87,7 @@ impl Subject for Limited {
             grants: lane.counts.grants,
             waits: lane.counts.waits,
             wakes: lane.counts.wakes,
+            watches: lane.counts.watches,
             refusals: lane.counts.refusals,
             events: lane.counts.events,
             probes: lane.counts.probes,

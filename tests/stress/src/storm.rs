@@ -296,10 +296,15 @@ pub fn check(seen: &Seen) -> Vec<Fault> {
         agree("refusals", counts.refusals, refused);
         // After each change of the gate the first of each line is woken to look at it by itself.
         let heads = (clients + 1) * (refused + lost);
-        if counts.wakes * 10 > counts.grants * 11 + heads * 10 {
+        let Counts {
+            wakes,
+            watches,
+            grants,
+            ..
+        } = counts;
+        if (wakes - watches) * 10 > grants * 11 + heads * 10 || watches > grants {
             let what = format!(
-                "{} wakes for {} grants, {refused} refusals and {lost} lost",
-                counts.wakes, counts.grants
+                "{wakes} wakes ({watches} to watch) for {grants} grants, {refused} refusals and {lost} lost"
             );
             faults.push(Fault::new(Kind::WakeUps, what));
         }

@@ -77,6 +77,8 @@ pub struct Counts {
     pub waits: u64,
     /// Times that somebody who waits was woken.
     pub wakes: u64,
+    /// Those that only have somebody watch grants that are not collected.
+    pub watches: u64,
     /// Refusals that it was told.
     pub refusals: u64,
     /// Congestion events that these made.

@@ -56,7 +56,9 @@ impl Lane {
                     } else if let Some(at) = self.stands_until(state) {
                         // Usually they are collected within microseconds, so that one who watches is enough.
                         state.look_at = Some(at);
-                        after.wake(state.queue.set_watch(at));
+                        let watcher = state.queue.set_watch(at);
+                        self.counters.watches.add(watcher.is_some().into());
+                        after.wake(watcher);
                     }
                     return;
                 }
