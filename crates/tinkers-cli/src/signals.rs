@@ -1,4 +1,4 @@
-//! Being asked to end: Ctrl-C, and SIGTERM where there is one.
+//! Signals that end a command in order: Ctrl-C, and on Unix SIGTERM and SIGHUP.
 
 use std::io;
 
@@ -13,6 +13,9 @@ pub(crate) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// `None` where SIGHUP was ignored when the process started, as under `nohup`.
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 /// Sent where a file would grow beyond the limit of the process (`ulimit -f`).
@@ -30,17 +33,49 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: match handles_hangup() {
+                true => Some(signal(SignalKind::hangup())?),
+                false => None,
+            },
         })
     }
 
     /// Waits for the next request to end. Cancel-safe: one that comes meanwhile is not lost.
     pub(crate) async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
+}
+
+/// Returns whether SIGHUP should end the command. A handler would undo `nohup`, so where the signal is ignored, or that cannot be
+/// read (systems without `/proc`), none is set.
+#[cfg(unix)]
+fn handles_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored_signals(&status).is_some_and(|mask| mask & HANGUP_BIT == 0)
+}
+
+/// SIGHUP is signal 1, the lowest bit.
+#[cfg(unix)]
+const HANGUP_BIT: u64 = 1;
+
+/// Reads the mask of ignored signals from the text of `/proc/<pid>/status`.
+#[cfg(unix)]
+fn ignored_signals(status: &str) -> Option<u64> {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
 }
 
 #[cfg(not(unix))]

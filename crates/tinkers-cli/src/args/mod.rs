@@ -204,7 +204,7 @@ impl QuickstartArgs {
 #[command(
     allow_negative_numbers = true,
     after_help = "\
-Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM: saves that have begun
+Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM or SIGHUP: saves that have begun
 are finished, which takes 30 s at most; a second signal ends it at once.
 GET /openapi.json describes its routes and bodies.
 With --engine scripted, GET /scripted/counts tells what was accepted, refused and in flight.

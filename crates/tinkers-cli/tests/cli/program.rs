@@ -88,6 +88,16 @@ impl Program {
         Self::spawn(command)
     }
 
+    /// The same, ignoring SIGHUP from the start.
+    #[cfg(unix)]
+    pub(crate) fn start_under_nohup(home: &Path, arguments: &[&str]) -> Self {
+        let mut command = quiet(Command::new("bash"), home);
+        let script = "trap '' HUP && exec \"$@\"";
+        command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tinkers")]);
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())

@@ -91,7 +91,10 @@ fn named(files: &[PathBuf], end: &str) -> usize {
 
 #[test]
 fn a_save_that_has_begun_is_finished_on_a_signal() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP"] {
+        if signal == "HUP" && ignores_hangup() {
+            continue;
+        }
         let home = tempfile::tempdir().unwrap();
         let server = Server::new(Program::start(home.path(), &["serve", "--port", "0"]));
         let model = server.model(512);
@@ -105,6 +108,27 @@ fn a_save_that_has_begun_is_finished_on_a_signal() {
             "{left:?}"
         );
     }
+}
+
+/// Whether SIGHUP is ignored here, and so in every program that is started from here.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_none_or(|mask| mask & 1 == 1)
+}
+
+#[test]
+fn server_under_nohup_goes_on_after_a_hangup() {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["serve", "--port", "0"];
+    let server = Server::new(Program::start_under_nohup(home.path(), &arguments));
+    server.program.signal("HUP");
+    let model = server.model(1);
+    let saved = server.result(&server.save(&model, 1, "n"));
+    assert!(saved["path"].as_str().is_some(), "{saved}");
+    server.program.signal("TERM");
+    server.program.finish().succeeded();
 }
 
 #[test]
