@@ -11,6 +11,9 @@ use crate::out;
 /// two; without a bound three threads take hours.
 const PREEMPTIONS: &str = "3";
 
+/// The module of a crate's library that holds models which need private items.
+const IN_LIBRARY: &str = "loom_models";
+
 /// The models of one crate.
 #[derive(Debug, PartialEq, Eq)]
 struct Models {
@@ -55,16 +58,25 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Err(format!("models failed: {}", failed.join(", ")))
 }
 
-/// The crates that have models: a test target `loom`, or several that start with `loom_`.
+/// The crates that have models: a test target `loom`, several that start with `loom_`, or the module [`IN_LIBRARY`].
 fn models(packages: &[Package], root: &Path) -> Vec<Models> {
     let of = |package: &Package| {
         let tests = root.join(&package.directory).join("tests");
-        let entries = std::fs::read_dir(tests).ok()?;
+        let entries = std::fs::read_dir(tests).into_iter().flatten();
         let names = entries
             .flatten()
             .map(|entry| entry.file_name().to_string_lossy().into_owned());
         let mut targets: Vec<String> = names.filter_map(|name| target(&name)).collect();
         targets.sort();
+        if (root
+            .join(&package.directory)
+            .join("src")
+            .join(IN_LIBRARY)
+            .with_extension("rs"))
+        .is_file()
+        {
+            targets.push(IN_LIBRARY.to_owned());
+        }
         (!targets.is_empty()).then(|| Models {
             package: package.name.clone(),
             targets,
@@ -79,6 +91,18 @@ pub(crate) fn targets_of(package: &str) -> Result<Vec<String>, String> {
     let all = models(&workspace.packages, &machine::root());
     let own = all.into_iter().find(|models| models.package == package);
     Ok(own.map(|models| models.targets).unwrap_or_default())
+}
+
+/// The arguments of `cargo test` that select these targets.
+pub(crate) fn selection(targets: &[String]) -> Vec<String> {
+    let mut arguments = Vec::new();
+    for name in targets {
+        match name == IN_LIBRARY {
+            true => arguments.extend(["--lib".to_owned(), name.clone()]),
+            false => arguments.extend(["--test".to_owned(), name.clone()]),
+        }
+    }
+    arguments
 }
 
 fn target(file: &str) -> Option<String> {
@@ -106,9 +130,7 @@ fn choose(all: Vec<Models>, names: &[String]) -> Result<Vec<Models>, String> {
 
 fn check(models: &Models, target: &Path) -> Result<Tally, String> {
     let mut call = machine::cargo(&["test", "--release", "--package", &models.package]);
-    for name in &models.targets {
-        call.args(["--test", name]);
-    }
+    call.args(selection(&models.targets));
     call.arg("--target-dir")
         .arg(target)
         .args(["--", "--show-output"]);

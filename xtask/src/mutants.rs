@@ -165,9 +165,7 @@ fn measure(
         call.args(["--re", &exactly(survivor)]);
     }
     call.args(["--timeout", "300", "--", "--release"]);
-    for target in &targets {
-        call.args(["--test", target]);
-    }
+    call.args(loom::selection(&targets));
     let run = Run::finish(call, &output.join("models"))?;
     let missed = run.lines("missed")?;
     score.by_models = score.survivors.len() - missed.len();

@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 use crate::retrieve::operation_failed;
 use crate::{ApiFuture, catch_unwind};
 
-/// A queue of the client's own that an operation waits in before it asks for admission.
-pub trait SubmissionQueue: Send + Sync + fmt::Debug {
-    /// Returns when it last moved: when a request of it was submitted, refused or heard of.
-    fn moved(&self) -> Option<Moment>;
+/// Activity of a client-side queue in which operations wait before they ask for admission.
+pub trait QueueActivity: Send + Sync + fmt::Debug {
+    /// Returns when the queue last moved: when its first entry changed, or that entry's request made progress.
+    fn last_activity(&self) -> Option<Moment>;
 }
 
 /// What an operation's work is given.
@@ -38,7 +38,7 @@ pub struct Operation {
     /// When it is given up, news or not.
     pub deadline: Option<Moment>,
     /// Where it waits before it asks for admission.
-    pub queue: Option<Arc<dyn SubmissionQueue>>,
+    pub queue: Option<Arc<dyn QueueActivity>>,
 }
 
 impl Operation {
@@ -57,7 +57,7 @@ impl Operation {
 
     /// The same, waiting in `queue` first: while that moves, the operation does not count as stalled.
     #[must_use]
-    pub fn in_queue(mut self, queue: Arc<dyn SubmissionQueue>) -> Self {
+    pub fn in_queue(mut self, queue: Arc<dyn QueueActivity>) -> Self {
         self.queue = Some(queue);
         self
     }
@@ -66,7 +66,7 @@ impl Operation {
     fn patience(&self, limit: Duration) -> Result<Moment> {
         let caller = self.session.caller();
         let now = caller.time.now();
-        let queue_moved = || self.queue.as_ref().and_then(|queue| queue.moved());
+        let queue_moved = || self.queue.as_ref().and_then(|queue| queue.last_activity());
         let moved = || caller.admission.moved(self.class).max(queue_moved());
         let stalls_at = self.progress.patience(now, limit, moved)?;
         match self.deadline {

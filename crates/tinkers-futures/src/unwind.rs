@@ -23,7 +23,8 @@ pub fn catch_unwind<T>(
     })
 }
 
-fn aborted(panic: &(dyn Any + Send)) -> Error {
+/// Makes the error of an operation whose background task panicked, with the message of the panic.
+pub fn aborted(panic: &(dyn Any + Send)) -> Error {
     let words = panic
         .downcast_ref::<&str>()
         .copied()

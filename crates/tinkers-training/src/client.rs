@@ -1,4 +1,4 @@
-//! The client of one model that is being trained.
+//! The client that trains one model.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use tinkers_wire::{
     TinkerPath,
 };
 
-use crate::parts::{LoadPart, Part, PassPart, StepPart};
-use crate::turns::Turns;
+use crate::requests::{Load, Pass, Request, Step};
+use crate::results::{FoundSave, ResultWaiter};
+use crate::submission_queue::SubmissionQueue;
 use crate::unload::unload;
-use crate::waiter::{Found, Waiter};
-use crate::{ChunkLimits, SaveForSampler, SaveState, plan};
+use crate::{ChunkLimits, SaveForSampler, SaveState, plan_chunks};
 
-/// One model that is being trained. Clones share its order.
+/// Trains one model. Clones share one submission queue.
 ///
-/// A call takes its place in the order **when the method is called**, not when the future that it returns is polled. So a pass
-/// and a step submitted back to back are worked on back to back. Dropping the future ends the waiting and never the
-/// submission.
+/// A call is queued **when the method is called**, not when the returned future is polled, and requests are sent in that order.
+/// A pass and a step that are submitted back to back are therefore processed back to back. Dropping the future ends the waiting
+/// and never the submission.
 ///
-/// When a request that changes the model is refused, or the outcome of any request is not known, later calls fail at once with
-/// `Poisoned`, and nothing overtakes: see [`TrainingClient::recover`]. A refused save or forward pass fails alone.
+/// When a request that changes the model is refused, or the outcome of any request is unknown, later calls fail at once with
+/// `Poisoned`, so that no call is applied out of order: see [`TrainingClient::recover`]. A refused save or forward pass fails alone.
 #[derive(Debug, Clone)]
 pub struct TrainingClient {
-    turns: Arc<Turns>,
+    queue: Arc<SubmissionQueue>,
     info: Arc<ModelInfo>,
     queue_log: Arc<QueueLog>,
 }
@@ -36,28 +36,28 @@ impl TrainingClient {
         let model_id: Arc<str> = Arc::from(info.model_id.as_str());
         let queue_log = Arc::new(QueueLog::training(format!("training of {model_id}")));
         Self {
-            turns: Turns::new(session, model_id),
+            queue: SubmissionQueue::new(session, model_id),
             info: Arc::new(info),
             queue_log,
         }
     }
 
-    /// The model's id, which is its training run's.
+    /// Returns the model's id, which is also the id of its training run.
     pub fn model_id(&self) -> &str {
-        self.turns.model_id()
+        self.queue.model_id()
     }
 
-    /// What the server told of the model when the client was made.
+    /// Returns the server's description of the model, as of the creation of the client.
     pub fn info(&self) -> &ModelInfo {
         &self.info
     }
 
-    /// The session, for what needs training and sampling together.
+    /// Returns the session, for operations that combine training and sampling.
     pub fn session(&self) -> &Arc<dyn SessionContext> {
-        self.turns.session()
+        self.queue.session()
     }
 
-    /// Losses and outputs for `data`, without gradients.
+    /// Computes losses and outputs for `data`, without gradients.
     pub fn forward(
         &self,
         data: impl Into<Vec<Datum>>,
@@ -71,9 +71,10 @@ impl TrainingClient {
         )
     }
 
-    /// Losses and outputs for `data`; their gradients are added to those held for the next [`TrainingClient::optim_step`].
+    /// Computes losses and outputs for `data`, and adds their gradients to those accumulated for the next
+    /// [`TrainingClient::optim_step`].
     ///
-    /// A batch beyond the server's limits goes as several requests whose results are merged.
+    /// A batch above the server's limits is sent as several requests, whose results are merged.
     pub fn forward_backward(
         &self,
         data: impl Into<Vec<Datum>>,
@@ -87,34 +88,33 @@ impl TrainingClient {
         )
     }
 
-    /// A step of AdamW with the gradients held, which are then gone.
+    /// Applies an AdamW step with the accumulated gradients, and clears them.
     pub fn optim_step(&self, params: AdamParams) -> ApiFuture<OptimStepResult> {
         let operation = self.operation("TrainingClient.optim_step");
-        let part = params.validate().map(|()| StepPart {
-            model_id: Arc::clone(self.turns.model_id()),
+        let step = params.validate().map(|()| Step {
+            model_id: Arc::clone(self.queue.model_id()),
             params,
         });
         self.single(
             operation,
             RequestKind::OptimStep,
-            part.map_err(Error::from),
+            step.map_err(Error::from),
             |_| Ok(OptimStepResult::default()),
         )
     }
 
-    /// Saves weights and optimizer state under a name, to go on training from: `save_state("step-10")`.
+    /// Saves weights and optimizer state under a name, to resume training from: `save_state("step-10")`.
     ///
-    /// A name that is taken fails with `Conflict` and stops nothing else: save under another one, or with
-    /// [`SaveState::overwrite`].
+    /// A taken name fails this call alone, with `Conflict`: save under another name, or with [`SaveState::overwrite`].
     pub fn save_state(&self, save: impl Into<SaveState>) -> ApiFuture<SavedWeights> {
         let operation = self.operation("TrainingClient.save_state");
-        let part = save.into().into_part(self.turns.model_id());
-        self.single(operation, RequestKind::SaveWeights, part, |path| {
+        let request = save.into().into_request(self.queue.model_id());
+        self.single(operation, RequestKind::SaveWeights, request, |path| {
             Ok(SavedWeights { path })
         })
     }
 
-    /// Saves weights to sample from: under a name, or [`SaveForSampler::unnamed`].
+    /// Saves weights for sampling, under a name or [`SaveForSampler::unnamed`].
     pub fn save_weights_for_sampler(
         &self,
         save: impl Into<SaveForSampler>,
@@ -124,18 +124,18 @@ impl TrainingClient {
         start(operation, saved)
     }
 
-    /// The same as a step of a larger operation, whose progress it tells. It takes its place in the order now.
+    /// Does the same as a step of `operation`, to whose progress it reports. The call is queued now.
     pub fn save_weights_for_sampler_in(
         &self,
         operation: &Operation,
         save: impl Into<SaveForSampler>,
     ) -> BoxFuture<'static, Result<SavedSamplerWeights>> {
-        let session = self.turns.session();
-        let part = save
+        let session = self.queue.session();
+        let request = save
             .into()
-            .into_part(self.turns.model_id(), || session.next_sampling_seq());
+            .into_request(self.queue.model_id(), || session.next_sampling_seq());
         let kind = RequestKind::SaveWeightsForSampler;
-        self.place(operation, kind, part, |path| {
+        self.queue_one(operation, kind, request, |path| {
             Ok(SavedSamplerWeights {
                 path: Some(path),
                 sampling_session_id: None,
@@ -143,13 +143,13 @@ impl TrainingClient {
         })
     }
 
-    /// Loads the weights of a checkpoint, a `tinker://` path, into this model; its optimizer starts anew. Some servers take it
-    /// only as a model's first request.
+    /// Loads the weights of a checkpoint, given by its `tinker://` path, into this model and resets the optimizer. Some servers
+    /// accept it only as a model's first request.
     pub fn load_state(&self, path: impl AsRef<str>) -> ApiFuture<LoadedWeights> {
         self.load("TrainingClient.load_state", path.as_ref(), false)
     }
 
-    /// Loads weights and optimizer state of a checkpoint, a `tinker://` path, into this model.
+    /// Loads weights and optimizer state of a checkpoint, given by its `tinker://` path, into this model.
     pub fn load_state_with_optimizer(&self, path: impl AsRef<str>) -> ApiFuture<LoadedWeights> {
         self.load(
             "TrainingClient.load_state_with_optimizer",
@@ -158,53 +158,51 @@ impl TrainingClient {
         )
     }
 
-    /// Frees the model on the server, which has room for a few; a model that is not freed goes with its session. It does not wait for
-    /// calls that are under way, which may fail then: await them first. Later calls fail with what the server says of a model that
-    /// it does not know.
+    /// Unloads the model from the server, which has memory for few models; otherwise it stays until its session ends. Await earlier
+    /// calls first: those in progress may fail. Later calls fail with the server's error for an unknown model.
     pub fn unload(&self) -> ApiFuture<()> {
         let operation = self.operation("TrainingClient.unload");
-        let work = unload(operation.clone(), Arc::clone(self.turns.model_id()));
+        let work = unload(operation.clone(), Arc::clone(self.queue.model_id()));
         start(operation, work)
     }
 
-    /// Lets calls go on after a refused request that is known to have left nothing on the server; the next call takes its
-    /// number.
+    /// Allows calls again after a refused request that is known to have had no effect on the server. The next call takes its number.
     ///
     /// # Errors
-    /// `Poisoned` when that is not known. Then only a new client, from the last checkpoint, is safe.
+    /// `Poisoned` if that is not known. Create a new client from the last checkpoint then.
     pub fn recover(&self) -> Result<()> {
-        self.turns.recover()
+        self.queue.recover()
     }
 
     fn load(&self, name: &'static str, path: &str, optimizer: bool) -> ApiFuture<LoadedWeights> {
         let operation = self.operation(name);
         let path = path.parse::<TinkerPath>().map_err(Error::from);
-        let placed = self.place_load(&operation, path, optimizer);
-        start(operation, placed)
+        let loaded = self.queue_load(&operation, path, optimizer);
+        start(operation, loaded)
     }
 
-    /// Loads a checkpoint as a step of a larger operation, whose progress it tells.
+    /// Loads a checkpoint as a step of `operation`, to whose progress it reports.
     pub(crate) fn load_in(
         &self,
         operation: &Operation,
         path: TinkerPath,
         optimizer: bool,
     ) -> BoxFuture<'static, Result<LoadedWeights>> {
-        self.place_load(operation, Ok(path), optimizer)
+        self.queue_load(operation, Ok(path), optimizer)
     }
 
-    fn place_load(
+    fn queue_load(
         &self,
         operation: &Operation,
         path: Result<TinkerPath>,
         optimizer: bool,
     ) -> BoxFuture<'static, Result<LoadedWeights>> {
-        let part = path.map(|path| LoadPart {
-            model_id: Arc::clone(self.turns.model_id()),
+        let load = path.map(|path| Load {
+            model_id: Arc::clone(self.queue.model_id()),
             path,
             optimizer,
         });
-        self.place(operation, RequestKind::LoadWeights, part, |path| {
+        self.queue_one(operation, RequestKind::LoadWeights, load, |path| {
             Ok(LoadedWeights {
                 path: Some(path),
                 model_id: None,
@@ -220,84 +218,84 @@ impl TrainingClient {
         loss: Loss,
     ) -> ApiFuture<ForwardBackwardOutput> {
         let operation = self.operation(name);
-        let placed = validate(&data, &loss).map_err(Error::from).and_then(|()| {
-            let parts = self.cut(mode, data, &loss);
-            self.turns
-                .take(name, parts, Arc::clone(&operation.progress))
+        let queued = validate(&data, &loss).map_err(Error::from).and_then(|()| {
+            let requests = self.split(mode, data, &loss);
+            self.queue
+                .submit(name, requests, Arc::clone(&operation.progress))
         });
         let kind = match mode {
             PassMode::Forward => RequestKind::Forward,
             PassMode::ForwardBackward => RequestKind::ForwardBackward,
         };
         let waiter = self.waiter(operation.clone(), kind);
-        start(operation, waiter.merged(placed))
+        start(operation, waiter.merged(queued))
     }
 
-    fn cut(&self, mode: PassMode, mut data: Vec<Datum>, loss: &Loss) -> Vec<Arc<dyn Part>> {
-        let chunks = plan(&data, ChunkLimits::from(self.turns.session().config()));
-        let part = |data| PassPart {
-            model_id: Arc::clone(self.turns.model_id()),
+    fn split(&self, mode: PassMode, mut data: Vec<Datum>, loss: &Loss) -> Vec<Arc<dyn Request>> {
+        let chunks = plan_chunks(&data, ChunkLimits::from(self.queue.session().config()));
+        let pass = |data| Pass {
+            model_id: Arc::clone(self.queue.model_id()),
             mode,
             data,
             loss: loss.clone(),
         };
         chunks
             .into_iter()
-            .map(|chunk| Arc::new(part(data.drain(..chunk.len()).collect())) as Arc<dyn Part>)
+            .map(|chunk| Arc::new(pass(data.drain(..chunk.len()).collect())) as Arc<dyn Request>)
             .collect()
     }
 
-    /// A call of one request. `found` makes the result of a save that was found to have been made.
+    /// Starts a call of one request. `found` makes the result of a save whose checkpoint was found by its name.
     fn single<T: OperationResult>(
         &self,
         operation: Operation,
         kind: RequestKind,
-        part: Result<impl Part + 'static>,
-        found: Found<T>,
+        request: Result<impl Request + 'static>,
+        found: FoundSave<T>,
     ) -> ApiFuture<T> {
-        let placed = self.place(&operation, kind, part, found);
-        start(operation, placed)
+        let result = self.queue_one(&operation, kind, request, found);
+        start(operation, result)
     }
 
-    /// Takes the place of a call of one request, now; the future waits for its result.
-    fn place<T: OperationResult>(
+    /// Queues a call of one request now. The future waits for its result.
+    fn queue_one<T: OperationResult>(
         &self,
         operation: &Operation,
         kind: RequestKind,
-        part: Result<impl Part + 'static>,
-        found: Found<T>,
+        request: Result<impl Request + 'static>,
+        found: FoundSave<T>,
     ) -> BoxFuture<'static, Result<T>> {
-        let name = part.as_ref().ok().and_then(Part::saved_name);
-        let placed = part.and_then(|part| {
+        let name = request.as_ref().ok().and_then(Request::saved_name);
+        let queued = request.and_then(|request| {
             let progress = Arc::clone(&operation.progress);
-            self.turns
-                .take(operation.name, vec![Arc::new(part)], progress)
+            self.queue
+                .submit(operation.name, vec![Arc::new(request)], progress)
         });
-        let waiter = Waiter {
+        let waiter = ResultWaiter {
             name,
             ..self.waiter(operation.clone(), kind)
         };
-        Box::pin(waiter.single(placed, found))
+        Box::pin(waiter.single(queued, found))
     }
 
     fn operation(&self, name: &'static str) -> Operation {
-        let session = Arc::clone(self.turns.session());
-        let queue = Arc::<Turns>::clone(&self.turns);
+        let session = Arc::clone(self.queue.session());
+        let queue = Arc::<SubmissionQueue>::clone(&self.queue);
         Operation::new(session, name, RouteClass::Train).in_queue(queue)
     }
 
-    fn waiter(&self, operation: Operation, kind: RequestKind) -> Waiter {
-        Waiter {
+    fn waiter(&self, operation: Operation, kind: RequestKind) -> ResultWaiter {
+        ResultWaiter {
             operation,
             kind,
-            turns: Arc::clone(&self.turns),
+            queue: Arc::clone(&self.queue),
             queue_log: Arc::clone(&self.queue_log),
             name: None,
         }
     }
 }
 
-/// Checks everything that can be checked before a number is taken.
+/// Validates a pass before a sequence number is reserved.
 fn validate(data: &[Datum], loss: &Loss) -> Result<(), InvalidInput> {
     if data.is_empty() {
         return Err(InvalidInput::new("data", "at least one datum, got none"));

@@ -1,4 +1,4 @@
-//! Making models: new ones, and from checkpoints.
+//! Builders that create models, new or from checkpoints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use tinkers_wire::{
 };
 
 use crate::TrainingClient;
-use crate::making::{Making, into_new_model, loads_into_models_alone};
+use crate::create_model::{ModelCreation, into_new_model, needs_existing_model};
 
-/// A new LoRA adapter to be made over a base model.
+/// A builder that creates a LoRA adapter over a base model.
 #[derive(Debug, Clone)]
-#[must_use = "nothing is made before create() is called"]
-pub struct NewModel {
+#[must_use = "nothing is created before create() is called"]
+pub struct CreateLoraTrainingClient {
     session: Arc<dyn SessionContext>,
     base_model: String,
     lora: LoraConfig,
     metadata: Option<BTreeMap<String, String>>,
 }
 
-impl NewModel {
-    /// An adapter of rank 32 over `base_model`.
+impl CreateLoraTrainingClient {
+    /// Starts with an adapter of rank 32 over `base_model`.
     pub fn new(session: Arc<dyn SessionContext>, base_model: impl Into<String>) -> Self {
         Self {
             session,
@@ -33,35 +33,35 @@ impl NewModel {
         }
     }
 
-    /// The rank.
+    /// Sets the rank.
     pub fn rank(mut self, rank: u32) -> Self {
         self.lora.rank = rank;
         self
     }
 
-    /// The seed of the adapter's random start.
+    /// Sets the seed of the adapter's initial weights.
     pub fn seed(mut self, seed: u64) -> Self {
         self.lora.seed = Some(seed);
         self
     }
 
-    /// The whole configuration of the adapter.
+    /// Sets the whole configuration of the adapter.
     pub fn lora_config(mut self, lora: LoraConfig) -> Self {
         self.lora = lora;
         self
     }
 
-    /// Notes of the caller's own.
+    /// Attaches metadata.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    /// Makes the model.
+    /// Creates the model.
     pub fn create(self) -> ApiFuture<TrainingClient> {
         const NAME: &str = "ServiceClient.lora_training";
         let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
-        let making = Making {
+        let creation = ModelCreation {
             operation: operation.clone(),
             subject: format!("creation of a model of {}", self.base_model),
         };
@@ -78,32 +78,33 @@ impl NewModel {
                 lora_config: self.lora,
                 optimizer_config: None,
             };
-            making.new_model(&body).await
+            creation.new_model(&body).await
         })
     }
 }
 
-/// Whether a checkpoint's optimizer state comes along.
+/// Whether to restore a checkpoint's optimizer state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreOptimizer {
-    /// It does: training goes on as if it had not been interrupted.
+    /// Restore it: training continues as if it had not been interrupted.
     Yes,
-    /// The optimizer starts anew.
+    /// Reset the optimizer.
     No,
 }
 
-/// A model to be made from a training checkpoint.
+/// A builder that creates a model from a training checkpoint.
 #[derive(Debug, Clone)]
-#[must_use = "nothing is made before create() is called"]
-pub struct FromState {
+#[must_use = "nothing is created before create() is called"]
+pub struct CreateTrainingClientFromState {
     session: Arc<dyn SessionContext>,
     path: Result<TinkerPath>,
     optimizer: RestoreOptimizer,
     metadata: Option<BTreeMap<String, String>>,
 }
 
-impl FromState {
-    /// From `path`, a `tinker://` path of a training checkpoint; a wrong one fails in [`FromState::create`].
+impl CreateTrainingClientFromState {
+    /// Starts from a training checkpoint, given by its `tinker://` path. An invalid path fails in
+    /// [`CreateTrainingClientFromState::create`].
     pub fn new(
         session: Arc<dyn SessionContext>,
         path: impl AsRef<str>,
@@ -117,17 +118,17 @@ impl FromState {
         }
     }
 
-    /// Notes of the caller's own.
+    /// Attaches metadata.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    /// Makes the model.
+    /// Creates the model.
     pub fn create(self) -> ApiFuture<TrainingClient> {
         const NAME: &str = "ServiceClient.training_from_state";
         let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
-        let making = Making {
+        let creation = ModelCreation {
             operation: operation.clone(),
             subject: "creation of a model from a checkpoint".to_owned(),
         };
@@ -148,25 +149,25 @@ impl FromState {
                 optimizer_config: None,
                 weights_access_token: None,
             };
-            let made = making
+            let created = creation
                 .run(
                     routes::LOAD_WEIGHTS,
                     to_json(&body),
                     RequestKind::LoadWeights,
                 )
                 .await;
-            let (loaded, promised): (LoadedWeights, _) = match made {
-                Err(refusal) if loads_into_models_alone(&refusal) => {
+            let (loaded, promised): (LoadedWeights, _) = match created {
+                Err(refusal) if needs_existing_model(&refusal) => {
                     self.session.caller().setbacks.count(Setback::Fallback);
-                    tracing::debug!(setback = Setback::Fallback.name(), %refusal, "the server makes no model of a checkpoint; making one, and loading into it");
-                    let made = into_new_model(&making, body).await;
-                    return made.map_err(|error| {
-                        error.with_context(format!("the server makes no model of a checkpoint ({refusal}), and a new one to load into could not be had"))
+                    tracing::debug!(setback = Setback::Fallback.name(), %refusal, "the server cannot create a model from a checkpoint; creating a model and loading the checkpoint into it");
+                    let created = into_new_model(&creation, body).await;
+                    return created.map_err(|error| {
+                        error.with_context(format!("the server cannot create a model from a checkpoint ({refusal}), and loading it into a new model failed"))
                     });
                 }
-                made => made?,
+                created => created?,
             };
-            making
+            creation
                 .client(loaded.model_id.or(promised).unwrap_or(computed))
                 .await
         })

@@ -1,94 +1,65 @@
-//! One turn on its way to the server: its requests, what became of each, and who is told when.
+//! Sends one submission: its requests, the state of each, and the report to the caller.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tinkers_core::{Error, ErrorKind, Flight, Result, Sent, Setback};
-use tinkers_wire::{Promise, TinkerPath};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tinkers_core::{Error, ErrorKind, Result, Sent, Setback};
 
-use crate::clean::is_clean;
-use crate::lost;
 use crate::poison::{Poison, Recovery};
-use crate::submit::Submission;
-use crate::taken::{is_taken, name_taken};
-use crate::together::Together;
-use crate::turns::{Reply, Turn, Turns};
+use crate::recover_save;
+use crate::refusal::leaves_number_free;
+use crate::submission_queue::{Reply, Submission, SubmissionQueue};
+use crate::submit::{Outgoing, Submitted};
 
-/// How a part was taken by the server.
+/// The state of a request.
 #[derive(Debug)]
-pub(crate) enum Taken {
-    /// Its result will come.
-    Promised {
-        promise: Promise,
-        /// One unit of the in-flight window, held until the result is there.
-        flight: Flight,
-        /// From the call of the method to the promise.
-        elapsed: Duration,
-        /// The number that it was sent under.
-        seq_id: u64,
-        /// What is known of the attempts before the one that was accepted.
-        earlier: Sent,
-        /// Of a save: nothing but these attempts can have made a checkpoint of its name.
-        is_fresh: bool,
-    },
-    /// A save whose reply was lost, found to have been made.
-    Found(TinkerPath),
-}
-
-impl Taken {
-    /// The same after an attempt that may have been applied.
-    pub(crate) fn after_lost_reply(mut self) -> Self {
-        if let Self::Promised { earlier, .. } = &mut self {
-            *earlier = Sent::MaybeSent;
-        }
-        self
-    }
-}
-
-/// What became of a part so far.
-#[derive(Debug)]
-enum Fate {
+enum RequestState {
     NeverSent,
-    UnderWay,
-    Taken(Taken),
-    /// Taken, and nobody waits for its result: the call had failed.
-    Orphaned,
-    /// The server did nothing with it and its number is free.
+    InFlight,
+    Accepted(Submitted),
+    /// Accepted, and its result is not retrieved, since the call had failed.
+    Abandoned,
+    /// The server did nothing with it, and its number is free.
     Refused,
     /// It may have been applied.
     Unknown,
 }
 
-/// One turn being sent. The waiter is told at the first failure, when the client is poisoned too; what is under way then is
-/// seen to its end.
+/// Sends one submission. The first failure poisons the queue and is reported to the caller at once; requests that are in flight
+/// then are still awaited, since they decide whether calls may go on.
 pub(crate) struct Delivery {
-    turns: Arc<Turns>,
-    turn: Arc<Turn>,
-    /// Taken when the waiter is told.
+    queue: Arc<SubmissionQueue>,
+    submission: Arc<Submission>,
+    /// `None` once the outcome was reported.
     reply: Option<Reply>,
-    fates: Vec<Fate>,
-    /// Why a call failed that changes nothing, while it is not known yet whether all of its numbers are free.
+    states: Vec<RequestState>,
+    /// The failure of a call that changes nothing, while it is not known whether all of its numbers are free.
     undecided: Option<Error>,
 }
 
 impl Delivery {
-    pub(crate) fn new(turns: &Arc<Turns>, turn: Turn, reply: Reply) -> Self {
-        let fates = turn.parts.iter().map(|_| Fate::NeverSent).collect();
+    pub(crate) fn new(queue: &Arc<SubmissionQueue>, submission: Submission, reply: Reply) -> Self {
+        let states = submission
+            .requests
+            .iter()
+            .map(|_| RequestState::NeverSent)
+            .collect();
         Self {
-            turns: Arc::clone(turns),
-            turn: Arc::new(turn),
+            queue: Arc::clone(queue),
+            submission: Arc::new(submission),
             reply: Some(reply),
-            fates,
+            states,
             undecided: None,
         }
     }
 
-    /// Sends the turn, to the end of its last request.
+    /// Sends all requests and waits until each has ended.
     pub(crate) async fn run(&mut self) {
-        let count = self.turn.parts.len();
-        if self.turns.session().config().parallel_fwdbwd_chunks {
-            // The server cannot begin before the first number is there, so it comes last: then all can be worked on together, and
-            // if one of the others is refused nothing has been applied by a server that keeps the order.
+        let count = self.submission.requests.len();
+        if self.queue.session().config().parallel_fwdbwd_chunks {
+            // The server starts with the first number, so that request is sent last: all chunks can then be processed together,
+            // and if one of the others is refused, a server that keeps the order has applied nothing.
             self.send_together(1, count).await;
             if !self.has_failed() {
                 self.send_together(0, 1).await;
@@ -101,113 +72,126 @@ impl Delivery {
             }
         }
         if !self.has_failed() {
-            self.tell_success();
+            self.report_success();
         } else if let Some(cause) = self.undecided.take() {
             match self.recovery() {
-                Recovery::From(_) => self.turns.release(count as u64),
-                recovery => self.turns.poison(Poison { cause, recovery }),
+                Recovery::From(_) => self.queue.release(count as u64),
+                recovery => self.queue.poison(Poison { cause, recovery }),
             }
         } else {
-            self.turns.decide(self.recovery());
+            self.queue.settle_recovery(self.recovery());
         }
     }
 
-    /// The sending itself broke off; no request of it is under way any more.
-    pub(crate) fn broke_off(&mut self, error: Error) {
-        for fate in &mut self.fates {
-            if matches!(fate, Fate::UnderWay) {
-                *fate = Fate::Unknown;
+    /// Ends the submission after a panic in [`Delivery::run`]. No request is in flight any more.
+    pub(crate) fn abort(&mut self, error: Error) {
+        for state in &mut self.states {
+            if matches!(state, RequestState::InFlight) {
+                *state = RequestState::Unknown;
             }
         }
         if self.has_failed() {
-            self.undelivered();
-            tracing::error!(setback = Setback::Undelivered.name(), %error, "what was left of a failed call broke off");
+            self.count_undelivered();
+            tracing::error!(setback = Setback::Undelivered.name(), %error, "the rest of a failed call was aborted");
             match self.undecided.take() {
-                Some(cause) => self.turns.poison(Poison {
+                Some(cause) => self.queue.poison(Poison {
                     cause,
                     recovery: Recovery::Never,
                 }),
-                None => self.turns.decide(Recovery::Never),
+                None => self.queue.settle_recovery(Recovery::Never),
             }
             return;
         }
-        self.turns.poison(Poison {
+        self.queue.poison(Poison {
             cause: error.clone(),
             recovery: Recovery::Never,
         });
-        self.tell(Err(error));
+        self.report(Err(error));
     }
 
     async fn send_together(&mut self, from: usize, to: usize) {
-        for fate in &mut self.fates[from..to] {
-            *fate = Fate::UnderWay;
+        for state in &mut self.states[from..to] {
+            *state = RequestState::InFlight;
         }
-        let parts = (from..to).map(|i| send(Arc::clone(&self.turns), Arc::clone(&self.turn), i));
-        let mut parts = Together::new(parts);
-        while let Some((place, outcome)) = parts.next().await {
+        let requests = (from..to).map(|index| {
+            let sent = send(Arc::clone(&self.queue), Arc::clone(&self.submission), index);
+            async move { (index, sent.await) }
+        });
+        let mut requests: FuturesUnordered<_> = requests.collect();
+        while let Some((index, outcome)) = requests.next().await {
             match outcome {
-                Ok(taken) => self.taken(from + place, taken),
-                Err(error) => self.failed(from + place, error),
+                Ok(submitted) => self.accepted(index, submitted),
+                Err(error) => self.failed(index, error),
             }
         }
     }
 
-    fn taken(&mut self, index: usize, taken: Taken) {
-        self.fates[index] = Fate::Taken(taken);
+    fn accepted(&mut self, index: usize, submitted: Submitted) {
+        self.states[index] = RequestState::Accepted(submitted);
         if self.has_failed() {
-            self.give_up_results();
+            self.abandon_results();
         }
     }
 
     fn failed(&mut self, index: usize, error: Error) {
-        let clean = is_clean(&error, &*self.turn.parts[index]);
-        self.fates[index] = if clean { Fate::Refused } else { Fate::Unknown };
-        let seq_id = self.turn.seq(index);
+        let is_free = leaves_number_free(&error, &*self.submission.requests[index]);
+        self.states[index] = if is_free {
+            RequestState::Refused
+        } else {
+            RequestState::Unknown
+        };
+        let seq_id = self.submission.seq(index);
         if self.has_failed() {
-            self.undelivered();
-            tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, %error, "another request of a call that had failed");
+            self.count_undelivered();
+            tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, %error, "another request of a failed call failed, too");
             return;
         }
         let recovery = self.recovery();
-        if error.kind() == ErrorKind::Closed && self.turns.session().check_open().is_err() {
-            // What is queued behind it, and every later call, is told of the end of the session, and not of a failure.
+        if error.kind() == ErrorKind::Closed && self.queue.session().check_open().is_err() {
+            // Queued and later calls fail because the session is closed, and not because this one failed.
             let error = match recovery {
                 Recovery::From(_) => error,
                 _ => error.with_sent(Sent::MaybeSent),
             };
-            self.tell(Err(error));
-            self.give_up_results();
+            self.report(Err(error));
+            self.abandon_results();
             return;
         }
         let error = match recovery {
             Recovery::From(_) => error,
-            _ if self.turn.parts.len() == 1 => error,
+            _ if self.submission.requests.len() == 1 => error,
             _ => self.partly(seq_id, error),
         };
-        let is_harmless = recovery != Recovery::Never && !self.turn.parts[0].changes_model();
+        let is_harmless =
+            recovery != Recovery::Never && !self.submission.requests[0].changes_model();
         if is_harmless {
-            // What is queued behind it builds on nothing of it, and goes on once its numbers are known to be free.
+            // Queued calls do not depend on it, and are sent once its numbers are known to be free.
             self.undecided = Some(error.clone());
         } else {
-            // First the poison, then the news of it, so that who hears of it finds it in force.
-            self.turns.poison(Poison {
+            // Poison first, so that a caller that has seen the failure finds later calls refused.
+            self.queue.poison(Poison {
                 cause: error.clone(),
                 recovery,
             });
         }
-        self.tell(Err(error));
-        self.give_up_results();
+        self.report(Err(error));
+        self.abandon_results();
     }
 
-    /// Whether there is a way back, as far as it is known now.
+    /// Returns whether calls may go on, as far as it is known now.
     fn recovery(&self) -> Recovery {
-        let any = |is: fn(&Fate) -> bool| self.fates.iter().any(is);
-        if any(|fate| matches!(fate, Fate::Taken(_) | Fate::Orphaned | Fate::Unknown)) {
+        let any = |is: fn(&RequestState) -> bool| self.states.iter().any(is);
+        if any(|state| {
+            matches!(
+                state,
+                RequestState::Accepted(_) | RequestState::Abandoned | RequestState::Unknown
+            )
+        }) {
             Recovery::Never
-        } else if any(|fate| matches!(fate, Fate::UnderWay)) {
+        } else if any(|state| matches!(state, RequestState::InFlight)) {
             Recovery::Undecided
         } else {
-            Recovery::From(self.turn.first_seq)
+            Recovery::From(self.submission.first_seq)
         }
     }
 
@@ -215,72 +199,79 @@ impl Delivery {
         self.reply.is_none()
     }
 
-    fn tell_success(&mut self) {
-        let taken = |fate: &mut Fate| match std::mem::replace(fate, Fate::Orphaned) {
-            Fate::Taken(taken) => Some(taken),
-            _ => None,
-        };
-        let taken = self.fates.iter_mut().filter_map(taken).collect();
-        self.tell(Ok(taken));
+    fn report_success(&mut self) {
+        let accepted =
+            |state: &mut RequestState| match std::mem::replace(state, RequestState::Abandoned) {
+                RequestState::Accepted(submitted) => Some(submitted),
+                _ => None,
+            };
+        let submitted = self.states.iter_mut().filter_map(accepted).collect();
+        self.report(Ok(submitted));
     }
 
-    fn tell(&mut self, outcome: Result<Vec<Taken>>) {
+    fn report(&mut self, outcome: Result<Vec<Submitted>>) {
         if let Some(reply) = self.reply.take() {
-            // Nobody may be waiting any more; the numbers are used all the same.
+            // The caller may have dropped its future; the numbers are used all the same.
             if let Err(outcome) = reply.send(outcome) {
-                self.undelivered();
-                let (operation, seq_id) = (self.turn.operation, self.turn.first_seq);
-                tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "nobody waits for what became of this submission");
+                self.count_undelivered();
+                let (operation, seq_id) = (self.submission.operation, self.submission.first_seq);
+                tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "the caller of this submission dropped its future");
             }
         }
     }
 
-    /// An outcome that nobody waits for.
-    fn undelivered(&self) {
-        let caller = self.turns.session().caller();
+    /// Counts an outcome without a receiver.
+    fn count_undelivered(&self) {
+        let caller = self.queue.session().caller();
         caller.setbacks.count(Setback::Undelivered);
     }
 
-    /// The results of accepted requests of a failed call are waited for by nobody.
-    fn give_up_results(&mut self) {
-        let setbacks = Arc::clone(&self.turns.session().caller().setbacks);
-        for (index, fate) in self.fates.iter_mut().enumerate() {
-            if !matches!(fate, Fate::Taken(_)) {
+    /// Abandons the results of accepted requests, whose call has failed.
+    fn abandon_results(&mut self) {
+        let setbacks = Arc::clone(&self.queue.session().caller().setbacks);
+        for (index, state) in self.states.iter_mut().enumerate() {
+            if !matches!(state, RequestState::Accepted(_)) {
                 continue;
             }
-            if let Fate::Taken(Taken::Promised { promise, .. }) =
-                std::mem::replace(fate, Fate::Orphaned)
+            if let RequestState::Accepted(Submitted::Accepted { promise, .. }) =
+                std::mem::replace(state, RequestState::Abandoned)
             {
-                let seq_id = self.turn.seq(index);
+                let seq_id = self.submission.seq(index);
                 setbacks.count(Setback::Undelivered);
-                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, request_id = %promise.request_id, "accepted, though its call failed: nobody waits for its result");
+                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %promise.request_id, "the server accepted this request of a failed call; its result is not retrieved");
             }
         }
     }
 
-    /// What is known when one request of several failed and others were accepted, are under way, or may have been applied.
+    /// Makes the error of a call of which one request failed while others were accepted, are in flight or may have been applied.
     fn partly(&self, failed: u64, error: Error) -> Error {
-        let numbers = |is: fn(&Fate) -> bool| {
-            let those = self.fates.iter().enumerate().filter(|(_, fate)| is(fate));
-            let those: Vec<String> = those.map(|(i, _)| self.turn.seq(i).to_string()).collect();
+        let numbers = |is: fn(&RequestState) -> bool| {
+            let those = self
+                .states
+                .iter()
+                .enumerate()
+                .filter(|(_, state)| is(state));
+            let those: Vec<String> = those
+                .map(|(i, _)| self.submission.seq(i).to_string())
+                .collect();
             those.join(", ")
         };
-        let accepted = numbers(|fate| matches!(fate, Fate::Taken(_)));
-        let under_way = numbers(|fate| matches!(fate, Fate::UnderWay));
-        let under_way = if under_way.is_empty() {
+        let accepted = numbers(|state| matches!(state, RequestState::Accepted(_)));
+        let in_flight = numbers(|state| matches!(state, RequestState::InFlight));
+        let in_flight = if in_flight.is_empty() {
             String::new()
         } else {
-            format!(", [{under_way}] are still under way")
+            format!(", [{in_flight}] are in flight")
         };
-        let first = self.turn.first_seq;
-        let last = self.turn.seq(self.turn.parts.len() - 1);
-        let gradients = if self.turn.parts[0].adds_gradients() {
+        let first = self.submission.first_seq;
+        let last = self.submission.seq(self.submission.requests.len() - 1);
+        let gradients = if self.submission.requests[0].adds_gradients() {
             self.gradients()
         } else {
             "it was a forward pass, which adds no gradients"
         };
         let message = format!(
-            "of the chunks {first} to {last} of this call, {failed} failed ({error}); the server accepted [{accepted}]{under_way}; {gradients}"
+            "of the chunks {first} to {last} of this call, {failed} failed ({error}); the server accepted [{accepted}]{in_flight}; {gradients}"
         );
         let whole = Error::new(error.kind(), Sent::MaybeSent, message);
         let whole = match error.status() {
@@ -290,54 +281,43 @@ impl Delivery {
         whole.with_source(error)
     }
 
-    /// What happened to the gradients of the call, which hangs on its first request: a server that keeps the order applies
-    /// nothing before it.
+    /// Describes what happened to the call's gradients. It depends on the first request: a server that keeps the order applies no
+    /// other before it.
     fn gradients(&self) -> &'static str {
-        match self.fates[0] {
-            Fate::NeverSent | Fate::Refused => {
-                "the first one is not at the server, so a server that keeps the order adds no gradients; one that does not may have added those of the accepted ones"
+        match self.states[0] {
+            RequestState::NeverSent | RequestState::Refused => {
+                "the first was not accepted, so a server that keeps the order adds no gradients; one that does not may have added those of the accepted ones"
             }
-            Fate::UnderWay | Fate::Unknown => {
-                "the first one may be at the server, so gradients of this call may have been added"
+            RequestState::InFlight | RequestState::Unknown => {
+                "the first may have been accepted, so gradients of this call may have been added"
             }
-            Fate::Taken(_) | Fate::Orphaned => {
-                "the first one was accepted, so gradients of the accepted ones are added"
+            RequestState::Accepted(_) | RequestState::Abandoned => {
+                "the first was accepted, so the gradients of the accepted ones are added"
             }
         }
     }
 }
 
-/// Sends one part.
-async fn send(turns: Arc<Turns>, turn: Arc<Turn>, index: usize) -> Result<Taken> {
-    let part = &*turn.parts[index];
-    let name = part.saved_name();
-    let submission = Submission {
-        session: &**turns.session(),
-        model_id: turns.model_id(),
-        client: turns.client(),
-        operation: turn.operation,
-        progress: &turn.progress,
-        taken_at: turn.taken_at,
-        part,
-        seq_id: turn.seq(index),
+/// Sends one request of a submission.
+async fn send(
+    queue: Arc<SubmissionQueue>,
+    submission: Arc<Submission>,
+    index: usize,
+) -> Result<Submitted> {
+    let request = &*submission.requests[index];
+    let outgoing = Outgoing {
+        session: &**queue.session(),
+        model_id: queue.model_id(),
+        client: queue.client(),
+        operation: submission.operation,
+        progress: &submission.progress,
+        called_at: submission.called_at,
+        request,
+        seq_id: submission.seq(index),
     };
-    let known = name.as_ref().is_some_and(|name| turns.may_have_saved(name));
-    let sent = lost::send(&submission, name.as_ref().filter(|_| !known)).await;
-    let Some(name) = name else {
-        return sent;
-    };
-    let sent = sent.map(|mut taken| {
-        if let Taken::Promised { is_fresh, .. } = &mut taken {
-            *is_fresh = !known;
-        }
-        taken
-    });
-    let sent = sent.map_err(|error| match is_taken(&error) {
-        true => name_taken(&name, error),
-        false => error,
-    });
-    if !matches!(&sent, Err(error) if is_clean(error, part)) {
-        turns.tried_to_save(name);
+    match request.saved_name() {
+        Some(name) => recover_save::send_named(&queue, &outgoing, name).await,
+        None if request.is_save() => recover_save::send(&outgoing, None).await,
+        None => outgoing.send(outgoing.policy()).await,
     }
-    sent
 }

@@ -1,29 +1,28 @@
-//! The training client: passes, optimizer steps, saves and loads, in the order in which they are called.
+//! The training client: passes, optimizer steps, saves and loads, sent in the order of the calls.
 #![doc = include_str!("../README.md")]
 
-mod clean;
+mod chunks;
 mod client;
 mod create;
+mod create_model;
 mod delivery;
-mod lost;
-mod making;
+#[cfg(all(test, tinkers_loom))]
+mod loom_models;
 mod merge;
-mod order;
-mod parts;
-mod plan;
+mod name_conflict;
 mod poison;
+mod recover_save;
+mod refusal;
+mod requests;
+mod results;
 mod save;
-mod sender;
+mod submission_queue;
 mod submit;
 mod sync;
-mod taken;
-mod together;
-mod turns;
 mod unload;
-mod waiter;
 
+pub use chunks::{ChunkLimits, plan_chunks};
 pub use client::TrainingClient;
-pub use create::{FromState, NewModel, RestoreOptimizer};
+pub use create::{CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer};
 pub use merge::merge;
-pub use plan::{ChunkLimits, plan};
 pub use save::{SaveForSampler, SaveState};

@@ -1,13 +1,13 @@
-//! Merging the results of the chunks of one pass.
+//! Merges the results of a pass's chunks.
 
 use std::collections::BTreeMap;
 
 use tinkers_wire::ForwardBackwardOutput;
 
-/// One result of the results of all chunks, in chunk order. Metrics are merged by the reduction in their name,
-/// `name:reduction`; means are weighted by the number of outputs. A single result is left as it is.
+/// Merges the results of all chunks, in chunk order. Metrics are merged by the reduction in their name, `name:reduction`; means are
+/// weighted by the number of outputs. A single result is returned unchanged.
 ///
-/// A metric without a known reduction survives when all chunks agree on it.
+/// A metric without a known reduction is kept if all chunks have the same value.
 pub fn merge(mut chunks: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
     if chunks.len() == 1 {
         return chunks.remove(0);
@@ -28,7 +28,10 @@ pub fn merge(mut chunks: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
             .collect();
         match values {
             Some(values) => reduce(&name, &values, &weights, &mut metrics),
-            None => tracing::debug!(metric = name, "left out of the merge: some chunk lacks it"),
+            None => tracing::debug!(
+                metric = name,
+                "metric dropped from the merged result: a chunk has no value"
+            ),
         }
     }
     let loss_fn_output_type = chunks
@@ -82,12 +85,12 @@ fn reduce(name: &str, values: &[f64], weights: &[f64], metrics: &mut BTreeMap<St
         }
         None => tracing::debug!(
             metric = name,
-            "left out of the merge: it has no reduction that fits"
+            "metric dropped from the merged result: its chunks differ and its name has no known reduction"
         ),
     }
 }
 
-/// `None` when there is nothing to weigh.
+/// Returns `None` if the weights sum to zero.
 fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
     let total: f64 = weights.iter().sum();
     let sum: f64 = values
@@ -98,10 +101,10 @@ fn weighted_mean(values: &[f64], weights: &[f64]) -> Option<f64> {
     (total > 0.0).then(|| sum / total)
 }
 
-/// The integer part of a number, as it is modulo 2^64.
+/// Returns the integer part of a number modulo 2^64.
 fn modulo_2_64(x: f64) -> u64 {
     const TWO_64: f64 = 18_446_744_073_709_551_616.0;
-    // By its magnitude: a small negative number has no remainder that a float could hold.
+    // Of the magnitude: the remainder of a small negative number would not fit a float's precision.
     let magnitude = (x.trunc().abs() % TWO_64) as u64;
     if x < 0.0 {
         magnitude.wrapping_neg()
@@ -129,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reduction_does_what_its_name_says() {
+    fn metrics_are_merged_by_their_reduction() {
         let merged = merge(vec![
             chunk(
                 1,
@@ -171,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn one_chunk_is_left_as_it_is() {
+    fn single_chunk_is_unchanged() {
         let only = chunk(
             2,
             &[("x:slack", 0.5), ("y:mystery", 3.0), ("no_reduction", 4.0)],
@@ -180,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_merged_is_left_out_and_what_agrees_survives() {
+    fn unmergeable_metrics_are_dropped_and_equal_ones_kept() {
         let merged = merge(vec![
             chunk(
                 0,

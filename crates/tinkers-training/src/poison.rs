@@ -1,32 +1,32 @@
-//! Why nothing more may be sent for a model, and whether there is a way back.
+//! The failure that stops a model's submissions, and whether calls may go on after it.
 
 use tinkers_core::{Error, ErrorKind, Sent};
 
-/// Why nothing more may be sent.
+/// The failure that stops all later submissions of a model.
 #[derive(Debug, Clone)]
 pub(crate) struct Poison {
     pub(crate) cause: Error,
     pub(crate) recovery: Recovery,
 }
 
-/// Whether calls may go on.
+/// Whether calls may go on after a poison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recovery {
-    /// From this number: the server is known to have taken nothing from it on.
+    /// They may, from this number on: the server is known to have applied nothing.
     From(u64),
-    /// Some requests of the failed call have not ended.
+    /// Not known yet: some requests of the failed call have not ended.
     Undecided,
-    /// Something was taken, or may have been.
+    /// They may not: something was or may have been applied.
     Never,
 }
 
 impl Poison {
-    /// What a call fails with.
+    /// Returns the error of a later call.
     pub(crate) fn error(&self) -> Error {
         let advice = match self.recovery {
             Recovery::From(_) => "nothing of it was applied; call recover() to go on",
             Recovery::Undecided => {
-                "other requests of it are still under way; once they have ended, recover() says whether there is a way on"
+                "other requests of it have not ended; once they have, recover() tells whether calls may go on"
             }
             Recovery::Never => "create a client from the last checkpoint",
         };
@@ -34,7 +34,7 @@ impl Poison {
             "not sent, because an earlier call of this model failed ({}); {advice}",
             self.cause
         );
-        // A lost session is told as such by every call, so that a program need not look at the sources of errors.
+        // Every call after a lost session reports it by its kind, so that programs need not inspect the sources of errors.
         let kind = match self.cause.kind() {
             ErrorKind::SessionLost => ErrorKind::SessionLost,
             _ => ErrorKind::Poisoned,

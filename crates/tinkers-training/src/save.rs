@@ -1,4 +1,4 @@
-//! What can be said of a save, and the requests for it.
+//! Options of saves, and their requests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use tinkers_core::{Call, Result, RouteClass, ServerProfile, SessionContext};
 use tinkers_wire::{CheckpointKind, SaveWeights, SaveWeightsForSampler, routes, to_json};
 
-use crate::parts::{Part, SavedName, WhenLost};
+use crate::requests::{OnLostReply, Request, SavedName};
 
-/// A training checkpoint to be saved. A name alone is one: `client.save_state("step-10")`.
+/// Options of [`TrainingClient::save_state`](crate::TrainingClient::save_state). A name converts into them: `client.save_state("step-10")`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "a description saves nothing by itself"]
+#[must_use = "options save nothing by themselves"]
 pub struct SaveState {
     name: String,
     ttl: Option<Duration>,
@@ -20,7 +20,7 @@ pub struct SaveState {
 }
 
 impl SaveState {
-    /// Under this name: 1 to 255 letters, digits, `-`, `_` and `.`.
+    /// Saves under this name: 1 to 255 letters, digits, `-`, `_` and `.`.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -30,25 +30,25 @@ impl SaveState {
         }
     }
 
-    /// Deleted after `ttl`, from an hour to ten years; kept for ever otherwise.
+    /// Has the server delete it after `ttl`, from an hour to ten years; without it the checkpoint has no expiry.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Replaces a checkpoint of the same name, notes included.
+    /// Replaces a checkpoint of the same name, including its metadata.
     pub fn overwrite(mut self) -> Self {
         self.overwrite = true;
         self
     }
 
-    /// With notes of the caller's own.
+    /// Attaches metadata.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    pub(crate) fn into_part(self, model_id: &Arc<str>) -> Result<SaveStatePart> {
+    pub(crate) fn into_request(self, model_id: &Arc<str>) -> Result<SaveStateRequest> {
         let body = SaveWeights {
             model_id: model_id.to_string(),
             seq_id: 0,
@@ -58,7 +58,7 @@ impl SaveState {
             user_metadata: self.metadata,
         };
         body.validate()?;
-        Ok(SaveStatePart(body))
+        Ok(SaveStateRequest(body))
     }
 }
 
@@ -68,9 +68,9 @@ impl<T: Into<String>> From<T> for SaveState {
     }
 }
 
-/// Weights to be saved for sampling: under a name, or for one sampler and no longer.
+/// Options of [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "a description saves nothing by itself"]
+#[must_use = "options save nothing by themselves"]
 pub struct SaveForSampler {
     name: Option<String>,
     ttl: Option<Duration>,
@@ -78,7 +78,7 @@ pub struct SaveForSampler {
 }
 
 impl SaveForSampler {
-    /// Under this name, to stay.
+    /// Saves under this name.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: Some(name.into()),
@@ -87,7 +87,7 @@ impl SaveForSampler {
         }
     }
 
-    /// For one sampler, without a name.
+    /// Saves for one sampling client only, without a name.
     pub fn unnamed() -> Self {
         Self {
             name: None,
@@ -96,31 +96,31 @@ impl SaveForSampler {
         }
     }
 
-    /// Deleted after `ttl`, from an hour to ten years; of named weights only.
+    /// Has the server delete it after `ttl`, from an hour to ten years. Named weights only.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// With notes of the caller's own; of named weights only.
+    /// Attaches metadata. Named weights only.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    /// `next_sampling_seq` is asked for unnamed weights alone, and once: every retry has the same number.
-    pub(crate) fn into_part(
+    /// Makes the request. `next_sampling_seq` is called once, for unnamed weights only: every retry has the same number.
+    pub(crate) fn into_request(
         self,
         model_id: &Arc<str>,
         next_sampling_seq: impl FnOnce() -> u64,
-    ) -> Result<SaveForSamplerPart> {
+    ) -> Result<SaveForSamplerRequest> {
         let mut body = SaveWeightsForSampler {
             model_id: model_id.to_string(),
             seq_id: 0,
-            // Stands in until everything else is known to be right, so that a refused call uses up no number.
+            // A placeholder until the rest is validated, so that an invalid call uses up no number.
             sampling_session_seq_id: self.name.is_none().then_some(0),
             path: self.name,
-            // A snapshot, which older servers have no word for.
+            // `snapshot` is the default, and older servers do not know the field.
             kind: None,
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
             user_metadata: self.metadata,
@@ -129,7 +129,7 @@ impl SaveForSampler {
         if body.path.is_none() {
             body.sampling_session_seq_id = Some(next_sampling_seq());
         }
-        Ok(SaveForSamplerPart(body))
+        Ok(SaveForSamplerRequest(body))
     }
 }
 
@@ -140,9 +140,9 @@ impl<T: Into<String>> From<T> for SaveForSampler {
 }
 
 #[derive(Debug)]
-pub(crate) struct SaveStatePart(SaveWeights);
+pub(crate) struct SaveStateRequest(SaveWeights);
 
-impl Part for SaveStatePart {
+impl Request for SaveStateRequest {
     fn call(&self, seq_id: u64, _: &ServerProfile) -> Result<Call> {
         let body = SaveWeights {
             seq_id,
@@ -155,15 +155,19 @@ impl Part for SaveStatePart {
         ))
     }
 
-    fn when_lost(&self) -> WhenLost {
+    fn on_lost_reply(&self) -> OnLostReply {
         match self.0.overwrite {
-            Some(true) => WhenLost::Repeat,
-            _ => WhenLost::Look,
+            Some(true) => OnLostReply::Repeat,
+            _ => OnLostReply::LookUp,
         }
     }
 
     fn changes_model(&self) -> bool {
         false
+    }
+
+    fn is_save(&self) -> bool {
+        true
     }
 
     fn saved_name(&self) -> Option<SavedName> {
@@ -175,9 +179,9 @@ impl Part for SaveStatePart {
 }
 
 #[derive(Debug)]
-pub(crate) struct SaveForSamplerPart(SaveWeightsForSampler);
+pub(crate) struct SaveForSamplerRequest(SaveWeightsForSampler);
 
-impl Part for SaveForSamplerPart {
+impl Request for SaveForSamplerRequest {
     fn call(&self, seq_id: u64, _: &ServerProfile) -> Result<Call> {
         let body = SaveWeightsForSampler {
             seq_id,
@@ -190,15 +194,19 @@ impl Part for SaveForSamplerPart {
         ))
     }
 
-    fn when_lost(&self) -> WhenLost {
+    fn on_lost_reply(&self) -> OnLostReply {
         match self.0.path {
-            None => WhenLost::Repeat,
-            Some(_) => WhenLost::Look,
+            None => OnLostReply::Repeat,
+            Some(_) => OnLostReply::LookUp,
         }
     }
 
     fn changes_model(&self) -> bool {
         false
+    }
+
+    fn is_save(&self) -> bool {
+        true
     }
 
     fn saved_name(&self) -> Option<SavedName> {
@@ -208,7 +216,7 @@ impl Part for SaveForSamplerPart {
         })
     }
 
-    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Part>> {
+    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let body = self.0.clone();
         body.sampling_session_seq_id?;
         Some(Box::new(Self(SaveWeightsForSampler {
@@ -223,31 +231,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bad_save_is_refused_and_uses_up_no_number() {
+    fn invalid_save_uses_up_no_number() {
         let model = Arc::from("m");
         assert_eq!(
             SaveState::named("a/b")
-                .into_part(&model)
+                .into_request(&model)
                 .unwrap_err()
                 .field(),
             Some("name")
         );
         let short = SaveForSampler::unnamed().ttl(Duration::from_secs(1));
-        let refused = short.into_part(&model, || panic!("no number for a refused save"));
+        let refused = short.into_request(&model, || panic!("no number for a refused save"));
         assert_eq!(refused.unwrap_err().field(), Some("ttl_seconds"));
     }
 
     #[test]
-    fn an_unnamed_save_keeps_its_number_on_every_retry() {
+    fn unnamed_save_keeps_its_number_on_every_retry() {
         let model = Arc::from("m");
-        let part = SaveForSampler::unnamed().into_part(&model, || 7).unwrap();
+        let request = SaveForSampler::unnamed()
+            .into_request(&model, || 7)
+            .unwrap();
         let profile = ServerProfile::default();
         assert_eq!(
-            part.call(2, &profile).unwrap().body,
-            part.call(2, &profile).unwrap().body
+            request.call(2, &profile).unwrap().body,
+            request.call(2, &profile).unwrap().body
         );
-        assert_eq!(part.saved_name(), None);
-        let body = part.call(2, &profile).unwrap().body;
+        assert_eq!(request.saved_name(), None);
+        let body = request.call(2, &profile).unwrap().body;
         assert_eq!(
             &body[..],
             br#"{"model_id":"m","seq_id":2,"sampling_session_seq_id":7}"#

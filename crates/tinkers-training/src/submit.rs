@@ -1,56 +1,75 @@
-//! Sending one part in the form that the server takes.
+//! Sends one request, in the body format that the server accepts.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::{
-    Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, Moment, Policy, ProgressCell,
-    Result, Sent, ServerProfile, SessionContext, Setback,
+    Accepted, BodyFormat, ClientId, Error, Fact, Flight, HttpResponse, Moment, Policy,
+    ProgressCell, Result, Sent, ServerProfile, SessionContext, Setback,
 };
 use tinkers_futures::{is_promise, promise};
-use tinkers_wire::routes;
+use tinkers_wire::{Promise, TinkerPath, routes};
 
-use crate::delivery::Taken;
-use crate::lost::Finder;
-use crate::parts::{Part, WhenLost};
+use crate::requests::{OnLostReply, Request};
 
-/// One request of a turn, with everything that its sending needs.
+/// The outcome of a request that the server accepted.
+#[derive(Debug)]
+pub(crate) enum Submitted {
+    /// Its result can be retrieved.
+    Accepted {
+        promise: Promise,
+        /// The permit of the in-flight window, held until the result is there.
+        flight: Flight,
+        /// Time from the method call to the acceptance.
+        elapsed: Duration,
+        seq_id: u64,
+        /// Whether an earlier attempt may have been applied.
+        earlier: Sent,
+        /// For a save: whether only these attempts can have created a checkpoint of its name.
+        is_fresh: bool,
+    },
+    /// A save whose reply was lost and whose checkpoint was found.
+    Found(TinkerPath),
+}
+
+impl Submitted {
+    /// Marks an earlier attempt as possibly applied.
+    pub(crate) fn after_lost_reply(mut self) -> Self {
+        if let Self::Accepted { earlier, .. } = &mut self {
+            *earlier = Sent::MaybeSent;
+        }
+        self
+    }
+}
+
+/// One request with everything that is needed to send it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Submission<'a> {
+pub(crate) struct Outgoing<'a> {
     pub(crate) session: &'a dyn SessionContext,
     pub(crate) model_id: &'a str,
     pub(crate) client: ClientId,
     pub(crate) operation: &'static str,
     pub(crate) progress: &'a Arc<ProgressCell>,
-    pub(crate) taken_at: Moment,
-    pub(crate) part: &'a dyn Part,
+    pub(crate) called_at: Moment,
+    pub(crate) request: &'a dyn Request,
     pub(crate) seq_id: u64,
 }
 
-impl Submission<'_> {
-    /// What looking for its save needs.
-    pub(crate) fn finder(&self) -> Finder<'_> {
-        Finder {
-            session: self.session,
-            model_id: self.model_id,
-            client: self.client,
-            operation: self.operation,
-            progress: self.progress,
-        }
-    }
-
-    /// How often it is repeated, where the server's profile and the part decide about lost replies.
+impl Outgoing<'_> {
+    /// Returns the retry policy. A request that may have been applied is repeated only if the server applies a repeated number
+    /// once, or if applying the request twice does no harm.
     pub(crate) fn policy(&self) -> Policy {
-        let is_safe = self.session.profile().deduplicates >= self.part.deduplicated_with();
-        if is_safe || self.part.when_lost() == WhenLost::Repeat {
+        let is_safe = self.session.profile().deduplicates >= self.request.deduplicated_with();
+        if is_safe || self.request.on_lost_reply() == OnLostReply::Repeat {
             self.repeating()
         } else {
             self.repeating().giving_up_when_maybe_applied()
         }
     }
 
-    /// The same, repeating what may have been applied.
+    /// Returns the retry policy that repeats even a request that may have been applied.
     pub(crate) fn repeating(&self) -> Policy {
         let window = Policy::PATIENT.window;
         Policy {
@@ -59,35 +78,35 @@ impl Submission<'_> {
         }
     }
 
-    /// Sends it. A server that refuses the form of a pass's body before any form was accepted gets the other form, once, and
-    /// what it takes is remembered.
-    pub(crate) async fn send(&self, policy: Policy) -> Result<Taken> {
+    /// Sends the request. If the server refuses the format of a pass's body before any format was accepted, sends the other format
+    /// once, and remembers which one the server accepts.
+    pub(crate) async fn send(&self, policy: Policy) -> Result<Submitted> {
         let profile = self.session.profile();
-        if !self.part.has_formats() || profile.bodies_confirmed {
-            return self.promised(self.attempt(&profile, policy, Refusals::Usual).await?);
+        if !self.request.has_formats() || profile.bodies_confirmed {
+            return self.accepted(self.attempt(&profile, policy, Refusals::Usual).await?);
         }
         let refusals = Refusals::of(profile.bodies);
         let first = match self.attempt(&profile, policy, refusals).await {
-            Ok(accepted) => return self.taken_as(profile.bodies, accepted),
+            Ok(accepted) => return self.accepted_as(profile.bodies, accepted),
             Err(first) => first,
         };
-        if is_answered(&first, 500..=500) && self.is_taken(&profile) {
+        if is_answered(&first, 500..=500) && self.is_known_format(&profile) {
             return self.after_500(first, &profile, policy).await;
         }
-        if !self.may_be_the_form(&first, &profile) {
+        if !self.may_be_the_format(&first, &profile) {
             return Err(first);
         }
-        let form = profile.bodies.other();
+        let format = profile.bodies.other();
         self.session.caller().setbacks.count(Setback::Fallback);
-        tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?form, "the server refused the form of a body; trying the other");
-        let other = (*profile).clone().with_bodies(form);
-        let second = match self.attempt(&other, policy, Refusals::of(form)).await {
+        tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other");
+        let other = (*profile).clone().with_bodies(format);
+        let second = match self.attempt(&other, policy, Refusals::of(format)).await {
             Ok(accepted) => {
-                // Then it is the one that is left, on whichever route.
+                // A 415 rules the first format out, on every route.
                 if first.status() == Some(415) {
-                    self.session.learn(Fact::Bodies(form));
+                    self.session.learn(Fact::Bodies(format));
                 }
-                return self.taken_as(form, accepted);
+                return self.accepted_as(format, accepted);
             }
             Err(second) => second,
         };
@@ -95,43 +114,43 @@ impl Submission<'_> {
             (Some(500), Some(415)) if second.sent() == Sent::Answered => {
                 self.after_500(first, &profile, policy).await
             }
-            // The second refusal has a reason, which is of more use than a bare 500; what that left behind nobody knows.
+            // The second refusal has a reason, which a bare 500 does not. The first request may have been applied.
             (Some(500), _) => Err(second.with_sent(Sent::MaybeSent)),
-            // Neither was the form at fault: what the server said first is what the caller needs.
+            // The format was not the cause: the caller needs the first reason.
             _ if is_answered(&second, 400..=499) => Err(first),
-            // It broke on the form that is left, and what that left behind nobody knows.
+            // A 500 to the only format left: the request may have been applied.
             _ if is_answered(&second, 500..=500) => Err(Error::outcome_unknown(second)),
             _ => Err(second),
         }
     }
 
-    /// Takes a bare 500 for what it is where the form of the body is not at fault: the request may have been applied.
+    /// Handles a bare 500 that the body's format did not cause: the request may have been applied.
     async fn after_500(
         &self,
         first: Error,
         profile: &ServerProfile,
         policy: Policy,
-    ) -> Result<Taken> {
+    ) -> Result<Submitted> {
         if policy.when_maybe_applied != WhenMaybeApplied::Repeat {
             return Err(Error::outcome_unknown(first));
         }
         self.session.caller().setbacks.note(Setback::Repeat, &first);
         match self.attempt(profile, policy, Refusals::Usual).await {
-            Ok(accepted) => self.promised(accepted),
+            Ok(accepted) => self.accepted(accepted),
             Err(error) => Err(error.with_sent(Sent::MaybeSent)),
         }
     }
 
-    /// Remembers the form that was accepted. A forward pass in JSON has a route of its own and tells nothing of the others.
-    fn taken_as(&self, form: BodyFormat, accepted: Accepted) -> Result<Taken> {
-        if form == BodyFormat::Protobuf || self.part.adds_gradients() {
-            self.session.learn(Fact::Bodies(form));
+    /// Remembers the accepted format. A forward pass in JSON has its own route and says nothing about the others.
+    fn accepted_as(&self, format: BodyFormat, accepted: Accepted) -> Result<Submitted> {
+        if format == BodyFormat::Protobuf || self.request.adds_gradients() {
+            self.session.learn(Fact::Bodies(format));
         }
-        self.promised(accepted)
+        self.accepted(accepted)
     }
 
-    /// Whether the server is known to take this form: it says so, or has accepted one meanwhile.
-    fn is_taken(&self, tried: &ServerProfile) -> bool {
+    /// Returns whether the server is known to accept the format: it lists it, or has accepted it meanwhile.
+    fn is_known_format(&self, tried: &ServerProfile) -> bool {
         let known = self.session.profile();
         let accepted = known.bodies_confirmed && known.bodies == tried.bodies;
         accepted || known.lists_bodies(tried.bodies)
@@ -143,7 +162,7 @@ impl Submission<'_> {
         policy: Policy,
         refusals: Refusals,
     ) -> Result<Accepted> {
-        let mut call = self.part.call(self.seq_id, profile)?;
+        let mut call = self.request.call(self.seq_id, profile)?;
         call.policy = policy;
         call.operation = Some(self.operation);
         call.client = self.client;
@@ -151,42 +170,42 @@ impl Submission<'_> {
         call.progress = Some(Arc::clone(self.progress));
         call.is_final = match refusals {
             Refusals::Usual => None,
-            Refusals::OfTheForm => Some(is_a_bare_500),
+            Refusals::OfFormat => Some(is_bare_500),
         };
         self.session.caller().call(call).await
     }
 
-    fn promised(&self, accepted: Accepted) -> Result<Taken> {
-        Ok(Taken::Promised {
+    fn accepted(&self, accepted: Accepted) -> Result<Submitted> {
+        Ok(Submitted::Accepted {
             promise: promise(&accepted.response)?,
             earlier: accepted.earlier,
             is_fresh: false,
             flight: accepted.flight,
-            elapsed: self.session.caller().time.now().since(self.taken_at),
+            elapsed: self.session.caller().time.now().since(self.called_at),
             seq_id: self.seq_id,
         })
     }
 
-    /// Whether the form of the body may be why it was refused. Not after an attempt that may have been applied: another form is
-    /// another body, which no server would take for a repeat.
-    fn may_be_the_form(&self, error: &Error, tried: &ServerProfile) -> bool {
+    /// Returns whether the body's format may be the cause of the refusal. Never after an attempt that may have been applied: no
+    /// server recognises a body in another format as a repeat.
+    fn may_be_the_format(&self, error: &Error, tried: &ServerProfile) -> bool {
         if error.sent() != Sent::Answered {
             return false;
         }
         match (tried.bodies, error.status()) {
             (_, Some(415)) => true,
-            // The forward pass in JSON has a route of its own, which not all servers have.
+            // The forward pass in JSON has its own route, which not all servers have.
             (BodyFormat::Json, Some(404 | 405)) => {
-                !self.part.adds_gradients() && !tried.lists_route(routes::FORWARD)
+                !self.request.adds_gradients() && !tried.lists_route(routes::FORWARD)
             }
-            // It may as well be what the body says, and the other form must not say less.
-            (BodyFormat::Protobuf, Some(422 | 500)) => self.part.is_the_same_in_json(),
+            // The content may be the cause as well, so the other format must not carry less.
+            (BodyFormat::Protobuf, Some(422 | 500)) => self.request.is_the_same_in_json(),
             _ => false,
         }
     }
 }
 
-/// Whether this is all that is known of the request, and the status is one of these.
+/// Returns whether the error is a plain answer with one of these statuses.
 fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     let status = error
         .status()
@@ -194,28 +213,28 @@ fn is_answered(error: &Error, statuses: RangeInclusive<u16>) -> bool {
     status && error.sent() == Sent::Answered
 }
 
-/// What is taken for a final refusal.
+/// Which answers are final refusals.
 #[derive(Debug, Clone, Copy)]
 enum Refusals {
-    /// What the table says.
+    /// Those of the table of retryable statuses.
     Usual,
-    /// Also what servers answer to a body whose form they do not know.
-    OfTheForm,
+    /// Also the answers of servers that cannot decode the body's format.
+    OfFormat,
 }
 
 impl Refusals {
-    /// Those of a body whose form was not accepted yet. No server breaks on JSON for its form, so that a 500 is what it always is.
-    fn of(form: BodyFormat) -> Self {
-        match form {
+    /// Returns the refusals to expect of a format that was not accepted yet. JSON is never refused with a 500 for its format.
+    fn of(format: BodyFormat) -> Self {
+        match format {
             BodyFormat::Json => Self::Usual,
-            _ => Self::OfTheForm,
+            _ => Self::OfFormat,
         }
     }
 }
 
-/// A 500 without a reason, in plain text: what web frameworks answer when a handler breaks, as it does on a body that it takes
-/// for JSON. A Tinker server that fails at its work says why in JSON, and a proxy answers with a page.
-fn is_a_bare_500(answer: &HttpResponse) -> bool {
+/// Returns whether the answer is a 500 in plain text: the answer of web frameworks when a handler fails, as it does when it
+/// decodes a protobuf body as JSON. A Tinker server gives its reason in JSON; proxies answer with HTML.
+fn is_bare_500(answer: &HttpResponse) -> bool {
     let is_plain = match answer.header("content-type") {
         Some(kind) => kind.starts_with("text/plain"),
         None => !answer.body.starts_with(b"<") && !answer.body.starts_with(b"{"),

@@ -1,4 +1,4 @@
-//! Where the locks of this crate come from: the standard library, or loom when a model runs.
+//! The mutex of this crate: that of the standard library, or loom's in models.
 
 #[cfg(not(tinkers_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
@@ -6,7 +6,7 @@ pub(crate) use std::sync::{Mutex, MutexGuard};
 #[cfg(tinkers_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-/// The lock of `mutex`, also after a panic under it: what this crate guards is changed in one step or not at all.
+/// Locks `mutex`, ignoring poisoning: guarded state is changed in one step or not at all.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

@@ -1,4 +1,4 @@
-//! Freeing a model.
+//! Unloads a model.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tinkers_core::{Call, Result, RouteClass};
 use tinkers_futures::{Operation, Retrieval, is_promise, promise, retrieve};
 use tinkers_wire::{ModelRef, RequestKind, UnloadedModel, routes, to_json};
 
-/// Has the server free the model, and waits until it has.
+/// Unloads the model and waits until the server has done so.
 pub(crate) async fn unload(operation: Operation, model_id: Arc<str>) -> Result<()> {
     let session = &operation.session;
     session.check_open()?;

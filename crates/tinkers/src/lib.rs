@@ -28,7 +28,8 @@ pub use tinkers_futures::ApiFuture;
 pub use tinkers_sampling::{NewSampler, Sample, SampleStream, Sampled, SamplingClient};
 pub use tinkers_session::{SessionEvent, SessionEvents};
 pub use tinkers_training::{
-    FromState, NewModel, RestoreOptimizer, SaveForSampler, SaveState, TrainingClient,
+    CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer, SaveForSampler,
+    SaveState, TrainingClient,
 };
 pub use tinkers_transport::TokioTime;
 pub use tinkers_wire as wire;

@@ -6,7 +6,7 @@ use tinkers_core::{Result, ServerProfile, SessionContext, SetbackCounts};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::NewSampler;
 use tinkers_session::{Session, SessionEvents};
-use tinkers_training::{FromState, NewModel, RestoreOptimizer};
+use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer};
 use tinkers_wire::{Capabilities, FinishReason};
 
 use crate::ServiceClientBuilder;
@@ -38,8 +38,8 @@ impl ServiceClient {
     }
 
     /// A new LoRA adapter over `base_model`; set it up and `create()` it.
-    pub fn lora_training(&self, base_model: impl Into<String>) -> NewModel {
-        NewModel::new(self.context(), base_model)
+    pub fn lora_training(&self, base_model: impl Into<String>) -> CreateLoraTrainingClient {
+        CreateLoraTrainingClient::new(self.context(), base_model)
     }
 
     /// A model from a training checkpoint, with or without the optimizer's state; `create()` it.
@@ -47,8 +47,8 @@ impl ServiceClient {
         &self,
         path: impl AsRef<str>,
         optimizer: RestoreOptimizer,
-    ) -> FromState {
-        FromState::new(self.context(), path, optimizer)
+    ) -> CreateTrainingClientFromState {
+        CreateTrainingClientFromState::new(self.context(), path, optimizer)
     }
 
     /// A sampler over a base model or over saved weights (a `tinker://` path); `create()` it.

@@ -3,8 +3,9 @@
 use std::fmt::Debug;
 
 use tinkers::{
-    ApiFuture, Error, FromState, NewModel, NewSampler, Sample, SampleResponse, SampleStream,
-    SamplingClient, ServiceClient, ServiceClientBuilder, SessionEvents, TrainingClient,
+    ApiFuture, CreateLoraTrainingClient, CreateTrainingClientFromState, Error, NewSampler, Sample,
+    SampleResponse, SampleStream, SamplingClient, ServiceClient, ServiceClientBuilder,
+    SessionEvents, TrainingClient,
 };
 
 const fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -19,8 +20,8 @@ fn auto_traits_hold() {
     handle::<Sample>();
     handle::<Error>();
     shared::<ServiceClientBuilder>();
-    shared::<NewModel>();
-    shared::<FromState>();
+    shared::<CreateLoraTrainingClient>();
+    shared::<CreateTrainingClientFromState>();
     shared::<NewSampler>();
     awaited::<ApiFuture<SampleResponse>>();
     awaited::<SampleStream<std::vec::IntoIter<Vec<u32>>, fn(Sample) -> Sample>>();

@@ -88,9 +88,9 @@ async fn a_refused_chunk_is_told_at_once_and_the_others_are_seen_to_their_end() 
         &[
             "3 failed",
             "accepted [2]",
-            "[4] are still under way",
+            "[4] are in flight",
             "not this one",
-            "the first one is not at the server",
+            "the first was not accepted",
         ],
     );
     let behind = behind.await.unwrap_err();
@@ -134,11 +134,8 @@ async fn when_all_chunks_that_were_sent_are_refused_there_is_a_way_back_once_all
     strike_pass(&world, 5, refusal());
     let pass = training.forward_backward(data(4), LossFn::CrossEntropy);
     let error = pass.await.unwrap_err();
-    assert_says(
-        &error,
-        &["2 failed", "accepted []", "[3, 4] are still under way"],
-    );
-    assert_says(&training.recover().unwrap_err(), &["still under way"]);
+    assert_says(&error, &["2 failed", "accepted []", "[3, 4] are in flight"]);
+    assert_says(&training.recover().unwrap_err(), &["have not ended"]);
     until(&world, || training.recover().is_ok()).await;
     step(&training).await.unwrap();
     assert_eq!(submissions(&world).last().unwrap().seq_id, Some(1));
@@ -176,7 +173,7 @@ async fn a_first_chunk_that_is_lost_may_have_started_the_others() {
         &[
             "1 failed",
             "accepted [2, 3]",
-            "the first one may be at the server",
+            "the first may have been accepted",
         ],
     );
     assert!(training.recover().is_err());
@@ -224,7 +221,7 @@ async fn chunks_that_go_one_by_one_keep_their_order_and_stop_at_the_first_failur
     let pass = training.forward_backward(data(3), LossFn::CrossEntropy);
     assert_says(
         &pass.await.unwrap_err(),
-        &["6 failed", "accepted [5]", "the first one was accepted"],
+        &["6 failed", "accepted [5]", "the first was accepted"],
     );
     assert!(training.recover().is_err());
     assert_eq!(numbers(&world), [1, 2, 3, 4, 5, 6]);
@@ -246,7 +243,7 @@ async fn one_by_one_a_first_chunk_that_is_refused_leaves_nothing_and_one_that_is
         &[
             "1 failed",
             "accepted []",
-            "the first one may be at the server",
+            "the first may have been accepted",
         ],
     );
     assert!(training.recover().is_err());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tinkers::prelude::*;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::{TensorValues, routes};
-use tinkers::{NewModel, Sample, SamplingParams};
+use tinkers::{CreateLoraTrainingClient, Sample, SamplingParams};
 use tinkers_e2e::training::model;
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::LocalConfig;
@@ -240,7 +240,11 @@ async fn each_option_of_a_save_is_sent() {
 }
 
 /// What an option of a new model changes in its body.
-type OfModel = (fn(NewModel) -> NewModel, &'static str, fn() -> Value);
+type OfModel = (
+    fn(CreateLoraTrainingClient) -> CreateLoraTrainingClient,
+    &'static str,
+    fn() -> Value,
+);
 
 const MODEL: [(&str, OfModel); 4] = [
     ("rank", (|m| m.rank(4), "/lora_config/rank", || json!(4))),
@@ -266,9 +270,9 @@ const MODEL: [(&str, OfModel); 4] = [
 #[tokio::test(start_paused = true)]
 async fn each_option_of_a_creation_is_sent() {
     let source = include_str!("../../../crates/tinkers-training/src/create.rs");
-    assert_eq!(options(source, "NewModel"), names(&MODEL));
+    assert_eq!(options(source, "CreateLoraTrainingClient"), names(&MODEL));
     let from_state = BTreeSet::from(["user_metadata".to_owned()]);
-    assert_eq!(options(source, "FromState"), from_state);
+    assert_eq!(options(source, "CreateTrainingClientFromState"), from_state);
     let scene = Scene::new().await;
     for (name, (set, place, expected)) in MODEL {
         let new = set(scene.world.service.lora_training(SCRIPTED));

@@ -135,7 +135,9 @@ async fn a_checkpoint_that_is_not_there_is_told_before_a_model_is_made() {
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(
-        error.to_string().contains("makes no model of a checkpoint"),
+        error
+            .to_string()
+            .contains("cannot create a model from a checkpoint"),
         "{error}"
     );
     assert_eq!(world.parts.journal.of(routes::CREATE_MODEL).len(), 1);
@@ -176,6 +178,9 @@ async fn a_load_that_fails_for_another_reason_makes_no_model() {
     world.parts.faults.add(polls, gone);
     let error = resume(&world, &path).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperationFailed, "{error}");
-    assert!(!error.to_string().contains("makes no model"), "{error}");
+    assert!(
+        !error.to_string().contains("cannot create a model"),
+        "{error}"
+    );
     assert_eq!(world.parts.journal.of(routes::CREATE_MODEL).len(), 1);
 }

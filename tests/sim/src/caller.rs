@@ -7,9 +7,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tinkers::{
-    AdamParams, ApiFuture, Error, ErrorKind, FinishReason, FromState, LossFn, NewModel, NewSampler,
-    RestoreOptimizer, SamplingClient, SaveAndSample, SaveForSampler, SaveState, ServiceClient,
-    TrainingClient,
+    AdamParams, ApiFuture, CreateLoraTrainingClient, CreateTrainingClientFromState, Error,
+    ErrorKind, FinishReason, LossFn, NewSampler, RestoreOptimizer, SamplingClient, SaveAndSample,
+    SaveForSampler, SaveState, ServiceClient, TrainingClient,
 };
 use tinkers_core::BoxFuture;
 use tokio::sync::Mutex;
@@ -133,11 +133,14 @@ impl Client {
             None => {
                 let creation = match &state.saved {
                     Some((_, path)) => {
-                        FromState::new(context, path, RestoreOptimizer::Yes).create()
+                        CreateTrainingClientFromState::new(context, path, RestoreOptimizer::Yes)
+                            .create()
                     }
-                    None => NewModel::new(context, self.stage.plan.engine.base_model())
-                        .rank(4)
-                        .create(),
+                    None => {
+                        CreateLoraTrainingClient::new(context, self.stage.plan.engine.base_model())
+                            .rank(4)
+                            .create()
+                    }
                 };
                 let training = self.made(Verb::CreateModel, creation).await?;
                 state.training.insert(training).clone()

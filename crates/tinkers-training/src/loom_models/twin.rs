@@ -1,4 +1,4 @@
-//! The order and a twin of it that can be given one fault, as the models use them.
+//! The order under test, and a copy of it that can have one fault, behind one trait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,51 +6,51 @@ use std::sync::Arc;
 use loom::sync::{Mutex, MutexGuard};
 use tinkers_core::{Error, Result};
 
-use crate::Call;
-use crate::order::{Order, Sending, Waiting};
+use super::Call;
 use crate::poison::{Poison, Recovery};
+use crate::submission_queue::{Order, Queued, SendPermit};
 
-/// An order whose calls are submitted one after the other.
-pub(crate) trait Line: Send + Sync + Sized + 'static {
-    type Right: Send;
+/// An order whose calls are sent one after the other.
+pub(crate) trait TestedOrder: Send + Sync + Sized + 'static {
+    type Permit: Send;
 
     fn new() -> Self;
-    fn take(
+    fn push(
         self: &Arc<Self>,
         count: u64,
         call: impl FnOnce(u64) -> Call,
-    ) -> Result<Option<Self::Right>>;
-    fn next(right: &mut Self::Right) -> Option<Call>;
+    ) -> Result<Option<Self::Permit>>;
+    fn next(permit: &mut Self::Permit) -> Option<Call>;
     fn poison(&self, poison: Poison);
-    fn decide(&self, recovery: Recovery);
+    fn settle_recovery(&self, recovery: Recovery);
     fn recover(&self) -> Result<()>;
 }
 
-impl Line for Order<Call> {
-    type Right = Sending<Call>;
+impl TestedOrder for Order<Call> {
+    type Permit = SendPermit<Call>;
 
     fn new() -> Self {
         Self::new(1)
     }
 
-    fn take(
+    fn push(
         self: &Arc<Self>,
         count: u64,
         call: impl FnOnce(u64) -> Call,
-    ) -> Result<Option<Self::Right>> {
-        Self::take(self, count, call)
+    ) -> Result<Option<Self::Permit>> {
+        Self::push(self, count, call)
     }
 
-    fn next(right: &mut Self::Right) -> Option<Call> {
-        right.next()
+    fn next(permit: &mut Self::Permit) -> Option<Call> {
+        permit.next()
     }
 
     fn poison(&self, poison: Poison) {
         self.poison(poison);
     }
 
-    fn decide(&self, recovery: Recovery) {
-        self.decide(recovery);
+    fn settle_recovery(&self, recovery: Recovery) {
+        self.settle_recovery(recovery);
     }
 
     fn recover(&self) -> Result<()> {
@@ -58,20 +58,20 @@ impl Line for Order<Call> {
     }
 }
 
-/// What is wrong with a [`Twin`].
+/// The fault of a [`Twin`].
 pub(crate) mod fault {
     pub(crate) const NONE: u8 = 0;
-    /// Numbers are taken under one lock, and the place in the queue under another.
+    /// Numbers are reserved under one lock, and the call is queued under another.
     pub(crate) const NUMBERS_APART: u8 = 1;
-    /// The queue is found empty under one lock, and the right to send ends under another.
+    /// The queue is found empty under one lock, and the permit ends under another.
     pub(crate) const END_APART: u8 = 2;
-    /// The poison is looked for under one lock, and the place in the queue is taken under another.
+    /// The poison is checked under one lock, and the call is queued under another.
     pub(crate) const POISON_APART: u8 = 3;
-    /// Whoever gives the sending up poisons under one lock, and its right ends under another.
-    pub(crate) const GIVEN_UP_APART: u8 = 4;
-    /// Whoever gives the sending up poisons nothing.
-    pub(crate) const GIVEN_UP_IN_SILENCE: u8 = 5;
-    /// The last cause is told, and not the first.
+    /// A dropped sender poisons under one lock, and its permit ends under another.
+    pub(crate) const DROPPED_IN_TWO_STEPS: u8 = 4;
+    /// A dropped sender does not poison.
+    pub(crate) const DROPPED_WITHOUT_POISON: u8 = 5;
+    /// The last cause is reported, and not the first.
     pub(crate) const LAST_CAUSE: u8 = 6;
 }
 
@@ -86,7 +86,7 @@ struct State {
     poison: Option<Poison>,
 }
 
-pub(crate) struct Right<const FAULT: u8> {
+pub(crate) struct Permit<const FAULT: u8> {
     twin: Arc<Twin<FAULT>>,
     ended: bool,
 }
@@ -118,8 +118,8 @@ fn fail(waiting: VecDeque<Call>, error: &Error) {
     }
 }
 
-impl<const FAULT: u8> Line for Twin<FAULT> {
-    type Right = Right<FAULT>;
+impl<const FAULT: u8> TestedOrder for Twin<FAULT> {
+    type Permit = Permit<FAULT>;
 
     fn new() -> Self {
         Self {
@@ -132,11 +132,11 @@ impl<const FAULT: u8> Line for Twin<FAULT> {
         }
     }
 
-    fn take(
+    fn push(
         self: &Arc<Self>,
         count: u64,
         call: impl FnOnce(u64) -> Call,
-    ) -> Result<Option<Self::Right>> {
+    ) -> Result<Option<Self::Permit>> {
         let mut state = self.lock();
         state.check()?;
         if FAULT == fault::POISON_APART {
@@ -150,20 +150,20 @@ impl<const FAULT: u8> Line for Twin<FAULT> {
         }
         state.queue.push_back(call(first));
         let idle = !std::mem::replace(&mut state.sending, true);
-        Ok(idle.then(|| Right {
+        Ok(idle.then(|| Permit {
             twin: Arc::clone(self),
             ended: false,
         }))
     }
 
-    fn next(right: &mut Self::Right) -> Option<Call> {
-        let mut state = right.twin.lock();
+    fn next(permit: &mut Self::Permit) -> Option<Call> {
+        let mut state = permit.twin.lock();
         let next = state.queue.pop_front();
         if next.is_none() {
-            right.ended = true;
+            permit.ended = true;
             if FAULT == fault::END_APART {
                 drop(state);
-                state = right.twin.lock();
+                state = permit.twin.lock();
             }
             state.sending = false;
         }
@@ -181,7 +181,7 @@ impl<const FAULT: u8> Line for Twin<FAULT> {
         fail(waiting, &error);
     }
 
-    fn decide(&self, recovery: Recovery) {
+    fn settle_recovery(&self, recovery: Recovery) {
         if let Some(poison) = &mut self.lock().poison {
             poison.recovery = recovery;
         }
@@ -200,20 +200,20 @@ impl<const FAULT: u8> Line for Twin<FAULT> {
     }
 }
 
-impl<const FAULT: u8> Drop for Right<FAULT> {
+impl<const FAULT: u8> Drop for Permit<FAULT> {
     fn drop(&mut self) {
         if self.ended {
             return;
         }
         let poison = Poison {
-            cause: crate::error("given up"),
+            cause: super::error("given up"),
             recovery: Recovery::Never,
         };
-        if FAULT == fault::GIVEN_UP_IN_SILENCE {
+        if FAULT == fault::DROPPED_WITHOUT_POISON {
             self.twin.lock().sending = false;
             return;
         }
-        if FAULT == fault::GIVEN_UP_APART || FAULT == fault::LAST_CAUSE {
+        if FAULT == fault::DROPPED_IN_TWO_STEPS || FAULT == fault::LAST_CAUSE {
             self.twin.poison(poison);
             self.twin.lock().sending = false;
             return;

@@ -1,4 +1,4 @@
-//! The requests that training calls are made of, each able to make its body for a sequence number.
+//! The requests that training calls consist of. Each makes its body for a sequence number.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,63 +14,68 @@ use tinkers_wire::{
     PassRequest, TinkerPath, routes, to_json,
 };
 
-/// One request of a training call. The same number and profile always give the same bytes, so every retry is the same.
-pub(crate) trait Part: Send + Sync + fmt::Debug {
-    /// The call under this number.
+/// A request of a training call. The same number and profile always give the same bytes, so that retries can be de-duplicated.
+pub(crate) trait Request: Send + Sync + fmt::Debug {
+    /// Returns the HTTP call with this sequence number.
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call>;
 
-    /// What is done when it may have been applied and the server is not known to apply a repeated number once.
-    fn when_lost(&self) -> WhenLost;
+    /// Returns what to do when it may have been applied and the server is not known to de-duplicate it.
+    fn on_lost_reply(&self) -> OnLostReply;
 
-    /// The checkpoint that it leaves under a name of the caller's: a save.
+    /// Returns whether it saves weights.
+    fn is_save(&self) -> bool {
+        false
+    }
+
+    /// Returns the name under which it saves a checkpoint.
     fn saved_name(&self) -> Option<SavedName> {
         None
     }
 
-    /// The same under another of the session's numbers, for a server that takes the first one as used up.
-    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Part>> {
+    /// Returns the same request with a new number of the session, for a server that treats the first one as used.
+    fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let _ = session;
         None
     }
 
-    /// Whether the server's body format decides the body.
+    /// Returns whether its body depends on the server's body format.
     fn has_formats(&self) -> bool {
         false
     }
 
-    /// Whether its JSON form says all that its protobuf form says, to every server.
+    /// Returns whether every server reads the same content from its JSON form as from its protobuf form.
     fn is_the_same_in_json(&self) -> bool {
         true
     }
 
-    /// Whether gradients are added.
+    /// Returns whether it adds gradients.
     fn adds_gradients(&self) -> bool {
         false
     }
 
-    /// Whether it changes what later requests of the model build on: its weights, its optimizer or the gradients held.
+    /// Returns whether it changes the model's weights, optimizer or accumulated gradients.
     fn changes_model(&self) -> bool {
         true
     }
 
-    /// What a server must be known to de-duplicate for a repeat to be applied once.
+    /// Returns what a server must be known to de-duplicate for a repeat to be applied once.
     fn deduplicated_with(&self) -> Deduplication {
         Deduplication::Everything
     }
 }
 
-/// What is done about a request that may have been applied.
+/// What to do about a request that may have been applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WhenLost {
-    /// It is sent again: nothing was sent since, so that twice is the same as once.
+pub(crate) enum OnLostReply {
+    /// Repeat it: nothing was sent since, so applying it twice is the same as once.
     Repeat,
-    /// It is looked for, and sent again when it is not there.
-    Look,
-    /// Nobody can tell, and twice is not the same as once.
-    GiveUp,
+    /// Look its checkpoint up, and repeat it if there is none.
+    LookUp,
+    /// Fail with an unknown outcome: applying it twice would be wrong.
+    Fail,
 }
 
-/// The name of a checkpoint in its run.
+/// The name and kind of a checkpoint within its run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SavedName {
     pub(crate) kind: CheckpointKind,
@@ -78,25 +83,25 @@ pub(crate) struct SavedName {
 }
 
 impl SavedName {
-    /// Whether this is the checkpoint of a run's list. Some servers list `<kind>/<name>`, others the name alone: then its path
-    /// has the kind.
-    pub(crate) fn is_that_of(&self, listed: &Checkpoint) -> bool {
+    /// Returns whether this names the listed checkpoint. Some servers list `<kind>/<name>`, others the name alone, with the kind in
+    /// the path.
+    pub(crate) fn is_of(&self, listed: &Checkpoint) -> bool {
         let path = listed.tinker_path.parse::<TinkerPath>();
         listed.checkpoint_id == format!("{}/{}", self.kind.segment(), self.name)
             || path.is_ok_and(|path| path.kind() == self.kind && path.name() == self.name)
     }
 }
 
-/// A pass over some data.
+/// A forward or forward-backward pass over data.
 #[derive(Debug)]
-pub(crate) struct PassPart {
+pub(crate) struct Pass {
     pub(crate) model_id: Arc<str>,
     pub(crate) mode: PassMode,
     pub(crate) data: Vec<Datum>,
     pub(crate) loss: Loss,
 }
 
-impl Part for PassPart {
+impl Request for Pass {
     fn call(&self, seq_id: u64, profile: &ServerProfile) -> Result<Call> {
         let request = PassRequest {
             model_id: self.model_id.to_string(),
@@ -118,10 +123,10 @@ impl Part for PassPart {
         Ok(call)
     }
 
-    fn when_lost(&self) -> WhenLost {
+    fn on_lost_reply(&self) -> OnLostReply {
         match self.mode {
-            PassMode::Forward => WhenLost::Repeat,
-            PassMode::ForwardBackward => WhenLost::GiveUp,
+            PassMode::Forward => OnLostReply::Repeat,
+            PassMode::ForwardBackward => OnLostReply::Fail,
         }
     }
 
@@ -146,21 +151,21 @@ impl Part for PassPart {
     }
 }
 
-impl PassPart {
-    /// The name of an input that is a sparse tensor, if one is.
+impl Pass {
+    /// Returns the name of an input that is a sparse tensor, if there is one.
     fn sparse_input(&self) -> Option<&str> {
         let inputs = self.data.iter().flat_map(|datum| &datum.loss_fn_inputs);
         let mut sparse = inputs.filter(|(_, tensor)| tensor.csr_indices().is_some());
         sparse.next().map(|(name, _)| name.as_str())
     }
 
-    /// Some servers read the stored values of a sparse tensor in JSON and nothing of their places, and do not say so.
+    /// Refuses sparse tensors in JSON: some servers silently read their values without the indices.
     fn check_json(&self) -> Result<()> {
         let Some(name) = self.sparse_input() else {
             return Ok(());
         };
         let message = format!(
-            "{name} is sparse, and this server takes passes in JSON, where servers drop the places of the values; send it dense"
+            "{name} is sparse, and this server takes passes in JSON, where servers drop the indices of the values; send it dense"
         );
         let refused = Error::new(ErrorKind::Unsupported, Sent::NotSent, message);
         Err(refused.with_field(format!("loss_fn_inputs.{name}")))
@@ -195,13 +200,13 @@ fn protobuf_pass(request: &PassRequest, profile: &ServerProfile) -> Result<Call>
     Ok(call)
 }
 
-/// One frame of the default level, with the size of the content in its header.
+/// Compresses into one zstd frame of the default level, whose header has the size of the content.
 fn compress(body: &Bytes) -> Result<Bytes> {
     let failed = |error: std::io::Error| {
         Error::new(
             ErrorKind::Io,
             Sent::NotSent,
-            "a body could not be compressed",
+            "cannot compress a request body",
         )
         .with_source(error)
     };
@@ -210,12 +215,12 @@ fn compress(body: &Bytes) -> Result<Bytes> {
 
 /// An optimizer step.
 #[derive(Debug)]
-pub(crate) struct StepPart {
+pub(crate) struct Step {
     pub(crate) model_id: Arc<str>,
     pub(crate) params: AdamParams,
 }
 
-impl Part for StepPart {
+impl Request for Step {
     fn call(&self, seq_id: u64, _: &ServerProfile) -> Result<Call> {
         let body = OptimStep {
             model_id: self.model_id.to_string(),
@@ -229,8 +234,8 @@ impl Part for StepPart {
         ))
     }
 
-    fn when_lost(&self) -> WhenLost {
-        WhenLost::GiveUp
+    fn on_lost_reply(&self) -> OnLostReply {
+        OnLostReply::Fail
     }
 
     fn deduplicated_with(&self) -> Deduplication {
@@ -238,15 +243,15 @@ impl Part for StepPart {
     }
 }
 
-/// A checkpoint into this model.
+/// Loads a checkpoint into this model.
 #[derive(Debug)]
-pub(crate) struct LoadPart {
+pub(crate) struct Load {
     pub(crate) model_id: Arc<str>,
     pub(crate) path: TinkerPath,
     pub(crate) optimizer: bool,
 }
 
-impl Part for LoadPart {
+impl Request for Load {
     fn call(&self, seq_id: u64, _: &ServerProfile) -> Result<Call> {
         let body = LoadWeights {
             path: self.path.clone(),
@@ -267,8 +272,8 @@ impl Part for LoadPart {
         ))
     }
 
-    fn when_lost(&self) -> WhenLost {
-        WhenLost::Repeat
+    fn on_lost_reply(&self) -> OnLostReply {
+        OnLostReply::Repeat
     }
 }
 
@@ -278,9 +283,9 @@ mod tests {
     use tinkers_core::Fact;
     use tinkers_wire::LossFn;
 
-    fn pass(mode: PassMode) -> PassPart {
+    fn pass(mode: PassMode) -> Pass {
         let data = vec![Datum::next_token(&[1, 2, 3], vec![1.0; 2]).unwrap()];
-        PassPart {
+        Pass {
             model_id: Arc::from("m"),
             mode,
             data,
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forward_pass_never_goes_to_the_json_route_that_adds_gradients() {
+    fn json_forward_pass_avoids_the_gradient_route() {
         let json = ServerProfile::default().with_bodies(BodyFormat::Json);
         assert_eq!(
             pass(PassMode::Forward).call(1, &json).unwrap().path,
@@ -310,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_body_is_the_same_body() {
+    fn compressed_body_decodes_to_the_same_request() {
         let zstd = ServerProfile::default().learn(Fact::ZstdBodies);
         let call = pass(PassMode::ForwardBackward).call(3, &zstd).unwrap();
         assert_eq!(call.headers[header::CONTENT_ENCODING], "zstd");
@@ -319,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_is_known_by_either_form_of_its_id_and_by_its_kind() {
+    fn checkpoint_matches_by_either_id_form_and_by_kind() {
         let name = SavedName {
             kind: CheckpointKind::Training,
             name: "x".to_owned(),
@@ -337,17 +342,17 @@ mod tests {
                 r#"{{"checkpoints":[{{"checkpoint_id":"{id}","checkpoint_type":"{kind}","time":"","tinker_path":"{path}"}}]}}"#
             );
             let list = tinkers_wire::CheckpointList::read(list.as_bytes()).unwrap();
-            assert_eq!(name.is_that_of(&list.checkpoints[0]), is, "{id} {path}");
+            assert_eq!(name.is_of(&list.checkpoints[0]), is, "{id} {path}");
         }
     }
 
     #[test]
-    fn every_retry_has_the_same_bytes() {
+    fn retries_have_the_same_bytes() {
         let profile = ServerProfile::default();
-        let part = pass(PassMode::ForwardBackward);
+        let request = pass(PassMode::ForwardBackward);
         assert_eq!(
-            part.call(1, &profile).unwrap().body,
-            part.call(1, &profile).unwrap().body
+            request.call(1, &profile).unwrap().body,
+            request.call(1, &profile).unwrap().body
         );
     }
 }

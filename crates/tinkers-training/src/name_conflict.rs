@@ -1,30 +1,30 @@
-//! Saves under a name that a checkpoint has already, in whichever way the server says so: a conflict (409), another refusal, or a
-//! failed operation.
+//! Recognises that a save failed because a checkpoint of its name exists. Servers report it as a conflict (409), as another refusal
+//! or as a failed operation.
 
 use bytes::Bytes;
 use tinkers_core::{Error, ErrorKind};
 use tinkers_wire::CheckpointKind;
 
-use crate::parts::SavedName;
+use crate::requests::SavedName;
 
-/// Whether the server refuses a save, or has it fail, because its name is taken.
-pub(crate) fn is_taken(error: &Error) -> bool {
+/// Returns whether a save was refused or failed because its name is taken.
+pub(crate) fn is_name_taken(error: &Error) -> bool {
     let kind = matches!(
         error.kind(),
         ErrorKind::Conflict | ErrorKind::Rejected | ErrorKind::OperationFailed
     );
-    kind && says_taken(error)
+    kind && says_exists(error)
 }
 
-/// Whether the words of the server are about something that is there already, and not about a number.
-pub(crate) fn says_taken(error: &Error) -> bool {
+/// Returns whether the server's reason says that something exists already, rather than that a number was used.
+pub(crate) fn says_exists(error: &Error) -> bool {
     let words = tinkers_wire::error_text(error.body()).unwrap_or_default();
     let words = words.to_ascii_lowercase();
     let is_missing = ["not exist", "n't exist", "no longer exist"];
     words.contains("exist") && !is_missing.iter().any(|missing| words.contains(missing))
 }
 
-/// The error of a save under a name that is taken: the same for every way in which servers say it.
+/// Makes the one error of a save under a name that is taken from any of the servers' forms.
 pub(crate) fn name_taken(name: &SavedName, error: Error) -> Error {
     let overwrite = match name.kind {
         CheckpointKind::Training => ", or replace the checkpoint with SaveState::overwrite",

@@ -1,4 +1,4 @@
-//! What the ways of making a model share, and the way of servers that load into models alone.
+//! Creates models. Servers that cannot create a model from a checkpoint get a new model and a load into it.
 
 use std::sync::Arc;
 
@@ -12,23 +12,26 @@ use tinkers_wire::{
 
 use crate::TrainingClient;
 
-/// Whether a submission was refused because it names no model to load into: open servers do not make one of a checkpoint.
-pub(crate) fn loads_into_models_alone(error: &Error) -> bool {
+/// Returns whether a load was refused because it names no model: some open servers load checkpoints into existing models only.
+pub(crate) fn needs_existing_model(error: &Error) -> bool {
     let is_refused = error.sent() == Sent::Answered && matches!(error.status(), Some(400 | 422));
-    // What has a request id was accepted, and failed for another reason.
+    // An error with a request id is the failure of an accepted request.
     let is_submission = error.request_id().is_none();
     is_refused && is_submission && error.body().windows(8).any(|part| part == b"model_id")
 }
 
-/// Makes a model like the one that the checkpoint is of, and loads into it what the checkpoint holds, as its first request.
-pub(crate) async fn into_new_model(making: &Making, load: LoadWeights) -> Result<TrainingClient> {
-    let session = &making.operation.session;
-    let info = making.weights_info(&load.path).await?;
+/// Creates a model with the configuration of the checkpoint, and loads the checkpoint as its first request.
+pub(crate) async fn into_new_model(
+    creation: &ModelCreation,
+    load: LoadWeights,
+) -> Result<TrainingClient> {
+    let session = &creation.operation.session;
+    let info = creation.weights_info(&load.path).await?;
     let rank = info.lora_rank.filter(|_| info.is_lora).ok_or_else(|| {
-        let message = "the server does not say of which rank the checkpoint's adapter is; make a model like it and load_state into it";
+        let message = "the server does not report the rank of the checkpoint's adapter; create a model of that rank and call load_state";
         Error::new(ErrorKind::Unsupported, Sent::Answered, message)
     })?;
-    let client = making
+    let client = creation
         .new_model(&CreateModel {
             session_id: session.session_id().to_owned(),
             model_seq_id: Some(session.next_model_seq()),
@@ -40,34 +43,34 @@ pub(crate) async fn into_new_model(making: &Making, load: LoadWeights) -> Result
                 train_attn: info.train_attn,
                 ..LoraConfig::rank(rank)
             },
-            // Its default is left out, as by a caller who sets none: not every server has heard of it.
+            // The default is omitted, since not every server knows the field.
             optimizer_config: info.optimizer_config.filter(|config| !config.is_default()),
         })
         .await?;
     match client
-        .load_in(&making.operation, load.path, load.optimizer)
+        .load_in(&creation.operation, load.path, load.optimizer)
         .await
     {
         Ok(_) => Ok(client),
         Err(error) => {
-            // Servers have room for a few.
+            // A server has memory for few models.
             if let Err(kept) = client.unload().await {
                 session.caller().setbacks.count(Setback::Unload);
-                tracing::debug!(setback = Setback::Unload.name(), error = %kept, model_id = client.model_id(), "a model that could not be loaded stays until the session ends");
+                tracing::debug!(setback = Setback::Unload.name(), error = %kept, model_id = client.model_id(), "a model into which the checkpoint could not be loaded stays until the session ends");
             }
             Err(error)
         }
     }
 }
 
-/// The steps that both ways of making a model share.
-pub(crate) struct Making {
+/// The operation that creates a model.
+pub(crate) struct ModelCreation {
     pub(crate) operation: Operation,
     pub(crate) subject: String,
 }
 
-impl Making {
-    /// Makes a model as `body` describes it.
+impl ModelCreation {
+    /// Creates the model that `body` describes.
     pub(crate) async fn new_model(&self, body: &CreateModel) -> Result<TrainingClient> {
         let kind = RequestKind::CreateModel;
         let (made, _): (ModelCreated, _) =
@@ -75,7 +78,7 @@ impl Making {
         self.client(made.model_id).await
     }
 
-    /// Submits and waits; the result, and the model's id where the promise had it already.
+    /// Submits a request and waits. Returns the result, and the model's id if the submission's answer had it.
     pub(crate) async fn run<T: OperationResult>(
         &self,
         route: &str,
@@ -91,7 +94,7 @@ impl Making {
         let accepted = session.caller().call(call).await;
         let accepted = accepted.map_err(|error| self.with_orphan(error))?;
         let promise = promise(&accepted.response)?;
-        self.tell_of_orphan(accepted.earlier, &promise.request_id);
+        self.warn_of_orphan(accepted.earlier, &promise.request_id);
         let result = retrieve(Retrieval {
             operation: self.operation.clone(),
             client,
@@ -104,8 +107,8 @@ impl Making {
         Ok((result, promise.model_id))
     }
 
-    /// A creation is repeated when its reply is lost, which may leave a second model behind.
-    fn tell_of_orphan(&self, earlier: Sent, request_id: &str) {
+    /// Warns that a lost reply may have left a second model on the server.
+    fn warn_of_orphan(&self, earlier: Sent, request_id: &str) {
         if earlier == Sent::MaybeSent
             && self.operation.session.profile().deduplicates != Deduplication::Everything
         {
@@ -118,7 +121,7 @@ impl Making {
                 setback = Setback::Orphan.name(),
                 operation = self.operation.name,
                 request_id,
-                "the reply to an earlier attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
+                "the reply to an earlier attempt of the {} was lost: the server may hold an unused model until the session ends",
                 self.subject
             );
         }
@@ -129,14 +132,15 @@ impl Making {
             return error;
         }
         error.with_context(format_args!(
-            "the reply to an attempt of the {} was lost: the server may have made one that nobody uses, until the session ends",
+            "the reply to an attempt of the {} was lost: the server may hold an unused model until the session ends",
             self.subject
         ))
     }
 
-    /// The client of the model that was made.
+    /// Returns the client of the created model.
     pub(crate) async fn client(&self, model_id: String) -> Result<TrainingClient> {
-        let made = format!("model {model_id} was made, but not described");
+        let made =
+            format!("model {model_id} was created, but its description could not be fetched");
         let client = self.described(model_id).await;
         client.map_err(|error| error.with_context(made))
     }
@@ -145,7 +149,7 @@ impl Making {
         let call = self.call(routes::GET_INFO, to_json(&ModelRef { model_id }));
         let answer = self.operation.session.caller().call(call).await?.response;
         let info = ModelInfo::read(&answer.body).map_err(|error| {
-            let message = format!("the description of the model cannot be read: {error}");
+            let message = format!("cannot decode the description of the model: {error}");
             Error::new(ErrorKind::Protocol, Sent::Answered, message)
                 .with_answer(answer.status.as_u16(), &answer.body)
         })?;
@@ -155,7 +159,7 @@ impl Making {
         ))
     }
 
-    /// What the checkpoint is of.
+    /// Fetches the configuration of a checkpoint.
     async fn weights_info(&self, path: &TinkerPath) -> Result<WeightsInfo> {
         let body = to_json(&WeightsInfoRequest {
             tinker_path: path.to_string(),
@@ -163,7 +167,7 @@ impl Making {
         let call = self.call(routes::WEIGHTS_INFO, body);
         let answer = self.operation.session.caller().call(call).await?.response;
         WeightsInfo::read(&answer.body).map_err(|error| {
-            let message = format!("what the checkpoint is of cannot be read: {error}");
+            let message = format!("cannot decode the checkpoint info of {path}: {error}");
             Error::new(ErrorKind::Protocol, Sent::Answered, message)
                 .with_answer(answer.status.as_u16(), &answer.body)
         })

@@ -1,13 +1,13 @@
-//! Cutting a batch into requests by count and bytes.
+//! Splits a batch into requests by number of data and by bytes.
 
 use std::ops::Range;
 
 use tinkers_wire::{ClientConfig, Datum};
 
-/// The most that one request holds.
+/// The limits of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkLimits {
-    /// Data.
+    /// Number of data.
     pub data: usize,
     /// Estimated bytes before compression.
     pub bytes: u64,
@@ -15,7 +15,7 @@ pub struct ChunkLimits {
 
 impl From<&ClientConfig> for ChunkLimits {
     fn from(config: &ClientConfig) -> Self {
-        // A limit of zero would never let anything go.
+        // With a limit of zero nothing could be sent.
         Self {
             data: config.fwdbwd_max_chunk_len.max(1),
             bytes: config.fwdbwd_max_chunk_bytes_count,
@@ -23,8 +23,9 @@ impl From<&ClientConfig> for ChunkLimits {
     }
 }
 
-/// The chunks of `data`, in order and without a gap. A datum larger than the limit gets a chunk of its own.
-pub fn plan(data: &[Datum], limits: ChunkLimits) -> Vec<Range<usize>> {
+/// Returns the ranges of `data` that each request takes, in order and without gaps. A datum above the byte limit is alone in its
+/// chunk.
+pub fn plan_chunks(data: &[Datum], limits: ChunkLimits) -> Vec<Range<usize>> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0u64);
     for (i, datum) in data.iter().enumerate() {
@@ -52,27 +53,27 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_met_exactly() {
+    fn chunks_fill_the_limits_exactly() {
         let data: Vec<Datum> = [10, 10, 10, 50, 5, 5].map(datum).into();
         let limits = ChunkLimits {
             data: 2,
             bytes: 100,
         };
-        assert_eq!(plan(&data, limits), [0..2, 2..3, 3..4, 4..6]);
+        assert_eq!(plan_chunks(&data, limits), [0..2, 2..3, 3..4, 4..6]);
         assert_eq!(
-            plan(&data[..1], ChunkLimits { data: 1, bytes: 1 }),
+            plan_chunks(&data[..1], ChunkLimits { data: 1, bytes: 1 }),
             vec![0..1]
         );
-        assert_eq!(plan(&[], limits), []);
+        assert!(plan_chunks(&[], limits).is_empty());
     }
 
     proptest! {
         #[test]
-        fn chunks_tile_the_data_and_none_could_take_one_more(
+        fn chunks_cover_the_data_and_are_maximal(
             sizes in proptest::collection::vec(0usize..40, 0..60), most in 1usize..7, bytes in 1u64..200,
         ) {
             let data: Vec<Datum> = sizes.iter().copied().map(datum).collect();
-            let chunks = plan(&data, ChunkLimits { data: most, bytes });
+            let chunks = plan_chunks(&data, ChunkLimits { data: most, bytes });
             let size = |range: Range<usize>| data[range].iter().map(Datum::estimated_bytes).sum::<u64>();
             let mut next = 0;
             for chunk in &chunks {

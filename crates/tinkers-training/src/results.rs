@@ -1,75 +1,80 @@
-//! Waiting for the results of what was submitted.
+//! Waits for the results of a call's requests.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tinkers_core::{Error, ErrorKind, Moment, Phase, Result, Sent, Setback};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
 use tokio::sync::oneshot;
 
-use crate::delivery::Taken;
-use crate::lost::{Finder, search};
 use crate::merge;
-use crate::parts::SavedName;
-use crate::taken::{is_taken, name_taken};
-use crate::together::Together;
-use crate::turns::Turns;
+use crate::name_conflict::{is_name_taken, name_taken};
+use crate::recover_save::SaveLookup;
+use crate::requests::SavedName;
+use crate::submission_queue::SubmissionQueue;
+use crate::submit::Submitted;
 
-/// What became of a call's place in the order: its submission's outcome, or why it got no place.
-pub(crate) type Placed = Result<oneshot::Receiver<Result<Vec<Taken>>>>;
+/// The receiver of a submission's outcome, or why the call could not be queued.
+pub(crate) type Queued = Result<oneshot::Receiver<Result<Vec<Submitted>>>>;
 
-/// Makes the result of a call of a save that was found to have been made.
-pub(crate) type Found<T> = fn(TinkerPath) -> Result<T>;
+/// Makes the result of a save whose checkpoint was found by its name.
+pub(crate) type FoundSave<T> = fn(TinkerPath) -> Result<T>;
 
 /// Waits for the results of one call.
-pub(crate) struct Waiter {
+pub(crate) struct ResultWaiter {
     pub(crate) operation: Operation,
     pub(crate) kind: RequestKind,
-    pub(crate) turns: Arc<Turns>,
+    pub(crate) queue: Arc<SubmissionQueue>,
     pub(crate) queue_log: Arc<QueueLog>,
-    /// Of a save under a name.
+    /// The name of a named save.
     pub(crate) name: Option<SavedName>,
 }
 
-impl Waiter {
-    /// The result of a call of one request.
+impl ResultWaiter {
+    /// Returns the result of a call of one request.
     pub(crate) async fn single<T: OperationResult>(
         self,
-        placed: Placed,
-        found: Found<T>,
+        queued: Queued,
+        found: FoundSave<T>,
     ) -> Result<T> {
-        let mut parts = self.submitted(placed?).await?;
-        self.result(parts.remove(0), found).await
+        let mut submitted = self.submitted(queued?).await?;
+        self.result(submitted.remove(0), found).await
     }
 
-    /// The merged result of a pass. The first chunk that fails fails it; the results of the others are then given up.
-    pub(crate) async fn merged(self, placed: Placed) -> Result<ForwardBackwardOutput> {
-        let parts = self.submitted(placed?).await?;
-        let promises: Vec<(u64, String)> = parts.iter().filter_map(promised).collect();
-        let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; parts.len()];
-        let results = parts.into_iter().map(|part| self.result(part, no_result));
-        let mut results = Together::new(results);
-        while let Some((place, outcome)) = results.next().await {
+    /// Returns the merged result of a pass. It fails with the first chunk that fails; the results of the others are then abandoned.
+    pub(crate) async fn merged(self, queued: Queued) -> Result<ForwardBackwardOutput> {
+        let submitted = self.submitted(queued?).await?;
+        let ids: Vec<(u64, String)> = submitted.iter().filter_map(ids).collect();
+        let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; submitted.len()];
+        let results = submitted.into_iter().enumerate().map(|(index, submitted)| {
+            let result = self.result(submitted, no_checkpoint);
+            async move { (index, result.await) }
+        });
+        let mut results: FuturesUnordered<_> = results.collect();
+        while let Some((index, outcome)) = results.next().await {
             match outcome {
-                Ok(output) => outputs[place] = Some(output),
+                Ok(output) => outputs[index] = Some(output),
                 Err(error) if outputs.len() == 1 => return Err(error),
                 Err(error) => {
                     let done: Vec<bool> = outputs.iter().map(Option::is_some).collect();
-                    return Err(self.one_failed(place, &promises, &done, error));
+                    drop(results);
+                    return Err(self.chunk_failed(index, &ids, &done, error));
                 }
             }
         }
         Ok(merge(outputs.into_iter().flatten().collect()))
     }
 
-    /// Waits for what becomes of the submission, no longer than there is hope that it leaves before the operation's deadline.
+    /// Waits for the outcome of the submission, for as long as it can still be sent before the operation's deadline.
     async fn submitted(
         &self,
-        mut receiver: oneshot::Receiver<Result<Vec<Taken>>>,
-    ) -> Result<Vec<Taken>> {
+        mut receiver: oneshot::Receiver<Result<Vec<Submitted>>>,
+    ) -> Result<Vec<Submitted>> {
         let Some(deadline) = self.operation.deadline else {
             return delivered(receiver.await);
         };
@@ -90,7 +95,7 @@ impl Waiter {
         }
     }
 
-    /// Fails when the call waits for its turn and the server's hint lies beyond `deadline`.
+    /// Fails if the call is still queued and the server's hint ends after `deadline`.
     fn check_in_time(&self, deadline: Moment) -> Result<()> {
         let Operation {
             session,
@@ -116,9 +121,13 @@ impl Waiter {
         Err(error.with_retry_at(now, opens_at))
     }
 
-    async fn result<T: OperationResult>(&self, taken: Taken, found: Found<T>) -> Result<T> {
-        let (promise, flight, elapsed, earlier, is_fresh) = match taken {
-            Taken::Promised {
+    async fn result<T: OperationResult>(
+        &self,
+        submitted: Submitted,
+        found: FoundSave<T>,
+    ) -> Result<T> {
+        let (promise, flight, elapsed, earlier, is_fresh) = match submitted {
+            Submitted::Accepted {
                 promise,
                 flight,
                 elapsed,
@@ -126,11 +135,11 @@ impl Waiter {
                 is_fresh,
                 ..
             } => (promise, flight, elapsed, earlier, is_fresh),
-            Taken::Found(path) => return found(path),
+            Submitted::Found(path) => return found(path),
         };
         let result = retrieve(Retrieval {
             operation: self.operation.clone(),
-            client: self.turns.client(),
+            client: self.queue.client(),
             request_id: promise.request_id,
             kind: self.kind,
             submitted_in: elapsed,
@@ -139,7 +148,7 @@ impl Waiter {
         .await;
         drop(flight);
         match (result, &self.name) {
-            (Err(error), Some(name)) if is_taken(&error) => {
+            (Err(error), Some(name)) if is_name_taken(&error) => {
                 let error = name_taken(name, error);
                 if earlier != Sent::MaybeSent {
                     return Err(error);
@@ -148,69 +157,72 @@ impl Waiter {
                 if !is_fresh {
                     return Err(conflict);
                 }
-                // A repeat met what an earlier attempt had saved.
-                found(search(&self.finder(), name, conflict).await?)
+                // The repeat conflicted with what an earlier attempt had saved.
+                found(self.lookup().find_eventually(name, conflict).await?)
             }
             (result, _) => result,
         }
     }
 
-    fn finder(&self) -> Finder<'_> {
-        Finder {
+    fn lookup(&self) -> SaveLookup<'_> {
+        SaveLookup {
             session: &*self.operation.session,
-            model_id: self.turns.model_id(),
-            client: self.turns.client(),
+            model_id: self.queue.model_id(),
+            client: self.queue.client(),
             operation: self.operation.name,
             progress: &self.operation.progress,
         }
     }
 
-    /// The failure of one chunk, with what is known of the others at this moment.
-    fn one_failed(
+    /// Adds to the failure of one chunk which of the others are done.
+    fn chunk_failed(
         &self,
-        place: usize,
-        promises: &[(u64, String)],
+        failed: usize,
+        ids: &[(u64, String)],
         done: &[bool],
         error: Error,
     ) -> Error {
         let mut numbers = Vec::new();
-        for (i, (seq_id, request_id)) in promises.iter().enumerate() {
+        for (i, (seq_id, request_id)) in ids.iter().enumerate() {
             if done[i] {
                 numbers.push(seq_id.to_string());
-            } else if i != place {
+            } else if i != failed {
                 self.operation
                     .session
                     .caller()
                     .setbacks
                     .count(Setback::Undelivered);
-                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "its result is given up, because another chunk of the call failed");
+                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "the result is abandoned, because another chunk of the call failed");
             }
         }
-        let failed = promises.get(place).map_or(0, |(seq_id, _)| *seq_id);
+        let failed = ids.get(failed).map_or(0, |(seq_id, _)| *seq_id);
         let (count, numbers) = (done.len(), numbers.join(", "));
         error.with_context(format!(
-            "of {count} chunks that the server accepted, {failed} failed when [{numbers}] were done"
+            "of the {count} chunks that the server accepted, {failed} failed when [{numbers}] were done"
         ))
     }
 }
 
-fn delivered(outcome: Result<Result<Vec<Taken>>, oneshot::error::RecvError>) -> Result<Vec<Taken>> {
+fn delivered(
+    outcome: Result<Result<Vec<Submitted>>, oneshot::error::RecvError>,
+) -> Result<Vec<Submitted>> {
     outcome.unwrap_or_else(|_| {
-        let message = "the task that sends this model's requests went away";
+        let message = "the task that sends this model's requests was aborted";
         Err(Error::new(ErrorKind::Aborted, Sent::MaybeSent, message))
     })
 }
 
-fn promised(taken: &Taken) -> Option<(u64, String)> {
-    match taken {
-        Taken::Promised {
+/// Returns the sequence number and the request id.
+fn ids(submitted: &Submitted) -> Option<(u64, String)> {
+    match submitted {
+        Submitted::Accepted {
             promise, seq_id, ..
         } => Some((*seq_id, promise.request_id.clone())),
-        Taken::Found(_) => None,
+        Submitted::Found(_) => None,
     }
 }
 
-fn no_result<T>(_: TinkerPath) -> Result<T> {
-    let message = "a pass leaves no checkpoint to be found";
+fn no_checkpoint<T>(_: TinkerPath) -> Result<T> {
+    let message = "a pass saves no checkpoint that could be found";
     Err(Error::new(ErrorKind::Protocol, Sent::Answered, message))
 }

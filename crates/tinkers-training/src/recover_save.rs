@@ -1,0 +1,205 @@
+//! Submits saves, and recovers one whose reply was lost: looks the checkpoint up, or saves again.
+
+use std::sync::Arc;
+
+use tinkers_core::retry::pause;
+use tinkers_core::{
+    Call, ClientId, Deduplication, Error, ErrorKind, Policy, ProgressCell, Result, RouteClass,
+    Sent, SessionContext, Setback,
+};
+use tinkers_wire::{CheckpointList, TinkerPath, routes};
+
+use crate::name_conflict::{is_name_taken, name_taken, says_exists};
+use crate::refusal::leaves_number_free;
+use crate::requests::{OnLostReply, SavedName};
+use crate::submission_queue::SubmissionQueue;
+use crate::submit::{Outgoing, Submitted};
+
+/// Submits a save under a name.
+pub(crate) async fn send_named(
+    queue: &SubmissionQueue,
+    save: &Outgoing<'_>,
+    name: SavedName,
+) -> Result<Submitted> {
+    // A checkpoint of a name that this model never saved before can only come from this call.
+    let is_new = !queue.may_have_saved(&name);
+    let sent = send(save, is_new.then_some(&name)).await;
+    let sent = sent.map(|mut submitted| {
+        if let Submitted::Accepted { is_fresh, .. } = &mut submitted {
+            *is_fresh = is_new;
+        }
+        submitted
+    });
+    let sent = sent.map_err(|error| match is_name_taken(&error) {
+        true => name_taken(&name, error),
+        false => error,
+    });
+    if !matches!(&sent, Err(error) if leaves_number_free(error, save.request)) {
+        queue.tried_to_save(name);
+    }
+    sent
+}
+
+/// Submits a save, and recovers it if its reply was lost. `new_name` is its name where a checkpoint of that name can only come from
+/// this call.
+pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> Result<Submitted> {
+    let error = match save.send(save.policy()).await {
+        Ok(submitted) => return Ok(submitted),
+        Err(error) => error,
+    };
+    let can_look_up = save.request.on_lost_reply() == OnLostReply::LookUp;
+    let is_lost = error.kind() == ErrorKind::OutcomeUnknown && can_look_up;
+    let is_own_conflict = is_own_conflict(&error);
+    if is_lost || is_own_conflict {
+        let setbacks = &save.session.caller().setbacks;
+        setbacks.note(Setback::LostSave, &error);
+    }
+    if is_lost {
+        return look_up_or_repeat(save, new_name, error).await;
+    }
+    if is_own_conflict {
+        return after_conflict(save, new_name, error).await;
+    }
+    Err(error)
+}
+
+/// Returns whether an earlier attempt of the same call may be what the request conflicts with.
+fn is_own_conflict(error: &Error) -> bool {
+    let is_conflict = error.kind() == ErrorKind::Conflict || is_name_taken(error);
+    is_conflict && error.sent() == Sent::MaybeSent
+}
+
+async fn look_up_or_repeat(
+    save: &Outgoing<'_>,
+    new_name: Option<&SavedName>,
+    lost: Error,
+) -> Result<Submitted> {
+    if let Some(name) = new_name {
+        match SaveLookup::of(save).find(name).await {
+            Ok(Some(path)) => return Ok(Submitted::Found(path)),
+            Ok(None) => {}
+            Err(failed) => return Err(lookup_failed(lost, &failed)),
+        }
+    }
+    let error = match save.send(save.repeating()).await {
+        Ok(submitted) => return Ok(submitted.after_lost_reply()),
+        Err(error) => error,
+    };
+    // However the repeat failed, the first attempt may have been applied.
+    let error = error.with_sent(Sent::MaybeSent);
+    if error.kind() == ErrorKind::Closed {
+        return Err(error);
+    }
+    if is_own_conflict(&error) {
+        return after_conflict(save, new_name, error).await;
+    }
+    Err(error.with_context("the reply was lost, and so was the repeat"))
+}
+
+/// Handles a repeat that the server refuses because the number or the name is in use.
+async fn after_conflict(
+    save: &Outgoing<'_>,
+    new_name: Option<&SavedName>,
+    conflict: Error,
+) -> Result<Submitted> {
+    let session = save.session;
+    if let Some(renewed) = save.request.renewed(session) {
+        // A server that de-duplicates everything answers the number with the outcome of the first body.
+        if session.profile().deduplicates == Deduplication::Everything {
+            return Err(conflict);
+        }
+        let renewed = Outgoing {
+            request: &*renewed,
+            ..*save
+        };
+        let sent = renewed.send(renewed.repeating()).await;
+        return sent.map_err(|error| error.with_sent(Sent::MaybeSent));
+    }
+    let Some(name) = new_name.filter(|_| says_exists(&conflict)) else {
+        return Err(conflict);
+    };
+    let found = SaveLookup::of(save).find_eventually(name, conflict).await;
+    found.map(Submitted::Found)
+}
+
+/// Adds to a lost outcome that the lookup failed as well. A closed client is reported as such.
+fn lookup_failed(lost: Error, failed: &Error) -> Error {
+    if failed.kind() == ErrorKind::Closed {
+        return failed.clone().with_sent(Sent::MaybeSent);
+    }
+    lost.with_context(format!(
+        "the save could not be looked for either ({failed})"
+    ))
+}
+
+/// Looks saves up in the list of the model's checkpoints.
+pub(crate) struct SaveLookup<'a> {
+    pub(crate) session: &'a dyn SessionContext,
+    pub(crate) model_id: &'a str,
+    pub(crate) client: ClientId,
+    pub(crate) operation: &'static str,
+    pub(crate) progress: &'a Arc<ProgressCell>,
+}
+
+impl<'a> SaveLookup<'a> {
+    fn of(save: &Outgoing<'a>) -> Self {
+        Self {
+            session: save.session,
+            model_id: save.model_id,
+            client: save.client,
+            operation: save.operation,
+            progress: save.progress,
+        }
+    }
+
+    /// Looks for a save that the server says exists until it is listed: a list may omit what is still being written.
+    ///
+    /// # Errors
+    /// `conflict`, with which the server said that it exists, if it is not listed within the retry window.
+    pub(crate) async fn find_eventually(
+        &self,
+        name: &SavedName,
+        conflict: Error,
+    ) -> Result<TinkerPath> {
+        let caller = self.session.caller();
+        let time = &caller.time;
+        let began = time.now();
+        for repeat in 0.. {
+            match self.find(name).await {
+                Ok(Some(path)) => return Ok(path),
+                Ok(None) => {}
+                Err(failed) => {
+                    return Err(lookup_failed(Error::outcome_unknown(conflict), &failed));
+                }
+            }
+            if time.now().since(began) >= Policy::PATIENT.window {
+                break;
+            }
+            let paused = (caller.closing).unless_closed(time.sleep(pause(repeat, None)));
+            let paused = paused.await;
+            paused.map_err(|closed| closed.with_sent(Sent::MaybeSent))?;
+        }
+        Err(conflict)
+    }
+
+    /// Returns the model's checkpoint of this name, if there is one.
+    async fn find(&self, name: &SavedName) -> Result<Option<TinkerPath>> {
+        let route = routes::run_checkpoints(self.model_id);
+        let mut call = Call::get(route, RouteClass::Rest);
+        call.operation = Some(self.operation);
+        call.client = self.client;
+        call.progress = Some(Arc::clone(self.progress));
+        let answer = self.session.caller().call(call).await?;
+        let list = CheckpointList::read(&answer.response.body).map_err(|error| {
+            let message = format!("cannot decode the list of checkpoints: {error}");
+            Error::new(ErrorKind::Protocol, Sent::Answered, message)
+        })?;
+        let found = list.checkpoints.iter().find(|listed| name.is_of(listed));
+        found
+            .map(|listed| match listed.tinker_path.parse() {
+                Ok(path) => Ok(path),
+                Err(_) => Ok(TinkerPath::new(self.model_id, name.kind, &name.name)?),
+            })
+            .transpose()
+    }
+}
