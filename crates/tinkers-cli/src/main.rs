@@ -63,7 +63,7 @@ fn run(cli: &Cli) -> Result<()> {
         match &cli.command {
             Command::Quickstart(args) => quickstart::run(args, &mut signals).await,
             Command::Serve(args) => serve::run(args, &mut signals).await,
-            Command::Bench(args) => bench::run(&args.load, &mut signals).await,
+            Command::Bench(args) => Box::pin(bench::run(&args.load, &mut signals)).await,
             Command::Doctor(args) => doctor::run(args, &mut signals).await,
         }
     })
