@@ -11,7 +11,7 @@ use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, ro
 use crate::SamplingClient;
 
 /// What a creation that may have been made twice, or made and not told, is reported with.
-const LOST: &str = "the reply to an attempt was lost: the server may have made a sampler that nobody uses, until the session ends";
+const LOST: &str = "the reply to an attempt was lost: the server may hold an unused sampler until the session ends";
 
 /// What is sampled from.
 #[derive(Debug, Clone, PartialEq, Eq)]

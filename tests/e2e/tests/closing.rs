@@ -352,7 +352,7 @@ async fn a_close_between_the_requests_of_a_creation_ends_it() {
     let error = failed(creation).await;
     let found = (error.kind(), error.sent());
     assert_eq!(found, (ErrorKind::Closed, Sent::MaybeSent), "{error}");
-    assert!(error.to_string().contains("was made"), "{error}");
+    assert!(error.to_string().contains("was created"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use tinkers_local::{Fault, Rule};
 
 use crate::log::Log;
 
-const ORPHAN: &str = "may hold an unused model";
+const ORPHAN: &str = "may hold an unused";
 
 /// The lines that speak of an orphan.
 fn orphans(log: &Log) -> Vec<String> {

@@ -7,7 +7,7 @@ use tinkers_sim::seeds;
 #[test]
 fn each_fault_that_is_built_in_is_found() {
     for control in Control::ALL {
-        let results = seeds::run(500, &Cut::default(), Some(control));
+        let results = seeds::run(2000, &Cut::default(), Some(control));
         assert!(results.failure.is_some(), "{} is not found", control.name());
     }
 }
