@@ -221,6 +221,7 @@ impl Delivery {
             _ => None,
         };
         let taken = self.fates.iter_mut().filter_map(taken).collect();
+        self.turns.delivered();
         self.tell(Ok(taken));
     }
 

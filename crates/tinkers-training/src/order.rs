@@ -28,6 +28,8 @@ struct State<T> {
     queue: VecDeque<T>,
     /// Whether somebody has the right to send.
     sending: bool,
+    /// Whether a call that was taken out of the queue is still being sent.
+    delivering: bool,
     poison: Option<Poison>,
 }
 
@@ -45,6 +47,7 @@ impl<T: Waiting> Order<T> {
                 next_seq: first_seq,
                 queue: VecDeque::new(),
                 sending: false,
+                delivering: false,
                 poison: None,
             }),
         }
@@ -54,15 +57,21 @@ impl<T: Waiting> Order<T> {
     /// has to use it.
     ///
     /// # Errors
-    /// What the poison says; `place` is not asked then.
+    /// What the poison says, or `busy`, where that is given, while another call is queued or being sent. `place` is not asked then.
     pub(crate) fn take(
         self: &Arc<Self>,
         count: u64,
+        busy: Option<Error>,
         place: impl FnOnce(u64) -> T,
     ) -> Result<Option<Sending<T>>> {
         let mut state = lock(&self.state);
         if let Some(poison) = &state.poison {
             return Err(poison.error());
+        }
+        if let Some(busy) = busy
+            && (state.delivering || !state.queue.is_empty())
+        {
+            return Err(busy);
         }
         let first_seq = state.next_seq;
         state.next_seq += count;
@@ -90,6 +99,11 @@ impl<T: Waiting> Order<T> {
         state.next_seq = seq;
         state.poison = None;
         Ok(())
+    }
+
+    /// The call that was being sent is on the server, so that a call which comes now does not wait for it.
+    pub(crate) fn delivered(&self) {
+        lock(&self.state).delivering = false;
     }
 
     /// Frees the `count` numbers of the call that is being sent, of which the server has taken none: what is queued moves up, so that
@@ -125,6 +139,7 @@ impl<T: Waiting> Sending<T> {
         let mut state = lock(&self.order.state);
         let next = state.queue.pop_front();
         state.sending = next.is_some();
+        state.delivering = next.is_some();
         self.ended = next.is_none();
         next
     }
@@ -146,6 +161,7 @@ impl<T: Waiting> Drop for Sending<T> {
         let failed = {
             let mut state = lock(&self.order.state);
             state.sending = false;
+            state.delivering = false;
             state.close(poison)
         };
         failed.tell();

@@ -28,12 +28,13 @@ async fn run(turns: Arc<Turns>, mut sending: Sending<Queued>) {
             continue;
         }
         turns.begins(&turn.progress);
+        let mark = turn.mark;
         let mut delivery = Delivery::new(&turns, turn, reply);
         let sent = catch_unwind(async {
             delivery.run().await;
             Ok(())
         });
-        if let Err(panic) = sent.await {
+        if let Err(panic) = mark.carry(sent).await {
             delivery.broke_off(panic);
         }
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use tinkers_core::nesting::Mark;
 use tinkers_core::{
-    ClientId, Error, Moment, ProgressCell, Result, SessionContext, Setback, Setbacks,
+    ClientId, Error, ErrorKind, Moment, ProgressCell, Result, Sent, SessionContext, Setback,
+    Setbacks,
 };
 use tinkers_futures::SubmissionQueue;
 use tokio::sync::oneshot;
@@ -26,6 +28,8 @@ pub(crate) struct Turn {
     pub(crate) operation: &'static str,
     /// When the method was called.
     pub(crate) taken_at: Moment,
+    /// Whether a request under way made the call, such as in a transport layer.
+    pub(crate) mark: Mark,
 }
 
 impl Turn {
@@ -107,6 +111,9 @@ impl Turns {
     }
 
     /// Reserves the numbers of `parts` and queues them, in one step.
+    ///
+    /// A call that is made by a request under way may not wait behind another one, which may be that request's own: then neither
+    /// would ever end. It is taken when it can be sent at once, and fails otherwise.
     pub(crate) fn take(
         self: &Arc<Self>,
         operation: &'static str,
@@ -117,7 +124,9 @@ impl Turns {
         let taken_at = self.session.caller().time.now();
         let (reply, receiver) = oneshot::channel();
         let count = parts.len() as u64;
-        let sending = self.order.take(count, |first_seq| {
+        let mark = Mark::here();
+        let busy = mark.is_inside().then(|| busy(operation));
+        let sending = self.order.take(count, busy, |first_seq| {
             // From here on it is sent whether anybody waits or not.
             progress.will_be_sent();
             let turn = Turn {
@@ -126,6 +135,7 @@ impl Turns {
                 progress,
                 operation,
                 taken_at,
+                mark,
             };
             Queued {
                 turn,
@@ -147,6 +157,11 @@ impl Turns {
     /// Fails everything queued and everything to come with `poison`, unless an earlier one is there.
     pub(crate) fn poison(&self, poison: Poison) {
         self.order.poison(poison);
+    }
+
+    /// The call that is being sent is on the server.
+    pub(crate) fn delivered(&self) {
+        self.order.delivered();
     }
 
     /// The call that is being sent left its `count` numbers free.
@@ -176,6 +191,14 @@ impl Turns {
     pub(crate) fn tried_to_save(&self, name: SavedName) {
         lock(&self.saved).insert(name);
     }
+}
+
+fn busy(operation: &str) -> Error {
+    let message = format!(
+        "cannot submit {operation} from inside a request that is under way, such as in a transport layer: the model's submission \
+         queue is busy, perhaps with that request itself; make the call outside of the request"
+    );
+    Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
 }
 
 impl SubmissionQueue for Turns {

@@ -38,7 +38,7 @@ impl Line for Order<Call> {
         count: u64,
         call: impl FnOnce(u64) -> Call,
     ) -> Result<Option<Self::Right>> {
-        Self::take(self, count, call)
+        Self::take(self, count, None, call)
     }
 
     fn next(right: &mut Self::Right) -> Option<Call> {
