@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
@@ -210,17 +210,37 @@ enum PermitSource {
 struct Attempt {
     ledger: Arc<dyn Ledger>,
     receipt: Receipt,
-    is_settled: AtomicBool,
+    /// [`UNDER_WAY`], then one of the others for good.
+    state: AtomicU8,
 }
 
+const UNDER_WAY: u8 = 0;
+const SETTLED: u8 = 1;
+/// Settled as refused without a hint, which may still come with the body.
+const REFUSED_WITHOUT_HINT: u8 = 2;
+
 impl Attempt {
-    /// Says whether it was the first to settle it.
-    fn settle(&self, outcome: Settlement) -> bool {
-        let is_first = !self.is_settled.swap(true, Ordering::AcqRel);
-        if is_first {
-            self.ledger.settle(self.receipt, outcome);
+    /// Settles it, unless that was done before. Returns the state before.
+    fn settle(&self, outcome: Settlement) -> u8 {
+        let settled = match outcome {
+            Settlement::Refused { hint: None } => REFUSED_WITHOUT_HINT,
+            _ => SETTLED,
+        };
+        let changed =
+            (self.state).compare_exchange(UNDER_WAY, settled, Ordering::AcqRel, Ordering::Acquire);
+        match changed {
+            Ok(before) => {
+                self.ledger.settle(self.receipt, outcome);
+                before
+            }
+            Err(before) => before,
         }
-        is_first
+    }
+
+    /// Whether it may leave now. Once it is settled, the limits no longer count it, so it may not: its caller has dropped it, or
+    /// a layer sends it once more after a refusal.
+    fn may_leave(&self) -> bool {
+        self.state.load(Ordering::Acquire) == UNDER_WAY && self.ledger.may_leave(self.receipt)
     }
 }
 
@@ -248,7 +268,7 @@ impl SubmitPermit {
             PermitSource::Alone(ledger, receipt) => Arc::new(Attempt {
                 ledger,
                 receipt,
-                is_settled: AtomicBool::new(false),
+                state: AtomicU8::new(UNDER_WAY),
             }),
         };
         self.from = PermitSource::Shared(Arc::clone(&attempt));
@@ -270,10 +290,12 @@ impl SubmitPermit {
             PermitSource::Nothing => {}
             PermitSource::Alone(ledger, receipt) => ledger.settle(receipt, outcome),
             PermitSource::Shared(attempt) => {
-                if !attempt.settle(outcome)
+                let before = attempt.settle(outcome);
+                // A refusal is settled when its head arrives. A hint of the head has closed the gate already, from the arrival of
+                // the head on; one that came with the body has not.
+                if before == REFUSED_WITHOUT_HINT
                     && let Settlement::Refused { hint: Some(hint) } = outcome
                 {
-                    // A refusal is settled when its head arrives; this hint may have come with its body.
                     attempt.ledger.extend(attempt.receipt, hint);
                 }
             }
@@ -308,14 +330,10 @@ pub struct Departure {
 
 impl Departure {
     /// Whether the request may leave now. Where it may not, the transport gives the connection back and fails with
-    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). One atomic load each while the client and the gate
-    /// are open.
+    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). A few atomic loads while the client and the gate are open.
     #[inline]
     pub fn may_leave(&self) -> bool {
-        let is_admitted = self
-            .attempt
-            .as_ref()
-            .is_none_or(|attempt| attempt.ledger.may_leave(attempt.receipt));
+        let is_admitted = (self.attempt.as_ref()).is_none_or(|attempt| attempt.may_leave());
         is_admitted && self.exit.as_ref().is_none_or(|exit| exit.leave())
     }
 
@@ -384,9 +402,16 @@ mod tests {
     use std::sync::Mutex;
 
     #[derive(Debug, Default)]
-    struct Book(Mutex<Vec<Option<(Receipt, Settlement)>>>);
+    struct Book(
+        Mutex<Vec<Option<(Receipt, Settlement)>>>,
+        Mutex<Option<Duration>>,
+    );
 
     impl Ledger for Book {
+        fn extend(&self, _: Receipt, hint: Duration) {
+            *self.1.lock().unwrap() = Some(hint);
+        }
+
         fn settle(&self, receipt: Receipt, outcome: Settlement) {
             self.0.lock().unwrap().push(Some((receipt, outcome)));
         }
@@ -413,6 +438,46 @@ mod tests {
                 None
             ]
         );
+    }
+
+    fn refusal(hint: Option<&str>) -> (StatusCode, HeaderMap) {
+        let hint = hint.map(|hint| (http::header::RETRY_AFTER, hint.parse().unwrap()));
+        (StatusCode::TOO_MANY_REQUESTS, hint.into_iter().collect())
+    }
+
+    #[test]
+    fn hint_of_a_refusal_counts_once() {
+        let seconds = |n| Some(Duration::from_secs(n));
+        for (head, later, extended) in [
+            (Some("5"), seconds(5), None),
+            (None, seconds(5), seconds(5)),
+            (None, None, None),
+        ] {
+            let book = Arc::new(Book::default());
+            let mut permit = SubmitPermit::new(Arc::<Book>::clone(&book), Receipt::default());
+            let (status, headers) = refusal(head);
+            let departure = permit.departure();
+            departure.head(status, &headers, SystemTime::UNIX_EPOCH);
+            permit.settle(Settlement::Refused { hint: later });
+            assert_eq!(book.0.lock().unwrap().len(), 1, "settled once");
+            assert_eq!(*book.1.lock().unwrap(), extended, "{head:?} {later:?}");
+        }
+    }
+
+    #[test]
+    fn a_settled_attempt_may_not_leave() {
+        let book = Arc::new(Book::default());
+        let permit = || SubmitPermit::new(Arc::<Book>::clone(&book), Receipt::default());
+        let mut dropped = permit();
+        let departure = dropped.departure();
+        assert!(departure.may_leave());
+        drop(dropped);
+        assert!(!departure.may_leave(), "its caller is gone");
+        let mut refused = permit();
+        let departure = refused.departure();
+        let (status, headers) = refusal(None);
+        departure.head(status, &headers, SystemTime::UNIX_EPOCH);
+        assert!(!departure.may_leave(), "it was refused");
     }
 
     #[test]

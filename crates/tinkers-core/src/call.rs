@@ -253,7 +253,7 @@ impl Caller {
         mut request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
         request.departure = departure;
-        nesting::inside(self.transport.send(request)).await
+        nesting::inside(|| self.transport.send(request)).await
     }
 
     /// The same as [`Caller::call`], whose first attempt goes out at once. To be called as soon as there is an `entry`: others wait

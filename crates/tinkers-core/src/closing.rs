@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::contain::wake_all;
 use crate::error::Error;
 
 /// A latch that is closed once, with the error that all later calls fail with.
@@ -34,8 +35,7 @@ impl CloseSignal {
         }
         // A waiter that registers from now on sees the reason under the lock.
         let wakers = std::mem::take(&mut self.lock().wakers);
-        // Wakers run foreign code, so they run without the lock.
-        wakers.into_values().for_each(Waker::wake);
+        wake_all(wakers.into_values());
         true
     }
 
@@ -195,6 +195,31 @@ mod tests {
             };
             assert_eq!(error.kind(), ErrorKind::Closed);
         }
+    }
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker that panics");
+        }
+    }
+
+    #[test]
+    fn closing_wakes_all_waiters_past_a_waker_that_panics() {
+        let signal = CloseSignal::default();
+        let count = Arc::new(Count::default());
+        let good = Waker::from(Arc::clone(&count));
+        let bad = Waker::from(Arc::new(Panics));
+        let mut waits = Vec::new();
+        for waker in [&good, &bad, &good] {
+            let mut wait = Box::pin(signal.unless_closed(pending::<()>()));
+            let polled = wait.as_mut().poll(&mut Context::from_waker(waker));
+            assert!(polled.is_pending());
+            waits.push(wait);
+        }
+        assert!(signal.close(Error::closed()), "close returns normally");
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
     }
 
     #[test]

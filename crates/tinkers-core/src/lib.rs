@@ -6,6 +6,7 @@ pub mod base_url;
 pub mod billing;
 pub mod call;
 pub mod closing;
+pub mod contain;
 pub mod context;
 pub mod error;
 pub mod hint;

@@ -4,6 +4,8 @@
 //! request, so it is seen through any number of layers. Work that is spawned elsewhere takes the mark along as a [`Mark`].
 
 use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
 
 use crate::spawn::BoxFuture;
 
@@ -36,6 +38,12 @@ impl Mark {
         work()
     }
 
+    /// Runs `work` with this mark on whatever thread polls it.
+    pub async fn carry<T>(self, work: impl Future<Output = T> + Send) -> T {
+        let mut work = pin!(work);
+        std::future::poll_fn(|cx| self.during(|| work.as_mut().poll(cx))).await
+    }
+
     fn set(self) {
         // As above: without the thread's marks there is nothing to tell.
         let _ending = INSIDE.try_with(|inside| inside.set(self.0));
@@ -50,17 +58,17 @@ impl Drop for Restore {
     }
 }
 
-/// Waits for `request` with the mark on whatever thread polls it.
-pub(crate) async fn inside<T>(mut request: BoxFuture<'_, T>) -> T {
-    std::future::poll_fn(|cx| Mark::INSIDE.during(|| request.as_mut().poll(cx))).await
+/// Begins a request and waits for it, with the mark on whatever thread does so. A layer may call the API already when the
+/// request is begun, before its future is polled.
+pub(crate) async fn inside<'a, T>(begin: impl FnOnce() -> BoxFuture<'a, T>) -> T {
+    let request = Mark::INSIDE.during(begin);
+    Mark::INSIDE.carry(request).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::Future;
     use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
     fn poll<T>(work: impl Future<Output = T>) -> Poll<T> {
@@ -70,25 +78,30 @@ mod tests {
     #[test]
     fn work_inside_a_request_is_marked_and_nothing_else() {
         assert!(!Mark::here().is_inside());
-        let marked = poll(inside(Box::pin(async { Mark::here().is_inside() })));
-        assert_eq!(marked, Poll::Ready(true));
+        let marked = poll(inside(|| {
+            let begun = Mark::here().is_inside();
+            Box::pin(async move { (begun, Mark::here().is_inside()) })
+        }));
+        assert_eq!(marked, Poll::Ready((true, true)));
         assert!(!Mark::here().is_inside());
     }
 
     #[test]
     fn spawned_work_carries_the_mark_of_its_maker() {
-        let Poll::Ready(mark) = poll(inside(Box::pin(async { Mark::here() }))) else {
+        let Poll::Ready(mark) = poll(inside(|| Box::pin(async { Mark::here() }))) else {
             panic!("there is nothing to wait for");
         };
         assert!(mark.during(|| Mark::here().is_inside()));
+        let carried = mark.carry(async { Mark::here().is_inside() });
+        assert_eq!(poll(carried), Poll::Ready(true));
         let plain = Mark::here();
         let within = async move { plain.during(|| Mark::here().is_inside()) };
-        assert_eq!(poll(inside(Box::pin(within))), Poll::Ready(false));
+        assert_eq!(poll(inside(|| Box::pin(within))), Poll::Ready(false));
     }
 
     #[test]
     fn a_panic_takes_the_mark_away() {
-        let panics = inside(Box::pin(async { panic!("a layer that breaks") }));
+        let panics = inside(|| Box::pin(async { panic!("a layer that breaks") }));
         assert!(catch_unwind(AssertUnwindSafe(|| poll::<()>(panics))).is_err());
         assert!(!Mark::here().is_inside());
     }

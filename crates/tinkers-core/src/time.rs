@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
+use crate::contain::wake_all;
 use crate::spawn::BoxFuture;
 
 /// A point on a monotonic clock, measured from that clock's own origin.
@@ -111,8 +112,7 @@ impl ManualClock {
             let later = inner.sleepers.split_off(&first_later);
             std::mem::replace(&mut inner.sleepers, later)
         };
-        // Wakers run foreign code, so they run without the lock.
-        due.into_values().for_each(Waker::wake);
+        wake_all(due.into_values());
     }
 
     /// Moves to the next sleeper's time and wakes it; the moment moved to, or `None` when nobody sleeps.

@@ -1,9 +1,9 @@
 //! What is left to be done when the lock of a lane is free again, since it runs foreign code.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
+use tinkers_core::contain::{contain, wake_all};
 use tokio::sync::broadcast;
 
 use crate::event::LimiterEvent;
@@ -35,22 +35,17 @@ impl After {
     /// panic goes no further, so that no waiter misses its wake-up.
     pub(crate) fn run(self, subscribers: &broadcast::Sender<LimiterEvent>) -> u64 {
         let woken = self.wakes.len() as u64;
-        for waker in self.wakes {
-            contain(|| waker.wake());
-        }
+        wake_all(self.wakes);
         contain(|| drop(self.drops));
         for event in self.events {
-            // An error says that there are no subscribers.
-            let _unheard = subscribers.send(event);
+            contain(|| {
+                // An error says that there are no subscribers.
+                let _unheard = subscribers.send(event);
+            });
             contain(|| trace(&event));
         }
         woken
     }
-}
-
-fn contain(foreign: impl FnOnce()) {
-    // The hook for panics has reported it already.
-    let _panicked = catch_unwind(AssertUnwindSafe(foreign));
 }
 
 fn trace(event: &LimiterEvent) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tinkers_core::BytesGuard;
+use tinkers_core::contain::wake_all;
 
 use crate::sync::{Mutex, lock};
 
@@ -56,7 +57,7 @@ impl Shared {
             self.bytes.give_back(bytes);
             state.serve(&self.bytes)
         };
-        woken.into_iter().for_each(Waker::wake);
+        wake_all(woken);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tinkers_core::contain::contain;
 use tinkers_core::{
     Admitted, Arrival, Error, ErrorKind, Flight, Jitter, Ledger, Moment, Receipt, Sent, Settlement,
     SubmitPermit, Time,
@@ -57,6 +58,11 @@ impl Desk {
     const FIRST_UNANSWERED: Duration = Duration::from_millis(500);
     const LONGEST_FLOOR: Duration = Duration::from_secs(1);
     const LONGEST_UNANSWERED: Duration = Duration::from_secs(30);
+
+    /// Wakes those who wait for the lane to be closed.
+    pub(crate) fn notify_closure(&self) {
+        contain(|| self.closures.notify_waiters());
+    }
 
     /// What `ticket` stands for, as guards.
     #[inline]
@@ -137,7 +143,7 @@ impl Ledger for Desk {
         let now = self.time.now();
         let until = now.after(self.pause(Some(hint)));
         self.lane.extend(&Ticket::from_words(words), until, now);
-        self.closures.notify_waiters();
+        self.notify_closure();
     }
 
     fn settle(&self, Receipt(words): Receipt, outcome: Settlement) {
@@ -146,7 +152,7 @@ impl Ledger for Desk {
         self.lane
             .settle(ticket, ending, is_hinted, || self.time.now());
         if matches!(ending, Ending::Refused { .. }) {
-            self.closures.notify_waiters();
+            self.notify_closure();
         }
     }
 

@@ -165,7 +165,7 @@ impl Admission for LimiterAdmission {
             return Box::pin(std::future::ready(Ok(Admitted::free(ask.flight))));
         };
         if let GateState::ClosedUntil(_) = desk.lane.constraints.gate().state() {
-            desk.closures.notify_waiters();
+            desk.notify_closure();
         }
         if ask.is_nested {
             let admitted = Arc::clone(desk).admit_nested(ask.flight);

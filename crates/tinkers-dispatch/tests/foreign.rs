@@ -6,9 +6,11 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use tinkers_core::{Admission, Settlement};
+use tinkers_core::{Admission, RouteClass, Settlement};
+use tinkers_dispatch::ByteBudget;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
@@ -95,4 +97,60 @@ fn panicking_waker_keeps_no_other_waiter_asleep() {
         accept(admitted);
     }
     accept(second.admitted());
+}
+
+fn poll_with_broken_waker<F: Future + ?Sized>(work: std::pin::Pin<&mut F>) {
+    let broken = Waker::from(Arc::new(PanicsWhenWoken));
+    let polled = work.poll(&mut Context::from_waker(&broken));
+    assert!(polled.is_pending());
+}
+
+#[test]
+fn panicking_waker_of_an_event_subscriber_fails_no_refusal() {
+    let bench = Bench::sampling(2, 1000, 99);
+    let mut events = bench.limiter.events();
+    let mut next = pin!(events.next());
+    poll_with_broken_waker(next.as_mut());
+    refuse(bench.admit(sample()), Some(SECOND));
+    assert_eq!(bench.sample().counts.refusals, 1);
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn panicking_waker_of_a_closure_watcher_fails_no_refusal() {
+    let bench = Bench::sampling(2, 1000, 99);
+    let mut closure = bench.admission.next_closure(RouteClass::Sample);
+    poll_with_broken_waker(closure.as_mut());
+    refuse(bench.admit(sample()), Some(SECOND));
+    let mut closure = bench.admission.next_closure(RouteClass::Sample);
+    poll_with_broken_waker(closure.as_mut());
+    drop(bench.ask(sample()));
+    bench.assert_all_given_back();
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn panicking_waker_keeps_no_other_waiter_for_bytes_asleep() {
+    let budget = ByteBudget::new(2);
+    let taken = pin!(budget.acquire(2)).poll(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(held) = taken else {
+        panic!("nothing was taken before");
+    };
+    let mut first = pin!(budget.acquire(1));
+    poll_with_broken_waker(first.as_mut());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut second = pin!(budget.acquire(1));
+    let polled = second.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    drop(held);
+    assert!(woken.0.load(Ordering::SeqCst));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header};
 use tinkers_core::call::answer_error;
+use tinkers_core::nesting::Mark;
 use tinkers_core::retry::FEW_DOUBTS;
 use tinkers_core::{
     BytesGuard, Caller, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, Phase, Result,
@@ -209,7 +210,8 @@ impl Polling {
     async fn fetch(&mut self, size: u64) {
         self.may_peek = false;
         self.retrieval.operation.progress.enter(Phase::Fetching);
-        if self.budget.is_none() {
+        // A request under way that makes this one may hold all of the budget.
+        if self.budget.is_none() && !Mark::here().is_inside() {
             self.budget = Some(self.retrieval.operation.session.response_bytes(size).await);
         }
     }

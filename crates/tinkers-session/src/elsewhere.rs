@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use tinkers_core::nesting::Mark;
 use tinkers_core::{Error, ErrorKind, Sent, Spawn};
 use tinkers_futures::catch_unwind;
 use tokio::sync::oneshot;
@@ -13,9 +14,11 @@ pub(crate) async fn on_io<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
     let (sender, receiver) = oneshot::channel();
+    // A request under way that makes this one, such as in a transport layer, is waiting for it here.
+    let mark = Mark::here();
     let task = spawner.spawn(Box::pin(async move {
         // Whoever waited may have gone at this very moment.
-        let _ = sender.send(catch_unwind(work).await);
+        let _ = sender.send(mark.carry(catch_unwind(work)).await);
     }));
     let outcome = receiver.await;
     drop(task);

@@ -206,6 +206,7 @@ impl Delivery {
                 _ => None,
             };
         let submitted = self.states.iter_mut().filter_map(accepted).collect();
+        self.queue.head_is_delivered();
         self.report(Ok(submitted));
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use tinkers_core::nesting::Mark;
 use tinkers_core::{
     ClientId, Error, ErrorKind, Moment, ProgressCell, Result, Sent, SessionContext, Setback,
     Setbacks,
@@ -26,6 +28,8 @@ pub(crate) struct Submission {
     pub(crate) progress: Arc<ProgressCell>,
     pub(crate) operation: &'static str,
     pub(crate) called_at: Moment,
+    /// Whether the call was made inside another request, such as in a transport layer.
+    mark: Mark,
 }
 
 impl Submission {
@@ -87,6 +91,9 @@ impl SubmissionQueue {
     }
 
     /// Reserves the sequence numbers of `requests` and queues them, in one step.
+    ///
+    /// A call that is made inside another request must not wait for a call of this queue, which may be that request: neither would
+    /// ever end. It is queued only if it can be sent at once, and fails otherwise.
     pub(crate) fn submit(
         self: &Arc<Self>,
         operation: &'static str,
@@ -97,7 +104,9 @@ impl SubmissionQueue {
         let called_at = self.session.caller().time.now();
         let (reply, receiver) = oneshot::channel();
         let count = requests.len() as u64;
-        let permit = self.order.push(count, |first_seq| {
+        let mark = Mark::here();
+        let busy = mark.is_inside().then(|| busy(operation));
+        let permit = self.order.push(count, busy, |first_seq| {
             // From here on it is sent even if the caller drops its future.
             progress.will_be_sent();
             let submission = Submission {
@@ -106,6 +115,7 @@ impl SubmissionQueue {
                 progress,
                 operation,
                 called_at,
+                mark,
             };
             Entry {
                 submission,
@@ -129,6 +139,11 @@ impl SubmissionQueue {
     /// Fails all queued and all later calls with `poison`, unless the queue is poisoned already.
     pub(crate) fn poison(&self, poison: Poison) {
         self.order.poison(poison);
+    }
+
+    /// Marks the submission that is being sent as accepted: a call that arrives now does not wait for it.
+    pub(crate) fn head_is_delivered(&self) {
+        self.order.head_is_delivered();
     }
 
     /// Frees the `count` numbers of the submission that is being sent.
@@ -159,6 +174,14 @@ impl SubmissionQueue {
     }
 }
 
+fn busy(operation: &str) -> Error {
+    let message = format!(
+        "cannot submit {operation} from inside another request, such as in a transport layer: the model's submission queue is \
+         busy, perhaps with that request; make the call outside of the request"
+    );
+    Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
+}
+
 /// Sends queued submissions until there are none. If it is aborted, dropping `permit` fails the rest.
 async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
     while let Some(entry) = permit.next() {
@@ -168,8 +191,9 @@ async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
             continue;
         }
         queue.set_head(&entry.submission.progress);
+        let mark = entry.submission.mark;
         let mut delivery = Delivery::new(&queue, entry.submission, entry.reply);
-        let delivered = std::panic::AssertUnwindSafe(delivery.run()).catch_unwind();
+        let delivered = mark.carry(AssertUnwindSafe(delivery.run()).catch_unwind());
         if let Err(panic) = delivered.await {
             delivery.abort(aborted(&*panic));
         }
@@ -235,6 +259,8 @@ struct State<T> {
     queue: VecDeque<T>,
     /// Whether a [`SendPermit`] exists.
     sending: bool,
+    /// Whether an entry that was taken out of the queue is not accepted yet.
+    delivering: bool,
     poison: Option<Poison>,
 }
 
@@ -252,6 +278,7 @@ impl<T: Queued> Order<T> {
                 next_seq: first_seq,
                 queue: VecDeque::new(),
                 sending: false,
+                delivering: false,
                 poison: None,
             }),
         }
@@ -261,15 +288,21 @@ impl<T: Queued> Order<T> {
     /// permit must send.
     ///
     /// # Errors
-    /// That of the poison; `entry` is not called then.
+    /// That of the poison, or `busy` if it is given and another entry is queued or being delivered; `entry` is not called then.
     pub(crate) fn push(
         self: &Arc<Self>,
         count: u64,
+        busy: Option<Error>,
         entry: impl FnOnce(u64) -> T,
     ) -> Result<Option<SendPermit<T>>> {
         let mut state = lock(&self.state);
         if let Some(poison) = &state.poison {
             return Err(poison.error());
+        }
+        if let Some(busy) = busy
+            && (state.delivering || !state.queue.is_empty())
+        {
+            return Err(busy);
         }
         let first_seq = state.next_seq;
         state.next_seq += count;
@@ -297,6 +330,11 @@ impl<T: Queued> Order<T> {
         state.next_seq = seq;
         state.poison = None;
         Ok(())
+    }
+
+    /// Marks the entry that is being sent as accepted.
+    pub(crate) fn head_is_delivered(&self) {
+        lock(&self.state).delivering = false;
     }
 
     /// Frees the `count` numbers of the entry that is being sent, of which the server has taken none: queued entries move up, so
@@ -332,6 +370,7 @@ impl<T: Queued> SendPermit<T> {
         let mut state = lock(&self.order.state);
         let next = state.queue.pop_front();
         state.sending = next.is_some();
+        state.delivering = next.is_some();
         self.ended = next.is_none();
         next
     }
@@ -353,6 +392,7 @@ impl<T: Queued> Drop for SendPermit<T> {
         let failed = {
             let mut state = lock(&self.order.state);
             state.sending = false;
+            state.delivering = false;
             state.poison(poison)
         };
         failed.notify();

@@ -67,7 +67,7 @@ impl<'a> DialLimit<'a> {
     }
 }
 
-/// A peer that is gone without a word is noticed after this long without traffic, twice.
+/// A peer that is gone without a word is noticed after this long without traffic, twice; also while nothing is under way.
 const SILENCE: Duration = Duration::from_secs(20);
 /// One result may be many megabytes; a window that fits them saves a round trip for each 64 KiB.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -283,6 +283,8 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(SILENCE)
         .keep_alive_timeout(SILENCE)
+        // A peer that went away while nothing was under way is noticed before the next request is lost on the connection.
+        .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         // Until the server's settings say more.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -192,21 +192,49 @@ async fn body(
     limits: &Limits,
     time: &dyn Time,
 ) -> Result<HttpResponse, TransportError> {
-    let (mut parts, mut incoming) = response.into_parts();
+    let (mut parts, incoming) = response.into_parts();
     // The length that the answer to HEAD names is another answer's.
-    let limit = if is_head {
+    let most = if is_head {
         usize::MAX
     } else {
         limits.max_bytes
     };
-    let mut collector = Collector::new(&mut parts.headers, limit)?;
+    let collector = Collector::new(&mut parts.headers, most);
+    let body = match collector {
+        Ok(collector) => collect(incoming, collector, origin, limits, time).await,
+        Err(error) => Err(error),
+    };
+    let body = match body {
+        // The head has refused the request, and nothing in the body takes that back. As an error this would mean that the
+        // request may have been applied.
+        Err(error) if parts.status == StatusCode::TOO_MANY_REQUESTS => {
+            tracing::debug!(%error, "cannot read the body of a refusal; its head counts");
+            Bytes::new()
+        }
+        body => body?,
+    };
+    Ok(HttpResponse {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    })
+}
+
+/// Reads a whole body into `collector`, with a time limit on each piece.
+async fn collect(
+    mut incoming: Incoming,
+    mut collector: Collector,
+    origin: &Origin,
+    limits: &Limits,
+    time: &dyn Time,
+) -> Result<Bytes, TransportError> {
     loop {
         let (at, phase, limit) = idle(time.now(), limits);
         let frame = time.deadline(at, incoming.frame()).await;
         let frame =
             frame.ok_or_else(|| failure::timed_out(origin, phase, limit, Sent::MaybeSent))?;
         match frame {
-            None => break,
+            None => return collector.finish(),
             Some(Err(error)) => return Err(failure::broken(origin, Sent::MaybeSent, error)),
             // Trailers say nothing in this API.
             Some(Ok(frame)) => {
@@ -216,11 +244,6 @@ async fn body(
             }
         }
     }
-    Ok(HttpResponse {
-        status: parts.status,
-        headers: parts.headers,
-        body: collector.finish()?,
-    })
 }
 
 /// The limit of a piece of the answer that is waited for from `now`.

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use http::Response;
 use tinkers_core::{BoxFuture, ManualClock, Moment, RouteClass, Time, Transport};
-use tinkers_transport::{LaneLimits, Protocol};
+use tinkers_transport::{HttpTransport, IoRuntime, LaneLimits, Protocol};
 use tokio::sync::Semaphore;
 
+use common::frames::{Peer, ok};
 use common::{Server, Speak, answer, client, get, until};
 
 mod common;
@@ -84,6 +85,32 @@ async fn connections_from_before_a_suspend_carry_nothing_more() {
         assert_eq!(server.connections(), 2, "the new one is reused");
         until(|| transport.stats(RouteClass::Rest).open == 1).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_http2_connection_whose_peer_is_gone_is_closed() {
+    let peer = Peer::start(9).await;
+    let mut limits = LaneLimits::of(RouteClass::Rest);
+    (limits.idle_http2, limits.max_age) = (Duration::MAX, Duration::MAX);
+    let runtime = IoRuntime::from_handle(tokio::runtime::Handle::current());
+    let transport = HttpTransport::builder(format!("http://{}", peer.address))
+        .runtime(runtime.clone())
+        .protocol(Protocol::Http2PriorKnowledge)
+        .lane(RouteClass::Rest, limits)
+        .build()
+        .expect("valid");
+    let sending = {
+        let transport = transport.clone();
+        tokio::spawn(async move { transport.send(get("/x", RouteClass::Rest)).await })
+    };
+    until(|| peer.streams() == [1]).await;
+    peer.write(ok(1));
+    sending.await.expect("no panic").expect("answered");
+    let stats = || transport.stats(RouteClass::Rest);
+    assert_eq!((stats().open, stats().in_use), (1, 0));
+    // It answers no ping from here on.
+    runtime.time().sleep(Duration::from_secs(60)).await;
+    assert_eq!(stats().open, 0);
 }
 
 #[tokio::test]

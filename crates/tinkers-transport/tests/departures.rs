@@ -202,6 +202,29 @@ async fn the_stream_limit_of_the_server_keeps_requests_in_the_pool() {
 }
 
 #[tokio::test]
+async fn a_refusal_whose_body_is_lost_is_still_a_refusal() {
+    for rest in [
+        "content-length: 100\r\n\r\n{",
+        "content-encoding: br\r\ncontent-length: 1\r\n\r\n?",
+        "content-encoding: gzip\r\ncontent-length: 1\r\n\r\n?",
+        "content-length: 99999999999\r\n\r\n{",
+    ] {
+        let (address, _) = listen(move |mut stream, _| async move {
+            let _ = read_head(&mut stream).await;
+            let head = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 30\r\n";
+            write(&mut stream, &format!("{head}{rest}")).await;
+        });
+        let transport = client(&format!("http://{address}")).build().expect("valid");
+        let gate = Arc::new(Gate::default());
+        let answer = gate.send(&transport, "/x").await.expect("no panic");
+        let answer = answer.expect("refused, and not lost");
+        assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{rest}");
+        assert_eq!(answer.header("retry-after"), Some("30"), "{rest}");
+        until(|| transport.stats(RouteClass::Sample).open == 0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_is_heard_of_before_its_body() {
     let release = Arc::new(Semaphore::new(0));
     let (address, _) = listen({

@@ -162,6 +162,11 @@ impl ServiceClientBuilder {
     /// Puts a layer of one's own over the transport: it sees every request and answer but heartbeats, each repetition by itself,
     /// and passes them on. To count, to record, or to test what a program does when the network fails.
     ///
+    /// A layer may make calls of its own before it passes a request on. Such a call is served at once or fails at once: a training call
+    /// fails with `Unsupported` while the submission queue of its model is busy, perhaps with the very request that is being passed on.
+    /// This holds for calls that are made and awaited in [`Transport::send`] and its future; in a task that the layer spawns they wait
+    /// like any other, so the layer must not wait for that task.
+    ///
     /// It sees no key, which is added below it. A later layer takes the place of an earlier one.
     pub fn layer_transport(
         mut self,

@@ -10,6 +10,7 @@ mod deadlines;
 mod log;
 mod lost_replies;
 mod lost_sessions;
+mod nested;
 mod options_builder;
 mod options_calls;
 mod options_limits;

@@ -176,13 +176,20 @@ fn as_text(case: &Case, run: &Run) -> String {
         "{:<9} {verdict} after {} rounds, the last of seed {}: {}",
         case.name, run.rounds, run.seed, case.about
     );
-    let figures = run.last.figures.iter();
-    let figures: Vec<String> = figures.map(|(name, n)| format!("{name} {n}")).collect();
-    text.push_str(&format!("\n          {}", figures.join(", ")));
-    text.push_str(&format!(
-        "\n          exchanges lost in all rounds {}",
-        run.lost
-    ));
+    let listed = |figures: &[(&str, u64)]| {
+        let figures = figures.iter().map(|(name, n)| format!("{name} {n}"));
+        figures.collect::<Vec<_>>().join(", ")
+    };
+    if !run.last.figures.is_empty() {
+        text.push_str(&format!("\n          {}", listed(&run.last.figures)));
+        text.push_str(&format!(
+            "\n          exchanges lost in all rounds {}",
+            run.lost
+        ));
+    }
+    for (name, figures) in &run.last.groups {
+        text.push_str(&format!("\n          {name}: {}", listed(figures)));
+    }
     if let Some(ratio) = wakes_per_grant(&run.last) {
         text.push_str(&format!("\n          wake-ups per grant {ratio:.3}"));
     }
@@ -203,9 +210,15 @@ fn wakes_per_grant(round: &Round) -> Option<f64> {
 }
 
 fn as_json(case: &Case, run: &Run) -> Value {
-    let figures = run.last.figures.iter();
-    let figures: serde_json::Map<String, Value> = figures
-        .map(|(name, n)| ((*name).to_owned(), json!(n)))
+    let map = |figures: &[(&str, u64)]| -> Value {
+        let figures = figures
+            .iter()
+            .map(|(name, n)| ((*name).to_owned(), json!(n)));
+        figures.collect::<serde_json::Map<String, Value>>().into()
+    };
+    let groups = run.last.groups.iter();
+    let groups: serde_json::Map<String, Value> = groups
+        .map(|(name, figures)| (name.clone(), map(figures)))
         .collect();
     let faults = run.last.faults.iter().map(ToString::to_string);
     json!({
@@ -213,7 +226,8 @@ fn as_json(case: &Case, run: &Run) -> Value {
         "verdict": run.last.verdict().to_string(),
         "rounds": run.rounds,
         "seed": run.seed,
-        "figures": figures,
+        "figures": map(&run.last.figures),
+        "groups": groups,
         "wakes_per_grant": wakes_per_grant(&run.last),
         "lost_exchanges": run.lost,
         "faults": faults.collect::<Vec<String>>(),

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use tinkers_core::contain::wake_all;
 use tinkers_core::{Error, ErrorKind, Moment, ProgressCell, Result, Sent};
 use tinkers_wire::{Completion, CompletionState, Completions};
 use tokio::sync::Notify;
@@ -258,7 +259,7 @@ impl Board {
             state.owed = state.cursor;
         }
         drop(guard);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
         answered
     }
 
@@ -273,7 +274,7 @@ impl Board {
         guard.suspended = true;
         let wakers = guard.release(|_| true);
         drop(guard);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// It goes on for those that come.
@@ -313,7 +314,7 @@ impl Board {
         });
         state.oldest = oldest;
         drop(guard);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     /// The task has ended: everybody who waits gets `error`, and so does everybody who comes later. The first end counts.
@@ -333,7 +334,7 @@ impl Board {
             })
             .collect();
         drop(guard);
-        wakers.into_iter().for_each(Waker::wake);
+        wake_all(wakers);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

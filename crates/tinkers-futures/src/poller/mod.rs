@@ -7,6 +7,7 @@ mod watch;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tinkers_core::nesting::Mark;
 use tinkers_core::{ClientId, ProgressCell, Result, SessionContext, Task};
 use tinkers_wire::PollTarget;
 
@@ -61,6 +62,9 @@ impl SessionPoller {
     /// Has the poller look out for `request_id`, the answer to the submission that began with `begun`. News of it go to
     /// `progress`.
     ///
+    /// For a sample that is made by a request under way, such as in a transport layer, it does not look out: that request may be the
+    /// shared poll. The sample is polled for by itself.
+    ///
     /// # Errors
     /// `Protocol` when that id is being waited for already: a server that gives it twice has lost one of the two.
     pub fn watch(
@@ -72,8 +76,10 @@ impl SessionPoller {
         let now = self.session.caller().time.now();
         let id: Arc<str> = request_id.into();
         progress.accepted(now, Arc::clone(&id));
-        let waits = Arc::clone(&id);
-        self.board.watch(begun.evictions, waits, progress, now)?;
+        if !Mark::here().is_inside() {
+            let waits = Arc::clone(&id);
+            self.board.watch(begun.evictions, waits, progress, now)?;
+        }
         Ok(Watch::new(Arc::clone(&self.board), id))
     }
 

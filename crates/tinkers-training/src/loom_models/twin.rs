@@ -38,7 +38,7 @@ impl TestedOrder for Order<Call> {
         count: u64,
         call: impl FnOnce(u64) -> Call,
     ) -> Result<Option<Self::Permit>> {
-        Self::push(self, count, call)
+        Self::push(self, count, None, call)
     }
 
     fn next(permit: &mut Self::Permit) -> Option<Call> {

@@ -73,10 +73,22 @@ impl Lane {
 
     /// Waits for room on a connection, first come, first served. Cancel-safe: a connection given to a dropped wait goes on to
     /// the next.
+    ///
+    /// The peer may lower its stream limit between the grant and the moment when the waiter runs. A request beyond the limit would
+    /// wait inside of h2, where nothing asks the rate limit again, so it waits here once more.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         patience: Patience,
     ) -> Result<Lease, TransportError> {
+        loop {
+            let lease = self.granted(patience).await?;
+            if self.lock().table.fits(lease.id(), self.limits.streams) {
+                return Ok(lease);
+            }
+        }
+    }
+
+    async fn granted(self: &Arc<Self>, patience: Patience) -> Result<Lease, TransportError> {
         // Dropped when the lock is free again.
         let mut gone = self.after_suspend();
         let (mut grant, dials, covered) = {
@@ -458,6 +470,8 @@ impl fmt::Debug for Lane {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use tinkers_core::{BaseUrl, TransportErrorKind};
 
     use super::*;
@@ -466,11 +480,10 @@ mod tests {
     use crate::runtime::IoRuntime;
     use crate::tls::{Protocol, Tls};
 
-    #[test]
-    fn a_dial_that_is_cut_off_is_no_connection_for_those_who_wait() {
+    fn lane(protocol: Protocol) -> Arc<Lane> {
         let runtime = IoRuntime::shared().expect("starts");
         let ground = Ground {
-            dialer: Dialer::new(Tls::default(), ProxyConfig::none(), Protocol::Http1),
+            dialer: Dialer::new(Tls::default(), ProxyConfig::none(), protocol),
             origin: BaseUrl::parse("http://far.invalid")
                 .expect("valid")
                 .origin()
@@ -480,7 +493,50 @@ mod tests {
             setbacks: Arc::default(),
         };
         let class = RouteClass::Rest;
-        let lane = Lane::new(Arc::new(ground), class, LaneLimits::of(class));
+        Lane::new(Arc::new(ground), class, LaneLimits::of(class))
+    }
+
+    #[tokio::test]
+    async fn a_lowered_stream_limit_takes_back_a_grant() {
+        let lane = lane(Protocol::Http2PriorKnowledge);
+        let (near, _far) = tokio::io::duplex(1024);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let io = hyper_util::rt::TokioIo::new(near);
+        let handshake = hyper::client::conn::http2::handshake(executor, io);
+        let (sender, _connection) = handshake.await.expect("a preface fits");
+        let (allow, allowed) = watch::channel(1);
+        {
+            let mut inner = lane.lock();
+            let (now, idle) = (lane.ground.time.now(), lane.limits.idle());
+            inner.table.add(0, Link::shared(sender, allowed), now, idle);
+        }
+        let total = Duration::from_secs(60);
+        let patience = Patience {
+            connect: total,
+            total,
+            total_at: lane.ground.time.now().after(total),
+        };
+        // It waits for no dial.
+        lane.lock().carried = Some(1);
+        lane.lock().opening = 1;
+        let first = lane.acquire(patience).await.expect("room");
+        let mut second = Box::pin(lane.acquire(patience));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        drop(first);
+        assert_eq!((lane.stats().in_use, lane.stats().waiting), (1, 0));
+        // Granted, and taken away before the waiter runs.
+        allow.send_replace(0);
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        assert_eq!((lane.stats().in_use, lane.stats().waiting), (0, 1));
+        allow.send_replace(1);
+        lane.serve();
+        assert_eq!(second.await.expect("room again").id(), 0);
+    }
+
+    #[test]
+    fn a_dial_that_is_cut_off_is_no_connection_for_those_who_wait() {
+        let lane = lane(Protocol::Http1);
         let waiting: Vec<_> = (0..2)
             .map(|_| {
                 let (waiter, grant) = oneshot::channel();

@@ -168,6 +168,13 @@ impl<S: Slot> Table<S> {
         None
     }
 
+    /// Whether what was taken on connection `id` still fits within `streams` and the limit of the peer, which may have been lowered
+    /// since.
+    pub(crate) fn fits(&self, id: u64, streams: usize) -> bool {
+        let shared = self.shared.get(&id);
+        shared.is_none_or(|shared| shared.streams <= streams.min(shared.slot.allowed()))
+    }
+
     /// Gives back what was taken; gives what is of no further use, to be dropped outside of any lock.
     pub(crate) fn give_back(
         &mut self,

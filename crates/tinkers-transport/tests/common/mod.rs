@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
+pub(crate) mod frames;
 pub(crate) mod secure;
 
 /// Servers live here, whatever becomes of a test's own runtime.

@@ -5,6 +5,7 @@
 
 mod server;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,9 +56,13 @@ pub enum Asks {
 /// What was seen.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Requests that arrived inside the pause.
+    /// Calls that were made at once.
+    pub calls: u64,
+    /// Requests that the server refused.
+    pub refusals: u64,
+    /// Requests that arrived more than 100 ms after the refusal and before the end of its hint.
     pub early: u64,
-    /// Requests that arrived within a moment after the refusal.
+    /// Requests that arrived within 100 ms after the refusal, so that they had left before the client could know of it.
     pub on_the_wire: u64,
     /// Requests that were admitted and did not leave.
     pub held: u64,
@@ -112,25 +117,56 @@ impl Scene {
             }
         }
         Seen {
+            calls: self.calls as u64,
+            refusals: pause.refusals,
             early,
             on_the_wire,
             held: layer.held.load(Ordering::SeqCst),
-            failed: failed + u64::from(!pause.has_refused),
+            failed,
         }
     }
 }
 
+impl fmt::Display for Scene {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = if self.is_http2 { "HTTP/2" } else { "HTTP/1.1" };
+        write!(f, "{version}, {} connections", self.connections)?;
+        if self.streams > 1 {
+            write!(f, " of {} streams", self.streams)?;
+        }
+        if self.is_body_slow {
+            f.write_str(", slow body of the 429")?;
+        }
+        Ok(())
+    }
+}
+
 impl Seen {
+    /// The figures, by name.
+    pub fn figures(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("calls", self.calls),
+            ("refusals", self.refusals),
+            ("early", self.early),
+            ("already on the wire", self.on_the_wire),
+            ("held", self.held),
+        ]
+    }
+
     /// What does not hold.
     pub fn faults(&self, scene: &Scene) -> Vec<Fault> {
         let mut faults = Vec::new();
         if self.early > 0 {
-            let what = format!("{} requests arrived in a pause, in {scene:?}", self.early);
+            let what = format!("{} requests arrived in a pause: {scene}", self.early);
             faults.push(Fault::new(Kind::Undercut, what));
         }
         if self.failed > 0 {
-            let what = format!("{} calls did not end well, in {scene:?}", self.failed);
+            let what = format!("{} calls did not end well: {scene}", self.failed);
             faults.push(Fault::new(Kind::Stuck, what));
+        }
+        if self.refusals != 1 {
+            let what = format!("{} refusals where one was planned: {scene}", self.refusals);
+            faults.push(Fault::new(Kind::Counts, what));
         }
         faults
     }

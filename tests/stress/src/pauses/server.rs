@@ -41,7 +41,7 @@ pub(super) struct Server {
 pub(super) struct Pause {
     /// When requests arrived after the refusal's head.
     pub(super) arrivals: Vec<Duration>,
-    pub(super) has_refused: bool,
+    pub(super) refusals: u64,
 }
 
 struct Desk {
@@ -57,6 +57,7 @@ struct State {
     is_closing_in: bool,
     under_way: usize,
     is_chosen: bool,
+    refusals: u64,
     arrivals: Vec<Moment>,
 }
 
@@ -99,7 +100,7 @@ impl Server {
         let after = state.arrivals.iter().filter(|at| **at >= since);
         Pause {
             arrivals: after.map(|at| at.since(since)).collect(),
-            has_refused: refused.is_some(),
+            refusals: state.refusals,
         }
     }
 }
@@ -171,6 +172,7 @@ impl Desk {
         if self.scene.is_body_slow {
             body.pause = Some(self.time.sleep(SLOW));
         }
+        self.lock().refusals += 1;
         self.refused.send_replace(Some(self.time.now()));
         let response = Response::builder()
             .status(429)

@@ -71,6 +71,29 @@ fn each_waiter_is_woken_once_and_by_its_own_completion() {
     assert!(poll(&board, "2").is_pending());
 }
 
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker that panics");
+    }
+}
+
+#[test]
+fn panicking_waker_keeps_no_other_waiter_asleep() {
+    let board = Board::default();
+    let count = Arc::<Count>::default();
+    for (id, waker) in [
+        ("1", Waker::from(Arc::new(Panics))),
+        ("2", Waker::from(Arc::clone(&count))),
+    ] {
+        watch(&board, id);
+        assert!(board.poll(id, &waker).is_pending());
+    }
+    assert_eq!(answer(&board, &["1", "2"], 1), 2);
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+}
+
 #[test]
 fn what_comes_before_its_waiter_is_kept_for_it() {
     let board = Board::default();
