@@ -8,7 +8,7 @@ use tinkers_core::{
     Arrival, ErrorKind, Moment, Policy, ProgressCell, Reentry, RouteClass, Sent, Time,
 };
 
-use support::Step::{Fails, Header, Says};
+use support::Step::{Fails, Header, Late, Says};
 use support::{Step, World, post};
 
 mod support;
@@ -222,12 +222,26 @@ fn refused_call_keeps_its_place_and_a_failed_one_does_not() {
         (vec![Says(429, "{}")], vec![kept]),
         (vec![HELD, Says(429, "{}"), HELD], vec![kept; 3]),
         (vec![HELD, Says(500, "{}")], vec![kept, Reentry::New]),
+        (vec![HELD, NOT_SENT], vec![kept, Reentry::New]),
     ] {
         let world = World::new(&script, OK);
         world.call(post(RouteClass::Sample)).expect("taken");
         let places = world.places();
         assert_eq!(places[0], Reentry::New, "{script:?}");
         assert_eq!(places[1..], expected, "{script:?}");
+    }
+}
+
+#[test]
+fn admission_and_each_answer_are_news() {
+    let untrusted = Fails(T::Tls, Sent::NotSent);
+    for (step, news) in [(untrusted, 600), (Late(5, &Says(404, "{}")), 605)] {
+        let world = World::new(&[step], OK).closed_until(secs(600));
+        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let mut call = post(RouteClass::Sample);
+        call.progress = Some(Arc::clone(&cell));
+        world.call(call).expect_err("it fails");
+        assert_eq!(cell.last_news().since_origin(), secs(news), "{step:?}");
     }
 }
 

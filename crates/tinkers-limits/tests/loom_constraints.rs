@@ -10,7 +10,7 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Take, Ticket};
+use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Start, Take, Ticket};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const START: Duration = Duration::ZERO;
@@ -21,7 +21,7 @@ const BOUNDS: Bounds = Bounds {
     bytes: 10,
     flights: 8,
     rate: None,
-    start: tinkers_limits::Start::Slow,
+    start: Start::Slow,
 };
 
 fn constraints(flights: u32) -> Constraints {
@@ -183,6 +183,31 @@ fn slot_of_a_refused_request_comes_with_the_closed_gate() {
     .assert_none();
 }
 
+#[test]
+fn request_that_sees_the_gate_open_sees_its_ramp() {
+    explore("a gate that opens", 3, || {
+        let constraints = Arc::new(Constraints::new(Bounds {
+            slots: 64,
+            start: Start::Open,
+            ..BOUNDS
+        }));
+        let gate = constraints.gate();
+        gate.close(UNTIL, gate.epoch());
+        let probe = constraints.take_turn(demand(1), UNTIL, PATIENCE).unwrap();
+        let other = {
+            let constraints = Arc::clone(&constraints);
+            spawn(move || {
+                let is_open = constraints.gate().open().is_some();
+                is_open && constraints.slots() > 8
+            })
+        };
+        settle(&constraints, probe, Ending::Accepted);
+        let is_unbounded = join(other).then(|| "open without its ramp".to_owned());
+        is_unbounded.into_iter().collect()
+    })
+    .assert_none();
+}
+
 /// An attempt is accepted while a request begins to wait, after another one has asked where `comes_first` says so. Unless the waiter
 /// finds room, the end of the attempt must see that it waits: nothing else would serve it.
 fn one_waits_while_an_attempt_ends(
@@ -193,20 +218,18 @@ fn one_waits_while_an_attempt_ends(
     explore(name, 3, move || {
         let (constraints, ends) = full();
         let constraints = Arc::new(constraints);
-        let end = {
+        let waiter = {
             let constraints = Arc::clone(&constraints);
             spawn(move || {
-                let settled = constraints.settle(ends, Ending::Accepted, START, || 8);
-                settled.view.has_waiters
+                if comes_first {
+                    let _admitted = take(&constraints);
+                }
+                constraints.window().set_waiters(true);
+                constraints.take_turn(demand(1), START, PATIENCE).is_ok()
             })
         };
-        if comes_first {
-            let _admitted = take(&constraints);
-        }
-        constraints.window().set_waiters(true);
-        let has_room = constraints.take_turn(demand(1), START, PATIENCE).is_ok();
-        let is_seen = join(end);
-        let is_forgotten = !has_room && !is_seen;
+        let settled = constraints.settle(ends, Ending::Accepted, START, || 8);
+        let is_forgotten = !join(waiter) && !settled.view.has_waiters;
         is_forgotten
             .then(|| "forgotten".to_owned())
             .into_iter()

@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Silent,
     /// Is never reached.
     Dials,
+    /// Does this after so many seconds.
+    Late(u64, &'static Step),
 }
 
 #[derive(Debug)]
@@ -57,8 +59,16 @@ impl Transport for Server {
             .lock()
             .unwrap()
             .push(self.clock.now().since_origin());
-        let step = self.script.lock().unwrap().pop_front();
+        let mut step = self.script.lock().unwrap().pop_front();
+        let mut late = Duration::ZERO;
+        if let Some(Step::Late(seconds, then)) = step {
+            late = Duration::from_secs(seconds);
+            step = Some(*then);
+        }
+        let clock: &dyn Time = &self.clock;
+        let late = clock.sleep(late);
         let (status, headers, body) = match step.unwrap_or(self.usually) {
+            Step::Late(..) => panic!("one delay is enough"),
             Step::Says(status, body) => (status, HeaderMap::new(), body),
             Step::Header(status, name, value) => {
                 let header = (
@@ -73,7 +83,10 @@ impl Transport for Server {
             }
             Step::Dials => return Box::pin(std::future::pending()),
             Step::Fails(kind, sent) => {
-                return Box::pin(async move { Err(TransportError::new(kind, sent, "no answer")) });
+                return Box::pin(async move {
+                    late.await;
+                    Err(TransportError::new(kind, sent, "no answer"))
+                });
             }
         };
         let answer = HttpResponse {
@@ -81,7 +94,10 @@ impl Transport for Server {
             headers,
             body: Bytes::from_static(body.as_bytes()),
         };
-        Box::pin(async move { Ok(answer) })
+        Box::pin(async move {
+            late.await;
+            Ok(answer)
+        })
     }
 }
 
@@ -265,7 +281,20 @@ impl World {
         call: Call,
         limit: Duration,
     ) -> Option<Result<Accepted, Error>> {
-        let mut work = std::pin::pin!(self.caller.call(call));
+        self.drive(self.caller.call(call), limit)
+    }
+
+    /// Makes `call` with an admission that it was given before.
+    pub(crate) fn call_with_admission(&self, ask: Ask, call: Call) -> Result<Accepted, Error> {
+        let work = async {
+            let entry = self.caller.enter(ask).await?;
+            self.caller.call_with(entry, call).await
+        };
+        self.drive(work, Duration::MAX).expect("time has no end")
+    }
+
+    fn drive<T>(&self, work: impl Future<Output = T>, limit: Duration) -> Option<T> {
+        let mut work = std::pin::pin!(work);
         loop {
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(outcome) = work.as_mut().poll(&mut cx) {
