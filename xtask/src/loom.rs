@@ -12,7 +12,7 @@ use crate::out;
 const PREEMPTIONS: &str = "3";
 
 /// The module of a crate's library that holds models which need private items.
-const IN_LIBRARY: &str = "loom_models";
+pub(crate) const IN_LIBRARY: &str = "loom_models";
 
 /// The models of one crate.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub(crate) fn targets_of(package: &str) -> Result<Vec<String>, String> {
 }
 
 /// The arguments of `cargo test` that select these targets.
-pub(crate) fn selection(targets: &[String]) -> Vec<String> {
+fn selection(targets: &[String]) -> Vec<String> {
     let mut arguments = Vec::new();
     for name in targets {
         match name == IN_LIBRARY {

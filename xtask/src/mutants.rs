@@ -1,8 +1,10 @@
-//! `cargo xtask mutants`: puts small faults into a crate one at a time (cargo-mutants) and counts those that its tests, its models or the
-//! tests of whole clients find.
+//! `cargo xtask mutants`: mutates a crate with cargo-mutants, one fault at a time, and counts the mutants that its tests, its loom models
+//! or the tests of whole clients kill.
 
-use std::fmt::Write as _;
+mod copy;
+
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::loom;
 use crate::machine::{self, Stopwatch};
@@ -34,6 +36,23 @@ const WITH_CLIENTS: [&str; 3] = ["tinkers-session", "tinkers-sampling", "tinkers
 
 /// The version that is installed where there is none.
 const VERSION: &str = "27.1.0";
+
+/// Test targets that take long to build or to run: they run on the mutants that all other tests of the crate let live.
+const SLOW: [(&str, &str); 3] = [
+    ("tinkers-limits", "conservation"),
+    ("tinkers-limits", "contention"),
+    ("tinkers-limits", "reference"),
+];
+
+/// Test targets that run on no mutant: simulated hours take minutes in a debug build.
+const SKIPPED: [(&str, &str); 1] = [("tinkers-limits", "goodput")];
+
+/// A mutant whose quick tests run for longer than this is killed: it loops or waits for ever.
+const TEST_SECONDS: &str = "60";
+/// The same for slow tests and loom models.
+const SLOW_SECONDS: &str = "600";
+/// Switches of threads that a model may force: nearly all faults show with two, and each more takes several times as long.
+const PREEMPTIONS: &str = "2";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
@@ -80,6 +99,17 @@ struct Score {
 }
 
 impl Score {
+    /// Runs `call` on the survivors alone, and keeps those that it does not kill. Returns how many it killed.
+    fn keep_survivors(&mut self, mut call: Command, output: &Path) -> Result<usize, String> {
+        for survivor in &self.survivors {
+            call.args(["--re", &exactly(survivor)]);
+        }
+        let run = Run::finish(call, output)?;
+        let killed = [run.lines("caught")?, run.lines("timeout")?].concat();
+        self.survivors.retain(|survivor| !killed.contains(survivor));
+        Ok(killed.len())
+    }
+
     fn found(&self) -> usize {
         self.by_tests + self.by_models + self.timed_out
     }
@@ -107,7 +137,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let mut low = Vec::new();
     for package in &options.packages {
         let began = Stopwatch::start();
-        let score = measure(package, &options, diff.as_deref(), &directory.join(package))?;
+        let score = measure(package, &options, diff.as_deref(), &directory)?;
         out::line(&format!(
             "{package:<18} {:>5.1} %  {} found by tests, {} by models alone, {} ran out of time, {} survived; {:.0} s",
             score.percent(),
@@ -130,22 +160,34 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Err(format!("below {TARGET} %: {}", low.join(", ")))
 }
 
-/// Runs the mutants of one crate over its tests, and those that survive over its models.
+/// Runs the quick tests of one crate on each of its mutants, the slow ones on those that survive, and its loom models on the rest.
 fn measure(
     package: &str,
     options: &Options,
     diff: Option<&Path>,
-    output: &Path,
+    directory: &Path,
 ) -> Result<Score, String> {
-    let mut call = mutants(package, output, "tests");
+    let output = directory.join(package);
+    // Once for all passes: a survivor is known by its line.
+    copy::refresh(&machine::root(), &directory.join("tree"))?;
+    let Targets { quick, slow, loom } = Targets::of(package)?;
+    let mut call = mutants(package, directory, &output.join("tests"))?;
+    // Doctests and examples are not built: they take longer than all other tests and find next to nothing more.
+    call.args(["--all-features", "--cargo-arg=--lib"]);
+    call.args(["--timeout", TEST_SECONDS]).args(quick);
+    // Most of the time goes into building.
+    call.arg(format!(
+        "--cargo-arg=--config=profile.dev.package.{package}.opt-level=0"
+    ));
     if let Some(shard) = &options.shard {
-        call.args(["--shard", shard]);
+        call.args(["--sharding", "round-robin", "--shard", shard]);
     }
     if let Some(diff) = diff {
         call.arg("--in-diff").arg(diff);
     }
     if WITH_CLIENTS.contains(&package) {
         call.args(["--test-package", &format!("{package},tinkers-e2e")]);
+        call.arg("--cargo-arg=--tests");
     }
     let run = Run::finish(call, &output.join("tests"))?;
     let mut score = Score {
@@ -154,37 +196,93 @@ fn measure(
         timed_out: run.lines("timeout")?.len(),
         survivors: run.lines("missed")?,
     };
-    let targets = loom::targets_of(package)?;
-    if score.survivors.is_empty() || targets.is_empty() {
-        return Ok(score);
+    if !score.survivors.is_empty() && !slow.is_empty() {
+        let mut call = mutants(package, directory, &output.join("slow"))?;
+        call.args(["--all-features", "--timeout", SLOW_SECONDS])
+            .args(slow);
+        score.by_tests += score.keep_survivors(call, &output.join("slow"))?;
     }
-    let mut call = mutants(package, output, "models");
-    call.env("RUSTFLAGS", "--cfg tinkers_loom")
-        .env("LOOM_MAX_PREEMPTIONS", "2");
-    for survivor in &score.survivors {
-        call.args(["--re", &exactly(survivor)]);
+    if !score.survivors.is_empty() && !loom.is_empty() {
+        let mut call = mutants(package, directory, &output.join("models"))?;
+        call.env("RUSTFLAGS", "--cfg tinkers_loom")
+            .env("CARGO_TARGET_DIR", directory.join("build-loom"))
+            .env("LOOM_MAX_PREEMPTIONS", PREEMPTIONS)
+            .args(["--timeout", SLOW_SECONDS, "--cargo-arg=--release"])
+            .args(loom);
+        score.by_models = score.keep_survivors(call, &output.join("models"))?;
     }
-    call.args(["--timeout", "300", "--", "--release"]);
-    call.args(loom::selection(&targets));
-    let run = Run::finish(call, &output.join("models"))?;
-    let missed = run.lines("missed")?;
-    score.by_models = score.survivors.len() - missed.len();
-    score.survivors = missed;
     Ok(score)
 }
 
-fn mutants(package: &str, output: &Path, pass: &str) -> std::process::Command {
-    let mut call = machine::cargo(&["mutants", "--package", package, "--no-shuffle"]);
-    call.args(["--colors", "never", "--annotations", "none"]);
-    call.arg("--output").arg(output.join(pass));
-    call
+/// The test targets of a crate, as options of cargo-mutants.
+#[derive(Debug, Default)]
+struct Targets {
+    quick: Vec<String>,
+    slow: Vec<String>,
+    loom: Vec<String>,
+}
+
+impl Targets {
+    fn of(package: &str) -> Result<Self, String> {
+        let models = loom::targets_of(package)?;
+        let directory = machine::root().join("crates").join(package).join("tests");
+        let mut targets = Self::default();
+        // A crate may have no such directory.
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        for entry in entries {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let Some(name) = file.strip_suffix(".rs") else {
+                continue;
+            };
+            if SKIPPED.contains(&(package, name)) {
+                continue;
+            }
+            let kind = if models.iter().any(|model| model == name) {
+                &mut targets.loom
+            } else if SLOW.contains(&(package, name)) {
+                &mut targets.slow
+            } else {
+                &mut targets.quick
+            };
+            kind.push(format!("--cargo-arg=--test={name}"));
+        }
+        if models.iter().any(|model| model == loom::IN_LIBRARY) {
+            let selected = ["--cargo-arg=--lib", "--", loom::IN_LIBRARY];
+            targets.loom.extend(selected.map(str::to_owned));
+        }
+        Ok(targets)
+    }
+}
+
+/// A call of cargo-mutants on the copy of the repository. Both the copy and what is built of it stay, so a run builds no dependency
+/// twice.
+fn mutants(package: &str, directory: &Path, output: &Path) -> Result<Command, String> {
+    std::fs::create_dir_all(output)
+        .map_err(|cause| format!("cannot create {}: {cause}", output.display()))?;
+    let mut call = Command::new(program());
+    call.args(["mutants", "--package", package, "--no-shuffle"])
+        .args(["--colors", "never", "--annotations", "none", "--no-times"])
+        .args(["--exclude", "**/*_tests.rs", "--exclude", "**/tests.rs"])
+        .args(["--build-timeout", "600"])
+        .arg("--in-place")
+        .arg("--dir")
+        .arg(directory.join("tree"))
+        .arg("--output")
+        .arg(output)
+        .env("CARGO_TARGET_DIR", directory.join("build"))
+        // Failed cases of an earlier mutant are no cases of the next one.
+        .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
+        .stdin(std::process::Stdio::null());
+    Ok(call)
 }
 
 /// What a finished run of cargo-mutants left behind.
 struct Run(PathBuf);
 
 impl Run {
-    fn finish(mut call: std::process::Command, output: &Path) -> Result<Self, String> {
+    fn finish(mut call: Command, output: &Path) -> Result<Self, String> {
         let status = call
             .status()
             .map_err(|cause| format!("cargo mutants could not be started: {cause}"))?;
@@ -236,24 +334,32 @@ fn changes(directory: &Path) -> Result<PathBuf, String> {
     Ok(path)
 }
 
+fn program() -> PathBuf {
+    let name = format!("cargo-mutants{}", std::env::consts::EXE_SUFFIX);
+    machine::root().join("target/tools/bin").join(name)
+}
+
 fn install() -> Result<(), String> {
-    let has_it = machine::cargo(&["mutants", "--version"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
-    if has_it {
+    if program().exists() {
         return Ok(());
     }
-    let mut package = String::from("cargo-mutants@");
-    let _written = write!(package, "{VERSION}");
+    let package = format!("cargo-mutants@{VERSION}");
+    let tools = machine::root().join("target/tools");
     let status = machine::cargo(&["install", "--quiet", "--locked", &package])
+        .arg("--root")
+        .arg(&tools)
+        .arg("--target-dir")
+        .arg(tools.join("build"))
         .status()
         .map_err(|cause| format!("cargo could not be started: {cause}"))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(format!("{package} cannot be installed here")),
+    if !status.success() {
+        return Err(format!(
+            "cannot install {package}: cargo ended with {status}"
+        ));
     }
+    // What it was built from takes more room than everything else in there.
+    std::fs::remove_dir_all(tools.join("build"))
+        .map_err(|cause| format!("cannot delete the build of {package}: {cause}"))
 }
 
 #[cfg(test)]

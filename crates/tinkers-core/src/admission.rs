@@ -481,6 +481,18 @@ mod tests {
     }
 
     #[test]
+    fn dropped_admission_gives_the_permit_back_before_the_flight() {
+        let book = Arc::new(Book::default());
+        drop(Admitted {
+            flight: Flight::new(Arc::<Book>::clone(&book)),
+            permit: SubmitPermit::new(Arc::<Book>::clone(&book), Receipt::default()),
+            arrival: Arrival::default(),
+        });
+        let dropped = (Receipt::default(), Settlement::Dropped);
+        assert_eq!(*book.0.lock().unwrap(), [Some(dropped), None]);
+    }
+
+    #[test]
     fn the_index_of_a_class_is_its_place_in_the_list() {
         for (i, class) in RouteClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), i);

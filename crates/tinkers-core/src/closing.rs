@@ -30,11 +30,15 @@ struct Waiters {
 impl CloseSignal {
     /// Closes it. Returns whether it was open until now; later reasons are ignored.
     pub fn close(&self, reason: Error) -> bool {
-        if self.reason.set(reason).is_err() {
-            return false;
-        }
-        // A waiter that registers from now on sees the reason under the lock.
-        let wakers = std::mem::take(&mut self.lock().wakers);
+        let wakers = {
+            // Both in one step: a waiter either is among the wakers or sees the reason when it registers.
+            let mut waiters = self.lock();
+            if self.reason.set(reason).is_err() {
+                return false;
+            }
+            std::mem::take(&mut waiters.wakers)
+        };
+        // Wakers run foreign code, so they run without the lock.
         wake_all(wakers.into_values());
         true
     }
@@ -126,13 +130,11 @@ pub(crate) struct CloseWatch<'a> {
 impl CloseWatch<'_> {
     /// Completes with the reason once the signal is closed.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<Error> {
-        if let Err(reason) = self.signal.check() {
-            return Poll::Ready(reason);
-        }
         // Cloned and dropped without the lock, since wakers are foreign code.
         let waker = cx.waker().clone();
         let replaced = {
             let mut waiters = self.signal.lock();
+            // Under the lock: the signal is not closed between this check and the registration.
             if let Err(reason) = self.signal.check() {
                 return Poll::Ready(reason);
             }

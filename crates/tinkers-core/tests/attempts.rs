@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::TransportErrorKind as T;
-use tinkers_core::{ErrorKind, Moment, Policy, ProgressCell, RouteClass, Sent, Time};
+use tinkers_core::{
+    Arrival, ErrorKind, Moment, Policy, ProgressCell, Reentry, RouteClass, Sent, Time,
+};
 
-use support::Step::{Fails, Header, Says};
+use support::Step::{Fails, Header, Late, Says};
 use support::{Step, World, post};
 
 mod support;
@@ -192,6 +194,64 @@ fn nothing_is_held_while_asleep_but_the_flight_of_an_unknown_outcome() {
         drop(accepted);
         assert_eq!(world.flights(), 0, "{script:?}");
     }
+}
+
+/// A request that the limiter kept from leaving.
+const HELD: Step = Fails(T::Held, Sent::NotSent);
+
+#[test]
+fn permit_is_settled_before_its_flight_is_given_back() {
+    for step in [
+        Says(429, "{}"),
+        Says(402, "{}"),
+        Says(425, "{}"),
+        NOT_SENT,
+        HELD,
+    ] {
+        let world = World::new(&[step], OK);
+        drop(world.call(post(RouteClass::Sample)).expect("taken"));
+        let expected = ["permit", "flight", "permit", "flight"];
+        assert_eq!(world.given_back(), expected, "{step:?}");
+    }
+}
+
+#[test]
+fn refused_call_keeps_its_place_and_a_failed_one_does_not() {
+    let kept = Reentry::AfterRefusal(Arrival(1));
+    for (script, expected) in [
+        (vec![Says(429, "{}")], vec![kept]),
+        (vec![HELD, Says(429, "{}"), HELD], vec![kept; 3]),
+        (vec![HELD, Says(500, "{}")], vec![kept, Reentry::New]),
+        (vec![HELD, NOT_SENT], vec![kept, Reentry::New]),
+    ] {
+        let world = World::new(&script, OK);
+        world.call(post(RouteClass::Sample)).expect("taken");
+        let places = world.places();
+        assert_eq!(places[0], Reentry::New, "{script:?}");
+        assert_eq!(places[1..], expected, "{script:?}");
+    }
+}
+
+#[test]
+fn admission_and_each_answer_are_news() {
+    let untrusted = Fails(T::Tls, Sent::NotSent);
+    for (step, news) in [(untrusted, 600), (Late(5, &Says(404, "{}")), 605)] {
+        let world = World::new(&[step], OK).closed_until(secs(600));
+        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let mut call = post(RouteClass::Sample);
+        call.progress = Some(Arc::clone(&cell));
+        world.call(call).expect_err("it fails");
+        assert_eq!(cell.last_news().since_origin(), secs(news), "{step:?}");
+    }
+}
+
+#[test]
+fn accepted_calls_alone_pay_the_retry_budget_back() {
+    let world = World::new(&[Says(500, "{}"), OK, Says(404, "{}")], OK);
+    world.call(post(RouteClass::Sample)).expect("taken");
+    assert_eq!(world.credits(), 1);
+    world.call(post(RouteClass::Sample)).expect_err("refused");
+    assert_eq!(world.credits(), 1);
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 mod common;
 
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, SystemTime};
 
 use common::{Bench, SECOND, ask};
+use http::{HeaderMap, StatusCode};
 use tinkers_core::{Admission, RouteClass, Settlement, Time};
-use tinkers_dispatch::{LaneSettings, LimiterSettings, Rate};
+use tinkers_dispatch::{LaneSettings, LimiterAdmission, LimiterSettings, Rate};
 
 #[test]
 fn the_rate_follows_what_clients_ask_for() {
@@ -67,4 +70,45 @@ fn who_watches_a_class_hears_of_each_closure() {
     }
     let mut other_class = bench.admission.next_closure(RouteClass::Poll);
     assert!(other_class.as_mut().poll(&mut cx).is_pending());
+}
+
+/// Reads when the gate opens whenever it is woken.
+struct Watcher {
+    admission: Arc<LimiterAdmission>,
+    opens_at: Mutex<Vec<Option<Duration>>>,
+}
+
+impl Wake for Watcher {
+    fn wake(self: Arc<Self>) {
+        let closed = self.admission.closed_until(RouteClass::Rest);
+        let opens_at = closed.map(|at| at.since_origin());
+        self.opens_at.lock().unwrap().push(opens_at);
+    }
+}
+
+#[test]
+fn closure_is_in_force_when_watchers_are_woken() {
+    let bench = Bench::new(LimiterSettings::default());
+    let class = RouteClass::Rest;
+    let watcher = Arc::new(Watcher {
+        admission: Arc::clone(&bench.admission),
+        opens_at: Mutex::default(),
+    });
+    let waker = Waker::from(Arc::clone(&watcher));
+    let mut cx = Context::from_waker(&waker);
+    let mut permit = bench.admit(ask(class)).permit;
+    // The head of a 429 settles the attempt as refused, and its body then brings the hint.
+    let mut closure = bench.admission.next_closure(class);
+    assert!(closure.as_mut().poll(&mut cx).is_pending());
+    permit.departure().head(
+        StatusCode::TOO_MANY_REQUESTS,
+        &HeaderMap::new(),
+        SystemTime::UNIX_EPOCH,
+    );
+    let mut longer = bench.admission.next_closure(class);
+    assert!(longer.as_mut().poll(&mut cx).is_pending());
+    let hint = Some(SECOND * 60);
+    permit.settle(Settlement::Refused { hint });
+    let opens_at = watcher.opens_at.lock().unwrap().clone();
+    assert_eq!(opens_at, [Some(SECOND), Some(SECOND * 60)]);
 }

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use support::{Scripted, session_with_limits};
@@ -92,4 +95,44 @@ fn one_timer_is_set_for_both_limits_and_none_is_left() {
         clock.sleep_until(clock.now().after(seconds(1))).await;
     });
     assert_eq!(clock.sleepers(), 0);
+}
+
+/// Looks, when it is woken, whether the work still holds what it was given.
+struct Looks {
+    held: Weak<()>,
+    is_free: Mutex<Vec<bool>>,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        let is_free = self.held.strong_count() == 0;
+        self.is_free.lock().unwrap().push(is_free);
+    }
+}
+
+#[test]
+fn work_that_is_given_up_is_free_when_the_waiter_is_woken() {
+    let deadline = Some(seconds(5));
+    let (session, server) = session_with_limits([], SILENCE, deadline);
+    let operation = Operation::new(
+        session as Arc<dyn SessionContext>,
+        "Test.run",
+        RouteClass::Sample,
+    );
+    let held = Arc::new(());
+    let looks = Arc::new(Looks {
+        held: Arc::downgrade(&held),
+        is_free: Mutex::default(),
+    });
+    let work = async move {
+        let _held = held;
+        std::future::pending().await
+    };
+    let mut handle: ApiFuture<()> = start(operation, work);
+    let waker = Waker::from(Arc::clone(&looks));
+    let mut cx = Context::from_waker(&waker);
+    assert!(Pin::new(&mut handle).poll(&mut cx).is_pending());
+    let time: &dyn Time = &server.clock;
+    server.drive(time.sleep(seconds(6)));
+    assert_eq!(*looks.is_free.lock().unwrap(), [true]);
 }

@@ -1,5 +1,7 @@
 //! The session's poll on a clock moved by hand: what it says, how fast, and how it ends.
 
+#[path = "poller/rests.rs"]
+mod rests;
 mod support;
 
 use std::sync::Arc;
@@ -233,64 +235,6 @@ fn an_answer_that_was_taken_renews_the_doubts() {
     let world = world(once.cycle().take(20).chain([FIRST]));
     let watch = world.watch("1");
     assert!(!is_left_alone(world.announced(&watch)));
-}
-
-#[test]
-fn a_poll_that_is_given_up_rests_ever_longer_and_then_goes_on() {
-    let lost = Step::Json(410, r#"{"detail": "no such session"}"#);
-    let script = [
-        lost.clone(),
-        lost.clone(),
-        lost.clone(),
-        FIRST,
-        lost,
-        NOTHING,
-    ];
-    let world = world(script);
-    let mut watches = Vec::new();
-    for id in ["a", "b"] {
-        watches.push(world.watch(id));
-    }
-    for watch in &watches {
-        assert!(is_left_alone(world.announced(watch)));
-    }
-    // Whoever comes while it rests polls for itself at once.
-    let comes = world.watch("c");
-    assert!(is_left_alone(world.announced(&comes)));
-    assert_eq!(world.server.asked_at(), [0.0]);
-    world.wait(31);
-    watches.push(world.watch("d"));
-    world.wait(61);
-    watches.push(world.watch("e"));
-    world.wait(121);
-    let first = world.watch("1");
-    assert!(!is_left_alone(world.announced(&first)));
-    assert_eq!(world.server.asked_at(), [0.0, 31.0, 92.0, 213.0]);
-    // It went on, so that the next rest is short again.
-    let next = world.watch("f");
-    assert!(is_left_alone(world.announced(&next)));
-    world.wait(31);
-    let last = world.watch("g");
-    world.wait(1);
-    assert_eq!(world.server.asked_at()[4..6], [213.0, 244.0]);
-    drop((comes, first, next, last, watches));
-}
-
-#[test]
-fn the_rest_is_no_shorter_than_the_servers_hint() {
-    let lost = Step::WithHeader(401, "retry-after", "100");
-    let world = world(std::iter::repeat_n(lost, 7).chain([FIRST]));
-    let watch = world.watch("0");
-    assert!(is_left_alone(world.announced(&watch)));
-    let given_up = *world.server.asked_at().last().unwrap();
-    world.wait(99);
-    let early = world.watch("2");
-    assert!(is_left_alone(world.announced(&early)));
-    world.wait(2);
-    let first = world.watch("1");
-    assert!(!is_left_alone(world.announced(&first)));
-    let gone_on = *world.server.asked_at().last().unwrap();
-    assert!(gone_on - given_up >= 100.0, "{given_up} {gone_on}");
 }
 
 #[test]

@@ -255,6 +255,16 @@ fn a_refused_poll_keeps_its_place_in_the_queue() {
 }
 
 #[test]
+fn poll_that_may_not_leave_keeps_its_place_in_the_queue() {
+    let held = || Step::Fails(TransportErrorKind::Held);
+    let (result, server, _) = created([NOT_READY, held(), held(), DONE]);
+    assert!(result.is_ok());
+    let kept = Reentry::AfterRefusal(Arrival(2));
+    let expected = [Reentry::New, Reentry::New, kept, kept];
+    assert_eq!(*server.places.lock().unwrap(), expected);
+}
+
+#[test]
 fn a_server_that_fails_is_asked_until_the_operation_counts_as_stalled() {
     let limit = Duration::from_secs(600);
     let failing = std::iter::repeat_n(Step::Json(500, "{}"), 1000);

@@ -109,6 +109,16 @@ mod tests {
     }
 
     #[test]
+    fn budget_without_a_limit_takes_any_body() {
+        let budget = ByteBudget::new(ByteBudget::UNLIMITED);
+        for taken in 1..=4 {
+            assert_eq!(budget.take(1 << 50), Ok(()));
+            assert_eq!(budget.taken(), taken << 50);
+        }
+        assert!(budget.has_any());
+    }
+
+    #[test]
     fn a_smaller_size_keeps_what_is_taken() {
         let budget = ByteBudget::new(100);
         assert_eq!(budget.take(60), Ok(()));

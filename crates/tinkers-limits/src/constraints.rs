@@ -231,8 +231,9 @@ impl Constraints {
         }
     }
 
-    /// Ends an attempt. What it took comes back last, so that whoever is let through by it finds the gate as it is now. The
-    /// flight, where there is one, is given back by itself.
+    /// Ends an attempt. What it took comes back last, so that a request that is let through by it finds the gate and the ramp as they
+    /// are now, and the slot after the bytes, so that its word says whether anybody waits for either. The flight, where there is one, is
+    /// given back by itself.
     pub fn settle(
         &self,
         ticket: Ticket,
@@ -240,6 +241,23 @@ impl Constraints {
         now: Duration,
         level: impl FnOnce() -> u32,
     ) -> Settled {
+        let (closed, reopened, passed_on) = self.end(ticket, ending, now, level);
+        Settled {
+            view: self.window.end_attempt(),
+            closed,
+            reopened,
+            passed_on,
+        }
+    }
+
+    /// All of [`Constraints::settle`] but the slot: what became of the gate, as in [`Settled`], and the bytes.
+    fn end(
+        &self,
+        ticket: Ticket,
+        ending: Ending,
+        now: Duration,
+        level: impl FnOnce() -> u32,
+    ) -> (Option<Closed>, bool, bool) {
         let (mut closed, mut reopened, mut passed_on) = (None, false, false);
         let epoch = ticket.entry.epoch();
         match (ending, ticket.entry.probe()) {
@@ -257,13 +275,7 @@ impl Constraints {
             self.ramp.accepted(1);
         }
         self.bytes.give_back(ticket.demand.bytes);
-        let view = self.window.end_attempt();
-        Settled {
-            view,
-            closed,
-            reopened,
-            passed_on,
-        }
+        (closed, reopened, passed_on)
     }
 
     /// Tells `growth` of a settled attempt, and sets the window to what it makes of it.
@@ -320,10 +332,9 @@ impl Constraints {
 
     /// Gives back a ticket that was never used, its flight included; the rate alone is not given back, since its time has passed.
     pub fn undo(&self, ticket: Ticket, now: Duration) {
-        self.settle(ticket, Ending::Dropped, now, || u32::MAX);
-        if ticket.demand.take == Take::SlotAndFlight {
-            self.window.land();
-        }
+        self.end(ticket, Ending::Dropped, now, || u32::MAX);
+        // Slot and flight in one step: a request that never left counts as accepted at no time.
+        self.window.undo(ticket.demand.take);
     }
 
     /// Applies other bounds from now on, but for the flights, which belong to [`Growth::set_ceiling`].

@@ -323,3 +323,59 @@ fn a_ticket_is_the_same_after_its_words() {
         }
     }
 }
+
+#[test]
+fn accepted_requests_alone_widen_the_ramp() {
+    for (ending, allowed) in [
+        (Ending::Answered, 8),
+        (Ending::Dropped, 8),
+        (Ending::Accepted, 9),
+    ] {
+        let constraints = Constraints::new(bounds());
+        for _ in 0..36 {
+            let ticket = constraints.take(demand(1), || ms(0)).unwrap();
+            settle(&constraints, ticket, ending);
+            constraints.land();
+        }
+        assert_eq!(constraints.slots(), allowed, "{ending:?}");
+    }
+}
+
+#[test]
+fn requests_presumed_accepted_widen_the_ramp() {
+    let constraints = Constraints::new(bounds());
+    assert!(!constraints.presume_accepted(), "nothing is unanswered");
+    for _ in 0..8 {
+        constraints.take(demand(1), || ms(0)).unwrap();
+    }
+    // A quarter of 8, 16, 24, 32 and 40, and 8 at least.
+    let allows_more = [(); 5].map(|()| constraints.presume_accepted());
+    assert_eq!(allows_more, [false, false, false, false, true]);
+    assert_eq!(constraints.slots(), 10);
+    assert!(!constraints.has_no_ramp());
+    for _ in 0..45 {
+        constraints.presume_accepted();
+    }
+    assert!(constraints.has_no_ramp());
+    assert_eq!(constraints.slots(), 100);
+}
+
+#[test]
+fn nested_request_goes_beyond_the_limits_while_the_gate_is_open() {
+    let constraints = Constraints::new(Bounds {
+        slots: 1,
+        flights: 1,
+        bytes: 1,
+        ..bounds()
+    });
+    let outer = constraints.take(demand(1), || ms(0)).unwrap();
+    let nested = constraints.take_nested().expect("the gate is open");
+    assert!(constraints.may_leave(&outer) && constraints.may_leave(&nested));
+    assert_eq!(held(&constraints), (1, 2, 1));
+    settle(&constraints, nested, Ending::Refused { until: ms(5) });
+    assert!(!constraints.may_leave(&outer) && !constraints.may_leave(&nested));
+    assert!(constraints.take_nested().is_none());
+    assert_eq!(held(&constraints), (1, 1, 1));
+    constraints.undo(outer, ms(0));
+    assert_eq!(held(&constraints), (0, 0, 0));
+}

@@ -220,3 +220,31 @@ fn epochs_come_round() {
     assert_eq!(gate.epoch(), Epoch(0));
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(1)));
 }
+
+#[test]
+fn admission_holds_until_a_refusal_or_another_probe() {
+    let gate = BackoffGate::new();
+    let open = gate.enter(ms(0), PATIENCE).unwrap();
+    assert!(gate.admits_still(open) && !open.is_probe());
+    gate.close(ms(10), open.epoch());
+    assert!(!gate.admits_still(open));
+    let first = gate.enter(ms(10), PATIENCE).unwrap();
+    assert!(gate.admits_still(first) && first.is_probe());
+    assert!(!gate.admits_still(open), "while the gate is probed");
+    let second = gate.enter(ms(10) + PATIENCE, PATIENCE).unwrap();
+    assert!(gate.admits_still(second));
+    assert!(!gate.admits_still(first), "another probe is under way");
+    assert!(gate.reopen(second.epoch()));
+    assert!(gate.admits_still(second));
+    assert!(!gate.admits_still(open), "the gate has been closed since");
+}
+
+#[test]
+fn nested_request_goes_along_unless_the_gate_is_closed() {
+    let gate = BackoffGate::new();
+    assert_eq!(gate.enter_nested(), Some(Entry::Open(Epoch(0))));
+    gate.close(ms(10), Epoch(0));
+    assert_eq!(gate.enter_nested(), None);
+    let probe = enter(&gate, ms(10));
+    assert_eq!(gate.enter_nested(), Some(Entry::Probe(probe)));
+}

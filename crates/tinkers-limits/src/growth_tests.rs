@@ -272,7 +272,8 @@ fn it_doubles_twice_for_trials_lost_in_a_row_and_the_fourth_yields() {
     let mut growth = learned(20);
     // Learning the level was the first.
     let mut now = trial_after(&mut growth, 1_000);
-    for (factor, level) in [(2, 20), (4, 20), (1, 17)] {
+    // The pauses double again at the level that was yielded.
+    for (factor, level) in [(2, 20), (4, 20), (1, 17), (1, 17), (2, 17)] {
         // One refusal at this level is behind it already.
         let full = lose(&mut growth, now, 500);
         assert_eq!(growth.level(), Some(level));
@@ -366,6 +367,20 @@ fn weather_gives_the_level_back_and_costs_no_pause() {
 }
 
 #[test]
+fn restored_level_owes_nothing_for_the_refusals_before_it() {
+    let mut growth = learned(40);
+    let now = trial_after(&mut growth, 1_000);
+    let full = lose(&mut growth, now, 500);
+    storm(&mut growth, full);
+    accept(&mut growth, 240, 40);
+    let now = full + 5_000;
+    assert_eq!(growth.is_wanted(ms(now)), Some(Change::TrialBegun));
+    // This is the first lost trial in a row, and its closure alone is paid for.
+    let full = lose(&mut growth, now, 500);
+    assert_eq!(trial_after(&mut growth, full), full + 10_000);
+}
+
+#[test]
 fn what_was_unknown_before_the_weather_is_unknown_again() {
     let mut growth = Growth::new(1, 64);
     assert_eq!(growth.refused(refusal(ms(0), 6)), Some(Change::Learned));
@@ -432,4 +447,27 @@ fn a_lost_step_of_the_way_back_leaves_what_was_taken_and_the_pause_as_it_was() {
     accept(&mut growth, 100, 10);
     assert_eq!(growth.limit(), 10);
     assert_eq!(trial_after(&mut growth, now + 1_000), 2_000 + 20 * 1_000);
+}
+
+#[test]
+fn lost_steps_with_a_won_one_between_do_not_end_the_way_back() {
+    let mut growth = learned(40);
+    storm(&mut growth, 1_000);
+    growth.refused(refusal(ms(9_000), 3));
+    growth.reopened(0);
+    let now = ms(100_000);
+    for level in 3..6 {
+        accept(&mut growth, 50, 3);
+        assert_eq!(growth.is_wanted(now), Some(Change::TrialBegun));
+        let lost = growth.refused(refusal(now, level));
+        assert_eq!(lost, Some(Change::TrialLost));
+        growth.reopened(0);
+        accept(&mut growth, 50, 0);
+        assert_eq!(growth.is_wanted(now), Some(Change::TrialBegun));
+        win(&mut growth, level + 1);
+        assert_eq!(growth.level(), Some(level + 1));
+    }
+    // On the way back, the step behind a won one is twice as large.
+    assert_eq!(growth.is_wanted(now), Some(Change::TrialBegun));
+    assert_eq!(growth.limit(), 8);
 }

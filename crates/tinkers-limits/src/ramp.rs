@@ -175,4 +175,12 @@ mod tests {
         ramp.restart(20);
         assert_eq!(ramp.allows(), 8, "each pause begins it again");
     }
+
+    #[test]
+    fn after_a_pause_without_a_known_level_it_is_as_slow_as_at_the_start() {
+        let ramp = Ramp::ended();
+        ramp.restart(u32::MAX);
+        assert_eq!(after(&ramp, 35), 8);
+        assert_eq!(after(&ramp, 5), 10);
+    }
 }

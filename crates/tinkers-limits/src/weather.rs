@@ -110,7 +110,6 @@ impl Weather {
                 self.is_stormy = true;
                 self.was_stormy = true;
                 self.lost = 0;
-                self.firm = self.firm.min(Self::FIRM - 1);
                 Reading::Restored((height != Self::UNKNOWN).then_some(height))
             }
             (true, _) if self.firm < Self::FIRM => Reading::Weather,

@@ -184,3 +184,55 @@ fn a_way_back_that_was_begun_is_gone_to_its_end() {
     accept(&mut weather, 1, Some(100), 100);
     assert_eq!(weather.climbs_to(100, true), None);
 }
+
+/// In weather at 50, and then out of it at a window of 20.
+fn firm() -> Weather {
+    let mut weather = stormy(Some(50), 20);
+    assert_eq!(weather.refused(Some(50), 20), Reading::Firm(20));
+    weather
+}
+
+#[test]
+fn window_that_was_found_in_the_weather_leaves_no_doubt_behind() {
+    let mut weather = firm();
+    assert_eq!(weather.refused(Some(20), 15), Reading::News);
+}
+
+#[test]
+fn trials_lost_before_the_weather_do_not_count_after_it() {
+    let mut weather = firm();
+    weather.trial_lost();
+    for (level, accepted) in [(20, 18), (18, 17)] {
+        assert_eq!(weather.refused(Some(level), accepted), Reading::News);
+    }
+    let restored = Reading::Restored(Some(50));
+    assert_eq!(weather.refused(Some(17), 18), restored);
+    assert_eq!(weather.refused(Some(50), 17), Reading::Firm(17));
+    weather.trial_lost();
+    assert_eq!(returns(weather, 17), [Some(50); 2], "one of two");
+    weather.trial_lost();
+    assert_eq!(returns(weather, 17), [None; 2]);
+}
+
+#[test]
+fn way_back_waits_for_as_many_accepted_after_each_refusal() {
+    let mut weather = firm();
+    accept(&mut weather, 20, Some(20), 20);
+    assert_eq!(weather.climbs_to(20, false), Some(50));
+    assert_eq!(weather.trial_lost(), Lost::Climb);
+    accept(&mut weather, 19, Some(20), 20);
+    assert_eq!(weather.climbs_to(20, false), None);
+    accept(&mut weather, 1, Some(20), 20);
+    assert_eq!(weather.climbs_to(20, false), Some(50));
+    assert_eq!(weather.refused(Some(20), 18), Reading::News);
+    assert_eq!(weather.climbs_to(18, false), None);
+}
+
+#[test]
+fn weather_is_forgotten_when_its_height_is_reached_again() {
+    let mut weather = firm();
+    accept(&mut weather, 1, Some(50), 50);
+    assert_eq!(weather.refused(Some(50), 20), Reading::News);
+    accept(&mut weather, 80, Some(20), 20);
+    assert_eq!(returns(weather, 20), [None, Some(50)], "when it is due");
+}

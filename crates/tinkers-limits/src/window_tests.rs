@@ -88,3 +88,25 @@ fn a_full_word_overflows_into_no_other_part() {
     }
     assert_eq!(full.view().accepted(), 0);
 }
+
+#[test]
+fn waiters_are_announced_any_number_of_times() {
+    let window = ConcurrencyWindow::new(2);
+    for waiting in [true, true, false, false] {
+        assert_eq!(window.set_waiters(waiting).has_waiters, waiting);
+        assert_eq!(window.view().has_waiters, waiting);
+    }
+}
+
+#[test]
+fn limits_and_waiters_do_not_bound_what_is_taken_beyond_them() {
+    let window = ConcurrencyWindow::new(1);
+    window.set_waiters(true);
+    for _ in 0..2 {
+        window.take_beyond(Take::SlotAndFlight);
+        window.take_beyond(Take::Slot);
+    }
+    let view = window.view();
+    assert_eq!((view.in_flight, view.unanswered, view.limit), (2, 4, 1));
+    assert!(view.has_waiters);
+}

@@ -10,20 +10,22 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Take, Ticket};
+use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Start, Take, Ticket};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const START: Duration = Duration::ZERO;
 const UNTIL: Duration = Duration::from_secs(5);
 
+const BOUNDS: Bounds = Bounds {
+    slots: 8,
+    bytes: 10,
+    flights: 8,
+    rate: None,
+    start: Start::Slow,
+};
+
 fn constraints(flights: u32) -> Constraints {
-    Constraints::new(Bounds {
-        slots: 8,
-        bytes: 10,
-        flights,
-        rate: None,
-        start: tinkers_limits::Start::Slow,
-    })
+    Constraints::new(Bounds { flights, ..BOUNDS })
 }
 
 const fn demand(bytes: u64) -> Demand {
@@ -163,6 +165,107 @@ fn a_probe_that_is_given_up_passes_on_and_of_two_only_one_goes() {
         faults
     });
     findings.assert_none();
+}
+
+#[test]
+fn slot_of_a_refused_request_comes_with_the_closed_gate() {
+    explore("the slot of a refused request", 3, || {
+        let constraints = Arc::new(Constraints::new(Bounds { slots: 1, ..BOUNDS }));
+        let refused = take(&constraints).unwrap();
+        let other = {
+            let constraints = Arc::clone(&constraints);
+            spawn(move || take(&constraints).is_ok())
+        };
+        settle(&constraints, refused, Ending::Refused { until: UNTIL });
+        let went = join(other).then(|| "went with the slot of a refused request".to_owned());
+        went.into_iter().collect()
+    })
+    .assert_none();
+}
+
+#[test]
+fn request_that_sees_the_gate_open_sees_its_ramp() {
+    explore("a gate that opens", 3, || {
+        let constraints = Arc::new(Constraints::new(Bounds {
+            slots: 64,
+            start: Start::Open,
+            ..BOUNDS
+        }));
+        let gate = constraints.gate();
+        gate.close(UNTIL, gate.epoch());
+        let probe = constraints.take_turn(demand(1), UNTIL, PATIENCE).unwrap();
+        let other = {
+            let constraints = Arc::clone(&constraints);
+            spawn(move || {
+                let is_open = constraints.gate().open().is_some();
+                is_open && constraints.slots() > 8
+            })
+        };
+        settle(&constraints, probe, Ending::Accepted);
+        let is_unbounded = join(other).then(|| "open without its ramp".to_owned());
+        is_unbounded.into_iter().collect()
+    })
+    .assert_none();
+}
+
+/// An attempt is accepted while a request begins to wait, after another one has asked where `comes_first` says so. Unless the waiter
+/// finds room, the end of the attempt must see that it waits: nothing else would serve it.
+fn one_waits_while_an_attempt_ends(
+    name: &'static str,
+    full: fn() -> (Constraints, Ticket),
+    comes_first: bool,
+) -> Findings {
+    explore(name, 3, move || {
+        let (constraints, ends) = full();
+        let constraints = Arc::new(constraints);
+        let waiter = {
+            let constraints = Arc::clone(&constraints);
+            spawn(move || {
+                if comes_first {
+                    let _admitted = take(&constraints);
+                }
+                constraints.window().set_waiters(true);
+                constraints.take_turn(demand(1), START, PATIENCE).is_ok()
+            })
+        };
+        let settled = constraints.settle(ends, Ending::Accepted, START, || 8);
+        let is_forgotten = !join(waiter) && !settled.view.has_waiters;
+        is_forgotten
+            .then(|| "forgotten".to_owned())
+            .into_iter()
+            .collect()
+    })
+}
+
+#[test]
+fn end_of_an_attempt_sees_who_waits_for_its_bytes() {
+    let full = || {
+        let constraints = Constraints::new(Bounds { bytes: 1, ..BOUNDS });
+        let ticket = take(&constraints).unwrap();
+        (constraints, ticket)
+    };
+    one_waits_while_an_attempt_ends("one that waits for bytes", full, false).assert_none();
+}
+
+#[test]
+fn end_of_an_attempt_sees_who_waits_for_the_ramp() {
+    let full = || {
+        let constraints = Constraints::new(Bounds {
+            slots: 64,
+            bytes: 64,
+            flights: 64,
+            ..BOUNDS
+        });
+        // 35 accepted requests allow 8 unanswered ones, and one more allows 9.
+        let mut tickets: Vec<Ticket> = (0..7).map(|_| take(&constraints).unwrap()).collect();
+        (0..5).for_each(|_| {
+            constraints.presume_accepted();
+        });
+        tickets.push(take(&constraints).unwrap());
+        assert_eq!(constraints.slots(), 8);
+        (constraints, tickets[0])
+    };
+    one_waits_while_an_attempt_ends("one that waits for the ramp", full, true).assert_none();
 }
 
 /// Whether one that was refused and gave back what it had looks who waits.

@@ -381,3 +381,111 @@ fn subscribers_and_wakers_run_without_the_lock() {
         assert_eq!(woken.1.load(Ordering::SeqCst), 4, "a panic stops none");
     });
 }
+
+#[test]
+fn each_outage_has_turns_of_its_own() {
+    let scene = Scene::new(0.0);
+    let first = Sleeper::with_turn(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    scene.clock.advance(secs(300.0));
+    let now = scene.clock.now();
+    // Their turns are 15 s apart, and the one of the first is free when the server answers.
+    let others: Vec<_> = (0..20)
+        .map(|_| Sleeper::with_turn(&scene, now, now))
+        .collect();
+    drop(first);
+    scene.answered();
+    drop(others);
+    scene.clock.advance(secs(20.0));
+    let now = scene.clock.now();
+    let mut next = Sleeper::with_turn(&scene, now, now);
+    scene.clock.advance(HICCUP - Duration::from_nanos(1));
+    assert!(!next.is_up());
+    scene.clock.advance(Duration::from_nanos(1));
+    assert!(next.is_up());
+}
+
+/// A subscriber that counts events.
+struct Counts(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Counts {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn beginning_and_end_of_each_outage_are_logged_once() {
+    let events = Arc::new(AtomicUsize::new(0));
+    tracing::subscriber::with_default(Counts(Arc::clone(&events)), || {
+        let scene = Scene::new(0.0);
+        for outage in 0..3 {
+            for failures in 0..4 {
+                let now = scene.clock.now();
+                drop(Sleeper::new(&scene, now, now));
+                let logged = usize::from(failures >= 2);
+                assert_eq!(events.load(Ordering::SeqCst), 2 * outage + logged);
+                scene.clock.advance(secs(1.0));
+            }
+            scene.answered();
+            scene.answered();
+            assert_eq!(events.load(Ordering::SeqCst), 2 * outage + 2);
+            scene.clock.advance(APART);
+        }
+    });
+}
+
+#[test]
+fn sleepers_that_are_called_back_come_half_a_millisecond_apart() {
+    let scene = Scene::new(0.0);
+    let mut sleepers: Vec<_> = (0..2000)
+        .map(|_| Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN))
+        .collect();
+    scene.clock.advance(secs(10.0));
+    scene.answered();
+    sleepers.retain_mut(|one| !one.is_up());
+    scene.clock.advance(secs(0.5));
+    sleepers.retain_mut(|one| !one.is_up());
+    assert!((800..1200).contains(&sleepers.len()), "{}", sleepers.len());
+    scene.clock.advance(secs(0.5));
+    sleepers.retain_mut(|one| !one.is_up());
+    assert!(sleepers.is_empty());
+}
+
+#[test]
+fn outage_is_over_when_its_sleepers_are_woken() {
+    struct Looks(Arc<Outage>, Mutex<Vec<(u64, bool)>>);
+    impl std::task::Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            let fails = self.0.fails.load(Ordering::Acquire);
+            let seen = (self.0.lock().revivals, fails);
+            self.1.lock().unwrap().push(seen);
+        }
+    }
+
+    let outage = Arc::new(Outage::default());
+    let clock = ManualClock::new();
+    let jitter = FixedJitter(0.0);
+    let looks = Arc::new(Looks(Arc::clone(&outage), Mutex::default()));
+    let waker = Waker::from(Arc::clone(&looks));
+    let pause = Pause {
+        sent_at: Moment::ORIGIN,
+        not_before: secs_at(90.0),
+        until: secs_at(100.0),
+    };
+    let mut sleeper = Box::pin(outage.sit_out(pause, &clock, &jitter));
+    let mut cx = Context::from_waker(&waker);
+    assert!(sleeper.as_mut().poll(&mut cx).is_pending());
+    clock.advance(secs(5.0));
+    outage.answered(clock.now(), clock.now());
+    assert_eq!(*looks.1.lock().unwrap(), [(1, false)]);
+}

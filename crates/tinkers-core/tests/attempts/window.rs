@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tinkers_core::TransportErrorKind as T;
-use tinkers_core::{ErrorKind, Moment, RouteClass, Sent, Time};
+use tinkers_core::{Ask, ClientId, Cost, ErrorKind, Moment, Reentry, RouteClass, Sent, Time};
 
-use crate::support::Step::{Fails, Header, Says};
-use crate::support::{World, post};
+use crate::support::Step::{Fails, Header, Late, Says};
+use crate::support::{Step, World, post};
 use crate::{NOT_SENT, OK, secs};
 
 #[test]
@@ -29,6 +29,42 @@ fn window_of_retries_begins_with_the_first_attempt() {
     assert_eq!(error.kind(), ErrorKind::Connection);
     let last = *world.seen().last().expect("attempts");
     assert!((secs(600)..secs(900)).contains(&last), "{last:?}");
+}
+
+#[test]
+fn what_the_server_holds_back_does_not_count_for_the_window() {
+    const HELD: Step = Fails(T::Held, Sent::NotSent);
+    const REFUSED: Step = Says(429, "{}");
+    const UNPAID: Step = Says(402, "{}");
+    for step in [
+        Late(400, &HELD),
+        Late(400, &REFUSED),
+        Late(400, &UNPAID),
+        Header(402, "retry-after", "400"),
+    ] {
+        let mut world = World::new(&[step, NOT_SENT], OK);
+        world.caller.billing_limit = secs(3600);
+        let outcome = world.call(post(RouteClass::Sample));
+        outcome.unwrap_or_else(|error| panic!("{step:?}: {error}"));
+        assert_eq!(world.seen().len(), 3, "{step:?}");
+    }
+}
+
+#[test]
+fn wait_for_an_early_admission_does_not_count_for_the_window() {
+    let world = World::new(&[NOT_SENT], OK).closed_until(secs(600));
+    let ask = Ask {
+        class: RouteClass::Sample,
+        client: ClientId(0),
+        cost: Cost::default(),
+        deadline: None,
+        flight: None,
+        reentry: Reentry::New,
+        is_nested: false,
+    };
+    let accepted = world.call_with_admission(ask, post(RouteClass::Sample));
+    accepted.expect("it is repeated");
+    assert_eq!(world.seen()[0], secs(600));
 }
 
 #[test]

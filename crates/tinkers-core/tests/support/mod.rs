@@ -17,7 +17,7 @@ use tinkers_core::retry::Draw;
 use tinkers_core::{
     Accepted, Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, Call, Caller, Departure,
     Error, ErrorKind, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock, Moment,
-    Receipt, RetryBudget, RouteClass, Sent, Settlement, SubmitPermit, Time, Transport,
+    Receipt, Reentry, RetryBudget, RouteClass, Sent, Settlement, SubmitPermit, Time, Transport,
     TransportError, TransportErrorKind,
 };
 
@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Silent,
     /// Is never reached.
     Dials,
+    /// Does this after so many seconds.
+    Late(u64, &'static Step),
 }
 
 #[derive(Debug)]
@@ -57,8 +59,16 @@ impl Transport for Server {
             .lock()
             .unwrap()
             .push(self.clock.now().since_origin());
-        let step = self.script.lock().unwrap().pop_front();
+        let mut step = self.script.lock().unwrap().pop_front();
+        let mut late = Duration::ZERO;
+        if let Some(Step::Late(seconds, then)) = step {
+            late = Duration::from_secs(seconds);
+            step = Some(*then);
+        }
+        let clock: &dyn Time = &self.clock;
+        let late = clock.sleep(late);
         let (status, headers, body) = match step.unwrap_or(self.usually) {
+            Step::Late(..) => panic!("one delay is enough"),
             Step::Says(status, body) => (status, HeaderMap::new(), body),
             Step::Header(status, name, value) => {
                 let header = (
@@ -73,7 +83,10 @@ impl Transport for Server {
             }
             Step::Dials => return Box::pin(std::future::pending()),
             Step::Fails(kind, sent) => {
-                return Box::pin(async move { Err(TransportError::new(kind, sent, "no answer")) });
+                return Box::pin(async move {
+                    late.await;
+                    Err(TransportError::new(kind, sent, "no answer"))
+                });
             }
         };
         let answer = HttpResponse {
@@ -81,7 +94,10 @@ impl Transport for Server {
             headers,
             body: Bytes::from_static(body.as_bytes()),
         };
-        Box::pin(async move { Ok(answer) })
+        Box::pin(async move {
+            late.await;
+            Ok(answer)
+        })
     }
 }
 
@@ -93,6 +109,10 @@ struct Gate {
     flights: Arc<AtomicUsize>,
     /// The admissions left before the client counts as closed.
     left: Arc<AtomicUsize>,
+    /// The place in its queue that each attempt asked for, in order.
+    places: Arc<Mutex<Vec<Reentry>>>,
+    /// What was given back, in order.
+    given_back: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl Admission for Gate {
@@ -101,6 +121,14 @@ impl Admission for Gate {
             if self.left.fetch_sub(1, Ordering::SeqCst) == 0 {
                 return Err(Error::closed());
             }
+            let arrival = {
+                let mut places = self.places.lock().unwrap();
+                places.push(ask.reentry);
+                match ask.reentry {
+                    Reentry::New => Arrival(places.len() as u64),
+                    Reentry::AfterRefusal(arrival) => arrival,
+                }
+            };
             loop {
                 let opens_at = *self.opens_at.lock().unwrap();
                 if ask.class == RouteClass::Control || opens_at <= self.clock.now() {
@@ -116,7 +144,7 @@ impl Admission for Gate {
             Ok(Admitted {
                 permit: SubmitPermit::new(ledger(), Receipt::default()),
                 flight,
-                arrival: Arrival::default(),
+                arrival,
             })
         })
     }
@@ -124,6 +152,7 @@ impl Admission for Gate {
 
 impl Ledger for Gate {
     fn settle(&self, _: Receipt, settled: Settlement) {
+        self.given_back.lock().unwrap().push("permit");
         if let Settlement::Refused { hint } = settled {
             let pause = hint.unwrap_or(Duration::from_secs(1));
             let until = self.clock.now().after(pause);
@@ -134,17 +163,24 @@ impl Ledger for Gate {
 
     fn land(&self) {
         self.flights.fetch_sub(1, Ordering::SeqCst);
+        self.given_back.lock().unwrap().push("flight");
     }
 }
 
 #[derive(Debug)]
-struct Budget(Draw);
+struct Budget {
+    has_any: Draw,
+    credits: Arc<AtomicUsize>,
+}
 
 impl RetryBudget for Budget {
     fn draw(&self, _: ErrorKind) -> Draw {
-        self.0
+        self.has_any
     }
-    fn credit(&self) {}
+
+    fn credit(&self) {
+        self.credits.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// One caller and all that it sees.
@@ -153,6 +189,7 @@ pub(crate) struct World {
     pub(crate) caller: Caller,
     server: Arc<Server>,
     gate: Gate,
+    credits: Arc<AtomicUsize>,
     /// The flights held each time that the caller went to sleep.
     asleep_with: Mutex<Vec<usize>>,
 }
@@ -174,14 +211,20 @@ impl World {
             opens_at: Arc::default(),
             flights: Arc::default(),
             left: Arc::new(AtomicUsize::new(usize::MAX)),
+            places: Arc::default(),
+            given_back: Arc::default(),
         };
+        let credits = Arc::<AtomicUsize>::default();
         let transport: Arc<dyn Transport> = Arc::<Server>::clone(&server);
         let caller = Caller {
             transport,
             admission: Arc::new(gate.clone()),
             time: Arc::new(clock.clone()),
             jitter: Arc::new(FixedJitter(0.0)),
-            budget: Arc::new(Budget(Draw::Granted)),
+            budget: Arc::new(Budget {
+                has_any: Draw::Granted,
+                credits: Arc::clone(&credits),
+            }),
             outages: Arc::default(),
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
@@ -194,6 +237,7 @@ impl World {
             caller,
             server,
             gate,
+            credits,
             asleep_with: Mutex::default(),
         }
     }
@@ -206,7 +250,10 @@ impl World {
 
     /// The same with nothing in its retry budget.
     pub(crate) fn with_empty_budget(mut self) -> Self {
-        self.caller.budget = Arc::new(Budget(Draw::Empty));
+        self.caller.budget = Arc::new(Budget {
+            has_any: Draw::Empty,
+            credits: Arc::clone(&self.credits),
+        });
         self
     }
 
@@ -234,7 +281,20 @@ impl World {
         call: Call,
         limit: Duration,
     ) -> Option<Result<Accepted, Error>> {
-        let mut work = std::pin::pin!(self.caller.call(call));
+        self.drive(self.caller.call(call), limit)
+    }
+
+    /// Makes `call` with an admission that it was given before.
+    pub(crate) fn call_with_admission(&self, ask: Ask, call: Call) -> Result<Accepted, Error> {
+        let work = async {
+            let entry = self.caller.enter(ask).await?;
+            self.caller.call_with(entry, call).await
+        };
+        self.drive(work, Duration::MAX).expect("time has no end")
+    }
+
+    fn drive<T>(&self, work: impl Future<Output = T>, limit: Duration) -> Option<T> {
+        let mut work = std::pin::pin!(work);
         loop {
             let mut cx = Context::from_waker(Waker::noop());
             if let Poll::Ready(outcome) = work.as_mut().poll(&mut cx) {
@@ -289,6 +349,21 @@ impl World {
     /// The flights held at each pause.
     pub(crate) fn asleep_with(&self) -> Vec<usize> {
         self.asleep_with.lock().unwrap().clone()
+    }
+
+    /// The place in its queue that each attempt asked for.
+    pub(crate) fn places(&self) -> Vec<Reentry> {
+        self.gate.places.lock().unwrap().clone()
+    }
+
+    /// Permits and flights in the order in which they were given back.
+    pub(crate) fn given_back(&self) -> Vec<&'static str> {
+        self.gate.given_back.lock().unwrap().clone()
+    }
+
+    /// How often the retry budget was paid back.
+    pub(crate) fn credits(&self) -> usize {
+        self.credits.load(Ordering::SeqCst)
     }
 
     /// The flights held now.

@@ -1,6 +1,7 @@
 //! What the board makes of answers, in whatever order they come.
 
 use super::*;
+use std::future::Future as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
@@ -337,4 +338,55 @@ fn who_waits_for_too_long_asks_for_itself_and_nobody_else_does() {
     board.release_overdue(at(150), limit);
     assert_eq!(size(poll(&board, "young")), None);
     assert_eq!(board.work(), Work::Idle);
+}
+
+#[test]
+fn news_for_all_begins_their_waiting_anew() {
+    let board = Board::default();
+    let limit = Duration::from_secs(100);
+    let progress = watch(&board, "1");
+    board.news_for_all(at(90));
+    assert_eq!(progress.last_news(), at(90));
+    board.release_overdue(at(189), limit);
+    assert!(poll(&board, "1").is_pending());
+    board.release_overdue(at(190), limit);
+    assert_eq!(size(poll(&board, "1")), None);
+}
+
+/// A waker of the task that looks at the board as it is woken.
+struct LookForWork {
+    board: Arc<Board>,
+    seen: Mutex<Vec<Option<(Work, bool)>>>,
+}
+
+impl Wake for LookForWork {
+    fn wake(self: Arc<Self>) {
+        let state = self.board.state.try_lock().ok();
+        let seen = state.map(|state| (state.work(), state.closed));
+        self.seen.lock().unwrap().push(seen);
+    }
+}
+
+#[test]
+fn woken_task_finds_what_it_is_woken_for() {
+    let board = Arc::<Board>::default();
+    let look = Arc::new(LookForWork {
+        board: Arc::clone(&board),
+        seen: Mutex::default(),
+    });
+    let waker = Waker::from(Arc::clone(&look));
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut work = std::pin::pin!(board.until_work());
+    let mut closed = std::pin::pin!(board.until_closed());
+    assert!(work.as_mut().poll(&mut cx).is_pending());
+    assert!(closed.as_mut().poll(&mut cx).is_pending());
+    watch(&board, "1");
+    assert!(work.as_mut().poll(&mut cx).is_ready());
+    let mut work = std::pin::pin!(board.until_work());
+    board.leave(&"1".into());
+    assert_eq!(work.as_mut().poll(&mut cx), Poll::Ready(Work::Acknowledge));
+    board.close();
+    let seen = look.seen.lock().unwrap().clone();
+    let expected = [(Work::Wait, false), (Work::Acknowledge, true)];
+    assert_eq!(seen, expected.map(Some));
 }

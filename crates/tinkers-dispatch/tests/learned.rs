@@ -1,0 +1,259 @@
+//! What a lane learns from its probes and its ramp, what it forgets when the gate opens, and what it tells, when.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use common::{Bench, SECOND, Waiting, accept, ask, refuse, sample};
+use tinkers_core::{
+    Admission, Admitted, Arrival, Ask, Moment, Reentry, RouteClass, Settlement, Time,
+};
+use tinkers_dispatch::{Change, Gate, LimiterEvent, LimiterEvents, LimiterSettings};
+
+const MS: Duration = Duration::from_millis(1);
+/// After this long a poll that was not refused counts as accepted.
+const HELD: Duration = Duration::from_millis(250);
+
+fn bench() -> Bench {
+    Bench::new(LimiterSettings::default())
+}
+
+/// For how long the gate is closed from now on.
+fn pause(bench: &Bench, class: RouteClass) -> Duration {
+    match bench.state(class).gate {
+        Gate::ClosedUntil(at) => at.since(bench.clock.now()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until the gate opens, and lets the probe through.
+fn probe(bench: &Bench, class: RouteClass) -> Admitted {
+    bench.clock.advance(pause(bench, class));
+    bench.admit(ask(class))
+}
+
+fn admitted(queue: &mut [Waiting]) -> Vec<Admitted> {
+    queue.iter_mut().filter_map(Waiting::try_admitted).collect()
+}
+
+/// How a probe ends well.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Opens {
+    Accepted,
+    /// The server holds the poll.
+    Held,
+}
+
+fn open(bench: &Bench, probe: Admitted, how: Opens) -> Option<Admitted> {
+    if how == Opens::Accepted {
+        accept(probe);
+        return None;
+    }
+    bench.clock.advance(HELD);
+    Some(probe)
+}
+
+#[test]
+fn opened_gate_forgets_the_probes_that_failed() {
+    for (class, how) in [
+        (RouteClass::Rest, Opens::Accepted),
+        (RouteClass::Poll, Opens::Accepted),
+        (RouteClass::Poll, Opens::Held),
+    ] {
+        let bench = bench();
+        let mut held = None;
+        for _ in 0..2 {
+            refuse(bench.admit(ask(class)), Some(MS));
+            drop(held.take());
+            let mut pauses = vec![pause(&bench, class)];
+            for _ in 0..3 {
+                refuse(probe(&bench, class), Some(MS));
+                pauses.push(pause(&bench, class));
+            }
+            let expected = [10, 10, 20, 40].map(|ms| MS * ms);
+            assert_eq!(pauses, expected, "{class:?} {how:?}");
+            let good = probe(&bench, class);
+            held = open(&bench, good, how);
+        }
+    }
+}
+
+#[test]
+fn pauses_of_unanswered_probes_double_until_the_gate_opens() {
+    let (bench, class) = (bench(), RouteClass::Rest);
+    for _ in 0..2 {
+        refuse(bench.admit(ask(class)), Some(MS));
+        for expected in [500, 1000, 2000] {
+            probe(&bench, class).permit.settle(Settlement::Unknown);
+            assert_eq!(pause(&bench, class), MS * expected);
+        }
+        accept(probe(&bench, class));
+    }
+}
+
+#[test]
+fn patience_with_a_probe_is_twice_what_the_last_answer_took() {
+    let (bench, class) = (bench(), RouteClass::Rest);
+    for (takes, patience) in [(SECOND * 3, SECOND), (MS, SECOND * 6), (MS, SECOND)] {
+        refuse(bench.admit(ask(class)), Some(SECOND));
+        let probe = probe(&bench, class);
+        let until: Moment = bench.at(patience);
+        assert_eq!(bench.state(class).gate, Gate::ProbingUntil(until));
+        bench.clock.advance(takes);
+        accept(probe);
+    }
+}
+
+#[test]
+fn polls_ramp_up_anew_after_each_pause() {
+    for how in [Opens::Accepted, Opens::Held] {
+        let (bench, class) = (bench(), RouteClass::Poll);
+        refuse(bench.admit(ask(class)), Some(SECOND));
+        let mut queue: Vec<_> = (0..100).map(|_| bench.ask(ask(class))).collect();
+        for _ in 0..3 {
+            bench.clock.advance(SECOND);
+            let mut first = admitted(&mut queue);
+            assert_eq!(first.len(), 1, "{how:?}: a probe");
+            let probe = first.pop().expect("the probe");
+            let _held = open(&bench, probe, how);
+            let mut through = admitted(&mut queue);
+            assert!(
+                (1..=8).contains(&through.len()),
+                "{how:?}: {}",
+                through.len()
+            );
+            // They are presumed accepted only now, which allows no more than were accepted.
+            bench.clock.advance(HELD);
+            let more = admitted(&mut queue);
+            assert!(more.len() <= 1, "{how:?}: {}", more.len());
+            // The ramp is not at its end when the next refusal comes.
+            let refused = through.pop().expect("one of them");
+            refuse(refused, Some(SECOND));
+        }
+    }
+}
+
+#[test]
+fn queue_moves_when_an_attempt_is_answered_or_a_flight_lands() {
+    for (settlement, is_news) in [
+        (Settlement::Accepted, true),
+        (Settlement::Answered, true),
+        (Settlement::Refused { hint: None }, true),
+        (Settlement::Unknown, false),
+        (Settlement::Dropped, false),
+    ] {
+        let bench = Bench::sampling(1, 1000, 99);
+        let held = bench.admit(sample());
+        let _waiting = bench.ask(sample());
+        bench.clock.advance(SECOND);
+        held.permit.settle(settlement);
+        let moved = bench.admission.moved(RouteClass::Sample);
+        assert_eq!(moved, is_news.then(|| bench.clock.now()), "{settlement:?}");
+    }
+    let bench = Bench::sampling(9, 1000, 1);
+    let Admitted { permit, flight, .. } = bench.admit(sample());
+    permit.settle(Settlement::Accepted);
+    let _waiting = bench.ask(sample());
+    bench.clock.advance(SECOND);
+    assert_eq!(bench.admission.moved(RouteClass::Sample), None);
+    drop(flight);
+    let moved = bench.admission.moved(RouteClass::Sample);
+    assert_eq!(moved, Some(bench.clock.now()));
+}
+
+#[test]
+fn requests_go_at_once_again_when_the_queue_is_empty() {
+    let bench = Bench::sampling(1, 1000, 99);
+    let held = bench.admit(sample());
+    let waiting = bench.ask(sample());
+    accept(held);
+    accept(waiting.admitted());
+    accept(bench.admit(sample()));
+    assert_eq!(bench.sample().counts.waits, 1);
+}
+
+#[test]
+fn trial_waits_for_twenty_times_what_the_closure_cost() {
+    let bench = Bench::sampling(64, 100_000, 99);
+    let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
+    let flights: Vec<_> = held
+        .into_iter()
+        .map(|admitted| {
+            admitted.permit.settle(Settlement::Accepted);
+            admitted.flight
+        })
+        .collect();
+    refuse(bench.admit(sample()), Some(SECOND));
+    assert_eq!(bench.sample().level, Some(4));
+    // There is room from now on, and the gate holds the others back for a second.
+    let mut queue: Vec<_> = (0..100).map(|_| bench.ask(sample())).collect();
+    drop(flights);
+    bench.clock.advance(SECOND);
+    let mut under_way = Vec::new();
+    for _ in 0..60 {
+        under_way.extend(admitted(&mut queue));
+        accept(under_way.remove(0));
+    }
+    let mut events = bench.limiter.events();
+    let mut begins = |after: Duration| {
+        bench.clock.advance(after);
+        under_way.extend(admitted(&mut queue));
+        accept(under_way.remove(0));
+        std::iter::from_fn(|| events.try_next()).any(|event| {
+            let begun = Change::TrialBegun;
+            matches!(event, LimiterEvent::WindowChanged { why, .. } if why == begun)
+        })
+    };
+    assert!(
+        !begins(SECOND * 20 - MS),
+        "refusals were paid for, the pause was not"
+    );
+    assert!(begins(MS));
+}
+
+/// Takes note of whether events were told before it was woken.
+struct ToldFirst(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
+
+impl Wake for ToldFirst {
+    fn wake(self: Arc<Self>) {
+        let event = self.0.lock().unwrap().try_next();
+        self.1.lock().unwrap().push(event.is_some());
+    }
+}
+
+#[test]
+fn waiters_are_woken_before_events_are_told() {
+    let (bench, class) = (bench(), RouteClass::Rest);
+    refuse(bench.admit(ask(class)), Some(SECOND));
+    let probe = probe(&bench, class);
+    let events = Mutex::new(bench.limiter.events());
+    let told_first = Arc::new(ToldFirst(events, Mutex::default()));
+    let waker = Waker::from(Arc::clone(&told_first));
+    let mut waits = bench.admission.admit(ask(class));
+    let mut cx = Context::from_waker(&waker);
+    assert!(waits.as_mut().poll(&mut cx).is_pending());
+    accept(probe);
+    assert_eq!(*told_first.1.lock().unwrap(), [false]);
+    let event = told_first.0.lock().unwrap().try_next();
+    assert_eq!(event, Some(LimiterEvent::Opened { class }));
+}
+
+#[test]
+fn refused_request_keeps_its_place_though_nobody_waited_before_it() {
+    let bench = Bench::sampling(1, 1000, 99);
+    let held = bench.admit(sample());
+    let waiting = bench.ask(sample());
+    accept(held);
+    let first = waiting.admitted();
+    let arrival = first.arrival;
+    assert_ne!(arrival, Arrival::default());
+    refuse(first, Some(SECOND));
+    accept(probe(&bench, RouteClass::Sample));
+    let again = bench.admit(Ask {
+        reentry: Reentry::AfterRefusal(arrival),
+        ..sample()
+    });
+    assert_eq!(again.arrival, arrival);
+}
