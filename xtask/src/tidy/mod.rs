@@ -1,17 +1,21 @@
 //! `cargo xtask tidy`: reads the workspace once and hands it to the rules, each a pure function in a file of its own.
 
 mod completeness;
+mod cycles;
 mod drawing;
 mod files;
 mod graph;
 mod lexer;
 mod manifest;
+mod modules;
 mod outside;
+mod paths;
 mod places;
 mod promises;
 mod source;
 mod table;
 mod text;
+mod unused;
 
 use std::fmt;
 
@@ -65,6 +69,8 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
     found.extend(completeness::violations(packages, &files));
     found.extend(drawing::violations(&files));
     found.extend(promises::violations(&files));
+    found.extend(cycles::violations(packages, &files));
+    found.extend(unused::violations(packages, &files));
     for file in &files {
         found.extend(text::violations(file));
         if file.path.ends_with(".rs") {
