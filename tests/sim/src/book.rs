@@ -100,6 +100,13 @@ impl Book {
         }
     }
 
+    /// Whether a call was made on a model.
+    pub fn is_of_model(&self, call: CallId) -> bool {
+        let entries = self.lock();
+        let entry = entries.get(call as usize - 1);
+        entry.is_some_and(|entry| entry.model.is_some())
+    }
+
     /// All calls, each with its number.
     pub fn entries(&self) -> Vec<(CallId, Entry)> {
         (1..).zip(self.lock().iter().cloned()).collect()
