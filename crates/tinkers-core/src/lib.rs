@@ -8,6 +8,7 @@ pub mod call;
 pub mod closing;
 pub mod context;
 pub mod error;
+pub mod foreign;
 pub mod hint;
 pub mod jitter;
 pub mod nesting;

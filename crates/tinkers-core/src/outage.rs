@@ -6,13 +6,13 @@
 //! wait goes ahead of its pause from time to time, and its answer ends the pauses of the others.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::admission::RouteClass;
+use crate::foreign::contain;
 use crate::jitter::Jitter;
 use crate::time::{Moment, Time};
 
@@ -301,8 +301,7 @@ impl Drop for Sleep<'_> {
 /// A waker that panics keeps none of the others from being woken.
 fn wake_all(wakers: impl Iterator<Item = Waker>) {
     for waker in wakers {
-        // The hook for panics has reported it already.
-        let _panicked = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        contain(|| waker.wake());
     }
 }
 

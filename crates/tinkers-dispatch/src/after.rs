@@ -1,9 +1,9 @@
 //! What is left to be done when the lock of a lane is free again, since it runs foreign code.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
+use tinkers_core::foreign::contain;
 use tokio::sync::broadcast;
 
 use crate::event::LimiterEvent;
@@ -46,11 +46,6 @@ impl After {
         }
         woken
     }
-}
-
-fn contain(foreign: impl FnOnce()) {
-    // The hook for panics has reported it already.
-    let _panicked = catch_unwind(AssertUnwindSafe(foreign));
 }
 
 fn trace(event: &LimiterEvent) {

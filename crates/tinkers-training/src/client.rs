@@ -280,7 +280,9 @@ impl TrainingClient {
         Box::pin(waiter.single(placed, found))
     }
 
-    fn operation(&self, name: &'static str) -> Operation {
+    /// Begins an operation that waits in this model's queue: while that moves, it does not count as stalled. For operations of which a
+    /// call of this model is a step.
+    pub fn operation(&self, name: &'static str) -> Operation {
         let session = Arc::clone(self.turns.session());
         let queue = Arc::<Turns>::clone(&self.turns);
         Operation::new(session, name, RouteClass::Train).in_queue(queue)

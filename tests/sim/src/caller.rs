@@ -12,7 +12,7 @@ use tinkers::{
     RestoreOptimizer, SamplingClient, SaveAndSample, SaveForSampler, SaveState, ServiceClient,
     TrainingClient,
 };
-use tinkers_core::{BoxFuture, Phase, Sent};
+use tinkers_core::{BoxFuture, Phase, Sent, Stalled};
 use tokio::sync::Mutex;
 
 use crate::book::{CallId, Entry, Outcome};
@@ -392,7 +392,11 @@ impl Client {
             }
             if progress.last_news == last_news {
                 let message = "no news of the operation";
-                return Err(Error::new(ErrorKind::Stalled, Sent::NotSent, message));
+                let error = Error::new(ErrorKind::Stalled, Sent::MaybeSent, message);
+                return Err(error.with_stalled(Stalled {
+                    phase: Phase::Admission,
+                    since: limit,
+                }));
             }
         }
     }

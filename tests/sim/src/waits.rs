@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::{ErrorKind, Sent};
-use tinkers_core::{HttpRequest, HttpResponse, Moment};
+use tinkers_core::{HttpRequest, HttpResponse, Moment, Phase};
 
 use crate::answers;
 use crate::book::{CallId, Entry, Outcome};
@@ -124,7 +124,16 @@ impl Waits {
         let state = self.lock();
         let mut found = Vec::new();
         for (call, entry) in calls.iter().filter(|(_, entry)| !entry.is_late) {
-            let Some((ended, Outcome::Failed { kind, sent, .. })) = &entry.outcome else {
+            let Some((
+                ended,
+                Outcome::Failed {
+                    kind,
+                    sent,
+                    stalled_in,
+                    ..
+                },
+            )) = &entry.outcome
+            else {
                 continue;
             };
             let ended = *ended;
@@ -137,7 +146,7 @@ impl Waits {
                 };
                 found.extend(broken);
             }
-            if *kind == ErrorKind::Stalled && *sent == Sent::NotSent {
+            if *stalled_in == Some(Phase::Admission) {
                 let limit = plan.clients[entry.client].progress_deadline;
                 let since = Moment::from_origin(ended.since_origin().saturating_sub(limit));
                 let (from, to) = (since.after(SLACK), ended);
