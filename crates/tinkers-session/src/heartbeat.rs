@@ -85,7 +85,9 @@ impl Heart {
                 }
                 Beat::Ended => {
                     self.life.end();
-                    tracing::info!("the server has ended the session; the heartbeat stops");
+                    contain(|| {
+                        tracing::info!("the server has ended the session; the heartbeat stops");
+                    });
                     return;
                 }
             }

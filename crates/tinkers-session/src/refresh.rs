@@ -50,7 +50,9 @@ pub(crate) async fn run(caller: Caller, life: Arc<Life>, longest_hint: Duration)
             Err(error) => {
                 caller.setbacks.count(Setback::Refresh);
                 hint = error.retry_after().unwrap_or_default();
-                contain(|| tracing::debug!(setback = Setback::Refresh.name(), %error, "the dynamic configuration stays as it was"));
+                contain(
+                    || tracing::debug!(setback = Setback::Refresh.name(), %error, "the dynamic configuration stays as it was"),
+                );
             }
         }
     }

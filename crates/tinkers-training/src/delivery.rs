@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tinkers_core::foreign::contain;
 use tinkers_core::{Error, ErrorKind, Flight, Result, Sent, Setback};
 use tinkers_wire::{Promise, TinkerPath};
 
@@ -121,7 +122,9 @@ impl Delivery {
         }
         if self.has_failed() {
             self.undelivered();
-            tracing::error!(setback = Setback::Undelivered.name(), %error, "what was left of a failed call broke off");
+            contain(
+                || tracing::error!(setback = Setback::Undelivered.name(), %error, "what was left of a failed call broke off"),
+            );
             match self.undecided.take() {
                 Some(cause) => self.turns.poison(Poison {
                     cause,
@@ -165,7 +168,9 @@ impl Delivery {
         let seq_id = self.turn.seq(index);
         if self.has_failed() {
             self.undelivered();
-            tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, %error, "another request of a call that had failed");
+            contain(
+                || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, %error, "another request of a call that had failed"),
+            );
             return;
         }
         let recovery = self.recovery();
@@ -230,7 +235,9 @@ impl Delivery {
             if let Err(outcome) = reply.send(outcome) {
                 self.undelivered();
                 let (operation, seq_id) = (self.turn.operation, self.turn.first_seq);
-                tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "nobody waits for what became of this submission");
+                contain(
+                    || tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "nobody waits for what became of this submission"),
+                );
             }
         }
     }
@@ -253,7 +260,9 @@ impl Delivery {
             {
                 let seq_id = self.turn.seq(index);
                 setbacks.count(Setback::Undelivered);
-                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, request_id = %promise.request_id, "accepted, though its call failed: nobody waits for its result");
+                contain(
+                    || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.turn.operation, seq_id, request_id = %promise.request_id, "accepted, though its call failed: nobody waits for its result"),
+                );
             }
         }
     }

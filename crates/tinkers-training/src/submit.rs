@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use tinkers_core::foreign::contain;
 use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::{
     Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, Moment, Policy, ProgressCell,
@@ -79,7 +80,9 @@ impl Submission<'_> {
         }
         let form = profile.bodies.other();
         self.session.caller().setbacks.count(Setback::Fallback);
-        tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?form, "the server refused the form of a body; trying the other");
+        contain(
+            || tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?form, "the server refused the form of a body; trying the other"),
+        );
         let other = (*profile).clone().with_bodies(form);
         let second = match self.attempt(&other, policy, Refusals::of(form)).await {
             Ok(accepted) => {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use tinkers_core::foreign::contain;
 use tinkers_core::{Error, ErrorKind, Moment, Phase, Result, Sent, Setback};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
@@ -183,7 +184,9 @@ impl Waiter {
                     .caller()
                     .setbacks
                     .count(Setback::Undelivered);
-                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "its result is given up, because another chunk of the call failed");
+                contain(
+                    || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "its result is given up, because another chunk of the call failed"),
+                );
             }
         }
         let failed = promises.get(place).map_or(0, |(seq_id, _)| *seq_id);

@@ -35,11 +35,11 @@ pub(crate) fn spoilt(kind: Kind, chance: &Chance, clock: &ManualClock) -> HttpRe
         Kind::Status4xx => (*chance.pick(&[401, 403, 404, 405, 421, 431]), Value::Null),
         Kind::AckGarbled => chance
             .pick(&[
-            (200, json!({})),
-            (200, json!({ "completions": 7 })),
-            (202, Value::Null),
-            (400, json!({ "detail": "these ids are not known" })),
-        ])
+                (200, json!({})),
+                (200, json!({ "completions": 7 })),
+                (202, Value::Null),
+                (400, json!({ "detail": "these ids are not known" })),
+            ])
             .clone(),
         Kind::Error500 => (500, json!({ "detail": "an internal error" })),
         Kind::Error502 => (502, Value::Null),
@@ -64,8 +64,7 @@ pub(crate) fn spoilt(kind: Kind, chance: &Chance, clock: &ManualClock) -> HttpRe
         answer
             .headers
             .insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-        answer.body =
-            Bytes::from_static(b"<html><body>Please sign in to the proxy</body></html>");
+        answer.body = Bytes::from_static(b"<html><body>Please sign in to the proxy</body></html>");
     }
     let seconds = wait.as_secs() + 1;
     match kind {
@@ -81,8 +80,7 @@ pub(crate) fn spoilt(kind: Kind, chance: &Chance, clock: &ManualClock) -> HttpRe
                 .insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         Kind::LimitedDate => {
-            let date =
-                httpdate::fmt_http_date(clock.wall() + Duration::from_secs(seconds));
+            let date = httpdate::fmt_http_date(clock.wall() + Duration::from_secs(seconds));
             let date = HeaderValue::from_str(&date).ok();
             answer.headers.extend(date.map(|date| (RETRY_AFTER, date)));
         }

@@ -37,7 +37,12 @@ pub(crate) fn mix(chance: &Chance) -> Mix {
     mix
 }
 
-pub(crate) fn spells(chance: &Chance, calm_at: Duration, clients: usize, expiry: Duration) -> Vec<Spell> {
+pub(crate) fn spells(
+    chance: &Chance,
+    calm_at: Duration,
+    clients: usize,
+    expiry: Duration,
+) -> Vec<Spell> {
     let mut spells = Vec::new();
     for (kind, probability, longest) in [
         (Kind::Partition, 0.4, 2 * expiry),

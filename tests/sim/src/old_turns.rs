@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, Error, Flight, Moment, RouteClass,
-};
+use tinkers_core::{Admission, Admitted, Ask, BoxFuture, Error, Flight, Moment, RouteClass};
 use tokio::sync::Notify;
 
 use crate::control::Control;

@@ -302,7 +302,11 @@ impl Plan {
 
     /// A task of each client for each time that all send at once.
     fn rivals(&mut self) {
-        for spell in self.spells.iter().filter(|spell| spell.kind == Kind::Rivals) {
+        for spell in self
+            .spells
+            .iter()
+            .filter(|spell| spell.kind == Kind::Rivals)
+        {
             let task = |client| TaskPlan {
                 client,
                 steps: vec![Step {

@@ -108,7 +108,11 @@ impl Turns {
             since: at,
             later: 0,
         };
-        state.waiting.entry(line).or_default().insert(number, waiting);
+        state
+            .waiting
+            .entry(line)
+            .or_default()
+            .insert(number, waiting);
         Waits {
             turns: self.clone(),
             line,

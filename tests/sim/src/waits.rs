@@ -191,7 +191,9 @@ impl State {
         };
         let is_lost = !has_reason && !self.troubled.contains(&call);
         is_lost.then(|| {
-            let what = format!("call {call} ended in {kind:?}, {sent:?}, and none of its own requests had failed");
+            let what = format!(
+                "call {call} ended in {kind:?}, {sent:?}, and none of its own requests had failed"
+            );
             broken(Rule::Waiters, what)
         })
     }
