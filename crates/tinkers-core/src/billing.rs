@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::contain::contain;
 use crate::time::Moment;
 
 /// One incident of missing money, shared by everything that one session sends.
@@ -59,10 +60,12 @@ impl BillingPause {
             return Billing::GiveUp;
         }
         if log {
-            tracing::warn!(
-                lasted_s = lasted.as_secs(),
-                "billing holds the job; it goes on when payment is settled"
-            );
+            contain(|| {
+                tracing::warn!(
+                    lasted_s = lasted.as_secs(),
+                    "billing holds the job; it goes on when payment is settled"
+                )
+            });
         }
         Billing::Pause(Self::STEP)
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use crate::contain::contain;
 use crate::transport::HttpResponse;
 
 /// The deprecation notices that were logged, of all that is sent to an endpoint.
@@ -26,10 +27,11 @@ impl Notices {
             told.insert(note.to_owned());
         }
         let level = answer.header("x-deprecation-level");
+        // A panic would keep the answer from who waits for it.
         if level.is_some_and(|level| level.eq_ignore_ascii_case("error")) {
-            tracing::error!(note, "deprecation notice");
+            contain(|| tracing::error!(note, "deprecation notice"));
         } else {
-            tracing::warn!(note, "deprecation notice");
+            contain(|| tracing::warn!(note, "deprecation notice"));
         }
         true
     }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::admission::RouteClass;
-use crate::contain::wake_all;
+use crate::contain::{contain, wake_all};
 use crate::jitter::Jitter;
 use crate::time::{Moment, Time};
 
@@ -89,11 +89,14 @@ impl Outage {
         let waiting = sleepers.len();
         // Wakers and subscribers are foreign code: they run without the lock, and the waiters first.
         wake_all(sleepers.into_values());
-        tracing::debug!(
-            lasted_s = lasted.as_secs(),
-            waiting,
-            "the server answers again"
-        );
+        // A panic would keep the answer from the limits, which take its hint from it.
+        contain(|| {
+            tracing::debug!(
+                lasted_s = lasted.as_secs(),
+                waiting,
+                "the server answers again"
+            );
+        });
     }
 
     /// How long it lasted and whom to call, if this is its end and nobody was called of late.
@@ -135,7 +138,9 @@ impl Outage {
         let mut sleep = match self.failed(time.now(), &pause) {
             Told::Sleep { sleep, is_first } => {
                 if is_first {
-                    tracing::debug!("the server fails; it is asked again until it answers");
+                    contain(|| {
+                        tracing::debug!("the server fails; it is asked again until it answers");
+                    });
                 }
                 sleep
             }

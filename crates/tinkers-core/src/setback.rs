@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::contain::contain;
+
 /// What an error was in the way of that no caller was told of, since the client goes on without it.
 ///
 /// Each is a line in the log as well, with its [name](Setback::name) in the field `setback`. Refusals for the rate are no
@@ -109,7 +111,7 @@ impl Setbacks {
     /// One more, with the error in a line of the log.
     pub fn note(&self, setback: Setback, error: &dyn fmt::Display) {
         self.count(setback);
-        tracing::debug!(setback = setback.name(), %error, "going on after an error");
+        contain(|| tracing::debug!(setback = setback.name(), %error, "going on after an error"));
     }
 
     /// What was counted so far, one kind read after the other.

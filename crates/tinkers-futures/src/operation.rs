@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tinkers_core::contain::contain;
 use tinkers_core::nesting::Mark;
 use tinkers_core::{
     BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, RouteClass, Sent,
@@ -129,7 +130,9 @@ where
                 .caller()
                 .setbacks
                 .count(Setback::Undelivered);
-            tracing::debug!(setback = Setback::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result");
+            contain(
+                || tracing::debug!(setback = Setback::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result"),
+            );
         }
     };
     let task = session.spawner().spawn(Box::pin(watched));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tinkers_core::billing::Billing;
 use tinkers_core::call::answer_error;
+use tinkers_core::contain::contain;
 use tinkers_core::nesting::Mark;
 use tinkers_core::outage::Pause;
 use tinkers_core::retry::{FEW_DOUBTS, Purpose, SOME_DOUBTS, Step, failure_kind};
@@ -292,7 +293,7 @@ impl Polls {
     fn count(&self, why: &dyn fmt::Display) {
         self.caller().setbacks.count(self.setback);
         let (setback, subject) = (self.setback.name(), &self.subject);
-        tracing::debug!(setback, %why, subject, "polling again after an error");
+        contain(|| tracing::debug!(setback, %why, subject, "polling again after an error"));
     }
 
     /// Sits a wait out.

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use tinkers_core::Moment;
+use tinkers_core::contain::contain;
 use tinkers_wire::QueueState;
 
 use crate::sync::Mutex;
@@ -55,7 +56,7 @@ impl QueueLog {
         let due = self.is_due(now, queue);
         if due {
             let reason = reason.unwrap_or_else(|| self.usual_reason(queue));
-            tracing::warn!(subject = %self.subject, reason, "paused by the server");
+            contain(|| tracing::warn!(subject = %self.subject, reason, "paused by the server"));
         }
         due
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use tinkers_core::contain::contain;
 use tinkers_core::{
     Ask, Call, Cost, Entry, Error, ErrorKind, Flight, Phase, Reentry, Result, RouteClass, Sent,
     Setback,
@@ -55,7 +56,9 @@ pub(crate) async fn run(
             match fetched {
                 Err(error) if lost < times_anew(&error) => {
                     client.session.caller().setbacks.count(Setback::LostSample);
-                    tracing::debug!(setback = Setback::LostSample.name(), error = %error, "the server lost a sample; sampling it anew");
+                    contain(
+                        || tracing::debug!(setback = Setback::LostSample.name(), error = %error, "the server lost a sample; sampling it anew"),
+                    );
                     FIRST_PAUSE.saturating_mul(1 << lost).min(LONGEST_PAUSE)
                 }
                 Err(error) => return Err(error),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
+use tinkers_core::contain::contain;
 use tinkers_core::session_lost::says_session_lost;
 use tinkers_core::{
     HttpRequest, HttpResponse, Moment, RouteClass, Setback, Time, Timeouts, Transport, hint,
@@ -75,15 +76,18 @@ impl Heart {
             self.time.sleep(pause).await;
             pause = self.period;
             match self.beat().await {
-                Beat::Taken => self.taken(),
+                // A log subscriber is foreign code: when it panics, the heart beats on.
+                Beat::Taken => contain(|| self.taken()),
                 Beat::Missed { why, hint } => {
-                    self.missed(&why);
+                    contain(|| self.missed(&why));
                     // A hint is followed as far as the session survives it.
                     pause = hint.map_or(pause, |hint| hint.clamp(pause, self.expiry / 3));
                 }
                 Beat::Ended => {
-                    tracing::info!("the server has ended the session; the heartbeat stops");
                     self.life.end();
+                    contain(|| {
+                        tracing::info!("the server has ended the session; the heartbeat stops");
+                    });
                     return;
                 }
             }
@@ -127,8 +131,8 @@ impl Heart {
     fn taken(&mut self) {
         self.last_success = self.time.now();
         if std::mem::take(&mut self.at_risk) {
-            tracing::info!("a heartbeat got through again; the session goes on");
             self.life.events.tell(SessionEvent::Recovered);
+            tracing::info!("a heartbeat got through again; the session goes on");
         }
     }
 
@@ -142,13 +146,13 @@ impl Heart {
         }
         self.at_risk = true;
         let time_left = self.expiry.saturating_sub(silence);
+        self.life.events.tell(SessionEvent::AtRisk { time_left });
         tracing::warn!(
             setback,
             why,
             time_left_s = time_left.as_secs(),
             "no heartbeat gets through; the session is at risk"
         );
-        self.life.events.tell(SessionEvent::AtRisk { time_left });
     }
 }
 

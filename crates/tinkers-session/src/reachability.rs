@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tinkers_core::contain::contain;
 use tinkers_core::{
     BaseUrl, BoxFuture, HttpRequest, HttpResponse, Moment, RouteClass, Time, Transport,
     TransportError, TransportErrorKind,
@@ -107,25 +108,29 @@ impl Observed {
     }
 
     fn failed(&self, cause: &dyn Display) {
-        // Logged without a lock, since subscribers are foreign code.
+        // Logged without a lock, since subscribers are foreign code, whose panic must not take the answer along.
         if let Some(lasted) = self.reachability.failed(self.time.now()) {
-            tracing::warn!(
-                server = %self.server,
-                cause = %cause,
-                lasted_s = lasted.as_secs(),
-                "the server does not answer; requests are repeated until it does"
-            );
+            contain(|| {
+                tracing::warn!(
+                    server = %self.server,
+                    cause = %cause,
+                    lasted_s = lasted.as_secs(),
+                    "the server does not answer; requests are repeated until it does"
+                );
+            });
         }
     }
 
     fn answered(&self, sent_at: Moment) {
         if let Some(lasted) = self.reachability.answered(sent_at, self.time.now()) {
             // As a warning, so that whoever saw the outage sees its end.
-            tracing::warn!(
-                server = %self.server,
-                lasted_s = lasted.as_secs(),
-                "the server answers again"
-            );
+            contain(|| {
+                tracing::warn!(
+                    server = %self.server,
+                    lasted_s = lasted.as_secs(),
+                    "the server answers again"
+                );
+            });
         }
     }
 }

@@ -278,7 +278,9 @@ impl TrainingClient {
         Box::pin(waiter.single(queued, found))
     }
 
-    fn operation(&self, name: &'static str) -> Operation {
+    /// Begins an operation that waits in this model's submission queue and does not count as stalled while the queue moves. For
+    /// operations of which a call of this model is a step.
+    pub fn operation(&self, name: &'static str) -> Operation {
         let session = Arc::clone(self.queue.session());
         let queue = Arc::<SubmissionQueue>::clone(&self.queue);
         Operation::new(session, name, RouteClass::Train).in_queue(queue)

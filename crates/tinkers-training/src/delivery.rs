@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tinkers_core::contain::contain;
 use tinkers_core::{Error, ErrorKind, Result, Sent, Setback};
 
 use crate::poison::{Poison, Recovery};
@@ -92,7 +93,9 @@ impl Delivery {
         }
         if self.has_failed() {
             self.count_undelivered();
-            tracing::error!(setback = Setback::Undelivered.name(), %error, "the rest of a failed call was aborted");
+            contain(
+                || tracing::error!(setback = Setback::Undelivered.name(), %error, "the rest of a failed call was aborted"),
+            );
             match self.undecided.take() {
                 Some(cause) => self.queue.poison(Poison {
                     cause,
@@ -143,7 +146,9 @@ impl Delivery {
         let seq_id = self.submission.seq(index);
         if self.has_failed() {
             self.count_undelivered();
-            tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, %error, "another request of a failed call failed, too");
+            contain(
+                || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, %error, "another request of a failed call failed, too"),
+            );
             return;
         }
         let recovery = self.recovery();
@@ -216,7 +221,9 @@ impl Delivery {
             if let Err(outcome) = reply.send(outcome) {
                 self.count_undelivered();
                 let (operation, seq_id) = (self.submission.operation, self.submission.first_seq);
-                tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "the caller of this submission dropped its future");
+                contain(
+                    || tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "the caller of this submission dropped its future"),
+                );
             }
         }
     }
@@ -239,7 +246,9 @@ impl Delivery {
             {
                 let seq_id = self.submission.seq(index);
                 setbacks.count(Setback::Undelivered);
-                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %promise.request_id, "the server accepted this request of a failed call; its result is not retrieved");
+                contain(
+                    || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %promise.request_id, "the server accepted this request of a failed call; its result is not retrieved"),
+                );
             }
         }
     }

@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tinkers_core::contain::contain;
 use tinkers_core::{Error, ErrorKind, Moment, Phase, Result, Sent, Setback};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
@@ -192,7 +193,9 @@ impl ResultWaiter {
                     .caller()
                     .setbacks
                     .count(Setback::Undelivered);
-                tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "the result is abandoned, because another chunk of the call failed");
+                contain(
+                    || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "the result is abandoned, because another chunk of the call failed"),
+                );
             }
         }
         let failed = ids.get(failed).map_or(0, |(seq_id, _)| *seq_id);

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tinkers_core::contain::contain;
 use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::{
     Accepted, BodyFormat, ClientId, Error, Fact, Flight, HttpResponse, Moment, Policy,
@@ -98,7 +99,9 @@ impl Outgoing<'_> {
         }
         let format = profile.bodies.other();
         self.session.caller().setbacks.count(Setback::Fallback);
-        tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other");
+        contain(
+            || tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other"),
+        );
         let other = (*profile).clone().with_bodies(format);
         let second = match self.attempt(&other, policy, Refusals::of(format)).await {
             Ok(accepted) => {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Error, ErrorKind, RouteClass, Sent};
-use tinkers_futures::{ApiFuture, Operation, start};
+use tinkers_core::{Error, ErrorKind, Sent};
+use tinkers_futures::{ApiFuture, start};
 use tinkers_sampling::{NewSampler, SamplingClient};
 use tinkers_training::{SaveForSampler, TrainingClient};
 
@@ -17,11 +17,7 @@ pub trait SaveAndSample {
 impl SaveAndSample for TrainingClient {
     fn save_weights_and_get_sampling_client(&self) -> ApiFuture<SamplingClient> {
         let session = Arc::clone(self.session());
-        let operation = Operation::new(
-            Arc::clone(&session),
-            "TrainingClient.save_weights_and_get_sampling_client",
-            RouteClass::Train,
-        );
+        let operation = self.operation("TrainingClient.save_weights_and_get_sampling_client");
         // Takes its place in the order now, and not when the handle is polled.
         let saved = self.save_weights_for_sampler_in(&operation, SaveForSampler::unnamed());
         start(operation.clone(), async move {

@@ -271,7 +271,10 @@ async fn the_failed_result_of_a_chunk_is_told_at_once_and_training_goes_on() {
     let pass = training.forward_backward(data(3), LossFn::CrossEntropy);
     let error = pass.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperationFailed);
-    assert_says(&error, &["of the 3 chunks", "2 failed", "when [] were done"]);
+    assert_says(
+        &error,
+        &["of the 3 chunks", "2 failed", "when [] were done"],
+    );
     world.parts.faults.clear();
     step(&training).await.unwrap();
     assert_eq!(numbers(&world), [2, 3, 1, 4]);

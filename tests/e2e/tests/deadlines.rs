@@ -157,6 +157,27 @@ async fn a_moving_model_queue_resets_the_progress_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_moving_model_queue_keeps_a_save_and_sample_waiting() {
+    let world = world(SessionOptions {
+        progress_deadline: 60 * SECOND,
+        ..SessionOptions::default()
+    })
+    .await;
+    let training = model(&world).await;
+    let slow = Fault::delay_answer(10 * SECOND);
+    let rule = Rule::on(routes::OPTIM_STEP).always();
+    world.parts.faults.add(rule, slow);
+    let steps: Vec<_> = (0..12).map(|_| step(&training)).collect();
+    training
+        .save_weights_and_get_sampling_client()
+        .await
+        .unwrap();
+    for step in steps {
+        step.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_model_queue_that_stands_still_is_stalled() {
     let world = world(SessionOptions {
         progress_deadline: 60 * SECOND,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::{Error, ErrorKind, Sent};
-use tinkers_core::Moment;
+use tinkers_core::{Moment, Phase};
 
 use crate::plan::Verb;
 
@@ -53,6 +53,8 @@ pub enum Outcome {
         kind: ErrorKind,
         /// What is known of the request.
         sent: Sent,
+        /// Where it stalled, if it did.
+        stalled_in: Option<Phase>,
         /// In words.
         text: String,
     },
@@ -64,6 +66,7 @@ impl Outcome {
         Self::Failed {
             kind: error.kind(),
             sent: error.sent(),
+            stalled_in: error.stalled().map(|stalled| stalled.phase),
             text: error.to_string(),
         }
     }
@@ -98,6 +101,13 @@ impl Book {
         if let Some(entry) = self.lock().get_mut(call as usize - 1) {
             entry.left = true;
         }
+    }
+
+    /// Whether a call was made on a model.
+    pub fn is_of_model(&self, call: CallId) -> bool {
+        let entries = self.lock();
+        let entry = entries.get(call as usize - 1);
+        entry.is_some_and(|entry| entry.model.is_some())
     }
 
     /// All calls, each with its number.

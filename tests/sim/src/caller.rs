@@ -1,5 +1,6 @@
 //! A user's program: tasks that share clients, make calls, and go on after failures.
 
+use std::fmt;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tinkers::{
     ErrorKind, FinishReason, LossFn, NewSampler, RestoreOptimizer, SamplingClient, SaveAndSample,
     SaveForSampler, SaveState, ServiceClient, TrainingClient,
 };
-use tinkers_core::BoxFuture;
+use tinkers_core::{BoxFuture, Phase, Sent, Stalled};
 use tokio::sync::Mutex;
 
 use crate::book::{CallId, Entry, Outcome};
@@ -21,7 +22,7 @@ use crate::ledger;
 use crate::op::Op;
 use crate::plan::{Behaviour, CROWD, Step, TaskPlan, Verb};
 use crate::results::{Gift, passed, sampled, saved_by};
-use crate::world::Stage;
+use crate::stage::Stage;
 
 /// How often a program tries to get a client before it gives up.
 const TRIES: u32 = 40;
@@ -330,6 +331,7 @@ impl Client {
             };
             let time = self.stage.time();
             let result = match behaviour {
+                Behaviour::Await if self.is_queue_unheard(call) => self.unheard(&mut handle).await,
                 Behaviour::Await => handle.await,
                 Behaviour::AwaitLate(pause) => {
                     // When it ended is seen when it is looked at.
@@ -371,6 +373,35 @@ impl Client {
                 }
             }
         })
+    }
+
+    fn is_queue_unheard(&self, call: CallId) -> bool {
+        self.stage.control == Some(Control::ModelQueueUnheard) && self.stage.book.is_of_model(call)
+    }
+
+    /// Awaits a call of a faulty client, to which nothing but its own news count while it is in its model's queue.
+    async fn unheard<T: Send + 'static>(&self, handle: &mut ApiFuture<T>) -> Result<T, Error> {
+        let time = self.stage.time();
+        let limit = self.stage.plan.clients[self.index].progress_deadline;
+        loop {
+            let last_news = handle.progress().last_news;
+            let ended = time.deadline(last_news.after(limit), &mut *handle).await;
+            if let Some(result) = ended {
+                return result;
+            }
+            let progress = handle.progress();
+            if progress.phase != Phase::Admission {
+                return handle.await;
+            }
+            if progress.last_news == last_news {
+                let message = "no news of the operation";
+                let error = Error::new(ErrorKind::Stalled, Sent::MaybeSent, message);
+                return Err(error.with_stalled(Stalled {
+                    phase: Phase::Admission,
+                    since: limit,
+                }));
+            }
+        }
     }
 
     /// The program is over: half of them say so to the server, the others just go.
@@ -466,4 +497,10 @@ async fn together(work: Vec<BoxFuture<'_, ()>>) {
         }
     })
     .await;
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
 }

@@ -144,6 +144,7 @@ fn truth(
                     sent: Sent::NotSent,
                     kind,
                     text,
+                    ..
                 },
             )) if applied > 0 => {
                 let what = format!(

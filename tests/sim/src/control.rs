@@ -2,18 +2,20 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tinkers::SessionContext;
-use tinkers::wire::{ClientConfig, DynamicConfig};
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, BytesGuard, Caller, ClientId, Deduplication, Error, Fact,
-    Ledger, Receipt, ServerProfile, Settlement, Spawn, SubmitPermit, Task,
+    Admission, Admitted, Ask, BoxFuture, Error, Ledger, Receipt, Settlement, Spawn, SubmitPermit,
+    Task,
 };
 
 use crate::departures::OldDepartures;
-use crate::old_limiter::{OldAdmission, OldLimiter};
+use crate::network::Network;
+use crate::old_limiter::OldAdmission;
+use crate::old_polls::{NoPauses, PollTasks};
+use crate::old_turns::OldQueue;
 use crate::op::Op;
+use crate::session::OtherSession;
 
 /// A fault of the client library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +58,24 @@ pub enum Control {
     QueueUnheard,
     /// Polls come back all together after a pause.
     PollHerd,
+    /// An answer to the shared poll of a sampling client that is no success ends it for good, and all its waiters with it.
+    SharedPollEnds,
+    /// The shared poll has no pauses while its answers bring nothing.
+    UnpacedPolls,
+    /// The shared poll acknowledges again and again what is acknowledged.
+    UnendingPolls,
+    /// An acknowledgement that is not taken is repeated without a pause.
+    SpinningAcks,
+    /// Retries that kept their permit in flight are served before the requests of every other client.
+    FlightsFirst,
+    /// That a model's queue moves is no news for the calls in it.
+    ModelQueueUnheard,
+    /// A request that a layer makes waits for room that the request under way holds.
+    NestedWaits,
+    /// A log subscriber that panics has waiters miss their wake-up.
+    LostWakeUps,
+    /// Log subscribers run while the limits are locked.
+    LockedSubscribers,
     /// The engine takes a step twice.
     StepTwice,
     /// The engine adds the gradients of a pass twice.
@@ -64,7 +84,7 @@ pub enum Control {
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 30] = [
         Self::OvertakingSubmit,
         Self::HintsNotHeard,
         Self::SuccessClears,
@@ -84,6 +104,15 @@ impl Control {
         Self::DeadlineUnheard,
         Self::QueueUnheard,
         Self::PollHerd,
+        Self::SharedPollEnds,
+        Self::UnpacedPolls,
+        Self::UnendingPolls,
+        Self::SpinningAcks,
+        Self::FlightsFirst,
+        Self::ModelQueueUnheard,
+        Self::NestedWaits,
+        Self::LostWakeUps,
+        Self::LockedSubscribers,
         Self::StepTwice,
         Self::GradientTwice,
     ];
@@ -110,6 +139,15 @@ impl Control {
             Self::DeadlineUnheard => "deadline-unheard",
             Self::QueueUnheard => "queue-unheard",
             Self::PollHerd => "poll-herd",
+            Self::SharedPollEnds => "shared-poll-ends",
+            Self::UnpacedPolls => "unpaced-polls",
+            Self::UnendingPolls => "unending-polls",
+            Self::SpinningAcks => "spinning-acks",
+            Self::FlightsFirst => "flights-first",
+            Self::ModelQueueUnheard => "model-queue-unheard",
+            Self::NestedWaits => "nested-waits",
+            Self::LostWakeUps => "lost-wake-ups",
+            Self::LockedSubscribers => "locked-subscribers",
             Self::StepTwice => "step-twice",
             Self::GradientTwice => "gradient-twice",
         }
@@ -133,10 +171,12 @@ impl Control {
     pub fn spoil(
         self,
         session: Arc<dyn SessionContext>,
-        limits: &Arc<OldLimiter>,
+        network: &Network,
         prompt: &Arc<dyn Spawn>,
     ) -> Arc<dyn SessionContext> {
+        let limits = &network.old_limiter;
         let mut caller = session.caller().clone();
+        let mut spawner: Option<Box<dyn Spawn>> = None;
         match self {
             Self::SuccessClears | Self::LastWriterWins | Self::StaleSnapshot => {
                 caller.admission = Arc::new(OldAdmission {
@@ -164,96 +204,36 @@ impl Control {
                     time: Arc::clone(&caller.time),
                 });
             }
-            Self::BlindRepeat | Self::LostTask => {}
+            Self::FlightsFirst | Self::LostWakeUps | Self::LockedSubscribers => {
+                caller.admission = Arc::new(OldQueue {
+                    inner: Arc::clone(&caller.admission),
+                    fault: self,
+                    shared: Arc::clone(&network.old_turns),
+                });
+            }
+            Self::SharedPollEnds => spawner = Some(Box::new(PollTasks(Arc::clone(&session)))),
+            Self::UnpacedPolls => {
+                spawner = Some(Box::new(PollTasks(Arc::clone(&session))));
+                caller.time = Arc::new(NoPauses {
+                    time: Arc::clone(&caller.time),
+                    watch: network.watch.clone(),
+                });
+            }
+            Self::LostTask => {
+                spawner = Some(Box::new(LosesTasks {
+                    session: Arc::clone(&session),
+                    count: Mutex::new(0),
+                }));
+            }
+            Self::BlindRepeat => {}
             _ => return session,
         }
-        Arc::new(Spoilt {
-            spawner: LosesTasks {
-                session: Arc::clone(&session),
-                count: Mutex::new(0),
-            },
+        Arc::new(OtherSession {
             session,
             caller,
-            fault: self,
+            spawner,
+            repeats_blindly: self == Self::BlindRepeat,
         })
-    }
-}
-
-/// A session with a fault in it.
-#[derive(Debug)]
-struct Spoilt {
-    session: Arc<dyn SessionContext>,
-    caller: Caller,
-    spawner: LosesTasks,
-    fault: Control,
-}
-
-impl SessionContext for Spoilt {
-    fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    fn spawner(&self) -> &dyn Spawn {
-        match self.fault {
-            Control::LostTask => &self.spawner,
-            _ => self.session.spawner(),
-        }
-    }
-
-    fn session_id(&self) -> &str {
-        self.session.session_id()
-    }
-
-    fn config(&self) -> &ClientConfig {
-        self.session.config()
-    }
-
-    fn dynamic_config(&self) -> Arc<DynamicConfig> {
-        self.session.dynamic_config()
-    }
-
-    fn profile(&self) -> Arc<ServerProfile> {
-        let profile = self.session.profile();
-        match self.fault {
-            Control::BlindRepeat => Arc::new(
-                (*profile)
-                    .clone()
-                    .learn(Fact::Deduplicates(Deduplication::Everything)),
-            ),
-            _ => profile,
-        }
-    }
-
-    fn learn(&self, fact: Fact) {
-        self.session.learn(fact);
-    }
-
-    fn check_open(&self) -> Result<(), Error> {
-        self.session.check_open()
-    }
-
-    fn next_client(&self) -> ClientId {
-        self.session.next_client()
-    }
-
-    fn next_model_seq(&self) -> u64 {
-        self.session.next_model_seq()
-    }
-
-    fn next_sampling_seq(&self) -> u64 {
-        self.session.next_sampling_seq()
-    }
-
-    fn progress_deadline(&self) -> Duration {
-        self.session.progress_deadline()
-    }
-
-    fn operation_deadline(&self) -> Option<Duration> {
-        self.session.operation_deadline()
-    }
-
-    fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard> {
-        self.session.response_bytes(bytes)
     }
 }
 

@@ -77,11 +77,37 @@ pub enum Kind {
     Close,
     /// Hundreds of samples at once, each with polls of its own where the server has no shared ones.
     Crowd,
+    /// A poll fails in the TLS handshake.
+    Tls,
+    /// A poll is answered with a redirect that is not followed.
+    Redirect,
+    /// The body of an answer to a poll cannot be decoded.
+    Undecodable,
+    /// A poll is answered with a proxy's page and a status of 4xx.
+    Status4xx,
+    /// Every shared poll of a client fails in one of the four ways above for a while; polls for single results get through.
+    Ingress,
+    /// The cursor in the answers to shared polls goes back, or cannot be read, for a while.
+    CursorBack,
+    /// Acknowledgements of a client are answered with garbage or refused for a while.
+    AckGarbled,
+    /// All clients send many samples at once, and a part of the submissions fails after the server has accepted them.
+    Rivals,
+    /// A client submits a long sequence of training calls, and the server takes half a minute to accept each.
+    LongQueue,
+    /// The transport's layer makes a request of the same class before it passes a request on.
+    Nested,
+    /// The transport's layer holds a request, and its answer, for up to a minute.
+    SlowLayer,
+    /// The log subscriber panics.
+    LogPanics,
+    /// The log subscriber reads the state of the limits and waits for it.
+    LogReenters,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 48] = [
         Self::Refused,
         Self::LostBefore,
         Self::LostAfter,
@@ -117,17 +143,42 @@ impl Kind {
         Self::Busy,
         Self::Close,
         Self::Crowd,
+        Self::Tls,
+        Self::Redirect,
+        Self::Undecodable,
+        Self::Status4xx,
+        Self::Ingress,
+        Self::CursorBack,
+        Self::AckGarbled,
+        Self::Rivals,
+        Self::LongQueue,
+        Self::Nested,
+        Self::SlowLayer,
+        Self::LogPanics,
+        Self::LogReenters,
     ];
 
-    /// Those that hold requests back between the decision to send them and the socket, and those that came with them. A run without
-    /// these is the run that its seed stood for before there were any.
-    pub const OF_WAITS: [Self; 6] = [
+    /// The kinds that were added after the regression seeds were found. Without these a seed has the plan that it had then.
+    pub const ADDED_LATER: [Self; 19] = [
         Self::Dial,
         Self::SlowBody,
         Self::LongHint,
         Self::Busy,
         Self::Close,
         Self::Crowd,
+        Self::Tls,
+        Self::Redirect,
+        Self::Undecodable,
+        Self::Status4xx,
+        Self::Ingress,
+        Self::CursorBack,
+        Self::AckGarbled,
+        Self::Rivals,
+        Self::LongQueue,
+        Self::Nested,
+        Self::SlowLayer,
+        Self::LogPanics,
+        Self::LogReenters,
     ];
 
     /// The name in tables and on the command line.
@@ -168,6 +219,19 @@ impl Kind {
             Self::Busy => "busy",
             Self::Close => "close",
             Self::Crowd => "crowd",
+            Self::Tls => "tls",
+            Self::Redirect => "redirect",
+            Self::Undecodable => "undecodable",
+            Self::Status4xx => "4xx",
+            Self::Ingress => "ingress",
+            Self::CursorBack => "cursor-back",
+            Self::AckGarbled => "ack-garbled",
+            Self::Rivals => "rivals",
+            Self::LongQueue => "long-queue",
+            Self::Nested => "nested",
+            Self::SlowLayer => "layer-slow",
+            Self::LogPanics => "log-panics",
+            Self::LogReenters => "log-reenters",
         }
     }
 
@@ -190,7 +254,20 @@ impl Kind {
             Self::LayerPanics => !matches!(op, O::Heartbeat),
             Self::Capacity => matches!(op, O::Poll),
             Self::Close => matches!(op, O::Finish),
-            Self::Crowd => matches!(op, O::Sample),
+            Self::Crowd | Self::Rivals => matches!(op, O::Sample),
+            Self::Tls | Self::Redirect | Self::Undecodable | Self::Status4xx => {
+                matches!(op, O::Poll | O::SessionPoll)
+            }
+            Self::Ingress | Self::CursorBack | Self::AckGarbled => matches!(op, O::SessionPoll),
+            Self::LongQueue => matches!(
+                op,
+                O::ForwardBackward | O::Forward | O::OptimStep | O::SaveState
+            ),
+            // A layer of the caller sees no heartbeats, and the session is needed for a request of the layer's own.
+            Self::SlowLayer => !matches!(op, O::Heartbeat),
+            Self::Nested => !matches!(op, O::Heartbeat | O::Config | O::CreateSession),
+            // By the request that was answered last.
+            Self::LogPanics | Self::LogReenters => !matches!(op, O::Finish),
             Self::Twice => !matches!(op, O::Finish),
             Self::JobFails => matches!(
                 op,
@@ -217,6 +294,11 @@ impl Kind {
                 | Self::Busy
                 | Self::Close
                 | Self::Crowd
+                | Self::Ingress
+                | Self::CursorBack
+                | Self::AckGarbled
+                | Self::Rivals
+                | Self::LongQueue
         )
     }
 
@@ -226,6 +308,16 @@ impl Kind {
             self,
             Self::Capacity | Self::Busy | Self::Close | Self::Crowd
         )
+    }
+
+    /// Whether it strikes lines of the log or jobs of the engine, and no requests.
+    pub const fn strikes_no_request(self) -> bool {
+        matches!(self, Self::JobFails | Self::LogPanics | Self::LogReenters)
+    }
+
+    /// Whether it is done by the caller's layer, above the network.
+    pub const fn is_of_layer(self) -> bool {
+        matches!(self, Self::LayerPanics | Self::Nested | Self::SlowLayer)
     }
 
     /// Whether it is a refusal for the rate.

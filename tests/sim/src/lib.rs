@@ -5,6 +5,7 @@
 //! from the seed, so a seed replays the same run, and its [`trace`] has the same hash, in another process too.
 //! What must hold of every run is in [`check`].
 
+mod answers;
 pub mod book;
 pub mod caller;
 pub mod chance;
@@ -12,21 +13,30 @@ pub mod check;
 pub mod control;
 pub mod cover;
 mod departures;
+mod draw;
 pub mod executor;
 pub mod fault;
+mod foreign;
+pub mod layer;
 pub mod ledger;
 pub mod listen;
 pub mod misfortune;
 pub mod network;
 pub mod old_limiter;
+mod old_polls;
+pub mod old_turns;
 pub mod op;
 pub mod plan;
 pub mod real;
 mod results;
 pub mod seeds;
+mod session;
+pub mod shared_polls;
 pub mod shrink;
 mod spells;
+pub mod stage;
 pub mod trace;
+pub mod turns;
 pub mod waits;
 pub mod watch;
 pub mod world;

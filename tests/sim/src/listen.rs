@@ -18,6 +18,7 @@ pub struct Listener {
     heard: Arc<Mutex<Heard>>,
     spans: Arc<AtomicU64>,
     expired: Arc<OnceLock<WhenExpired>>,
+    logged: Arc<OnceLock<WhenLogged>>,
 }
 
 /// How lines of the client begin that tell of no error, or of one that is told or counted elsewhere.
@@ -58,6 +59,8 @@ fn is_of_client(target: &str) -> bool {
 
 /// What is done when the server says that a session expired.
 type WhenExpired = Box<dyn Fn(&str) + Send + Sync>;
+/// What is done after each line of a client.
+type WhenLogged = Box<dyn Fn() + Send + Sync>;
 
 /// What was logged so far.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +81,11 @@ impl Listener {
     /// Calls `then` with each session that the server ends for want of heartbeats. Only the first call counts.
     pub fn when_expired(&self, then: impl Fn(&str) + Send + Sync + 'static) {
         let _ = self.expired.set(Box::new(then));
+    }
+
+    /// Calls `then` after each line of a client, without a lock. Only the first call counts.
+    pub fn when_logged(&self, then: impl Fn() + Send + Sync + 'static) {
+        let _ = self.logged.set(Box::new(then));
     }
 
     /// What was logged so far.
@@ -158,7 +166,8 @@ impl Subscriber for Listener {
         {
             then(session);
         }
-        if is_of_client(event.metadata().target()) {
+        let is_of_client = is_of_client(event.metadata().target());
+        if is_of_client {
             self.keep(&line);
         }
         if *event.metadata().level() <= Level::INFO {
@@ -167,6 +176,9 @@ impl Subscriber for Listener {
             if let Some(id) = line.request_id {
                 *heard.by_request.entry(id).or_default() += 1;
             }
+        }
+        if is_of_client && let Some(then) = self.logged.get() {
+            then();
         }
     }
 

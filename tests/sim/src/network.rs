@@ -1,30 +1,40 @@
 //! The network between the clients and the server, which loses, delays, doubles and spoils what it carries.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use serde_json::{Value, json};
+use http::StatusCode;
+use tinkers::SessionContext;
+use tinkers_core::nesting::Mark;
 use tinkers_core::{
     BoxFuture, Departure, HttpRequest, HttpResponse, ManualClock, RouteClass, Sent, Spawn, Time,
     Transport, TransportError, TransportErrorKind, hint,
 };
 use tinkers_local::InProcess;
 
+use crate::answers::{lost, says_capacity, spoilt, text_of, with_unknown};
 use crate::chance::Chance;
 use crate::control::Control;
 use crate::fault::Kind;
-use crate::misfortune::Misfortune;
+use crate::layer::Layers;
+use crate::misfortune::{Misfortune, Struck};
 use crate::old_limiter::OldLimiter;
+use crate::old_turns::OldTurns;
 use crate::op::{Op, model_of};
+use crate::shared_polls::{SharedPoll, SharedPolls};
 use crate::trace::{Hash, Trace};
+use crate::turns::Turns;
 use crate::waits::Waits;
 use crate::watch::{Beat, Rule, Watch};
 
-type Answer = Result<HttpResponse, TransportError>;
+/// How long a layer holds a request, and its answer, at most.
+const SLOW_LAYER: Duration = Duration::from_secs(60);
+/// How long the server takes to accept a call of a long queue.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(30);
+
+pub(crate) type Answer = Result<HttpResponse, TransportError>;
 
 /// What all ways to the server share.
 #[derive(Debug)]
@@ -41,8 +51,18 @@ pub struct Network {
     pub watch: Watch,
     /// What became of those that wait.
     pub waits: Waits,
+    /// What became of shared polls.
+    pub shared_polls: SharedPolls,
+    /// Who waits for admission.
+    pub turns: Turns,
+    /// Requests that layers make.
+    pub layers: Layers,
+    /// How shared polls fail while none gets through.
+    pub ingress: Kind,
     /// What a faulty client keeps in place of its limiter.
     pub old_limiter: Arc<OldLimiter>,
+    /// What faulty clients share beside it.
+    pub old_turns: Arc<OldTurns>,
     /// The server.
     pub server: InProcess,
     /// What arrives though its sender has gone.
@@ -66,6 +86,10 @@ pub struct Way {
     pub is_heart: bool,
     /// Whether the program has closed the session.
     pub is_closed: Arc<AtomicBool>,
+    /// The session, once there is one, for requests that a layer makes.
+    pub session: Arc<OnceLock<Weak<dyn SessionContext>>>,
+    /// That of work outside of any request.
+    pub outside: Mark,
 }
 
 impl Transport for Way {
@@ -87,17 +111,42 @@ impl Way {
     async fn exchange(&self, mut request: HttpRequest) -> Answer {
         let network = &*self.network;
         let (op, class) = (Op::of_request(&request), request.class);
+        let shared = match op {
+            Op::SessionPoll => SharedPoll::read(&request),
+            _ => None,
+        };
         let number = network.count.fetch_add(1, Ordering::Relaxed);
         let what = format!("request {number} of client {} ({})", self.client, op.name());
-        let struck = network.misfortune.strike(op, self.client, self.is_heart);
+        let is_acknowledgement = shared.as_ref().is_some_and(|poll| poll.is_acknowledgement);
+        let struck = network.misfortune.strike(Struck {
+            op,
+            client: self.client,
+            is_heart: self.is_heart,
+            is_acknowledgement,
+            is_nested: network.layers.leaves(&request),
+        });
         if let Some(kind) = struck {
             network.misfortune.met(kind, op);
         }
         let name = struck.map_or("-", Kind::name);
         network.trace.note(format_args!("{what}: {name}"));
-        if struck == Some(Kind::LayerPanics) {
+        let sample = match op {
+            Op::Sample => Waits::sample_of(&request),
+            Op::Poll => {
+                let id = text_of(&request.body, "request_id");
+                network.waits.sample_polled(&id)
+            }
+            _ => None,
+        };
+        let is_untroubled = sample.is_some_and(|call| network.waits.begins(call));
+        match struck {
             // Without the hook, which would print it.
-            std::panic::resume_unwind(Box::new("the caller's layer panicked"));
+            Some(Kind::LayerPanics) => {
+                std::panic::resume_unwind(Box::new("the caller's layer panicked"))
+            }
+            Some(Kind::Nested) => self.make_nested(class).await,
+            Some(Kind::SlowLayer) => network.pause(SLOW_LAYER).await,
+            _ => {}
         }
         let departure = std::mem::take(&mut request.departure);
         if struck == Some(Kind::Dial) {
@@ -118,10 +167,12 @@ impl Way {
         }
         let left_at = network.clock.now();
         network.watch.leaves(class, left_at, &what);
-        let sample = match op {
-            Op::Sample => network.waits.leaves(&request, left_at),
-            _ => None,
-        };
+        if let Some(call) = sample.filter(|_| op == Op::Sample) {
+            network.waits.leaves(call, &request, left_at);
+        }
+        if let Some(poll) = &shared {
+            network.shared_polls.leaves(poll, left_at);
+        }
         let model = (op.is_submission() && class == RouteClass::Train)
             .then(|| model_of(&request))
             .flatten();
@@ -135,12 +186,18 @@ impl Way {
         let time: &dyn Time = &network.clock;
         let limit = request.timeouts.first_byte.min(request.timeouts.total);
         let longest_body = request.timeouts.total;
-        let carried = network.carry(op, struck, request);
+        let carried = async {
+            match &shared {
+                Some(poll) => network.carry_shared(poll, struck, request).await,
+                None => network.carry(op, struck, request).await,
+            }
+        };
         let mut answer = match time.deadline(time.now().after(limit), carried).await {
             Some(answer) => answer,
             None => Err(lost(TransportErrorKind::Timeout, "no answer in time")),
         };
         let now = network.clock.now();
+        network.misfortune.answered(op);
         if class == RouteClass::Poll {
             network.watch.ramp_answered(left_at);
         }
@@ -150,7 +207,7 @@ impl Way {
         {
             network.waits.accepted(model, now);
         }
-        if let Some(call) = sample {
+        if let Some(call) = sample.filter(|_| op == Op::Sample) {
             let found_none = |error: &TransportError| error.kind == TransportErrorKind::Connect;
             let found_none = answer.as_ref().is_err_and(found_none);
             network.waits.ended(call, now, found_none, answer.is_ok());
@@ -165,6 +222,13 @@ impl Way {
                     "no connection, and no time left",
                 ));
             }
+        }
+        if let (Some(call), Ok(answer)) = (sample, &answer)
+            && is_untroubled
+            && struck.is_none()
+            && is_accepted(answer)
+        {
+            network.waits.served(call, answer);
         }
         match &answer {
             Ok(answer) => network
@@ -185,16 +249,26 @@ impl Way {
             let beat = if arrived { Beat::Arrived } else { Beat::Struck };
             network.watch.beat(&session, network.clock.now(), beat);
         }
-        let answer = answer?;
-        if op == Op::Poll && !answer.status.is_server_error() && says_capacity(&answer) {
+        if let Ok(answer) = &answer
+            && op == Op::Poll
+            && !answer.status.is_server_error()
+            && says_capacity(answer)
+        {
             network.misfortune.met(Kind::Capacity, op);
         }
-        if answer.status != StatusCode::TOO_MANY_REQUESTS {
-            return Ok(answer);
+        let answer = match answer {
+            Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
+                let body = self.refused(class, struck, answer, &departure);
+                let body = time.deadline(time.now().after(longest_body), body).await;
+                let late = || lost(TransportErrorKind::Timeout, "the body did not come in time");
+                body.ok_or_else(late)
+            }
+            answer => answer,
+        };
+        if struck == Some(Kind::SlowLayer) {
+            network.pause(SLOW_LAYER).await;
         }
-        let body = self.refused(class, struck, answer, &departure);
-        let body = time.deadline(time.now().after(longest_body), body).await;
-        body.ok_or_else(|| lost(TransportErrorKind::Timeout, "the body did not come in time"))
+        answer
     }
 
     /// A refusal for the rate: the client is told of its head at once, and its body may take a while.
@@ -238,11 +312,44 @@ impl Way {
 }
 
 impl Network {
-    async fn carry(&self, op: Op, struck: Option<Kind>, request: HttpRequest) -> Answer {
-        let Some(kind) = struck.filter(|kind| *kind != Kind::Dial) else {
+    pub(crate) async fn carry(&self, op: Op, struck: Option<Kind>, request: HttpRequest) -> Answer {
+        let is_carried = |kind: &Kind| *kind != Kind::Dial && !kind.is_of_layer();
+        let Some(kind) = struck.filter(is_carried) else {
             return self.deliver(op, request).await;
         };
         match kind {
+            Kind::Ingress => Box::pin(self.carry(op, Some(self.ingress), request)).await,
+            Kind::Tls => Err(TransportError::new(
+                TransportErrorKind::Tls,
+                Sent::NotSent,
+                "the certificate is not that of the server",
+            )),
+            Kind::Redirect => Err(TransportError::new(
+                TransportErrorKind::Redirect,
+                Sent::Answered,
+                "a redirect to another host",
+            )),
+            Kind::Undecodable => {
+                let _ = self.deliver(op, request).await;
+                Err(TransportError::new(
+                    TransportErrorKind::Decode,
+                    Sent::Answered,
+                    "the body cannot be decoded",
+                ))
+            }
+            // Accepted, and the answer lost behind a proxy.
+            Kind::Rivals => {
+                if self.chance.happens(0.5) {
+                    let _ = self.deliver(op, request).await;
+                }
+                Ok(spoilt(Kind::Error502, &self.chance, &self.clock))
+            }
+            Kind::LongQueue => {
+                let answer = self.deliver(op, request).await;
+                let time: &dyn Time = &self.clock;
+                time.sleep(ACCEPTED_WITHIN).await;
+                answer
+            }
             Kind::Refused | Kind::Restart => Err(TransportError::new(
                 TransportErrorKind::Connect,
                 Sent::NotSent,
@@ -295,9 +402,9 @@ impl Network {
                 if self.chance.happens(0.5) {
                     let _ = self.deliver(op, request).await;
                 }
-                Ok(self.spoilt(kind))
+                Ok(spoilt(kind, &self.chance, &self.clock))
             }
-            _ => Ok(self.spoilt(kind)),
+            _ => Ok(spoilt(kind, &self.chance, &self.clock)),
         }
     }
 
@@ -335,107 +442,8 @@ impl Network {
         })
     }
 
-    async fn pause(&self, longest: Duration) {
+    pub(crate) async fn pause(&self, longest: Duration) {
         let time: &dyn Time = &self.clock;
         time.sleep(self.chance.time(Duration::ZERO, longest)).await;
     }
-
-    /// An answer that is not the server's.
-    fn spoilt(&self, kind: Kind) -> HttpResponse {
-        let longest = match kind {
-            Kind::LongHint => Duration::from_secs(14 * 60),
-            _ => Duration::from_secs(40),
-        };
-        let wait = self.chance.time(Duration::from_millis(20), longest);
-        let (status, body) = match kind {
-            Kind::Timeout408 => (
-                408,
-                json!({ "queue_state": "paused_rate_limit", "queue_state_reason": "busy" }),
-            ),
-            Kind::Conflict409 => (409, json!({ "detail": "this number was used before" })),
-            Kind::Gone410 => (410, json!({ "detail": "the result is no longer kept" })),
-            Kind::Billing402 => (402, json!({ "detail": "billing is not set up" })),
-            Kind::LimitedBody => (
-                429,
-                json!({ "detail": "slow down", "retry_after_ms": wait.as_millis() as u64 }),
-            ),
-            kind if kind.limits() => (429, json!({ "detail": "slow down" })),
-            Kind::Empty400 => (400, Value::Null),
-            Kind::Error500 => (500, json!({ "detail": "an internal error" })),
-            Kind::Error502 => (502, Value::Null),
-            Kind::Outage => (503, Value::Null),
-            _ => (200, Value::Null),
-        };
-        let mut answer = HttpResponse {
-            status: StatusCode::from_u16(status).unwrap_or_default(),
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        };
-        if !body.is_null() {
-            answer
-                .headers
-                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            answer.body = body.to_string().into();
-        }
-        if matches!(kind, Kind::Error502 | Kind::Outage | Kind::Html) {
-            answer
-                .headers
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-            answer.body =
-                Bytes::from_static(b"<html><body>Please sign in to the proxy</body></html>");
-        }
-        let seconds = wait.as_secs() + 1;
-        match kind {
-            Kind::LimitedMs | Kind::SlowBody | Kind::LongHint => {
-                let ms = HeaderValue::from(wait.as_millis() as u64);
-                answer
-                    .headers
-                    .insert(HeaderName::from_static("retry-after-ms"), ms);
-            }
-            Kind::LimitedSeconds => {
-                answer
-                    .headers
-                    .insert(RETRY_AFTER, HeaderValue::from(seconds));
-            }
-            Kind::LimitedDate => {
-                let date =
-                    httpdate::fmt_http_date(self.clock.wall() + Duration::from_secs(seconds));
-                let date = HeaderValue::from_str(&date).ok();
-                answer.headers.extend(date.map(|date| (RETRY_AFTER, date)));
-            }
-            _ => {}
-        }
-        answer
-    }
-}
-
-fn lost(kind: TransportErrorKind, message: &str) -> TransportError {
-    TransportError::new(kind, Sent::MaybeSent, message)
-}
-
-fn text_of(body: &[u8], field: &str) -> String {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    body[field].as_str().unwrap_or_default().to_owned()
-}
-
-fn says_capacity(answer: &HttpResponse) -> bool {
-    answer.body.len() < 1024
-        && answer
-            .body
-            .windows(b"paused_capacity".len())
-            .any(|part| part == b"paused_capacity")
-}
-
-/// The same answer from a server of another year.
-fn with_unknown(mut answer: HttpResponse) -> HttpResponse {
-    let Ok(Value::Object(mut body)) = serde_json::from_slice(&answer.body) else {
-        return answer;
-    };
-    body.insert("novelty".to_owned(), json!({ "kind": ["never", "seen"] }));
-    if body.contains_key("queue_state") {
-        body.insert("queue_state".to_owned(), json!("hibernating"));
-    }
-    answer.body = Value::Object(body).to_string().into();
-    answer.headers.remove(http::header::CONTENT_LENGTH);
-    answer
 }

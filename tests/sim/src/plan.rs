@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::chance::Chance;
+use crate::draw::{mix, spells, spells_of_clients, spells_of_waits};
 use crate::fault::{Kind, Mix, Spell};
 use crate::world::LATEST_POLL;
 
@@ -215,6 +216,10 @@ pub enum Behaviour {
 const MINUTE: Duration = Duration::from_secs(60);
 /// How many samples a crowd has.
 pub const CROWD: u8 = 250;
+/// How many samples each client sends at once beside the others.
+const RIVALS: u8 = 50;
+/// How many calls a long queue has.
+const LONG_QUEUE: usize = 24;
 
 impl Plan {
     /// The plan of a seed, cut down to `cut`.
@@ -226,6 +231,7 @@ impl Plan {
         let server = server(&chance.stream(3));
         let mut spells = spells(&chance.stream(5), calm_at, clients.len(), server.expiry);
         spells.extend(spells_of_waits(&chance.stream(6), calm_at, clients.len()));
+        spells.extend(spells_of_clients(&chance.stream(8), calm_at, clients.len()));
         let mut plan = Self {
             engine: cut.engine,
             seed,
@@ -238,6 +244,8 @@ impl Plan {
         };
         plan.cut(cut);
         plan.crowd();
+        plan.rivals();
+        plan.long_queues();
         if !cut.without.contains(&Kind::LongHint) && chance.stream(7).happens(0.3) {
             // Shorter than many a queue.
             plan.clients[0].progress_deadline = 3 * MINUTE;
@@ -290,6 +298,50 @@ impl Plan {
             self.mix.0.push((Kind::LimitedMs, 0.01));
         }
         self.tasks.extend(tasks);
+    }
+
+    /// A task of each client for each time that all send at once.
+    fn rivals(&mut self) {
+        for spell in self
+            .spells
+            .iter()
+            .filter(|spell| spell.kind == Kind::Rivals)
+        {
+            let task = |client| TaskPlan {
+                client,
+                steps: vec![Step {
+                    pause: spell.from,
+                    calls: vec![(Verb::Sample(RIVALS), Behaviour::Await)],
+                }],
+            };
+            self.tasks.extend((0..self.clients.len()).map(task));
+            if !self.mix.0.is_empty() {
+                self.mix.0.push((Kind::LimitedMs, 0.02));
+            }
+        }
+    }
+
+    /// A task for each long queue, longer than its client waits without news.
+    fn long_queues(&mut self) {
+        let of_queue = |spell: &&Spell| spell.kind == Kind::LongQueue;
+        for spell in self.spells.iter().filter(of_queue) {
+            let client = spell.client.unwrap_or(0);
+            let usual = [
+                Verb::ForwardBackward(1),
+                Verb::OptimStep,
+                Verb::Forward(1),
+                Verb::SaveState,
+            ];
+            let calls = usual.iter().cycle().take(LONG_QUEUE);
+            self.tasks.push(TaskPlan {
+                client,
+                steps: vec![Step {
+                    pause: spell.from,
+                    calls: calls.map(|verb| (*verb, Behaviour::Await)).collect(),
+                }],
+            });
+            self.clients[client].progress_deadline = 3 * MINUTE;
+        }
     }
 }
 
@@ -371,77 +423,4 @@ fn behaviour(chance: &Chance) -> Behaviour {
         3 => Behaviour::Drop,
         _ => Behaviour::Await,
     }
-}
-
-/// Each run has some kinds of faults, seldom or often, so that no kind hides another for ever.
-fn mix(chance: &Chance) -> Mix {
-    let mut mix = Mix::default();
-    for kind in Kind::ALL {
-        let (is_there, rate) = (chance.happens(0.3), *chance.pick(&[0.01, 0.03, 0.1]));
-        // What ends an operation for good is rare, so that the others meet something alive.
-        let ends = matches!(
-            kind,
-            Kind::Conflict409
-                | Kind::Gone410
-                | Kind::Html
-                | Kind::Truncated
-                | Kind::LayerPanics
-                | Kind::JobFails
-        );
-        let rate = match kind {
-            _ if ends => rate / 5.0,
-            Kind::LongHint => rate / 5.0,
-            Kind::Dial => rate * 3.0,
-            _ => rate,
-        };
-        if is_there && !kind.lasts() {
-            mix.0.push((kind, rate));
-        }
-    }
-    mix
-}
-
-fn spells(chance: &Chance, calm_at: Duration, clients: usize, expiry: Duration) -> Vec<Spell> {
-    let mut spells = Vec::new();
-    for (kind, probability, longest) in [
-        (Kind::Partition, 0.4, 2 * expiry),
-        (Kind::Capacity, 0.3, 15 * MINUTE),
-        (Kind::Outage, 0.3, 10 * MINUTE),
-        (Kind::Restart, 0.25, 3 * MINUTE),
-    ] {
-        for _ in 0..2 {
-            let spell = Spell {
-                kind,
-                from: calm_at.mul_f64(chance.below(900) as f64 / 1000.0),
-                lasts: chance.time(Duration::from_secs(1), longest),
-                client: (kind == Kind::Partition && chance.happens(0.5))
-                    .then(|| chance.below(clients as u64) as usize),
-            };
-            if chance.happens(probability) {
-                spells.push(spell);
-            }
-        }
-    }
-    spells
-}
-
-/// What happens to executors and programs, at times that disturb no other choice of the plan.
-fn spells_of_waits(chance: &Chance, calm_at: Duration, clients: usize) -> Vec<Spell> {
-    let mut spells = Vec::new();
-    for (kind, probability, longest) in [
-        (Kind::Busy, 0.3, 20 * MINUTE),
-        (Kind::Close, 0.3, Duration::ZERO),
-        (Kind::Crowd, 0.04, Duration::ZERO),
-    ] {
-        let spell = Spell {
-            kind,
-            from: calm_at.mul_f64(chance.below(900) as f64 / 1000.0),
-            lasts: chance.time(Duration::ZERO, longest),
-            client: (kind != Kind::Busy).then(|| chance.below(clients as u64) as usize),
-        };
-        if chance.happens(probability) {
-            spells.push(spell);
-        }
-    }
-    spells
 }

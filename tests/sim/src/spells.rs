@@ -8,7 +8,8 @@ use tinkers_core::{Moment, Time};
 use crate::caller::Client;
 use crate::executor::Executor;
 use crate::fault::Kind;
-use crate::world::{LATEST_POLL, Stage};
+use crate::stage::Stage;
+use crate::world::LATEST_POLL;
 
 /// Starts a task for each spell of the plan.
 pub(crate) fn start(stage: &Stage, clients: &[Arc<Client>], executor: &Executor) {

@@ -1,13 +1,15 @@
 //! What became of calls that waited: in a queue, at a gate, for a connection.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::{ErrorKind, Sent};
-use tinkers_core::{HttpRequest, Moment};
+use tinkers_core::{HttpRequest, HttpResponse, Moment, Phase};
 
+use crate::answers;
 use crate::book::{CallId, Entry, Outcome};
+use crate::fault::Kind;
 use crate::ledger;
 use crate::op;
 use crate::plan::{Plan, Verb};
@@ -27,6 +29,10 @@ pub struct Waits(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     samples: BTreeMap<CallId, Sample>,
+    /// The sample that the server gave a request id.
+    sample_of: BTreeMap<String, CallId>,
+    /// Samples of which some request was struck, or not answered with a success.
+    troubled: BTreeSet<CallId>,
     /// When the server answered one.
     answered: Vec<Moment>,
     /// When the server accepted a submission for a model.
@@ -44,8 +50,8 @@ struct Sample {
 }
 
 impl Waits {
-    /// A sample leaves; which one is returned, for [`Waits::ended`].
-    pub fn leaves(&self, request: &HttpRequest, at: Moment) -> Option<CallId> {
+    /// Which sample a submission is of.
+    pub fn sample_of(request: &HttpRequest) -> Option<CallId> {
         let body = op::plain(request).ok()?;
         let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
         let tokens = body["prompt"]["chunks"][0]["tokens"].as_array()?;
@@ -53,7 +59,31 @@ impl Waits {
             .iter()
             .filter_map(serde_json::Value::as_u64)
             .collect();
-        let call = ledger::call_of_prompt(&tokens)?;
+        ledger::call_of_prompt(&tokens)
+    }
+
+    /// Which sample a poll for one result is of.
+    pub fn sample_polled(&self, request_id: &str) -> Option<CallId> {
+        self.lock().sample_of.get(request_id).copied()
+    }
+
+    /// A request of a sample is under way. Whether it comes to a good end is not known before that is told by [`Waits::served`].
+    pub fn begins(&self, call: CallId) -> bool {
+        !self.lock().troubled.insert(call)
+    }
+
+    /// The request that began was answered with a success, and nothing had gone wrong before.
+    pub fn served(&self, call: CallId, answer: &HttpResponse) {
+        let mut state = self.lock();
+        state.troubled.remove(&call);
+        let id = answers::text_of(&answer.body, "request_id");
+        if !id.is_empty() {
+            state.sample_of.insert(id, call);
+        }
+    }
+
+    /// A sample leaves.
+    pub fn leaves(&self, call: CallId, request: &HttpRequest, at: Moment) {
         let key = request.headers.get("x-idempotency-key");
         let key = key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
         let mut state = self.lock();
@@ -66,7 +96,6 @@ impl Waits {
             // Sampled anew, since the server lost the first one.
             (sample.key, sample.first) = (key, at);
         }
-        Some(call)
     }
 
     /// An attempt has ended, with an answer or not.
@@ -95,11 +124,21 @@ impl Waits {
         let state = self.lock();
         let mut found = Vec::new();
         for (call, entry) in calls.iter().filter(|(_, entry)| !entry.is_late) {
-            let Some((ended, Outcome::Failed { kind, sent, .. })) = &entry.outcome else {
+            let Some((
+                ended,
+                Outcome::Failed {
+                    kind,
+                    sent,
+                    stalled_in,
+                    ..
+                },
+            )) = &entry.outcome
+            else {
                 continue;
             };
             let ended = *ended;
             if entry.verb.is_sample() {
+                found.extend(state.is_own(*call, *kind, *sent, plan));
                 let broken = match kind {
                     ErrorKind::Connection => state.retried(*call, entry, ended),
                     ErrorKind::Timeout => state.fails_at_once(*call, entry, ended),
@@ -107,7 +146,7 @@ impl Waits {
                 };
                 found.extend(broken);
             }
-            if *kind == ErrorKind::Stalled && *sent == Sent::NotSent {
+            if *stalled_in == Some(Phase::Admission) {
                 let limit = plan.clients[entry.client].progress_deadline;
                 let since = Moment::from_origin(ended.since_origin().saturating_sub(limit));
                 let (from, to) = (since.after(SLACK), ended);
@@ -137,6 +176,28 @@ impl Waits {
 }
 
 impl State {
+    /// A sample whose own requests were all served fails for a reason of its own.
+    fn is_own(&self, call: CallId, kind: ErrorKind, sent: Sent, plan: &Plan) -> Option<Violation> {
+        let may_panic = plan.mix.0.iter().any(|(kind, _)| *kind == Kind::LogPanics);
+        let has_reason = match kind {
+            ErrorKind::Closed
+            | ErrorKind::SessionLost
+            | ErrorKind::RateLimited
+            | ErrorKind::Timeout
+            | ErrorKind::Stalled
+            | ErrorKind::OperationFailed => true,
+            ErrorKind::Aborted => may_panic,
+            _ => false,
+        };
+        let is_lost = !has_reason && !self.troubled.contains(&call);
+        is_lost.then(|| {
+            let what = format!(
+                "call {call} ended in {kind:?}, {sent:?}, and none of its own requests had failed"
+            );
+            broken(Rule::Waiters, what)
+        })
+    }
+
     /// A call that found no connection is repeated, however long it had waited before.
     fn retried(&self, call: CallId, entry: &Entry, ended: Moment) -> Option<Violation> {
         let sample = self.samples.get(&call)?;

@@ -61,6 +61,16 @@ pub enum Rule {
     Queue,
     /// After a pause polls come back little by little.
     Ramp,
+    /// Shared polls and acknowledgements are paced, and end when there is nothing to ask for.
+    SharedPolls,
+    /// A sample fails for what became of its own requests, and not of those of others.
+    Waiters,
+    /// Clients take turns, and the requests of each go in the order in which they came.
+    Turns,
+    /// A request that is made by a layer goes at once or fails at once.
+    Nested,
+    /// Foreign code is called without a lock.
+    Foreign,
 }
 
 /// The most polls of one result within any minute: one that is held for a second and one that is not, in turns, with room for
@@ -174,6 +184,12 @@ impl Watch {
     /// Something does not hold.
     pub fn report(&self, rule: Rule, what: impl Into<String>) {
         self.broken(&mut self.lock(), rule, what.into());
+    }
+
+    /// Whether something was found that breaks `rule`.
+    pub fn has_found(&self, rule: Rule) -> bool {
+        let found = &self.lock().violations;
+        found.iter().any(|violation| violation.rule == rule)
     }
 
     /// A request leaves a client.

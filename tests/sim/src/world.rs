@@ -1,67 +1,36 @@
 //! One run: server, network, clients and programs put together, run to their end, and looked at.
 
-use std::collections::BTreeMap;
-use std::error::Error as _;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
-use tinkers_core::{ManualClock, Moment, Setbacks, Spawn, SplitMix, Time};
+use tinkers_core::{ManualClock, Moment, SplitMix, Time};
 use tinkers_local::{HintForm, InProcess, LocalConfig, LocalServer, Window};
-use tinkers_session::{
-    BaseUrl, Endpoint, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions,
-    SessionParts,
-};
+use tinkers_session::Endpoints;
 
-use crate::book::{Book, CallId, Outcome};
+use crate::book::{Book, Outcome};
 use crate::caller::Client;
 use crate::chance::Chance;
 use crate::check;
-use crate::control::{Control, NoTurn};
+use crate::control::Control;
 use crate::cover::Cover;
 use crate::executor::{Executor, Owner, Stop};
+use crate::fault::Kind;
+use crate::foreign;
+use crate::layer::Layers;
 use crate::ledger::{Answers, LedgerEngine, LedgerParts};
 use crate::listen::{CANARY, Listener};
 use crate::misfortune::Misfortune;
-use crate::network::{Network, Way};
+use crate::network::Network;
 use crate::plan::{EngineKind, Plan};
 use crate::real::RealEngine;
+use crate::shared_polls::SharedPolls;
 use crate::spells;
+use crate::stage::Stage;
 use crate::trace::{Keep, Trace};
+use crate::turns::Turns;
 use crate::waits::Waits;
 use crate::watch::{Rule, Violation, Watch};
-
-/// What everybody in a run shares.
-#[derive(Debug)]
-pub struct Stage {
-    /// What is to happen.
-    pub plan: Plan,
-    /// The fault of the clients that is to be found, if any.
-    pub control: Option<Control>,
-    /// What was called.
-    pub book: Book,
-    /// What computes on the server.
-    pub engine: Arc<LedgerEngine>,
-    /// The way to the server.
-    pub network: Arc<Network>,
-    /// Tasks of the programs.
-    pub caller_side: Arc<dyn Spawn>,
-    /// Tasks of the client library.
-    pub client_side: Arc<dyn Spawn>,
-    /// Tasks of server, network and observers.
-    pub server_side: Arc<dyn Spawn>,
-    endpoints: Endpoints,
-    /// Kept to the end, so that what was learned outlives a session that was lost.
-    endpoint: Mutex<Option<Endpoint>>,
-    chance: Chance,
-    connects: AtomicU64,
-    /// Whether a session is closed, by its id.
-    closed: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
-    /// The errors that the clients went on from.
-    setbacks: Arc<Setbacks>,
-}
 
 /// What came of a run.
 #[derive(Debug, Clone)]
@@ -155,13 +124,27 @@ impl Run {
         .jitter(Arc::new(SplitMix::new(chance.stream(4).bits())))
         .build()
         .expect("an engine that lists its checkpoints");
+        let watch = Watch::new(&trace);
+        let is_busy = plan.spells.iter().any(|spell| spell.kind == Kind::Busy);
+        let ingress = [
+            Kind::Tls,
+            Kind::Redirect,
+            Kind::Undecodable,
+            Kind::Status4xx,
+        ];
         let network = Network {
             clock: clock.clone(),
             chance: chance.stream(5),
             misfortune,
-            watch: Watch::new(&trace),
+            shared_polls: SharedPolls::new(watch.clone()),
+            // Grants that are collected late are not in turn.
+            turns: Turns::new(watch.clone(), !is_busy),
+            watch,
             waits: Waits::default(),
+            ingress: *chance.stream(7).pick(&ingress),
             old_limiter: Arc::default(),
+            old_turns: Arc::default(),
+            layers: Layers::default(),
             trace,
             server: InProcess::new(server).with_api_key(CANARY),
             spawn: Arc::clone(&server_side),
@@ -202,6 +185,12 @@ impl Run {
         listener.when_expired(move |session| {
             if let Some(stage) = stage.upgrade() {
                 stage.session_expired(session);
+            }
+        });
+        let stage = Arc::downgrade(&self.stage);
+        listener.when_logged(move || {
+            if let Some(stage) = stage.upgrade() {
+                foreign::logged(&stage);
             }
         });
         let plan = &self.stage.plan;
@@ -300,176 +289,6 @@ impl Run {
     }
 }
 
-impl Stage {
-    /// Time.
-    pub fn time(&self) -> &dyn Time {
-        &self.network.clock
-    }
-
-    /// A call ended.
-    pub fn ended(&self, call: CallId, outcome: Outcome) {
-        let short = match &outcome {
-            Outcome::Ok => "ok".to_owned(),
-            Outcome::Wrong(what) => format!("wrong: {what}"),
-            Outcome::Failed { kind, sent, .. } => format!("{kind:?} {sent:?}"),
-        };
-        self.network
-            .trace
-            .note(format_args!("call {call}: {short}"));
-        self.book.ended(call, self.time().now(), outcome);
-    }
-
-    /// A new session for a client.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or does not want it.
-    pub async fn connect(&self, index: usize) -> Result<ServiceClient, Error> {
-        let key = EndpointKey::new(BaseUrl::parse("http://simulated")?, CANARY.as_bytes());
-        let endpoint = self.endpoints.get_or_create(key);
-        self.network.watch.look_at(endpoint.limiter());
-        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
-        let is_closed: Arc<AtomicBool> = Arc::default();
-        let way = |is_heart| {
-            Arc::new(Way {
-                network: Arc::clone(&self.network),
-                client: index,
-                is_heart,
-                is_closed: Arc::clone(&is_closed),
-            })
-        };
-        let time: Arc<dyn Time> = Arc::new(self.network.clock.clone());
-        let number = self.connects.fetch_add(1, Ordering::Relaxed);
-        let parts = SessionParts {
-            transport: way(false),
-            time: Arc::clone(&time),
-            jitter: Arc::new(SplitMix::new(self.chance.stream(number).bits())),
-            endpoint,
-            heartbeat: HeartbeatParts {
-                transport: way(true),
-                time,
-                spawner: match self.control {
-                    Some(Control::BlockedHeart) => Arc::new(NoTurn),
-                    _ => Arc::clone(&self.client_side),
-                },
-            },
-            spawner: Arc::clone(&self.client_side),
-            setbacks: Arc::clone(&self.setbacks),
-        };
-        let plan = &self.plan.clients[index];
-        let options = SessionOptions {
-            progress_deadline: plan.progress_deadline,
-            operation_deadline: plan.operation_deadline,
-            bodies: plan.json.then_some(BodyFormat::Json),
-            ..SessionOptions::default()
-        };
-        if self.control == Some(Control::KeyInLog) {
-            tracing::info!(key = CANARY, "connecting");
-        }
-        let service = ServiceClient::over(Session::open(parts, options).await?);
-        let now = self.time().now();
-        self.network.watch.session_begins(service.session_id(), now);
-        let session = service.session_id().to_owned();
-        self.closed().insert(session, is_closed);
-        Ok(service)
-    }
-
-    /// The session as the clients of a program see it.
-    pub fn context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
-        let context = service.context();
-        match self.control {
-            Some(control) => control.spoil(context, &self.network.old_limiter, &self.server_side),
-            None => context,
-        }
-    }
-
-    /// The program closes a session now.
-    pub fn closes(&self, session: &str) {
-        self.let_go(session);
-        if let Some(is_closed) = self.closed().get(session) {
-            is_closed.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn closed(&self) -> MutexGuard<'_, BTreeMap<String, Arc<AtomicBool>>> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The program has let go of a session.
-    pub fn let_go(&self, session: &str) {
-        self.network.watch.session_is_let_go(session);
-    }
-
-    /// The server has ended a session for want of heartbeats.
-    fn session_expired(&self, session: &str) {
-        let now = self.time().now();
-        self.network
-            .trace
-            .note(format_args!("{session} has expired"));
-        let expiry = self.plan.server.expiry;
-        self.network.watch.session_expired(session, now, expiry);
-    }
-
-    /// Looks for the key in everything that an error says.
-    pub fn look_for_key(&self, error: &Error) {
-        let mut text = format!(
-            "{error} {error:?} {}",
-            String::from_utf8_lossy(error.body())
-        );
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text.push_str(&format!(" {cause} {cause:?}"));
-            source = cause.source();
-        }
-        self.look_for_key_in(&text);
-    }
-
-    /// Looks for the key in a text.
-    pub fn look_for_key_in(&self, text: &str) {
-        if text.contains(CANARY) {
-            self.network.watch.report(Rule::Key, text);
-        }
-    }
-
-    /// In the end nothing is held.
-    fn look_at_limits(&self) {
-        let watch = &self.network.watch;
-        let endpoint = self
-            .endpoint
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(endpoint) = endpoint else {
-            return;
-        };
-        let now = endpoint.limiter().snapshot();
-        for (name, lane) in [
-            ("sample", now.sample),
-            ("train", now.train),
-            ("poll", now.poll),
-            ("rest", now.rest),
-        ] {
-            let held = (
-                lane.waiting,
-                lane.uncollected,
-                lane.slots,
-                lane.bytes,
-                lane.in_flight,
-            );
-            if held != (0, 0, 0, 0, 0) {
-                watch.report(Rule::Baseline, format!("the lane of {name} still holds {held:?} (waiting, let through, slots, bytes, flights)"));
-            }
-        }
-        drop(endpoint);
-        let entries = self.endpoints.len();
-        if entries > 0 {
-            watch.report(
-                Rule::Baseline,
-                format!("{entries} entries are left in the registry"),
-            );
-        }
-    }
-}
-
 fn config(plan: &Plan) -> LocalConfig {
     let mut config = LocalConfig::default().with_api_key(CANARY);
     config.session_expiry = plan.server.expiry;
@@ -480,10 +299,4 @@ fn config(plan: &Plan) -> LocalConfig {
         Window::fixed(at_once).with_hint(Duration::from_secs(2), HintForm::Milliseconds)
     });
     config
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
-    }
 }

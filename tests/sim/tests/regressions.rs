@@ -5,7 +5,7 @@ use tinkers_sim::plan::{Cut, Plan};
 use tinkers_sim::trace::Keep;
 use tinkers_sim::world;
 
-/// What a seed finds when the fix is undone, in runs without [`Kind::OF_WAITS`], which were added later. A change of the plans gives
+/// What a seed finds when the fix is undone, in runs without [`Kind::ADDED_LATER`], which were added later. A change of the plans gives
 /// every seed another run: then undo each, and put the first seed that breaks here.
 const FOUND: [(u64, &str); 3] = [
     (
@@ -25,7 +25,7 @@ const FOUND: [(u64, &str); 3] = [
 #[test]
 fn what_was_found_once_stays_mended() {
     let cut = Cut {
-        without: Kind::OF_WAITS.to_vec(),
+        without: Kind::ADDED_LATER.to_vec(),
         ..Cut::default()
     };
     for (seed, found) in FOUND {

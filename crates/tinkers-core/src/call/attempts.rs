@@ -10,6 +10,7 @@ use super::{Accepted, Call, Caller, answer_error};
 use crate::admission::{Admitted, Ask, Flight, Reentry, RouteClass, Settlement};
 use crate::billing::Billing;
 use crate::closing::Exit;
+use crate::contain::contain;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::Mark;
@@ -355,7 +356,9 @@ impl<'a> Attempts<'a> {
         // Neither the spread nor an empty budget fails a call that has the time for its pause.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
         self.caller.setbacks.count(Setback::Repeat);
-        tracing::debug!(setback = Setback::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating");
+        contain(
+            || tracing::debug!(setback = Setback::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating"),
+        );
         let time = &*self.caller.time;
         match outage {
             Some(sent_at) => {

@@ -489,3 +489,46 @@ fn outage_is_over_when_its_sleepers_are_woken() {
     outage.answered(clock.now(), clock.now());
     assert_eq!(*looks.1.lock().unwrap(), [(1, false)]);
 }
+
+/// A log subscriber that panics.
+#[derive(Debug)]
+struct Panics;
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        std::panic::resume_unwind(Box::new("a subscriber that breaks"));
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn panicking_subscriber_takes_no_answer_along() {
+    let outage = Outage::default();
+    let clock = ManualClock::new();
+    let at = |seconds| Moment::from_origin(Duration::from_secs(seconds));
+    let pause = Pause {
+        sent_at: at(0),
+        not_before: at(90),
+        until: at(100),
+    };
+    let setbacks = crate::Setbacks::default();
+    tracing::subscriber::with_default(Panics, || {
+        let mut sleeper = Box::pin(outage.sit_out(pause, &clock, &FixedJitter(0.0)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(sleeper.as_mut().poll(&mut cx).is_pending());
+        clock.advance(Duration::from_secs(4));
+        outage.answered(at(4), clock.now());
+        setbacks.note(crate::Setback::Repeat, &"broken");
+    });
+    assert!(outage.lock().since.is_none(), "the outage has ended");
+    assert_eq!(setbacks.snapshot().of(crate::Setback::Repeat), 1);
+}

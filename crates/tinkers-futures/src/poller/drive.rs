@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method, header};
 use tinkers_core::call::answer_error;
+use tinkers_core::contain::contain;
 use tinkers_core::{
     ClientId, Error, ErrorKind, HttpRequest, Result, RouteClass, Sent, SessionContext, Setback,
     Timeouts,
@@ -107,7 +108,9 @@ impl Drive {
         self.session.caller().setbacks.count(Setback::SharedPoll);
         let (setback, seconds) = (Setback::SharedPoll.name(), rest.as_secs());
         let sampler = &self.target.sampling_session_id;
-        tracing::warn!(setback, %error, sampler, seconds, "gave up the poll for all samples of a client for a while; each sample is polled for by itself");
+        contain(
+            || tracing::warn!(setback, %error, sampler, seconds, "gave up the poll for all samples of a client for a while; each sample is polled for by itself"),
+        );
         // After a panic nothing is known of what the old one holds.
         self.polls = polls(&self.session, self.client, &self.target);
         rest
@@ -216,11 +219,13 @@ impl Drive {
         if self.board.owes() {
             caller.setbacks.count(Setback::Acknowledgement);
             let setback = Setback::Acknowledgement.name();
-            tracing::debug!(
-                setback,
-                ?outcome,
-                "the last acknowledgement did not get through"
-            );
+            contain(|| {
+                tracing::debug!(
+                    setback,
+                    ?outcome,
+                    "the last acknowledgement did not get through"
+                )
+            });
         }
     }
 }
