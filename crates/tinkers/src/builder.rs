@@ -249,7 +249,9 @@ impl ServiceClientBuilder {
         let mut options = self.session;
         options.tags = self.tags.unwrap_or(environment.tags);
         options.project_id = options.project_id.or(environment.project_id);
-        Ok(ServiceClient::over(Session::open(parts, options).await?))
+        // Boxed, since its many steps would make the futures of all callers large.
+        let session = Box::pin(Session::open(parts, options)).await?;
+        Ok(ServiceClient::over(session))
     }
 }
 

@@ -1,12 +1,10 @@
 //! A user's program: tasks that share clients, make calls, and go on after failures.
 
 use std::fmt;
-use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tinkers::{
     AdamParams, ApiFuture, CreateLoraTrainingClient, CreateTrainingClientFromState, Error,
     ErrorKind, FinishReason, LossFn, NewSampler, RestoreOptimizer, SamplingClient, SaveAndSample,
@@ -183,7 +181,7 @@ impl Client {
             .into_iter()
             .flat_map(|(verb, behaviour)| self.call(hands, verb, behaviour))
             .collect();
-        together(calls).await;
+        join_all(calls).await;
     }
 
     fn call<'a>(
@@ -478,25 +476,6 @@ impl<T> Made<T> {
             Self::Later(later) => later.await.ok(),
         }
     }
-}
-
-/// Waits for all of them.
-async fn together(work: Vec<BoxFuture<'_, ()>>) {
-    let mut work: Vec<Option<BoxFuture<'_, ()>>> = work.into_iter().map(Some).collect();
-    poll_fn(|cx| {
-        for slot in &mut work {
-            if let Some(one) = slot
-                && Pin::new(one).as_mut().poll(cx).is_ready()
-            {
-                *slot = None;
-            }
-        }
-        match work.iter().all(Option::is_none) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    })
-    .await;
 }
 
 impl fmt::Debug for Client {

@@ -62,11 +62,8 @@ impl<'a> Reader<'a> {
                 "{" => depth += 1,
                 "}" if depth == 0 => break,
                 "}" => depth -= 1,
-                "#" => {
-                    if self.attribute() {
-                        self.skip_item(&path);
-                    }
-                }
+                "#" if self.attribute() => self.skip_item(&path),
+                "#" => {}
                 "mod" if self.peek(1) == "{" => {
                     let mut inner = path.clone();
                     inner.push(self.peek(0).to_owned());

@@ -1,5 +1,7 @@
 //! Sleepers by the hundred beside a server that fails, on a clock that is moved by hand.
 
+mod foreign;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::rc::Rc;
@@ -324,64 +326,6 @@ fn what_left_before_the_server_came_back_and_fails_after_is_sent_again_soon() {
     assert!(!new.is_up());
 }
 
-/// A subscriber that uses the outage for every event, as a log shipper does that sends over the same client.
-struct CallsBack(Arc<Outage>);
-
-impl tracing::Subscriber for CallsBack {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {
-        assert!(self.0.state.try_lock().is_ok(), "called under the lock");
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
-#[test]
-fn subscribers_and_wakers_run_without_the_lock() {
-    struct LooksIn(Arc<Outage>, AtomicUsize);
-    impl std::task::Wake for LooksIn {
-        fn wake(self: Arc<Self>) {
-            assert!(self.0.state.try_lock().is_ok(), "woken under the lock");
-            self.1.fetch_add(1, Ordering::SeqCst);
-            panic!("a waker that breaks");
-        }
-    }
-
-    let outage = Arc::new(Outage::default());
-    let clock = ManualClock::new();
-    let jitter = FixedJitter(0.0);
-    let at = |seconds| Moment::from_origin(Duration::from_secs(seconds));
-    let pause = |seconds| Pause {
-        sent_at: at(seconds),
-        not_before: at(seconds + 90),
-        until: at(seconds + 100),
-    };
-    let woken = Arc::new(LooksIn(Arc::clone(&outage), AtomicUsize::new(0)));
-    let waker = Waker::from(Arc::clone(&woken));
-    let mut cx = Context::from_waker(&waker);
-    tracing::subscriber::with_default(CallsBack(Arc::clone(&outage)), || {
-        let mut sleepers: Vec<_> = (0..3)
-            .map(|_| Box::pin(outage.sit_out(pause(0), &clock, &jitter)))
-            .collect();
-        for sleeper in &mut sleepers {
-            assert!(sleeper.as_mut().poll(&mut cx).is_pending());
-        }
-        clock.advance(Duration::from_secs(3));
-        let mut late = Box::pin(outage.sit_out(pause(3), &clock, &jitter));
-        assert!(late.as_mut().poll(&mut cx).is_pending());
-        clock.advance(Duration::from_secs(1));
-        outage.answered(at(4), clock.now());
-        assert_eq!(woken.1.load(Ordering::SeqCst), 4, "a panic stops none");
-    });
-}
-
 #[test]
 fn each_outage_has_turns_of_its_own() {
     let scene = Scene::new(0.0);
@@ -488,47 +432,4 @@ fn outage_is_over_when_its_sleepers_are_woken() {
     clock.advance(secs(5.0));
     outage.answered(clock.now(), clock.now());
     assert_eq!(*looks.1.lock().unwrap(), [(1, false)]);
-}
-
-/// A log subscriber that panics.
-#[derive(Debug)]
-struct Panics;
-
-impl tracing::Subscriber for Panics {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {
-        std::panic::resume_unwind(Box::new("a subscriber that breaks"));
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
-#[test]
-fn panicking_subscriber_takes_no_answer_along() {
-    let outage = Outage::default();
-    let clock = ManualClock::new();
-    let at = |seconds| Moment::from_origin(Duration::from_secs(seconds));
-    let pause = Pause {
-        sent_at: at(0),
-        not_before: at(90),
-        until: at(100),
-    };
-    let setbacks = crate::Setbacks::default();
-    tracing::subscriber::with_default(Panics, || {
-        let mut sleeper = Box::pin(outage.sit_out(pause, &clock, &FixedJitter(0.0)));
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(sleeper.as_mut().poll(&mut cx).is_pending());
-        clock.advance(Duration::from_secs(4));
-        outage.answered(at(4), clock.now());
-        setbacks.note(crate::Setback::Repeat, &"broken");
-    });
-    assert!(outage.lock().since.is_none(), "the outage has ended");
-    assert_eq!(setbacks.snapshot().of(crate::Setback::Repeat), 1);
 }
