@@ -1,10 +1,7 @@
 //! A user's program: tasks that share clients, make calls, and go on after failures.
 
 use std::fmt;
-use std::future::{Future as _, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tinkers::{
@@ -23,6 +20,7 @@ use crate::op::Op;
 use crate::plan::{Behaviour, CROWD, Step, TaskPlan, Verb};
 use crate::results::{Gift, passed, sampled, saved_by};
 use crate::stage::Stage;
+use crate::together::together;
 
 /// How often a program tries to get a client before it gives up.
 const TRIES: u32 = 40;
@@ -475,25 +473,6 @@ impl<T> Made<T> {
             Self::Later(later) => later.await.ok(),
         }
     }
-}
-
-/// Waits for all of them.
-async fn together(work: Vec<BoxFuture<'_, ()>>) {
-    let mut work: Vec<Option<BoxFuture<'_, ()>>> = work.into_iter().map(Some).collect();
-    poll_fn(|cx| {
-        for slot in &mut work {
-            if let Some(one) = slot
-                && Pin::new(one).as_mut().poll(cx).is_ready()
-            {
-                *slot = None;
-            }
-        }
-        match work.iter().all(Option::is_none) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    })
-    .await;
 }
 
 impl fmt::Debug for Client {

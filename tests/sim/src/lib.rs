@@ -35,6 +35,7 @@ pub mod shared_polls;
 pub mod shrink;
 mod spells;
 pub mod stage;
+mod together;
 pub mod trace;
 pub mod turns;
 pub mod waits;
