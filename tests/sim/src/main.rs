@@ -15,7 +15,7 @@ use tinkers_sim::world::{self, Ran, Size};
 /// Whole clients in virtual time, under seeded faults, with exact counts. Exits with 1 when a promise is broken, and with 2 when
 /// some fault never met some operation, or over the real engine when no weights were compared.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask sim")]
+#[command(name = "cargo xtask sim", after_help = names())]
 struct Options {
     /// How many seeds, from 0 on: 200 unless told, 60 over the real engine.
     #[arg(long)]
@@ -52,6 +52,15 @@ struct Options {
     /// Prints the whole trace of the seed.
     #[arg(long, requires = "seed")]
     trace: bool,
+}
+
+/// The kinds of faults and the controls, for the help.
+fn names() -> String {
+    let kinds = Kind::ALL.map(Kind::name).join(", ");
+    let controls = Control::ALL.map(Control::name).join(", ");
+    format!(
+        "Kinds of faults: {kinds}.\n\nControls: {controls}.\n\ndocs/concurrency.md tells what they do and which rule finds what."
+    )
 }
 
 /// What goes wrong.

@@ -45,6 +45,35 @@ fn a_heart_goes_on_after_a_panic_below_it() {
     session.check_open().expect("open");
 }
 
+/// A log subscriber that panics.
+struct Panics;
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        std::panic::resume_unwind(Box::new("a subscriber that breaks"));
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn heartbeats_go_on_after_a_log_subscriber_panics() {
+    let world = World::new();
+    let session = world.open();
+    world.server.next(BEAT, [LOST]);
+    let beats = tracing::subscriber::with_default(Panics, || world.beats(3));
+    assert_eq!(beats, [10.0, 20.0, 30.0]);
+    session.check_open().expect("open");
+}
+
 #[test]
 fn the_pause_is_what_was_asked_for_and_a_third_of_the_expiry_at_most() {
     let seconds = Duration::from_secs;
