@@ -331,13 +331,18 @@ fn a_refusal_told_late_does_not_keep_the_gate_closed_for_ever() {
 
 /// Three refusals without a trial, with few accepted; the gate is open again.
 fn storm(growth: &mut Growth, now: u64) {
-    for (after, change) in [
-        (0, Change::Lowered),
-        (1_000, Change::Lowered),
-        (2_000, Change::Restored),
+    storm_down_to(3, growth, now);
+}
+
+/// The same with `lowest` accepted at the last refusal.
+fn storm_down_to(lowest: u32, growth: &mut Growth, now: u64) {
+    for (accepted, after, change) in [
+        (lowest + 2, 0, Change::Lowered),
+        (lowest + 1, 1_000, Change::Lowered),
+        (lowest, 2_000, Change::Restored),
     ] {
         assert_eq!(
-            growth.refused(refusal(ms(now + after), 5 - after as u32 / 1_000)),
+            growth.refused(refusal(ms(now + after), accepted)),
             Some(change)
         );
         growth.held_back(ms(now + after));
@@ -368,16 +373,19 @@ fn weather_gives_the_level_back_and_costs_no_pause() {
 
 #[test]
 fn restored_level_owes_nothing_for_the_refusals_before_it() {
-    let mut growth = learned(40);
-    let now = trial_after(&mut growth, 1_000);
-    let full = lose(&mut growth, now, 500);
-    storm(&mut growth, full);
-    accept(&mut growth, 240, 40);
-    let now = full + 5_000;
-    assert_eq!(growth.is_wanted(ms(now)), Some(Change::TrialBegun));
-    // This is the first lost trial in a row, and its closure alone is paid for.
-    let full = lose(&mut growth, now, 500);
-    assert_eq!(trial_after(&mut growth, full), full + 10_000);
+    for lowest in [3, 37] {
+        let mut growth = learned(40);
+        let now = trial_after(&mut growth, 1_000);
+        let full = lose(&mut growth, now, 500);
+        storm_down_to(lowest, &mut growth, full);
+        accept(&mut growth, 240, 40);
+        let now = full + 5_000;
+        assert_eq!(growth.is_wanted(ms(now)), Some(Change::TrialBegun));
+        // This is the first lost trial in a row, and its closure alone is paid for.
+        let full = lose(&mut growth, now, 500);
+        let next = trial_after(&mut growth, full);
+        assert_eq!(next, full + 10_000, "{lowest}");
+    }
 }
 
 #[test]
