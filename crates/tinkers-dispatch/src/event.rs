@@ -111,6 +111,8 @@ pub struct LaneCounts {
     pub probes: u64,
     /// Attempts that were let through and did not leave, since the gate had closed by then.
     pub held: u64,
+    /// Grants whose waiter was dropped before it collected them.
+    pub unused: u64,
     /// Grants that were taken back, since their owner was not polled for a second while others waited.
     pub lapsed: u64,
 }
@@ -126,6 +128,7 @@ pub(crate) struct Counters {
     pub(crate) events: Counter,
     pub(crate) probes: Counter,
     pub(crate) held: Counter,
+    pub(crate) unused: Counter,
     pub(crate) lapsed: Counter,
 }
 
@@ -155,6 +158,7 @@ impl Counters {
             events: self.events.read(),
             probes: self.probes.read(),
             held: self.held.read(),
+            unused: self.unused.read(),
             lapsed: self.lapsed.read(),
         }
     }

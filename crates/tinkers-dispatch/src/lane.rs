@@ -193,7 +193,10 @@ impl Lane {
         self.locked(|state, after| {
             match state.queue.leave(place) {
                 Left::Waiting(waiter) => after.drop(waiter.waker),
-                Left::Granted(ticket) => self.constraints.undo(ticket, now.since_origin()),
+                Left::Granted(ticket) => {
+                    self.counters.unused.add(1);
+                    self.constraints.undo(ticket, now.since_origin());
+                }
                 Left::Gone => return,
             }
             self.serve(state, now, after);

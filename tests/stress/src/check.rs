@@ -253,5 +253,5 @@ fn wake_ups(seen: &Seen) -> Vec<Fault> {
 /// Grants that somebody had waited for.
 pub fn handed_over(seen: &Seen, counts: Counts) -> u64 {
     let at_once = Log::read(&seen.log.at_once) + seen.plugs;
-    counts.grants.saturating_sub(at_once)
+    (counts.grants + counts.unused).saturating_sub(at_once)
 }

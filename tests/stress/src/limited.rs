@@ -88,6 +88,7 @@ impl Subject for Limited {
             waits: lane.counts.waits,
             wakes: lane.counts.wakes,
             watches: lane.counts.watches,
+            unused: lane.counts.unused + lane.counts.lapsed,
             refusals: lane.counts.refusals,
             events: lane.counts.events,
             probes: lane.counts.probes,

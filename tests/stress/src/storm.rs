@@ -300,9 +300,10 @@ pub fn check(seen: &Seen) -> Vec<Fault> {
             wakes,
             watches,
             grants,
+            unused,
             ..
         } = counts;
-        if (wakes - watches) * 10 > grants * 11 + heads * 10 || watches > grants {
+        if (wakes - watches) * 10 > (grants + unused) * 11 + heads * 10 || watches > grants {
             let what = format!(
                 "{wakes} wakes ({watches} to watch) for {grants} grants, {refused} refusals and {lost} lost"
             );

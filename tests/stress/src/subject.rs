@@ -79,6 +79,8 @@ pub struct Counts {
     pub wakes: u64,
     /// Those that only have somebody watch grants that are not collected.
     pub watches: u64,
+    /// Attempts that were let in and not begun: their waiter was dropped, or did not come in time.
+    pub unused: u64,
     /// Refusals that it was told.
     pub refusals: u64,
     /// Congestion events that these made.
