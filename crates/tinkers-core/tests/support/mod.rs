@@ -35,7 +35,7 @@ pub(crate) enum Step {
     /// Is never reached.
     Dials,
     /// Does this after so many seconds.
-    Late(u64, &'static Step),
+    Late(u64, &'static Self),
 }
 
 #[derive(Debug)]
