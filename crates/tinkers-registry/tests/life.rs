@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
-use tinkers_registry::Registry;
+use tinkers_registry::{Collisions, Registry};
 
 #[test]
 fn an_entry_goes_with_its_last_handle_and_not_before() {
@@ -31,6 +31,36 @@ fn keys_do_not_share() {
     drop(a);
     assert_eq!(registry.len(), 1);
     assert_eq!(registry.get(&"b").as_deref(), Some(&2));
+}
+
+#[test]
+fn clones_of_a_registry_share_its_entries() {
+    let registry = Registry::new();
+    let other = registry.clone();
+    let handle = registry.get_or_create("a", || 1);
+    assert_eq!((other.get(&"a").as_deref(), other.len()), (Some(&1), 1));
+    assert_eq!(*handle.key(), "a");
+    drop(handle);
+    assert!(other.is_empty());
+    assert!(Registry::<&str, u8>::default().is_empty());
+}
+
+#[test]
+fn debug_shows_the_value_of_a_handle_and_no_keys() {
+    let registry = Registry::new();
+    let handle = registry.get_or_create("key", || 1);
+    assert_eq!(format!("{registry:?}"), "Registry { live: 1 }");
+    assert_eq!(format!("{handle:?}"), "Handle(1)");
+}
+
+#[test]
+fn total_of_collisions_is_their_sum() {
+    let collisions = Collisions {
+        overtaken: 1,
+        departed: 2,
+        waited: 4,
+    };
+    assert_eq!(collisions.total(), 7);
 }
 
 #[test]
