@@ -1,4 +1,4 @@
-//! Base weights: read from safetensors, handed out by name in `f32`.
+//! The weights of a base model, read from safetensors files and converted to `f32`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,28 +10,28 @@ use crate::fields::Fields;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// Weights by name, waiting to be taken by the model that they make up.
+/// Weights by name, from which a model is built.
 #[derive(Debug, Default)]
 pub struct Weights {
     nodes: BTreeMap<String, Node>,
 }
 
 impl Weights {
-    /// Reads the tensors of one safetensors file, widening `f16` and `bf16` to `f32`.
+    /// Reads the tensors of a safetensors file and converts `f16` and `bf16` to `f32`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the bytes are no safetensors file or hold a type that does not convert.
+    /// Returns [`Error::Tensor`] if the bytes are not a safetensors file or have a type that cannot be converted.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut weights = Self::default();
         weights.read(bytes)?;
         Ok(weights)
     }
 
-    /// Reads the weights of a model directory: the files that `model.safetensors.index.json` lists, or else `model.safetensors`,
-    /// or else every `*.safetensors` file in the order of their names.
+    /// Reads the weights of a model directory: the files listed in `model.safetensors.index.json`, or else `model.safetensors`, or
+    /// else all `*.safetensors` files in the order of their names.
     ///
     /// # Errors
-    /// [`Error::Model`] where there is none, [`Error::Io`] and [`Error::Tensor`] where one cannot be read.
+    /// Returns [`Error::Model`] if there is no file or a file is invalid, [`Error::Io`] if one cannot be read.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let files = shards(dir)?;
         if files.is_empty() {
@@ -54,29 +54,29 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Weights that are part of a computation already.
+    /// Creates weights from nodes.
     pub(crate) fn from_nodes(nodes: BTreeMap<String, Node>) -> Self {
         Self { nodes }
     }
 
-    /// The rows of the weight `name`.
+    /// Returns the number of rows of the weight `name`.
     pub(crate) fn rows(&self, name: &str) -> Option<usize> {
         self.nodes.get(name).map(|node| node.value().rows())
     }
 
-    /// All weights in the order of their names.
+    /// Returns all weights in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Matrix)> {
         let all = self.nodes.iter();
         all.map(|(name, node)| (name.as_str(), node.value()))
     }
 
-    /// Takes the weight `name` of `rows` rows and `cols` columns.
+    /// Removes and returns the weight `name`, which must have shape `[rows, cols]`.
     pub(crate) fn take(&mut self, name: &str, rows: usize, cols: usize) -> Result<Node> {
         self.take_if_present(name, rows, cols)?
-            .ok_or_else(|| Error::Model(format!("the weights lack {name}")))
+            .ok_or_else(|| Error::Model(format!("the weight {name} is missing")))
     }
 
-    /// Takes the weight `name` where there is one.
+    /// Removes and returns the weight `name`, if present, which must have shape `[rows, cols]`.
     pub(crate) fn take_if_present(
         &mut self,
         name: &str,
@@ -89,7 +89,7 @@ impl Weights {
         let found = (node.value().rows(), node.value().cols());
         if found != (rows, cols) {
             return Err(Error::Model(format!(
-                "{name} has the shape {found:?}, config.json says {:?}",
+                "{name} has the shape {found:?}, expected {:?} by config.json",
                 (rows, cols)
             )));
         }
@@ -97,7 +97,7 @@ impl Weights {
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<()> {
-        // In an order, so that of several faults the same one is told each time.
+        // Sorted, so that the first of several errors is always the same.
         let tensors: BTreeMap<_, _> = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?
             .into_iter()
             .collect();
@@ -105,9 +105,9 @@ impl Weights {
             let (rows, cols) = match tensor.dims() {
                 [cols] => (1, *cols),
                 [rows, cols] => (*rows, *cols),
-                // No layer of a language model has such a shape; one that is wanted is reported as missing.
+                // No layer of a language model has such a shape. If the model needs it, it is reported as missing.
                 other => {
-                    tracing::debug!(name, shape = ?other, "left out a tensor");
+                    tracing::debug!(name, shape = ?other, "ignoring a tensor that is not a vector or a matrix");
                     continue;
                 }
             };
@@ -125,10 +125,10 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
         let map = index.object("weight_map")?.ok_or_else(|| {
             index.error("weight_map", "is missing, expected the file of each weight")
         })?;
-        // A set, since each file holds many weights.
+        // A set, since the index lists each file many times.
         let files = map
             .names()
-            .map(|name| map.text(name))
+            .map(|name| map.string(name))
             .collect::<Result<BTreeSet<_>>>()?;
         return Ok(files
             .into_iter()
