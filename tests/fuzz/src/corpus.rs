@@ -1,44 +1,44 @@
-//! The corpus in the repository: `corpus/TARGET/NAME`, one input in each file. What once broke a reader is kept here under a name
-//! that says what it is; what is made in code, such as bombs, is not.
+//! The corpus, files `corpus/TARGET/NAME` in the repository with one input each. It contains regression tests for past failures,
+//! under names that describe them. Large inputs such as decompression bombs are made in code instead.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where the files of all targets are.
+/// The directory of the corpus.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
 
-/// One file.
+/// A file of the corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
-    /// The name, which says what it is.
+pub struct CorpusFile {
+    /// The file name, which describes the input.
     pub name: String,
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What it holds.
+    /// The contents of the file.
     pub input: Vec<u8>,
 }
 
-/// The files of a target, in the order of their names.
+/// Reads the files of a target in the order of their names.
 ///
 /// # Errors
-/// When they cannot be read.
-pub fn of(target: &str) -> io::Result<Vec<Kept>> {
-    let mut kept = Vec::new();
+/// Returns an error if a file cannot be read.
+pub fn files(target: &str) -> io::Result<Vec<CorpusFile>> {
+    let mut files = Vec::new();
     for path in entries(&Path::new(ROOT).join(target))? {
-        kept.push(Kept {
+        files.push(CorpusFile {
             name: name(&path),
             input: fs::read(&path)?,
             path,
         });
     }
-    Ok(kept)
+    Ok(files)
 }
 
-/// The names of the targets that have files.
+/// Returns the names of the targets that have files.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// Returns an error if the directory cannot be read.
 pub fn targets() -> io::Result<Vec<String>> {
     Ok(entries(Path::new(ROOT))?
         .iter()

@@ -1,4 +1,4 @@
-//! What to begin with: bodies of our own writers, and bodies that somebody nasty would send.
+//! Seeds made in code: valid bodies of the project's own encoders, and malformed or malicious bodies.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use tinkers_wire::{
 
 use crate::bombs;
 
-/// A pass as our writer makes it.
+/// Returns a pass request for the encoders.
 fn pass() -> PassRequest {
     let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0, 0.5, 0.0]);
     let mut data: Vec<Datum> = datum.into_iter().collect();
@@ -28,7 +28,7 @@ fn pass() -> PassRequest {
     }
 }
 
-/// JSON of every kind, and what is none.
+/// Returns valid and invalid JSON bodies.
 pub fn json() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [
         json!({ "request_id": "r-1", "model_id": null, "sample_sequence_ids": ["a", "b"] }),
@@ -57,8 +57,8 @@ pub fn json() -> Vec<Vec<u8>> {
         })
         .to_vec(),
     );
-    all.extend(nasty_json());
-    // One long row beside many that are empty.
+    all.extend(malformed_json());
+    // One long row among many empty ones.
     let row = vec!["[1,-1.0]"; 2000].join(",");
     let rows = vec!["null"; 20_000].join(",");
     let rows = format!(r#"{{"sequences":[],"topk_prompt_logprobs":[[{row}],{rows}]}}"#);
@@ -66,7 +66,7 @@ pub fn json() -> Vec<Vec<u8>> {
     all
 }
 
-fn nasty_json() -> Vec<Vec<u8>> {
+fn malformed_json() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [
         "",
         "null",
@@ -97,39 +97,39 @@ fn nasty_json() -> Vec<Vec<u8>> {
     all
 }
 
-/// Answers to polls, of either form.
+/// Returns poll responses in JSON and protobuf.
 pub fn polls() -> Vec<Vec<u8>> {
     [json(), protobuf()].concat()
 }
 
-/// Protobuf, and what is none.
+/// Returns valid and invalid protobuf bodies.
 pub fn protobuf() -> Vec<Vec<u8>> {
     let written = pass().to_protobuf().unwrap_or_else(|_| Bytes::new());
     let mut all = vec![written.to_vec()];
-    // Only the datum that needs nothing beyond the usual.
+    // Only the first datum, which has no unusual values.
     let mut plain = pass();
     plain.data.truncate(1);
     all.extend(plain.to_protobuf().map(|bytes| bytes.to_vec()));
     all.extend(results());
     all.extend([
-        // A length that lies: four gigabytes of a field.
+        // A field that declares a length of four gigabytes.
         vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f],
-        // A number that never ends.
+        // A varint without an end.
         vec![0xff; 64],
-        // A group that is never closed, and one in another, and so on.
+        // Nested groups that are not closed.
         vec![0x0b; 10_000],
-        // Messages in messages.
+        // Nested messages.
         nested(200),
-        // Records without a field that declare a million data each.
+        // Records without a field that each declare a million data.
         [0x12, 4, 0x18, 0x80, 0x80, 0x40].repeat(2000),
-        // A packed list of one and a half numbers.
+        // A packed list of floats that ends inside the second one.
         vec![0x12, 0x06, 0, 0, 0x80, 0x3f, 0, 0],
         Vec::new(),
     ]);
     all
 }
 
-/// Results as our server writes them.
+/// Returns results as encoded by the embedded server.
 fn results() -> Vec<Vec<u8>> {
     let output = json!({ "loss_fn_output_type": "ArrayRecord", "metrics": { "loss:sum": 1.5, "a:mean": -0.0 }, "loss_fn_outputs": [
         { "logprobs": { "data": [1.0, -2.0], "dtype": "float32", "shape": [2] }, "ids": { "data": [1, -1], "dtype": "int64", "shape": [2, 1] } },
@@ -165,11 +165,11 @@ fn nested(depth: usize) -> Vec<u8> {
     })
 }
 
-/// Bodies as servers compress them, and bombs.
+/// Returns compressed bodies and decompression bombs.
 pub fn compressed() -> Vec<Vec<u8>> {
     let mut all = vec![
         b"plain".to_vec(),
-        // An empty frame that wants a window of 128 MB.
+        // An empty frame with a window of 128 MB.
         vec![0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 1, 0, 0],
     ];
     for body in [&pass().to_json()[..], &[7; 300], &vec![b'9'; 64 << 20]] {
@@ -182,7 +182,7 @@ pub fn compressed() -> Vec<Vec<u8>> {
     all
 }
 
-/// What a server may say of when to come back.
+/// Returns retry hints: values of `retry-after` headers, and bodies.
 pub fn hints() -> Vec<Vec<u8>> {
     [
         "1",
@@ -212,7 +212,7 @@ pub fn hints() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// Paths and addresses.
+/// Returns checkpoint paths and base URLs.
 pub fn texts() -> Vec<Vec<u8>> {
     [
         "tinker://run-1/weights/step-10",
@@ -235,7 +235,7 @@ pub fn texts() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// What ends a sample, a zero byte, and the sample.
+/// Returns inputs of the target `stops`: stop sequences, a zero byte, and a sample.
 pub fn stops() -> Vec<Vec<u8>> {
     [
         "\"end\"\0to the end",
@@ -253,7 +253,7 @@ pub fn stops() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// OpenAPI documents, and what is none.
+/// Returns valid and invalid OpenAPI documents.
 pub fn documents() -> Vec<Vec<u8>> {
     let own = tinkers_local::open_api(&LocalConfig::default());
     let mut all = vec![to_json(&own).to_vec()];
@@ -262,7 +262,7 @@ pub fn documents() -> Vec<Vec<u8>> {
             r##"{{"info":{{"title":"A","version":"2"}},"paths":{{"/api/v1/create_model":{{"post":{{"requestBody":{{"content":{{"application/json":{{"schema":{schema}}}}}}}}}}}}},"components":{{"schemas":{{"M":{{"additionalProperties":false}},"Loop":{{"$ref":"#/components/schemas/Loop"}}}}}}}}"##
         )
     };
-    for place in [
+    for reference in [
         "#/components/schemas/M",
         "#/components/schemas/Loop",
         "#",
@@ -271,15 +271,15 @@ pub fn documents() -> Vec<Vec<u8>> {
         "#/paths/-1",
         "other.json#/M",
     ] {
-        all.push(body(&format!(r#"{{"$ref":"{place}"}}"#)).into_bytes());
+        all.push(body(&format!(r#"{{"$ref":"{reference}"}}"#)).into_bytes());
     }
     all.push(body("[[[]]]").into_bytes());
     all.push(body(r#"{"$ref":7}"#).into_bytes());
-    all.extend(nasty_json());
+    all.extend(malformed_json());
     all
 }
 
-/// Fault scripts.
+/// Returns valid and invalid fault scripts.
 pub fn scripts() -> Vec<Vec<u8>> {
     [
         "seed = 7\n[[rule]]\non = \"train\"\nprobability = 0.15\nfault = \"cut_after\"\n",
@@ -300,9 +300,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_result_that_is_written_is_read() {
+    fn encoded_results_can_be_decoded() {
         let [output, samples] = &results()[..] else {
-            panic!("one of them cannot be written");
+            panic!("cannot encode a result");
         };
         let output = ForwardBackwardOutput::from_protobuf(Bytes::from(output.clone()));
         assert_eq!(output.map(|output| output.loss_fn_outputs.len()), Ok(3));
