@@ -1,11 +1,8 @@
-//! Fine-tunes the built-in model on Newton's Opticks, without a server in between, and samples from what it became.
+//! Fine-tunes the built-in model on Newton's Opticks without a server, and samples from the result.
 //!
 //! `cargo run --release -p tinkers-engine --example finetune -- --steps 80 --batch 24 --length 256 --rank 16 --rate 5e-3`.
-//! Without arguments it takes three short steps, to show how the parts fit together.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a program that tells how fast it is reads the clock"
-)]
+//! Without arguments, it takes three short steps.
+#![expect(clippy::disallowed_methods, reason = "the program measures its speed")]
 
 use std::error::Error;
 use std::io::Write;
@@ -14,14 +11,14 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use tinkers_engine::{
-    AdamWParams, Choice, Example, LoraConfig, Loss, Mode, PromptWishes, SampleJob, Sampler, Stop,
-    Terms, Text, Threads, Trainee, builtin,
+    AdamWParams, Example, LoraConfig, Loss, LossInputs, Mode, PromptScoreOptions, SampleJob,
+    Sampler, SamplingOptions, Stop, Text, Threads, TrainableModel, builtin,
 };
 
 const TEXT: &str = include_str!("../../../data/newton-opticks.txt");
 const PROMPT: &str = "The Rays of Light which";
 
-/// Characters of a block that is either learnt from or held out.
+/// The size in bytes of the blocks that are either trained on or held out.
 const BLOCK: usize = 2048;
 
 struct Options {
@@ -35,7 +32,7 @@ struct Options {
 fn main() -> Result<(), Box<dyn Error>> {
     let options = options()?;
     let out = &mut std::io::stdout().lock();
-    let (learnt, held_out) = examples(options.length);
+    let (training, held_out) = examples(options.length);
     let held_out = &held_out[..held_out.len().min(options.steps.min(32))];
     let threads = Threads::new(0)?;
     let lora = LoraConfig {
@@ -45,34 +42,35 @@ fn main() -> Result<(), Box<dyn Error>> {
         train_mlp: true,
         train_unembed: true,
     };
-    let mut trainee = Trainee::new(Arc::new(builtin::model()?), lora)?;
+    let mut trainable = TrainableModel::new(Arc::new(builtin::model()?), lora)?;
 
-    let before = loss(&mut trainee, &threads, held_out)?;
+    let before = loss(&mut trainable, &threads, held_out)?;
     writeln!(out, "held-out loss before: {before:.4} nats per byte")?;
     let start = Instant::now();
     for step in 0..options.steps {
         let batch: Vec<Example> = (0..options.batch)
-            .map(|index| learnt[(step * options.batch + index) * 7919 % learnt.len()].clone())
+            .map(|index| training[(step * options.batch + index) * 7919 % training.len()].clone())
             .collect();
         let count: usize = batch.iter().map(|e| e.tokens.len()).sum();
-        let result = trainee.pass(&threads, &batch, &Loss::CrossEntropy, Mode::ForwardBackward)?;
+        let result =
+            trainable.pass(&threads, &batch, &Loss::CrossEntropy, Mode::ForwardBackward)?;
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-        let (way, count) = (step as f64 / options.steps as f64, count as f64);
-        trainee.step(&AdamWParams {
-            learning_rate: options.rate * (1.0 - 0.9 * way),
+        let (progress, count) = (step as f64 / options.steps as f64, count as f64);
+        trainable.step(&AdamWParams {
+            learning_rate: options.rate * (1.0 - 0.9 * progress),
             ..AdamWParams::default()
         })?;
         let loss = result.metrics["loss:sum"] / count;
         writeln!(out, "step {:3}  loss {loss:.4}", step + 1)?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let after = loss(&mut trainee, &threads, held_out)?;
-    let fall = 100.0 * (1.0 - after / before);
+    let after = loss(&mut trainable, &threads, held_out)?;
+    let reduction = 100.0 * (1.0 - after / before);
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
     let speed = (options.steps * options.batch * options.length) as f64 / seconds;
     writeln!(
         out,
-        "held-out loss after: {after:.4} nats per byte, {fall:.1} % less"
+        "held-out loss after: {after:.4} nats per byte, {reduction:.1} % less"
     )?;
     writeln!(out, "{seconds:.1} s, {speed:.0} tokens/s")?;
 
@@ -81,25 +79,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         prompt: text.encode(PROMPT)?,
         samples: 2,
         max_tokens: Some(160),
-        choice: Choice {
+        sampling: SamplingOptions {
             temperature: 0.7,
-            ..Choice::default()
+            ..SamplingOptions::default()
         },
         seed: 1,
         stop: Stop::tokens(vec![builtin::END_OF_TEXT]),
-        prompt_wishes: PromptWishes::default(),
+        prompt_options: PromptScoreOptions::default(),
         top_k_log_probs: 0,
     };
     let sampler = Sampler::new(
-        Arc::clone(trainee.base()),
-        Some(trainee.lora()),
+        Arc::clone(trainable.base()),
+        Some(trainable.lora()),
         Arc::clone(&text),
     );
     let start = Instant::now();
     let result = sampler.run(&job, &AtomicBool::new(false))?;
     for sample in &result.samples {
-        let spelled = text.decode(&sample.tokens)?;
-        writeln!(out, "\n{PROMPT}{}", String::from_utf8_lossy(&spelled))?;
+        let decoded = text.decode(&sample.tokens)?;
+        writeln!(out, "\n{PROMPT}{}", String::from_utf8_lossy(&decoded))?;
     }
     let count: usize = result.samples.iter().map(|s| s.tokens.len()).sum();
     writeln!(
@@ -110,33 +108,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Examples to learn from and examples held out: one block in eight, so that they have no text in common.
+/// Returns training and held-out examples. Every eighth block of the text is held out, so they do not overlap.
 fn examples(length: usize) -> (Vec<Example>, Vec<Example>) {
-    let (mut learnt, mut held_out) = (Vec::new(), Vec::new());
+    let (mut training, mut held_out) = (Vec::new(), Vec::new());
     for (index, block) in TEXT.as_bytes().chunks(BLOCK).enumerate() {
         let part = if index % 8 == 7 {
             &mut held_out
         } else {
-            &mut learnt
+            &mut training
         };
         for piece in block.chunks_exact(length + 1) {
             let tokens: Vec<u32> = piece.iter().map(|&byte| u32::from(byte)).collect();
             part.push(Example {
                 tokens: tokens[..length].to_vec(),
                 targets: tokens[1..].iter().copied().map(Some).collect(),
-                terms: Terms::Weights(vec![1.0; length]),
+                loss_inputs: LossInputs::Weights(vec![1.0; length]),
             });
         }
     }
-    (learnt, held_out)
+    (training, held_out)
 }
 
 fn loss(
-    trainee: &mut Trainee,
+    trainable: &mut TrainableModel,
     threads: &Threads,
     examples: &[Example],
 ) -> Result<f64, Box<dyn Error>> {
-    let result = trainee.pass(threads, examples, &Loss::CrossEntropy, Mode::Forward)?;
+    let result = trainable.pass(threads, examples, &Loss::CrossEntropy, Mode::Forward)?;
     Ok(result.metrics["loss:sum"] / result.metrics["weights:sum"])
 }
 
@@ -157,7 +155,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--length" => options.length = value.parse()?,
             "--rank" => options.rank = value.parse()?,
             "--rate" => options.rate = value.parse()?,
-            other => return Err(format!("{other} is not known").into()),
+            other => return Err(format!("unknown option {other}").into()),
         }
     }
     Ok(options)

@@ -1,12 +1,9 @@
-//! Makes the built-in base model from the corpus in `data/`, from random weights to a half-precision file.
+//! Trains the built-in base model on the corpus in `data/`, from random weights to a half-precision file.
 //!
 //! `cargo run --release -p tinkers-engine --example pretrain -- --steps 2600 --out model.safetensors`. The same seed and
-//! steps give the same file on the same machine. `--seconds` ends a run early. Without arguments it takes a few steps of
-//! a very small model, to show that it works.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a program that tells how fast it is reads the clock"
-)]
+//! number of steps give the same file on the same machine. `--seconds` limits the duration. Without arguments, it takes a
+//! few steps with a very small model.
+#![expect(clippy::disallowed_methods, reason = "the program measures its speed")]
 
 use std::error::Error;
 use std::io::Write;
@@ -16,7 +13,7 @@ use std::time::Instant;
 use tinkers_engine::pretrain::{Corpus, Pretrainer, Schedule};
 use tinkers_engine::{ModelConfig, builtin};
 
-/// What the command line asks for.
+/// The command line options.
 struct Options {
     steps: usize,
     seconds: f64,
@@ -26,9 +23,9 @@ struct Options {
     out: Option<PathBuf>,
 }
 
-/// Tokens of one training text; the model's context in practice.
+/// The number of tokens in a training sequence; in practice the context length of the model.
 const LENGTH: usize = 512;
-/// Texts of one step.
+/// The number of sequences in a step.
 const BATCH: usize = 8;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -46,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     writeln!(
         out,
-        "{} parameters, {} bytes to learn from, {} held out",
+        "{} parameters, {} training tokens, {} held-out tokens",
         trainer.parameters(),
         corpus.training_len(),
         corpus.held_out_len()
@@ -57,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (mut sum, mut count) = (0.0, 0.0);
     for step in 0..options.steps {
         if start.elapsed().as_secs_f64() > options.seconds {
-            writeln!(out, "the time is up after {step} steps")?;
+            writeln!(out, "stopped after {step} steps: --seconds is over")?;
             break;
         }
         let texts = corpus.batch(step, BATCH, LENGTH);
@@ -98,7 +95,7 @@ fn options() -> Result<Options, Box<dyn Error>> {
         out: None,
     };
     let mut args = std::env::args().skip(1);
-    let none = args.len() == 0;
+    let no_options = args.len() == 0;
     while let Some(arg) = args.next() {
         let value = args.next().ok_or_else(|| format!("{arg} takes a value"))?;
         match arg.as_str() {
@@ -107,10 +104,10 @@ fn options() -> Result<Options, Box<dyn Error>> {
             "--seed" => options.seed = value.parse()?,
             "--rate" => options.rate = value.parse()?,
             "--out" => options.out = Some(value.into()),
-            other => return Err(format!("{other} is not known").into()),
+            other => return Err(format!("unknown option {other}").into()),
         }
     }
-    if none {
+    if no_options {
         options.config.num_hidden_layers = 1;
         options.config.hidden_size = 32;
         options.config.intermediate_size = 64;

@@ -1,21 +1,21 @@
-//! AdamW: moments with bias correction, decoupled weight decay, clipping by the global norm.
+//! The AdamW optimizer with bias correction, decoupled weight decay and clipping by the global norm.
 
 use crate::lora::Param;
 
-/// The parameters of one step, named and defaulted as the API has them.
+/// The parameters of an optimizer step, with the names and defaults of the Tinker API.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWParams {
-    /// Step size.
+    /// The learning rate.
     pub learning_rate: f64,
-    /// Decay of the first moment.
+    /// The decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// The decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// The term added to the square root of the second moment.
     pub eps: f64,
-    /// Share of each weight, times the learning rate, that is taken off before the step.
+    /// The decoupled weight decay: each weight is multiplied by `1 - learning_rate * weight_decay`.
     pub weight_decay: f64,
-    /// Largest norm of all gradients together; 0 or less switches clipping off.
+    /// The maximum global norm of the gradients; 0 or less disables clipping.
     pub grad_clip_norm: f64,
 }
 
@@ -32,7 +32,7 @@ impl Default for AdamWParams {
     }
 }
 
-/// The optimizer's memory: how many steps were taken, and both moments of each parameter.
+/// The state of the AdamW optimizer: the step count and both moments of each parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
     pub(crate) steps: u64,
@@ -40,19 +40,19 @@ pub struct AdamW {
     pub(crate) second: Vec<Vec<f32>>,
 }
 
-/// What a step did.
+/// The norms of an optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Norm of all gradients together, before clipping.
+    /// The global norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Norm of all parameters together, after the step.
+    /// The global norm of the parameters after the step.
     pub param_norm: f64,
-    /// Norm of the change.
+    /// The global norm of the parameter changes.
     pub update_norm: f64,
 }
 
 impl AdamW {
-    /// No steps yet, moments of zero.
+    /// Creates the state before the first step, with zero moments.
     #[must_use]
     pub fn new(params: &[Param]) -> Self {
         let zeros = || params.iter().map(|p| vec![0.0; p.data().len()]).collect();
@@ -63,22 +63,22 @@ impl AdamW {
         }
     }
 
-    /// Steps taken so far.
+    /// Returns the number of steps taken.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Whether all moments are numbers.
+    /// Returns whether all moments are finite.
     pub(crate) fn is_finite(&self) -> bool {
         let moments = self.first.iter().chain(&self.second);
         moments.flatten().all(|moment| moment.is_finite())
     }
 
-    /// Takes one step along `grads`, one vector for each of `params`.
+    /// Updates `params` with `grads`, one vector for each parameter.
     ///
-    /// Moments are kept in `f32`; each element is computed in `f64`, so that a step does not depend on how the compiler
-    /// orders single-precision arithmetic.
+    /// Moments are stored in `f32`, but each element is computed in `f64`, so that the result does not depend on how the
+    /// compiler orders single-precision arithmetic.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "parameters and moments are kept as f32"
@@ -150,7 +150,7 @@ mod tests {
         }]
     }
 
-    /// Steps of AdamW on one number, written out as the paper has them.
+    /// Computes AdamW steps on one weight as in the paper.
     fn reference(mut w: f64, grads: &[f64], with: &AdamWParams) -> f64 {
         let (mut m, mut v) = (0.0, 0.0);
         for (t, g) in grads.iter().enumerate() {
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_agree_with_a_plain_reference() {
+    fn steps_agree_with_the_formulas_of_the_paper() {
         let with = AdamWParams {
             learning_rate: 0.05,
             weight_decay: 0.1,
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn clipping_scales_all_gradients_by_their_common_norm() {
+    fn clipping_scales_all_gradients_by_the_global_norm() {
         let with = AdamWParams {
             grad_clip_norm: 1.0,
             ..AdamWParams::default()
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_without_gradients_moves_nothing_that_has_not_moved() {
+    fn zero_gradients_leave_fresh_weights_unchanged() {
         let mut params = param(&[1.0]);
         let mut adam = AdamW::new(&params);
         let report = adam.step(&mut params, &[vec![0.0]], &AdamWParams::default());
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_learning_rate_of_zero_changes_no_weight() {
+    fn zero_learning_rate_changes_no_weight() {
         let mut params = param(&[1.0]);
         let mut adam = AdamW::new(&params);
         let with = AdamWParams {

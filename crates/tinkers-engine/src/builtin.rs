@@ -1,27 +1,27 @@
-//! The base model that the crate carries inside itself: `tinkers/tiny`.
+//! The built-in base model, `tinkers/tiny`.
 //!
-//! A token is a byte; id 256 ends a text, and 257 to 263 are unused. Its weights were made by the example `pretrain`
-//! from the King James Bible, so it knows one book and one style.
+//! A token is a byte; id 256 is the end of text, and ids 257 to 263 are unused. The example `pretrain` trained the weights
+//! on the King James Bible, so the model knows only the style of that book.
 
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::model::Model;
 use crate::weights::Weights;
 
-/// Its name as a base model.
+/// The name of the built-in base model.
 pub const NAME: &str = "tinkers/tiny";
 
-/// The token that ends a text.
+/// The end-of-text token.
 pub const END_OF_TEXT: u32 = 256;
 
 const CONFIG: &[u8] = include_bytes!("../assets/tiny/config.json");
 
 const WEIGHTS: &[u8] = include_bytes!("../assets/tiny/model.safetensors");
 
-/// The model itself.
+/// Loads the built-in model.
 ///
 /// # Errors
-/// [`crate::Error::Model`] where the weights in the crate do not fit its shape, which a test excludes.
+/// Returns [`crate::Error::Model`] if the embedded weights do not match the config, which a test rules out.
 pub fn model() -> Result<Model> {
     Model::new(config(), weights()?)
 }
@@ -30,8 +30,8 @@ pub(crate) fn weights() -> Result<Weights> {
     Weights::from_bytes(WEIGHTS)
 }
 
-/// Its shape.
+/// Returns the config of the built-in model.
 #[must_use]
 pub fn config() -> ModelConfig {
-    ModelConfig::from_json(CONFIG).expect("the built-in config is one that this engine reads")
+    ModelConfig::from_json(CONFIG).expect("the built-in config is valid")
 }

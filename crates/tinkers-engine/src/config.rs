@@ -1,76 +1,76 @@
-//! A model's shape, read from the `config.json` of its directory.
+//! The config of a model, read from its `config.json`.
 
 use crate::error::{Error, Result};
 use crate::fields::Fields;
 use crate::weights::Weights;
 
-/// The name in the directory of a model.
+/// The name of the file, for errors.
 const FILE: &str = "config.json";
 
-/// The shape of a decoder-only model, in the words of a Hugging Face `config.json`.
+/// The config of a decoder-only model, with the field names of a Hugging Face `config.json`.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
-    /// The family: `llama`, `qwen2` or `qwen3`.
+    /// The model family: `llama`, `qwen2` or `qwen3`.
     pub model_type: String,
-    /// Number of token ids.
+    /// The number of token ids.
     pub vocab_size: usize,
-    /// Width of the residual stream.
+    /// The width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside the MLP.
+    /// The inner width of the MLP.
     pub intermediate_size: usize,
-    /// Number of blocks.
+    /// The number of transformer blocks.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// The number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; as many as query heads where absent.
+    /// The number of key and value heads; `None` for as many as query heads.
     pub num_key_value_heads: Option<usize>,
-    /// Numbers per head; `hidden_size / num_attention_heads` where absent.
+    /// The width of a head; `None` for `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
-    /// Added to the mean square before its root is taken.
+    /// The epsilon of RMS norms.
     pub rms_norm_eps: f32,
-    /// Longest sequence in tokens.
+    /// The maximum sequence length in tokens.
     pub max_position_embeddings: usize,
-    /// How rotary frequencies are made.
+    /// The parameters of rotary position embeddings.
     pub rope: RopeParameters,
-    /// Whether the unembedding is the embedding.
+    /// Whether the unembedding shares the weight of the embedding.
     pub tie_word_embeddings: bool,
-    /// Tokens that end a text.
+    /// The tokens that end a sample.
     pub eos_token_id: Vec<u32>,
 }
 
-/// How rotary frequencies are made.
+/// The parameters of rotary position embeddings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeParameters {
-    /// Base of the frequencies.
+    /// The base of the frequencies.
     pub rope_theta: f64,
-    /// Llama 3's scaling of low frequencies; none for the `default` type.
+    /// The scaling of low frequencies; `None` for the type `default`.
     pub scaling: Option<Llama3Scaling>,
 }
 
-/// The rotary scaling of type `llama3`.
+/// The parameters of rotary scaling of type `llama3`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Llama3Scaling {
-    /// How much low frequencies are slowed.
+    /// The divisor of low frequencies.
     pub factor: f64,
-    /// Wavelengths longer than the old context over this are slowed in full.
+    /// Frequencies with a wavelength above `original_max_position_embeddings / low_freq_factor` are divided by `factor`.
     pub low_freq_factor: f64,
-    /// Wavelengths shorter than the old context over this are left alone.
+    /// Frequencies with a wavelength below `original_max_position_embeddings / high_freq_factor` are unchanged.
     pub high_freq_factor: f64,
-    /// The context of the first training.
+    /// The context length before scaling.
     pub original_max_position_embeddings: f64,
 }
 
 impl ModelConfig {
-    /// Reads a `config.json` and refuses what this engine does not compute.
+    /// Parses a `config.json`.
     ///
-    /// Fields that are absent or `null` have the defaults of Transformers. Where two spellings of a setting are there, the newer
-    /// one counts: `rope_parameters` before `rope_scaling` and `rope_theta`, `rope_type` before `type`, field by field.
+    /// Fields that are missing or `null` have the defaults of Transformers. If a setting is present in two spellings, the newer one
+    /// takes precedence for each field: `rope_parameters` over `rope_scaling` and `rope_theta`, `rope_type` over `type`.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the field that is missing, malformed or not supported.
+    /// Returns [`Error::Model`] with the field that is missing, malformed or not supported.
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let fields = Fields::parse(FILE, json)?;
-        let model_type = fields.text("model_type")?.unwrap_or_default();
+        let model_type = fields.string("model_type")?.unwrap_or_default();
         if !matches!(model_type.as_str(), "llama" | "qwen2" | "qwen3") {
             let what = format!("is {model_type:?}, expected llama, qwen2 or qwen3");
             return Err(fields.error("model_type", &what));
@@ -88,14 +88,14 @@ impl ModelConfig {
             intermediate_size: fields.required("intermediate_size")?,
             num_hidden_layers: fields.required("num_hidden_layers")?,
             num_attention_heads: fields.required("num_attention_heads")?,
-            num_key_value_heads: fields.whole("num_key_value_heads")?,
-            head_dim: fields.whole("head_dim")?,
+            num_key_value_heads: fields.integer("num_key_value_heads")?,
+            head_dim: fields.integer("head_dim")?,
             rms_norm_eps: eps,
             max_position_embeddings: fields
-                .whole("max_position_embeddings")?
+                .integer("max_position_embeddings")?
                 .unwrap_or(positions),
             rope: RopeParameters::read(&fields)?,
-            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            tie_word_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(false),
             eos_token_id: fields.token_ids("eos_token_id")?,
         };
         refuse_unsupported(&fields)?;
@@ -103,26 +103,26 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Key and value heads.
+    /// Returns the number of key and value heads.
     #[must_use]
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    /// Numbers per head.
+    /// Returns the width of a head.
     #[must_use]
     pub fn head_width(&self) -> usize {
         self.head_dim
             .unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
-    /// Whether queries and keys are normalised per head.
+    /// Returns whether the query and key heads are normalised.
     #[must_use]
     pub fn normalises_heads(&self) -> bool {
         self.model_type == "qwen3"
     }
 
-    /// The rotary frequencies of one head, in radians per position.
+    /// Returns the rotary frequencies of a head, in radians per position.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "head widths are small integers")]
     pub fn frequencies(&self) -> Vec<f64> {
@@ -136,8 +136,8 @@ impl ModelConfig {
             .collect()
     }
 
-    /// Takes the widths that `config.json` leaves out from the shapes of the weights.
-    pub(crate) fn complete(&mut self, weights: &Weights) -> Result<()> {
+    /// Derives head widths that `config.json` omits from the shapes of the weights.
+    pub(crate) fn infer_widths(&mut self, weights: &Weights) -> Result<()> {
         let rows = |name: &str| weights.rows(&format!("model.layers.0.self_attn.{name}.weight"));
         let divide = |rows: Option<usize>, by: usize| {
             let rows = rows.filter(|rows| rows.is_multiple_of(by))?;
@@ -179,9 +179,9 @@ impl ModelConfig {
     }
 }
 
-/// Settings that would change what a model computes and that this engine does not know.
+/// Refuses settings that change the computation and that this engine does not support.
 fn refuse_unsupported(fields: &Fields) -> Result<()> {
-    let activation = fields.text("hidden_act")?;
+    let activation = fields.string("hidden_act")?;
     if activation
         .as_deref()
         .is_some_and(|name| !matches!(name, "silu" | "swish"))
@@ -189,17 +189,17 @@ fn refuse_unsupported(fields: &Fields) -> Result<()> {
         let what = format!("is {:?}, expected silu", activation.unwrap_or_default());
         return Err(fields.error("hidden_act", &what));
     }
-    if fields.flag("use_sliding_window")? == Some(true) {
+    if fields.boolean("use_sliding_window")? == Some(true) {
         return Err(fields.error("use_sliding_window", "is true, which is not supported"));
     }
     if fields
-        .texts("layer_types")?
+        .strings("layer_types")?
         .iter()
         .any(|kind| kind != "full_attention")
     {
         return Err(fields.error(
             "layer_types",
-            "holds more than full_attention, which is not supported",
+            "contains other kinds than full_attention, which are not supported",
         ));
     }
     if fields.has("quantization_config") {
@@ -213,23 +213,23 @@ fn refuse_unsupported(fields: &Fields) -> Result<()> {
 
 impl RopeParameters {
     fn read(config: &Fields) -> Result<Self> {
-        // The newer spelling first.
-        let places: Vec<Fields> = ["rope_parameters", "rope_scaling"]
+        // In order of precedence.
+        let objects: Vec<Fields> = ["rope_parameters", "rope_scaling"]
             .into_iter()
             .filter_map(|name| config.object(name).transpose())
             .collect::<Result<_>>()?;
-        for place in &places {
-            if let Some(name) = place.objects().next() {
-                return Err(place.error(
+        for object in &objects {
+            if let Some(name) = object.objects().next() {
+                return Err(object.error(
                     name,
-                    "is an object: parameters for each kind of layer are not supported",
+                    "is an object, but separate parameters for kinds of layers are not supported",
                 ));
             }
         }
         let number = |name: &str| {
-            let found = places
+            let found = objects
                 .iter()
-                .map(|place| place.number(name))
+                .map(|object| object.number(name))
                 .chain([config.number(name)]);
             Ok::<_, Error>(
                 found
@@ -243,10 +243,10 @@ impl RopeParameters {
             return Err(config.error("partial_rotary_factor", "is not 1, which is not supported"));
         }
         let mut kind = None;
-        for place in &places {
+        for object in &objects {
             for name in ["rope_type", "type"] {
-                let found = place.text(name)?;
-                kind = kind.or(found.map(|found| (place, name, found)));
+                let found = object.string(name)?;
+                kind = kind.or(found.map(|found| (object, name, found)));
             }
         }
         let scaling = match kind {
@@ -259,9 +259,9 @@ impl RopeParameters {
                 original_max_position_embeddings: number("original_max_position_embeddings")?
                     .unwrap_or(8192.0),
             }),
-            Some((place, name, kind)) => {
+            Some((object, name, kind)) => {
                 let what = format!("is {kind:?}, expected default or llama3");
-                return Err(place.error(name, &what));
+                return Err(object.error(name, &what));
             }
         };
         Ok(Self {
@@ -272,7 +272,7 @@ impl RopeParameters {
 }
 
 impl Llama3Scaling {
-    /// Llama 3's rule: long wavelengths are stretched, short ones kept, those between blended.
+    /// Returns the scaled frequency: divided for long wavelengths, unchanged for short ones, interpolated between.
     fn scaled(&self, frequency: f64) -> f64 {
         let context = self.original_max_position_embeddings;
         let (low, high) = (self.low_freq_factor, self.high_freq_factor);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_fields_take_the_usual_values() {
+    fn missing_fields_take_the_defaults_of_transformers() {
         let config = read("");
         assert_eq!(config.head_width(), 2);
         assert_eq!(config.frequencies(), vec![1.0]);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn null_means_the_default() {
+    fn null_fields_take_the_defaults() {
         let nulls = [
             "head_dim",
             "rms_norm_eps",
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_spellings_the_newer_one_counts() {
+    fn newer_spelling_of_a_setting_takes_precedence() {
         let llama3 = |rope: &str| read(rope).rope;
         let expected = RopeParameters {
             rope_theta: 5e5,
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_computed_is_refused_by_name() {
+    fn unsupported_settings_are_refused_by_name() {
         for (extra, name) in [
             (r#","hidden_act":"gelu""#, "hidden_act is \"gelu\""),
             (r#","use_sliding_window":true"#, "use_sliding_window"),
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn llama3_keeps_fast_frequencies_and_slows_slow_ones() {
+    fn llama3_scaling_divides_only_low_frequencies() {
         let rope = Llama3Scaling {
             factor: 32.0,
             low_freq_factor: 1.0,

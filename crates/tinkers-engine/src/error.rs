@@ -1,51 +1,51 @@
-//! The errors of the engine, in terms of the caller's input.
+//! The error type of the engine.
 
 use std::path::PathBuf;
 
-/// A failure of the engine.
+/// An error of the engine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's input cannot be used; nothing was computed.
+    /// The caller's input is invalid; nothing was computed.
     #[error("{field}: {expected}")]
     Input {
-        /// The field at fault, as a path such as `data[3].loss_fn_inputs.weights`.
+        /// The path of the invalid field, such as `data[3].loss_fn_inputs.weights`.
         field: String,
-        /// What was found and what would have been right.
+        /// What was found and what was expected.
         expected: String,
     },
-    /// The model directory or the weights in it cannot be used.
+    /// The model directory or its weights are invalid.
     #[error("model: {0}")]
     Model(String),
-    /// A checkpoint is absent, damaged or of another shape.
+    /// A checkpoint is missing or damaged.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {
-        /// Where it was looked for.
+        /// The path of the checkpoint file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
-    /// A file could not be read or written.
+    /// A file operation failed.
     #[error("{doing} {}", path.display())]
     Io {
-        /// The operation, as "cannot read".
+        /// The failed operation, such as "cannot read".
         doing: &'static str,
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// Another engine, of this process or another, keeps its checkpoints there.
+    /// The data directory is locked by another engine, in this process or another one.
     #[error(
         "the data directory {} is in use by {}; give each server its own",
         dir.display(),
         holder_name(*holder)
     )]
     InUse {
-        /// The directory.
+        /// The data directory.
         dir: PathBuf,
-        /// The process that holds it, where that is known.
+        /// The id of the process that holds the lock, if known.
         holder: Option<u32>,
     },
     /// A safetensors file could not be read or written.
@@ -54,15 +54,15 @@ pub enum Error {
     /// A tokenizer could not be read or applied.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// A computation panicked; the state it worked on is as before it.
+    /// A job panicked, or threads could not be started.
     #[error("the computation panicked: {0}")]
     Panicked(String),
-    /// The engine was closed while the request waited.
+    /// The engine was closed, or the job was cancelled, before the job completed.
     #[error("the engine is closed")]
     Closed,
 }
 
-/// The engine's results.
+/// A result with the engine's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn holder_name(holder: Option<u32>) -> String {
@@ -74,7 +74,7 @@ fn holder_name(holder: Option<u32>) -> String {
 }
 
 impl Error {
-    /// An error about the caller's `field`.
+    /// Creates an [`Error::Input`] for `field`.
     pub(crate) fn input(field: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::Input {
             field: field.into(),
@@ -82,7 +82,7 @@ impl Error {
         }
     }
 
-    /// An error of the file system at `path`.
+    /// Returns a function that wraps an I/O error of `path` in [`Error::Io`].
     pub(crate) fn io(
         doing: &'static str,
         path: impl Into<PathBuf>,

@@ -1,4 +1,4 @@
-//! Reads the JSON files of a model directory. Each error names the file and the field.
+//! Typed access to the JSON files of a model directory, with errors that name the file and the field.
 
 use std::path::Path;
 
@@ -6,27 +6,27 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The fields of a file, or of an object in it. A field that is `null` counts as absent.
+/// The fields of a JSON file or of an object in it. A field that is `null` counts as missing.
 #[derive(Debug)]
 pub(crate) struct Fields {
-    /// The file and, for an object in it, the way there: `config.json: rope_scaling.`.
-    place: String,
+    /// The prefix of errors: the file and, for a nested object, its path, such as `config.json: rope_scaling.`.
+    prefix: String,
     map: Map<String, Value>,
 }
 
 impl Fields {
-    /// Reads `json`, the content of the file `name`.
+    /// Parses `json`, the content of the file `name`.
     pub(crate) fn parse(name: &str, json: &[u8]) -> Result<Self> {
         let value = serde_json::from_slice(json)
             .map_err(|e| Error::Model(format!("{name} is not JSON: {e}")))?;
         let Value::Object(map) = value else {
-            return Err(Error::Model(format!("{name} is no JSON object")));
+            return Err(Error::Model(format!("{name} is not a JSON object")));
         };
-        let place = format!("{name}: ");
-        Ok(Self { place, map })
+        let prefix = format!("{name}: ");
+        Ok(Self { prefix, map })
     }
 
-    /// Reads a file that a directory may lack.
+    /// Reads a file; `None` if it does not exist.
     pub(crate) fn open(dir: &Path, name: &str) -> Result<Option<Self>> {
         let path = dir.join(name);
         match std::fs::read(&path) {
@@ -40,16 +40,16 @@ impl Fields {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Whether the field is there and not `null`.
+    /// Returns whether the field is present and not `null`.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    pub(crate) fn text(&self, name: &str) -> Result<Option<String>> {
-        self.read(name, "a text", |value| value.as_str().map(str::to_owned))
+    pub(crate) fn string(&self, name: &str) -> Result<Option<String>> {
+        self.read(name, "a string", |value| value.as_str().map(str::to_owned))
     }
 
-    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>> {
+    pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>> {
         self.read(name, "true or false", Value::as_bool)
     }
 
@@ -57,23 +57,23 @@ impl Fields {
         self.read(name, "a number", Value::as_f64)
     }
 
-    /// A whole number, which some writers give as `8.0`.
-    pub(crate) fn whole(&self, name: &str) -> Result<Option<usize>> {
-        self.read(name, "a whole number from 0", |value| {
-            let id = whole(value)?;
+    /// Reads a non-negative integer, which some tools write as `8.0`.
+    pub(crate) fn integer(&self, name: &str) -> Result<Option<usize>> {
+        self.read(name, "a non-negative integer", |value| {
+            let id = integer(value)?;
             usize::try_from(id).ok()
         })
     }
 
-    /// As [`Self::whole`], of a field that has no default.
+    /// Reads a non-negative integer that must be present.
     pub(crate) fn required(&self, name: &str) -> Result<usize> {
-        self.whole(name)?
-            .ok_or_else(|| self.error(name, "is missing, expected a whole number"))
+        self.integer(name)?
+            .ok_or_else(|| self.error(name, "is missing, expected a non-negative integer"))
     }
 
-    /// One token id or a list of them; none where absent.
+    /// Reads a token id or a list of token ids; empty if missing.
     pub(crate) fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
-        let id = |value: &Value| u32::try_from(whole(value)?).ok();
+        let id = |value: &Value| u32::try_from(integer(value)?).ok();
         let ids = self.read(
             name,
             "a token id or a list of token ids",
@@ -85,36 +85,36 @@ impl Fields {
         Ok(ids.unwrap_or_default())
     }
 
-    /// A token as tokenizers write it: its text, or an object with the text as `content`.
+    /// Reads a token: a string, or an object with the string as `content`.
     pub(crate) fn token(&self, name: &str) -> Result<Option<String>> {
-        self.read(name, "the text of a token", |value| {
+        self.read(name, "a token string", |value| {
             let text = value.get("content").unwrap_or(value);
             text.as_str().map(str::to_owned)
         })
     }
 
-    /// The texts of a list; none where absent.
-    pub(crate) fn texts(&self, name: &str) -> Result<Vec<String>> {
-        let texts = self.read(name, "a list of texts", |value| {
+    /// Reads a list of strings; empty if missing.
+    pub(crate) fn strings(&self, name: &str) -> Result<Vec<String>> {
+        let texts = self.read(name, "a list of strings", |value| {
             let all = value.as_array()?.iter();
             all.map(|text| text.as_str().map(str::to_owned)).collect()
         })?;
         Ok(texts.unwrap_or_default())
     }
 
-    /// An object in this one.
+    /// Reads a nested object.
     pub(crate) fn object(&self, name: &str) -> Result<Option<Self>> {
         let map = self.read(name, "an object", |value| value.as_object().cloned())?;
-        let place = format!("{}{name}.", self.place);
-        Ok(map.map(|map| Self { place, map }))
+        let prefix = format!("{}{name}.", self.prefix);
+        Ok(map.map(|map| Self { prefix, map }))
     }
 
-    /// The names of all fields.
+    /// Returns the names of all fields.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.map.keys().map(String::as_str)
     }
 
-    /// The names of fields that are objects themselves.
+    /// Returns the names of the fields that are objects.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &str> {
         let objects = self.map.iter().filter(|(_, value)| value.is_object());
         objects.map(|(name, _)| name.as_str())
@@ -135,13 +135,13 @@ impl Fields {
         }
     }
 
-    /// An error about the field `name`.
+    /// Creates an error about the field `name`.
     pub(crate) fn error(&self, name: &str, what: &str) -> Error {
-        Error::Model(format!("{}{name} {what}", self.place))
+        Error::Model(format!("{}{name} {what}", self.prefix))
     }
 }
 
-fn whole(value: &Value) -> Option<u64> {
+fn integer(value: &Value) -> Option<u64> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -161,12 +161,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn null_counts_as_absent_and_errors_name_file_and_field() {
+    fn null_counts_as_missing_and_errors_name_file_and_field() {
         let json =
             br#"{"a": null, "b": 8.0, "c": {"d": "x"}, "e": [1, 2], "f": {"content": "</s>"}}"#;
         let fields = Fields::parse("x.json", json).unwrap();
         assert_eq!(fields.number("a").unwrap(), None);
-        assert_eq!(fields.whole("b").unwrap(), Some(8));
+        assert_eq!(fields.integer("b").unwrap(), Some(8));
         assert_eq!(fields.token_ids("e").unwrap(), [1, 2]);
         assert_eq!(fields.token_ids("b").unwrap(), [8]);
         assert_eq!(fields.token("f").unwrap().as_deref(), Some("</s>"));
@@ -180,7 +180,7 @@ mod tests {
             (fields.token_ids("f").unwrap_err(), "x.json: f is {"),
             (
                 Fields::parse("x.json", b"[]").unwrap_err(),
-                "x.json is no JSON object",
+                "x.json is not a JSON object",
             ),
             (
                 Fields::parse("x.json", b"{").unwrap_err(),

@@ -1,4 +1,4 @@
-//! The identity of a base model: its names, which the user chooses, and its fingerprint, which its contents determine.
+//! The identity of a base model: its names, chosen by the user, and its fingerprint, computed from its contents.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -10,7 +10,7 @@ use crate::config::ModelConfig;
 use crate::text::Text;
 use crate::weights::Weights;
 
-/// Directories that hold models and are no organisation on a model hub.
+/// Common names of directories that contain models and are not an organisation on a model hub.
 const CONTAINERS: [&str; 16] = [
     "base_models",
     "cache",
@@ -30,17 +30,17 @@ const CONTAINERS: [&str; 16] = [
     "weights",
 ];
 
-/// What a base model is called.
+/// The names of a base model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Names {
-    /// The name that it is listed under.
+    /// The name under which the server lists the model.
     pub(crate) name: String,
-    /// Other names that requests may use for it.
+    /// Other names that requests may use.
     pub(crate) aliases: Vec<String>,
 }
 
 impl Names {
-    /// A name without aliases.
+    /// Creates a name without aliases.
     pub(crate) fn only(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -48,12 +48,12 @@ impl Names {
         }
     }
 
-    /// The names of the model in `dir`, from the path as the user gave it: links are not followed.
+    /// Derives the names of the model in `dir` from the path as given, without following links.
     ///
-    /// It is listed as `org/model`, the last two parts, where the last but one can be an organisation on a hub: letters, digits,
-    /// `-`, `_` and inner dots, not a directory at the top, nor one with a usual name for places of models such as `models`.
-    /// Otherwise, and as an alias, the last part is the name. In the cache of the Hugging Face hub both come from
-    /// `models--org--model`. `None` for the root.
+    /// The name is `org/model`, the last two components, if the first of them can be an organisation on a hub: letters, digits,
+    /// `-`, `_` and inner dots, not a top-level directory, and not a common name for model directories such as `models`. The last
+    /// component alone is then an alias. Otherwise the last component is the name. In the cache of the Hugging Face hub, the names
+    /// come from `models--org--model`. `None` for the root directory.
     pub(crate) fn of_dir(dir: &Path) -> Option<Self> {
         let parts = parts(dir);
         let model = parts.last()?;
@@ -77,7 +77,7 @@ impl Names {
         })
     }
 
-    /// The same, listed as `name`; the names before stay as aliases.
+    /// Sets the listed name; the previous names become aliases.
     pub(crate) fn listed_as(self, name: &str) -> Self {
         let mut aliases = self.aliases;
         aliases.push(self.name);
@@ -89,7 +89,7 @@ impl Names {
     }
 }
 
-/// The names along the way, without `.` and with `..` resolved by text.
+/// Returns the components of the absolute path, with `.` and `..` resolved lexically.
 fn parts(dir: &Path) -> Vec<String> {
     let full = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
     let mut parts = Vec::new();
@@ -110,11 +110,11 @@ fn is_organisation(part: &str) -> bool {
         && !CONTAINERS.contains(&part.to_ascii_lowercase().as_str())
 }
 
-/// A hash of what a base model computes, in hexadecimal: the settings that its results depend on, the vocabulary, and the name,
-/// shape and every value of each weight, widened to 32 bits.
+/// Computes the fingerprint of a base model: a hexadecimal SHA-256 of the settings that affect its results, its vocabulary, and
+/// the name, shape and values of each weight, widened to 32 bits.
 ///
-/// So the same model has the same fingerprint wherever its directory is, however its weights are split into files, in 16 or 32
-/// bits, and whatever its JSON files look like. Runs on the thread pool that it is called in.
+/// The fingerprint does not depend on the directory, on how weights are split into files, on whether they are stored in 16 or 32
+/// bits, or on the formatting of the JSON files. Runs on the current thread pool.
 pub(crate) fn fingerprint(config: &ModelConfig, text: &Text, weights: &Weights) -> String {
     let mut hash = Sha256::new();
     let settings = format!(
@@ -154,7 +154,7 @@ pub(crate) fn fingerprint(config: &ModelConfig, text: &Text, weights: &Weights) 
     format!("{:x}", hash.finalize())
 }
 
-/// Values that are hashed at once.
+/// The number of values that are hashed in one call.
 const BLOCK: usize = 16 << 10;
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn a_model_is_named_by_the_end_of_its_path() {
+    fn model_names_are_derived_from_the_path() {
         for (path, name, aliases) in [
             (
                 "/srv/x/Qwen/Qwen3.5-4B",
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_name_is_listed_and_the_others_stay() {
+    fn listed_name_keeps_the_derived_names_as_aliases() {
         let names = Names::of_dir(Path::new("/x/a/b")).unwrap().listed_as("c/d");
         assert_eq!(names.name, "c/d");
         assert_eq!(names.aliases, ["b", "a/b"]);
@@ -243,7 +243,7 @@ mod tests {
         let mut other = config.clone();
         other.rms_norm_eps = 1e-6;
         assert_ne!(own, print(&other, None));
-        // How long a context is served is no property of the weights.
+        // The context length does not affect the results.
         let mut longer = config.clone();
         longer.max_position_embeddings *= 2;
         assert_eq!(own, print(&longer, None));

@@ -31,15 +31,16 @@ pub use config::{Llama3Scaling, ModelConfig, RopeParameters};
 pub use engine::ModelEngine;
 pub use error::{Error, Result};
 pub use lora::{ALPHA, Lora, LoraConfig, MAX_RANK, Param};
-pub use loss::{Clip, Loss, Terms};
+pub use loss::{Clip, Loss, LossInputs};
 pub use model::Model;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub use sample::stop_ends;
 pub use sample::{
-    Choice, PromptScores, PromptWishes, Sample, SampleJob, SampleResult, Sampler, Stop, TopK,
+    PromptScoreOptions, PromptScores, Sample, SampleJob, SampleResult, Sampler, SamplingOptions,
+    Stop, TopK,
 };
 pub use text::Text;
 pub use threads::Threads;
-pub use train::{Example, Mode, PassResult, Trainee};
+pub use train::{Example, Mode, PassResult, TrainableModel};
 pub use weights::Weights;

@@ -1,4 +1,4 @@
-//! One engine to a data directory: a second one would tidy away what the first is writing.
+//! Exclusive lock of a data directory. A second engine would remove temporary files that the first is writing.
 
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::checkpoint::make_durable_dir;
 use crate::error::{Error, Result};
 
-/// An engine of this process that is ending may hold its directory for a moment after its last handle was dropped.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for an engine of this process that is being dropped to release the directory.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The directories that engines of this process hold.
+/// The directories that are locked by engines of this process.
 static HELD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-static GIVEN_BACK: Condvar = Condvar::new();
+static RELEASED: Condvar = Condvar::new();
 
-/// The right to write below a directory. It ends with this value, and with the process however it ends.
+/// An exclusive lock of a directory. Dropping it, or the end of the process, releases the lock.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     dir: PathBuf,
@@ -25,20 +25,20 @@ pub(crate) struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the directory, which is made where it is absent.
+    /// Locks the directory, creating it if it is missing.
     ///
     /// # Errors
-    /// [`Error::InUse`] where somebody else holds it, [`Error::Io`] where it cannot be used.
+    /// Returns [`Error::InUse`] if another engine holds the lock, [`Error::Io`] if the directory cannot be used.
     pub(crate) fn take(dir: &Path) -> Result<Self> {
-        Self::take_within(dir, PATIENCE)
+        Self::take_within(dir, RELEASE_TIMEOUT)
     }
 
-    fn take_within(dir: &Path, patience: Duration) -> Result<Self> {
+    fn take_within(dir: &Path, timeout: Duration) -> Result<Self> {
         make_durable_dir(dir)?;
         let dir = dir
             .canonicalize()
             .map_err(Error::io("cannot use the directory", dir))?;
-        let held = GIVEN_BACK.wait_timeout_while(lock(), patience, |held| held.contains(&dir));
+        let held = RELEASED.wait_timeout_while(lock(), timeout, |held| held.contains(&dir));
         let (mut held, _) = held.unwrap_or_else(PoisonError::into_inner);
         if held.contains(&dir) {
             let holder = Some(std::process::id());
@@ -59,19 +59,19 @@ impl DirLock {
                 let holder = holder.and_then(|text| text.trim().parse().ok());
                 return Err(Error::InUse { dir, holder });
             }
-            // A file system without locks: two processes are then the user's own care.
+            // Without file locks, the user must not start two processes on one directory.
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-                tracing::warn!(path = %path.display(), "this file system has no locks");
+                tracing::warn!(path = %path.display(), "the file system does not support locks");
             }
             Err(TryLockError::Error(error)) => return Err(Error::io("cannot lock", path)(error)),
         }
-        // For the error of whoever finds it locked. The lock does not depend on it.
+        // Other processes report this id in their error. The lock does not depend on it.
         let id = format!("{}\n", std::process::id());
         if let Err(error) = file
             .set_len(0)
             .and_then(|()| (&file).write_all(id.as_bytes()))
         {
-            tracing::debug!(path = %path.display(), %error, "cannot write the id of this process");
+            tracing::debug!(path = %path.display(), %error, "cannot write the process id");
         }
         held.insert(dir.clone());
         Ok(Self {
@@ -84,10 +84,10 @@ impl DirLock {
 impl Drop for DirLock {
     fn drop(&mut self) {
         let mut held = lock();
-        // The file goes first, so that who is woken finds it free.
+        // Closed before the notification, so that a waiter can lock the file.
         drop(self.file.take());
         held.remove(&self.dir);
-        GIVEN_BACK.notify_all();
+        RELEASED.notify_all();
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_held_once_and_free_again_afterwards() {
+    fn directory_lock_is_exclusive_and_released_on_drop() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let first = DirLock::take(&data).unwrap();
@@ -110,7 +110,7 @@ mod tests {
             error.to_string().contains(data.to_str().unwrap()),
             "{error}"
         );
-        // Waiting for one that ends is worth it.
+        // A waiter gets the lock when it is released.
         let second = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| DirLock::take_within(&data, Duration::from_secs(600)));
             drop(first);
@@ -121,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn another_process_is_told_apart() {
+    fn error_names_the_process_that_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
-        // A lock that this process's list does not know, as another process would hold it.
+        // A lock that is missing from `HELD`, as if another process held it.
         let file = File::create(dir.path().join("lock")).unwrap();
         file.lock().unwrap();
         let error = DirLock::take(dir.path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! Low-rank adapters: which layers have one, how they start, and how they join a pass.
+//! LoRA adapters: target modules, initialisation, and their use in a forward pass.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,31 +9,30 @@ use crate::ops::matrix::Matrix;
 use crate::ops::tape::{Node, Tape};
 use crate::rng::Rng;
 
-/// The numerator of every adapter's scale, `ALPHA / rank`: the value that the field has settled on, so that a learning
-/// rate means the same at any rank.
+/// The LoRA alpha. The output of every adapter is scaled by `ALPHA / rank`, so that learning rates carry over between ranks.
 pub const ALPHA: f32 = 32.0;
 
 /// The highest rank of an adapter.
 pub const MAX_RANK: usize = 1024;
 
-/// The shape of an adapter, as a caller asks for it.
+/// The rank, seed and target modules of a LoRA adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct LoraConfig {
-    /// Inner width of each adapter, at least 1.
+    /// The rank, from 1 to [`MAX_RANK`].
     pub rank: usize,
-    /// Where the random halves come from; 0 where the caller gave none.
+    /// The seed of the random initialisation of the A matrices.
     pub seed: u64,
-    /// Whether queries, keys, values and the attention's output are adapted.
+    /// Whether the query, key, value and output projections are adapted.
     pub train_attn: bool,
-    /// Whether gate, up and down projections are adapted.
+    /// Whether the gate, up and down projections are adapted.
     pub train_mlp: bool,
-    /// Whether the unembedding is adapted.
+    /// Whether the unembedding (`lm_head`) is adapted.
     pub train_unembed: bool,
 }
 
-/// The linear layers that can have an adapter.
+/// A kind of linear layer that can have an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum TargetModule {
     Q,
     K,
     V,
@@ -44,22 +43,21 @@ pub(crate) enum Part {
     Unembed,
 }
 
-/// The numbers of one adapter of a model; plain data, so that it can be copied, saved and stepped without the tensor
-/// library.
+/// The trainable parameters of a LoRA adapter: an A and a B matrix for each target module.
 #[derive(Clone, Debug)]
 pub struct Lora {
     config: LoraConfig,
     params: Vec<Param>,
 }
 
-/// One trained matrix.
+/// A named trainable matrix.
 #[derive(Clone, Debug)]
 pub struct Param {
     pub(crate) name: String,
     pub(crate) value: Matrix,
 }
 
-/// The adapters of one block.
+/// The adapters of one transformer block.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LayerAdapters {
     pub(crate) q: Option<LowRank>,
@@ -71,7 +69,7 @@ pub(crate) struct LayerAdapters {
     pub(crate) down: Option<LowRank>,
 }
 
-/// All adapters of a model, as parts of a computation.
+/// The adapters of a model as nodes of a computation.
 #[derive(Clone, Debug)]
 pub(crate) struct Adapters {
     pub(crate) layers: Vec<LayerAdapters>,
@@ -79,10 +77,10 @@ pub(crate) struct Adapters {
 }
 
 impl LoraConfig {
-    /// Refuses a shape that trains nothing.
+    /// Checks that the rank is in range and that at least one kind of layer is adapted.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the field.
+    /// Returns [`Error::Input`] with the invalid field.
     pub fn check(&self) -> Result<()> {
         if self.rank == 0 || self.rank > MAX_RANK {
             return Err(Error::input(
@@ -99,54 +97,57 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// The adapted layers in their fixed order, with outputs and inputs of each.
-    fn parts(&self, model: &ModelConfig) -> Vec<(Option<usize>, Part, [usize; 2])> {
+    /// Returns the adapted layers in a fixed order, each with its block index and its output and input widths.
+    fn target_modules(
+        &self,
+        model: &ModelConfig,
+    ) -> Vec<(Option<usize>, TargetModule, [usize; 2])> {
         let (outer, inner) = (model.hidden_size, model.intermediate_size);
         let heads = model.num_attention_heads * model.head_width();
         let kv = model.kv_heads() * model.head_width();
-        let mut parts = Vec::new();
+        let mut target_modules = Vec::new();
         for layer in 0..model.num_hidden_layers {
             if self.train_attn {
-                parts.push((Some(layer), Part::Q, [heads, outer]));
-                parts.push((Some(layer), Part::K, [kv, outer]));
-                parts.push((Some(layer), Part::V, [kv, outer]));
-                parts.push((Some(layer), Part::O, [outer, heads]));
+                target_modules.push((Some(layer), TargetModule::Q, [heads, outer]));
+                target_modules.push((Some(layer), TargetModule::K, [kv, outer]));
+                target_modules.push((Some(layer), TargetModule::V, [kv, outer]));
+                target_modules.push((Some(layer), TargetModule::O, [outer, heads]));
             }
             if self.train_mlp {
-                parts.push((Some(layer), Part::Gate, [inner, outer]));
-                parts.push((Some(layer), Part::Up, [inner, outer]));
-                parts.push((Some(layer), Part::Down, [outer, inner]));
+                target_modules.push((Some(layer), TargetModule::Gate, [inner, outer]));
+                target_modules.push((Some(layer), TargetModule::Up, [inner, outer]));
+                target_modules.push((Some(layer), TargetModule::Down, [outer, inner]));
             }
         }
         if self.train_unembed {
-            parts.push((None, Part::Unembed, [model.vocab_size, outer]));
+            target_modules.push((None, TargetModule::Unembed, [model.vocab_size, outer]));
         }
-        parts
+        target_modules
     }
 }
 
 impl Param {
-    /// Its name in a checkpoint, as the PEFT library spells it.
+    /// Returns the name of the matrix in a checkpoint, as the PEFT library spells it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Rows and columns.
+    /// Returns the numbers of rows and columns.
     #[must_use]
     pub fn shape(&self) -> [usize; 2] {
         [self.value.rows(), self.value.cols()]
     }
 
-    /// Its numbers, row after row.
+    /// Returns the values in row-major order.
     #[must_use]
     pub fn data(&self) -> &[f32] {
         self.value.data()
     }
 }
 
-impl Part {
-    fn module(self) -> &'static str {
+impl TargetModule {
+    fn name(self) -> &'static str {
         match self {
             Self::Q => "self_attn.q_proj",
             Self::K => "self_attn.k_proj",
@@ -161,25 +162,26 @@ impl Part {
 
     fn path(self, layer: Option<usize>) -> String {
         match layer {
-            Some(layer) => format!("base_model.model.model.layers.{layer}.{}", self.module()),
-            None => format!("base_model.model.{}", self.module()),
+            Some(layer) => format!("base_model.model.model.layers.{layer}.{}", self.name()),
+            None => format!("base_model.model.{}", self.name()),
         }
     }
 }
 
 impl Lora {
-    /// A fresh adapter: random `a`, zero `b`, so that it changes nothing yet.
+    /// Creates an adapter with random A and zero B matrices, which leaves the output of the base model unchanged.
     ///
-    /// `a` is spread evenly within `1 / sqrt(inputs)`; each matrix draws from a stream of its own of the seed, so that
-    /// one seed gives the same weights on every machine.
+    /// The values of A are uniform in `±1 / sqrt(inputs)`. Each matrix uses its own random stream of the seed, so a seed
+    /// gives the same weights on every machine.
     ///
     /// # Errors
-    /// As [`LoraConfig::check`].
+    /// Returns the errors of [`LoraConfig::check`].
     #[expect(clippy::cast_precision_loss, reason = "widths are small integers")]
     pub fn new(config: LoraConfig, model: &ModelConfig) -> Result<Self> {
         config.check()?;
         let mut params = Vec::new();
-        for (index, (layer, part, [outputs, inputs])) in config.parts(model).into_iter().enumerate()
+        for (index, (layer, part, [outputs, inputs])) in
+            config.target_modules(model).into_iter().enumerate()
         {
             let path = part.path(layer);
             let limit = 1.0 / (inputs as f32).sqrt();
@@ -200,20 +202,20 @@ impl Lora {
         Ok(Self { config, params })
     }
 
-    /// An adapter that was saved.
+    /// Creates an adapter from the config and matrices of a checkpoint.
     pub(crate) fn from_parts(config: LoraConfig, params: Vec<Param>) -> Self {
         Self { config, params }
     }
 
-    /// Whether it fits `model`: the matrices that its shape asks for there, in name and size.
+    /// Checks that the names and shapes of all matrices match those that `model` needs.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the first that differs.
-    pub fn fits(&self, model: &ModelConfig) -> Result<()> {
+    /// Returns [`Error::Model`] with the first mismatch.
+    pub fn check_fits(&self, model: &ModelConfig) -> Result<()> {
         let wanted = Self::new(self.config.clone(), model)?;
         if wanted.params.len() != self.params.len() {
             return Err(Error::Model(format!(
-                "the adapter has {} matrices, the model takes {}",
+                "the adapter has {} matrices, expected {} for this model",
                 self.params.len(),
                 wanted.params.len()
             )));
@@ -221,7 +223,7 @@ impl Lora {
         for (have, want) in self.params.iter().zip(&wanted.params) {
             if have.name != want.name || have.shape() != want.shape() {
                 return Err(Error::Model(format!(
-                    "the adapter has {} of {:?}, the model takes {} of {:?}",
+                    "the adapter has {} of shape {:?}, expected {} of shape {:?}",
                     have.name,
                     have.shape(),
                     want.name,
@@ -232,30 +234,30 @@ impl Lora {
         Ok(())
     }
 
-    /// The shape it was made with.
+    /// Returns the config of the adapter.
     #[must_use]
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }
 
-    /// Its matrices in a fixed order, `a` before `b` of each layer.
+    /// Returns the matrices in a fixed order, A before B for each layer.
     #[must_use]
     pub fn params(&self) -> &[Param] {
         &self.params
     }
 
-    /// Its matrices, to be changed in place; shapes and names stay.
+    /// Returns the matrices for changes in place. Shapes and names must stay the same.
     pub(crate) fn params_mut(&mut self) -> &mut [Param] {
         &mut self.params
     }
 
-    /// The adapter without gradients.
+    /// Builds the adapters as constants, without gradients.
     pub(crate) fn frozen(&self, model: &ModelConfig) -> Adapters {
         self.assemble(model, |param| Node::constant(param.value.clone()))
             .0
     }
 
-    /// The adapter with gradients on `tape`, and its matrices there in the order of [`Self::params`].
+    /// Builds the adapters as leaves of `tape`; also returns the leaf nodes in the order of [`Self::params`].
     pub(crate) fn trainable(&self, model: &ModelConfig, tape: &Tape) -> (Adapters, Vec<Node>) {
         self.assemble(model, |param| tape.leaf(param.value.clone()))
     }
@@ -269,7 +271,12 @@ impl Lora {
         let mut adapters = Adapters::none(model);
         let scale = ALPHA / self.config.rank as f32;
         let nodes: Vec<Node> = self.params.iter().map(node).collect();
-        for ((layer, part, _), pair) in self.config.parts(model).iter().zip(nodes.chunks_exact(2)) {
+        for ((layer, part, _), pair) in self
+            .config
+            .target_modules(model)
+            .iter()
+            .zip(nodes.chunks_exact(2))
+        {
             *adapters.slot(*layer, *part) = Some(LowRank {
                 a: pair[0].clone(),
                 b: pair[1].clone(),
@@ -281,7 +288,7 @@ impl Lora {
 }
 
 impl Adapters {
-    /// No adapter anywhere: the base model.
+    /// Returns adapters that are all absent, for the base model alone.
     pub(crate) fn none(model: &ModelConfig) -> Self {
         Self {
             layers: vec![LayerAdapters::default(); model.num_hidden_layers],
@@ -289,19 +296,19 @@ impl Adapters {
         }
     }
 
-    fn slot(&mut self, layer: Option<usize>, part: Part) -> &mut Option<LowRank> {
+    fn slot(&mut self, layer: Option<usize>, part: TargetModule) -> &mut Option<LowRank> {
         let Some(layer) = layer.map(|index| &mut self.layers[index]) else {
             return &mut self.unembed;
         };
         match part {
-            Part::Q => &mut layer.q,
-            Part::K => &mut layer.k,
-            Part::V => &mut layer.v,
-            Part::O => &mut layer.o,
-            Part::Gate => &mut layer.gate,
-            Part::Up => &mut layer.up,
-            Part::Down => &mut layer.down,
-            Part::Unembed => &mut self.unembed,
+            TargetModule::Q => &mut layer.q,
+            TargetModule::K => &mut layer.k,
+            TargetModule::V => &mut layer.v,
+            TargetModule::O => &mut layer.o,
+            TargetModule::Gate => &mut layer.gate,
+            TargetModule::Up => &mut layer.up,
+            TargetModule::Down => &mut layer.down,
+            TargetModule::Unembed => &mut self.unembed,
         }
     }
 }

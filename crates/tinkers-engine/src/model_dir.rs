@@ -8,21 +8,21 @@ use crate::fields::Fields;
 use crate::text::Text;
 use crate::weights::Weights;
 
-/// The parts of a base model.
+/// The contents of a model directory.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct ModelFiles {
     pub(crate) config: ModelConfig,
     pub(crate) text: Text,
     pub(crate) weights: Weights,
-    /// Tokens that end a text.
+    /// The tokens that end a sample.
     pub(crate) end_tokens: Vec<u32>,
 }
 
-impl Parts {
+impl ModelFiles {
     /// Reads the files of `dir`.
     ///
     /// # Errors
-    /// [`Error::Model`] and [`Error::Tokenizer`] naming the file, and the field where one is at fault; [`Error::Io`].
+    /// Returns [`Error::Model`] and [`Error::Tokenizer`] with the file and, if one is invalid, the field; [`Error::Io`].
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         let json = std::fs::read(&path).map_err(Error::io("cannot read", &path))?;
@@ -30,7 +30,7 @@ impl Parts {
         let text = Text::from_file(&dir.join("tokenizer.json"))?;
         let end_tokens = end_tokens(dir, &config, &text)?;
         let weights = Weights::from_dir(dir)?;
-        config.complete(&weights)?;
+        config.infer_widths(&weights)?;
         Ok(Self {
             config,
             text,
@@ -40,8 +40,8 @@ impl Parts {
     }
 }
 
-/// The end tokens that any file of the directory names. Instruction-tuned models often name the end of a turn in one file and
-/// the end of a text in another, and either ends a sample.
+/// Collects the end tokens of all config files. Instruction-tuned models often list the end-of-turn token in one file and the
+/// end-of-text token in another; either ends a sample.
 fn end_tokens(dir: &Path, config: &ModelConfig, text: &Text) -> Result<Vec<u32>> {
     let mut ids = config.eos_token_id.clone();
     if let Some(fields) = Fields::open(dir, "generation_config.json")? {
@@ -59,7 +59,7 @@ fn end_tokens(dir: &Path, config: &ModelConfig, text: &Text) -> Result<Vec<u32>>
             None => tracing::warn!(
                 file,
                 token,
-                "eos_token is not in tokenizer.json and ends no sample"
+                "eos_token is not in tokenizer.json and is ignored"
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! One pass over a batch: sequences are packed into microbatches, computed on all threads, and summed in order.
+//! A pass over a batch: sequences are packed into microbatches, computed on all threads, and summed in a fixed order.
 
 use std::sync::Arc;
 
@@ -10,46 +10,46 @@ use crate::ops::tape::{Node, Tape};
 use crate::ops::target::log_probs;
 use crate::threads::Threads;
 
-/// Positions of one microbatch, padding included. A thousand keep a core busy and its cache warm.
-const POSITIONS: usize = 1024;
+/// The maximum number of positions in a microbatch, including padding: enough to use a core well, few enough for its cache.
+const MAX_POSITIONS: usize = 1024;
 
-/// Logits of one microbatch: 256 MB of them at most, so large vocabularies take fewer positions.
-const LOGITS: usize = 1 << 26;
+/// The maximum number of logits in a microbatch, 256 MB. Models with large vocabularies get fewer positions.
+const MAX_LOGITS: usize = 1 << 26;
 
-/// One sequence and what it is asked for.
+/// A sequence with its target tokens.
 #[derive(Clone, Debug)]
 pub(crate) struct Sequence {
-    /// The tokens that are read; at least one.
+    /// The input tokens; at least one.
     pub(crate) tokens: Vec<u32>,
-    /// For each position, `per_row` tokens whose log-probabilities are wanted.
+    /// The target tokens, `per_row` for each position.
     pub(crate) targets: Vec<u32>,
-    /// Targets per position.
+    /// The number of targets per position.
     pub(crate) per_row: usize,
 }
 
-/// What comes out for one sequence.
+/// The output of a pass for one sequence.
 #[derive(Debug)]
 pub(crate) struct Output<R> {
     /// The log-probability of every target.
     pub(crate) log_probs: Vec<f32>,
-    /// What the loss had to say.
+    /// The report of the loss.
     pub(crate) report: R,
 }
 
-/// A loss, seen from a sequence's log-probabilities: its derivative for each of them, and a report.
-///
+/// A loss function. It maps a sequence index and the log-probabilities of the sequence to derivatives and a report.
 pub(crate) type Loss<'a, R> = dyn Fn(usize, &[f32]) -> (Vec<f32>, R) + Sync + 'a;
 
-/// A model as one microbatch computes with it.
+/// The model of a microbatch, on its tape.
 pub(crate) struct Setup {
     pub(crate) model: Arc<Model>,
     pub(crate) adapters: Adapters,
-    /// The parameters that learn, in the order of the gradients; empty for a pass without gradients.
+    /// The trainable parameters in the order of the gradients; empty for a pass without gradients.
     pub(crate) leaves: Vec<Node>,
 }
 
-/// Computes a pass over the model that `setup` lays on each microbatch's tape, adding gradients to `grads`, which has a
-/// vector for each leaf.
+/// Runs a pass over `sequences` and adds the gradients to `grads`, one vector for each leaf.
+///
+/// `setup` places the model on the tape of each microbatch.
 pub(crate) fn run<R: Send>(
     threads: &Threads,
     vocabulary: usize,
@@ -78,9 +78,9 @@ pub(crate) fn run<R: Send>(
     Ok(outputs.into_iter().flatten().collect())
 }
 
-/// Groups sequences of similar length; the order depends on the lengths alone.
+/// Groups sequences of similar length into microbatches. The result depends only on the lengths.
 fn pack(sequences: &[Sequence], vocabulary: usize) -> Vec<Vec<usize>> {
-    let limit = POSITIONS.min(LOGITS / vocabulary).max(1);
+    let limit = MAX_POSITIONS.min(MAX_LOGITS / vocabulary).max(1);
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(sequences[index].tokens.len()));
     let mut batches: Vec<Vec<usize>> = Vec::new();
@@ -110,14 +110,14 @@ fn microbatch<R>(
     let setup = setup(&tape)?;
     let log_probs = forward(&tape, &setup, sequences, batch);
     let values = log_probs.value().data();
-    let mut slopes = Vec::with_capacity(values.len());
+    let mut derivatives = Vec::with_capacity(values.len());
     let mut outputs = Vec::with_capacity(batch.len());
     let mut rest = values;
     for &index in batch {
         let (own, others) = rest.split_at(sequences[index].targets.len());
         rest = others;
-        let (slope, report) = loss(index, own);
-        slopes.extend(slope);
+        let (derivative, report) = loss(index, own);
+        derivatives.extend(derivative);
         outputs.push(Output {
             log_probs: own.to_vec(),
             report,
@@ -126,8 +126,8 @@ fn microbatch<R>(
     if setup.leaves.is_empty() {
         return Ok((outputs, Vec::new()));
     }
-    // The loss is a function of the log-probabilities alone, so its slopes there are all that the way back needs.
-    let mut grads = tape.backward(&log_probs, slopes);
+    // The loss depends only on the log-probabilities, so the backward pass starts from its derivatives.
+    let mut grads = tape.backward(&log_probs, derivatives);
     let grads = setup
         .leaves
         .iter()
@@ -139,7 +139,7 @@ fn microbatch<R>(
     Ok((outputs, grads))
 }
 
-/// Log-probabilities `[positions, per_row]` of the targets of `batch`, sequence after sequence, without padding.
+/// Computes the log-probabilities `[positions, per_row]` of the targets of `batch`, without padding positions.
 fn forward(tape: &Tape, setup: &Setup, sequences: &[Sequence], batch: &[usize]) -> Node {
     let longest = sequences[batch[0]].tokens.len();
     let per_row = sequences[batch[0]].per_row;

@@ -1,4 +1,4 @@
-//! Training of a base model from nothing, all parameters at once. This is how the built-in model was made.
+//! Pretraining of a base model from random weights, with which the built-in model was trained.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::rng::Rng;
 use crate::threads::Threads;
 use crate::weights::Weights;
 
-/// A base model in training.
+/// A base model in pretraining, with all parameters trainable.
 #[derive(Debug)]
 pub struct Pretrainer {
     config: ModelConfig,
@@ -32,10 +32,10 @@ pub struct Pretrainer {
 }
 
 impl Pretrainer {
-    /// A model of random weights that come from `seed` alone.
+    /// Creates a model with random weights, which depend only on `seed`.
     ///
     /// # Errors
-    /// [`Error::Panicked`] where the system gives no threads.
+    /// Returns [`Error::Panicked`] if threads cannot be started.
     #[expect(
         clippy::cast_precision_loss,
         reason = "layer counts are small integers"
@@ -44,12 +44,12 @@ impl Pretrainer {
         let depth = 1.0 / (2.0 * config.num_hidden_layers as f32).sqrt();
         let mut params = Vec::new();
         let mut shapes = Vec::new();
-        for (index, (name, shape)) in names(&config).into_iter().enumerate() {
+        for (index, (name, shape)) in weight_shapes(&config).into_iter().enumerate() {
             let count = shape.iter().product();
             let data = match shape.as_slice() {
                 [_] => vec![1.0; count],
                 [_, inputs] => {
-                    // Evenly spread numbers within 1.7 deviations; what writes to the residual stream starts smaller.
+                    // Uniform with a standard deviation of 1/sqrt(fan); smaller for layers that write to the residual stream.
                     let fan = if name.contains("embed") {
                         2500.0
                     } else {
@@ -59,7 +59,7 @@ impl Pretrainer {
                     let limit = (3.0 / fan).sqrt() * if writes { depth } else { 1.0 };
                     Rng::stream(seed, index as u64).uniform(count, limit)
                 }
-                _ => return Err(Error::Model(format!("{name} has an unexpected shape"))),
+                _ => return Err(Error::Model(format!("{name} is not a vector or a matrix"))),
             };
             let rows = if shape.len() == 2 { shape[0] } else { 1 };
             params.push(Param {
@@ -78,13 +78,13 @@ impl Pretrainer {
         })
     }
 
-    /// How many numbers the model has.
+    /// Returns the number of parameters.
     #[must_use]
     pub fn parameters(&self) -> usize {
         self.params.iter().map(|p| p.data().len()).sum()
     }
 
-    /// One step on texts of token ids; returns the loss in nats per predicted token, before the step.
+    /// Takes an optimizer step on a batch of token sequences. Returns the loss before the step in nats per predicted token.
     ///
     /// # Errors
     /// [`Error::Panicked`] if a token is outside of the vocabulary.
@@ -113,10 +113,10 @@ impl Pretrainer {
         Ok(mean(outputs.iter().map(|o| o.log_probs.as_slice()), count))
     }
 
-    /// The loss on texts in nats per predicted token.
+    /// Computes the loss on token sequences in nats per predicted token.
     ///
     /// # Errors
-    /// As [`Self::step`].
+    /// Returns the errors of [`Self::step`].
     pub fn loss(&self, texts: &[&[u32]]) -> Result<f64> {
         let (sequences, count) = sequences(texts);
         let outputs = pass::run(
@@ -170,27 +170,27 @@ fn f16_bytes(data: &[f32]) -> Vec<u8> {
         .collect()
 }
 
-/// A rise over the first steps, then half a cosine down to a tenth.
+/// A learning rate schedule: linear warmup and cosine decay to a tenth.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    /// The highest learning rate.
+    /// The peak learning rate.
     pub peak: f64,
-    /// Steps until it is reached.
+    /// The number of warmup steps.
     pub warmup: usize,
-    /// All steps.
+    /// The total number of steps.
     pub steps: usize,
 }
 
 impl Schedule {
-    /// The optimizer's parameters at `step`, counted from 0.
+    /// Returns the optimizer parameters of `step`, counted from 0.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
     pub fn at(&self, step: usize) -> AdamWParams {
-        let rise = ((step + 1) as f64 / self.warmup as f64).min(1.0);
-        let way = step as f64 / self.steps as f64;
-        let fall = 0.1 + 0.45 * (1.0 + (std::f64::consts::PI * way).cos());
+        let warmup = ((step + 1) as f64 / self.warmup as f64).min(1.0);
+        let progress = step as f64 / self.steps as f64;
+        let decay = 0.1 + 0.45 * (1.0 + (std::f64::consts::PI * progress).cos());
         AdamWParams {
-            learning_rate: self.peak * rise * fall,
+            learning_rate: self.peak * warmup * decay,
             eps: 1e-8,
             weight_decay: 0.1,
             grad_clip_norm: 1.0,
@@ -199,7 +199,7 @@ impl Schedule {
     }
 }
 
-/// A text as tokens, a twentieth of it held out.
+/// A tokenized text, split into training and held-out documents.
 #[derive(Clone, Debug)]
 pub struct Corpus {
     training: Vec<u32>,
@@ -208,8 +208,8 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Paragraphs (parted by blank lines) of `text` as documents that end with the end-of-text token. Every twentieth is
-    /// held out.
+    /// Splits `text` at blank lines into documents and appends the end-of-text token to each. Every twentieth document is held
+    /// out.
     #[must_use]
     pub fn new(text: &[u8], seed: u64) -> Self {
         let mut corpus = Self {
@@ -229,19 +229,20 @@ impl Corpus {
         corpus
     }
 
-    /// Tokens to learn from.
+    /// Returns the number of training tokens.
     #[must_use]
     pub fn training_len(&self) -> usize {
         self.training.len()
     }
 
-    /// Tokens held out.
+    /// Returns the number of held-out tokens.
     #[must_use]
     pub fn held_out_len(&self) -> usize {
         self.held_out.iter().map(Vec::len).sum()
     }
 
-    /// `count` texts for one step, each with `len` tokens to predict; they depend on the seed and the step alone.
+    /// Returns `count` training sequences for one step, each with `len` tokens to predict. They depend only on the seed and
+    /// the step.
     #[must_use]
     pub fn batch(&self, step: usize, count: usize, len: usize) -> Vec<&[u32]> {
         let mut rng = Rng::stream(self.seed ^ 0x7465_7874, step as u64);
@@ -253,7 +254,7 @@ impl Corpus {
             .collect()
     }
 
-    /// The first `count` pieces of at most `len` predicted tokens that the held-out documents fall into.
+    /// Returns the first `count` held-out sequences, each with at most `len` tokens to predict.
     #[must_use]
     pub fn held_out(&self, len: usize, count: usize) -> Vec<&[u32]> {
         let pieces = self.held_out.iter().flat_map(|d| d.chunks(len + 1));
@@ -278,8 +279,8 @@ fn documents(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     .filter(|document| !document.is_empty())
 }
 
-/// The model's tensors with their shapes, in a fixed order.
-pub(crate) fn names(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+/// Returns the names and shapes of the model's weights in a fixed order.
+pub(crate) fn weight_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (outer, inner) = (config.hidden_size, config.intermediate_size);
     let width = config.head_width();
     let (heads, kv) = (
@@ -315,7 +316,8 @@ pub(crate) fn names(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     names
 }
 
-/// Each text as a sequence that predicts each next token; texts below two tokens predict nothing.
+/// Converts texts to next-token prediction sequences, and returns the number of targets. Texts with less than two tokens are
+/// skipped.
 fn sequences(texts: &[&[u32]]) -> (Vec<Sequence>, usize) {
     let sequences: Vec<Sequence> = texts
         .iter()
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_and_steps_give_the_same_file() {
+    fn pretraining_is_deterministic_for_a_seed() {
         let (losses, file) = run(1, 30);
         assert!(losses[29] < 0.8 * losses[0], "{losses:?}");
         assert_eq!(run(1, 30), (losses, file.clone()));
@@ -378,24 +380,24 @@ mod tests {
     }
 
     #[test]
-    fn held_out_documents_are_not_learnt_from() {
+    fn held_out_documents_are_not_in_the_training_data() {
         let text: Vec<u8> = (0..60u8)
             .flat_map(|i| [i + 100, i + 100, i + 100, b'\n', b'\n'])
             .collect();
         let corpus = Corpus::new(&text, 1);
         let held_out: Vec<u32> = corpus.held_out(8, 99).concat();
         assert!(!held_out.is_empty());
-        let learnt = &corpus.training;
+        let training = &corpus.training;
         assert!(
             held_out
                 .iter()
-                .all(|t| *t == END_OF_TEXT || !learnt.contains(t))
+                .all(|t| *t == END_OF_TEXT || !training.contains(t))
         );
         assert_eq!(corpus.held_out_len() + corpus.training_len(), 60 * 4);
     }
 
     #[test]
-    fn the_rate_rises_and_falls() {
+    fn learning_rate_warms_up_and_decays() {
         let schedule = Schedule {
             peak: 1.0,
             warmup: 10,

@@ -1,49 +1,49 @@
-//! A small generator of our own, so that one seed means the same numbers on every machine and in every release.
+//! A random number generator whose sequence for a seed is the same on every machine and in every release.
 
-/// SplitMix64: a counter whose steps are mixed. Sixty-four bits of state are plenty for weights and samples.
+/// A SplitMix64 generator. Its 64 bits of state suffice for weight initialisation and sampling.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng {
     state: u64,
 }
 
 impl Rng {
-    /// A generator that starts from `seed`.
+    /// Creates a generator from `seed`.
     #[must_use]
     pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
-    /// A generator for one `stream` of a seed: distinct streams of one seed share no visible pattern.
+    /// Creates the generator of one `stream` of a seed. Different streams of one seed are statistically independent.
     #[must_use]
     pub(crate) fn stream(seed: u64, stream: u64) -> Self {
         Self::new(mix(seed ^ mix(stream.wrapping_add(0x9e37_79b9_7f4a_7c15))))
     }
 
-    /// The next sixty-four bits.
+    /// Returns the next 64 random bits.
     pub(crate) fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.state)
     }
 
-    /// A number in `[0, 1)` with 24 bits, which an `f32` holds exactly.
+    /// Returns a uniform number in `[0, 1)` with 24 random bits, which an `f32` holds exactly.
     #[expect(clippy::cast_precision_loss, reason = "24 bits fit an f32 exactly")]
     pub(crate) fn unit(&mut self) -> f32 {
         (self.next_u64() >> 40) as f32 / (1u32 << 24) as f32
     }
 
-    /// A number in `[0, 1)` with 53 bits, which an `f64` holds exactly.
+    /// Returns a uniform number in `[0, 1)` with 53 random bits, which an `f64` holds exactly.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]
     pub(crate) fn unit_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A number in `0..bound`; `bound` must not be zero.
+    /// Returns a uniform integer in `0..bound`; `bound` must not be zero.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         let wide = u128::from(self.next_u64()) * bound as u128;
         usize::try_from(wide >> 64).expect("the product's upper half is below the bound")
     }
 
-    /// Numbers spread evenly over `[-limit, limit)`.
+    /// Returns `len` uniform numbers in `[-limit, limit)`.
     pub(crate) fn uniform(&mut self, len: usize, limit: f32) -> Vec<f32> {
         (0..len)
             .map(|_| (self.unit() * 2.0 - 1.0) * limit)
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_always_gives_the_same_numbers() {
+    fn output_matches_the_published_splitmix64_values() {
         // The published first outputs of SplitMix64 for seed 1234567.
         let mut rng = Rng::new(1_234_567);
         assert_eq!(rng.next_u64(), 6_457_827_717_110_365_317);
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn below_reaches_every_value_and_none_beyond() {
+    fn below_returns_every_value_within_the_bound() {
         let mut rng = Rng::new(3);
         let mut seen = [0usize; 5];
         for _ in 0..1000 {

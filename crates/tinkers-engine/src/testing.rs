@@ -1,4 +1,4 @@
-//! Small models of random weights, for tests.
+//! Small models with random weights for unit tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use crate::lora::{Lora, LoraConfig};
 use crate::model::Model;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
-use crate::pretrain::names;
+use crate::pretrain::weight_shapes;
 use crate::rng::Rng;
 use crate::weights::Weights;
 
-/// A family's config with two layers, and everything else as small as it can be and still differ.
+/// Returns a config of a model family with two layers and small, distinct dimensions.
 pub(crate) fn config(family: &str) -> ModelConfig {
     let json = format!(
         r#"{{"model_type": "{family}", "vocab_size": 23, "hidden_size": 12, "intermediate_size": 20,
@@ -23,11 +23,11 @@ pub(crate) fn config(family: &str) -> ModelConfig {
     ModelConfig::from_json(json.as_bytes()).unwrap()
 }
 
-/// The weights of such a model by name, with their shapes. Qwen 2 has biases on queries, keys and values.
+/// Returns random weights with their shapes, by name. Qwen 2 has biases on queries, keys and values.
 pub(crate) fn weights(config: &ModelConfig) -> BTreeMap<String, (Vec<f32>, [usize; 2])> {
     let mut rng = Rng::new(42);
     let mut all = BTreeMap::new();
-    for (name, shape) in names(config) {
+    for (name, shape) in weight_shapes(config) {
         let (rows, cols) = match shape[..] {
             [cols] => (1, cols),
             [rows, cols] => (rows, cols),
@@ -37,10 +37,10 @@ pub(crate) fn weights(config: &ModelConfig) -> BTreeMap<String, (Vec<f32>, [usiz
         if rows == 1 {
             data.iter_mut().for_each(|x| *x += 1.0);
         }
-        let projects = ["q_proj", "k_proj", "v_proj"]
+        let has_bias = ["q_proj", "k_proj", "v_proj"]
             .iter()
             .any(|part| name.contains(part));
-        if config.model_type == "qwen2" && projects {
+        if config.model_type == "qwen2" && has_bias {
             let bias = rng.uniform(rows, 0.5);
             all.insert(name.replace(".weight", ".bias"), (bias, [1, rows]));
         }
@@ -49,7 +49,7 @@ pub(crate) fn weights(config: &ModelConfig) -> BTreeMap<String, (Vec<f32>, [usiz
     all
 }
 
-/// The model itself.
+/// Builds the model of [`config`] and [`weights`].
 pub(crate) fn model(family: &str) -> Arc<Model> {
     let config = config(family);
     let nodes = weights(&config)
@@ -59,7 +59,7 @@ pub(crate) fn model(family: &str) -> Arc<Model> {
     Arc::new(Model::new(config, weights).unwrap())
 }
 
-/// An adapter of all parts whose second halves are not zero, so that gradients reach the first.
+/// Returns an adapter of all modules with nonzero B matrices, so that the A matrices get gradients.
 pub(crate) fn lora(config: &ModelConfig) -> Lora {
     let shape = LoraConfig {
         rank: 3,

@@ -1,4 +1,4 @@
-//! From tokens to bytes: what stop texts are looked for in.
+//! Decoding of tokens to text, in which stop texts are searched.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,12 +7,12 @@ use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
 
-/// How a model's tokens spell text.
+/// The tokenizer of a model.
 #[derive(Debug)]
 pub enum Text {
-    /// A token below 256 is a byte, all others are silent.
+    /// Tokens below 256 are bytes; all others decode to nothing.
     Bytes,
-    /// As a `tokenizer.json` says.
+    /// A tokenizer that was read from a `tokenizer.json`.
     Tokenizer(Box<Tokenizer>),
 }
 
@@ -20,17 +20,17 @@ impl Text {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where it cannot be read.
+    /// Returns [`Error::Tokenizer`] if the file cannot be read.
     pub fn from_file(path: &Path) -> Result<Self> {
         let tokenizer = Tokenizer::from_file(path)
             .map_err(|e| Error::Tokenizer(format!("{}: {e}", path.display())))?;
         Ok(Self::Tokenizer(Box::new(tokenizer)))
     }
 
-    /// The bytes that `tokens` spell; special tokens included, since a stop text may be one.
+    /// Decodes `tokens`, including special tokens, since a stop text may be one.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the tokenizer fails.
+    /// Returns [`Error::Tokenizer`] if the tokenizer fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<Vec<u8>> {
         match self {
             Self::Bytes => Ok(tokens
@@ -44,7 +44,7 @@ impl Text {
         }
     }
 
-    /// The id of the token that is spelled `token`.
+    /// Returns the id of `token`.
     pub(crate) fn id(&self, token: &str) -> Option<u32> {
         match self {
             Self::Bytes => None,
@@ -52,7 +52,7 @@ impl Text {
         }
     }
 
-    /// All tokens by id; none where a token is a byte.
+    /// Returns all tokens by id; empty for [`Self::Bytes`].
     pub(crate) fn vocabulary(&self) -> BTreeMap<u32, String> {
         match self {
             Self::Bytes => BTreeMap::new(),
@@ -63,10 +63,10 @@ impl Text {
         }
     }
 
-    /// The tokens of `text`.
+    /// Encodes `text`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] where the tokenizer fails.
+    /// Returns [`Error::Tokenizer`] if the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_spell_themselves_and_special_tokens_nothing() {
+    fn byte_tokens_decode_to_bytes_and_others_to_nothing() {
         let tokens = Text::Bytes.encode("hé").unwrap();
         assert_eq!(tokens, [104, 195, 169]);
         assert_eq!(
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_tokenizer_is_named() {
+    fn error_names_the_tokenizer_file_that_cannot_be_read() {
         let error = Text::from_file(Path::new("/nowhere/tokenizer.json")).unwrap_err();
         assert!(
             error.to_string().contains("/nowhere/tokenizer.json"),

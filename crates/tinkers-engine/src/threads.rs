@@ -1,4 +1,4 @@
-//! The threads that a pass is computed on.
+//! The thread pools of a pass.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,21 +7,21 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
-/// Pools of one thread each for work that splits, and a wide one for work that does not.
+/// Single-thread pools for microbatches, and one pool of all threads for other work.
 ///
-/// A microbatch is small enough to live in one core's cache and is computed by one thread alone: no thread waits for
-/// another between two products, and what comes out depends on the data, never on the number of cores.
+/// A microbatch fits into the cache of a core and is computed by a single thread. This avoids synchronisation between matrix
+/// products and makes the result independent of the number of cores.
 #[derive(Debug)]
 pub struct Threads {
-    narrow: Vec<ThreadPool>,
-    wide: ThreadPool,
+    single: Vec<ThreadPool>,
+    all: ThreadPool,
 }
 
 impl Threads {
-    /// Pools over `count` threads (all cores for 0).
+    /// Creates the pools with `count` threads, or one per core if `count` is 0.
     ///
     /// # Errors
-    /// [`Error::Panicked`] where the system gives no thread.
+    /// Returns [`Error::Panicked`] if threads cannot be started.
     pub fn new(count: usize) -> Result<Self> {
         let count = match count {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -32,39 +32,39 @@ impl Threads {
                 .num_threads(threads)
                 .thread_name(|index| format!("tinkers-engine-{index}"))
                 .build()
-                .map_err(|e| Error::Panicked(format!("no threads: {e}")))
+                .map_err(|e| Error::Panicked(format!("cannot start threads: {e}")))
         };
         Ok(Self {
-            narrow: (0..count).map(|_| pool(1)).collect::<Result<_>>()?,
-            wide: pool(count)?,
+            single: (0..count).map(|_| pool(1)).collect::<Result<_>>()?,
+            all: pool(count)?,
         })
     }
 
-    /// Runs `job` with every thread at the disposal of its matrix products.
+    /// Runs `job` on the pool of all threads, over which its matrix products are split.
     pub(crate) fn run<R: Send>(&self, job: impl FnOnce() -> R + Send) -> R {
-        self.wide.install(job)
+        self.all.install(job)
     }
 
-    /// Computes `job(0..count)` on all threads and gives the results to `take` in order, each as soon as those before it were
-    /// taken: at most [`AHEAD`] results for each thread exist at once, however many there are in all.
+    /// Computes `job(0..count)` on all threads and passes the results to `consume` in order.
     ///
-    /// The first error ends the work; a panic in a job reaches the caller as a panic.
+    /// At most [`RESULTS_PER_THREAD`] results per thread exist at a time. The first error, in the order of the jobs, stops the
+    /// work and is returned. A panic in a job or in `consume` is propagated to the caller.
     pub(crate) fn map<R: Send>(
         &self,
         count: usize,
         job: impl Fn(usize) -> Result<R> + Sync,
-        mut take: impl FnMut(usize, R) -> Result<()> + Send,
+        mut consume: impl FnMut(usize, R) -> Result<()> + Send,
     ) -> Result<()> {
         if count == 1 {
             let only = self.run(|| job(0))?;
-            return take(0, only);
+            return consume(0, only);
         }
-        let workers = self.narrow.len().min(count);
-        let line = Line::new(count, workers * AHEAD, take);
+        let workers = self.single.len().min(count);
+        let pipeline = OrderedPipeline::new(count, workers * RESULTS_PER_THREAD, consume);
         std::thread::scope(|scope| {
-            let work = || line.work(&job);
+            let work = || pipeline.run_worker(&job);
             let workers: Vec<_> = self
-                .narrow
+                .single
                 .iter()
                 .take(workers)
                 .map(|pool| scope.spawn(move || pool.install(work)))
@@ -75,70 +75,73 @@ impl Threads {
                 }
             }
         });
-        line.end()
+        pipeline.into_result()
     }
 }
 
-/// Results for each thread that may wait for their turn to be taken, the one being computed among them.
-const AHEAD: usize = 2;
+/// The maximum number of unconsumed results per thread, including the one being computed.
+const RESULTS_PER_THREAD: usize = 2;
 
-/// Jobs that several threads do and whose results are taken in order.
-struct Line<R, T> {
+/// A queue of jobs for several threads whose results are consumed in order.
+struct OrderedPipeline<R, T> {
     count: usize,
-    /// How far a job may be ahead of the next result to be taken.
-    ahead: usize,
-    state: Mutex<LineState<R, T>>,
-    moved: Condvar,
+    /// The maximum number of jobs that are started and not consumed.
+    max_ahead: usize,
+    state: Mutex<PipelineState<R, T>>,
+    progressed: Condvar,
 }
 
-struct LineState<R, T> {
-    /// The next job to be done.
+struct PipelineState<R, T> {
+    /// The index of the next job to start.
     next: usize,
-    /// The next result to be taken.
-    due: usize,
-    waiting: BTreeMap<usize, Result<R>>,
-    take: T,
-    /// Set by what ends the work early.
+    /// The index of the next result to consume.
+    next_due: usize,
+    finished: BTreeMap<usize, Result<R>>,
+    consume: T,
+    /// Set after an error or a panic.
     stopped: bool,
     failure: Option<Error>,
 }
 
-impl<R: Send, T: FnMut(usize, R) -> Result<()> + Send> Line<R, T> {
-    fn new(count: usize, ahead: usize, take: T) -> Self {
-        let state = LineState {
+impl<R: Send, T: FnMut(usize, R) -> Result<()> + Send> OrderedPipeline<R, T> {
+    fn new(count: usize, max_ahead: usize, consume: T) -> Self {
+        let state = PipelineState {
             next: 0,
-            due: 0,
-            waiting: BTreeMap::new(),
-            take,
+            next_due: 0,
+            finished: BTreeMap::new(),
+            consume,
             stopped: false,
             failure: None,
         };
         Self {
             count,
-            ahead,
+            max_ahead,
             state: Mutex::new(state),
-            moved: Condvar::new(),
+            progressed: Condvar::new(),
         }
     }
 
-    /// One thread's share: jobs until there are no more.
-    fn work(&self, job: &(impl Fn(usize) -> Result<R> + Sync)) {
+    /// Runs jobs on the current thread until none are left.
+    fn run_worker(&self, job: &(impl Fn(usize) -> Result<R> + Sync)) {
         let mut unwinding = StopOnUnwind {
-            line: self,
+            pipeline: self,
             armed: true,
         };
-        while let Some(index) = self.begin() {
+        while let Some(index) = self.next_job() {
             let result = job(index);
-            self.finish(index, result);
+            self.complete(index, result);
         }
         unwinding.armed = false;
     }
 
-    /// The next job, once it is not too far ahead. The one that is due has always begun, so the wait ends.
-    fn begin(&self) -> Option<usize> {
+    /// Waits until another job may start and returns its index. The job whose result is consumed next has always started, so the
+    /// wait ends.
+    fn next_job(&self) -> Option<usize> {
         let state = lock(&self.state);
-        let state = self.moved.wait_while(state, |state| {
-            !state.stopped && state.next < self.count && state.next >= state.due + self.ahead
+        let state = self.progressed.wait_while(state, |state| {
+            !state.stopped
+                && state.next < self.count
+                && state.next >= state.next_due + self.max_ahead
         });
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.stopped || state.next >= self.count {
@@ -148,49 +151,49 @@ impl<R: Send, T: FnMut(usize, R) -> Result<()> + Send> Line<R, T> {
         Some(state.next - 1)
     }
 
-    fn finish(&self, index: usize, result: Result<R>) {
+    fn complete(&self, index: usize, result: Result<R>) {
         let mut state = lock(&self.state);
         if result.is_err() {
-            // No more are begun; those before it, which have begun, may have an error of their own, and theirs comes first.
+            // Starts no more jobs. Jobs that are running may still fail; the error of the lowest index is returned.
             state.next = self.count;
         }
-        state.waiting.insert(index, result);
-        state.take_due();
+        state.finished.insert(index, result);
+        state.consume_due();
         drop(state);
-        self.moved.notify_all();
+        self.progressed.notify_all();
     }
 
-    fn end(self) -> Result<()> {
+    fn into_result(self) -> Result<()> {
         let state = self.state.into_inner();
         let state = state.unwrap_or_else(PoisonError::into_inner);
         state.failure.map_or(Ok(()), Err)
     }
 }
 
-impl<R, T: FnMut(usize, R) -> Result<()>> LineState<R, T> {
-    fn take_due(&mut self) {
-        while let Some(result) = self.waiting.remove(&self.due) {
+impl<R, T: FnMut(usize, R) -> Result<()>> PipelineState<R, T> {
+    fn consume_due(&mut self) {
+        while let Some(result) = self.finished.remove(&self.next_due) {
             if self.failure.is_none() {
-                let taken = result.and_then(|result| (self.take)(self.due, result));
-                self.failure = taken.err();
+                let consumed = result.and_then(|result| (self.consume)(self.next_due, result));
+                self.failure = consumed.err();
                 self.stopped |= self.failure.is_some();
             }
-            self.due += 1;
+            self.next_due += 1;
         }
     }
 }
 
-/// Sends the other threads home when a job panics: what they wait for would never come.
+/// Stops the other threads when a job panics, since the result that they wait for will never arrive.
 struct StopOnUnwind<'a, R, T> {
-    line: &'a Line<R, T>,
+    pipeline: &'a OrderedPipeline<R, T>,
     armed: bool,
 }
 
 impl<R, T> Drop for StopOnUnwind<'_, R, T> {
     fn drop(&mut self) {
         if self.armed {
-            lock(&self.line.state).stopped = true;
-            self.line.moved.notify_all();
+            lock(&self.pipeline.state).stopped = true;
+            self.pipeline.progressed.notify_all();
         }
     }
 }
@@ -206,7 +209,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn results_come_in_order_whatever_thread_made_them() {
+    fn results_are_consumed_in_order() {
         let threads = Threads::new(3).unwrap();
         let mut got = Vec::new();
         threads
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_one_job_is_the_error_of_all() {
+    fn error_of_a_job_is_returned() {
         let threads = Threads::new(2).unwrap();
         let job = |i| {
             if i == 3 { Err(Error::Closed) } else { Ok(i) }
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn few_results_exist_at_once_however_many_there_are() {
+    fn number_of_unconsumed_results_is_bounded() {
         struct Counted<'a>(&'a AtomicUsize);
         impl Drop for Counted<'_> {
             fn drop(&mut self) {
@@ -242,32 +245,32 @@ mod tests {
         }
         let threads = Threads::new(3).unwrap();
         let (alive, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        // The first result is held back until the others have gone as far as they may.
+        // The first job blocks until the maximum number of results exists.
         let job = |index| {
             let now = alive.fetch_add(1, Ordering::SeqCst) + 1;
             most.fetch_max(now, Ordering::SeqCst);
-            while index == 0 && alive.load(Ordering::SeqCst) < 3 * AHEAD {
+            while index == 0 && alive.load(Ordering::SeqCst) < 3 * RESULTS_PER_THREAD {
                 std::thread::yield_now();
             }
             Ok(Counted(&alive))
         };
         threads.map(200, job, |_, _| Ok(())).unwrap();
-        assert_eq!(most.load(Ordering::SeqCst), 3 * AHEAD);
+        assert_eq!(most.load(Ordering::SeqCst), 3 * RESULTS_PER_THREAD);
         assert_eq!(alive.load(Ordering::SeqCst), 0);
     }
 
     #[test]
-    fn a_panic_in_a_job_or_in_the_taking_ends_the_work_and_is_told() {
+    fn panic_in_a_job_or_consumer_is_propagated() {
         let threads = Threads::new(3).unwrap();
-        for taking in [false, true] {
+        for in_consumer in [false, true] {
             let panics = |at: usize, here: bool| assert!(at != 7 || !here, "on purpose");
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 let job = |index| {
-                    panics(index, !taking);
+                    panics(index, !in_consumer);
                     Ok(index)
                 };
                 threads.map(100, job, |index, _| {
-                    panics(index, taking);
+                    panics(index, in_consumer);
                     Ok(())
                 })
             }));
@@ -276,19 +279,19 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_the_taking_is_the_error_of_all() {
+    fn error_of_the_consumer_is_returned() {
         let threads = Threads::new(2).unwrap();
-        let mut taken = 0;
-        let take = |index, ()| {
-            taken += 1;
+        let mut consumed = 0;
+        let consume = |index, ()| {
+            consumed += 1;
             if index == 4 {
                 Err(Error::Closed)
             } else {
                 Ok(())
             }
         };
-        let result = threads.map(50, |_| Ok(()), take);
+        let result = threads.map(50, |_| Ok(()), consume);
         assert!(matches!(result, Err(Error::Closed)));
-        assert_eq!(taken, 5);
+        assert_eq!(consumed, 5);
     }
 }

@@ -1,4 +1,4 @@
-//! A model in training: base weights, an adapter, its gradients and its optimizer.
+//! A trainable model: a base model, a LoRA adapter, accumulated gradients and the optimizer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,64 +6,64 @@ use std::sync::Arc;
 use crate::adamw::{AdamW, AdamWParams, StepReport};
 use crate::error::{Error, Result};
 use crate::lora::{Lora, LoraConfig};
-use crate::loss::{Loss, Report, Terms, metrics};
+use crate::loss::{Loss, LossInputs, Report, metrics};
 use crate::model::Model;
 use crate::pass::{self, Sequence, Setup};
 use crate::threads::Threads;
 
-/// One sequence of a pass.
+/// A training example: one sequence with its targets.
 #[derive(Clone, Debug)]
 pub struct Example {
-    /// The tokens that are read; at least one.
+    /// The input tokens; at least one.
     pub tokens: Vec<u32>,
-    /// `targets.len() / tokens.len()` targets for each position; `None` where there is none.
+    /// `targets.len() / tokens.len()` targets for each position; `None` marks a missing target.
     pub targets: Vec<Option<u32>>,
-    /// What the loss knows of the targets, one entry for each.
-    pub terms: Terms,
+    /// The inputs of the loss, one value for each target.
+    pub loss_inputs: LossInputs,
 }
 
-/// What comes out of a pass.
+/// The outputs of a pass.
 #[derive(Clone, Debug)]
 pub struct PassResult {
-    /// For each example the log-probability of every target; zero where there is none.
+    /// The log-probability of every target, for each example; zero for missing targets.
     pub log_probs: Vec<Vec<f32>>,
-    /// For each example the loss of every target.
+    /// The loss of every target, for each example.
     pub losses: Vec<Vec<f32>>,
-    /// Metrics by `name:reduction`.
+    /// The metrics, with keys `name:reduction`.
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// Whether a pass leaves gradients behind.
+/// Whether a pass computes gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Losses only.
+    /// Computes losses only.
     Forward,
-    /// Gradients are added to those of earlier passes.
+    /// Also computes gradients and adds them to those of earlier passes.
     ForwardBackward,
 }
 
-/// A model in training.
+/// A base model with a LoRA adapter in training.
 #[derive(Debug)]
-pub struct Trainee {
+pub struct TrainableModel {
     base: Arc<Model>,
     lora: Lora,
     optimizer: AdamW,
     grads: Option<Vec<Vec<f32>>>,
 }
 
-impl Trainee {
-    /// A fresh adapter over `base`.
+impl TrainableModel {
+    /// Creates a model with a new adapter.
     ///
     /// # Errors
-    /// As [`Lora::new`].
+    /// Returns the errors of [`Lora::new`].
     pub fn new(base: Arc<Model>, config: LoraConfig) -> Result<Self> {
         let lora = Lora::new(config, base.config())?;
         let optimizer = AdamW::new(lora.params());
         Ok(Self::from_parts(base, lora, optimizer))
     }
 
-    /// An adapter and an optimizer that were saved. Gradients start at nothing: what had been accumulated and not
-    /// stepped when a checkpoint was saved is not part of it.
+    /// Creates a model from the adapter and optimizer of a checkpoint. No gradients are accumulated, since checkpoints do not
+    /// contain them.
     #[must_use]
     pub fn from_parts(base: Arc<Model>, lora: Lora, optimizer: AdamW) -> Self {
         Self {
@@ -74,29 +74,30 @@ impl Trainee {
         }
     }
 
-    /// The adapter as it is now.
+    /// Returns the adapter.
     #[must_use]
     pub fn lora(&self) -> &Lora {
         &self.lora
     }
 
-    /// The optimizer's memory.
+    /// Returns the state of the optimizer.
     #[must_use]
     pub fn optimizer(&self) -> &AdamW {
         &self.optimizer
     }
 
-    /// The base model.
+    /// Returns the base model.
     #[must_use]
     pub fn base(&self) -> &Arc<Model> {
         &self.base
     }
 
-    /// Computes a pass. The losses are sums over positions, so that gradients of several passes add up to those of one
-    /// pass over all their examples.
+    /// Runs a forward or a forward-backward pass. Losses are sums over positions, so the gradients of several passes add up to
+    /// those of one pass over all their examples.
     ///
     /// # Errors
-    /// [`Error::Input`] naming what does not fit the model, or gives gradients beyond the numbers; nothing has been added then.
+    /// Returns [`Error::Input`] with the field that is invalid for the model, or if gradients are not finite. The accumulated
+    /// gradients are then unchanged.
     pub fn pass(
         &mut self,
         threads: &Threads,
@@ -132,13 +133,13 @@ impl Trainee {
             },
             &sequences,
             &|index, log_probs| {
-                let terms = &examples[index].terms;
-                let mut evaluated = loss.evaluate(log_probs, terms);
-                // A position without a target teaches nothing, whatever its weight says.
-                silence(&mut evaluated.losses, &examples[index].targets);
-                silence(&mut evaluated.slopes, &examples[index].targets);
-                let report = Report::new(loss, terms, log_probs, &evaluated);
-                (evaluated.slopes, report)
+                let loss_inputs = &examples[index].loss_inputs;
+                let mut evaluated = loss.evaluate(log_probs, loss_inputs);
+                // A missing target contributes no gradient, even if it has a weight.
+                zero_missing(&mut evaluated.losses, &examples[index].targets);
+                zero_missing(&mut evaluated.derivatives, &examples[index].targets);
+                let report = Report::new(loss, loss_inputs, log_probs, &evaluated);
+                (evaluated.derivatives, report)
             },
             &mut grads,
         )?;
@@ -148,7 +149,7 @@ impl Trainee {
         let metrics = metrics(loss, outputs.iter().map(|o| &o.report));
         let (mut log_probs, mut losses) = (Vec::new(), Vec::new());
         for (mut output, example) in outputs.into_iter().zip(examples) {
-            silence(&mut output.log_probs, &example.targets);
+            zero_missing(&mut output.log_probs, &example.targets);
             log_probs.push(output.log_probs);
             losses.push(output.report.losses);
         }
@@ -159,12 +160,12 @@ impl Trainee {
         })
     }
 
-    /// Takes a step along the accumulated gradients, which are gone then. Without any, the gradient is zero: the moments
-    /// decay and the step counts, as in a loop whose batch had nothing to learn.
+    /// Takes an optimizer step with the accumulated gradients and clears them. If there are none, they count as zero: the moments
+    /// decay and the step is counted.
     ///
     /// # Errors
-    /// [`Error::Input`] where the step leads to weights or moments that are no finite numbers; everything is then as it was
-    /// before, the gradients included.
+    /// Returns [`Error::Input`] if the new weights or moments are not finite. The weights, the optimizer and the gradients are then
+    /// unchanged.
     pub fn step(&mut self, with: &AdamWParams) -> Result<StepReport> {
         let zeros = |p: &crate::lora::Param| vec![0f32; p.data().len()];
         let grads = self
@@ -182,13 +183,12 @@ impl Trainee {
         Err(Error::input(
             "adam_params",
             format!(
-                "lead from a gradient of norm {norm:e} to weights that are no finite numbers, expected a lower learning_rate or a grad_clip_norm; nothing was changed"
+                "give weights that are not finite for gradients of norm {norm:e}; nothing was changed, lower learning_rate or set grad_clip_norm"
             ),
         ))
     }
 
-    /// Adds to the gradients that are held. Whatever is no number would stay in every later sum and step, so nothing is added
-    /// then.
+    /// Adds `grads` to the accumulated gradients. Values that are not finite would spoil all later steps, so they are refused.
     fn accumulate(&mut self, mut grads: Vec<Vec<f32>>) -> Result<()> {
         for (sum, held) in grads.iter_mut().zip(self.grads.iter().flatten()) {
             sum.iter_mut().zip(held).for_each(|(sum, g)| *sum += g);
@@ -196,7 +196,7 @@ impl Trainee {
         if grads.iter().flatten().any(|g| !g.is_finite()) {
             return Err(Error::input(
                 "data",
-                "gives gradients that are no finite numbers, expected smaller weights or advantages; nothing was added",
+                "gives gradients that are not finite; nothing was added, use smaller weights or advantages",
             ));
         }
         self.grads = Some(grads);
@@ -204,8 +204,8 @@ impl Trainee {
     }
 }
 
-/// Sets to zero what belongs to no target.
-fn silence(values: &mut [f32], targets: &[Option<u32>]) {
+/// Sets the values of missing targets to zero.
+fn zero_missing(values: &mut [f32], targets: &[Option<u32>]) {
     for (value, _) in values.iter_mut().zip(targets).filter(|(_, t)| t.is_none()) {
         *value = 0.0;
     }
@@ -225,28 +225,31 @@ fn check(model: &Model, index: usize, example: &Example) -> Result<()> {
     if targets == 0 || !targets.is_multiple_of(len) {
         return Err(Error::input(
             at("loss_fn_inputs.target_tokens"),
-            format!("has {targets} targets for {len} positions"),
+            format!("has {targets} targets, expected a multiple of {len}, the number of positions"),
         ));
     }
     let outside = |token: u32| token as usize >= config.vocab_size;
     if let Some(token) = example.tokens.iter().find(|t| outside(**t)) {
         return Err(Error::input(
             at("model_input"),
-            beyond(*token, config.vocab_size),
+            outside_vocabulary(*token, config.vocab_size),
         ));
     }
     if let Some(token) = example.targets.iter().flatten().find(|t| outside(**t)) {
         let field = at("loss_fn_inputs.target_tokens");
-        return Err(Error::input(field, beyond(*token, config.vocab_size)));
+        return Err(Error::input(
+            field,
+            outside_vocabulary(*token, config.vocab_size),
+        ));
     }
-    let terms: [(&str, &[f32]); 2] = match &example.terms {
-        Terms::Weights(weights) => [("weights", weights), ("weights", weights)],
-        Terms::Policy {
+    let loss_inputs: [(&str, &[f32]); 2] = match &example.loss_inputs {
+        LossInputs::Weights(weights) => [("weights", weights), ("weights", weights)],
+        LossInputs::Policy {
             sampler,
             advantages,
         } => [("logprobs", sampler), ("advantages", advantages)],
     };
-    for (name, values) in terms {
+    for (name, values) in loss_inputs {
         let field = at(&format!("loss_fn_inputs.{name}"));
         if values.len() != targets {
             let found = values.len();
@@ -259,15 +262,15 @@ fn check(model: &Model, index: usize, example: &Example) -> Result<()> {
             let found = values[at];
             return Err(Error::input(
                 field,
-                format!("is {found} at index {at}, expected finite numbers"),
+                format!("contains {found} at index {at}, expected finite numbers"),
             ));
         }
     }
     Ok(())
 }
 
-fn beyond(token: u32, vocabulary: usize) -> String {
-    format!("token {token} is outside the vocabulary of {vocabulary}")
+fn outside_vocabulary(token: u32, vocabulary: usize) -> String {
+    format!("contains token {token}, expected ids below {vocabulary}")
 }
 
 fn sequence(example: &Example) -> Sequence {

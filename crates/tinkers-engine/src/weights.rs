@@ -1,4 +1,4 @@
-//! The base weights: read from safetensors, and taken by name as `f32`.
+//! The weights of a base model, read from safetensors files and converted to `f32`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::fields::Fields;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// Weights by name, until the model takes them.
+/// Weights by name, from which a model is built.
 #[derive(Debug, Default)]
 pub struct Weights {
     nodes: BTreeMap<String, Node>,
@@ -32,8 +32,8 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Reads the weights of a model directory: the files that `model.safetensors.index.json` lists, or else `model.safetensors`,
-    /// or else every `*.safetensors` file in the order of their names.
+    /// Reads the weights of a model directory: the files listed in `model.safetensors.index.json`, or else `model.safetensors`, or
+    /// else all `*.safetensors` files in the order of their names.
     ///
     /// # Errors
     /// [`Error::Model`] if there is none or one is not a safetensors file, [`Error::Io`] if one cannot be read.
@@ -59,7 +59,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Weights that are part of a computation.
+    /// Creates weights from nodes.
     pub(crate) fn from_nodes(nodes: BTreeMap<String, Node>) -> Self {
         Self {
             nodes,
@@ -67,24 +67,24 @@ impl Weights {
         }
     }
 
-    /// The rows of the weight `name`.
+    /// Returns the number of rows of the weight `name`.
     pub(crate) fn rows(&self, name: &str) -> Option<usize> {
         self.nodes.get(name).map(|node| node.value().rows())
     }
 
-    /// All weights in the order of their names.
+    /// Returns all weights in the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Matrix)> {
         let all = self.nodes.iter();
         all.map(|(name, node)| (name.as_str(), node.value()))
     }
 
-    /// Takes the weight `name` of `rows` rows and `cols` columns.
+    /// Removes and returns the weight `name`, which must have shape `[rows, cols]`.
     pub(crate) fn take(&mut self, name: &str, rows: usize, cols: usize) -> Result<Node> {
         self.take_if_present(name, rows, cols)?
-            .ok_or_else(|| Error::Model(format!("the weights lack {name}")))
+            .ok_or_else(|| Error::Model(format!("the weight {name} is missing")))
     }
 
-    /// Takes the weight `name` where there is one.
+    /// Removes and returns the weight `name`, if present, which must have shape `[rows, cols]`.
     pub(crate) fn take_if_present(
         &mut self,
         name: &str,
@@ -102,7 +102,7 @@ impl Weights {
         let found = (node.value().rows(), node.value().cols());
         if found != (rows, cols) {
             return Err(Error::Model(format!(
-                "{name} has the shape {found:?}, config.json says {:?}",
+                "{name} has the shape {found:?}, expected {:?} by config.json",
                 (rows, cols)
             )));
         }
@@ -116,7 +116,7 @@ impl Weights {
                 [rows, cols] => (*rows, *cols),
                 // No layer of a language model has such a shape; a weight that is needed is reported as missing.
                 other => {
-                    tracing::debug!(name, shape = ?other, "left out a tensor");
+                    tracing::debug!(name, shape = ?other, "ignoring a tensor that is not a vector or a matrix");
                     continue;
                 }
             };
@@ -162,10 +162,10 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
         let map = index.object("weight_map")?.ok_or_else(|| {
             index.error("weight_map", "is missing, expected the file of each weight")
         })?;
-        // A set, since each file holds many weights.
+        // A set, since the index lists each file many times.
         let files = map
             .names()
-            .map(|name| map.text(name))
+            .map(|name| map.string(name))
             .collect::<Result<BTreeSet<_>>>()?;
         return Ok(files
             .into_iter()

@@ -1,4 +1,4 @@
-//! Models in the Hugging Face layout: read from a directory, refused by name where something is amiss.
+//! Tests of model directories in the Hugging Face layout.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,12 +11,12 @@ use tinkers_wire::{ModelInput, SampleRequest, SampleResponse, SamplingParams, St
 
 const WORDS: [&str; 8] = ["the", "light", "of", "rays", "and", "red", "END", "blue"];
 
-/// Writes a model of one layer and eight words, in shards of 16-bit numbers.
+/// Writes a model with one layer and a vocabulary of eight words, in two shards, mostly of 16-bit numbers.
 fn write(dir: &Path, config: &str) {
     let mut shards: [BTreeMap<String, Tensor>; 2] = Default::default();
     let mut put = |name: &str, shape: &[usize], dtype: DType| {
         let count: usize = shape.iter().product();
-        // Numbers without a pattern, the same each time.
+        // Pseudo-random but deterministic values.
         let data: Vec<f32> = (0..count)
             .map(|i| ((i * 7919 + name.len() * 31) % 101) as f32 / 50.0 - 1.0)
             .collect();
@@ -103,17 +103,17 @@ fn sample(engine: &ModelEngine, number: u64, stop: Option<Stop>) -> SampleRespon
 }
 
 #[test]
-fn a_directory_is_served_under_its_name_with_its_own_tokenizer() {
+fn model_is_served_under_its_directory_name_with_its_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("words-8");
     std::fs::create_dir(&model).unwrap();
     write(&model, &config(("rope_theta", 5000.0.into())));
     let engine = ModelEngine::from_model_dir(&model, &dir.path().join("data")).unwrap();
-    let offered = &engine.models()[0];
-    assert_eq!((offered.name.as_str(), offered.vocab_size), ("words-8", 8));
-    assert_eq!(offered.max_context_length, 64);
+    let model = &engine.models()[0];
+    assert_eq!((model.name.as_str(), model.vocab_size), ("words-8", 8));
+    assert_eq!(model.max_context_length, 64);
 
-    // Its end of text ends a sample, and so does a stop text, which the tokenizer spells.
+    // A sample ends at the end token, and at a stop text, which is searched in the decoded text.
     for (number, stop, last) in [
         (1, None, vec![6]),
         (2, Some(Stop::from("light")), vec![1, 6]),
@@ -129,8 +129,8 @@ fn a_directory_is_served_under_its_name_with_its_own_tokenizer() {
     }
 }
 
-/// An engine over a new model whose files `change` has changed.
-fn changed(
+/// Starts an engine with a new model after `change` was applied to its directory.
+fn start_changed(
     change: impl FnOnce(&Path),
 ) -> (
     tempfile::TempDir,
@@ -146,10 +146,10 @@ fn changed(
 }
 
 #[test]
-fn end_tokens_come_from_every_file_that_names_some() {
-    // The ids that end a sample, of those that this model samples.
+fn end_tokens_are_collected_from_all_config_files() {
+    // Returns the last tokens of stopped samples.
     let ends = |files: &[(&str, &str)]| {
-        let (_dir, engine) = changed(|dir| {
+        let (_dir, engine) = start_changed(|dir| {
             for (file, text) in files {
                 let mut text = (*text).to_owned();
                 if *file == "config.json" {
@@ -211,7 +211,7 @@ fn end_tokens_come_from_every_file_that_names_some() {
 }
 
 #[test]
-fn a_file_with_a_malformed_field_is_named_with_the_field() {
+fn error_for_a_malformed_field_names_file_and_field() {
     for (file, text, parts) in [
         (
             "generation_config.json",
@@ -230,7 +230,7 @@ fn a_file_with_a_malformed_field_is_named_with_the_field() {
             ["weight_map", "missing"],
         ),
     ] {
-        let (_dir, engine) = changed(|dir| std::fs::write(dir.join(file), text).unwrap());
+        let (_dir, engine) = start_changed(|dir| std::fs::write(dir.join(file), text).unwrap());
         let error = engine.unwrap_err().to_string();
         assert!(error.contains(file), "{error}");
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
@@ -238,9 +238,9 @@ fn a_file_with_a_malformed_field_is_named_with_the_field() {
 }
 
 #[test]
-fn widths_that_the_config_leaves_out_come_from_the_weights() {
+fn missing_head_widths_are_derived_from_the_weights() {
     for null in ["head_dim", "num_key_value_heads"] {
-        let (_dir, engine) = changed(|dir| {
+        let (_dir, engine) = start_changed(|dir| {
             std::fs::write(
                 dir.join("config.json"),
                 config((null, serde_json::Value::Null)),
@@ -252,10 +252,10 @@ fn widths_that_the_config_leaves_out_come_from_the_weights() {
 }
 
 #[test]
-fn the_index_says_which_files_hold_weights() {
-    let (_dir, engine) = changed(|dir| {
-        // Weights of another layout beside those of this one.
-        std::fs::write(dir.join("consolidated.safetensors"), "of no use").unwrap();
+fn only_files_in_the_index_are_read() {
+    let (_dir, engine) = start_changed(|dir| {
+        // A file of another layout, which must be ignored.
+        std::fs::write(dir.join("consolidated.safetensors"), "not safetensors").unwrap();
         let index = r#"{"weight_map": {"a": "model-0.safetensors", "b": "model-1.safetensors"}}"#;
         std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
     });
@@ -264,7 +264,7 @@ fn the_index_says_which_files_hold_weights() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_names_the_model_and_its_contents_identify_it() {
+fn name_comes_from_a_link_and_fingerprint_from_contents() {
     let dir = tempfile::tempdir().unwrap();
     let files = dir.path().join("blobs");
     std::fs::create_dir(&files).unwrap();
@@ -293,31 +293,31 @@ fn a_link_names_the_model_and_its_contents_identify_it() {
 }
 
 #[test]
-fn what_is_amiss_is_named() {
-    let refused = |config: String, spoil: &dyn Fn(&Path)| {
+fn error_names_the_invalid_setting_file_or_weight() {
+    let error_of = |config: String, change: &dyn Fn(&Path)| {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &config);
-        spoil(dir.path());
+        change(dir.path());
         let error = ModelEngine::from_model_dir(dir.path(), &dir.path().join("data")).unwrap_err();
         error.to_string()
     };
-    let fine = || config(("rope_theta", 5000.0.into()));
-    let nothing = |_: &Path| {};
+    let valid = || config(("rope_theta", 5000.0.into()));
+    let no_change = |_: &Path| {};
     let remove =
         |name: &'static str| move |dir: &Path| std::fs::remove_file(dir.join(name)).unwrap();
     let gpt = config(("model_type", "gpt2".into()));
-    assert!(refused(gpt, &nothing).contains("gpt2"));
+    assert!(error_of(gpt, &no_change).contains("gpt2"));
     let wide = config(("intermediate_size", 17.into()));
-    assert!(refused(wide, &nothing).contains("mlp.gate_proj"));
+    assert!(error_of(wide, &no_change).contains("mlp.gate_proj"));
     let deep = config(("num_hidden_layers", 2.into()));
-    assert!(refused(deep, &nothing).contains("layers.1"));
-    assert!(refused(fine(), &remove("config.json")).contains("config.json"));
-    assert!(refused(fine(), &remove("tokenizer.json")).contains("tokenizer.json"));
-    assert!(refused(fine(), &remove("model-1.safetensors")).contains("mlp.gate_proj"));
-    let cut = |dir: &Path| {
+    assert!(error_of(deep, &no_change).contains("layers.1"));
+    assert!(error_of(valid(), &remove("config.json")).contains("config.json"));
+    assert!(error_of(valid(), &remove("tokenizer.json")).contains("tokenizer.json"));
+    assert!(error_of(valid(), &remove("model-1.safetensors")).contains("mlp.gate_proj"));
+    let truncate = |dir: &Path| {
         let file = dir.join("model-0.safetensors");
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(file, &bytes[..bytes.len() / 2]).unwrap();
     };
-    assert!(refused(fine(), &cut).contains("model-0.safetensors"));
+    assert!(error_of(valid(), &truncate).contains("model-0.safetensors"));
 }

@@ -1,9 +1,10 @@
-//! Checkpoints from before there were fingerprints. A file of its own, since it listens to the log of the whole process.
+//! A test of checkpoints without a fingerprint, as older versions wrote them. Alone in its process, because it sets the global
+//! tracing subscriber.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
-use tinkers_engine::checkpoint::{Key, Saved, Store};
+use tinkers_engine::checkpoint::{Checkpoint, Key, Store};
 use tinkers_engine::{Lora, LoraConfig, ModelEngine, builtin};
 use tinkers_local::engine::{Done, Engine, Job, JobId, Outcome, Work};
 use tracing::span::{Attributes, Id, Record};
@@ -11,7 +12,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 static WARNINGS: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts warnings.
+/// A subscriber that counts warnings.
 struct Count;
 
 impl Subscriber for Count {
@@ -39,7 +40,7 @@ impl Subscriber for Count {
 }
 
 #[test]
-fn a_checkpoint_without_a_fingerprint_loads_with_one_warning() {
+fn checkpoint_without_fingerprint_loads_with_one_warning() {
     tracing::subscriber::set_global_default(Count).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = LoraConfig {
@@ -49,7 +50,7 @@ fn a_checkpoint_without_a_fingerprint_loads_with_one_warning() {
         train_mlp: true,
         train_unembed: true,
     };
-    let saved = Saved {
+    let checkpoint = Checkpoint {
         lora: Lora::new(config, &builtin::config()).unwrap(),
         optimizer: None,
         record: format!(
@@ -63,7 +64,7 @@ fn a_checkpoint_without_a_fingerprint_loads_with_one_warning() {
         name: "a".into(),
     };
     let store = Store::open(&dir.path().join("checkpoints")).unwrap();
-    store.save(&key, &saved).unwrap();
+    store.save(&key, &checkpoint).unwrap();
 
     let engine = ModelEngine::builtin(dir.path()).unwrap();
     let records = engine.checkpoints().unwrap();

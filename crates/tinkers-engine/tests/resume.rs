@@ -1,10 +1,11 @@
-//! Training that is saved and resumed is the training that was never interrupted, to the last bit.
+//! A test that resumed training is bitwise equal to uninterrupted training.
 
 use std::sync::Arc;
 
-use tinkers_engine::checkpoint::{Key, Saved, Store};
+use tinkers_engine::checkpoint::{Checkpoint, Key, Store};
 use tinkers_engine::{
-    AdamW, AdamWParams, Example, LoraConfig, Loss, Mode, Model, Terms, Threads, Trainee, builtin,
+    AdamW, AdamWParams, Example, LoraConfig, Loss, LossInputs, Mode, Model, Threads,
+    TrainableModel, builtin,
 };
 
 fn batch(step: usize) -> Vec<Example> {
@@ -16,14 +17,14 @@ fn batch(step: usize) -> Vec<Example> {
             Example {
                 tokens: tokens[..199].to_vec(),
                 targets: tokens[1..].iter().copied().map(Some).collect(),
-                terms: Terms::Weights(vec![1.0; 199]),
+                loss_inputs: LossInputs::Weights(vec![1.0; 199]),
             }
         })
         .collect()
 }
 
-/// Losses of the steps `from..to`, as bits.
-fn train(trainee: &mut Trainee, from: usize, to: usize) -> Vec<u64> {
+/// Trains the steps `from..to` and returns the bits of their losses.
+fn train(trainable: &mut TrainableModel, from: usize, to: usize) -> Vec<u64> {
     let threads = Threads::new(2).unwrap();
     let with = AdamWParams {
         learning_rate: 3e-3,
@@ -34,16 +35,16 @@ fn train(trainee: &mut Trainee, from: usize, to: usize) -> Vec<u64> {
     (from..to)
         .map(|step| {
             let mode = Mode::ForwardBackward;
-            let result = trainee
+            let result = trainable
                 .pass(&threads, &batch(step), &Loss::CrossEntropy, mode)
                 .unwrap();
-            trainee.step(&with).unwrap();
+            trainable.step(&with).unwrap();
             result.metrics["loss:sum"].to_bits()
         })
         .collect()
 }
 
-fn fresh(base: &Arc<Model>) -> Trainee {
+fn new_model(base: &Arc<Model>) -> TrainableModel {
     let config = LoraConfig {
         rank: 8,
         seed: 11,
@@ -51,14 +52,14 @@ fn fresh(base: &Arc<Model>) -> Trainee {
         train_mlp: true,
         train_unembed: true,
     };
-    Trainee::new(Arc::clone(base), config).unwrap()
+    TrainableModel::new(Arc::clone(base), config).unwrap()
 }
 
 #[test]
-fn resumed_training_gives_exactly_the_same_losses() {
+fn resumed_training_gives_bitwise_equal_losses() {
     let base = Arc::new(builtin::model().unwrap());
-    let mut whole = fresh(&base);
-    let want = train(&mut whole, 0, 6);
+    let mut uninterrupted = new_model(&base);
+    let want = train(&mut uninterrupted, 0, 6);
 
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
@@ -67,25 +68,25 @@ fn resumed_training_gives_exactly_the_same_losses() {
         kind: "weights".into(),
         name: "middle".into(),
     };
-    let mut first = fresh(&base);
+    let mut first = new_model(&base);
     let mut got = train(&mut first, 0, 3);
-    let saved = Saved {
+    let checkpoint = Checkpoint {
         lora: first.lora().clone(),
         optimizer: Some(first.optimizer().clone()),
         record: String::new(),
     };
-    store.save(&key, &saved).unwrap();
+    store.save(&key, &checkpoint).unwrap();
     drop(first);
 
     let read = Store::open(dir.path()).unwrap().load(&key).unwrap();
     let optimizer = read.optimizer.unwrap();
     assert_eq!(optimizer.steps(), 3);
-    let mut second = Trainee::from_parts(Arc::clone(&base), read.lora.clone(), optimizer);
+    let mut second = TrainableModel::from_parts(Arc::clone(&base), read.lora.clone(), optimizer);
     got.extend(train(&mut second, 3, 6));
     assert_eq!(got, want);
 
-    // The optimizer's memory is what makes it so.
-    let forgetful = AdamW::new(read.lora.params());
-    let mut without = Trainee::from_parts(base, read.lora, forgetful);
+    // Without the saved optimizer state, the losses differ.
+    let new_optimizer = AdamW::new(read.lora.params());
+    let mut without = TrainableModel::from_parts(base, read.lora, new_optimizer);
     assert_ne!(train(&mut without, 3, 6)[1..], want[4..]);
 }

@@ -1,17 +1,17 @@
-//! Sampling from the built-in model: what it says of its tokens agrees with a pass, and chance comes from the seed alone.
+//! Tests of sampling from the built-in model: log-probabilities, seeds, stops and limits.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tinkers_engine::{
-    AdamWParams, Choice, Error, Example, LoraConfig, Loss, Mode, PromptWishes, SampleJob,
-    SampleResult, Sampler, Stop, Terms, Text, Threads, Trainee, builtin,
+    AdamWParams, Error, Example, LoraConfig, Loss, LossInputs, Mode, PromptScoreOptions, SampleJob,
+    SampleResult, Sampler, SamplingOptions, Stop, Text, Threads, TrainableModel, builtin,
 };
 
 const PROMPT: &str = "And the king said unto";
 
-/// A model that a few steps have moved away from its base.
-fn trained() -> (Trainee, Threads) {
+/// Returns a model that was trained for a few steps, and its threads.
+fn trained() -> (TrainableModel, Threads) {
     let threads = Threads::new(2).unwrap();
     let config = LoraConfig {
         rank: 4,
@@ -20,21 +20,21 @@ fn trained() -> (Trainee, Threads) {
         train_mlp: true,
         train_unembed: true,
     };
-    let mut trainee = Trainee::new(Arc::new(builtin::model().unwrap()), config).unwrap();
+    let mut trainable = TrainableModel::new(Arc::new(builtin::model().unwrap()), config).unwrap();
     for _ in 0..3 {
         let batch = [example(b"The Rays of Light which are refracted")];
         let mode = Mode::ForwardBackward;
-        trainee
+        trainable
             .pass(&threads, &batch, &Loss::CrossEntropy, mode)
             .unwrap();
-        trainee
+        trainable
             .step(&AdamWParams {
                 learning_rate: 5e-3,
                 ..AdamWParams::default()
             })
             .unwrap();
     }
-    (trainee, threads)
+    (trainable, threads)
 }
 
 fn example(text: &[u8]) -> Example {
@@ -46,7 +46,7 @@ fn next_tokens(tokens: &[u32]) -> Example {
     Example {
         tokens: tokens[..tokens.len() - 1].to_vec(),
         targets: tokens[1..].iter().copied().map(Some).collect(),
-        terms: Terms::Weights(vec![1.0; tokens.len() - 1]),
+        loss_inputs: LossInputs::Weights(vec![1.0; tokens.len() - 1]),
     }
 }
 
@@ -55,51 +55,51 @@ fn job(prompt: &str) -> SampleJob {
         prompt: Text::Bytes.encode(prompt).unwrap(),
         samples: 3,
         max_tokens: Some(40),
-        choice: Choice::default(),
+        sampling: SamplingOptions::default(),
         seed: 7,
         stop: Stop::never(),
-        prompt_wishes: PromptWishes::default(),
+        prompt_options: PromptScoreOptions::default(),
         top_k_log_probs: 0,
     }
 }
 
-fn run(trainee: &Trainee, job: &SampleJob) -> SampleResult {
-    try_run(trainee, job).unwrap()
+fn run(trainable: &TrainableModel, job: &SampleJob) -> SampleResult {
+    try_run(trainable, job).unwrap()
 }
 
-fn try_run(trainee: &Trainee, job: &SampleJob) -> Result<SampleResult, Error> {
-    let base = Arc::clone(trainee.base());
-    let sampler = Sampler::new(base, Some(trainee.lora()), Arc::new(Text::Bytes));
+fn try_run(trainable: &TrainableModel, job: &SampleJob) -> Result<SampleResult, Error> {
+    let base = Arc::clone(trainable.base());
+    let sampler = Sampler::new(base, Some(trainable.lora()), Arc::new(Text::Bytes));
     sampler.run(job, &AtomicBool::new(false))
 }
 
-/// The log-probabilities that a pass gives for all tokens but the first.
-fn pass_log_probs(trainee: &mut Trainee, threads: &Threads, tokens: &[u32]) -> Vec<f32> {
+/// Computes the log-probabilities of all tokens but the first with a forward pass.
+fn pass_log_probs(trainable: &mut TrainableModel, threads: &Threads, tokens: &[u32]) -> Vec<f32> {
     let examples = [next_tokens(tokens)];
-    let result = trainee.pass(threads, &examples, &Loss::CrossEntropy, Mode::Forward);
+    let result = trainable.pass(threads, &examples, &Loss::CrossEntropy, Mode::Forward);
     result.unwrap().log_probs.remove(0)
 }
 
 #[test]
-fn log_probs_of_sampled_tokens_are_those_of_a_pass() {
-    let (mut trainee, threads) = trained();
-    // Tempered and cut choices are told with the log-probabilities of the model as it is.
-    for choice in [
-        Choice::default(),
-        Choice {
+fn sampled_log_probs_agree_with_a_forward_pass() {
+    let (mut trainable, threads) = trained();
+    // Log-probabilities are reported before temperature, top-k and top-p are applied.
+    for sampling in [
+        SamplingOptions::default(),
+        SamplingOptions {
             temperature: 0.5,
             top_k: Some(5),
             top_p: 0.9,
         },
     ] {
         let mut job = job(PROMPT);
-        job.choice = choice;
-        let result = run(&trainee, &job);
+        job.sampling = sampling;
+        let result = run(&trainable, &job);
         assert_eq!(result.samples.len(), 3);
         for sample in &result.samples {
             assert_eq!(sample.tokens.len(), 40);
             let all = [job.prompt.as_slice(), &sample.tokens].concat();
-            let want = pass_log_probs(&mut trainee, &threads, &all);
+            let want = pass_log_probs(&mut trainable, &threads, &all);
             let want = &want[job.prompt.len() - 1..];
             for (got, want) in sample.log_probs.iter().zip(want) {
                 assert!((got - want).abs() < 1e-4, "{got} {want}");
@@ -109,19 +109,19 @@ fn log_probs_of_sampled_tokens_are_those_of_a_pass() {
 }
 
 #[test]
-fn log_probs_of_the_prompt_are_those_of_a_pass() {
-    let (mut trainee, threads) = trained();
-    // Longer than what is read at once.
+fn prompt_log_probs_agree_with_a_forward_pass() {
+    let (mut trainable, threads) = trained();
+    // Longer than one prefill call.
     let prompt = "And it came to pass in those days, that there went out a decree. ".repeat(9);
     let mut job = job(&prompt);
     job.max_tokens = Some(1);
-    job.prompt_wishes = PromptWishes {
+    job.prompt_options = PromptScoreOptions {
         log_probs: true,
         top_k: 5,
         targets: job.prompt[1..].iter().map(|&t| vec![t, 32]).collect(),
     };
-    let scores = run(&trainee, &job).prompt;
-    let want = pass_log_probs(&mut trainee, &threads, &job.prompt);
+    let scores = run(&trainable, &job).prompt;
+    let want = pass_log_probs(&mut trainable, &threads, &job.prompt);
     assert_eq!(scores.log_probs.len(), job.prompt.len());
     assert_eq!(scores.log_probs[0], None);
     assert!(scores.top_k[0].is_empty());
@@ -131,30 +131,30 @@ fn log_probs_of_the_prompt_are_those_of_a_pass() {
         assert_eq!(scores.targets[at][0], got);
         let top = &scores.top_k[at + 1];
         assert!(top.len() == 5 && top.windows(2).all(|pair| pair[0].1 >= pair[1].1));
-        let told = top.iter().find(|(token, _)| *token == job.prompt[at + 1]);
-        assert!(told.is_none_or(|(_, p)| *p == got));
+        let own = top.iter().find(|(token, _)| *token == job.prompt[at + 1]);
+        assert!(own.is_none_or(|(_, p)| *p == got));
     }
 }
 
 #[test]
-fn a_seed_means_the_same_tokens_and_samples_of_one_seed_differ() {
-    let (trainee, _) = trained();
-    let first = run(&trainee, &job(PROMPT)).samples;
-    assert_eq!(first, run(&trainee, &job(PROMPT)).samples);
+fn seed_fixes_tokens_and_samples_of_one_request_differ() {
+    let (trainable, _) = trained();
+    let first = run(&trainable, &job(PROMPT)).samples;
+    assert_eq!(first, run(&trainable, &job(PROMPT)).samples);
     assert_ne!(first[0].tokens, first[1].tokens);
     assert_ne!(first[1].tokens, first[2].tokens);
     let mut other = job(PROMPT);
     other.seed = 8;
-    assert_ne!(first[0].tokens, run(&trainee, &other).samples[0].tokens);
+    assert_ne!(first[0].tokens, run(&trainable, &other).samples[0].tokens);
 }
 
 #[test]
-fn temperature_zero_always_takes_the_most_likely() {
-    let (trainee, _) = trained();
+fn temperature_zero_selects_the_most_likely_token() {
+    let (trainable, _) = trained();
     let mut job = job(PROMPT);
-    job.choice.temperature = 0.0;
+    job.sampling.temperature = 0.0;
     job.top_k_log_probs = 2;
-    let result = run(&trainee, &job);
+    let result = run(&trainable, &job);
     assert_eq!(result.samples[0].tokens, result.samples[1].tokens);
     for sample in &result.samples {
         for (at, top) in sample.top_k.iter().enumerate() {
@@ -165,8 +165,8 @@ fn temperature_zero_always_takes_the_most_likely() {
 }
 
 #[test]
-fn a_stop_ends_one_sample_and_leaves_the_others() {
-    let (trainee, _) = trained();
+fn stop_ends_one_sample_and_not_the_others() {
+    let (trainable, _) = trained();
     let mut job = job(PROMPT);
     job.samples = 8;
     job.max_tokens = Some(120);
@@ -174,9 +174,9 @@ fn a_stop_ends_one_sample_and_leaves_the_others() {
     let free = {
         let mut free = job.clone();
         free.stop = Stop::never();
-        run(&trainee, &free)
+        run(&trainable, &free)
     };
-    let result = run(&trainee, &job);
+    let result = run(&trainable, &job);
     assert!(result.samples.iter().any(|s| s.stopped));
     for (sample, free) in result.samples.iter().zip(&free.samples) {
         let text = Text::Bytes.decode(&sample.tokens).unwrap();
@@ -188,25 +188,25 @@ fn a_stop_ends_one_sample_and_leaves_the_others() {
             usize::from(text.ends_with("the")),
             "{text}"
         );
-        // Until it stops, a sample is what it would have been without a stop.
+        // The tokens before the stop equal those of the sample without a stop.
         assert_eq!(sample.tokens, free.tokens[..sample.tokens.len()]);
         assert!(!free.stopped && free.tokens.len() == 120);
     }
 }
 
 #[test]
-fn a_sampler_keeps_the_weights_it_was_made_with() {
-    let (mut trainee, threads) = trained();
-    let base = Arc::clone(trainee.base());
-    let sampler = Sampler::new(base, Some(trainee.lora()), Arc::new(Text::Bytes));
+fn sampler_is_not_affected_by_later_training() {
+    let (mut trainable, threads) = trained();
+    let base = Arc::clone(trainable.base());
+    let sampler = Sampler::new(base, Some(trainable.lora()), Arc::new(Text::Bytes));
     let job = job(PROMPT);
     let before = sampler.run(&job, &AtomicBool::new(false)).unwrap().samples;
     let batch = [example(b"something else altogether")];
     let mode = Mode::ForwardBackward;
-    trainee
+    trainable
         .pass(&threads, &batch, &Loss::CrossEntropy, mode)
         .unwrap();
-    trainee
+    trainable
         .step(&AdamWParams {
             learning_rate: 0.05,
             ..AdamWParams::default()
@@ -216,23 +216,23 @@ fn a_sampler_keeps_the_weights_it_was_made_with() {
         before,
         sampler.run(&job, &AtomicBool::new(false)).unwrap().samples
     );
-    assert_ne!(before, run(&trainee, &job).samples);
+    assert_ne!(before, run(&trainable, &job).samples);
 }
 
 #[test]
-fn bad_jobs_are_refused_by_name_and_cancelled_ones_end() {
-    let (trainee, _) = trained();
+fn invalid_jobs_are_refused_and_cancelled_jobs_end() {
+    let (trainable, _) = trained();
     let refused = |change: &dyn Fn(&mut SampleJob)| {
         let mut job = job(PROMPT);
         change(&mut job);
-        try_run(&trainee, &job).unwrap_err().to_string()
+        try_run(&trainable, &job).unwrap_err().to_string()
     };
     assert!(refused(&|j| j.prompt.clear()).starts_with("prompt"));
     assert!(refused(&|j| j.prompt[0] = 264).starts_with("prompt"));
     assert!(refused(&|j| j.samples = 0).starts_with("num_samples"));
     assert!(refused(&|j| j.max_tokens = Some(0)).contains("max_tokens"));
     assert!(refused(&|j| j.max_tokens = Some(1003)).contains("max_tokens"));
-    let sampler = Sampler::new(Arc::clone(trainee.base()), None, Arc::new(Text::Bytes));
+    let sampler = Sampler::new(Arc::clone(trainable.base()), None, Arc::new(Text::Bytes));
     let error = sampler
         .run(&job(PROMPT), &AtomicBool::new(true))
         .unwrap_err();
@@ -240,27 +240,27 @@ fn bad_jobs_are_refused_by_name_and_cancelled_ones_end() {
 }
 
 #[test]
-fn a_prompt_that_fills_the_context_has_room_for_one_token() {
-    let (trainee, _) = trained();
+fn one_token_can_follow_a_prompt_that_fills_the_context() {
+    let (trainable, _) = trained();
     let mut job = job(&"x".repeat(1024));
     job.max_tokens = Some(1);
-    job.prompt_wishes.log_probs = true;
-    let result = run(&trainee, &job);
+    job.prompt_options.log_probs = true;
+    let result = run(&trainable, &job);
     assert_eq!(result.prompt.log_probs.len(), 1024);
     assert!(result.samples.iter().all(|sample| sample.tokens.len() == 1));
     for (len, max_tokens) in [(1024, 2), (1025, 1)] {
         job.prompt = vec![120; len];
         job.max_tokens = Some(max_tokens);
-        assert!(try_run(&trainee, &job).is_err());
+        assert!(try_run(&trainable, &job).is_err());
     }
 }
 
 #[test]
-fn without_a_limit_a_sample_fills_the_context() {
-    let (trainee, _) = trained();
+fn sample_without_max_tokens_fills_the_context() {
+    let (trainable, _) = trained();
     let mut job = job(&"x".repeat(1000));
     job.max_tokens = None;
-    for sample in run(&trainee, &job).samples {
+    for sample in run(&trainable, &job).samples {
         assert_eq!(sample.tokens.len(), 24);
     }
 }

@@ -1,7 +1,7 @@
-//! The loop: submit, poll until the protobuf result is there, again.
+//! The benchmark loop: submit a sample, poll until its protobuf result arrives, repeat.
 #![expect(
     clippy::disallowed_methods,
-    reason = "a measure of real time on real sockets, which decides nothing"
+    reason = "the benchmark measures real time on real sockets"
 )]
 
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use tokio::task::JoinSet;
 use crate::record::{Recorded, Template, record, request_id};
 use crate::wire::{Address, Sender};
 
-/// Streams on one HTTP/2 connection, as the client has it.
+/// The maximum number of streams per HTTP/2 connection, as in the client.
 const STREAMS: u32 = 50;
 
-/// An hour in microseconds: what takes longer counts as that long.
-const LONGEST: u64 = 3600 * 1_000_000;
+/// The maximum recorded latency, one hour in microseconds.
+const MAX_LATENCY: u64 = 3600 * 1_000_000;
 
-/// How much of what.
+/// The parameters of a benchmark run.
 #[derive(Clone)]
 pub struct Load {
-    /// The server, without TLS.
+    /// The base URL of the server, without TLS.
     pub base_url: String,
-    /// The key that is sent.
+    /// The API key.
     pub api_key: String,
-    /// Samples in all.
+    /// The total number of samples.
     pub requests: u32,
-    /// Samples under way at once.
+    /// The number of concurrent samples.
     pub concurrency: u32,
-    /// Tokens in each prompt.
+    /// The number of tokens in each prompt.
     pub prompt_len: u32,
-    /// The most tokens in each sample.
+    /// The maximum number of tokens in each sample.
     pub max_tokens: u32,
-    /// Whether HTTP/2 is spoken.
+    /// Whether to use HTTP/2.
     pub http2: bool,
 }
 
-/// Runs it; what it came to, under the names that `tinkers bench sample --json` uses.
+/// Runs the benchmark and returns the measurements, with the keys of `tinkers bench sample --json`.
 ///
 /// # Errors
-/// When the server cannot be reached, or answers anything but a result.
+/// Returns an error if the server cannot be reached or gives an unexpected response.
 pub async fn run(load: Load) -> Result<Value> {
     ensure!(load.requests > 0, "--requests: expected at least 1");
     ensure!(load.concurrency > 0, "--concurrency: expected at least 1");
@@ -62,11 +62,11 @@ pub async fn run(load: Load) -> Result<Value> {
         requests: load.requests,
     });
     let mut running = JoinSet::new();
-    let (cpu, watch) = (cpu(), Instant::now());
+    let (cpu, start) = (cpu_time(), Instant::now());
     for pair in senders {
         running.spawn(worker(Arc::clone(&work), pair));
     }
-    let mut micros = Histogram::<u64>::new_with_bounds(1, LONGEST, 3)?;
+    let mut micros = Histogram::<u64>::new_with_bounds(1, MAX_LATENCY, 3)?;
     let mut bytes = 0;
     while let Some(ended) = running.join_next().await {
         let (latencies, received) = ended??;
@@ -75,8 +75,8 @@ pub async fn run(load: Load) -> Result<Value> {
             micros.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         }
     }
-    let seconds = watch.elapsed().as_secs_f64();
-    let used = self::cpu()
+    let seconds = start.elapsed().as_secs_f64();
+    let used = cpu_time()
         .zip(cpu)
         .map(|(now, before)| (now - before).as_secs_f64());
     close(recorded).await;
@@ -101,17 +101,17 @@ pub async fn run(load: Load) -> Result<Value> {
 }
 
 async fn close(recorded: Recorded) {
-    // A server that cannot be told finds out by itself.
+    // If this fails, the session expires on the server.
     let _ = recorded.service.close(FinishReason::Success, None).await;
 }
 
-/// A sender to submit on and one to poll on.
+/// A sender for submissions and one for polls.
 struct Pair {
     submit: Sender,
     poll: Sender,
 }
 
-/// A pair for each worker, and how many connections that makes.
+/// Connects a pair of senders for each worker and returns the number of connections.
 async fn connect(address: &Address, load: &Load, workers: u32) -> Result<(Vec<Pair>, usize)> {
     let mut pairs: Vec<Pair> = Vec::new();
     let mut connections = 0;
@@ -136,9 +136,9 @@ async fn connect(address: &Address, load: &Load, workers: u32) -> Result<(Vec<Pa
 
 async fn open(address: &Address, load: &Load) -> Result<Sender> {
     if load.http2 {
-        Sender::shared(address).await
+        Sender::http2(address).await
     } else {
-        Sender::single(address).await
+        Sender::http1(address).await
     }
 }
 
@@ -158,40 +158,43 @@ async fn worker(work: Arc<Work>, mut pair: Pair) -> Result<(Vec<Duration>, usize
         if number >= work.requests {
             return Ok((latencies, bytes));
         }
-        let watch = Instant::now();
+        let start = Instant::now();
         bytes += sample(&work, &mut pair, number).await?;
-        latencies.push(watch.elapsed());
+        latencies.push(start.elapsed());
     }
 }
 
-/// One sample; the length of its result in bytes.
+/// Runs one sample and returns the size of its result in bytes.
 async fn sample(work: &Work, pair: &mut Pair, number: u32) -> Result<usize> {
     let number = (work.first_seq + u64::from(number)).to_string();
     let body = work.submit.body(&number);
-    let (_, promise) = pair
+    let (_, submission) = pair
         .submit
         .exchange(&work.address, &work.submit, body)
         .await?;
-    let id = request_id(&promise)?;
+    let id = request_id(&submission)?;
     loop {
         let body = work.poll.body(&id);
-        let (kind, answer) = pair.poll.exchange(&work.address, &work.poll, body).await?;
-        let kind = kind.context("an answer without a type")?;
-        if kind == "application/x-protobuf" {
-            return Ok(answer.len());
+        let (content_type, response) = pair.poll.exchange(&work.address, &work.poll, body).await?;
+        let content_type = content_type.context("a poll response has no content-type")?;
+        if content_type == "application/x-protobuf" {
+            return Ok(response.len());
         }
-        let told: Value = serde_json::from_slice(&answer)?;
-        ensure!(told["type"] == "try_again", "a poll was answered {told}");
+        let response: Value = serde_json::from_slice(&response)?;
+        ensure!(
+            response["type"] == "try_again",
+            "unexpected poll response: {response}"
+        );
     }
 }
 
 #[cfg(unix)]
-fn cpu() -> Option<Duration> {
+fn cpu_time() -> Option<Duration> {
     use rustix::time::{ClockId, clock_gettime};
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).ok()
 }
 
 #[cfg(not(unix))]
-fn cpu() -> Option<Duration> {
+fn cpu_time() -> Option<Duration> {
     None
 }

@@ -1,4 +1,4 @@
-//! What the client is measured against.
+//! The baseline of client benchmarks: a plain hyper loop that sends the requests of the client.
 
 pub mod bare;
 mod record;

@@ -1,31 +1,31 @@
-//! `bare-loop`: the floor under the client. It lets the client make one sample, records what that sent, and then sends the same
-//! bytes as often as asked, with hyper alone: no encoding, no decoding, no limits, no retries, no time limits.
+//! `bare-loop`: a lower bound for the cost of the client. It records the requests of one sample of the client and then repeats their
+//! bytes with plain hyper, without encoding, decoding, rate limits, retries or timeouts.
 
 use clap::Parser;
 use tinkers_bench::bare::{self, Load};
 
-/// Send what the client sends, with hyper alone, and print one JSON object.
+/// Send the requests of the client with plain hyper, and print the measurements as one JSON object
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The server, as in http://127.0.0.1:8000
+    /// The base URL of the server, such as http://127.0.0.1:8000
     #[arg(long, value_name = "URL")]
     base_url: String,
-    /// The key that is sent
+    /// The API key
     #[arg(long, value_name = "KEY", default_value = "tml-bench")]
     api_key: String,
-    /// Samples in all
+    /// The total number of samples
     #[arg(long, value_name = "N", default_value = "1000")]
     requests: u32,
-    /// Samples under way at once, each with a connection to submit on and one to poll on
+    /// The number of concurrent samples, each with a connection for submissions and one for polls
     #[arg(long, value_name = "C", default_value = "32")]
     concurrency: u32,
-    /// Tokens in each prompt
+    /// The number of tokens in each prompt
     #[arg(long, value_name = "L", default_value = "256")]
     prompt_len: u32,
-    /// The most tokens in each sample
+    /// The maximum number of tokens in each sample
     #[arg(long, value_name = "M", default_value = "256")]
     max_tokens: u32,
-    /// HTTP/2 from the first byte, 50 streams on a connection
+    /// Use HTTP/2 with prior knowledge, with up to 50 streams per connection
     #[arg(long)]
     http2: bool,
 }
@@ -44,12 +44,12 @@ fn main() -> anyhow::Result<()> {
         max_tokens: arguments.max_tokens,
         http2: arguments.http2,
     };
-    let told = runtime.block_on(bare::run(load))?;
-    print(&told);
+    let report = runtime.block_on(bare::run(load))?;
+    print(&report);
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the result is what the program is for")]
-fn print(told: &serde_json::Value) {
-    println!("{told}");
+#[expect(clippy::print_stdout, reason = "the program prints its report")]
+fn print(report: &serde_json::Value) {
+    println!("{report}");
 }

@@ -1,4 +1,4 @@
-//! One sample of the real client, written down: the bytes that the bare loop repeats.
+//! Recording of the requests of one sample of the client, which the benchmark loop repeats.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, Transp
 
 use crate::bare::Load;
 
-/// A request as it is sent, but for a part that differs each time.
+/// A recorded request with one variable part in its body.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     pub(crate) method: Method,
@@ -22,7 +22,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// The body with `part` in the place that differs.
+    /// Returns the body with `part` as the variable part.
     pub(crate) fn body(&self, part: &str) -> Bytes {
         let mut body = Vec::with_capacity(self.before.len() + part.len() + self.after.len());
         body.extend_from_slice(&self.before);
@@ -31,16 +31,16 @@ impl Template {
         body.into()
     }
 
-    /// `request` with the place of `part`, which stands in its body behind `key`.
-    fn of(request: HttpRequest, load: &Load, key: &str, part: &str) -> Result<Self> {
-        let text = std::str::from_utf8(&request.body).context("the body is no text")?;
+    /// Creates a template of `request`, in whose body `part` after `key` is variable.
+    fn new(request: HttpRequest, load: &Load, key: &str, part: &str) -> Result<Self> {
+        let text = std::str::from_utf8(&request.body).context("the request body is not UTF-8")?;
         let whole = format!("{key}{part}");
         let at = text
             .find(&whole)
-            .with_context(|| format!("no {whole} in the body {text}"))?;
+            .with_context(|| format!("no {whole} in the request body {text}"))?;
         let (start, end) = (at + key.len(), at + whole.len());
         let mut headers = request.headers;
-        // What the transport adds, as it adds it.
+        // The headers that the transport adds.
         let agent = concat!("tinkers/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"));
@@ -58,18 +58,18 @@ impl Template {
     }
 }
 
-/// What a sample sends, and the session that it belongs to, which must live as long.
+/// The recorded requests and their session, which must stay open.
 pub(crate) struct Recorded {
-    /// `asample`, its `seq_id` open.
+    /// The request to `asample`, with a variable `seq_id`.
     pub(crate) submit: Template,
-    /// `retrieve_future`, its `request_id` open.
+    /// The request to `retrieve_future`, with a variable `request_id`.
     pub(crate) poll: Template,
-    /// The first number that was not used.
+    /// The first unused `seq_id`.
     pub(crate) next_seq: u64,
     pub(crate) service: ServiceClient,
 }
 
-/// Lets the client make one sample of the kind that `load` is of.
+/// Runs one sample with the client and records its requests.
 pub(crate) async fn record(load: &Load) -> Result<Recorded> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let recorder = Arc::clone(&seen);
@@ -77,9 +77,9 @@ pub(crate) async fn record(load: &Load) -> Result<Recorded> {
         .without_environment()
         .base_url(&load.base_url)
         .api_key(&load.api_key)
-        .layer_transport(move |below| {
+        .layer_transport(move |inner| {
             Arc::new(Recorder {
-                below,
+                inner,
                 seen: recorder,
             })
         });
@@ -90,7 +90,7 @@ pub(crate) async fn record(load: &Load) -> Result<Recorded> {
     let models = service.capabilities().await?.supported_models;
     let model = models.into_iter().find_map(|model| model.model_name);
     let sampler = service
-        .sampling(model.context("the server names no model")?)
+        .sampling(model.context("the server lists no model")?)
         .create()
         .await?;
     let prompt: Vec<u32> = (0..load.prompt_len).map(|i| i % 100 + 1).collect();
@@ -100,44 +100,46 @@ pub(crate) async fn record(load: &Load) -> Result<Recorded> {
         .max_tokens(load.max_tokens)
         .await?;
     let mut seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-    let mut take = |end: &str| {
+    let mut take = |suffix: &str| {
         let at = seen
             .iter()
-            .position(|(request, _)| request.path.ends_with(end));
-        let at = at.with_context(|| format!("the client sent no {end}"))?;
+            .position(|(request, _)| request.path.ends_with(suffix));
+        let at = at.with_context(|| format!("the client sent no request to {suffix}"))?;
         anyhow::Ok(seen.swap_remove(at))
     };
-    let (submit, promise) = take("/asample")?;
+    let (submit, submission) = take("/asample")?;
     let (poll, _) = take("/retrieve_future")?;
-    let id = request_id(&promise)?;
+    let id = request_id(&submission)?;
     Ok(Recorded {
-        submit: Template::of(submit, load, "\"seq_id\":", "0")?,
-        poll: Template::of(poll, load, "\"request_id\":\"", &id)?,
+        submit: Template::new(submit, load, "\"seq_id\":", "0")?,
+        poll: Template::new(poll, load, "\"request_id\":\"", &id)?,
         next_seq: 1,
         service,
     })
 }
 
-/// The id that a submission was answered with.
-pub(crate) fn request_id(promise: &[u8]) -> Result<String> {
-    let promise: serde_json::Value = serde_json::from_slice(promise)?;
-    let id = promise["request_id"].as_str();
-    Ok(id.context("a promise without a request_id")?.to_owned())
+/// Extracts the request id from the response to a submission.
+pub(crate) fn request_id(submission: &[u8]) -> Result<String> {
+    let submission: serde_json::Value = serde_json::from_slice(submission)?;
+    let id = submission["request_id"].as_str();
+    Ok(id
+        .context("the response to a submission has no request_id")?
+        .to_owned())
 }
 
 #[derive(Debug)]
 struct Recorder {
-    below: Arc<dyn Transport>,
+    inner: Arc<dyn Transport>,
     seen: Arc<Mutex<Vec<(HttpRequest, Bytes)>>>,
 }
 
 impl Transport for Recorder {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
-            let answer = self.below.send(request.clone()).await?;
+            let response = self.inner.send(request.clone()).await?;
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.push((request, answer.body.clone()));
-            Ok(answer)
+            seen.push((request, response.body.clone()));
+            Ok(response)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Connections of hyper, and nothing else.
+//! Plain hyper connections.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::record::Template;
 
-/// The server's address.
+/// The address of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
     authority: String,
@@ -20,12 +20,12 @@ pub(crate) struct Address {
 
 impl Address {
     pub(crate) fn parse(base_url: &str) -> Result<Self> {
-        let uri: Uri = base_url.parse().context("--base-url is no URL")?;
+        let uri: Uri = base_url.parse().context("cannot parse --base-url")?;
         ensure!(
             uri.scheme_str() == Some("http"),
-            "--base-url: expected http://, since TLS would be measured with it"
+            "--base-url: expected http://, because the benchmark does not measure TLS"
         );
-        let authority = uri.authority().context("--base-url names no host")?;
+        let authority = uri.authority().context("--base-url has no host")?;
         Ok(Self {
             authority: authority.to_string(),
             prefix: uri.path().trim_end_matches('/').to_owned(),
@@ -39,37 +39,37 @@ impl Address {
     }
 }
 
-/// The sending end of a connection.
+/// The request sender of a connection.
 pub(crate) enum Sender {
-    /// HTTP/1.1, for one request at a time.
-    Single(http1::SendRequest<Full<Bytes>>),
-    /// HTTP/2; clones share it.
-    Shared(http2::SendRequest<Full<Bytes>>),
+    /// An HTTP/1.1 connection, for one request at a time.
+    Http1(http1::SendRequest<Full<Bytes>>),
+    /// An HTTP/2 connection, which clones share.
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Sender {
-    pub(crate) async fn single(address: &Address) -> Result<Self> {
+    pub(crate) async fn http1(address: &Address) -> Result<Self> {
         let (sender, driver) = http1::handshake(address.connect().await?).await?;
         tokio::spawn(driver);
-        Ok(Self::Single(sender))
+        Ok(Self::Http1(sender))
     }
 
-    pub(crate) async fn shared(address: &Address) -> Result<Self> {
+    pub(crate) async fn http2(address: &Address) -> Result<Self> {
         let (sender, driver) =
             http2::handshake(TokioExecutor::new(), address.connect().await?).await?;
         tokio::spawn(driver);
-        Ok(Self::Shared(sender))
+        Ok(Self::Http2(sender))
     }
 
-    /// Another on the same HTTP/2 connection; `None` on HTTP/1.1.
+    /// Returns another sender of the same HTTP/2 connection; `None` for HTTP/1.1.
     pub(crate) fn share(&self) -> Option<Self> {
         match self {
-            Self::Single(_) => None,
-            Self::Shared(sender) => Some(Self::Shared(sender.clone())),
+            Self::Http1(_) => None,
+            Self::Http2(sender) => Some(Self::Http2(sender.clone())),
         }
     }
 
-    /// One exchange: the answer's type and body.
+    /// Sends a request and returns the content type and the body of the response.
     pub(crate) async fn exchange(
         &mut self,
         address: &Address,
@@ -81,14 +81,14 @@ impl Sender {
         *request.headers_mut() = template.headers.clone();
         let path = format!("{}{}", address.prefix, template.path);
         let response = match self {
-            Self::Single(sender) => {
+            Self::Http1(sender) => {
                 *request.uri_mut() = path.parse()?;
                 let host = HeaderValue::from_str(&address.authority)?;
                 request.headers_mut().insert(HOST, host);
                 sender.ready().await?;
                 sender.send_request(request).await?
             }
-            Self::Shared(sender) => {
+            Self::Http2(sender) => {
                 *request.uri_mut() = format!("http://{}{path}", address.authority).parse()?;
                 sender.ready().await?;
                 sender.send_request(request).await?
@@ -98,7 +98,7 @@ impl Sender {
         let body = body.collect().await?.to_bytes();
         ensure!(
             head.status == StatusCode::OK,
-            "{} was answered {}: {}",
+            "{} returned {}: {}",
             template.path,
             head.status,
             String::from_utf8_lossy(&body)

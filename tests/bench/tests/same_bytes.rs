@@ -1,4 +1,4 @@
-//! The bare loop sends what the client sends, as the server sees it.
+//! A test that the benchmark loop sends the same requests as the client.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,10 +11,10 @@ use tinkers_local::{
 };
 use tinkers_transport::TokioTime;
 
-/// Differs from request to request by its nature.
-const OWN: [&str; 1] = ["x-idempotency-key"];
+/// Headers whose value differs between requests.
+const VARIABLE_HEADERS: [&str; 1] = ["x-idempotency-key"];
 
-/// The one that the server takes.
+/// The API key of the server.
 const KEY: &str = "tml-hush-hush";
 
 fn serve(journal: Journal) -> BlockingServer {
@@ -30,10 +30,10 @@ fn serve(journal: Journal) -> BlockingServer {
     .unwrap()
 }
 
-/// Everything but the numbers: how long the body is, and the headers with the length of their values.
+/// Returns what must be equal for all requests: the body size, and the headers, with only the length of variable ones.
 fn shape(entry: &Entry) -> (usize, BTreeMap<String, String>) {
     let headers = entry.headers.iter().map(|(name, value)| {
-        let value = if OWN.contains(&name.as_str()) {
+        let value = if VARIABLE_HEADERS.contains(&name.as_str()) {
             format!("{} bytes", value.len())
         } else {
             String::from_utf8_lossy(value.as_bytes()).into_owned()
@@ -51,7 +51,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn the_bare_loop_and_the_client_cannot_be_told_apart() {
+fn bare_loop_sends_the_same_requests_as_the_client() {
     for http2 in [false, true] {
         let journal = Journal::new();
         let server = serve(journal.clone());
@@ -64,17 +64,17 @@ fn the_bare_loop_and_the_client_cannot_be_told_apart() {
             max_tokens: 256,
             http2,
         };
-        let told = block_on(bare::run(load)).unwrap();
-        assert_eq!(told["requests"], 4);
-        assert_eq!(told["connections"], if http2 { 2 } else { 4 });
-        // 256 tokens and as many log-probabilities, four bytes each, for each of four.
+        let report = block_on(bare::run(load)).unwrap();
+        assert_eq!(report["requests"], 4);
+        assert_eq!(report["connections"], if http2 { 2 } else { 4 });
+        // Four results with 256 tokens and 256 log-probabilities of four bytes each.
         assert!(
-            told["result_bytes"].as_u64().unwrap() > 4 * 256 * 8,
-            "{told}"
+            report["result_bytes"].as_u64().unwrap() > 4 * 256 * 8,
+            "{report}"
         );
         for route in ["/api/v1/asample", "/api/v1/retrieve_future"] {
             let seen = journal.of(route);
-            // The first is the client's.
+            // The first request is that of the client.
             assert_eq!(seen.len(), 5, "{route}");
             for entry in &seen[1..] {
                 assert_eq!(entry.status, Some(200));

@@ -1,4 +1,4 @@
-//! What a check is given: a server to connect to, and what was found out about it before.
+//! The context of the checks: the server, its settings, and shared sessions and models.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,42 +10,42 @@ use tokio::sync::OnceCell;
 
 use crate::checks::text;
 use crate::recorder::Recorder;
-use crate::verdict::Stop;
+use crate::verdict::CheckError;
 
-/// Opens a session whose transport has the recorder over it.
+/// A function that opens a session whose transport is wrapped by the recorder.
 pub type Connect =
     Arc<dyn Fn(Recorder) -> BoxFuture<'static, Result<Service, Error>> + Send + Sync>;
 
 /// A session.
 pub type Service = ServiceClient;
 
-/// What works behind the server's API.
+/// Whether the server has a real model or a mock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Engine {
-    /// A model that learns.
-    Model,
-    /// A stand-in for one: what was learnt is not compared, and what needs it is not on offer.
+pub enum ModelKind {
+    /// A real model, which learns.
+    Real,
+    /// A mock: results are not compared, and checks that need a real model are not offered.
     Mock,
 }
 
-/// What is said of the server beforehand.
+/// The settings of a run.
 #[derive(Debug, Clone)]
-pub struct Setting {
-    /// What works behind it.
-    pub engine: Engine,
-    /// The base model to train and to sample from.
+pub struct Settings {
+    /// Whether the server has a real model or a mock.
+    pub model_kind: ModelKind,
+    /// The base model to train and sample from.
     pub model: String,
-    /// The rank of adapters.
+    /// The LoRA rank.
     pub rank: u32,
-    /// The size of the vocabulary that is used: tokens are from 3 up to here.
+    /// The exclusive upper bound of the token ids in use, which start at 3.
     pub vocabulary: u32,
 }
 
-impl Setting {
-    /// Adapters of rank 8 over `model`, with the tokens below 96.
-    pub fn of(model: impl Into<String>) -> Self {
+impl Settings {
+    /// Creates settings for a real `model` with LoRA rank 8 and token ids below 96.
+    pub fn new(model: impl Into<String>) -> Self {
         Self {
-            engine: Engine::Model,
+            model_kind: ModelKind::Real,
             model: model.into(),
             rank: 8,
             vocabulary: 96,
@@ -53,35 +53,35 @@ impl Setting {
     }
 }
 
-/// What a check is given.
+/// The context of the checks.
 pub struct Context {
-    /// What is said of the server.
-    pub setting: Setting,
-    /// What was exchanged.
+    /// The settings of the run.
+    pub settings: Settings,
+    /// The recorder of requests and responses.
     pub recorder: Recorder,
     connect: Connect,
     service: OnceCell<Service>,
     trained: OnceCell<Trained>,
     names: AtomicU32,
     run: String,
-    /// Models of the check that runs, to be freed after it: servers have room for a few.
+    /// The models of the running check, which are unloaded after it, since servers limit the number of models.
     models: Mutex<Vec<TrainingClient>>,
 }
 
-/// A model that was trained a little, which the checks that change nothing share.
+/// A briefly trained model, shared by checks that do not change it.
 #[derive(Debug)]
 pub struct Trained {
     /// The model.
     pub client: TrainingClient,
-    /// The loss per token before the first step, and after the last.
+    /// The loss per token before the first step and after the last.
     pub losses: (f64, f64),
 }
 
 impl Context {
-    /// A context for a server that `connect` connects to. `run` tells this run's names on the server from those of others.
-    pub fn new(connect: Connect, setting: Setting, run: impl Into<String>) -> Self {
+    /// Creates a context for the server that `connect` connects to. `run` makes names on the server unique to this run.
+    pub fn new(connect: Connect, settings: Settings, run: impl Into<String>) -> Self {
         Self {
-            setting,
+            settings,
             recorder: Recorder::default(),
             connect,
             service: OnceCell::new(),
@@ -92,38 +92,38 @@ impl Context {
         }
     }
 
-    /// The session that the checks share.
-    pub async fn service(&self) -> Result<&Service, Stop> {
+    /// Returns the session that the checks share.
+    pub async fn service(&self) -> Result<&Service, CheckError> {
         let service = self.service.get_or_try_init(|| self.connect());
         Ok(service.await?)
     }
 
-    /// A session of its own.
+    /// Opens a new session.
     pub async fn connect(&self) -> Result<Service, Error> {
         (self.connect)(self.recorder.clone()).await
     }
 
-    /// A new model with an adapter of its own, which is freed when the check is over.
-    pub async fn model(&self) -> Result<TrainingClient, Stop> {
-        let made = self.lasting_model().await?;
-        self.free_later(&made);
+    /// Creates a model that is unloaded after the check.
+    pub async fn model(&self) -> Result<TrainingClient, CheckError> {
+        let made = self.create_model().await?;
+        self.unload_later(&made);
         Ok(made)
     }
 
-    /// Frees a model when the check is over.
-    pub fn free_later(&self, model: &TrainingClient) {
+    /// Marks a model to be unloaded after the check.
+    pub fn unload_later(&self, model: &TrainingClient) {
         self.models().push(model.clone());
     }
 
-    /// Frees the models of the check that is over, where the server can, and lets the shared one go on after what was refused.
-    pub async fn free_models(&self) {
+    /// Unloads the models of the last check and recovers the shared model from refused calls.
+    pub async fn unload_models(&self) {
         if let Some(trained) = self.trained.get() {
-            // One that cannot go on says so in the next check.
+            // If the model cannot recover, the next check reports it.
             let _ = trained.client.recover();
         }
         let models = std::mem::take(&mut *self.models());
         for model in models {
-            // One that cannot be freed goes with the session.
+            // A model that cannot be unloaded is removed with the session.
             drop(model.unload().await);
         }
     }
@@ -132,20 +132,20 @@ impl Context {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn lasting_model(&self) -> Result<TrainingClient, Stop> {
-        let creation = self.service().await?.lora_training(&self.setting.model);
-        Ok(creation.rank(self.setting.rank).seed(7).create().await?)
+    async fn create_model(&self) -> Result<TrainingClient, CheckError> {
+        let creation = self.service().await?.lora_training(&self.settings.model);
+        Ok(creation.rank(self.settings.rank).seed(7).create().await?)
     }
 
-    /// The model that the checks share, trained a little.
-    pub async fn trained(&self) -> Result<&Trained, Stop> {
+    /// Returns the shared model; trains it at the first call.
+    pub async fn trained(&self) -> Result<&Trained, CheckError> {
         self.trained
             .get_or_try_init(|| async {
-                let client = self.lasting_model().await?;
-                let data = text::data(&self.setting, 4, 24);
-                if self.setting.engine == Engine::Model {
-                    let bystander = self.model().await?;
-                    text::check_learning(&client, &bystander, &data).await?;
+                let client = self.create_model().await?;
+                let data = text::data(&self.settings, 4, 24);
+                if self.settings.model_kind == ModelKind::Real {
+                    let other = self.model().await?;
+                    text::check_learning(&client, &other, &data).await?;
                 }
                 let losses = text::train(&client, &data, 8).await?;
                 let (first, last) = (losses[0], losses[losses.len() - 1]);
@@ -157,20 +157,20 @@ impl Context {
             .await
     }
 
-    /// Whether what was learnt can be compared.
-    pub fn compares(&self) -> bool {
-        self.setting.engine == Engine::Model
+    /// Returns whether the server has a real model, so that results can be compared.
+    pub fn has_real_model(&self) -> bool {
+        self.settings.model_kind == ModelKind::Real
     }
 
-    /// Stops where there is nothing that learns.
-    pub async fn needs_a_model(&self) -> Result<&Trained, Stop> {
-        if self.compares() {
+    /// Returns the shared model, or [`CheckError::NotOffered`] if the server has a mock.
+    pub async fn require_real_model(&self) -> Result<&Trained, CheckError> {
+        if self.has_real_model() {
             return self.trained().await;
         }
-        Err(Stop::not_offered("a mock in place of a model"))
+        Err(CheckError::not_offered("needs a real model"))
     }
 
-    /// A checkpoint's name that nobody else has.
+    /// Returns a unique checkpoint name.
     pub fn name(&self, what: &str) -> String {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         format!("{what}-{}-{number}", self.run)
@@ -180,7 +180,7 @@ impl Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("setting", &self.setting)
+            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }

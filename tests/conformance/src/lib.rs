@@ -1,7 +1,7 @@
-//! One suite over any Tinker server: whatever dialect it speaks, the client finds out, and this says what came of it.
+//! A conformance test suite for Tinker servers of any dialect; the client detects the dialect.
 //!
-//! A check is a small program over the facade. It passes, finds that the server does not offer what it is about, or fails with
-//! the last exchanges that it saw. `cargo xtask conformance --base-url URL --model NAME` runs it.
+//! Each check uses the public API of `tinkers`. It passes, reports that the server does not offer the feature, or fails with the
+//! last requests and responses. Run it with `cargo xtask conformance --base-url URL --model NAME`.
 
 mod checks;
 mod context;
@@ -11,8 +11,8 @@ mod run;
 mod verdict;
 
 pub use checks::{Check, Profile, checks};
-pub use context::{Connect, Context, Engine, Service, Setting};
+pub use context::{Connect, Context, ModelKind, Service, Settings};
 pub use recorder::{Exchange, Recorder};
 pub use report::{Report, Row};
 pub use run::{Limits, run};
-pub use verdict::{Findings, Stop, Verdict};
+pub use verdict::{CheckError, CheckResult, Verdict};

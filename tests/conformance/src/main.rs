@@ -1,5 +1,5 @@
-//! `cargo xtask conformance`: the suite over a server, as a matrix.
-#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+//! The program behind `cargo xtask conformance`.
+#![expect(clippy::print_stdout, reason = "the program prints its report")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,55 +8,55 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
 use tinkers::prelude::*;
-use tinkers_conformance::{Connect, Context, Engine, Limits, Profile, Recorder, Setting, run};
+use tinkers_conformance::{Connect, Context, Limits, ModelKind, Profile, Recorder, Settings, run};
 
-/// Runs the conformance suite over a Tinker server.
+/// Run the conformance suite against a Tinker server
 ///
-/// The exit status is 0 when nothing failed, 1 when something did, and 2 when the server could not be asked. What a server does not
-/// offer is no failure.
+/// The exit status is 0 if no check failed, 1 if a check failed, and 2 if no session could be opened. A feature that the server
+/// does not offer is not a failure.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask conformance")]
 struct Options {
-    /// The server, such as http://127.0.0.1:8000.
+    /// The base URL of the server, such as http://127.0.0.1:8000
     #[arg(long)]
     base_url: String,
-    /// Its key [env: TINKER_API_KEY]; a server that takes any gets a dummy.
+    /// The API key [env: TINKER_API_KEY] [default: a dummy key]
     #[arg(long)]
     api_key: Option<String>,
-    /// The base model to train and to sample from.
+    /// The base model to train and sample from
     #[arg(long)]
     model: String,
-    /// What is checked.
+    /// The set of checks to run
     #[arg(long, value_enum, default_value_t = Which::Core)]
     profile: Which,
-    /// Only the checks whose name has this in it.
+    /// Run only the checks whose name contains this; may be repeated
     #[arg(long)]
     only: Vec<String>,
-    /// The rank of adapters.
+    /// The LoRA rank
     #[arg(long, default_value_t = 8)]
     rank: u32,
-    /// Tokens from 3 up to here are used.
+    /// Use token ids from 3 to below this number
     #[arg(long, default_value_t = 96)]
     vocabulary: u32,
-    /// There is a mock in place of a model: what was learnt is not compared, and what needs it is not on offer.
+    /// The server has a mock instead of a model: skip comparisons of results
     #[arg(long)]
     mock: bool,
-    /// Seconds that one check may take.
+    /// The time limit of a check in seconds
     #[arg(long, default_value_t = 180)]
     limit: u64,
-    /// Prints one JSON object at the end in place of lines.
+    /// Print one JSON object at the end instead of lines
     #[arg(long)]
     json: bool,
-    /// Also writes a table in Markdown here.
+    /// Also write a Markdown table to this file
     #[arg(long)]
     markdown: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Which {
-    /// What every training loop needs.
+    /// Features that every training loop needs
     Core,
-    /// The rest of the API too.
+    /// All features of the API
     Full,
 }
 
@@ -66,17 +66,17 @@ fn main() -> ExitCode {
 }
 
 async fn suite(options: Options) -> ExitCode {
-    let mut setting = Setting::of(&options.model);
-    setting.rank = options.rank;
-    setting.vocabulary = options.vocabulary;
+    let mut settings = Settings::new(&options.model);
+    settings.rank = options.rank;
+    settings.vocabulary = options.vocabulary;
     if options.mock {
-        setting.engine = Engine::Mock;
+        settings.model_kind = ModelKind::Mock;
     }
-    let context = Context::new(connect(&options), setting, stamp());
+    let context = Context::new(connect(&options), settings, stamp());
     let service = match context.service().await {
         Ok(service) => service,
         Err(why) => {
-            println!("no session can be opened: {why:?}");
+            println!("cannot open a session: {why:?}");
             return ExitCode::from(2);
         }
     };
@@ -88,12 +88,12 @@ async fn suite(options: Options) -> ExitCode {
     let limits = Limits {
         check: Duration::from_secs(options.limit),
     };
-    let told = |row: &tinkers_conformance::Row| {
+    let on_row = |row: &tinkers_conformance::Row| {
         if !options.json {
             println!("{row}");
         }
     };
-    let report = run(&context, &*time, profile, &options.only, limits, told).await;
+    let report = run(&context, &*time, profile, &options.only, limits, on_row).await;
     if options.json {
         println!("{}", report.to_json());
     } else {
@@ -102,10 +102,10 @@ async fn suite(options: Options) -> ExitCode {
     if let Some(path) = &options.markdown
         && let Err(error) = std::fs::write(path, report.to_markdown())
     {
-        println!("{} cannot be written: {error}", path.display());
+        println!("cannot write {}: {error}", path.display());
         return ExitCode::from(2);
     }
-    if report.holds() {
+    if report.passed() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -122,13 +122,13 @@ fn connect(options: &Options) -> Connect {
             .without_environment()
             .base_url(&url)
             .api_key(&key)
-            .layer_transport(move |below| recorder.over(below));
+            .layer_transport(move |below| recorder.wrap(below));
         Box::pin(builder.connect())
     })
 }
 
-/// Tells the names of this run from those of others.
-#[expect(clippy::disallowed_methods, reason = "a name that no other run had")]
+/// Returns a suffix for names on the server that differs between runs.
+#[expect(clippy::disallowed_methods, reason = "the suffix differs between runs")]
 fn stamp() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     format!(

@@ -1,4 +1,4 @@
-//! A layer over the transport that keeps the last exchanges, loses replies and repeats requests when told to.
+//! A transport layer that records the last exchanges, and can lose replies and send requests twice.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,34 +11,34 @@ use tinkers::transport::{
     BoxFuture, HttpRequest, HttpResponse, Transport, TransportError, TransportErrorKind,
 };
 
-/// How many exchanges are kept.
-const KEPT: usize = 6;
-/// How many bytes of a body are shown.
-const SHOWN: usize = 400;
+/// The number of exchanges that are kept.
+const MAX_EXCHANGES: usize = 6;
+/// The maximum number of bytes of a body that are shown.
+const MAX_SHOWN: usize = 400;
 
-/// One request and what came of it.
+/// A request and its response.
 #[derive(Debug, Clone, Serialize)]
 pub struct Exchange {
-    /// Method and path.
+    /// The method and path of the request.
     pub request: String,
-    /// The beginning of the request's body, or its size where it is no text.
+    /// The start of the request body, or its size if it is not text.
     pub sent: String,
-    /// The status, or what kept an answer from coming.
+    /// The status, or the transport error.
     pub answer: String,
-    /// The beginning of the answer's body, or its size.
+    /// The start of the response body, or its size if it is not text.
     pub received: String,
 }
 
-/// What happens to the next request of a path.
+/// An intervention in the next request to a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Trick {
-    /// It is answered, and the answer is lost.
+enum Intervention {
+    /// Send the request and drop the response.
     LoseReply(String),
-    /// It is sent twice, and both answers are kept.
-    Twice(String),
+    /// Send the request twice and keep both responses.
+    SendTwice(String),
 }
 
-/// What one or more clients exchanged with a server. Clones are the same recorder.
+/// A recorder of exchanges with a server. Clones share their state.
 #[derive(Clone, Default)]
 pub struct Recorder {
     state: Arc<Mutex<State>>,
@@ -47,44 +47,48 @@ pub struct Recorder {
 #[derive(Default)]
 struct State {
     last: VecDeque<Exchange>,
-    tricks: Vec<Trick>,
-    twins: Vec<(HttpResponse, HttpResponse)>,
+    interventions: Vec<Intervention>,
+    duplicate_responses: Vec<(HttpResponse, HttpResponse)>,
     lost: usize,
 }
 
 impl Recorder {
-    /// `below` with this recorder over it.
-    pub fn over(&self, below: Arc<dyn Transport>) -> Arc<dyn Transport> {
+    /// Wraps the transport `inner` with this recorder.
+    pub fn wrap(&self, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
         Arc::new(Recording {
             recorder: self.clone(),
-            below,
+            inner,
         })
     }
 
-    /// The last exchanges, the oldest first, which are then forgotten.
+    /// Removes and returns the last exchanges, oldest first, and removes all interventions.
     pub fn take(&self) -> Vec<Exchange> {
         let mut state = self.lock();
-        state.tricks.clear();
+        state.interventions.clear();
         state.last.drain(..).collect()
     }
 
-    /// Loses the reply to the next request of `path`.
+    /// Drops the response to the next request to `path`.
     pub fn lose_reply(&self, path: &str) {
-        self.lock().tricks.push(Trick::LoseReply(path.to_owned()));
+        self.lock()
+            .interventions
+            .push(Intervention::LoseReply(path.to_owned()));
     }
 
-    /// Sends the next request of `path` twice. The client gets the first answer.
+    /// Sends the next request to `path` twice. The client gets the first response.
     pub fn send_twice(&self, path: &str) {
-        self.lock().tricks.push(Trick::Twice(path.to_owned()));
+        self.lock()
+            .interventions
+            .push(Intervention::SendTwice(path.to_owned()));
     }
 
-    /// Both answers to the last request that was sent twice.
-    pub fn twins(&self) -> Option<(HttpResponse, HttpResponse)> {
-        self.lock().twins.pop()
+    /// Removes and returns both responses to the last request that was sent twice.
+    pub fn duplicate_responses(&self) -> Option<(HttpResponse, HttpResponse)> {
+        self.lock().duplicate_responses.pop()
     }
 
-    /// How many replies were lost so far.
-    pub fn lost(&self) -> usize {
+    /// Returns the number of responses that were dropped.
+    pub fn lost_replies(&self) -> usize {
         self.lock().lost
     }
 
@@ -92,27 +96,27 @@ impl Recorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn trick(&self, path: &str) -> Option<Trick> {
+    fn intervention(&self, path: &str) -> Option<Intervention> {
         let mut state = self.lock();
-        let at = state.tricks.iter().position(|trick| {
-            let (Trick::LoseReply(of) | Trick::Twice(of)) = trick;
+        let at = state.interventions.iter().position(|intervention| {
+            let (Intervention::LoseReply(of) | Intervention::SendTwice(of)) = intervention;
             of == path
         })?;
-        Some(state.tricks.remove(at))
+        Some(state.interventions.remove(at))
     }
 
     fn keep(&self, request: &HttpRequest, outcome: &Result<HttpResponse, TransportError>) {
         let (answer, received) = match outcome {
-            Ok(response) => (response.status.to_string(), shown(&response.body)),
+            Ok(response) => (response.status.to_string(), format_body(&response.body)),
             Err(error) => (error.to_string(), String::new()),
         };
         let mut state = self.lock();
-        if state.last.len() == KEPT {
+        if state.last.len() == MAX_EXCHANGES {
             state.last.pop_front();
         }
         state.last.push_back(Exchange {
             request: format!("{} {}", request.method, request.path),
-            sent: shown(&request.body),
+            sent: format_body(&request.body),
             answer,
             received,
         });
@@ -125,11 +129,11 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// The beginning of a text, or the size of anything else.
-fn shown(body: &Bytes) -> String {
+/// Formats a body as its start, or as its size if it is not text.
+fn format_body(body: &Bytes) -> String {
     match std::str::from_utf8(body) {
         Ok(text) if text.chars().all(|c| !c.is_control() || c.is_whitespace()) => {
-            let mut end = text.len().min(SHOWN);
+            let mut end = text.len().min(MAX_SHOWN);
             while !text.is_char_boundary(end) {
                 end -= 1;
             }
@@ -143,30 +147,33 @@ fn shown(body: &Bytes) -> String {
 #[derive(Debug)]
 struct Recording {
     recorder: Recorder,
-    below: Arc<dyn Transport>,
+    inner: Arc<dyn Transport>,
 }
 
 impl Transport for Recording {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
-            let trick = self.recorder.trick(&request.path);
-            let outcome = self.below.send(request.clone()).await;
+            let intervention = self.recorder.intervention(&request.path);
+            let outcome = self.inner.send(request.clone()).await;
             self.recorder.keep(&request, &outcome);
-            match (trick, outcome) {
-                (Some(Trick::LoseReply(_)), Ok(_)) => {
+            match (intervention, outcome) {
+                (Some(Intervention::LoseReply(_)), Ok(_)) => {
                     self.recorder.lock().lost += 1;
-                    let message = "the reply was lost on purpose";
+                    let message = "the response was dropped by the test";
                     Err(TransportError::new(
                         TransportErrorKind::Broken,
                         Sent::MaybeSent,
                         message,
                     ))
                 }
-                (Some(Trick::Twice(_)), Ok(first)) => {
-                    let again = self.below.send(request.clone()).await;
+                (Some(Intervention::SendTwice(_)), Ok(first)) => {
+                    let again = self.inner.send(request.clone()).await;
                     self.recorder.keep(&request, &again);
                     if let Ok(second) = again {
-                        self.recorder.lock().twins.push((first.clone(), second));
+                        self.recorder
+                            .lock()
+                            .duplicate_responses
+                            .push((first.clone(), second));
                     }
                     Ok(first)
                 }

@@ -1,4 +1,4 @@
-//! The matrix of what passed, for people and for programs.
+//! The report of a run, as text, JSON and Markdown.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use tinkers::ServerProfile;
 use crate::recorder::Exchange;
 use crate::verdict::Verdict;
 
-/// What came of one check.
+/// The result of one check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// The check.
+    /// The name of the check.
     pub check: &'static str,
-    /// What it is about.
+    /// The behaviour that the check expects.
     pub about: &'static str,
-    /// What came of it.
+    /// The verdict.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// How long it took.
+    /// The duration of the check.
     pub took: Duration,
-    /// The last exchanges of one that failed.
+    /// The last exchanges, if the check failed.
     pub exchanges: Vec<Exchange>,
 }
 
@@ -52,22 +52,22 @@ impl fmt::Display for Row {
     }
 }
 
-/// What came of all.
+/// The results of all checks.
 #[derive(Debug)]
 pub struct Report {
-    /// One for each check, in order.
+    /// The results in the order of execution.
     pub rows: Vec<Row>,
-    /// What the client found out about the server.
+    /// The properties of the server that the client detected.
     pub profile: Option<Arc<ServerProfile>>,
 }
 
 impl Report {
-    /// Whether nothing failed, and something ran.
-    pub fn holds(&self) -> bool {
+    /// Returns whether at least one check ran and none failed.
+    pub fn passed(&self) -> bool {
         !self.rows.is_empty() && self.count("FAILED") == 0
     }
 
-    /// One line: how many passed, are not offered, failed.
+    /// Returns a line with the number of checks that passed, are not offered, and failed.
     pub fn summary(&self) -> String {
         format!(
             "{} passed, {} not offered, {} failed",
@@ -77,13 +77,13 @@ impl Report {
         )
     }
 
-    /// For programs.
+    /// Returns the report as JSON.
     pub fn to_json(&self) -> Value {
         let profile = self.profile.as_ref().map(|profile| format!("{profile:?}"));
-        json!({ "checks": self.rows, "server_profile": profile, "holds": self.holds() })
+        json!({ "checks": self.rows, "server_profile": profile, "holds": self.passed() })
     }
 
-    /// Rows of a Markdown table, `| check | verdict | why |`.
+    /// Returns a Markdown table with the columns check, verdict and reason.
     pub fn to_markdown(&self) -> String {
         let line = |row: &Row| {
             let why = row.verdict.why().replace('|', "\\|");

@@ -1,4 +1,4 @@
-//! Running the checks, one after the other.
+//! Sequential execution of the checks.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use tinkers_core::Time;
 use crate::checks::{Check, Profile, checks};
 use crate::context::Context;
 use crate::report::{Report, Row};
-use crate::verdict::{Stop, Verdict};
+use crate::verdict::{CheckError, Verdict};
 
-/// How long checks may take.
+/// The time limits of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// One check; a check that takes longer hangs.
+    /// The time limit of a check; a check that takes longer fails.
     pub check: Duration,
 }
 
-/// How long the models of a check may take to be freed.
-const FREEING: Duration = Duration::from_secs(10);
+/// The time limit for unloading the models of a check.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Default for Limits {
-    /// Three minutes: a server may compile its model at the first request of a shape.
+    /// Returns a limit of three minutes, because a server may compile its model at the first request of a shape.
     fn default() -> Self {
         Self {
             check: Duration::from_secs(180),
@@ -28,19 +28,19 @@ impl Default for Limits {
     }
 }
 
-/// Runs the checks of `profile`, and those alone whose name has one of `only` in it when there are some. `told` hears of each row
-/// as it comes.
+/// Runs the checks of `profile` and calls `on_row` after each. If `only` is not empty, runs only the checks whose name contains
+/// one of its strings.
 pub async fn run(
     context: &Context,
     time: &dyn Time,
     profile: Profile,
     only: &[String],
     limits: Limits,
-    mut told: impl FnMut(&Row),
+    mut on_row: impl FnMut(&Row),
 ) -> Report {
     let wanted = |check: &&Check| {
         let named = |part: &String| check.name.contains(part.as_str());
-        profile.has(check.profile) && (only.is_empty() || only.iter().any(named))
+        profile.includes(check.profile) && (only.is_empty() || only.iter().any(named))
     };
     let mut rows = Vec::new();
     for check in checks().iter().filter(wanted) {
@@ -49,7 +49,9 @@ pub async fn run(
         let work = time.deadline(began.after(limits.check), (check.run)(context));
         let findings = work.await.unwrap_or_else(|| {
             let seconds = limits.check.as_secs();
-            Err(Stop::failed(format!("hangs: no end after {seconds} s")))
+            Err(CheckError::failed(format!(
+                "did not end within {seconds} s"
+            )))
         });
         let verdict = Verdict::from(findings);
         let exchanges = context.recorder.take();
@@ -63,10 +65,11 @@ pub async fn run(
             },
             verdict,
         };
-        told(&row);
-        let freeing = context.free_models();
-        // One that does not answer keeps its models.
-        time.deadline(time.now().after(FREEING), freeing).await;
+        on_row(&row);
+        let unloading = context.unload_models();
+        // If the server does not respond, its models stay loaded.
+        time.deadline(time.now().after(UNLOAD_TIMEOUT), unloading)
+            .await;
         rows.push(row);
     }
     let profile = context

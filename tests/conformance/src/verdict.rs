@@ -1,4 +1,4 @@
-//! How a check ends.
+//! The verdict of a check.
 
 use std::error::Error as _;
 use std::fmt;
@@ -6,20 +6,20 @@ use std::fmt;
 use serde::Serialize;
 use tinkers::{Error, ErrorKind, Sent};
 
-/// What came of a check.
+/// The verdict of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "verdict", content = "why")]
 pub enum Verdict {
-    /// It does what it should; what else there is to say of it, or nothing.
+    /// The server behaves as expected; with a note, which may be empty.
     Passed(String),
-    /// The server does not have it, and says so clearly.
+    /// The server does not offer the feature and reports that clearly.
     NotOffered(String),
-    /// It does something else than it should.
+    /// The server does not behave as expected.
     Failed(String),
 }
 
 impl Verdict {
-    /// The word for it in a table.
+    /// Returns the name of the verdict in tables.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Passed(_) => "passed",
@@ -28,38 +28,38 @@ impl Verdict {
         }
     }
 
-    /// What there is to say.
+    /// Returns the note or the reason.
     pub fn why(&self) -> &str {
         let (Self::Passed(why) | Self::NotOffered(why) | Self::Failed(why)) = self;
         why
     }
 }
 
-/// What a check found out; an empty text when there is nothing to add.
-pub type Findings = Result<String, Stop>;
+/// The result of a check; a check that passed returns a note, which may be empty.
+pub type CheckResult = Result<String, CheckError>;
 
-/// Why a check did not pass.
+/// The reason why a check did not pass.
 #[derive(Debug, Clone)]
-pub enum Stop {
-    /// The server does not have it.
+pub enum CheckError {
+    /// The server does not offer the feature.
     NotOffered(String),
-    /// It is wrong.
+    /// The server does not behave as expected.
     Failed(String),
 }
 
-impl Stop {
-    /// The server does not have it.
+impl CheckError {
+    /// Creates a [`Self::NotOffered`].
     pub fn not_offered(why: impl fmt::Display) -> Self {
         Self::NotOffered(why.to_string())
     }
 
-    /// It is wrong.
+    /// Creates a [`Self::Failed`].
     pub fn failed(why: impl fmt::Display) -> Self {
         Self::Failed(why.to_string())
     }
 
-    /// An error of a call that a server need not have: an answer that says that there is no such route is one that does not offer it.
-    pub fn of_optional(error: &Error) -> Self {
+    /// Converts the error of a call to an optional route. A response that the route does not exist becomes [`Self::NotOffered`].
+    pub fn from_optional_route(error: &Error) -> Self {
         let absent = matches!(error.status(), Some(404 | 405 | 501));
         if absent || error.kind() == ErrorKind::Unsupported {
             return Self::NotOffered(chain(error));
@@ -67,8 +67,8 @@ impl Stop {
         Self::Failed(chain(error))
     }
 
-    /// An error of an option that a server need not take: refused with a reason it is not offered.
-    pub fn of_choice(error: &Error) -> Self {
+    /// Converts the error of a call with an optional setting. A refusal by the server becomes [`Self::NotOffered`].
+    pub fn from_optional_setting(error: &Error) -> Self {
         let refused = matches!(error.status(), Some(400 | 404 | 405 | 409 | 422 | 501));
         if error.sent() == Sent::Answered && (refused || error.kind() == ErrorKind::OperationFailed)
         {
@@ -78,32 +78,32 @@ impl Stop {
     }
 }
 
-impl From<Error> for Stop {
+impl From<Error> for CheckError {
     fn from(error: Error) -> Self {
         Self::Failed(chain(&error))
     }
 }
 
-impl From<Findings> for Verdict {
-    fn from(findings: Findings) -> Self {
+impl From<CheckResult> for Verdict {
+    fn from(findings: CheckResult) -> Self {
         match findings {
             Ok(note) => Self::Passed(note),
-            Err(Stop::NotOffered(why)) => Self::NotOffered(why),
-            Err(Stop::Failed(why)) => Self::Failed(why),
+            Err(CheckError::NotOffered(why)) => Self::NotOffered(why),
+            Err(CheckError::Failed(why)) => Self::Failed(why),
         }
     }
 }
 
-/// Fails unless `holds`.
-pub(crate) fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), Stop> {
-    if holds {
+/// Returns [`CheckError::Failed`] unless `condition` holds.
+pub(crate) fn ensure(condition: bool, why: impl FnOnce() -> String) -> Result<(), CheckError> {
+    if condition {
         Ok(())
     } else {
-        Err(Stop::Failed(why()))
+        Err(CheckError::Failed(why()))
     }
 }
 
-/// An error with its causes, on one line.
+/// Formats an error with its sources on one line.
 pub(crate) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

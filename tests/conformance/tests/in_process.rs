@@ -1,4 +1,4 @@
-//! In this process, in virtual time, over canned results: the server's own dialect, and copies of others.
+//! Runs against the embedded server in process, in virtual time and with scripted results, for each dialect.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use http::HeaderValue;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::{BodyFormat, Deduplication, Document, ServiceClient};
 use tinkers_conformance::{
-    Connect, Context, Engine, Limits, Profile, Recorder, Report, Setting, run,
+    Connect, Context, Limits, ModelKind, Profile, Recorder, Report, Settings, run,
 };
 use tinkers_e2e::{InMemory, SCRIPTED, open};
 use tinkers_local::{Dialect, InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// Some servers want a key, whichever it is.
+/// A transport that adds an API key, which some dialects require.
 #[derive(Debug)]
-struct Keyed(InProcess);
+struct WithApiKey(InProcess);
 
-impl Transport for Keyed {
+impl Transport for WithApiKey {
     fn send(
         &self,
         mut request: HttpRequest,
@@ -30,74 +30,74 @@ impl Transport for Keyed {
 async fn suite(dialect: Dialect) -> Report {
     let mut config = LocalConfig::default();
     config.dialect = dialect;
-    let world = InMemory::through(config, |direct| Arc::new(Keyed(direct))).await;
+    let world = InMemory::through(config, |direct| Arc::new(WithApiKey(direct))).await;
     let server = world.server.clone();
     let connect: Connect = Arc::new(move |recorder: Recorder| {
-        let transport = recorder.over(Arc::new(Keyed(InProcess::new(server.clone()))));
+        let transport = recorder.wrap(Arc::new(WithApiKey(InProcess::new(server.clone()))));
         Box::pin(async move {
             let session = open(transport, SessionOptions::default()).await?;
             Ok(ServiceClient::over(session))
         })
     });
-    let mut setting = Setting::of(SCRIPTED);
-    setting.rank = 4;
-    setting.engine = Engine::Mock;
-    let context = Context::new(connect, setting, "test");
+    let mut settings = Settings::new(SCRIPTED);
+    settings.rank = 4;
+    settings.model_kind = ModelKind::Mock;
+    let context = Context::new(connect, settings, "test");
     let time = Arc::clone(world.server.time());
     let limits = Limits::default();
     run(&context, &*time, Profile::Full, &[], limits, |_| ()).await
 }
 
-/// What the client took the server for.
-fn found(report: &Report) -> (BodyFormat, Document, Deduplication) {
+/// Returns the server properties that the client detected.
+fn detected(report: &Report) -> (BodyFormat, Document, Deduplication) {
     let profile = report.profile.as_ref().expect("a session");
     (profile.bodies, profile.document, profile.deduplicates)
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_embedded_server_passes() {
+async fn tinker_dialect_passes() {
     let report = suite(Dialect::tinker()).await;
-    assert!(report.holds(), "{report}");
+    assert!(report.passed(), "{report}");
     let expected = (
         BodyFormat::Protobuf,
         Document::NotAsked,
         Deduplication::Everything,
     );
-    assert_eq!(found(&report), expected);
+    assert_eq!(detected(&report), expected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dialect_that_no_server_speaks_passes() {
+async fn json_strict_dialect_passes() {
     let report = suite(Dialect::json_strict()).await;
-    assert!(report.holds(), "{report}");
-    let (bodies, document, _) = found(&report);
+    assert!(report.passed(), "{report}");
+    let (bodies, document, _) = detected(&report);
     assert_eq!((bodies, document), (BodyFormat::Json, Document::Absent));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_of_the_skyrl_package_passes() {
+async fn skyrl_dialect_passes() {
     let report = suite(Dialect::skyrl()).await;
-    assert!(report.holds(), "{report}");
+    assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Json, Document::Read, Deduplication::Unknown);
-    assert_eq!(found(&report), expected);
+    assert_eq!(detected(&report), expected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_of_skyrls_main_branch_passes() {
+async fn skyrl_main_dialect_passes() {
     let report = suite(Dialect::skyrl_main()).await;
-    assert!(report.holds(), "{report}");
+    assert!(report.passed(), "{report}");
     let expected = (
         BodyFormat::Protobuf,
         Document::Read,
         Deduplication::PassesAndSteps,
     );
-    assert_eq!(found(&report), expected);
+    assert_eq!(detected(&report), expected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_of_tuft_passes() {
+async fn tuft_dialect_passes() {
     let report = suite(Dialect::tuft()).await;
-    assert!(report.holds(), "{report}");
+    assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Protobuf, Document::Read, Deduplication::Unknown);
-    assert_eq!(found(&report), expected);
+    assert_eq!(detected(&report), expected);
 }

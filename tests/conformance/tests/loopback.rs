@@ -1,4 +1,4 @@
-//! Over sockets, in real time, with a real model: what is learnt can be compared here.
+//! Runs against the embedded server over loopback sockets, in real time and with the built-in model.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -7,13 +7,12 @@ use std::sync::Arc;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::routes;
 use tinkers::{ServiceClient, TokioTime};
-use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, Setting, run};
+use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, Settings, run};
 use tinkers_engine::ModelEngine;
 use tinkers_local::{BlockingServer, Dialect, LocalConfig, LocalServer, TokioSpawn};
 
-/// The suite over a server of this dialect on a port of its own, with what `between` puts in between, and those checks alone that
-/// are named.
-fn suite(dialect: Dialect, between: Between, only: &[&str]) -> Report {
+/// Runs the suite against a server of this dialect, with the transport wrapped by `layer`, and with only the named checks if any.
+fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
     let directory = tempfile::tempdir().expect("a directory for checkpoints");
     let engine = ModelEngine::builtin(directory.path()).expect("the built-in model");
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -32,10 +31,10 @@ fn suite(dialect: Dialect, between: Between, only: &[&str]) -> Report {
         let builder = ServiceClient::builder()
             .without_environment()
             .base_url(&url)
-            .layer_transport(move |below| between(recorder.over(below)));
+            .layer_transport(move |inner| layer(recorder.wrap(inner)));
         Box::pin(builder.connect())
     });
-    let context = Context::new(connect, Setting::of("tinkers/tiny"), "test");
+    let context = Context::new(connect, Settings::new("tinkers/tiny"), "test");
     let report = tinkers::block_on(async {
         let service = context.service().await.expect("a session");
         let time = Arc::clone(&service.context().caller().time);
@@ -47,13 +46,13 @@ fn suite(dialect: Dialect, between: Between, only: &[&str]) -> Report {
     report
 }
 
-type Between = fn(Arc<dyn Transport>) -> Arc<dyn Transport>;
+type Layer = fn(Arc<dyn Transport>) -> Arc<dyn Transport>;
 
-/// Takes each forward pass for one that adds gradients, as a client does that knows the JSON form of `forward_backward` alone.
+/// A faulty transport that turns forward passes into forward-backward passes.
 #[derive(Debug)]
-struct Confused(Arc<dyn Transport>);
+struct ForwardAsBackward(Arc<dyn Transport>);
 
-impl Transport for Confused {
+impl Transport for ForwardAsBackward {
     fn send(
         &self,
         mut request: HttpRequest,
@@ -69,11 +68,11 @@ impl Transport for Confused {
     }
 }
 
-/// Takes steps of no size, as a server does that forgets to apply them.
+/// A faulty transport that sets the learning rate of steps to zero.
 #[derive(Debug)]
-struct Idle(Arc<dyn Transport>);
+struct ZeroLearningRate(Arc<dyn Transport>);
 
-impl Transport for Idle {
+impl Transport for ZeroLearningRate {
     fn send(
         &self,
         mut request: HttpRequest,
@@ -88,7 +87,7 @@ impl Transport for Idle {
     }
 }
 
-/// How many checks found nothing to check.
+/// Returns the number of checks with the verdict "not offered".
 fn not_offered(report: &Report) -> usize {
     let rows = report.rows.iter();
     rows.filter(|row| row.verdict.name() == "not offered")
@@ -96,48 +95,48 @@ fn not_offered(report: &Report) -> usize {
 }
 
 #[test]
-fn the_embedded_server_passes_with_everything_on_offer() {
-    let report = suite(Dialect::tinker(), |below| below, &[]);
-    assert!(report.holds() && not_offered(&report) == 0, "{report}");
+fn tinker_dialect_offers_and_passes_all_checks() {
+    let report = suite(Dialect::tinker(), |inner| inner, &[]);
+    assert!(report.passed() && not_offered(&report) == 0, "{report}");
 }
 
 #[test]
-fn a_dialect_that_no_server_speaks_passes_with_everything_on_offer() {
-    let report = suite(Dialect::json_strict(), |below| below, &[]);
-    assert!(report.holds(), "{report}");
+fn json_strict_dialect_offers_and_passes_all_checks() {
+    let report = suite(Dialect::json_strict(), |inner| inner, &[]);
+    assert!(report.passed(), "{report}");
     assert_eq!(not_offered(&report), 0, "{report}");
 }
 
 #[test]
-fn a_forward_pass_that_adds_a_gradient_is_found() {
-    let between: Between = |below| Arc::new(Confused(below));
-    let report = suite(Dialect::json_strict(), between, &["forward"]);
-    assert!(!report.holds(), "{report}");
+fn forward_pass_that_adds_gradients_is_detected() {
+    let layer: Layer = |inner| Arc::new(ForwardAsBackward(inner));
+    let report = suite(Dialect::json_strict(), layer, &["forward"]);
+    assert!(!report.passed(), "{report}");
     let row = &report.rows[0];
     assert!(
-        row.verdict.why().contains("moved log-probabilities"),
+        row.verdict.why().contains("changed log-probabilities"),
         "{report}"
     );
     assert!(!row.exchanges.is_empty());
 }
 
 #[test]
-fn steps_that_do_nothing_are_found_and_not_taken_for_a_mock() {
-    let between: Between = |below| Arc::new(Idle(below));
-    let report = suite(Dialect::tinker(), between, &["train_loss_falls", "order"]);
-    assert!(!report.holds(), "{report}");
+fn steps_without_effect_are_detected() {
+    let layer: Layer = |inner| Arc::new(ZeroLearningRate(inner));
+    let report = suite(Dialect::tinker(), layer, &["train_loss_falls", "order"]);
+    assert!(!report.passed(), "{report}");
     let why = report.rows[0].verdict.why();
-    assert!(why.contains("moves no log-probability"), "{report}");
+    assert!(why.contains("changes no log-probability"), "{report}");
 }
 
 #[test]
-fn a_repeat_that_adds_its_gradient_again_shows_in_the_weights() {
-    let said = |dialect| {
-        let report = suite(dialect, |below| below, &["idempotent_retry"]);
-        assert!(report.holds(), "{report}");
+fn duplicate_pass_that_is_applied_twice_is_detected() {
+    let note = |dialect| {
+        let report = suite(dialect, |inner| inner, &["idempotent_retry"]);
+        assert!(report.passed(), "{report}");
         report.rows[0].verdict.why().to_owned()
     };
-    let again = "adds its gradient again";
-    assert!(said(Dialect::skyrl()).contains(again));
-    assert!(!said(Dialect::skyrl_main()).contains(again));
+    let again = "adds its gradients again";
+    assert!(note(Dialect::skyrl()).contains(again));
+    assert!(!note(Dialect::skyrl_main()).contains(again));
 }

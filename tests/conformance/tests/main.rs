@@ -1,4 +1,4 @@
-//! The suite over the embedded server: in this process, and over loopback.
+//! Runs of the suite against the embedded server, in process and over loopback.
 
 mod in_process;
 mod loopback;

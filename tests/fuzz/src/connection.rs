@@ -1,37 +1,37 @@
-//! The embedded server on a connection, under any bytes: hyper reads the heads, and bodies are collected by the server. It answers
-//! whatever arrives whole, with no 5xx, and ends with the connection.
+//! The target `server-connection`: the bytes of a connection to the embedded server, through hyper. The server must respond to
+//! every complete request without a 5xx, and end when the connection ends.
 
 use tinkers_local::serve_stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::server::{LONG, World, names_ids, run, settle};
+use crate::server::{LONGEST_POLL, TestServer, mentions_fixture_ids, run, settle};
 
-/// What a connection holds in one direction, in bytes.
+/// The buffer size of the connection in each direction, in bytes.
 const PIPE: usize = 16 << 10;
-/// The time is moved so often before a connection counts as one that hangs.
-const PATIENCE: usize = 50;
+/// The number of time steps after which a connection counts as hanging.
+const MAX_TIME_STEPS: usize = 50;
 
-pub(crate) fn any_bytes(bytes: &[u8]) {
+pub(crate) fn run_connection(bytes: &[u8]) {
     let _ = replies(bytes);
 }
 
-/// What came back over a connection that took `bytes`, and how many requests were answered in it.
+/// Sends `bytes` over a connection. Returns the received bytes and the number of requests that got a response.
 pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
     run(async {
-        let world = World::new("tinker");
-        if names_ids(bytes) {
-            world.furnish().await;
+        let test_server = TestServer::new("tinker");
+        if mentions_fixture_ids(bytes) {
+            test_server.create_fixtures().await;
         }
-        let furnished = world.journal.entries().len();
+        let setup_entries = test_server.journal.entries().len();
         let (near, far) = tokio::io::duplex(PIPE);
         let (mut from, mut to) = tokio::io::split(near);
         let send = async {
-            // The server may have ended the connection before it has read all.
+            // The server may close the connection before it has read everything.
             let _ = to.write_all(bytes).await;
-            // The end of what is sent is a disconnect, so what can be answered is answered first.
+            // Shutting down the write side counts as a disconnect, so the server gets time to respond first.
             for _ in 0..3 {
                 settle().await;
-                world.clock.advance(LONG);
+                test_server.clock.advance(LONGEST_POLL);
             }
             settle().await;
             let _ = to.shutdown().await;
@@ -41,14 +41,14 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
             let _ = from.read_to_end(&mut received).await;
             received
         };
-        let served = serve_stream(world.server.clone(), far);
+        let served = serve_stream(test_server.server.clone(), far);
         let work = async { tokio::join!(served, send, receive) };
         let hangs = async {
-            for _ in 0..PATIENCE {
+            for _ in 0..MAX_TIME_STEPS {
                 for _ in 0..bytes.len() / 1024 + 20 {
                     settle().await;
                 }
-                world.clock.advance(LONG);
+                test_server.clock.advance(LONGEST_POLL);
             }
         };
         let received = tokio::select! {
@@ -56,8 +56,8 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
             ((), (), received) = work => received,
             () = hangs => panic!("the connection hangs"),
         };
-        let entries = world.journal.entries();
-        let entries = &entries[furnished..];
+        let entries = test_server.journal.entries();
+        let entries = &entries[setup_entries..];
         for entry in entries {
             let (route, status) = (&entry.route, entry.status);
             assert!(
@@ -65,7 +65,7 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
                 "{route:.200}: {status:?}"
             );
         }
-        // Some are refused by hyper.
+        // Responses of hyper itself are not in the journal.
         let first = received.strip_prefix(b"HTTP/1.1 ").and_then(<[u8]>::first);
         assert!(
             first.is_none_or(|digit| *digit < b'5'),
@@ -83,16 +83,16 @@ mod tests {
     use tinkers_local::Route;
 
     use super::*;
-    use crate::furniture::whole;
-    use crate::requests::http_2;
+    use crate::fixtures::client_request;
+    use crate::request_seeds::http_2;
 
     #[test]
-    fn each_whole_request_on_a_connection_has_a_reply() {
-        // Those that end a session come last.
+    fn every_complete_request_on_a_connection_gets_a_response() {
+        // All but the route that closes the session.
         let routes = Route::ALL
             .iter()
             .filter(|route| **route != Route::FinishSession);
-        let all = routes.map(|route| whole(*route, "tinker"));
+        let all = routes.map(|route| client_request(*route, "tinker"));
         let all: Vec<Vec<u8>> = all.collect();
         let (received, answered) = replies(&all.concat());
         assert_eq!(answered, all.len());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn http_2_is_spoken_where_it_is_begun_with() {
+    fn connection_with_http2_preface_uses_http2() {
         let [first, ..] = http_2();
         let (received, answered) = replies(&first);
         assert_eq!(answered, 1, "{received:?}");

@@ -1,24 +1,24 @@
-//! Foreign bytes for everything that reads them: no bytes may make a reader panic, take memory out of proportion, or read back
-//! something else than it wrote.
+//! Fuzz targets for every parser of untrusted input. No input may cause a panic, memory use out of proportion to its length, or
+//! a value that changes when it is written and parsed again.
 //!
-//! A [`Target`] is one reader. Its inputs are the [`files`] of the repository, bodies of our own writers, and bodies that somebody
-//! nasty would send; [`mutate`] makes others of them, and [`draw`] whole requests. `cargo test` runs some thousands for each target,
-//! `cargo xtask fuzz` as many as there is time for. An input that breaks a target is cut as short as it still does
-//! ([`shrink`]) and kept under `target/fuzz`; moved to `corpus/TARGET` under a name that says what it is, it stays a test.
+//! A [`Target`] is one parser. Its seeds are the files of the [`corpus`] and inputs made in code ([`seeds`]); [`mutate`] derives
+//! further inputs from them, and [`generate`] makes whole requests. `cargo test` runs some thousands of inputs for each target,
+//! `cargo xtask fuzz` runs for a given time. A failing input is shortened ([`shrink`]) and written to `target/fuzz`; to keep it as
+//! a regression test, move it to `corpus/TARGET` with a name that describes it.
 
 mod bombs;
 mod connection;
 pub mod corpus;
-pub mod draw;
-pub mod files;
-mod furniture;
+mod fixtures;
+pub mod generate;
 pub mod mutate;
-mod request;
-mod requests;
+mod request_parts;
+mod request_seeds;
+mod request_text;
+pub mod seeds;
 mod server;
 pub mod shrink;
 mod stops;
 pub mod targets;
-mod words;
 
 pub use targets::{TARGETS, Target};

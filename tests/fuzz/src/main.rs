@@ -1,8 +1,8 @@
-//! Runs the targets for a while on all cores, and keeps what broke one.
-#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+//! The program behind `cargo xtask fuzz`.
+#![expect(clippy::print_stdout, reason = "the program prints its results")]
 #![expect(
     clippy::disallowed_methods,
-    reason = "it goes on for as long as it is told to"
+    reason = "the program runs for a given time"
 )]
 
 use std::fs;
@@ -22,23 +22,23 @@ use tinkers_fuzz::mutate::Mutator;
 use tinkers_fuzz::shrink::shrink;
 use tinkers_fuzz::{TARGETS, Target};
 
-/// Foreign bytes for everything that reads them.
+/// Fuzz every parser of untrusted input
 ///
-/// What breaks a target is written to target/fuzz/TARGET, as short as it still breaks it. To keep it as a test, give it a name that
-/// says what it is, under tests/fuzz/corpus/TARGET.
+/// A failing input is shortened and written to target/fuzz/TARGET. To keep it as a regression test, copy it to
+/// tests/fuzz/corpus/TARGET under a name that describes it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask fuzz")]
 struct Options {
-    /// One target alone.
+    /// Run only this target
     #[arg(value_parser = TARGETS.map(|target| target.name).to_vec())]
     target: Option<String>,
-    /// Seconds for all targets together.
+    /// The duration in seconds of all targets together
     #[arg(long, default_value_t = 30)]
     secs: u64,
-    /// Where the inputs come from.
+    /// The random seed of the inputs
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Runs this file alone, such as one that an earlier run kept.
+    /// Run only this input file, such as one that an earlier run wrote
     #[arg(long, value_name = "FILE", requires = "target")]
     input: Option<PathBuf>,
 }
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         return match fs::read(path) {
             Ok(input) => {
                 (target.run)(&input);
-                println!("{} takes it", target.name);
+                println!("{} passes", target.name);
                 ExitCode::SUCCESS
             }
             Err(error) => {
@@ -61,75 +61,78 @@ fn main() -> ExitCode {
     }
     let targets = one.map_or_else(|| TARGETS.to_vec(), |target| vec![target]);
     let each = Duration::from_secs(options.secs) / targets.len() as u32;
-    let mut holds = true;
+    let mut all_passed = true;
     for target in targets {
-        holds &= match target.inputs() {
+        all_passed &= match target.inputs() {
             Ok(inputs) => fuzz(target, &inputs, options.seed, each),
             Err(error) => {
-                println!("{:<18} its corpus cannot be read: {error}", target.name);
+                println!("{:<18} cannot read its corpus: {error}", target.name);
                 false
             }
         };
     }
-    match holds {
+    match all_passed {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
 }
 
-/// Whether nothing broke the target: first its own inputs as they are, then what is made of them.
+/// Runs the seeds of a target, then generated inputs for `length`. Returns whether none failed.
 fn fuzz(target: Target, inputs: &[Vec<u8>], seed: u64, length: Duration) -> bool {
-    let (count, broken) = (AtomicU64::new(0), Mutex::new(None));
+    let (count, failing) = (AtomicU64::new(0), Mutex::new(None));
     let end = Instant::now() + length;
-    let takes = |input: &[u8]| {
+    let passes = |input: &[u8]| {
         count.fetch_add(1, Ordering::Relaxed);
-        let takes = !breaks(target, input);
-        if !takes && let Ok(mut broken) = broken.lock() {
-            broken.get_or_insert(input.to_vec());
+        let passes = !fails(target, input);
+        if !passes && let Ok(mut failing) = failing.lock() {
+            failing.get_or_insert(input.to_vec());
         }
-        takes
+        passes
     };
     let work = |stream: u64| {
         let mutator = Mutator::new(seed ^ stream << 48);
-        while Instant::now() < end && takes(&(target.draw)(&mutator, inputs)) {}
+        while Instant::now() < end && passes(&(target.generate)(&mutator, inputs)) {}
     };
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    if inputs.iter().all(|input| takes(input)) {
+    if inputs.iter().all(|input| passes(input)) {
         thread::scope(|scope| {
             for stream in 0..threads as u64 {
                 scope.spawn(move || work(stream));
             }
         });
     }
-    let broken = broken.into_inner().ok().flatten();
+    let failing = failing.into_inner().ok().flatten();
     let count = count.into_inner();
-    let Some(input) = broken else {
-        println!("{:<18} holds over {count} inputs", target.name);
+    let Some(input) = failing else {
+        println!("{:<18} passed {count} inputs", target.name);
         return true;
     };
-    println!("{:<18} BROKEN after {count} inputs", target.name);
-    // What it says was said once already.
+    println!("{:<18} FAILED after {count} inputs", target.name);
+    // The panic message was printed once already.
     std::panic::set_hook(Box::new(|_| ()));
-    let short = shrink(input, |input| breaks(target, input));
+    let short = shrink(input, |input| fails(target, input));
     drop(std::panic::take_hook());
-    match keep(target, &short) {
+    match save(target, &short) {
         Ok(path) => {
             let (name, path) = (target.name, path.display());
-            println!("  {} bytes break it; to run them again:", short.len());
+            println!(
+                "  {} bytes reproduce the failure; to run them again:",
+                short.len()
+            );
             println!("  cargo xtask fuzz {name} --input {path}");
-            println!("  to keep them as a test: cp {path} tests/fuzz/corpus/{name}/WHAT-IT-IS");
+            println!("  to keep them as a test: cp {path} tests/fuzz/corpus/{name}/DESCRIPTION");
         }
         Err(error) => println!("  {error}; the input: {short:?}"),
     }
     false
 }
 
-fn breaks(target: Target, input: &[u8]) -> bool {
+fn fails(target: Target, input: &[u8]) -> bool {
     catch_unwind(|| (target.run)(input)).is_err()
 }
 
-/// Writes an input down under a name of its own.
-fn keep(target: Target, input: &[u8]) -> io::Result<PathBuf> {
+/// Writes an input to `target/fuzz` under the hash of its bytes.
+fn save(target: Target, input: &[u8]) -> io::Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     hasher.write(input);
     let directory = Path::new("target/fuzz").join(target.name);

@@ -1,8 +1,8 @@
-//! Makes inputs of others, by a seed.
+//! Seeded mutation of inputs.
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// Pieces that readers take for something.
+/// Byte sequences with a meaning in one of the formats.
 const TOKENS: [&[u8]; 36] = [
     b"{",
     b"}",
@@ -42,44 +42,44 @@ const TOKENS: [&[u8]; 36] = [
     b"#/",
 ];
 
-/// The longest input that is made, in bytes.
-const LONGEST: usize = 1 << 18;
+/// The maximum length of a mutated input in bytes.
+const MAX_LEN: usize = 1 << 18;
 
-/// A stream of inputs.
+/// A generator of mutated inputs.
 #[derive(Debug)]
 pub struct Mutator {
     numbers: SplitMix,
 }
 
 impl Mutator {
-    /// The stream of a seed.
+    /// Creates the generator of a seed.
     pub const fn new(seed: u64) -> Self {
         Self {
             numbers: SplitMix::new(seed),
         }
     }
 
-    /// A number below `n`; 0 where there is none.
+    /// Returns a random number below `n`, or 0 if `n` is 0.
     pub(crate) fn below(&self, n: usize) -> usize {
         (self.numbers.bits() % n.max(1) as u64) as usize
     }
 
-    /// One of `all`, which is not empty.
+    /// Returns a random element of `all`, which must not be empty.
     pub(crate) fn pick<'a, T>(&self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
 
-    /// An input made of one or two of `seeds`, which are not empty.
+    /// Returns a mutation of one of `seeds`, possibly spliced with others. `seeds` must not be empty.
     pub fn next(&self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut input = self.pick(seeds).clone();
         for _ in 0..=self.below(6) {
             self.change(&mut input, seeds);
         }
-        input.truncate(LONGEST);
+        input.truncate(MAX_LEN);
         input
     }
 
-    /// Changes one thing.
+    /// Applies one random mutation.
     pub(crate) fn change(&self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
         let at = self.below(input.len() + 1);
         let end = at + self.below((input.len() - at).min(64) + 1);
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_makes_the_same_inputs() {
+    fn mutations_are_deterministic_for_a_seed() {
         let seeds = [b"abc".to_vec(), b"".to_vec()];
         let inputs = |seed| {
             let mutator = Mutator::new(seed);

@@ -1,4 +1,4 @@
-//! The embedded server under any requests, in process: it answers each, never with a 5xx of its own making, and goes on.
+//! The target `server`: requests to the embedded server in process. It must respond to each without a 5xx and stay up.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,13 +18,13 @@ use tinkers_local::{
 use tinkers_wire::error_text;
 use tokio::runtime::Runtime;
 
-use crate::{furniture, request};
+use crate::{fixtures, request_text};
 
-/// The most that a body may come to.
+/// The maximum body size after decompression.
 const MAX_BODY: usize = 1 << 20;
-/// Longer than any server holds a poll.
-pub(crate) const LONG: Duration = Duration::from_secs(400);
-/// The only key of the server that has one.
+/// Longer than any server keeps a long poll open.
+pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(400);
+/// The API key of the host `keyed`.
 pub(crate) const KEY: &str = "tml-fuzz";
 
 thread_local! {
@@ -33,7 +33,7 @@ thread_local! {
         .expect("a runtime without drivers");
 }
 
-/// Runs on the thread's runtime, and then what is left there: the tasks of a server that is gone.
+/// Runs `work` on the runtime of the thread, then the remaining tasks of the dropped server.
 pub(crate) fn run<F: Future>(work: F) -> F::Output {
     RUNTIME.with(|runtime| {
         let done = runtime.block_on(work);
@@ -42,24 +42,24 @@ pub(crate) fn run<F: Future>(work: F) -> F::Output {
     })
 }
 
-/// A server in virtual time whose ids are known beforehand.
-pub(crate) struct World {
+/// An embedded server in virtual time with deterministic ids.
+pub(crate) struct TestServer {
     pub(crate) server: LocalServer,
     pub(crate) clock: ManualClock,
     pub(crate) journal: Journal,
 }
 
-/// Always zero, so that ids are the same each time.
+/// A source of zero bits, which makes ids deterministic.
 #[derive(Debug)]
-struct Zero;
+struct ZeroJitter;
 
-impl Jitter for Zero {
+impl Jitter for ZeroJitter {
     fn bits(&self) -> u64 {
         0
     }
 }
 
-/// The servers, as the header `host` names them; any other name is the first.
+/// The values of the header `host`, which select the server's configuration. Unknown values select the first.
 pub(crate) const HOSTS: [&str; 7] = [
     "tinker",
     "json-strict",
@@ -85,8 +85,8 @@ fn config(host: &str) -> LocalConfig {
     config
 }
 
-impl World {
-    /// A server that has nothing yet.
+impl TestServer {
+    /// Creates an empty server.
     pub(crate) fn new(host: &str) -> Self {
         let (clock, journal) = (ManualClock::new(), Journal::new());
         let spawn = TokioSpawn::new(tokio::runtime::Handle::current());
@@ -96,10 +96,10 @@ impl World {
             Arc::new(spawn),
         )
         .config(config(host))
-        .jitter(Arc::new(Zero))
+        .jitter(Arc::new(ZeroJitter))
         .journal(journal.clone())
         .build()
-        .expect("an engine without checkpoints");
+        .expect("the scripted engine has no checkpoints to read");
         Self {
             server,
             clock,
@@ -107,9 +107,9 @@ impl World {
         }
     }
 
-    /// Makes what requests name: a session, a model in it with a checkpoint, a sampler, a sample.
-    pub(crate) async fn furnish(&self) {
-        for (path, body) in furniture::furniture() {
+    /// Creates a session, a model with a checkpoint, a sampler and a sample, to which inputs refer by id.
+    pub(crate) async fn create_fixtures(&self) {
+        for (path, body) in fixtures::setup_requests() {
             let mut headers = HeaderMap::new();
             for (name, value) in [("x-api-key", KEY), ("content-type", "application/json")] {
                 headers.insert(name, http::HeaderValue::from_static(value));
@@ -120,65 +120,65 @@ impl World {
                 headers,
                 body: Bytes::from(body),
             };
-            self.answer(request).await;
+            self.respond(request).await;
         }
     }
 
-    /// The answer, which comes at once or when the longest wait of a poll is over.
-    pub(crate) async fn answer(&self, request: Request) -> Response {
+    /// Returns the response, advancing the time by [`LONGEST_POLL`] if it is not immediate.
+    pub(crate) async fn respond(&self, request: Request) -> Response {
         let mut exchange = pin!(self.server.exchange(request));
-        let mut answered = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
-        if answered.is_pending() {
-            // The timer's task sees the time pass.
+        let mut polled = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
+        if polled.is_pending() {
+            // Lets the server register its timer first.
             settle().await;
-            self.clock.advance(LONG);
+            self.clock.advance(LONGEST_POLL);
             settle().await;
-            answered = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
+            polled = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
         }
-        match answered {
+        match polled {
             Poll::Ready(Ok(response)) => response,
             Poll::Ready(Err(cut)) => panic!("{cut}"),
-            Poll::Pending => panic!("no answer within {LONG:?}"),
+            Poll::Pending => panic!("no response within {LONGEST_POLL:?}"),
         }
     }
 }
 
-/// Lets every task do what it can.
+/// Runs all tasks until they wait.
 pub(crate) async fn settle() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Whether an input speaks of what a furnished server has.
-pub(crate) fn names_ids(bytes: &[u8]) -> bool {
+/// Returns whether an input contains the ids of the fixtures.
+pub(crate) fn mentions_fixture_ids(bytes: &[u8]) -> bool {
     let names = |id: &str| memmem::find(bytes, id.as_bytes()).is_some();
-    names(furniture::SESSION) || names(furniture::SAMPLE)
+    names(fixtures::SESSION) || names(fixtures::SAMPLE)
 }
 
-/// Some requests to one server.
-pub(crate) fn any_requests(bytes: &[u8]) {
+/// Runs the requests of an input on one server.
+pub(crate) fn run_requests(bytes: &[u8]) {
     let _ = statuses(bytes);
 }
 
-/// The paths that were asked for, and what was answered.
+/// Runs the requests of an input and returns their paths and response statuses.
 fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
-    let requests = request::read(bytes);
+    let requests = request_text::parse(bytes);
     let host = requests.first().and_then(|first| first.headers.get("host"));
     let host = host.and_then(|host| host.to_str().ok());
     let host = host.unwrap_or_default().to_owned();
     run(async {
-        let world = World::new(&host);
-        if names_ids(bytes) {
-            world.furnish().await;
+        let test_server = TestServer::new(&host);
+        if mentions_fixture_ids(bytes) {
+            test_server.create_fixtures().await;
         }
         let mut statuses = Vec::new();
         for request in requests {
             let route = request.route().to_owned();
-            let said = format!("{} {:.200}", request.method, request.path);
-            let crashes = crashes(&world, &request);
-            let response = world.answer(request).await;
-            check(&said, &response, crashes);
+            let summary = format!("{} {:.200}", request.method, request.path);
+            let crashes = crashes(&test_server, &request);
+            let response = test_server.respond(request).await;
+            check(&summary, &response, crashes);
             statuses.push((route, response.status.as_u16()));
         }
         let health = Request {
@@ -187,17 +187,17 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
             headers: HeaderMap::new(),
             body: Bytes::new(),
         };
-        let health = world.answer(health).await;
-        // It needs no key where there is one.
+        let health = test_server.respond(health).await;
+        // The request has no API key.
         let is_up = health.status.is_success() || health.status.as_u16() == 401;
-        assert!(is_up, "{} afterwards", health.status);
-        for entry in world.journal.entries() {
+        assert!(is_up, "status {} of the health check", health.status);
+        for entry in test_server.journal.entries() {
             let line = entry.to_json_line(Moment::ORIGIN);
             assert!(serde_json::from_str::<Value>(&line).is_ok(), "{line}");
             for secret in ["x-api-key", "authorization"] {
                 assert!(
                     !entry.headers.contains_key(secret),
-                    "{secret} is written down"
+                    "{secret} is in the journal"
                 );
             }
         }
@@ -205,28 +205,31 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
     })
 }
 
-/// One server that is copied ends such a request with a 500.
-fn crashes(world: &World, request: &Request) -> bool {
-    world.server.config().dialect.other_bodies == OtherBodies::Crash
+/// Returns whether the dialect reproduces a server that fails this request with a 500.
+fn crashes(test_server: &TestServer, request: &Request) -> bool {
+    test_server.server.config().dialect.other_bodies == OtherBodies::Crash
         && request.route() == "/api/v1/forward_backward"
 }
 
-fn check(said: &str, response: &Response, crashes: bool) {
+fn check(request: &str, response: &Response, crashes: bool) {
     let Response { status, body, .. } = response;
     let shown = String::from_utf8_lossy(&body[..body.len().min(400)]);
     if !(crashes && status.as_u16() == 500) {
-        assert!(!status.is_server_error(), "{said}: {status} {shown}");
+        assert!(!status.is_server_error(), "{request}: {status} {shown}");
     }
     let kind = response.headers.get("content-type");
     if kind.is_some_and(|kind| kind == "application/json") {
         let read = serde_json::from_slice::<Value>(body);
-        assert!(read.is_ok(), "{said}: {status}, and no JSON: {shown}");
+        assert!(
+            read.is_ok(),
+            "{request}: {status} with a body that is not JSON: {shown}"
+        );
     }
     if status.is_client_error() {
         let reason = error_text(body);
         assert!(
             reason.is_some(),
-            "{said}: {status} without a reason: {shown}"
+            "{request}: {status} without a reason: {shown}"
         );
     }
 }
@@ -239,70 +242,70 @@ mod tests {
 
     use super::*;
     use crate::mutate::Mutator;
-    use crate::{draw, requests};
+    use crate::{generate, request_seeds};
 
-    fn ids(world: &World) -> (usize, u16) {
-        let poll = format!(r#"{{"request_id":"{}"}}"#, furniture::FUTURE);
+    fn successes_and_poll_status(test_server: &TestServer) -> (usize, u16) {
+        let poll = format!(r#"{{"request_id":"{}"}}"#, fixtures::FUTURE);
         let request = Request {
             method: Method::POST,
             path: "/api/v1/retrieve_future".to_owned(),
             headers: HeaderMap::new(),
             body: poll.into(),
         };
-        let statuses = world.journal.entries();
-        let fine = statuses.iter().filter(|entry| entry.status == Some(200));
-        let fine = fine.count();
-        (fine, run(world.answer(request)).status.as_u16())
+        let entries = test_server.journal.entries();
+        let succeeded = entries.iter().filter(|entry| entry.status == Some(200));
+        let succeeded = succeeded.count();
+        (succeeded, run(test_server.respond(request)).status.as_u16())
     }
 
     #[test]
-    fn a_furnished_server_has_what_the_ids_name() {
-        let world = run(async {
-            let world = World::new("tinker");
-            world.furnish().await;
-            world
+    fn fixture_ids_refer_to_existing_objects() {
+        let test_server = run(async {
+            let test_server = TestServer::new("tinker");
+            test_server.create_fixtures().await;
+            test_server
         });
-        let made = furniture::furniture().len();
-        assert_eq!(ids(&world), (made, 200));
+        let made = fixtures::setup_requests().len();
+        assert_eq!(successes_and_poll_status(&test_server), (made, 200));
     }
 
     #[test]
-    fn what_is_drawn_reaches_each_route_and_meets_each_refusal() {
+    fn generated_requests_reach_every_route_and_refusal() {
         let mutator = Mutator::new(1);
-        let seeds = requests::requests();
-        let (mut fine, mut met) = (BTreeSet::<Route>::new(), BTreeSet::new());
+        let seeds = request_seeds::requests();
+        let (mut reached, mut seen) = (BTreeSet::<Route>::new(), BTreeSet::new());
         for _ in 0..3000 {
-            for (path, status) in statuses(&draw::requests(&mutator, &seeds)) {
+            for (path, status) in statuses(&generate::requests(&mutator, &seeds)) {
                 let segments: Vec<&str> = path.split('/').collect();
                 if (200..300).contains(&status) {
-                    let fits = |route: &&Route| fits(route.path(), &segments);
-                    fine.extend(Route::ALL.iter().find(fits).copied());
+                    let matches = |route: &&Route| matches_route(route.path(), &segments);
+                    reached.extend(Route::ALL.iter().find(matches).copied());
                 }
-                met.insert(status);
+                seen.insert(status);
             }
         }
-        let missed = Route::ALL.iter().filter(|route| !fine.contains(route));
+        let missed = Route::ALL.iter().filter(|route| !reached.contains(route));
         let missed: Vec<_> = missed.collect();
         assert!(missed.is_empty(), "{missed:?}");
         let refusals = [400, 401, 404, 405, 409, 413, 415, 422, 429];
-        let missed = refusals.iter().filter(|status| !met.contains(status));
-        assert_eq!(missed.collect::<Vec<_>>(), Vec::<&u16>::new(), "{met:?}");
+        let missed = refusals.iter().filter(|status| !seen.contains(status));
+        assert_eq!(missed.collect::<Vec<_>>(), Vec::<&u16>::new(), "{seen:?}");
     }
 
-    fn fits(path: &str, segments: &[&str]) -> bool {
+    fn matches_route(path: &str, segments: &[&str]) -> bool {
         let parts: Vec<&str> = path.split('/').collect();
         let same = |(part, segment): (&&str, &&str)| part.starts_with('{') || part == segment;
         parts.len() == segments.len() && parts.iter().zip(segments).all(same)
     }
 
     #[test]
-    fn a_poll_that_is_held_has_its_answer_in_the_end() {
+    fn long_poll_is_answered_after_its_timeout() {
         run(async {
-            let world = World::new("tinker");
-            world.furnish().await;
+            let test_server = TestServer::new("tinker");
+            test_server.create_fixtures().await;
             let poll = format!(
                 r#"{{"target":{{"type":"sampling_session","sampling_session_id":"{}","cloned_sampler_id":0}},"prev_cursor":1,"timeout":1e300,"retrieved_request_ids":[]}}"#,
-                furniture::SAMPLER
+                fixtures::SAMPLER
             );
             let request = Request {
                 method: Method::POST,
@@ -310,10 +313,10 @@ mod tests {
                 headers: HeaderMap::new(),
                 body: poll.into(),
             };
-            let before = tinkers_core::Time::now(&world.clock);
-            let answer = world.answer(request).await;
+            let before = tinkers_core::Time::now(&test_server.clock);
+            let answer = test_server.respond(request).await;
             assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
-            assert!(tinkers_core::Time::now(&world.clock) > before);
+            assert!(tinkers_core::Time::now(&test_server.clock) > before);
         });
     }
 }

@@ -1,13 +1,14 @@
-//! What ends a sample: the engine looks at the end of what was sampled, and must find what a look at all of it finds.
+//! The target `stops`: the engine searches only the end of a sample for stop sequences, and must find what a search of the whole
+//! sample finds.
 
 use tinkers_engine::{Text, stop_ends};
 use tinkers_wire::Stop;
 
-/// A sample has so many tokens at most.
-const LONGEST: usize = 200;
+/// The maximum number of tokens in a sample.
+const MAX_TOKENS: usize = 200;
 
-/// What stops, as the wire has it, up to a zero byte; behind it a token for each byte. Those from 0xf0 on are beyond the bytes and silent.
-pub(crate) fn any_sample(bytes: &[u8]) {
+/// Runs an input: stop sequences as JSON, a zero byte, then a token for each byte. Bytes from 0xf0 become tokens without text.
+pub(crate) fn run_sample(bytes: &[u8]) {
     let at = bytes
         .iter()
         .position(|byte| *byte == 0)
@@ -27,20 +28,20 @@ pub(crate) fn any_sample(bytes: &[u8]) {
     };
     let stop = tinkers_engine::Stop::tokens(tokens.clone()).or_texts(texts.iter().cloned());
     let mut sample = Vec::new();
-    let mut spelled = Vec::new();
-    for byte in sampled.iter().skip(1).take(LONGEST) {
-        let is_silent = *byte >= 0xf0;
-        sample.push(u32::from(*byte) + 256 * u32::from(is_silent));
-        if !is_silent {
-            spelled.push(*byte);
+    let mut text_so_far = Vec::new();
+    for byte in sampled.iter().skip(1).take(MAX_TOKENS) {
+        let is_empty = *byte >= 0xf0;
+        sample.push(u32::from(*byte) + 256 * u32::from(is_empty));
+        if !is_empty {
+            text_so_far.push(*byte);
         }
         let has = |text: &String| {
             let text = text.as_bytes();
-            !text.is_empty() && spelled.windows(text.len()).any(|part| part == text)
+            !text.is_empty() && text_so_far.windows(text.len()).any(|part| part == text)
         };
         let expected =
             texts.iter().any(has) || sample.last().is_some_and(|last| tokens.contains(last));
-        let found = stop_ends(&stop, &sample, &Text::Bytes).expect("bytes are spelled");
+        let found = stop_ends(&stop, &sample, &Text::Bytes).expect("byte tokens can be decoded");
         assert_eq!(found, expected, "{texts:?} {tokens:?} in {sample:?}");
         if found {
             return;

@@ -1,4 +1,4 @@
-//! The readers.
+//! The fuzz targets.
 
 use std::io;
 use std::str::FromStr;
@@ -21,134 +21,134 @@ use tinkers_wire::{
 };
 
 use crate::mutate::Mutator;
-use crate::{connection, corpus, draw, files, requests, server, stops};
+use crate::{connection, corpus, generate, request_seeds, seeds, server, stops};
 
-/// One reader.
+/// A fuzz target: one parser.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name.
+    /// The name of the target.
     pub name: &'static str,
-    /// Reads; panics when a promise is broken.
+    /// Runs the parser on an input; panics if a property does not hold.
     pub run: fn(&[u8]),
-    /// Inputs to begin with, beside the files.
+    /// Returns the seeds that are made in code.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Makes an input, of others or of nothing.
-    pub draw: fn(&Mutator, &[Vec<u8>]) -> Vec<u8>,
+    /// Generates an input, usually from the seeds.
+    pub generate: fn(&Mutator, &[Vec<u8>]) -> Vec<u8>,
 }
 
-/// All of them.
+/// All fuzz targets.
 pub const TARGETS: [Target; 15] = [
     Target {
         name: "json-answers",
         run: json_answers,
-        seeds: corpus::json,
-        draw: Mutator::next,
+        seeds: seeds::json,
+        generate: Mutator::next,
     },
     Target {
         name: "json-requests",
         run: json_requests,
-        seeds: corpus::json,
-        draw: Mutator::next,
+        seeds: seeds::json,
+        generate: Mutator::next,
     },
     Target {
         name: "poll-answers",
         run: poll_answers,
-        seeds: corpus::polls,
-        draw: Mutator::next,
+        seeds: seeds::polls,
+        generate: Mutator::next,
     },
     Target {
         name: "protobuf-results",
         run: protobuf_results,
-        seeds: corpus::protobuf,
-        draw: Mutator::next,
+        seeds: seeds::protobuf,
+        generate: Mutator::next,
     },
     Target {
         name: "protobuf-pass",
         run: protobuf_pass,
-        seeds: corpus::protobuf,
-        draw: Mutator::next,
+        seeds: seeds::protobuf,
+        generate: Mutator::next,
     },
     Target {
         name: "compressed-bodies",
         run: compressed_bodies,
-        seeds: corpus::compressed,
-        draw: Mutator::next,
+        seeds: seeds::compressed,
+        generate: Mutator::next,
     },
     Target {
         name: "hints",
         run: hints,
-        seeds: corpus::hints,
-        draw: Mutator::next,
+        seeds: seeds::hints,
+        generate: Mutator::next,
     },
     Target {
         name: "sampling-params",
         run: sampling_params,
-        seeds: corpus::json,
-        draw: Mutator::next,
+        seeds: seeds::json,
+        generate: Mutator::next,
     },
     Target {
         name: "checkpoint-paths",
         run: checkpoint_paths,
-        seeds: corpus::texts,
-        draw: Mutator::next,
+        seeds: seeds::texts,
+        generate: Mutator::next,
     },
     Target {
         name: "base-urls",
         run: base_urls,
-        seeds: corpus::texts,
-        draw: Mutator::next,
+        seeds: seeds::texts,
+        generate: Mutator::next,
     },
     Target {
         name: "server",
-        run: server::any_requests,
-        seeds: requests::requests,
-        draw: draw::requests,
+        run: server::run_requests,
+        seeds: request_seeds::requests,
+        generate: generate::requests,
     },
     Target {
         name: "server-connection",
-        run: connection::any_bytes,
-        seeds: requests::connections,
-        draw: draw::requests,
+        run: connection::run_connection,
+        seeds: request_seeds::connections,
+        generate: generate::requests,
     },
     Target {
         name: "openapi",
         run: openapi,
-        seeds: corpus::documents,
-        draw: Mutator::next,
+        seeds: seeds::documents,
+        generate: Mutator::next,
     },
     Target {
         name: "stops",
-        run: stops::any_sample,
-        seeds: corpus::stops,
-        draw: Mutator::next,
+        run: stops::run_sample,
+        seeds: seeds::stops,
+        generate: Mutator::next,
     },
     Target {
         name: "fault-scripts",
         run: fault_scripts,
-        seeds: corpus::scripts,
-        draw: Mutator::next,
+        seeds: seeds::scripts,
+        generate: Mutator::next,
     },
 ];
 
 impl Target {
-    /// The target of a name.
+    /// Returns the target with this name.
     pub fn named(name: &str) -> Option<Self> {
         TARGETS.into_iter().find(|target| target.name == name)
     }
 
-    /// All inputs to begin with: the files, then what is made in code.
+    /// Returns all seeds: the files of the corpus, then those made in code.
     ///
     /// # Errors
-    /// When the files cannot be read.
+    /// Returns an error if the files cannot be read.
     pub fn inputs(&self) -> io::Result<Vec<Vec<u8>>> {
-        let files = files::of(self.name)?;
+        let files = corpus::files(self.name)?;
         let mut inputs: Vec<_> = files.into_iter().map(|file| file.input).collect();
         inputs.extend((self.seeds)());
         Ok(inputs)
     }
 }
 
-/// What is read and written again is read as the same.
+/// Asserts that a parsed value is unchanged after it is written and parsed again.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
     let Ok(read) = serde_json::from_slice::<T>(bytes) else {
         return;
@@ -157,7 +157,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(byt
     match serde_json::from_slice::<T>(&written) {
         Ok(again) => assert_eq!(again, read, "{}", String::from_utf8_lossy(&written)),
         Err(error) => panic!(
-            "what was written cannot be read: {error}: {}",
+            "cannot parse what was written: {error}: {}",
             String::from_utf8_lossy(&written)
         ),
     }
@@ -187,7 +187,7 @@ fn json_answers(bytes: &[u8]) {
 fn json_requests(bytes: &[u8]) {
     if let Ok(pass) = PassRequest::from_json(bytes) {
         let written = pass.to_json();
-        let again = PassRequest::from_json(&written).expect("what was written can be read");
+        let again = PassRequest::from_json(&written).expect("what was written can be parsed");
         assert_eq!(again.to_json(), written, "{pass:?}");
     }
     let _ = serde_json::from_slice::<SampleRequest>(bytes).map(|request| request.validate());
@@ -214,10 +214,10 @@ fn protobuf_results(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     if let Ok(output) = ForwardBackwardOutput::from_protobuf(bytes.clone()) {
         let written = output.to_protobuf();
-        // A result of default values alone is written as nothing, which is no result.
+        // A result with only default values is encoded as an empty body, which is not a valid result.
         if !written.is_empty() {
             let again = ForwardBackwardOutput::from_protobuf(written.clone());
-            let again = again.expect("what was written can be read");
+            let again = again.expect("what was written can be parsed");
             assert_eq!(again.to_protobuf(), written, "{output:?}");
         }
     }
@@ -225,7 +225,7 @@ fn protobuf_results(bytes: &[u8]) {
         let written = samples.to_protobuf();
         if !written.is_empty() {
             let again = SampleResponse::from_protobuf(written.clone());
-            let again = again.expect("what was written can be read");
+            let again = again.expect("what was written can be parsed");
             assert_eq!(again.to_protobuf(), written, "{samples:?}");
         }
     }
@@ -239,21 +239,21 @@ fn protobuf_pass(bytes: &[u8]) {
         let _ = datum.validate();
         let _ = datum.estimated_bytes();
     }
-    // Not everything that can be read may be written.
+    // Some requests can be parsed but are refused by the encoder.
     if let Ok(written) = pass.to_protobuf() {
         let again = PassRequest::from_protobuf(written.clone());
-        let again = again.expect("what was written can be read");
+        let again = again.expect("what was written can be parsed");
         assert_eq!(again.to_protobuf().ok(), Some(written), "{pass:?}");
     }
 }
 
-/// The most that an answer may come to.
-const MAX_ANSWER: usize = 1 << 20;
+/// The maximum size of a decompressed response.
+const MAX_RESPONSE: usize = 1 << 20;
 
 fn compressed_bodies(bytes: &[u8]) {
     for encoding in ["gzip", "zstd", "identity"] {
-        if let Ok(body) = decode_body(encoding, bytes, MAX_ANSWER) {
-            assert!(body.len() <= MAX_ANSWER, "{} bytes", body.len());
+        if let Ok(body) = decode_body(encoding, bytes, MAX_RESPONSE) {
+            assert!(body.len() <= MAX_RESPONSE, "{} bytes", body.len());
         }
     }
 }
@@ -272,7 +272,7 @@ fn hints(bytes: &[u8]) {
             body: Bytes::copy_from_slice(bytes),
         };
         if let Some(hint) = hint::retry_after(&answer, wall) {
-            // Whatever it is, a clock that has run for long can be moved by it.
+            // Adding the hint to a late time must not overflow.
             let late = tinkers_core::Moment::from_origin(Duration::MAX / 2);
             assert!(late.after(hint) >= late, "{hint:?}");
         }
@@ -289,7 +289,7 @@ fn sampling_params(bytes: &[u8]) {
 fn checkpoint_paths(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(path) = TinkerPath::from_str(&text) {
-        let again = TinkerPath::from_str(path.as_ref()).expect("a path that was read");
+        let again = TinkerPath::from_str(path.as_ref()).expect("a displayed path can be parsed");
         assert_eq!(again, path);
         for part in [path.run_id(), path.name()] {
             assert!(!matches!(part, "" | "." | ".."), "{path}");
@@ -300,8 +300,8 @@ fn checkpoint_paths(bytes: &[u8]) {
 fn base_urls(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Ok(url) = BaseUrl::parse(&text) {
-        let again = BaseUrl::parse(&url.to_string()).expect("a normalised URL is one");
-        assert_eq!(again, url, "normalising is done once");
+        let again = BaseUrl::parse(&url.to_string()).expect("a normalised URL can be parsed");
+        assert_eq!(again, url, "normalisation is idempotent");
     }
 }
 

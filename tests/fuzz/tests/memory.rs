@@ -1,4 +1,4 @@
-//! What a reader takes of memory hangs on how long its input is, and not on what it says of itself.
+//! A test that the memory use of parsers depends on the length of the input, not on lengths that it declares.
 
 use peak_alloc::PeakAlloc;
 use tinkers_fuzz::mutate::Mutator;
@@ -7,40 +7,41 @@ use tinkers_fuzz::{TARGETS, Target};
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// A reader may take so many bytes for each byte of input: each datum of an output becomes a map of its own.
-const FOR_EACH: usize = 300;
-/// And so many besides: a server, what a decoder works with, a body of the most that is taken after decompression in a buffer that
-/// grows by doubling.
-const BESIDES: usize = 8 << 20;
+/// The memory limit in bytes per byte of input; each datum of an output becomes a map.
+const LIMIT_PER_BYTE: usize = 300;
+/// The constant part of the memory limit in bytes: the server, decoder buffers, and a decompressed body of maximum size in a
+/// buffer that grows by doubling.
+const BASE_LIMIT: usize = 8 << 20;
 
-/// What a target took for an input, and the most that it may take.
-fn taken(target: Target, input: &[u8]) -> (usize, usize) {
+/// Runs a target and returns its peak memory use and the limit.
+fn memory_use(target: Target, input: &[u8]) -> (usize, usize) {
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
     (target.run)(input);
-    let taken = ALLOCATOR.peak_usage().saturating_sub(before);
-    (taken, BESIDES + FOR_EACH * input.len())
+    let used = ALLOCATOR.peak_usage().saturating_sub(before);
+    (used, BASE_LIMIT + LIMIT_PER_BYTE * input.len())
 }
 
-fn believes_lengths(input: &[u8]) {
+fn trusts_lengths(input: &[u8]) {
     if let [a, b, c, d, ..] = input {
         let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-        // Bounded, for the sake of whoever runs it.
+        // Bounded, to limit the memory use of the test itself.
         std::hint::black_box(Vec::<u8>::with_capacity(length.min(64 << 20)));
     }
 }
 
-/// What is read of a body of one value may take so many times its length: a buffer that grows by doubling, and what is made of it.
-const COPIES: usize = 6;
-/// In bytes.
-const GIANT: usize = 8 << 20;
+/// The memory limit for a body with a single huge value, as a multiple of its length: a buffer that grows by doubling, and the
+/// parsed value.
+const LIMIT_FACTOR: usize = 6;
+/// The length of a huge value in bytes.
+const HUGE: usize = 8 << 20;
 
-fn giants() -> [Vec<u8>; 4] {
+fn huge_bodies() -> [Vec<u8>; 4] {
     let of = |open: &str, byte: u8, close: &str| {
-        let mut giant = open.as_bytes().to_vec();
-        giant.resize(GIANT, byte);
-        giant.extend_from_slice(close.as_bytes());
-        giant
+        let mut body = open.as_bytes().to_vec();
+        body.resize(HUGE, byte);
+        body.extend_from_slice(close.as_bytes());
+        body
     };
     [
         of(r#"{"request_id": "a", "max_tokens": "#, b'9', "}"),
@@ -50,7 +51,7 @@ fn giants() -> [Vec<u8>; 4] {
     ]
 }
 
-fn reads_json(target: &Target) -> bool {
+fn parses_json(target: &Target) -> bool {
     [
         "json-answers",
         "json-requests",
@@ -61,50 +62,50 @@ fn reads_json(target: &Target) -> bool {
     .contains(&target.name)
 }
 
-// One test alone, since memory is the process's.
+// A single test, because the allocator counts the memory of the whole process.
 #[test]
-fn memory_grows_with_the_input_alone() {
+fn memory_use_is_bounded_by_the_input_length() {
     for target in TARGETS {
-        // The lies among the seeds: lengths of gigabytes, bombs, nesting, numbers of a hundred thousand digits.
-        let seeds = target.inputs().expect("a corpus");
+        // The seeds include declared lengths of gigabytes, decompression bombs, deep nesting and numbers of 100,000 digits.
+        let seeds = target.inputs().expect("the corpus can be read");
         let mutator = Mutator::new(3);
-        let draw = |_| (target.draw)(&mutator, &seeds);
-        let made = (0..300).map(draw).collect::<Vec<_>>();
+        let generate = |_| (target.generate)(&mutator, &seeds);
+        let made = (0..300).map(generate).collect::<Vec<_>>();
         for input in seeds.iter().chain(&made) {
-            let (taken, most) = taken(target, input);
+            let (used, limit) = memory_use(target, input);
             assert!(
-                taken <= most,
-                "{} took {taken} bytes for {} bytes: {:?}",
+                used <= limit,
+                "{} used {used} bytes for {} bytes: {:?}",
                 target.name,
                 input.len(),
                 &input[..input.len().min(40)]
             );
         }
     }
-    // The longest number, the deepest list and the longest text, of megabytes: a reader copies them, and not often.
-    for target in TARGETS.iter().filter(|target| reads_json(target)) {
-        for giant in giants() {
-            let (taken, _) = taken(*target, &giant);
-            let most = BESIDES + COPIES * giant.len();
-            let opens = String::from_utf8_lossy(&giant[..20]);
+    // Bodies with one number, one nested list or one string of megabytes, which parsers may copy only a few times.
+    for target in TARGETS.iter().filter(|target| parses_json(target)) {
+        for body in huge_bodies() {
+            let (used, _) = memory_use(*target, &body);
+            let limit = BASE_LIMIT + LIMIT_FACTOR * body.len();
+            let opens = String::from_utf8_lossy(&body[..20]);
             assert!(
-                taken <= most,
-                "{} took {taken} bytes for {opens}",
+                used <= limit,
+                "{} used {used} bytes for {opens}",
                 target.name
             );
         }
     }
-    // A reader that believes what it is told is found.
-    let naive = Target {
-        name: "naive",
-        run: believes_lengths,
+    // A parser that trusts a declared length exceeds the limit.
+    let faulty = Target {
+        name: "faulty",
+        run: trusts_lengths,
         seeds: || vec![vec![0; 8]],
-        draw: Mutator::next,
+        generate: Mutator::next,
     };
     let mutator = Mutator::new(3);
     let is_found = (0..300).any(|_| {
-        let (taken, most) = taken(naive, &mutator.next(&(naive.seeds)()));
-        taken > most
+        let (used, limit) = memory_use(faulty, &mutator.next(&(faulty.seeds)()));
+        used > limit
     });
     assert!(is_found);
 }

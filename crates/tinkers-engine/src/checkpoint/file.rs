@@ -1,4 +1,4 @@
-//! Files that are whole or absent, whatever happens while they are written.
+//! Atomic and durable file operations, and the mapping of names to file names.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -8,43 +8,44 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The ends of a finished file and of one that is being written.
+/// The suffixes of complete files and of temporary files.
 const FINISHED: &str = ".safetensors";
 const UNFINISHED: &str = ".safetensors.tmp";
 
-/// Longest part of a path; the temporary name of a file of this length stays below the 255 bytes of common file systems.
-const LONGEST_PART: usize = 200;
+/// The maximum length of an encoded name. Temporary names stay below the limit of 255 bytes of common file systems.
+const MAX_ENCODED_LEN: usize = 200;
 
-/// The names of devices on Windows, which are no names for files there, with or without an extension.
+/// The device names of Windows, which are invalid file names there, with or without an extension.
 const DEVICES: [&str; 22] = [
     "con", "prn", "aux", "nul", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8",
     "com9", "lpt1", "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
 ];
 
-/// Writes `bytes` to a temporary file beside `path`, syncs it, renames it to `path`, and syncs the directory.
+/// Writes `bytes` to a temporary file in the directory of `path`, syncs it, renames it to `path`, and syncs the directory.
 ///
-/// On an error nothing is left of it: the temporary file is removed, so are directories below `root` that are empty then, and an
-/// older file at `path` is as it was.
+/// On an error, the temporary file and directories below `root` that are then empty are removed, and an existing file at `path`
+/// is unchanged.
 pub(super) fn replace(root: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or(root);
-    // One process writes a store, and it writes one checkpoint at a time, so the name need not be unique.
-    let beside = beside(path);
+    // The temporary name need not be unique, since one process writes one checkpoint at a time.
+    let temporary = temporary_path(path);
     let is_new = !path.exists();
-    let written = write(&beside, bytes)
-        .and_then(|()| std::fs::rename(&beside, path).map_err(Error::io("cannot rename to", path)));
-    let kept = match written {
+    let written = write(&temporary, bytes).and_then(|()| {
+        std::fs::rename(&temporary, path).map_err(Error::io("cannot rename to", path))
+    });
+    let result = match written {
         Ok(()) => sync_dir(dir).inspect_err(|_| {
-            // Whether the new name would survive is not known, and the caller is told that the save failed.
+            // The save is reported as failed, so the new file must not appear after a crash.
             if is_new {
                 discard(path);
             }
         }),
         Err(error) => {
-            discard(&beside);
+            discard(&temporary);
             Err(error)
         }
     };
-    kept.inspect_err(|_| remove_empty(root, dir))
+    result.inspect_err(|_| remove_empty(root, dir))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -55,49 +56,49 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(Error::io("cannot write", path))
 }
 
-/// Removes a file that is of no use; one that stays is removed at the next start.
+/// Removes a file. If that fails, the file is removed at the next start.
 fn discard(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished file");
+            tracing::warn!(path = %path.display(), %error, "cannot remove an incomplete file");
         }
         _ => {}
     }
 }
 
-/// Removes `dir` and the directories between it and `root`, as far as they are empty.
+/// Removes `dir` and its ancestors below `root` that are empty.
 fn remove_empty(root: &Path, dir: &Path) {
     let between = dir
         .ancestors()
         .take_while(|dir| *dir != root && dir.starts_with(root));
     for dir in between {
-        // A directory that is not empty stays, and so do those above it.
+        // A directory that is not empty is kept, and so are its ancestors.
         if std::fs::remove_dir(dir).is_err() {
             return;
         }
     }
 }
 
-fn beside(path: &Path) -> PathBuf {
+fn temporary_path(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(FINISHED).unwrap_or(&name);
     path.with_file_name(format!(".{name}{UNFINISHED}"))
 }
 
-/// Removes the temporary files that a crash left in `dir`: plain files with the names that [`replace`] gives.
+/// Removes the temporary files of interrupted saves in `dir`: regular files with a name that [`replace`] would use.
 pub(super) fn remove_unfinished(dir: &Path) -> Result<()> {
     for path in entries(dir)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let is_plain = path.symlink_metadata().is_ok_and(|found| found.is_file());
-        if is_plain && name.starts_with('.') && name.ends_with(UNFINISHED) {
-            tracing::info!(path = %path.display(), "removing what an interrupted save left");
+        let is_regular = path.symlink_metadata().is_ok_and(|found| found.is_file());
+        if is_regular && name.starts_with('.') && name.ends_with(UNFINISHED) {
+            tracing::info!(path = %path.display(), "removing the temporary file of an interrupted save");
             discard(&path);
         }
     }
     Ok(())
 }
 
-/// The header of a safetensors file, without the tensors behind it. Errors are told in words.
+/// Reads the header of a safetensors file without the tensors.
 pub(super) fn header(path: &Path) -> Result<Vec<u8>, String> {
     let mut file = File::open(path).map_err(|e| e.to_string())?;
     let mut size = [0u8; 8];
@@ -105,7 +106,7 @@ pub(super) fn header(path: &Path) -> Result<Vec<u8>, String> {
     let size = u64::from_le_bytes(size);
     let limit = file.metadata().map_err(|e| e.to_string())?.len();
     if size > limit {
-        return Err("its header is longer than the file".into());
+        return Err("the header is longer than the file".into());
     }
     let mut header = Vec::new();
     file.take(size)
@@ -114,7 +115,7 @@ pub(super) fn header(path: &Path) -> Result<Vec<u8>, String> {
     Ok(header)
 }
 
-/// What is in a directory, sorted; nothing where it is no directory.
+/// Returns the sorted entries of a directory; empty if `dir` is not a directory.
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.is_dir() {
         return Ok(Vec::new());
@@ -128,16 +129,17 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The file of a checkpoint's name.
+/// Returns the file name of a checkpoint; `None` for the empty name.
 pub(super) fn file_name(name: &str) -> Option<String> {
-    part(name).map(|part| format!("{part}{FINISHED}"))
+    encode_name(name).map(|encoded| format!("{encoded}{FINISHED}"))
 }
 
-/// A name as one part of a path that every file system takes; `None` for the empty name.
+/// Encodes a name as a path component that is valid on every file system; `None` for the empty name.
 ///
-/// Letters, digits, `-`, `_` and inner dots stay, all else is percent-encoded, and so are the first letter of a device's name and
-/// a dot at the end. What is too long then ends in a hash of the name. Different names give different parts.
-pub(super) fn part(name: &str) -> Option<String> {
+/// Letters, digits, `-`, `_` and inner dots are kept; all other bytes, the first letter of a device name, and a trailing dot are
+/// percent-encoded. A result that is too long is truncated and ends in a hash of the name. Different names have different
+/// encodings.
+pub(super) fn encode_name(name: &str) -> Option<String> {
     if name.is_empty() {
         return None;
     }
@@ -155,17 +157,17 @@ pub(super) fn part(name: &str) -> Option<String> {
             _ => part.push_str(&format!("%{byte:02X}")),
         }
     }
-    if part.len() > LONGEST_PART {
-        // No other part has a tilde.
+    if part.len() > MAX_ENCODED_LEN {
+        // Without a hash, no encoding contains a tilde.
         let hash = format!("~{:x}", Sha256::digest(name.as_bytes()));
-        part.truncate(LONGEST_PART - hash.len());
+        part.truncate(MAX_ENCODED_LEN - hash.len());
         part.push_str(&hash);
     }
     Some(part)
 }
 
-/// The file in the directory of `path` that a file system which ignores case takes for `path`, where there is one.
-pub(super) fn clash(path: &Path) -> Result<Option<PathBuf>> {
+/// Returns the existing file whose name differs from `path` only in case, on a file system that ignores case.
+pub(super) fn case_conflict(path: &Path) -> Result<Option<PathBuf>> {
     if !path.exists() {
         return Ok(None);
     }
@@ -181,7 +183,7 @@ fn differing_in_case(path: &Path, all: Vec<PathBuf>) -> Option<PathBuf> {
     all.into_iter().find(is_same)
 }
 
-/// Makes a directory whose own entry, and those of the directories made on the way, survive a power failure.
+/// Creates a directory and its missing ancestors so that they survive a power failure.
 pub(crate) fn make_durable_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -190,19 +192,19 @@ pub(crate) fn make_durable_dir(dir: &Path) -> Result<()> {
     if let Some(parent) = parent {
         make_durable_dir(parent)?;
     }
-    std::fs::create_dir_all(dir).map_err(Error::io("cannot make the directory", dir))?;
+    std::fs::create_dir_all(dir).map_err(Error::io("cannot create the directory", dir))?;
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
-/// Makes what was removed from a directory, made or renamed in it survive a power failure.
+/// Syncs a directory, so that created, renamed and removed entries survive a power failure.
 #[cfg(unix)]
 pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
-        .map_err(Error::io("cannot make durable", dir))
+        .map_err(Error::io("cannot sync the directory", dir))
 }
 
-/// Elsewhere directories cannot be opened to be synced; the rename is atomic all the same.
+/// Does nothing: this platform cannot sync directories. Renames are atomic nevertheless.
 #[cfg(not(unix))]
 pub(super) fn sync_dir(_: &Path) -> Result<()> {
     Ok(())
@@ -223,26 +225,26 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_leaves_nothing_behind_and_is_the_reason() {
+    fn full_disk_fails_the_save_and_leaves_no_files() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("run/weights");
         let path = dir.join("a.safetensors");
         std::fs::create_dir_all(&dir).unwrap();
-        // Writes to this device fail as those to a full disk.
-        std::os::unix::fs::symlink("/dev/full", beside(&path)).unwrap();
+        // Writes to this device fail with the error of a full disk.
+        std::os::unix::fs::symlink("/dev/full", temporary_path(&path)).unwrap();
         let error = replace(root.path(), &path, b"bytes").unwrap_err();
         let Error::Io { source, .. } = &error else {
             panic!("{error:?}")
         };
         assert_eq!(source.kind(), ErrorKind::StorageFull);
         assert_eq!(files(root.path()), [""; 0]);
-        // The name is free again.
+        // The name can be used again.
         replace(root.path(), &path, b"bytes").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"bytes");
     }
 
     #[test]
-    fn a_rename_that_fails_leaves_nothing_behind() {
+    fn failed_rename_leaves_no_files() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("run/weights/a.safetensors");
         std::fs::create_dir_all(path.join("occupied")).unwrap();
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_made_leaves_nothing_behind() {
+    fn failed_directory_creation_leaves_no_files() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("run"), "a file").unwrap();
         let path = root.path().join("run/weights/a.safetensors");
@@ -269,9 +271,9 @@ mod tests {
     }
 
     #[test]
-    fn only_files_of_our_own_pattern_are_removed() {
+    fn only_temporary_files_of_saves_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let own = beside(&dir.path().join("a.safetensors"));
+        let own = temporary_path(&dir.path().join("a.safetensors"));
         let foreign = [".a.tmp", "a.safetensors.tmp", ".notes", "b.safetensors"];
         for name in foreign {
             std::fs::write(dir.path().join(name), "").unwrap();
@@ -284,42 +286,46 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_names_on_every_file_system() {
-        let part = |name| part(name).unwrap();
-        assert_eq!(part("step-1.5_a"), "step-1.5_a");
+    fn encoded_names_are_valid_on_every_file_system() {
+        let encode = |name| encode_name(name).unwrap();
+        assert_eq!(encode("step-1.5_a"), "step-1.5_a");
         for name in [
             "CON", "nul", "aux.1", "Lpt9", "a.", "..", ".a", "a b", "ü/%", "a~b",
         ] {
-            let part = part(name);
-            let stem = part.split('.').next().unwrap().to_lowercase();
-            assert!(!DEVICES.contains(&stem.as_str()), "{part}");
-            assert!(!part.starts_with('.') && !part.ends_with('.'), "{part}");
+            let encoded = encode(name);
+            let stem = encoded.split('.').next().unwrap().to_lowercase();
+            assert!(!DEVICES.contains(&stem.as_str()), "{encoded}");
             assert!(
-                part.bytes()
+                !encoded.starts_with('.') && !encoded.ends_with('.'),
+                "{encoded}"
+            );
+            assert!(
+                encoded
+                    .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || b"-_.%".contains(&b))
             );
         }
-        assert_eq!(part("console"), "console");
+        assert_eq!(encode("console"), "console");
         let long = [
             "ü".repeat(100),
             "x".repeat(300),
             format!("{}y", "x".repeat(300)),
         ];
-        let parts = long.each_ref().map(|name| part(name));
+        let encoded = long.each_ref().map(|name| encode(name));
         assert!(
-            parts.iter().all(|part| part.len() == LONGEST_PART),
-            "{parts:?}"
+            encoded.iter().all(|name| name.len() == MAX_ENCODED_LEN),
+            "{encoded:?}"
         );
-        assert_ne!(parts[1], parts[2]);
-        assert_eq!(super::part(""), None);
+        assert_ne!(encoded[1], encoded[2]);
+        assert_eq!(encode_name(""), None);
     }
 
     #[test]
-    fn names_that_differ_in_case_alone_are_told() {
+    fn names_that_differ_only_in_case_are_detected() {
         let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
-        let clash = |all| differing_in_case(Path::new("d/Step"), paths(all));
-        assert_eq!(clash(&["d/step", "d/x"]), Some(PathBuf::from("d/step")));
-        assert_eq!(clash(&["d/step", "d/Step"]), None);
-        assert_eq!(clash(&["d/other"]), None);
+        let conflict = |all| differing_in_case(Path::new("d/Step"), paths(all));
+        assert_eq!(conflict(&["d/step", "d/x"]), Some(PathBuf::from("d/step")));
+        assert_eq!(conflict(&["d/step", "d/Step"]), None);
+        assert_eq!(conflict(&["d/other"]), None);
     }
 }

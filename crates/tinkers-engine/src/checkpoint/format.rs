@@ -1,4 +1,4 @@
-//! The bytes of a checkpoint: a safetensors file and its metadata.
+//! Encoding of checkpoints as safetensors files with metadata.
 
 use std::collections::HashMap;
 
@@ -6,16 +6,16 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::Saved;
+use super::Checkpoint;
 use crate::adamw::AdamW;
 use crate::error::{Error, Result};
 use crate::lora::{Lora, LoraConfig, Param};
 use crate::ops::matrix::Matrix;
 
-/// The version of this layout, so that a later one can be told apart.
+/// The version of the layout, which future versions will change.
 const LAYOUT: &str = "tinkers-checkpoint-1";
 
-/// What the metadata holds, each entry as text.
+/// The metadata of the file; safetensors allows only strings.
 #[derive(Debug, Deserialize, Serialize)]
 struct Metadata {
     format: String,
@@ -26,9 +26,9 @@ struct Metadata {
     params: String,
 }
 
-pub(super) fn encode(saved: &Saved) -> Result<Vec<u8>> {
+pub(super) fn encode(saved: &Checkpoint) -> Result<Vec<u8>> {
     let failed =
-        |e: &dyn std::fmt::Display| Error::Model(format!("a checkpoint cannot be encoded: {e}"));
+        |e: &dyn std::fmt::Display| Error::Model(format!("cannot encode the checkpoint: {e}"));
     let params = saved.lora.params();
     let mut tensors: Vec<(String, [usize; 2], Vec<u8>)> = Vec::new();
     for param in params {
@@ -75,12 +75,14 @@ pub(super) fn encode(saved: &Saved) -> Result<Vec<u8>> {
     safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))
 }
 
-/// Reads a whole file; errors are told in words.
-pub(super) fn decode(file: &[u8]) -> Result<Saved, String> {
-    let header_len = file.first_chunk::<8>().ok_or("the file is cut off")?;
+/// Decodes a checkpoint file.
+pub(super) fn decode(file: &[u8]) -> Result<Checkpoint, String> {
+    let header_len = file.first_chunk::<8>().ok_or("the file is truncated")?;
     let header_len = usize::try_from(u64::from_le_bytes(*header_len)).map_err(|e| e.to_string())?;
-    let end = header_len.checked_add(8).ok_or("its header has no end")?;
-    let header = file.get(8..end).ok_or("the file is cut off")?;
+    let end = header_len
+        .checked_add(8)
+        .ok_or("the header length overflows")?;
+    let header = file.get(8..end).ok_or("the file is truncated")?;
     let metadata = metadata(header)?;
     let config: LoraConfig =
         serde_json::from_str(&metadata.lora_config).map_err(|e| e.to_string())?;
@@ -111,14 +113,14 @@ pub(super) fn decode(file: &[u8]) -> Result<Saved, String> {
             })
         }
     };
-    Ok(Saved {
+    Ok(Checkpoint {
         lora: Lora::from_parts(config, params),
         optimizer,
         record: metadata.record,
     })
 }
 
-/// The caller's record, from the header alone.
+/// Decodes the caller's record from the header.
 pub(super) fn record(header: &[u8]) -> Result<String, String> {
     Ok(metadata(header)?.record)
 }
@@ -130,10 +132,10 @@ fn metadata(header: &[u8]) -> Result<Metadata, String> {
         metadata: Metadata,
     }
     let header: Header = serde_json::from_slice(header)
-        .map_err(|e| format!("its header is not that of a checkpoint: {e}"))?;
+        .map_err(|e| format!("the header is not that of a checkpoint: {e}"))?;
     if header.metadata.format != LAYOUT {
         return Err(format!(
-            "its layout is {:?}, expected {LAYOUT:?}",
+            "the layout is {:?}, expected {LAYOUT:?}",
             header.metadata.format
         ));
     }
@@ -152,7 +154,7 @@ fn floats(tensors: &SafeTensors<'_>, name: &str) -> Result<(Vec<f32>, [usize; 2]
     let view = tensors.tensor(name).map_err(|e| format!("{name}: {e}"))?;
     let shape = <[usize; 2]>::try_from(view.shape());
     let (Ok(shape), Dtype::F32) = (shape, view.dtype()) else {
-        return Err(format!("{name} is no matrix of f32"));
+        return Err(format!("{name} is not an f32 matrix"));
     };
     let data = view.data().as_chunks::<4>().0;
     Ok((data.iter().map(|b| f32::from_le_bytes(*b)).collect(), shape))

@@ -1,8 +1,8 @@
-//! Checkpoints on disk: one safetensors file each, so that each is whole or absent.
+//! Checkpoints on disk, each in one safetensors file, so that a checkpoint is either complete or absent.
 //!
-//! A file holds the adapter's matrices under the names of the PEFT library, and for training also both moments of the
-//! optimizer; its metadata holds the adapter's shape, the optimizer's steps and a record that the caller gives. Gradients
-//! that were accumulated and not stepped are not saved.
+//! A file contains the matrices of the adapter under the names of the PEFT library, and both moments of the optimizer if the
+//! checkpoint is for training. The metadata contains the LoRA config, the step count and a record of the caller. Accumulated
+//! gradients are not saved.
 
 mod file;
 mod format;
@@ -15,39 +15,39 @@ use crate::lora::Lora;
 
 pub(crate) use file::make_durable_dir;
 
-/// The checkpoints below one directory: `<dir>/<run>/<kind>/<name>.safetensors`.
+/// A directory of checkpoints, with files `<dir>/<run>/<kind>/<name>.safetensors`.
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
 }
 
-/// Where a checkpoint is.
+/// The key of a checkpoint in a [`Store`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// The training run.
     pub run: String,
-    /// What it is for, as a directory name.
+    /// The kind of checkpoint, as a directory name.
     pub kind: String,
-    /// Its name.
+    /// The name of the checkpoint.
     pub name: String,
 }
 
-/// What a checkpoint holds.
+/// The contents of a checkpoint.
 #[derive(Clone, Debug)]
-pub struct Saved {
+pub struct Checkpoint {
     /// The adapter.
     pub lora: Lora,
-    /// The optimizer's memory; absent from what was saved for sampling.
+    /// The state of the optimizer; `None` in checkpoints for sampling.
     pub optimizer: Option<AdamW>,
-    /// What the caller gave with it.
+    /// A record of the caller, stored as it is.
     pub record: String,
 }
 
 impl Store {
-    /// Opens the store below `dir`, which is made where it is absent. The temporary files of interrupted saves are removed.
+    /// Opens the store in `dir`, creates the directory if it is missing, and removes the temporary files of interrupted saves.
     ///
     /// # Errors
-    /// [`Error::Io`] where the directory cannot be made or read.
+    /// Returns [`Error::Io`] if the directory cannot be created or read.
     pub fn open(dir: &Path) -> Result<Self> {
         file::make_durable_dir(dir)?;
         let store = Self { dir: dir.into() };
@@ -57,19 +57,19 @@ impl Store {
         Ok(store)
     }
 
-    /// Saves a checkpoint; one of the same key is replaced at once, so that whoever reads sees the old one or the new.
+    /// Saves a checkpoint durably and returns its size in bytes.
     ///
-    /// When this returns, the checkpoint survives a power failure. Gives its size in bytes.
+    /// An existing checkpoint with the same key is replaced atomically: a concurrent reader sees either the old or the new one.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be written: nothing is left of it then, and the old one, if any, is as it was.
-    /// [`Error::Input`] where the file system cannot tell its name from that of another checkpoint.
-    pub fn save(&self, key: &Key, saved: &Saved) -> Result<u64> {
+    /// Returns [`Error::Io`] if the file cannot be written; no partial file remains then, and an existing checkpoint is unchanged.
+    /// Returns [`Error::Input`] if the name differs from that of another checkpoint only in case and the file system ignores case.
+    pub fn save(&self, key: &Key, saved: &Checkpoint) -> Result<u64> {
         let path = self.path(key)?;
-        if let Some(other) = file::clash(&path)? {
+        if let Some(other) = file::case_conflict(&path)? {
             let other = other.file_stem().unwrap_or_default().to_string_lossy();
             let expected = format!(
-                "{:?} differs from the existing {other:?} in case alone, which this file system ignores; choose another name",
+                "{:?} differs from the saved {other:?} only in case, which this file system ignores; choose another name",
                 key.name
             );
             return Err(Error::input("path", expected));
@@ -79,19 +79,19 @@ impl Store {
         Ok(bytes.len() as u64)
     }
 
-    /// Whether there is a checkpoint of this key.
+    /// Returns whether a checkpoint with this key exists.
     ///
     /// # Errors
-    /// [`Error::Input`] where the key can be none.
+    /// Returns [`Error::Input`] if a part of the key is empty.
     pub fn contains(&self, key: &Key) -> Result<bool> {
         Ok(self.path(key)?.is_file())
     }
 
-    /// Reads a checkpoint.
+    /// Loads a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where there is none or the file holds something else.
-    pub fn load(&self, key: &Key) -> Result<Saved> {
+    /// Returns [`Error::Checkpoint`] if the file is missing or is not a valid checkpoint.
+    pub fn load(&self, key: &Key) -> Result<Checkpoint> {
         let path = self.path(key)?;
         match std::fs::read(&path) {
             Ok(bytes) => {
@@ -99,16 +99,16 @@ impl Store {
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::Checkpoint {
                 path,
-                reason: "is not there".into(),
+                reason: "the file is missing".into(),
             }),
             Err(e) => Err(Error::io("cannot read", path)(e)),
         }
     }
 
-    /// Deletes a checkpoint, for good when this returns; that there is none is no error.
+    /// Deletes a checkpoint durably. Succeeds if there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be deleted.
+    /// Returns [`Error::Io`] if the file cannot be deleted.
     pub fn delete(&self, key: &Key) -> Result<()> {
         let path = self.path(key)?;
         match std::fs::remove_file(&path) {
@@ -118,11 +118,11 @@ impl Store {
         }
     }
 
-    /// The records of all checkpoints with the sizes of their files, in the order of their paths. A file that cannot be
-    /// read is logged and left out.
+    /// Returns the records of all checkpoints with their file sizes, in the order of their paths. Files that cannot be read are
+    /// skipped with a warning.
     ///
     /// # Errors
-    /// [`Error::Io`] where a directory cannot be read.
+    /// Returns [`Error::Io`] if a directory cannot be read.
     pub fn records(&self) -> Result<Vec<(String, u64)>> {
         let mut records = Vec::new();
         for path in self.files()? {
@@ -135,7 +135,7 @@ impl Store {
                     records.push((record, size));
                 }
                 Err(reason) => {
-                    tracing::warn!(path = %path.display(), reason, "left out a checkpoint that cannot be read");
+                    tracing::warn!(path = %path.display(), reason, "skipping a checkpoint: cannot read its record");
                 }
             }
         }
@@ -146,8 +146,8 @@ impl Store {
         let empty = |field: &'static str| move || Error::input(field, "is empty, expected a name");
         Ok(self
             .dir
-            .join(file::part(&key.run).ok_or_else(empty("model_id"))?)
-            .join(file::part(&key.kind).ok_or_else(empty("path"))?)
+            .join(file::encode_name(&key.run).ok_or_else(empty("model_id"))?)
+            .join(file::encode_name(&key.kind).ok_or_else(empty("path"))?)
             .join(file::file_name(&key.name).ok_or_else(empty("path"))?))
     }
 
@@ -159,7 +159,7 @@ impl Store {
         Ok(files)
     }
 
-    /// The directories that hold checkpoints.
+    /// Returns the directories that contain checkpoint files.
     fn dirs(&self) -> Result<Vec<PathBuf>> {
         let mut dirs = Vec::new();
         for run in file::entries(&self.dir)? {
@@ -182,7 +182,7 @@ mod tests {
         }
     }
 
-    fn saved(seed: u64, record: &str) -> Saved {
+    fn saved(seed: u64, record: &str) -> Checkpoint {
         let config = LoraConfig {
             rank: 2,
             seed,
@@ -191,14 +191,14 @@ mod tests {
             train_unembed: true,
         };
         let lora = Lora::new(config, &crate::builtin::config()).unwrap();
-        Saved {
+        Checkpoint {
             optimizer: Some(AdamW::new(lora.params())),
             lora,
             record: record.into(),
         }
     }
 
-    fn data(saved: &Saved) -> Vec<Vec<f32>> {
+    fn data(saved: &Checkpoint) -> Vec<Vec<f32>> {
         saved
             .lora
             .params()
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_what_is_read() {
+    fn saved_checkpoint_is_loaded_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let mut first = saved(1, "one");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sampler_checkpoint_holds_no_optimizer() {
+    fn checkpoint_without_optimizer_state_is_smaller() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let with = store.save(&key("a"), &saved(1, "")).unwrap();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn saving_again_replaces_and_deleting_twice_is_no_error() {
+    fn saving_again_replaces_and_deleting_twice_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.save(&key("a"), &saved(1, "one")).unwrap();
@@ -249,11 +249,11 @@ mod tests {
         store.delete(&key("a")).unwrap();
         assert!(!store.contains(&key("a")).unwrap());
         let error = store.load(&key("a")).unwrap_err().to_string();
-        assert!(error.contains("is not there"), "{error}");
+        assert!(error.contains("the file is missing"), "{error}");
     }
 
     #[test]
-    fn names_cannot_leave_the_directory() {
+    fn names_cannot_escape_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("in")).unwrap();
         for name in ["..", "../../x", "a/b", ".hidden", "ü", "%2e%2e"] {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_interrupted_save_left_is_removed_and_damage_is_told() {
+    fn temporary_files_are_removed_and_truncated_files_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         store.save(&key("a"), &saved(1, "one")).unwrap();

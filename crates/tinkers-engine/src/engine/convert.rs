@@ -1,4 +1,4 @@
-//! From the wire's types to the engine's.
+//! Conversion of wire types to the engine's types.
 
 use tinkers_wire::{AdamParams, TensorData, TinkerPath};
 
@@ -7,7 +7,7 @@ use crate::checkpoint::Key;
 use crate::error::{Error, Result};
 use crate::lora::LoraConfig;
 
-/// Where the checkpoint of a path is kept.
+/// Returns the storage key of a checkpoint path.
 pub(super) fn key(path: &TinkerPath) -> Key {
     Key {
         run: path.run_id().to_owned(),
@@ -16,7 +16,7 @@ pub(super) fn key(path: &TinkerPath) -> Key {
     }
 }
 
-/// An adapter's shape; what was not said is trained. `seed` is for one without a seed of its own.
+/// Converts a LoRA config. Module groups that are not set are trained; `seed` is used if the config has none.
 pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> LoraConfig {
     LoraConfig {
         rank: config.rank as usize,
@@ -27,7 +27,7 @@ pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> LoraConfig {
     }
 }
 
-/// A step's parameters; what was not said takes the API's default.
+/// Converts optimizer parameters. Parameters that are not set take the API's defaults.
 pub(super) fn adamw(params: &AdamParams) -> AdamWParams {
     let default = AdamWParams::default();
     AdamWParams {
@@ -40,29 +40,34 @@ pub(super) fn adamw(params: &AdamParams) -> AdamWParams {
     }
 }
 
-/// A tensor of one or two dimensions without gaps.
+/// A dense tensor of one or two dimensions.
 pub(super) struct Dense<T> {
     pub(super) rows: usize,
     pub(super) values: Vec<T>,
 }
 
-/// A float tensor, the gaps of a sparse one zero.
+/// Converts a float tensor to dense form; missing values of a sparse tensor are zero.
 pub(super) fn dense_f32(field: &str, tensor: &TensorData) -> Result<Dense<f32>> {
     let values = tensor
         .as_f32()
         .ok_or_else(|| Error::input(field, "holds int64, expected float32"))?;
-    fill(field, tensor, values, 0.0)
+    densify(field, tensor, values, 0.0)
 }
 
-/// An integer tensor, the gaps of a sparse one `gap`.
-pub(super) fn dense_i64(field: &str, tensor: &TensorData, gap: i64) -> Result<Dense<i64>> {
+/// Converts an integer tensor to dense form; missing values of a sparse tensor are `fill_value`.
+pub(super) fn dense_i64(field: &str, tensor: &TensorData, fill_value: i64) -> Result<Dense<i64>> {
     let values = tensor
         .as_i64()
         .ok_or_else(|| Error::input(field, "holds float32, expected int64"))?;
-    fill(field, tensor, values, gap)
+    densify(field, tensor, values, fill_value)
 }
 
-fn fill<T: Copy>(field: &str, tensor: &TensorData, values: &[T], gap: T) -> Result<Dense<T>> {
+fn densify<T: Copy>(
+    field: &str,
+    tensor: &TensorData,
+    values: &[T],
+    fill_value: T,
+) -> Result<Dense<T>> {
     tensor
         .validate()
         .map_err(|e| Error::input(format!("{field}.{}", e.field()), e.expected()))?;
@@ -84,7 +89,7 @@ fn fill<T: Copy>(field: &str, tensor: &TensorData, values: &[T], gap: T) -> Resu
     };
     let size = rows.checked_mul(cols).filter(|&size| size <= 1 << 28);
     let size = size.ok_or_else(|| Error::input(field, format!("is too large: {rows} x {cols}")))?;
-    let mut filled = vec![gap; size];
+    let mut filled = vec![fill_value; size];
     let index = |at: i64| usize::try_from(at).unwrap_or(0);
     for row in 0..rows {
         for at in index(indices.crow[row])..index(indices.crow[row + 1]) {
@@ -103,7 +108,7 @@ mod tests {
     use tinkers_wire::{CsrIndices, TensorValues};
 
     #[test]
-    fn sparse_rows_are_filled_up() {
+    fn sparse_tensor_is_filled_with_the_given_value() {
         let tensor = TensorData::csr(
             TensorValues::I64(vec![7, 8, 9].into()),
             [3, 2],
@@ -119,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_type_is_named() {
+    fn error_for_a_wrong_dtype_names_the_field() {
         let error = dense_f32("data[0].weights", &TensorData::i64(vec![1]))
             .err()
             .unwrap();

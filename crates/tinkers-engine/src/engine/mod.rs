@@ -1,4 +1,4 @@
-//! The engine of the embedded server: jobs in, outcomes out, on threads of its own.
+//! The engine of the embedded server, which runs jobs on its own threads.
 
 mod base;
 mod convert;
@@ -28,40 +28,40 @@ use crate::identity::{Names, fingerprint};
 use crate::lock::DirLock;
 use crate::lora::MAX_RANK;
 use crate::model::Model;
-use crate::model_dir::Parts;
+use crate::model_dir::ModelFiles;
 use crate::text::Text;
 use crate::threads::Threads;
-use sampling::SamplerShelf;
-use writes::{Write, Writes};
+use sampling::SamplerCache;
+use writes::{PendingWrite, PendingWrites};
 
-/// Sampling threads. Two, so that a long sample does not keep a short one waiting.
-const SAMPLERS: usize = 2;
+/// The number of sampling threads. Two, so that a short sample does not wait for a long one.
+const SAMPLING_THREADS: usize = 2;
 
-/// How long dropping an engine waits for its saves and deletions.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long dropping an engine waits for pending saves and deletions.
+const DROP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A base model in memory, adapters in training over it, and samplers.
+/// An engine that serves one base model: trains LoRA adapters and samples.
 ///
-/// One thread trains: it takes the jobs of all models in the order in which they come. Two threads sample, one deletes
-/// checkpoints. Each computes on pools of its own, so that sampling and training share the cores and neither waits for the other. A job that panics
-/// ends with an error, and the threads go on. [`Self::close`] and dropping the engine end waiting jobs with errors, but finish
-/// saves and deletions that the engine was given before.
+/// One thread runs the training jobs of all models in the order of submission, two threads run samples, and one deletes
+/// checkpoints. Training and sampling have separate thread pools, so they share the cores and do not wait for each other. A
+/// job that panics fails with an error; its thread continues. [`Self::close`] and dropping the engine fail pending jobs, but
+/// finish the saves and deletions that were submitted before.
 pub struct ModelEngine {
     shared: Arc<Shared>,
-    training: mpsc::Sender<Ticket>,
-    sampling: mpsc::Sender<Ticket>,
-    storage: mpsc::Sender<Ticket>,
+    training: mpsc::Sender<QueuedJob>,
+    sampling: mpsc::Sender<QueuedJob>,
+    storage: mpsc::Sender<QueuedJob>,
 }
 
-/// A job and its way back.
-struct Ticket {
-    write: Option<Write>,
+/// A job with its completion callback and cancellation flag.
+struct QueuedJob {
+    write: Option<PendingWrite>,
     job: Job,
     done: Done,
     cancelled: Arc<AtomicBool>,
 }
 
-/// What all threads of an engine see.
+/// The state shared by all threads of an engine.
 #[derive(Debug)]
 struct Shared {
     base: BaseModel,
@@ -69,23 +69,23 @@ struct Shared {
     text: Arc<Text>,
     end_tokens: Vec<u32>,
     store: Store,
-    shelf: SamplerShelf,
-    /// Checkpoints without a fingerprint that were warned about.
-    unmarked: Mutex<BTreeSet<TinkerPath>>,
+    samplers: SamplerCache,
+    /// Checkpoints without a fingerprint for which a warning was logged.
+    warned_checkpoints: Mutex<BTreeSet<TinkerPath>>,
     running: Mutex<BTreeMap<JobId, Arc<AtomicBool>>>,
     closing: AtomicBool,
-    writes: Writes,
-    /// Held until the last write has ended, so that no other engine takes the directory before.
+    writes: PendingWrites,
+    /// Held until the last write has finished, so that no other engine opens the directory before.
     lock: Mutex<Option<DirLock>>,
-    /// What chance is drawn from where a request has no seed of its own.
+    /// The base seed of requests that have no seed.
     seed: AtomicU64,
 }
 
 impl Shared {
-    /// The seed of a job that has none of its own: jobs differ, and so do engines of different seeds.
+    /// Returns the seed of a job whose request has none. It differs between jobs and between engines of different seeds.
     fn seed_of(&self, job: JobId) -> u64 {
         let base = self.seed.load(Ordering::Relaxed);
-        // Away from the small numbers that people choose, and no seed a neighbour of another.
+        // Spread over the range, so that it does not coincide with the small seeds that users choose.
         let spread = base.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         spread
             .wrapping_add(job.0)
@@ -94,22 +94,23 @@ impl Shared {
 }
 
 impl ModelEngine {
-    /// The same, drawing from `seed` where a request has no seed of its own: samples, and the start of adapters. Without it the
-    /// seed is 0, which suits tests: the same jobs in the same order then have the same outcomes in every process.
+    /// Sets the seed for samples and adapter initialisation of requests that have no seed.
+    ///
+    /// The default is 0, with which the same jobs in the same order have the same outcomes in every process.
     #[must_use]
     pub fn with_seed(self, seed: u64) -> Self {
         self.shared.seed.store(seed, Ordering::Relaxed);
         self
     }
 
-    /// An engine over the built-in model, with checkpoints below `data_dir`.
+    /// Starts an engine with the built-in model that stores checkpoints in `data_dir`.
     ///
     /// # Errors
-    /// [`Error::InUse`] where another engine has the directory, [`Error::Io`] where it cannot be used,
-    /// [`Error::Panicked`] where the system gives no threads.
+    /// Returns [`Error::InUse`] if another engine uses the directory, [`Error::Io`] if it cannot be read or written, and
+    /// [`Error::Panicked`] if threads cannot be started.
     pub fn builtin(data_dir: &Path) -> Result<Self> {
         let config = builtin::config();
-        let parts = Parts {
+        let parts = ModelFiles {
             end_tokens: config.eos_token_id.clone(),
             config,
             text: Text::Bytes,
@@ -118,41 +119,43 @@ impl ModelEngine {
         Self::start(Names::only(builtin::NAME), parts, data_dir)
     }
 
-    /// An engine over a model in the Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
+    /// Starts an engine with a model in the Hugging Face layout: `config.json`, `*.safetensors`, `tokenizer.json`.
     ///
-    /// The base model is named as its path ends, `org/model` or `model`; requests may use the last part alone. It is told from
-    /// others by a fingerprint of its contents, which its checkpoints keep: one of another model is refused, whatever the names.
-    /// Any end token of `config.json`, `generation_config.json`, `tokenizer_config.json` and `special_tokens_map.json` ends a
-    /// sample.
+    /// The name of the base model is the end of its path, `org/model` or `model`; requests may use the last component alone.
+    /// Checkpoints record a fingerprint of the model's contents, and a checkpoint with another fingerprint is refused even if the
+    /// names match. A sample ends at any end token that is listed in `config.json`, `generation_config.json`,
+    /// `tokenizer_config.json` or `special_tokens_map.json`.
     ///
     /// # Errors
-    /// As [`Self::builtin`]; [`Error::Model`] or [`Error::Tokenizer`] naming the file that is missing or not supported.
+    /// Returns the errors of [`Self::builtin`]; [`Error::Model`] or [`Error::Tokenizer`] with the file that is missing or not
+    /// supported.
     pub fn from_model_dir(dir: &Path, data_dir: &Path) -> Result<Self> {
         let names = Names::of_dir(dir).ok_or_else(|| {
             Error::Model(format!(
-                "{} has no name of its own, name the model",
+                "cannot derive a model name from {}; give the name",
                 dir.display()
             ))
         })?;
-        Self::start(names, Parts::read(dir)?, data_dir)
+        Self::start(names, ModelFiles::read(dir)?, data_dir)
     }
 
-    /// As [`Self::from_model_dir`], listed as `name`; the names of its path are accepted too.
+    /// Starts an engine as [`Self::from_model_dir`] does, with the model listed as `name`. The names derived from its path stay
+    /// valid as aliases.
     ///
     /// # Errors
-    /// As [`Self::from_model_dir`].
+    /// Returns the errors of [`Self::from_model_dir`].
     pub fn from_model_dir_named(dir: &Path, name: &str, data_dir: &Path) -> Result<Self> {
         let names = match Names::of_dir(dir) {
             Some(names) => names.listed_as(name),
             None => Names::only(name),
         };
-        Self::start(names, Parts::read(dir)?, data_dir)
+        Self::start(names, ModelFiles::read(dir)?, data_dir)
     }
 
-    fn start(names: Names, parts: Parts, data_dir: &Path) -> Result<Self> {
+    fn start(names: Names, parts: ModelFiles, data_dir: &Path) -> Result<Self> {
         let lock = DirLock::take(data_dir)?;
         let threads = Threads::new(0)?;
-        let Parts {
+        let ModelFiles {
             config,
             text,
             weights,
@@ -176,28 +179,28 @@ impl ModelEngine {
             model: Arc::new(Model::new(config, weights)?),
             text: Arc::new(text),
             store: Store::open(&data_dir.join("checkpoints"))?,
-            shelf: SamplerShelf::default(),
-            unmarked: Mutex::default(),
+            samplers: SamplerCache::default(),
+            warned_checkpoints: Mutex::default(),
             running: Mutex::default(),
             closing: AtomicBool::new(false),
             seed: AtomicU64::new(0),
-            writes: Writes::default(),
+            writes: PendingWrites::default(),
             lock: Mutex::new(Some(lock)),
         });
         let (training, training_jobs) = mpsc::channel();
         let (sampling, sampling_jobs) = mpsc::channel();
         let (storage, storage_jobs) = mpsc::channel();
-        let mut trainer = training::Trainer::new(Arc::clone(&shared), threads);
+        let mut trainer = training::TrainingWorker::new(Arc::clone(&shared), threads);
         spawn("training", &shared, training_jobs, move |job, _| {
             trainer.run(job)
         })?;
-        let keeper = Arc::clone(&shared);
+        let storage_shared = Arc::clone(&shared);
         spawn("storage", &shared, storage_jobs, move |job, _| {
-            storage::run(&keeper, job)
+            storage::run(&storage_shared, job)
         })?;
         let queue = Arc::new(Mutex::new(sampling_jobs));
         let threads = Arc::new(Threads::new(0)?);
-        for _ in 0..SAMPLERS {
+        for _ in 0..SAMPLING_THREADS {
             let (worker, threads) = (Arc::clone(&shared), Arc::clone(&threads));
             let run = move |job: &Job, cancelled: &AtomicBool| {
                 sampling::run(&worker, &threads, job, cancelled)
@@ -212,16 +215,17 @@ impl ModelEngine {
         })
     }
 
-    /// Takes no more work, ends what waits or samples with [`Error::Closed`], and waits until the saves and deletions that it was
-    /// given before have ended. Whether they did within `patience`; those that did not go on.
+    /// Closes the engine and waits for pending saves and deletions.
     ///
-    /// A save waits for its turn behind the pass that is running. Blocks; called on a thread of the engine it does not wait.
-    pub fn close(&self, patience: Duration) -> bool {
+    /// New jobs, pending jobs and running samples fail with [`Error::Closed`]; saves and deletions that were submitted before are
+    /// finished. Returns whether they finished within `timeout`; if not, they continue in the background. A save is queued behind
+    /// the running pass. Blocks, except on a thread of the engine, where it returns at once.
+    pub fn close(&self, timeout: Duration) -> bool {
         self.shared.closing.store(true, Ordering::SeqCst);
         for cancelled in lock(&self.shared.running).values() {
             cancelled.store(true, Ordering::Relaxed);
         }
-        let is_idle = self.shared.writes.wait(patience);
+        let is_idle = self.shared.writes.wait(timeout);
         if is_idle {
             lock(&self.shared.lock).take();
         }
@@ -243,7 +247,7 @@ impl Engine for ModelEngine {
                     records.push(record);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "left out a checkpoint whose record cannot be read")
+                    tracing::warn!(%error, "skipping a checkpoint: cannot decode its record")
                 }
             }
         }
@@ -260,7 +264,7 @@ impl Engine for ModelEngine {
             Work::DeleteCheckpoint { .. } => &self.storage,
             _ => &self.training,
         };
-        // Counted before the flag is read, so that `close` either sees this write or is seen by it.
+        // Counted before the flag is read, so that either `close` waits for this write or this job sees the flag.
         let write = self.shared.writes.begin(&job.work);
         if self.shared.closing.load(Ordering::SeqCst) {
             drop(write);
@@ -268,19 +272,19 @@ impl Engine for ModelEngine {
             done.finish(Err(Error::Closed.into()));
             return;
         }
-        let ticket = Ticket {
+        let queued = QueuedJob {
             write,
             job,
             done,
             cancelled,
         };
-        if let Err(mpsc::SendError(ticket)) = queue.send(ticket) {
-            lock(&self.shared.running).remove(&ticket.job.id);
-            ticket.done.finish(Err(Error::Closed.into()));
+        if let Err(mpsc::SendError(queued)) = queue.send(queued) {
+            lock(&self.shared.running).remove(&queued.job.id);
+            queued.done.finish(Err(Error::Closed.into()));
         }
     }
 
-    /// A sample stops at its next token. Other jobs run to their end: half a pass would be of no use to anybody.
+    /// Cancels a sample at its next token. Other jobs cannot be cancelled.
     fn cancel(&self, job: JobId) {
         if let Some(cancelled) = lock(&self.shared.running).get(&job) {
             cancelled.store(true, Ordering::Relaxed);
@@ -290,7 +294,7 @@ impl Engine for ModelEngine {
 
 impl Drop for ModelEngine {
     fn drop(&mut self) {
-        self.close(PATIENCE);
+        self.close(DROP_TIMEOUT);
     }
 }
 
@@ -302,70 +306,70 @@ impl fmt::Debug for ModelEngine {
     }
 }
 
-type Ended = Result<Outcome, EngineError>;
+type JobResult = Result<Outcome, EngineError>;
 
-/// A thread that alone takes from its queue.
+/// Starts a thread that runs the jobs of its own queue.
 fn spawn(
     name: &str,
     shared: &Arc<Shared>,
-    jobs: mpsc::Receiver<Ticket>,
-    run: impl FnMut(&Job, &AtomicBool) -> Ended + Send + 'static,
+    jobs: mpsc::Receiver<QueuedJob>,
+    run: impl FnMut(&Job, &AtomicBool) -> JobResult + Send + 'static,
 ) -> Result<()> {
     spawn_shared(name, shared, &Arc::new(Mutex::new(jobs)), run)
 }
 
-/// A thread that takes from a queue that others take from as well.
+/// Starts a thread that runs jobs of a queue shared with other threads.
 fn spawn_shared(
     name: &str,
     shared: &Arc<Shared>,
-    jobs: &Arc<Mutex<mpsc::Receiver<Ticket>>>,
-    mut run: impl FnMut(&Job, &AtomicBool) -> Ended + Send + 'static,
+    jobs: &Arc<Mutex<mpsc::Receiver<QueuedJob>>>,
+    mut run: impl FnMut(&Job, &AtomicBool) -> JobResult + Send + 'static,
 ) -> Result<()> {
     let (shared, jobs) = (Arc::clone(shared), Arc::clone(jobs));
     let work = move || {
-        writes::is_engine_thread();
+        writes::mark_engine_thread();
         loop {
             let next = lock(&jobs).recv();
-            let Ok(ticket) = next else {
+            let Ok(queued) = next else {
                 return;
             };
-            finish(&shared, ticket, &mut run);
+            finish(&shared, queued, &mut run);
         }
     };
     std::thread::Builder::new()
         .name(format!("tinkers-{name}"))
         .spawn(work)
-        .map_err(|e| Error::Panicked(format!("no threads: {e}")))?;
+        .map_err(|e| Error::Panicked(format!("cannot start a thread: {e}")))?;
     Ok(())
 }
 
-/// Runs one job and reports its end, whatever happens in it.
+/// Runs one job and reports its outcome, also if it panics.
 fn finish(
     shared: &Shared,
-    ticket: Ticket,
-    run: &mut (impl FnMut(&Job, &AtomicBool) -> Ended + Send),
+    queued: QueuedJob,
+    run: &mut (impl FnMut(&Job, &AtomicBool) -> JobResult + Send),
 ) {
-    let Ticket {
+    let QueuedJob {
         write,
         job,
         done,
         cancelled,
-    } = ticket;
+    } = queued;
     let closing = write.is_none() && shared.closing.load(Ordering::Relaxed);
     let ended = if closing || cancelled.load(Ordering::Relaxed) {
         Err(Error::Closed.into())
     } else {
-        // What a panic can leave half-changed is looked after by the jobs themselves.
+        // The jobs themselves keep shared state consistent if they panic.
         catch_unwind(AssertUnwindSafe(|| run(&job, &cancelled)))
             .unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()))
     };
     lock(&shared.running).remove(&job.id);
-    // Before the report, which may drop the engine.
+    // Dropped before the callback, which may drop the engine.
     drop(write);
-    // A report that panics must not take the thread with it.
-    let reported = catch_unwind(AssertUnwindSafe(|| done.finish(ended)));
-    if reported.is_err() {
-        tracing::error!(job = job.id.0, "the receiver of an outcome panicked");
+    // A panic of the callback must not end the thread.
+    let callback = catch_unwind(AssertUnwindSafe(|| done.finish(ended)));
+    if callback.is_err() {
+        tracing::error!(job = job.id.0, "the completion callback of a job panicked");
     }
 }
 
@@ -402,16 +406,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deletion_does_not_wait_for_the_training_thread() {
+    fn deletion_does_not_wait_for_the_training_thread() {
         let dir = tempfile::tempdir().unwrap();
         let engine = ModelEngine::builtin(dir.path()).unwrap();
-        let (go_on, wait) = mpsc::channel::<()>();
+        let (release, wait) = mpsc::channel::<()>();
         let model = String::new();
         let busy = Job {
             id: JobId(1),
             work: Work::UnloadModel { model },
         };
-        // The training thread reports, and does not get on before it is told to.
+        // The callback blocks the training thread until `release` is dropped.
         engine.start(busy, Done::new(move |_| wait.recv().unwrap_or_default()));
         let (sender, ended) = mpsc::channel();
         let delete = Job {
@@ -422,11 +426,11 @@ mod tests {
         };
         engine.start(delete, Done::new(move |ended| drop(sender.send(ended))));
         assert_eq!(ended.recv().unwrap(), Ok(Outcome::Done));
-        drop(go_on);
+        drop(release);
     }
 
     #[test]
-    fn a_job_that_panics_ends_with_an_error_and_the_thread_goes_on() {
+    fn panicking_job_fails_and_its_thread_continues() {
         let dir = tempfile::tempdir().unwrap();
         let engine = ModelEngine::builtin(dir.path()).unwrap();
         let (jobs, queue) = mpsc::channel();
@@ -441,7 +445,7 @@ mod tests {
             let sender = sender.clone();
             let done = Done::new(move |outcome| {
                 sender.send(outcome).unwrap();
-                assert!(number != 3, "the receiver panics, too");
+                assert!(number != 3, "the callback panics, too");
             });
             let model = String::new();
             let job = Job {
@@ -449,15 +453,15 @@ mod tests {
                 work: Work::UnloadModel { model },
             };
             let cancelled = Arc::default();
-            let ticket = Ticket {
+            let queued = QueuedJob {
                 write: None,
                 job,
                 done,
                 cancelled,
             };
-            assert!(jobs.send(ticket).is_ok());
+            assert!(jobs.send(queued).is_ok());
         }
-        let message = |ended: Ended| ended.unwrap_err().message;
+        let message = |ended: JobResult| ended.unwrap_err().message;
         assert_eq!(
             message(ended.recv().unwrap()),
             "the computation panicked: on purpose"

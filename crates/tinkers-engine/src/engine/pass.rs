@@ -1,4 +1,4 @@
-//! A pass in the words of the wire: data and loss in, outputs and metrics out.
+//! Conversion of a pass request to the engine's types, and of the result back to the wire types.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use tinkers_wire::{
 
 use super::convert::{Dense, dense_f32, dense_i64};
 use crate::error::{Error, Result};
-use crate::loss::{Loss, Terms};
+use crate::loss::{Loss, LossInputs};
 use crate::threads::Threads;
-use crate::train::{Example, Mode, Trainee};
+use crate::train::{Example, Mode, TrainableModel};
 
 pub(super) fn run(
     threads: &Threads,
-    trainee: &mut Trainee,
+    trainable: &mut TrainableModel,
     mode: PassMode,
     data: &[Datum],
     loss: &tinkers_wire::Loss,
@@ -30,7 +30,7 @@ pub(super) fn run(
         PassMode::Forward => Mode::Forward,
         PassMode::ForwardBackward => Mode::ForwardBackward,
     };
-    let result = trainee.pass(threads, &examples, &loss, mode)?;
+    let result = trainable.pass(threads, &examples, &loss, mode)?;
     let mut output = ForwardBackwardOutput {
         loss_fn_output_type: "ArrayRecord".into(),
         loss_fn_outputs: Vec::with_capacity(examples.len()),
@@ -45,7 +45,7 @@ pub(super) fn run(
         let tensor = |values: Vec<f32>| {
             let shape = shape(values.len());
             TensorData::dense(TensorValues::F32(values.into()), shape)
-                .map_err(|e| Error::Model(format!("an output cannot be told: {e}")))
+                .map_err(|e| Error::Model(format!("cannot build an output tensor: {e}")))
         };
         output.loss_fn_outputs.push(LossFnOutput::from([
             ("logprobs".to_owned(), tensor(log_probs)?),
@@ -63,7 +63,7 @@ fn parse(loss: &tinkers_wire::Loss) -> Result<Loss> {
             LossConfigValue::Text(text) => {
                 return Err(Error::input(
                     format!("loss_fn_config.{name}"),
-                    format!("is the text {text:?}, expected a number"),
+                    format!("is the string {text:?}, expected a number"),
                 ));
             }
         };
@@ -73,10 +73,12 @@ fn parse(loss: &tinkers_wire::Loss) -> Result<Loss> {
 
 fn example(index: usize, datum: &Datum, loss: &Loss, known: &[&str]) -> Result<Example> {
     let at = |field: &str| format!("data[{index}].{field}");
-    let tokens = datum
-        .model_input
-        .tokens()
-        .ok_or_else(|| Error::input(at("model_input"), "holds more than text, expected tokens"))?;
+    let tokens = datum.model_input.tokens().ok_or_else(|| {
+        Error::input(
+            at("model_input"),
+            "contains other chunks than text, expected only tokens",
+        )
+    })?;
     if let Some(name) = datum
         .loss_fn_inputs
         .keys()
@@ -84,7 +86,10 @@ fn example(index: usize, datum: &Datum, loss: &Loss, known: &[&str]) -> Result<E
     {
         return Err(Error::input(
             at(&format!("loss_fn_inputs.{name}")),
-            format!("is no input of this loss, expected {}", known.join(", ")),
+            format!(
+                "is not an input of this loss, expected {}",
+                known.join(", ")
+            ),
         ));
     }
     let input = |name: &str| datum.loss_fn_inputs.get(name);
@@ -104,13 +109,13 @@ fn example(index: usize, datum: &Datum, loss: &Loss, known: &[&str]) -> Result<E
     let floats = |name: &str| {
         let field = at(&format!("loss_fn_inputs.{name}"));
         let dense = dense_f32(&field, needed(name)?)?;
-        same_shape(&field, &dense, &targets)?;
+        check_shape(&field, &dense, &targets)?;
         Ok::<_, Error>(dense.values)
     };
-    let terms = match loss.is_policy() {
-        false if input("weights").is_none() => Terms::Weights(vec![1.0; targets.values.len()]),
-        false => Terms::Weights(floats("weights")?),
-        true => Terms::Policy {
+    let loss_inputs = match loss.is_policy() {
+        false if input("weights").is_none() => LossInputs::Weights(vec![1.0; targets.values.len()]),
+        false => LossInputs::Weights(floats("weights")?),
+        true => LossInputs::Policy {
             sampler: floats("logprobs")?,
             advantages: floats("advantages")?,
         },
@@ -118,11 +123,11 @@ fn example(index: usize, datum: &Datum, loss: &Loss, known: &[&str]) -> Result<E
     Ok(Example {
         tokens,
         targets: target_ids(&field, &targets.values)?,
-        terms,
+        loss_inputs,
     })
 }
 
-fn same_shape(field: &str, have: &Dense<f32>, want: &Dense<i64>) -> Result<()> {
+fn check_shape(field: &str, have: &Dense<f32>, want: &Dense<i64>) -> Result<()> {
     if (have.rows, have.values.len()) == (want.rows, want.values.len()) {
         return Ok(());
     }
@@ -134,7 +139,7 @@ fn same_shape(field: &str, have: &Dense<f32>, want: &Dense<i64>) -> Result<()> {
     ))
 }
 
-/// Targets of -1 stand for none, as in the padding of sparse rows.
+/// Converts target ids; -1, which pads sparse rows, means no target.
 fn target_ids(field: &str, values: &[i64]) -> Result<Vec<Option<u32>>> {
     let id = |&value: &i64| match value {
         -1 => Ok(None),

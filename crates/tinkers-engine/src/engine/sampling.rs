@@ -1,4 +1,4 @@
-//! The sampling threads: samplers by name, and requests in the words of the wire.
+//! The sampling threads: the cache of samplers, and conversion of requests and responses.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -13,21 +13,22 @@ use tinkers_wire::{
 use super::{Shared, lock};
 use crate::error::{Error, Result};
 use crate::sample::{
-    Choice, PromptScores, PromptWishes, Sample, SampleJob, SampleResult, Sampler, Stop,
+    PromptScoreOptions, PromptScores, Sample, SampleJob, SampleResult, Sampler, SamplingOptions,
+    Stop,
 };
 use crate::threads::Threads;
 
-/// Samplers from checkpoints that are kept in memory for the next request.
-const KEPT: usize = 8;
+/// The number of checkpoint samplers that are cached in memory.
+const CACHED_CHECKPOINTS: usize = 8;
 
-/// Samplers that can be found by name.
+/// The samplers of snapshots, by name, and an LRU cache of samplers of checkpoints.
 #[derive(Debug, Default)]
-pub(super) struct SamplerShelf {
+pub(super) struct SamplerCache {
     snapshots: Mutex<BTreeMap<String, Sampler>>,
     checkpoints: Mutex<Vec<(TinkerPath, Sampler)>>,
 }
 
-impl SamplerShelf {
+impl SamplerCache {
     pub(super) fn put_snapshot(&self, name: &str, sampler: Sampler) {
         lock(&self.snapshots).insert(name.to_owned(), sampler);
     }
@@ -36,10 +37,10 @@ impl SamplerShelf {
         lock(&self.snapshots).remove(name);
     }
 
-    /// Changes the checkpoint at `path` while nobody reads it, and forgets what was read before.
-    pub(super) fn changing<R>(&self, path: &TinkerPath, change: impl FnOnce() -> R) -> R {
-        let mut kept = lock(&self.checkpoints);
-        kept.retain(|(other, _)| other != path);
+    /// Runs `change` on the checkpoint at `path` while no other thread reads it, and removes its sampler from the cache.
+    pub(super) fn invalidate_during<R>(&self, path: &TinkerPath, change: impl FnOnce() -> R) -> R {
+        let mut cached = lock(&self.checkpoints);
+        cached.retain(|(other, _)| other != path);
         change()
     }
 
@@ -49,27 +50,27 @@ impl SamplerShelf {
         sampler.ok_or_else(|| {
             Error::input(
                 "sampling_session_id",
-                format!("{name:?} holds no weights any more"),
+                format!("{name:?} no longer has weights"),
             )
         })
     }
 
     fn checkpoint(&self, shared: &Shared, path: &TinkerPath) -> Result<Sampler> {
-        let mut kept = lock(&self.checkpoints);
-        if let Some(at) = kept.iter().position(|(other, _)| other == path) {
-            // The most recently used stands last.
-            let entry = kept.remove(at);
+        let mut cached = lock(&self.checkpoints);
+        if let Some(at) = cached.iter().position(|(other, _)| other == path) {
+            // The last entry is the most recently used one.
+            let entry = cached.remove(at);
             let sampler = entry.1.clone();
-            kept.push(entry);
+            cached.push(entry);
             return Ok(sampler);
         }
-        let saved = shared.read(path)?;
+        let checkpoint = shared.read(path)?;
         let base = Arc::clone(&shared.model);
-        let sampler = Sampler::new(base, Some(&saved.lora), Arc::clone(&shared.text));
-        if kept.len() == KEPT {
-            kept.remove(0);
+        let sampler = Sampler::new(base, Some(&checkpoint.lora), Arc::clone(&shared.text));
+        if cached.len() == CACHED_CHECKPOINTS {
+            cached.remove(0);
         }
-        kept.push((path.clone(), sampler.clone()));
+        cached.push((path.clone(), sampler.clone()));
         Ok(sampler)
     }
 }
@@ -82,7 +83,7 @@ pub(super) fn run(
 ) -> Result<Outcome, EngineError> {
     let Work::Sample { weights, request } = &job.work else {
         return Err(EngineError::server(
-            "a sampling thread was given another job",
+            "a sampling thread received a job of another kind",
         ));
     };
     let sampler = match weights {
@@ -90,16 +91,16 @@ pub(super) fn run(
             shared.check_name(name)?;
             Sampler::new(Arc::clone(&shared.model), None, Arc::clone(&shared.text))
         }
-        Weights::Checkpoint(path) => shared.shelf.checkpoint(shared, path)?,
-        Weights::Snapshot(name) => shared.shelf.snapshot(name)?,
+        Weights::Checkpoint(path) => shared.samplers.checkpoint(shared, path)?,
+        Weights::Snapshot(name) => shared.samplers.snapshot(name)?,
     };
-    let wanted = read(shared, request, job.id)?;
-    let result = threads.run(|| sampler.run(&wanted, cancelled))?;
+    let sample_job = parse(shared, request, job.id)?;
+    let result = threads.run(|| sampler.run(&sample_job, cancelled))?;
     Ok(Outcome::Sampled(respond(request, result)?))
 }
 
-/// The request as a job.
-fn read(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJob> {
+/// Converts a request to a job.
+fn parse(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJob> {
     request
         .validate()
         .map_err(|e| Error::input(e.field(), format!("expected {}", e.expected())))?;
@@ -109,16 +110,18 @@ fn read(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJo
             "is not supported by this engine",
         ));
     }
-    let prompt = request
-        .prompt
-        .tokens()
-        .ok_or_else(|| Error::input("prompt", "holds more than text, expected tokens"))?;
+    let prompt = request.prompt.tokens().ok_or_else(|| {
+        Error::input(
+            "prompt",
+            "contains other chunks than text, expected only tokens",
+        )
+    })?;
     let params = &request.sampling_params;
     let stop = match &params.stop {
         None => Stop::tokens(shared.end_tokens.clone()),
         Some(tinkers_wire::Stop::Texts(texts)) if texts.is_empty() => Stop::never(),
         Some(tinkers_wire::Stop::Tokens(tokens)) if tokens.is_empty() => Stop::never(),
-        // The end of a text is an end whatever else is one.
+        // The end tokens of the model also end a sample that has stop sequences.
         Some(tinkers_wire::Stop::Texts(texts)) => {
             Stop::tokens(shared.end_tokens.clone()).or_texts(texts.iter().cloned())
         }
@@ -130,7 +133,7 @@ fn read(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJo
         clippy::cast_possible_truncation,
         reason = "the engine computes in f32"
     )]
-    let choice = Choice {
+    let sampling = SamplingOptions {
         temperature: params.temperature.unwrap_or(1.0) as f32,
         top_k: params
             .top_k
@@ -138,7 +141,7 @@ fn read(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJo
             .filter(|&k| k > 0),
         top_p: params.top_p.unwrap_or(1.0) as f32,
     };
-    let wishes = PromptWishes {
+    let prompt_options = PromptScoreOptions {
         log_probs: request.prompt_logprobs == Some(true),
         top_k: request.topk_prompt_logprobs.unwrap_or(0) as usize,
         targets: targets(shared, request)?,
@@ -147,15 +150,16 @@ fn read(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJo
         prompt,
         samples: request.num_samples.unwrap_or(1) as usize,
         max_tokens: params.max_tokens.map(|max| max as usize),
-        choice,
+        sampling,
         seed: params.seed.unwrap_or_else(|| shared.seed_of(job)),
         stop,
-        prompt_wishes: wishes,
+        prompt_options,
         top_k_log_probs: request.topk_sample_logprobs.unwrap_or(0) as usize,
     })
 }
 
-/// The tokens asked for at each prompt position but the first; -1 asks for none, and is answered for token 0 and hidden.
+/// Returns the requested tokens of each prompt position but the first. The padding id -1 is replaced with token 0, whose value
+/// [`target_tensor`] drops.
 fn targets(shared: &Shared, request: &SampleRequest) -> Result<Vec<Vec<u32>>> {
     let Some(tensor) = &request.target_prompt_logprobs else {
         return Ok(Vec::new());
@@ -166,14 +170,14 @@ fn targets(shared: &Shared, request: &SampleRequest) -> Result<Vec<Vec<u32>>> {
         Ok(token) if token < vocabulary => Ok(u32::try_from(token).unwrap_or(0)),
         _ => Err(Error::input(
             "target_prompt_logprobs",
-            format!("token {id} is outside the vocabulary of {vocabulary}"),
+            format!("contains token {id}, expected ids below {vocabulary}"),
         )),
     };
     if let Some(indices) = tensor.csr_indices() {
         let bounds = indices.crow.windows(2);
-        let place = |at: i64| usize::try_from(at).unwrap_or(0);
+        let index = |at: i64| usize::try_from(at).unwrap_or(0);
         return bounds
-            .map(|pair| ids[place(pair[0])..place(pair[1])].iter().map(id).collect())
+            .map(|pair| ids[index(pair[0])..index(pair[1])].iter().map(id).collect())
             .collect();
     }
     let columns = tensor.shape().get(1).copied().unwrap_or(1);
@@ -210,8 +214,8 @@ fn respond(request: &SampleRequest, result: SampleResult) -> Result<SampleRespon
     if !top_k.is_empty() {
         response.topk_prompt_logprobs = Some(TopkLogprobs::from_rows(&top_k));
     }
-    if let Some(asked) = &request.target_prompt_logprobs {
-        response.target_prompt_logprobs = Some(answer(asked, targets)?);
+    if let Some(requested) = &request.target_prompt_logprobs {
+        response.target_prompt_logprobs = Some(target_tensor(requested, targets)?);
     }
     response.prompt_cache_hit_tokens = Some(0);
     Ok(response)
@@ -229,18 +233,22 @@ fn sequence(sample: Sample, top_k: bool) -> SampledSequence {
     sequence
 }
 
-/// The log-probabilities in the shape and layout of the question, zero where nothing was asked.
-fn answer(asked: &TensorData, scores: Vec<Vec<f32>>) -> Result<TensorData> {
-    let ids = asked.as_i64().unwrap_or_default();
+/// Builds the tensor of target log-probabilities in the shape and layout of the request, with zero for padding.
+fn target_tensor(requested: &TensorData, scores: Vec<Vec<f32>>) -> Result<TensorData> {
+    let ids = requested.as_i64().unwrap_or_default();
     let scores = scores.into_iter().flatten().zip(ids);
     let scores: Vec<f32> = scores
         .map(|(p, &id)| if id < 0 { 0.0 } else { p })
         .collect();
     let values = TensorValues::F32(scores.into());
-    let shape = asked.shape();
-    let answer = match (asked.csr_indices(), shape.as_slice()) {
+    let shape = requested.shape();
+    let tensor = match (requested.csr_indices(), shape.as_slice()) {
         (Some(indices), &[rows, cols]) => TensorData::csr(values, [rows, cols], indices.clone()),
         _ => TensorData::dense(values, shape),
     };
-    answer.map_err(|e| Error::Model(format!("the scores cannot be told: {e}")))
+    tensor.map_err(|e| {
+        Error::Model(format!(
+            "cannot build the tensor of target_prompt_logprobs: {e}"
+        ))
+    })
 }

@@ -1,4 +1,4 @@
-//! The storage thread: what concerns checkpoints alone, so that nobody waits for a pass to delete one.
+//! The storage thread, which deletes checkpoints so that a deletion does not wait for a running pass.
 
 use tinkers_local::engine::{EngineError, Job, Outcome, Work};
 
@@ -8,11 +8,11 @@ use super::convert::key;
 pub(super) fn run(shared: &Shared, job: &Job) -> Result<Outcome, EngineError> {
     let Work::DeleteCheckpoint { path } = &job.work else {
         return Err(EngineError::server(
-            "the storage thread was given another job",
+            "the storage thread received a job of another kind",
         ));
     };
     shared
-        .shelf
-        .changing(path, || shared.store.delete(&key(path)))?;
+        .samplers
+        .invalidate_during(path, || shared.store.delete(&key(path)))?;
     Ok(Outcome::Done)
 }

@@ -1,4 +1,4 @@
-//! The training thread: models by id, and the jobs that change them.
+//! The training thread, which owns the models in training and runs the jobs that change them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use tinkers_wire::{AdamParams, CheckpointKind, OptimStepResult, TinkerPath};
 use super::convert::{adamw, key, lora};
 use super::{Shared, pass};
 use crate::adamw::AdamW;
-use crate::checkpoint::Saved;
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
 use crate::threads::Threads;
-use crate::train::Trainee;
+use crate::train::TrainableModel;
 
-/// What the training thread owns.
+/// The state of the training thread.
 #[derive(Debug)]
-pub(super) struct Trainer {
+pub(super) struct TrainingWorker {
     shared: Arc<Shared>,
     threads: Threads,
-    models: BTreeMap<String, Trainee>,
+    models: BTreeMap<String, TrainableModel>,
 }
 
-impl Trainer {
+impl TrainingWorker {
     pub(super) fn new(shared: Arc<Shared>, threads: Threads) -> Self {
         Self {
             shared,
@@ -47,8 +47,8 @@ impl Trainer {
                 path,
                 optimizer,
             } => {
-                let trainee = self.read(path, *optimizer)?;
-                self.models.insert(model.clone(), trainee);
+                let trainable = self.read(path, *optimizer)?;
+                self.models.insert(model.clone(), trainable);
                 Outcome::Done
             }
             Work::LoadCheckpoint {
@@ -67,8 +67,8 @@ impl Trainer {
                 loss,
             } => {
                 let threads = &self.threads;
-                let trainee = trainee(&mut self.models, model)?;
-                Outcome::Pass(pass::run(threads, trainee, *mode, data, loss)?)
+                let trainable = find(&mut self.models, model)?;
+                Outcome::Pass(pass::run(threads, trainable, *mode, data, loss)?)
             }
             Work::OptimStep { model, params } => self.step(model, params)?,
             Work::Save {
@@ -77,20 +77,20 @@ impl Trainer {
                 overwrite,
             } => self.save(model, record, *overwrite)?,
             Work::Snapshot { model, sampler } => {
-                let trainee = trainee(&mut self.models, model)?;
-                let base = Arc::clone(trainee.base());
+                let trainable = find(&mut self.models, model)?;
+                let base = Arc::clone(trainable.base());
                 let text = Arc::clone(&self.shared.text);
-                let snapshot = Sampler::new(base, Some(trainee.lora()), text);
-                self.shared.shelf.put_snapshot(sampler, snapshot);
+                let snapshot = Sampler::new(base, Some(trainable.lora()), text);
+                self.shared.samplers.put_snapshot(sampler, snapshot);
                 Outcome::Done
             }
             Work::DropSnapshot { sampler } => {
-                self.shared.shelf.drop_snapshot(sampler);
+                self.shared.samplers.drop_snapshot(sampler);
                 Outcome::Done
             }
             other => {
                 return Err(EngineError::server(format!(
-                    "the training thread was given {other:?}"
+                    "the training thread received a job of another kind: {other:?}"
                 )));
             }
         };
@@ -104,49 +104,49 @@ impl Trainer {
         config: crate::LoraConfig,
     ) -> Result<Outcome> {
         self.shared.check_name(base_model)?;
-        let trainee = Trainee::new(Arc::clone(&self.shared.model), config)?;
-        self.models.insert(model.to_owned(), trainee);
+        let trainable = TrainableModel::new(Arc::clone(&self.shared.model), config)?;
+        self.models.insert(model.to_owned(), trainable);
         Ok(Outcome::Done)
     }
 
-    fn read(&self, path: &TinkerPath, optimizer: bool) -> Result<Trainee> {
-        let saved = self.shared.read(path)?;
-        let fresh = AdamW::new(saved.lora.params());
-        let memory = match (optimizer, saved.optimizer) {
+    fn read(&self, path: &TinkerPath, optimizer: bool) -> Result<TrainableModel> {
+        let checkpoint = self.shared.read(path)?;
+        let fresh = AdamW::new(checkpoint.lora.params());
+        let state = match (optimizer, checkpoint.optimizer) {
             (false, _) => fresh,
-            (true, Some(memory)) => memory,
+            (true, Some(state)) => state,
             (true, None) => {
                 return Err(Error::input(
                     "optimizer",
-                    format!("is true, but {path} holds no optimizer state"),
+                    format!("is true, but {path} has no optimizer state"),
                 ));
             }
         };
         let base = Arc::clone(&self.shared.model);
-        Ok(Trainee::from_parts(base, saved.lora, memory))
+        Ok(TrainableModel::from_parts(base, checkpoint.lora, state))
     }
 
     fn load(&mut self, model: &str, path: &TinkerPath, optimizer: bool) -> Result<Outcome> {
         let read = self.read(path, optimizer)?;
-        let trainee = trainee(&mut self.models, model)?;
-        let (have, want) = (read.lora().config(), trainee.lora().config());
+        let trainable = find(&mut self.models, model)?;
+        let (have, want) = (read.lora().config(), trainable.lora().config());
         let shape = |c: &crate::LoraConfig| (c.rank, c.train_attn, c.train_mlp, c.train_unembed);
         if shape(have) != shape(want) {
             return Err(Error::input(
                 "path",
-                format!("holds an adapter of {have:?}, the model's is of {want:?}"),
+                format!("has an adapter of {have:?}, expected {want:?}"),
             ));
         }
-        *trainee = read;
+        *trainable = read;
         Ok(Outcome::Done)
     }
 
     fn step(&mut self, model: &str, params: &AdamParams) -> Result<Outcome> {
-        // Out of the map while it changes: should the step panic, no half-changed model is left behind.
-        let mut trainee = self.models.remove(model).ok_or_else(|| unknown(model))?;
-        let report = trainee.step(&adamw(params));
-        let steps = trainee.optimizer().steps();
-        self.models.insert(model.to_owned(), trainee);
+        // Removed from the map during the step: if the step panics, the half-changed model is dropped.
+        let mut trainable = self.models.remove(model).ok_or_else(|| unknown(model))?;
+        let report = trainable.step(&adamw(params));
+        let steps = trainable.optimizer().steps();
+        self.models.insert(model.to_owned(), trainable);
         let report = report?;
         #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
         let metrics = [
@@ -171,31 +171,37 @@ impl Trainer {
         if overwrite == Overwrite::Refuse && store.contains(&key)? {
             return Err(Error::input(
                 "path",
-                format!("{} is there already", record.path),
+                format!(
+                    "{} is already saved; choose another name or overwrite it",
+                    record.path
+                ),
             ));
         }
-        let trainee = trainee(&mut self.models, model)?;
+        let trainable = find(&mut self.models, model)?;
         let record = &CheckpointRecord {
             base_fingerprint: self.shared.base.fingerprint.clone(),
             ..record.clone()
         };
         let keeps_optimizer = record.path.kind() == CheckpointKind::Training;
-        let saved = Saved {
-            lora: trainee.lora().clone(),
-            optimizer: keeps_optimizer.then(|| trainee.optimizer().clone()),
+        let checkpoint = Checkpoint {
+            lora: trainable.lora().clone(),
+            optimizer: keeps_optimizer.then(|| trainable.optimizer().clone()),
             record: serde_json::to_string(record)
-                .map_err(|e| Error::Model(format!("the record cannot be written: {e}")))?,
+                .map_err(|e| Error::Model(format!("cannot encode the checkpoint record: {e}")))?,
         };
         let path = &record.path;
         let size_bytes = self
             .shared
-            .shelf
-            .changing(path, || store.save(&key, &saved))?;
+            .samplers
+            .invalidate_during(path, || store.save(&key, &checkpoint))?;
         Ok(Outcome::Saved { size_bytes })
     }
 }
 
-fn trainee<'a>(models: &'a mut BTreeMap<String, Trainee>, model: &str) -> Result<&'a mut Trainee> {
+fn find<'a>(
+    models: &'a mut BTreeMap<String, TrainableModel>,
+    model: &str,
+) -> Result<&'a mut TrainableModel> {
     models.get_mut(model).ok_or_else(|| unknown(model))
 }
 

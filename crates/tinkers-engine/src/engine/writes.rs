@@ -1,4 +1,4 @@
-//! Counts the jobs that write to storage, so that a shutdown can wait for them.
+//! A counter of the jobs that write to storage, so that closing an engine can wait for them.
 
 use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,61 +10,61 @@ thread_local! {
     static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks this thread as one that runs jobs. It never waits for writes, which might be its own.
-pub(super) fn is_engine_thread() {
+/// Marks this thread as one that runs jobs. Such a thread never waits for writes, because it might have to run them.
+pub(super) fn mark_engine_thread() {
     IS_ENGINE_THREAD.set(true);
 }
 
-/// The saves and deletions that were given to an engine and have not ended.
+/// A counter of the submitted saves and deletions that have not finished.
 #[derive(Debug, Default)]
-pub(super) struct Writes(Arc<Inner>);
+pub(super) struct PendingWrites(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    open: Mutex<usize>,
-    ended: Condvar,
+    pending: Mutex<usize>,
+    finished: Condvar,
 }
 
-/// One of them, until it is dropped.
+/// A guard that counts as one pending write until it is dropped.
 #[derive(Debug)]
-pub(super) struct Write(Arc<Inner>);
+pub(super) struct PendingWrite(Arc<Inner>);
 
-impl Writes {
-    /// Counts `work` where it writes.
-    pub(super) fn begin(&self, work: &Work) -> Option<Write> {
+impl PendingWrites {
+    /// Counts `work` as pending if it is a save or a deletion.
+    pub(super) fn begin(&self, work: &Work) -> Option<PendingWrite> {
         if !matches!(work, Work::Save { .. } | Work::DeleteCheckpoint { .. }) {
             return None;
         }
         *self.0.lock() += 1;
-        Some(Write(Arc::clone(&self.0)))
+        Some(PendingWrite(Arc::clone(&self.0)))
     }
 
-    /// Waits until none is open. Whether that came within `patience`.
-    pub(super) fn wait(&self, patience: Duration) -> bool {
-        let patience = if IS_ENGINE_THREAD.get() {
+    /// Waits until no write is pending; returns `false` after `timeout`.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        let timeout = if IS_ENGINE_THREAD.get() {
             Duration::ZERO
         } else {
-            patience
+            timeout
         };
-        let open = self.0.lock();
+        let pending = self.0.lock();
         let waited = self
             .0
-            .ended
-            .wait_timeout_while(open, patience, |open| *open > 0);
-        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *open == 0
+            .finished
+            .wait_timeout_while(pending, timeout, |pending| *pending > 0);
+        let (pending, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *pending == 0
     }
 }
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, usize> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Write {
+impl Drop for PendingWrite {
     fn drop(&mut self) {
         *self.0.lock() -= 1;
-        self.0.ended.notify_all();
+        self.0.finished.notify_all();
     }
 }

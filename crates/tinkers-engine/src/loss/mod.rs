@@ -1,7 +1,6 @@
-//! The losses: functions of the log-probabilities of one sequence's targets.
+//! Loss functions of the log-probabilities of a sequence's targets.
 //!
-//! None needs more of the model than these numbers, so each is plain arithmetic over slices: the loss of each position,
-//! and its slope there, which is all that the way back through the model starts from.
+//! A loss gives a value and a derivative for each target. The backward pass of the model starts from these derivatives.
 
 mod policy;
 mod report;
@@ -14,59 +13,61 @@ use crate::error::{Error, Result};
 
 pub(crate) use report::{Report, metrics};
 
-/// A loss with its options.
+/// A loss function with its options.
+///
+/// In the formulas, `p` is the log-probability of a target, `q` that of the sampler, `A` the advantage, and `r = exp(p - q)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// `-p · weight`
+    /// The weighted cross-entropy, `-p · weight`.
     CrossEntropy,
-    /// `-exp(p - q) · A`
+    /// The importance sampling loss, `-r · A`.
     ImportanceSampling,
-    /// `-min(r · A, clip(r) · A)` with `r = exp(p - q)`
+    /// The PPO loss, `-min(r · A, clip(r) · A)`.
     Ppo(Clip),
-    /// `-clip(r) · p · A`, the ratio held constant
+    /// The CISPO loss, `-clip(r) · p · A`, without a gradient through the ratio.
     Cispo(Clip),
-    /// `-(p · A - beta / 2 · (p - q)²)`
+    /// The DRO loss, `-(p · A - beta / 2 · (p - q)²)`.
     Dro {
-        /// How strongly the learner is held to the sampler.
+        /// The weight of the quadratic penalty on the distance from the sampler.
         beta: f32,
     },
 }
 
-/// The interval that a ratio is clipped to.
+/// The interval to which the probability ratio is clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clip {
-    /// `clip_low_threshold`
+    /// The lower bound, `clip_low_threshold`.
     pub low: f32,
-    /// `clip_high_threshold`
+    /// The upper bound, `clip_high_threshold`.
     pub high: f32,
 }
 
-/// What a loss knows of a sequence beside the log-probabilities.
+/// The inputs of a loss besides the log-probabilities of the model.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Terms {
-    /// For `cross_entropy`: one weight for each target.
+pub enum LossInputs {
+    /// One weight for each target, for `cross_entropy`.
     Weights(Vec<f32>),
-    /// For the policy losses: for each target the sampler's log-probability and the advantage.
+    /// The sampler's log-probability and the advantage of each target, for the policy losses.
     Policy {
-        /// The sampler's log-probabilities.
+        /// The log-probabilities of the sampler.
         sampler: Vec<f32>,
         /// The advantages.
         advantages: Vec<f32>,
     },
 }
 
-/// The losses of a sequence's positions, and their slopes over the log-probabilities.
+/// The losses of the targets of a sequence and their derivatives with respect to the log-probabilities.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Evaluated {
     pub(crate) losses: Vec<f32>,
-    pub(crate) slopes: Vec<f32>,
+    pub(crate) derivatives: Vec<f32>,
 }
 
 impl Loss {
-    /// Parses a loss by name with its options; an option that is absent takes the documented default.
+    /// Parses a loss by name with its options. Options that are not set take the documented defaults.
     ///
     /// # Errors
-    /// [`Error::Input`] naming `loss_fn` or the option that is unknown, not finite or out of order.
+    /// Returns [`Error::Input`] with `loss_fn`, or with the option that is unknown, not finite or inconsistent.
     pub fn parse(name: &str, options: &BTreeMap<String, f64>) -> Result<Self> {
         let known = name.parse::<LossFn>().ok();
         let mut options = Options {
@@ -82,10 +83,10 @@ impl Loss {
                 beta: options.take("beta")?,
             },
             other => {
-                let known = "cross_entropy, importance_sampling, ppo, cispo and dro";
+                let known = "cross_entropy, importance_sampling, ppo, cispo, dro";
                 return Err(Error::input(
                     "loss_fn",
-                    format!("{other:?}; this engine has {known}"),
+                    format!("is {other:?}, expected one of {known}"),
                 ));
             }
         };
@@ -93,38 +94,41 @@ impl Loss {
             None => Ok(loss),
             Some(key) => Err(Error::input(
                 format!("loss_fn_config.{key}"),
-                format!("is no option of {name}"),
+                format!("is not an option of {name}"),
             )),
         }
     }
 
     /// Evaluates the loss at the log-probabilities `p`.
-    pub(crate) fn evaluate(&self, p: &[f32], terms: &Terms) -> Evaluated {
-        match terms {
-            Terms::Weights(weights) => Evaluated {
+    pub(crate) fn evaluate(&self, p: &[f32], loss_inputs: &LossInputs) -> Evaluated {
+        match loss_inputs {
+            LossInputs::Weights(weights) => Evaluated {
                 losses: p.iter().zip(weights).map(|(p, w)| -p * w).collect(),
-                slopes: weights.iter().map(|w| -w).collect(),
+                derivatives: weights.iter().map(|w| -w).collect(),
             },
-            Terms::Policy {
+            LossInputs::Policy {
                 sampler,
                 advantages,
             } => {
-                let places = p.iter().zip(sampler).zip(advantages);
-                let (losses, slopes) = places
-                    .map(|((&p, &q), &advantage)| policy::place(self, p, q, advantage))
+                let targets = p.iter().zip(sampler).zip(advantages);
+                let (losses, derivatives) = targets
+                    .map(|((&p, &q), &advantage)| policy::evaluate(self, p, q, advantage))
                     .unzip();
-                Evaluated { losses, slopes }
+                Evaluated {
+                    losses,
+                    derivatives,
+                }
             }
         }
     }
 
-    /// Whether the loss weighs the targets or compares them with a sampler.
+    /// Returns whether the loss is a policy loss, which compares the model with the sampler.
     #[must_use]
     pub fn is_policy(&self) -> bool {
         !matches!(self, Self::CrossEntropy)
     }
 
-    /// The interval of the ratio, for losses that clip it.
+    /// Returns the clipping interval, for losses that clip the ratio.
     pub(crate) fn clip(&self) -> Option<Clip> {
         match self {
             Self::Ppo(clip) | Self::Cispo(clip) => Some(*clip),
@@ -133,10 +137,10 @@ impl Loss {
     }
 }
 
-/// Options that were given and not yet used.
+/// Options that have not been used yet.
 struct Options {
     given: BTreeMap<String, f64>,
-    /// What an option is that is not given.
+    /// The values of options that are not given.
     defaults: &'static [(&'static str, f64)],
 }
 
@@ -167,7 +171,10 @@ impl Options {
         if clip.low > clip.high {
             return Err(Error::input(
                 "loss_fn_config.clip_low_threshold",
-                format!("is {}, above clip_high_threshold, {}", clip.low, clip.high),
+                format!(
+                    "is {}, expected at most clip_high_threshold, {}",
+                    clip.low, clip.high
+                ),
             ));
         }
         Ok(clip)
@@ -193,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_refused_by_name() {
+    fn unknown_or_invalid_options_are_refused_by_name() {
         for (name, options, wanted) in [
             ("hinge", vec![], "hinge"),
             ("cross_entropy", vec![("beta", 1.0)], "loss_fn_config.beta"),
@@ -211,9 +218,9 @@ mod tests {
     }
 
     #[test]
-    fn cross_entropy_weighs_each_target() {
-        let got = Loss::CrossEntropy.evaluate(&[-1.0, -2.0], &Terms::Weights(vec![0.5, 0.0]));
+    fn cross_entropy_multiplies_each_target_by_its_weight() {
+        let got = Loss::CrossEntropy.evaluate(&[-1.0, -2.0], &LossInputs::Weights(vec![0.5, 0.0]));
         assert_eq!(got.losses, [0.5, 0.0]);
-        assert_eq!(got.slopes, [-0.5, 0.0]);
+        assert_eq!(got.derivatives, [-0.5, 0.0]);
     }
 }

@@ -1,46 +1,48 @@
-//! Losses that compare the learner with the sampler that chose the tokens.
+//! Policy losses, which compare the model in training (the learner) with the sampler that generated the tokens.
 
 use super::{Clip, Loss};
 
-/// Log-ratios beyond this are held there: a ratio of e^20 says that something is wrong, not how far to step.
+/// The bound of log-ratios. It prevents overflow; a ratio of e^20 means that learner and sampler do not belong together.
 const MAX_LOG_RATIO: f32 = 20.0;
 
-/// The loss at one position and its slope over `p`, where `p` and `q` are the log-probabilities of learner and sampler.
-pub(super) fn place(loss: &Loss, p: f32, q: f32, advantage: f32) -> (f32, f32) {
+/// Returns the loss of one target and its derivative with respect to `p`.
+///
+/// `p` and `q` are the log-probabilities of learner and sampler.
+pub(super) fn evaluate(loss: &Loss, p: f32, q: f32, advantage: f32) -> (f32, f32) {
     match loss {
         Loss::CrossEntropy => (-p, -1.0),
         Loss::ImportanceSampling => {
             let value = -ratio(p, q) * advantage;
-            // The ratio is its own derivative over p.
+            // The ratio is its own derivative with respect to p.
             (value, value)
         }
         Loss::Ppo(clip) => {
-            let free = ratio(p, q) * advantage;
-            let held = clipped(ratio(p, q), *clip) * advantage;
-            if free <= held {
-                (-free, -free)
+            let unclipped = ratio(p, q) * advantage;
+            let clipped = clip_ratio(ratio(p, q), *clip) * advantage;
+            if unclipped <= clipped {
+                (-unclipped, -unclipped)
             } else {
-                (-held, 0.0)
+                (-clipped, 0.0)
             }
         }
         Loss::Cispo(clip) => {
-            let weight = clipped(ratio(p, q), *clip) * advantage;
+            let weight = clip_ratio(ratio(p, q), *clip) * advantage;
             (-weight * p, -weight)
         }
         Loss::Dro { beta } => {
-            let apart = p - q;
-            let value = -(p * advantage - 0.5 * beta * apart * apart);
-            (value, -(advantage - beta * apart))
+            let log_ratio = p - q;
+            let value = -(p * advantage - 0.5 * beta * log_ratio * log_ratio);
+            (value, -(advantage - beta * log_ratio))
         }
     }
 }
 
-/// `exp(p - q)`.
+/// Computes `exp(p - q)`, with the exponent bounded by [`MAX_LOG_RATIO`].
 pub(super) fn ratio(p: f32, q: f32) -> f32 {
     (p - q).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 }
 
-fn clipped(ratio: f32, clip: Clip) -> f32 {
+fn clip_ratio(ratio: f32, clip: Clip) -> f32 {
     ratio.clamp(clip.low, clip.high)
 }
 
@@ -53,14 +55,14 @@ mod tests {
         high: 1.2,
     };
 
-    fn slope_by_differences(loss: &Loss, p: f32, q: f32, advantage: f32) -> f32 {
+    fn derivative_by_differences(loss: &Loss, p: f32, q: f32, advantage: f32) -> f32 {
         let step = 1e-2;
-        (place(loss, p + step, q, advantage).0 - place(loss, p - step, q, advantage).0)
+        (evaluate(loss, p + step, q, advantage).0 - evaluate(loss, p - step, q, advantage).0)
             / (2.0 * step)
     }
 
     #[test]
-    fn slopes_agree_with_finite_differences() {
+    fn derivatives_agree_with_finite_differences() {
         let losses = [
             Loss::ImportanceSampling,
             Loss::Ppo(CLIP),
@@ -68,10 +70,10 @@ mod tests {
         ];
         for loss in &losses {
             for advantage in [1.5, -0.75] {
-                // Ratios within the interval, above and below it, away from its ends.
+                // Ratios inside, above and below the interval, away from its ends.
                 for p in [-1.0, -0.5, -1.5] {
-                    let got = place(loss, p, -1.0, advantage).1;
-                    let want = slope_by_differences(loss, p, -1.0, advantage);
+                    let got = evaluate(loss, p, -1.0, advantage).1;
+                    let want = derivative_by_differences(loss, p, -1.0, advantage);
                     assert!(
                         (got - want).abs() < 2e-3,
                         "{loss:?} {p} {advantage}: {got} {want}"
@@ -82,39 +84,39 @@ mod tests {
     }
 
     #[test]
-    fn ppo_takes_the_worse_of_free_and_clipped() {
+    fn ppo_uses_the_smaller_of_unclipped_and_clipped_objective() {
         let ratio = 2.0f32;
         let p = -1.0 + ratio.ln();
-        let (loss, slope) = place(&Loss::Ppo(CLIP), p, -1.0, 1.0);
+        let (loss, derivative) = evaluate(&Loss::Ppo(CLIP), p, -1.0, 1.0);
         assert!((loss + 1.2).abs() < 1e-5);
-        assert_eq!(slope, 0.0);
-        let (loss, slope) = place(&Loss::Ppo(CLIP), p, -1.0, -1.0);
-        assert!((loss - 2.0).abs() < 1e-5 && (slope - 2.0).abs() < 1e-5);
+        assert_eq!(derivative, 0.0);
+        let (loss, derivative) = evaluate(&Loss::Ppo(CLIP), p, -1.0, -1.0);
+        assert!((loss - 2.0).abs() < 1e-5 && (derivative - 2.0).abs() < 1e-5);
     }
 
     #[test]
-    fn cispo_holds_the_clipped_ratio_constant() {
+    fn cispo_treats_the_clipped_ratio_as_constant() {
         let clip = Clip {
             low: 0.0,
             high: 4.0,
         };
         let p = -3.0 + 10f32.ln();
-        let (loss, slope) = place(&Loss::Cispo(clip), p, -3.0, 0.5);
+        let (loss, derivative) = evaluate(&Loss::Cispo(clip), p, -3.0, 0.5);
         assert!((loss + 4.0 * 0.5 * p).abs() < 1e-5);
-        assert_eq!(slope, -2.0);
+        assert_eq!(derivative, -2.0);
     }
 
     #[test]
-    fn equal_learner_and_sampler_give_the_plain_policy_gradient() {
+    fn on_policy_losses_give_the_plain_policy_gradient() {
         for loss in [Loss::ImportanceSampling, Loss::Ppo(CLIP), Loss::Cispo(CLIP)] {
-            assert_eq!(place(&loss, -2.0, -2.0, 3.0).1, -3.0, "{loss:?}");
+            assert_eq!(evaluate(&loss, -2.0, -2.0, 3.0).1, -3.0, "{loss:?}");
         }
     }
 
     #[test]
-    fn a_ratio_never_overflows() {
+    fn large_log_ratio_does_not_overflow() {
         assert!(
-            place(&Loss::ImportanceSampling, 0.0, -1e9, 1.0)
+            evaluate(&Loss::ImportanceSampling, 0.0, -1e9, 1.0)
                 .0
                 .is_finite()
         );

@@ -1,11 +1,11 @@
-//! Metrics of a pass, named so that the results of several passes over parts of a batch can be merged.
+//! Metrics of a pass. Their names contain the reduction, so that clients can merge the metrics of parts of a batch.
 
 use std::collections::BTreeMap;
 
 use super::policy::ratio;
-use super::{Evaluated, Loss, Terms};
+use super::{Evaluated, Loss, LossInputs};
 
-/// What one sequence adds to the metrics.
+/// The contribution of one sequence to the metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) losses: Vec<f32>,
@@ -19,28 +19,33 @@ struct Policy {
     mean_ratio: f64,
     max_ratio: f64,
     clipped: f64,
-    apart: f64,
+    kl: f64,
 }
 
 impl Report {
-    /// What `loss` made of the log-probabilities `p`.
+    /// Computes the contribution of a sequence with log-probabilities `p`.
     #[expect(
         clippy::cast_precision_loss,
         reason = "sequences are far below 2^53 tokens"
     )]
-    pub(crate) fn new(loss: &Loss, terms: &Terms, p: &[f32], evaluated: &Evaluated) -> Self {
+    pub(crate) fn new(
+        loss: &Loss,
+        loss_inputs: &LossInputs,
+        p: &[f32],
+        evaluated: &Evaluated,
+    ) -> Self {
         let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x)).sum::<f64>();
         let count = p.len().max(1) as f64;
-        let (weight, policy) = match terms {
-            Terms::Weights(weights) => (sum(weights), None),
-            Terms::Policy { sampler, .. } => {
+        let (weight, policy) = match loss_inputs {
+            LossInputs::Weights(weights) => (sum(weights), None),
+            LossInputs::Policy { sampler, .. } => {
                 let ratios: Vec<f32> = p.iter().zip(sampler).map(|(&p, &q)| ratio(p, q)).collect();
                 let outside = |r: f32| loss.clip().is_some_and(|c| r < c.low || r > c.high);
                 let policy = Policy {
                     mean_ratio: sum(&ratios) / count,
                     max_ratio: f64::from(ratios.iter().copied().fold(0.0, f32::max)),
                     clipped: ratios.iter().filter(|r| outside(**r)).count() as f64 / count,
-                    apart: (sum(sampler) - sum(p)) / count,
+                    kl: (sum(sampler) - sum(p)) / count,
                 };
                 (p.len() as f64, Some(policy))
             }
@@ -54,10 +59,10 @@ impl Report {
     }
 }
 
-/// The metrics of a pass over some sequences. Means are over sequences, as those who merge the parts of a batch assume.
+/// Computes the metrics of a pass. Means are over sequences, as clients assume when they merge the parts of a batch.
 ///
-/// `loss:sum`; `weights:sum` (for policy losses the number of positions); for policy losses also `ratio:mean`,
-/// `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, where the ratio is clipped, `clip_fraction:mean`.
+/// The metrics are `loss:sum` and `weights:sum` (for policy losses the number of targets). Policy losses also have
+/// `ratio:mean`, `ratio:max`, `kl_sampler_learner:mean` (the mean of q - p) and, if they clip, `clip_fraction:mean`.
 #[expect(
     clippy::cast_precision_loss,
     reason = "batches are far below 2^53 sequences"
@@ -80,7 +85,7 @@ pub(crate) fn metrics<'a>(
     metrics.insert("ratio:mean".to_owned(), mean(|p| p.mean_ratio));
     let highest = policies.iter().map(|p| p.max_ratio).fold(0.0, f64::max);
     metrics.insert("ratio:max".to_owned(), highest);
-    metrics.insert("kl_sampler_learner:mean".to_owned(), mean(|p| p.apart));
+    metrics.insert("kl_sampler_learner:mean".to_owned(), mean(|p| p.kl));
     if loss.clip().is_some() {
         metrics.insert("clip_fraction:mean".to_owned(), mean(|p| p.clipped));
     }
@@ -93,17 +98,17 @@ mod tests {
     use crate::loss::Clip;
 
     #[test]
-    fn sums_and_means_are_over_sequences() {
+    fn means_are_over_sequences_and_sums_over_targets() {
         let loss = Loss::Ppo(Clip {
             low: 0.8,
             high: 1.2,
         });
         let report = |p: &[f32], q: &[f32]| {
-            let terms = Terms::Policy {
+            let loss_inputs = LossInputs::Policy {
                 sampler: q.to_vec(),
                 advantages: vec![1.0; p.len()],
             };
-            Report::new(&loss, &terms, p, &loss.evaluate(p, &terms))
+            Report::new(&loss, &loss_inputs, p, &loss.evaluate(p, &loss_inputs))
         };
         let a = report(&[-1.0, -1.0], &[-1.0, -1.0]);
         let b = report(&[-1.0], &[-1.0 - 2f32.ln()]);
@@ -121,10 +126,10 @@ mod tests {
 
     #[test]
     fn cross_entropy_reports_loss_and_weights() {
-        let terms = Terms::Weights(vec![1.0, 0.5]);
+        let loss_inputs = LossInputs::Weights(vec![1.0, 0.5]);
         let p = [-2.0, -4.0];
-        let evaluated = Loss::CrossEntropy.evaluate(&p, &terms);
-        let report = Report::new(&Loss::CrossEntropy, &terms, &p, &evaluated);
+        let evaluated = Loss::CrossEntropy.evaluate(&p, &loss_inputs);
+        let report = Report::new(&Loss::CrossEntropy, &loss_inputs, &p, &evaluated);
         let got = metrics(&Loss::CrossEntropy, std::iter::once(&report));
         assert_eq!(
             got.into_iter().collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! Grouped-query attention with rotary positions, over whole sequences or over a cache.
+//! Grouped-query attention with rotary position embeddings, over complete sequences or a KV cache.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::ops::rope::{Angles, Positions, rotate};
 use crate::ops::tape::{Node, Tape};
 use crate::weights::Weights;
 
-/// What the rows of a call attend to.
+/// The keys and values that the queries of a call attend to.
 #[derive(Debug)]
 pub(super) enum Attend<'a> {
-    /// Their own sequence, which is there from its first position.
+    /// Those of the same call, which contains complete sequences.
     Whole,
-    /// The next positions of sequences whose past is cached; takes no gradients.
+    /// Those of the cache and the same call, which continues the cached sequences. Records no gradients.
     Cached(LayerCache<'a>),
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Attention {
     width: usize,
 }
 
-/// The norms of each query and key head (Qwen 3).
+/// The RMS norms of query and key heads (Qwen 3).
 #[derive(Debug)]
 struct HeadNorms {
     q: Node,

@@ -1,4 +1,4 @@
-//! One block: attention and MLP, each behind a norm and added to the residual stream.
+//! A transformer block: attention and MLP, each applied to the normalised input and added to the residual stream.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Keys and values of sequences that are being sampled.
+//! The KV cache of sampling.
 
 use rayon::prelude::*;
 
@@ -7,10 +7,10 @@ use crate::ops::attention::Geometry;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// Multiplications that are worth another thread.
-const WORTH_SPLITTING: usize = 1 << 20;
+/// The fewest multiplications for which another thread is faster.
+const MIN_PARALLEL_WORK: usize = 1 << 20;
 
-/// Keys and values of some sequences that have the same length.
+/// The keys and values of several sequences of equal length.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     layers: Vec<Layer>,
@@ -20,7 +20,7 @@ pub(crate) struct KvCache {
     shape: Geometry,
 }
 
-/// One layer's keys and values: for each sequence, room for `capacity` rows of heads side by side.
+/// The keys and values of one layer: `capacity` rows for each sequence, each row with the values of all heads.
 #[derive(Debug)]
 struct Layer {
     k: Vec<f32>,
@@ -28,7 +28,7 @@ struct Layer {
 }
 
 impl KvCache {
-    /// An empty cache for one sequence of at most `capacity` tokens.
+    /// Creates an empty cache for one sequence of at most `capacity` tokens.
     pub(crate) fn new(config: &ModelConfig, capacity: usize) -> Self {
         let shape = Geometry {
             queries: 0,
@@ -51,14 +51,14 @@ impl KvCache {
         }
     }
 
-    /// The bytes that a sequence of `capacity` tokens takes up.
+    /// Returns the memory in bytes for one sequence of `capacity` tokens.
     pub(crate) fn bytes_of(config: &ModelConfig, capacity: usize) -> usize {
         let row = config.kv_heads() * config.head_width();
         let floats = 2 * config.num_hidden_layers * row;
         capacity.saturating_mul(floats * size_of::<f32>())
     }
 
-    /// The bytes that it takes up.
+    /// Returns the memory that the cache occupies, in bytes.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let floats = self
@@ -68,7 +68,7 @@ impl KvCache {
         floats.sum::<usize>() * size_of::<f32>()
     }
 
-    /// Copies of the chosen sequences, with room for `capacity` tokens each.
+    /// Copies the chosen sequences into a new cache of `capacity` tokens each.
     pub(crate) fn select(&self, chosen: &[usize], capacity: usize) -> Self {
         let row = self.row();
         let copy = |from: &[f32]| {
@@ -92,22 +92,22 @@ impl KvCache {
         }
     }
 
-    /// How many sequences it holds.
+    /// Returns the number of sequences.
     pub(crate) fn sequences(&self) -> usize {
         self.sequences
     }
 
-    /// Tokens of each sequence.
+    /// Returns the length of each sequence in tokens.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Counts `new` positions as cached, once every layer has stored them.
+    /// Adds `new` positions to the length, after every layer has stored them.
     pub(super) fn advance(&mut self, new: usize) {
         self.len += new;
     }
 
-    /// The view of layer `index` for a call with `new` positions per sequence.
+    /// Returns layer `index` for a call with `new` positions per sequence.
     pub(super) fn layer(&mut self, index: usize, new: usize) -> LayerCache<'_> {
         LayerCache {
             capacity: self.capacity,
@@ -125,7 +125,7 @@ impl KvCache {
     }
 }
 
-/// One layer of a cache, during one call.
+/// One layer of a cache for the duration of a call.
 #[derive(Debug)]
 pub(super) struct LayerCache<'a> {
     layer: &'a mut Layer,
@@ -134,7 +134,7 @@ pub(super) struct LayerCache<'a> {
 }
 
 impl LayerCache<'_> {
-    /// Stores the new keys and values, and attends from the new queries to all that is stored.
+    /// Stores the new keys and values and computes attention of the new queries over all stored ones.
     pub(super) fn attend(&mut self, q: &Matrix, k: &Matrix, v: &Matrix) -> Node {
         let row = self.shape.kv_heads * self.shape.width;
         let (new, past) = (self.shape.queries * row, self.shape.past * row);
@@ -146,8 +146,8 @@ impl LayerCache<'_> {
         }
         let per = self.shape.queries * self.shape.heads * self.shape.width;
         let mut out = vec![0f32; q.data().len()];
-        // A short sequence is attended to faster than another thread is woken.
-        let together = WORTH_SPLITTING / (per * (self.shape.past + 1)) + 1;
+        // For short sequences, waking another thread takes longer than the computation.
+        let together = MIN_PARALLEL_WORK / (per * (self.shape.past + 1)) + 1;
         out.par_chunks_exact_mut(per)
             .enumerate()
             .with_min_len(together)

@@ -1,4 +1,4 @@
-//! A linear layer of the base, with an adapter beside it where there is one.
+//! A linear layer of the base model with an optional LoRA adapter.
 
 use crate::error::Result;
 use crate::ops::add::add_bias;
@@ -6,7 +6,7 @@ use crate::ops::linear::{LowRank, linear};
 use crate::ops::tape::{Node, Tape};
 use crate::weights::Weights;
 
-/// `x · weightᵀ + bias`.
+/// A linear layer, `x · weightᵀ + bias`.
 #[derive(Debug)]
 pub(super) struct Linear {
     weight: Node,
@@ -14,7 +14,7 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// Takes `{name}.weight` of `[outputs, inputs]` and, where there is one, `{name}.bias`.
+    /// Takes `{name}.weight` of shape `[outputs, inputs]` and, if present, `{name}.bias` from `weights`.
     pub(super) fn new(
         weights: &mut Weights,
         name: &str,
@@ -27,7 +27,7 @@ impl Linear {
         })
     }
 
-    /// A layer that shares the embedding's weight.
+    /// Creates a layer that shares the weight of the embedding.
     pub(super) fn tied(embedding: &Node) -> Self {
         Self {
             weight: embedding.clone(),
@@ -35,7 +35,7 @@ impl Linear {
         }
     }
 
-    /// Applies the layer to `x` of `[rows, inputs]`.
+    /// Applies the layer and the adapter, if any, to `x` of shape `[rows, inputs]`.
     pub(super) fn forward(&self, tape: &Tape, x: &Node, adapter: Option<&LowRank>) -> Node {
         let y = linear(tape, x, &self.weight, adapter);
         match &self.bias {

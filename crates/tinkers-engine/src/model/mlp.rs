@@ -8,7 +8,7 @@ use crate::ops::swiglu::swiglu;
 use crate::ops::tape::{Node, Tape};
 use crate::weights::Weights;
 
-/// `down(silu(gate(x)) * up(x))`.
+/// A gated MLP, `down(silu(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub(super) struct Mlp {
     gate: Linear,

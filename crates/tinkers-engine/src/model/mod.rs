@@ -34,22 +34,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Builds the model that `config` describes from `weights` with the names of the Hugging Face layout.
+    /// Builds the model that `config` describes from `weights`, which are named as in the Hugging Face layout.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] naming a weight that is missing or has another shape.
+    /// Returns [`crate::Error::Model`] with the name of a weight that is missing or has another shape.
     pub fn new(config: ModelConfig, weights: Weights) -> Result<Self> {
         let angles = Self::angles(&config);
         Self::with_angles(config, weights, angles)
     }
 
-    /// The table of rotary angles that [`Self::with_angles`] wants.
+    /// Computes the table of rotary angles for [`Self::with_angles`].
     pub(crate) fn angles(config: &ModelConfig) -> Arc<Angles> {
         let positions = config.max_position_embeddings;
         Arc::new(Angles::new(&config.frequencies(), positions))
     }
 
-    /// As [`Self::new`], with angles that were computed before.
+    /// Builds the model as [`Self::new`] does, with a table of rotary angles that was computed before.
     pub(crate) fn with_angles(
         config: ModelConfig,
         mut weights: Weights,
@@ -76,13 +76,14 @@ impl Model {
         })
     }
 
-    /// The model's shape.
+    /// Returns the config of the model.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Hidden states `[tokens, hidden_size]` after the final norm, for sequences of `len` tokens after one another.
+    /// Computes hidden states `[tokens, hidden_size]` after the final norm. `tokens` is a concatenation of sequences of
+    /// `len` tokens.
     pub(crate) fn hidden(
         &self,
         tape: &Tape,
@@ -98,7 +99,7 @@ impl Model {
         rms_norm(tape, &x, &self.norm, self.config.rms_norm_eps)
     }
 
-    /// Hidden states of tokens that follow what `cache` holds: `tokens` has equally many for each of its sequences.
+    /// Computes hidden states of tokens that continue the sequences of `cache`, the same number for each of them.
     pub(crate) fn extend(
         &self,
         adapters: &Adapters,
@@ -119,7 +120,7 @@ impl Model {
         rms_norm(&tape, &x, &self.norm, self.config.rms_norm_eps)
     }
 
-    /// Logits `[rows, vocab_size]` of hidden states.
+    /// Computes logits `[rows, vocab_size]` of hidden states.
     pub(crate) fn logits(&self, tape: &Tape, adapters: &Adapters, hidden: &Node) -> Node {
         self.head.forward(tape, hidden, adapters.unembed.as_ref())
     }

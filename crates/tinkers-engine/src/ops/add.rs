@@ -1,16 +1,16 @@
-//! Sums: of two values of one shape, and of every row with a bias.
+//! Addition of two values of equal shape, and of a bias to every row.
 
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// `left + right`.
+/// Computes `left + right`.
 pub(crate) fn add(tape: &Tape, left: &Node, right: &Node) -> Node {
     let (l, r) = (left.value(), right.value());
     let sum = l.data().iter().zip(r.data()).map(|(a, b)| a + b).collect();
     let value = Matrix::new(sum, l.rows(), l.cols());
     let inputs = (left.clone(), right.clone());
     tape.record(value, &[left, right], move |grad, grads| {
-        if inputs.0.learns() {
+        if inputs.0.requires_grad() {
             grads.add(&inputs.1, grad.clone());
             grads.add(&inputs.0, grad);
         } else {
@@ -19,7 +19,7 @@ pub(crate) fn add(tape: &Tape, left: &Node, right: &Node) -> Node {
     })
 }
 
-/// Adds `bias`, a single row, to every row of `x`. The bias takes no gradient.
+/// Adds `bias`, a single row, to every row of `x`. The bias gets no gradient.
 pub(crate) fn add_bias(tape: &Tape, x: &Node, bias: &Matrix) -> Node {
     let value = x.value();
     let mut sum = value.data().to_vec();

@@ -1,8 +1,8 @@
-//! Causal grouped-query attention, a block of queries at a time.
+//! Causal grouped-query attention, computed for one block of queries at a time.
 //!
-//! The scores of a block never leave the cache of the core that computes them, and are computed again on the way back
-//! rather than kept. Only keys that the block may see are touched, which saves half of the arithmetic. The same kernel
-//! serves training and, with keys and values from a cache, sampling.
+//! The scores of a block fit into the CPU cache and are recomputed in the backward pass instead of stored. Keys after the
+//! last query of a block are skipped, which halves the arithmetic. Training and sampling share the implementation; sampling
+//! passes keys and values from the KV cache.
 
 use rayon::prelude::*;
 
@@ -10,29 +10,31 @@ use super::math;
 use super::matrix::{Matrix, View, multiply, product};
 use super::tape::{Node, Tape};
 
-/// Queries handled together. Scores of one block and 512 keys fill an eighth of a megabyte.
+/// The number of queries in a block. The scores of one block and 512 keys occupy 128 KB.
 const BLOCK: usize = 64;
 
-/// Pairs of query and key below which the heads stay on one thread.
-const WORTH_SPLITTING: usize = 1 << 14;
+/// The fewest pairs of query and key for which heads are spread over threads.
+const MIN_PARALLEL_WORK: usize = 1 << 14;
 
-/// The sizes of one attention.
+/// The dimensions of an attention call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     /// Query positions per sequence.
     pub(crate) queries: usize,
-    /// Key positions before the first query.
+    /// Cached key positions before the first query.
     pub(crate) past: usize,
-    /// Query heads.
+    /// The number of query heads.
     pub(crate) heads: usize,
-    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    /// The number of key and value heads; each is shared by `heads / kv_heads` query heads.
     pub(crate) kv_heads: usize,
-    /// Numbers per head.
+    /// The width of a head.
     pub(crate) width: usize,
 }
 
-/// Attention within each of the sequences that follow one another in the rows of `q`, `k` and `v`, which hold heads side
-/// by side. Position `i` of a sequence sees positions up to `i`; the result has the shape of `q`.
+/// Computes causal attention for a batch of sequences that are concatenated in the rows of `q`, `k` and `v`.
+///
+/// Each row holds the values of all heads. Position `i` of a sequence attends to positions `0..=i` of the same sequence.
+/// The result has the shape of `q`.
 pub(crate) fn causal(tape: &Tape, q: &Node, k: &Node, v: &Node, geometry: Geometry) -> Node {
     let rows = q.value().rows();
     let mut out = vec![0f32; q.value().data().len()];
@@ -100,7 +102,7 @@ pub(crate) fn causal(tape: &Tape, q: &Node, k: &Node, v: &Node, geometry: Geomet
 }
 
 impl Geometry {
-    /// Numbers of one sequence's queries, and of its keys.
+    /// Returns the numbers of query values and key values of one sequence.
     fn lengths(&self) -> (usize, usize) {
         let keys = self.past + self.queries;
         (
@@ -109,7 +111,7 @@ impl Geometry {
         )
     }
 
-    /// Query heads of each key head.
+    /// Returns the number of query heads that share a key head.
     fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
@@ -119,7 +121,7 @@ impl Geometry {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// Attends for one sequence. Rows of `k` and `v` beyond the last query are not looked at.
+    /// Computes attention for one sequence. Rows of `k` and `v` after the last query are not read.
     pub(crate) fn attend(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         if self.queries == 1 {
             return self.attend_one(q, k, v, out);
@@ -127,7 +129,7 @@ impl Geometry {
         let heads: Vec<Vec<f32>> = (0..self.heads)
             .into_par_iter()
             .with_min_len(
-                if self.queries * (self.past + self.queries) < WORTH_SPLITTING {
+                if self.queries * (self.past + self.queries) < MIN_PARALLEL_WORK {
                     self.heads
                 } else {
                     1
@@ -153,7 +155,7 @@ impl Geometry {
         out
     }
 
-    /// A single query needs no matrix: the heads of a group share their keys, and the loops are short.
+    /// Computes attention of a single query with plain loops, which are faster than matrix products here.
     fn attend_one(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let (width, row, keys) = (self.width, self.kv_heads * self.width, self.past + 1);
         let mut scores = vec![0f32; keys];
@@ -176,20 +178,21 @@ impl Geometry {
         }
     }
 
-    /// Rows `from..to` of one head's queries.
+    /// Returns rows `from..to` of the queries of one head.
     fn query_rows<'a>(&self, q: &'a [f32], head: usize, from: usize, to: usize) -> View<'a> {
         let row = self.heads * self.width;
         let data = &q[from * row + head * self.width..];
         View::strided(data, to - from, self.width, row)
     }
 
-    /// The first `len` rows of one head's keys or values.
+    /// Returns the first `len` rows of the keys or values of one head.
     fn key_rows<'a>(&self, k: &'a [f32], head: usize, len: usize) -> View<'a> {
         let row = self.kv_heads * self.width;
         View::strided(&k[head * self.width..], len, self.width, row)
     }
 
-    /// The probabilities of the queries `rows`, which start at query `from`, over the keys that the last of them sees.
+    /// Returns the attention probabilities of the queries `rows`, which start at query `from`, over all keys up to the last of
+    /// these queries.
     fn probabilities(&self, rows: View<'_>, k: &[f32], kv_head: usize, from: usize) -> Vec<f32> {
         let count = rows.count();
         let keys = self.past + from + count;
@@ -205,7 +208,7 @@ impl Geometry {
     }
 }
 
-/// What the way back of one sequence needs.
+/// The inputs of the backward pass of one sequence.
 struct Backward<'a> {
     geometry: Geometry,
     q: &'a [f32],
@@ -215,7 +218,7 @@ struct Backward<'a> {
     grad: &'a [f32],
 }
 
-/// Gradients of a group of query heads, and of the keys and values that they share.
+/// The gradients of a group of query heads, and of the key head and value head that they share.
 type HeadGrads = (Vec<Vec<f32>>, Vec<f32>, Vec<f32>);
 
 impl Backward<'_> {
@@ -236,7 +239,9 @@ impl Backward<'_> {
         (dq, dk, dv)
     }
 
-    /// One block of queries of one head: with P the probabilities and D the row sums of grad·out,
+    /// Computes the gradients of one block of queries of one head: returns dQ, adds to dK and dV.
+    ///
+    /// With P the probabilities and D the row sums of grad ∘ out:
     /// dV = Pᵀ·grad, dS = P ∘ (grad·Vᵀ - D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
     fn block(&self, head: usize, from: usize, dk: &mut [f32], dv: &mut [f32]) -> Vec<f32> {
         let g = &self.geometry;
@@ -272,7 +277,7 @@ impl Backward<'_> {
     }
 }
 
-/// Writes one head's rows into their places among `heads` heads.
+/// Copies the rows of one head into the rows of all `heads` heads.
 fn scatter(from: &[f32], to: &mut [f32], heads: usize, head: usize, width: usize) {
     for (from, to) in from
         .chunks_exact(width)
@@ -307,7 +312,7 @@ mod tests {
         }
     }
 
-    /// Attention of one query position, written out.
+    /// Computes attention of one query position with plain loops in double precision.
     fn plain(q: &[f32], k: &[f32], v: &[f32], at: usize) -> Vec<f32> {
         let mut out = Vec::new();
         for head in 0..4 {

@@ -1,11 +1,11 @@
-//! Matrix products with a weight that may be frozen, and with a low-rank adapter beside it.
+//! Matrix products with a weight, which may be frozen, and an optional LoRA adapter.
 //!
-//! A frozen weight is a constant of the tape: its gradient, a third of all arithmetic, is never computed.
+//! A frozen weight is a constant of the tape. Its gradient, a third of all arithmetic, is never computed.
 
 use super::matrix::{Matrix, multiply, product};
 use super::tape::{Node, Tape};
 
-/// A low-rank adapter: `scale · (x · aᵀ) · bᵀ` with `a` of `[rank, in]` and `b` of `[out, rank]`.
+/// A LoRA adapter, `scale · (x · aᵀ) · bᵀ`, with `a` of shape `[rank, in]` and `b` of shape `[out, rank]`.
 #[derive(Clone, Debug)]
 pub(crate) struct LowRank {
     pub(crate) a: Node,
@@ -13,7 +13,8 @@ pub(crate) struct LowRank {
     pub(crate) scale: f32,
 }
 
-/// `x · weightᵀ` for `x` of `[rows, in]` and `weight` of `[out, in]`, plus the adapter's part where there is one.
+/// Computes `x · weightᵀ` plus the output of the adapter, if any, for `x` of shape `[rows, in]` and `weight` of shape
+/// `[out, in]`.
 pub(crate) fn linear(tape: &Tape, x: &Node, weight: &Node, adapter: Option<&LowRank>) -> Node {
     match adapter {
         None => plain(tape, x, weight),
@@ -29,10 +30,10 @@ fn plain(tape: &Tape, x: &Node, weight: &Node) -> Node {
     tape.record(value, &[x, weight], move |grad, grads| {
         let (x, w) = (x_in.value(), weight_in.value());
         let grad = Matrix::new(grad, x.rows(), w.rows());
-        if weight_in.learns() {
+        if weight_in.requires_grad() {
             grads.add(&weight_in, product(grad.view().t(), x.view()));
         }
-        if x_in.learns() {
+        if x_in.requires_grad() {
             grads.add(&x_in, product(grad.view(), w.view()));
         }
     })
@@ -60,7 +61,7 @@ fn adapted(tape: &Tape, x: &Node, weight: &Node, adapter: &LowRank) -> Node {
         multiply(scale, grad.view(), b.view(), 0.0, &mut du);
         let du = Matrix::new(du, x.rows(), a.rows());
         grads.add(&adapter.a, product(du.view().t(), x.view()));
-        if x_in.learns() {
+        if x_in.requires_grad() {
             let mut dx = product(grad.view(), weight.view());
             multiply(1.0, du.view(), a.view(), 1.0, &mut dx);
             grads.add(&x_in, dx);

@@ -1,16 +1,15 @@
-//! Elementwise arithmetic that the compiler can vectorise, and that gives the same bits on every machine.
+//! Elementwise arithmetic that the compiler can vectorise and that gives the same bits on every machine.
 
-/// `e^x` to about two units in the last place of an `f32`.
+/// Computes `e^x` to about two units in the last place.
 ///
-/// The C library's `expf` is neither vectorised nor the same everywhere, and attention and the gated unit of the MLP
-/// call for thousands of exponentials per token. Below -87 the result is zero, above 88 it is capped, so no infinity
-/// arises.
+/// Used instead of `f32::exp`, which is not vectorised and whose result depends on the platform; attention and SwiGLU
+/// compute thousands of exponentials per token. The result is zero below -87 and `e^88` above 88, so it is always finite.
 #[inline]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding and taking away this number rounds to the nearest integer, and needs no call.
+    // Adding and subtracting this number rounds to the nearest integer without a function call.
     const ROUND: f32 = 12_582_912.0;
 
     let clamped = x.clamp(-87.0, 88.0);
@@ -24,19 +23,19 @@ pub(crate) fn exp(x: f32) -> f32 {
     poly = poly * rest + 1.666_666_5e-1;
     poly = poly * rest + 0.5;
     let mantissa = poly * rest * rest + rest + 1.0;
-    // The low bits of `shifted` hold the integer; moved up they are the exponent of a power of two.
+    // The low bits of `shifted` hold the integer; shifted left, they become the exponent of a power of two.
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     let value = mantissa * power;
     if x < -87.0 { 0.0 } else { value }
 }
 
-/// `1 / (1 + e^-x)`.
+/// Computes `1 / (1 + e^-x)`.
 #[inline]
 pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Sum in eight lanes: vectorised, and in an order that depends on the length alone.
+/// Computes the sum in eight lanes, which vectorises and has an order that depends only on the length.
 #[inline]
 pub(crate) fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
@@ -50,7 +49,7 @@ pub(crate) fn sum(values: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail.iter().sum::<f32>()
 }
 
-/// The inner product of two slices of one length, in the lanes of [`sum`].
+/// Computes the inner product of two slices of equal length, in the order of [`sum`].
 #[inline]
 pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
@@ -69,7 +68,7 @@ pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
-/// The largest value; minus infinity for an empty slice.
+/// Returns the largest value, or minus infinity for an empty slice.
 #[inline]
 pub(crate) fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 8];
@@ -86,7 +85,7 @@ pub(crate) fn max(values: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
 }
 
-/// Turns scores into probabilities, in place.
+/// Replaces scores with their softmax.
 #[inline]
 pub(crate) fn softmax(scores: &mut [f32]) {
     let top = max(scores);
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_agrees_with_the_library_in_double_precision() {
+    fn exp_agrees_with_std_in_double_precision() {
         let mut x = -86.9f32;
         while x < 87.9 {
             let want = f64::from(x).exp();
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_sum_what_a_plain_loop_sums() {
+    fn sum_dot_and_max_agree_with_plain_loops() {
         let left: Vec<f32> = (0..37u8).map(|i| f32::from(i) * 0.5 - 3.0).collect();
         let right: Vec<f32> = (0..37u8).map(|i| 2.0 - f32::from(i) * 0.25).collect();
         let want: f32 = left.iter().zip(&right).map(|(a, b)| a * b).sum();
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn softmax_sums_to_one_and_keeps_the_order() {
+    fn softmax_sums_to_one_and_preserves_order() {
         let mut scores = vec![1.0f32, 3.0, -2.0, 0.5, 90.0, 89.0, -1e30, 0.0, 4.0];
         softmax(&mut scores);
         assert!((sum(&scores) - 1.0).abs() < 1e-6);

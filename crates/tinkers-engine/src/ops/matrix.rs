@@ -1,4 +1,4 @@
-//! Dense matrices in row order, and their products.
+//! Dense row-major matrices and their products.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// Products with fewer multiplications than this stay on the thread that asks for them.
-const WORTH_SPLITTING: usize = 1 << 21;
+/// Products with fewer multiplications than this are computed on the calling thread.
+const MIN_PARALLEL_WORK: usize = 1 << 21;
 
-/// With fewer rows than this, packing the right side for a blocked product costs more than the product.
+/// Up to this number of rows, packing the right operand for a blocked product costs more than the product itself.
 const FEW_ROWS: usize = 2;
 
-/// A matrix in row order; copies share the numbers.
+/// A row-major matrix. Clones share the data.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
     data: Arc<Vec<f32>>,
@@ -23,7 +23,7 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// A matrix of `rows` rows that owns `data`.
+    /// Creates a matrix from `data` in row-major order.
     pub(crate) fn new(data: Vec<f32>, rows: usize, cols: usize) -> Self {
         assert_eq!(
             data.len(),
@@ -49,12 +49,12 @@ impl Matrix {
         &self.data
     }
 
-    /// Its numbers, to be changed; other copies keep theirs.
+    /// Returns the data for changes in place. Copies the data first if a clone shares it.
     pub(crate) fn data_mut(&mut self) -> &mut [f32] {
         Arc::make_mut(&mut self.data).as_mut_slice()
     }
 
-    /// The same numbers in rows of another width.
+    /// Returns the same data with another number of rows and columns.
     pub(crate) fn reshaped(&self, rows: usize, cols: usize) -> Self {
         assert_eq!(self.data.len(), rows * cols, "the number of elements stays");
         Self {
@@ -64,13 +64,13 @@ impl Matrix {
         }
     }
 
-    /// This matrix as an operand.
+    /// Returns a view of the whole matrix.
     pub(crate) fn view(&self) -> View<'_> {
         View::new(&self.data, self.rows, self.cols)
     }
 }
 
-/// A matrix somewhere in a slice, with any distance between its rows and between its columns.
+/// A strided view of a matrix in a slice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     data: &'a [f32],
@@ -81,12 +81,12 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// All of `data`, in row order.
+    /// Creates a view of all of `data` in row-major order.
     pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// `rows` rows of `cols` numbers, `row_step` apart, from the start of `data`.
+    /// Creates a view of `rows` rows of `cols` values whose starts are `row_step` apart in `data`.
     pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_step: usize) -> Self {
         Self {
             data,
@@ -97,7 +97,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The transpose.
+    /// Returns the transpose.
     pub(crate) fn t(self) -> Self {
         Self {
             data: self.data,
@@ -126,22 +126,25 @@ impl<'a> View<'a> {
     }
 }
 
-/// `left · right`.
+/// Computes `left · right`.
 pub(crate) fn product(left: View<'_>, right: View<'_>) -> Vec<f32> {
     let mut out = vec![0f32; left.rows * right.cols];
     multiply(1.0, left, right, 0.0, &mut out);
     out
 }
 
-/// `out = alpha · left · right + beta · out`.
+/// Computes `out = alpha · left · right + beta · out`.
 ///
-/// A large product is split by rows over the threads of the pool that it runs in. Each element is summed by one thread in
-/// one order, so the result does not depend on how many there are.
+/// A large product is split by rows over the threads of the current pool. Each element is summed by one thread in a fixed
+/// order, so the result does not depend on the number of threads.
 pub(crate) fn multiply(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
-    assert_eq!(left.cols, right.rows, "the inner sides of a product agree");
+    assert_eq!(
+        left.cols, right.rows,
+        "the inner dimensions of a product are equal"
+    );
     let threads = rayon::current_num_threads();
     let work = left.rows * left.cols * right.cols;
-    if threads == 1 || work < WORTH_SPLITTING || left.rows < 2 * threads {
+    if threads == 1 || work < MIN_PARALLEL_WORK || left.rows < 2 * threads {
         return multiply_here(alpha, left, right, beta, out);
     }
     let share = left.rows.div_ceil(threads);
@@ -158,11 +161,11 @@ fn multiply_here(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &m
         return multiply_few(alpha, left, right, beta, out);
     }
     let mut out = ArrayViewMut2::from_shape((left.rows, right.cols), out)
-        .expect("the result has a row for each row and a column for each column");
+        .expect("the output has the shape of the product");
     general_mat_mul(alpha, &left.array(), &right.array(), beta, &mut out);
 }
 
-/// A product of few rows with a transposed right side: inner products of contiguous rows.
+/// Computes a product of few rows with a transposed right operand as inner products of contiguous rows.
 fn multiply_few(alpha: f32, left: View<'_>, right: View<'_>, beta: f32, out: &mut [f32]) {
     for (index, out) in out.chunks_exact_mut(right.cols).enumerate() {
         let row = &left.data[index * left.row_step..][..left.cols];
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_threads_does_not_change_a_bit() {
+    fn products_are_bitwise_equal_on_any_number_of_threads() {
         let mut rng = Rng::new(2);
         let (m, k, n) = (517, 192, 130);
         let (left, right) = (rng.uniform(m * k, 1.0), rng.uniform(k * n, 1.0));

@@ -1,7 +1,7 @@
-//! The differentiable operations that the model is made of, and the tape that strings them together.
+//! Differentiable operations of the model, and the tape that records them.
 //!
-//! Each has its way back written beside it and held against finite differences; the whole is held against the tensor
-//! library's own automatic differentiation of plain compositions.
+//! Each operation has a hand-written backward pass, tested against finite differences. The whole model is tested against
+//! the automatic differentiation of the tensor library.
 
 pub(crate) mod add;
 pub(crate) mod attention;

@@ -1,10 +1,10 @@
-//! Root-mean-square normalisation of rows, with a learned scale.
+//! RMS normalisation of rows with a learned scale.
 
 use super::math;
 use super::matrix::Matrix;
 use super::tape::{Grads, Node, Tape};
 
-/// `x / sqrt(mean(x²) + eps) * weight` for each row of `x`, which is as wide as the single row `weight`.
+/// Computes `x / sqrt(mean(x²) + eps) * weight` for each row of `x`; `weight` is a single row of the same width.
 pub(crate) fn rms_norm(tape: &Tape, x: &Node, weight: &Node, eps: f32) -> Node {
     let (input, w) = (x.value(), weight.value().data());
     let mut out = vec![0f32; input.data().len()];
@@ -47,7 +47,7 @@ fn backward(x: &Node, weight: &Node, scales: &[f32], grad: &[f32], grads: &mut G
         for (dx, x) in dx.iter_mut().zip(row) {
             *dx = *dx * scale - x * pull;
         }
-        if weight.learns() {
+        if weight.requires_grad() {
             for ((dw, g), x) in dw.iter_mut().zip(grad).zip(row) {
                 *dw += g * x * scale;
             }
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_ones_stays_a_row_of_ones() {
+    fn rms_norm_leaves_a_row_of_ones_unchanged() {
         let ones = || Node::constant(Matrix::new(vec![1.0; 8], 1, 8));
         let y = rms_norm(&Tape::default(), &ones(), &ones(), 0.0);
         assert!(y.value().data().iter().all(|v| (v - 1.0).abs() < 1e-6));

@@ -1,11 +1,11 @@
-//! Rotary positions: pairs of a head's numbers are turned by an angle that grows with the position.
+//! Rotary position embeddings.
 
 use std::sync::Arc;
 
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// Sines and cosines of every position, for heads of one width.
+/// A table of rotary sines and cosines for every position.
 #[derive(Debug)]
 pub(crate) struct Angles {
     half: usize,
@@ -13,7 +13,7 @@ pub(crate) struct Angles {
     sin: Vec<f32>,
 }
 
-/// Which positions the rows of a matrix are at: `len` after another from `start`, then again from `start`.
+/// The positions of the rows of a matrix: `start..start + len`, repeated for each sequence.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Positions {
     pub(crate) start: usize,
@@ -21,7 +21,7 @@ pub(crate) struct Positions {
 }
 
 impl Angles {
-    /// The angles of `positions` positions: position times frequency, for each of the head's frequencies.
+    /// Computes the table for `positions` positions. The angle of a pair is its position times its frequency.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -41,22 +41,22 @@ impl Angles {
         Self { half, cos, sin }
     }
 
-    /// Turns the heads of `from` by their row's angle times `direction`.
-    fn turn(&self, from: &[f32], cols: usize, at: Positions, direction: f32) -> Vec<f32> {
+    /// Rotates all heads of `from` by the angles of their rows, or back if `direction` is -1.
+    fn rotate(&self, from: &[f32], cols: usize, at: Positions, direction: f32) -> Vec<f32> {
         let (half, width) = (self.half, 2 * self.half);
         let mut out = vec![0f32; from.len()];
         let rows = from.chunks_exact(cols).zip(out.chunks_exact_mut(cols));
         for (row, (from, to)) in rows.enumerate() {
-            let place = (at.start + row % at.len) * half;
-            let cos = &self.cos[place..place + half];
-            let sin = &self.sin[place..place + half];
+            let offset = (at.start + row % at.len) * half;
+            let cos = &self.cos[offset..offset + half];
+            let sin = &self.sin[offset..offset + half];
             for (from, to) in from.chunks_exact(width).zip(to.chunks_exact_mut(width)) {
                 let (a, b) = from.split_at(half);
                 let (ra, rb) = to.split_at_mut(half);
                 for i in 0..half {
-                    let turn = sin[i] * direction;
-                    ra[i] = a[i] * cos[i] - b[i] * turn;
-                    rb[i] = b[i] * cos[i] + a[i] * turn;
+                    let sin = sin[i] * direction;
+                    ra[i] = a[i] * cos[i] - b[i] * sin;
+                    rb[i] = b[i] * cos[i] + a[i] * sin;
                 }
             }
         }
@@ -64,16 +64,16 @@ impl Angles {
     }
 }
 
-/// Rotates every head of every row of `x`, whose rows hold whole heads side by side.
+/// Rotates every head of every row of `x`.
 ///
-/// The halves of a head are paired (first with second half), as the Llama family stores its weights.
+/// Value `i` of a head is paired with value `i + width / 2`, as in the Hugging Face layout of Llama weights.
 pub(crate) fn rotate(tape: &Tape, x: &Node, angles: &Arc<Angles>, at: Positions) -> Node {
     let (rows, cols) = (x.value().rows(), x.value().cols());
-    let out = angles.turn(x.value().data(), cols, at, 1.0);
+    let out = angles.rotate(x.value().data(), cols, at, 1.0);
     let (input, angles) = (x.clone(), Arc::clone(angles));
     tape.record(Matrix::new(out, rows, cols), &[x], move |grad, grads| {
-        // A rotation's transpose is the rotation back.
-        grads.add(&input, angles.turn(&grad, cols, at, -1.0));
+        // The transpose of a rotation is its inverse.
+        grads.add(&input, angles.rotate(&grad, cols, at, -1.0));
     })
 }
 
@@ -90,9 +90,9 @@ mod tests {
     }
 
     #[test]
-    fn scores_depend_on_the_distance_alone() {
+    fn attention_scores_depend_only_on_the_distance() {
         let angles = Arc::new(Angles::new(&[1.0, 0.3], 32));
-        let turned = |data: [f32; 4], start| {
+        let rotated = |data: [f32; 4], start| {
             let x = Node::constant(Matrix::new(data.to_vec(), 1, 4));
             let at = Positions { start, len: 1 };
             rotate(&Tape::default(), &x, &angles, at)
@@ -101,8 +101,8 @@ mod tests {
                 .to_vec()
         };
         let score = |at: usize, distance: usize| -> f32 {
-            let q = turned([0.3, -0.2, 0.7, 0.1], at + distance);
-            let k = turned([-0.5, 0.4, 0.2, 0.9], at);
+            let q = rotated([0.3, -0.2, 0.7, 0.1], at + distance);
+            let k = rotated([-0.5, 0.4, 0.2, 0.9], at);
             q.iter().zip(&k).map(|(a, b)| a * b).sum()
         };
         assert!((score(0, 5) - score(20, 5)).abs() < 1e-5);

@@ -1,10 +1,10 @@
-//! The gate of the MLP: `silu(gate) * up`.
+//! The SwiGLU activation of the MLP.
 
 use super::math;
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// `silu(gate) * up`, elementwise.
+/// Computes `silu(gate) * up` elementwise.
 pub(crate) fn swiglu(tape: &Tape, gate: &Node, up: &Node) -> Node {
     let (g, u) = (gate.value(), up.value());
     let mut out = vec![0f32; g.data().len()];

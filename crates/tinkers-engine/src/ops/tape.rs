@@ -1,10 +1,10 @@
-//! What was computed, so that gradients can find the way back.
+//! The tape of reverse-mode automatic differentiation.
 
 use std::cell::RefCell;
 
 use super::matrix::Matrix;
 
-/// A value of a computation; it has a number where gradients are wanted for it.
+/// A value of a computation. It has a tape index if it requires a gradient.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     value: Matrix,
@@ -12,7 +12,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A value that takes no gradient.
+    /// Creates a value that requires no gradient.
     pub(crate) fn constant(value: Matrix) -> Self {
         Self { value, id: None }
     }
@@ -21,12 +21,12 @@ impl Node {
         &self.value
     }
 
-    /// Whether gradients are wanted for it.
-    pub(crate) fn learns(&self) -> bool {
+    /// Returns whether the value requires a gradient.
+    pub(crate) fn requires_grad(&self) -> bool {
         self.id.is_some()
     }
 
-    /// The same numbers in another shape; gradients pass through unchanged.
+    /// Returns the same values in another shape; gradients pass through unchanged.
     pub(crate) fn reshaped(&self, rows: usize, cols: usize) -> Self {
         Self {
             value: self.value.reshaped(rows, cols),
@@ -37,14 +37,14 @@ impl Node {
 
 type Backward = Box<dyn FnOnce(Vec<f32>, &mut Grads)>;
 
-/// The operations of one computation in order, each with its way back. Belongs to one thread.
+/// The recorded operations of one computation, in order, each with its backward function. Used by one thread.
 #[derive(Default)]
 pub(crate) struct Tape {
     steps: RefCell<Vec<Option<Backward>>>,
 }
 
 impl Tape {
-    /// A value that gradients are wanted for.
+    /// Creates a leaf: an input that requires a gradient.
     pub(crate) fn leaf(&self, value: Matrix) -> Node {
         let mut steps = self.steps.borrow_mut();
         steps.push(None);
@@ -54,15 +54,15 @@ impl Tape {
         }
     }
 
-    /// The result of an operation on `inputs`. `backward` turns the result's gradient into theirs; it is dropped where
-    /// none of them wants one.
+    /// Records the result of an operation on `inputs`. `backward` computes the gradients of the inputs from that of the
+    /// result; it is dropped if no input requires a gradient.
     pub(crate) fn record(
         &self,
         value: Matrix,
         inputs: &[&Node],
         backward: impl FnOnce(Vec<f32>, &mut Grads) + 'static,
     ) -> Node {
-        if !inputs.iter().any(|node| node.learns()) {
+        if !inputs.iter().any(|node| node.requires_grad()) {
             return Node::constant(value);
         }
         let mut steps = self.steps.borrow_mut();
@@ -73,7 +73,7 @@ impl Tape {
         }
     }
 
-    /// Gradients of the sum of `seed` times the elements of `node`, for every leaf that it depends on.
+    /// Computes the gradients of `sum(seed * node)` for every leaf that `node` depends on.
     pub(crate) fn backward(self, node: &Node, seed: Vec<f32>) -> Grads {
         let mut steps = self.steps.into_inner();
         let mut grads = Grads {
@@ -92,14 +92,14 @@ impl Tape {
     }
 }
 
-/// Gradients on their way.
+/// The gradients of a backward pass, by tape index.
 #[derive(Debug)]
 pub(crate) struct Grads {
     slots: Vec<Option<Vec<f32>>>,
 }
 
 impl Grads {
-    /// Adds to the gradient of `node`, where it wants one.
+    /// Adds `grad` to the gradient of `node`, if it requires one.
     pub(crate) fn add(&mut self, node: &Node, grad: Vec<f32>) {
         let Some(id) = node.id else {
             return;
@@ -111,7 +111,7 @@ impl Grads {
         }
     }
 
-    /// Takes the gradient of a leaf; nothing where the result does not depend on it.
+    /// Takes the gradient of a leaf; `None` if the result does not depend on it.
     pub(crate) fn take(&mut self, leaf: &Node) -> Option<Vec<f32>> {
         leaf.id.and_then(|id| self.slots[id].take())
     }
@@ -119,12 +119,13 @@ impl Grads {
 
 #[cfg(test)]
 pub(crate) mod check {
-    //! Finite differences against the way back.
+    //! Comparison of backward passes with finite differences.
 
     use super::*;
     use crate::rng::Rng;
 
-    /// Checks d(sum(w * f(args)))/d(args[which]) against central differences, for a fixed random w.
+    /// Asserts that the gradient of `sum(w * f(args))` with respect to `args[which]` matches central differences, for a
+    /// fixed random `w`.
     pub(crate) fn gradient(
         shapes: &[(usize, usize)],
         which: usize,

@@ -1,4 +1,4 @@
-//! Log-probabilities of chosen tokens, straight from logits.
+//! Log-probabilities of target tokens, computed directly from logits.
 
 use std::sync::Arc;
 
@@ -6,10 +6,9 @@ use super::math;
 use super::matrix::Matrix;
 use super::tape::{Node, Tape};
 
-/// Log-probabilities `[rows, per_row]` of `targets`, row after row, under `logits` `[rows, vocabulary]`.
+/// Computes the log-probabilities `[rows, per_row]` of `targets` under `logits` `[rows, vocabulary]`.
 ///
-/// The matrix of all log-probabilities is never made: with the vocabularies of today it would be the largest value of
-/// the pass.
+/// The log-probabilities of the other tokens are not stored: for large vocabularies, that matrix would dominate memory.
 pub(crate) fn log_probs(tape: &Tape, logits: &Node, targets: Arc<[u32]>, per_row: usize) -> Node {
     let input = logits.value();
     let mut out = Vec::with_capacity(targets.len());
@@ -47,7 +46,7 @@ pub(crate) fn log_probs(tape: &Tape, logits: &Node, targets: Arc<[u32]>, per_row
     })
 }
 
-/// The logarithm of the sum of exponentials of one row.
+/// Computes the log of the sum of exponentials of a row.
 pub(crate) fn log_sum_exp(row: &[f32]) -> f32 {
     let top = math::max(row);
     let mut lanes = [0f32; 8];

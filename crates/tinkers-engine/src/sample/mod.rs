@@ -1,6 +1,6 @@
-//! Sampling: one prefill of the prompt, then all samples of a request step by step together.
+//! Sampling: the prompt is prefilled once, then all samples of a request are decoded as a batch.
 
-mod choose;
+mod logits;
 mod prompt;
 mod stop;
 
@@ -15,62 +15,62 @@ use crate::ops::target::log_sum_exp;
 use crate::rng::Rng;
 use crate::text::Text;
 
-pub use choose::Choice;
-pub use prompt::{PromptScores, PromptWishes};
+pub use logits::SamplingOptions;
+pub use prompt::{PromptScoreOptions, PromptScores};
 pub use stop::Stop;
 #[cfg(feature = "fuzz")]
 pub use stop::stop_ends;
 
-/// The `(token, log-probability)` pairs of one position, the most likely first.
+/// The `(token, log-probability)` pairs of one position, most likely first.
 pub type TopK = Vec<(u32, f32)>;
 
-/// The most that keys and values of the samples that go together take up; a single sample has what it needs.
-const CACHED_BYTES: usize = 1 << 30;
+/// The maximum size of the KV cache of a batch of samples. A single sample may exceed it.
+const MAX_CACHE_BYTES: usize = 1 << 30;
 
-/// What is asked for.
+/// A request for samples.
 #[derive(Clone, Debug)]
 pub struct SampleJob {
-    /// The tokens to continue; at least one.
+    /// The prompt tokens; at least one.
     pub prompt: Vec<u32>,
-    /// How many continuations.
+    /// The number of samples.
     pub samples: usize,
-    /// Tokens of each at most; to the end of the context where absent.
+    /// The maximum number of tokens per sample; `None` for the rest of the context.
     pub max_tokens: Option<usize>,
-    /// How tokens are chosen.
-    pub choice: Choice,
-    /// Where chance comes from: the same job with the same seed gives the same tokens.
+    /// The parameters of token sampling.
+    pub sampling: SamplingOptions,
+    /// The random seed. The same job with the same seed gives the same tokens.
     pub seed: u64,
-    /// What ends a sample.
+    /// The stop tokens and stop texts.
     pub stop: Stop,
-    /// What is wanted to know of the prompt.
-    pub prompt_wishes: PromptWishes,
-    /// How many of the most likely tokens are wanted at each sampled position.
+    /// Which log-probabilities of the prompt to return.
+    pub prompt_options: PromptScoreOptions,
+    /// The number of most likely tokens to return for each sampled position.
     pub top_k_log_probs: usize,
 }
 
-/// One continuation.
+/// A sampled sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Its tokens, the one that stopped it included.
+    /// The sampled tokens, including the one that completed a stop.
     pub tokens: Vec<u32>,
-    /// Their log-probabilities under the untempered model.
+    /// The log-probabilities of the tokens at temperature 1.
     pub log_probs: Vec<f32>,
-    /// The most likely tokens at each position, where wanted.
+    /// The most likely tokens at each position, if requested.
     pub top_k: Vec<TopK>,
-    /// Whether a stop ended it, rather than its length.
+    /// Whether a stop ended the sample; `false` if it reached its maximum length.
     pub stopped: bool,
 }
 
-/// What comes out.
+/// The result of a [`SampleJob`].
 #[derive(Clone, Debug)]
 pub struct SampleResult {
-    /// One for each sample asked for.
+    /// The samples.
     pub samples: Vec<Sample>,
-    /// What was wanted to know of the prompt.
+    /// The requested log-probabilities of the prompt.
     pub prompt: PromptScores,
 }
 
-/// Weights to sample from: a base model with or without an adapter.
+/// A base model with an optional adapter to sample from.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     base: Arc<Model>,
@@ -79,7 +79,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Samples from `base` as `lora` adapts it now; later training does not reach it.
+    /// Creates a sampler with a copy of the current weights of `lora`. Later training does not affect it.
     #[must_use]
     pub fn new(base: Arc<Model>, lora: Option<&Lora>, text: Arc<Text>) -> Self {
         let adapters = match lora {
@@ -93,38 +93,38 @@ impl Sampler {
         }
     }
 
-    /// Runs a job on the threads of the pool that it is called in. `cancelled` ends it early with [`Error::Closed`].
+    /// Runs a job on the threads of the current pool.
     ///
-    /// Samples go together as far as their keys and values fit a gigabyte, one group after the other.
+    /// Samples are decoded in batches whose KV cache fits in 1 GB.
     ///
     /// # Errors
-    /// [`Error::Input`] naming what does not fit the model.
+    /// Returns [`Error::Input`] with the field that is invalid for the model, and [`Error::Closed`] after `cancelled` is set.
     pub fn run(&self, job: &SampleJob, cancelled: &AtomicBool) -> Result<SampleResult> {
-        self.run_within(job, cancelled, CACHED_BYTES)
+        self.run_within(job, cancelled, MAX_CACHE_BYTES)
     }
 
     fn run_within(
         &self,
         job: &SampleJob,
         cancelled: &AtomicBool,
-        bytes: usize,
+        max_cache_bytes: usize,
     ) -> Result<SampleResult> {
         let max_tokens = self.check(job)?;
         let len = job.prompt.len();
         let mut cache = KvCache::new(self.base.config(), len);
         let (prompt, logits) =
-            prompt::read(&self.base, &self.adapters, job, &mut cache, cancelled)?;
+            prompt::prefill(&self.base, &self.adapters, job, &mut cache, cancelled)?;
 
         let each = KvCache::bytes_of(self.base.config(), len + max_tokens);
-        let together = (bytes / each.max(1)).max(1);
+        let batch_size = (max_cache_bytes / each.max(1)).max(1);
         let mut states: Vec<State> = (0..job.samples)
             .map(|index| State::new(job.seed, index))
             .collect();
-        for group in states.chunks_mut(together) {
-            for state in &mut *group {
+        for batch in states.chunks_mut(batch_size) {
+            for state in &mut *batch {
                 self.advance(state, &logits, job, max_tokens)?;
             }
-            self.extend(group, &cache, job, max_tokens, cancelled)?;
+            self.extend(batch, &cache, job, max_tokens, cancelled)?;
         }
         Ok(SampleResult {
             samples: states.into_iter().map(|state| state.sample).collect(),
@@ -132,11 +132,11 @@ impl Sampler {
         })
     }
 
-    /// Samples on from the first tokens, all samples step by step together. `read` holds the prompt.
+    /// Decodes a batch of samples from their first tokens to their ends. `prefilled` contains the prompt.
     fn extend(
         &self,
         states: &mut [State],
-        read: &KvCache,
+        prefilled: &KvCache,
         job: &SampleJob,
         max_tokens: usize,
         cancelled: &AtomicBool,
@@ -144,9 +144,9 @@ impl Sampler {
         let capacity = job.prompt.len() + max_tokens;
         let mut active: Vec<usize> = (0..states.len()).collect();
         active.retain(|&index| !states[index].ended);
-        // Sequence i of the cache belongs to sample rows[i]; samples that have ended stay until half are gone.
+        // Sequence i of the cache belongs to sample rows[i]. Ended samples are removed once they are half of the cache.
         let mut rows = active.clone();
-        let mut cache = read.select(&vec![0; rows.len()], capacity);
+        let mut cache = prefilled.select(&vec![0; rows.len()], capacity);
         while !active.is_empty() {
             if cancelled.load(Ordering::Relaxed) {
                 return Err(Error::Closed);
@@ -174,7 +174,7 @@ impl Sampler {
         Ok(())
     }
 
-    /// Chooses the next token of one sample and sees whether it ends there.
+    /// Samples the next token of one sample and checks whether the sample ends.
     fn advance(
         &self,
         state: &mut State,
@@ -182,7 +182,7 @@ impl Sampler {
         job: &SampleJob,
         max_tokens: usize,
     ) -> Result<()> {
-        let token = job.choice.choose(logits, &mut state.rng);
+        let token = job.sampling.sample(logits, &mut state.rng);
         let total = log_sum_exp(logits);
         let sample = &mut state.sample;
         sample.tokens.push(token);
@@ -190,15 +190,15 @@ impl Sampler {
         if job.top_k_log_probs > 0 {
             sample
                 .top_k
-                .push(choose::most_likely(logits, job.top_k_log_probs, total));
+                .push(logits::most_likely(logits, job.top_k_log_probs, total));
         }
-        let context = &job.prompt[job.prompt.len().saturating_sub(stop::LEAD)..];
+        let context = &job.prompt[job.prompt.len().saturating_sub(stop::LEAD_TOKENS)..];
         sample.stopped = job.stop.ends(context, &sample.tokens, &self.text)?;
         state.ended = sample.stopped || sample.tokens.len() >= max_tokens;
         Ok(())
     }
 
-    /// Checks a job against the model; gives the number of tokens that a sample may have.
+    /// Checks a job against the model and returns the maximum number of tokens per sample.
     fn check(&self, job: &SampleJob) -> Result<usize> {
         let config = self.base.config();
         let (context, len) = (config.max_position_embeddings, job.prompt.len());
@@ -216,13 +216,13 @@ impl Sampler {
             let expected = config.vocab_size;
             return Err(Error::input(
                 "prompt",
-                format!("token {token} is outside the vocabulary of {expected}"),
+                format!("contains token {token}, expected ids below {expected}"),
             ));
         }
         if job.samples == 0 {
             return Err(Error::input("num_samples", "is 0, expected at least 1"));
         }
-        // The last token of a sample is not read, so behind a prompt that fills the context there is room for one.
+        // The last sampled token is not fed back, so one token fits after a prompt that fills the context.
         let room = (context - len).max(1);
         match job.max_tokens {
             None => Ok(room),
@@ -235,7 +235,7 @@ impl Sampler {
     }
 }
 
-/// One sample on its way.
+/// The state of one sample during decoding.
 #[derive(Debug)]
 struct State {
     sample: Sample,
@@ -262,7 +262,7 @@ impl State {
             .sample
             .tokens
             .last()
-            .expect("the first token is chosen before the first step")
+            .expect("the first token is sampled before the first step")
     }
 }
 
@@ -272,7 +272,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn samples_in_several_batches_equal_those_in_one() {
+    fn samples_do_not_depend_on_the_batch_size() {
         let base = testing::model("qwen3");
         let lora = testing::lora(base.config());
         let each = KvCache::bytes_of(base.config(), 3 + 20);
@@ -281,10 +281,10 @@ mod tests {
             prompt: vec![3, 1, 4],
             samples: 7,
             max_tokens: Some(20),
-            choice: Choice::default(),
+            sampling: SamplingOptions::default(),
             seed: 5,
             stop: Stop::tokens(vec![9]),
-            prompt_wishes: PromptWishes::default(),
+            prompt_options: PromptScoreOptions::default(),
             top_k_log_probs: 0,
         };
         let tokens = |bytes: usize| {
@@ -292,14 +292,14 @@ mod tests {
             let samples = result.unwrap().samples.into_iter();
             samples.map(|sample| sample.tokens).collect::<Vec<_>>()
         };
-        let together = tokens(CACHED_BYTES);
-        assert_eq!(together.len(), 7);
-        assert_eq!(tokens(3 * each), together);
-        assert_eq!(tokens(0), together);
+        let one_batch = tokens(MAX_CACHE_BYTES);
+        assert_eq!(one_batch.len(), 7);
+        assert_eq!(tokens(3 * each), one_batch);
+        assert_eq!(tokens(0), one_batch);
     }
 
     #[test]
-    fn a_cache_takes_up_what_is_reckoned_for_it() {
+    fn cache_size_matches_the_estimate() {
         let config = testing::config("llama");
         let cache = KvCache::new(&config, 1).select(&[0, 0, 0], 17);
         assert_eq!(cache.bytes(), 3 * KvCache::bytes_of(&config, 17));

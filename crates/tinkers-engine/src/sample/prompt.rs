@@ -1,9 +1,9 @@
-//! Reading the prompt: it fills the cache, and tells what the model thought of it.
+//! Prefill of the prompt and its log-probabilities.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::choose::most_likely;
+use super::logits::most_likely;
 use super::{SampleJob, TopK};
 use crate::error::{Error, Result};
 use crate::lora::Adapters;
@@ -12,52 +12,52 @@ use crate::ops::matrix::Matrix;
 use crate::ops::tape::{Node, Tape};
 use crate::ops::target::log_sum_exp;
 
-/// Positions read together: enough for good products, few enough that their logits stay small.
+/// The number of positions per prefill call: large enough for efficient matrix products, small enough to bound the logits.
 const CHUNK: usize = 256;
 
-/// What is wanted to know of the prompt.
+/// The log-probabilities of the prompt to return.
 #[derive(Clone, Debug, Default)]
-pub struct PromptWishes {
-    /// The log-probability of each token.
+pub struct PromptScoreOptions {
+    /// Whether to return the log-probability of each token.
     pub log_probs: bool,
-    /// How many of the most likely tokens at each position.
+    /// The number of most likely tokens to return for each position.
     pub top_k: usize,
-    /// For position `i + 1`, tokens whose log-probabilities are wanted; empty, or one entry for each position but the
-    /// first.
+    /// Entry `i` lists tokens whose log-probabilities to return for position `i + 1`. Empty, or one entry for each position but
+    /// the first.
     pub targets: Vec<Vec<u32>>,
 }
 
-/// What the model thought of the prompt.
+/// The log-probabilities of the prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptScores {
-    /// The log-probability of each token; `None` for the first, which nothing precedes. Empty where not wanted.
+    /// The log-probability of each token; `None` for the first token. Empty if not requested.
     pub log_probs: Vec<Option<f32>>,
-    /// The most likely tokens at each position; empty for the first. Empty where not wanted.
+    /// The most likely tokens at each position; none for the first. Empty if not requested.
     pub top_k: Vec<TopK>,
-    /// The log-probabilities of the wanted tokens of each position but the first.
+    /// The log-probabilities of the requested tokens of each position but the first.
     pub targets: Vec<Vec<f32>>,
 }
 
-impl PromptWishes {
+impl PromptScoreOptions {
     fn any(&self) -> bool {
         self.log_probs || self.top_k > 0 || !self.targets.is_empty()
     }
 }
 
-/// Reads the prompt of `job` into `cache`; gives its scores and the logits that follow it.
-pub(super) fn read(
+/// Prefills `cache` with the prompt of `job`. Returns the prompt's scores and the logits of the next token.
+pub(super) fn prefill(
     model: &Model,
     adapters: &Adapters,
     job: &SampleJob,
     cache: &mut KvCache,
     cancelled: &AtomicBool,
 ) -> Result<(PromptScores, Vec<f32>)> {
-    let wishes = &job.prompt_wishes;
+    let options = &job.prompt_options;
     let mut scores = PromptScores::default();
-    if wishes.log_probs {
+    if options.log_probs {
         scores.log_probs.push(None);
     }
-    if wishes.top_k > 0 {
+    if options.top_k > 0 {
         scores.top_k.push(Vec::new());
     }
     let mut last = Vec::new();
@@ -68,10 +68,10 @@ pub(super) fn read(
         let end = (start + CHUNK).min(job.prompt.len());
         let tokens: Arc<[u32]> = job.prompt[start..end].into();
         let hidden = model.extend(adapters, &tokens, cache);
-        if !wishes.any() && end < job.prompt.len() {
+        if !options.any() && end < job.prompt.len() {
             continue;
         }
-        let hidden = if wishes.any() {
+        let hidden = if options.any() {
             hidden
         } else {
             last_row(&hidden)
@@ -80,10 +80,10 @@ pub(super) fn read(
         let logits = logits.value();
         let rows = logits.data().chunks_exact(logits.cols());
         last = rows.clone().next_back().unwrap_or_default().to_vec();
-        if wishes.any() {
+        if options.any() {
             for (row, position) in rows.zip(start + 1..) {
                 if let Some(&token) = job.prompt.get(position) {
-                    score(wishes, &mut scores, row, position, token);
+                    score(options, &mut scores, row, position, token);
                 }
             }
         }
@@ -92,7 +92,7 @@ pub(super) fn read(
 }
 
 fn score(
-    wishes: &PromptWishes,
+    options: &PromptScoreOptions,
     scores: &mut PromptScores,
     logits: &[f32],
     position: usize,
@@ -100,13 +100,13 @@ fn score(
 ) {
     let total = log_sum_exp(logits);
     let log_prob = |token: u32| logits[token as usize] - total;
-    if wishes.log_probs {
+    if options.log_probs {
         scores.log_probs.push(Some(log_prob(token)));
     }
-    if wishes.top_k > 0 {
-        scores.top_k.push(most_likely(logits, wishes.top_k, total));
+    if options.top_k > 0 {
+        scores.top_k.push(most_likely(logits, options.top_k, total));
     }
-    if let Some(targets) = wishes.targets.get(position - 1) {
+    if let Some(targets) = options.targets.get(position - 1) {
         scores
             .targets
             .push(targets.iter().map(|&t| log_prob(t)).collect());

@@ -1,9 +1,9 @@
-//! What ends a sample.
+//! Stop tokens and stop texts.
 
 use crate::error::Result;
 use crate::text::Text;
 
-/// Tokens and texts that end a sample. The token that completes one stays part of the sample.
+/// The tokens and texts that end a sample. The token that completes one is part of the sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stop {
     tokens: Vec<u32>,
@@ -11,13 +11,13 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Nothing ends a sample but its length.
+    /// Returns an empty set: samples end only at their maximum length.
     #[must_use]
     pub fn never() -> Self {
         Self::default()
     }
 
-    /// Any of these tokens ends a sample.
+    /// Creates a set of stop tokens.
     #[must_use]
     pub fn tokens(tokens: Vec<u32>) -> Self {
         Self {
@@ -26,7 +26,7 @@ impl Stop {
         }
     }
 
-    /// Any of these texts, once a sample contains it, ends it as well. Empty texts are left out.
+    /// Adds stop texts: a sample ends once its text contains any of them. Empty texts are ignored.
     #[must_use]
     pub fn or_texts(mut self, texts: impl IntoIterator<Item = String>) -> Self {
         let texts = texts.into_iter().map(String::into_bytes);
@@ -34,7 +34,7 @@ impl Stop {
         self
     }
 
-    /// Whether a sample ends with the last of its `tokens`, which follow `context`, the end of the prompt.
+    /// Returns whether the last of `tokens` ends the sample. `context` is the end of the prompt.
     pub(crate) fn ends(&self, context: &[u32], tokens: &[u32], text: &Text) -> Result<bool> {
         let Some(last) = tokens.last() else {
             return Ok(false);
@@ -45,20 +45,20 @@ impl Stop {
         let Some(longest) = self.texts.iter().map(Vec::len).max() else {
             return Ok(false);
         };
-        let ending = Ending::of(context, tokens, longest, text)?;
-        Ok(self.texts.iter().any(|stop| ending.completes(stop)))
+        let tail = DecodedTail::new(context, tokens, longest, text)?;
+        Ok(self.texts.iter().any(|stop| tail.completes(stop)))
     }
 }
 
-/// Tokens that are decoded before those that matter. The first token of a text may be decoded without its space, and the first
-/// bytes of a character as a replacement; none of that may touch the text that is searched.
-pub(crate) const LEAD: usize = 8;
+/// The number of tokens that are decoded before the searched ones, as context. A decoder may drop the space of the first token
+/// and replace an incomplete first character, and neither may affect the searched text.
+pub(crate) const LEAD_TOKENS: usize = 8;
 
-/// What a decoder writes for bytes that are no character, such as those after a cut. Some write it for all bytes up to the next
-/// token that is none.
+/// What decoders write for invalid UTF-8, such as the rest of a character that was cut. Some decoders write it for every byte
+/// up to the next token that is not a byte.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// The end of `tokens` that does not begin within a character.
+/// Removes leading tokens that begin inside a character.
 fn whole_characters<'a>(mut tokens: &'a [u32], text: &Text) -> Result<&'a [u32]> {
     while let [_, rest @ ..] = tokens
         && text.decode(tokens)?.starts_with(REPLACEMENT)
@@ -68,41 +68,42 @@ fn whole_characters<'a>(mut tokens: &'a [u32], text: &Text) -> Result<&'a [u32]>
     Ok(tokens)
 }
 
-/// The end of a sample's text.
-struct Ending {
+/// The decoded end of a sample.
+struct DecodedTail {
     text: Vec<u8>,
-    /// How much of it was there before the last token.
-    before: usize,
+    /// The length of `text` without the last token.
+    before_last: usize,
 }
 
-impl Ending {
-    /// So much of the text that any text of `longest` bytes that the last token completes is in it.
-    fn of(context: &[u32], tokens: &[u32], longest: usize, text: &Text) -> Result<Self> {
-        // Most tokens spell a byte or more.
-        let (mut window, mut tries) = (longest + 2 * LEAD, 0);
+impl DecodedTail {
+    /// Decodes enough of the end of `tokens` to contain any stop text of up to `longest` bytes that the last token completes.
+    fn new(context: &[u32], tokens: &[u32], longest: usize, text: &Text) -> Result<Self> {
+        // Most tokens decode to at least one byte.
+        let (mut window, mut tries) = (longest + 2 * LEAD_TOKENS, 0);
         loop {
             let start = tokens.len().saturating_sub(window);
-            // What a token spells depends on those before it, so both differ from the whole by what was left out.
+            // The decoded text of a token depends on the tokens before it, so the lead is decoded too and then cut off.
             let (lead, rest) = if start == 0 {
                 (whole_characters(context, text)?, tokens)
             } else {
-                tokens[start..].split_at(LEAD)
+                tokens[start..].split_at(LEAD_TOKENS)
             };
             let all = [lead, rest].concat();
-            let spelled = text.decode(&all)?;
-            let own = common(&spelled, &text.decode(lead)?);
-            let before = common(&spelled, &text.decode(&all[..all.len() - 1])?).max(own);
-            let is_cut = spelled.starts_with(REPLACEMENT);
-            // Any number of tokens may spell nothing.
-            if start == 0 || (before - own >= longest && !is_cut) {
+            let decoded = text.decode(&all)?;
+            let lead_len = common_prefix(&decoded, &text.decode(lead)?);
+            let before_last =
+                common_prefix(&decoded, &text.decode(&all[..all.len() - 1])?).max(lead_len);
+            let is_cut = decoded.starts_with(REPLACEMENT);
+            // Tokens may decode to nothing, so the window may still be too short.
+            if start == 0 || (before_last - lead_len >= longest && !is_cut) {
                 return Ok(Self {
-                    text: spelled[own..].to_vec(),
-                    before: before - own,
+                    text: decoded[lead_len..].to_vec(),
+                    before_last: before_last - lead_len,
                 });
             }
             tries += 1;
-            // The start of a character is a few tokens away.
-            window = if is_cut && tries < LEAD {
+            // The start of the cut character is at most a few tokens earlier.
+            window = if is_cut && tries < LEAD_TOKENS {
                 window + 1
             } else {
                 2 * window
@@ -110,16 +111,16 @@ impl Ending {
         }
     }
 
-    /// Whether `stop` is in the text and ends in what the last token added.
+    /// Returns whether the text contains `stop` with its end in the last token.
     fn completes(&self, stop: &[u8]) -> bool {
-        let from = (self.before + 1).saturating_sub(stop.len());
+        let from = (self.before_last + 1).saturating_sub(stop.len());
         let searched = self.text.get(from..).unwrap_or_default();
         searched.windows(stop.len()).any(|window| window == stop)
     }
 }
 
-/// The length of what both texts begin with, in whole characters.
-fn common(a: &[u8], b: &[u8]) -> usize {
+/// Returns the length of the common prefix in bytes, cut to complete characters.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
     let mut same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     while a.get(same).is_some_and(|byte| byte & 0xc0 == 0x80) && same > 0 {
         same -= 1;
@@ -127,10 +128,10 @@ fn common(a: &[u8], b: &[u8]) -> usize {
     same
 }
 
-/// Whether a sample ends with the last of its `tokens`, for the tests that give foreign texts to whatever looks for them.
+/// Returns whether the last of `tokens` ends the sample. Used by the fuzz targets.
 ///
 /// # Errors
-/// Where the tokenizer fails.
+/// Returns the error of the tokenizer.
 #[cfg(feature = "fuzz")]
 pub fn stop_ends(stop: &Stop, tokens: &[u32], text: &Text) -> Result<bool> {
     stop.ends(&[], tokens, text)
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_ends_a_sample_with_the_token_that_completes_it() {
+    fn stop_text_ends_a_sample_at_the_completing_token() {
         let stop = Stop::tokens(vec![256]).or_texts(["\n\n".to_owned(), "end".to_owned()]);
         assert!(!ends(&stop, "the en"));
         assert!(ends(&stop, "the end"));
@@ -155,18 +156,18 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_spell_nothing_do_not_hide_a_text() {
+    fn stop_text_is_found_across_tokens_without_text() {
         let stop = Stop::never().or_texts(["ab".to_owned()]);
-        for silent in [0, 8, 9, 100] {
-            let tokens = [vec![120; 30], vec![97], vec![300; silent], vec![98]].concat();
-            assert!(stop.ends(&[], &tokens, &Text::Bytes).unwrap(), "{silent}");
+        for empty in [0, 8, 9, 100] {
+            let tokens = [vec![120; 30], vec![97], vec![300; empty], vec![98]].concat();
+            assert!(stop.ends(&[], &tokens, &Text::Bytes).unwrap(), "{empty}");
             let without = &tokens[..tokens.len() - 1];
-            assert!(!stop.ends(&[], without, &Text::Bytes).unwrap(), "{silent}");
+            assert!(!stop.ends(&[], without, &Text::Bytes).unwrap(), "{empty}");
         }
     }
 
     #[test]
-    fn a_token_ends_a_sample_only_where_it_is_the_last() {
+    fn stop_token_ends_a_sample_only_as_the_last_token() {
         let stop = Stop::tokens(vec![256, 7]);
         assert!(stop.ends(&[], &[1, 2, 256], &Text::Bytes).unwrap());
         assert!(!stop.ends(&[], &[256, 1], &Text::Bytes).unwrap());
@@ -174,12 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_text_stops_nothing() {
+    fn empty_stop_text_is_ignored() {
         assert_eq!(Stop::never().or_texts([String::new()]), Stop::never());
     }
 
-    /// A tokenizer of these words with this decoder.
-    fn words(words: &[&str], decoder: &str) -> Text {
+    /// Creates a word-level tokenizer with the given vocabulary and decoder.
+    fn tokenizer(words: &[&str], decoder: &str) -> Text {
         let vocabulary: serde_json::Map<String, serde_json::Value> = words
             .iter()
             .zip(0..)
@@ -194,8 +195,8 @@ mod tests {
         Text::Tokenizer(Box::new(json.parse().unwrap()))
     }
 
-    /// How many of the tokens a sample has before `stop` ends it, behind the prompt `context`.
-    fn length(stop: &str, context: &[u32], tokens: &[u32], text: &Text) -> Option<usize> {
+    /// Returns the number of tokens after which `stop` ends a sample of `tokens`; `context` is the prompt.
+    fn stopped_length(stop: &str, context: &[u32], tokens: &[u32], text: &Text) -> Option<usize> {
         let stop = Stop::never().or_texts([stop.to_owned()]);
         (1..=tokens.len()).find(|&n| stop.ends(context, &tokens[..n], text).unwrap())
     }
@@ -204,53 +205,56 @@ mod tests {
         r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true}"#;
 
     #[test]
-    fn the_space_before_the_first_token_is_part_of_the_text() {
-        let metaspace = words(&["▁a", "▁b", "c"], METASPACE);
-        let plain = words(&["a", "b", "c"], "null");
+    fn space_before_the_first_sampled_token_is_searched() {
+        let metaspace = tokenizer(&["▁a", "▁b", "c"], METASPACE);
+        let plain = tokenizer(&["a", "b", "c"], "null");
         for text in [&metaspace, &plain] {
-            assert_eq!(length(" b", &[0], &[1, 2], text), Some(1));
-            assert_eq!(length(" b", &[0], &[0, 0, 1], text), Some(3));
-            // The prompt itself is no part of the sample.
-            assert_eq!(length("a b", &[0], &[1, 2], text), None);
-            assert_eq!(length("b", &[1], &[0, 0], text), None);
+            assert_eq!(stopped_length(" b", &[0], &[1, 2], text), Some(1));
+            assert_eq!(stopped_length(" b", &[0], &[0, 0, 1], text), Some(3));
+            // The prompt is not searched.
+            assert_eq!(stopped_length("a b", &[0], &[1, 2], text), None);
+            assert_eq!(stopped_length("b", &[1], &[0, 0], text), None);
         }
     }
 
     #[test]
-    fn a_character_of_several_tokens_ends_a_sample_when_it_is_whole() {
+    fn stop_text_of_multi_token_characters_is_found_complete() {
         let decoder = r#"{"type":"ByteFallback"}"#;
-        let spell = |bytes: &[u8]| {
+        let byte_tokens = |bytes: &[u8]| {
             bytes
                 .iter()
                 .map(|b| format!("<0x{b:02X}>"))
                 .collect::<Vec<_>>()
         };
-        // The fullwidth colon and the replacement character begin with the same byte.
-        let tokens = spell("：é".as_bytes());
+        // The fullwidth colon and the replacement character start with the same byte.
+        let tokens = byte_tokens("：é".as_bytes());
         let mut all: Vec<&str> = tokens.iter().map(String::as_str).collect();
         all.push("x");
         let decoder = format!(r#"{{"type":"Sequence","decoders":[{decoder},{{"type":"Fuse"}}]}}"#);
-        let text = words(&all, &decoder);
-        assert_eq!(length("：", &[5], &[0, 1, 2], &text), Some(3));
-        assert_eq!(length("é", &[5], &[3, 4], &text), Some(2));
-        assert_eq!(length("xé", &[5], &[5, 3, 4], &text), Some(3));
+        let text = tokenizer(&all, &decoder);
+        assert_eq!(stopped_length("：", &[5], &[0, 1, 2], &text), Some(3));
+        assert_eq!(stopped_length("é", &[5], &[3, 4], &text), Some(2));
+        assert_eq!(stopped_length("xé", &[5], &[5, 3, 4], &text), Some(3));
         let long: Vec<u32> = std::iter::repeat_n([0, 1, 2], 40)
             .flatten()
             .chain([3, 4])
             .collect();
-        assert_eq!(length("：é", &[5], &long, &text), Some(long.len()));
+        assert_eq!(stopped_length("：é", &[5], &long, &text), Some(long.len()));
     }
 
     #[test]
-    fn the_start_of_a_window_is_no_text_of_its_own() {
-        // Alone, a piece of a word keeps the marks that it loses behind another.
+    fn decoding_a_suffix_does_not_create_false_matches() {
+        // A word piece keeps its prefix when decoded first, and loses it after another token.
         let decoder = r###"{"type":"WordPiece","prefix":"##","cleanup":true}"###;
-        let text = words(&["un", "##do", "##ing"], decoder);
+        let text = tokenizer(&["un", "##do", "##ing"], decoder);
         let tokens: Vec<u32> = std::iter::once(0)
             .chain(std::iter::repeat_n(1, 60))
             .chain([2])
             .collect();
-        assert_eq!(length("##", &[], &tokens, &text), None);
-        assert_eq!(length("doing", &[], &tokens, &text), Some(tokens.len()));
+        assert_eq!(stopped_length("##", &[], &tokens, &text), None);
+        assert_eq!(
+            stopped_length("doing", &[], &tokens, &text),
+            Some(tokens.len())
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The whole pass against the tensor library: plain operations composed, differentiated by the library itself.
+//! A test of the whole pass against a reference model in the tensor library, which differentiates it automatically.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use crate::config::ModelConfig;
 use crate::lora::ALPHA;
 use crate::testing;
 
-/// A model of tensors, with adapters that are variables.
-struct Plain {
+/// A reference model of reference tensor operations, with the adapters as variables.
+struct Reference {
     config: ModelConfig,
     weights: BTreeMap<String, Tensor>,
     vars: BTreeMap<String, Var>,
 }
 
-impl Plain {
+impl Reference {
     fn new(config: &ModelConfig, lora: &Lora) -> Self {
         let tensor = |data: &[f32], shape: [usize; 2]| {
             Tensor::from_vec(data.to_vec(), &shape[..], &Device::Cpu).unwrap()
@@ -53,7 +53,7 @@ impl Plain {
         x.broadcast_div(&root)?.broadcast_mul(&self.weights[name])
     }
 
-    /// Turns `[heads, len, width]`.
+    /// Applies rotary embeddings to `x` of shape `[heads, len, width]`.
     fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let (_, len, width) = x.dims3()?;
         let frequencies = self.config.frequencies();
@@ -121,7 +121,7 @@ impl Plain {
         part(&(opened * part(x, "up")?)?, "down")
     }
 
-    /// Log-probabilities of `targets` after each of `tokens`.
+    /// Computes the log-probability of the target of each token.
     fn log_probs(&self, tokens: &[u32], targets: &[u32]) -> Result<Tensor> {
         let ids = Tensor::new(tokens, &Device::Cpu)?;
         let mut x = self.weights["model.embed_tokens.weight"].index_select(&ids, 0)?;
@@ -148,23 +148,23 @@ impl Plain {
 }
 
 #[test]
-fn passes_agree_with_the_librarys_own_differentiation() {
+fn passes_agree_with_automatic_differentiation() {
     for family in ["llama", "qwen2", "qwen3"] {
         let base = testing::model(family);
         let lora = testing::lora(base.config());
-        let plain = Plain::new(base.config(), &lora);
+        let reference = Reference::new(base.config(), &lora);
         let optimizer = AdamW::new(lora.params());
-        let mut trainee = Trainee::from_parts(base, lora, optimizer);
+        let mut trainable = TrainableModel::from_parts(base, lora, optimizer);
         // Two sequences of different lengths, so that one is padded.
         let texts: [&[u32]; 2] = [&[3, 1, 4, 1, 5, 9, 2, 6, 5], &[22, 0, 7, 7, 13]];
         let weights = |len: usize| (0..len).map(|i| 0.5 + i as f32 * 0.25).collect::<Vec<_>>();
         let examples = texts.map(|text| Example {
             tokens: text[..text.len() - 1].to_vec(),
             targets: text[1..].iter().copied().map(Some).collect(),
-            terms: Terms::Weights(weights(text.len() - 1)),
+            loss_inputs: LossInputs::Weights(weights(text.len() - 1)),
         });
         let threads = Threads::new(2).unwrap();
-        let result = trainee
+        let result = trainable
             .pass(
                 &threads,
                 &examples,
@@ -176,7 +176,7 @@ fn passes_agree_with_the_librarys_own_differentiation() {
         let mut total: Option<Tensor> = None;
         for (text, got) in texts.iter().zip(&result.log_probs) {
             let len = text.len() - 1;
-            let p = plain.log_probs(&text[..len], &text[1..]).unwrap();
+            let p = reference.log_probs(&text[..len], &text[1..]).unwrap();
             let want = p.to_vec1::<f32>().unwrap();
             for (got, want) in got.iter().zip(&want) {
                 assert!((got - want).abs() < 2e-5, "{family}: {got} {want}");
@@ -186,9 +186,9 @@ fn passes_agree_with_the_librarys_own_differentiation() {
             total = Some(total.map_or(loss.clone(), |sum| (sum + loss).unwrap()));
         }
         let wanted = total.unwrap().backward().unwrap();
-        let grads = trainee.grads.as_ref().unwrap();
-        for (param, got) in trainee.lora.params().iter().zip(grads) {
-            let want = wanted.get(&plain.vars[param.name()]).unwrap();
+        let grads = trainable.grads.as_ref().unwrap();
+        for (param, got) in trainable.lora.params().iter().zip(grads) {
+            let want = wanted.get(&reference.vars[param.name()]).unwrap();
             let want = want.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let size = want.iter().fold(0f32, |m, x| m.max(x.abs()));
             assert!(size > 1e-4, "{family}: no gradient for {}", param.name());

@@ -1,21 +1,21 @@
-//! Training as a whole: gradients, accumulation, steps.
+//! Tests of gradients, accumulation and optimizer steps.
 
 use super::*;
 use crate::adamw::AdamW;
 use crate::testing;
 
-fn trainee(family: &str) -> Trainee {
+fn trainable(family: &str) -> TrainableModel {
     let base = testing::model(family);
     let lora = testing::lora(base.config());
     let optimizer = AdamW::new(lora.params());
-    Trainee::from_parts(base, lora, optimizer)
+    TrainableModel::from_parts(base, lora, optimizer)
 }
 
 fn example(text: &[u32]) -> Example {
     Example {
         tokens: text[..text.len() - 1].to_vec(),
         targets: text[1..].iter().copied().map(Some).collect(),
-        terms: Terms::Weights(vec![1.0; text.len() - 1]),
+        loss_inputs: LossInputs::Weights(vec![1.0; text.len() - 1]),
     }
 }
 
@@ -27,7 +27,7 @@ fn batch() -> Vec<Example> {
 fn policy_batch() -> Vec<Example> {
     let with = |mut example: Example| {
         let len = example.targets.len();
-        example.terms = Terms::Policy {
+        example.loss_inputs = LossInputs::Policy {
             sampler: (0..len).map(|i| -2.0 - i as f32 * 0.3).collect(),
             advantages: (0..len).map(|i| 1.0 - i as f32 * 0.4).collect(),
         };
@@ -36,17 +36,22 @@ fn policy_batch() -> Vec<Example> {
     batch().into_iter().map(with).collect()
 }
 
-fn pass(trainee: &mut Trainee, examples: &[Example], loss: &Loss, mode: Mode) -> PassResult {
+fn pass(
+    trainable: &mut TrainableModel,
+    examples: &[Example],
+    loss: &Loss,
+    mode: Mode,
+) -> PassResult {
     let threads = Threads::new(2).unwrap();
-    trainee.pass(&threads, examples, loss, mode).unwrap()
+    trainable.pass(&threads, examples, loss, mode).unwrap()
 }
 
-/// Central differences of the loss over elements of one matrix against the gradient of the pass.
+/// Asserts that the gradient of one matrix matches central differences of the loss.
 fn check(family: &str, examples: &[Example], loss: &Loss, name: &str) {
-    let mut trainee = trainee(family);
-    pass(&mut trainee, examples, loss, Mode::ForwardBackward);
-    let grads = trainee.grads.take().unwrap();
-    let at = trainee
+    let mut trainable = trainable(family);
+    pass(&mut trainable, examples, loss, Mode::ForwardBackward);
+    let grads = trainable.grads.take().unwrap();
+    let at = trainable
         .lora
         .params()
         .iter()
@@ -54,17 +59,17 @@ fn check(family: &str, examples: &[Example], loss: &Loss, name: &str) {
         .unwrap();
     let grad = &grads[at];
     let mut value = |element: usize, by: f32| {
-        let data = trainee.lora.params_mut()[at].value.data_mut();
+        let data = trainable.lora.params_mut()[at].value.data_mut();
         let before = data[element];
         data[element] = before + by;
-        let result = pass(&mut trainee, examples, loss, Mode::Forward);
-        trainee.lora.params_mut()[at].value.data_mut()[element] = before;
+        let result = pass(&mut trainable, examples, loss, Mode::Forward);
+        trainable.lora.params_mut()[at].value.data_mut()[element] = before;
         result.metrics["loss:sum"]
     };
     let step = 4e-3f32;
     let mut order: Vec<usize> = (0..grad.len()).collect();
     order.sort_by(|a, b| grad[*b].abs().total_cmp(&grad[*a].abs()));
-    // The largest tell most; the others drown in the rounding of single precision.
+    // Only the largest elements, since the rounding of single precision dominates the differences of the others.
     for &element in &order[..6] {
         let want = (value(element, step) - value(element, -step)) / (2.0 * f64::from(step));
         let got = f64::from(grad[element]);
@@ -91,7 +96,7 @@ const FIRST_LAYER: [&str; 10] = [
 ];
 
 #[test]
-fn gradients_of_the_first_layer_agree_with_finite_differences() {
+fn first_layer_gradients_agree_with_finite_differences() {
     for family in ["llama", "qwen2", "qwen3"] {
         for name in FIRST_LAYER {
             check(family, &batch(), &Loss::CrossEntropy, name);
@@ -100,7 +105,7 @@ fn gradients_of_the_first_layer_agree_with_finite_differences() {
 }
 
 #[test]
-fn gradients_of_the_policy_losses_agree_with_finite_differences() {
+fn policy_loss_gradients_agree_with_finite_differences() {
     for loss in [Loss::ImportanceSampling, Loss::Dro { beta: 0.3 }] {
         for name in ["layers.0.self_attn.q_proj.lora_A", "lm_head.lora_B"] {
             check("qwen3", &policy_batch(), &loss, name);
@@ -109,16 +114,16 @@ fn gradients_of_the_policy_losses_agree_with_finite_differences() {
 }
 
 #[test]
-fn gradients_of_passes_add_up_to_those_of_one_pass() {
+fn gradients_accumulate_over_passes() {
     let examples = batch();
-    let mut once = trainee("qwen3");
+    let mut once = trainable("qwen3");
     pass(
         &mut once,
         &examples,
         &Loss::CrossEntropy,
         Mode::ForwardBackward,
     );
-    let mut parts = trainee("qwen3");
+    let mut parts = trainable("qwen3");
     for example in &examples {
         let one = std::slice::from_ref(example);
         pass(&mut parts, one, &Loss::CrossEntropy, Mode::ForwardBackward);
@@ -130,29 +135,29 @@ fn gradients_of_passes_add_up_to_those_of_one_pass() {
 }
 
 #[test]
-fn a_forward_pass_leaves_no_gradients_and_a_step_takes_them() {
-    let mut trainee = trainee("llama");
-    pass(&mut trainee, &batch(), &Loss::CrossEntropy, Mode::Forward);
-    assert!(trainee.grads.is_none());
+fn forward_adds_no_gradients_and_a_step_clears_them() {
+    let mut trainable = trainable("llama");
+    pass(&mut trainable, &batch(), &Loss::CrossEntropy, Mode::Forward);
+    assert!(trainable.grads.is_none());
     pass(
-        &mut trainee,
+        &mut trainable,
         &batch(),
         &Loss::CrossEntropy,
         Mode::ForwardBackward,
     );
-    assert!(trainee.grads.is_some());
-    assert!(trainee.step(&AdamWParams::default()).unwrap().grad_norm > 0.0);
-    assert!(trainee.grads.is_none());
+    assert!(trainable.grads.is_some());
+    assert!(trainable.step(&AdamWParams::default()).unwrap().grad_norm > 0.0);
+    assert!(trainable.grads.is_none());
     assert_eq!(
-        trainee.step(&AdamWParams::default()).unwrap().grad_norm,
+        trainable.step(&AdamWParams::default()).unwrap().grad_norm,
         0.0
     );
 }
 
 #[test]
-fn steps_bring_the_loss_down_and_a_rate_of_zero_does_not() {
+fn steps_lower_the_loss_unless_the_learning_rate_is_zero() {
     for (rate, falls) in [(1e-2, true), (0.0, false)] {
-        let mut trainee = trainee("qwen3");
+        let mut trainable = trainable("qwen3");
         let with = AdamWParams {
             learning_rate: rate,
             ..AdamWParams::default()
@@ -160,12 +165,12 @@ fn steps_bring_the_loss_down_and_a_rate_of_zero_does_not() {
         let loss = |result: PassResult| result.metrics["loss:sum"];
         let mut step = || {
             let result = pass(
-                &mut trainee,
+                &mut trainable,
                 &batch(),
                 &Loss::CrossEntropy,
                 Mode::ForwardBackward,
             );
-            trainee.step(&with).unwrap();
+            trainable.step(&with).unwrap();
             loss(result)
         };
         let first = step();
@@ -176,38 +181,38 @@ fn steps_bring_the_loss_down_and_a_rate_of_zero_does_not() {
 }
 
 #[test]
-fn a_position_without_a_target_counts_for_nothing() {
-    let mut with_gap = example(&[3, 1, 4, 1, 5]);
-    with_gap.targets[1] = None;
+fn missing_target_contributes_no_loss_and_no_gradient() {
+    let mut with_missing = example(&[3, 1, 4, 1, 5]);
+    with_missing.targets[1] = None;
     let mut without_weight = example(&[3, 1, 4, 1, 5]);
-    without_weight.terms = Terms::Weights(vec![1.0, 0.0, 1.0, 1.0]);
+    without_weight.loss_inputs = LossInputs::Weights(vec![1.0, 0.0, 1.0, 1.0]);
     let run = |example: Example| {
-        let mut trainee = trainee("llama");
+        let mut trainable = trainable("llama");
         let result = pass(
-            &mut trainee,
+            &mut trainable,
             &[example],
             &Loss::CrossEntropy,
             Mode::ForwardBackward,
         );
-        (result, trainee.grads.unwrap())
+        (result, trainable.grads.unwrap())
     };
-    let (gap, gap_grads) = run(with_gap);
+    let (missing, missing_grads) = run(with_missing);
     let (zero, zero_grads) = run(without_weight);
-    assert_eq!(gap.metrics["loss:sum"], zero.metrics["loss:sum"]);
-    assert_eq!(gap.log_probs[0][1], 0.0);
+    assert_eq!(missing.metrics["loss:sum"], zero.metrics["loss:sum"]);
+    assert_eq!(missing.log_probs[0][1], 0.0);
     assert!(zero.log_probs[0][1] < 0.0);
-    assert_eq!(gap_grads, zero_grads);
+    assert_eq!(missing_grads, zero_grads);
 }
 
 #[test]
-fn several_targets_for_a_position_are_weighed_each() {
-    let mut trainee = trainee("qwen3");
+fn each_of_several_targets_per_position_has_its_own_weight() {
+    let mut trainable = trainable("qwen3");
     let both = Example {
         tokens: vec![3, 1],
         targets: vec![Some(1), Some(2), Some(4), None],
-        terms: Terms::Weights(vec![1.0, 0.5, 2.0, 0.0]),
+        loss_inputs: LossInputs::Weights(vec![1.0, 0.5, 2.0, 0.0]),
     };
-    let result = pass(&mut trainee, &[both], &Loss::CrossEntropy, Mode::Forward);
+    let result = pass(&mut trainable, &[both], &Loss::CrossEntropy, Mode::Forward);
     let p = &result.log_probs[0];
     let want = -f64::from(p[0]) - 0.5 * f64::from(p[1]) - 2.0 * f64::from(p[2]);
     assert!((result.metrics["loss:sum"] - want).abs() < 1e-5);
@@ -216,22 +221,27 @@ fn several_targets_for_a_position_are_weighed_each() {
         single.targets[0] = Some(target);
         single
     };
-    let single = pass(&mut trainee, &[one(2)], &Loss::CrossEntropy, Mode::Forward);
+    let single = pass(
+        &mut trainable,
+        &[one(2)],
+        &Loss::CrossEntropy,
+        Mode::Forward,
+    );
     assert!((single.log_probs[0][0] - p[1]).abs() < 1e-5);
 }
 
 #[test]
-fn the_same_inputs_give_the_same_bits_on_any_number_of_threads() {
+fn training_is_bitwise_equal_on_any_number_of_threads() {
     let run = |count: usize| {
-        let mut trainee = trainee("qwen3");
+        let mut trainable = trainable("qwen3");
         let threads = Threads::new(count).unwrap();
         let many: Vec<Example> = (0..300).map(|i| batch()[i % 3].clone()).collect();
         let mode = Mode::ForwardBackward;
-        trainee
+        trainable
             .pass(&threads, &many, &Loss::CrossEntropy, mode)
             .unwrap();
-        trainee.step(&AdamWParams::default()).unwrap();
-        let params = trainee.lora.params().iter().flat_map(|p| p.data());
+        trainable.step(&AdamWParams::default()).unwrap();
+        let params = trainable.lora.params().iter().flat_map(|p| p.data());
         params.map(|x| x.to_bits()).collect::<Vec<u32>>()
     };
     let one = run(1);
@@ -240,7 +250,7 @@ fn the_same_inputs_give_the_same_bits_on_any_number_of_threads() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_by_name_and_adds_nothing() {
+fn invalid_input_is_refused_by_field_and_adds_no_gradients() {
     let mut cases: Vec<(Example, &str)> = Vec::new();
     let mut case = |field: &'static str, change: &dyn Fn(&mut Example)| {
         let mut bad = example(&[3, 1, 4]);
@@ -256,50 +266,50 @@ fn what_does_not_fit_is_refused_by_name_and_adds_nothing() {
         let _ = e.targets.pop();
     });
     case("data[1].loss_fn_inputs.weights", &|e| {
-        e.terms = Terms::Weights(vec![1.0])
+        e.loss_inputs = LossInputs::Weights(vec![1.0])
     });
     case("data[1].loss_fn_inputs.weights", &|e| {
-        e.terms = Terms::Weights(vec![1.0, f32::NAN])
+        e.loss_inputs = LossInputs::Weights(vec![1.0, f32::NAN])
     });
     case("data[1].loss_fn_inputs.advantages", &|e| {
-        e.terms = Terms::Policy {
+        e.loss_inputs = LossInputs::Policy {
             sampler: vec![-1.0; 2],
             advantages: vec![f32::INFINITY; 2],
         };
     });
     let threads = Threads::new(1).unwrap();
     for (bad, field) in cases {
-        let mut trainee = trainee("llama");
+        let mut trainable = trainable("llama");
         let data = [example(&[1, 2]), bad];
         let mode = Mode::ForwardBackward;
-        let error = trainee
+        let error = trainable
             .pass(&threads, &data, &Loss::CrossEntropy, mode)
             .unwrap_err();
         assert!(error.to_string().starts_with(field), "{error}");
-        assert!(trainee.grads.is_none());
+        assert!(trainable.grads.is_none());
     }
 }
 
 #[test]
-fn non_finite_gradients_are_refused_and_others_kept() {
-    let mut trainee = trainee("qwen3");
+fn non_finite_gradients_are_refused_and_add_nothing() {
+    let mut trainable = trainable("qwen3");
     let threads = Threads::new(1).unwrap();
     let mode = Mode::ForwardBackward;
     let good = batch();
-    pass(&mut trainee, &good, &Loss::CrossEntropy, mode);
-    let held = trainee.grads.clone().unwrap();
+    pass(&mut trainable, &good, &Loss::CrossEntropy, mode);
+    let held = trainable.grads.clone().unwrap();
     let mut bad = example(&[3, 1, 4]);
-    bad.terms = Terms::Weights(vec![f32::MAX; 2]);
-    let refused = trainee.pass(&threads, &[bad], &Loss::CrossEntropy, mode);
+    bad.loss_inputs = LossInputs::Weights(vec![f32::MAX; 2]);
+    let refused = trainable.pass(&threads, &[bad], &Loss::CrossEntropy, mode);
     let error = refused.unwrap_err().to_string();
     assert!(
-        error.starts_with("data: ") && error.contains("no finite numbers"),
+        error.starts_with("data: ") && error.contains("not finite"),
         "{error}"
     );
-    assert_eq!(trainee.grads.as_ref(), Some(&held));
-    trainee.step(&AdamWParams::default()).unwrap();
+    assert_eq!(trainable.grads.as_ref(), Some(&held));
+    trainable.step(&AdamWParams::default()).unwrap();
     assert!(
-        trainee
+        trainable
             .lora
             .params()
             .iter()
@@ -308,43 +318,47 @@ fn non_finite_gradients_are_refused_and_others_kept() {
 }
 
 #[test]
-fn a_step_beyond_the_numbers_changes_nothing() {
-    // The weights leave the numbers with the rate, the second moments with the gradient.
+fn step_to_non_finite_weights_changes_nothing() {
+    // The learning rate makes the weights infinite, the gradient the second moments.
     for (scale, rate) in [(1.0, 1e39), (1e25, 1e-3)] {
-        let mut trainee = trainee("qwen3");
+        let mut trainable = trainable("qwen3");
         let mut data = batch();
         for example in &mut data {
-            example.terms = Terms::Weights(vec![scale; example.targets.len()]);
+            example.loss_inputs = LossInputs::Weights(vec![scale; example.targets.len()]);
         }
         pass(
-            &mut trainee,
+            &mut trainable,
             &data,
             &Loss::CrossEntropy,
             Mode::ForwardBackward,
         );
-        let state = |trainee: &Trainee| {
-            let params = trainee.lora.params().iter().flat_map(|p| p.data().to_vec());
+        let state = |trainable: &TrainableModel| {
+            let params = trainable
+                .lora
+                .params()
+                .iter()
+                .flat_map(|p| p.data().to_vec());
             (
                 params.collect::<Vec<_>>(),
-                trainee.optimizer.clone(),
-                trainee.grads.clone(),
+                trainable.optimizer.clone(),
+                trainable.grads.clone(),
             )
         };
-        let before = state(&trainee);
+        let before = state(&trainable);
         let with = AdamWParams {
             learning_rate: rate,
             ..AdamWParams::default()
         };
-        let error = trainee.step(&with).unwrap_err().to_string();
+        let error = trainable.step(&with).unwrap_err().to_string();
         assert!(error.starts_with("adam_params: "), "{error}");
-        assert_eq!(state(&trainee), before);
-        // With clipping, or a rate that fits, the same gradients do.
-        trainee
+        assert_eq!(state(&trainable), before);
+        // The same gradients are accepted with clipping and the default learning rate.
+        trainable
             .step(&AdamWParams {
                 grad_clip_norm: 1.0,
                 ..AdamWParams::default()
             })
             .unwrap();
-        assert_eq!(trainee.optimizer.steps(), 1);
+        assert_eq!(trainable.optimizer.steps(), 1);
     }
 }

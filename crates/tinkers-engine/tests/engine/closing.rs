@@ -1,4 +1,4 @@
-//! The end of an engine, and checkpoints that belong to another one.
+//! Tests of closing an engine, and of checkpoints of another base model.
 
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -10,10 +10,10 @@ use tinkers_local::engine::{
 };
 use tinkers_wire::{CheckpointKind, LoraConfig, SampleRequest};
 
-use crate::{Bench, path, refused, sample};
+use crate::{TestEngine, path, refused, sample};
 
-/// Begins a save of `model` with an adapter of `rank`, and does not wait for it. Gives the file that it writes.
-fn begin_save(bench: &Bench, dir: &Path, rank: u32) -> std::path::PathBuf {
+/// Starts a save of the model `m` without waiting for it. Returns the path of the checkpoint file.
+fn begin_save(test: &TestEngine, dir: &Path, rank: u32) -> std::path::PathBuf {
     let record = CheckpointRecord {
         path: path("m", CheckpointKind::Training, "n"),
         base_model: builtin::NAME.into(),
@@ -30,84 +30,83 @@ fn begin_save(bench: &Bench, dir: &Path, rank: u32) -> std::path::PathBuf {
         record,
         overwrite: Overwrite::Refuse,
     };
-    drop(bench.start(work));
+    drop(test.start(work));
     dir.join("checkpoints/m/weights/n.safetensors")
 }
 
-/// A model whose save takes its time.
-fn create_large(bench: &Bench) {
+/// Creates a model with a large adapter, whose save takes long.
+fn create_large(test: &TestEngine) {
     let work = Work::CreateModel {
         model: "m".into(),
         base_model: builtin::NAME.into(),
         lora: LoraConfig::rank(512),
     };
-    assert_eq!(bench.run(work), Ok(Outcome::Done));
+    assert_eq!(test.run(work), Ok(Outcome::Done));
 }
 
 #[test]
-fn closing_finishes_a_save_and_takes_no_more_work() {
+fn close_finishes_saves_and_refuses_new_jobs() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    create_large(&bench);
-    let file = begin_save(&bench, dir.path(), 512);
-    assert!(bench.engine.close(Duration::from_secs(120)));
+    let test = TestEngine::new(dir.path());
+    create_large(&test);
+    let file = begin_save(&test, dir.path(), 512);
+    assert!(test.engine.close(Duration::from_secs(120)));
     assert!(file.exists());
-    let late = bench.save("m", CheckpointKind::Training, "late", Overwrite::Refuse);
+    let late = test.save("m", CheckpointKind::Training, "late", Overwrite::Refuse);
     assert!(late.unwrap_err().message.contains("closed"));
-    // The directory is free for the next engine while this one still exists.
+    // Another engine can use the directory while this one still exists.
     drop(ModelEngine::builtin(dir.path()).unwrap());
 }
 
 #[test]
-fn dropping_the_engine_finishes_a_save() {
+fn drop_finishes_saves() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    create_large(&bench);
-    let file = begin_save(&bench, dir.path(), 512);
-    drop(bench);
+    let test = TestEngine::new(dir.path());
+    create_large(&test);
+    let file = begin_save(&test, dir.path(), 512);
+    drop(test);
     assert!(file.exists());
 }
 
 #[test]
-fn closing_waits_no_longer_than_its_patience() {
+fn close_returns_after_its_timeout() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    bench.create("m");
-    let (go_on, wait) = channel::<()>();
+    let test = TestEngine::new(dir.path());
+    test.create("m");
+    let (release, wait) = channel::<()>();
     let busy = Job {
         id: JobId(900),
         work: Work::UnloadModel {
             model: String::new(),
         },
     };
-    // The training thread does not get on before it is told to.
-    bench
-        .engine
+    // The callback blocks the training thread until `release` is dropped.
+    test.engine
         .start(busy, Done::new(move |_| wait.recv().unwrap_or_default()));
-    let file = begin_save(&bench, dir.path(), 4);
-    assert!(!bench.engine.close(Duration::ZERO));
+    let file = begin_save(&test, dir.path(), 4);
+    assert!(!test.engine.close(Duration::ZERO));
     assert!(!file.exists());
-    drop(go_on);
-    assert!(bench.engine.close(Duration::from_secs(120)));
+    drop(release);
+    assert!(test.engine.close(Duration::from_secs(120)));
     assert!(file.exists());
 }
 
 #[test]
-fn a_checkpoint_of_another_base_model_is_refused() {
+fn checkpoint_of_another_base_model_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    bench.create("m");
+    let test = TestEngine::new(dir.path());
+    test.create("m");
     for kind in [CheckpointKind::Training, CheckpointKind::Sampler] {
-        bench.save("m", kind, "n", Overwrite::Refuse).unwrap();
+        test.save("m", kind, "n", Overwrite::Refuse).unwrap();
     }
-    let own = bench.engine.models()[0].fingerprint.clone().unwrap();
-    let records = bench.engine.checkpoints().unwrap();
+    let own = test.engine.models()[0].fingerprint.clone().unwrap();
+    let records = test.engine.checkpoints().unwrap();
     assert!(
         records
             .iter()
             .all(|record| record.base_fingerprint.as_ref() == Some(&own))
     );
-    // The same files with the fingerprint of another model, as that model's server would have written them.
+    // Replaces the fingerprint in the files with that of another model.
     let other = "0".repeat(own.len());
     for kind in ["weights", "sampler_weights"] {
         let file = dir
@@ -136,7 +135,7 @@ fn a_checkpoint_of_another_base_model_is_refused() {
         },
         sample(Weights::Checkpoint(sampler), SampleRequest::default()),
     ] {
-        let reason = refused(bench.run(work));
+        let reason = refused(test.run(work));
         for part in [builtin::NAME, &other[..12], &own[..12]] {
             assert!(reason.contains(part), "{reason}");
         }

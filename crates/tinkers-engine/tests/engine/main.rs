@@ -1,4 +1,4 @@
-//! The engine behind the trait of the embedded server: jobs in, outcomes out, errors by name, never a hang.
+//! Tests of the engine through the `Engine` trait of the embedded server.
 
 mod closing;
 mod samples;
@@ -18,15 +18,15 @@ use tinkers_wire::{
     TinkerPath,
 };
 
-type Ended = Result<Outcome, EngineError>;
+type JobResult = Result<Outcome, EngineError>;
 
-/// An engine whose jobs are numbered.
-struct Bench {
+/// An engine with a counter for job ids.
+struct TestEngine {
     engine: ModelEngine,
     next: AtomicU64,
 }
 
-impl Bench {
+impl TestEngine {
     fn new(dir: &Path) -> Self {
         Self {
             engine: ModelEngine::builtin(dir).unwrap(),
@@ -34,7 +34,7 @@ impl Bench {
         }
     }
 
-    fn start(&self, work: Work) -> (JobId, Receiver<Ended>) {
+    fn start(&self, work: Work) -> (JobId, Receiver<JobResult>) {
         let id = JobId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = channel();
         let done = Done::new(move |ended| {
@@ -44,7 +44,7 @@ impl Bench {
         (id, receiver)
     }
 
-    fn run(&self, work: Work) -> Ended {
+    fn run(&self, work: Work) -> JobResult {
         wait(&self.start(work).1)
     }
 
@@ -60,7 +60,13 @@ impl Bench {
         assert_eq!(self.run(work), Ok(Outcome::Done));
     }
 
-    fn pass(&self, model: &str, mode: PassMode, data: Vec<Datum>, loss: impl Into<Loss>) -> Ended {
+    fn pass(
+        &self,
+        model: &str,
+        mode: PassMode,
+        data: Vec<Datum>,
+        loss: impl Into<Loss>,
+    ) -> JobResult {
         self.run(Work::Pass {
             model: model.into(),
             mode,
@@ -69,7 +75,7 @@ impl Bench {
         })
     }
 
-    /// Some steps; gives the loss before each.
+    /// Trains some steps and returns the loss before each.
     fn train(&self, model: &str, steps: usize) -> Vec<f64> {
         (0..steps)
             .map(|_| {
@@ -90,7 +96,7 @@ impl Bench {
             .collect()
     }
 
-    fn save(&self, model: &str, kind: CheckpointKind, name: &str, over: Overwrite) -> Ended {
+    fn save(&self, model: &str, kind: CheckpointKind, name: &str, over: Overwrite) -> JobResult {
         let record = CheckpointRecord {
             path: path(model, kind, name),
             base_model: builtin::NAME.into(),
@@ -117,12 +123,12 @@ impl Bench {
     }
 }
 
-fn wait(receiver: &Receiver<Ended>) -> Ended {
-    let minutes = Duration::from_secs(120);
-    receiver.recv_timeout(minutes).expect("every job ends")
+fn wait(receiver: &Receiver<JobResult>) -> JobResult {
+    let timeout = Duration::from_secs(120);
+    receiver.recv_timeout(timeout).expect("the job ends")
 }
 
-fn refused(ended: Ended) -> String {
+fn refused(ended: JobResult) -> String {
     let error = ended.expect_err("the job is refused");
     assert_eq!(error.category, FailureCategory::User, "{error}");
     error.message
@@ -162,46 +168,44 @@ fn request(max_tokens: u32) -> SampleRequest {
 }
 
 #[test]
-fn training_saving_and_sampling_go_round() {
+fn training_saving_and_sampling_work_together() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    bench.create("s:train:0");
-    let losses = bench.train("s:train:0", 8);
+    let test = TestEngine::new(dir.path());
+    test.create("s:train:0");
+    let losses = test.train("s:train:0", 8);
     assert!(losses[7] < 0.7 * losses[0], "{losses:?}");
 
     let training = CheckpointKind::Training;
-    let saved = bench
+    let saved = test
         .save("s:train:0", training, "a", Overwrite::Refuse)
         .unwrap();
     let Outcome::Saved { size_bytes } = saved else {
         panic!("{saved:?}");
     };
-    bench
-        .save("s:train:0", CheckpointKind::Sampler, "a", Overwrite::Refuse)
+    test.save("s:train:0", CheckpointKind::Sampler, "a", Overwrite::Refuse)
         .unwrap();
-    let again = refused(bench.save("s:train:0", training, "a", Overwrite::Refuse));
-    assert!(again.contains("is there already"), "{again}");
-    bench
-        .save("s:train:0", training, "a", Overwrite::Replace)
+    let again = refused(test.save("s:train:0", training, "a", Overwrite::Refuse));
+    assert!(again.contains("is already saved"), "{again}");
+    test.save("s:train:0", training, "a", Overwrite::Replace)
         .unwrap();
 
     let snapshot = Work::Snapshot {
         model: "s:train:0".into(),
         sampler: "s:sample:0".into(),
     };
-    assert_eq!(bench.run(snapshot), Ok(Outcome::Done));
+    assert_eq!(test.run(snapshot), Ok(Outcome::Done));
     let sampler = path("s:train:0", CheckpointKind::Sampler, "a");
-    let from_snapshot = bench.sample(Weights::Snapshot("s:sample:0".into()), request(30));
-    let from_file = bench.sample(Weights::Checkpoint(sampler), request(30));
+    let from_snapshot = test.sample(Weights::Snapshot("s:sample:0".into()), request(30));
+    let from_file = test.sample(Weights::Checkpoint(sampler), request(30));
     assert_eq!(from_snapshot, from_file);
-    let base = bench.sample(Weights::Base(builtin::NAME.into()), request(30));
+    let base = test.sample(Weights::Base(builtin::NAME.into()), request(30));
     assert_ne!(base.sequences[0].tokens, from_file.sequences[0].tokens);
 
-    // Another server over the same directory finds both, and goes on training where this one stood.
-    let next = bench.train("s:train:0", 2);
-    drop(bench);
-    let bench = Bench::new(dir.path());
-    let records = bench.engine.checkpoints().unwrap();
+    // Another engine with the same directory lists both checkpoints and resumes training from one.
+    let next = test.train("s:train:0", 2);
+    drop(test);
+    let test = TestEngine::new(dir.path());
+    let records = test.engine.checkpoints().unwrap();
     assert_eq!(records.len(), 2);
     let record = records.iter().find(|r| r.path.kind() == training).unwrap();
     assert_eq!(record.size_bytes, size_bytes);
@@ -213,47 +217,47 @@ fn training_saving_and_sampling_go_round() {
             path: record.path.clone(),
             optimizer,
         };
-        assert_eq!(bench.run(work), Ok(Outcome::Done));
-        assert_eq!(bench.train("s2:train:0", 2) == next, optimizer);
+        assert_eq!(test.run(work), Ok(Outcome::Done));
+        assert_eq!(test.train("s2:train:0", 2) == next, optimizer);
     }
     let work = Work::DeleteCheckpoint {
         path: record.path.clone(),
     };
-    assert_eq!(bench.run(work.clone()), Ok(Outcome::Done));
-    assert_eq!(bench.run(work), Ok(Outcome::Done));
-    assert_eq!(bench.engine.checkpoints().unwrap().len(), 1);
+    assert_eq!(test.run(work.clone()), Ok(Outcome::Done));
+    assert_eq!(test.run(work), Ok(Outcome::Done));
+    assert_eq!(test.engine.checkpoints().unwrap().len(), 1);
 }
 
 #[test]
-fn models_over_one_base_do_not_touch_each_other() {
+fn models_of_one_base_train_independently() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    bench.create("a");
-    bench.create("b");
+    let test = TestEngine::new(dir.path());
+    test.create("a");
+    test.create("b");
     let alone = {
         let other = tempfile::tempdir().unwrap();
-        let bench = Bench::new(other.path());
-        bench.create("b");
-        bench.train("b", 2)
+        let test = TestEngine::new(other.path());
+        test.create("b");
+        test.train("b", 2)
     };
-    bench.train("a", 3);
-    assert_eq!(bench.train("b", 2), alone);
+    test.train("a", 3);
+    assert_eq!(test.train("b", 2), alone);
 }
 
 #[test]
-fn every_loss_gives_logprobs_and_its_metrics() {
+fn every_loss_returns_logprobs_losses_and_metrics() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    bench.create("m");
-    let shown = tokens("Behold");
-    let len = shown.len();
+    let test = TestEngine::new(dir.path());
+    test.create("m");
+    let observed = tokens("Behold");
+    let len = observed.len();
     let policy = || {
-        Datum::new(&shown[..])
-            .with("target_tokens", TensorData::tokens(&shown))
+        Datum::new(&observed[..])
+            .with("target_tokens", TensorData::tokens(&observed))
             .with("logprobs", vec![-2.0f32; len])
             .with("advantages", vec![1.0f32; len])
     };
-    let plain = || Datum::new(&shown[..]).with("target_tokens", TensorData::tokens(&shown));
+    let plain = || Datum::new(&observed[..]).with("target_tokens", TensorData::tokens(&observed));
     for (loss, datum) in [
         (LossFn::CrossEntropy, plain()),
         (LossFn::ImportanceSampling, policy()),
@@ -262,7 +266,7 @@ fn every_loss_gives_logprobs_and_its_metrics() {
         (LossFn::Dro, policy()),
     ] {
         let compared = loss != LossFn::CrossEntropy;
-        let ended = bench.pass("m", PassMode::ForwardBackward, vec![datum], loss.clone());
+        let ended = test.pass("m", PassMode::ForwardBackward, vec![datum], loss.clone());
         let Ok(Outcome::Pass(output)) = ended else {
             panic!("{loss}: {ended:?}");
         };
@@ -280,7 +284,7 @@ fn every_loss_gives_logprobs_and_its_metrics() {
             model: "m".into(),
             params: AdamParams::new(1e-3),
         };
-        let Ok(Outcome::Step(step)) = bench.run(work) else {
+        let Ok(Outcome::Step(step)) = test.run(work) else {
             panic!("{loss}");
         };
         assert!(step.metrics["grad_norm:mean"] > 0.0, "{loss}");
@@ -288,12 +292,12 @@ fn every_loss_gives_logprobs_and_its_metrics() {
 }
 
 #[test]
-fn bad_input_is_refused_by_name() {
+fn invalid_input_is_refused_by_field() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
-    bench.create("m");
+    let test = TestEngine::new(dir.path());
+    test.create("m");
     let forward = |datum: Datum, loss: Loss| {
-        refused(bench.pass("m", PassMode::Forward, vec![text("fine"), datum], loss))
+        refused(test.pass("m", PassMode::Forward, vec![text("fine"), datum], loss))
     };
     let cross = || Loss::from(LossFn::CrossEntropy);
     let bare = || Datum::new(&[1u32, 2, 3][..]);
@@ -348,12 +352,12 @@ fn bad_input_is_refused_by_name() {
         assert!(message.starts_with(field), "{message}");
     }
     let targets_alone = vec![targets(vec![1, 2, 3])];
-    let message = refused(bench.pass("m", PassMode::Forward, targets_alone, LossFn::Ppo));
+    let message = refused(test.pass("m", PassMode::Forward, targets_alone, LossFn::Ppo));
     assert!(
         message.starts_with("data[0].loss_fn_inputs.logprobs"),
         "{message}"
     );
-    let unknown = refused(bench.pass("gone", PassMode::Forward, vec![text("ab")], cross()));
+    let unknown = refused(test.pass("gone", PassMode::Forward, vec![text("ab")], cross()));
     assert!(unknown.contains("\"gone\""), "{unknown}");
     let absent = path("m", CheckpointKind::Training, "absent");
     let work = Work::LoadCheckpoint {
@@ -361,17 +365,17 @@ fn bad_input_is_refused_by_name() {
         path: absent,
         optimizer: false,
     };
-    assert!(refused(bench.run(work)).contains("is not there"));
+    assert!(refused(test.run(work)).contains("the file is missing"));
     let gone = sample(Weights::Snapshot("gone".into()), request(1));
-    assert!(refused(bench.run(gone)).contains("\"gone\""));
+    assert!(refused(test.run(gone)).contains("\"gone\""));
     let other = sample(Weights::Base("other".into()), request(1));
-    assert!(refused(bench.run(other)).starts_with("base_model"));
+    assert!(refused(test.run(other)).starts_with("base_model"));
 }
 
 #[test]
-fn a_request_gets_what_it_asks_for() {
+fn sample_request_options_are_honoured() {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new(dir.path());
+    let test = TestEngine::new(dir.path());
     let base = || Weights::Base(builtin::NAME.into());
     let prompt = tokens("And he said");
     let asked: Vec<i64> = prompt[1..]
@@ -386,7 +390,7 @@ fn a_request_gets_what_it_asks_for() {
     wanted.topk_prompt_logprobs = Some(2);
     wanted.topk_sample_logprobs = Some(3);
     wanted.target_prompt_logprobs = Some(TensorData::dense(values, shape.clone()).unwrap());
-    let response = bench.sample(base(), wanted);
+    let response = test.sample(base(), wanted);
     let own = response.prompt_logprobs.unwrap();
     assert_eq!(own.len(), prompt.len());
     let last = own.len() - 3;
@@ -396,11 +400,14 @@ fn a_request_gets_what_it_asks_for() {
         (top.len(), top.row(0).count(), top.row(1).count()),
         (prompt.len(), 0, 2)
     );
-    let told = response.target_prompt_logprobs.unwrap();
-    assert_eq!(told.shape(), shape);
-    let told = told.as_f32().unwrap();
-    assert!(told.iter().skip(1).step_by(2).all(|p| *p == 0.0));
-    assert_eq!(told[2 * (prompt.len() - 2)], own[prompt.len() - 1].unwrap());
+    let targets = response.target_prompt_logprobs.unwrap();
+    assert_eq!(targets.shape(), shape);
+    let targets = targets.as_f32().unwrap();
+    assert!(targets.iter().skip(1).step_by(2).all(|p| *p == 0.0));
+    assert_eq!(
+        targets[2 * (prompt.len() - 2)],
+        own[prompt.len() - 1].unwrap()
+    );
     for sequence in &response.sequences {
         assert_eq!(sequence.stop_reason, StopReason::Length);
         assert_eq!(sequence.logprobs.as_ref().unwrap().len(), 4);
@@ -409,24 +416,21 @@ fn a_request_gets_what_it_asks_for() {
 
     let mut stopped = request(200);
     stopped.sampling_params.stop = Some(Stop::from(" "));
-    for sequence in bench.sample(base(), stopped).sequences {
+    for sequence in test.sample(base(), stopped).sequences {
         assert_eq!(sequence.stop_reason, StopReason::Stop);
         assert_eq!(sequence.tokens.last(), Some(&32));
     }
     let mut endless = request(600);
     endless.sampling_params.stop = Some(Stop::Texts(Vec::new()));
-    for sequence in bench.sample(base(), endless).sequences {
+    for sequence in test.sample(base(), endless).sequences {
         assert_eq!(
             (sequence.stop_reason, sequence.tokens.len()),
             (StopReason::Length, 600)
         );
     }
-    // Requests without a seed are not all the same one.
+    // Requests without a seed have different seeds.
     let mut free = request(20);
     free.sampling_params.seed = None;
-    let (one, two) = (
-        bench.sample(base(), free.clone()),
-        bench.sample(base(), free),
-    );
+    let (one, two) = (test.sample(base(), free.clone()), test.sample(base(), free));
     assert_ne!(one.sequences[0].tokens, two.sequences[0].tokens);
 }

@@ -1,13 +1,13 @@
-//! What cannot be done.
+//! Checks of errors.
 
 use tinkers::prelude::*;
 use tinkers::{ErrorKind, Sent};
 
 use super::text;
 use crate::context::Context;
-use crate::verdict::{Findings, Stop as Ended, chain, ensure};
+use crate::verdict::{CheckError, CheckResult, chain, ensure};
 
-pub(super) async fn errors(context: &Context) -> Findings {
+pub(super) async fn errors(context: &Context) -> CheckResult {
     let mut notes = Vec::new();
     before_sending(context).await?;
     notes.extend(no_such_weights(context).await?);
@@ -16,77 +16,79 @@ pub(super) async fn errors(context: &Context) -> Findings {
     Ok(notes.join("; "))
 }
 
-/// Bad input fails here.
-async fn before_sending(context: &Context) -> Result<(), Ended> {
+/// Checks that the client refuses invalid input before sending it.
+async fn before_sending(context: &Context) -> Result<(), CheckError> {
     let model = &context.trained().await?.client;
     let ragged = Datum::new(&[3, 4, 5][..])
         .with("target_tokens", TensorData::tokens(&[4, 5]))
         .with("weights", vec![1.0_f32; 2]);
     let Err(error) = model.forward_backward([ragged], LossFn::CrossEntropy).await else {
-        return Err(Ended::failed("a target that is too short was accepted"));
+        return Err(CheckError::failed(
+            "target_tokens that are too short were accepted",
+        ));
     };
     ensure(
         error.kind() == ErrorKind::InvalidInput && error.sent() == Sent::NotSent,
-        || format!("a target that is too short gives {}", chain(&error)),
+        || format!("target_tokens that are too short give {}", chain(&error)),
     )
 }
 
-/// The server has to say so: at the sampler's creation, or at the first sample.
-async fn no_such_weights(context: &Context) -> Result<Option<String>, Ended> {
+/// Checks that the server refuses missing weights, either when the sampler is created or at the first sample.
+async fn no_such_weights(context: &Context) -> Result<Option<String>, CheckError> {
     let service = context.service().await?;
     let path = "tinker://no-such-run/sampler_weights/nothing";
     let made = service.sampling(path).create().await;
     let (error, when) = match made {
         Err(error) => (error, "at creation"),
         Ok(sampler) => {
-            let prompt = text::tokens(&context.setting, 1, 8);
+            let prompt = text::tokens(&context.settings, 1, 8);
             match sampler.sample(prompt).max_tokens(2).await {
                 Err(error) => (error, "at the first sample"),
                 Ok(_) => {
-                    return accepted(context, "weights that are not there can be sampled from");
+                    return accepted(context, "sampling from missing weights succeeds");
                 }
             }
         }
     };
-    told(&error, "sampling from weights that are not there")?;
-    Ok((when != "at creation").then(|| format!("missing weights are told {when}")))
+    check_refusal(&error, "sampling from missing weights")?;
+    Ok((when != "at creation").then(|| format!("missing weights are refused {when}")))
 }
 
-async fn no_such_state(context: &Context) -> Result<Option<String>, Ended> {
+async fn no_such_state(context: &Context) -> Result<Option<String>, CheckError> {
     let model = context.model().await?;
     let loaded = model
         .load_state("tinker://no-such-run/weights/nothing")
         .await;
     let Err(error) = loaded else {
-        return accepted(context, "a state that is not there can be loaded");
+        return accepted(context, "loading a missing state succeeds");
     };
-    told(&error, "loading a state that is not there")?;
+    check_refusal(&error, "loading a missing state")?;
     Ok(None)
 }
 
-async fn no_such_loss(context: &Context) -> Result<Option<String>, Ended> {
+async fn no_such_loss(context: &Context) -> Result<Option<String>, CheckError> {
     let model = context.model().await?;
-    let data = text::data(&context.setting, 1, 8);
+    let data = text::data(&context.settings, 1, 8);
     let pass = model
         .forward_backward(data, LossFn::Other("no_such_loss".to_owned()))
         .await;
     let Err(error) = pass else {
-        return accepted(context, "a loss that is not there is taken");
+        return accepted(context, "an unknown loss is accepted");
     };
-    told(&error, "a loss that is not there")?;
+    check_refusal(&error, "an unknown loss")?;
     Ok(None)
 }
 
-/// What cannot be was accepted: wrong, but for a mock.
-fn accepted(context: &Context, what: &str) -> Result<Option<String>, Ended> {
-    if context.compares() {
-        return Err(Ended::failed(what));
+/// Handles an invalid request that the server accepted: a failure, unless the server is a mock.
+fn accepted(context: &Context, what: &str) -> Result<Option<String>, CheckError> {
+    if context.has_real_model() {
+        return Err(CheckError::failed(what));
     }
     Ok(Some(what.to_owned()))
 }
 
-/// An error of the server's that says something, and is no guess of ours.
-fn told(error: &Error, what: &str) -> Result<(), Ended> {
+/// Checks that the error is an explicit refusal by the server.
+fn check_refusal(error: &Error, what: &str) -> Result<(), CheckError> {
     let sound = error.sent() == Sent::Answered
         && !matches!(
             error.kind(),

@@ -1,19 +1,19 @@
-//! Much at once, and what is given up.
+//! Checks of large batches, concurrent samples and cancelled calls.
 
 use tinkers::prelude::*;
 
 use super::text;
 use crate::context::Context;
-use crate::verdict::{Findings, ensure};
+use crate::verdict::{CheckResult, ensure};
 
-pub(super) async fn large_batch(context: &Context) -> Findings {
+pub(super) async fn large_batch(context: &Context) -> CheckResult {
     const DATA: u32 = 256;
     const SAMPLES: u32 = 64;
     let trained = context.trained().await?;
-    // Each of another length, so that one in the wrong place shows.
+    // Lengths vary, so that results in the wrong order are detected.
     let length = |number: u32| 8 + number % 9;
     let data: Vec<Datum> = (0..DATA)
-        .map(|number| text::datum(&text::tokens(&context.setting, number, length(number))))
+        .map(|number| text::datum(&text::tokens(&context.settings, number, length(number))))
         .collect::<Result<_, _>>()?;
     let output = trained
         .client
@@ -24,7 +24,7 @@ pub(super) async fn large_batch(context: &Context) -> Findings {
         let expected = length(number as u32) as usize - 1;
         ensure(found.len() == expected, || {
             format!(
-                "datum {number} has {expected} targets and {} log-probabilities",
+                "datum {number}: expected {expected} log-probabilities, got {}",
                 found.len()
             )
         })?;
@@ -32,39 +32,41 @@ pub(super) async fn large_batch(context: &Context) -> Findings {
     let sampler = context
         .service()
         .await?
-        .sampling(&context.setting.model)
+        .sampling(&context.settings.model)
         .create()
         .await?;
-    let draw = |number: u32| {
+    let sample = |number: u32| {
         let most = 1 + number % 4;
-        let prompt = text::tokens(&context.setting, number, 8);
+        let prompt = text::tokens(&context.settings, number, 8);
         (most, sampler.sample(prompt).max_tokens(most).send())
     };
-    let sent: Vec<_> = (0..SAMPLES).map(draw).collect();
+    let sent: Vec<_> = (0..SAMPLES).map(sample).collect();
     for (most, reply) in sent {
         let count = reply.await?.sequences[0].tokens.len();
         ensure(count <= most as usize, || {
-            format!("{most} tokens were asked for and {count} came: another sample's?")
+            format!(
+                "expected at most {most} tokens, got {count}; this may be the result of another sample"
+            )
         })?;
     }
     Ok(String::new())
 }
 
-pub(super) async fn cancel(context: &Context) -> Findings {
+pub(super) async fn cancel(context: &Context) -> CheckResult {
     let service = context.service().await?;
-    let sampler = service.sampling(&context.setting.model).create().await?;
-    let draw = |number| {
-        let prompt = text::tokens(&context.setting, number, 8);
+    let sampler = service.sampling(&context.settings.model).create().await?;
+    let sample = |number| {
+        let prompt = text::tokens(&context.settings, number, 8);
         sampler.sample(prompt).max_tokens(4)
     };
-    let given_up: Vec<_> = (0..8).map(|number| draw(number).send()).collect();
-    let kept = draw(9).send();
-    drop(given_up);
+    let cancelled: Vec<_> = (0..8).map(|number| sample(number).send()).collect();
+    let kept = sample(9).send();
+    drop(cancelled);
     kept.await?;
-    draw(10).await?;
+    sample(10).await?;
     let trained = context.trained().await?;
-    let data = text::data(&context.setting, 1, 8);
-    // A training call that nobody waits for keeps its place: what comes behind it is not held up.
+    let data = text::data(&context.settings, 1, 8);
+    // A cancelled training call keeps its place in the queue and must not block later calls.
     trained
         .client
         .forward(data.clone(), LossFn::CrossEntropy)

@@ -1,4 +1,4 @@
-//! The checks, in the order in which they run.
+//! The checks, in the order of execution.
 
 mod errors;
 mod load;
@@ -14,35 +14,35 @@ use std::fmt;
 use tinkers::transport::BoxFuture;
 
 use crate::context::Context;
-use crate::verdict::Findings;
+use crate::verdict::CheckResult;
 
-/// Which checks are run.
+/// A set of checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// What every training loop needs.
+    /// The features that every training loop needs.
     Core,
-    /// The rest of the API too.
+    /// All features of the API.
     Full,
 }
 
 impl Profile {
-    /// Whether a check of `other` belongs to it.
-    pub fn has(self, other: Self) -> bool {
+    /// Returns whether this profile includes the checks of `other`.
+    pub fn includes(self, other: Self) -> bool {
         self == Self::Full || other == Self::Core
     }
 }
 
-/// One check.
+/// A check of one feature.
 #[derive(Clone, Copy)]
 pub struct Check {
-    /// Its name, a word of the matrix.
+    /// The name of the check in reports.
     pub name: &'static str,
-    /// What passes.
+    /// The behaviour that the check expects.
     pub about: &'static str,
-    /// The smallest profile that has it.
+    /// The smallest profile that includes the check.
     pub profile: Profile,
-    /// The check itself.
-    pub run: fn(&Context) -> BoxFuture<'_, Findings>,
+    /// The function that runs the check.
+    pub run: fn(&Context) -> BoxFuture<'_, CheckResult>,
 }
 
 impl fmt::Debug for Check {
@@ -65,36 +65,36 @@ macro_rules! checks {
 }
 
 checks! {
-    Core "session" "a session is opened, is kept alive, and a second one lives beside it" session::session;
+    Core "session" "a session opens and accepts heartbeats, and a second session can exist at the same time" session::session;
     Core "capabilities" "the server lists the base model" session::capabilities;
-    Core "create_model" "a LoRA model is made over the base model, and described" training::create_model;
-    Core "train_loss_falls" "passes and steps on four short texts make their loss fall" training::loss_falls;
-    Core "forward" "a forward pass gives log-probabilities and adds no gradient" training::forward;
-    Core "order" "calls that are sent ahead give what they give one by one" training::order;
-    Core "idempotent_retry" "a pass whose reply is lost adds its gradient once, or its outcome is said to be unknown" retry::idempotent;
-    Core "save_load" "a saved state is what a model has after loading it" state::save_load;
-    Core "resume" "a new session goes on from a saved state" state::resume;
-    Core "sample" "a sample from the base model has tokens and their log-probabilities" sampling::base;
-    Core "sample_saved" "weights saved for sampling are sampled from" sampling::saved;
+    Core "create_model" "a LoRA model of the base model is created, and its info names the base model" training::create_model;
+    Core "train_loss_falls" "passes and steps on four short texts lower the loss" training::loss_falls;
+    Core "forward" "a forward pass returns log-probabilities and adds no gradients" training::forward;
+    Core "order" "pipelined calls give the same results as sequential calls" training::order;
+    Core "idempotent_retry" "a pass whose reply is lost adds its gradients once, or ends with OutcomeUnknown" retry::idempotent;
+    Core "save_load" "loading a saved state restores the weights" state::save_load;
+    Core "resume" "a new session resumes from a saved state" state::resume;
+    Core "sample" "a sample of the base model has tokens and log-probabilities" sampling::base;
+    Core "sample_saved" "weights saved for sampling can be sampled" sampling::saved;
     Core "sample_seed" "the same seed gives the same tokens" sampling::seed;
     Core "logprobs_agree" "sampling, compute_logprobs and forward agree on log-probabilities" sampling::agree;
-    Core "large_batch" "a batch of 256 data, and 64 samples at once, come back whole and in order" load::large_batch;
-    Core "cancel" "samples that are given up disturb nothing" load::cancel;
-    Core "errors" "what cannot be done is an error that says why, and soon" errors::errors;
-    Full "unnamed_sampler" "unnamed weights are sampled from" sampling::unnamed;
-    Full "greedy" "temperature 0 takes the likeliest token" sampling::greedy;
+    Core "large_batch" "a batch of 256 data and 64 concurrent samples return complete results in order" load::large_batch;
+    Core "cancel" "cancelled calls do not affect other calls" load::cancel;
+    Core "errors" "invalid requests are refused with a reason" errors::errors;
+    Full "unnamed_sampler" "weights saved without a name can be sampled" sampling::unnamed;
+    Full "greedy" "temperature 0 selects the most likely token" sampling::greedy;
     Full "stop_tokens" "a stop token ends a sequence" sampling::stop_tokens;
-    Full "num_samples" "several sequences of one prompt" sampling::several;
-    Full "topk_logprobs" "the likeliest tokens at each position of the prompt" sampling::topk;
-    Full "policy_losses" "importance_sampling and ppo take what sampling gives" training::policy_losses;
-    Full "resume_optimizer" "a resumed model goes on as if it had not been interrupted" state::resume_optimizer;
-    Full "list_checkpoints" "a saved state is listed under its run" state::listed;
-    Full "overwrite" "a name is taken once, and replaced on demand" state::overwrite;
-    Full "unload" "a model is freed" session::unload;
-    Full "finish" "a session is ended, and its end is told" session::finish;
+    Full "num_samples" "several sequences are sampled for one prompt" sampling::several;
+    Full "topk_logprobs" "the most likely tokens are returned for each position of the prompt" sampling::topk;
+    Full "policy_losses" "importance_sampling and ppo accept log-probabilities and advantages" training::policy_losses;
+    Full "resume_optimizer" "a resumed model continues with the optimizer state" state::resume_optimizer;
+    Full "list_checkpoints" "a saved state is listed among the checkpoints of its run" state::listed;
+    Full "overwrite" "a second save with the same name is refused, unless it overwrites" state::overwrite;
+    Full "unload" "a model can be unloaded" session::unload;
+    Full "finish" "a session can be closed" session::finish;
 }
 
-/// All checks, in order.
+/// Returns all checks in the order of execution.
 pub fn checks() -> &'static [Check] {
     CHECKS
 }

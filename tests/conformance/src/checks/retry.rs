@@ -1,4 +1,4 @@
-//! Replies that are lost, and requests that arrive twice.
+//! Checks of lost replies and duplicate requests.
 
 use std::time::Duration;
 
@@ -11,66 +11,71 @@ use tinkers_core::{Call, Policy};
 
 use super::text;
 use crate::context::{Context, Service};
-use crate::verdict::{Findings, Stop, ensure};
+use crate::verdict::{CheckError, CheckResult, ensure};
 
-/// How often a repeat is asked for what became of it.
+/// The maximum number of polls for the result of a duplicate.
 const POLLS: u32 = 50;
-/// The pause before it is asked again.
+/// The pause between polls.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn idempotent(context: &Context) -> Findings {
-    let (counts, what) = sent_twice(context).await?;
-    let client = lost_reply(context, counts).await?;
-    let counted = match counts {
-        Counts::Once => "",
-        Counts::Twice => ", and adds its gradient again",
+pub(super) async fn idempotent(context: &Context) -> CheckResult {
+    let (applied, what) = sent_twice(context).await?;
+    let client = lost_reply(context, applied).await?;
+    let effect = match applied {
+        Applied::Once => "",
+        Applied::Twice => " and adds its gradients again",
     };
-    Ok(format!("a repeat {what}{counted}; {client}"))
+    Ok(format!("a duplicate {what}{effect}; {client}"))
 }
 
-/// How often a request that arrives twice is applied.
+/// How often the server applies a request that arrives twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counts {
+enum Applied {
     Once,
     Twice,
 }
 
-/// What the server makes of a repeat: what it says, and, where there is a model, what became of the weights.
-async fn sent_twice(context: &Context) -> Result<(Counts, &'static str), Stop> {
+/// Sends a pass twice. Returns how often it was applied, by the responses and by the weights, and a description.
+async fn sent_twice(context: &Context) -> Result<(Applied, &'static str), CheckError> {
     let plain = after_two_passes(context, || ()).await?;
     let recorder = &context.recorder;
     let doubled =
         after_two_passes(context, || recorder.send_twice(routes::FORWARD_BACKWARD)).await?;
-    let twins = recorder.twins();
-    let (first, second) =
-        twins.ok_or_else(|| Stop::failed("a request that was sent twice got no second answer"))?;
-    let (said, what) = repeat(context.service().await?, &first, &second).await?;
-    if !context.compares() {
-        return Ok((said, what));
+    let duplicate_responses = recorder.duplicate_responses();
+    let (first, second) = duplicate_responses
+        .ok_or_else(|| CheckError::failed("a duplicate request got no response"))?;
+    let (reported, what) = outcome_of_duplicate(context.service().await?, &first, &second).await?;
+    if !context.has_real_model() {
+        return Ok((reported, what));
     }
     let apart = text::distance(&plain, &doubled);
-    let counts = if apart < text::SAME {
-        Counts::Once
+    let applied = if apart < text::TOLERANCE {
+        Applied::Once
     } else {
-        Counts::Twice
+        Applied::Twice
     };
-    ensure(said == Counts::Twice || counts == Counts::Once, || {
-        format!(
-            "a repeat {what}, and all the same log-probabilities are {apart} from where one pass leads"
-        )
-    })?;
-    Ok((counts, what))
+    ensure(
+        reported == Applied::Twice || applied == Applied::Once,
+        || {
+            format!(
+                "a duplicate {what}, but log-probabilities differ by {apart} from those after one pass"
+            )
+        },
+    )?;
+    Ok((applied, what))
 }
 
-/// The log-probabilities that a model of its own has after a pass over one text, one over another, and a step. A second gradient of the
-/// other leads elsewhere; twice the only one would not, since the size of a gradient means nothing to a first step of Adam.
+/// Returns the log-probabilities of a new model after passes over two texts and a step; runs `before_the_second` between the passes.
+///
+/// Two texts are needed to detect a duplicate second pass: it changes the direction of the gradient sum. With one text, it would
+/// only scale the gradient, which does not change the first step of Adam.
 async fn after_two_passes(
     context: &Context,
     before_the_second: impl FnOnce(),
-) -> Result<Vec<f32>, Stop> {
+) -> Result<Vec<f32>, CheckError> {
     let (one, other) = (
-        text::data(&context.setting, 1, 12),
-        vec![text::datum(&text::tokens(&context.setting, 3, 12))?],
+        text::data(&context.settings, 1, 12),
+        vec![text::datum(&text::tokens(&context.settings, 3, 12))?],
     );
     let model = context.model().await?;
     model
@@ -82,61 +87,60 @@ async fn after_two_passes(
         .await?;
     model.optim_step(AdamParams::new(1e-2)).await?;
     let both = [one, other].concat();
-    Ok(text::look(&model, &both).await?.concat())
+    Ok(text::current_logprobs(&model, &both).await?.concat())
 }
 
-/// What the client makes of a lost reply, on a server that applies repeats so often.
-async fn lost_reply(context: &Context, counts: Counts) -> Result<&'static str, Stop> {
+/// Loses the reply to a pass and checks that the client retries only if the server is known to apply duplicates once.
+async fn lost_reply(context: &Context, applied: Applied) -> Result<&'static str, CheckError> {
     let profile = context.service().await?.server_profile();
     let known = profile.deduplicates >= Deduplication::PassesAndSteps;
     let model = context.model().await?;
-    let lost = context.recorder.lost();
+    let lost = context.recorder.lost_replies();
     context.recorder.lose_reply(routes::FORWARD_BACKWARD);
-    let data = text::data(&context.setting, 1, 12);
+    let data = text::data(&context.settings, 1, 12);
     let pass = model.forward_backward(data, LossFn::CrossEntropy).await;
-    ensure(context.recorder.lost() == lost + 1, || {
-        "no reply was lost".to_owned()
+    ensure(context.recorder.lost_replies() == lost + 1, || {
+        "the reply was not lost".to_owned()
     })?;
     match pass {
-        Ok(_) => ensure(known && counts == Counts::Once, || {
-            "the client repeated a pass on a server that is not known to apply it once".to_owned()
+        Ok(_) => ensure(known && applied == Applied::Once, || {
+            "the client retried a pass on a server that is not known to apply duplicates once"
+                .to_owned()
         })?,
         Err(error) => ensure(!known && error.kind() == ErrorKind::OutcomeUnknown, || {
-            format!(
-                "the client knows that repeats are applied once: {known}; a lost reply ended in {error}"
-            )
+            format!("a lost reply ended with {error}; known to apply duplicates once: {known}")
         })?,
     }
     Ok(if known {
-        "the client knows, and repeats what was lost"
+        "the client knows this and retries after a lost reply"
     } else {
-        "the client is not told, and says OutcomeUnknown where a reply is lost"
+        "the client does not know this and returns OutcomeUnknown after a lost reply"
     })
 }
 
-/// What a repeat is by the answers to both, and how often that says the request is applied.
-async fn repeat(
+/// Determines from both responses what the server did with a duplicate request.
+async fn outcome_of_duplicate(
     service: &Service,
     first: &HttpResponse,
     second: &HttpResponse,
-) -> Result<(Counts, &'static str), Stop> {
+) -> Result<(Applied, &'static str), CheckError> {
     if is_busy(second.status.as_u16()) {
-        return Err(Stop::failed(format!(
-            "a repeat is put off ({}): run this on an idle server",
+        return Err(CheckError::failed(format!(
+            "a duplicate is rejected as too early or too many ({}); run the check on an idle server",
             second.status
         )));
     }
     if second.status.is_client_error() {
-        return Ok((Counts::Once, "is refused"));
+        return Ok((Applied::Once, "is refused"));
     }
     let (Some(first), Some(second)) = (request_id(first), request_id(second)) else {
         let status = second.status;
-        return Err(Stop::failed(format!(
-            "a repeat is answered {status} without a request id"
+        return Err(CheckError::failed(format!(
+            "the response to a duplicate has status {status} and no request id"
         )));
     };
     if first == second {
-        return Ok((Counts::Once, "is the same request"));
+        return Ok((Applied::Once, "gets the same request id"));
     }
     let caller = service.context();
     let caller = caller.caller();
@@ -147,23 +151,25 @@ async fn repeat(
         match caller.call(poll).await {
             Err(error) if error.status().is_some_and(is_busy) => {}
             Err(error) if matches!(error.status(), Some(400..=499)) => {
-                return Ok((Counts::Once, "is refused when its turn comes"));
+                return Ok((Applied::Once, "fails when it is executed"));
             }
             Err(error) => return Err(error.into()),
             Ok(answer) if is_pending(&answer.response) => {}
-            Ok(_) => return Ok((Counts::Twice, "is another request")),
+            Ok(_) => return Ok((Applied::Twice, "is executed as another request")),
         }
         caller.time.sleep(PAUSE).await;
     }
-    Err(Stop::failed("a repeat is accepted and never ends"))
+    Err(CheckError::failed(
+        "a duplicate is accepted but does not complete",
+    ))
 }
 
-/// Whether a status puts off and says nothing of the request.
+/// Returns whether a status only means to retry later.
 fn is_busy(status: u16) -> bool {
     matches!(status, 408 | 425 | 429)
 }
 
-/// Whether an answer to a poll says that there is no result yet.
+/// Returns whether a poll response says that the result is pending.
 fn is_pending(answer: &HttpResponse) -> bool {
     let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
     body.is_some_and(|body| body["type"] == "try_again")

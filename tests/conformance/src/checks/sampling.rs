@@ -1,20 +1,20 @@
-//! Samples and log-probabilities.
+//! Checks of samples and log-probabilities.
 
 use tinkers::prelude::*;
 use tinkers::wire::SampledSequence;
 
 use super::text;
 use crate::context::Context;
-use crate::verdict::{Findings, Stop as Ended, ensure};
+use crate::verdict::{CheckError, CheckResult, ensure};
 
-/// How far log-probabilities of one model may lie apart, computed in two ways and perhaps in half precision.
-const SAME: f32 = 0.1;
+/// The tolerance between log-probabilities of one model that were computed in different ways, possibly in half precision.
+const TOLERANCE: f32 = 0.1;
 
-/// A sequence of 1 to `most` tokens, each with a log-probability.
-fn well_formed(sequence: &SampledSequence, most: usize) -> Result<(), Ended> {
+/// Checks that a sequence has 1 to `most` tokens and, if it has log-probabilities, a valid one for each token.
+fn check_sequence(sequence: &SampledSequence, most: usize) -> Result<(), CheckError> {
     let count = sequence.tokens.len();
     ensure((1..=most).contains(&count), || {
-        format!("{count} tokens came, 1 to {most} were asked for")
+        format!("expected 1 to {most} tokens, got {count}")
     })?;
     if let Some(logprobs) = &sequence.logprobs {
         let sound = logprobs.len() == count
@@ -28,64 +28,64 @@ fn well_formed(sequence: &SampledSequence, most: usize) -> Result<(), Ended> {
     Ok(())
 }
 
-async fn over_base(context: &Context) -> Result<SamplingClient, Ended> {
+async fn base_sampler(context: &Context) -> Result<SamplingClient, CheckError> {
     let service = context.service().await?;
-    Ok(service.sampling(&context.setting.model).create().await?)
+    Ok(service.sampling(&context.settings.model).create().await?)
 }
 
-async fn over_trained(context: &Context) -> Result<SamplingClient, Ended> {
+async fn trained_sampler(context: &Context) -> Result<SamplingClient, CheckError> {
     let trained = context.trained().await?;
     let name = SaveForSampler::named(context.name("sampler"));
     let saved = trained.client.save_weights_for_sampler(name).await?;
     let path = saved
         .path
-        .ok_or_else(|| Ended::failed("named weights were saved without a path"))?;
+        .ok_or_else(|| CheckError::failed("named weights were saved without a path"))?;
     let service = context.service().await?;
     Ok(service.sampling(path.as_str()).create().await?)
 }
 
-pub(super) async fn base(context: &Context) -> Findings {
-    let sampler = over_base(context).await?;
-    let prompt = text::tokens(&context.setting, 2, 12);
+pub(super) async fn base(context: &Context) -> CheckResult {
+    let sampler = base_sampler(context).await?;
+    let prompt = text::tokens(&context.settings, 2, 12);
     let reply = sampler
         .sample(prompt)
         .max_tokens(8)
         .temperature(1.0)
         .await?;
     let sequence = &reply.sequences[0];
-    well_formed(sequence, 8)?;
+    check_sequence(sequence, 8)?;
     Ok(match &sequence.logprobs {
         Some(_) => String::new(),
         None => "without log-probabilities".to_owned(),
     })
 }
 
-pub(super) async fn saved(context: &Context) -> Findings {
-    let sampler = over_trained(context).await?;
-    let prompt = text::tokens(&context.setting, 2, 12);
+pub(super) async fn saved(context: &Context) -> CheckResult {
+    let sampler = trained_sampler(context).await?;
+    let prompt = text::tokens(&context.settings, 2, 12);
     let reply = sampler.sample(prompt).max_tokens(8).await?;
-    well_formed(&reply.sequences[0], 8)?;
+    check_sequence(&reply.sequences[0], 8)?;
     Ok(String::new())
 }
 
-pub(super) async fn unnamed(context: &Context) -> Findings {
+pub(super) async fn unnamed(context: &Context) -> CheckResult {
     let trained = context.trained().await?;
     let sampler = trained.client.save_weights_and_get_sampling_client().await;
-    let sampler = sampler.map_err(|error| Ended::of_optional(&error))?;
-    let prompt = text::tokens(&context.setting, 2, 12);
+    let sampler = sampler.map_err(|error| CheckError::from_optional_route(&error))?;
+    let prompt = text::tokens(&context.settings, 2, 12);
     let reply = sampler.sample(prompt).max_tokens(8).await?;
-    well_formed(&reply.sequences[0], 8)?;
+    check_sequence(&reply.sequences[0], 8)?;
     Ok(String::new())
 }
 
-pub(super) async fn seed(context: &Context) -> Findings {
-    let sampler = over_base(context).await?;
-    let prompt = text::tokens(&context.setting, 2, 12);
-    let draw = |seed| {
+pub(super) async fn seed(context: &Context) -> CheckResult {
+    let sampler = base_sampler(context).await?;
+    let prompt = text::tokens(&context.settings, 2, 12);
+    let sample = |seed| {
         let sample = sampler.sample(prompt.clone()).max_tokens(12);
         sample.temperature(1.0).seed(seed)
     };
-    let (first, second, other) = (draw(7).await?, draw(7).await?, draw(8).await?);
+    let (first, second, other) = (sample(7).await?, sample(7).await?, sample(8).await?);
     let tokens = |reply: &SampleResponse| reply.sequences[0].tokens.clone();
     ensure(tokens(&first) == tokens(&second), || {
         format!(
@@ -101,10 +101,10 @@ pub(super) async fn seed(context: &Context) -> Findings {
     })
 }
 
-pub(super) async fn agree(context: &Context) -> Findings {
-    let trained = context.needs_a_model().await?;
-    let sampler = over_trained(context).await?;
-    let mut tokens = text::tokens(&context.setting, 0, 12);
+pub(super) async fn agree(context: &Context) -> CheckResult {
+    let trained = context.require_real_model().await?;
+    let sampler = trained_sampler(context).await?;
+    let mut tokens = text::tokens(&context.settings, 0, 12);
     let reply = sampler
         .sample(tokens.clone())
         .max_tokens(6)
@@ -112,9 +112,9 @@ pub(super) async fn agree(context: &Context) -> Findings {
         .seed(3)
         .await?;
     let sequence = &reply.sequences[0];
-    well_formed(sequence, 6)?;
+    check_sequence(sequence, 6)?;
     let sampled = sequence.logprobs.clone();
-    let sampled = sampled.ok_or_else(|| Ended::failed("a sample has no log-probabilities"))?;
+    let sampled = sampled.ok_or_else(|| CheckError::failed("a sample has no log-probabilities"))?;
     tokens.extend(&sequence.tokens);
     let tail = tokens.len() - sequence.tokens.len();
     let computed = sampler.compute_logprobs(tokens.clone()).await?;
@@ -128,57 +128,60 @@ pub(super) async fn agree(context: &Context) -> Findings {
         .await?;
     let passed = text::logprobs(&output, 1)?.concat();
     let passed = &passed[passed.len().saturating_sub(sampled.len())..];
-    let apart = [
+    let distances = [
         text::distance(&sampled, &computed),
         text::distance(&sampled, passed),
     ];
-    let near = |distance: &f32| *distance < SAME;
-    ensure(apart.iter().all(near), || {
-        format!("sampled {sampled:.3?}, computed {computed:.3?}, of a forward pass {passed:.3?}")
+    let near = |distance: &f32| *distance < TOLERANCE;
+    ensure(distances.iter().all(near), || {
+        format!("sample {sampled:.3?}, compute_logprobs {computed:.3?}, forward pass {passed:.3?}")
     })?;
-    Ok(format!("at most {:.4} apart", apart[0].max(apart[1])))
+    Ok(format!(
+        "differences of at most {:.4}",
+        distances[0].max(distances[1])
+    ))
 }
 
-pub(super) async fn greedy(context: &Context) -> Findings {
-    let sampler = over_base(context).await?;
-    let prompt = text::tokens(&context.setting, 4, 12);
-    let draw = |temperature, seed| {
+pub(super) async fn greedy(context: &Context) -> CheckResult {
+    let sampler = base_sampler(context).await?;
+    let prompt = text::tokens(&context.settings, 4, 12);
+    let sample = |temperature, seed| {
         let sample = sampler.sample(prompt.clone()).max_tokens(6);
         sample.temperature(temperature).seed(seed)
     };
-    let (one, other) = (draw(0.0, 1).await?, draw(0.0, 2).await?);
+    let (one, other) = (sample(0.0, 1).await?, sample(0.0, 2).await?);
     let (one, other) = (&one.sequences[0], &other.sequences[0]);
     ensure(one.tokens == other.tokens, || {
-        format!("{:?} and {:?} under two seeds", one.tokens, other.tokens)
+        format!("two seeds give {:?} and {:?}", one.tokens, other.tokens)
     })?;
     let first = |sequence: &SampledSequence| sequence.logprobs.as_ref()?.first().copied();
-    let Some(likeliest) = first(one).filter(|_| context.compares()) else {
-        return Ok("only that seeds make no difference".to_owned());
+    let Some(likeliest) = first(one).filter(|_| context.has_real_model()) else {
+        return Ok("checked only that seeds make no difference".to_owned());
     };
     for seed in 1..=8 {
-        let drawn = draw(1.0, seed).await?;
-        let other = first(&drawn.sequences[0]).unwrap_or(f32::NEG_INFINITY);
-        ensure(other <= likeliest + SAME, || {
+        let sampled = sample(1.0, seed).await?;
+        let other = first(&sampled.sequences[0]).unwrap_or(f32::NEG_INFINITY);
+        ensure(other <= likeliest + TOLERANCE, || {
             format!(
-                "a token of log-probability {other} was drawn, and the likeliest has {likeliest}"
+                "greedy sampling gave log-probability {likeliest}, but a token of log-probability {other} was sampled"
             )
         })?;
     }
     Ok(String::new())
 }
 
-pub(super) async fn stop_tokens(context: &Context) -> Findings {
-    context.needs_a_model().await?;
-    let sampler = over_base(context).await?;
-    let prompt = text::tokens(&context.setting, 4, 12);
+pub(super) async fn stop_tokens(context: &Context) -> CheckResult {
+    context.require_real_model().await?;
+    let sampler = base_sampler(context).await?;
+    let prompt = text::tokens(&context.settings, 4, 12);
     let free = sampler
         .sample(prompt.clone())
         .max_tokens(6)
         .temperature(0.0)
         .await?;
     let Some(&stop) = free.sequences[0].tokens.get(2) else {
-        return Err(Ended::not_offered(
-            "the model ends its texts before they can be stopped",
+        return Err(CheckError::not_offered(
+            "the model ends the sequence before the stop token",
         ));
     };
     let stopped = sampler.sample(prompt).max_tokens(6).temperature(0.0);
@@ -188,7 +191,7 @@ pub(super) async fn stop_tokens(context: &Context) -> Findings {
         sequence.stop_reason == StopReason::Stop && sequence.tokens.len() <= 3,
         || {
             format!(
-                "{:?} of {:?}, to stop at {stop}",
+                "got {:?} with {:?}, expected a stop at {stop}",
                 sequence.tokens, sequence.stop_reason
             )
         },
@@ -200,38 +203,38 @@ pub(super) async fn stop_tokens(context: &Context) -> Findings {
     ))
 }
 
-pub(super) async fn several(context: &Context) -> Findings {
-    let sampler = over_base(context).await?;
-    let prompt = text::tokens(&context.setting, 2, 12);
+pub(super) async fn several(context: &Context) -> CheckResult {
+    let sampler = base_sampler(context).await?;
+    let prompt = text::tokens(&context.settings, 2, 12);
     let reply = sampler.sample(prompt).max_tokens(4).num_samples(4).await?;
     for sequence in &reply.sequences {
-        well_formed(sequence, 4)?;
+        check_sequence(sequence, 4)?;
     }
     Ok(String::new())
 }
 
-pub(super) async fn topk(context: &Context) -> Findings {
-    let sampler = over_base(context).await?;
-    let prompt = text::tokens(&context.setting, 2, 12);
+pub(super) async fn topk(context: &Context) -> CheckResult {
+    let sampler = base_sampler(context).await?;
+    let prompt = text::tokens(&context.settings, 2, 12);
     let sample = sampler
         .sample(prompt.clone())
         .max_tokens(1)
         .prompt_logprobs();
     let reply = sample.topk_prompt_logprobs(3).await;
-    let reply = reply.map_err(|error| Ended::of_choice(&error))?;
+    let reply = reply.map_err(|error| CheckError::from_optional_setting(&error))?;
     let topk = reply
         .topk_prompt_logprobs
-        .ok_or_else(|| Ended::not_offered("ignored"))?;
+        .ok_or_else(|| CheckError::not_offered("ignored"))?;
     ensure(topk.len() + 1 >= prompt.len(), || {
         format!(
-            "{} rows for a prompt of {} tokens",
+            "got {} rows for a prompt of {} tokens",
             topk.len(),
             prompt.len()
         )
     })?;
     let last = topk.row(topk.len() - 1).count();
     ensure(last == 3, || {
-        format!("the last row has {last} tokens, 3 were asked for")
+        format!("the last row has {last} tokens, expected 3")
     })?;
     Ok(String::new())
 }

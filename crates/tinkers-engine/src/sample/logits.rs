@@ -1,21 +1,21 @@
-//! The choice of one token from logits.
+//! Sampling of one token from logits.
 
 use super::TopK;
 use crate::ops::math;
 use crate::rng::Rng;
 
-/// How a token is chosen.
+/// The parameters of token sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
-    /// What log-probabilities are divided by; 0 takes the most likely token.
+pub struct SamplingOptions {
+    /// The divisor of the logits; 0 selects the most likely token.
     pub temperature: f32,
-    /// Only this many of the most likely tokens, where given.
+    /// The number of most likely tokens to sample from; `None` for all.
     pub top_k: Option<usize>,
-    /// Only the most likely tokens that together reach this share; 1 keeps all.
+    /// The cumulative probability of the most likely tokens to sample from; 1 for all.
     pub top_p: f32,
 }
 
-impl Default for Choice {
+impl Default for SamplingOptions {
     fn default() -> Self {
         Self {
             temperature: 1.0,
@@ -25,9 +25,9 @@ impl Default for Choice {
     }
 }
 
-impl Choice {
-    /// Chooses a token. Equal logits rank by token id, so that a seed always means the same choice.
-    pub(crate) fn choose(&self, logits: &[f32], rng: &mut Rng) -> u32 {
+impl SamplingOptions {
+    /// Samples a token. Equal logits are ordered by token id, so that the result for a seed is fixed.
+    pub(crate) fn sample(&self, logits: &[f32], rng: &mut Rng) -> u32 {
         if self.temperature <= 0.0 || self.top_k == Some(1) {
             return best(logits);
         }
@@ -42,16 +42,16 @@ impl Choice {
         let mut weights: Vec<f64> = order.iter().map(|&i| weight(logits[i as usize])).collect();
         let total: f64 = weights.iter().sum();
         let mut reached = 0.0;
-        let enough = weights.iter().position(|w| {
+        let cutoff = weights.iter().position(|w| {
             reached += w / total;
             reached >= f64::from(self.top_p)
         });
-        weights.truncate(enough.map_or(weights.len(), |last| last + 1));
+        weights.truncate(cutoff.map_or(weights.len(), |last| last + 1));
         order[draw(&weights, rng)]
     }
 }
 
-/// The `count` most likely tokens with their log-probabilities, `total` being the log of the sum of exponentials.
+/// Returns the `count` most likely tokens with their log-probabilities. `total` is the log-sum-exp of `logits`.
 pub(super) fn most_likely(logits: &[f32], count: usize, total: f32) -> TopK {
     let mut order: Vec<u32> = (0..logits.len()).map(id).collect();
     let count = count.min(order.len());
@@ -98,7 +98,7 @@ fn draw(weights: &[f64], rng: &mut Rng) -> usize {
             return index;
         }
     }
-    // Rounding may leave a sliver at the end, which belongs to the last token that has any weight.
+    // Rounding may leave a remainder, which goes to the last token of nonzero weight.
     weights.iter().rposition(|w| *w > 0.0).unwrap_or(0)
 }
 
@@ -112,21 +112,21 @@ mod tests {
 
     const LOGITS: [f32; 5] = [0.0, 2.0, 1.0, 2.0, -50.0];
 
-    fn counts(choice: Choice) -> [usize; 5] {
+    fn counts(sampling: SamplingOptions) -> [usize; 5] {
         let mut rng = Rng::new(4);
         let mut counts = [0; 5];
         for _ in 0..20_000 {
-            counts[choice.choose(&LOGITS, &mut rng) as usize] += 1;
+            counts[sampling.sample(&LOGITS, &mut rng) as usize] += 1;
         }
         counts
     }
 
     #[test]
-    fn frequencies_follow_the_tempered_distribution() {
+    fn token_frequencies_follow_the_temperature() {
         for temperature in [0.5f32, 1.0, 2.0] {
-            let got = counts(Choice {
+            let got = counts(SamplingOptions {
                 temperature,
-                ..Choice::default()
+                ..SamplingOptions::default()
             });
             let weights: Vec<f64> = LOGITS
                 .iter()
@@ -144,41 +144,41 @@ mod tests {
     }
 
     #[test]
-    fn zero_temperature_takes_the_first_of_the_most_likely() {
-        let got = counts(Choice {
+    fn zero_temperature_selects_the_lowest_id_among_ties() {
+        let got = counts(SamplingOptions {
             temperature: 0.0,
-            ..Choice::default()
+            ..SamplingOptions::default()
         });
         assert_eq!(got, [0, 20_000, 0, 0, 0]);
-        let cold = counts(Choice {
+        let cold = counts(SamplingOptions {
             temperature: 1e-30,
-            ..Choice::default()
+            ..SamplingOptions::default()
         });
         assert_eq!(cold[1] + cold[3], 20_000);
     }
 
     #[test]
-    fn top_k_and_top_p_leave_the_tail_out() {
-        let k = counts(Choice {
+    fn top_k_and_top_p_exclude_unlikely_tokens() {
+        let k = counts(SamplingOptions {
             top_k: Some(3),
-            ..Choice::default()
+            ..SamplingOptions::default()
         });
         assert!(k[0] == 0 && k[4] == 0 && k[2] > 0);
-        // The two most likely hold about 79 %: the third is needed to reach 80 %, not to reach 70 %.
-        let p = counts(Choice {
+        // The two most likely tokens have about 79 % together: 80 % needs the third, 70 % does not.
+        let p = counts(SamplingOptions {
             top_p: 0.7,
-            ..Choice::default()
+            ..SamplingOptions::default()
         });
         assert!(p[1] > 0 && p[3] > 0 && p[2] == 0);
-        let p = counts(Choice {
+        let p = counts(SamplingOptions {
             top_p: 0.8,
-            ..Choice::default()
+            ..SamplingOptions::default()
         });
         assert!(p[2] > 0 && p[0] == 0);
     }
 
     #[test]
-    fn the_most_likely_come_in_order_with_ties_by_id() {
+    fn most_likely_tokens_are_sorted_with_ties_by_id() {
         let total = crate::ops::target::log_sum_exp(&LOGITS);
         let top = most_likely(&LOGITS, 3, total);
         assert_eq!(top.iter().map(|(t, _)| *t).collect::<Vec<_>>(), [1, 3, 2]);

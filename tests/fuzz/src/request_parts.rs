@@ -1,8 +1,8 @@
-//! What requests are drawn of: what fits somewhere, and what fits nowhere.
+//! Parts of generated requests, both valid and invalid.
 
-use crate::furniture::{FUTURE, SAMPLER, SESSION};
+use crate::fixtures::{FUTURE, SAMPLER, SESSION};
 
-/// What stands in a path for an id.
+/// Values for ids in paths.
 pub(crate) const IDS: [&str; 26] = [
     SESSION,
     "session-0000000000000001:train:0",
@@ -75,7 +75,7 @@ pub(crate) const METHODS: [&str; 12] = [
     "P",
 ];
 
-/// Names that matter somewhere, with values that fit and values that do not.
+/// Header names that have a meaning, with valid and invalid values.
 pub(crate) const HEADERS: [(&str, &[&str]); 14] = [
     (
         "content-type",
@@ -157,7 +157,7 @@ pub(crate) const HEADERS: [(&str, &[&str]); 14] = [
     ),
 ];
 
-/// Values of every kind, odd numbers among them.
+/// JSON values of every type, including extreme numbers.
 pub(crate) const VALUES: [&str; 22] = [
     "null",
     "true",

@@ -1,18 +1,17 @@
-//! Draws whole requests: a route with its ids, or what is none; any method; headers that matter, and that lie; a body that fits, or
-//! one of another kind.
+//! Random generation of whole requests: valid and invalid paths, methods, headers and bodies.
 
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use tinkers_local::Route;
 
-use crate::corpus;
-use crate::furniture::{FUTURE, fitting, known};
+use crate::fixtures::{FUTURE, fixture_id, valid_body};
 use crate::mutate::Mutator;
+use crate::request_parts::{HEADERS, IDS, METHODS, OTHER_PATHS, QUERIES, VALUES};
+use crate::seeds;
 use crate::server::HOSTS;
-use crate::words::{HEADERS, IDS, METHODS, OTHER_PATHS, QUERIES, VALUES};
 
-/// One to three requests, or the seeds changed as any input is.
+/// Generates one to three requests, or mutates one of the seeds.
 pub fn requests(mutator: &Mutator, seeds: &[Vec<u8>]) -> Vec<u8> {
     if mutator.below(3) == 0 {
         return mutator.next(seeds);
@@ -58,7 +57,7 @@ fn path(mutator: &Mutator, route: Route) -> String {
         0 => (*mutator.pick(&OTHER_PATHS)).to_owned(),
         1 => long(mutator),
         _ => {
-            let parts = route.path().split('/').map(|part| match known(part) {
+            let parts = route.path().split('/').map(|part| match fixture_id(part) {
                 Some(_) if mutator.below(2) == 0 => mutator.pick(&IDS),
                 Some(id) => id,
                 None => part,
@@ -78,7 +77,7 @@ fn path(mutator: &Mutator, route: Route) -> String {
     path
 }
 
-/// Longer than hyper takes.
+/// Returns a path that exceeds the limit of hyper.
 fn long(mutator: &Mutator) -> String {
     let id = mutator.pick(&IDS);
     format!("/api/v1/{}", id.repeat(70_000 / id.len().max(1)))
@@ -99,9 +98,9 @@ fn header(mutator: &Mutator, headers: &mut Vec<u8>) {
     headers.extend_from_slice(b"\r\n");
 }
 
-/// Mostly the truth.
+/// Adds a `content-length` header, mostly the correct one.
 fn length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
-    let said = match mutator.below(16) {
+    let value = match mutator.below(16) {
         0 => "0".to_owned(),
         1 => length.saturating_sub(1).to_string(),
         2 => (length + 1000).to_string(),
@@ -111,14 +110,14 @@ fn length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
         6 => return,
         _ => length.to_string(),
     };
-    headers.extend(format!("content-length: {said}\r\n").into_bytes());
+    headers.extend(format!("content-length: {value}\r\n").into_bytes());
 }
 
-/// Bodies of other kinds, which are too long to be made for each request.
-static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(corpus::polls);
+/// Bodies of other kinds, made once because they are large.
+static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds::polls);
 
 fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
-    let mut body = match (mutator.below(8), fitting(route)) {
+    let mut body = match (mutator.below(8), valid_body(route)) {
         (0, _) | (1..6, None) => return Vec::new(),
         (1..6, Some(body)) => {
             let number = |name: &str| format!("{name}{}", 1 + mutator.below(7));
@@ -137,7 +136,7 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     body
 }
 
-/// Puts another value behind one of the colons.
+/// Replaces the value after one of the colons.
 fn value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();

@@ -1,20 +1,19 @@
-//! Requests as text: a head as HTTP/1.1 writes it, and a body. Read without mercy for neither, so that what hyper would refuse reaches
-//! the server's own readers as well.
+//! A lenient parser of HTTP/1.1 requests. It accepts requests that hyper would refuse, so that they reach the server's own parsers.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use memchr::memmem;
 use tinkers_local::Request;
 
-/// One input has so many requests at most.
-const MOST: usize = 8;
+/// The maximum number of requests in an input.
+const MAX_REQUESTS: usize = 8;
 
-/// The requests of an input, one behind the other. A body is as long as its `content-length` says, where that many bytes are left, else
-/// it is all that is left.
-pub(crate) fn read(mut bytes: &[u8]) -> Vec<Request> {
+/// Parses the consecutive requests of an input. A body has the length of its `content-length`, or else contains the rest of the
+/// input.
+pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Request> {
     let mut all = Vec::new();
-    while !bytes.is_empty() && all.len() < MOST {
-        let (head, rest) = cut(bytes);
+    while !bytes.is_empty() && all.len() < MAX_REQUESTS {
+        let (head, rest) = split_head(bytes);
         let (method, path, headers) = self::head(head);
         let length = headers.get("content-length");
         let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
@@ -31,14 +30,14 @@ pub(crate) fn read(mut bytes: &[u8]) -> Vec<Request> {
     all
 }
 
-/// The head and what is behind it.
-fn cut(bytes: &[u8]) -> (&[u8], &[u8]) {
+/// Splits the input after the head of the first request.
+fn split_head(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = b"\r\n\r\n";
     let at = memmem::find(bytes, end);
     at.map_or((bytes, &[]), |at| (&bytes[..at], &bytes[at + end.len()..]))
 }
 
-/// What cannot be of HTTP is left out.
+/// Parses a head and ignores invalid parts.
 fn head(bytes: &[u8]) -> (Method, String, HeaderMap) {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.next().unwrap_or_default();
@@ -54,7 +53,7 @@ fn head(bytes: &[u8]) -> (Method, String, HeaderMap) {
     });
     let mut all = HeaderMap::new();
     for (name, value) in headers {
-        // The map has room for 32,768 of them.
+        // The map is limited to 32,768 headers.
         let _ = all.try_append(name, value);
     }
     (Method::from_bytes(method).unwrap_or(Method::GET), path, all)
@@ -65,9 +64,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_stand_one_behind_the_other() {
+    fn consecutive_requests_are_parsed() {
         let bytes = b"POST /a?b HTTP/1.1\r\nX-A: 1\r\nno header\r\ncontent-length: 2\r\n\r\nabBREW /c d HTTP/1.1\r\ncontent-length: 9\r\n\r\nxyz";
-        let all = read(bytes);
+        let all = parse(bytes);
         assert_eq!(all.len(), 2);
         assert_eq!(
             (all[0].method.as_str(), all[0].path.as_str()),
@@ -79,7 +78,7 @@ mod tests {
             ("BREW", "/c d")
         );
         assert_eq!(&all[1].body[..], b"xyz");
-        assert_eq!(read(b"\xff\xff").len(), 1);
-        assert!(read(b"").is_empty());
+        assert_eq!(parse(b"\xff\xff").len(), 1);
+        assert!(parse(b"").is_empty());
     }
 }

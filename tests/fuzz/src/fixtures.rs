@@ -1,16 +1,16 @@
-//! What a server has before an input comes, and whole requests that fit it: each route as clients use it.
+//! Objects that exist on the server before an input runs, and valid requests that refer to them.
 
 use tinkers_local::Route;
 
-/// Ids on a furnished server, where chance always gives zero.
+/// The id of the session; ids are deterministic because the jitter source is zero.
 pub(crate) const SESSION: &str = "session-0000000000000001";
 pub(crate) const SAMPLER: &str = "session-0000000000000001:sample:0";
 pub(crate) const FUTURE: &str = "req-00000000-1";
-/// The future of the sample, the third request that has one.
+/// The request id of the sample, the third request with a future.
 pub(crate) const SAMPLE: &str = "req-00000000-3";
 
-/// Where a request goes and what it says, in the order in which a server is furnished. The first promise is [`FUTURE`].
-pub(crate) fn furniture() -> Vec<(String, String)> {
+/// Returns the paths and bodies of the requests that create the fixtures, in order. The first future is [`FUTURE`].
+pub(crate) fn setup_requests() -> Vec<(String, String)> {
     let model = format!("{SESSION}:train:0");
     let base = r#""base_model":"tinkers/scripted""#;
     [
@@ -41,13 +41,13 @@ pub(crate) fn furniture() -> Vec<(String, String)> {
     .into()
 }
 
-/// A body that fits the route, as text.
-pub(crate) fn fitting(route: Route) -> Option<String> {
+/// Returns a valid body for the route, if it has one.
+pub(crate) fn valid_body(route: Route) -> Option<String> {
     let model = format!("{SESSION}:train:0");
     let path = format!("tinker://{model}/weights/kept");
     let data = r#"{"data":[{"model_input":{"chunks":[{"type":"encoded_text","tokens":[1,2,3]}]},"loss_fn_inputs":{"target_tokens":{"data":[2,3,4],"dtype":"int64","shape":[3]},"weights":{"data":[1.0,0.5,0.0],"dtype":"float32","shape":[3]}}}],"loss_fn":"cross_entropy"}"#;
-    let known = furniture();
-    let furnished = known
+    let setup = setup_requests();
+    let setup_body = setup
         .iter()
         .find(|(path, _)| *path == route.path())
         .map(|(_, body)| body.clone());
@@ -81,12 +81,12 @@ pub(crate) fn fitting(route: Route) -> Option<String> {
         Route::RetrieveFutures => format!(
             r#"{{"target":{{"type":"sampling_session","sampling_session_id":"{SAMPLER}","cloned_sampler_id":0}},"prev_cursor":0,"timeout":30.0,"retrieved_request_ids":[]}}"#
         ),
-        _ => return furnished,
+        _ => return setup_body,
     })
 }
 
-/// What a furnished server has where a path has an id.
-pub(crate) fn known(part: &str) -> Option<&'static str> {
+/// Returns the fixture id for a parameter of a route's path.
+pub(crate) fn fixture_id(part: &str) -> Option<&'static str> {
     Some(match part {
         "{session_id}" => SESSION,
         "{sampler_id}" => SAMPLER,
@@ -98,14 +98,14 @@ pub(crate) fn known(part: &str) -> Option<&'static str> {
     })
 }
 
-/// A request to the route as a client sends it.
-pub(crate) fn whole(route: Route, host: &str) -> Vec<u8> {
+/// Returns a valid request to the route, as a client sends it.
+pub(crate) fn client_request(route: Route, host: &str) -> Vec<u8> {
     let parts = route
         .path()
         .split('/')
-        .map(|part| known(part).unwrap_or(part));
+        .map(|part| fixture_id(part).unwrap_or(part));
     let path = parts.collect::<Vec<_>>().join("/");
-    let body = fitting(route).unwrap_or_default();
+    let body = valid_body(route).unwrap_or_default();
     let head = format!(
         "{} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\nx-api-key: tml-fuzz\r\ncontent-length: {}\r\n\r\n",
         route.method(),

@@ -1,18 +1,18 @@
-//! Whole requests and connections to begin with.
+//! Seeds of the server targets: whole requests and connections.
 
 use tinkers_local::Route;
 
 use crate::bombs::BOMBS;
-use crate::corpus::polls;
-use crate::furniture::whole;
+use crate::fixtures::client_request;
+use crate::seeds::polls;
 use crate::server::HOSTS;
 
-/// Each route as clients use it, on each server; and bodies that are none of its own.
+/// Returns requests to every route as clients send them, requests with bodies of other kinds, and decompression bombs.
 pub(crate) fn requests() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for (i, route) in Route::ALL.iter().enumerate() {
-        all.push(whole(*route, HOSTS[i % HOSTS.len()]));
-        all.push(whole(*route, HOSTS[0]));
+        all.push(client_request(*route, HOSTS[i % HOSTS.len()]));
+        all.push(client_request(*route, HOSTS[0]));
     }
     let routes = [Route::Sample, Route::ForwardBackward, Route::CreateModel];
     for (i, body) in polls().iter().enumerate() {
@@ -33,27 +33,28 @@ pub(crate) fn requests() -> Vec<Vec<u8>> {
     all
 }
 
-/// What comes over a connection: requests one behind the other, in chunks, and HTTP/2.
+/// Returns the bytes of connections: short and long requests, several requests, and HTTP/2.
 pub(crate) fn connections() -> Vec<Vec<u8>> {
     let mut all = requests();
     all.retain(|bytes| bytes.len() < 4096);
-    // With its length, and longer than what is read of a body.
+    // A body above the size limit.
     let long = b"9".repeat(5 << 20);
     let head = "POST /api/v1/asample HTTP/1.1\r\nhost: tinker\r\ncontent-length: 5242880\r\n\r\n";
     all.push([head.as_bytes(), &long].concat());
     let three = [Route::CreateSession, Route::Sample, Route::RetrieveFuture];
-    all.push(three.map(|route| whole(route, "tinker")).concat());
+    all.push(three.map(|route| client_request(route, "tinker")).concat());
     all.extend(http_2());
     all
 }
 
-/// HTTP/2 with prior knowledge: a request without a body, one with a body, one whose body never comes, and frames that make no sense.
+/// Returns HTTP/2 connections with prior knowledge: a request without a body, one with a body, one whose body is incomplete, and
+/// invalid frames.
 pub(crate) fn http_2() -> [Vec<u8>; 4] {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         let length = (payload.len() as u32).to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
     };
-    // From the static table: the method, the scheme http, and a path of our own.
+    // The method and the scheme from the static table, then the path as a literal.
     let head = |method: u8, path: &str| {
         let path = [&[0x04, path.len() as u8], path.as_bytes()].concat();
         [&[0x80 | method, 0x86], &path[..], b"\x41\x01a"].concat()
@@ -84,7 +85,7 @@ pub(crate) fn http_2() -> [Vec<u8>; 4] {
         [
             &start[..],
             &frame(settings, 0, 0, &[0, 4, 0xff, 0xff, 0xff, 0xff]),
-            &frame(data, 1, 7, b"nobody asked"),
+            &frame(data, 1, 7, b"unexpected"),
         ]
         .concat(),
     ]
