@@ -48,9 +48,9 @@ pub enum Error {
         /// The process that holds it, where that is known.
         holder: Option<u32>,
     },
-    /// The tensor library refused to read or convert weights.
-    #[error("the weights cannot be read or converted")]
-    Tensor(#[from] candle_core::Error),
+    /// A safetensors file could not be read or written.
+    #[error("cannot read or write the weights as safetensors")]
+    Safetensors(#[from] safetensors::SafeTensorError),
     /// A tokenizer could not be read or applied.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -1,9 +1,10 @@
 //! Training of a base model from nothing, all parameters at once. This is how the built-in model was made.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use half::f16;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 use crate::adamw::{AdamW, AdamWParams};
 use crate::builtin::END_OF_TEXT;
@@ -86,7 +87,7 @@ impl Pretrainer {
     /// One step on texts of token ids; returns the loss in nats per predicted token, before the step.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a token is outside the vocabulary.
+    /// [`Error::Panicked`] if a token is outside of the vocabulary.
     pub fn step(&mut self, texts: &[&[u32]], with: &AdamWParams) -> Result<f64> {
         let (sequences, count) = sequences(texts);
         #[expect(
@@ -133,20 +134,21 @@ impl Pretrainer {
         Ok(mean(outputs.iter().map(|o| o.log_probs.as_slice()), count))
     }
 
-    /// The weights as a safetensors file of half-precision numbers.
+    /// Encodes the weights as a safetensors file of half-precision numbers.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the library fails to convert them.
+    /// [`Error::Safetensors`] if they cannot be encoded.
     pub fn to_f16_file(&self) -> Result<Vec<u8>> {
-        let mut halves = BTreeMap::new();
-        for (param, shape) in self.params.iter().zip(&self.shapes) {
-            let data = param.data().to_vec();
-            let full = Tensor::from_vec(data, shape.as_slice(), &Device::Cpu)?;
-            let half = full.to_dtype(DType::F16)?;
-            halves.insert(param.name.clone(), half);
-        }
-        safetensors::serialize(halves.iter(), None)
-            .map_err(|e| Error::Model(format!("the weights cannot be written: {e}")))
+        let halves: Vec<Vec<u8>> = self.params.iter().map(|p| f16_bytes(p.data())).collect();
+        let params = self.params.iter().zip(&self.shapes).zip(&halves);
+        let views = params.map(|((param, shape), half)| {
+            let view = TensorView::new(Dtype::F16, shape.clone(), half)?;
+            Ok((param.name.as_str(), view))
+        });
+        Ok(safetensors::serialize(
+            views.collect::<Result<Vec<_>>>()?,
+            None,
+        )?)
     }
 
     fn setup(&self, node: impl Fn(Matrix) -> Node) -> Result<Setup> {
@@ -160,6 +162,12 @@ impl Pretrainer {
             leaves,
         })
     }
+}
+
+fn f16_bytes(data: &[f32]) -> Vec<u8> {
+    data.iter()
+        .flat_map(|value| f16::from_f32(*value).to_le_bytes())
+        .collect()
 }
 
 /// A rise over the first steps, then half a cosine down to a tenth.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
 use crate::fields::Fields;
@@ -14,13 +16,16 @@ use crate::ops::tape::Node;
 #[derive(Debug, Default)]
 pub struct Weights {
     nodes: BTreeMap<String, Node>,
+    /// Tensors of a type that is not converted.
+    unread: BTreeMap<String, Dtype>,
 }
 
 impl Weights {
-    /// Reads the tensors of one safetensors file, widening `f16` and `bf16` to `f32`.
+    /// Reads the tensors of one safetensors file and converts `f64`, `f16` and `bf16` to `f32`. Tensors of other types, such as
+    /// masks or quantised weights, are left out.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the bytes are no safetensors file or hold a type that does not convert.
+    /// [`Error::Safetensors`] if the bytes are not a safetensors file.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let mut weights = Self::default();
         weights.read(bytes)?;
@@ -31,7 +36,7 @@ impl Weights {
     /// or else every `*.safetensors` file in the order of their names.
     ///
     /// # Errors
-    /// [`Error::Model`] where there is none, [`Error::Io`] and [`Error::Tensor`] where one cannot be read.
+    /// [`Error::Model`] if there is none or one is not a safetensors file, [`Error::Io`] if one cannot be read.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let files = shards(dir)?;
         if files.is_empty() {
@@ -45,7 +50,7 @@ impl Weights {
             let bytes = std::fs::read(&file).map_err(Error::io("cannot read", &file))?;
             weights.read(&bytes).map_err(|error| {
                 let reason = match error {
-                    Error::Tensor(cause) => cause.to_string(),
+                    Error::Safetensors(cause) => cause.to_string(),
                     other => other.to_string(),
                 };
                 Error::Model(format!("{}: {reason}", file.display()))
@@ -56,7 +61,10 @@ impl Weights {
 
     /// Weights that are part of a computation already.
     pub(crate) fn from_nodes(nodes: BTreeMap<String, Node>) -> Self {
-        Self { nodes }
+        Self {
+            nodes,
+            unread: BTreeMap::new(),
+        }
     }
 
     /// The rows of the weight `name`.
@@ -83,6 +91,11 @@ impl Weights {
         rows: usize,
         cols: usize,
     ) -> Result<Option<Node>> {
+        if let Some(dtype) = self.unread.get(name) {
+            return Err(Error::Model(format!(
+                "{name} has the type {dtype}, expected F64, F32, F16 or BF16"
+            )));
+        }
         let Some(node) = self.nodes.remove(name) else {
             return Ok(None);
         };
@@ -97,26 +110,50 @@ impl Weights {
     }
 
     fn read(&mut self, bytes: &[u8]) -> Result<()> {
-        // In an order, so that of several faults the same one is told each time.
-        let tensors: BTreeMap<_, _> = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?
-            .into_iter()
-            .collect();
-        for (name, tensor) in tensors {
-            let (rows, cols) = match tensor.dims() {
+        for (name, tensor) in SafeTensors::deserialize(bytes)?.iter() {
+            let (rows, cols) = match tensor.shape() {
                 [cols] => (1, *cols),
                 [rows, cols] => (*rows, *cols),
-                // No layer of a language model has such a shape; one that is wanted is reported as missing.
+                // No layer of a language model has such a shape; a weight that is needed is reported as missing.
                 other => {
                     tracing::debug!(name, shape = ?other, "left out a tensor");
                     continue;
                 }
             };
-            let data = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            let Some(data) = to_f32(&tensor) else {
+                tracing::debug!(name, dtype = ?tensor.dtype(), "left out a tensor");
+                self.unread.insert(name.to_owned(), tensor.dtype());
+                continue;
+            };
             let node = Node::constant(Matrix::new(data, rows, cols));
-            self.nodes.insert(name, node);
+            self.nodes.insert(name.to_owned(), node);
         }
         Ok(())
     }
+}
+
+/// Converts the elements of a tensor to `f32`; `None` for types that are not floating-point numbers of 16 bits or more.
+fn to_f32(tensor: &TensorView<'_>) -> Option<Vec<f32>> {
+    let data = tensor.data();
+    Some(match tensor.dtype() {
+        Dtype::F32 => elements(data, f32::from_le_bytes),
+        Dtype::F16 => elements(data, |bytes| f16::from_le_bytes(bytes).to_f32()),
+        Dtype::BF16 => elements(data, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the engine computes in f32"
+        )]
+        Dtype::F64 => elements(data, |bytes| f64::from_le_bytes(bytes) as f32),
+        _ => return None,
+    })
+}
+
+fn elements<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    data.as_chunks()
+        .0
+        .iter()
+        .map(|bytes| read(*bytes))
+        .collect()
 }
 
 fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -151,4 +188,50 @@ fn shards(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(dtype: Dtype, data: &[u8], size: usize) -> Vec<u8> {
+        let view = TensorView::new(dtype, vec![data.len() / size], data).unwrap();
+        safetensors::serialize([("a", view)], None).unwrap()
+    }
+
+    #[test]
+    fn every_16_bit_number_reads_as_in_candle() {
+        let data: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for dtype in [Dtype::F16, Dtype::BF16] {
+            let bytes = file(dtype, &data, 2);
+            let read = Weights::from_bytes(&bytes).unwrap();
+            let cpu = candle_core::Device::Cpu;
+            let tensors = candle_core::safetensors::load_buffer(&bytes, &cpu).unwrap();
+            let wide = tensors["a"].to_dtype(candle_core::DType::F32).unwrap();
+            let expected: Vec<f32> = wide.to_vec1().unwrap();
+            for (own, expected) in read.nodes["a"].value().data().iter().zip(&expected) {
+                let is_same = own.to_bits() == expected.to_bits();
+                assert!(
+                    is_same || (own.is_nan() && expected.is_nan()),
+                    "{own} {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn integer_tensors_are_refused_only_when_needed() {
+        let bytes = file(Dtype::I64, &7i64.to_le_bytes(), 8);
+        let mut weights = Weights::from_bytes(&bytes).unwrap();
+        assert!(weights.take_if_present("b", 1, 1).unwrap().is_none());
+        let error = weights.take("a", 1, 1).unwrap_err().to_string();
+        assert!(error.contains("a has the type I64"), "{error}");
+    }
+
+    #[test]
+    fn double_precision_is_rounded_to_f32() {
+        let bytes = file(Dtype::F64, &0.1f64.to_le_bytes(), 8);
+        let read = Weights::from_bytes(&bytes).unwrap();
+        assert_eq!(read.nodes["a"].value().data(), [0.1f32]);
+    }
 }
