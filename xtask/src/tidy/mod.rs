@@ -12,6 +12,7 @@ mod promises;
 mod source;
 mod table;
 mod text;
+mod unused;
 
 use std::fmt;
 
@@ -65,6 +66,7 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
     found.extend(completeness::violations(packages, &files));
     found.extend(drawing::violations(&files));
     found.extend(promises::violations(&files));
+    found.extend(unused::violations(packages, &files));
     for file in &files {
         found.extend(text::violations(file));
         if file.path.ends_with(".rs") {

@@ -40,7 +40,6 @@ pub(crate) const TABLE: &[Entry] = &[
             "tinkers-core",
             "tinkers-wire",
             "tinkers-limits",
-            "tinkers-registry",
         ],
     },
     Entry {
