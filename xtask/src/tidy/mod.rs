@@ -1,12 +1,15 @@
 //! `cargo xtask tidy`: reads the workspace once and hands it to the rules, each a pure function in a file of its own.
 
 mod completeness;
+mod cycles;
 mod drawing;
 mod files;
 mod graph;
 mod lexer;
 mod manifest;
+mod modules;
 mod outside;
+mod paths;
 mod places;
 mod promises;
 mod source;
@@ -66,6 +69,7 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
     found.extend(completeness::violations(packages, &files));
     found.extend(drawing::violations(&files));
     found.extend(promises::violations(&files));
+    found.extend(cycles::violations(packages, &files));
     found.extend(unused::violations(packages, &files));
     for file in &files {
         found.extend(text::violations(file));

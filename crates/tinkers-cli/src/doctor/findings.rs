@@ -7,7 +7,6 @@ use serde::Serialize;
 use tinkers::wire::ClientConfig;
 use tinkers::{BodyFormat, Capabilities, Deduplication, Document, ServerProfile};
 
-use super::advice::advice;
 use crate::layout::{flow, labelled};
 use crate::output::Screen;
 
@@ -62,6 +61,7 @@ pub(crate) struct Limits {
 }
 
 impl Findings {
+    /// Findings without advice.
     pub(crate) fn new(
         server: String,
         profile: &ServerProfile,
@@ -78,7 +78,7 @@ impl Findings {
             }
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        let mut findings = Self {
+        Self {
             server,
             software: profile.software.clone(),
             pass_bodies: match profile.bodies {
@@ -113,9 +113,7 @@ impl Findings {
                 session_expiry_seconds: config.session_expiry_sec,
             },
             advice: Vec::new(),
-        };
-        findings.advice = advice(&findings);
-        findings
+        }
     }
 
     pub(crate) fn show(&self, screen: &Screen) -> io::Result<()> {

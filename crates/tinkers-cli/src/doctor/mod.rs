@@ -72,7 +72,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     let offered = steps.run("asking for the models of", STEP, asking).await;
     let offered = offered.and_then(|offered| offered.map_err(anyhow::Error::from));
     let context = service.context();
-    let findings = Findings::new(
+    let mut findings = Findings::new(
         steps.address.clone(),
         &service.server_profile(),
         context.config(),
@@ -84,6 +84,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
     // A server that cannot be told finds out by itself.
     let closing = service.close(FinishReason::Success, None);
     let _ = steps.run("closing the session on", STEP, closing).await;
+    findings.advice = advice::advice(&findings);
     Ok(findings)
 }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use tinkers_core::{Jitter, Spawn, SplitMix, Time};
 
-use super::LocalServer;
+use super::core::{LocalServer, Parts};
 use crate::config::LocalConfig;
 use crate::engine::{Engine, EngineError};
 use crate::faults::Faults;
@@ -14,13 +14,13 @@ use crate::journal::Journal;
 /// The parts of a [`LocalServer`].
 #[derive(Debug)]
 pub struct LocalServerBuilder {
-    pub(super) engine: Arc<dyn Engine>,
-    pub(super) time: Arc<dyn Time>,
-    pub(super) spawn: Arc<dyn Spawn>,
-    pub(super) config: LocalConfig,
-    pub(super) chance: Option<Arc<dyn Jitter>>,
-    pub(super) faults: Option<Faults>,
-    pub(super) journal: Option<Journal>,
+    engine: Arc<dyn Engine>,
+    time: Arc<dyn Time>,
+    spawn: Arc<dyn Spawn>,
+    config: LocalConfig,
+    chance: Option<Arc<dyn Jitter>>,
+    faults: Option<Faults>,
+    journal: Option<Journal>,
 }
 
 impl LocalServer {
@@ -71,23 +71,30 @@ impl LocalServerBuilder {
         self
     }
 
-    /// The server, ready for exchanges.
+    /// Starts the server, ready for exchanges.
     ///
     /// # Errors
     /// When the engine cannot read its checkpoints.
     pub fn build(self) -> Result<LocalServer, EngineError> {
-        LocalServer::start(self)
-    }
-
-    pub(super) fn chance(&mut self) -> Arc<dyn Jitter> {
-        let time = &self.time;
-        self.chance.take().unwrap_or_else(|| {
-            let date = time
-                .wall()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
-            // Truncation keeps the fast bits, which are what tells two starts apart.
-            Arc::new(SplitMix::new(date.as_nanos() as u64))
+        let chance = self.chance.unwrap_or_else(|| seeded(&*self.time));
+        LocalServer::start(Parts {
+            engine: self.engine,
+            time: self.time,
+            spawn: self.spawn,
+            config: self.config,
+            chance,
+            faults: self.faults.unwrap_or_default(),
+            journal: self.journal,
         })
     }
+}
+
+/// A source of ids that differs between starts.
+fn seeded(time: &dyn Time) -> Arc<dyn Jitter> {
+    let date = time
+        .wall()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    // Truncation keeps the bits that change fast, which tell two starts apart.
+    Arc::new(SplitMix::new(date.as_nanos() as u64))
 }

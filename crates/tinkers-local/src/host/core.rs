@@ -6,10 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tinkers_core::{Moment, Spawn, Task, Time};
+use tinkers_core::{Jitter, Moment, Spawn, Task, Time};
 use tokio::sync::{Notify, oneshot};
 
-use super::LocalServerBuilder;
 use crate::config::LocalConfig;
 use crate::engine::{Done, Engine, EngineError, Job};
 use crate::faults::Faults;
@@ -54,16 +53,26 @@ struct Core {
     armed: Option<Moment>,
 }
 
+/// What a [`LocalServer`] is made of.
+pub(super) struct Parts {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) time: Arc<dyn Time>,
+    pub(super) spawn: Arc<dyn Spawn>,
+    pub(super) config: LocalConfig,
+    pub(super) chance: Arc<dyn Jitter>,
+    pub(super) faults: Faults,
+    pub(super) journal: Option<Journal>,
+}
+
 impl LocalServer {
-    pub(super) fn start(mut parts: LocalServerBuilder) -> Result<Self, EngineError> {
+    pub(super) fn start(parts: Parts) -> Result<Self, EngineError> {
         let checkpoints = parts.engine.checkpoints()?;
-        let config = Arc::new(parts.config.clone());
-        let faults = parts.faults.take().unwrap_or_default();
-        faults.install(&parts.time);
+        let config = Arc::new(parts.config);
+        parts.faults.install(&parts.time);
         let at = stamp(&parts.time);
         let protocol = Protocol::new(
             Arc::clone(&config),
-            parts.chance(),
+            parts.chance,
             parts.engine.models(),
             parts.engine.losses(),
             checkpoints,
@@ -73,7 +82,7 @@ impl LocalServer {
             config,
             time: parts.time,
             spawn: Arc::clone(&parts.spawn),
-            faults,
+            faults: parts.faults,
             journal: parts.journal,
             engine: parts.engine,
             core: Mutex::new(Core {

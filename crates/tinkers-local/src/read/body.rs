@@ -1,4 +1,4 @@
-//! The body as it was before its content coding, never longer than allowed.
+//! The body of a request: its content type, and its bytes as they were before their content coding, of a bounded length.
 
 use std::io::Read;
 
@@ -33,6 +33,11 @@ pub(super) fn plain(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
 pub(crate) fn too_large(limit: usize) -> Refusal {
     let reason = format!("the body is longer than {limit} bytes; send fewer data in one request");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
+}
+
+/// Whether a body of this content type is protobuf.
+pub(crate) fn is_protobuf(kind: Option<&str>) -> bool {
+    kind.is_some_and(|kind| kind.contains("protobuf"))
 }
 
 fn unpack(packed: &[u8], limit: usize) -> Result<Bytes, Refusal> {

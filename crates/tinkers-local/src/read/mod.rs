@@ -12,13 +12,13 @@ mod route;
 mod table;
 mod unread;
 
-pub(crate) use body::too_large;
+pub(crate) use body::{is_protobuf, too_large};
 pub(crate) use class::class_of;
 pub use command::Command;
 pub(crate) use command::Page;
 pub(crate) use digest::Digest;
 pub(crate) use number::{NumberScan, Numbered, gives_up_number};
-pub(crate) use pass::{BackwardBody, ForwardBody, is_protobuf};
+pub(crate) use pass::{BackwardBody, ForwardBody};
 pub(crate) use refusal::Refusal;
 pub(crate) use route::{check_key, fault_counts, is_counts, read};
 pub use table::Route;

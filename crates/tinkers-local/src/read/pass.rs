@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tinkers_wire::{Datum, Loss, LossConfigValue, LossFn, PassMode, PassRequest};
 
+use super::body::is_protobuf;
 use super::json::json;
 use super::{Command, Digest, Refusal};
 
@@ -88,9 +89,4 @@ fn command(pass: PassRequest, way: &'static str) -> Command {
     let canonical = pass.to_protobuf().unwrap_or_else(|_| pass.to_json());
     let digest = Digest::of("pass", &canonical);
     Command::Pass(Box::new(pass), way, digest)
-}
-
-/// Whether a body of this content type is protobuf.
-pub(crate) fn is_protobuf(kind: Option<&str>) -> bool {
-    kind.is_some_and(|kind| kind.contains("protobuf"))
 }

@@ -1,0 +1,231 @@
+//! The rule on import cycles: no files of a crate use items of each other, directly or around a circle.
+//!
+//! A module and its parent may: what a directory is made of and what its `mod.rs` composes belong together.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::Violation;
+use super::files::File;
+use super::modules::Modules;
+use crate::metadata::Package;
+
+/// Crates that still have cycles. None may be added; a crate without any has to leave.
+const WITH_CYCLES: &[&str] = &[
+    "tinkers",
+    "tinkers-core",
+    "tinkers-dispatch",
+    "tinkers-futures",
+    "tinkers-local",
+    "tinkers-sampling",
+    "tinkers-session",
+    "tinkers-training",
+    "tinkers-transport",
+    "tinkers-wire",
+];
+
+type Uses<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
+
+/// The import cycles of all crates under `crates/`.
+pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
+    let crates = packages
+        .iter()
+        .filter(|package| package.directory.starts_with("crates/"));
+    crates
+        .flat_map(|package| {
+            let is_known = WITH_CYCLES.contains(&package.name.as_str());
+            of_crate(&package.name, &package.directory, is_known, files)
+        })
+        .collect()
+}
+
+fn of_crate(name: &str, directory: &str, is_known: bool, files: &[File]) -> Vec<Violation> {
+    let modules = Modules::read(directory, files);
+    let found = cycles(&modules.uses());
+    match (is_known, found.is_empty()) {
+        (true, false) => Vec::new(),
+        (true, true) => vec![Violation::new(
+            name,
+            "has no import cycles any more: remove it from WITH_CYCLES",
+        )],
+        (false, _) => found
+            .into_iter()
+            .map(|cycle| {
+                let what = format!(
+                    "has an import cycle: {}; move what these files share into a file below them",
+                    cycle.join(" -> ")
+                );
+                Violation::new(name, what)
+            })
+            .collect(),
+    }
+}
+
+/// A shortest cycle of each group of files that all lead to each other; its first file comes again at its end.
+fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for file in uses.keys() {
+        if seen.contains(file) {
+            continue;
+        }
+        let from_here = reached(uses, file);
+        let is_back = |other: &&&str| reached(uses, other).contains(*file);
+        let group: BTreeSet<&str> = from_here.iter().filter(is_back).copied().collect();
+        let shortest = group.iter().filter_map(|file| way_back(uses, file));
+        found.extend(shortest.min_by_key(Vec::len));
+        seen.extend(group);
+    }
+    found
+}
+
+/// All files that `from` leads to.
+fn reached<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
+    let mut found = BTreeSet::new();
+    let mut waiting: Vec<&'a str> = uses.get(from).into_iter().flatten().copied().collect();
+    while let Some(file) = waiting.pop() {
+        if found.insert(file) {
+            waiting.extend(uses.get(file).into_iter().flatten());
+        }
+    }
+    found
+}
+
+/// The shortest way from a file to itself.
+fn way_back<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
+    let mut waiting = VecDeque::from([vec![file]]);
+    let mut seen = BTreeSet::new();
+    while let Some(way) = waiting.pop_front() {
+        for next in uses.get(way.last()?).into_iter().flatten() {
+            let mut longer = way.clone();
+            longer.push(next);
+            if *next == file {
+                return Some(longer);
+            }
+            if seen.insert(*next) {
+                waiting.push_back(longer);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cycles of a crate of these files.
+    fn found(files: &[(&str, &str)]) -> Vec<String> {
+        let files: Vec<File> = files
+            .iter()
+            .map(|(path, text)| File::new(&format!("crates/a/src/{path}"), text))
+            .collect();
+        let modules = Modules::read("crates/a", &files);
+        let cycles = cycles(&modules.uses()).into_iter().map(|cycle| {
+            let short = cycle
+                .iter()
+                .map(|path| path.trim_start_matches("crates/a/src/"));
+            short.collect::<Vec<_>>().join(" ")
+        });
+        cycles.collect()
+    }
+
+    const ROOT: (&str, &str) = ("lib.rs", "mod a;\nmod b;\nmod c;\npub use a::A;\n");
+
+    #[test]
+    fn uses_in_one_direction_pass() {
+        let b = "use crate::A; pub struct B; fn f() { crate::c::g() }";
+        let files = [
+            ROOT,
+            ("a.rs", "pub struct A;"),
+            ("b.rs", b),
+            ("c.rs", "pub fn g() {}"),
+        ];
+        assert_eq!(found(&files), [""; 0]);
+    }
+
+    #[test]
+    fn a_cycle_of_three_is_found_in_every_form_of_use() {
+        for (in_a, in_b) in [
+            ("use crate::b::B;", "use crate::c::{self, C as D};"),
+            (
+                "use super::{b::B as _};",
+                "pub(crate) fn f(c: crate::c::C) {}",
+            ),
+            ("fn f() { use crate::b::*; }", "impl super::c::C {}"),
+            (
+                "mod inner { use super::super::b::B; }",
+                "macro_rules! m { () => { $crate::c::C } }",
+            ),
+        ] {
+            let a = format!("{in_a} pub struct A;");
+            let b = format!("{in_b} pub struct B;");
+            // The name at the root leads to the file that defines it.
+            let c = "use std::fmt; use crate::A; pub struct C;";
+            let files = [ROOT, ("a.rs", &a), ("b.rs", &b), ("c.rs", c)];
+            assert_eq!(found(&files), ["a.rs b.rs c.rs a.rs"], "{in_a} {in_b}");
+        }
+    }
+
+    #[test]
+    fn tests_comments_and_re_exports_are_not_uses() {
+        let a = "//! [`crate::b::B`]\npub struct A;\n#[cfg(test)]\nmod tests { use crate::b::B; }";
+        let c = "pub(crate) use crate::b::B;\n#[cfg(test)]\nuse crate::b::{B as D};\n#[cfg(test)] mod t;";
+        let files = [
+            ROOT,
+            ("a.rs", a),
+            (
+                "b.rs",
+                "use crate::{A, c::B as C}; use crate::c; pub struct B;",
+            ),
+            ("c.rs", c),
+            ("c/t.rs", "use crate::b::B;"),
+        ];
+        assert_eq!(found(&files), [""; 0]);
+    }
+
+    #[test]
+    fn parent_and_child_may_use_each_other_and_siblings_may_not() {
+        let parent = "mod x; mod y; use x::X; pub struct P; use y::Y;";
+        let x = "use super::P; pub struct X;";
+        let files = |y| {
+            [
+                ("lib.rs", "mod p;"),
+                ("p/mod.rs", parent),
+                ("p/x.rs", x),
+                ("p/y.rs", y),
+            ]
+        };
+        assert_eq!(found(&files("use super::{P, X}; pub struct Y;")), [""; 0]);
+        let both = [
+            ("lib.rs", "mod p;"),
+            ("p/mod.rs", parent),
+            // A child sees the private imports of its parent.
+            ("p/x.rs", "use super::Y; pub struct X;"),
+            ("p/y.rs", "use super::X; pub struct Y;"),
+        ];
+        assert_eq!(found(&both), ["p/x.rs p/y.rs p/x.rs"]);
+    }
+
+    #[test]
+    fn each_group_of_files_is_told_once_by_its_shortest_cycle() {
+        let uses = Uses::from([
+            ("a", BTreeSet::from(["b"])),
+            ("b", BTreeSet::from(["c"])),
+            ("c", BTreeSet::from(["a", "b"])),
+            ("d", BTreeSet::from(["a", "e"])),
+            ("e", BTreeSet::from(["d"])),
+        ]);
+        assert_eq!(cycles(&uses), [vec!["b", "c", "b"], vec!["d", "e", "d"]]);
+    }
+
+    #[test]
+    fn a_listed_crate_is_passed_over_until_it_has_no_cycle() {
+        let file = |path: &str, text: &str| File::new(&format!("crates/a/src/{path}"), text);
+        let mut files = vec![file("a.rs", "use crate::b::B; pub struct A;")];
+        files.push(file("b.rs", "use crate::a::A; pub struct B;"));
+        assert_eq!(of_crate("a", "crates/a", true, &files), []);
+        assert_eq!(of_crate("a", "crates/a", false, &files).len(), 1);
+        let told = of_crate("a", "crates/a", true, &files[..1]);
+        assert!(told[0].what.contains("remove it"), "{told:?}");
+    }
+}
