@@ -15,7 +15,6 @@ const WITH_CYCLES: &[&str] = &[
     "tinkers-core",
     "tinkers-dispatch",
     "tinkers-futures",
-    "tinkers-local",
     "tinkers-sampling",
     "tinkers-session",
     "tinkers-training",

@@ -1,4 +1,4 @@
-//! How answers are worded.
+//! The wording of answers.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -10,21 +10,21 @@ use crate::engine::EngineError;
 use crate::http::Answer;
 use crate::read::Refusal;
 
-/// What a promise is for, where that shows.
+/// The kind of an accepted request, where the answer depends on it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Promised<'a> {
-    /// A new model.
+pub(crate) enum AcceptedKind<'a> {
+    /// The creation of a model with this base and adapter.
     Model(&'a str, &'a LoraConfig),
-    /// The end of one.
+    /// The unloading of a model.
     Unload,
     /// Anything else.
     Other,
 }
 
-/// What an operation gave that is told in words of its own.
+/// The kind of a result that some dialects word in their own way.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Told<'a> {
-    /// A new model of this base.
+pub(crate) enum ResultKind<'a> {
+    /// A model with this base and adapter.
     Model(&'a str, &'a LoraConfig),
     /// Weights at this path.
     Saved(&'a TinkerPath),
@@ -35,7 +35,7 @@ pub(crate) enum Told<'a> {
 }
 
 impl Dialect {
-    /// 404 for a path: in words of its own from a server that tells who it is, else in those of a web framework.
+    /// Returns 404 for a path: with the text of this server, or with that of a web framework if the dialect does not reveal it.
     pub(crate) fn no_route(&self, path: &str) -> Refusal {
         Refusal::not_found(match self.flags {
             Flags::All => format!("no route {path}"),
@@ -43,39 +43,39 @@ impl Dialect {
         })
     }
 
-    /// 404 for a request id that was never given out.
-    pub(crate) fn no_future(&self, name: &str) -> Refusal {
+    /// Returns 404 for a request id that was never given out.
+    pub(crate) fn unknown_request(&self, name: &str) -> Refusal {
         Refusal::not_found(match self.words {
             Words::Tinker => format!("no request {name} was made to this server"),
             Words::SkyRl => "Future not found".to_owned(),
         })
     }
 
-    /// The result of a request is no longer there.
-    pub(crate) fn expired(&self, name: &str) -> Refusal {
+    /// Returns the refusal of a poll whose result is no longer kept.
+    pub(crate) fn result_expired(&self, name: &str) -> Refusal {
         let reason = format!("the result of request {name} is no longer kept; submit it again");
         match self.expiry {
             Expiry::AsConfigured => Refusal::gone(reason),
             Expiry::OnceFetched | Expiry::After(_) if self.words == Words::SkyRl => {
-                self.no_future(name)
+                self.unknown_request(name)
             }
             Expiry::OnceFetched | Expiry::After(_) => Refusal::not_found(reason),
         }
     }
 
-    /// A number was used by another request, as `refusal` says.
-    pub(crate) fn reused(&self, refusal: Refusal) -> Refusal {
+    /// Returns the refusal of a number that another request used; `refusal` is that of the official service.
+    pub(crate) fn number_reused(&self, refusal: Refusal) -> Refusal {
         match self.words {
             Words::Tinker => refusal,
             Words::SkyRl => Refusal::conflict("Training request sequence number was reused"),
         }
     }
 
-    /// The failure of a save under a name that is taken.
+    /// Returns the failure of a save under a name that is in use.
     ///
     /// # Errors
-    /// In SkyRL's words the request is refused.
-    pub(crate) fn taken(&self, path: &TinkerPath) -> Result<EngineError, Refusal> {
+    /// SkyRL refuses the request instead.
+    pub(crate) fn name_in_use(&self, path: &TinkerPath) -> Result<EngineError, Refusal> {
         match self.words {
             Words::Tinker => Ok(EngineError::user(format!(
                 "path: {path} exists; save under another name, or training weights with overwrite"
@@ -88,21 +88,21 @@ impl Dialect {
         }
     }
 
-    /// Something new.
+    /// Returns the answer to a creation.
     pub(crate) fn created<T: Serialize>(&self, body: &T) -> Answer {
         Answer::json(self.created, body)
     }
 
-    /// What `client/config` tells instead of `flags`; `None` when it tells those.
-    pub(crate) fn few_flags(&self) -> Option<Answer> {
+    /// Returns the answer to `client/config` of dialects without the official flags.
+    pub(crate) fn own_flags(&self) -> Option<Answer> {
         match self.flags {
             Flags::All | Flags::OfSdk025 => None,
             Flags::JwtAlone => Some(Answer::ok(&json!({ "pjwt_auth_enabled": false }))),
         }
     }
 
-    /// The answer to a poll for an operation that failed.
-    pub(crate) fn failed(&self, error: &EngineError) -> Answer {
+    /// Returns the answer to a poll for an operation that failed.
+    pub(crate) fn failure(&self, error: &EngineError) -> Answer {
         match self.failures {
             Failures::InBody => Answer::ok(&json!({
                 "error": error.message,
@@ -112,13 +112,13 @@ impl Dialect {
         }
     }
 
-    /// The answer to a poll that was held long enough, where it has no state of the queue.
+    /// Returns the answer to a poll whose hold has ended, in dialects that do not report the queue.
     pub(crate) fn timed_out() -> Answer {
         Refusal::new(StatusCode::REQUEST_TIMEOUT, "Timeout waiting for result").into_answer()
     }
 
-    /// A promise as it goes out.
-    pub(crate) fn promise(&self, mut promise: Promise, of: Promised<'_>) -> Answer {
+    /// Returns the answer to an accepted request.
+    pub(crate) fn accepted(&self, mut promise: Promise, of: AcceptedKind<'_>) -> Answer {
         if self.sequence_ids == SequenceIds::Absent {
             promise.sample_sequence_ids = None;
         }
@@ -128,14 +128,14 @@ impl Dialect {
         let id = &promise.request_id;
         let ids = &promise.sample_sequence_ids;
         Answer::ok(&match (of, &promise.model_id) {
-            (Promised::Model(base, lora), Some(model)) => json!({
+            (AcceptedKind::Model(base, lora), Some(model)) => json!({
                 "model_id": model,
                 "base_model": base,
                 "lora_config": { "rank": lora.rank, "seed": lora.seed },
                 "status": "created",
                 "request_id": id,
             }),
-            (Promised::Unload, Some(model)) => json!({ "request_id": id, "model_id": model }),
+            (AcceptedKind::Unload, Some(model)) => json!({ "request_id": id, "model_id": model }),
             _ => match ids {
                 None => json!({ "future_id": id, "status": "pending", "request_id": id }),
                 Some(ids) => {
@@ -145,18 +145,18 @@ impl Dialect {
         })
     }
 
-    /// The result of an operation, where it is not that of the official service.
-    pub(crate) fn told(&self, model: &str, told: Told<'_>) -> Option<Value> {
-        if let (Told::Saved(path), Words::Tinker, SamplerPaths::Bare) =
-            (told, self.words, self.sampler_paths)
+    /// Returns the result of an operation, if it differs from that of the official service.
+    pub(crate) fn result(&self, model: &str, kind: ResultKind<'_>) -> Option<Value> {
+        if let (ResultKind::Saved(path), Words::Tinker, SamplerPaths::Bare) =
+            (kind, self.words, self.sampler_paths)
         {
             return is_sampler(path).then(|| json!({ "path": self.path(path) }));
         }
         let Words::SkyRl = self.words else {
             return None;
         };
-        Some(match told {
-            Told::Model(base, lora) => json!({
+        Some(match kind {
+            ResultKind::Model(base, lora) => json!({
                 "model_id": model,
                 "base_model": base,
                 "lora_config": {
@@ -168,18 +168,18 @@ impl Dialect {
                     "train_unembed": false,
                 },
             }),
-            Told::Saved(path) if is_sampler(path) => json!({
+            ResultKind::Saved(path) if is_sampler(path) => json!({
                 "path": self.path(path),
                 "type": "save_weights_for_sampler",
                 "sampling_session_id": null,
             }),
-            Told::Saved(path) => json!({ "path": path, "type": "save_weights" }),
-            Told::Snapshot(sampler) => json!({
+            ResultKind::Saved(path) => json!({ "path": path, "type": "save_weights" }),
+            ResultKind::Snapshot(sampler) => json!({
                 "path": null,
                 "type": "save_weights_for_sampler",
                 "sampling_session_id": sampler,
             }),
-            Told::Loaded => json!({ "type": "load_weights" }),
+            ResultKind::Loaded => json!({ "type": "load_weights" }),
         })
     }
 

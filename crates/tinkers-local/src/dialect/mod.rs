@@ -1,4 +1,4 @@
-//! What a server of another make accepts and answers, as data.
+//! The differences between the servers of this API, as data.
 
 mod answers;
 mod bodies;
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-pub(crate) use self::answers::{Promised, Told};
+pub(crate) use self::answers::{AcceptedKind, ResultKind};
 pub(crate) use self::fields::Shape;
 use crate::read::Route;
 
-/// What a server accepts and how it answers, where servers of this API differ. Start from a preset and change what matters:
+/// The requests that a server accepts and the answers that it gives, where servers of this API differ. Start from a preset:
 ///
 /// ```
 /// # use tinkers_local::{Dialect, Expiry, LocalConfig};
@@ -24,46 +24,46 @@ use crate::read::Route;
 /// config.dialect.expiry = Expiry::OnceFetched;
 /// ```
 ///
-/// The state behind is the same in every dialect; each preset says what it does not copy. A server that starts again and has
-/// forgotten its sessions is a fault, [`Fault::restart`](crate::Fault::restart), in any of them.
+/// The state is the same in every dialect; each preset documents what it does not imitate. A server that restarts and forgets its
+/// sessions is a fault, [`Fault::restart`](crate::Fault::restart), in any of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dialect {
-    /// The bodies of `forward_backward` that are read.
+    /// The accepted bodies of `forward_backward`.
     pub pass_bodies: PassBodies,
-    /// What becomes of those that are not.
+    /// The answer to other bodies.
     pub other_bodies: OtherBodies,
-    /// The representation of passes and samples.
+    /// The encoding of passes and samples.
     pub results: ResultForm,
-    /// What the document calls the server, and its version.
+    /// The title and version in the OpenAPI document.
     pub title: (&'static str, &'static str),
     /// The document at `/openapi.json`.
     pub open_api: OpenApi,
-    /// JSON fields that are not known.
+    /// The treatment of unknown JSON fields.
     pub unknown_fields: UnknownFields,
-    /// Routes that are not there: 404.
+    /// Routes that it does not have: 404.
     pub absent: BTreeSet<Route>,
     /// Whether a key has to be sent.
     pub key: KeyNeed,
-    /// What `client/config` tells.
+    /// The flags in `client/config`.
     pub flags: Flags,
-    /// The status of an answer that tells of a new session or sampler.
+    /// The status of the answer to the creation of a session or sampler.
     pub created: StatusCode,
-    /// Whether a sample's promise has ids of the sequences to come.
+    /// Whether the answer to an accepted sample has the ids of its sequences.
     pub sequence_ids: SequenceIds,
-    /// Whose names and fields there are in promises, results and metrics.
+    /// The names and fields in answers to accepted requests, in results and in metrics.
     pub words: Words,
-    /// How a poll is told that the operation failed.
+    /// The answer to a poll whose operation failed.
     pub failures: Failures,
-    /// How a poll is told that the operation has not ended.
+    /// The answer to a poll whose operation has not ended.
     pub poll_end: PollEnd,
     /// How long a poll is held; [`LocalConfig::long_poll`](crate::LocalConfig::long_poll) unless set.
     pub long_poll: Option<Duration>,
-    /// When a result goes, and what a poll for one that went is told.
+    /// When a result expires, and the answer to later polls.
     pub expiry: Expiry,
     /// When an operation of a model runs.
     pub order: Order,
-    /// Which requests are applied once when they come twice.
+    /// Which repeated requests are applied once.
     pub repeats: Repeats,
     /// When a checkpoint can be loaded.
     pub loads: Loads,
@@ -71,43 +71,43 @@ pub struct Dialect {
     pub max_tokens: MaxTokens,
     /// The forms of `stop`.
     pub stop: StopForm,
-    /// Where the log-probabilities of a prompt begin.
+    /// The first token that has an entry in the log-probabilities of a prompt.
     pub prompt_logprobs: PromptLogprobs,
-    /// How the path of a sampler's weights is told.
+    /// The form of the path of a sampler's weights in answers.
     pub sampler_paths: SamplerPaths,
 }
 
-/// The bodies of `forward_backward` that are read.
+/// The accepted bodies of `forward_backward`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PassBodies {
     /// JSON and protobuf.
     Both,
-    /// JSON alone.
+    /// JSON only.
     Json,
-    /// Protobuf alone.
+    /// Protobuf only.
     Protobuf,
 }
 
-/// What becomes of a body that is not read.
+/// The answer to a body that is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherBodies {
     /// 415 with a reason.
     Unsupported,
-    /// A bare 500 in plain text, from a server that fell over it.
+    /// A bare 500 in plain text, as after an unhandled exception.
     Crash,
 }
 
-/// The representation of passes and samples.
+/// The encoding of passes and samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResultForm {
-    /// What the poll's `Accept` asks for, else JSON.
+    /// As the poll's `Accept` asks for, JSON by default.
     AsAsked,
-    /// JSON, whatever is asked for.
+    /// Always JSON.
     Json,
-    /// Protobuf, whatever is asked for.
+    /// Always protobuf.
     Protobuf,
 }
 
@@ -115,22 +115,22 @@ pub enum ResultForm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpenApi {
-    /// There is one, and it tells what is true.
+    /// Served, and correct.
     Whole,
-    /// There is one, in which `forward_backward` has no `requestBody`.
+    /// Served, without the `requestBody` of `forward_backward`.
     PassWithoutBody,
-    /// There is none: 404.
+    /// Not served: 404.
     Absent,
 }
 
-/// JSON fields that are not known.
+/// The treatment of unknown JSON fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownFields {
-    /// They are dropped.
+    /// They are ignored.
     Dropped,
-    /// 422 `extra_forbidden` on each. Known are the fields of the types of the official Python SDK 0.25, wherever in a body they
-    /// are; of what is below a free map, nothing is said.
+    /// 422 `extra_forbidden` for each. The known fields are those of the types of the official Python SDK 0.25 at any depth; the
+    /// content of free maps is not checked.
     RefusedAsOfSdk025,
 }
 
@@ -138,45 +138,45 @@ pub enum UnknownFields {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyNeed {
-    /// When the server has one.
+    /// If the server has a key.
     AsConfigured,
-    /// Always; any will do when the server has none.
+    /// Always; any key is accepted if the server has none.
     Always,
 }
 
-/// What `client/config` tells.
+/// The flags in `client/config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Flags {
     /// All flags.
     All,
-    /// Those of the Python SDK 0.25, and not who the server is nor what it promises.
+    /// The flags of the Python SDK 0.25, without the server's name and guarantees.
     OfSdk025,
-    /// `pjwt_auth_enabled` alone.
+    /// `pjwt_auth_enabled` only.
     JwtAlone,
 }
 
-/// Whether a sample's promise has ids of the sequences to come.
+/// Whether the answer to an accepted sample has the ids of its sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SequenceIds {
-    /// `sample_sequence_ids`.
-    Told,
-    /// Nothing of the kind.
+    /// It has `sample_sequence_ids`.
+    Present,
+    /// It has none.
     Absent,
 }
 
-/// Whose names and fields there are in promises, results and metrics.
+/// The names and fields in answers to accepted requests, in results and in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Words {
-    /// The official service's.
+    /// Those of the official service.
     Tinker,
-    /// SkyRL's: promises with `future_id` and `status`, results with its fields, passes without metrics, its short errors.
+    /// Those of SkyRL: `future_id` and `status` in answers, its fields in results, no metrics of passes, its short errors.
     SkyRl,
 }
 
-/// How a poll is told that the operation failed.
+/// The answer to a poll whose operation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failures {
@@ -186,7 +186,7 @@ pub enum Failures {
     Status(StatusCode),
 }
 
-/// How a poll is told that the operation has not ended.
+/// The answer to a poll whose operation has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PollEnd {
@@ -196,15 +196,15 @@ pub enum PollEnd {
     Timeout,
 }
 
-/// When a result goes, and what a poll for one that went is told.
+/// When a result expires, and the answer to later polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
-    /// As [`LocalConfig`](crate::LocalConfig) has it; then 410.
+    /// At the times in [`LocalConfig`](crate::LocalConfig); then 410.
     AsConfigured,
-    /// With its first delivery; then 404.
+    /// At its first delivery; then 404.
     OnceFetched,
-    /// So long after its operation ended, fetched or not, or earlier as `LocalConfig` has it; then 404.
+    /// This long after the end of its operation, fetched or not, or at the times in `LocalConfig` if they are earlier; then 404.
     After(Duration),
 }
 
@@ -218,7 +218,7 @@ pub enum Order {
     OnArrival,
 }
 
-/// Which requests are applied once when they come twice under the same number.
+/// Which requests are applied once if they are repeated under the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repeats {
@@ -226,7 +226,7 @@ pub enum Repeats {
     AllOnce,
     /// Passes and steps; saves, loads and samples are applied again.
     ComputeOnce,
-    /// None: numbers are not read.
+    /// None: numbers are ignored.
     Again,
 }
 
@@ -236,9 +236,9 @@ pub enum Repeats {
 pub enum Loads {
     /// At any time, and into a new model.
     Anytime,
-    /// At any time, into a model that is there: 422 without one.
+    /// At any time, into an existing model: 422 without one.
     IntoModels,
-    /// Into a model that is there, as its first request alone: 400 later, and 422 without a model.
+    /// Into an existing model, as its first request: 400 later, and 422 without a model.
     FirstOfModel,
 }
 
@@ -246,9 +246,9 @@ pub enum Loads {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MaxTokens {
-    /// It does not.
+    /// No.
     Optional,
-    /// 400 without.
+    /// Yes: 400 without.
     Required,
 }
 
@@ -262,17 +262,17 @@ pub enum StopForm {
     List,
 }
 
-/// Where the log-probabilities of a prompt begin.
+/// The first token that has an entry in the log-probabilities of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PromptLogprobs {
-    /// At the first token, which has none.
+    /// The first one, whose entry is empty.
     FromFirst,
-    /// At the second: there is one entry fewer than there are tokens.
+    /// The second one: there is one entry fewer than there are tokens.
     FromSecond,
 }
 
-/// How the path of a sampler's weights is told. Both are understood.
+/// The form of the path of a sampler's weights in answers. Requests may have either form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SamplerPaths {

@@ -47,7 +47,7 @@ impl Dialect {
             key: KeyNeed::AsConfigured,
             flags: Flags::All,
             created: StatusCode::OK,
-            sequence_ids: SequenceIds::Told,
+            sequence_ids: SequenceIds::Present,
             words: Words::Tinker,
             failures: Failures::InBody,
             poll_end: PollEnd::TryAgain,

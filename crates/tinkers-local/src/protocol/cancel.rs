@@ -1,23 +1,25 @@
-//! Samples that nobody wants any more: cancelled by their client, or left by it.
+//! The cancellation of samples: by their client, or because it disconnected and did not come back.
 
 use tinkers_wire::CancelFuture;
 
-use super::agenda::Alarm;
-use super::operation::{Operation, Origin, State};
-use super::{OperationId, Protocol, Stamp};
+use super::ids::OperationId;
+use super::state::agenda::Alarm;
+use super::state::completions::target_of;
+use super::state::operations::Origin;
+use super::{Protocol, Stamp};
 use crate::http::Answer;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// `POST /cancel_future`. Of a sample that has ended, nothing changes.
+    /// `POST /cancel_future`. A sample that has ended stays as it is.
     pub(super) fn cancel_future(&mut self, body: &CancelFuture) -> Result<Answer, Refusal> {
         let name = &body.request_id;
         let dialect = &self.config.dialect;
-        let id = self.ids.parse_request_id(name);
-        let id = id.ok_or_else(|| dialect.no_future(name))?;
-        match self.operations.get(&id) {
-            None => return Err(dialect.expired(name)),
-            Some(operation) if !is_sample(operation) => {
+        let id = self.operations.parse_request_id(name);
+        let id = id.ok_or_else(|| dialect.unknown_request(name))?;
+        match self.operations.get(id) {
+            None => return Err(dialect.result_expired(name)),
+            Some(operation) if !operation.is_sample() => {
                 let reason = "expected a sampling request, the only kind that can be cancelled";
                 return Err(Refusal::field("request_id", reason));
             }
@@ -27,45 +29,39 @@ impl Protocol {
         Ok(Answer::ok(&serde_json::json!({})))
     }
 
-    /// The connection of a poll for these was cut. Whether their client comes back is seen later.
-    pub(super) fn left(&mut self, at: Stamp, operations: &[OperationId]) {
+    /// Plans a check of the running samples among `operations`, whose poll was cut: their client may come back.
+    pub(super) fn poll_disconnected(&mut self, at: Stamp, operations: &[OperationId]) {
         let due = at.now.after(self.config.left_timeout);
         for id in operations {
-            let operation = self.operations.get(id);
-            if operation.is_some_and(|operation| is_sample(operation) && is_running(operation)) {
+            let operation = self.operations.get(*id);
+            if operation.is_some_and(|operation| operation.is_sample() && operation.is_running()) {
                 self.agenda.add(due, Alarm::Left(*id));
             }
         }
     }
 
-    /// Cancels a sample that has not been polled for since its last poll was cut.
+    /// Cancels a sample that was not polled for since its last poll was cut.
     pub(super) fn left_is_due(&mut self, at: Stamp, id: OperationId) {
-        let Some(operation) = self.operations.get(&id).filter(|one| is_running(one)) else {
+        let operation = self.operations.get(id);
+        let Some(operation) = operation.filter(|operation| operation.is_running()) else {
             return;
         };
-        let sampler = match &operation.origin {
+        let sampler = match operation.origin() {
             Origin::Sampler(sampler, _) => self.samplers.get(sampler),
             _ => None,
         };
         let polled = operation
-            .polled
-            .max(sampler.and_then(|sampler| sampler.polled));
+            .polled()
+            .max(sampler.and_then(|sampler| sampler.polled()));
         let timeout = self.config.left_timeout;
         let is_left = polled.is_none_or(|polled| polled.after(timeout) <= at.now);
-        let is_watched =
-            !operation.waiters.is_empty() || self.announcements.is_watched(&operation.origin);
-        if is_left && !is_watched {
+        let target = target_of(operation.origin());
+        let has_waiter = self.polls.is_waited_for(id)
+            || target.is_some_and(|target| !self.completions.waiters(&target).is_empty());
+        if is_left && !has_waiter {
             let reason =
                 format!("its client disconnected and did not come back within {timeout:?}");
             self.cancel(id, &reason);
         }
     }
-}
-
-fn is_sample(operation: &Operation) -> bool {
-    !matches!(operation.origin, Origin::Model(..))
-}
-
-fn is_running(operation: &Operation) -> bool {
-    matches!(operation.state, State::Running(_))
 }

@@ -1,4 +1,4 @@
-//! Whether data fit a model: all that can be told before a job starts.
+//! Checks of data against a model, before a job is started.
 
 use tinkers_wire::{
     AdamParams, Datum, InvalidInput, LossFn, ModelInput, PassRequest, TensorData, loss_input_dtype,
@@ -8,13 +8,13 @@ use super::losses::{self, fits_f32};
 use crate::engine::BaseModel;
 use crate::read::Refusal;
 
-/// The longest list of likeliest tokens that is reported.
+/// The longest list of most likely tokens in a result.
 pub(super) const MAX_TOP_K: u32 = 1024;
 
-/// The most cells of all sparse tensors of one pass. They cost nothing to send, and an engine may make them dense.
+/// The most cells of all sparse tensors of one pass. A small body may name many, and an engine may make them dense.
 const MAX_SPARSE_CELLS: usize = 1 << 25;
 
-/// Checks a pass; `way` leads to its input in the body.
+/// Checks a pass; `way` is the path of its input in the body.
 pub(super) fn pass(
     base: &BaseModel,
     known: &[LossFn],
@@ -54,7 +54,7 @@ pub(super) fn adam(params: &AdamParams) -> Result<(), InvalidInput> {
     Ok(())
 }
 
-/// Checks a datum, and takes its sparse tensors from the `cells` that are left.
+/// Checks a datum, and subtracts its sparse tensors from the `cells` that are left.
 fn check_datum(
     base: &BaseModel,
     pass: &PassRequest,
@@ -116,7 +116,7 @@ fn check_tensor(
         return Err(InvalidInput::new(name, expected));
     }
     let shape = tensor.shape();
-    // A sparse tensor may claim any width without holding anything, and an engine may make it dense.
+    // A sparse tensor may have any width and no values, and an engine may make it dense.
     if shape.is_empty()
         || shape.len() > 2
         || shape
@@ -141,7 +141,7 @@ fn check_tensor(
     Ok(())
 }
 
-/// Floats that go with the targets have one for each, whichever way a single column is written.
+/// Whether there is one value for each target; a single column may be written with one dimension or two.
 fn same_shape(
     name: &str,
     tensor: &TensorData,
@@ -163,7 +163,7 @@ fn same_shape(
     Err(InvalidInput::new(name, expected))
 }
 
-/// Checks that an input is text of the model's vocabulary.
+/// Checks that an input consists of tokens of the model's vocabulary.
 pub(super) fn check_input(
     base: &BaseModel,
     name: &str,

@@ -1,36 +1,36 @@
-//! Numbers of a model that have no operation: refused ones pass, missing ones are waited for up to a bound.
+//! The seq_ids of a model that have no operation: refused ones pass, and the wait for missing ones is bounded.
 
 use tinkers_core::Moment;
 
-use super::agenda::Alarm;
-use super::lane::{Failed, Gap};
+use super::state::agenda::Alarm;
+use super::state::model_queue::{Failed, Gap};
 use super::{Protocol, Stamp};
 use crate::engine::EngineError;
 use crate::read::Numbered;
 
 impl Protocol {
-    /// A request was refused: later ones of its model do not wait for its number.
+    /// Notes that a request was refused, so that later ones of its model do not wait for its number.
     pub(crate) fn number_refused(&mut self, numbered: &Numbered) {
-        if let Some(entry) = self.models.get_mut(&numbered.model) {
-            entry.lane.refuse(numbered.number);
+        if let Some(queue) = self.models.queue_mut(&numbered.model) {
+            queue.refuse(numbered.number);
         }
     }
 
-    /// A request came and met a fault or a full queue: its client will send it again, so the wait for its number begins anew.
+    /// Notes that a request arrived and met a fault or a full queue: its client sends it again, so the wait for its number starts again.
     pub(crate) fn number_attempted(&mut self, at: Stamp, numbered: &Numbered) {
-        if let Some(entry) = self.models.get_mut(&numbered.model) {
-            let gaps = entry.lane.attempted(numbered.number, at.now);
+        if let Some(queue) = self.models.queue_mut(&numbered.model) {
+            let gaps = queue.attempted(numbered.number, at.now);
             self.move_alarm(&numbered.model, gaps);
         }
     }
 
-    /// Ends what will not run, and sees to it that what waits for a missing number is given up in time.
-    pub(super) fn watch_gap(&mut self, at: Stamp, model: &str) {
-        let Some(entry) = self.models.get_mut(model) else {
+    /// Fails the operations that will not run, and bounds the wait of those that wait for a missing number.
+    pub(super) fn update_gap(&mut self, at: Stamp, model: &str) {
+        let Some(queue) = self.models.queue_mut(model) else {
             return;
         };
-        let failed = entry.lane.take_failed();
-        let gaps = entry.lane.look_for_gap(at.now);
+        let failed = queue.take_failed();
+        let gaps = queue.update_gap(at.now);
         self.move_alarm(model, gaps);
         for Failed {
             number,
@@ -63,25 +63,22 @@ impl Protocol {
         gap.since.after(self.config.gap_timeout)
     }
 
-    /// A number may have been waited for long enough: what waits for it fails, and the number has passed.
+    /// Fails the operations that have waited too long for a missing number, which has passed then.
     pub(super) fn gap_is_due(&mut self, at: Stamp, model: &str) {
-        let Some(entry) = self.models.get_mut(model) else {
+        let Some(queue) = self.models.queue_mut(model) else {
             return;
         };
         let bound = self.config.gap_timeout;
-        let Some(gap) = entry
-            .lane
-            .gap()
-            .filter(|gap| gap.since.after(bound) <= at.now)
-        else {
+        let gap = queue.gap();
+        let Some(gap) = gap.filter(|gap| gap.since.after(bound) <= at.now) else {
             return;
         };
         let missing = gap.number;
-        let what = match entry.lane.is_refused(missing) {
+        let what = match queue.is_refused(missing) {
             true => format!("was refused, and nothing came within {bound:?}"),
             false => format!("did not come within {bound:?}"),
         };
-        let given_up = entry.lane.give_up_gap();
+        let given_up = queue.give_up_gap();
         tracing::warn!(
             model,
             missing,

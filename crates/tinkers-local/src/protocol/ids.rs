@@ -1,77 +1,88 @@
-//! The ids that a server gives out: none is given twice, by this process or by an earlier one.
+//! The numbers of exchanges and operations, and the request ids that name operations.
 
 use std::sync::Arc;
 
 use tinkers_core::Jitter;
 
-use super::OperationId;
-use crate::engine::JobId;
+/// The number of an exchange: one request and its answer. Unique in the server's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExchangeId(pub u64);
 
-/// Makes ids.
+/// The number of an operation. Unique in the server's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct OperationId(pub(crate) u64);
+
+/// The request ids of one process. An id that an earlier process gave out, or the same one before a restart, is unknown.
 #[derive(Debug)]
-pub(super) struct Ids {
+pub(crate) struct RequestIds {
     chance: Arc<dyn Jitter>,
-    /// Tells this process's request ids from those of another.
+    /// Part of every id; differs between processes.
     epoch: String,
-    operations: u64,
-    jobs: u64,
-    sessions: u64,
+    last: u64,
 }
 
-impl Ids {
-    pub(super) fn new(chance: Arc<dyn Jitter>) -> Self {
+impl RequestIds {
+    pub(crate) fn new(chance: Arc<dyn Jitter>) -> Self {
         Self {
             epoch: epoch(&*chance),
             chance,
-            operations: 0,
-            jobs: 0,
-            sessions: 0,
+            last: 0,
         }
     }
 
-    /// Request ids that were given out before are no longer known.
-    pub(super) fn start_again(&mut self) {
+    /// Makes all ids that were given out so far unknown.
+    pub(crate) fn restart(&mut self) {
         self.epoch = epoch(&*self.chance);
     }
 
-    pub(super) fn next_operation(&mut self) -> u64 {
-        self.operations += 1;
-        self.operations
+    pub(crate) fn next(&mut self) -> OperationId {
+        self.last += 1;
+        OperationId(self.last)
     }
 
-    pub(super) fn next_job(&mut self) -> JobId {
-        self.jobs += 1;
-        JobId(self.jobs)
-    }
-
-    /// The counter makes it unique here, whatever chance gives.
-    pub(super) fn next_session(&mut self) -> String {
-        self.sessions += 1;
-        format!(
-            "session-{:012x}{:04x}",
-            self.chance.bits() >> 16,
-            self.sessions
-        )
-    }
-
-    pub(super) fn request_id(&self, id: OperationId) -> String {
+    /// Returns the request id of an operation.
+    pub(crate) fn name(&self, id: OperationId) -> String {
         format!("req-{}-{}", self.epoch, id.0)
     }
 
-    /// The operation of a request id that was given out by this process.
-    pub(super) fn parse_request_id(&self, name: &str) -> Option<OperationId> {
+    /// Returns the operation of a request id that this process gave out.
+    pub(crate) fn parse(&self, name: &str) -> Option<OperationId> {
         let number = name
             .strip_prefix("req-")?
             .strip_prefix(self.epoch.as_str())?
             .strip_prefix('-')?;
-        let id = number
-            .parse()
-            .ok()
-            .filter(|id| (1..=self.operations).contains(id))?;
+        let id = number.parse().ok();
+        let id = id.filter(|id| (1..=self.last).contains(id))?;
         (id.to_string() == number).then_some(OperationId(id))
     }
 }
 
 fn epoch(chance: &dyn Jitter) -> String {
     format!("{:08x}", chance.bits() >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinkers_core::SplitMix;
+
+    #[test]
+    fn only_ids_of_this_process_in_their_own_form_are_known() {
+        let mut ids = RequestIds::new(Arc::new(SplitMix::new(1)));
+        let id = ids.next();
+        let name = ids.name(id);
+        assert_eq!(ids.parse(&name), Some(id));
+        for wrong in [
+            name.replace("-1", "-2"),
+            name.replace("-1", "-01"),
+            name.replace("-1", "-0"),
+            "req-1".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(ids.parse(&wrong), None, "{wrong}");
+        }
+        ids.restart();
+        assert_eq!(ids.parse(&name), None);
+        assert_eq!(ids.next(), OperationId(2));
+    }
 }

@@ -1,14 +1,13 @@
-//! What a server tells of itself and of what it holds.
+//! Descriptions of the server, and listings of training runs and checkpoints.
 
 use std::collections::BTreeMap;
 
 use tinkers_wire::{
-    Capabilities, CheckpointKind, CheckpointList, ClientConfig, Cursor, DynamicConfig,
-    SupportedModel, TrainingRun, TrainingRunList,
+    Capabilities, Checkpoint, CheckpointKind, CheckpointList, CheckpointType, ClientConfig, Cursor,
+    DynamicConfig, SupportedModel, TrainingRun, TrainingRunList,
 };
 
 use super::Protocol;
-use super::checkpoint::{listed, newest};
 use super::stamp::rfc3339;
 use crate::dialect::Flags;
 use crate::engine::CheckpointRecord;
@@ -16,7 +15,7 @@ use crate::http::Answer;
 use crate::read::{Page, Refusal};
 
 impl Page {
-    /// The part of `all` that is asked for.
+    /// Returns the part of `all` that the page asks for.
     pub(super) fn of<T>(self, all: &[T]) -> &[T] {
         let from = usize::try_from(self.offset)
             .unwrap_or(usize::MAX)
@@ -39,7 +38,7 @@ impl Page {
 impl Protocol {
     /// `GET /get_server_capabilities`.
     pub(super) fn capabilities(&self) -> Answer {
-        let models = self.bases.iter();
+        let models = self.catalog.bases();
         let models =
             models.map(|base| SupportedModel::new(&base.name, u64::from(base.max_context_length)));
         Answer::ok(&Capabilities {
@@ -49,7 +48,7 @@ impl Protocol {
 
     /// `POST /client/config`.
     pub(super) fn client_config(&self) -> Answer {
-        if let Some(few) = self.config.dialect.few_flags() {
+        if let Some(few) = self.config.dialect.own_flags() {
             return few;
         }
         let mut config = ClientConfig::default();
@@ -73,11 +72,11 @@ impl Protocol {
         Answer::ok(&config)
     }
 
-    /// `GET /training_runs`, the last used first, of one project or of all. Runs of an earlier process are of no project.
+    /// `GET /training_runs`, the most recently used first, of one project or of all. Runs of an earlier process belong to no project.
     pub(super) fn list_runs(&self, page: Page, project: Option<&str>) -> Answer {
         let project_of = |run: &str| {
-            let session = self.sessions.get(&self.models.get(run)?.session)?;
-            session.project_id.as_deref()
+            let model = self.models.get(run)?;
+            self.sessions.project_of(model.session())
         };
         let runs = self.runs().into_iter();
         let mut all: Vec<(f64, TrainingRun)> = runs
@@ -103,7 +102,7 @@ impl Protocol {
     /// `GET /training_runs/{id}/checkpoints`, all of them, the newest first.
     pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<Answer, Refusal> {
         let of_run: Vec<&CheckpointRecord> = self.newest_first(|record| record.path.run_id() == id);
-        if of_run.is_empty() && !self.models.contains_key(id) {
+        if of_run.is_empty() && self.models.get(id).is_none() {
             return Err(unknown(id));
         }
         Ok(Answer::ok(&CheckpointList {
@@ -122,42 +121,27 @@ impl Protocol {
     }
 
     fn newest_first(&self, wanted: impl Fn(&CheckpointRecord) -> bool) -> Vec<&CheckpointRecord> {
-        let mut found: Vec<&CheckpointRecord> = self
-            .checkpoints
-            .values()
-            .filter(|record| wanted(record))
-            .collect();
+        let records = self.checkpoints.iter();
+        let mut found: Vec<&CheckpointRecord> = records.filter(|record| wanted(record)).collect();
         found.sort_by(|a, b| b.saved_at.total_cmp(&a.saved_at));
         found
     }
 
-    /// The runs of this process, and those that earlier ones left checkpoints of, with when they were last used.
+    /// Returns the runs of this process, and those of earlier processes that left checkpoints, with the time of their last use.
     fn runs(&self) -> BTreeMap<&str, (f64, TrainingRun)> {
         let mut saved: BTreeMap<&str, Vec<&CheckpointRecord>> = BTreeMap::new();
-        for record in self.checkpoints.values() {
+        for record in self.checkpoints.iter() {
             saved.entry(record.path.run_id()).or_default().push(record);
         }
         let mut runs = BTreeMap::new();
-        for (id, model) in &self.models {
-            let records = saved.remove(id.as_str()).unwrap_or_default();
-            let run = run(
-                id,
-                &model.base.name,
-                model.lora.rank,
-                model.last_request,
-                &records,
-            );
-            let user_metadata = model.user_metadata.clone();
-            runs.insert(
-                id.as_str(),
-                (
-                    model.last_request,
-                    TrainingRun {
-                        user_metadata,
-                        ..run
-                    },
-                ),
-            );
+        for (id, model) in self.models.iter() {
+            let records = saved.remove(id).unwrap_or_default();
+            let (base, last) = (&model.base().name, model.last_request());
+            let run = TrainingRun {
+                user_metadata: model.user_metadata().cloned(),
+                ..run(id, base, model.lora().rank, last, &records)
+            };
+            runs.insert(id, (last, run));
         }
         for (id, records) in saved {
             let Some(last) = records
@@ -166,24 +150,12 @@ impl Protocol {
             else {
                 continue;
             };
-            let run = run(
-                id,
-                &last.base_model,
-                last.lora.rank,
-                last.saved_at,
-                &records,
-            );
-            let user_metadata = last.run_metadata.clone();
-            runs.insert(
-                id,
-                (
-                    last.saved_at,
-                    TrainingRun {
-                        user_metadata,
-                        ..run
-                    },
-                ),
-            );
+            let (base, rank) = (&last.base_model, last.lora.rank);
+            let run = TrainingRun {
+                user_metadata: last.run_metadata.clone(),
+                ..run(id, base, rank, last.saved_at, &records)
+            };
+            runs.insert(id, (last.saved_at, run));
         }
         runs
     }
@@ -206,4 +178,29 @@ fn run(id: &str, base: &str, rank: u32, last: f64, records: &[&CheckpointRecord]
 
 fn unknown(id: &str) -> Refusal {
     Refusal::not_found(format!("no training run {id:?} on this server"))
+}
+
+/// Returns a checkpoint as it is listed.
+fn listed(record: &CheckpointRecord) -> Checkpoint {
+    Checkpoint {
+        checkpoint_id: record.path.checkpoint_id(),
+        checkpoint_type: CheckpointType::Known(record.path.kind()),
+        time: rfc3339(record.saved_at),
+        tinker_path: record.path.to_string(),
+        size_bytes: Some(record.size_bytes),
+        public: false,
+        user_metadata: record.user_metadata.clone(),
+        expires_at: record.expires_at.map(rfc3339),
+    }
+}
+
+/// Returns the newest checkpoint of a kind.
+fn newest<'a>(
+    records: impl Iterator<Item = &'a CheckpointRecord>,
+    kind: CheckpointKind,
+) -> Option<Checkpoint> {
+    records
+        .filter(|record| record.path.kind() == kind)
+        .max_by(|a, b| a.saved_at.total_cmp(&b.saved_at))
+        .map(listed)
 }

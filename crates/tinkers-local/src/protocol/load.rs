@@ -1,9 +1,11 @@
-//! Loading weights: a new model from a checkpoint, or a checkpoint into a model.
+//! Loading weights: the creation of a model from a checkpoint, or a checkpoint into an existing model.
 
 use tinkers_wire::{CheckpointKind, LoadWeights, TinkerPath};
 
-use super::model::{check_optimizer, known, model_id, next_free};
-use super::{Goal, Protocol, Stamp};
+use super::create_model::NewModel;
+use super::optimizer::check_optimizer;
+use super::state::operations::Goal;
+use super::{Protocol, Stamp};
 use crate::engine::{CheckpointRecord, Work};
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
@@ -19,8 +21,8 @@ impl Protocol {
         match (&body.session_id, body.model_seq_id, &body.model_id) {
             (Some(session), number, None) => {
                 let session = session.clone();
-                let seen = &self.live_session(&session)?.models;
-                let number = number.unwrap_or_else(|| next_free(seen));
+                let seen = self.sessions.live(&session)?.models();
+                let number = number.unwrap_or_else(|| seen.next_free());
                 self.create_from(at, body, session, number, digest)
             }
             (None, None, Some(model)) => {
@@ -42,13 +44,13 @@ impl Protocol {
         number: u64,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
-        let seen = &self.live_session(&session)?.models;
-        if let Some(known) = known(seen, "model_seq_id", number, digest)? {
-            return Ok(self.promise(known));
+        let seen = self.sessions.live(&session)?.models();
+        if let Some(known) = seen.known("model_seq_id", number, digest)? {
+            return Ok(self.accepted(known));
         }
         check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?.clone();
-        let own = self.base_of(&record)?;
+        let own = self.catalog.base_of(&record)?;
         let is_own = |base: &String| own.is_called(base) || *base == record.base_model;
         if let Some(base) = body.base_model.filter(|base| !is_own(base)) {
             let reason = format!(
@@ -57,15 +59,20 @@ impl Protocol {
             );
             return Err(Refusal::field("base_model", reason));
         }
-        let model = self.model_of(at, &session, &record, body.user_metadata)?;
-        let id = model_id(&session, number);
+        let new = NewModel {
+            session,
+            number,
+            base: own,
+            lora: record.lora,
+            user_metadata: body.user_metadata,
+        };
         let work = Work::CreateFromCheckpoint {
-            model: id.clone(),
+            model: new.id(),
             path: record.path.clone(),
             optimizer: body.optimizer,
         };
         let goal = Goal::CreateFrom(record.path);
-        Ok(self.add_model(id, model, (session, number), digest, goal, work))
+        self.add_model(at, new, digest, goal, work)
     }
 
     fn load_into(
@@ -81,26 +88,29 @@ impl Protocol {
         }
         check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?;
-        let base = self.base_of(record)?;
-        let entry = self.usable(model)?;
+        let base = self.catalog.base_of(record)?;
+        let entry = self.models.usable(model)?;
         let notes = body.user_metadata.as_ref();
         if notes.is_some_and(|notes| !notes.is_empty()) {
             let reason = "expected nothing: the model that is loaded into keeps its own";
             return Err(Refusal::field("user_metadata", reason));
         }
         if let Some(wanted) = &body.base_model
-            && self.base(wanted)?.name != entry.base.name
+            && self.catalog.base(wanted)?.name != entry.base().name
         {
             let reason = format!(
                 "expected {}, the base of the model, or nothing",
-                entry.base.name
+                entry.base().name
             );
             return Err(Refusal::field("base_model", reason));
         }
-        if entry.base.name != base.name || !same_shape(&entry.lora, &record.lora) {
+        if entry.base().name != base.name || !same_shape(entry.lora(), &record.lora) {
             let reason = format!(
                 "expected a checkpoint of {} with rank {} and the same parts, got one of {} with rank {}",
-                entry.base.name, entry.lora.rank, record.base_model, record.lora.rank
+                entry.base().name,
+                entry.lora().rank,
+                record.base_model,
+                record.lora.rank
             );
             return Err(Refusal::field("path", reason));
         }
@@ -119,11 +129,11 @@ impl Protocol {
                 format!("expected training weights, tinker://<run>/weights/<name>, got {path}");
             return Err(Refusal::field("path", reason));
         }
-        self.checkpoint(path)
+        self.checkpoints.get(path)
     }
 }
 
-/// The seed is of the random start alone; parts that are not named are trained.
+/// Whether two adapters have the same parameters. The seed only concerns their initial values; parts that are not named are trained.
 fn same_shape(a: &tinkers_wire::LoraConfig, b: &tinkers_wire::LoraConfig) -> bool {
     let parts = |lora: &tinkers_wire::LoraConfig| {
         [lora.train_attn, lora.train_mlp, lora.train_unembed].map(|part| part.unwrap_or(true))

@@ -1,4 +1,4 @@
-//! Which losses a server has, and whether one is given as it should be.
+//! Checks of losses and their options.
 
 use tinkers_wire::{InvalidInput, Loss, LossConfigValue, LossFn};
 

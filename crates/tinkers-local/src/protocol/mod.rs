@@ -2,121 +2,87 @@
 //!
 //! It does no I/O, reads no clock and takes no lock. A request is first read into a [`Command`](crate::Command), which
 //! needs none of the state and may take its time; [`Protocol::apply`] is short.
+//!
+//! The state consists of the parts in [`state`]. [`Protocol`] composes them: each file beside this one handles the commands of one
+//! kind, through the methods of the parts that they concern.
 
-mod agenda;
-mod announce;
 mod cancel;
 mod check;
-mod checkpoint;
+mod conclude;
+mod create_model;
+mod create_sampler;
+mod delete_checkpoint;
+mod effect;
 mod gap;
-mod goal;
-mod happening;
 mod ids;
-mod kept;
-mod lane;
+mod lifecycle;
 mod listing;
 mod load;
 mod losses;
-mod model;
-mod operation;
+mod optimizer;
 mod payload;
-mod retire;
+mod retrieve;
+mod retrieve_futures;
 mod sample;
-mod sampler;
 mod save;
+mod server_faults;
 mod session;
 mod stamp;
+mod state;
 mod train;
+mod unload;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::json;
 use tinkers_core::{Jitter, Moment};
-use tinkers_wire::{LossFn, TinkerPath};
+use tinkers_wire::LossFn;
 
+pub use effect::Effect;
+pub use ids::ExchangeId;
 pub use payload::{Ended, Form, Payload};
 pub use stamp::Stamp;
 pub(crate) use stamp::http_date;
 
-use self::agenda::{Agenda, Alarm};
-use self::announce::Announcements;
-use self::goal::Goal;
-use self::happening::Pause;
-use self::ids::Ids;
-use self::kept::Kept;
-use self::model::Model;
-use self::operation::{Operation, Origin, Poll};
-use self::sample::Sampling;
-use self::sampler::Sampler;
-use self::session::Session;
+use self::state::agenda::{Agenda, Alarm};
+use self::state::catalog::Catalog;
+use self::state::checkpoints::Checkpoints;
+use self::state::completions::CompletionLog;
+use self::state::jobs::{Jobs, Role};
+use self::state::models::Models;
+use self::state::operations::Operations;
+use self::state::polls::Polls;
+use self::state::sample_limit::SampleLimit;
+use self::state::samplers::Samplers;
+use self::state::sessions::Sessions;
 use crate::config::LocalConfig;
-use crate::engine::{BaseModel, CheckpointRecord, EngineError, Job, JobId, Work};
+use crate::engine::{BaseModel, CheckpointRecord, JobId};
 use crate::http::{Answer, Request};
 use crate::read::{Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
-
-/// The number of an exchange: one request and its answer. Unique in the server's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ExchangeId(pub u64);
-
-/// The number of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct OperationId(u64);
-
-/// What the host has to do after a transition, in this order.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Effect {
-    /// Answer an exchange; each is answered once.
-    Respond(ExchangeId, Answer),
-    /// Hand a job to the engine.
-    Start(Job),
-    /// Tell the engine that nobody waits for a job any more.
-    Cancel(JobId),
-}
-
-/// What a job is for.
-#[derive(Debug)]
-enum Role {
-    Operation(OperationId),
-    /// The deletion of a checkpoint, for the exchange that asked for it or since its time was up.
-    Delete(Option<ExchangeId>, Box<CheckpointRecord>),
-    /// Something that nobody waits for.
-    Housekeeping,
-}
 
 /// The server's state.
 #[derive(Debug)]
 pub struct Protocol {
     config: Arc<LocalConfig>,
-    bases: Vec<Arc<BaseModel>>,
-    losses: Vec<LossFn>,
-    ids: Ids,
-    sessions: BTreeMap<String, Session>,
-    models: BTreeMap<String, Model>,
-    samplers: BTreeMap<String, Sampler>,
-    operations: BTreeMap<OperationId, Operation>,
-    kept: Kept,
-    sampling: Sampling,
-    polls: BTreeMap<ExchangeId, Poll>,
-    announcements: Announcements,
-    jobs: BTreeMap<JobId, Role>,
-    checkpoints: BTreeMap<TinkerPath, CheckpointRecord>,
-    /// How many saves of a path have been accepted and have not ended.
-    saving: BTreeMap<TinkerPath, usize>,
-    /// Paths that the engine is deleting.
-    deleting: BTreeSet<TinkerPath>,
+    catalog: Catalog,
+    sessions: Sessions,
+    models: Models,
+    samplers: Samplers,
+    checkpoints: Checkpoints,
+    operations: Operations,
+    samples: SampleLimit,
+    polls: Polls,
+    completions: CompletionLog,
+    jobs: Jobs,
     agenda: Agenda,
-    pause: Pause,
-    /// Models from before a restart that are still at work.
-    orphans: BTreeSet<String>,
-    draining: bool,
-    out: Vec<Effect>,
+    /// Whether the server is about to stop, so that polls are no longer held.
+    is_draining: bool,
+    effects: Vec<Effect>,
 }
 
 impl Protocol {
-    /// A server with nothing but what its engine brings. `chance` makes its ids.
+    /// A server with what its engine offers and holds, and nothing else. `chance` makes its ids.
     pub fn new(
         config: Arc<LocalConfig>,
         chance: Arc<dyn Jitter>,
@@ -125,32 +91,26 @@ impl Protocol {
         checkpoints: Vec<CheckpointRecord>,
         at: Stamp,
     ) -> Self {
-        let sampling = Sampling::under(config.window.clone());
         let mut protocol = Self {
-            config,
-            bases: bases.into_iter().map(Arc::new).collect(),
-            losses,
-            ids: Ids::new(chance),
-            sessions: BTreeMap::new(),
-            models: BTreeMap::new(),
-            samplers: BTreeMap::new(),
-            operations: BTreeMap::new(),
-            kept: Kept::default(),
-            sampling,
-            polls: BTreeMap::new(),
-            announcements: Announcements::default(),
-            jobs: BTreeMap::new(),
-            checkpoints: BTreeMap::new(),
-            saving: BTreeMap::new(),
-            deleting: BTreeSet::new(),
+            catalog: Catalog::new(bases, losses),
+            operations: Operations::new(Arc::clone(&chance)),
+            sessions: Sessions::new(chance),
+            models: Models::default(),
+            samplers: Samplers::default(),
+            checkpoints: Checkpoints::default(),
+            samples: SampleLimit::new(config.queue_limit(), config.window.clone()),
+            polls: Polls::default(),
+            completions: CompletionLog::default(),
+            jobs: Jobs::default(),
             agenda: Agenda::default(),
-            pause: Pause::default(),
-            orphans: BTreeSet::new(),
-            draining: false,
-            out: Vec::new(),
+            is_draining: false,
+            effects: Vec::new(),
+            config,
         };
         for record in checkpoints {
-            protocol.keep_checkpoint(at, record);
+            protocol
+                .checkpoints
+                .insert(&mut protocol.agenda, at, record);
         }
         protocol
     }
@@ -178,14 +138,14 @@ impl Protocol {
                     Some(numbered) if gives_up_number(refusal.status()) => {
                         self.number_refused(&numbered);
                     }
-                    // It will come again under its number.
+                    // The client sends it again under its number.
                     Some(numbered) => self.number_attempted(at, &numbered),
                     None => {}
                 }
                 self.respond(exchange, refusal.into_answer());
             }
         }
-        std::mem::take(&mut self.out)
+        std::mem::take(&mut self.effects)
     }
 
     fn dispatch(
@@ -235,38 +195,30 @@ impl Protocol {
         Ok(Some(answer))
     }
 
-    /// A job has ended.
+    /// Applies the end of a job.
     pub fn outcome(&mut self, at: Stamp, job: JobId, ended: Ended) -> Vec<Effect> {
-        match self.jobs.remove(&job) {
-            Some(Role::Operation(id)) => {
-                let (origin, result) = self.operation_ended(id, ended.0);
-                self.conclude(at, id, result);
-                if let Some(Origin::Model(model, _)) = &origin {
-                    self.lane_ended(model);
-                }
-                self.leftover_ended(id, origin.as_ref());
+        match self.jobs.ended(job) {
+            Some(Role::Operation(id)) => self.operation_ended(at, id, ended.0),
+            Some(Role::Delete(exchange, record)) => {
+                self.checkpoint_deleted(at, exchange, *record, ended.0);
             }
-            Some(Role::Delete(exchange, record)) => self.deleted(at, exchange, *record, ended.0),
-            Some(Role::Housekeeping) => {
+            Some(Role::Cleanup) => {
                 if let Err(error) = ended.0 {
                     tracing::warn!(%error, "the engine could not clean up");
                 }
             }
-            None => tracing::warn!(
-                job = job.0,
-                "the engine reported a job that is not under way"
-            ),
+            None => tracing::warn!(job = job.0, "the engine reported an unknown job"),
         }
-        std::mem::take(&mut self.out)
+        std::mem::take(&mut self.effects)
     }
 
-    /// The exchange's other side has gone: it will not be answered.
+    /// Notes that the client of an exchange has disconnected: it is not answered.
     pub fn disconnected(&mut self, at: Stamp, exchange: ExchangeId) -> Vec<Effect> {
-        if let Some(poll) = self.forget_poll(exchange) {
-            self.left(at, &[poll.operation]);
+        if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
+            self.poll_disconnected(at, &[poll.operation]);
         }
-        self.disconnect_held(at, exchange);
-        std::mem::take(&mut self.out)
+        self.completion_poll_disconnected(at, exchange);
+        std::mem::take(&mut self.effects)
     }
 
     /// Does what is due at `at`.
@@ -282,37 +234,30 @@ impl Protocol {
                 Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),
             }
         }
-        std::mem::take(&mut self.out)
+        std::mem::take(&mut self.effects)
     }
 
-    /// When [`Protocol::tick`] has something to do next.
+    /// Returns when [`Protocol::tick`] has something to do next.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.agenda.next()
     }
 
-    /// What the window of [`LocalConfig::window`] saw up to `now`; `None` without one.
+    /// Returns the counters of the window of [`LocalConfig::window`] up to `now`; `None` without one.
     pub fn window_counts(&mut self, now: Moment) -> Option<WindowCounts> {
-        self.sampling.window_counts(now)
+        self.samples.window_counts(now)
     }
 
-    /// The server is about to stop: held polls are told to try again, and none is held from now on.
+    /// Prepares for the stop of the server: answers held polls with "try again" and holds no more from now on.
     pub fn drain(&mut self) -> Vec<Effect> {
-        self.draining = true;
-        let held: Vec<ExchangeId> = self.polls.keys().copied().collect();
-        for exchange in held.into_iter().chain(self.announcements.held()) {
+        self.is_draining = true;
+        let held = self.polls.exchanges().into_iter();
+        for exchange in held.chain(self.completions.exchanges()) {
             self.poll_is_due(exchange);
         }
-        std::mem::take(&mut self.out)
+        std::mem::take(&mut self.effects)
     }
 
     fn respond(&mut self, exchange: ExchangeId, answer: Answer) {
-        self.out.push(Effect::Respond(exchange, answer));
-    }
-
-    /// A job whose outcome nobody waits for.
-    fn housekeeping(&mut self, work: Work) {
-        let id = self.ids.next_job();
-        self.jobs.insert(id, Role::Housekeeping);
-        self.out.push(Effect::Start(Job { id, work }));
+        self.effects.push(Effect::Respond(exchange, answer));
     }
 }

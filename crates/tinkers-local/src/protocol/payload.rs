@@ -1,4 +1,4 @@
-//! Results, in the form that the poll asks for.
+//! The results of operations, encoded as polls ask for.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use tinkers_wire::{
 
 use crate::engine::{EngineError, Outcome};
 
-/// The representation of a result.
+/// The encoding of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
     /// JSON.
@@ -19,7 +19,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form that an `Accept` header asks for.
+    /// Returns the form that an `Accept` header asks for.
     pub(crate) fn wanted(accept: Option<&str>) -> Self {
         match accept {
             Some(accept) if accept.contains("protobuf") => Self::Protobuf,
@@ -28,7 +28,7 @@ impl Form {
     }
 }
 
-/// The result of an operation, kept in its shortest form alone.
+/// The result of an operation, kept in its shorter form only.
 #[derive(Debug)]
 pub struct Payload {
     kind: Kind,
@@ -52,7 +52,7 @@ impl Payload {
         }
     }
 
-    /// The form that a poll for `wanted` gets: not every result has both.
+    /// Returns the form that a poll for `wanted` gets: some results have one form only.
     pub(crate) fn form(&self, wanted: Form) -> Form {
         match self.kind {
             Kind::Json => Form::Json,
@@ -60,17 +60,17 @@ impl Payload {
         }
     }
 
-    /// How many bytes it takes up.
+    /// Returns the length of the kept form in bytes.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// How many bytes it is in `form`, where that is known without encoding it.
+    /// Returns its length in `form` in bytes, if that is known without encoding it.
     pub(crate) fn known_size(&self, form: Form) -> Option<usize> {
         (self.kind == Kind::Json || form == Form::Protobuf).then_some(self.bytes.len())
     }
 
-    /// The body in `form`. JSON of a pass or a sample is made anew each time, which takes as long as its size.
+    /// Returns the body in `form`. The JSON of a pass or a sample is encoded each time.
     pub fn encode(&self, form: Form) -> Bytes {
         let made = match (self.kind, form) {
             (Kind::Json, _) | (_, Form::Protobuf) => return self.bytes.clone(),
@@ -85,7 +85,7 @@ impl Payload {
     }
 }
 
-/// What this server encoded it can read; should it not, the poll is told and does not hang.
+/// Returns a failure for a result that this server cannot decode again, so that the poll ends.
 fn unreadable(error: &DecodeError) -> Bytes {
     tracing::error!(%error, "a result cannot be put into JSON");
     tinkers_wire::to_json(&json!({
@@ -94,11 +94,11 @@ fn unreadable(error: &DecodeError) -> Bytes {
     }))
 }
 
-/// How a job ended, made ready for polls. Built from an outcome before the protocol is locked, since it encodes results.
+/// The end of a job, with an encoded result. Made before the protocol is locked, since encoding takes time.
 #[derive(Debug)]
 pub struct Ended(pub(crate) Result<Product, EngineError>);
 
-/// What a job gave.
+/// The outcome of a job.
 #[derive(Debug)]
 pub(crate) enum Product {
     Nothing,
@@ -111,7 +111,7 @@ pub(crate) enum Product {
 }
 
 impl From<Result<Outcome, EngineError>> for Ended {
-    /// The engine's own form of a result ends here; what is kept is what is sent.
+    /// Encodes the engine's result; only the encoded form is kept.
     fn from(outcome: Result<Outcome, EngineError>) -> Self {
         Self(outcome.map(|outcome| match outcome {
             Outcome::Done => Product::Nothing,

@@ -1,82 +1,23 @@
 //! Samples: by sampler, by base model, or by checkpoint.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::Moment;
 use tinkers_wire::{InvalidInput, SampleRequest, Stop};
 
 use super::check::{MAX_TOP_K, check_input};
-use super::lane::QueueLimit;
-use super::model::known;
-use super::operation::Origin;
-use super::{Goal, OperationId, Protocol, Stamp};
-use crate::dialect::Promised;
+use super::ids::OperationId;
+use super::state::operations::{Goal, Origin};
+use super::{Protocol, Stamp};
+use crate::dialect::AcceptedKind;
 use crate::engine::{BaseModel, Weights, Work};
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
-use crate::window::{self, Window, WindowCounts};
 
-/// What a request is answered from.
+/// What a request samples from.
 struct Source {
     base: Arc<BaseModel>,
     weights: Weights,
     origin: Origin,
-}
-
-/// Samples that have not ended, with the bytes of their bodies.
-#[derive(Debug, Default)]
-pub(super) struct Sampling {
-    bodies: BTreeMap<OperationId, usize>,
-    bytes: usize,
-    window: Option<window::State>,
-}
-
-impl Sampling {
-    /// None yet, under a window where there is one.
-    pub(super) fn under(window: Option<Window>) -> Self {
-        Self {
-            window: window.map(window::State::new),
-            ..Self::default()
-        }
-    }
-
-    /// What the window saw.
-    pub(super) fn window_counts(&mut self, now: Moment) -> Option<WindowCounts> {
-        self.window.as_mut().map(|window| window.counts(now))
-    }
-
-    /// Whether another may go on under the window, which it then does.
-    fn enter_window(&mut self, at: Stamp) -> Result<(), Refusal> {
-        let Some(window) = &mut self.window else {
-            return Ok(());
-        };
-        window.submit(at).map_err(|hint| {
-            let reason = "as many samples are in flight as the server takes; come back later";
-            Refusal::limited(reason, hint)
-        })
-    }
-
-    fn has_room(&self, bytes: usize, limit: QueueLimit) -> bool {
-        self.bodies.len() < limit.requests
-            && (self.bytes == 0 || self.bytes.saturating_add(bytes) <= limit.bytes)
-    }
-
-    fn add(&mut self, id: OperationId, bytes: usize) {
-        self.bodies.insert(id, bytes);
-        self.bytes += bytes;
-    }
-
-    /// An operation has ended, which may have been a sample.
-    pub(super) fn ended(&mut self, now: Moment, id: OperationId) {
-        let Some(bytes) = self.bodies.remove(&id) else {
-            return;
-        };
-        self.bytes -= bytes;
-        if let Some(window) = &mut self.window {
-            window.ended(now);
-        }
-    }
 }
 
 impl Protocol {
@@ -89,39 +30,32 @@ impl Protocol {
     ) -> Result<Answer, Refusal> {
         let samples = body.num_samples.unwrap_or(1);
         if let (Some(sampler), Some(number)) = (&body.sampling_session_id, body.seq_id) {
-            let seen = &self.live_sampler(sampler)?.seen;
-            if let Some(operation) = known(seen, "seq_id", number, digest)? {
-                return Ok(self.sample_promise(operation, samples));
+            let seen = self.samplers.live(sampler)?.samples();
+            if let Some(operation) = seen.known("seq_id", number, digest)? {
+                return Ok(self.accepted_sample(operation, samples));
             }
         }
         let source = self.source(&body)?;
         check(&source.base, self.config.max_samples, &body)?;
-        if !self
-            .sampling
-            .has_room(digest.bytes(), self.config.queue_limit())
-        {
-            return Err(Refusal::busy(
-                "too many samples are under way already; come back later",
-            ));
-        }
-        // The last thing that can refuse: what enters is accepted.
-        self.sampling.enter_window(at)?;
+        // The last check: the window counts what it admits.
+        self.samples.admit(at, digest.bytes())?;
         let work = Work::Sample {
             weights: source.weights,
             request: body,
         };
-        let operation = self.operation(Goal::Compute, source.origin.clone(), work);
-        self.sampling.add(operation, digest.bytes());
+        let operation = self
+            .operations
+            .add(Goal::Compute, source.origin.clone(), work);
+        self.samples.add(operation, digest.bytes());
         if let Origin::Sampler(sampler, number) = source.origin {
-            self.used(&sampler);
-            if let Some(number) = number
-                && let Some(sampler) = self.samplers.get_mut(&sampler)
-            {
-                sampler.seen.insert(number, (digest, operation));
+            self.touch_sampler(&sampler);
+            if let Some(number) = number {
+                self.samplers
+                    .add_sample(&sampler, number, digest, operation);
             }
         }
         self.start(operation);
-        Ok(self.sample_promise(operation, samples))
+        Ok(self.accepted_sample(operation, samples))
     }
 
     fn source(&self, body: &SampleRequest) -> Result<Source, Refusal> {
@@ -131,18 +65,18 @@ impl Protocol {
             &body.model_path,
         ) {
             (Some(id), None, None) => {
-                let sampler = self.live_sampler(id)?;
-                if let Weights::Checkpoint(path) = &sampler.weights {
-                    self.checkpoint(path)?;
+                let sampler = self.samplers.live(id)?;
+                if let Weights::Checkpoint(path) = sampler.weights() {
+                    self.checkpoints.get(path)?;
                 }
                 Ok(Source {
-                    base: Arc::clone(&sampler.base),
-                    weights: sampler.weights.clone(),
+                    base: Arc::clone(sampler.base()),
+                    weights: sampler.weights().clone(),
                     origin: Origin::Sampler(id.clone(), body.seq_id),
                 })
             }
             (None, Some(base), None) => {
-                let base = self.base(base)?;
+                let base = self.catalog.base(base)?;
                 Ok(Source {
                     weights: Weights::Base(base.name.clone()),
                     base,
@@ -150,9 +84,9 @@ impl Protocol {
                 })
             }
             (None, None, Some(path)) => {
-                let record = self.checkpoint(path)?;
+                let record = self.checkpoints.get(path)?;
                 Ok(Source {
-                    base: self.base_of(record)?,
+                    base: self.catalog.base_of(record)?,
                     weights: Weights::Checkpoint(record.path.clone()),
                     origin: Origin::Free,
                 })
@@ -164,17 +98,17 @@ impl Protocol {
         }
     }
 
-    /// One id for each sample, the same for a repeated request.
-    fn sample_promise(&self, operation: OperationId, samples: u32) -> Answer {
-        let mut promise = self.plain_promise(operation);
+    /// Returns the answer to an accepted request: one id for each sample, the same for a repeated request.
+    fn accepted_sample(&self, operation: OperationId, samples: u32) -> Answer {
+        let mut promise = self.submission(operation);
         let ids = (0..samples).map(|i| format!("{}-{i}", promise.request_id));
         promise.sample_sequence_ids = Some(ids.collect());
-        self.config.dialect.promise(promise, Promised::Other)
+        self.config.dialect.accepted(promise, AcceptedKind::Other)
     }
 }
 
 fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(), Refusal> {
-    // The vocabulary first: what the wire says of ids is the weaker bound.
+    // The vocabulary first: it is a stricter bound of token ids than the wire's.
     check_input(base, "prompt", &body.prompt).map_err(|error| Refusal::invalid("", &error))?;
     body.validate().map_err(invalid)?;
     if body.num_samples.is_some_and(|n| n > max_samples) {
@@ -186,7 +120,7 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     let prompt = body.prompt.len().unwrap_or(0) as u64;
     let wanted = u64::from(body.sampling_params.max_tokens.unwrap_or(1));
     let longest = u64::from(base.max_context_length);
-    // The last token takes no place of its own: what follows a prompt that fills the context can still be told.
+    // The last token needs no position of its own: a prompt that fills the context can still be followed by one token.
     if prompt.saturating_add(wanted) > longest && (prompt, wanted) != (longest, 1) {
         let field = match body.sampling_params.max_tokens {
             Some(_) => "sampling_params.max_tokens",
@@ -243,7 +177,7 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     Ok(())
 }
 
-/// The most numbers in one answer. A few short fields could otherwise ask for more than any machine holds.
+/// The most numbers in one answer. A small request could otherwise ask for more than the memory of any machine.
 const MAX_CELLS: u64 = 1 << 26;
 
 fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {
@@ -269,7 +203,7 @@ fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The checks of the wire name the parameters without the way to them.
+/// Adds the path of the sampling parameters, which the wire's checks leave out.
 fn invalid(error: InvalidInput) -> Refusal {
     let prefix = match error.field() {
         "max_tokens" | "temperature" | "top_p" | "top_k" | "stop" | "seed" => "sampling_params.",

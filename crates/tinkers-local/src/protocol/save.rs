@@ -8,14 +8,15 @@ use tinkers_wire::{
     CheckpointKind, InvalidInput, SamplerSaveKind, SaveWeights, SaveWeightsForSampler, TinkerPath,
 };
 
-use super::model::next_free;
-use super::sampler::{Sampler, sampler_id};
-use super::{Goal, Protocol, Stamp};
+use super::create_sampler::sampler_id;
+use super::state::operations::Goal;
+use super::state::samplers::Sampler;
+use super::{Protocol, Stamp};
 use crate::engine::{CheckpointRecord, Overwrite, Weights, Work};
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
 
-/// What a save under a name is given.
+/// A save under a name.
 struct Named<'a> {
     model: &'a str,
     number: u64,
@@ -73,9 +74,9 @@ impl Protocol {
             return Ok(answer);
         }
         if body.path.is_none() && body.sampling_session_seq_id.is_none() {
-            let session = self.usable(&body.model_id)?.session.clone();
-            let seen = &self.live_session(&session)?.samplers;
-            body.sampling_session_seq_id = Some(next_free(seen));
+            let session = self.models.usable(&body.model_id)?.session();
+            let seen = self.sessions.live(session)?.samplers();
+            body.sampling_session_seq_id = Some(seen.next_free());
         }
         body.validate().map_err(invalid)?;
         if body.kind == Some(SamplerSaveKind::Inflight) {
@@ -112,12 +113,11 @@ impl Protocol {
         self.save(at, save, digest)
     }
 
-    /// A name that no checkpoint of a model has, for a save that comes without one.
+    /// Returns a name that no checkpoint of the model has, for a save without one.
     fn free_name(&self, model: &str, kind: CheckpointKind) -> String {
         let is_free = |name: &String| {
-            TinkerPath::new(model, kind, name).is_ok_and(|path| {
-                !self.checkpoints.contains_key(&path) && !self.saving.contains_key(&path)
-            })
+            let path = TinkerPath::new(model, kind, name);
+            path.is_ok_and(|path| !self.checkpoints.is_taken(&path))
         };
         let mut names = (1u64..).map(|number| format!("checkpoint-{number:06}"));
         names.find(is_free).unwrap_or_default()
@@ -125,29 +125,28 @@ impl Protocol {
 
     fn save(&mut self, at: Stamp, save: Named<'_>, digest: Digest) -> Result<Answer, Refusal> {
         let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
-        let taken = self.checkpoints.contains_key(&path) || self.saving.contains_key(&path);
-        if taken && save.overwrite == Overwrite::Refuse {
-            // A failed operation rather than a refusal: clients repeat a 409 for minutes, and its number stays open.
-            let error = self.config.dialect.taken(&path)?;
-            let place = (save.model, save.number);
-            return Ok(self.failed_operation(at, place, digest, error));
+        if self.checkpoints.is_taken(&path) && save.overwrite == Overwrite::Refuse {
+            // A failed operation and no refusal: clients retry a 409 for minutes, and its seq_id would stay unused.
+            let error = self.config.dialect.name_in_use(&path)?;
+            let numbered = (save.model, save.number);
+            return Ok(self.accept_failed(at, numbered, digest, error));
         }
-        let model = self.usable(save.model)?;
+        let model = self.models.usable(save.model)?;
         let saved_at = CheckpointRecord::seconds(at.wall);
         let record = CheckpointRecord {
             path: path.clone(),
-            base_model: model.base.name.clone(),
-            base_fingerprint: model.base.fingerprint.clone(),
-            lora: model.lora.clone(),
+            base_model: model.base().name.clone(),
+            base_fingerprint: model.base().fingerprint.clone(),
+            lora: model.lora().clone(),
             saved_at,
             expires_at: save
                 .ttl_seconds
                 .map(|ttl| saved_at + Duration::from_secs(ttl).as_secs_f64()),
             size_bytes: 0,
             user_metadata: save.user_metadata,
-            run_metadata: model.user_metadata.clone(),
+            run_metadata: model.user_metadata().cloned(),
         };
-        self.begin_save(&path)?;
+        self.checkpoints.begin_save(&path)?;
         let work = Work::Save {
             model: save.model.to_owned(),
             record: record.clone(),
@@ -157,36 +156,34 @@ impl Protocol {
         Ok(self.accept(at, save.model, save.number, digest, goal, work))
     }
 
-    /// The weights as they are at this number, for one sampler.
+    /// Keeps the weights as they are at this seq_id in memory, for one sampler.
     fn snapshot(
         &mut self,
         at: Stamp,
         body: &SaveWeightsForSampler,
         digest: Digest,
     ) -> Result<Answer, Refusal> {
-        let model = self.usable(&body.model_id)?;
-        let (session, base) = (model.session.clone(), Arc::clone(&model.base));
+        let model = self.models.usable(&body.model_id)?;
+        let (session, base) = (model.session().to_owned(), Arc::clone(model.base()));
         let number = body.sampling_session_seq_id.unwrap_or(0);
-        // The same save is known by its seq_id, so a number that is taken belongs to something else.
-        if self.live_session(&session)?.samplers.contains_key(&number) {
-            let reason = format!(
-                "sampling_session_seq_id {number} was used by another request of this session"
-            );
-            return Err(Refusal::conflict(reason));
-        }
-        self.live_session(&session)?.samplers.insert(number, digest);
+        let entry = self.sessions.live_mut(&session)?;
+        // A repeated save was found by its seq_id, so a number that is in use belongs to another request.
+        entry
+            .samplers()
+            .check_free("sampling_session_seq_id", number)?;
+        entry.use_sampler_number(number, digest);
         let id = sampler_id(&session, number);
         let work = Work::Snapshot {
             model: body.model_id.clone(),
             sampler: id.clone(),
         };
-        let sampler = Sampler::new(Some(session), base, Weights::Snapshot(id.clone()));
+        let sampler = Sampler::new(session, base, Weights::Snapshot(id.clone()));
         let goal = Goal::Snapshot(Box::new(sampler), id);
         Ok(self.accept(at, &body.model_id, body.seq_id, digest, goal, work))
     }
 }
 
-/// The checks of the wire speak of a name; in the body it is the path.
+/// Names the field `path` where the wire's checks speak of a name.
 fn invalid(error: InvalidInput) -> Refusal {
     match error.field() {
         "name" => Refusal::field("path", format!("expected {}", error.expected())),

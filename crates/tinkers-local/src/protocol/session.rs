@@ -1,52 +1,18 @@
-//! Sessions: creation, heartbeat, end.
-
-use std::collections::BTreeMap;
+//! The creation, heartbeats and end of sessions.
 
 use serde_json::json;
-use tinkers_core::Moment;
-use tinkers_wire::{CreateSession, FinishSession, Heartbeat, SessionCreated, SessionInfo};
+use tinkers_wire::{CreateSession, FinishSession, Heartbeat, SessionCreated};
 
-use super::agenda::Alarm;
-use super::operation::Origin;
-use super::{OperationId, Protocol, Stamp};
+use super::state::agenda::Alarm;
+use super::state::operations::Origin;
+use super::{Protocol, Stamp};
 use crate::http::Answer;
-use crate::read::{Digest, Page, Refusal};
-
-/// A session.
-#[derive(Debug)]
-pub(super) struct Session {
-    /// Sessions are listed in this order, the newest first.
-    pub(super) number: u64,
-    last_beat: Moment,
-    ended: Option<&'static str>,
-    user_metadata: BTreeMap<String, String>,
-    display_name: Option<String>,
-    pub(super) project_id: Option<String>,
-    /// Creations by `model_seq_id`.
-    pub(super) models: BTreeMap<u64, (Digest, OperationId)>,
-    pub(super) model_ids: Vec<String>,
-    /// Creations by `sampling_session_seq_id`.
-    pub(super) samplers: BTreeMap<u64, Digest>,
-    pub(super) sampler_ids: Vec<String>,
-}
+use crate::read::{Page, Refusal};
 
 impl Protocol {
     /// `POST /create_session`.
     pub(super) fn create_session(&mut self, at: Stamp, body: CreateSession) -> Answer {
-        let session_id = self.ids.next_session();
-        let session = Session {
-            number: self.sessions.len() as u64,
-            last_beat: at.now,
-            ended: None,
-            user_metadata: body.user_metadata,
-            display_name: body.display_name,
-            project_id: body.project_id,
-            models: BTreeMap::new(),
-            model_ids: Vec::new(),
-            samplers: BTreeMap::new(),
-            sampler_ids: Vec::new(),
-        };
-        self.sessions.insert(session_id.clone(), session);
+        let session_id = self.sessions.create(at.now, body);
         let due = at.now.after(self.config.session_expiry);
         self.agenda.add(due, Alarm::Session(session_id.clone()));
         self.config.dialect.created(&SessionCreated {
@@ -59,7 +25,7 @@ impl Protocol {
 
     /// `POST /session_heartbeat`.
     pub(super) fn heartbeat(&mut self, at: Stamp, body: &Heartbeat) -> Result<Answer, Refusal> {
-        self.live_session(&body.session_id)?.last_beat = at.now;
+        self.sessions.heartbeat(at.now, &body.session_id)?;
         Ok(Answer::ok(&json!({ "type": "session_heartbeat" })))
     }
 
@@ -70,8 +36,7 @@ impl Protocol {
         id: &str,
         _body: &FinishSession,
     ) -> Result<Answer, Refusal> {
-        let session = self.sessions.get(id).ok_or_else(|| unknown(id))?;
-        if session.ended.is_none() {
+        if !self.sessions.has_ended(id)? {
             self.end_session(at, id, "it was finished");
         }
         Ok(Answer::ok(&json!({})))
@@ -79,45 +44,20 @@ impl Protocol {
 
     /// `GET /sessions`, the newest first.
     pub(super) fn list_sessions(&self, page: Page) -> Answer {
-        let mut all: Vec<(&u64, &String)> = self
-            .sessions
-            .iter()
-            .map(|(id, session)| (&session.number, id))
-            .collect();
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        let ids: Vec<&String> = page.of(&all).iter().map(|(_, id)| *id).collect();
-        Answer::ok(&json!({ "sessions": ids }))
+        let all = self.sessions.newest_first();
+        Answer::ok(&json!({ "sessions": page.of(&all) }))
     }
 
     /// `GET /sessions/{id}`, also of one that has ended.
     pub(super) fn session_info(&self, id: &str) -> Result<Answer, Refusal> {
-        let session = self.sessions.get(id).ok_or_else(|| unknown(id))?;
-        Ok(Answer::ok(&SessionInfo {
-            training_run_ids: session.model_ids.clone(),
-            sampler_ids: session.sampler_ids.clone(),
-            user_metadata: Some(session.user_metadata.clone()),
-            display_name: session.display_name.clone(),
-        }))
+        Ok(Answer::ok(&self.sessions.info(id)?))
     }
 
-    /// A session that has not ended.
-    pub(super) fn live_session(&mut self, id: &str) -> Result<&mut Session, Refusal> {
-        let session = self.sessions.get_mut(id).ok_or_else(|| unknown(id))?;
-        match session.ended {
-            None => Ok(session),
-            Some(how) => Err(Refusal::gone(format!(
-                "session {id} has ended: {how}; create a new one"
-            ))),
-        }
-    }
-
-    /// A session may have gone too long without a heartbeat.
+    /// Ends a session if its heartbeats have stopped.
     pub(super) fn session_is_due(&mut self, at: Stamp, id: &str) {
-        let expiry = self.config.session_expiry;
-        let Ok(session) = self.live_session(id) else {
+        let Some(due) = self.sessions.expires(id, self.config.session_expiry) else {
             return;
         };
-        let due = session.last_beat.after(expiry);
         if due > at.now {
             self.agenda.add(due, Alarm::Session(id.to_owned()));
             return;
@@ -126,33 +66,23 @@ impl Protocol {
         self.end_session(at, id, "it went too long without a heartbeat");
     }
 
-    /// Ends a session: its models are unloaded, its snapshots dropped, what has not started fails.
+    /// Ends a session: its models are unloaded, its snapshots dropped, and requests that have not started fail.
     pub(super) fn end_session(&mut self, at: Stamp, id: &str, how: &'static str) {
-        let Some(session) = self.sessions.get_mut(id) else {
+        let Some((models, samplers)) = self.sessions.end(id, how) else {
             return;
         };
-        session.ended = Some(how);
-        let models = session.model_ids.clone();
-        let samplers = session.sampler_ids.clone();
         let reason = format!("session {id} has ended: {how}");
         for model in &models {
             self.retire_model(at, model, &reason);
         }
-        let sampling = self.operations.iter().filter_map(|(id, operation)| {
-            let Origin::Sampler(sampler, _) = &operation.origin else {
-                return None;
-            };
-            samplers.contains(sampler).then_some(*id)
+        let samples = self.operations.ids_where(|operation| {
+            matches!(operation.origin(), Origin::Sampler(sampler, _) if samplers.contains(sampler))
         });
-        for operation in sampling.collect::<Vec<_>>() {
+        for operation in samples {
             self.cancel(operation, &reason);
         }
         for sampler in samplers {
             self.end_sampler(&sampler, &reason);
         }
     }
-}
-
-fn unknown(id: &str) -> Refusal {
-    Refusal::not_found(format!("no session {id:?} on this server"))
 }

@@ -1,19 +1,19 @@
-//! When something happened, on both clocks.
+//! The time of a transition on both clocks, and the formats of dates.
 
 use std::time::{Duration, SystemTime};
 
 use tinkers_core::Moment;
 
-/// One instant: for what ends after a while, and for what carries a date.
+/// One instant on the monotonic clock, for timeouts, and on the wall clock, for dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// The monotonic clock.
+    /// The time of the monotonic clock.
     pub now: Moment,
     /// The date.
     pub wall: SystemTime,
 }
 
-/// Seconds since the Unix epoch as RFC 3339 in UTC with microseconds, such as `2026-11-23T08:52:27.925306Z`.
+/// Formats seconds since the Unix epoch as RFC 3339 in UTC with microseconds, such as `2026-11-23T08:52:27.925306Z`.
 pub(crate) fn rfc3339(seconds: f64) -> String {
     let since = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO);
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
@@ -27,7 +27,7 @@ pub(crate) fn rfc3339(seconds: f64) -> String {
     )
 }
 
-/// An IMF-fixdate, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Formats a date as an IMF-fixdate, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 pub(crate) fn http_date(date: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = [
@@ -49,7 +49,7 @@ pub(crate) fn http_date(date: SystemTime) -> String {
     )
 }
 
-/// The date of a day since 1970-01-01, counting years from March so that leap days come last.
+/// Returns year, month and day of a day since 1970-01-01, counting years from March so that leap days come last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_right_around_leap_days_and_centuries() {
+    fn leap_days_and_centuries_are_formatted_correctly() {
         for (seconds, text) in [
             (0.0, "1970-01-01T00:00:00.000000Z"),
             (951_782_399.0, "2000-02-28T23:59:59.000000Z"),

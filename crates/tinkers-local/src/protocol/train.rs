@@ -2,13 +2,14 @@
 
 use tinkers_wire::{OptimStep, PassRequest};
 
-use super::{Goal, Protocol, Stamp, check};
+use super::state::operations::Goal;
+use super::{Protocol, Stamp, check};
 use crate::engine::Work;
 use crate::http::Answer;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// `POST /forward` and `POST /forward_backward`; `way` leads to the input in the body.
+    /// `POST /forward` and `POST /forward_backward`; `way` is the path of the input in the body.
     pub(super) fn pass(
         &mut self,
         at: Stamp,
@@ -20,7 +21,8 @@ impl Protocol {
         if let Some(answer) = self.repeated(at, &model, body.seq_id, digest)? {
             return Ok(answer);
         }
-        check::pass(&self.usable(&model)?.base, &self.losses, way, &body)?;
+        let base = self.models.usable(&model)?.base();
+        check::pass(base, self.catalog.losses(), way, &body)?;
         let work = Work::Pass {
             model: body.model_id,
             mode: body.mode,

@@ -1,0 +1,118 @@
+//! The creation and description of models.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tinkers_wire::{CreateModel, LoraConfig, ModelData, ModelInfo, ModelRef};
+
+use super::optimizer::{adamw, check_optimizer};
+use super::state::models::Model;
+use super::state::operations::{Goal, Origin};
+use super::{Protocol, Stamp};
+use crate::engine::{BaseModel, CheckpointRecord, Work};
+use crate::http::Answer;
+use crate::read::{Digest, Refusal};
+
+/// A model to be created.
+pub(super) struct NewModel {
+    pub(super) session: String,
+    /// Its `model_seq_id`.
+    pub(super) number: u64,
+    pub(super) base: Arc<BaseModel>,
+    pub(super) lora: LoraConfig,
+    pub(super) user_metadata: Option<BTreeMap<String, String>>,
+}
+
+impl NewModel {
+    pub(super) fn id(&self) -> String {
+        format!("{}:train:{}", self.session, self.number)
+    }
+}
+
+impl Protocol {
+    /// `POST /create_model`.
+    pub(super) fn create_model(
+        &mut self,
+        at: Stamp,
+        body: CreateModel,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        let seen = self.sessions.live(&body.session_id)?.models();
+        let number = body.model_seq_id.unwrap_or_else(|| seen.next_free());
+        if let Some(known) = seen.known("model_seq_id", number, digest)? {
+            return Ok(self.accepted(known));
+        }
+        let base = self.catalog.base(&body.base_model)?;
+        check_lora(&base, &body.lora_config)?;
+        check_optimizer(body.optimizer_config.as_ref())?;
+        let new = NewModel {
+            session: body.session_id,
+            number,
+            base,
+            lora: body.lora_config,
+            user_metadata: body.user_metadata,
+        };
+        let work = Work::CreateModel {
+            model: new.id(),
+            base_model: new.base.name.clone(),
+            lora: new.lora.clone(),
+        };
+        self.add_model(at, new, digest, Goal::CreateModel, work)
+    }
+
+    /// Enters a model; its creation is the first operation of its queue.
+    pub(super) fn add_model(
+        &mut self,
+        at: Stamp,
+        new: NewModel,
+        digest: Digest,
+        goal: Goal,
+        work: Work,
+    ) -> Result<Answer, Refusal> {
+        let id = new.id();
+        let session = self.sessions.live_mut(&new.session)?;
+        let operation = self
+            .operations
+            .add(goal, Origin::Model(id.clone(), 0), work);
+        session.add_model(new.number, digest, operation, id.clone());
+        let model = Model::new(
+            new.session,
+            new.base,
+            new.lora,
+            new.user_metadata,
+            self.config.dialect.order,
+            CheckpointRecord::seconds(at.wall),
+        );
+        self.models.insert(id.clone(), model, digest, operation);
+        self.advance(&id);
+        Ok(self.accepted(operation))
+    }
+
+    /// `POST /get_info`.
+    pub(super) fn model_info(&self, body: &ModelRef) -> Result<Answer, Refusal> {
+        let model = self.models.usable(&body.model_id)?;
+        let base = model.base();
+        let mut info = ModelInfo::new(body.model_id.clone());
+        info.model_data = ModelData {
+            arch: Some(base.arch.clone()),
+            model_name: Some(base.name.clone()),
+            base_model: None,
+            tokenizer_id: base.tokenizer_id.clone(),
+        };
+        info.optimizer_config = Some(adamw());
+        info.is_lora = Some(true);
+        info.lora_rank = Some(model.lora().rank);
+        info.model_name = Some(base.name.clone());
+        Ok(Answer::ok(&info))
+    }
+}
+
+fn check_lora(base: &BaseModel, lora: &LoraConfig) -> Result<(), Refusal> {
+    lora.validate()
+        .map_err(|error| Refusal::invalid("", &error))?;
+    if lora.rank > base.max_lora_rank {
+        let reason = format!("expected at most {}, got {}", base.max_lora_rank, lora.rank);
+        return Err(Refusal::field("lora_config.rank", reason));
+    }
+    Ok(())
+}

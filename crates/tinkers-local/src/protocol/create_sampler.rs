@@ -1,0 +1,119 @@
+//! The creation, description and end of samplers.
+
+use tinkers_wire::{CreateSamplingSession, SamplerInfo, SamplingSessionCreated};
+
+use super::Protocol;
+use super::state::samplers::Sampler;
+use crate::engine::{Weights, Work};
+use crate::http::Answer;
+use crate::read::{Digest, Refusal};
+
+impl Protocol {
+    /// `POST /create_sampling_session`.
+    pub(super) fn create_sampler(
+        &mut self,
+        body: CreateSamplingSession,
+        digest: Digest,
+    ) -> Result<Answer, Refusal> {
+        let seen = self.sessions.live(&body.session_id)?.samplers();
+        let number = body.sampling_session_seq_id;
+        let number = number.unwrap_or_else(|| seen.next_free());
+        let id = sampler_id(&body.session_id, number);
+        let known = seen.known("sampling_session_seq_id", number, digest)?;
+        if known.is_some() {
+            return Ok(self.sampler_created(id));
+        }
+        let (base, weights) = match (&body.base_model, &body.model_path) {
+            (Some(base), None) => {
+                let base = self.catalog.base(base)?;
+                let weights = Weights::Base(base.name.clone());
+                (base, weights)
+            }
+            (base, Some(path)) => {
+                let record = self.checkpoints.get(path)?;
+                let own = self.catalog.base_of(record)?;
+                // Both may be given if they agree.
+                let is_own = |base: &String| own.is_called(base) || *base == record.base_model;
+                if base.as_ref().is_some_and(|base| !is_own(base)) {
+                    let reason = format!(
+                        "expected {}, the base of {path}, or nothing",
+                        record.base_model
+                    );
+                    return Err(Refusal::field("base_model", reason));
+                }
+                (own, Weights::Checkpoint(record.path.clone()))
+            }
+            (None, None) => {
+                return Err(Refusal::field(
+                    "base_model",
+                    "expected base_model or model_path",
+                ));
+            }
+        };
+        let session = self.sessions.live_mut(&body.session_id)?;
+        session.use_sampler_number(number, digest);
+        session.add_sampler(id.clone());
+        let sampler = Sampler::new(body.session_id, base, weights);
+        self.samplers.insert(id.clone(), sampler);
+        Ok(self.sampler_created(id))
+    }
+
+    fn sampler_created(&self, sampling_session_id: String) -> Answer {
+        self.config.dialect.created(&SamplingSessionCreated {
+            sampling_session_id,
+        })
+    }
+
+    /// Enters the sampler of a snapshot that the engine has made, unless its session has ended meanwhile.
+    pub(super) fn add_snapshot(&mut self, model: &str, id: &str, sampler: Sampler) {
+        let Ok(session) = self.sessions.live_mut(sampler.session()) else {
+            return self.drop_snapshot(id);
+        };
+        session.add_sampler(id.to_owned());
+        self.samplers.insert_snapshot(id.to_owned(), model, sampler);
+        let most = self.config.max_snapshots;
+        for unused in self.models.add_snapshot(model, id.to_owned(), most) {
+            let reason = format!(
+                "sampling session {unused} has ended: a model keeps its {most} unnamed weights that were used last; save under a name what is to stay"
+            );
+            self.end_sampler(&unused, &reason);
+        }
+    }
+
+    /// Notes the use of a sampler: of its model's snapshots it becomes the last to be dropped.
+    pub(super) fn touch_sampler(&mut self, id: &str) {
+        if let Some(model) = self.samplers.model_of(id) {
+            self.models.touch_snapshot(model, id);
+        }
+    }
+
+    /// Ends a sampler for a reason that its users are told.
+    pub(super) fn end_sampler(&mut self, id: &str, reason: &str) {
+        if self.samplers.end(id, reason) {
+            self.drop_snapshot(id);
+        }
+    }
+
+    fn drop_snapshot(&mut self, id: &str) {
+        self.clean_up(Work::DropSnapshot {
+            sampler: id.to_owned(),
+        });
+    }
+
+    /// `GET /samplers/{id}`.
+    pub(super) fn sampler_info(&self, id: &str) -> Result<Answer, Refusal> {
+        let sampler = self.samplers.known(id)?;
+        Ok(Answer::ok(&SamplerInfo {
+            sampler_id: id.to_owned(),
+            base_model: sampler.base().name.clone(),
+            model_path: match sampler.weights() {
+                Weights::Checkpoint(path) => Some(path.to_string()),
+                _ => None,
+            },
+        }))
+    }
+}
+
+pub(super) fn sampler_id(session: &str, number: u64) -> String {
+    format!("{session}:sample:{number}")
+}

@@ -1,0 +1,94 @@
+//! The description and deletion of checkpoints.
+
+use http::StatusCode;
+use tinkers_wire::{TinkerPath, WeightsInfo, WeightsInfoRequest};
+
+use super::ids::ExchangeId;
+use super::optimizer::adamw;
+use super::payload::Product;
+use super::state::jobs::Role;
+use super::{Protocol, Stamp};
+use crate::engine::{CheckpointRecord, EngineError, Work};
+use crate::http::Answer;
+use crate::read::Refusal;
+
+impl Protocol {
+    /// `POST /weights_info`.
+    pub(super) fn weights_info(&self, body: &WeightsInfoRequest) -> Result<Answer, Refusal> {
+        let path: TinkerPath =
+            body.tinker_path
+                .parse()
+                .map_err(|error: tinkers_wire::InvalidInput| {
+                    Refusal::field("tinker_path", format!("expected {}", error.expected()))
+                })?;
+        let record = self.checkpoints.get(&path)?;
+        let part = |part: Option<bool>| Some(part.unwrap_or(true));
+        Ok(Answer::ok(&WeightsInfo {
+            base_model: record.base_model.clone(),
+            optimizer_config: Some(adamw()),
+            is_lora: true,
+            lora_rank: Some(record.lora.rank),
+            train_unembed: part(record.lora.train_unembed),
+            train_mlp: part(record.lora.train_mlp),
+            train_attn: part(record.lora.train_attn),
+        }))
+    }
+
+    /// `DELETE /training_runs/{run}/checkpoints/{checkpoint}`. Answered when the engine has deleted it.
+    pub(super) fn delete_checkpoint(
+        &mut self,
+        exchange: ExchangeId,
+        run: &str,
+        checkpoint: &str,
+    ) -> Result<Option<Answer>, Refusal> {
+        let Ok(path) = format!("tinker://{run}/{checkpoint}").parse::<TinkerPath>() else {
+            let reason =
+                format!("expected weights/<name> or sampler_weights/<name>, got {checkpoint:?}");
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
+        };
+        let record = self.checkpoints.begin_delete(&path)?;
+        self.start_delete(record, Some(exchange));
+        Ok(None)
+    }
+
+    fn start_delete(&mut self, record: CheckpointRecord, exchange: Option<ExchangeId>) {
+        let path = record.path.clone();
+        let role = Role::Delete(exchange, Box::new(record));
+        let start = self.jobs.start(role, Work::DeleteCheckpoint { path });
+        self.effects.push(start);
+    }
+
+    /// Applies the end of a deletion.
+    pub(super) fn checkpoint_deleted(
+        &mut self,
+        at: Stamp,
+        exchange: Option<ExchangeId>,
+        record: CheckpointRecord,
+        result: Result<Product, EngineError>,
+    ) {
+        self.checkpoints.end_delete(&record.path);
+        let Some(exchange) = exchange else {
+            if let Err(error) = result {
+                tracing::warn!(path = %record.path, %error, "an expired checkpoint could not be deleted");
+            }
+            return;
+        };
+        let answer = match result {
+            Ok(_) => Answer::empty(StatusCode::NO_CONTENT),
+            Err(error) => {
+                let reason = format!("{} could not be deleted: {}", record.path, error.message);
+                self.checkpoints.insert(&mut self.agenda, at, record);
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason).into_answer()
+            }
+        };
+        self.respond(exchange, answer);
+    }
+
+    /// Deletes a checkpoint if it has expired.
+    pub(super) fn checkpoint_is_due(&mut self, at: Stamp, path: &TinkerPath) {
+        let expired = self.checkpoints.begin_expiry(&mut self.agenda, at, path);
+        if let Some(record) = expired {
+            self.start_delete(record, None);
+        }
+    }
+}

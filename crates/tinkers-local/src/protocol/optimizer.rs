@@ -1,0 +1,35 @@
+//! The one optimizer of an engine, AdamW.
+
+use std::collections::BTreeMap;
+
+use tinkers_wire::OptimizerConfig;
+
+use crate::read::Refusal;
+
+pub(super) fn adamw() -> OptimizerConfig {
+    OptimizerConfig {
+        family: "adamw".to_owned(),
+        fields: BTreeMap::new(),
+    }
+}
+
+/// Checks that a request asks for AdamW, or for no optimizer in particular.
+pub(super) fn check_optimizer(config: Option<&OptimizerConfig>) -> Result<(), Refusal> {
+    match config {
+        Some(config) if config.family != "adamw" => {
+            let reason = format!(
+                "expected adamw, the one optimizer of this server, got {:?}",
+                config.family
+            );
+            Err(Refusal::field("optimizer_config.type", reason))
+        }
+        Some(config) => match config.fields.iter().find(|(_, value)| !value.is_null()) {
+            Some((name, _)) => Err(Refusal::field(
+                &format!("optimizer_config.{name}"),
+                "expected nothing beside type: adamw has no fields, and a step has its own parameters",
+            )),
+            None => Ok(()),
+        },
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,145 @@
+//! Polls for the result of one operation.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use tinkers_wire::{PollAnswer, RetrieveFuture};
+
+use super::ids::{ExchangeId, OperationId};
+use super::payload::Form;
+use super::state::agenda::Alarm;
+use super::state::model_queue::Position;
+use super::state::polls::Poll;
+use super::{Protocol, Stamp};
+use crate::dialect::{Dialect, Expiry, PollEnd};
+use crate::http::{Announcement, Answer};
+use crate::read::Refusal;
+
+/// An upper bound of the length of a result's JSON in lengths of its protobuf.
+const JSON_GROWTH: usize = 8;
+
+impl Protocol {
+    /// `POST /retrieve_future`. `None` when the poll is held.
+    pub(super) fn retrieve(
+        &mut self,
+        at: Stamp,
+        exchange: ExchangeId,
+        body: &RetrieveFuture,
+        form: Form,
+    ) -> Result<Option<Answer>, Refusal> {
+        let name = &body.request_id;
+        let dialect = &self.config.dialect;
+        let id = self.operations.parse_request_id(name);
+        let id = id.ok_or_else(|| dialect.unknown_request(name))?;
+        let Some(operation) = self.operations.get(id) else {
+            return Err(dialect.result_expired(name));
+        };
+        let poll = Poll {
+            operation: id,
+            form,
+            metadata_only: body.allow_metadata_only,
+        };
+        if operation.result().is_some() {
+            return Ok(Some(self.deliver(at, poll)));
+        }
+        if self.is_draining {
+            return Ok(Some(self.try_again(id)));
+        }
+        self.operations.note_poll(id, at.now);
+        let longest = dialect.long_poll.unwrap_or(self.config.long_poll);
+        let until = at.now.after(self.jobs.poll_hold(longest));
+        self.polls.hold(&mut self.agenda, exchange, poll, until);
+        Ok(None)
+    }
+
+    /// Returns the answer to a poll whose operation has ended.
+    pub(super) fn deliver(&mut self, at: Stamp, poll: Poll) -> Answer {
+        let id = poll.operation;
+        let Some(operation) = self.operations.get(id) else {
+            let name = self.operations.request_id(id);
+            return self.config.dialect.result_expired(&name).into_answer();
+        };
+        let Some(result) = operation.result() else {
+            return self.try_again(id);
+        };
+        let mut fetched = true;
+        let answer = match result {
+            Err(error) => self.config.dialect.failure(error),
+            Ok(payload) => {
+                let form = payload.form(poll.form);
+                let announcement = poll.metadata_only.then(|| Announcement {
+                    request_id: self.operations.request_id(id),
+                    above: self.config.large_result,
+                });
+                match (announcement, payload.known_size(form)) {
+                    (Some(announcement), Some(size)) if size > announcement.above => {
+                        return Answer::ok(&announcement.body(size));
+                    }
+                    // The JSON is encoded without the lock, and its size is known only then. A result that may turn out to be
+                    // announced does not count as fetched.
+                    (Some(announcement), None) => {
+                        fetched = payload.kept_bytes() < announcement.above / JSON_GROWTH;
+                        Answer::result(Arc::clone(payload), form, Some(announcement))
+                    }
+                    _ => Answer::result(Arc::clone(payload), form, None),
+                }
+            }
+        };
+        if !fetched {
+            return answer;
+        }
+        self.completions.remove(id);
+        if self.config.dialect.expiry == Expiry::OnceFetched {
+            self.forget(id);
+            return answer;
+        }
+        let expires = at.now.after(self.config.keep_fetched);
+        if self.operations.fetched(id, expires) {
+            self.agenda.add(expires, Alarm::Result(id));
+        }
+        answer
+    }
+
+    /// Returns the answer to a poll whose hold has ended.
+    fn try_again(&self, id: OperationId) -> Answer {
+        if self.config.dialect.poll_end == PollEnd::Timeout {
+            return Dialect::timed_out();
+        }
+        let (queue, paused) = self.jobs.queue_state();
+        let reason = paused.map(str::to_owned).or_else(|| self.reason(id));
+        let body =
+            PollAnswer::try_again_body(&self.operations.request_id(id), &queue, reason.as_deref());
+        Answer::json(StatusCode::OK, &body)
+    }
+
+    /// Returns why an operation has not ended.
+    fn reason(&self, id: OperationId) -> Option<String> {
+        let model = self.operations.get(id)?.model()?;
+        match self.models.get(model)?.queue().position(id) {
+            Position::Running | Position::Behind(0) => None,
+            Position::Behind(1) => Some("queued behind one request of the same model".to_owned()),
+            Position::Behind(n) => Some(format!("queued behind {n} requests of the same model")),
+            Position::Missing(number) => Some(format!(
+                "waiting for seq_id {number} of {model}, which has not come; without it this request fails {:?} after the wait began",
+                self.config.gap_timeout
+            )),
+        }
+    }
+
+    /// Answers a held poll of either kind with what there is.
+    pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
+        if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
+            let answer = self.try_again(poll.operation);
+            self.respond(exchange, answer);
+        }
+        self.answer_completion_poll(exchange);
+    }
+
+    /// Forgets a result if it has expired.
+    pub(super) fn result_is_due(&mut self, at: Stamp, id: OperationId) {
+        if self.operations.is_expired(id, at.now) {
+            self.completions.remove(id);
+            self.forget(id);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Faults of the whole server: a pause for want of capacity, the expiry of all sessions, a restart.
+
+use std::time::Duration;
+
+use super::ids::OperationId;
+use super::state::agenda::Alarm;
+use super::state::completions::CompletionLog;
+use super::state::operations::{Goal, Origin};
+use super::{Effect, Protocol, Stamp};
+use crate::engine::Work;
+
+impl Protocol {
+    /// Starts no work of requests for `length`: new requests are accepted and wait, running ones go on, and polls for single results
+    /// report `paused_capacity`. A pause that is already longer stays.
+    pub fn pause_capacity(&mut self, at: Stamp, length: Duration) -> Vec<Effect> {
+        let until = at.now.after(length);
+        self.jobs.pause(until);
+        self.agenda.add(until, Alarm::Resume);
+        for exchange in self.polls.exchanges() {
+            self.poll_is_due(exchange);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Ends all sessions as if their heartbeats had stopped.
+    pub fn expire_sessions(&mut self, at: Stamp) -> Vec<Effect> {
+        self.end_all_sessions(at, "it went too long without a heartbeat");
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Forgets sessions, models, samplers and results, as a process does that ends and starts again; checkpoints stay. Jobs are
+    /// cancelled except for running saves, which complete as if they had done so before. No exchange is answered: the host has to
+    /// close their connections.
+    pub fn restart(&mut self, at: Stamp) -> Vec<Effect> {
+        self.resume();
+        self.end_all_sessions(at, "the server was started again");
+        self.cancel_all();
+        let operations = &self.operations;
+        let unloads = |running| {
+            let operation = operations.get(running);
+            operation.is_none_or(|operation| matches!(operation.goal(), Goal::Unload))
+        };
+        // The engine may unload a model only after its running operation.
+        self.models.restart(unloads);
+        self.sessions.clear();
+        self.samplers.clear();
+        self.polls.clear();
+        self.completions = CompletionLog::default();
+        self.operations.restart();
+        self.effects
+            .retain(|effect| !matches!(effect, Effect::Respond(..)));
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Ends a pause if it is over.
+    pub(super) fn resume_is_due(&mut self, at: Stamp) {
+        if self.jobs.is_pause_over(at.now) {
+            self.resume();
+        }
+    }
+
+    fn resume(&mut self) {
+        self.effects.extend(self.jobs.resume());
+    }
+
+    /// Forgets an operation from before a restart, which has ended, and has the engine unload its model.
+    pub(super) fn leftover_ended(&mut self, id: OperationId, origin: Option<&Origin>) {
+        let operation = self.operations.get(id);
+        if !operation.is_some_and(|operation| operation.is_abandoned()) {
+            return;
+        }
+        self.forget(id);
+        if let Some(Origin::Model(model, _)) = origin
+            && self.models.take_orphan(model)
+        {
+            self.clean_up(Work::UnloadModel {
+                model: model.clone(),
+            });
+        }
+    }
+
+    fn end_all_sessions(&mut self, at: Stamp, how: &'static str) {
+        for id in self.sessions.live_ids() {
+            self.end_session(at, &id, how);
+        }
+    }
+
+    /// Cancels what the end of the sessions did not: samples without a session, and operations of models that were being unloaded.
+    fn cancel_all(&mut self) {
+        let running = self.operations.ids_where(|operation| {
+            !operation.is_cancelled() && !matches!(operation.goal(), Goal::Unload)
+        });
+        for id in running {
+            self.cancel(id, "the server was started again");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The deadlines of the protocol in their order.
+
+use std::collections::BTreeSet;
+
+use tinkers_core::Moment;
+use tinkers_wire::TinkerPath;
+
+use crate::protocol::ids::{ExchangeId, OperationId};
+
+/// What has to be checked at a deadline. There may be nothing left to do when it comes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Alarm {
+    /// A held poll has to be answered.
+    Poll(ExchangeId),
+    /// A pause of the engine may be over.
+    Resume,
+    /// A session may have expired for want of a heartbeat.
+    Session(String),
+    /// A result may have expired.
+    Result(OperationId),
+    /// A sample may have been abandoned by its client.
+    Left(OperationId),
+    /// Requests of a model may have waited too long for a missing seq_id.
+    Gap(String),
+    /// A checkpoint may have expired.
+    Checkpoint(TinkerPath),
+}
+
+/// A queue of alarms by their time.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda(BTreeSet<(Moment, Alarm)>);
+
+impl Agenda {
+    pub(crate) fn add(&mut self, at: Moment, alarm: Alarm) {
+        self.0.insert((at, alarm));
+    }
+
+    pub(crate) fn remove(&mut self, at: Moment, alarm: Alarm) {
+        self.0.remove(&(at, alarm));
+    }
+
+    /// Returns the time of the earliest alarm.
+    pub(crate) fn next(&self) -> Option<Moment> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the earliest alarm that is due at `now`.
+    pub(crate) fn pop_due(&mut self, now: Moment) -> Option<Alarm> {
+        if self.next()? > now {
+            return None;
+        }
+        self.0.pop_first().map(|(_, alarm)| alarm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn alarms_are_popped_by_time_and_not_before_it() {
+        let at = |seconds| Moment::ORIGIN.after(Duration::from_secs(seconds));
+        let mut agenda = Agenda::default();
+        let poll = |number| Alarm::Poll(ExchangeId(number));
+        agenda.add(at(3), poll(1));
+        agenda.add(at(1), poll(3));
+        agenda.add(at(2), poll(2));
+        agenda.add(at(1), poll(3));
+        agenda.remove(at(2), poll(2));
+        agenda.remove(at(2), poll(1));
+        assert_eq!(agenda.next(), Some(at(1)));
+        assert_eq!(agenda.pop_due(at(0)), None);
+        assert_eq!(agenda.pop_due(at(2)), Some(poll(3)));
+        assert_eq!(agenda.pop_due(at(2)), None);
+        assert_eq!(agenda.pop_due(at(3)), Some(poll(1)));
+        assert_eq!(agenda.next(), None);
+    }
+}

@@ -1,0 +1,232 @@
+//! The checkpoints on durable storage, and the saves and deletions under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tinkers_core::Moment;
+use tinkers_wire::TinkerPath;
+
+use super::agenda::{Agenda, Alarm};
+use crate::engine::CheckpointRecord;
+use crate::protocol::stamp::Stamp;
+use crate::read::Refusal;
+
+/// The checkpoints by their paths.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoints {
+    records: BTreeMap<TinkerPath, CheckpointRecord>,
+    /// The number of accepted saves of a path that have not ended.
+    saving: BTreeMap<TinkerPath, usize>,
+    /// Paths that the engine is deleting.
+    deleting: BTreeSet<TinkerPath>,
+}
+
+impl Checkpoints {
+    /// Enters a checkpoint that is on durable storage.
+    pub(crate) fn insert(&mut self, agenda: &mut Agenda, at: Stamp, mut record: CheckpointRecord) {
+        record.path = canonical(&record.path);
+        if let Some(expires) = expires(at, &record) {
+            agenda.add(expires, Alarm::Checkpoint(record.path.clone()));
+        }
+        self.records.insert(record.path.clone(), record);
+    }
+
+    /// Returns a checkpoint.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn get(&self, path: &TinkerPath) -> Result<&CheckpointRecord, Refusal> {
+        let canonical = canonical(path);
+        self.records.get(&canonical).ok_or_else(|| {
+            let reason = match self.is_saving(&canonical) {
+                true => format!("{path} is still being saved; wait for the result of its save"),
+                false => format!("path: no checkpoint {path} on this server"),
+            };
+            Refusal::not_found(reason)
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &CheckpointRecord> {
+        self.records.values()
+    }
+
+    fn is_saving(&self, path: &TinkerPath) -> bool {
+        self.saving.contains_key(path)
+    }
+
+    /// Whether a path is in use, be it by a save that has not ended.
+    pub(crate) fn is_taken(&self, path: &TinkerPath) -> bool {
+        self.records.contains_key(path) || self.is_saving(path)
+    }
+
+    /// Begins a save of `path`. Until it has ended, the checkpoint of that path is not deleted.
+    ///
+    /// # Errors
+    /// If that checkpoint is being deleted: the engine may do the two in either order.
+    pub(crate) fn begin_save(&mut self, path: &TinkerPath) -> Result<(), Refusal> {
+        if self.deleting.contains(path) {
+            let reason = format!("{path} is being deleted; save again when it is gone");
+            return Err(Refusal::conflict(reason));
+        }
+        *self.saving.entry(path.clone()).or_default() += 1;
+        Ok(())
+    }
+
+    /// Ends a save of `path`, whether it succeeded or failed.
+    pub(crate) fn end_save(&mut self, agenda: &mut Agenda, at: Stamp, path: &TinkerPath) {
+        if let Some(saves) = self.saving.get_mut(path) {
+            *saves -= 1;
+            if *saves == 0 {
+                self.saving.remove(path);
+            }
+        }
+        // An expiry during the save was put off.
+        let expires = self.records.get(path).and_then(|old| expires(at, old));
+        if let Some(expires) = expires {
+            agenda.add(expires, Alarm::Checkpoint(path.clone()));
+        }
+    }
+
+    /// Begins the deletion that a client asked for.
+    ///
+    /// # Errors
+    /// If there is no such checkpoint, or if it is being saved.
+    pub(crate) fn begin_delete(&mut self, path: &TinkerPath) -> Result<CheckpointRecord, Refusal> {
+        let path = self.get(path)?.path.clone();
+        if self.is_saving(&path) {
+            let reason =
+                format!("{path} is being saved; delete it when its save has ended, or not at all");
+            return Err(Refusal::conflict(reason));
+        }
+        self.take(&path)
+            .ok_or_else(|| Refusal::not_found(format!("path: no checkpoint {path} on this server")))
+    }
+
+    /// Begins the deletion of a checkpoint that has expired. `None` if it has not, is gone, or is being saved again.
+    pub(crate) fn begin_expiry(
+        &mut self,
+        agenda: &mut Agenda,
+        at: Stamp,
+        path: &TinkerPath,
+    ) -> Option<CheckpointRecord> {
+        let expires = expires(at, self.records.get(path)?)?;
+        // A later save may last longer, or the date may have been set back.
+        if expires > at.now {
+            agenda.add(expires, Alarm::Checkpoint(path.clone()));
+            return None;
+        }
+        if self.is_saving(path) {
+            return None;
+        }
+        self.take(path)
+    }
+
+    fn take(&mut self, path: &TinkerPath) -> Option<CheckpointRecord> {
+        let record = self.records.remove(path)?;
+        self.deleting.insert(path.clone());
+        Some(record)
+    }
+
+    /// Ends the deletion of a checkpoint, whether it succeeded or failed.
+    pub(crate) fn end_delete(&mut self, path: &TinkerPath) {
+        self.deleting.remove(path);
+    }
+}
+
+/// Returns when a checkpoint expires on the monotonic clock.
+fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Moment> {
+    let left = record.expires_at? - CheckpointRecord::seconds(at.wall);
+    // What does not fit a duration is either long past or beyond any server's life.
+    let left = Duration::try_from_secs_f64(left).unwrap_or(if left > 0.0 {
+        Duration::MAX
+    } else {
+        Duration::ZERO
+    });
+    Some(at.now.after(left))
+}
+
+/// Returns the path with its kind, which the path of a sampler's weights may lack.
+fn canonical(path: &TinkerPath) -> TinkerPath {
+    TinkerPath::new(path.run_id(), path.kind(), path.name()).unwrap_or_else(|_| path.clone())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::time::SystemTime;
+    use tinkers_wire::{CheckpointKind, LoraConfig};
+
+    /// A checkpoint that was saved at the Unix epoch.
+    pub(crate) fn record(name: &str, expires_at: Option<f64>) -> CheckpointRecord {
+        CheckpointRecord {
+            path: TinkerPath::new("run", CheckpointKind::Training, name).unwrap(),
+            base_model: "base".to_owned(),
+            base_fingerprint: None,
+            lora: LoraConfig::rank(4),
+            saved_at: 0.0,
+            expires_at,
+            size_bytes: 0,
+            user_metadata: None,
+            run_metadata: None,
+        }
+    }
+
+    fn at(seconds: u64) -> Stamp {
+        let since = Duration::from_secs(seconds);
+        Stamp {
+            now: Moment::ORIGIN.after(since),
+            wall: SystemTime::UNIX_EPOCH + since,
+        }
+    }
+
+    #[test]
+    fn an_expired_checkpoint_is_deleted_once() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let record = record("a", Some(10.0));
+        all.insert(&mut agenda, at(0), record.clone());
+        assert_eq!(agenda.next(), Some(at(10).now));
+        assert!(all.begin_expiry(&mut agenda, at(9), &record.path).is_none());
+        let deleted = all.begin_expiry(&mut agenda, at(10), &record.path);
+        assert_eq!(deleted.unwrap().path, record.path);
+        assert!(
+            all.begin_expiry(&mut agenda, at(11), &record.path)
+                .is_none()
+        );
+        assert_eq!(all.get(&record.path).unwrap_err().status(), 404);
+    }
+
+    #[test]
+    fn a_save_puts_off_the_expiry_and_refuses_deletion() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let path = record("a", None).path;
+        all.insert(&mut agenda, at(0), record("a", Some(10.0)));
+        all.begin_save(&path).unwrap();
+        all.begin_save(&path).unwrap();
+        assert!(all.begin_expiry(&mut agenda, at(10), &path).is_none());
+        assert_eq!(all.begin_delete(&path).unwrap_err().status(), 409);
+        all.end_save(&mut agenda, at(11), &path);
+        assert_eq!(all.begin_delete(&path).unwrap_err().status(), 409);
+        while agenda.pop_due(at(11).now).is_some() {}
+        all.end_save(&mut agenda, at(12), &path);
+        assert_eq!(
+            agenda.pop_due(at(12).now),
+            Some(Alarm::Checkpoint(path.clone()))
+        );
+        assert!(all.begin_expiry(&mut agenda, at(12), &path).is_some());
+    }
+
+    #[test]
+    fn a_path_is_not_saved_while_it_is_deleted() {
+        let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
+        let record = record("a", None);
+        all.insert(&mut agenda, at(0), record.clone());
+        assert!(all.is_taken(&record.path));
+        all.begin_delete(&record.path).unwrap();
+        assert_eq!(all.begin_save(&record.path).unwrap_err().status(), 409);
+        all.end_delete(&record.path);
+        all.begin_save(&record.path).unwrap();
+        assert!(all.is_taken(&record.path));
+        let told = all.get(&record.path).unwrap_err();
+        assert_eq!(told.status(), 404);
+    }
+}

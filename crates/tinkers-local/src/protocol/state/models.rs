@@ -1,0 +1,352 @@
+//! The models: what they are, their queues, and the snapshots of their weights.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tinkers_wire::LoraConfig;
+
+use super::model_queue::ModelQueue;
+use crate::dialect::Order;
+use crate::engine::BaseModel;
+use crate::protocol::ids::OperationId;
+use crate::read::{Digest, Refusal};
+
+/// A model, also after it was unloaded: its run stays in the listings.
+#[derive(Debug)]
+pub(crate) struct Model {
+    session: String,
+    base: Arc<BaseModel>,
+    lora: LoraConfig,
+    user_metadata: Option<BTreeMap<String, String>>,
+    queue: ModelQueue,
+    /// Why it takes no more requests.
+    retired: Option<String>,
+    /// Whether it is unloaded as soon as its running operation has ended.
+    unloads: bool,
+    /// The operation that unloads it, if a client asked for that.
+    unloading: Option<OperationId>,
+    /// Samplers of its weights in memory, the least recently used first.
+    snapshots: Vec<String>,
+    /// The time of its last request, in seconds since the Unix epoch.
+    last_request: f64,
+}
+
+impl Model {
+    /// A model that was asked for at `created`, in seconds since the Unix epoch.
+    pub(crate) fn new(
+        session: String,
+        base: Arc<BaseModel>,
+        lora: LoraConfig,
+        user_metadata: Option<BTreeMap<String, String>>,
+        order: Order,
+        created: f64,
+    ) -> Self {
+        Self {
+            session,
+            base,
+            lora,
+            user_metadata,
+            queue: ModelQueue::new(order),
+            retired: None,
+            unloads: false,
+            unloading: None,
+            snapshots: Vec::new(),
+            last_request: created,
+        }
+    }
+
+    pub(crate) fn session(&self) -> &str {
+        &self.session
+    }
+
+    pub(crate) fn base(&self) -> &Arc<BaseModel> {
+        &self.base
+    }
+
+    pub(crate) fn lora(&self) -> &LoraConfig {
+        &self.lora
+    }
+
+    pub(crate) fn user_metadata(&self) -> Option<&BTreeMap<String, String>> {
+        self.user_metadata.as_ref()
+    }
+
+    pub(crate) fn queue(&self) -> &ModelQueue {
+        &self.queue
+    }
+
+    /// The operation that unloads it, if a client asked for that.
+    pub(crate) fn unloading(&self) -> Option<OperationId> {
+        self.unloading
+    }
+
+    /// The time of its last request, in seconds since the Unix epoch.
+    pub(crate) fn last_request(&self) -> f64 {
+        self.last_request
+    }
+}
+
+/// What is left of a model that was retired.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Retired {
+    /// Operations that have not started and will not run.
+    pub(crate) not_run: Vec<OperationId>,
+    /// The operation that runs. If there is none, the engine can unload the model now.
+    pub(crate) running: Option<OperationId>,
+}
+
+/// The models by their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Models {
+    all: BTreeMap<String, Model>,
+    /// Models from before a restart with an operation that still runs.
+    orphans: BTreeSet<String>,
+}
+
+impl Models {
+    /// Enters a model; its creation is the first operation of its queue.
+    pub(crate) fn insert(
+        &mut self,
+        id: String,
+        mut model: Model,
+        digest: Digest,
+        creation: OperationId,
+    ) {
+        model.queue.admit(0, digest, creation);
+        self.all.insert(id, model);
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<&Model> {
+        self.all.get(id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Model)> {
+        self.all.iter().map(|(id, model)| (id.as_str(), model))
+    }
+
+    /// Returns the queue of a model.
+    pub(crate) fn queue_mut(&mut self, id: &str) -> Option<&mut ModelQueue> {
+        self.all.get_mut(id).map(|model| &mut model.queue)
+    }
+
+    /// Returns a model that takes requests.
+    ///
+    /// # Errors
+    /// If it is unknown or retired.
+    pub(crate) fn usable(&self, id: &str) -> Result<&Model, Refusal> {
+        let model = self.all.get(id).ok_or_else(|| unknown(id))?;
+        match &model.retired {
+            None => Ok(model),
+            Some(reason) => Err(Refusal::gone(reason.clone())),
+        }
+    }
+
+    /// Notes a request at `seconds` since the Unix epoch and returns the queue that it goes to.
+    ///
+    /// # Errors
+    /// As [`Self::usable`].
+    pub(crate) fn queue_for_request(
+        &mut self,
+        id: &str,
+        seconds: f64,
+    ) -> Result<&ModelQueue, Refusal> {
+        self.usable(id)?;
+        let model = self.all.get_mut(id).ok_or_else(|| unknown(id))?;
+        model.last_request = seconds;
+        Ok(&model.queue)
+    }
+
+    /// Retires a model whose unloading a client asked for. Operations that are queued still run; returns those that wait for a
+    /// missing seq_id and will not.
+    pub(crate) fn begin_unload(
+        &mut self,
+        id: &str,
+        operation: OperationId,
+        reason: &str,
+    ) -> Vec<OperationId> {
+        let Some(model) = self.all.get_mut(id) else {
+            return Vec::new();
+        };
+        model.retired = Some(reason.to_owned());
+        model.unloading = Some(operation);
+        model.queue.clear_early()
+    }
+
+    /// Retires a model that could not be created. Returns the operations that will not run.
+    pub(crate) fn fail_creation(&mut self, id: &str, reason: &str) -> Vec<OperationId> {
+        let Some(model) = self.all.get_mut(id) else {
+            return Vec::new();
+        };
+        model.retired = Some(reason.to_owned());
+        model.queue.clear()
+    }
+
+    /// Retires a model at once; it is unloaded when what runs has ended. `None` if it is unknown or was retired before.
+    pub(crate) fn retire(&mut self, id: &str, reason: &str) -> Option<Retired> {
+        let model = self.all.get_mut(id)?;
+        if model.retired.replace(reason.to_owned()).is_some() {
+            return None;
+        }
+        let not_run = model.queue.clear();
+        let running = model.queue.running();
+        model.unloads = running.is_some();
+        Some(Retired { not_run, running })
+    }
+
+    /// Notes the end of a model's running operation. Returns whether the model has to be unloaded now.
+    pub(crate) fn operation_ended(&mut self, id: &str) -> bool {
+        let Some(model) = self.all.get_mut(id) else {
+            return false;
+        };
+        model.queue.ended();
+        std::mem::take(&mut model.unloads)
+    }
+
+    /// Enters a sampler of a model's weights in memory. Returns the least recently used ones beyond `most`.
+    pub(crate) fn add_snapshot(&mut self, id: &str, sampler: String, most: usize) -> Vec<String> {
+        let Some(model) = self.all.get_mut(id) else {
+            return Vec::new();
+        };
+        model.snapshots.push(sampler);
+        let excess = model.snapshots.len().saturating_sub(most);
+        model.snapshots.drain(..excess).collect()
+    }
+
+    /// Makes a snapshot the most recently used one of its model.
+    pub(crate) fn touch_snapshot(&mut self, id: &str, sampler: &str) {
+        let Some(model) = self.all.get_mut(id) else {
+            return;
+        };
+        if let Some(at) = model.snapshots.iter().position(|other| other == sampler) {
+            let sampler = model.snapshots.remove(at);
+            model.snapshots.push(sampler);
+        }
+    }
+
+    /// Takes all snapshots of a model.
+    pub(crate) fn take_snapshots(&mut self, id: &str) -> Vec<String> {
+        let model = self.all.get_mut(id);
+        model.map_or_else(Vec::new, |model| std::mem::take(&mut model.snapshots))
+    }
+
+    /// Forgets all models. Those whose running operation is no unloading, as `unloads` tells, become orphans.
+    pub(crate) fn restart(&mut self, unloads: impl Fn(OperationId) -> bool) {
+        for (id, model) in std::mem::take(&mut self.all) {
+            if model
+                .queue
+                .running()
+                .is_some_and(|running| !unloads(running))
+            {
+                self.orphans.insert(id);
+            }
+        }
+    }
+
+    /// Takes out an orphan: the engine can unload the model now.
+    pub(crate) fn take_orphan(&mut self, id: &str) -> bool {
+        self.orphans.remove(id)
+    }
+}
+
+fn unknown(id: &str) -> Refusal {
+    Refusal::not_found(format!("no model {id:?} on this server; create it first"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samplers::tests::base;
+    use super::*;
+
+    fn digest() -> Digest {
+        Digest::of("test", b"x")
+    }
+
+    /// Models with the model "m", whose creation is operation 1, and operations 2, 3 and so on behind it.
+    fn models(operations: u64) -> Models {
+        let base = Arc::new(base("base", None));
+        let lora = LoraConfig::rank(4);
+        let order = Order::BySeqId;
+        let model = Model::new("session".to_owned(), base, lora, None, order, 0.0);
+        let mut models = Models::default();
+        models.insert("m".to_owned(), model, digest(), OperationId(1));
+        let queue = models.queue_mut("m").unwrap();
+        for number in 1..operations {
+            queue.admit(number, digest(), OperationId(number + 1));
+        }
+        models
+    }
+
+    #[test]
+    fn a_retired_model_is_unloaded_after_what_runs() {
+        let mut models = models(3);
+        let queue = models.queue_mut("m").unwrap();
+        assert_eq!(queue.start(), Some(OperationId(1)));
+        let retired = models.retire("m", "first").unwrap();
+        assert_eq!(retired.running, Some(OperationId(1)));
+        assert_eq!(retired.not_run, [OperationId(2), OperationId(3)]);
+        assert!(models.retire("m", "second").is_none());
+        assert_eq!(models.usable("m").unwrap_err().status(), 410);
+        assert!(models.operation_ended("m"));
+        assert!(!models.operation_ended("m"));
+        assert!(!models.operation_ended("other"));
+    }
+
+    #[test]
+    fn a_model_without_a_running_operation_is_unloaded_at_once() {
+        let mut models = models(1);
+        assert_eq!(models.retire("m", "reason").unwrap().running, None);
+        assert!(!models.operation_ended("m"));
+    }
+
+    #[test]
+    fn unloading_runs_what_is_queued_and_gives_up_what_waits() {
+        let mut models = models(2);
+        let queue = models.queue_mut("m").unwrap();
+        queue.admit(9, digest(), OperationId(9));
+        let not_run = models.begin_unload("m", OperationId(10), "reason");
+        assert_eq!(not_run, [OperationId(9)]);
+        assert_eq!(models.get("m").unwrap().unloading(), Some(OperationId(10)));
+        let queue = models.queue_mut("m").unwrap();
+        assert_eq!(queue.start(), Some(OperationId(1)));
+        assert!(models.usable("m").is_err());
+    }
+
+    #[test]
+    fn nothing_runs_on_a_model_whose_creation_failed() {
+        let mut models = models(3);
+        models.queue_mut("m").unwrap().start();
+        models.operation_ended("m");
+        let not_run = models.fail_creation("m", "reason");
+        assert_eq!(not_run, [OperationId(2), OperationId(3)]);
+        assert_eq!(models.queue_mut("m").unwrap().start(), None);
+    }
+
+    #[test]
+    fn the_least_recently_used_snapshot_goes_first() {
+        let mut models = models(1);
+        for sampler in ["a", "b"] {
+            let excess = models.add_snapshot("m", sampler.to_owned(), 2);
+            assert_eq!(excess, [""; 0]);
+        }
+        models.touch_snapshot("m", "a");
+        models.touch_snapshot("m", "other");
+        assert_eq!(models.add_snapshot("m", "c".to_owned(), 2), ["b"]);
+        assert_eq!(models.take_snapshots("m"), ["a", "c"]);
+        assert_eq!(models.take_snapshots("m"), [""; 0]);
+    }
+
+    #[test]
+    fn a_restart_leaves_models_with_running_work_as_orphans() {
+        for unloads in [false, true] {
+            let mut models = models(1);
+            models.queue_mut("m").unwrap().start();
+            models.restart(|_| unloads);
+            assert!(models.get("m").is_none());
+            assert_eq!(models.take_orphan("m"), !unloads);
+            assert!(!models.take_orphan("m"));
+        }
+        let mut idle = models(1);
+        idle.restart(|_| false);
+        assert!(!idle.take_orphan("m"));
+    }
+}

@@ -1,0 +1,381 @@
+//! The operations: accepted requests whose results are, or will be, there to be polled for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tinkers_core::{Jitter, Moment};
+use tinkers_wire::TinkerPath;
+
+use super::retained::RetainedResults;
+use super::samplers::Sampler;
+use crate::engine::{CheckpointRecord, EngineError, JobId, Work};
+use crate::protocol::ids::{OperationId, RequestIds};
+use crate::protocol::payload::{Payload, Product};
+
+/// What an operation is for.
+#[derive(Debug, Clone)]
+pub(crate) enum Goal {
+    CreateModel,
+    /// Creates a model from a checkpoint.
+    CreateFrom(TinkerPath),
+    /// Loads a checkpoint into an existing model.
+    LoadInto(TinkerPath),
+    Unload,
+    /// Computes a pass, a step or a sample, whose outcome is the result.
+    Compute,
+    Save(Box<CheckpointRecord>),
+    /// Makes a sampler of a model's weights, under this id.
+    Snapshot(Box<Sampler>, String),
+}
+
+/// What an operation belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A model, under a `seq_id`; 0 stands for none.
+    Model(String, u64),
+    /// A sampler, under a `seq_id` if there is one.
+    Sampler(String, Option<u64>),
+    /// Neither: a sample by base model or checkpoint.
+    Free,
+}
+
+/// An operation.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    goal: Goal,
+    origin: Origin,
+    state: State,
+    /// Whether its result is no longer wanted.
+    is_abandoned: bool,
+    /// Why it was cancelled.
+    cancelled: Option<String>,
+    /// When its result expires.
+    expires: Option<Moment>,
+    /// The last poll for it.
+    polled: Option<Moment>,
+}
+
+#[derive(Debug)]
+enum State {
+    Queued(Box<Work>),
+    Running(JobId),
+    Ended(Result<Arc<Payload>, EngineError>),
+}
+
+impl Operation {
+    pub(crate) fn goal(&self) -> &Goal {
+        &self.goal
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The model that it belongs to.
+    pub(crate) fn model(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Model(model, _) => Some(model),
+            Origin::Sampler(..) | Origin::Free => None,
+        }
+    }
+
+    pub(crate) fn is_sample(&self) -> bool {
+        self.model().is_none()
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_))
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.is_some()
+    }
+
+    /// Whether its result is no longer wanted.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.is_abandoned
+    }
+
+    /// The last poll for it.
+    pub(crate) fn polled(&self) -> Option<Moment> {
+        self.polled
+    }
+
+    /// Its result, once it has ended.
+    pub(crate) fn result(&self) -> Option<&Result<Arc<Payload>, EngineError>> {
+        match &self.state {
+            State::Ended(result) => Some(result),
+            State::Queued(_) | State::Running(_) => None,
+        }
+    }
+}
+
+/// The operations by their numbers, with their results.
+#[derive(Debug)]
+pub(crate) struct Operations {
+    ids: RequestIds,
+    all: BTreeMap<OperationId, Operation>,
+    retained: RetainedResults,
+}
+
+impl Operations {
+    /// No operations yet; `chance` makes the request ids of this process.
+    pub(crate) fn new(chance: Arc<dyn Jitter>) -> Self {
+        Self {
+            ids: RequestIds::new(chance),
+            all: BTreeMap::new(),
+            retained: RetainedResults::default(),
+        }
+    }
+
+    /// Enters an operation that waits to be started.
+    pub(crate) fn add(&mut self, goal: Goal, origin: Origin, work: Work) -> OperationId {
+        self.add_in(State::Queued(Box::new(work)), goal, origin)
+    }
+
+    /// Enters an operation that has failed already.
+    pub(crate) fn add_failed(&mut self, origin: Origin, error: EngineError) -> OperationId {
+        self.add_in(State::Ended(Err(error)), Goal::Compute, origin)
+    }
+
+    fn add_in(&mut self, state: State, goal: Goal, origin: Origin) -> OperationId {
+        let id = self.ids.next();
+        let operation = Operation {
+            goal,
+            origin,
+            state,
+            is_abandoned: false,
+            cancelled: None,
+            expires: None,
+            polled: None,
+        };
+        self.all.insert(id, operation);
+        id
+    }
+
+    /// Returns the request id of an operation.
+    pub(crate) fn request_id(&self, id: OperationId) -> String {
+        self.ids.name(id)
+    }
+
+    /// Returns the operation of a request id that was given out, also if it is no longer there.
+    pub(crate) fn parse_request_id(&self, name: &str) -> Option<OperationId> {
+        self.ids.parse(name)
+    }
+
+    pub(crate) fn get(&self, id: OperationId) -> Option<&Operation> {
+        self.all.get(&id)
+    }
+
+    /// Returns the operations that `wanted` picks.
+    pub(crate) fn ids_where(&self, wanted: impl Fn(&Operation) -> bool) -> Vec<OperationId> {
+        let wanted = self.all.iter().filter(|(_, operation)| wanted(operation));
+        wanted.map(|(id, _)| *id).collect()
+    }
+
+    /// Turns a queued operation into a running one and returns its work.
+    pub(crate) fn start(&mut self, id: OperationId, job: JobId) -> Option<Work> {
+        let operation = self.all.get_mut(&id)?;
+        match std::mem::replace(&mut operation.state, State::Running(job)) {
+            State::Queued(work) => Some(*work),
+            other => {
+                operation.state = other;
+                None
+            }
+        }
+    }
+
+    /// Cancels a running operation. Returns the job that the engine has to cancel. Saves are not cancelled: a client that left
+    /// because its save was accepted finds the whole checkpoint.
+    pub(crate) fn cancel(&mut self, id: OperationId, reason: &str) -> Option<JobId> {
+        let operation = self.all.get_mut(&id)?;
+        let State::Running(job) = operation.state else {
+            return None;
+        };
+        if matches!(operation.goal, Goal::Save(_)) {
+            return None;
+        }
+        operation.cancelled = Some(format!("{reason}; the request was cancelled"));
+        Some(job)
+    }
+
+    /// Returns the origin of an operation that the engine has ended, and its result. The error of a cancelled operation is the
+    /// reason for which it was cancelled.
+    pub(crate) fn job_ended(
+        &mut self,
+        id: OperationId,
+        result: Result<Product, EngineError>,
+    ) -> (Option<Origin>, Result<Product, EngineError>) {
+        let Some(operation) = self.all.get_mut(&id) else {
+            return (None, result);
+        };
+        let result = match operation.cancelled.take() {
+            Some(reason) => result.map_err(|_| EngineError::user(reason)),
+            None => result,
+        };
+        (Some(operation.origin.clone()), result)
+    }
+
+    /// Notes a poll for an operation.
+    pub(crate) fn note_poll(&mut self, id: OperationId, now: Moment) {
+        if let Some(operation) = self.all.get_mut(&id) {
+            operation.polled = Some(now);
+        }
+    }
+
+    /// Notes that the result of an operation is no longer wanted.
+    pub(crate) fn abandon(&mut self, id: OperationId) {
+        if let Some(operation) = self.all.get_mut(&id) {
+            operation.is_abandoned = true;
+        }
+    }
+
+    /// Ends an operation; its result is kept until `expires`.
+    pub(crate) fn end(
+        &mut self,
+        id: OperationId,
+        result: Result<Payload, EngineError>,
+        expires: Moment,
+    ) {
+        let Some(operation) = self.all.get_mut(&id) else {
+            return;
+        };
+        let bytes = match &result {
+            Ok(payload) => payload.kept_bytes(),
+            Err(error) => error.message.len(),
+        };
+        operation.state = State::Ended(result.map(Arc::new));
+        operation.expires = Some(expires);
+        self.retained.add(id, bytes);
+    }
+
+    /// Notes that a result was sent, and shortens its time to `expires`. Returns whether it was longer before.
+    pub(crate) fn fetched(&mut self, id: OperationId, expires: Moment) -> bool {
+        let Some(operation) = self.all.get_mut(&id) else {
+            return false;
+        };
+        self.retained.fetched(id);
+        let is_shorter = operation.expires.is_none_or(|planned| planned > expires);
+        if is_shorter {
+            operation.expires = Some(expires);
+        }
+        is_shorter
+    }
+
+    /// Whether the result of an operation has expired at `now`.
+    pub(crate) fn is_expired(&self, id: OperationId, now: Moment) -> bool {
+        let expires = self.all.get(&id).and_then(|operation| operation.expires);
+        expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// Returns the operation to be forgotten next for the results to fit `budget` bytes.
+    pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
+        self.retained.excess(budget)
+    }
+
+    /// Forgets an operation and its result. Returns its origin.
+    pub(crate) fn remove(&mut self, id: OperationId) -> Option<Origin> {
+        self.retained.remove(id);
+        Some(self.all.remove(&id)?.origin)
+    }
+
+    /// Makes all request ids unknown and forgets all operations but those that run, whose results are no longer wanted.
+    pub(crate) fn restart(&mut self) {
+        for id in self.ids_where(|operation| !operation.is_running()) {
+            self.remove(id);
+        }
+        for operation in self.all.values_mut() {
+            operation.is_abandoned = true;
+        }
+        self.ids.restart();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tinkers_core::FixedJitter;
+
+    fn operations() -> Operations {
+        Operations::new(Arc::new(FixedJitter(0.5)))
+    }
+
+    fn work() -> Work {
+        Work::UnloadModel {
+            model: "m".to_owned(),
+        }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::ORIGIN.after(Duration::from_secs(seconds))
+    }
+
+    fn origin() -> Origin {
+        Origin::Model("m".to_owned(), 1)
+    }
+
+    #[test]
+    fn an_operation_starts_once() {
+        let mut operations = operations();
+        let id = operations.add(Goal::Compute, origin(), work());
+        assert!(operations.start(id, JobId(1)).is_some());
+        assert!(operations.start(id, JobId(2)).is_none());
+        assert_eq!(operations.cancel(id, "reason"), Some(JobId(1)));
+        let failed = operations.add_failed(origin(), EngineError::user("wrong"));
+        assert!(operations.start(failed, JobId(3)).is_none());
+        let result = operations.get(failed).unwrap().result();
+        assert_eq!(result.unwrap().as_ref().unwrap_err().message, "wrong");
+    }
+
+    #[test]
+    fn a_cancelled_operation_fails_with_the_reason() {
+        let mut operations = operations();
+        let id = operations.add(Goal::Compute, origin(), work());
+        assert_eq!(operations.cancel(id, "too early"), None);
+        operations.start(id, JobId(1));
+        operations.cancel(id, "its client left");
+        assert!(operations.get(id).unwrap().is_cancelled());
+        let failure = Err(EngineError::server("stopped"));
+        let (_, result) = operations.job_ended(id, failure);
+        assert!(result.unwrap_err().message.starts_with("its client left; "));
+        // A result that came all the same is kept.
+        operations.cancel(id, "its client left");
+        assert!(operations.job_ended(id, Ok(Product::Nothing)).1.is_ok());
+    }
+
+    #[test]
+    fn a_running_save_is_not_cancelled() {
+        let record = crate::protocol::state::checkpoints::tests::record("c", None);
+        let mut operations = operations();
+        let id = operations.add(Goal::Save(Box::new(record)), origin(), work());
+        operations.start(id, JobId(1));
+        assert_eq!(operations.cancel(id, "reason"), None);
+        assert!(!operations.get(id).unwrap().is_cancelled());
+    }
+
+    #[test]
+    fn a_fetched_result_expires_sooner_and_never_later() {
+        let mut operations = operations();
+        let id = operations.add_failed(origin(), EngineError::user(""));
+        operations.end(id, Err(EngineError::user("")), at(100));
+        assert!(operations.fetched(id, at(10)));
+        assert!(!operations.fetched(id, at(20)));
+        assert!(!operations.is_expired(id, at(9)) && operations.is_expired(id, at(10)));
+        assert_eq!(operations.remove(id), Some(origin()));
+        assert!(!operations.is_expired(id, at(10)) && operations.remove(id).is_none());
+    }
+
+    #[test]
+    fn a_restart_keeps_running_operations_and_no_request_id() {
+        let mut operations = Operations::new(Arc::new(tinkers_core::SplitMix::new(1)));
+        let running = operations.add(Goal::Compute, origin(), work());
+        operations.start(running, JobId(1));
+        let queued = operations.add(Goal::Compute, origin(), work());
+        let name = operations.request_id(running);
+        operations.restart();
+        assert!(operations.get(running).unwrap().is_abandoned());
+        assert!(operations.get(queued).is_none());
+        assert_eq!(operations.parse_request_id(&name), None);
+    }
+}

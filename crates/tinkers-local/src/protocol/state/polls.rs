@@ -1,0 +1,112 @@
+//! Held polls for the results of single operations.
+
+use std::collections::BTreeMap;
+
+use tinkers_core::Moment;
+
+use super::agenda::{Agenda, Alarm};
+use crate::protocol::ids::{ExchangeId, OperationId};
+use crate::protocol::payload::Form;
+
+/// What a poll asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Poll {
+    pub(crate) operation: OperationId,
+    pub(crate) form: Form,
+    /// Whether a large result may be announced instead of sent.
+    pub(crate) metadata_only: bool,
+}
+
+/// The polls that are being held.
+#[derive(Debug, Default)]
+pub(crate) struct Polls {
+    held: BTreeMap<ExchangeId, (Poll, Moment)>,
+    /// The exchanges that wait for an operation, in the order of their arrival.
+    waiters: BTreeMap<OperationId, Vec<ExchangeId>>,
+}
+
+impl Polls {
+    /// Holds a poll until `until` at most.
+    pub(crate) fn hold(
+        &mut self,
+        agenda: &mut Agenda,
+        exchange: ExchangeId,
+        poll: Poll,
+        until: Moment,
+    ) {
+        self.waiters
+            .entry(poll.operation)
+            .or_default()
+            .push(exchange);
+        self.held.insert(exchange, (poll, until));
+        agenda.add(until, Alarm::Poll(exchange));
+    }
+
+    /// Takes out the poll of an exchange.
+    pub(crate) fn release(&mut self, agenda: &mut Agenda, exchange: ExchangeId) -> Option<Poll> {
+        let (poll, until) = self.held.remove(&exchange)?;
+        agenda.remove(until, Alarm::Poll(exchange));
+        if let Some(waiters) = self.waiters.get_mut(&poll.operation) {
+            waiters.retain(|waiter| *waiter != exchange);
+            if waiters.is_empty() {
+                self.waiters.remove(&poll.operation);
+            }
+        }
+        Some(poll)
+    }
+
+    /// Takes out the polls for an operation.
+    pub(crate) fn release_all(
+        &mut self,
+        agenda: &mut Agenda,
+        operation: OperationId,
+    ) -> Vec<(ExchangeId, Poll)> {
+        let waiters = self.waiters.remove(&operation).unwrap_or_default();
+        let released = waiters
+            .into_iter()
+            .filter_map(|exchange| Some((exchange, self.release(agenda, exchange)?)));
+        released.collect()
+    }
+
+    pub(crate) fn is_waited_for(&self, operation: OperationId) -> bool {
+        self.waiters.contains_key(&operation)
+    }
+
+    pub(crate) fn exchanges(&self) -> Vec<ExchangeId> {
+        self.held.keys().copied().collect()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_polls_leave_no_waiter_and_no_alarm() {
+        let (mut polls, mut agenda) = (Polls::default(), Agenda::default());
+        let poll = |operation| Poll {
+            operation: OperationId(operation),
+            form: Form::Json,
+            metadata_only: false,
+        };
+        for (exchange, operation) in [(3, 1), (2, 1), (1, 2)] {
+            let until = Moment::ORIGIN;
+            polls.hold(&mut agenda, ExchangeId(exchange), poll(operation), until);
+        }
+        assert_eq!(polls.exchanges().len(), 3);
+        assert_eq!(polls.release(&mut agenda, ExchangeId(1)), Some(poll(2)));
+        assert_eq!(polls.release(&mut agenda, ExchangeId(1)), None);
+        assert!(!polls.is_waited_for(OperationId(2)));
+        let released = polls.release_all(&mut agenda, OperationId(1));
+        assert_eq!(
+            released,
+            [(ExchangeId(3), poll(1)), (ExchangeId(2), poll(1))]
+        );
+        assert!(!polls.is_waited_for(OperationId(1)));
+        assert_eq!((polls.exchanges(), agenda.next()), (vec![], None));
+    }
+}

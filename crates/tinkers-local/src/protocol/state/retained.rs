@@ -1,0 +1,85 @@
+//! The sizes of the results that are kept, and which is dropped first when they exceed their budget.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::protocol::ids::OperationId;
+
+/// Estimated bytes of an operation beside its result.
+const OVERHEAD: usize = 512;
+
+/// Results in the order in which they are dropped: fetched ones before others, the oldest of each first.
+#[derive(Debug, Default)]
+pub(crate) struct RetainedResults {
+    bytes: usize,
+    order: BTreeSet<(Stage, OperationId)>,
+    entries: BTreeMap<OperationId, (Stage, usize)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Fetched,
+    Waiting,
+}
+
+impl RetainedResults {
+    /// Enters a result of `bytes`.
+    pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
+        self.remove(id);
+        let bytes = bytes.saturating_add(OVERHEAD);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.order.insert((Stage::Waiting, id));
+        self.entries.insert(id, (Stage::Waiting, bytes));
+    }
+
+    /// Notes that a result was sent to a client.
+    pub(crate) fn fetched(&mut self, id: OperationId) {
+        if let Some((stage, _)) = self.entries.get_mut(&id) {
+            self.order.remove(&(*stage, id));
+            *stage = Stage::Fetched;
+            self.order.insert((Stage::Fetched, id));
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: OperationId) {
+        if let Some((stage, bytes)) = self.entries.remove(&id) {
+            self.order.remove(&(stage, id));
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Returns the result to be dropped next for the rest to fit `budget`. One result is kept whatever its size.
+    pub(crate) fn excess(&self, budget: usize) -> Option<OperationId> {
+        let (_, first) = self.order.first()?;
+        (self.bytes > budget && self.entries.len() > 1).then_some(*first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drained(retained: &mut RetainedResults, budget: usize) -> Vec<u64> {
+        let mut gone = Vec::new();
+        while let Some(id) = retained.excess(budget) {
+            retained.remove(id);
+            gone.push(id.0);
+        }
+        gone
+    }
+
+    #[test]
+    fn fetched_results_are_dropped_first_and_one_always_stays() {
+        let mut retained = RetainedResults::default();
+        for id in 1..=5 {
+            retained.add(OperationId(id), 1000);
+        }
+        retained.fetched(OperationId(4));
+        retained.fetched(OperationId(2));
+        retained.fetched(OperationId(99));
+        assert_eq!(drained(&mut retained, 5 * (1000 + OVERHEAD)), [0; 0]);
+        assert_eq!(drained(&mut retained, 2 * (1000 + OVERHEAD)), [2, 4, 1]);
+        assert_eq!(drained(&mut retained, 0), [3]);
+        retained.remove(OperationId(5));
+        assert_eq!((retained.bytes, retained.order.len()), (0, 0));
+    }
+}

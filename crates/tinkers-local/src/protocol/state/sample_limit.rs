@@ -1,0 +1,104 @@
+//! How many samples may be in flight.
+
+use std::collections::BTreeMap;
+
+use tinkers_core::Moment;
+
+use super::model_queue::QueueLimit;
+use crate::protocol::ids::OperationId;
+use crate::protocol::stamp::Stamp;
+use crate::read::Refusal;
+use crate::window::{self, Window, WindowCounts};
+
+/// The samples that have not ended, with the bytes of their bodies.
+#[derive(Debug)]
+pub(crate) struct SampleLimit {
+    bodies: BTreeMap<OperationId, usize>,
+    bytes: usize,
+    limit: QueueLimit,
+    window: Option<window::State>,
+}
+
+impl SampleLimit {
+    pub(crate) fn new(limit: QueueLimit, window: Option<Window>) -> Self {
+        Self {
+            bodies: BTreeMap::new(),
+            bytes: 0,
+            limit,
+            window: window.map(window::State::new),
+        }
+    }
+
+    /// Returns the counters of the window, if there is one.
+    pub(crate) fn window_counts(&mut self, now: Moment) -> Option<WindowCounts> {
+        self.window.as_mut().map(|window| window.counts(now))
+    }
+
+    /// Admits one more sample with a body of `bytes`; the window counts it from then on.
+    ///
+    /// # Errors
+    /// If the queue or the window is full.
+    pub(crate) fn admit(&mut self, at: Stamp, bytes: usize) -> Result<(), Refusal> {
+        let has_room = self.bodies.len() < self.limit.requests
+            && (self.bytes == 0 || self.bytes.saturating_add(bytes) <= self.limit.bytes);
+        if !has_room {
+            let reason = "too many samples are under way already; come back later";
+            return Err(Refusal::busy(reason));
+        }
+        let Some(window) = &mut self.window else {
+            return Ok(());
+        };
+        window.submit(at).map_err(|hint| {
+            let reason = "as many samples are in flight as the server takes; come back later";
+            Refusal::limited(reason, hint)
+        })
+    }
+
+    /// Counts an admitted sample.
+    pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
+        self.bodies.insert(id, bytes);
+        self.bytes += bytes;
+    }
+
+    /// Gives back what an operation took, if it is a sample.
+    pub(crate) fn ended(&mut self, now: Moment, id: OperationId) {
+        let Some(bytes) = self.bodies.remove(&id) else {
+            return;
+        };
+        self.bytes -= bytes;
+        if let Some(window) = &mut self.window {
+            window.ended(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn requests_and_bytes_are_bounded_and_given_back() {
+        let at = Stamp {
+            now: Moment::ORIGIN,
+            wall: SystemTime::UNIX_EPOCH,
+        };
+        let limit = QueueLimit {
+            requests: 2,
+            bytes: 100,
+        };
+        let mut samples = SampleLimit::new(limit, None);
+        // A body that exceeds the limit is admitted alone.
+        assert!(samples.admit(at, 200).is_ok());
+        samples.add(OperationId(1), 200);
+        assert!(samples.admit(at, 1).is_err());
+        samples.ended(at.now, OperationId(1));
+        samples.ended(at.now, OperationId(1));
+        samples.add(OperationId(2), 50);
+        assert!(samples.admit(at, 50).is_ok());
+        assert!(samples.admit(at, 51).is_err());
+        samples.add(OperationId(3), 0);
+        assert!(samples.admit(at, 0).is_err());
+        assert!(samples.window_counts(at.now).is_none());
+    }
+}

@@ -1,0 +1,201 @@
+//! The samplers: weights to sample from, under an id.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tinkers_core::Moment;
+
+use super::numbered::NumberedRequests;
+use crate::engine::{BaseModel, Weights};
+use crate::protocol::ids::OperationId;
+use crate::read::{Digest, Refusal};
+
+/// A sampler, also after it has ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Sampler {
+    session: String,
+    base: Arc<BaseModel>,
+    weights: Weights,
+    /// The model whose weights in memory it samples from.
+    model: Option<String>,
+    /// Why it has ended.
+    ended: Option<String>,
+    /// The last poll for all of its samples together.
+    polled: Option<Moment>,
+    /// Samples by `seq_id`.
+    samples: NumberedRequests<OperationId>,
+}
+
+impl Sampler {
+    pub(crate) fn new(session: String, base: Arc<BaseModel>, weights: Weights) -> Self {
+        Self {
+            session,
+            base,
+            weights,
+            model: None,
+            ended: None,
+            polled: None,
+            samples: NumberedRequests::default(),
+        }
+    }
+
+    pub(crate) fn session(&self) -> &str {
+        &self.session
+    }
+
+    pub(crate) fn base(&self) -> &Arc<BaseModel> {
+        &self.base
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The last poll for all of its samples together.
+    pub(crate) fn polled(&self) -> Option<Moment> {
+        self.polled
+    }
+
+    /// Its samples by `seq_id`.
+    pub(crate) fn samples(&self) -> &NumberedRequests<OperationId> {
+        &self.samples
+    }
+}
+
+/// The samplers by their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Samplers(BTreeMap<String, Sampler>);
+
+impl Samplers {
+    pub(crate) fn insert(&mut self, id: String, sampler: Sampler) {
+        self.0.insert(id, sampler);
+    }
+
+    /// Enters a sampler of the weights that `model` has in memory.
+    pub(crate) fn insert_snapshot(&mut self, id: String, model: &str, sampler: Sampler) {
+        let model = Some(model.to_owned());
+        self.0.insert(id, Sampler { model, ..sampler });
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Option<&Sampler> {
+        self.0.get(id)
+    }
+
+    /// Returns a sampler, also one that has ended.
+    ///
+    /// # Errors
+    /// If it is unknown.
+    pub(crate) fn known(&self, id: &str) -> Result<&Sampler, Refusal> {
+        self.0
+            .get(id)
+            .ok_or_else(|| Refusal::not_found(format!("no sampling session {id:?} on this server")))
+    }
+
+    /// Returns a sampler that takes requests.
+    ///
+    /// # Errors
+    /// If it is unknown or has ended.
+    pub(crate) fn live(&self, id: &str) -> Result<&Sampler, Refusal> {
+        let sampler = self.known(id)?;
+        match &sampler.ended {
+            None => Ok(sampler),
+            Some(reason) => Err(Refusal::gone(reason.clone())),
+        }
+    }
+
+    /// Returns the model whose weights in memory a sampler samples from.
+    pub(crate) fn model_of(&self, id: &str) -> Option<&str> {
+        self.0.get(id)?.model.as_deref()
+    }
+
+    /// Notes a poll for all samples of a sampler together.
+    pub(crate) fn note_poll(&mut self, id: &str, now: Moment) {
+        if let Some(sampler) = self.0.get_mut(id) {
+            sampler.polled = Some(now);
+        }
+    }
+
+    /// Enters a sample under its `seq_id`.
+    pub(crate) fn add_sample(
+        &mut self,
+        id: &str,
+        number: u64,
+        digest: Digest,
+        operation: OperationId,
+    ) {
+        if let Some(sampler) = self.0.get_mut(id) {
+            sampler.samples.insert(number, digest, operation);
+        }
+    }
+
+    /// Forgets the sample under a `seq_id`.
+    pub(crate) fn forget_sample(&mut self, id: &str, number: u64) {
+        if let Some(sampler) = self.0.get_mut(id) {
+            sampler.samples.remove(number);
+        }
+    }
+
+    /// Ends a sampler; the first reason stays. Returns whether its snapshot has to be dropped.
+    pub(crate) fn end(&mut self, id: &str, reason: &str) -> bool {
+        let Some(sampler) = self.0.get_mut(id).filter(|sampler| sampler.ended.is_none()) else {
+            return false;
+        };
+        sampler.ended = Some(reason.to_owned());
+        sampler.samples.clear();
+        matches!(sampler.weights, Weights::Snapshot(_))
+    }
+
+    /// Forgets all samplers.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A base model without weights.
+    pub(crate) fn base(name: &str, fingerprint: Option<&str>) -> BaseModel {
+        BaseModel {
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            fingerprint: fingerprint.map(str::to_owned),
+            arch: "test".to_owned(),
+            max_context_length: 64,
+            vocab_size: 8,
+            tokenizer_id: None,
+            max_lora_rank: 8,
+        }
+    }
+
+    /// A sampler of a snapshot.
+    pub(crate) fn snapshot(id: &str) -> Sampler {
+        let weights = Weights::Snapshot(id.to_owned());
+        Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights)
+    }
+
+    #[test]
+    fn an_ended_sampler_is_known_and_takes_nothing() {
+        let mut samplers = Samplers::default();
+        samplers.insert_snapshot("s".to_owned(), "model", snapshot("s"));
+        samplers.add_sample("s", 1, Digest::of("test", b""), OperationId(1));
+        assert_eq!(samplers.model_of("s"), Some("model"));
+        assert!(samplers.end("s", "first"));
+        assert!(!samplers.end("s", "second"));
+        assert!(!samplers.end("other", "third"));
+        assert_eq!(samplers.live("s").unwrap_err().status(), 410);
+        let known = samplers.known("s").unwrap();
+        assert!(known.samples().check_free("seq_id", 1).is_ok());
+        assert_eq!(samplers.known("other").unwrap_err().status(), 404);
+    }
+
+    #[test]
+    fn only_snapshots_are_dropped_with_their_sampler() {
+        let mut samplers = Samplers::default();
+        let weights = Weights::Base("base".to_owned());
+        let sampler = Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights);
+        samplers.insert("s".to_owned(), sampler);
+        assert!(!samplers.end("s", "it was finished"));
+    }
+}

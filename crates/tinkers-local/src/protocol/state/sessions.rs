@@ -1,0 +1,267 @@
+//! The sessions and what was created in them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkers_core::{Jitter, Moment};
+use tinkers_wire::{CreateSession, SessionInfo};
+
+use super::numbered::NumberedRequests;
+use crate::protocol::ids::OperationId;
+use crate::read::{Digest, Refusal};
+
+/// A session, also after it has ended.
+#[derive(Debug)]
+pub(crate) struct Session {
+    number: u64,
+    last_heartbeat: Moment,
+    /// Why it has ended.
+    ended: Option<&'static str>,
+    user_metadata: BTreeMap<String, String>,
+    display_name: Option<String>,
+    project_id: Option<String>,
+    /// Creations by `model_seq_id`.
+    models: NumberedRequests<OperationId>,
+    model_ids: Vec<String>,
+    /// Creations by `sampling_session_seq_id`.
+    samplers: NumberedRequests<()>,
+    sampler_ids: Vec<String>,
+}
+
+impl Session {
+    /// The models that were created in it, by `model_seq_id`.
+    pub(crate) fn models(&self) -> &NumberedRequests<OperationId> {
+        &self.models
+    }
+
+    /// The samplers that were created in it, by `sampling_session_seq_id`.
+    pub(crate) fn samplers(&self) -> &NumberedRequests<()> {
+        &self.samplers
+    }
+
+    /// Enters a model.
+    pub(crate) fn add_model(
+        &mut self,
+        number: u64,
+        digest: Digest,
+        operation: OperationId,
+        id: String,
+    ) {
+        self.models.insert(number, digest, operation);
+        self.model_ids.push(id);
+    }
+
+    /// Uses up a `sampling_session_seq_id`.
+    pub(crate) fn use_sampler_number(&mut self, number: u64, digest: Digest) {
+        self.samplers.insert(number, digest, ());
+    }
+
+    /// Enters a sampler.
+    pub(crate) fn add_sampler(&mut self, id: String) {
+        self.sampler_ids.push(id);
+    }
+}
+
+/// The sessions by their ids.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    chance: Arc<dyn Jitter>,
+    /// How many were created, also before a restart.
+    created: u64,
+    all: BTreeMap<String, Session>,
+}
+
+impl Sessions {
+    /// No sessions yet; `chance` makes their ids.
+    pub(crate) fn new(chance: Arc<dyn Jitter>) -> Self {
+        Self {
+            chance,
+            created: 0,
+            all: BTreeMap::new(),
+        }
+    }
+
+    /// Creates a session and returns its id.
+    pub(crate) fn create(&mut self, now: Moment, body: CreateSession) -> String {
+        self.created += 1;
+        // The counter makes the id unique in this process, whatever the random bits are.
+        let id = format!(
+            "session-{:012x}{:04x}",
+            self.chance.bits() >> 16,
+            self.created
+        );
+        let session = Session {
+            number: self.created,
+            last_heartbeat: now,
+            ended: None,
+            user_metadata: body.user_metadata,
+            display_name: body.display_name,
+            project_id: body.project_id,
+            models: NumberedRequests::default(),
+            model_ids: Vec::new(),
+            samplers: NumberedRequests::default(),
+            sampler_ids: Vec::new(),
+        };
+        self.all.insert(id.clone(), session);
+        id
+    }
+
+    /// Returns a session that has not ended.
+    ///
+    /// # Errors
+    /// If it is unknown or has ended.
+    pub(crate) fn live(&self, id: &str) -> Result<&Session, Refusal> {
+        let session = self.known(id)?;
+        match session.ended {
+            None => Ok(session),
+            Some(how) => Err(Refusal::gone(format!(
+                "session {id} has ended: {how}; create a new one"
+            ))),
+        }
+    }
+
+    /// As [`Self::live`], to be changed.
+    pub(crate) fn live_mut(&mut self, id: &str) -> Result<&mut Session, Refusal> {
+        self.live(id)?;
+        self.all.get_mut(id).ok_or_else(|| unknown(id))
+    }
+
+    fn known(&self, id: &str) -> Result<&Session, Refusal> {
+        self.all.get(id).ok_or_else(|| unknown(id))
+    }
+
+    /// Notes a heartbeat.
+    pub(crate) fn heartbeat(&mut self, now: Moment, id: &str) -> Result<(), Refusal> {
+        self.live_mut(id)?.last_heartbeat = now;
+        Ok(())
+    }
+
+    /// Returns when a session expires unless a heartbeat comes; `None` if it has ended.
+    pub(crate) fn expires(&self, id: &str, expiry: Duration) -> Option<Moment> {
+        let session = self.live(id).ok()?;
+        Some(session.last_heartbeat.after(expiry))
+    }
+
+    /// Whether a session has ended.
+    ///
+    /// # Errors
+    /// If it is unknown.
+    pub(crate) fn has_ended(&self, id: &str) -> Result<bool, Refusal> {
+        Ok(self.known(id)?.ended.is_some())
+    }
+
+    /// Ends a session. Returns the ids of its models and of its samplers.
+    pub(crate) fn end(
+        &mut self,
+        id: &str,
+        how: &'static str,
+    ) -> Option<(Vec<String>, Vec<String>)> {
+        let session = self.all.get_mut(id)?;
+        session.ended = Some(how);
+        Some((session.model_ids.clone(), session.sampler_ids.clone()))
+    }
+
+    /// Returns the ids of the sessions that have not ended.
+    pub(crate) fn live_ids(&self) -> Vec<String> {
+        let live = self
+            .all
+            .iter()
+            .filter(|(_, session)| session.ended.is_none());
+        live.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Returns the ids of all sessions, the newest first.
+    pub(crate) fn newest_first(&self) -> Vec<&str> {
+        let mut all: Vec<(u64, &str)> = self
+            .all
+            .iter()
+            .map(|(id, session)| (session.number, id.as_str()))
+            .collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Returns the description of a session, also of one that has ended.
+    ///
+    /// # Errors
+    /// If it is unknown.
+    pub(crate) fn info(&self, id: &str) -> Result<SessionInfo, Refusal> {
+        let session = self.known(id)?;
+        Ok(SessionInfo {
+            training_run_ids: session.model_ids.clone(),
+            sampler_ids: session.sampler_ids.clone(),
+            user_metadata: Some(session.user_metadata.clone()),
+            display_name: session.display_name.clone(),
+        })
+    }
+
+    /// Returns the project of a session.
+    pub(crate) fn project_of(&self, id: &str) -> Option<&str> {
+        self.all.get(id)?.project_id.as_deref()
+    }
+
+    /// Forgets all sessions.
+    pub(crate) fn clear(&mut self) {
+        self.all.clear();
+    }
+}
+
+fn unknown(id: &str) -> Refusal {
+    Refusal::not_found(format!("no session {id:?} on this server"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tinkers_core::FixedJitter;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::ORIGIN.after(Duration::from_secs(seconds))
+    }
+
+    fn body() -> CreateSession {
+        serde_json::from_value(serde_json::json!({"sdk_version": "1", "tags": []})).unwrap()
+    }
+
+    #[test]
+    fn ids_differ_without_random_bits_and_across_restarts() {
+        let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
+        let first = sessions.create(at(0), body());
+        let second = sessions.create(at(0), body());
+        assert_eq!(sessions.newest_first(), [&second, &first]);
+        sessions.clear();
+        let third = sessions.create(at(0), body());
+        assert!(third != first && third != second);
+    }
+
+    #[test]
+    fn an_ended_session_is_listed_and_takes_nothing() {
+        let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
+        let id = sessions.create(at(0), body());
+        let session = sessions.live_mut(&id).unwrap();
+        session.add_model(0, Digest::of("test", b""), OperationId(1), "m".to_owned());
+        session.add_sampler("s".to_owned());
+        let (models, samplers) = sessions.end(&id, "it was finished").unwrap();
+        assert_eq!(
+            (models, samplers),
+            (vec!["m".to_owned()], vec!["s".to_owned()])
+        );
+        assert_eq!(sessions.live(&id).unwrap_err().status(), 410);
+        assert_eq!(sessions.heartbeat(at(1), &id).unwrap_err().status(), 410);
+        assert_eq!(sessions.expires(&id, Duration::ZERO), None);
+        assert!(sessions.has_ended(&id).unwrap() && sessions.live_ids().is_empty());
+        assert_eq!(sessions.info(&id).unwrap().training_run_ids, ["m"]);
+        assert_eq!(sessions.has_ended("other").unwrap_err().status(), 404);
+    }
+
+    #[test]
+    fn a_heartbeat_moves_the_expiry() {
+        let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
+        let id = sessions.create(at(0), body());
+        let expiry = Duration::from_secs(10);
+        assert_eq!(sessions.expires(&id, expiry), Some(at(10)));
+        sessions.heartbeat(at(4), &id).unwrap();
+        assert_eq!(sessions.expires(&id, expiry), Some(at(14)));
+    }
+}

@@ -1,0 +1,78 @@
+//! The end of models: unloaded by a client, retired with their session, or never created.
+
+use tinkers_wire::ModelRef;
+
+use super::ids::OperationId;
+use super::payload::Product;
+use super::state::operations::{Goal, Origin};
+use super::{Protocol, Stamp};
+use crate::engine::{EngineError, Work};
+use crate::http::Answer;
+use crate::read::{Digest, Refusal};
+
+impl Protocol {
+    /// `POST /unload_model`: runs after the queued requests; requests that wait for a missing number fail. A repeated request gets
+    /// the same operation.
+    pub(super) fn unload_model(&mut self, at: Stamp, body: &ModelRef) -> Result<Answer, Refusal> {
+        let id = &body.model_id;
+        if let Some(before) = self.models.get(id).and_then(|model| model.unloading()) {
+            if self.operations.get(before).is_some() {
+                return Ok(self.accepted(before));
+            }
+            // It was done before, and the result is no longer kept.
+            let again = self.add_unload(id);
+            self.conclude(at, again, Ok(Product::Nothing));
+            return Ok(self.accepted(again));
+        }
+        self.models.usable(id)?;
+        let operation = self.add_unload(id);
+        let reason = format!("model {id} was unloaded");
+        let not_run = self.models.begin_unload(id, operation, &reason);
+        self.fail_all(at, not_run, &retired(&reason));
+        self.enqueue(id, 0, Digest::of("unload_model", b""), operation);
+        Ok(self.accepted(operation))
+    }
+
+    fn add_unload(&mut self, id: &str) -> OperationId {
+        let origin = Origin::Model(id.to_owned(), 0);
+        self.operations.add(Goal::Unload, origin, unload(id))
+    }
+
+    /// Ends the samplers of a model's weights in memory, which the engine has unloaded.
+    pub(super) fn end_snapshots(&mut self, id: &str) {
+        for sampler in self.models.take_snapshots(id) {
+            let reason = format!("model {id} was unloaded, and its unnamed weights with it");
+            self.end_sampler(&sampler, &reason);
+        }
+    }
+
+    /// Retires a model that could not be created.
+    pub(super) fn creation_failed(&mut self, at: Stamp, id: &str, error: &EngineError) {
+        let reason = format!("model {id} could not be created: {}", error.message);
+        let not_run = self.models.fail_creation(id, &reason);
+        self.fail_all(at, not_run, &retired(&reason));
+    }
+
+    /// Retires a model: cancels what runs, fails what waits, and has the engine unload it.
+    pub(super) fn retire_model(&mut self, at: Stamp, id: &str, reason: &str) {
+        let Some(left) = self.models.retire(id, reason) else {
+            return;
+        };
+        match left.running {
+            Some(operation) => self.cancel(operation, reason),
+            None => self.clean_up(unload(id)),
+        }
+        self.fail_all(at, left.not_run, &retired(reason));
+    }
+}
+
+fn unload(id: &str) -> Work {
+    Work::UnloadModel {
+        model: id.to_owned(),
+    }
+}
+
+/// The error of an operation that a retired model does not run.
+fn retired(reason: &str) -> EngineError {
+    EngineError::user(format!("{reason}; the request was not run"))
+}
