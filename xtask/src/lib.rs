@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_the_list_is_shown_and_an_unknown_one_exits_with_two() {
+    fn no_command_lists_them_and_an_unknown_one_exits_with_two() {
         assert_eq!(code(&[]), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code(&["dance"]), format!("{:?}", ExitCode::from(2)));
         assert_eq!(code(&["tidy", "extra"]), format!("{:?}", ExitCode::FAILURE));

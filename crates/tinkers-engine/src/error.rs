@@ -1,4 +1,4 @@
-//! What can go wrong in the engine, said in terms of what the caller gave.
+//! The errors of the engine, in terms of the caller's input.
 
 use std::path::PathBuf;
 

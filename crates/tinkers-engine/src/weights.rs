@@ -1,4 +1,4 @@
-//! Base weights: read from safetensors, handed out by name in `f32`.
+//! The base weights: read from safetensors, and taken by name as `f32`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::fields::Fields;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
 
-/// Weights by name, waiting to be taken by the model that they make up.
+/// Weights by name, until the model takes them.
 #[derive(Debug, Default)]
 pub struct Weights {
     nodes: BTreeMap<String, Node>,
@@ -59,7 +59,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Weights that are part of a computation already.
+    /// Weights that are part of a computation.
     pub(crate) fn from_nodes(nodes: BTreeMap<String, Node>) -> Self {
         Self {
             nodes,

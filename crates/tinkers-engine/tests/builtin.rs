@@ -14,7 +14,7 @@ fn its_weights_take_at_most_four_megabytes() {
 }
 
 #[test]
-fn it_predicts_held_out_text_of_its_own_kind_within_1_6_nats_per_byte() {
+fn held_out_text_is_predicted_within_1_6_nats_per_byte() {
     let text = zstd::decode_all(CORPUS).unwrap();
     let corpus = Corpus::new(&text, 1);
     let pieces = corpus.held_out(512, usize::MAX);

@@ -13,7 +13,7 @@ fn assert_busy(refused: &Got) {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_with_a_hint_and_still_takes_the_number_that_it_waits_for() {
+async fn a_full_queue_refuses_with_a_hint_but_takes_the_next_number() {
     let passes = |model: &str| backward(model, 0).to_string().len();
     for by_bytes in [false, true] {
         let mut config = LocalConfig::default();
@@ -116,7 +116,7 @@ async fn a_model_holds_the_snapshots_that_were_used_last() {
 }
 
 #[tokio::test]
-async fn snapshots_go_with_their_model_and_no_snapshot_goes_twice() {
+async fn snapshots_are_dropped_once_with_their_model() {
     let mut config = LocalConfig::default();
     config.session_expiry *= 2;
     let world = world_with(config, Script::default());

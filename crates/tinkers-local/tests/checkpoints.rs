@@ -91,7 +91,7 @@ async fn a_checkpoint_whose_time_comes_while_a_save_writes_it_stays() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_whose_time_came_during_a_save_that_failed_goes_then() {
+async fn a_checkpoint_that_expired_during_a_failed_save_is_deleted() {
     let (world, held) = held_world_with(long_sessions());
     let model = saved(&world, &held).await;
     world.post("save_weights", save(&model, 2, None)).await.id();

@@ -26,7 +26,7 @@ async fn send(world: &World, model: &str) -> Result<Got, TransportError> {
 }
 
 #[tokio::test]
-async fn cut_connections_tell_what_is_known_and_apply_what_they_should() {
+async fn cut_connections_apply_requests_as_the_fault_says() {
     let world = world();
     let model = world.model().await;
     for (fault, kind, sent, applied) in [

@@ -151,7 +151,7 @@ async fn a_large_result_is_announced_to_those_who_ask_for_that() {
 }
 
 #[tokio::test]
-async fn results_are_kept_within_a_budget_and_those_that_were_fetched_go_first() {
+async fn fetched_results_are_dropped_first_beyond_the_budget() {
     let (mut config, mut script) = (LocalConfig::default(), Script::default());
     // Room for three passes and not for four, in the one form that is kept.
     config.max_result_bytes = 350_000;

@@ -101,7 +101,7 @@ async fn a_chain_of_refused_numbers_passes() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_a_refusal_is_not_run() {
+async fn requests_accepted_before_a_refusal_are_not_run() {
     let world = world();
     let model = world.model().await;
     let mut bad = backward(&model, 1);
@@ -257,7 +257,7 @@ async fn held_on<F: Future>(poll: &mut Pin<&mut F>) -> bool {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_missing_number_fails_after_the_bound() {
+async fn requests_waiting_for_a_missing_number_time_out() {
     let world = world();
     let model = world.model().await;
     let bound = world.client.server().config().gap_timeout;

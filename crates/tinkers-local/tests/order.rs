@@ -51,7 +51,7 @@ async fn requests_that_come_out_of_order_run_in_order_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_request_that_waits_for_a_number_says_so() {
+async fn a_poll_names_the_missing_number_that_its_request_waits_for() {
     let world = world();
     let model = world.model().await;
     let waiting = world.post("optim_step", step(&model, 2)).await.id();
@@ -205,7 +205,7 @@ async fn requests_without_a_number_run_on_arrival() {
 }
 
 #[tokio::test]
-async fn a_failed_operation_is_told_and_the_next_one_runs() {
+async fn a_failed_operation_is_reported_and_the_next_one_runs() {
     let (world, held) = held_world();
     let session = world.session().await;
     let create = world

@@ -64,7 +64,7 @@ async fn a_model_is_trained_saved_and_sampled_from() {
 }
 
 #[tokio::test]
-async fn the_server_tells_what_it_is_and_has() {
+async fn capabilities_and_configuration_are_served() {
     let world = world();
     assert_eq!(world.get("healthz").await.ok(), json!({ "status": "ok" }));
     let models = world.get("get_server_capabilities").await.ok();
@@ -312,7 +312,7 @@ async fn samplers_of_every_kind_are_described_and_sampled_from() {
 }
 
 #[tokio::test]
-async fn an_unloaded_model_runs_what_it_accepted_and_takes_nothing_more() {
+async fn an_unloaded_model_runs_accepted_requests_and_refuses_others() {
     let world = world();
     let model = world.model().await;
     let early = world.post("optim_step", step(&model, 2)).await.id();

@@ -73,7 +73,7 @@ async fn three() -> (World, std::sync::Arc<HeldEngine>, String, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_poll_is_held_until_something_ends_and_tells_all_of_it_in_order() {
+async fn a_held_poll_reports_completions_in_order() {
     let (world, held, sampler, ids) = three().await;
     let mut poll = pin!(ask(&world, body(&sampler, 0, 0, &[])));
     assert!(is_pending(&mut poll).await);
@@ -108,7 +108,7 @@ async fn a_size_comes_with_what_finished_and_is_that_of_the_result() {
 }
 
 #[tokio::test]
-async fn what_was_told_is_told_again_until_its_cursor_comes_back() {
+async fn completions_are_repeated_until_their_cursor_is_acknowledged() {
     let (world, held, sampler, ids) = three().await;
     held.go();
     held.go();
@@ -125,7 +125,7 @@ async fn what_was_told_is_told_again_until_its_cursor_comes_back() {
 }
 
 #[tokio::test]
-async fn time_ends_a_poll_as_asked_and_never_later_than_the_servers_own() {
+async fn a_poll_ends_at_its_timeout_or_the_servers() {
     let (world, _held, sampler, _) = three().await;
     assert_eq!(ask(&world, at_once(body(&sampler, 0, 0, &[]))).await.0, []);
     let own = world.client.server().config().long_poll;
@@ -165,7 +165,7 @@ async fn each_client_of_a_sampling_session_hears_of_its_own_samples() {
 }
 
 #[tokio::test]
-async fn what_is_acknowledged_is_freed_and_what_was_given_up_is_stopped() {
+async fn acknowledged_results_are_freed_and_running_samples_stopped() {
     let (world, held, sampler, ids) = three().await;
     held.go();
     let both = body(&sampler, 0, 0, &[ids[0].as_str(), ids[2].as_str()]);
@@ -188,7 +188,7 @@ async fn what_is_acknowledged_is_freed_and_what_was_given_up_is_stopped() {
 }
 
 #[tokio::test]
-async fn what_nobody_asks_for_is_bounded_and_the_newest_stay() {
+async fn unacknowledged_completions_are_bounded_and_the_newest_stay() {
     let mut config = LocalConfig::default();
     config.max_queued = 5;
     let (world, held) = held_world_with(config);
@@ -225,7 +225,7 @@ async fn a_dropped_poll_and_a_draining_server_leave_no_poll_behind() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_session_is_told_to_those_who_wait() {
+async fn the_end_of_a_session_answers_held_polls() {
     let (world, _held, sampler, ids) = three().await;
     let mut poll = pin!(ask(&world, body(&sampler, 0, 0, &[])));
     assert!(is_pending(&mut poll).await);
@@ -243,7 +243,7 @@ async fn the_end_of_a_session_is_told_to_those_who_wait() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_refused_by_name_and_changes_nothing() {
+async fn invalid_polls_are_refused_by_field_and_change_nothing() {
     let (world, held, sampler, ids) = three().await;
     held.go();
     let other = {
@@ -300,7 +300,7 @@ async fn what_is_wrong_is_refused_by_name_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn clients_are_told_to_poll_so_unless_the_server_is_set_otherwise() {
+async fn session_polls_are_offered_unless_configured_off() {
     for session_polls in [true, false] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;

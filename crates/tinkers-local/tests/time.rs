@@ -259,7 +259,7 @@ async fn results_go_after_their_time_and_sooner_once_fetched() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_goes_at_the_end_of_its_time() {
+async fn an_expired_checkpoint_is_deleted() {
     let mut config = LocalConfig::default();
     config.session_expiry = Duration::from_secs(1 << 20);
     let world = world_with(config, Script::default());

@@ -67,7 +67,7 @@ impl Sampler {
 }
 
 #[tokio::test]
-async fn as_many_as_the_window_are_in_flight_and_the_next_is_refused_with_its_hint() {
+async fn a_sample_beyond_the_window_is_refused_with_the_hint() {
     let window = Window::fixed(2).with_hint(250 * MS, HintForm::Milliseconds);
     let sampler = Sampler::under(window).await;
     assert_eq!(sampler.submit_all(2).await, [200, 200]);
@@ -177,7 +177,7 @@ async fn the_window_follows_its_steps_from_the_first_submission_on() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_closed_window_is_timed_to_the_first_grant_and_to_full_flow() {
+async fn reopening_is_timed_to_the_first_grant_and_to_full_flow() {
     let window = Window::fixed(10).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::under(window).await;
     let clock = &sampler.world.clock;
@@ -205,7 +205,7 @@ async fn the_end_of_a_closed_window_is_timed_to_the_first_grant_and_to_full_flow
 }
 
 #[tokio::test]
-async fn where_there_was_no_room_at_the_end_the_way_back_is_timed_from_when_there_was() {
+async fn without_room_at_reopening_the_time_starts_when_there_is_room() {
     let window = Window::fixed(1).with_hint(200 * MS, HintForm::Milliseconds);
     let sampler = Sampler::under(window).await;
     let clock = &sampler.world.clock;
@@ -244,7 +244,7 @@ async fn without_a_hint_refusals_close_together_are_one_event() {
 }
 
 #[tokio::test]
-async fn the_counts_have_a_route_where_there_is_a_window_and_nowhere_else() {
+async fn the_route_of_counts_exists_only_with_a_window() {
     let path = "/scripted/counts";
     let lost = world().send(Method::GET, path, "", &[]).await;
     assert_eq!(lost.status, 404);

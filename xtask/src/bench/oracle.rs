@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_rises_is_filled_at_once_and_one_that_falls_cuts_nothing() {
+    fn a_rising_window_is_filled_and_a_falling_one_cuts_nothing() {
         // 1 at 0 and 3 more at 50, of which the first ends at 100 and makes room for the fifth.
         let rising = levels(&[(0.0, 1), (50.0, 4)]);
         assert_eq!(ends_at_ms(4, 100.0, &rising), Some(150.0));

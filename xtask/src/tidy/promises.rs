@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_that_is_there_passes_and_one_that_is_not_is_told_with_its_line() {
+    fn a_missing_test_is_named_with_its_line() {
         let row = "| A promise about `retry_after_ms` | `tests/e2e`, `it_holds`, `so_does_this` |";
         assert_eq!(found(row), Vec::<String>::new());
         let gone = "# Title\n\n| A promise | `tinkers-core`, `it_held`, module `gate` |\n";

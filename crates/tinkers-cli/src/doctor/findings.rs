@@ -1,4 +1,4 @@
-//! What was found out about a server, for programs as one JSON object and for people in lines.
+//! The findings about a server, as one JSON object for programs or as lines of text.
 
 use std::io;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use tinkers::{BodyFormat, Capabilities, Deduplication, Document, ServerProfile};
 use crate::layout::{flow, labelled};
 use crate::output::Screen;
 
-/// What was found out.
+/// The findings about a server.
 #[derive(Debug, Serialize)]
 pub(crate) struct Findings {
     pub(crate) server: String,
-    /// What it calls itself.
+    /// The name and version that it reports.
     pub(crate) software: Option<String>,
     /// `protobuf` or `json`.
     pub(crate) pass_bodies: &'static str,
@@ -22,7 +22,7 @@ pub(crate) struct Findings {
     pub(crate) pass_bodies_confirmed: bool,
     /// `everything`, `passes and steps`, or `unknown`.
     pub(crate) repeats_applied_once: &'static str,
-    /// That fields that it does not know are refused, where it says so.
+    /// Whether it refuses unknown fields, if it says so.
     pub(crate) is_strict: Option<bool>,
     /// `read`, `absent`, or `not asked`.
     pub(crate) openapi_document: &'static str,
@@ -30,20 +30,20 @@ pub(crate) struct Findings {
     pub(crate) unlisted_routes: Vec<&'static str>,
     /// The models that it offers.
     pub(crate) models: Vec<String>,
-    /// Why it does not say.
+    /// Why it does not list its models.
     pub(crate) models_error: Option<String>,
-    /// What came of the pass that was tried.
+    /// The error of the pass that was tried.
     pub(crate) pass_error: Option<String>,
     /// The median of some round trips.
     pub(crate) latency_ms: f64,
     /// How far its clock is ahead of this one.
     pub(crate) clock_ahead_seconds: Option<f64>,
     pub(crate) limits: Limits,
-    /// What to do about all this.
+    /// What the user can do.
     pub(crate) advice: Vec<String>,
 }
 
-/// What the server's configuration says of its limits, or what holds where it says nothing.
+/// The limits in the server's configuration, or their defaults.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limits {
     /// Data in one request of a pass.

@@ -1,4 +1,4 @@
-//! `tinkers doctor`: which dialect a server speaks, what it lacks, how far away it is, and what to do about it.
+//! `tinkers doctor`: reports a server's dialect, missing routes, latency and limits, with advice.
 
 mod advice;
 mod dates;
@@ -20,19 +20,19 @@ use crate::output::{self, Screen, Words};
 use crate::remote;
 use crate::signals::{Signals, interruptible};
 
-/// How often the round trip is measured at most, and for how long.
+/// The most measurements of the round trip, and the longest time that they take.
 const ROUNDS: usize = 7;
 const MEASURED: Duration = Duration::from_secs(2);
 
-/// How long the server may take for each step.
+/// The timeout of each step.
 const STEP: Duration = Duration::from_secs(5);
-/// And for a pass through a new adapter, which is work.
+/// The timeout of a pass through a new adapter.
 const PASS: Duration = Duration::from_secs(30);
 
-/// Asks, measures and tells, unless a signal comes first.
+/// Examines a server and shows the findings, unless a signal comes first.
 ///
 /// # Errors
-/// When the server cannot be asked, or a pass that was asked for fails; then the findings are told before.
+/// When the server cannot be asked, or a pass that was asked for fails; the findings are shown before that.
 pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> Result<()> {
     let findings = interruptible(signals, Box::pin(examine(args))).await?;
     if args.json {
@@ -81,14 +81,14 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
         latency,
         skew,
     );
-    // A server that cannot be told finds out by itself.
+    // If this fails, the session expires on the server.
     let closing = service.close(FinishReason::Success, None);
     let _ = steps.run("closing the session on", STEP, closing).await;
     findings.advice = advice::advice(&findings);
     Ok(findings)
 }
 
-/// Tells what is being done, and bounds it.
+/// Shows the current step and bounds its time.
 struct Steps {
     address: String,
     screen: Screen,
@@ -152,7 +152,7 @@ async fn try_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
     let client = service.lora_training(model).rank(1).create().await?;
     let data = Datum::next_token(&[1, 2, 3], vec![1.0; 2])?;
     let pass = client.forward_backward([data], LossFn::CrossEntropy).await;
-    // One that cannot be freed goes with the session.
+    // If this fails, the model is unloaded with the session.
     let _ = client.unload().await;
     pass.map(|_| ())
 }

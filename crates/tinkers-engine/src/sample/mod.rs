@@ -272,7 +272,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn samples_that_do_not_fit_together_are_what_they_would_be_together() {
+    fn samples_in_several_batches_equal_those_in_one() {
         let base = testing::model("qwen3");
         let lora = testing::lora(base.config());
         let each = KvCache::bytes_of(base.config(), 3 + 20);

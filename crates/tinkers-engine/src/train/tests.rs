@@ -281,7 +281,7 @@ fn what_does_not_fit_is_refused_by_name_and_adds_nothing() {
 }
 
 #[test]
-fn gradients_that_are_no_numbers_are_refused_and_leave_those_that_are_held() {
+fn non_finite_gradients_are_refused_and_others_kept() {
     let mut trainee = trainee("qwen3");
     let threads = Threads::new(1).unwrap();
     let mode = Mode::ForwardBackward;

@@ -55,7 +55,7 @@ fn a_cancelled_sample_makes_room_for_the_next_one() {
 }
 
 #[test]
-fn a_cancelled_sample_and_jobs_of_a_dropped_engine_end_with_errors() {
+fn cancelled_samples_and_jobs_of_a_dropped_engine_fail() {
     let dir = tempfile::tempdir().unwrap();
     let bench = Bench::new(dir.path());
     bench.create("m");

@@ -1,4 +1,4 @@
-//! Putting a server together.
+//! The builder of a server.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use crate::engine::{Engine, EngineError};
 use crate::faults::Faults;
 use crate::journal::Journal;
 
-/// The parts of a [`LocalServer`].
+/// A builder of a [`LocalServer`].
 #[derive(Debug)]
 pub struct LocalServerBuilder {
     engine: Arc<dyn Engine>,
@@ -24,7 +24,7 @@ pub struct LocalServerBuilder {
 }
 
 impl LocalServer {
-    /// A server over `engine` that lives on `time` and runs its timer on `spawn`.
+    /// Returns a builder of a server over `engine`, with the clock `time`, that runs its timer on `spawn`.
     pub fn builder(
         engine: Arc<dyn Engine>,
         time: Arc<dyn Time>,
@@ -43,28 +43,28 @@ impl LocalServer {
 }
 
 impl LocalServerBuilder {
-    /// Limits, times and the key.
+    /// Sets the configuration.
     #[must_use]
     pub fn config(mut self, config: LocalConfig) -> Self {
         self.config = config;
         self
     }
 
-    /// Where ids come from; seeded by the date unless set.
+    /// Sets the source of random bits for ids; seeded by the date by default.
     #[must_use]
     pub fn jitter(mut self, chance: Arc<dyn Jitter>) -> Self {
         self.chance = Some(chance);
         self
     }
 
-    /// What goes wrong on the way.
+    /// Sets the faults to inject.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = Some(faults);
         self
     }
 
-    /// Where every exchange is written down.
+    /// Sets the journal that records every exchange.
     #[must_use]
     pub fn journal(mut self, journal: Journal) -> Self {
         self.journal = Some(journal);

@@ -1,4 +1,4 @@
-//! The shared core: a lock around the protocol, held for a transition; what comes of it is done without the lock.
+//! The server: a lock around the protocol, held for one transition; its effects are executed without the lock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) journal: Option<Journal>,
     engine: Arc<dyn Engine>,
     core: Mutex<Core>,
-    /// There is something to do earlier than the timer thinks.
+    /// Wakes the timer when a deadline is earlier than the one it waits for.
     sooner: Notify,
     own: Weak<Self>,
 }
@@ -45,11 +45,12 @@ struct Core {
     protocol: Protocol,
     exchanges: u64,
     waiting: BTreeMap<ExchangeId, oneshot::Sender<Answer>>,
-    /// What the engine is to be told, in order.
+    /// Effects for the engine, in order.
     outbox: VecDeque<Effect>,
-    /// Somebody is at the outbox. An engine that reports at once thus never makes the stack grow.
-    telling: bool,
-    /// When the timer will look again.
+    /// Whether a thread is executing the outbox. Others leave their effects to it, so that an engine that reports within `start`
+    /// does not grow the stack.
+    is_executing: bool,
+    /// The deadline that the timer waits for.
     armed: Option<Moment>,
 }
 
@@ -90,7 +91,7 @@ impl LocalServer {
                 exchanges: 0,
                 waiting: BTreeMap::new(),
                 outbox: VecDeque::new(),
-                telling: false,
+                is_executing: false,
                 armed: None,
             }),
             sooner: Notify::new(),
@@ -103,26 +104,26 @@ impl LocalServer {
         })
     }
 
-    /// The server is about to stop: held polls are told to try again, and none is held from now on.
+    /// Prepares for the stop of the server: answers held polls with "try again" and holds no more from now on.
     pub fn drain(&self) {
         self.shared.transition(|protocol, _| protocol.drain());
     }
 
-    /// For `length` from now on no work is started for want of capacity: what comes is accepted and waits, and polls for one
-    /// result are told so, as `paused_capacity`.
+    /// Starts no work of requests for `length`: new requests are accepted and wait, and polls for single results report
+    /// `paused_capacity`.
     pub fn pause_capacity(&self, length: Duration) {
         self.shared
             .transition(|protocol, at| protocol.pause_capacity(at, length));
     }
 
-    /// Ends all sessions as if none had sent a heartbeat for too long.
+    /// Ends all sessions as if their heartbeats had stopped.
     pub fn expire_sessions(&self) {
         self.shared
             .transition(|protocol, at| protocol.expire_sessions(at));
     }
 
-    /// Cuts all exchanges under way and forgets sessions, models, samplers and results, as a process does that ends and is started
-    /// again. Checkpoints stay, and the port stays open.
+    /// Closes the connections of all running exchanges and forgets sessions, models, samplers and results, as a process does that
+    /// ends and starts again. Checkpoints stay, and the port stays open.
     pub fn restart(&self) {
         let mut cut = BTreeMap::new();
         self.shared.step(|core, at| {
@@ -131,30 +132,30 @@ impl LocalServer {
         });
     }
 
-    /// What its window saw so far; `None` without a [`LocalConfig::window`].
+    /// Returns the counters of its window; `None` without a [`LocalConfig::window`].
     pub fn window_counts(&self) -> Option<WindowCounts> {
         let now = self.shared.time.now();
         self.shared.lock().protocol.window_counts(now)
     }
 
-    /// Its limits and times.
+    /// Returns its configuration.
     pub fn config(&self) -> &LocalConfig {
         &self.shared.config
     }
 
-    /// What runs its timer, and can run clients of it beside that.
+    /// Returns what runs its timer, and can run clients of it as well.
     pub fn spawner(&self) -> &Arc<dyn Spawn> {
         &self.shared.spawn
     }
 
-    /// Its clock.
+    /// Returns its clock.
     pub fn time(&self) -> &Arc<dyn Time> {
         &self.shared.time
     }
 }
 
 impl Shared {
-    /// Applies a command; the answer comes through the receiver, which ends the exchange when dropped.
+    /// Applies a command. Returns the future of the answer, which ends the exchange when dropped.
     pub(super) fn apply(&self, command: Command) -> Waiting {
         let (answer, receiver) = oneshot::channel();
         let exchange = {
@@ -164,7 +165,7 @@ impl Shared {
             core.waiting.insert(exchange, answer);
             exchange
         };
-        // From here on a panic or a drop takes the exchange out again.
+        // From here on a panic or a drop removes the exchange.
         let waiting = Waiting {
             shared: Weak::clone(&self.own),
             exchange,
@@ -174,12 +175,12 @@ impl Shared {
         waiting
     }
 
-    /// One transition and what comes of it.
+    /// Applies a transition and executes its effects.
     fn transition(&self, step: impl FnOnce(&mut Protocol, Stamp) -> Vec<Effect>) {
         self.step(|core, at| step(&mut core.protocol, at));
     }
 
-    /// A change that nothing comes of at once.
+    /// Applies a change without effects of its own.
     pub(super) fn change(&self, change: impl FnOnce(&mut Protocol, Stamp)) {
         self.transition(|protocol, at| {
             change(protocol, at);
@@ -190,7 +191,7 @@ impl Shared {
     fn step(&self, step: impl FnOnce(&mut Core, Stamp) -> Vec<Effect>) {
         let at = stamp(&self.time);
         let mut answers = Vec::new();
-        let (sooner, tell) = {
+        let (sooner, execute) = {
             let mut guard = self.lock();
             let core = &mut *guard;
             for effect in step(core, at) {
@@ -203,42 +204,42 @@ impl Shared {
             }
             let next = core.protocol.next_deadline();
             let sooner = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));
-            let tell = !core.telling && !core.outbox.is_empty();
-            core.telling |= tell;
-            (sooner, tell)
+            let execute = !core.is_executing && !core.outbox.is_empty();
+            core.is_executing |= execute;
+            (sooner, execute)
         };
         for (to, answer) in answers {
-            // Whoever asked may have gone meanwhile.
+            // The client may have disconnected meanwhile.
             let _ = to.send(answer);
         }
         if sooner {
             self.sooner.notify_one();
         }
-        if tell {
-            self.tell_engine();
+        if execute {
+            self.execute_outbox();
         }
     }
 
-    /// Works off the outbox. One thread at a time, so that the engine hears things in order.
-    fn tell_engine(&self) {
+    /// Executes the effects in the outbox, on one thread at a time, so that they reach the engine in order.
+    fn execute_outbox(&self) {
         loop {
             let effect = {
                 let mut core = self.lock();
                 match core.outbox.pop_front() {
                     Some(effect) => effect,
                     None => {
-                        core.telling = false;
+                        core.is_executing = false;
                         return;
                     }
                 }
             };
-            let told = catch_unwind(AssertUnwindSafe(|| match effect {
+            let executed = catch_unwind(AssertUnwindSafe(|| match effect {
                 Effect::Start(job) => self.start_job(job),
                 Effect::Cancel(job) => self.engine.cancel(job),
                 Effect::Respond(..) => {}
             }));
-            if told.is_err() {
-                // The job's own way back has reported it already.
+            if executed.is_err() {
+                // The job has failed already: its `Done` was dropped.
                 tracing::error!("the engine panicked while it was given a job");
             }
         }
@@ -257,7 +258,7 @@ impl Shared {
         self.engine.start(job, done);
     }
 
-    /// Ticks the protocol whenever something is due, for as long as the server lives.
+    /// Ticks the protocol at its deadlines, for as long as the server lives.
     async fn keep_time(self: Arc<Self>) {
         loop {
             let next = {
@@ -289,7 +290,7 @@ fn stamp(time: &Arc<dyn Time>) -> Stamp {
     }
 }
 
-/// The answer to come. Dropping it tells the protocol that nobody waits.
+/// The future of an answer. Dropping it tells the protocol that the client has disconnected.
 pub(super) struct Waiting {
     shared: Weak<Shared>,
     exchange: ExchangeId,
@@ -297,7 +298,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// The answer; `None` when the server ended without one.
+    /// Returns the answer; `None` if the server ended without one.
     pub(super) async fn answer(mut self) -> Option<Answer> {
         (&mut self.receiver).await.ok()
     }
@@ -308,7 +309,7 @@ impl Drop for Waiting {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        // An exchange that was answered is out already.
+        // An answered exchange was removed before.
         shared.step(|core, at| match core.waiting.remove(&self.exchange) {
             Some(_) => core.protocol.disconnected(at, self.exchange),
             None => Vec::new(),

@@ -57,7 +57,7 @@ async fn every_bad_input_is_refused_by_name_and_nothing_is_run() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_400_and_what_is_no_route_404_or_405() {
+async fn invalid_json_is_400_and_an_unknown_route_404_or_405() {
     let world = world();
     for body in ["", "{", "nonsense", "\u{0}"] {
         let got = world
@@ -131,7 +131,7 @@ async fn what_is_no_json_is_400_and_what_is_no_route_404_or_405() {
 }
 
 #[tokio::test]
-async fn listings_refuse_what_is_not_there() {
+async fn listings_of_unknown_ids_are_404() {
     let world = world();
     let model = world.model().await;
     for (path, status, names) in [

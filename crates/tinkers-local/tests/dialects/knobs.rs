@@ -14,7 +14,7 @@ fn with(mut dialect: Dialect, expiry: Expiry) -> Dialect {
 }
 
 #[tokio::test]
-async fn a_result_goes_with_its_first_delivery() {
+async fn a_result_is_forgotten_after_its_first_delivery() {
     for dialect in [Dialect::tinker(), Dialect::skyrl_main()] {
         let world = speaks(with(dialect.clone(), Expiry::OnceFetched));
         let model = world.model().await;
@@ -35,7 +35,7 @@ async fn a_result_goes_with_its_first_delivery() {
 }
 
 #[tokio::test]
-async fn a_result_goes_after_a_time_fetched_or_not() {
+async fn a_result_expires_whether_fetched_or_not() {
     let world = speaks(with(
         Dialect::tinker(),
         Expiry::After(Duration::from_secs(5)),

@@ -44,7 +44,7 @@ async fn a_key_is_needed_and_any_will_do_unless_there_is_one() {
 }
 
 #[tokio::test]
-async fn its_flags_do_not_tell_who_it_is_and_a_model_is_made_of_no_checkpoint() {
+async fn flags_hide_the_server_and_loads_need_an_existing_model() {
     let world = speaks(Dialect::tuft());
     let flags = post(&world, "client/config", json!({ "sdk_version": "0.25.0" })).await;
     let flags = flags.ok();

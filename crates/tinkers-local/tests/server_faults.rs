@@ -60,7 +60,7 @@ async fn a_pause_lets_work_wait_and_tells_polls_why() {
 }
 
 #[tokio::test]
-async fn what_waits_in_a_pause_can_end_with_its_session() {
+async fn requests_postponed_by_a_pause_end_with_their_session() {
     let (world, held) = held_world();
     let (session, model) = held_model(&world, &held).await;
     world.client.server().pause_capacity(SECOND * 20);
@@ -171,7 +171,7 @@ async fn a_restart_keeps_the_checkpoints_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_save_under_way_survives_a_restart_and_its_model_goes_after_it() {
+async fn a_running_save_survives_a_restart_and_its_model_does_not() {
     let (world, held) = held_world();
     let (_, model) = held_model(&world, &held).await;
     let save = |name: &str, seq_id| json!({ "model_id": model, "path": name, "seq_id": seq_id });
