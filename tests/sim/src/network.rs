@@ -107,6 +107,22 @@ impl Drop for PollUnderWay<'_> {
     }
 }
 
+/// A heartbeat on its way. It is recorded when it ends, also when the client gives it up.
+struct BeatInFlight<'a> {
+    network: &'a Network,
+    session: String,
+    outcome: Option<Beat>,
+}
+
+impl Drop for BeatInFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome {
+            let at = self.network.clock.now();
+            self.network.watch.beat(&self.session, at, outcome);
+        }
+    }
+}
+
 impl Way {
     async fn exchange(&self, mut request: HttpRequest) -> Answer {
         let network = &*self.network;
@@ -148,6 +164,12 @@ impl Way {
             Some(Kind::SlowLayer) => network.pause(SLOW_LAYER).await,
             _ => {}
         }
+        let mut beat = self.is_heart.then(|| BeatInFlight {
+            network,
+            session: text_of(&request.body, "session_id"),
+            // A beat that no fault struck and that the client gave up does not count as tried.
+            outcome: struck.map(|_| Beat::Struck),
+        });
         let departure = std::mem::take(&mut request.departure);
         if struck == Some(Kind::Dial) {
             network.dial(request.timeouts.total).await?;
@@ -182,7 +204,6 @@ impl Way {
             network.watch.poll_leaves(&id, network.clock.now());
             PollUnderWay(&network.watch, id)
         });
-        let session = self.is_heart.then(|| text_of(&request.body, "session_id"));
         let time: &dyn Time = &network.clock;
         let limit = request.timeouts.first_byte.min(request.timeouts.total);
         let longest_body = request.timeouts.total;
@@ -244,10 +265,9 @@ impl Way {
                 .map_or(true, |answer| answer.status.is_server_error());
             watch.poll_answered(id, network.clock.now(), has_failed);
         }
-        if let Some(session) = session {
+        if let Some(beat) = &mut beat {
             let arrived = struck.is_none() && answer.is_ok();
-            let beat = if arrived { Beat::Arrived } else { Beat::Struck };
-            network.watch.beat(&session, network.clock.now(), beat);
+            beat.outcome = Some(if arrived { Beat::Arrived } else { Beat::Struck });
         }
         if let Ok(answer) = &answer
             && op == Op::Poll

@@ -132,6 +132,8 @@ struct Ramp {
     second: Option<Moment>,
     left: u64,
     answered: u64,
+    /// Polls from before the pause that ended since: each leaves its slot to another one.
+    freed: u64,
 }
 
 impl Ramp {
@@ -147,7 +149,7 @@ impl Ramp {
         let steps = at.since(second).as_millis() / 250;
         let unanswered = self.left.saturating_sub(self.answered);
         let most = (8 + self.answered).checked_shl(1 + u32::try_from(steps).ok()?)?;
-        (steps < 16 && unanswered > most).then_some(unanswered)
+        (steps < 16 && unanswered > most + self.freed).then_some(unanswered)
     }
 }
 
@@ -241,10 +243,11 @@ impl Watch {
 
     /// A poll that left at some time was answered, or failed.
     pub fn ramp_answered(&self, left_at: Moment) {
-        if let Some(ramp) = &mut self.lock().ramp
-            && ramp.first.is_some_and(|first| first <= left_at)
-        {
-            ramp.answered += 1;
+        if let Some(ramp) = &mut self.lock().ramp {
+            match ramp.first.is_some_and(|first| first <= left_at) {
+                true => ramp.answered += 1,
+                false => ramp.freed += 1,
+            }
         }
     }
 
