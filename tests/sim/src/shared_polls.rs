@@ -16,7 +16,7 @@ use crate::old_polls::PollTask;
 use crate::op::{self, Op};
 use crate::watch::{Rule, Watch};
 
-/// The most shared polls of a client within a second, beside one for each result that it is told of: the pauses after answers that
+/// The most shared polls of a client within a second, beside four for each result that it is told of: the pauses after answers that
 /// bring nothing double from 20 ms, and one that brings something resets them.
 const MOST_A_SECOND: usize = 14;
 const SECOND: Duration = Duration::from_secs(1);
@@ -95,7 +95,8 @@ impl SharedPolls {
                     times.pop_front();
                 }
             }
-            let most = MOST_A_SECOND + polled.news.len();
+            // After something new the pauses begin again, so that up to four polls follow quickly.
+            let most = MOST_A_SECOND + 4 * polled.news.len();
             (polled.left.len() > most)
                 .then(|| format!("more than {most} shared polls within a second"))
         });
