@@ -138,10 +138,10 @@ impl Executor {
         }
     }
 
-    /// How many tasks of `owner` live.
+    /// Returns how many tasks of `owner` are not dropped yet. An aborted task counts until then, since it holds what its work holds.
     pub fn live(&self, owner: Owner) -> usize {
         let tasks = lock(&self.shared.tasks);
-        let of_owner = |slot: &&Slot| slot.owner == owner && !slot.aborted;
+        let of_owner = |slot: &&Slot| slot.owner == owner;
         tasks.all.values().filter(of_owner).count()
     }
 
@@ -356,6 +356,25 @@ mod tests {
             1
         );
         assert!(order(1)[..3].iter().all(|i| i % 2 == 0));
+    }
+
+    #[test]
+    fn aborted_task_of_a_busy_runtime_lives_until_it_is_dropped() {
+        for seed in 0..50 {
+            let (executor, clock) = executor(seed);
+            executor.delay_client(Duration::from_secs(1));
+            let held = Arc::new(());
+            let kept = Arc::clone(&held);
+            let work = async move {
+                clock.sleep_until(at(9)).await;
+                drop(kept);
+            };
+            let task = executor.spawner(Owner::Client).spawn(Box::pin(work));
+            drop(task);
+            let done = executor.run_until(at(5), || executor.live(Owner::Client) == 0);
+            assert_eq!(done, Stop::Reached);
+            assert_eq!(Arc::strong_count(&held), 1, "seed {seed}");
+        }
     }
 
     #[test]
