@@ -59,7 +59,7 @@ impl Desk {
     const LONGEST_FLOOR: Duration = Duration::from_secs(1);
     const LONGEST_UNANSWERED: Duration = Duration::from_secs(30);
 
-    /// Wakes those who wait for the lane to be closed.
+    /// Wakes the watchers of the lane's next closure.
     pub(crate) fn notify_closure(&self) {
         contain(|| self.closures.notify_waiters());
     }

@@ -183,7 +183,7 @@ impl Queue {
     }
 
     /// Has one waiter watch, for when the clients that have not collected their tickets never do: the one that is served last of the
-    /// others, so that it watches for long. Returns its waker, unless somebody watches already.
+    /// others, so that it watches for long. Returns its waker, unless another waiter watches already.
     pub(crate) fn set_watch(&mut self, at: Moment) -> Option<Waker> {
         let holders: BTreeSet<ClientId> =
             self.granted.keys().map(|place| place.line.client).collect();

@@ -245,7 +245,7 @@ fn waiters_are_woken_before_events_are_told() {
 }
 
 #[test]
-fn refused_request_keeps_its_place_though_nobody_waited_before_it() {
+fn refused_request_keeps_its_place_in_an_empty_queue() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(sample());
     let waiting = bench.ask(sample());

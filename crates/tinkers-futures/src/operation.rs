@@ -131,7 +131,7 @@ where
                 .setbacks
                 .count(Setback::Undelivered);
             contain(
-                || tracing::debug!(setback = Setback::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "nobody waits for this result"),
+                || tracing::debug!(setback = Setback::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "the caller of this operation dropped its future"),
             );
         }
     };

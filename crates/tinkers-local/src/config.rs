@@ -45,7 +45,7 @@ pub struct LocalConfig {
     /// the number counts as passed. A number whose request was refused with a 4xx is not waited for once a later one is
     /// there.
     pub gap_timeout: Duration,
-    /// How long a sample goes on after the connection of its last poll was cut, if nobody polls for it again.
+    /// How long a sample continues after the connection of its last poll was cut, unless it is polled for again.
     pub left_timeout: Duration,
     /// The most unnamed sampler weights of one model that are held in memory; those used last stay.
     pub max_snapshots: usize,

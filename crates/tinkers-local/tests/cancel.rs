@@ -1,4 +1,4 @@
-//! Samples that nobody wants any more stop.
+//! Samples stop when their client cancels them or does not poll for them any more.
 
 mod support;
 

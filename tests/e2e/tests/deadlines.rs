@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tinkers::prelude::*;
-use tinkers::wire::routes;
+use tinkers::wire::{OptimStepResult, routes};
 use tinkers::{ApiFuture, LimiterSettings, Sent};
 use tinkers_e2e::training::{model, step};
 use tinkers_e2e::{InMemory, SCRIPTED};
@@ -137,19 +137,25 @@ async fn a_pause_beyond_the_deadline_fails_at_once() {
     assert!(error.retry_at().is_some());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_moving_model_queue_resets_the_progress_deadline() {
+/// A model with twelve steps in its queue, each of which takes ten seconds to submit, as a large upload does. Together they take
+/// twice the progress deadline.
+async fn long_queue() -> (InMemory, TrainingClient, Vec<ApiFuture<OptimStepResult>>) {
     let world = world(SessionOptions {
         progress_deadline: 60 * SECOND,
         ..SessionOptions::default()
     })
     .await;
     let training = model(&world).await;
-    // Each submission takes ten seconds, as a large upload does.
     let slow = Fault::delay_answer(10 * SECOND);
     let rule = Rule::on(routes::OPTIM_STEP).always();
     world.parts.faults.add(rule, slow);
     let steps: Vec<_> = (0..12).map(|_| step(&training)).collect();
+    (world, training, steps)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_moving_model_queue_resets_the_progress_deadline() {
+    let (world, _training, steps) = long_queue().await;
     for step in steps {
         step.await.unwrap();
     }
@@ -158,16 +164,7 @@ async fn a_moving_model_queue_resets_the_progress_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn a_moving_model_queue_keeps_a_save_and_sample_waiting() {
-    let world = world(SessionOptions {
-        progress_deadline: 60 * SECOND,
-        ..SessionOptions::default()
-    })
-    .await;
-    let training = model(&world).await;
-    let slow = Fault::delay_answer(10 * SECOND);
-    let rule = Rule::on(routes::OPTIM_STEP).always();
-    world.parts.faults.add(rule, slow);
-    let steps: Vec<_> = (0..12).map(|_| step(&training)).collect();
+    let (_world, training, steps) = long_queue().await;
     training
         .save_weights_and_get_sampling_client()
         .await

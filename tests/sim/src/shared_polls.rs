@@ -51,7 +51,7 @@ pub struct SharedPoll {
     retrieved: Vec<String>,
     /// The cursor that it tells.
     pub cursor: i64,
-    /// Whether it is to be answered at once, so that nobody waits for what it brings.
+    /// Whether it is to be answered at once, as a poll that only acknowledges.
     pub is_acknowledgement: bool,
 }
 
@@ -214,13 +214,13 @@ fn is_unexpected(answer: &Answer) -> bool {
     }
 }
 
-/// Has an answer tell of a result that nobody waits for.
+/// Adds the completion of an unknown request to an answer.
 fn tell_of_nothing(answer: &mut HttpResponse, now: Moment) {
     let Ok(Value::Object(mut body)) = serde_json::from_slice(&answer.body) else {
         return;
     };
     let cursor = body.get("cursor").and_then(Value::as_i64).unwrap_or(0);
-    let id = format!("nobody-{}", now.since_origin().as_nanos());
+    let id = format!("unknown-{}", now.since_origin().as_nanos());
     body.insert("completions".to_owned(), json!([{ "request_id": id }]));
     body.insert("cursor".to_owned(), json!(cursor + 1));
     answer.body = Value::Object(body).to_string().into();

@@ -66,7 +66,7 @@ struct Line {
 }
 
 impl Turns {
-    /// Nobody waits yet. What is out of turn is reported to `watch`, unless it is not to be checked.
+    /// Starts without waiters. Grants out of turn are reported to `watch`, unless they are not to be checked.
     pub fn new(watch: Watch, is_checked: bool) -> Self {
         Self(Arc::new(Inner {
             watch,
@@ -275,7 +275,7 @@ impl Admission for Observed {
             .await;
             if admitted.is_ok() {
                 let samples = samples();
-                // One that found nobody waiting is the last.
+                // A request that was admitted without waiting has the last number.
                 let number = waits.as_ref().map_or(u64::MAX, |waits| waits.number);
                 let grant = Grant {
                     line,

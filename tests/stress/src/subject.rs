@@ -77,7 +77,7 @@ pub struct Counts {
     pub waits: u64,
     /// Times that somebody who waits was woken.
     pub wakes: u64,
-    /// Those that only have somebody watch grants that are not collected.
+    /// Wakes that only have one waiter watch grants that are not collected.
     pub watches: u64,
     /// Attempts that were let in and not begun: their waiter was dropped, or did not come in time.
     pub unused: u64,

@@ -348,10 +348,10 @@ fn each_outage_has_turns_of_its_own() {
     assert!(next.is_up());
 }
 
-/// A subscriber that counts events.
-struct Counts(Arc<AtomicUsize>);
+/// A log subscriber that calls this for every event.
+struct OnEvent<F>(F);
 
-impl tracing::Subscriber for Counts {
+impl<F: Fn() + Send + Sync + 'static> tracing::Subscriber for OnEvent<F> {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
         true
     }
@@ -361,7 +361,7 @@ impl tracing::Subscriber for Counts {
     fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
     fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        (self.0)();
     }
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
@@ -370,7 +370,11 @@ impl tracing::Subscriber for Counts {
 #[test]
 fn beginning_and_end_of_each_outage_are_logged_once() {
     let events = Arc::new(AtomicUsize::new(0));
-    tracing::subscriber::with_default(Counts(Arc::clone(&events)), || {
+    let counted = Arc::clone(&events);
+    let counts = OnEvent(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    tracing::subscriber::with_default(counts, || {
         let scene = Scene::new(0.0);
         for outage in 0..3 {
             for failures in 0..4 {

@@ -28,7 +28,7 @@ fn a_poll_that_is_given_up_rests_ever_longer_and_then_goes_on() {
     for watch in &watches {
         assert!(is_left_alone(world.announced(watch)));
     }
-    // Whoever comes while it rests polls for itself at once.
+    // A sample that arrives while the shared poll rests is polled for by itself at once.
     let comes = world.watch("c");
     assert!(is_left_alone(world.announced(&comes)));
     assert_eq!(world.server.asked_at(), [0.0]);

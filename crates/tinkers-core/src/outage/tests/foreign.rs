@@ -2,25 +2,6 @@
 
 use super::*;
 
-/// A subscriber that uses the outage for every event, as a log shipper does that sends over the same client.
-struct CallsBack(Arc<Outage>);
-
-impl tracing::Subscriber for CallsBack {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {
-        assert!(self.0.state.try_lock().is_ok(), "called under the lock");
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[test]
 fn subscribers_and_wakers_run_without_the_lock() {
     struct LooksIn(Arc<Outage>, AtomicUsize);
@@ -44,7 +25,11 @@ fn subscribers_and_wakers_run_without_the_lock() {
     let woken = Arc::new(LooksIn(Arc::clone(&outage), AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
-    tracing::subscriber::with_default(CallsBack(Arc::clone(&outage)), || {
+    // As a log shipper does that sends its events over the same client.
+    let shared = Arc::clone(&outage);
+    let calls_back =
+        OnEvent(move || assert!(shared.state.try_lock().is_ok(), "called under the lock"));
+    tracing::subscriber::with_default(calls_back, || {
         let mut sleepers: Vec<_> = (0..3)
             .map(|_| Box::pin(outage.sit_out(pause(0), &clock, &jitter)))
             .collect();
@@ -60,26 +45,6 @@ fn subscribers_and_wakers_run_without_the_lock() {
     });
 }
 
-/// A log subscriber that panics.
-#[derive(Debug)]
-struct Panics;
-
-impl tracing::Subscriber for Panics {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {
-        std::panic::resume_unwind(Box::new("a subscriber that breaks"));
-    }
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[test]
 fn panicking_subscriber_takes_no_answer_along() {
     let outage = Outage::default();
@@ -91,7 +56,8 @@ fn panicking_subscriber_takes_no_answer_along() {
         until: at(100),
     };
     let setbacks = crate::Setbacks::default();
-    tracing::subscriber::with_default(Panics, || {
+    let panics = OnEvent(|| std::panic::resume_unwind(Box::new("a subscriber that breaks")));
+    tracing::subscriber::with_default(panics, || {
         let mut sleeper = Box::pin(outage.sit_out(pause, &clock, &FixedJitter(0.0)));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(sleeper.as_mut().poll(&mut cx).is_pending());
