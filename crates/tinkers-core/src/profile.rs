@@ -159,7 +159,7 @@ impl ServerProfile {
             let first = self.listed_bodies.first();
             self.bodies = first.copied().unwrap_or(BodyFormat::Protobuf);
         }
-        if document.title == SKYRL && document.numbers_steps {
+        if document.title == SKYRL && document.optim_step_has_seq_id {
             self.deduplicates = self.deduplicates.max(Deduplication::PassesAndSteps);
         }
         let named = || format!("{}/{}", document.title, document.version);
@@ -188,12 +188,12 @@ impl ServerProfile {
 mod tests {
     use super::*;
 
-    fn document(title: &str, bodies: &[&str], numbers_steps: bool) -> Fact {
+    fn document(title: &str, bodies: &[&str], optim_step_has_seq_id: bool) -> Fact {
         let mut document = ApiDocument::default();
         document.title = title.to_owned();
         document.version = "1".to_owned();
         document.pass_bodies = bodies.iter().map(|&body| body.to_owned()).collect();
-        document.numbers_steps = numbers_steps;
+        document.optim_step_has_seq_id = optim_step_has_seq_id;
         document.paths = [routes::ASAMPLE, "/api/v1/samplers/{sampler_id}"]
             .map(str::to_owned)
             .into();

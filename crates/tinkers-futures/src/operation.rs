@@ -13,7 +13,7 @@ use tinkers_core::{
     BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, RouteClass, Sent,
     SessionContext, Setback,
 };
-use tinkers_wire::{PollAnswer, Promise};
+use tinkers_wire::{PollResponse, SubmissionResponse};
 use tokio::sync::oneshot;
 
 use crate::retrieve::operation_failed;
@@ -152,10 +152,10 @@ fn with_earlier_requests(error: Error, progress: &ProgressCell) -> Error {
 ///
 /// # Errors
 /// `OperationFailed` when the answer tells of a failure, and `Protocol` when it has no request id for another reason.
-pub fn promise(answer: &HttpResponse) -> Result<Promise> {
-    Promise::read(&answer.body).map_err(|error| {
-        let error = match PollAnswer::failure_in(&answer.body) {
-            Some(PollAnswer::Failed { error, category }) => operation_failed(&error, category),
+pub fn promise(answer: &HttpResponse) -> Result<SubmissionResponse> {
+    SubmissionResponse::read(&answer.body).map_err(|error| {
+        let error = match PollResponse::failure_in(&answer.body) {
+            Some(PollResponse::Failed { error, category }) => operation_failed(&error, category),
             _ => {
                 let message = format!("the submission response carries no request id: {error}");
                 Error::new(ErrorKind::Protocol, Sent::Answered, message)
@@ -167,5 +167,5 @@ pub fn promise(answer: &HttpResponse) -> Result<Promise> {
 
 /// Whether an answer to a submission can be read, for [`Call::is_readable`](tinkers_core::Call::is_readable).
 pub fn is_promise(answer: &HttpResponse) -> bool {
-    Promise::read(&answer.body).is_ok()
+    SubmissionResponse::read(&answer.body).is_ok()
 }

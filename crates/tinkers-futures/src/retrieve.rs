@@ -13,7 +13,7 @@ use tinkers_core::{
     RouteClass, Sent, Setback, Timeouts,
 };
 use tinkers_wire::{
-    DecodeError, FailureCategory, OperationResult, PollAnswer, QueueState, RequestKind,
+    DecodeError, FailureCategory, OperationResult, PollResponse, QueueState, RequestKind,
     RetrieveFuture, routes, to_json,
 };
 
@@ -128,12 +128,12 @@ impl Polling {
             let held = exchange.held;
             let wait = match self.polls.judge(exchange)? {
                 Reply::Success(answer) => {
-                    match PollAnswer::read(answer.header("content-type"), answer.body.clone()) {
-                        Ok(PollAnswer::TryAgain {
+                    match PollResponse::read(answer.header("content-type"), answer.body.clone()) {
+                        Ok(PollResponse::TryAgain {
                             queue_state,
                             reason,
                         }) => self.not_ready(held, Duration::ZERO, queue_state, reason),
-                        Ok(PollAnswer::MetadataOnly { size }) => {
+                        Ok(PollResponse::MetadataOnly { size }) => {
                             self.news();
                             self.prepare_for(size, &answer).await?;
                             // It is ready: the next poll is no quick one.
@@ -152,7 +152,7 @@ impl Polling {
                     }
                 }
                 Reply::NotReady(answer) => {
-                    let (queue_state, reason) = PollAnswer::queue_of_timeout(&answer.body);
+                    let (queue_state, reason) = PollResponse::queue_state_of_timeout(&answer.body);
                     let wall = self.caller().time.wall();
                     self.not_ready(held, hint_of(&answer, wall), queue_state, reason)
                 }
@@ -283,7 +283,7 @@ fn request(retrieval: &Retrieval, protobuf: bool, iteration: u64, may_peek: bool
 }
 
 /// Reads the last answer as the result of an operation.
-type Decode<T> = fn(PollAnswer) -> Result<T, NoResult>;
+type Decode<T> = fn(PollResponse) -> Result<T, NoResult>;
 
 /// Why an answer is no result.
 enum NoResult {
@@ -304,21 +304,21 @@ impl From<NoResult> for Error {
     }
 }
 
-fn decode<T: OperationResult>(answer: PollAnswer) -> Result<T, NoResult> {
+fn decode<T: OperationResult>(answer: PollResponse) -> Result<T, NoResult> {
     match answer {
-        PollAnswer::Protobuf(body) => T::from_protobuf(body).map_err(NoResult::Unreadable),
-        PollAnswer::Json(body) => {
-            T::from_json(&body).map_err(|error| match PollAnswer::failure_in(&body) {
-                Some(PollAnswer::Failed { error, category }) => {
+        PollResponse::Protobuf(body) => T::from_protobuf(body).map_err(NoResult::Unreadable),
+        PollResponse::Json(body) => {
+            T::from_json(&body).map_err(|error| match PollResponse::failure_in(&body) {
+                Some(PollResponse::Failed { error, category }) => {
                     NoResult::Failed(operation_failed(&error, category))
                 }
                 _ => NoResult::Unreadable(error),
             })
         }
-        PollAnswer::Failed { error, category } => {
+        PollResponse::Failed { error, category } => {
             Err(NoResult::Failed(operation_failed(&error, category)))
         }
-        PollAnswer::TryAgain { .. } | PollAnswer::MetadataOnly { .. } => {
+        PollResponse::TryAgain { .. } | PollResponse::MetadataOnly { .. } => {
             let message = "the server answered that there is no result yet";
             Err(NoResult::Unreadable(DecodeError::new(message)))
         }

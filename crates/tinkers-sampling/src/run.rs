@@ -12,7 +12,7 @@ use tinkers_core::{
 use tinkers_futures::{
     Announcement, Operation, Retrieval, Watch, after_close, is_promise, promise, retrieve_announced,
 };
-use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_within};
+use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_with_capacity};
 
 use crate::client::Inner;
 
@@ -142,7 +142,7 @@ async fn submit(
     let begun = begun.transpose()?;
     request.seq_id = Some(client.next_seq());
     request.sampling_session_id = Some(client.sampler_id.clone());
-    let body = to_json_within(request, body_length(request));
+    let body = to_json_with_capacity(request, body_length(request));
     // What each sample has alike takes up nothing while it waits.
     request.sampling_session_id = None;
     let mut call = Call::post(routes::ASAMPLE, body, RouteClass::Sample);

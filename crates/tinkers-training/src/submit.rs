@@ -11,7 +11,7 @@ use tinkers_core::{
     ProgressCell, Result, Sent, ServerProfile, SessionContext, Setback,
 };
 use tinkers_futures::{is_promise, promise};
-use tinkers_wire::{Promise, TinkerPath, routes};
+use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
 
 use crate::requests::{OnLostReply, Request};
 
@@ -20,7 +20,7 @@ use crate::requests::{OnLostReply, Request};
 pub(crate) enum Submitted {
     /// Its result can be retrieved.
     Accepted {
-        promise: Promise,
+        promise: SubmissionResponse,
         /// The permit of the in-flight window, held until the result is there.
         flight: Flight,
         /// Time from the method call to the acceptance.

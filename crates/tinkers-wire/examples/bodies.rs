@@ -1,4 +1,4 @@
-//! Prints the JSON body of a pass and the size of the same pass in protobuf.
+//! Prints the JSON body of a forward-backward pass, and the size of its protobuf body.
 
 use tinkers_wire::{Datum, LossFn, PassMode, PassRequest};
 

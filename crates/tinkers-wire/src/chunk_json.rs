@@ -1,4 +1,4 @@
-//! Chunks in JSON. Text has a path of its own: it is nearly everything, and a value for each token would be waste.
+//! Chunks in JSON. Token lists are parsed directly, since a [`Value`] per token would be expensive.
 
 use std::fmt;
 
@@ -64,7 +64,7 @@ impl Serialize for Chunk {
     }
 }
 
-/// The type goes first: whoever reads on knows what the rest is.
+/// Writes `type` first, so that a streaming parser knows the kind before it reads the other fields.
 fn serialize_other<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
     let Value::Object(fields) = value else {
         return value.serialize(serializer);
@@ -73,7 +73,7 @@ fn serialize_other<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok,
     serializer.collect_map(first.into_iter().chain(rest))
 }
 
-/// The fields of a chunk: its tokens as such, all else as it is.
+/// The fields of a chunk while it is parsed.
 #[derive(Default)]
 struct Fields {
     kind: Option<String>,
@@ -82,11 +82,11 @@ struct Fields {
 }
 
 impl Fields {
-    fn text<E: Error>(&mut self, field: &'static str) -> Result<String, E> {
+    fn string<E: Error>(&mut self, field: &'static str) -> Result<String, E> {
         match self.others.remove(field) {
             Some(Value::String(text)) => Ok(text),
             Some(other) => Err(E::custom(format!(
-                "{field}: expected a text, got {}",
+                "{field}: expected a string, got {}",
                 kind(&other)
             ))),
             None => Err(E::missing_field(field)),
@@ -94,11 +94,11 @@ impl Fields {
     }
 
     fn bytes<E: Error>(&mut self, field: &'static str) -> Result<Bytes, E> {
-        let text = self.text(field)?;
+        let text = self.string(field)?;
         let bytes = BASE64.decode(text);
         bytes
             .map(Bytes::from)
-            .map_err(|error| E::custom(format!("{field}: bad base64: {error}")))
+            .map_err(|error| E::custom(format!("{field}: invalid base64: {error}")))
     }
 
     fn expected_tokens<E: Error>(&mut self) -> Result<Option<u32>, E> {
@@ -118,12 +118,12 @@ impl Fields {
             }
             "image" => Ok(Chunk::Image {
                 data: self.bytes("data")?,
-                format: self.text("format")?,
+                format: self.string("format")?,
                 expected_tokens: self.expected_tokens()?,
             }),
             "image_asset_pointer" => Ok(Chunk::ImageAssetPointer {
-                location: self.text("location")?,
-                format: self.text("format")?,
+                location: self.string("location")?,
+                format: self.string("format")?,
                 expected_tokens: self.expected_tokens()?,
             }),
             "dmel" => Ok(Chunk::Dmel(self.bytes("dmel")?)),
@@ -141,9 +141,9 @@ impl Fields {
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "a truth value",
+        Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
@@ -151,19 +151,19 @@ fn kind(value: &Value) -> &'static str {
 
 impl<'de> Deserialize<'de> for Chunk {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
+        struct ChunkVisitor;
 
-        impl<'de> Visitor<'de> for Object {
+        impl<'de> Visitor<'de> for ChunkVisitor {
             type Value = Chunk;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a chunk, which is an object")
+                f.write_str("a chunk object")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Chunk, A::Error> {
                 let mut fields = Fields::default();
                 while let Some(name) = map.next_key::<String>()? {
-                    // Text is known as such by its type, or by tokens that come before any type.
+                    // A chunk without a `type` is text, so `tokens` may come before it.
                     let is_text = || {
                         fields
                             .kind
@@ -181,7 +181,7 @@ impl<'de> Deserialize<'de> for Chunk {
                 fields.into_chunk()
             }
         }
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(ChunkVisitor)
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
     use crate::ModelInput;
 
     #[test]
-    fn a_chunk_of_an_unknown_kind_keeps_its_fields() {
+    fn chunk_of_an_unknown_kind_keeps_its_fields() {
         for chunk in [
             r#"{"type":"hologram","data":{"x":1},"depth":3,"expected_tokens":"many"}"#,
             r#"{"tokens":[1,2],"type":"graph","edges":[[0,1]]}"#,
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read_whatever_comes_first_and_errors_name_the_field() {
+    fn fields_are_read_in_any_order_and_errors_name_the_field() {
         let text = Chunk::EncodedText([1, 2].into());
         for chunk in [
             r#"{"tokens":[1,2],"type":"encoded_text"}"#,

@@ -1,4 +1,4 @@
-//! Sessions: configuration, creation, heartbeat, end, telemetry.
+//! Client configuration, sessions and telemetry.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use crate::nulls::{null_is_default, without_nulls};
 
-/// The version of the official SDK whose behaviour this client implements; servers resolve their flags from it.
+/// The version of the official SDK whose behaviour this client implements. Servers choose the client configuration by it.
 pub const SDK_VERSION: &str = "0.38.0";
 
 /// `POST /client/config` and `POST /client/dynamic_config`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConfigRequest {
-    /// See [`SDK_VERSION`]; not every client tells it.
+    /// The client's SDK version, see [`SDK_VERSION`]; empty if the client does not send one.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub sdk_version: String,
@@ -28,41 +28,41 @@ impl Default for ConfigRequest {
     }
 }
 
-/// Flags fetched once, at the start. Fields that are missing have the official SDK's defaults.
+/// The configuration that a client fetches once, at the start. Missing fields have the defaults of the official SDK.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, remote = "Self")]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// The credential must be exchanged for a JWT.
+    /// Whether the API key must be exchanged for a JWT.
     pub pjwt_auth_enabled: bool,
-    /// Bytes of sampling prompts being submitted at once.
+    /// The maximum bytes of sampling prompts being submitted concurrently.
     pub sample_dispatch_bytes_semaphore_size: u64,
-    /// Bytes of large results being fetched at once.
+    /// The maximum bytes of large results being fetched concurrently.
     pub inflight_response_bytes_semaphore_size: u64,
-    /// Whether the chunks of one pass are submitted concurrently, the first one last.
+    /// Whether the chunks of a pass are submitted concurrently, with the first one last.
     pub parallel_fwdbwd_chunks: bool,
     /// Whether passes are compressed with zstd.
     pub proto_compress_fwdbwd: bool,
-    /// Data in one chunk.
+    /// The maximum number of data per chunk of a pass.
     pub fwdbwd_max_chunk_len: usize,
-    /// Estimated bytes in one chunk.
+    /// The maximum estimated bytes per chunk of a pass.
     pub fwdbwd_max_chunk_bytes_count: u64,
-    /// Estimated bytes of passes being submitted at once.
+    /// The maximum estimated bytes of passes being submitted concurrently.
     pub fwdbwd_dispatch_bytes_semaphore_size: u64,
-    /// How long a 402 may hold the job, in seconds.
+    /// The maximum pause after a 402 response, in seconds.
     pub billing_exception_max_pause_duration_sec: u64,
-    /// The most sampling requests in flight.
+    /// The maximum number of sampling requests in flight.
     pub sample_max_concurrent_requests: u32,
-    /// Whether samples are announced by the session-wide poller.
+    /// Whether to poll for samples with one `retrieve_futures` poll per sampling session.
     pub sample_use_retrieve_futures: bool,
-    /// The server's own name and version, where it says so: `name/version`.
+    /// The name and version of the server software as `name/version`, if the server sends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Whether the server says that it applies a repeated (model, seq_id) once.
+    /// Whether the server applies repeated requests with the same (model, seq_id) only once, if it says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deduplicates_seq_ids: Option<bool>,
-    /// How long a session lives without a heartbeat, in seconds, where the server says so.
+    /// The time after which a session without heartbeats expires, in seconds, if the server sends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_expiry_sec: Option<u64>,
 }
@@ -88,7 +88,7 @@ impl Default for ClientConfig {
     }
 }
 
-/// Flags that are refreshed while the session lives.
+/// The configuration that a client refreshes during a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, remote = "Self")]
@@ -96,9 +96,9 @@ impl Default for ClientConfig {
 pub struct DynamicConfig {
     /// The refresh period in seconds.
     pub refresh_interval_sec: u64,
-    /// Whether an abandoned sample is cancelled on the server.
+    /// Whether to cancel abandoned samples on the server.
     pub sample_cancel_enabled: bool,
-    /// How many cancellations go at once.
+    /// The maximum number of concurrent cancellations.
     pub sample_cancel_max_batch_size: u32,
 }
 
@@ -112,8 +112,8 @@ impl Default for DynamicConfig {
     }
 }
 
-/// Null flags are flags that were not sent.
-macro_rules! tolerant_of_nulls {
+/// Implements serde traits that treat null fields as missing.
+macro_rules! null_tolerant_serde {
     ($($type:ident),*) => {$(
         impl Serialize for $type {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -128,31 +128,31 @@ macro_rules! tolerant_of_nulls {
         }
     )*};
 }
-tolerant_of_nulls!(ClientConfig, DynamicConfig);
+null_tolerant_serde!(ClientConfig, DynamicConfig);
 
 /// `POST /create_session`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSession {
-    /// Labels.
+    /// The tags of the session.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub tags: Vec<String>,
-    /// The caller's own notes.
+    /// Metadata set by the caller.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(
         feature = "schema",
         schemars(with = "Option<BTreeMap<String, String>>")
     )]
     pub user_metadata: BTreeMap<String, String>,
-    /// See [`SDK_VERSION`]; not every client tells it.
+    /// The client's SDK version, see [`SDK_VERSION`]; empty if the client does not send one.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub sdk_version: String,
     /// The project that the session belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project_id: Option<String>,
-    /// A name to find it by; need not be unique.
+    /// The display name of the session; need not be unique.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
 }
@@ -169,19 +169,19 @@ impl Default for CreateSession {
     }
 }
 
-/// The answer to [`CreateSession`].
+/// The response to [`CreateSession`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionCreated {
-    /// The session.
+    /// The id of the session.
     pub session_id: String,
-    /// For the log, at the level of its name.
+    /// A message for the client's log, at info level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info_message: Option<String>,
-    /// For the log, at the level of its name.
+    /// A message for the client's log, at warning level.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning_message: Option<String>,
-    /// For the log, at the level of its name; the session works all the same.
+    /// A message for the client's log, at error level. The session is usable nevertheless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
 }
@@ -190,37 +190,37 @@ pub struct SessionCreated {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Heartbeat {
-    /// The session.
+    /// The id of the session.
     pub session_id: String,
 }
 
-/// Why a session ended.
+/// The reason why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum FinishReason {
-    /// The work was done.
+    /// The client completed its work.
     #[default]
     Success,
-    /// It failed.
+    /// The client failed.
     Errored,
-    /// Somebody stopped it.
+    /// The client was interrupted.
     Interrupted,
 }
 
-/// `POST /sessions/{id}/finish`. A missing detail is sent as null: the official SDK does, and servers may insist.
+/// `POST /sessions/{id}/finish`. Sends a missing detail as null, as the official SDK does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FinishSession {
-    /// Why.
+    /// The reason why the session ended.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<FinishReason>"))]
     pub reason: FinishReason,
-    /// In words.
+    /// A description of the reason.
     pub detail: Option<String>,
 }
 
-/// `POST /telemetry`, as servers read it.
+/// `POST /telemetry`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Telemetry {
@@ -228,17 +228,17 @@ pub struct Telemetry {
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<Value>>"))]
     pub events: Vec<Value>,
-    /// The session, or `sessionless-<uuid>`.
+    /// The id of the session, or `sessionless-<uuid>`.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub session_id: String,
 }
 
-/// The answer to [`Telemetry`].
+/// The response to [`Telemetry`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TelemetryAccepted {
-    /// `accepted`.
+    /// Always `accepted`.
     pub status: String,
 }
 
@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_configuration_means_all_defaults() {
+    fn missing_and_null_fields_have_their_defaults() {
         assert_eq!(
             serde_json::from_str::<ClientConfig>("{}").unwrap(),
             ClientConfig::default()
@@ -257,7 +257,7 @@ mod tests {
             DynamicConfig::default()
         );
         let some: ClientConfig =
-            serde_json::from_str(r#"{"fwdbwd_max_chunk_len": 7, "flag_of_tomorrow": {}}"#).unwrap();
+            serde_json::from_str(r#"{"fwdbwd_max_chunk_len": 7, "unknown_flag": {}}"#).unwrap();
         assert_eq!(some.fwdbwd_max_chunk_len, 7);
         let nulls = r#"{"fwdbwd_max_chunk_len": null, "server": null, "sample_use_retrieve_futures": true}"#;
         let some: ClientConfig = serde_json::from_str(nulls).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finish_keeps_its_null() {
+    fn missing_finish_detail_is_sent_as_null() {
         let finish = FinishSession {
             reason: FinishReason::Success,
             detail: None,

@@ -1,4 +1,4 @@
-//! One example of a training batch.
+//! Data: the examples of a training batch.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,18 +10,18 @@ use crate::nulls::null_is_default;
 use crate::tensor::UntypedTensor;
 use crate::{InvalidInput, ModelInput, TensorData, loss_input_dtype};
 
-/// What the model is shown, and what its loss function needs beside it.
+/// An example of a training batch: the model input and the inputs of the loss function.
 ///
 /// Position `i` of `model_input` predicts `target_tokens[i]`. Cheap to clone: arrays are shared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Datum {
-    /// What the model is shown.
+    /// The input of the model.
     pub model_input: ModelInput,
-    /// The inputs of the loss function by name, one element a position.
+    /// The inputs of the loss function by name, with one element per position.
     #[serde(deserialize_with = "loss_inputs")]
     pub loss_fn_inputs: BTreeMap<String, TensorData>,
-    /// Where the tokens of `model_input` came from: runs that tile it.
+    /// The origin of the tokens of `model_input`, as spans that cover it without gaps.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -29,7 +29,7 @@ pub struct Datum {
     )]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<ProvenanceSpan>>"))]
     pub model_input_spans: Vec<ProvenanceSpan>,
-    /// Where the target tokens came from: runs that tile them.
+    /// The origin of the target tokens, as spans that cover them without gaps.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -39,33 +39,33 @@ pub struct Datum {
     pub loss_fn_input_spans: Vec<ProvenanceSpan>,
 }
 
-/// A run of training tokens and the request that they came from.
+/// A span of training tokens that came from a sampling request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ProvenanceSpan {
-    /// Whether the run is of the prompt or of the sampled tokens.
+    /// Whether the span is part of the prompt or of the sampled tokens.
     pub kind: SpanKind,
     /// The id of the sampled sequence.
     pub sequence_id: String,
-    /// Where the run begins, in tokens.
+    /// The start of the span, in tokens.
     pub offset: u64,
-    /// How long it is, in tokens.
+    /// The length of the span, in tokens.
     pub length: u64,
 }
 
-/// What a [`ProvenanceSpan`] covers.
+/// The origin of a [`ProvenanceSpan`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpanKind {
-    /// The prompt of the request that produced the sequence.
+    /// The prompt of the sampling request.
     Prompt,
-    /// The tokens sampled for the sequence.
+    /// The sampled tokens.
     Sampled,
 }
 
 impl Datum {
-    /// A datum without loss inputs; add them with [`Datum::with`].
+    /// Creates a datum without loss inputs; add them with [`Datum::with`].
     pub fn new(model_input: impl Into<ModelInput>) -> Self {
         Self {
             model_input: model_input.into(),
@@ -75,11 +75,11 @@ impl Datum {
         }
     }
 
-    /// Next-token prediction on `tokens`: all but the last are shown, all but the first are the targets, `weights[i]` is the
-    /// weight of predicting `tokens[i + 1]`.
+    /// Creates a datum for next-token prediction: the input is `tokens` without the last, the targets are `tokens` without the first, and
+    /// `weights[i]` is the weight of predicting `tokens[i + 1]`.
     ///
     /// # Errors
-    /// When there are fewer than two tokens or not one weight fewer than tokens.
+    /// If there are fewer than two tokens, or `weights` does not have one element fewer than `tokens`.
     pub fn next_token(tokens: &[u32], weights: impl Into<Vec<f32>>) -> Result<Self, InvalidInput> {
         let weights = weights.into();
         if tokens.len() < 2 {
@@ -90,7 +90,7 @@ impl Datum {
         }
         if weights.len() != tokens.len() - 1 {
             let expected = format!(
-                "{} weights, one for each token but the first, got {}",
+                "{} weights, one per token except the first, got {}",
                 tokens.len() - 1,
                 weights.len()
             );
@@ -108,7 +108,7 @@ impl Datum {
         self
     }
 
-    /// Estimated bytes in a training request, before compression, as the official SDK counts them.
+    /// Estimates the bytes in a training request before compression, as the official SDK does.
     pub fn estimated_bytes(&self) -> u64 {
         self.model_input.training_bytes()
             + self
@@ -118,10 +118,10 @@ impl Datum {
                 .sum::<u64>()
     }
 
-    /// Checks the input, each tensor, and that the 1-D and 2-D loss inputs have one row for each position.
+    /// Checks the model input, each tensor, and that the loss inputs have one row per position.
     ///
     /// # Errors
-    /// Names the field, such as `loss_fn_inputs.target_tokens`.
+    /// Names the invalid field, such as `loss_fn_inputs.target_tokens`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         self.model_input
             .validate()
@@ -137,7 +137,7 @@ impl Datum {
                 && rows != positions
             {
                 let expected =
-                    format!("{positions} rows, one for each position of model_input, got {rows}");
+                    format!("{positions} rows, one per position of model_input, got {rows}");
                 return Err(InvalidInput::new(
                     format!("loss_fn_inputs.{name}"),
                     expected,
@@ -163,13 +163,13 @@ impl Datum {
     }
 }
 
-/// Reads tensors by name. One that does not say what it holds has the element type of the input of its name.
+/// Deserialises tensors by name. A tensor without a dtype has the dtype of the loss input of that name.
 fn loss_inputs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, TensorData>, D::Error> {
-    struct Inputs;
+    struct InputsVisitor;
 
-    impl<'de> Visitor<'de> for Inputs {
+    impl<'de> Visitor<'de> for InputsVisitor {
         type Value = BTreeMap<String, TensorData>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,17 +179,17 @@ fn loss_inputs<'de, D: Deserializer<'de>>(
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut inputs = BTreeMap::new();
             while let Some(name) = map.next_key::<String>()? {
-                let tensor = map.next_value_seed(Named(&name))?;
+                let tensor = map.next_value_seed(NamedTensor(&name))?;
                 inputs.insert(name, tensor);
             }
             Ok(inputs)
         }
     }
 
-    /// A tensor under its name.
-    struct Named<'a>(&'a str);
+    /// The seed of a tensor with a known name.
+    struct NamedTensor<'a>(&'a str);
 
-    impl<'de> DeserializeSeed<'de> for Named<'_> {
+    impl<'de> DeserializeSeed<'de> for NamedTensor<'_> {
         type Value = TensorData;
 
         fn deserialize<D: Deserializer<'de>>(
@@ -197,15 +197,15 @@ fn loss_inputs<'de, D: Deserializer<'de>>(
             deserializer: D,
         ) -> Result<TensorData, D::Error> {
             let tensor = UntypedTensor::deserialize(deserializer)?;
-            let typed = tensor.typed(loss_input_dtype(self.0));
-            typed.map_err(serde::de::Error::custom)
+            let tensor = tensor.into_tensor(loss_input_dtype(self.0));
+            tensor.map_err(serde::de::Error::custom)
         }
     }
 
-    deserializer.deserialize_map(Inputs)
+    deserializer.deserialize_map(InputsVisitor)
 }
 
-/// Loss inputs that have one row for each position.
+/// The loss inputs with one row per position.
 const PER_POSITION: [&str; 5] = [
     "target_tokens",
     "weights",
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tensor_without_dtype_has_that_of_its_name_or_of_its_numbers() {
+    fn missing_dtype_follows_from_the_name_or_the_values() {
         use crate::DType::{Float32, Int64};
         let json = r#"{"model_input": {"chunks": []}, "loss_fn_inputs": {
             "weights": {"data": [1, 0]}, "target_tokens": {"data": [2.0, 3]}, "other": {"data": [1, 2], "dtype": null},
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_input_of_another_length_names_its_field() {
+    fn invalid_loss_inputs_are_named() {
         let datum = Datum::new(vec![1, 2, 3]).with("target_tokens", vec![2i64, 3]);
         assert_eq!(
             datum.validate().unwrap_err().field(),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_estimated_as_the_official_sdk_does() {
+    fn byte_estimate_matches_the_official_sdk() {
         let datum = Datum::new(vec![1, 2, 3])
             .with("target_tokens", vec![2i64, 3, 4])
             .with("weights", vec![1.0f32; 3]);

@@ -1,8 +1,8 @@
-//! An argument that is wrong, found before anything is sent.
+//! Validation errors of arguments, reported before anything is sent.
 
 use std::fmt;
 
-/// The name of a field and what was expected of it.
+/// The error for an invalid argument: the name of the field and the expected value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {field}: expected {expected}")]
 pub struct InvalidInput {
@@ -11,7 +11,7 @@ pub struct InvalidInput {
 }
 
 impl InvalidInput {
-    /// `expected` continues "expected ..." and says what was given.
+    /// Creates an error. `expected` completes the sentence "expected ..." and includes the value found.
     pub fn new(field: impl Into<String>, expected: impl fmt::Display) -> Self {
         Self {
             field: field.into(),
@@ -19,17 +19,17 @@ impl InvalidInput {
         }
     }
 
-    /// The name of the field, with the way to it, such as `data[3].loss_fn_inputs.weights`.
+    /// Returns the full path of the field, such as `data[3].loss_fn_inputs.weights`.
     pub fn field(&self) -> &str {
         &self.field
     }
 
-    /// What was expected.
+    /// Returns what was expected.
     pub fn expected(&self) -> &str {
         &self.expected
     }
 
-    /// The same error below `prefix`, which must end in what separates it from a name.
+    /// Prepends `prefix`, including its separator, to the path of the field.
     #[must_use]
     pub fn within(mut self, prefix: impl fmt::Display) -> Self {
         self.field = format!("{prefix}{}", self.field);
@@ -37,10 +37,10 @@ impl InvalidInput {
     }
 }
 
-/// Checks that a key can be sent in a header. The error does not contain the key.
+/// Checks that an API key is a valid header value.
 ///
 /// # Errors
-/// Names `api_key`.
+/// Names the field `api_key`, without the key itself.
 pub fn check_api_key(key: &str) -> Result<(), InvalidInput> {
     if !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(());
@@ -50,7 +50,7 @@ pub fn check_api_key(key: &str) -> Result<(), InvalidInput> {
 }
 
 /// Fails unless `value` is finite.
-pub(crate) fn finite(field: &str, value: f64) -> Result<(), InvalidInput> {
+pub(crate) fn check_finite(field: &str, value: f64) -> Result<(), InvalidInput> {
     if value.is_finite() {
         Ok(())
     } else {
@@ -61,10 +61,15 @@ pub(crate) fn finite(field: &str, value: f64) -> Result<(), InvalidInput> {
     }
 }
 
-/// Fails unless `value` lies in `range`, given as text for the message.
-pub(crate) fn within(field: &str, value: f64, ok: bool, range: &str) -> Result<(), InvalidInput> {
-    finite(field, value)?;
-    if ok {
+/// Fails unless `value` is finite and `is_in_range`; `range` describes the range for the message.
+pub(crate) fn check_range(
+    field: &str,
+    value: f64,
+    is_in_range: bool,
+    range: &str,
+) -> Result<(), InvalidInput> {
+    check_finite(field, value)?;
+    if is_in_range {
         Ok(())
     } else {
         Err(InvalidInput::new(

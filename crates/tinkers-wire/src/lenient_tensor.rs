@@ -1,4 +1,4 @@
-//! Tensors of results in the JSON of any server: other element types, numbers as texts, plain lists. Those of requests are read strictly.
+//! Lenient decoding of result tensors in JSON: foreign dtypes, numbers as strings, and plain lists. Request tensors are decoded strictly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,41 +9,41 @@ use serde_json::Value;
 use crate::numbers::{Number, Numbers};
 use crate::{CsrIndices, DType, LossFnOutput, TensorData};
 
-/// Reads the outputs of a pass. A field that is no tensor is left out, with a line in the log.
+/// Deserialises the loss function outputs of a pass. Fields that are not tensors are skipped and logged.
 pub(crate) fn outputs<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<LossFnOutput>, D::Error> {
-    let outputs = Vec::<BTreeMap<String, Form>>::deserialize(deserializer)?;
-    let mut left_out = BTreeSet::new();
-    let mut read = |(name, form): (String, Form)| match form.tensor() {
+    let outputs = Vec::<BTreeMap<String, LenientValue>>::deserialize(deserializer)?;
+    let mut skipped = BTreeSet::new();
+    let mut read = |(name, value): (String, LenientValue)| match value.tensor() {
         Some(tensor) => Some((name, tensor)),
         None => {
-            left_out.insert(name);
+            skipped.insert(name);
             None
         }
     };
     let outputs = outputs.into_iter();
     let outputs = outputs.map(|output| output.into_iter().filter_map(&mut read).collect());
     let outputs = outputs.collect();
-    if !left_out.is_empty() {
-        tracing::debug!(?left_out, "left out loss outputs that are no tensors");
+    if !skipped.is_empty() {
+        tracing::debug!(?skipped, "skipped loss outputs that are not tensors");
     }
     Ok(outputs)
 }
 
-/// One JSON value, without a list of values for the elements of a tensor.
-enum Form {
+/// A JSON value whose lists are parsed straight into numbers, which saves a [`Value`] per tensor element.
+enum LenientValue {
     Number(Number<true>),
     Text(String),
-    /// `None` when an element is no number.
+    /// `None` if an element is not a number.
     List(Option<Numbers<true>>),
-    Map(Box<Fields>),
+    Map(Box<TensorFields>),
     Null,
 }
 
-/// The fields of a tensor.
+/// The fields of a tensor object.
 #[derive(Default)]
-struct Fields {
+struct TensorFields {
     data: Option<Numbers<true>>,
     dtype: Option<String>,
     shape: Option<Numbers<true>>,
@@ -51,7 +51,7 @@ struct Fields {
     col: Option<Numbers<true>>,
 }
 
-impl Form {
+impl LenientValue {
     fn number(self) -> Option<Number<true>> {
         match self {
             Self::Number(number) => Some(number),
@@ -73,9 +73,9 @@ impl Form {
             Self::Map(fields) => fields.tensor(),
             Self::List(numbers) => Some(dense(numbers?)),
             Self::Null => None,
-            one => {
+            scalar => {
                 let mut numbers = Numbers::default();
-                numbers.push(one.number()?);
+                numbers.push(scalar.number()?);
                 Some(dense(numbers))
             }
         }
@@ -86,13 +86,13 @@ fn dense(numbers: Numbers<true>) -> TensorData {
     TensorData::from_parts(numbers.into_values(None), None, None)
 }
 
-impl Fields {
+impl TensorFields {
     fn tensor(self) -> Option<TensorData> {
         let dtype = self.dtype.map(|name| {
-            let is_whole = ["int", "long", "bool"]
+            let is_integer = ["int", "long", "bool"]
                 .iter()
                 .any(|part| name.contains(part));
-            if is_whole {
+            if is_integer {
                 DType::Int64
             } else {
                 DType::Float32
@@ -114,54 +114,54 @@ impl Fields {
     }
 }
 
-impl<'de> Deserialize<'de> for Form {
+impl<'de> Deserialize<'de> for LenientValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
+        struct AnyVisitor;
 
-        impl<'de> Visitor<'de> for Any {
-            type Value = Form;
+        impl<'de> Visitor<'de> for AnyVisitor {
+            type Value = LenientValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a tensor")
             }
 
-            fn visit_bool<E>(self, truth: bool) -> Result<Form, E> {
-                Ok(Form::Number(Number::Whole(i64::from(truth))))
+            fn visit_bool<E>(self, value: bool) -> Result<LenientValue, E> {
+                Ok(LenientValue::Number(Number::Integer(i64::from(value))))
             }
 
-            fn visit_i64<E>(self, number: i64) -> Result<Form, E> {
-                Ok(Form::Number(Number::Whole(number)))
+            fn visit_i64<E>(self, number: i64) -> Result<LenientValue, E> {
+                Ok(LenientValue::Number(Number::Integer(number)))
             }
 
-            fn visit_u64<E>(self, number: u64) -> Result<Form, E> {
-                Ok(Form::Number(number.into()))
+            fn visit_u64<E>(self, number: u64) -> Result<LenientValue, E> {
+                Ok(LenientValue::Number(number.into()))
             }
 
-            fn visit_f64<E>(self, number: f64) -> Result<Form, E> {
-                Ok(Form::Number(Number::Float(number)))
+            fn visit_f64<E>(self, number: f64) -> Result<LenientValue, E> {
+                Ok(LenientValue::Number(Number::Float(number)))
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Form, E> {
-                Ok(Form::Text(text.to_owned()))
+            fn visit_str<E>(self, text: &str) -> Result<LenientValue, E> {
+                Ok(LenientValue::Text(text.to_owned()))
             }
 
-            fn visit_unit<E>(self) -> Result<Form, E> {
-                Ok(Form::Null)
+            fn visit_unit<E>(self) -> Result<LenientValue, E> {
+                Ok(LenientValue::Null)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Form, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<LenientValue, A::Error> {
                 let mut numbers = Some(Numbers::default());
-                while let Some(element) = list.next_element::<Form>()? {
+                while let Some(element) = list.next_element::<LenientValue>()? {
                     numbers = numbers.and_then(|mut numbers| {
                         numbers.push(element.number()?);
                         Some(numbers)
                     });
                 }
-                Ok(Form::List(numbers))
+                Ok(LenientValue::List(numbers))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Form, A::Error> {
-                let mut fields = Box::<Fields>::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LenientValue, A::Error> {
+                let mut fields = Box::<TensorFields>::default();
                 while let Some(name) = map.next_key::<String>()? {
                     let list = match name.as_str() {
                         "data" => &mut fields.data,
@@ -169,7 +169,7 @@ impl<'de> Deserialize<'de> for Form {
                         "sparse_crow_indices" => &mut fields.crow,
                         "sparse_col_indices" => &mut fields.col,
                         "dtype" => {
-                            if let Form::Text(name) = map.next_value()? {
+                            if let LenientValue::Text(name) = map.next_value()? {
                                 fields.dtype = Some(name);
                             }
                             continue;
@@ -179,11 +179,11 @@ impl<'de> Deserialize<'de> for Form {
                             continue;
                         }
                     };
-                    *list = map.next_value::<Form>()?.list();
+                    *list = map.next_value::<LenientValue>()?.list();
                 }
-                Ok(Form::Map(fields))
+                Ok(LenientValue::Map(fields))
             }
         }
-        deserializer.deserialize_any(Any)
+        deserializer.deserialize_any(AnyVisitor)
     }
 }

@@ -1,7 +1,6 @@
-//! The bodies, ids and paths of the Tinker API, in JSON and protobuf.
+//! Request and response bodies, ids and paths of the Tinker API, in JSON and protobuf.
 #![doc = include_str!("../README.md")]
 
-mod answer;
 mod chunk_json;
 mod config;
 mod datum;
@@ -17,6 +16,7 @@ mod openapi;
 mod path;
 mod poll;
 mod proto;
+mod response;
 mod rest;
 pub mod routes;
 mod sampling;
@@ -29,7 +29,6 @@ mod training;
 mod training_result;
 mod weights;
 
-pub use answer::{DecodeError, error_text, excerpt, retry_after_ms};
 pub use config::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, FinishReason, FinishSession,
     Heartbeat, SDK_VERSION, SessionCreated, Telemetry, TelemetryAccepted,
@@ -45,8 +44,10 @@ pub use models::{
 pub use openapi::ApiDocument;
 pub use path::{CheckpointKind, TinkerPath};
 pub use poll::{
-    CancelFuture, FailureCategory, PollAnswer, Promise, QueueState, RequestKind, RetrieveFuture,
+    CancelFuture, FailureCategory, PollResponse, QueueState, RequestKind, RetrieveFuture,
+    SubmissionResponse,
 };
+pub use response::{DecodeError, error_text, excerpt, retry_after_ms};
 pub use rest::{
     Capabilities, Checkpoint, CheckpointList, CheckpointType, Cursor, SamplerInfo, SessionInfo,
     SessionList, SupportedModel, TrainingRun, TrainingRunList, WeightsInfo, WeightsInfoRequest,
@@ -68,29 +69,31 @@ pub use weights::{
     SaveWeightsForSampler, SavedSamplerWeights, SavedWeights, check_checkpoint_name,
 };
 
-/// A result that `retrieve_future` can deliver, in whichever representation the server chose.
+/// The result of an asynchronous operation, as `retrieve_future` returns it in JSON or protobuf.
 pub trait OperationResult: Sized + Send + 'static {
-    /// Whether servers send it as protobuf when asked to.
+    /// Whether the result also has a protobuf form.
     const PROTOBUF: bool;
 
-    /// Reads the JSON form.
+    /// Decodes the JSON form.
     fn from_json(body: &[u8]) -> Result<Self, DecodeError>;
 
-    /// Reads the protobuf form.
+    /// Decodes the protobuf form.
     fn from_protobuf(body: bytes::Bytes) -> Result<Self, DecodeError> {
         let _ = body;
-        Err(DecodeError::new("this result has no protobuf form"))
+        Err(DecodeError::new(
+            "cannot decode the result: it has no protobuf form",
+        ))
     }
 }
 
-/// A JSON body, ready to be sent.
+/// Serialises a body as JSON.
 pub fn to_json<T: serde::Serialize>(body: &T) -> bytes::Bytes {
-    to_json_within(body, 128)
+    to_json_with_capacity(body, 128)
 }
 
-/// The same, of about `length` bytes, which are set aside at once.
-pub fn to_json_within<T: serde::Serialize>(body: &T, length: usize) -> bytes::Bytes {
-    let mut json = Vec::with_capacity(length);
+/// Serialises a body as JSON into a buffer with an initial capacity of `capacity` bytes.
+pub fn to_json_with_capacity<T: serde::Serialize>(body: &T, capacity: usize) -> bytes::Bytes {
+    let mut json = Vec::with_capacity(capacity);
     match serde_json::to_writer(&mut json, body) {
         Ok(()) => json.into(),
         // Bodies are plain structs with string keys and finite numbers, for which serialisation cannot fail.

@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::{DType, InvalidInput, input};
 
-/// A loss function by name. All are sums over positions; the server decides which it has.
+/// A loss function by name. The loss is summed over positions. Not every server supports every function.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LossFn {
-    /// `-p · weights`.
+    /// Weighted cross-entropy: `-logprob · weight`.
     CrossEntropy,
-    /// `-exp(p - q) · A`.
+    /// Importance sampling: `-exp(logprob - sampled_logprob) · advantage`.
     ImportanceSampling,
-    /// The clipped surrogate, with `clip_low_threshold` and `clip_high_threshold`.
+    /// PPO's clipped surrogate, with the options `clip_low_threshold` and `clip_high_threshold`.
     Ppo,
-    /// Clipped importance weights with a stopped gradient.
+    /// CISPO: clipped importance weights without a gradient through them.
     Cispo,
-    /// Direct reward optimisation, with `beta`.
+    /// Direct reward optimisation, with the option `beta`.
     Dro,
-    /// The sequence-level ratio of PPO.
+    /// GSPO: PPO with a sequence-level probability ratio.
     Gspo,
-    /// Alpha on the hosted service.
+    /// `stable_reinforce`, in alpha on the hosted service.
     StableReinforce,
-    /// A loss that was uploaded, with `loss_id`.
+    /// An uploaded loss function, with the option `loss_id`.
     Custom,
-    /// A name that this version does not know, sent as it is.
+    /// A name that this version does not know, sent unchanged.
     Other(String),
 }
 
@@ -44,7 +44,7 @@ impl LossFn {
         Self::Custom,
     ];
 
-    /// The name on the wire.
+    /// Returns the name used on the wire.
     pub fn name(&self) -> &str {
         match self {
             Self::CrossEntropy => "cross_entropy",
@@ -59,7 +59,7 @@ impl LossFn {
         }
     }
 
-    /// The loss inputs without which it means nothing.
+    /// Returns the loss inputs that must be set.
     pub fn required_inputs(&self) -> &'static [&'static str] {
         match self {
             Self::CrossEntropy => &["target_tokens"],
@@ -76,7 +76,7 @@ impl LossFn {
         }
     }
 
-    /// The loss inputs that it reads, required or not; `None` of a loss that this version does not know.
+    /// Returns all loss inputs, required and optional; `None` if this version does not know them.
     pub fn inputs(&self) -> Option<&'static [&'static str]> {
         match self {
             Self::CrossEntropy => Some(&["target_tokens", "weights"]),
@@ -87,7 +87,7 @@ impl LossFn {
         }
     }
 
-    /// The options with the values that they have when they are not given; `None` of a loss that this version does not know.
+    /// Returns the options and their default values; `None` if this version does not know them.
     pub fn options(&self) -> Option<&'static [(&'static str, f64)]> {
         match self {
             Self::CrossEntropy | Self::ImportanceSampling => Some(&[]),
@@ -98,7 +98,7 @@ impl LossFn {
         }
     }
 
-    /// The loss with an option set.
+    /// Creates a loss with an option set.
     pub fn with(self, name: impl Into<String>, value: impl Into<LossConfigValue>) -> Loss {
         Loss::from(self).with(name, value)
     }
@@ -127,7 +127,7 @@ impl FromStr for LossFn {
     }
 }
 
-/// The element type of a loss input, where the protocol says one.
+/// Returns the dtype of a loss input, if the protocol defines it.
 pub fn loss_input_dtype(input: &str) -> Option<DType> {
     match input {
         "target_tokens" => Some(DType::Int64),
@@ -148,7 +148,7 @@ pub fn loss_input_dtype(input: &str) -> Option<DType> {
 pub enum LossConfigValue {
     /// A number.
     Number(f64),
-    /// A text, protobuf only.
+    /// A string; protobuf only.
     Text(String),
 }
 
@@ -167,9 +167,9 @@ impl From<&str> for LossConfigValue {
 /// A loss function with its options.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loss {
-    /// Which.
+    /// The loss function.
     pub name: LossFn,
-    /// Its options; what is not set is the server's choice.
+    /// The options; the server chooses those that are not set.
     pub config: BTreeMap<String, LossConfigValue>,
 }
 
@@ -181,17 +181,17 @@ impl Loss {
         self
     }
 
-    /// Checks that numbers are finite and that the name is one.
+    /// Checks that the name is not empty and that options are finite.
     ///
     /// # Errors
-    /// Names `loss_fn` or `loss_fn_config.<option>`.
+    /// Names the field `loss_fn` or `loss_fn_config.<option>`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.name.name().is_empty() {
-            return Err(InvalidInput::new("loss_fn", "a name"));
+            return Err(InvalidInput::new("loss_fn", "a non-empty name"));
         }
         for (name, value) in &self.config {
             if let LossConfigValue::Number(number) = value {
-                input::finite(&format!("loss_fn_config.{name}"), *number)?;
+                input::check_finite(&format!("loss_fn_config.{name}"), *number)?;
             }
         }
         Ok(())
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_there_and_back_and_unknown_ones_are_refused_with_the_list() {
+    fn unknown_name_is_rejected_with_the_known_ones() {
         for known in LossFn::KNOWN {
             assert_eq!(known.name().parse::<LossFn>().unwrap(), known);
         }

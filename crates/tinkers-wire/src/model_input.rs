@@ -1,4 +1,4 @@
-//! What a model is shown: a sequence of chunks, nearly always one of text.
+//! Model inputs: sequences of chunks, usually a single chunk of text.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::InvalidInput;
 
-/// The largest token id that the wire can carry.
+/// The largest token id that the protocol can encode.
 pub(crate) const MAX_TOKEN: u32 = i32::MAX as u32;
 
-/// A sequence of chunks. Cheap to clone: tokens and images are shared.
+/// The input of a model as a sequence of chunks. Cheap to clone: tokens and images are shared.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelInput {
@@ -27,47 +27,47 @@ pub enum Chunk {
     EncodedText(Arc<[u32]>),
     /// An encoded image.
     Image {
-        /// The file's bytes.
+        /// The bytes of the image file.
         data: Bytes,
         /// `png` or `jpeg`.
         format: String,
-        /// How many tokens it should become; servers may refuse early on a mismatch.
+        /// The expected number of tokens; servers may reject a mismatch early.
         expected_tokens: Option<u32>,
     },
-    /// An image that the server fetches; JSON only.
+    /// An image that the server fetches. Has no protobuf form.
     ImageAssetPointer {
-        /// Where it is.
+        /// The URL of the image.
         location: String,
         /// `png` or `jpeg`.
         format: String,
-        /// How many tokens it should become.
+        /// The expected number of tokens.
         expected_tokens: Option<u32>,
     },
-    /// A serialised tensor container, passed through untouched.
+    /// A serialised tensor container, sent unchanged.
     Dmel(Bytes),
-    /// A kind that this version does not know, kept as it is.
+    /// A chunk of unknown kind, kept unchanged.
     Other(Value),
 }
 
 impl ModelInput {
-    /// One chunk of text.
+    /// Creates an input of one text chunk.
     pub fn from_tokens(tokens: impl Into<Arc<[u32]>>) -> Self {
         Self {
             chunks: vec![Chunk::EncodedText(tokens.into())],
         }
     }
 
-    /// The length in tokens; `None` when an image does not say how many it will be.
+    /// Returns the length in tokens; `None` if the length of a chunk is unknown.
     pub fn len(&self) -> Option<usize> {
         self.chunks.iter().map(Chunk::len).sum()
     }
 
-    /// Whether there is not a single token.
+    /// Returns whether the input is known to have no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
 
-    /// All tokens; `None` when some chunk is not text.
+    /// Returns all tokens; `None` if a chunk is not text.
     pub fn tokens(&self) -> Option<Vec<u32>> {
         let mut all = Vec::new();
         for chunk in &self.chunks {
@@ -79,20 +79,20 @@ impl ModelInput {
         Some(all)
     }
 
-    /// Estimated bytes in a sampling request, as the official SDK counts them: 10 for each token, images as they are.
+    /// Estimates the bytes in a sampling request as the official SDK does: 10 per token, plus the size of images.
     pub fn sampling_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes(10)).sum()
     }
 
-    /// Estimated bytes in a training request: 4 for each token, images as they are.
+    /// Estimates the bytes in a training request as the official SDK does: 4 per token, plus the size of images.
     pub fn training_bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk.bytes(4)).sum()
     }
 
-    /// Checks that every chunk has a form in training requests.
+    /// Checks that every chunk is of a kind that can be trained on.
     ///
     /// # Errors
-    /// Names `chunks[i].type`.
+    /// Names the field `chunks[i].type`.
     pub fn validate_trainable(&self) -> Result<(), InvalidInput> {
         let untrainable =
             |chunk: &Chunk| matches!(chunk, Chunk::ImageAssetPointer { .. } | Chunk::Other(_));
@@ -108,7 +108,7 @@ impl ModelInput {
     /// Checks token ids and image formats.
     ///
     /// # Errors
-    /// Names `chunks[i]` and what was expected.
+    /// Names the invalid field of `chunks[i]`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.is_empty() {
             return Err(InvalidInput::new("chunks", "at least one token"));
@@ -135,7 +135,7 @@ impl From<&[u32]> for ModelInput {
 }
 
 impl Chunk {
-    /// The length in tokens, where it is known.
+    /// Returns the length in tokens, if known.
     pub fn len(&self) -> Option<usize> {
         match self {
             Self::EncodedText(tokens) => Some(tokens.len()),
@@ -149,7 +149,7 @@ impl Chunk {
         }
     }
 
-    /// Whether it is known to be of no tokens.
+    /// Returns whether the chunk is known to have no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_chunk_kind_has_the_json_of_the_official_sdk() {
+    fn every_chunk_kind_matches_the_json_of_the_official_sdk() {
         let input = ModelInput {
             chunks: vec![
                 Chunk::EncodedText(Arc::from([1, 2])),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_beyond_the_wire_and_empty_inputs_are_refused() {
+    fn out_of_range_tokens_and_empty_inputs_are_rejected() {
         assert_eq!(
             ModelInput::from_tokens(vec![1, MAX_TOKEN + 1])
                 .validate()

@@ -1,39 +1,39 @@
-//! Creating, describing and unloading models.
+//! Requests and results of creating, describing and unloading models.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::answer::read_json;
 use crate::nulls::null_is_default;
 use crate::poll::read_known;
+use crate::response::read_json;
 use crate::{DecodeError, InvalidInput, OperationResult, lenient};
 
-/// The shape of a LoRA adapter. What is `None` is the server's choice.
+/// The configuration of a LoRA adapter. The server chooses fields that are `None`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoraConfig {
-    /// The rank.
+    /// The rank of the adapter.
     #[serde(default = "default_rank", deserialize_with = "rank_or_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u32>"))]
     pub rank: u32,
-    /// The seed of its random start.
+    /// The seed of the random initialisation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Whether the unembedding is trained.
+    /// Whether to train the unembedding layer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_unembed: Option<bool>,
-    /// Whether the MLPs are trained.
+    /// Whether to train the MLP layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_mlp: Option<bool>,
-    /// Whether attention is trained.
+    /// Whether to train the attention layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_attn: Option<bool>,
 }
 
 impl LoraConfig {
-    /// All parts, of this rank.
+    /// Creates a configuration with a rank and the server's defaults otherwise.
     pub const fn rank(rank: u32) -> Self {
         Self {
             rank,
@@ -44,17 +44,17 @@ impl LoraConfig {
         }
     }
 
-    /// Checks rank and parts.
+    /// Checks the rank, and that at least one group of layers is trained.
     ///
     /// # Errors
-    /// Names `lora_config.rank`, or the parts when all are off.
+    /// Names the field `lora_config.rank` or `lora_config.train_attn`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.rank == 0 {
             return Err(InvalidInput::new("lora_config.rank", "at least 1, got 0"));
         }
         if [self.train_unembed, self.train_mlp, self.train_attn]
             .iter()
-            .all(|part| *part == Some(false))
+            .all(|train| *train == Some(false))
         {
             let field = "lora_config.train_attn";
             return Err(InvalidInput::new(
@@ -67,7 +67,7 @@ impl LoraConfig {
 }
 
 impl Default for LoraConfig {
-    /// Rank 32, the default of the API.
+    /// Returns a configuration of rank 32, the default of the API.
     fn default() -> Self {
         Self::rank(default_rank())
     }
@@ -81,20 +81,20 @@ fn rank_or_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
     Ok(Option::deserialize(deserializer)?.unwrap_or_else(default_rank))
 }
 
-/// The optimizer family of a model, fixed at its creation. Unknown families are kept with their fields.
+/// The optimizer of a model, fixed at its creation. Unknown families keep their fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimizerConfig {
-    /// `adamw`, `dimuon`, or a later one.
+    /// The optimizer family, such as `adamw` or `dimuon`.
     #[serde(rename = "type")]
     pub family: String,
-    /// The family's own fields.
+    /// The fields specific to the family.
     #[serde(flatten)]
     pub fields: BTreeMap<String, Value>,
 }
 
 impl OptimizerConfig {
-    /// Whether it is what a model has for which none was chosen: AdamW without fields of its own.
+    /// Returns whether this is the default optimizer: AdamW without further fields.
     pub fn is_default(&self) -> bool {
         self.family == "adamw" && self.fields.is_empty()
     }
@@ -104,30 +104,31 @@ impl OptimizerConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateModel {
-    /// The session.
+    /// The id of the session.
     pub session_id: String,
-    /// Counts from 0 in the session; makes the creation repeatable. Without one, each request makes another model.
+    /// The sequence number of the model in the session, from 0. It makes the request idempotent; without it, each request creates a
+    /// model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_seq_id: Option<u64>,
-    /// The base model's name.
+    /// The name of the base model.
     pub base_model: String,
-    /// The caller's own notes.
+    /// Metadata set by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The adapter.
+    /// The LoRA adapter.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<LoraConfig>"))]
     pub lora_config: LoraConfig,
-    /// The optimizer; `None` is AdamW.
+    /// The optimizer; AdamW if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
 }
 
-/// The result of a creation.
+/// The result of [`CreateModel`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelCreated {
-    /// The new model.
+    /// The id of the new model.
     #[serde(deserialize_with = "lenient::id")]
     pub model_id: String,
 }
@@ -140,22 +141,22 @@ impl OperationResult for ModelCreated {
     }
 }
 
-/// The body of requests that name a model and no more, such as `POST /get_info`.
+/// The body of requests that only name a model, such as `POST /get_info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelRef {
-    /// The model.
+    /// The id of the model.
     pub model_id: String,
 }
 
 /// `POST /unload_model`.
 pub type UnloadModel = ModelRef;
 
-/// The result of unloading.
+/// The result of [`UnloadModel`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnloadedModel {
-    /// The model that was unloaded.
+    /// The id of the unloaded model.
     #[serde(default, deserialize_with = "lenient::optional_id")]
     pub model_id: Option<String>,
 }
@@ -168,32 +169,32 @@ impl OperationResult for UnloadedModel {
     }
 }
 
-/// What `POST /get_info` tells of a model.
+/// The response to `POST /get_info`: the description of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ModelInfo {
-    /// The model.
+    /// The id of the model.
     pub model_id: String,
-    /// About its base.
+    /// The description of the base model.
     #[serde(default)]
     pub model_data: ModelData,
-    /// Its optimizer.
+    /// The optimizer of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
-    /// Whether it is a LoRA adapter.
+    /// Whether the model is a LoRA adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_lora: Option<bool>,
-    /// The adapter's rank.
+    /// The rank of the LoRA adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_rank: Option<u32>,
-    /// The base model's name.
+    /// The name of the base model, on servers that do not set it in `model_data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_name: Option<String>,
 }
 
 impl ModelInfo {
-    /// A description with nothing but the id.
+    /// Creates a description with only the id set.
     pub fn new(model_id: impl Into<String>) -> Self {
         Self {
             model_id: model_id.into(),
@@ -205,15 +206,15 @@ impl ModelInfo {
         }
     }
 
-    /// Reads a description.
+    /// Decodes a response.
     ///
     /// # Errors
-    /// When the body is none.
+    /// If the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
 
-    /// The base model's name, wherever the server put it.
+    /// Returns the name of the base model, from whichever field the server sets.
     pub fn base_model(&self) -> Option<&str> {
         self.model_data
             .model_name
@@ -223,20 +224,20 @@ impl ModelInfo {
     }
 }
 
-/// About the base of a model.
+/// The description of a base model.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ModelData {
-    /// The architecture.
+    /// The architecture of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
-    /// The base model's name.
+    /// The name of the base model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_name: Option<String>,
-    /// The same, as some servers call it.
+    /// The name of the base model, on servers that do not set `model_name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    /// The tokenizer's name.
+    /// The name of the tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer_id: Option<String>,
 }
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_creation_sends_what_was_set() {
+    fn create_model_omits_unset_fields() {
         let create = CreateModel {
             session_id: "s".into(),
             model_seq_id: Some(0),
@@ -265,19 +266,19 @@ mod tests {
     }
 
     #[test]
-    fn adamw_alone_is_the_default_optimizer() {
-        for (json, is) in [
+    fn only_adamw_without_fields_is_the_default_optimizer() {
+        for (json, expected) in [
             (r#"{"type": "adamw"}"#, true),
             (r#"{"type": "adamw", "beta3": 1}"#, false),
             (r#"{"type": "dimuon"}"#, false),
         ] {
             let config: OptimizerConfig = serde_json::from_str(json).unwrap();
-            assert_eq!(config.is_default(), is, "{json}");
+            assert_eq!(config.is_default(), expected, "{json}");
         }
     }
 
     #[test]
-    fn the_base_model_is_found_where_servers_put_it() {
+    fn base_model_is_found_in_each_field() {
         let hosted = r#"{"model_id": "m", "model_data": {"model_name": "a"}, "type": "get_info", "later": 1}"#;
         let skyrl = r#"{"model_id": "m", "status": "created", "model_data": {"base_model": "b", "lora_config": {"seed": null}}}"#;
         for (json, expected) in [
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_that_trains_nothing_is_refused() {
+    fn adapter_without_trained_layers_is_rejected() {
         let none = LoraConfig {
             train_attn: Some(false),
             train_mlp: Some(false),

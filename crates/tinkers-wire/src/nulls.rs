@@ -1,10 +1,10 @@
-//! Servers that write null for what they do not set: read as if the field were not there.
+//! Deserialisers that treat null like a missing field, since some servers send null for unset fields.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// A field that is null has its type's default.
+/// Deserialises null as the default of the type.
 pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -13,7 +13,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// An object without its null fields, for types whose defaults are not those of their fields.
+/// Deserialises an object after removing its null fields, for types with defaults of their own.
 pub(crate) fn without_nulls<'de, D, T>(
     deserializer: D,
     read: impl FnOnce(Value) -> Result<T, serde_json::Error>,

@@ -1,4 +1,4 @@
-//! What the OpenAPI document of a server says that a client can use.
+//! The parts of a server's OpenAPI document that the client uses.
 
 use std::collections::BTreeSet;
 
@@ -6,37 +6,38 @@ use serde_json::Value;
 
 use crate::{DecodeError, routes};
 
-/// What a server's OpenAPI document says of it. Servers leave things out of theirs, so that what is not listed is not known, and only
-/// what is listed is.
+/// A summary of a server's OpenAPI document. The documents are often incomplete: something that is not listed may exist nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ApiDocument {
-    /// The title, which some servers put their name into.
+    /// The title, which contains the name of the server on some servers.
     pub title: String,
-    /// The version, of the API or of the server.
+    /// The version of the API or of the server.
     pub version: String,
-    /// The paths, with `{name}` where an id goes.
+    /// The paths, with `{name}` as placeholder for ids.
     pub paths: BTreeSet<String>,
-    /// The media types of a pass's body; none when it does not say.
+    /// The media types of the body of `forward_backward`; empty if not listed.
     pub pass_bodies: BTreeSet<String>,
-    /// Whether a field that the server does not know is refused, as far as the creation of a model shows.
+    /// Whether the server rejects unknown fields, judged by the schema of `create_model`.
     pub forbids_unknown_fields: bool,
-    /// Whether an optimizer step has a number, without which a repeat cannot be told from a second step.
-    pub numbers_steps: bool,
+    /// Whether `optim_step` has a `seq_id`. Without one, the server cannot distinguish a retry from a second step.
+    pub optim_step_has_seq_id: bool,
 }
 
 impl ApiDocument {
-    /// Where servers keep it, below the base URL.
+    /// The path of the document, below the base URL.
     pub const PATH: &str = "/openapi.json";
 
-    /// Reads a document.
+    /// Decodes a document.
     ///
     /// # Errors
-    /// When it is no OpenAPI document.
+    /// If the body is not JSON, or has no `paths`.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         let document: Value = serde_json::from_slice(body)?;
         let Some(paths) = document.get("paths").and_then(Value::as_object) else {
-            return Err(DecodeError::new("an OpenAPI document without paths"));
+            return Err(DecodeError::new(
+                "cannot decode the OpenAPI document: expected an object with paths",
+            ));
         };
         let text = |name: &str| {
             let value = document.get("info").and_then(|info| info.get(name));
@@ -63,18 +64,18 @@ impl ApiDocument {
             forbids_unknown_fields: model
                 .and_then(|schema| schema.get("additionalProperties"))
                 .is_some_and(|more| *more == Value::Bool(false)),
-            numbers_steps: step
+            optim_step_has_seq_id: step
                 .and_then(|schema| schema.get("properties")?.get("seq_id"))
                 .is_some(),
         })
     }
 }
 
-/// The schema, or the one of the document that it points to.
+/// Follows the `$ref` of a schema, if it has one.
 fn resolve<'a>(document: &'a Value, schema: &'a Value) -> Option<&'a Value> {
     match schema.get("$ref") {
         None => Some(schema),
-        Some(place) => document.pointer(place.as_str()?.strip_prefix('#')?),
+        Some(reference) => document.pointer(reference.as_str()?.strip_prefix('#')?),
     }
 }
 
@@ -95,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_listed_is_read() {
+    fn listed_properties_are_read() {
         let pass = r#""requestBody": {"content": {"application/x-protobuf": {}}}"#;
         let step = r#"{"properties": {"seq_id": {"type": "integer"}}}"#;
         let read = ApiDocument::read(document(step, pass).as_bytes()).unwrap();
         assert_eq!((&*read.title, &*read.version), ("A server", "2"));
-        assert!(read.forbids_unknown_fields && read.numbers_steps);
+        assert!(read.forbids_unknown_fields && read.optim_step_has_seq_id);
         assert_eq!(
             Vec::from_iter(&read.pass_bodies),
             ["application/x-protobuf"]
@@ -109,9 +110,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_listed_is_not_known() {
+    fn missing_properties_have_their_defaults() {
         let read = ApiDocument::read(document("{}", "").as_bytes()).unwrap();
-        assert!(read.pass_bodies.is_empty() && !read.numbers_steps);
+        assert!(read.pass_bodies.is_empty() && !read.optim_step_has_seq_id);
         let nowhere = r##"{"paths": {"/api/v1/create_model": {"post": {"requestBody": {"content": {"application/json":
             {"schema": {"$ref": "#/nowhere"}}}}}}}}"##;
         assert!(

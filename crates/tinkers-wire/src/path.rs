@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::InvalidInput;
 
-/// What a checkpoint is for.
+/// The purpose of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum CheckpointKind {
-    /// Weights and optimizer state, to go on training.
+    /// Weights and optimizer state, to continue training.
     #[serde(rename = "training")]
     Training,
     /// Weights to sample from.
     #[serde(rename = "sampler")]
     Sampler,
-    /// An export.
+    /// Exported weights.
     #[serde(rename = "external")]
     External,
 }
 
 impl CheckpointKind {
-    /// The segment in paths and checkpoint ids.
+    /// Returns the name of the kind in paths and checkpoint ids.
     pub const fn segment(self) -> &'static str {
         match self {
             Self::Training => "weights",
@@ -32,7 +32,7 @@ impl CheckpointKind {
         }
     }
 
-    /// The kind of a segment in paths and checkpoint ids.
+    /// Returns the kind of a name in paths and checkpoint ids.
     pub fn from_segment(segment: &str) -> Option<Self> {
         [Self::Training, Self::Sampler, Self::External]
             .into_iter()
@@ -40,47 +40,47 @@ impl CheckpointKind {
     }
 }
 
-/// `tinker://<training run>/<kind>/<name>`. Some servers leave the kind out of a sampler path; that is read as a sampler's.
+/// The path of a checkpoint: `tinker://<training run>/<kind>/<name>`. A path without a kind, as some servers send, is a sampler's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TinkerPath {
     text: String,
-    run: usize,
+    run_end: usize,
     kind: CheckpointKind,
-    name: usize,
+    name_start: usize,
 }
 
 const SCHEME: &str = "tinker://";
 
 impl TinkerPath {
-    /// The path of a checkpoint.
+    /// Creates the path of a checkpoint.
     ///
     /// # Errors
-    /// When run or name are empty or hold a `/`.
+    /// If `run` or `name` is not a valid segment: empty, `.`, `..`, or with a `/` or white space.
     pub fn new(run: &str, kind: CheckpointKind, name: &str) -> Result<Self, InvalidInput> {
         format!("{SCHEME}{run}/{}/{name}", kind.segment()).parse()
     }
 
-    /// The training run, which is the model's id.
+    /// Returns the id of the training run, which is also the id of its model.
     pub fn run_id(&self) -> &str {
-        &self.text[SCHEME.len()..self.run]
+        &self.text[SCHEME.len()..self.run_end]
     }
 
-    /// What the checkpoint is for.
+    /// Returns the purpose of the checkpoint.
     pub fn kind(&self) -> CheckpointKind {
         self.kind
     }
 
-    /// The name that it was saved under.
+    /// Returns the name of the checkpoint.
     pub fn name(&self) -> &str {
-        &self.text[self.name..]
+        &self.text[self.name_start..]
     }
 
-    /// `<kind>/<name>`, the id in listings.
+    /// Returns the checkpoint id used in listings, `<kind>/<name>`.
     pub fn checkpoint_id(&self) -> String {
         format!("{}/{}", self.kind.segment(), self.name())
     }
 
-    /// The text, as it was given.
+    /// Returns the path as a string.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -90,33 +90,33 @@ impl FromStr for TinkerPath {
     type Err = InvalidInput;
 
     fn from_str(text: &str) -> Result<Self, InvalidInput> {
-        let wrong = || {
+        let error = || {
             let expected = format!(
                 "a path of the form tinker://<run>/weights/<name> or tinker://<run>/sampler_weights/<name>, got {text:?}"
             );
             InvalidInput::new("path", expected)
         };
-        let rest = text.strip_prefix(SCHEME).ok_or_else(wrong)?;
+        let rest = text.strip_prefix(SCHEME).ok_or_else(error)?;
         let segments: Vec<&str> = rest.split('/').collect();
-        // Servers make files of them: dots must lead nowhere.
-        let is_no_name = |segment: &&str| matches!(*segment, "" | "." | "..");
-        if segments.iter().any(is_no_name) || text.contains(char::is_whitespace) {
-            return Err(wrong());
+        // Servers use the segments as file names, so `.` and `..` would allow path traversal.
+        let is_invalid = |segment: &&str| matches!(*segment, "" | "." | "..");
+        if segments.iter().any(is_invalid) || text.contains(char::is_whitespace) {
+            return Err(error());
         }
         let (run, kind, name) = match segments[..] {
             [run, kind, name] => (
                 run,
-                CheckpointKind::from_segment(kind).ok_or_else(wrong)?,
+                CheckpointKind::from_segment(kind).ok_or_else(error)?,
                 name,
             ),
             [run, name] if CheckpointKind::from_segment(name).is_none() => {
                 (run, CheckpointKind::Sampler, name)
             }
-            _ => return Err(wrong()),
+            _ => return Err(error()),
         };
         Ok(Self {
-            run: SCHEME.len() + run.len(),
-            name: text.len() - name.len(),
+            run_end: SCHEME.len() + run.len(),
+            name_start: text.len() - name.len(),
             kind,
             text: text.to_owned(),
         })
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_taken_apart_and_put_together() {
+    fn path_is_parsed_into_run_kind_and_name() {
         let path: TinkerPath = "tinker://s-1:train:0/weights/step-10".parse().unwrap();
         assert_eq!(
             (path.run_id(), path.kind(), path.name()),
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_is_refused() {
+    fn invalid_paths_are_rejected() {
         for text in [
             "",
             "weights/x",

@@ -1,4 +1,4 @@
-//! Promises and the answers of `retrieve_future`.
+//! Submission responses and the responses of `retrieve_future`.
 
 use std::borrow::Cow;
 
@@ -7,25 +7,25 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::answer::{error_text, excerpt, quote_literals, read_json, reason};
 use crate::nulls::null_is_default;
+use crate::response::{error_text, excerpt, quote_literals, read_json, reason};
 use crate::{DecodeError, lenient};
 
-/// The immediate answer of everything whose result comes later.
+/// The response to the submission of an asynchronous operation. The result is fetched later with [`RetrieveFuture`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Promise {
-    /// The handle for `retrieve_future`.
+pub struct SubmissionResponse {
+    /// The id to poll `retrieve_future` with.
     #[serde(deserialize_with = "lenient::id")]
     pub request_id: String,
-    /// The model, where the server says so.
+    /// The id of the model, if the server sends it.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "lenient::optional_id"
     )]
     pub model_id: Option<String>,
-    /// One id for each requested sample; not every server sends them.
+    /// One id per requested sample, if the server sends them.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -34,11 +34,11 @@ pub struct Promise {
     pub sample_sequence_ids: Option<Vec<String>>,
 }
 
-impl Promise {
-    /// Reads a promise.
+impl SubmissionResponse {
+    /// Decodes a response.
     ///
     /// # Errors
-    /// When the body is none: no JSON object, or without `request_id`.
+    /// If the body is not a JSON object with a `request_id`.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
@@ -48,26 +48,26 @@ impl Promise {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFuture {
-    /// The handle.
+    /// The request id of the operation.
     pub request_id: String,
-    /// Whether the server may answer that the result is large instead of sending it.
+    /// Whether the server may return only the size of a large result instead of the result.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub allow_metadata_only: bool,
 }
 
-/// `POST /cancel_future`: a sample whose result is not wanted any more.
+/// `POST /cancel_future`: cancels a sample.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CancelFuture {
-    /// The handle.
+    /// The request id of the sample.
     pub request_id: String,
 }
 
-/// What kind of operation a poll is for; sent as a header.
+/// The kind of operation that a poll is for; sent as a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "the names are the operations'")]
+#[expect(missing_docs, reason = "the variants are named after the operations")]
 pub enum RequestKind {
     CreateModel,
     Forward,
@@ -82,7 +82,7 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
-    /// The value of the header `X-Tinker-Request-Type`.
+    /// Returns the value of the header `X-Tinker-Request-Type`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::CreateModel => "CreateModel",
@@ -114,7 +114,7 @@ pub enum QueueState {
 }
 
 impl QueueState {
-    /// The name on the wire.
+    /// Returns the name used on the wire.
     pub fn name(&self) -> &str {
         match self {
             Self::Active => "active",
@@ -136,20 +136,20 @@ impl From<&str> for QueueState {
     }
 }
 
-/// Whose fault a failed operation was.
+/// Who caused an operation to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureCategory {
-    /// The caller's.
+    /// The caller, with invalid input.
     User,
-    /// The server's.
+    /// The server.
     Server,
-    /// The server does not say.
+    /// The server does not say, or sends an unknown category.
     Unknown,
 }
 
 impl FailureCategory {
-    /// The name on the wire.
+    /// Returns the name used on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -158,8 +158,8 @@ impl FailureCategory {
         }
     }
 
-    /// Reads the name in any letter case.
-    fn read(value: Option<&Value>) -> Self {
+    /// Parses the name, ignoring case.
+    fn parse(value: Option<&Value>) -> Self {
         let name = value.and_then(Value::as_str).unwrap_or_default();
         let known = [Self::User, Self::Server].into_iter();
         let mut known = known.filter(|category| name.eq_ignore_ascii_case(category.name()));
@@ -167,36 +167,36 @@ impl FailureCategory {
     }
 }
 
-/// A successful answer of `retrieve_future`, or the body of a 408.
+/// A decoded 2xx response of `retrieve_future`.
 #[derive(Debug, Clone, PartialEq)]
-pub enum PollAnswer {
-    /// Not ready: ask again.
+pub enum PollResponse {
+    /// The result is not ready; poll again.
     TryAgain {
-        /// The state of the queue.
+        /// The state of the server's queue.
         queue_state: Option<QueueState>,
-        /// Why, in the server's words.
+        /// The server's reason for that state.
         reason: Option<String>,
     },
-    /// Ready but large: ask again with `allow_metadata_only: false`.
+    /// The result is ready but large; poll again with `allow_metadata_only: false`.
     MetadataOnly {
         /// The size of the result in bytes.
         size: u64,
     },
     /// The operation failed.
     Failed {
-        /// The server's words.
+        /// The server's error message.
         error: String,
-        /// Whose fault it was.
+        /// Who caused the failure.
         category: FailureCategory,
     },
     /// The result, as protobuf.
     Protobuf(Bytes),
-    /// The result, as JSON, when it has the fields of its kind: [`OperationResult::from_json`](crate::OperationResult::from_json)
-    /// finds that out.
+    /// A JSON object that is neither pending nor failed. [`OperationResult::from_json`](crate::OperationResult::from_json) checks
+    /// that it has the fields of a result.
     Json(Bytes),
 }
 
-/// What servers say of an operation that has not ended, in `type` or `status`, as [`word`] gives it.
+/// Values of `type` or `status` of a pending operation, as normalised by [`normalise`].
 const PENDING: [&str; 10] = [
     "tryagain",
     "tryagainresponse",
@@ -209,7 +209,7 @@ const PENDING: [&str; 10] = [
     "waiting",
     "started",
 ];
-/// What they say in `status` of one that failed.
+/// Values of `status` of a failed operation.
 const FAILED: [&str; 8] = [
     "failed",
     "failure",
@@ -220,7 +220,7 @@ const FAILED: [&str; 8] = [
     "aborted",
     "rejected",
 ];
-/// And of one that succeeded.
+/// Values of `status` of a successful operation.
 const SUCCEEDED: [&str; 7] = [
     "ok",
     "success",
@@ -231,37 +231,43 @@ const SUCCEEDED: [&str; 7] = [
     "finished",
 ];
 
-impl PollAnswer {
-    /// Reads the body of a 2xx answer. What has a known form of failure or of "not yet" is never a result.
+impl PollResponse {
+    /// Decodes the body of a 2xx response. A body in a known form of a failure or a pending operation is never taken for a result.
     ///
     /// # Errors
-    /// When it is neither protobuf nor a JSON object.
+    /// If the body is neither protobuf nor a JSON object.
     pub fn read(content_type: Option<&str>, body: Bytes) -> Result<Self, DecodeError> {
         if content_type.is_some_and(is_protobuf) {
             return Ok(Self::Protobuf(body));
         }
-        // The short forms are recognised from a shallow view, so that a large result is not parsed twice.
+        // Only the fields of `View` are parsed here, so that a large result is not parsed twice.
         if !body.trim_ascii_start().starts_with(b"{") {
             return Err(DecodeError::new(format!(
-                "unreadable answer to a poll: expected a JSON object, got: {}",
+                "cannot decode the poll response: expected a JSON object, got: {}",
                 excerpt(&body)
             )));
         }
         let (view, body) = View::read(body)?;
-        let (kind, status) = (word(view.kind.as_ref()), word(view.status.as_ref()));
+        let (kind, status) = (
+            normalise(view.kind.as_ref()),
+            normalise(view.status.as_ref()),
+        );
         let is_pending = |word: &String| PENDING.contains(&word.as_str());
         if is_pending(&kind) {
             return Ok(view.try_again());
         }
         let is_failed = kind.contains("fail") || kind.contains("error");
-        if is_failed || FAILED.contains(&status.as_str()) || view.tells_of_an_error() {
+        if is_failed || FAILED.contains(&status.as_str()) || view.has_error_field() {
             return Ok(view.failed(&body));
         }
-        if is_pending(&status) || is_said(view.queue_state.as_ref()) {
+        if is_pending(&status) || is_set(view.queue_state.as_ref()) {
             return Ok(view.try_again());
         }
         if status == "completemetadata" {
-            let size = view.response_payload_size.as_ref().and_then(lenient::whole);
+            let size = view
+                .response_payload_size
+                .as_ref()
+                .and_then(lenient::as_i64);
             let size = size.and_then(|size| size.try_into().ok()).unwrap_or(0);
             return Ok(Self::MetadataOnly { size });
         }
@@ -274,7 +280,8 @@ impl PollAnswer {
         }
     }
 
-    /// The failure that a body tells of in `detail`, once it is known that it is no result: a result may have a field of that name.
+    /// Returns the failure in a body that is known not to be a result. Unlike [`PollResponse::read`], it also looks at `detail`,
+    /// which a result may have too.
     pub fn failure_in(body: &Bytes) -> Option<Self> {
         match Self::read(None, body.clone()) {
             Ok(failed @ Self::Failed { .. }) => return Some(failed),
@@ -282,15 +289,15 @@ impl PollAnswer {
             _ => return None,
         }
         let (view, body) = View::read(body.clone()).ok()?;
-        is_said(view.detail.as_ref()).then(|| view.failed(&body))
+        is_set(view.detail.as_ref()).then(|| view.failed(&body))
     }
 
-    /// The queue state that the body of a 408 may carry.
-    pub fn queue_of_timeout(body: &[u8]) -> (Option<QueueState>, Option<String>) {
+    /// Returns the queue state and its reason from the body of a 408 response, where present.
+    pub fn queue_state_of_timeout(body: &[u8]) -> (Option<QueueState>, Option<String>) {
         read_json::<View>(body).map_or((None, None), |view| view.queue())
     }
 
-    /// The body of a `try_again` answer, for servers.
+    /// Builds the body of a `try_again` response, for servers.
     pub fn try_again_body(
         request_id: &str,
         queue_state: &QueueState,
@@ -304,13 +311,13 @@ impl PollAnswer {
     }
 }
 
-/// Whether a content type is protobuf, by either of its names.
+/// Returns whether a content type is one of the two names for protobuf.
 fn is_protobuf(content_type: &str) -> bool {
     content_type.contains("application/x-protobuf") || content_type.contains("application/protobuf")
 }
 
-/// A field of a body: there, and neither null, false nor empty.
-fn is_said(field: Option<&Value>) -> bool {
+/// Returns whether a field is present and neither null, false nor empty.
+fn is_set(field: Option<&Value>) -> bool {
     match field {
         None | Some(Value::Null | Value::Bool(false)) => false,
         Some(Value::String(text)) => !text.trim().is_empty(),
@@ -320,15 +327,15 @@ fn is_said(field: Option<&Value>) -> bool {
     }
 }
 
-/// A word such as `try_again`, `TryAgain` or `in progress` in one spelling: letters alone, in lower case.
-fn word(field: Option<&Value>) -> String {
+/// Returns the ASCII letters and digits of a field in lower case: `try_again` and `TryAgain` both give `tryagain`.
+fn normalise(field: Option<&Value>) -> String {
     let text = field.and_then(Value::as_str).unwrap_or_default();
     let letters = text.chars().filter(char::is_ascii_alphanumeric);
     letters.map(|c| c.to_ascii_lowercase()).collect()
 }
 
-/// Reads a result of `kind`, none of whose `fields` is required. Anything but an object that is empty, has one of them, names its kind as `type`
-/// or says that it succeeded is no result: it could be any other answer.
+/// Decodes a result of `kind` whose `fields` are all optional. To rule out other responses, the object must be empty, have one of the
+/// `fields`, have `kind` as its `type`, or have a successful `status`.
 pub(crate) fn read_known<T: DeserializeOwned>(
     body: &[u8],
     kind: &str,
@@ -338,16 +345,19 @@ pub(crate) fn read_known<T: DeserializeOwned>(
     let is_known = object.is_empty()
         || fields.iter().any(|field| object.contains_key(*field))
         || object.get("type").and_then(Value::as_str) == Some(kind)
-        || SUCCEEDED.contains(&word(object.get("status")).as_str());
+        || SUCCEEDED.contains(&normalise(object.get("status")).as_str());
     if !is_known {
-        let message = format!("none of the fields of {kind}: {}", fields.join(", "));
+        let message = format!(
+            "cannot decode the result of {kind}: expected one of the fields {}",
+            fields.join(", ")
+        );
         return Err(DecodeError::new(message).quoting(body));
     }
     serde_json::from_value(Value::Object(object))
         .map_err(|error| DecodeError::from(error).quoting(body))
 }
 
-/// The fields by which the forms of answers are told apart.
+/// The fields that distinguish the forms of a poll response.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct View {
@@ -365,7 +375,7 @@ struct View {
 }
 
 impl View {
-    /// The view of a body, and the body in plain JSON.
+    /// Parses the fields. Also returns the body, with non-standard literals quoted.
     fn read(body: Bytes) -> Result<(Self, Bytes), DecodeError> {
         let error = match serde_json::from_slice(&body) {
             Ok(view) => return Ok((view, body)),
@@ -377,26 +387,26 @@ impl View {
         }
     }
 
-    /// `category` comes with failures alone.
-    fn tells_of_an_error(&self) -> bool {
+    /// Returns whether a field that only failures have is set.
+    fn has_error_field(&self) -> bool {
         [&self.error, &self.error_message, &self.category]
             .into_iter()
-            .any(|field| is_said(field.as_ref()))
+            .any(|field| is_set(field.as_ref()))
     }
 
-    fn failed(&self, body: &[u8]) -> PollAnswer {
+    fn failed(&self, body: &[u8]) -> PollResponse {
         let inner = self.error.as_ref().and_then(|error| error.get("category"));
-        PollAnswer::Failed {
+        PollResponse::Failed {
             error: error_text(body).unwrap_or_else(|| {
                 format!("the server gave no reason; it sent: {}", excerpt(body))
             }),
-            category: FailureCategory::read(self.category.as_ref().or(inner)),
+            category: FailureCategory::parse(self.category.as_ref().or(inner)),
         }
     }
 
-    fn try_again(&self) -> PollAnswer {
+    fn try_again(&self) -> PollResponse {
         let (queue_state, reason) = self.queue();
-        PollAnswer::TryAgain {
+        PollResponse::TryAgain {
             queue_state,
             reason,
         }
@@ -413,8 +423,8 @@ impl View {
 mod tests {
     use super::*;
 
-    fn read(body: &'static str) -> PollAnswer {
-        PollAnswer::read(
+    fn read(body: &'static str) -> PollResponse {
+        PollResponse::read(
             Some("application/json"),
             Bytes::from_static(body.as_bytes()),
         )
@@ -422,62 +432,62 @@ mod tests {
     }
 
     #[test]
-    fn each_form_of_answer_is_told_apart() {
+    fn each_form_of_response_is_recognised() {
         assert_eq!(
             read(
                 r#"{"type": "try_again", "request_id": "1", "queue_state": "paused_capacity", "queue_state_reason": "busy"}"#
             ),
-            PollAnswer::TryAgain {
+            PollResponse::TryAgain {
                 queue_state: Some(QueueState::PausedCapacity),
                 reason: Some("busy".into())
             }
         );
         assert_eq!(
-            read(r#"{"type": "try_again", "queue_state": "paused_for_tea"}"#),
-            PollAnswer::TryAgain {
-                queue_state: Some(QueueState::Other("paused_for_tea".into())),
+            read(r#"{"type": "try_again", "queue_state": "paused_for_repair"}"#),
+            PollResponse::TryAgain {
+                queue_state: Some(QueueState::Other("paused_for_repair".into())),
                 reason: None
             }
         );
         assert_eq!(
             read(r#"{"status": "complete_metadata", "response_payload_size": 12}"#),
-            PollAnswer::MetadataOnly { size: 12 }
+            PollResponse::MetadataOnly { size: 12 }
         );
         assert_eq!(
             read(r#"{"status": "complete_metadata", "response_payload_size": null}"#),
-            PollAnswer::MetadataOnly { size: 0 }
+            PollResponse::MetadataOnly { size: 0 }
         );
         assert_eq!(
             read(r#"{"error": "out of vocabulary", "category": "user"}"#),
-            PollAnswer::Failed {
+            PollResponse::Failed {
                 error: "out of vocabulary".into(),
                 category: FailureCategory::User
             }
         );
         assert_eq!(
-            read(r#"{"error": "?", "category": "gremlins"}"#),
-            PollAnswer::Failed {
+            read(r#"{"error": "?", "category": "network"}"#),
+            PollResponse::Failed {
                 error: "?".into(),
                 category: FailureCategory::Unknown
             }
         );
-        // A result may have a status of its own and a type.
+        // A result may have its own `status` and `type`.
         assert!(matches!(
             read(
                 r#"{"path": "tinker://m/weights/c", "type": "save_weights", "status": "completed"}"#
             ),
-            PollAnswer::Json(_)
+            PollResponse::Json(_)
         ));
-        let proto = PollAnswer::read(
+        let proto = PollResponse::read(
             Some("application/x-protobuf; v=1"),
             Bytes::from_static(&[8, 1]),
         )
         .unwrap();
-        assert_eq!(proto, PollAnswer::Protobuf(Bytes::from_static(&[8, 1])));
+        assert_eq!(proto, PollResponse::Protobuf(Bytes::from_static(&[8, 1])));
     }
 
     #[test]
-    fn known_forms_of_failure_are_no_results() {
+    fn known_forms_of_failure_are_not_results() {
         use FailureCategory as C;
         for (body, error, category) in [
             (
@@ -516,33 +526,33 @@ mod tests {
                 C::Unknown,
             ),
         ] {
-            let failed = PollAnswer::Failed {
+            let failed = PollResponse::Failed {
                 error: error.into(),
                 category,
             };
             assert_eq!(read(body), failed, "{body}");
         }
-        // A result may have a field `detail`, and empty fields of a failure.
+        // A result may have a `detail` field, or failure fields that are empty.
         for body in [
             r#"{"path": "tinker://m/weights/c", "error": null, "category": null}"#,
             r#"{"metrics": {}, "error": "", "error_message": null}"#,
             r#"{"detail": "CUDA out of memory"}"#,
         ] {
-            assert!(matches!(read(body), PollAnswer::Json(_)), "{body}");
+            assert!(matches!(read(body), PollResponse::Json(_)), "{body}");
         }
         let detail = Bytes::from_static(br#"{"detail": "CUDA out of memory"}"#);
-        let failed = PollAnswer::Failed {
+        let failed = PollResponse::Failed {
             error: "CUDA out of memory".into(),
             category: C::Unknown,
         };
-        assert_eq!(PollAnswer::failure_in(&detail), Some(failed));
+        assert_eq!(PollResponse::failure_in(&detail), Some(failed));
         for none in [r#"{"status": "ok"}"#, r#"{"status": "pending"}"#, "<html>"] {
-            assert_eq!(PollAnswer::failure_in(&Bytes::from(none)), None, "{none}");
+            assert_eq!(PollResponse::failure_in(&Bytes::from(none)), None, "{none}");
         }
     }
 
     #[test]
-    fn known_forms_of_pending_are_no_results() {
+    fn known_forms_of_pending_are_not_results() {
         for body in [
             r#"{"status": "pending"}"#,
             r#"{"status": "pending", "request_id": "4", "future_id": "4", "error": null}"#,
@@ -550,13 +560,13 @@ mod tests {
             r#"{"type": "TryAgainResponse"}"#,
             r#"{"type": "try_again", "error": "not yet"}"#,
         ] {
-            let pending = PollAnswer::TryAgain {
+            let pending = PollResponse::TryAgain {
                 queue_state: None,
                 reason: None,
             };
             assert_eq!(read(body), pending, "{body}");
         }
-        let queued = PollAnswer::TryAgain {
+        let queued = PollResponse::TryAgain {
             queue_state: Some(QueueState::Active),
             reason: None,
         };
@@ -564,53 +574,55 @@ mod tests {
     }
 
     #[test]
-    fn a_wrapped_result_is_unwrapped() {
+    fn wrapped_result_is_unwrapped() {
         let wrapped = read(r#"{"status": "completed", "result": {"model_id": "m"}}"#);
         assert_eq!(
             wrapped,
-            PollAnswer::Json(Bytes::from(r#"{"model_id":"m"}"#))
+            PollResponse::Json(Bytes::from(r#"{"model_id":"m"}"#))
         );
         let running = read(r#"{"status": "running", "result": {"model_id": "m"}}"#);
-        assert!(matches!(running, PollAnswer::TryAgain { .. }));
+        assert!(matches!(running, PollResponse::TryAgain { .. }));
     }
 
     #[test]
-    fn a_promise_is_read_whatever_its_ids_are_made_of() {
-        let promise = Promise::read(
+    fn submission_response_accepts_numeric_ids() {
+        let response = SubmissionResponse::read(
             br#"{"request_id": 7, "future_id": "7", "status": "pending", "model_id": null, "sample_sequence_ids": [1, "b"]}"#,
         );
-        let expected = Promise {
+        let expected = SubmissionResponse {
             request_id: "7".into(),
             model_id: None,
             sample_sequence_ids: Some(vec!["1".into(), "b".into()]),
         };
-        assert_eq!(promise, Ok(expected));
-        for (none, says) in [
+        assert_eq!(response, Ok(expected));
+        for (body, message) in [
             (r#"{"status": "accepted"}"#, "request_id"),
             (r#"{"request_id": null}"#, "expected an id, got null"),
             ("<html>welcome</html>", "<html>welcome"),
         ] {
-            let error = Promise::read(none.as_bytes()).unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
+            let error = SubmissionResponse::read(body.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(message), "{error}");
         }
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn body_that_is_not_a_json_object_is_an_error() {
         for body in ["", "<html>", "[]", "[1, 2]", "\"text\"", "{"] {
             assert!(
-                PollAnswer::read(Some("text/html"), Bytes::from_static(body.as_bytes())).is_err(),
+                PollResponse::read(Some("text/html"), Bytes::from_static(body.as_bytes())).is_err(),
                 "{body}"
             );
         }
     }
 
     #[test]
-    fn the_body_of_a_408_may_tell_of_the_queue() {
-        let told = PollAnswer::queue_of_timeout(br#"{"queue_state": "active"}"#);
-        assert_eq!(told, (Some(QueueState::Active), None));
+    fn body_of_a_408_may_carry_the_queue_state() {
+        let queue = PollResponse::queue_state_of_timeout(br#"{"queue_state": "active"}"#);
+        assert_eq!(queue, (Some(QueueState::Active), None));
         assert_eq!(
-            PollAnswer::queue_of_timeout(br#"{"detail": "Timeout waiting for result"}"#),
+            PollResponse::queue_state_of_timeout(br#"{"detail": "Timeout waiting for result"}"#),
             (None, None)
         );
     }

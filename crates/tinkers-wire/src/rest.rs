@@ -1,14 +1,14 @@
-//! Listings: models, training runs, checkpoints, sessions, samplers.
+//! REST responses: server capabilities, training runs, checkpoints, sessions and samplers.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::read_json;
 use crate::nulls::null_is_default;
+use crate::response::read_json;
 use crate::{CheckpointKind, DecodeError, OptimizerConfig};
 
-/// The answer of `GET /get_server_capabilities`.
+/// The response to `GET /get_server_capabilities`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Capabilities {
@@ -22,22 +22,22 @@ pub struct Capabilities {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct SupportedModel {
-    /// Its name.
+    /// The name of the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_name: Option<String>,
-    /// The longest context, in tokens.
+    /// The maximum context length in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_context_length: Option<u64>,
-    /// Whether it can be trained.
+    /// Whether the model can be trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trainable: Option<bool>,
-    /// Whether it can be sampled from.
+    /// Whether the model can be sampled from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampleable: Option<bool>,
 }
 
 impl SupportedModel {
-    /// A model of this name and context length that can be trained and sampled from.
+    /// Creates a model that can be trained and sampled from.
     pub fn new(name: impl Into<String>, max_context_length: u64) -> Self {
         Self {
             model_name: Some(name.into()),
@@ -48,158 +48,158 @@ impl SupportedModel {
     }
 }
 
-/// Where a listing stands.
+/// The position of a page in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cursor {
-    /// The first entry of this page.
+    /// The index of the first entry of this page.
     pub offset: u64,
-    /// The most entries in a page.
+    /// The maximum number of entries per page.
     pub limit: u64,
-    /// All entries.
+    /// The total number of entries.
     pub total_count: u64,
 }
 
-/// A model that is or was trained. Times are RFC 3339 texts, on some servers without a zone.
+/// A training run. Times are RFC 3339 strings; some servers omit the time zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TrainingRun {
-    /// The run, which is the model's id.
+    /// The id of the run, which is also the id of its model.
     pub training_run_id: String,
-    /// The base model's name.
+    /// The name of the base model.
     pub base_model: String,
-    /// Whose it is.
+    /// The owner of the model.
     #[serde(default, deserialize_with = "null_is_default")]
     pub model_owner: String,
-    /// Whether it is a LoRA adapter.
+    /// Whether the model is a LoRA adapter.
     #[serde(default, deserialize_with = "null_is_default")]
     pub is_lora: bool,
-    /// Whether it is beyond repair.
+    /// Whether the model is corrupted and cannot be used.
     #[serde(default, deserialize_with = "null_is_default")]
     pub corrupted: bool,
-    /// The adapter's rank.
+    /// The rank of the LoRA adapter.
     #[serde(default)]
     pub lora_rank: Option<u32>,
-    /// When it was last used.
+    /// The time of the last request.
     #[serde(default, deserialize_with = "null_is_default")]
     pub last_request_time: String,
-    /// The newest training checkpoint.
+    /// The latest training checkpoint.
     #[serde(default)]
     pub last_checkpoint: Option<Checkpoint>,
-    /// The newest sampler checkpoint.
+    /// The latest sampler checkpoint.
     #[serde(default)]
     pub last_sampler_checkpoint: Option<Checkpoint>,
-    /// The caller's own notes.
+    /// Metadata set by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// What a listing says that a checkpoint is for.
+/// The purpose of a checkpoint, as reported in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum CheckpointType {
-    /// One that can be named in a path.
+    /// A known kind.
     Known(CheckpointKind),
-    /// One that this version does not know, as it was sent.
+    /// A kind that this version does not know, as sent by the server.
     Other(String),
 }
 
-/// Saved weights.
+/// A checkpoint in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Checkpoint {
     /// `<kind>/<name>`.
     pub checkpoint_id: String,
-    /// What it is for.
+    /// The purpose of the checkpoint.
     pub checkpoint_type: CheckpointType,
-    /// When it was saved.
+    /// The time of the save.
     pub time: String,
-    /// Where it is; kept as text, since servers differ in its form.
+    /// The path of the checkpoint; not parsed, since its form differs between servers.
     pub tinker_path: String,
-    /// Its size.
+    /// The size in bytes.
     #[serde(default)]
     pub size_bytes: Option<u64>,
-    /// Whether everybody may read it.
+    /// Whether the checkpoint is publicly readable.
     #[serde(default, deserialize_with = "null_is_default")]
     pub public: bool,
-    /// The caller's own notes.
+    /// Metadata set by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// When it goes; never when absent.
+    /// The expiry time; `None` means never.
     #[serde(default)]
     pub expires_at: Option<String>,
 }
 
-/// The answer of `GET /training_runs`.
+/// The response to `GET /training_runs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TrainingRunList {
-    /// One page.
+    /// The training runs of this page.
     pub training_runs: Vec<TrainingRun>,
-    /// Where it stands.
+    /// The position of this page.
     #[serde(default)]
     pub cursor: Option<Cursor>,
 }
 
-/// The answer of `GET /training_runs/{id}/checkpoints` and `GET /checkpoints`.
+/// The response to `GET /training_runs/{id}/checkpoints` and `GET /checkpoints`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckpointList {
-    /// One page, or all of a run.
+    /// The checkpoints of this page, or all of a run.
     pub checkpoints: Vec<Checkpoint>,
-    /// Where it stands.
+    /// The position of this page.
     #[serde(default)]
     pub cursor: Option<Cursor>,
 }
 
 impl CheckpointList {
-    /// Reads a list.
+    /// Decodes a response.
     ///
     /// # Errors
-    /// When the body is none.
+    /// If the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
 }
 
-/// The answer of `GET /sessions`.
+/// The response to `GET /sessions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionList {
-    /// Their ids.
+    /// The ids of the sessions.
     pub sessions: Vec<String>,
 }
 
-/// The answer of `GET /sessions/{id}`.
+/// The response to `GET /sessions/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionInfo {
-    /// Its training runs.
+    /// The ids of the training runs of the session.
     #[serde(default)]
     pub training_run_ids: Vec<String>,
-    /// Its samplers.
+    /// The ids of the samplers of the session.
     #[serde(default)]
     pub sampler_ids: Vec<String>,
-    /// The caller's own notes.
+    /// Metadata set by the caller.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// A name to find it by.
+    /// The display name of the session.
     #[serde(default)]
     pub display_name: Option<String>,
 }
 
-/// The answer of `GET /samplers/{id}`.
+/// The response to `GET /samplers/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplerInfo {
-    /// The sampler.
+    /// The id of the sampler.
     #[serde(default)]
     pub sampler_id: String,
-    /// Its base model.
+    /// The name of the base model.
     #[serde(default)]
     pub base_model: String,
-    /// Its checkpoint, when it has one.
+    /// The path of the checkpoint, if it samples from one.
     #[serde(default)]
     pub model_path: Option<String>,
 }
@@ -208,41 +208,41 @@ pub struct SamplerInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightsInfoRequest {
-    /// The checkpoint.
+    /// The path of the checkpoint.
     pub tinker_path: String,
 }
 
-/// What a checkpoint was made of.
+/// The response to `POST /weights_info`: how the weights of a checkpoint were trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WeightsInfo {
-    /// The base model's name.
+    /// The name of the base model.
     pub base_model: String,
-    /// The optimizer.
+    /// The optimizer family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
-    /// Whether it is a LoRA adapter.
+    /// Whether the model is a LoRA adapter.
     #[serde(default, deserialize_with = "null_is_default")]
     pub is_lora: bool,
-    /// The adapter's rank.
+    /// The rank of the LoRA adapter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora_rank: Option<u32>,
-    /// Whether the unembedding was trained.
+    /// Whether the unembedding layer was trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_unembed: Option<bool>,
-    /// Whether the MLPs were trained.
+    /// Whether the MLP layers were trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_mlp: Option<bool>,
-    /// Whether attention was trained.
+    /// Whether the attention layers were trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_attn: Option<bool>,
 }
 
 impl WeightsInfo {
-    /// Reads the answer.
+    /// Decodes a response.
     ///
     /// # Errors
-    /// When the body is none.
+    /// If the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listings_of_open_servers_are_read() {
+    fn listings_of_other_servers_are_decoded() {
         let runs: TrainingRunList = serde_json::from_str(
             r#"{"training_runs": [{"training_run_id": "model_1", "base_model": "tiny/model", "model_owner": "default",
                 "is_lora": true, "corrupted": false, "lora_rank": 8, "last_request_time": "2026-11-23T08:52:27.925306",

@@ -1,59 +1,59 @@
-//! Where each request goes, below the base URL. Ids go into paths as they are: they hold `:` and checkpoint ids a `/`.
+//! The paths of the API, below the base URL. Ids are inserted without escaping: they contain `:`, and checkpoint ids a `/`.
 
-/// `POST`: static flags.
+/// `POST`: returns the client configuration.
 pub const CLIENT_CONFIG: &str = "/api/v1/client/config";
-/// `POST`: flags that are refreshed.
+/// `POST`: returns the configuration that clients refresh periodically.
 pub const DYNAMIC_CONFIG: &str = "/api/v1/client/dynamic_config";
-/// `POST`: a new session.
+/// `POST`: creates a session.
 pub const CREATE_SESSION: &str = "/api/v1/create_session";
 /// `POST`: keeps a session alive.
 pub const SESSION_HEARTBEAT: &str = "/api/v1/session_heartbeat";
-/// `POST`: a new model.
+/// `POST`: creates a model.
 pub const CREATE_MODEL: &str = "/api/v1/create_model";
-/// `POST`: what is known of a model.
+/// `POST`: describes a model.
 pub const GET_INFO: &str = "/api/v1/get_info";
-/// `POST`: frees a model.
+/// `POST`: unloads a model.
 pub const UNLOAD_MODEL: &str = "/api/v1/unload_model";
-/// `POST`: a forward pass, in JSON only.
+/// `POST`: runs a forward pass; JSON only.
 pub const FORWARD: &str = "/api/v1/forward";
-/// `POST`: a pass.
+/// `POST`: runs a forward-backward pass.
 pub const FORWARD_BACKWARD: &str = "/api/v1/forward_backward";
-/// `POST`: an optimizer step.
+/// `POST`: applies an optimizer step.
 pub const OPTIM_STEP: &str = "/api/v1/optim_step";
-/// `POST`: a training checkpoint.
+/// `POST`: saves a training checkpoint.
 pub const SAVE_WEIGHTS: &str = "/api/v1/save_weights";
-/// `POST`: weights to sample from.
+/// `POST`: saves weights to sample from.
 pub const SAVE_WEIGHTS_FOR_SAMPLER: &str = "/api/v1/save_weights_for_sampler";
-/// `POST`: a checkpoint into a model.
+/// `POST`: loads a checkpoint into a model.
 pub const LOAD_WEIGHTS: &str = "/api/v1/load_weights";
-/// `POST`: what a checkpoint was made of.
+/// `POST`: describes the weights of a checkpoint.
 pub const WEIGHTS_INFO: &str = "/api/v1/weights_info";
-/// `POST`: a new sampler.
+/// `POST`: creates a sampler.
 pub const CREATE_SAMPLING_SESSION: &str = "/api/v1/create_sampling_session";
-/// `POST`: a sample.
+/// `POST`: submits a sample.
 pub const ASAMPLE: &str = "/api/v1/asample";
-/// `POST`: asks for a result.
+/// `POST`: polls for the result of an operation.
 pub const RETRIEVE_FUTURE: &str = "/api/v1/retrieve_future";
-/// `POST`: asks what of a sampling session has ended.
+/// `POST`: polls for the completed operations of a sampling session.
 pub const RETRIEVE_FUTURES: &str = "/api/v1/retrieve_futures";
-/// `POST`: a sample is not wanted any more.
+/// `POST`: cancels a sample.
 pub const CANCEL_FUTURE: &str = "/api/v1/cancel_future";
-/// `POST`: events.
+/// `POST`: reports telemetry events.
 pub const TELEMETRY: &str = "/api/v1/telemetry";
-/// `GET`: the models that the server offers.
+/// `GET`: lists the models that the server offers.
 pub const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
-/// `GET`: whether the server is up.
+/// `GET`: reports whether the server is up.
 pub const HEALTH: &str = "/api/v1/healthz";
-/// `GET`: training runs.
+/// `GET`: lists training runs.
 pub const TRAINING_RUNS: &str = "/api/v1/training_runs";
-/// `GET`: checkpoints of the user.
+/// `GET`: lists the checkpoints of the user.
 pub const CHECKPOINTS: &str = "/api/v1/checkpoints";
-/// `GET`: sessions.
+/// `GET`: lists sessions.
 pub const SESSIONS: &str = "/api/v1/sessions";
-/// `GET`: samplers, with an id behind it.
+/// Prefix of [`sampler`].
 pub const SAMPLERS: &str = "/api/v1/samplers";
 
-/// Every route without ids in it.
+/// All routes without ids.
 pub const ALL: [&str; 26] = [
     CLIENT_CONFIG,
     DYNAMIC_CONFIG,
@@ -83,17 +83,17 @@ pub const ALL: [&str; 26] = [
     SAMPLERS,
 ];
 
-/// `POST`: ends a session.
+/// Returns the path that finishes a session (`POST`).
 pub fn finish_session(session_id: &str) -> String {
     format!("{SESSIONS}/{session_id}/finish")
 }
 
-/// `GET`: one sampler.
+/// Returns the path that describes a sampler (`GET`).
 pub fn sampler(sampler_id: &str) -> String {
     format!("{SAMPLERS}/{sampler_id}")
 }
 
-/// `GET`: the checkpoints of a run.
+/// Returns the path that lists the checkpoints of a training run (`GET`).
 pub fn run_checkpoints(run_id: &str) -> String {
     format!("{TRAINING_RUNS}/{run_id}/checkpoints")
 }

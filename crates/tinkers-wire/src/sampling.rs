@@ -1,18 +1,19 @@
-//! Sampling sessions and sampling requests.
+//! Requests that create sampling sessions and samples.
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::read_json;
 use crate::nulls::null_is_default;
+use crate::response::read_json;
 use crate::{DecodeError, InvalidInput, ModelInput, TensorData, TinkerPath, input};
 
-/// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path`.
+/// `POST /create_sampling_session`. Exactly one of `base_model` and `model_path` is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CreateSamplingSession {
-    /// The session.
+    /// The id of the session.
     pub session_id: String,
-    /// Counts from 0 in the session; shared with unnamed sampler saves. Without one, each request makes another session.
+    /// The sequence number of the sampling session in the session, from 0, shared with unnamed sampler saves. It makes the request
+    /// idempotent; without it, each request creates a sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
     /// The base model to sample from.
@@ -23,20 +24,20 @@ pub struct CreateSamplingSession {
     pub model_path: Option<TinkerPath>,
 }
 
-/// The answer to the creation of a sampling session.
+/// The response to [`CreateSamplingSession`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplingSessionCreated {
-    /// The sampler's id.
+    /// The id of the sampling session.
     #[serde(deserialize_with = "crate::lenient::id")]
     pub sampling_session_id: String,
 }
 
 impl SamplingSessionCreated {
-    /// Reads the answer.
+    /// Decodes a response.
     ///
     /// # Errors
-    /// When the body is none.
+    /// If the body cannot be decoded.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
@@ -46,7 +47,7 @@ impl SamplingSessionCreated {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Stop {
-    /// Any of these texts. None at all: not even the end-of-text token stops it.
+    /// Any of these strings. If the list is empty, not even the end-of-text token ends the sequence.
     Texts(Vec<String>),
     /// Any of these tokens.
     Tokens(Vec<u32>),
@@ -93,44 +94,45 @@ impl From<Vec<u32>> for Stop {
     }
 }
 
-/// How tokens are chosen. What is `None` is not sent: temperature 1, no top-k, top-p 1, stop at the end of text.
+/// How tokens are sampled. Fields that are `None` are not sent; the server's defaults are temperature 1, no top-k, top-p 1, and stop at the
+/// end-of-text token.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SamplingParams {
-    /// At most this many tokens; some servers insist on it.
+    /// The maximum number of tokens; required by some servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// The same seed, prompt and parameters give the same tokens.
+    /// The random seed. The same seed, prompt and parameters give the same tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// What ends a sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
-    /// 0 takes the most likely token.
+    /// The temperature; 0 selects the most likely token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// Only the `top_k` most likely tokens; -1 for all.
+    /// Restricts sampling to this number of most likely tokens; -1 is no restriction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_k: Option<i32>,
-    /// Only the most likely tokens that together reach this probability.
+    /// Restricts sampling to the most likely tokens that together reach this probability.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
 }
 
 impl SamplingParams {
-    /// Checks every value.
+    /// Checks that every parameter is finite and in range.
     ///
     /// # Errors
-    /// Names the parameter.
+    /// Names the invalid parameter.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.max_tokens == Some(0) {
             return Err(InvalidInput::new("max_tokens", "at least 1, got 0"));
         }
         if let Some(t) = self.temperature {
-            input::within("temperature", t, t >= 0.0, "0 or more")?;
+            input::check_range("temperature", t, t >= 0.0, "0 or more")?;
         }
         if let Some(p) = self.top_p {
-            input::within("top_p", p, p > 0.0 && p <= 1.0, "more than 0 and at most 1")?;
+            input::check_range("top_p", p, p > 0.0 && p <= 1.0, "more than 0 and at most 1")?;
         }
         if let Some(k) = self.top_k
             && k != -1
@@ -144,65 +146,65 @@ impl SamplingParams {
         if let Some(Stop::Texts(texts)) = &self.stop
             && texts.iter().any(String::is_empty)
         {
-            return Err(InvalidInput::new("stop", "texts that are not empty"));
+            return Err(InvalidInput::new("stop", "non-empty strings"));
         }
         Ok(())
     }
 }
 
-/// `POST /asample`. Addressed by `sampling_session_id` and `seq_id`, or by exactly one of `base_model` and `model_path`.
+/// `POST /asample`. The model is given by `sampling_session_id` and `seq_id`, or by exactly one of `base_model` and `model_path`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SampleRequest {
-    /// How many sequences; 1 when `None`.
+    /// The number of sequences; 1 if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_samples: Option<u32>,
-    /// What is continued.
+    /// The prompt.
     pub prompt: ModelInput,
-    /// How tokens are chosen.
+    /// How tokens are sampled.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<SamplingParams>"))]
     pub sampling_params: SamplingParams,
-    /// The sampler.
+    /// The id of the sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_id: Option<String>,
-    /// The number of this sample among its client's; the same on every retry.
+    /// The sequence number of this sample within its client; the same on every retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<u64>,
-    /// The base model, without a sampler.
+    /// The base model, without a sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    /// The checkpoint, without a sampler.
+    /// The checkpoint, without a sampling session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_path: Option<TinkerPath>,
-    /// Whether the prompt's own log-probabilities are wanted.
+    /// Whether to return the log-probabilities of the prompt tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<bool>,
-    /// How many most likely tokens to report at each prompt position.
+    /// The number of most likely tokens to return per prompt position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topk_prompt_logprobs: Option<u32>,
-    /// How many most likely tokens to report at each sampled position.
+    /// The number of most likely tokens to return per sampled position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topk_sample_logprobs: Option<u32>,
-    /// Tokens whose log-probabilities are wanted: int64 `[prompt length - 1, K]`, -1 where none is.
+    /// The tokens whose log-probabilities to return: int64 of shape `[prompt length - 1, K]`, with -1 for unused cells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_prompt_logprobs: Option<TensorData>,
-    /// How many alternatives to draw for each prompt token.
+    /// The number of alternative tokens to sample per prompt token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_alt_tokens_k: Option<u32>,
-    /// Score only so many of the last prompt tokens.
+    /// Restricts `prompt_logprobs` to this number of tokens at the end of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs_last_n: Option<u32>,
-    /// Whether the server records what `stable_reinforce` needs.
+    /// Whether the server records the data that the loss `stable_reinforce` needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record_stability_info: Option<bool>,
 }
 
 impl SampleRequest {
-    /// Checks everything that can be checked without the server.
+    /// Checks all fields, as far as possible without the server.
     ///
     /// # Errors
-    /// Names the field.
+    /// Names the invalid field.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         self.prompt
             .validate()
@@ -221,7 +223,7 @@ impl SampleRequest {
             if self.prompt_logprobs != Some(true) {
                 return Err(InvalidInput::new(
                     "prompt_logprobs_last_n",
-                    "prompt_logprobs to be asked for as well",
+                    "prompt_logprobs to be true as well",
                 ));
             }
         }
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_set_is_sent() {
+    fn unset_fields_are_not_sent() {
         assert_eq!(
             serde_json::to_string(&request()).unwrap(),
             r#"{"prompt":{"chunks":[{"type":"encoded_text","tokens":[5,6]}]},"sampling_params":{}}"#
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_stop_is_sent_and_every_form_is_read() {
+    fn empty_stop_is_sent_and_every_form_of_stop_is_read() {
         let params = SamplingParams {
             stop: Some(Stop::Texts(vec![])),
             ..Default::default()
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_parameter_is_named() {
+    fn invalid_fields_are_named() {
         let with = |change: fn(&mut SampleRequest)| {
             let mut request = request();
             change(&mut request);

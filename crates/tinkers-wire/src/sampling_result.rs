@@ -1,30 +1,30 @@
-//! What a sample gives.
+//! Sampling results.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::answer::read_json;
 use crate::numbers::{Number, Numbers};
+use crate::response::read_json;
 use crate::{DecodeError, OperationResult, TensorData, lenient, proto};
 
-/// Why a sequence ended.
+/// The reason why a sequence ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum StopReason {
-    /// A stop token or text, or the end of text.
+    /// A stop token, a stop string, or the end-of-text token.
     Stop,
-    /// The token limit.
+    /// The token limit was reached.
     Length,
-    /// A reason that this version does not know, as it was sent; from protobuf its number.
+    /// A reason that this version does not know, as sent by the server; in protobuf, its number.
     #[serde(untagged)]
     Other(String),
 }
 
 impl StopReason {
-    /// Reads the name in any letter case.
-    fn read(name: &str) -> Self {
+    /// Parses the name, ignoring case.
+    fn parse(name: &str) -> Self {
         match name {
             name if name.eq_ignore_ascii_case("stop") => Self::Stop,
             name if name.eq_ignore_ascii_case("length") => Self::Length,
@@ -37,38 +37,38 @@ impl StopReason {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct SampleResponse {
-    /// One for each requested sample, in order.
+    /// The sequences, one per requested sample, in order.
     pub sequences: Vec<SampledSequence>,
-    /// Log-probabilities of the prompt's tokens, natural logarithm; `None` where there is none, as for the first token.
+    /// The log-probabilities (natural logarithm) of the prompt tokens. `None` for tokens without one, such as the first.
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
     /// The most likely tokens at each prompt position.
     pub topk_prompt_logprobs: Option<TopkLogprobs>,
-    /// How many prompt tokens came from the server's prefix cache.
+    /// The number of prompt tokens found in the server's prefix cache.
     pub prompt_cache_hit_tokens: Option<u32>,
-    /// Log-probabilities of the asked tokens, in the shape of the question.
+    /// The log-probabilities of the tokens in the request's `target_prompt_logprobs`, of the same shape.
     pub target_prompt_logprobs: Option<TensorData>,
-    /// Alternatives drawn for each prompt token.
+    /// Alternative tokens sampled for each prompt token.
     pub prompt_alt_tokens: Option<PromptAltTokens>,
 }
 
-/// One sampled sequence.
+/// A sampled sequence.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SampledSequence {
-    /// Why it ended.
+    /// The reason why the sequence ended.
     pub stop_reason: StopReason,
     /// The sampled tokens, without the prompt.
     pub tokens: Vec<u32>,
-    /// Their log-probabilities, of the untempered model, natural logarithm.
+    /// The log-probabilities (natural logarithm, at temperature 1) of the sampled tokens.
     pub logprobs: Option<Vec<f32>>,
     /// The most likely tokens at each sampled position.
     pub topk_logprobs: Option<TopkLogprobs>,
-    /// The server's id of the sequence, where it gives one.
+    /// The id of the sequence, if the server sends it.
     pub sequence_id: Option<String>,
 }
 
 impl SampledSequence {
-    /// A sequence of `tokens` and nothing else.
+    /// Creates a sequence with only these fields set.
     pub fn new(stop_reason: StopReason, tokens: Vec<u32>) -> Self {
         Self {
             stop_reason,
@@ -80,7 +80,7 @@ impl SampledSequence {
     }
 }
 
-/// The `k` most likely tokens at each of a number of positions.
+/// The `k` most likely tokens at each position, with their log-probabilities.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopkLogprobs {
     pub(crate) k: usize,
@@ -88,21 +88,22 @@ pub struct TopkLogprobs {
     pub(crate) logprobs: Vec<f32>,
 }
 
-/// Alternatives to each prompt token but the first, drawn from what the model predicts there.
+/// Alternative tokens for each prompt token except the first, sampled from the model's prediction at that position.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PromptAltTokens {
-    /// Token ids `[prompt length - 1, k]`.
+    /// The token ids, of shape `[prompt length - 1, k]`.
     pub tokens: TensorData,
-    /// Their log-probabilities, of the same shape.
+    /// The log-probabilities of the tokens, of the same shape.
     pub logprobs: TensorData,
 }
 
 impl TopkLogprobs {
-    /// What an unused cell holds.
+    /// The value of an unused cell.
     pub(crate) const EMPTY: (u32, f32) = (0, -99999.0);
 
-    /// From rows of (token, log-probability), the most likely first; shorter rows are filled up with unused cells.
+    /// Creates a matrix from one row of (token, log-probability) per position, most likely first. Short rows are padded with unused
+    /// cells.
     pub fn from_rows(rows: &[Vec<(u32, f32)>]) -> Self {
         let k = rows.iter().map(Vec::len).max().unwrap_or(0);
         let mut out = Self {
@@ -120,17 +121,17 @@ impl TopkLogprobs {
         out
     }
 
-    /// How many positions.
+    /// Returns the number of positions.
     pub fn len(&self) -> usize {
         self.ids.len().checked_div(self.k).unwrap_or(0)
     }
 
-    /// Whether there is no position.
+    /// Returns whether there are no positions.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// (token, log-probability) at `position`, the most likely first; nothing where there was no prediction.
+    /// Returns the (token, log-probability) pairs at `position`, most likely first; none where there was no prediction.
     pub fn row(&self, position: usize) -> impl Iterator<Item = (u32, f32)> + '_ {
         let range = position * self.k..(position + 1) * self.k;
         let cells = self.ids[range.clone()]
@@ -151,7 +152,7 @@ struct JsonSequence<'a> {
     sequence_id: Option<&'a str>,
 }
 
-/// (token, log-probability), the most likely first.
+/// The (token, log-probability) pairs of one position, most likely first.
 type TopkRow = Vec<(u32, f32)>;
 
 #[derive(Serialize)]
@@ -167,7 +168,7 @@ struct JsonResponse<'a> {
     kind: &'static str,
 }
 
-/// A sequence as any server writes it.
+/// A sequence in the JSON of any server.
 #[derive(Deserialize)]
 struct ReadSequence {
     #[serde(default)]
@@ -180,15 +181,16 @@ struct ReadSequence {
 }
 
 impl ReadSequence {
-    fn sequence(self) -> Result<SampledSequence, DecodeError> {
-        let no_tokens = || DecodeError::new("`tokens` of a sequence that are no token ids");
+    fn into_sequence(self) -> Result<SampledSequence, DecodeError> {
+        let invalid_tokens =
+            || DecodeError::new("cannot decode the tokens of a sequence: expected token ids");
         let stop_reason = match self.stop_reason.as_ref().and_then(Value::as_str) {
-            Some(name) => StopReason::read(name),
+            Some(name) => StopReason::parse(name),
             None => StopReason::Other("unknown".to_owned()),
         };
         Ok(SampledSequence {
             stop_reason,
-            tokens: self.tokens.into_unsigned().ok_or_else(no_tokens)?,
+            tokens: self.tokens.into_unsigned().ok_or_else(invalid_tokens)?,
             logprobs: self.logprobs.map(|all| all.into_f32().to_vec()),
             topk_logprobs: None,
             sequence_id: self.sequence_id,
@@ -198,7 +200,7 @@ impl ReadSequence {
 
 type ReadTopkRow = Vec<(u32, Number<true>)>;
 
-/// A response as any server writes it.
+/// A response in the JSON of any server.
 #[derive(Deserialize)]
 struct ReadResponse {
     sequences: Vec<ReadSequence>,
@@ -211,7 +213,7 @@ struct ReadResponse {
 }
 
 impl SampleResponse {
-    /// The JSON form, for servers. Top-k of samples, targets and alternatives exist in protobuf only.
+    /// Encodes the response as JSON, for servers. `topk_logprobs`, `target_prompt_logprobs` and `prompt_alt_tokens` have no JSON form.
     pub fn to_json(&self) -> Bytes {
         let sequences = self.sequences.iter().map(|sequence| JsonSequence {
             stop_reason: &sequence.stop_reason,
@@ -232,21 +234,21 @@ impl SampleResponse {
         })
     }
 
-    /// The protobuf form, for servers.
+    /// Encodes the response as protobuf, for servers.
     pub fn to_protobuf(&self) -> Bytes {
         proto::sampling::encode(self)
     }
 }
 
-/// Rows of a foreign body, which are filled up to the longest one: a long row beside many short ones must not cost more memory than the
-/// body could hold.
-fn dense(rows: &[TopkRow]) -> Result<TopkLogprobs, DecodeError> {
+/// Pads the rows of a response to the longest one. Rejects a long row among many short ones, since padding would need far more memory
+/// than the body.
+fn checked_topk(rows: &[TopkRow]) -> Result<TopkLogprobs, DecodeError> {
     let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let given: usize = rows.iter().map(Vec::len).sum();
-    let most = (given + rows.len()).saturating_mul(64);
-    if longest.saturating_mul(rows.len()) > most {
+    let cells: usize = rows.iter().map(Vec::len).sum();
+    let limit = (cells + rows.len()).saturating_mul(64);
+    if longest.saturating_mul(rows.len()) > limit {
         return Err(DecodeError::new(format!(
-            "a row of {longest} top-k entries among {} rows of {given} in all",
+            "cannot decode topk_prompt_logprobs: a row of {longest} entries among {} rows of {cells} entries in all",
             rows.len()
         )));
     }
@@ -262,14 +264,14 @@ impl OperationResult for SampleResponse {
             let rows = rows.into_iter().map(Option::unwrap_or_default);
             let cell = |(token, logprob): (u32, Number<true>)| (token, logprob.as_f64() as f32);
             let rows = rows.map(|row| row.into_iter().map(cell).collect());
-            dense(&rows.collect::<Vec<_>>())
+            checked_topk(&rows.collect::<Vec<_>>())
         });
-        let is_there = |&x: &f32| (!x.is_nan()).then_some(x);
+        let non_nan = |&x: &f32| (!x.is_nan()).then_some(x);
         let prompt_logprobs = read.prompt_logprobs.map(Numbers::into_f32);
-        let sequences = read.sequences.into_iter().map(ReadSequence::sequence);
+        let sequences = read.sequences.into_iter().map(ReadSequence::into_sequence);
         Ok(Self {
             sequences: sequences.collect::<Result<_, _>>()?,
-            prompt_logprobs: prompt_logprobs.map(|all| all.iter().map(is_there).collect()),
+            prompt_logprobs: prompt_logprobs.map(|all| all.iter().map(non_nan).collect()),
             topk_prompt_logprobs: topk.transpose()?,
             prompt_cache_hit_tokens: read.prompt_cache_hit_tokens,
             target_prompt_logprobs: None,
@@ -287,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_goes_there_and_back() {
+    fn json_round_trips() {
         let mut response = SampleResponse::default();
         let mut sequence = SampledSequence::new(StopReason::Length, vec![7, 8]);
         sequence.logprobs = Some(vec![-0.5, -1.0]);
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_cells_do_not_show() {
+    fn unused_topk_cells_are_skipped() {
         let topk = TopkLogprobs::from_rows(&[vec![], vec![(4, -0.1), (5, -2.0)], vec![(6, -0.2)]]);
         assert_eq!(topk.len(), 3);
         let rows: Vec<Vec<u32>> = (0..3)
@@ -314,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_of_an_open_server_is_read() {
+    fn sequence_of_another_server_is_decoded() {
         let json = br#"{"sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": [null], "extra": 1}], "prompt_logprobs": null}"#;
         let response = SampleResponse::from_json(json).unwrap();
         assert_eq!(response.sequences[0].stop_reason, StopReason::Stop);
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_stop_reasons_are_read_in_all_their_forms() {
+    fn numbers_and_stop_reasons_are_decoded_in_every_form() {
         let json = br#"{"sequences": [
             {"stop_reason": "LENGTH", "tokens": [1.0, "2"], "logprobs": [NaN, "-0.5"], "sequence_id": 7},
             {"stop_reason": null, "tokens": []}, {"tokens": [3], "logprobs": null}],
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_without_its_fields_is_no_success() {
+    fn result_without_its_fields_is_an_error() {
         for body in [
             "{}",
             r#"{"detail": "CUDA out of memory"}"#,
@@ -372,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_reason_of_a_newer_server_is_kept() {
+    fn unknown_stop_reason_is_kept() {
         let json = br#"{"sequences": [{"stop_reason": "cancelled", "tokens": [1]}]}"#;
         let response = SampleResponse::from_json(json).unwrap();
         let kept = StopReason::Other("cancelled".to_owned());
@@ -384,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_row_beside_many_short_ones_is_refused() {
+    fn long_topk_row_among_many_short_ones_is_rejected() {
         let read = |long: usize, short: usize| {
             let row = vec![(7_u32, -1.0_f32); long];
             let rows = std::iter::once(Some(row)).chain(std::iter::repeat_n(None, short));
@@ -393,7 +395,7 @@ mod tests {
             let read = SampleResponse::from_json(body.to_string().as_bytes());
             read.map(|response| response.topk_prompt_logprobs.map_or(0, |topk| topk.len()))
         };
-        // As long as prompts and k are.
+        // Realistic sizes of a prompt and k.
         assert_eq!(read(20, 4000), Ok(4001));
         assert!(read(1000, 4000).is_err());
     }

@@ -1,4 +1,4 @@
-//! JSON schemas of the types that read and write themselves by hand.
+//! JSON schemas of the types with hand-written serde implementations.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ impl JsonSchema for TinkerPath {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "tinker://RUN/weights/NAME of training weights, tinker://RUN/sampler_weights/NAME or tinker://RUN/NAME of a sampler's.",
+            "description": "The path of a checkpoint: tinker://RUN/weights/NAME for training weights, tinker://RUN/sampler_weights/NAME or tinker://RUN/NAME for sampler weights.",
             "pattern": "^tinker://",
         })
     }
@@ -27,7 +27,7 @@ impl JsonSchema for Stop {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "Where a sample ends: at a text, at any of these texts, or at any of these tokens.",
+            "description": "What ends a sample: a string, any of several strings, or any of several tokens.",
             "anyOf": [
                 { "type": "string" },
                 { "type": "array", "items": { "type": "string" } },
@@ -49,7 +49,7 @@ impl JsonSchema for Chunk {
         let base64 = json_schema!({ "type": "string", "contentEncoding": "base64" });
         let known = ["encoded_text", "image", "image_asset_pointer", "dmel"];
         json_schema!({
-            "description": "A piece of what a model is shown; text unless `type` says otherwise.",
+            "description": "A chunk of a model input; text if `type` is missing.",
             "anyOf": [
                 {
                     "type": "object",
@@ -85,7 +85,7 @@ impl JsonSchema for Chunk {
                     "required": ["type", "dmel"],
                 },
                 {
-                    "description": "A kind that this version does not know.",
+                    "description": "A chunk of a kind that this version does not know.",
                     "type": "object",
                     "properties": { "type": { "type": "string", "not": { "enum": known } } },
                     "required": ["type"],
@@ -108,7 +108,7 @@ impl JsonSchema for TensorData {
         let data =
             |kind: &str| json_schema!({ "type": "array", "items": { "type": [kind, "null"] } });
         json_schema!({
-            "description": "Numbers with a shape, flat and in row-major order; in a sparse (CSR) one, the stored values alone.",
+            "description": "A tensor in row-major order; for a sparse (CSR) tensor, `data` has the stored values only.",
             "type": "object",
             "properties": {
                 "data": data("number"),

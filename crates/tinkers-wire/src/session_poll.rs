@@ -1,60 +1,60 @@
-//! `retrieve_futures`: one poll for everything that a sampling session has under way.
+//! `retrieve_futures`: one poll for all pending operations of a sampling session.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::answer::read_json;
 use crate::nulls::null_is_default;
+use crate::response::read_json;
 use crate::{DecodeError, lenient};
 
 /// `POST /retrieve_futures`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RetrieveFutures {
-    /// Whose operations are asked for.
+    /// The client whose operations are polled.
     pub target: PollTarget,
-    /// The cursor of the last answer, 0 at first. What came with it or before counts as seen, and the server may forget it.
+    /// The cursor of the previous response, initially 0. It acknowledges all completions up to that cursor, which the server may then discard.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<i64>"))]
     pub prev_cursor: i64,
-    /// How long the server may hold the poll, in seconds: 0 for an answer at once, the server's own long poll when absent.
+    /// How long the server may hold the poll, in seconds; 0 returns immediately, `None` uses the server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
-    /// Operations that are of no more interest, in order: their results were fetched, or nobody wants them.
+    /// Operations whose results were fetched or are no longer needed, in order.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<Vec<String>>"))]
     pub retrieved_request_ids: Vec<String>,
 }
 
-/// Whose operations are asked for: the samples of one client of a sampling session.
+/// The operations that a poll covers: the samples of one client of a sampling session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PollTarget {
-    /// The only kind of target that there is.
+    /// The kind of target; only one kind exists.
     #[serde(rename = "type", default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<PollTargetKind>"))]
     pub kind: PollTargetKind,
-    /// The sampling session.
+    /// The id of the sampling session.
     pub sampling_session_id: String,
-    /// The client, see [`PollTarget::client_of`]; 0 is the first one.
+    /// The client of the session, counted from 0; see [`PollTarget::client_of`].
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub cloned_sampler_id: u64,
 }
 
-/// The kinds of [`PollTarget`].
+/// The kind of a [`PollTarget`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PollTargetKind {
-    /// Samples.
+    /// The samples of a sampling session.
     #[default]
     SamplingSession,
 }
 
 impl PollTarget {
-    /// The samples of a client of a sampling session.
+    /// Returns the target for the samples of one client of a sampling session.
     pub fn samples(sampling_session_id: impl Into<String>, cloned_sampler_id: u64) -> Self {
         Self {
             kind: PollTargetKind::SamplingSession,
@@ -63,35 +63,35 @@ impl PollTarget {
         }
     }
 
-    /// So many numbers belong to each client of a sampling session.
-    pub const NUMBERS: u64 = 1_000_000_000;
+    /// The number of `seq_id`s reserved for each client of a sampling session.
+    pub const SEQ_IDS_PER_CLIENT: u64 = 1_000_000_000;
 
-    /// The client that a sample's `seq_id` belongs to.
+    /// Returns the client that the `seq_id` of a sample belongs to.
     pub const fn client_of(seq_id: u64) -> u64 {
-        seq_id / Self::NUMBERS
+        seq_id / Self::SEQ_IDS_PER_CLIENT
     }
 }
 
-/// The answer to [`RetrieveFutures`].
+/// The response to [`RetrieveFutures`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completions {
-    /// What has ended.
-    #[serde(deserialize_with = "readable")]
+    /// The operations that have finished or failed.
+    #[serde(deserialize_with = "valid_completions")]
     pub completions: Vec<Completion>,
-    /// To be sent with the next poll. It means something to the server alone, but it only grows.
+    /// The cursor to send with the next poll. Opaque to the client, but never decreases.
     #[serde(default = "no_cursor", deserialize_with = "cursor")]
     pub cursor: i64,
 }
 
 impl Completions {
-    /// The cursor of an answer without one that can be read: below any other.
+    /// The value of `cursor` if the response has no valid one. Lower than every valid cursor.
     pub const NO_CURSOR: i64 = i64::MIN;
 
-    /// Reads an answer. A completion that cannot be read is left out, with a line in the log; see also [`Completions::NO_CURSOR`].
+    /// Decodes a response. Invalid completions are skipped and logged; an invalid cursor becomes [`Completions::NO_CURSOR`].
     ///
     /// # Errors
-    /// When the body is none: no JSON object, or without its completions.
+    /// If the body is not a JSON object with a list of completions.
     pub fn read(body: &[u8]) -> Result<Self, DecodeError> {
         read_json(body).map_err(|error| error.quoting(body))
     }
@@ -103,33 +103,33 @@ fn no_cursor() -> i64 {
 
 fn cursor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let value = Value::deserialize(deserializer)?;
-    Ok(lenient::whole(&value).unwrap_or(Completions::NO_CURSOR))
+    Ok(lenient::as_i64(&value).unwrap_or(Completions::NO_CURSOR))
 }
 
-fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Completion>, D::Error> {
-    let all = Option::<Vec<Value>>::deserialize(deserializer)?.unwrap_or_default();
-    let read = |one: &Value| {
-        let completion = Completion::deserialize(one);
+fn valid_completions<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Completion>, D::Error> {
+    let values = Option::<Vec<Value>>::deserialize(deserializer)?.unwrap_or_default();
+    let decode = |value: &Value| {
+        let completion = Completion::deserialize(value);
         completion
-            .inspect_err(
-                |error| tracing::debug!(%error, "left out a completion that cannot be read"),
-            )
+            .inspect_err(|error| tracing::debug!(%error, "skipped an invalid completion"))
             .ok()
     };
-    Ok(all.iter().filter_map(read).collect())
+    Ok(values.iter().filter_map(decode).collect())
 }
 
-/// An operation that has ended.
+/// The notification that an operation has finished or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Completion {
-    /// How.
+    /// How the operation ended.
     #[serde(default)]
     pub state: CompletionState,
-    /// Which.
+    /// The request id of the operation.
     #[serde(deserialize_with = "lenient::id")]
     pub request_id: String,
-    /// The size of its result in bytes, where the server knows it.
+    /// The size of the result in bytes, if the server reports it.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -138,18 +138,17 @@ pub struct Completion {
     pub response_payload_uncompressed_size: Option<u64>,
 }
 
-/// How an operation ended. A server may know more ways than this version: then it is fetched like any other, and its answer
-/// tells.
+/// How an operation ended. Operations in an unknown state are fetched like any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CompletionState {
-    /// Its result is there.
+    /// The result is available.
     Finished,
-    /// It failed; what is fetched for it says why.
+    /// The operation failed; fetching it returns the reason.
     Failed,
-    /// In a way that this version does not know.
+    /// A state that this version does not know.
     #[default]
     #[serde(other)]
     Other,
@@ -161,7 +160,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_bodies_are_those_of_the_protocol() {
+    fn poll_body_matches_the_protocol() {
         let mut poll = RetrieveFutures {
             target: PollTarget::samples("s:sample:0", 3),
             prev_cursor: 7,
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_servers_answer_is_read_and_what_is_none_is_not() {
+    fn unknown_fields_are_ignored_and_non_responses_rejected() {
         let body = br#"{"completions": [
             {"state": "finished", "request_id": "a", "response_payload_uncompressed_size": 12, "colour": "red"},
             {"state": "failed", "request_id": "b"},
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_cursor_or_completion_does_not_lose_the_others() {
+    fn invalid_cursor_or_completion_does_not_discard_the_rest() {
         let body = br#"{"completions": [{"state": "finished", "request_id": 7}, {"state": "finished"}, null,
             {"request_id": "b"}], "cursor": "later"}"#;
         let read = Completions::read(body).unwrap();

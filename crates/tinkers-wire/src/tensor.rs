@@ -1,4 +1,4 @@
-//! Tensors as typed arrays: shared, never a list of JSON values, copied once on their way to the wire.
+//! Tensors as shared typed arrays.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::InvalidInput;
 use crate::numbers::Numbers;
 
-/// The element types of the public API.
+/// The element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
@@ -20,7 +20,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// The name on the wire.
+    /// Returns the name used on the wire.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
@@ -39,7 +39,7 @@ pub enum TensorValues {
 }
 
 impl TensorValues {
-    /// How many elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         match self {
             Self::F32(values) => values.len(),
@@ -47,12 +47,12 @@ impl TensorValues {
         }
     }
 
-    /// Whether there is no element.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The element type.
+    /// Returns the element type.
     pub const fn dtype(&self) -> DType {
         match self {
             Self::F32(_) => DType::Float32,
@@ -61,16 +61,16 @@ impl TensorValues {
     }
 }
 
-/// The places of the stored values of a 2-D tensor in compressed sparse row form.
+/// The row and column indices of a 2-D tensor in compressed sparse row (CSR) form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CsrIndices {
-    /// Where each row begins; rows + 1 entries.
+    /// The index of the first value of each row, followed by the number of values: rows + 1 entries.
     pub crow: Arc<[i64]>,
-    /// The column of each stored value.
+    /// The column of each value.
     pub col: Arc<[i64]>,
 }
 
-/// A tensor: dense, or sparse with `csr`.
+/// A dense tensor, or a sparse one in CSR form.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorData {
     values: TensorValues,
@@ -79,7 +79,7 @@ pub struct TensorData {
 }
 
 impl TensorData {
-    /// A 1-D tensor of 32-bit floats, shape `[N]`.
+    /// Creates a 1-D float32 tensor.
     pub fn f32(values: impl Into<Arc<[f32]>>) -> Self {
         let values = values.into();
         Self {
@@ -89,7 +89,7 @@ impl TensorData {
         }
     }
 
-    /// A 1-D tensor of 64-bit integers, shape `[N]`.
+    /// Creates a 1-D int64 tensor.
     pub fn i64(values: impl Into<Arc<[i64]>>) -> Self {
         let values = values.into();
         Self {
@@ -99,7 +99,7 @@ impl TensorData {
         }
     }
 
-    /// A 1-D integer tensor of token ids.
+    /// Creates a 1-D int64 tensor of token ids.
     pub fn tokens(tokens: &[u32]) -> Self {
         Self::i64(
             tokens
@@ -109,10 +109,10 @@ impl TensorData {
         )
     }
 
-    /// A dense tensor of any shape.
+    /// Creates a dense tensor.
     ///
     /// # Errors
-    /// When the shape does not hold as many elements as there are.
+    /// If the shape does not match the number of values, or a value is not finite.
     pub fn dense(values: TensorValues, shape: Vec<usize>) -> Result<Self, InvalidInput> {
         let tensor = Self {
             values,
@@ -123,10 +123,10 @@ impl TensorData {
         Ok(tensor)
     }
 
-    /// A 2-D tensor in compressed sparse row form; `shape` is the dense one.
+    /// Creates a 2-D sparse tensor of the dense shape `shape`.
     ///
     /// # Errors
-    /// When the indices do not describe a tensor of that shape.
+    /// If the indices do not match the shape, or a value is not finite.
     pub fn csr(
         values: TensorValues,
         shape: [usize; 2],
@@ -141,7 +141,7 @@ impl TensorData {
         Ok(tensor)
     }
 
-    /// As read from the wire, not yet checked.
+    /// Creates a decoded tensor without validation.
     pub(crate) fn from_parts(
         values: TensorValues,
         shape: Option<Vec<usize>>,
@@ -150,12 +150,12 @@ impl TensorData {
         Self { values, shape, csr }
     }
 
-    /// The elements; of a sparse tensor the stored ones.
+    /// Returns the elements; for a sparse tensor, the stored values.
     pub fn values(&self) -> &TensorValues {
         &self.values
     }
 
-    /// The elements as floats, when they are floats.
+    /// Returns the elements of a float32 tensor.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.values {
             TensorValues::F32(values) => Some(values),
@@ -163,7 +163,7 @@ impl TensorData {
         }
     }
 
-    /// The elements as integers, when they are integers.
+    /// Returns the elements of an int64 tensor.
     pub fn as_i64(&self) -> Option<&[i64]> {
         match &self.values {
             TensorValues::I64(values) => Some(values),
@@ -171,24 +171,24 @@ impl TensorData {
         }
     }
 
-    /// The element type.
+    /// Returns the element type.
     pub fn dtype(&self) -> DType {
         self.values.dtype()
     }
 
-    /// The shape; a 1-D one of the number of elements where none was given.
+    /// Returns the shape. A tensor that was decoded without one is 1-D.
     pub fn shape(&self) -> Vec<usize> {
         self.shape
             .clone()
             .unwrap_or_else(|| vec![self.values.len()])
     }
 
-    /// The indices of a sparse tensor.
+    /// Returns the indices of a sparse tensor.
     pub fn csr_indices(&self) -> Option<&CsrIndices> {
         self.csr.as_ref()
     }
 
-    /// Estimated bytes on the wire: the elements, and 8 for each index.
+    /// Estimates the bytes on the wire: the elements, plus 8 per index.
     pub fn estimated_bytes(&self) -> u64 {
         let size = match self.dtype() {
             DType::Float32 => 4,
@@ -201,10 +201,10 @@ impl TensorData {
         (self.values.len() * size + indices) as u64
     }
 
-    /// Checks shape, indices and that every float is finite.
+    /// Checks the shape, the indices, and that every value is finite.
     ///
     /// # Errors
-    /// Names `shape`, `sparse_crow_indices`, `sparse_col_indices` or `data`.
+    /// Names the field `shape`, `sparse_crow_indices`, `sparse_col_indices` or `data`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if let TensorValues::F32(values) = &self.values
             && let Some(at) = values.iter().position(|value| !value.is_finite())
@@ -224,14 +224,11 @@ impl TensorData {
         let Some(shape) = &self.shape else {
             return Ok(());
         };
-        let holds = shape
+        let capacity = shape
             .iter()
-            .try_fold(1usize, |product, &side| product.checked_mul(side));
-        if holds != Some(self.values.len()) {
-            let expected = format!(
-                "a shape that holds {} elements, got {shape:?}",
-                self.values.len()
-            );
+            .try_fold(1usize, |product, &dim| product.checked_mul(dim));
+        if capacity != Some(self.values.len()) {
+            let expected = format!("a shape of {} elements, got {shape:?}", self.values.len());
             return Err(InvalidInput::new("shape", expected));
         }
         Ok(())
@@ -249,19 +246,19 @@ impl TensorData {
             ));
         };
         let stored = self.values.len();
-        let rising = csr.crow.windows(2).all(|pair| pair[0] <= pair[1]);
-        let ends =
+        let is_ascending = csr.crow.windows(2).all(|pair| pair[0] <= pair[1]);
+        let spans_values =
             csr.crow.first() == Some(&0) && csr.crow.last() == i64::try_from(stored).ok().as_ref();
-        if Some(csr.crow.len()) != rows.checked_add(1) || !rising || !ends {
-            let expected = format!("{rows} + 1 indices that rise from 0 to {stored}");
+        if Some(csr.crow.len()) != rows.checked_add(1) || !is_ascending || !spans_values {
+            let expected = format!("{rows} + 1 indices in ascending order from 0 to {stored}");
             return Err(InvalidInput::new("sparse_crow_indices", expected));
         }
-        let inside = csr
+        let is_in_range = csr
             .col
             .iter()
             .all(|&col| usize::try_from(col).is_ok_and(|col| col < columns));
-        if csr.col.len() != stored || !inside {
-            let expected = format!("{stored} columns below {columns}, one for each value");
+        if csr.col.len() != stored || !is_in_range {
+            let expected = format!("{stored} column indices below {columns}, one per value");
             return Err(InvalidInput::new("sparse_col_indices", expected));
         }
         Ok(())
@@ -300,7 +297,7 @@ impl Serialize for TensorData {
     }
 }
 
-/// A tensor in JSON, which may leave out what it holds.
+/// A tensor decoded from JSON, in which the dtype is optional.
 #[derive(Deserialize)]
 pub(crate) struct UntypedTensor {
     data: Numbers,
@@ -311,17 +308,18 @@ pub(crate) struct UntypedTensor {
 }
 
 impl UntypedTensor {
-    /// The tensor. Without a `dtype` it holds what is `expected`, else int64 where all numbers are whole, else float32.
-    pub(crate) fn typed(self, expected: Option<DType>) -> Result<TensorData, &'static str> {
+    /// Converts to a tensor. Without a `dtype`, the element type is `expected`; without that too, int64 if all numbers are integers,
+    /// else float32.
+    pub(crate) fn into_tensor(self, expected: Option<DType>) -> Result<TensorData, &'static str> {
         let dtype = self.dtype.or(expected).unwrap_or(match self.data {
-            Numbers::Whole(_) => DType::Int64,
+            Numbers::Integers(_) => DType::Int64,
             Numbers::Mixed { .. } => DType::Float32,
         });
         let values = match dtype {
             DType::Float32 => TensorValues::F32(self.data.into_f32()),
             DType::Int64 => {
-                let whole = self.data.into_i64();
-                TensorValues::I64(whole.ok_or("int64 data must be whole numbers")?)
+                let integers = self.data.into_i64();
+                TensorValues::I64(integers.ok_or("data: expected integers, since dtype is int64")?)
             }
         };
         let csr = match (self.sparse_crow_indices, self.sparse_col_indices) {
@@ -330,7 +328,9 @@ impl UntypedTensor {
                 crow: crow.into(),
                 col: col.into(),
             }),
-            _ => return Err("sparse_crow_indices and sparse_col_indices come together"),
+            _ => {
+                return Err("expected both sparse_crow_indices and sparse_col_indices, or neither");
+            }
         };
         Ok(TensorData {
             values,
@@ -342,12 +342,12 @@ impl UntypedTensor {
 
 impl<'de> Deserialize<'de> for TensorData {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let read = UntypedTensor::deserialize(deserializer)?;
-        read.typed(None).map_err(serde::de::Error::custom)
+        let tensor = UntypedTensor::deserialize(deserializer)?;
+        tensor.into_tensor(None).map_err(serde::de::Error::custom)
     }
 }
 
-/// The little-endian bytes of a shared array, without a copy where the machine is little-endian itself.
+/// Returns the little-endian bytes of a shared array, without copying on little-endian targets.
 pub(crate) fn little_endian<T: Element>(values: &Arc<[T]>) -> Bytes {
     if cfg!(target_endian = "little") {
         return Bytes::from_owner(SharedBytes(Arc::clone(values)));
@@ -360,7 +360,7 @@ pub(crate) fn little_endian<T: Element>(values: &Arc<[T]>) -> Bytes {
     )
 }
 
-/// Reads little-endian elements into one of the standard collections; `None` when the length is no multiple of the element size.
+/// Decodes little-endian elements; `None` if the length is not a multiple of the element size.
 pub(crate) fn from_little_endian<T: Element, C: FromIterator<T>>(bytes: &[u8]) -> Option<C> {
     let size = size_of::<T>();
     if !bytes.len().is_multiple_of(size) {
@@ -377,7 +377,7 @@ impl<T: Element> AsRef<[u8]> for SharedBytes<T> {
     }
 }
 
-/// An element of a packed array.
+/// An array element with a little-endian encoding.
 pub(crate) trait Element: bytemuck::NoUninit + Send + Sync + 'static {
     fn to_le(self) -> Vec<u8>;
     fn from_le(bytes: &[u8]) -> Self;
@@ -404,7 +404,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_carries_what_was_set_and_no_more() {
+    fn json_omits_a_shape_that_was_not_set() {
         let json = serde_json::to_string(&TensorData::f32(vec![0.5, 1.0])).unwrap();
         assert_eq!(json, r#"{"data":[0.5,1.0],"dtype":"float32","shape":[2]}"#);
         let unshaped: TensorData =
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_null_is_not_a_number_and_a_fraction_is_no_integer() {
+    fn null_is_nan_and_a_fraction_is_not_an_integer() {
         let tensor: TensorData =
             serde_json::from_str(r#"{"data": [null, 2], "dtype": "float32"}"#).unwrap();
         assert!(tensor.as_f32().unwrap()[0].is_nan());
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_and_indices_are_checked() {
+    fn invalid_shapes_and_indices_are_rejected() {
         let two = || TensorValues::F32(Arc::from(vec![1.0, 2.0]));
         assert_eq!(
             TensorData::dense(two(), vec![3]).unwrap_err().field(),

@@ -1,4 +1,4 @@
-//! Passes and optimizer steps.
+//! Requests of forward and forward-backward passes and optimizer steps.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
@@ -10,46 +10,46 @@ use crate::{Datum, DecodeError, InvalidInput, Loss, LossConfigValue, LossFn, inp
 /// Whether a pass computes gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PassMode {
-    /// Losses only.
+    /// Computes losses only.
     Forward,
-    /// Losses, and gradients added to what the model holds.
+    /// Computes losses, and adds gradients to those that the model has accumulated.
     ForwardBackward,
 }
 
-/// One pass over some data: the body of `POST /forward_backward`, or in JSON of `POST /forward`.
+/// A pass over a batch: the body of `POST /forward_backward`, or of `POST /forward` (JSON only).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PassRequest {
-    /// The model.
+    /// The id of the model.
     pub model_id: String,
-    /// The number of this request among the model's; from 1, the same on every retry.
+    /// The sequence number of this request within the model, from 1; the same on every retry.
     pub seq_id: u64,
     /// Whether gradients are computed.
     pub mode: PassMode,
-    /// The data.
+    /// The batch.
     pub data: Vec<Datum>,
-    /// The loss.
+    /// The loss function.
     pub loss: Loss,
 }
 
 impl PassRequest {
-    /// The protobuf body. Tensor data are copied once, into the body.
+    /// Encodes the protobuf body. Tensors are copied once, into the body.
     ///
     /// # Errors
-    /// When a chunk kind has no protobuf form, or the sequence number does not fit.
+    /// If a chunk kind has no protobuf form, or `seq_id` exceeds `i32::MAX`.
     pub fn to_protobuf(&self) -> Result<Bytes, InvalidInput> {
         proto::training::encode_request(self)
     }
 
-    /// Reads a protobuf body.
+    /// Decodes a protobuf body.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If the body cannot be decoded.
     pub fn from_protobuf(body: Bytes) -> Result<Self, DecodeError> {
         proto::training::decode_request(body)
     }
 
-    /// The JSON body: for `/forward_backward` or, of a [`PassMode::Forward`], for `/forward` and only there, since the JSON
-    /// form of `/forward_backward` always adds gradients.
+    /// Encodes the JSON body, for `/forward_backward` or, with [`PassMode::Forward`], for `/forward`. A forward pass must not be sent to
+    /// `/forward_backward` as JSON, since that always adds gradients.
     pub fn to_json(&self) -> Bytes {
         #[derive(Serialize)]
         struct Input<'a> {
@@ -83,10 +83,10 @@ impl PassRequest {
         crate::to_json(&Body(self))
     }
 
-    /// Reads a JSON body of either route.
+    /// Decodes a JSON body of either route.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If the body cannot be decoded.
     pub fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
         #[derive(Deserialize)]
         struct Input {
@@ -109,7 +109,7 @@ impl PassRequest {
             (None, Some(input)) => (PassMode::ForwardBackward, input),
             _ => {
                 return Err(DecodeError::new(
-                    "expected exactly one of forward_input and forward_backward_input",
+                    "cannot decode the pass: expected exactly one of forward_input and forward_backward_input",
                 ));
             }
         };
@@ -131,31 +131,32 @@ impl PassRequest {
     }
 }
 
-/// The parameters of an AdamW step. What is `None` is not sent: beta1 0.9, beta2 0.95, eps 1e-12, no decay, no clipping.
+/// The parameters of an AdamW step. Fields that are `None` are not sent; the server's defaults are beta1 0.9, beta2 0.95, eps 1e-12, no
+/// weight decay and no clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AdamParams {
     /// The learning rate.
     pub learning_rate: f64,
-    /// The decay of the first moment.
+    /// The decay rate of the first moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beta1: Option<f64>,
-    /// The decay of the second moment.
+    /// The decay rate of the second moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beta2: Option<f64>,
-    /// Added to the root of the second moment.
+    /// The term added to the square root of the second moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eps: Option<f64>,
-    /// Decoupled weight decay.
+    /// The decoupled weight decay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
-    /// Gradients are scaled down to this norm over all parameters; 0 is off.
+    /// The maximum norm of the gradients over all parameters; 0 disables clipping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grad_clip_norm: Option<f64>,
 }
 
 impl AdamParams {
-    /// A step of this learning rate, all else the server's default.
+    /// Creates parameters with a learning rate and the server's defaults otherwise.
     pub const fn new(learning_rate: f64) -> Self {
         Self {
             learning_rate,
@@ -167,7 +168,7 @@ impl AdamParams {
         }
     }
 
-    /// With the decays of both moments.
+    /// Sets the decay rates of both moments.
     #[must_use]
     pub const fn betas(mut self, beta1: f64, beta2: f64) -> Self {
         self.beta1 = Some(beta1);
@@ -175,26 +176,26 @@ impl AdamParams {
         self
     }
 
-    /// With decoupled weight decay.
+    /// Sets the decoupled weight decay.
     #[must_use]
     pub const fn weight_decay(mut self, weight_decay: f64) -> Self {
         self.weight_decay = Some(weight_decay);
         self
     }
 
-    /// With gradients clipped to this norm.
+    /// Sets the maximum norm of the gradients.
     #[must_use]
     pub const fn grad_clip_norm(mut self, norm: f64) -> Self {
         self.grad_clip_norm = Some(norm);
         self
     }
 
-    /// Checks every value.
+    /// Checks that every parameter is finite and in range.
     ///
     /// # Errors
-    /// Names the parameter.
+    /// Names the invalid parameter.
     pub fn validate(&self) -> Result<(), InvalidInput> {
-        input::within(
+        input::check_range(
             "learning_rate",
             self.learning_rate,
             self.learning_rate >= 0.0,
@@ -202,7 +203,7 @@ impl AdamParams {
         )?;
         for (field, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if let Some(beta) = beta {
-                input::within(
+                input::check_range(
                     field,
                     beta,
                     (0.0..1.0).contains(&beta),
@@ -211,15 +212,15 @@ impl AdamParams {
             }
         }
         if let Some(eps) = self.eps {
-            // A parameter that never had a gradient is divided by this alone.
-            input::within("eps", eps, eps > 0.0, "more than 0")?;
+            // A weight that never had a gradient is divided by `eps` alone.
+            input::check_range("eps", eps, eps > 0.0, "more than 0")?;
         }
         for (field, value) in [
             ("weight_decay", self.weight_decay),
             ("grad_clip_norm", self.grad_clip_norm),
         ] {
             if let Some(value) = value {
-                input::within(field, value, value >= 0.0, "0 or more")?;
+                input::check_range(field, value, value >= 0.0, "0 or more")?;
             }
         }
         Ok(())
@@ -230,13 +231,13 @@ impl AdamParams {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimStep {
-    /// The model.
+    /// The id of the model.
     pub model_id: String,
-    /// The number of this request among the model's.
+    /// The sequence number of this request within the model.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
-    /// The parameters.
+    /// The AdamW parameters of the step.
     pub adam_params: AdamParams,
 }
 
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_of_each_route_is_that_of_older_sdks() {
+    fn json_of_each_route_matches_older_sdks() {
         let json = request(PassMode::ForwardBackward).to_json();
         assert_eq!(
             std::str::from_utf8(&json).unwrap(),
@@ -276,13 +277,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_both_kinds_is_refused() {
+    fn body_with_both_inputs_is_rejected() {
         let json = br#"{"forward_input": {"data": [], "loss_fn": "ppo"}, "forward_backward_input": {"data": [], "loss_fn": "ppo"}, "model_id": "m"}"#;
         assert!(PassRequest::from_json(json).is_err());
     }
 
     #[test]
-    fn a_step_sends_what_was_set_and_refuses_what_cannot_be() {
+    fn step_omits_unset_fields_and_rejects_invalid_ones() {
         let step = OptimStep {
             model_id: "m".into(),
             seq_id: 2,

@@ -1,4 +1,4 @@
-//! What passes and optimizer steps give.
+//! Results of passes and optimizer steps.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,42 +7,42 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::answer::read_json;
 use crate::nulls::null_is_default;
 use crate::numbers::number;
 use crate::poll::read_known;
+use crate::response::read_json;
 use crate::{DecodeError, OperationResult, TensorData, lenient_tensor, proto};
 
 /// The outputs of the loss function for one datum, by name; usually `logprobs`.
 pub type LossFnOutput = BTreeMap<String, TensorData>;
 
-/// The result of a pass.
+/// The result of a forward or forward-backward pass.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ForwardBackwardOutput {
-    /// What kind of record the outputs are.
+    /// The type name of the outputs.
     #[serde(default, deserialize_with = "null_is_default")]
     pub loss_fn_output_type: String,
-    /// One for each datum, in order.
+    /// The outputs of the loss function, one per datum, in order.
     #[serde(deserialize_with = "lenient_tensor::outputs")]
     pub loss_fn_outputs: Vec<LossFnOutput>,
-    /// Metrics by `name:reduction`, such as `loss:sum`; some servers send none.
+    /// The metrics by `name:reduction`, such as `loss:sum`; empty on some servers.
     #[serde(default, deserialize_with = "metrics")]
     pub metrics: BTreeMap<String, f64>,
 }
 
 impl ForwardBackwardOutput {
-    /// The sum of the loss over all positions, where the server tells it.
+    /// Returns the sum of the loss over all positions, if the server sends it.
     pub fn loss_sum(&self) -> Option<f64> {
         self.metrics.get("loss:sum").copied()
     }
 
-    /// The JSON form, for servers.
+    /// Encodes the result as JSON, for servers.
     pub fn to_json(&self) -> Bytes {
         crate::to_json(self)
     }
 
-    /// The protobuf form, for servers.
+    /// Encodes the result as protobuf, for servers.
     pub fn to_protobuf(&self) -> Bytes {
         proto::training::encode_output(self)
     }
@@ -64,7 +64,7 @@ impl OperationResult for ForwardBackwardOutput {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OptimStepResult {
-    /// Metrics of the step, where the server sends any.
+    /// The metrics of the step; empty on some servers.
     #[serde(default, deserialize_with = "metrics")]
     pub metrics: BTreeMap<String, f64>,
 }
@@ -77,10 +77,10 @@ impl OperationResult for OptimStepResult {
     }
 }
 
-/// Reads metrics, which may be null. A metric may be any form of a number; one that is none is left out, since a pass that was applied must
-/// not fail for it.
+/// Deserialises metrics leniently. Metrics that are not numbers are skipped and logged: the operation has been applied, so it must not fail
+/// because of them.
 fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
-    static IS_KNOWN: AtomicBool = AtomicBool::new(false);
+    static HAS_WARNED: AtomicBool = AtomicBool::new(false);
 
     let raw = match Value::deserialize(deserializer)? {
         Value::Object(raw) => raw,
@@ -88,21 +88,24 @@ fn metrics<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
         other => Map::from_iter([("metrics".to_owned(), other)]),
     };
     let mut metrics = BTreeMap::new();
-    let mut left_out = Vec::new();
+    let mut skipped = Vec::new();
     for (name, value) in raw {
         match number(&value) {
             Some(number) => {
                 metrics.insert(name, number);
             }
-            None => left_out.push(name),
+            None => skipped.push(name),
         }
     }
-    if !left_out.is_empty() {
-        const MESSAGE: &str = "left out metrics that are no numbers";
-        if IS_KNOWN.swap(true, Ordering::Relaxed) {
-            tracing::debug!(?left_out, "{MESSAGE}");
+    if !skipped.is_empty() {
+        const MESSAGE: &str = "skipped metrics that are not numbers";
+        if HAS_WARNED.swap(true, Ordering::Relaxed) {
+            tracing::debug!(?skipped, "{MESSAGE}");
         } else {
-            tracing::warn!(?left_out, "{MESSAGE}; later ones are logged at debug");
+            tracing::warn!(
+                ?skipped,
+                "{MESSAGE}; further ones are logged at debug level"
+            );
         }
     }
     Ok(metrics)
@@ -113,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_of_open_servers_is_read() {
+    fn results_of_other_servers_are_decoded() {
         let output = ForwardBackwardOutput::from_json(
             br#"{"loss_fn_output_type": "scalar", "loss_fn_outputs": [{"logprobs": {"data": [-0.5, null], "dtype": "float32", "shape": [2]}}], "metrics": {}}"#,
         )
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_never_fails_a_result() {
+    fn invalid_metrics_are_skipped() {
         let body = br#"{"metrics": {"loss": 3.0, "n": 5, "lr": "0.1", "ok": true, "bad": NaN, "down": -Infinity,
             "name": "x", "nested": {"a": 1}, "list": [1]}}"#;
         let metrics = OptimStepResult::from_json(body).unwrap().metrics;
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_without_its_fields_is_no_success() {
+    fn result_without_its_fields_is_an_error() {
         for known in [
             "{}",
             r#"{"type": "optim_step"}"#,
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_of_results_are_read_in_all_their_forms() {
+    fn result_tensors_are_decoded_in_every_form() {
         let output = |tensor: &str| {
             let body = format!(r#"{{"loss_fn_outputs": [{{"logprobs": {tensor}}}]}}"#);
             let read = ForwardBackwardOutput::from_json(body.as_bytes()).unwrap();
@@ -219,7 +222,7 @@ mod tests {
                 "{whole}"
             );
         }
-        // What is no tensor is left out.
+        // Values that are not tensors are skipped.
         for none in [r#""high""#, "null", r#"{"data": "x"}"#, "{}", "[[1]]"] {
             assert_eq!(output(none), None, "{none}");
         }

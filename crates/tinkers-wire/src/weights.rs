@@ -1,72 +1,73 @@
-//! Saving and loading weights.
+//! Requests and results of saving and loading weights.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::answer::read_json;
 use crate::nulls::null_is_default;
 use crate::poll::read_known;
+use crate::response::read_json;
 use crate::{DecodeError, InvalidInput, OperationResult, OptimizerConfig, TinkerPath, lenient};
 
-/// `POST /save_weights`: weights and optimizer state, to go on training.
+/// `POST /save_weights`: saves weights and optimizer state, to continue training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SaveWeights {
-    /// The model.
+    /// The id of the model.
     pub model_id: String,
-    /// The number of this request among the model's.
+    /// The sequence number of this request within the model.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
-    /// A bare name; the server's choice when `None`.
+    /// The name of the checkpoint; chosen by the server if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Deleted after so many seconds; never when `None`.
+    /// The time until the checkpoint is deleted, in seconds; `None` keeps it forever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// Whether a checkpoint of that name is replaced.
+    /// Whether to replace an existing checkpoint of the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overwrite: Option<bool>,
-    /// The caller's own notes.
+    /// Metadata set by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Whether a sampler keeps the weights of its creation.
+/// Whether a sampler follows later saves of its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SamplerSaveKind {
-    /// It keeps them.
+    /// The sampler keeps the weights that it was created with.
     Snapshot,
-    /// It follows later saves of the model.
+    /// The sampler switches to the weights of later saves.
     Inflight,
 }
 
-/// `POST /save_weights_for_sampler`: named with `path`, or unnamed with `sampling_session_seq_id`.
+/// `POST /save_weights_for_sampler`: saves weights to sample from, either under the name `path` or, unnamed, for the sampler
+/// `sampling_session_seq_id`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SaveWeightsForSampler {
-    /// The model.
+    /// The id of the model.
     pub model_id: String,
-    /// The number of this request among the model's.
+    /// The sequence number of this request within the model.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<u64>"))]
     pub seq_id: u64,
-    /// A bare name, for weights that stay.
+    /// The name of the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The number of the sampler that is made of weights without a name.
+    /// The sequence number of the sampler to create from unnamed weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_session_seq_id: Option<u64>,
-    /// Whether the sampler keeps these weights; a snapshot when `None`.
+    /// Whether the sampler follows later saves; a snapshot if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<SamplerSaveKind>,
-    /// Deleted after so many seconds; named only.
+    /// The time until the checkpoint is deleted, in seconds; only for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// The caller's own notes; named only.
+    /// Metadata set by the caller; only for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
@@ -75,7 +76,7 @@ pub struct SaveWeightsForSampler {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SavedWeights {
-    /// Where they are.
+    /// The path of the checkpoint.
     pub path: TinkerPath,
 }
 
@@ -83,10 +84,10 @@ pub struct SavedWeights {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SavedSamplerWeights {
-    /// Where they are, when they have a name.
+    /// The path of the checkpoint, for named weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TinkerPath>,
-    /// The sampler made of them, when they have none.
+    /// The id of the new sampler, for unnamed weights.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -95,39 +96,39 @@ pub struct SavedSamplerWeights {
     pub sampling_session_id: Option<String>,
 }
 
-/// `POST /load_weights`: a new model from a checkpoint, with `session_id` and `model_seq_id`, or into a model that is
-/// there, with `model_id` and `seq_id`.
+/// `POST /load_weights`: loads a checkpoint into a new model (`session_id`, `model_seq_id`) or into an existing one (`model_id`,
+/// `seq_id`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadWeights {
-    /// The checkpoint.
+    /// The path of the checkpoint.
     pub path: TinkerPath,
-    /// Whether the optimizer's state is restored too.
+    /// Whether to restore the optimizer state too.
     #[serde(default, deserialize_with = "null_is_default")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<bool>"))]
     pub optimizer: bool,
     /// The session of the new model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
-    /// The number of the new model in the session.
+    /// The sequence number of the new model in the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_seq_id: Option<u64>,
-    /// The model that is loaded into.
+    /// The id of the existing model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_id: Option<String>,
-    /// The number of this request among that model's.
+    /// The sequence number of this request within the existing model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq_id: Option<u64>,
-    /// The base model, when it is not the checkpoint's.
+    /// The base model, if it differs from that of the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
-    /// The caller's own notes on the new model.
+    /// Metadata of the new model, set by the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The optimizer of the new model, when its state is not restored.
+    /// The optimizer of the new model, if its state is not restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimizer_config: Option<OptimizerConfig>,
-    /// A token of the account that owns the checkpoint.
+    /// An access token of the account that owns the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_access_token: Option<String>,
 }
@@ -136,10 +137,10 @@ pub struct LoadWeights {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LoadedWeights {
-    /// The checkpoint.
+    /// The path of the checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<TinkerPath>,
-    /// The model.
+    /// The id of the model.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -162,7 +163,9 @@ impl OperationResult for SavedSamplerWeights {
     fn from_json(body: &[u8]) -> Result<Self, DecodeError> {
         let saved: Self = read_json(body).map_err(|error| error.quoting(body))?;
         if saved.path.is_none() && saved.sampling_session_id.is_none() {
-            let missing = DecodeError::new("neither `path` nor `sampling_session_id`");
+            let missing = DecodeError::new(
+                "cannot decode the save result: expected `path` or `sampling_session_id`",
+            );
             return Err(missing.quoting(body));
         }
         Ok(saved)
@@ -177,26 +180,26 @@ impl OperationResult for LoadedWeights {
     }
 }
 
-/// The longest name of a checkpoint, in bytes.
+/// The maximum length of a checkpoint name, in bytes.
 pub const MAX_CHECKPOINT_NAME: usize = 255;
 
-/// Checks the bare name of a checkpoint. What passes can be sent, listed and stored.
+/// Checks a checkpoint name (not a path).
 ///
 /// # Errors
-/// Names `name`.
+/// Names the field `name`.
 pub fn check_checkpoint_name(name: &str) -> Result<(), InvalidInput> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let is_of_length = (1..=MAX_CHECKPOINT_NAME).contains(&name.len());
-    if is_of_length && name.chars().all(fits) && !name.starts_with('.') {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_valid_length = (1..=MAX_CHECKPOINT_NAME).contains(&name.len());
+    if is_valid_length && name.chars().all(is_allowed) && !name.starts_with('.') {
         return Ok(());
     }
     let expected = format!(
-        "a name of 1 to {MAX_CHECKPOINT_NAME} letters, digits, '-', '_' or '.', not opening with '.', got {name:?}"
+        "a name of 1 to {MAX_CHECKPOINT_NAME} letters, digits, '-', '_' or '.', not starting with '.', got {name:?}"
     );
     Err(InvalidInput::new("name", expected))
 }
 
-/// Checks the bare name of a checkpoint and its time to live.
+/// Checks a checkpoint name and a time to live.
 fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), InvalidInput> {
     if let Some(name) = name {
         check_checkpoint_name(name)?;
@@ -213,20 +216,20 @@ fn validate_save(name: Option<&str>, ttl_seconds: Option<u64>) -> Result<(), Inv
 }
 
 impl SaveWeights {
-    /// Checks name and time to live.
+    /// Checks the name and the time to live.
     ///
     /// # Errors
-    /// Names `name` or `ttl_seconds`.
+    /// Names the field `name` or `ttl_seconds`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         validate_save(self.path.as_deref(), self.ttl_seconds)
     }
 }
 
 impl SaveWeightsForSampler {
-    /// Checks that it is named or unnamed and not both, the name, and the time to live.
+    /// Checks the name, the time to live, and that exactly one of `path` and `sampling_session_seq_id` is set.
     ///
     /// # Errors
-    /// Names `name`, `kind` or `ttl_seconds`.
+    /// Names the field `name`, `kind` or `ttl_seconds`.
     pub fn validate(&self) -> Result<(), InvalidInput> {
         if self.path.is_some() == self.sampling_session_seq_id.is_some() {
             return Err(InvalidInput::new(
@@ -237,7 +240,7 @@ impl SaveWeightsForSampler {
         if self.path.is_some() && self.kind == Some(SamplerSaveKind::Inflight) {
             return Err(InvalidInput::new(
                 "kind",
-                "snapshot for weights with a name, got inflight",
+                "snapshot for named weights, got inflight",
             ));
         }
         validate_save(self.path.as_deref(), self.ttl_seconds)
@@ -249,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_times_to_live_are_checked() {
+    fn invalid_name_or_time_to_live_is_rejected() {
         let save = |path: &str, ttl_seconds| SaveWeights {
             model_id: "m".into(),
             seq_id: 1,
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_open_servers_are_read() {
+    fn results_of_other_servers_are_decoded() {
         let saved = SavedSamplerWeights::from_json(
             br#"{"path": null, "sampling_session_id": "sampling_1", "type": "x"}"#,
         )
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_without_its_fields_is_no_success() {
+    fn result_without_its_fields_is_an_error() {
         for body in [
             r#"{"detail": "disk full"}"#,
             r#"{"path": null, "sampling_session_id": null}"#,

@@ -14,9 +14,9 @@ use tinkers_transport::decode_body;
 use tinkers_wire::{
     AdamParams, ApiDocument, Capabilities, CheckpointList, ClientConfig, Completions, CreateModel,
     CreateSamplingSession, DynamicConfig, ForwardBackwardOutput, ModelInfo, OperationResult,
-    OptimStepResult, PassRequest, PollAnswer, Promise, RetrieveFuture, RetrieveFutures,
-    SampleRequest, SampleResponse, SamplingParams, SaveWeights, SavedSamplerWeights, SavedWeights,
-    SessionCreated, Stop, TinkerPath, TrainingRunList, WeightsInfo, error_text, retry_after_ms,
+    OptimStepResult, PassRequest, PollResponse, RetrieveFuture, RetrieveFutures, SampleRequest,
+    SampleResponse, SamplingParams, SaveWeights, SavedSamplerWeights, SavedWeights, SessionCreated,
+    Stop, SubmissionResponse, TinkerPath, TrainingRunList, WeightsInfo, error_text, retry_after_ms,
     to_json,
 };
 
@@ -166,7 +166,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(byt
 fn json_answers(bytes: &[u8]) {
     let _ = error_text(bytes);
     let _ = retry_after_ms(bytes);
-    let _ = Promise::read(bytes);
+    let _ = SubmissionResponse::read(bytes);
     let _ = Completions::read(bytes);
     let _ = serde_json::from_slice::<Capabilities>(bytes);
     let _ = ModelInfo::read(bytes);
@@ -179,7 +179,7 @@ fn json_answers(bytes: &[u8]) {
     let _ = CheckpointList::read(bytes);
     let _ = serde_json::from_slice::<TrainingRunList>(bytes);
     let _ = serde_json::from_slice::<WeightsInfo>(bytes);
-    round_trip::<Promise>(bytes);
+    round_trip::<SubmissionResponse>(bytes);
     let _ = serde_json::from_slice::<ClientConfig>(bytes);
     let _ = serde_json::from_slice::<DynamicConfig>(bytes);
 }
@@ -206,7 +206,7 @@ fn poll_answers(bytes: &[u8]) {
         Some("application/json"),
         Some("application/x-protobuf"),
     ] {
-        let _ = PollAnswer::read(kind, Bytes::copy_from_slice(bytes));
+        let _ = PollResponse::read(kind, Bytes::copy_from_slice(bytes));
     }
 }
 

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tinkers_wire::{CheckpointKind, LoraConfig, Promise, TinkerPath};
+use tinkers_wire::{CheckpointKind, LoraConfig, SubmissionResponse, TinkerPath};
 
 use super::{Dialect, Expiry, Failures, Flags, SamplerPaths, SequenceIds, Words};
 use crate::engine::EngineError;
@@ -118,7 +118,7 @@ impl Dialect {
     }
 
     /// Returns the answer to an accepted request.
-    pub(crate) fn accepted(&self, mut promise: Promise, of: AcceptedKind<'_>) -> Answer {
+    pub(crate) fn accepted(&self, mut promise: SubmissionResponse, of: AcceptedKind<'_>) -> Answer {
         if self.sequence_ids == SequenceIds::Absent {
             promise.sample_sequence_ids = None;
         }

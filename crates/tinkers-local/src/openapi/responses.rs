@@ -115,7 +115,7 @@ impl Document<'_> {
             | Route::SaveWeights
             | Route::SaveWeightsForSampler
             | Route::LoadWeights
-            | Route::Sample => self.of::<wire::Promise>(),
+            | Route::Sample => self.of::<wire::SubmissionResponse>(),
             Route::RetrieveFuture => self.polled(),
             Route::RetrieveFutures => self.of::<wire::Completions>(),
             Route::TrainingRuns => self.of::<wire::TrainingRunList>(),

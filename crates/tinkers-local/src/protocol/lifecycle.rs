@@ -177,10 +177,10 @@ impl Protocol {
     }
 
     /// Returns the body of the answer to an accepted request.
-    pub(super) fn submission(&self, id: OperationId) -> tinkers_wire::Promise {
+    pub(super) fn submission(&self, id: OperationId) -> tinkers_wire::SubmissionResponse {
         let operation = self.operations.get(id);
         let model = operation.and_then(|operation| operation.model());
-        tinkers_wire::Promise {
+        tinkers_wire::SubmissionResponse {
             request_id: self.operations.request_id(id),
             model_id: model.map(str::to_owned),
             sample_sequence_ids: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use tinkers_wire::{PollAnswer, RetrieveFuture};
+use tinkers_wire::{PollResponse, RetrieveFuture};
 
 use super::ids::{ExchangeId, OperationId};
 use super::payload::Form;
@@ -107,8 +107,11 @@ impl Protocol {
         }
         let (queue, paused) = self.jobs.queue_state();
         let reason = paused.map(str::to_owned).or_else(|| self.reason(id));
-        let body =
-            PollAnswer::try_again_body(&self.operations.request_id(id), &queue, reason.as_deref());
+        let body = PollResponse::try_again_body(
+            &self.operations.request_id(id),
+            &queue,
+            reason.as_deref(),
+        );
         Answer::json(StatusCode::OK, &body)
     }
 

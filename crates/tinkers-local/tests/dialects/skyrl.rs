@@ -283,7 +283,10 @@ async fn the_release_reads_no_numbers_and_says_so() {
     for (dialect, has) in [(Dialect::skyrl(), false), (Dialect::skyrl_main(), true)] {
         let document = tinkers_local::open_api(&config(dialect)).unwrap();
         let read = tinkers_wire::ApiDocument::read(document.to_string().as_bytes()).unwrap();
-        assert_eq!((&*read.title, read.numbers_steps), ("Tinker API Mock", has));
+        assert_eq!(
+            (&*read.title, read.optim_step_has_seq_id),
+            ("Tinker API Mock", has)
+        );
         assert_eq!(read.pass_bodies.is_empty(), has);
     }
 }

@@ -1,4 +1,4 @@
-//! The messages of package `tinker_public`, field by field. Byte fields are `Bytes`, so that typed arrays go in uncopied.
+//! The messages of the protobuf package `tinker_public`. Byte fields are `Bytes`, so that typed arrays are not copied into them.
 
 use std::collections::BTreeMap;
 

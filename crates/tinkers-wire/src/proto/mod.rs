@@ -1,4 +1,4 @@
-//! The protobuf bodies: messages as the schema has them, and the way to and from the public types.
+//! Protobuf bodies: the messages of the schema and their conversion to and from the public types.
 
 mod messages;
 pub(crate) mod sampling;

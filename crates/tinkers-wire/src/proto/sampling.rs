@@ -9,7 +9,7 @@ use crate::{
     DecodeError, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TopkLogprobs,
 };
 
-/// A reason that has no number stands for none that is known.
+/// Encodes a stop reason that has no number in the schema; decodes as an unknown one.
 const NO_STOP_REASON: i32 = -1;
 
 pub(crate) fn encode(response: &SampleResponse) -> Bytes {
@@ -58,7 +58,7 @@ pub(crate) fn encode(response: &SampleResponse) -> Bytes {
 pub(crate) fn decode(body: Bytes) -> Result<SampleResponse, DecodeError> {
     if body.is_empty() {
         return Err(DecodeError::new(
-            "none of the fields of the result of a sample",
+            "cannot decode the sampling result: empty body",
         ));
     }
     let message = m::SampleResponse::decode(body)?;
@@ -104,7 +104,7 @@ fn decode_sequence(sequence: m::SampledSequence) -> Result<SampledSequence, Deco
     Ok(SampledSequence {
         stop_reason,
         tokens: tokens(&sequence.tokens)?,
-        // Empty bytes mean none, whether the field is there or not.
+        // Empty bytes mean that there are no log-probabilities.
         logprobs: match sequence.logprobs.filter(|bytes| !bytes.is_empty()) {
             Some(bytes) => Some(elements(&bytes)?),
             None => None,
@@ -119,7 +119,8 @@ fn decode_sequence(sequence: m::SampledSequence) -> Result<SampledSequence, Deco
 }
 
 fn decode_alternatives(alt: m::PromptAltTokens) -> Result<PromptAltTokens, DecodeError> {
-    let missing = || DecodeError::new("alternatives without tokens or logprobs");
+    let missing =
+        || DecodeError::new("cannot decode prompt_alt_tokens: missing tokens or logprobs");
     Ok(PromptAltTokens {
         tokens: tensors::decode_response(alt.tokens.ok_or_else(missing)?)?,
         logprobs: tensors::decode_response(alt.logprobs.ok_or_else(missing)?)?,
@@ -127,11 +128,13 @@ fn decode_alternatives(alt: m::PromptAltTokens) -> Result<PromptAltTokens, Decod
 }
 
 fn tokens(bytes: &[u8]) -> Result<Vec<u32>, DecodeError> {
-    // The same bits, checked below.
+    // Token ids are int32 on the wire; negative ones are rejected below.
     let ids: Vec<u32> = elements(bytes)?;
     let signed = |id: &u32| id.cast_signed();
     if let Some(id) = ids.iter().map(signed).find(|id| id.is_negative()) {
-        return Err(DecodeError::new(format!("a negative token id {id}")));
+        return Err(DecodeError::new(format!(
+            "cannot decode the tokens: negative token id {id}"
+        )));
     }
     Ok(ids)
 }
@@ -157,7 +160,7 @@ fn decode_topk(topk: m::TopkLogprobs) -> Result<Option<TopkLogprobs>, DecodeErro
     let cells = k.checked_mul(length);
     if Some(ids.len()) != cells || Some(logprobs.len()) != cells {
         let message = format!(
-            "top-k of {k} by {length} with {} ids and {} logprobs",
+            "cannot decode the top-k logprobs: expected {k} x {length}, got {} ids and {} logprobs",
             ids.len(),
             logprobs.len()
         );
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_goes_there_and_back() {
+    fn response_round_trips() {
         assert_eq!(
             SampleResponse::from_protobuf(response().to_protobuf()).unwrap(),
             response()
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn no_prefix_of_a_response_panics() {
+    fn truncated_response_does_not_panic() {
         let whole = response().to_protobuf();
         for len in 0..whole.len() {
             let _ = SampleResponse::from_protobuf(whole.slice(..len));
@@ -211,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_of_the_wrong_size_is_an_error() {
+    fn topk_matrix_of_the_wrong_size_is_an_error() {
         let mut message = m::SampleResponse::decode(response().to_protobuf()).unwrap();
         message.topk_prompt_logprobs.as_mut().unwrap().length = u32::MAX;
         assert!(decode(Bytes::from(message.encode_to_vec())).is_err());
     }
 
     #[test]
-    fn an_unknown_stop_reason_is_kept_by_its_number() {
+    fn unknown_stop_reason_keeps_its_number() {
         let mut message = m::SampleResponse::decode(response().to_protobuf()).unwrap();
         message.sequences[0].stop_reason = 9;
         let bytes = Bytes::from(message.encode_to_vec());

@@ -1,4 +1,4 @@
-//! Packed tensors to and from typed arrays.
+//! Conversion between protobuf tensors and typed arrays.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) fn encode(tensor: &TensorData) -> m::Tensor {
             col_indices: little_endian(&csr.col),
         }),
     };
-    let shape = tensor.shape().into_iter().map(|side| side as i64).collect();
+    let shape = tensor.shape().into_iter().map(|dim| dim as i64).collect();
     m::Tensor {
         encoding: Some(encoding),
         dtype: dtype as i32,
@@ -29,12 +29,12 @@ pub(super) fn encode(tensor: &TensorData) -> m::Tensor {
     }
 }
 
-/// A tensor of a request, in which a shape without sides is one that was not given.
+/// Decodes a tensor of a request, in which an empty shape means that none was given.
 pub(super) fn decode_request(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
     decode(tensor, |_| false)
 }
 
-/// A tensor of a response, in which one value without sides is a scalar.
+/// Decodes a tensor of a response, in which one value with an empty shape is a scalar.
 pub(super) fn decode_response(tensor: m::Tensor) -> Result<TensorData, DecodeError> {
     decode(tensor, |len| len == 1)
 }
@@ -43,7 +43,7 @@ fn decode(
     tensor: m::Tensor,
     is_scalar: impl FnOnce(usize) -> bool,
 ) -> Result<TensorData, DecodeError> {
-    let shape = sides(&tensor.shape)?;
+    let shape = dimensions(&tensor.shape)?;
     let (values, csr) = match tensor.encoding {
         Some(Encoding::Dense(data)) => (values(tensor.dtype, &data)?, None),
         Some(Encoding::SparseCsr(csr)) => {
@@ -53,14 +53,14 @@ fn decode(
             };
             (values(tensor.dtype, &csr.values)?, Some(indices))
         }
-        // A tensor without elements may leave the field out altogether.
+        // An empty tensor may omit the field.
         None => (values(tensor.dtype, &[])?, None),
     };
     let shape = (!shape.is_empty() || is_scalar(values.len())).then_some(shape);
     Ok(TensorData::from_parts(values, shape, csr))
 }
 
-/// Elements of a wire type, widened to the public types: int32 to int64, bfloat16 to float32.
+/// Decodes elements of a protobuf dtype, widened to the public dtypes: int32 to int64, bfloat16 to float32.
 pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeError> {
     Ok(match DType::try_from(dtype) {
         Ok(DType::Float32) => TensorValues::F32(elements(data)?),
@@ -74,24 +74,24 @@ pub(super) fn values(dtype: i32, data: &[u8]) -> Result<TensorValues, DecodeErro
         Ok(DType::Bfloat16) => {
             if !data.len().is_multiple_of(2) {
                 return Err(DecodeError::new(
-                    "a bfloat16 array of an odd number of bytes",
+                    "cannot decode a bfloat16 array: odd number of bytes",
                 ));
             }
             // A bfloat16 is the upper half of a float32.
-            let widen = |half: &[u8]| {
+            let to_f32 = |half: &[u8]| {
                 f32::from_bits(u32::from(u16::from_le_bytes([half[0], half[1]])) << 16)
             };
-            TensorValues::F32(data.chunks_exact(2).map(widen).collect())
+            TensorValues::F32(data.chunks_exact(2).map(to_f32).collect())
         }
         Ok(DType::Unspecified) | Err(_) => {
             return Err(DecodeError::new(format!(
-                "a tensor of unknown element type {dtype}"
+                "cannot decode a tensor of the unknown dtype {dtype}"
             )));
         }
     })
 }
 
-/// Bytes of one element of a wire type.
+/// Returns the size in bytes of one element of a protobuf dtype.
 pub(super) fn element_size(dtype: i32) -> usize {
     match DType::try_from(dtype) {
         Ok(DType::Int64) => 8,
@@ -101,25 +101,26 @@ pub(super) fn element_size(dtype: i32) -> usize {
 }
 
 pub(super) fn elements<T: Element, C: FromIterator<T>>(data: &[u8]) -> Result<C, DecodeError> {
-    let wrong = || {
+    let error = || {
         DecodeError::new(format!(
-            "an array of {} bytes, no multiple of its element's {}",
+            "cannot decode an array of {} bytes: not a multiple of the element size {}",
             data.len(),
             size_of::<T>()
         ))
     };
-    from_little_endian(data).ok_or_else(wrong)
+    from_little_endian(data).ok_or_else(error)
 }
 
-pub(super) fn sides(shape: &[i64]) -> Result<Vec<usize>, DecodeError> {
-    let side = |&side: &i64| {
-        usize::try_from(side)
-            .map_err(|_| DecodeError::new(format!("a negative side {side} in a shape")))
+pub(super) fn dimensions(shape: &[i64]) -> Result<Vec<usize>, DecodeError> {
+    let dimension = |&dim: &i64| {
+        usize::try_from(dim).map_err(|_| {
+            DecodeError::new(format!("cannot decode a shape with a dimension of {dim}"))
+        })
     };
-    shape.iter().map(side).collect()
+    shape.iter().map(dimension).collect()
 }
 
-/// Packs a slice.
+/// Encodes a slice as little-endian bytes.
 pub(super) fn pack<T: Element + Copy>(values: &[T]) -> Bytes {
     little_endian(&Arc::from(values))
 }
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_value_without_a_shape_is_a_row_in_requests_and_a_scalar_in_responses() {
+    fn empty_shape_is_1d_in_requests_and_scalar_in_responses() {
         let tensor = || m::Tensor {
             encoding: Some(Encoding::Dense(pack(&[6i64]))),
             dtype: DType::Int64 as i32,
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_types_are_widened() {
+    fn int32_and_bfloat16_are_widened() {
         let half = [1.5f32, -2.0]
             .iter()
             .flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes())

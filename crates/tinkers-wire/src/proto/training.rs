@@ -1,4 +1,4 @@
-//! Passes and their results in protobuf.
+//! Pass requests and results in protobuf.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub(crate) fn encode_request(request: &PassRequest) -> Result<Bytes, InvalidInpu
     for (name, value) in &request.loss.config {
         let value = match value {
             LossConfigValue::Number(number) => {
-                // Servers of before the second form read numbers here.
+                // Servers without `loss_fn_config_v2` read numbers here.
                 message.loss_fn_config.insert(name.clone(), *number);
                 m::LossValue::Number(*number)
             }
@@ -87,7 +87,7 @@ fn encode_chunk(chunk: &Chunk) -> Result<m::Chunk, InvalidInput> {
         Chunk::ImageAssetPointer { .. } | Chunk::Other(_) => {
             return Err(InvalidInput::new(
                 "type",
-                "encoded_text, image or dmel: other chunks cannot be trained on",
+                "encoded_text, image or dmel; other chunks cannot be trained on",
             ));
         }
     };
@@ -109,7 +109,7 @@ fn encode_span(span: &ProvenanceSpan) -> m::ProvenanceSpan {
 
 pub(crate) fn decode_request(body: Bytes) -> Result<PassRequest, DecodeError> {
     let message = m::ForwardBackwardRequest::decode(body)?;
-    // The second form wins where both are there.
+    // `loss_fn_config_v2` takes precedence.
     let mut config: BTreeMap<String, LossConfigValue> = message
         .loss_fn_config
         .into_iter()
@@ -121,7 +121,7 @@ pub(crate) fn decode_request(body: Bytes) -> Result<PassRequest, DecodeError> {
             Some(m::LossValue::Text(text)) => LossConfigValue::Text(text),
             None => {
                 return Err(DecodeError::new(format!(
-                    "loss_fn_config_v2.{name} has no value"
+                    "cannot decode loss_fn_config_v2.{name}: missing value"
                 )));
             }
         };
@@ -182,8 +182,9 @@ fn decode_datum(datum: m::Datum) -> Result<Datum, DecodeError> {
 fn decode_chunk(chunk: m::Chunk) -> Result<Chunk, DecodeError> {
     match chunk.chunk {
         Some(m::ChunkKind::EncodedText(text)) => {
-            let tokens = from_little_endian::<u32, _>(&text.tokens)
-                .ok_or_else(|| DecodeError::new("tokens cut in the middle"))?;
+            let tokens = from_little_endian::<u32, _>(&text.tokens).ok_or_else(|| {
+                DecodeError::new("cannot decode the tokens of a chunk: not a multiple of 4 bytes")
+            })?;
             Ok(Chunk::EncodedText(tokens))
         }
         Some(m::ChunkKind::Image(image)) => Ok(Chunk::Image {
@@ -192,7 +193,7 @@ fn decode_chunk(chunk: m::Chunk) -> Result<Chunk, DecodeError> {
             expected_tokens: image.expected_tokens.and_then(|n| u32::try_from(n).ok()),
         }),
         Some(m::ChunkKind::Dmel(dmel)) => Ok(Chunk::Dmel(dmel.dmel)),
-        None => Err(DecodeError::new("a chunk of an unknown kind")),
+        None => Err(DecodeError::new("cannot decode a chunk of unknown kind")),
     }
 }
 
@@ -200,10 +201,11 @@ fn decode_span(span: m::ProvenanceSpan) -> Result<ProvenanceSpan, DecodeError> {
     let (kind, inner) = match span.span {
         Some(m::SpanKind::PromptTokens(inner)) => (SpanKind::Prompt, inner),
         Some(m::SpanKind::SampledTokens(inner)) => (SpanKind::Sampled, inner),
-        None => return Err(DecodeError::new("a span of an unknown kind")),
+        None => return Err(DecodeError::new("cannot decode a span of unknown kind")),
     };
     let count = |n: i64| {
-        u64::try_from(n).map_err(|_| DecodeError::new("a negative offset or length in a span"))
+        u64::try_from(n)
+            .map_err(|_| DecodeError::new("cannot decode a span with a negative offset or length"))
     };
     Ok(ProvenanceSpan {
         kind,
@@ -214,7 +216,7 @@ fn decode_span(span: m::ProvenanceSpan) -> Result<ProvenanceSpan, DecodeError> {
 }
 
 pub(crate) fn encode_output(output: &ForwardBackwardOutput) -> Bytes {
-    // One record for each datum: outputs of one pass need not have the same trailing shape.
+    // One record per datum, since the trailing shapes may differ between data.
     let records = output.loss_fn_outputs.iter().map(|fields| m::ArrayRecord {
         type_tag: output.loss_fn_output_type.clone(),
         fields: fields
@@ -241,7 +243,7 @@ fn batch_of_one(tensor: &TensorData) -> m::BatchedTensor {
         .shape()
         .into_iter()
         .skip(1)
-        .map(|side| side as i64)
+        .map(|dim| dim as i64)
         .collect();
     m::BatchedTensor {
         data,
@@ -254,25 +256,27 @@ fn batch_of_one(tensor: &TensorData) -> m::BatchedTensor {
 pub(crate) fn decode_output(body: Bytes) -> Result<ForwardBackwardOutput, DecodeError> {
     if body.is_empty() {
         return Err(DecodeError::new(
-            "none of the fields of the result of a pass",
+            "cannot decode the result of a pass: empty body",
         ));
     }
     let message = m::ForwardBackwardOutput::decode(body)?;
     let mut loss_fn_outputs = Vec::new();
-    let mut without_field = 0;
+    let mut empty_outputs = 0;
     for record in &message.loss_fn_outputs {
         if record.fields.is_empty() {
-            // The declared number costs nothing to write and must not cost memory to read, in one record or in many.
+            // A few bytes can declare any number of empty outputs, which must not make the decoder allocate without bound.
             let declared = usize::try_from(record.num_datums).unwrap_or(0);
-            without_field = declared.saturating_add(without_field);
-            if without_field > MAX_EMPTY_DATA {
-                let message = format!("{without_field} data without a field");
+            empty_outputs = declared.saturating_add(empty_outputs);
+            if empty_outputs > MAX_EMPTY_OUTPUTS {
+                let message = format!(
+                    "cannot decode {empty_outputs} outputs without fields: expected at most {MAX_EMPTY_OUTPUTS}"
+                );
                 return Err(DecodeError::new(message));
             }
         }
         decode_record(record, &mut loss_fn_outputs)?;
     }
-    // A qualified name such as `module:Class` is cut to its last part.
+    // Keeps only the class of a qualified name such as `module:Class`.
     let name = message
         .loss_fn_output_type
         .rsplit(':')
@@ -296,7 +300,7 @@ fn decode_record(
         .map(|(name, batch)| Ok((name, split(name, batch)?)))
         .collect::<Result<_, DecodeError>>()?;
     let declared = usize::try_from(record.num_datums)
-        .map_err(|_| DecodeError::new("a negative number of data"))?;
+        .map_err(|_| DecodeError::new("cannot decode a record with a negative num_datums"))?;
     let count = if declared == 0 {
         fields.first().map_or(0, |(_, data)| data.len())
     } else {
@@ -304,7 +308,7 @@ fn decode_record(
     };
     if let Some((name, data)) = fields.iter().find(|(_, data)| data.len() != count) {
         return Err(DecodeError::new(format!(
-            "{} entries of {name} for {count} data",
+            "cannot decode a record: field {name} has {} entries, expected {count}",
             data.len()
         )));
     }
@@ -318,29 +322,30 @@ fn decode_record(
     Ok(())
 }
 
-/// More data than any request has.
-const MAX_EMPTY_DATA: usize = 1 << 16;
-/// Each datum gets the name and the trailing shape of its batch, so that long ones would come back many times.
-const LONGEST_NAME: usize = 200;
-const MOST_SIDES: usize = 32;
+/// The maximum number of outputs without fields in a result; more than any request has data.
+const MAX_EMPTY_OUTPUTS: usize = 1 << 16;
+/// The maximum length of a field name. The name and the trailing shape are copied to every datum of a batch, so both are limited.
+const MAX_NAME_LEN: usize = 200;
+/// The maximum number of trailing dimensions of a field.
+const MAX_DIMENSIONS: usize = 32;
 
-/// Cuts a batch into its data by the byte offsets.
+/// Splits a batch into one tensor per datum, at its byte offsets.
 fn split(name: &str, batch: &m::BatchedTensor) -> Result<Vec<TensorData>, DecodeError> {
-    if name.len() > LONGEST_NAME || batch.trailing_shape.len() > MOST_SIDES {
+    if name.len() > MAX_NAME_LEN || batch.trailing_shape.len() > MAX_DIMENSIONS {
         return Err(DecodeError::new(format!(
-            "a field with a name of {} bytes and {} sides",
+            "cannot decode a field: its name has {} bytes and its shape {} dimensions, expected at most {MAX_NAME_LEN} and {MAX_DIMENSIONS}",
             name.len(),
             batch.trailing_shape.len()
         )));
     }
     let offsets = elements::<i64, Vec<_>>(&batch.offsets)?;
-    let trailing = tensors::sides(&batch.trailing_shape)?;
+    let trailing = tensors::dimensions(&batch.trailing_shape)?;
     let row: usize = trailing
         .iter()
-        .try_fold(1usize, |product, &side| product.checked_mul(side))
+        .try_fold(1usize, |product, &dim| product.checked_mul(dim))
         .unwrap_or(0);
     let size = tensors::element_size(batch.dtype);
-    let cut = |pair: &[i64]| {
+    let tensor = |pair: &[i64]| {
         let range = usize::try_from(pair[0])
             .ok()
             .zip(usize::try_from(pair[1]).ok())
@@ -349,14 +354,16 @@ fn split(name: &str, batch: &m::BatchedTensor) -> Result<Vec<TensorData>, Decode
             .and_then(|range| batch.data.get(range))
             .filter(|bytes| bytes.len().is_multiple_of(size));
         let bytes = bytes.ok_or_else(|| {
-            DecodeError::new(format!("offsets of {name} that do not fit its data"))
+            DecodeError::new(format!(
+                "cannot decode field {name}: offsets do not match its data"
+            ))
         })?;
         let values = tensors::values(batch.dtype, bytes)?;
         let mut shape = vec![values.len().checked_div(row).unwrap_or(0)];
         shape.extend_from_slice(&trailing);
         Ok(TensorData::from_parts(values, Some(shape), None))
     };
-    offsets.windows(2).map(cut).collect()
+    offsets.windows(2).map(tensor).collect()
 }
 
 #[cfg(test)]
@@ -401,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_goes_there_and_back() {
+    fn request_round_trips() {
         assert_eq!(
             PassRequest::from_protobuf(request().to_protobuf().unwrap()).unwrap(),
             request()
@@ -409,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_small_request_are_those_of_the_schema() {
+    fn request_bytes_match_the_schema() {
         let data = vec![Datum::new(vec![5]).with("target_tokens", vec![6i64])];
         let request = PassRequest {
             model_id: "m".into(),
@@ -432,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_schema_cannot_carry_is_refused_by_name() {
+    fn unsupported_chunks_and_large_seq_ids_are_rejected() {
         let mut bad = request();
         bad.data[0].model_input.chunks[1] = Chunk::ImageAssetPointer {
             location: "gs://x".into(),
@@ -460,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_goes_there_and_back() {
+    fn output_round_trips() {
         assert_eq!(
             ForwardBackwardOutput::from_protobuf(output().to_protobuf()).unwrap(),
             output()
@@ -468,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batched_record_is_cut_by_its_offsets() {
+    fn batched_record_is_split_at_its_offsets() {
         let data: Vec<u8> = [1.0f32, 2.0, 3.0]
             .iter()
             .flat_map(|x| x.to_le_bytes())
@@ -504,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_little_to_write_costs_no_memory_to_read() {
+    fn small_messages_cannot_force_large_allocations() {
         let read = |records: Vec<m::ArrayRecord>| {
             let message = m::ForwardBackwardOutput {
                 loss_fn_output_type: "x".into(),
@@ -514,7 +521,7 @@ mod tests {
             let read = decode_output(Bytes::from(message.encode_to_vec()));
             read.map(|output| output.loss_fn_outputs.len())
         };
-        // Many records of data without a field count together.
+        // Outputs without fields are limited across all records.
         let empty = |num_datums| m::ArrayRecord {
             type_tag: String::new(),
             fields: BTreeMap::new(),
@@ -523,13 +530,13 @@ mod tests {
         assert_eq!(read(vec![empty(1 << 15); 2]), Ok(1 << 16));
         assert!(read(vec![empty(1 << 15); 3]).is_err());
         assert!(read(vec![empty(i64::MAX); 3]).is_err());
-        // A name and a trailing shape come back with each datum.
-        let field = |name: usize, sides: usize| {
+        // The name and the trailing shape are copied to each datum.
+        let field = |name: usize, dimensions: usize| {
             let batch = m::BatchedTensor {
                 data: Bytes::new(),
                 offsets: pack(&[0i64; 4]),
                 dtype: 1,
-                trailing_shape: vec![1; sides],
+                trailing_shape: vec![1; dimensions],
             };
             m::ArrayRecord {
                 type_tag: String::new(),
@@ -543,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn no_prefix_panics() {
+    fn truncated_messages_do_not_panic() {
         let (request, output) = (request().to_protobuf().unwrap(), output().to_protobuf());
         for len in 0..request.len() {
             let _ = PassRequest::from_protobuf(request.slice(..len));

@@ -1,11 +1,11 @@
-//! Reading what servers answer: JSON as any encoder writes it, errors in the server's own words, and answers that cannot be read.
+//! Decoding of response bodies: lenient JSON, error messages of servers, and decode errors.
 
 use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// An answer that cannot be read as what it should be.
+/// The error for a body that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct DecodeError {
@@ -13,14 +13,14 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// `message` says what is wrong with the answer, as a lower-case fragment.
+    /// Creates an error from a lower-case message without a full stop.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
         }
     }
 
-    /// Adds the beginning of the answer, so that a person can see what the server sent.
+    /// Appends an excerpt of the body to the message.
     pub(crate) fn quoting(self, body: &[u8]) -> Self {
         Self::new(format!(
             "{}; the server sent: {}",
@@ -32,20 +32,20 @@ impl DecodeError {
 
 impl From<serde_json::Error> for DecodeError {
     fn from(error: serde_json::Error) -> Self {
-        Self::new(format!("unreadable JSON: {error}"))
+        Self::new(format!("cannot decode the JSON: {error}"))
     }
 }
 
 impl From<prost::DecodeError> for DecodeError {
     fn from(error: prost::DecodeError) -> Self {
-        Self::new(format!("unreadable protobuf: {error}"))
+        Self::new(format!("cannot decode the protobuf: {error}"))
     }
 }
 
-/// Reads JSON in which floats may be `NaN`, `Infinity` and `-Infinity`, as Python's encoder writes them.
+/// Decodes JSON. Accepts the literals `NaN`, `Infinity` and `-Infinity`, which Python's encoder emits.
 pub(crate) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeError> {
     let error = match serde_json::from_slice(body) {
-        Ok(read) => return Ok(read),
+        Ok(decoded) => return Ok(decoded),
         Err(error) => error,
     };
     match quote_literals(body) {
@@ -54,16 +54,16 @@ pub(crate) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, DecodeErr
     }
 }
 
-/// Puts `NaN`, `Infinity` and `-Infinity` between quotes, where they stand outside of texts. Borrowed when there is none.
+/// Quotes the literals `NaN`, `Infinity` and `-Infinity` outside of strings. Borrows the body if it has none.
 pub(crate) fn quote_literals(body: &[u8]) -> Cow<'_, [u8]> {
     const LITERALS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
     let mut quoted = Vec::new();
-    let (mut copied, mut at, mut in_text) = (0, 0, false);
+    let (mut copied, mut at, mut in_string) = (0, 0, false);
     while at < body.len() {
         match body[at] {
-            b'"' => in_text = !in_text,
-            b'\\' if in_text => at += 1,
-            b'N' | b'-' | b'I' if !in_text => {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at += 1,
+            b'N' | b'-' | b'I' if !in_string => {
                 let rest = &body[at..];
                 if let Some(literal) = LITERALS.iter().find(|literal| rest.starts_with(literal)) {
                     quoted.extend_from_slice(&body[copied..at]);
@@ -86,12 +86,12 @@ pub(crate) fn quote_literals(body: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(quoted)
 }
 
-/// The most characters of a reason.
-const LONGEST_REASON: usize = 600;
-/// The most characters of an excerpt.
-const LONGEST_EXCERPT: usize = 200;
+/// The maximum number of characters of an error message.
+const MAX_REASON_LEN: usize = 600;
+/// The maximum number of characters of an excerpt.
+const MAX_EXCERPT_LEN: usize = 200;
 
-/// Where servers put the reason of an error.
+/// The fields in which servers put an error message, in order of preference.
 const REASONS: [&str; 10] = [
     "error_message",
     "detail",
@@ -105,45 +105,45 @@ const REASONS: [&str; 10] = [
     "title",
 ];
 
-/// Returns the reason that a server gives in an error body: the text of `error_message`, `detail`, `error`, `message`, `msg`, `reason`,
-/// `error_description`, `description`, `errors` or `title`, also inside of objects and lists of these, else a body of plain text. A
-/// sentence is preferred to a bare code. At most 600 characters, on one line and without control characters; `None` for a page.
+/// Returns the error message in a response body: the text of a field such as `error_message`, `detail` or `error`, also in nested
+/// objects and lists, or the whole body if it is plain text. Prefers a sentence to a bare error code. The message is one line of at
+/// most 600 characters without control characters; `None` for HTML pages.
 pub fn error_text(body: &[u8]) -> Option<String> {
     let text = match read_json::<Value>(body) {
         Ok(value) => reason(&value)?,
         Err(_) => std::str::from_utf8(body).ok()?.to_owned(),
     };
-    let text = on_one_line(&text, LONGEST_REASON);
+    let text = on_one_line(&text, MAX_REASON_LEN);
     (!text.is_empty() && !text.starts_with('<')).then_some(text)
 }
 
-/// Returns the beginning of a body for an error message: one line without control characters, at most 200 characters.
+/// Returns the start of a body for use in an error message: one line of at most 200 characters without control characters.
 pub fn excerpt(body: &[u8]) -> String {
-    let start = &body[..body.len().min(4 * LONGEST_EXCERPT)];
-    match on_one_line(&String::from_utf8_lossy(start), LONGEST_EXCERPT) {
+    let start = &body[..body.len().min(4 * MAX_EXCERPT_LEN)];
+    match on_one_line(&String::from_utf8_lossy(start), MAX_EXCERPT_LEN) {
         text if text.is_empty() => "an empty body".to_owned(),
         text => text,
     }
 }
 
-fn on_one_line(text: &str, longest: usize) -> String {
+fn on_one_line(text: &str, max_len: usize) -> String {
     let is_space = |c: char| c.is_whitespace() || c.is_control();
     let words: Vec<&str> = text
         .split(is_space)
         .filter(|word| !word.is_empty())
         .collect();
-    words.join(" ").chars().take(longest).collect()
+    words.join(" ").chars().take(max_len).collect()
 }
 
-/// The reason in the value of an error body.
+/// Returns the error message in a JSON value.
 pub(crate) fn reason(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => (!text.trim().is_empty()).then(|| text.clone()),
-        Value::Array(findings) => {
-            let findings: Vec<String> = findings.iter().take(5).filter_map(reason).collect();
-            (!findings.is_empty()).then(|| findings.join("; "))
+        Value::Array(errors) => {
+            let reasons: Vec<String> = errors.iter().take(5).filter_map(reason).collect();
+            (!reasons.is_empty()).then(|| reasons.join("; "))
         }
-        Value::Object(map) => finding(map).or_else(|| {
+        Value::Object(map) => validation_error(map).or_else(|| {
             let mut reasons = REASONS.iter().filter_map(|key| reason(map.get(*key)?));
             let first = reasons.next()?;
             let is_sentence = |text: &String| text.trim().contains(char::is_whitespace);
@@ -156,8 +156,8 @@ pub(crate) fn reason(value: &Value) -> Option<String> {
     }
 }
 
-/// One finding of a validator, as `path.to.field: what is wrong`.
-fn finding(map: &Map<String, Value>) -> Option<String> {
+/// Formats an error of a FastAPI validator as `path.to.field: message`.
+fn validation_error(map: &Map<String, Value>) -> Option<String> {
     let message = map.get("msg")?.as_str()?;
     let parts = map.get("loc")?.as_array()?;
     let parts: Vec<String> = parts
@@ -169,12 +169,12 @@ fn finding(map: &Map<String, Value>) -> Option<String> {
         .filter(|part| part != "body")
         .collect();
     Some(match parts.join(".") {
-        place if place.is_empty() => message.to_owned(),
-        place => format!("{place}: {message}"),
+        field if field.is_empty() => message.to_owned(),
+        field => format!("{field}: {message}"),
     })
 }
 
-/// `retry_after_ms` of a refusal's body, at the top or inside `detail` or `error`.
+/// Returns `retry_after_ms` from an error body, at the top level or in `detail` or `error`.
 pub fn retry_after_ms(body: &[u8]) -> Option<f64> {
     let value: Value = read_json(body).ok()?;
     let read = |value: &Value| crate::numbers::number(value.get("retry_after_ms")?);
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_is_read_in_every_form_that_servers_use() {
+    fn error_text_is_found_in_every_known_form() {
         let rows: [(&str, Option<&str>); 21] = [
             (
                 r#"{"detail": "Future not found"}"#,
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_bounded_and_has_no_control_characters() {
+    fn error_text_is_truncated_and_has_no_control_characters() {
         let body = "x".repeat(100_000);
         assert_eq!(
             error_text(body.as_bytes()).map(|text| text.len()),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_that_json_lacks_are_read_outside_of_texts_alone() {
+    fn nan_and_infinity_are_accepted_outside_strings() {
         let body = br#"{"a\"NaN": [NaN, -Infinity, Infinity, -1], "b": "NaN \\"}"#;
         let read: Value = read_json(body).unwrap();
         let expected = serde_json::json!({
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_in_the_body_may_be_a_text() {
+    fn retry_after_ms_may_be_a_string() {
         for (body, expected) in [
             (r#"{"retry_after_ms": 750}"#, Some(750.0)),
             (r#"{"retry_after_ms": "750"}"#, Some(750.0)),
