@@ -1,8 +1,8 @@
-//! Addresses as they may be shown.
+//! Redaction of server URLs.
 
 use crate::output::one_line;
 
-/// Leaves out `user:password@`, query and fragment.
+/// Removes `user:password@`, the query and the fragment from a URL, so that it can be shown.
 pub(crate) fn without_password(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let url = one_line(&url[..end]).into_owned();
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_in_an_address_is_not_shown() {
+    fn credentials_are_removed_from_urls() {
         for (url, shown) in [
             ("http://h:1/a", "http://h:1/a"),
             ("https://me:secret@h/a@b?key=secret", "https://h/a@b"),

@@ -1,4 +1,4 @@
-//! Ends the session of a command.
+//! Closes the session of a command.
 
 use std::time::Duration;
 
@@ -8,27 +8,27 @@ use tokio::runtime::Handle;
 
 use crate::signals::{Interrupted, Signals};
 
-/// How long the server may take to hear of the end after an interrupt, and after a run of any other end. A server that cannot be
-/// told ends the session after its expiry.
-const AFTER_INTERRUPT: Duration = Duration::from_millis(300);
-const USUAL: Duration = Duration::from_secs(5);
+/// The timeout after an interrupt. A session that is not closed ends when it expires.
+const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(300);
+/// The timeout in all other cases.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tells the server how the run ended, unless that takes too long or another signal comes.
+/// Closes the session and reports the outcome to the server. Gives up after a timeout or on another signal.
 pub(crate) async fn close_session<T>(
     service: &ServiceClient,
     outcome: &anyhow::Result<T>,
     signals: &mut Signals,
 ) {
-    let (reason, patience) = match outcome {
-        Ok(_) => (FinishReason::Success, USUAL),
-        Err(error) if error.is::<Interrupted>() => (FinishReason::Interrupted, AFTER_INTERRUPT),
-        Err(_) => (FinishReason::Errored, USUAL),
+    let (reason, timeout) = match outcome {
+        Ok(_) => (FinishReason::Success, DEFAULT_TIMEOUT),
+        Err(error) if error.is::<Interrupted>() => (FinishReason::Interrupted, INTERRUPTED_TIMEOUT),
+        Err(_) => (FinishReason::Errored, DEFAULT_TIMEOUT),
     };
     let time: &dyn Time = &TokioTime::new(Handle::current());
     tokio::select! {
         biased;
         () = signals.next() => {}
         _ = service.close(reason, None) => {}
-        () = time.sleep(patience) => {}
+        () = time.sleep(timeout) => {}
     }
 }

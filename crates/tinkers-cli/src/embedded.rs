@@ -1,4 +1,4 @@
-//! Starts and ends the embedded server, for `serve` and for `quickstart`.
+//! The embedded server of `serve` and `quickstart`.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -16,44 +16,44 @@ use tinkers_local::{
 };
 use tokio::runtime::Handle;
 
-use crate::aside::aside;
+use crate::blocking::run_blocking;
 use crate::journal::JournalFile;
 use crate::paths;
 
-/// What answers.
+/// The engine to start, with its options.
 #[derive(Debug)]
 pub(crate) enum Backend {
     /// A model on the CPU.
     Model {
-        /// A directory in the Hugging Face layout, and the name to serve it under; the built-in model when `None`.
+        /// A directory in the Hugging Face layout and the name of the model; `None` for the built-in model.
         model: Option<(PathBuf, Option<String>)>,
-        /// Where checkpoints are kept.
+        /// The directory of checkpoints.
         data_dir: PathBuf,
-        /// Where chance comes from for what has no seed of its own.
+        /// The seed of samples and adapters that are requested without one.
         seed: u64,
     },
     /// Canned results.
     Scripted {
-        /// How long each job takes.
+        /// The duration of each operation.
         latency: Duration,
-        /// What they give.
+        /// The results to return.
         script: Script,
     },
 }
 
-/// What goes wrong with a server, and who is told what it was asked.
+/// Fault injection and the recording of exchanges, for tests of clients.
 #[derive(Debug, Default)]
-pub(crate) struct Tools {
+pub(crate) struct TestHooks {
     pub(crate) faults: Faults,
     pub(crate) journal: Option<JournalFile>,
 }
 
-/// How long exchanges under way may take to end at a shutdown.
-const EXCHANGES: Duration = Duration::from_millis(700);
-/// How long saves that have begun may take to end after that.
-const SAVES: Duration = Duration::from_secs(30);
+/// The time that exchanges in progress have to complete at a shutdown.
+const EXCHANGE_GRACE: Duration = Duration::from_millis(700);
+/// The time that saves in progress have to complete after that.
+const SAVE_GRACE: Duration = Duration::from_secs(30);
 
-/// A server on a thread of its own.
+/// A running server, which has its own thread.
 #[derive(Debug)]
 pub(crate) struct Embedded {
     server: BlockingServer,
@@ -65,16 +65,16 @@ impl Embedded {
         self.server.url()
     }
 
-    /// Ends it: takes no new connections, gives exchanges under way a moment, and finishes saves and deletions that have begun.
-    /// Dropped before it is done, the future leaves the rest to a thread, which goes with the process.
+    /// Shuts the server down: stops accepting connections, waits briefly for exchanges in progress, and completes saves and deletions in
+    /// progress. If the future is dropped, the shutdown continues on a background thread.
     ///
     /// # Errors
-    /// When a save was not finished within half a minute.
+    /// If a save does not complete within 30 s.
     pub(crate) async fn shutdown(self) -> Result<()> {
-        aside(move || self.end()).await?
+        run_blocking(move || self.shutdown_blocking()).await?
     }
 
-    fn end(self) -> Result<()> {
+    fn shutdown_blocking(self) -> Result<()> {
         let Self { server, engine } = self;
         let (sender, ended) = mpsc::channel::<()>();
         std::thread::Builder::new()
@@ -83,31 +83,31 @@ impl Embedded {
                 server.shutdown();
                 drop(sender);
             })
-            .context("no thread can be started")?;
-        // An exchange that hangs, such as one whose request never ends, is cut with the process.
-        if ended.recv_timeout(EXCHANGES) == Err(RecvTimeoutError::Timeout) {
-            tracing::info!("cutting connections that are still open");
+            .context("cannot start a thread")?;
+        // Hanging exchanges, such as incomplete requests, are dropped when the process ends.
+        if ended.recv_timeout(EXCHANGE_GRACE) == Err(RecvTimeoutError::Timeout) {
+            tracing::info!("dropping connections that are still open");
         }
-        if engine.is_none_or(|engine| engine.close(SAVES)) {
+        if engine.is_none_or(|engine| engine.close(SAVE_GRACE)) {
             return Ok(());
         }
         bail!(
-            "a save was not finished within {} s and is lost",
-            SAVES.as_secs()
+            "a save did not complete within {} s and is lost",
+            SAVE_GRACE.as_secs()
         )
     }
 }
 
-/// Starts a server; it ends with what is returned.
+/// Starts a server, which ends when the returned value is dropped.
 pub(crate) fn start(
     address: SocketAddr,
     backend: Backend,
     config: LocalConfig,
-    tools: Tools,
+    hooks: TestHooks,
 ) -> Result<Embedded> {
-    let (build, engine) = match backend {
-        Backend::Scripted { latency, script } => (Build::Scripted { latency, script }, None),
-        // Loaded here, so that what is wrong with a model is an error of its own.
+    let (source, engine) = match backend {
+        Backend::Scripted { latency, script } => (EngineSource::Scripted { latency, script }, None),
+        // Loads the model before the server starts, to report its errors separately.
         Backend::Model {
             model,
             data_dir,
@@ -115,63 +115,63 @@ pub(crate) fn start(
         } => {
             let engine = Arc::new(load(model, &data_dir)?.with_seed(seed));
             (
-                Build::Ready(Arc::<ModelEngine>::clone(&engine)),
+                EngineSource::Loaded(Arc::<ModelEngine>::clone(&engine)),
                 Some(engine),
             )
         }
     };
     let server = BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
-        build.server(handle, config, tools)
+        source.build_server(handle, config, hooks)
     })
-    .context("the server cannot be started")?;
+    .context("cannot start the server")?;
     Ok(Embedded { server, engine })
 }
 
 fn load(model: Option<(PathBuf, Option<String>)>, data_dir: &Path) -> Result<ModelEngine> {
-    let (engine, what) = match &model {
+    let (engine, message) = match &model {
         None => (
             ModelEngine::builtin(data_dir),
-            "the built-in model cannot be started".to_owned(),
+            "cannot start the built-in model".to_owned(),
         ),
         Some((dir, name)) => (
             match name {
                 None => ModelEngine::from_model_dir(dir, data_dir),
                 Some(name) => ModelEngine::from_model_dir_named(dir, name, data_dir),
             },
-            format!("the model in {} cannot be served", dir.display()),
+            format!("cannot serve the model in {}", dir.display()),
         ),
     };
     engine.map_err(|error| {
-        let is_of_data = match &error {
+        let is_data_dir_error = match &error {
             tinkers_engine::Error::InUse { .. } => true,
             tinkers_engine::Error::Io { path, .. } => path.starts_with(data_dir),
             _ => false,
         };
         let error = anyhow::Error::new(error);
-        if is_of_data {
-            return error.context(paths::unusable(data_dir));
+        if is_data_dir_error {
+            return error.context(paths::unusable_message(data_dir));
         }
-        error.context(what)
+        error.context(message)
     })
 }
 
-/// What is left to do once there is a runtime.
-enum Build {
-    Ready(Arc<ModelEngine>),
+/// An engine, or the options to create one inside the runtime.
+enum EngineSource {
+    Loaded(Arc<ModelEngine>),
     Scripted { latency: Duration, script: Script },
 }
 
-impl Build {
-    fn server(
+impl EngineSource {
+    fn build_server(
         self,
         handle: &Handle,
         config: LocalConfig,
-        tools: Tools,
+        hooks: TestHooks,
     ) -> Result<LocalServer, EngineError> {
         let time: Arc<dyn Time> = Arc::new(TokioTime::new(handle.clone()));
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         let engine: Arc<dyn Engine> = match self {
-            Self::Ready(engine) => engine,
+            Self::Loaded(engine) => engine,
             Self::Scripted { latency, script } => {
                 let engine = ScriptedEngine::new(script);
                 if latency.is_zero() {
@@ -186,8 +186,8 @@ impl Build {
         let start = time.now();
         let server = LocalServer::builder(engine, time, spawn)
             .config(config)
-            .faults(tools.faults);
-        match tools.journal {
+            .faults(hooks.faults);
+        match hooks.journal {
             Some(file) => server.journal(file.journal(start)),
             None => server,
         }

@@ -1,4 +1,4 @@
-//! The journal of a server as a file: one JSON object in each line.
+//! The journal of a server as a file of JSON lines.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,21 +9,20 @@ use anyhow::{Context, Result};
 use tinkers::Moment;
 use tinkers_local::Journal;
 
-/// A file that exchanges are written to.
+/// A file to which exchanges are written.
 #[derive(Debug)]
 pub(crate) struct JournalFile(File);
 
 impl JournalFile {
-    /// Makes the file, or empties it.
+    /// Creates or truncates the file.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let file = File::create(path);
-        let file =
-            file.with_context(|| format!("the journal {} cannot be written", path.display()))?;
+        let file = file.with_context(|| format!("cannot write the journal {}", path.display()))?;
         Ok(Self(file))
     }
 
-    /// A journal that writes each exchange down when it has ended, with times since `start`. Each line is there at once for
-    /// whoever follows the file. A line that cannot be written is taken out again, and is the last.
+    /// Creates a journal that writes each completed exchange to the file immediately, with times since `start`. If a line cannot be
+    /// written completely, it is removed again, and the journal ends there.
     pub(crate) fn journal(self, start: Moment) -> Journal {
         let file = Mutex::new(Some((self.0, 0)));
         Journal::read_by(move |entry| {
@@ -36,8 +35,8 @@ impl JournalFile {
             match open.write_all(line.as_bytes()) {
                 Ok(()) => *written += line.len() as u64,
                 Err(error) => {
-                    tracing::error!(%error, number = entry.number, "the journal cannot be written on");
-                    // A file that cannot be cut, such as a pipe, keeps the part of a line.
+                    tracing::error!(%error, number = entry.number, "cannot write the journal; later exchanges are not recorded");
+                    // This fails for pipes, which then end with a partial line.
                     let _ = open.set_len(*written);
                     *file = None;
                 }

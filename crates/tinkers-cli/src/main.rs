@@ -2,8 +2,8 @@
 
 mod address;
 mod args;
-mod aside;
 mod bench;
+mod blocking;
 mod close_session;
 mod doctor;
 mod embedded;
@@ -27,21 +27,21 @@ use crate::signals::{Interrupted, Signals};
 fn main() -> ExitCode {
     let cli = match args::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(refusal) => {
-            // Help goes to stdout and refusals to stderr; where neither can be written there is nobody to tell.
-            let _ = refusal.print();
-            return ExitCode::from(if refusal.use_stderr() { 2 } else { 0 });
+        Err(error) => {
+            // Prints help to stdout and errors to stderr. A failure to print cannot be reported.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            output::interrupted();
+            output::print_interrupted();
             ExitCode::from(130)
         }
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&error);
+            output::print_error(&error);
             ExitCode::FAILURE
         }
     }
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     let quiet = !matches!(cli.command, Command::Serve(_));
-    output::log(
+    output::init_log(
         cli.log
             .as_deref()
             .unwrap_or(if quiet { "warn" } else { "info" }),
@@ -57,9 +57,9 @@ fn run(cli: &Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("no runtime could be started")?;
+        .context("cannot start the async runtime")?;
     runtime.block_on(async {
-        let mut signals = Signals::listen().context("signals cannot be received")?;
+        let mut signals = Signals::listen().context("cannot install signal handlers")?;
         match &cli.command {
             Command::Quickstart(args) => quickstart::run(args, &mut signals).await,
             Command::Serve(args) => serve::run(args, &mut signals).await,

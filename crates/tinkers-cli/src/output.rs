@@ -1,4 +1,4 @@
-//! Everything that is written: lines, progress, the log and complaints.
+//! Terminal output: text, progress bars, the log and errors.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -11,96 +11,96 @@ use console::{StyledObject, Term};
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
 use tinkers_local::InvalidScript;
 
-/// Columns where there is no terminal to ask.
-const PLAIN_WIDTH: usize = 100;
+/// The width in columns if the output is not a terminal.
+const DEFAULT_WIDTH: usize = 100;
 
-/// Text is hard to read in wider lines, and nothing is left to lay out in narrower ones.
-const WIDTHS: (usize, usize) = (24, 120);
+/// The range of widths in which text is laid out, in columns.
+const MIN_WIDTH: usize = 24;
+const MAX_WIDTH: usize = 120;
 
-/// Below so many columns there is no place for a bar beside its figures.
-const BAR_WIDTH: usize = 64;
+/// The minimum width in columns at which a progress bar is shown beside its numbers.
+const MIN_BAR_WIDTH: usize = 64;
 
-/// What moves on stderr; it steps aside for the log.
-static MOVING: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+/// The progress bars on stderr, which are suspended while the log is written.
+static PROGRESS_BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Where words for people go.
+/// The stream for human-readable output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
-    /// To stdout, the result among them.
+pub(crate) enum TextStream {
+    /// Stdout, for all output.
     Stdout,
-    /// To stderr, since stdout is for one JSON object.
+    /// Stderr, since stdout is reserved for one JSON object.
     Stderr,
 }
 
-/// Writes for people: with a bar that moves where stderr is a terminal, else in plain lines.
+/// Human-readable output. Shows progress bars if stderr is a terminal, else plain lines.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
-    words: Words,
+    stream: TextStream,
 }
 
 impl Screen {
-    pub(crate) fn new(words: Words) -> Self {
-        Self { words }
+    pub(crate) fn new(stream: TextStream) -> Self {
+        Self { stream }
     }
 
-    /// Text with its line end.
+    /// Writes a line.
     pub(crate) fn line(&self, text: impl Display) -> io::Result<()> {
-        match self.words {
-            Words::Stdout => writeln!(io::stdout().lock(), "{text}"),
-            Words::Stderr => writeln!(io::stderr().lock(), "{text}"),
+        match self.stream {
+            TextStream::Stdout => writeln!(io::stdout().lock(), "{text}"),
+            TextStream::Stderr => writeln!(io::stderr().lock(), "{text}"),
         }
     }
 
-    /// A line that opens a section, behind an empty one.
+    /// Writes an empty line and the heading of a section.
     pub(crate) fn heading(&self, text: &str) -> io::Result<()> {
         self.line(format_args!("\n{}", self.style(text).bold()))
     }
 
-    /// Text that can be given a style, which shows only where the stream is a terminal and the environment does not ask for
-    /// none (NO_COLOR).
+    /// Makes text styleable. Styles are omitted if the stream is not a terminal or NO_COLOR is set.
     pub(crate) fn style<D>(&self, text: D) -> StyledObject<D> {
-        match self.words {
-            Words::Stdout => console::style(text),
-            Words::Stderr => console::style(text).for_stderr(),
+        match self.stream {
+            TextStream::Stdout => console::style(text),
+            TextStream::Stderr => console::style(text).for_stderr(),
         }
     }
 
-    /// Columns to fill.
+    /// Returns the width for laying out text, in columns.
     pub(crate) fn width(&self) -> usize {
-        columns(&match self.words {
-            Words::Stdout => Term::stdout(),
-            Words::Stderr => Term::stderr(),
+        columns(&match self.stream {
+            TextStream::Stdout => Term::stdout(),
+            TextStream::Stderr => Term::stderr(),
         })
-        .clamp(WIDTHS.0, WIDTHS.1)
+        .clamp(MIN_WIDTH, MAX_WIDTH)
     }
 
-    /// Shows that something is being done, until the guard goes.
-    pub(crate) fn busy(&self, what: impl Into<Cow<'static, str>>) -> io::Result<Busy> {
-        let what = what.into();
-        if !moves() {
-            self.line(format_args!("{what} ..."))?;
+    /// Shows a spinner until the returned guard is dropped; writes a plain line without a terminal.
+    pub(crate) fn busy(&self, task: impl Into<Cow<'static, str>>) -> io::Result<Busy> {
+        let task = task.into();
+        if !is_interactive() {
+            self.line(format_args!("{task} ..."))?;
             return Ok(Busy(None));
         }
         let style = style("{spinner:.cyan} {wide_msg}");
         let bar = ProgressBar::new_spinner()
             .with_style(style)
-            .with_message(what)
+            .with_message(task)
             .with_finish(ProgressFinish::AndClear);
-        let bar = MOVING.add(bar);
+        let bar = PROGRESS_BARS.add(bar);
         bar.enable_steady_tick(Duration::from_millis(100));
         Ok(Busy(Some(bar)))
     }
 
-    /// Shows how far `steps` steps are.
+    /// Shows the progress of `steps` steps.
     pub(crate) fn progress(&self, steps: u32) -> Progress {
-        let bar = moves().then(|| {
-            // Before the first step there is no loss to show, nor a speed to tell the time left from.
+        let bar = is_interactive().then(|| {
+            // The loss and the remaining time are unknown before the first step.
             let bar = ProgressBar::new(steps.into())
                 .with_style(bar_style(columns(&Term::stderr()), false))
                 .with_message("first step")
                 .with_finish(ProgressFinish::AndClear);
-            let bar = MOVING.add(bar);
-            // Seen before the first step is done, and the time goes on where a step takes long.
+            let bar = PROGRESS_BARS.add(bar);
+            // Draws the bar before the first step, and updates the time during long steps.
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
@@ -112,18 +112,18 @@ impl Screen {
     }
 }
 
-/// Whether there is a terminal on which a bar can move.
-fn moves() -> bool {
+/// Returns whether progress bars can be drawn on stderr.
+fn is_interactive() -> bool {
     io::stderr().is_terminal()
 }
 
 fn columns(term: &Term) -> usize {
     let size = term.size_checked();
-    size.map_or(PLAIN_WIDTH, |(_, columns)| columns.into())
+    size.map_or(DEFAULT_WIDTH, |(_, columns)| columns.into())
 }
 
 fn bar_style(columns: usize, is_timed: bool) -> ProgressStyle {
-    // What is left is drawn dim; without colours it would look like what is done.
+    // The remaining part is dimmed; without colours it must be blank to differ from the completed part.
     let chars = if console::colors_enabled_stderr() {
         "━╸━"
     } else {
@@ -133,7 +133,7 @@ fn bar_style(columns: usize, is_timed: bool) -> ProgressStyle {
 }
 
 fn bar_template(columns: usize, is_timed: bool) -> &'static str {
-    match (columns < BAR_WIDTH, is_timed) {
+    match (columns < MIN_BAR_WIDTH, is_timed) {
         (true, _) => "{pos}/{len}  {wide_msg}",
         (false, false) => "{wide_bar:.cyan/black.bright} {pos}/{len}  {msg}",
         (false, true) => "{wide_bar:.cyan/black.bright} {pos}/{len}  {msg}  eta {eta}",
@@ -141,16 +141,16 @@ fn bar_template(columns: usize, is_timed: bool) -> &'static str {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the template is one that the library reads")
+    ProgressStyle::with_template(template).expect("the template is valid")
 }
 
-/// Something is being done while this lives.
+/// The guard of a spinner.
 #[derive(Debug)]
 pub(crate) struct Busy(
-    #[expect(dead_code, reason = "its drop clears the line")] Option<ProgressBar>,
+    #[expect(dead_code, reason = "dropping it clears the line")] Option<ProgressBar>,
 );
 
-/// How far the steps are.
+/// The progress display of a training run.
 #[derive(Debug)]
 pub(crate) struct Progress {
     screen: Screen,
@@ -159,7 +159,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Step `number`, from 1, is done.
+    /// Reports the completion of step `number`, counted from 1.
     pub(crate) fn step(&self, number: u32, loss: f64, tokens_per_second: f64) -> io::Result<()> {
         let message = format!("loss {loss:.3}  {} tokens/s", count(tokens_per_second));
         if let Some(bar) = &self.bar {
@@ -170,7 +170,7 @@ impl Progress {
             bar.set_position(number.into());
             return Ok(());
         }
-        // Ten lines or so, the first and the last step among them.
+        // About ten lines in all, including the first and the last step.
         let every = self.steps.div_ceil(10);
         if number == 1 || number == self.steps || number.is_multiple_of(every) {
             return self
@@ -181,26 +181,26 @@ impl Progress {
     }
 }
 
-/// One JSON object on stdout.
+/// Prints one JSON object on stdout.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string(value).context("the result has no JSON form")?;
+    let text = serde_json::to_string(value).context("cannot encode the result as JSON")?;
     writeln!(io::stdout().lock(), "{text}")?;
     Ok(())
 }
 
-/// One line on stdout, there at once also where stdout is a pipe.
-pub(crate) fn announce(text: impl Display) -> io::Result<()> {
+/// Prints a line on stdout and flushes it, which matters if stdout is a pipe.
+pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
 }
 
-/// Stderr, between two pictures of what moves there.
-struct Log;
+/// A writer to stderr that suspends the progress bars.
+struct LogWriter;
 
-impl Write for Log {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        MOVING.suspend(|| io::stderr().lock().write(line))
+        PROGRESS_BARS.suspend(|| io::stderr().lock().write(line))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -208,76 +208,76 @@ impl Write for Log {
     }
 }
 
-/// What went wrong, on stderr, with each cause on a line of its own.
-pub(crate) fn complain(error: &anyhow::Error) {
+/// Prints an error and its causes on stderr, one per line.
+pub(crate) fn print_error(error: &anyhow::Error) {
     let label = console::style("error:").red().bold().for_stderr();
-    let lines = reasons(error).join("\n  caused by: ");
-    // Where stderr is gone there is nobody left to tell.
+    let lines = error_chain(error).join("\n  caused by: ");
+    // A failure to write to stderr cannot be reported.
     let _ = writeln!(io::stderr().lock(), "{label} {lines}");
 }
 
-/// Says on stderr that the work was stopped.
-pub(crate) fn interrupted() {
+/// Prints on stderr that the command was interrupted.
+pub(crate) fn print_interrupted() {
     let mut stderr = Term::stderr();
     if stderr.is_term() {
-        // The terminal has written ^C where the cursor was.
+        // The terminal has echoed ^C on the current line.
         let _ = stderr.clear_line();
     }
     let _ = writeln!(stderr, "interrupted");
 }
 
-/// The error and its causes, without those that say again what was said before them.
-fn reasons(error: &anyhow::Error) -> Vec<String> {
-    let mut said: Vec<String> = Vec::new();
+/// Returns the messages of an error and its causes, without causes whose text an earlier message contains.
+fn error_chain(error: &anyhow::Error) -> Vec<String> {
+    let mut messages: Vec<String> = Vec::new();
     for cause in error.chain() {
         let text = cause.to_string();
         let text = if cause.is::<InvalidScript>() {
-            // Shows the place in the user's own file, below which the fault is marked.
+            // This error quotes the invalid line of the user's file, with a marker below it.
             let lines: Vec<_> = text.lines().map(one_line).collect();
             lines.join("\n    ").trim_end().to_owned()
         } else {
             one_line(&text).into_owned()
         };
-        if !said.iter().any(|before| before.contains(&text)) {
-            said.push(text);
+        if !messages.iter().any(|message| message.contains(&text)) {
+            messages.push(text);
         }
     }
-    said
+    messages
 }
 
-/// A number of things, with its thousands apart.
+/// Formats a count with thousands separators.
 pub(crate) fn count(number: f64) -> HumanCount {
-    // Rounded, and 0 where it is none.
+    // Negative numbers and NaN become 0.
     HumanCount(number.round() as u64)
 }
 
-/// Text from elsewhere as one line that cannot move the cursor or change colours.
+/// Replaces control characters by spaces, so that untrusted text cannot move the cursor or change colours.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
-    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    Cow::Owned(visible.collect())
+    let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    Cow::Owned(printable.collect())
 }
 
-/// Whether stdout was closed by its reader, as by `| head`.
+/// Returns whether the error is a broken pipe, as after `| head`.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Sends the log to stderr, as far as `filter` lets it.
-pub(crate) fn log(filter: &str) -> Result<()> {
+/// Starts logging to stderr with a filter.
+pub(crate) fn init_log(filter: &str) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("--log (or TINKER_LOG) {filter} cannot be read"))?;
+        .with_context(|| format!("cannot parse the filter {filter} of --log (or TINKER_LOG)"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Log)
+        .with_writer(|| LogWriter)
         .with_ansi(false)
         .try_init()
         .map_err(|error| anyhow::anyhow!("{error}"))
-        .context("the log cannot be started")
+        .context("cannot start the log")
 }
 
 #[cfg(test)]
@@ -285,27 +285,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_from_elsewhere_cannot_steer_the_terminal() {
+    fn control_characters_are_replaced() {
         assert_eq!(one_line("a\u{1b}[31mb\nc\u{9b}d"), "a [31mb c d");
         assert!(matches!(one_line("plain ü"), Cow::Borrowed("plain ü")));
     }
 
     #[test]
-    fn a_cause_is_said_once_and_cannot_steer_the_terminal() {
+    fn repeated_causes_are_omitted() {
         let error = anyhow::anyhow!("refused\u{1b}[2J")
             .context("h: cannot connect")
             .context("h: cannot connect")
             .context("no session");
         assert_eq!(
-            reasons(&error),
+            error_chain(&error),
             ["no session", "h: cannot connect", "refused [2J"]
         );
-        let said = anyhow::anyhow!("refused").context("h: refused");
-        assert_eq!(reasons(&said), ["h: refused"]);
+        let repeated = anyhow::anyhow!("refused").context("h: refused");
+        assert_eq!(error_chain(&repeated), ["h: refused"]);
     }
 
     #[test]
-    fn progress_tells_no_time_before_the_first_step() {
+    fn remaining_time_is_hidden_before_the_first_step() {
         for columns in [20, 200] {
             let template = bar_template(columns, false);
             assert!(
@@ -317,10 +317,10 @@ mod tests {
     }
 
     #[test]
-    fn a_script_of_faults_keeps_the_lines_of_its_error() {
+    fn fault_script_error_keeps_its_line_breaks() {
         let error = tinkers_local::Faults::from_script("[[rule]]\non = \n").unwrap_err();
-        let reasons = reasons(&anyhow::Error::new(error).context("the script"));
-        let lines: Vec<&str> = reasons[1].lines().collect();
+        let messages = error_chain(&anyhow::Error::new(error).context("the script"));
+        let lines: Vec<&str> = messages[1].lines().collect();
         assert!(
             lines.len() > 3 && lines.iter().any(|line| line.contains("on = ")),
             "{lines:?}"
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_closed_pipe_counts_as_one() {
+    fn only_broken_pipe_errors_are_broken_pipes() {
         let error = |kind| anyhow::Error::from(io::Error::from(kind));
         assert!(is_broken_pipe(&error(io::ErrorKind::BrokenPipe)));
         assert!(!is_broken_pipe(&error(io::ErrorKind::NotFound)));

@@ -1,4 +1,4 @@
-//! Sessions on servers elsewhere.
+//! Connections to remote servers.
 
 use anyhow::{Context, Result};
 use tinkers::ServiceClientBuilder;
@@ -7,7 +7,7 @@ use tinkers::prelude::ServiceClient;
 use crate::address::without_password;
 use crate::args::ConnectionArgs;
 
-/// Opens a session on the server, as `builder` has it otherwise.
+/// Opens a session on a server, with the further options of `builder`.
 pub(crate) async fn connect(
     builder: ServiceClientBuilder,
     server: &ConnectionArgs,
@@ -17,5 +17,10 @@ pub(crate) async fn connect(
         builder = builder.api_key(key.expose());
     }
     let connected = builder.connect().await;
-    connected.with_context(|| format!("no session on {}", without_password(server.base_url())))
+    connected.with_context(|| {
+        format!(
+            "cannot open a session on {}",
+            without_password(server.base_url())
+        )
+    })
 }

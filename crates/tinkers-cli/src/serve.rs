@@ -1,4 +1,4 @@
-//! `tinkers serve`: the embedded server on a port of this machine, until it is asked to end.
+//! `tinkers serve`: runs the embedded server until a signal arrives.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -7,20 +7,20 @@ use anyhow::{Context, Result};
 use tinkers_local::{Faults, LocalConfig, RuleCount, open_api};
 
 use crate::args::{EngineName, ServeArgs};
-use crate::aside::aside;
-use crate::embedded::{self, Backend, Tools};
+use crate::blocking::run_blocking;
+use crate::embedded::{self, Backend, TestHooks};
 use crate::journal::JournalFile;
 use crate::output;
 use crate::paths;
 use crate::signals::{Interrupted, Signals};
 
-/// Serves until a signal comes, then finishes saves that have begun; a second signal ends it at once.
+/// Serves until a signal arrives, then shuts down after saves in progress have completed. A second signal ends the shutdown at once.
 pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     if args.print_openapi {
         return print_openapi(&config(args)?);
     }
-    let tools = tools(args)?;
-    let faults = args.faults.is_some().then(|| tools.faults.clone());
+    let hooks = test_hooks(args)?;
+    let faults = args.faults.is_some().then(|| hooks.faults.clone());
     let backend = match args.engine {
         EngineName::Scripted => Backend::Scripted {
             latency: args.scripted.latency(),
@@ -28,11 +28,11 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
         },
         EngineName::Candle => {
             let data_dir = paths::data_dir(args.data_dir.as_deref())?;
-            tracing::info!(data_dir = %data_dir.display(), "checkpoints are kept here");
-            let seed = args.seed.unwrap_or_else(seed_of_the_system);
+            tracing::info!(data_dir = %data_dir.display(), "storing checkpoints");
+            let seed = args.seed.unwrap_or_else(random_seed);
             tracing::info!(
                 seed,
-                "what has no seed of its own draws from this one; --seed repeats it"
+                "seed for samples and adapters without one; repeat with --seed"
             );
             Backend::Model {
                 model: args
@@ -49,12 +49,12 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
     let server = tokio::select! {
         biased;
         () = signals.next() => return Ok(()),
-        // A large model takes its time to load.
-        server = aside(move || embedded::start(address, backend, config, tools)) => server??,
+        server = run_blocking(move || embedded::start(address, backend, config, hooks)) => server??,
     };
-    output::announce(format_args!("listening on {}", server.url())).context("stdout is closed")?;
+    output::print_line(format_args!("listening on {}", server.url()))
+        .context("cannot write to stdout")?;
     signals.next().await;
-    tracing::info!("ending");
+    tracing::info!("shutting down");
     tokio::select! {
         biased;
         () = signals.next() => return Err(Interrupted.into()),
@@ -67,13 +67,15 @@ pub(crate) async fn run(args: &ServeArgs, signals: &mut Signals) -> Result<()> {
             struck,
             ..
         } = count;
-        output::announce(format_args!("{rule} struck {struck} of {matched}"))?;
+        output::print_line(format_args!(
+            "{rule}: applied to {struck} of {matched} matching requests"
+        ))?;
     }
     Ok(())
 }
 
-/// A seed that no other start has: the standard library keys its hashers by the operating system's random numbers.
-fn seed_of_the_system() -> u64 {
+/// Returns a random seed. The standard library seeds its hashers from the operating system.
+fn random_seed() -> u64 {
     RandomState::new().hash_one("seed")
 }
 
@@ -94,23 +96,24 @@ fn config(args: &ServeArgs) -> Result<LocalConfig> {
 }
 
 fn print_openapi(config: &LocalConfig) -> Result<()> {
-    let document = open_api(config).context("a server of this dialect has no OpenAPI document")?;
+    let document =
+        open_api(config).context("cannot print the OpenAPI document: this dialect has none")?;
     let text = serde_json::to_string_pretty(&document)?;
-    output::announce(text).context("stdout is closed")
+    output::print_line(text).context("cannot write to stdout")
 }
 
-/// What is wrong with them is said before anything is started.
-fn tools(args: &ServeArgs) -> Result<Tools> {
+/// Opens the fault script and the journal.
+fn test_hooks(args: &ServeArgs) -> Result<TestHooks> {
     let faults = match &args.faults {
         None => Faults::new(),
         Some(path) => {
-            let wrong = || format!("the fault script {} cannot be used", path.display());
-            let text = std::fs::read_to_string(path).with_context(wrong)?;
-            Faults::from_script(&text).with_context(wrong)?
+            let context = || format!("cannot use the fault script {}", path.display());
+            let text = std::fs::read_to_string(path).with_context(context)?;
+            Faults::from_script(&text).with_context(context)?
         }
     };
     let journal = args.journal.as_deref().map(JournalFile::create);
-    Ok(Tools {
+    Ok(TestHooks {
         faults,
         journal: journal.transpose()?,
     })

@@ -1,34 +1,34 @@
-//! Signals that end a command in order: Ctrl-C, and on Unix SIGTERM and SIGHUP.
+//! Signals that shut a command down: Ctrl-C, and on Unix also SIGTERM and SIGHUP.
 
 use std::io;
 
-/// The work was stopped from outside.
+/// The error of a command that was interrupted by a signal.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// From its making on, the signals no longer end the process by themselves.
+/// The handlers of the signals. Once created, the signals no longer terminate the process by default.
 pub(crate) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
-    /// `None` where SIGHUP was ignored when the process started, as under `nohup`.
+    /// `None` if SIGHUP was ignored when the process started, as under `nohup`.
     #[cfg(unix)]
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
-/// Sent where a file would grow beyond the limit of the process (`ulimit -f`).
+/// SIGXFSZ, which is raised when a file would exceed the file size limit of the process (`ulimit -f`).
 #[cfg(unix)]
 const FILE_TOO_LARGE: std::ffi::c_int = 25;
 
 #[cfg(unix)]
 impl Signals {
-    /// Starts to listen, inside a runtime.
+    /// Installs the handlers. Must be called inside a runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        // With a handler the write fails, as on a full disk; without one the process ends in the middle of it. Where the number
-        // means something else nothing is lost.
+        // With a handler, the write fails with an error, as on a full disk; without one, the signal kills the process. A handler does no
+        // harm on systems where the number is a different signal.
         let _ = signal(SignalKind::from_raw(FILE_TOO_LARGE));
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -40,7 +40,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next request to end. Cancel-safe: one that comes meanwhile is not lost.
+    /// Waits for the next signal. Cancel-safe: signals that arrive in between are not lost.
     pub(crate) async fn next(&mut self) {
         let hangup = async {
             match &mut self.hangup {
@@ -57,19 +57,19 @@ impl Signals {
     }
 }
 
-/// Returns whether SIGHUP should end the command. A handler would undo `nohup`, so where the signal is ignored, or that cannot be
-/// read (systems without `/proc`), none is set.
+/// Returns whether to handle SIGHUP. A handler would override `nohup`, so there is none if the signal is ignored, or if that cannot be
+/// determined (systems without `/proc`).
 #[cfg(unix)]
 fn handles_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignored_signals(&status).is_some_and(|mask| mask & HANGUP_BIT == 0)
 }
 
-/// SIGHUP is signal 1, the lowest bit.
+/// The bit of SIGHUP, which is signal 1.
 #[cfg(unix)]
 const HANGUP_BIT: u64 = 1;
 
-/// Reads the mask of ignored signals from the text of `/proc/<pid>/status`.
+/// Parses the mask of ignored signals in `/proc/<pid>/status`.
 #[cfg(unix)]
 fn ignored_signals(status: &str) -> Option<u64> {
     let mask = status
@@ -80,24 +80,24 @@ fn ignored_signals(status: &str) -> Option<u64> {
 
 #[cfg(not(unix))]
 impl Signals {
-    /// Starts to listen, inside a runtime.
+    /// Installs the handlers. Must be called inside a runtime.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {})
     }
 
-    /// Waits for the next request to end.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
-        // Where Ctrl-C cannot be heard it ends the process, as if nobody listened.
+        // If the handler cannot be installed, Ctrl-C terminates the process.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Runs `work` until a signal comes.
+/// Runs `work` until it completes or a signal arrives.
 ///
 /// # Errors
-/// [`Interrupted`] when it came first.
+/// [`Interrupted`] if a signal arrives first, else those of `work`.
 pub(crate) async fn interruptible<T>(
     signals: &mut Signals,
     work: impl Future<Output = anyhow::Result<T>>,

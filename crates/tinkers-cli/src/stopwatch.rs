@@ -1,12 +1,9 @@
-//! How long things took, for people to read.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "measures for display, decides nothing"
-)]
+//! Elapsed time for display.
+#![expect(clippy::disallowed_methods, reason = "the time is only displayed")]
 
 use std::time::Instant;
 
-/// Runs from its making on.
+/// A clock that measures the time since its creation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stopwatch(Instant);
 

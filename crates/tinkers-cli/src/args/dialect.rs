@@ -1,4 +1,4 @@
-//! Which server `serve` speaks as.
+//! The options of `serve` that imitate other servers.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use tinkers_local::{Dialect, Expiry, LocalConfig};
 
 use super::numbers::seconds;
 
-/// The options that make the server one of another make.
+/// The options that imitate other servers.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Tests")]
 pub(crate) struct DialectArgs {
-    /// Accept and answer as another server does: tinker is the official service; json-strict reads JSON and the fields of the
-    /// Python SDK 0.25 alone, answers in protobuf alone and has no document that says so; skyrl copies SkyRL 0.3.0 (JSON alone,
-    /// failures are 400, polls held for 300 s, no order); skyrl-main its main branch, with protobuf too; tuft copies TuFT 0.2.2
-    /// (protobuf passes alone, the fields of SDK 0.25 alone, failures are 422, a key is needed)
+    /// The server to imitate. tinker: the official service. json-strict: accepts only JSON and only the fields of the Python SDK
+    /// 0.25, responds only in protobuf, has no OpenAPI document. skyrl: SkyRL 0.3.0 (only JSON, failures are 400, long polls of
+    /// 300 s, requests are not ordered). skyrl-main: SkyRL's main branch, which also accepts protobuf. tuft: TuFT 0.2.2 (passes only
+    /// in protobuf, only the fields of SDK 0.25, failures are 422, requires an API key)
     #[arg(
         long,
         value_enum,
@@ -24,23 +24,23 @@ pub(crate) struct DialectArgs {
         hide_possible_values = true
     )]
     dialect: DialectName,
-    /// How long a poll is held, in seconds [default: 30, with skyrl and skyrl-main 300]
+    /// Duration of a long poll, in seconds [default: 30; 300 with skyrl and skyrl-main]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     long_poll: Option<Duration>,
-    /// When a result goes, after which a poll for it is 404: once, with its first delivery, or so many seconds after it was there
-    /// [default: after five minutes once fetched, else after an hour, and then 410]
+    /// When to delete a result, after which polls for it return 404: `once` for after its first delivery, or a number of seconds
+    /// after its completion [default: 5 minutes after the first delivery, or 1 hour after completion, and then 410]
     #[arg(long, value_name = "WHEN")]
     forget_results: Option<Forget>,
 }
 
-/// A server that can be copied.
+/// A server that can be imitated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum DialectName {
-    // Plain comments, since help for a value turns the whole of --help into its long form.
+    // Plain comments, since doc comments on values would switch --help to its long form.
     // The official service.
     #[default]
     Tinker,
-    // No server that is known, the strictest of all.
+    // A synthetic server, stricter than any known one.
     JsonStrict,
     // SkyRL 0.3.0.
     #[value(name = "skyrl")]
@@ -53,7 +53,7 @@ enum DialectName {
     TuFt,
 }
 
-/// When a result goes.
+/// When a result is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Forget(Expiry);
 
@@ -65,13 +65,13 @@ impl FromStr for Forget {
             "once" => Ok(Self(Expiry::OnceFetched)),
             text => seconds(text)
                 .map(|length| Self(Expiry::After(length)))
-                .map_err(|_| "expected once, or a number of seconds such as 60".to_owned()),
+                .map_err(|_| "expected `once` or a number of seconds such as 60".to_owned()),
         }
     }
 }
 
 impl DialectArgs {
-    /// Makes the server what was asked for.
+    /// Applies the options to a server configuration.
     pub(crate) fn apply(&self, config: &mut LocalConfig) {
         config.dialect = match self.dialect {
             DialectName::Tinker => Dialect::tinker(),
@@ -99,7 +99,7 @@ mod tests {
         let line = format!("tinkers serve {line}");
         let Cli { command, .. } = parse(line.split_whitespace())?;
         let Command::Serve(args) = command else {
-            unreachable!("asked for serve")
+            unreachable!("the command is serve")
         };
         let mut config = LocalConfig::default();
         args.dialect.apply(&mut config);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_is_a_dialect() {
+    fn each_name_selects_its_dialect() {
         for (line, expected) in [
             ("", Dialect::tinker()),
             ("--dialect tinker", Dialect::tinker()),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn polls_and_results_go_with_any() {
+    fn long_poll_and_expiry_override_the_dialect() {
         let shorter = config("--dialect skyrl --long-poll 2.5 --forget-results once").unwrap();
         assert_eq!(shorter.long_poll, Duration::from_millis(2500));
         assert_eq!(shorter.dialect.long_poll, None);

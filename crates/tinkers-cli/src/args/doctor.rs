@@ -1,4 +1,4 @@
-//! What can be said of `tinkers doctor`.
+//! Arguments of `tinkers doctor`.
 
 use clap::Args;
 
@@ -11,15 +11,15 @@ Examples:
   tinkers doctor --base-url http://127.0.0.1:8000
   tinkers doctor --base-url http://127.0.0.1:8000 --model Qwen/Qwen3-8B --json
 
-Opens a session and ends it again. With --model it also makes an adapter of rank 1 and sends one pass
-through it; the adapter is freed where the server can.")]
+Opens a session and closes it at the end. With --model, it also creates an adapter of rank 1, runs one
+pass, and unloads the adapter if the server supports that.")]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
-    /// Also send a pass through a new adapter over this base model, to see which bodies are taken
+    /// Also run a test pass on a new adapter of this base model, to find out which request bodies the server accepts
     #[arg(long, value_name = "NAME", help_heading = "Server")]
     pub(crate) model: Option<String>,
-    /// Print one JSON object on stdout, and nothing else there
+    /// Print only one JSON object on stdout
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }

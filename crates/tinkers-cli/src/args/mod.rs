@@ -1,4 +1,4 @@
-//! The command line: what can be said on it, and what is refused before anything is started.
+//! The command line arguments and their validation.
 
 mod bench;
 mod connection;
@@ -22,32 +22,32 @@ pub(crate) use self::bench::{BenchArgs, Load, SampleArgs, ServerArgs, TrainArgs}
 pub(crate) use self::connection::ConnectionArgs;
 pub(crate) use self::dialect::DialectArgs;
 pub(crate) use self::doctor::DoctorArgs;
-use self::numbers::{count, learning_rate, whole, whole_seconds};
+use self::numbers::{integer, learning_rate, positive, whole_seconds};
 pub(crate) use self::scripted::ScriptedArgs;
 use tinkers::wire::check_api_key;
 
 use crate::paths;
 
-/// The model that the embedded server carries inside itself.
+/// The built-in model of the embedded server.
 pub(crate) const BUILT_IN_MODEL: &str = "tinkers/tiny";
 
-/// Help is no wider than this, however wide the terminal.
-const WIDEST_HELP: usize = 100;
+/// The maximum width of help texts.
+const MAX_HELP_WIDTH: usize = 100;
 
-/// Train and sample with the Tinker API, with or without a server of your own.
+/// Train and sample with the Tinker API, on a remote or an embedded server.
 #[derive(Debug, Parser)]
 #[command(
     name = "tinkers",
     version,
     arg_required_else_help = true,
-    max_term_width = WIDEST_HELP,
+    max_term_width = MAX_HELP_WIDTH,
     after_help = "Start with `tinkers quickstart`: it needs no key, no GPU and no network."
 )]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// What is logged to stderr, such as `debug` or `tinkers_local=debug` [env: TINKER_LOG] [default: info for serve, else warn]
+    /// Log filter for stderr, such as `debug` or `tinkers_local=debug` [env: TINKER_LOG] [default: info for serve, else warn]
     #[arg(long, global = true, value_name = "FILTER", help_heading = "Output")]
     pub(crate) log: Option<String>,
 }
@@ -55,13 +55,13 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Sample, fine-tune on a text, sample again: the whole way in about a minute
+    /// Sample, fine-tune on a text and sample again, in about a minute
     Quickstart(QuickstartArgs),
     /// Serve the Tinker API from this machine
     Serve(ServeArgs),
-    /// Put load on a Tinker server and tell how fast it is and what the client costs
+    /// Put load on a Tinker server and measure throughput, latency and the cost of the client
     Bench(BenchArgs),
-    /// Tell which dialect a Tinker server speaks, what it lacks, and what to do about it
+    /// Examine a Tinker server: its dialect, missing features and limits, with advice
     Doctor(DoctorArgs),
 }
 
@@ -76,49 +76,49 @@ Examples:
   tinkers quickstart --base-url http://127.0.0.1:8000 --json"
 )]
 pub(crate) struct QuickstartArgs {
-    /// A server to use in place of the embedded one [env: TINKER_BASE_URL]
+    /// The URL of a server to use instead of the embedded one [env: TINKER_BASE_URL]
     #[arg(long, value_name = "URL", help_heading = "Server")]
     base_url: Option<String>,
-    /// The key for the server of --base-url; the embedded one needs none [env: TINKER_API_KEY]
+    /// The API key for --base-url; the embedded server needs none [env: TINKER_API_KEY]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     api_key: Option<Key>,
-    /// Where the embedded server keeps checkpoints [default: a temporary directory, removed at the end]
+    /// Where the embedded server stores checkpoints [default: a temporary directory, removed at the end]
     #[arg(long, value_name = "DIR", help_heading = "Server")]
     data_dir: Option<PathBuf>,
     /// The base model
     #[arg(long, value_name = "NAME", default_value = BUILT_IN_MODEL, help_heading = "Model")]
     pub(crate) model: String,
-    /// The model's tokenizer.json; needed for any model but the built-in one, which reads bytes
+    /// The tokenizer.json of the model; required for any model but the built-in one, whose tokens are bytes
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub(crate) tokenizer: Option<PathBuf>,
     /// Rank of the LoRA adapter
-    #[arg(long, value_name = "N", default_value = "32", value_parser = count, help_heading = "Model")]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = positive, help_heading = "Model")]
     pub(crate) rank: NonZeroU32,
-    /// A text to train on, in UTF-8 [default: Newton's Opticks]
+    /// A UTF-8 text to train on [default: Newton's Opticks]
     #[arg(long, value_name = "FILE", help_heading = "Training")]
     pub(crate) text: Option<PathBuf>,
-    /// Optimizer steps
+    /// Number of optimizer steps
     #[arg(
         long,
         value_name = "N",
         default_value = "100",
-        value_parser = count,
+        value_parser = positive,
         help_heading = "Training"
     )]
     pub(crate) steps: NonZeroU32,
-    /// Pieces of text in each step
-    #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Training")]
+    /// Sequences per step
+    #[arg(long, value_name = "N", default_value = "8", value_parser = positive, help_heading = "Training")]
     pub(crate) batch: NonZeroU32,
-    /// Tokens in each piece
+    /// Tokens per sequence
     #[arg(
         long,
         value_name = "N",
         default_value = "256",
-        value_parser = count,
+        value_parser = positive,
         help_heading = "Training"
     )]
     pub(crate) seq_len: NonZeroU32,
-    /// Learning rate of the first step; it falls to a tenth of it by the last
+    /// Learning rate of the first step; decreases linearly to a tenth by the last step
     #[arg(
         long,
         value_name = "RATE",
@@ -127,30 +127,30 @@ pub(crate) struct QuickstartArgs {
         help_heading = "Training"
     )]
     pub(crate) learning_rate: f64,
-    /// Seed of the adapter, of the order of the text and of the samples
-    #[arg(long, value_name = "N", default_value = "7", value_parser = whole::<u64>, help_heading = "Training")]
+    /// Seed of the adapter, the order of the text, and the samples
+    #[arg(long, value_name = "N", default_value = "7", value_parser = integer::<u64>, help_heading = "Training")]
     pub(crate) seed: u64,
-    /// Print one JSON object on stdout, and nothing else there; losses are in nats per token
+    /// Print only one JSON object on stdout; losses are in nats per token
     #[arg(long, help_heading = "Output")]
     pub(crate) json: bool,
 }
 
-/// Which server `quickstart` talks to.
+/// The server that `quickstart` uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// One inside this process, keeping its checkpoints here or in a temporary directory.
+    /// The embedded server, with its data directory, or `None` for a temporary one.
     Embedded(Option<PathBuf>),
-    /// One elsewhere.
+    /// An existing server.
     Remote {
-        /// Its address.
+        /// The URL of the server.
         base_url: String,
-        /// The key, when one was given.
+        /// The API key, if given.
         api_key: Option<Key>,
     },
 }
 
 impl QuickstartArgs {
-    /// Which server is meant. An empty address is none, so that a variable of the environment can be overridden.
+    /// Returns the server to use. An empty `--base-url` selects the embedded one, which overrides the environment variable.
     pub(crate) fn target(&self) -> Target {
         match self.base_url.as_deref().filter(|url| !url.is_empty()) {
             Some(url) => Target::Remote {
@@ -165,34 +165,43 @@ impl QuickstartArgs {
         let is_built_in = self.model == BUILT_IN_MODEL;
         if !is_built_in && self.tokenizer.is_none() {
             let message = format!(
-                "model {} needs --tokenizer FILE, its tokenizer.json; only {BUILT_IN_MODEL} does without",
+                "missing tokenizer of model {}: set --tokenizer FILE to its tokenizer.json",
                 self.model
             );
-            return Err(refusal(
+            return Err(usage_error(
                 "quickstart",
                 ErrorKind::MissingRequiredArgument,
                 &message,
             ));
         }
         if is_built_in && self.tokenizer.is_some() {
-            let message = format!("{BUILT_IN_MODEL} reads bytes and takes no --tokenizer");
-            return Err(refusal("quickstart", ErrorKind::ArgumentConflict, &message));
+            let message =
+                format!("--tokenizer cannot be used with {BUILT_IN_MODEL}, whose tokens are bytes");
+            return Err(usage_error(
+                "quickstart",
+                ErrorKind::ArgumentConflict,
+                &message,
+            ));
         }
         match self.target() {
             Target::Embedded(_) if !is_built_in => {
                 let message = format!(
-                    "the embedded server of quickstart has {BUILT_IN_MODEL} alone; for model {} name its server with --base-url URL",
+                    "the embedded server only has {BUILT_IN_MODEL}: set --base-url URL to a server that has model {}",
                     self.model
                 );
-                Err(refusal(
+                Err(usage_error(
                     "quickstart",
                     ErrorKind::MissingRequiredArgument,
                     &message,
                 ))
             }
             Target::Remote { .. } if self.data_dir.is_some() => {
-                let message = "--data-dir is for the embedded server and does not go with --base-url (or TINKER_BASE_URL)";
-                Err(refusal("quickstart", ErrorKind::ArgumentConflict, message))
+                let message = "--data-dir cannot be used with --base-url (or TINKER_BASE_URL): it configures the embedded server";
+                Err(usage_error(
+                    "quickstart",
+                    ErrorKind::ArgumentConflict,
+                    message,
+                ))
             }
             _ => Ok(()),
         }
@@ -204,23 +213,23 @@ impl QuickstartArgs {
 #[command(
     allow_negative_numbers = true,
     after_help = "\
-Prints `listening on URL` on stdout once it answers, and ends on Ctrl-C or SIGTERM or SIGHUP: saves that have begun
-are finished, which takes 30 s at most; a second signal ends it at once.
+Prints `listening on URL` on stdout once it accepts requests. Ctrl-C, SIGTERM or SIGHUP shut it down after saves in
+progress have finished, for at most 30 s; a second signal ends it at once.
 GET /openapi.json describes its routes and bodies.
-With --engine scripted, GET /scripted/counts tells what was accepted, refused and in flight.
-With --faults, GET /faults/counts tells how often each rule struck, and so does the end.
+With --engine scripted, GET /scripted/counts returns the number of accepted, rejected and in-flight samples.
+With --faults, GET /faults/counts returns how often each rule was applied; the server also prints it at shutdown.
 
 Examples:
   tinkers serve
   tinkers serve --port 0 --data-dir ./checkpoints
-  tinkers serve --host 0.0.0.0 --api-key tml-of-your-choice
+  tinkers serve --host 0.0.0.0 --api-key tml-my-key
   tinkers serve --engine scripted --latency 200 --window 20 --hint-ms 500
   tinkers serve --print-openapi > openapi.json
   tinkers serve --engine scripted --dialect skyrl --long-poll 5
-  tinkers serve --faults bad-day.toml --journal journal.jsonl"
+  tinkers serve --faults faults.toml --journal journal.jsonl"
 )]
 pub(crate) struct ServeArgs {
-    /// The IP address to listen on; one beyond this machine only together with --api-key
+    /// The IP address to listen on; addresses other than loopback require --api-key
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -228,45 +237,45 @@ pub(crate) struct ServeArgs {
         help_heading = "Server"
     )]
     pub(crate) host: Host,
-    /// The port; 0 takes a free one
-    #[arg(long, default_value = "8000", value_parser = whole::<u16>, help_heading = "Server")]
+    /// The port to listen on; 0 selects a free one
+    #[arg(long, default_value = "8000", value_parser = integer::<u16>, help_heading = "Server")]
     pub(crate) port: u16,
-    /// The one key that is taken [default: any key is, and none]
+    /// The API key that clients must send [default: accept any key, or none]
     #[arg(long, value_name = "KEY", help_heading = "Server")]
     pub(crate) api_key: Option<Key>,
-    /// How long a session lives without a heartbeat, in whole seconds; clients send one every 10 seconds or so [default: 300]
+    /// Time until a session without heartbeats expires, in seconds; clients send one about every 10 s [default: 300]
     #[arg(long, value_name = "SECS", value_parser = whole_seconds, help_heading = "Server")]
     pub(crate) session_expiry: Option<Duration>,
-    /// Have clients ask for each sample by itself, and not for all of them with one poll (retrieve_futures)
+    /// Make clients poll for each sample separately, instead of with one poll for all samples (retrieve_futures)
     #[arg(long, help_heading = "Server")]
     pub(crate) per_request_polls: bool,
-    /// Print the OpenAPI document of the server as it would be with the other options, which GET /openapi.json gives, and end
+    /// Print the OpenAPI document that GET /openapi.json would return with the other options, and exit
     #[arg(long, help_heading = "Server")]
     pub(crate) print_openapi: bool,
     #[arg(
         long,
         value_name = "DIR",
-        help = paths::data_dir_help("Where checkpoints are kept"),
+        help = paths::data_dir_help("Where to store checkpoints"),
         help_heading = "Server"
     )]
     pub(crate) data_dir: Option<PathBuf>,
-    /// candle is a real model on the CPU; scripted gives canned results, for load work
+    /// The engine: candle runs a model on the CPU; scripted returns canned results for load tests
     #[arg(long, value_enum, default_value_t = EngineName::Candle, help_heading = "Engine")]
     pub(crate) engine: EngineName,
-    /// A Llama or Qwen3 model: config.json, *.safetensors, tokenizer.json [default: the built-in one, tinkers/tiny]
+    /// Directory of a Llama or Qwen3 model: config.json, *.safetensors, tokenizer.json [default: the built-in tinkers/tiny]
     #[arg(long, value_name = "DIR", help_heading = "Engine")]
     pub(crate) model_dir: Option<PathBuf>,
-    /// The name of the model of --model-dir, such as Qwen/Qwen3-8B; the names that its path gives are accepted too
-    /// [default: as the path ends, org/model or model]
+    /// The name of the model in --model-dir, such as Qwen/Qwen3-8B; names derived from its path are accepted too
+    /// [default: the end of the path, as org/model or model]
     #[arg(long, value_name = "NAME", value_parser = model_name, requires = "model_dir", help_heading = "Engine")]
     pub(crate) model_name: Option<String>,
-    /// Seed of what has none of its own: samples and the start of adapters [default: another one at each start, which is logged]
+    /// Seed for samples and adapters that are requested without one [default: random, and logged]
     #[arg(long, value_name = "N", help_heading = "Engine")]
     pub(crate) seed: Option<u64>,
-    /// A script of faults in TOML: what goes wrong with requests, and when
+    /// A TOML script of faults to inject
     #[arg(long, value_name = "FILE", help_heading = "Tests")]
     pub(crate) faults: Option<PathBuf>,
-    /// Write one JSON line for each exchange to this file, which is made anew
+    /// Write one JSON line per exchange to this file; an existing file is overwritten
     #[arg(long, value_name = "FILE", help_heading = "Tests")]
     pub(crate) journal: Option<PathBuf>,
     #[command(flatten)]
@@ -278,17 +287,17 @@ pub(crate) struct ServeArgs {
 impl ServeArgs {
     fn check(&self) -> Result<(), clap::Error> {
         if let Some(key) = &self.api_key
-            && let Err(wrong) = check_api_key(key.expose())
+            && let Err(error) = check_api_key(key.expose())
         {
-            let message = format!("--api-key: expected {}", wrong.expected());
-            return Err(refusal("serve", ErrorKind::InvalidValue, &message));
+            let message = format!("invalid --api-key: expected {}", error.expected());
+            return Err(usage_error("serve", ErrorKind::InvalidValue, &message));
         }
         if !self.host.is_loopback() && self.api_key.is_none() {
             let message = format!(
-                "--host {} is beyond this machine: give --api-key KEY too, so that not everybody can use the server",
+                "--host {} is reachable from other machines: set --api-key KEY to restrict access",
                 self.host
             );
-            return Err(refusal(
+            return Err(usage_error(
                 "serve",
                 ErrorKind::MissingRequiredArgument,
                 &message,
@@ -296,40 +305,39 @@ impl ServeArgs {
         }
         let is_scripted = self.engine == EngineName::Scripted;
         if is_scripted && self.data_dir.is_some() {
-            let message = "--data-dir goes with --engine candle; the scripted one keeps nothing";
-            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
+            let message = "--data-dir requires --engine candle: the scripted engine stores nothing";
+            return Err(usage_error("serve", ErrorKind::ArgumentConflict, message));
         }
         if is_scripted && self.seed.is_some() {
-            let message =
-                "--seed goes with --engine candle; the scripted one leaves nothing to chance";
-            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
+            let message = "--seed requires --engine candle: the scripted engine is deterministic";
+            return Err(usage_error("serve", ErrorKind::ArgumentConflict, message));
         }
         if is_scripted && self.model_dir.is_some() {
-            let message = "--model-dir goes with --engine candle, not with the scripted one";
-            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
+            let message = "--model-dir requires --engine candle";
+            return Err(usage_error("serve", ErrorKind::ArgumentConflict, message));
         }
-        if !is_scripted && self.scripted.is_given() {
-            let message = "--latency, --window and the other options of the scripted engine go with --engine scripted";
-            return Err(refusal("serve", ErrorKind::ArgumentConflict, message));
+        if !is_scripted && self.scripted.is_set() {
+            let message = "--latency, --window and the other options of the scripted engine require --engine scripted";
+            return Err(usage_error("serve", ErrorKind::ArgumentConflict, message));
         }
         if let Err(message) = self.scripted.check() {
-            return Err(refusal("serve", ErrorKind::ArgumentConflict, &message));
+            return Err(usage_error("serve", ErrorKind::ArgumentConflict, &message));
         }
         Ok(())
     }
 }
 
-/// What answers the requests of `serve`.
+/// The engine that computes the results of `serve`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EngineName {
-    // Plain comments, since help for a value turns the whole of --help into its long form.
-    // A real model on the CPU.
+    // Plain comments, since doc comments on values would switch --help to its long form.
+    // A model on the CPU.
     Candle,
-    // Canned results, for load work.
+    // Canned results, for load tests.
     Scripted,
 }
 
-/// An address to listen on; `localhost` is 127.0.0.1.
+/// An IP address to listen on. Parses `localhost` as 127.0.0.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Host(IpAddr);
 
@@ -362,7 +370,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// An API key, never shown.
+/// An API key, whose `Debug` output does not contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Key(String);
 
@@ -386,10 +394,10 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Reads and checks the arguments of the process.
+/// Parses and validates the arguments of the process.
 ///
 /// # Errors
-/// In clap's form, which also carries `--help` and `--version`.
+/// On invalid arguments, and for `--help` and `--version`, whose texts are carried by the error.
 pub(crate) fn parse<I, T>(arguments: I) -> Result<Cli, clap::Error>
 where
     I: IntoIterator<Item = T>,
@@ -400,21 +408,21 @@ where
     Ok(cli)
 }
 
-/// A name that requests can use for a base model.
+/// Parses the name of a base model.
 fn model_name(text: &str) -> Result<String, String> {
-    const LONGEST: usize = 200;
-    let is_plain = |c: char| !c.is_whitespace() && !c.is_control();
-    let is_name = !text.is_empty() && text.len() <= LONGEST && text.chars().all(is_plain);
-    if is_name && !text.contains("://") && !text.contains(":peft:") {
+    const MAX_LEN: usize = 200;
+    let is_allowed = |c: char| !c.is_whitespace() && !c.is_control();
+    let is_valid = !text.is_empty() && text.len() <= MAX_LEN && text.chars().all(is_allowed);
+    if is_valid && !text.contains("://") && !text.contains(":peft:") {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "expected a name such as Qwen/Qwen3-8B, of at most {LONGEST} bytes, without spaces, :// and :peft:"
+        "expected a name such as Qwen/Qwen3-8B, of at most {MAX_LEN} bytes, without spaces, :// or :peft:"
     ))
 }
 
 impl Cli {
-    /// Takes from the environment what was not given, and checks the whole.
+    /// Fills in missing arguments from the environment and validates them.
     fn complete(&mut self, environment: &Environment) -> Result<(), clap::Error> {
         if self.log.is_none() {
             self.log = environment.log().map(str::to_owned);
@@ -432,14 +440,14 @@ impl Cli {
         };
         connection
             .complete(environment)
-            .map_err(|message| refusal(command, ErrorKind::MissingRequiredArgument, message))
+            .map_err(|message| usage_error(command, ErrorKind::MissingRequiredArgument, message))
     }
 }
 
-/// With the usage of the command that it is about, such as `bench sample`.
-fn refusal(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
+/// Creates an error that shows the usage of a command such as `bench sample`.
+fn usage_error(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
     let mut cli = Cli::command();
-    // Gives the subcommands their full names.
+    // Sets the full names of the subcommands.
     cli.build();
     let found = command
         .split(' ')
@@ -454,29 +462,29 @@ fn refusal(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Cli, clap::Error> {
+    fn parse_line(line: &str) -> Result<Cli, clap::Error> {
         parse(std::iter::once("tinkers").chain(line.split_whitespace()))
     }
 
     fn quickstart(line: &str) -> QuickstartArgs {
-        match read(line).unwrap().command {
+        match parse_line(line).unwrap().command {
             Command::Quickstart(args) => args,
-            _ => unreachable!("asked for quickstart"),
+            _ => unreachable!("the command is quickstart"),
         }
     }
 
     #[test]
-    fn the_definition_is_sound() {
+    fn clap_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn help_is_grouped_and_has_examples() {
+    fn help_has_headings_and_examples() {
         for (line, heading) in [
             ("quickstart --help", "Training:"),
             ("serve --help", "Engine:"),
         ] {
-            let help = read(line).unwrap_err().to_string();
+            let help = parse_line(line).unwrap_err().to_string();
             assert!(
                 help.contains(heading) && help.contains("Examples:"),
                 "{help}"
@@ -485,32 +493,32 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_shows_the_usage_of_its_command() {
+    fn usage_error_shows_the_usage_of_its_command() {
         for (line, usage) in [
             ("quickstart --model m", "Usage: tinkers quickstart"),
             ("serve --host 0.0.0.0", "Usage: tinkers serve"),
         ] {
-            let error = read(line).unwrap_err().to_string();
+            let error = parse_line(line).unwrap_err().to_string();
             assert!(error.contains(usage), "{error}");
         }
     }
 
     #[test]
-    fn another_model_needs_its_tokenizer_and_a_server() {
-        let error = read("quickstart --model Qwen/Qwen3-8B").unwrap_err();
+    fn other_model_requires_its_tokenizer_and_a_server() {
+        let error = parse_line("quickstart --model Qwen/Qwen3-8B").unwrap_err();
         assert!(error.to_string().contains("--tokenizer FILE"), "{error}");
         assert_eq!(error.exit_code(), 2);
         let with = "quickstart --model Qwen/Qwen3-8B --tokenizer tokenizer.json --base-url";
-        let error = read(&format!("{with}=")).unwrap_err();
+        let error = parse_line(&format!("{with}=")).unwrap_err();
         assert!(error.to_string().contains("--base-url URL"), "{error}");
-        assert!(read(&format!("{with}=http://127.0.0.1:9")).is_ok());
+        assert!(parse_line(&format!("{with}=http://127.0.0.1:9")).is_ok());
     }
 
     #[test]
-    fn the_target_follows_from_the_address() {
+    fn base_url_selects_the_target() {
         let remote = quickstart("quickstart --base-url http://h --api-key tml-x").target();
         let Target::Remote { base_url, api_key } = remote else {
-            unreachable!("an address was given")
+            unreachable!("--base-url is set")
         };
         assert_eq!(base_url, "http://h");
         assert_eq!(api_key.as_ref().map(Key::expose), Some("tml-x"));
@@ -518,17 +526,17 @@ mod tests {
             quickstart("quickstart --base-url= --data-dir d").target(),
             Target::Embedded(Some(PathBuf::from("d")))
         );
-        assert!(read("quickstart --base-url http://h --data-dir d").is_err());
+        assert!(parse_line("quickstart --base-url http://h --data-dir d").is_err());
     }
 
     #[test]
-    fn keys_are_never_shown() {
+    fn debug_output_has_no_api_key() {
         let args = quickstart("quickstart --base-url http://h --api-key tml-secret");
         assert!(!format!("{args:?} {:?}", args.target()).contains("secret"));
     }
 
     #[test]
-    fn numbers_that_mean_nothing_are_refused() {
+    fn invalid_numbers_are_usage_errors() {
         for bad in [
             "--steps 0",
             "--batch 0",
@@ -547,11 +555,11 @@ mod tests {
             "--learning-rate much",
             "--tokenizer t.json",
         ] {
-            let error = read(&format!("quickstart --base-url= {bad}")).unwrap_err();
+            let error = parse_line(&format!("quickstart --base-url= {bad}")).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad}");
-            let expects =
+            let names_expected =
                 bad.starts_with("--tokenizer") || error.to_string().contains("expected a");
-            assert!(expects, "{bad}: {error}");
+            assert!(names_expected, "{bad}: {error}");
         }
         assert_eq!(
             quickstart("quickstart --learning-rate 0").learning_rate,
@@ -560,8 +568,8 @@ mod tests {
     }
 
     #[test]
-    fn beyond_this_machine_a_key_is_needed() {
-        let error = read("serve --host 0.0.0.0").unwrap_err();
+    fn serve_options_are_validated() {
+        let error = parse_line("serve --host 0.0.0.0").unwrap_err();
         assert!(error.to_string().contains("--api-key KEY"), "{error}");
         for good in [
             "serve --host 0.0.0.0 --api-key tml-x",
@@ -569,7 +577,7 @@ mod tests {
             "serve --host localhost",
             "serve",
         ] {
-            assert!(read(good).is_ok(), "{good}");
+            assert!(parse_line(good).is_ok(), "{good}");
         }
         for bad in [
             "serve --host 0.0.0.0 --api-key=",
@@ -585,7 +593,7 @@ mod tests {
             "serve --port -1",
             "serve --port 70000",
         ] {
-            assert_eq!(read(bad).unwrap_err().exit_code(), 2, "{bad}");
+            assert_eq!(parse_line(bad).unwrap_err().exit_code(), 2, "{bad}");
         }
     }
 }

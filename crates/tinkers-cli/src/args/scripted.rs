@@ -1,4 +1,4 @@
-//! What can be said of the scripted engine: how long it takes, how much it sends, and how many samples it takes at once.
+//! Arguments of the scripted engine of `tinkers serve`.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -6,111 +6,112 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tinkers_local::{HintForm, InvalidWindow, Script, Window};
 
-use super::numbers::{seconds, whole};
+use super::numbers::{integer, seconds};
 
 /// The options of `--engine scripted`.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Scripted engine")]
 pub(crate) struct ScriptedArgs {
-    /// How long each job takes, in milliseconds [default: 0]
-    #[arg(long, value_name = "MS", value_parser = whole::<u64>)]
+    /// Duration of each operation, in milliseconds [default: 0]
+    #[arg(long, value_name = "MS", value_parser = integer::<u64>)]
     latency: Option<u64>,
-    /// Tokens in each sample, where a request has room for so many [default: as many as it has room for]
-    #[arg(long, value_name = "N", value_parser = whole::<u32>)]
+    /// Tokens per sample, limited by the max_tokens of the request [default: max_tokens]
+    #[arg(long, value_name = "N", value_parser = integer::<u32>)]
     sample_tokens: Option<u32>,
-    /// How much is added to each result of a pass, in bytes [default: 0]
-    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
+    /// Padding of each result of a pass, in bytes [default: 0]
+    #[arg(long, value_name = "N", value_parser = integer::<usize>)]
     scripted_bytes: Option<usize>,
-    /// The most samples in flight; a submission beyond is answered 429 [default: no bound]
-    #[arg(long, value_name = "W", value_parser = whole::<u32>, conflicts_with_all = ["window_steps", "window_walk"])]
+    /// Maximum number of samples in flight; further submissions get a 429 [default: no limit]
+    #[arg(long, value_name = "W", value_parser = integer::<u32>, conflicts_with_all = ["window_steps", "window_walk"])]
     window: Option<u32>,
-    /// The same, one level after the other, over and over, such as 20,50,10
+    /// Like --window, cycling through a list of limits, such as 20,50,10
     #[arg(
         long,
         value_name = "W,W,..",
         value_delimiter = ',',
-        value_parser = whole::<u32>,
+        value_parser = integer::<u32>,
         requires = "window_every",
         conflicts_with = "window_walk"
     )]
     window_steps: Vec<u32>,
-    /// The same, at random up and down between the two
+    /// Like --window, as a random walk between two limits
     #[arg(long, value_name = "LOW,HIGH", requires = "window_every")]
-    window_walk: Option<Ends>,
-    /// How long each level holds, in seconds from the first submission on
+    window_walk: Option<WalkRange>,
+    /// Duration of each limit, in seconds from the first submission
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     window_every: Option<Duration>,
-    /// Seed of the walk [default: 1]
-    #[arg(long, value_name = "N", value_parser = whole::<u64>, requires = "window_walk")]
+    /// Seed of the random walk [default: 1]
+    #[arg(long, value_name = "N", value_parser = integer::<u64>, requires = "window_walk")]
     window_seed: Option<u64>,
-    /// What a 429 says of when to come back, in milliseconds [default: 1000]
-    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
+    /// Retry delay that a 429 announces, in milliseconds [default: 1000]
+    #[arg(long, value_name = "N", value_parser = integer::<u64>)]
     hint_ms: Option<u64>,
-    /// How it says so [default: ms]
+    /// Form of the announced retry delay [default: ms]
     #[arg(long, value_enum, value_name = "FORM")]
     hint_form: Option<HintName>,
 }
 
-/// The ends of a walk.
+/// The lowest and highest limit of a random walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ends(u32, u32);
+struct WalkRange(u32, u32);
 
-impl FromStr for Ends {
+impl FromStr for WalkRange {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let ends = text.split_once(',').and_then(|(low, high)| {
+        let range = text.split_once(',').and_then(|(low, high)| {
             let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
             Some(Self(low, high))
         });
-        ends.ok_or("expected two numbers with a comma between, such as 5,80")
+        range.ok_or("expected two numbers separated by a comma, such as 5,80")
     }
 }
 
-/// Where a hint is.
+/// The form of a retry delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum HintName {
-    // retry-after-ms.
+    // Header retry-after-ms.
     Ms,
-    // Retry-After in whole seconds.
+    // Header Retry-After, in seconds.
     Seconds,
-    // Retry-After as a date.
+    // Header Retry-After, as a date.
     Date,
-    // retry_after_ms in the body.
+    // Field retry_after_ms of the body.
     Body,
-    // Nowhere.
+    // No retry delay.
     None,
 }
 
 impl ScriptedArgs {
-    /// Whether any of them was given.
-    pub(crate) fn is_given(&self) -> bool {
+    /// Returns whether any option is set.
+    pub(crate) fn is_set(&self) -> bool {
         *self != Self::default()
     }
 
-    /// What is wrong with them together.
+    /// Checks that the options are consistent.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let changes = !self.window_steps.is_empty() || self.window_walk.is_some();
-        if self.window_every.is_some() && !changes {
-            return Err("--window-every goes with --window-steps or --window-walk".to_owned());
+        let is_variable = !self.window_steps.is_empty() || self.window_walk.is_some();
+        if self.window_every.is_some() && !is_variable {
+            return Err("--window-every requires --window-steps or --window-walk".to_owned());
         }
-        let is_bound = self.window.is_some() || changes;
-        if !is_bound && (self.hint_ms.is_some() || self.hint_form.is_some()) {
-            let message = "--hint-ms and --hint-form are of the 429s beyond a window: give --window, --window-steps or --window-walk too";
+        let is_limited = self.window.is_some() || is_variable;
+        if !is_limited && (self.hint_ms.is_some() || self.hint_form.is_some()) {
+            let message =
+                "--hint-ms and --hint-form require --window, --window-steps or --window-walk";
             return Err(message.to_owned());
         }
         match self.window() {
             Ok(_) => Ok(()),
-            Err(error) => Err(format!("the window cannot be: {error}")),
+            Err(error) => Err(format!("invalid window: {error}")),
         }
     }
 
-    /// How long each job takes.
+    /// Returns the duration of each operation.
     pub(crate) fn latency(&self) -> Duration {
         Duration::from_millis(self.latency.unwrap_or(0))
     }
 
-    /// What is answered.
+    /// Returns the results to send.
     pub(crate) fn script(&self) -> Script {
         let mut script = Script::default();
         script.padding_bytes = self.scripted_bytes.unwrap_or(0);
@@ -121,12 +122,12 @@ impl ScriptedArgs {
         script
     }
 
-    /// How many samples are taken at once; they are counted where there is no bound too.
+    /// Returns the limit of samples in flight. Without one, an unbounded window still counts them.
     pub(crate) fn window(&self) -> Result<Window, InvalidWindow> {
         let every = self.window_every.unwrap_or_default();
         let window = match (self.window, self.window_walk) {
             (Some(most), _) => Window::fixed(most),
-            (None, Some(Ends(low, high))) => {
+            (None, Some(WalkRange(low, high))) => {
                 Window::walk(low, high, every, self.window_seed.unwrap_or(1))?
             }
             (None, None) if !self.window_steps.is_empty() => {
@@ -153,17 +154,17 @@ mod tests {
     use super::super::{Cli, Command, parse};
     use super::*;
 
-    fn read(line: &str) -> Result<ScriptedArgs, clap::Error> {
+    fn parse_line(line: &str) -> Result<ScriptedArgs, clap::Error> {
         let line = format!("tinkers serve --engine scripted {line}");
         let Cli { command, .. } = parse(line.split_whitespace())?;
         match command {
             Command::Serve(args) => Ok(args.scripted),
-            _ => unreachable!("asked for serve"),
+            _ => unreachable!("the command is serve"),
         }
     }
 
     #[test]
-    fn each_kind_of_window_is_read() {
+    fn each_kind_of_window_is_parsed() {
         for (line, shown) in [
             ("", "Fixed(4294967295)"),
             ("--window 20", "Fixed(20)"),
@@ -181,13 +182,13 @@ mod tests {
             ),
             ("--window 1", "hint: 1s, form: Milliseconds"),
         ] {
-            let window = format!("{:?}", read(line).unwrap().window().unwrap());
+            let window = format!("{:?}", parse_line(line).unwrap().window().unwrap());
             assert!(window.contains(shown), "{line}: {window}");
         }
     }
 
     #[test]
-    fn what_does_not_go_together_is_refused() {
+    fn inconsistent_options_are_usage_errors() {
         for (line, reason) in [
             ("--window 1 --window-walk 1,2 --window-every 1", "--window"),
             ("--window-steps 1,2", "--window-every"),
@@ -203,16 +204,16 @@ mod tests {
             ("--hint-ms 1", "--window"),
             ("--window 1 --hint-form soon", "soon"),
         ] {
-            let error = read(line).unwrap_err();
+            let error = parse_line(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
             assert!(error.to_string().contains(reason), "{line}: {error}");
         }
     }
 
     #[test]
-    fn a_number_of_tokens_bounds_every_sample() {
-        assert_eq!(read("").unwrap().script().longest_sample, None);
-        let script = read("--sample-tokens 7").unwrap().script();
+    fn sample_tokens_limits_every_sample() {
+        assert_eq!(parse_line("").unwrap().script().longest_sample, None);
+        let script = parse_line("--sample-tokens 7").unwrap().script();
         assert_eq!((script.sample_tokens, script.longest_sample), (7, Some(7)));
     }
 }

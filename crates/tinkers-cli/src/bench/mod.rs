@@ -1,10 +1,10 @@
-//! `tinkers bench`: load on a Tinker server, and what came of it.
+//! `tinkers bench`: puts load on a Tinker server and measures it.
 
-mod count;
+mod exchanges;
 mod process;
 mod report;
 mod sample;
-mod tally;
+mod stats;
 mod train;
 
 use std::sync::Arc;
@@ -12,26 +12,28 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tinkers::prelude::ServiceClient;
 
-use self::count::Exchanges;
+use self::exchanges::ExchangeCounters;
 use self::report::Report;
 use crate::address::without_password;
 use crate::args::{Load, ServerArgs};
 use crate::close_session::close_session;
-use crate::output::{self, Screen, Words};
+use crate::output::{self, Screen, TextStream};
 use crate::remote;
 use crate::signals::{Signals, interruptible};
 
-/// Puts the load on and tells, unless a signal comes first. Requests that fail are counted, and make it fail in the end.
+/// Runs the load and prints the report.
+///
+/// # Errors
+/// If the load cannot be run, on a signal, or, after printing the report, if requests failed.
 pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
     let server = load.server();
-    let words = if server.json {
-        Words::Stderr
+    let screen = Screen::new(if server.json {
+        TextStream::Stderr
     } else {
-        Words::Stdout
-    };
-    let screen = Screen::new(words);
-    let before = process::connections();
-    let exchanges = Arc::new(Exchanges::default());
+        TextStream::Stdout
+    });
+    let open_files_before = process::open_files();
+    let exchanges = Arc::new(ExchangeCounters::default());
     let connecting = connect(server, Arc::clone(&exchanges));
     let service = interruptible(signals, connecting).await?;
     let bench = Bench {
@@ -39,7 +41,7 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
         address: without_password(server.connection.base_url()),
         exchanges,
         screen,
-        sockets_before: before,
+        open_files_before,
     };
     let outcome = interruptible(signals, bench.work(load)).await;
     close_session(&service, &outcome, signals).await;
@@ -55,23 +57,23 @@ pub(crate) async fn run(load: &Load, signals: &mut Signals) -> Result<()> {
     }
 }
 
-async fn connect(server: &ServerArgs, exchanges: Arc<Exchanges>) -> Result<ServiceClient> {
-    let mut builder = ServiceClient::builder().layer_transport(move |below| exchanges.over(below));
+async fn connect(server: &ServerArgs, exchanges: Arc<ExchangeCounters>) -> Result<ServiceClient> {
+    let mut builder = ServiceClient::builder().layer_transport(move |inner| exchanges.layer(inner));
     if server.http2 {
         builder = builder.http2_prior_knowledge();
     }
     remote::connect(builder, &server.connection).await
 }
 
-/// What a load is run with.
+/// The context of a load.
 struct Bench {
     service: ServiceClient,
-    /// The server's, as it may be shown.
+    /// The URL of the server without credentials.
     address: String,
-    exchanges: Arc<Exchanges>,
+    exchanges: Arc<ExchangeCounters>,
     screen: Screen,
-    /// Files and sockets of the process before it connected.
-    sockets_before: Option<usize>,
+    /// The number of open files before connecting.
+    open_files_before: Option<usize>,
 }
 
 impl Bench {
@@ -91,11 +93,11 @@ impl Bench {
         let mut names = offered.into_iter().filter_map(|model| model.model_name);
         names
             .next()
-            .context("the server names no model; give one with --model NAME")
+            .context("the server lists no models: set --model NAME")
     }
 }
 
-/// Token ids that every vocabulary has.
+/// Returns token ids from 1 to 100, which every vocabulary contains.
 fn tokens(length: u32, start: u32) -> Vec<u32> {
     (0..length).map(|i| (start + i) % 100 + 1).collect()
 }

@@ -1,8 +1,8 @@
-//! What this process has used of the machine. `None` where the system does not tell.
+//! Resource usage of this process. `None` on systems that do not report it.
 
 use std::time::Duration;
 
-/// Processor time of all threads so far, user and system.
+/// Returns the user and system CPU time of all threads.
 #[cfg(unix)]
 pub(crate) fn cpu() -> Option<Duration> {
     use rustix::time::{ClockId, clock_gettime};
@@ -17,9 +17,9 @@ pub(crate) fn cpu() -> Option<Duration> {
 /// Resident memory in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
-    /// Now.
+    /// The current size.
     pub(crate) now: u64,
-    /// The most there ever was.
+    /// The maximum since the start of the process.
     pub(crate) peak: u64,
 }
 
@@ -37,14 +37,14 @@ pub(crate) fn memory() -> Option<Memory> {
     None
 }
 
-/// Open files and sockets. What a load adds to them is its connections.
+/// Returns the number of open files and sockets.
 #[cfg(target_os = "linux")]
-pub(crate) fn connections() -> Option<usize> {
+pub(crate) fn open_files() -> Option<usize> {
     procfs::process::Process::myself().ok()?.fd_count().ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn connections() -> Option<usize> {
+pub(crate) fn open_files() -> Option<usize> {
     None
 }
 
@@ -53,19 +53,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_takes_time_and_memory_and_a_socket_is_one() {
+    fn cpu_time_memory_and_sockets_are_measured() {
         let (time, before) = (cpu().unwrap(), memory().unwrap());
         let block = std::hint::black_box(vec![1u8; 32 << 20]);
         let after = memory().unwrap();
         assert!(after.now >= before.now + (16 << 20) && after.peak >= after.now);
         drop(block);
-        // The system counts in batches, so the peak is right to some pages.
+        // The kernel batches its counters, so the peak is accurate to a few pages.
         assert!(memory().unwrap().peak + (4 << 20) >= after.peak);
         assert!(cpu().unwrap() > time);
-        // Other tests of the process open files too, so one more is all that can be said.
+        // Other tests in this process open and close files concurrently, so only a lower bound is checked.
         let sockets: Vec<_> = (0..64)
             .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap())
             .collect();
-        assert!(connections().unwrap() >= sockets.len());
+        assert!(open_files().unwrap() >= sockets.len());
     }
 }

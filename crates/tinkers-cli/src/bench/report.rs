@@ -1,4 +1,4 @@
-//! What a load came to, for programs as one JSON object and for people in lines.
+//! The report of a load, as a JSON object or as text.
 
 use std::io;
 
@@ -8,38 +8,38 @@ use serde::Serialize;
 use crate::layout::labelled;
 use crate::output::{Screen, count};
 
-/// The result of a load.
+/// The report of a load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// `sample` or `train`.
+    /// The kind of load, `sample` or `train`.
     pub(crate) load: &'static str,
-    /// The server's address.
+    /// The URL of the server.
     pub(crate) server: String,
     pub(crate) model: String,
-    /// Requests of the API: samples, or passes and steps.
+    /// The number of API requests: samples, or passes and steps.
     pub(crate) requests: u64,
-    /// Those among them that failed for good.
+    /// The number of API requests that failed.
     pub(crate) failed: u64,
-    /// From the first call to the last result; the session and the sampler or model were there already.
+    /// The time from the first request to the last result, without the creation of the session and the sampler or model.
     pub(crate) seconds: f64,
-    /// That did not fail.
+    /// The rate of successful API requests.
     pub(crate) requests_per_second: f64,
-    /// Sampled, or trained on.
+    /// The rate of tokens, sampled or trained on.
     pub(crate) tokens_per_second: f64,
-    /// Of this process, user and system, in the same time.
+    /// The user and system CPU time of this process.
     pub(crate) cpu_seconds: Option<f64>,
     pub(crate) cpu_us_per_request: Option<f64>,
-    /// Of a sample, or of a round of training; those that failed left out; none when all did.
+    /// The latency of successful samples or training rounds; `None` if all failed.
     pub(crate) latency_ms: Option<Latency>,
-    /// HTTP requests, polls and repetitions among them, heartbeats left out.
+    /// The number of HTTP requests, including polls and retries, without heartbeats.
     pub(crate) exchanges: u64,
-    /// The 429s among their answers.
+    /// The number of 429 responses.
     pub(crate) rejections: u64,
-    /// The most that were open at once.
+    /// The maximum number of open connections.
     pub(crate) connections: Option<usize>,
-    /// Resident memory before the load.
+    /// The resident memory before the load.
     pub(crate) resident_bytes_before: Option<u64>,
-    /// The most resident memory in the life of the process (VmHWM).
+    /// The maximum resident memory of the process (VmHWM).
     pub(crate) peak_resident_bytes: Option<u64>,
     #[serde(skip)]
     pub(crate) failure: Option<tinkers::Error>,
@@ -56,8 +56,8 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// Of a histogram in microseconds; none of an empty one.
-    pub(crate) fn of(micros: &Histogram<u64>) -> Option<Self> {
+    /// Summarises a histogram in microseconds; `None` if it is empty.
+    pub(crate) fn from_micros(micros: &Histogram<u64>) -> Option<Self> {
         if micros.is_empty() {
             return None;
         }
@@ -73,29 +73,29 @@ impl Latency {
 }
 
 impl Report {
-    /// Writes it in lines.
+    /// Prints the report as text.
     pub(crate) fn show(&self, screen: &Screen) -> io::Result<()> {
         screen.heading("Result")?;
         screen.line(labelled(&self.rows(), 2, screen.width()))
     }
 
-    /// An error when requests failed, with the first of their errors.
+    /// Returns the error of the first failed request, if any failed.
     pub(crate) fn failure(self) -> Option<anyhow::Error> {
         let (failed, requests) = (self.failed, self.requests);
         let failure = self.failure?;
-        let what = format!("{failed} of {requests} requests failed; the first of them");
-        Some(anyhow::Error::new(failure).context(what))
+        let message = format!("{failed} of {requests} requests failed; the first error follows");
+        Some(anyhow::Error::new(failure).context(message))
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
-        let unknown = || "not known on this system".to_owned();
+        let unknown = || "not reported on this system".to_owned();
         let memory = self.peak_resident_bytes.zip(self.resident_bytes_before);
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         vec![
             (
                 "requests",
                 format!(
-                    "{} in {:.2} s, {} failed; {} HTTP requests, {} answered 429",
+                    "{} in {:.2} s, {} failed; {} HTTP requests, {} rejected with 429",
                     count(self.requests as f64),
                     self.seconds,
                     count(self.failed as f64),
@@ -124,7 +124,7 @@ impl Report {
                 ),
             ),
             (
-                "processor",
+                "CPU time",
                 self.cpu_seconds.map_or_else(unknown, |seconds| {
                     let each = self.cpu_us_per_request;
                     let each = each.map(|each| format!(", {each:.0} us per request"));
@@ -135,7 +135,7 @@ impl Report {
                 "memory",
                 memory.map_or_else(unknown, |(peak, before)| {
                     format!(
-                        "{:.1} MiB at most, {:.1} MiB before",
+                        "{:.1} MiB maximum, {:.1} MiB before",
                         mib(peak),
                         mib(before)
                     )
@@ -144,7 +144,7 @@ impl Report {
             (
                 "connections",
                 self.connections
-                    .map_or_else(unknown, |most| format!("{most} at most")),
+                    .map_or_else(unknown, |max| format!("{max} maximum")),
             ),
         ]
     }
@@ -155,12 +155,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_told_in_milliseconds() {
+    fn latencies_are_in_milliseconds() {
         let mut micros = Histogram::new(3).unwrap();
         for value in 1..=1000 {
             micros.record(value * 1000).unwrap();
         }
-        let latency = Latency::of(&micros).unwrap();
+        let latency = Latency::from_micros(&micros).unwrap();
         let near = |value: f64, expected: f64| (value / expected - 1.0).abs() < 0.002;
         assert!(
             near(latency.p50, 500.0) && near(latency.p90, 900.0),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_failed_has_processor_time_and_no_latency() {
+    fn failed_load_has_cpu_time_but_no_latency() {
         let report = Report {
             load: "sample",
             server: "http://h".to_owned(),
@@ -186,7 +186,7 @@ mod tests {
             tokens_per_second: 0.0,
             cpu_seconds: Some(0.25),
             cpu_us_per_request: None,
-            latency_ms: Latency::of(&Histogram::new(3).unwrap()),
+            latency_ms: Latency::from_micros(&Histogram::new(3).unwrap()),
             exchanges: 3,
             rejections: 0,
             connections: None,
@@ -196,7 +196,7 @@ mod tests {
         };
         let rows = report.rows();
         let row = |name: &str| &rows.iter().find(|(label, _)| *label == name).unwrap().1;
-        assert_eq!(row("processor"), "0.250 s of this process");
+        assert_eq!(row("CPU time"), "0.250 s of this process");
         assert_eq!(row("latency"), "none: all requests failed");
         assert!(serde_json::to_value(&report).unwrap()["latency_ms"].is_null());
     }

@@ -1,4 +1,4 @@
-//! The load of samples.
+//! The sampling load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,16 +9,16 @@ use tinkers::prelude::SamplingClient;
 use tokio::task::JoinSet;
 
 use super::report::Report;
-use super::tally::Tally;
+use super::stats::LoadStats;
 use super::{Bench, tokens};
 use crate::args::SampleArgs;
 use crate::layout::labelled;
 use crate::stopwatch::Stopwatch;
 
-/// The same prompt for all tells more of the server's cache than of the server, so this many differ.
-const PROMPTS: u32 = 97;
+/// The number of different prompts. With a single one, all requests would hit the server's prefix cache.
+const DISTINCT_PROMPTS: u32 = 97;
 
-/// Samples as the arguments say.
+/// Runs the load.
 pub(crate) async fn run(bench: &Bench, args: &SampleArgs, model: String) -> Result<Report> {
     let requests = args.requests.get();
     let sampler = bench.service.sampling(&model).create().await?;
@@ -28,8 +28,8 @@ pub(crate) async fn run(bench: &Bench, args: &SampleArgs, model: String) -> Resu
         (
             "load",
             format!(
-                "{requests} requests, {} at once, prompts of {} tokens, at most {} x {} tokens back",
-                args.at_once(),
+                "{requests} requests, {} concurrent, with prompts of {} tokens and {} samples of at most {} tokens",
+                args.effective_concurrency(),
                 args.prompt_len,
                 args.num_samples,
                 args.max_tokens
@@ -39,31 +39,31 @@ pub(crate) async fn run(bench: &Bench, args: &SampleArgs, model: String) -> Resu
     let screen = &bench.screen;
     screen.line(labelled(&rows, 0, screen.width()))?;
     let _busy = screen.busy("sampling")?;
-    let (tally, start) = Tally::start(bench)?;
-    let load = all(sampler, args, &tally);
-    let (done, connections) = start.watch(bench, load).await;
-    done?;
-    Ok(start.report(bench, "sample", model, requests.into(), connections))
+    let (stats, measurement) = LoadStats::start(bench)?;
+    let load = sample_all(sampler, args, &stats);
+    let (outcome, connections) = measurement.watch(bench, load).await;
+    outcome?;
+    Ok(measurement.report(bench, "sample", model, requests.into(), connections))
 }
 
-/// As many workers as requests may be under way; each takes the next request when its own is done.
-async fn all(sampler: SamplingClient, args: &SampleArgs, tally: &Tally) -> Result<()> {
+/// Sends all requests with one worker per concurrent request.
+async fn sample_all(sampler: SamplingClient, args: &SampleArgs, stats: &LoadStats) -> Result<()> {
     let next = Arc::new(AtomicU32::new(0));
     let mut workers = JoinSet::new();
-    for _ in 0..args.at_once() {
+    for _ in 0..args.effective_concurrency() {
         let worker = Worker {
             sampler: sampler.clone(),
             next: Arc::clone(&next),
-            tally: tally.clone(),
+            stats: stats.clone(),
             requests: args.requests.get(),
             prompt_len: args.prompt_len.get(),
             num_samples: args.num_samples.get(),
             max_tokens: args.max_tokens.get(),
         };
-        workers.spawn(worker.work());
+        workers.spawn(worker.run());
     }
     while let Some(ended) = workers.join_next().await {
-        ended.context("a worker ended early")?;
+        ended.context("a worker task failed")?;
     }
     Ok(())
 }
@@ -71,7 +71,7 @@ async fn all(sampler: SamplingClient, args: &SampleArgs, tally: &Tally) -> Resul
 struct Worker {
     sampler: SamplingClient,
     next: Arc<AtomicU32>,
-    tally: Tally,
+    stats: LoadStats,
     requests: u32,
     prompt_len: u32,
     num_samples: u32,
@@ -79,7 +79,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn work(self) {
+    async fn run(self) {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.requests {
@@ -88,17 +88,17 @@ impl Worker {
             let watch = Stopwatch::start();
             let outcome = self
                 .sampler
-                .sample(tokens(self.prompt_len, number % PROMPTS))
+                .sample(tokens(self.prompt_len, number % DISTINCT_PROMPTS))
                 .num_samples(self.num_samples)
                 .max_tokens(self.max_tokens)
                 .await;
-            let outcome = outcome.map(|response| sampled(&response));
-            self.tally.ended(watch.seconds(), outcome);
+            let outcome = outcome.map(|response| sampled_tokens(&response));
+            self.stats.record(watch.seconds(), outcome);
         }
     }
 }
 
-fn sampled(response: &SampleResponse) -> u64 {
+fn sampled_tokens(response: &SampleResponse) -> u64 {
     let sequences = response.sequences.iter();
     sequences.map(|sequence| sequence.tokens.len() as u64).sum()
 }

@@ -1,4 +1,4 @@
-//! The load of training steps.
+//! The training load.
 
 use std::collections::VecDeque;
 
@@ -7,19 +7,19 @@ use tinkers::prelude::{AdamParams, ApiFuture, Datum, LossFn, TrainingClient};
 use tinkers::{ForwardBackwardOutput, OptimStepResult};
 
 use super::report::Report;
-use super::tally::Tally;
+use super::stats::LoadStats;
 use super::{Bench, tokens};
 use crate::args::TrainArgs;
 use crate::layout::labelled;
 use crate::stopwatch::Stopwatch;
 
-/// One round is submitted behind the one that is waited for, so that the server never waits for this side.
-const UNDER_WAY: usize = 2;
+/// The number of rounds in flight. With two, the server always has the next round to work on.
+const ROUNDS_IN_FLIGHT: usize = 2;
 
-/// Small, so that a real model is not driven off.
+/// Small enough that the model stays close to its base.
 const LEARNING_RATE: f64 = 1e-6;
 
-/// Trains as the arguments say.
+/// Runs the load.
 pub(crate) async fn run(bench: &Bench, args: &TrainArgs, model: String) -> Result<Report> {
     let client = bench
         .service
@@ -42,27 +42,31 @@ pub(crate) async fn run(bench: &Bench, args: &TrainArgs, model: String) -> Resul
     let screen = &bench.screen;
     screen.line(labelled(&rows, 0, screen.width()))?;
     let _busy = screen.busy("training")?;
-    let (tally, start) = Tally::start(bench)?;
-    let load = all(&client, &batch, args, &tally);
-    let (submitted, connections) = start.watch(bench, load).await;
-    Ok(start.report(bench, "train", model, submitted, connections))
+    let (stats, measurement) = LoadStats::start(bench)?;
+    let load = train_all(&client, &batch, args, &stats);
+    let (submitted, connections) = measurement.watch(bench, load).await;
+    Ok(measurement.report(bench, "train", model, submitted, connections))
 }
 
-/// All rounds, or those up to the first that fails, since a client that has failed does not go on. How many requests that
-/// makes.
-async fn all(client: &TrainingClient, batch: &[Datum], args: &TrainArgs, tally: &Tally) -> u64 {
+/// Runs all rounds, up to the first failure, after which the client cannot be used further. Returns the number of requests.
+async fn train_all(
+    client: &TrainingClient,
+    batch: &[Datum],
+    args: &TrainArgs,
+    stats: &LoadStats,
+) -> u64 {
     let tokens = u64::from(args.batch.get()) * u64::from(args.seq_len.get());
-    let (mut under_way, mut submitted) = (VecDeque::new(), 0);
+    let (mut in_flight, mut submitted) = (VecDeque::new(), 0);
     let mut rounds = 0..args.rounds.get();
     loop {
-        while under_way.len() < UNDER_WAY && rounds.next().is_some() {
-            under_way.push_back(Round::submit(client, batch));
+        while in_flight.len() < ROUNDS_IN_FLIGHT && rounds.next().is_some() {
+            in_flight.push_back(Round::submit(client, batch));
             submitted += 2;
         }
-        let Some(round) = under_way.pop_front() else {
+        let Some(round) = in_flight.pop_front() else {
             return submitted;
         };
-        if !round.finish(tally, tokens).await {
+        if !round.finish(stats, tokens).await {
             rounds = 0..0;
         }
     }
@@ -83,17 +87,17 @@ impl Round {
         }
     }
 
-    /// Whether both went well; each that failed is counted.
-    async fn finish(self, tally: &Tally, tokens: u64) -> bool {
+    /// Waits for both results and records them. Returns whether both succeeded.
+    async fn finish(self, stats: &LoadStats, tokens: u64) -> bool {
         let (pass, step) = (self.pass.await, self.step.await);
         let seconds = self.watch.seconds();
         let failures: Vec<_> = pass.err().into_iter().chain(step.err()).collect();
         if failures.is_empty() {
-            tally.ended(seconds, Ok(tokens));
+            stats.record(seconds, Ok(tokens));
             return true;
         }
         for failure in failures {
-            tally.ended(seconds, Err(failure));
+            stats.record(seconds, Err(failure));
         }
         false
     }
@@ -102,7 +106,7 @@ impl Round {
 fn batch(args: &TrainArgs) -> Result<Vec<Datum>> {
     let length = args.seq_len.get();
     let datum = |number| {
-        // One token more, since the last is a target only.
+        // One more token, since the last one is only a target.
         let tokens = tokens(length.saturating_add(1), number);
         Datum::next_token(&tokens, vec![1.0; tokens.len() - 1])
     };

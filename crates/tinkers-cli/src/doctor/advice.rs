@@ -1,56 +1,62 @@
-//! What a user of a server can do about what was found.
+//! Advice on the findings about a server.
 
 use super::findings::Findings;
 
-/// A clock that is further off than this is worth a word, in seconds. The server's dates have no fractions.
-const SKEW: f64 = 5.0;
-/// A round trip that is longer shows in a loop that waits for each call, in milliseconds.
-const FAR: f64 = 100.0;
+/// The clock skew above which advice is given, in seconds. The dates of servers have a resolution of one second.
+const MAX_CLOCK_SKEW: f64 = 5.0;
+/// The round trip time above which advice is given, in milliseconds.
+const HIGH_LATENCY_MS: f64 = 100.0;
 
-/// One sentence or two for each thing; none where there is nothing to do.
+/// Returns one piece of advice per problem.
 pub(super) fn advice(found: &Findings) -> Vec<String> {
     let mut advice = Vec::new();
-    let mut say = |text: String| advice.push(text);
+    let mut add = |text: String| advice.push(text);
     if let Some(error) = &found.pass_error {
-        say(format!("the pass that was tried failed: {error}"));
+        add(format!("the test pass failed: {error}"));
     }
     match found.repeats_applied_once {
-        "unknown" => say(
-            "it is not known to apply a repeated pass or step once: one whose reply is lost ends with OutcomeUnknown, \
-             and the training client with it. Save states often, and go on from the last one."
+        "unknown" => add(
+            "the server is not known to deduplicate repeated passes and steps. If the response to one is lost, it fails with \
+             OutcomeUnknown, and the training client cannot be used further. Save states often, and resume from the last one."
                 .to_owned(),
         ),
-        "passes and steps" => say(
-            "a save whose reply is lost is looked for before it is repeated: give checkpoints names of their own.".to_owned(),
+        "passes and steps" => add(
+            "the server does not deduplicate saves. If the response to one is lost, the client looks for the checkpoint by its \
+             name before it retries. Give each checkpoint a unique name.".to_owned(),
         ),
         _ => {}
     }
-    if let Some(most) = found.limits.samples_in_flight {
-        say(format!(
-            "each sample in flight holds a poll, and beyond {most} samples wait for each other. More clients do not help."
+    if let Some(limit) = found.limits.samples_in_flight {
+        add(format!(
+            "each sample in flight needs its own poll, and at most {limit} samples are in flight at a time. Additional clients do not \
+             raise that limit."
         ));
     }
     if found.is_strict == Some(true) {
-        say(
-            "what a field is not known for is refused by its name: leave out options that are newer than the server.".to_owned(),
+        add(
+            "the server rejects unknown fields. Do not set options that are newer than the server."
+                .to_owned(),
         );
     }
-    if let Some(ahead) = found.clock_ahead_seconds.filter(|ahead| ahead.abs() > SKEW) {
-        say(format!(
-            "its clock is {ahead:+.0} s off. Hints to wait are read against the server's own date, so nothing waits too \
-             short; tokens and signed links may end early. Set one of the clocks."
+    if let Some(ahead) = found
+        .clock_ahead_seconds
+        .filter(|ahead| ahead.abs() > MAX_CLOCK_SKEW)
+    {
+        add(format!(
+            "the server's clock differs from this machine's by {ahead:+.0} s. Retry delays are not affected, but tokens and signed links \
+             may expire early. Correct one of the clocks."
         ));
     }
-    if found.latency_ms > FAR {
-        say(
-            "it is far away: send forward_backward and optim_step ahead and await them later, so that a step costs one round trip \
-             and not four."
+    if found.latency_ms > HIGH_LATENCY_MS {
+        add(
+            "the round trip is long. Submit forward_backward and optim_step without waiting in between, and await both later, so that \
+             a step costs one round trip instead of four."
                 .to_owned(),
         );
     }
     if let Some(error) = &found.models_error {
-        say(format!(
-            "ask whoever runs it for the names of its models: it does not list them ({error})."
+        add(format!(
+            "the server does not list its models ({error}). Ask its operator for their names."
         ));
     }
     advice

@@ -1,4 +1,4 @@
-//! The findings about a server, as one JSON object for programs or as lines of text.
+//! The findings about a server, as a JSON object or as text.
 
 use std::io;
 use std::time::Duration;
@@ -7,61 +7,61 @@ use serde::Serialize;
 use tinkers::wire::ClientConfig;
 use tinkers::{BodyFormat, Capabilities, Deduplication, Document, ServerProfile};
 
-use crate::layout::{flow, labelled};
+use crate::layout::{labelled, normalise_whitespace};
 use crate::output::Screen;
 
 /// The findings about a server.
 #[derive(Debug, Serialize)]
 pub(crate) struct Findings {
     pub(crate) server: String,
-    /// The name and version that it reports.
+    /// The name and version of the server software.
     pub(crate) software: Option<String>,
-    /// `protobuf` or `json`.
+    /// The format of the bodies of passes, `protobuf` or `json`.
     pub(crate) pass_bodies: &'static str,
-    /// Whether a pass was accepted in that form.
+    /// Whether the server accepted a pass in that format.
     pub(crate) pass_bodies_confirmed: bool,
-    /// `everything`, `passes and steps`, or `unknown`.
+    /// The operations that the server deduplicates: `everything`, `passes and steps`, or `unknown`.
     pub(crate) repeats_applied_once: &'static str,
-    /// Whether it refuses unknown fields, if it says so.
+    /// Whether the server rejects unknown fields, if known.
     pub(crate) is_strict: Option<bool>,
-    /// `read`, `absent`, or `not asked`.
+    /// Whether the server has an OpenAPI document: `read`, `absent`, or `not asked`.
     pub(crate) openapi_document: &'static str,
-    /// Routes of the API that its document does not list.
+    /// The routes of the API that are missing from the OpenAPI document.
     pub(crate) unlisted_routes: Vec<&'static str>,
-    /// The models that it offers.
+    /// The models that the server offers.
     pub(crate) models: Vec<String>,
-    /// Why it does not list its models.
+    /// The error of the request for the models.
     pub(crate) models_error: Option<String>,
-    /// The error of the pass that was tried.
+    /// The error of the test pass.
     pub(crate) pass_error: Option<String>,
-    /// The median of some round trips.
+    /// The median round trip time.
     pub(crate) latency_ms: f64,
-    /// How far its clock is ahead of this one.
+    /// How far the server's clock is ahead of the local one.
     pub(crate) clock_ahead_seconds: Option<f64>,
     pub(crate) limits: Limits,
-    /// What the user can do.
+    /// What the user can do about problems.
     pub(crate) advice: Vec<String>,
 }
 
-/// The limits in the server's configuration, or their defaults.
+/// The limits in the server's client configuration, or their defaults.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limits {
-    /// Data in one request of a pass.
+    /// The maximum data per request of a pass.
     pub(crate) chunk_data: usize,
-    /// Estimated bytes in one.
+    /// The maximum estimated bytes per request of a pass.
     pub(crate) chunk_bytes: u64,
-    /// Whether the requests of one pass go at once.
+    /// Whether the requests of a pass are sent concurrently.
     pub(crate) parallel_chunks: bool,
-    /// Whether they are compressed with zstd.
+    /// Whether the requests of a pass are compressed with zstd.
     pub(crate) zstd: bool,
-    /// The most samples in flight; none where one poll serves all.
+    /// The maximum number of samples in flight; `None` if one poll covers all samples.
     pub(crate) samples_in_flight: Option<u32>,
-    /// How long a session lives without a heartbeat, where the server says so.
+    /// The time until a session without heartbeats expires, if the server sends it.
     pub(crate) session_expiry_seconds: Option<u64>,
 }
 
 impl Findings {
-    /// Findings without advice.
+    /// Returns the findings, without advice.
     pub(crate) fn new(
         server: String,
         profile: &ServerProfile,
@@ -119,9 +119,9 @@ impl Findings {
     pub(crate) fn show(&self, screen: &Screen) -> io::Result<()> {
         screen.heading("Server")?;
         screen.line(labelled(&self.rows(), 2, screen.width()))?;
-        screen.heading("What to do about it")?;
+        screen.heading("Advice")?;
         if self.advice.is_empty() {
-            return screen.line("  nothing");
+            return screen.line("  none");
         }
         let rows: Vec<(&str, String)> =
             self.advice.iter().map(|text| ("-", text.clone())).collect();
@@ -132,36 +132,36 @@ impl Findings {
         let confirmed = if self.pass_bodies_confirmed {
             "a pass was accepted"
         } else {
-            "to begin with; the other where this is refused"
+            "not tested; the client falls back to the other format"
         };
         let strict = match self.is_strict {
-            Some(true) => "refused",
-            _ => "dropped, or it does not say that it refuses them",
+            Some(true) => "rejected",
+            _ => "ignored, as far as known",
         };
         let models = match &self.models_error {
-            Some(error) => format!("it does not say: {error}"),
+            Some(error) => format!("not known: {error}"),
             None if self.models.is_empty() => "none".to_owned(),
             None => self.models.join(", "),
         };
         let limits = &self.limits;
         let samples = match limits.samples_in_flight {
             None => "one poll for all samples of a client".to_owned(),
-            Some(most) => format!("at most {most} samples in flight, a poll for each"),
+            Some(limit) => format!("at most {limit} samples in flight, with a poll each"),
         };
         let chunks = if limits.parallel_chunks {
-            "at once"
+            "concurrently"
         } else {
-            "one by one"
+            "one after the other"
         };
         let clock = match self.clock_ahead_seconds {
-            None => "tells no date".to_owned(),
-            // The server's dates have no fractions.
-            Some(ahead) if ahead.abs() < 1.0 => "as this machine's, to the second".to_owned(),
-            Some(ahead) => format!("{ahead:+.0} s against this machine's"),
+            None => "not known: no date in the responses".to_owned(),
+            // Dates have a resolution of one second.
+            Some(ahead) if ahead.abs() < 1.0 => "same as this machine's, to the second".to_owned(),
+            Some(ahead) => format!("{ahead:+.0} s relative to this machine's"),
         };
         let expiry = limits.session_expiry_seconds;
         let expiry = expiry.map_or_else(
-            || "it does not say; taken as 120 s".to_owned(),
+            || "not known; the client assumes 120 s".to_owned(),
             |s| format!("{s} s"),
         );
         let rows = vec![
@@ -170,41 +170,38 @@ impl Findings {
                 "software",
                 self.software
                     .clone()
-                    .unwrap_or_else(|| "does not say".to_owned()),
+                    .unwrap_or_else(|| "not known".to_owned()),
             ),
-            ("models", flow(&models)),
+            ("models", normalise_whitespace(&models)),
             (
                 "bodies of passes",
                 format!("{}, {confirmed}", self.pass_bodies),
             ),
-            (
-                "repeats",
-                format!("applied once: {}", self.repeats_applied_once),
-            ),
+            ("deduplication", self.repeats_applied_once.to_owned()),
             ("unknown fields", strict.to_owned()),
             ("OpenAPI document", self.openapi_document.to_owned()),
-            ("not in it", self.unlisted_routes.join(" ")),
+            ("unlisted routes", self.unlisted_routes.join(" ")),
             (
                 "round trip",
                 format!("{} (median)", round_trip(self.latency_ms)),
             ),
             ("clock", clock),
             (
-                "a request of a pass",
+                "passes",
                 format!(
-                    "{} data, {} bytes; those of one pass go {chunks}",
+                    "at most {} data and {} bytes per request, sent {chunks}",
                     limits.chunk_data, limits.chunk_bytes
                 ),
             ),
             ("sampling", samples),
             ("session expiry", expiry),
         ];
-        let is_told = |row: &(&str, String)| !row.1.is_empty();
-        rows.into_iter().filter(is_told).collect()
+        let is_set = |row: &(&str, String)| !row.1.is_empty();
+        rows.into_iter().filter(is_set).collect()
     }
 }
 
-/// In the unit that shows it.
+/// Formats a round trip time in a fitting unit.
 fn round_trip(milliseconds: f64) -> String {
     if milliseconds < 1.0 {
         return format!("{:.0} us", (milliseconds * 1e3).max(1.0));
@@ -244,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn no_row_is_empty_and_no_number_a_zero_of_no_meaning() {
+    fn empty_rows_are_omitted_and_numbers_are_rounded() {
         let rows = findings().rows();
         assert!(rows.iter().all(|(_, text)| !text.is_empty()), "{rows:?}");
         let row = |name: &str| {
@@ -252,8 +249,8 @@ mod tests {
                 .find(|(label, _)| *label == name)
                 .map(|row| row.1.as_str())
         };
-        assert_eq!(row("not in it"), None);
-        assert_eq!(row("clock"), Some("as this machine's, to the second"));
+        assert_eq!(row("unlisted routes"), None);
+        assert_eq!(row("clock"), Some("same as this machine's, to the second"));
         assert_eq!(row("round trip"), Some("40 us (median)"));
         assert_eq!(round_trip(12.34), "12.3 ms");
         let mut late = findings();

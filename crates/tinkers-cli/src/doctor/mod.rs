@@ -1,7 +1,7 @@
-//! `tinkers doctor`: reports a server's dialect, missing routes, latency and limits, with advice.
+//! `tinkers doctor`: reports the dialect, missing features, latency and limits of a server, with advice.
 
 mod advice;
-mod dates;
+mod clock;
 mod findings;
 
 use std::sync::Arc;
@@ -12,64 +12,71 @@ use tinkers::prelude::*;
 use tinkers::{FinishReason, Time, TokioTime};
 use tokio::runtime::Handle;
 
-use self::dates::Dates;
+use self::clock::ServerClock;
 use self::findings::Findings;
 use crate::address::without_password;
 use crate::args::DoctorArgs;
-use crate::output::{self, Screen, Words};
+use crate::output::{self, Screen, TextStream};
 use crate::remote;
 use crate::signals::{Signals, interruptible};
 
-/// The most measurements of the round trip, and the longest time that they take.
-const ROUNDS: usize = 7;
-const MEASURED: Duration = Duration::from_secs(2);
+/// The maximum number of round trips that are measured.
+const MAX_ROUND_TRIPS: usize = 7;
+/// The time after which no further round trip is measured.
+const MAX_MEASURING_TIME: Duration = Duration::from_secs(2);
 
 /// The timeout of each step.
-const STEP: Duration = Duration::from_secs(5);
-/// The timeout of a pass through a new adapter.
-const PASS: Duration = Duration::from_secs(30);
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The timeout of the test pass, including the creation of its adapter.
+const PASS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Examines a server and shows the findings, unless a signal comes first.
+/// Examines the server and prints the findings.
 ///
 /// # Errors
-/// When the server cannot be asked, or a pass that was asked for fails; the findings are shown before that.
+/// If the server cannot be examined, on a signal, or, after printing the findings, if the test pass failed.
 pub(crate) async fn run(args: &DoctorArgs, signals: &mut Signals) -> Result<()> {
     let findings = interruptible(signals, Box::pin(examine(args))).await?;
     if args.json {
         output::json(&findings)?;
     } else {
-        findings.show(&Screen::new(Words::Stdout))?;
+        findings.show(&Screen::new(TextStream::Stdout))?;
     }
     match (&args.model, findings.pass_error) {
-        (Some(model), Some(error)) => bail!("the pass through {model} failed: {error}"),
+        (Some(model), Some(error)) => bail!("the test pass on {model} failed: {error}"),
         _ => Ok(()),
     }
 }
 
 async fn examine(args: &DoctorArgs) -> Result<Findings> {
-    let dates = Arc::new(Dates::default());
-    let layer = Arc::clone(&dates);
-    let builder = ServiceClient::builder().layer_transport(move |below| layer.over(below));
+    let clock = Arc::new(ServerClock::default());
+    let layer = Arc::clone(&clock);
+    let builder = ServiceClient::builder().layer_transport(move |inner| layer.layer(inner));
     let steps = Steps::new(without_password(args.connection.base_url()));
     let connecting = remote::connect(builder, &args.connection);
     let service = steps
-        .run("opening a session on", STEP, connecting)
+        .run("opening a session on", STEP_TIMEOUT, connecting)
         .await??;
-    let measuring = measure(&service, &steps.time, &dates);
+    let measuring = measure(&service, &steps.time, &clock);
     let (latency, skew) = steps
-        .run("measuring the round trip to", STEP, measuring)
+        .run("measuring the round trip time to", STEP_TIMEOUT, measuring)
         .await??;
     let pass = match &args.model {
         None => None,
         Some(model) => {
-            let tried = steps
-                .run("trying a pass on", PASS, try_pass(&service, model))
+            let outcome = steps
+                .run(
+                    "running a test pass on",
+                    PASS_TIMEOUT,
+                    test_pass(&service, model),
+                )
                 .await;
-            Some(tried.and_then(|pass| pass.map_err(anyhow::Error::from)))
+            Some(outcome.and_then(|pass| pass.map_err(anyhow::Error::from)))
         }
     };
-    let asking = service.capabilities();
-    let offered = steps.run("asking for the models of", STEP, asking).await;
+    let listing = service.capabilities();
+    let offered = steps
+        .run("listing the models of", STEP_TIMEOUT, listing)
+        .await;
     let offered = offered.and_then(|offered| offered.map_err(anyhow::Error::from));
     let context = service.context();
     let mut findings = Findings::new(
@@ -81,14 +88,16 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
         latency,
         skew,
     );
-    // If this fails, the session expires on the server.
+    // If closing fails, the server expires the session.
     let closing = service.close(FinishReason::Success, None);
-    let _ = steps.run("closing the session on", STEP, closing).await;
+    let _ = steps
+        .run("closing the session on", STEP_TIMEOUT, closing)
+        .await;
     findings.advice = advice::advice(&findings);
     Ok(findings)
 }
 
-/// Shows the current step and bounds its time.
+/// Runs steps with a timeout each, and shows the current one.
 struct Steps {
     address: String,
     screen: Screen,
@@ -99,7 +108,7 @@ impl Steps {
     fn new(address: String) -> Self {
         Self {
             address,
-            screen: Screen::new(Words::Stderr),
+            screen: Screen::new(TextStream::Stderr),
             time: TokioTime::new(Handle::current()),
         }
     }
@@ -107,52 +116,54 @@ impl Steps {
     /// Runs one step.
     ///
     /// # Errors
-    /// When it takes longer than `bound`.
+    /// If it takes longer than `timeout`.
     async fn run<T>(
         &self,
-        what: &str,
-        bound: Duration,
+        task: &str,
+        timeout: Duration,
         step: impl Future<Output = T>,
     ) -> Result<T> {
-        let _busy = self.screen.busy(format!("{what} {}", self.address))?;
+        let _busy = self.screen.busy(format!("{task} {}", self.address))?;
         let time: &dyn Time = &self.time;
         tokio::select! {
             biased;
             done = step => Ok(done),
-            () = time.sleep(bound) => bail!(
-                "no answer within {} s while {what} {}; check the address, and that a Tinker server runs there",
-                bound.as_secs(),
+            () = time.sleep(timeout) => bail!(
+                "no response within {} s while {task} {}; check that a Tinker server runs at this address",
+                timeout.as_secs(),
                 self.address
             ),
         }
     }
 }
 
-/// The median of some round trips on a connection that is open, and how far the server's clock is ahead of this one, in seconds.
+/// Returns the median round trip time on an open connection, and how far the server's clock is ahead of the local one, in seconds.
 async fn measure(
     service: &ServiceClient,
     time: &dyn Time,
-    dates: &Dates,
+    clock: &ServerClock,
 ) -> Result<(Duration, Option<f64>)> {
     service.health().await?;
     let start = time.now();
-    let mut taken = Vec::with_capacity(ROUNDS);
-    // One at least, and fewer where the server is far away.
-    while taken.is_empty() || (taken.len() < ROUNDS && time.now().since(start) < MEASURED) {
-        let began = time.now();
+    let mut round_trips = Vec::with_capacity(MAX_ROUND_TRIPS);
+    while round_trips.is_empty()
+        || (round_trips.len() < MAX_ROUND_TRIPS && time.now().since(start) < MAX_MEASURING_TIME)
+    {
+        let sent = time.now();
         service.health().await?;
-        taken.push(time.now().since(began));
+        round_trips.push(time.now().since(sent));
     }
-    taken.sort_unstable();
-    Ok((taken[taken.len() / 2], dates.ahead_of(time.wall())))
+    round_trips.sort_unstable();
+    let median = round_trips[round_trips.len() / 2];
+    Ok((median, clock.ahead_of(time.wall())))
 }
 
-/// One pass through an adapter of its own, with gradients: a forward pass in JSON has another route and tells less.
-async fn try_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
+/// Runs a forward-backward pass on a new adapter. A forward pass would not do, since its JSON form has a different route.
+async fn test_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
     let client = service.lora_training(model).rank(1).create().await?;
     let data = Datum::next_token(&[1, 2, 3], vec![1.0; 2])?;
     let pass = client.forward_backward([data], LossFn::CrossEntropy).await;
-    // If this fails, the model is unloaded with the session.
+    // If unloading fails, the adapter is freed with the session.
     let _ = client.unload().await;
     pass.map(|_| ())
 }

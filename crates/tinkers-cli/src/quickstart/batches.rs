@@ -1,39 +1,39 @@
-//! The order in which the text is trained on, and the fixed pieces on which held-out loss is measured.
+//! Training batches in random order, and the fixed sequences for held-out loss.
 
 use tinkers::prelude::Datum;
 
-/// Batches of pieces of `tokens`, without end: each round takes every piece once, in an order of its own and cut at another
-/// place. The same seed gives the same batches.
+/// An endless iterator of training batches. Each epoch visits all sequences of the text once, in a new random order and with a new
+/// offset. The same seed gives the same batches.
 #[derive(Debug)]
 pub(crate) struct Batches<'a> {
     tokens: &'a [u32],
     length: usize,
     batch: usize,
     order: Vec<usize>,
-    chance: Chance,
+    rng: SplitMix64,
 }
 
 impl<'a> Batches<'a> {
-    /// Of `batch` pieces of `length` tokens each. `None` when the text is shorter than two pieces.
+    /// Creates batches of `batch` sequences of `length` tokens. `None` if the text is shorter than two sequences.
     pub(crate) fn new(tokens: &'a [u32], length: usize, batch: usize, seed: u64) -> Option<Self> {
         (tokens.len() > 2 * length).then(|| Self {
             tokens,
             length,
             batch,
             order: Vec::new(),
-            chance: Chance(seed),
+            rng: SplitMix64(seed),
         })
     }
 
-    fn piece(&mut self) -> Datum {
+    fn next_datum(&mut self) -> Datum {
         if self.order.is_empty() {
-            let offset = self.chance.below(self.length);
-            // One token more than a piece is long, since the last is a target only.
+            let offset = self.rng.below(self.length);
+            // A datum needs one more token than its length, since the last one is only a target.
             let last = self.tokens.len() - self.length - 1;
             self.order = (offset..=last).step_by(self.length).collect();
-            self.chance.shuffle(&mut self.order);
+            self.rng.shuffle(&mut self.order);
         }
-        // The text is longer than two pieces, so no round is empty.
+        // Never empty: the text is longer than two sequences, so each epoch has at least one.
         let start = self.order.pop().unwrap_or(0);
         datum(&self.tokens[start..=start + self.length])
     }
@@ -43,18 +43,17 @@ impl Iterator for Batches<'_> {
     type Item = Vec<Datum>;
 
     fn next(&mut self) -> Option<Vec<Datum>> {
-        Some((0..self.batch).map(|_| self.piece()).collect())
+        Some((0..self.batch).map(|_| self.next_datum()).collect())
     }
 }
 
-/// The pieces on which held-out loss is measured: at most `count`, spread evenly over the text. Empty when it is too short
-/// for one.
-pub(crate) fn spread(tokens: &[u32], length: usize, count: usize) -> Vec<Datum> {
-    let pieces = tokens.len().saturating_sub(1) / length;
-    let taken = count.min(pieces);
-    (0..taken)
+/// Returns at most `count` sequences, evenly spaced over the text. Empty if the text is shorter than one.
+pub(crate) fn evenly_spaced(tokens: &[u32], length: usize, count: usize) -> Vec<Datum> {
+    let available = tokens.len().saturating_sub(1) / length;
+    let count = count.min(available);
+    (0..count)
         .map(|i| {
-            let start = i * pieces / taken * length;
+            let start = i * available / count * length;
             datum(&tokens[start..=start + length])
         })
         .collect()
@@ -62,14 +61,14 @@ pub(crate) fn spread(tokens: &[u32], length: usize, count: usize) -> Vec<Datum> 
 
 fn datum(tokens: &[u32]) -> Datum {
     Datum::next_token(tokens, vec![1.0; tokens.len() - 1])
-        .expect("a piece has two tokens or more, and a weight for each but the first")
+        .expect("a sequence has at least two tokens, and one weight per target")
 }
 
-/// SplitMix64: enough to shuffle, and the same everywhere.
+/// The SplitMix64 pseudo-random generator.
 #[derive(Debug)]
-struct Chance(u64);
+struct SplitMix64(u64);
 
-impl Chance {
+impl SplitMix64 {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -78,9 +77,9 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     fn below(&mut self, end: usize) -> usize {
-        // The bias is below 2^-32 for any text that fits in memory here, and harmless.
+        // The modulo bias is below 2^-32 for texts of less than 2^32 tokens.
         (self.next() % end as u64) as usize
     }
 
@@ -102,21 +101,21 @@ mod tests {
     }
 
     #[test]
-    fn a_round_takes_every_piece_once_and_the_seed_fixes_the_order() {
+    fn epoch_visits_each_sequence_once_in_seeded_order() {
         let tokens: Vec<u32> = (0..1001).collect();
         let starts = |seed| {
             let mut batches = Batches::new(&tokens, 10, 99, seed).unwrap();
             first_tokens(&batches.next().unwrap())
         };
-        let once = starts(1);
-        assert_eq!(once.iter().collect::<BTreeSet<_>>().len(), 99);
-        assert_eq!(once, starts(1));
-        assert_ne!(once, starts(2));
-        assert!(!once.is_sorted());
+        let first = starts(1);
+        assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 99);
+        assert_eq!(first, starts(1));
+        assert_ne!(first, starts(2));
+        assert!(!first.is_sorted());
     }
 
     #[test]
-    fn pieces_predict_the_token_behind_each() {
+    fn targets_are_the_inputs_shifted_by_one() {
         let tokens: Vec<u32> = (0..30).collect();
         let batch = Batches::new(&tokens, 10, 1, 3).unwrap().next().unwrap();
         let input = batch[0].model_input.tokens().unwrap();
@@ -131,19 +130,19 @@ mod tests {
     }
 
     #[test]
-    fn held_out_pieces_are_spread_and_disjoint() {
+    fn held_out_sequences_are_spaced_and_disjoint() {
         let tokens: Vec<u32> = (0..1001).collect();
-        let pieces = spread(&tokens, 10, 8);
+        let sequences = evenly_spaced(&tokens, 10, 8);
         assert_eq!(
-            first_tokens(&pieces),
+            first_tokens(&sequences),
             [0, 120, 250, 370, 500, 620, 750, 870]
         );
-        assert_eq!(spread(&tokens, 10, 1000).len(), 100);
-        assert!(spread(&tokens[..10], 10, 8).is_empty());
+        assert_eq!(evenly_spaced(&tokens, 10, 1000).len(), 100);
+        assert!(evenly_spaced(&tokens[..10], 10, 8).is_empty());
     }
 
     #[test]
-    fn a_text_that_is_too_short_gives_no_batches() {
+    fn short_text_gives_no_batches() {
         let tokens = [0; 20];
         assert!(Batches::new(&tokens, 10, 1, 0).is_none());
         assert!(Batches::new(&tokens, 9, 1, 0).is_some());

@@ -1,64 +1,64 @@
-//! `tinkers quickstart`: sample, fine-tune on a text, sample again, over HTTP.
+//! `tinkers quickstart`: samples, fine-tunes on a text and samples again, over HTTP.
 
 mod batches;
-mod material;
+mod dataset;
 mod plot;
 mod report;
 mod sample;
 mod server;
 mod text;
-mod tokens;
+mod tokenizer;
 mod train;
 
 use anyhow::{Context, Result};
 use tinkers::prelude::{ServiceClient, TrainingClient};
 
 use self::batches::Batches;
-use self::material::Material;
+use self::dataset::Dataset;
 use self::report::Report;
 use self::server::Server;
-use self::tokens::Tokens;
+use self::tokenizer::Tokenizer;
 use crate::args::QuickstartArgs;
 use crate::close_session::close_session;
 use crate::layout::labelled;
-use crate::output::{self, Screen, Words, count};
+use crate::output::{self, Screen, TextStream, count};
 use crate::signals::{Interrupted, Signals, interruptible};
 use crate::stopwatch::Stopwatch;
 
-/// The name of the checkpoints that it leaves.
+/// The name of the saved checkpoints.
 const CHECKPOINT: &str = "quickstart";
 
-/// Runs it to its end or to the first signal.
+/// Runs the command until it completes or a signal arrives.
 pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<()> {
     let watch = Stopwatch::start();
     let screen = Screen::new(if args.json {
-        Words::Stderr
+        TextStream::Stderr
     } else {
-        Words::Stdout
+        TextStream::Stdout
     });
-    let material = Material::prepare(args, Tokens::open(args.tokenizer.as_deref())?)?;
-    // The embedded server starts in a moment, and its temporary directory must not outlive a start that is given up.
+    let dataset = Dataset::prepare(args, Tokenizer::open(args.tokenizer.as_deref())?)?;
+    // Not interruptible: the start is fast, and the temporary directory must be removed in any case.
     let server = Server::open(args.target()).await?;
     let service = match interruptible(signals, server.connect()).await {
         Ok(service) => service,
         Err(error) => {
-            end(server, signals).await?;
+            shutdown(server, signals).await?;
             return Err(error);
         }
     };
     let run = Run {
         args,
         screen,
-        material,
+        dataset,
         server,
         service,
         watch,
     };
     let outcome = interruptible(signals, run.work()).await;
     close_session(&run.service, &outcome, signals).await;
-    // Before its server, which would wait for what it still sends.
+    // Dropped before the shutdown, which would wait for its requests.
     drop(run.service);
-    end(run.server, signals).await?;
+    shutdown(run.server, signals).await?;
     let report = outcome?;
     if args.json {
         return output::json(&report);
@@ -66,8 +66,8 @@ pub(crate) async fn run(args: &QuickstartArgs, signals: &mut Signals) -> Result<
     Ok(report.show(&screen)?)
 }
 
-/// Ends the server, or leaves it at another signal.
-async fn end(server: Server, signals: &mut Signals) -> Result<()> {
+/// Shuts the server down, unless another signal arrives.
+async fn shutdown(server: Server, signals: &mut Signals) -> Result<()> {
     tokio::select! {
         biased;
         () = signals.next() => Err(Interrupted.into()),
@@ -78,7 +78,7 @@ async fn end(server: Server, signals: &mut Signals) -> Result<()> {
 struct Run<'a> {
     args: &'a QuickstartArgs,
     screen: Screen,
-    material: Material,
+    dataset: Dataset,
     server: Server,
     service: ServiceClient,
     watch: Stopwatch,
@@ -87,11 +87,11 @@ struct Run<'a> {
 impl Run<'_> {
     async fn work(&self) -> Result<Report> {
         let (args, service) = (self.args, &self.service);
-        self.introduce()?;
+        self.show_settings()?;
         let samples_before = {
             let _busy = self.screen.busy("sampling from the base model")?;
             let sampler = service.sampling(&args.model).create().await?;
-            sample::follow(&sampler, &self.material, args.seed).await?
+            sample::sample_prompts(&sampler, &self.dataset, args.seed).await?
         };
         let training = service
             .lora_training(&args.model)
@@ -101,24 +101,24 @@ impl Run<'_> {
             .await?;
         let held_out_loss_before = self.held_out_loss(&training).await?;
         self.screen.line(format_args!(
-            "held-out  loss {held_out_loss_before:.3} nats per token before training"
+            "held-out loss before training: {held_out_loss_before:.3} nats per token"
         ))?;
         let (loss, tokens_per_second) = self.train(&training).await?;
         let held_out_loss_after = self.held_out_loss(&training).await?;
         let _busy = self.screen.busy("saving and sampling again")?;
-        // Submitted together, worked on in this order.
+        // Both are submitted at once; the server processes them in this order.
         let state = training.save_state(CHECKPOINT);
         let weights = training.save_weights_for_sampler(CHECKPOINT);
         let checkpoint = state.await?.path;
         let sampler_checkpoint = weights
             .await?
             .path
-            .context("the server saved weights to sample from and did not say where")?;
+            .context("the response to save_weights_for_sampler has no path")?;
         let sampler = service
             .sampling(sampler_checkpoint.as_str())
             .create()
             .await?;
-        let samples_after = sample::follow(&sampler, &self.material, args.seed).await?;
+        let samples_after = sample::sample_prompts(&sampler, &self.dataset, args.seed).await?;
         Ok(Report {
             model: args.model.clone(),
             held_out_loss_before,
@@ -126,7 +126,7 @@ impl Run<'_> {
             seconds: self.watch.seconds(),
             tokens_per_second,
             loss,
-            prompts: self.material.prompts.clone(),
+            prompts: self.dataset.prompts.clone(),
             samples_before,
             samples_after,
             checkpoint: checkpoint.to_string(),
@@ -136,8 +136,8 @@ impl Run<'_> {
         })
     }
 
-    fn introduce(&self) -> Result<()> {
-        let (args, material) = (self.args, &self.material);
+    fn show_settings(&self) -> Result<()> {
+        let (args, dataset) = (self.args, &self.dataset);
         let tokens = |tokens: &[u32]| count(tokens.len() as f64);
         let rows = [
             ("server", self.server.describe()),
@@ -149,15 +149,15 @@ impl Run<'_> {
                 "text",
                 format!(
                     "{}: {} tokens to train on, {} held out",
-                    material.name,
-                    tokens(&material.training),
-                    tokens(&material.held_out)
+                    dataset.name,
+                    tokens(&dataset.training),
+                    tokens(&dataset.held_out)
                 ),
             ),
             (
                 "training",
                 format!(
-                    "{} steps of {} pieces of {} tokens",
+                    "{} steps of {} sequences of {} tokens",
                     args.steps, args.batch, args.seq_len
                 ),
             ),
@@ -169,24 +169,24 @@ impl Run<'_> {
     async fn held_out_loss(&self, training: &TrainingClient) -> Result<f64> {
         let _busy = self.screen.busy("measuring held-out loss")?;
         let batch = self.args.batch.get() as usize;
-        train::held_out_loss(training, &self.material.pieces, batch).await
+        train::held_out_loss(training, &self.dataset.held_out_sequences, batch).await
     }
 
-    /// The loss of each step and the tokens per second.
+    /// Trains, and returns the loss of each step and the tokens per second.
     async fn train(&self, training: &TrainingClient) -> Result<(Vec<f64>, f64)> {
         let args = self.args;
         let length = args.seq_len.get() as usize;
         let batch = args.batch.get() as usize;
-        let batches = Batches::new(&self.material.training, length, batch, args.seed)
+        let batches = Batches::new(&self.dataset.training, length, batch, args.seed)
             .context("the text is too short")?;
         let steps = args.steps.get();
         let progress = self.screen.progress(steps);
         let (mut loss, mut tokens, watch) = (Vec::new(), 0, Stopwatch::start());
         let rate = |tokens: usize| tokens as f64 / watch.seconds().max(1e-9);
-        train::train(training, batches, steps, args.learning_rate, |done| {
-            loss.push(done.loss);
-            tokens += done.tokens;
-            Ok(progress.step(done.number, done.loss, rate(tokens))?)
+        train::train(training, batches, steps, args.learning_rate, |step| {
+            loss.push(step.loss);
+            tokens += step.tokens;
+            Ok(progress.step(step.number, step.loss, rate(tokens))?)
         })
         .await?;
         Ok((loss, rate(tokens)))

@@ -1,37 +1,36 @@
-//! The loss curve, drawn in characters.
+//! The loss curve as a text plot.
 
 use rasciigraph::Config;
 
-/// Lines of the curve.
+/// The height of the plot in lines.
 const HEIGHT: u32 = 10;
 
-/// Columns that the scale on the left may take.
-const SCALE: usize = 12;
+/// The columns reserved for the y-axis labels.
+const LABEL_WIDTH: usize = 12;
 
-/// The curve over the steps in at most `width` columns. `None` where there is nothing to draw: less than two values, or no
-/// difference between them that could be seen.
+/// Plots the loss over the steps in at most `width` columns. `None` if there are fewer than two values, or they hardly differ.
 pub(crate) fn curve(loss: &[f64], width: usize) -> Option<String> {
     let smallest = loss.iter().copied().fold(f64::INFINITY, f64::min);
     let largest = loss.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let range = largest - smallest;
-    // Below this the scale would show one number on every line.
+    // In a smaller range, all y-axis labels would be equal.
     if loss.len() < 2 || !range.is_finite() || range < 0.01 {
         return None;
     }
-    let columns = width.saturating_sub(SCALE).clamp(16, 96);
+    let columns = width.saturating_sub(LABEL_WIDTH).clamp(16, 96);
     let drawn = rasciigraph::plot(
         loss.to_vec(),
         Config::default()
             .with_height(HEIGHT)
-            // The library stretches and shrinks to the width, between neighbours.
+            // Interpolates the values to the width.
             .with_width(columns as u32),
     );
     let lines: Vec<&str> = drawn.lines().map(str::trim_end).collect();
-    // How wide the scale came out is known by the line that it ends with.
-    let is_edge = |c| matches!(c, '┤' | '┼');
-    let scale = lines[0].chars().position(is_edge)?;
+    // The y-axis shows how wide the labels are.
+    let is_axis = |c| matches!(c, '┤' | '┼');
+    let label_width = lines[0].chars().position(is_axis)?;
     let steps = format!(
-        "{:>scale$} {:<half$}{:>half$}",
+        "{:>label_width$} {:<half$}{:>half$}",
         "step",
         1,
         loss.len(),
@@ -45,21 +44,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_falling_curve_starts_high_and_ends_low() {
+    fn decreasing_loss_is_plotted_from_top_to_bottom() {
         let loss: Vec<f64> = (0..50).map(|i| 3.0 - f64::from(i) * 0.04).collect();
         let drawn = curve(&loss, 80).unwrap();
         let lines: Vec<&str> = drawn.lines().collect();
         assert!(lines.len() >= 10, "{drawn}");
         assert!(lines[0].contains("3.0"), "{drawn}");
         assert!(lines[lines.len() - 2].contains("1.0"), "{drawn}");
-        let ends = |line: &str| line.chars().count();
-        assert!(ends(lines[0]) < ends(lines[lines.len() - 2]), "{drawn}");
-        assert!(lines.iter().all(|line| ends(line) <= 80), "{drawn}");
+        let width = |line: &str| line.chars().count();
+        assert!(width(lines[0]) < width(lines[lines.len() - 2]), "{drawn}");
+        assert!(lines.iter().all(|line| width(line) <= 80), "{drawn}");
         assert!(lines.last().unwrap().ends_with("50"), "{drawn}");
     }
 
     #[test]
-    fn what_cannot_be_seen_is_not_drawn() {
+    fn constant_or_non_finite_loss_is_not_plotted() {
         assert_eq!(curve(&[], 80), None);
         assert_eq!(curve(&[2.0], 80), None);
         assert_eq!(curve(&[2.0; 9], 80), None);

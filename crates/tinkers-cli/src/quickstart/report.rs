@@ -1,4 +1,4 @@
-//! What the run came to, for programs as one JSON object and for people on the screen.
+//! The report of a run, as a JSON object or as text.
 
 use std::io;
 
@@ -6,49 +6,52 @@ use serde::Serialize;
 
 use super::plot;
 use super::sample::Sample;
-use crate::layout::{flow, labelled, whole};
+use crate::layout::{indent_word, labelled, normalise_whitespace};
 use crate::output::{Screen, count};
 
-/// The result of a run. Losses are in nats per token.
+/// The report of a run. Losses are in nats per token.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) model: String,
     pub(crate) held_out_loss_before: f64,
     pub(crate) held_out_loss_after: f64,
-    /// From the start of the program to the end of the work.
+    /// The time of the whole run.
     pub(crate) seconds: f64,
-    /// While training.
+    /// The training throughput.
     pub(crate) tokens_per_second: f64,
-    /// Of each step, before it was taken.
+    /// The loss of each step, before its update.
     pub(crate) loss: Vec<f64>,
     pub(crate) prompts: Vec<String>,
-    /// What followed each prompt.
+    /// The sample for each prompt, before and after training.
     pub(crate) samples_before: Vec<Sample>,
     pub(crate) samples_after: Vec<Sample>,
-    /// To train on from.
+    /// The path of the training checkpoint.
     pub(crate) checkpoint: String,
-    /// To sample from.
+    /// The path of the sampler checkpoint.
     pub(crate) sampler_checkpoint: String,
-    /// Where the embedded server keeps both; none without `--data-dir` and with a server elsewhere.
+    /// The directory of the checkpoints; `None` for a temporary one or a remote server.
     pub(crate) data_dir: Option<String>,
-    /// Whether both went with the run.
+    /// Whether the checkpoints were removed at the end.
     #[serde(skip)]
     pub(crate) is_temporary: bool,
 }
 
 impl Report {
-    /// Draws it.
+    /// Prints the report as text.
     pub(crate) fn show(&self, screen: &Screen) -> io::Result<()> {
         let width = screen.width();
         screen.heading("Loss while training, in nats per token")?;
         match plot::curve(&self.loss, width) {
             Some(curve) => screen.line(curve)?,
-            None => screen.line("  too little changed to draw")?,
+            None => screen.line("  not plotted: the loss hardly changed")?,
         }
         screen.heading("The same prompts, before and after")?;
         let pairs = self.samples_before.iter().zip(&self.samples_after);
         for (prompt, (before, after)) in self.prompts.iter().zip(pairs) {
-            screen.line(format_args!("  {}", screen.style(flow(prompt)).cyan()))?;
+            screen.line(format_args!(
+                "  {}",
+                screen.style(normalise_whitespace(prompt)).cyan()
+            ))?;
             let rows = [("before", before.to_string()), ("after", after.to_string())];
             screen.line(labelled(&rows, 4, width))?;
         }
@@ -56,16 +59,16 @@ impl Report {
         screen.line(labelled(&self.figures(), 2, width))?;
         screen.heading("Checkpoints")?;
         if self.is_temporary {
-            let text = "were saved, sampled from and removed; keep them with --data-dir DIR";
+            let text = "removed with the temporary directory; set --data-dir DIR to keep them";
             return screen.line(labelled(&[("both", text.to_owned())], 2, width));
         }
-        screen.line("  to train on from")?;
-        screen.line(whole(&self.checkpoint, width))?;
+        screen.line("  to continue training")?;
+        screen.line(indent_word(&self.checkpoint, width))?;
         screen.line("  to sample from")?;
-        screen.line(whole(&self.sampler_checkpoint, width))?;
+        screen.line(indent_word(&self.sampler_checkpoint, width))?;
         if let Some(dir) = &self.data_dir {
-            screen.line("  kept in")?;
-            screen.line(whole(dir, width))?;
+            screen.line("  stored in")?;
+            screen.line(indent_word(dir, width))?;
         }
         Ok(())
     }
@@ -82,7 +85,7 @@ impl Report {
             (
                 "time",
                 format!(
-                    "{:.1} s in all; {speed} tokens/s while training",
+                    "{:.1} s in total, {speed} tokens/s while training",
                     self.seconds
                 ),
             ),
@@ -90,12 +93,12 @@ impl Report {
     }
 
     fn change(&self) -> String {
-        let part = 1.0 - self.held_out_loss_after / self.held_out_loss_before;
-        let percent = (part * 100.0).abs();
+        let decrease = 1.0 - self.held_out_loss_after / self.held_out_loss_before;
+        let percent = (decrease * 100.0).abs();
         if percent < 0.05 {
             return "unchanged".to_owned();
         }
-        let direction = if part > 0.0 { "lower" } else { "higher" };
+        let direction = if decrease > 0.0 { "lower" } else { "higher" };
         format!("{percent:.1} % {direction}")
     }
 }
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_object_has_every_promised_field() {
+    fn json_object_has_every_documented_field() {
         let json = serde_json::to_value(report()).unwrap();
         for number in [
             "held_out_loss_before",
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_change_is_said_with_its_direction() {
+    fn change_of_loss_has_a_direction_and_a_percentage() {
         let change = |after| {
             let mut report = report();
             report.held_out_loss_after = after;

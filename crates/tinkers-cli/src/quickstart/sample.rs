@@ -1,4 +1,4 @@
-//! What follows the prompts, before and after.
+//! Samples from the prompts.
 
 use std::fmt;
 
@@ -6,61 +6,61 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tinkers::prelude::{SamplingClient, StopReason};
 
-use super::material::Material;
+use super::dataset::Dataset;
 
-/// Low enough for the model's habits to show, high enough not to go in circles.
+/// Low enough for coherent text, high enough to avoid repetition.
 const TEMPERATURE: f64 = 0.7;
 
-/// What followed a prompt. In JSON the text alone.
+/// A sampled text. Serialised as the text only.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Sample {
     text: String,
     #[serde(skip)]
-    is_cut: bool,
+    is_truncated: bool,
 }
 
 impl Sample {
-    /// A text that is cut when it would have gone on.
-    pub(crate) fn new(text: String, is_cut: bool) -> Self {
-        Self { text, is_cut }
+    /// Creates a sample. `is_truncated` says that it ended at the token limit.
+    pub(crate) fn new(text: String, is_truncated: bool) -> Self {
+        Self { text, is_truncated }
     }
 }
 
-/// For people: with dots where it is cut.
+/// Appends an ellipsis if the text is truncated.
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = if self.is_cut { "…" } else { "" };
+        let end = if self.is_truncated { "…" } else { "" };
         write!(f, "{}{end}", self.text)
     }
 }
 
-/// What follows each prompt. All are under way at once; the same seed gives the same text.
-pub(crate) async fn follow(
+/// Samples one text per prompt, concurrently. The same seed gives the same texts.
+pub(crate) async fn sample_prompts(
     sampler: &SamplingClient,
-    material: &Material,
+    dataset: &Dataset,
     seed: u64,
 ) -> Result<Vec<Sample>> {
-    let mut under_way = Vec::new();
-    for prompt in &material.prompts {
+    let mut pending = Vec::new();
+    for prompt in &dataset.prompts {
         let sample = sampler
-            .sample(material.tokens.encode(prompt)?)
-            .max_tokens(material.tokens.sample_length())
+            .sample(dataset.tokenizer.encode(prompt)?)
+            .max_tokens(dataset.tokenizer.sample_length())
             .temperature(TEMPERATURE)
             .seed(seed)
             .num_samples(1)
             .send();
-        under_way.push(sample);
+        pending.push(sample);
     }
     let mut texts = Vec::new();
-    for sample in under_way {
+    for sample in pending {
         let response = sample.await?;
         let sequence = response
             .sequences
             .first()
-            .context("the server sampled nothing")?;
+            .context("the sampling response has no sequences")?;
         texts.push(Sample::new(
-            material.tokens.decode(&sequence.tokens)?,
+            dataset.tokenizer.decode(&sequence.tokens)?,
             sequence.stop_reason == StopReason::Length,
         ));
     }
@@ -72,11 +72,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_text_ends_in_dots_for_people_alone() {
-        let cut = Sample::new("the childr".to_owned(), true);
-        assert_eq!(cut.to_string(), "the childr…");
-        assert_eq!(serde_json::to_string(&cut).unwrap(), "\"the childr\"");
-        let whole = Sample::new("the end.".to_owned(), false);
-        assert_eq!(whole.to_string(), "the end.");
+    fn truncated_text_is_displayed_with_an_ellipsis() {
+        let truncated = Sample::new("the childr".to_owned(), true);
+        assert_eq!(truncated.to_string(), "the childr…");
+        assert_eq!(serde_json::to_string(&truncated).unwrap(), "\"the childr\"");
+        let complete = Sample::new("the end.".to_owned(), false);
+        assert_eq!(complete.to_string(), "the end.");
     }
 }

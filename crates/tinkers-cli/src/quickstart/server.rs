@@ -1,4 +1,4 @@
-//! The server that the run talks to over HTTP: one inside this process on a free port, or one elsewhere.
+//! The server of the run: embedded on a free port, or remote.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,52 +10,52 @@ use tinkers_local::LocalConfig;
 
 use crate::address::without_password;
 use crate::args::{Key, Target};
-use crate::aside::aside;
-use crate::embedded::{self, Backend, Embedded, Tools};
+use crate::blocking::run_blocking;
+use crate::embedded::{self, Backend, Embedded, TestHooks};
 use crate::paths;
 
-/// Sent to the embedded server, which takes any key, so that a key of the environment stays where it is.
+/// The API key for the embedded server, which accepts any. The key of the environment must not be sent to it.
 const EMBEDDED_KEY: &str = "tml-embedded";
 
-/// The server.
+/// The server of the run.
 #[derive(Debug)]
 pub(crate) enum Server {
-    /// Inside this process.
+    /// A server in this process.
     Embedded {
-        /// It.
+        /// The running server.
         server: Embedded,
-        /// Where it keeps checkpoints.
-        data: Data,
+        /// The directory of its checkpoints.
+        data_dir: DataDir,
     },
-    /// Elsewhere.
+    /// An existing server.
     Remote {
-        /// Its address.
+        /// The URL of the server.
         base_url: String,
-        /// The key, when one was given.
+        /// The API key, if given.
         api_key: Option<Key>,
     },
 }
 
-/// A data directory.
+/// The directory of the embedded server's checkpoints.
 #[derive(Debug)]
-pub(crate) enum Data {
-    /// The user's, which stays.
-    Kept(PathBuf),
-    /// One that is removed with this.
+pub(crate) enum DataDir {
+    /// A directory chosen by the user.
+    Permanent(PathBuf),
+    /// A directory that is removed when this is dropped.
     Temporary(TempDir),
 }
 
-impl Data {
+impl DataDir {
     fn open(given: Option<&Path>) -> Result<Self> {
         match given {
-            Some(_) => paths::data_dir(given).map(Self::Kept),
+            Some(_) => paths::data_dir(given).map(Self::Permanent),
             None => TempDir::with_prefix("tinkers-quickstart-")
                 .map(Self::Temporary)
                 .with_context(|| {
-                    let place = std::env::temp_dir();
+                    let parent = std::env::temp_dir();
                     format!(
-                        "no temporary directory can be made in {}; name a data directory with --data-dir DIR",
-                        place.display()
+                        "cannot create a temporary directory in {}: set --data-dir DIR",
+                        parent.display()
                     )
                 }),
         }
@@ -63,40 +63,45 @@ impl Data {
 
     fn path(&self) -> &Path {
         match self {
-            Self::Kept(path) => path,
+            Self::Permanent(path) => path,
             Self::Temporary(dir) => dir.path(),
         }
     }
 }
 
 impl Server {
-    /// Starts the embedded server where that is the target.
+    /// Starts the embedded server, if it is the target.
     pub(crate) async fn open(target: Target) -> Result<Self> {
         match target {
             Target::Remote { base_url, api_key } => Ok(Self::Remote { base_url, api_key }),
             Target::Embedded(given) => {
-                let data = Data::open(given.as_deref())?;
+                let data_dir = DataDir::open(given.as_deref())?;
                 let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                 let backend = Backend::Model {
                     model: None,
-                    data_dir: data.path().to_owned(),
-                    // Whatever quickstart asks for has the seed of its arguments.
+                    data_dir: data_dir.path().to_owned(),
+                    // Not used: all requests of quickstart have a seed.
                     seed: 0,
                 };
                 let start = move || {
-                    embedded::start(address, backend, LocalConfig::default(), Tools::default())
+                    embedded::start(
+                        address,
+                        backend,
+                        LocalConfig::default(),
+                        TestHooks::default(),
+                    )
                 };
-                let server = aside(start).await??;
-                Ok(Self::Embedded { server, data })
+                let server = run_blocking(start).await??;
+                Ok(Self::Embedded { server, data_dir })
             }
         }
     }
 
-    /// Opens a session on it.
+    /// Opens a session on the server.
     pub(crate) async fn connect(&self) -> Result<ServiceClient> {
         let builder = ServiceClient::builder();
         let builder = match self {
-            // It needs nothing of the environment, and so nothing there can stop it.
+            // Ignores the environment, so that invalid settings there cannot make it fail.
             Self::Embedded { server, .. } => builder
                 .without_environment()
                 .base_url(server.url())
@@ -109,55 +114,55 @@ impl Server {
         builder
             .connect()
             .await
-            .with_context(|| format!("no session on {}", self.address()))
+            .with_context(|| format!("cannot open a session on {}", self.address()))
     }
 
-    /// In words.
+    /// Describes the server for display.
     pub(crate) fn describe(&self) -> String {
         match self {
-            Self::Embedded { .. } => format!("{}, inside this program", self.address()),
+            Self::Embedded { .. } => format!("{}, embedded in this process", self.address()),
             Self::Remote { .. } => self.address(),
         }
     }
 
-    /// Where checkpoints stay when the run has ended, as far as this program knows.
+    /// Returns the directory in which the checkpoints remain after the run, if known.
     pub(crate) fn data_dir(&self) -> Option<String> {
         match self {
             Self::Embedded {
-                data: Data::Kept(path),
+                data_dir: DataDir::Permanent(path),
                 ..
             } => Some(path.display().to_string()),
             Self::Embedded { .. } | Self::Remote { .. } => None,
         }
     }
 
-    /// Whether checkpoints go with the run.
+    /// Returns whether the checkpoints are removed at the end of the run.
     pub(crate) fn is_temporary(&self) -> bool {
         matches!(
             self,
             Self::Embedded {
-                data: Data::Temporary(_),
+                data_dir: DataDir::Temporary(_),
                 ..
             }
         )
     }
 
-    /// Ends the embedded server and removes its temporary directory.
+    /// Shuts the embedded server down and removes its temporary directory.
     ///
     /// # Errors
-    /// When a save was not finished.
+    /// If a save does not complete in time.
     pub(crate) async fn shutdown(self) -> Result<()> {
         match self {
-            // The directory goes last.
+            // The directory is removed after the shutdown.
             Self::Embedded {
                 server,
-                data: _data,
+                data_dir: _data_dir,
             } => server.shutdown().await,
             Self::Remote { .. } => Ok(()),
         }
     }
 
-    /// The address without what may be a password in it.
+    /// Returns the URL of the server without credentials.
     fn address(&self) -> String {
         match self {
             Self::Embedded { server, .. } => server.url(),

@@ -1,33 +1,33 @@
-//! The text to train on, cut into a part for training and a part held out that have no block in common.
+//! The text to train on, split into training and held-out parts without common blocks.
 
 use sha2::{Digest, Sha256};
 
-/// Newton's Opticks, fourth edition (1730); in the public domain.
+/// Newton's Opticks, fourth edition (1730), which is in the public domain.
 pub(crate) const OPTICKS: &str = include_str!("../../../../data/newton-opticks.txt");
 
-/// Longer paragraphs are cut, so that a text without blank lines can be split too. In bytes.
-const LONGEST_BLOCK: usize = 2048;
+/// The maximum size of a block in bytes. Longer paragraphs are divided, so that a text without blank lines can be split too.
+const MAX_BLOCK_LEN: usize = 2048;
 
-/// One block in so many is held out.
+/// The number of blocks of which one, on average, is held out.
 const HELD_OUT_ONE_IN: u64 = 8;
 
-/// A text in two parts.
+/// A text split into two parts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Split {
-    /// What is trained on.
+    /// The part to train on.
     pub(crate) training: String,
-    /// What is not, and tells how well other text of the kind is predicted.
+    /// The part on which generalisation is measured.
     pub(crate) held_out: String,
 }
 
-/// Which part a block belongs to.
+/// The part that a block belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Training,
     HeldOut,
 }
 
-/// Puts each block where the hash of its words says, so that what is repeated never lands in both parts.
+/// Splits a text by the hashes of its blocks, so that repeated blocks are always in the same part.
 pub(crate) fn split(text: &str) -> Split {
     let mut split = Split::default();
     for block in blocks(text) {
@@ -41,16 +41,16 @@ pub(crate) fn split(text: &str) -> Split {
     split
 }
 
-/// Paragraphs, without the blank lines around them; long ones in pieces.
+/// Returns the trimmed paragraphs of a text, with long ones divided.
 fn blocks(text: &str) -> Vec<&str> {
     let mut blocks = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
         let (mut paragraph, after) = next_paragraph(rest);
         rest = after;
-        while paragraph.len() > LONGEST_BLOCK {
-            let (piece, more) = paragraph.split_at(cut(paragraph));
-            blocks.push(piece.trim());
+        while paragraph.len() > MAX_BLOCK_LEN {
+            let (block, more) = paragraph.split_at(split_point(paragraph));
+            blocks.push(block.trim());
             paragraph = more;
         }
         blocks.push(paragraph.trim());
@@ -59,7 +59,7 @@ fn blocks(text: &str) -> Vec<&str> {
     blocks
 }
 
-/// Up to the next line without words, and what follows it.
+/// Returns the text before the next blank line, and the text after it.
 fn next_paragraph(text: &str) -> (&str, &str) {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -72,16 +72,16 @@ fn next_paragraph(text: &str) -> (&str, &str) {
     (text, "")
 }
 
-/// Where a paragraph above the longest length is cut: behind the last white space that leaves a block, else anywhere.
-fn cut(paragraph: &str) -> usize {
-    let longest = paragraph.floor_char_boundary(LONGEST_BLOCK);
-    match paragraph[..longest].rfind(char::is_whitespace) {
+/// Returns where to divide a paragraph that is longer than a block: after the last white space within the maximum size, if any.
+fn split_point(paragraph: &str) -> usize {
+    let max = paragraph.floor_char_boundary(MAX_BLOCK_LEN);
+    match paragraph[..max].rfind(char::is_whitespace) {
         Some(at) if !paragraph[..at].trim().is_empty() => at,
-        _ => longest,
+        _ => max,
     }
 }
 
-/// By the words alone: the same paragraph with its lines broken elsewhere is the same paragraph.
+/// Returns the part of a block. Hashes only the words, so that line breaks do not matter.
 fn part(block: &str) -> Part {
     let mut hash = Sha256::new();
     for word in block.split_whitespace() {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    /// The hashes of a part's blocks, with their words alone.
+    /// Returns the hashes of the words of each block.
     fn hashes(text: &str) -> BTreeSet<Vec<u8>> {
         let words = |block: &str| block.split_whitespace().collect::<Vec<_>>().join(" ");
         blocks(text)
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn no_block_of_the_text_that_comes_along_is_in_both_parts() {
+    fn parts_of_the_built_in_text_have_no_common_block() {
         let split = split(OPTICKS);
         assert!(OPTICKS.len() >= 200_000);
         let (training, held_out) = (hashes(&split.training), hashes(&split.held_out));
@@ -130,25 +130,25 @@ mod tests {
     }
 
     #[test]
-    fn identical_blocks_land_in_the_same_part() {
+    fn identical_blocks_are_in_the_same_part() {
         let once: String = (0..64).map(|i| format!("block number {i}\n\n")).collect();
         let again = once.replace("block number", "block\n  number");
-        let alone = split(&once);
+        let single = split(&once);
         let both = split(&(once + &again));
-        assert!(!alone.training.is_empty() && !alone.held_out.is_empty());
-        assert_eq!(hashes(&both.training), hashes(&alone.training));
-        assert_eq!(hashes(&both.held_out), hashes(&alone.held_out));
-        assert!(both.held_out.len() > alone.held_out.len());
+        assert!(!single.training.is_empty() && !single.held_out.is_empty());
+        assert_eq!(hashes(&both.training), hashes(&single.training));
+        assert_eq!(hashes(&both.held_out), hashes(&single.held_out));
+        assert!(both.held_out.len() > single.held_out.len());
     }
 
     #[test]
-    fn a_text_in_one_paragraph_is_cut_and_nothing_is_lost() {
+    fn long_paragraph_is_divided_without_loss() {
         let text: String = (0..4000).map(|i| format!("wörd{i} ")).collect();
         assert!(blocks(&text).len() > 10);
         assert!(
             blocks(&text)
                 .iter()
-                .all(|block| block.len() <= LONGEST_BLOCK)
+                .all(|block| block.len() <= MAX_BLOCK_LEN)
         );
         assert_eq!(blocks(&text).join(" "), text.trim());
         let solid = "ü".repeat(3000);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_text_has_no_parts() {
+    fn blank_text_gives_empty_parts() {
         assert_eq!(split(" \n\n \n"), Split::default());
     }
 }

@@ -1,56 +1,56 @@
-//! The training loop and the measuring of held-out loss, as a program against any Tinker server would have them.
+//! The training loop and the measurement of held-out loss.
 
 use anyhow::{Context, Result, bail};
 use tinkers::ForwardBackwardOutput;
 use tinkers::prelude::{AdamParams, ApiFuture, Datum, LossFn, TrainingClient};
 
-/// What the learning rate falls to by the last step, as a part of the first.
-const LAST_RATE: f64 = 0.1;
+/// The learning rate of the last step, relative to the first.
+const FINAL_RATE: f64 = 0.1;
 
-/// A step that is done.
+/// The result of a training step.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Done {
-    /// Its number, from 1.
+pub(crate) struct StepResult {
+    /// The number of the step, from 1.
     pub(crate) number: u32,
-    /// Its loss before the step was taken, in nats per token.
+    /// The loss before the update, in nats per token.
     pub(crate) loss: f64,
-    /// The tokens that it was trained on.
+    /// The number of tokens in the batch.
     pub(crate) tokens: usize,
 }
 
-/// Trains for `steps` steps and tells of each.
+/// Trains for `steps` steps and calls `on_step` after each.
 ///
-/// One step is always submitted behind the one that is waited for, so that the server never waits for this side.
+/// The next step is submitted before the previous one is awaited, so that the server is never idle.
 pub(crate) async fn train(
     client: &TrainingClient,
     mut batches: impl Iterator<Item = Vec<Datum>>,
     steps: u32,
     learning_rate: f64,
-    mut done: impl FnMut(Done) -> Result<()>,
+    mut on_step: impl FnMut(StepResult) -> Result<()>,
 ) -> Result<()> {
     let mut submitted = None;
     for number in 1..=steps {
         let Some(batch) = batches.next() else { break };
         let next = Step::submit(client, batch, number, rate(learning_rate, number, steps));
         if let Some(step) = submitted.replace(next) {
-            done(Step::finish(step).await?)?;
+            on_step(step.finish().await?)?;
         }
     }
     if let Some(step) = submitted {
-        done(step.finish().await?)?;
+        on_step(step.finish().await?)?;
     }
     Ok(())
 }
 
-/// The mean loss over `pieces`, in nats per token; no gradients are computed. Passes of `batch` pieces, all under way at once.
+/// Returns the mean loss of `data` in nats per token, without computing gradients. Submits passes of `batch` data concurrently.
 pub(crate) async fn held_out_loss(
     client: &TrainingClient,
-    pieces: &[Datum],
+    data: &[Datum],
     batch: usize,
 ) -> Result<f64> {
-    let passes: Vec<_> = pieces
+    let passes: Vec<_> = data
         .chunks(batch)
-        .map(|part| (client.forward(part, LossFn::CrossEntropy), tokens(part)))
+        .map(|chunk| (client.forward(chunk, LossFn::CrossEntropy), tokens(chunk)))
         .collect();
     let (mut sum, mut count) = (0.0, 0);
     for (pass, tokens) in passes {
@@ -68,7 +68,7 @@ struct Step {
 }
 
 impl Step {
-    /// Both requests take their places now, the update right behind the pass.
+    /// Submits the pass and, directly after it, the update.
     fn submit(client: &TrainingClient, batch: Vec<Datum>, number: u32, rate: f64) -> Self {
         Self {
             number,
@@ -78,12 +78,12 @@ impl Step {
         }
     }
 
-    async fn finish(self) -> Result<Done> {
+    async fn finish(self) -> Result<StepResult> {
         let output = self.pass.await?;
         self.update.await?;
         let loss = finite(loss_sum(&output)? / self.tokens as f64)
             .with_context(|| format!("step {}", self.number))?;
-        Ok(Done {
+        Ok(StepResult {
             number: self.number,
             loss,
             tokens: self.tokens,
@@ -91,10 +91,10 @@ impl Step {
     }
 }
 
-/// Falls in a straight line, so that the last steps settle what the first ones learned.
+/// Returns the learning rate of a step, which decreases linearly.
 fn rate(first: f64, number: u32, steps: u32) -> f64 {
-    let way = f64::from(number - 1) / f64::from((steps - 1).max(1));
-    first * (1.0 - (1.0 - LAST_RATE) * way)
+    let progress = f64::from(number - 1) / f64::from((steps - 1).max(1));
+    first * (1.0 - (1.0 - FINAL_RATE) * progress)
 }
 
 fn tokens(data: &[Datum]) -> usize {
@@ -103,15 +103,15 @@ fn tokens(data: &[Datum]) -> usize {
         .sum()
 }
 
-/// The sum of the loss, from the metric or, on a server that sends none, from the log-probabilities. Every weight is 1.
+/// Returns the sum of the loss, from the metric or, if the server sends none, from the log-probabilities. All weights are 1.
 fn loss_sum(output: &ForwardBackwardOutput) -> Result<f64> {
     if let Some(sum) = output.loss_sum() {
         return Ok(sum);
     }
     let mut sum = 0.0;
-    for one in &output.loss_fn_outputs {
-        let Some(logprobs) = one.get("logprobs").and_then(|tensor| tensor.as_f32()) else {
-            bail!("the server sent neither loss:sum nor logprobs");
+    for output in &output.loss_fn_outputs {
+        let Some(logprobs) = output.get("logprobs").and_then(|tensor| tensor.as_f32()) else {
+            bail!("cannot compute the loss: the result has neither loss:sum nor logprobs");
         };
         sum -= logprobs
             .iter()
@@ -119,7 +119,7 @@ fn loss_sum(output: &ForwardBackwardOutput) -> Result<f64> {
             .sum::<f64>();
     }
     if output.loss_fn_outputs.is_empty() {
-        bail!("the server sent neither loss:sum nor logprobs");
+        bail!("cannot compute the loss: the result has neither loss:sum nor logprobs");
     }
     Ok(sum)
 }
@@ -128,7 +128,7 @@ fn finite(loss: f64) -> Result<f64> {
     if loss.is_finite() {
         return Ok(loss);
     }
-    bail!("the loss is {loss}; try a lower --learning-rate")
+    bail!("the loss is {loss}: try a lower --learning-rate")
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
     use tinkers::TensorData;
 
     #[test]
-    fn the_rate_falls_to_a_tenth_and_zero_stays_zero() {
+    fn learning_rate_decreases_to_a_tenth() {
         assert_eq!(rate(1.0, 1, 11), 1.0);
         assert!((rate(1.0, 6, 11) - 0.55).abs() < 1e-12);
         assert!((rate(1.0, 11, 11) - 0.1).abs() < 1e-12);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loss_comes_from_the_metric_or_from_the_logprobs() {
+    fn loss_comes_from_the_metric_or_the_logprobs() {
         let mut output = ForwardBackwardOutput::default();
         assert!(loss_sum(&output).is_err());
         let logprobs =
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_no_number_says_what_to_try() {
+    fn non_finite_loss_suggests_a_lower_rate() {
         let error = finite(f64::NAN).unwrap_err();
         assert!(error.to_string().contains("--learning-rate"));
     }

@@ -6,7 +6,7 @@ use crate::program::{Outcome, Program, run};
 use crate::quickstart::object;
 use crate::serve::fetch;
 
-/// A scripted server with these options, and its address.
+/// Starts a server with the scripted engine. Also returns its URL.
 pub(crate) fn serve(home: &std::path::Path, options: &[&str]) -> (Program, String) {
     let fixed = ["serve", "--port", "0", "--engine", "scripted"];
     let mut server = Program::start(home, &[&fixed[..], options].concat());
@@ -14,16 +14,16 @@ pub(crate) fn serve(home: &std::path::Path, options: &[&str]) -> (Program, Strin
     (server, url)
 }
 
-fn counts(url: &str) -> Value {
-    let answer = fetch(url, "/scripted/counts");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+fn server_counts(url: &str) -> Value {
+    let response = fetch(url, "/scripted/counts");
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{response}");
     serde_json::from_str(body).unwrap()
 }
 
 fn number(value: &Value, pointer: &str) -> f64 {
     let number = value.pointer(pointer).and_then(Value::as_f64);
-    number.unwrap_or_else(|| panic!("{pointer} is no number in {value}"))
+    number.unwrap_or_else(|| panic!("{pointer} is not a number in {value}"))
 }
 
 fn sample(home: &std::path::Path, url: &str, more: &[&str]) -> Outcome {
@@ -32,7 +32,7 @@ fn sample(home: &std::path::Path, url: &str, more: &[&str]) -> Outcome {
 }
 
 #[test]
-fn samples_are_counted_as_the_server_counts_them() {
+fn sample_report_matches_the_counts_of_the_server() {
     let home = tempfile::tempdir().unwrap();
     let window = ["--window", "3", "--hint-ms", "20", "--latency", "5"];
     let (_server, url) = serve(home.path(), &window);
@@ -45,57 +45,58 @@ fn samples_are_counted_as_the_server_counts_them() {
         "2",
     ];
     let outcome = sample(home.path(), &url, &[&load[..], &["--json"]].concat());
-    let told = object(outcome.succeeded());
-    let seen = counts(&url);
+    let report = object(outcome.succeeded());
+    let counts = server_counts(&url);
     assert_eq!(
-        (told["load"].as_str(), told["model"].as_str()),
+        (report["load"].as_str(), report["model"].as_str()),
         (Some("sample"), Some("tinkers/scripted"))
     );
     assert_eq!(
-        (&told["requests"], &told["failed"]),
+        (&report["requests"], &report["failed"]),
         (&12.into(), &0.into())
     );
     assert_eq!(
-        (&seen["accepted"], &seen["most_in_flight"]),
+        (&counts["accepted"], &counts["most_in_flight"]),
         (&12.into(), &3.into())
     );
-    // Twelve at once on a window of three: some were refused, and both sides saw the same ones.
-    assert_eq!(told["rejections"], seen["refused"]);
-    assert!(number(&told, "/rejections") > 0.0, "{told}");
-    // Each sample is a submission and a poll at least, each refusal a submission.
+    // With 12 concurrent requests and a window of 3, some are rejected. Both sides count the same rejections.
+    assert_eq!(report["rejections"], counts["refused"]);
+    assert!(number(&report, "/rejections") > 0.0, "{report}");
+    // Each sample takes at least a submission and a poll, each rejection a submission.
     assert!(
-        number(&told, "/exchanges") >= 24.0 + number(&told, "/rejections"),
-        "{told}"
+        number(&report, "/exchanges") >= 24.0 + number(&report, "/rejections"),
+        "{report}"
     );
-    let tokens = number(&told, "/tokens_per_second") * number(&told, "/seconds");
-    assert!((tokens - 12.0 * 2.0 * 9.0).abs() < 1e-3, "{told}");
+    let tokens = number(&report, "/tokens_per_second") * number(&report, "/seconds");
+    assert!((tokens - 12.0 * 2.0 * 9.0).abs() < 1e-3, "{report}");
     let order =
-        ["/p50", "/p90", "/p99", "/max"].map(|name| number(&told, &format!("/latency_ms{name}")));
-    assert!(order.is_sorted() && order[0] >= 5.0, "{told}");
+        ["/p50", "/p90", "/p99", "/max"].map(|name| number(&report, &format!("/latency_ms{name}")));
+    assert!(order.is_sorted() && order[0] >= 5.0, "{report}");
     #[cfg(target_os = "linux")]
     {
-        assert!(number(&told, "/cpu_seconds") > 0.0, "{told}");
-        assert!(number(&told, "/connections") >= 1.0, "{told}");
+        assert!(number(&report, "/cpu_seconds") > 0.0, "{report}");
+        assert!(number(&report, "/connections") >= 1.0, "{report}");
         assert!(
-            number(&told, "/peak_resident_bytes") > number(&told, "/resident_bytes_before") / 2.0
+            number(&report, "/peak_resident_bytes")
+                > number(&report, "/resident_bytes_before") / 2.0
         );
     }
     assert!(
-        outcome.stderr.contains("12 requests, 12 at once"),
+        outcome.stderr.contains("12 requests, 12 concurrent"),
         "{outcome:#?}"
     );
 }
 
 #[test]
-fn no_more_than_the_concurrency_are_under_way() {
+fn concurrency_limits_the_samples_in_flight() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &["--latency", "5", "--sample-tokens", "4"]);
     let load = ["--requests", "20", "--concurrency", "2"];
     let outcome = sample(home.path(), &url, &load);
-    // For people, in plain lines.
+    // Without --json, the report is plain text.
     let text = &outcome.succeeded().stdout;
     for needle in [
-        "20 requests, 2 at once",
+        "20 requests, 2 concurrent",
         "0 failed",
         "requests/s",
         "p50 ",
@@ -105,39 +106,45 @@ fn no_more_than_the_concurrency_are_under_way() {
         assert!(text.contains(needle), "no {needle:?} in {outcome:#?}");
     }
     assert!(!outcome.all().contains('\u{1b}'), "{outcome:#?}");
-    let seen = counts(&url);
+    let counts = server_counts(&url);
     assert_eq!(
-        (&seen["accepted"], &seen["refused"]),
+        (&counts["accepted"], &counts["refused"]),
         (&20.into(), &0.into())
     );
-    assert_eq!(seen["most_in_flight"], 2);
+    assert_eq!(counts["most_in_flight"], 2);
 }
 
 #[test]
-fn training_is_counted_in_passes_and_steps() {
+fn training_report_counts_passes_and_steps() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     let load = ["bench", "train", "--base-url", &url, "--rounds", "3"];
     let size = ["--batch", "2", "--seq-len", "16", "--json"];
     let outcome = run(home.path(), &[&load[..], &size].concat());
-    let told = object(outcome.succeeded());
-    assert_eq!(told["load"], "train");
-    assert_eq!((&told["requests"], &told["failed"]), (&6.into(), &0.into()));
-    let tokens = number(&told, "/tokens_per_second") * number(&told, "/seconds");
-    assert!((tokens - 3.0 * 2.0 * 16.0).abs() < 1e-3, "{told}");
+    let report = object(outcome.succeeded());
+    assert_eq!(report["load"], "train");
+    assert_eq!(
+        (&report["requests"], &report["failed"]),
+        (&6.into(), &0.into())
+    );
+    let tokens = number(&report, "/tokens_per_second") * number(&report, "/seconds");
+    assert!((tokens - 3.0 * 2.0 * 16.0).abs() < 1e-3, "{report}");
 }
 
 #[test]
-fn requests_that_fail_are_counted_and_fail_the_run() {
+fn failed_requests_are_counted_and_fail_the_command() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
-    // The model's context is shorter than that.
+    // The prompt exceeds the context length of the model.
     let load = ["--requests", "3", "--prompt-len", "5000", "--json"];
     let outcome = sample(home.path(), &url, &load);
     assert_eq!(outcome.code, Some(1), "{outcome:#?}");
-    let told = object(&outcome);
-    assert_eq!((&told["requests"], &told["failed"]), (&3.into(), &3.into()));
-    assert!(told["cpu_us_per_request"].is_null(), "{told}");
+    let report = object(&outcome);
+    assert_eq!(
+        (&report["requests"], &report["failed"]),
+        (&3.into(), &3.into())
+    );
+    assert!(report["cpu_us_per_request"].is_null(), "{report}");
     for needle in ["3 of 3 requests failed", "4096"] {
         assert!(
             outcome.stderr.contains(needle),
@@ -148,15 +155,15 @@ fn requests_that_fail_are_counted_and_fail_the_run() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_a_load_whose_server_has_stopped() {
+fn interrupt_ends_a_load_on_a_stopped_server() {
     let home = tempfile::tempdir().unwrap();
     for load in ["sample", "train"] {
-        // The model of the training load is made after that, too.
+        // The latency also delays the creation of the model of the training load.
         let (server, url) = serve(home.path(), &["--latency", "3000"]);
         let arguments = ["bench", load, "--base-url", &url];
         let mut program = Program::start(home.path(), &arguments);
         program.line("load ");
-        // The server keeps its connections and answers nothing any more.
+        // A stopped server keeps its connections open but does not respond.
         server.signal("STOP");
         program.signal("INT");
         let outcome = program.finish_promptly();
@@ -166,7 +173,7 @@ fn an_interrupt_ends_a_load_whose_server_has_stopped() {
 }
 
 #[test]
-fn what_cannot_work_is_said_at_once() {
+fn invalid_arguments_are_reported_with_their_names() {
     let home = tempfile::tempdir().unwrap();
     run(home.path(), &["bench", "sample"])
         .failed(2, &["--base-url", "Usage: tinkers bench sample"]);
@@ -174,15 +181,15 @@ fn what_cannot_work_is_said_at_once() {
     sample(home.path(), "127.0.0.1:9", &[]).failed(1, &["base_url", "http://"]);
     let zero = ["--requests", "0"];
     sample(home.path(), "http://127.0.0.1:9", &zero).failed(2, &["--requests"]);
-    let (_server, url) = serve(home.path(), &[]);
+    let (server, url) = serve(home.path(), &[]);
     let unknown = ["--model", "no/such"];
     sample(home.path(), &url, &unknown).failed(1, &["no/such"]);
-    drop(_server);
-    sample(home.path(), &url, &[]).failed(1, &[&format!("no session on {url}")]);
+    drop(server);
+    sample(home.path(), &url, &[]).failed(1, &[&format!("cannot open a session on {url}")]);
 }
 
 #[test]
-fn options_of_the_scripted_engine_are_refused_without_it() {
+fn scripted_options_require_the_scripted_engine() {
     let home = tempfile::tempdir().unwrap();
     for option in [
         ["--window", "3"],

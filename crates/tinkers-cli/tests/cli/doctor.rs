@@ -8,21 +8,21 @@ use crate::program::Program;
 use crate::program::{Outcome, run};
 use crate::quickstart::object;
 
-/// What is said of a scripted server that speaks `dialect`.
+/// Runs `tinkers doctor` on a scripted server with a dialect.
 fn examine(dialect: &str, more: &[&str]) -> Outcome {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &["--dialect", dialect]);
-    let fixed = ["doctor", "--base-url", &url, "--api-key", "tml-hush"];
+    let fixed = ["doctor", "--base-url", &url, "--api-key", "tml-secret"];
     run(home.path(), &[&fixed[..], more].concat())
 }
 
-fn told(dialect: &str) -> Value {
+fn findings(dialect: &str) -> Value {
     let outcome = examine(dialect, &["--json", "--model", "tinkers/scripted"]);
     object(outcome.succeeded())
 }
 
 #[test]
-fn it_says_which_dialect_a_server_speaks() {
+fn findings_identify_the_dialect() {
     for (dialect, software, bodies, repeats, strict, document) in [
         (
             "tinker",
@@ -58,16 +58,16 @@ fn it_says_which_dialect_a_server_speaks() {
             "read",
         ),
     ] {
-        let told = told(dialect);
-        assert_eq!(told["software"].as_str().unwrap_or_default(), software);
-        assert_eq!(told["pass_bodies"], bodies, "{dialect}");
-        assert_eq!(told["pass_bodies_confirmed"], true, "{dialect}");
-        assert_eq!(told["pass_error"], json!(null), "{dialect}");
-        assert_eq!(told["repeats_applied_once"], repeats, "{dialect}");
-        assert_eq!(told["is_strict"], strict, "{dialect}");
-        assert_eq!(told["openapi_document"], document, "{dialect}");
-        assert_eq!(told["models"], json!(["tinkers/scripted"]), "{dialect}");
-        let advice = told["advice"].to_string();
+        let findings = findings(dialect);
+        assert_eq!(findings["software"].as_str().unwrap_or_default(), software);
+        assert_eq!(findings["pass_bodies"], bodies, "{dialect}");
+        assert_eq!(findings["pass_bodies_confirmed"], true, "{dialect}");
+        assert_eq!(findings["pass_error"], json!(null), "{dialect}");
+        assert_eq!(findings["repeats_applied_once"], repeats, "{dialect}");
+        assert_eq!(findings["is_strict"], strict, "{dialect}");
+        assert_eq!(findings["openapi_document"], document, "{dialect}");
+        assert_eq!(findings["models"], json!(["tinkers/scripted"]), "{dialect}");
+        let advice = findings["advice"].to_string();
         assert_eq!(
             advice.contains("OutcomeUnknown"),
             repeats == "unknown",
@@ -77,7 +77,7 @@ fn it_says_which_dialect_a_server_speaks() {
 }
 
 #[test]
-fn it_says_what_a_server_lacks_and_what_to_do_and_never_the_key() {
+fn text_has_findings_and_advice_but_no_api_key() {
     let outcome = examine("skyrl", &[]);
     let shown = &outcome.succeeded().stdout;
     let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -85,27 +85,27 @@ fn it_says_what_a_server_lacks_and_what_to_do_and_never_the_key() {
         "software Tinker API Mock/0.0.1",
         "bodies of passes json",
         "/api/v1/retrieve_futures",
-        "What to do about it",
+        "Advice",
         "Save states often",
     ] {
         assert!(words.contains(needle), "no {needle:?} in\n{shown}");
     }
-    assert!(!outcome.all().contains("hush"), "{outcome:#?}");
+    assert!(!outcome.all().contains("secret"), "{outcome:#?}");
 }
 
 #[test]
-fn a_model_that_is_missing_fails_the_run_after_the_findings() {
+fn failed_test_pass_is_reported_after_the_findings() {
     let outcome = examine("tinker", &["--json", "--model", "nope"]);
     assert_eq!(outcome.code, Some(1), "{outcome:#?}");
-    let found = object(&outcome);
-    assert!(found["pass_error"].as_str().unwrap().contains("nope"));
-    let line = "error: the pass through nope failed";
+    let findings = object(&outcome);
+    assert!(findings["pass_error"].as_str().unwrap().contains("nope"));
+    let line = "error: the test pass on nope failed";
     assert!(outcome.stderr.contains(line), "{outcome:#?}");
 }
 
-/// A port that takes connections and never answers.
+/// Opens a port that accepts connections but never responds.
 #[cfg(unix)]
-fn black_hole() -> (std::net::TcpListener, String) {
+fn silent_listener() -> (std::net::TcpListener, String) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     (listener, url)
@@ -113,17 +113,17 @@ fn black_hole() -> (std::net::TcpListener, String) {
 
 #[cfg(unix)]
 #[test]
-fn a_server_that_never_answers_is_given_up() {
+fn unresponsive_server_times_out() {
     let home = tempfile::tempdir().unwrap();
-    let (_listener, url) = black_hole();
+    let (_listener, url) = silent_listener();
     let outcome = run(home.path(), &["doctor", "--base-url", &url]);
-    let doing = format!("opening a session on {url}");
-    outcome.failed(1, &[&format!("{doing} ..."), "no answer within 5 s while"]);
+    let step = format!("opening a session on {url}");
+    outcome.failed(1, &[&format!("{step} ..."), "no response within 5 s while"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_every_command_before_a_black_hole() {
+fn interrupt_ends_commands_on_an_unresponsive_server() {
     let home = tempfile::tempdir().unwrap();
     for command in [
         &["doctor"][..],
@@ -131,10 +131,10 @@ fn an_interrupt_ends_every_command_before_a_black_hole() {
         &["bench", "sample"],
         &["bench", "train"],
     ] {
-        let (listener, url) = black_hole();
+        let (listener, url) = silent_listener();
         let arguments = [command, &["--base-url", &url, "--api-key", "tml-x"]].concat();
         let program = Program::start(home.path(), &arguments);
-        // It listens for signals before it connects.
+        // The program installs its signal handlers before it connects.
         let _connection = listener.accept().unwrap();
         program.signal("INT");
         let outcome = program.finish_promptly();
@@ -143,7 +143,7 @@ fn an_interrupt_ends_every_command_before_a_black_hole() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_a_failure_that_says_where() {
+fn unreachable_server_is_named() {
     let home = tempfile::tempdir().unwrap();
     let outcome = run(home.path(), &["doctor", "--base-url", "http://127.0.0.1:9"]);
     outcome.failed(1, &["127.0.0.1:9"]);

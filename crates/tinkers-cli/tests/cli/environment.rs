@@ -1,4 +1,4 @@
-//! What the environment says is read alike by every command, and is an error only where it is used.
+//! Environment variables: all commands read them alike, and invalid ones are errors only if they are used.
 
 use crate::bench::serve;
 use crate::program::{Outcome, Program, run};
@@ -9,7 +9,7 @@ fn doctor(url: &str, variables: &[(&str, &str)]) -> Outcome {
 }
 
 #[test]
-fn a_setting_that_is_not_used_stops_no_command() {
+fn unused_invalid_variables_are_ignored() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     for variables in [
@@ -24,7 +24,7 @@ fn a_setting_that_is_not_used_stops_no_command() {
             ("TINKER_LOG", ""),
             ("TINKER_TAGS", " , "),
         ],
-        // One without a scheme, which would be refused if it were used.
+        // Invalid without a scheme, but overridden by --base-url.
         &[("TINKER_BASE_URL", "nowhere")],
     ] {
         doctor(&url, variables).succeeded();
@@ -39,19 +39,19 @@ fn a_setting_that_is_not_used_stops_no_command() {
 }
 
 #[test]
-fn a_proxy_that_is_needed_and_unusable_is_named_by_its_variable() {
+fn unusable_proxy_names_its_variable() {
     for (variable, value) in [
-        ("ALL_PROXY", "socks5://hush:1"),
-        ("https_proxy", "https://hush:1"),
+        ("ALL_PROXY", "socks5://secret:1"),
+        ("https_proxy", "https://secret:1"),
     ] {
         let outcome = doctor("https://far.test", &[(variable, value)]);
         outcome.failed(1, &[variable, "far.test:443", "NO_PROXY"]);
-        assert!(!outcome.stderr.contains("hush"), "{outcome:#?}");
+        assert!(!outcome.stderr.contains("secret"), "{outcome:#?}");
     }
 }
 
 #[test]
-fn certificates_that_cannot_be_read_are_named_by_their_variable() {
+fn unreadable_certificates_name_their_variable() {
     let home = tempfile::tempdir().unwrap();
     let empty = home.path().join("empty.pem");
     std::fs::write(&empty, "").unwrap();
@@ -65,7 +65,7 @@ fn certificates_that_cannot_be_read_are_named_by_their_variable() {
         let outcome = doctor("https://127.0.0.1:1", &[(variable, path)]);
         outcome.failed(1, &[variable, path]);
     }
-    // An empty variable counts as unset: what is left is that nobody listens.
+    // An empty variable counts as unset, so the error is that the connection is refused.
     for variable in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
         let outcome = doctor("https://127.0.0.1:1", &[(variable, "")]);
         assert!(!outcome.stderr.contains(variable), "{outcome:#?}");
@@ -73,7 +73,7 @@ fn certificates_that_cannot_be_read_are_named_by_their_variable() {
 }
 
 #[test]
-fn the_server_and_the_log_filter_lose_the_white_space_around_them() {
+fn white_space_around_values_is_trimmed() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path(), &[]);
     let variables = [
@@ -86,7 +86,7 @@ fn the_server_and_the_log_filter_lose_the_white_space_around_them() {
 }
 
 #[test]
-fn without_a_server_the_variable_is_named() {
+fn missing_server_names_option_and_variable() {
     let home = tempfile::tempdir().unwrap();
     for command in [&["doctor"][..], &["bench", "train"]] {
         run(home.path(), command).failed(2, &["--base-url URL", "TINKER_BASE_URL"]);
@@ -97,8 +97,8 @@ fn without_a_server_the_variable_is_named() {
 }
 
 #[test]
-fn a_key_with_a_line_break_inside_is_refused_by_its_variable() {
-    let outcome = doctor("http://127.0.0.1:1", &[("TINKER_API_KEY", "tml-hu\nsh")]);
+fn api_key_with_a_line_break_names_its_variable() {
+    let outcome = doctor("http://127.0.0.1:1", &[("TINKER_API_KEY", "tml-sec\nret")]);
     outcome.failed(1, &["TINKER_API_KEY", "api_key"]);
-    assert!(!outcome.stderr.contains("hu"), "{outcome:#?}");
+    assert!(!outcome.stderr.contains("sec"), "{outcome:#?}");
 }

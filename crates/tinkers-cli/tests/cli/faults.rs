@@ -1,4 +1,4 @@
-//! `tinkers serve --faults --journal`: what strikes, what is counted and written down, and what is refused.
+//! `tinkers serve --faults --journal`: injected faults, counters, the journal, and invalid scripts.
 
 use std::fs;
 
@@ -25,14 +25,14 @@ on = 'sample'
 fault = 'gone'
 ";
 
-fn body(answer: &str) -> Value {
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+fn body(response: &str) -> Value {
+    let (_, body) = response.split_once("\r\n\r\n").unwrap();
     serde_json::from_str(body).unwrap()
 }
 
 #[cfg(unix)]
 #[test]
-fn faults_strike_are_counted_and_written_down() {
+fn faults_are_injected_counted_and_recorded() {
     let home = tempfile::tempdir().unwrap();
     let script = home.path().join("faults.toml");
     let journal = home.path().join("journal.jsonl");
@@ -53,7 +53,7 @@ fn faults_strike_are_counted_and_written_down() {
     let url = server.line("listening on ");
     let statuses = [(); 4].map(|()| fetch(&url, "/api/v1/healthz")[9..12].to_owned());
     assert_eq!(statuses, ["200", "429", "429", "200"]);
-    let cut = fetch(&url, "/api/v1/sessions?key=tml-hush");
+    let cut = fetch(&url, "/api/v1/sessions?key=tml-secret");
     assert!(
         cut.starts_with("HTTP/1.1 200") && !cut.ends_with('}'),
         "{cut}"
@@ -71,22 +71,25 @@ fn faults_strike_are_counted_and_written_down() {
     assert_eq!(
         outcome.stdout,
         format!(
-            "listening on {url}\nrule 1 (health) struck 2 of 4\nrule 2 struck 1 of 1\nrule 3 struck 0 of 0\n"
+            "listening on {url}\n\
+             rule 1 (health): applied to 2 of 4 matching requests\n\
+             rule 2: applied to 1 of 1 matching requests\n\
+             rule 3: applied to 0 of 0 matching requests\n"
         )
     );
     let written = fs::read_to_string(&journal).unwrap();
-    assert!(!written.contains("hush"), "{written}");
+    assert!(!written.contains("secret"), "{written}");
     let lines: Vec<Value> = written
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let told: Vec<_> = lines
+    let fields: Vec<_> = lines
         .iter()
         .map(|line| json!([line["number"], line["route"], line["status"], line["rule"]]))
         .collect();
     let health = "/api/v1/healthz";
     assert_eq!(
-        told,
+        fields,
         [
             json!([1, health, 200, null]),
             json!([2, health, 429, 1]),
@@ -105,7 +108,7 @@ fn faults_strike_are_counted_and_written_down() {
 
 #[cfg(unix)]
 #[test]
-fn a_journal_without_room_ends_with_a_whole_line() {
+fn journal_on_a_full_disk_ends_with_a_complete_line() {
     let home = tempfile::tempdir().unwrap();
     let journal = home.path().join("journal.jsonl");
     let path = journal.to_str().unwrap();
@@ -118,7 +121,7 @@ fn a_journal_without_room_ends_with_a_whole_line() {
         "--journal",
         path,
     ];
-    let mut server = Program::start_with_small_files(home.path(), &arguments, 1);
+    let mut server = Program::start_with_file_size_limit(home.path(), &arguments, 1);
     let url = server.line("listening on ");
     for _ in 0..20 {
         assert!(fetch(&url, "/api/v1/healthz").starts_with("HTTP/1.1 200"));
@@ -128,7 +131,7 @@ fn a_journal_without_room_ends_with_a_whole_line() {
     let failures = outcome
         .succeeded()
         .stderr
-        .matches("the journal cannot be written on");
+        .matches("cannot write the journal");
     assert_eq!(failures.count(), 1, "{outcome:#?}");
     let written = fs::read_to_string(&journal).unwrap();
     assert!(
@@ -144,7 +147,7 @@ fn a_journal_without_room_ends_with_a_whole_line() {
 }
 
 #[test]
-fn a_script_or_a_journal_that_cannot_be_is_named() {
+fn invalid_fault_script_or_journal_is_named() {
     let home = tempfile::tempdir().unwrap();
     let script = home.path().join("faults.toml");
     let path = script.to_str().unwrap();
@@ -152,7 +155,7 @@ fn a_script_or_a_journal_that_cannot_be_is_named() {
         let arguments = ["serve", "--port", "0", "--engine", "scripted", option, path];
         run(home.path(), &arguments)
     };
-    serve("--faults", path).failed(1, &["faults.toml cannot be used"]);
+    serve("--faults", path).failed(1, &["cannot use the fault script", "faults.toml"]);
     fs::write(
         &script,
         "[[rule]]\non = 'sample'\nfault = 'gone'\nprobabilty = 1\n",
@@ -168,10 +171,11 @@ fn a_script_or_a_journal_that_cannot_be_is_named() {
     );
     fs::write(&script, "[[rule]]\non = 'sample'\nfault = \n").unwrap();
     let outcome = serve("--faults", path);
-    outcome.failed(1, &["faults.toml cannot be used", "not TOML"]);
-    // The line at fault is shown on a line of its own.
+    outcome.failed(1, &["cannot use the fault script", "not TOML"]);
+    // The invalid line is quoted on a separate line.
     let shown = |line: &str| line.trim_start().starts_with("3 | fault =");
     assert!(outcome.stderr.lines().any(shown), "{outcome:#?}");
     let nowhere = home.path().join("nowhere").join("journal");
-    serve("--journal", nowhere.to_str().unwrap()).failed(1, &["the journal", "nowhere"]);
+    serve("--journal", nowhere.to_str().unwrap())
+        .failed(1, &["cannot write the journal", "nowhere"]);
 }

@@ -1,11 +1,11 @@
-//! What the program says of itself.
+//! Help and version output.
 
 use crate::program::{Program, run};
 
 #[test]
-fn help_states_defaults_and_units_within_the_page() {
+fn help_states_defaults_and_units_within_100_columns() {
     let home = tempfile::tempdir().unwrap();
-    let kept = home.path().join("tinkers").display().to_string();
+    let data_dir = home.path().join("tinkers").display().to_string();
     let cases: [(&[&str], &[&str]); 5] = [
         (
             &["--help"],
@@ -22,12 +22,12 @@ fn help_states_defaults_and_units_within_the_page() {
                 "milliseconds",
                 "bytes",
                 "429",
-                "json-strict reads",
+                "json-strict:",
             ],
         ),
         (
             &["bench", "sample", "--help"],
-            &["[default: 256]", "at once", "TINKER_API_KEY"],
+            &["[default: 256]", "concurrent", "TINKER_API_KEY"],
         ),
         (
             &["bench", "train", "--help"],
@@ -45,26 +45,26 @@ fn help_states_defaults_and_units_within_the_page() {
         let width = |line: &str| line.chars().count();
         assert!(
             help.lines()
-                .all(|line| width(line) <= 100 || line.contains(&kept)),
+                .all(|line| width(line) <= 100 || line.contains(&data_dir)),
             "{help}"
         );
     }
 }
 
 #[test]
-fn help_does_not_show_the_key_of_the_environment() {
+fn help_does_not_show_environment_variables() {
     let home = tempfile::tempdir().unwrap();
     let variables = [
-        ("TINKER_API_KEY", "tml-hush"),
-        ("TINKER_BASE_URL", "http://me:hush@h"),
+        ("TINKER_API_KEY", "tml-secret"),
+        ("TINKER_BASE_URL", "http://me:secret@h"),
     ];
     let outcome = Program::start_with(home.path(), &["quickstart", "--help"], &variables).finish();
     outcome.succeeded();
-    assert!(!outcome.all().contains("hush"), "{outcome:#?}");
+    assert!(!outcome.all().contains("secret"), "{outcome:#?}");
 }
 
 #[test]
-fn without_a_command_it_shows_help_and_fails() {
+fn missing_command_shows_help_and_fails() {
     let home = tempfile::tempdir().unwrap();
     run(home.path(), &[]).failed(2, &["Usage: tinkers", "quickstart"]);
     let outcome = run(home.path(), &["--version"]);

@@ -1,13 +1,13 @@
-//! The program as its users have it: started, read from, asked to end.
+//! Tests that run the `tinkers` program.
 
 mod bench;
 mod doctor;
 mod environment;
+mod errors;
 mod faults;
 mod help;
 mod program;
 mod quickstart;
-mod refused;
 mod remote;
 mod saves;
 mod serve;

@@ -1,4 +1,4 @@
-//! A run of the program that cannot outlive its test, nor a limit.
+//! Runs the program with a time limit, and kills it when the test ends.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
@@ -9,11 +9,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Far above what any run takes; whatever reaches it hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+/// The time limit of a run, which only a hanging program reaches.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// What the environment of whoever runs the tests must not change.
-const FOREIGN: [&str; 21] = [
+/// The environment variables to clear, so that the test does not depend on them.
+const CLEARED_VARIABLES: [&str; 21] = [
     "CLOUDFLARE_ACCESS_CLIENT_ID",
     "CLOUDFLARE_ACCESS_CLIENT_SECRET",
     "REQUEST_METHOD",
@@ -37,23 +37,23 @@ const FOREIGN: [&str; 21] = [
     "no_proxy",
 ];
 
-/// One run. Its streams are pipes, read line by line; dropping it kills it.
+/// A running program, whose output is read line by line. Dropping it kills the process.
 pub(crate) struct Program {
     child: Arc<Mutex<Child>>,
     lines: Receiver<Line>,
-    /// Two until both streams have ended.
-    open: usize,
+    /// The number of output streams that are still open.
+    open_streams: usize,
     stdout: String,
     stderr: String,
     is_overdue: Arc<AtomicBool>,
-    /// Ends the watch when it goes.
-    _watch: Sender<()>,
+    /// Ends the watchdog thread when it is dropped.
+    _watchdog: Sender<()>,
 }
 
-/// How a run ended and everything that it wrote.
+/// The exit code and the output of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// `None` when a signal ended it.
+    /// `None` if the process was killed by a signal.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -66,32 +66,36 @@ enum Line {
 }
 
 impl Program {
-    /// Runs it with these arguments and an environment that says nothing to it; it keeps its data in `home`.
+    /// Starts the program with its home directory set to `home`, and without any of its environment variables.
     pub(crate) fn start(home: &Path, arguments: &[&str]) -> Self {
         Self::start_with(home, arguments, &[])
     }
 
-    /// The same, with these variables.
+    /// Like [`Program::start`], with environment variables.
     pub(crate) fn start_with(home: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = quiet(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
+        let mut command = with_clean_environment(Command::new(env!("CARGO_BIN_EXE_tinkers")), home);
         command.args(arguments).envs(variables.iter().copied());
         Self::spawn(command)
     }
 
-    /// The same, where files can have so many kilobytes at most.
+    /// Like [`Program::start`], with a file size limit.
     #[cfg(unix)]
-    pub(crate) fn start_with_small_files(home: &Path, arguments: &[&str], kilobytes: u32) -> Self {
-        let mut command = quiet(Command::new("bash"), home);
+    pub(crate) fn start_with_file_size_limit(
+        home: &Path,
+        arguments: &[&str],
+        kilobytes: u32,
+    ) -> Self {
+        let mut command = with_clean_environment(Command::new("bash"), home);
         let script = format!("ulimit -f {kilobytes} && exec \"$@\"");
         command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_tinkers")]);
         command.args(arguments);
         Self::spawn(command)
     }
 
-    /// The same, ignoring SIGHUP from the start.
+    /// Like [`Program::start`], with SIGHUP ignored.
     #[cfg(unix)]
     pub(crate) fn start_under_nohup(home: &Path, arguments: &[&str]) -> Self {
-        let mut command = quiet(Command::new("bash"), home);
+        let mut command = with_clean_environment(Command::new("bash"), home);
         let script = "trap '' HUP && exec \"$@\"";
         command.args(["-c", script, "bash", env!("CARGO_BIN_EXE_tinkers")]);
         command.args(arguments);
@@ -110,19 +114,19 @@ impl Program {
         read(child.stderr.take().unwrap(), Line::Stderr, sender);
         let child = Arc::new(Mutex::new(child));
         let is_overdue = Arc::new(AtomicBool::new(false));
-        let watch = watch(Arc::clone(&child), Arc::clone(&is_overdue));
+        let watchdog = start_watchdog(Arc::clone(&child), Arc::clone(&is_overdue));
         Self {
             child,
             lines,
-            open: 2,
+            open_streams: 2,
             stdout: String::new(),
             stderr: String::new(),
             is_overdue,
-            _watch: watch,
+            _watchdog: watchdog,
         }
     }
 
-    /// Waits for a line on stdout that opens with `start` and gives what follows there.
+    /// Waits for a line on stdout that starts with `start`, and returns the rest of it.
     pub(crate) fn line(&mut self, start: &str) -> String {
         while let Some(line) = self.next() {
             if let Line::Stdout(line) = line
@@ -131,16 +135,16 @@ impl Program {
                 return rest.to_owned();
             }
         }
-        panic!("it ended without a line {start:?}\n{self}");
+        panic!("the program ended without a line {start:?}\n{self}");
     }
 
-    /// The id of the process.
+    /// Returns the process id.
     #[cfg(unix)]
     pub(crate) fn id(&self) -> u32 {
         self.lock().id()
     }
 
-    /// Sends a signal by its name, as `INT`.
+    /// Sends a signal by its name, such as `INT`.
     #[cfg(unix)]
     pub(crate) fn signal(&self, name: &str) {
         let id = self.lock().id().to_string();
@@ -148,25 +152,28 @@ impl Program {
         assert!(sent.unwrap().success(), "kill -s {name} {id}");
     }
 
-    /// Waits for its end after an interrupt, which comes at once whatever a server does. The limit is far above what it takes on
-    /// a busy machine, and below every timeout of a request.
+    /// Waits until the program ends after an interrupt. The limit is generous for a busy machine, yet below every request timeout.
     #[cfg(unix)]
     pub(crate) fn finish_promptly(mut self) -> Outcome {
         const PROMPTLY: Duration = Duration::from_secs(15);
-        while self.open > 0 {
+        while self.open_streams > 0 {
             let line = self.lines.recv_timeout(PROMPTLY);
-            let line = line.unwrap_or_else(|_| panic!("it goes on after an interrupt\n{self}"));
+            let line = line
+                .unwrap_or_else(|_| panic!("the program did not end after an interrupt\n{self}"));
             self.take(line);
         }
         self.finish()
     }
 
-    /// Waits for its end.
+    /// Waits until the program ends.
     pub(crate) fn finish(mut self) -> Outcome {
         while self.next().is_some() {}
-        // Both streams are closed, which the program does by ending.
+        // Both streams are closed, so the process is ending.
         let status = self.lock().wait().unwrap();
-        assert!(!self.is_overdue.load(Ordering::SeqCst), "it hung\n{self}");
+        assert!(
+            !self.is_overdue.load(Ordering::SeqCst),
+            "the program exceeded the time limit\n{self}"
+        );
         Outcome {
             code: status.code(),
             stdout: std::mem::take(&mut self.stdout),
@@ -175,7 +182,7 @@ impl Program {
     }
 
     fn next(&mut self) -> Option<Line> {
-        while self.open > 0 {
+        while self.open_streams > 0 {
             let line = self.lines.recv().ok()?;
             if let Some(line) = self.take(line) {
                 return Some(line);
@@ -189,7 +196,7 @@ impl Program {
             Line::Stdout(line) => push(&mut self.stdout, line),
             Line::Stderr(line) => push(&mut self.stderr, line),
             Line::End => {
-                self.open -= 1;
+                self.open_streams -= 1;
                 return None;
             }
         }
@@ -204,7 +211,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         let mut child = self.lock();
-        // Of one that has ended nothing is left to kill.
+        // Fails if the process has already ended.
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -217,19 +224,19 @@ impl fmt::Display for Program {
 }
 
 impl Outcome {
-    /// All that was written.
+    /// Returns the output on both streams.
     pub(crate) fn all(&self) -> String {
         format!("{}{}", self.stdout, self.stderr)
     }
 
-    /// It did what it was asked to.
+    /// Asserts that the program succeeded.
     #[track_caller]
     pub(crate) fn succeeded(&self) -> &Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self
     }
 
-    /// It ended with `code`, nothing on stdout and all of these on stderr.
+    /// Asserts that the program exited with `code`, wrote nothing to stdout, and wrote all `needles` to stderr.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, needles: &[&str]) -> &Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
@@ -241,14 +248,14 @@ impl Outcome {
     }
 }
 
-/// One whole run.
+/// Runs the program to its end.
 pub(crate) fn run(home: &Path, arguments: &[&str]) -> Outcome {
     Program::start(home, arguments).finish()
 }
 
-/// In an environment that says nothing to it, with its data in `home`.
-fn quiet(mut command: Command, home: &Path) -> Command {
-    for name in FOREIGN {
+/// Clears the environment variables that the program reads, and sets its home directory.
+fn with_clean_environment(mut command: Command, home: &Path) -> Command {
+    for name in CLEARED_VARIABLES {
         command.env_remove(name);
     }
     command
@@ -265,17 +272,17 @@ fn read(
 ) {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            // Whoever no longer listens has seen enough; the stream is read on, so that the program does not block.
+            // Reads on if the receiver is gone, since the program would block on a full pipe.
             let _ = sender.send(wrap(line));
         }
         let _ = sender.send(Line::End);
     });
 }
 
-fn watch(child: Arc<Mutex<Child>>, is_overdue: Arc<AtomicBool>) -> Sender<()> {
+fn start_watchdog(child: Arc<Mutex<Child>>, is_overdue: Arc<AtomicBool>) -> Sender<()> {
     let (sender, ended) = mpsc::channel();
     std::thread::spawn(move || {
-        if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(TIME_LIMIT) == Err(RecvTimeoutError::Timeout) {
             is_overdue.store(true, Ordering::SeqCst);
             let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = child.kill();

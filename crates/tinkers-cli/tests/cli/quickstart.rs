@@ -1,4 +1,4 @@
-//! `tinkers quickstart` with the server that it carries.
+//! `tinkers quickstart` with the embedded server.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::program::{Outcome, Program, run};
 
-/// Little enough work for a test, and enough for the loss to fall.
+/// A run that is fast, yet long enough for the loss to decrease.
 const SMALL: [&str; 7] = [
     "quickstart",
     "--steps",
@@ -17,7 +17,7 @@ const SMALL: [&str; 7] = [
     "64",
 ];
 
-/// The one object of a run with `--json`.
+/// Parses the JSON object that is the only line on stdout.
 pub(crate) fn object(outcome: &Outcome) -> Value {
     assert_eq!(outcome.stdout.lines().count(), 1, "{outcome:#?}");
     let value: Value = serde_json::from_str(&outcome.stdout).unwrap();
@@ -31,7 +31,7 @@ fn small(home: &Path, more: &[&str]) -> Outcome {
 
 fn number(value: &Value, name: &str) -> f64 {
     let number = value[name].as_f64();
-    number.unwrap_or_else(|| panic!("{name} is no number in {value}"))
+    number.unwrap_or_else(|| panic!("{name} is not a number in {value}"))
 }
 
 fn strings<'a>(value: &'a Value, name: &str) -> Vec<&'a str> {
@@ -40,9 +40,9 @@ fn strings<'a>(value: &'a Value, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn json_is_one_object_that_says_what_was_learned() {
+fn json_object_reports_the_result_of_training() {
     let home = tempfile::tempdir().unwrap();
-    let data = home.path().join("kept");
+    let data = home.path().join("data");
     let outcome = small(
         home.path(),
         &["--json", "--data-dir", data.to_str().unwrap()],
@@ -51,7 +51,7 @@ fn json_is_one_object_that_says_what_was_learned() {
     let value = object(&outcome);
     let before = number(&value, "held_out_loss_before");
     let after = number(&value, "held_out_loss_after");
-    // The base model knows English bytes: far from the ln 256 of guessing, and not yet this text.
+    // The base model predicts English, so the loss is far below ln 256, which is that of guessing bytes.
     assert!((1.0..4.0).contains(&before), "{value}");
     assert!(after < before - 0.05, "{value}");
     let loss = value["loss"].as_array().unwrap();
@@ -76,21 +76,21 @@ fn json_is_one_object_that_says_what_was_learned() {
         let path = value[name].as_str().unwrap();
         assert!(path.starts_with("tinker://"), "{value}");
     }
-    // Where it says, there is one file to train on from and one to sample from.
+    // The data directory has a training checkpoint and a sampler checkpoint.
     assert_eq!(value["data_dir"], data.to_str().unwrap());
-    assert_eq!(weights(&data), 2);
-    // The words for people went elsewhere, without anything that moves.
+    assert_eq!(count_checkpoints(&data), 2);
+    // Text is written to stderr, without progress bars.
     assert!(outcome.stderr.contains("step 4/4"), "{outcome:#?}");
     assert!(!outcome.all().contains('\u{1b}'), "{outcome:#?}");
 }
 
-fn weights(dir: &Path) -> usize {
+fn count_checkpoints(dir: &Path) -> usize {
     let entries = std::fs::read_dir(dir).unwrap();
     entries
         .map(|entry| entry.unwrap().path())
         .map(|path| {
             if path.is_dir() {
-                weights(&path)
+                count_checkpoints(&path)
             } else {
                 usize::from(path.extension().is_some_and(|end| end == "safetensors"))
             }
@@ -99,25 +99,25 @@ fn weights(dir: &Path) -> usize {
 }
 
 #[test]
-fn without_a_learning_rate_nothing_is_learned() {
+fn zero_learning_rate_changes_nothing() {
     let home = tempfile::tempdir().unwrap();
     let outcome = small(home.path(), &["--json", "--learning-rate", "0"]);
     let value = object(outcome.succeeded());
     let before = number(&value, "held_out_loss_before");
     let after = number(&value, "held_out_loss_after");
     assert!((before - after).abs() < 1e-6, "{value}");
-    // The adapter starts as none and stays it: the same seed samples the same text.
+    // A new adapter does not change the model, and the seed is the same.
     assert_eq!(value["samples_before"], value["samples_after"]);
 }
 
 #[test]
-fn without_a_terminal_it_writes_plain_lines() {
+fn output_without_a_terminal_is_plain_lines() {
     let home = tempfile::tempdir().unwrap();
-    let data = home.path().join("kept");
+    let data = home.path().join("data");
     let outcome = small(home.path(), &["--data-dir", data.to_str().unwrap()]);
     let text = &outcome.succeeded().stdout;
     for needle in [
-        "inside this program",
+        "embedded in this process",
         "step 1/4",
         "step 4/4",
         "tokens/s",
@@ -133,7 +133,7 @@ fn without_a_terminal_it_writes_plain_lines() {
     assert_eq!(outcome.stderr, "");
     assert!(!text.contains(['\u{1b}', '\r']), "{text:?}");
     let wide: Vec<&str> = text.lines().filter(|l| l.chars().count() > 100).collect();
-    // Only what is to be copied whole may be wider than the page.
+    // Only paths may be wider, since they must not be wrapped.
     assert!(
         wide.iter().all(|line| !line.trim().contains(' ')),
         "{wide:?}"
@@ -141,7 +141,7 @@ fn without_a_terminal_it_writes_plain_lines() {
 }
 
 #[test]
-fn a_text_of_the_users_own_is_trained_on() {
+fn text_option_trains_on_the_users_text() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("own.txt");
     let text: String = (0..200)
@@ -159,13 +159,12 @@ fn a_text_of_the_users_own_is_trained_on() {
 
     std::fs::write(file, "Too short.").unwrap();
     small(home.path(), &["--text", file]).failed(1, &["own.txt is too short", "--seq-len"]);
-    small(home.path(), &["--text", "nowhere.txt"])
-        .failed(1, &["--text nowhere.txt cannot be read"]);
+    small(home.path(), &["--text", "nowhere.txt"]).failed(1, &["cannot read --text nowhere.txt"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_ends_it_with_130() {
+fn interrupt_exits_with_status_130() {
     let home = tempfile::tempdir().unwrap();
     let mut arguments = SMALL;
     arguments[2] = "1000000";
@@ -175,11 +174,11 @@ fn an_interrupt_ends_it_with_130() {
     let outcome = program.finish_promptly();
     assert_eq!(outcome.code, Some(130), "{outcome:#?}");
     assert_eq!(outcome.stderr, "interrupted\n");
-    assert_eq!(left(home.path()), [""; 0]);
+    assert_eq!(list(home.path()), [""; 0]);
 }
 
-/// What is in a directory.
-fn left(dir: &Path) -> Vec<String> {
+/// Returns the names of the entries of a directory.
+fn list(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
     names
@@ -189,31 +188,31 @@ fn left(dir: &Path) -> Vec<String> {
 
 #[cfg(unix)]
 #[test]
-fn it_runs_beside_a_server_and_leaves_nothing_behind() {
+fn quickstart_runs_beside_serve_and_leaves_no_files() {
     let home = tempfile::tempdir().unwrap();
     let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
     server.line("listening on ");
-    let other = tempfile::tempdir().unwrap();
-    let temporary = [("TMPDIR", other.path().to_str().unwrap())];
+    let temporary_dir = tempfile::tempdir().unwrap();
+    let temporary = [("TMPDIR", temporary_dir.path().to_str().unwrap())];
     let outcome =
         Program::start_with(home.path(), &[&SMALL[..], &["--json"]].concat(), &temporary).finish();
     let value = object(outcome.succeeded());
     assert!(value["data_dir"].is_null(), "{value}");
-    let words = Program::start_with(home.path(), &SMALL, &temporary).finish();
-    let text = &words.succeeded().stdout;
+    let outcome = Program::start_with(home.path(), &SMALL, &temporary).finish();
+    let text = &outcome.succeeded().stdout;
     assert!(
         text.contains("--data-dir DIR") && !text.contains("tinker://"),
         "{text}"
     );
-    assert_eq!(left(other.path()), [""; 0]);
-    // The server's directory is as the server made it.
-    assert_eq!(left(home.path()), ["tinkers"]);
-    assert_eq!(weights(&home.path().join("tinkers")), 0);
+    assert_eq!(list(temporary_dir.path()), [""; 0]);
+    // The data directory of the server is unchanged.
+    assert_eq!(list(home.path()), ["tinkers"]);
+    assert_eq!(count_checkpoints(&home.path().join("tinkers")), 0);
 }
 
 #[cfg(unix)]
 #[test]
-fn a_data_directory_in_use_is_named_with_its_holder() {
+fn data_directory_in_use_is_named_with_its_process() {
     let home = tempfile::tempdir().unwrap();
     let mut server = Program::start(home.path(), &["serve", "--port", "0"]);
     server.line("listening on ");
@@ -228,9 +227,9 @@ fn a_data_directory_in_use_is_named_with_its_holder() {
 
 #[cfg(unix)]
 #[test]
-fn a_home_that_cannot_be_written_matters_to_serve_alone() {
+fn unwritable_home_fails_serve_but_not_quickstart() {
     let home = tempfile::tempdir().unwrap();
-    // A file is no directory, to the superuser either.
+    // A file in place of a directory is an error even for root.
     let file = home.path().join("file");
     std::fs::write(&file, "").unwrap();
     small(&file, &["--json"]).succeeded();
@@ -241,7 +240,7 @@ fn a_home_that_cannot_be_written_matters_to_serve_alone() {
 }
 
 #[test]
-fn what_the_server_refuses_is_an_error_of_one_line() {
+fn error_of_the_server_is_reported_on_one_line() {
     let home = tempfile::tempdir().unwrap();
     let outcome = small(home.path(), &["--json", "--rank", "100000"]);
     outcome.failed(1, &["rank", "100000"]);

@@ -1,16 +1,16 @@
-//! `tinkers quickstart` against a `tinkers serve` in another process.
+//! `tinkers quickstart` against `tinkers serve` in another process.
 
 use crate::program::Program;
 use crate::quickstart::object;
 
-const KEY: &str = "tml-hush-hush";
+const KEY: &str = "tml-secret";
 
-/// A tokenizer that knows few words.
-const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+/// A tokenizer with a small vocabulary.
+const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
     "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
     "model":{"type":"WordLevel","vocab":{"light":0,"colour":1,"the":2,"?":3},"unk_token":"?"}}"#;
 
-/// A server that takes this key alone and logs all it can, and its address.
+/// Starts a server that requires [`KEY`] and logs at trace level. Also returns its URL.
 fn serve(home: &std::path::Path) -> (Program, String) {
     let mut server = Program::start_with(
         home,
@@ -23,7 +23,7 @@ fn serve(home: &std::path::Path) -> (Program, String) {
 
 #[cfg(unix)]
 #[test]
-fn the_whole_way_over_http_without_a_word_of_the_key() {
+fn quickstart_over_http_never_logs_the_api_key() {
     let home = tempfile::tempdir().unwrap();
     let (server, url) = serve(home.path());
     let client_home = tempfile::tempdir().unwrap();
@@ -36,15 +36,15 @@ fn the_whole_way_over_http_without_a_word_of_the_key() {
         "--seq-len",
         "64",
     ];
-    let there = ["--base-url", &url, "--api-key", KEY];
-    let words = ["--json", "--log", "trace"];
-    let arguments = [&work[..], &there, &words].concat();
+    let server_options = ["--base-url", &url, "--api-key", KEY];
+    let output_options = ["--json", "--log", "trace"];
+    let arguments = [&work[..], &server_options, &output_options].concat();
     let outcome = Program::start(client_home.path(), &arguments).finish();
     let value = object(outcome.succeeded());
     let loss = |name: &str| value[name].as_f64().unwrap();
     assert!(loss("held_out_loss_after") < loss("held_out_loss_before"));
     assert_eq!(value["loss"].as_array().unwrap().len(), 3);
-    // The checkpoints are the server's business.
+    // The checkpoints are stored by the server, not by the client.
     assert!(value["data_dir"].is_null(), "{value}");
     assert_eq!(std::fs::read_dir(client_home.path()).unwrap().count(), 0);
     assert!(home.path().join("tinkers").is_dir());
@@ -54,12 +54,12 @@ fn the_whole_way_over_http_without_a_word_of_the_key() {
     served.succeeded();
     assert!(outcome.stderr.contains(" DEBUG ") && served.stderr.contains(" INFO "));
     for (side, text) in [("client", outcome.all()), ("server", served.all())] {
-        assert!(!text.contains("hush"), "the {side} wrote the key");
+        assert!(!text.contains(KEY), "the {side} wrote the API key");
     }
 }
 
 #[test]
-fn a_key_that_the_server_does_not_take_is_a_clear_error() {
+fn rejected_api_key_is_reported_with_the_status() {
     let home = tempfile::tempdir().unwrap();
     let (_server, url) = serve(home.path());
     let wrong = [
@@ -74,7 +74,7 @@ fn a_key_that_the_server_does_not_take_is_a_clear_error() {
 }
 
 #[test]
-fn the_scripted_engine_answers_for_a_model_with_a_tokenizer_of_its_own() {
+fn quickstart_runs_on_the_scripted_engine() {
     let home = tempfile::tempdir().unwrap();
     let engine = ["serve", "--port", "0", "--engine", "scripted"];
     let script = ["--latency", "1", "--scripted-bytes", "1000"];
@@ -82,7 +82,7 @@ fn the_scripted_engine_answers_for_a_model_with_a_tokenizer_of_its_own() {
     let url = server.line("listening on ");
 
     let tokenizer = home.path().join("tokenizer.json");
-    std::fs::write(&tokenizer, WORDS).unwrap();
+    std::fs::write(&tokenizer, TOKENIZER).unwrap();
     let model = ["--model", "tinkers/scripted", "--tokenizer"];
     let model = [&model[..], &[tokenizer.to_str().unwrap()]].concat();
     let work = ["quickstart", "--json", "--steps", "5", "--base-url", &url];
@@ -93,7 +93,7 @@ fn the_scripted_engine_answers_for_a_model_with_a_tokenizer_of_its_own() {
     let checkpoint = value["checkpoint"].as_str().unwrap();
     assert!(checkpoint.starts_with("tinker://"), "{value}");
 
-    // The built-in model is another server's.
+    // This server does not have the built-in model, which is the default.
     let outcome = Program::start(home.path(), &work).finish();
     outcome.failed(1, &["tinkers/tiny", "tinkers/scripted"]);
 }

@@ -1,4 +1,4 @@
-//! Saves of `tinkers serve` at the edges: a signal while one is written, a disk without room.
+//! Saves of `tinkers serve` during a shutdown and on a full disk.
 #![cfg(unix)]
 
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use crate::program::Program;
 
 const BASE: &str = "tinkers/tiny";
 
-/// A server with the built-in model that keeps its data below `home`.
+/// A server with the built-in model.
 struct Server {
     program: Program,
     url: String,
@@ -33,20 +33,20 @@ impl Server {
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{path}: {response}");
         serde_json::from_str(body).unwrap()
     }
 
-    /// The result of a promise.
-    fn result(&self, promise: &Value) -> Value {
+    /// Polls for the result of an operation.
+    fn result(&self, submission: &Value) -> Value {
         loop {
-            let body = json!({ "request_id": promise["request_id"] });
-            let answer = self.post("retrieve_future", &body);
-            if answer["type"] != "try_again" {
-                return answer;
+            let body = json!({ "request_id": submission["request_id"] });
+            let response = self.post("retrieve_future", &body);
+            if response["type"] != "try_again" {
+                return response;
             }
         }
     }
@@ -66,23 +66,23 @@ impl Server {
     }
 }
 
-/// Files and directories, all the way down; the lock is not among them.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
+/// Returns all files and directories below `dir`, except lock files.
+fn list_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            let inner = files(&path);
-            all.push(path);
-            all.extend(inner);
+            let inner = list_files(&path);
+            files.push(path);
+            files.extend(inner);
         } else if path.file_name().is_some_and(|name| name != "lock") {
-            all.push(path);
+            files.push(path);
         }
     }
-    all
+    files
 }
 
-fn named(files: &[PathBuf], end: &str) -> usize {
+fn count_ending_in(files: &[PathBuf], end: &str) -> usize {
     files
         .iter()
         .filter(|file| file.to_string_lossy().ends_with(end))
@@ -90,7 +90,7 @@ fn named(files: &[PathBuf], end: &str) -> usize {
 }
 
 #[test]
-fn a_save_that_has_begun_is_finished_on_a_signal() {
+fn save_in_progress_completes_on_a_signal() {
     for signal in ["TERM", "INT", "HUP"] {
         if signal == "HUP" && ignores_hangup() {
             continue;
@@ -101,16 +101,19 @@ fn a_save_that_has_begun_is_finished_on_a_signal() {
         server.save(&model, 1, "n");
         server.program.signal(signal);
         server.program.finish().succeeded();
-        let left = files(home.path());
+        let files = list_files(home.path());
         assert_eq!(
-            (named(&left, "/n.safetensors"), named(&left, ".tmp")),
+            (
+                count_ending_in(&files, "/n.safetensors"),
+                count_ending_in(&files, ".tmp")
+            ),
             (1, 0),
-            "{left:?}"
+            "{files:?}"
         );
     }
 }
 
-/// Whether SIGHUP is ignored here, and so in every program that is started from here.
+/// Returns whether this process ignores SIGHUP, which its child processes inherit.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -119,7 +122,7 @@ fn ignores_hangup() -> bool {
 }
 
 #[test]
-fn server_under_nohup_goes_on_after_a_hangup() {
+fn server_under_nohup_ignores_sighup() {
     let home = tempfile::tempdir().unwrap();
     let arguments = ["serve", "--port", "0"];
     let server = Server::new(Program::start_under_nohup(home.path(), &arguments));
@@ -132,26 +135,29 @@ fn server_under_nohup_goes_on_after_a_hangup() {
 }
 
 #[test]
-fn a_save_without_room_fails_with_the_reason_and_leaves_nothing() {
+fn save_on_a_full_disk_fails_and_leaves_no_files() {
     let home = tempfile::tempdir().unwrap();
     let arguments = ["serve", "--port", "0"];
-    let server = Server::new(Program::start_with_small_files(
+    let server = Server::new(Program::start_with_file_size_limit(
         home.path(),
         &arguments,
         1024,
     ));
     let (large, small) = (server.model(64), server.model(1));
-    let before = files(home.path());
+    let before = list_files(home.path());
     let failed = server.result(&server.save(&large, 1, "n"));
     let reason = failed.to_string();
     assert!(reason.contains("File too large"), "{reason}");
-    assert_eq!(files(home.path()), before);
-    // The name is free, and the server goes on.
+    assert_eq!(list_files(home.path()), before);
+    // The name is not taken by the failed save, and smaller saves succeed.
     let again = server.result(&server.save(&large, 2, "n"));
     assert!(again.to_string().contains("File too large"), "{again}");
     let saved = server.result(&server.save(&small, 1, "n"));
     assert!(saved["path"].as_str().is_some(), "{saved}");
-    assert_eq!(named(&files(home.path()), "/n.safetensors"), 1);
+    assert_eq!(
+        count_ending_in(&list_files(home.path()), "/n.safetensors"),
+        1
+    );
     server.program.signal("TERM");
     server.program.finish().succeeded();
 }

@@ -1,4 +1,4 @@
-//! The measuring of a load: its time, processor time, latencies and failures.
+//! Measures a load: time, CPU time, latencies, connections and failures.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,57 +12,58 @@ use super::process;
 use super::report::{Latency, Report};
 use crate::stopwatch::Stopwatch;
 
-/// Three digits are enough for people, and cheap.
+/// The significant digits of latencies.
 const DIGITS: u8 = 3;
-/// A day in microseconds: what takes longer counts as that long.
-const LONGEST: u64 = 24 * 3600 * 1_000_000;
+/// The maximum latency that is recorded, one day in microseconds.
+const MAX_LATENCY: u64 = 24 * 3600 * 1_000_000;
 
-/// Connections are counted so often at first, and less often later.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LAST_LOOK: Duration = Duration::from_millis(250);
+/// The interval at which connections are counted at first; it grows up to the maximum.
+const MIN_INTERVAL: Duration = Duration::from_millis(20);
+const MAX_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Counts for one load. Clones are the same.
+/// The statistics of the requests of a load. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Tally(Arc<Mutex<Inner>>);
+pub(crate) struct LoadStats(Arc<Mutex<Inner>>);
 
 struct Inner {
-    /// In microseconds.
+    /// The latencies in microseconds.
     latencies: Histogram<u64>,
     tokens: u64,
     failed: u64,
     failure: Option<tinkers::Error>,
 }
 
-/// The state of things when a load began.
-pub(crate) struct Start {
-    tally: Tally,
+/// The state of the process and the counters when a load began.
+pub(crate) struct Measurement {
+    stats: LoadStats,
     watch: Stopwatch,
     cpu: Option<Duration>,
     memory: Option<process::Memory>,
     exchanges: (u64, u64),
 }
 
-impl Tally {
-    /// Begins a load on `bench`.
-    pub(crate) fn start(bench: &Bench) -> Result<(Self, Start)> {
-        let tally = Self(Arc::new(Mutex::new(Inner {
-            latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS).context("no histogram")?,
+impl LoadStats {
+    /// Starts the measurement of a load.
+    pub(crate) fn start(bench: &Bench) -> Result<(Self, Measurement)> {
+        let stats = Self(Arc::new(Mutex::new(Inner {
+            latencies: Histogram::new_with_bounds(1, MAX_LATENCY, DIGITS)
+                .context("cannot create a histogram")?,
             tokens: 0,
             failed: 0,
             failure: None,
         })));
-        let start = Start {
-            tally: tally.clone(),
+        let measurement = Measurement {
+            stats: stats.clone(),
             memory: process::memory(),
             exchanges: bench.exchanges.counts(),
             cpu: process::cpu(),
             watch: Stopwatch::start(),
         };
-        Ok((tally, start))
+        Ok((stats, measurement))
     }
 
-    /// Something ended after so many seconds and gave so many tokens.
-    pub(crate) fn ended(&self, seconds: f64, outcome: tinkers::Result<u64>) {
+    /// Records a request or round: its duration, and its number of tokens or its error.
+    pub(crate) fn record(&self, seconds: f64, outcome: tinkers::Result<u64>) {
         let mut inner = self.lock();
         match outcome {
             Ok(tokens) => {
@@ -81,8 +82,8 @@ impl Tally {
     }
 }
 
-impl Start {
-    /// Waits for `load` and looks at the connections meanwhile; the most there were.
+impl Measurement {
+    /// Waits for `load`. Also returns the maximum number of open connections meanwhile.
     pub(crate) async fn watch<T>(
         &self,
         bench: &Bench,
@@ -91,23 +92,23 @@ impl Start {
         let time = TokioTime::new(tokio::runtime::Handle::current());
         let time: &dyn Time = &time;
         let mut load = std::pin::pin!(load);
-        let (mut most, mut pause) = (None, FIRST_LOOK);
+        let (mut max, mut interval) = (None, MIN_INTERVAL);
         loop {
             let done = tokio::select! {
                 biased;
                 done = load.as_mut() => Some(done),
-                () = time.sleep(pause) => None,
+                () = time.sleep(interval) => None,
             };
-            let open = process::connections().zip(bench.sockets_before);
-            most = most.max(open.map(|(now, before)| now.saturating_sub(before)));
+            let open = process::open_files().zip(bench.open_files_before);
+            max = max.max(open.map(|(now, before)| now.saturating_sub(before)));
             if let Some(done) = done {
-                return (done, most);
+                return (done, max);
             }
-            pause = pause.mul_f64(1.25).min(LAST_LOOK);
+            interval = interval.mul_f64(1.25).min(MAX_INTERVAL);
         }
     }
 
-    /// What came of it. `requests` are those of the API that the load is counted in.
+    /// Returns the report of a load of `requests` API requests.
     pub(crate) fn report(
         self,
         bench: &Bench,
@@ -120,7 +121,7 @@ impl Start {
         let cpu = process::cpu().zip(self.cpu);
         let cpu = cpu.map(|(now, before)| now.saturating_sub(before).as_secs_f64());
         let (sent, rejected) = bench.exchanges.counts();
-        let mut inner = self.tally.lock();
+        let mut inner = self.stats.lock();
         let served = requests.saturating_sub(inner.failed) as f64;
         let memory = process::memory();
         Report {
@@ -134,7 +135,7 @@ impl Start {
             tokens_per_second: inner.tokens as f64 / seconds.max(1e-9),
             cpu_seconds: cpu,
             cpu_us_per_request: cpu.filter(|_| served > 0.0).map(|cpu| cpu * 1e6 / served),
-            latency_ms: Latency::of(&inner.latencies),
+            latency_ms: Latency::from_micros(&inner.latencies),
             exchanges: sent - self.exchanges.0,
             rejections: rejected - self.exchanges.1,
             connections,

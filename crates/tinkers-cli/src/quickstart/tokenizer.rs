@@ -1,32 +1,31 @@
-//! Between text and token ids: bytes for the built-in model, a tokenizer.json for any other.
+//! Conversion between text and token ids.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use tokenizers::Tokenizer;
 
-/// How a model reads text.
-pub(crate) enum Tokens {
-    /// A token is a byte; ids from 256 on stand for no text.
+/// The tokenizer of a model.
+pub(crate) enum Tokenizer {
+    /// The tokenizer of the built-in model: each token is a byte, and ids from 256 have no text.
     Bytes,
-    /// As a tokenizer.json says.
-    File(Box<Tokenizer>),
+    /// The tokenizer of a tokenizer.json.
+    File(Box<tokenizers::Tokenizer>),
 }
 
-impl Tokens {
-    /// Of the built-in model, or from a file.
+impl Tokenizer {
+    /// Reads a tokenizer.json, or returns the tokenizer of the built-in model.
     pub(crate) fn open(file: Option<&Path>) -> Result<Self> {
         let Some(file) = file else {
             return Ok(Self::Bytes);
         };
-        // The library's error is a boxed one without a type; its text is kept.
-        let tokenizer = Tokenizer::from_file(file)
+        // The error of the library is a boxed one that anyhow cannot wrap.
+        let tokenizer = tokenizers::Tokenizer::from_file(file)
             .map_err(|error| anyhow!("{error}"))
-            .with_context(|| format!("--tokenizer {} cannot be read", file.display()))?;
+            .with_context(|| format!("cannot read --tokenizer {}", file.display()))?;
         Ok(Self::File(Box::new(tokenizer)))
     }
 
-    /// How many tokens make a few lines.
+    /// Returns the number of tokens of a sample of a few lines.
     pub(crate) fn sample_length(&self) -> u32 {
         match self {
             Self::Bytes => 160,
@@ -34,7 +33,7 @@ impl Tokens {
         }
     }
 
-    /// The ids of a text, without markers at its ends.
+    /// Encodes a text, without special tokens.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match self {
             Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
@@ -42,13 +41,13 @@ impl Tokens {
                 let encoding = tokenizer
                     .encode_fast(text, false)
                     .map_err(|error| anyhow!("{error}"))
-                    .context("the tokenizer does not take the text")?;
+                    .context("cannot tokenize the text")?;
                 Ok(encoding.get_ids().to_vec())
             }
         }
     }
 
-    /// The text of ids. What is no text, as a cut character, becomes U+FFFD.
+    /// Decodes token ids. Incomplete UTF-8 becomes U+FFFD.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String> {
         match self {
             Self::Bytes => {
@@ -58,7 +57,7 @@ impl Tokens {
             Self::File(tokenizer) => tokenizer
                 .decode(ids, true)
                 .map_err(|error| anyhow!("{error}"))
-                .context("the tokenizer does not know what was sampled"),
+                .context("cannot decode the sampled tokens"),
         }
     }
 }
@@ -68,29 +67,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_back_and_other_ids_stand_for_no_text() {
-        let ids = Tokens::Bytes.encode("lüx").unwrap();
+    fn bytes_round_trip_and_other_ids_have_no_text() {
+        let ids = Tokenizer::Bytes.encode("lüx").unwrap();
         assert_eq!(ids, [108, 195, 188, 120]);
-        assert_eq!(Tokens::Bytes.decode(&ids).unwrap(), "lüx");
-        assert_eq!(Tokens::Bytes.decode(&[108, 256, 195]).unwrap(), "l\u{fffd}");
+        assert_eq!(Tokenizer::Bytes.decode(&ids).unwrap(), "lüx");
+        assert_eq!(
+            Tokenizer::Bytes.decode(&[108, 256, 195]).unwrap(),
+            "l\u{fffd}"
+        );
     }
 
     #[test]
-    fn a_tokenizer_from_a_file_is_used() {
+    fn tokenizer_is_read_from_a_file() {
         let json = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
             "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,"decoder":null,
             "model":{"type":"WordLevel","vocab":{"light":0,"colour":1,"?":2},"unk_token":"?"}}"#;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tokenizer.json");
         std::fs::write(&file, json).unwrap();
-        let tokens = Tokens::open(Some(&file)).unwrap();
-        assert_eq!(tokens.encode("colour light heat").unwrap(), [1, 0, 2]);
-        assert_eq!(tokens.decode(&[0, 1]).unwrap(), "light colour");
+        let tokenizer = Tokenizer::open(Some(&file)).unwrap();
+        assert_eq!(tokenizer.encode("colour light heat").unwrap(), [1, 0, 2]);
+        assert_eq!(tokenizer.decode(&[0, 1]).unwrap(), "light colour");
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
-        let error = Tokens::open(Some(Path::new("nowhere.json"))).err().unwrap();
+    fn missing_file_is_named() {
+        let error = Tokenizer::open(Some(Path::new("nowhere.json")))
+            .err()
+            .unwrap();
         assert!(
             format!("{error:#}").contains("--tokenizer nowhere.json"),
             "{error:#}"

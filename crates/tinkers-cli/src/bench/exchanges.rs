@@ -1,0 +1,53 @@
+//! Counts HTTP exchanges.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
+
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// Counters of HTTP exchanges, except heartbeats.
+#[derive(Debug, Default)]
+pub(crate) struct ExchangeCounters {
+    sent: AtomicU64,
+    rejected: AtomicU64,
+}
+
+impl ExchangeCounters {
+    /// Returns the number of requests sent, and of 429 responses.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (read(&self.sent), read(&self.rejected))
+    }
+
+    /// Wraps a transport to count its exchanges.
+    pub(crate) fn layer(self: Arc<Self>, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
+        Arc::new(CountingTransport {
+            inner,
+            counters: self,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct CountingTransport {
+    inner: Arc<dyn Transport>,
+    counters: Arc<ExchangeCounters>,
+}
+
+impl Transport for CountingTransport {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        self.counters.sent.fetch_add(1, Ordering::Relaxed);
+        let exchange = self.inner.send(request);
+        Box::pin(async move {
+            let outcome = exchange.await;
+            if let Ok(response) = &outcome
+                && response.status == TOO_MANY_REQUESTS
+            {
+                self.counters.rejected.fetch_add(1, Ordering::Relaxed);
+            }
+            outcome
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! The offset of the server's clock.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
+
+/// The `Date` header of the last response.
+#[derive(Debug, Default)]
+pub(crate) struct ServerClock {
+    last: Mutex<Option<SystemTime>>,
+}
+
+impl ServerClock {
+    /// Wraps a transport to record the dates of its responses.
+    pub(crate) fn layer(self: Arc<Self>, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
+        Arc::new(DateRecorder { inner, clock: self })
+    }
+
+    /// Returns how far the server's clock is ahead of `local`, in seconds with a resolution of 1 s. `None` if the server sends no dates.
+    pub(crate) fn ahead_of(&self, local: SystemTime) -> Option<f64> {
+        let remote = (*self.last.lock().unwrap_or_else(PoisonError::into_inner))?;
+        Some(match remote.duration_since(local) {
+            Ok(ahead) => ahead.as_secs_f64(),
+            Err(behind) => -behind.duration().as_secs_f64(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct DateRecorder {
+    inner: Arc<dyn Transport>,
+    clock: Arc<ServerClock>,
+}
+
+impl Transport for DateRecorder {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        Box::pin(async move {
+            let response = self.inner.send(request).await?;
+            let date = response
+                .header("date")
+                .and_then(|date| httpdate::parse_http_date(date).ok());
+            if date.is_some() {
+                *self
+                    .clock
+                    .last
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = date;
+            }
+            Ok(response)
+        })
+    }
+}
