@@ -1,120 +1,120 @@
-//! The chores of the workspace: which commands there are, and which one an argument means.
+//! The commands of `cargo xtask`, the maintenance tasks of the workspace.
 
 mod bench;
 mod ci;
+mod environment;
 mod interop;
 mod loom;
-mod machine;
 mod metadata;
 mod mutants;
 mod out;
 mod peers;
 mod pretrain;
-mod release;
+mod program;
 mod tidy;
 mod venv;
 
 use std::process::ExitCode;
 
-/// One command: its name, what the list says of it, and what it runs.
+/// A command with its help text.
 struct Command {
     name: &'static str,
     about: &'static str,
     run: Run,
 }
 
-/// What a command runs.
+/// The implementation of a command.
 enum Run {
-    /// A chore of this package.
-    Chore(fn(&[String]) -> Result<(), String>),
-    /// A program of this name in the package of the same name, built in release; its exit status is the command's.
+    /// A function of this package.
+    Task(fn(&[String]) -> Result<(), String>),
+    /// The program of the package with this name, built in release mode. Its exit code is that of the command.
     Program(&'static str),
 }
 
 const COMMANDS: &[Command] = &[
     Command {
         name: "tidy",
-        about: "hold the crate graph, the house style and the drawing in docs/ARCHITECTURE.md",
-        run: Run::Chore(tidy::run),
+        about: "check the crate graph, the style rules and the documents",
+        run: Run::Task(tidy::run),
     },
     Command {
         name: "ci",
-        about: "everything that must hold before a change is taken: format, lints, tests, docs, features",
-        run: Run::Chore(ci::run),
+        about: "run all checks that a change must pass: format, lints, tests, docs, features",
+        run: Run::Task(ci::run),
     },
     Command {
         name: "interop",
-        about: "drive `tinkers serve` with two releases of the official Python SDK",
-        run: Run::Chore(interop::run),
+        about: "test `tinkers serve` with two releases of the official Python SDK",
+        run: Run::Task(interop::run),
     },
     Command {
         name: "peers",
-        about: "run a command, by default the conformance suite, against another open server: tuft|skyrl|local [--keep] [--port P] [--sdk RELEASE | -- COMMAND...]; needs a network and a gigabyte, and is no part of CI",
-        run: Run::Chore(peers::run),
+        about: "run the conformance suite or a command against another open-source server: tuft|skyrl|local [--keep] [--port P] [--sdk RELEASE | -- COMMAND...]; downloads about 1 GB, not part of CI",
+        run: Run::Task(peers::run),
     },
     Command {
         name: "loom",
-        about: "run the models of every crate that has some, or of the crates that are named",
-        run: Run::Chore(loom::run),
+        about: "run the loom models of all crates, or of the given ones: [CRATE...]",
+        run: Run::Task(loom::run),
     },
     Command {
         name: "mutants",
-        about: "put small faults into the core crates and count those that tests and models find: [CRATE...] [--shard k/n] [--changed]; takes hours, and is no part of CI",
-        run: Run::Chore(mutants::run),
+        about: "run mutation tests of the core crates: [CRATE...] [--shard k/n] [--changed]; takes hours, not part of CI",
+        run: Run::Task(mutants::run),
     },
     Command {
         name: "stress",
-        about: "the limits and the registry under real threads, or whole clients: [--secs N] [--seed S] [--only CASE | --profile P [--clients N] [--tasks N] [--report FILE]] [--json]",
+        about: "stress the limits and the registry, or whole clients, with real threads: [--secs N] [--seed S] [--only CASE | --profile P [--clients N] [--tasks N] [--report FILE]] [--json]",
         run: Run::Program("tinkers-stress"),
     },
     Command {
         name: "sim",
-        about: "whole clients in virtual time under seeded faults: [--engine scripted|real] [--seeds N] [--seed S] [--hours H] [--case C] [--control C]",
+        about: "simulate whole clients in virtual time with seeded faults: [--engine scripted|real] [--seeds N] [--seed S] [--hours H] [--case C] [--control C]",
         run: Run::Program("tinkers-sim"),
     },
     Command {
         name: "fuzz",
-        about: "foreign bytes for everything that reads them: [TARGET] [--secs N] [--seed S] [--input FILE]",
+        about: "fuzz all parsers of untrusted input: [TARGET] [--secs N] [--seed S] [--input FILE]",
         run: Run::Program("tinkers-fuzz"),
     },
     Command {
         name: "conformance",
-        about: "what any Tinker server does and does not: --base-url URL --model NAME [--api-key KEY] [--profile core|full] [--only CHECK] [--json]",
+        about: "check the conformance of any Tinker server: --base-url URL --model NAME [--api-key KEY] [--profile core|full] [--only CHECK] [--json]",
         run: Run::Program("tinkers-conformance"),
     },
     Command {
         name: "bench",
-        about: "what the limits (`bench limits`) and the client (`bench client`) cost; how close it comes to a server's window (`bench goodput`)",
-        run: Run::Chore(bench::run),
+        about: "benchmark the cost of the limits (`bench limits`) and the client (`bench client`), and the client's goodput (`bench goodput`)",
+        run: Run::Task(bench::run),
     },
     Command {
         name: "pretrain",
-        about: "train the built-in base model anew; arguments go to the example of tinkers-engine",
-        run: Run::Chore(pretrain::run),
+        about: "retrain the built-in base model; arguments are passed to the example of tinkers-engine",
+        run: Run::Task(pretrain::run),
     },
 ];
 
-/// Runs the command that the first argument names, with the rest as its arguments.
+/// Runs the command named by the first argument with the other arguments. Without arguments, prints the list of commands.
 ///
-/// The exit code is 0 for success and for the list of commands, 1 for a command that failed and 2 for a command that
-/// does not exist. A program of the workspace has exit codes of its own.
+/// The exit code is 0 on success, 1 if the command fails, and 2 if it does not exist. Programs of the workspace define their own exit
+/// codes.
 pub fn run(arguments: &[String]) -> ExitCode {
     let Some((name, rest)) = arguments.split_first() else {
         out::line(&usage());
         return ExitCode::SUCCESS;
     };
     let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
-        out::error(&format!("no command `{name}`\n{}", usage()));
+        out::error(&format!("unknown command `{name}`\n{}", usage()));
         return ExitCode::from(2);
     };
-    let ran = match command.run {
-        Run::Chore(chore) => chore(rest).map(|()| 0),
-        Run::Program(name) => release::status(name, name, rest),
+    let result = match command.run {
+        Run::Task(task) => task(rest).map(|()| 0),
+        Run::Program(name) => program::exit_code(name, name, rest),
     };
-    match ran {
+    match result {
         Ok(code) => ExitCode::from(code),
-        Err(why) => {
-            out::error(&why);
+        Err(message) => {
+            out::error(&message);
             ExitCode::FAILURE
         }
     }
@@ -128,7 +128,7 @@ fn usage() -> String {
     text
 }
 
-/// An error where a command that takes no arguments was given some.
+/// Checks that a command without arguments was given none.
 fn no_arguments(arguments: &[String]) -> Result<(), String> {
     match arguments.first() {
         None => Ok(()),
@@ -146,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn no_command_lists_them_and_an_unknown_one_exits_with_two() {
+    fn unknown_command_exits_with_status_2() {
         assert_eq!(code(&[]), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(&["dance"]), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(code(&["unknown"]), format!("{:?}", ExitCode::from(2)));
         assert_eq!(code(&["tidy", "extra"]), format!("{:?}", ExitCode::FAILURE));
     }
 
     #[test]
-    fn the_list_names_every_command() {
+    fn usage_lists_every_command() {
         for command in COMMANDS {
             assert!(
                 usage().contains(command.name),

@@ -1,54 +1,54 @@
-//! `cargo xtask loom`: runs the models of every crate that has some, in a target directory of their own.
+//! `cargo xtask loom`: runs the loom models of the workspace, in a separate target directory.
 
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::machine::{self, Stopwatch};
+use crate::environment::{self, Stopwatch};
 use crate::metadata::{self, Package};
 use crate::out;
 
-/// Switches of threads that a model may force, unless `LOOM_MAX_PREEMPTIONS` says otherwise. Nearly all faults show with
-/// two; without a bound three threads take hours.
-const PREEMPTIONS: &str = "3";
+/// The default of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults; without a bound, models with three threads take
+/// hours.
+const MAX_PREEMPTIONS: &str = "3";
 
-/// The module of a crate's library that holds models which need private items.
+/// The module of a crate's library with models that need private items.
 pub(crate) const IN_LIBRARY: &str = "loom_models";
 
-/// The models of one crate.
+/// The models of a crate.
 #[derive(Debug, PartialEq, Eq)]
 struct Models {
     package: String,
-    /// The names of its test targets, sorted.
+    /// The names of the test targets, sorted.
     targets: Vec<String>,
 }
 
-/// What a run printed about itself.
+/// The summary of a run.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+struct Summary {
     passed: u64,
     interleavings: u64,
 }
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let workspace = metadata::workspace()?;
-    let all = models(&workspace.packages, &machine::root());
+    let all = models(&workspace.packages, &environment::root());
     let chosen = choose(all, arguments)?;
     let target = workspace.target.join("loom");
     let mut failed = Vec::new();
     for models in &chosen {
-        let began = Stopwatch::start();
+        let watch = Stopwatch::start();
         let result = check(models, &target);
         let (mark, text) = match &result {
-            Ok(tally) => ("ok    ", tally.to_string()),
+            Ok(summary) => ("ok    ", summary.to_string()),
             Err(_) => ("FAILED", String::new()),
         };
         let Models { package, .. } = models;
         out::line(&format!(
             "{mark} {package:<20} {:>7.1} s  {text}",
-            began.seconds()
+            watch.seconds()
         ));
-        if let Err(why) = result {
-            out::error(&why);
+        if let Err(message) = result {
+            out::error(&message);
             failed.push(package.as_str());
         }
     }
@@ -58,9 +58,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Err(format!("models failed: {}", failed.join(", ")))
 }
 
-/// The crates that have models: a test target `loom`, several that start with `loom_`, or the module [`IN_LIBRARY`].
+/// Finds the crates with models, which are test targets named `loom` or `loom_*`, or the module [`IN_LIBRARY`].
 fn models(packages: &[Package], root: &Path) -> Vec<Models> {
-    let of = |package: &Package| {
+    let models_of = |package: &Package| {
         let tests = root.join(&package.directory).join("tests");
         let entries = std::fs::read_dir(tests).into_iter().flatten();
         let names = entries
@@ -82,18 +82,18 @@ fn models(packages: &[Package], root: &Path) -> Vec<Models> {
             targets,
         })
     };
-    packages.iter().filter_map(of).collect()
+    packages.iter().filter_map(models_of).collect()
 }
 
-/// The test targets of a crate that hold its models.
+/// Returns the test targets of a crate that contain models.
 pub(crate) fn targets_of(package: &str) -> Result<Vec<String>, String> {
     let workspace = metadata::workspace()?;
-    let all = models(&workspace.packages, &machine::root());
+    let all = models(&workspace.packages, &environment::root());
     let own = all.into_iter().find(|models| models.package == package);
     Ok(own.map(|models| models.targets).unwrap_or_default())
 }
 
-/// The arguments of `cargo test` that select these targets.
+/// Returns the arguments of `cargo test` that select these targets.
 fn selection(targets: &[String]) -> Vec<String> {
     let mut arguments = Vec::new();
     for name in targets {
@@ -110,13 +110,13 @@ fn target(file: &str) -> Option<String> {
     (name == "loom" || name.starts_with("loom_")).then(|| name.to_owned())
 }
 
-/// Those that `names` asks for; all, where it asks for none.
+/// Selects the models of the crates in `names`, or all if there are none.
 fn choose(all: Vec<Models>, names: &[String]) -> Result<Vec<Models>, String> {
     for name in names {
         if !all.iter().any(|models| models.package == *name) {
             let known: Vec<&str> = all.iter().map(|models| models.package.as_str()).collect();
             return Err(format!(
-                "`{name}` has no models; those that have: {}",
+                "`{name}` has no models; crates with models: {}",
                 known.join(", ")
             ));
         }
@@ -124,62 +124,63 @@ fn choose(all: Vec<Models>, names: &[String]) -> Result<Vec<Models>, String> {
     if all.is_empty() {
         return Err("no crate has models".to_owned());
     }
-    let is_wanted = |models: &Models| names.is_empty() || names.contains(&models.package);
-    Ok(all.into_iter().filter(is_wanted).collect())
+    let is_selected = |models: &Models| names.is_empty() || names.contains(&models.package);
+    Ok(all.into_iter().filter(is_selected).collect())
 }
 
-fn check(models: &Models, target: &Path) -> Result<Tally, String> {
-    let mut call = machine::cargo(&["test", "--release", "--package", &models.package]);
-    call.args(selection(&models.targets));
-    call.arg("--target-dir")
+fn check(models: &Models, target: &Path) -> Result<Summary, String> {
+    let mut command = environment::cargo(&["test", "--release", "--package", &models.package]);
+    command.args(selection(&models.targets));
+    command
+        .arg("--target-dir")
         .arg(target)
         .args(["--", "--show-output"]);
-    let flags = machine::variable("RUSTFLAGS").unwrap_or_default();
-    call.env(
+    let flags = environment::variable("RUSTFLAGS").unwrap_or_default();
+    command.env(
         "RUSTFLAGS",
         format!("{flags} --cfg tinkers_loom").trim_start(),
     );
-    if machine::variable("LOOM_MAX_PREEMPTIONS").is_none() {
-        call.env("LOOM_MAX_PREEMPTIONS", PREEMPTIONS);
+    if environment::variable("LOOM_MAX_PREEMPTIONS").is_none() {
+        command.env("LOOM_MAX_PREEMPTIONS", MAX_PREEMPTIONS);
     }
-    let output = call
+    let output = command
         .stderr(Stdio::piped())
         .output()
-        .map_err(|cause| format!("cargo could not be started: {cause}"))?;
-    let said = String::from_utf8_lossy(&output.stdout);
+        .map_err(|cause| format!("cannot run cargo: {cause}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
-        let complaints = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         return Err(format!(
-            "{} ended with {}\n{said}{complaints}",
+            "{} failed: {}\n{stdout}{stderr}",
             models.package, output.status
         ));
     }
-    let tally = Tally::read(&said);
-    if tally.passed == 0 {
-        // A file whose models are all compiled out would pass too.
-        return Err(format!("{} ran no model\n{said}", models.package));
+    let summary = Summary::parse(&stdout);
+    if summary.passed == 0 {
+        // Without the cfg, all models are compiled out and the target passes.
+        return Err(format!("{} ran no models\n{stdout}", models.package));
     }
-    Ok(tally)
+    Ok(summary)
 }
 
-impl Tally {
-    /// Reads the summaries of the test harness, and the lines `model NAME: N interleavings` where a test prints such.
-    fn read(said: &str) -> Self {
-        let mut tally = Self::default();
-        for line in said.lines() {
+impl Summary {
+    /// Parses the output of the test harness, and the lines `model NAME: N interleavings` of models.
+    fn parse(stdout: &str) -> Self {
+        let mut summary = Self::default();
+        for line in stdout.lines() {
             if let Some(rest) = line.strip_prefix("test result: ok. ") {
-                tally.passed += number(rest.split(' ').next());
+                summary.passed += number(rest.split(' ').next());
             } else if let Some(rest) = line.strip_suffix(" interleavings")
                 && rest.starts_with("model ")
             {
-                tally.interleavings += number(rest.rsplit(' ').next());
+                summary.interleavings += number(rest.rsplit(' ').next());
             }
         }
-        tally
+        summary
     }
 }
 
-impl std::fmt::Display for Tally {
+impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} models", self.passed)?;
         if self.interleavings > 0 {
@@ -197,23 +198,23 @@ fn number(word: Option<&str>) -> u64 {
 mod tests {
     use super::*;
 
-    fn some(names: &[&str]) -> Vec<Models> {
-        let one = |name: &&str| Models {
+    fn models_named(names: &[&str]) -> Vec<Models> {
+        let models = |name: &&str| Models {
             package: (*name).to_owned(),
             targets: vec!["loom".to_owned()],
         };
-        names.iter().map(one).collect()
+        names.iter().map(models).collect()
     }
 
     #[test]
-    fn models_are_found_by_the_names_of_their_files() {
+    fn models_are_found_by_file_name() {
         assert_eq!(target("loom.rs").as_deref(), Some("loom"));
         assert_eq!(target("loom_gate.rs").as_deref(), Some("loom_gate"));
         assert_eq!(target("bloom.rs"), None);
         assert_eq!(target("looms.rs"), None);
         assert_eq!(target("loom"), None);
         let workspace = metadata::workspace().unwrap();
-        let found = models(&workspace.packages, &machine::root());
+        let found = models(&workspace.packages, &environment::root());
         let registry = found
             .iter()
             .find(|models| models.package == "tinkers-registry");
@@ -222,25 +223,25 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_without_models_is_an_error_and_no_name_means_all() {
-        let names = |names: &[&str]| {
+    fn crates_default_to_all_with_models() {
+        let choose_named = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            choose(some(&["a", "b"]), &names)
+            choose(models_named(&["a", "b"]), &names)
         };
-        assert_eq!(names(&[]), Ok(some(&["a", "b"])));
-        assert_eq!(names(&["b"]), Ok(some(&["b"])));
-        assert!(names(&["b", "c"]).unwrap_err().contains("`c`"));
+        assert_eq!(choose_named(&[]), Ok(models_named(&["a", "b"])));
+        assert_eq!(choose_named(&["b"]), Ok(models_named(&["b"])));
+        assert!(choose_named(&["b", "c"]).unwrap_err().contains("`c`"));
         assert!(choose(Vec::new(), &[]).is_err());
     }
 
     #[test]
-    fn what_ran_is_counted() {
-        let said = "model two that ask: 120 interleavings\nmodel b: 3 interleavings\n\
+    fn passed_models_and_interleavings_are_counted() {
+        let stdout = "model a: 120 interleavings\nmodel b: 3 interleavings\n\
             test result: ok. 2 passed; 0 failed; 0 ignored\n\ntest result: ok. 1 passed; 0 failed\n";
-        let tally = Tally::read(said);
-        assert_eq!(tally.to_string(), "3 models, 123 interleavings");
+        let summary = Summary::parse(stdout);
+        assert_eq!(summary.to_string(), "3 models, 123 interleavings");
         assert_eq!(
-            Tally::read("test result: FAILED. 2 passed").to_string(),
+            Summary::parse("test result: FAILED. 2 passed").to_string(),
             "0 models"
         );
     }

@@ -1,4 +1,4 @@
-//! The entry point of `cargo xtask`; everything is in the library, so that tidy can run as a test too.
+//! The entry point of `cargo xtask`. The code is in the library, so that tidy can also run as a test.
 
 use std::process::ExitCode;
 

@@ -1,55 +1,55 @@
-//! What `cargo metadata` says of the workspace, reduced to what the rules ask for.
+//! The parts of `cargo metadata` that the tasks use.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::machine;
+use crate::environment;
 
-/// The workspace as cargo sees it.
+/// The metadata of the workspace.
 #[derive(Debug)]
 pub(crate) struct Workspace {
-    /// The packages of the workspace, by name.
+    /// The packages of the workspace, sorted by name.
     pub(crate) packages: Vec<Package>,
-    /// Where cargo builds.
+    /// The target directory.
     pub(crate) target: PathBuf,
 }
 
-/// One package of the workspace.
+/// A package of the workspace.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Package {
     pub(crate) name: String,
-    /// Its directory, relative to the root, with forward slashes.
+    /// The directory relative to the workspace root, with forward slashes.
     pub(crate) directory: String,
     pub(crate) rust_version: Option<String>,
     pub(crate) is_published: bool,
     pub(crate) has_library: bool,
     pub(crate) examples: Vec<Example>,
     pub(crate) dependencies: Vec<Dependency>,
-    /// Its features, `default` and those of optional dependencies included.
+    /// The features, including `default` and those of optional dependencies.
     pub(crate) features: Vec<String>,
 }
 
-/// One example of a package and the features without which it is not built.
+/// An example of a package.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Example {
     pub(crate) name: String,
     pub(crate) required_features: Vec<String>,
 }
 
-/// One line of a dependency table.
+/// A dependency of a package.
 #[derive(Debug, Clone)]
 pub(crate) struct Dependency {
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// Whether it names a directory of this machine, as crates of the workspace do.
+    /// Whether it is a path dependency, as crates of the workspace are.
     pub(crate) is_path: bool,
-    /// The version requirement; `*` where none is written.
+    /// The version requirement; `*` if none is given.
     pub(crate) requirement: String,
 }
 
-/// The table that a dependency stands in.
+/// The kind of a dependency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Normal,
@@ -57,24 +57,24 @@ pub(crate) enum Kind {
     Dev,
 }
 
-/// Asks cargo for the packages of the workspace.
+/// Reads the metadata of the workspace.
 pub(crate) fn workspace() -> Result<Workspace, String> {
-    let all = call(&["metadata", "--no-deps", "--format-version", "1"])?;
-    let root = all["workspace_root"].as_str().unwrap_or_default();
-    let mut packages: Vec<Package> = list(&all["packages"])
+    let metadata = cargo_json(&["metadata", "--no-deps", "--format-version", "1"])?;
+    let root = metadata["workspace_root"].as_str().unwrap_or_default();
+    let mut packages: Vec<Package> = list(&metadata["packages"])
         .map(|raw| package(raw, root))
         .collect();
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Workspace {
         packages,
-        target: PathBuf::from(all["target_directory"].as_str().unwrap_or("target")),
+        target: PathBuf::from(metadata["target_directory"].as_str().unwrap_or("target")),
     })
 }
 
-/// The licence that each package outside the workspace states, by `name version`; and the registry it comes from.
-pub(crate) fn outside() -> Result<BTreeMap<String, (String, String)>, String> {
-    let all = call(&["metadata", "--locked", "--format-version", "1"])?;
-    let packages = list(&all["packages"]).filter_map(|raw| {
+/// Returns the licence and the source of each external package, by `name version`.
+pub(crate) fn external_packages() -> Result<BTreeMap<String, (String, String)>, String> {
+    let metadata = cargo_json(&["metadata", "--locked", "--format-version", "1"])?;
+    let packages = list(&metadata["packages"]).filter_map(|raw| {
         let source = raw["source"].as_str()?;
         let licence = raw["license"].as_str().unwrap_or_default();
         let name = format!("{} {}", text(&raw["name"]), text(&raw["version"]));
@@ -83,16 +83,16 @@ pub(crate) fn outside() -> Result<BTreeMap<String, (String, String)>, String> {
     Ok(packages.collect())
 }
 
-fn call(arguments: &[&str]) -> Result<Value, String> {
-    let output = machine::cargo(arguments)
+fn cargo_json(arguments: &[&str]) -> Result<Value, String> {
+    let output = environment::cargo(arguments)
         .output()
-        .map_err(|cause| format!("cargo metadata could not be started: {cause}"))?;
+        .map_err(|cause| format!("cannot run cargo metadata: {cause}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("cargo metadata failed: {said}"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("cargo metadata failed: {stderr}"));
     }
     serde_json::from_slice(&output.stdout)
-        .map_err(|cause| format!("cargo metadata printed no JSON: {cause}"))
+        .map_err(|cause| format!("cannot parse the output of cargo metadata: {cause}"))
 }
 
 fn package(raw: &Value, root: &str) -> Package {
@@ -109,7 +109,7 @@ fn package(raw: &Value, root: &str) -> Package {
         name: text(&raw["name"]),
         directory,
         rust_version: raw["rust_version"].as_str().map(str::to_owned),
-        // `publish = false` is an empty list of registries; no limit at all is null.
+        // `publish = false` is an empty list of registries; the default is null.
         is_published: raw["publish"].is_null(),
         has_library: list(&raw["targets"]).any(|target| is_kind(target, "lib")),
         examples: examples.map(example).collect(),
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_package_is_read_with_its_tables_targets_and_place() {
+    fn package_is_parsed_with_targets_and_dependencies() {
         let raw = serde_json::json!({
             "name": "a", "manifest_path": "/x/crates/a/Cargo.toml", "publish": [], "rust_version": "1.95",
             "features": {"default": [], "local": []},
@@ -177,17 +177,18 @@ mod tests {
     }
 
     #[test]
-    fn the_real_workspace_is_read() {
+    fn metadata_of_the_workspace_is_parsed() {
         let workspace = workspace().unwrap();
-        let us = workspace
+        let package = workspace
             .packages
             .iter()
             .find(|package| package.name == "xtask")
             .unwrap();
-        assert_eq!(us.directory, "xtask");
-        assert!(!us.is_published && us.has_library);
+        assert_eq!(package.directory, "xtask");
+        assert!(!package.is_published && package.has_library);
         assert!(
-            us.dependencies
+            package
+                .dependencies
                 .iter()
                 .any(|dependency| dependency.name == "serde_json")
         );

@@ -1,16 +1,16 @@
-//! `cargo xtask mutants`: mutates a crate with cargo-mutants, one fault at a time, and counts the mutants that its tests, its loom models
-//! or the tests of whole clients kill.
+//! `cargo xtask mutants`: mutation testing with cargo-mutants. Counts the mutants that unit tests, loom models or the tests of whole
+//! clients catch.
 
 mod copy;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::environment::{self, Stopwatch};
 use crate::loom;
-use crate::machine::{self, Stopwatch};
 use crate::out;
 
-/// The crates that are mutated, the core of the limits first.
+/// The crates to mutate.
 const PACKAGES: [&str; 7] = [
     "tinkers-limits",
     "tinkers-dispatch",
@@ -21,23 +21,23 @@ const PACKAGES: [&str; 7] = [
     "tinkers-training",
 ];
 
-/// The crates of which a score below [`TARGET`] is a failure.
-const HELD: [&str; 4] = [
+/// The crates that must reach [`TARGET_PERCENT`].
+const ENFORCED: [&str; 4] = [
     "tinkers-limits",
     "tinkers-dispatch",
     "tinkers-futures",
     "tinkers-registry",
 ];
-/// Per cent.
-const TARGET: f64 = 95.0;
+/// The required percentage of caught mutants.
+const TARGET_PERCENT: f64 = 95.0;
 
-/// The crates whose own tests drive too little of them: tests of whole clients count, too.
+/// The crates whose mutants are also run against the tests of whole clients.
 const WITH_CLIENTS: [&str; 3] = ["tinkers-session", "tinkers-sampling", "tinkers-training"];
 
-/// The version that is installed where there is none.
+/// The version of cargo-mutants to install if there is none.
 const VERSION: &str = "27.1.0";
 
-/// Test targets that take long to build or to run: they run on the mutants that all other tests of the crate let live.
+/// Test targets that are slow to build or to run. They run only on the mutants that survive the other tests.
 const SLOW: [(&str, &str); 6] = [
     ("tinkers-dispatch", "threads"),
     ("tinkers-futures", "outcomes"),
@@ -47,15 +47,15 @@ const SLOW: [(&str, &str); 6] = [
     ("tinkers-registry", "stress"),
 ];
 
-/// Test targets that run on no mutant: simulated hours take minutes in a debug build.
+/// Test targets that never run, because they take minutes in a debug build.
 const SKIPPED: [(&str, &str); 1] = [("tinkers-limits", "goodput")];
 
-/// A mutant whose quick tests run for longer than this is killed: it loops or waits for ever.
+/// The timeout of the quick tests of a mutant. A mutant that times out counts as caught.
 const TEST_SECONDS: &str = "60";
-/// The same for slow tests and loom models.
+/// The timeout of slow tests and of loom models.
 const SLOW_SECONDS: &str = "600";
-/// Switches of threads that a model may force: nearly all faults show with two, and each more takes several times as long.
-const PREEMPTIONS: &str = "2";
+/// The value of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults, and each further one multiplies the run time.
+const MAX_PREEMPTIONS: &str = "2";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
@@ -66,7 +66,7 @@ struct Options {
 }
 
 impl Options {
-    fn read(arguments: &[String]) -> Result<Self, String> {
+    fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut options = Self::default();
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -92,78 +92,78 @@ impl Options {
     }
 }
 
-/// How the mutants of one crate fared.
+/// The results for the mutants of a crate.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Score {
-    by_tests: usize,
-    by_models: usize,
+    caught_by_tests: usize,
+    caught_by_models: usize,
     timed_out: usize,
     survivors: Vec<String>,
 }
 
 impl Score {
-    /// Runs `call` on the survivors alone, and keeps those that it does not kill. Returns how many it killed.
-    fn keep_survivors(&mut self, mut call: Command, output: &Path) -> Result<usize, String> {
+    /// Runs the command on the survivors only and removes those that it catches. Returns their number.
+    fn retain_survivors(&mut self, mut command: Command, output: &Path) -> Result<usize, String> {
         for survivor in &self.survivors {
-            call.args(["--re", &exactly(survivor)]);
+            command.args(["--re", &exact_pattern(survivor)]);
         }
-        let run = Run::finish(call, output)?;
-        let killed = [run.lines("caught")?, run.lines("timeout")?].concat();
-        self.survivors.retain(|survivor| !killed.contains(survivor));
-        Ok(killed.len())
+        let results = MutantsOutput::run(command, output)?;
+        let caught = [results.lines("caught")?, results.lines("timeout")?].concat();
+        self.survivors.retain(|survivor| !caught.contains(survivor));
+        Ok(caught.len())
     }
 
-    fn found(&self) -> usize {
-        self.by_tests + self.by_models + self.timed_out
+    fn caught(&self) -> usize {
+        self.caught_by_tests + self.caught_by_models + self.timed_out
     }
 
-    /// Per cent of the mutants that compile; 100 where there are none.
+    /// Returns the percentage of caught mutants; 100 if there are none.
     fn percent(&self) -> f64 {
-        let all = self.found() + self.survivors.len();
+        let all = self.caught() + self.survivors.len();
         if all == 0 {
             return 100.0;
         }
-        self.found() as f64 / all as f64 * 100.0
+        self.caught() as f64 / all as f64 * 100.0
     }
 }
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let options = Options::read(arguments)?;
+    let options = Options::parse(arguments)?;
     install()?;
-    let directory = machine::root().join("target/mutants");
+    let directory = environment::root().join("target/mutants");
     std::fs::create_dir_all(&directory)
         .map_err(|cause| format!("cannot create {}: {cause}", directory.display()))?;
     let diff = match options.changed {
-        true => Some(changes(&directory)?),
+        true => Some(write_diff(&directory)?),
         false => None,
     };
     let mut low = Vec::new();
     for package in &options.packages {
-        let began = Stopwatch::start();
+        let watch = Stopwatch::start();
         let score = measure(package, &options, diff.as_deref(), &directory)?;
         out::line(&format!(
-            "{package:<18} {:>5.1} %  {} found by tests, {} by models alone, {} ran out of time, {} survived; {:.0} s",
+            "{package:<18} {:>5.1} %  {} caught by tests, {} only by models, {} timed out, {} survived; {:.0} s",
             score.percent(),
-            score.by_tests,
-            score.by_models,
+            score.caught_by_tests,
+            score.caught_by_models,
             score.timed_out,
             score.survivors.len(),
-            began.seconds()
+            watch.seconds()
         ));
         for survivor in &score.survivors {
             out::line(&format!("    survived: {survivor}"));
         }
-        if HELD.contains(&package.as_str()) && score.percent() < TARGET {
+        if ENFORCED.contains(&package.as_str()) && score.percent() < TARGET_PERCENT {
             low.push(package.as_str());
         }
     }
     if low.is_empty() {
         return Ok(());
     }
-    Err(format!("below {TARGET} %: {}", low.join(", ")))
+    Err(format!("below {TARGET_PERCENT} %: {}", low.join(", ")))
 }
 
-/// Runs the quick tests of one crate on each of its mutants, the slow ones on those that survive, and its loom models on the rest.
+/// Runs the mutants of a crate against its quick tests, the survivors against its slow tests, and the rest against its loom models.
 fn measure(
     package: &str,
     options: &Options,
@@ -171,53 +171,53 @@ fn measure(
     directory: &Path,
 ) -> Result<Score, String> {
     let output = directory.join(package);
-    // Once for all passes: a survivor is known by its line.
-    copy::refresh(&machine::root(), &directory.join("tree"))?;
+    // The copy is the same for all passes, because survivors are identified by their line.
+    copy::refresh(&environment::root(), &directory.join("tree"))?;
     let Targets { quick, slow, loom } = Targets::of(package)?;
-    let mut call = mutants(package, directory, &output.join("tests"))?;
-    // Doctests and examples are not built: they take longer than all other tests and find next to nothing more.
-    call.args(["--all-features", "--cargo-arg=--lib"]);
-    call.args(["--timeout", TEST_SECONDS]).args(quick);
-    // Most of the time goes into building.
-    call.arg(format!(
+    let mut command = mutants_command(package, directory, &output.join("tests"))?;
+    // Doctests and examples are skipped: they take longer than all other tests and catch hardly any mutants.
+    command.args(["--all-features", "--cargo-arg=--lib"]);
+    command.args(["--timeout", TEST_SECONDS]).args(quick);
+    // Most of the time is build time.
+    command.arg(format!(
         "--cargo-arg=--config=profile.dev.package.{package}.opt-level=0"
     ));
     if let Some(shard) = &options.shard {
-        call.args(["--sharding", "round-robin", "--shard", shard]);
+        command.args(["--sharding", "round-robin", "--shard", shard]);
     }
     if let Some(diff) = diff {
-        call.arg("--in-diff").arg(diff);
+        command.arg("--in-diff").arg(diff);
     }
     if WITH_CLIENTS.contains(&package) {
-        call.args(["--test-package", &format!("{package},tinkers-e2e")]);
-        call.arg("--cargo-arg=--tests");
+        command.args(["--test-package", &format!("{package},tinkers-e2e")]);
+        command.arg("--cargo-arg=--tests");
     }
-    let run = Run::finish(call, &output.join("tests"))?;
+    let results = MutantsOutput::run(command, &output.join("tests"))?;
     let mut score = Score {
-        by_tests: run.lines("caught")?.len(),
-        by_models: 0,
-        timed_out: run.lines("timeout")?.len(),
-        survivors: run.lines("missed")?,
+        caught_by_tests: results.lines("caught")?.len(),
+        caught_by_models: 0,
+        timed_out: results.lines("timeout")?.len(),
+        survivors: results.lines("missed")?,
     };
     if !score.survivors.is_empty() && !slow.is_empty() {
-        let mut call = mutants(package, directory, &output.join("slow"))?;
-        call.args(["--all-features", "--timeout", SLOW_SECONDS])
+        let mut command = mutants_command(package, directory, &output.join("slow"))?;
+        command.args(["--all-features", "--timeout", SLOW_SECONDS])
             .args(slow);
-        score.by_tests += score.keep_survivors(call, &output.join("slow"))?;
+        score.caught_by_tests += score.retain_survivors(command, &output.join("slow"))?;
     }
     if !score.survivors.is_empty() && !loom.is_empty() {
-        let mut call = mutants(package, directory, &output.join("models"))?;
-        call.env("RUSTFLAGS", "--cfg tinkers_loom")
+        let mut command = mutants_command(package, directory, &output.join("models"))?;
+        command.env("RUSTFLAGS", "--cfg tinkers_loom")
             .env("CARGO_TARGET_DIR", directory.join("build-loom"))
-            .env("LOOM_MAX_PREEMPTIONS", PREEMPTIONS)
+            .env("LOOM_MAX_PREEMPTIONS", MAX_PREEMPTIONS)
             .args(["--timeout", SLOW_SECONDS, "--cargo-arg=--release"])
             .args(loom);
-        score.by_models = score.keep_survivors(call, &output.join("models"))?;
+        score.caught_by_models = score.retain_survivors(command, &output.join("models"))?;
     }
     Ok(score)
 }
 
-/// The test targets of a crate, as options of cargo-mutants.
+/// The test targets of a crate as options of cargo-mutants.
 #[derive(Debug, Default)]
 struct Targets {
     quick: Vec<String>,
@@ -228,9 +228,9 @@ struct Targets {
 impl Targets {
     fn of(package: &str) -> Result<Self, String> {
         let models = loom::targets_of(package)?;
-        let directory = machine::root().join("crates").join(package).join("tests");
+        let directory = environment::root().join("crates").join(package).join("tests");
         let mut targets = Self::default();
-        // A crate may have no such directory.
+        // The directory may be missing.
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         for entry in entries {
             let file = entry.file_name().to_string_lossy().into_owned();
@@ -257,16 +257,15 @@ impl Targets {
     }
 }
 
-/// A call of cargo-mutants on the copy of the repository. Both the copy and what is built of it stay, so a run builds no dependency
-/// twice.
-fn mutants(package: &str, directory: &Path, output: &Path) -> Result<Command, String> {
+/// Returns the command that runs cargo-mutants on the copy of the repository. The copy and its target directory are reused by later runs.
+fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Command, String> {
     std::fs::create_dir_all(output)
         .map_err(|cause| format!("cannot create {}: {cause}", output.display()))?;
     let mut call = Command::new(program());
-    call.args(["mutants", "--package", package, "--no-shuffle"])
+    command.args(["mutants", "--package", package, "--no-shuffle"])
         .args(["--colors", "never", "--annotations", "none", "--no-times"])
         .args(["--exclude", "**/*_tests.rs", "--exclude", "**/tests.rs"])
-        // What stands for arc-swap in the models is no code of the crate.
+        // The replacement of arc-swap in loom models is not code of the crate.
         .args(["--exclude-re", "modelled::"])
         .args(["--build-timeout", "600"])
         .arg("--in-place")
@@ -275,30 +274,30 @@ fn mutants(package: &str, directory: &Path, output: &Path) -> Result<Command, St
         .arg("--output")
         .arg(output)
         .env("CARGO_TARGET_DIR", directory.join("build"))
-        // Failed cases of an earlier mutant are no cases of the next one.
+        // Failed cases of one mutant must not be replayed for the next one.
         .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
         .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
         .stdin(std::process::Stdio::null());
-    Ok(call)
+    Ok(command)
 }
 
-/// What a finished run of cargo-mutants left behind.
-struct Run(PathBuf);
+/// The output directory of cargo-mutants.
+struct MutantsOutput(PathBuf);
 
-impl Run {
-    fn finish(mut call: Command, output: &Path) -> Result<Self, String> {
+impl MutantsOutput {
+    fn run(mut command: Command, output: &Path) -> Result<Self, String> {
         let status = call
             .status()
-            .map_err(|cause| format!("cargo mutants could not be started: {cause}"))?;
-        // 2: some survived; 3: some ran out of time. Both are results.
+            .map_err(|cause| format!("cannot run cargo mutants: {cause}"))?;
+        // 2: mutants survived; 3: mutants timed out.
         match status.code() {
             Some(0 | 2 | 3) => Ok(Self(output.join("mutants.out"))),
-            _ => Err(format!("cargo mutants ended with {status}")),
+            _ => Err(format!("cargo mutants failed: {status}")),
         }
     }
 
-    /// The names in one of its lists.
+    /// Returns the names of the mutants in a list.
     fn lines(&self, list: &str) -> Result<Vec<String>, String> {
         let path = self.0.join(format!("{list}.txt"));
         let text = std::fs::read_to_string(&path)
@@ -307,11 +306,11 @@ impl Run {
     }
 }
 
-/// A pattern that the name of one mutant alone matches. Its line may stand elsewhere by then, but within one run it does not.
-fn exactly(name: &str) -> String {
+/// Returns a regular expression that matches only this name.
+fn exact_pattern(name: &str) -> String {
     let mut pattern = String::from("^");
     for letter in name.chars() {
-        // What else is punctuation stands for itself, and some of it would not with a backslash.
+        // Other punctuation must not be escaped, since some escapes have a meaning.
         if r"\.+*?()|[]{}^$".contains(letter) {
             pattern.push('\\');
         }
@@ -321,17 +320,17 @@ fn exactly(name: &str) -> String {
     pattern
 }
 
-/// The changes since the last tag or, without one, since the commit before, as a file.
-fn changes(directory: &Path) -> Result<PathBuf, String> {
-    let base = machine::variable("MUTANTS_BASE").unwrap_or_else(|| "HEAD~1".to_owned());
+/// Writes the changes since the commit in `MUTANTS_BASE`, by default the previous one, to a file.
+fn write_diff(directory: &Path) -> Result<PathBuf, String> {
+    let base = environment::variable("MUTANTS_BASE").unwrap_or_else(|| "HEAD~1".to_owned());
     let output = std::process::Command::new("git")
         .args(["diff", &base])
-        .current_dir(machine::root())
+        .current_dir(environment::root())
         .output()
-        .map_err(|cause| format!("git could not be started: {cause}"))?;
+        .map_err(|cause| format!("cannot run git: {cause}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("git diff {base} failed: {}", said.trim()));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("git diff {base} failed: {}", stderr.trim()));
     }
     let path = directory.join("changes.diff");
     std::fs::write(&path, output.stdout)
@@ -341,7 +340,7 @@ fn changes(directory: &Path) -> Result<PathBuf, String> {
 
 fn program() -> PathBuf {
     let name = format!("cargo-mutants{}", std::env::consts::EXE_SUFFIX);
-    machine::root().join("target/tools/bin").join(name)
+    environment::root().join("target/tools/bin").join(name)
 }
 
 fn install() -> Result<(), String> {
@@ -349,20 +348,20 @@ fn install() -> Result<(), String> {
         return Ok(());
     }
     let package = format!("cargo-mutants@{VERSION}");
-    let tools = machine::root().join("target/tools");
-    let status = machine::cargo(&["install", "--quiet", "--locked", &package])
+    let tools = environment::root().join("target/tools");
+    let status = environment::cargo(&["install", "--quiet", "--locked", &package])
         .arg("--root")
         .arg(&tools)
         .arg("--target-dir")
         .arg(tools.join("build"))
         .status()
-        .map_err(|cause| format!("cargo could not be started: {cause}"))?;
+        .map_err(|cause| format!("cannot run cargo: {cause}"))?;
     if !status.success() {
         return Err(format!(
-            "cannot install {package}: cargo ended with {status}"
+            "cannot install {package}: cargo failed: {status}"
         ));
     }
-    // What it was built from takes more room than everything else in there.
+    // The build directory is larger than everything else under target/tools.
     std::fs::remove_dir_all(tools.join("build"))
         .map_err(|cause| format!("cannot delete the build of {package}: {cause}"))
 }
@@ -371,31 +370,31 @@ fn install() -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn read(arguments: &[&str]) -> Result<Options, String> {
+    fn parse(arguments: &[&str]) -> Result<Options, String> {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-        Options::read(&arguments)
+        Options::parse(&arguments)
     }
 
     #[test]
-    fn all_crates_are_mutated_unless_some_are_named() {
-        assert_eq!(read(&[]).unwrap().packages, PACKAGES);
-        let options = read(&["tinkers-limits", "--shard", "1/4", "--changed"]).unwrap();
+    fn crates_default_to_all() {
+        assert_eq!(parse(&[]).unwrap().packages, PACKAGES);
+        let options = parse(&["tinkers-limits", "--shard", "1/4", "--changed"]).unwrap();
         assert_eq!(options.packages, ["tinkers-limits"]);
         assert_eq!(options.shard.as_deref(), Some("1/4"));
         assert!(options.changed);
-        assert!(read(&["--shard"]).unwrap_err().contains("0/4"));
+        assert!(parse(&["--shard"]).unwrap_err().contains("0/4"));
         assert!(
-            read(&["tinkers-wire"])
+            parse(&["tinkers-wire"])
                 .unwrap_err()
                 .contains("tinkers-wire")
         );
     }
 
     #[test]
-    fn score_counts_what_compiles() {
+    fn score_is_the_percentage_of_caught_mutants() {
         let mut score = Score {
-            by_tests: 90,
-            by_models: 5,
+            caught_by_tests: 90,
+            caught_by_models: 5,
             timed_out: 1,
             survivors: vec!["a".to_owned(); 4],
         };
@@ -406,10 +405,10 @@ mod tests {
     }
 
     #[test]
-    fn names_become_patterns_that_match_themselves() {
+    fn pattern_escapes_special_characters() {
         let name = "src/gate.rs:12:5: replace < with == in Gate::enter -> Option(u8)";
         assert_eq!(
-            exactly(name),
+            exact_pattern(name),
             r"^src/gate\.rs:12:5: replace < with == in Gate::enter -> Option\(u8\)$"
         );
     }

@@ -1,13 +1,13 @@
-//! The only place of this crate that prints.
+//! Output of the tasks. No other module prints.
 
-/// One line on standard output.
-#[expect(clippy::print_stdout, reason = "printing is what a chore is for")]
+/// Prints a line on stdout.
+#[expect(clippy::print_stdout, reason = "tasks report their results on stdout")]
 pub(crate) fn line(text: &str) {
     println!("{text}");
 }
 
-/// One message on standard error.
-#[expect(clippy::print_stderr, reason = "printing is what a chore is for")]
+/// Prints an error message on stderr.
+#[expect(clippy::print_stderr, reason = "tasks report errors on stderr")]
 pub(crate) fn error(text: &str) {
     eprintln!("error: {text}");
 }

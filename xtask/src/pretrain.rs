@@ -1,11 +1,11 @@
-//! `cargo xtask pretrain`: the heavy work is in an example of tinkers-engine; this calls it in release.
+//! `cargo xtask pretrain`: runs the `pretrain` example of tinkers-engine in release mode.
 
 use std::process::Stdio;
 
-use crate::machine;
+use crate::environment;
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let call = [
+    let command = [
         "run",
         "--release",
         "--package",
@@ -14,13 +14,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         "pretrain",
         "--",
     ];
-    let status = machine::cargo(&call)
+    let status = environment::cargo(&command)
         .args(arguments)
         .stdin(Stdio::inherit())
         .status()
-        .map_err(|cause| format!("cargo could not be started: {cause}"))?;
+        .map_err(|cause| format!("cannot run cargo: {cause}"))?;
     if status.success() {
         return Ok(());
     }
-    Err(format!("pretrain ended with {status}"))
+    Err(format!("pretrain failed: {status}"))
 }

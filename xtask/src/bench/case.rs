@@ -1,26 +1,26 @@
-//! The cases of `cargo xtask bench goodput`: how the window moves, how long a sample takes, what a 429 says.
+//! The cases of `cargo xtask bench goodput`: the window of the server, the latency of samples and the form of retry delays.
 
-/// One run of it.
+/// A case of the benchmark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) shape: Shape,
     pub(crate) latency_ms: u64,
     pub(crate) hint: Hint,
-    /// Clients with one key between them, which share the samples.
+    /// The number of client processes with the same API key, which share the samples.
     pub(crate) processes: u64,
 }
 
-/// How the window moves.
+/// The limit of samples in flight over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Fixed(u64),
-    /// 20, 50, 10, each for ten latencies, over and over.
+    /// Cycles through 20, 50 and 10, each for ten latencies.
     Steps,
-    /// At random between 5 and 80, a step every five latencies.
+    /// A random walk between 5 and 80, with a step every five latencies.
     Walk,
 }
 
-/// What a 429 says.
+/// The retry delay of a 429 and its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Milliseconds(u64),
@@ -36,7 +36,7 @@ const SHAPES: [Shape; 4] = [
     Shape::Walk,
 ];
 
-/// 0.2 s and 1 s in each form; in whole seconds both are the same.
+/// 0.2 s and 1 s in each form. In whole seconds, both are the same.
 const HINTS: [Hint; 6] = [
     Hint::Milliseconds(200),
     Hint::Milliseconds(1000),
@@ -46,11 +46,11 @@ const HINTS: [Hint; 6] = [
     Hint::None,
 ];
 
-/// An oracle takes about this many latencies for the samples of a case.
+/// The approximate number of latencies that the oracle takes for the samples of a case.
 const ROUNDS: u64 = 50;
 
 impl Case {
-    /// All of them, short latencies first; the quick ones are a part of these.
+    /// Returns all cases, or a subset if `quick`, with short latencies first.
     pub(crate) fn all(quick: bool) -> Vec<Self> {
         let latencies: &[u64] = if quick { &[200] } else { &[200, 1000] };
         let hints: &[Hint] = if quick {
@@ -94,7 +94,7 @@ impl Case {
         format!("{shape}/{}ms/{hint}{pair}", self.latency_ms)
     }
 
-    /// Samples in all: fifty for each place in the window, of one that moves for each in its mean.
+    /// Returns the number of samples: 50 per sample in the mean window.
     pub(crate) fn samples(&self) -> u64 {
         match self.shape {
             Shape::Fixed(window) => ROUNDS * window,
@@ -103,21 +103,21 @@ impl Case {
         }
     }
 
-    /// About how long an oracle takes, in milliseconds.
-    pub(crate) fn about_ms(&self) -> u64 {
+    /// Returns the approximate time of the oracle, in milliseconds.
+    pub(crate) fn oracle_estimate_ms(&self) -> u64 {
         ROUNDS * self.latency_ms
     }
 
-    /// The share of the oracle's speed that is aimed at.
-    pub(crate) fn aim(&self) -> f64 {
+    /// Returns the target of the goodput, relative to the oracle.
+    pub(crate) fn target(&self) -> f64 {
         match self.shape {
             Shape::Walk => 0.90,
             _ => 0.95,
         }
     }
 
-    /// The options of its server.
-    pub(crate) fn server(&self) -> String {
+    /// Returns the options of the server.
+    pub(crate) fn server_options(&self) -> String {
         let seconds = |latencies: u64| self.latency_ms as f64 * latencies as f64 / 1000.0;
         let window = match self.shape {
             Shape::Fixed(window) => format!("--window {window}"),
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_the_quick_cases_are_among_all() {
+    fn names_are_unique_and_quick_cases_are_a_subset() {
         let all = Case::all(false);
         let mut names: Vec<String> = all.iter().map(Case::name).collect();
         names.sort();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_says_what_its_server_does() {
+    fn server_options_match_the_case() {
         let case = Case {
             shape: Shape::Walk,
             latency_ms: 200,
@@ -158,11 +158,11 @@ mod tests {
             processes: 1,
         };
         assert_eq!(
-            case.server(),
+            case.server_options(),
             "--latency 200 --window-walk 5,80 --window-every 1 --hint-form date --hint-ms 200"
         );
         assert_eq!(
-            (case.samples(), case.about_ms(), case.aim()),
+            (case.samples(), case.oracle_estimate_ms(), case.target()),
             (2125, 10_000, 0.90)
         );
     }

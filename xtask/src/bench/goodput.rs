@@ -1,4 +1,4 @@
-//! `cargo xtask bench goodput`: the client against a server that takes so many samples at once and refuses the rest.
+//! `cargo xtask bench goodput`: runs the client against a server that limits the samples in flight and rejects the others.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -10,48 +10,49 @@ use serde_json::Value;
 use super::case::Case;
 use super::options::Options;
 use super::oracle::{self, Level};
-use super::program::{Limited, Run, Scripted, build, number, words};
+use super::program::{Run, RunOutcome, ScriptedServer, build, number, words};
 use super::table::{Table, median, quantile};
 use crate::out;
 
-/// A case that takes longer than so many times the oracle is stopped.
-const PATIENCE: u64 = 4;
+/// The timeout of a case, relative to the time of the oracle.
+const TIMEOUT_FACTOR: u64 = 4;
 
-/// Rejections for each sample accepted that are aimed at.
-const AIM_REJECTED: f64 = 0.05;
+/// The target for the number of rejections per accepted sample.
+const MAX_REJECTED: f64 = 0.05;
 
-/// Cases of long samples load no processor, so this many run at once.
-const AT_ONCE: usize = 4;
+/// The number of cases with a long latency that run concurrently, since they use little CPU.
+const CONCURRENT_LONG_CASES: usize = 4;
+/// The latency from which a case is long, in milliseconds.
 const LONG_MS: u64 = 1000;
 
 pub(crate) fn run(options: Options) -> Result<(), String> {
-    let cases = chosen(&options)?;
+    let cases = select(&options)?;
     let release = build()?;
     out::line(
-        "goodput: the oracle's time over ours; 429s for each sample accepted; for each congestion event the 429s, and how \
-         many events had more of them than samples in flight at the first; from the end of a closed window to the first \
-         sample accepted, and to nine tenths of the window in flight",
+        "goodput: time of the oracle divided by that of the client; 429s per accepted sample; 429s per congestion event; number \
+         of events with more 429s than samples in flight at the first one; time from the end of the pause to the first accepted \
+         sample, and to 90 % of the window in flight",
     );
     let (long, short): (Vec<Case>, Vec<Case>) = cases
         .into_iter()
         .partition(|case| case.latency_ms >= LONG_MS);
-    let mut outcomes = together(&release, short, 1)?;
-    outcomes.extend(together(&release, long, AT_ONCE)?);
+    let mut outcomes = run_all(&release, short, 1)?;
+    outcomes.extend(run_all(&release, long, CONCURRENT_LONG_CASES)?);
     for line in table(&outcomes).lines() {
         out::line(&line);
     }
-    let good = outcomes
+    let met = outcomes
         .iter()
-        .filter(|outcome| outcome.is_as_aimed())
+        .filter(|outcome| outcome.meets_targets())
         .count();
     out::line(&format!(
-        "{good} of {} cases are as aimed: 95 % of the oracle, 90 % with a walking window, and one rejection for twenty accepted",
+        "{met} of {} cases meet the targets: 95 % of the oracle (90 % for a random walk), and at most one rejection per 20 accepted samples",
         outcomes.len()
     ));
     Ok(())
 }
 
-fn chosen(options: &Options) -> Result<Vec<Case>, String> {
+fn select(options: &Options) -> Result<Vec<Case>, String> {
     let all = Case::all(options.quick);
     let Some(only) = &options.only else {
         return Ok(all);
@@ -63,15 +64,15 @@ fn chosen(options: &Options) -> Result<Vec<Case>, String> {
         .collect();
     if cases.is_empty() {
         return Err(format!(
-            "no case has `{only}` in its name; there are\n  {}",
+            "no case has `{only}` in its name; the cases are\n  {}",
             names.join("\n  ")
         ));
     }
     Ok(cases)
 }
 
-/// Runs the cases, so many at once; in their order.
-fn together(release: &Path, cases: Vec<Case>, at_once: usize) -> Result<Vec<Outcome>, String> {
+/// Runs cases with the given concurrency. Returns the outcomes in the order of the cases.
+fn run_all(release: &Path, cases: Vec<Case>, concurrency: usize) -> Result<Vec<Outcome>, String> {
     let queue: Mutex<VecDeque<(usize, Case)>> = Mutex::new(cases.into_iter().enumerate().collect());
     let next = || {
         queue
@@ -81,49 +82,49 @@ fn together(release: &Path, cases: Vec<Case>, at_once: usize) -> Result<Vec<Outc
     };
     let work = || -> Result<Vec<(usize, Outcome)>, String> {
         let mut done = Vec::new();
-        while let Some((place, case)) = next() {
+        while let Some((index, case)) = next() {
             let name = case.name();
-            let outcome = measure(release, case).map_err(|why| format!("{name}: {why}"))?;
+            let outcome = measure(release, case).map_err(|error| format!("{name}: {error}"))?;
             out::line(&outcome.line());
-            done.push((place, outcome));
+            done.push((index, outcome));
         }
         Ok(done)
     };
     let mut all = Vec::new();
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..concurrency).map(|_| scope.spawn(work)).collect();
         for thread in threads {
             all.extend(thread.join().map_err(|_| "a case panicked".to_owned())??);
         }
         Ok::<(), String>(())
     })?;
-    all.sort_by_key(|(place, _)| *place);
+    all.sort_by_key(|(index, _)| *index);
     Ok(all.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-/// What a case came to.
+/// The outcome of a case.
 #[derive(Debug)]
 struct Outcome {
     case: Case,
     oracle_ms: f64,
-    /// `None` when it was stopped.
+    /// `None` if it timed out.
     took_ms: Option<f64>,
     accepted: f64,
-    refused: f64,
+    rejected: f64,
     events: Vec<Event>,
 }
 
-/// One congestion event, as the server saw it.
+/// A congestion event, as counted by the server.
 #[derive(Debug)]
 struct Event {
-    refused: f64,
+    rejected: f64,
     in_flight: f64,
     first_grant_ms: Option<f64>,
     full_flow_ms: Option<f64>,
 }
 
 fn measure(release: &Path, case: Case) -> Result<Outcome, String> {
-    let server = Scripted::start(release, &words(&case.server()))?;
+    let server = ScriptedServer::start(release, &words(&case.server_options()))?;
     let arguments = words(&format!(
         "bench sample --json --base-url {} --api-key tml-bench --requests {} --concurrency 0 --prompt-len 16 --max-tokens 16",
         server.url(),
@@ -132,24 +133,24 @@ fn measure(release: &Path, case: Case) -> Result<Outcome, String> {
     let runs = (0..case.processes)
         .map(|_| Run::start(release, "tinkers", &arguments))
         .collect::<Result<Vec<_>, _>>()?;
-    let limit = case.about_ms() * PATIENCE;
-    let mut told = Vec::new();
+    let timeout_ms = case.oracle_estimate_ms() * TIMEOUT_FACTOR;
+    let mut reports = Vec::new();
     for run in runs {
-        told.push(run.within(limit)?);
+        reports.push(run.output_within(timeout_ms)?);
     }
-    let seconds = told
+    let seconds = reports
         .iter()
-        .map(|told| match told {
-            Limited::Ended(told) => number(told, "/seconds").map(Some),
-            Limited::Stopped => Ok(None),
+        .map(|outcome| match outcome {
+            RunOutcome::Finished(report) => number(report, "/seconds").map(Some),
+            RunOutcome::TimedOut => Ok(None),
         })
         .collect::<Result<Option<Vec<f64>>, _>>()?;
-    Outcome::of(case, &server.counts()?, seconds)
+    Outcome::new(case, &server.counts()?, seconds)
 }
 
 impl Outcome {
-    /// From the server's counts and how long each client took, when all of them ended.
-    fn of(case: Case, counts: &Value, seconds: Option<Vec<f64>>) -> Result<Self, String> {
+    /// Creates an outcome from the server's counts and the seconds of each client; `None` if a client timed out.
+    fn new(case: Case, counts: &Value, seconds: Option<Vec<f64>>) -> Result<Self, String> {
         let levels = list(counts, "levels")?
             .iter()
             .map(|level| {
@@ -159,11 +160,11 @@ impl Outcome {
                 })
             })
             .collect::<Result<Vec<_>, String>>()?;
-        let oracle_ms = oracle::ends_at_ms(case.samples(), case.latency_ms as f64, &levels)
-            .ok_or("the window ended closed")?;
+        let oracle_ms = oracle::completion_ms(case.samples(), case.latency_ms as f64, &levels)
+            .ok_or("the last window is 0")?;
         let took_ms = match seconds {
             None => None,
-            // The longest of the clients, or from the first submission to the last end on the server, where that is more.
+            // The maximum of the clients' times and the time from the first submission to the last completion on the server.
             Some(seconds) => Some(
                 seconds
                     .iter()
@@ -176,7 +177,7 @@ impl Outcome {
             .iter()
             .map(|event| {
                 Ok(Event {
-                    refused: number(event, "/refused")?,
+                    rejected: number(event, "/refused")?,
                     in_flight: number(event, "/in_flight")?,
                     first_grant_ms: event["first_grant_ms"].as_f64(),
                     full_flow_ms: event["full_flow_ms"].as_f64(),
@@ -188,7 +189,7 @@ impl Outcome {
             oracle_ms,
             took_ms,
             accepted: number(counts, "/accepted")?,
-            refused: number(counts, "/refused")?,
+            rejected: number(counts, "/refused")?,
             events,
         })
     }
@@ -197,61 +198,62 @@ impl Outcome {
         self.took_ms.map(|took| self.oracle_ms / took)
     }
 
-    fn rejected(&self) -> f64 {
-        self.refused / self.accepted.max(1.0)
+    fn rejection_ratio(&self) -> f64 {
+        self.rejected / self.accepted.max(1.0)
     }
 
-    fn is_as_aimed(&self) -> bool {
-        let aim = self.case.aim();
-        self.goodput().is_some_and(|goodput| goodput >= aim) && self.rejected() <= AIM_REJECTED
+    fn meets_targets(&self) -> bool {
+        let target = self.case.target();
+        self.goodput().is_some_and(|goodput| goodput >= target)
+            && self.rejection_ratio() <= MAX_REJECTED
     }
 
-    fn share(&self) -> String {
+    fn goodput_percent(&self) -> String {
         match self.goodput() {
             Some(goodput) => format!("{:.1} %", goodput * 100.0),
-            None => format!("< {} %", 100 / PATIENCE),
+            None => format!("< {} %", 100 / TIMEOUT_FACTOR),
         }
     }
 
     fn line(&self) -> String {
         format!(
-            "{:<32} {:>7}  {:.2} 429s for each accepted",
+            "{:<32} {:>7}  {:.2} 429s per accepted sample",
             self.case.name(),
-            self.share(),
-            self.rejected()
+            self.goodput_percent(),
+            self.rejection_ratio()
         )
     }
 
     fn cells(&self) -> Vec<String> {
-        let times = |of: fn(&Event) -> Option<f64>| {
-            let numbers: Vec<f64> = self.events.iter().filter_map(of).collect();
+        let times = |time: fn(&Event) -> Option<f64>| {
+            let numbers: Vec<f64> = self.events.iter().filter_map(time).collect();
             match (median(&numbers), quantile(&numbers, 0.99)) {
-                (Some(middle), Some(high)) => format!("{middle:.0} / {high:.0}"),
+                (Some(median), Some(p99)) => format!("{median:.0} / {p99:.0}"),
                 _ => "-".to_owned(),
             }
         };
-        let refused: Vec<f64> = self.events.iter().map(|event| event.refused).collect();
-        let beyond = self
+        let rejected: Vec<f64> = self.events.iter().map(|event| event.rejected).collect();
+        let excessive = self
             .events
             .iter()
-            .filter(|event| event.refused > event.in_flight)
+            .filter(|event| event.rejected > event.in_flight)
             .count();
         vec![
             self.case.name(),
             self.case.samples().to_string(),
             format!("{:.1}", self.oracle_ms / 1000.0),
             self.took_ms.map_or_else(
-                || "stopped".to_owned(),
+                || "timed out".to_owned(),
                 |took| format!("{:.1}", took / 1000.0),
             ),
-            self.share(),
-            format!("{:.3}", self.rejected()),
+            self.goodput_percent(),
+            format!("{:.3}", self.rejection_ratio()),
             self.events.len().to_string(),
-            match (median(&refused), quantile(&refused, 1.0)) {
-                (Some(middle), Some(most)) => format!("{middle:.0} / {most:.0}"),
+            match (median(&rejected), quantile(&rejected, 1.0)) {
+                (Some(median), Some(max)) => format!("{median:.0} / {max:.0}"),
                 _ => "-".to_owned(),
             },
-            beyond.to_string(),
+            excessive.to_string(),
             times(|event| event.first_grant_ms),
             times(|event| event.full_flow_ms),
         ]
@@ -268,9 +270,9 @@ fn table(outcomes: &[Outcome]) -> Table {
         "429s/accepted",
         "events",
         "429s/event p50/max",
-        "beyond",
-        "first grant ms p50/p99",
-        "full flow ms p50/p99",
+        "excessive",
+        "first sample ms p50/p99",
+        "90 % of window ms p50/p99",
     ]);
     for outcome in outcomes {
         table.row(outcome.cells());
@@ -306,53 +308,57 @@ mod tests {
     }
 
     #[test]
-    fn goodput_is_the_oracles_time_over_the_longer_of_ours() {
-        let outcome = |seconds| Outcome::of(fixed(), &counts(), seconds).unwrap();
+    fn goodput_is_relative_to_the_slowest_client() {
+        let outcome = |seconds| Outcome::new(fixed(), &counts(), seconds).unwrap();
         let good = outcome(Some(vec![10.0, 10.4]));
         assert_eq!(good.goodput(), Some(10_000.0 / 10_500.0));
-        assert!(good.is_as_aimed());
+        assert!(good.meets_targets());
         let slow = outcome(Some(vec![10.6]));
         assert_eq!(slow.goodput(), Some(10_000.0 / 10_600.0));
-        assert!(!slow.is_as_aimed());
-        let stopped = outcome(None);
-        assert_eq!(stopped.share(), "< 25 %");
-        assert!(!stopped.is_as_aimed());
+        assert!(!slow.meets_targets());
+        let timed_out = outcome(None);
+        assert_eq!(timed_out.goodput_percent(), "< 25 %");
+        assert!(!timed_out.meets_targets());
         let cells = good.cells();
         assert_eq!(cells[5..], ["0.020", "2", "19 / 21", "1", "4 / 4", "9 / 9"]);
     }
 
     #[test]
-    fn too_many_rejections_are_not_as_aimed() {
+    fn too_many_rejections_miss_the_target() {
         let mut counts = counts();
         counts["refused"] = 51.into();
-        let outcome = Outcome::of(fixed(), &counts, Some(vec![10.0])).unwrap();
-        assert!(!outcome.is_as_aimed());
+        let outcome = Outcome::new(fixed(), &counts, Some(vec![10.0])).unwrap();
+        assert!(!outcome.meets_targets());
     }
 
     #[test]
-    fn counts_that_lack_something_are_an_error() {
+    fn missing_count_is_an_error() {
         for name in ["accepted", "refused", "levels", "events", "last_end_ms"] {
             let mut counts = counts();
             counts.as_object_mut().unwrap().remove(name);
-            let error = Outcome::of(fixed(), &counts, Some(vec![1.0])).unwrap_err();
+            let error = Outcome::new(fixed(), &counts, Some(vec![1.0])).unwrap_err();
             assert!(error.contains(name), "{error}");
         }
     }
 
     #[test]
-    fn a_case_is_picked_by_a_part_of_its_name() {
-        let pick = |only: &str| {
-            chosen(&Options {
+    fn cases_are_selected_by_part_of_their_name() {
+        let select_named = |only: &str| {
+            select(&Options {
                 only: Some(only.to_owned()),
                 ..Options::default()
             })
         };
         assert!(
-            pick("walk/")
+            select_named("walk/")
                 .unwrap()
                 .iter()
                 .all(|case| case.name().starts_with("walk"))
         );
-        assert!(pick("dance").unwrap_err().contains("steps/200ms/none"));
+        assert!(
+            select_named("unknown")
+                .unwrap_err()
+                .contains("steps/200ms/none")
+        );
     }
 }

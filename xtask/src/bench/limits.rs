@@ -1,7 +1,7 @@
-//! `cargo xtask bench limits`: what admission costs, beside governor, tokio's semaphore and a lane under one mutex.
+//! `cargo xtask bench limits`: compares the cost of admission with governor, tokio's semaphore and a limiter with one mutex.
 
-use crate::release;
+use crate::program;
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    release::run("tinkers-stress", "bench-limits", arguments)
+    program::run("tinkers-stress", "bench-limits", arguments)
 }

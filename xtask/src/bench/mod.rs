@@ -1,5 +1,4 @@
-//! `cargo xtask bench NAME`: what the limits and the client cost beside other things, and how close the client comes to what a
-//! server takes.
+//! `cargo xtask bench NAME`: benchmarks of the limits and the client, and of the client's goodput on a limited server.
 
 mod case;
 mod client;
@@ -17,12 +16,16 @@ usage: cargo xtask bench client  [--quick] [--requests N] [--concurrency C] [--l
        cargo xtask bench goodput [--quick] [--only NAME]
        cargo xtask bench limits  [--quick] [--json]";
 
+fn with_usage(error: String) -> String {
+    format!("{error}\n{USAGE}")
+}
+
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let (name, rest) = arguments.split_first().ok_or(USAGE)?;
     match name.as_str() {
-        "client" => client::run(Options::read(rest).map_err(|why| format!("{why}\n{USAGE}"))?),
-        "goodput" => goodput::run(Options::read(rest).map_err(|why| format!("{why}\n{USAGE}"))?),
+        "client" => client::run(Options::parse(rest).map_err(with_usage)?),
+        "goodput" => goodput::run(Options::parse(rest).map_err(with_usage)?),
         "limits" => limits::run(rest),
-        other => Err(format!("no benchmark `{other}`\n{USAGE}")),
+        other => Err(format!("unknown benchmark `{other}`\n{USAGE}")),
     }
 }

@@ -1,6 +1,6 @@
 //! The options of the benchmarks.
 
-/// What was asked for; what is not set has its default where it is used.
+/// The parsed options. The benchmarks define the defaults of those that are not set.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) quick: bool,
@@ -13,7 +13,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn read(arguments: &[String]) -> Result<Self, String> {
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut options = Self::default();
         let mut rest = arguments.iter();
         while let Some(name) = rest.next() {
@@ -21,32 +21,32 @@ impl Options {
                 let value = rest.next();
                 value
                     .cloned()
-                    .ok_or_else(|| format!("{name} takes a value"))
+                    .ok_or_else(|| format!("{name} requires a value"))
             };
             match name.as_str() {
                 "--quick" => options.quick = true,
                 "--http2" => options.http2 = true,
-                "--requests" => options.requests = Some(number(name, &value()?)?),
-                "--concurrency" => options.concurrency = Some(number(name, &value()?)?),
-                "--latency" => options.latency_ms = Some(whole(name, &value()?)?),
-                "--turns" => options.turns = Some(number(name, &value()?)?),
+                "--requests" => options.requests = Some(positive(name, &value()?)?),
+                "--concurrency" => options.concurrency = Some(positive(name, &value()?)?),
+                "--latency" => options.latency_ms = Some(integer(name, &value()?)?),
+                "--turns" => options.turns = Some(positive(name, &value()?)?),
                 "--only" => options.only = Some(value()?),
-                other => return Err(format!("no option `{other}`")),
+                other => return Err(format!("unknown option `{other}`")),
             }
         }
         Ok(options)
     }
 }
 
-fn whole(name: &str, text: &str) -> Result<u64, String> {
+fn integer(name: &str, text: &str) -> Result<u64, String> {
     text.parse()
-        .map_err(|_| format!("{name}: expected a whole number, got `{text}`"))
+        .map_err(|_| format!("{name}: expected an integer, got `{text}`"))
 }
 
-fn number(name: &str, text: &str) -> Result<u64, String> {
-    match whole(name, text)? {
-        0 => Err(format!("{name}: expected at least 1")),
-        some => Ok(some),
+fn positive(name: &str, text: &str) -> Result<u64, String> {
+    match integer(name, text)? {
+        0 => Err(format!("{name}: expected at least 1, got 0")),
+        value => Ok(value),
     }
 }
 
@@ -54,24 +54,24 @@ fn number(name: &str, text: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Options, String> {
+    fn parse(line: &str) -> Result<Options, String> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Options::read(&words)
+        Options::parse(&words)
     }
 
     #[test]
-    fn options_are_read_and_wrong_ones_named() {
-        let options = read("--quick --requests 7 --latency 0 --only walk").unwrap();
+    fn options_are_parsed_and_invalid_ones_named() {
+        let options = parse("--quick --requests 7 --latency 0 --only walk").unwrap();
         assert!(options.quick && !options.http2);
         assert_eq!((options.requests, options.latency_ms), (Some(7), Some(0)));
         assert_eq!(options.only.as_deref(), Some("walk"));
         for (line, word) in [
             ("--fast", "--fast"),
-            ("--requests", "--requests takes a value"),
+            ("--requests", "--requests requires a value"),
             ("--requests 0", "at least 1"),
-            ("--turns many", "whole number"),
+            ("--turns many", "expected an integer"),
         ] {
-            assert!(read(line).unwrap_err().contains(word), "{line}");
+            assert!(parse(line).unwrap_err().contains(word), "{line}");
         }
     }
 }

@@ -1,21 +1,21 @@
-//! The oracle: a client that knows the window at every moment, submits in no time and is never refused.
+//! The oracle: an ideal client that always knows the server's window, submits instantly and is never rejected.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// One level of the window: from when on, in milliseconds, and how many samples it takes.
+/// A window of the server, and the time in milliseconds from which it applies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Level {
     pub(crate) at_ms: f64,
     pub(crate) window: u64,
 }
 
-/// When the last of `samples` ends, in milliseconds, if the window is kept full at every moment: what runs is never cut, a
-/// level that falls lets nothing in until enough has ended, one that rises is filled at once. The last level goes on for ever.
+/// Returns the time in milliseconds at which the last sample completes if the window is always full. Samples in flight complete even
+/// if the window shrinks below their number; a growing window is filled immediately. The last level applies indefinitely.
 ///
-/// `None` where that never comes, since the last level takes nothing.
-pub(crate) fn ends_at_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> Option<f64> {
-    let mut left = samples;
+/// `None` if the samples never complete, because the last window is 0.
+pub(crate) fn completion_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> Option<f64> {
+    let mut remaining = samples;
     let mut ends = BinaryHeap::new();
     let mut levels = levels.iter().peekable();
     let (mut now, mut window, mut last) = (0.0, 0, 0.0);
@@ -23,19 +23,19 @@ pub(crate) fn ends_at_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> Opt
         while let Some(level) = levels.next_if(|level| level.at_ms <= now) {
             window = level.window;
         }
-        while left > 0 && (ends.len() as u64) < window {
-            left -= 1;
+        while remaining > 0 && (ends.len() as u64) < window {
+            remaining -= 1;
             last = now + latency_ms;
             ends.push(Reverse(Ordered(last)));
         }
-        if left == 0 {
+        if remaining == 0 {
             return Some(last);
         }
         let end = ends.peek().map(|Reverse(Ordered(end))| *end);
         let change = levels.peek().map(|level| level.at_ms);
         now = match (end, change) {
             (Some(end), Some(change)) => f64::min(end, change),
-            (Some(one), None) | (None, Some(one)) => one,
+            (Some(time), None) | (None, Some(time)) => time,
             (None, None) => return None,
         };
         while ends.peek().is_some_and(|Reverse(Ordered(end))| *end <= now) {
@@ -44,7 +44,7 @@ pub(crate) fn ends_at_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> Opt
     }
 }
 
-/// Times have an order: none of them is no number.
+/// A time that is not NaN, and so has a total order.
 #[derive(Debug, PartialEq)]
 struct Ordered(f64);
 
@@ -75,29 +75,32 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_window_is_filled_round_by_round() {
+    fn fixed_window_is_refilled_every_latency() {
         let fixed = levels(&[(0.0, 20)]);
-        assert_eq!(ends_at_ms(1000, 200.0, &fixed), Some(10_000.0));
-        assert_eq!(ends_at_ms(1001, 200.0, &fixed), Some(10_200.0));
-        assert_eq!(ends_at_ms(5, 200.0, &fixed), Some(200.0));
+        assert_eq!(completion_ms(1000, 200.0, &fixed), Some(10_000.0));
+        assert_eq!(completion_ms(1001, 200.0, &fixed), Some(10_200.0));
+        assert_eq!(completion_ms(5, 200.0, &fixed), Some(200.0));
     }
 
     #[test]
-    fn a_rising_window_is_filled_and_a_falling_one_cuts_nothing() {
-        // 1 at 0 and 3 more at 50, of which the first ends at 100 and makes room for the fifth.
-        let rising = levels(&[(0.0, 1), (50.0, 4)]);
-        assert_eq!(ends_at_ms(4, 100.0, &rising), Some(150.0));
-        assert_eq!(ends_at_ms(5, 100.0, &rising), Some(200.0));
-        // 4 at 0; at 100 there is room for 1 at a time.
-        let falling = levels(&[(0.0, 4), (50.0, 1)]);
-        assert_eq!(ends_at_ms(6, 100.0, &falling), Some(300.0));
+    fn growing_window_is_filled_and_shrinking_one_drains() {
+        // One sample starts at 0 and three at 50. The first completes at 100, when the fifth starts.
+        let growing = levels(&[(0.0, 1), (50.0, 4)]);
+        assert_eq!(completion_ms(4, 100.0, &growing), Some(150.0));
+        assert_eq!(completion_ms(5, 100.0, &growing), Some(200.0));
+        // Four samples start at 0; from 100, one at a time.
+        let shrinking = levels(&[(0.0, 4), (50.0, 1)]);
+        assert_eq!(completion_ms(6, 100.0, &shrinking), Some(300.0));
     }
 
     #[test]
-    fn a_closed_window_is_waited_out_or_never_opens() {
+    fn closed_window_delays_or_prevents_completion() {
         let closed = levels(&[(0.0, 0), (70.0, 1)]);
-        assert_eq!(ends_at_ms(1, 100.0, &closed), Some(170.0));
-        assert_eq!(ends_at_ms(1, 100.0, &levels(&[(0.0, 0)])), None);
-        assert_eq!(ends_at_ms(2, 100.0, &levels(&[(0.0, 1), (10.0, 0)])), None);
+        assert_eq!(completion_ms(1, 100.0, &closed), Some(170.0));
+        assert_eq!(completion_ms(1, 100.0, &levels(&[(0.0, 0)])), None);
+        assert_eq!(
+            completion_ms(2, 100.0, &levels(&[(0.0, 1), (10.0, 0)])),
+            None
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The programs under measurement: built, started, asked, ended.
+//! The programs under measurement.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -10,30 +10,30 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{machine, metadata};
+use crate::{environment, metadata};
 
-/// The directory of the release builds, after building what is measured.
+/// Builds the programs in release mode and returns their directory.
 pub(crate) fn build() -> Result<PathBuf, String> {
-    // One after the other: together they would be built with each other's features, and anew.
+    // Built separately, since a common build would unify their features.
     for package in ["tinkers-cli", "tinkers-bench"] {
-        let status = machine::cargo(&["build", "--release", "--package", package])
+        let status = environment::cargo(&["build", "--release", "--package", package])
             .status()
-            .map_err(|cause| format!("cargo could not be started: {cause}"))?;
+            .map_err(|cause| format!("cannot run cargo: {cause}"))?;
         if !status.success() {
-            return Err(format!("{package} does not build"));
+            return Err(format!("cannot build {package}"));
         }
     }
     Ok(metadata::workspace()?.target.join("release"))
 }
 
-/// `tinkers serve --engine scripted` in a process of its own, which ends with this.
+/// A process of `tinkers serve --engine scripted`. Dropping it kills the process.
 #[derive(Debug)]
-pub(crate) struct Scripted {
+pub(crate) struct ScriptedServer {
     child: Child,
     address: String,
 }
 
-impl Scripted {
+impl ScriptedServer {
     pub(crate) fn start(release: &Path, options: &[String]) -> Result<Self, String> {
         let program = executable(release, "tinkers");
         let mut child = Command::new(&program)
@@ -44,21 +44,22 @@ impl Scripted {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|cause| format!("{} could not be started: {cause}", program.display()))?;
+            .map_err(|cause| format!("cannot run {}: {cause}", program.display()))?;
         let stdout = child.stdout.take();
         let mut server = Self {
             child,
             address: String::new(),
         };
-        // From here on an early return ends the child. It says one line, so the pipe never fills.
+        // From here on, an early return drops `server`, which kills the child. The server prints only one line, so the pipe never
+        // fills.
         let mut line = String::new();
         if let Some(stdout) = stdout {
-            // A read that fails leaves the line empty, which is an error below.
+            // On a read error, the line stays empty, which is an error below.
             let _ = BufReader::new(stdout).read_line(&mut line);
         }
         let address = line.trim().strip_prefix("listening on http://");
         server.address = address
-            .ok_or_else(|| format!("the server said {line:?} and not where it listens"))?
+            .ok_or_else(|| format!("expected the server to print its URL, got {line:?}"))?
             .to_owned();
         Ok(server)
     }
@@ -67,7 +68,7 @@ impl Scripted {
         format!("http://{}", self.address)
     }
 
-    /// What its window saw.
+    /// Returns the counters of the server.
     pub(crate) fn counts(&self) -> Result<Value, String> {
         let fetch = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(&self.address)?;
@@ -76,20 +77,20 @@ impl Scripted {
                 stream,
                 "GET /scripted/counts HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
             )?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
+            let mut response = String::new();
+            stream.read_to_string(&mut response)?;
+            Ok(response)
         };
-        let answer = fetch().map_err(|cause| format!("the server's counts: {cause}"))?;
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let response = fetch().map_err(|cause| format!("cannot fetch the counters: {cause}"))?;
+        let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         serde_json::from_str(body)
-            .map_err(|cause| format!("the server's counts: {cause}: {answer}"))
+            .map_err(|cause| format!("cannot parse the counters: {cause}: {response}"))
     }
 }
 
-impl Drop for Scripted {
+impl Drop for ScriptedServer {
     fn drop(&mut self) {
-        // Either fails only where the process is gone already.
+        // Fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -112,7 +113,7 @@ impl Run {
     ) -> Result<Self, String> {
         let mut child = Command::new(executable(release, name))
             .args(arguments)
-            // Neither the user's own settings nor a proxy may come between the two.
+            // The user's settings and proxies must not affect the measurement.
             .env_remove("TINKER_API_KEY")
             .env_remove("TINKER_BASE_URL")
             .env("NO_PROXY", "127.0.0.1")
@@ -121,7 +122,7 @@ impl Run {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|cause| format!("{name} could not be started: {cause}"))?;
+            .map_err(|cause| format!("cannot run {name}: {cause}"))?;
         Ok(Self {
             name,
             stdout: read_all(child.stdout.take()),
@@ -130,73 +131,74 @@ impl Run {
         })
     }
 
-    /// Waits for its object.
-    pub(crate) fn object(mut self) -> Result<Value, String> {
-        let said = self.stdout.recv().unwrap_or_default();
-        self.read(&said)
+    /// Waits for the JSON object.
+    pub(crate) fn output(mut self) -> Result<Value, String> {
+        let stdout = self.stdout.recv().unwrap_or_default();
+        self.parse(&stdout)
     }
 
-    /// The same, for so many milliseconds at most; then it is stopped.
-    pub(crate) fn within(mut self, limit_ms: u64) -> Result<Limited, String> {
-        match self.stdout.recv_timeout(Duration::from_millis(limit_ms)) {
-            Ok(said) => self.read(&said).map(Limited::Ended),
-            Err(RecvTimeoutError::Timeout) => Ok(Limited::Stopped),
-            Err(RecvTimeoutError::Disconnected) => self.read("").map(Limited::Ended),
+    /// Waits for the JSON object; kills the process after a timeout.
+    pub(crate) fn output_within(mut self, timeout_ms: u64) -> Result<RunOutcome, String> {
+        match self.stdout.recv_timeout(Duration::from_millis(timeout_ms)) {
+            Ok(stdout) => self.parse(&stdout).map(RunOutcome::Finished),
+            Err(RecvTimeoutError::Timeout) => Ok(RunOutcome::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => self.parse("").map(RunOutcome::Finished),
         }
     }
 
-    /// It has closed its stdout, which it does by ending.
-    fn read(&mut self, said: &str) -> Result<Value, String> {
+    /// Waits for the process, which has closed its stdout, and parses its output.
+    fn parse(&mut self, stdout: &str) -> Result<Value, String> {
         let name = self.name;
         let status = self
             .child
             .wait()
             .map_err(|cause| format!("{name}: {cause}"))?;
         if !status.success() {
-            let why = self.stderr.recv().unwrap_or_default();
-            return Err(format!("{name} ended with {status}:\n{why}"));
+            let stderr = self.stderr.recv().unwrap_or_default();
+            return Err(format!("{name} failed: {status}\n{stderr}"));
         }
-        serde_json::from_str(said).map_err(|cause| format!("{name} printed no JSON: {cause}"))
+        serde_json::from_str(stdout)
+            .map_err(|cause| format!("cannot parse the output of {name}: {cause}"))
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Either fails only where the process is gone already.
+        // Fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a stream says up to its end, read on a thread of its own so that it never fills.
+/// Reads a stream to its end on a separate thread, so that the pipe never fills.
 fn read_all(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         let mut text = Vec::new();
         if let Some(mut stream) = stream {
-            // What was read until it broke is told.
+            // On an error, returns what was read before.
             let _ = stream.read_to_end(&mut text);
         }
-        // Whoever asked may have stopped listening.
+        // Fails if the receiver is gone.
         let _ = send.send(String::from_utf8_lossy(&text).into_owned());
     });
     receive
 }
 
-/// How a run with a limit ended.
+/// The outcome of a run with a timeout.
 #[derive(Debug)]
-pub(crate) enum Limited {
-    Ended(Value),
-    Stopped,
+pub(crate) enum RunOutcome {
+    Finished(Value),
+    TimedOut,
 }
 
-/// A number in an object; what is not there is an error, and never zero.
+/// Returns a number of a JSON object. A missing one is an error.
 pub(crate) fn number(value: &Value, pointer: &str) -> Result<f64, String> {
     let number = value.pointer(pointer).and_then(Value::as_f64);
-    number.ok_or_else(|| format!("no number {pointer} in {value}"))
+    number.ok_or_else(|| format!("missing number {pointer} in {value}"))
 }
 
-/// Command-line words.
+/// Splits a command line at white space.
 pub(crate) fn words(line: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
@@ -210,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_that_is_not_there_is_an_error() {
+    fn missing_number_is_an_error() {
         let value = serde_json::json!({ "a": { "b": 1.5, "c": null } });
         assert_eq!(number(&value, "/a/b"), Ok(1.5));
         for pointer in ["/a/c", "/a", "/b"] {
@@ -218,33 +220,33 @@ mod tests {
         }
     }
 
-    /// A program that is found by its name.
+    /// Starts a program found in `PATH`.
     fn run(name: &'static str, line: &str) -> Run {
         Run::start(Path::new(""), name, &words(line)).unwrap()
     }
 
     #[test]
-    fn a_run_gives_its_object_or_why_it_failed() {
+    fn run_returns_its_output_or_the_reason_of_its_failure() {
         let metadata = "metadata --no-deps --format-version 1";
-        assert!(run("cargo", metadata).object().unwrap().is_object());
-        let ended = run("cargo", metadata).within(60_000).unwrap();
-        assert!(matches!(ended, Limited::Ended(told) if told.is_object()));
-        let error = run("cargo", "no-such-command").object().unwrap_err();
+        assert!(run("cargo", metadata).output().unwrap().is_object());
+        let outcome = run("cargo", metadata).output_within(60_000).unwrap();
+        assert!(matches!(outcome, RunOutcome::Finished(output) if output.is_object()));
+        let error = run("cargo", "no-such-command").output().unwrap_err();
         assert!(error.contains("no such command"), "{error}");
-        let error = run("cargo", "--version").object().unwrap_err();
-        assert!(error.contains("printed no JSON"), "{error}");
+        let error = run("cargo", "--version").output().unwrap_err();
+        assert!(error.contains("cannot parse the output"), "{error}");
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_run_that_takes_too_long_is_stopped() {
-        let stopped = run("sleep", "600").within(10).unwrap();
-        assert!(matches!(stopped, Limited::Stopped));
+    fn run_beyond_the_timeout_is_killed() {
+        let outcome = run("sleep", "600").output_within(10).unwrap();
+        assert!(matches!(outcome, RunOutcome::TimedOut));
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_an_error() {
-        let error = Scripted::start(Path::new("no/such/place"), &[]).unwrap_err();
-        assert!(error.contains("could not be started"), "{error}");
+    fn missing_server_program_is_an_error() {
+        let error = ScriptedServer::start(Path::new("no/such/place"), &[]).unwrap_err();
+        assert!(error.contains("cannot run"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
-//! Tables in Markdown, which can be read as they are and put into a document.
+//! Markdown tables with aligned columns.
 
-/// A table whose columns are as wide as what stands in them.
+/// A Markdown table. The columns are as wide as their widest cell.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -39,16 +39,16 @@ fn line(cells: &[String], widths: &[usize]) -> String {
     format!("| {} |", padded.collect::<Vec<_>>().join(" | "))
 }
 
-/// The middle of some numbers; of an even count the lower of the two, which was measured.
+/// Returns the median; for an even count, the lower one of the two middle numbers.
 pub(crate) fn median(numbers: &[f64]) -> Option<f64> {
     quantile(numbers, 0.5)
 }
 
-/// The smallest of them that at least this share does not exceed.
-pub(crate) fn quantile(numbers: &[f64], share: f64) -> Option<f64> {
+/// Returns the smallest number that is at least as large as the fraction `quantile` of the numbers.
+pub(crate) fn quantile(numbers: &[f64], quantile: f64) -> Option<f64> {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let rank = (share * sorted.len() as f64).ceil() as usize;
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.max(1) - 1).copied()
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_lined_up() {
+    fn columns_are_aligned() {
         let mut table = Table::new(&["a", "long"]);
         table.row(vec!["wide ü".to_owned(), "1".to_owned()]);
         assert_eq!(
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_numbers_that_were_measured() {
+    fn quantile_is_one_of_the_numbers() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.0));

@@ -1,48 +1,48 @@
-//! cargo-deny, where it is installed: licences, bans and sources once more, and the advisories, which need a network.
+//! Runs cargo-deny, if installed: licences, bans, sources and advisories.
 
 use std::process::Output;
 
-use crate::{machine, out};
+use crate::{environment, out};
 
-/// What cargo-deny says where it cannot reach the advisories at all.
+/// The error of cargo-deny if the advisory database cannot be reached.
 const UNREACHABLE: &str = "failed to fetch advisory database";
 
-/// Runs it. What cannot be checked is said loudly: without the tool, [`super::supply`] has still checked the rest.
+/// Runs cargo-deny. Reports checks that cannot be run; [`super::supply`] covers all but the advisories without the tool.
 pub(crate) fn check() -> Result<(), String> {
-    let is_there = call(&["deny", "--version"])?.status.success();
-    if !is_there {
-        out::line("NOT CHECKED: advisories, since cargo-deny is not installed");
+    let is_installed = call(&["deny", "--version"])?.status.success();
+    if !is_installed {
+        out::line("NOT CHECKED: advisories (cargo-deny is not installed)");
         return Ok(());
     }
-    let rest = call(&[
+    let offline = call(&[
         "deny", "--color", "never", "check", "bans", "licenses", "sources",
     ])?;
-    if !rest.status.success() {
-        return Err(said(&rest));
+    if !offline.status.success() {
+        return Err(text(&offline));
     }
     let advisories = call(&["deny", "--color", "never", "check", "advisories"])?;
-    judge(advisories.status.success(), &said(&advisories))
+    advisories_result(advisories.status.success(), &text(&advisories))
 }
 
-/// An advisory that applies is a failure; a database out of reach is not.
-fn judge(is_success: bool, said: &str) -> Result<(), String> {
+/// Fails on advisories, but not if the database cannot be reached.
+fn advisories_result(is_success: bool, text: &str) -> Result<(), String> {
     if is_success {
         return Ok(());
     }
-    if said.contains(UNREACHABLE) {
-        out::line("NOT CHECKED: advisories, since their database cannot be reached");
+    if text.contains(UNREACHABLE) {
+        out::line("NOT CHECKED: advisories (their database cannot be reached)");
         return Ok(());
     }
-    Err(said.to_owned())
+    Err(text.to_owned())
 }
 
 fn call(arguments: &[&str]) -> Result<Output, String> {
-    machine::cargo(arguments)
+    environment::cargo(arguments)
         .output()
-        .map_err(|cause| format!("cargo could not be started: {cause}"))
+        .map_err(|cause| format!("cannot run cargo: {cause}"))
 }
 
-fn said(output: &Output) -> String {
+fn text(output: &Output) -> String {
     let streams = [&output.stdout, &output.stderr];
     streams
         .map(|stream| String::from_utf8_lossy(stream).into_owned())
@@ -54,13 +54,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_advisory_fails_and_a_missing_database_does_not() {
-        assert_eq!(judge(true, "advisories ok"), Ok(()));
+    fn advisory_fails_but_unreachable_database_does_not() {
+        assert_eq!(advisories_result(true, "advisories ok"), Ok(()));
         assert_eq!(
-            judge(false, "failed to fetch advisory database https://x"),
+            advisories_result(false, "failed to fetch advisory database https://x"),
             Ok(())
         );
         let found = "error[vulnerability]: RUSTSEC-2026-0001";
-        assert_eq!(judge(false, found), Err(found.to_owned()));
+        assert_eq!(advisories_result(false, found), Err(found.to_owned()));
     }
 }

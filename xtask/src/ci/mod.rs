@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: every check in a row, one line each, until the first that fails.
+//! `cargo xtask ci`: runs all checks in order, until one fails.
 
 mod deny;
 mod msrv;
@@ -6,16 +6,16 @@ mod plan;
 mod step;
 mod supply;
 
-use crate::{machine, metadata, no_arguments, out, tidy};
+use crate::{environment, metadata, no_arguments, out, tidy};
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     no_arguments(arguments)?;
     let workspace = metadata::workspace()?;
     let logs = workspace.target.join("xtask").join("ci");
     std::fs::create_dir_all(&logs)
-        .map_err(|cause| format!("{} cannot be made: {cause}", logs.display()))?;
-    let began = machine::Stopwatch::start();
-    // What takes seconds comes first.
+        .map_err(|cause| format!("cannot create {}: {cause}", logs.display()))?;
+    let watch = environment::Stopwatch::start();
+    // The fast checks come first.
     step::timed("tidy", || tidy::run(&[]))?;
     step::timed("minimum version", || msrv::check(&workspace.packages))?;
     step::timed("supply", supply::check)?;
@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     out::line(&format!(
         "ci: {} steps passed in {:.0} s",
         steps.len() + 4,
-        began.seconds()
+        watch.seconds()
     ));
     Ok(())
 }

@@ -1,63 +1,56 @@
-//! The minimum version of Rust is stated in one place and is true on the compiler at hand.
+//! Checks that all packages declare the same minimum Rust version, and that it compiles.
 
+use std::cmp::Ordering;
 use std::process::{Command, Stdio};
 
 use crate::metadata::Package;
-use crate::{machine, out};
+use crate::{environment, out};
 
-/// Checks the statement against the compiler: an older one refuses by itself, the same one proves it with this very
-/// run, and for a newer one the stated toolchain is asked, where rustup has it.
+/// Checks `rust-version`. If the current compiler is newer, runs `cargo check` with the declared toolchain, if it is installed.
 pub(crate) fn check(packages: &[Package]) -> Result<(), String> {
-    let stated = stated(packages)?;
+    let declared = declared_version(packages)?;
     let output = Command::new("rustc")
         .arg("--version")
         .output()
-        .map_err(|cause| format!("rustc could not be started: {cause}"))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    match compare(&stated, &said)? {
-        Standing::Same => Ok(()),
-        Standing::Older => Err(format!("rust-version is {stated}, and this is {said}")),
-        Standing::Newer => on_toolchain(&stated),
+        .map_err(|cause| format!("cannot run rustc: {cause}"))?;
+    let compiler = String::from_utf8_lossy(&output.stdout).into_owned();
+    match compare(&compiler, &declared)? {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(format!(
+            "rust-version is {declared}, but the compiler is older: {compiler}"
+        )),
+        Ordering::Greater => check_with_toolchain(&declared),
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Standing {
-    Older,
-    Same,
-    Newer,
-}
-
-/// The one `rust-version` that all packages state.
-fn stated(packages: &[Package]) -> Result<String, String> {
-    let mut stated: Option<&str> = None;
+/// Returns the `rust-version` of all packages.
+fn declared_version(packages: &[Package]) -> Result<String, String> {
+    let mut declared: Option<&str> = None;
     for package in packages {
         let Some(version) = package.rust_version.as_deref() else {
-            return Err(format!("{} states no rust-version", package.name));
+            return Err(format!("{} declares no rust-version", package.name));
         };
-        if stated.is_some_and(|other| other != version) {
+        if declared.is_some_and(|other| other != version) {
             return Err(format!(
-                "{} states rust-version {version}, others differ",
+                "{} declares rust-version {version}, others differ",
                 package.name
             ));
         }
-        stated = Some(version);
+        declared = Some(version);
     }
-    stated
+    declared
         .map(str::to_owned)
         .ok_or_else(|| "the workspace has no packages".to_owned())
 }
 
-/// How the compiler that prints `said` stands to `stated`.
-fn compare(stated: &str, said: &str) -> Result<Standing, String> {
-    let release = said.split_whitespace().nth(1).unwrap_or_default();
-    let ours = minor(release).ok_or_else(|| format!("cannot read the version in `{said}`"))?;
-    let wanted = minor(stated).ok_or_else(|| format!("cannot read rust-version `{stated}`"))?;
-    Ok(match ours.cmp(&wanted) {
-        std::cmp::Ordering::Less => Standing::Older,
-        std::cmp::Ordering::Equal => Standing::Same,
-        std::cmp::Ordering::Greater => Standing::Newer,
-    })
+/// Compares the version in the output of `rustc --version` with a declared version, up to the minor version.
+fn compare(compiler: &str, declared: &str) -> Result<Ordering, String> {
+    let release = compiler.split_whitespace().nth(1).unwrap_or_default();
+    let actual =
+        minor(release).ok_or_else(|| format!("cannot parse the version in `{compiler}`"))?;
+    let minimum =
+        minor(declared).ok_or_else(|| format!("cannot parse rust-version `{declared}`"))?;
+    Ok(actual.cmp(&minimum))
 }
 
 fn minor(version: &str) -> Option<(u32, u32)> {
@@ -65,11 +58,11 @@ fn minor(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-fn on_toolchain(stated: &str) -> Result<(), String> {
-    let toolchain = format!("+{stated}");
+fn check_with_toolchain(version: &str) -> Result<(), String> {
+    let toolchain = format!("+{version}");
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(machine::root()).stdin(Stdio::null());
-    // The toolchain that runs us hides behind these; the one asked for must find its own.
+    cargo.current_dir(environment::root()).stdin(Stdio::null());
+    // These select the current toolchain instead of the given one.
     cargo
         .env_remove("CARGO")
         .env_remove("RUSTC")
@@ -80,20 +73,20 @@ fn on_toolchain(stated: &str) -> Result<(), String> {
         .output();
     match output {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) if is_absent(&String::from_utf8_lossy(&output.stderr)) => {
+        Ok(output) if is_missing_toolchain(&String::from_utf8_lossy(&output.stderr)) => {
             out::line(&format!(
-                "NOT CHECKED: rust-version {stated}, no such toolchain is installed"
+                "NOT CHECKED: rust-version {version} (toolchain is not installed)"
             ));
             Ok(())
         }
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        Err(cause) => Err(format!("cargo could not be started: {cause}")),
+        Err(cause) => Err(format!("cannot run cargo: {cause}")),
     }
 }
 
-/// Whether cargo said that there is no such toolchain, with rustup or without it.
-fn is_absent(said: &str) -> bool {
-    said.contains("is not installed") || said.contains("no such command: `+")
+/// Returns whether the error says that the toolchain is missing, with or without rustup.
+fn is_missing_toolchain(stderr: &str) -> bool {
+    stderr.contains("is not installed") || stderr.contains("no such command: `+")
 }
 
 #[cfg(test)]
@@ -108,31 +101,31 @@ mod tests {
     }
 
     #[test]
-    fn one_statement_is_taken_and_a_missing_or_second_one_refused() {
+    fn missing_or_different_rust_versions_are_errors() {
         assert_eq!(
-            stated(&[package(Some("1.95")), package(Some("1.95"))]),
+            declared_version(&[package(Some("1.95")), package(Some("1.95"))]),
             Ok("1.95".to_owned())
         );
-        assert!(stated(&[package(Some("1.95")), package(Some("1.90"))]).is_err());
-        assert!(stated(&[package(Some("1.95")), package(None)]).is_err());
-        assert!(stated(&[]).is_err());
+        assert!(declared_version(&[package(Some("1.95")), package(Some("1.90"))]).is_err());
+        assert!(declared_version(&[package(Some("1.95")), package(None)]).is_err());
+        assert!(declared_version(&[]).is_err());
     }
 
     #[test]
     fn compilers_are_compared_by_minor_version() {
         assert_eq!(
-            compare("1.95", "rustc 1.95.2 (abc 2026)"),
-            Ok(Standing::Same)
+            compare("rustc 1.95.2 (abc 2026)", "1.95"),
+            Ok(Ordering::Equal)
         );
         assert_eq!(
-            compare("1.95", "rustc 1.100.0-nightly (abc 2026)"),
-            Ok(Standing::Newer)
+            compare("rustc 1.100.0-nightly (abc 2026)", "1.95"),
+            Ok(Ordering::Greater)
         );
         assert_eq!(
-            compare("1.95", "rustc 1.94.0 (abc 2026)"),
-            Ok(Standing::Older)
+            compare("rustc 1.94.0 (abc 2026)", "1.95"),
+            Ok(Ordering::Less)
         );
-        assert!(compare("1.95", "no compiler").is_err());
-        assert!(compare("soon", "rustc 1.95.0").is_err());
+        assert!(compare("no compiler", "1.95").is_err());
+        assert!(compare("rustc 1.95.0", "soon").is_err());
     }
 }

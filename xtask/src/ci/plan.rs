@@ -1,15 +1,15 @@
-//! Which calls of cargo make up `cargo xtask ci`, worked out from the packages of the workspace.
+//! The cargo commands of `cargo xtask ci`, derived from the packages of the workspace.
 
 use super::step::Step;
 use crate::metadata::{Example, Package};
 
-/// Examples that a check does not run: they take too long, or want a server that is not theirs.
-const NOT_RUN: &[&str] = &["pretrain", "train"];
+/// Examples that are not run, because they take too long or need an external server.
+const SKIPPED_EXAMPLES: &[&str] = &["pretrain", "train"];
 
-/// Lints beyond the table of the root manifest, and all of them as errors.
+/// Additional lints to those of the root manifest, with all warnings as errors.
 const CLIPPY: &str = "-- -D warnings -D clippy::iter_over_hash_type";
 
-/// Every step, in order.
+/// Returns all steps in order.
 pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
     let mut steps = vec![
         Step::new("format", "fmt --all --check"),
@@ -21,7 +21,7 @@ pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
             "clippy, all features",
             &format!("clippy --workspace --all-targets --all-features {CLIPPY}"),
         ),
-        // Doctests and tidy are among the tests.
+        // Includes doctests and tidy.
         Step::new("tests", "test --workspace"),
         Step::new("docs", "doc --workspace --no-deps --all-features")
             .with("RUSTDOCFLAGS", "-D warnings"),
@@ -40,42 +40,45 @@ pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
     steps
 }
 
-/// The crate with nothing switched on, then with each feature alone.
+/// Returns the steps that check a crate without features and with each feature separately.
 fn features(package: &Package) -> Vec<Step> {
     let name = &package.name;
     let bare = format!("check --package {name} --no-default-features");
-    let mut steps = vec![Step::new(format!("{name} alone"), &bare)];
+    let mut steps = vec![Step::new(format!("{name} without features"), &bare)];
     for feature in package
         .features
         .iter()
         .filter(|feature| *feature != "default")
     {
-        let call = format!("{bare} --features {feature}");
-        steps.push(Step::new(format!("{name} with {feature} alone"), &call));
+        let command = format!("{bare} --features {feature}");
+        steps.push(Step::new(format!("{name} with only {feature}"), &command));
     }
     steps
 }
 
 fn example(package: &Package, example: &Example) -> Option<Step> {
     let Package { name, .. } = package;
-    if NOT_RUN.contains(&example.name.as_str()) {
+    if SKIPPED_EXAMPLES.contains(&example.name.as_str()) {
         return None;
     }
-    let mut call = format!("run --package {name} --example {}", example.name);
+    let mut command = format!("run --package {name} --example {}", example.name);
     if !example.required_features.is_empty() {
-        call.push_str(&format!(
+        command.push_str(&format!(
             " --features {}",
             example.required_features.join(",")
         ));
     }
-    Some(Step::new(format!("{name} example {}", example.name), &call))
+    Some(Step::new(
+        format!("{name} example {}", example.name),
+        &command,
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn calls() -> Vec<String> {
+    fn commands() -> Vec<String> {
         let facade = Package {
             name: "tinkers".to_owned(),
             is_published: true,
@@ -92,50 +95,53 @@ mod tests {
             ],
             ..Package::default()
         };
-        let aside = Package {
+        let unpublished = Package {
             name: "xtask".to_owned(),
             ..Package::default()
         };
-        steps(&[facade, aside])
+        steps(&[facade, unpublished])
             .iter()
             .map(|step| step.arguments.join(" "))
             .collect()
     }
 
     #[test]
-    fn each_feature_is_checked_alone() {
-        let calls = calls();
-        for call in [
+    fn each_feature_is_checked_separately() {
+        let commands = commands();
+        for command in [
             "check --package tinkers --no-default-features",
             "check --package tinkers --no-default-features --features local",
         ] {
-            assert!(calls.iter().any(|found| found == call), "{call} is not run");
+            assert!(
+                commands.iter().any(|found| found == command),
+                "{command} is not run"
+            );
         }
-        assert!(!calls.iter().any(|call| call.contains("--features default")));
-        assert!(!calls.iter().any(|call| call.contains("--package xtask")));
+        let contains = |text: &str| commands.iter().any(|command| command.contains(text));
+        assert!(!contains("--features default") && !contains("--package xtask"));
     }
 
     #[test]
-    fn examples_run_with_what_they_need_and_the_long_ones_do_not() {
-        let calls = calls();
+    fn examples_run_with_their_required_features() {
+        let commands = commands();
         let first = "run --package tinkers --example first --features local";
-        assert!(calls.iter().any(|call| call == first));
-        assert!(!calls.iter().any(|call| call.contains("pretrain")));
+        assert!(commands.iter().any(|command| command == first));
+        assert!(!commands.iter().any(|command| command.contains("pretrain")));
     }
 
     #[test]
-    fn the_tests_are_run_as_the_readme_says() {
+    fn workspace_tests_run_once() {
         assert_eq!(
-            calls()
+            commands()
                 .iter()
-                .filter(|call| *call == "test --workspace")
+                .filter(|command| *command == "test --workspace")
                 .count(),
             1
         );
     }
 
     #[test]
-    fn warnings_are_errors_in_lints_and_documentation() {
+    fn clippy_and_rustdoc_warnings_are_errors() {
         let steps = steps(&[]);
         let clippy: Vec<_> = steps
             .iter()

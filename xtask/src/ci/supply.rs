@@ -1,31 +1,31 @@
-//! What the project takes from outside, held to `deny.toml` without any tool: licences, sources and bans.
+//! Checks the licences, sources and bans of external packages in `deny.toml`, without cargo-deny.
 //!
-//! cargo-deny reads the same file and checks more, advisories above all; see [`super::deny`].
+//! cargo-deny, see [`super::deny`], also checks advisories.
 
 use std::collections::BTreeMap;
 
-use crate::{machine, metadata};
+use crate::{environment, metadata};
 
-/// The one place that packages may come from.
+/// The registry that all packages must come from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// What `deny.toml` says, as far as it is checked here.
+/// The rules in `deny.toml` that are checked here.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Rules {
-    /// Licences that may be relied on.
+    /// Allowed licences.
     allowed: Vec<String>,
-    /// Licences beyond those that one package alone may have.
+    /// Packages with an additional licence that is allowed for them only.
     exceptions: Vec<(String, String)>,
-    /// Packages that may not be in the lock file.
+    /// Packages that must not be in the lock file.
     banned: Vec<String>,
 }
 
-/// Checks every package that the lock file names.
+/// Checks all packages in the lock file.
 pub(crate) fn check() -> Result<(), String> {
-    let path = machine::root().join("deny.toml");
+    let path = environment::root().join("deny.toml");
     let text = std::fs::read_to_string(&path)
-        .map_err(|cause| format!("{} cannot be read: {cause}", path.display()))?;
-    let found = violations(&rules(&text)?, &metadata::outside()?);
+        .map_err(|cause| format!("cannot read {}: {cause}", path.display()))?;
+    let found = violations(&rules(&text)?, &metadata::external_packages()?);
     if found.is_empty() {
         return Ok(());
     }
@@ -36,12 +36,12 @@ fn violations(rules: &Rules, packages: &BTreeMap<String, (String, String)>) -> V
     let mut found = Vec::new();
     for (package, (licence, source)) in packages {
         let name = package.split(' ').next().unwrap_or_default();
-        let is_allowed = |one: &str| {
-            rules.allowed.iter().any(|allowed| allowed == one)
+        let is_allowed = |licence: &str| {
+            rules.allowed.iter().any(|allowed| allowed == licence)
                 || rules
                     .exceptions
                     .iter()
-                    .any(|(of, extra)| of == name && extra == one)
+                    .any(|(package, exception)| package == name && exception == licence)
         };
         if !is_satisfied(licence, &is_allowed) {
             found.push(format!(
@@ -60,55 +60,59 @@ fn violations(rules: &Rules, packages: &BTreeMap<String, (String, String)>) -> V
     found
 }
 
-/// Whether a licence expression can be met with the allowed licences alone.
+/// Returns whether an SPDX licence expression is satisfied by the allowed licences.
 fn is_satisfied(expression: &str, is_allowed: &dyn Fn(&str) -> bool) -> bool {
-    // Some packages still write the slash of old for OR.
+    // Old packages use a slash instead of OR.
     let spaced = expression
         .replace('/', " OR ")
         .replace('(', " ( ")
         .replace(')', " ) ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut at = 0;
-    let met = either(&words, &mut at, is_allowed);
-    met == Some(true) && at == words.len()
+    let is_met = parse_or(&words, &mut at, is_allowed);
+    is_met == Some(true) && at == words.len()
 }
 
-fn either(words: &[&str], at: &mut usize, is_allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
-    let mut met = both(words, at, is_allowed)?;
+fn parse_or(words: &[&str], at: &mut usize, is_allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
+    let mut is_met = parse_and(words, at, is_allowed)?;
     while words.get(*at) == Some(&"OR") {
         *at += 1;
-        met |= both(words, at, is_allowed)?;
+        is_met |= parse_and(words, at, is_allowed)?;
     }
-    Some(met)
+    Some(is_met)
 }
 
-fn both(words: &[&str], at: &mut usize, is_allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
-    let mut met = single(words, at, is_allowed)?;
+fn parse_and(words: &[&str], at: &mut usize, is_allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
+    let mut is_met = parse_licence(words, at, is_allowed)?;
     while words.get(*at) == Some(&"AND") {
         *at += 1;
-        met &= single(words, at, is_allowed)?;
+        is_met &= parse_licence(words, at, is_allowed)?;
     }
-    Some(met)
+    Some(is_met)
 }
 
-fn single(words: &[&str], at: &mut usize, is_allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
+fn parse_licence(
+    words: &[&str],
+    at: &mut usize,
+    is_allowed: &dyn Fn(&str) -> bool,
+) -> Option<bool> {
     let word = *words.get(*at)?;
     *at += 1;
     if word == "(" {
-        let met = either(words, at, is_allowed)?;
+        let is_met = parse_or(words, at, is_allowed)?;
         *at += 1;
-        return (words.get(*at - 1) == Some(&")")).then_some(met);
+        return (words.get(*at - 1) == Some(&")")).then_some(is_met);
     }
     if words.get(*at) != Some(&"WITH") {
         return Some(is_allowed(word));
     }
     let exception = *words.get(*at + 1)?;
     *at += 2;
-    // An exception only ever grants more than the licence does.
+    // An exception only grants additional permissions.
     Some(is_allowed(word) || is_allowed(&format!("{word} WITH {exception}")))
 }
 
-/// Reads the parts of `deny.toml` that are checked here: plain lists and one-line tables, as the file writes them.
+/// Parses the lists and one-line tables of `deny.toml` that are checked here.
 fn rules(text: &str) -> Result<Rules, String> {
     let mut rules = Rules::default();
     let mut section = "";
@@ -127,7 +131,7 @@ fn rules(text: &str) -> Result<Rules, String> {
             list = if value.contains(']') { "" } else { key };
             if !value.starts_with(']') && list.is_empty() {
                 return Err(format!(
-                    "deny.toml: write the list `{key}` with one entry a line"
+                    "deny.toml: write the list `{key}` with one entry per line"
                 ));
             }
             continue;
@@ -148,7 +152,7 @@ fn rules(text: &str) -> Result<Rules, String> {
         }
     }
     if rules.allowed.is_empty() || rules.banned.is_empty() {
-        return Err("deny.toml: found no allowed licences or no bans".to_owned());
+        return Err("deny.toml: expected a list of allowed licences and a list of bans".to_owned());
     }
     Ok(rules)
 }
@@ -167,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_read() {
+    fn rules_are_parsed() {
         let rules = rules(DENY).unwrap();
         assert_eq!(rules.allowed, ["MIT", "Apache-2.0"]);
         assert_eq!(rules.exceptions, [("odd".to_owned(), "MPL-2.0".to_owned())]);
@@ -175,13 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_says_nothing_is_refused() {
+    fn incomplete_file_is_an_error() {
         assert!(rules("").is_err());
         assert!(rules("[licenses]\nallow = [\"MIT\"]\n").is_err());
     }
 
     #[test]
-    fn allowed_licences_pass_in_any_expression() {
+    fn allowed_licences_satisfy_expressions() {
         for licence in [
             "MIT",
             "GPL-3.0 OR MIT",
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn other_licences_are_refused() {
+    fn other_licences_are_violations() {
         for licence in [
             "",
             "GPL-3.0",
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sources_and_banned_packages_are_refused() {
+    fn other_sources_and_banned_packages_are_violations() {
         assert_eq!(
             found("a 1.0.0", "MIT", "git+https://example.com/a").len(),
             1
@@ -226,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_lock_file_names_keeps_to_our_own_deny_toml() {
+    fn lock_file_satisfies_deny_toml() {
         assert_eq!(check(), Ok(()));
     }
 }

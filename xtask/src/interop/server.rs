@@ -1,4 +1,4 @@
-//! The server under test as a child process, ended by its handle.
+//! The server under test as a child process.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,26 +8,26 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// What the server prints when it takes requests, before its address.
+/// The text that the server prints before its URL once it accepts requests.
 const LISTENING: &str = "listening on ";
 
-/// How long it may take to load its model and say so.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout of the start, which includes loading the model.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running server; dropping it ends the process.
+/// A running server. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
     url: String,
 }
 
-/// Where the server for `release` writes what it has to say.
+/// Returns the path of the log of the server for `release`.
 pub(crate) fn log(home: &Path, release: &str) -> PathBuf {
     home.join(format!("server-{release}.log"))
 }
 
 impl Server {
-    /// Starts `program` on `port`, where 0 is any free one, with an empty data directory and waits for its address.
+    /// Starts `program` with an empty data directory and waits for its URL. Port 0 selects a free port.
     pub(crate) fn start(
         program: &Path,
         home: &Path,
@@ -38,11 +38,11 @@ impl Server {
         let data = home.join(format!("data-{release}"));
         if data.exists() {
             std::fs::remove_dir_all(&data)
-                .map_err(|cause| format!("{} cannot be emptied: {cause}", data.display()))?;
+                .map_err(|cause| format!("cannot remove {}: {cause}", data.display()))?;
         }
         let log = log(home, release);
         let stderr = File::create(&log)
-            .map_err(|cause| format!("{} cannot be written: {cause}", log.display()))?;
+            .map_err(|cause| format!("cannot write {}: {cause}", log.display()))?;
         let mut child = Command::new(program)
             .args([
                 "serve",
@@ -57,18 +57,17 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
-            .map_err(|cause| format!("{} could not be started: {cause}", program.display()))?;
+            .map_err(|cause| format!("cannot run {}: {cause}", program.display()))?;
         let stdout = child.stdout.take();
         let mut server = Self {
             child,
             url: String::new(),
         };
-        // From here on an early return ends the child, since the handle is dropped.
-        let announced = stdout.and_then(announcement);
-        let Some(url) = announced else {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
+        // From here on, an early return drops `server`, which kills the child.
+        let Some(url) = stdout.and_then(wait_for_url) else {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
             return Err(format!(
-                "the server never said `{LISTENING}..`; it said:\n{said}"
+                "the server did not print `{LISTENING}..`; its log:\n{log}"
             ));
         };
         server.url = url;
@@ -79,7 +78,7 @@ impl Server {
         &self.url
     }
 
-    /// Whether the process still runs.
+    /// Returns whether the process is running.
     pub(crate) fn is_up(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -87,28 +86,28 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Either fails only where the process is gone already.
+        // Fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The address in the first line that announces one. The pipe is read to its end on a thread of its own, so that the
-/// server never blocks on a full one.
-fn announcement(stdout: impl Read + Send + 'static) -> Option<String> {
+/// Returns the first URL that the server prints. Reads stdout to its end on a separate thread, so that the server never blocks on a
+/// full pipe.
+fn wait_for_url(stdout: impl Read + Send + 'static) -> Option<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if let Some(url) = address(&line) {
-                // Nobody listens any more after the first.
+            if let Some(url) = parse_url(&line) {
+                // Fails after the first URL, when the receiver is gone.
                 let _ = send.send(url);
             }
         }
     });
-    receive.recv_timeout(PATIENCE).ok()
+    receive.recv_timeout(START_TIMEOUT).ok()
 }
 
-fn address(line: &str) -> Option<String> {
+fn parse_url(line: &str) -> Option<String> {
     let rest = line.split_once(LISTENING)?.1;
     let url = rest.split_whitespace().next()?;
     url.starts_with("http://")
@@ -120,32 +119,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_read_from_its_line() {
-        let address = |line| address(line).unwrap_or_default();
+    fn url_is_parsed_from_its_line() {
+        let parse = |line| parse_url(line).unwrap_or_default();
         assert_eq!(
-            address("listening on http://127.0.0.1:41234"),
+            parse("listening on http://127.0.0.1:41234"),
             "http://127.0.0.1:41234"
         );
         assert_eq!(
-            address("tinkers: listening on http://[::1]:80/ now"),
+            parse("tinkers: listening on http://[::1]:80/ now"),
             "http://[::1]:80"
         );
-        assert_eq!(address("listening on nothing"), "");
-        assert_eq!(address("loading the model"), "");
+        assert_eq!(parse("listening on nothing"), "");
+        assert_eq!(parse("loading the model"), "");
     }
 
     #[test]
-    fn the_first_announcement_wins_and_silence_is_none() {
-        let said = b"loading\nlistening on http://127.0.0.1:1\nlistening on http://127.0.0.1:2\n";
+    fn first_url_is_returned() {
+        let output = b"loading\nlistening on http://127.0.0.1:1\nlistening on http://127.0.0.1:2\n";
         assert_eq!(
-            announcement(&said[..]),
+            wait_for_url(&output[..]),
             Some("http://127.0.0.1:1".to_owned())
         );
-        assert_eq!(announcement(&b"loading\n"[..]), None);
+        assert_eq!(wait_for_url(&b"loading\n"[..]), None);
     }
 
     #[test]
-    fn a_program_that_never_listens_is_an_error_with_what_it_said() {
+    fn error_of_a_program_without_a_url_has_its_log() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
         let error = Server::start(Path::new("cargo"), &home, "1", 0, "tml-x").unwrap_err();
@@ -153,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_an_error() {
+    fn missing_program_is_an_error() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
         let error =
             Server::start(Path::new("no-such-program"), &home, "0", 0, "tml-x").unwrap_err();
-        assert!(error.contains("could not be started"), "{error}");
+        assert!(error.contains("cannot run"), "{error}");
     }
 }

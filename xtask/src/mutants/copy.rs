@@ -1,10 +1,10 @@
-//! The copy of the repository that is mutated. It stays between runs, so that only what has changed is built again.
+//! The copy of the repository to mutate. Later runs reuse it, so that cargo rebuilds only changed files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Brings `copy` up to date with the files of `root` that git tracks or would track, and deletes everything else in it. A file with
-/// the right content is not written, so cargo does not build it again; one that an interrupted run left mutated is.
+/// Makes `copy` equal to the tracked and unignored files of `root`. Files with equal content are not written, so that cargo does not
+/// rebuild them; a file that an interrupted run left mutated is restored.
 pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     let files = listed(root)?;
     let kept: BTreeSet<PathBuf> = files.iter().map(|file| copy.join(file)).collect();
@@ -13,7 +13,7 @@ pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
         let (from, to) = (root.join(file), copy.join(file));
         let content = match std::fs::read(&from) {
             Ok(content) => content,
-            // Deleted and not yet committed.
+            // The file is deleted but the deletion is not committed.
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => continue,
             Err(cause) => return Err(failed(&from, cause)),
         };
@@ -77,12 +77,12 @@ fn listed(root: &Path) -> Result<Vec<PathBuf>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine;
+    use crate::environment;
 
     #[test]
     fn refreshing_mends_a_mutated_file_and_deletes_strange_ones() {
         let copy = std::env::temp_dir().join(format!("tinkers-copy-{}", std::process::id()));
-        let root = machine::root();
+        let root = environment::root();
         std::fs::create_dir_all(copy.join("crates")).unwrap();
         std::fs::write(copy.join("Cargo.toml"), "mutated").unwrap();
         std::fs::write(copy.join("crates/strange"), "x").unwrap();

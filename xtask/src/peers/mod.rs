@@ -1,8 +1,8 @@
-//! `cargo xtask peers`: another open server of the protocol, installed and run here, and a command against it.
+//! `cargo xtask peers`: installs and starts another open-source server of the Tinker API, and runs a client against it.
 
-mod held;
 mod options;
 mod peer;
+mod process;
 
 use std::fs::File;
 use std::io::Read;
@@ -10,18 +10,18 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use held::Held;
-use options::{Against, Options, Server};
+use options::{ClientKind, Options, Server};
 use peer::{KEY, Peer};
+use process::PeerProcess;
 
 use crate::interop;
 use crate::venv::{self, Venv};
-use crate::{machine, metadata, out};
+use crate::{environment, metadata, out};
 
-/// The package that holds the conformance suite.
+/// The package of the conformance suite.
 const SUITE: &str = "tinkers-conformance";
 
-/// What a client has to know of a server.
+/// The address and the model of a server.
 #[derive(Debug)]
 struct Address {
     url: String,
@@ -29,41 +29,45 @@ struct Address {
 }
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
-    let options = Options::read(arguments)?;
+    let options = Options::parse(arguments)?;
     let workspace = metadata::workspace()?;
-    if options.against == Against::Suite && !workspace.packages.iter().any(|one| one.name == SUITE)
+    if options.client == ClientKind::Suite
+        && !workspace
+            .packages
+            .iter()
+            .any(|package| package.name == SUITE)
     {
         return Err(format!(
-            "the package {SUITE} is not there; give a command behind --"
+            "the package {SUITE} does not exist: pass a command after --"
         ));
     }
     let home = workspace.target.join("peers").join(options.server.name());
     std::fs::create_dir_all(&home)
-        .map_err(|cause| format!("{} cannot be made: {cause}", home.display()))?;
+        .map_err(|cause| format!("cannot create {}: {cause}", home.display()))?;
     let python = venv::python(3, 11).ok_or(
-        "Python 3.11 or newer, with venv and ensurepip, is required; found none as python3 or python3.11 to python3.15",
+        "cannot find Python: install Python 3.11 or newer with venv and ensurepip as python3 or python3.11 to python3.15",
     )?;
-    let command = against(&options, &python, &workspace.target)?;
+    let client = client(&options, &python, &workspace.target)?;
     match options.server {
-        Server::Local => with_local(&options, &workspace.target, &home, command),
-        Server::Foreign(peer) => with_foreign(&options, peer, &python, &home, command),
+        Server::Local => with_local(&options, &workspace.target, &home, client),
+        Server::Foreign(peer) => with_foreign(&options, peer, &python, &home, client),
     }
 }
 
-/// A command that is told the address when there is one.
+/// A function that creates the client command for a server.
 type Client = Box<dyn FnOnce(&Address) -> Command>;
 
-/// The command, with everything that it needs installed before a server is started.
-fn against(options: &Options, python: &str, target: &Path) -> Result<Client, String> {
-    Ok(match &options.against {
-        Against::Suite => {
-            let mock = match options.server {
-                Server::Foreign(peer) => peer.mock(),
+/// Returns the client, after installing what it needs.
+fn client(options: &Options, python: &str, target: &Path) -> Result<Client, String> {
+    Ok(match &options.client {
+        ClientKind::Suite => {
+            let suite_options = match options.server {
+                Server::Foreign(peer) => peer.suite_options(),
                 Server::Local => &[],
             };
             Box::new(move |address| {
                 let (url, model) = (address.url.as_str(), address.model);
-                let mut command = machine::cargo(&[
+                let mut command = environment::cargo(&[
                     "run",
                     "-q",
                     "-p",
@@ -78,32 +82,32 @@ fn against(options: &Options, python: &str, target: &Path) -> Result<Client, Str
                     "--profile",
                     "core",
                 ]);
-                command.args(mock);
+                command.args(suite_options);
                 command
             })
         }
-        Against::Sdk(release) => {
-            // The interop check keeps its environments in the same place.
-            let venv = Venv::of_sdk(python, &target.join("interop"), release)?;
+        ClientKind::Sdk(release) => {
+            // Shares the environments of `cargo xtask interop`.
+            let venv = Venv::with_sdk(python, &target.join("interop"), release)?;
             Box::new(move |address| {
                 let mut command = interop::sdk(&venv, "peers/checks.py", &address.url, KEY);
                 command.env("PEER_MODEL", address.model);
                 command
             })
         }
-        Against::Command(words) => {
+        ClientKind::Command(words) => {
             let words = words.clone();
             Box::new(move |address| {
-                let mut words = words.iter().map(|word| filled(word, address));
+                let mut words = words.iter().map(|word| expand(word, address));
                 let mut command = Command::new(words.next().unwrap_or_default());
-                command.args(words).current_dir(machine::root());
+                command.args(words).current_dir(environment::root());
                 command
             })
         }
     })
 }
 
-fn filled(word: &str, address: &Address) -> String {
+fn expand(word: &str, address: &Address) -> String {
     word.replace("{url}", &address.url)
         .replace("{key}", KEY)
         .replace("{model}", address.model)
@@ -116,7 +120,7 @@ fn with_local(options: &Options, target: &Path, home: &Path, client: Client) -> 
         url: server.url().to_owned(),
         model: interop::MODEL,
     };
-    drive(options, &address, client)
+    run_client(options, &address, client)
 }
 
 fn with_foreign(
@@ -127,8 +131,8 @@ fn with_foreign(
     client: Client,
 ) -> Result<(), String> {
     let venv = install(peer, python, home)?;
-    let _alone = alone(home)?;
-    empty(&home.join("state"))?;
+    let _lock = lock(home)?;
+    clear(&home.join("state"))?;
     let model = home.join(peer::MODEL);
     venv::run(
         Command::new(venv.python())
@@ -136,30 +140,30 @@ fn with_foreign(
             .arg(&model),
     )?;
     std::fs::write(home.join("config.yaml"), peer::configuration())
-        .map_err(|cause| format!("the configuration cannot be written: {cause}"))?;
+        .map_err(|cause| format!("cannot write the configuration: {cause}"))?;
     let port = options.port.map_or_else(free_port, Ok)?;
     let address = Address {
         url: format!("http://127.0.0.1:{port}"),
         model: peer::MODEL,
     };
-    let start = peer.start(&venv, home, port);
-    let mut held = Held::start(&venv, peer, home, &address.url, &start)?;
-    let driven = drive(options, &address, client);
-    if held.is_up() {
-        return driven;
+    let start = peer.start_command(&venv, home, port);
+    let mut process = PeerProcess::start(&venv, peer, home, &address.url, &start)?;
+    let result = run_client(options, &address, client);
+    if process.is_up() {
+        return result;
     }
     Err(format!(
-        "{} died; its log ends with:\n{}",
+        "{} crashed; its log ends with:\n{}",
         peer.name(),
-        held.tail()
+        process.log_tail()
     ))
 }
 
-/// The peer's environment, made where it is not there yet, and a list of what is in it.
+/// Installs a server in a virtual environment, unless it is already installed, and prints the installed packages.
 fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     let file = peer.requirements();
     let text = std::fs::read_to_string(&file)
-        .map_err(|cause| format!("{} cannot be read: {cause}", file.display()))?;
+        .map_err(|cause| format!("cannot read {}: {cause}", file.display()))?;
     let packages = text.lines().filter(|line| !line.starts_with('#'));
     let arguments: Vec<&str> = std::iter::once("--no-deps").chain(packages).collect();
     let venv = Venv::prepare(python, home.join("venv"), peer.name(), &arguments)?;
@@ -172,8 +176,8 @@ fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     Ok(venv)
 }
 
-/// The directory for this run alone: two servers in it would write over each other.
-fn alone(home: &Path) -> Result<File, String> {
+/// Locks a directory, since two servers in it would overwrite each other's files.
+fn lock(home: &Path) -> Result<File, String> {
     let open = || {
         let file = File::create(home.join("lock"))?;
         file.try_lock().map(|()| file).map_err(std::io::Error::from)
@@ -181,29 +185,29 @@ fn alone(home: &Path) -> Result<File, String> {
     open().map_err(|cause| format!("{} is in use by another run: {cause}", home.display()))
 }
 
-fn empty(directory: &Path) -> Result<(), String> {
-    let emptied = if directory.exists() {
+fn clear(directory: &Path) -> Result<(), String> {
+    let removed = if directory.exists() {
         std::fs::remove_dir_all(directory)
     } else {
         Ok(())
     };
-    emptied
+    removed
         .and_then(|()| std::fs::create_dir_all(directory))
-        .map_err(|cause| format!("{} cannot be emptied: {cause}", directory.display()))
+        .map_err(|cause| format!("cannot clear {}: {cause}", directory.display()))
 }
 
-/// A port that nobody listens on now. Somebody may take it before the server does, which then says so.
+/// Returns a free port. If another process takes it before the server starts, the server fails.
 fn free_port() -> Result<u16, String> {
-    let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
-    bound
+    let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
+    address
         .map(|address| address.port())
-        .map_err(|cause| format!("there is no free port: {cause}"))
+        .map_err(|cause| format!("cannot find a free port: {cause}"))
 }
 
-/// Runs the command against a server that is up.
-fn drive(options: &Options, address: &Address, client: Client) -> Result<(), String> {
+/// Runs the client against a running server.
+fn run_client(options: &Options, address: &Address, client: Client) -> Result<(), String> {
     out::line(&format!(
-        "{} listens on {} with the model {} and the key {KEY}",
+        "{} listens on {} with the model {} and the API key {KEY}",
         options.server.name(),
         address.url,
         address.model
@@ -211,16 +215,16 @@ fn drive(options: &Options, address: &Address, client: Client) -> Result<(), Str
     let mut command = client(address);
     let status = command
         .status()
-        .map_err(|cause| format!("{command:?} could not be started: {cause}"))?;
-    if options.keeps {
-        out::line("the server stays up until the input ends (Ctrl-D)");
-        // An input that cannot be read has ended.
+        .map_err(|cause| format!("cannot run {command:?}: {cause}"))?;
+    if options.keep {
+        out::line("the server keeps running until stdin ends (Ctrl-D)");
+        // A read error ends the wait too.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
     }
     status
         .success()
         .then_some(())
-        .ok_or_else(|| format!("the command ended with {status}"))
+        .ok_or_else(|| format!("the command failed: {status}"))
 }
 
 #[cfg(test)]
@@ -228,18 +232,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_told_the_address_in_every_word() {
+    fn placeholders_are_expanded_in_every_argument() {
         let options = Options {
             server: Server::Local,
-            keeps: false,
+            keep: false,
             port: None,
-            against: Against::Command(
+            client: ClientKind::Command(
                 ["probe", "--at={url}/x", "{key}{model}", "{other}"]
                     .map(str::to_owned)
                     .to_vec(),
             ),
         };
-        let client = against(&options, "python3", Path::new("target")).unwrap();
+        let client = client(&options, "python3", Path::new("target")).unwrap();
         let address = Address {
             url: "http://127.0.0.1:1".to_owned(),
             model: "m",
@@ -250,27 +254,27 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_had_by_one_run_at_a_time() {
-        let home = std::env::temp_dir().join(format!("tinkers-xtask-alone-{}", std::process::id()));
+    fn directory_is_locked_by_one_run_at_a_time() {
+        let home = std::env::temp_dir().join(format!("tinkers-xtask-lock-{}", std::process::id()));
         std::fs::create_dir_all(&home).unwrap();
-        let one = alone(&home).unwrap();
-        assert!(alone(&home).unwrap_err().contains("in use"));
-        drop(one);
-        assert!(alone(&home).is_ok());
+        let first = lock(&home).unwrap();
+        assert!(lock(&home).unwrap_err().contains("in use"));
+        drop(first);
+        assert!(lock(&home).is_ok());
     }
 
     #[test]
-    fn a_command_that_fails_is_a_failure() {
-        let options = Options::read(&["local".to_owned()]).unwrap();
+    fn failed_command_is_an_error() {
+        let options = Options::parse(&["local".to_owned()]).unwrap();
         let address = Address {
             url: String::new(),
             model: "m",
         };
-        let said = drive(
+        let result = run_client(
             &options,
             &address,
-            Box::new(|_| machine::cargo(&["no-such-command"])),
+            Box::new(|_| environment::cargo(&["no-such-command"])),
         );
-        assert!(said.unwrap_err().contains("ended with"));
+        assert!(result.unwrap_err().contains("the command failed"));
     }
 }

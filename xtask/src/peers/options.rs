@@ -1,74 +1,79 @@
-//! What `cargo xtask peers` was asked for.
+//! The options of `cargo xtask peers`.
 
 use super::peer::Peer;
 
-/// The arguments, read.
+/// The parsed arguments.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) server: Server,
-    /// Whether the server stays up behind the command, until the input ends.
-    pub(crate) keeps: bool,
-    /// The port; any free one where there is none.
+    /// Whether to keep the server running after the command, until stdin ends.
+    pub(crate) keep: bool,
+    /// The port of the server; a free one if `None`.
     pub(crate) port: Option<u16>,
-    pub(crate) against: Against,
+    pub(crate) client: ClientKind,
 }
 
-/// The server that is asked.
+/// The server to run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Server {
-    /// One from elsewhere, installed here.
+    /// Another implementation, which is installed.
     Foreign(Peer),
     /// `tinkers serve`.
     Local,
 }
 
-/// What is run against the server.
+/// The client to run against the server.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Against {
+pub(crate) enum ClientKind {
     /// The conformance suite.
     Suite,
-    /// The checks under this release of the official Python SDK.
+    /// The checks with this release of the official Python SDK.
     Sdk(String),
-    /// A command with `{url}`, `{key}` and `{model}` in it.
+    /// A command with the placeholders `{url}`, `{key}` and `{model}`.
     Command(Vec<String>),
 }
 
 const USAGE: &str =
     "usage: cargo xtask peers tuft|skyrl|local [--keep] [--port P] [--sdk RELEASE | -- COMMAND...]
-In COMMAND {url}, {key} and {model} are replaced. Without one it is the conformance suite.
-With --keep the server stays up behind the command until the input ends (Ctrl-D) or Ctrl-C.";
+{url}, {key} and {model} are replaced in COMMAND, which defaults to the conformance suite.
+With --keep, the server keeps running after the command until stdin ends (Ctrl-D) or Ctrl-C.";
 
 impl Options {
-    pub(crate) fn read(arguments: &[String]) -> Result<Self, String> {
-        let fault = |what: String| format!("{what}\n{USAGE}");
+    pub(crate) fn parse(arguments: &[String]) -> Result<Self, String> {
+        let usage_error = |message: String| format!("{message}\n{USAGE}");
         let mut words = arguments.iter();
         let name = words
             .next()
-            .ok_or_else(|| fault("which server?".to_owned()))?;
-        let server = Server::named(name).ok_or_else(|| fault(format!("no server `{name}`")))?;
+            .ok_or_else(|| usage_error("missing server".to_owned()))?;
+        let server = Server::from_name(name)
+            .ok_or_else(|| usage_error(format!("unknown server `{name}`")))?;
         let mut options = Self {
             server,
-            keeps: false,
+            keep: false,
             port: None,
-            against: Against::Suite,
+            client: ClientKind::Suite,
         };
         while let Some(word) = words.next() {
             match word.as_str() {
-                "--keep" => options.keeps = true,
-                "--port" => options.port = Some(port(words.next()).map_err(fault)?),
-                "--sdk" => options.against = Against::Sdk(release(words.next()).map_err(fault)?),
-                "--" if options.against != Against::Suite => {
-                    return Err(fault("--sdk and a command exclude each other".to_owned()));
+                "--keep" => options.keep = true,
+                "--port" => options.port = Some(port(words.next()).map_err(usage_error)?),
+                "--sdk" => {
+                    options.client = ClientKind::Sdk(release(words.next()).map_err(usage_error)?)
+                }
+                "--" if options.client != ClientKind::Suite => {
+                    return Err(usage_error(
+                        "--sdk cannot be used with a command".to_owned(),
+                    ));
                 }
                 "--" => {
-                    options.against = Against::Command(words.cloned().collect());
+                    options.client = ClientKind::Command(words.cloned().collect());
                     break;
                 }
-                other => return Err(fault(format!("unexpected `{other}`"))),
+                other => return Err(usage_error(format!("unknown option `{other}`"))),
             }
         }
-        if options.against == Against::Command(Vec::new()) {
-            return Err(fault("no command behind --".to_owned()));
+        if options.client == ClientKind::Command(Vec::new()) {
+            return Err(usage_error("missing command after --".to_owned()));
         }
         Ok(options)
     }
@@ -82,7 +87,7 @@ impl Server {
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         [
             Self::Foreign(Peer::Tuft),
             Self::Foreign(Peer::Skyrl),
@@ -94,69 +99,69 @@ impl Server {
 }
 
 fn port(word: Option<&String>) -> Result<u16, String> {
-    let word = word.ok_or("--port takes a number")?;
+    let word = word.ok_or("--port requires a number")?;
     match word.parse() {
         Ok(0) | Err(_) => Err(format!(
-            "--port takes a number from 1 to 65535, found `{word}`"
+            "--port: expected a number from 1 to 65535, got `{word}`"
         )),
         Ok(port) => Ok(port),
     }
 }
 
-/// A release becomes part of a path and of what pip is asked for, so it is a version and nothing else.
+/// Parses a release. It becomes part of a path and of a pip requirement, so it must be a plain version number.
 fn release(word: Option<&String>) -> Result<String, String> {
-    let word = word.ok_or("--sdk takes a release of the package tinker, as 0.38.0")?;
+    let word = word.ok_or("--sdk requires a release of the package tinker, such as 0.38.0")?;
     let is_version = word.split('.').count() > 1
         && word
             .split('.')
             .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     is_version
         .then(|| word.clone())
-        .ok_or_else(|| format!("--sdk takes a release as 0.38.0, found `{word}`"))
+        .ok_or_else(|| format!("--sdk: expected a release such as 0.38.0, got `{word}`"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Options, String> {
+    fn parse(line: &str) -> Result<Options, String> {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Options::read(&words)
+        Options::parse(&words)
     }
 
     #[test]
-    fn all_forms_are_read() {
-        let plain = read("tuft").unwrap();
+    fn all_options_are_parsed() {
+        let plain = parse("tuft").unwrap();
         assert_eq!(
-            (plain.keeps, plain.port, plain.against),
-            (false, None, Against::Suite)
+            (plain.keep, plain.port, plain.client),
+            (false, None, ClientKind::Suite)
         );
-        let sdk = read("local --sdk 0.24.1 --keep").unwrap();
-        assert_eq!((sdk.server, sdk.keeps), (Server::Local, true));
-        assert_eq!(sdk.against, Against::Sdk("0.24.1".to_owned()));
-        let command = read("skyrl --port 81 -- echo {url} --keep").unwrap();
-        assert_eq!((command.keeps, command.port), (false, Some(81)));
+        let sdk = parse("local --sdk 0.24.1 --keep").unwrap();
+        assert_eq!((sdk.server, sdk.keep), (Server::Local, true));
+        assert_eq!(sdk.client, ClientKind::Sdk("0.24.1".to_owned()));
+        let command = parse("skyrl --port 81 -- echo {url} --keep").unwrap();
+        assert_eq!((command.keep, command.port), (false, Some(81)));
         let words = ["echo", "{url}", "--keep"].map(str::to_owned).to_vec();
-        assert_eq!(command.against, Against::Command(words));
+        assert_eq!(command.client, ClientKind::Command(words));
     }
 
     #[test]
-    fn what_cannot_be_meant_is_named() {
-        for (line, named) in [
-            ("", "which server"),
-            ("nobody", "nobody"),
+    fn invalid_arguments_are_named() {
+        for (line, message) in [
+            ("", "missing server"),
+            ("other", "other"),
             ("tuft --port", "--port"),
             ("tuft --port 0", "`0`"),
             ("tuft --port http", "http"),
             ("tuft --sdk", "--sdk"),
             ("tuft --sdk ../x", "../x"),
             ("tuft --sdk 1", "`1`"),
-            ("tuft --sdk 0.25.0 -- true", "exclude"),
-            ("tuft --", "no command"),
+            ("tuft --sdk 0.25.0 -- true", "cannot be used"),
+            ("tuft --", "missing command"),
             ("tuft --fast", "--fast"),
         ] {
-            let said = read(line).unwrap_err();
-            assert!(said.contains(named), "`{line}`: {said}");
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(message), "`{line}`: {error}");
         }
     }
 }

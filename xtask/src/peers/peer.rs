@@ -1,28 +1,28 @@
-//! The servers there are: what each is installed from, and how it is started on a CPU.
+//! The supported servers, and how each is installed and started on a CPU.
 
 use std::path::{Path, PathBuf};
 
-use crate::machine;
+use crate::environment;
 use crate::venv::Venv;
 
-/// The key that clients send. TuFT checks it, SkyRL takes any.
+/// The API key that clients send. TuFT checks it; SkyRL accepts any.
 pub(crate) const KEY: &str = "tml-peer";
 
-/// The model that clients ask for; with SkyRL it is also where the model is, below the server's directory.
+/// The name of the model, which is also its path in the server's directory.
 pub(crate) const MODEL: &str = "tinkers/peer";
 
-/// A server that speaks the protocol and comes from elsewhere.
+/// Another open-source server of the Tinker API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// TuFT with its trainer and sampler for tests: the whole protocol, no learning.
+    /// TuFT with its mock trainer and sampler: the complete protocol, but no learning.
     Tuft,
-    /// SkyRL with its JAX backend: a small model that learns.
+    /// SkyRL with its JAX backend: a small model that is trained.
     Skyrl,
 }
 
-/// How a foreign server is started.
+/// The command line and environment of a server.
 #[derive(Debug)]
-pub(crate) struct Start {
+pub(crate) struct StartCommand {
     pub(crate) command: Vec<String>,
     pub(crate) environment: Vec<(&'static str, String)>,
 }
@@ -35,24 +35,24 @@ impl Peer {
         }
     }
 
-    /// What the conformance suite is told of it: TuFT on a processor has a mock in place of a model.
-    pub(crate) fn mock(self) -> &'static [&'static str] {
+    /// Returns the option for the conformance suite: TuFT on a CPU has a mock model.
+    pub(crate) fn suite_options(self) -> &'static [&'static str] {
         match self {
             Self::Tuft => &["--mock"],
             Self::Skyrl => &[],
         }
     }
 
-    /// The file that lists what it is installed from.
+    /// Returns the path of the list of packages to install.
     pub(crate) fn requirements(self) -> PathBuf {
         scripts().join(format!("{}.txt", self.name()))
     }
 
-    /// Its command on `port`, in the directory `home`, where the model is and everything that it writes goes.
-    pub(crate) fn start(self, venv: &Venv, home: &Path, port: u16) -> Start {
+    /// Returns the command that starts the server on `port`. `home` contains the model and everything that the server writes.
+    pub(crate) fn start_command(self, venv: &Venv, home: &Path, port: u16) -> StartCommand {
         let python = venv.python().to_string_lossy().into_owned();
         let port = port.to_string();
-        let below = |name: &str| home.join(name).to_string_lossy().into_owned();
+        let in_home = |name: &str| home.join(name).to_string_lossy().into_owned();
         let shared = vec![
             (
                 "PYTHONPATH",
@@ -60,10 +60,10 @@ impl Peer {
             ),
             ("PYTHONUNBUFFERED", "1".to_owned()),
             ("HF_HUB_OFFLINE", "1".to_owned()),
-            ("HF_HOME", below("hugging-face")),
+            ("HF_HOME", in_home("hugging-face")),
             ("NO_PROXY", "127.0.0.1".to_owned()),
         ];
-        let (words, own) = match self {
+        let (words, specific) = match self {
             Self::Tuft => (
                 words(&[
                     &python,
@@ -79,10 +79,10 @@ impl Peer {
                 ]),
                 vec![
                     ("TUFT_CPU_TEST", "1".to_owned()),
-                    ("TUFT_HOME", below("state")),
+                    ("TUFT_HOME", in_home("state")),
                 ],
             ),
-            // It starts its engine with `uv run` and the flags that it finds in its parent's command.
+            // SkyRL starts its engine with `uv run` and the options of its parent process.
             Self::Skyrl => (
                 words(&[
                     &venv.program("uv").to_string_lossy(),
@@ -103,33 +103,33 @@ impl Peer {
                     "--backend-config",
                     r#"{"max_lora_adapters": 64, "max_lora_rank": 32}"#,
                     "--checkpoints-base",
-                    &below("state/checkpoints"),
+                    &in_home("state/checkpoints"),
                     "--database-url",
-                    &format!("sqlite:///{}", below("state/skyrl.db")),
+                    &format!("sqlite:///{}", in_home("state/skyrl.db")),
                     "--external-inference-lora-base",
-                    &below("state/lora"),
+                    &in_home("state/lora"),
                 ]),
                 vec![
                     ("JAX_PLATFORMS", "cpu".to_owned()),
                     ("UV_OFFLINE", "1".to_owned()),
                     ("UV_PYTHON_DOWNLOADS", "never".to_owned()),
-                    ("UV_CACHE_DIR", below("uv-cache")),
+                    ("UV_CACHE_DIR", in_home("uv-cache")),
                 ],
             ),
         };
-        Start {
+        StartCommand {
             command: words,
-            environment: shared.into_iter().chain(own).collect(),
+            environment: shared.into_iter().chain(specific).collect(),
         }
     }
 }
 
-/// Where the scripts for peers are.
+/// Returns the directory of the scripts for these servers.
 pub(crate) fn scripts() -> PathBuf {
-    machine::root().join("interop").join("peers")
+    environment::root().join("interop").join("peers")
 }
 
-/// The configuration that TuFT reads; SkyRL takes all of it as arguments.
+/// Returns the configuration file of TuFT; SkyRL is configured by arguments.
 pub(crate) fn configuration() -> String {
     format!(
         "checkpoint_dir: state/checkpoints\n\
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_installed_is_pinned_and_brings_no_gpu() {
+    fn packages_are_pinned_and_do_not_need_a_gpu() {
         for peer in [Peer::Tuft, Peer::Skyrl] {
             let text = std::fs::read_to_string(peer.requirements()).unwrap();
             let lines = text.lines().filter(|line| !line.starts_with('#'));

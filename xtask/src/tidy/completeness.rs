@@ -1,16 +1,16 @@
-//! The rules on what each published crate brings along: a README that is its documentation, an example, a paragraph.
+//! The rules that each published crate has a README, an example and a description in docs/ARCHITECTURE.md.
 
 use super::Violation;
 use super::files::File;
 use crate::metadata::Package;
 
-/// The line with which a library takes its README for its documentation.
+/// The line that includes the README in the documentation of a library.
 const INCLUDES_README: &str = "#![doc = include_str!(\"../README.md\")]";
 
-/// The document that says of each crate what it is for.
+/// The document that describes each crate.
 pub(crate) const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 
-/// What published crates lack. A program needs no example: it is one.
+/// Finds published crates that lack one of these. Programs need no example.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let mut found = Vec::new();
     let text = |path: &str| {
@@ -21,24 +21,24 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
     };
     for package in packages.iter().filter(|package| package.is_published) {
         let directory = &package.directory;
-        let mut lack = |what: &str| found.push(Violation::new(&package.name, what));
+        let mut add = |what: &str| found.push(Violation::new(&package.name, what));
         if text(&format!("{directory}/README.md")).is_none_or(|readme| readme.trim().is_empty()) {
-            lack("lacks a README.md");
+            add("has no README.md");
         }
         let paragraph = format!("`{}`", package.name);
         if text(ARCHITECTURE).is_none_or(|document| !document.contains(&paragraph)) {
-            lack("is not described in docs/ARCHITECTURE.md");
+            add("is not described in docs/ARCHITECTURE.md");
         }
         if !package.has_library {
             continue;
         }
         if package.examples.is_empty() {
-            lack("lacks an example");
+            add("has no example");
         }
         if text(&format!("{directory}/src/lib.rs"))
             .is_none_or(|source| !source.lines().any(|line| line == INCLUDES_README))
         {
-            lack("does not include its README.md as its documentation");
+            add("does not include its README.md in its documentation");
         }
     }
     found
@@ -62,22 +62,22 @@ mod tests {
 
     fn files() -> Vec<File> {
         vec![
-            File::new("docs/ARCHITECTURE.md", "`tinkers-wire` is the wire.\n"),
+            File::new("docs/ARCHITECTURE.md", "`tinkers-wire` has the bodies.\n"),
             File::new("crates/tinkers-wire/README.md", "# tinkers-wire\n"),
             File::new(
                 "crates/tinkers-wire/src/lib.rs",
-                &format!("//! It.\n{INCLUDES_README}\n"),
+                &format!("//! A crate.\n{INCLUDES_README}\n"),
             ),
         ]
     }
 
     #[test]
-    fn a_complete_crate_passes() {
+    fn complete_crate_has_no_violations() {
         assert_eq!(violations(&[package()], &files()), []);
     }
 
     #[test]
-    fn each_missing_piece_is_found() {
+    fn each_missing_part_is_a_violation() {
         for index in 0..files().len() {
             let mut files = files();
             files.remove(index);
@@ -91,29 +91,29 @@ mod tests {
             examples: Vec::new(),
             ..package()
         };
-        assert_eq!(violations(&[bare], &files())[0].what, "lacks an example");
+        assert_eq!(violations(&[bare], &files())[0].what, "has no example");
     }
 
     #[test]
-    fn an_empty_readme_and_a_commented_include_are_refused() {
+    fn empty_readme_and_commented_include_are_violations() {
         let mut files = files();
         files[1].text = "\n".to_owned();
-        files[2].text = format!("//! It.\n// {INCLUDES_README}\n");
+        files[2].text = format!("//! A crate.\n// {INCLUDES_README}\n");
         assert_eq!(violations(&[package()], &files).len(), 2);
     }
 
     #[test]
-    fn programs_need_no_example_and_packages_of_tests_nothing() {
+    fn programs_need_no_example_and_test_packages_nothing() {
         let program = Package {
             has_library: false,
             examples: Vec::new(),
             ..package()
         };
         assert_eq!(violations(&[program], &files()), []);
-        let aside = Package {
+        let unpublished = Package {
             is_published: false,
             ..package()
         };
-        assert_eq!(violations(&[aside], &[]), []);
+        assert_eq!(violations(&[unpublished], &[]), []);
     }
 }

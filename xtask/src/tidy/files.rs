@@ -1,12 +1,12 @@
-//! The files of the repository: what git tracks, or without git whatever lies in the directory.
+//! The files of the repository: those tracked by git, or without git all files in the directory.
 
 use std::path::Path;
 use std::process::Command;
 
-/// One text file of the repository.
+/// A text file of the repository.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct File {
-    /// Relative to the root, with forward slashes.
+    /// The path relative to the root, with forward slashes.
     pub(crate) path: String,
     pub(crate) text: String,
 }
@@ -21,17 +21,17 @@ impl File {
     }
 }
 
-/// Directories that are never part of the repository, for the walk without git.
+/// Directories that are skipped without git.
 const SKIPPED: &[&str] = &["target", ".git", ".venv", "__pycache__"];
 
-/// The text files of the repository in order of their paths; what is not UTF-8 is left out.
+/// Returns the text files of the repository, sorted by path. Files that are not UTF-8 are skipped.
 pub(crate) fn tracked(root: &Path) -> Result<Vec<File>, String> {
-    let mut paths = match git(root) {
+    let mut paths = match git_files(root) {
         Some(paths) => paths,
-        None => walk(root)?,
+        None => directory_files(root)?,
     };
     paths.sort();
-    // A tracked file may have been deleted and not yet committed; that is not for tidy to say.
+    // Skips tracked files that are deleted in the working tree.
     let files = paths.into_iter().filter_map(|path| {
         let text = String::from_utf8(std::fs::read(root.join(&path)).ok()?).ok()?;
         Some(File { path, text })
@@ -39,7 +39,7 @@ pub(crate) fn tracked(root: &Path) -> Result<Vec<File>, String> {
     Ok(files.collect())
 }
 
-fn git(root: &Path) -> Option<Vec<String>> {
+fn git_files(root: &Path) -> Option<Vec<String>> {
     let output = Command::new("git")
         .args(["ls-files", "-z"])
         .current_dir(root)
@@ -57,17 +57,17 @@ fn git(root: &Path) -> Option<Vec<String>> {
     )
 }
 
-fn walk(root: &Path) -> Result<Vec<String>, String> {
+fn directory_files(root: &Path) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
-    let mut waiting = vec![root.to_path_buf()];
-    while let Some(directory) = waiting.pop() {
+    let mut pending = vec![root.to_path_buf()];
+    while let Some(directory) = pending.pop() {
         let entries = std::fs::read_dir(&directory)
-            .map_err(|cause| format!("{} cannot be listed: {cause}", directory.display()))?;
+            .map_err(|cause| format!("cannot list {}: {cause}", directory.display()))?;
         for entry in entries.flatten() {
             let name = entry.file_name();
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
             if is_directory && !SKIPPED.iter().any(|skipped| name == *skipped) {
-                waiting.push(entry.path());
+                pending.push(entry.path());
             } else if !is_directory && let Ok(path) = entry.path().strip_prefix(root) {
                 found.push(path.to_string_lossy().replace('\\', "/"));
             }
@@ -79,19 +79,19 @@ fn walk(root: &Path) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine;
+    use crate::environment;
 
     #[test]
-    fn the_walk_finds_the_sources_and_leaves_the_build_out() {
-        let found = walk(&machine::root()).unwrap();
+    fn directory_files_exclude_build_output() {
+        let found = directory_files(&environment::root()).unwrap();
         assert!(found.iter().any(|path| path == "xtask/src/tidy/files.rs"));
         assert!(!found.iter().any(|path| path.starts_with("target/")));
         assert!(!found.iter().any(|path| path.starts_with(".git/")));
     }
 
     #[test]
-    fn git_and_the_walk_agree_on_the_root_manifest() {
-        let files = tracked(&machine::root()).unwrap();
+    fn tracked_files_include_the_root_manifest() {
+        let files = tracked(&environment::root()).unwrap();
         assert!(
             files
                 .iter()

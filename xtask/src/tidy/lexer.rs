@@ -1,8 +1,6 @@
-//! Just enough of Rust's grammar to tell code from comments and literals.
+//! A minimal Rust lexer that distinguishes code from comments and literals.
 
-/// The source with the content of comments, strings and characters replaced by spaces; line breaks stay.
-///
-/// Rules on code then neither trip over a word in a comment nor miss one behind a quote.
+/// Replaces comments, strings and character literals by spaces. Keeps line breaks, so that line numbers do not change.
 pub(crate) fn code_only(source: &str) -> String {
     let bytes = source.as_bytes();
     let mut code = Vec::with_capacity(bytes.len());
@@ -24,11 +22,19 @@ pub(crate) fn code_only(source: &str) -> String {
             }
         }
     }
-    // Literals are blanked whole, so no character is cut; the fallback cannot be reached.
+    // Literals are replaced completely, so the result is valid UTF-8.
     String::from_utf8(code).unwrap_or_default()
 }
 
-/// Where the comment or literal that starts at `at` ends, if one starts there.
+/// Returns the name of the function that a line defines, if any.
+pub(crate) fn function_name(line: &str) -> Option<&str> {
+    let (before, rest) = line.split_once("fn ")?;
+    let is_word = before.is_empty() || before.ends_with(' ');
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
+    is_word.then_some(&rest[..end])
+}
+
+/// Returns the end of the comment or literal that starts at `at`, if any.
 fn literal_end(source: &str, at: usize) -> Option<usize> {
     let bytes = source.as_bytes();
     let rest = &bytes[at..];
@@ -55,7 +61,7 @@ fn literal_end(source: &str, at: usize) -> Option<usize> {
     None
 }
 
-/// Whether the `r` at `at` belongs to `br"` or `cr"`.
+/// Returns whether the `r` at `at` is part of the prefix `br` or `cr`.
 fn is_raw_prefix(bytes: &[u8], at: usize) -> bool {
     matches!(bytes[at - 1], b'b' | b'c') && (at < 2 || !is_name(bytes[at - 2]))
 }
@@ -92,7 +98,7 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
     rest.len()
 }
 
-/// A character literal; a lifetime looks alike up to its second character and is code.
+/// Returns the end of a character literal at `at`; `None` for a lifetime.
 fn character(source: &str, at: usize) -> Option<usize> {
     let mut following = source[at + 1..].chars();
     let first = following.next()?;
@@ -124,7 +130,7 @@ fn is_name(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn kept(source: &str) -> String {
+    fn code_words(source: &str) -> String {
         code_only(source)
             .split_whitespace()
             .collect::<Vec<_>>()
@@ -132,31 +138,40 @@ mod tests {
     }
 
     #[test]
-    fn comments_go_and_line_numbers_stay() {
-        assert_eq!(kept("a // b\nc /* d /* e */ f */ g"), "a c g");
+    fn comments_are_removed_and_line_numbers_kept() {
+        assert_eq!(code_words("a // b\nc /* d /* e */ f */ g"), "a c g");
         assert_eq!(code_only("/* a\nb */\nc").lines().count(), 3);
     }
 
     #[test]
-    fn strings_of_every_kind_go() {
-        assert_eq!(kept(r#"f("a \" b", b"c", c"d") + e"#), "f( , b , c ) + e");
-        assert_eq!(kept("x(r#\"a \" b\"#, br\"c\", r\"d\") y"), "x( , b , ) y");
-        assert_eq!(kept("\"é\" + 'é' + '\\'' + '\"' z"), "+ + + z");
+    fn strings_of_every_kind_are_removed() {
+        assert_eq!(
+            code_words(r#"f("a \" b", b"c", c"d") + e"#),
+            "f( , b , c ) + e"
+        );
+        assert_eq!(
+            code_words("x(r#\"a \" b\"#, br\"c\", r\"d\") y"),
+            "x( , b , ) y"
+        );
+        assert_eq!(code_words("\"é\" + 'é' + '\\'' + '\"' z"), "+ + + z");
     }
 
     #[test]
-    fn lifetimes_and_names_that_end_in_r_are_code() {
+    fn lifetimes_and_names_ending_in_r_are_code() {
         assert_eq!(
-            kept("fn f<'a>(x: &'a str) -> Cow<'a, str>"),
+            code_words("fn f<'a>(x: &'a str) -> Cow<'a, str>"),
             "fn f<'a>(x: &'a str) -> Cow<'a, str>"
         );
-        assert_eq!(kept("for r in bar { r#type }"), "for r in bar { r#type }");
+        assert_eq!(
+            code_words("for r in bar { r#type }"),
+            "for r in bar { r#type }"
+        );
     }
 
     #[test]
-    fn what_is_not_closed_runs_to_the_end() {
-        assert_eq!(kept("a \"b c"), "a");
-        assert_eq!(kept("a /* b c"), "a");
-        assert_eq!(kept("a r#\"b c"), "a");
+    fn unclosed_literals_extend_to_the_end() {
+        assert_eq!(code_words("a \"b c"), "a");
+        assert_eq!(code_words("a /* b c"), "a");
+        assert_eq!(code_words("a r#\"b c"), "a");
     }
 }

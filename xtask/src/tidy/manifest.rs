@@ -1,14 +1,14 @@
-//! The rules on manifests: lints and dependencies are inherited, so that there is one place to change either.
+//! The rules on manifests: lints and dependencies must be inherited from the workspace.
 //!
-//! Cargo does not tell what was inherited, so the file is read as text. What the reader does not understand, it refuses.
+//! `cargo metadata` does not report inheritance, so the manifest is parsed line by line. Tables that this cannot parse are violations.
 
 use super::Violation;
 use super::files::File;
 
-/// Keys of `[package]` that every manifest inherits.
+/// Keys of `[package]` that must be inherited.
 const INHERITED: &[&str] = &["version", "edition", "rust-version", "license"];
 
-/// Manifests without `[lints] workspace = true`, and dependencies that are not inherited.
+/// Finds lints, package keys and dependencies that are not inherited.
 pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut table = "";
@@ -21,7 +21,7 @@ pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
             if table.contains("dependencies.") {
                 found.push(Violation::new(
                     place,
-                    "write a dependency on one line, not as a table",
+                    "write the dependency on one line, not as a table",
                 ));
             }
             continue;
@@ -46,7 +46,7 @@ pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
     if !has_lints {
         found.push(Violation::new(
             &file.path,
-            "lacks `[lints] workspace = true`",
+            "has no `[lints] workspace = true`",
         ));
     }
     for key in INHERITED {
@@ -58,7 +58,10 @@ pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
         }
     }
     if is_published && !file.text.contains("readme = \"README.md\"") {
-        found.push(Violation::new(&file.path, "does not name its README.md"));
+        found.push(Violation::new(
+            &file.path,
+            "does not set `readme = \"README.md\"`",
+        ));
     }
     found
 }
@@ -66,7 +69,7 @@ pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
 fn entry(place: &str, table: &str, key: &str, value: &str) -> Option<Violation> {
     let is_inherited = (key.ends_with(".workspace") && value == "true")
         || value.replace(' ', "").contains("workspace=true");
-    // A dev-dependency inside the workspace carries no version, and so cannot be inherited.
+    // Dev-dependencies in the workspace have no version, so they cannot be inherited.
     let is_path = table == "[dev-dependencies]" && value.contains("path =");
     if is_inherited || is_path {
         return None;
@@ -87,12 +90,12 @@ mod tests {
         let file = File::new("crates/a/Cargo.toml", text);
         violations(&file, true)
             .iter()
-            .map(|one| one.what.clone())
+            .map(|violation| violation.what.clone())
             .collect()
     }
 
     #[test]
-    fn a_manifest_that_inherits_everything_passes() {
+    fn inherited_keys_and_dependencies_have_no_violations() {
         let tables = "[dependencies]\nbytes.workspace = true\n# why\n\
             tokio = { workspace = true, features = [\n    \"rt\",\n] }\n\
             [dev-dependencies]\ntinkers-local = { path = \"../tinkers-local\" }\n\
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_of_its_own_is_refused() {
+    fn dependency_with_its_own_version_is_a_violation() {
         for table in [
             "[dependencies]",
             "[dev-dependencies]",
@@ -118,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_table_is_refused_since_it_cannot_be_read() {
+    fn dependency_table_is_a_violation() {
         let table = "[dependencies.bytes]\nworkspace = true\n";
         assert!(found(&format!("{HEAD}{LINTS}{table}"))[0].contains("one line"));
     }
 
     #[test]
-    fn missing_lints_and_own_package_fields_are_refused() {
+    fn missing_lints_and_own_package_keys_are_violations() {
         assert!(found(HEAD)[0].contains("[lints]"));
         let own = HEAD.replace("edition.workspace = true", "edition = \"2021\"");
         assert!(found(&format!("{own}{LINTS}"))[0].contains("edition"));

@@ -1,17 +1,17 @@
-//! `cargo xtask tidy`: reads the workspace once and hands it to the rules, each a pure function in a file of its own.
+//! `cargo xtask tidy`: checks the rules of the workspace. Each rule is a pure function in its own module.
 
 mod completeness;
 mod cycles;
-mod drawing;
+mod diagram;
+mod directories;
+mod external;
 mod files;
 mod graph;
 mod lexer;
 mod manifest;
 mod modules;
-mod outside;
 mod paths;
-mod places;
-mod promises;
+mod named_tests;
 mod source;
 mod table;
 mod text;
@@ -19,14 +19,14 @@ mod unused;
 
 use std::fmt;
 
-use crate::{machine, metadata, no_arguments, out};
+use crate::{environment, metadata, no_arguments, out};
 
-/// One thing that is not as it should be.
+/// A violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Violation {
-    /// The file or crate, with a line where there is one.
+    /// The file or crate, with the line number if there is one.
     pub(crate) place: String,
-    /// What is wrong and what to do about it.
+    /// What is wrong, and how to fix it.
     pub(crate) what: String,
 }
 
@@ -49,28 +49,32 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     no_arguments(arguments)?;
     let found = check()?;
     if found.is_empty() {
-        out::line("tidy: nothing found");
+        out::line("tidy: no violations");
         return Ok(());
     }
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
-    Err(format!("tidy found {}:\n{}", found.len(), lines.join("\n")))
+    Err(format!(
+        "tidy found {} violations:\n{}",
+        found.len(),
+        lines.join("\n")
+    ))
 }
 
-/// Every violation in the workspace, sorted by place.
+/// Finds all violations in the workspace, sorted by place.
 pub(crate) fn check() -> Result<Vec<Violation>, String> {
-    let root = machine::root();
+    let root = environment::root();
     let files = files::tracked(&root)?;
     let workspace = metadata::workspace()?;
     let packages = &workspace.packages;
     let mut found = Vec::new();
     found.extend(graph::violations(packages));
-    found.extend(outside::violations(packages));
-    found.extend(places::violations(packages));
+    found.extend(external::violations(packages));
+    found.extend(directories::violations(packages));
     found.extend(completeness::violations(packages, &files));
-    found.extend(drawing::violations(&files));
-    found.extend(promises::violations(&files));
     found.extend(cycles::violations(packages, &files));
     found.extend(unused::violations(packages, &files));
+    found.extend(diagram::violations(&files));
+    found.extend(named_tests::violations(&files));
     for file in &files {
         found.extend(text::violations(file));
         if file.path.ends_with(".rs") {
@@ -90,12 +94,12 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_workspace_is_tidy() {
+    fn workspace_has_no_violations() {
         let found = super::check().unwrap();
         let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert!(
             found.is_empty(),
-            "tidy found {}:\n{}",
+            "tidy found {} violations:\n{}",
             found.len(),
             lines.join("\n")
         );

@@ -1,15 +1,15 @@
-//! The rules on Rust files: how they open, how long they are, and what they never contain.
+//! The rules on Rust files: module docs, maximum length, and forbidden code.
 
 use super::Violation;
 use super::files::File;
 use super::lexer::code_only;
 
-/// Lines that a file may have before its tests.
-const LONGEST: usize = 500;
+/// The maximum number of lines before the tests.
+const MAX_LINES: usize = 500;
 
-/// What never stands in code, and what to write instead. Built from halves, so that this file passes its own rule.
-const REFUSED: &[(&str, &str)] = &[
-    ("#[ignore", "a test that does not run proves nothing"),
+/// Forbidden code, and what to write instead.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("#[ignore", "fix or delete the test"),
     ("#[should_panic", "assert on the error instead"),
     ("todo!", "finish it or leave it out"),
     ("unimplemented!", "finish it or leave it out"),
@@ -17,52 +17,52 @@ const REFUSED: &[(&str, &str)] = &[
     ("#![allow(", "write #![expect(.., reason = \"..\")]"),
 ];
 
-/// Everything that is wrong with one Rust file.
+/// Finds the violations in a Rust file.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let code = code_only(&file.text);
     let mut found = Vec::new();
-    found.extend(opening(file));
-    found.extend(length(file));
-    found.extend(refused(file, &code));
-    found.extend(unbiased(file, &code));
+    found.extend(missing_module_docs(file));
+    found.extend(excessive_length(file));
+    found.extend(forbidden(file, &code));
+    found.extend(unbiased_selects(file, &code));
     found.extend(ignored_examples(file));
     found
 }
 
-fn opening(file: &File) -> Option<Violation> {
+fn missing_module_docs(file: &File) -> Option<Violation> {
     let first = file.text.lines().next().unwrap_or_default();
-    let says_something = first
+    let has_docs = first
         .strip_prefix("//!")
         .is_some_and(|rest| !rest.trim().is_empty());
-    (!says_something).then(|| {
+    (!has_docs).then(|| {
         Violation::new(
             &file.path,
-            "does not open with a `//!` line that says what it is for",
+            "does not start with a `//!` line that describes it",
         )
     })
 }
 
-fn length(file: &File) -> Option<Violation> {
+fn excessive_length(file: &File) -> Option<Violation> {
     let lines: Vec<&str> = file.text.lines().collect();
-    let opens_tests = |pair: &[&str]| {
+    let is_test_module = |pair: &[&str]| {
         pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{')
     };
     let tests = lines
         .windows(2)
-        .position(opens_tests)
+        .position(is_test_module)
         .unwrap_or(lines.len());
-    (tests > LONGEST).then(|| {
+    (tests > MAX_LINES).then(|| {
         Violation::new(
             &file.path,
-            format!("has {tests} lines before its tests, {LONGEST} at most"),
+            format!("has {tests} lines before its tests, expected at most {MAX_LINES}"),
         )
     })
 }
 
-fn refused(file: &File, code: &str) -> Vec<Violation> {
+fn forbidden(file: &File, code: &str) -> Vec<Violation> {
     let mut found = Vec::new();
     for (index, line) in code.lines().enumerate() {
-        for (word, instead) in REFUSED {
+        for (word, instead) in FORBIDDEN {
             if line
                 .match_indices(word)
                 .any(|(at, _)| is_word_start(line, at))
@@ -70,7 +70,7 @@ fn refused(file: &File, code: &str) -> Vec<Violation> {
                 let place = format!("{}:{}", file.path, index + 1);
                 found.push(Violation::new(
                     place,
-                    format!("`{word}` is refused: {instead}"),
+                    format!("`{word}` is forbidden: {instead}"),
                 ));
             }
         }
@@ -78,13 +78,13 @@ fn refused(file: &File, code: &str) -> Vec<Violation> {
     found
 }
 
-/// Whether what stands at `at` is not the tail of a longer name.
+/// Returns whether `at` is not inside of a longer name.
 fn is_word_start(line: &str, at: usize) -> bool {
     !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
 }
 
-/// Calls of `select!` whose first word is not `biased`: without it the branch taken depends on a random number.
-fn unbiased(file: &File, code: &str) -> Vec<Violation> {
+/// Finds calls of `select!` without `biased`, which poll their branches in random order.
+fn unbiased_selects(file: &File, code: &str) -> Vec<Violation> {
     let is_call = |(at, _): &(usize, &str)| is_word_start(code, *at);
     let calls = code.match_indices("select!").filter(is_call);
     let is_unbiased = |(at, name): &(usize, &str)| {
@@ -104,7 +104,7 @@ fn unbiased(file: &File, code: &str) -> Vec<Violation> {
         .collect()
 }
 
-/// Examples in documentation that are shown and never run are tests that are ignored.
+/// Finds examples in documentation that are not run.
 fn ignored_examples(file: &File) -> Vec<Violation> {
     let is_ignored = |line: &str| {
         let line = line.trim_start();
@@ -124,7 +124,7 @@ fn ignored_examples(file: &File) -> Vec<Violation> {
             let place = format!("{}:{}", file.path, index + 1);
             Violation::new(
                 place,
-                "an example in documentation must run, or be marked as text",
+                "examples in documentation must run, or be marked as text",
             )
         })
         .collect()
@@ -140,22 +140,22 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_file_passes() {
+    fn forbidden_words_in_comments_and_strings_are_allowed() {
         let text =
-            "//! What for.\n// todo!() and #[ignore] in a comment\nfn f() { g(\"todo!()\") }\n";
+            "//! A module.\n// todo!() and #[ignore] in a comment\nfn f() { g(\"todo!()\") }\n";
         assert_eq!(found(text), Vec::<String>::new());
     }
 
     #[test]
-    fn a_file_without_an_opening_line_is_refused() {
+    fn missing_module_docs_are_a_violation() {
         assert_eq!(found("fn f() {}\n").len(), 1);
         assert_eq!(found("//!\nfn f() {}\n").len(), 1);
         assert_eq!(found("").len(), 1);
     }
 
     #[test]
-    fn a_long_file_is_refused_and_its_tests_are_not_counted() {
-        let body = "//! What for.\n".to_owned() + &"fn f() {}\n".repeat(499);
+    fn length_is_limited_without_tests() {
+        let body = "//! A module.\n".to_owned() + &"fn f() {}\n".repeat(499);
         assert_eq!(found(&body), Vec::<String>::new());
         assert!(found(&format!("{body}fn f() {{}}\n"))[0].contains("501 lines"));
         let tests = "#[cfg(test)]\nmod tests {\n".to_owned() + &"fn f() {}\n".repeat(300) + "}\n";
@@ -165,24 +165,24 @@ mod tests {
     }
 
     #[test]
-    fn each_refused_word_is_found_at_its_line() {
-        for (word, _) in REFUSED {
+    fn forbidden_code_is_found_with_its_line() {
+        for (word, _) in FORBIDDEN {
             let close = if word.ends_with('(') {
                 "dead_code)]"
             } else {
                 ""
             };
-            let text = format!("//! What for.\n\n    {word}{close}\n");
+            let text = format!("//! A module.\n\n    {word}{close}\n");
             let found = found(&text);
             assert_eq!(found.len(), 1, "{word}: {found:?}");
             assert!(found[0].starts_with("a.rs:3: "), "{found:?}");
         }
-        assert_eq!(found("//! What for.\nmy_todo!();\n"), Vec::<String>::new());
+        assert_eq!(found("//! A module.\nmy_todo!();\n"), Vec::<String>::new());
     }
 
     #[test]
     fn select_must_be_biased() {
-        let select = |body: &str| format!("//! What for.\nfn f() {{\n tokio::select! {body} }}\n");
+        let select = |body: &str| format!("//! A module.\nfn f() {{\n tokio::select! {body} }}\n");
         assert_eq!(
             found(&select("{\n biased;\n _ = a => {} }")),
             Vec::<String>::new()
@@ -192,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn an_ignored_example_is_refused() {
+    fn ignored_example_is_a_violation() {
         assert_eq!(
-            found("//! What for.\n//! ```rust,ignore\n//! f()\n//! ```\n").len(),
+            found("//! A module.\n//! ```rust,ignore\n//! f()\n//! ```\n").len(),
             1
         );
         assert_eq!(
-            found("//! What for.\n//! ```text\n//! f()\n//! ```\n"),
+            found("//! A module.\n//! ```text\n//! f()\n//! ```\n"),
             Vec::<String>::new()
         );
     }

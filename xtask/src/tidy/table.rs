@@ -1,23 +1,23 @@
-//! The crate graph of this project as a table: the tier of each crate and the crates inside that it may name.
+//! The crate table: the tier of each crate and its allowed dependencies in the workspace.
 //!
-//! docs/ARCHITECTURE.md draws the same graph for readers; [`super::drawing`] refuses a difference between the two.
+//! docs/ARCHITECTURE.md has the same graph for readers; [`super::diagram`] checks that they match.
 
-/// One crate of the graph.
+/// A crate of the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) tier: u8,
-    /// What its normal and build dependencies may be, among the crates of the workspace.
+    /// The allowed normal and build dependencies among the crates of the workspace.
     pub(crate) inside: &'static [&'static str],
 }
 
-/// The facade: the one library that no other library may name, not even in its tests.
+/// The facade, on which no other library may depend, not even as a dev-dependency.
 pub(crate) const FACADE: &str = "tinkers";
 
-/// Crates in the table that need not exist yet.
+/// Crates of the table that do not need to exist yet.
 pub(crate) const PLANNED: &[&str] = &["tinkers-rest"];
 
-/// The graph, highest tier first.
+/// The graph, from the highest tier to the lowest.
 pub(crate) const TABLE: &[Entry] = &[
     Entry {
         name: "tinkers-cli",
@@ -115,7 +115,7 @@ pub(crate) const TABLE: &[Entry] = &[
     },
 ];
 
-/// The row of a crate.
+/// Returns the row of a crate.
 pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
     TABLE.iter().find(|entry| entry.name == name)
 }
@@ -125,17 +125,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_itself_points_downwards_only() {
+    fn dependencies_are_in_lower_tiers() {
         for row in TABLE {
             for name in row.inside {
-                let below = entry(name).unwrap_or_else(|| panic!("{name} has no row"));
-                assert!(below.tier < row.tier, "{} may not name {name}", row.name);
+                let dependency = entry(name).unwrap_or_else(|| panic!("{name} has no row"));
+                assert!(
+                    dependency.tier < row.tier,
+                    "{} must not depend on {name}",
+                    row.name
+                );
             }
         }
     }
 
     #[test]
-    fn no_crate_has_two_rows() {
+    fn each_crate_has_one_row() {
         for (index, row) in TABLE.iter().enumerate() {
             assert!(
                 TABLE[index + 1..]

@@ -1,44 +1,42 @@
-//! The rules on every text file: no path of one machine, nothing that looks like a key.
+//! The rules on all text files: no local paths and no API keys.
 
 use super::Violation;
 use super::files::File;
 
-/// What only means something on one machine. Written in halves, so that this file passes its own rule.
-const MACHINE: &[&str] = &[
+/// Paths that only exist on one machine. Concatenated, so that this file does not violate the rule.
+const LOCAL_PATHS: &[&str] = &[
     concat!("/wo", "rk/"),
     concat!("/ro", "ot/"),
     concat!("/ho", "me/"),
     concat!("../sha", "red"),
 ];
 
-/// How a key of the hosted service begins, and how many letters and digits behind it make one.
-const KEY: (&str, usize) = ("tml-", 20);
+/// The prefix of an API key of the hosted service.
+const KEY_PREFIX: &str = "tml-";
+/// The minimum number of letters and digits of an API key after the prefix.
+const MIN_KEY_LEN: usize = 20;
 
-/// Machine paths and key-like literals, with their lines.
+/// Finds local paths and API keys.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let mut found = Vec::new();
     for (index, line) in file.text.lines().enumerate() {
         let place = format!("{}:{}", file.path, index + 1);
-        if let Some(path) = MACHINE.iter().find(|path| line.contains(**path)) {
-            found.push(Violation::new(
-                &place,
-                format!("`{path}` is a path of one machine"),
-            ));
+        if let Some(path) = LOCAL_PATHS.iter().find(|path| line.contains(**path)) {
+            found.push(Violation::new(&place, format!("`{path}` is a local path")));
         }
         if has_key(line) {
-            found.push(Violation::new(place, "holds what looks like an API key"));
+            found.push(Violation::new(place, "contains an API key"));
         }
     }
     found
 }
 
 fn has_key(line: &str) -> bool {
-    let (prefix, length) = KEY;
-    let is_key = |(at, _): (usize, &str)| {
+    let is_key = |(at, prefix): (usize, &str)| {
         let rest = line[at + prefix.len()..].bytes();
-        rest.take_while(u8::is_ascii_alphanumeric).count() >= length
+        rest.take_while(u8::is_ascii_alphanumeric).count() >= MIN_KEY_LEN
     };
-    line.match_indices(prefix).any(is_key)
+    line.match_indices(KEY_PREFIX).any(is_key)
 }
 
 #[cfg(test)]
@@ -53,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_and_short_test_keys_pass() {
+    fn short_test_keys_are_allowed() {
         assert_eq!(
             found("see docs/ and set TINKER_API_KEY=tml-interop\n"),
             Vec::<String>::new()
@@ -65,8 +63,8 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_one_machine_are_refused() {
-        for path in MACHINE {
+    fn local_paths_are_violations() {
+        for path in LOCAL_PATHS {
             let found = found(&format!("fine\nsee {path}x\n"));
             assert_eq!(found.len(), 1, "{path}");
             assert!(found[0].starts_with("a.md:2: "));
@@ -74,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_refused() {
+    fn api_keys_are_violations() {
         let letters = "Ab1".repeat(7);
         assert_eq!(found(&format!("key = \"tml-{letters}\"")).len(), 1);
         assert_eq!(

@@ -1,16 +1,17 @@
-//! The rule that every test which docs/concurrency.md names is there.
+//! The rule that the tests named in docs/concurrency.md exist.
 //!
-//! The document is tables of promises; the last cell of a row says in code spans what holds the promise. A span with the form of
-//! a test's name, words joined by `_`, must be a function somewhere in the workspace.
+//! The document has tables of invariants, whose last column names the tests as code spans. Each span in the form of a test name, words
+//! joined by `_`, must be a function in the workspace.
 
 use std::collections::BTreeSet;
 
 use super::Violation;
 use super::files::File;
+use super::lexer::function_name;
 
 const DOCUMENT: &str = "docs/concurrency.md";
 
-/// The tests that are named and are not there.
+/// Finds tests that are named but do not exist.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let Some(document) = files.iter().find(|file| file.path == DOCUMENT) else {
         return vec![Violation::new(DOCUMENT, "is missing")];
@@ -24,24 +25,24 @@ pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     if named.is_empty() {
         return vec![Violation::new(DOCUMENT, "names no test in its tables")];
     }
-    let there = functions(files);
+    let existing = functions(files);
     named
         .into_iter()
-        .filter(|(_, name)| !there.contains(name))
+        .filter(|(_, name)| !existing.contains(name))
         .map(|(line, name)| {
             let what = format!(
-                "names the test {name}, which is nowhere; name the one that holds the promise"
+                "names the test {name}, which does not exist: name the test of the invariant"
             );
             Violation::new(format!("{DOCUMENT}:{line}"), what)
         })
         .collect()
 }
 
-/// The names in the last cell of a row.
+/// Returns the test names in the last cell of a table row.
 fn named_in(line: &str) -> impl Iterator<Item = &str> {
     let row = line.strip_prefix('|').and_then(|row| row.strip_suffix('|'));
     let cell = row.and_then(|row| row.rsplit('|').next()).unwrap_or("");
-    // Every second piece between backquotes is code.
+    // Every second part between backquotes is a code span.
     cell.split('`')
         .skip(1)
         .step_by(2)
@@ -49,22 +50,15 @@ fn named_in(line: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_name(span: &str) -> bool {
-    let of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    span.contains('_') && span.bytes().all(of_a_name)
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    span.contains('_') && span.bytes().all(is_allowed)
 }
 
-/// The names of all functions.
+/// Returns the names of all functions.
 fn functions(files: &[File]) -> BTreeSet<&str> {
     let sources = files.iter().filter(|file| file.path.ends_with(".rs"));
     let lines = sources.flat_map(|file| file.text.lines());
-    lines
-        .filter_map(|line| {
-            let (before, rest) = line.split_once("fn ")?;
-            let is_word = before.is_empty() || before.ends_with(' ');
-            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
-            is_word.then_some(&rest[..end])
-        })
-        .collect()
+    lines.filter_map(function_name).collect()
 }
 
 #[cfg(test)]
@@ -83,28 +77,29 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_test_is_named_with_its_line() {
-        let row = "| A promise about `retry_after_ms` | `tests/e2e`, `it_holds`, `so_does_this` |";
+    fn missing_test_is_found_with_its_line() {
+        let row =
+            "| An invariant about `retry_after_ms` | `tests/e2e`, `it_holds`, `so_does_this` |";
         assert_eq!(found(row), Vec::<String>::new());
-        let gone = "# Title\n\n| A promise | `tinkers-core`, `it_held`, module `gate` |\n";
-        let told = found(gone);
-        assert_eq!(told.len(), 1);
+        let missing = "# Title\n\n| An invariant | `tinkers-core`, `it_held`, module `gate` |\n";
+        let found = found(missing);
+        assert_eq!(found.len(), 1);
         assert!(
-            told[0].starts_with("docs/concurrency.md:3: names the test it_held"),
-            "{told:?}"
+            found[0].starts_with("docs/concurrency.md:3: names the test it_held"),
+            "{found:?}"
         );
     }
 
     #[test]
-    fn only_whole_names_of_functions_count() {
+    fn parts_of_function_names_do_not_match() {
         for name in ["it_hold", "t_holds", "does_this"] {
-            let row = format!("| A promise | `{name}` |");
+            let row = format!("| An invariant | `{name}` |");
             assert_eq!(found(&row).len(), 1, "{name}");
         }
     }
 
     #[test]
-    fn a_document_without_promises_or_none_at_all_is_refused() {
+    fn document_without_test_names_is_a_violation() {
         assert_eq!(found("# Title\n\n`it_holds` in the text\n").len(), 1);
         assert_eq!(violations(&[]).len(), 1);
     }

@@ -1,16 +1,16 @@
-//! What the chores ask of the machine: where the workspace is, which cargo to call, the environment and the clock.
+//! The environment of the tasks: the workspace root, cargo, environment variables and the clock.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// The root of the workspace.
+/// Returns the root directory of the workspace.
 pub(crate) fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_path_buf()
 }
 
-/// A call of the cargo that runs us, in the root of the workspace, that waits for no input.
+/// Creates a command that runs the current cargo in the workspace root, without stdin.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = variable("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(program);
@@ -21,16 +21,16 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// An environment variable, where it is set and can be read as text.
+/// Returns an environment variable if it is set and valid UTF-8.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the chores run under cargo and CI, which speak through the environment"
+    reason = "cargo and CI pass settings in environment variables"
 )]
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Those of the environment variables `names` that are set, to be handed on.
+/// Returns the environment variables in `names` that are set.
 pub(crate) fn variables<'a>(names: &[&'a str]) -> Vec<(&'a str, String)> {
     names
         .iter()
@@ -38,25 +38,22 @@ pub(crate) fn variables<'a>(names: &[&'a str]) -> Vec<(&'a str, String)> {
         .collect()
 }
 
-/// Whether this is a CI run, where what cannot be checked is a failure.
+/// Returns whether this is a CI run, in which skipped checks are failures.
 pub(crate) fn is_ci() -> bool {
     variable("CI").is_some_and(|value| !value.is_empty() && value != "false")
 }
 
-/// Says how long something took.
+/// A clock that measures the time since its creation.
 #[derive(Debug)]
 pub(crate) struct Stopwatch(Instant);
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a chore tells its user how long a step took"
-)]
+#[expect(clippy::disallowed_methods, reason = "the time is only displayed")]
 impl Stopwatch {
     pub(crate) fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// Seconds since the start.
+    /// Returns the seconds since the start.
     pub(crate) fn seconds(&self) -> f64 {
         self.0.elapsed().as_secs_f64()
     }

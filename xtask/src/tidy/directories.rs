@@ -1,9 +1,9 @@
-//! The rule on places: a crate lives in the directory of its name.
+//! The rule that the directory of each package follows from its name.
 
 use super::Violation;
 use crate::metadata::Package;
 
-/// Packages whose directory does not follow from their name.
+/// Finds packages in the wrong directory.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let is_wrong = |package: &&Package| package.directory != expected(package);
     packages
@@ -11,7 +11,7 @@ pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
         .filter(is_wrong)
         .map(|package| {
             let what = format!(
-                "lies in {}, expected {}",
+                "is in {}, expected {}",
                 package.directory,
                 expected(package)
             );
@@ -25,7 +25,7 @@ fn expected(package: &Package) -> String {
     if name == "xtask" {
         return name.to_owned();
     }
-    // Packages of tests stand aside: `tests/e2e` is `tinkers-e2e`.
+    // Test packages such as `tinkers-e2e` are in `tests/e2e`.
     if !package.is_published
         && let Some(short) = name.strip_prefix("tinkers-")
     {
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_crate_name() {
+    fn directory_follows_from_the_package_name() {
         assert_eq!(found("tinkers-wire", "crates/tinkers-wire", true), 0);
         assert_eq!(found("tinkers-wire", "crates/wire", true), 1);
         assert_eq!(found("tinkers-e2e", "tests/e2e", false), 0);

@@ -1,9 +1,9 @@
-//! The rule on outside crates: some are the business of one crate alone, some of none.
+//! The rule on external crates: some may only be used by certain crates, some not at all.
 
 use super::Violation;
 use crate::metadata::{Kind, Package};
 
-/// An outside crate (or all with a prefix, where it ends in `*`) and the crates that may name it.
+/// External crates (a trailing `*` matches any suffix) and the crates that may depend on them.
 const RESERVED: &[(&str, &[&str])] = &[
     ("hyper", &["tinkers-transport", "tinkers-local"]),
     ("hyper-util", &["tinkers-transport", "tinkers-local"]),
@@ -22,7 +22,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("native-tls", &[]),
 ];
 
-/// Crates that must work without a runtime, and so never name tokio outside their tests.
+/// Crates that must not depend on tokio outside of their tests.
 const WITHOUT_RUNTIME: &[&str] = &[
     "tinkers-wire",
     "tinkers-limits",
@@ -30,10 +30,10 @@ const WITHOUT_RUNTIME: &[&str] = &[
     "tinkers-core",
 ];
 
-/// Outside crates named where they may not be.
+/// Finds dependencies on external crates that are not allowed.
 ///
-/// Packages under tests/ may name what they like among the reserved ones in their tests, since some compare us with the
-/// bare library; a crate that is reserved for nobody is refused there too.
+/// Packages in tests/ may use the reserved crates, since some compare the client with the bare library. A crate without allowed users is
+/// forbidden there too.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let mut found = Vec::new();
     for package in packages {
@@ -49,13 +49,13 @@ pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
             {
                 found.push(Violation::new(
                     &package.name,
-                    format!("may not name {name}; only {allowed:?} may"),
+                    format!("must not depend on {name}; allowed for {allowed:?}"),
                 ));
             }
             if name == "tokio" && !is_test && WITHOUT_RUNTIME.contains(&package.name.as_str()) {
                 found.push(Violation::new(
                     &package.name,
-                    "knows no runtime and may not name tokio",
+                    "must work without a runtime and must not depend on tokio",
                 ));
             }
         }
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owners_may_name_what_is_theirs() {
+    fn allowed_dependencies_have_no_violations() {
         assert_eq!(
             found(
                 "tinkers-transport",
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_refused_in_tests_too() {
+    fn reserved_crates_are_violations_in_dev_dependencies_too() {
         assert_eq!(
             found(
                 "tinkers-session",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_may_name_reqwest() {
+    fn reqwest_is_forbidden_in_all_packages() {
         assert_eq!(
             found(
                 "tinkers-transport",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_crates_know_no_runtime() {
+    fn core_crates_must_not_depend_on_tokio() {
         assert_eq!(
             found("tinkers-core", "crates/tinkers-core", "tokio", Kind::Normal),
             1
