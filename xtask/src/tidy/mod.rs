@@ -7,6 +7,7 @@ mod directories;
 mod external;
 mod files;
 mod graph;
+mod language;
 mod lexer;
 mod manifest;
 mod modules;
@@ -75,6 +76,7 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
     found.extend(unused::violations(packages, &files));
     found.extend(diagram::violations(&files));
     found.extend(named_tests::violations(&files));
+    found.extend(language::violations(&files));
     for file in &files {
         found.extend(text::violations(file));
         if file.path.ends_with(".rs") {
