@@ -201,13 +201,15 @@ fn measure(
     };
     if !score.survivors.is_empty() && !slow.is_empty() {
         let mut command = mutants_command(package, directory, &output.join("slow"))?;
-        command.args(["--all-features", "--timeout", SLOW_SECONDS])
+        command
+            .args(["--all-features", "--timeout", SLOW_SECONDS])
             .args(slow);
         score.caught_by_tests += score.retain_survivors(command, &output.join("slow"))?;
     }
     if !score.survivors.is_empty() && !loom.is_empty() {
         let mut command = mutants_command(package, directory, &output.join("models"))?;
-        command.env("RUSTFLAGS", "--cfg tinkers_loom")
+        command
+            .env("RUSTFLAGS", "--cfg tinkers_loom")
             .env("CARGO_TARGET_DIR", directory.join("build-loom"))
             .env("LOOM_MAX_PREEMPTIONS", MAX_PREEMPTIONS)
             .args(["--timeout", SLOW_SECONDS, "--cargo-arg=--release"])
@@ -228,7 +230,10 @@ struct Targets {
 impl Targets {
     fn of(package: &str) -> Result<Self, String> {
         let models = loom::targets_of(package)?;
-        let directory = environment::root().join("crates").join(package).join("tests");
+        let directory = environment::root()
+            .join("crates")
+            .join(package)
+            .join("tests");
         let mut targets = Self::default();
         // The directory may be missing.
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -261,8 +266,9 @@ impl Targets {
 fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Command, String> {
     std::fs::create_dir_all(output)
         .map_err(|cause| format!("cannot create {}: {cause}", output.display()))?;
-    let mut call = Command::new(program());
-    command.args(["mutants", "--package", package, "--no-shuffle"])
+    let mut command = Command::new(program());
+    command
+        .args(["mutants", "--package", package, "--no-shuffle"])
         .args(["--colors", "never", "--annotations", "none", "--no-times"])
         .args(["--exclude", "**/*_tests.rs", "--exclude", "**/tests.rs"])
         // The replacement of arc-swap in loom models is not code of the crate.
@@ -287,7 +293,7 @@ struct MutantsOutput(PathBuf);
 
 impl MutantsOutput {
     fn run(mut command: Command, output: &Path) -> Result<Self, String> {
-        let status = call
+        let status = command
             .status()
             .map_err(|cause| format!("cannot run cargo mutants: {cause}"))?;
         // 2: mutants survived; 3: mutants timed out.
@@ -357,9 +363,7 @@ fn install() -> Result<(), String> {
         .status()
         .map_err(|cause| format!("cannot run cargo: {cause}"))?;
     if !status.success() {
-        return Err(format!(
-            "cannot install {package}: cargo failed: {status}"
-        ));
+        return Err(format!("cannot install {package}: cargo failed: {status}"));
     }
     // The build directory is larger than everything else under target/tools.
     std::fs::remove_dir_all(tools.join("build"))
