@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tinkers::prelude::ServiceClient;
-use tinkers::{FinishReason, Time, TokioTime};
+use tinkers::{Clock, FinishReason, TokioClock};
 use tokio::runtime::Handle;
 
 use crate::signals::{Interrupted, Signals};
@@ -24,7 +24,7 @@ pub(crate) async fn close_session<T>(
         Err(error) if error.is::<Interrupted>() => (FinishReason::Interrupted, INTERRUPTED_TIMEOUT),
         Err(_) => (FinishReason::Errored, DEFAULT_TIMEOUT),
     };
-    let time: &dyn Time = &TokioTime::new(Handle::current());
+    let time: &dyn Clock = &TokioClock::new(Handle::current());
     tokio::select! {
         biased;
         () = signals.next() => {}

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tinkers::{Time, TokioTime};
+use tinkers::{Clock, TokioClock};
 use tinkers_engine::ModelEngine;
 use tinkers_local::{
     BlockingServer, Engine, EngineError, Faults, LocalConfig, LocalServer, Script, ScriptedEngine,
@@ -168,7 +168,7 @@ impl EngineSource {
         config: LocalConfig,
         hooks: TestHooks,
     ) -> Result<LocalServer, EngineError> {
-        let time: Arc<dyn Time> = Arc::new(TokioTime::new(handle.clone()));
+        let time: Arc<dyn Clock> = Arc::new(TokioClock::new(handle.clone()));
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         let engine: Arc<dyn Engine> = match self {
             Self::Loaded(engine) => engine,

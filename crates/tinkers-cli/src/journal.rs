@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use tinkers::Moment;
+use tinkers::Timestamp;
 use tinkers_local::Journal;
 
 /// A file to which exchanges are written.
@@ -23,7 +23,7 @@ impl JournalFile {
 
     /// Creates a journal that writes each completed exchange to the file immediately, with times since `start`. If a line cannot be
     /// written completely, it is removed again, and the journal ends there.
-    pub(crate) fn journal(self, start: Moment) -> Journal {
+    pub(crate) fn journal(self, start: Timestamp) -> Journal {
         let file = Mutex::new(Some((self.0, 0)));
         Journal::read_by(move |entry| {
             let mut line = entry.to_json_line(start);

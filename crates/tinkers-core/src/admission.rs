@@ -11,7 +11,7 @@ use crate::closing::Exit;
 use crate::error::Error;
 use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
-use crate::time::Moment;
+use crate::time::Timestamp;
 
 /// The lanes of the API. Each has its own gate, queue and connections; a 429 closes its own lane alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,7 +69,7 @@ pub struct Cost {
 
 /// A request to be admitted.
 #[derive(Debug)]
-pub struct Ask {
+pub struct AdmissionRequest {
     /// The lane.
     pub class: RouteClass,
     /// Who asks.
@@ -77,11 +77,11 @@ pub struct Ask {
     /// What it takes.
     pub cost: Cost,
     /// The wait ends here with an error; `None` waits for as long as it takes.
-    pub deadline: Option<Moment>,
+    pub deadline: Option<Timestamp>,
     /// The flight of an earlier attempt whose outcome is unknown: it was kept, and no second one is taken.
-    pub flight: Option<Flight>,
+    pub flight: Option<InFlightPermit>,
     /// Where in its client's queue it goes.
-    pub reentry: Reentry,
+    pub reentry: Readmission,
     /// It is made by a request that is under way, such as by a transport layer. It is let through at once or fails: waiting for room
     /// that the request under way holds would never end.
     pub is_nested: bool,
@@ -89,7 +89,7 @@ pub struct Ask {
 
 /// Where in its client's queue a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reentry {
+pub enum Readmission {
     /// At the end.
     New,
     /// Where it was: it was admitted before and the server refused it.
@@ -106,17 +106,17 @@ pub struct Admitted {
     /// For this attempt.
     pub permit: SubmitPermit,
     /// To the result.
-    pub flight: Flight,
+    pub flight: InFlightPermit,
     /// When it came.
     pub arrival: Arrival,
 }
 
 impl Admitted {
     /// What a lane without limits gives.
-    pub fn free(flight: Option<Flight>) -> Self {
+    pub fn free(flight: Option<InFlightPermit>) -> Self {
         Self {
             permit: SubmitPermit::free(),
-            flight: flight.unwrap_or(Flight::free()),
+            flight: flight.unwrap_or(InFlightPermit::free()),
             arrival: Arrival::default(),
         }
     }
@@ -144,17 +144,17 @@ pub enum Settlement {
 pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// Waits for its turn. Fails with `RateLimited` and `retry_at` when the server's hint lies beyond the deadline, with
     /// `Timeout` when the deadline passes, with `Closed` after the end of the client.
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>>;
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>>;
 
     /// When the server last answered one of `class`, or a result made room, while others waited for their turn. A queue that moves is
     /// news for all who stand in it, however long it is. `None` where nothing is known of that.
-    fn moved(&self, class: RouteClass) -> Option<Moment> {
+    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
     /// Returns until when no request of `class` may leave, where a refusal holds them back now.
-    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+    fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
@@ -357,11 +357,11 @@ impl Departure {
 
 /// One unit of the in-flight window, from admission to the result, a terminal error or the drop.
 #[must_use = "dropped, it gives its unit back"]
-pub struct Flight {
+pub struct InFlightPermit {
     from: Option<Arc<dyn Ledger>>,
 }
 
-impl Flight {
+impl InFlightPermit {
     /// A flight that gives its unit back to `ledger`, exactly once.
     #[inline]
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
@@ -379,7 +379,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlightPermit {
     #[inline]
     fn drop(&mut self) {
         if let Some(ledger) = self.from.take() {
@@ -388,9 +388,9 @@ impl Drop for Flight {
     }
 }
 
-impl fmt::Debug for Flight {
+impl fmt::Debug for InFlightPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flight")
+        f.debug_struct("InFlightPermit")
             .field("counted", &self.is_counted())
             .finish()
     }
@@ -427,9 +427,9 @@ mod tests {
         let permit = |n| SubmitPermit::new(Arc::<Book>::clone(&book), Receipt([n, 0]));
         permit(1).settle(Settlement::Accepted);
         drop(permit(2));
-        drop(Flight::new(Arc::<Book>::clone(&book)));
+        drop(InFlightPermit::new(Arc::<Book>::clone(&book)));
         SubmitPermit::free().settle(Settlement::Accepted);
-        drop(Flight::free());
+        drop(InFlightPermit::free());
         assert_eq!(
             *book.0.lock().unwrap(),
             [
@@ -484,7 +484,7 @@ mod tests {
     fn dropped_admission_gives_the_permit_back_before_the_flight() {
         let book = Arc::new(Book::default());
         drop(Admitted {
-            flight: Flight::new(Arc::<Book>::clone(&book)),
+            flight: InFlightPermit::new(Arc::<Book>::clone(&book)),
             permit: SubmitPermit::new(Arc::<Book>::clone(&book), Receipt::default()),
             arrival: Arrival::default(),
         });

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::contain::contain;
-use crate::time::Moment;
+use crate::time::Timestamp;
 
 /// One incident of missing money, shared by everything that one session sends.
 ///
@@ -17,9 +17,9 @@ pub struct BillingPause {
 
 #[derive(Debug, Clone, Copy)]
 struct Incident {
-    began: Moment,
-    last: Moment,
-    logged: Moment,
+    began: Timestamp,
+    last: Timestamp,
+    logged: Timestamp,
 }
 
 /// What to do about a 402.
@@ -39,12 +39,12 @@ impl BillingPause {
     const LOG_EVERY: Duration = Duration::from_secs(60);
 
     /// Takes note of a 402 at `now`, with incidents allowed to last up to `limit`.
-    pub fn on_payment_required(&self, now: Moment, limit: Duration) -> Billing {
+    pub fn on_payment_required(&self, now: Timestamp, limit: Duration) -> Billing {
         let mut slot = self.incident.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Incident {
             began: now,
             last: now,
-            logged: Moment::ORIGIN,
+            logged: Timestamp::ORIGIN,
         };
         let known = slot.filter(|incident| now.since(incident.last) <= Self::FORGET);
         let mut incident = known.unwrap_or(fresh);
@@ -75,8 +75,8 @@ impl BillingPause {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_origin(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_origin(Duration::from_secs(seconds))
     }
 
     #[test]

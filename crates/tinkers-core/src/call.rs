@@ -11,21 +11,22 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 
 use crate::admission::{
-    Admission, Admitted, Ask, ClientId, Cost, Departure, Flight, RouteClass, SubmitPermit,
+    Admission, AdmissionRequest, Admitted, ClientId, Cost, Departure, InFlightPermit, RouteClass,
+    SubmitPermit,
 };
 use crate::billing::BillingPause;
 use crate::closing::{CloseSignal, CloseWatch, Exit};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::{self, Mark};
-use crate::notices::Notices;
+use crate::notices::DeprecationNotices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
+use crate::recovered_error::RecoveredErrors;
 use crate::retry::{Policy, RetryBudget};
 use crate::session_lost::says_session_lost;
-use crate::setback::Setbacks;
 use crate::spawn::BoxFuture;
-use crate::time::{Moment, Time};
+use crate::time::{Clock, Timestamp};
 use crate::transport::{HttpRequest, HttpResponse, Timeouts, Transport, TransportError};
 
 mod attempts;
@@ -54,7 +55,7 @@ pub struct Call {
     /// How often it is repeated.
     pub policy: Policy,
     /// When the caller no longer wants it: admission, attempts and pauses all end by then.
-    pub deadline: Option<Moment>,
+    pub deadline: Option<Timestamp>,
     /// Limits of one attempt.
     pub timeouts: Timeouts,
     /// The longest body of an answer, in bytes; that of the [class](HttpRequest::default_max_response_bytes) unless set.
@@ -111,7 +112,7 @@ impl Call {
         }
     }
 
-    fn request(&self, now: Moment) -> HttpRequest {
+    fn request(&self, now: Timestamp) -> HttpRequest {
         let mut request = HttpRequest::new(self.method.clone(), self.path.clone(), self.class);
         request.headers = self.headers.clone();
         request.body = self.body.clone();
@@ -130,7 +131,7 @@ pub struct Accepted {
     /// The answer, with a status of 2xx.
     pub response: HttpResponse,
     /// To be held until the result of what was submitted is there.
-    pub flight: Flight,
+    pub flight: InFlightPermit,
     /// From the start of the call, waits included, to the answer.
     pub elapsed: Duration,
     /// What is known of the attempts before the one that was accepted: `MaybeSent` when one of them may have been applied too.
@@ -143,14 +144,14 @@ pub struct Accepted {
 pub struct Entry {
     admitted: Admitted,
     /// When the wait began.
-    began: Moment,
+    began: Timestamp,
 }
 
 /// The wait for an [`Entry`]. Little more than a pointer, since many wait at once.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Enter<'a> {
     turn: BoxFuture<'a, Result<Admitted, Error>>,
-    began: Moment,
+    began: Timestamp,
     closed: CloseWatch<'a>,
 }
 
@@ -183,7 +184,7 @@ pub struct Caller {
     /// Says when.
     pub admission: Arc<dyn Admission>,
     /// Tells the time.
-    pub time: Arc<dyn Time>,
+    pub time: Arc<dyn Clock>,
     /// Spreads the repeats.
     pub jitter: Arc<dyn Jitter>,
     /// Slows the repeats.
@@ -191,13 +192,13 @@ pub struct Caller {
     /// Ends pauses when a server that failed is back.
     pub outages: Arc<Outages>,
     /// What was said of routes that will go.
-    pub notices: Arc<Notices>,
+    pub notices: Arc<DeprecationNotices>,
     /// Holds while billing is unsettled.
     pub billing: Arc<BillingPause>,
     /// How long billing may hold a job.
     pub billing_limit: Duration,
     /// Counts the errors that are gone on from.
-    pub setbacks: Arc<Setbacks>,
+    pub recovered_errors: Arc<RecoveredErrors>,
     /// Ends calls when the client is closed.
     pub closing: Arc<CloseSignal>,
 }
@@ -215,10 +216,10 @@ impl Caller {
     }
 
     /// Waits for the admission of a call that is yet to be made, and that asks for the same: see [`Caller::call_with`].
-    pub fn enter(&self, ask: Ask) -> Enter<'_> {
+    pub fn enter(&self, ask: AdmissionRequest) -> Enter<'_> {
         Enter {
             began: self.time.now(),
-            turn: self.admission.admit(Ask {
+            turn: self.admission.admit(AdmissionRequest {
                 is_nested: Mark::here().is_inside(),
                 ..ask
             }),
@@ -265,7 +266,7 @@ impl Caller {
     async fn make(
         &self,
         mut call: Call,
-        began: Moment,
+        began: Timestamp,
         admitted: Option<Admitted>,
     ) -> Result<Accepted, Error> {
         let mut attempts = Attempts::new(self, began);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tinkers_wire::{FailureCategory, InvalidInput};
 
-use crate::time::Moment;
+use crate::time::Timestamp;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// What is known of the request that failed, over all its attempts.
@@ -119,7 +119,7 @@ struct Inner {
     status: Option<u16>,
     body: Bytes,
     request_id: Option<String>,
-    retry_at: Option<Moment>,
+    retry_at: Option<Timestamp>,
     retry_after: Option<Duration>,
     category: Option<FailureCategory>,
     stalled: Option<Stalled>,
@@ -193,7 +193,7 @@ impl Error {
     }
 
     /// The first moment at which the server would take it, on the clock of the client, when it said so.
-    pub fn retry_at(&self) -> Option<Moment> {
+    pub fn retry_at(&self) -> Option<Timestamp> {
         self.0.retry_at
     }
 
@@ -284,7 +284,7 @@ impl Error {
 
     /// Adds when it could go.
     #[must_use]
-    pub fn with_retry_at(self, now: Moment, at: Moment) -> Self {
+    pub fn with_retry_at(self, now: Timestamp, at: Timestamp) -> Self {
         self.edit(|inner| {
             inner.retry_at = Some(at);
             inner.retry_after = Some(at.since(now));

@@ -16,16 +16,16 @@ mod notices;
 pub mod outage;
 pub mod profile;
 pub mod progress;
+pub mod recovered_error;
 pub mod retry;
 pub mod session_lost;
-pub mod setback;
 pub mod spawn;
 pub mod time;
 pub mod transport;
 
 pub use admission::{
-    Admission, Admitted, Arrival, Ask, ClientId, Cost, Departure, Flight, Ledger, Receipt, Reentry,
-    RouteClass, Settlement, SubmitPermit,
+    Admission, AdmissionRequest, Admitted, Arrival, ClientId, Cost, Departure, InFlightPermit,
+    Ledger, Readmission, Receipt, RouteClass, Settlement, SubmitPermit,
 };
 pub use base_url::{BaseUrl, Origin, Scheme};
 pub use billing::BillingPause;
@@ -34,14 +34,14 @@ pub use closing::CloseSignal;
 pub use context::{BytesGuard, SessionContext};
 pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
 pub use jitter::{FixedJitter, Jitter, SplitMix};
-pub use notices::Notices;
+pub use notices::DeprecationNotices;
 pub use outage::{Outage, Outages};
 pub use profile::{BodyFormat, Deduplication, Document, Fact, ServerProfile};
 pub use progress::{Progress, ProgressCell};
+pub use recovered_error::{RecoveredError, RecoveredErrorCounts, RecoveredErrors};
 pub use retry::{Policy, RetryBudget};
-pub use setback::{Setback, SetbackCounts, Setbacks};
 pub use spawn::{BoxFuture, Spawn, Task};
-pub use time::{ManualClock, Moment, Time};
+pub use time::{Clock, ManualClock, Timestamp};
 pub use transport::{
     HttpRequest, HttpResponse, Timeouts, Transport, TransportError, TransportErrorKind,
 };

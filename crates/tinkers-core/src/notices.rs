@@ -8,12 +8,12 @@ use crate::transport::HttpResponse;
 
 /// The deprecation notices that were logged, of all that is sent to an endpoint.
 #[derive(Debug, Default)]
-pub struct Notices(Mutex<BTreeSet<String>>);
+pub struct DeprecationNotices(Mutex<BTreeSet<String>>);
 
 /// Texts beyond so many are not logged: a server that never says the same twice would fill log and memory.
 const MOST: usize = 64;
 
-impl Notices {
+impl DeprecationNotices {
     /// Logs what `answer` says, unless it was logged already. Whether it was logged now.
     pub fn look(&self, answer: &HttpResponse) -> bool {
         let Some(note) = answer.header("x-deprecation-note") else {
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn each_text_is_told_once_and_no_more_than_a_few() {
-        let notices = Notices::default();
+        let notices = DeprecationNotices::default();
         assert!(!notices.look(&answer(None)));
         assert!(notices.look(&answer(Some("asample goes in May"))));
         assert!(!notices.look(&answer(Some("asample goes in May"))));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::admission::RouteClass;
 use crate::contain::{contain, wake_all};
 use crate::jitter::Jitter;
-use crate::time::{Moment, Time};
+use crate::time::{Clock, Timestamp};
 
 /// Failures for less than this are hiccups, and pauses are left alone.
 const HICCUP: Duration = Duration::from_secs(2);
@@ -51,15 +51,15 @@ pub struct Outage {
 #[derive(Debug, Default)]
 struct State {
     /// The first failure since the last answer.
-    since: Option<Moment>,
+    since: Option<Timestamp>,
     is_told: bool,
     /// Nobody goes ahead of its pause before this.
-    next_turn: Moment,
+    next_turn: Timestamp,
     /// A turn that its owner gave up.
-    vacant: Option<Moment>,
+    vacant: Option<Timestamp>,
     /// How often everybody was called back, when that was, and within how long they come.
     revivals: u64,
-    revived_at: Option<Moment>,
+    revived_at: Option<Timestamp>,
     spread: Duration,
     next_sleeper: u64,
     sleepers: BTreeMap<u64, Waker>,
@@ -69,16 +69,16 @@ struct State {
 #[derive(Debug, Clone, Copy)]
 pub struct Pause {
     /// When the request left that failed.
-    pub sent_at: Moment,
+    pub sent_at: Timestamp,
     /// What the server asked for: nobody goes before this.
-    pub not_before: Moment,
+    pub not_before: Timestamp,
     /// When to go if nothing else is heard.
-    pub until: Moment,
+    pub until: Timestamp,
 }
 
 impl Outage {
     /// The server answered a request that left at `sent_at`. While all is well this is one atomic load.
-    pub fn answered(&self, sent_at: Moment, now: Moment) {
+    pub fn answered(&self, sent_at: Timestamp, now: Timestamp) {
         // A failure that is noted at this very moment waits for the next answer, or for its own pause.
         if !self.fails.load(Ordering::Acquire) {
             return;
@@ -100,7 +100,11 @@ impl Outage {
     }
 
     /// How long it lasted and whom to call, if this is its end and nobody was called of late.
-    fn ended(&self, sent_at: Moment, now: Moment) -> Option<(Duration, BTreeMap<u64, Waker>)> {
+    fn ended(
+        &self,
+        sent_at: Timestamp,
+        now: Timestamp,
+    ) -> Option<(Duration, BTreeMap<u64, Waker>)> {
         let mut state = self.lock();
         let since = state.since?;
         // What was under way before the first failure says nothing of what goes now.
@@ -116,7 +120,7 @@ impl Outage {
         }
         self.fails.store(false, Ordering::Release);
         state.since = None;
-        state.next_turn = Moment::ORIGIN;
+        state.next_turn = Timestamp::ORIGIN;
         state.vacant = None;
         if is_hiccup {
             return None;
@@ -134,7 +138,7 @@ impl Outage {
 
     /// Sits out the pause of one who failed: to its end, or until the server is heard to answer others, or for a shorter while
     /// when it is this one's turn to try. Dropping it gives up the pause, and the turn to another.
-    pub async fn sit_out(&self, pause: Pause, time: &dyn Time, jitter: &dyn Jitter) {
+    pub async fn sit_out(&self, pause: Pause, time: &dyn Clock, jitter: &dyn Jitter) {
         let mut sleep = match self.failed(time.now(), &pause) {
             Told::Sleep { sleep, is_first } => {
                 if is_first {
@@ -171,14 +175,14 @@ impl Outage {
     }
 
     /// When one goes that is called back.
-    fn soon(&self, pause: &Pause, time: &dyn Time, jitter: &dyn Jitter) -> Moment {
+    fn soon(&self, pause: &Pause, time: &dyn Clock, jitter: &dyn Jitter) -> Timestamp {
         let spread = self.lock().spread.mul_f64(jitter.unit());
         let soon = time.now().max(pause.not_before).after(spread);
         soon.min(pause.until)
     }
 
     /// Takes note of a failure, and says when the one who failed goes again.
-    fn failed(&self, now: Moment, pause: &Pause) -> Told<'_> {
+    fn failed(&self, now: Timestamp, pause: &Pause) -> Told<'_> {
         let mut state = self.lock();
         if state.revived_at.is_some_and(|at| pause.sent_at < at) {
             // It left before the server came back.
@@ -228,10 +232,10 @@ struct Sleep<'a> {
     /// The revivals that there were when it went to sleep.
     seen: u64,
     id: Option<u64>,
-    not_before: Moment,
-    until: Moment,
+    not_before: Timestamp,
+    until: Timestamp,
     /// When it goes ahead of its pause, if it is its turn.
-    turn: Option<Moment>,
+    turn: Option<Timestamp>,
 }
 
 /// Why one who sleeps is woken.
@@ -241,12 +245,12 @@ enum Call {
     /// The server is back.
     Back,
     /// It is to go then, in place of another.
-    Turn(Moment),
+    Turn(Timestamp),
 }
 
 impl Sleep<'_> {
     /// Whether it takes a turn: it does when that is earlier than its own time, and the server does not ask for more.
-    fn takes(&mut self, turn: Moment) -> bool {
+    fn takes(&mut self, turn: Timestamp) -> bool {
         let takes = turn >= self.not_before && turn < self.until;
         if takes {
             self.until = turn;

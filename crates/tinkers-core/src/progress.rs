@@ -7,7 +7,7 @@ use tinkers_wire::QueueState;
 
 use crate::closing::Exit;
 use crate::error::{Error, ErrorKind, Phase, Sent, Stalled};
-use crate::time::Moment;
+use crate::time::Timestamp;
 
 /// A view of an operation under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Progress {
     /// Where it is.
     pub phase: Phase,
     /// When the last news came: an answer of any kind.
-    pub last_news: Moment,
+    pub last_news: Timestamp,
     /// The state of the server's queue, when it said so.
     pub queue_state: Option<QueueState>,
     /// Why the queue is in that state, in the server's words.
@@ -38,7 +38,7 @@ pub struct ProgressCell(Mutex<State>);
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    last_news: Moment,
+    last_news: Timestamp,
     polls: u64,
     request_id: Option<Arc<str>>,
     /// Few servers have anything to say of it.
@@ -54,13 +54,13 @@ struct State {
 /// An attempt on its way. Dropped, it counts as one that may have reached the server.
 #[derive(Debug)]
 #[must_use = "an attempt that is dropped counts as one that may have reached the server"]
-pub struct Leaving<'a> {
+pub struct AttemptGuard<'a> {
     cell: &'a ProgressCell,
     stayed: bool,
     exit: Option<Arc<Exit>>,
 }
 
-impl Leaving<'_> {
+impl AttemptGuard<'_> {
     /// Sets where it leaves while that is not known otherwise: dropped before it has left, it stays.
     pub(crate) fn by(&mut self, exit: Option<Arc<Exit>>) {
         self.exit = exit;
@@ -72,7 +72,7 @@ impl Leaving<'_> {
     }
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
         let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
         let mut state = self.cell.lock();
@@ -89,7 +89,7 @@ impl State {
 
 impl ProgressCell {
     /// An operation that begins at `now`.
-    pub fn new(now: Moment) -> Self {
+    pub fn new(now: Timestamp) -> Self {
         Self(Mutex::new(State {
             phase: Phase::Admission,
             last_news: now,
@@ -138,10 +138,10 @@ impl ProgressCell {
     }
 
     /// An attempt sets out. It counts as possibly sent while it is under way, and for good unless it
-    /// [stayed](Leaving::stayed).
-    pub fn leaving(&self) -> Leaving<'_> {
+    /// [stayed](AttemptGuard::stayed).
+    pub fn leaving(&self) -> AttemptGuard<'_> {
         self.lock().leaving += 1;
-        Leaving {
+        AttemptGuard {
             cell: self,
             stayed: false,
             exit: None,
@@ -154,18 +154,18 @@ impl ProgressCell {
     }
 
     /// An answer of any kind came.
-    pub fn news(&self, now: Moment) {
+    pub fn news(&self, now: Timestamp) {
         let mut state = self.lock();
         state.last_news = state.last_news.max(now);
     }
 
     /// Returns when the last news came.
-    pub fn last_news(&self) -> Moment {
+    pub fn last_news(&self) -> Timestamp {
         self.lock().last_news
     }
 
     /// The server accepted it under `request_id`, whose text may be shared with those who wait under it.
-    pub fn accepted<Id: AsRef<str> + Into<Arc<str>>>(&self, now: Moment, request_id: Id) {
+    pub fn accepted<Id: AsRef<str> + Into<Arc<str>>>(&self, now: Timestamp, request_id: Id) {
         let mut state = self.lock();
         state.sent = true;
         state.phase = Phase::Waiting;
@@ -199,10 +199,10 @@ impl ProgressCell {
     /// `Stalled` when at `now` no news came for `limit`.
     pub fn patience(
         &self,
-        now: Moment,
+        now: Timestamp,
         limit: Duration,
-        moved: impl FnOnce() -> Option<Moment>,
-    ) -> Result<Moment, Error> {
+        moved: impl FnOnce() -> Option<Timestamp>,
+    ) -> Result<Timestamp, Error> {
         let (phase, mut last_news) = {
             let state = self.lock();
             (state.phase, state.last_news)
@@ -240,7 +240,7 @@ fn describe(phase: Phase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::{ManualClock, Time};
+    use crate::time::{Clock, ManualClock};
 
     #[test]
     fn news_moves_the_stall_and_silence_brings_it_with_its_phase() {
@@ -272,13 +272,13 @@ mod tests {
     /// The stall of an operation that nobody told of any news.
     fn stall(cell: &ProgressCell) -> Error {
         let limit = Duration::from_secs(10);
-        let stalled = cell.patience(Moment::ORIGIN.after(limit), limit, || None);
+        let stalled = cell.patience(Timestamp::ORIGIN.after(limit), limit, || None);
         stalled.expect_err("silence for the whole limit is a stall")
     }
 
     #[test]
     fn a_stall_says_not_sent_only_while_nothing_can_be_at_the_server_nor_will_be() {
-        let fresh = || ProgressCell::new(Moment::ORIGIN);
+        let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);
         cell.leaving().stayed();
@@ -299,7 +299,7 @@ mod tests {
 
         // Two chunks share a cell: one is accepted, the other waits for its turn.
         let cell = fresh();
-        cell.accepted(Moment::ORIGIN, "r-1");
+        cell.accepted(Timestamp::ORIGIN, "r-1");
         cell.enter(Phase::Admission);
         assert_eq!(stall(&cell).sent(), Sent::MaybeSent);
 

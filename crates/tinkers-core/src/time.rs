@@ -15,9 +15,9 @@ use crate::spawn::BoxFuture;
 ///
 /// Moments of two clocks have nothing to do with each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Moment(Duration);
+pub struct Timestamp(Duration);
 
-impl Moment {
+impl Timestamp {
     /// The origin of the clock.
     pub const ORIGIN: Self = Self(Duration::ZERO);
 
@@ -43,32 +43,32 @@ impl Moment {
     }
 }
 
-impl fmt::Debug for Moment {
+impl fmt::Debug for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Moment({:?})", self.0)
+        write!(f, "Timestamp({:?})", self.0)
     }
 }
 
 /// A clock. Implemented over tokio's clock in `tinkers-transport` and by [`ManualClock`] here, and nowhere else.
-pub trait Time: Send + Sync + fmt::Debug + 'static {
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
     /// The moment now.
-    fn now(&self) -> Moment;
+    fn now(&self) -> Timestamp;
 
     /// The date now, for `Retry-After` dates and for time stamps that leave the process.
     fn wall(&self) -> SystemTime;
 
     /// Completes at `at`, or at once when `at` is past. Dropping it is always safe.
-    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()>;
+    fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()>;
 }
 
-impl dyn Time {
+impl dyn Clock {
     /// Completes after `delay`.
     pub fn sleep(&self, delay: Duration) -> BoxFuture<'static, ()> {
         self.sleep_until(self.now().after(delay))
     }
 
     /// Runs `work` until `at`; `None` when the time came first. Dropping `work` cancels it.
-    pub async fn deadline<F: Future + Send>(&self, at: Moment, work: F) -> Option<F::Output> {
+    pub async fn deadline<F: Future + Send>(&self, at: Timestamp, work: F) -> Option<F::Output> {
         let mut work = std::pin::pin!(work);
         // Set only when there is something to wait for: a timer costs more than much of what is there at once.
         let mut alarm = None;
@@ -92,9 +92,9 @@ pub struct ManualClock {
 
 #[derive(Default)]
 struct Inner {
-    now: Moment,
+    now: Timestamp,
     next_id: u64,
-    sleepers: BTreeMap<(Moment, u64), Waker>,
+    sleepers: BTreeMap<(Timestamp, u64), Waker>,
 }
 
 impl ManualClock {
@@ -116,7 +116,7 @@ impl ManualClock {
     }
 
     /// Moves to the next sleeper's time and wakes it; the moment moved to, or `None` when nobody sleeps.
-    pub fn advance_to_next(&self) -> Option<Moment> {
+    pub fn advance_to_next(&self) -> Option<Timestamp> {
         let (at, now) = {
             let inner = self.lock();
             (inner.sleepers.keys().next()?.0, inner.now)
@@ -143,8 +143,8 @@ impl fmt::Debug for ManualClock {
     }
 }
 
-impl Time for ManualClock {
-    fn now(&self) -> Moment {
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
         self.lock().now
     }
 
@@ -152,7 +152,7 @@ impl Time for ManualClock {
         SystemTime::UNIX_EPOCH + self.now().since_origin()
     }
 
-    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
+    fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
         Box::pin(ManualSleep {
             clock: self.clone(),
             at,
@@ -163,7 +163,7 @@ impl Time for ManualClock {
 
 struct ManualSleep {
     clock: ManualClock,
-    at: Moment,
+    at: Timestamp,
     id: Option<u64>,
 }
 
@@ -215,7 +215,7 @@ mod tests {
         let woken = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
-        let time: &dyn Time = &clock;
+        let time: &dyn Clock = &clock;
         let mut sleep = time.sleep(Duration::from_secs(2));
         assert!(sleep.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(2) - Duration::from_nanos(1));
@@ -230,7 +230,7 @@ mod tests {
     fn a_dropped_sleep_leaves_nothing_behind() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
-        let time: &dyn Time = &clock;
+        let time: &dyn Clock = &clock;
         let mut sleep = time.sleep(Duration::from_secs(2));
         assert!(sleep.as_mut().poll(&mut cx).is_pending());
         assert_eq!(clock.sleepers(), 1);
@@ -242,8 +242,8 @@ mod tests {
     fn a_deadline_prefers_the_work_of_the_same_instant() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
-        let time: &dyn Time = &clock;
-        let at = Moment::from_origin(Duration::from_secs(1));
+        let time: &dyn Clock = &clock;
+        let at = Timestamp::from_origin(Duration::from_secs(1));
         let mut both = std::pin::pin!(time.deadline(at, time.sleep_until(at)));
         assert!(both.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(1));

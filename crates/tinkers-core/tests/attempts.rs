@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tinkers_core::TransportErrorKind as T;
 use tinkers_core::{
-    Arrival, ErrorKind, Moment, Policy, ProgressCell, Reentry, RouteClass, Sent, Time,
+    Arrival, Clock, ErrorKind, Policy, ProgressCell, Readmission, RouteClass, Sent, Timestamp,
 };
 
 use support::Step::{Fails, Header, Late, Says};
@@ -159,13 +159,13 @@ fn the_progress_knows_whether_any_attempt_may_be_at_the_server() {
     for (script, expected) in rows {
         // The client closes before the attempt that would be taken.
         let world = World::new(&script, OK).closed_after(script.len());
-        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
         let mut call = post(RouteClass::Train);
         call.progress = Some(Arc::clone(&cell));
         world.call(call).expect_err("closed");
         assert_eq!(cell.sent(), expected, "{script:?}");
     }
-    let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+    let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
     let mut call = post(RouteClass::Train);
     call.progress = Some(Arc::clone(&cell));
     World::new(&[], OK).call(call).expect("taken");
@@ -217,17 +217,17 @@ fn permit_is_settled_before_its_flight_is_given_back() {
 
 #[test]
 fn refused_call_keeps_its_place_and_a_failed_one_does_not() {
-    let kept = Reentry::AfterRefusal(Arrival(1));
+    let kept = Readmission::AfterRefusal(Arrival(1));
     for (script, expected) in [
         (vec![Says(429, "{}")], vec![kept]),
         (vec![HELD, Says(429, "{}"), HELD], vec![kept; 3]),
-        (vec![HELD, Says(500, "{}")], vec![kept, Reentry::New]),
-        (vec![HELD, NOT_SENT], vec![kept, Reentry::New]),
+        (vec![HELD, Says(500, "{}")], vec![kept, Readmission::New]),
+        (vec![HELD, NOT_SENT], vec![kept, Readmission::New]),
     ] {
         let world = World::new(&script, OK);
         world.call(post(RouteClass::Sample)).expect("taken");
         let places = world.places();
-        assert_eq!(places[0], Reentry::New, "{script:?}");
+        assert_eq!(places[0], Readmission::New, "{script:?}");
         assert_eq!(places[1..], expected, "{script:?}");
     }
 }
@@ -237,7 +237,7 @@ fn admission_and_each_answer_are_news() {
     let untrusted = Fails(T::Tls, Sent::NotSent);
     for (step, news) in [(untrusted, 600), (Late(5, &Says(404, "{}")), 605)] {
         let world = World::new(&[step], OK).closed_until(secs(600));
-        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
         let mut call = post(RouteClass::Sample);
         call.progress = Some(Arc::clone(&cell));
         world.call(call).expect_err("it fails");
@@ -297,8 +297,8 @@ fn a_hint_beyond_the_window_fails_at_once_and_says_when() {
         call.policy = policy;
         let error = world.call(call).expect_err("too long");
         assert_eq!(error.retry_after(), Some(secs(wait)), "{answer:?}");
-        assert_eq!(error.retry_at(), Some(Moment::ORIGIN.after(secs(wait))));
-        assert_eq!(world.clock.now(), Moment::ORIGIN, "{answer:?}: at once");
+        assert_eq!(error.retry_at(), Some(Timestamp::ORIGIN.after(secs(wait))));
+        assert_eq!(world.clock.now(), Timestamp::ORIGIN, "{answer:?}: at once");
         assert_eq!(world.seen().len(), 1, "{answer:?}");
     }
 }

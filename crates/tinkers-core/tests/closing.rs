@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tinkers_core::TransportErrorKind as T;
-use tinkers_core::{Call, Error, ErrorKind, Moment, ProgressCell, RouteClass, Sent};
+use tinkers_core::{Call, Error, ErrorKind, ProgressCell, RouteClass, Sent, Timestamp};
 
 use support::Step::{Dials, Fails, Header, Says, Silent};
 use support::{Step, World, post};
@@ -68,7 +68,7 @@ fn a_request_may_not_leave_once_its_client_is_closed() {
 fn a_call_that_is_given_up_in_a_dial_has_not_left() {
     for (step, sent) in [(Dials, Sent::NotSent), (Silent, Sent::MaybeSent)] {
         let world = World::new(&[step], OK);
-        let cell = Arc::new(ProgressCell::new(Moment::ORIGIN));
+        let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
         let mut call = post(RouteClass::Sample);
         call.progress = Some(Arc::clone(&cell));
         world.give_up_while_it_waits(call);

@@ -5,18 +5,19 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, Ask, ClientId, Cost, ManualClock, Reentry, RouteClass, Settlement, SplitMix, Time,
+    Admission, AdmissionRequest, ClientId, Clock, Cost, ManualClock, Readmission, RouteClass,
+    Settlement, SplitMix,
 };
 use tinkers_dispatch::{Limiter, LimiterSettings};
 
-fn ask() -> Ask {
-    Ask {
+fn ask() -> AdmissionRequest {
+    AdmissionRequest {
         class: RouteClass::Sample,
         client: ClientId(1),
         cost: Cost { bytes: 1000 },
         deadline: None,
         flight: None,
-        reentry: Reentry::New,
+        reentry: Readmission::New,
         is_nested: false,
     }
 }

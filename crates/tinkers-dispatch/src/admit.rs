@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tinkers_core::{
-    Admitted, Arrival, Ask, BoxFuture, Error, ErrorKind, Flight, Moment, Reentry, Sent,
+    AdmissionRequest, Admitted, Arrival, BoxFuture, Error, ErrorKind, InFlightPermit, Readmission,
+    Sent, Timestamp,
 };
-use tinkers_limits::{Demand, GateState, Ticket};
+use tinkers_limits::{Cost, GateState, Ticket};
 
 use crate::desk::Desk;
 use crate::lane::Look;
 use crate::queue::{Line, Place, Waiter};
 
 /// Waits for its turn. Holds nothing but its place until it is let through; dropped, it gives that up, or what it was given.
-pub struct Admit {
+pub struct PendingAdmission {
     /// Until it is let through: then it goes along, so that nobody has to count it up and down.
     desk: Option<Arc<Desk>>,
     wait: Wait,
@@ -26,30 +27,30 @@ pub struct Admit {
 struct Wait {
     line: Line,
     arrival: Option<Arrival>,
-    demand: Demand,
-    deadline: Option<Moment>,
-    flight: Option<Flight>,
+    demand: Cost,
+    deadline: Option<Timestamp>,
+    flight: Option<InFlightPermit>,
     place: Option<Place>,
     alarm: Option<Alarm>,
 }
 
 struct Alarm {
-    at: Moment,
+    at: Timestamp,
     sleep: BoxFuture<'static, ()>,
 }
 
-impl Admit {
+impl PendingAdmission {
     #[inline]
-    pub(crate) fn new(desk: Arc<Desk>, ask: Ask) -> Self {
-        let has_flight = ask.flight.as_ref().is_some_and(Flight::is_counted);
+    pub(crate) fn new(desk: Arc<Desk>, ask: AdmissionRequest) -> Self {
+        let has_flight = ask.flight.as_ref().is_some_and(InFlightPermit::is_counted);
         let wait = Wait {
             line: Line {
                 client: ask.client,
                 has_flight,
             },
             arrival: match ask.reentry {
-                Reentry::New => None,
-                Reentry::AfterRefusal(arrival) => Some(arrival),
+                Readmission::New => None,
+                Readmission::AfterRefusal(arrival) => Some(arrival),
             },
             demand: desk.lane.demand(ask.cost.bytes, has_flight),
             deadline: ask.deadline,
@@ -108,13 +109,13 @@ impl Admit {
 
 impl Wait {
     /// Fails when there is nothing to wait for: the deadline has passed, or the gate opens after it.
-    fn check(&self, desk: &Desk, now: Moment) -> Result<(), Error> {
+    fn check(&self, desk: &Desk, now: Timestamp) -> Result<(), Error> {
         let Some(deadline) = self.deadline else {
             return Ok(());
         };
         let class = desk.lane.class.name();
         if let GateState::ClosedUntil(at) = desk.lane.constraints.gate().state() {
-            let opens_at = Moment::from_origin(at);
+            let opens_at = Timestamp::from_origin(at);
             if opens_at > now && opens_at > deadline {
                 let message = format!(
                     "the server's rate limit holds {class} requests back for another {:.1} s, beyond the deadline; try \
@@ -135,7 +136,7 @@ impl Wait {
     }
 
     /// Takes its place, or looks what became of it.
-    fn look(&mut self, desk: &Desk, cx: &Context<'_>, now: Moment) -> Look {
+    fn look(&mut self, desk: &Desk, cx: &Context<'_>, now: Timestamp) -> Look {
         // Cloned here: wakers are foreign code and stay out of the lock.
         let waker = cx.waker().clone();
         let lane = &desk.lane;
@@ -161,7 +162,7 @@ impl Wait {
     }
 
     /// Sleeps until `at`, or finds that it is there already.
-    fn sleep(&mut self, desk: &Desk, at: Option<Moment>, cx: &mut Context<'_>) -> Poll<()> {
+    fn sleep(&mut self, desk: &Desk, at: Option<Timestamp>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = at else {
             self.alarm = None;
             return Poll::Pending;
@@ -181,7 +182,7 @@ impl Wait {
     }
 }
 
-impl Future for Admit {
+impl Future for PendingAdmission {
     type Output = Result<Admitted, Error>;
 
     #[inline]
@@ -204,7 +205,7 @@ impl Future for Admit {
     }
 }
 
-impl Drop for Admit {
+impl Drop for PendingAdmission {
     #[inline]
     fn drop(&mut self) {
         // Once it was let through there is nothing to give up.
@@ -214,9 +215,9 @@ impl Drop for Admit {
     }
 }
 
-impl fmt::Debug for Admit {
+impl fmt::Debug for PendingAdmission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admit")
+        f.debug_struct("PendingAdmission")
             .field("class", &self.desk.as_ref().map(|desk| desk.lane.class))
             .field("place", &self.wait.place)
             .finish_non_exhaustive()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::Time;
+use tinkers_core::Clock;
 
 use crate::limiter::Limiter;
 use crate::settings::LimiterSettings;
@@ -12,17 +12,17 @@ use crate::sync::{Mutex, lock};
 /// Limits that somebody asks for, until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropped, it asks for nothing"]
-pub struct Claim {
+pub struct LimitRequest {
     limiter: Arc<Limiter>,
     number: u64,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
 }
 
-impl Claim {
+impl LimitRequest {
     pub(crate) fn new(
         limiter: Arc<Limiter>,
         settings: LimiterSettings,
-        time: Arc<dyn Time>,
+        time: Arc<dyn Clock>,
     ) -> Self {
         let number = limiter.claims.add(settings);
         let claim = Self {
@@ -56,7 +56,7 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl Drop for LimitRequest {
     fn drop(&mut self) {
         self.limiter.claims.remove(self.number);
         self.apply();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tinkers_core::contain::contain;
 use tinkers_core::{
-    Admitted, Arrival, Error, ErrorKind, Flight, Jitter, Ledger, Moment, Receipt, Sent, Settlement,
-    SubmitPermit, Time,
+    Admitted, Arrival, Clock, Error, ErrorKind, InFlightPermit, Jitter, Ledger, Receipt, Sent,
+    Settlement, SubmitPermit, Timestamp,
 };
 use tinkers_limits::{Ending, GateState, Take, Ticket};
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct Desk {
     pub(crate) lane: Arc<Lane>,
-    pub(crate) time: Arc<dyn Time>,
+    pub(crate) time: Arc<dyn Clock>,
     pub(crate) jitter: Arc<dyn Jitter>,
     /// Shared by all clients of the limiter: it follows what they ask for.
     pub(crate) max_hint: Arc<MaxHint>,
@@ -69,14 +69,14 @@ impl Desk {
     pub(crate) fn admitted(
         self: Arc<Self>,
         ticket: Ticket,
-        kept: Option<Flight>,
+        kept: Option<InFlightPermit>,
         arrival: Arrival,
     ) -> Admitted {
         let receipt = Receipt(ticket.to_words());
         let (flight, ledger) = match (kept, ticket.demand().take) {
             (Some(kept), _) => (kept, self),
-            (None, Take::SlotAndFlight) => (Flight::new(Arc::<Self>::clone(&self)), self),
-            (None, Take::Slot) => (Flight::free(), self),
+            (None, Take::SlotAndFlight) => (InFlightPermit::new(Arc::<Self>::clone(&self)), self),
+            (None, Take::Slot) => (InFlightPermit::free(), self),
         };
         Admitted {
             permit: SubmitPermit::new(ledger, receipt),
@@ -86,7 +86,10 @@ impl Desk {
     }
 
     /// Lets a request through that is made by one under way, at once or not at all.
-    pub(crate) fn admit_nested(self: Arc<Self>, kept: Option<Flight>) -> Result<Admitted, Error> {
+    pub(crate) fn admit_nested(
+        self: Arc<Self>,
+        kept: Option<InFlightPermit>,
+    ) -> Result<Admitted, Error> {
         let Some(ticket) = self.lane.try_nested() else {
             let now = self.time.now();
             let message = format!(
@@ -95,7 +98,7 @@ impl Desk {
             );
             let error = Error::new(ErrorKind::RateLimited, Sent::NotSent, message);
             return Err(match self.lane.constraints.gate().state() {
-                GateState::ClosedUntil(at) => error.with_retry_at(now, Moment::from_origin(at)),
+                GateState::ClosedUntil(at) => error.with_retry_at(now, Timestamp::from_origin(at)),
                 GateState::Open | GateState::ProbingSince(_) => error,
             });
         };

@@ -92,7 +92,7 @@ impl LimiterEvents {
 /// How often something happened in a lane since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct LaneCounts {
+pub struct ClassCounts {
     /// Attempts that were let through.
     pub grants: u64,
     /// Attempts that had to wait before they were.
@@ -147,8 +147,8 @@ impl Counter {
 }
 
 impl Counters {
-    pub(crate) fn read(&self) -> LaneCounts {
-        LaneCounts {
+    pub(crate) fn read(&self) -> ClassCounts {
+        ClassCounts {
             grants: self.grants.read(),
             waits: self.waits.read(),
             wakes: self.wakes.read(),

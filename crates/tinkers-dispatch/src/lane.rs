@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use tinkers_core::{Arrival, Moment, RouteClass};
-use tinkers_limits::{Change, Closed, Constraints, Demand, Ending, Growth, Settled, Take, Ticket};
+use tinkers_core::{Arrival, RouteClass, Timestamp};
+use tinkers_limits::{
+    AdaptiveLimit, Change, Closed, Constraints, Cost, Ending, Settled, Take, Ticket,
+};
 use tokio::sync::broadcast;
 
 use crate::after::After;
 use crate::event::{Counters, LimiterEvent};
 use crate::queue::{Left, Line, Place, Queue, Waiter};
-use crate::settings::LaneSettings;
+use crate::settings::ClassSettings;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 mod serve;
@@ -29,18 +31,18 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 struct State {
     queue: Queue,
-    growth: Growth,
+    growth: AdaptiveLimit,
     /// When the head could go as far as the gate and the rate say, while they hold it back.
-    look_at: Option<Moment>,
+    look_at: Option<Timestamp>,
     /// When the last probe went, and how long its answer took.
-    probe: Option<Moment>,
+    probe: Option<Timestamp>,
     probe_took: Duration,
     /// When something last came back while somebody waited.
-    moved: Option<Moment>,
+    moved: Option<Timestamp>,
     /// No grant lapses before this.
-    lapse_at: Moment,
+    lapse_at: Timestamp,
     /// When polls that are not answered are taken for accepted, while a ramp bounds them.
-    ramp_at: Option<Moment>,
+    ramp_at: Option<Timestamp>,
 }
 
 /// What a waiter finds.
@@ -49,7 +51,7 @@ pub(crate) enum Look {
     /// It was let through.
     Granted(Ticket),
     /// It will be woken when something changes; at this time it has to look by itself.
-    Waiting(Option<Moment>),
+    Waiting(Option<Timestamp>),
 }
 
 /// The end of an attempt, and what came of it.
@@ -71,7 +73,7 @@ impl Lane {
 
     pub(crate) fn new(
         class: RouteClass,
-        settings: LaneSettings,
+        settings: ClassSettings,
         events: broadcast::Sender<LimiterEvent>,
     ) -> Self {
         Self {
@@ -80,12 +82,12 @@ impl Lane {
             counters: Counters::default(),
             state: Mutex::new(State {
                 queue: Queue::default(),
-                growth: Growth::new(1, settings.ceiling()),
+                growth: AdaptiveLimit::new(1, settings.ceiling()),
                 look_at: None,
                 probe: None,
                 probe_took: Duration::ZERO,
                 moved: None,
-                lapse_at: Moment::ORIGIN,
+                lapse_at: Timestamp::ORIGIN,
                 ramp_at: None,
             }),
             failed_probes: AtomicU64::new(0),
@@ -94,13 +96,13 @@ impl Lane {
     }
 
     /// What a request takes here.
-    pub(crate) fn demand(&self, bytes: u64, has_flight: bool) -> Demand {
+    pub(crate) fn demand(&self, bytes: u64, has_flight: bool) -> Cost {
         let take = if self.counts_flights() && !has_flight {
             Take::SlotAndFlight
         } else {
             Take::Slot
         };
-        Demand { take, bytes }
+        Cost { take, bytes }
     }
 
     /// Only samples are many enough, and long enough, to be counted to their result.
@@ -110,7 +112,7 @@ impl Lane {
 
     /// Lets a request through that nobody waits before. Takes no lock.
     #[inline]
-    pub(crate) fn try_now(&self, demand: Demand, now: impl FnOnce() -> Moment) -> Option<Ticket> {
+    pub(crate) fn try_now(&self, demand: Cost, now: impl FnOnce() -> Timestamp) -> Option<Ticket> {
         let now = || now().since_origin();
         let ticket = self.constraints.take(demand, now).ok()?;
         self.counters.grants.add(1);
@@ -134,7 +136,7 @@ impl Lane {
     }
 
     /// Keeps the gate closed until `until`, for a refusal whose hint came after it was settled.
-    pub(crate) fn extend(&self, ticket: &Ticket, until: Moment, now: Moment) {
+    pub(crate) fn extend(&self, ticket: &Ticket, until: Timestamp, now: Timestamp) {
         self.locked(|state, after| {
             let closed = self.constraints.extend(ticket, until.since_origin());
             self.tell_closed(state, closed, true, now, after);
@@ -148,7 +150,7 @@ impl Lane {
         line: Line,
         arrival: Option<Arrival>,
         waiter: Waiter,
-        now: Moment,
+        now: Timestamp,
     ) -> (Place, Look) {
         self.locked(|state, after| {
             let place = state.queue.join(line, arrival, waiter);
@@ -163,7 +165,7 @@ impl Lane {
     ///
     /// A grant is checked when it is collected: the gate may have closed since, or the grant was taken back. Then the request waits
     /// again at its old place.
-    pub(crate) fn look(&self, place: Place, waiter: Waiter, now: Moment) -> Look {
+    pub(crate) fn look(&self, place: Place, waiter: Waiter, now: Timestamp) -> Look {
         self.locked(|state, after| {
             if state.look_at.is_some_and(|at| at <= now) {
                 self.serve(state, now, after);
@@ -189,7 +191,7 @@ impl Lane {
     }
 
     /// Gives a place up, with all that it was given.
-    pub(crate) fn leave(&self, place: Place, now: Moment) {
+    pub(crate) fn leave(&self, place: Place, now: Timestamp) {
         self.locked(|state, after| {
             match state.queue.leave(place) {
                 Left::Waiting(waiter) => after.drop(waiter.waker),
@@ -209,11 +211,11 @@ impl Lane {
         ticket: Ticket,
         ending: Ending,
         is_hinted: bool,
-        now: impl Fn() -> Moment,
+        now: impl Fn() -> Timestamp,
     ) {
         // Only a probe or a refusal needs the time, and only they have to do with more than counts.
         let matters = ticket.is_probe() || matches!(ending, Ending::Refused { .. });
-        let at = if matters { now() } else { Moment::ORIGIN };
+        let at = if matters { now() } else { Timestamp::ORIGIN };
         let settled = self
             .constraints
             .settle(ticket, ending, at.since_origin(), || self.level());
@@ -241,7 +243,7 @@ impl Lane {
     }
 
     /// The end of a flight.
-    pub(crate) fn land(&self, now: impl Fn() -> Moment) {
+    pub(crate) fn land(&self, now: impl Fn() -> Timestamp) {
         if self.constraints.land().has_waiters {
             let now = now();
             self.locked(|state, after| {
@@ -252,12 +254,12 @@ impl Lane {
     }
 
     /// When something last came back while somebody waited.
-    pub(crate) fn moved(&self) -> Option<Moment> {
+    pub(crate) fn moved(&self) -> Option<Timestamp> {
         lock(&self.state).moved
     }
 
     /// Applies other limits from now on; what is taken stays taken.
-    pub(crate) fn resize(&self, settings: LaneSettings, now: Moment) {
+    pub(crate) fn resize(&self, settings: ClassSettings, now: Timestamp) {
         self.locked(|state, after| {
             self.constraints.resize(settings.bounds(self.class));
             state.growth.set_ceiling(settings.ceiling());
@@ -300,7 +302,7 @@ impl Lane {
         }
     }
 
-    fn learn(&self, state: &mut State, ended: &Ended, now: Moment, after: &mut After) {
+    fn learn(&self, state: &mut State, ended: &Ended, now: Timestamp, after: &mut After) {
         let &Ended {
             ticket,
             ending,
@@ -343,10 +345,10 @@ impl Lane {
         state: &mut State,
         closed: Closed,
         is_hinted: bool,
-        now: Moment,
+        now: Timestamp,
         after: &mut After,
     ) {
-        let until = Moment::from_origin(closed.until);
+        let until = Timestamp::from_origin(closed.until);
         after.tell(LimiterEvent::ClosedUntil {
             class: self.class,
             pause: until.since(now),

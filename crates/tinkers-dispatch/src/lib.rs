@@ -15,12 +15,12 @@ mod settings;
 mod snapshot;
 mod sync;
 
-pub use admit::Admit;
+pub use admit::PendingAdmission;
 pub use budget::{Acquire, ByteBudget};
-pub use claim::Claim;
-pub use event::{LaneCounts, LimiterEvent, LimiterEvents};
+pub use claim::LimitRequest;
+pub use event::{ClassCounts, LimiterEvent, LimiterEvents};
 pub use limiter::{Limiter, LimiterAdmission};
 pub use retry::SharedRetryBudget;
-pub use settings::{LaneSettings, LimiterSettings};
-pub use snapshot::{Gate, LaneSnapshot, LimiterSnapshot};
+pub use settings::{ClassSettings, LimiterSettings};
+pub use snapshot::{ClassSnapshot, Gate, LimiterSnapshot};
 pub use tinkers_limits::{Change, Rate};

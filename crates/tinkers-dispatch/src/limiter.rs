@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, ClientId, Error, Jitter, Moment, RouteClass, Time,
+    Admission, AdmissionRequest, Admitted, BoxFuture, ClientId, Clock, Error, Jitter, RouteClass,
+    Timestamp,
 };
 use tinkers_limits::GateState;
 use tokio::sync::{Notify, broadcast};
 
-use crate::admit::Admit;
-use crate::claim::{Claim, Claims};
+use crate::admit::PendingAdmission;
+use crate::claim::{Claims, LimitRequest};
 use crate::desk::{Desk, MaxHint};
 use crate::event::{LimiterEvent, LimiterEvents};
 use crate::lane::Lane;
-use crate::settings::{LaneSettings, LimiterSettings};
-use crate::snapshot::{LaneSnapshot, LimiterSnapshot};
+use crate::settings::{ClassSettings, LimiterSettings};
+use crate::snapshot::{ClassSnapshot, LimiterSnapshot};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The limits that all clients of one endpoint and key share.
@@ -64,7 +65,7 @@ impl Limiter {
     /// This limiter as a client with the clock `time` sees it; `jitter` is added to what the server says.
     pub fn admission(
         self: &Arc<Self>,
-        time: Arc<dyn Time>,
+        time: Arc<dyn Clock>,
         jitter: Arc<dyn Jitter>,
     ) -> LimiterAdmission {
         let desk = |at: usize| {
@@ -81,11 +82,15 @@ impl Limiter {
         }
     }
 
-    /// Asks for limits for as long as the [`Claim`] is held. What holds is the strictest of all that is asked for; that somebody
+    /// Asks for limits for as long as the [`LimitRequest`] is held. What holds is the strictest of all that is asked for; that somebody
     /// asks for something else is told as a warning, since these limits are shared by all clients of one server and key. What
     /// is taken stays taken, and who waits keeps its place.
-    pub fn claim(self: &Arc<Self>, settings: LimiterSettings, time: Arc<dyn Time>) -> Claim {
-        Claim::new(Arc::clone(self), settings, time)
+    pub fn claim(
+        self: &Arc<Self>,
+        settings: LimiterSettings,
+        time: Arc<dyn Clock>,
+    ) -> LimitRequest {
+        LimitRequest::new(Arc::clone(self), settings, time)
     }
 
     /// A number for a new client. Counts from 1; 0 is for work without a client.
@@ -94,14 +99,14 @@ impl Limiter {
     }
 
     /// What the lane of `class` looks like now; `None` for the control lane, which has no limits.
-    pub fn lane_snapshot(&self, class: RouteClass) -> Option<LaneSnapshot> {
+    pub fn class_snapshot(&self, class: RouteClass) -> Option<ClassSnapshot> {
         let at = LANES.iter().position(|lane| *lane == class)?;
-        Some(LaneSnapshot::of(&self.lanes[at]))
+        Some(ClassSnapshot::of(&self.lanes[at]))
     }
 
     /// What every lane looks like now.
     pub fn snapshot(&self) -> LimiterSnapshot {
-        let [sample, train, poll, rest] = self.lanes.each_ref().map(|lane| LaneSnapshot::of(lane));
+        let [sample, train, poll, rest] = self.lanes.each_ref().map(|lane| ClassSnapshot::of(lane));
         LimiterSnapshot {
             sample,
             train,
@@ -115,7 +120,7 @@ impl Limiter {
         LimiterEvents::new(self.events.subscribe())
     }
 
-    pub(crate) fn apply(&self, settings: &LimiterSettings, now: Moment) {
+    pub(crate) fn apply(&self, settings: &LimiterSettings, now: Timestamp) {
         self.max_hint.set(settings.max_hint);
         for lane in &self.lanes {
             lane.resize(lane_settings(settings, lane.class), now);
@@ -123,7 +128,7 @@ impl Limiter {
     }
 }
 
-fn lane_settings(settings: &LimiterSettings, class: RouteClass) -> LaneSettings {
+fn lane_settings(settings: &LimiterSettings, class: RouteClass) -> ClassSettings {
     match class {
         RouteClass::Sample => settings.sample,
         RouteClass::Train => settings.train,
@@ -142,9 +147,9 @@ impl LimiterAdmission {
     /// The wait of [`Admission::admit`] without its box; `None` for the control lane, which has no limits. What can go at once
     /// goes at the first poll, without a lock.
     #[inline]
-    pub fn wait(&self, ask: Ask) -> Option<Admit> {
+    pub fn wait(&self, ask: AdmissionRequest) -> Option<PendingAdmission> {
         let desk = self.desk(ask.class)?;
-        Some(Admit::new(Arc::clone(desk), ask))
+        Some(PendingAdmission::new(Arc::clone(desk), ask))
     }
 
     #[inline]
@@ -160,7 +165,7 @@ impl LimiterAdmission {
 }
 
 impl Admission for LimiterAdmission {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         let Some(desk) = self.desk(ask.class) else {
             return Box::pin(std::future::ready(Ok(Admitted::free(ask.flight))));
         };
@@ -171,16 +176,16 @@ impl Admission for LimiterAdmission {
             let admitted = Arc::clone(desk).admit_nested(ask.flight);
             return Box::pin(std::future::ready(admitted));
         }
-        Box::pin(Admit::new(Arc::clone(desk), ask))
+        Box::pin(PendingAdmission::new(Arc::clone(desk), ask))
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Moment> {
+    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
         self.desk(class)?.lane.moved()
     }
 
-    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+    fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         match self.desk(class)?.lane.constraints.gate().state() {
-            GateState::ClosedUntil(at) => Some(Moment::from_origin(at)),
+            GateState::ClosedUntil(at) => Some(Timestamp::from_origin(at)),
             GateState::Open | GateState::ProbingSince(_) => None,
         }
     }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Waker;
 
-use tinkers_core::{Arrival, ClientId, Moment};
-use tinkers_limits::{Demand, Ticket};
+use tinkers_core::{Arrival, ClientId, Timestamp};
+use tinkers_limits::{Cost, Ticket};
 
 /// The line of one client's requests that a request waits in. Those that have a flight stand before those that need one: what waits
 /// for a flight must never stand before what could give one back.
@@ -26,11 +26,11 @@ pub(crate) struct Place {
 /// A request that waits.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    pub(crate) demand: Demand,
-    pub(crate) deadline: Option<Moment>,
+    pub(crate) demand: Cost,
+    pub(crate) deadline: Option<Timestamp>,
     pub(crate) waker: Waker,
     /// When it wakes by itself to look at the gate.
-    pub(crate) alarm: Option<Moment>,
+    pub(crate) alarm: Option<Timestamp>,
 }
 
 impl Waiter {
@@ -41,7 +41,7 @@ impl Waiter {
     }
 
     /// Has it wake by itself at this time. Returns the waker, unless it does so by then already.
-    fn set_alarm(&mut self, at: Moment) -> Option<Waker> {
+    fn set_alarm(&mut self, at: Timestamp) -> Option<Waker> {
         if self.alarm.is_some_and(|alarm| alarm <= at) {
             return None;
         }
@@ -65,7 +65,7 @@ pub(crate) enum Left {
 #[derive(Debug)]
 struct Grant {
     ticket: Ticket,
-    at: Moment,
+    at: Timestamp,
 }
 
 /// The queue of one lane. It knows no runtime: it holds wakers and calls none.
@@ -120,7 +120,7 @@ impl Queue {
     }
 
     /// Lets the place through, and moves its client to the end of the turns. The waker is to be called, or dropped, without the lock.
-    pub(crate) fn grant(&mut self, place: Place, ticket: Ticket, at: Moment) -> Option<Waker> {
+    pub(crate) fn grant(&mut self, place: Place, ticket: Ticket, at: Timestamp) -> Option<Waker> {
         let client = place.line.client;
         let waiter = self.take_out(place)?;
         if let Some(turn) = self.turns.iter().position(|other| *other == client) {
@@ -137,13 +137,13 @@ impl Queue {
     }
 
     /// Takes back the tickets that were handed over before `at` and not collected.
-    pub(crate) fn take_back(&mut self, at: Moment) -> Vec<Ticket> {
+    pub(crate) fn take_back(&mut self, at: Timestamp) -> Vec<Ticket> {
         let lapsed = self.granted.extract_if(.., |_, grant| grant.at < at);
         lapsed.map(|(_, grant)| grant.ticket).collect()
     }
 
     /// When the oldest ticket that is not collected was handed over.
-    pub(crate) fn oldest_grant(&self) -> Option<Moment> {
+    pub(crate) fn oldest_grant(&self) -> Option<Timestamp> {
         self.granted.values().map(|grant| grant.at).min()
     }
 
@@ -174,7 +174,7 @@ impl Queue {
     }
 
     /// Sets an alarm at this time for the first of each line that has none by then, and returns their wakers.
-    pub(crate) fn set_alarms(&mut self, at: Moment) -> Vec<Waker> {
+    pub(crate) fn set_alarms(&mut self, at: Timestamp) -> Vec<Waker> {
         let firsts = self
             .lines
             .values_mut()
@@ -184,7 +184,7 @@ impl Queue {
 
     /// Has one waiter watch, for when the clients that have not collected their tickets never do: the one that is served last of the
     /// others, so that it watches for long. Returns its waker, unless another waiter watches already.
-    pub(crate) fn set_watch(&mut self, at: Moment) -> Option<Waker> {
+    pub(crate) fn set_watch(&mut self, at: Timestamp) -> Option<Waker> {
         let holders: BTreeSet<ClientId> =
             self.granted.keys().map(|place| place.line.client).collect();
         let others = self
@@ -207,7 +207,7 @@ impl Queue {
     }
 
     /// The wakers of the waiters whose deadline is before `at`.
-    pub(crate) fn with_deadline_before(&mut self, at: Moment) -> Vec<Waker> {
+    pub(crate) fn with_deadline_before(&mut self, at: Timestamp) -> Vec<Waker> {
         if self.with_deadline == 0 {
             return Vec::new();
         }

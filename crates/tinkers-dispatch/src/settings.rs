@@ -7,7 +7,7 @@ use tinkers_limits::{Bounds, ByteBudget, ConcurrencyWindow, Rate, Start};
 
 /// Limits of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneSettings {
+pub struct ClassSettings {
     /// Requests being sent at once. At least 1; a zero is taken for it.
     pub slots: u32,
     /// Bytes being sent at once; the last one admitted may overshoot. `None` is without limit.
@@ -19,7 +19,7 @@ pub struct LaneSettings {
     pub rate: Option<Rate>,
 }
 
-impl LaneSettings {
+impl ClassSettings {
     /// A lane that limits the requests being sent, and nothing else.
     pub const fn slots(slots: u32) -> Self {
         Self {
@@ -74,13 +74,13 @@ fn least<T: Ord>(one: Option<T>, two: Option<T>) -> Option<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimiterSettings {
     /// Sampling submissions.
-    pub sample: LaneSettings,
+    pub sample: ClassSettings,
     /// Training submissions.
-    pub train: LaneSettings,
+    pub train: ClassSettings,
     /// Polls.
-    pub poll: LaneSettings,
+    pub poll: ClassSettings,
     /// Listings and management.
-    pub rest: LaneSettings,
+    pub rest: ClassSettings,
     /// A lane is never closed for longer than this by one refusal, whatever the server says. Of two values the longer one is the
     /// stricter.
     pub max_hint: Duration,
@@ -105,20 +105,20 @@ impl Default for LimiterSettings {
     /// samples in flight, 50 MB of passes being submitted. 4000 polls at once, so that they fit on the ports of one address.
     fn default() -> Self {
         Self {
-            sample: LaneSettings {
+            sample: ClassSettings {
                 slots: 400,
                 bytes: Some(10_485_760),
                 flights: Some(2000),
                 rate: None,
             },
-            train: LaneSettings {
+            train: ClassSettings {
                 slots: 32,
                 bytes: Some(50_000_000),
                 flights: None,
                 rate: None,
             },
-            poll: LaneSettings::slots(4000),
-            rest: LaneSettings::slots(16),
+            poll: ClassSettings::slots(4000),
+            rest: ClassSettings::slots(16),
             max_hint: Duration::from_secs(15 * 60),
         }
     }

@@ -1,9 +1,9 @@
 //! What a limiter looks like at one moment, for logs, tests and whoever wants to see.
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 use tinkers_limits::{GateState, WindowView};
 
-use crate::event::LaneCounts;
+use crate::event::ClassCounts;
 use crate::lane::Lane;
 
 /// Every lane at one moment. The lanes, and the parts of a lane, are read one after the other.
@@ -11,13 +11,13 @@ use crate::lane::Lane;
 #[non_exhaustive]
 pub struct LimiterSnapshot {
     /// Sampling submissions.
-    pub sample: LaneSnapshot,
+    pub sample: ClassSnapshot,
     /// Training submissions.
-    pub train: LaneSnapshot,
+    pub train: ClassSnapshot,
     /// Polls.
-    pub poll: LaneSnapshot,
+    pub poll: ClassSnapshot,
     /// Listings and management.
-    pub rest: LaneSnapshot,
+    pub rest: ClassSnapshot,
 }
 
 /// What the gate of a lane is doing.
@@ -27,15 +27,15 @@ pub enum Gate {
     /// Everything goes.
     Open,
     /// Nothing goes before this; then a probe does.
-    ClosedUntil(Moment),
+    ClosedUntil(Timestamp),
     /// A probe is under way. Another may go at this time.
-    ProbingUntil(Moment),
+    ProbingUntil(Timestamp),
 }
 
 /// One lane at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct LaneSnapshot {
+pub struct ClassSnapshot {
     /// What the gate is doing.
     pub gate: Gate,
     /// Requests that wait for admission.
@@ -56,13 +56,13 @@ pub struct LaneSnapshot {
     /// What the server's refusals have taught about that; `None` before the first.
     pub level: Option<u32>,
     /// How often something happened.
-    pub counts: LaneCounts,
+    pub counts: ClassCounts,
     /// Exchanges that a thread lost to another one. A test that sees none has not shown much.
     #[cfg(feature = "contention")]
     pub contention: u64,
 }
 
-impl LaneSnapshot {
+impl ClassSnapshot {
     pub(crate) fn of(lane: &Lane) -> Self {
         let (waiting, uncollected, level) = lane.waiting();
         let WindowView {
@@ -74,9 +74,9 @@ impl LaneSnapshot {
         Self {
             gate: match lane.constraints.gate().state() {
                 GateState::Open => Gate::Open,
-                GateState::ClosedUntil(at) => Gate::ClosedUntil(Moment::from_origin(at)),
+                GateState::ClosedUntil(at) => Gate::ClosedUntil(Timestamp::from_origin(at)),
                 GateState::ProbingSince(at) => {
-                    Gate::ProbingUntil(Moment::from_origin(at).after(lane.patience()))
+                    Gate::ProbingUntil(Timestamp::from_origin(at).after(lane.patience()))
                 }
             },
             waiting,

@@ -8,16 +8,16 @@ use std::time::{Duration, SystemTime};
 
 use common::{Bench, SECOND, ask};
 use http::{HeaderMap, StatusCode};
-use tinkers_core::{Admission, RouteClass, Settlement, Time};
-use tinkers_dispatch::{LaneSettings, LimiterAdmission, LimiterSettings, Rate};
+use tinkers_core::{Admission, Clock, RouteClass, Settlement};
+use tinkers_dispatch::{ClassSettings, LimiterAdmission, LimiterSettings, Rate};
 
 #[test]
 fn the_rate_follows_what_clients_ask_for() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |interval| LimiterSettings {
-        rest: LaneSettings {
+        rest: ClassSettings {
             rate: Some(Rate { interval, burst: 1 }),
-            ..LaneSettings::slots(16)
+            ..ClassSettings::slots(16)
         },
         ..LimiterSettings::default()
     };

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Bench, NANO, SECOND, accept, again, ask, refuse, refused, sample, sample_of};
 use std::time::Duration;
-use tinkers_core::{Ask, ErrorKind, RouteClass, Sent};
+use tinkers_core::{AdmissionRequest, ErrorKind, RouteClass, Sent};
 use tinkers_dispatch::LimiterSettings;
 
 fn bench() -> Bench {
@@ -115,7 +115,7 @@ fn a_gate_that_opens_beyond_the_deadline_fails_at_once_and_says_when() {
     let bench = bench();
     refuse(bench.admit(sample()), Some(9 * SECOND));
     let error = bench
-        .ask(Ask {
+        .ask(AdmissionRequest {
             deadline: Some(bench.at(9 * SECOND - NANO)),
             ..sample()
         })
@@ -125,7 +125,7 @@ fn a_gate_that_opens_beyond_the_deadline_fails_at_once_and_says_when() {
     assert_eq!(error.retry_at(), Some(bench.at(9 * SECOND)));
     assert_eq!(error.retry_after(), Some(9 * SECOND));
     // One nanosecond more, and it waits and goes.
-    let waiting = bench.ask(Ask {
+    let waiting = bench.ask(AdmissionRequest {
         deadline: Some(bench.at(9 * SECOND)),
         ..sample()
     });
@@ -139,7 +139,7 @@ fn who_waits_hears_at_once_that_the_gate_closed_beyond_its_deadline() {
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample());
     let mut patient = bench.ask(sample());
-    let hurried = bench.ask(Ask {
+    let hurried = bench.ask(AdmissionRequest {
         deadline: Some(bench.at(2 * SECOND)),
         ..sample()
     });

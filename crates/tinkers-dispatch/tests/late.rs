@@ -6,21 +6,23 @@ mod common;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
-use tinkers_core::{Ask, ClientId, Departure, ErrorKind, Flight, RouteClass, Settlement};
+use tinkers_core::{
+    AdmissionRequest, ClientId, Departure, ErrorKind, InFlightPermit, RouteClass, Settlement,
+};
 use tinkers_dispatch::{Gate, LimiterSettings};
 
 use common::{Bench, SECOND, accept, ask, refuse, refused, sample};
 
-fn of(client: u64, flight: Option<Flight>) -> Ask {
-    Ask {
+fn of(client: u64, flight: Option<InFlightPermit>) -> AdmissionRequest {
+    AdmissionRequest {
         client: ClientId(client),
         flight,
         ..sample()
     }
 }
 
-fn nested() -> Ask {
-    Ask {
+fn nested() -> AdmissionRequest {
+    AdmissionRequest {
         is_nested: true,
         ..sample()
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{Bench, SECOND, Waiting, accept, ask, refuse, sample};
 use tinkers_core::{
-    Admission, Admitted, Arrival, Ask, Moment, Reentry, RouteClass, Settlement, Time,
+    Admission, AdmissionRequest, Admitted, Arrival, Clock, Readmission, RouteClass, Settlement,
+    Timestamp,
 };
 use tinkers_dispatch::{Change, Gate, LimiterEvent, LimiterEvents, LimiterSettings};
 
@@ -99,7 +100,7 @@ fn patience_with_a_probe_is_twice_what_the_last_answer_took() {
     for (takes, patience) in [(SECOND * 3, SECOND), (MS, SECOND * 6), (MS, SECOND)] {
         refuse(bench.admit(ask(class)), Some(SECOND));
         let probe = probe(&bench, class);
-        let until: Moment = bench.at(patience);
+        let until: Timestamp = bench.at(patience);
         assert_eq!(bench.state(class).gate, Gate::ProbingUntil(until));
         bench.clock.advance(takes);
         accept(probe);
@@ -255,8 +256,8 @@ fn refused_request_keeps_its_place_in_an_empty_queue() {
     assert_ne!(arrival, Arrival::default());
     refuse(first, Some(SECOND));
     accept(probe(&bench, RouteClass::Sample));
-    let again = bench.admit(Ask {
-        reentry: Reentry::AfterRefusal(arrival),
+    let again = bench.admit(AdmissionRequest {
+        reentry: Readmission::AfterRefusal(arrival),
         ..sample()
     });
     assert_eq!(again.arrival, arrival);

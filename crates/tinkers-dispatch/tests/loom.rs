@@ -16,9 +16,12 @@ use std::time::Duration;
 use explore::explore;
 use loom::thread;
 use tinkers_core::{
-    Admitted, Ask, ClientId, Cost, FixedJitter, ManualClock, Reentry, RouteClass, Settlement,
+    AdmissionRequest, Admitted, ClientId, Cost, FixedJitter, ManualClock, Readmission, RouteClass,
+    Settlement,
 };
-use tinkers_dispatch::{Admit, LaneSettings, Limiter, LimiterAdmission, LimiterSettings};
+use tinkers_dispatch::{
+    ClassSettings, Limiter, LimiterAdmission, LimiterSettings, PendingAdmission,
+};
 
 /// Forced switches.
 const BOUND: usize = 3;
@@ -34,19 +37,19 @@ impl Wake for Woken {
 
 /// A wait that is polled by hand.
 struct Waiting {
-    future: Option<Pin<Box<Admit>>>,
+    future: Option<Pin<Box<PendingAdmission>>>,
     woken: Arc<Woken>,
 }
 
 impl Waiting {
     fn new(admission: &LimiterAdmission) -> Self {
-        let ask = Ask {
+        let ask = AdmissionRequest {
             class: RouteClass::Sample,
             client: ClientId(1),
             cost: Cost { bytes: 1 },
             deadline: None,
             flight: None,
-            reentry: Reentry::New,
+            reentry: Readmission::New,
             is_nested: false,
         };
         let future = admission.wait(ask).expect("a lane with limits");
@@ -79,7 +82,7 @@ impl Waiting {
 
 fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
     let limiter = Arc::new(Limiter::new(LimiterSettings {
-        sample: LaneSettings {
+        sample: ClassSettings {
             slots,
             bytes: Some(8),
             flights: Some(8),
@@ -226,7 +229,7 @@ fn nobody_goes_after_a_refusal_that_is_over() {
 fn a_flight_that_lands_while_somebody_joins_is_theirs() {
     explore("land and join", BOUND, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings {
-            sample: LaneSettings {
+            sample: ClassSettings {
                 slots: 4,
                 bytes: None,
                 flights: Some(1),
@@ -262,7 +265,7 @@ fn of_two_that_ask_for_limits_together_the_stricter_holds() {
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
         let claim = |limiter: &Arc<Limiter>, slots| {
             let settings = LimiterSettings {
-                rest: LaneSettings::slots(slots),
+                rest: ClassSettings::slots(slots),
                 ..LimiterSettings::default()
             };
             limiter.claim(settings, Arc::new(ManualClock::new()))

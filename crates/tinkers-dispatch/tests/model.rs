@@ -5,8 +5,8 @@ mod common;
 use common::{Bench, Waiting, refused};
 use std::time::Duration;
 use tinkers_core::{
-    Admitted, Arrival, Ask, ClientId, Cost, Flight, Jitter, Moment, Reentry, RouteClass,
-    Settlement, SplitMix, SubmitPermit,
+    AdmissionRequest, Admitted, Arrival, ClientId, Cost, InFlightPermit, Jitter, Readmission,
+    RouteClass, Settlement, SplitMix, SubmitPermit, Timestamp,
 };
 
 const SLOTS: u32 = 4;
@@ -29,9 +29,9 @@ struct Book {
     random: SplitMix,
     queue: Vec<Entry>,
     permits: Vec<(SubmitPermit, u64, (Arrival, u64))>,
-    flights: Vec<Flight>,
+    flights: Vec<InFlightPermit>,
     bytes: u64,
-    closed_until: Moment,
+    closed_until: Timestamp,
     numbers: u64,
     served: u64,
     refusals: u64,
@@ -46,7 +46,7 @@ impl Book {
             permits: Vec::new(),
             flights: Vec::new(),
             bytes: 0,
-            closed_until: Moment::ORIGIN,
+            closed_until: Timestamp::ORIGIN,
             numbers: 0,
             served: 0,
             refusals: 0,
@@ -90,8 +90,10 @@ impl Book {
             Some((_, came)) => came,
         };
         let rank = (u8::from(!brings_flight), came);
-        let reentry = before.map_or(Reentry::New, |(arrival, _)| Reentry::AfterRefusal(arrival));
-        let waiting = self.bench.ask(Ask {
+        let reentry = before.map_or(Readmission::New, |(arrival, _)| {
+            Readmission::AfterRefusal(arrival)
+        });
+        let waiting = self.bench.ask(AdmissionRequest {
             class: RouteClass::Sample,
             client: ClientId(1),
             cost: Cost { bytes },
@@ -197,7 +199,7 @@ impl Book {
 }
 
 impl Bench {
-    fn clock_now(&self) -> Moment {
+    fn clock_now(&self) -> Timestamp {
         self.at(Duration::ZERO)
     }
 }

@@ -5,11 +5,11 @@ mod common;
 use std::time::Duration;
 
 use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
-use tinkers_core::{Admitted, Ask, ClientId, RouteClass, Settlement};
+use tinkers_core::{AdmissionRequest, Admitted, ClientId, RouteClass, Settlement};
 use tinkers_dispatch::{Gate, LimiterEvent, LimiterSettings};
 
 /// The rest lane has no window: what goes is decided by the gate and the ramp alone.
-fn listing() -> Ask {
+fn listing() -> AdmissionRequest {
     ask(RouteClass::Rest)
 }
 
@@ -157,7 +157,7 @@ fn a_poll_that_the_server_holds_was_taken() {
 fn the_line_of_each_client_watches_the_gate_for_itself() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
-    let of = |client| Ask {
+    let of = |client| AdmissionRequest {
         client: ClientId(client),
         ..listing()
     };

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{Bench, SECOND, again, ask, refused, sample, sample_of};
-use tinkers_core::{Ask, ErrorKind, RouteClass, Sent, Settlement};
-use tinkers_dispatch::{LaneSettings, LimiterSettings};
+use tinkers_core::{AdmissionRequest, ErrorKind, RouteClass, Sent, Settlement};
+use tinkers_dispatch::{ClassSettings, LimiterSettings};
 
 #[test]
 fn slots_are_given_in_the_order_of_asking() {
@@ -70,7 +70,7 @@ fn a_kept_flight_is_not_taken_twice_and_goes_before_those_that_need_one() {
     first.permit.settle(Settlement::Unknown);
     assert!(needs_one.is_waiting());
     // Behind the one that needs its flight it would wait for ever, and so would that one.
-    let repeat = bench.admit(Ask {
+    let repeat = bench.admit(AdmissionRequest {
         flight: Some(first.flight),
         ..sample()
     });
@@ -84,13 +84,13 @@ fn a_kept_flight_is_not_taken_twice_and_goes_before_those_that_need_one() {
 #[test]
 fn lanes_without_a_window_count_no_flights() {
     let bench = Bench::new(LimiterSettings {
-        poll: LaneSettings::slots(1),
+        poll: ClassSettings::slots(1),
         ..LimiterSettings::default()
     });
     let poll = bench.admit(ask(RouteClass::Poll));
     poll.permit.settle(Settlement::Unknown);
     // With the flight of before kept, as a repeat does.
-    let again = bench.admit(Ask {
+    let again = bench.admit(AdmissionRequest {
         flight: Some(poll.flight),
         ..ask(RouteClass::Poll)
     });
@@ -106,14 +106,14 @@ fn control_is_without_limit() {
         .map(|_| bench.admit(ask(RouteClass::Control)))
         .collect();
     assert_eq!(held.len(), 10_000);
-    assert!(bench.limiter.lane_snapshot(RouteClass::Control).is_none());
+    assert!(bench.limiter.class_snapshot(RouteClass::Control).is_none());
 }
 
 #[test]
 fn a_deadline_ends_the_wait_for_a_slot() {
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample());
-    let mut waiting = bench.ask(Ask {
+    let mut waiting = bench.ask(AdmissionRequest {
         deadline: Some(bench.at(SECOND)),
         ..sample()
     });
@@ -133,9 +133,9 @@ fn a_deadline_ends_the_wait_for_a_slot() {
 fn an_ask_whose_deadline_is_past_is_not_served() {
     let bench = Bench::sampling(1, 1, 9);
     bench.clock.advance(2 * SECOND);
-    let deadline = Some(tinkers_core::Moment::from_origin(SECOND));
+    let deadline = Some(tinkers_core::Timestamp::from_origin(SECOND));
     let error = bench
-        .ask(Ask {
+        .ask(AdmissionRequest {
             deadline,
             ..sample()
         })
@@ -215,7 +215,7 @@ fn more_room_from_a_new_configuration_reaches_those_who_wait() {
         .collect();
     // Less room takes nothing away from those who have it.
     let less = LimiterSettings {
-        sample: LaneSettings {
+        sample: ClassSettings {
             slots: 0,
             bytes: Some(0),
             flights: Some(0),

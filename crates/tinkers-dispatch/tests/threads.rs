@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use tinkers_core::{
-    Admission, Ask, ClientId, Cost, FixedJitter, ManualClock, Reentry, RouteClass, Settlement,
+    Admission, AdmissionRequest, ClientId, Cost, FixedJitter, ManualClock, Readmission, RouteClass,
+    Settlement,
 };
-use tinkers_dispatch::{LaneSettings, Limiter, LimiterSettings};
+use tinkers_dispatch::{ClassSettings, Limiter, LimiterSettings};
 
 const THREADS: usize = 8;
 const ROUNDS: usize = 2_000;
@@ -35,14 +36,14 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn ask(bytes: u64) -> Ask {
-    Ask {
+fn ask(bytes: u64) -> AdmissionRequest {
+    AdmissionRequest {
         class: RouteClass::Sample,
         client: ClientId(1),
         cost: Cost { bytes },
         deadline: None,
         flight: None,
-        reentry: Reentry::New,
+        reentry: Readmission::New,
         is_nested: false,
     }
 }
@@ -50,7 +51,7 @@ fn ask(bytes: u64) -> Ask {
 #[test]
 fn threads_share_a_lane_and_give_everything_back() {
     let limiter = Arc::new(Limiter::new(LimiterSettings {
-        sample: LaneSettings {
+        sample: ClassSettings {
             slots: SLOTS,
             bytes: Some(100),
             flights: Some(5),
@@ -90,7 +91,7 @@ fn threads_share_a_lane_and_give_everything_back() {
         .filter(|n| (n % ROUNDS + n / ROUNDS).is_multiple_of(9))
         .count();
     assert_eq!(served.into_inner() as usize, THREADS * ROUNDS - given_up);
-    let left = limiter.lane_snapshot(RouteClass::Sample).expect("a lane");
+    let left = limiter.class_snapshot(RouteClass::Sample).expect("a lane");
     assert_eq!(
         (left.waiting, left.slots, left.bytes, left.in_flight),
         (0, 0, 0, 0)

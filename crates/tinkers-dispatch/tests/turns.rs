@@ -5,11 +5,11 @@ mod common;
 use std::collections::VecDeque;
 
 use common::{Bench, SECOND, Waiting, accept, refuse, sample};
-use tinkers_core::{Admitted, Arrival, Ask, ClientId, Reentry};
-use tinkers_dispatch::{LaneSettings, LimiterSettings};
+use tinkers_core::{AdmissionRequest, Admitted, Arrival, ClientId, Readmission};
+use tinkers_dispatch::{ClassSettings, LimiterSettings};
 
-fn of(client: u64) -> Ask {
-    Ask {
+fn of(client: u64) -> AdmissionRequest {
+    AdmissionRequest {
         client: ClientId(client),
         ..sample()
     }
@@ -56,8 +56,8 @@ fn a_request_that_was_refused_has_its_old_place() {
     let late = bench.ask(of(1));
     let arrival = early.arrival;
     refuse(early, Some(SECOND));
-    let again = |arrival| Ask {
-        reentry: Reentry::AfterRefusal(arrival),
+    let again = |arrival| AdmissionRequest {
+        reentry: Readmission::AfterRefusal(arrival),
         ..of(1)
     };
     let back = bench.ask(again(arrival));
@@ -65,7 +65,7 @@ fn a_request_that_was_refused_has_its_old_place() {
     assert!(middle.is_waiting());
     // One at a time from now on, so that the order shows.
     let narrow = LimiterSettings {
-        sample: LaneSettings::slots(1),
+        sample: ClassSettings::slots(1),
         ..LimiterSettings::default()
     };
     let _narrow = bench.claim(narrow);
@@ -99,7 +99,7 @@ fn a_grant_wakes_one() {
 fn the_strictest_of_what_clients_ask_for_holds_while_they_ask() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |slots| LimiterSettings {
-        rest: LaneSettings::slots(slots),
+        rest: ClassSettings::slots(slots),
         ..LimiterSettings::default()
     };
     let allowed = || bench.limiter.snapshot().rest.slots_allowed;

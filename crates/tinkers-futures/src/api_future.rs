@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tinkers_core::{Error, ErrorKind, Progress, ProgressCell, Result, Sent, Task, Time};
+use tinkers_core::{Clock, Error, ErrorKind, Progress, ProgressCell, Result, Sent, Task};
 use tokio::sync::oneshot;
 
 /// An operation under way. Await it on any executor, or on none with `tinkers::block_on`.
@@ -21,7 +21,7 @@ pub struct ApiFuture<T> {
     /// Boxed, since there is room for it from the start.
     result: oneshot::Receiver<Box<Result<T>>>,
     progress: Arc<ProgressCell>,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     operation: &'static str,
     _task: Task,
 }
@@ -30,7 +30,7 @@ impl<T> ApiFuture<T> {
     pub(crate) fn new(
         result: oneshot::Receiver<Box<Result<T>>>,
         progress: Arc<ProgressCell>,
-        time: Arc<dyn Time>,
+        time: Arc<dyn Clock>,
         operation: &'static str,
         task: Task,
     ) -> Self {

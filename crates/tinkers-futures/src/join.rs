@@ -46,14 +46,14 @@ mod tests {
     use super::*;
     use std::task::{Context, Waker};
     use std::time::Duration;
-    use tinkers_core::{ManualClock, Time};
+    use tinkers_core::{Clock, ManualClock};
 
     #[test]
     fn outputs_keep_the_order_of_the_futures() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let sleeps = [3u64, 1, 2].map(|seconds| {
-            let time: &dyn Time = &clock;
+            let time: &dyn Clock = &clock;
             let sleep = time.sleep(Duration::from_secs(seconds));
             async move {
                 sleep.await;

@@ -17,7 +17,7 @@ pub use api_future::ApiFuture;
 pub use closing::after_close;
 pub use join::join_all;
 pub use operation::{Operation, QueueActivity, is_promise, promise, start};
-pub use poller::{Announcement, Begun, SessionPoller, Watch};
+pub use poller::{CompletionHandle, CompletionNotice, PendingSubmission, SessionPoller};
 pub use queue_log::QueueLog;
 pub use retrieve::{Retrieval, retrieve, retrieve_announced};
 pub use unwind::{aborted, catch_unwind};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tinkers_core::contain::contain;
 use tinkers_core::nesting::Mark;
 use tinkers_core::{
-    BoxFuture, Error, ErrorKind, HttpResponse, Moment, ProgressCell, Result, RouteClass, Sent,
-    SessionContext, Setback,
+    BoxFuture, Error, ErrorKind, HttpResponse, ProgressCell, RecoveredError, Result, RouteClass,
+    Sent, SessionContext, Timestamp,
 };
 use tinkers_wire::{PollResponse, SubmissionResponse};
 use tokio::sync::oneshot;
@@ -22,7 +22,7 @@ use crate::{ApiFuture, catch_unwind};
 /// Activity of a client-side queue in which operations wait before they ask for admission.
 pub trait QueueActivity: Send + Sync + fmt::Debug {
     /// Returns when the queue last moved: when its first entry changed, or that entry's request made progress.
-    fn last_activity(&self) -> Option<Moment>;
+    fn last_activity(&self) -> Option<Timestamp>;
 }
 
 /// What an operation's work is given.
@@ -37,7 +37,7 @@ pub struct Operation {
     /// The class of its requests, in whose queue it waits for its turn.
     pub class: RouteClass,
     /// When it is given up, news or not.
-    pub deadline: Option<Moment>,
+    pub deadline: Option<Timestamp>,
     /// Where it waits before it asks for admission.
     pub queue: Option<Arc<dyn QueueActivity>>,
 }
@@ -64,7 +64,7 @@ impl Operation {
     }
 
     /// When it is given up, should no news come.
-    fn patience(&self, limit: Duration) -> Result<Moment> {
+    fn patience(&self, limit: Duration) -> Result<Timestamp> {
         let caller = self.session.caller();
         let now = caller.time.now();
         let queue_moved = || self.queue.as_ref().and_then(|queue| queue.last_activity());
@@ -128,10 +128,10 @@ where
             operation
                 .session
                 .caller()
-                .setbacks
-                .count(Setback::Undelivered);
+                .recovered_errors
+                .count(RecoveredError::Undelivered);
             contain(
-                || tracing::debug!(setback = Setback::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "the caller of this operation dropped its future"),
+                || tracing::debug!(recovered_error = RecoveredError::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "the caller of this operation dropped its future"),
             );
         }
     };

@@ -11,9 +11,9 @@ use tinkers_core::nesting::Mark;
 use tinkers_core::outage::Pause;
 use tinkers_core::retry::{FEW_DOUBTS, Purpose, SOME_DOUBTS, Step, failure_kind};
 use tinkers_core::{
-    Admitted, Arrival, Ask, Caller, ClientId, Cost, Deduplication, Error, ErrorKind, HttpRequest,
-    HttpResponse, Moment, Reentry, Result, RouteClass, SessionContext, Setback, TransportError,
-    TransportErrorKind,
+    AdmissionRequest, Admitted, Arrival, Caller, ClientId, Cost, Deduplication, Error, ErrorKind,
+    HttpRequest, HttpResponse, Readmission, RecoveredError, Result, RouteClass, SessionContext,
+    Timestamp, TransportError, TransportErrorKind,
 };
 
 use crate::pace::{Pace, hint_of, is_held, settlement};
@@ -26,13 +26,13 @@ pub(crate) struct Polls {
     session: Arc<dyn SessionContext>,
     client: ClientId,
     /// What a poll that is made once more counts as, and for what it is, in the log.
-    setback: Setback,
+    recovered_error: RecoveredError,
     subject: Box<str>,
     /// The error of an answer that counts.
     error_of: fn(ErrorKind, &HttpResponse) -> Error,
     pace: Pace,
     doubts: Doubts,
-    reentry: Reentry,
+    reentry: Readmission,
     /// When the last poll came, among those of its lane.
     arrival: Arrival,
 }
@@ -40,7 +40,7 @@ pub(crate) struct Polls {
 /// A poll that was made.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    at: Moment,
+    at: Timestamp,
     /// How long it took.
     pub(crate) held: Duration,
     pub(crate) outcome: Result<HttpResponse, TransportError>,
@@ -68,7 +68,7 @@ pub(crate) enum Wait {
     Pause(Duration),
     /// The pause of a poll that left at `sent_at` and failed as all do while a server is away, never less than `hint`.
     Outage {
-        sent_at: Moment,
+        sent_at: Timestamp,
         hint: Duration,
         pause: Duration,
     },
@@ -78,19 +78,19 @@ impl Polls {
     pub(crate) fn new(
         session: Arc<dyn SessionContext>,
         client: ClientId,
-        setback: Setback,
+        recovered_error: RecoveredError,
         subject: &str,
         error_of: fn(ErrorKind, &HttpResponse) -> Error,
     ) -> Self {
         Self {
             session,
             client,
-            setback,
+            recovered_error,
             subject: subject.into(),
             error_of,
             pace: Pace::default(),
             doubts: Doubts::default(),
-            reentry: Reentry::New,
+            reentry: Readmission::New,
             arrival: Arrival::default(),
         }
     }
@@ -106,19 +106,19 @@ impl Polls {
     /// Why it was not admitted.
     pub(crate) async fn send(
         &mut self,
-        deadline: Option<Moment>,
+        deadline: Option<Timestamp>,
         mut begin: impl FnMut() -> HttpRequest + Send,
     ) -> Result<Exchange> {
         let session = Arc::clone(&self.session);
         let caller = session.caller();
         loop {
-            let ask = Ask {
+            let ask = AdmissionRequest {
                 class: RouteClass::Poll,
                 client: self.client,
                 cost: Cost::default(),
                 deadline,
                 flight: None,
-                reentry: std::mem::replace(&mut self.reentry, Reentry::New),
+                reentry: std::mem::replace(&mut self.reentry, Readmission::New),
                 is_nested: Mark::here().is_inside(),
             };
             let Admitted {
@@ -131,7 +131,7 @@ impl Polls {
             let at = caller.time.now();
             let outcome = caller.send(&mut permit, request).await;
             if is_held(&outcome) {
-                self.reentry = Reentry::AfterRefusal(arrival);
+                self.reentry = Readmission::AfterRefusal(arrival);
                 continue;
             }
             permit.settle(settlement(&outcome, caller));
@@ -167,7 +167,7 @@ impl Polls {
             Step::NotReady => return Ok(Reply::NotReady(answer)),
             Step::Refused => {
                 // The lane has been closed by the settlement; the next admission waits for it.
-                self.reentry = Reentry::AfterRefusal(self.arrival);
+                self.reentry = Readmission::AfterRefusal(self.arrival);
                 (Wait::Pause(Duration::ZERO), true)
             }
             Step::PauseForBilling => {
@@ -175,7 +175,9 @@ impl Polls {
                 let limit = caller.billing_limit;
                 match caller.billing.on_payment_required(now, limit) {
                     Billing::Pause(step) => {
-                        caller.setbacks.note(Setback::Billing, &answer.status);
+                        caller
+                            .recovered_errors
+                            .note(RecoveredError::Billing, &answer.status);
                         (Wait::Pause(step.max(hint)), true)
                     }
                     Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
@@ -199,7 +201,7 @@ impl Polls {
     fn after_transport_error(
         &mut self,
         error: TransportError,
-        at: Moment,
+        at: Timestamp,
         held: Duration,
     ) -> Result<Reply> {
         use TransportErrorKind as K;
@@ -278,7 +280,7 @@ impl Polls {
         )
     }
 
-    fn again(&mut self, why: &dyn fmt::Display, sent_at: Moment, hint: Duration) -> Wait {
+    fn again(&mut self, why: &dyn fmt::Display, sent_at: Timestamp, hint: Duration) -> Wait {
         self.count(why);
         let pause = self
             .pace
@@ -291,9 +293,9 @@ impl Polls {
     }
 
     fn count(&self, why: &dyn fmt::Display) {
-        self.caller().setbacks.count(self.setback);
-        let (setback, subject) = (self.setback.name(), &self.subject);
-        contain(|| tracing::debug!(setback, %why, subject, "polling again after an error"));
+        self.caller().recovered_errors.count(self.recovered_error);
+        let (recovered_error, subject) = (self.recovered_error.name(), &self.subject);
+        contain(|| tracing::debug!(recovered_error, %why, subject, "polling again after an error"));
     }
 
     /// Sits a wait out.

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 use tinkers_core::contain::contain;
 use tinkers_wire::QueueState;
 
@@ -25,8 +25,8 @@ enum Subject {
 
 #[derive(Debug, Default)]
 struct State {
-    paused: Option<(QueueState, Moment)>,
-    warned: Option<Moment>,
+    paused: Option<(QueueState, Timestamp)>,
+    warned: Option<Timestamp>,
 }
 
 impl QueueLog {
@@ -52,7 +52,7 @@ impl QueueLog {
     }
 
     /// Takes note of the queue's state; whether it warned.
-    pub fn observe(&self, now: Moment, queue: &QueueState, reason: Option<&str>) -> bool {
+    pub fn observe(&self, now: Timestamp, queue: &QueueState, reason: Option<&str>) -> bool {
         let due = self.is_due(now, queue);
         if due {
             let reason = reason.unwrap_or_else(|| self.usual_reason(queue));
@@ -61,7 +61,7 @@ impl QueueLog {
         due
     }
 
-    fn is_due(&self, now: Moment, queue: &QueueState) -> bool {
+    fn is_due(&self, now: Timestamp, queue: &QueueState) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *queue == QueueState::Active {
             state.paused = None;
@@ -104,8 +104,8 @@ impl QueueLog {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_origin(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_origin(Duration::from_secs(seconds))
     }
 
     #[test]

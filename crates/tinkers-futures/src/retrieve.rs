@@ -9,8 +9,8 @@ use tinkers_core::call::answer_error;
 use tinkers_core::nesting::Mark;
 use tinkers_core::retry::FEW_DOUBTS;
 use tinkers_core::{
-    BytesGuard, Caller, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, Phase, Result,
-    RouteClass, Sent, Setback, Timeouts,
+    BytesGuard, Caller, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, Phase,
+    RecoveredError, Result, RouteClass, Sent, Timeouts,
 };
 use tinkers_wire::{
     DecodeError, FailureCategory, OperationResult, PollResponse, QueueState, RequestKind,
@@ -20,7 +20,7 @@ use tinkers_wire::{
 use crate::closing::after_loss;
 use crate::pace::hint_of;
 use crate::polls::{POLL_LIMIT, Polls, Reply, Wait};
-use crate::{Announcement, Operation, QueueLog};
+use crate::{CompletionNotice, Operation, QueueLog};
 
 /// What is waited for.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ const HEADERS: usize = 6;
 /// an answer cannot be read, `Closed` when the operation ended with its session, and the errors of the statuses that say that
 /// there will be no result. Broken connections, full queues and servers that fail or restart are waited out.
 pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
-    retrieve_announced(retrieval, Announcement::default()).await
+    retrieve_announced(retrieval, CompletionNotice::default()).await
 }
 
 /// The same where the server has announced the result. The bytes of one whose size it told are taken from the budget for large
@@ -59,7 +59,7 @@ pub async fn retrieve<T: OperationResult>(retrieval: Retrieval) -> Result<T> {
 /// Those of [`retrieve`].
 pub async fn retrieve_announced<T: OperationResult>(
     retrieval: Retrieval,
-    announcement: Announcement,
+    announcement: CompletionNotice,
 ) -> Result<T> {
     let session = Arc::clone(&retrieval.operation.session);
     let now = session.caller().time.now();
@@ -69,7 +69,7 @@ pub async fn retrieve_announced<T: OperationResult>(
         polls: Polls::new(
             Arc::clone(&session),
             retrieval.client,
-            Setback::Poll,
+            RecoveredError::Poll,
             &retrieval.request_id,
             of_the_operation,
         ),

@@ -9,7 +9,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use support::{Scripted, session_with_limits};
-use tinkers_core::{ErrorKind, ProgressCell, Result, RouteClass, SessionContext, Time};
+use tinkers_core::{Clock, ErrorKind, ProgressCell, Result, RouteClass, SessionContext};
 use tinkers_futures::{ApiFuture, Operation, start};
 
 const SILENCE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ fn operation(deadline: Option<Duration>, news: &'static [u64]) -> (ApiFuture<()>
     (start(operation, work), server)
 }
 
-async fn hear(clock: &dyn Time, progress: &ProgressCell, news: &[u64]) {
+async fn hear(clock: &dyn Clock, progress: &ProgressCell, news: &[u64]) {
     let begun = clock.now();
     for &at in news {
         clock.sleep_until(begun.after(seconds(at))).await;
@@ -132,7 +132,7 @@ fn work_that_is_given_up_is_free_when_the_waiter_is_woken() {
     let waker = Waker::from(Arc::clone(&looks));
     let mut cx = Context::from_waker(&waker);
     assert!(Pin::new(&mut handle).poll(&mut cx).is_pending());
-    let time: &dyn Time = &server.clock;
+    let time: &dyn Clock = &server.clock;
     server.drive(time.sleep(seconds(6)));
     assert_eq!(*looks.is_free.lock().unwrap(), [true]);
 }

@@ -20,20 +20,20 @@ use explore::explore;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
-use tinkers_core::{Error, Moment, ProgressCell};
+use tinkers_core::{Error, ProgressCell, Timestamp};
 use tinkers_futures::QueueLog;
 use tinkers_wire::{Completion, CompletionState, Completions, QueueState};
 
 const BOUND: usize = 3;
 
-fn at(seconds: u64) -> Moment {
-    Moment::from_origin(Duration::from_secs(seconds))
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_origin(Duration::from_secs(seconds))
 }
 
 /// Three at once, of which each says whether it warned, by `warns`.
 fn warnings<S: Send + Sync + 'static>(
     shared: S,
-    warns: fn(&S, Moment) -> bool,
+    warns: fn(&S, Timestamp) -> bool,
     moments: [u64; 3],
 ) -> usize {
     let shared = Arc::new(shared);
@@ -50,7 +50,7 @@ fn warnings<S: Send + Sync + 'static>(
     theirs.chain([mine]).filter(|warned| *warned).count()
 }
 
-fn observe(log: &QueueLog, now: Moment) -> bool {
+fn observe(log: &QueueLog, now: Timestamp) -> bool {
     log.observe(now, &QueueState::PausedCapacity, None)
 }
 
@@ -79,7 +79,7 @@ fn a_late_look_at_the_clock_warns_no_second_time() {
 /// The fault of an older client: read, warn, write.
 #[test]
 fn a_stamp_that_is_read_and_written_apart_is_found_out() {
-    fn read_then_write(stamp: &AtomicU64, now: Moment) -> bool {
+    fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
         let now = now.since_origin().as_secs();
         let warned = stamp.load(Ordering::SeqCst);
         let due = warned == 0 || now - warned >= 60;

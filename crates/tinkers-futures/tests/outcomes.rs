@@ -98,7 +98,7 @@ impl<F: Future> Future for Holding<F> {
     }
 }
 
-struct Begun {
+struct PendingSubmission {
     number: usize,
     handle: ApiFuture<usize>,
     abort: Arc<Mutex<Option<AbortHandle>>>,
@@ -106,7 +106,7 @@ struct Begun {
     given_back: Arc<AtomicUsize>,
 }
 
-fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> Begun {
+fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> PendingSubmission {
     let abort = Arc::default();
     let spawner = OnThreads {
         runtime: runtime.clone(),
@@ -133,7 +133,7 @@ fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> Begun {
         Operation::new(session, "Test.work", RouteClass::Sample),
         work,
     );
-    Begun {
+    PendingSubmission {
         number,
         handle,
         abort,

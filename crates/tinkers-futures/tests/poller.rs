@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Scripted, Step, session};
 use tinkers_core::{
-    Arrival, ClientId, ErrorKind, Moment, ProgressCell, Reentry, Result, SessionContext, Setback,
-    Settlement, Time, TransportErrorKind,
+    Arrival, ClientId, Clock, ErrorKind, ProgressCell, Readmission, RecoveredError, Result,
+    SessionContext, Settlement, Timestamp, TransportErrorKind,
 };
-use tinkers_futures::{Announcement, SessionPoller, Watch};
+use tinkers_futures::{CompletionHandle, CompletionNotice, SessionPoller};
 use tinkers_wire::PollTarget;
 
 const POLL: &str = "retrieve_futures";
@@ -43,21 +43,21 @@ fn world(script: impl IntoIterator<Item = Step>) -> World {
 }
 
 impl World {
-    fn watch(&self, id: &str) -> Watch {
-        self.watch_with(id, &Arc::new(ProgressCell::new(Moment::ORIGIN)))
+    fn watch(&self, id: &str) -> CompletionHandle {
+        self.watch_with(id, &Arc::new(ProgressCell::new(Timestamp::ORIGIN)))
     }
 
-    fn watch_with(&self, id: &str, progress: &Arc<ProgressCell>) -> Watch {
+    fn watch_with(&self, id: &str, progress: &Arc<ProgressCell>) -> CompletionHandle {
         let begun = self.poller.begin().expect("the poller goes on");
         self.poller.watch(begun, id, progress).expect("a new id")
     }
 
-    fn announced(&self, watch: &Watch) -> Result<Announcement> {
+    fn announced(&self, watch: &CompletionHandle) -> Result<CompletionNotice> {
         self.server.drive(watch.announced())
     }
 
     fn wait(&self, seconds: u64) {
-        let time: &dyn Time = &self.server.clock;
+        let time: &dyn Clock = &self.server.clock;
         self.server.drive(time.sleep(Duration::from_secs(seconds)));
     }
 
@@ -94,7 +94,7 @@ fn it_waits_with_those_who_wait_and_acknowledges_what_it_saw_and_what_was_fetche
         FIRST,
         Step::Json(200, r#"{"completions": [], "cursor": 5}"#),
     ]);
-    let progress = Arc::new(ProgressCell::new(Moment::ORIGIN));
+    let progress = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
     let watch = world.watch_with("1", &progress);
     let announcement = world.announced(&watch).unwrap();
     assert_eq!(announcement.size.map(u64::from), Some(70));
@@ -158,9 +158,9 @@ fn refusals_close_the_lane_and_answers_that_say_nothing_slow_it_down() {
     let watch = refused.watch("1");
     refused.announced(&watch).unwrap();
     assert_eq!(refused.server.asked_at(), [0.0, 1.5]);
-    let kept = Reentry::AfterRefusal(Arrival(1));
+    let kept = Readmission::AfterRefusal(Arrival(1));
     let places = refused.server.places.lock().unwrap();
-    assert_eq!(*places, [Reentry::New, kept], "it keeps its place");
+    assert_eq!(*places, [Readmission::New, kept], "it keeps its place");
     let settled = refused.server.settled.lock().unwrap();
     assert!(matches!(settled[0], Settlement::Refused { hint: Some(_) }));
 
@@ -172,7 +172,7 @@ fn refusals_close_the_lane_and_answers_that_say_nothing_slow_it_down() {
 }
 
 /// Where the poll leaves its waiters to polls of their own.
-fn is_left_alone(announcement: Result<Announcement>) -> bool {
+fn is_left_alone(announcement: Result<CompletionNotice>) -> bool {
     announcement.is_ok_and(|announcement| announcement.size.is_none())
 }
 
@@ -257,8 +257,8 @@ fn a_cursor_that_goes_back_is_ignored_and_paced() {
     assert!(said[1..].iter().all(|poll| poll["prev_cursor"] == 5));
     let took = *world.server.asked_at().last().unwrap();
     assert!(took > 80.0, "fifty polls in {took} s");
-    let counts = world.session.caller().setbacks.snapshot();
-    assert_eq!(counts.of(Setback::SharedPoll), 1, "it counts once");
+    let counts = world.session.caller().recovered_errors.snapshot();
+    assert_eq!(counts.of(RecoveredError::SharedPoll), 1, "it counts once");
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn the_last_acknowledgement_is_tried_a_few_times_and_ends() {
         drop(watch);
         let World { server, poller, .. } = world;
         drop(poller);
-        let time: &dyn Time = &server.clock;
+        let time: &dyn Clock = &server.clock;
         server.drive(time.sleep(Duration::from_secs(60)));
         let asked = server.asked_at();
         assert!(asked.len() <= 8, "{step:?}: {asked:?}");
@@ -350,7 +350,7 @@ fn the_task_starts_with_the_first_sample_and_ends_with_the_handle_after_a_last_w
     world.announced(&watch).unwrap();
     drop(watch);
     drop(world.poller);
-    let time: &dyn Time = &world.server.clock;
+    let time: &dyn Clock = &world.server.clock;
     world.server.drive(time.sleep(Duration::from_millis(1)));
     assert_eq!(world.server.tasks(), 0);
     let last: Value = serde_json::from_str(&world.server.bodies(POLL)[1]).unwrap();
@@ -371,7 +371,7 @@ fn a_handle_that_goes_in_the_middle_of_a_poll_leaves_it_and_tells_what_was_given
     // One who still waits, against the rules, is told.
     let error = world.server.drive(left.announced()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
-    let time: &dyn Time = &world.server.clock;
+    let time: &dyn Clock = &world.server.clock;
     world.server.drive(time.sleep(Duration::from_millis(1)));
     let last: Value = serde_json::from_str(&world.server.bodies(POLL)[1]).unwrap();
     assert_eq!(last, acknowledging(0, &["1"]));
@@ -384,7 +384,7 @@ fn an_idle_poller_says_nothing() {
     drop(world.poller.begin().unwrap());
     world.wait(1000);
     drop(world.poller);
-    let time: &dyn Time = &world.server.clock;
+    let time: &dyn Clock = &world.server.clock;
     world.server.drive(time.sleep(Duration::from_millis(1)));
     assert!(world.server.asked_at().is_empty());
     assert_eq!(world.server.tasks(), 0);

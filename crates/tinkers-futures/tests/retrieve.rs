@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use support::{Scripted, Step, session, session_with_limits};
 use tinkers_core::{
-    Arrival, ErrorKind, Phase, Reentry, Result, RouteClass, SessionContext, Settlement,
+    Arrival, ErrorKind, Phase, Readmission, Result, RouteClass, SessionContext, Settlement,
     TransportErrorKind,
 };
 use tinkers_futures::{Operation, Retrieval, retrieve, start};
@@ -246,8 +246,14 @@ fn a_refused_poll_keeps_its_place_in_the_queue() {
     let script = [NOT_READY, refused(), refused(), NOT_READY, DONE];
     let (result, server, _) = created(script);
     assert!(result.is_ok());
-    let kept = Reentry::AfterRefusal(Arrival(2));
-    let expected = [Reentry::New, Reentry::New, kept, kept, Reentry::New];
+    let kept = Readmission::AfterRefusal(Arrival(2));
+    let expected = [
+        Readmission::New,
+        Readmission::New,
+        kept,
+        kept,
+        Readmission::New,
+    ];
     assert_eq!(*server.places.lock().unwrap(), expected);
     // The permit closes the gate before the flight lets another one in.
     let pairs = server.given_back.lock().unwrap();
@@ -259,8 +265,8 @@ fn poll_that_may_not_leave_keeps_its_place_in_the_queue() {
     let held = || Step::Fails(TransportErrorKind::Held);
     let (result, server, _) = created([NOT_READY, held(), held(), DONE]);
     assert!(result.is_ok());
-    let kept = Reentry::AfterRefusal(Arrival(2));
-    let expected = [Reentry::New, Reentry::New, kept, kept];
+    let kept = Readmission::AfterRefusal(Arrival(2));
+    let expected = [Readmission::New, Readmission::New, kept, kept];
     assert_eq!(*server.places.lock().unwrap(), expected);
 }
 

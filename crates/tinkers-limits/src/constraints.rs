@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::bytes::ByteBudget;
 use crate::gate::{BackoffGate, Closed, Entry, Epoch, Probe};
 use crate::gcra::{Gcra, Rate, Refusal};
-use crate::growth::{Change, Growth, RefusalSeen};
+use crate::growth::{AdaptiveLimit, Change, RefusalContext};
 use crate::ramp::Ramp;
 use crate::window::{ConcurrencyWindow, Take, WindowView};
 use crate::word::Word;
@@ -47,7 +47,7 @@ pub enum Start {
 
 /// What a request takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
+pub struct Cost {
     /// Of the window.
     pub take: Take,
     /// Of the bytes.
@@ -57,7 +57,7 @@ pub struct Demand {
 /// What was taken for an attempt, to be given to [`Constraints::settle`] exactly once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    demand: Demand,
+    demand: Cost,
     entry: Entry,
 }
 
@@ -127,7 +127,7 @@ impl Constraints {
     /// One that was refused by bytes, rate or gate had the window for a moment. Somebody may have found it full by that and begun
     /// to wait: so whoever is refused looks whether the window has waiters, as after any other give-back.
     #[inline]
-    pub fn take(&self, demand: Demand, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
+    pub fn take(&self, demand: Cost, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
         let slots = self.slots();
         self.window
             .take(demand.take, slots)
@@ -140,7 +140,7 @@ impl Constraints {
     /// Lets the head of those who wait through, as the probe where one is due.
     pub fn take_turn(
         &self,
-        demand: Demand,
+        demand: Cost,
         now: Duration,
         patience: Duration,
     ) -> Result<Ticket, Blocked> {
@@ -165,7 +165,7 @@ impl Constraints {
         if entry.is_none() {
             self.window.undo(take);
         }
-        let demand = Demand { take, bytes: 0 };
+        let demand = Cost { take, bytes: 0 };
         entry.map(|entry| Ticket { demand, entry })
     }
 
@@ -201,7 +201,7 @@ impl Constraints {
     #[inline]
     fn take_rest(
         &self,
-        demand: Demand,
+        demand: Cost,
         now: impl FnOnce() -> Duration,
         enter: impl FnOnce(&BackoffGate) -> Result<Entry, Blocked>,
     ) -> Result<Ticket, Blocked> {
@@ -281,7 +281,7 @@ impl Constraints {
     /// Tells `growth` of a settled attempt, and sets the window to what it makes of it.
     pub fn learn(
         &self,
-        growth: &mut Growth,
+        growth: &mut AdaptiveLimit,
         ticket: Ticket,
         settled: &Settled,
         ending: Ending,
@@ -295,7 +295,7 @@ impl Constraints {
             (Ending::Refused { .. }, Some(closed)) => {
                 // Its own flight has not landed yet.
                 let own = u32::from(ticket.demand.take == Take::SlotAndFlight);
-                growth.refused(RefusalSeen {
+                growth.refused(RefusalContext {
                     now,
                     first_of_its_event: closed.first_of_its_event,
                     accepted: settled.view.accepted().saturating_sub(own),
@@ -315,7 +315,7 @@ impl Constraints {
     }
 
     /// Begins a trial beyond the learned level, when somebody waits for the window and one is due.
-    pub fn try_more(&self, growth: &mut Growth, now: Duration) -> Option<Change> {
+    pub fn try_more(&self, growth: &mut AdaptiveLimit, now: Duration) -> Option<Change> {
         if self.gate.open().is_some() {
             growth.found_open(self.window.view().in_flight);
         }
@@ -337,7 +337,7 @@ impl Constraints {
         self.window.undo(ticket.demand.take);
     }
 
-    /// Applies other bounds from now on, but for the flights, which belong to [`Growth::set_ceiling`].
+    /// Applies other bounds from now on, but for the flights, which belong to [`AdaptiveLimit::set_ceiling`].
     pub fn resize(&self, bounds: Bounds) {
         self.rate.set(bounds.rate);
         self.bytes.resize(bounds.bytes);
@@ -414,7 +414,7 @@ impl Ticket {
             _ => Take::SlotAndFlight,
         };
         Self {
-            demand: Demand { take, bytes },
+            demand: Cost { take, bytes },
             entry,
         }
     }
@@ -430,7 +430,7 @@ impl Ticket {
     }
 
     /// What it took.
-    pub const fn demand(&self) -> Demand {
+    pub const fn demand(&self) -> Cost {
         self.demand
     }
 }

@@ -20,8 +20,8 @@ fn bounds() -> Bounds {
     }
 }
 
-fn demand(bytes: u64) -> Demand {
-    Demand {
+fn demand(bytes: u64) -> Cost {
+    Cost {
         take: Take::SlotAndFlight,
         bytes,
     }
@@ -210,7 +210,7 @@ fn an_end_of_one_who_is_no_probe_leaves_the_gate_unless_it_is_a_refusal() {
 #[test]
 fn a_refusal_is_learned_from_and_the_window_set_to_it() {
     let constraints = Constraints::new(bounds());
-    let mut growth = Growth::new(1, 50);
+    let mut growth = AdaptiveLimit::new(1, 50);
     let tickets = [(); 4].map(|()| constraints.take(demand(1), || ms(0)).unwrap());
     let mut changes = Vec::new();
     for (index, ticket) in tickets.into_iter().enumerate() {
@@ -232,7 +232,7 @@ fn a_refusal_is_learned_from_and_the_window_set_to_it() {
 #[test]
 fn an_answer_that_was_under_way_at_the_refusal_corrects_the_window() {
     let constraints = Constraints::new(bounds());
-    let mut growth = Growth::new(1, 50);
+    let mut growth = AdaptiveLimit::new(1, 50);
     let tickets = [(); 3].map(|()| constraints.take(demand(1), || ms(0)).unwrap());
     let until = ms(500);
     let endings = [
@@ -258,7 +258,7 @@ fn an_answer_that_was_under_way_at_the_refusal_corrects_the_window() {
 #[test]
 fn a_refusal_that_is_learned_of_after_the_gate_reopened_does_not_end_all_trials() {
     let constraints = Constraints::new(bounds());
-    let mut growth = Growth::new(1, 50);
+    let mut growth = AdaptiveLimit::new(1, 50);
     let taken = constraints.take(demand(1), || ms(0)).unwrap();
     settle(&constraints, taken, Ending::Accepted);
     let refused = constraints.take(demand(1), || ms(0)).unwrap();
@@ -317,7 +317,7 @@ fn a_ticket_is_the_same_after_its_words() {
     for entry in entries {
         for take in [Take::Slot, Take::SlotAndFlight] {
             let bytes = u64::MAX;
-            let demand = Demand { take, bytes };
+            let demand = Cost { take, bytes };
             let ticket = Ticket { demand, entry };
             assert_eq!(Ticket::from_words(ticket.to_words()), ticket);
         }

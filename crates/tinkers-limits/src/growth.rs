@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::weather::{Lost, Reading, Weather};
 
 /// Learns how many requests may be in flight. A plain value: whoever owns it feeds it what happens while somebody waits or
-/// the server refuses, and sets the window to [`Growth::limit`].
+/// the server refuses, and sets the window to [`AdaptiveLimit::limit`].
 ///
 /// Until the first refusal there is no level. A refusal names one: what the server had accepted at that moment. Beyond it
 /// only trials go, paced by what their refusals cost. Refusals that go on however few are in flight name none; the project's
 /// docs/decisions/0005 has the reasons and the figures.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Growth {
+pub struct AdaptiveLimit {
     floor: u32,
     ceiling: u32,
     level: Option<u32>,
@@ -22,7 +22,7 @@ pub struct Growth {
 
 /// A refusal as the window sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RefusalSeen {
+pub struct RefusalContext {
     /// When.
     pub now: Duration,
     /// Whether it is a congestion event of its own.
@@ -88,7 +88,7 @@ struct Pace {
     idle_share: f64,
 }
 
-impl Growth {
+impl AdaptiveLimit {
     /// A lost trial is followed by at least so many times what it cost without one: the time in which the window stood idle.
     const COSTS_BETWEEN: u32 = 20;
     /// And by so many times its closure, should it have cost nothing.
@@ -163,7 +163,7 @@ impl Growth {
     }
 
     /// The server refused a request.
-    pub fn refused(&mut self, seen: RefusalSeen) -> Option<Change> {
+    pub fn refused(&mut self, seen: RefusalContext) -> Option<Change> {
         let most_debt =
             Self::LEAST_DEBT + Self::WINDOWS_OF_DEBT * i64::from(self.level.unwrap_or(u32::MAX));
         self.pace.credit = (self.pace.credit - Self::ACCEPTED_PER_REFUSAL).max(-most_debt);
@@ -352,15 +352,15 @@ impl Pace {
     /// The part of a level by which a trial is won at least.
     fn least_to_win(&self) -> u32 {
         if self.idle_share < 1.0 {
-            Growth::LEAST_TO_WIN
+            AdaptiveLimit::LEAST_TO_WIN
         } else {
-            Growth::LEAST_TO_WIN_DRAINED
+            AdaptiveLimit::LEAST_TO_WIN_DRAINED
         }
     }
 
     /// `level` is what the server took. Near the last one it is one more in a row.
     fn lost_one(&mut self, level: u32) {
-        let near = level.abs_diff(self.lost_at) <= (level / Growth::NEAR).max(1);
+        let near = level.abs_diff(self.lost_at) <= (level / AdaptiveLimit::NEAR).max(1);
         self.lost = if near { self.lost + 1 } else { 1 };
         self.lost_at = level;
         self.step = 1;
@@ -376,17 +376,19 @@ impl Pace {
         let doublings = if std::mem::take(&mut self.yielded) {
             0
         } else {
-            self.lost.saturating_sub(1).min(Growth::DOUBLINGS)
+            self.lost.saturating_sub(1).min(AdaptiveLimit::DOUBLINGS)
         };
-        let least = self.closed_for.saturating_mul(Growth::CLOSURES_BETWEEN);
+        let least = self
+            .closed_for
+            .saturating_mul(AdaptiveLimit::CLOSURES_BETWEEN);
         let pause = idle
-            .saturating_mul(Growth::COSTS_BETWEEN)
+            .saturating_mul(AdaptiveLimit::COSTS_BETWEEN)
             .max(least)
             .saturating_mul(1 << doublings)
-            .min(Growth::LONGEST_BETWEEN);
+            .min(AdaptiveLimit::LONGEST_BETWEEN);
         self.not_before = now.saturating_add(pause);
-        let cost = idle.min(self.closed_for.saturating_mul(Growth::MOST_OF_ONE));
-        let cost = cost.saturating_mul(Growth::COSTS_TO_RETURN);
+        let cost = idle.min(self.closed_for.saturating_mul(AdaptiveLimit::MOST_OF_ONE));
+        let cost = cost.saturating_mul(AdaptiveLimit::COSTS_TO_RETURN);
         self.no_return_before = now.saturating_add(cost);
     }
 

@@ -6,8 +6,8 @@ const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-fn refusal(now: Duration, accepted: u32) -> RefusalSeen {
-    RefusalSeen {
+fn refusal(now: Duration, accepted: u32) -> RefusalContext {
+    RefusalContext {
         now,
         first_of_its_event: true,
         accepted,
@@ -15,22 +15,22 @@ fn refusal(now: Duration, accepted: u32) -> RefusalSeen {
     }
 }
 
-fn accept(growth: &mut Growth, times: u32, at: u32) {
+fn accept(growth: &mut AdaptiveLimit, times: u32, at: u32) {
     for _ in 0..times {
         assert_eq!(growth.accepted(at, false), None);
     }
 }
 
 /// Begins a trial at the first millisecond of `from..` that allows one, and says which that was.
-fn trial_after(growth: &mut Growth, from: u64) -> u64 {
+fn trial_after(growth: &mut AdaptiveLimit, from: u64) -> u64 {
     (from..from + 200_000)
         .find(|now| growth.is_wanted(ms(*now)) == Some(Change::TrialBegun))
         .expect("a trial at some time")
 }
 
 /// Has `level`, no debt, and the gate open at 1 s with an idle window; nothing was held back by it.
-fn learned(level: u32) -> Growth {
-    let mut growth = Growth::new(1, 2_000);
+fn learned(level: u32) -> AdaptiveLimit {
+    let mut growth = AdaptiveLimit::new(1, 2_000);
     assert_eq!(growth.refused(refusal(ms(0), level)), Some(Change::Learned));
     accept(&mut growth, 400, level.min(1));
     growth.reopened(0);
@@ -38,7 +38,7 @@ fn learned(level: u32) -> Growth {
 }
 
 /// Loses a trial at `now`, and reopens the gate at once; `held` is how long the gate then holds the next ones back.
-fn lose(growth: &mut Growth, now: u64, held: u64) -> u64 {
+fn lose(growth: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
     let level = growth.level().unwrap();
     let change = growth.refused(refusal(ms(now), level));
     assert_eq!(change, Some(Change::TrialLost));
@@ -50,7 +50,7 @@ fn lose(growth: &mut Growth, now: u64, held: u64) -> u64 {
 
 #[test]
 fn nothing_is_known_before_the_first_refusal() {
-    let mut growth = Growth::new(1, 64);
+    let mut growth = AdaptiveLimit::new(1, 64);
     assert_eq!((growth.level(), growth.limit()), (None, 64));
     accept(&mut growth, 100, 64);
     assert_eq!(growth.is_wanted(ms(1)), None);
@@ -60,18 +60,18 @@ fn nothing_is_known_before_the_first_refusal() {
 #[test]
 fn the_first_refusal_names_the_level_within_its_bounds() {
     for (accepted, level) in [(1, 4), (4, 4), (30, 30), (64, 64), (100, 64)] {
-        let mut growth = Growth::new(4, 64);
+        let mut growth = AdaptiveLimit::new(4, 64);
         let change = growth.refused(refusal(ms(0), accepted));
         assert_eq!(change, Some(Change::Learned));
         assert_eq!((growth.level(), growth.limit()), (Some(level), level));
     }
-    assert_eq!(Growth::new(0, 0).limit(), 1);
-    assert_eq!(Growth::new(9, 3).limit(), 9);
+    assert_eq!(AdaptiveLimit::new(0, 0).limit(), 1);
+    assert_eq!(AdaptiveLimit::new(9, 3).limit(), 9);
 }
 
 #[test]
 fn a_refusal_with_nothing_of_ours_in_flight_teaches_nothing() {
-    let mut fresh = Growth::new(1, 64);
+    let mut fresh = AdaptiveLimit::new(1, 64);
     assert_eq!(fresh.refused(refusal(ms(0), 0)), None);
     assert_eq!((fresh.level(), fresh.limit()), (None, 64));
     let mut growth = learned(20);
@@ -83,7 +83,7 @@ fn a_refusal_with_nothing_of_ours_in_flight_teaches_nothing() {
 #[test]
 fn the_others_of_an_event_change_nothing() {
     let mut growth = learned(20);
-    let other = RefusalSeen {
+    let other = RefusalContext {
         first_of_its_event: false,
         ..refusal(ms(1), 3)
     };
@@ -115,7 +115,7 @@ fn no_refusal_raises_the_level_without_a_trial() {
 }
 
 /// Accepts at `at` until the trial is won, and says how many that took.
-fn win(growth: &mut Growth, at: u32) -> u32 {
+fn win(growth: &mut AdaptiveLimit, at: u32) -> u32 {
     for times in 1..1_000 {
         if growth.accepted(at, false) == Some(Change::TrialWon) {
             return times;
@@ -194,9 +194,9 @@ fn answers_that_were_under_way_correct_the_level() {
 
 #[test]
 fn each_refusal_is_paid_for_by_acceptances() {
-    let mut growth = Growth::new(1, 2_000);
+    let mut growth = AdaptiveLimit::new(1, 2_000);
     growth.refused(refusal(ms(0), 20));
-    let other = RefusalSeen {
+    let other = RefusalContext {
         first_of_its_event: false,
         ..refusal(ms(0), 20)
     };
@@ -216,7 +216,7 @@ fn each_refusal_is_paid_for_by_acceptances() {
 #[test]
 fn debts_and_savings_are_bounded() {
     let mut growth = learned(20);
-    let other = RefusalSeen {
+    let other = RefusalContext {
         first_of_its_event: false,
         ..refusal(ms(0), 20)
     };
@@ -237,7 +237,7 @@ fn debts_and_savings_are_bounded() {
 
 /// The pause after the first refusal, when the window is full again `held` later and `in_flight` of 20 were left.
 fn first_pause(held: u64, in_flight: u32) -> u64 {
-    let mut growth = Growth::new(1, 2_000);
+    let mut growth = AdaptiveLimit::new(1, 2_000);
     growth.refused(refusal(ms(0), 20));
     if held > 0 {
         growth.held_back(ms(0));
@@ -301,7 +301,7 @@ fn another_level_begins_the_row_again() {
 
 #[test]
 fn a_closed_gate_and_the_ceiling_allow_no_trial() {
-    let mut growth = Growth::new(1, 21);
+    let mut growth = AdaptiveLimit::new(1, 21);
     growth.refused(refusal(ms(0), 20));
     accept(&mut growth, 100, 1);
     assert_eq!(growth.is_wanted(ms(100_000)), None, "it is closed");
@@ -330,12 +330,12 @@ fn a_refusal_told_late_does_not_keep_the_gate_closed_for_ever() {
 }
 
 /// Three refusals without a trial, with few accepted; the gate is open again.
-fn storm(growth: &mut Growth, now: u64) {
+fn storm(growth: &mut AdaptiveLimit, now: u64) {
     storm_down_to(3, growth, now);
 }
 
 /// The same with `lowest` accepted at the last refusal.
-fn storm_down_to(lowest: u32, growth: &mut Growth, now: u64) {
+fn storm_down_to(lowest: u32, growth: &mut AdaptiveLimit, now: u64) {
     for (accepted, after, change) in [
         (lowest + 2, 0, Change::Lowered),
         (lowest + 1, 1_000, Change::Lowered),
@@ -390,7 +390,7 @@ fn restored_level_owes_nothing_for_the_refusals_before_it() {
 
 #[test]
 fn what_was_unknown_before_the_weather_is_unknown_again() {
-    let mut growth = Growth::new(1, 64);
+    let mut growth = AdaptiveLimit::new(1, 64);
     assert_eq!(growth.refused(refusal(ms(0), 6)), Some(Change::Learned));
     assert_eq!(growth.refused(refusal(ms(1), 5)), Some(Change::Lowered));
     assert_eq!(growth.refused(refusal(ms(2), 4)), Some(Change::Restored));
@@ -414,7 +414,7 @@ fn a_height_is_gone_back_to_by_steps_that_double_whatever_is_owed() {
     let mut growth = learned(40);
     storm(&mut growth, 1_000);
     growth.refused(refusal(ms(9_000), 3));
-    let other = RefusalSeen {
+    let other = RefusalContext {
         first_of_its_event: false,
         ..refusal(ms(9_000), 3)
     };

@@ -1,6 +1,6 @@
 //! Whether refusals say anything about how many the server takes: a lower level that is refused again was no news of the server.
 
-/// Tells refusals that a lower level ends from those that go on however low it is. A plain value of [`Growth`](crate::Growth).
+/// Tells refusals that a lower level ends from those that go on however low it is. A plain value of [`AdaptiveLimit`](crate::AdaptiveLimit).
 ///
 /// A window that is lowered to what the server takes is refused again only by a trial. So a refusal that no trial asked for is a
 /// doubt, which accepted requests take away again. Too many doubts at once are weather: the level is again what it was before

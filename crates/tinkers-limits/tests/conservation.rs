@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Rate, Take, Ticket};
+use tinkers_limits::{Blocked, Bounds, Constraints, Cost, Ending, Rate, Take, Ticket};
 
 fn us(n: u64) -> Duration {
     Duration::from_micros(n)
@@ -74,11 +74,11 @@ impl Holder {
             LimitStep::Wait(time) => self.now += time,
             LimitStep::Take(take, bytes) => {
                 let now = us(self.now);
-                let taken = self.constraints.take(Demand { take, bytes }, || now);
+                let taken = self.constraints.take(Cost { take, bytes }, || now);
                 self.keep(taken);
             }
             LimitStep::TakeTurn(take, bytes) => {
-                let demand = Demand { take, bytes };
+                let demand = Cost { take, bytes };
                 let taken = self
                     .constraints
                     .take_turn(demand, us(self.now), us(PATIENCE));

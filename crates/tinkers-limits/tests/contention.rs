@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use tinkers_limits::{
-    BackoffGate, Bounds, ByteBudget, ConcurrencyWindow, Constraints, Demand, Ending, Failure, Gcra,
+    BackoffGate, Bounds, ByteBudget, ConcurrencyWindow, Constraints, Cost, Ending, Failure, Gcra,
     Ramp, Rate, RetryBudget, Take,
 };
 
@@ -111,7 +111,7 @@ fn of_all_parts_together() {
         rate: None,
         start: tinkers_limits::Start::Slow,
     });
-    let demand = Demand {
+    let demand = Cost {
         take: Take::SlotAndFlight,
         bytes: 10,
     };

@@ -10,7 +10,7 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Start, Take, Ticket};
+use tinkers_limits::{Blocked, Bounds, Constraints, Cost, Ending, Start, Take, Ticket};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const START: Duration = Duration::ZERO;
@@ -28,8 +28,8 @@ fn constraints(flights: u32) -> Constraints {
     Constraints::new(Bounds { flights, ..BOUNDS })
 }
 
-const fn demand(bytes: u64) -> Demand {
-    Demand {
+const fn demand(bytes: u64) -> Cost {
+    Cost {
         take: Take::SlotAndFlight,
         bytes,
     }

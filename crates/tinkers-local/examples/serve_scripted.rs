@@ -7,12 +7,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use tinkers_local::{BlockingServer, LocalServer, ScriptedEngine, TokioSpawn};
-use tinkers_transport::TokioTime;
+use tinkers_transport::TokioClock;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = BlockingServer::start(address, NonZeroUsize::MIN, |runtime| {
-        let time = Arc::new(TokioTime::new(runtime.clone()));
+        let time = Arc::new(TokioClock::new(runtime.clone()));
         let spawn = Arc::new(TokioSpawn::new(runtime.clone()));
         LocalServer::builder(Arc::new(ScriptedEngine::default()), time, spawn).build()
     })?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
-use tinkers_core::{Moment, RouteClass, Time};
+use tinkers_core::{Clock, RouteClass, Timestamp};
 
 use crate::faults::Struck;
 use crate::http::Request;
@@ -56,7 +56,7 @@ pub struct Entry {
     /// 1 for the first request that arrived.
     pub number: usize,
     /// When it arrived, on the server's clock.
-    pub at: Moment,
+    pub at: Timestamp,
     /// The method.
     pub method: Method,
     /// The path without its query.
@@ -76,7 +76,7 @@ pub struct Entry {
     /// The rule that struck it.
     pub struck_by: Option<Struck>,
     /// When it ended, on the server's clock: it was answered, cut, or the client left. `None` while it is under way.
-    pub ended_at: Option<Moment>,
+    pub ended_at: Option<Timestamp>,
     /// The status; `None` while there is no answer, and for ever when the connection was cut.
     pub status: Option<u16>,
 }
@@ -116,7 +116,7 @@ impl Journal {
         &self,
         request: &Request,
         command: Option<&Command>,
-        time: &Arc<dyn Time>,
+        time: &Arc<dyn Clock>,
         struck_by: Option<&Struck>,
     ) -> Arrival {
         let mut headers = request.headers.clone();
@@ -170,7 +170,7 @@ impl Entry {
     /// {"number": 7, "at_s": 1.5, "took_s": 0.002, "method": "POST", "route": "/api/v1/asample", "class": "sample", "seq_id": 3,
     ///  "status": 429, "bytes": 212, "faulted": true, "rule": 1, "rule_name": "busy", "digest": "00f1e2d3c4b5a697"}
     /// ```
-    pub fn to_json_line(&self, start: Moment) -> String {
+    pub fn to_json_line(&self, start: Timestamp) -> String {
         let took = self.ended_at.map(|end| end.since(self.at).as_secs_f64());
         let by = self.struck_by.as_ref();
         json!({
@@ -203,7 +203,7 @@ impl fmt::Debug for Journal {
 /// An entry whose answer is to come.
 pub(crate) struct Arrival {
     place: Place,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
 }
 
 enum Place {

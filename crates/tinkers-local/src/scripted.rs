@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tinkers_core::{Spawn, Task, Time};
+use tinkers_core::{Clock, Spawn, Task};
 use tinkers_wire::{
     Datum, ForwardBackwardOutput, OptimStepResult, SampleRequest, SampleResponse, SampledSequence,
     StopReason, TensorData, TopkLogprobs,
@@ -69,7 +69,7 @@ pub struct ScriptedEngine {
 #[derive(Debug)]
 struct Latency {
     delay: Duration,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
 }
 
@@ -122,7 +122,7 @@ impl ScriptedEngine {
     pub fn with_latency(
         mut self,
         delay: Duration,
-        time: Arc<dyn Time>,
+        time: Arc<dyn Clock>,
         spawn: Arc<dyn Spawn>,
     ) -> Self {
         self.latency = Some(Latency { delay, time, spawn });

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use support::{Got, World, is_pending, step, world};
 use tinkers_core::hint::retry_after;
 use tinkers_core::{
-    HttpRequest, ManualClock, Moment, RouteClass, Sent, Transport, TransportError,
+    HttpRequest, ManualClock, RouteClass, Sent, Timestamp, Transport, TransportError,
     TransportErrorKind,
 };
 use tinkers_local::{
@@ -289,7 +289,7 @@ async fn a_reader_is_shown_each_exchange_at_its_end() {
     let lines: Vec<serde_json::Value> = seen
         .iter()
         .map(|entry| {
-            let line = entry.to_json_line(Moment::ORIGIN);
+            let line = entry.to_json_line(Timestamp::ORIGIN);
             assert!(!line.contains("hush") && !line.contains('\n'), "{line}");
             serde_json::from_str(&line).unwrap()
         })

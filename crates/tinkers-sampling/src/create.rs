@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tinkers_core::{
-    Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, SessionContext, Setback,
+    Call, Deduplication, Error, ErrorKind, RecoveredError, Result, RouteClass, Sent, SessionContext,
 };
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, routes, to_json};
@@ -44,13 +44,13 @@ impl Source {
 /// A sampler to be made.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is made before create() is called"]
-pub struct NewSampler {
+pub struct CreateSamplingClient {
     session: Arc<dyn SessionContext>,
     source: Result<Source>,
 }
 
-impl NewSampler {
-    /// Over `source`, a base model's name or a `tinker://` path; a wrong one fails in [`NewSampler::create`].
+impl CreateSamplingClient {
+    /// Over `source`, a base model's name or a `tinker://` path; a wrong one fails in [`CreateSamplingClient::create`].
     pub fn new(session: Arc<dyn SessionContext>, source: impl AsRef<str>) -> Self {
         Self {
             session,
@@ -112,9 +112,12 @@ impl NewSampler {
         if accepted.earlier == Sent::MaybeSent
             && self.session.profile().deduplicates != Deduplication::Everything
         {
-            self.session.caller().setbacks.count(Setback::Orphan);
+            self.session
+                .caller()
+                .recovered_errors
+                .count(RecoveredError::Orphan);
             tracing::warn!(
-                setback = Setback::Orphan.name(),
+                recovered_error = RecoveredError::Orphan.name(),
                 operation = operation.name,
                 sampler_id,
                 "{LOST}"

@@ -8,6 +8,6 @@ mod run;
 mod stream;
 
 pub use client::SamplingClient;
-pub use create::{NewSampler, Source};
+pub use create::{CreateSamplingClient, Source};
 pub use request::Sample;
 pub use stream::{SampleStream, Sampled};

@@ -6,11 +6,12 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tinkers_core::contain::contain;
 use tinkers_core::{
-    Ask, Call, Cost, Entry, Error, ErrorKind, Flight, Phase, Reentry, Result, RouteClass, Sent,
-    Setback,
+    AdmissionRequest, Call, Cost, Entry, Error, ErrorKind, InFlightPermit, Phase, Readmission,
+    RecoveredError, Result, RouteClass, Sent,
 };
 use tinkers_futures::{
-    Announcement, Operation, Retrieval, Watch, after_close, is_promise, promise, retrieve_announced,
+    CompletionHandle, CompletionNotice, Operation, Retrieval, after_close, is_promise, promise,
+    retrieve_announced,
 };
 use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_with_capacity};
 
@@ -47,7 +48,7 @@ pub(crate) async fn run(
         let mut accepted = Box::pin(submit(&client, &mut request, &operation, entry)).await?;
         let announcement = match &accepted.result {
             Awaited::Announced(watch) => watch.announced().await?,
-            Awaited::Asked(_) => Announcement::default(),
+            Awaited::Asked(_) => CompletionNotice::default(),
         };
         let ids = accepted.sequence_ids.take();
         // Nothing of the answer outlives this block, so that it takes up nothing where others wait.
@@ -55,9 +56,13 @@ pub(crate) async fn run(
             let fetched = Box::pin(fetch(&client, accepted, &operation, announcement)).await;
             match fetched {
                 Err(error) if lost < times_anew(&error) => {
-                    client.session.caller().setbacks.count(Setback::LostSample);
+                    client
+                        .session
+                        .caller()
+                        .recovered_errors
+                        .count(RecoveredError::LostSample);
                     contain(
-                        || tracing::debug!(setback = Setback::LostSample.name(), error = %error, "the server lost a sample; sampling it anew"),
+                        || tracing::debug!(recovered_error = RecoveredError::LostSample.name(), error = %error, "the server lost a sample; sampling it anew"),
                     );
                     FIRST_PAUSE.saturating_mul(1 << lost).min(LONGEST_PAUSE)
                 }
@@ -88,13 +93,13 @@ struct Accepted {
     sequence_ids: Option<Box<[String]>>,
     submitted_in: Duration,
     /// Lands when the result is there or is given up.
-    _flight: Flight,
+    _flight: InFlightPermit,
 }
 
 /// How its result is learned of.
 enum Awaited {
     /// The session's poller waits for it, under the id that the watch knows.
-    Announced(Watch),
+    Announced(CompletionHandle),
     /// It is asked for under this id until it is there.
     Asked(String),
 }
@@ -109,14 +114,14 @@ impl Awaited {
 }
 
 /// What it waits for, before anything is made that is sent.
-fn ask(client: &Inner, request: &SampleRequest, operation: &Operation) -> Ask {
-    Ask {
+fn ask(client: &Inner, request: &SampleRequest, operation: &Operation) -> AdmissionRequest {
+    AdmissionRequest {
         class: RouteClass::Sample,
         client: client.client,
         cost: cost(request),
         deadline: operation.deadline,
         flight: None,
-        reentry: Reentry::New,
+        reentry: Readmission::New,
         is_nested: false,
     }
 }
@@ -185,7 +190,7 @@ async fn fetch(
     client: &Inner,
     accepted: Accepted,
     operation: &Operation,
-    announcement: Announcement,
+    announcement: CompletionNotice,
 ) -> Result<SampleResponse> {
     let retrieval = Retrieval {
         operation: operation.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Jitter, SplitMix, Time, Transport};
+use tinkers_core::{Clock, Jitter, SplitMix, Transport};
 use tinkers_local::{InProcess, LocalServer, ScriptedEngine};
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
@@ -13,7 +13,7 @@ use tinkers_wire::FinishReason;
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = IoRuntime::shared()?;
-    let time: Arc<dyn Time> = runtime.time();
+    let time: Arc<dyn Clock> = runtime.time();
     let server = LocalServer::builder(
         Arc::new(ScriptedEngine::default()),
         Arc::clone(&time),
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             spawner: Arc::<IoRuntime>::clone(&spawner),
         },
         spawner,
-        setbacks: Arc::default(),
+        recovered_errors: Arc::default(),
     };
     runtime.block_on(async {
         let session = Session::open(parts, SessionOptions::default()).await?;

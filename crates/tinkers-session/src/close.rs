@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tinkers_core::{Call, Caller, Error, ErrorKind, Policy, RouteClass, Setback, Timeouts};
+use tinkers_core::{Call, Caller, Error, ErrorKind, Policy, RecoveredError, RouteClass, Timeouts};
 use tinkers_wire::{FinishReason, FinishSession, routes, to_json};
 
 use crate::session::Session;
@@ -55,7 +55,9 @@ impl Session {
             Ok(_) => Ok(()),
             // Not every server has sessions that can be finished, and this one may have ended by now.
             Err(error) if is_nothing_to_finish(error.kind()) => {
-                self.caller.setbacks.note(Setback::Close, &error);
+                self.caller
+                    .recovered_errors
+                    .note(RecoveredError::Close, &error);
                 Ok(())
             }
             Err(error) => Err(error),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use tinkers_core::{Caller, Document, Fact, HttpRequest, RouteClass, Setback, Timeouts};
+use tinkers_core::{Caller, Document, Fact, HttpRequest, RecoveredError, RouteClass, Timeouts};
 use tinkers_wire::ApiDocument;
 
 use crate::endpoint::Endpoint;
@@ -24,9 +24,9 @@ pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
     endpoint.learn(match ask(caller).await {
         Ok(document) => Fact::Document(Box::new(document)),
         Err(why) => {
-            caller.setbacks.count(Setback::Document);
+            caller.recovered_errors.count(RecoveredError::Document);
             tracing::debug!(
-                setback = Setback::Document.name(),
+                recovered_error = RecoveredError::Document.name(),
                 why,
                 "the server has no OpenAPI document to tell"
             );

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
-use tinkers_core::{BillingPause, Fact, Notices, Outages, ServerProfile};
+use tinkers_core::{BillingPause, DeprecationNotices, Fact, Outages, ServerProfile};
 use tinkers_dispatch::{Limiter, LimiterSettings, SharedRetryBudget};
 use tinkers_registry::{Handle, Registry};
 
@@ -19,7 +19,7 @@ pub struct EndpointState {
     limiter: Arc<Limiter>,
     budget: Arc<SharedRetryBudget>,
     outages: Arc<Outages>,
-    notices: Arc<Notices>,
+    notices: Arc<DeprecationNotices>,
     billing: Arc<BillingPause>,
     profile: ArcSwap<ServerProfile>,
     reachability: Arc<Reachability>,
@@ -55,7 +55,7 @@ impl EndpointState {
     }
 
     /// What it said of routes that will go.
-    pub fn notices(&self) -> &Arc<Notices> {
+    pub fn notices(&self) -> &Arc<DeprecationNotices> {
         &self.notices
     }
 

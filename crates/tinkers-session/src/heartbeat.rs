@@ -9,7 +9,8 @@ use http::{HeaderValue, Method, StatusCode};
 use tinkers_core::contain::contain;
 use tinkers_core::session_lost::says_session_lost;
 use tinkers_core::{
-    HttpRequest, HttpResponse, Moment, RouteClass, Setback, Time, Timeouts, Transport, hint,
+    Clock, HttpRequest, HttpResponse, RecoveredError, RouteClass, Timeouts, Timestamp, Transport,
+    hint,
 };
 use tinkers_futures::catch_unwind;
 use tinkers_wire::{Heartbeat, error_text, routes, to_json};
@@ -24,14 +25,14 @@ const LONGEST: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Heart {
     transport: Arc<dyn Transport>,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     life: Arc<Life>,
     body: Bytes,
     period: Duration,
     /// How long one heartbeat may take.
     limit: Duration,
     expiry: Duration,
-    last_success: Moment,
+    last_success: Timestamp,
     at_risk: bool,
 }
 
@@ -48,7 +49,7 @@ enum Beat {
 impl Heart {
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
-        time: Arc<dyn Time>,
+        time: Arc<dyn Clock>,
         life: Arc<Life>,
         session_id: &str,
         period: Duration,
@@ -137,18 +138,18 @@ impl Heart {
     }
 
     fn missed(&mut self, why: &str) {
-        self.life.setbacks.count(Setback::Heartbeat);
-        let setback = Setback::Heartbeat.name();
+        self.life.recovered_errors.count(RecoveredError::Heartbeat);
+        let recovered_error = RecoveredError::Heartbeat.name();
         let silence = self.time.now().since(self.last_success);
         if silence < self.expiry / 2 {
-            tracing::debug!(setback, why, "a heartbeat did not get through");
+            tracing::debug!(recovered_error, why, "a heartbeat did not get through");
             return;
         }
         self.at_risk = true;
         let time_left = self.expiry.saturating_sub(silence);
         self.life.events.tell(SessionEvent::AtRisk { time_left });
         tracing::warn!(
-            setback,
+            recovered_error,
             why,
             time_left_s = time_left.as_secs(),
             "no heartbeat gets through; the session is at risk"

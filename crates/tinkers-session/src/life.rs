@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tinkers_core::{CloseSignal, Error, ErrorKind, Sent, Setbacks};
+use tinkers_core::{CloseSignal, Error, ErrorKind, RecoveredErrors, Sent};
 use tinkers_wire::DynamicConfig;
 
 use crate::events::{EventBoard, SessionEvent};
@@ -16,20 +16,20 @@ pub(crate) struct Life {
     closing: Arc<CloseSignal>,
     pub(crate) events: EventBoard,
     pub(crate) dynamic: ArcSwap<DynamicConfig>,
-    pub(crate) setbacks: Arc<Setbacks>,
+    pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
 impl Life {
     pub(crate) fn new(
         dynamic: DynamicConfig,
-        setbacks: Arc<Setbacks>,
+        recovered_errors: Arc<RecoveredErrors>,
         closing: Arc<CloseSignal>,
     ) -> Arc<Self> {
         Arc::new(Self {
             closing,
             events: EventBoard::new(),
             dynamic: ArcSwap::from_pointee(dynamic),
-            setbacks,
+            recovered_errors,
         })
     }
 

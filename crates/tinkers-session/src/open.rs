@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_core::{
-    Accepted, BaseUrl, Call, Caller, Deduplication, Error, ErrorKind, Fact, Policy, RetryBudget,
-    RouteClass, Sent, Setback,
+    Accepted, BaseUrl, Call, Caller, Deduplication, Error, ErrorKind, Fact, Policy, RecoveredError,
+    RetryBudget, RouteClass, Sent,
 };
-use tinkers_dispatch::{ByteBudget, LaneSettings, LimiterSettings, SharedRetryBudget};
+use tinkers_dispatch::{ByteBudget, ClassSettings, LimiterSettings, SharedRetryBudget};
 use tinkers_wire::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, SessionCreated, routes, to_json,
 };
@@ -60,7 +60,7 @@ impl Session {
             .claim(limits(&config, &options), Arc::clone(&parts.time));
         let life = Life::new(
             dynamic,
-            Arc::clone(&caller.setbacks),
+            Arc::clone(&caller.recovered_errors),
             Arc::clone(&caller.closing),
         );
         let heart = Heart::new(
@@ -135,7 +135,7 @@ fn caller(parts: &SessionParts) -> Caller {
         notices: Arc::clone(endpoint.notices()),
         billing: Arc::clone(endpoint.billing()),
         billing_limit: Duration::from_secs(3600),
-        setbacks: Arc::clone(&parts.setbacks),
+        recovered_errors: Arc::clone(&parts.recovered_errors),
         closing: Arc::default(),
     }
 }
@@ -208,14 +208,14 @@ fn no_tinker_server(address: &BaseUrl, why: &str) -> Error {
 fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     let usual = LimiterSettings::default();
     let of_server = LimiterSettings {
-        sample: LaneSettings {
+        sample: ClassSettings {
             bytes: Some(config.sample_dispatch_bytes_semaphore_size),
             // Where one poll serves a whole session, samples in flight hold nothing that would have to be spared.
             flights: (!config.sample_use_retrieve_futures)
                 .then_some(config.sample_max_concurrent_requests),
             ..usual.sample
         },
-        train: LaneSettings {
+        train: ClassSettings {
             bytes: Some(config.fwdbwd_dispatch_bytes_semaphore_size),
             ..usual.train
         },
@@ -224,7 +224,7 @@ fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
     let Some(own) = options.limits else {
         return of_server;
     };
-    let lane = |server: LaneSettings, own: LaneSettings| LaneSettings {
+    let lane = |server: ClassSettings, own: ClassSettings| ClassSettings {
         // No server names these, so the caller's own hold.
         slots: own.slots,
         rate: own.rate,
@@ -269,7 +269,9 @@ async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<Dynam
         Ok(Accepted { response, .. }) => answer::read(&response, "client/dynamic_config"),
         // Servers without flags have no such route.
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            caller.setbacks.note(Setback::Refresh, &error);
+            caller
+                .recovered_errors
+                .note(RecoveredError::Refresh, &error);
             Ok(DynamicConfig::default())
         }
         Err(error) => Err(error),

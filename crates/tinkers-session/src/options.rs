@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{BodyFormat, Error, Jitter, Setbacks, Spawn, Time, Transport};
+use tinkers_core::{BodyFormat, Clock, Error, Jitter, RecoveredErrors, Spawn, Transport};
 use tinkers_dispatch::LimiterSettings;
 
 use crate::endpoint::Endpoint;
@@ -15,7 +15,7 @@ pub struct SessionParts {
     /// Sends everything but heartbeats.
     pub transport: Arc<dyn Transport>,
     /// Tells the time. Clocks of sessions that share an endpoint must agree on their origin.
-    pub time: Arc<dyn Time>,
+    pub time: Arc<dyn Clock>,
     /// Spreads the repeats.
     pub jitter: Arc<dyn Jitter>,
     /// Starts tasks on the I/O runtime.
@@ -25,7 +25,7 @@ pub struct SessionParts {
     /// What the heartbeat works over.
     pub heartbeat: HeartbeatParts,
     /// Counts the errors that the session and its clients go on from, those of the way to the session included.
-    pub setbacks: Arc<Setbacks>,
+    pub recovered_errors: Arc<RecoveredErrors>,
 }
 
 /// The heartbeat's own seams, so that nothing else that happens in the process can hold it up: in production a thread with
@@ -35,7 +35,7 @@ pub struct HeartbeatParts {
     /// Sends heartbeats.
     pub transport: Arc<dyn Transport>,
     /// Tells the time between them.
-    pub time: Arc<dyn Time>,
+    pub time: Arc<dyn Clock>,
     /// Runs the loop. Kept for as long as the session lives.
     pub spawner: Arc<dyn Spawn>,
 }

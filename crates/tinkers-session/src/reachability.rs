@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tinkers_core::contain::contain;
 use tinkers_core::{
-    BaseUrl, BoxFuture, HttpRequest, HttpResponse, Moment, RouteClass, Time, Transport,
+    BaseUrl, BoxFuture, Clock, HttpRequest, HttpResponse, RouteClass, Timestamp, Transport,
     TransportError, TransportErrorKind,
 };
 
@@ -31,15 +31,15 @@ pub(crate) struct Reachability {
 #[derive(Debug, Default)]
 struct State {
     /// The first failure since the last answer.
-    since: Option<Moment>,
+    since: Option<Timestamp>,
     /// When the next failure is reported.
-    report_at: Moment,
+    report_at: Timestamp,
     is_reported: bool,
 }
 
 impl Reachability {
     /// Takes note of a failure. Returns for how long the server has failed, when that is to be reported.
-    fn failed(&self, now: Moment) -> Option<Duration> {
+    fn failed(&self, now: Timestamp) -> Option<Duration> {
         let mut state = self.lock();
         let Some(since) = state.since else {
             *state = State {
@@ -64,7 +64,7 @@ impl Reachability {
     }
 
     /// Takes note of an answer to a request that left at `sent_at`. Returns how long the server had failed, when that was reported.
-    fn answered(&self, sent_at: Moment, now: Moment) -> Option<Duration> {
+    fn answered(&self, sent_at: Timestamp, now: Timestamp) -> Option<Duration> {
         // A failure that is noted at this very moment waits for the next answer.
         if !self.is_failing.load(Ordering::Acquire) {
             return None;
@@ -86,7 +86,7 @@ impl Reachability {
 #[derive(Debug)]
 pub(crate) struct Observed {
     inner: Arc<dyn Transport>,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     server: BaseUrl,
     /// And not the endpoint, which lives as long as its sessions.
     reachability: Arc<Reachability>,
@@ -96,7 +96,7 @@ impl Observed {
     /// Observes `inner` with the clock that all sessions of the endpoint share.
     pub(crate) fn wrap(
         inner: Arc<dyn Transport>,
-        time: &Arc<dyn Time>,
+        time: &Arc<dyn Clock>,
         endpoint: &Endpoint,
     ) -> Arc<dyn Transport> {
         Arc::new(Self {
@@ -121,7 +121,7 @@ impl Observed {
         }
     }
 
-    fn answered(&self, sent_at: Moment) {
+    fn answered(&self, sent_at: Timestamp) {
         if let Some(lasted) = self.reachability.answered(sent_at, self.time.now()) {
             // As a warning, so that whoever saw the outage sees its end.
             contain(|| {
@@ -169,8 +169,8 @@ fn is_no_answer(error: &TransportError, class: RouteClass) -> bool {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Moment {
-        Moment::ORIGIN.after(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ORIGIN.after(Duration::from_secs(seconds))
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::contain::contain;
-use tinkers_core::{Call, Caller, Policy, RouteClass, Setback, Timeouts};
+use tinkers_core::{Call, Caller, Policy, RecoveredError, RouteClass, Timeouts};
 use tinkers_futures::catch_unwind;
 use tinkers_wire::{ConfigRequest, DynamicConfig, routes, to_json};
 
@@ -48,10 +48,10 @@ pub(crate) async fn run(caller: Caller, life: Arc<Life>, longest_hint: Duration)
         match read {
             Ok(config) => life.dynamic.store(Arc::new(config)),
             Err(error) => {
-                caller.setbacks.count(Setback::Refresh);
+                caller.recovered_errors.count(RecoveredError::Refresh);
                 hint = error.retry_after().unwrap_or_default();
                 contain(
-                    || tracing::debug!(setback = Setback::Refresh.name(), %error, "the dynamic configuration stays as it was"),
+                    || tracing::debug!(recovered_error = RecoveredError::Refresh.name(), %error, "the dynamic configuration stays as it was"),
                 );
             }
         }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use tinkers_core::{Caller, SetbackCounts, Spawn, Task};
-use tinkers_dispatch::{ByteBudget, Claim};
+use tinkers_core::{Caller, RecoveredErrorCounts, Spawn, Task};
+use tinkers_dispatch::{ByteBudget, LimitRequest};
 use tinkers_wire::ClientConfig;
 
 use crate::endpoint::Endpoint;
@@ -25,7 +25,7 @@ pub struct Session {
     pub(crate) endpoint: Endpoint,
     pub(crate) config: ClientConfig,
     /// The limits that this session asks for, among all that share the endpoint.
-    pub(crate) _limits: Claim,
+    pub(crate) _limits: LimitRequest,
     pub(crate) response_bytes: ByteBudget,
     pub(crate) model_seq: AtomicU64,
     pub(crate) sampling_seq: AtomicU64,
@@ -53,8 +53,8 @@ impl Session {
     }
 
     /// The errors that this session and its clients took and went on from, so far.
-    pub fn setbacks(&self) -> SetbackCounts {
-        self.caller.setbacks.snapshot()
+    pub fn recovered_errors(&self) -> RecoveredErrorCounts {
+        self.caller.recovered_errors.snapshot()
     }
 
     /// The endpoint that the session shares with others of the same server and key.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::{Error, Result, RouteClass, SessionContext, Setback};
+use tinkers_core::{Error, RecoveredError, Result, RouteClass, SessionContext};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoadedWeights, LoraConfig, RequestKind, TinkerPath, routes, to_json,
@@ -158,8 +158,11 @@ impl CreateTrainingClientFromState {
                 .await;
             let (loaded, promised): (LoadedWeights, _) = match created {
                 Err(refusal) if needs_existing_model(&refusal) => {
-                    self.session.caller().setbacks.count(Setback::Fallback);
-                    tracing::debug!(setback = Setback::Fallback.name(), %refusal, "the server cannot create a model from a checkpoint; creating a model and loading the checkpoint into it");
+                    self.session
+                        .caller()
+                        .recovered_errors
+                        .count(RecoveredError::Fallback);
+                    tracing::debug!(recovered_error = RecoveredError::Fallback.name(), %refusal, "the server cannot create a model from a checkpoint; creating a model and loading the checkpoint into it");
                     let created = into_new_model(&creation, body).await;
                     return created.map_err(|error| {
                         error.with_context(format!("the server cannot create a model from a checkpoint ({refusal}), and loading it into a new model failed"))

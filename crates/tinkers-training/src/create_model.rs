@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tinkers_core::{Call, Deduplication, Error, ErrorKind, Result, RouteClass, Sent, Setback};
+use tinkers_core::{
+    Call, Deduplication, Error, ErrorKind, RecoveredError, Result, RouteClass, Sent,
+};
 use tinkers_futures::{Operation, QueueLog, Retrieval, is_promise, promise, retrieve};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef, OperationResult,
@@ -55,8 +57,11 @@ pub(crate) async fn into_new_model(
         Err(error) => {
             // A server has memory for few models.
             if let Err(kept) = client.unload().await {
-                session.caller().setbacks.count(Setback::Unload);
-                tracing::debug!(setback = Setback::Unload.name(), error = %kept, model_id = client.model_id(), "a model into which the checkpoint could not be loaded stays until the session ends");
+                session
+                    .caller()
+                    .recovered_errors
+                    .count(RecoveredError::Unload);
+                tracing::debug!(recovered_error = RecoveredError::Unload.name(), error = %kept, model_id = client.model_id(), "a model into which the checkpoint could not be loaded stays until the session ends");
             }
             Err(error)
         }
@@ -115,10 +120,10 @@ impl ModelCreation {
             self.operation
                 .session
                 .caller()
-                .setbacks
-                .count(Setback::Orphan);
+                .recovered_errors
+                .count(RecoveredError::Orphan);
             tracing::warn!(
-                setback = Setback::Orphan.name(),
+                recovered_error = RecoveredError::Orphan.name(),
                 operation = self.operation.name,
                 request_id,
                 "the reply to an earlier attempt of the {} was lost: the server may hold an unused model until the session ends",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tinkers_core::contain::contain;
-use tinkers_core::{Error, ErrorKind, Result, Sent, Setback};
+use tinkers_core::{Error, ErrorKind, RecoveredError, Result, Sent};
 
 use crate::poison::{Poison, Recovery};
 use crate::recover_save;
@@ -94,7 +94,7 @@ impl Delivery {
         if self.has_failed() {
             self.count_undelivered();
             contain(
-                || tracing::error!(setback = Setback::Undelivered.name(), %error, "the rest of a failed call was aborted"),
+                || tracing::error!(recovered_error = RecoveredError::Undelivered.name(), %error, "the rest of a failed call was aborted"),
             );
             match self.undecided.take() {
                 Some(cause) => self.queue.poison(Poison {
@@ -147,7 +147,7 @@ impl Delivery {
         if self.has_failed() {
             self.count_undelivered();
             contain(
-                || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, %error, "another request of a failed call failed, too"),
+                || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.submission.operation, seq_id, %error, "another request of a failed call failed, too"),
             );
             return;
         }
@@ -222,7 +222,7 @@ impl Delivery {
                 self.count_undelivered();
                 let (operation, seq_id) = (self.submission.operation, self.submission.first_seq);
                 contain(
-                    || tracing::debug!(setback = Setback::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "the caller of this submission dropped its future"),
+                    || tracing::debug!(recovered_error = RecoveredError::Undelivered.name(), operation, seq_id, error = ?outcome.err(), "the caller of this submission dropped its future"),
                 );
             }
         }
@@ -231,12 +231,12 @@ impl Delivery {
     /// Counts an outcome without a receiver.
     fn count_undelivered(&self) {
         let caller = self.queue.session().caller();
-        caller.setbacks.count(Setback::Undelivered);
+        caller.recovered_errors.count(RecoveredError::Undelivered);
     }
 
     /// Abandons the results of accepted requests, whose call has failed.
     fn abandon_results(&mut self) {
-        let setbacks = Arc::clone(&self.queue.session().caller().setbacks);
+        let recovered_errors = Arc::clone(&self.queue.session().caller().recovered_errors);
         for (index, state) in self.states.iter_mut().enumerate() {
             if !matches!(state, RequestState::Accepted(_)) {
                 continue;
@@ -245,9 +245,9 @@ impl Delivery {
                 std::mem::replace(state, RequestState::Abandoned)
             {
                 let seq_id = self.submission.seq(index);
-                setbacks.count(Setback::Undelivered);
+                recovered_errors.count(RecoveredError::Undelivered);
                 contain(
-                    || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %promise.request_id, "the server accepted this request of a failed call; its result is not retrieved"),
+                    || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %promise.request_id, "the server accepted this request of a failed call; its result is not retrieved"),
                 );
             }
         }

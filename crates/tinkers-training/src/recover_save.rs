@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tinkers_core::retry::pause;
 use tinkers_core::{
-    Call, ClientId, Deduplication, Error, ErrorKind, Policy, ProgressCell, Result, RouteClass,
-    Sent, SessionContext, Setback,
+    Call, ClientId, Deduplication, Error, ErrorKind, Policy, ProgressCell, RecoveredError, Result,
+    RouteClass, Sent, SessionContext,
 };
 use tinkers_wire::{CheckpointList, TinkerPath, routes};
 
@@ -51,8 +51,8 @@ pub(crate) async fn send(save: &Outgoing<'_>, new_name: Option<&SavedName>) -> R
     let is_lost = error.kind() == ErrorKind::OutcomeUnknown && can_look_up;
     let is_own_conflict = is_own_conflict(&error);
     if is_lost || is_own_conflict {
-        let setbacks = &save.session.caller().setbacks;
-        setbacks.note(Setback::LostSave, &error);
+        let recovered_errors = &save.session.caller().recovered_errors;
+        recovered_errors.note(RecoveredError::LostSave, &error);
     }
     if is_lost {
         return look_up_or_repeat(save, new_name, error).await;

@@ -8,7 +8,7 @@ use std::task::Poll;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tinkers_core::contain::contain;
-use tinkers_core::{Error, ErrorKind, Moment, Phase, Result, Sent, Setback};
+use tinkers_core::{Error, ErrorKind, Phase, RecoveredError, Result, Sent, Timestamp};
 use tinkers_futures::{Operation, QueueLog, Retrieval, retrieve};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, RequestKind, TinkerPath};
 use tokio::sync::oneshot;
@@ -97,7 +97,7 @@ impl ResultWaiter {
     }
 
     /// Fails if the call is still queued and the server's hint ends after `deadline`.
-    fn check_in_time(&self, deadline: Moment) -> Result<()> {
+    fn check_in_time(&self, deadline: Timestamp) -> Result<()> {
         let Operation {
             session,
             progress,
@@ -191,10 +191,10 @@ impl ResultWaiter {
                 self.operation
                     .session
                     .caller()
-                    .setbacks
-                    .count(Setback::Undelivered);
+                    .recovered_errors
+                    .count(RecoveredError::Undelivered);
                 contain(
-                    || tracing::warn!(setback = Setback::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "the result is abandoned, because another chunk of the call failed"),
+                    || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.operation.name, seq_id, %request_id, "the result is abandoned, because another chunk of the call failed"),
                 );
             }
         }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tinkers_core::nesting::Mark;
 use tinkers_core::{
-    ClientId, Error, ErrorKind, Moment, ProgressCell, Result, Sent, SessionContext, Setback,
-    Setbacks,
+    ClientId, Error, ErrorKind, ProgressCell, RecoveredError, RecoveredErrors, Result, Sent,
+    SessionContext, Timestamp,
 };
 use tinkers_futures::{QueueActivity, aborted};
 use tokio::sync::oneshot;
@@ -27,7 +27,7 @@ pub(crate) struct Submission {
     pub(crate) requests: Vec<Arc<dyn Request>>,
     pub(crate) progress: Arc<ProgressCell>,
     pub(crate) operation: &'static str,
-    pub(crate) called_at: Moment,
+    pub(crate) called_at: Timestamp,
     /// Whether the call was made inside another request, such as in a transport layer.
     mark: Mark,
 }
@@ -60,7 +60,7 @@ pub(crate) struct SubmissionQueue {
 /// The submission that is being sent.
 #[derive(Debug, Default)]
 struct Head {
-    since: Moment,
+    since: Timestamp,
     progress: Option<Arc<ProgressCell>>,
 }
 
@@ -120,7 +120,7 @@ impl SubmissionQueue {
             Entry {
                 submission,
                 reply,
-                setbacks: Arc::clone(&self.session.caller().setbacks),
+                recovered_errors: Arc::clone(&self.session.caller().recovered_errors),
             }
         })?;
         if let Some(permit) = permit {
@@ -201,7 +201,7 @@ async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
 }
 
 impl QueueActivity for SubmissionQueue {
-    fn last_activity(&self) -> Option<Moment> {
+    fn last_activity(&self) -> Option<Timestamp> {
         let (since, progress) = {
             let head = lock(&self.head);
             (head.since, head.progress.clone())
@@ -224,13 +224,14 @@ impl fmt::Debug for SubmissionQueue {
 struct Entry {
     submission: Submission,
     reply: Reply,
-    setbacks: Arc<Setbacks>,
+    recovered_errors: Arc<RecoveredErrors>,
 }
 
 impl Queued for Entry {
     fn fail(self, error: Error) {
         if let Err(Err(error)) = self.reply.send(Err(error)) {
-            self.setbacks.note(Setback::Undelivered, &error);
+            self.recovered_errors
+                .note(RecoveredError::Undelivered, &error);
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tinkers_core::contain::contain;
 use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::{
-    Accepted, BodyFormat, ClientId, Error, Fact, Flight, HttpResponse, Moment, Policy,
-    ProgressCell, Result, Sent, ServerProfile, SessionContext, Setback,
+    Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, InFlightPermit, Policy,
+    ProgressCell, RecoveredError, Result, Sent, ServerProfile, SessionContext, Timestamp,
 };
 use tinkers_futures::{is_promise, promise};
 use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
@@ -22,7 +22,7 @@ pub(crate) enum Submitted {
     Accepted {
         promise: SubmissionResponse,
         /// The permit of the in-flight window, held until the result is there.
-        flight: Flight,
+        flight: InFlightPermit,
         /// Time from the method call to the acceptance.
         elapsed: Duration,
         seq_id: u64,
@@ -53,7 +53,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) client: ClientId,
     pub(crate) operation: &'static str,
     pub(crate) progress: &'a Arc<ProgressCell>,
-    pub(crate) called_at: Moment,
+    pub(crate) called_at: Timestamp,
     pub(crate) request: &'a dyn Request,
     pub(crate) seq_id: u64,
 }
@@ -98,9 +98,12 @@ impl Outgoing<'_> {
             return Err(first);
         }
         let format = profile.bodies.other();
-        self.session.caller().setbacks.count(Setback::Fallback);
+        self.session
+            .caller()
+            .recovered_errors
+            .count(RecoveredError::Fallback);
         contain(
-            || tracing::debug!(setback = Setback::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other"),
+            || tracing::debug!(recovered_error = RecoveredError::Fallback.name(), error = %first, ?format, "the server refused the format of a body; trying the other"),
         );
         let other = (*profile).clone().with_bodies(format);
         let second = match self.attempt(&other, policy, Refusals::of(format)).await {
@@ -137,7 +140,10 @@ impl Outgoing<'_> {
         if policy.when_maybe_applied != WhenMaybeApplied::Repeat {
             return Err(Error::outcome_unknown(first));
         }
-        self.session.caller().setbacks.note(Setback::Repeat, &first);
+        self.session
+            .caller()
+            .recovered_errors
+            .note(RecoveredError::Repeat, &first);
         match self.attempt(profile, policy, Refusals::Usual).await {
             Ok(accepted) => self.accepted(accepted),
             Err(error) => Err(error.with_sent(Sent::MaybeSent)),

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
-use tinkers_core::{BaseUrl, Error, RouteClass, Setbacks, Time};
+use tinkers_core::{BaseUrl, Clock, Error, RecoveredErrors, RouteClass};
 
 use crate::credential::{CloudflareAccess, Credential, OwnHeaders};
-use crate::pool::LaneLimits;
+use crate::pool::ClassConnectionLimits;
 use crate::proxy::ProxyConfig;
 use crate::roots::RootFiles;
 use crate::runtime::IoRuntime;
@@ -29,10 +29,10 @@ pub struct HttpTransportBuilder {
     proxy: ProxyConfig,
     root_files: RootFiles,
     roots: Vec<Vec<u8>>,
-    lanes: [LaneLimits; RouteClass::ALL.len()],
+    lanes: [ClassConnectionLimits; RouteClass::ALL.len()],
     runtime: Option<IoRuntime>,
-    time: Option<Arc<dyn Time>>,
-    setbacks: Arc<Setbacks>,
+    time: Option<Arc<dyn Clock>>,
+    recovered_errors: Arc<RecoveredErrors>,
 }
 
 /// What a server sees of this program unless it is told otherwise.
@@ -50,10 +50,10 @@ impl HttpTransportBuilder {
             proxy: ProxyConfig::none(),
             root_files: RootFiles::default(),
             roots: Vec::new(),
-            lanes: RouteClass::ALL.map(LaneLimits::of),
+            lanes: RouteClass::ALL.map(ClassConnectionLimits::of),
             runtime: None,
             time: None,
-            setbacks: Arc::default(),
+            recovered_errors: Arc::default(),
         }
     }
 
@@ -113,7 +113,7 @@ impl HttpTransportBuilder {
     }
 
     /// The limits of one class's connections.
-    pub fn lane(mut self, class: RouteClass, limits: LaneLimits) -> Self {
+    pub fn lane(mut self, class: RouteClass, limits: ClassConnectionLimits) -> Self {
         self.lanes[class.index()] = limits;
         self
     }
@@ -125,14 +125,14 @@ impl HttpTransportBuilder {
     }
 
     /// The clock of the time limits; the runtime's own unless set.
-    pub fn time(mut self, time: Arc<dyn Time>) -> Self {
+    pub fn time(mut self, time: Arc<dyn Clock>) -> Self {
         self.time = Some(time);
         self
     }
 
     /// Counts the errors that no request is told of; for nobody to see unless set.
-    pub fn setbacks(mut self, setbacks: Arc<Setbacks>) -> Self {
-        self.setbacks = setbacks;
+    pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
+        self.recovered_errors = recovered_errors;
         self
     }
 
@@ -156,7 +156,7 @@ impl HttpTransportBuilder {
         for pem in &self.roots {
             roots.extend(tls::certificates(pem)?);
         }
-        let tls = Tls::new(self.root_files, roots, Arc::clone(&self.setbacks))?;
+        let tls = Tls::new(self.root_files, roots, Arc::clone(&self.recovered_errors))?;
         for limits in &self.lanes {
             for (field, value) in [
                 ("max_connections", limits.max_connections),
@@ -185,7 +185,7 @@ impl HttpTransportBuilder {
             lanes: self.lanes,
             runtime,
             time,
-            setbacks: self.setbacks,
+            recovered_errors: self.recovered_errors,
         }))
     }
 }

@@ -8,7 +8,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tinkers_core::{BoxFuture, Moment, Origin, Scheme, Sent, Time, TransportError};
+use tinkers_core::{BoxFuture, Clock, Origin, Scheme, Sent, Timestamp, TransportError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -43,15 +43,15 @@ pub(crate) struct Dialer<R = GaiResolver> {
 /// How long opening one connection may take, all of its steps together.
 #[derive(Clone, Copy)]
 pub(crate) struct DialLimit<'a> {
-    time: &'a dyn Time,
+    time: &'a dyn Clock,
     length: Duration,
-    at: Moment,
+    at: Timestamp,
 }
 
 impl<'a> DialLimit<'a> {
     /// A little less than `connect` from now: what is dialled for a request ends before the request's own wait does, and tells
     /// it at which step.
-    pub(crate) fn within(connect: Duration, time: &'a dyn Time) -> Self {
+    pub(crate) fn within(connect: Duration, time: &'a dyn Clock) -> Self {
         let length = connect - connect / 20;
         let at = time.now().after(length);
         Self { time, length, at }
@@ -412,7 +412,7 @@ mod tests {
     /// What keeps a backlog full.
     type Kept = (TcpListener, Vec<TcpStream>);
 
-    fn time() -> Arc<dyn Time> {
+    fn time() -> Arc<dyn Clock> {
         IoRuntime::from_handle(tokio::runtime::Handle::current()).time()
     }
 

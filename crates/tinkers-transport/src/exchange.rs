@@ -10,7 +10,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tinkers_core::{Departure, HttpResponse, Moment, Origin, Sent, Time, Timeouts, TransportError};
+use tinkers_core::{
+    Clock, Departure, HttpResponse, Origin, Sent, Timeouts, Timestamp, TransportError,
+};
 
 use crate::decode::Collector;
 use crate::failure;
@@ -35,7 +37,7 @@ pub(crate) struct Message<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) timeouts: Timeouts,
-    pub(crate) total_at: Moment,
+    pub(crate) total_at: Timestamp,
     pub(crate) max_bytes: usize,
 }
 
@@ -65,7 +67,7 @@ pub(crate) async fn exchange(
     message: &Message<'_>,
     headers: HeaderMap,
     limits: &Limits,
-    time: &Arc<dyn Time>,
+    time: &Arc<dyn Clock>,
 ) -> Result<HttpResponse, Failed> {
     let origin = message.target.origin();
     match time.deadline(limits.total_at, link.ready()).await {
@@ -113,13 +115,13 @@ struct Head<'a> {
     origin: &'a Origin,
     meter: &'a Meter,
     limits: &'a Limits,
-    time: &'a dyn Time,
+    time: &'a dyn Clock,
 }
 
 impl Head<'_> {
     async fn wait(
         &self,
-        mut now: Moment,
+        mut now: Timestamp,
         mut sending: Sending<'_>,
     ) -> Result<Answer, TransportError> {
         // The end of the upload moves the limit without a word, so look again before it could have passed.
@@ -170,7 +172,7 @@ fn broken(origin: &Origin, link: &Link, sent: Sent, error: hyper::Error) -> Tran
 }
 
 /// The limit in force: idle while the upload moves, first byte once it is handed over, and the total over all.
-fn phase(meter: &Meter, limits: &Limits) -> (&'static str, Duration, Moment) {
+fn phase(meter: &Meter, limits: &Limits) -> (&'static str, Duration, Timestamp) {
     let (last, done) = meter.state();
     let (phase, limit) = if done {
         ("first_byte", limits.timeouts.first_byte)
@@ -190,7 +192,7 @@ async fn body(
     origin: &Origin,
     is_head: bool,
     limits: &Limits,
-    time: &dyn Time,
+    time: &dyn Clock,
 ) -> Result<HttpResponse, TransportError> {
     let (mut parts, incoming) = response.into_parts();
     // The length that the answer to HEAD names is another answer's.
@@ -226,7 +228,7 @@ async fn collect(
     mut collector: Collector,
     origin: &Origin,
     limits: &Limits,
-    time: &dyn Time,
+    time: &dyn Clock,
 ) -> Result<Bytes, TransportError> {
     loop {
         let (at, phase, limit) = idle(time.now(), limits);
@@ -247,7 +249,7 @@ async fn collect(
 }
 
 /// The limit of a piece of the answer that is waited for from `now`.
-fn idle(now: Moment, limits: &Limits) -> (Moment, &'static str, Duration) {
+fn idle(now: Timestamp, limits: &Limits) -> (Timestamp, &'static str, Duration) {
     let idle_at = now.after(limits.timeouts.idle);
     if idle_at < limits.total_at {
         (idle_at, "idle", limits.timeouts.idle)

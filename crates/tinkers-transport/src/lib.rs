@@ -30,10 +30,10 @@ pub use credential::{CloudflareAccess, Credential};
 #[doc(hidden)]
 pub use decode::decode_body;
 pub use dedicated::{DedicatedThread, spawn_on_own_thread};
-pub use pool::{LaneLimits, LaneStats};
+pub use pool::{ClassConnectionLimits, ClassConnectionStats};
 pub use proxy::ProxyConfig;
 pub use roots::RootFiles;
 pub use runtime::IoRuntime;
-pub use time::TokioTime;
+pub use time::TokioClock;
 pub use tls::Protocol;
 pub use transport::HttpTransport;

@@ -5,10 +5,10 @@ use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tinkers_core::{BoxFuture, Error, ErrorKind, Sent, Spawn, Task, Time};
+use tinkers_core::{BoxFuture, Clock, Error, ErrorKind, Sent, Spawn, Task};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::time::TokioTime;
+use crate::time::TokioClock;
 
 /// A handle on the runtime that does the SDK's I/O. Cheap to clone; clones are the same runtime.
 ///
@@ -23,7 +23,7 @@ use crate::time::TokioTime;
 #[derive(Clone)]
 pub struct IoRuntime {
     handle: Handle,
-    time: Arc<TokioTime>,
+    time: Arc<TokioClock>,
 }
 
 /// The process's own runtime. It is never shut down: connections and heartbeats may outlive every client of the
@@ -82,13 +82,13 @@ impl IoRuntime {
     /// The caller's own runtime, with its I/O and time drivers enabled. How long it lives, and that it is driven, is the
     /// caller's business: requests under way when it ends fail.
     pub fn from_handle(handle: Handle) -> Self {
-        let time = Arc::new(TokioTime::new(handle.clone()));
+        let time = Arc::new(TokioClock::new(handle.clone()));
         Self { handle, time }
     }
 
     /// The clock of this runtime.
-    pub fn time(&self) -> Arc<dyn Time> {
-        let time: Arc<dyn Time> = Arc::<TokioTime>::clone(&self.time);
+    pub fn time(&self) -> Arc<dyn Clock> {
+        let time: Arc<dyn Clock> = Arc::<TokioClock>::clone(&self.time);
         time
     }
 

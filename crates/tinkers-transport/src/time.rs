@@ -12,14 +12,14 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use tinkers_core::{BoxFuture, Moment, Time};
+use tinkers_core::{BoxFuture, Clock, Timestamp};
 use tokio::runtime::{EnterGuard, Handle};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
 
 use crate::runtime::IoRuntime;
 
-/// [`Time`] on the clock and the timers of one tokio runtime.
+/// [`Clock`] on the clock and the timers of one tokio runtime.
 ///
 /// It can be read and waited on from any thread and any executor, since it enters its own runtime for each call. On a
 /// runtime with paused time it stands still with it. Dates are the system's (so a step of the system clock or a suspend
@@ -31,7 +31,7 @@ use crate::runtime::IoRuntime;
 /// It outlives its runtime: what sleeps then, or later, is woken in time by the timers of [`IoRuntime::shared`], so that it can
 /// go on and find that nothing runs any more.
 #[derive(Clone)]
-pub struct TokioTime {
+pub struct TokioClock {
     /// In one place, since each of many sleeps holds it.
     inner: Arc<Inner>,
 }
@@ -51,7 +51,7 @@ impl Drop for Inner {
 
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-impl TokioTime {
+impl TokioClock {
     /// The clock of the runtime of `handle`, which must have its time driver enabled.
     pub fn new(handle: Handle) -> Self {
         let sentinel = handle.spawn(std::future::pending::<()>()).abort_handle();
@@ -74,7 +74,7 @@ impl TokioTime {
     }
 
     /// A timer of the runtime; `None` where the runtime cannot be entered.
-    fn timer(&self, at: Moment) -> Option<Sleep> {
+    fn timer(&self, at: Timestamp) -> Option<Sleep> {
         let origin = self.inner.origin;
         // Beyond what the platform's clock can say is for ever: thirty years, as tokio does.
         let instant = origin
@@ -85,7 +85,7 @@ impl TokioTime {
     }
 
     /// Waits until `at` in a task of the runtime, for a thread that cannot enter it.
-    async fn wait_in_task(&self, at: Moment) {
+    async fn wait_in_task(&self, at: Timestamp) {
         let sleep = self.sleep_until(at);
         if self.inner.handle.spawn(sleep).await.is_err() {
             self.wait_elsewhere(at).await;
@@ -105,7 +105,7 @@ impl TokioTime {
     }
 
     /// Waits for what is left until `at` by other timers than the runtime's own.
-    async fn wait_elsewhere(&self, at: Moment) {
+    async fn wait_elsewhere(&self, at: Timestamp) {
         let left = at.since(self.now());
         match IoRuntime::shared() {
             Ok(shared) => shared.time().sleep(left).await,
@@ -114,14 +114,14 @@ impl TokioTime {
     }
 }
 
-impl Time for TokioTime {
-    fn now(&self) -> Moment {
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
         let now = match self.enter() {
             Some(_runtime) => tokio::time::Instant::now().into_std(),
             // The same where time is not paused, and the best there is where it is.
             None => Instant::now(),
         };
-        Moment::from_origin(now.saturating_duration_since(self.inner.origin))
+        Timestamp::from_origin(now.saturating_duration_since(self.inner.origin))
     }
 
     fn wall(&self) -> SystemTime {
@@ -139,7 +139,7 @@ impl Time for TokioTime {
         }
     }
 
-    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
+    fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
         let time = self.clone();
         Box::pin(async move {
             // Made in here, since what is captured would be held twice, and sleeps are many.
@@ -155,9 +155,9 @@ impl Time for TokioTime {
     }
 }
 
-impl fmt::Debug for TokioTime {
+impl fmt::Debug for TokioClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokioTime")
+        f.debug_struct("TokioClock")
             .field("now", &self.now())
             .finish_non_exhaustive()
     }
@@ -172,7 +172,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn paused_time_moves_the_clock_the_sleeps_and_the_date() {
-        let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+        let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         let (before, date) = (time.now(), time.wall());
         time.sleep(Duration::from_secs(3600)).await;
         assert_eq!(time.now().since(before).as_secs(), 3600);
@@ -187,7 +187,7 @@ mod tests {
             .enable_all()
             .build()
             .expect("a runtime");
-        let time = TokioTime::new(runtime.handle().clone());
+        let time = TokioClock::new(runtime.handle().clone());
         let at = time.now().after(Duration::from_millis(5));
         let sleep = time.sleep_until(at);
         let woke = std::thread::spawn(move || {
@@ -203,8 +203,8 @@ mod tests {
             .enable_all()
             .build()
             .expect("a runtime");
-        let time = TokioTime::new(runtime.handle().clone());
-        drop(time.sleep_until(Moment::from_origin(Duration::MAX)));
+        let time = TokioClock::new(runtime.handle().clone());
+        drop(time.sleep_until(Timestamp::from_origin(Duration::MAX)));
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
                 _ => tokio::runtime::Builder::new_multi_thread(),
             };
             let runtime = builder.enable_all().build().expect("a runtime");
-            let time = TokioTime::new(runtime.handle().clone());
+            let time = TokioClock::new(runtime.handle().clone());
             let at = time.now().after(Duration::from_millis(5));
             let mut begun = time.sleep_until(at);
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -228,7 +228,7 @@ mod tests {
                 crate::testing::block_on(sleep);
                 assert!(time.now() >= at);
             }
-            let late = TokioTime::new(time.inner.handle.clone());
+            let late = TokioClock::new(time.inner.handle.clone());
             crate::testing::block_on(late.sleep_until(at));
         }
     }
@@ -237,7 +237,7 @@ mod tests {
     async fn a_clock_leaves_no_task_behind() {
         let handle = Handle::current();
         let before = handle.metrics().num_alive_tasks();
-        let time = TokioTime::new(handle.clone());
+        let time = TokioClock::new(handle.clone());
         assert_eq!(handle.metrics().num_alive_tasks(), before + 1);
         let sleep = time.sleep_until(time.now());
         drop(time);

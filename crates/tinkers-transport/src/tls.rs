@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tinkers_core::{Error, Origin, Sent, Setback, Setbacks, TransportError, TransportErrorKind};
+use tinkers_core::{
+    Error, Origin, RecoveredError, RecoveredErrors, Sent, TransportError, TransportErrorKind,
+};
 use tokio_rustls::TlsConnector;
 
 use crate::roots::RootFiles;
@@ -28,7 +30,7 @@ pub enum Protocol {
 pub(crate) struct Tls {
     roots: RootFiles,
     added: Vec<CertificateDer<'static>>,
-    setbacks: Arc<Setbacks>,
+    recovered_errors: Arc<RecoveredErrors>,
     /// Made on first use: plain HTTP never pays for reading the certificates.
     made: Mutex<Option<Arc<ClientConfig>>>,
 }
@@ -37,7 +39,7 @@ impl Tls {
     pub(crate) fn new(
         roots: RootFiles,
         added: Vec<CertificateDer<'static>>,
-        setbacks: Arc<Setbacks>,
+        recovered_errors: Arc<RecoveredErrors>,
     ) -> Result<Self, Error> {
         let mut probe = RootCertStore::empty();
         for certificate in &added {
@@ -49,7 +51,7 @@ impl Tls {
         Ok(Self {
             roots,
             added,
-            setbacks,
+            recovered_errors,
             made: Mutex::new(None),
         })
     }
@@ -82,8 +84,11 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         let read = self.roots.read();
         for problem in &read.problems {
-            self.setbacks.count(Setback::Certificate);
-            tracing::warn!(setback = Setback::Certificate.name(), "{problem}");
+            self.recovered_errors.count(RecoveredError::Certificate);
+            tracing::warn!(
+                recovered_error = RecoveredError::Certificate.name(),
+                "{problem}"
+            );
         }
         // A store may hold a certificate that rustls does not read; the others still serve.
         roots.add_parsable_certificates(read.certificates);

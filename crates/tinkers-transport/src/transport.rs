@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tinkers_core::{
-    BaseUrl, BoxFuture, Error, HttpRequest, HttpResponse, RouteClass, Sent, Setback, Setbacks,
-    Spawn, Time, Transport, TransportError, TransportErrorKind,
+    BaseUrl, BoxFuture, Clock, Error, HttpRequest, HttpResponse, RecoveredError, RecoveredErrors,
+    RouteClass, Sent, Spawn, Transport, TransportError, TransportErrorKind,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{Instrument, Span, field};
@@ -20,7 +20,7 @@ use crate::decode;
 use crate::dial::{DialLimit, Dialer};
 use crate::exchange::{Failed, Limits, Message, exchange};
 use crate::failure;
-use crate::pool::{Ground, LaneLimits, LaneStats, Patience, Pool};
+use crate::pool::{ClassConnectionLimits, ClassConnectionStats, Ground, Patience, Pool};
 use crate::proxy::ProxyConfig;
 use crate::redirect::{self, MAX_HOPS};
 use crate::runtime::IoRuntime;
@@ -66,10 +66,10 @@ pub(crate) struct Parts {
     pub(crate) tls: Tls,
     pub(crate) proxy: ProxyConfig,
     pub(crate) protocol: Protocol,
-    pub(crate) lanes: [LaneLimits; RouteClass::ALL.len()],
+    pub(crate) lanes: [ClassConnectionLimits; RouteClass::ALL.len()],
     pub(crate) runtime: IoRuntime,
-    pub(crate) time: Arc<dyn Time>,
-    pub(crate) setbacks: Arc<Setbacks>,
+    pub(crate) time: Arc<dyn Clock>,
+    pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
 impl HttpTransport {
@@ -84,7 +84,7 @@ impl HttpTransport {
             origin: parts.base.origin().clone(),
             runtime: parts.runtime,
             time: parts.time,
-            setbacks: parts.setbacks,
+            recovered_errors: parts.recovered_errors,
         });
         let pool = Pool::new(&ground, &parts.lanes);
         Self {
@@ -113,7 +113,7 @@ impl HttpTransport {
     }
 
     /// The connections of `class` now.
-    pub fn stats(&self, class: RouteClass) -> LaneStats {
+    pub fn stats(&self, class: RouteClass) -> ClassConnectionStats {
         self.shared.pool.lane(class).stats()
     }
 
@@ -354,8 +354,10 @@ impl Shared {
                     retried = true;
                     drop(lease);
                     lane.purge_idle();
-                    self.ground.setbacks.count(Setback::Connection);
-                    tracing::debug!(setback = Setback::Connection.name(), %error, "sent again on a fresh connection");
+                    self.ground
+                        .recovered_errors
+                        .count(RecoveredError::Connection);
+                    tracing::debug!(recovered_error = RecoveredError::Connection.name(), %error, "sent again on a fresh connection");
                 }
                 Err(Failed { error, .. }) => {
                     if error.kind == TransportErrorKind::Held {

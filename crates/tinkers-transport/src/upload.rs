@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tinkers_core::{Moment, Time};
+use tinkers_core::{Clock, Timestamp};
 
 /// Bytes given to the connection at a time. Large enough to cost nothing, small enough to see an upload move.
 const PIECE: usize = 128 * 1024;
@@ -17,7 +17,7 @@ const PIECE: usize = 128 * 1024;
 /// How far an upload is: written by the connection's task, read by the request's.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     /// Nanoseconds since the clock's origin of the last piece taken.
     last: AtomicU64,
     done: AtomicBool,
@@ -25,7 +25,7 @@ pub(crate) struct Meter {
 
 impl Meter {
     /// Of an upload that begins at `now`.
-    pub(crate) fn new(time: Arc<dyn Time>, now: Moment) -> Arc<Self> {
+    pub(crate) fn new(time: Arc<dyn Clock>, now: Timestamp) -> Arc<Self> {
         Arc::new(Self {
             time,
             last: AtomicU64::new(nanos(now)),
@@ -34,11 +34,11 @@ impl Meter {
     }
 
     /// When a piece was last taken, and whether it was the last.
-    pub(crate) fn state(&self) -> (Moment, bool) {
+    pub(crate) fn state(&self) -> (Timestamp, bool) {
         // `done` first: it is set after `last`, so a `true` here comes with the moment of the last piece.
         let done = self.done.load(Ordering::Acquire);
         (
-            Moment::from_origin(Duration::from_nanos(self.last.load(Ordering::Acquire))),
+            Timestamp::from_origin(Duration::from_nanos(self.last.load(Ordering::Acquire))),
             done,
         )
     }
@@ -55,7 +55,7 @@ impl Meter {
     }
 }
 
-fn nanos(at: Moment) -> u64 {
+fn nanos(at: Timestamp) -> u64 {
     u64::try_from(at.since_origin().as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn the_meter_follows_the_pieces_and_ends_with_the_last() {
         let clock = ManualClock::new();
-        let meter = Meter::new(Arc::new(clock.clone()), Moment::ORIGIN);
+        let meter = Meter::new(Arc::new(clock.clone()), Timestamp::ORIGIN);
         let body = Bytes::from(vec![7; PIECE + 1]);
         let mut upload = Upload::new(body, Arc::clone(&meter));
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -137,23 +137,26 @@ mod tests {
         assert_eq!(pull(&mut upload), Some(PIECE));
         assert_eq!(
             meter.state(),
-            (Moment::from_origin(Duration::from_secs(1)), false)
+            (Timestamp::from_origin(Duration::from_secs(1)), false)
         );
         clock.advance(Duration::from_secs(1));
         assert_eq!(pull(&mut upload), Some(1));
         assert_eq!(
             meter.state(),
-            (Moment::from_origin(Duration::from_secs(2)), true)
+            (Timestamp::from_origin(Duration::from_secs(2)), true)
         );
         clock.advance(Duration::from_secs(1));
         assert_eq!(pull(&mut upload), None);
         drop(upload);
-        assert_eq!(meter.state().0, Moment::from_origin(Duration::from_secs(2)));
+        assert_eq!(
+            meter.state().0,
+            Timestamp::from_origin(Duration::from_secs(2))
+        );
     }
 
     #[test]
     fn an_empty_body_is_handed_over_from_the_start() {
-        let meter = Meter::new(Arc::new(ManualClock::new()), Moment::ORIGIN);
+        let meter = Meter::new(Arc::new(ManualClock::new()), Timestamp::ORIGIN);
         let upload = Upload::new(Bytes::new(), Arc::clone(&meter));
         assert!(upload.is_end_stream() && meter.state().1);
     }

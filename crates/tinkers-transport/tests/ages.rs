@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::Response;
-use tinkers_core::{BoxFuture, ManualClock, Moment, RouteClass, Time, Transport};
-use tinkers_transport::{HttpTransport, IoRuntime, LaneLimits, Protocol};
+use tinkers_core::{BoxFuture, Clock, ManualClock, RouteClass, Timestamp, Transport};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, IoRuntime, Protocol};
 use tokio::sync::Semaphore;
 
 use common::frames::{Peer, ok};
@@ -20,8 +20,8 @@ struct Suspended {
     slept: Arc<Mutex<Duration>>,
 }
 
-impl Time for Suspended {
-    fn now(&self) -> Moment {
+impl Clock for Suspended {
+    fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
@@ -29,7 +29,7 @@ impl Time for Suspended {
         self.clock.wall() + *self.slept.lock().expect("no panic")
     }
 
-    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
+    fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
         self.clock.sleep_until(at)
     }
 }
@@ -90,7 +90,7 @@ async fn connections_from_before_a_suspend_carry_nothing_more() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_http2_connection_whose_peer_is_gone_is_closed() {
     let peer = Peer::start(9).await;
-    let mut limits = LaneLimits::of(RouteClass::Rest);
+    let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
     (limits.idle_http2, limits.max_age) = (Duration::MAX, Duration::MAX);
     let runtime = IoRuntime::from_handle(tokio::runtime::Handle::current());
     let transport = HttpTransport::builder(format!("http://{}", peer.address))
@@ -121,7 +121,7 @@ async fn a_connection_that_is_too_old_is_replaced() {
     ] {
         let server = Server::start(speak, |_| answer("x"));
         let clock = ManualClock::new();
-        let mut limits = LaneLimits::of(RouteClass::Rest);
+        let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
         (limits.idle_http1, limits.idle_http2) = (Duration::MAX, Duration::MAX);
         let transport = client(&server.url())
             .protocol(protocol)

@@ -9,7 +9,7 @@ use tinkers_core::{
     HttpRequest, HttpResponse, Ledger, Receipt, RouteClass, Sent, Settlement, SubmitPermit,
     Transport, TransportError, TransportErrorKind,
 };
-use tinkers_transport::{HttpTransport, LaneLimits, Protocol};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, Protocol};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -91,7 +91,7 @@ fn server(speak: Speak) -> (Server, Arc<Semaphore>) {
 
 /// With one connection that carries one request at a time.
 fn narrow(server: &Server, protocol: Protocol) -> HttpTransport {
-    let mut limits = LaneLimits::of(RouteClass::Sample);
+    let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
     (limits.max_connections, limits.streams) = (1, 1);
     let builder = client(&server.url()).protocol(protocol);
     builder
@@ -174,7 +174,7 @@ async fn the_stream_limit_of_the_server_keeps_requests_in_the_pool() {
             }
         }
     });
-    let mut limits = LaneLimits::of(RouteClass::Sample);
+    let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
     (limits.max_connections, limits.streams) = (1, 50);
     let transport = client(&format!("http://{address}"))
         .protocol(Protocol::Http2PriorKnowledge)

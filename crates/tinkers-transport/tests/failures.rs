@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use tinkers_core::{ManualClock, RouteClass, Sent, Timeouts, Transport, TransportErrorKind};
-use tinkers_transport::{HttpTransport, LaneLimits, Protocol};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, Protocol};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
@@ -137,7 +137,7 @@ async fn tls_that_is_never_agreed_runs_into_the_connect_limit_and_nothing_was_se
 async fn a_wait_for_a_connection_ends_with_the_total_limit_and_nothing_was_sent() {
     let clock = ManualClock::new();
     let server = Server::start(Speak::Http1, |_| Box::pin(std::future::pending()));
-    let mut limits = LaneLimits::of(RouteClass::Rest);
+    let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
     limits.max_connections = 1;
     let transport = client(&server.url())
         .lane(RouteClass::Rest, limits)
@@ -402,7 +402,7 @@ fn bad_settings_are_refused_by_name() {
         field(client("http://h").root_certificate_pem("x").build()).as_deref(),
         Some("root_certificate")
     );
-    let mut limits = LaneLimits::of(RouteClass::Poll);
+    let mut limits = ClassConnectionLimits::of(RouteClass::Poll);
     limits.streams = 0;
     assert_eq!(
         field(client("http://h").lane(RouteClass::Poll, limits).build()).as_deref(),

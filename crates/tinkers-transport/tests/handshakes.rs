@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Admission, Admitted, Ask, BillingPause, BoxFuture, Call, Caller, Error, ErrorKind, FixedJitter,
-    ManualClock, RetryBudget, RouteClass, Sent, Timeouts, Transport, TransportErrorKind,
+    Admission, AdmissionRequest, Admitted, BillingPause, BoxFuture, Call, Caller, Error, ErrorKind,
+    FixedJitter, ManualClock, RetryBudget, RouteClass, Sent, Timeouts, Transport,
+    TransportErrorKind,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -71,7 +72,7 @@ async fn a_handshake_that_is_cut_is_no_connection_and_no_verdict_on_tls() {
 struct Open;
 
 impl Admission for Open {
-    fn admit(&self, _: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, _: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async { Ok(Admitted::free(None)) })
     }
 }
@@ -102,7 +103,7 @@ async fn a_call_outlives_a_handshake_that_is_cut() {
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::ZERO,
-            setbacks: Arc::default(),
+            recovered_errors: Arc::default(),
             closing: Arc::default(),
         };
         let call = tokio::spawn(async move {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Response;
 use tinkers_core::{Call, Caller, ClientId, Error, Jitter, RouteClass, SplitMix};
 use tinkers_dispatch::{Gate, Limiter, LimiterSettings, SharedRetryBudget};
-use tinkers_transport::{HttpTransport, IoRuntime, LaneLimits, Protocol};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, IoRuntime, Protocol};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -30,7 +30,7 @@ struct Scene {
 impl Scene {
     /// A client with a limiter of its own and so many connections, each of which carries one request at a time.
     fn new(url: &str, protocol: Protocol, connections: usize) -> Self {
-        let mut limits = LaneLimits::of(RouteClass::Sample);
+        let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
         (limits.max_connections, limits.streams) = (connections, 1);
         let transport = client(url)
             .protocol(protocol)
@@ -51,7 +51,7 @@ impl Scene {
             notices: Arc::default(),
             billing: Arc::default(),
             billing_limit: Duration::ZERO,
-            setbacks: Arc::default(),
+            recovered_errors: Arc::default(),
             closing: Arc::default(),
         };
         Self {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use tinkers_core::{
-    ManualClock, RouteClass, Sent, Setback, Setbacks, Transport, TransportErrorKind,
+    ManualClock, RecoveredError, RecoveredErrors, RouteClass, Sent, Transport, TransportErrorKind,
 };
-use tinkers_transport::{HttpTransport, LaneLimits, Protocol};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, Protocol};
 use tokio::sync::{Barrier, Semaphore};
 
 use common::{Server, Speak, answer, client, closed, get, listen, post, read_head, until, write};
@@ -84,7 +84,7 @@ async fn http1_opens_as_many_as_requests_at_a_time_up_to_its_limit() {
             })
         }
     });
-    let mut limits = LaneLimits::of(RouteClass::Sample);
+    let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
     limits.max_connections = 3;
     let transport = client(&server.url())
         .lane(RouteClass::Sample, limits)
@@ -116,7 +116,7 @@ async fn those_who_wait_are_served_in_order_and_one_who_leaves_is_passed_over() 
             })
         }
     });
-    let mut limits = LaneLimits::of(RouteClass::Rest);
+    let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
     limits.max_connections = 1;
     let transport = client(&server.url())
         .lane(RouteClass::Rest, limits)
@@ -269,10 +269,10 @@ async fn a_request_that_a_leaving_http2_server_refused_goes_out_again_elsewhere(
             let _ = respond.send_response(Response::default(), true);
         }
     });
-    let setbacks: Arc<Setbacks> = Arc::default();
+    let recovered_errors: Arc<RecoveredErrors> = Arc::default();
     let transport = client(&format!("http://{address}"))
         .protocol(Protocol::Http2PriorKnowledge)
-        .setbacks(Arc::clone(&setbacks))
+        .recovered_errors(Arc::clone(&recovered_errors))
         .build()
         .expect("valid");
     for _ in 0..3 {
@@ -283,7 +283,7 @@ async fn a_request_that_a_leaving_http2_server_refused_goes_out_again_elsewhere(
     }
     assert_eq!(connections.load(Ordering::SeqCst), 2);
     // Nobody is told of it; the counter is.
-    assert!(setbacks.snapshot().of(Setback::Connection) > 0);
+    assert!(recovered_errors.snapshot().of(RecoveredError::Connection) > 0);
 }
 
 #[tokio::test]
@@ -362,7 +362,7 @@ async fn a_connection_idle_for_too_long_is_closed() {
         .await
         .expect("answered");
     until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
-    let limit = LaneLimits::of(RouteClass::Rest).idle_http1;
+    let limit = ClassConnectionLimits::of(RouteClass::Rest).idle_http1;
     clock.advance(limit - Duration::from_nanos(1));
     assert_eq!(transport.stats(RouteClass::Rest).open, 1);
     clock.advance(Duration::from_nanos(1));

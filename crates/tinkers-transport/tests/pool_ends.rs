@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{HeaderValue, Response};
 use tinkers_core::{RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::{HttpTransport, LaneLimits, Protocol};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, Protocol};
 use tokio::sync::Semaphore;
 
 use common::{Server, Speak, client, closed, get, listen, post, read_head, respond, until, write};
@@ -134,7 +134,7 @@ async fn nothing_is_lost_when_callers_leave_and_connections_break() {
                 response
             })
         });
-        let mut limits = LaneLimits::of(RouteClass::Sample);
+        let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
         (limits.max_connections, limits.streams) = (4, 8);
         let transport = client(&server.url())
             .protocol(protocol)

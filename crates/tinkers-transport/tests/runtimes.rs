@@ -272,7 +272,7 @@ fn the_public_types_may_be_shared_and_moved() {
     check::<tinkers_transport::HttpTransportBuilder>();
     check::<IoRuntime>();
     check::<DedicatedThread>();
-    check::<tinkers_transport::TokioTime>();
+    check::<tinkers_transport::TokioClock>();
     check::<tinkers_transport::ProxyConfig>();
     check::<tinkers_transport::Credential>();
     check::<tinkers_core::BaseUrl>();

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use tinkers_core::{RouteClass, Time, Transport};
+use tinkers_core::{Clock, RouteClass, Transport};
 use tinkers_transport::{DedicatedThread, HttpTransport, IoRuntime};
 
 use common::{Server, Speak, answer, get};
@@ -37,7 +37,7 @@ fn block_on<F: Future>(work: F) -> F::Output {
 }
 
 /// Reads the clock and waits for it when it is dropped.
-struct Late(Arc<dyn Time>);
+struct Late(Arc<dyn Clock>);
 
 impl Drop for Late {
     fn drop(&mut self) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tinkers::local::{Faults, Journal, LocalServer, Script, ScriptedEngine, TokioSpawn};
 use tinkers::prelude::*;
-use tinkers::{Moment, Time, TokioTime};
+use tinkers::{Clock, Timestamp, TokioClock};
 use tokio::runtime::{Builder, Handle};
 
 const ROUNDS: u64 = 20;
@@ -48,7 +48,7 @@ impl Day {
             .build()
             .expect("a runtime");
         runtime.block_on(async move {
-            let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+            let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
             let spawn = Arc::new(TokioSpawn::new(Handle::current()));
             let engine = ScriptedEngine::new(Script::default()).with_latency(
                 Duration::from_secs(2),
@@ -115,7 +115,7 @@ fn main() -> Result<(), Error> {
     assert_eq!(Day::live(script())?.faults.counts(), bad.faults.counts());
     assert!(bad.lasted > Duration::from_secs(600));
     if let Some(entry) = bad.journal.entries().iter().find(|entry| entry.faulted) {
-        println!("the first: {}", entry.to_json_line(Moment::ORIGIN));
+        println!("the first: {}", entry.to_json_line(Timestamp::ORIGIN));
     }
     println!(
         "{ROUNDS} rounds took {:?} on a good day and {:?} on a bad one",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tinkers::local::{Fault, Faults, LocalServer, Rule, Script, ScriptedEngine, TokioSpawn};
 use tinkers::prelude::*;
-use tinkers::{Time, TokioTime};
+use tinkers::{Clock, TokioClock};
 use tokio::runtime::{Builder, Handle};
 
 const STEPS: usize = 12;
@@ -77,7 +77,7 @@ fn main() -> Result<(), Error> {
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+        let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         let engine = Arc::new(ScriptedEngine::new(Script::default()));
         let faults = Faults::new();
         // The server is started again when the seventh step arrives, and again in the middle of a later one.

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{BodyFormat, Error, Jitter, Result, Setbacks, SplitMix, Transport};
+use tinkers_core::{BodyFormat, Error, Jitter, RecoveredErrors, Result, SplitMix, Transport};
 use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
@@ -208,11 +208,11 @@ impl ServiceClientBuilder {
             access => access?,
         };
         let heart = DedicatedThread::start("tinkers-heartbeat")?;
-        let setbacks: Arc<Setbacks> = Arc::default();
+        let recovered_errors: Arc<RecoveredErrors> = Arc::default();
         let transport = |runtime: IoRuntime| -> Result<Arc<dyn Transport>> {
             let mut builder = HttpTransport::builder(base_url)
                 .runtime(runtime)
-                .setbacks(Arc::clone(&setbacks))
+                .recovered_errors(Arc::clone(&recovered_errors))
                 .protocol(self.protocol);
             builder = builder
                 .proxy(environment.proxies.clone())
@@ -244,7 +244,7 @@ impl ServiceClientBuilder {
                 spawner: Arc::new(heart),
             },
             spawner: Arc::new(runtime),
-            setbacks: Arc::clone(&setbacks),
+            recovered_errors: Arc::clone(&recovered_errors),
         };
         let mut options = self.session;
         options.tags = self.tags.unwrap_or(environment.tags);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tinkers_core::{
-    BoxFuture, Error, ErrorKind, HttpRequest, HttpResponse, Jitter, Result, Sent, Spawn, SplitMix,
-    Time, Transport, TransportError,
+    BoxFuture, Clock, Error, ErrorKind, HttpRequest, HttpResponse, Jitter, Result, Sent, Spawn,
+    SplitMix, Transport, TransportError,
 };
 use tinkers_engine::ModelEngine;
 use tinkers_local::{InProcess, LocalServer};
@@ -78,7 +78,7 @@ impl ServiceClient {
 }
 
 /// A clock and what runs on it.
-type Runtime = (Arc<dyn Time>, Arc<dyn Spawn>);
+type Runtime = (Arc<dyn Clock>, Arc<dyn Spawn>);
 
 async fn session(
     transport: Arc<dyn Transport>,
@@ -99,7 +99,7 @@ async fn session(
             spawner: heart.1,
         },
         spawner,
-        setbacks: Arc::default(),
+        recovered_errors: Arc::default(),
     };
     let session = Session::open(parts, SessionOptions::default()).await?;
     Ok(ServiceClient::over(session))

@@ -17,21 +17,21 @@ pub use sampler_ext::SaveAndSample;
 pub use service::ServiceClient;
 
 pub use tinkers_core::{
-    BodyFormat, Deduplication, Document, Error, ErrorKind, Moment, Phase, Progress, Result, Sent,
-    ServerProfile, SessionContext, Setback, SetbackCounts, Stalled, Time,
+    BodyFormat, Clock, Deduplication, Document, Error, ErrorKind, Phase, Progress, RecoveredError,
+    RecoveredErrorCounts, Result, Sent, ServerProfile, SessionContext, Stalled, Timestamp,
 };
 pub use tinkers_dispatch::{
-    Gate, LaneCounts, LaneSettings, LaneSnapshot, LimiterEvent, LimiterEvents, LimiterSettings,
+    ClassCounts, ClassSettings, ClassSnapshot, Gate, LimiterEvent, LimiterEvents, LimiterSettings,
     LimiterSnapshot, Rate,
 };
 pub use tinkers_futures::ApiFuture;
-pub use tinkers_sampling::{NewSampler, Sample, SampleStream, Sampled, SamplingClient};
+pub use tinkers_sampling::{CreateSamplingClient, Sample, SampleStream, Sampled, SamplingClient};
 pub use tinkers_session::{SessionEvent, SessionEvents};
 pub use tinkers_training::{
     CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer, SaveForSampler,
     SaveState, TrainingClient,
 };
-pub use tinkers_transport::TokioTime;
+pub use tinkers_transport::TokioClock;
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
     AdamParams, Capabilities, Chunk, Datum, FailureCategory, FinishReason, ForwardBackwardOutput,

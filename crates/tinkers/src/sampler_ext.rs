@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tinkers_core::{Error, ErrorKind, Sent};
 use tinkers_futures::{ApiFuture, start};
-use tinkers_sampling::{NewSampler, SamplingClient};
+use tinkers_sampling::{CreateSamplingClient, SamplingClient};
 use tinkers_training::{SaveForSampler, TrainingClient};
 
 /// Sampling from the weights of a model that is being trained.
@@ -24,7 +24,11 @@ impl SaveAndSample for TrainingClient {
             let saved = saved.await?;
             match (saved.sampling_session_id, saved.path) {
                 (Some(id), _) => Ok(SamplingClient::new(session, id)),
-                (None, Some(path)) => NewSampler::new(session, path).create_in(&operation).await,
+                (None, Some(path)) => {
+                    CreateSamplingClient::new(session, path)
+                        .create_in(&operation)
+                        .await
+                }
                 (None, None) => {
                     let message =
                         "the server saved the weights and said neither where nor for which sampler";

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{Result, ServerProfile, SessionContext, SetbackCounts};
+use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
-use tinkers_sampling::NewSampler;
+use tinkers_sampling::CreateSamplingClient;
 use tinkers_session::{Session, SessionEvents};
 use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer};
 use tinkers_wire::{Capabilities, FinishReason};
@@ -52,8 +52,8 @@ impl ServiceClient {
     }
 
     /// A sampler over a base model or over saved weights (a `tinker://` path); `create()` it.
-    pub fn sampling(&self, source: impl AsRef<str>) -> NewSampler {
-        NewSampler::new(self.context(), source)
+    pub fn sampling(&self, source: impl AsRef<str>) -> CreateSamplingClient {
+        CreateSamplingClient::new(self.context(), source)
     }
 
     /// The models that the server offers.
@@ -94,16 +94,16 @@ impl ServiceClient {
     ///
     /// ```
     /// # async fn watch(service: tinkers::ServiceClient) {
-    /// use tinkers::Setback;
+    /// use tinkers::RecoveredError;
     ///
-    /// let counts = service.setbacks();
-    /// if counts.of(Setback::Heartbeat) > 0 {
+    /// let counts = service.recovered_errors();
+    /// if counts.of(RecoveredError::Heartbeat) > 0 {
     ///     println!("{} errors were gone on from: {counts:?}", counts.total());
     /// }
     /// # }
     /// ```
-    pub fn setbacks(&self) -> SetbackCounts {
-        self.session.setbacks()
+    pub fn recovered_errors(&self) -> RecoveredErrorCounts {
+        self.session.recovered_errors()
     }
 
     /// The server's id of the session.

@@ -3,9 +3,9 @@
 use std::fmt::Debug;
 
 use tinkers::{
-    ApiFuture, CreateLoraTrainingClient, CreateTrainingClientFromState, Error, NewSampler, Sample,
-    SampleResponse, SampleStream, SamplingClient, ServiceClient, ServiceClientBuilder,
-    SessionEvents, TrainingClient,
+    ApiFuture, CreateLoraTrainingClient, CreateSamplingClient, CreateTrainingClientFromState,
+    Error, Sample, SampleResponse, SampleStream, SamplingClient, ServiceClient,
+    ServiceClientBuilder, SessionEvents, TrainingClient,
 };
 
 const fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -22,7 +22,7 @@ fn auto_traits_hold() {
     shared::<ServiceClientBuilder>();
     shared::<CreateLoraTrainingClient>();
     shared::<CreateTrainingClientFromState>();
-    shared::<NewSampler>();
+    shared::<CreateSamplingClient>();
     awaited::<ApiFuture<SampleResponse>>();
     awaited::<SampleStream<std::vec::IntoIter<Vec<u32>>, fn(Sample) -> Sample>>();
     awaited::<SessionEvents>();

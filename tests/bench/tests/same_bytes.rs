@@ -9,7 +9,7 @@ use tinkers_bench::bare::{self, Load};
 use tinkers_local::{
     BlockingServer, Entry, Journal, LocalConfig, LocalServer, ScriptedEngine, TokioSpawn,
 };
-use tinkers_transport::TokioTime;
+use tinkers_transport::TokioClock;
 
 /// Headers whose value differs between requests.
 const VARIABLE_HEADERS: [&str; 1] = ["x-idempotency-key"];
@@ -20,7 +20,7 @@ const KEY: &str = "tml-hush-hush";
 fn serve(journal: Journal) -> BlockingServer {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     BlockingServer::start(address, NonZeroUsize::MIN, |handle| {
-        let time = Arc::new(TokioTime::new(handle.clone()));
+        let time = Arc::new(TokioClock::new(handle.clone()));
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         LocalServer::builder(Arc::new(ScriptedEngine::default()), time, spawn)
             .config(LocalConfig::default().with_api_key(KEY))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tinkers_core::Time;
+use tinkers_core::Clock;
 
 use crate::checks::{Check, Profile, checks};
 use crate::context::Context;
@@ -32,7 +32,7 @@ impl Default for Limits {
 /// one of its strings.
 pub async fn run(
     context: &Context,
-    time: &dyn Time,
+    time: &dyn Clock,
     profile: Profile,
     only: &[String],
     limits: Limits,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::routes;
-use tinkers::{ServiceClient, TokioTime};
+use tinkers::{ServiceClient, TokioClock};
 use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, Settings, run};
 use tinkers_engine::ModelEngine;
 use tinkers_local::{BlockingServer, Dialect, LocalConfig, LocalServer, TokioSpawn};
@@ -19,7 +19,7 @@ fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
     let server = BlockingServer::start(address, NonZeroUsize::MIN, move |handle| {
         let mut config = LocalConfig::default();
         config.dialect = dialect;
-        let time = Arc::new(TokioTime::new(handle.clone()));
+        let time = Arc::new(TokioClock::new(handle.clone()));
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         LocalServer::builder(Arc::new(engine), time, spawn)
             .config(config)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers::{Error, ServiceClient, ServiceClientBuilder};
-use tinkers_core::{SplitMix, Time, Transport};
+use tinkers_core::{Clock, SplitMix, Transport};
 use tinkers_local::{
     BlockingServer, Faults, InProcess, Journal, LocalConfig, LocalServer, Script, ScriptedEngine,
     TokioSpawn,
@@ -16,7 +16,7 @@ use tinkers_local::{
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
-use tinkers_transport::{IoRuntime, TokioTime};
+use tinkers_transport::{IoRuntime, TokioClock};
 use tokio::runtime::Handle;
 
 /// The base model of the scripted engine.
@@ -51,7 +51,7 @@ impl Parts {
         handle: &Handle,
         config: LocalConfig,
     ) -> Result<LocalServer, tinkers_local::EngineError> {
-        let time = Arc::new(TokioTime::new(handle.clone()));
+        let time = Arc::new(TokioClock::new(handle.clone()));
         let engine = Arc::<ScriptedEngine>::clone(&self.engine);
         LocalServer::builder(engine, time, Arc::new(TokioSpawn::new(handle.clone())))
             .config(config)
@@ -161,7 +161,7 @@ impl InMemory {
         between: impl FnOnce(InProcess) -> Arc<dyn Transport>,
     ) -> Self {
         let handle = Handle::current();
-        let time = Arc::new(TokioTime::new(handle.clone()));
+        let time = Arc::new(TokioClock::new(handle.clone()));
         let engine = ScriptedEngine::new(Script::default());
         let engine = engine.with_latency(latency, time, Arc::new(TokioSpawn::new(handle)));
         Self::over(Parts::over(engine), config, options, |_| (), between).await
@@ -209,7 +209,7 @@ pub async fn open(
 ) -> Result<Arc<Session>, Error> {
     let runtime = IoRuntime::from_handle(Handle::current());
     let key = EndpointKey::new(BaseUrl::parse("http://in-process")?, b"");
-    let time: Arc<dyn Time> = runtime.time();
+    let time: Arc<dyn Clock> = runtime.time();
     let parts = SessionParts {
         transport: Arc::clone(&transport),
         time: Arc::clone(&time),
@@ -221,7 +221,7 @@ pub async fn open(
             spawner: Arc::new(runtime.clone()),
         },
         spawner: Arc::new(runtime),
-        setbacks: Arc::default(),
+        recovered_errors: Arc::default(),
     };
     Session::open(parts, options).await
 }

@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode};
 use tinkers::prelude::*;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::{CsrIndices, TensorValues, routes};
-use tinkers::{BodyFormat, Sent, Setback};
+use tinkers::{BodyFormat, RecoveredError, Sent};
 use tinkers_e2e::InMemory;
 use tinkers_e2e::training::{
     datum, forgetful_world, model, numbers, step, submissions, world_with,
@@ -121,7 +121,13 @@ async fn a_server_that_takes_json_alone_gets_json_and_a_forward_pass_never_adds_
     let counts = world.parts.engine.counts();
     assert_eq!((counts.forwards, counts.backwards), (1, 1));
     assert_eq!(world.service.server_profile().bodies, BodyFormat::Json);
-    assert_eq!(world.service.setbacks().of(Setback::Fallback), 1);
+    assert_eq!(
+        world
+            .service
+            .recovered_errors()
+            .of(RecoveredError::Fallback),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,11 +14,11 @@ use tinkers::transport::{
 };
 use tinkers::wire::routes;
 use tinkers::{FinishReason, Sent};
-use tinkers_core::Time;
+use tinkers_core::Clock;
 use tinkers_e2e::training::{datum, forgetful_world, model, step};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Fault, Hint, LocalConfig, Rule};
-use tinkers_transport::TokioTime;
+use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
 /// Where a call waits.
@@ -51,7 +51,7 @@ impl Place {
 struct Holdup {
     inner: Arc<dyn Transport>,
     at: Mutex<Option<Place>>,
-    time: Mutex<Option<Arc<dyn Time>>>,
+    time: Mutex<Option<Arc<dyn Clock>>>,
     passed: Mutex<Vec<String>>,
 }
 
@@ -177,7 +177,7 @@ fn boxed<T: Send + 'static>(
 
 /// How a call ends, within an hour of virtual time.
 async fn failed<T: Debug + Send>(work: impl Future<Output = Result<T, Error>> + Send) -> Error {
-    let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+    let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     let at = time.now().after(Duration::from_secs(3600));
     let ended = time.deadline(at, work).await;
     ended.expect("it ends").expect_err("it fails")

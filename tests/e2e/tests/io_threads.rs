@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers::prelude::*;
-use tinkers_core::Time;
+use tinkers_core::Clock;
 use tinkers_e2e::Served;
 use tinkers_local::LocalConfig;
-use tinkers_transport::TokioTime;
+use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
 /// Steps of 5 ms, for the threads that come up.
@@ -26,7 +26,7 @@ async fn io_threads_are_started() {
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
     #[cfg(target_os = "linux")]
     {
-        let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+        let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         for _ in 0..STEPS {
             if io_threads() == 4 {
                 break;

@@ -12,12 +12,12 @@ use tinkers::prelude::*;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::routes;
 use tinkers::{BodyFormat, ServiceClientBuilder};
-use tinkers_core::Time;
+use tinkers_core::Clock;
 use tinkers_e2e::training::datum;
 use tinkers_e2e::{PATIENCE, SCRIPTED, Served};
 use tinkers_local::{Fault, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
-use tinkers_transport::TokioTime;
+use tinkers_transport::TokioClock;
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 
@@ -79,7 +79,7 @@ async fn with(
 /// Waits until `is_so`.
 pub(crate) async fn until(is_so: impl Fn() -> bool + Sync) {
     soon(async {
-        let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+        let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         while !is_so() {
             time.sleep(Duration::from_millis(5)).await;
         }
@@ -88,7 +88,7 @@ pub(crate) async fn until(is_so: impl Fn() -> bool + Sync) {
 }
 
 async fn soon<T: Send>(work: impl Future<Output = T> + Send) -> T {
-    let time: Arc<dyn Time> = Arc::new(TokioTime::new(Handle::current()));
+    let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     let at = time.now().after(PATIENCE);
     time.deadline(at, work).await.expect("in time")
 }

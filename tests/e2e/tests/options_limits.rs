@@ -7,7 +7,7 @@ use std::time::Duration;
 use tinkers::prelude::*;
 use tinkers::transport::RouteClass;
 use tinkers::wire::routes;
-use tinkers::{LaneSettings, LaneSnapshot, LimiterSettings, Rate};
+use tinkers::{ClassSettings, ClassSnapshot, LimiterSettings, Rate};
 use tinkers_e2e::training::{datum, model, step};
 use tinkers_e2e::{InMemory, SCRIPTED, Served};
 use tinkers_local::{Fault, Hint, LocalConfig, Rule, Script};
@@ -22,8 +22,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Class {
     class: RouteClass,
     route: &'static str,
-    lane: fn(&mut LimiterSettings) -> &mut LaneSettings,
-    seen: fn(&ServiceClient) -> LaneSnapshot,
+    lane: fn(&mut LimiterSettings) -> &mut ClassSettings,
+    seen: fn(&ServiceClient) -> ClassSnapshot,
 }
 
 const CLASSES: [Class; 4] = [
@@ -54,7 +54,7 @@ const CLASSES: [Class; 4] = [
 ];
 
 /// Makes two requests of a class that are not answered, and waits until one of them is held back and the other is under way.
-async fn one_of_two_waits(class: &Class, set: fn(&mut LaneSettings)) -> JoinHandle<()> {
+async fn one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> JoinHandle<()> {
     let served = Served::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();
     set((class.lane)(&mut limits));
@@ -96,7 +96,7 @@ async fn one_of_two_waits(class: &Class, set: fn(&mut LaneSettings)) -> JoinHand
 }
 
 /// The same for several classes and limits, at once.
-async fn one_of_two_waits_in(cases: impl IntoIterator<Item = (usize, fn(&mut LaneSettings))>) {
+async fn one_of_two_waits_in(cases: impl IntoIterator<Item = (usize, fn(&mut ClassSettings))>) {
     let mut running = tokio::task::JoinSet::new();
     for (class, set) in cases {
         running.spawn(async move { one_of_two_waits(&CLASSES[class], set).await });
@@ -112,7 +112,7 @@ async fn one_of_two_waits_in(cases: impl IntoIterator<Item = (usize, fn(&mut Lan
 
 #[tokio::test]
 async fn limits_of_slots_hold_in_each_class() {
-    let one: fn(&mut LaneSettings) = |lane| lane.slots = 1;
+    let one: fn(&mut ClassSettings) = |lane| lane.slots = 1;
     one_of_two_waits_in((0..CLASSES.len()).map(|class| (class, one))).await;
 }
 
@@ -134,9 +134,9 @@ async fn limits_of_rates_hold_in_each_class() {
             burst,
         })
     }
-    let one: fn(&mut LaneSettings) = |lane| lane.rate = hourly(1);
+    let one: fn(&mut ClassSettings) = |lane| lane.rate = hourly(1);
     // A sampler, and two models with their descriptions, come first.
-    let six: fn(&mut LaneSettings) = |lane| lane.rate = hourly(6);
+    let six: fn(&mut ClassSettings) = |lane| lane.rate = hourly(6);
     one_of_two_waits_in([(0, one), (1, six), (3, one)]).await;
 }
 
@@ -168,8 +168,8 @@ async fn limits_of_the_rate_pace_polls() {
 
 #[tokio::test]
 async fn limits_of_bytes_and_flights_hold_where_there_are_any() {
-    let bytes: fn(&mut LaneSettings) = |lane| lane.bytes = Some(1);
-    let flights: fn(&mut LaneSettings) = |lane| lane.flights = Some(1);
+    let bytes: fn(&mut ClassSettings) = |lane| lane.bytes = Some(1);
+    let flights: fn(&mut ClassSettings) = |lane| lane.flights = Some(1);
     one_of_two_waits_in([(0, bytes), (1, bytes), (0, flights)]).await;
     for class in &CLASSES {
         let mut limits = LimiterSettings::default();
@@ -200,7 +200,7 @@ async fn limits_of_bytes_and_flights_hold_where_there_are_any() {
         rest: _,
         max_hint: _,
     } = LimiterSettings::default();
-    let LaneSettings {
+    let ClassSettings {
         slots: _,
         bytes: _,
         flights: _,

@@ -11,7 +11,7 @@ use tinkers::transport::{
 };
 use tinkers::wire::routes;
 use tinkers::{ApiFuture, LimiterSettings};
-use tinkers_core::{Moment, Sent, Time};
+use tinkers_core::{Clock, Sent, Timestamp};
 use tinkers_e2e::training::{model, step};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::LocalConfig;
@@ -27,9 +27,9 @@ const SOON: Duration = Duration::from_millis(3_100);
 struct Door {
     inner: Arc<dyn Transport>,
     shut: Mutex<Option<Shut>>,
-    time: Mutex<Option<Arc<dyn Time>>>,
+    time: Mutex<Option<Arc<dyn Clock>>>,
     /// When what was turned away came.
-    turned_away: Mutex<Vec<Moment>>,
+    turned_away: Mutex<Vec<Timestamp>>,
     /// The bodies of the polls that were not, which name whose they are.
     polls: Mutex<BTreeSet<Bytes>>,
 }
@@ -114,13 +114,13 @@ impl Scene {
     }
 
     /// When the server is back.
-    async fn comes_back(&self) -> Moment {
+    async fn comes_back(&self) -> Timestamp {
         self.sleep(AWAY).await;
         *self.door.shut.lock().unwrap() = None;
         self.now()
     }
 
-    fn now(&self) -> Moment {
+    fn now(&self) -> Timestamp {
         self.world.server.time().now()
     }
 

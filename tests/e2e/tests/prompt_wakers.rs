@@ -10,7 +10,7 @@ use http::StatusCode;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
 use tinkers::{ApiFuture, OptimStepResult};
-use tinkers_core::{BoxFuture, Spawn, SplitMix, Task, Time, Transport};
+use tinkers_core::{BoxFuture, Clock, Spawn, SplitMix, Task, Transport};
 use tinkers_e2e::InMemory;
 use tinkers_e2e::training::{numbers, step, strike};
 use tinkers_local::{Fault, Hint, InProcess, Rule};
@@ -71,7 +71,7 @@ impl Spawn for Prompt {
 /// A client whose tasks run inside their wake-ups.
 async fn prompt_client(world: &InMemory) -> ServiceClient {
     let runtime = IoRuntime::from_handle(Handle::current());
-    let time: Arc<dyn Time> = runtime.time();
+    let time: Arc<dyn Clock> = runtime.time();
     let transport: Arc<dyn Transport> = Arc::new(InProcess::new(world.server.clone()));
     let key = EndpointKey::new(BaseUrl::parse("http://in-process").unwrap(), b"");
     let parts = SessionParts {
@@ -85,7 +85,7 @@ async fn prompt_client(world: &InMemory) -> ServiceClient {
             spawner: Arc::new(runtime),
         },
         spawner: Arc::new(Prompt),
-        setbacks: Arc::default(),
+        recovered_errors: Arc::default(),
     };
     let session = Session::open(parts, SessionOptions::default()).await;
     ServiceClient::over(session.unwrap())

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tinkers::prelude::*;
 use tinkers::wire::routes;
 use tinkers::{FinishReason, Phase, Sent};
-use tinkers_core::{BoxFuture, HttpRequest, HttpResponse, Time, Transport, TransportError};
+use tinkers_core::{BoxFuture, Clock, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers_e2e::{InMemory, SCRIPTED};
 use tinkers_local::{Fault, InProcess, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
@@ -216,7 +216,7 @@ async fn what_a_close_takes_along_ends_in_one_typed_closed() {
 #[derive(Debug)]
 struct Between {
     direct: InProcess,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     fault: Wrong,
     state: Mutex<State>,
 }
@@ -328,7 +328,7 @@ async fn what_comes_early_or_in_a_lost_answer_is_found_at_once_and_not_by_patien
 
 #[tokio::test(start_paused = true)]
 async fn four_thousand_polls_are_in_flight_at_most_and_the_oldest_goes_next() {
-    use tinkers_core::{Ask, Cost, Reentry, RouteClass};
+    use tinkers_core::{AdmissionRequest, Cost, Readmission, RouteClass};
     let direct = world_over(|direct| Arc::new(direct)).await;
     let transport: Arc<dyn Transport> = Arc::new(InProcess::new(direct.server.clone()));
     let session = tinkers_e2e::open(transport, SessionOptions::default())
@@ -337,13 +337,13 @@ async fn four_thousand_polls_are_in_flight_at_most_and_the_oldest_goes_next() {
     let caller = tinkers_core::SessionContext::caller(&*session);
     let client = tinkers_core::SessionContext::next_client(&*session);
     let ask = || {
-        caller.admission.admit(Ask {
+        caller.admission.admit(AdmissionRequest {
             class: RouteClass::Poll,
             client,
             cost: Cost::default(),
             deadline: None,
             flight: None,
-            reentry: Reentry::New,
+            reentry: Readmission::New,
             is_nested: false,
         })
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::{Sent, Setback};
+use tinkers::{RecoveredError, Sent};
 use tinkers_core::{
     BoxFuture, HttpRequest, HttpResponse, Transport, TransportError, TransportErrorKind,
 };
@@ -178,8 +178,8 @@ async fn transport_failures_beyond_the_budget_leave_each_sample_to_itself() {
         let (world, sampler) = failing(kind, usize::MAX).await;
         all_come(&world, &sampler, 5).await;
         all_come(&world, &sampler, 2).await;
-        let counts = world.service.setbacks();
-        assert!(counts.of(Setback::SharedPoll) > 0, "{kind:?}");
+        let counts = world.service.recovered_errors();
+        assert!(counts.of(RecoveredError::SharedPoll) > 0, "{kind:?}");
     }
 }
 

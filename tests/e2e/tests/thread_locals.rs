@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use tinkers::prelude::*;
-use tinkers_core::{Call, RouteClass, Time};
+use tinkers_core::{Call, Clock, RouteClass};
 use tinkers_e2e::{SCRIPTED, Served};
 use tinkers_local::LocalConfig;
 
@@ -88,7 +88,7 @@ fn clients_and_work_under_way_can_go_with_a_thread_local() {
 }
 
 /// Waits, and asks for the time, when it is dropped.
-struct Late(Arc<dyn Time>);
+struct Late(Arc<dyn Clock>);
 
 impl Drop for Late {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use memchr::memmem;
 use serde_json::Value;
-use tinkers_core::{Jitter, ManualClock, Moment};
+use tinkers_core::{Jitter, ManualClock, Timestamp};
 use tinkers_local::{
     Dialect, Journal, LocalConfig, LocalServer, OtherBodies, Request, Response, ScriptedEngine,
     TokioSpawn, Window,
@@ -192,7 +192,7 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
         let is_up = health.status.is_success() || health.status.as_u16() == 401;
         assert!(is_up, "status {} of the health check", health.status);
         for entry in test_server.journal.entries() {
-            let line = entry.to_json_line(Moment::ORIGIN);
+            let line = entry.to_json_line(Timestamp::ORIGIN);
             assert!(serde_json::from_str::<Value>(&line).is_ok(), "{line}");
             for secret in ["x-api-key", "authorization"] {
                 assert!(
@@ -313,10 +313,10 @@ mod tests {
                 headers: HeaderMap::new(),
                 body: poll.into(),
             };
-            let before = tinkers_core::Time::now(&test_server.clock);
+            let before = tinkers_core::Clock::now(&test_server.clock);
             let answer = test_server.respond(request).await;
             assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
-            assert!(tinkers_core::Time::now(&test_server.clock) > before);
+            assert!(tinkers_core::Clock::now(&test_server.clock) > before);
         });
     }
 }

@@ -273,7 +273,7 @@ fn hints(bytes: &[u8]) {
         };
         if let Some(hint) = hint::retry_after(&answer, wall) {
             // Adding the hint to a late time must not overflow.
-            let late = tinkers_core::Moment::from_origin(Duration::MAX / 2);
+            let late = tinkers_core::Timestamp::from_origin(Duration::MAX / 2);
             assert!(late.after(hint) >= late, "{hint:?}");
         }
     }

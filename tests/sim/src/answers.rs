@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
-use tinkers_core::{HttpResponse, ManualClock, Sent, Time, TransportError, TransportErrorKind};
+use tinkers_core::{Clock, HttpResponse, ManualClock, Sent, TransportError, TransportErrorKind};
 
 use crate::chance::Chance;
 use crate::fault::Kind;

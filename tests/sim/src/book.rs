@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::{Error, ErrorKind, Sent};
-use tinkers_core::{Moment, Phase};
+use tinkers_core::{Phase, Timestamp};
 
 use crate::plan::Verb;
 
@@ -27,11 +27,11 @@ pub struct Entry {
     /// The call whose save is loaded.
     pub loads: Option<CallId>,
     /// When.
-    pub called_at: Moment,
+    pub called_at: Timestamp,
     /// When it must have ended.
-    pub deadline: Option<Moment>,
+    pub deadline: Option<Timestamp>,
     /// When it ended, and how.
-    pub outcome: Option<(Moment, Outcome)>,
+    pub outcome: Option<(Timestamp, Outcome)>,
     /// How often it ended.
     pub ended: u32,
     /// The program does not wait for it any more.
@@ -81,7 +81,7 @@ impl Book {
     }
 
     /// A call ended.
-    pub fn ended(&self, call: CallId, at: Moment, outcome: Outcome) {
+    pub fn ended(&self, call: CallId, at: Timestamp, outcome: Outcome) {
         if let Some(entry) = self.lock().get_mut(call as usize - 1) {
             entry.ended += 1;
             entry.outcome = Some((at, outcome));

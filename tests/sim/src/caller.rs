@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tinkers::{
-    AdamParams, ApiFuture, CreateLoraTrainingClient, CreateTrainingClientFromState, Error,
-    ErrorKind, FinishReason, LossFn, NewSampler, RestoreOptimizer, SamplingClient, SaveAndSample,
-    SaveForSampler, SaveState, ServiceClient, TrainingClient,
+    AdamParams, ApiFuture, CreateLoraTrainingClient, CreateSamplingClient,
+    CreateTrainingClientFromState, Error, ErrorKind, FinishReason, LossFn, RestoreOptimizer,
+    SamplingClient, SaveAndSample, SaveForSampler, SaveState, ServiceClient, TrainingClient,
 };
 use tinkers_core::{BoxFuture, Phase, Sent, Stalled};
 use tokio::sync::Mutex;
@@ -150,7 +150,8 @@ impl Client {
             None => {
                 let context = self.stage.context(&service);
                 let creation =
-                    NewSampler::new(context, self.stage.plan.engine.base_model()).create();
+                    CreateSamplingClient::new(context, self.stage.plan.engine.base_model())
+                        .create();
                 let sampler = self.made(Verb::CreateSampler, creation).await?;
                 state.sampler.insert(sampler).clone()
             }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tinkers::{Sent, SetbackCounts};
+use tinkers::{RecoveredErrorCounts, Sent};
 
 use crate::book::{Book, CallId, Entry, Outcome};
 use crate::ledger::{LedgerEngine, Piece, Record, Weights};
@@ -47,12 +47,16 @@ pub fn heard(heard: &Heard, watch: &Watch) -> Vec<Violation> {
 
 /// Every error that a client went on from is on its counter: each such line of the log was counted once, and no line tells of
 /// an error that has no counter.
-pub fn counted(heard: &Heard, counts: &SetbackCounts) -> Vec<Violation> {
+pub fn counted(heard: &Heard, counts: &RecoveredErrorCounts) -> Vec<Violation> {
     let mut found = Vec::new();
-    for (setback, counted) in counts.iter() {
-        let logged = heard.setbacks.get(setback.name()).copied().unwrap_or(0);
+    for (recovered_error, counted) in counts.iter() {
+        let logged = heard
+            .recovered_errors
+            .get(recovered_error.name())
+            .copied()
+            .unwrap_or(0);
         if logged != counted {
-            let name = setback.name();
+            let name = recovered_error.name();
             let what =
                 format!("{logged} errors of the kind {name} were logged and {counted} counted");
             found.push(broken(Rule::Counted, what));
@@ -264,7 +268,7 @@ fn replay(record: &Record, saved: &mut BTreeMap<u32, u64>) -> Option<Weights> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinkers_core::Moment;
+    use tinkers_core::Timestamp;
 
     fn call(verb: Verb) -> Entry {
         Entry {
@@ -272,7 +276,7 @@ mod tests {
             verb,
             model: Some("m".to_owned()),
             loads: None,
-            called_at: Moment::ORIGIN,
+            called_at: Timestamp::ORIGIN,
             deadline: None,
             outcome: None,
             ended: 0,

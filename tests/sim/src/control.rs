@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tinkers::SessionContext;
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, Error, Ledger, Receipt, Settlement, Spawn, SubmitPermit,
-    Task,
+    Admission, AdmissionRequest, Admitted, BoxFuture, Error, Ledger, Receipt, Settlement, Spawn,
+    SubmitPermit, Task,
 };
 
 use crate::departures::OldDepartures;
@@ -130,7 +130,7 @@ impl Control {
             Self::LostTask => "lost-task",
             Self::BlockedHeart => "blocked-heart",
             Self::KeyInLog => "key-in-log",
-            Self::UncountedSetback => "uncounted-setback",
+            Self::UncountedSetback => "uncounted-recovered_error",
             Self::UncheckedDeparture => "unchecked-departure",
             Self::UncheckedGrant => "unchecked-grant",
             Self::LateHead => "late-head",
@@ -188,7 +188,7 @@ impl Control {
             Self::LeakOnAbort => {
                 caller.admission = Arc::new(Leaky(Arc::clone(&caller.admission)));
             }
-            Self::UncountedSetback => caller.setbacks = Arc::default(),
+            Self::UncountedSetback => caller.recovered_errors = Arc::default(),
             Self::ClosedUnheard => caller.closing = Arc::default(),
             Self::UncheckedDeparture
             | Self::UncheckedGrant
@@ -272,7 +272,7 @@ impl Spawn for NoTurn {
 struct Leaky(Arc<dyn Admission>);
 
 impl Admission for Leaky {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let Admitted {
                 permit,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::{Table, presets};
 
-use tinkers::{ErrorKind, Sent, Setback, SetbackCounts};
+use tinkers::{ErrorKind, RecoveredError, RecoveredErrorCounts, Sent};
 
 use crate::fault::Kind;
 use crate::op::Op;
@@ -16,7 +16,7 @@ pub struct Cover {
     faults: BTreeMap<(Kind, Op), u64>,
     handles: BTreeMap<(Habit, &'static str), u64>,
     failures: BTreeMap<String, u64>,
-    setbacks: BTreeMap<&'static str, u64>,
+    recovered_errors: BTreeMap<&'static str, u64>,
     held: BTreeMap<Op, u64>,
 }
 
@@ -93,15 +93,21 @@ impl Cover {
     }
 
     /// Errors that clients went on from.
-    pub fn went_on(&mut self, counts: &SetbackCounts) {
-        for (setback, count) in counts.iter() {
-            *self.setbacks.entry(setback.name()).or_default() += count;
+    pub fn went_on(&mut self, counts: &RecoveredErrorCounts) {
+        for (recovered_error, count) in counts.iter() {
+            *self
+                .recovered_errors
+                .entry(recovered_error.name())
+                .or_default() += count;
         }
     }
 
     /// How many errors of a kind clients went on from.
-    pub fn setbacks(&self, setback: Setback) -> u64 {
-        self.setbacks.get(setback.name()).copied().unwrap_or(0)
+    pub fn recovered_errors(&self, recovered_error: RecoveredError) -> u64 {
+        self.recovered_errors
+            .get(recovered_error.name())
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Adds the counts of another.
@@ -115,8 +121,8 @@ impl Cover {
         for (kind, count) in &other.failures {
             *self.failures.entry(kind.clone()).or_default() += count;
         }
-        for (kind, count) in &other.setbacks {
-            *self.setbacks.entry(kind).or_default() += count;
+        for (kind, count) in &other.recovered_errors {
+            *self.recovered_errors.entry(kind).or_default() += count;
         }
         for (op, count) in &other.held {
             *self.held.entry(*op).or_default() += count;
@@ -169,18 +175,21 @@ impl Cover {
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
         let failures = failures.join(", ");
-        let setbacks = self.setbacks.iter().filter(|(_, count)| **count > 0);
-        let setbacks: Vec<String> = setbacks
+        let recovered_errors = self
+            .recovered_errors
+            .iter()
+            .filter(|(_, count)| **count > 0);
+        let recovered_errors: Vec<String> = recovered_errors
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
-        let setbacks = setbacks.join(", ");
+        let recovered_errors = recovered_errors.join(", ");
         let held = self.held.iter();
         let held: Vec<String> = held
             .map(|(op, count)| format!("{} {count}", op.name()))
             .collect();
         let held = held.join(", ");
         format!(
-            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}\n\nhow calls failed, and what is known of their requests:\n  {failures}\n\nerrors that clients went on from:\n  {setbacks}\n\nrequests that did not leave, since the gate closed while they waited for a connection:\n  {held}"
+            "faults by the operations that they met:\n{faults}\n\nwhat programs did with the handles of their calls:\n{handles}\n\nhow calls failed, and what is known of their requests:\n  {failures}\n\nerrors that clients went on from:\n  {recovered_errors}\n\nrequests that did not leave, since the gate closed while they waited for a connection:\n  {held}"
         )
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, Departure, Error, ErrorKind, Ledger, Moment, Receipt,
-    RouteClass, Sent, Settlement, Spawn, SubmitPermit, Time,
+    Admission, AdmissionRequest, Admitted, BoxFuture, Clock, Departure, Error, ErrorKind, Ledger,
+    Receipt, RouteClass, Sent, Settlement, Spawn, SubmitPermit, Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -21,11 +21,11 @@ pub(crate) struct OldDepartures {
     /// Collects grants as soon as they are given.
     pub(crate) prompt: Arc<dyn Spawn>,
     pub(crate) limiter: Arc<OldLimiter>,
-    pub(crate) time: Arc<dyn Time>,
+    pub(crate) time: Arc<dyn Clock>,
 }
 
 impl Admission for OldDepartures {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         match self.fault {
             Control::UncheckedDeparture => Box::pin(async move {
                 let admitted = self.inner.admit(ask).await?;
@@ -42,7 +42,7 @@ impl Admission for OldDepartures {
                 };
                 Ok(unchecked(admitted, Box::new(note)))
             }),
-            Control::DeadlineUnheard => self.inner.admit(Ask {
+            Control::DeadlineUnheard => self.inner.admit(AdmissionRequest {
                 deadline: None,
                 ..ask
             }),
@@ -60,14 +60,14 @@ impl Admission for OldDepartures {
         }
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Moment> {
+    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
         match self.fault {
             Control::QueueUnheard => None,
             _ => self.inner.moved(class),
         }
     }
 
-    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+    fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         self.inner.closed_until(class)
     }
 
@@ -77,7 +77,7 @@ impl Admission for OldDepartures {
 }
 
 impl OldDepartures {
-    fn collect_late(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn collect_late(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
             let inner = Arc::clone(&self.inner);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use tinkers_core::{BoxFuture, ManualClock, Moment, Spawn, Task, Time};
+use tinkers_core::{BoxFuture, Clock, ManualClock, Spawn, Task, Timestamp};
 
 use crate::chance::Chance;
 
@@ -114,7 +114,7 @@ impl Executor {
     }
 
     /// Runs until `reached`, asked whenever nothing can go on without time passing, or until the clock comes to `limit`.
-    pub fn run_until(&self, limit: Moment, mut reached: impl FnMut() -> bool) -> Stop {
+    pub fn run_until(&self, limit: Timestamp, mut reached: impl FnMut() -> bool) -> Stop {
         loop {
             let mut polls = 0;
             while let Some(id) = self.next() {
@@ -324,8 +324,8 @@ mod tests {
         (Executor::new(clock.clone(), Chance::new(seed)), clock)
     }
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_origin(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_origin(Duration::from_secs(seconds))
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tinkers_core::{Moment, RouteClass, Time};
+use tinkers_core::{Clock, RouteClass, Timestamp};
 
 use crate::fault::Kind;
 use crate::stage::Stage;
@@ -52,7 +52,7 @@ fn call_back(stage: &Stage) {
         limiter.snapshot();
         for class in RouteClass::ALL {
             // Of a request that left before any failure: it looks at the state and changes nothing.
-            outages.of(class).answered(Moment::ORIGIN, now);
+            outages.of(class).answered(Timestamp::ORIGIN, now);
         }
         old_turns.look();
         drop((limiter, outages, old_turns));

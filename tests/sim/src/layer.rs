@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue};
 use tinkers::wire::routes;
 use tinkers_core::nesting::Mark;
 use tinkers_core::retry::Policy;
-use tinkers_core::{BoxFuture, Call, HttpRequest, Moment, RouteClass, Time};
+use tinkers_core::{BoxFuture, Call, Clock, HttpRequest, RouteClass, Timestamp};
 
 use crate::control::Control;
 use crate::network::Way;
@@ -29,7 +29,7 @@ pub struct Layers(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    asked: BTreeMap<u64, Moment>,
+    asked: BTreeMap<u64, Timestamp>,
 }
 
 impl Layers {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::wire::{Datum, PassMode};
-use tinkers_core::{ManualClock, Spawn, Task, Time};
+use tinkers_core::{Clock, ManualClock, Spawn, Task};
 use tinkers_local::{
     BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, ScriptedEngine,
     Work,
@@ -399,7 +399,7 @@ impl Engine for LedgerEngine {
         if self.latency.is_zero() {
             return finish();
         }
-        let clock: &dyn Time = &self.clock;
+        let clock: &dyn Clock = &self.clock;
         let sleep = clock.sleep(self.chance.time(Duration::ZERO, self.latency));
         let waiting = Arc::clone(&self.waiting);
         let id = job.id;

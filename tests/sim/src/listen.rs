@@ -72,7 +72,7 @@ pub struct Heard {
     /// Lines in which the key was found.
     pub with_key: Vec<String>,
     /// Lines of the clients on errors that they went on from, by kind.
-    pub setbacks: BTreeMap<String, u64>,
+    pub recovered_errors: BTreeMap<String, u64>,
     /// Lines of the clients that are none of these and not known to be harmless.
     pub uncounted: Vec<String>,
 }
@@ -102,8 +102,11 @@ impl Listener {
     /// A line of a client: an error that it went on from, or nothing of the kind.
     fn keep(&self, line: &Line) {
         let mut heard = self.lock();
-        if let Some(setback) = &line.setback {
-            *heard.setbacks.entry(setback.clone()).or_default() += 1;
+        if let Some(recovered_error) = &line.recovered_error {
+            *heard
+                .recovered_errors
+                .entry(recovered_error.clone())
+                .or_default() += 1;
         } else if !HARMLESS.iter().any(|known| line.message.starts_with(known)) {
             heard.uncounted.push(line.text.clone());
         }
@@ -119,7 +122,7 @@ struct Line {
     text: String,
     request_id: Option<String>,
     session: Option<String>,
-    setback: Option<String>,
+    recovered_error: Option<String>,
     message: String,
 }
 
@@ -129,7 +132,7 @@ impl Visit for Line {
         match field.name() {
             "request_id" => self.request_id = plain(),
             "session" => self.session = plain(),
-            "setback" => self.setback = plain(),
+            "recovered_error" => self.recovered_error = plain(),
             "message" => self.message = format!("{value:?}"),
             _ => {}
         }
@@ -201,13 +204,16 @@ mod tests {
     fn an_error_without_a_counter_is_found_and_the_servers_lines_are_not_ours() {
         let listener = Listener::default();
         tracing::subscriber::with_default(listener.clone(), || {
-            tracing::debug!(target: "tinkers_session::refresh", setback = "refresh", "as it was");
+            tracing::debug!(target: "tinkers_session::refresh", recovered_error = "refresh", "as it was");
             tracing::debug!(target: "tinkers_dispatch::after", "rate limited");
             tracing::debug!(target: "tinkers_futures::retrieve", "a poll failed");
             tracing::warn!(target: "tinkers_local::server", "a job failed");
         });
         let heard = listener.heard();
-        assert_eq!(heard.setbacks, BTreeMap::from([("refresh".to_owned(), 1)]));
+        assert_eq!(
+            heard.recovered_errors,
+            BTreeMap::from([("refresh".to_owned(), 1)])
+        );
         assert_eq!(heard.uncounted.len(), 1, "{:?}", heard.uncounted);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tinkers_core::{ManualClock, Time};
+use tinkers_core::{Clock, ManualClock};
 
 use crate::chance::Chance;
 use crate::cover::Cover;

@@ -9,7 +9,7 @@ use http::StatusCode;
 use tinkers::SessionContext;
 use tinkers_core::nesting::Mark;
 use tinkers_core::{
-    BoxFuture, Departure, HttpRequest, HttpResponse, ManualClock, RouteClass, Sent, Spawn, Time,
+    BoxFuture, Clock, Departure, HttpRequest, HttpResponse, ManualClock, RouteClass, Sent, Spawn,
     Transport, TransportError, TransportErrorKind, hint,
 };
 use tinkers_local::InProcess;
@@ -204,7 +204,7 @@ impl Way {
             network.watch.poll_leaves(&id, network.clock.now());
             PollUnderWay(&network.watch, id)
         });
-        let time: &dyn Time = &network.clock;
+        let time: &dyn Clock = &network.clock;
         let limit = request.timeouts.first_byte.min(request.timeouts.total);
         let longest_body = request.timeouts.total;
         let carried = async {
@@ -366,7 +366,7 @@ impl Network {
             }
             Kind::LongQueue => {
                 let answer = self.deliver(op, request).await;
-                let time: &dyn Time = &self.clock;
+                let time: &dyn Clock = &self.clock;
                 time.sleep(ACCEPTED_WITHIN).await;
                 answer
             }
@@ -438,7 +438,7 @@ impl Network {
 
     /// The same request arrives once more, later, and nobody hears what comes of it.
     fn again(&self, request: HttpRequest) {
-        let time: &dyn Time = &self.clock;
+        let time: &dyn Clock = &self.clock;
         let sleep = time.sleep(self.chance.time(Duration::ZERO, Duration::from_secs(30)));
         let server = self.server.clone();
         let late = async move {
@@ -450,7 +450,7 @@ impl Network {
 
     /// A request waits for a connection.
     async fn dial(&self, longest: Duration) -> Result<(), TransportError> {
-        let time: &dyn Time = &self.clock;
+        let time: &dyn Clock = &self.clock;
         let waited = self.pause(Duration::from_secs(30));
         let waited = time.deadline(time.now().after(longest), waited).await;
         waited.ok_or_else(|| {
@@ -463,7 +463,7 @@ impl Network {
     }
 
     pub(crate) async fn pause(&self, longest: Duration) {
-        let time: &dyn Time = &self.clock;
+        let time: &dyn Clock = &self.clock;
         time.sleep(self.chance.time(Duration::ZERO, longest)).await;
     }
 }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, Error, Ledger, Moment, Receipt, RouteClass, Settlement,
-    SubmitPermit, Time,
+    Admission, AdmissionRequest, Admitted, BoxFuture, Clock, Error, Ledger, Receipt, RouteClass,
+    Settlement, SubmitPermit, Timestamp,
 };
 
 use crate::control::Control;
@@ -13,26 +13,26 @@ use crate::control::Control;
 /// What an older client kept of a limit: a deadline for each lane.
 #[derive(Debug, Default)]
 pub struct OldLimiter {
-    until: Mutex<[Moment; 5]>,
+    until: Mutex<[Timestamp; 5]>,
     /// When admission was asked for the request that last left.
-    asked_at: Mutex<Moment>,
+    asked_at: Mutex<Timestamp>,
 }
 
 impl OldLimiter {
-    fn until(&self, class: RouteClass) -> Moment {
+    fn until(&self, class: RouteClass) -> Timestamp {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)[class.index()]
     }
 
     /// When admission was asked for the request that has just been allowed to leave, where that is followed.
-    pub fn asked_at(&self) -> Moment {
+    pub fn asked_at(&self) -> Timestamp {
         *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set_asked_at(&self, at: Moment) {
+    pub(crate) fn set_asked_at(&self, at: Timestamp) {
         *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
-    fn set(&self, class: RouteClass, change: impl FnOnce(Moment) -> Moment) {
+    fn set(&self, class: RouteClass, change: impl FnOnce(Timestamp) -> Timestamp) {
         let mut all = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         all[class.index()] = change(all[class.index()]);
     }
@@ -42,11 +42,11 @@ impl OldLimiter {
 pub(crate) struct OldAdmission {
     pub(crate) limiter: Arc<OldLimiter>,
     pub(crate) fault: Control,
-    pub(crate) time: Arc<dyn Time>,
+    pub(crate) time: Arc<dyn Clock>,
 }
 
 impl Admission for OldAdmission {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let class = ask.class;
             if class != RouteClass::Control {
@@ -79,7 +79,7 @@ struct OldLedger {
     limiter: Arc<OldLimiter>,
     fault: Control,
     class: RouteClass,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
 }
 
 impl Ledger for OldLedger {

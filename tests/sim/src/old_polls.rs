@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use tinkers::SessionContext;
-use tinkers_core::{BoxFuture, Moment, Spawn, Task, Time};
+use tinkers_core::{BoxFuture, Clock, Spawn, Task, Timestamp};
 
 use crate::watch::{Rule, Watch};
 
@@ -78,15 +78,15 @@ impl Drop for Restored {
 /// Time without pauses between shared polls, until that is found.
 #[derive(Debug)]
 pub(crate) struct NoPauses {
-    pub(crate) time: Arc<dyn Time>,
+    pub(crate) time: Arc<dyn Clock>,
     pub(crate) watch: Watch,
 }
 
 /// What is longer is no pause between polls.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2500);
 
-impl Time for NoPauses {
-    fn now(&self) -> Moment {
+impl Clock for NoPauses {
+    fn now(&self) -> Timestamp {
         self.time.now()
     }
 
@@ -94,7 +94,7 @@ impl Time for NoPauses {
         self.time.wall()
     }
 
-    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
+    fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
         let polls = |task: Arc<PollTask>| task.makes_shared_polls.load(Ordering::Relaxed);
         let is_skipped = PollTask::current().is_some_and(polls)
             && at.since(self.time.now()) <= LONGEST_PAUSE

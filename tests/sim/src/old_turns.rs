@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-use tinkers_core::{Admission, Admitted, Ask, BoxFuture, Error, Flight, Moment, RouteClass};
+use tinkers_core::{
+    Admission, AdmissionRequest, Admitted, BoxFuture, Error, InFlightPermit, RouteClass, Timestamp,
+};
 use tokio::sync::Notify;
 
 use crate::control::Control;
@@ -49,7 +51,7 @@ pub(crate) struct OldQueue {
 }
 
 impl Admission for OldQueue {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         match self.fault {
             Control::FlightsFirst if ask.class == RouteClass::Sample => self.flights_first(ask),
             Control::LostWakeUps => {
@@ -73,11 +75,11 @@ impl Admission for OldQueue {
         }
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Moment> {
+    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
         self.inner.moved(class)
     }
 
-    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+    fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         self.inner.closed_until(class)
     }
 
@@ -87,8 +89,8 @@ impl Admission for OldQueue {
 }
 
 impl OldQueue {
-    fn flights_first(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
-        let has_flight = ask.flight.as_ref().is_some_and(Flight::is_counted);
+    fn flights_first(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
+        let has_flight = ask.flight.as_ref().is_some_and(InFlightPermit::is_counted);
         let turn = self.inner.admit(ask);
         Box::pin(async move {
             if has_flight {

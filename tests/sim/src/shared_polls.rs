@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tinkers::wire::{Completions, PollTarget, RetrieveFutures};
-use tinkers_core::{HttpRequest, HttpResponse, Moment, Time, TransportErrorKind};
+use tinkers_core::{Clock, HttpRequest, HttpResponse, Timestamp, TransportErrorKind};
 
 use crate::answers::with_cursor_back;
 use crate::control::Control;
@@ -35,9 +35,9 @@ type Target = (String, u64);
 
 #[derive(Debug, Default)]
 struct Polled {
-    left: VecDeque<Moment>,
+    left: VecDeque<Timestamp>,
     /// When the client was told of a result for the first time.
-    news: VecDeque<Moment>,
+    news: VecDeque<Timestamp>,
     told: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
     idle: u32,
@@ -84,7 +84,7 @@ impl SharedPolls {
     }
 
     /// A shared poll leaves its client.
-    pub fn leaves(&self, poll: &SharedPoll, at: Moment) {
+    pub fn leaves(&self, poll: &SharedPoll, at: Timestamp) {
         self.with(poll, |polled| {
             polled.left.push_back(at);
             for times in [&mut polled.left, &mut polled.news] {
@@ -103,7 +103,7 @@ impl SharedPolls {
     }
 
     /// The client gets an answer to its poll.
-    pub fn answered(&self, poll: &SharedPoll, answer: &HttpResponse, at: Moment) {
+    pub fn answered(&self, poll: &SharedPoll, answer: &HttpResponse, at: Timestamp) {
         if !answer.status.is_success() {
             return;
         }
@@ -215,7 +215,7 @@ fn is_unexpected(answer: &Answer) -> bool {
 }
 
 /// Adds the completion of an unknown request to an answer.
-fn tell_of_nothing(answer: &mut HttpResponse, now: Moment) {
+fn tell_of_nothing(answer: &mut HttpResponse, now: Timestamp) {
     let Ok(Value::Object(mut body)) = serde_json::from_slice(&answer.body) else {
         return;
     };

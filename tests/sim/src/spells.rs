@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Moment, Time};
+use tinkers_core::{Clock, Timestamp};
 
 use crate::caller::Client;
 use crate::executor::Executor;
@@ -17,7 +17,7 @@ pub(crate) fn start(stage: &Stage, clients: &[Arc<Client>], executor: &Executor)
 
     for spell in stage.network.misfortune.spells().to_vec() {
         let server = stage.network.server.server().clone();
-        let sleep = clock.sleep_until(Moment::from_origin(spell.from));
+        let sleep = clock.sleep_until(Timestamp::from_origin(spell.from));
         let trace = stage.network.trace.clone();
         let client = spell.client.and_then(|client| clients.get(client));
         let client = client.map(Arc::clone);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
 use tinkers_core::nesting::Mark;
-use tinkers_core::{Setbacks, Spawn, SplitMix, Time};
+use tinkers_core::{Clock, RecoveredErrors, Spawn, SplitMix};
 use tinkers_session::{
     BaseUrl, Endpoint, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions,
     SessionParts,
@@ -49,12 +49,12 @@ pub struct Stage {
     /// Whether a session is closed, by its id.
     pub(crate) closed: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
     /// The errors that the clients went on from.
-    pub(crate) setbacks: Arc<Setbacks>,
+    pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
 impl Stage {
     /// Time.
-    pub fn time(&self) -> &dyn Time {
+    pub fn time(&self) -> &dyn Clock {
         &self.network.clock
     }
 
@@ -92,7 +92,7 @@ impl Stage {
                 outside: Mark::here(),
             })
         };
-        let time: Arc<dyn Time> = Arc::new(self.network.clock.clone());
+        let time: Arc<dyn Clock> = Arc::new(self.network.clock.clone());
         let number = self.connects.fetch_add(1, Ordering::Relaxed);
         let parts = SessionParts {
             transport: way(false),
@@ -108,7 +108,7 @@ impl Stage {
                 },
             },
             spawner: Arc::clone(&self.client_side),
-            setbacks: Arc::clone(&self.setbacks),
+            recovered_errors: Arc::clone(&self.recovered_errors),
         };
         let plan = &self.plan.clients[index];
         let options = SessionOptions {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tinkers_core::{ManualClock, Time};
+use tinkers_core::{Clock, ManualClock};
 
 /// How many of the last lines are kept when not all are.
 const KEPT: usize = 60;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tinkers::SessionContext;
 use tinkers_core::{
-    Admission, Admitted, Ask, BoxFuture, ClientId, Error, Flight, Moment, Reentry, RouteClass, Time,
+    Admission, AdmissionRequest, Admitted, BoxFuture, ClientId, Clock, Error, InFlightPermit,
+    Readmission, RouteClass, Timestamp,
 };
-use tinkers_dispatch::{LaneSnapshot, Limiter};
+use tinkers_dispatch::{ClassSnapshot, Limiter};
 
 use crate::session::OtherSession;
 use crate::watch::{Rule, Watch};
@@ -37,14 +38,14 @@ struct State {
     ahead: BTreeMap<(ClientId, ClientId), u32>,
     /// Grants that are not looked at yet, of one moment: they are collected in any order, and a refusal takes back the rest of them.
     grants: Vec<Grant>,
-    at: Moment,
+    at: Timestamp,
     /// How many refusals there were when that moment began.
     refusals: u64,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    since: Moment,
+    since: Timestamp,
     /// How many later requests of its line were let through.
     later: u32,
 }
@@ -100,7 +101,7 @@ impl Turns {
     }
 
     /// A request has to wait from now on. Returns its place.
-    fn waits(&self, line: Line, at: Moment, samples: &LaneSnapshot) -> Waits {
+    fn waits(&self, line: Line, at: Timestamp, samples: &ClassSnapshot) -> Waits {
         let mut state = self.at(at, samples);
         state.next += 1;
         let number = state.next;
@@ -120,7 +121,7 @@ impl Turns {
         }
     }
 
-    fn granted(&self, grant: Grant, at: Moment, samples: &LaneSnapshot) {
+    fn granted(&self, grant: Grant, at: Timestamp, samples: &ClassSnapshot) {
         self.at(at, samples).grants.push(grant);
     }
 
@@ -139,7 +140,7 @@ impl Turns {
     }
 
     /// The state at `at`, when what happened before has been looked at.
-    fn at(&self, at: Moment, samples: &LaneSnapshot) -> MutexGuard<'_, State> {
+    fn at(&self, at: Timestamp, samples: &ClassSnapshot) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let refusals = samples.counts.refusals;
         if state.at < at {
@@ -247,20 +248,20 @@ impl Drop for Waits {
 struct Observed {
     inner: Arc<dyn Admission>,
     turns: Turns,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     limiter: Arc<Limiter>,
 }
 
 impl Admission for Observed {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         if ask.class != RouteClass::Sample || ask.is_nested {
             return self.inner.admit(ask);
         }
         let line = Line {
             client: ask.client,
-            has_flight: ask.flight.as_ref().is_some_and(Flight::is_counted),
+            has_flight: ask.flight.as_ref().is_some_and(InFlightPermit::is_counted),
         };
-        let is_new = ask.reentry == Reentry::New;
+        let is_new = ask.reentry == Readmission::New;
         let mut turn = self.inner.admit(ask);
         Box::pin(async move {
             let samples = || self.limiter.snapshot().sample;
@@ -288,11 +289,11 @@ impl Admission for Observed {
         })
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Moment> {
+    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
         self.inner.moved(class)
     }
 
-    fn closed_until(&self, class: RouteClass) -> Option<Moment> {
+    fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         self.inner.closed_until(class)
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tinkers::{ErrorKind, Sent};
-use tinkers_core::{HttpRequest, HttpResponse, Moment, Phase};
+use tinkers_core::{HttpRequest, HttpResponse, Phase, Timestamp};
 
 use crate::answers;
 use crate::book::{CallId, Entry, Outcome};
@@ -34,18 +34,18 @@ struct State {
     /// Samples of which some request was struck, or not answered with a success.
     troubled: BTreeSet<CallId>,
     /// When the server answered one.
-    answered: Vec<Moment>,
+    answered: Vec<Timestamp>,
     /// When the server accepted a submission for a model.
-    accepted: BTreeMap<String, Vec<Moment>>,
+    accepted: BTreeMap<String, Vec<Timestamp>>,
     /// When a refusal closed the class of samples, and until when.
-    closed: Vec<(Moment, Moment)>,
+    closed: Vec<(Timestamp, Timestamp)>,
 }
 
 /// The attempts of one submission.
 #[derive(Debug)]
 struct Sample {
     key: Vec<u8>,
-    first: Moment,
+    first: Timestamp,
     found_no_connection: bool,
 }
 
@@ -83,7 +83,7 @@ impl Waits {
     }
 
     /// A sample leaves.
-    pub fn leaves(&self, call: CallId, request: &HttpRequest, at: Moment) {
+    pub fn leaves(&self, call: CallId, request: &HttpRequest, at: Timestamp) {
         let key = request.headers.get("x-idempotency-key");
         let key = key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
         let mut state = self.lock();
@@ -99,7 +99,7 @@ impl Waits {
     }
 
     /// An attempt has ended, with an answer or not.
-    pub fn ended(&self, call: CallId, at: Moment, found_no_connection: bool, is_answered: bool) {
+    pub fn ended(&self, call: CallId, at: Timestamp, found_no_connection: bool, is_answered: bool) {
         let mut state = self.lock();
         if let Some(sample) = state.samples.get_mut(&call) {
             sample.found_no_connection = found_no_connection;
@@ -110,12 +110,12 @@ impl Waits {
     }
 
     /// The server has accepted a submission for a model.
-    pub fn accepted(&self, model: String, at: Moment) {
+    pub fn accepted(&self, model: String, at: Timestamp) {
         self.lock().accepted.entry(model).or_default().push(at);
     }
 
     /// A refusal closes the class of samples.
-    pub fn closed(&self, at: Moment, until: Moment) {
+    pub fn closed(&self, at: Timestamp, until: Timestamp) {
         self.lock().closed.push((at, until));
     }
 
@@ -148,7 +148,7 @@ impl Waits {
             }
             if *stalled_in == Some(Phase::Admission) {
                 let limit = plan.clients[entry.client].progress_deadline;
-                let since = Moment::from_origin(ended.since_origin().saturating_sub(limit));
+                let since = Timestamp::from_origin(ended.since_origin().saturating_sub(limit));
                 let (from, to) = (since.after(SLACK), ended);
                 let moved = match &entry.model {
                     None if entry.verb.is_sample() && !state.samples.contains_key(call) => {
@@ -199,10 +199,10 @@ impl State {
     }
 
     /// A call that found no connection is repeated, however long it had waited before.
-    fn retried(&self, call: CallId, entry: &Entry, ended: Moment) -> Option<Violation> {
+    fn retried(&self, call: CallId, entry: &Entry, ended: Timestamp) -> Option<Violation> {
         let sample = self.samples.get(&call)?;
         let tried_for = ended.since(sample.first);
-        let has_time = |deadline: Moment| ended.after(LONGEST_PAUSE) < deadline;
+        let has_time = |deadline: Timestamp| ended.after(LONGEST_PAUSE) < deadline;
         let gave_up = sample.found_no_connection
             && tried_for < RETRIED_FOR
             && entry.deadline.is_none_or(has_time);
@@ -213,11 +213,12 @@ impl State {
     }
 
     /// A call does not wait for its deadline at a gate that opens after it.
-    fn fails_at_once(&self, call: CallId, entry: &Entry, ended: Moment) -> Option<Violation> {
+    fn fails_at_once(&self, call: CallId, entry: &Entry, ended: Timestamp) -> Option<Violation> {
         let deadline = entry.deadline?;
         let never_left = !self.samples.contains_key(&call);
-        let beyond =
-            |(heard, until): &&(Moment, Moment)| heard.after(SLACK) < ended && *until > deadline;
+        let beyond = |(heard, until): &&(Timestamp, Timestamp)| {
+            heard.after(SLACK) < ended && *until > deadline
+        };
         let closed = self.closed.iter().find(beyond).filter(|_| never_left);
         closed.map(|(heard, until)| {
             let what = format!("call {call} waited for its deadline, {deadline:?}, though its gate was closed at {heard:?} until {until:?}");

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tinkers_core::{Moment, RouteClass};
-use tinkers_dispatch::{Gate, LaneSnapshot, Limiter};
+use tinkers_core::{RouteClass, Timestamp};
+use tinkers_dispatch::{ClassSnapshot, Gate, Limiter};
 
 use crate::trace::Trace;
 
@@ -112,24 +112,24 @@ struct State {
 
 #[derive(Debug)]
 struct Session {
-    born: Moment,
-    beats: Vec<(Moment, Beat)>,
+    born: Timestamp,
+    beats: Vec<(Timestamp, Beat)>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Lane {
     /// When the lane opens again after the refusals that were heard of.
-    until: Moment,
+    until: Timestamp,
     /// The gate's own word.
-    closed: Option<Moment>,
+    closed: Option<Timestamp>,
 }
 
 /// How polls come back after a pause.
 #[derive(Debug, Default)]
 struct Ramp {
     /// When the first left, which is the probe, and when the second.
-    first: Option<Moment>,
-    second: Option<Moment>,
+    first: Option<Timestamp>,
+    second: Option<Timestamp>,
     left: u64,
     answered: u64,
     /// Polls from before the pause that ended since: each leaves its slot to another one.
@@ -139,7 +139,7 @@ struct Ramp {
 impl Ramp {
     /// A poll leaves. Returns how many are not answered, when that is too many: as many as were answered, eight at least, and twice as
     /// many every quarter of a second, since a server holds the polls that it accepts.
-    fn leaves(&mut self, at: Moment) -> Option<u64> {
+    fn leaves(&mut self, at: Timestamp) -> Option<u64> {
         self.left += 1;
         if self.first.is_none() {
             self.first = Some(at);
@@ -155,9 +155,9 @@ impl Ramp {
 
 #[derive(Debug, Default)]
 struct Polls {
-    last: VecDeque<Moment>,
+    last: VecDeque<Timestamp>,
     /// When they failed, since the last one that did not.
-    failed: VecDeque<Moment>,
+    failed: VecDeque<Timestamp>,
     all: u64,
 }
 
@@ -195,7 +195,7 @@ impl Watch {
     }
 
     /// A request leaves a client.
-    pub fn leaves(&self, class: RouteClass, at: Moment, what: &str) {
+    pub fn leaves(&self, class: RouteClass, at: Timestamp, what: &str) {
         self.look(at);
         let mut state = self.lock();
         let lane = state.lanes[class.index()];
@@ -224,7 +224,7 @@ impl Watch {
     /// A refusal for the rate came back.
     ///
     /// Returns until when its class is closed.
-    pub fn refused(&self, class: RouteClass, at: Moment, hint: Option<Duration>) -> Moment {
+    pub fn refused(&self, class: RouteClass, at: Timestamp, hint: Option<Duration>) -> Timestamp {
         let until = {
             let mut state = self.lock();
             let lane = &mut state.lanes[class.index()];
@@ -242,7 +242,7 @@ impl Watch {
     }
 
     /// A poll that left at some time was answered, or failed.
-    pub fn ramp_answered(&self, left_at: Moment) {
+    pub fn ramp_answered(&self, left_at: Timestamp) {
         if let Some(ramp) = &mut self.lock().ramp {
             match ramp.first.is_some_and(|first| first <= left_at) {
                 true => ramp.answered += 1,
@@ -252,7 +252,7 @@ impl Watch {
     }
 
     /// A poll for one result leaves.
-    pub fn poll_leaves(&self, request_id: &str, at: Moment) {
+    pub fn poll_leaves(&self, request_id: &str, at: Timestamp) {
         let mut state = self.lock();
         state.polling += 1;
         let too_many = state.polling > MOST_AT_ONCE;
@@ -284,7 +284,7 @@ impl Watch {
     }
 
     /// A poll was answered, or failed on its way.
-    pub fn poll_answered(&self, request_id: &str, at: Moment, has_failed: bool) {
+    pub fn poll_answered(&self, request_id: &str, at: Timestamp, has_failed: bool) {
         let mut state = self.lock();
         let polls = state.polls.entry(request_id.to_owned()).or_default();
         if !has_failed {
@@ -324,7 +324,7 @@ impl Watch {
     }
 
     /// A client has a session from now on.
-    pub fn session_begins(&self, session: &str, at: Moment) {
+    pub fn session_begins(&self, session: &str, at: Timestamp) {
         let beats = Vec::new();
         let session = session.to_owned();
         self.lock()
@@ -333,7 +333,7 @@ impl Watch {
     }
 
     /// A heartbeat of a session.
-    pub fn beat(&self, session: &str, at: Moment, beat: Beat) {
+    pub fn beat(&self, session: &str, at: Timestamp, beat: Beat) {
         if let Some(session) = self.lock().sessions.get_mut(session) {
             session.beats.push((at, beat));
         }
@@ -345,7 +345,7 @@ impl Watch {
     }
 
     /// The server has ended a session, since it heard no heartbeat for `expiry`.
-    pub fn session_expired(&self, name: &str, at: Moment, expiry: Duration) {
+    pub fn session_expired(&self, name: &str, at: Timestamp, expiry: Duration) {
         let mut state = self.lock();
         let Some(session) = state.sessions.remove(name) else {
             return;
@@ -388,12 +388,12 @@ impl Watch {
     }
 
     /// Whether the gates' deadlines have only ever risen.
-    fn look(&self, at: Moment) {
+    fn look(&self, at: Timestamp) {
         let Some(limiter) = self.0.limiter.get() else {
             return;
         };
         let now = limiter.snapshot();
-        let lanes: [(RouteClass, LaneSnapshot); 4] = [
+        let lanes: [(RouteClass, ClassSnapshot); 4] = [
             (RouteClass::Sample, now.sample),
             (RouteClass::Train, now.train),
             (RouteClass::Poll, now.poll),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tinkers_core::{ManualClock, Moment, SplitMix, Time};
+use tinkers_core::{Clock, ManualClock, SplitMix, Timestamp};
 use tinkers_local::{HintForm, InProcess, LocalConfig, LocalServer, Window};
 use tinkers_session::Endpoints;
 
@@ -166,7 +166,7 @@ impl Run {
             chance: chance.stream(6),
             connects: AtomicU64::new(0),
             closed: Mutex::default(),
-            setbacks: Arc::default(),
+            recovered_errors: Arc::default(),
         });
         let client = |index| Arc::new(Client::new(Arc::clone(&stage), index));
         let clients = (0..plan.clients.len()).map(client).collect();
@@ -199,7 +199,7 @@ impl Run {
             let work = async move { client.run(task).await };
             self.stage.caller_side.spawn(Box::pin(work)).detach();
         }
-        let end = Moment::from_origin(plan.calm_at).after(AFTER_CALM);
+        let end = Timestamp::from_origin(plan.calm_at).after(AFTER_CALM);
         self.run_callers(end);
         for client in &self.clients {
             let client = Arc::clone(client);
@@ -233,7 +233,7 @@ impl Run {
             trace.note(format_args!("{model} came to {end:016x}"));
         }
         violations.extend(check::all(&self.stage.book, &self.engine));
-        let counted = self.stage.setbacks.snapshot();
+        let counted = self.stage.recovered_errors.snapshot();
         violations.extend(check::heard(&listener.heard(), watch));
         violations.extend(check::counted(&listener.heard(), &counted));
         let calls = self.stage.book.entries();
@@ -268,7 +268,7 @@ impl Run {
         ran
     }
 
-    fn run_callers(&self, end: Moment) {
+    fn run_callers(&self, end: Timestamp) {
         let stop = self
             .executor
             .run_until(end, || self.executor.live(Owner::Caller) == 0);

@@ -1,6 +1,6 @@
 //! Seeds hold what is promised.
 
-use tinkers::Setback;
+use tinkers::RecoveredError;
 use tinkers_sim::plan::Cut;
 use tinkers_sim::seeds;
 
@@ -15,22 +15,22 @@ fn every_promise_holds_over_many_seeds() {
     let held_back = results.cover.held_back();
     assert!(held_back > 0, "inconclusive: every request left at once");
     // What is counted as often as it is logged must have come at all.
-    for setback in [
-        Setback::Repeat,
-        Setback::Billing,
-        Setback::Poll,
-        Setback::SharedPoll,
-        Setback::Acknowledgement,
-        Setback::LostSample,
-        Setback::LostSave,
-        Setback::Orphan,
-        Setback::Undelivered,
-        Setback::Heartbeat,
-        Setback::Refresh,
+    for recovered_error in [
+        RecoveredError::Repeat,
+        RecoveredError::Billing,
+        RecoveredError::Poll,
+        RecoveredError::SharedPoll,
+        RecoveredError::Acknowledgement,
+        RecoveredError::LostSample,
+        RecoveredError::LostSave,
+        RecoveredError::Orphan,
+        RecoveredError::Undelivered,
+        RecoveredError::Heartbeat,
+        RecoveredError::Refresh,
     ] {
-        let name = setback.name();
+        let name = recovered_error.name();
         assert!(
-            results.cover.setbacks(setback) > 0,
+            results.cover.recovered_errors(recovered_error) > 0,
             "inconclusive: no {name}"
         );
     }

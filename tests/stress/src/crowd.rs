@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tinkers_core::{BoxFuture, ManualClock, SplitMix, Time};
+use tinkers_core::{BoxFuture, Clock, ManualClock, SplitMix};
 
 use crate::check::Seen;
 use crate::log::Log;
@@ -174,7 +174,7 @@ async fn attend<P: Permit>(
     for _ in 0..waiter.yields {
         let_others_run().await;
         if let Some(clock) = &clock {
-            let time: &dyn Time = clock;
+            let time: &dyn Clock = clock;
             time.sleep(WORK).await;
         }
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tinkers_core::{
-    Admitted, Arrival, Ask, BoxFuture, ClientId, Cost, FixedJitter, Flight, ManualClock, Reentry,
-    RouteClass, Settlement,
+    AdmissionRequest, Admitted, Arrival, BoxFuture, ClientId, Cost, FixedJitter, InFlightPermit,
+    ManualClock, Readmission, RouteClass, Settlement,
 };
-use tinkers_dispatch::{LaneSettings, LaneSnapshot, Limiter, LimiterAdmission, LimiterSettings};
+use tinkers_dispatch::{ClassSettings, ClassSnapshot, Limiter, LimiterAdmission, LimiterSettings};
 
 use crate::subject::{Counts, End, Held, Permit, Subject};
 
@@ -22,7 +22,7 @@ const BYTES: u64 = 100;
 
 impl Limited {
     /// What the sample lane looks like.
-    pub fn lane(&self) -> LaneSnapshot {
+    pub fn lane(&self) -> ClassSnapshot {
         self.limiter.snapshot().sample
     }
 }
@@ -30,7 +30,7 @@ impl Limited {
 /// A limiter that has `flights` samples in flight at most, and twice as many bytes as those take.
 pub fn limiter(flights: u32) -> Arc<Limiter> {
     Arc::new(Limiter::new(LimiterSettings {
-        sample: LaneSettings {
+        sample: ClassSettings {
             slots: 400,
             bytes: Some(BYTES * u64::from(flights) * 2),
             flights: Some(flights),
@@ -41,14 +41,14 @@ pub fn limiter(flights: u32) -> Arc<Limiter> {
 }
 
 /// A sample of `client`.
-pub fn ask(client: u64) -> Ask {
-    Ask {
+pub fn ask(client: u64) -> AdmissionRequest {
+    AdmissionRequest {
         class: RouteClass::Sample,
         client: ClientId(client),
         cost: Cost { bytes: BYTES },
         deadline: None,
         flight: None,
-        reentry: Reentry::New,
+        reentry: Readmission::New,
         is_nested: false,
     }
 }
@@ -63,9 +63,11 @@ impl Subject for Limited {
     }
 
     fn acquire(self: &Arc<Self>, client: u64, kept: Kept) -> BoxFuture<'static, Admission> {
-        let ask = Ask {
+        let ask = AdmissionRequest {
             flight: kept.flight,
-            reentry: kept.arrival.map_or(Reentry::New, Reentry::AfterRefusal),
+            reentry: kept
+                .arrival
+                .map_or(Readmission::New, Readmission::AfterRefusal),
             ..ask(client)
         };
         let wait = self.admission.wait(ask).expect("samples have a lane");
@@ -98,7 +100,7 @@ impl Subject for Limited {
 }
 
 /// What a lane holds.
-pub fn held(lane: &LaneSnapshot) -> Held {
+pub fn held(lane: &ClassSnapshot) -> Held {
     Held {
         slots: lane.slots.into(),
         bytes: lane.bytes,
@@ -115,7 +117,7 @@ pub struct Admission(Admitted);
 /// What an attempt leaves.
 #[derive(Debug, Default)]
 pub struct Kept {
-    flight: Option<Flight>,
+    flight: Option<InFlightPermit>,
     arrival: Option<Arrival>,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tinkers_core::{BoxFuture, Jitter, ManualClock, SplitMix, Time};
+use tinkers_core::{BoxFuture, Clock, Jitter, ManualClock, SplitMix};
 
 use crate::subject::{Counts, End, Held, Permit, Subject};
 
@@ -47,7 +47,7 @@ impl Subject for Polling {
             waits.0.fetch_add(1, Ordering::Relaxed);
             while !of.try_take() {
                 let pause = Duration::from_micros(2_000 + of.chance.bits() % 48_000);
-                let time: &dyn Time = &of.clock;
+                let time: &dyn Clock = &of.clock;
                 time.sleep(pause).await;
             }
             drop(waits);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tinkers_core::{BoxFuture, Jitter, ManualClock, SplitMix, Time};
+use tinkers_core::{BoxFuture, Clock, Jitter, ManualClock, SplitMix};
 
 use crate::check::{Fault, Kind, conservation, stuck};
 use crate::crowd::{let_others_run, take_all};
@@ -186,7 +186,7 @@ impl<S: Subject> One<S> {
                 }
                 _ => {
                     let flight = permit.end(End::Accepted);
-                    let time: &dyn Time = &self.clock;
+                    let time: &dyn Clock = &self.clock;
                     time.sleep(Duration::from_micros(self.chance.bits() % 10_000))
                         .await;
                     self.tally.serve(id);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use tinkers::{Time, TokioTime};
+use tinkers::{Clock, TokioClock};
 
 use super::Bench;
 use super::process;
@@ -89,8 +89,8 @@ impl Measurement {
         bench: &Bench,
         load: impl Future<Output = T>,
     ) -> (T, Option<usize>) {
-        let time = TokioTime::new(tokio::runtime::Handle::current());
-        let time: &dyn Time = &time;
+        let time = TokioClock::new(tokio::runtime::Handle::current());
+        let time: &dyn Clock = &time;
         let mut load = std::pin::pin!(load);
         let (mut max, mut interval) = (None, MIN_INTERVAL);
         loop {

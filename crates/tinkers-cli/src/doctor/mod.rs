@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tinkers::prelude::*;
-use tinkers::{FinishReason, Time, TokioTime};
+use tinkers::{Clock, FinishReason, TokioClock};
 use tokio::runtime::Handle;
 
 use self::clock::ServerClock;
@@ -101,7 +101,7 @@ async fn examine(args: &DoctorArgs) -> Result<Findings> {
 struct Steps {
     address: String,
     screen: Screen,
-    time: TokioTime,
+    time: TokioClock,
 }
 
 impl Steps {
@@ -109,7 +109,7 @@ impl Steps {
         Self {
             address,
             screen: Screen::new(TextStream::Stderr),
-            time: TokioTime::new(Handle::current()),
+            time: TokioClock::new(Handle::current()),
         }
     }
 
@@ -124,7 +124,7 @@ impl Steps {
         step: impl Future<Output = T>,
     ) -> Result<T> {
         let _busy = self.screen.busy(format!("{task} {}", self.address))?;
-        let time: &dyn Time = &self.time;
+        let time: &dyn Clock = &self.time;
         tokio::select! {
             biased;
             done = step => Ok(done),
@@ -140,7 +140,7 @@ impl Steps {
 /// Returns the median round trip time on an open connection, and how far the server's clock is ahead of the local one, in seconds.
 async fn measure(
     service: &ServiceClient,
-    time: &dyn Time,
+    time: &dyn Clock,
     clock: &ServerClock,
 ) -> Result<(Duration, Option<f64>)> {
     service.health().await?;

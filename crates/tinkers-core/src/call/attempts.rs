@@ -7,7 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{Accepted, Call, Caller, answer_error};
-use crate::admission::{Admitted, Ask, Flight, Reentry, RouteClass, Settlement};
+use crate::admission::{
+    AdmissionRequest, Admitted, InFlightPermit, Readmission, RouteClass, Settlement,
+};
 use crate::billing::Billing;
 use crate::closing::Exit;
 use crate::contain::contain;
@@ -15,10 +17,10 @@ use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::Mark;
 use crate::outage::Pause;
-use crate::progress::{Leaving, ProgressCell};
+use crate::progress::{AttemptGuard, ProgressCell};
+use crate::recovered_error::RecoveredError;
 use crate::retry::{self, Action, Applied, Draw, LONGEST_PAUSE, SPREAD, WhenMaybeApplied};
-use crate::setback::Setback;
-use crate::time::Moment;
+use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
 
 /// A request above this is large, in bytes; a refusal without a hint makes it wait by itself.
@@ -32,7 +34,7 @@ const UNREADABLE: u32 = 3;
 /// The state of one call between its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
-    began: Moment,
+    began: Timestamp,
     /// What of the time since `began` does not count for the window of retries: waits for admission, and pauses that the server
     /// asked for before it would take the request.
     held_back: Duration,
@@ -57,11 +59,11 @@ struct Failed {
     /// What it fails with when there is to be none.
     error: Error,
     /// When it left, if it failed as everything does while a server is away.
-    outage: Option<Moment>,
+    outage: Option<Timestamp>,
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(caller: &'a Caller, began: Moment) -> Self {
+    pub(super) fn new(caller: &'a Caller, began: Timestamp) -> Self {
         Self {
             caller,
             began,
@@ -91,7 +93,7 @@ impl<'a> Attempts<'a> {
             insert(&mut call.headers, "x-sdk-method", operation);
         }
         let mut flight = None;
-        let mut reentry = Reentry::New;
+        let mut reentry = Readmission::New;
         loop {
             enter(call, Phase::Admission);
             let admitted = match early.take() {
@@ -146,7 +148,7 @@ impl<'a> Attempts<'a> {
                     self.note(leaving, Applied::No);
                     drop(permit);
                     flight = self.keep(held, Applied::No);
-                    reentry = Reentry::AfterRefusal(arrival);
+                    reentry = Readmission::AfterRefusal(arrival);
                     self.held_back += now.since(sent_at);
                     continue;
                 }
@@ -171,7 +173,7 @@ impl<'a> Attempts<'a> {
                         outage: Some(sent_at),
                     };
                     self.repeat(call, failed).await?;
-                    reentry = Reentry::New;
+                    reentry = Readmission::New;
                     continue;
                 }
             };
@@ -201,7 +203,7 @@ impl<'a> Attempts<'a> {
                 }
                 Action::Refused { hint } => {
                     self.note(leaving, Applied::No);
-                    reentry = Reentry::AfterRefusal(arrival);
+                    reentry = Readmission::AfterRefusal(arrival);
                     // The permit first: whoever goes in place of the flight must find the gate closed.
                     permit.settle(Settlement::Refused { hint });
                     drop(held);
@@ -233,7 +235,9 @@ impl<'a> Attempts<'a> {
                         .on_payment_required(now, self.caller.billing_limit)
                     {
                         Billing::Pause(step) => {
-                            self.caller.setbacks.note(Setback::Billing, &answer.status);
+                            self.caller
+                                .recovered_errors
+                                .note(RecoveredError::Billing, &answer.status);
                             let longest = self.caller.billing_limit;
                             let pause = step.max(hint.unwrap_or_default().min(longest));
                             let error = || answer_error(ErrorKind::Billing, &answer);
@@ -258,7 +262,7 @@ impl<'a> Attempts<'a> {
                         outage: is_outage.then_some(sent_at),
                     };
                     self.repeat(call, failed).await?;
-                    reentry = Reentry::New;
+                    reentry = Readmission::New;
                 }
                 Action::Fail(kind) => {
                     self.note(leaving, retry::applied(answer.status));
@@ -298,7 +302,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Records what is known of an attempt that is over.
-    fn note(&mut self, leaving: Option<Leaving<'_>>, applied: Applied) {
+    fn note(&mut self, leaving: Option<AttemptGuard<'_>>, applied: Applied) {
         self.in_doubt = applied == Applied::Maybe;
         if let Some(leaving) = leaving
             && applied == Applied::No
@@ -308,7 +312,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// What may be under way on the server keeps its unit through the retry; what never was gives it back before the pause.
-    fn keep(&self, held: Flight, applied: Applied) -> Option<Flight> {
+    fn keep(&self, held: InFlightPermit, applied: Applied) -> Option<InFlightPermit> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
 
@@ -355,9 +359,9 @@ impl<'a> Attempts<'a> {
         };
         // Neither the spread nor an empty budget fails a call that has the time for its pause.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
-        self.caller.setbacks.count(Setback::Repeat);
+        self.caller.recovered_errors.count(RecoveredError::Repeat);
         contain(
-            || tracing::debug!(setback = Setback::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating"),
+            || tracing::debug!(recovered_error = RecoveredError::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating"),
         );
         let time = &*self.caller.time;
         match outage {
@@ -394,8 +398,8 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn ask(call: &Call, flight: Option<Flight>, reentry: Reentry) -> Ask {
-    Ask {
+fn ask(call: &Call, flight: Option<InFlightPermit>, reentry: Readmission) -> AdmissionRequest {
+    AdmissionRequest {
         class: call.class,
         client: call.client,
         cost: call.cost,

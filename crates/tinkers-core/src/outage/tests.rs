@@ -17,8 +17,8 @@ fn secs(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-fn secs_at(seconds: f64) -> Moment {
-    Moment::from_origin(secs(seconds))
+fn secs_at(seconds: f64) -> Timestamp {
+    Timestamp::from_origin(secs(seconds))
 }
 
 /// A server that fails for a while, and those who ask it with pauses that double.
@@ -27,10 +27,10 @@ struct Scene {
     outage: Outage,
     jitter: SplitMix,
     /// When it answers again.
-    back: Cell<Moment>,
+    back: Cell<Timestamp>,
     /// What the server asks for with each failure.
     hint: Duration,
-    asked: RefCell<Vec<Moment>>,
+    asked: RefCell<Vec<Timestamp>>,
 }
 
 impl Scene {
@@ -43,14 +43,14 @@ impl Scene {
             clock: ManualClock::new(),
             outage: Outage::default(),
             jitter: SplitMix::new(7),
-            back: Cell::new(Moment::from_origin(secs(lasts))),
+            back: Cell::new(Timestamp::from_origin(secs(lasts))),
             hint,
             asked: RefCell::default(),
         })
     }
 
     /// Asks until there is an answer; when that came.
-    async fn ask(self: Rc<Self>, sit_out: bool) -> Moment {
+    async fn ask(self: Rc<Self>, sit_out: bool) -> Timestamp {
         for failures in 0_u32.. {
             let sent_at = self.clock.now();
             self.asked.borrow_mut().push(sent_at);
@@ -64,7 +64,7 @@ impl Scene {
                 not_before: sent_at.after(self.hint),
                 until: sent_at.after(least),
             };
-            let time: &dyn Time = &self.clock;
+            let time: &dyn Clock = &self.clock;
             if sit_out {
                 self.outage.sit_out(pause, time, &self.jitter).await;
             } else {
@@ -81,7 +81,7 @@ impl Scene {
     }
 
     /// Lets `many` ask to their end; when each had its answer, and the requests that failed.
-    fn run(self: &Rc<Self>, many: usize, sit_out: bool) -> (Vec<Moment>, usize) {
+    fn run(self: &Rc<Self>, many: usize, sit_out: bool) -> (Vec<Timestamp>, usize) {
         let mut asking: Vec<_> = (0..many)
             .map(|_| Some(Box::pin(Rc::clone(self).ask(sit_out))))
             .collect();
@@ -115,7 +115,7 @@ fn when_the_server_is_back_everybody_is_within_two_seconds() {
     }
     // The control: pauses that nothing ends.
     let (answered, _) = Scene::new(30.0).run(1, false);
-    let late = answered[0].since(Moment::from_origin(secs(30.0)));
+    let late = answered[0].since(Timestamp::from_origin(secs(30.0)));
     assert!(late > secs(2.05), "{late:?}");
 }
 
@@ -145,19 +145,19 @@ fn nobody_goes_before_a_hint() {
 struct Sleeper<'a>(BoxFuture<'a, ()>);
 
 impl<'a> Sleeper<'a> {
-    fn new(scene: &'a Scene, sent_at: Moment, not_before: Moment) -> Self {
-        scene.outage.lock().next_turn = Moment::from_origin(Duration::MAX);
+    fn new(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
+        scene.outage.lock().next_turn = Timestamp::from_origin(Duration::MAX);
         Self::with_turn(scene, sent_at, not_before)
     }
 
     /// The same, but it may go ahead.
-    fn with_turn(scene: &'a Scene, sent_at: Moment, not_before: Moment) -> Self {
+    fn with_turn(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
         let pause = Pause {
             sent_at,
             not_before,
             until: scene.clock.now().after(secs(3600.0)),
         };
-        let time: &dyn Time = &scene.clock;
+        let time: &dyn Clock = &scene.clock;
         let mut sleeper = Self(Box::pin(scene.outage.sit_out(pause, time, &scene.jitter)));
         assert!(!sleeper.is_up());
         sleeper
@@ -197,7 +197,7 @@ fn a_hiccup_calls_nobody_and_a_flapping_server_seldom() {
     }
     // An answer within two seconds of the first failure.
     let scene = Scene::new(0.0);
-    let mut sleeper = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    let mut sleeper = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(1.9));
     scene.answered();
     scene.clock.advance(secs(60.0));
@@ -208,7 +208,7 @@ fn a_hiccup_calls_nobody_and_a_flapping_server_seldom() {
 fn who_falls_asleep_for_long_at_the_first_failure_takes_turns_as_well() {
     let scene = Scene::new(0.0);
     let mut sleepers: Vec<_> = (0..100)
-        .map(|_| Sleeper::with_turn(&scene, Moment::ORIGIN, Moment::ORIGIN))
+        .map(|_| Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
         .collect();
     scene.clock.advance(HICCUP);
     sleepers.retain_mut(|one| !one.is_up());
@@ -239,7 +239,7 @@ fn an_answer_to_what_left_before_the_first_failure_ends_nothing() {
 #[test]
 fn a_server_that_falls_over_once_more_is_heard_of_when_it_is_back_for_good() {
     let scene = Scene::new(0.0);
-    let mut first = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    let mut first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
     scene.answered();
     scene.clock.advance(secs(1.0));
@@ -261,9 +261,9 @@ fn a_server_that_falls_over_once_more_is_heard_of_when_it_is_back_for_good() {
 #[test]
 fn a_turn_that_is_given_up_goes_to_another() {
     let scene = Scene::new(0.0);
-    let scout = Sleeper::with_turn(&scene, Moment::ORIGIN, Moment::ORIGIN);
-    let gone = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
-    let mut last = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    let scout = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
+    let gone = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
+    let mut last = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     drop(scout);
     // It was woken to take the turn, and goes before it does.
     drop(gone);
@@ -271,7 +271,7 @@ fn a_turn_that_is_given_up_goes_to_another() {
     scene.clock.advance(HICCUP);
     assert!(last.is_up());
     // One that came due meanwhile is taken at once.
-    scene.outage.lock().next_turn = Moment::ORIGIN;
+    scene.outage.lock().next_turn = Timestamp::ORIGIN;
     let scout = Sleeper::with_turn(&scene, scene.clock.now(), scene.clock.now());
     scene.clock.advance(secs(10.0));
     drop(scout);
@@ -281,8 +281,8 @@ fn a_turn_that_is_given_up_goes_to_another() {
         not_before: now,
         until: now.after(secs(3600.0)),
     };
-    scene.outage.lock().next_turn = Moment::from_origin(Duration::MAX);
-    let time: &dyn Time = &scene.clock;
+    scene.outage.lock().next_turn = Timestamp::from_origin(Duration::MAX);
+    let time: &dyn Clock = &scene.clock;
     let mut sleeper = Sleeper(Box::pin(scene.outage.sit_out(pause, time, &scene.jitter)));
     assert!(sleeper.is_up());
 }
@@ -292,7 +292,7 @@ fn who_is_called_back_still_keeps_to_its_hint_and_has_a_spread_behind_it() {
     let scene = Scene::new(0.0);
     let hint = secs_at(20.0);
     let mut sleepers: Vec<_> = (0..1000)
-        .map(|_| Sleeper::new(&scene, Moment::ORIGIN, hint))
+        .map(|_| Sleeper::new(&scene, Timestamp::ORIGIN, hint))
         .collect();
     scene.clock.advance(secs(10.0));
     scene.answered();
@@ -313,13 +313,13 @@ fn who_is_called_back_still_keeps_to_its_hint_and_has_a_spread_behind_it() {
 #[test]
 fn what_left_before_the_server_came_back_and_fails_after_is_sent_again_soon() {
     let scene = Scene::new(0.0);
-    let first = Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    let first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
     scene.answered();
     drop(first);
     scene.clock.advance(secs(1.0));
     let now = scene.clock.now();
-    let mut late = Sleeper::new(&scene, Moment::ORIGIN, now);
+    let mut late = Sleeper::new(&scene, Timestamp::ORIGIN, now);
     let mut new = Sleeper::new(&scene, now, now);
     scene.clock.advance(LEAST_SPREAD);
     assert!(late.is_up());
@@ -329,7 +329,7 @@ fn what_left_before_the_server_came_back_and_fails_after_is_sent_again_soon() {
 #[test]
 fn each_outage_has_turns_of_its_own() {
     let scene = Scene::new(0.0);
-    let first = Sleeper::with_turn(&scene, Moment::ORIGIN, Moment::ORIGIN);
+    let first = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(300.0));
     let now = scene.clock.now();
     // Their turns are 15 s apart, and the one of the first is free when the server answers.
@@ -396,7 +396,7 @@ fn beginning_and_end_of_each_outage_are_logged_once() {
 fn sleepers_that_are_called_back_come_half_a_millisecond_apart() {
     let scene = Scene::new(0.0);
     let mut sleepers: Vec<_> = (0..2000)
-        .map(|_| Sleeper::new(&scene, Moment::ORIGIN, Moment::ORIGIN))
+        .map(|_| Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
         .collect();
     scene.clock.advance(secs(10.0));
     scene.answered();
@@ -426,7 +426,7 @@ fn outage_is_over_when_its_sleepers_are_woken() {
     let looks = Arc::new(Looks(Arc::clone(&outage), Mutex::default()));
     let waker = Waker::from(Arc::clone(&looks));
     let pause = Pause {
-        sent_at: Moment::ORIGIN,
+        sent_at: Timestamp::ORIGIN,
         not_before: secs_at(90.0),
         until: secs_at(100.0),
     };

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tinkers_core::TransportErrorKind as T;
-use tinkers_core::{Ask, ClientId, Cost, ErrorKind, Moment, Reentry, RouteClass, Sent, Time};
+use tinkers_core::{
+    AdmissionRequest, ClientId, Clock, Cost, ErrorKind, Readmission, RouteClass, Sent, Timestamp,
+};
 
 use crate::support::Step::{Fails, Header, Late, Says};
 use crate::support::{Step, World, post};
@@ -53,13 +55,13 @@ fn what_the_server_holds_back_does_not_count_for_the_window() {
 #[test]
 fn wait_for_an_early_admission_does_not_count_for_the_window() {
     let world = World::new(&[NOT_SENT], OK).closed_until(secs(600));
-    let ask = Ask {
+    let ask = AdmissionRequest {
         class: RouteClass::Sample,
         client: ClientId(0),
         cost: Cost::default(),
         deadline: None,
         flight: None,
-        reentry: Reentry::New,
+        reentry: Readmission::New,
         is_nested: false,
     };
     let accepted = world.call_with_admission(ask, post(RouteClass::Sample));
@@ -102,7 +104,7 @@ fn hint_of_an_unpaid_bill_is_followed() {
 #[test]
 fn pause_beyond_the_deadline_fails_at_once_and_says_when() {
     let mut call = post(RouteClass::Train);
-    call.deadline = Some(Moment::from_origin(secs(2)));
+    call.deadline = Some(Timestamp::from_origin(secs(2)));
     let world = World::new(&[], Says(503, ""));
     let error = world.call(call).expect_err("there is no time left");
     assert_eq!(
@@ -115,7 +117,7 @@ fn pause_beyond_the_deadline_fails_at_once_and_says_when() {
     );
     assert_eq!(
         world.clock.now(),
-        Moment::from_origin(Duration::from_millis(1500))
+        Timestamp::from_origin(Duration::from_millis(1500))
     );
     assert!(error.retry_at().is_some());
 }

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Accepted, Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, Call, Caller, Departure,
-    Error, ErrorKind, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock, Moment,
-    Receipt, Reentry, RetryBudget, RouteClass, Sent, Settlement, SubmitPermit, Time, Transport,
-    TransportError, TransportErrorKind,
+    Accepted, Admission, AdmissionRequest, Admitted, Arrival, BillingPause, BoxFuture, Call,
+    Caller, Clock, Departure, Error, ErrorKind, FixedJitter, HttpRequest, HttpResponse,
+    InFlightPermit, Ledger, ManualClock, Readmission, Receipt, RetryBudget, RouteClass, Sent,
+    Settlement, SubmitPermit, Timestamp, Transport, TransportError, TransportErrorKind,
 };
 
 /// What the server does about one request.
@@ -65,7 +65,7 @@ impl Transport for Server {
             late = Duration::from_secs(seconds);
             step = Some(*then);
         }
-        let clock: &dyn Time = &self.clock;
+        let clock: &dyn Clock = &self.clock;
         let late = clock.sleep(late);
         let (status, headers, body) = match step.unwrap_or(self.usually) {
             Step::Late(..) => panic!("one delay is enough"),
@@ -105,18 +105,18 @@ impl Transport for Server {
 #[derive(Debug, Clone)]
 struct Gate {
     clock: ManualClock,
-    opens_at: Arc<Mutex<Moment>>,
+    opens_at: Arc<Mutex<Timestamp>>,
     flights: Arc<AtomicUsize>,
     /// The admissions left before the client counts as closed.
     left: Arc<AtomicUsize>,
     /// The place in its queue that each attempt asked for, in order.
-    places: Arc<Mutex<Vec<Reentry>>>,
+    places: Arc<Mutex<Vec<Readmission>>>,
     /// What was given back, in order.
     given_back: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl Admission for Gate {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             if self.left.fetch_sub(1, Ordering::SeqCst) == 0 {
                 return Err(Error::closed());
@@ -125,8 +125,8 @@ impl Admission for Gate {
                 let mut places = self.places.lock().unwrap();
                 places.push(ask.reentry);
                 match ask.reentry {
-                    Reentry::New => Arrival(places.len() as u64),
-                    Reentry::AfterRefusal(arrival) => arrival,
+                    Readmission::New => Arrival(places.len() as u64),
+                    Readmission::AfterRefusal(arrival) => arrival,
                 }
             };
             loop {
@@ -139,7 +139,7 @@ impl Admission for Gate {
             let ledger = || Arc::new(self.clone());
             let flight = ask.flight.unwrap_or_else(|| {
                 self.flights.fetch_add(1, Ordering::SeqCst);
-                Flight::new(ledger())
+                InFlightPermit::new(ledger())
             });
             Ok(Admitted {
                 permit: SubmitPermit::new(ledger(), Receipt::default()),
@@ -229,7 +229,7 @@ impl World {
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
             billing_limit: Duration::from_secs(60),
-            setbacks: Arc::default(),
+            recovered_errors: Arc::default(),
             closing: Arc::default(),
         };
         Self {
@@ -259,7 +259,7 @@ impl World {
 
     /// The same, with nothing admitted before this.
     pub(crate) fn closed_until(self, since_origin: Duration) -> Self {
-        *self.gate.opens_at.lock().unwrap() = Moment::from_origin(since_origin);
+        *self.gate.opens_at.lock().unwrap() = Timestamp::from_origin(since_origin);
         self
     }
 
@@ -285,7 +285,11 @@ impl World {
     }
 
     /// Makes `call` with an admission that it was given before.
-    pub(crate) fn call_with_admission(&self, ask: Ask, call: Call) -> Result<Accepted, Error> {
+    pub(crate) fn call_with_admission(
+        &self,
+        ask: AdmissionRequest,
+        call: Call,
+    ) -> Result<Accepted, Error> {
         let work = async {
             let entry = self.caller.enter(ask).await?;
             self.caller.call_with(entry, call).await
@@ -352,7 +356,7 @@ impl World {
     }
 
     /// The place in its queue that each attempt asked for.
-    pub(crate) fn places(&self) -> Vec<Reentry> {
+    pub(crate) fn places(&self) -> Vec<Readmission> {
         self.gate.places.lock().unwrap().clone()
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tinkers_core::{Moment, RouteClass};
-use tinkers_limits::{Blocked, Demand, GateState, Take, Ticket};
+use tinkers_core::{RouteClass, Timestamp};
+use tinkers_limits::{Blocked, Cost, GateState, Take, Ticket};
 
 use super::{Lane, State};
 use crate::after::After;
@@ -12,7 +12,7 @@ use crate::sync::Ordering;
 
 impl Lane {
     /// Lets through every request that can go, in order. All is decided here and now, whatever held when they began to wait.
-    pub(super) fn serve(&self, state: &mut State, now: Moment, after: &mut After) {
+    pub(super) fn serve(&self, state: &mut State, now: Timestamp, after: &mut After) {
         state.look_at = None;
         loop {
             let Some((place, waiter)) = state.queue.next() else {
@@ -44,7 +44,7 @@ impl Lane {
                 }
                 Err(Blocked::NotUntil(at)) => {
                     state.growth.held_back(now.since_origin());
-                    let at = Moment::from_origin(at);
+                    let at = Timestamp::from_origin(at);
                     return self.look_again_at(state, at, after);
                 }
                 Err(Blocked::WindowFull | Blocked::Full) => {
@@ -67,7 +67,7 @@ impl Lane {
     }
 
     /// Nothing is given back that would have the queue served before `at`: the first of each line looks by itself then.
-    fn look_again_at(&self, state: &mut State, at: Moment, after: &mut After) {
+    fn look_again_at(&self, state: &mut State, at: Timestamp, after: &mut After) {
         state.look_at = Some(at);
         for waker in state.queue.set_alarms(at) {
             after.wake(Some(waker));
@@ -76,7 +76,7 @@ impl Lane {
 
     /// Takes polls that were not refused for a while for accepted, as long as a ramp bounds them: a server holds what it takes, so
     /// their answers come too late to be counted. Says whether the ramp allows more now.
-    fn step_ramp(&self, state: &mut State, now: Moment) -> bool {
+    fn step_ramp(&self, state: &mut State, now: Timestamp) -> bool {
         if self.class != RouteClass::Poll || self.constraints.has_no_ramp() {
             state.ramp_at = None;
             return false;
@@ -93,12 +93,14 @@ impl Lane {
     }
 
     /// Takes back the grants that were not collected in time. Says whether there were any.
-    fn take_back_lapsed(&self, state: &mut State, now: Moment) -> bool {
+    fn take_back_lapsed(&self, state: &mut State, now: Timestamp) -> bool {
         if state.queue.uncollected() == 0 || now < state.lapse_at {
             return false;
         }
         let handed_over_at = now.since_origin().saturating_sub(Self::COLLECT_WITHIN);
-        let lapsed = state.queue.take_back(Moment::from_origin(handed_over_at));
+        let lapsed = state
+            .queue
+            .take_back(Timestamp::from_origin(handed_over_at));
         for ticket in &lapsed {
             self.constraints.undo(*ticket, now.since_origin());
         }
@@ -111,7 +113,7 @@ impl Lane {
     }
 
     /// When a grant lapses, where all that is taken is held by grants that are not collected: then nothing else moves the queue.
-    fn stands_until(&self, state: &State) -> Option<Moment> {
+    fn stands_until(&self, state: &State) -> Option<Timestamp> {
         let uncollected = state.queue.uncollected();
         let unanswered = self.constraints.window().view().unanswered as usize;
         (uncollected > 0 && uncollected == unanswered).then_some(state.lapse_at)
@@ -120,8 +122,8 @@ impl Lane {
     fn take_turn(
         &self,
         state: &mut State,
-        demand: Demand,
-        now: Moment,
+        demand: Cost,
+        now: Timestamp,
         after: &mut After,
     ) -> Result<Ticket, Blocked> {
         self.open_unrefused(state, now, after);
@@ -149,14 +151,14 @@ impl Lane {
     }
 
     /// Polls are held by a server that takes them: a probe among them that was not refused by now has been taken.
-    fn open_unrefused(&self, state: &mut State, now: Moment, after: &mut After) {
+    fn open_unrefused(&self, state: &mut State, now: Timestamp, after: &mut After) {
         if self.class != RouteClass::Poll {
             return;
         }
         let gate = self.constraints.gate();
         let epoch = gate.epoch();
         if let GateState::ProbingSince(at) = gate.state()
-            && Moment::from_origin(at).after(self.patience_in(state)) <= now
+            && Timestamp::from_origin(at).after(self.patience_in(state)) <= now
             && self
                 .constraints
                 .reopen(epoch, self.constraints.most_slots())

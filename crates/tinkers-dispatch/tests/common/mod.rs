@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, Admitted, Arrival, Ask, BoxFuture, ClientId, Cost, Error, FixedJitter, ManualClock,
-    Moment, Reentry, RouteClass, Settlement, Time,
+    Admission, AdmissionRequest, Admitted, Arrival, BoxFuture, ClientId, Clock, Cost, Error,
+    FixedJitter, ManualClock, Readmission, RouteClass, Settlement, Timestamp,
 };
 use tinkers_dispatch::{
-    Claim, Gate, LaneSettings, LaneSnapshot, Limiter, LimiterAdmission, LimiterSettings,
+    ClassSettings, ClassSnapshot, Gate, LimitRequest, Limiter, LimiterAdmission, LimiterSettings,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ impl Bench {
     /// A sample lane with these limits, and the usual ones beside it.
     pub(crate) fn sampling(slots: u32, bytes: u64, flights: u32) -> Self {
         Self::new(LimiterSettings {
-            sample: LaneSettings {
+            sample: ClassSettings {
                 slots,
                 bytes: Some(bytes),
                 flights: Some(flights),
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     /// Starts to wait, and is polled once.
-    pub(crate) fn ask(&self, ask: Ask) -> Waiting {
+    pub(crate) fn ask(&self, ask: AdmissionRequest) -> Waiting {
         let admission = Arc::clone(&self.admission);
         let mut waiting = Waiting::new(Box::pin(async move { admission.admit(ask).await }));
         waiting.poll();
@@ -62,22 +62,22 @@ impl Bench {
     }
 
     /// Admitted at once, or the test fails.
-    pub(crate) fn admit(&self, ask: Ask) -> Admitted {
+    pub(crate) fn admit(&self, ask: AdmissionRequest) -> Admitted {
         self.ask(ask).admitted()
     }
 
-    pub(crate) fn state(&self, class: RouteClass) -> LaneSnapshot {
+    pub(crate) fn state(&self, class: RouteClass) -> ClassSnapshot {
         self.limiter
-            .lane_snapshot(class)
+            .class_snapshot(class)
             .expect("a lane with limits")
     }
 
-    pub(crate) fn sample(&self) -> LaneSnapshot {
+    pub(crate) fn sample(&self) -> ClassSnapshot {
         self.state(RouteClass::Sample)
     }
 
     /// When the gate of the sample lane opens, while it is closed.
-    pub(crate) fn opens_at(&self) -> Moment {
+    pub(crate) fn opens_at(&self) -> Timestamp {
         match self.sample().gate {
             Gate::ClosedUntil(at) => at,
             other => panic!("{other:?}"),
@@ -85,18 +85,18 @@ impl Bench {
     }
 
     /// Asks for limits.
-    pub(crate) fn claim(&self, settings: LimiterSettings) -> Claim {
+    pub(crate) fn claim(&self, settings: LimiterSettings) -> LimitRequest {
         self.limiter.claim(settings, Arc::new(self.clock.clone()))
     }
 
-    pub(crate) fn at(&self, after: Duration) -> Moment {
+    pub(crate) fn at(&self, after: Duration) -> Timestamp {
         self.clock.now().after(after)
     }
 
     /// Nobody waits and nothing is taken.
     pub(crate) fn assert_all_given_back(&self) {
         for class in RouteClass::ALL {
-            if let Some(state) = self.limiter.lane_snapshot(class) {
+            if let Some(state) = self.limiter.class_snapshot(class) {
                 let left = (state.waiting, state.slots, state.bytes, state.in_flight);
                 assert_eq!(left, (0, 0, 0, 0), "{class:?}");
                 assert_eq!(state.uncollected, 0, "{class:?}");
@@ -106,32 +106,32 @@ impl Bench {
     }
 }
 
-pub(crate) fn ask(class: RouteClass) -> Ask {
-    Ask {
+pub(crate) fn ask(class: RouteClass) -> AdmissionRequest {
+    AdmissionRequest {
         class,
         client: ClientId(0),
         cost: Cost::default(),
         deadline: None,
         flight: None,
-        reentry: Reentry::New,
+        reentry: Readmission::New,
         is_nested: false,
     }
 }
 
-pub(crate) fn sample() -> Ask {
+pub(crate) fn sample() -> AdmissionRequest {
     ask(RouteClass::Sample)
 }
 
-pub(crate) fn sample_of(bytes: u64) -> Ask {
-    Ask {
+pub(crate) fn sample_of(bytes: u64) -> AdmissionRequest {
+    AdmissionRequest {
         cost: Cost { bytes },
         ..sample()
     }
 }
 
-pub(crate) fn again() -> Ask {
-    Ask {
-        reentry: Reentry::AfterRefusal(Arrival::default()),
+pub(crate) fn again() -> AdmissionRequest {
+    AdmissionRequest {
+        reentry: Readmission::AfterRefusal(Arrival::default()),
         ..sample()
     }
 }

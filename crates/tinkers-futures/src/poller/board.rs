@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tinkers_core::contain::wake_all;
-use tinkers_core::{Error, ErrorKind, Moment, ProgressCell, Result, Sent};
+use tinkers_core::{Error, ErrorKind, ProgressCell, Result, Sent, Timestamp};
 use tinkers_wire::{Completion, CompletionState, Completions};
 use tokio::sync::Notify;
 
@@ -17,7 +17,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// What is known of a result before it is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Announcement {
+pub struct CompletionNotice {
     /// Its size in bytes, when it is there and the server said so. The rest shows when it is fetched.
     pub size: Option<NonZeroU64>,
 }
@@ -70,8 +70,8 @@ struct State {
     /// How many of these wait.
     waiting: usize,
     /// Nobody has waited for longer than since then.
-    oldest: Moment,
-    early: BTreeMap<String, (u64, Announcement)>,
+    oldest: Timestamp,
+    early: BTreeMap<String, (u64, CompletionNotice)>,
     /// Those in the order in which they came.
     arrivals: BTreeMap<u64, String>,
     arrived: u64,
@@ -93,10 +93,10 @@ struct State {
 enum Watched {
     Waiting {
         progress: Arc<ProgressCell>,
-        since: Moment,
+        since: Timestamp,
         waker: Option<Waker>,
     },
-    Announced(Announcement),
+    Announced(CompletionNotice),
 }
 
 impl Board {
@@ -115,7 +115,7 @@ impl Board {
         evictions: u64,
         id: Arc<str>,
         progress: &Arc<ProgressCell>,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<()> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -130,7 +130,7 @@ impl Board {
             Some(announcement) => Watched::Announced(announcement),
             // Its completion may be among those that had to go, or is not looked for.
             None if evictions != state.evictions || state.suspended => {
-                Watched::Announced(Announcement::default())
+                Watched::Announced(CompletionNotice::default())
             }
             None => {
                 if state.waiting == 0 {
@@ -151,7 +151,7 @@ impl Board {
     }
 
     /// Whether the one who waits for `id` has been told of it.
-    pub(super) fn poll(&self, id: &str, waker: &Waker) -> Poll<Result<Announcement>> {
+    pub(super) fn poll(&self, id: &str, waker: &Waker) -> Poll<Result<CompletionNotice>> {
         let mut guard = self.lock();
         let State { watched, ended, .. } = &mut *guard;
         match (watched.get_mut(id), ended) {
@@ -164,7 +164,7 @@ impl Board {
                 }
                 Poll::Pending
             }
-            (None, None) => Poll::Ready(Ok(Announcement::default())),
+            (None, None) => Poll::Ready(Ok(CompletionNotice::default())),
         }
     }
 
@@ -238,7 +238,12 @@ impl Board {
 
     /// The server has answered the poll that said `report`. Only now the cursor moves, so that what a lost answer told will be
     /// told again, and it only grows: one that goes back is ignored.
-    pub(super) fn answered(&self, now: Moment, report: &Report, answer: Completions) -> Answered {
+    pub(super) fn answered(
+        &self,
+        now: Timestamp,
+        report: &Report,
+        answer: Completions,
+    ) -> Answered {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut wakers = Vec::new();
@@ -283,7 +288,7 @@ impl Board {
     }
 
     /// Something that concerns everybody who waits: their waiting begins anew.
-    pub(super) fn news_for_all(&self, now: Moment) {
+    pub(super) fn news_for_all(&self, now: Timestamp) {
         let mut state = self.lock();
         for watched in state.watched.values_mut() {
             if let Watched::Waiting {
@@ -298,7 +303,7 @@ impl Board {
     }
 
     /// A waiter of `limit` or longer polls for itself: should its completion have been lost, this finds out.
-    pub(super) fn release_overdue(&self, now: Moment, limit: Duration) {
+    pub(super) fn release_overdue(&self, now: Timestamp, limit: Duration) {
         let mut guard = self.lock();
         let state = &mut *guard;
         if state.waiting == 0 || now.since(state.oldest) < limit {
@@ -355,7 +360,7 @@ impl State {
     }
 
     /// Has the waiters of which `is_released` says so, by when they came, poll for themselves.
-    fn release(&mut self, mut is_released: impl FnMut(Moment) -> bool) -> Vec<Waker> {
+    fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for watched in self.watched.values_mut() {
             let Watched::Waiting { since, waker, .. } = watched else {
@@ -363,7 +368,7 @@ impl State {
             };
             if is_released(*since) {
                 wakers.extend(waker.take());
-                *watched = Watched::Announced(Announcement::default());
+                *watched = Watched::Announced(CompletionNotice::default());
                 self.waiting -= 1;
             }
         }
@@ -381,8 +386,8 @@ impl State {
     }
 
     /// Takes note of a completion, which may come more than once. Whether it is new.
-    fn record(&mut self, now: Moment, completion: Completion, wakers: &mut Vec<Waker>) -> bool {
-        let announcement = Announcement {
+    fn record(&mut self, now: Timestamp, completion: Completion, wakers: &mut Vec<Waker>) -> bool {
+        let announcement = CompletionNotice {
             size: match completion.state {
                 CompletionState::Finished => completion
                     .response_payload_uncompressed_size
@@ -411,7 +416,7 @@ impl State {
         }
     }
 
-    fn keep_early(&mut self, id: String, announcement: Announcement) -> bool {
+    fn keep_early(&mut self, id: String, announcement: CompletionNotice) -> bool {
         if self.early.contains_key(&id) {
             return false;
         }
@@ -427,7 +432,7 @@ impl State {
         true
     }
 
-    fn take_early(&mut self, id: &str) -> Option<Announcement> {
+    fn take_early(&mut self, id: &str) -> Option<CompletionNotice> {
         let (arrived, announcement) = self.early.remove(id)?;
         self.arrivals.remove(&arrived);
         Some(announcement)

@@ -10,8 +10,8 @@ use http::{HeaderValue, Method, header};
 use tinkers_core::call::answer_error;
 use tinkers_core::contain::contain;
 use tinkers_core::{
-    ClientId, Error, ErrorKind, HttpRequest, Result, RouteClass, Sent, SessionContext, Setback,
-    Timeouts,
+    ClientId, Error, ErrorKind, HttpRequest, RecoveredError, Result, RouteClass, Sent,
+    SessionContext, Timeouts,
 };
 use tinkers_wire::{Completions, PollTarget, RetrieveFutures, routes, to_json};
 
@@ -92,8 +92,8 @@ impl Drive {
                 Ok(())
             });
             if let Err(error) = said.await {
-                let setbacks = &self.session.caller().setbacks;
-                setbacks.note(Setback::Acknowledgement, &error);
+                let recovered_errors = &self.session.caller().recovered_errors;
+                recovered_errors.note(RecoveredError::Acknowledgement, &error);
             }
             drop(farewell);
         }
@@ -105,11 +105,14 @@ impl Drive {
         let hint = error.retry_after().unwrap_or_default();
         let rest = usual.min(LONGEST_REST).max(hint);
         self.given_up = self.given_up.saturating_add(1);
-        self.session.caller().setbacks.count(Setback::SharedPoll);
-        let (setback, seconds) = (Setback::SharedPoll.name(), rest.as_secs());
+        self.session
+            .caller()
+            .recovered_errors
+            .count(RecoveredError::SharedPoll);
+        let (recovered_error, seconds) = (RecoveredError::SharedPoll.name(), rest.as_secs());
         let sampler = &self.target.sampling_session_id;
         contain(
-            || tracing::warn!(setback, %error, sampler, seconds, "gave up the poll for all samples of a client for a while; each sample is polled for by itself"),
+            || tracing::warn!(recovered_error, %error, sampler, seconds, "gave up the poll for all samples of a client for a while; each sample is polled for by itself"),
         );
         // After a panic nothing is known of what the old one holds.
         self.polls = polls(&self.session, self.client, &self.target);
@@ -171,8 +174,8 @@ impl Drive {
         let answered = self.board.answered(now, report, told);
         if answered.first_bad_cursor {
             let why = "a cursor that went back or cannot be read; it is ignored";
-            let setbacks = &self.session.caller().setbacks;
-            setbacks.note(Setback::SharedPoll, &why);
+            let recovered_errors = &self.session.caller().recovered_errors;
+            recovered_errors.note(RecoveredError::SharedPoll, &why);
         }
         // What is of nobody, or was told before, must not make the polls hot.
         if answered.waiters > 0 {
@@ -217,11 +220,13 @@ impl Drive {
         };
         let outcome: Option<Result<()>> = caller.time.deadline(deadline, all).await;
         if self.board.owes() {
-            caller.setbacks.count(Setback::Acknowledgement);
-            let setback = Setback::Acknowledgement.name();
+            caller
+                .recovered_errors
+                .count(RecoveredError::Acknowledgement);
+            let recovered_error = RecoveredError::Acknowledgement.name();
             contain(|| {
                 tracing::debug!(
-                    setback,
+                    recovered_error,
                     ?outcome,
                     "the last acknowledgement did not get through"
                 )
@@ -233,7 +238,13 @@ impl Drive {
 fn polls(session: &Arc<dyn SessionContext>, client: ClientId, target: &PollTarget) -> Polls {
     let sampler = &target.sampling_session_id;
     let session = Arc::clone(session);
-    Polls::new(session, client, Setback::SharedPoll, sampler, answer_error)
+    Polls::new(
+        session,
+        client,
+        RecoveredError::SharedPoll,
+        sampler,
+        answer_error,
+    )
 }
 
 fn request(target: &PollTarget, report: &Report, work: Work) -> HttpRequest {

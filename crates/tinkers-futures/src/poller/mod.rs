@@ -11,10 +11,10 @@ use tinkers_core::nesting::Mark;
 use tinkers_core::{ClientId, ProgressCell, Result, SessionContext, Task};
 use tinkers_wire::PollTarget;
 
-pub use self::board::Announcement;
 use self::board::Board;
+pub use self::board::CompletionNotice;
 use self::drive::Drive;
-pub use self::watch::Watch;
+pub use self::watch::CompletionHandle;
 
 /// The shared poll of a sampling client: asks what of its sampling session has ended, for all waiters (`POST /retrieve_futures`).
 ///
@@ -33,7 +33,7 @@ pub struct SessionPoller {
 /// A submission that has begun: what ends from now on is kept for it until it knows its request id.
 #[derive(Debug)]
 #[must_use = "it is given to SessionPoller::watch once the request id is known"]
-pub struct Begun {
+pub struct PendingSubmission {
     evictions: u64,
 }
 
@@ -53,10 +53,10 @@ impl SessionPoller {
     ///
     /// # Errors
     /// Why the poller has ended. What would be submitted then could not be waited for.
-    pub fn begin(&self) -> Result<Begun> {
+    pub fn begin(&self) -> Result<PendingSubmission> {
         self.start();
         let evictions = self.board.begin()?;
-        Ok(Begun { evictions })
+        Ok(PendingSubmission { evictions })
     }
 
     /// Has the poller look out for `request_id`, the answer to the submission that began with `begun`. News of it go to
@@ -69,10 +69,10 @@ impl SessionPoller {
     /// `Protocol` when that id is being waited for already: a server that gives it twice has lost one of the two.
     pub fn watch(
         &self,
-        begun: Begun,
+        begun: PendingSubmission,
         request_id: &str,
         progress: &Arc<ProgressCell>,
-    ) -> Result<Watch> {
+    ) -> Result<CompletionHandle> {
         let now = self.session.caller().time.now();
         let id: Arc<str> = request_id.into();
         progress.accepted(now, Arc::clone(&id));
@@ -80,7 +80,7 @@ impl SessionPoller {
             let waits = Arc::clone(&id);
             self.board.watch(begun.evictions, waits, progress, now)?;
         }
-        Ok(Watch::new(Arc::clone(&self.board), id))
+        Ok(CompletionHandle::new(Arc::clone(&self.board), id))
     }
 
     fn start(&self) {

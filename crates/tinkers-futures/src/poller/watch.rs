@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use tinkers_core::Result;
 
-use super::board::{Announcement, Board};
+use super::board::{Board, CompletionNotice};
 
 /// A place among those who wait. Dropped, it is given up and the server is told that nobody wants the result any more: to be
 /// kept until the result was fetched.
-pub struct Watch {
+pub struct CompletionHandle {
     board: Arc<Board>,
     id: Arc<str>,
 }
 
-impl Watch {
+impl CompletionHandle {
     pub(super) fn new(board: Arc<Board>, id: Arc<str>) -> Self {
         Self { board, id }
     }
@@ -29,22 +29,22 @@ impl Watch {
     ///
     /// # Errors
     /// Why the poller ended before that.
-    pub async fn announced(&self) -> Result<Announcement> {
+    pub async fn announced(&self) -> Result<CompletionNotice> {
         poll_fn(|cx| self.board.poll(&self.id, cx.waker()))
             .await
             .map_err(|error| error.with_request_id(&*self.id))
     }
 }
 
-impl Drop for Watch {
+impl Drop for CompletionHandle {
     fn drop(&mut self) {
         self.board.leave(&self.id);
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for CompletionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch")
+        f.debug_struct("CompletionHandle")
             .field("request_id", &self.id)
             .finish_non_exhaustive()
     }

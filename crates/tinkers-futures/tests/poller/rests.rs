@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Moment, ProgressCell};
-use tinkers_futures::Watch;
+use tinkers_core::{ProgressCell, Timestamp};
+use tinkers_futures::CompletionHandle;
 
 use crate::support::Step;
 use crate::{FIRST, NOTHING, World, is_left_alone, world};
@@ -51,7 +51,7 @@ fn a_poll_that_is_given_up_rests_ever_longer_and_then_goes_on() {
 }
 
 /// For how many seconds a poll that was just given up rests. It must have a waiter to go on, so one comes each second.
-fn rest(world: &World, watches: &mut Vec<Watch>) -> usize {
+fn rest(world: &World, watches: &mut Vec<CompletionHandle>) -> usize {
     let asked = world.server.asked_at().len();
     (0..1000)
         .find(|_| {
@@ -115,7 +115,7 @@ fn refused_poll_is_news_for_all_waiters() {
     let refusal = Step::WithHeader(429, "retry-after", "100");
     let late = Step::After(Duration::from_secs(5));
     let world = world([late, refusal, FIRST]);
-    let progress = Arc::new(ProgressCell::new(Moment::ORIGIN));
+    let progress = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
     let watch = world.watch_with("1", &progress);
     world.wait(50);
     let news = progress.last_news().since_origin();

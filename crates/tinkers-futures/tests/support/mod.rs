@@ -14,10 +14,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Admission, Admitted, Arrival, Ask, BillingPause, BoxFuture, BytesGuard, Caller, ClientId,
-    Error, ErrorKind, Fact, FixedJitter, Flight, HttpRequest, HttpResponse, Ledger, ManualClock,
-    Moment, Receipt, Reentry, RetryBudget, Sent, ServerProfile, SessionContext, Settlement, Spawn,
-    SubmitPermit, Task, Time, Transport, TransportError, TransportErrorKind,
+    Admission, AdmissionRequest, Admitted, Arrival, BillingPause, BoxFuture, BytesGuard, Caller,
+    ClientId, Clock, Error, ErrorKind, Fact, FixedJitter, HttpRequest, HttpResponse,
+    InFlightPermit, Ledger, ManualClock, Readmission, Receipt, RetryBudget, Sent, ServerProfile,
+    SessionContext, Settlement, Spawn, SubmitPermit, Task, Timestamp, Transport, TransportError,
+    TransportErrorKind,
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
@@ -42,10 +43,10 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Scripted {
     pub(crate) clock: ManualClock,
-    pub(crate) asked: Mutex<Vec<(Moment, HttpRequest)>>,
+    pub(crate) asked: Mutex<Vec<(Timestamp, HttpRequest)>>,
     pub(crate) settled: Mutex<Vec<Settlement>>,
     /// The place in its queue that each poll asked for, in order.
-    pub(crate) places: Mutex<Vec<Reentry>>,
+    pub(crate) places: Mutex<Vec<Readmission>>,
     /// What was given back, in order.
     pub(crate) given_back: Mutex<Vec<&'static str>>,
     pub(crate) bytes_held: AtomicU64,
@@ -54,7 +55,7 @@ pub(crate) struct Scripted {
     /// Scripts of their own for requests whose path ends so.
     by_route: Mutex<Vec<(&'static str, VecDeque<Step>)>>,
     tasks: Mutex<Vec<Spawned>>,
-    gate: Mutex<Moment>,
+    gate: Mutex<Timestamp>,
 }
 
 /// The context that clients see.
@@ -104,7 +105,7 @@ fn build(
         script: Mutex::new(script.into_iter().collect()),
         by_route: Mutex::default(),
         tasks: Mutex::default(),
-        gate: Mutex::new(Moment::ORIGIN),
+        gate: Mutex::new(Timestamp::ORIGIN),
     });
     let caller = Caller {
         transport: Arc::new(Wire(Arc::clone(&server))),
@@ -116,7 +117,7 @@ fn build(
         notices: Arc::default(),
         billing: Arc::new(BillingPause::default()),
         billing_limit: Duration::from_secs(3600),
-        setbacks: Arc::default(),
+        recovered_errors: Arc::default(),
         closing: Arc::default(),
     };
     let config = ClientConfig::default();
@@ -264,7 +265,7 @@ impl Transport for Wire {
                 let step = self.0.step(&path);
                 let (status, headers, body) = match step {
                     Step::After(delay) => {
-                        let time: &dyn Time = &self.0.clock;
+                        let time: &dyn Clock = &self.0.clock;
                         time.sleep(delay).await;
                         continue;
                     }
@@ -307,15 +308,15 @@ fn json() -> HeaderMap {
 struct Gate(Arc<Scripted>);
 
 impl Admission for Gate {
-    fn admit(&self, ask: Ask) -> BoxFuture<'_, Result<Admitted, Error>> {
+    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let place = ask.reentry;
             let arrival = {
                 let mut places = self.0.places.lock().unwrap();
                 places.push(place);
                 match place {
-                    Reentry::New => Arrival(places.len() as u64),
-                    Reentry::AfterRefusal(arrival) => arrival,
+                    Readmission::New => Arrival(places.len() as u64),
+                    Readmission::AfterRefusal(arrival) => arrival,
                 }
             };
             let at = *self.0.gate.lock().unwrap();
@@ -323,7 +324,7 @@ impl Admission for Gate {
             let ledger = || Arc::<Scripted>::clone(&self.0);
             Ok(Admitted {
                 permit: SubmitPermit::new(ledger(), Receipt::default()),
-                flight: Flight::new(ledger()),
+                flight: InFlightPermit::new(ledger()),
                 arrival,
             })
         })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tinkers_limits::{Blocked, Bounds, Constraints, Demand, Ending, Growth, Take, Ticket};
+use tinkers_limits::{AdaptiveLimit, Blocked, Bounds, Constraints, Cost, Ending, Take, Ticket};
 
 /// Which client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) enum Admit {
 pub(crate) struct Client {
     policy: Policy,
     constraints: Constraints,
-    growth: Growth,
+    growth: AdaptiveLimit,
     tickets: BTreeMap<u64, Ticket>,
     events: u64,
     /// Whether anybody wants to send and may not.
@@ -48,7 +48,7 @@ pub(crate) struct Client {
 const SLOTS: u32 = 400;
 const FLIGHTS: u32 = 2_000;
 const PATIENCE: Duration = Duration::from_secs(1);
-const DEMAND: Demand = Demand {
+const DEMAND: Cost = Cost {
     take: Take::SlotAndFlight,
     bytes: 1,
 };
@@ -71,7 +71,7 @@ impl Client {
         Self {
             policy,
             constraints,
-            growth: Growth::new(1, FLIGHTS),
+            growth: AdaptiveLimit::new(1, FLIGHTS),
             tickets: BTreeMap::new(),
             events: 0,
             waits: false,

@@ -10,7 +10,7 @@ mod script;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
-use tinkers_core::{Moment, RouteClass, Time};
+use tinkers_core::{Clock, RouteClass, Timestamp};
 
 pub use self::counts::{RuleCount, Struck};
 pub(crate) use self::fault::Action;
@@ -60,7 +60,7 @@ struct Script {
     /// How many rules were ever added.
     added: u64,
     /// The server's clock, once there is a server.
-    time: Option<Arc<dyn Time>>,
+    time: Option<Arc<dyn Clock>>,
 }
 
 /// A rule in use.
@@ -69,7 +69,7 @@ struct Entry {
     number: u64,
     rule: Rule,
     fault: Fault,
-    since: Option<Moment>,
+    since: Option<Timestamp>,
     matched: u64,
     struck: u64,
 }
@@ -119,7 +119,7 @@ impl Faults {
     }
 
     /// The script belongs to a server from now on, and the time of its rules begins to run. The first server's clock stays.
-    pub(crate) fn install(&self, time: &Arc<dyn Time>) {
+    pub(crate) fn install(&self, time: &Arc<dyn Clock>) {
         let mut script = self.lock();
         let now = script.time.get_or_insert_with(|| Arc::clone(time)).now();
         for entry in &mut script.rules {
@@ -128,7 +128,7 @@ impl Faults {
     }
 
     /// What happens to a request that has arrived at `now`.
-    pub(crate) fn strike(&self, route: &str, class: RouteClass, now: Moment) -> Option<Strike> {
+    pub(crate) fn strike(&self, route: &str, class: RouteClass, now: Timestamp) -> Option<Strike> {
         let mut struck = None;
         for entry in &mut self.lock().rules {
             if entry.meets(route, class, now) && struck.is_none() {
@@ -149,7 +149,7 @@ impl Faults {
 
 impl Entry {
     /// Counts a request, and says whether the rule is due for it.
-    fn meets(&mut self, route: &str, class: RouteClass, now: Moment) -> bool {
+    fn meets(&mut self, route: &str, class: RouteClass, now: Timestamp) -> bool {
         let since = *self.since.get_or_insert(now);
         if !self.rule.is_open(since, now) || !self.rule.matches(route, class) {
             return false;
@@ -184,18 +184,18 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn at(seconds: u64) -> Moment {
-        Moment::ORIGIN.after(SECOND * u32::try_from(seconds).unwrap())
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ORIGIN.after(SECOND * u32::try_from(seconds).unwrap())
     }
 
-    fn hits(faults: &Faults, route: &str, now: Moment) -> Option<u64> {
+    fn hits(faults: &Faults, route: &str, now: Timestamp) -> Option<u64> {
         let strike = faults.strike(route, RouteClass::Rest, now);
         strike.map(|strike| strike.by.number)
     }
 
     fn strikes(faults: &Faults, route: &str, n: usize) -> Vec<Option<u64>> {
         (0..n)
-            .map(|_| hits(faults, route, Moment::ORIGIN))
+            .map(|_| hits(faults, route, Timestamp::ORIGIN))
             .collect()
     }
 
@@ -248,10 +248,10 @@ mod tests {
             Fault::gone(),
         );
         let strike = faults
-            .strike("/x", RouteClass::Poll, Moment::ORIGIN)
+            .strike("/x", RouteClass::Poll, Timestamp::ORIGIN)
             .unwrap();
         assert_eq!(strike.by.to_string(), "rule 1 (polls)");
-        assert_eq!(hits(&faults, "/x", Moment::ORIGIN), None);
+        assert_eq!(hits(&faults, "/x", Timestamp::ORIGIN), None);
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
                 .lasting(SECOND * 10)
         };
         faults.add(window(), Fault::gone());
-        faults.install(&(Arc::new(clock.clone()) as Arc<dyn Time>));
+        faults.install(&(Arc::new(clock.clone()) as Arc<dyn Clock>));
         let all = [104, 105, 114, 115].map(|now| hits(&faults, "/a", at(now)));
         assert_eq!(all, [None, Some(1), Some(1), None]);
         // What comes before it opens is not counted.
@@ -288,7 +288,7 @@ mod tests {
             );
             let routes = ["/a", "/b", "/b", "/c"];
             let all: Vec<_> = (0..200)
-                .map(|i| hits(&faults, routes[i % 4], Moment::ORIGIN))
+                .map(|i| hits(&faults, routes[i % 4], Timestamp::ORIGIN))
                 .collect();
             (all, struck(&faults))
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Jitter, Moment, RouteClass, SplitMix};
+use tinkers_core::{Jitter, RouteClass, SplitMix, Timestamp};
 
 /// Which requests a fault strikes: by default the first of its route, once.
 ///
@@ -127,12 +127,12 @@ impl Rule {
     }
 
     /// Whether it is open at `now`, having been installed at `since`.
-    pub(super) fn is_open(&self, since: Moment, now: Moment) -> bool {
+    pub(super) fn is_open(&self, since: Timestamp, now: Timestamp) -> bool {
         now >= since.after(self.after) && !self.is_closed(since, now)
     }
 
     /// Whether it will not open again.
-    pub(super) fn is_closed(&self, since: Moment, now: Moment) -> bool {
+    pub(super) fn is_closed(&self, since: Timestamp, now: Timestamp) -> bool {
         let opens = since.after(self.after);
         self.lasting
             .is_some_and(|length| now >= opens.after(length))

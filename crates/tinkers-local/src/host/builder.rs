@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tinkers_core::{Jitter, Spawn, SplitMix, Time};
+use tinkers_core::{Clock, Jitter, Spawn, SplitMix};
 
 use super::core::{LocalServer, Parts};
 use crate::config::LocalConfig;
@@ -15,7 +15,7 @@ use crate::journal::Journal;
 #[derive(Debug)]
 pub struct LocalServerBuilder {
     engine: Arc<dyn Engine>,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
     config: LocalConfig,
     chance: Option<Arc<dyn Jitter>>,
@@ -27,7 +27,7 @@ impl LocalServer {
     /// Returns a builder of a server over `engine`, with the clock `time`, that runs its timer on `spawn`.
     pub fn builder(
         engine: Arc<dyn Engine>,
-        time: Arc<dyn Time>,
+        time: Arc<dyn Clock>,
         spawn: Arc<dyn Spawn>,
     ) -> LocalServerBuilder {
         LocalServerBuilder {
@@ -90,7 +90,7 @@ impl LocalServerBuilder {
 }
 
 /// A source of ids that differs between starts.
-fn seeded(time: &dyn Time) -> Arc<dyn Jitter> {
+fn seeded(time: &dyn Clock) -> Arc<dyn Jitter> {
     let date = time
         .wall()
         .duration_since(SystemTime::UNIX_EPOCH)

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tinkers_core::{Jitter, Moment, Spawn, Task, Time};
+use tinkers_core::{Clock, Jitter, Spawn, Task, Timestamp};
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::LocalConfig;
@@ -30,7 +30,7 @@ pub struct LocalServer {
 
 pub(super) struct Shared {
     pub(super) config: Arc<LocalConfig>,
-    pub(super) time: Arc<dyn Time>,
+    pub(super) time: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
     pub(super) faults: Faults,
     pub(super) journal: Option<Journal>,
@@ -51,13 +51,13 @@ struct Core {
     /// does not grow the stack.
     is_executing: bool,
     /// The deadline that the timer waits for.
-    armed: Option<Moment>,
+    armed: Option<Timestamp>,
 }
 
 /// What a [`LocalServer`] is made of.
 pub(super) struct Parts {
     pub(super) engine: Arc<dyn Engine>,
-    pub(super) time: Arc<dyn Time>,
+    pub(super) time: Arc<dyn Clock>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) config: LocalConfig,
     pub(super) chance: Arc<dyn Jitter>,
@@ -149,7 +149,7 @@ impl LocalServer {
     }
 
     /// Returns its clock.
-    pub fn time(&self) -> &Arc<dyn Time> {
+    pub fn time(&self) -> &Arc<dyn Clock> {
         &self.shared.time
     }
 }
@@ -283,7 +283,7 @@ impl Shared {
     }
 }
 
-fn stamp(time: &Arc<dyn Time>) -> Stamp {
+fn stamp(time: &Arc<dyn Clock>) -> Stamp {
     Stamp {
         now: time.now(),
         wall: time.wall(),

@@ -1,6 +1,6 @@
 //! The seq_ids of a model that have no operation: refused ones pass, and the wait for missing ones is bounded.
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 use super::state::agenda::Alarm;
 use super::state::model_queue::{Failed, Gap};
@@ -59,7 +59,7 @@ impl Protocol {
         }
     }
 
-    fn gap_ends(&self, gap: Gap) -> Moment {
+    fn gap_ends(&self, gap: Gap) -> Timestamp {
         gap.since.after(self.config.gap_timeout)
     }
 

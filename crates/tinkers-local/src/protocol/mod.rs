@@ -35,7 +35,7 @@ mod unload;
 use std::sync::Arc;
 
 use serde_json::json;
-use tinkers_core::{Jitter, Moment};
+use tinkers_core::{Jitter, Timestamp};
 use tinkers_wire::LossFn;
 
 pub use effect::Effect;
@@ -238,12 +238,12 @@ impl Protocol {
     }
 
     /// Returns when [`Protocol::tick`] has something to do next.
-    pub fn next_deadline(&self) -> Option<Moment> {
+    pub fn next_deadline(&self) -> Option<Timestamp> {
         self.agenda.next()
     }
 
     /// Returns the counters of the window of [`LocalConfig::window`] up to `now`; `None` without one.
-    pub fn window_counts(&mut self, now: Moment) -> Option<WindowCounts> {
+    pub fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.samples.window_counts(now)
     }
 

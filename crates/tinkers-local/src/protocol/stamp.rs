@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 /// One instant on the monotonic clock, for timeouts, and on the wall clock, for dates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     /// The time of the monotonic clock.
-    pub now: Moment,
+    pub now: Timestamp,
     /// The date.
     pub wall: SystemTime,
 }

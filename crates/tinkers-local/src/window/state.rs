@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 use super::counts::{Congestion, Level, WindowCounts};
 use super::levels::Course;
@@ -19,11 +19,11 @@ pub(crate) struct State {
     window: Window,
     course: Course,
     /// The first submission; the levels begin there.
-    began: Option<Moment>,
+    began: Option<Timestamp>,
     /// When the level in force began.
-    since: Moment,
+    since: Timestamp,
     /// Since when there has been room.
-    room: Moment,
+    room: Timestamp,
     /// The congestion event that may still go on, or whose end is being measured.
     last: Option<Open>,
     counts: WindowCounts,
@@ -34,11 +34,11 @@ pub(crate) struct State {
 struct Open {
     event: Congestion,
     /// When the last hint runs out.
-    over: Moment,
+    over: Timestamp,
     /// Refusals before this belong to it.
-    until: Moment,
+    until: Timestamp,
     /// Where its times after the end are counted from, once something was granted.
-    from: Option<Moment>,
+    from: Option<Timestamp>,
     /// Its place among the events, kept or not.
     place: usize,
 }
@@ -50,8 +50,8 @@ impl State {
             window,
             course,
             began: None,
-            since: Moment::ORIGIN,
-            room: Moment::ORIGIN,
+            since: Timestamp::ORIGIN,
+            room: Timestamp::ORIGIN,
             last: None,
             counts: WindowCounts::default(),
         }
@@ -68,7 +68,7 @@ impl State {
     }
 
     /// A sample that was accepted has ended.
-    pub(crate) fn ended(&mut self, now: Moment) {
+    pub(crate) fn ended(&mut self, now: Timestamp) {
         self.advance(now);
         let was_full = self.is_full();
         self.counts.in_flight = self.counts.in_flight.saturating_sub(1);
@@ -80,14 +80,14 @@ impl State {
     }
 
     /// What it saw up to `now`.
-    pub(crate) fn counts(&mut self, now: Moment) -> WindowCounts {
+    pub(crate) fn counts(&mut self, now: Timestamp) -> WindowCounts {
         if self.began.is_some() {
             self.advance(now);
         }
         self.counts.clone()
     }
 
-    fn grant(&mut self, now: Moment) {
+    fn grant(&mut self, now: Timestamp) {
         self.counts.accepted += 1;
         self.counts.in_flight += 1;
         self.counts.most_in_flight = self.counts.most_in_flight.max(self.counts.in_flight);
@@ -131,7 +131,7 @@ impl State {
         hint
     }
 
-    fn open(&mut self, now: Moment) {
+    fn open(&mut self, now: Timestamp) {
         self.counts.congestions += 1;
         let event = Congestion {
             began: self.since_began(now),
@@ -161,7 +161,7 @@ impl State {
     }
 
     /// Brings the level up to `now`.
-    fn advance(&mut self, now: Moment) {
+    fn advance(&mut self, now: Timestamp) {
         if self.began.is_none() {
             self.began = Some(now);
             self.since = now;
@@ -195,7 +195,7 @@ impl State {
         self.counts.in_flight >= u64::from(self.course.level())
     }
 
-    fn since_began(&self, now: Moment) -> Duration {
+    fn since_began(&self, now: Timestamp) -> Duration {
         now.since(self.began.unwrap_or(now))
     }
 }

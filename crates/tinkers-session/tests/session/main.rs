@@ -4,7 +4,7 @@ mod closing;
 mod document;
 mod heart;
 mod opening;
+mod recovered_errors;
 mod refresh;
-mod setbacks;
 mod support;
 mod thread;

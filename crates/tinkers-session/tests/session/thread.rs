@@ -4,7 +4,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tinkers_core::{BoxFuture, ManualClock, Moment, Spawn, Time};
+use tinkers_core::{BoxFuture, Clock, ManualClock, Spawn, Timestamp};
 use tinkers_session::{HeartbeatParts, Session, SessionOptions, SessionParts};
 use tinkers_transport::{DedicatedThread, IoRuntime};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -15,11 +15,11 @@ use crate::support::{Asked, Line, World};
 #[derive(Debug)]
 struct ToldClock {
     clock: ManualClock,
-    waits: Mutex<Sender<Moment>>,
+    waits: Mutex<Sender<Timestamp>>,
 }
 
-impl Time for ToldClock {
-    fn now(&self) -> Moment {
+impl Clock for ToldClock {
+    fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
@@ -27,7 +27,7 @@ impl Time for ToldClock {
         self.clock.wall()
     }
 
-    fn sleep_until(&self, at: Moment) -> BoxFuture<'static, ()> {
+    fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
         let mut sleep = self.clock.sleep_until(at);
         let waits = self.waits.lock().expect("nobody panics in here").clone();
         let mut told = false;
@@ -49,15 +49,15 @@ struct Setting {
     world: World,
     /// The heart's clock, which nothing else looks at.
     clock: ManualClock,
-    waits: Receiver<Moment>,
-    time: Arc<dyn Time>,
+    waits: Receiver<Timestamp>,
+    time: Arc<dyn Clock>,
 }
 
 impl Setting {
     fn new() -> Self {
         let (tell, waits) = mpsc::channel();
         let clock = ManualClock::new();
-        let time: Arc<dyn Time> = Arc::new(ToldClock {
+        let time: Arc<dyn Clock> = Arc::new(ToldClock {
             clock: clock.clone(),
             waits: Mutex::new(tell),
         });
@@ -87,7 +87,7 @@ impl Setting {
         self.world.server.on_line(Line::Heart).len()
     }
 
-    fn next_wait(&self) -> Moment {
+    fn next_wait(&self) -> Timestamp {
         self.waits.recv_timeout(NEVER).expect("the heart goes on")
     }
 }

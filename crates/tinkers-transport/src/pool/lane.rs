@@ -6,11 +6,11 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use tinkers_core::{Moment, RouteClass, Sent, Setback, Spawn, Task, TransportError};
+use tinkers_core::{RecoveredError, RouteClass, Sent, Spawn, Task, Timestamp, TransportError};
 use tokio::sync::{oneshot, watch};
 
 use super::table::{Slot, Table};
-use super::{Ground, LaneLimits, LaneStats, Lease, Patience};
+use super::{ClassConnectionLimits, ClassConnectionStats, Ground, Lease, Patience};
 use crate::dial::{DialLimit, Dialed};
 use crate::failure;
 use crate::link::Link;
@@ -19,7 +19,7 @@ use crate::link::Link;
 pub(crate) struct Lane {
     ground: Arc<Ground>,
     class: RouteClass,
-    limits: LaneLimits,
+    limits: ClassConnectionLimits,
     inner: Mutex<Inner>,
 }
 
@@ -32,12 +32,12 @@ struct Inner {
     /// How long the latest request would wait for a connection to open.
     connect: Duration,
     /// When a connection turned out to carry fewer than was hoped: those who had counted on it count anew from here.
-    let_down_at: Moment,
+    let_down_at: Timestamp,
     next_id: u64,
     closed: bool,
     reaper: Option<Task>,
     /// When the lane last looked at both clocks.
-    looked_at: (Moment, SystemTime),
+    looked_at: (Timestamp, SystemTime),
 }
 
 type Waiter = oneshot::Sender<Result<Lease, TransportError>>;
@@ -50,14 +50,18 @@ const SUSPENDED: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_secs(5);
 
 impl Lane {
-    pub(super) fn new(ground: Arc<Ground>, class: RouteClass, limits: LaneLimits) -> Arc<Self> {
+    pub(super) fn new(
+        ground: Arc<Ground>,
+        class: RouteClass,
+        limits: ClassConnectionLimits,
+    ) -> Arc<Self> {
         let inner = Mutex::new(Inner {
             table: Table::new(),
             waiters: VecDeque::new(),
             opening: 0,
             carried: None,
             connect: Duration::ZERO,
-            let_down_at: Moment::ORIGIN,
+            let_down_at: Timestamp::ORIGIN,
             next_id: 0,
             closed: false,
             reaper: None,
@@ -154,7 +158,7 @@ impl Lane {
     }
 
     /// Whether there are as many connections as may be, and when a hope was last let down.
-    fn prospects(&self) -> (bool, Moment) {
+    fn prospects(&self) -> (bool, Timestamp) {
         let inner = self.lock();
         let is_full = inner.opening == 0 && inner.table.len() >= self.limits.max_connections;
         (is_full, inner.let_down_at)
@@ -184,9 +188,9 @@ impl Lane {
         }
     }
 
-    pub(crate) fn stats(&self) -> LaneStats {
+    pub(crate) fn stats(&self) -> ClassConnectionStats {
         let inner = self.lock();
-        LaneStats {
+        ClassConnectionStats {
             open: inner.table.len(),
             opening: inner.opening,
             in_use: inner.table.in_use(),
@@ -341,7 +345,7 @@ impl Lane {
         // Weak, so that a connection does not keep alive the lane that would close it.
         let lane = Arc::downgrade(self);
         let class = self.class.name();
-        let setbacks = Arc::clone(&self.ground.setbacks);
+        let recovered_errors = Arc::clone(&self.ground.recovered_errors);
         if let Some(allowed) = dialed.allowed {
             self.watch(allowed);
         }
@@ -349,8 +353,8 @@ impl Lane {
             match dialed.driver.await {
                 Ok(()) => tracing::debug!(class, connection = id, "connection closed"),
                 Err(error) => {
-                    setbacks.count(Setback::Connection);
-                    tracing::debug!(setback = Setback::Connection.name(), class, connection = id, %error, "connection broke");
+                    recovered_errors.count(RecoveredError::Connection);
+                    tracing::debug!(recovered_error = RecoveredError::Connection.name(), class, connection = id, %error, "connection broke");
                 }
             }
             if let Some(lane) = Weak::upgrade(&lane) {
@@ -490,10 +494,10 @@ mod tests {
                 .clone(),
             time: runtime.time(),
             runtime,
-            setbacks: Arc::default(),
+            recovered_errors: Arc::default(),
         };
         let class = RouteClass::Rest;
-        Lane::new(Arc::new(ground), class, LaneLimits::of(class))
+        Lane::new(Arc::new(ground), class, ClassConnectionLimits::of(class))
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Moment, Origin, RouteClass, Setbacks, Time};
+use tinkers_core::{Clock, Origin, RecoveredErrors, RouteClass, Timestamp};
 
 use crate::dial::Dialer;
 use crate::runtime::IoRuntime;
@@ -18,7 +18,7 @@ pub(crate) use lease::Lease;
 /// The limits of one class's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct LaneLimits {
+pub struct ClassConnectionLimits {
     /// Connections open at a time, at least 1; requests beyond what they carry wait in order.
     pub max_connections: usize,
     /// Requests at a time on one HTTP/2 connection, at least 1; fewer where the server says so.
@@ -35,7 +35,7 @@ pub struct LaneLimits {
     pub max_age: Duration,
 }
 
-impl LaneLimits {
+impl ClassConnectionLimits {
     /// The defaults of `class`. Training has a connection for each upload; polls may be as many as operations in flight.
     pub const fn of(class: RouteClass) -> Self {
         let (max_connections, streams) = match class {
@@ -73,7 +73,7 @@ impl LaneLimits {
 /// The connections of one class at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct LaneStats {
+pub struct ClassConnectionStats {
     /// Connections that are open.
     pub open: usize,
     /// Connections being opened.
@@ -92,8 +92,8 @@ pub(crate) struct Ground {
     pub(crate) dialer: Dialer,
     pub(crate) origin: Origin,
     pub(crate) runtime: IoRuntime,
-    pub(crate) time: Arc<dyn Time>,
-    pub(crate) setbacks: Arc<Setbacks>,
+    pub(crate) time: Arc<dyn Clock>,
+    pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
 /// How long a request may wait for its connection.
@@ -101,7 +101,7 @@ pub(crate) struct Ground {
 pub(crate) struct Patience {
     pub(crate) connect: Duration,
     pub(crate) total: Duration,
-    pub(crate) total_at: Moment,
+    pub(crate) total_at: Timestamp,
 }
 
 /// One lane for each class.
@@ -111,7 +111,10 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(ground: &Arc<Ground>, limits: &[LaneLimits; RouteClass::ALL.len()]) -> Self {
+    pub(crate) fn new(
+        ground: &Arc<Ground>,
+        limits: &[ClassConnectionLimits; RouteClass::ALL.len()],
+    ) -> Self {
         Self {
             lanes: RouteClass::ALL
                 .map(|class| Lane::new(Arc::clone(ground), class, limits[class.index()])),

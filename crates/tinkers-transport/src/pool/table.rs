@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 /// What the table needs to know of a connection.
 pub(crate) trait Slot: Sized {
@@ -40,29 +40,29 @@ pub(crate) struct Table<S> {
     /// Those that carry one request at a time, unused; the longest unused first.
     idle: VecDeque<Idle<S>>,
     /// Those that carry one request at a time, in use, and when they are too old.
-    out: BTreeMap<u64, Moment>,
+    out: BTreeMap<u64, Timestamp>,
     shared: BTreeMap<u64, Shared<S>>,
 }
 
 struct Idle<S> {
     id: u64,
     slot: S,
-    since: Moment,
-    old_at: Moment,
+    since: Timestamp,
+    old_at: Timestamp,
     unused: bool,
 }
 
 struct Shared<S> {
     slot: S,
     streams: usize,
-    since: Moment,
-    old_at: Moment,
+    since: Timestamp,
+    old_at: Timestamp,
     unused: bool,
 }
 
 impl<S: Slot> Shared<S> {
     /// Whether it may take another request. One that was never used is never too old, so that each connection carries one.
-    fn is_fresh(&self, now: Moment) -> bool {
+    fn is_fresh(&self, now: Timestamp) -> bool {
         self.unused || now < self.old_at
     }
 }
@@ -100,7 +100,7 @@ impl<S: Slot> Table<S> {
     }
 
     /// Adds a connection that has just been opened.
-    pub(crate) fn add(&mut self, id: u64, slot: S, now: Moment, limits: IdleLimits) {
+    pub(crate) fn add(&mut self, id: u64, slot: S, now: Timestamp, limits: IdleLimits) {
         let old_at = now.after(limits.age_of(id));
         if slot.share().is_some() {
             self.shared.insert(
@@ -129,7 +129,7 @@ impl<S: Slot> Table<S> {
     pub(crate) fn take(
         &mut self,
         streams: usize,
-        now: Moment,
+        now: Timestamp,
         gone: &mut Vec<S>,
     ) -> Option<Taken<S>> {
         // The most recently used first, so that those beyond the need grow old and go.
@@ -180,7 +180,7 @@ impl<S: Slot> Table<S> {
         &mut self,
         id: u64,
         slot: S,
-        now: Moment,
+        now: Timestamp,
         limits: IdleLimits,
     ) -> Option<S> {
         if let Some(shared) = self.shared.get_mut(&id) {
@@ -209,7 +209,7 @@ impl<S: Slot> Table<S> {
     }
 
     /// Lets every connection carry what it carries now and nothing more; gives those that nobody uses.
-    pub(crate) fn retire(&mut self, now: Moment) -> Vec<S> {
+    pub(crate) fn retire(&mut self, now: Timestamp) -> Vec<S> {
         for old_at in self.out.values_mut() {
             *old_at = now;
         }
@@ -238,7 +238,11 @@ impl<S: Slot> Table<S> {
     }
 
     /// Takes out what has been idle for too long, and says when to look again; `None` when nothing is idle.
-    pub(crate) fn expire(&mut self, now: Moment, limits: IdleLimits) -> (Vec<S>, Option<Moment>) {
+    pub(crate) fn expire(
+        &mut self,
+        now: Timestamp,
+        limits: IdleLimits,
+    ) -> (Vec<S>, Option<Timestamp>) {
         let mut gone = Vec::new();
         while self
             .idle
@@ -313,8 +317,8 @@ mod tests {
         age: Duration::from_secs(1000),
     };
 
-    fn at(seconds: u64) -> Moment {
-        Moment::from_origin(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_origin(Duration::from_secs(seconds))
     }
 
     fn take(table: &mut Table<Fake>, streams: usize) -> Option<Taken<Fake>> {

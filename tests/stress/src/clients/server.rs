@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tinkers_local::{BlockingServer, Faults, LocalConfig, LocalServer, ScriptedEngine, TokioSpawn};
-use tinkers_transport::TokioTime;
+use tinkers_transport::TokioClock;
 
 use super::control::Control;
 use super::engine::{OrderedEngine, script};
@@ -72,12 +72,12 @@ impl Parts {
         let (sender, receiver) = std::sync::mpsc::channel();
         let faults_of_server = faults.clone();
         let build = move |handle: &tokio::runtime::Handle| {
-            let time = Arc::new(TokioTime::new(handle.clone()));
+            let time = Arc::new(TokioClock::new(handle.clone()));
             let spawn = Arc::new(TokioSpawn::new(handle.clone()));
             let latency = Duration::from_millis(profile.latency_ms);
             let engine = Arc::new(ScriptedEngine::new(script()).with_latency(
                 latency,
-                Arc::<TokioTime>::clone(&time),
+                Arc::<TokioClock>::clone(&time),
                 Arc::<TokioSpawn>::clone(&spawn),
             ));
             let order = Arc::new(OrderedEngine::new(Arc::clone(&engine), control));

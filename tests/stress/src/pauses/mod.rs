@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tinkers_core::{
-    BoxFuture, Call, Caller, ClientId, Departure, HttpRequest, HttpResponse, Jitter, RouteClass,
-    SplitMix, Time, Transport, TransportError, TransportErrorKind,
+    BoxFuture, Call, Caller, ClientId, Clock, Departure, HttpRequest, HttpResponse, Jitter,
+    RouteClass, SplitMix, Transport, TransportError, TransportErrorKind,
 };
 use tinkers_dispatch::{Limiter, LimiterSettings, SharedRetryBudget};
-use tinkers_transport::{HttpTransport, IoRuntime, LaneLimits, Protocol};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, IoRuntime, Protocol};
 
 use self::server::Server;
 use crate::check::{Fault, Kind};
@@ -80,7 +80,7 @@ impl Scene {
     pub fn run(&self, asks: Asks, seed: u64) -> Seen {
         let server = Server::start(*self);
         let runtime = IoRuntime::shared().expect("the system gives a thread");
-        let mut limits = LaneLimits::of(RouteClass::Sample);
+        let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
         limits.max_connections = self.connections;
         let transport = HttpTransport::builder(server.url())
             .runtime(runtime.clone())
@@ -186,14 +186,14 @@ fn caller(transport: Arc<dyn Transport>, runtime: &IoRuntime, seed: u64) -> Arc<
         notices: Arc::default(),
         billing: Arc::default(),
         billing_limit: Duration::ZERO,
-        setbacks: Arc::default(),
+        recovered_errors: Arc::default(),
         closing: Arc::default(),
     })
 }
 
 /// Makes so many calls at once; gives how many did not end well.
 async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
-    let time: &dyn Time = &*caller.time;
+    let time: &dyn Clock = &*caller.time;
     let until = time.now().after(PATIENCE);
     let tasks: Vec<_> = (0..count)
         .map(|_| {

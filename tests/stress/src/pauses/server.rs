@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tinkers_core::{BoxFuture, Moment, Spawn, Time};
+use tinkers_core::{BoxFuture, Clock, Spawn, Timestamp};
 use tinkers_transport::{DedicatedThread, IoRuntime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -46,10 +46,10 @@ pub(super) struct Pause {
 
 struct Desk {
     scene: Scene,
-    time: Arc<dyn Time>,
+    time: Arc<dyn Clock>,
     state: Mutex<State>,
     /// When the refusal left, once it did.
-    refused: watch::Sender<Option<Moment>>,
+    refused: watch::Sender<Option<Timestamp>>,
 }
 
 #[derive(Default)]
@@ -58,7 +58,7 @@ struct State {
     under_way: usize,
     is_chosen: bool,
     refusals: u64,
-    arrivals: Vec<Moment>,
+    arrivals: Vec<Timestamp>,
 }
 
 impl Server {

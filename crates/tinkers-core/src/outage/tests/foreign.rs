@@ -16,7 +16,7 @@ fn subscribers_and_wakers_run_without_the_lock() {
     let outage = Arc::new(Outage::default());
     let clock = ManualClock::new();
     let jitter = FixedJitter(0.0);
-    let at = |seconds| Moment::from_origin(Duration::from_secs(seconds));
+    let at = |seconds| Timestamp::from_origin(Duration::from_secs(seconds));
     let pause = |seconds| Pause {
         sent_at: at(seconds),
         not_before: at(seconds + 90),
@@ -49,13 +49,13 @@ fn subscribers_and_wakers_run_without_the_lock() {
 fn panicking_subscriber_takes_no_answer_along() {
     let outage = Outage::default();
     let clock = ManualClock::new();
-    let at = |seconds| Moment::from_origin(Duration::from_secs(seconds));
+    let at = |seconds| Timestamp::from_origin(Duration::from_secs(seconds));
     let pause = Pause {
         sent_at: at(0),
         not_before: at(90),
         until: at(100),
     };
-    let setbacks = crate::Setbacks::default();
+    let recovered_errors = crate::RecoveredErrors::default();
     let panics = OnEvent(|| std::panic::resume_unwind(Box::new("a subscriber that breaks")));
     tracing::subscriber::with_default(panics, || {
         let mut sleeper = Box::pin(outage.sit_out(pause, &clock, &FixedJitter(0.0)));
@@ -63,8 +63,13 @@ fn panicking_subscriber_takes_no_answer_along() {
         assert!(sleeper.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(4));
         outage.answered(at(4), clock.now());
-        setbacks.note(crate::Setback::Repeat, &"broken");
+        recovered_errors.note(crate::RecoveredError::Repeat, &"broken");
     });
     assert!(outage.lock().since.is_none(), "the outage has ended");
-    assert_eq!(setbacks.snapshot().of(crate::Setback::Repeat), 1);
+    assert_eq!(
+        recovered_errors
+            .snapshot()
+            .of(crate::RecoveredError::Repeat),
+        1
+    );
 }

@@ -14,8 +14,8 @@ impl Wake for Count {
     }
 }
 
-fn at(seconds: u64) -> Moment {
-    Moment::from_origin(Duration::from_secs(seconds))
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_origin(Duration::from_secs(seconds))
 }
 
 fn told(ids: &[&str], cursor: i64) -> Completions {
@@ -44,11 +44,11 @@ fn watch(board: &Board, id: &str) -> Arc<ProgressCell> {
     progress
 }
 
-fn poll(board: &Board, id: &str) -> Poll<Result<Announcement>> {
+fn poll(board: &Board, id: &str) -> Poll<Result<CompletionNotice>> {
     board.poll(id, Waker::noop())
 }
 
-fn size(polled: Poll<Result<Announcement>>) -> Option<u64> {
+fn size(polled: Poll<Result<CompletionNotice>>) -> Option<u64> {
     match polled {
         Poll::Ready(Ok(announcement)) => announcement.size.map(NonZeroU64::get),
         other => panic!("not announced: {other:?}"),

@@ -214,7 +214,7 @@ mod tests {
         };
         let strikes = |faults: &Faults| -> Vec<Option<u64>> {
             let strike = |_| {
-                let now = tinkers_core::Moment::ORIGIN;
+                let now = tinkers_core::Timestamp::ORIGIN;
                 faults
                     .strike("/x", RouteClass::Rest, now)
                     .map(|strike| strike.by.number)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 use tinkers_wire::TinkerPath;
 
 use crate::protocol::ids::{ExchangeId, OperationId};
@@ -28,24 +28,24 @@ pub(crate) enum Alarm {
 
 /// A queue of alarms by their time.
 #[derive(Debug, Default)]
-pub(crate) struct Agenda(BTreeSet<(Moment, Alarm)>);
+pub(crate) struct Agenda(BTreeSet<(Timestamp, Alarm)>);
 
 impl Agenda {
-    pub(crate) fn add(&mut self, at: Moment, alarm: Alarm) {
+    pub(crate) fn add(&mut self, at: Timestamp, alarm: Alarm) {
         self.0.insert((at, alarm));
     }
 
-    pub(crate) fn remove(&mut self, at: Moment, alarm: Alarm) {
+    pub(crate) fn remove(&mut self, at: Timestamp, alarm: Alarm) {
         self.0.remove(&(at, alarm));
     }
 
     /// Returns the time of the earliest alarm.
-    pub(crate) fn next(&self) -> Option<Moment> {
+    pub(crate) fn next(&self) -> Option<Timestamp> {
         self.0.first().map(|(at, _)| *at)
     }
 
     /// Takes the earliest alarm that is due at `now`.
-    pub(crate) fn pop_due(&mut self, now: Moment) -> Option<Alarm> {
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Alarm> {
         if self.next()? > now {
             return None;
         }
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn alarms_are_popped_by_time_and_not_before_it() {
-        let at = |seconds| Moment::ORIGIN.after(Duration::from_secs(seconds));
+        let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut agenda = Agenda::default();
         let poll = |number| Alarm::Poll(ExchangeId(number));
         agenda.add(at(3), poll(1));

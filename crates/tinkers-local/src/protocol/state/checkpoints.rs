@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 use tinkers_wire::TinkerPath;
 
 use super::agenda::{Agenda, Alarm};
@@ -134,7 +134,7 @@ impl Checkpoints {
 }
 
 /// Returns when a checkpoint expires on the monotonic clock.
-fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Moment> {
+fn expires(at: Stamp, record: &CheckpointRecord) -> Option<Timestamp> {
     let left = record.expires_at? - CheckpointRecord::seconds(at.wall);
     // What does not fit a duration is either long past or beyond any server's life.
     let left = Duration::try_from_secs_f64(left).unwrap_or(if left > 0.0 {
@@ -174,7 +174,7 @@ pub(super) mod tests {
     fn at(seconds: u64) -> Stamp {
         let since = Duration::from_secs(seconds);
         Stamp {
-            now: Moment::ORIGIN.after(since),
+            now: Timestamp::ORIGIN.after(since),
             wall: SystemTime::UNIX_EPOCH + since,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 use tinkers_wire::PollTarget;
 
 use super::agenda::{Agenda, Alarm};
@@ -55,7 +55,7 @@ struct Log {
 struct Held {
     target: Arc<Target>,
     after: i64,
-    until: Moment,
+    until: Timestamp,
 }
 
 impl CompletionLog {
@@ -148,7 +148,7 @@ impl CompletionLog {
         exchange: ExchangeId,
         target: &Target,
         after: i64,
-        until: Moment,
+        until: Timestamp,
     ) {
         let (target, log) = self.log(target);
         log.waiters.push(exchange);
@@ -215,7 +215,7 @@ mod tests {
         all.acknowledge(&target, 5);
         all.acknowledge(&other, 6);
         assert_eq!(cursors(&all), [6, 7]);
-        all.hold(&mut agenda, ExchangeId(1), &target, 6, Moment::ORIGIN);
+        all.hold(&mut agenda, ExchangeId(1), &target, 6, Timestamp::ORIGIN);
         all.remove(OperationId(6));
         all.remove(OperationId(7));
         all.remove(OperationId(7));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 use tinkers_wire::QueueState;
 
 use crate::engine::{CheckpointRecord, Job, JobId, Work};
@@ -29,7 +29,7 @@ pub(crate) struct Jobs {
     last: u64,
     roles: BTreeMap<JobId, Role>,
     /// The end of the pause, during which jobs of operations are not started.
-    paused_until: Option<Moment>,
+    paused_until: Option<Timestamp>,
     /// Jobs that wait for the end of the pause.
     postponed: Vec<Job>,
 }
@@ -80,12 +80,12 @@ impl Jobs {
     }
 
     /// Pauses until `until`; a longer pause stays.
-    pub(crate) fn pause(&mut self, until: Moment) {
+    pub(crate) fn pause(&mut self, until: Timestamp) {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
     /// Whether a pause is over at `now`.
-    pub(crate) fn is_pause_over(&self, now: Moment) -> bool {
+    pub(crate) fn is_pause_over(&self, now: Timestamp) -> bool {
         self.paused_until.is_some_and(|until| until <= now)
     }
 
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_pause_postpones_operations_and_no_other_jobs() {
-        let at = |seconds| Moment::ORIGIN.after(Duration::from_secs(seconds));
+        let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut jobs = Jobs::default();
         jobs.pause(at(5));
         jobs.pause(at(3));
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_postponed_job_is_started_before_it_is_cancelled() {
         let mut jobs = Jobs::default();
-        jobs.pause(Moment::ORIGIN);
+        jobs.pause(Timestamp::ORIGIN);
         let id = jobs.next_id();
         assert!(jobs.start_operation(id, OperationId(1), work()).is_none());
         let effects = jobs.cancel(id);

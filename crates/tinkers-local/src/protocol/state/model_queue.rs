@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 use crate::config::LocalConfig;
 use crate::dialect::Order;
@@ -56,7 +56,7 @@ pub(crate) struct Failed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) number: u64,
-    pub(crate) since: Moment,
+    pub(crate) since: Timestamp,
 }
 
 /// The most refused numbers that are remembered. Later requests wait for others as for numbers that have not arrived.
@@ -250,7 +250,7 @@ impl ModelQueue {
     }
 
     /// Determines the missing number. Returns the gap before and after.
-    pub(crate) fn update_gap(&mut self, now: Moment) -> [Option<Gap>; 2] {
+    pub(crate) fn update_gap(&mut self, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         let number = (!self.early.is_empty()).then_some(self.next);
         self.gap = number.map(|number| match before {
@@ -261,7 +261,7 @@ impl ModelQueue {
     }
 
     /// Notes that `number` is still being sent, so that the wait for it starts again. Returns the gap before and after.
-    pub(crate) fn attempted(&mut self, number: u64, now: Moment) -> [Option<Gap>; 2] {
+    pub(crate) fn attempted(&mut self, number: u64, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         if let Some(gap) = self.gap.as_mut().filter(|gap| gap.number == number) {
             gap.since = now;
@@ -462,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_timed_from_its_own_beginning() {
-        let at = |seconds| Moment::ORIGIN.after(std::time::Duration::from_secs(seconds));
+        let at = |seconds| Timestamp::ORIGIN.after(std::time::Duration::from_secs(seconds));
         let gap = |number, seconds| {
             let since = at(seconds);
             Some(Gap { number, since })

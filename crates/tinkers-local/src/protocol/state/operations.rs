@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::{Jitter, Moment};
+use tinkers_core::{Jitter, Timestamp};
 use tinkers_wire::TinkerPath;
 
 use super::retained::RetainedResults;
@@ -50,9 +50,9 @@ pub(crate) struct Operation {
     /// Why it was cancelled.
     cancelled: Option<String>,
     /// When its result expires.
-    expires: Option<Moment>,
+    expires: Option<Timestamp>,
     /// The last poll for it.
-    polled: Option<Moment>,
+    polled: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Operation {
     }
 
     /// The last poll for it.
-    pub(crate) fn polled(&self) -> Option<Moment> {
+    pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
 
@@ -217,7 +217,7 @@ impl Operations {
     }
 
     /// Notes a poll for an operation.
-    pub(crate) fn note_poll(&mut self, id: OperationId, now: Moment) {
+    pub(crate) fn note_poll(&mut self, id: OperationId, now: Timestamp) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.polled = Some(now);
         }
@@ -235,7 +235,7 @@ impl Operations {
         &mut self,
         id: OperationId,
         result: Result<Payload, EngineError>,
-        expires: Moment,
+        expires: Timestamp,
     ) {
         let Some(operation) = self.all.get_mut(&id) else {
             return;
@@ -250,7 +250,7 @@ impl Operations {
     }
 
     /// Notes that a result was sent, and shortens its time to `expires`. Returns whether it was longer before.
-    pub(crate) fn fetched(&mut self, id: OperationId, expires: Moment) -> bool {
+    pub(crate) fn fetched(&mut self, id: OperationId, expires: Timestamp) -> bool {
         let Some(operation) = self.all.get_mut(&id) else {
             return false;
         };
@@ -263,7 +263,7 @@ impl Operations {
     }
 
     /// Whether the result of an operation has expired at `now`.
-    pub(crate) fn is_expired(&self, id: OperationId, now: Moment) -> bool {
+    pub(crate) fn is_expired(&self, id: OperationId, now: Timestamp) -> bool {
         let expires = self.all.get(&id).and_then(|operation| operation.expires);
         expires.is_some_and(|expires| expires <= now)
     }
@@ -307,8 +307,8 @@ mod tests {
         }
     }
 
-    fn at(seconds: u64) -> Moment {
-        Moment::ORIGIN.after(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ORIGIN.after(Duration::from_secs(seconds))
     }
 
     fn origin() -> Origin {

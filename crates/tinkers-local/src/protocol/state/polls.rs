@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 use super::agenda::{Agenda, Alarm};
 use crate::protocol::ids::{ExchangeId, OperationId};
@@ -20,7 +20,7 @@ pub(crate) struct Poll {
 /// The polls that are being held.
 #[derive(Debug, Default)]
 pub(crate) struct Polls {
-    held: BTreeMap<ExchangeId, (Poll, Moment)>,
+    held: BTreeMap<ExchangeId, (Poll, Timestamp)>,
     /// The exchanges that wait for an operation, in the order of their arrival.
     waiters: BTreeMap<OperationId, Vec<ExchangeId>>,
 }
@@ -32,7 +32,7 @@ impl Polls {
         agenda: &mut Agenda,
         exchange: ExchangeId,
         poll: Poll,
-        until: Moment,
+        until: Timestamp,
     ) {
         self.waiters
             .entry(poll.operation)
@@ -94,7 +94,7 @@ mod tests {
             metadata_only: false,
         };
         for (exchange, operation) in [(3, 1), (2, 1), (1, 2)] {
-            let until = Moment::ORIGIN;
+            let until = Timestamp::ORIGIN;
             polls.hold(&mut agenda, ExchangeId(exchange), poll(operation), until);
         }
         assert_eq!(polls.exchanges().len(), 3);

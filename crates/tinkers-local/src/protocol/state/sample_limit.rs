@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 use super::model_queue::QueueLimit;
 use crate::protocol::ids::OperationId;
@@ -30,7 +30,7 @@ impl SampleLimit {
     }
 
     /// Returns the counters of the window, if there is one.
-    pub(crate) fn window_counts(&mut self, now: Moment) -> Option<WindowCounts> {
+    pub(crate) fn window_counts(&mut self, now: Timestamp) -> Option<WindowCounts> {
         self.window.as_mut().map(|window| window.counts(now))
     }
 
@@ -61,7 +61,7 @@ impl SampleLimit {
     }
 
     /// Gives back what an operation took, if it is a sample.
-    pub(crate) fn ended(&mut self, now: Moment, id: OperationId) {
+    pub(crate) fn ended(&mut self, now: Timestamp, id: OperationId) {
         let Some(bytes) = self.bodies.remove(&id) else {
             return;
         };
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn requests_and_bytes_are_bounded_and_given_back() {
         let at = Stamp {
-            now: Moment::ORIGIN,
+            now: Timestamp::ORIGIN,
             wall: SystemTime::UNIX_EPOCH,
         };
         let limit = QueueLimit {

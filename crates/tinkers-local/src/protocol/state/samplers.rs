@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tinkers_core::Moment;
+use tinkers_core::Timestamp;
 
 use super::numbered::NumberedRequests;
 use crate::engine::{BaseModel, Weights};
@@ -21,7 +21,7 @@ pub(crate) struct Sampler {
     /// Why it has ended.
     ended: Option<String>,
     /// The last poll for all of its samples together.
-    polled: Option<Moment>,
+    polled: Option<Timestamp>,
     /// Samples by `seq_id`.
     samples: NumberedRequests<OperationId>,
 }
@@ -52,7 +52,7 @@ impl Sampler {
     }
 
     /// The last poll for all of its samples together.
-    pub(crate) fn polled(&self) -> Option<Moment> {
+    pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
 
@@ -109,7 +109,7 @@ impl Samplers {
     }
 
     /// Notes a poll for all samples of a sampler together.
-    pub(crate) fn note_poll(&mut self, id: &str, now: Moment) {
+    pub(crate) fn note_poll(&mut self, id: &str, now: Timestamp) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.polled = Some(now);
         }

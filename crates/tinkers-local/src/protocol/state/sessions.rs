@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Jitter, Moment};
+use tinkers_core::{Jitter, Timestamp};
 use tinkers_wire::{CreateSession, SessionInfo};
 
 use super::numbered::NumberedRequests;
@@ -15,7 +15,7 @@ use crate::read::{Digest, Refusal};
 #[derive(Debug)]
 pub(crate) struct Session {
     number: u64,
-    last_heartbeat: Moment,
+    last_heartbeat: Timestamp,
     /// Why it has ended.
     ended: Option<&'static str>,
     user_metadata: BTreeMap<String, String>,
@@ -83,7 +83,7 @@ impl Sessions {
     }
 
     /// Creates a session and returns its id.
-    pub(crate) fn create(&mut self, now: Moment, body: CreateSession) -> String {
+    pub(crate) fn create(&mut self, now: Timestamp, body: CreateSession) -> String {
         self.created += 1;
         // The counter makes the id unique in this process, whatever the random bits are.
         let id = format!(
@@ -132,13 +132,13 @@ impl Sessions {
     }
 
     /// Notes a heartbeat.
-    pub(crate) fn heartbeat(&mut self, now: Moment, id: &str) -> Result<(), Refusal> {
+    pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str) -> Result<(), Refusal> {
         self.live_mut(id)?.last_heartbeat = now;
         Ok(())
     }
 
     /// Returns when a session expires unless a heartbeat comes; `None` if it has ended.
-    pub(crate) fn expires(&self, id: &str, expiry: Duration) -> Option<Moment> {
+    pub(crate) fn expires(&self, id: &str, expiry: Duration) -> Option<Timestamp> {
         let session = self.live(id).ok()?;
         Some(session.last_heartbeat.after(expiry))
     }
@@ -216,8 +216,8 @@ mod tests {
     use super::*;
     use tinkers_core::FixedJitter;
 
-    fn at(seconds: u64) -> Moment {
-        Moment::ORIGIN.after(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::ORIGIN.after(Duration::from_secs(seconds))
     }
 
     fn body() -> CreateSession {

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tinkers_core::{Error, Jitter, ManualClock, SplitMix, Time};
+use tinkers_core::{Clock, Error, Jitter, ManualClock, SplitMix};
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
@@ -45,7 +45,7 @@ impl World {
 
     pub(crate) fn parts_at(&self, address: &str) -> SessionParts {
         let address = BaseUrl::parse(address).expect("a valid address");
-        let time: Arc<dyn Time> = Arc::new(self.clock.clone());
+        let time: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let jitter: Arc<dyn Jitter> = Arc::new(SplitMix::new(7));
         SessionParts {
             transport: self.server.line(Line::Main),
@@ -60,7 +60,7 @@ impl World {
                 time,
                 spawner: Arc::new(self.heart.clone()),
             },
-            setbacks: Arc::default(),
+            recovered_errors: Arc::default(),
         }
     }
 

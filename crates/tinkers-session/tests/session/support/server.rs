@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 use tinkers_core::{
-    BoxFuture, HttpRequest, HttpResponse, ManualClock, Moment, Sent, Time, Transport,
+    BoxFuture, Clock, HttpRequest, HttpResponse, ManualClock, Sent, Timestamp, Transport,
     TransportError, TransportErrorKind,
 };
 use tinkers_wire::routes;
@@ -40,7 +40,7 @@ pub(crate) enum Line {
 /// A request that came in.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    pub(crate) at: Moment,
+    pub(crate) at: Timestamp,
     pub(crate) line: Line,
     pub(crate) request: HttpRequest,
 }
@@ -160,7 +160,7 @@ impl Transport for Wire {
                     Ok(answer(status, headers, "{}"))
                 }
                 Reply::Late(delay, status, body) => {
-                    let time: &dyn Time = &self.server.clock;
+                    let time: &dyn Clock = &self.server.clock;
                     time.sleep(delay).await;
                     Ok(answer(status, HeaderMap::new(), body))
                 }

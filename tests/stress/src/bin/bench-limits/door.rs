@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tinkers_core::{Admission, Admitted, BoxFuture, FixedJitter, Moment, Settlement, Time};
-use tinkers_dispatch::{LaneSettings, Limiter, LimiterAdmission, LimiterSettings};
+use tinkers_core::{Admission, Admitted, BoxFuture, Clock, FixedJitter, Settlement, Timestamp};
+use tinkers_dispatch::{ClassSettings, Limiter, LimiterAdmission, LimiterSettings};
 use tinkers_stress::limited::ask;
 use tinkers_stress::watch::Stopwatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -42,7 +42,7 @@ impl Door for Wait {
 
     fn new(limit: u32) -> Self {
         let limiter = Arc::new(Limiter::new(LimiterSettings {
-            sample: LaneSettings {
+            sample: ClassSettings {
                 slots: limit,
                 bytes: Some(1 << 30),
                 flights: Some(limit),
@@ -121,16 +121,16 @@ impl Door for Tokio {
 #[derive(Debug)]
 struct RealTime(Stopwatch);
 
-impl Time for RealTime {
-    fn now(&self) -> Moment {
-        Moment::from_origin(self.0.elapsed())
+impl Clock for RealTime {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_origin(self.0.elapsed())
     }
 
     fn wall(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.0.elapsed()
     }
 
-    fn sleep_until(&self, _: Moment) -> BoxFuture<'static, ()> {
+    fn sleep_until(&self, _: Timestamp) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
 }

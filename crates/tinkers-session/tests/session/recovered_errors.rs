@@ -1,6 +1,6 @@
 //! What a session goes on from is on a counter of its own.
 
-use tinkers_core::{Sent, Setback, TransportErrorKind};
+use tinkers_core::{RecoveredError, Sent, TransportErrorKind};
 use tinkers_session::SessionOptions;
 use tinkers_wire::{FinishReason, routes};
 
@@ -15,7 +15,7 @@ fn each_error_that_a_session_goes_on_from_is_counted_once_and_for_it_alone() {
     // The repeat of a creation belongs to the session that comes of it.
     world.server.next(routes::CREATE_SESSION, [LOST]);
     let session = world.open();
-    assert_eq!(session.setbacks().of(Setback::Repeat), 1);
+    assert_eq!(session.recovered_errors().of(RecoveredError::Repeat), 1);
     drop(quiet);
 
     let beats = world.server.on_line(Line::Heart).len();
@@ -35,9 +35,9 @@ fn each_error_that_a_session_goes_on_from_is_counted_once_and_for_it_alone() {
             && server.on_path(routes::DYNAMIC_CONFIG).len() > refreshes
     });
     world.settle();
-    let counts = session.setbacks();
-    assert_eq!(counts.of(Setback::Heartbeat), 3, "{counts:?}");
-    assert_eq!(counts.of(Setback::Refresh), 1, "{counts:?}");
+    let counts = session.recovered_errors();
+    assert_eq!(counts.of(RecoveredError::Heartbeat), 3, "{counts:?}");
+    assert_eq!(counts.of(RecoveredError::Refresh), 1, "{counts:?}");
 
     let finish = routes::finish_session(session.id());
     let gone = Reply::Status(410, r#"{"detail": "the session has ended"}"#);
@@ -45,8 +45,8 @@ fn each_error_that_a_session_goes_on_from_is_counted_once_and_for_it_alone() {
     world
         .drive(session.close(FinishReason::Success, None))
         .expect("there is nothing to finish");
-    assert_eq!(session.setbacks().of(Setback::Close), 1);
+    assert_eq!(session.recovered_errors().of(RecoveredError::Close), 1);
 
     let other = world.try_open(SessionOptions::default()).expect("opens");
-    assert_eq!(other.setbacks().total(), 0);
+    assert_eq!(other.recovered_errors().total(), 0);
 }

@@ -7,11 +7,11 @@ use crate::contain::contain;
 
 /// What an error was in the way of that no caller was told of, since the client goes on without it.
 ///
-/// Each is a line in the log as well, with its [name](Setback::name) in the field `setback`. Refusals for the rate are no
-/// setbacks where limits count them; the control lane has none, so there they are repeats.
+/// Each is a line in the log as well, with its [name](RecoveredError::name) in the field `recovered_error`. Refusals for the rate are no
+/// recovered_errors where limits count them; the control lane has none, so there they are repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Setback {
+pub enum RecoveredError {
     /// An attempt of a call that was made once more.
     Repeat,
     /// An attempt that waits until a bill is settled.
@@ -48,7 +48,7 @@ pub enum Setback {
     Certificate,
 }
 
-impl Setback {
+impl RecoveredError {
     /// All of them.
     pub const ALL: [Self; 17] = [
         Self::Repeat,
@@ -98,36 +98,41 @@ impl Setback {
     }
 }
 
-/// How often each kind of [`Setback`] met one session. It is written with one atomic addition, and orders nothing.
+/// How often each kind of [`RecoveredError`] met one session. It is written with one atomic addition, and orders nothing.
 #[derive(Debug, Default)]
-pub struct Setbacks([AtomicU64; Setback::ALL.len()]);
+pub struct RecoveredErrors([AtomicU64; RecoveredError::ALL.len()]);
 
-impl Setbacks {
+impl RecoveredErrors {
     /// One more, for a place that logs it in words of its own.
-    pub fn count(&self, setback: Setback) {
-        self.0[setback.index()].fetch_add(1, Ordering::Relaxed);
+    pub fn count(&self, recovered_error: RecoveredError) {
+        self.0[recovered_error.index()].fetch_add(1, Ordering::Relaxed);
     }
 
     /// One more, with the error in a line of the log.
-    pub fn note(&self, setback: Setback, error: &dyn fmt::Display) {
-        self.count(setback);
-        contain(|| tracing::debug!(setback = setback.name(), %error, "going on after an error"));
+    pub fn note(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
+        self.count(recovered_error);
+        contain(
+            || tracing::debug!(recovered_error = recovered_error.name(), %error, "going on after an error"),
+        );
     }
 
     /// What was counted so far, one kind read after the other.
-    pub fn snapshot(&self) -> SetbackCounts {
-        SetbackCounts(Setback::ALL.map(|setback| self.0[setback.index()].load(Ordering::Relaxed)))
+    pub fn snapshot(&self) -> RecoveredErrorCounts {
+        RecoveredErrorCounts(
+            RecoveredError::ALL
+                .map(|recovered_error| self.0[recovered_error.index()].load(Ordering::Relaxed)),
+        )
     }
 }
 
-/// [`Setbacks`] at one moment.
+/// [`RecoveredErrors`] at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct SetbackCounts([u64; Setback::ALL.len()]);
+pub struct RecoveredErrorCounts([u64; RecoveredError::ALL.len()]);
 
-impl SetbackCounts {
+impl RecoveredErrorCounts {
     /// How often this one came.
-    pub const fn of(&self, setback: Setback) -> u64 {
-        self.0[setback.index()]
+    pub const fn of(&self, recovered_error: RecoveredError) -> u64 {
+        self.0[recovered_error.index()]
     }
 
     /// How many came in all.
@@ -136,17 +141,17 @@ impl SetbackCounts {
     }
 
     /// Each kind, with how often it came.
-    pub fn iter(&self) -> impl Iterator<Item = (Setback, u64)> {
-        Setback::ALL.into_iter().zip(self.0)
+    pub fn iter(&self) -> impl Iterator<Item = (RecoveredError, u64)> {
+        RecoveredError::ALL.into_iter().zip(self.0)
     }
 }
 
-impl fmt::Debug for SetbackCounts {
+impl fmt::Debug for RecoveredErrorCounts {
     /// Those that came at all.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let came = self.iter().filter(|(_, count)| *count > 0);
         f.debug_map()
-            .entries(came.map(|(setback, count)| (setback.name(), count)))
+            .entries(came.map(|(recovered_error, count)| (recovered_error.name(), count)))
             .finish()
     }
 }
@@ -157,26 +162,29 @@ mod tests {
 
     #[test]
     fn each_kind_has_a_counter_and_a_name_of_its_own() {
-        let setbacks = Setbacks::default();
-        for (times, setback) in (1..).zip(Setback::ALL) {
-            (0..times).for_each(|_| setbacks.count(setback));
+        let recovered_errors = RecoveredErrors::default();
+        for (times, recovered_error) in (1..).zip(RecoveredError::ALL) {
+            (0..times).for_each(|_| recovered_errors.count(recovered_error));
         }
-        let counts = setbacks.snapshot();
-        for (times, setback) in (1..).zip(Setback::ALL) {
-            assert_eq!(counts.of(setback), times, "{setback:?}");
+        let counts = recovered_errors.snapshot();
+        for (times, recovered_error) in (1..).zip(RecoveredError::ALL) {
+            assert_eq!(counts.of(recovered_error), times, "{recovered_error:?}");
         }
-        let kinds = Setback::ALL.len() as u64;
+        let kinds = RecoveredError::ALL.len() as u64;
         assert_eq!(counts.total(), kinds * (kinds + 1) / 2);
-        let mut names = Setback::ALL.map(Setback::name).to_vec();
+        let mut names = RecoveredError::ALL.map(RecoveredError::name).to_vec();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), Setback::ALL.len());
+        assert_eq!(names.len(), RecoveredError::ALL.len());
     }
 
     #[test]
     fn what_never_came_is_not_shown() {
-        let setbacks = Setbacks::default();
-        setbacks.note(Setback::Poll, &"cut off");
-        assert_eq!(format!("{:?}", setbacks.snapshot()), r#"{"poll": 1}"#);
+        let recovered_errors = RecoveredErrors::default();
+        recovered_errors.note(RecoveredError::Poll, &"cut off");
+        assert_eq!(
+            format!("{:?}", recovered_errors.snapshot()),
+            r#"{"poll": 1}"#
+        );
     }
 }
