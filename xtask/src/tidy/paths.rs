@@ -101,12 +101,12 @@ impl<'a> Reader<'a> {
         token
     }
 
-    /// The token that comes `ahead` after the next one.
+    /// Returns the token `ahead` positions after the next one.
     fn peek(&self, ahead: usize) -> &'a str {
         self.tokens.get(self.at + ahead).copied().unwrap_or("")
     }
 
-    /// The token so many before the one that was read last.
+    /// Returns the token `back` positions before the last one read.
     fn before(&self, back: usize) -> &'a str {
         let index = self.at.checked_sub(1 + back);
         index.map_or("", |index| self.tokens[index])
