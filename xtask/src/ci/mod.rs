@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: runs all checks in order, until one fails.
 
+mod crates;
 mod deny;
 mod msrv;
 mod plan;
@@ -20,13 +21,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     step::timed("minimum version", || msrv::check(&workspace.packages))?;
     step::timed("supply", supply::check)?;
     step::timed("cargo-deny", deny::check)?;
+    step::timed("number of crates", crates::check)?;
     let steps = plan::steps(&workspace.packages);
     for step in &steps {
         step::timed(&step.name, || step.run(&logs))?;
     }
     out::line(&format!(
         "ci: {} steps passed in {:.0} s",
-        steps.len() + 4,
+        steps.len() + 5,
         watch.seconds()
     ));
     Ok(())

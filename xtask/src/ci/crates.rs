@@ -1,0 +1,93 @@
+//! Counts the crates that a user compiles, and checks the counts against a budget.
+
+use std::collections::BTreeSet;
+
+use crate::{environment, out};
+
+/// A dependency tree with the maximum number of its crates, those of the workspace included. Raise a maximum only with the reason in the
+/// commit: each crate costs every user build time and review.
+struct Budget {
+    name: &'static str,
+    selection: &'static [&'static str],
+    max: usize,
+}
+
+const BUDGETS: [Budget; 3] = [
+    Budget {
+        name: "tinkers",
+        selection: &["-p", "tinkers"],
+        max: 98,
+    },
+    Budget {
+        name: "tinkers with the feature local",
+        selection: &["-p", "tinkers", "--features", "local"],
+        max: 190,
+    },
+    Budget {
+        name: "tinkers-cli",
+        selection: &["-p", "tinkers-cli"],
+        max: 218,
+    },
+];
+
+/// The target of the counts, so that they are the same on every machine.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Prints the number of crates of each tree.
+///
+/// # Errors
+/// If a tree has more crates than its budget.
+pub(crate) fn check() -> Result<(), String> {
+    let mut over = Vec::new();
+    for Budget {
+        name,
+        selection,
+        max,
+    } in BUDGETS
+    {
+        let count = count(&tree(selection)?);
+        out::line(&format!("    {name}: {count} crates, at most {max}"));
+        if count > max {
+            over.push(format!("{name} has {count} crates, more than {max}"));
+        }
+    }
+    match over.is_empty() {
+        true => Ok(()),
+        false => Err(over.join("; ")),
+    }
+}
+
+/// Returns the output of `cargo tree` with one crate per line.
+fn tree(selection: &[&str]) -> Result<String, String> {
+    let output = environment::cargo(&["tree", "--locked", "--target", TARGET])
+        .args(["--edges", "normal,build", "--prefix", "none"])
+        .args(selection)
+        .output()
+        .map_err(|cause| format!("cannot run cargo tree: {cause}"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("cargo tree failed: {}", stderr.trim()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Counts different versions of a crate separately, and repeated lines, which end in ` (*)`, once.
+fn count(tree: &str) -> usize {
+    let crates: BTreeSet<&str> = tree
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    crates.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_crates_count_once() {
+        let tree = "tinkers v0.1.0 (dir)\nbase64 v0.22.1\nbase64 v0.23.1\nbase64 v0.22.1 (*)\n\n";
+        assert_eq!(count(tree), 3);
+    }
+}
