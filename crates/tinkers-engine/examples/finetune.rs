@@ -15,7 +15,7 @@ use tinkers_engine::{
     Sampler, SamplingOptions, Stop, Text, Threads, TrainableModel, builtin,
 };
 
-const TEXT: &str = include_str!("../../../data/newton-opticks.txt");
+const TEXT: &str = include_str!("../../tinkers-cli/data/newton-opticks.txt");
 const PROMPT: &str = "The Rays of Light which";
 
 /// The size in bytes of the blocks that are either trained on or held out.

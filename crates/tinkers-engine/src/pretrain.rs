@@ -344,7 +344,7 @@ fn mean<'a>(log_probs: impl Iterator<Item = &'a [f32]>, count: usize) -> f64 {
 mod tests {
     use super::*;
 
-    const TEXT: &[u8] = include_bytes!("../../../data/newton-opticks.txt");
+    const TEXT: &[u8] = include_bytes!("../../tinkers-cli/data/newton-opticks.txt");
 
     fn small() -> ModelConfig {
         let mut config = crate::builtin::config();

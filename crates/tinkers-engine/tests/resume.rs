@@ -9,7 +9,7 @@ use tinkers_engine::{
 };
 
 fn batch(step: usize) -> Vec<Example> {
-    let text = include_bytes!("../../../data/newton-opticks.txt");
+    let text = include_bytes!("../../tinkers-cli/data/newton-opticks.txt");
     let pieces = text[20_000..].chunks_exact(200).skip(step * 6).take(6);
     pieces
         .map(|piece| {

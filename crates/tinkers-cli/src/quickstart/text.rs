@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 /// Newton's Opticks, fourth edition (1730), which is in the public domain.
-pub(crate) const OPTICKS: &str = include_str!("../../../../data/newton-opticks.txt");
+pub(crate) const OPTICKS: &str = include_str!("../../data/newton-opticks.txt");
 
 /// The maximum size of a block in bytes. Longer paragraphs are divided, so that a text without blank lines can be split too.
 const MAX_BLOCK_LEN: usize = 2048;
