@@ -157,6 +157,7 @@ mod tests {
             .iter()
             .find(|step| step.arguments[0] == "doc")
             .unwrap();
-        assert_eq!(docs.environment, [("RUSTDOCFLAGS", "-D warnings")]);
+        let expected = ("RUSTDOCFLAGS", "-D warnings".to_owned());
+        assert_eq!(docs.environment, [expected]);
     }
 }

@@ -10,7 +10,7 @@ use crate::{environment, out};
 pub(crate) struct Step {
     pub(crate) name: String,
     pub(crate) arguments: Vec<String>,
-    pub(crate) environment: Vec<(&'static str, &'static str)>,
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Step {
@@ -24,8 +24,8 @@ impl Step {
     }
 
     /// Sets an environment variable of this step.
-    pub(crate) fn with(mut self, name: &'static str, value: &'static str) -> Self {
-        self.environment.push((name, value));
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
         self
     }
 
@@ -36,7 +36,7 @@ impl Step {
         let file = File::create(&log).map_err(unwritable)?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let status = environment::cargo(&arguments)
-            .envs(self.environment.iter().copied())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stderr(file.try_clone().map_err(unwritable)?)
             .stdout(file)
             .status()
