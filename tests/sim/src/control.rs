@@ -1,4 +1,10 @@
-//! The faults of older clients, built in on purpose, to see that the checks find them.
+//! Negative controls: bugs that are built into the client on purpose, to test that the checks find them.
+
+pub(crate) mod admission;
+pub mod limiter;
+pub(crate) mod progress;
+pub mod queue;
+pub(crate) mod shared_poll;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,157 +15,87 @@ use tinkers_core::{
     SubmitPermit, Task,
 };
 
-use crate::departures::OldDepartures;
+use crate::control::admission::FaultyAdmission;
+use crate::control::limiter::DeadlineAdmission;
+use crate::control::queue::FaultyQueue;
+use crate::control::shared_poll::{PauseSkippingClock, PollTaskSpawner};
+use crate::named_enum::named_enum;
 use crate::network::Network;
-use crate::old_limiter::OldAdmission;
-use crate::old_polls::{NoPauses, PollTasks};
-use crate::old_turns::OldQueue;
 use crate::op::Op;
-use crate::session::OtherSession;
+use crate::session_override::SessionOverride;
 
-/// A fault of the client library.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Control {
-    /// Calls are submitted when their task comes to it, and not when they are made.
-    OvertakingSubmit,
-    /// Hints are not heard.
-    HintsNotHeard,
-    /// A success clears a backoff that began after it was sent.
-    SuccessClears,
-    /// A shorter backoff takes the place of a longer one.
-    LastWriterWins,
-    /// The backoff is read once, before other waits.
-    StaleSnapshot,
-    /// What an aborted attempt held is not given back.
-    LeakOnAbort,
-    /// What may have been applied is sent again whatever the server does with it.
-    BlindRepeat,
-    /// A task that fails tells nobody.
-    LostTask,
-    /// Heartbeats wait behind other work for ever.
-    BlockedHeart,
-    /// The key is in a log line.
-    KeyInLog,
-    /// What is gone on from is logged and not counted.
-    UncountedSetback,
-    /// A request is not asked again whether it may leave, once it has a connection.
-    UncheckedDeparture,
-    /// A grant that is collected late is not asked again whether it holds.
-    UncheckedGrant,
-    /// A refusal is heard of when its body has come.
-    LateHead,
-    /// Calls that wait do not hear that their client was closed.
-    ClosedUnheard,
-    /// The time for repeats begins with the call, and not with its first attempt.
-    WindowFromStart,
-    /// The deadline of a call is not known where it waits to be let through.
-    DeadlineUnheard,
-    /// That a queue moves is no news for those in it.
-    QueueUnheard,
-    /// Polls come back all together after a pause.
-    PollHerd,
-    /// An answer to the shared poll of a sampling client that is no success ends it for good, and all its waiters with it.
-    SharedPollEnds,
-    /// The shared poll has no pauses while its answers bring nothing.
-    UnpacedPolls,
-    /// The shared poll acknowledges again and again what is acknowledged.
-    UnendingPolls,
-    /// An acknowledgement that is not taken is repeated without a pause.
-    SpinningAcks,
-    /// Retries that kept their permit in flight are served before the requests of every other client.
-    FlightsFirst,
-    /// That a model's queue moves is no news for the calls in it.
-    ModelQueueUnheard,
-    /// A request that a layer makes waits for room that the request under way holds.
-    NestedWaits,
-    /// A log subscriber that panics has waiters miss their wake-up.
-    LostWakeUps,
-    /// Log subscribers run while the limits are locked.
-    LockedSubscribers,
-    /// The engine takes a step twice.
-    StepTwice,
-    /// The engine adds the gradients of a pass twice.
-    GradientTwice,
+named_enum! {
+    /// A bug of the client library or of the engine.
+    pub enum Control {
+        /// Calls are submitted when a task first polls them, not when they are made.
+        LazySubmission = "lazy-submission",
+        /// `retry-after` hints are ignored.
+        IgnoredHints = "ignored-hints",
+        /// A success clears a backoff that began after its request was sent.
+        SuccessClearsBackoff = "success-clears-backoff",
+        /// A shorter backoff replaces a longer one.
+        LastWriterWins = "last-writer-wins",
+        /// The backoff deadline is read once, before other waits.
+        StaleBackoff = "stale-backoff",
+        /// An aborted attempt does not release its permit.
+        LeakOnAbort = "leak-on-abort",
+        /// Requests that may have been applied are retried even if the server does not deduplicate.
+        BlindRetry = "blind-retry",
+        /// Some spawned tasks never run.
+        LostTask = "lost-task",
+        /// The heartbeat task never runs.
+        BlockedHeartbeat = "blocked-heartbeat",
+        /// The API key is logged.
+        KeyInLog = "key-in-log",
+        /// Recovered errors are logged but not counted.
+        UncountedError = "uncounted-error",
+        /// The gate is not checked again after a request has waited for a connection.
+        UncheckedSend = "unchecked-send",
+        /// The gate is not checked again when a permit is collected late.
+        UncheckedLatePermit = "unchecked-late-permit",
+        /// A refusal closes the gate when its body has arrived, not when its head has.
+        RefusalAfterBody = "refusal-after-body",
+        /// Waiting calls do not learn that their session was closed.
+        IgnoredClose = "ignored-close",
+        /// The retry window begins with the call, not with its first attempt.
+        RetryWindowFromCall = "retry-window-from-call",
+        /// Admission does not know the deadline of the call.
+        IgnoredDeadline = "ignored-deadline",
+        /// The progress deadline is not reset when the admission queue advances.
+        IgnoredQueueProgress = "ignored-queue-progress",
+        /// All polls are sent at once after a pause.
+        NoPollRamp = "no-poll-ramp",
+        /// An unexpected response to a shared poll ends it and fails all its waiters.
+        SharedPollEnds = "shared-poll-ends",
+        /// Shared polls without a new result follow each other without pauses.
+        UnpacedPolls = "unpaced-polls",
+        /// The shared poll repeats successful acknowledgements endlessly.
+        EndlessAcks = "endless-acks",
+        /// A failed acknowledgement is retried without a pause.
+        SpinningAcks = "spinning-acks",
+        /// Retries that hold an in-flight permit are admitted before the requests of all other clients.
+        UnfairRetries = "unfair-retries",
+        /// The progress deadline is not reset when the queue of a model advances.
+        IgnoredModelQueueProgress = "ignored-model-queue-progress",
+        /// A nested request waits for permits that its outer request holds.
+        NestedDeadlock = "nested-deadlock",
+        /// A panic of a log subscriber loses a wake-up.
+        LostWakeUps = "lost-wake-ups",
+        /// Log subscribers run while the limiter is locked.
+        SubscribersUnderLock = "subscribers-under-lock",
+        /// The engine applies an optimizer step twice.
+        StepTwice = "step-twice",
+        /// The engine adds the gradients of a pass twice.
+        GradientTwice = "gradient-twice",
+    }
 }
 
+/// One of this many tasks is lost with [`Control::LostTask`].
+const LOST_TASK_PERIOD: u64 = 7;
+
 impl Control {
-    /// All of them.
-    pub const ALL: [Self; 30] = [
-        Self::OvertakingSubmit,
-        Self::HintsNotHeard,
-        Self::SuccessClears,
-        Self::LastWriterWins,
-        Self::StaleSnapshot,
-        Self::LeakOnAbort,
-        Self::BlindRepeat,
-        Self::LostTask,
-        Self::BlockedHeart,
-        Self::KeyInLog,
-        Self::UncountedSetback,
-        Self::UncheckedDeparture,
-        Self::UncheckedGrant,
-        Self::LateHead,
-        Self::ClosedUnheard,
-        Self::WindowFromStart,
-        Self::DeadlineUnheard,
-        Self::QueueUnheard,
-        Self::PollHerd,
-        Self::SharedPollEnds,
-        Self::UnpacedPolls,
-        Self::UnendingPolls,
-        Self::SpinningAcks,
-        Self::FlightsFirst,
-        Self::ModelQueueUnheard,
-        Self::NestedWaits,
-        Self::LostWakeUps,
-        Self::LockedSubscribers,
-        Self::StepTwice,
-        Self::GradientTwice,
-    ];
-
-    /// The name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::OvertakingSubmit => "overtaking-submit",
-            Self::HintsNotHeard => "hints-not-heard",
-            Self::SuccessClears => "success-clears",
-            Self::LastWriterWins => "last-writer-wins",
-            Self::StaleSnapshot => "stale-snapshot",
-            Self::LeakOnAbort => "leak-on-abort",
-            Self::BlindRepeat => "blind-repeat",
-            Self::LostTask => "lost-task",
-            Self::BlockedHeart => "blocked-heart",
-            Self::KeyInLog => "key-in-log",
-            Self::UncountedSetback => "uncounted-recovered_error",
-            Self::UncheckedDeparture => "unchecked-departure",
-            Self::UncheckedGrant => "unchecked-grant",
-            Self::LateHead => "late-head",
-            Self::ClosedUnheard => "closed-unheard",
-            Self::WindowFromStart => "window-from-start",
-            Self::DeadlineUnheard => "deadline-unheard",
-            Self::QueueUnheard => "queue-unheard",
-            Self::PollHerd => "poll-herd",
-            Self::SharedPollEnds => "shared-poll-ends",
-            Self::UnpacedPolls => "unpaced-polls",
-            Self::UnendingPolls => "unending-polls",
-            Self::SpinningAcks => "spinning-acks",
-            Self::FlightsFirst => "flights-first",
-            Self::ModelQueueUnheard => "model-queue-unheard",
-            Self::NestedWaits => "nested-waits",
-            Self::LostWakeUps => "lost-wake-ups",
-            Self::LockedSubscribers => "locked-subscribers",
-            Self::StepTwice => "step-twice",
-            Self::GradientTwice => "gradient-twice",
-        }
-    }
-
-    /// The control of a name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|control| control.name() == name)
-    }
-
-    /// What a faulty engine applies twice.
-    pub const fn twice(self) -> Option<Op> {
+    /// Returns the operation that the engine applies twice.
+    pub const fn applied_twice(self) -> Option<Op> {
         match self {
             Self::StepTwice => Some(Op::OptimStep),
             Self::GradientTwice => Some(Op::ForwardBackward),
@@ -167,119 +103,120 @@ impl Control {
         }
     }
 
-    /// The session as a faulty client sees it; the same one where the fault is elsewhere. Tasks of `prompt` are never late.
-    pub fn spoil(
+    /// Returns a session with the bug, or the same session if the bug is elsewhere. Tasks of `spawner` are never polled late.
+    pub fn inject(
         self,
         session: Arc<dyn SessionContext>,
         network: &Network,
-        prompt: &Arc<dyn Spawn>,
+        spawner: &Arc<dyn Spawn>,
     ) -> Arc<dyn SessionContext> {
-        let limits = &network.old_limiter;
         let mut caller = session.caller().clone();
-        let mut spawner: Option<Box<dyn Spawn>> = None;
+        let mut task_spawner: Option<Box<dyn Spawn>> = None;
         match self {
-            Self::SuccessClears | Self::LastWriterWins | Self::StaleSnapshot => {
-                caller.admission = Arc::new(OldAdmission {
-                    limiter: Arc::clone(limits),
-                    fault: self,
-                    time: Arc::clone(&caller.time),
+            Self::SuccessClearsBackoff | Self::LastWriterWins | Self::StaleBackoff => {
+                caller.admission = Arc::new(DeadlineAdmission {
+                    limiter: Arc::clone(&network.faulty_limiter),
+                    control: self,
+                    clock: Arc::clone(&caller.time),
                 });
             }
             Self::LeakOnAbort => {
-                caller.admission = Arc::new(Leaky(Arc::clone(&caller.admission)));
+                caller.admission = Arc::new(LeakyAdmission(Arc::clone(&caller.admission)));
             }
-            Self::UncountedSetback => caller.recovered_errors = Arc::default(),
-            Self::ClosedUnheard => caller.closing = Arc::default(),
-            Self::UncheckedDeparture
-            | Self::UncheckedGrant
-            | Self::WindowFromStart
-            | Self::DeadlineUnheard
-            | Self::QueueUnheard
-            | Self::PollHerd => {
-                caller.admission = Arc::new(OldDepartures {
+            Self::UncountedError => caller.recovered_errors = Arc::default(),
+            Self::IgnoredClose => caller.closing = Arc::default(),
+            Self::UncheckedSend
+            | Self::UncheckedLatePermit
+            | Self::RetryWindowFromCall
+            | Self::IgnoredDeadline
+            | Self::IgnoredQueueProgress
+            | Self::NoPollRamp => {
+                caller.admission = Arc::new(FaultyAdmission {
                     inner: Arc::clone(&caller.admission),
-                    fault: self,
-                    prompt: Arc::clone(prompt),
-                    limiter: Arc::clone(limits),
-                    time: Arc::clone(&caller.time),
+                    control: self,
+                    spawner: Arc::clone(spawner),
+                    limiter: Arc::clone(&network.faulty_limiter),
+                    clock: Arc::clone(&caller.time),
                 });
             }
-            Self::FlightsFirst | Self::LostWakeUps | Self::LockedSubscribers => {
-                caller.admission = Arc::new(OldQueue {
+            Self::UnfairRetries | Self::LostWakeUps | Self::SubscribersUnderLock => {
+                caller.admission = Arc::new(FaultyQueue {
                     inner: Arc::clone(&caller.admission),
-                    fault: self,
-                    shared: Arc::clone(&network.old_turns),
+                    control: self,
+                    state: Arc::clone(&network.faulty_queue),
                 });
             }
-            Self::SharedPollEnds => spawner = Some(Box::new(PollTasks(Arc::clone(&session)))),
+            Self::SharedPollEnds => {
+                task_spawner = Some(Box::new(PollTaskSpawner(Arc::clone(&session))));
+            }
             Self::UnpacedPolls => {
-                spawner = Some(Box::new(PollTasks(Arc::clone(&session))));
-                caller.time = Arc::new(NoPauses {
-                    time: Arc::clone(&caller.time),
-                    watch: network.watch.clone(),
+                task_spawner = Some(Box::new(PollTaskSpawner(Arc::clone(&session))));
+                caller.time = Arc::new(PauseSkippingClock {
+                    inner: Arc::clone(&caller.time),
+                    monitor: network.monitor.clone(),
                 });
             }
             Self::LostTask => {
-                spawner = Some(Box::new(LosesTasks {
+                task_spawner = Some(Box::new(LossySpawner {
                     session: Arc::clone(&session),
                     count: Mutex::new(0),
                 }));
             }
-            Self::BlindRepeat => {}
+            Self::BlindRetry => {}
             _ => return session,
         }
-        Arc::new(OtherSession {
+        Arc::new(SessionOverride {
             session,
             caller,
-            spawner,
-            repeats_blindly: self == Self::BlindRepeat,
+            spawner: task_spawner,
+            always_retries: self == Self::BlindRetry,
         })
     }
 }
 
-/// Every so often a task is never heard of again.
+/// A spawner that loses some tasks.
 #[derive(Debug)]
-struct LosesTasks {
+struct LossySpawner {
     session: Arc<dyn SessionContext>,
     count: Mutex<u64>,
 }
 
-impl Spawn for LosesTasks {
-    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+impl Spawn for LossySpawner {
+    fn spawn(&self, future: BoxFuture<'static, ()>) -> Task {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         *count += 1;
-        if !count.is_multiple_of(7) {
-            return self.session.spawner().spawn(work);
+        if !count.is_multiple_of(LOST_TASK_PERIOD) {
+            return self.session.spawner().spawn(future);
         }
-        std::mem::forget(work);
+        std::mem::forget(future);
         Task::new(|| ())
     }
 }
 
-/// A heart that is never given its turn.
+/// A spawner whose tasks never run.
 #[derive(Debug)]
-pub struct NoTurn;
+pub struct IdleSpawner;
 
-impl Spawn for NoTurn {
-    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
-        let kept = Mutex::new(Some(work));
-        Task::new(move || drop(kept.lock().unwrap_or_else(PoisonError::into_inner).take()))
+impl Spawn for IdleSpawner {
+    fn spawn(&self, future: BoxFuture<'static, ()>) -> Task {
+        let future = Mutex::new(Some(future));
+        Task::new(move || drop(future.lock().unwrap_or_else(PoisonError::into_inner).take()))
     }
 }
 
-/// An admission whose permits forget that they were dropped.
+/// An admission whose permits are not released when they are dropped.
 #[derive(Debug)]
-struct Leaky(Arc<dyn Admission>);
+struct LeakyAdmission(Arc<dyn Admission>);
 
-impl Admission for Leaky {
-    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
+impl Admission for LeakyAdmission {
+    fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let Admitted {
                 permit,
                 flight,
                 arrival,
-            } = self.0.admit(ask).await?;
-            let ledger = LeakyLedger(Mutex::new(Some(permit)));
+            } = self.0.admit(request).await?;
+            let ledger = LeakyPermit(Mutex::new(Some(permit)));
             Ok(Admitted {
                 permit: SubmitPermit::new(Arc::new(ledger), Receipt::default()),
                 flight,
@@ -289,9 +226,9 @@ impl Admission for Leaky {
     }
 }
 
-struct LeakyLedger(Mutex<Option<SubmitPermit>>);
+struct LeakyPermit(Mutex<Option<SubmitPermit>>);
 
-impl Ledger for LeakyLedger {
+impl Ledger for LeakyPermit {
     fn settle(&self, _: Receipt, outcome: Settlement) {
         let permit = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (permit, outcome) {
@@ -304,8 +241,8 @@ impl Ledger for LeakyLedger {
     fn land(&self) {}
 }
 
-impl fmt::Debug for LeakyLedger {
+impl fmt::Debug for LeakyPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeakyLedger").finish_non_exhaustive()
+        f.debug_struct("LeakyPermit").finish_non_exhaustive()
     }
 }

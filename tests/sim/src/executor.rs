@@ -1,4 +1,4 @@
-//! One thread that runs all tasks: which of them goes next is drawn, and the clock moves when none can go.
+//! A single-threaded executor that polls ready tasks in random order and advances the clock when no task is ready.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,23 +10,23 @@ use std::time::Duration;
 
 use tinkers_core::{BoxFuture, Clock, ManualClock, Spawn, Task, Timestamp};
 
-use crate::chance::Chance;
+use crate::rng::Rng;
 
-/// Whose task it is.
+/// The owner of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// A user's program.
-    Caller,
+    Program,
     /// The client library.
     Client,
-    /// Server and network.
+    /// The server, the network or the harness.
     Server,
 }
 
-/// So many polls without the clock moving are a loop that never ends.
-const HOT: u64 = 2_000_000;
+/// The number of polls without an advance of the clock that counts as a livelock.
+const MAX_POLLS: u64 = 2_000_000;
 
-/// The executor. Clones are the same one.
+/// A deterministic executor. Clones share it.
 #[derive(Clone)]
 pub struct Executor {
     shared: Arc<Shared>,
@@ -34,36 +34,37 @@ pub struct Executor {
 
 struct Shared {
     clock: ManualClock,
-    chance: Chance,
+    rng: Rng,
     tasks: Mutex<Tasks>,
-    ready: Arc<Ready>,
-    /// How late tasks of the client library are polled at most.
-    late: Mutex<Duration>,
+    ready: Arc<ReadyTasks>,
+    /// The maximum delay of polls of the client library's tasks.
+    max_delay: Mutex<Duration>,
 }
 
 #[derive(Default)]
 struct Tasks {
-    next: u64,
-    all: BTreeMap<u64, Slot>,
-    /// Panics that came out of tasks of the client library: somebody was not told.
-    escaped: u64,
+    last_id: u64,
+    by_id: BTreeMap<u64, TaskState>,
+    /// The number of tasks of the client library that panicked.
+    escaped_panics: u64,
 }
 
-struct Slot {
+struct TaskState {
     owner: Owner,
-    /// Out while it is being polled.
-    work: Option<BoxFuture<'static, ()>>,
+    /// `None` while the task is being polled.
+    future: Option<BoxFuture<'static, ()>>,
     waker: Arc<TaskWaker>,
-    aborted: bool,
+    is_aborted: bool,
 }
 
+/// The ids of the ready tasks.
 #[derive(Default)]
-struct Ready(Mutex<Vec<u64>>);
+struct ReadyTasks(Mutex<Vec<u64>>);
 
 struct TaskWaker {
     id: u64,
-    queued: AtomicBool,
-    ready: Arc<Ready>,
+    is_ready: AtomicBool,
+    ready: Arc<ReadyTasks>,
 }
 
 impl Wake for TaskWaker {
@@ -72,40 +73,40 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::SeqCst) {
+        if !self.is_ready.swap(true, Ordering::SeqCst) {
             lock(&self.ready.0).push(self.id);
         }
     }
 }
 
-/// Why a run stopped.
+/// The reason why [`Executor::run_until`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// What was waited for is so.
-    Reached,
-    /// The clock came to the limit.
-    Late,
-    /// Nothing can go on and nobody sleeps.
-    Stuck,
-    /// Tasks wake each other for ever without any time passing.
-    Hot,
+pub enum StopReason {
+    /// The condition is met.
+    ConditionMet,
+    /// The clock has reached the time limit.
+    TimeLimit,
+    /// No task is ready and none sleeps.
+    Deadlock,
+    /// Tasks wake each other endlessly while the clock stands still.
+    Livelock,
 }
 
 impl Executor {
-    /// An executor without tasks, whose choices come from `chance`.
-    pub fn new(clock: ManualClock, chance: Chance) -> Self {
+    /// Creates an executor without tasks. Picks ready tasks by numbers drawn from `rng`.
+    pub fn new(clock: ManualClock, rng: Rng) -> Self {
         Self {
             shared: Arc::new(Shared {
                 clock,
-                chance,
+                rng,
                 tasks: Mutex::default(),
                 ready: Arc::default(),
-                late: Mutex::default(),
+                max_delay: Mutex::default(),
             }),
         }
     }
 
-    /// The way to start tasks of `owner`.
+    /// Returns a spawner of tasks of `owner`.
     pub fn spawner(&self, owner: Owner) -> Arc<dyn Spawn> {
         Arc::new(Spawner {
             shared: Arc::downgrade(&self.shared),
@@ -113,143 +114,141 @@ impl Executor {
         })
     }
 
-    /// Runs until `reached`, asked whenever nothing can go on without time passing, or until the clock comes to `limit`.
-    pub fn run_until(&self, limit: Timestamp, mut reached: impl FnMut() -> bool) -> Stop {
+    /// Runs tasks until `is_met` returns `true` or the clock reaches `limit`. Calls `is_met` whenever no task is ready.
+    pub fn run_until(&self, limit: Timestamp, mut is_met: impl FnMut() -> bool) -> StopReason {
         loop {
             let mut polls = 0;
-            while let Some(id) = self.next() {
-                if !self.is_delayed(id) {
+            while let Some(id) = self.next_ready() {
+                if !self.delay_poll(id) {
                     self.poll(id);
                 }
                 polls += 1;
-                if polls == HOT {
-                    return Stop::Hot;
+                if polls == MAX_POLLS {
+                    return StopReason::Livelock;
                 }
             }
-            if reached() {
-                return Stop::Reached;
+            if is_met() {
+                return StopReason::ConditionMet;
             }
             if self.shared.clock.now() >= limit {
-                return Stop::Late;
+                return StopReason::TimeLimit;
             }
             if self.shared.clock.advance_to_next().is_none() {
-                return Stop::Stuck;
+                return StopReason::Deadlock;
             }
         }
     }
 
-    /// Returns how many tasks of `owner` are not dropped yet. An aborted task counts until then, since it holds what its work holds.
-    pub fn live(&self, owner: Owner) -> usize {
+    /// Returns the number of tasks of `owner`. An aborted task counts until its future is dropped.
+    pub fn task_count(&self, owner: Owner) -> usize {
         let tasks = lock(&self.shared.tasks);
-        let of_owner = |slot: &&Slot| slot.owner == owner;
-        tasks.all.values().filter(of_owner).count()
+        let is_owned = |task: &&TaskState| task.owner == owner;
+        tasks.by_id.values().filter(is_owned).count()
     }
 
-    /// How many panics came out of tasks of the client library.
+    /// Returns the number of tasks of the client library that panicked.
     pub fn escaped_panics(&self) -> u64 {
-        lock(&self.shared.tasks).escaped
+        lock(&self.shared.tasks).escaped_panics
     }
 
-    /// Ends all tasks.
+    /// Drops all tasks, without holding the lock.
     pub fn clear(&self) {
-        let all = std::mem::take(&mut lock(&self.shared.tasks).all);
-        drop(all);
+        let tasks = std::mem::take(&mut lock(&self.shared.tasks).by_id);
+        drop(tasks);
     }
 
-    /// From now on some of the tasks of the client library that are woken are polled up to `longest` later, as on a busy runtime.
-    pub fn delay_client(&self, longest: Duration) {
-        *lock(&self.shared.late) = longest;
+    /// Delays some polls of the client library's tasks by up to `max_delay`, as on a busy runtime. Zero ends the delays.
+    pub fn delay_client_tasks(&self, max_delay: Duration) {
+        *lock(&self.shared.max_delay) = max_delay;
     }
 
-    /// Puts off the poll of a task that was woken, sometimes.
-    fn is_delayed(&self, id: u64) -> bool {
-        let longest = *lock(&self.shared.late);
-        if longest.is_zero() || !self.shared.chance.happens(0.1) {
+    /// Draws whether the poll of a ready task is delayed. If so, schedules it for later and returns `true`.
+    fn delay_poll(&self, id: u64) -> bool {
+        let max_delay = *lock(&self.shared.max_delay);
+        if max_delay.is_zero() || !self.shared.rng.gen_bool(0.1) {
             return false;
         }
         let waker = {
             let tasks = lock(&self.shared.tasks);
-            let Some(slot) = tasks.all.get(&id) else {
+            let is_delayable = |task: &&TaskState| task.owner == Owner::Client;
+            let Some(task) = tasks.by_id.get(&id).filter(is_delayable) else {
                 return false;
             };
-            if slot.owner != Owner::Client {
-                return false;
-            }
-            Arc::clone(&slot.waker)
+            Arc::clone(&task.waker)
         };
         let clock = &self.shared.clock;
-        let until = clock
-            .now()
-            .after(self.shared.chance.time(Duration::ZERO, longest));
-        let sleep = clock.sleep_until(until);
-        let late = async move {
+        let delay = self.shared.rng.duration(Duration::ZERO, max_delay);
+        let sleep = clock.sleep_until(clock.now().after(delay));
+        let make_ready = async move {
             sleep.await;
-            // It counts as woken meanwhile, so nobody else has queued it.
+            // The waker's flag is still set, so the task was not pushed by a wake-up meanwhile.
             lock(&waker.ready.0).push(waker.id);
         };
-        self.spawner(Owner::Server).spawn(Box::pin(late)).detach();
+        self.spawner(Owner::Server)
+            .spawn(Box::pin(make_ready))
+            .detach();
         true
     }
 
-    fn next(&self) -> Option<u64> {
+    fn next_ready(&self) -> Option<u64> {
         let mut ready = lock(&self.shared.ready.0);
         if ready.is_empty() {
             return None;
         }
-        let at = self.shared.chance.below(ready.len() as u64) as usize;
-        Some(ready.swap_remove(at))
+        let index = self.shared.rng.below(ready.len() as u64) as usize;
+        Some(ready.swap_remove(index))
     }
 
     fn poll(&self, id: u64) {
-        let taken = {
+        let next = {
             let mut tasks = lock(&self.shared.tasks);
-            let Some(slot) = tasks.all.get_mut(&id) else {
+            let Some(task) = tasks.by_id.get_mut(&id) else {
                 return;
             };
-            slot.waker.queued.store(false, Ordering::SeqCst);
-            if slot.aborted {
-                tasks.all.remove(&id).map(Taken::Aborted)
+            task.waker.is_ready.store(false, Ordering::SeqCst);
+            if task.is_aborted {
+                tasks.by_id.remove(&id).map(NextAction::Drop)
             } else {
-                let waker = Waker::from(Arc::clone(&slot.waker));
-                slot.work.take().map(|work| Taken::Due(work, waker))
+                let waker = Waker::from(Arc::clone(&task.waker));
+                let future = task.future.take();
+                future.map(|future| NextAction::Poll(future, waker))
             }
         };
-        // Work is polled and dropped without the lock: it may start or end other tasks.
-        let (mut work, waker) = match taken {
+        // Futures are polled and dropped without the lock, since they may spawn or abort tasks.
+        let (mut future, waker) = match next {
             None => return,
-            Some(Taken::Aborted(slot)) => return drop(slot),
-            Some(Taken::Due(work, waker)) => (work, waker),
+            Some(NextAction::Drop(task)) => return drop(task),
+            Some(NextAction::Poll(future, waker)) => (future, waker),
         };
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            work.as_mut().poll(&mut Context::from_waker(&waker))
+            future.as_mut().poll(&mut Context::from_waker(&waker))
         }));
-        let ended = match polled {
+        match polled {
             Ok(Poll::Pending) => {
                 let mut tasks = lock(&self.shared.tasks);
-                if let Some(slot) = tasks.all.get_mut(&id) {
-                    slot.work = Some(work);
+                if let Some(task) = tasks.by_id.get_mut(&id) {
+                    task.future = Some(future);
                 }
                 return;
             }
-            Ok(Poll::Ready(())) => work,
+            Ok(Poll::Ready(())) => {}
             Err(_) => {
                 let mut tasks = lock(&self.shared.tasks);
-                let of_client = |slot: &Slot| slot.owner == Owner::Client;
-                if tasks.all.get(&id).is_some_and(of_client) {
-                    tasks.escaped += 1;
+                let is_of_client = |task: &TaskState| task.owner == Owner::Client;
+                if tasks.by_id.get(&id).is_some_and(is_of_client) {
+                    tasks.escaped_panics += 1;
                 }
-                work
             }
-        };
-        drop(ended);
-        let slot = lock(&self.shared.tasks).all.remove(&id);
-        drop(slot);
+        }
+        drop(future);
+        let task = lock(&self.shared.tasks).by_id.remove(&id);
+        drop(task);
     }
 }
 
-enum Taken {
-    Due(BoxFuture<'static, ()>, Waker),
-    Aborted(Slot),
+enum NextAction {
+    Poll(BoxFuture<'static, ()>, Waker),
+    Drop(TaskState),
 }
 
 struct Spawner {
@@ -258,26 +257,26 @@ struct Spawner {
 }
 
 impl Spawn for Spawner {
-    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+    fn spawn(&self, future: BoxFuture<'static, ()>) -> Task {
         let Some(shared) = self.shared.upgrade() else {
             return Task::new(|| ());
         };
         let (id, waker) = {
             let mut tasks = lock(&shared.tasks);
-            tasks.next += 1;
-            let id = tasks.next;
+            tasks.last_id += 1;
+            let id = tasks.last_id;
             let waker = Arc::new(TaskWaker {
                 id,
-                queued: AtomicBool::new(false),
+                is_ready: AtomicBool::new(false),
                 ready: Arc::clone(&shared.ready),
             });
-            tasks.all.insert(
+            tasks.by_id.insert(
                 id,
-                Slot {
+                TaskState {
                     owner: self.owner,
-                    work: Some(work),
+                    future: Some(future),
                     waker: Arc::clone(&waker),
-                    aborted: false,
+                    is_aborted: false,
                 },
             );
             (id, waker)
@@ -288,10 +287,10 @@ impl Spawn for Spawner {
             let Some(shared) = shared.upgrade() else {
                 return;
             };
-            if let Some(slot) = lock(&shared.tasks).all.get_mut(&id) {
-                slot.aborted = true;
+            if let Some(task) = lock(&shared.tasks).by_id.get_mut(&id) {
+                task.is_aborted = true;
             }
-            // The executor drops it when its turn comes, as a runtime does.
+            // The future is dropped when the task would be polled next, as by other runtimes.
             waker.wake_by_ref();
         })
     }
@@ -317,11 +316,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn executor(seed: u64) -> (Executor, ManualClock) {
         let clock = ManualClock::new();
-        (Executor::new(clock.clone(), Chance::new(seed)), clock)
+        (Executor::new(clock.clone(), Rng::new(seed)), clock)
     }
 
     fn at(seconds: u64) -> Timestamp {
@@ -329,63 +330,58 @@ mod tests {
     }
 
     #[test]
-    fn time_moves_when_nothing_else_can_and_a_seed_picks_the_order() {
+    fn clock_advances_when_idle_and_seed_determines_the_order() {
         let order = |seed| {
             let (executor, clock) = executor(seed);
-            let seen = Arc::new(Mutex::new(Vec::new()));
-            let spawner = executor.spawner(Owner::Caller);
+            let completed = Arc::new(Mutex::new(Vec::new()));
+            let spawner = executor.spawner(Owner::Program);
             for i in 0..6 {
-                let (clock, seen) = (clock.clone(), Arc::clone(&seen));
+                let (clock, completed) = (clock.clone(), Arc::clone(&completed));
                 let work = async move {
                     clock.sleep_until(at(i % 2 + 1)).await;
-                    lock(&seen).push(i);
+                    lock(&completed).push(i);
                 };
                 spawner.spawn(Box::pin(work)).detach();
             }
-            let done = executor.run_until(at(10), || executor.live(Owner::Caller) == 0);
-            assert_eq!(done, Stop::Reached);
+            let reason = executor.run_until(at(10), || executor.task_count(Owner::Program) == 0);
+            assert_eq!(reason, StopReason::ConditionMet);
             assert_eq!(clock.now(), at(2));
-            lock(&seen).clone()
+            lock(&completed).clone()
         };
         assert_eq!(order(1), order(1));
-        assert_ne!(
-            (1..9)
-                .map(order)
-                .collect::<std::collections::BTreeSet<_>>()
-                .len(),
-            1
-        );
+        let orders: BTreeSet<Vec<u64>> = (1..9).map(order).collect();
+        assert_ne!(orders.len(), 1);
         assert!(order(1)[..3].iter().all(|i| i % 2 == 0));
     }
 
     #[test]
-    fn aborted_task_of_a_busy_runtime_lives_until_it_is_dropped() {
+    fn aborted_task_counts_until_its_future_is_dropped() {
         for seed in 0..50 {
             let (executor, clock) = executor(seed);
-            executor.delay_client(Duration::from_secs(1));
+            executor.delay_client_tasks(Duration::from_secs(1));
             let held = Arc::new(());
-            let kept = Arc::clone(&held);
+            let guard = Arc::clone(&held);
             let work = async move {
                 clock.sleep_until(at(9)).await;
-                drop(kept);
+                drop(guard);
             };
             let task = executor.spawner(Owner::Client).spawn(Box::pin(work));
             drop(task);
-            let done = executor.run_until(at(5), || executor.live(Owner::Client) == 0);
-            assert_eq!(done, Stop::Reached);
+            let reason = executor.run_until(at(5), || executor.task_count(Owner::Client) == 0);
+            assert_eq!(reason, StopReason::ConditionMet);
             assert_eq!(Arc::strong_count(&held), 1, "seed {seed}");
         }
     }
 
     #[test]
-    fn an_aborted_task_is_dropped_and_a_panic_of_the_client_is_counted() {
+    fn aborted_task_is_dropped_and_client_panic_is_counted() {
         let (executor, clock) = executor(1);
         let held = Arc::new(());
-        let kept = Arc::clone(&held);
+        let guard = Arc::clone(&held);
         let sleeper = clock.clone();
         let work = async move {
             sleeper.sleep_until(at(5)).await;
-            drop(kept);
+            drop(guard);
         };
         let task = executor.spawner(Owner::Client).spawn(Box::pin(work));
         let panic = async { std::panic::resume_unwind(Box::new("on purpose")) };
@@ -394,10 +390,10 @@ mod tests {
             .spawn(Box::pin(panic))
             .detach();
         drop(task);
-        let done = executor.run_until(at(1), || executor.live(Owner::Client) == 0);
-        assert_eq!(done, Stop::Reached);
+        let reason = executor.run_until(at(1), || executor.task_count(Owner::Client) == 0);
+        assert_eq!(reason, StopReason::ConditionMet);
         assert_eq!(Arc::strong_count(&held), 1);
         assert_eq!(executor.escaped_panics(), 1);
-        assert_eq!(executor.run_until(at(1), || false), Stop::Stuck);
+        assert_eq!(executor.run_until(at(1), || false), StopReason::Deadlock);
     }
 }

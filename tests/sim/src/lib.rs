@@ -1,42 +1,42 @@
-//! Whole clients in virtual time, on one thread, under seeded faults, with exact counts.
+//! Deterministic simulation of whole clients and a server in virtual time, on one thread, with seeded faults.
 //!
-//! A seed makes a [`plan`]: how many clients there are, what their programs do, what goes wrong and when. The [`world`] runs
-//! it on an [`executor`] that picks at random which task goes next and moves the clock when none can. Everything random comes
-//! from the seed, so a seed replays the same run, and its [`trace`] has the same hash, in another process too.
-//! What must hold of every run is in [`check`].
+//! A [`plan`] is drawn from a seed: clients, their programs, and faults. The [`simulation`] runs it on an [`executor`] that picks the
+//! next task at random and advances the clock when no task is ready. All randomness comes from the seed, so a seed reproduces the same
+//! run, also in another process: the hashes of the [`trace`]s are equal. Each run is checked against the [`invariant`]s, by the
+//! [`monitor`] while it runs and by the [`final_checks`] at its end.
 
-mod answers;
-pub mod book;
-pub mod caller;
-pub mod chance;
-pub mod check;
+pub mod call_log;
+pub mod client_transport;
 pub mod control;
-pub mod cover;
-mod departures;
-mod draw;
+pub mod coverage;
 pub mod executor;
+pub mod fairness;
 pub mod fault;
-mod foreign;
-pub mod layer;
-pub mod ledger;
-pub mod listen;
-pub mod misfortune;
+pub mod fault_injector;
+mod fault_schedule;
+pub mod final_checks;
+pub mod harness;
+pub mod invariant;
+mod log_faults;
+pub mod log_recorder;
+pub mod monitor;
+mod named_enum;
+pub mod nested_requests;
 pub mod network;
-pub mod old_limiter;
-mod old_polls;
-pub mod old_turns;
 pub mod op;
+mod payload;
 pub mod plan;
-pub mod real;
-mod results;
-pub mod seeds;
-mod session;
-pub mod shared_polls;
+pub mod program;
+pub mod real_engine;
+pub mod recording_engine;
+pub mod request_history;
+mod responses;
+mod result_checks;
+pub mod rng;
+pub mod seed_runner;
+mod session_override;
+mod shared_polls;
 pub mod shrink;
-mod spells;
-pub mod stage;
+pub mod simulation;
+mod timed_faults;
 pub mod trace;
-pub mod turns;
-pub mod waits;
-pub mod watch;
-pub mod world;

@@ -1,111 +1,115 @@
-//! Runs seeds, says what came of them, and makes a failing one small.
-#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+//! Runs seeds, reports the results, and shrinks a failing seed.
+#![expect(clippy::print_stdout, reason = "the program prints its results")]
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use tinkers_sim::control::Control;
-use tinkers_sim::fault::Kind;
-use tinkers_sim::plan::{Cut, EngineKind, Plan};
-use tinkers_sim::seeds::{self, Failure, Results};
+use tinkers_sim::fault::Fault;
+use tinkers_sim::plan::{EngineKind, Plan, PlanOptions};
+use tinkers_sim::seed_runner::{self, SeedFailure, SeedResults};
 use tinkers_sim::shrink::shrink;
-use tinkers_sim::trace::Keep;
-use tinkers_sim::world::{self, Ran, Size};
+use tinkers_sim::simulation::{self, RunReport, Totals};
+use tinkers_sim::trace::KeptLines;
 
-/// Whole clients in virtual time, under seeded faults, with exact counts. Exits with 1 when a promise is broken, and with 2 when
-/// some fault never met some operation, or over the real engine when no weights were compared.
+/// The maximum number of violations that are printed.
+const MAX_VIOLATIONS: usize = 12;
+
+/// Simulate whole clients in virtual time with seeded faults, and check the invariants of each run. Exits with 1 if an invariant is
+/// violated, and with 2 if the runs are inconclusive: some fault met no request of some operation, or with the real engine no weights
+/// were compared.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask sim", after_help = names())]
-struct Options {
-    /// How many seeds, from 0 on: 200 unless told, 60 over the real engine.
+struct Arguments {
+    /// The number of seeds, starting at 0 [default: 200, or 60 with the real engine]
     #[arg(long)]
     seeds: Option<u64>,
-    /// What computes on the server: `scripted`, with canned results, or `real`, the built-in model. Over the real one every model's
-    /// weights, optimizer and gradients are compared, to the bit, with those of a run without faults of just the calls that were
-    /// applied.
+    /// The engine of the server: `scripted` with canned results, or `real`, the built-in model. With the real engine the weights, the
+    /// optimizer state and the gradients of each model are compared bit by bit with those of a run of the applied calls without faults
     #[arg(long, value_parser = engine, default_value = "scripted")]
     engine: EngineKind,
-    /// This seed alone, with its trace's hash.
+    /// Run this seed only, and print the hash of its trace
     #[arg(long)]
     seed: Option<u64>,
-    /// Virtual hours in which things go wrong.
+    /// The virtual time with faults, in hours
     #[arg(long, default_value_t = 1)]
     hours: u64,
-    /// One kind of fault alone, or `quiet` for none.
+    /// Inject only this fault, or no faults with `none`
     #[arg(long, value_parser = case)]
     case: Option<Case>,
-    /// A fault of older clients, built in, that is to be found; succeeds when it is.
+    /// Build this bug into the client; succeeds if an invariant is violated
     #[arg(long, value_parser = control)]
     control: Option<Control>,
-    /// Without these kinds of faults.
-    #[arg(long, value_parser = kind, value_delimiter = ',')]
-    without: Vec<Kind>,
-    /// At most so many clients.
+    /// Do not inject these faults
+    #[arg(long, value_parser = fault, value_delimiter = ',')]
+    without: Vec<Fault>,
+    /// The maximum number of clients
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     clients: usize,
-    /// At most so many tasks.
+    /// The maximum number of tasks
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     tasks: usize,
-    /// At most so many steps for each task.
+    /// The maximum number of steps of each task
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     steps: usize,
-    /// Prints the whole trace of the seed.
+    /// Print the whole trace of the seed
     #[arg(long, requires = "seed")]
     trace: bool,
 }
 
-/// The kinds of faults and the controls, for the help.
+/// Returns the names of the faults and the controls for the help text.
 fn names() -> String {
-    let kinds = Kind::ALL.map(Kind::name).join(", ");
+    let faults = Fault::ALL.map(Fault::name).join(", ");
     let controls = Control::ALL.map(Control::name).join(", ");
     format!(
-        "Kinds of faults: {kinds}.\n\nControls: {controls}.\n\ndocs/concurrency.md tells what they do and which rule finds what."
+        "Faults: {faults}.\n\nControls: {controls}.\n\nThe faults and the invariants are described in docs/concurrency.md."
     )
 }
 
-/// What goes wrong.
+/// The faults that are injected with `--case`.
 #[derive(Debug, Clone, Copy)]
 enum Case {
-    Quiet,
-    Only(Kind),
+    None,
+    Only(Fault),
 }
 
-fn kind(name: &str) -> Result<Kind, String> {
-    let names = || Kind::ALL.map(Kind::name).join(", ");
-    Kind::named(name).ok_or_else(|| format!("expected one of {}", names()))
+fn fault(name: &str) -> Result<Fault, String> {
+    Fault::from_name(name).ok_or_else(|| expected(&Fault::ALL.map(Fault::name)))
 }
 
 fn case(name: &str) -> Result<Case, String> {
     match name {
-        "quiet" => Ok(Case::Quiet),
-        name => kind(name).map(Case::Only),
+        "none" => Ok(Case::None),
+        name => fault(name).map(Case::Only),
     }
 }
 
 fn engine(name: &str) -> Result<EngineKind, String> {
-    let names = || EngineKind::ALL.map(EngineKind::name).join(" or ");
-    EngineKind::named(name).ok_or_else(|| format!("expected {}", names()))
+    EngineKind::from_name(name).ok_or_else(|| expected(&EngineKind::ALL.map(EngineKind::name)))
 }
 
 fn control(name: &str) -> Result<Control, String> {
-    let names = || Control::ALL.map(Control::name).join(", ");
-    Control::named(name).ok_or_else(|| format!("expected one of {}", names()))
+    Control::from_name(name).ok_or_else(|| expected(&Control::ALL.map(Control::name)))
 }
 
-impl Options {
-    fn cut(&self) -> Cut {
-        Cut {
+fn expected(names: &[&str]) -> String {
+    format!("expected one of {}", names.join(", "))
+}
+
+impl Arguments {
+    fn plan_options(&self) -> PlanOptions {
+        PlanOptions {
             engine: self.engine,
             hours: self.hours,
             clients: self.clients,
             tasks: self.tasks,
             steps: self.steps,
             without: match self.case {
-                Some(Case::Quiet) => Kind::ALL.to_vec(),
+                Some(Case::None) => Fault::ALL.to_vec(),
                 _ => self.without.clone(),
             },
             only: match self.case {
-                Some(Case::Only(kind)) => Some(kind),
+                Some(Case::Only(fault)) => Some(fault),
                 _ => None,
             },
         }
@@ -118,27 +122,27 @@ impl Options {
         })
     }
 
-    /// The command that runs a seed again.
-    fn replay(&self, seed: u64, cut: &Cut) -> String {
-        let mut command = format!("cargo xtask sim --seed {seed} --hours {}", cut.hours);
-        if cut.engine != EngineKind::Scripted {
-            command.push_str(&format!(" --engine {}", cut.engine.name()));
+    /// Returns the command that repeats a run.
+    fn replay_command(&self, seed: u64, options: &PlanOptions) -> String {
+        let mut command = format!("cargo xtask sim --seed {seed} --hours {}", options.hours);
+        if options.engine != EngineKind::Scripted {
+            command.push_str(&format!(" --engine {}", options.engine.name()));
         }
         for (name, value) in [
-            ("clients", cut.clients),
-            ("tasks", cut.tasks),
-            ("steps", cut.steps),
+            ("clients", options.clients),
+            ("tasks", options.tasks),
+            ("steps", options.steps),
         ] {
             if value != usize::MAX {
                 command.push_str(&format!(" --{name} {value}"));
             }
         }
         match self.case {
-            Some(Case::Quiet) => command.push_str(" --case quiet"),
-            Some(Case::Only(kind)) => command.push_str(&format!(" --case {}", kind.name())),
-            None if cut.without.is_empty() => {}
+            Some(Case::None) => command.push_str(" --case none"),
+            Some(Case::Only(fault)) => command.push_str(&format!(" --case {}", fault.name())),
+            None if options.without.is_empty() => {}
             None => {
-                let names: Vec<&str> = cut.without.iter().map(|kind| kind.name()).collect();
+                let names: Vec<&str> = options.without.iter().map(|fault| fault.name()).collect();
                 command.push_str(&format!(" --without {}", names.join(",")));
             }
         }
@@ -150,106 +154,124 @@ impl Options {
 }
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let cut = options.cut();
-    if let Some(seed) = options.seed {
-        return one(&options, seed, &cut);
+    let arguments = Arguments::parse();
+    let options = arguments.plan_options();
+    if let Some(seed) = arguments.seed {
+        return run_seed(&arguments, seed, &options);
     }
-    let mut result = seeds::run(options.seeds(), &cut, options.control);
-    println!("{}", size(&result.size));
-    match (result.failure.take(), options.control) {
+    let mut results = seed_runner::run(arguments.seeds(), &options, arguments.control);
+    println!("{}", summary(&results.totals));
+    match (results.failure.take(), arguments.control) {
         (Some(failure), Some(control)) => {
             println!("{} was found by seed {}:", control.name(), failure.seed);
-            print_violations(&failure.ran);
+            print_violations(&failure.report);
             ExitCode::SUCCESS
         }
         (None, Some(control)) => {
-            println!("{} was not found by {} seeds", control.name(), result.seeds);
+            println!(
+                "{} was not found by {} seeds",
+                control.name(),
+                results.seeds
+            );
             ExitCode::FAILURE
         }
         (Some(failure), None) => {
-            report(&options, &cut, failure);
+            print_failure(&arguments, &options, &failure);
             ExitCode::FAILURE
         }
-        (None, None) => held(&options, &result),
+        (None, None) => print_success(&arguments, &results),
     }
 }
 
-fn one(options: &Options, seed: u64, cut: &Cut) -> ExitCode {
-    let keep = if options.trace { Keep::All } else { Keep::Last };
-    let ran = world::run(&Plan::new(seed, cut), options.control, keep);
-    if options.trace {
-        for line in &ran.lines {
+fn run_seed(arguments: &Arguments, seed: u64, options: &PlanOptions) -> ExitCode {
+    let kept = match arguments.trace {
+        true => KeptLines::All,
+        false => KeptLines::Last,
+    };
+    let report = simulation::run(&Plan::new(seed, options), arguments.control, kept);
+    if arguments.trace {
+        for line in &report.lines {
             println!("{line}");
         }
     }
-    println!("seed {seed}: trace {:016x}, {}", ran.hash, size(&ran.size));
-    print_violations(&ran);
-    match ran.violations.is_empty() {
+    println!(
+        "seed {seed}: trace {:016x}, {}",
+        report.hash,
+        summary(&report.totals)
+    );
+    print_violations(&report);
+    match report.violations.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
 }
 
-fn held(options: &Options, results: &Results) -> ExitCode {
-    let (seeds, cover) = (results.seeds, &results.cover);
-    println!("\n{}", cover.table());
+fn print_success(arguments: &Arguments, results: &SeedResults) -> ExitCode {
+    let (seeds, coverage) = (results.seeds, &results.coverage);
+    println!("\n{}", coverage.table());
     println!(
-        "\nall promises hold over {seeds} seeds and {} faults",
-        cover.total()
+        "\nall invariants hold over {seeds} seeds and {} faults",
+        coverage.total_faults()
     );
-    if options.engine == EngineKind::Real {
-        return compared(results.size.models);
+    // The coverage of all operations is checked with the scripted engine, which runs more seeds.
+    if arguments.engine == EngineKind::Real {
+        return print_compared_models(results.totals.models);
     }
-    let missing = cover.missing();
-    if missing.is_empty() || options.case.is_some() || !options.without.is_empty() {
+    let missing = coverage.missing();
+    if missing.is_empty() || arguments.case.is_some() || !arguments.without.is_empty() {
         return ExitCode::SUCCESS;
     }
-    println!("inconclusive, for these never met: {}", missing.join(", "));
+    println!(
+        "inconclusive: these combinations did not occur: {}",
+        missing.join(", ")
+    );
     ExitCode::from(2)
 }
 
-/// What every fault meets is the larger set's to see, which has the scripted engine.
-fn compared(models: u64) -> ExitCode {
+fn print_compared_models(models: u64) -> ExitCode {
     match models {
         0 => {
-            println!("inconclusive, for no model was made");
+            println!("inconclusive: no model was created");
             ExitCode::from(2)
         }
         _ => {
-            println!("the tensors of {models} models are those of their calls alone, to the bit");
+            println!("the tensors of {models} models equal those of a run without faults");
             ExitCode::SUCCESS
         }
     }
 }
 
-fn report(options: &Options, cut: &Cut, failure: Failure) {
-    println!(
-        "seed {} breaks a promise; making it smaller ..",
-        failure.seed
-    );
-    let Some(first) = failure.ran.violations.first() else {
+fn print_failure(arguments: &Arguments, options: &PlanOptions, failure: &SeedFailure) {
+    let Some(first) = failure.report.violations.first() else {
         return;
     };
-    let (cut, ran) = shrink(failure.seed, cut, options.control, first.rule);
-    // A heart that beats as it should says nothing of what went wrong.
-    for line in ran.lines.iter().filter(|line| !line.contains("(beat)")) {
+    println!(
+        "seed {} violates an invariant; shrinking it ..",
+        failure.seed
+    );
+    let (options, report) = shrink(failure.seed, options, arguments.control, first.invariant);
+    // Heartbeats are frequent and rarely the cause.
+    for line in report
+        .lines
+        .iter()
+        .filter(|line| !line.contains("(heartbeat)"))
+    {
         println!("{line}");
     }
-    print_violations(&ran);
-    println!("\n{}", options.replay(failure.seed, &cut));
+    print_violations(&report);
+    println!("\n{}", arguments.replay_command(failure.seed, &options));
 }
 
-fn print_violations(ran: &Ran) {
-    for violation in ran.violations.iter().take(12) {
-        println!("  {:?}: {}", violation.rule, violation.what);
+fn print_violations(report: &RunReport) {
+    for violation in report.violations.iter().take(MAX_VIOLATIONS) {
+        println!("  {:?}: {}", violation.invariant, violation.text);
     }
 }
 
-fn size(size: &Size) -> String {
-    let days = size.time.as_secs_f64() / 86_400.0;
+fn summary(totals: &Totals) -> String {
+    let days = totals.time.as_secs_f64() / 86_400.0;
     format!(
-        "{} calls ({} ended well, {} failed, {} not waited for), {} requests, {days:.1} virtual days",
-        size.calls, size.ok, size.failed, size.left, size.requests
+        "{} calls ({} succeeded, {} failed, {} abandoned), {} requests, {days:.1} virtual days",
+        totals.calls, totals.succeeded, totals.failed, totals.abandoned, totals.requests
     )
 }

@@ -1,61 +1,43 @@
-//! What a request is for, as the network sees it.
+//! The operation of a request.
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use tinkers::wire::{PassMode, PassRequest, routes};
 use tinkers_core::HttpRequest;
 
-/// The operations of the API that clients use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are the routes'")]
-pub enum Op {
-    Config,
-    CreateSession,
-    Heartbeat,
-    Finish,
-    CreateModel,
-    GetInfo,
-    Forward,
-    ForwardBackward,
-    OptimStep,
-    SaveState,
-    SaveForSampler,
-    Load,
-    CreateSampler,
-    Sample,
-    Poll,
-    SessionPoll,
-    Listing,
+use crate::named_enum::named_enum;
+
+named_enum! {
+    /// An operation of the API.
+    #[expect(missing_docs, reason = "the variants are named like the routes")]
+    pub enum Op {
+        Config = "config",
+        CreateSession = "session",
+        Heartbeat = "heartbeat",
+        Finish = "finish",
+        CreateModel = "model",
+        GetInfo = "info",
+        Forward = "fwd",
+        ForwardBackward = "fwdbwd",
+        OptimStep = "step",
+        SaveState = "save",
+        SaveForSampler = "export",
+        Load = "load",
+        CreateSampler = "sampler",
+        Sample = "sample",
+        Poll = "poll",
+        SharedPoll = "shared",
+        Listing = "list",
+    }
 }
 
 impl Op {
-    /// All of them.
-    pub const ALL: [Self; 17] = [
-        Self::Config,
-        Self::CreateSession,
-        Self::Heartbeat,
-        Self::Finish,
-        Self::CreateModel,
-        Self::GetInfo,
-        Self::Forward,
-        Self::ForwardBackward,
-        Self::OptimStep,
-        Self::SaveState,
-        Self::SaveForSampler,
-        Self::Load,
-        Self::CreateSampler,
-        Self::Sample,
-        Self::Poll,
-        Self::SessionPoll,
-        Self::Listing,
-    ];
-
-    /// What a request is for. Passes without gradients go to the same route as those with them, in protobuf.
+    /// Returns the operation of a request. A protobuf forward pass uses the route of forward-backward passes, so its body is decoded.
     pub fn of_request(request: &HttpRequest) -> Self {
-        let op = Self::of(&request.path);
+        let op = Self::of_path(&request.path);
         if op == Self::ForwardBackward
             && is_protobuf(request)
-            && let Ok(body) = plain(request)
+            && let Ok(body) = uncompressed_body(request)
             && let Ok(pass) = PassRequest::from_protobuf(body)
             && pass.mode == PassMode::Forward
         {
@@ -64,8 +46,8 @@ impl Op {
         op
     }
 
-    /// What a request to `path` is for, as far as that says.
-    fn of(path: &str) -> Self {
+    /// Returns the operation of a path.
+    fn of_path(path: &str) -> Self {
         let route = path.split('?').next().unwrap_or(path);
         match route {
             routes::CLIENT_CONFIG | routes::DYNAMIC_CONFIG => Self::Config,
@@ -82,36 +64,13 @@ impl Op {
             routes::CREATE_SAMPLING_SESSION => Self::CreateSampler,
             routes::ASAMPLE => Self::Sample,
             routes::RETRIEVE_FUTURE => Self::Poll,
-            routes::RETRIEVE_FUTURES => Self::SessionPoll,
+            routes::RETRIEVE_FUTURES => Self::SharedPoll,
             _ if route.ends_with("/finish") => Self::Finish,
             _ => Self::Listing,
         }
     }
 
-    /// The short name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Config => "config",
-            Self::CreateSession => "session",
-            Self::Heartbeat => "beat",
-            Self::Finish => "finish",
-            Self::CreateModel => "model",
-            Self::GetInfo => "info",
-            Self::Forward => "fwd",
-            Self::ForwardBackward => "fwdbwd",
-            Self::OptimStep => "step",
-            Self::SaveState => "save",
-            Self::SaveForSampler => "export",
-            Self::Load => "load",
-            Self::CreateSampler => "sampler",
-            Self::Sample => "sample",
-            Self::Poll => "poll",
-            Self::SessionPoll => "polls",
-            Self::Listing => "list",
-        }
-    }
-
-    /// Whether it is answered with a promise, and its result comes later.
+    /// Returns whether the response carries a request id, for which the result is polled.
     pub const fn is_submission(self) -> bool {
         matches!(
             self,
@@ -126,15 +85,15 @@ impl Op {
         )
     }
 
-    /// Whether twice is more than once.
-    pub const fn adds(self) -> bool {
+    /// Returns whether the operation is not idempotent.
+    pub const fn is_cumulative(self) -> bool {
         matches!(self, Self::ForwardBackward | Self::OptimStep)
     }
 }
 
-/// The model that a request is for.
+/// Returns the model id in the body of a request.
 pub(crate) fn model_of(request: &HttpRequest) -> Option<String> {
-    let body = plain(request).ok()?;
+    let body = uncompressed_body(request).ok()?;
     if is_protobuf(request) {
         return Some(PassRequest::from_protobuf(body).ok()?.model_id);
     }
@@ -143,13 +102,13 @@ pub(crate) fn model_of(request: &HttpRequest) -> Option<String> {
 }
 
 fn is_protobuf(request: &HttpRequest) -> bool {
-    let kind = request.headers.get(CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok());
-    kind.is_some_and(|kind| kind.contains("protobuf"))
+    let content_type = request.headers.get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| value.contains("protobuf"))
 }
 
-/// The body as it was before it was compressed.
-pub(crate) fn plain(request: &HttpRequest) -> std::io::Result<Bytes> {
+/// Returns the body of a request, decompressed if necessary.
+pub(crate) fn uncompressed_body(request: &HttpRequest) -> std::io::Result<Bytes> {
     match request.headers.get(CONTENT_ENCODING) {
         Some(_) => zstd::decode_all(&request.body[..]).map(Bytes::from),
         None => Ok(request.body.clone()),

@@ -1,32 +1,33 @@
-//! What a seed stands for: servers, clients, programs, faults.
+//! The plan of a run, derived from a seed: server, clients, programs and faults.
 
 use std::time::Duration;
 
-use crate::chance::Chance;
-use crate::draw::{mix, spells, spells_of_clients, spells_of_waits};
-use crate::fault::{Kind, Mix, Spell};
-use crate::world::LATEST_POLL;
+use crate::fault::{Fault, FaultRates, TimedFault};
+use crate::fault_schedule::{client_faults, rates, runtime_faults, server_faults};
+use crate::named_enum::named_enum;
+use crate::rng::Rng;
+use crate::simulation::MAX_POLL_DELAY;
 
-/// What a user may leave out of a plan, to find out what a failure needs, and over which engine it runs.
+/// Restrictions of a plan and the choice of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cut {
-    /// What computes.
+pub struct PlanOptions {
+    /// The engine of the server.
     pub engine: EngineKind,
-    /// Virtual hours in which things go wrong.
+    /// The virtual time with faults, in hours.
     pub hours: u64,
-    /// At most so many clients.
+    /// The maximum number of clients.
     pub clients: usize,
-    /// At most so many tasks.
+    /// The maximum number of tasks.
     pub tasks: usize,
-    /// At most so many steps for each task.
+    /// The maximum number of steps of a task.
     pub steps: usize,
-    /// Kinds of faults that do not happen.
-    pub without: Vec<Kind>,
-    /// The one kind of fault that happens, often.
-    pub only: Option<Kind>,
+    /// Faults that do not occur.
+    pub without: Vec<Fault>,
+    /// The only fault that occurs, with a high rate.
+    pub only: Option<Fault>,
 }
 
-impl Default for Cut {
+impl Default for PlanOptions {
     fn default() -> Self {
         Self {
             engine: EngineKind::Scripted,
@@ -40,33 +41,18 @@ impl Default for Cut {
     }
 }
 
-/// What computes on the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineKind {
-    /// Canned results, and a chain of hashes for weights.
-    Scripted,
-    /// The same chain, and beside it the built-in model.
-    Real,
+named_enum! {
+    /// The engine of the server.
+    pub enum EngineKind {
+        /// The scripted engine with canned results. The weights of models are simulated by hashes.
+        Scripted = "scripted",
+        /// The built-in model, in addition to the hashes.
+        Real = "real",
+    }
 }
 
 impl EngineKind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Scripted, Self::Real];
-
-    /// The name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Scripted => "scripted",
-            Self::Real => "real",
-        }
-    }
-
-    /// The engine of a name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|engine| engine.name() == name)
-    }
-
-    /// The base model that it offers.
+    /// Returns the base model of the engine.
     pub const fn base_model(self) -> &'static str {
         match self {
             Self::Scripted => "tinkers/scripted",
@@ -75,100 +61,100 @@ impl EngineKind {
     }
 }
 
-/// One run.
+/// The plan of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// What computes.
+    /// The engine of the server.
     pub engine: EngineKind,
-    /// Where it comes from.
+    /// The seed of the run.
     pub seed: u64,
-    /// When things stop going wrong.
-    pub calm_at: Duration,
-    /// The server.
+    /// The time at which faults end.
+    pub faults_end: Duration,
+    /// The configuration of the server.
     pub server: ServerPlan,
-    /// The clients.
+    /// The configuration of each client.
     pub clients: Vec<ClientPlan>,
-    /// The programs: for each task its client and its steps.
+    /// The tasks of the programs.
     pub tasks: Vec<TaskPlan>,
-    /// How often requests are struck.
-    pub mix: Mix,
-    /// What goes wrong for a while.
-    pub spells: Vec<Spell>,
+    /// The rates of the faults that are drawn for each request.
+    pub rates: FaultRates,
+    /// The faults that last for a period of time.
+    pub timed_faults: Vec<TimedFault>,
 }
 
-/// How the server is set up.
+/// The configuration of the server.
 #[derive(Debug, Clone)]
 pub struct ServerPlan {
-    /// Whether it tells that it applies a repeated number once.
+    /// Whether the server announces that it applies repeated submissions once.
     pub deduplicates: bool,
-    /// Whether it offers one poll for all samples of a client.
-    pub session_polls: bool,
-    /// How many samples it takes at once, when that is bounded.
+    /// Whether the server supports shared polls.
+    pub shared_polls: bool,
+    /// The maximum number of samples in flight.
     pub window: Option<u32>,
-    /// How long a job takes at most.
+    /// The maximum duration of a job.
     pub latency: Duration,
-    /// How long a session lives without a heartbeat.
+    /// The time without a heartbeat after which a session expires.
     pub expiry: Duration,
 }
 
-/// How a client is set up.
+/// The configuration of a client.
 #[derive(Debug, Clone)]
 pub struct ClientPlan {
-    /// Whether its passes go as JSON.
+    /// Whether passes are sent as JSON.
     pub json: bool,
-    /// How long an operation may go without news.
+    /// The time without progress after which an operation counts as stalled.
     pub progress_deadline: Duration,
-    /// How long an operation may take.
+    /// The maximum duration of an operation.
     pub operation_deadline: Option<Duration>,
 }
 
-/// One task of a user's program.
+/// A task of a user's program.
 #[derive(Debug, Clone)]
 pub struct TaskPlan {
-    /// Which client it uses.
+    /// The index of the client that the task uses.
     pub client: usize,
-    /// What it does, one after the other.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
-/// One step of a program.
+/// A step of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// The task does nothing for so long before.
+    /// The pause before the step.
     pub pause: Duration,
-    /// What it calls, all at once.
-    pub calls: Vec<(Verb, Behaviour)>,
+    /// The concurrent calls of the step.
+    pub calls: Vec<(CallKind, HandleUse)>,
 }
 
-/// What is called.
+/// A method of a client and its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verb {
-    /// `forward` of so many data.
+pub enum CallKind {
+    /// `forward` with this number of data.
     Forward(u8),
-    /// `forward_backward` of so many data.
+    /// `forward_backward` with this number of data.
     ForwardBackward(u8),
     /// `optim_step`.
     OptimStep,
-    /// `save_state` under a name of its own.
+    /// `save_state` with a unique name.
     SaveState,
-    /// `save_weights_for_sampler` under a name of its own.
+    /// `save_weights_for_sampler` with a unique name.
     SaveForSampler,
     /// `save_weights_and_get_sampling_client`.
-    Export,
-    /// `load_state` of the last save, if there is one.
+    SaveAndSample,
+    /// `load_state_with_optimizer` of the last saved state. Skipped if there is none.
     Load,
-    /// So many samples.
+    /// `sample`, this number of times.
     Sample(u8),
-    /// What the server offers.
+    /// `capabilities`.
     Capabilities,
-    /// A model; made where a program has none.
+    /// The creation of a training client, which is made when a program has none.
     CreateModel,
-    /// A sampler; made where a program has none.
+    /// The creation of a sampling client, which is made when a program has none.
     CreateSampler,
 }
 
-impl Verb {
-    /// The names of what programs call on a handle.
+impl CallKind {
+    /// The names of the calls that return a handle.
     pub const NAMES: [&'static str; 8] = [
         "forward",
         "forward_backward",
@@ -180,7 +166,7 @@ impl Verb {
         "sample",
     ];
 
-    /// Its name.
+    /// Returns the name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Forward(_) => "forward",
@@ -188,7 +174,7 @@ impl Verb {
             Self::OptimStep => "optim_step",
             Self::SaveState => "save_state",
             Self::SaveForSampler => "save_for_sampler",
-            Self::Export => "save_and_sample",
+            Self::SaveAndSample => "save_and_sample",
             Self::Load => "load_state",
             Self::Sample(_) => "sample",
             Self::Capabilities => "capabilities",
@@ -198,229 +184,254 @@ impl Verb {
     }
 }
 
-/// What the program does with the handle of a call.
+/// The way in which the program uses the handle of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Behaviour {
-    /// Awaits it.
+pub enum HandleUse {
+    /// Awaits the handle.
     Await,
-    /// Does nothing with it for a while, then awaits it.
+    /// Awaits the handle after a pause.
     AwaitLate(Duration),
-    /// Waits so long and no longer.
-    Within(Duration),
-    /// Cancels it after a while.
+    /// Awaits the handle with a timeout.
+    Timeout(Duration),
+    /// Cancels the call after a pause.
     Cancel(Duration),
-    /// Drops it at once.
+    /// Drops the handle at once.
     Drop,
 }
 
+impl HandleUse {
+    /// The names of all uses.
+    pub const NAMES: [&'static str; 5] = [
+        "awaited",
+        "awaited late",
+        "awaited with timeout",
+        "cancelled",
+        "dropped",
+    ];
+
+    /// Returns the name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Await => Self::NAMES[0],
+            Self::AwaitLate(_) => Self::NAMES[1],
+            Self::Timeout(_) => Self::NAMES[2],
+            Self::Cancel(_) => Self::NAMES[3],
+            Self::Drop => Self::NAMES[4],
+        }
+    }
+}
+
 const MINUTE: Duration = Duration::from_secs(60);
-/// How many samples a crowd has.
-pub const CROWD: u8 = 250;
-/// How many samples each client sends at once beside the others.
-const RIVALS: u8 = 50;
-/// How many calls a long queue has.
+/// The number of samples in a burst of one client.
+pub const BURST: u8 = 250;
+/// The number of samples that each client submits in concurrent bursts.
+const CONCURRENT_BURST: u8 = 50;
+/// The number of calls in a long queue.
 const LONG_QUEUE: usize = 24;
+/// A progress deadline that is shorter than the wait in many queues.
+const SHORT_PROGRESS_DEADLINE: Duration = Duration::from_secs(180);
 
 impl Plan {
-    /// The plan of a seed, cut down to `cut`.
-    pub fn new(seed: u64, cut: &Cut) -> Self {
-        let chance = Chance::new(seed);
-        let calm_at = Duration::from_secs(3600 * cut.hours.max(1));
-        let clients = clients(&chance.stream(1));
-        let tasks = tasks(&chance.stream(2), clients.len(), calm_at);
-        let server = server(&chance.stream(3));
-        let mut spells = spells(&chance.stream(5), calm_at, clients.len(), server.expiry);
-        spells.extend(spells_of_waits(&chance.stream(6), calm_at, clients.len()));
-        spells.extend(spells_of_clients(&chance.stream(8), calm_at, clients.len()));
+    /// Draws the plan of a seed and restricts it by `options`.
+    pub fn new(seed: u64, options: &PlanOptions) -> Self {
+        let rng = Rng::new(seed);
+        let faults_end = Duration::from_secs(3600 * options.hours.max(1));
+        let clients = clients(&rng.fork(1));
+        let tasks = tasks(&rng.fork(2), clients.len(), faults_end);
+        let server = server(&rng.fork(3));
+        let mut timed_faults =
+            server_faults(&rng.fork(5), faults_end, clients.len(), server.expiry);
+        timed_faults.extend(runtime_faults(&rng.fork(6), faults_end, clients.len()));
+        timed_faults.extend(client_faults(&rng.fork(8), faults_end, clients.len()));
         let mut plan = Self {
-            engine: cut.engine,
+            engine: options.engine,
             seed,
-            calm_at,
-            mix: mix(&chance.stream(4)),
-            spells,
+            faults_end,
+            rates: rates(&rng.fork(4)),
+            timed_faults,
             server,
             clients,
             tasks,
         };
-        plan.cut(cut);
-        plan.crowd();
-        plan.rivals();
-        plan.long_queues();
-        if !cut.without.contains(&Kind::LongHint) && chance.stream(7).happens(0.3) {
-            // Shorter than many a queue.
-            plan.clients[0].progress_deadline = 3 * MINUTE;
+        plan.restrict(options);
+        plan.add_bursts();
+        plan.add_concurrent_bursts();
+        plan.add_long_queues();
+        if !options.without.contains(&Fault::RateLimitedLongHint) && rng.fork(7).gen_bool(0.3) {
+            plan.clients[0].progress_deadline = SHORT_PROGRESS_DEADLINE;
         }
         plan
     }
 
-    /// How long after its deadline a call may end: as late as tasks are polled, for each of the tasks that its end goes through.
-    pub fn latest_end(&self) -> Duration {
-        match self.spells.iter().any(|spell| spell.kind == Kind::Busy) {
-            true => 4 * LATEST_POLL,
+    /// Returns the maximum delay between the deadline of a call and its completion. On a busy runtime, each of the tasks that take
+    /// part in the completion may be polled late.
+    pub fn max_completion_delay(&self) -> Duration {
+        match self.has_timed(Fault::BusyRuntime) {
+            true => 4 * MAX_POLL_DELAY,
             false => Duration::ZERO,
         }
     }
 
-    fn cut(&mut self, cut: &Cut) {
-        self.clients.truncate(cut.clients.max(1));
-        self.tasks.truncate(cut.tasks.max(1));
+    /// Returns whether there are timed faults of a kind.
+    pub(crate) fn has_timed(&self, fault: Fault) -> bool {
+        self.timed_faults.iter().any(|timed| timed.fault == fault)
+    }
+
+    /// Returns the timed faults of a kind.
+    fn timed(&self, fault: Fault) -> Vec<TimedFault> {
+        let timed_faults = self.timed_faults.iter().copied();
+        timed_faults.filter(|timed| timed.fault == fault).collect()
+    }
+
+    fn restrict(&mut self, options: &PlanOptions) {
+        self.clients.truncate(options.clients.max(1));
+        self.tasks.truncate(options.tasks.max(1));
         for task in &mut self.tasks {
             task.client %= self.clients.len();
-            task.steps.truncate(cut.steps.max(1));
+            task.steps.truncate(options.steps.max(1));
         }
-        for spell in &mut self.spells {
-            spell.client = spell.client.map(|client| client % self.clients.len());
+        for timed in &mut self.timed_faults {
+            timed.client = timed.client.map(|client| client % self.clients.len());
         }
-        let happens =
-            |kind: Kind| !cut.without.contains(&kind) && cut.only.is_none_or(|only| only == kind);
-        self.mix.0.retain(|(kind, _)| happens(*kind));
-        self.spells.retain(|spell| happens(spell.kind));
-        if let Some(only) = cut.only.filter(|only| !only.lasts())
-            && self.mix.0.is_empty()
+        let is_enabled = |fault: Fault| {
+            !options.without.contains(&fault) && options.only.is_none_or(|only| only == fault)
+        };
+        self.rates.0.retain(|(fault, _)| is_enabled(*fault));
+        self.timed_faults.retain(|timed| is_enabled(timed.fault));
+        if let Some(only) = options.only.filter(|only| !only.is_timed())
+            && self.rates.0.is_empty()
         {
-            self.mix.0.push((only, 0.1));
+            self.rates.0.push((only, 0.1));
         }
     }
 
-    /// A task for each crowd, and refusals that meet it.
-    fn crowd(&mut self) {
-        let crowds = self.spells.iter().filter(|spell| spell.kind == Kind::Crowd);
-        let tasks: Vec<TaskPlan> = crowds
-            .map(|spell| TaskPlan {
-                client: spell.client.unwrap_or(0),
-                steps: vec![Step {
-                    pause: spell.from,
-                    calls: vec![(Verb::Sample(CROWD), Behaviour::Await)],
-                }],
-            })
-            .collect();
-        if !tasks.is_empty() && !self.mix.0.is_empty() {
-            self.mix.0.push((Kind::LimitedMs, 0.01));
+    /// Adds a task for each burst, and refusals of its requests.
+    fn add_bursts(&mut self) {
+        let bursts = self.timed(Fault::Burst);
+        if !bursts.is_empty() && !self.rates.0.is_empty() {
+            self.rates.0.push((Fault::RateLimitedMs, 0.01));
         }
-        self.tasks.extend(tasks);
+        let task = |timed: &TimedFault| burst(timed, timed.client.unwrap_or(0), BURST);
+        self.tasks.extend(bursts.iter().map(task));
     }
 
-    /// A task of each client for each time that all send at once.
-    fn rivals(&mut self) {
-        for spell in self
-            .spells
-            .iter()
-            .filter(|spell| spell.kind == Kind::Rivals)
-        {
-            let task = |client| TaskPlan {
-                client,
-                steps: vec![Step {
-                    pause: spell.from,
-                    calls: vec![(Verb::Sample(RIVALS), Behaviour::Await)],
-                }],
-            };
+    /// Adds a task of each client for each time of concurrent bursts, and refusals of their requests.
+    fn add_concurrent_bursts(&mut self) {
+        for timed in self.timed(Fault::ConcurrentBursts) {
+            let task = |client| burst(&timed, client, CONCURRENT_BURST);
             self.tasks.extend((0..self.clients.len()).map(task));
-            if !self.mix.0.is_empty() {
-                self.mix.0.push((Kind::LimitedMs, 0.02));
+            if !self.rates.0.is_empty() {
+                self.rates.0.push((Fault::RateLimitedMs, 0.02));
             }
         }
     }
 
-    /// A task for each long queue, longer than its client waits without news.
-    fn long_queues(&mut self) {
-        let of_queue = |spell: &&Spell| spell.kind == Kind::LongQueue;
-        for spell in self.spells.iter().filter(of_queue) {
-            let client = spell.client.unwrap_or(0);
-            let usual = [
-                Verb::ForwardBackward(1),
-                Verb::OptimStep,
-                Verb::Forward(1),
-                Verb::SaveState,
+    /// Adds a task for each long queue, in which calls wait longer than the progress deadline of their client.
+    fn add_long_queues(&mut self) {
+        for timed in self.timed(Fault::LongQueue) {
+            let client = timed.client.unwrap_or(0);
+            let kinds = [
+                CallKind::ForwardBackward(1),
+                CallKind::OptimStep,
+                CallKind::Forward(1),
+                CallKind::SaveState,
             ];
-            let calls = usual.iter().cycle().take(LONG_QUEUE);
-            self.tasks.push(TaskPlan {
-                client,
-                steps: vec![Step {
-                    pause: spell.from,
-                    calls: calls.map(|verb| (*verb, Behaviour::Await)).collect(),
-                }],
-            });
-            self.clients[client].progress_deadline = 3 * MINUTE;
+            let calls = kinds.iter().cycle().take(LONG_QUEUE);
+            let calls = calls.map(|kind| (*kind, HandleUse::Await)).collect();
+            self.tasks.push(single_step(&timed, client, calls));
+            self.clients[client].progress_deadline = SHORT_PROGRESS_DEADLINE;
         }
     }
 }
 
-fn server(chance: &Chance) -> ServerPlan {
+/// Creates the task of a client that submits `samples` samples at once at the start of a timed fault.
+fn burst(timed: &TimedFault, client: usize, samples: u8) -> TaskPlan {
+    let call = (CallKind::Sample(samples), HandleUse::Await);
+    single_step(timed, client, vec![call])
+}
+
+fn single_step(timed: &TimedFault, client: usize, calls: Vec<(CallKind, HandleUse)>) -> TaskPlan {
+    let pause = timed.start;
+    let steps = vec![Step { pause, calls }];
+    TaskPlan { client, steps }
+}
+
+fn server(rng: &Rng) -> ServerPlan {
     ServerPlan {
-        deduplicates: chance.happens(0.7),
-        session_polls: chance.happens(0.6),
-        window: chance.happens(0.3).then(|| chance.between(1, 6) as u32),
-        latency: *chance.pick(&[
+        deduplicates: rng.gen_bool(0.7),
+        shared_polls: rng.gen_bool(0.6),
+        window: rng.gen_bool(0.3).then(|| rng.between(1, 6) as u32),
+        latency: *rng.choose(&[
             Duration::ZERO,
             Duration::from_millis(200),
             Duration::from_secs(5),
             Duration::from_secs(90),
         ]),
-        expiry: *chance.pick(&[2 * MINUTE, 5 * MINUTE]),
+        expiry: *rng.choose(&[2 * MINUTE, 5 * MINUTE]),
     }
 }
 
-fn clients(chance: &Chance) -> Vec<ClientPlan> {
-    let count = chance.between(1, 4);
+fn clients(rng: &Rng) -> Vec<ClientPlan> {
+    let count = rng.between(1, 4);
     let client = |_| ClientPlan {
-        json: chance.happens(0.3),
-        progress_deadline: *chance.pick(&[10 * MINUTE, 30 * MINUTE]),
-        operation_deadline: chance
-            .happens(0.3)
-            .then(|| chance.time(2 * MINUTE, 40 * MINUTE)),
+        json: rng.gen_bool(0.3),
+        progress_deadline: *rng.choose(&[10 * MINUTE, 30 * MINUTE]),
+        operation_deadline: rng
+            .gen_bool(0.3)
+            .then(|| rng.duration(2 * MINUTE, 40 * MINUTE)),
     };
     (0..count).map(client).collect()
 }
 
-fn tasks(chance: &Chance, clients: usize, calm_at: Duration) -> Vec<TaskPlan> {
-    let count = chance.between(1, 8);
-    let most = calm_at / 8;
+fn tasks(rng: &Rng, clients: usize, faults_end: Duration) -> Vec<TaskPlan> {
+    let count = rng.between(1, 8);
+    let longest_pause = faults_end / 8;
     let task = |_| TaskPlan {
-        client: chance.below(clients as u64) as usize,
-        steps: (0..chance.between(2, 9))
-            .map(|_| step(chance, most))
+        client: rng.below(clients as u64) as usize,
+        steps: (0..rng.between(2, 9))
+            .map(|_| step(rng, longest_pause))
             .collect(),
     };
     (0..count).map(task).collect()
 }
 
-fn step(chance: &Chance, longest_pause: Duration) -> Step {
-    let usual = [
-        (Verb::ForwardBackward(0), 5),
-        (Verb::OptimStep, 4),
-        (Verb::Forward(0), 2),
-        (Verb::SaveState, 2),
-        (Verb::SaveForSampler, 1),
-        (Verb::Export, 1),
-        (Verb::Load, 1),
-        (Verb::Sample(0), 4),
-        (Verb::Capabilities, 1),
+fn step(rng: &Rng, longest_pause: Duration) -> Step {
+    let weighted = [
+        (CallKind::ForwardBackward(0), 5),
+        (CallKind::OptimStep, 4),
+        (CallKind::Forward(0), 2),
+        (CallKind::SaveState, 2),
+        (CallKind::SaveForSampler, 1),
+        (CallKind::SaveAndSample, 1),
+        (CallKind::Load, 1),
+        (CallKind::Sample(0), 4),
+        (CallKind::Capabilities, 1),
     ];
-    let all: Vec<Verb> = usual
+    let kinds: Vec<CallKind> = weighted
         .iter()
-        .flat_map(|(verb, times)| std::iter::repeat_n(*verb, *times))
+        .flat_map(|(kind, weight)| std::iter::repeat_n(*kind, *weight))
         .collect();
     let call = |_| {
-        let verb = match chance.pick(&all) {
-            Verb::Forward(_) => Verb::Forward(chance.between(1, 7) as u8),
-            Verb::ForwardBackward(_) => Verb::ForwardBackward(chance.between(1, 7) as u8),
-            Verb::Sample(_) => Verb::Sample(chance.between(1, 12) as u8),
+        let kind = match rng.choose(&kinds) {
+            CallKind::Forward(_) => CallKind::Forward(rng.between(1, 7) as u8),
+            CallKind::ForwardBackward(_) => CallKind::ForwardBackward(rng.between(1, 7) as u8),
+            CallKind::Sample(_) => CallKind::Sample(rng.between(1, 12) as u8),
             other => *other,
         };
-        (verb, behaviour(chance))
+        (kind, handle_use(rng))
     };
     Step {
-        pause: chance.time(Duration::ZERO, longest_pause),
-        calls: (0..chance.between(1, 4)).map(call).collect(),
+        pause: rng.duration(Duration::ZERO, longest_pause),
+        calls: (0..rng.between(1, 4)).map(call).collect(),
     }
 }
 
-fn behaviour(chance: &Chance) -> Behaviour {
-    match chance.below(16) {
-        0 => Behaviour::AwaitLate(chance.time(Duration::ZERO, 10 * MINUTE)),
-        1 => Behaviour::Within(chance.time(Duration::ZERO, 2 * MINUTE)),
-        2 => Behaviour::Cancel(chance.time(Duration::ZERO, MINUTE)),
-        3 => Behaviour::Drop,
-        _ => Behaviour::Await,
+fn handle_use(rng: &Rng) -> HandleUse {
+    match rng.below(16) {
+        0 => HandleUse::AwaitLate(rng.duration(Duration::ZERO, 10 * MINUTE)),
+        1 => HandleUse::Timeout(rng.duration(Duration::ZERO, 2 * MINUTE)),
+        2 => HandleUse::Cancel(rng.duration(Duration::ZERO, MINUTE)),
+        3 => HandleUse::Drop,
+        _ => HandleUse::Await,
     }
 }

@@ -1,4 +1,4 @@
-//! What the network sees of shared polls: how many there are, and whether they are of any use.
+//! Transports shared polls, and checks their rate and their acknowledgements.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -8,57 +8,60 @@ use serde_json::{Value, json};
 use tinkers::wire::{Completions, PollTarget, RetrieveFutures};
 use tinkers_core::{Clock, HttpRequest, HttpResponse, Timestamp, TransportErrorKind};
 
-use crate::answers::with_cursor_back;
 use crate::control::Control;
-use crate::fault::Kind;
-use crate::network::{Answer, Network};
-use crate::old_polls::PollTask;
+use crate::control::shared_poll::PollTask;
+use crate::fault::Fault;
+use crate::invariant::Invariant;
+use crate::monitor::Monitor;
+use crate::network::{Network, Response};
 use crate::op::{self, Op};
-use crate::watch::{Rule, Watch};
+use crate::responses::{self, with_stale_cursor};
 
-/// The most shared polls of a client within a second, beside four for each result that it is told of: the pauses after answers that
-/// bring nothing double from 20 ms, and one that brings something resets them.
-const MOST_A_SECOND: usize = 14;
+/// The maximum number of shared polls of a client within a second if no result arrives: the pauses double from 20 ms.
+const MAX_POLLS_PER_SECOND: usize = 14;
+/// The number of additional polls within a second for each new result, which resets the pauses.
+const POLLS_PER_RESULT: usize = 4;
 const SECOND: Duration = Duration::from_secs(1);
-/// The most acknowledgements in a row that the server takes and that tell it of nothing new.
-const MOST_IDLE: u32 = 6;
+/// The maximum number of consecutive successful acknowledgements without a new request id.
+const MAX_REDUNDANT_ACKS: u32 = 6;
 
-/// The shared polls of a run.
+/// Checks the shared polls of a run.
 #[derive(Debug)]
-pub struct SharedPolls {
-    watch: Watch,
-    clients: Mutex<BTreeMap<Target, Polled>>,
+pub struct SharedPollMonitor {
+    monitor: Monitor,
+    clients: Mutex<BTreeMap<Target, PollHistory>>,
 }
 
-/// A client of a sampling session.
+/// A sampling session and the number of its client.
 type Target = (String, u64);
 
 #[derive(Debug, Default)]
-struct Polled {
-    left: VecDeque<Timestamp>,
-    /// When the client was told of a result for the first time.
-    news: VecDeque<Timestamp>,
-    told: BTreeSet<String>,
+struct PollHistory {
+    /// The polls of the last second.
+    sent: VecDeque<Timestamp>,
+    /// The times of the last second at which the client received a new result.
+    new_results: VecDeque<Timestamp>,
+    received: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
-    idle: u32,
+    redundant_acks: u32,
     is_reported: bool,
 }
 
-/// One shared poll.
+/// A shared poll.
 #[derive(Debug)]
 pub struct SharedPoll {
     target: Target,
-    retrieved: Vec<String>,
-    /// The cursor that it tells.
+    acknowledged: Vec<String>,
+    /// The cursor of the request.
     pub cursor: i64,
-    /// Whether it is to be answered at once, as a poll that only acknowledges.
+    /// Whether the poll only acknowledges results: its timeout is zero.
     pub is_acknowledgement: bool,
 }
 
 impl SharedPoll {
-    /// Reads a request to the route of shared polls.
-    pub fn read(request: &HttpRequest) -> Option<Self> {
-        let body = op::plain(request).ok()?;
+    /// Decodes the body of a shared poll.
+    pub fn decode(request: &HttpRequest) -> Option<Self> {
+        let body = op::uncompressed_body(request).ok()?;
         let body: RetrieveFutures = serde_json::from_slice(&body).ok()?;
         let PollTarget {
             sampling_session_id,
@@ -67,27 +70,27 @@ impl SharedPoll {
         } = body.target;
         Some(Self {
             target: (sampling_session_id, cloned_sampler_id),
-            retrieved: body.retrieved_request_ids,
+            acknowledged: body.retrieved_request_ids,
             cursor: body.prev_cursor,
             is_acknowledgement: body.timeout == Some(0.0),
         })
     }
 }
 
-impl SharedPolls {
-    /// None yet; what does not hold is reported to `watch`.
-    pub fn new(watch: Watch) -> Self {
+impl SharedPollMonitor {
+    /// Creates a monitor without history, which reports violations to `monitor`.
+    pub fn new(monitor: Monitor) -> Self {
         Self {
-            watch,
+            monitor,
             clients: Mutex::default(),
         }
     }
 
-    /// A shared poll leaves its client.
-    pub fn leaves(&self, poll: &SharedPoll, at: Timestamp) {
-        self.with(poll, |polled| {
-            polled.left.push_back(at);
-            for times in [&mut polled.left, &mut polled.news] {
+    /// Records that a client sends a shared poll.
+    pub fn poll_sent(&self, poll: &SharedPoll, at: Timestamp) {
+        self.check(poll, |history| {
+            history.sent.push_back(at);
+            for times in [&mut history.sent, &mut history.new_results] {
                 while times
                     .front()
                     .is_some_and(|first| at.since(*first) >= SECOND)
@@ -95,117 +98,117 @@ impl SharedPolls {
                     times.pop_front();
                 }
             }
-            // After something new the pauses begin again, so that up to four polls follow quickly.
-            let most = MOST_A_SECOND + 4 * polled.news.len();
-            (polled.left.len() > most)
-                .then(|| format!("more than {most} shared polls within a second"))
+            let max = MAX_POLLS_PER_SECOND + POLLS_PER_RESULT * history.new_results.len();
+            let is_violation = history.sent.len() > max;
+            is_violation.then(|| format!("more than {max} shared polls within a second"))
         });
     }
 
-    /// The client gets an answer to its poll.
-    pub fn answered(&self, poll: &SharedPoll, answer: &HttpResponse, at: Timestamp) {
-        if !answer.status.is_success() {
+    /// Records that a client receives the response to a shared poll.
+    pub fn poll_completed(&self, poll: &SharedPoll, response: &HttpResponse, at: Timestamp) {
+        if !response.status.is_success() {
             return;
         }
-        let Ok(told) = Completions::read(&answer.body) else {
+        let Ok(body) = Completions::read(&response.body) else {
             return;
         };
-        self.with(poll, |polled| {
+        self.check(poll, |history| {
             let mut is_new = false;
-            for completion in told.completions {
-                if polled.told.insert(completion.request_id) {
-                    polled.news.push_back(at);
+            for completion in body.completions {
+                if history.received.insert(completion.request_id) {
+                    history.new_results.push_back(at);
                     is_new = true;
                 }
             }
-            for id in &poll.retrieved {
-                is_new |= polled.acknowledged.insert(id.clone());
+            for id in &poll.acknowledged {
+                is_new |= history.acknowledged.insert(id.clone());
             }
-            polled.idle = match poll.is_acknowledgement && !is_new {
-                true => polled.idle + 1,
+            history.redundant_acks = match poll.is_acknowledgement && !is_new {
+                true => history.redundant_acks + 1,
                 false => 0,
             };
-            (polled.idle > MOST_IDLE).then(|| {
-                format!("{MOST_IDLE} acknowledgements were taken that told of nothing new, and another one")
+            let is_violation = history.redundant_acks > MAX_REDUNDANT_ACKS;
+            is_violation.then(|| {
+                format!("more than {MAX_REDUNDANT_ACKS} consecutive acknowledgements without a new request id")
             })
         });
     }
 
-    /// Reports what `look` finds, once for a client.
-    fn with(&self, poll: &SharedPoll, look: impl FnOnce(&mut Polled) -> Option<String>) {
+    /// Updates the history of a poll's client and reports the violation that `update` returns. Reports at most one for each client.
+    fn check(&self, poll: &SharedPoll, update: impl FnOnce(&mut PollHistory) -> Option<String>) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let polled = clients.entry(poll.target.clone()).or_default();
-        if let Some(what) = look(polled)
-            && !std::mem::replace(&mut polled.is_reported, true)
+        let history = clients.entry(poll.target.clone()).or_default();
+        if let Some(text) = update(history)
+            && !std::mem::replace(&mut history.is_reported, true)
         {
-            let (sampler, clone) = &poll.target;
-            let what = format!("{what}, of client {clone} of {sampler}");
-            self.watch.report(Rule::SharedPolls, what);
+            let (sampler, client) = &poll.target;
+            let text = format!("client {client} of {sampler}: {text}");
+            self.monitor.report(Invariant::SharedPollRate, text);
         }
     }
 }
 
-/// How often a faulty client repeats an acknowledgement.
+/// The number of immediate retries of an acknowledgement with [`Control::SpinningAcks`].
 const SPINS: u32 = 100;
 
 impl Network {
-    /// Carries a shared poll.
-    pub(crate) async fn carry_shared(
+    /// Transports a shared poll, with the bug of the control.
+    pub(crate) async fn transport_shared_poll(
         &self,
         poll: &SharedPoll,
-        struck: Option<Kind>,
+        fault: Option<Fault>,
         request: HttpRequest,
-    ) -> Answer {
+    ) -> Response {
         let task = PollTask::current();
         if let Some(task) = &task {
-            task.polls();
+            task.mark_shared_poll();
         }
-        let again = (self.control == Some(Control::SpinningAcks)).then(|| request.clone());
-        let mut answer = match struck {
-            Some(Kind::CursorBack) => {
-                let answer = self.carry(Op::SessionPoll, None, request).await;
-                answer.map(|answer| with_cursor_back(answer, poll.cursor, &self.chance))
+        let retry = (self.control == Some(Control::SpinningAcks)).then(|| request.clone());
+        let mut response = match fault {
+            Some(Fault::StaleCursor) => {
+                let response = self.transport(Op::SharedPoll, None, request).await;
+                response.map(|response| with_stale_cursor(response, poll.cursor, &self.rng))
             }
-            struck => self.carry(Op::SessionPoll, struck, request).await,
+            fault => self.transport(Op::SharedPoll, fault, request).await,
         };
         let now = self.clock.now();
-        if let Ok(answer) = &answer {
-            self.shared_polls.answered(poll, answer, now);
+        if let Ok(response) = &response {
+            self.shared_polls.poll_completed(poll, response, now);
         }
         match self.control {
-            Some(Control::SharedPollEnds) if is_unexpected(&answer) => {
-                task.iter().for_each(|task| task.end());
+            Some(Control::SharedPollEnds) if is_unexpected(&response) => {
+                task.iter().for_each(|task| task.abort());
             }
-            Some(Control::UnendingPolls) => {
-                if let Ok(answer) = &mut answer
+            Some(Control::EndlessAcks) => {
+                if let Ok(response) = &mut response
                     && poll.is_acknowledgement
                 {
-                    tell_of_nothing(answer, now);
+                    set_unknown_completion(response, now);
                 }
             }
             _ => {}
         }
-        let is_taken = |answer: &HttpResponse| Completions::read(&answer.body).is_ok();
-        if let Some(again) = again.filter(|_| poll.is_acknowledgement) {
+        let is_valid = |response: &HttpResponse| Completions::read(&response.body).is_ok();
+        if let Some(retry) = retry.filter(|_| poll.is_acknowledgement) {
             for _ in 0..SPINS {
-                if answer.as_ref().is_ok_and(is_taken) {
+                if response.as_ref().is_ok_and(is_valid) {
                     break;
                 }
-                self.shared_polls.leaves(poll, self.clock.now());
-                answer = self.carry(Op::SessionPoll, struck, again.clone()).await;
+                self.shared_polls.poll_sent(poll, self.clock.now());
+                response = self.transport(Op::SharedPoll, fault, retry.clone()).await;
             }
         }
-        answer
+        response
     }
 }
 
-/// Whether an answer is none that a server gives to a shared poll.
-fn is_unexpected(answer: &Answer) -> bool {
-    match answer {
-        Ok(answer) if answer.status.is_success() => Completions::read(&answer.body).is_err(),
-        Ok(answer) => {
-            let is_usual = matches!(answer.status.as_u16(), 402 | 408 | 429);
-            answer.status.is_client_error() && !is_usual
+/// Returns whether a server never sends this response to a shared poll.
+fn is_unexpected(response: &Response) -> bool {
+    match response {
+        Ok(response) if response.status.is_success() => Completions::read(&response.body).is_err(),
+        Ok(response) => {
+            let is_expected = matches!(response.status.as_u16(), 402 | 408 | 429);
+            response.status.is_client_error() && !is_expected
         }
         Err(error) => matches!(
             error.kind,
@@ -214,15 +217,12 @@ fn is_unexpected(answer: &Answer) -> bool {
     }
 }
 
-/// Adds the completion of an unknown request to an answer.
-fn tell_of_nothing(answer: &mut HttpResponse, now: Timestamp) {
-    let Ok(Value::Object(mut body)) = serde_json::from_slice(&answer.body) else {
-        return;
-    };
-    let cursor = body.get("cursor").and_then(Value::as_i64).unwrap_or(0);
-    let id = format!("unknown-{}", now.since_origin().as_nanos());
-    body.insert("completions".to_owned(), json!([{ "request_id": id }]));
-    body.insert("cursor".to_owned(), json!(cursor + 1));
-    answer.body = Value::Object(body).to_string().into();
-    answer.headers.remove(http::header::CONTENT_LENGTH);
+/// Replaces the completions of a response by that of an unknown request.
+fn set_unknown_completion(response: &mut HttpResponse, now: Timestamp) {
+    responses::edit_body(response, |body| {
+        let cursor = body.get("cursor").and_then(Value::as_i64).unwrap_or(0);
+        let id = format!("unknown-{}", now.since_origin().as_nanos());
+        body.insert("completions".to_owned(), json!([{ "request_id": id }]));
+        body.insert("cursor".to_owned(), json!(cursor + 1));
+    });
 }

@@ -1,65 +1,66 @@
-//! Makes a failing run smaller, as long as the same promise is broken.
+//! Shrinks a failing run while it violates the same invariant.
 
 use crate::control::Control;
-use crate::fault::Kind;
-use crate::plan::{Cut, Plan};
-use crate::trace::Keep;
-use crate::watch::Rule;
-use crate::world::{self, Ran};
+use crate::fault::Fault;
+use crate::invariant::Invariant;
+use crate::plan::{Plan, PlanOptions};
+use crate::simulation::{self, RunReport};
+use crate::trace::KeptLines;
 
-/// The smallest cut found that still breaks `rule`, and its run.
-pub fn shrink(seed: u64, cut: &Cut, control: Option<Control>, rule: Rule) -> (Cut, Ran) {
-    let again = |cut: &Cut| {
-        let ran = world::run(&Plan::new(seed, cut), control, Keep::Last);
-        let is_broken = ran.violations.iter().any(|found| found.rule == rule);
-        is_broken.then_some(ran)
+/// Returns the most restrictive options found with which the seed violates `invariant`, and the report of that run.
+pub fn shrink(
+    seed: u64,
+    options: &PlanOptions,
+    control: Option<Control>,
+    invariant: Invariant,
+) -> (PlanOptions, RunReport) {
+    let run = |options: &PlanOptions| {
+        simulation::run(&Plan::new(seed, options), control, KeptLines::Last)
     };
-    let mut best = cut.clone();
-    let mut ran = world::run(&Plan::new(seed, cut), control, Keep::Last);
-    let plan = Plan::new(seed, cut);
-    // What is there, so that the first steps down are no leaps in the dark.
-    best.clients = best.clients.min(plan.clients.len());
-    best.tasks = best.tasks.min(plan.tasks.len());
-    best.steps = best.steps.min(
-        plan.tasks
-            .iter()
-            .map(|task| task.steps.len())
-            .max()
-            .unwrap_or(1),
-    );
+    let plan = Plan::new(seed, options);
+    let mut smallest = options.clone();
+    let mut smallest_report = run(options);
+    // Start from the actual numbers of the plan, so that halving them has an effect.
+    smallest.clients = smallest.clients.min(plan.clients.len());
+    smallest.tasks = smallest.tasks.min(plan.tasks.len());
+    let steps = plan.tasks.iter().map(|task| task.steps.len());
+    smallest.steps = smallest.steps.min(steps.max().unwrap_or(1));
     loop {
-        let smaller = candidates(&best, &plan);
-        let found = smaller
+        let smaller = candidates(&smallest, &plan)
             .into_iter()
-            .find_map(|cut| again(&cut).map(|ran| (cut, ran)));
-        match found {
-            Some((cut, smaller)) => (best, ran) = (cut, smaller),
-            None => return (best, ran),
+            .find_map(|options| {
+                let report = run(&options);
+                let mut violations = report.violations.iter();
+                let is_violated = violations.any(|violation| violation.invariant == invariant);
+                is_violated.then_some((options, report))
+            });
+        match smaller {
+            Some(smaller) => (smallest, smallest_report) = smaller,
+            None => return (smallest, smallest_report),
         }
     }
 }
 
-/// Smaller runs, the much smaller ones first.
-fn candidates(cut: &Cut, plan: &Plan) -> Vec<Cut> {
-    let mut all = Vec::new();
-    let mut less = |change: &dyn Fn(&mut Cut)| {
-        let mut smaller = cut.clone();
-        change(&mut smaller);
-        if smaller != *cut {
-            all.push(smaller);
+/// Returns more restrictive options, the most restrictive ones first.
+fn candidates(options: &PlanOptions, plan: &Plan) -> Vec<PlanOptions> {
+    let mut candidates = Vec::new();
+    let mut add = |restrict: &dyn Fn(&mut PlanOptions)| {
+        let mut smaller = options.clone();
+        restrict(&mut smaller);
+        if smaller != *options {
+            candidates.push(smaller);
         }
     };
-    less(&|cut| cut.clients = (cut.clients / 2).max(1));
-    less(&|cut| cut.tasks = (cut.tasks / 2).max(1));
-    less(&|cut| cut.steps = (cut.steps / 2).max(1));
-    less(&|cut| cut.tasks = (cut.tasks - 1).max(1));
-    less(&|cut| cut.steps = (cut.steps - 1).max(1));
-    for kind in Kind::ALL {
-        let is_there = plan.mix.0.iter().any(|(there, _)| *there == kind)
-            || plan.spells.iter().any(|spell| spell.kind == kind);
-        if is_there && !cut.without.contains(&kind) {
-            less(&|cut| cut.without.push(kind));
+    add(&|options| options.clients = (options.clients / 2).max(1));
+    add(&|options| options.tasks = (options.tasks / 2).max(1));
+    add(&|options| options.steps = (options.steps / 2).max(1));
+    add(&|options| options.tasks = (options.tasks - 1).max(1));
+    add(&|options| options.steps = (options.steps - 1).max(1));
+    for fault in Fault::ALL {
+        let is_planned = plan.rates.of(fault).is_some() || plan.has_timed(fault);
+        if is_planned && !options.without.contains(&fault) {
+            add(&|options| options.without.push(fault));
         }
     }
-    all
+    candidates
 }

@@ -1,4 +1,4 @@
-//! What happened, as lines and as one hash.
+//! The trace of a run: timestamped lines and a hash of them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tinkers_core::{Clock, ManualClock};
 
-/// How many of the last lines are kept when not all are.
-const KEPT: usize = 60;
+/// The number of lines that [`KeptLines::Last`] keeps.
+const LAST_LINES: usize = 60;
+/// The number of lines that are kept after a violation.
+const LINES_AFTER_VIOLATION: usize = 3;
 
-/// The trace of one run. Clones are the same trace.
+/// The trace of a run. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Trace {
     clock: ManualClock,
@@ -19,45 +21,42 @@ pub struct Trace {
 #[derive(Debug)]
 struct State {
     hash: u64,
-    count: u64,
     lines: VecDeque<String>,
-    keeps_all: bool,
-    /// So many lines more, and none after them: what led to the first broken promise is worth more than the end.
-    left: Option<usize>,
+    kept: KeptLines,
+    /// The number of lines that are still kept. Set by the first violation: the lines before it are worth more than those at the end.
+    remaining: Option<usize>,
 }
 
 impl Trace {
-    /// An empty trace on `clock`, which keeps all of its lines or the last few.
-    pub fn new(clock: ManualClock, keep: Keep) -> Self {
+    /// Creates an empty trace whose timestamps are read from `clock`.
+    pub fn new(clock: ManualClock, kept: KeptLines) -> Self {
         Self {
             clock,
             state: Arc::new(Mutex::new(State {
-                hash: Hash::START,
-                count: 0,
+                hash: Fnv1a::EMPTY,
                 lines: VecDeque::new(),
-                keeps_all: keep == Keep::All,
-                left: None,
+                kept,
+                remaining: None,
             })),
         }
     }
 
-    /// Writes a line.
-    pub fn note(&self, what: fmt::Arguments<'_>) {
+    /// Appends a line.
+    pub fn push(&self, text: fmt::Arguments<'_>) {
         let line = format!(
-            "{:>14.6} {what}",
+            "{:>14.6} {text}",
             self.clock.now().since_origin().as_secs_f64()
         );
         let mut state = self.lock();
-        state.hash = Hash::of(state.hash, line.as_bytes());
-        state.count += 1;
-        if state.keeps_all {
+        state.hash = Fnv1a::extend(state.hash, line.as_bytes());
+        if state.kept == KeptLines::All {
             state.lines.push_back(line);
             return;
         }
-        match state.left {
+        match state.remaining {
             Some(0) => return,
-            Some(left) => state.left = Some(left - 1),
-            None if state.lines.len() == KEPT => {
+            Some(remaining) => state.remaining = Some(remaining - 1),
+            None if state.lines.len() == LAST_LINES => {
                 state.lines.pop_front();
             }
             None => {}
@@ -65,22 +64,17 @@ impl Trace {
         state.lines.push_back(line);
     }
 
-    /// A promise was broken: what led there is kept.
-    pub fn mark(&self) {
-        self.lock().left.get_or_insert(3);
+    /// Keeps the lines that led to the first violation.
+    pub fn mark_violation(&self) {
+        self.lock().remaining.get_or_insert(LINES_AFTER_VIOLATION);
     }
 
-    /// The hash of all lines so far.
+    /// Returns the hash of all lines so far.
     pub fn hash(&self) -> u64 {
         self.lock().hash
     }
 
-    /// How many lines there were.
-    pub fn count(&self) -> u64 {
-        self.lock().count
-    }
-
-    /// The lines that were kept.
+    /// Returns the kept lines.
     pub fn lines(&self) -> Vec<String> {
         self.lock().lines.iter().cloned().collect()
     }
@@ -90,25 +84,25 @@ impl Trace {
     }
 }
 
-/// How much of a trace is kept.
+/// The lines that a trace keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Every line.
+pub enum KeptLines {
+    /// All lines.
     All,
-    /// The last lines.
+    /// The last lines, or those around the first violation.
     Last,
 }
 
-/// FNV-1a, which is the same everywhere.
+/// The hash function FNV-1a, which does not depend on the platform.
 #[derive(Debug, Clone, Copy)]
-pub struct Hash;
+pub struct Fnv1a;
 
-impl Hash {
-    /// The hash of nothing.
-    pub const START: u64 = 0xcbf2_9ce4_8422_2325;
+impl Fnv1a {
+    /// The hash of no bytes.
+    pub const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
 
-    /// `hash` with `bytes` behind.
-    pub fn of(hash: u64, bytes: &[u8]) -> u64 {
+    /// Extends `hash` by `bytes`.
+    pub fn extend(hash: u64, bytes: &[u8]) -> u64 {
         bytes.iter().fold(hash, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })

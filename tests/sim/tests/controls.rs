@@ -1,40 +1,45 @@
-//! Each fault of older clients is found.
+//! Each bug that a control builds in is found.
 
 use tinkers_sim::control::Control;
-use tinkers_sim::plan::Cut;
-use tinkers_sim::seeds;
-use tinkers_sim::watch::Rule;
+use tinkers_sim::invariant::Invariant;
+use tinkers_sim::plan::PlanOptions;
+use tinkers_sim::seed_runner::{self, SeedFailure};
+
+/// The controls of which the violated invariant is checked.
+const INVARIANTS: [(Control, Invariant); 9] = [
+    (Control::SharedPollEnds, Invariant::FailureIsolation),
+    (Control::UnpacedPolls, Invariant::SharedPollRate),
+    (Control::EndlessAcks, Invariant::SharedPollRate),
+    (Control::SpinningAcks, Invariant::SharedPollRate),
+    (Control::UnfairRetries, Invariant::Fairness),
+    (Control::IgnoredModelQueueProgress, Invariant::QueueProgress),
+    (Control::NestedDeadlock, Invariant::NestedRequests),
+    (Control::LostWakeUps, Invariant::Fairness),
+    (
+        Control::SubscribersUnderLock,
+        Invariant::SubscriberReentrancy,
+    ),
+];
+
+fn find(control: Control) -> SeedFailure {
+    let results = seed_runner::run(2000, &PlanOptions::default(), Some(control));
+    let failure = results.failure;
+    failure.unwrap_or_else(|| panic!("{} is not found", control.name()))
+}
 
 #[test]
-fn each_fault_that_is_built_in_is_found() {
-    let others = |control: &Control| RULES.iter().all(|(known, _)| known != control);
-    for control in Control::ALL.into_iter().filter(others) {
-        let results = seeds::run(2000, &Cut::default(), Some(control));
-        assert!(results.failure.is_some(), "{} is not found", control.name());
+fn each_control_is_found() {
+    let is_other = |control: &Control| INVARIANTS.iter().all(|(known, _)| known != control);
+    for control in Control::ALL.into_iter().filter(is_other) {
+        find(control);
     }
 }
 
-/// The controls of shared polls, turns, layers and subscribers, each with the rule that is to find it.
-const RULES: [(Control, Rule); 9] = [
-    (Control::SharedPollEnds, Rule::Waiters),
-    (Control::UnpacedPolls, Rule::SharedPolls),
-    (Control::UnendingPolls, Rule::SharedPolls),
-    (Control::SpinningAcks, Rule::SharedPolls),
-    (Control::FlightsFirst, Rule::Turns),
-    (Control::ModelQueueUnheard, Rule::Queue),
-    (Control::NestedWaits, Rule::Nested),
-    (Control::LostWakeUps, Rule::Turns),
-    (Control::LockedSubscribers, Rule::Foreign),
-];
-
 #[test]
-fn each_of_these_faults_is_found_by_its_own_rule() {
-    for (control, rule) in RULES {
-        let results = seeds::run(2000, &Cut::default(), Some(control));
-        let failure = results.failure;
-        let failure = failure.unwrap_or_else(|| panic!("{} is not found", control.name()));
-        let violations = &failure.ran.violations;
-        let is_own = violations.iter().any(|violation| violation.rule == rule);
-        assert!(is_own, "{}: {violations:?}", control.name());
+fn controls_violate_the_expected_invariants() {
+    for (control, expected) in INVARIANTS {
+        let violations = find(control).report.violations;
+        let is_expected = violations.iter().any(|found| found.invariant == expected);
+        assert!(is_expected, "{}: {violations:?}", control.name());
     }
 }

@@ -1,7 +1,7 @@
-//! A few hundred seeds, that a seed replays, and that the controls are found.
+//! Tests of the simulator: invariants over many seeds, reproducibility, regressions, and negative controls.
 
 mod controls;
-mod real;
+mod invariants;
+mod real_engine;
 mod regressions;
 mod replay;
-mod usual;

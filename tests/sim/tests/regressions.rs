@@ -1,35 +1,35 @@
-//! Seeds that broke a promise once.
+//! Seeds that have violated an invariant once.
 
-use tinkers_sim::fault::Kind;
-use tinkers_sim::plan::{Cut, Plan};
-use tinkers_sim::trace::Keep;
-use tinkers_sim::world;
+use tinkers_sim::fault::Fault;
+use tinkers_sim::plan::{Plan, PlanOptions};
+use tinkers_sim::simulation;
+use tinkers_sim::trace::KeptLines;
 
-/// What a seed finds when the fix is undone, in runs without [`Kind::ADDED_LATER`], which were added later. A change of the plans gives
-/// every seed another run: then undo each, and put the first seed that breaks here.
-const FOUND: [(u64, &str); 3] = [
+/// Seeds with the bug that each finds if its fix is reverted, in runs without [`Fault::ADDED_LATER`]. If a change of the plans changes all
+/// runs, revert each fix and replace the seed by the first one that fails.
+const SEEDS: [(u64, &str); 3] = [
     (
         83,
-        "a panic in a layer of the caller's ended the refresh of the flags for good",
+        "a panic in a transport layer ended the refresh of the dynamic configuration",
     ),
     (
         390,
-        "a panic in the last acknowledgement of a sampling client reached nobody",
+        "a panic in the last acknowledgement of a sampling client was not caught",
     ),
     (
         76,
-        "a question to the server outlasted the deadline of operations",
+        "a query to the server outlasted the deadline of its operation",
     ),
 ];
 
 #[test]
-fn what_was_found_once_stays_mended() {
-    let cut = Cut {
-        without: Kind::ADDED_LATER.to_vec(),
-        ..Cut::default()
+fn regression_seeds_violate_no_invariant() {
+    let options = PlanOptions {
+        without: Fault::ADDED_LATER.to_vec(),
+        ..PlanOptions::default()
     };
-    for (seed, found) in FOUND {
-        let ran = world::run(&Plan::new(seed, &cut), None, Keep::Last);
-        assert_eq!(ran.violations, [], "{found}");
+    for (seed, bug) in SEEDS {
+        let report = simulation::run(&Plan::new(seed, &options), None, KeptLines::Last);
+        assert_eq!(report.violations, [], "{bug}");
     }
 }

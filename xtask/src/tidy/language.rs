@@ -47,7 +47,6 @@ const UNREVISED: &[&str] = &[
     "tests/conformance/",
     "tests/e2e/",
     "tests/fuzz/",
-    "tests/sim/",
     "tests/stress/",
 ];
 

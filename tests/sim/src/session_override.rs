@@ -1,4 +1,4 @@
-//! A session with parts of it exchanged: to observe what clients do with it, or with a fault in it.
+//! A session of which parts are replaced, for monitors and controls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use tinkers_core::{
     BoxFuture, BytesGuard, Caller, ClientId, Deduplication, Error, Fact, ServerProfile, Spawn,
 };
 
-/// A session that makes calls, and starts tasks, in its own way.
+/// A session whose caller, spawner or profile is replaced.
 #[derive(Debug)]
-pub(crate) struct OtherSession {
+pub(crate) struct SessionOverride {
     pub(crate) session: Arc<dyn SessionContext>,
     pub(crate) caller: Caller,
-    /// The session's own when `None`.
+    /// `None` to use the spawner of the session.
     pub(crate) spawner: Option<Box<dyn Spawn>>,
-    /// Whether it takes any server for one that applies a repeated number once.
-    pub(crate) repeats_blindly: bool,
+    /// Whether the profile always states that the server applies repeated submissions once.
+    pub(crate) always_retries: bool,
 }
 
-impl SessionContext for OtherSession {
+impl SessionContext for SessionOverride {
     fn caller(&self) -> &Caller {
         &self.caller
     }
@@ -46,7 +46,7 @@ impl SessionContext for OtherSession {
 
     fn profile(&self) -> Arc<ServerProfile> {
         let profile = self.session.profile();
-        match self.repeats_blindly {
+        match self.always_retries {
             true => Arc::new(
                 (*profile)
                     .clone()

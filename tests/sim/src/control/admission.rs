@@ -1,0 +1,177 @@
+//! Bugs of admissions: permits that are not checked again before a request is sent, and requests with wrong parameters.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+use tinkers_core::{
+    Admission, AdmissionRequest, Admitted, BoxFuture, Clock, Departure, Error, ErrorKind, Ledger,
+    Receipt, RouteClass, Sent, Settlement, Spawn, SubmitPermit, Timestamp,
+};
+use tokio::sync::oneshot;
+
+use crate::control::Control;
+use crate::control::limiter::{DeadlineAdmission, FaultyLimiter};
+
+/// An admission with a bug.
+pub(crate) struct FaultyAdmission {
+    pub(crate) inner: Arc<dyn Admission>,
+    pub(crate) control: Control,
+    /// Spawns tasks that are never polled late.
+    pub(crate) spawner: Arc<dyn Spawn>,
+    pub(crate) limiter: Arc<FaultyLimiter>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Admission for FaultyAdmission {
+    fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
+        match self.control {
+            Control::UncheckedSend => Box::pin(async move {
+                let admitted = self.inner.admit(request).await?;
+                Ok(with_check(admitted, Box::new(|_| true)))
+            }),
+            Control::UncheckedLatePermit => self.admit_late(request),
+            Control::RetryWindowFromCall => Box::pin(async move {
+                let requested_at = self.clock.now();
+                let admitted = self.inner.admit(request).await?;
+                let limiter = Arc::clone(&self.limiter);
+                let record_and_check = move |departure: &Departure| {
+                    limiter.set_last_requested_at(requested_at);
+                    departure.may_leave()
+                };
+                Ok(with_check(admitted, Box::new(record_and_check)))
+            }),
+            Control::IgnoredDeadline => self.inner.admit(AdmissionRequest {
+                deadline: None,
+                ..request
+            }),
+            Control::NoPollRamp if request.class == RouteClass::Poll => {
+                let admission = DeadlineAdmission {
+                    limiter: Arc::clone(&self.limiter),
+                    control: self.control,
+                    clock: Arc::clone(&self.clock),
+                };
+                Box::pin(admission.wait(request))
+            }
+            _ => self.inner.admit(request),
+        }
+    }
+
+    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
+        match self.control {
+            Control::IgnoredQueueProgress => None,
+            _ => self.inner.moved(class),
+        }
+    }
+
+    fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
+        self.inner.closed_until(class)
+    }
+
+    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
+        self.inner.next_closure(class)
+    }
+}
+
+impl FaultyAdmission {
+    /// Collects the permit in a task that is polled in time, so that the waiting task may receive it late.
+    fn admit_late(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
+        Box::pin(async move {
+            let (sender, receiver) = oneshot::channel();
+            let inner = Arc::clone(&self.inner);
+            let collect = async move {
+                let _ = sender.send(inner.admit(request).await);
+            };
+            // Dropping the waiter aborts the task, which releases the permit.
+            let task = self.spawner.spawn(Box::pin(collect));
+            let admitted = receiver.await;
+            drop(task);
+            let aborted = |_| Error::new(ErrorKind::Aborted, Sent::NotSent, "the run has ended");
+            let mut admitted = admitted.map_err(aborted)??;
+            // Only a gate that closed before the permit was received is ignored.
+            let is_late = !admitted.permit.departure().may_leave();
+            Ok(match is_late {
+                true => with_check(admitted, Box::new(|_| true)),
+                false => admitted,
+            })
+        })
+    }
+}
+
+impl fmt::Debug for FaultyAdmission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyAdmission")
+            .field("control", &self.control)
+            .finish_non_exhaustive()
+    }
+}
+
+type MayLeave = Box<dyn Fn(&Departure) -> bool + Send + Sync>;
+
+/// Replaces the check before a request is sent.
+fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
+    let Admitted {
+        mut permit,
+        flight,
+        arrival,
+    } = admitted;
+    let departure = permit.departure();
+    let ledger = WrappedPermit {
+        departure,
+        may_leave,
+        permit: Mutex::new(Some(permit)),
+    };
+    Admitted {
+        permit: SubmitPermit::new(Arc::new(ledger), Receipt::default()),
+        flight,
+        arrival,
+    }
+}
+
+/// A permit whose check before a request is sent is replaced.
+struct WrappedPermit {
+    departure: Departure,
+    may_leave: MayLeave,
+    permit: Mutex<Option<SubmitPermit>>,
+}
+
+impl WrappedPermit {
+    fn release(&self, outcome: Settlement) {
+        let permit = self.permit.lock();
+        let permit = permit.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(permit) = permit {
+            permit.settle(outcome);
+        }
+    }
+}
+
+impl Ledger for WrappedPermit {
+    fn may_leave(&self, _: Receipt) -> bool {
+        (self.may_leave)(&self.departure)
+    }
+
+    fn extend(&self, _: Receipt, hint: Duration) {
+        self.release(Settlement::Refused { hint: Some(hint) });
+    }
+
+    fn settle(&self, _: Receipt, outcome: Settlement) {
+        match outcome {
+            // Keeps the permit, since the body may contain a hint.
+            Settlement::Refused { hint: None } => {
+                let (status, headers) = (StatusCode::TOO_MANY_REQUESTS, HeaderMap::new());
+                let wall = SystemTime::UNIX_EPOCH;
+                self.departure.head(status, &headers, wall);
+            }
+            outcome => self.release(outcome),
+        }
+    }
+
+    fn land(&self) {}
+}
+
+impl fmt::Debug for WrappedPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrappedPermit").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! Admissions with a simple limiter: one backoff deadline for each route class, with a bug.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tinkers_core::{
+    Admission, AdmissionRequest, Admitted, BoxFuture, Clock, Error, Ledger, Receipt, RouteClass,
+    Settlement, SubmitPermit, Timestamp,
+};
+
+use crate::control::Control;
+
+/// The pause after a refusal without a hint.
+const DEFAULT_HINT: Duration = Duration::from_secs(1);
+/// The time between reading the backoff deadline and using it, with [`Control::StaleBackoff`].
+const STALE_FOR: Duration = Duration::from_millis(400);
+
+/// The backoff deadlines of the route classes.
+#[derive(Debug, Default)]
+pub struct FaultyLimiter {
+    closed_until: Mutex<[Timestamp; 5]>,
+    /// The time at which admission was requested for the request that was sent last.
+    last_requested_at: Mutex<Timestamp>,
+}
+
+impl FaultyLimiter {
+    /// Returns the time at which admission was requested for the request that was sent last. Recorded only with
+    /// [`Control::RetryWindowFromCall`].
+    pub fn last_requested_at(&self) -> Timestamp {
+        let at = self.last_requested_at.lock();
+        *at.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_last_requested_at(&self, at: Timestamp) {
+        let last = self.last_requested_at.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    fn closed_until(&self, class: RouteClass) -> Timestamp {
+        let deadlines = self.closed_until.lock();
+        deadlines.unwrap_or_else(PoisonError::into_inner)[class.index()]
+    }
+
+    fn update(&self, class: RouteClass, change: impl FnOnce(Timestamp) -> Timestamp) {
+        let deadlines = self.closed_until.lock();
+        let mut deadlines = deadlines.unwrap_or_else(PoisonError::into_inner);
+        let deadline = &mut deadlines[class.index()];
+        *deadline = change(*deadline);
+    }
+}
+
+/// An admission that waits for the backoff deadline only.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadlineAdmission {
+    pub(crate) limiter: Arc<FaultyLimiter>,
+    pub(crate) control: Control,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Admission for DeadlineAdmission {
+    fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
+        Box::pin(self.clone().wait(request))
+    }
+}
+
+impl DeadlineAdmission {
+    pub(crate) async fn wait(self, request: AdmissionRequest) -> Result<Admitted, Error> {
+        let class = request.class;
+        if class != RouteClass::Control {
+            if self.control == Control::StaleBackoff {
+                let closed_until = self.limiter.closed_until(class);
+                self.clock.sleep(STALE_FOR).await;
+                self.clock.sleep_until(closed_until).await;
+            } else {
+                while self.clock.now() < self.limiter.closed_until(class) {
+                    let closed_until = self.limiter.closed_until(class);
+                    self.clock.sleep_until(closed_until).await;
+                }
+            }
+        }
+        let ledger = DeadlineLedger {
+            admission: self,
+            class,
+        };
+        let mut admitted = Admitted::free(request.flight);
+        admitted.permit = SubmitPermit::new(Arc::new(ledger), Receipt::default());
+        Ok(admitted)
+    }
+}
+
+#[derive(Debug)]
+struct DeadlineLedger {
+    admission: DeadlineAdmission,
+    class: RouteClass,
+}
+
+impl Ledger for DeadlineLedger {
+    fn may_leave(&self, _: Receipt) -> bool {
+        let DeadlineAdmission {
+            limiter,
+            control,
+            clock,
+        } = &self.admission;
+        *control != Control::NoPollRamp || clock.now() >= limiter.closed_until(self.class)
+    }
+
+    fn extend(&self, _: Receipt, hint: Duration) {
+        let until = self.admission.clock.now().after(hint);
+        let limiter = &self.admission.limiter;
+        limiter.update(self.class, |before| before.max(until));
+    }
+
+    fn settle(&self, _: Receipt, outcome: Settlement) {
+        let DeadlineAdmission {
+            limiter,
+            control,
+            clock,
+        } = &self.admission;
+        let now = clock.now();
+        match outcome {
+            Settlement::Refused { hint } => {
+                let until = now.after(hint.unwrap_or(DEFAULT_HINT));
+                limiter.update(self.class, |before| match control {
+                    Control::LastWriterWins => until,
+                    _ => before.max(until),
+                });
+            }
+            Settlement::Accepted if *control == Control::SuccessClearsBackoff => {
+                limiter.update(self.class, |_| now);
+            }
+            _ => {}
+        }
+    }
+
+    fn land(&self) {}
+}

@@ -1,0 +1,313 @@
+//! Checks that clients are admitted in turn, and the samples of each client in FIFO order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tinkers::SessionContext;
+use tinkers_core::{
+    Admission, AdmissionRequest, Admitted, BoxFuture, ClientId, Clock, Error, InFlightPermit,
+    Readmission, RouteClass, Timestamp,
+};
+use tinkers_dispatch::{ClassSnapshot, Limiter};
+
+use crate::invariant::Invariant;
+use crate::monitor::Monitor;
+use crate::session_override::SessionOverride;
+
+/// The maximum lead of a client over another one whose samples wait and could be admitted.
+const MAX_LEAD: u32 = 3;
+/// The maximum number of later samples of a client that are admitted before an earlier one.
+const MAX_OVERTAKES: u32 = 3;
+
+/// Observes which samples of a run wait for admission. Clones share it.
+#[derive(Debug, Clone)]
+pub struct FairnessMonitor(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    monitor: Monitor,
+    is_enabled: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_number: u64,
+    waiting: BTreeMap<QueueKey, BTreeMap<u64, WaitingSample>>,
+    /// The lead of the second client over the first one, which waits.
+    leads: BTreeMap<(ClientId, ClientId), u32>,
+    /// The admissions at the timestamp `at`. They are evaluated together, since they are collected in any order and a refusal revokes those
+    /// that are not collected yet.
+    admitted: Vec<AdmittedSample>,
+    at: Timestamp,
+    /// The number of refusals before `at`.
+    refusals: u64,
+}
+
+#[derive(Debug)]
+struct WaitingSample {
+    since: Timestamp,
+    /// The number of later samples of the same queue that were admitted.
+    overtakes: u32,
+}
+
+#[derive(Debug)]
+struct AdmittedSample {
+    queue: QueueKey,
+    /// The sample's number in its queue. `None` for a readmission, which keeps the position from before a refusal.
+    number: Option<u64>,
+    /// Whether the in-flight window had room for another request.
+    has_room: bool,
+}
+
+/// A queue of a client: its requests with a permit in flight, or those without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct QueueKey {
+    client: ClientId,
+    is_in_flight: bool,
+}
+
+impl FairnessMonitor {
+    /// Creates a monitor without waiting samples, which reports violations to `monitor`.
+    pub fn new(monitor: Monitor, is_enabled: bool) -> Self {
+        Self(Arc::new(Shared {
+            monitor,
+            is_enabled,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Returns the session with an admission that is observed.
+    pub(crate) fn observe(
+        &self,
+        session: Arc<dyn SessionContext>,
+        limiter: &Arc<Limiter>,
+    ) -> Arc<dyn SessionContext> {
+        if !self.0.is_enabled {
+            return session;
+        }
+        let mut caller = session.caller().clone();
+        caller.admission = Arc::new(ObservedAdmission {
+            inner: Arc::clone(&caller.admission),
+            fairness: self.clone(),
+            clock: Arc::clone(&caller.time),
+            limiter: Arc::clone(limiter),
+        });
+        Arc::new(SessionOverride {
+            session,
+            caller,
+            spawner: None,
+            always_retries: false,
+        })
+    }
+
+    /// Records that a sample waits for admission.
+    fn enqueue(&self, queue: QueueKey, at: Timestamp, samples: &ClassSnapshot) -> WaitGuard {
+        let mut state = self.state_at(at, samples);
+        state.last_number += 1;
+        let number = state.last_number;
+        let sample = WaitingSample {
+            since: at,
+            overtakes: 0,
+        };
+        let waiting = state.waiting.entry(queue).or_default();
+        waiting.insert(number, sample);
+        WaitGuard {
+            fairness: self.clone(),
+            queue,
+            number,
+        }
+    }
+
+    /// Records that a sample is admitted.
+    fn admit(&self, admitted: AdmittedSample, at: Timestamp, samples: &ClassSnapshot) {
+        self.state_at(at, samples).admitted.push(admitted);
+    }
+
+    /// Records that a sample does not wait any longer.
+    fn dequeue(&self, queue: QueueKey, number: u64) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(waiting) = state.waiting.get_mut(&queue) {
+            waiting.remove(&number);
+            if waiting.is_empty() {
+                state.waiting.remove(&queue);
+            }
+        }
+        if !state.is_waiting(queue.client) {
+            state.leads.retain(|(waiter, _), _| *waiter != queue.client);
+        }
+    }
+
+    /// Returns the state at `at`, after evaluating the admissions of the previous timestamp.
+    fn state_at(&self, at: Timestamp, samples: &ClassSnapshot) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let refusals = samples.counts.refusals;
+        if state.at < at {
+            let admitted = std::mem::take(&mut state.admitted);
+            if state.refusals == refusals {
+                admitted
+                    .iter()
+                    .for_each(|sample| state.count_passed(sample));
+            }
+            for sample in &admitted {
+                state.reduce_leads(sample.queue.client);
+            }
+            for text in state.violations() {
+                self.0.monitor.report(Invariant::Fairness, text);
+            }
+            (state.at, state.refusals) = (at, refusals);
+        }
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_waiting(&self, client: ClientId) -> bool {
+        let has_samples = |is_in_flight| {
+            self.waiting.contains_key(&QueueKey {
+                client,
+                is_in_flight,
+            })
+        };
+        has_samples(true) || has_samples(false)
+    }
+
+    /// Updates the counts of the samples and clients that waited when a sample was admitted and still wait.
+    fn count_passed(&mut self, admitted: &AdmittedSample) {
+        let AdmittedSample {
+            queue, has_room, ..
+        } = *admitted;
+        let at = self.at;
+        if let Some(number) = admitted.number
+            && let Some(waiting) = self.waiting.get_mut(&queue)
+        {
+            for (_, sample) in waiting.range_mut(..number) {
+                sample.overtakes += u32::from(sample.since < at);
+            }
+        }
+        let is_passed = |(other, waiting): &(&QueueKey, &BTreeMap<u64, WaitingSample>)| {
+            other.client != queue.client
+                && (other.is_in_flight || !queue.is_in_flight || has_room)
+                && waiting.values().any(|sample| sample.since < at)
+        };
+        let passed = self.waiting.iter().filter(is_passed);
+        let passed: BTreeSet<ClientId> = passed.map(|(other, _)| other.client).collect();
+        for other in passed {
+            *self.leads.entry((other, queue.client)).or_default() += 1;
+        }
+    }
+
+    /// Reduces the leads of all others over `client`, of which a sample was admitted.
+    fn reduce_leads(&mut self, client: ClientId) {
+        for ((waiter, _), lead) in &mut self.leads {
+            if *waiter == client {
+                *lead = lead.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Describes all violations and resets their counts.
+    fn violations(&mut self) -> Vec<String> {
+        let (at, mut violations) = (self.at, Vec::new());
+        for ((waiter, leader), lead) in &mut self.leads {
+            if *lead > MAX_LEAD {
+                violations.push(format!(
+                    "{lead} more samples of {leader:?} than of the waiting {waiter:?} were admitted by {at:?}"
+                ));
+                *lead = 0;
+            }
+        }
+        for (queue, waiting) in &mut self.waiting {
+            for (number, sample) in waiting {
+                if sample.overtakes > MAX_OVERTAKES {
+                    let (overtakes, client) = (sample.overtakes, queue.client);
+                    violations.push(format!(
+                        "{overtakes} later samples of {client:?} were admitted before the waiting sample {number} by {at:?}"
+                    ));
+                    sample.overtakes = 0;
+                }
+            }
+        }
+        violations
+    }
+}
+
+/// A sample that waits for admission. Dropping it ends the wait.
+#[derive(Debug)]
+struct WaitGuard {
+    fairness: FairnessMonitor,
+    queue: QueueKey,
+    number: u64,
+}
+
+impl Drop for WaitGuard {
+    fn drop(&mut self) {
+        self.fairness.dequeue(self.queue, self.number);
+    }
+}
+
+/// An admission whose waiting samples are observed.
+#[derive(Debug)]
+struct ObservedAdmission {
+    inner: Arc<dyn Admission>,
+    fairness: FairnessMonitor,
+    clock: Arc<dyn Clock>,
+    limiter: Arc<Limiter>,
+}
+
+impl Admission for ObservedAdmission {
+    fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
+        if request.class != RouteClass::Sample || request.is_nested {
+            return self.inner.admit(request);
+        }
+        let in_flight = request.flight.as_ref();
+        let queue = QueueKey {
+            client: request.client,
+            is_in_flight: in_flight.is_some_and(InFlightPermit::is_counted),
+        };
+        let is_new = request.reentry == Readmission::New;
+        let mut admission = self.inner.admit(request);
+        Box::pin(async move {
+            let samples = || self.limiter.snapshot().sample;
+            let mut wait = None;
+            let result = poll_fn(|cx| {
+                let polled = admission.as_mut().poll(cx);
+                if polled.is_pending() && wait.is_none() {
+                    wait = Some(self.fairness.enqueue(queue, self.clock.now(), &samples()));
+                }
+                polled
+            })
+            .await;
+            if result.is_ok() {
+                let samples = samples();
+                // A sample that is admitted without waiting counts as the last one.
+                let number = wait.as_ref().map_or(u64::MAX, |wait| wait.number);
+                let admitted = AdmittedSample {
+                    queue,
+                    number: is_new.then_some(number),
+                    has_room: samples.in_flight < samples.limit,
+                };
+                self.fairness.admit(admitted, self.clock.now(), &samples);
+            }
+            result
+        })
+    }
+
+    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
+        self.inner.moved(class)
+    }
+
+    fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
+        self.inner.closed_until(class)
+    }
+
+    fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
+        self.inner.next_closure(class)
+    }
+}

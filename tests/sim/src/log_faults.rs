@@ -1,0 +1,66 @@
+//! Faults of the caller's log subscriber: it panics, or reads the state of the client.
+
+use std::panic::resume_unwind;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tinkers_core::{Clock, RouteClass, Timestamp};
+
+use crate::fault::Fault;
+use crate::harness::Harness;
+use crate::invariant::Invariant;
+
+/// The real time after which the state counts as locked by the thread that called the subscriber.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Injects a fault of the log subscriber after a line of a client, if one is drawn.
+pub(crate) fn inject(harness: &Harness) {
+    // A second panic would abort the process.
+    if thread::panicking() {
+        return;
+    }
+    match harness.network.injector.draw_for_log_line() {
+        Some(Fault::LogPanic) => {
+            harness.network.faulty_queue.lose_next_wake_up();
+            // Bypasses the panic hook, which would print the panic.
+            resume_unwind(Box::new("the log subscriber panicked"));
+        }
+        Some(Fault::LogReentry) => read_state(harness),
+        _ => {}
+    }
+}
+
+/// Reads the state of the client that is guarded by locks, on another thread so that a lock held by this thread is detected.
+fn read_state(harness: &Harness) {
+    let network = &harness.network;
+    let endpoint = harness.lock_endpoint().clone();
+    let is_needed = !network
+        .monitor
+        .has_violation(Invariant::SubscriberReentrancy);
+    let Some(endpoint) = endpoint.filter(|_| is_needed) else {
+        return;
+    };
+    let limiter = Arc::clone(endpoint.limiter());
+    let outages = Arc::clone(endpoint.outages());
+    let faulty_queue = Arc::clone(&network.faulty_queue);
+    let now = network.clock.now();
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        limiter.snapshot();
+        for class in RouteClass::ALL {
+            // A response to a request that was sent before all failures changes nothing.
+            outages.of(class).answered(Timestamp::ORIGIN, now);
+        }
+        faulty_queue.wait_for_lock();
+        drop((limiter, outages, faulty_queue));
+        let _ = sender.send(());
+    });
+    match receiver.recv_timeout(LOCK_TIMEOUT) {
+        Ok(()) => drop(reader.join()),
+        Err(_) => network.monitor.report(
+            Invariant::SubscriberReentrancy,
+            "a log subscriber that reads the state of the limiter deadlocks",
+        ),
+    }
+}

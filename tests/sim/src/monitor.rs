@@ -1,0 +1,361 @@
+//! Checks invariants while a run is under way: backoff, the rate of polls, sessions and repeated requests.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tinkers_core::{RouteClass, Timestamp};
+use tinkers_dispatch::{ClassSnapshot, Gate, Limiter};
+
+use crate::invariant::{Invariant, Violation};
+use crate::trace::Trace;
+
+/// The maximum number of polls for a result within a minute. The server alternately holds a poll for a second and responds at once,
+/// with allowance for jitter. The pauses between polls are defined in tinkers-futures.
+const MAX_POLLS_PER_MINUTE: usize = 130;
+const MINUTE: Duration = Duration::from_secs(60);
+/// The maximum number of consecutive failed polls for a result within a minute: the first pauses double from 0.5 s, and in an outage one
+/// pending retry is released each second at first, later after each twentieth of the outage's duration.
+const MAX_FAILED_POLLS_PER_MINUTE: usize = 50;
+/// The maximum number of concurrent polls.
+const MAX_CONCURRENT_POLLS: usize = 4000;
+/// The maximum duration for which the client follows a `retry-after` hint.
+const MAX_HINT: Duration = Duration::from_secs(15 * 60);
+/// The pause after a refusal without a hint.
+const DEFAULT_HINT: Duration = Duration::from_secs(1);
+
+/// The monitor of a run. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Monitor(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    trace: OnceLock<Trace>,
+    limiter: OnceLock<Arc<Limiter>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    violations: Vec<Violation>,
+    classes: [ClassState; 5],
+    /// The polls since the last refusal of a poll.
+    poll_ramp: Option<PollRamp>,
+    result_polls: BTreeMap<String, ResultPolls>,
+    concurrent_polls: usize,
+    sessions: BTreeMap<String, SessionHistory>,
+    deliveries: BTreeMap<u64, u32>,
+}
+
+#[derive(Debug)]
+struct SessionHistory {
+    created_at: Timestamp,
+    heartbeats: Vec<(Timestamp, HeartbeatOutcome)>,
+}
+
+/// The backoff of a route class.
+#[derive(Debug, Default, Clone, Copy)]
+struct ClassState {
+    /// The end of the backoff according to the refusals that the client has received.
+    closed_until: Timestamp,
+    /// The end of the backoff according to the last snapshot of the limiter.
+    reported: Option<Timestamp>,
+}
+
+/// The polls that were sent after a pause.
+#[derive(Debug, Default)]
+struct PollRamp {
+    /// The time of the first poll, which is the probe.
+    first: Option<Timestamp>,
+    /// The time of the second poll.
+    second: Option<Timestamp>,
+    sent: u64,
+    completed: u64,
+    /// The number of polls from before the pause that completed after it. Each frees a slot for another poll.
+    freed_slots: u64,
+}
+
+impl PollRamp {
+    /// Records a poll. Returns the number of outstanding polls if it exceeds the limit: the number of completed polls, at least 8, doubled
+    /// every quarter of a second, since the server holds the polls that it accepts.
+    fn send(&mut self, at: Timestamp) -> Option<u64> {
+        self.sent += 1;
+        if self.first.is_none() {
+            self.first = Some(at);
+            return None;
+        }
+        let second = *self.second.get_or_insert(at);
+        let doublings = at.since(second).as_millis() / 250;
+        let outstanding = self.sent.saturating_sub(self.completed);
+        let max = (8 + self.completed).checked_shl(1 + u32::try_from(doublings).ok()?)?;
+        (doublings < 16 && outstanding > max + self.freed_slots).then_some(outstanding)
+    }
+}
+
+/// The polls for one result.
+#[derive(Debug, Default)]
+struct ResultPolls {
+    sent: TimesOfLastMinute,
+    /// The failures since the last success.
+    failed: TimesOfLastMinute,
+    total: u64,
+}
+
+/// The timestamps of events within the last minute.
+#[derive(Debug, Default)]
+struct TimesOfLastMinute(VecDeque<Timestamp>);
+
+impl TimesOfLastMinute {
+    /// Adds a timestamp and returns the number of events within the last minute.
+    fn add(&mut self, at: Timestamp) -> usize {
+        self.0.push_back(at);
+        while self
+            .0
+            .front()
+            .is_some_and(|first| at.since(*first) > MINUTE)
+        {
+            self.0.pop_front();
+        }
+        self.0.len()
+    }
+}
+
+/// The outcome of a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeartbeatOutcome {
+    /// The server responded.
+    Delivered,
+    /// A fault affected the heartbeat.
+    Failed,
+}
+
+impl Monitor {
+    /// Creates a monitor that marks the first violation in `trace`.
+    pub fn new(trace: &Trace) -> Self {
+        let monitor = Self::default();
+        let _ = monitor.0.trace.set(trace.clone());
+        monitor
+    }
+
+    /// Sets the limiter whose gates are checked. Later calls have no effect.
+    pub fn set_limiter(&self, limiter: &Arc<Limiter>) {
+        let _ = self.0.limiter.set(Arc::clone(limiter));
+    }
+
+    /// Records a violation.
+    pub fn report(&self, invariant: Invariant, text: impl Into<String>) {
+        self.add_violation(&mut self.lock(), invariant, text.into());
+    }
+
+    /// Returns whether a violation of `invariant` was recorded.
+    pub fn has_violation(&self, invariant: Invariant) -> bool {
+        let violations = &self.lock().violations;
+        violations.iter().any(|found| found.invariant == invariant)
+    }
+
+    /// Records that a request is sent.
+    pub fn request_sent(&self, class: RouteClass, at: Timestamp, request: &str) {
+        self.check_gates(at);
+        let mut state = self.lock();
+        let closed_until = state.classes[class.index()].closed_until;
+        // The client learns of a refusal from its head, and checks each request again before it is sent.
+        if class != RouteClass::Control && at < closed_until {
+            let early = closed_until.since(at);
+            let class = class.name();
+            let text = format!("{request} was sent {early:?} before the gate of {class} opens");
+            self.add_violation(&mut state, Invariant::RetryAfter, text);
+        } else if class == RouteClass::Poll
+            && let Some(ramp) = &mut state.poll_ramp
+            && let Some(outstanding) = ramp.send(at)
+        {
+            state.poll_ramp = None;
+            let text = format!("{request} is outstanding poll {outstanding} soon after a pause");
+            self.add_violation(&mut state, Invariant::PollRamp, text);
+        }
+    }
+
+    /// Records the head or the body of a 429. Returns the time until which the class is closed.
+    pub fn rate_limited(
+        &self,
+        class: RouteClass,
+        at: Timestamp,
+        hint: Option<Duration>,
+    ) -> Timestamp {
+        let closed_until = {
+            let mut state = self.lock();
+            let end = at.after(hint.unwrap_or(DEFAULT_HINT).min(MAX_HINT));
+            let class_state = &mut state.classes[class.index()];
+            class_state.closed_until = class_state.closed_until.max(end);
+            let closed_until = class_state.closed_until;
+            if class == RouteClass::Poll {
+                state.poll_ramp = Some(PollRamp::default());
+            }
+            closed_until
+        };
+        self.check_gates(at);
+        closed_until
+    }
+
+    /// Records that a poll, single or shared, which was sent at `sent_at`, has completed or failed.
+    pub fn poll_completed(&self, sent_at: Timestamp) {
+        if let Some(ramp) = &mut self.lock().poll_ramp {
+            match ramp.first.is_some_and(|first| first <= sent_at) {
+                true => ramp.completed += 1,
+                false => ramp.freed_slots += 1,
+            }
+        }
+    }
+
+    /// Records that a poll for a result is sent.
+    pub fn result_poll_sent(&self, request_id: &str, at: Timestamp) {
+        let mut state = self.lock();
+        state.concurrent_polls += 1;
+        let is_crowded = state.concurrent_polls > MAX_CONCURRENT_POLLS;
+        let polls = state.result_polls.entry(request_id.to_owned()).or_default();
+        polls.total += 1;
+        if polls.sent.add(at) == MAX_POLLS_PER_MINUTE + 1 {
+            let text = format!(
+                "{request_id} was polled more than {MAX_POLLS_PER_MINUTE} times in a minute"
+            );
+            self.add_violation(&mut state, Invariant::PollRate, text);
+        }
+        if is_crowded {
+            let text = format!("more than {MAX_CONCURRENT_POLLS} concurrent polls");
+            self.add_violation(&mut state, Invariant::PollRate, text);
+        }
+    }
+
+    /// Records the response to a poll for a result.
+    pub fn result_poll_completed(&self, request_id: &str, at: Timestamp, has_failed: bool) {
+        let mut state = self.lock();
+        let polls = state.result_polls.entry(request_id.to_owned()).or_default();
+        if !has_failed {
+            polls.failed = TimesOfLastMinute::default();
+            return;
+        }
+        if polls.failed.add(at) == MAX_FAILED_POLLS_PER_MINUTE + 1 {
+            let text = format!(
+                "polls for {request_id} failed more than {MAX_FAILED_POLLS_PER_MINUTE} times in a minute"
+            );
+            self.add_violation(&mut state, Invariant::PollRate, text);
+        }
+    }
+
+    /// Records that a poll for a result is not in flight any longer, also if it was cancelled.
+    pub fn result_poll_ended(&self) {
+        self.lock().concurrent_polls -= 1;
+    }
+
+    /// Returns the number of polls for a result.
+    pub fn polls_of(&self, request_id: &str) -> u64 {
+        let state = self.lock();
+        let polls = state.result_polls.get(request_id);
+        polls.map_or(0, |polls| polls.total)
+    }
+
+    /// Records that a session was created.
+    pub fn session_created(&self, id: &str, at: Timestamp) {
+        let history = SessionHistory {
+            created_at: at,
+            heartbeats: Vec::new(),
+        };
+        self.lock().sessions.insert(id.to_owned(), history);
+    }
+
+    /// Records a heartbeat of a session.
+    pub fn heartbeat(&self, session: &str, at: Timestamp, outcome: HeartbeatOutcome) {
+        if let Some(history) = self.lock().sessions.get_mut(session) {
+            history.heartbeats.push((at, outcome));
+        }
+    }
+
+    /// Records that the program has released a session, which may expire now.
+    pub fn session_released(&self, session: &str) {
+        self.lock().sessions.remove(session);
+    }
+
+    /// Records that the server has ended a session since it received no heartbeat for `expiry`.
+    pub fn session_expired(&self, session: &str, at: Timestamp, expiry: Duration) {
+        let mut state = self.lock();
+        let Some(history) = state.sessions.remove(session) else {
+            return;
+        };
+        let recent = |outcome| {
+            let heartbeats = history.heartbeats.iter();
+            heartbeats
+                .filter(|(when, found)| at.since(*when) < expiry && *found == outcome)
+                .count()
+        };
+        let delivered = recent(HeartbeatOutcome::Delivered);
+        let failed = recent(HeartbeatOutcome::Failed);
+        // The response to the creation of the session may have been late.
+        let was_new = at.since(history.created_at) < expiry * 2 / 3;
+        // The client follows a hint for control requests for at most a third of the expiry, so it makes three attempts, one of which may
+        // be under way.
+        if delivered > 0 || (failed < 2 && !was_new) {
+            let text = format!(
+                "{session} expired although {delivered} heartbeats were delivered within the last {expiry:?} and {failed} failed"
+            );
+            self.add_violation(&mut state, Invariant::SessionLiveness, text);
+        }
+    }
+
+    /// Records the delivery of a request that is not idempotent to a server without deduplication. `body` is the hash of its body.
+    pub fn request_delivered(&self, body: u64, op: &str) {
+        let mut state = self.lock();
+        let deliveries = state.deliveries.entry(body).or_default();
+        *deliveries += 1;
+        if *deliveries == 2 {
+            let text = format!("{op} was delivered twice to a server without deduplication");
+            self.add_violation(&mut state, Invariant::AtMostOnce, text);
+        }
+    }
+
+    /// Returns the violations so far.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.lock().violations.clone()
+    }
+
+    /// Checks that the deadlines of the limiter's gates have not decreased.
+    fn check_gates(&self, at: Timestamp) {
+        let Some(limiter) = self.0.limiter.get() else {
+            return;
+        };
+        let snapshot = limiter.snapshot();
+        let classes: [(RouteClass, ClassSnapshot); 4] = [
+            (RouteClass::Sample, snapshot.sample),
+            (RouteClass::Train, snapshot.train),
+            (RouteClass::Poll, snapshot.poll),
+            (RouteClass::Rest, snapshot.rest),
+        ];
+        let mut state = self.lock();
+        for (class, snapshot) in classes {
+            let closed_until = match snapshot.gate {
+                Gate::ClosedUntil(until) => Some(until),
+                _ => None,
+            };
+            let before = state.classes[class.index()].reported;
+            if let Some(before) = before.filter(|before| at < *before)
+                && closed_until.is_none_or(|until| until < before)
+            {
+                let (class, gate) = (class.name(), snapshot.gate);
+                let text = format!(
+                    "the gate of {class} was closed until {before:?}, and then {gate:?} at {at:?}"
+                );
+                self.add_violation(&mut state, Invariant::Backoff, text);
+            }
+            state.classes[class.index()].reported = closed_until;
+        }
+    }
+
+    fn add_violation(&self, state: &mut State, invariant: Invariant, text: String) {
+        state.violations.push(Violation::new(invariant, text));
+        if let Some(trace) = self.0.trace.get() {
+            trace.mark_violation();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

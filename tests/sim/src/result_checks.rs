@@ -1,0 +1,54 @@
+//! Checks that the result of a call is its own.
+
+use tinkers::{ForwardBackwardOutput, SampleResponse, SamplingClient};
+
+use crate::call_log::CallId;
+use crate::payload;
+use crate::real_engine::RealEngine;
+
+/// The part of a call's result that the program uses further.
+pub(crate) enum KeptResult {
+    Nothing,
+    /// The path of a saved training state.
+    State(String),
+    Sampler(SamplingClient),
+}
+
+/// Checks that a pass has returned one output for each datum.
+pub(crate) fn check_pass(output: &ForwardBackwardOutput, count: u8) -> Result<KeptResult, String> {
+    match output.loss_fn_outputs.len() {
+        outputs if outputs == usize::from(count) => Ok(KeptResult::Nothing),
+        outputs => Err(format!("{outputs} outputs for {count} data")),
+    }
+}
+
+/// Checks that a save has returned the path with its own name.
+pub(crate) fn check_save(call: CallId, path: &str) -> Result<KeptResult, String> {
+    match payload::call_of_checkpoint(path) {
+        Some((true, found)) if found == call => Ok(KeptResult::State(path.to_owned())),
+        _ => Err(format!("call {call} saved {path}")),
+    }
+}
+
+/// Checks that a sample has returned the tokens for its own prompt, which ends with `last_token`.
+pub(crate) fn check_sample(
+    response: &SampleResponse,
+    last_token: u32,
+    real: Option<&RealEngine>,
+) -> Result<KeptResult, String> {
+    let Some(sequence) = response.sequences.first() else {
+        return Err("no sequence".to_owned());
+    };
+    let tokens = &sequence.tokens;
+    let is_own = match real {
+        Some(real) => real.has_sampled(last_token, tokens),
+        // The scripted engine counts up from the last token.
+        None => tokens[..] == [last_token + 1, last_token + 2].map(|token| token % 256),
+    };
+    match is_own {
+        true => Ok(KeptResult::Nothing),
+        false => Err(format!(
+            "the prompt with the last token {last_token} gave {tokens:?}"
+        )),
+    }
+}
