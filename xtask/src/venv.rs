@@ -37,7 +37,9 @@ impl Venv {
         description: &str,
         packages: &[&str],
     ) -> Result<Self, String> {
-        let _lock = lock(&directory.with_added_extension("lock"))?;
+        let name = directory.file_name().unwrap_or_default();
+        let lock_name = format!("{}.lock", name.to_string_lossy());
+        let _lock = lock(&directory.with_file_name(lock_name))?;
         let venv = Self { directory };
         let marker = venv.directory.join("complete");
         let content = packages.join("\n");

@@ -1,4 +1,4 @@
-//! Shows what a server's answer makes the client do.
+//! Prints the action of the client for some responses.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};

@@ -1,4 +1,4 @@
-//! The seam to the rate limits: who may send, what that takes, and how it is given back.
+//! The interface to the rate limits: admission of requests, and the permits that they hold.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
+use tinkers_limits::Ticket;
 
 use crate::closing::Exit;
 use crate::error::Error;
@@ -13,7 +14,7 @@ use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
 use crate::time::Timestamp;
 
-/// The lanes of the API. Each has its own gate, queue and connections; a 429 closes its own lane alone.
+/// The classes of requests. Each has its own gate, queue and connections, so a 429 holds back only requests of its class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RouteClass {
@@ -23,14 +24,14 @@ pub enum RouteClass {
     Train,
     /// Polls for results.
     Poll,
-    /// Listings and management.
+    /// Listings and administration.
     Rest,
     /// Heartbeat, configuration, cancel, finish. Never gated.
     Control,
 }
 
 impl RouteClass {
-    /// Every class, in the order of [`RouteClass::index`].
+    /// All classes, in the order of [`RouteClass::index`].
     pub const ALL: [Self; 5] = [
         Self::Sample,
         Self::Train,
@@ -39,12 +40,12 @@ impl RouteClass {
         Self::Control,
     ];
 
-    /// A small number for tables: the position in [`RouteClass::ALL`].
+    /// Returns the position in [`RouteClass::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The name used in spans and errors.
+    /// Returns the name in spans and errors.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sample => "sample",
@@ -56,63 +57,63 @@ impl RouteClass {
     }
 }
 
-/// One client handle among those that share a limiter; each has its own queue there.
+/// A client handle of a limiter, with a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// What a request takes from the budgets.
+/// The cost of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
     /// Estimated bytes of the body.
     pub bytes: u64,
 }
 
-/// A request to be admitted.
+/// A request for admission.
 #[derive(Debug)]
 pub struct AdmissionRequest {
-    /// The lane.
+    /// The class.
     pub class: RouteClass,
-    /// Who asks.
+    /// The client that sends the request.
     pub client: ClientId,
-    /// What it takes.
+    /// The cost.
     pub cost: Cost,
-    /// The wait ends here with an error; `None` waits for as long as it takes.
+    /// When the wait fails; `None` waits without limit.
     pub deadline: Option<Timestamp>,
-    /// The flight of an earlier attempt whose outcome is unknown: it was kept, and no second one is taken.
+    /// The in-flight permit of an earlier attempt with an unknown outcome. It is kept, so no second one is taken.
     pub flight: Option<InFlightPermit>,
-    /// Where in its client's queue it goes.
-    pub reentry: Readmission,
-    /// It is made by a request that is under way, such as by a transport layer. It is let through at once or fails: waiting for room
-    /// that the request under way holds would never end.
+    /// The position in the queue of the client.
+    pub readmission: Readmission,
+    /// Whether a request in progress makes it, such as in a transport layer. A nested request is admitted at once or fails, since it could
+    /// wait for a permit that the outer request holds.
     pub is_nested: bool,
 }
 
-/// Where in its client's queue a request goes.
+/// The position of a request in the queue of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readmission {
-    /// At the end.
+    /// The end of the queue.
     New,
-    /// Where it was: it was admitted before and the server refused it.
+    /// The former position: the request was admitted before, and the server refused it.
     AfterRefusal(Arrival),
 }
 
-/// When a request came, among those of its lane. It keeps it through refusals, and so its place before those that came later.
+/// The arrival number of a request in its class. A refused request keeps it, and with it the position before later requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Arrival(pub u64);
 
-/// What an admitted request holds.
+/// The permits of an admitted request.
 #[derive(Debug)]
 pub struct Admitted {
-    /// For this attempt.
+    /// The permit of this attempt.
     pub permit: SubmitPermit,
-    /// To the result.
+    /// The in-flight permit, to be held until the result.
     pub flight: InFlightPermit,
-    /// When it came.
+    /// The arrival number, for a readmission.
     pub arrival: Arrival,
 }
 
 impl Admitted {
-    /// What a lane without limits gives.
+    /// Returns the permits of a class without limits.
     pub fn free(flight: Option<InFlightPermit>) -> Self {
         Self {
             permit: SubmitPermit::free(),
@@ -122,181 +123,186 @@ impl Admitted {
     }
 }
 
-/// How an attempt ended, as far as the limits are concerned.
+/// The outcome of an attempt, as reported to the limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// The server took it; the flight goes on.
+pub enum AttemptOutcome {
+    /// The server accepted the request. The in-flight permit is held until the result.
     Accepted,
-    /// The server refused it for its rate. The caller drops the flight and asks again.
+    /// The server refused it (429). The caller drops the in-flight permit and asks for admission again.
     Refused {
-        /// When the server said to come back, counted from now.
+        /// The time until the server takes requests again, from now.
         hint: Option<Duration>,
     },
-    /// The server answered, and what it said is not about the rate. The flight is kept through a retry.
+    /// Any other response. A retry keeps the in-flight permit.
     Answered,
-    /// Nobody knows: there was no answer. The flight is kept through a retry.
+    /// There was no response. A retry keeps the in-flight permit.
     Unknown,
-    /// It was given up before it was over.
+    /// The attempt was dropped before it ended.
     Dropped,
 }
 
-/// Decides when a request may leave. The wait is cancel-safe: dropping it gives back all that was taken.
+/// Decides when requests may be sent.
 pub trait Admission: Send + Sync + fmt::Debug + 'static {
-    /// Waits for its turn. Fails with `RateLimited` and `retry_at` when the server's hint lies beyond the deadline, with
-    /// `Timeout` when the deadline passes, with `Closed` after the end of the client.
+    /// Waits until the request may be sent.
+    ///
+    /// # Errors
+    /// `RateLimited` with `retry_at` when the server's hint ends after the deadline, `Timeout` when the deadline passes, `Closed` after the
+    /// client was closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future returns everything that was taken.
     fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>>;
 
-    /// When the server last answered one of `class`, or a result made room, while others waited for their turn. A queue that moves is
-    /// news for all who stand in it, however long it is. `None` where nothing is known of that.
-    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
+    /// Returns when the queue of `class` last moved: when a response or a result made room while requests waited. Waiting requests count as
+    /// making progress while their queue moves. `None` if that is unknown.
+    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Returns until when no request of `class` may leave, where a refusal holds them back now.
+    /// Returns when the gate of `class` opens, if a refusal has closed it.
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
 
-    /// Completes when a refusal next closes `class` or closes it for longer, or when a request asks for admission while it is closed;
-    /// counted from the call of this method.
+    /// Waits for the next refusal that closes the gate of `class`, or the next request for admission while it is closed. Counts from the
+    /// call of this method.
     fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
         let _ = class;
         Box::pin(std::future::pending())
     }
 }
 
-/// Where permits and flights are given back.
+/// The owner of permits, to which they are returned.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
-    /// Whether an attempt that was admitted may still leave. It may not after a refusal that was heard of meanwhile.
-    fn may_leave(&self, receipt: Receipt) -> bool {
-        let _ = receipt;
+    /// Returns whether an admitted attempt may still be sent: not after a refusal that arrived meanwhile.
+    fn may_leave(&self, ticket: Ticket) -> bool {
+        let _ = ticket;
         true
     }
 
-    /// Holds requests back for `hint` from now on: an attempt that was settled as refused without a hint had one in its body.
-    fn extend(&self, receipt: Receipt, hint: Duration) {
-        let _ = (receipt, hint);
+    /// Closes the gate for `hint` from now on: the body of a refusal that was settled without a hint contained one.
+    fn extend(&self, ticket: Ticket, hint: Duration) {
+        let _ = (ticket, hint);
     }
 
-    /// Takes back what an attempt took.
-    fn settle(&self, receipt: Receipt, outcome: Settlement);
+    /// Returns the permit of an attempt, with its outcome.
+    fn settle(&self, ticket: Ticket, outcome: AttemptOutcome);
 
-    /// Takes back one unit of the in-flight window.
-    fn land(&self);
+    /// Returns one unit of the in-flight window.
+    fn release(&self);
 }
 
-/// What a ledger wrote down when it admitted an attempt, to read it again when the attempt is over. It means nothing to
-/// anybody else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Receipt(pub [u64; 2]);
-
-/// A slot and bytes of the budgets, for one attempt. Dropped unsettled, it counts as [`Settlement::Dropped`].
-#[must_use = "dropped, it counts as given up"]
+/// The permit to send one attempt: a slot and bytes. Dropping it settles it as [`AttemptOutcome::Dropped`].
+#[must_use = "dropping it ends the attempt"]
 pub struct SubmitPermit {
     from: PermitSource,
 }
 
 enum PermitSource {
-    /// It took nothing, or has given it back.
+    /// Nothing was taken, or it was returned.
     Nothing,
-    Alone(Arc<dyn Ledger>, Receipt),
+    Alone(Arc<dyn Ledger>, Ticket),
     Shared(Arc<Attempt>),
 }
 
-/// An attempt that its [`Departure`] knows, too.
+/// An attempt that is shared with its [`DepartureCheck`].
 #[derive(Debug)]
 struct Attempt {
     ledger: Arc<dyn Ledger>,
-    receipt: Receipt,
-    /// [`UNDER_WAY`], then one of the others for good.
+    ticket: Ticket,
+    /// First [`IN_PROGRESS`], then one of the other states for good.
     state: AtomicU8,
 }
 
-const UNDER_WAY: u8 = 0;
+const IN_PROGRESS: u8 = 0;
 const SETTLED: u8 = 1;
-/// Settled as refused without a hint, which may still come with the body.
+/// Settled as refused without a hint; the body may still contain one.
 const REFUSED_WITHOUT_HINT: u8 = 2;
 
 impl Attempt {
-    /// Settles it, unless that was done before. Returns the state before.
-    fn settle(&self, outcome: Settlement) -> u8 {
+    /// Settles the attempt unless it is settled. Returns the previous state.
+    fn settle(&self, outcome: AttemptOutcome) -> u8 {
         let settled = match outcome {
-            Settlement::Refused { hint: None } => REFUSED_WITHOUT_HINT,
+            AttemptOutcome::Refused { hint: None } => REFUSED_WITHOUT_HINT,
             _ => SETTLED,
         };
-        let changed =
-            (self.state).compare_exchange(UNDER_WAY, settled, Ordering::AcqRel, Ordering::Acquire);
+        let changed = (self.state).compare_exchange(
+            IN_PROGRESS,
+            settled,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
         match changed {
             Ok(before) => {
-                self.ledger.settle(self.receipt, outcome);
+                self.ledger.settle(self.ticket, outcome);
                 before
             }
             Err(before) => before,
         }
     }
 
-    /// Whether it may leave now. Once it is settled, the limits no longer count it, so it may not: its caller has dropped it, or
-    /// a layer sends it once more after a refusal.
+    /// Returns whether the attempt may be sent. A settled attempt may not, since the limits no longer count it: its caller has dropped it, or
+    /// a layer sends it again after a refusal.
     fn may_leave(&self) -> bool {
-        self.state.load(Ordering::Acquire) == UNDER_WAY && self.ledger.may_leave(self.receipt)
+        self.state.load(Ordering::Acquire) == IN_PROGRESS && self.ledger.may_leave(self.ticket)
     }
 }
 
 impl SubmitPermit {
-    /// A permit that reports its end to `ledger`, exactly once.
+    /// Creates a permit that reports its outcome to `ledger`, exactly once.
     #[inline]
-    pub fn new(ledger: Arc<dyn Ledger>, receipt: Receipt) -> Self {
+    pub fn new(ledger: Arc<dyn Ledger>, ticket: Ticket) -> Self {
         Self {
-            from: PermitSource::Alone(ledger, receipt),
+            from: PermitSource::Alone(ledger, ticket),
         }
     }
 
-    /// A permit that took nothing.
+    /// Creates a permit without limits.
     pub const fn free() -> Self {
         Self {
             from: PermitSource::Nothing,
         }
     }
 
-    /// What goes with the request to the socket.
-    pub fn departure(&mut self) -> Departure {
+    /// Returns the check that accompanies the request to the socket.
+    pub fn departure(&mut self) -> DepartureCheck {
         let attempt = match std::mem::replace(&mut self.from, PermitSource::Nothing) {
-            PermitSource::Nothing => return Departure::default(),
+            PermitSource::Nothing => return DepartureCheck::default(),
             PermitSource::Shared(attempt) => attempt,
-            PermitSource::Alone(ledger, receipt) => Arc::new(Attempt {
+            PermitSource::Alone(ledger, ticket) => Arc::new(Attempt {
                 ledger,
-                receipt,
-                state: AtomicU8::new(UNDER_WAY),
+                ticket,
+                state: AtomicU8::new(IN_PROGRESS),
             }),
         };
         self.from = PermitSource::Shared(Arc::clone(&attempt));
-        Departure {
+        DepartureCheck {
             attempt: Some(attempt),
             exit: None,
         }
     }
 
-    /// Ends the attempt.
+    /// Settles the attempt.
     #[inline]
-    pub fn settle(mut self, outcome: Settlement) {
+    pub fn settle(mut self, outcome: AttemptOutcome) {
         self.end(outcome);
     }
 
     #[inline]
-    fn end(&mut self, outcome: Settlement) {
+    fn end(&mut self, outcome: AttemptOutcome) {
         match std::mem::replace(&mut self.from, PermitSource::Nothing) {
             PermitSource::Nothing => {}
-            PermitSource::Alone(ledger, receipt) => ledger.settle(receipt, outcome),
+            PermitSource::Alone(ledger, ticket) => ledger.settle(ticket, outcome),
             PermitSource::Shared(attempt) => {
                 let before = attempt.settle(outcome);
-                // A refusal is settled when its head arrives. A hint of the head has closed the gate already, from the arrival of
-                // the head on; one that came with the body has not.
+                // A refusal is settled when its head arrives, which closes the gate for the hint of the head. A hint of the body
+                // extends that.
                 if before == REFUSED_WITHOUT_HINT
-                    && let Settlement::Refused { hint: Some(hint) } = outcome
+                    && let AttemptOutcome::Refused { hint: Some(hint) } = outcome
                 {
-                    attempt.ledger.extend(attempt.receipt, hint);
+                    attempt.ledger.extend(attempt.ticket, hint);
                 }
             }
         }
@@ -306,7 +312,7 @@ impl SubmitPermit {
 impl Drop for SubmitPermit {
     #[inline]
     fn drop(&mut self) {
-        self.end(Settlement::Dropped);
+        self.end(AttemptOutcome::Dropped);
     }
 }
 
@@ -316,64 +322,64 @@ impl fmt::Debug for SubmitPermit {
     }
 }
 
-/// The limiter's view of one attempt on its way to the socket. It goes with the [`HttpRequest`](crate::HttpRequest); a transport
-/// consults it immediately before the first byte leaves and when the head of the response is there.
+/// A check of the limits at the socket. It accompanies the [`HttpRequest`](crate::HttpRequest); a transport consults it immediately before
+/// the first byte is sent and when the head of the response has arrived.
 ///
-/// Between admission and the socket a request may wait for a connection, a dial, a TLS handshake or a busy executor, and the server may
-/// ask for a pause meanwhile. The default lets everything leave.
+/// Between admission and the socket a request may wait for a connection, a TLS handshake or a busy executor, and the server may ask for a
+/// pause meanwhile. The default lets every request pass.
 #[derive(Debug, Clone, Default)]
-pub struct Departure {
+pub struct DepartureCheck {
     attempt: Option<Arc<Attempt>>,
-    /// Of a submission: nothing of it leaves once the client is closed.
+    /// For submissions, which are not sent once the client is closed.
     exit: Option<Arc<Exit>>,
 }
 
-impl Departure {
-    /// Whether the request may leave now. Where it may not, the transport gives the connection back and fails with
-    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). A few atomic loads while the client and the gate are open.
+impl DepartureCheck {
+    /// Returns whether the request may be sent now. Otherwise the transport returns the connection and fails with
+    /// [`TransportErrorKind::Held`](crate::TransportErrorKind::Held). Costs a few atomic loads while the client and the gate are open.
     #[inline]
     pub fn may_leave(&self) -> bool {
         let is_admitted = (self.attempt.as_ref()).is_none_or(|attempt| attempt.may_leave());
         is_admitted && self.exit.as_ref().is_none_or(|exit| exit.leave())
     }
 
-    /// The same, for a submission that leaves by `exit`.
-    pub(crate) fn by(mut self, exit: &Arc<Exit>) -> Self {
+    /// Adds the exit of a submission.
+    pub(crate) fn with_exit(mut self, exit: &Arc<Exit>) -> Self {
         self.exit = Some(Arc::clone(exit));
         self
     }
 
-    /// Takes note of the head of a response: a 429 closes the gate at once, since its body may be slow. `wall` is the time that a
-    /// `Retry-After` date is compared with where the response has no `Date`.
+    /// Reports the head of a response: a 429 closes the gate at once, since its body may be slow. `wall` is the time that a
+    /// `Retry-After` date is compared with if the response has no `Date`.
     pub fn head(&self, status: StatusCode, headers: &HeaderMap, wall: SystemTime) {
         if let Some(attempt) = &self.attempt
             && status == StatusCode::TOO_MANY_REQUESTS
         {
             let hint = retry_after_header(headers, wall);
-            attempt.settle(Settlement::Refused { hint });
+            attempt.settle(AttemptOutcome::Refused { hint });
         }
     }
 }
 
-/// One unit of the in-flight window, from admission to the result, a terminal error or the drop.
-#[must_use = "dropped, it gives its unit back"]
+/// A unit of the in-flight window, held from admission to the result. Dropping it returns the unit.
+#[must_use = "dropping it returns its unit"]
 pub struct InFlightPermit {
     from: Option<Arc<dyn Ledger>>,
 }
 
 impl InFlightPermit {
-    /// A flight that gives its unit back to `ledger`, exactly once.
+    /// Creates a permit that returns its unit to `ledger`, exactly once.
     #[inline]
     pub fn new(ledger: Arc<dyn Ledger>) -> Self {
         Self { from: Some(ledger) }
     }
 
-    /// A flight that took nothing, for lanes without a window.
+    /// Creates a permit of a class without a window.
     pub const fn free() -> Self {
         Self { from: None }
     }
 
-    /// Whether it is a unit of a window.
+    /// Returns whether it is a unit of a window.
     pub const fn is_counted(&self) -> bool {
         self.from.is_some()
     }
@@ -383,7 +389,7 @@ impl Drop for InFlightPermit {
     #[inline]
     fn drop(&mut self) {
         if let Some(ledger) = self.from.take() {
-            ledger.land();
+            ledger.release();
         }
     }
 }
@@ -400,41 +406,59 @@ impl fmt::Debug for InFlightPermit {
 mod tests {
     use super::*;
     use std::sync::Mutex;
+    use tinkers_limits::{Bounds, Charge, Constraints, InitialLimit, SlotRequest};
 
     #[derive(Debug, Default)]
-    struct Book(
-        Mutex<Vec<Option<(Receipt, Settlement)>>>,
+    struct TestLedger(
+        Mutex<Vec<Option<(Ticket, AttemptOutcome)>>>,
         Mutex<Option<Duration>>,
     );
 
-    impl Ledger for Book {
-        fn extend(&self, _: Receipt, hint: Duration) {
+    impl Ledger for TestLedger {
+        fn extend(&self, _: Ticket, hint: Duration) {
             *self.1.lock().unwrap() = Some(hint);
         }
 
-        fn settle(&self, receipt: Receipt, outcome: Settlement) {
-            self.0.lock().unwrap().push(Some((receipt, outcome)));
+        fn settle(&self, ticket: Ticket, outcome: AttemptOutcome) {
+            self.0.lock().unwrap().push(Some((ticket, outcome)));
         }
 
-        fn land(&self) {
+        fn release(&self) {
             self.0.lock().unwrap().push(None);
         }
     }
 
+    /// Returns a ticket for `bytes`.
+    fn ticket(bytes: u64) -> Ticket {
+        let bounds = Bounds {
+            slots: 8,
+            bytes: 1000,
+            flights: 8,
+            rate: None,
+            start: InitialLimit::Open,
+        };
+        let charge = Charge {
+            take: SlotRequest::Slot,
+            bytes,
+        };
+        let taken = Constraints::new(bounds).take(charge, || Duration::ZERO);
+        taken.expect("the limits are free")
+    }
+
     #[test]
-    fn a_permit_settles_exactly_once_also_when_dropped() {
-        let book = Arc::new(Book::default());
-        let permit = |n| SubmitPermit::new(Arc::<Book>::clone(&book), Receipt([n, 0]));
-        permit(1).settle(Settlement::Accepted);
+    fn permit_settles_exactly_once_also_when_dropped() {
+        let ledger = Arc::new(TestLedger::default());
+        let permit = |n| SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), ticket(n));
+        permit(1).settle(AttemptOutcome::Accepted);
         drop(permit(2));
-        drop(InFlightPermit::new(Arc::<Book>::clone(&book)));
-        SubmitPermit::free().settle(Settlement::Accepted);
+        drop(InFlightPermit::new(Arc::<TestLedger>::clone(&ledger)));
+        SubmitPermit::free().settle(AttemptOutcome::Accepted);
         drop(InFlightPermit::free());
         assert_eq!(
-            *book.0.lock().unwrap(),
+            *ledger.0.lock().unwrap(),
             [
-                Some((Receipt([1, 0]), Settlement::Accepted)),
-                Some((Receipt([2, 0]), Settlement::Dropped)),
+                Some((ticket(1), AttemptOutcome::Accepted)),
+                Some((ticket(2), AttemptOutcome::Dropped)),
                 None
             ]
         );
@@ -453,26 +477,27 @@ mod tests {
             (None, seconds(5), seconds(5)),
             (None, None, None),
         ] {
-            let book = Arc::new(Book::default());
-            let mut permit = SubmitPermit::new(Arc::<Book>::clone(&book), Receipt::default());
+            let ledger = Arc::new(TestLedger::default());
+            let mut permit =
+                SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), Ticket::default());
             let (status, headers) = refusal(head);
             let departure = permit.departure();
             departure.head(status, &headers, SystemTime::UNIX_EPOCH);
-            permit.settle(Settlement::Refused { hint: later });
-            assert_eq!(book.0.lock().unwrap().len(), 1, "settled once");
-            assert_eq!(*book.1.lock().unwrap(), extended, "{head:?} {later:?}");
+            permit.settle(AttemptOutcome::Refused { hint: later });
+            assert_eq!(ledger.0.lock().unwrap().len(), 1, "settled once");
+            assert_eq!(*ledger.1.lock().unwrap(), extended, "{head:?} {later:?}");
         }
     }
 
     #[test]
-    fn a_settled_attempt_may_not_leave() {
-        let book = Arc::new(Book::default());
-        let permit = || SubmitPermit::new(Arc::<Book>::clone(&book), Receipt::default());
+    fn settled_attempt_may_not_be_sent() {
+        let ledger = Arc::new(TestLedger::default());
+        let permit = || SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), Ticket::default());
         let mut dropped = permit();
         let departure = dropped.departure();
         assert!(departure.may_leave());
         drop(dropped);
-        assert!(!departure.may_leave(), "its caller is gone");
+        assert!(!departure.may_leave(), "the permit was dropped");
         let mut refused = permit();
         let departure = refused.departure();
         let (status, headers) = refusal(None);
@@ -481,19 +506,19 @@ mod tests {
     }
 
     #[test]
-    fn dropped_admission_gives_the_permit_back_before_the_flight() {
-        let book = Arc::new(Book::default());
+    fn dropped_admission_returns_the_submit_permit_first() {
+        let ledger = Arc::new(TestLedger::default());
         drop(Admitted {
-            flight: InFlightPermit::new(Arc::<Book>::clone(&book)),
-            permit: SubmitPermit::new(Arc::<Book>::clone(&book), Receipt::default()),
+            flight: InFlightPermit::new(Arc::<TestLedger>::clone(&ledger)),
+            permit: SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), Ticket::default()),
             arrival: Arrival::default(),
         });
-        let dropped = (Receipt::default(), Settlement::Dropped);
-        assert_eq!(*book.0.lock().unwrap(), [Some(dropped), None]);
+        let dropped = (Ticket::default(), AttemptOutcome::Dropped);
+        assert_eq!(*ledger.0.lock().unwrap(), [Some(dropped), None]);
     }
 
     #[test]
-    fn the_index_of_a_class_is_its_place_in_the_list() {
+    fn class_index_is_the_position_in_all() {
         for (i, class) in RouteClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), i);
         }

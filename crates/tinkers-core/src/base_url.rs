@@ -1,4 +1,4 @@
-//! The base URL: the one reader of it, and its one normal form.
+//! Parsing and normalization of the base URL.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,17 +7,17 @@ use http::Uri;
 
 use crate::error::Error;
 
-/// How bytes travel to an origin.
+/// The scheme of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
-    /// Over plain TCP.
+    /// Plain TCP.
     Http,
-    /// Over TLS.
+    /// TLS.
     Https,
 }
 
 impl Scheme {
-    /// As it is written in a URL.
+    /// Returns the scheme as written in a URL.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -25,7 +25,7 @@ impl Scheme {
         }
     }
 
-    /// The port that a URL need not name.
+    /// Returns the default port.
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -34,10 +34,9 @@ impl Scheme {
     }
 }
 
-/// Scheme, host and port: what decides whether a secret may be sent.
+/// Scheme, host and port of a URL. Secrets are sent only to their own origin.
 ///
-/// The host is in lower case and without the dot that ends a full name; an IPv6 address is in its shortest spelling and keeps
-/// its brackets. So two origins are equal when they are the same place.
+/// The host is in lower case without a trailing dot; an IPv6 address is in its shortest form with brackets. So equal origins compare equal.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     scheme: Scheme,
@@ -46,7 +45,10 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The origin of an absolute URI; a user name or a password in it is left out. Fails with what was expected.
+    /// Returns the origin of an absolute URI, without a user name or password.
+    ///
+    /// # Errors
+    /// A description of the expected URI.
     pub fn of(uri: &Uri) -> Result<Self, &'static str> {
         let scheme = uri.scheme_str().unwrap_or_default();
         let scheme = [Scheme::Http, Scheme::Https]
@@ -74,22 +76,22 @@ impl Origin {
         Ok(Self { scheme, host, port })
     }
 
-    /// How bytes travel there.
+    /// Returns the scheme.
     pub const fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// The host; an IPv6 address in its brackets.
+    /// Returns the host; an IPv6 address has brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, also where a URL need not name it.
+    /// Returns the port, also if it is the default.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Host and port, as `Host` and `:authority` want them: without the scheme's own port.
+    /// Returns host and port as in `Host` and `:authority`: without the default port.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
             self.host.clone()
@@ -98,17 +100,17 @@ impl Origin {
         }
     }
 
-    /// Host and port, always both: for messages and for dialling.
+    /// Returns host and port, also if it is the default.
     pub fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// The host without the brackets of an IPv6 address.
+    /// Returns the host without the brackets of an IPv6 address.
     pub fn bare_host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Whether it is this machine by name or number, which no proxy can reach.
+    /// Returns whether the host is the local machine, which a proxy cannot reach.
     pub fn is_loopback(&self) -> bool {
         if self.host == "localhost" || self.host.ends_with(".localhost") {
             return true;
@@ -143,10 +145,9 @@ fn normal_host(host: &str) -> Option<String> {
         .then(|| name.to_ascii_lowercase())
 }
 
-/// The address that every path is appended to: an origin and a path prefix.
+/// A normalized base URL: an origin and a path prefix.
 ///
-/// It has no user name, password, query or fragment, so it is safe to show. It is in its normal form, so two that are equal
-/// lead to the same server; shown and read again, it is the same.
+/// It has no user name, password, query or fragment, so it may be logged. Parsing its text returns an equal value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BaseUrl {
     origin: Origin,
@@ -154,9 +155,10 @@ pub struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// Reads a base URL. Spaces around it and trailing slashes are removed, the path is kept.
+    /// Parses a base URL. Surrounding spaces and trailing slashes are removed, the path is kept.
     ///
-    /// Fails with `InvalidInput` that names `base_url`, without repeating what was given: it may hold a password.
+    /// # Errors
+    /// `InvalidInput` for the field `base_url`, without the text, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let invalid = |expected: &str| Error::invalid("base_url", expected);
         let text = text.trim();
@@ -189,17 +191,17 @@ impl BaseUrl {
         Ok(Self { origin, prefix })
     }
 
-    /// Scheme, host and port.
+    /// Returns the origin.
     pub const fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// The path that goes before every other: empty, or `/` and more, without a slash at its end.
+    /// Returns the path prefix: empty, or starting with `/` and without a trailing slash.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Whether it is the hosted service, of which more is known than it says.
+    /// Returns whether it is the hosted service, whose properties are known.
     pub fn is_hosted_service(&self) -> bool {
         ["thinkingmachines.dev", "thinkingmachines.ai"]
             .iter()
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_address_have_one_normal_form() {
+    fn spellings_of_one_url_have_one_normal_form() {
         for (given, expected) in [
             ("https://Host.Example", "https://host.example"),
             ("HTTPS://host.example:443", "https://host.example"),
@@ -259,12 +261,12 @@ mod tests {
             ("http://under_score.example", "http://under_score.example"),
         ] {
             assert_eq!(normal(given), expected, "{given}");
-            assert_eq!(normal(expected), expected, "it is normal already");
+            assert_eq!(normal(expected), expected, "already normal");
         }
     }
 
     #[test]
-    fn what_leads_elsewhere_is_another_address() {
+    fn different_urls_are_not_equal() {
         let urls = [
             "http://a.example",
             "https://a.example",
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused_by_name_and_not_repeated() {
+    fn invalid_base_url_is_rejected_without_repeating_it() {
         for given in [
             "",
             " ",
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosted_service_is_known_by_its_whole_domain() {
+    fn hosted_service_is_detected_by_its_domain() {
         for (host, hosted) in [
             (
                 "https://tinker.thinkingmachines.dev/services/tinker-prod",
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_known_by_name_and_number() {
+    fn loopback_is_detected_by_name_and_address() {
         for (url, loopback) in [
             ("http://localhost", true),
             ("http://LOCALHOST.", true),
@@ -361,7 +363,7 @@ mod tests {
         }
     }
 
-    /// One host in several spellings, each with its normal form.
+    /// Returns a strategy for spellings of a host, each with its normal form.
     fn spelt_host() -> impl Strategy<Value = (String, String)> {
         let name = "[a-z0-9_-]{1,8}(\\.[a-z0-9_-]{1,8}){0,3}";
         let named = (name, any::<bool>(), any::<bool>()).prop_map(|(name, upper, dot)| {
@@ -389,10 +391,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_refused_or_has_a_normal_form_that_stays(text in "\\PC*|[hH][tT][tT][pP][sS]?://\\PC*|https?://[a-zA-Z0-9._:/@%~!$&'()*+,;=?#\\[\\]\\\\-]{0,40}") {
+        fn any_text_is_rejected_or_has_a_stable_normal_form(text in "\\PC*|[hH][tT][tT][pP][sS]?://\\PC*|https?://[a-zA-Z0-9._:/@%~!$&'()*+,;=?#\\[\\]\\\\-]{0,40}") {
             if let Ok(url) = BaseUrl::parse(&text) {
                 let again = BaseUrl::parse(&url.to_string());
-                prop_assert_eq!(again.expect("it is one"), url);
+                prop_assert_eq!(again.expect("a valid URL"), url);
             }
         }
 
@@ -410,7 +412,7 @@ mod tests {
             let name = if shout { scheme.name().to_ascii_uppercase() } else { scheme.name().to_owned() };
             let shown = port.map(|port| format!(":{port}")).unwrap_or_default();
             let url = BaseUrl::parse(&format!("{space}{name}://{given}{shown}{path}{slashes}{space}"));
-            let url = url.expect("one spelling of a good one");
+            let url = url.expect("a valid URL");
             let kept = port.filter(|port| *port != scheme.default_port());
             let kept = kept.map(|port| format!(":{port}")).unwrap_or_default();
             prop_assert_eq!(url.to_string(), format!("{}://{host}{kept}{path}", scheme.name()));

@@ -1,4 +1,4 @@
-//! The pause that a 402 asks for: the job waits while somebody settles the bill.
+//! Pauses after 402 responses, until the bill is paid.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::contain::contain;
 use crate::time::Timestamp;
 
-/// One incident of missing money, shared by everything that one session sends.
+/// The billing state of a session, shared by all of its requests.
 ///
-/// An incident is forgotten when no 402 came for [`BillingPause::FORGET`]; it ends in failure when it has lasted longer than
-/// the limit that the server's configuration names (an hour unless it says otherwise).
+/// The first 402 begins an incident. It ends when there was no 402 for [`BillingPause::FORGET`], and fails all requests when it lasts
+/// longer than the limit of the server's configuration (an hour by default).
 #[derive(Debug, Default)]
 pub struct BillingPause {
     incident: Mutex<Option<Incident>>,
@@ -22,24 +22,24 @@ struct Incident {
     logged: Timestamp,
 }
 
-/// What to do about a 402.
+/// What to do about a 402 response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Billing {
-    /// Wait this long and send it again.
+pub enum BillingAction {
+    /// Wait for this time, then send the request again.
     Pause(Duration),
-    /// The incident has lasted too long: the 402 is the answer.
+    /// Fail: the incident has lasted too long.
     GiveUp,
 }
 
 impl BillingPause {
-    /// The wait before a request that met a 402 is sent again.
+    /// The pause after a 402.
     pub const STEP: Duration = Duration::from_secs(5);
-    /// An incident without news for this long is over.
+    /// The time without a 402 after which an incident is over.
     pub const FORGET: Duration = Duration::from_secs(300);
     const LOG_EVERY: Duration = Duration::from_secs(60);
 
-    /// Takes note of a 402 at `now`, with incidents allowed to last up to `limit`.
-    pub fn on_payment_required(&self, now: Timestamp, limit: Duration) -> Billing {
+    /// Records a 402 at `now`, and returns what to do. Incidents may last up to `limit`.
+    pub fn on_payment_required(&self, now: Timestamp, limit: Duration) -> BillingAction {
         let mut slot = self.incident.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Incident {
             began: now,
@@ -57,17 +57,17 @@ impl BillingPause {
         *slot = Some(incident);
         drop(slot);
         if lasted > limit {
-            return Billing::GiveUp;
+            return BillingAction::GiveUp;
         }
         if log {
             contain(|| {
                 tracing::warn!(
                     lasted_s = lasted.as_secs(),
-                    "billing holds the job; it goes on when payment is settled"
+                    "the server requires payment; requests are paused until the bill is paid"
                 )
             });
         }
-        Billing::Pause(Self::STEP)
+        BillingAction::Pause(Self::STEP)
     }
 }
 
@@ -80,24 +80,30 @@ mod tests {
     }
 
     #[test]
-    fn an_incident_pauses_until_its_limit_and_is_forgotten_when_quiet() {
+    fn incident_pauses_until_its_limit_and_ends_when_quiet() {
         let pause = BillingPause::default();
         let limit = Duration::from_secs(100);
         assert_eq!(
             pause.on_payment_required(at(10), limit),
-            Billing::Pause(BillingPause::STEP)
+            BillingAction::Pause(BillingPause::STEP)
         );
         assert_eq!(
             pause.on_payment_required(at(110), limit),
-            Billing::Pause(BillingPause::STEP)
+            BillingAction::Pause(BillingPause::STEP)
         );
-        assert_eq!(pause.on_payment_required(at(111), limit), Billing::GiveUp);
-        // Still the same incident: it fails at once.
-        assert_eq!(pause.on_payment_required(at(411), limit), Billing::GiveUp);
-        // Quiet for more than five minutes: a new one.
+        assert_eq!(
+            pause.on_payment_required(at(111), limit),
+            BillingAction::GiveUp
+        );
+        // The same incident fails at once.
+        assert_eq!(
+            pause.on_payment_required(at(411), limit),
+            BillingAction::GiveUp
+        );
+        // A new incident after five quiet minutes.
         assert_eq!(
             pause.on_payment_required(at(712), limit),
-            Billing::Pause(BillingPause::STEP)
+            BillingAction::Pause(BillingPause::STEP)
         );
     }
 }

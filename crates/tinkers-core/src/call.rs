@@ -1,4 +1,4 @@
-//! One call of the API, and those who make it.
+//! Calls of the API, and the caller that makes them.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -9,21 +9,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
+use tinkers_limits::RetryBudget;
 
 use crate::admission::{
-    Admission, AdmissionRequest, Admitted, ClientId, Cost, Departure, InFlightPermit, RouteClass,
-    SubmitPermit,
+    Admission, AdmissionRequest, Admitted, ClientId, Cost, DepartureCheck, InFlightPermit,
+    RouteClass, SubmitPermit,
 };
 use crate::billing::BillingPause;
 use crate::closing::{CloseSignal, CloseWatch, Exit};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
-use crate::nesting::{self, Mark};
+use crate::nesting::{self, NestedMark};
 use crate::notices::DeprecationNotices;
 use crate::outage::Outages;
 use crate::progress::ProgressCell;
 use crate::recovered_error::RecoveredErrors;
-use crate::retry::{Policy, RetryBudget};
+use crate::retry::RetryPolicy;
 use crate::session_lost::says_session_lost;
 use crate::spawn::BoxFuture;
 use crate::time::{Clock, Timestamp};
@@ -33,51 +34,50 @@ mod attempts;
 
 use attempts::Attempts;
 
-/// A request to be made, with everything that decides how.
+/// A call of the API: the request, and how to admit, send and retry it.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// The public method it belongs to, as `Client.method`; `None` for background work.
+    /// The public method, as `Client.method`; `None` for background work.
     pub operation: Option<&'static str>,
-    /// The method.
+    /// The HTTP method.
     pub method: Method,
     /// Path and query below the base URL.
     pub path: String,
-    /// Headers beyond the transport's own.
+    /// Headers in addition to those of the transport.
     pub headers: HeaderMap,
-    /// The body: the same bytes on every attempt.
+    /// The body, the same for all attempts.
     pub body: Bytes,
-    /// The lane.
+    /// The class.
     pub class: RouteClass,
-    /// Whose queue it waits in.
+    /// The client in whose queue it waits.
     pub client: ClientId,
-    /// What it takes from the budgets.
+    /// The cost.
     pub cost: Cost,
-    /// How often it is repeated.
-    pub policy: Policy,
-    /// When the caller no longer wants it: admission, attempts and pauses all end by then.
+    /// The retry policy.
+    pub policy: RetryPolicy,
+    /// The time at which the call fails, whatever it is waiting for.
     pub deadline: Option<Timestamp>,
-    /// Limits of one attempt.
+    /// The timeouts of one attempt.
     pub timeouts: Timeouts,
-    /// The longest body of an answer, in bytes; that of the [class](HttpRequest::default_max_response_bytes) unless set.
+    /// The maximum size of the response body, in bytes; by default that of the [class](HttpRequest::default_max_response_bytes).
     pub max_response_bytes: usize,
-    /// Where its progress is told.
+    /// Receives the progress of the call.
     pub progress: Option<Arc<ProgressCell>>,
-    /// Answers that are given to the caller at once, where they would be repeated otherwise: because the caller knows a better
-    /// request than the same one.
+    /// Returns whether a response is final that would be retried otherwise, because the caller has a better request to make.
     pub is_final: Option<fn(&HttpResponse) -> bool>,
-    /// Whether a success can be decoded. One that cannot was spoilt on its way, as by a proxy: where what may have been applied may be
-    /// repeated, it is sent again a few times.
+    /// Returns whether a success can be decoded. If not, a proxy may have corrupted it: the call is retried a few times if the policy repeats
+    /// requests that may have been applied.
     pub is_readable: Option<fn(&HttpResponse) -> bool>,
 }
 
-/// Headers of a submission that the transport does not add.
+/// The number of headers that a submission adds to those of the transport.
 const HEADERS: usize = 5;
 
 impl Call {
-    /// A JSON `POST` of `body`.
+    /// Creates a `POST` of a JSON body.
     pub fn post(path: impl Into<String>, body: Bytes, class: RouteClass) -> Self {
         let mut call = Self::bare(Method::POST, path.into(), class);
-        // Its own and those of an attempt, without growing.
+        // Room for all headers, so that the map does not grow.
         call.headers.reserve(HEADERS);
         call.headers.insert(
             http::header::CONTENT_TYPE,
@@ -87,7 +87,7 @@ impl Call {
         call
     }
 
-    /// A `GET`.
+    /// Creates a `GET`.
     pub fn get(path: impl Into<String>, class: RouteClass) -> Self {
         Self::bare(Method::GET, path.into(), class)
     }
@@ -102,7 +102,7 @@ impl Call {
             class,
             client: ClientId(0),
             cost: Cost::default(),
-            policy: Policy::PATIENT,
+            policy: RetryPolicy::PATIENT,
             deadline: None,
             timeouts: Timeouts::default(),
             max_response_bytes: HttpRequest::default_max_response_bytes(class),
@@ -125,111 +125,116 @@ impl Call {
     }
 }
 
-/// An accepted call: the answer, and the flight that lasts to the result.
+/// The success of a call: the response, and the in-flight permit until the result.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The answer, with a status of 2xx.
+    /// The response, with a status of 2xx.
     pub response: HttpResponse,
-    /// To be held until the result of what was submitted is there.
+    /// The in-flight permit, to be held until the result.
     pub flight: InFlightPermit,
-    /// From the start of the call, waits included, to the answer.
+    /// The time from the start of the call to the response, waits included.
     pub elapsed: Duration,
-    /// What is known of the attempts before the one that was accepted: `MaybeSent` when one of them may have been applied too.
+    /// `MaybeSent` if an attempt before the accepted one may have been applied too.
     pub earlier: Sent,
 }
 
-/// Admission that is had before its call is made, so that who waits for it takes up a place in the queue and no more. Dropped, it
-/// gives back all that was taken.
+/// An admission that is held before its call is built, so that a waiting call takes no memory for its request. Dropping it returns the
+/// permits.
 #[derive(Debug)]
-pub struct Entry {
+pub struct CallAdmission {
     admitted: Admitted,
     /// When the wait began.
     began: Timestamp,
 }
 
-/// The wait for an [`Entry`]. Little more than a pointer, since many wait at once.
+/// Future of a [`CallAdmission`]. Small, since many may wait at once.
 #[must_use = "a future does nothing unless it is awaited"]
-pub struct Enter<'a> {
-    turn: BoxFuture<'a, Result<Admitted, Error>>,
+pub struct CallAdmissionFuture<'a> {
+    pending: BoxFuture<'a, Result<Admitted, Error>>,
     began: Timestamp,
     closed: CloseWatch<'a>,
 }
 
-impl Future for Enter<'_> {
-    type Output = Result<Entry, Error>;
+impl Future for CallAdmissionFuture<'_> {
+    type Output = Result<CallAdmission, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(closed) = self.closed.poll(cx) {
             return Poll::Ready(Err(closed));
         }
         let began = self.began;
-        let turn = self.turn.as_mut().poll(cx);
-        turn.map_ok(|admitted| Entry { admitted, began })
+        let polled = self.pending.as_mut().poll(cx);
+        polled.map_ok(|admitted| CallAdmission { admitted, began })
     }
 }
 
-impl fmt::Debug for Enter<'_> {
+impl fmt::Debug for CallAdmissionFuture<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Enter")
+        f.debug_struct("CallAdmissionFuture")
             .field("began", &self.began)
             .finish_non_exhaustive()
     }
 }
 
-/// Makes calls over the seams: transport, admission, time, jitter, retry budget.
+/// Makes calls: admits, sends and retries them.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Sends.
+    /// Sends requests.
     pub transport: Arc<dyn Transport>,
-    /// Says when.
+    /// Admits requests.
     pub admission: Arc<dyn Admission>,
-    /// Tells the time.
+    /// The clock.
     pub time: Arc<dyn Clock>,
-    /// Spreads the repeats.
+    /// Spreads retries.
     pub jitter: Arc<dyn Jitter>,
-    /// Slows the repeats.
-    pub budget: Arc<dyn RetryBudget>,
-    /// Ends pauses when a server that failed is back.
+    /// Slows down retries.
+    pub budget: Arc<RetryBudget>,
+    /// Ends backoff when a server has recovered.
     pub outages: Arc<Outages>,
-    /// What was said of routes that will go.
+    /// Logs deprecation notices.
     pub notices: Arc<DeprecationNotices>,
-    /// Holds while billing is unsettled.
+    /// Pauses requests while the server requires payment.
     pub billing: Arc<BillingPause>,
-    /// How long billing may hold a job.
+    /// The maximum duration of a billing pause.
     pub billing_limit: Duration,
-    /// Counts the errors that are gone on from.
+    /// Counts recovered errors.
     pub recovered_errors: Arc<RecoveredErrors>,
-    /// Ends calls when the client is closed.
+    /// Fails calls when the client is closed.
     pub closing: Arc<CloseSignal>,
 }
 
 impl Caller {
-    /// Makes `call`, repeating it as its policy says. Dropping the future gives back all that was taken; the server may have
-    /// seen the request.
+    /// Makes `call`, with retries according to its policy.
     ///
-    /// When [`Caller::closing`] is closed, a call that the server has not accepted ends at once with that reason, wherever it
-    /// waits: for admission, in a pause before a repeat, or for an answer. Nothing is submitted after that.
+    /// When [`Caller::closing`] is closed, a call that the server has not accepted fails at once with that reason, whether it waits for
+    /// admission, a retry or a response. Nothing is sent after that.
     ///
-    /// An error says `MaybeSent` when any attempt of the call may have been applied, and not only the last one.
+    /// # Errors
+    /// An error has [`Sent::MaybeSent`] if any attempt may have been applied.
+    ///
+    /// # Cancel safety
+    /// Dropping the future returns all permits. The server may have received the request.
     pub async fn call(&self, call: Call) -> Result<Accepted, Error> {
         self.make(call, self.time.now(), None).await
     }
 
-    /// Waits for the admission of a call that is yet to be made, and that asks for the same: see [`Caller::call_with`].
-    pub fn enter(&self, ask: AdmissionRequest) -> Enter<'_> {
-        Enter {
+    /// Waits for the admission of a call that is built afterwards, with the same class, client and cost; see [`Caller::call_admitted`].
+    pub fn admit(&self, ask: AdmissionRequest) -> CallAdmissionFuture<'_> {
+        CallAdmissionFuture {
             began: self.time.now(),
-            turn: self.admission.admit(AdmissionRequest {
-                is_nested: Mark::here().is_inside(),
+            pending: self.admission.admit(AdmissionRequest {
+                is_nested: NestedMark::here().is_inside(),
                 ..ask
             }),
             closed: self.closing.watch(),
         }
     }
 
-    /// Sends one attempt of `request` under its permit: the limiter is asked once more before it leaves, and hears of a refusal as
-    /// soon as its head is there. Where it may not leave, the error is of kind
-    /// [`Held`](crate::TransportErrorKind::Held), and the caller asks for admission again, in its old place.
+    /// Sends one attempt of `request` under its permit. The limiter is checked again at the socket, and informed of a refusal when the head of
+    /// the response arrives.
+    ///
+    /// # Errors
+    /// [`Held`](crate::TransportErrorKind::Held) if the gate has closed meanwhile; the caller asks for readmission then.
     pub async fn send(
         &self,
         permit: &mut SubmitPermit,
@@ -238,29 +243,34 @@ impl Caller {
         self.send_as(permit.departure(), request).await
     }
 
-    /// The same for a submission, which does not leave once it is retracted or the client is closed.
+    /// Sends one attempt of a submission, unless it is retracted or the client is closed before.
     async fn submit(
         &self,
         permit: &mut SubmitPermit,
         exit: &Arc<Exit>,
         request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        self.send_as(permit.departure().by(exit), request).await
+        self.send_as(permit.departure().with_exit(exit), request)
+            .await
     }
 
     async fn send_as(
         &self,
-        departure: Departure,
+        departure: DepartureCheck,
         mut request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
         request.departure = departure;
         nesting::inside(|| self.transport.send(request)).await
     }
 
-    /// The same as [`Caller::call`], whose first attempt goes out at once. To be called as soon as there is an `entry`: others wait
-    /// for what it holds.
-    pub async fn call_with(&self, entry: Entry, call: Call) -> Result<Accepted, Error> {
-        self.make(call, entry.began, Some(entry.admitted)).await
+    /// Makes `call` like [`Caller::call`], with an admission for its first attempt. Call it without delay, since others wait for the permits.
+    pub async fn call_admitted(
+        &self,
+        admission: CallAdmission,
+        call: Call,
+    ) -> Result<Accepted, Error> {
+        self.make(call, admission.began, Some(admission.admitted))
+            .await
     }
 
     async fn make(
@@ -274,7 +284,7 @@ impl Caller {
         let outcome = {
             let mut run = pin!(attempts.run(&mut call, admitted));
             let mut closed = self.closing.watch();
-            // The signal first, so that nothing leaves once it is closed. One await, since the state of a call is large.
+            // The signal first, so that nothing is sent after the close. A single await, since the state of a call is large.
             poll_fn(|cx| match closed.poll(cx) {
                 Poll::Ready(reason) => Poll::Ready(Err((reason, true))),
                 Poll::Pending => (run.as_mut().poll(cx)).map_err(|error| (error, false)),
@@ -293,22 +303,22 @@ impl Caller {
     }
 }
 
-/// The error that an answer means, with the server's own words.
-pub fn answer_error(kind: ErrorKind, answer: &HttpResponse) -> Error {
-    let words = tinkers_wire::error_text(&answer.body);
-    let words = words.unwrap_or_else(|| "the server gave no reason".to_owned());
-    let kind = if says_session_lost(answer.status, &words) {
+/// Returns the error for a response, with the message of the server.
+pub fn response_error(kind: ErrorKind, response: &HttpResponse) -> Error {
+    let message = tinkers_wire::error_text(&response.body);
+    let message = message.unwrap_or_else(|| "the server gave no reason".to_owned());
+    let kind = if says_session_lost(response.status, &message) {
         ErrorKind::SessionLost
     } else {
         kind
     };
     let advice = match kind {
-        ErrorKind::SessionLost => "; connect a new client and go on from the last checkpoint",
+        ErrorKind::SessionLost => "; connect a new client and continue from the last checkpoint",
         ErrorKind::Authentication => "; check the API key",
-        ErrorKind::PermissionDenied => "; this key may not do that",
-        ErrorKind::Billing => "; settle the bill in the console",
+        ErrorKind::PermissionDenied => "; use a key with this permission",
+        ErrorKind::Billing => "; pay the bill in the console",
         _ => "",
     };
-    Error::new(kind, Sent::Answered, format!("{words}{advice}"))
-        .with_answer(answer.status.as_u16(), &answer.body)
+    Error::new(kind, Sent::Answered, format!("{message}{advice}"))
+        .with_response(response.status.as_u16(), &response.body)
 }

@@ -1,4 +1,4 @@
-//! The signal that a client was closed: it ends every wait of a call that the server has not accepted.
+//! The close signal of a client, which fails all calls that the server has not accepted.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -10,10 +10,10 @@ use std::task::{Context, Poll, Waker};
 use crate::contain::wake_all;
 use crate::error::Error;
 
-/// A latch that is closed once, with the error that all later calls fail with.
+/// A one-time signal that carries the error of all later calls.
 ///
-/// Shared between a session and every [`Caller`](crate::Caller) that submits for it. Closing it wakes all waiting calls; none of
-/// them submits anything afterwards.
+/// Shared between a session and every [`Caller`](crate::Caller) that sends for it. Closing it wakes all waiting calls; none of them sends
+/// anything afterwards.
 #[derive(Debug, Default)]
 pub struct CloseSignal {
     reason: OnceLock<Error>,
@@ -28,7 +28,7 @@ struct Waiters {
 }
 
 impl CloseSignal {
-    /// Closes it. Returns whether it was open until now; later reasons are ignored.
+    /// Closes the signal. Returns whether it was open; later reasons are ignored.
     pub fn close(&self, reason: Error) -> bool {
         let wakers = {
             // Both in one step: a waiter either is among the wakers or sees the reason when it registers.
@@ -43,10 +43,10 @@ impl CloseSignal {
         true
     }
 
-    /// Returns the reason as an error when it is closed.
+    /// Checks that the signal is open.
     ///
     /// # Errors
-    /// The reason that it was closed with.
+    /// The reason of the close.
     pub fn check(&self) -> Result<(), Error> {
         match self.reason.get() {
             Some(reason) => Err(reason.clone()),
@@ -54,11 +54,10 @@ impl CloseSignal {
         }
     }
 
-    /// Runs `work` until it completes or the signal is closed, whichever comes first. A closed signal wins, so `work` is not
-    /// polled again once it is closed.
+    /// Runs `work` until it completes or the signal is closed. `work` is not polled after the close.
     ///
     /// # Errors
-    /// The reason that it was closed with.
+    /// The reason of the close.
     pub async fn unless_closed<T>(&self, work: impl Future<Output = T> + Send) -> Result<T, Error> {
         let mut work = pin!(work);
         let mut closed = self.watch();
@@ -82,11 +81,11 @@ impl CloseSignal {
     }
 }
 
-/// Whether one attempt of a submission has left, or never will: the transport and the caller that gives it up decide that together.
+/// Decides once whether an attempt of a submission is sent or retracted: the transport sends it, a caller that gives up retracts it.
 #[derive(Debug)]
 pub(crate) struct Exit {
     closing: Arc<CloseSignal>,
-    /// [`WAITING`], then one of the others for good.
+    /// First [`WAITING`], then one of the other states for good.
     state: AtomicU8,
 }
 
@@ -102,17 +101,17 @@ impl Exit {
         })
     }
 
-    /// Lets it leave, unless it was retracted or the client is closed.
+    /// Marks the attempt as sent, unless it was retracted or the client is closed. Returns whether it may be sent.
     pub(crate) fn leave(&self) -> bool {
         self.closing.check().is_ok() && self.settle(LEFT) == LEFT
     }
 
-    /// Keeps it from leaving. Returns whether that was in time.
+    /// Retracts the attempt. Returns `false` if it was sent before.
     pub(crate) fn retract(&self) -> bool {
         self.settle(RETRACTED) == RETRACTED
     }
 
-    /// Settles it as `wanted` if it still waits, and returns as what it is settled.
+    /// Sets the final state to `wanted` if there is none yet. Returns the final state.
     fn settle(&self, wanted: u8) -> u8 {
         let settled =
             (self.state).compare_exchange(WAITING, wanted, Ordering::AcqRel, Ordering::Acquire);
@@ -120,7 +119,7 @@ impl Exit {
     }
 }
 
-/// One waiter of a [`CloseSignal`]. Dropping it removes it.
+/// A waiter of a [`CloseSignal`]. Dropping it unregisters it.
 #[derive(Debug)]
 pub(crate) struct CloseWatch<'a> {
     signal: &'a CloseSignal,
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_signal_wins_over_work_that_is_ready() {
+    fn closed_signal_wins_over_ready_work() {
         let signal = CloseSignal::default();
         let mut cx = Context::from_waker(Waker::noop());
         let done = pin!(signal.unless_closed(ready(1))).poll(&mut cx);
@@ -237,10 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_is_not_retracted_and_the_reverse() {
+    fn attempt_is_either_sent_or_retracted() {
         let signal = Arc::default();
         let exit = Exit::new(&signal);
-        assert!(exit.leave() && exit.leave(), "also on another connection");
+        assert!(
+            exit.leave() && exit.leave(),
+            "sent again on another connection"
+        );
         assert!(!exit.retract());
         let exit = Exit::new(&signal);
         assert!(exit.retract() && exit.retract());
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_reason_is_kept() {
+    fn first_reason_is_kept() {
         let signal = CloseSignal::default();
         signal.check().expect("open");
         assert!(signal.close(Error::closed()));

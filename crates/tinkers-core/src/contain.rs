@@ -1,12 +1,11 @@
-//! Calls of foreign code, such as wakers and log subscribers, whose panics must not reach the code that calls them.
+//! Calls of foreign code, such as wakers and log subscribers, with contained panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
 /// Runs `foreign` and discards a panic in it.
 ///
-/// The end of one request wakes and notifies others. A panic in a waker or subscriber of one of them must neither fail that
-/// request nor keep the rest from being woken.
+/// The end of one request wakes other tasks and notifies subscribers. A panic there must neither fail the request nor lose other wake-ups.
 pub fn contain(foreign: impl FnOnce()) {
     // The panic hook has reported it already.
     let _panicked = catch_unwind(AssertUnwindSafe(foreign));
@@ -44,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_that_panics_keeps_no_other_from_being_woken() {
+    fn panicking_waker_does_not_stop_other_wake_ups() {
         let count = Arc::new(Count::default());
         let good = || Waker::from(Arc::clone(&count));
         wake_all([good(), Waker::from(Arc::new(Panics)), good()]);

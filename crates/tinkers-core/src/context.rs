@@ -1,4 +1,4 @@
-//! The seam between the clients and the session they belong to.
+//! The interface between clients and their session.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,67 +9,69 @@ use tinkers_wire::{ClientConfig, DynamicConfig};
 use crate::admission::ClientId;
 use crate::call::Caller;
 use crate::error::Error;
-use crate::profile::{Fact, ServerProfile};
+use crate::profile::{ProfileUpdate, ServerProfile};
 use crate::spawn::{BoxFuture, Spawn};
 
-/// What a client needs of its session. Sampling and training hold an `Arc<dyn SessionContext>` and know nothing else of
-/// the network, the limits or the runtime.
+/// The services of a session for its clients. Training and sampling clients use the network, the limits and the runtime only through it.
 pub trait SessionContext: Send + Sync + fmt::Debug + 'static {
-    /// Makes calls.
+    /// Returns the caller of the session.
     fn caller(&self) -> &Caller;
 
-    /// Starts tasks on the I/O runtime.
+    /// Returns the spawner of background tasks on the I/O runtime.
     fn spawner(&self) -> &dyn Spawn;
 
-    /// The server's id of the session.
+    /// Returns the session id.
     fn session_id(&self) -> &str;
 
-    /// The flags that the server gave at the start.
+    /// Returns the configuration that the server sent when the session was created.
     fn config(&self) -> &ClientConfig;
 
-    /// The flags that are refreshed while the session lives.
+    /// Returns the latest flags of the server, which are refreshed during the session.
     fn dynamic_config(&self) -> Arc<DynamicConfig>;
 
-    /// What is known of the server.
+    /// Returns the profile of the server.
     fn profile(&self) -> Arc<ServerProfile>;
 
-    /// Remembers something about the server, for every client of its endpoint.
-    fn learn(&self, fact: Fact);
+    /// Updates the server profile for all clients of the endpoint.
+    fn learn(&self, fact: ProfileUpdate);
 
-    /// Returns an error when the session is over: `Closed` when the caller closed it, `SessionLost` when the server has ended it.
+    /// Checks that the session is open.
+    ///
+    /// # Errors
+    /// `Closed` when the caller closed it, `SessionLost` when the server ended it.
     fn check_open(&self) -> Result<(), Error>;
 
-    /// The same after asking the server, where that is worth a request: the server has lost something that the session had.
+    /// Checks like [`SessionContext::check_open`], and asks the server if needed. For use after the server has lost an object of the session.
     fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(self.check_open()))
     }
 
-    /// A number for a new client handle, which gets a queue of its own in the limiter.
+    /// Returns the id of a new client handle, for its queue in the limiter.
     fn next_client(&self) -> ClientId;
 
-    /// The next `model_seq_id`; counts from 0.
+    /// Returns the next `model_seq_id`, counted from 0.
     fn next_model_seq(&self) -> u64;
 
-    /// The next `sampling_session_seq_id`; counts from 0, shared by sampler creation and unnamed saves.
+    /// Returns the next `sampling_session_seq_id`, counted from 0. Sampler creation and unnamed saves share it.
     fn next_sampling_seq(&self) -> u64;
 
-    /// How long an operation may go without news before it counts as stalled.
+    /// Returns the time without progress after which an operation counts as stalled.
     fn progress_deadline(&self) -> Duration;
 
-    /// How long an operation may take in all, news or not; as long as it takes when `None`.
+    /// Returns the maximum duration of an operation; `None` is unlimited.
     fn operation_deadline(&self) -> Option<Duration>;
 
-    /// Waits until `bytes` of a large result may be fetched; the guard gives them back when dropped.
+    /// Waits until a result of `bytes` may be fetched. Dropping the guard returns the bytes.
     fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard>;
 }
 
-/// Bytes of the budget for large results, given back when dropped.
+/// Bytes of the budget for large results. Dropping it returns them.
 pub struct BytesGuard {
     release: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl BytesGuard {
-    /// A guard that gives back through `release`, exactly once.
+    /// Creates a guard that calls `release` once when dropped.
     pub fn new(release: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self {
             release: Some(Box::new(release)),

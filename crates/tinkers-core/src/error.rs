@@ -1,4 +1,4 @@
-//! The one error of the SDK: a kind, what is known of the request, a context, a source.
+//! The error type of the SDK.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,99 +9,97 @@ use bytes::Bytes;
 use tinkers_wire::{FailureCategory, InvalidInput};
 
 use crate::time::Timestamp;
-use crate::transport::{TransportError, TransportErrorKind};
 
-/// What is known of the request that failed, over all its attempts.
+/// Whether a failed request may have reached the server, over all its attempts.
 ///
-/// An attempt whose fate is unknown is never forgotten: whatever the later attempts of the same call met, the error says
-/// [`Sent::MaybeSent`], also where it has the status of the last answer. So a conflict (409) that comes with `MaybeSent` may be
-/// the server's word on the earlier attempt, and a refusal with it says nothing of what that attempt did.
+/// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even with the status of a later response. So a conflict (409)
+/// with `MaybeSent` may be caused by an earlier attempt of the same call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// No attempt left: repeating it is safe.
+    /// No attempt was sent, so a repeat is safe.
     NotSent,
-    /// Some attempt may have reached the server, and what it did there is not known.
+    /// An attempt may have reached the server, with an unknown outcome.
     MaybeSent,
-    /// The server answered, and no earlier attempt may have been applied.
+    /// The server responded, and no earlier attempt may have been applied.
     Answered,
 }
 
-/// What went wrong.
+/// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument is wrong; nothing was sent. [`Error::field`] names it.
+    /// An argument is invalid, and nothing was sent. [`Error::field`] names it.
     InvalidInput,
-    /// The client's set-up is wrong: base URL, key, environment.
+    /// The configuration of the client is invalid: base URL, key or environment.
     Configuration,
-    /// No credential, or one that the server does not take (401).
+    /// The credential is missing or not accepted (401).
     Authentication,
-    /// The credential may not do this (403).
+    /// The credential has no permission for the request (403).
     PermissionDenied,
-    /// Billing stands in the way (402) and the pause for it is over.
+    /// The server requires payment (402), and the billing pause is over.
     Billing,
-    /// There is no such thing (404), such as a checkpoint or a base model.
+    /// An object such as a checkpoint or base model does not exist (404).
     NotFound,
-    /// It exists already, or a sequence number was reused (409).
+    /// An object exists already, or a sequence number was reused (409).
     Conflict,
-    /// The server's rate limit does not let it go before the deadline; [`Error::retry_at`] says when it could.
+    /// The server's rate limit holds the request back until after its deadline; [`Error::retry_at`] is when it could be sent.
     RateLimited,
-    /// Any other refusal of the request (400, 422 and the other 4xx).
+    /// Any other rejection of the request (400, 422 and other 4xx).
     Rejected,
     /// The server failed (5xx).
     Server,
-    /// No connection, or it broke.
+    /// The connection could not be opened, or broke.
     Connection,
-    /// A time limit passed.
+    /// A timeout or deadline passed.
     Timeout,
-    /// No news of the operation for its whole progress deadline; [`Error::stalled`] has the phase.
+    /// The operation made no progress for its progress deadline; [`Error::stalled`] has the phase.
     Stalled,
-    /// The operation itself failed on the server; [`Error::category`] says whose fault.
+    /// The operation failed on the server; [`Error::category`] is the cause.
     OperationFailed,
-    /// The server no longer knows the operation (410): its result is lost.
+    /// The server has lost the result of the operation (410).
     ResultLost,
-    /// The server does not know the session any more, or the model or sampler of it: the session expired, the server was started
-    /// again, or the model was unloaded. Nothing of it can be used. Connect a new client, make a model from the last checkpoint
-    /// (`training_from_state`), and go on from there; the example `resume` does. A missing checkpoint is [`ErrorKind::NotFound`].
+    /// The server no longer knows the session, or a model or sampler of it: the session expired, the server was restarted, or the model was
+    /// unloaded. Connect a new client, create a model from the last checkpoint (`training_from_state`) and continue; see the example
+    /// `resume`. A missing checkpoint is [`ErrorKind::NotFound`].
     SessionLost,
-    /// An answer that no Tinker server gives, or that cannot be read.
+    /// The response is not one of a Tinker server, or cannot be decoded.
     Protocol,
-    /// The request may or may not have been applied, and the server is not known to de-duplicate.
+    /// The request may or may not have been applied, and the server is not known to deduplicate it.
     OutcomeUnknown,
-    /// An earlier failure made further training calls unsafe; the source is that failure.
+    /// An earlier failure, the source of this error, made further training calls unsafe.
     Poisoned,
     /// The client was closed.
     Closed,
-    /// The caller cancelled it.
+    /// The caller cancelled the operation.
     Cancelled,
     /// The background task panicked or its runtime ended.
     Aborted,
-    /// The server, or this version, does not offer it.
+    /// The server or this version does not support the operation.
     Unsupported,
-    /// A local file or device.
+    /// An error of a local file or device.
     Io,
 }
 
-/// Where an operation was when it stalled.
+/// The phase of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Waiting for its turn or for the rate limit.
+    /// Waiting for admission.
     Admission,
-    /// Being submitted.
+    /// Being sent.
     Submitting,
-    /// Accepted; the result is being waited for.
+    /// Accepted, waiting for the result.
     Waiting,
-    /// The result is ready and being fetched.
+    /// Fetching the result.
     Fetching,
 }
 
-/// The progress deadline passed without news.
+/// The state of an operation whose progress deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalled {
-    /// Where it was.
+    /// The phase.
     pub phase: Phase,
-    /// How long there had been no news.
+    /// The time since the last progress.
     pub since: Duration,
 }
 
@@ -127,10 +125,10 @@ struct Inner {
 }
 
 impl Error {
-    /// At most this much of an answer's body is kept, in bytes.
+    /// The maximum number of bytes of a response body that are kept.
     pub const MAX_BODY: usize = 4096;
 
-    /// An error of `kind`; `message` is a lower-case fragment that says what to do next where that is known.
+    /// Creates an error. `message` is a lower-case fragment that says what failed, then what to do.
     pub fn new(kind: ErrorKind, sent: Sent, message: impl Into<String>) -> Self {
         Self(Arc::new(Inner {
             kind,
@@ -149,12 +147,12 @@ impl Error {
         }))
     }
 
-    /// An argument that is wrong, with what was expected of it.
+    /// Creates an error for an invalid argument, with its expected value.
     pub fn invalid(field: impl Into<String>, expected: impl fmt::Display) -> Self {
         InvalidInput::new(field, expected).into()
     }
 
-    /// The client was closed before this could be done.
+    /// Creates the error of a closed client.
     pub fn closed() -> Self {
         Self::new(
             ErrorKind::Closed,
@@ -163,23 +161,23 @@ impl Error {
         )
     }
 
-    /// The server may have applied a request that ended in `cause`, and a repeat could apply it twice.
+    /// Creates the error of a request that failed with `cause` but may have been applied.
     pub fn outcome_unknown(cause: Self) -> Self {
         let message = format!("the server may or may not have applied this request: {cause}");
         Self::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, message).with_source(cause)
     }
 
-    /// What went wrong.
+    /// Returns the kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What is known of the request.
+    /// Returns whether the request may have reached the server.
     pub fn sent(&self) -> Sent {
         self.0.sent
     }
 
-    /// Whether the same call may succeed later, unchanged. Not whether repeating it is safe: see [`Error::sent`].
+    /// Returns whether the same call may succeed later. Whether a repeat is safe depends on [`Error::sent`].
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,
@@ -192,52 +190,52 @@ impl Error {
         ) || self.0.category == Some(FailureCategory::Server)
     }
 
-    /// The first moment at which the server would take it, on the clock of the client, when it said so.
+    /// Returns when the server will accept the request, on the clock of the client, if known.
     pub fn retry_at(&self) -> Option<Timestamp> {
         self.0.retry_at
     }
 
-    /// How long after this error the server would take it, when it said so.
+    /// Returns how long after this error the server will accept the request, if known.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// The server's id of the operation, when it got one.
+    /// Returns the request id of the operation, if it was accepted.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
-    /// The HTTP status, when there was one.
+    /// Returns the HTTP status of the response, if any.
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
-    /// The first [`Error::MAX_BODY`] bytes of the answer's body.
+    /// Returns the first [`Error::MAX_BODY`] bytes of the response body.
     pub fn body(&self) -> &[u8] {
         &self.0.body
     }
 
-    /// The argument that is wrong.
+    /// Returns the name of the invalid argument.
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
 
-    /// Whose fault a failed operation was, as the server sees it.
+    /// Returns the cause of a failed operation according to the server: the user or the server.
     pub fn category(&self) -> Option<FailureCategory> {
         self.0.category
     }
 
-    /// Where the operation stalled.
+    /// Returns the state of a stalled operation.
     pub fn stalled(&self) -> Option<Stalled> {
         self.0.stalled
     }
 
-    /// The public method that failed, as `Client.method`.
+    /// Returns the public method that failed, as `Client.method`.
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
     }
 
-    /// Names the public method, unless a more exact name is there.
+    /// Sets the public method, unless it is set.
     #[must_use]
     pub fn with_operation(self, operation: &'static str) -> Self {
         self.edit(|inner| {
@@ -245,28 +243,28 @@ impl Error {
         })
     }
 
-    /// Puts `context` before the message: where, or while what, it happened.
+    /// Prepends `context` to the message.
     #[must_use]
     pub fn with_context(self, context: impl fmt::Display) -> Self {
         self.edit(|inner| inner.message = format!("{context}: {}", inner.message))
     }
 
-    /// Sets what is known of the request.
+    /// Sets whether the request may have reached the server.
     #[must_use]
     pub fn with_sent(self, sent: Sent) -> Self {
         self.edit(|inner| inner.sent = sent)
     }
 
-    /// Names the argument that is wrong.
+    /// Sets the name of the invalid argument.
     #[must_use]
     pub fn with_field(self, field: impl Into<String>) -> Self {
         let field = field.into();
         self.edit(|inner| inner.field = Some(field))
     }
 
-    /// Adds the answer that it comes from.
+    /// Adds the status and body of the response.
     #[must_use]
-    pub fn with_answer(self, status: u16, body: &Bytes) -> Self {
+    pub fn with_response(self, status: u16, body: &Bytes) -> Self {
         // A copy, so that a small error does not keep a large body alive.
         let kept = Bytes::copy_from_slice(&body[..body.len().min(Self::MAX_BODY)]);
         self.edit(|inner| {
@@ -275,14 +273,14 @@ impl Error {
         })
     }
 
-    /// Adds the server's id of the operation.
+    /// Adds the request id of the operation.
     #[must_use]
     pub fn with_request_id(self, id: impl Into<String>) -> Self {
         let id = id.into();
         self.edit(|inner| inner.request_id = Some(id))
     }
 
-    /// Adds when it could go.
+    /// Adds when the server will accept the request.
     #[must_use]
     pub fn with_retry_at(self, now: Timestamp, at: Timestamp) -> Self {
         self.edit(|inner| {
@@ -291,19 +289,19 @@ impl Error {
         })
     }
 
-    /// Adds whose fault it was.
+    /// Adds the cause according to the server.
     #[must_use]
     pub fn with_category(self, category: FailureCategory) -> Self {
         self.edit(|inner| inner.category = Some(category))
     }
 
-    /// Adds where it stalled.
+    /// Adds the state of a stalled operation.
     #[must_use]
     pub fn with_stalled(self, stalled: Stalled) -> Self {
         self.edit(|inner| inner.stalled = Some(stalled))
     }
 
-    /// Adds the cause below.
+    /// Adds the source error.
     #[must_use]
     pub fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
@@ -366,34 +364,12 @@ impl From<InvalidInput> for Error {
     }
 }
 
-impl From<TransportError> for Error {
-    fn from(error: TransportError) -> Self {
-        let kind = match error.kind {
-            TransportErrorKind::Connect | TransportErrorKind::Tls | TransportErrorKind::Broken => {
-                ErrorKind::Connection
-            }
-            TransportErrorKind::Timeout => ErrorKind::Timeout,
-            TransportErrorKind::TooLarge
-            | TransportErrorKind::Decode
-            | TransportErrorKind::Redirect => ErrorKind::Protocol,
-            TransportErrorKind::Credential => ErrorKind::Authentication,
-            TransportErrorKind::Closed => ErrorKind::Closed,
-            TransportErrorKind::Held => ErrorKind::RateLimited,
-            TransportErrorKind::Invalid => ErrorKind::Configuration,
-            TransportErrorKind::Aborted => ErrorKind::Aborted,
-        };
-        let sent = error.sent;
-        let message = error.message.clone();
-        Self::new(kind, sent, message).with_source(error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_invalid_argument_names_its_field_and_was_not_sent() {
+    fn invalid_argument_names_its_field_and_was_not_sent() {
         let error = Error::invalid("max_tokens", "at least 1, got 0");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(error.field(), Some("max_tokens"));
@@ -402,24 +378,24 @@ mod tests {
     }
 
     #[test]
-    fn a_long_body_is_cut() {
+    fn long_body_is_truncated() {
         let body = Bytes::from(vec![b'x'; 10_000]);
-        let error = Error::new(ErrorKind::Server, Sent::Answered, "no").with_answer(500, &body);
+        let error = Error::new(ErrorKind::Server, Sent::Answered, "no").with_response(500, &body);
         assert_eq!(error.body().len(), Error::MAX_BODY);
         assert_eq!(error.status(), Some(500));
     }
 
     #[test]
-    fn context_goes_before_the_message_and_changes_nothing_else() {
+    fn context_is_prepended_to_the_message() {
         let error = Error::new(ErrorKind::Server, Sent::Answered, "no room")
-            .with_answer(503, &Bytes::new())
+            .with_response(503, &Bytes::new())
             .with_context("while saving");
         assert_eq!(error.to_string(), "while saving: no room (status 503)");
         assert_eq!(error.kind(), ErrorKind::Server);
     }
 
     #[test]
-    fn clones_keep_what_the_original_said() {
+    fn edited_clone_leaves_the_original_unchanged() {
         let first = Error::closed();
         let second = first.clone().with_operation("TrainingClient.optim_step");
         assert_eq!(first.operation(), None);

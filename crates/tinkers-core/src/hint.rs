@@ -1,22 +1,22 @@
-//! What a server says about when to come back.
+//! Retry hints of servers.
 
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
-use crate::transport::HttpResponse;
+use crate::response::HttpResponse;
 
-/// The wait that an answer asks for: `retry-after-ms`, then `Retry-After` in seconds or as a date, then `retry_after_ms` in
-/// a JSON body. What cannot be read, is negative or not finite counts as none.
+/// Returns the retry hint of a response: from `retry-after-ms`, then `Retry-After` in seconds or as a date, then `retry_after_ms` in a JSON
+/// body. Invalid, negative and infinite values count as none.
 ///
-/// A date is read against the answer's own `Date`, so that a local clock that is wrong shortens no wait; `wall` stands in for a
-/// server that sends none.
+/// A date is compared with the `Date` of the response, so that a wrong local clock does not shorten the pause; `wall` replaces a missing
+/// `Date`.
 pub fn retry_after(answer: &HttpResponse, wall: SystemTime) -> Option<Duration> {
     retry_after_header(&answer.headers, wall)
         .or_else(|| positive(body_milliseconds(&answer.body)? / 1e3))
 }
 
-/// The same without the body, for a response of which only the head is there.
+/// Returns the retry hint of response headers.
 pub(crate) fn retry_after_header(headers: &HeaderMap, wall: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     text("retry-after-ms")
@@ -30,7 +30,7 @@ pub(crate) fn retry_after_header(headers: &HeaderMap, wall: SystemTime) -> Optio
 fn header_wait(text: &str, now: SystemTime) -> Option<Duration> {
     match text.parse::<f64>() {
         Ok(seconds) => positive(seconds),
-        // A date that is past asks for no wait at all, which is what none means here.
+        // A date in the past is no hint.
         Err(_) => http_date(text)?
             .duration_since(now)
             .ok()
@@ -42,19 +42,19 @@ fn positive(seconds: f64) -> Option<Duration> {
     if !(seconds.is_finite() && seconds > 0.0) {
         return None;
     }
-    // Longer than a duration can be is still a wait, and not none.
+    // A value that exceeds the range is still a hint.
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 fn body_milliseconds(body: &[u8]) -> Option<f64> {
-    // Refusals are small; a large body is something else and not worth a parse.
+    // Refusals are small; a large body is not worth parsing.
     if body.len() > 64 * 1024 || !body.starts_with(b"{") {
         return None;
     }
     tinkers_wire::retry_after_ms(body)
 }
 
-/// Reads a date in any of the three forms that RFC 9110 asks recipients to take.
+/// Parses a date in any of the three formats of RFC 9110.
 fn http_date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text).ok()
 }
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn every_carrier_is_read_and_nonsense_counts_as_none() {
+    fn each_hint_format_is_parsed_and_invalid_ones_are_ignored() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let ms = Duration::from_millis;
         type Row = (
@@ -114,7 +114,7 @@ mod tests {
                 "",
                 None,
             ),
-            // The server's clock is an hour behind ours, or ahead of it: its own difference counts.
+            // The server's clock is an hour off: the difference to its own `Date` counts.
             (
                 &[
                     ("retry-after", "Sun, 06 Nov 1994 07:49:47 GMT"),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_agree_with_known_instants() {
+    fn dates_in_all_formats_are_parsed() {
         for (text, seconds) in [
             ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
             ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),

@@ -1,48 +1,53 @@
-//! Chance as a parameter: one small seeded generator, and fixed values for tests.
+//! Randomness as a parameter: a seeded generator, and fixed values for tests.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A source of numbers that spread retries.
+/// A source of random numbers that spread retries.
 pub trait Jitter: Send + Sync + fmt::Debug + 'static {
-    /// The next 64 bits. For keys that must differ, not for secrets.
+    /// Returns the next 64 random bits. For unique keys, not for secrets.
     fn bits(&self) -> u64;
 
-    /// A number in `0.0..1.0`.
+    /// Returns a number in `0.0..1.0`.
     fn unit(&self) -> f64 {
-        // 53 bits fill the mantissa exactly.
+        // An `f64` holds 53 bits exactly.
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
 impl dyn Jitter {
-    /// `base` plus up to `fraction` of itself. Jitter is only ever added, so that no hint is undercut.
+    /// Returns `base` plus a random part of up to `fraction` of it. Jitter is only added, so that no hint is undercut.
     pub fn stretch(&self, base: Duration, fraction: f64) -> Duration {
         base.saturating_add(base.mul_f64(self.unit() * fraction.clamp(0.0, 1.0)))
     }
 }
 
-/// SplitMix64: one atomic word, the same sequence for the same seed.
+/// The SplitMix64 generator on an atomic word. Its sequence depends only on the seed.
 #[derive(Debug)]
 pub struct SplitMix(AtomicU64);
 
 impl SplitMix {
-    /// A generator that starts from `seed`.
+    /// Creates a generator from `seed`.
     pub const fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }
 
-    fn step(&self) -> u64 {
-        const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-        // Each caller adds the constant once, so each gets a state of its own without a loop.
-        let mut z = self
-            .0
-            .fetch_add(GOLDEN, Ordering::Relaxed)
-            .wrapping_add(GOLDEN);
+    /// The constant that is added to the state before each number.
+    pub const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    /// Returns the number of a state: a bijection that spreads each bit over all others.
+    pub const fn mix(state: u64) -> u64 {
+        let mut z = state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    fn step(&self) -> u64 {
+        // Each caller adds the constant once, so concurrent callers get different states without a loop.
+        let before = self.0.fetch_add(Self::GAMMA, Ordering::Relaxed);
+        Self::mix(before.wrapping_add(Self::GAMMA))
     }
 }
 
@@ -52,7 +57,7 @@ impl Jitter for SplitMix {
     }
 }
 
-/// Always the same number, clamped into `0.0..1.0`.
+/// A jitter that always returns the same number, clamped to `0.0..1.0`.
 #[derive(Debug, Clone, Copy)]
 pub struct FixedJitter(pub f64);
 
@@ -71,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_the_same_sequence_within_the_unit_interval() {
+    fn same_seed_gives_the_same_sequence() {
         let (a, b) = (SplitMix::new(7), SplitMix::new(7));
         for _ in 0..1000 {
             let x = a.unit();
@@ -82,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_added_and_never_subtracted() {
+    fn jitter_is_never_subtracted() {
         for unit in [0.0, 0.5, 1.0] {
             let jitter: &dyn Jitter = &FixedJitter(unit);
             let d = jitter.stretch(Duration::from_secs(2), 0.25);

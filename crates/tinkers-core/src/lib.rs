@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admission;
+pub mod backoff;
 pub mod base_url;
 pub mod billing;
 pub mod call;
@@ -17,6 +18,7 @@ pub mod outage;
 pub mod profile;
 pub mod progress;
 pub mod recovered_error;
+mod response;
 pub mod retry;
 pub mod session_lost;
 pub mod spawn;
@@ -24,24 +26,27 @@ pub mod time;
 pub mod transport;
 
 pub use admission::{
-    Admission, AdmissionRequest, Admitted, Arrival, ClientId, Cost, Departure, InFlightPermit,
-    Ledger, Readmission, Receipt, RouteClass, Settlement, SubmitPermit,
+    Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, ClientId, Cost, DepartureCheck,
+    InFlightPermit, Ledger, Readmission, RouteClass, SubmitPermit,
 };
+pub use backoff::Backoff;
 pub use base_url::{BaseUrl, Origin, Scheme};
 pub use billing::BillingPause;
-pub use call::{Accepted, Call, Caller, Enter, Entry};
+pub use call::{Accepted, Call, CallAdmission, CallAdmissionFuture, Caller};
 pub use closing::CloseSignal;
 pub use context::{BytesGuard, SessionContext};
 pub use error::{Error, ErrorKind, Phase, Sent, Stalled};
 pub use jitter::{FixedJitter, Jitter, SplitMix};
 pub use notices::DeprecationNotices;
 pub use outage::{Outage, Outages};
-pub use profile::{BodyFormat, Deduplication, Document, Fact, ServerProfile};
+pub use profile::{BodyFormat, Deduplication, Document, ProfileUpdate, ServerProfile};
 pub use progress::{Progress, ProgressCell};
 pub use recovered_error::{RecoveredError, RecoveredErrorCounts, RecoveredErrors};
-pub use retry::{Policy, RetryBudget};
+pub use retry::RetryPolicy;
 pub use spawn::{BoxFuture, Spawn, Task};
 pub use time::{Clock, ManualClock, Timestamp};
+/// The retry budget and the ticket of an admitted attempt: values of the limits that calls carry.
+pub use tinkers_limits::{RetryBudget, RetryDraw, Ticket};
 pub use transport::{
     HttpRequest, HttpResponse, Timeouts, Transport, TransportError, TransportErrorKind,
 };

@@ -1,7 +1,7 @@
-//! Tells calls that are made by a request under way: by a transport layer that calls the API before it passes a request on.
+//! Detection of nested calls: calls that a transport layer makes while it handles a request.
 //!
-//! Such a call must not wait for room that the request under way holds. It is recognised by a mark on the thread that is polling the
-//! request, so it is seen through any number of layers. Work that is spawned elsewhere takes the mark along as a [`Mark`].
+//! A nested call must not wait for a permit that the outer request holds. It is detected by a thread-local mark that is set while the outer
+//! request is polled. Spawned work inherits it as a [`NestedMark`].
 
 use std::cell::Cell;
 use std::future::Future;
@@ -13,44 +13,44 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether work is done for a request that is under way.
+/// Whether code runs inside a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark(bool);
+pub struct NestedMark(bool);
 
-impl Mark {
+impl NestedMark {
     const INSIDE: Self = Self(true);
 
-    /// The mark of whatever runs on this thread now.
+    /// Returns the mark of the current thread.
     pub fn here() -> Self {
-        // A thread that is ending has no marks left, and polls no request.
+        // A thread that is exiting has no thread-locals, and polls no request.
         Self(INSIDE.try_with(Cell::get).unwrap_or(false))
     }
 
-    /// Whether a request is being polled.
+    /// Returns whether a request is being polled.
     pub const fn is_inside(self) -> bool {
         self.0
     }
 
-    /// Runs `work` with this mark on the thread, and restores the one before, also when `work` panics.
+    /// Runs `work` with this mark, and restores the previous mark afterwards, also after a panic.
     pub fn during<T>(self, work: impl FnOnce() -> T) -> T {
         let _restored = Restore(Self::here());
         self.set();
         work()
     }
 
-    /// Runs `work` with this mark on whatever thread polls it.
+    /// Runs the future `work` with this mark on each thread that polls it.
     pub async fn carry<T>(self, work: impl Future<Output = T> + Send) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|cx| self.during(|| work.as_mut().poll(cx))).await
     }
 
     fn set(self) {
-        // As above: without the thread's marks there is nothing to tell.
+        // As above: an exiting thread needs no mark.
         let _ending = INSIDE.try_with(|inside| inside.set(self.0));
     }
 }
 
-struct Restore(Mark);
+struct Restore(NestedMark);
 
 impl Drop for Restore {
     fn drop(&mut self) {
@@ -58,11 +58,10 @@ impl Drop for Restore {
     }
 }
 
-/// Begins a request and waits for it, with the mark on whatever thread does so. A layer may call the API already when the
-/// request is begun, before its future is polled.
+/// Creates and awaits a request with the mark set. A layer may call the API when the future is created, before it is polled.
 pub(crate) async fn inside<'a, T>(begin: impl FnOnce() -> BoxFuture<'a, T>) -> T {
-    let request = Mark::INSIDE.during(begin);
-    Mark::INSIDE.carry(request).await
+    let request = NestedMark::INSIDE.during(begin);
+    NestedMark::INSIDE.carry(request).await
 }
 
 #[cfg(test)]
@@ -76,33 +75,33 @@ mod tests {
     }
 
     #[test]
-    fn work_inside_a_request_is_marked_and_nothing_else() {
-        assert!(!Mark::here().is_inside());
+    fn only_work_inside_a_request_is_marked() {
+        assert!(!NestedMark::here().is_inside());
         let marked = poll(inside(|| {
-            let begun = Mark::here().is_inside();
-            Box::pin(async move { (begun, Mark::here().is_inside()) })
+            let begun = NestedMark::here().is_inside();
+            Box::pin(async move { (begun, NestedMark::here().is_inside()) })
         }));
         assert_eq!(marked, Poll::Ready((true, true)));
-        assert!(!Mark::here().is_inside());
+        assert!(!NestedMark::here().is_inside());
     }
 
     #[test]
-    fn spawned_work_carries_the_mark_of_its_maker() {
-        let Poll::Ready(mark) = poll(inside(|| Box::pin(async { Mark::here() }))) else {
-            panic!("there is nothing to wait for");
+    fn spawned_work_inherits_the_mark() {
+        let Poll::Ready(mark) = poll(inside(|| Box::pin(async { NestedMark::here() }))) else {
+            panic!("the future is ready");
         };
-        assert!(mark.during(|| Mark::here().is_inside()));
-        let carried = mark.carry(async { Mark::here().is_inside() });
+        assert!(mark.during(|| NestedMark::here().is_inside()));
+        let carried = mark.carry(async { NestedMark::here().is_inside() });
         assert_eq!(poll(carried), Poll::Ready(true));
-        let plain = Mark::here();
-        let within = async move { plain.during(|| Mark::here().is_inside()) };
+        let plain = NestedMark::here();
+        let within = async move { plain.during(|| NestedMark::here().is_inside()) };
         assert_eq!(poll(inside(|| Box::pin(within))), Poll::Ready(false));
     }
 
     #[test]
-    fn a_panic_takes_the_mark_away() {
+    fn panic_restores_the_mark() {
         let panics = inside(|| Box::pin(async { panic!("a layer that breaks") }));
         assert!(catch_unwind(AssertUnwindSafe(|| poll::<()>(panics))).is_err());
-        assert!(!Mark::here().is_inside());
+        assert!(!NestedMark::here().is_inside());
     }
 }

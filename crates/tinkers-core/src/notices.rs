@@ -1,33 +1,33 @@
-//! What a server says of routes and releases that will go: each text once, however many answers bear it.
+//! Logging of deprecation notices, each text once.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use crate::contain::contain;
-use crate::transport::HttpResponse;
+use crate::response::HttpResponse;
 
-/// The deprecation notices that were logged, of all that is sent to an endpoint.
+/// The deprecation notices of an endpoint that were logged.
 #[derive(Debug, Default)]
 pub struct DeprecationNotices(Mutex<BTreeSet<String>>);
 
-/// Texts beyond so many are not logged: a server that never says the same twice would fill log and memory.
-const MOST: usize = 64;
+/// The maximum number of notices that are logged, which bounds log and memory if all texts differ.
+const MAX_NOTICES: usize = 64;
 
 impl DeprecationNotices {
-    /// Logs what `answer` says, unless it was logged already. Whether it was logged now.
-    pub fn look(&self, answer: &HttpResponse) -> bool {
-        let Some(note) = answer.header("x-deprecation-note") else {
+    /// Logs the notice of a response, if any, unless it was logged before. Returns whether it was logged.
+    pub fn log(&self, response: &HttpResponse) -> bool {
+        let Some(note) = response.header("x-deprecation-note") else {
             return false;
         };
         {
-            let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.contains(note) || told.len() >= MOST {
+            let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if logged.contains(note) || logged.len() >= MAX_NOTICES {
                 return false;
             }
-            told.insert(note.to_owned());
+            logged.insert(note.to_owned());
         }
-        let level = answer.header("x-deprecation-level");
-        // A panic would keep the answer from who waits for it.
+        let level = response.header("x-deprecation-level");
+        // A panic would lose the response.
         if level.is_some_and(|level| level.eq_ignore_ascii_case("error")) {
             contain(|| tracing::error!(note, "deprecation notice"));
         } else {
@@ -43,7 +43,7 @@ mod tests {
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue, StatusCode};
 
-    fn answer(note: Option<&str>) -> HttpResponse {
+    fn response(note: Option<&str>) -> HttpResponse {
         let mut headers = HeaderMap::new();
         if let Some(note) = note {
             headers.insert("x-deprecation-note", HeaderValue::from_str(note).unwrap());
@@ -56,13 +56,13 @@ mod tests {
     }
 
     #[test]
-    fn each_text_is_told_once_and_no_more_than_a_few() {
+    fn each_notice_is_logged_once_up_to_a_maximum() {
         let notices = DeprecationNotices::default();
-        assert!(!notices.look(&answer(None)));
-        assert!(notices.look(&answer(Some("asample goes in May"))));
-        assert!(!notices.look(&answer(Some("asample goes in May"))));
-        assert!(notices.look(&answer(Some("asample goes in June"))));
-        let told = (0..1000).filter(|n| notices.look(&answer(Some(&n.to_string()))));
-        assert_eq!(told.count(), MOST - 2);
+        assert!(!notices.log(&response(None)));
+        assert!(notices.log(&response(Some("asample goes in May"))));
+        assert!(!notices.log(&response(Some("asample goes in May"))));
+        assert!(notices.log(&response(Some("asample goes in June"))));
+        let logged = (0..1000).filter(|n| notices.log(&response(Some(&n.to_string()))));
+        assert_eq!(logged.count(), MAX_NOTICES - 2);
     }
 }

@@ -1,9 +1,8 @@
-//! The end of an outage is found out once for all that is sent to an endpoint: few ask while the server fails, and everybody
-//! who sits it out goes on when it answers again.
+//! Shared outage detection for the requests to an endpoint.
 //!
-//! Pauses that double are right for a server that fails, and wrong for the moment after: whoever has failed for half a minute
-//! would sleep for another half beside a server that works. So while nothing but failures came for a while, one of those who
-//! wait goes ahead of its pause from time to time, and its answer ends the pauses of the others.
+//! While every request fails, exponential backoff keeps most retries asleep for up to 30 s, which would delay them long after the server
+//! has recovered. Therefore one pending retry at a time is released early as a probe; its first response releases all other pending
+//! retries, spread over 0.5 to 1.5 s.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,80 +15,80 @@ use crate::contain::{contain, wake_all};
 use crate::jitter::Jitter;
 use crate::time::{Clock, Timestamp};
 
-/// Failures for less than this are hiccups, and pauses are left alone.
-const HICCUP: Duration = Duration::from_secs(2);
-/// Between two who go ahead of their pauses lies this part of what the outage has lasted, from the shortest to the longest.
-const SCOUTS: u32 = 20;
+/// The minimum duration of an outage. Shorter failures leave all pauses unchanged.
+const MIN_OUTAGE: Duration = Duration::from_secs(2);
+/// The interval between probes: this fraction of the outage's duration, from `SHORTEST` to `LONGEST`.
+const PROBES_PER_OUTAGE: u32 = 20;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
-/// Those who are called back come at random within so much for each of them, and within these bounds.
+/// Released retries start at random within this time for each of them, and within these bounds.
 const SPREAD: Duration = Duration::from_micros(500);
 const LEAST_SPREAD: Duration = Duration::from_millis(500);
 const MOST_SPREAD: Duration = Duration::from_millis(1500);
-/// Nobody is called back more often than this, whatever a server does.
-const APART: Duration = Duration::from_secs(10);
+/// The minimum time between two releases of all pending retries.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The outages of an endpoint, one for each class of routes: what stands behind them may fail alone.
+/// The outage state of an endpoint, for each class of requests, since their backends may fail independently.
 #[derive(Debug, Default)]
 pub struct Outages([Outage; RouteClass::ALL.len()]);
 
 impl Outages {
-    /// That of a class.
+    /// Returns the outage state of a class.
     pub fn of(&self, class: RouteClass) -> &Outage {
         &self.0[class.index()]
     }
 }
 
-/// What is known of a server that fails.
+/// The outage state of one class of requests.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Whether there is a failure that no answer has made good. An answer reads this alone while all is well.
-    fails: AtomicBool,
+    /// Whether there was a failure since the last response. Without failures, a response reads only this flag.
+    is_failing: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The first failure since the last answer.
+    /// The time of the first failure since the last response.
     since: Option<Timestamp>,
-    is_told: bool,
-    /// Nobody goes ahead of its pause before this.
-    next_turn: Timestamp,
-    /// A turn that its owner gave up.
+    is_logged: bool,
+    /// The earliest time of the next probe.
+    next_probe: Timestamp,
+    /// The time of a probe whose retry was dropped.
     vacant: Option<Timestamp>,
-    /// How often everybody was called back, when that was, and within how long they come.
-    revivals: u64,
-    revived_at: Option<Timestamp>,
+    /// How often all pending retries were released, when that was last, and over what time they were spread.
+    releases: u64,
+    released_at: Option<Timestamp>,
     spread: Duration,
     next_sleeper: u64,
     sleepers: BTreeMap<u64, Waker>,
 }
 
-/// The pause of one who failed.
+/// The backoff of a retry after a failed attempt.
 #[derive(Debug, Clone, Copy)]
-pub struct Pause {
-    /// When the request left that failed.
+pub struct OutageBackoff {
+    /// When the failed attempt was sent.
     pub sent_at: Timestamp,
-    /// What the server asked for: nobody goes before this.
+    /// The end of the server's hint, which is never undercut.
     pub not_before: Timestamp,
-    /// When to go if nothing else is heard.
+    /// The end of the pause, if it is not released early.
     pub until: Timestamp,
 }
 
 impl Outage {
-    /// The server answered a request that left at `sent_at`. While all is well this is one atomic load.
+    /// Records a response to a request that was sent at `sent_at`. Costs one atomic load without failures.
     pub fn answered(&self, sent_at: Timestamp, now: Timestamp) {
-        // A failure that is noted at this very moment waits for the next answer, or for its own pause.
-        if !self.fails.load(Ordering::Acquire) {
+        // A failure that is recorded concurrently waits for the next response or for its own pause.
+        if !self.is_failing.load(Ordering::Acquire) {
             return;
         }
         let Some((lasted, sleepers)) = self.ended(sent_at, now) else {
             return;
         };
         let waiting = sleepers.len();
-        // Wakers and subscribers are foreign code: they run without the lock, and the waiters first.
+        // Foreign code runs without the lock, waiters first.
         wake_all(sleepers.into_values());
-        // A panic would keep the answer from the limits, which take its hint from it.
+        // A panic would lose the response, which the limits need for its hint.
         contain(|| {
             tracing::debug!(
                 lasted_s = lasted.as_secs(),
@@ -99,7 +98,7 @@ impl Outage {
         });
     }
 
-    /// How long it lasted and whom to call, if this is its end and nobody was called of late.
+    /// Ends the outage, unless pending retries were released recently. Returns its duration and the wakers of the pending retries.
     fn ended(
         &self,
         sent_at: Timestamp,
@@ -107,27 +106,27 @@ impl Outage {
     ) -> Option<(Duration, BTreeMap<u64, Waker>)> {
         let mut state = self.lock();
         let since = state.since?;
-        // What was under way before the first failure says nothing of what goes now.
+        // A request from before the first failure says nothing about the current state.
         if sent_at < since {
             return None;
         }
         let lasted = now.since(since);
-        let is_hiccup = lasted < HICCUP;
-        let before = state.revived_at;
-        if !is_hiccup && before.is_some_and(|before| now.since(before) < APART) {
-            // It goes on for those who sleep, and an answer after that time calls them.
+        let is_short = lasted < MIN_OUTAGE;
+        let before = state.released_at;
+        if !is_short && before.is_some_and(|before| now.since(before) < RELEASE_INTERVAL) {
+            // The pending retries wait for a response after that interval.
             return None;
         }
-        self.fails.store(false, Ordering::Release);
+        self.is_failing.store(false, Ordering::Release);
         state.since = None;
-        state.next_turn = Timestamp::ORIGIN;
+        state.next_probe = Timestamp::ORIGIN;
         state.vacant = None;
-        if is_hiccup {
+        if is_short {
             return None;
         }
-        state.is_told = false;
-        state.revived_at = Some(now);
-        state.revivals += 1;
+        state.is_logged = false;
+        state.released_at = Some(now);
+        state.releases += 1;
         let sleepers = std::mem::take(&mut state.sleepers);
         let count = u32::try_from(sleepers.len()).unwrap_or(u32::MAX);
         state.spread = SPREAD
@@ -136,77 +135,84 @@ impl Outage {
         Some((lasted, sleepers))
     }
 
-    /// Sits out the pause of one who failed: to its end, or until the server is heard to answer others, or for a shorter while
-    /// when it is this one's turn to try. Dropping it gives up the pause, and the turn to another.
-    pub async fn sit_out(&self, pause: Pause, time: &dyn Clock, jitter: &dyn Jitter) {
-        let mut sleep = match self.failed(time.now(), &pause) {
-            Told::Sleep { sleep, is_first } => {
+    /// Waits for the backoff of a failed attempt. Returns early when the server has responded to another request, or when this retry is
+    /// chosen as a probe. Dropping the future passes its probe to another retry.
+    pub async fn back_off(&self, pause: OutageBackoff, time: &dyn Clock, jitter: &dyn Jitter) {
+        let mut sleep = match self.record_failure(time.now(), &pause) {
+            RetryWait::Backoff { sleep, is_first } => {
                 if is_first {
                     contain(|| {
-                        tracing::debug!("the server fails; it is asked again until it answers");
+                        tracing::debug!("the server is failing; probing it until it responds");
                     });
                 }
                 sleep
             }
-            Told::OldNews => {
-                time.sleep_until(self.soon(&pause, time, jitter)).await;
+            RetryWait::Released => {
+                time.sleep_until(self.release_time(&pause, time, jitter))
+                    .await;
                 return;
             }
         };
         let mut alarm = time.sleep_until(sleep.until);
-        let is_called = std::future::poll_fn(|cx| {
+        let is_released = std::future::poll_fn(|cx| {
             loop {
                 if alarm.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(false);
                 }
                 match sleep.poll_call(cx) {
-                    Call::None => return Poll::Pending,
-                    Call::Back => return Poll::Ready(true),
-                    Call::Turn(until) => alarm = time.sleep_until(until),
+                    WakeReason::None => return Poll::Pending,
+                    WakeReason::Recovered => return Poll::Ready(true),
+                    WakeReason::Probe(until) => alarm = time.sleep_until(until),
                 }
             }
         })
         .await;
-        sleep.turn = None;
+        sleep.probe = None;
         drop(sleep);
-        if is_called {
-            time.sleep_until(self.soon(&pause, time, jitter)).await;
+        if is_released {
+            time.sleep_until(self.release_time(&pause, time, jitter))
+                .await;
         }
     }
 
-    /// When one goes that is called back.
-    fn soon(&self, pause: &Pause, time: &dyn Clock, jitter: &dyn Jitter) -> Timestamp {
+    /// Returns when a released retry starts.
+    fn release_time(
+        &self,
+        pause: &OutageBackoff,
+        time: &dyn Clock,
+        jitter: &dyn Jitter,
+    ) -> Timestamp {
         let spread = self.lock().spread.mul_f64(jitter.unit());
-        let soon = time.now().max(pause.not_before).after(spread);
-        soon.min(pause.until)
+        let at = time.now().max(pause.not_before).after(spread);
+        at.min(pause.until)
     }
 
-    /// Takes note of a failure, and says when the one who failed goes again.
-    fn failed(&self, now: Timestamp, pause: &Pause) -> Told<'_> {
+    /// Records a failure, and returns how its retry waits.
+    fn record_failure(&self, now: Timestamp, pause: &OutageBackoff) -> RetryWait<'_> {
         let mut state = self.lock();
-        if state.revived_at.is_some_and(|at| pause.sent_at < at) {
-            // It left before the server came back.
-            return Told::OldNews;
+        if state.released_at.is_some_and(|at| pause.sent_at < at) {
+            // The attempt was sent before the last recovery.
+            return RetryWait::Released;
         }
         let since = *state.since.get_or_insert(now);
-        self.fails.store(true, Ordering::Release);
+        self.is_failing.store(true, Ordering::Release);
         let lasted = now.since(since);
-        let is_first = lasted >= HICCUP && !std::mem::replace(&mut state.is_told, true);
+        let is_first = lasted >= MIN_OUTAGE && !std::mem::replace(&mut state.is_logged, true);
         let mut sleep = Sleep {
             outage: self,
-            seen: state.revivals,
+            seen: state.releases,
             id: None,
             not_before: pause.not_before,
             until: pause.until,
-            turn: None,
+            probe: None,
         };
-        let apart = (lasted / SCOUTS).clamp(SHORTEST, LONGEST);
-        let earliest = now.after(apart).max(since.after(HICCUP));
-        let turn = state.next_turn.max(earliest);
-        if sleep.takes(turn) {
-            state.next_turn = turn.after(apart);
+        let apart = (lasted / PROBES_PER_OUTAGE).clamp(SHORTEST, LONGEST);
+        let earliest = now.after(apart).max(since.after(MIN_OUTAGE));
+        let probe_at = state.next_probe.max(earliest);
+        if sleep.take_probe(probe_at) {
+            state.next_probe = probe_at.after(apart);
         }
-        Told::Sleep { sleep, is_first }
+        RetryWait::Backoff { sleep, is_first }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -214,75 +220,75 @@ impl Outage {
     }
 }
 
-/// What one who failed is told.
-enum Told<'a> {
-    /// To sleep, unless it is called.
-    Sleep {
+/// How a retry waits.
+enum RetryWait<'a> {
+    /// For its backoff, unless it is released or chosen as a probe.
+    Backoff {
         sleep: Sleep<'a>,
-        /// It is the first to see that this is no hiccup: it logs that, without the lock, since subscribers are foreign code.
+        /// Whether it logs the outage. The caller does that without the lock, since subscribers are foreign code.
         is_first: bool,
     },
-    /// That the server has come back meanwhile.
-    OldNews,
+    /// Until its release time: the server has recovered meanwhile.
+    Released,
 }
 
-/// One who sleeps.
+/// A pending retry.
 struct Sleep<'a> {
     outage: &'a Outage,
-    /// The revivals that there were when it went to sleep.
+    /// The number of releases when it began to wait.
     seen: u64,
     id: Option<u64>,
     not_before: Timestamp,
     until: Timestamp,
-    /// When it goes ahead of its pause, if it is its turn.
-    turn: Option<Timestamp>,
+    /// When it is sent as a probe, if it was chosen.
+    probe: Option<Timestamp>,
 }
 
-/// Why one who sleeps is woken.
-enum Call {
-    /// For nothing.
+/// Why a pending retry is woken.
+enum WakeReason {
+    /// A spurious wake-up.
     None,
-    /// The server is back.
-    Back,
-    /// It is to go then, in place of another.
-    Turn(Timestamp),
+    /// The server has recovered.
+    Recovered,
+    /// It is to be sent as a probe at this time.
+    Probe(Timestamp),
 }
 
 impl Sleep<'_> {
-    /// Whether it takes a turn: it does when that is earlier than its own time, and the server does not ask for more.
-    fn takes(&mut self, turn: Timestamp) -> bool {
-        let takes = turn >= self.not_before && turn < self.until;
-        if takes {
-            self.until = turn;
-            self.turn = Some(turn);
+    /// Takes a probe at `probe_at` if that is before the end of its pause and not before the hint. Returns whether it did.
+    fn take_probe(&mut self, probe_at: Timestamp) -> bool {
+        let is_taken = probe_at >= self.not_before && probe_at < self.until;
+        if is_taken {
+            self.until = probe_at;
+            self.probe = Some(probe_at);
         }
-        takes
+        is_taken
     }
 
-    fn poll_call(&mut self, cx: &Context<'_>) -> Call {
+    fn poll_call(&mut self, cx: &Context<'_>) -> WakeReason {
         let outage = self.outage;
-        // Wakers are foreign code: cloned before the lock is taken, and dropped after it is given back.
+        // Wakers are foreign code: cloned before the lock is taken, dropped after it is released.
         let waker = cx.waker().clone();
         let _replaced;
         let mut guard = outage.lock();
         let state = &mut *guard;
-        if state.revivals != self.seen {
-            return Call::Back;
+        if state.releases != self.seen {
+            return WakeReason::Recovered;
         }
-        // One that is past is taken at once.
-        let vacant = state.vacant.map(|turn| turn.max(self.not_before));
-        if let Some(turn) = vacant
-            && self.takes(turn)
+        // A time that has passed is taken at once.
+        let vacant = state.vacant.map(|probe_at| probe_at.max(self.not_before));
+        if let Some(probe_at) = vacant
+            && self.take_probe(probe_at)
         {
             state.vacant = None;
-            return Call::Turn(turn);
+            return WakeReason::Probe(probe_at);
         }
         let id = *self.id.get_or_insert_with(|| {
             state.next_sleeper += 1;
             state.next_sleeper
         });
         _replaced = state.sleepers.insert(id, waker);
-        Call::None
+        WakeReason::None
     }
 }
 
@@ -293,10 +299,10 @@ impl Drop for Sleep<'_> {
         if let Some(id) = self.id {
             own = state.sleepers.remove(&id);
         }
-        if state.revivals == self.seen && self.turn.is_some() {
-            state.vacant = self.turn;
+        if state.releases == self.seen && self.probe.is_some() {
+            state.vacant = self.probe;
         }
-        // A turn that is given up goes to one of the others, and on to the next should that one go as well.
+        // A dropped probe passes to another pending retry.
         let first = match state.vacant {
             Some(_) => state.sleepers.pop_first(),
             None => None,

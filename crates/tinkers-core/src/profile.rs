@@ -1,11 +1,11 @@
-//! What was found out about a server: which bodies it takes, what it promises, what it lacks.
+//! The profile of a server: the body formats, deduplication and routes that it supports.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tinkers_wire::{ApiDocument, routes};
 
-/// The form of a `forward_backward` body.
+/// The format of a `forward_backward` body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BodyFormat {
@@ -16,7 +16,7 @@ pub enum BodyFormat {
 }
 
 impl BodyFormat {
-    /// The other one.
+    /// Returns the other format.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -26,69 +26,69 @@ impl BodyFormat {
     }
 }
 
-/// Which repeats of a (model, seq_id) a server is known to apply once.
+/// Which requests with a repeated `(model, seq_id)` a server is known to apply once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Deduplication {
     /// None.
     Unknown,
-    /// Those of passes and optimizer steps; a repeated save or load is another one. SkyRL from August 2026.
+    /// Forward-backward passes and optimizer steps, but not saves and loads. SkyRL from August 2026.
     PassesAndSteps,
-    /// All. The hosted service, the embedded server, and whoever says so in its configuration.
+    /// All. The hosted service, the embedded server, and servers that declare it in their configuration.
     Everything,
 }
 
-/// What is known of a server's OpenAPI document.
+/// Whether a server has an OpenAPI document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Document {
-    /// It was not asked for.
+    /// Not requested yet.
     NotAsked,
-    /// There is none, or none that can be read.
+    /// Missing or unreadable.
     Absent,
-    /// It was read.
+    /// Read.
     Read,
 }
 
-/// Something learnt about a server.
+/// An update of a [`ServerProfile`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fact {
-    /// A body of this form was accepted, or is the one left after another was refused.
+pub enum ProfileUpdate {
+    /// A body of this format was accepted, or the other format was rejected.
     Bodies(BodyFormat),
-    /// The server applies such repeats once.
+    /// The server deduplicates these requests.
     Deduplicates(Deduplication),
-    /// The server takes zstd-compressed passes.
+    /// The server accepts zstd-compressed passes.
     ZstdBodies,
-    /// What it calls itself, as `name/version`.
+    /// The server software, as `name/version`.
     Software(String),
-    /// It has no OpenAPI document.
+    /// The server has no OpenAPI document.
     NoDocument,
-    /// It has this one.
+    /// The OpenAPI document of the server.
     Document(Box<ApiDocument>),
 }
 
-/// What is known of a server, as far as it was found out. Starts with what is safe everywhere.
+/// The known properties of a server. The default is safe for every server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerProfile {
-    /// What it calls itself, where it says so.
+    /// The server software, if known.
     pub software: Option<String>,
-    /// The body form in use for passes.
+    /// The body format of passes.
     pub bodies: BodyFormat,
     /// Whether `bodies` was confirmed by an accepted request.
     pub bodies_confirmed: bool,
-    /// Which repeats it is known to apply once.
+    /// The requests that it is known to deduplicate.
     pub deduplicates: Deduplication,
-    /// Whether passes may be zstd-compressed.
+    /// Whether it accepts zstd-compressed passes.
     pub zstd_bodies: bool,
-    /// That it refuses fields that it does not know, where its document says so; `None` where it says nothing.
+    /// `Some(true)` if its OpenAPI document forbids unknown fields, `None` if it does not say.
     pub is_strict: Option<bool>,
-    /// Its OpenAPI document.
+    /// Whether it has an OpenAPI document.
     pub document: Document,
-    /// The paths of that document.
+    /// The paths of the document.
     paths: Arc<BTreeSet<String>>,
-    /// The forms of a pass's body that it lists.
+    /// The body formats of passes in the document.
     listed_bodies: Vec<BodyFormat>,
 }
 
@@ -108,27 +108,27 @@ impl Default for ServerProfile {
     }
 }
 
-/// What SkyRL calls itself, in the package and in the repository.
+/// The title of SkyRL's OpenAPI document.
 const SKYRL: &str = "Tinker API Mock";
 
 impl ServerProfile {
-    /// The profile with `fact` taken in.
+    /// Returns the profile with an update.
     #[must_use]
-    pub fn learn(mut self, fact: Fact) -> Self {
-        match fact {
-            // What was accepted first stays: others may rely on it by now.
-            Fact::Bodies(_) if self.bodies_confirmed => {}
-            Fact::Bodies(format) => return self.with_bodies(format),
-            Fact::Deduplicates(which) => self.deduplicates = self.deduplicates.max(which),
-            Fact::ZstdBodies => self.zstd_bodies = true,
-            Fact::Software(name) => self.software = Some(name),
-            Fact::NoDocument => self.document = Document::Absent,
-            Fact::Document(document) => self.read(*document),
+    pub fn learn(mut self, update: ProfileUpdate) -> Self {
+        match update {
+            // The first confirmed format stays: other clients may use it already.
+            ProfileUpdate::Bodies(_) if self.bodies_confirmed => {}
+            ProfileUpdate::Bodies(format) => return self.with_bodies(format),
+            ProfileUpdate::Deduplicates(which) => self.deduplicates = self.deduplicates.max(which),
+            ProfileUpdate::ZstdBodies => self.zstd_bodies = true,
+            ProfileUpdate::Software(name) => self.software = Some(name),
+            ProfileUpdate::NoDocument => self.document = Document::Absent,
+            ProfileUpdate::Document(document) => self.read(*document),
         }
         self
     }
 
-    /// The profile with this form of a pass's body and no other, whatever was found out.
+    /// Returns the profile with a fixed body format of passes.
     #[must_use]
     pub fn with_bodies(mut self, format: BodyFormat) -> Self {
         self.bodies = format;
@@ -136,12 +136,12 @@ impl ServerProfile {
         self
     }
 
-    /// Whether its OpenAPI document lists this form of a pass's body.
+    /// Returns whether its OpenAPI document lists this body format for passes.
     pub fn lists_bodies(&self, format: BodyFormat) -> bool {
         self.listed_bodies.contains(&format)
     }
 
-    /// Whether its OpenAPI document lists this route.
+    /// Returns whether its OpenAPI document lists this route.
     pub fn lists_route(&self, route: &str) -> bool {
         self.paths.contains(route)
     }
@@ -154,7 +154,7 @@ impl ServerProfile {
         ];
         let listed = listed.into_iter().filter(|(is, _)| *is);
         self.listed_bodies = listed.map(|(_, format)| format).collect();
-        // What a document does not list may be taken all the same, and what was accepted once is not doubted.
+        // A document may be incomplete, so a confirmed format is kept.
         if !self.bodies_confirmed {
             let first = self.listed_bodies.first();
             self.bodies = first.copied().unwrap_or(BodyFormat::Protobuf);
@@ -164,13 +164,13 @@ impl ServerProfile {
         }
         let named = || format!("{}/{}", document.title, document.version);
         self.software.get_or_insert_with(named);
-        // That it says nothing of them does not mean that it takes them.
+        // A document without that statement does not mean that unknown fields are accepted.
         self.is_strict = document.forbids_unknown_fields.then_some(true);
         self.document = Document::Read;
         self.paths = Arc::new(document.paths);
     }
 
-    /// The routes of the API that its OpenAPI document does not list; nothing where there is no document.
+    /// Returns the routes of the API that its OpenAPI document does not list; empty without a document.
     pub fn unlisted_routes(&self) -> Vec<&'static str> {
         if self.document != Document::Read {
             return Vec::new();
@@ -188,7 +188,7 @@ impl ServerProfile {
 mod tests {
     use super::*;
 
-    fn document(title: &str, bodies: &[&str], optim_step_has_seq_id: bool) -> Fact {
+    fn document(title: &str, bodies: &[&str], optim_step_has_seq_id: bool) -> ProfileUpdate {
         let mut document = ApiDocument::default();
         document.title = title.to_owned();
         document.version = "1".to_owned();
@@ -197,30 +197,30 @@ mod tests {
         document.paths = [routes::ASAMPLE, "/api/v1/samplers/{sampler_id}"]
             .map(str::to_owned)
             .into();
-        Fact::Document(Box::new(document))
+        ProfileUpdate::Document(Box::new(document))
     }
 
     #[test]
-    fn a_learnt_body_form_stays() {
-        let profile = ServerProfile::default().learn(Fact::Bodies(BodyFormat::Json));
+    fn confirmed_body_format_is_kept() {
+        let profile = ServerProfile::default().learn(ProfileUpdate::Bodies(BodyFormat::Json));
         assert_eq!(profile.bodies, BodyFormat::Json);
         let profile = profile.learn(document("x", &["application/x-protobuf"], false));
         assert!(profile.bodies_confirmed && profile.bodies == BodyFormat::Json);
-        let profile = profile.learn(Fact::Bodies(BodyFormat::Protobuf));
+        let profile = profile.learn(ProfileUpdate::Bodies(BodyFormat::Protobuf));
         assert_eq!(profile.bodies, BodyFormat::Json);
-        // The caller's word is another matter.
+        // An explicit choice of the caller replaces it.
         let chosen = profile.with_bodies(BodyFormat::Protobuf);
         assert_eq!(chosen.bodies, BodyFormat::Protobuf);
     }
 
     #[test]
-    fn a_document_says_which_body_to_begin_with_and_confirms_none() {
+    fn document_selects_the_first_body_format_without_confirming_it() {
         let (json, protobuf) = ("application/json", "application/x-protobuf");
         for (listed, expected) in [
             (vec![json], BodyFormat::Json),
             (vec![protobuf], BodyFormat::Protobuf),
             (vec![json, protobuf], BodyFormat::Protobuf),
-            // Not listed means nothing.
+            // A missing format means nothing.
             (vec![], BodyFormat::Protobuf),
         ] {
             let profile = ServerProfile::default().learn(document("x", &listed, false));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_that_is_known_for_it_is_taken_to_deduplicate() {
+    fn only_known_servers_are_assumed_to_deduplicate() {
         for (title, numbered, expected) in [
             (SKYRL, true, Deduplication::PassesAndSteps),
             (SKYRL, false, Deduplication::Unknown),
@@ -240,13 +240,13 @@ mod tests {
         ] {
             let profile = ServerProfile::default().learn(document(title, &[], numbered));
             assert_eq!(profile.deduplicates, expected, "{title}");
-            let told = profile.learn(Fact::Deduplicates(Deduplication::Everything));
-            assert_eq!(told.deduplicates, Deduplication::Everything);
+            let updated = profile.learn(ProfileUpdate::Deduplicates(Deduplication::Everything));
+            assert_eq!(updated.deduplicates, Deduplication::Everything);
         }
     }
 
     #[test]
-    fn what_a_document_leaves_out_can_be_listed() {
+    fn unlisted_routes_are_those_missing_in_the_document() {
         assert!(ServerProfile::default().unlisted_routes().is_empty());
         let profile = ServerProfile::default().learn(document("x", &[], false));
         let missing = profile.unlisted_routes();

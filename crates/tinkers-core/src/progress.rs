@@ -1,4 +1,4 @@
-//! What is known of an operation under way, written by those who drive it and read by those who wait.
+//! The progress of an operation, shared by its background task and its waiter.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,66 +9,66 @@ use crate::closing::Exit;
 use crate::error::{Error, ErrorKind, Phase, Sent, Stalled};
 use crate::time::Timestamp;
 
-/// A view of an operation under way.
+/// A snapshot of the progress of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Where it is.
+    /// The phase.
     pub phase: Phase,
-    /// When the last news came: an answer of any kind.
+    /// When the last response arrived.
     pub last_news: Timestamp,
-    /// The state of the server's queue, when it said so.
+    /// The state of the server's queue, if reported.
     pub queue_state: Option<QueueState>,
     /// Why the queue is in that state, in the server's words.
     pub queue_reason: Option<String>,
-    /// How often the result was asked for.
+    /// The number of polls for the result.
     pub polls: u64,
-    /// The server's id of the operation, once accepted. Of several chunks, the last accepted one's.
+    /// The request id, once accepted. If the operation has several requests, that of the last accepted one.
     pub request_id: Option<String>,
 }
 
-/// The shared cell behind [`Progress`]. Its lock is held for a few stores and never across a wait.
+/// The shared state behind [`Progress`]. Its lock is held for a few stores and never across an await.
 ///
-/// It also remembers whether any request of the operation may be at the server, over all attempts and all chunks: an operation
-/// that is given up says so, whatever its latest attempt did.
+/// It also records whether any attempt of any request of the operation may have reached the server, for the error of an operation that is
+/// abandoned.
 #[derive(Debug)]
 pub struct ProgressCell(Mutex<State>);
 
-/// What [`Progress`] tells, in little room: there is one for each operation in flight.
+/// The fields of [`Progress`] in a compact form, since there is one for each operation in flight.
 #[derive(Debug)]
 struct State {
     phase: Phase,
     last_news: Timestamp,
     polls: u64,
     request_id: Option<Arc<str>>,
-    /// Few servers have anything to say of it.
+    /// Boxed, since few servers report it.
     queue: Option<Box<(QueueState, Option<String>)>>,
-    /// Attempts on their way now.
-    leaving: u32,
-    /// Some attempt may have reached the server.
+    /// The number of attempts in progress.
+    attempts: u32,
+    /// Whether an attempt may have reached the server.
     sent: bool,
-    /// It will be submitted whatever becomes of the waiting.
+    /// Whether the operation will be sent even if its waiter is dropped.
     queued: bool,
 }
 
-/// An attempt on its way. Dropped, it counts as one that may have reached the server.
+/// An attempt in progress. Dropping it counts the attempt as one that may have reached the server.
 #[derive(Debug)]
 #[must_use = "an attempt that is dropped counts as one that may have reached the server"]
 pub struct AttemptGuard<'a> {
     cell: &'a ProgressCell,
-    stayed: bool,
+    is_unsent: bool,
     exit: Option<Arc<Exit>>,
 }
 
 impl AttemptGuard<'_> {
-    /// Sets where it leaves while that is not known otherwise: dropped before it has left, it stays.
-    pub(crate) fn by(&mut self, exit: Option<Arc<Exit>>) {
+    /// Sets the exit of the attempt. An attempt that is retracted there when the guard is dropped counts as not sent.
+    pub(crate) fn set_exit(&mut self, exit: Option<Arc<Exit>>) {
         self.exit = exit;
     }
 
-    /// The server did nothing with it, and that is known.
-    pub fn stayed(mut self) {
-        self.stayed = true;
+    /// Ends an attempt that was not applied by the server.
+    pub fn mark_unsent(mut self) {
+        self.is_unsent = true;
     }
 }
 
@@ -76,19 +76,19 @@ impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
         let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
         let mut state = self.cell.lock();
-        state.leaving -= 1;
-        state.sent |= !self.stayed && !is_kept_back;
+        state.attempts -= 1;
+        state.sent |= !self.is_unsent && !is_kept_back;
     }
 }
 
 impl State {
-    fn has_left(&self) -> bool {
-        self.sent || self.leaving > 0
+    fn may_be_sent(&self) -> bool {
+        self.sent || self.attempts > 0
     }
 }
 
 impl ProgressCell {
-    /// An operation that begins at `now`.
+    /// Creates the progress of an operation that begins at `now`.
     pub fn new(now: Timestamp) -> Self {
         Self(Mutex::new(State {
             phase: Phase::Admission,
@@ -96,13 +96,13 @@ impl ProgressCell {
             polls: 0,
             request_id: None,
             queue: None,
-            leaving: 0,
+            attempts: 0,
             sent: false,
             queued: false,
         }))
     }
 
-    /// The state now.
+    /// Returns a snapshot.
     pub fn snapshot(&self) -> Progress {
         let state = self.lock();
         let (queue_state, queue_reason) = state.queue.as_deref().cloned().unzip();
@@ -116,72 +116,70 @@ impl ProgressCell {
         }
     }
 
-    /// What is known of the operation's requests: `NotSent` while none can be at the server nor will be, else `MaybeSent`.
+    /// Returns `NotSent` while no request of the operation was sent or will be, and `MaybeSent` otherwise.
     pub fn sent(&self) -> Sent {
         let state = self.lock();
-        if state.has_left() || state.queued {
+        if state.may_be_sent() || state.queued {
             Sent::MaybeSent
         } else {
             Sent::NotSent
         }
     }
 
-    /// Returns whether any request of the operation may have reached the server by now.
-    pub fn has_left(&self) -> bool {
-        self.lock().has_left()
+    /// Returns whether a request of the operation may have reached the server.
+    pub fn may_be_sent(&self) -> bool {
+        self.lock().may_be_sent()
     }
 
-    /// The operation is queued and will be sent whether anybody waits for it or not: giving it up does not keep it from the
-    /// server.
-    pub fn will_be_sent(&self) {
+    /// Marks the operation as queued: it will be sent even if its waiter is dropped.
+    pub fn mark_queued(&self) {
         self.lock().queued = true;
     }
 
-    /// An attempt sets out. It counts as possibly sent while it is under way, and for good unless it
-    /// [stayed](AttemptGuard::stayed).
-    pub fn leaving(&self) -> AttemptGuard<'_> {
-        self.lock().leaving += 1;
+    /// Begins an attempt. It counts as possibly sent while in progress, and afterwards unless [`AttemptGuard::mark_unsent`] is called.
+    pub fn begin_attempt(&self) -> AttemptGuard<'_> {
+        self.lock().attempts += 1;
         AttemptGuard {
             cell: self,
-            stayed: false,
+            is_unsent: false,
             exit: None,
         }
     }
 
-    /// The operation entered `phase`.
+    /// Sets the phase.
     pub fn enter(&self, phase: Phase) {
         self.lock().phase = phase;
     }
 
-    /// An answer of any kind came.
-    pub fn news(&self, now: Timestamp) {
+    /// Records a response, which resets the progress deadline.
+    pub fn record_response(&self, now: Timestamp) {
         let mut state = self.lock();
         state.last_news = state.last_news.max(now);
     }
 
-    /// Returns when the last news came.
+    /// Returns when the last response arrived.
     pub fn last_news(&self) -> Timestamp {
         self.lock().last_news
     }
 
-    /// The server accepted it under `request_id`, whose text may be shared with those who wait under it.
+    /// Records that the server accepted a request as `request_id`.
     pub fn accepted<Id: AsRef<str> + Into<Arc<str>>>(&self, now: Timestamp, request_id: Id) {
         let mut state = self.lock();
         state.sent = true;
         state.phase = Phase::Waiting;
         state.last_news = state.last_news.max(now);
-        // It is told twice: when the server says so, and by those who then wait.
+        // Called twice: for the submission response, and by the waiter.
         if state.request_id.as_deref() != Some(request_id.as_ref()) {
             state.request_id = Some(request_id.into());
         }
     }
 
-    /// The result was asked for once more.
-    pub fn polled(&self) {
+    /// Records a poll for the result.
+    pub fn record_poll(&self) {
         self.lock().polls += 1;
     }
 
-    /// The server told of its queue. Returns whether that is a change.
+    /// Records the state of the server's queue. Returns whether it changed.
     pub fn queue(&self, state: QueueState, reason: Option<&str>) -> bool {
         let mut cell = self.lock();
         let known = cell.queue.as_deref();
@@ -192,12 +190,12 @@ impl ProgressCell {
         true
     }
 
-    /// When it will count as stalled, should no news come. Asked only while it waits for its turn, `moved` tells when its queue
-    /// last moved, which is news then.
+    /// Returns when the operation will count as stalled without further progress. While it waits for admission, `moved` returns when its
+    /// queue last moved, which counts as progress.
     ///
     /// # Errors
-    /// `Stalled` when at `now` no news came for `limit`.
-    pub fn patience(
+    /// `Stalled` if there was no progress for `limit` at `now`.
+    pub fn check_stall(
         &self,
         now: Timestamp,
         limit: Duration,
@@ -215,7 +213,7 @@ impl ProgressCell {
             return Ok(last_news.after(limit));
         }
         let message = format!(
-            "no news of the operation for {} s, while {}",
+            "no progress of the operation for {} s while {}",
             since.as_secs(),
             describe(phase)
         );
@@ -230,7 +228,7 @@ impl ProgressCell {
 
 fn describe(phase: Phase) -> &'static str {
     match phase {
-        Phase::Admission => "waiting for its turn",
+        Phase::Admission => "waiting for admission",
         Phase::Submitting => "submitting it",
         Phase::Waiting => "waiting for its result",
         Phase::Fetching => "fetching its result",
@@ -243,23 +241,23 @@ mod tests {
     use crate::time::{Clock, ManualClock};
 
     #[test]
-    fn news_moves_the_stall_and_silence_brings_it_with_its_phase() {
+    fn response_resets_the_progress_deadline() {
         let clock = ManualClock::new();
         let cell = ProgressCell::new(clock.now());
         let limit = Duration::from_secs(10);
         let begun = clock.now();
         assert_eq!(
-            cell.patience(begun, limit, || None).unwrap(),
+            cell.check_stall(begun, limit, || None).unwrap(),
             begun.after(limit)
         );
         clock.advance(Duration::from_secs(9));
-        let told = clock.now();
-        cell.accepted(told, "r-1");
+        let response_at = clock.now();
+        cell.accepted(response_at, "r-1");
         clock.advance(Duration::from_secs(9));
-        let still = cell.patience(clock.now(), limit, || None);
-        assert_eq!(still.unwrap(), told.after(limit));
+        let still = cell.check_stall(clock.now(), limit, || None);
+        assert_eq!(still.unwrap(), response_at.after(limit));
         clock.advance(Duration::from_secs(1));
-        let error = cell.patience(clock.now(), limit, || None).unwrap_err();
+        let error = cell.check_stall(clock.now(), limit, || None).unwrap_err();
         assert_eq!(
             error.stalled(),
             Some(Stalled {
@@ -269,42 +267,51 @@ mod tests {
         );
         assert_eq!(cell.snapshot().request_id.as_deref(), Some("r-1"));
     }
-    /// The stall of an operation that nobody told of any news.
+
+    /// Returns the error of an operation without progress.
     fn stall(cell: &ProgressCell) -> Error {
         let limit = Duration::from_secs(10);
-        let stalled = cell.patience(Timestamp::ORIGIN.after(limit), limit, || None);
-        stalled.expect_err("silence for the whole limit is a stall")
+        let stalled = cell.check_stall(Timestamp::ORIGIN.after(limit), limit, || None);
+        stalled.expect_err("no progress for the whole limit")
     }
 
     #[test]
-    fn a_stall_says_not_sent_only_while_nothing_can_be_at_the_server_nor_will_be() {
+    fn stalled_error_is_not_sent_only_if_nothing_was_or_will_be_sent() {
         let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);
-        cell.leaving().stayed();
+        cell.begin_attempt().mark_unsent();
         cell.enter(Phase::Admission);
-        assert_eq!(stall(&cell).sent(), Sent::NotSent, "it stayed here");
+        assert_eq!(
+            stall(&cell).sent(),
+            Sent::NotSent,
+            "the attempt was not sent"
+        );
 
-        let leaving = cell.leaving();
-        assert_eq!(stall(&cell).sent(), Sent::MaybeSent, "it is on its way");
-        drop(leaving);
+        let attempt = cell.begin_attempt();
+        assert_eq!(
+            stall(&cell).sent(),
+            Sent::MaybeSent,
+            "an attempt is in progress"
+        );
+        drop(attempt);
         cell.enter(Phase::Admission);
-        cell.leaving().stayed();
+        cell.begin_attempt().mark_unsent();
         let later = stall(&cell);
         assert_eq!(
             later.sent(),
             Sent::MaybeSent,
-            "what an earlier attempt did is kept"
+            "an earlier attempt may have been applied"
         );
 
-        // Two chunks share a cell: one is accepted, the other waits for its turn.
+        // Two requests of one operation: one is accepted, the other waits for admission.
         let cell = fresh();
         cell.accepted(Timestamp::ORIGIN, "r-1");
         cell.enter(Phase::Admission);
         assert_eq!(stall(&cell).sent(), Sent::MaybeSent);
 
         let cell = fresh();
-        cell.will_be_sent();
+        cell.mark_queued();
         let queued = stall(&cell);
         assert_eq!(queued.sent(), Sent::MaybeSent);
         assert_eq!(queued.stalled().map(|s| s.phase), Some(Phase::Admission));

@@ -1,55 +1,55 @@
-//! Errors that the client took and went on from, counted by what they were in the way of.
+//! Counters of recovered errors, by operation.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::contain::contain;
 
-/// What an error was in the way of that no caller was told of, since the client goes on without it.
+/// An error that the client recovered from without returning it to a caller, by the operation that failed.
 ///
-/// Each is a line in the log as well, with its [name](RecoveredError::name) in the field `recovered_error`. Refusals for the rate are no
-/// recovered_errors where limits count them; the control lane has none, so there they are repeats.
+/// Each is logged with its [name](RecoveredError::name) in the field `recovered_error`. Rate-limited responses count only for the class
+/// control, as [`RecoveredError::Repeat`]; the limiter counts those of the other classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum RecoveredError {
-    /// An attempt of a call that was made once more.
+    /// An attempt of a call, which was retried.
     Repeat,
-    /// An attempt that waits until a bill is settled.
+    /// An attempt that waits until the bill is paid.
     Billing,
-    /// A poll for one result, which is asked for again.
+    /// A poll for one result, which was repeated.
     Poll,
-    /// A poll for all results of a sampling client, which are asked for again.
+    /// A poll for all results of a sampling client, which was repeated.
     SharedPoll,
-    /// The last acknowledgement of a sampling client: the server keeps its results for a while longer.
+    /// The last acknowledgement of a sampling client. The server keeps its results longer.
     Acknowledgement,
-    /// A sample that the server lost, which was sampled anew.
+    /// A sample that the server lost, which was sampled again.
     LostSample,
-    /// A save whose reply was lost, which was looked for or made once more.
+    /// A save whose response was lost, which was looked up or repeated.
     LostSave,
-    /// A request in a form, or on a route, that the server does not take; another one was tried.
+    /// A request with a format or route that the server does not support, which was replaced by another one.
     Fallback,
-    /// The freeing of a model: it takes up room on the server until the session ends.
+    /// The unload of a model. It takes memory on the server until the session ends.
     Unload,
-    /// The lost reply to a creation that was repeated: the server may have made one that nobody uses.
+    /// A creation whose response was lost, which was repeated. The server may keep an unused object.
     Orphan,
-    /// An outcome, good or bad, that nobody waits for: its call had failed already, or its handle was gone.
+    /// An outcome of an operation whose call had failed or whose handle was dropped.
     Undelivered,
-    /// A heartbeat that did not get through.
+    /// A heartbeat.
     Heartbeat,
-    /// A refresh of the session's flags, which stay as they were.
+    /// A refresh of the dynamic configuration, which stays as it was.
     Refresh,
-    /// The document that an unknown server has of itself.
+    /// The OpenAPI document of an unknown server.
     Document,
-    /// The end of a session that the server knows nothing of.
+    /// The close of a session that the server does not know.
     Close,
-    /// A connection that broke, idle or not, and a request that was sent again on another one.
+    /// A broken connection, idle or with a request that was sent again on another one.
     Connection,
-    /// A certificate of the system's that cannot be read.
+    /// An unreadable certificate of the system.
     Certificate,
 }
 
 impl RecoveredError {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 17] = [
         Self::Repeat,
         Self::Billing,
@@ -70,7 +70,7 @@ impl RecoveredError {
         Self::Certificate,
     ];
 
-    /// The name in logs and tables, in snake case.
+    /// Returns the name in logs and tables, in snake case.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Repeat => "repeat",
@@ -98,25 +98,25 @@ impl RecoveredError {
     }
 }
 
-/// How often each kind of [`RecoveredError`] met one session. It is written with one atomic addition, and orders nothing.
+/// The counters of recovered errors of one session. Counting is one relaxed atomic addition.
 #[derive(Debug, Default)]
 pub struct RecoveredErrors([AtomicU64; RecoveredError::ALL.len()]);
 
 impl RecoveredErrors {
-    /// One more, for a place that logs it in words of its own.
+    /// Counts an error that the caller logs itself.
     pub fn count(&self, recovered_error: RecoveredError) {
         self.0[recovered_error.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One more, with the error in a line of the log.
+    /// Counts and logs an error.
     pub fn note(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
         self.count(recovered_error);
         contain(
-            || tracing::debug!(recovered_error = recovered_error.name(), %error, "going on after an error"),
+            || tracing::debug!(recovered_error = recovered_error.name(), %error, "recovered from an error"),
         );
     }
 
-    /// What was counted so far, one kind read after the other.
+    /// Returns the counts, read one after the other.
     pub fn snapshot(&self) -> RecoveredErrorCounts {
         RecoveredErrorCounts(
             RecoveredError::ALL
@@ -125,33 +125,33 @@ impl RecoveredErrors {
     }
 }
 
-/// [`RecoveredErrors`] at one moment.
+/// A snapshot of [`RecoveredErrors`].
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecoveredErrorCounts([u64; RecoveredError::ALL.len()]);
 
 impl RecoveredErrorCounts {
-    /// How often this one came.
+    /// Returns the count of one kind.
     pub const fn of(&self, recovered_error: RecoveredError) -> u64 {
         self.0[recovered_error.index()]
     }
 
-    /// How many came in all.
+    /// Returns the total count.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Each kind, with how often it came.
+    /// Returns an iterator over all kinds and their counts.
     pub fn iter(&self) -> impl Iterator<Item = (RecoveredError, u64)> {
         RecoveredError::ALL.into_iter().zip(self.0)
     }
 }
 
 impl fmt::Debug for RecoveredErrorCounts {
-    /// Those that came at all.
+    /// Shows the counts above zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let came = self.iter().filter(|(_, count)| *count > 0);
+        let counted = self.iter().filter(|(_, count)| *count > 0);
         f.debug_map()
-            .entries(came.map(|(recovered_error, count)| (recovered_error.name(), count)))
+            .entries(counted.map(|(recovered_error, count)| (recovered_error.name(), count)))
             .finish()
     }
 }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_has_a_counter_and_a_name_of_its_own() {
+    fn each_kind_has_its_own_counter_and_name() {
         let recovered_errors = RecoveredErrors::default();
         for (times, recovered_error) in (1..).zip(RecoveredError::ALL) {
             (0..times).for_each(|_| recovered_errors.count(recovered_error));
@@ -179,9 +179,9 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_is_not_shown() {
+    fn debug_output_omits_zero_counts() {
         let recovered_errors = RecoveredErrors::default();
-        recovered_errors.note(RecoveredError::Poll, &"cut off");
+        recovered_errors.note(RecoveredError::Poll, &"connection closed");
         assert_eq!(
             format!("{:?}", recovered_errors.snapshot()),
             r#"{"poll": 1}"#

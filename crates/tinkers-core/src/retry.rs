@@ -1,178 +1,188 @@
-//! What an answer leads to: one total table for submissions and polls, and the pauses of repeats.
+//! What to do about a response: one total table for submissions and polls, and the retry policy of a call.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use tinkers_limits::RetryReason;
 
+use crate::backoff::Backoff;
 use crate::error::ErrorKind;
 use crate::hint::retry_after;
-use crate::transport::HttpResponse;
+use crate::response::HttpResponse;
 
-/// What an answer leads to: one table for all requests, in [`Step::of`]. The table is total: every status has its row.
+/// What to do about a response, by its status and body. [`StatusAction::of`] has an action for every status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// A success.
+pub enum StatusAction {
+    /// Take the response as a success.
     Take,
-    /// Refused for the rate (429): the class is held back.
+    /// Rate limited (429): the class of the request is held back.
     Refused,
-    /// Billing holds the job (402): pause, then send it again.
+    /// Payment required (402): pause, then send the request again.
     PauseForBilling,
-    /// The result of a poll is not there yet: poll again.
+    /// The result of a poll is not ready: poll again.
     NotReady,
-    /// The server, or what is in front of it, failed: send it again after a pause, for as long as the caller waits. A submission
-    /// is sent again only where that is safe.
+    /// The server or a proxy failed: send the request again after a pause, until the caller's deadline. A submission is sent again
+    /// only where that is safe.
     Repeat,
-    /// An answer to a poll that may be in passing or final: poll again at most this often, with growing pauses; then it counts. A
-    /// poll for one result then fails, a shared poll leaves its waiters to polls of their own.
-    Doubt(u32),
-    /// Final.
+    /// A response to a poll that may be temporary or final: poll again at most this many times with growing pauses, then treat it as
+    /// final. A poll for one result then fails; after a shared poll each waiter polls for its own result.
+    RetryUpTo(u32),
+    /// Fail: the response is final.
     Fail,
 }
 
-/// The two kinds of requests between which the table differs.
+/// The kinds of requests that the table distinguishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// A request that asks the server to do something, or about its state.
+pub enum ExchangeKind {
+    /// A request for work or about the state of the server.
     Submission,
-    /// A poll for results, one or all of a client. It can be repeated freely, and a final answer loses work that was paid for.
+    /// A poll for one or more results. It may be repeated freely, while a wrong failure loses work that was paid for.
     Poll,
 }
 
-/// How often an answer to a poll is doubted that the API itself gave: for 3.5 s, with the usual pauses of failed polls.
-pub const FEW_DOUBTS: u32 = 3;
-/// How often one is that a proxy or a starting server may have given, or a 500 with a reason: for half a minute.
-pub const SOME_DOUBTS: u32 = 6;
+/// Retries of a poll after an error of the API itself: 3.5 s with the usual pauses.
+pub const API_ERROR_RETRIES: u32 = 3;
+/// Retries of a poll after an error that a proxy or a starting server may have sent, or a 500 with a reason: about 30 s.
+pub const PROXY_ERROR_RETRIES: u32 = 6;
 
-impl Step {
-    /// The row of the table for an answer. It depends on the status, and on whether the body is empty or has a reason in JSON.
-    pub fn of(purpose: Purpose, answer: &HttpResponse) -> Self {
-        use Step::{Doubt, Fail, NotReady, PauseForBilling, Refused, Repeat, Take};
-        let is_empty = answer.body.is_empty();
-        let says_why = || says_why(answer);
-        let doubt = || Doubt(if says_why() { FEW_DOUBTS } else { SOME_DOUBTS });
-        let (submission, poll) = match answer.status.as_u16() {
+impl StatusAction {
+    /// Returns the action for a response. It depends on the status, and on whether the body is empty or has a reason in JSON.
+    pub fn of(kind: ExchangeKind, response: &HttpResponse) -> Self {
+        use StatusAction::{Fail, NotReady, PauseForBilling, Refused, Repeat, RetryUpTo, Take};
+        let is_empty = response.body.is_empty();
+        let has_reason = || has_api_error(response);
+        let retry_poll = || {
+            RetryUpTo(if has_reason() {
+                API_ERROR_RETRIES
+            } else {
+                PROXY_ERROR_RETRIES
+            })
+        };
+        let (submission, poll) = match response.status.as_u16() {
             // No content yet.
             202 | 204 if is_empty => (Take, NotReady),
             200..=299 => (Take, Take),
             402 => (PauseForBilling, PauseForBilling),
             408 => (Repeat, NotReady),
             429 => (Refused, Refused),
-            // An edge proxy rejects with an empty 400; the API itself always says why.
+            // An edge proxy rejects with an empty 400; the API itself always gives a reason.
             400 if is_empty => (Repeat, Repeat),
-            // The result is lost, in the API's own words.
-            410 if says_why() => (Fail, Fail),
-            // 425 is too early: what the request builds on, such as a checkpoint, is still being made.
+            // The API itself reports that the result is lost.
+            410 if has_reason() => (Fail, Fail),
+            // Too early: an input of the request, such as a checkpoint, is still being made.
             425 => (Repeat, Repeat),
-            // Some servers say so of an operation that failed.
-            500 if says_why() => (Repeat, Doubt(SOME_DOUBTS)),
-            501 => (Fail, doubt()),
+            // Some servers report a failed operation this way.
+            500 if has_reason() => (Repeat, RetryUpTo(PROXY_ERROR_RETRIES)),
+            501 => (Fail, retry_poll()),
             500 | 502..=504 | 520..=599 => (Repeat, Repeat),
             505..=519 => (Fail, Repeat),
-            _ => (Fail, doubt()),
+            _ => (Fail, retry_poll()),
         };
-        match purpose {
-            Purpose::Submission => submission,
-            Purpose::Poll => poll,
+        match kind {
+            ExchangeKind::Submission => submission,
+            ExchangeKind::Poll => poll,
         }
     }
 }
 
-/// Whether the body is the error of an API, and no page or bare text of what stands in front of it.
-pub fn says_why(answer: &HttpResponse) -> bool {
-    answer.body.trim_ascii_start().starts_with(b"{")
-        && tinkers_wire::error_text(&answer.body).is_some()
+/// Returns whether the body is an error of the API, and not a page or plain text of a proxy.
+fn has_api_error(response: &HttpResponse) -> bool {
+    response.body.trim_ascii_start().starts_with(b"{")
+        && tinkers_wire::error_text(&response.body).is_some()
 }
 
-/// What is done about an answer to a request that is no poll: the table's step with what its repetition needs.
+/// What to do about a response to a submission: the action of the table with the data that a retry needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Take it.
+pub enum RetryAction {
+    /// Take the response as a success.
     Accept,
-    /// Refused for the rate: hold back as long as `hint` says, then ask for admission again.
+    /// Rate limited: wait as long as `hint` says, then ask for admission again.
     Refused {
-        /// When the server said to come back, counted from now.
+        /// The time until the server takes requests again, from now.
         hint: Option<Duration>,
     },
-    /// Send it again after a pause, if that is safe.
+    /// Send the request again after a pause, if that is safe.
     Again {
-        /// The least pause, when the server named one.
+        /// The minimum pause, if the server named one.
         hint: Option<Duration>,
-        /// Whether the server may have acted on this attempt.
+        /// Whether the server may have applied this attempt.
         applied: Applied,
-        /// What it fails with when no attempt is left.
+        /// The kind of the error when no attempt is left.
         kind: ErrorKind,
     },
-    /// Billing holds the job: pause, then send it again.
+    /// Payment required: pause, then send the request again.
     PauseForBilling {
-        /// The least pause, when the server named one.
+        /// The minimum pause, if the server named one.
         hint: Option<Duration>,
     },
-    /// Give it to the caller.
+    /// Return an error of this kind to the caller.
     Fail(ErrorKind),
 }
 
-/// Whether a server may have acted on a request.
+/// Whether a server may have applied a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// It said that it did not, or it could not have.
+    /// It did not.
     No,
-    /// Nobody knows.
+    /// It may have.
     Maybe,
 }
 
-/// Returns what is done about an answer to a request that is no poll, by the table and `x-should-retry`.
-pub fn classify(answer: &HttpResponse, wall: SystemTime) -> Action {
-    let status = answer.status;
-    let step = Step::of(Purpose::Submission, answer);
-    if step == Step::Take {
-        return Action::Accept;
+/// Returns what to do about a response to a submission, by the table and the header `x-should-retry`.
+pub fn classify(response: &HttpResponse, wall: SystemTime) -> RetryAction {
+    let status = response.status;
+    let by_status = StatusAction::of(ExchangeKind::Submission, response);
+    if by_status == StatusAction::Take {
+        return RetryAction::Accept;
     }
-    let hint = retry_after(answer, wall);
+    let hint = retry_after(response, wall);
     let kind = failure_kind(status);
-    let should_retry = answer.header("x-should-retry");
-    let again = Action::Again {
+    let should_retry = response.header("x-should-retry");
+    let again = RetryAction::Again {
         hint,
-        applied: if invited(status, hint, should_retry) {
+        applied: if invites_retry(status, hint, should_retry) {
             Applied::No
         } else {
             applied(status)
         },
         kind,
     };
-    let action = match step {
-        Step::Refused => Action::Refused { hint },
-        Step::PauseForBilling => Action::PauseForBilling { hint },
-        Step::Repeat => again,
-        Step::Take | Step::NotReady | Step::Doubt(_) | Step::Fail => Action::Fail(kind),
+    let action = match by_status {
+        StatusAction::Refused => RetryAction::Refused { hint },
+        StatusAction::PauseForBilling => RetryAction::PauseForBilling { hint },
+        StatusAction::Repeat => again,
+        StatusAction::Take
+        | StatusAction::NotReady
+        | StatusAction::RetryUpTo(_)
+        | StatusAction::Fail => RetryAction::Fail(kind),
     };
     match (should_retry, action) {
-        (Some("false"), Action::Again { .. } | Action::PauseForBilling { .. }) => {
-            Action::Fail(kind)
+        (Some("false"), RetryAction::Again { .. } | RetryAction::PauseForBilling { .. }) => {
+            RetryAction::Fail(kind)
         }
-        (Some("true"), Action::Fail(_)) => again,
+        (Some("true"), RetryAction::Fail(_)) => again,
         _ => action,
     }
 }
 
-/// An overloaded server turns requests away and asks for them again. A proxy gives the same status, bare, when the server went
-/// away in the middle of the work.
-fn invited(status: StatusCode, hint: Option<Duration>, should_retry: Option<&str>) -> bool {
+/// Returns whether an overloaded server turned a request away and invites a retry. A bare 503 may come from a proxy whose server
+/// disappeared during the work.
+fn invites_retry(status: StatusCode, hint: Option<Duration>, should_retry: Option<&str>) -> bool {
     status == StatusCode::SERVICE_UNAVAILABLE && (hint.is_some() || should_retry == Some("true"))
 }
 
-/// Whether a request that got an answer of this status may have been acted on, as far as the status says.
+/// Returns whether a request with a response of this status may have been applied.
 pub(crate) fn applied(status: StatusCode) -> Applied {
     match status.as_u16() {
-        // Somebody's patience ended: the server's own, or a proxy's that had passed the request on.
+        // A timeout of the server, or of a proxy that had forwarded the request.
         408 | 499 => Applied::Maybe,
-        // Refused by the server's own word. A 425 promises that nothing was begun (RFC 8470, 5.2).
+        // Rejected by the server itself. For 425, RFC 8470 (5.2) guarantees that nothing was begun.
         400..=499 | 501 => Applied::No,
         _ => Applied::Maybe,
     }
 }
 
-/// The kind of error that a status means when it reaches the caller.
+/// Returns the kind of error for a status that is returned to the caller.
 pub fn failure_kind(status: StatusCode) -> ErrorKind {
     match status.as_u16() {
         401 => ErrorKind::Authentication,
@@ -189,31 +199,32 @@ pub fn failure_kind(status: StatusCode) -> ErrorKind {
     }
 }
 
-/// How often and how long a request is repeated.
+/// How often and for how long a request is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// A repeat starts only while less than this has passed since the first attempt. Waits for admission and pauses that a refusal
-    /// asked for do not count.
+pub struct RetryPolicy {
+    /// The time after the first attempt in which a retry may start. Waits for admission and pauses that a refusal asked for do not
+    /// count.
     pub window: Duration,
-    /// At most this many attempts that got no usable answer; refusals for the rate do not count.
+    /// The maximum number of attempts without a usable response. Rate-limited responses do not count.
     pub attempts: u32,
-    /// What happens when it may have been applied.
+    /// What happens when the request may have been applied.
     pub when_maybe_applied: WhenMaybeApplied,
-    /// A hint is followed this far and no further; `None` follows it whole, or fails when it leads out of the window.
+    /// The longest pause that a hint may cause. With `None` a hint is followed in full, or the call fails when it ends after the
+    /// window.
     pub longest_hint: Option<Duration>,
 }
 
 /// What happens to a request that may have been applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenMaybeApplied {
-    /// Send it again: the server applies it once, or twice does no harm.
+    /// Send it again: the server deduplicates, or applying it twice is harmless.
     Repeat,
     /// Fail with `OutcomeUnknown`.
     GiveUp,
 }
 
-impl Policy {
-    /// Repeats for five minutes, the window of the official SDK.
+impl RetryPolicy {
+    /// Retries for five minutes, the window of the official SDK.
     pub const PATIENT: Self = Self {
         window: Duration::from_secs(300),
         attempts: u32::MAX,
@@ -221,7 +232,7 @@ impl Policy {
         longest_hint: None,
     };
 
-    /// One attempt: for what is repeated by a loop of its own, and for the first contact, where a wrong address should say so.
+    /// Makes one attempt: for requests that a loop repeats, and for the first contact, where a wrong address should fail at once.
     pub const ONCE: Self = Self {
         window: Duration::ZERO,
         attempts: 1,
@@ -229,56 +240,42 @@ impl Policy {
         longest_hint: None,
     };
 
-    /// The same, but a request that may have been applied is not repeated.
+    /// Returns the policy without retries of a request that may have been applied.
     #[must_use]
     pub const fn giving_up_when_maybe_applied(mut self) -> Self {
         self.when_maybe_applied = WhenMaybeApplied::GiveUp;
         self
     }
 
-    /// The same, but a longer hint is followed for `longest` only: for what must go on whatever the server wishes.
+    /// Returns the policy with hints limited to `longest`, for requests that must not be silenced by a server.
     #[must_use]
     pub const fn following_hints_up_to(mut self, longest: Duration) -> Self {
         self.longest_hint = Some(longest);
         self
     }
 
-    /// Whether another attempt may start after `made` attempts and `elapsed` since the first.
+    /// Returns whether another attempt may start after `made` attempts and `elapsed` since the first one.
     pub fn allows(&self, made: u32, elapsed: Duration) -> bool {
         made < self.attempts && elapsed < self.window
     }
 }
 
-/// The least pause before a repeat: 0.5 s doubling to [`LONGEST_PAUSE`], and never below `hint`. To be spread by [`SPREAD`].
-pub fn pause(repeat: u32, hint: Option<Duration>) -> Duration {
-    const FIRST: Duration = Duration::from_millis(500);
-    let usual = FIRST.saturating_mul(1 << repeat.min(6)).min(LONGEST_PAUSE);
-    usual.max(hint.unwrap_or(Duration::ZERO))
-}
-
-/// How much of a pause is added to it at random, at most.
-pub const SPREAD: f64 = 0.25;
-
-/// The longest pause between repeats that no server asked for.
+/// The longest pause between retries without a hint.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The shared allowance for repeats. An empty one slows repeats to [`LONGEST_PAUSE`]; it never fails one. While a server is away,
-/// those few who try whether it is back go without it, and so does everybody once it answers: see [`crate::outage`].
-pub trait RetryBudget: Send + Sync + fmt::Debug + 'static {
-    /// Takes the cost of one repeat after `kind`.
-    fn draw(&self, kind: ErrorKind) -> Draw;
+/// The pauses between retries. [`SPREAD`] is added at random.
+pub const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), LONGEST_PAUSE);
 
-    /// Gives a little back after a success.
-    fn credit(&self);
-}
+/// The maximum part of a pause that is added to it at random.
+pub const SPREAD: f64 = 0.25;
 
-/// What the budget says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Draw {
-    /// Go on at the usual pace.
-    Granted,
-    /// Repeat at the longest pause.
-    Empty,
+/// Returns the failure that a retry after an error of `kind` costs in the retry budget.
+pub(crate) fn budget_failure(kind: ErrorKind) -> RetryReason {
+    match kind {
+        ErrorKind::RateLimited => RetryReason::Refused,
+        ErrorKind::Timeout => RetryReason::Timeout,
+        _ => RetryReason::Fault,
+    }
 }
 
 #[cfg(test)]
@@ -286,8 +283,13 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue};
+    use tinkers_limits::{RetryBudget, RetryDraw};
 
-    fn answer(status: u16, should_retry: Option<&'static str>, body: &'static str) -> HttpResponse {
+    fn response(
+        status: u16,
+        should_retry: Option<&'static str>,
+        body: &'static str,
+    ) -> HttpResponse {
         let mut headers = HeaderMap::new();
         if let Some(value) = should_retry {
             headers.insert("x-should-retry", HeaderValue::from_static(value));
@@ -300,8 +302,8 @@ mod tests {
         }
     }
 
-    fn again(applied: Applied, kind: ErrorKind) -> Action {
-        Action::Again {
+    fn again(applied: Applied, kind: ErrorKind) -> RetryAction {
+        RetryAction::Again {
             hint: None,
             applied,
             kind,
@@ -309,28 +311,28 @@ mod tests {
     }
 
     #[test]
-    fn each_status_has_its_action() {
+    fn each_status_of_a_submission_has_its_action() {
         use ErrorKind as K;
         let rows = [
-            (200, Action::Accept),
-            (201, Action::Accept),
-            (204, Action::Accept),
-            (302, Action::Fail(K::Protocol)),
-            (400, Action::Fail(K::Rejected)),
-            (401, Action::Fail(K::Authentication)),
-            (402, Action::PauseForBilling { hint: None }),
-            (403, Action::Fail(K::PermissionDenied)),
-            (404, Action::Fail(K::NotFound)),
-            (405, Action::Fail(K::NotFound)),
+            (200, RetryAction::Accept),
+            (201, RetryAction::Accept),
+            (204, RetryAction::Accept),
+            (302, RetryAction::Fail(K::Protocol)),
+            (400, RetryAction::Fail(K::Rejected)),
+            (401, RetryAction::Fail(K::Authentication)),
+            (402, RetryAction::PauseForBilling { hint: None }),
+            (403, RetryAction::Fail(K::PermissionDenied)),
+            (404, RetryAction::Fail(K::NotFound)),
+            (405, RetryAction::Fail(K::NotFound)),
             (408, again(Applied::Maybe, K::Timeout)),
-            (409, Action::Fail(K::Conflict)),
-            (410, Action::Fail(K::ResultLost)),
-            (415, Action::Fail(K::Rejected)),
-            (422, Action::Fail(K::Rejected)),
+            (409, RetryAction::Fail(K::Conflict)),
+            (410, RetryAction::Fail(K::ResultLost)),
+            (415, RetryAction::Fail(K::Rejected)),
+            (422, RetryAction::Fail(K::Rejected)),
             (425, again(Applied::No, K::Rejected)),
-            (429, Action::Refused { hint: None }),
+            (429, RetryAction::Refused { hint: None }),
             (500, again(Applied::Maybe, K::Server)),
-            (501, Action::Fail(K::Server)),
+            (501, RetryAction::Fail(K::Server)),
             (502, again(Applied::Maybe, K::Server)),
             (503, again(Applied::Maybe, K::Server)),
             (504, again(Applied::Maybe, K::Server)),
@@ -338,7 +340,7 @@ mod tests {
         ];
         for (status, expected) in rows {
             assert_eq!(
-                classify(&answer(status, None, "{}"), SystemTime::UNIX_EPOCH),
+                classify(&response(status, None, "{}"), SystemTime::UNIX_EPOCH),
                 expected,
                 "{status}"
             );
@@ -346,12 +348,12 @@ mod tests {
     }
 
     #[test]
-    fn each_status_of_a_poll_has_its_step() {
-        use Step as S;
-        let few = S::Doubt(FEW_DOUBTS);
-        let some = S::Doubt(SOME_DOUBTS);
-        let reason = r#"{"detail": "no such luck"}"#;
-        // Status, and the step for a reason, for an object without one, for a page, and for an empty body.
+    fn each_status_of_a_poll_has_its_action() {
+        use StatusAction as S;
+        let few = S::RetryUpTo(API_ERROR_RETRIES);
+        let some = S::RetryUpTo(PROXY_ERROR_RETRIES);
+        let reason = r#"{"detail": "no such model"}"#;
+        // The status, and the actions for a reason, an object without one, a page and an empty body.
         let rows = [
             (200, [S::Take; 4]),
             (201, [S::Take; 4]),
@@ -380,40 +382,45 @@ mod tests {
             (505, [S::Repeat; 4]),
             (524, [S::Repeat; 4]),
         ];
-        for (status, steps) in rows {
-            for (body, expected) in [reason, "{}", "<html>", ""].into_iter().zip(steps) {
-                let step = Step::of(Purpose::Poll, &answer(status, None, body));
-                assert_eq!(step, expected, "{status} {body}");
+        for (status, actions) in rows {
+            for (body, expected) in [reason, "{}", "<html>", ""].into_iter().zip(actions) {
+                let action = StatusAction::of(ExchangeKind::Poll, &response(status, None, body));
+                assert_eq!(action, expected, "{status} {body}");
             }
         }
     }
 
     #[test]
-    fn only_a_success_is_taken_and_a_page_is_never_final() {
+    fn poll_takes_successes_only_and_a_page_is_never_final() {
         for status in 100..1000 {
             for body in ["", "{}", "oops", "<html>", r#"{"error": "x"}"#] {
-                let answer = answer(status, None, body);
-                let step = Step::of(Purpose::Poll, &answer);
-                if step == Step::Take {
+                let response = response(status, None, body);
+                let action = StatusAction::of(ExchangeKind::Poll, &response);
+                if action == StatusAction::Take {
                     assert!((200..300).contains(&status), "{status} {body}");
                 }
                 let is_final = status == 410 && body.starts_with("{\"");
-                assert_eq!(step == Step::Fail, is_final, "{status} {body}");
-                let submission = Step::of(Purpose::Submission, &answer);
-                assert!(!matches!(submission, Step::NotReady | Step::Doubt(_)));
+                assert_eq!(action == StatusAction::Fail, is_final, "{status} {body}");
+                let submission = StatusAction::of(ExchangeKind::Submission, &response);
+                assert!(!matches!(
+                    submission,
+                    StatusAction::NotReady | StatusAction::RetryUpTo(_)
+                ));
             }
         }
     }
 
     #[test]
-    fn the_table_is_total_and_never_accepts_a_failure() {
+    fn submission_accepts_exactly_the_success_statuses() {
         for status in 100..1000 {
             for should_retry in [None, Some("true"), Some("false"), Some("perhaps")] {
                 for body in ["", "{}", "oops"] {
-                    let action =
-                        classify(&answer(status, should_retry, body), SystemTime::UNIX_EPOCH);
+                    let action = classify(
+                        &response(status, should_retry, body),
+                        SystemTime::UNIX_EPOCH,
+                    );
                     assert_eq!(
-                        action == Action::Accept,
+                        action == RetryAction::Accept,
                         (200..300).contains(&status),
                         "{status}"
                     );
@@ -423,9 +430,12 @@ mod tests {
     }
 
     #[test]
-    fn the_server_may_force_or_forbid_a_repeat() {
+    fn should_retry_header_forces_or_forbids_a_retry() {
         let decide = |status, should_retry, body| {
-            classify(&answer(status, should_retry, body), SystemTime::UNIX_EPOCH)
+            classify(
+                &response(status, should_retry, body),
+                SystemTime::UNIX_EPOCH,
+            )
         };
         for (status, kind) in [
             (402, ErrorKind::Billing),
@@ -433,9 +443,9 @@ mod tests {
             (503, ErrorKind::Server),
         ] {
             let forbidden = decide(status, Some("false"), "{}");
-            assert_eq!(forbidden, Action::Fail(kind), "{status}");
+            assert_eq!(forbidden, RetryAction::Fail(kind), "{status}");
         }
-        // Whether it was applied is the status's to say; only a bare 503 needs the invitation.
+        // Whether it was applied follows from the status, except for 503, where the header decides.
         for (status, applied, kind) in [
             (400, Applied::No, ErrorKind::Rejected),
             (408, Applied::Maybe, ErrorKind::Timeout),
@@ -449,16 +459,19 @@ mod tests {
             let forced = decide(status, Some("true"), "{}");
             assert_eq!(forced, again(applied, kind), "{status}");
         }
-        // A refusal for the rate stays one whatever the header says: it must close the gate.
-        for says in ["false", "true"] {
-            assert_eq!(decide(429, Some(says), ""), Action::Refused { hint: None });
+        // A 429 closes the gate whatever the header says.
+        for should_retry in ["false", "true"] {
+            assert_eq!(
+                decide(429, Some(should_retry), ""),
+                RetryAction::Refused { hint: None }
+            );
         }
-        let paused = Action::PauseForBilling { hint: None };
+        let paused = RetryAction::PauseForBilling { hint: None };
         assert_eq!(decide(402, Some("true"), ""), paused);
     }
 
     #[test]
-    fn a_503_proves_that_nothing_was_done_only_when_it_says_when_to_come_back() {
+    fn only_a_503_that_invites_a_retry_was_not_applied() {
         for (headers, body, expected) in [
             (None, "", Applied::Maybe),
             (
@@ -473,7 +486,7 @@ mod tests {
             (Some(("x-should-retry", "true")), "", Applied::No),
             (None, r#"{"retry_after_ms": 2}"#, Applied::No),
         ] {
-            let mut given = answer(503, None, body);
+            let mut given = response(503, None, body);
             given.headers.extend(headers.map(|(name, value)| {
                 (
                     http::HeaderName::from_static(name),
@@ -481,7 +494,7 @@ mod tests {
                 )
             }));
             match classify(&given, SystemTime::UNIX_EPOCH) {
-                Action::Again { applied, .. } => {
+                RetryAction::Again { applied, .. } => {
                     assert_eq!(applied, expected, "{headers:?} {body}")
                 }
                 other => panic!("{headers:?} {body}: {other:?}"),
@@ -490,20 +503,31 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_400_comes_from_a_proxy() {
+    fn empty_400_of_a_proxy_is_retried() {
         assert_eq!(
-            classify(&answer(400, None, ""), SystemTime::UNIX_EPOCH),
+            classify(&response(400, None, ""), SystemTime::UNIX_EPOCH),
             again(Applied::No, ErrorKind::Rejected)
         );
     }
 
     #[test]
-    fn pauses_grow_to_the_cap_and_never_undercut_a_hint() {
-        let seconds: Vec<f64> = (0..9).map(|n| pause(n, None).as_secs_f64()).collect();
-        assert_eq!(seconds, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
-        let hint = Duration::from_secs(7);
-        assert_eq!(pause(0, Some(hint)), hint);
-        assert_eq!(pause(6, Some(hint)), LONGEST_PAUSE);
-        assert_eq!(pause(u32::MAX, None), LONGEST_PAUSE);
+    fn timeouts_cost_most_and_rate_limited_responses_nothing() {
+        let budget = RetryBudget::new(20);
+        for (kind, left) in [
+            (ErrorKind::RateLimited, 20),
+            (ErrorKind::Timeout, 10),
+            (ErrorKind::Connection, 5),
+            (ErrorKind::Server, 0),
+        ] {
+            let draw = budget.draw(budget_failure(kind));
+            assert_eq!(
+                (draw, budget.tokens()),
+                (RetryDraw::Granted, left),
+                "{kind:?}"
+            );
+        }
+        let draw = |kind| budget.draw(budget_failure(kind));
+        assert_eq!(draw(ErrorKind::Server), RetryDraw::Empty);
+        assert_eq!(draw(ErrorKind::RateLimited), RetryDraw::Granted);
     }
 }

@@ -1,8 +1,8 @@
-//! How servers say that they do not know a session, or a model or sampler of it, any more.
+//! Detection of responses about a lost session.
 
 use http::StatusCode;
 
-/// What a session consists of.
+/// Words for the objects of a session.
 const NOUNS: [&str; 9] = [
     "session",
     "session_id",
@@ -14,8 +14,7 @@ const NOUNS: [&str; 9] = [
     "sampling_session_id",
     "sampling",
 ];
-/// What else may be missing, though its name has one of these words in its description: checkpoints and base models are none of the
-/// session's, and results are lost alone.
+/// Words for other missing objects, whose messages may contain the words above: checkpoints, base models and results.
 const OTHERS: [&str; 9] = [
     "checkpoint",
     "weights",
@@ -28,8 +27,8 @@ const OTHERS: [&str; 9] = [
     "request",
 ];
 
-/// Whether an answer of this status, with these words, says that the session is lost, or a model or sampler of it: after it expired,
-/// after a restart of the server, or after an unload. A missing route, checkpoint or result is told apart by the words.
+/// Returns whether an error response means that the session, or a model or sampler of it, is lost: expired, unloaded, or forgotten in a
+/// restart of the server. The message distinguishes a missing route, checkpoint or result.
 pub fn says_session_lost(status: StatusCode, words: &str) -> bool {
     if !matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
         return false;
@@ -38,7 +37,7 @@ pub fn says_session_lost(status: StatusCode, words: &str) -> bool {
     if OTHERS.iter().any(|other| words.contains(other)) {
         return false;
     }
-    // Servers without a route name its path, which has such words in it.
+    // The message for a missing route contains its path, which may contain these words.
     let terms = words.split_whitespace().filter(|term| !term.contains('/'));
     let mut words = terms.flat_map(|term| term.split(|c: char| !c.is_alphanumeric() && c != '_'));
     words.any(|word| NOUNS.contains(&word))
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lost_session_is_told_from_what_else_may_be_missing() {
+    fn lost_session_is_distinguished_from_other_missing_objects() {
         let lost = [
             (404, "no session \"s\" on this server"),
             (

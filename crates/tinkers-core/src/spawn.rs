@@ -1,4 +1,4 @@
-//! Where background work runs, without naming a runtime.
+//! Background tasks, independent of the runtime.
 
 use std::fmt;
 use std::future::Future;
@@ -9,26 +9,24 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Starts background tasks on the runtime that does the I/O of the SDK.
 pub trait Spawn: Send + Sync + fmt::Debug + 'static {
-    /// Starts `work`. It stops when it is done or when the returned [`Task`] is dropped.
+    /// Starts `work`, which runs until it completes or the returned [`Task`] is dropped.
     fn spawn(&self, work: BoxFuture<'static, ()>) -> Task;
 }
 
-/// A running background task, ended when this handle is dropped.
-///
-/// One owner for each task: whoever waits for its outcome holds the handle, so nothing runs on after nobody cares.
+/// The handle of a background task. Dropping it aborts the task, so a task does not outlive its waiter.
 pub struct Task {
     abort: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl Task {
-    /// Wraps the runtime's way to abort a task; `abort` must be harmless on a task that has ended.
+    /// Creates a handle from a function that aborts the task. `abort` must do nothing for a task that has ended.
     pub fn new(abort: impl FnOnce() + Send + Sync + 'static) -> Self {
         Self {
             abort: Some(Box::new(abort)),
         }
     }
 
-    /// Lets the task run to its own end.
+    /// Lets the task run to completion.
     pub fn detach(mut self) {
         self.abort = None;
     }

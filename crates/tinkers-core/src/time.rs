@@ -1,4 +1,4 @@
-//! Time as a parameter: a clock that can be read, waited on, and, in tests, moved by hand.
+//! Time as a parameter: the clock trait, and a manual clock for tests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,9 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::contain::wake_all;
 use crate::spawn::BoxFuture;
 
-/// A point on a monotonic clock, measured from that clock's own origin.
-///
-/// Moments of two clocks have nothing to do with each other.
+/// A point in time on a monotonic clock, measured from the clock's origin. Timestamps of different clocks are unrelated.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(Duration);
 
@@ -21,22 +19,22 @@ impl Timestamp {
     /// The origin of the clock.
     pub const ORIGIN: Self = Self(Duration::ZERO);
 
-    /// The moment `since_origin` after the origin.
+    /// Returns the timestamp `since_origin` after the origin.
     pub const fn from_origin(since_origin: Duration) -> Self {
         Self(since_origin)
     }
 
-    /// Time since the clock's origin.
+    /// Returns the time since the origin.
     pub const fn since_origin(self) -> Duration {
         self.0
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// Returns the time since `earlier`, or zero if this is before it.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// This moment plus `delay`, at the end of time when that overflows.
+    /// Returns the timestamp `delay` later, saturating.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(delay))
@@ -49,31 +47,31 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// A clock. Implemented over tokio's clock in `tinkers-transport` and by [`ManualClock`] here, and nowhere else.
+/// A clock. Implemented on tokio's clock in `tinkers-transport`, and by [`ManualClock`].
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// The moment now.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 
-    /// The date now, for `Retry-After` dates and for time stamps that leave the process.
+    /// Returns the current date, for `Retry-After` dates and for timestamps that leave the process.
     fn wall(&self) -> SystemTime;
 
-    /// Completes at `at`, or at once when `at` is past. Dropping it is always safe.
+    /// Waits until `at`; completes at once if that has passed. Cancel safe.
     fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()>;
 }
 
 impl dyn Clock {
-    /// Completes after `delay`.
+    /// Waits for `delay`.
     pub fn sleep(&self, delay: Duration) -> BoxFuture<'static, ()> {
         self.sleep_until(self.now().after(delay))
     }
 
-    /// Runs `work` until `at`; `None` when the time came first. Dropping `work` cancels it.
+    /// Runs `work` until `at`. Returns `None` if it did not complete in time; `work` is then dropped.
     pub async fn deadline<F: Future + Send>(&self, at: Timestamp, work: F) -> Option<F::Output> {
         let mut work = std::pin::pin!(work);
-        // Set only when there is something to wait for: a timer costs more than much of what is there at once.
+        // Created only if `work` is pending, since timers are expensive.
         let mut alarm = None;
         std::future::poll_fn(move |cx| {
-            // The work first: a result that is there wins over an alarm of the same instant.
+            // The work first: a result at the deadline still counts.
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Some(done));
             }
@@ -84,7 +82,7 @@ impl dyn Clock {
     }
 }
 
-/// A clock that stands still until it is told to move.
+/// A clock that only moves when advanced.
 #[derive(Clone, Default)]
 pub struct ManualClock {
     inner: Arc<Mutex<Inner>>,
@@ -98,12 +96,12 @@ struct Inner {
 }
 
 impl ManualClock {
-    /// A clock at its origin; the date there is the Unix epoch.
+    /// Creates a clock at its origin, where the date is the Unix epoch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Moves on by `step` and wakes all whose time has come.
+    /// Advances by `step`, and wakes the sleeps that are due.
     pub fn advance(&self, step: Duration) {
         let due = {
             let mut inner = self.lock();
@@ -115,7 +113,7 @@ impl ManualClock {
         wake_all(due.into_values());
     }
 
-    /// Moves to the next sleeper's time and wakes it; the moment moved to, or `None` when nobody sleeps.
+    /// Advances to the end of the next sleep. Returns that time, or `None` without sleeps.
     pub fn advance_to_next(&self) -> Option<Timestamp> {
         let (at, now) = {
             let inner = self.lock();
@@ -125,7 +123,7 @@ impl ManualClock {
         Some(at)
     }
 
-    /// How many sleeps are pending.
+    /// Returns the number of pending sleeps.
     pub fn sleepers(&self) -> usize {
         self.lock().sleepers.len()
     }
@@ -210,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleep_ends_at_its_moment_and_not_a_nanosecond_before() {
+    fn sleep_ends_exactly_at_its_time() {
         let clock = ManualClock::new();
         let woken = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&woken));
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_sleep_leaves_nothing_behind() {
+    fn dropped_sleep_is_unregistered() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;
@@ -239,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_prefers_the_work_of_the_same_instant() {
+    fn work_that_completes_at_the_deadline_wins() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;

@@ -1,50 +1,51 @@
-//! The seam to the network: one request, one answer.
+//! The interface to the network: one request, one response.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
-use crate::admission::{Departure, RouteClass};
-use crate::error::Sent;
+use crate::admission::{DepartureCheck, RouteClass};
+use crate::error::{Error, ErrorKind, Sent};
+pub use crate::response::HttpResponse;
 use crate::spawn::BoxFuture;
 
-/// Sends one request and gives its answer, whatever the status. Whatever reaches a network asks [`HttpRequest::departure`] first; a
-/// layer that passes requests on needs not. Retries, credentials' renewal and rate limits are others' work;
-/// adding the credential, compression of answers and redirects are the transport's.
+/// Sends one request and returns its response, whatever the status.
 ///
-/// Dropping the future cancels the request; the server may have seen it.
+/// A transport adds the credential, decompresses responses and follows redirects; it does not retry. It consults
+/// [`HttpRequest::departure`] before it writes to a network; a layer that forwards requests need not.
+///
+/// Dropping the future cancels the request; the server may have received it.
 pub trait Transport: Send + Sync + fmt::Debug + 'static {
     /// Sends `request`.
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>>;
 }
 
-/// One HTTP request. The base URL and the credential are the transport's own.
+/// An HTTP request, without the base URL and the credential, which the transport adds.
 #[derive(Clone)]
 pub struct HttpRequest {
-    /// The method.
+    /// The HTTP method.
     pub method: Method,
-    /// Path and query below the base URL, opening with `/`, ready for the wire.
+    /// Encoded path and query below the base URL, with a leading `/`.
     pub path: String,
-    /// Headers beyond those that the transport adds.
+    /// Headers in addition to those of the transport.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The body.
     pub body: Bytes,
-    /// The class whose connections carry it.
+    /// The class, which selects the connections.
     pub class: RouteClass,
-    /// Its time limits.
+    /// The timeouts.
     pub timeouts: Timeouts,
-    /// The answer's body may be this long after decompression, in bytes.
+    /// The maximum size of the decompressed response body, in bytes.
     pub max_response_bytes: usize,
-    /// To be asked immediately before the request leaves, and told of the head of its response.
-    pub departure: Departure,
+    /// The check to consult immediately before the request is sent, and to inform of the head of its response.
+    pub departure: DepartureCheck,
 }
 
 impl HttpRequest {
-    /// The longest body of an answer to a request of `class`, in bytes: 1 GiB for polls, which bring results, and 16 MiB for all
-    /// else. A body above it is no answer of any Tinker server.
+    /// Returns the default maximum size of a response body, in bytes: 1 GiB for polls, which return results, and 16 MiB for other classes.
     pub const fn default_max_response_bytes(class: RouteClass) -> usize {
         match class {
             RouteClass::Poll => 1 << 30,
@@ -52,7 +53,7 @@ impl HttpRequest {
         }
     }
 
-    /// A request of `class` with the default limits.
+    /// Creates a request of `class` with default limits.
     pub fn new(method: Method, path: impl Into<String>, class: RouteClass) -> Self {
         Self {
             method,
@@ -62,14 +63,14 @@ impl HttpRequest {
             class,
             timeouts: Timeouts::default(),
             max_response_bytes: Self::default_max_response_bytes(class),
-            departure: Departure::default(),
+            departure: DepartureCheck::default(),
         }
     }
 }
 
 impl fmt::Debug for HttpRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither headers nor body: either may hold what must not reach a log.
+        // Headers and body may contain secrets, which must not reach a log.
         f.debug_struct("HttpRequest")
             .field("method", &self.method)
             .field("path", &self.path)
@@ -79,48 +80,21 @@ impl fmt::Debug for HttpRequest {
     }
 }
 
-/// One HTTP answer, its body decompressed and complete.
-#[derive(Clone)]
-pub struct HttpResponse {
-    /// The status.
-    pub status: StatusCode,
-    /// The headers.
-    pub headers: HeaderMap,
-    /// The whole body.
-    pub body: Bytes,
-}
-
-impl fmt::Debug for HttpResponse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpResponse")
-            .field("status", &self.status)
-            .field("body_bytes", &self.body.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl HttpResponse {
-    /// A header's value as text, when it is there and is text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-}
-
-/// Time limits of one request. Each phase has its own, so a slow upload is not taken for a dead server.
+/// The timeouts of a request. Each phase has its own, so that a slow upload is not mistaken for a dead server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// To open a connection, TLS included.
+    /// Opening a connection, including TLS.
     pub connect: Duration,
-    /// From the end of the upload to the first byte of the answer.
+    /// From the end of the upload to the first byte of the response.
     pub first_byte: Duration,
-    /// Between two pieces of the answer's body, and between two accepted pieces of the upload.
+    /// Between two chunks of the response body, and between two accepted chunks of the upload.
     pub idle: Duration,
-    /// All of it.
+    /// The whole request.
     pub total: Duration,
 }
 
 impl Default for Timeouts {
-    /// Connect 5 s, first byte 60 s, idle 60 s (the official SDK's values), 10 minutes in all.
+    /// Returns the values of the official SDK: 5 s to connect, 60 s to the first byte, 60 s idle; 10 minutes in total.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
@@ -132,7 +106,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// Limits for a request whose whole answer must be there within `total`.
+    /// Returns timeouts for a request whose response must be complete within `total`.
     pub fn within(total: Duration) -> Self {
         let base = Self::default();
         Self {
@@ -144,51 +118,51 @@ impl Timeouts {
     }
 }
 
-/// What kept a request from getting an answer.
+/// The error of a request without a response.
 #[derive(Debug)]
 pub struct TransportError {
-    /// What went wrong.
+    /// The kind.
     pub kind: TransportErrorKind,
-    /// What is known of the request.
+    /// Whether the request may have reached the server.
     pub sent: Sent,
-    /// What to tell a person: a lower-case fragment without secrets.
+    /// The message: a lower-case fragment without secrets.
     pub message: String,
-    /// The cause below.
+    /// The source error.
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The kinds of transport failure.
+/// The kind of a transport error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TransportErrorKind {
-    /// No connection: refused, unreachable, name not found, or cut before it was set up.
+    /// The connection could not be opened: refused, unreachable, host not found, or closed during the handshake.
     Connect,
-    /// The two sides cannot agree on TLS, or the certificate is not trusted.
+    /// TLS failed, or the certificate is not trusted.
     Tls,
-    /// A time limit of [`Timeouts`] passed.
+    /// One of the [`Timeouts`] passed.
     Timeout,
     /// The connection broke.
     Broken,
-    /// The answer's body is longer than allowed.
+    /// The response body is too large.
     TooLarge,
-    /// The answer could not be decoded.
+    /// The response could not be decoded.
     Decode,
-    /// A redirect that is not followed.
+    /// The response is a redirect that is not followed.
     Redirect,
-    /// There is no usable credential.
+    /// The credential is missing or invalid.
     Credential,
     /// The transport is closed.
     Closed,
-    /// The rate limit closed after the request was admitted, so it did not leave; it goes back to admission.
+    /// The gate closed after the request was admitted, so it was not sent and has to be admitted again.
     Held,
     /// The request cannot be expressed in HTTP.
     Invalid,
-    /// The work was cut off here: its runtime has ended, or it panicked. To send it again is of no use.
+    /// The task of the request panicked, or its runtime ended. A retry is useless.
     Aborted,
 }
 
 impl TransportError {
-    /// A failure of `kind`.
+    /// Creates an error of `kind`.
     pub fn new(kind: TransportErrorKind, sent: Sent, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -198,7 +172,7 @@ impl TransportError {
         }
     }
 
-    /// The same with its cause.
+    /// Adds the source error.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
@@ -217,5 +191,27 @@ impl StdError for TransportError {
         self.source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<TransportError> for Error {
+    fn from(error: TransportError) -> Self {
+        let kind = match error.kind {
+            TransportErrorKind::Connect | TransportErrorKind::Tls | TransportErrorKind::Broken => {
+                ErrorKind::Connection
+            }
+            TransportErrorKind::Timeout => ErrorKind::Timeout,
+            TransportErrorKind::TooLarge
+            | TransportErrorKind::Decode
+            | TransportErrorKind::Redirect => ErrorKind::Protocol,
+            TransportErrorKind::Credential => ErrorKind::Authentication,
+            TransportErrorKind::Closed => ErrorKind::Closed,
+            TransportErrorKind::Held => ErrorKind::RateLimited,
+            TransportErrorKind::Invalid => ErrorKind::Configuration,
+            TransportErrorKind::Aborted => ErrorKind::Aborted,
+        };
+        let sent = error.sent;
+        let message = error.message.clone();
+        Self::new(kind, sent, message).with_source(error)
     }
 }

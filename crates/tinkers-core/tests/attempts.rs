@@ -1,11 +1,11 @@
-//! What the attempts of one call add up to: what is known of it, what it holds, how often it comes back.
+//! The attempts of a call: the error after several of them, the permits during backoff, and the number of retries.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::TransportErrorKind as T;
 use tinkers_core::{
-    Arrival, Clock, ErrorKind, Policy, ProgressCell, Readmission, RouteClass, Sent, Timestamp,
+    Arrival, Clock, ErrorKind, ProgressCell, Readmission, RetryPolicy, RouteClass, Sent, Timestamp,
 };
 
 use support::Step::{Fails, Header, Late, Says};
@@ -30,7 +30,7 @@ const fn secs(seconds: u64) -> Duration {
 }
 
 #[test]
-fn a_connection_that_is_cut_is_passing_and_a_refused_certificate_is_not() {
+fn broken_connection_is_retried_and_untrusted_certificate_is_not() {
     for kind in [T::Connect, T::Timeout, T::Broken] {
         let world = World::new(&[Fails(kind, Sent::NotSent)], OK);
         world
@@ -47,7 +47,7 @@ fn a_connection_that_is_cut_is_passing_and_a_refused_certificate_is_not() {
 }
 
 #[test]
-fn what_an_earlier_attempt_may_have_done_is_never_forgotten() {
+fn error_is_maybe_sent_after_any_attempt_with_unknown_outcome() {
     for (last, kind, status) in [
         (Fails(T::Tls, Sent::NotSent), ErrorKind::Connection, None),
         (NOT_SENT, ErrorKind::Connection, None),
@@ -63,7 +63,7 @@ fn what_an_earlier_attempt_may_have_done_is_never_forgotten() {
         ),
     ] {
         for lost in LOST {
-            // Alone it says what it is; the attempts between must not wash off what the first one left.
+            // The result of a later attempt must not hide the unknown outcome of the first.
             let alone = World::new(&[], last).call(post(RouteClass::Sample));
             let alone = alone.expect_err("final");
             assert_ne!(alone.sent(), Sent::MaybeSent, "{last:?}");
@@ -86,7 +86,7 @@ fn what_an_earlier_attempt_may_have_done_is_never_forgotten() {
 }
 
 #[test]
-fn a_client_that_closes_between_two_attempts_does_not_hide_the_first() {
+fn close_between_attempts_keeps_maybe_sent_of_the_first() {
     let world = World::new(&LOST[..1], OK).closed_after(1);
     let error = world.call(post(RouteClass::Sample)).expect_err("closed");
     assert_eq!(
@@ -99,7 +99,7 @@ fn a_client_that_closes_between_two_attempts_does_not_hide_the_first() {
 }
 
 #[test]
-fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
+fn unreadable_success_is_retried_if_that_is_safe() {
     fn is_json(answer: &tinkers_core::HttpResponse) -> bool {
         answer.body.starts_with(b"{")
     }
@@ -111,40 +111,42 @@ fn a_success_that_cannot_be_decoded_is_repeated_where_that_is_safe() {
         call
     };
     let world = World::new(&[page, page], OK);
-    let accepted = world.call(call(Policy::PATIENT)).expect("readable");
+    let accepted = world.call(call(RetryPolicy::PATIENT)).expect("readable");
     assert_eq!(world.seen().len(), 3);
     assert_eq!(accepted.earlier, Sent::MaybeSent);
     assert_eq!(accepted.response.body, "{}");
-    // A few times only.
+    // At most a few times.
     let world = World::new(&[], page);
-    let accepted = world.call(call(Policy::PATIENT)).expect("as it is");
+    let accepted = world
+        .call(call(RetryPolicy::PATIENT))
+        .expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 4);
-    // Not where it may not be applied twice.
+    // Not if the request may not be applied twice.
     let world = World::new(&[page], OK);
-    let once = Policy::PATIENT.giving_up_when_maybe_applied();
-    let accepted = world.call(call(once)).expect("as it is");
+    let once = RetryPolicy::PATIENT.giving_up_when_maybe_applied();
+    let accepted = world.call(call(once)).expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 1);
 }
 
 #[test]
-fn each_attempt_is_counted_in_its_header_and_by_the_policy() {
+fn attempts_are_counted_in_the_header_and_by_the_policy() {
     let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
-    world.call(post(RouteClass::Train)).expect("taken");
+    world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.retry_counts(), ["0", "1", "2"]);
     let world = World::new(&[], NOT_SENT);
     let mut call = post(RouteClass::Train);
-    call.policy = Policy {
+    call.policy = RetryPolicy {
         attempts: 2,
-        ..Policy::PATIENT
+        ..RetryPolicy::PATIENT
     };
     world.call(call).expect_err("two attempts");
     assert_eq!(world.retry_counts(), ["0", "1"]);
 }
 
 #[test]
-fn the_progress_knows_whether_any_attempt_may_be_at_the_server() {
+fn progress_knows_whether_an_attempt_may_have_been_sent() {
     let mut rows = vec![
         (vec![NOT_SENT], Sent::NotSent),
         (vec![NOT_SENT, Says(429, "{}")], Sent::NotSent),
@@ -157,7 +159,7 @@ fn the_progress_knows_whether_any_attempt_may_be_at_the_server() {
         rows.push((vec![lost, NOT_SENT, Says(429, "{}")], Sent::MaybeSent));
     }
     for (script, expected) in rows {
-        // The client closes before the attempt that would be taken.
+        // The client closes before the attempt that would be accepted.
         let world = World::new(&script, OK).closed_after(script.len());
         let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
         let mut call = post(RouteClass::Train);
@@ -168,12 +170,12 @@ fn the_progress_knows_whether_any_attempt_may_be_at_the_server() {
     let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
     let mut call = post(RouteClass::Train);
     call.progress = Some(Arc::clone(&cell));
-    World::new(&[], OK).call(call).expect("taken");
+    World::new(&[], OK).call(call).expect("accepted");
     assert_eq!(cell.sent(), Sent::MaybeSent, "it is accepted");
 }
 
 #[test]
-fn nothing_is_held_while_asleep_but_the_flight_of_an_unknown_outcome() {
+fn only_an_unknown_outcome_keeps_its_permit_during_backoff() {
     for (script, expected) in [
         (vec![NOT_SENT], vec![0]),
         (vec![Says(425, "{}")], vec![0]),
@@ -183,12 +185,12 @@ fn nothing_is_held_while_asleep_but_the_flight_of_an_unknown_outcome() {
         (vec![Says(429, "{}")], vec![0]),
         (vec![Says(500, "{}")], vec![1]),
         (vec![Fails(T::Broken, Sent::MaybeSent)], vec![1]),
-        // It never left this time, and what the first one did is still not known.
+        // This attempt was not sent, and the outcome of the first one is still unknown.
         (vec![Says(500, "{}"), NOT_SENT], vec![1, 1]),
         (vec![NOT_SENT, Says(500, "{}"), NOT_SENT], vec![0, 1, 1]),
     ] {
         let world = World::new(&script, OK);
-        let accepted = world.call(post(RouteClass::Sample)).expect("taken");
+        let accepted = world.call(post(RouteClass::Sample)).expect("accepted");
         assert_eq!(world.asleep_with(), expected, "{script:?}");
         assert_eq!(world.flights(), 1, "{script:?}");
         drop(accepted);
@@ -196,11 +198,11 @@ fn nothing_is_held_while_asleep_but_the_flight_of_an_unknown_outcome() {
     }
 }
 
-/// A request that the limiter kept from leaving.
+/// A request that the limiter held at the socket.
 const HELD: Step = Fails(T::Held, Sent::NotSent);
 
 #[test]
-fn permit_is_settled_before_its_flight_is_given_back() {
+fn submit_permit_is_settled_before_the_in_flight_permit() {
     for step in [
         Says(429, "{}"),
         Says(402, "{}"),
@@ -209,14 +211,14 @@ fn permit_is_settled_before_its_flight_is_given_back() {
         HELD,
     ] {
         let world = World::new(&[step], OK);
-        drop(world.call(post(RouteClass::Sample)).expect("taken"));
+        drop(world.call(post(RouteClass::Sample)).expect("accepted"));
         let expected = ["permit", "flight", "permit", "flight"];
         assert_eq!(world.given_back(), expected, "{step:?}");
     }
 }
 
 #[test]
-fn refused_call_keeps_its_place_and_a_failed_one_does_not() {
+fn refused_call_keeps_its_position_and_a_failed_one_does_not() {
     let kept = Readmission::AfterRefusal(Arrival(1));
     for (script, expected) in [
         (vec![Says(429, "{}")], vec![kept]),
@@ -225,7 +227,7 @@ fn refused_call_keeps_its_place_and_a_failed_one_does_not() {
         (vec![HELD, NOT_SENT], vec![kept, Readmission::New]),
     ] {
         let world = World::new(&script, OK);
-        world.call(post(RouteClass::Sample)).expect("taken");
+        world.call(post(RouteClass::Sample)).expect("accepted");
         let places = world.places();
         assert_eq!(places[0], Readmission::New, "{script:?}");
         assert_eq!(places[1..], expected, "{script:?}");
@@ -233,7 +235,7 @@ fn refused_call_keeps_its_place_and_a_failed_one_does_not() {
 }
 
 #[test]
-fn admission_and_each_answer_are_news() {
+fn admission_and_responses_count_as_progress() {
     let untrusted = Fails(T::Tls, Sent::NotSent);
     for (step, news) in [(untrusted, 600), (Late(5, &Says(404, "{}")), 605)] {
         let world = World::new(&[step], OK).closed_until(secs(600));
@@ -246,19 +248,21 @@ fn admission_and_each_answer_are_news() {
 }
 
 #[test]
-fn accepted_calls_alone_pay_the_retry_budget_back() {
+fn only_accepted_calls_refill_the_retry_budget() {
     let world = World::new(&[Says(500, "{}"), OK, Says(404, "{}")], OK);
-    world.call(post(RouteClass::Sample)).expect("taken");
-    assert_eq!(world.credits(), 1);
+    let before = world.tokens();
+    world.call(post(RouteClass::Sample)).expect("accepted");
+    // One retry after a 500 costs five tokens, one success pays one back.
+    assert_eq!(world.tokens(), before - 5 + 1);
     world.call(post(RouteClass::Sample)).expect_err("refused");
-    assert_eq!(world.credits(), 1);
+    assert_eq!(world.tokens(), before - 5 + 1);
 }
 
 #[test]
-fn a_hint_beyond_the_window_fails_at_once_and_says_when() {
-    let short = Policy {
+fn hint_beyond_the_retry_window_fails_at_once() {
+    let short = RetryPolicy {
         window: secs(30),
-        ..Policy::PATIENT
+        ..RetryPolicy::PATIENT
     };
     for (class, policy, answer, wait) in [
         (
@@ -275,19 +279,19 @@ fn a_hint_beyond_the_window_fails_at_once_and_says_when() {
         ),
         (
             RouteClass::Control,
-            Policy::ONCE,
+            RetryPolicy::ONCE,
             Header(503, "retry-after", "7"),
             7,
         ),
         (
             RouteClass::Rest,
-            Policy::PATIENT,
+            RetryPolicy::PATIENT,
             Header(503, "retry-after", "86400"),
             86_400,
         ),
         (
             RouteClass::Rest,
-            Policy::PATIENT,
+            RetryPolicy::PATIENT,
             Header(500, "retry-after", "300"),
             300,
         ),
@@ -304,7 +308,7 @@ fn a_hint_beyond_the_window_fails_at_once_and_says_when() {
 }
 
 #[test]
-fn a_hint_within_the_window_is_followed_whatever_the_jitter_and_the_budget() {
+fn hint_is_followed_despite_jitter_and_an_empty_budget() {
     for hint in ["25", "29"] {
         let answer = Header(503, "retry-after", hint);
         for world in [
@@ -313,7 +317,7 @@ fn a_hint_within_the_window_is_followed_whatever_the_jitter_and_the_budget() {
         ] {
             let mut call = post(RouteClass::Control);
             call.policy.window = secs(30);
-            world.call(call).expect("taken the second time");
+            world.call(call).expect("accepted at the second attempt");
             let second = world.seen()[1];
             let hint = secs(hint.parse().expect("a number"));
             assert!(second >= hint && second < secs(30), "{second:?}");
@@ -322,53 +326,55 @@ fn a_hint_within_the_window_is_followed_whatever_the_jitter_and_the_budget() {
 }
 
 #[test]
-fn a_policy_may_follow_a_hint_for_a_while_only() {
+fn policy_limits_the_pause_of_a_hint() {
     let mut call = post(RouteClass::Control);
-    call.policy = Policy::PATIENT.following_hints_up_to(secs(40));
+    call.policy = RetryPolicy::PATIENT.following_hints_up_to(secs(40));
     for answer in [
         Header(429, "retry-after", "3600"),
         Header(503, "retry-after", "41"),
     ] {
         let world = World::new(&[answer, answer], OK);
-        world.call(call.clone()).expect("taken the third time");
+        world
+            .call(call.clone())
+            .expect("accepted at the third attempt");
         assert_eq!(world.seen(), [secs(0), secs(40), secs(80)], "{answer:?}");
     }
     let world = World::new(&[Header(429, "retry-after", "20")], OK);
-    world.call(call).expect("taken the second time");
+    world.call(call).expect("accepted at the second attempt");
     assert_eq!(
         world.seen(),
         [secs(0), secs(20)],
-        "a shorter one is kept to"
+        "a shorter hint is followed"
     );
 }
 
 #[test]
-fn a_repeat_starts_within_the_window_only() {
+fn retry_starts_only_within_the_window() {
     let world = World::new(&[], Says(500, "{}"));
     let mut call = post(RouteClass::Rest);
     call.policy.window = secs(10);
     let error = world.call(call).expect_err("never taken");
     assert_eq!((error.kind(), error.retry_at()), (ErrorKind::Server, None));
     let ms: Vec<u128> = world.seen().iter().map(Duration::as_millis).collect();
-    // The last two go ahead of their pauses, since nothing else is heard of the server.
+    // The last two retries are probes, which are sent early.
     assert_eq!(ms, [0, 500, 1500, 2500, 3500]);
     assert_eq!(world.clock.now().since_origin().as_millis(), 3500);
 }
 
 #[test]
-fn repeats_without_a_budget_are_slow_and_spread() {
+fn retries_without_a_budget_are_slow_and_spread() {
     let too_early = Says(425, "{}");
     let world = World::new(&[too_early], OK).with_empty_budget();
-    world.call(post(RouteClass::Train)).expect("taken");
+    world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.seen()[1], secs(30));
-    // But for the one who tries whether a server that was away is back.
+    // Except for probes during an outage.
     let world = World::new(&[NOT_SENT], OK).with_empty_budget();
-    world.call(post(RouteClass::Train)).expect("taken");
+    world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.seen()[1], secs(2));
     let world = World::new(&[too_early], OK)
         .with_empty_budget()
         .with_jitter();
-    world.call(post(RouteClass::Train)).expect("taken");
+    world.call(post(RouteClass::Train)).expect("accepted");
     let second = world.seen()[1];
     assert!(
         second > secs(37) && second <= Duration::from_millis(37_500),
@@ -377,8 +383,8 @@ fn repeats_without_a_budget_are_slow_and_spread() {
 }
 
 #[test]
-fn no_hint_is_so_short_that_a_refusal_of_control_becomes_a_hot_loop() {
-    // The lane of control has no gate; on the others the limiter holds requests back.
+fn short_hints_do_not_make_control_retries_a_hot_loop() {
+    // Control has no gate; for other classes the limiter holds requests back.
     for refusal in [
         Header(429, "retry-after-ms", "1"),
         Header(429, "retry-after-ms", "0.001"),
@@ -395,7 +401,7 @@ fn no_hint_is_so_short_that_a_refusal_of_control_becomes_a_hot_loop() {
 }
 
 #[test]
-fn a_large_request_that_is_refused_without_a_hint_waits_by_itself() {
+fn refused_large_request_without_a_hint_waits() {
     for (bytes, hint, waited) in [
         (128 * 1024, None, 1),
         (128 * 1024 + 1, None, 5),
@@ -408,13 +414,13 @@ fn a_large_request_that_is_refused_without_a_hint_waits_by_itself() {
         let world = World::new(&[refusal], OK);
         let mut call = post(RouteClass::Sample);
         call.cost.bytes = bytes;
-        world.call(call).expect("taken");
+        world.call(call).expect("accepted");
         assert_eq!(world.seen()[1], secs(waited), "{bytes} {hint:?}");
     }
 }
 
 #[test]
-fn an_answer_that_the_caller_calls_final_is_not_repeated() {
+fn final_response_is_not_retried() {
     let world = World::new(&[LOST[0], Says(500, "oops")], OK);
     let mut call = post(RouteClass::Train);
     call.is_final = Some(|answer| &answer.body[..] == b"oops");
@@ -425,7 +431,7 @@ fn an_answer_that_the_caller_calls_final_is_not_repeated() {
 }
 
 #[test]
-fn an_accepted_call_tells_of_an_attempt_before_it_that_may_have_been_applied() {
+fn accepted_call_reports_an_earlier_unknown_attempt() {
     for (first, earlier) in [(NOT_SENT, Sent::NotSent), (LOST[0], Sent::MaybeSent)] {
         let world = World::new(&[first, NOT_SENT], OK);
         let accepted = world.call(post(RouteClass::Train)).expect("accepted");

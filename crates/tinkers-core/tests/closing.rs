@@ -1,4 +1,4 @@
-//! Calls whose client is closed, or that are given up, while they wait.
+//! Calls that are dropped, or whose client is closed, while they wait.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ mod support;
 const OK: Step = Says(200, "{}");
 
 #[test]
-fn closing_ends_a_call_wherever_it_waits() {
+fn close_ends_a_call_in_each_phase() {
     let gate = Header(429, "retry-after", "30");
     let large = |mut call: Call| {
         call.cost.bytes = 1 << 20;
@@ -56,7 +56,7 @@ fn closing_ends_a_call_wherever_it_waits() {
 }
 
 #[test]
-fn a_request_may_not_leave_once_its_client_is_closed() {
+fn request_may_not_be_sent_after_the_close() {
     for step in [Silent, Dials] {
         let world = World::new(&[step], OK);
         world.close_while_it_waits(post(RouteClass::Train));
@@ -65,7 +65,7 @@ fn a_request_may_not_leave_once_its_client_is_closed() {
 }
 
 #[test]
-fn a_call_that_is_given_up_in_a_dial_has_not_left() {
+fn call_dropped_while_connecting_was_not_sent() {
     for (step, sent) in [(Dials, Sent::NotSent), (Silent, Sent::MaybeSent)] {
         let world = World::new(&[step], OK);
         let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
@@ -78,7 +78,7 @@ fn a_call_that_is_given_up_in_a_dial_has_not_left() {
 }
 
 #[test]
-fn a_closed_client_submits_nothing() {
+fn closed_client_sends_nothing() {
     let world = World::new(&[], OK);
     world.caller.closing.close(Error::closed());
     let error = world.call(post(RouteClass::Train)).expect_err("closed");

@@ -1,12 +1,12 @@
-//! A refusal closes a lane until the server's hint; the next request leaves then and not before.
+//! A refusal closes the gate of its class until the end of the hint, when the next request is admitted.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, AdmissionRequest, ClientId, Clock, Cost, ManualClock, Readmission, RouteClass,
-    Settlement, SplitMix,
+    Admission, AdmissionRequest, AttemptOutcome, ClientId, Clock, Cost, ManualClock, Readmission,
+    RouteClass, SplitMix,
 };
 use tinkers_dispatch::{Limiter, LimiterSettings};
 
@@ -17,7 +17,7 @@ fn ask() -> AdmissionRequest {
         cost: Cost { bytes: 1000 },
         deadline: None,
         flight: None,
-        reentry: Readmission::New,
+        readmission: Readmission::New,
         is_nested: false,
     }
 }
@@ -32,7 +32,7 @@ fn main() {
     let mut first = admission.admit(ask());
     if let std::task::Poll::Ready(Ok(admitted)) = first.as_mut().poll(&mut cx) {
         let hint = Some(Duration::from_secs(3));
-        admitted.permit.settle(Settlement::Refused { hint });
+        admitted.permit.settle(AttemptOutcome::Refused { hint });
     }
     let mut second = admission.admit(ask());
     for _ in 0..4 {

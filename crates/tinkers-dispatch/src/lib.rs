@@ -1,26 +1,24 @@
-//! Admission with waiting for tinkers: the limits made async.
+//! Asynchronous admission on top of the limits of `tinkers-limits`.
 #![doc = include_str!("../README.md")]
 
-mod admit;
-mod after;
-mod budget;
-mod claim;
-mod desk;
-mod event;
-mod lane;
+mod byte_semaphore;
+mod class_admission;
+mod class_limiter;
+mod deferred;
+mod events;
+mod limit_request;
 mod limiter;
-mod queue;
-mod retry;
+mod pending_admission;
 mod settings;
 mod snapshot;
 mod sync;
+mod wait_queue;
 
-pub use admit::PendingAdmission;
-pub use budget::{Acquire, ByteBudget};
-pub use claim::LimitRequest;
-pub use event::{ClassCounts, LimiterEvent, LimiterEvents};
+pub use byte_semaphore::{AcquireBytes, ByteSemaphore};
+pub use events::{ClassCounts, LimiterEvent, LimiterEvents};
+pub use limit_request::LimitRequest;
 pub use limiter::{Limiter, LimiterAdmission};
-pub use retry::SharedRetryBudget;
+pub use pending_admission::PendingAdmission;
 pub use settings::{ClassSettings, LimiterSettings};
-pub use snapshot::{ClassSnapshot, Gate, LimiterSnapshot};
-pub use tinkers_limits::{Change, Rate};
+pub use snapshot::{ClassSnapshot, GateSnapshot, LimiterSnapshot};
+pub use tinkers_limits::{LimitChange, Rate};

@@ -1,4 +1,4 @@
-//! The limiter of one endpoint: a lane for each class of requests.
+//! The limiter of an endpoint: one class limiter for each class of requests.
 
 use std::sync::Arc;
 
@@ -9,32 +9,30 @@ use tinkers_core::{
 use tinkers_limits::GateState;
 use tokio::sync::{Notify, broadcast};
 
-use crate::admit::PendingAdmission;
-use crate::claim::{Claims, LimitRequest};
-use crate::desk::{Desk, MaxHint};
-use crate::event::{LimiterEvent, LimiterEvents};
-use crate::lane::Lane;
-use crate::settings::{ClassSettings, LimiterSettings};
+use crate::class_admission::ClassAdmission;
+use crate::class_limiter::ClassLimiter;
+use crate::events::{LimiterEvent, LimiterEvents};
+use crate::limit_request::{LimitRequest, SharedLimits};
+use crate::pending_admission::PendingAdmission;
+use crate::settings::LimiterSettings;
 use crate::snapshot::{ClassSnapshot, LimiterSnapshot};
 use crate::sync::{AtomicU64, Ordering};
 
 /// The limits that all clients of one endpoint and key share.
 ///
-/// It has no clock: each client looks at it through [`Limiter::admission`] with its own. Those clocks must agree on their
-/// origin, since a refusal that one client saw holds the others back, too.
+/// It has no clock: each client calls [`Limiter::admission`] with its own. These clocks must have the same origin, since a refusal of
+/// one client holds back the others too.
 #[derive(Debug)]
 pub struct Limiter {
-    lanes: [Arc<Lane>; 4],
+    limits: Arc<SharedLimits>,
     clients: AtomicU64,
-    pub(crate) claims: Claims,
-    max_hint: Arc<MaxHint>,
-    /// In the order of the lanes.
+    /// Notified on closures, in the order of [`CLASSES`].
     closures: [Arc<Notify>; 4],
     events: broadcast::Sender<LimiterEvent>,
 }
 
-/// The classes that have a lane, in the order of [`Limiter::lanes`]. Control has no limits.
-const LANES: [RouteClass; 4] = [
+/// The classes with limits, in the order of the class limiters. Control has none.
+const CLASSES: [RouteClass; 4] = [
     RouteClass::Sample,
     RouteClass::Train,
     RouteClass::Poll,
@@ -42,71 +40,60 @@ const LANES: [RouteClass; 4] = [
 ];
 
 impl Limiter {
-    /// Events that a slow subscriber may be behind before it loses the oldest.
+    /// The number of events that a slow subscriber may be behind before it loses the oldest.
     const EVENTS_KEPT: usize = 256;
 
-    /// A limiter that has let nothing through yet.
+    /// Creates a limiter with nothing in flight.
     pub fn new(settings: LimiterSettings) -> Self {
         let events = broadcast::Sender::new(Self::EVENTS_KEPT);
-        let lane = |class| {
-            let settings = lane_settings(&settings, class);
-            Arc::new(Lane::new(class, settings, events.clone()))
-        };
+        let limiter =
+            |class| Arc::new(ClassLimiter::new(class, settings.of(class), events.clone()));
         Self {
-            lanes: LANES.map(lane),
+            limits: Arc::new(SharedLimits::new(CLASSES.map(limiter), settings)),
             clients: AtomicU64::new(0),
-            claims: Claims::new(settings),
-            max_hint: Arc::new(MaxHint::new(settings.max_hint)),
             closures: Default::default(),
             events,
         }
     }
 
-    /// This limiter as a client with the clock `time` sees it; `jitter` is added to what the server says.
-    pub fn admission(
-        self: &Arc<Self>,
-        time: Arc<dyn Clock>,
-        jitter: Arc<dyn Jitter>,
-    ) -> LimiterAdmission {
-        let desk = |at: usize| {
-            Arc::new(Desk {
-                lane: Arc::clone(&self.lanes[at]),
+    /// Returns the admission of a client with the clock `time`. `jitter` spreads the ends of pauses.
+    pub fn admission(&self, time: Arc<dyn Clock>, jitter: Arc<dyn Jitter>) -> LimiterAdmission {
+        let class_admission = |at: usize| {
+            Arc::new(ClassAdmission {
+                limiter: Arc::clone(&self.limits.limiters[at]),
                 closures: Arc::clone(&self.closures[at]),
                 time: Arc::clone(&time),
                 jitter: Arc::clone(&jitter),
-                max_hint: Arc::clone(&self.max_hint),
+                max_hint: Arc::clone(&self.limits.max_hint),
             })
         };
         LimiterAdmission {
-            desks: std::array::from_fn(desk),
+            classes: std::array::from_fn(class_admission),
         }
     }
 
-    /// Asks for limits for as long as the [`LimitRequest`] is held. What holds is the strictest of all that is asked for; that somebody
-    /// asks for something else is told as a warning, since these limits are shared by all clients of one server and key. What
-    /// is taken stays taken, and who waits keeps its place.
-    pub fn claim(
-        self: &Arc<Self>,
-        settings: LimiterSettings,
-        time: Arc<dyn Clock>,
-    ) -> LimitRequest {
-        LimitRequest::new(Arc::clone(self), settings, time)
+    /// Requests limits until the [`LimitRequest`] is dropped. The strictest value of each requested limit applies to all clients of the
+    /// server and key; a request that differs from another one is logged as a warning. In-flight permits stay valid and waiters keep
+    /// their position.
+    pub fn request_limits(&self, settings: LimiterSettings, time: Arc<dyn Clock>) -> LimitRequest {
+        LimitRequest::new(Arc::clone(&self.limits), settings, time)
     }
 
-    /// A number for a new client. Counts from 1; 0 is for work without a client.
+    /// Returns the id of a new client. Ids count from 1; 0 is for requests without a client.
     pub fn next_client(&self) -> ClientId {
         ClientId(self.clients.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// What the lane of `class` looks like now; `None` for the control lane, which has no limits.
+    /// Returns the state of a class; `None` for control, which has no limits.
     pub fn class_snapshot(&self, class: RouteClass) -> Option<ClassSnapshot> {
-        let at = LANES.iter().position(|lane| *lane == class)?;
-        Some(ClassSnapshot::of(&self.lanes[at]))
+        let at = CLASSES.iter().position(|other| *other == class)?;
+        Some(ClassSnapshot::of(&self.limits.limiters[at]))
     }
 
-    /// What every lane looks like now.
+    /// Returns the state of every class with limits.
     pub fn snapshot(&self) -> LimiterSnapshot {
-        let [sample, train, poll, rest] = self.lanes.each_ref().map(|lane| ClassSnapshot::of(lane));
+        let limiters = self.limits.limiters.each_ref();
+        let [sample, train, poll, rest] = limiters.map(|limiter| ClassSnapshot::of(limiter));
         LimiterSnapshot {
             sample,
             train,
@@ -115,85 +102,83 @@ impl Limiter {
         }
     }
 
-    /// What happens from now on.
+    /// Subscribes to events from now on.
     pub fn events(&self) -> LimiterEvents {
         LimiterEvents::new(self.events.subscribe())
     }
-
-    pub(crate) fn apply(&self, settings: &LimiterSettings, now: Timestamp) {
-        self.max_hint.set(settings.max_hint);
-        for lane in &self.lanes {
-            lane.resize(lane_settings(settings, lane.class), now);
-        }
-    }
 }
 
-fn lane_settings(settings: &LimiterSettings, class: RouteClass) -> ClassSettings {
-    match class {
-        RouteClass::Sample => settings.sample,
-        RouteClass::Train => settings.train,
-        RouteClass::Poll => settings.poll,
-        _ => settings.rest,
-    }
-}
-
-/// A limiter with the clock of one client.
+/// The admission of one client: a [`Limiter`] with the client's clock and jitter.
 #[derive(Debug, Clone)]
 pub struct LimiterAdmission {
-    desks: [Arc<Desk>; 4],
+    classes: [Arc<ClassAdmission>; 4],
 }
 
 impl LimiterAdmission {
-    /// The wait of [`Admission::admit`] without its box; `None` for the control lane, which has no limits. What can go at once
-    /// goes at the first poll, without a lock.
+    /// Returns the future of [`Admission::admit`] without a box; `None` for control, which has no limits. A request that fits is admitted
+    /// at the first poll, without a lock.
     #[inline]
-    pub fn wait(&self, ask: AdmissionRequest) -> Option<PendingAdmission> {
-        let desk = self.desk(ask.class)?;
-        Some(PendingAdmission::new(Arc::clone(desk), ask))
+    pub fn wait(&self, request: AdmissionRequest) -> Option<PendingAdmission> {
+        let class_admission = self.of(request.class)?;
+        Some(PendingAdmission::new(Arc::clone(class_admission), request))
     }
 
     #[inline]
-    fn desk(&self, class: RouteClass) -> Option<&Arc<Desk>> {
+    fn of(&self, class: RouteClass) -> Option<&Arc<ClassAdmission>> {
         match class {
             RouteClass::Control => None,
-            RouteClass::Sample => Some(&self.desks[0]),
-            RouteClass::Train => Some(&self.desks[1]),
-            RouteClass::Poll => Some(&self.desks[2]),
-            _ => Some(&self.desks[3]),
+            RouteClass::Sample => Some(&self.classes[0]),
+            RouteClass::Train => Some(&self.classes[1]),
+            RouteClass::Poll => Some(&self.classes[2]),
+            _ => Some(&self.classes[3]),
         }
     }
 }
 
 impl Admission for LimiterAdmission {
-    fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
-        let Some(desk) = self.desk(ask.class) else {
-            return Box::pin(std::future::ready(Ok(Admitted::free(ask.flight))));
+    fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
+        let Some(class_admission) = self.of(request.class) else {
+            return Box::pin(std::future::ready(Ok(Admitted::free(request.flight))));
         };
-        if let GateState::ClosedUntil(_) = desk.lane.constraints.gate().state() {
-            desk.notify_closure();
+        if let GateState::ClosedUntil(_) = class_admission.limiter.constraints.gate().state() {
+            class_admission.notify_closure();
         }
-        if ask.is_nested {
-            let admitted = Arc::clone(desk).admit_nested(ask.flight);
+        if request.is_nested {
+            let admitted = Arc::clone(class_admission).admit_nested(request.flight);
             return Box::pin(std::future::ready(admitted));
         }
-        Box::pin(PendingAdmission::new(Arc::clone(desk), ask))
+        Box::pin(PendingAdmission::new(Arc::clone(class_admission), request))
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
-        self.desk(class)?.lane.moved()
+    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
+        self.of(class)?.limiter.last_movement()
     }
 
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
-        match self.desk(class)?.lane.constraints.gate().state() {
+        match self.of(class)?.limiter.constraints.gate().state() {
             GateState::ClosedUntil(at) => Some(Timestamp::from_origin(at)),
             GateState::Open | GateState::ProbingSince(_) => None,
         }
     }
 
     fn next_closure(&self, class: RouteClass) -> BoxFuture<'static, ()> {
-        match self.desk(class) {
-            Some(desk) => Box::pin(Arc::clone(&desk.closures).notified_owned()),
+        match self.of(class) {
+            Some(class_admission) => {
+                Box::pin(Arc::clone(&class_admission.closures).notified_owned())
+            }
             None => Box::pin(std::future::pending()),
         }
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_ids_count_from_one() {
+        let limiter = Limiter::new(LimiterSettings::default());
+        let ids = [limiter.next_client(), limiter.next_client()];
+        assert_eq!(ids, [ClientId(1), ClientId(2)]);
     }
 }

@@ -1,26 +1,26 @@
-//! How much each lane lets through.
+//! The limits of each class.
 
 use std::time::Duration;
 
 use tinkers_core::RouteClass;
-use tinkers_limits::{Bounds, ByteBudget, ConcurrencyWindow, Rate, Start};
+use tinkers_limits::{Bounds, ByteBudget, ConcurrencyWindow, InitialLimit, Rate};
 
-/// Limits of one lane.
+/// The limits of one class of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClassSettings {
-    /// Requests being sent at once. At least 1; a zero is taken for it.
+    /// Maximum number of requests that are being sent at once, at least 1; 0 counts as 1.
     pub slots: u32,
-    /// Bytes being sent at once; the last one admitted may overshoot. `None` is without limit.
+    /// Maximum number of bytes that are being sent at once; the last admitted request may exceed it. `None` is unlimited.
     pub bytes: Option<u64>,
-    /// Requests from admission to result at once: the ceiling of the window that learns what the server takes. `None` is
-    /// without limit. Of the sample lane alone.
+    /// Maximum number of requests in flight, from admission to the result: the ceiling of the adaptive limit. `None` is unlimited. Only
+    /// samples are counted.
     pub flights: Option<u32>,
-    /// Requests for a time, beside all that the server says. `None` is without limit.
+    /// Maximum rate of requests, in addition to the server's own limit. `None` is unlimited.
     pub rate: Option<Rate>,
 }
 
 impl ClassSettings {
-    /// A lane that limits the requests being sent, and nothing else.
+    /// Returns settings that limit only the number of requests that are being sent.
     pub const fn slots(slots: u32) -> Self {
         Self {
             slots,
@@ -30,7 +30,7 @@ impl ClassSettings {
         }
     }
 
-    /// The stricter value of each limit. Of two rates it is the slower one, burst included.
+    /// Returns the stricter value of each limit. The stricter of two rates is the slower one, with its burst.
     #[must_use]
     pub fn stricter(self, other: Self) -> Self {
         Self {
@@ -52,8 +52,8 @@ impl ClassSettings {
             flights: self.ceiling(),
             rate: self.rate,
             start: match class {
-                RouteClass::Sample => Start::Slow,
-                _ => Start::Open,
+                RouteClass::Sample => InitialLimit::Slow,
+                _ => InitialLimit::Open,
             },
         }
     }
@@ -70,7 +70,7 @@ fn least<T: Ord>(one: Option<T>, two: Option<T>) -> Option<T> {
     }
 }
 
-/// Limits of every lane that has any; the control lane has none.
+/// The limits of all classes but control, which has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimiterSettings {
     /// Sampling submissions.
@@ -79,15 +79,14 @@ pub struct LimiterSettings {
     pub train: ClassSettings,
     /// Polls.
     pub poll: ClassSettings,
-    /// Listings and management.
+    /// Listings and administration.
     pub rest: ClassSettings,
-    /// A lane is never closed for longer than this by one refusal, whatever the server says. Of two values the longer one is the
-    /// stricter.
+    /// Maximum time for which one refusal closes a gate, whatever its hint. The longer of two values is the stricter one.
     pub max_hint: Duration,
 }
 
 impl LimiterSettings {
-    /// The stricter value of each limit.
+    /// Returns the stricter value of each limit.
     #[must_use]
     pub fn stricter(self, other: Self) -> Self {
         Self {
@@ -98,11 +97,21 @@ impl LimiterSettings {
             max_hint: self.max_hint.max(other.max_hint),
         }
     }
+
+    /// Returns the settings of a class.
+    pub(crate) fn of(&self, class: RouteClass) -> ClassSettings {
+        match class {
+            RouteClass::Sample => self.sample,
+            RouteClass::Train => self.train,
+            RouteClass::Poll => self.poll,
+            _ => self.rest,
+        }
+    }
 }
 
 impl Default for LimiterSettings {
-    /// What the official SDK does where it has a limit: 400 samples and 10 MiB of prompts being submitted, at most 2000
-    /// samples in flight, 50 MB of passes being submitted. 4000 polls at once, so that they fit on the ports of one address.
+    /// Returns the limits of the official SDK where it has any: 400 samples and 10 MiB of prompts being sent, 2000 samples in flight,
+    /// 50 MB of forward-backward passes being sent. 4000 polls fit on the ports of one address.
     fn default() -> Self {
         Self {
             sample: ClassSettings {
@@ -120,6 +129,69 @@ impl Default for LimiterSettings {
             poll: ClassSettings::slots(4000),
             rest: ClassSettings::slots(16),
             max_hint: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+
+    fn settings(bytes: Option<u64>, seconds: Option<u64>) -> ClassSettings {
+        ClassSettings {
+            bytes,
+            rate: seconds.map(|seconds| Rate {
+                interval: Duration::from_secs(seconds),
+                burst: seconds as u32,
+            }),
+            ..ClassSettings::slots(4)
+        }
+    }
+
+    #[test]
+    fn stricter_settings_do_not_depend_on_the_order() {
+        let (none, low, high) = (
+            settings(None, None),
+            settings(Some(1), Some(9)),
+            settings(Some(2), Some(3)),
+        );
+        for (one, two, expected) in [(none, low, low), (low, high, low), (none, none, none)] {
+            assert_eq!(one.stricter(two), expected);
+            assert_eq!(two.stricter(one), expected);
+        }
+        // Of two rates with the same interval the first is kept.
+        let burst = |burst| ClassSettings {
+            rate: Some(Rate {
+                interval: Duration::from_secs(1),
+                burst,
+            }),
+            ..ClassSettings::slots(1)
+        };
+        assert_eq!(burst(2).stricter(burst(5)), burst(2));
+    }
+
+    #[test]
+    fn each_class_has_its_own_settings() {
+        let settings = LimiterSettings::default();
+        for (class, slots) in [
+            (RouteClass::Sample, 400),
+            (RouteClass::Train, 32),
+            (RouteClass::Poll, 4000),
+            (RouteClass::Rest, 16),
+        ] {
+            assert_eq!(settings.of(class).slots, slots, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn only_samples_start_slowly() {
+        for class in RouteClass::ALL {
+            let start = ClassSettings::slots(1).bounds(class).start;
+            assert_eq!(
+                start == InitialLimit::Slow,
+                class == RouteClass::Sample,
+                "{class:?}"
+            );
         }
     }
 }

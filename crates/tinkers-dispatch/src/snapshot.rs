@@ -1,12 +1,12 @@
-//! What a limiter looks like at one moment, for logs, tests and whoever wants to see.
+//! Snapshots of a limiter.
 
 use tinkers_core::Timestamp;
 use tinkers_limits::{GateState, WindowView};
 
-use crate::event::ClassCounts;
-use crate::lane::Lane;
+use crate::class_limiter::ClassLimiter;
+use crate::events::ClassCounts;
 
-/// Every lane at one moment. The lanes, and the parts of a lane, are read one after the other.
+/// The state of all classes. The classes, and the fields of a class, are read one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimiterSnapshot {
@@ -16,80 +16,80 @@ pub struct LimiterSnapshot {
     pub train: ClassSnapshot,
     /// Polls.
     pub poll: ClassSnapshot,
-    /// Listings and management.
+    /// Listings and administration.
     pub rest: ClassSnapshot,
 }
 
-/// What the gate of a lane is doing.
+/// The state of a class's gate, as timestamps of the clients' clocks. Unlike [`GateState`], which is in time since the clock's origin,
+/// it says until when a probe has the gate to itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Gate {
-    /// Everything goes.
+pub enum GateSnapshot {
+    /// Requests are admitted.
     Open,
-    /// Nothing goes before this; then a probe does.
+    /// No request is admitted before this time; then one is, as a probe.
     ClosedUntil(Timestamp),
-    /// A probe is under way. Another may go at this time.
+    /// A probe is in progress. Without a response, another one may be sent at this time.
     ProbingUntil(Timestamp),
 }
 
-/// One lane at one moment.
+/// The state of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassSnapshot {
-    /// What the gate is doing.
-    pub gate: Gate,
+    /// The state of the gate.
+    pub gate: GateSnapshot,
     /// Requests that wait for admission.
     pub waiting: usize,
-    /// Requests that were let through and have not noticed yet.
+    /// Granted requests that were not polled since.
     pub uncollected: usize,
     /// Requests being sent.
     pub slots: u32,
-    /// The most that may be sent at once now: the slots of the settings, or less while the start, or the way back after a pause, is
-    /// slow.
+    /// The maximum number of requests being sent now: the slots of the settings, or less during the slow start or the ramp after a pause.
     pub slots_allowed: u32,
     /// Bytes being sent.
     pub bytes: u64,
-    /// Requests from admission to result, where the lane counts them.
+    /// Requests in flight, from admission to the result, if the class counts them.
     pub in_flight: u32,
-    /// The most that may be in flight now.
+    /// The maximum number of requests in flight now.
     pub limit: u32,
-    /// What the server's refusals have taught about that; `None` before the first.
+    /// The limit that was learned from refusals; `None` before the first one.
     pub level: Option<u32>,
-    /// How often something happened.
+    /// The counters.
     pub counts: ClassCounts,
-    /// Exchanges that a thread lost to another one. A test that sees none has not shown much.
+    /// The number of compare-and-swap operations that a thread lost to another one.
     #[cfg(feature = "contention")]
     pub contention: u64,
 }
 
 impl ClassSnapshot {
-    pub(crate) fn of(lane: &Lane) -> Self {
-        let (waiting, uncollected, level) = lane.waiting();
+    pub(crate) fn of(limiter: &ClassLimiter) -> Self {
+        let (waiting, uncollected, level) = limiter.waiting();
         let WindowView {
             in_flight,
             unanswered,
             limit,
             ..
-        } = lane.constraints.window().view();
+        } = limiter.constraints.window().view();
         Self {
-            gate: match lane.constraints.gate().state() {
-                GateState::Open => Gate::Open,
-                GateState::ClosedUntil(at) => Gate::ClosedUntil(Timestamp::from_origin(at)),
-                GateState::ProbingSince(at) => {
-                    Gate::ProbingUntil(Timestamp::from_origin(at).after(lane.patience()))
-                }
+            gate: match limiter.constraints.gate().state() {
+                GateState::Open => GateSnapshot::Open,
+                GateState::ClosedUntil(at) => GateSnapshot::ClosedUntil(Timestamp::from_origin(at)),
+                GateState::ProbingSince(at) => GateSnapshot::ProbingUntil(
+                    Timestamp::from_origin(at).after(limiter.probe_timeout()),
+                ),
             },
             waiting,
             uncollected,
             slots: unanswered,
-            slots_allowed: lane.constraints.slots(),
-            bytes: lane.constraints.bytes().taken(),
+            slots_allowed: limiter.constraints.slots(),
+            bytes: limiter.constraints.bytes().taken(),
             in_flight,
             limit,
             level,
-            counts: lane.counters.read(),
+            counts: limiter.counters.read(),
             #[cfg(feature = "contention")]
-            contention: lane.constraints.contention(),
+            contention: limiter.constraints.contention(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where the locks of this crate come from: the standard library, or loom when a model runs.
+//! The locks of this crate: those of the standard library, or of loom in its models.
 
 #[cfg(not(tinkers_loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
@@ -6,10 +6,10 @@ pub(crate) use std::sync::{Mutex, MutexGuard};
 #[cfg(tinkers_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-// Counters and numbers: no decision depends on their order, so no model has to look at them.
+// Counters and ids: no decision depends on their order, so the models leave them out.
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The lock of `mutex`, also after a panic under it: what this crate guards is changed in one step or not at all.
+/// Locks `mutex`, also after a panic under the lock: every change of the guarded state is complete or not made.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()

@@ -1,4 +1,4 @@
-//! The gate of a lane: when a refusal closes it, for how long, and for whom.
+//! The gate of a class: when a refusal closes it, for how long, and for which requests.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn bench() -> Bench {
 }
 
 #[test]
-fn nothing_leaves_one_nanosecond_before_the_hint() {
+fn no_request_is_admitted_before_the_hint() {
     let bench = bench();
     let first = bench.admit(sample());
     refuse(first, Some(3 * SECOND));
@@ -31,7 +31,7 @@ fn nothing_leaves_one_nanosecond_before_the_hint() {
 }
 
 #[test]
-fn a_straggler_success_does_not_reopen_the_gate() {
+fn late_success_does_not_reopen_the_gate() {
     let bench = bench();
     let (straggler, unlucky) = (bench.admit(sample()), bench.admit(sample()));
     refuse(unlucky, Some(2 * SECOND));
@@ -45,7 +45,7 @@ fn a_straggler_success_does_not_reopen_the_gate() {
 }
 
 #[test]
-fn a_shorter_hint_does_not_shorten_and_a_longer_one_extends() {
+fn only_a_longer_hint_changes_the_pause() {
     let bench = bench();
     let permits: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let mut hints = [5, 2, 9].into_iter();
@@ -59,7 +59,7 @@ fn a_shorter_hint_does_not_shorten_and_a_longer_one_extends() {
 }
 
 #[test]
-fn a_waiter_sees_an_extension_that_came_while_it_slept() {
+fn waiter_follows_an_extended_pause() {
     let bench = bench();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     refuse(one, Some(SECOND));
@@ -72,7 +72,7 @@ fn a_waiter_sees_an_extension_that_came_while_it_slept() {
 }
 
 #[test]
-fn without_a_hint_it_closes_for_a_second_also_when_the_request_is_large() {
+fn refusal_without_a_hint_closes_the_gate_for_a_second() {
     for (bytes, closed_for) in [(0, 1), (128 * 1024, 1), (128 * 1024 + 1, 1)] {
         let bench = bench();
         bench.admit(sample_of(bytes)).permit.settle(refused(None));
@@ -86,7 +86,7 @@ fn without_a_hint_it_closes_for_a_second_also_when_the_request_is_large() {
 }
 
 #[test]
-fn a_hint_beyond_the_longest_closes_for_the_longest() {
+fn hint_is_limited_to_the_maximum() {
     let bench = bench();
     bench
         .admit(sample())
@@ -96,7 +96,7 @@ fn a_hint_beyond_the_longest_closes_for_the_longest() {
 }
 
 #[test]
-fn a_refusal_closes_its_own_class_alone_and_control_never() {
+fn refusal_closes_only_its_own_class_and_never_control() {
     for refused_class in RouteClass::ALL {
         let bench = bench();
         bench
@@ -111,7 +111,7 @@ fn a_refusal_closes_its_own_class_alone_and_control_never() {
 }
 
 #[test]
-fn a_gate_that_opens_beyond_the_deadline_fails_at_once_and_says_when() {
+fn gate_closed_beyond_the_deadline_fails_at_once() {
     let bench = bench();
     refuse(bench.admit(sample()), Some(9 * SECOND));
     let error = bench
@@ -124,7 +124,7 @@ fn a_gate_that_opens_beyond_the_deadline_fails_at_once_and_says_when() {
     assert_eq!(error.sent(), Sent::NotSent);
     assert_eq!(error.retry_at(), Some(bench.at(9 * SECOND)));
     assert_eq!(error.retry_after(), Some(9 * SECOND));
-    // One nanosecond more, and it waits and goes.
+    // With a deadline one nanosecond later it waits and is admitted.
     let waiting = bench.ask(AdmissionRequest {
         deadline: Some(bench.at(9 * SECOND)),
         ..sample()
@@ -135,7 +135,7 @@ fn a_gate_that_opens_beyond_the_deadline_fails_at_once_and_says_when() {
 }
 
 #[test]
-fn who_waits_hears_at_once_that_the_gate_closed_beyond_its_deadline() {
+fn waiter_fails_at_once_when_the_gate_closes_past_its_deadline() {
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample());
     let mut patient = bench.ask(sample());
@@ -151,7 +151,7 @@ fn who_waits_hears_at_once_that_the_gate_closed_beyond_its_deadline() {
 }
 
 #[test]
-fn a_refused_request_goes_before_those_that_came_meanwhile() {
+fn refused_request_is_served_before_later_ones() {
     let bench = Bench::sampling(1, 1, 9);
     let first = bench.admit(sample());
     let mut newcomer = bench.ask(sample());
@@ -159,7 +159,7 @@ fn a_refused_request_goes_before_those_that_came_meanwhile() {
     drop(first.flight);
     let mut back = bench.ask(again());
     bench.clock.advance(SECOND);
-    // Whoever is polled first: the newcomer was told first, and it is not its turn.
+    // The newcomer is polled first, and is not admitted first.
     assert!(newcomer.is_waiting());
     let served = back.try_admitted().expect("it goes first");
     assert!(newcomer.is_waiting());
@@ -168,7 +168,7 @@ fn a_refused_request_goes_before_those_that_came_meanwhile() {
 }
 
 #[test]
-fn nothing_is_held_while_asleep() {
+fn waiter_holds_no_permit() {
     let bench = bench();
     let first = bench.admit(sample_of(7));
     first.permit.settle(refused(Some(SECOND)));
@@ -179,6 +179,6 @@ fn nothing_is_held_while_asleep() {
         (state.waiting, state.slots, state.bytes, state.in_flight),
         (5, 0, 0, 0)
     );
-    // One alarm for all of them: only the head watches the gate.
+    // Only the first waiter has a timer.
     assert_eq!(bench.clock.sleepers(), 1);
 }

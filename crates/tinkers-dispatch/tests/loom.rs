@@ -1,4 +1,4 @@
-//! The queue of a lane under every interleaving: with hand-over, cancellation and refusals.
+//! The queue of a class under every interleaving: hand-over, cancellation and refusals.
 //!
 //! Run with `cargo xtask loom tinkers-dispatch`.
 #![cfg(tinkers_loom)]
@@ -16,14 +16,14 @@ use std::time::Duration;
 use explore::explore;
 use loom::thread;
 use tinkers_core::{
-    AdmissionRequest, Admitted, ClientId, Cost, FixedJitter, ManualClock, Readmission, RouteClass,
-    Settlement,
+    AdmissionRequest, Admitted, AttemptOutcome, ClientId, Cost, FixedJitter, ManualClock,
+    Readmission, RouteClass,
 };
 use tinkers_dispatch::{
     ClassSettings, Limiter, LimiterAdmission, LimiterSettings, PendingAdmission,
 };
 
-/// Forced switches.
+/// The maximum number of preemptions.
 const BOUND: usize = 3;
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl Wake for Woken {
     }
 }
 
-/// A wait that is polled by hand.
+/// A pending admission that is polled by hand.
 struct Waiting {
     future: Option<Pin<Box<PendingAdmission>>>,
     woken: Arc<Woken>,
@@ -49,10 +49,10 @@ impl Waiting {
             cost: Cost { bytes: 1 },
             deadline: None,
             flight: None,
-            reentry: Readmission::New,
+            readmission: Readmission::New,
             is_nested: false,
         };
-        let future = admission.wait(ask).expect("a lane with limits");
+        let future = admission.wait(ask).expect("a class with limits");
         Self {
             future: Some(Box::pin(future)),
             woken: Arc::default(),
@@ -71,7 +71,7 @@ impl Waiting {
         }
     }
 
-    /// As an executor does: polled again only when it was woken.
+    /// Polls only after a wake-up, like an executor.
     fn run(&mut self) -> Option<Admitted> {
         if self.woken.0.swap(0, Ordering::SeqCst) == 0 {
             return None;
@@ -95,22 +95,22 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
     (limiter, admission)
 }
 
-/// The server takes it and has its result at once.
+/// Settles a request as accepted, and returns its permits.
 fn accept(admitted: Admitted) {
     let Admitted { permit, flight, .. } = admitted;
-    permit.settle(Settlement::Accepted);
+    permit.settle(AttemptOutcome::Accepted);
     drop(flight);
 }
 
-/// What is wrong with a lane in which nothing should be left.
+/// Returns what is wrong with a class that should be empty.
 fn left(limiter: &Limiter) -> Vec<String> {
-    let lane = limiter.snapshot().sample;
+    let class = limiter.snapshot().sample;
     let left = (
-        lane.slots,
-        lane.bytes,
-        lane.in_flight,
-        lane.waiting,
-        lane.uncollected,
+        class.slots,
+        class.bytes,
+        class.in_flight,
+        class.waiting,
+        class.uncollected,
     );
     if left == (0, 0, 0, 0, 0) {
         Vec::new()
@@ -120,7 +120,7 @@ fn left(limiter: &Limiter) -> Vec<String> {
 }
 
 #[test]
-fn whoever_comes_while_a_slot_is_given_back_gets_it_or_is_woken_for_it() {
+fn request_during_a_return_gets_the_slot_or_a_wake_up() {
     explore("join and give back", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -141,7 +141,7 @@ fn whoever_comes_while_a_slot_is_given_back_gets_it_or_is_woken_for_it() {
 }
 
 #[test]
-fn one_that_gives_up_while_it_is_let_through_passes_its_turn_on() {
+fn waiter_dropped_during_its_grant_passes_it_on() {
     explore("cancel and hand over", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -165,7 +165,7 @@ fn one_that_gives_up_while_it_is_let_through_passes_its_turn_on() {
 }
 
 #[test]
-fn two_that_give_back_let_two_through_in_order() {
+fn two_returned_slots_admit_two_waiters_in_order() {
     explore("two give back", BOUND, || {
         let (limiter, admission) = limiter(2);
         let one = Waiting::new(&admission).poll().expect("free");
@@ -196,13 +196,13 @@ fn two_that_give_back_let_two_through_in_order() {
 }
 
 #[test]
-fn nobody_goes_after_a_refusal_that_is_over() {
+fn no_request_is_admitted_after_a_settled_refusal() {
     explore("refuse and ask", BOUND, || {
         let (limiter, admission) = limiter(2);
         let held = Waiting::new(&admission).poll().expect("free");
         let refused = thread::spawn(move || {
             let Admitted { permit, flight, .. } = held;
-            permit.settle(Settlement::Refused {
+            permit.settle(AttemptOutcome::Refused {
                 hint: Some(Duration::from_secs(1)),
             });
             drop(flight);
@@ -226,7 +226,7 @@ fn nobody_goes_after_a_refusal_that_is_over() {
 }
 
 #[test]
-fn a_flight_that_lands_while_somebody_joins_is_theirs() {
+fn permit_returned_during_a_join_is_granted() {
     explore("land and join", BOUND, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings {
             sample: ClassSettings {
@@ -240,7 +240,7 @@ fn a_flight_that_lands_while_somebody_joins_is_theirs() {
         let clock = Arc::new(ManualClock::new());
         let admission = Arc::new(limiter.admission(clock, Arc::new(FixedJitter(0.0))));
         let held = Waiting::new(&admission).poll().expect("free");
-        held.permit.settle(Settlement::Accepted);
+        held.permit.settle(AttemptOutcome::Accepted);
         let flight = held.flight;
         let lands = thread::spawn(move || drop(flight));
         let mut waiting = Waiting::new(&admission);
@@ -259,8 +259,8 @@ fn a_flight_that_lands_while_somebody_joins_is_theirs() {
 }
 
 #[test]
-fn of_two_that_ask_for_limits_together_the_stricter_holds() {
-    // Every lane is set anew by each, so two switches are as many as can be gone through.
+fn stricter_of_two_concurrent_limit_requests_holds() {
+    // Each request resizes every class, so more than two preemptions take too long.
     explore("two claims", 2, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
         let claim = |limiter: &Arc<Limiter>, slots| {
@@ -268,7 +268,7 @@ fn of_two_that_ask_for_limits_together_the_stricter_holds() {
                 rest: ClassSettings::slots(slots),
                 ..LimiterSettings::default()
             };
-            limiter.claim(settings, Arc::new(ManualClock::new()))
+            limiter.request_limits(settings, Arc::new(ManualClock::new()))
         };
         let other = Arc::clone(&limiter);
         let strict = thread::spawn(move || claim(&other, 2));
@@ -290,10 +290,9 @@ fn of_two_that_ask_for_limits_together_the_stricter_holds() {
     .assert_none();
 }
 
-/// The same wait with the fault of a lane that forgets to hand over when somebody gives up: what `leave` would do is left undone by
-/// forgetting the future, permit and all.
+/// The control: a dropped waiter does not pass its grant on. The future is forgotten, so that `leave` does not run.
 #[test]
-fn a_turn_that_is_not_passed_on_is_found_out() {
+fn model_finds_a_grant_that_is_not_passed_on() {
     let findings = explore("control: a turn is kept", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");

@@ -1,29 +1,29 @@
-//! Random histories against plain book-keeping: what is taken is what was granted, nobody is passed, no gate is jumped.
+//! Random histories compared with a simple model: permits match grants, no request is overtaken, and the gate holds.
 
 mod common;
 
 use common::{Bench, Waiting, refused};
 use std::time::Duration;
 use tinkers_core::{
-    AdmissionRequest, Admitted, Arrival, ClientId, Cost, InFlightPermit, Jitter, Readmission,
-    RouteClass, Settlement, SplitMix, SubmitPermit, Timestamp,
+    AdmissionRequest, Admitted, Arrival, AttemptOutcome, ClientId, Cost, InFlightPermit, Jitter,
+    Readmission, RouteClass, SplitMix, SubmitPermit, Timestamp,
 };
 
 const SLOTS: u32 = 4;
 const BYTES: u64 = 1000;
 const FLIGHTS: u32 = 6;
 
-/// One request that waits, as the book has it.
+/// A waiting request in the model.
 struct Entry {
     waiting: Waiting,
     bytes: u64,
-    /// Those with a flight first, then by when they came first.
+    /// Requests with an in-flight permit first, then by arrival.
     rank: (u8, u64),
     number: u64,
     brings_flight: bool,
 }
 
-/// Plain book-keeping of one lane.
+/// The model of one class.
 struct Book {
     bench: Bench,
     random: SplitMix,
@@ -83,14 +83,14 @@ impl Book {
         let flight = brings_flight.then(|| self.flights.swap_remove(0));
         let bytes = [0, 1, 400, 3000][self.below(4)];
         self.numbers += 1;
-        // Who went at once was before all who wait.
+        // A request that was admitted at once precedes all waiters.
         let came = match before {
             None => self.numbers,
             Some((Arrival(0), _)) => 0,
             Some((_, came)) => came,
         };
         let rank = (u8::from(!brings_flight), came);
-        let reentry = before.map_or(Readmission::New, |(arrival, _)| {
+        let readmission = before.map_or(Readmission::New, |(arrival, _)| {
             Readmission::AfterRefusal(arrival)
         });
         let waiting = self.bench.ask(AdmissionRequest {
@@ -99,7 +99,7 @@ impl Book {
             cost: Cost { bytes },
             deadline: None,
             flight,
-            reentry,
+            readmission,
             is_nested: false,
         });
         self.queue.push(Entry {
@@ -116,7 +116,7 @@ impl Book {
         let (permit, bytes, came) = self.permits.swap_remove(which);
         self.bytes -= bytes;
         match self.below(3) {
-            0 => permit.settle(Settlement::Accepted),
+            0 => permit.settle(AttemptOutcome::Accepted),
             1 => drop(permit),
             _ => {
                 let hint = Duration::from_millis([100, 700, 2500][self.below(3)]);
@@ -129,14 +129,13 @@ impl Book {
         }
     }
 
-    /// Looks, in an order of chance, who was let through since the last time, and books it. Whoever was, was so before all who
-    /// still wait.
+    /// Polls the waiters in random order, and records the admitted ones, which precede all that still wait.
     fn serve(&mut self) {
         let start = self.below(self.queue.len());
         let length = self.queue.len();
         let mut admitted = Vec::new();
         loop {
-            // One that looks may let others through.
+            // A poll may admit other waiters.
             for at in (0..length).map(|step| (start + step) % length) {
                 if let Some(served) = self.queue[at].waiting.try_admitted() {
                     admitted.push((self.queue[at].number, served));
@@ -183,7 +182,7 @@ impl Book {
         self.flights.push(admitted.flight);
     }
 
-    /// Flights on the wing: those that were granted, and those that wait for their repeat.
+    /// Returns the number of in-flight permits: of admitted requests and of pending retries.
     fn in_flight(&self) -> u32 {
         let waiting = self.queue.iter().filter(|entry| entry.brings_flight);
         (self.flights.len() + waiting.count()) as u32
@@ -205,7 +204,7 @@ impl Bench {
 }
 
 #[test]
-fn random_histories_agree_with_the_book() {
+fn random_histories_match_the_model() {
     let (mut served, mut refusals) = (0, 0);
     for seed in 0..200 {
         let mut book = Book::new(seed);
@@ -214,7 +213,7 @@ fn random_histories_agree_with_the_book() {
         }
         served += book.served;
         refusals += book.refusals;
-        // Whatever is left can be finished: nothing was lost on the way, neither a unit nor a wake-up.
+        // All remaining requests can complete: neither a unit nor a wake-up was lost.
         while !book.queue.is_empty() {
             let before = book.served;
             book.permits.clear();

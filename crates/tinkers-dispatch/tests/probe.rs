@@ -1,19 +1,19 @@
-//! What happens when a pause is over: one request goes first, and what becomes of it decides.
+//! The end of a pause: one request is sent as a probe, and its outcome decides.
 
 mod common;
 
 use std::time::Duration;
 
 use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
-use tinkers_core::{AdmissionRequest, Admitted, ClientId, RouteClass, Settlement};
-use tinkers_dispatch::{Gate, LimiterEvent, LimiterSettings};
+use tinkers_core::{AdmissionRequest, Admitted, AttemptOutcome, ClientId, RouteClass};
+use tinkers_dispatch::{GateSnapshot, LimiterEvent, LimiterSettings};
 
-/// The rest lane has no window: what goes is decided by the gate and the ramp alone.
+/// The class `Rest` has no window, so only the gate and the ramp limit its requests.
 fn listing() -> AdmissionRequest {
     ask(RouteClass::Rest)
 }
 
-/// A lane that was closed for a second, with so many waiting.
+/// Returns a class that was closed for a second, with a number of waiters.
 fn closed(waiting: usize) -> (Bench, Vec<Waiting>) {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
@@ -33,25 +33,25 @@ fn probe(bench: &Bench, queue: &mut [Waiting]) -> Admitted {
 }
 
 #[test]
-fn one_goes_first_and_then_the_ramp() {
+fn probe_precedes_the_ramp() {
     let (bench, mut queue) = closed(40);
     let first = probe(&bench, &mut queue);
     accept(first);
-    // Eight at once, and as many as were accepted when those are more; sixteen slots are all there are.
+    // Eight at once, then as many as were accepted, up to the sixteen slots.
     let mut counts = Vec::new();
     for _ in 0..3 {
         let through = let_through(&mut queue);
         counts.push(through.len());
         through.into_iter().for_each(accept);
     }
-    // Each that is accepted lets the next one through, so more than the first eight come in a round.
+    // Each accepted request admits another one, so a round has more than the first eight.
     assert_eq!(counts[0], 8);
     assert!(let_through(&mut queue).len() <= 16);
     assert_eq!(bench.state(RouteClass::Rest).counts.probes, 1);
 }
 
 #[test]
-fn a_probe_that_is_given_up_passes_on_at_once() {
+fn dropped_probe_is_replaced_at_once() {
     let (bench, mut queue) = closed(3);
     drop(probe(&bench, &mut queue));
     let second = let_through(&mut queue);
@@ -60,7 +60,7 @@ fn a_probe_that_is_given_up_passes_on_at_once() {
 }
 
 #[test]
-fn a_probe_that_is_not_answered_lets_a_second_one_go_after_a_second() {
+fn unanswered_probe_is_followed_by_another_after_a_second() {
     let (bench, mut queue) = closed(3);
     let silent = probe(&bench, &mut queue);
     bench.clock.advance(SECOND - NANO);
@@ -72,41 +72,45 @@ fn a_probe_that_is_not_answered_lets_a_second_one_go_after_a_second() {
 }
 
 #[test]
-fn what_becomes_of_a_probe_that_was_overtaken_leaves_the_next_one_alone() {
-    for late in [Settlement::Unknown, Settlement::Dropped] {
+fn overtaken_probe_does_not_affect_the_next_one() {
+    for late in [AttemptOutcome::Unknown, AttemptOutcome::Dropped] {
         let (bench, mut queue) = closed(3);
         let silent = probe(&bench, &mut queue);
         bench.clock.advance(SECOND);
         let mut second = let_through(&mut queue);
         let gate = bench.state(RouteClass::Rest).gate;
-        assert_eq!(gate, Gate::ProbingUntil(bench.at(SECOND)));
+        assert_eq!(gate, GateSnapshot::ProbingUntil(bench.at(SECOND)));
         silent.permit.settle(late);
         assert_eq!(bench.state(RouteClass::Rest).gate, gate, "{late:?}");
         assert!(let_through(&mut queue).is_empty(), "{late:?}: a third one");
         accept(second.remove(0));
-        assert_eq!(bench.state(RouteClass::Rest).gate, Gate::Open, "{late:?}");
+        assert_eq!(
+            bench.state(RouteClass::Rest).gate,
+            GateSnapshot::Open,
+            "{late:?}"
+        );
         assert_eq!(let_through(&mut queue).len(), 1, "{late:?}");
     }
 }
 
 #[test]
-fn an_answer_that_says_nothing_about_the_rate_opens_the_gate_and_none_at_all_does_not() {
+fn any_response_but_a_refusal_opens_the_gate() {
     let (bench, mut queue) = closed(3);
     let first = probe(&bench, &mut queue);
-    first.permit.settle(Settlement::Unknown);
+    first.permit.settle(AttemptOutcome::Unknown);
     assert!(let_through(&mut queue).is_empty());
     bench.clock.advance(SECOND / 2 - NANO);
     assert!(let_through(&mut queue).is_empty(), "it backs off");
     bench.clock.advance(NANO);
     let mut second = let_through(&mut queue);
     assert_eq!(second.len(), 1);
-    second.remove(0).permit.settle(Settlement::Answered);
-    assert_eq!(bench.state(RouteClass::Rest).gate, Gate::Open);
+    second.remove(0).permit.settle(AttemptOutcome::Answered);
+    assert_eq!(bench.state(RouteClass::Rest).gate, GateSnapshot::Open);
     assert_eq!(let_through(&mut queue).len(), 1);
 }
 
 #[test]
-fn no_hint_is_so_short_that_refusals_become_a_hot_loop() {
+fn short_hints_do_not_make_a_hot_loop() {
     for class in [
         RouteClass::Sample,
         RouteClass::Train,
@@ -123,27 +127,30 @@ fn no_hint_is_so_short_that_refusals_become_a_hot_loop() {
             let through = let_through(&mut queue);
             if through.is_empty() {
                 let next = bench.clock.advance_to_next();
-                assert!(next.is_some(), "{class:?}: nobody watches after {probes}");
+                assert!(
+                    next.is_some(),
+                    "{class:?}: no waiter has a timer after {probes} probes"
+                );
             }
             for admitted in through {
                 probes += 1;
                 refuse(admitted, hint);
             }
         }
-        // 10 ms doubling to a second: seven on the way and one each second.
+        // 10 ms doubling up to a second: seven probes, then one each second.
         assert!((30..=40).contains(&probes), "{class:?}: {probes} in 30 s");
     }
 }
 
 #[test]
-fn a_poll_that_the_server_holds_was_taken() {
+fn held_poll_counts_as_accepted() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
     let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();
     let held = probe(&bench, &mut queue);
     bench.clock.advance(SECOND / 4);
     let first = let_through(&mut queue).len();
-    assert_eq!(bench.state(RouteClass::Poll).gate, Gate::Open);
+    assert_eq!(bench.state(RouteClass::Poll).gate, GateSnapshot::Open);
     assert!((1..=8).contains(&first), "{first} at once");
     let mut through = first;
     while through < 29 {
@@ -154,20 +161,20 @@ fn a_poll_that_the_server_holds_was_taken() {
 }
 
 #[test]
-fn the_line_of_each_client_watches_the_gate_for_itself() {
+fn each_client_has_its_own_gate_timer() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
     let of = |client| AdmissionRequest {
         client: ClientId(client),
         ..listing()
     };
-    // The first client's runtime stands still: nobody polls its requests any longer.
+    // The first client's runtime stops polling its requests.
     let _stuck: Vec<_> = (0..3).map(|_| bench.ask(of(1))).collect();
     let mut other = bench.ask(of(2));
     let mut behind = bench.ask(of(2));
     assert_eq!(bench.clock.sleepers(), 2, "one alarm for each client");
     bench.clock.advance(SECOND);
-    // The probe was handed to the first client, where nobody notices; the second goes a second later.
+    // The probe was granted to the first client, which does not collect it; the second follows a second later.
     assert!(other.is_waiting());
     bench.clock.advance(SECOND);
     accept(other.try_admitted().expect("it looked by itself"));
@@ -175,14 +182,14 @@ fn the_line_of_each_client_watches_the_gate_for_itself() {
 }
 
 #[test]
-fn what_happens_is_told_in_order() {
+fn events_are_published_in_order() {
     let bench = Bench::new(LimiterSettings::default());
     let mut events = bench.limiter.events();
     let taken: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     let mut flights = Vec::new();
     for Admitted { permit, flight, .. } in taken {
-        permit.settle(Settlement::Accepted);
+        permit.settle(AttemptOutcome::Accepted);
         flights.push(flight);
     }
     refuse(one, Some(SECOND));

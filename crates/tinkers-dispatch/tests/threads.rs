@@ -1,4 +1,4 @@
-//! Real threads on one lane: never more than its slots at once, and every unit back at the end.
+//! Threads that share a class: never more than its slots at once, and every unit is returned.
 
 use std::future::Future;
 use std::pin::pin;
@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use tinkers_core::{
-    Admission, AdmissionRequest, ClientId, Cost, FixedJitter, ManualClock, Readmission, RouteClass,
-    Settlement,
+    Admission, AdmissionRequest, AttemptOutcome, ClientId, Cost, FixedJitter, ManualClock,
+    Readmission, RouteClass,
 };
 use tinkers_dispatch::{ClassSettings, Limiter, LimiterSettings};
 
@@ -43,13 +43,13 @@ fn ask(bytes: u64) -> AdmissionRequest {
         cost: Cost { bytes },
         deadline: None,
         flight: None,
-        reentry: Readmission::New,
+        readmission: Readmission::New,
         is_nested: false,
     }
 }
 
 #[test]
-fn threads_share_a_lane_and_give_everything_back() {
+fn threads_sharing_a_class_return_everything() {
     let limiter = Arc::new(Limiter::new(LimiterSettings {
         sample: ClassSettings {
             slots: SLOTS,
@@ -67,7 +67,7 @@ fn threads_share_a_lane_and_give_everything_back() {
             scope.spawn(move || {
                 for round in 0..ROUNDS {
                     if (round + thread) % 9 == 0 {
-                        // Asked for and given up after one look, served or not.
+                        // Dropped after one poll, granted or not.
                         let mut given_up = admission.admit(ask(7));
                         let _outcome = given_up
                             .as_mut()
@@ -79,19 +79,19 @@ fn threads_share_a_lane_and_give_everything_back() {
                     std::thread::yield_now();
                     inside.fetch_sub(1, Ordering::SeqCst);
                     served.fetch_add(1, Ordering::SeqCst);
-                    admitted.permit.settle(Settlement::Accepted);
+                    admitted.permit.settle(AttemptOutcome::Accepted);
                 }
             });
         }
     });
     let peak = peak.into_inner();
     assert!(peak <= u64::from(SLOTS), "{peak} inside at once");
-    assert!(peak > 1, "nobody ever met anybody: inconclusive");
+    assert!(peak > 1, "no two threads overlapped: inconclusive");
     let given_up = (0..THREADS * ROUNDS)
         .filter(|n| (n % ROUNDS + n / ROUNDS).is_multiple_of(9))
         .count();
     assert_eq!(served.into_inner() as usize, THREADS * ROUNDS - given_up);
-    let left = limiter.class_snapshot(RouteClass::Sample).expect("a lane");
+    let left = limiter.class_snapshot(RouteClass::Sample).expect("a class");
     assert_eq!(
         (left.waiting, left.slots, left.bytes, left.in_flight),
         (0, 0, 0, 0)

@@ -11,8 +11,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use tinkers_engine::{
-    AdamWParams, Example, LoraConfig, Loss, LossInputs, Mode, PromptScoreOptions, SampleJob,
-    Sampler, SamplingOptions, Stop, Text, Threads, TrainableModel, builtin,
+    AdamWParams, AdapterConfig, Example, LossFunction, LossInputs, Mode, PromptScoreOptions,
+    SampleJob, Sampler, SamplingOptions, StopConditions, Text, Threads, TrainableModel, builtin,
 };
 
 const TEXT: &str = include_str!("../../tinkers-cli/data/newton-opticks.txt");
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (training, held_out) = examples(options.length);
     let held_out = &held_out[..held_out.len().min(options.steps.min(32))];
     let threads = Threads::new(0)?;
-    let lora = LoraConfig {
+    let lora = AdapterConfig {
         rank: options.rank,
         seed: 1,
         train_attn: true,
@@ -52,8 +52,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             .map(|index| training[(step * options.batch + index) * 7919 % training.len()].clone())
             .collect();
         let count: usize = batch.iter().map(|e| e.tokens.len()).sum();
-        let result =
-            trainable.pass(&threads, &batch, &Loss::CrossEntropy, Mode::ForwardBackward)?;
+        let result = trainable.pass(
+            &threads,
+            &batch,
+            &LossFunction::CrossEntropy,
+            Mode::ForwardBackward,
+        )?;
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
         let (progress, count) = (step as f64 / options.steps as f64, count as f64);
         trainable.step(&AdamWParams {
@@ -84,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             ..SamplingOptions::default()
         },
         seed: 1,
-        stop: Stop::tokens(vec![builtin::END_OF_TEXT]),
+        stop: StopConditions::tokens(vec![builtin::END_OF_TEXT]),
         prompt_options: PromptScoreOptions::default(),
         top_k_log_probs: 0,
     };
@@ -134,7 +138,12 @@ fn loss(
     threads: &Threads,
     examples: &[Example],
 ) -> Result<f64, Box<dyn Error>> {
-    let result = trainable.pass(threads, examples, &Loss::CrossEntropy, Mode::Forward)?;
+    let result = trainable.pass(
+        threads,
+        examples,
+        &LossFunction::CrossEntropy,
+        Mode::Forward,
+    )?;
     Ok(result.metrics["loss:sum"] / result.metrics["weights:sum"])
 }
 

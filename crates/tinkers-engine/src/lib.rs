@@ -30,15 +30,15 @@ pub use adamw::{AdamW, AdamWParams, StepReport};
 pub use config::{Llama3Scaling, ModelConfig, RopeParameters};
 pub use engine::ModelEngine;
 pub use error::{Error, Result};
-pub use lora::{ALPHA, Lora, LoraConfig, MAX_RANK, Param};
-pub use loss::{Clip, Loss, LossInputs};
+pub use lora::{ALPHA, AdapterConfig, Lora, MAX_RANK, Param};
+pub use loss::{Clip, LossFunction, LossInputs};
 pub use model::Model;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub use sample::stop_ends;
 pub use sample::{
-    PromptScoreOptions, PromptScores, Sample, SampleJob, SampleResult, Sampler, SamplingOptions,
-    Stop, TopK,
+    GeneratedSample, PromptScoreOptions, PromptScores, SampleJob, SampleResult, Sampler,
+    SamplingOptions, StopConditions, TopK,
 };
 pub use text::Text;
 pub use threads::Threads;

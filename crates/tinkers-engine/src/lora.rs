@@ -17,7 +17,7 @@ pub const MAX_RANK: usize = 1024;
 
 /// The rank, seed and target modules of a LoRA adapter.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct LoraConfig {
+pub struct AdapterConfig {
     /// The rank, from 1 to [`MAX_RANK`].
     pub rank: usize,
     /// The seed of the random initialisation of the A matrices.
@@ -46,7 +46,7 @@ pub(crate) enum TargetModule {
 /// The trainable parameters of a LoRA adapter: an A and a B matrix for each target module.
 #[derive(Clone, Debug)]
 pub struct Lora {
-    config: LoraConfig,
+    config: AdapterConfig,
     params: Vec<Param>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Adapters {
     pub(crate) unembed: Option<LowRank>,
 }
 
-impl LoraConfig {
+impl AdapterConfig {
     /// Checks that the rank is in range and that at least one kind of layer is adapted.
     ///
     /// # Errors
@@ -175,9 +175,9 @@ impl Lora {
     /// gives the same weights on every machine.
     ///
     /// # Errors
-    /// Returns the errors of [`LoraConfig::check`].
+    /// Returns the errors of [`AdapterConfig::check`].
     #[expect(clippy::cast_precision_loss, reason = "widths are small integers")]
-    pub fn new(config: LoraConfig, model: &ModelConfig) -> Result<Self> {
+    pub fn new(config: AdapterConfig, model: &ModelConfig) -> Result<Self> {
         config.check()?;
         let mut params = Vec::new();
         for (index, (layer, part, [outputs, inputs])) in
@@ -203,7 +203,7 @@ impl Lora {
     }
 
     /// Creates an adapter from the config and matrices of a checkpoint.
-    pub(crate) fn from_parts(config: LoraConfig, params: Vec<Param>) -> Self {
+    pub(crate) fn from_parts(config: AdapterConfig, params: Vec<Param>) -> Self {
         Self { config, params }
     }
 
@@ -236,7 +236,7 @@ impl Lora {
 
     /// Returns the config of the adapter.
     #[must_use]
-    pub fn config(&self) -> &LoraConfig {
+    pub fn config(&self) -> &AdapterConfig {
         &self.config
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::ModelConfig;
-use crate::lora::{Lora, LoraConfig};
+use crate::lora::{AdapterConfig, Lora};
 use crate::model::Model;
 use crate::ops::matrix::Matrix;
 use crate::ops::tape::Node;
@@ -61,7 +61,7 @@ pub(crate) fn model(family: &str) -> Arc<Model> {
 
 /// Returns an adapter of all modules with nonzero B matrices, so that the A matrices get gradients.
 pub(crate) fn lora(config: &ModelConfig) -> Lora {
-    let shape = LoraConfig {
+    let shape = AdapterConfig {
         rank: 3,
         seed: 5,
         train_attn: true,

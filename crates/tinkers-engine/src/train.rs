@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::adamw::{AdamW, AdamWParams, StepReport};
 use crate::error::{Error, Result};
-use crate::lora::{Lora, LoraConfig};
-use crate::loss::{Loss, LossInputs, Report, metrics};
+use crate::lora::{AdapterConfig, Lora};
+use crate::loss::{LossFunction, LossInputs, Report, metrics};
 use crate::model::Model;
 use crate::pass::{self, Sequence, Setup};
 use crate::threads::Threads;
@@ -56,7 +56,7 @@ impl TrainableModel {
     ///
     /// # Errors
     /// Returns the errors of [`Lora::new`].
-    pub fn new(base: Arc<Model>, config: LoraConfig) -> Result<Self> {
+    pub fn new(base: Arc<Model>, config: AdapterConfig) -> Result<Self> {
         let lora = Lora::new(config, base.config())?;
         let optimizer = AdamW::new(lora.params());
         Ok(Self::from_parts(base, lora, optimizer))
@@ -102,7 +102,7 @@ impl TrainableModel {
         &mut self,
         threads: &Threads,
         examples: &[Example],
-        loss: &Loss,
+        loss: &LossFunction,
         mode: Mode,
     ) -> Result<PassResult> {
         for (index, example) in examples.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tinkers_engine::pretrain::Corpus;
 use tinkers_engine::{
-    Example, LoraConfig, Loss, LossInputs, Mode, Threads, TrainableModel, builtin,
+    AdapterConfig, Example, LossFunction, LossInputs, Mode, Threads, TrainableModel, builtin,
 };
 
 const CORPUS: &[u8] = include_bytes!("../../../data/king-james-bible.txt.zst");
@@ -31,7 +31,7 @@ fn builtin_model_has_a_held_out_loss_below_1_6_nats_per_byte() {
         })
         .collect();
     assert!(examples.len() > 20);
-    let config = LoraConfig {
+    let config = AdapterConfig {
         rank: 1,
         seed: 0,
         train_attn: false,
@@ -41,7 +41,12 @@ fn builtin_model_has_a_held_out_loss_below_1_6_nats_per_byte() {
     let mut trainable = TrainableModel::new(Arc::new(builtin::model().unwrap()), config).unwrap();
     let threads = Threads::new(0).unwrap();
     let result = trainable
-        .pass(&threads, &examples, &Loss::CrossEntropy, Mode::Forward)
+        .pass(
+            &threads,
+            &examples,
+            &LossFunction::CrossEntropy,
+            Mode::Forward,
+        )
         .unwrap();
     let loss = result.metrics["loss:sum"] / result.metrics["weights:sum"];
     assert!(loss < 1.6, "{loss} nats per byte");

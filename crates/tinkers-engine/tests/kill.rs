@@ -8,8 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use tinkers_engine::checkpoint::{Checkpoint, Key, Store};
-use tinkers_engine::{AdamW, Lora, LoraConfig, builtin};
+use tinkers_engine::checkpoint::{CheckpointContents, Key, Store};
+use tinkers_engine::{AdamW, AdapterConfig, Lora, builtin};
 
 /// The number of child processes. A kill interrupts a save in most of the first rounds.
 const ROUNDS: usize = 20;
@@ -38,8 +38,8 @@ fn key(name: &str) -> Key {
 }
 
 /// Creates a checkpoint whose weights and record depend on `number`.
-fn numbered_checkpoint(number: u64) -> Result<Checkpoint, Box<dyn Error>> {
-    let config = LoraConfig {
+fn numbered_checkpoint(number: u64) -> Result<CheckpointContents, Box<dyn Error>> {
+    let config = AdapterConfig {
         rank: 16,
         seed: number,
         train_attn: true,
@@ -47,7 +47,7 @@ fn numbered_checkpoint(number: u64) -> Result<Checkpoint, Box<dyn Error>> {
         train_unembed: true,
     };
     let lora = Lora::new(config, &builtin::config())?;
-    Ok(Checkpoint {
+    Ok(CheckpointContents {
         optimizer: Some(AdamW::new(lora.params())),
         lora,
         record: number.to_string(),
@@ -132,7 +132,7 @@ fn check_files(dir: &Path, reported: u64) -> Result<(), Box<dyn Error>> {
 
 fn check(store: &Store, name: &str, number: u64) -> Result<(), Box<dyn Error>> {
     let (got, want) = (store.load(&key(name))?, numbered_checkpoint(number)?);
-    let data = |checkpoint: &Checkpoint| -> Vec<Vec<f32>> {
+    let data = |checkpoint: &CheckpointContents| -> Vec<Vec<f32>> {
         checkpoint
             .lora
             .params()

@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 
 use candle_core::{DType, Device, Tensor};
 use tinkers_engine::ModelEngine;
-use tinkers_local::engine::{Done, Engine, Job, JobId, Outcome, Weights, Work};
+use tinkers_local::engine::{Engine, Job, JobCallback, JobId, Outcome, SamplerWeights, Work};
 use tinkers_wire::{ModelInput, SampleRequest, SampleResponse, SamplingParams, Stop, StopReason};
 
 const WORDS: [&str; 8] = ["the", "light", "of", "rays", "and", "red", "END", "blue"];
@@ -90,10 +90,10 @@ fn sample(engine: &ModelEngine, number: u64, stop: Option<Stop>) -> SampleRespon
         ..SampleRequest::default()
     };
     let work = Work::Sample {
-        weights: Weights::Base(engine.models()[0].name.clone()),
+        weights: SamplerWeights::Base(engine.models()[0].name.clone()),
         request: Box::new(request),
     };
-    let done = Done::new(move |ended| sender.send(ended).unwrap());
+    let done = JobCallback::new(move |ended| sender.send(ended).unwrap());
     let id = JobId(number);
     engine.start(Job { id, work }, done);
     match receiver.recv().unwrap() {

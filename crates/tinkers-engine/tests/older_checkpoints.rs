@@ -4,9 +4,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
-use tinkers_engine::checkpoint::{Checkpoint, Key, Store};
-use tinkers_engine::{Lora, LoraConfig, ModelEngine, builtin};
-use tinkers_local::engine::{Done, Engine, Job, JobId, Outcome, Work};
+use tinkers_engine::checkpoint::{CheckpointContents, Key, Store};
+use tinkers_engine::{AdapterConfig, Lora, ModelEngine, builtin};
+use tinkers_local::engine::{Engine, Job, JobCallback, JobId, Outcome, Work};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
@@ -43,14 +43,14 @@ impl Subscriber for Count {
 fn checkpoint_without_fingerprint_loads_with_one_warning() {
     tracing::subscriber::set_global_default(Count).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let config = LoraConfig {
+    let config = AdapterConfig {
         rank: 2,
         seed: 1,
         train_attn: true,
         train_mlp: true,
         train_unembed: true,
     };
-    let checkpoint = Checkpoint {
+    let checkpoint = CheckpointContents {
         lora: Lora::new(config, &builtin::config()).unwrap(),
         optimizer: None,
         record: format!(
@@ -76,7 +76,7 @@ fn checkpoint_without_fingerprint_loads_with_one_warning() {
             optimizer: false,
         };
         let (sender, ended) = channel();
-        let done = Done::new(move |ended| drop(sender.send(ended)));
+        let done = JobCallback::new(move |ended| drop(sender.send(ended)));
         engine.start(
             Job {
                 id: JobId(number),

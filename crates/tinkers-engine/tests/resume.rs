@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tinkers_engine::checkpoint::{Checkpoint, Key, Store};
+use tinkers_engine::checkpoint::{CheckpointContents, Key, Store};
 use tinkers_engine::{
-    AdamW, AdamWParams, Example, LoraConfig, Loss, LossInputs, Mode, Model, Threads,
+    AdamW, AdamWParams, AdapterConfig, Example, LossFunction, LossInputs, Mode, Model, Threads,
     TrainableModel, builtin,
 };
 
@@ -36,7 +36,7 @@ fn train(trainable: &mut TrainableModel, from: usize, to: usize) -> Vec<u64> {
         .map(|step| {
             let mode = Mode::ForwardBackward;
             let result = trainable
-                .pass(&threads, &batch(step), &Loss::CrossEntropy, mode)
+                .pass(&threads, &batch(step), &LossFunction::CrossEntropy, mode)
                 .unwrap();
             trainable.step(&with).unwrap();
             result.metrics["loss:sum"].to_bits()
@@ -45,7 +45,7 @@ fn train(trainable: &mut TrainableModel, from: usize, to: usize) -> Vec<u64> {
 }
 
 fn new_model(base: &Arc<Model>) -> TrainableModel {
-    let config = LoraConfig {
+    let config = AdapterConfig {
         rank: 8,
         seed: 11,
         train_attn: true,
@@ -70,7 +70,7 @@ fn resumed_training_gives_bitwise_equal_losses() {
     };
     let mut first = new_model(&base);
     let mut got = train(&mut first, 0, 3);
-    let checkpoint = Checkpoint {
+    let checkpoint = CheckpointContents {
         lora: first.lora().clone(),
         optimizer: Some(first.optimizer().clone()),
         record: String::new(),

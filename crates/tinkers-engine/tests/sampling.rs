@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tinkers_engine::{
-    AdamWParams, Error, Example, LoraConfig, Loss, LossInputs, Mode, PromptScoreOptions, SampleJob,
-    SampleResult, Sampler, SamplingOptions, Stop, Text, Threads, TrainableModel, builtin,
+    AdamWParams, AdapterConfig, Error, Example, LossFunction, LossInputs, Mode, PromptScoreOptions,
+    SampleJob, SampleResult, Sampler, SamplingOptions, StopConditions, Text, Threads,
+    TrainableModel, builtin,
 };
 
 const PROMPT: &str = "And the king said unto";
@@ -13,7 +14,7 @@ const PROMPT: &str = "And the king said unto";
 /// Returns a model that was trained for a few steps, and its threads.
 fn trained() -> (TrainableModel, Threads) {
     let threads = Threads::new(2).unwrap();
-    let config = LoraConfig {
+    let config = AdapterConfig {
         rank: 4,
         seed: 3,
         train_attn: true,
@@ -25,7 +26,7 @@ fn trained() -> (TrainableModel, Threads) {
         let batch = [example(b"The Rays of Light which are refracted")];
         let mode = Mode::ForwardBackward;
         trainable
-            .pass(&threads, &batch, &Loss::CrossEntropy, mode)
+            .pass(&threads, &batch, &LossFunction::CrossEntropy, mode)
             .unwrap();
         trainable
             .step(&AdamWParams {
@@ -57,7 +58,7 @@ fn job(prompt: &str) -> SampleJob {
         max_tokens: Some(40),
         sampling: SamplingOptions::default(),
         seed: 7,
-        stop: Stop::never(),
+        stop: StopConditions::never(),
         prompt_options: PromptScoreOptions::default(),
         top_k_log_probs: 0,
     }
@@ -76,7 +77,12 @@ fn try_run(trainable: &TrainableModel, job: &SampleJob) -> Result<SampleResult, 
 /// Computes the log-probabilities of all tokens but the first with a forward pass.
 fn pass_log_probs(trainable: &mut TrainableModel, threads: &Threads, tokens: &[u32]) -> Vec<f32> {
     let examples = [next_tokens(tokens)];
-    let result = trainable.pass(threads, &examples, &Loss::CrossEntropy, Mode::Forward);
+    let result = trainable.pass(
+        threads,
+        &examples,
+        &LossFunction::CrossEntropy,
+        Mode::Forward,
+    );
     result.unwrap().log_probs.remove(0)
 }
 
@@ -170,10 +176,10 @@ fn stop_ends_one_sample_and_not_the_others() {
     let mut job = job(PROMPT);
     job.samples = 8;
     job.max_tokens = Some(120);
-    job.stop = Stop::tokens(vec![builtin::END_OF_TEXT]).or_texts(["the".to_owned()]);
+    job.stop = StopConditions::tokens(vec![builtin::END_OF_TEXT]).or_texts(["the".to_owned()]);
     let free = {
         let mut free = job.clone();
-        free.stop = Stop::never();
+        free.stop = StopConditions::never();
         run(&trainable, &free)
     };
     let result = run(&trainable, &job);
@@ -204,7 +210,7 @@ fn sampler_is_not_affected_by_later_training() {
     let batch = [example(b"something else altogether")];
     let mode = Mode::ForwardBackward;
     trainable
-        .pass(&threads, &batch, &Loss::CrossEntropy, mode)
+        .pass(&threads, &batch, &LossFunction::CrossEntropy, mode)
         .unwrap();
     trainable
         .step(&AdamWParams {

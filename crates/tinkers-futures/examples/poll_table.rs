@@ -1,9 +1,9 @@
-//! Prints what each kind of answer to a poll leads to.
+//! Prints the action for each kind of response to a poll.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tinkers_core::HttpResponse;
-use tinkers_core::retry::{Purpose, Step};
+use tinkers_core::retry::{ExchangeKind, StatusAction};
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
 fn main() {
@@ -17,11 +17,14 @@ fn main() {
     ];
     for (status, body) in rows {
         let status = StatusCode::from_u16(status).expect("a status");
-        let answer = HttpResponse {
+        let response = HttpResponse {
             status,
             headers: HeaderMap::new(),
             body: Bytes::from_static(body.as_bytes()),
         };
-        println!("{status}: {:?}", Step::of(Purpose::Poll, &answer));
+        println!(
+            "{status}: {:?}",
+            StatusAction::of(ExchangeKind::Poll, &response)
+        );
     }
 }

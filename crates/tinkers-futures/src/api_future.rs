@@ -1,4 +1,4 @@
-//! The handle on an operation under way.
+//! The handle of a running operation.
 
 use std::fmt;
 use std::future::Future;
@@ -10,15 +10,15 @@ use std::time::Duration;
 use tinkers_core::{Clock, Error, ErrorKind, Progress, ProgressCell, Result, Sent, Task};
 use tokio::sync::oneshot;
 
-/// An operation under way. Await it on any executor, or on none with `tinkers::block_on`.
+/// The handle of a running operation. Await it on any executor, or without one by `tinkers::block_on`.
 ///
-/// The work goes on whether it is polled or not. Dropping or cancelling it ends the *waiting*: a training call that has
-/// taken its place in the order is submitted all the same; a sample is given up.
+/// The operation runs whether the handle is polled or not. Dropping or cancelling the handle ends the wait: a training call
+/// keeps its position in the order and is still submitted; a sample is abandoned.
 ///
 /// # Cancel safety
-/// Awaiting by reference (`(&mut future).await`) in a `select!` loses nothing.
+/// Awaiting the handle by reference (`(&mut future).await`) in a `select!` is cancel safe: the result is not lost.
 pub struct ApiFuture<T> {
-    /// Boxed, since there is room for it from the start.
+    /// Boxed, because the channel has room for the value from the start.
     result: oneshot::Receiver<Box<Result<T>>>,
     progress: Arc<ProgressCell>,
     time: Arc<dyn Clock>,
@@ -43,23 +43,23 @@ impl<T> ApiFuture<T> {
         }
     }
 
-    /// What is known of it now.
+    /// Returns the current progress.
     pub fn progress(&self) -> Progress {
         self.progress.snapshot()
     }
 
-    /// The server's id of the operation, once it was accepted. Of several chunks, the last accepted one's.
+    /// Returns the server's id of the request once it was accepted. Of several chunks, that of the last accepted one.
     pub fn request_id(&self) -> Option<String> {
         self.progress.snapshot().request_id
     }
 
-    /// Ends the waiting, as dropping does.
+    /// Ends the wait, like dropping the handle.
     pub fn cancel(self) {}
 
-    /// Waits no longer than `limit` from now.
+    /// Waits for the result until `limit` has passed.
     ///
     /// # Errors
-    /// `Timeout` when the limit passes first; the operation may still be carried out by the server.
+    /// `Timeout` when the limit passes first; the server may still carry out the operation.
     pub async fn within(self, limit: Duration) -> Result<T>
     where
         T: Send,
@@ -89,7 +89,7 @@ impl<T> Future for ApiFuture<T> {
     }
 }
 
-/// The task went away without a word: its runtime ended.
+/// Makes the error of an operation whose task was dropped, because its runtime has ended.
 fn aborted() -> Error {
     let message = "the background task was aborted; its runtime has ended";
     Error::new(ErrorKind::Aborted, Sent::MaybeSent, message)

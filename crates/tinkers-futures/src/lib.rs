@@ -1,23 +1,25 @@
-//! From a request id to a typed result: handles, polling, queue state.
+//! Handles of operations, and the polls that get from a request id to a typed result.
 #![doc = include_str!("../README.md")]
 
 mod api_future;
-mod closing;
-mod join;
+mod backoff;
+mod failure;
 mod operation;
-mod pace;
+mod poll_loop;
 mod poller;
-mod polls;
 mod queue_log;
 mod retrieve;
+mod session_error;
+mod status_retries;
+mod submission;
 mod sync;
 mod unwind;
 
 pub use api_future::ApiFuture;
-pub use closing::after_close;
-pub use join::join_all;
-pub use operation::{Operation, QueueActivity, is_promise, promise, start};
+pub use operation::{Operation, QueueActivity, start};
 pub use poller::{CompletionHandle, CompletionNotice, PendingSubmission, SessionPoller};
 pub use queue_log::QueueLog;
-pub use retrieve::{Retrieval, retrieve, retrieve_announced};
-pub use unwind::{aborted, catch_unwind};
+pub use retrieve::{Retrieval, retrieve, retrieve_completed};
+pub use session_error::session_error;
+pub use submission::{is_submission, read_submission};
+pub use unwind::{catch_unwind, panic_error};

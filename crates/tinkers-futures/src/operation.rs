@@ -1,4 +1,4 @@
-//! Starting operations: one background task each, owned by the handle that waits for it.
+//! Start of operations. Each has one background task, which is owned by its handle.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -8,15 +8,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tinkers_core::contain::contain;
-use tinkers_core::nesting::Mark;
+use tinkers_core::nesting::NestedMark;
 use tinkers_core::{
-    BoxFuture, Error, ErrorKind, HttpResponse, ProgressCell, RecoveredError, Result, RouteClass,
-    Sent, SessionContext, Timestamp,
+    BoxFuture, Error, ErrorKind, ProgressCell, RecoveredError, Result, RouteClass, Sent,
+    SessionContext, Timestamp,
 };
-use tinkers_wire::{PollResponse, SubmissionResponse};
 use tokio::sync::oneshot;
 
-use crate::retrieve::operation_failed;
 use crate::{ApiFuture, catch_unwind};
 
 /// Activity of a client-side queue in which operations wait before they ask for admission.
@@ -25,25 +23,25 @@ pub trait QueueActivity: Send + Sync + fmt::Debug {
     fn last_activity(&self) -> Option<Timestamp>;
 }
 
-/// What an operation's work is given.
+/// The context of an operation.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// The session that it belongs to.
+    /// The session.
     pub session: Arc<dyn SessionContext>,
-    /// Where its progress is told.
+    /// The progress that the handle reports.
     pub progress: Arc<ProgressCell>,
-    /// The public method, as `Client.method`.
+    /// The name of the public method, as `Client.method`.
     pub name: &'static str,
-    /// The class of its requests, in whose queue it waits for its turn.
+    /// The class of its requests, in whose queue they wait for admission.
     pub class: RouteClass,
-    /// When it is given up, news or not.
+    /// The time limit of the whole operation.
     pub deadline: Option<Timestamp>,
-    /// Where it waits before it asks for admission.
+    /// The queue in which it waits before it asks for admission.
     pub queue: Option<Arc<dyn QueueActivity>>,
 }
 
 impl Operation {
-    /// An operation that begins now.
+    /// Creates the context of an operation that starts now.
     pub fn new(session: Arc<dyn SessionContext>, name: &'static str, class: RouteClass) -> Self {
         let now = session.caller().time.now();
         Self {
@@ -56,20 +54,28 @@ impl Operation {
         }
     }
 
-    /// The same, waiting in `queue` first: while that moves, the operation does not count as stalled.
+    /// Adds a queue in which the operation waits first. While it moves, the operation does not count as stalled.
     #[must_use]
     pub fn in_queue(mut self, queue: Arc<dyn QueueActivity>) -> Self {
         self.queue = Some(queue);
         self
     }
 
-    /// When it is given up, should no news come.
-    fn patience(&self, limit: Duration) -> Result<Timestamp> {
+    /// Returns when the operation times out unless there is progress.
+    ///
+    /// # Errors
+    /// `Stalled` or `Timeout` when that time has passed.
+    fn timeout_at(&self, limit: Duration) -> Result<Timestamp> {
         let caller = self.session.caller();
         let now = caller.time.now();
         let queue_moved = || self.queue.as_ref().and_then(|queue| queue.last_activity());
-        let moved = || caller.admission.moved(self.class).max(queue_moved());
-        let stalls_at = self.progress.patience(now, limit, moved)?;
+        let moved = || {
+            caller
+                .admission
+                .last_movement(self.class)
+                .max(queue_moved())
+        };
+        let stalls_at = self.progress.check_stall(now, limit, moved)?;
         match self.deadline {
             Some(deadline) if deadline <= now => {
                 let message = "the operation took longer than the client's operation_deadline";
@@ -85,8 +91,9 @@ impl Operation {
     }
 }
 
-/// Starts `work` on the I/O runtime under the session's deadlines. A panic, an abort, a stall and a deadline that passes reach
-/// the caller as an error, exactly once.
+/// Starts `work` on the I/O runtime under the session's deadlines.
+///
+/// The handle returns exactly one outcome. A panic, an abort, a stall and a passed deadline are errors.
 pub fn start<T, F>(operation: Operation, work: F) -> ApiFuture<T>
 where
     T: Send + 'static,
@@ -98,30 +105,30 @@ where
     let limit = operation.session.progress_deadline();
     let (name, session) = (operation.name, Arc::clone(&operation.session));
     let mut work = catch_unwind(work);
-    // It runs elsewhere: whether a request under way made it must go along.
-    let mark = Mark::here();
+    // The task runs outside of the current request, so the mark of that request is carried over.
+    let mark = NestedMark::here();
     let watched = async move {
-        // One for both limits, and no future for either: many wait at once.
-        let mut alarm: Option<BoxFuture<'static, ()>> = None;
+        // One timer for both limits, since many operations wait at once.
+        let mut timer: Option<BoxFuture<'static, ()>> = None;
         let result = poll_fn(|cx| {
-            // The work first: a result that is there wins over the reasons to give it up.
+            // The work is polled first, so that an available result wins over a passed limit.
             if let Poll::Ready(result) = mark.during(|| Pin::new(&mut work).poll(cx)) {
                 return Poll::Ready(result);
             }
             loop {
-                if let Some(alarm) = &mut alarm
-                    && alarm.as_mut().poll(cx).is_pending()
+                if let Some(timer) = &mut timer
+                    && timer.as_mut().poll(cx).is_pending()
                 {
                     return Poll::Pending;
                 }
-                match operation.patience(limit) {
-                    Ok(at) => alarm = Some(operation.session.caller().time.sleep_until(at)),
+                match operation.timeout_at(limit) {
+                    Ok(at) => timer = Some(operation.session.caller().time.sleep_until(at)),
                     Err(error) => return Poll::Ready(Err(error)),
                 }
             }
         })
         .await;
-        // What the work held is free before its result is told.
+        // The resources of the work are released before its result is delivered.
         drop(work);
         let result = result.map_err(|error| with_earlier_requests(error, &operation.progress));
         if sender.send(Box::new(result)).is_err() {
@@ -139,33 +146,11 @@ where
     ApiFuture::new(receiver, progress, time, name, task)
 }
 
-/// An operation may be several requests: the one that failed may not have left when an earlier one has.
+/// Marks an error as `MaybeSent` when an earlier request of the same operation was sent.
 fn with_earlier_requests(error: Error, progress: &ProgressCell) -> Error {
-    if error.sent() == Sent::NotSent && progress.has_left() {
+    if error.sent() == Sent::NotSent && progress.may_be_sent() {
         error.with_sent(Sent::MaybeSent)
     } else {
         error
     }
-}
-
-/// Reads the promise of a submission.
-///
-/// # Errors
-/// `OperationFailed` when the answer tells of a failure, and `Protocol` when it has no request id for another reason.
-pub fn promise(answer: &HttpResponse) -> Result<SubmissionResponse> {
-    SubmissionResponse::read(&answer.body).map_err(|error| {
-        let error = match PollResponse::failure_in(&answer.body) {
-            Some(PollResponse::Failed { error, category }) => operation_failed(&error, category),
-            _ => {
-                let message = format!("the submission response carries no request id: {error}");
-                Error::new(ErrorKind::Protocol, Sent::Answered, message)
-            }
-        };
-        error.with_answer(answer.status.as_u16(), &answer.body)
-    })
-}
-
-/// Whether an answer to a submission can be read, for [`Call::is_readable`](tinkers_core::Call::is_readable).
-pub fn is_promise(answer: &HttpResponse) -> bool {
-    SubmissionResponse::read(&answer.body).is_ok()
 }

@@ -1,4 +1,4 @@
-//! The warning that a job waits in the server's queue: not too soon, not too often, one for each client.
+//! Rate-limited warnings about a paused queue of the server.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use tinkers_wire::QueueState;
 
 use crate::sync::Mutex;
 
-/// Decides when a paused queue is worth a warning. It belongs to its client and goes with it.
+/// Warns when the server has paused the queue of a client. Each client has its own, which is dropped with it.
 #[derive(Debug)]
 pub struct QueueLog {
     subject: String,
-    kind: Subject,
+    kind: ClientKind,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Subject {
+enum ClientKind {
     Training,
     Sampling,
 }
@@ -30,32 +30,33 @@ struct State {
 }
 
 impl QueueLog {
-    const EVERY: Duration = Duration::from_secs(60);
+    /// The interval between warnings.
+    const INTERVAL: Duration = Duration::from_secs(60);
     const TRAINING_GRACE: Duration = Duration::from_secs(900);
 
-    /// For training: a warning once the same pause has lasted 15 minutes, then once a minute.
+    /// Creates the log of a training client: it warns when a pause has lasted 15 minutes, then once a minute.
     pub fn training(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
-            kind: Subject::Training,
+            kind: ClientKind::Training,
             state: Mutex::new(State::default()),
         }
     }
 
-    /// For sampling: a warning at once, then once a minute.
+    /// Creates the log of a sampling client: it warns at once, then once a minute.
     pub fn sampling(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
-            kind: Subject::Sampling,
+            kind: ClientKind::Sampling,
             state: Mutex::new(State::default()),
         }
     }
 
-    /// Takes note of the queue's state; whether it warned.
+    /// Records the state of the queue. Returns whether it logged a warning.
     pub fn observe(&self, now: Timestamp, queue: &QueueState, reason: Option<&str>) -> bool {
         let due = self.is_due(now, queue);
         if due {
-            let reason = reason.unwrap_or_else(|| self.usual_reason(queue));
+            let reason = reason.unwrap_or_else(|| self.default_reason(queue));
             contain(|| tracing::warn!(subject = %self.subject, reason, "paused by the server"));
         }
         due
@@ -73,25 +74,25 @@ impl QueueLog {
         };
         state.paused = Some((queue.clone(), since));
         let grace = match self.kind {
-            Subject::Training => Self::TRAINING_GRACE,
-            Subject::Sampling => Duration::ZERO,
+            ClientKind::Training => Self::TRAINING_GRACE,
+            ClientKind::Sampling => Duration::ZERO,
         };
-        let quiet = state
+        let is_interval_over = state
             .warned
-            .is_none_or(|warned| now.since(warned) >= Self::EVERY);
-        let due = now.since(since) >= grace && quiet;
+            .is_none_or(|warned| now.since(warned) >= Self::INTERVAL);
+        let due = now.since(since) >= grace && is_interval_over;
         if due {
             state.warned = Some(now);
         }
         due
     }
 
-    fn usual_reason(&self, queue: &QueueState) -> &'static str {
+    fn default_reason(&self, queue: &QueueState) -> &'static str {
         match (queue, self.kind) {
-            (QueueState::PausedRateLimit, Subject::Training) => {
+            (QueueState::PausedRateLimit, ClientKind::Training) => {
                 "the limit of concurrent training clients is reached"
             }
-            (QueueState::PausedRateLimit, Subject::Sampling) => {
+            (QueueState::PausedRateLimit, ClientKind::Sampling) => {
                 "the limit of concurrent sampler weights is reached"
             }
             (QueueState::PausedCapacity, _) => "the server is short on capacity",
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn sampling_warns_at_once_and_once_a_minute_however_many_ask() {
+    fn sampling_warns_at_once_and_once_a_minute() {
         let log = QueueLog::sampling("s");
         let warned = (0..600)
             .filter(|tick| log.observe(at(tick / 5), &QueueState::PausedCapacity, None))
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn training_warns_after_fifteen_minutes_of_the_same_pause() {
+    fn training_warns_after_fifteen_minutes_of_one_pause() {
         let log = QueueLog::training("m");
         assert!(!log.observe(at(0), &QueueState::PausedCapacity, None));
         assert!(!log.observe(at(899), &QueueState::PausedCapacity, None));
@@ -131,10 +132,22 @@ mod tests {
     }
 
     #[test]
-    fn the_state_goes_with_its_client() {
+    fn new_client_warns_anew() {
         let one = QueueLog::sampling("a");
         assert!(one.observe(at(1), &QueueState::PausedCapacity, None));
         drop(one);
         assert!(QueueLog::sampling("a").observe(at(1), &QueueState::PausedCapacity, None));
+    }
+
+    #[test]
+    fn default_reason_names_the_limit_of_the_client_kind() {
+        let (training, sampling) = (QueueLog::training("m"), QueueLog::sampling("s"));
+        for (log, state, reason) in [
+            (&training, QueueState::PausedRateLimit, "training clients"),
+            (&sampling, QueueState::PausedRateLimit, "sampler weights"),
+            (&training, QueueState::PausedCapacity, "capacity"),
+        ] {
+            assert!(log.default_reason(&state).contains(reason), "{reason}");
+        }
     }
 }

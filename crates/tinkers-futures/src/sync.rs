@@ -1,4 +1,4 @@
-//! The mutex of this crate: the standard library's, or loom's when a model runs.
+//! The mutex of this crate: that of the standard library, or of loom in models.
 
 #[cfg(tinkers_loom)]
 pub(crate) use loom::sync::{Mutex, MutexGuard};

@@ -1,12 +1,11 @@
-//! The stamp of the queue's warning and the board of the shared poll under every interleaving: of many that see the same pause one warns;
-//! no waiter is left alone or told of a state that is not there yet.
+//! Loom models of the queue log and of the completion table: a pause is logged once, and no waiter is lost or woken early.
 //!
 //! Run with `cargo xtask loom tinkers-futures`.
 #![cfg(tinkers_loom)]
 
-#[expect(dead_code, reason = "the task of the poll uses the rest")]
-#[path = "../src/poller/board.rs"]
-mod board;
+#[expect(dead_code, reason = "the polling task uses the rest")]
+#[path = "../src/poller/completion_table.rs"]
+mod completion_table;
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
 mod explore;
 #[path = "../src/sync.rs"]
@@ -15,7 +14,7 @@ mod sync;
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
-use board::{Board, Work};
+use completion_table::{CompletionTable, Work};
 use explore::explore;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -30,19 +29,19 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_origin(Duration::from_secs(seconds))
 }
 
-/// Three at once, of which each says whether it warned, by `warns`.
+/// Returns how many of three concurrent calls of `warns` logged a warning.
 fn warnings<S: Send + Sync + 'static>(
     shared: S,
     warns: fn(&S, Timestamp) -> bool,
-    moments: [u64; 3],
+    seconds: [u64; 3],
 ) -> usize {
     let shared = Arc::new(shared);
-    let [one, two, three] = moments;
+    let [one, two, three] = seconds;
     let others: Vec<_> = [one, two]
         .into_iter()
-        .map(|moment| {
+        .map(|second| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || warns(&shared, at(moment)))
+            thread::spawn(move || warns(&shared, at(second)))
         })
         .collect();
     let mine = warns(&shared, at(three));
@@ -55,7 +54,7 @@ fn observe(log: &QueueLog, now: Timestamp) -> bool {
 }
 
 #[test]
-fn of_those_that_see_a_pause_together_one_warns() {
+fn concurrent_observers_log_one_warning() {
     explore("one warning", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 10, 10]) {
             1 => Vec::new(),
@@ -66,7 +65,7 @@ fn of_those_that_see_a_pause_together_one_warns() {
 }
 
 #[test]
-fn a_late_look_at_the_clock_warns_no_second_time() {
+fn timestamps_out_of_order_log_one_warning() {
     explore("clocks out of order", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 11, 69]) {
             1 => Vec::new(),
@@ -76,9 +75,9 @@ fn a_late_look_at_the_clock_warns_no_second_time() {
     .assert_none();
 }
 
-/// The fault of an older client: read, warn, write.
+/// Finds the race of a timestamp that is read and written in separate steps.
 #[test]
-fn a_stamp_that_is_read_and_written_apart_is_found_out() {
+fn control_separate_read_and_write() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
         let now = now.since_origin().as_secs();
         let warned = stamp.load(Ordering::SeqCst);
@@ -97,148 +96,148 @@ fn a_stamp_that_is_read_and_written_apart_is_found_out() {
     assert!(!findings.faults.is_empty());
 }
 
-/// What a board tells a waiter.
-fn told(board: &Board) -> &'static str {
-    match board.poll("1", Waker::noop()) {
-        Poll::Ready(Ok(announcement)) if announcement.size.is_some() => "its completion",
-        Poll::Ready(Ok(_)) => "to poll for itself",
-        Poll::Ready(Err(_)) => "the end",
-        Poll::Pending => "nothing",
+/// Returns what the table reports to a waiter.
+fn outcome(table: &CompletionTable) -> &'static str {
+    match table.poll("1", Waker::noop()) {
+        Poll::Ready(Ok(notice)) if notice.size.is_some() => "completed",
+        Poll::Ready(Ok(_)) => "released",
+        Poll::Ready(Err(_)) => "ended",
+        Poll::Pending => "pending",
     }
 }
 
-/// A waiter that looks at the board as soon as it is woken, whatever the waking thread still has to do.
-struct Looks {
-    board: std::sync::Arc<Board>,
+/// A waker that reads the table at once, while the waking thread may still be at work.
+struct StateProbe {
+    table: std::sync::Arc<CompletionTable>,
     seen: std::sync::Mutex<Vec<&'static str>>,
 }
 
-impl Wake for Looks {
+impl Wake for StateProbe {
     fn wake(self: std::sync::Arc<Self>) {
-        let seen = told(&self.board);
+        let seen = outcome(&self.table);
         self.seen.lock().unwrap().push(seen);
     }
 }
 
-/// What is wrong when a waiter comes while `acts` are done, each by a thread of its own: it must end with one of `ends`, and must have been
-/// woken for that when it was not there at once.
-fn faults_of_a_waiter(acts: &'static [fn(&Board)], ends: &[&'static str]) -> Vec<String> {
-    let board = std::sync::Arc::<Board>::default();
-    let others: Vec<_> = acts
+/// Registers a waiter while each of `actions` runs in its own thread. Returns the faults: its outcome must be one of `expected`, and
+/// a waiter that was pending must be woken once.
+fn waiter_faults(
+    actions: &'static [fn(&CompletionTable)],
+    expected: &[&'static str],
+) -> Vec<String> {
+    let table = std::sync::Arc::<CompletionTable>::default();
+    let others: Vec<_> = actions
         .iter()
-        .map(|act| {
-            let board = std::sync::Arc::clone(&board);
-            thread::spawn(move || act(&board))
+        .map(|action| {
+            let table = std::sync::Arc::clone(&table);
+            thread::spawn(move || action(&table))
         })
         .collect();
     let progress = std::sync::Arc::new(ProgressCell::new(at(0)));
     let mut faults = Vec::new();
-    let waited = board
+    let registered = table
         .begin()
-        .and_then(|evictions| board.watch(evictions, "1".into(), &progress, at(0)));
-    if waited.is_err() {
-        // It came after the end.
+        .and_then(|evictions| table.register(evictions, "1".into(), &progress, at(0)));
+    if registered.is_err() {
+        // The end came first.
         others.into_iter().for_each(|other| other.join().unwrap());
-        return match board.begin() {
-            Ok(_) => vec!["refused without an end".to_owned()],
+        return match table.begin() {
+            Ok(_) => vec!["registration failed before the end".to_owned()],
             Err(_) => Vec::new(),
         };
     }
-    let looks = std::sync::Arc::new(Looks {
-        board: std::sync::Arc::clone(&board),
+    let probe = std::sync::Arc::new(StateProbe {
+        table: std::sync::Arc::clone(&table),
         seen: std::sync::Mutex::default(),
     });
-    let waker = Waker::from(std::sync::Arc::clone(&looks));
-    let first = board.poll("1", &waker);
+    let waker = Waker::from(std::sync::Arc::clone(&probe));
+    let first = table.poll("1", &waker);
     others.into_iter().for_each(|other| other.join().unwrap());
-    let last = told(&board);
-    if !ends.contains(&last) {
-        faults.push(format!("it ended with {last}"));
+    let last = outcome(&table);
+    if !expected.contains(&last) {
+        faults.push(format!("unexpected outcome: {last}"));
     }
-    let seen = std::mem::take(&mut *looks.seen.lock().unwrap());
+    let seen = std::mem::take(&mut *probe.seen.lock().unwrap());
     if first.is_pending() && seen.is_empty() {
-        faults.push("it is never woken".to_owned());
+        faults.push("the waiter is never woken".to_owned());
     }
-    if seen.contains(&"nothing") {
-        faults.push("it was woken before there was anything to see".to_owned());
+    if seen.contains(&"pending") {
+        faults.push("the waiter was woken while still pending".to_owned());
     }
     if seen.len() > 1 {
-        faults.push(format!("it was woken {} times", seen.len()));
+        faults.push(format!("the waiter was woken {} times", seen.len()));
     }
-    board.leave(&"1".into());
-    if board.work() == Work::Wait {
-        faults.push("a waiter that has left is still counted".to_owned());
+    table.deregister(&"1".into());
+    if table.work() == Work::Wait {
+        faults.push("a deregistered waiter is still counted".to_owned());
     }
     faults
 }
 
-fn complete(board: &Board) {
+fn complete(table: &CompletionTable) {
     let completion = Completion {
         state: CompletionState::Finished,
         request_id: "1".to_owned(),
         response_payload_uncompressed_size: Some(7),
     };
-    let answer = Completions {
+    let response = Completions {
         completions: vec![completion],
         cursor: 1,
     };
-    let report = board.report();
-    board.answered(at(1), &report, answer);
+    let acknowledgement = table.acknowledgement();
+    table.apply(at(1), &acknowledgement, response);
 }
 
-fn end(board: &Board) {
-    board.end(Error::closed());
+fn end(table: &CompletionTable) {
+    table.end(Error::closed());
 }
 
 #[test]
-fn a_completion_reaches_a_waiter_that_registers_meanwhile() {
-    explore("a completion", BOUND, || {
-        faults_of_a_waiter(&[complete], &["its completion"])
+fn completion_reaches_a_concurrently_registered_waiter() {
+    explore("completion", BOUND, || {
+        waiter_faults(&[complete], &["completed"])
     })
     .assert_none();
 }
 
 #[test]
-fn the_end_reaches_a_waiter_that_registers_meanwhile() {
-    explore("the end", BOUND, || {
-        faults_of_a_waiter(&[end], &["the end"])
+fn end_reaches_a_concurrently_registered_waiter() {
+    explore("end", BOUND, || waiter_faults(&[end], &["ended"])).assert_none();
+}
+
+#[test]
+fn suspension_releases_a_concurrently_registered_waiter() {
+    explore("suspension", BOUND, || {
+        waiter_faults(&[CompletionTable::suspend], &["released"])
     })
     .assert_none();
 }
 
 #[test]
-fn a_poll_that_rests_leaves_no_waiter_behind() {
-    explore("a rest", BOUND, || {
-        faults_of_a_waiter(&[Board::suspend], &["to poll for itself"])
+fn waiter_is_woken_once_in_any_order() {
+    explore("completion and suspension", BOUND, || {
+        let expected = ["completed", "released"];
+        waiter_faults(&[complete, CompletionTable::suspend], &expected)
+    })
+    .assert_none();
+    explore("completion and end", BOUND, || {
+        waiter_faults(&[complete, end], &["completed", "ended"])
     })
     .assert_none();
 }
 
+/// Finds the race of a table that looks up early completions before it registers the waiter, in separate steps.
 #[test]
-fn a_waiter_is_told_once_whatever_comes_first() {
-    explore("a completion and a rest", BOUND, || {
-        let ends = ["its completion", "to poll for itself"];
-        faults_of_a_waiter(&[complete, Board::suspend], &ends)
-    })
-    .assert_none();
-    explore("a completion and the end", BOUND, || {
-        faults_of_a_waiter(&[complete, end], &["its completion", "the end"])
-    })
-    .assert_none();
-}
-
-/// A board that looks for what came early apart from registering.
-#[test]
-fn a_board_that_looks_apart_from_registering_is_found_out() {
+fn control_separate_lookup_and_registration() {
     #[derive(Default)]
-    struct Apart {
+    struct SeparateSteps {
         early: sync::Mutex<bool>,
         waiter: sync::Mutex<Option<Waker>>,
     }
 
-    let findings = explore("control: looked at apart", BOUND, || {
-        let board = Arc::new(Apart::default());
-        let other = Arc::clone(&board);
+    let findings = explore("control: lookup, then registration", BOUND, || {
+        let table = Arc::new(SeparateSteps::default());
+        let other = Arc::clone(&table);
         let completes = thread::spawn(move || {
             let waker = other.waiter.lock().unwrap().take();
             match waker {
@@ -246,14 +245,14 @@ fn a_board_that_looks_apart_from_registering_is_found_out() {
                 None => *other.early.lock().unwrap() = true,
             }
         });
-        let was_early = *board.early.lock().unwrap();
+        let was_early = *table.early.lock().unwrap();
         if !was_early {
-            *board.waiter.lock().unwrap() = Some(Waker::noop().clone());
+            *table.waiter.lock().unwrap() = Some(Waker::noop().clone());
         }
         completes.join().unwrap();
-        let is_left = !was_early && board.waiter.lock().unwrap().is_some();
-        is_left
-            .then(|| "it is never woken".to_owned())
+        let is_lost = !was_early && table.waiter.lock().unwrap().is_some();
+        is_lost
+            .then(|| "the waiter is never woken".to_owned())
             .into_iter()
             .collect()
     });

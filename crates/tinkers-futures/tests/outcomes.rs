@@ -1,4 +1,4 @@
-//! Every operation has one outcome, however it ends: counted over many that end in every way, on real threads.
+//! Each operation has exactly one outcome: counted over many operations with different ends, on real threads.
 
 mod support;
 
@@ -18,12 +18,12 @@ use tinkers_futures::{ApiFuture, Operation, start};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
-/// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Of each way to end.
+/// The time limit for one outcome.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// The number of operations for each kind of end.
 const EACH: usize = 500;
 
-/// How the work of an operation ends.
+/// The end of the work of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Succeeds,
@@ -32,9 +32,9 @@ enum Work {
     NeverEnds,
 }
 
-/// What happens to an operation meanwhile.
+/// An event during an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meanwhile {
+enum Event {
     Nothing,
     /// Its task is aborted.
     Abort,
@@ -44,22 +44,22 @@ enum Meanwhile {
     RuntimeEnds,
 }
 
-const WAYS: [(Work, Meanwhile); 9] = [
-    (Work::Succeeds, Meanwhile::Nothing),
-    (Work::Fails, Meanwhile::Nothing),
-    (Work::Panics, Meanwhile::Nothing),
-    (Work::Succeeds, Meanwhile::Abort),
-    (Work::NeverEnds, Meanwhile::Abort),
-    (Work::Panics, Meanwhile::Abort),
-    (Work::Succeeds, Meanwhile::Drop),
-    (Work::Succeeds, Meanwhile::RuntimeEnds),
-    (Work::NeverEnds, Meanwhile::RuntimeEnds),
+const CASES: [(Work, Event); 9] = [
+    (Work::Succeeds, Event::Nothing),
+    (Work::Fails, Event::Nothing),
+    (Work::Panics, Event::Nothing),
+    (Work::Succeeds, Event::Abort),
+    (Work::NeverEnds, Event::Abort),
+    (Work::Panics, Event::Abort),
+    (Work::Succeeds, Event::Drop),
+    (Work::Succeeds, Event::RuntimeEnds),
+    (Work::NeverEnds, Event::RuntimeEnds),
 ];
 
-/// What is put between an operation's task and the runtime.
+/// A wrapper around the task of an operation.
 type Wrap = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
-/// Starts the task of one operation on a runtime, and keeps the way to abort it.
+/// Spawns the task of one operation on a runtime, and keeps its abort handle.
 #[derive(Debug)]
 struct OnThreads {
     runtime: Handle,
@@ -75,7 +75,7 @@ impl Spawn for OnThreads {
     }
 }
 
-/// Counts how often it is dropped.
+/// A resource of the work that counts its drops.
 struct Held(Arc<AtomicUsize>);
 
 impl Drop for Held {
@@ -84,7 +84,7 @@ impl Drop for Held {
     }
 }
 
-/// Work that holds something until it is dropped, and not only until it has ended.
+/// Work that holds a resource until it is dropped, even after it has ended.
 struct Holding<F> {
     work: Pin<Box<F>>,
     _held: Held,
@@ -98,15 +98,15 @@ impl<F: Future> Future for Holding<F> {
     }
 }
 
-struct PendingSubmission {
+struct Started {
     number: usize,
     handle: ApiFuture<usize>,
     abort: Arc<Mutex<Option<AbortHandle>>>,
-    /// How often what its work held was given back.
-    given_back: Arc<AtomicUsize>,
+    /// The number of drops of its resource.
+    drops: Arc<AtomicUsize>,
 }
 
-fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> PendingSubmission {
+fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> Started {
     let abort = Arc::default();
     let spawner = OnThreads {
         runtime: runtime.clone(),
@@ -114,8 +114,8 @@ fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> PendingSubm
         abort: Arc::clone(&abort),
     };
     let session = support::session_on(spawner) as Arc<dyn SessionContext>;
-    let given_back = Arc::<AtomicUsize>::default();
-    let held = Held(Arc::clone(&given_back));
+    let drops = Arc::<AtomicUsize>::default();
+    let held = Held(Arc::clone(&drops));
     let work = Box::pin(async move {
         for _ in 0..number % 4 {
             tokio::task::yield_now().await;
@@ -123,7 +123,7 @@ fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> PendingSubm
         match work {
             Work::Succeeds => Ok(number),
             Work::Fails => Err(error(number)),
-            // Without a word of the panic hook.
+            // Does not call the panic hook.
             Work::Panics => resume_unwind(Box::new("boom")),
             Work::NeverEnds => std::future::pending().await,
         }
@@ -133,11 +133,11 @@ fn begin(runtime: &Handle, wrap: Wrap, number: usize, work: Work) -> PendingSubm
         Operation::new(session, "Test.work", RouteClass::Sample),
         work,
     );
-    PendingSubmission {
+    Started {
         number,
         handle,
         abort,
-        given_back,
+        drops,
     }
 }
 
@@ -146,16 +146,17 @@ fn error(number: usize) -> Error {
     Error::new(ErrorKind::Rejected, Sent::Answered, message)
 }
 
-/// Whether an operation may end so.
-fn is_right(number: usize, way: (Work, Meanwhile), outcome: &Result<usize>) -> bool {
-    let says = |words: &str| matches!(outcome, Err(error) if error.to_string().contains(words));
-    let by_itself = match way.0 {
+/// Returns whether an outcome is allowed for a case.
+fn is_allowed(number: usize, case: (Work, Event), outcome: &Result<usize>) -> bool {
+    let has_message =
+        |words: &str| matches!(outcome, Err(error) if error.to_string().contains(words));
+    let is_own = match case.0 {
         Work::Succeeds => matches!(outcome, Ok(same) if *same == number),
-        Work::Fails => says(&format!("the work {number} failed")),
-        Work::Panics => says("boom"),
+        Work::Fails => has_message(&format!("the work {number} failed")),
+        Work::Panics => has_message("boom"),
         Work::NeverEnds => false,
     };
-    by_itself || (way.1 != Meanwhile::Nothing && says("the background task was aborted"))
+    is_own || (case.1 != Event::Nothing && has_message("the background task was aborted"))
 }
 
 fn runtime(threads: usize) -> Runtime {
@@ -165,7 +166,7 @@ fn runtime(threads: usize) -> Runtime {
         .unwrap()
 }
 
-fn look(handle: ApiFuture<usize>) -> Option<Result<usize>> {
+fn poll_once(handle: ApiFuture<usize>) -> Option<Result<usize>> {
     let mut cx = Context::from_waker(Waker::noop());
     match pin!(handle).poll(&mut cx) {
         Poll::Ready(outcome) => Some(outcome),
@@ -174,68 +175,73 @@ fn look(handle: ApiFuture<usize>) -> Option<Result<usize>> {
 }
 
 #[test]
-fn each_of_many_operations_has_one_outcome_however_it_ends() {
-    let (works, waits) = (runtime(2), runtime(2));
-    let (tell, told) = mpsc::channel();
-    let (mut kept, mut given_back, mut waited_for) = (Vec::new(), Vec::new(), 0);
-    for number in 0..EACH * WAYS.len() {
-        let (work, meanwhile) = WAYS[number % WAYS.len()];
-        let begun = begin(works.handle(), |work| work, number, work);
-        given_back.push(Arc::clone(&begun.given_back));
-        match meanwhile {
-            Meanwhile::Drop => drop(begun.handle),
-            Meanwhile::RuntimeEnds => kept.push((number, begun.handle)),
-            Meanwhile::Nothing | Meanwhile::Abort => {
+fn each_operation_has_exactly_one_outcome() {
+    let (tasks, waiters) = (runtime(2), runtime(2));
+    let (sender, receiver) = mpsc::channel();
+    let (mut kept, mut drops, mut waited_for) = (Vec::new(), Vec::new(), 0);
+    for number in 0..EACH * CASES.len() {
+        let (work, event) = CASES[number % CASES.len()];
+        let started = begin(tasks.handle(), |work| work, number, work);
+        drops.push(Arc::clone(&started.drops));
+        match event {
+            Event::Drop => drop(started.handle),
+            Event::RuntimeEnds => kept.push((number, started.handle)),
+            Event::Nothing | Event::Abort => {
                 waited_for += 1;
-                let tell = tell.clone();
-                waits.spawn(async move {
-                    let outcome = begun.handle.await;
-                    let is_free = begun.given_back.load(Ordering::SeqCst) == 1;
-                    let _ = tell.send((begun.number, outcome, is_free));
+                let sender = sender.clone();
+                waiters.spawn(async move {
+                    let outcome = started.handle.await;
+                    let is_released = started.drops.load(Ordering::SeqCst) == 1;
+                    let _ = sender.send((started.number, outcome, is_released));
                 });
-                if meanwhile == Meanwhile::Abort {
-                    begun.abort.lock().unwrap().take().unwrap().abort();
+                if event == Event::Abort {
+                    started.abort.lock().unwrap().take().unwrap().abort();
                 }
             }
         }
     }
-    drop(tell);
+    drop(sender);
 
-    let mut outcomes = vec![0; EACH * WAYS.len()];
+    let mut outcomes = vec![0; EACH * CASES.len()];
     let mut aborted = 0;
     for _ in 0..waited_for {
-        let (number, outcome, is_free) = told.recv_timeout(PATIENCE).expect("one hangs");
-        let way = WAYS[number % WAYS.len()];
-        assert!(is_right(number, way, &outcome), "{way:?}: {outcome:?}");
-        let was_aborted = !is_right(number, (way.0, Meanwhile::Nothing), &outcome);
-        assert!(is_free || was_aborted, "{way:?} holds on to what it had");
+        let (number, outcome, is_released) = receiver
+            .recv_timeout(TIME_LIMIT)
+            .expect("an operation hangs");
+        let case = CASES[number % CASES.len()];
+        assert!(is_allowed(number, case, &outcome), "{case:?}: {outcome:?}");
+        let was_aborted = !is_allowed(number, (case.0, Event::Nothing), &outcome);
+        assert!(
+            is_released || was_aborted,
+            "{case:?}: the resource is not released"
+        );
         aborted += usize::from(was_aborted);
         outcomes[number] += 1;
     }
-    assert!(aborted >= EACH, "those that never end by themselves");
-    drop(works);
-    // Nothing of it runs any more: whoever looks now sees what became of it.
+    assert!(aborted >= EACH, "work that never ends must be aborted");
+    drop(tasks);
+    // All tasks have ended, so that each outcome is available at once.
     for (number, handle) in kept {
-        let way = WAYS[number % WAYS.len()];
-        let outcome = look(handle).expect("one would hang");
-        assert!(is_right(number, way, &outcome), "{way:?}: {outcome:?}");
+        let case = CASES[number % CASES.len()];
+        let outcome = poll_once(handle).expect("an operation would hang");
+        assert!(is_allowed(number, case, &outcome), "{case:?}: {outcome:?}");
         outcomes[number] += 1;
     }
     for (number, times) in outcomes.into_iter().enumerate() {
-        let is_dropped = WAYS[number % WAYS.len()].1 == Meanwhile::Drop;
+        let is_dropped = CASES[number % CASES.len()].1 == Event::Drop;
         assert_eq!(times, usize::from(!is_dropped), "outcomes of {number}");
     }
-    for given_back in given_back {
-        assert_eq!(given_back.load(Ordering::SeqCst), 1);
+    for drops in drops {
+        assert_eq!(drops.load(Ordering::SeqCst), 1);
     }
 }
 
-/// The same look, with a runtime that forgets the task that it was told to abort.
+/// Finds a hanging operation when the runtime leaks the aborted task.
 #[test]
-fn a_task_that_is_neither_ended_nor_dropped_is_found_out() {
-    struct Forgotten(ManuallyDrop<BoxFuture<'static, ()>>);
+fn control_leaked_task_hangs() {
+    struct Leaked(ManuallyDrop<BoxFuture<'static, ()>>);
 
-    impl Future for Forgotten {
+    impl Future for Leaked {
         type Output = ();
 
         fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -244,11 +250,11 @@ fn a_task_that_is_neither_ended_nor_dropped_is_found_out() {
     }
 
     let hangs = |wrap: Wrap| {
-        let works = runtime(1);
-        let begun = begin(works.handle(), wrap, 0, Work::NeverEnds);
-        drop(works);
-        look(begun.handle).is_none()
+        let tasks = runtime(1);
+        let started = begin(tasks.handle(), wrap, 0, Work::NeverEnds);
+        drop(tasks);
+        poll_once(started.handle).is_none()
     };
     assert!(!hangs(|work| work));
-    assert!(hangs(|work| Box::pin(Forgotten(ManuallyDrop::new(work)))));
+    assert!(hangs(|work| Box::pin(Leaked(ManuallyDrop::new(work)))));
 }

@@ -1,8 +1,8 @@
-//! The session's poll on a clock moved by hand: what it says, how fast, and how it ends.
+//! The shared poll: its requests, its pauses, and its end.
 
-#[path = "poller/rests.rs"]
-mod rests;
 mod support;
+#[path = "poller/suspension.rs"]
+mod suspension;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Scripted, Step, session};
 use tinkers_core::{
-    Arrival, ClientId, Clock, ErrorKind, ProgressCell, Readmission, RecoveredError, Result,
-    SessionContext, Settlement, Timestamp, TransportErrorKind,
+    Arrival, AttemptOutcome, ClientId, Clock, ErrorKind, ProgressCell, Readmission, RecoveredError,
+    Result, SessionContext, Timestamp, TransportErrorKind,
 };
 use tinkers_futures::{CompletionHandle, CompletionNotice, SessionPoller};
 use tinkers_wire::PollTarget;
@@ -23,37 +23,39 @@ const FIRST: Step = Step::Json(
     r#"{"completions": [{"state": "finished", "request_id": "1", "response_payload_uncompressed_size": 70}], "cursor": 5}"#,
 );
 
-/// A poller over a script.
-struct World {
+/// A poller on a scripted server.
+struct Fixture {
     server: Arc<Scripted>,
     session: Arc<dyn SessionContext>,
     poller: SessionPoller,
 }
 
-fn world(script: impl IntoIterator<Item = Step>) -> World {
+fn fixture(script: impl IntoIterator<Item = Step>) -> Fixture {
     let (session, server) = session(script);
     let target = PollTarget::samples("s:sample:0", 3);
     let session = session as Arc<dyn SessionContext>;
     let poller = SessionPoller::new(Arc::clone(&session), ClientId(0), target);
-    World {
+    Fixture {
         server,
         session,
         poller,
     }
 }
 
-impl World {
-    fn watch(&self, id: &str) -> CompletionHandle {
-        self.watch_with(id, &Arc::new(ProgressCell::new(Timestamp::ORIGIN)))
+impl Fixture {
+    fn register(&self, id: &str) -> CompletionHandle {
+        self.register_with(id, &Arc::new(ProgressCell::new(Timestamp::ORIGIN)))
     }
 
-    fn watch_with(&self, id: &str, progress: &Arc<ProgressCell>) -> CompletionHandle {
-        let begun = self.poller.begin().expect("the poller goes on");
-        self.poller.watch(begun, id, progress).expect("a new id")
+    fn register_with(&self, id: &str, progress: &Arc<ProgressCell>) -> CompletionHandle {
+        let submission = self.poller.begin().expect("the poller runs");
+        self.poller
+            .register(submission, id, progress)
+            .expect("a new id")
     }
 
-    fn announced(&self, watch: &CompletionHandle) -> Result<CompletionNotice> {
-        self.server.drive(watch.announced())
+    fn completed(&self, handle: &CompletionHandle) -> Result<CompletionNotice> {
+        self.server.drive(handle.completed())
     }
 
     fn wait(&self, seconds: u64) {
@@ -61,8 +63,8 @@ impl World {
         self.server.drive(time.sleep(Duration::from_secs(seconds)));
     }
 
-    /// What its polls said.
-    fn said(&self) -> Vec<Value> {
+    /// Returns the bodies of its polls.
+    fn bodies(&self) -> Vec<Value> {
         let bodies = self.server.bodies(POLL);
         bodies
             .iter()
@@ -71,7 +73,7 @@ impl World {
     }
 }
 
-fn body(cursor: i64, retrieved: &[&str]) -> Value {
+fn waiting_body(cursor: i64, retrieved: &[&str]) -> Value {
     json!({
         "target": { "type": "sampling_session", "sampling_session_id": "s:sample:0", "cloned_sampler_id": 3 },
         "prev_cursor": cursor,
@@ -79,15 +81,15 @@ fn body(cursor: i64, retrieved: &[&str]) -> Value {
     })
 }
 
-fn acknowledging(cursor: i64, retrieved: &[&str]) -> Value {
-    let mut body = body(cursor, retrieved);
+fn acknowledging_body(cursor: i64, retrieved: &[&str]) -> Value {
+    let mut body = waiting_body(cursor, retrieved);
     body["timeout"] = json!(0.0);
     body
 }
 
 #[test]
-fn it_waits_with_those_who_wait_and_acknowledges_what_it_saw_and_what_was_fetched() {
-    let world = world([
+fn poll_waits_for_completions_and_acknowledges_them() {
+    let fixture = fixture([
         Step::After(Duration::from_secs(30)),
         NOTHING,
         Step::After(Duration::from_secs(10)),
@@ -95,20 +97,25 @@ fn it_waits_with_those_who_wait_and_acknowledges_what_it_saw_and_what_was_fetche
         Step::Json(200, r#"{"completions": [], "cursor": 5}"#),
     ]);
     let progress = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
-    let watch = world.watch_with("1", &progress);
-    let announcement = world.announced(&watch).unwrap();
-    assert_eq!(announcement.size.map(u64::from), Some(70));
+    let handle = fixture.register_with("1", &progress);
+    assert_eq!(handle.request_id(), "1");
+    let notice = fixture.completed(&handle).unwrap();
+    assert_eq!(notice.size.map(u64::from), Some(70));
     assert_eq!(
         progress.snapshot().last_news.since_origin(),
         Duration::from_secs(40)
     );
-    drop(watch);
-    world.wait(100);
-    let expected = [body(0, &[]), body(0, &[]), acknowledging(5, &["1"])];
-    assert_eq!(world.said(), expected);
-    // It waited a second for a poll that would take the acknowledgement along.
-    assert_eq!(world.server.asked_at(), [0.0, 30.0, 41.0]);
-    let asked = world.server.asked.lock().unwrap();
+    drop(handle);
+    fixture.wait(100);
+    let expected = [
+        waiting_body(0, &[]),
+        waiting_body(0, &[]),
+        acknowledging_body(5, &["1"]),
+    ];
+    assert_eq!(fixture.bodies(), expected);
+    // The acknowledgement waits a second for a poll that can carry it.
+    assert_eq!(fixture.server.request_times(), [0.0, 30.0, 41.0]);
+    let asked = fixture.server.requests.lock().unwrap();
     let limits: Vec<_> = asked
         .iter()
         .map(|(_, poll)| poll.timeouts.first_byte.as_secs())
@@ -117,7 +124,7 @@ fn it_waits_with_those_who_wait_and_acknowledges_what_it_saw_and_what_was_fetche
 }
 
 #[test]
-fn an_answer_that_is_lost_leaves_the_cursor_and_the_acknowledgements_where_they_were() {
+fn lost_response_leaves_cursor_and_acknowledgements_unchanged() {
     let script = [
         FIRST,
         Step::Fails(TransportErrorKind::Broken),
@@ -125,66 +132,74 @@ fn an_answer_that_is_lost_leaves_the_cursor_and_the_acknowledgements_where_they_
         Step::After(Duration::from_secs(3600)),
         NOTHING,
     ];
-    let world = world(script);
-    let first = world.watch("1");
-    world.announced(&first).unwrap();
+    let fixture = fixture(script);
+    let first = fixture.register("1");
+    fixture.completed(&first).unwrap();
     drop(first);
-    let _second = world.watch("2");
-    world.wait(100);
-    let again = body(5, &["1"]);
+    let _second = fixture.register("2");
+    fixture.wait(100);
+    let repeated = waiting_body(5, &["1"]);
     assert_eq!(
-        world.said(),
-        [body(0, &[]), again.clone(), again.clone(), again]
+        fixture.bodies(),
+        [
+            waiting_body(0, &[]),
+            repeated.clone(),
+            repeated.clone(),
+            repeated
+        ]
     );
-    assert_eq!(world.server.asked_at(), [0.0, 0.0, 0.5, 1.5]);
+    assert_eq!(fixture.server.request_times(), [0.0, 0.0, 0.5, 1.5]);
 }
 
 #[test]
-fn a_poll_that_outlasts_our_patience_is_made_anew_at_once() {
-    let world = world([
+fn poll_held_beyond_the_limit_is_sent_again_at_once() {
+    let fixture = fixture([
         Step::After(Duration::from_secs(45)),
         Step::Fails(TransportErrorKind::Timeout),
         FIRST,
     ]);
-    let watch = world.watch("1");
-    world.announced(&watch).unwrap();
-    assert_eq!(world.server.asked_at(), [0.0, 45.0]);
+    let handle = fixture.register("1");
+    fixture.completed(&handle).unwrap();
+    assert_eq!(fixture.server.request_times(), [0.0, 45.0]);
 }
 
 #[test]
-fn refusals_close_the_lane_and_answers_that_say_nothing_slow_it_down() {
+fn refusals_and_empty_responses_slow_the_polls_down() {
     let refusal = Step::WithHeader(429, "retry-after-ms", "1500");
-    let refused = world([refusal, FIRST]);
-    let watch = refused.watch("1");
-    refused.announced(&watch).unwrap();
-    assert_eq!(refused.server.asked_at(), [0.0, 1.5]);
+    let refused = fixture([refusal, FIRST]);
+    let handle = refused.register("1");
+    refused.completed(&handle).unwrap();
+    assert_eq!(refused.server.request_times(), [0.0, 1.5]);
     let kept = Readmission::AfterRefusal(Arrival(1));
-    let places = refused.server.places.lock().unwrap();
-    assert_eq!(*places, [Readmission::New, kept], "it keeps its place");
+    let readmissions = refused.server.readmissions.lock().unwrap();
+    assert_eq!(*readmissions, [Readmission::New, kept]);
     let settled = refused.server.settled.lock().unwrap();
-    assert!(matches!(settled[0], Settlement::Refused { hint: Some(_) }));
+    assert!(matches!(
+        settled[0],
+        AttemptOutcome::Refused { hint: Some(_) }
+    ));
 
-    let quiet = world(std::iter::repeat_n(NOTHING, 50).chain([FIRST]));
-    let watch = quiet.watch("1");
-    quiet.announced(&watch).unwrap();
-    let took = *quiet.server.asked_at().last().unwrap();
+    let quiet = fixture(std::iter::repeat_n(NOTHING, 50).chain([FIRST]));
+    let handle = quiet.register("1");
+    quiet.completed(&handle).unwrap();
+    let took = *quiet.server.request_times().last().unwrap();
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
-/// Where the poll leaves its waiters to polls of their own.
-fn is_left_alone(announcement: Result<CompletionNotice>) -> bool {
-    announcement.is_ok_and(|announcement| announcement.size.is_none())
+/// Returns whether a waiter was released to a poll of its own.
+fn is_released(outcome: Result<CompletionNotice>) -> bool {
+    outcome.is_ok_and(|notice| notice.size.is_none())
 }
 
 #[test]
-fn a_doubtful_answer_is_polled_again_and_the_poll_goes_on() {
+fn possibly_transient_response_is_retried() {
     let page = "<html>welcome</html>";
-    let doubtful = [
+    let steps = [
         200, 302, 401, 403, 404, 405, 409, 410, 413, 418, 421, 422, 431, 501,
     ]
     .map(|status| Step::Json(status, page))
     .into_iter();
-    let doubtful = doubtful.chain(
+    let steps = steps.chain(
         [
             TransportErrorKind::Tls,
             TransportErrorKind::Decode,
@@ -194,22 +209,22 @@ fn a_doubtful_answer_is_polled_again_and_the_poll_goes_on() {
         .map(Step::Fails),
     );
     let reason = r#"{"detail": "starting"}"#;
-    let doubtful = doubtful.chain([400, 401, 404, 500].map(|status| Step::Json(status, reason)));
-    for step in doubtful {
-        let world = world([step.clone(), FIRST]);
-        let watch = world.watch("1");
-        let announcement = world.announced(&watch).unwrap();
-        assert_eq!(announcement.size.map(u64::from), Some(70), "{step:?}");
-        assert_eq!(world.server.asked_at(), [0.0, 0.5], "{step:?}");
+    let steps = steps.chain([400, 401, 404, 500].map(|status| Step::Json(status, reason)));
+    for step in steps {
+        let fixture = fixture([step.clone(), FIRST]);
+        let handle = fixture.register("1");
+        let notice = fixture.completed(&handle).unwrap();
+        assert_eq!(notice.size.map(u64::from), Some(70), "{step:?}");
+        assert_eq!(fixture.server.request_times(), [0.0, 0.5], "{step:?}");
     }
 }
 
 #[test]
-fn each_kind_of_doubt_has_its_budget() {
+fn each_retry_cause_has_its_limit() {
     let reason = r#"{"detail": "no such session"}"#;
     let few = &[0.0, 0.5, 1.5, 3.5][..];
     let some = &[0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5][..];
-    for (step, asked_at) in [
+    for (step, times) in [
         (Step::Json(404, reason), few),
         (Step::Json(200, "<html>"), few),
         (Step::Json(404, "<html>"), some),
@@ -221,24 +236,24 @@ fn each_kind_of_doubt_has_its_budget() {
         (Step::Json(410, reason), &[0.0][..]),
         (Step::Panics, &[0.0][..]),
     ] {
-        let world = world(std::iter::repeat_n(step.clone(), 9));
-        let watch = world.watch("1");
-        assert!(is_left_alone(world.announced(&watch)), "{step:?}");
-        assert_eq!(world.server.asked_at(), asked_at, "{step:?}");
+        let fixture = fixture(std::iter::repeat_n(step.clone(), 9));
+        let handle = fixture.register("1");
+        assert!(is_released(fixture.completed(&handle)), "{step:?}");
+        assert_eq!(fixture.server.request_times(), times, "{step:?}");
     }
 }
 
 #[test]
-fn an_answer_that_was_taken_renews_the_doubts() {
+fn valid_response_resets_the_retries() {
     let missing = Step::Json(404, r#"{"detail": "starting"}"#);
     let once = std::iter::repeat_n(missing, 3).chain([NOTHING]);
-    let world = world(once.cycle().take(20).chain([FIRST]));
-    let watch = world.watch("1");
-    assert!(!is_left_alone(world.announced(&watch)));
+    let fixture = fixture(once.cycle().take(20).chain([FIRST]));
+    let handle = fixture.register("1");
+    assert!(!is_released(fixture.completed(&handle)));
 }
 
 #[test]
-fn a_cursor_that_goes_back_is_ignored_and_paced() {
+fn cursor_that_goes_back_is_ignored_with_backoff() {
     let back = |n: usize| {
         let cursor = [
             r#"{"completions": [], "cursor": 2}"#,
@@ -247,38 +262,38 @@ fn a_cursor_that_goes_back_is_ignored_and_paced() {
         Step::Json(200, cursor[n % 2])
     };
     let script = [FIRST].into_iter().chain((0..50).map(back));
-    let world = world(script.chain([Step::After(Duration::from_secs(3600)), NOTHING]));
-    let watch = world.watch("1");
-    world.announced(&watch).unwrap();
-    let _second = world.watch("2");
-    world.wait(1000);
-    let said = world.said();
-    assert_eq!(said.len(), 52);
-    assert!(said[1..].iter().all(|poll| poll["prev_cursor"] == 5));
-    let took = *world.server.asked_at().last().unwrap();
+    let fixture = fixture(script.chain([Step::After(Duration::from_secs(3600)), NOTHING]));
+    let handle = fixture.register("1");
+    fixture.completed(&handle).unwrap();
+    let _second = fixture.register("2");
+    fixture.wait(1000);
+    let bodies = fixture.bodies();
+    assert_eq!(bodies.len(), 52);
+    assert!(bodies[1..].iter().all(|poll| poll["prev_cursor"] == 5));
+    let took = *fixture.server.request_times().last().unwrap();
     assert!(took > 80.0, "fifty polls in {took} s");
-    let counts = world.session.caller().recovered_errors.snapshot();
-    assert_eq!(counts.of(RecoveredError::SharedPoll), 1, "it counts once");
+    let counts = fixture.session.caller().recovered_errors.snapshot();
+    assert_eq!(counts.of(RecoveredError::SharedPoll), 1, "counted once");
 }
 
 #[test]
-fn a_completion_for_a_waiter_ends_the_pauses_of_quick_answers() {
+fn completion_of_a_waiter_resets_the_backoff() {
     let nothing = Step::Json(200, r#"{"completions": [], "cursor": 5}"#);
     let quiet = std::iter::repeat_n(nothing.clone(), 5);
     let script = quiet.chain([FIRST, nothing]);
-    let world = world(script.chain([Step::After(Duration::from_secs(3600)), NOTHING]));
-    let (first, _second) = (world.watch("1"), world.watch("2"));
-    world.announced(&first).unwrap();
-    world.wait(10);
-    let asked = world.server.asked_at();
-    let pauses: Vec<f64> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let fixture = fixture(script.chain([Step::After(Duration::from_secs(3600)), NOTHING]));
+    let (first, _second) = (fixture.register("1"), fixture.register("2"));
+    fixture.completed(&first).unwrap();
+    fixture.wait(10);
+    let times = fixture.server.request_times();
+    let pauses: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let rounded = pauses.iter().map(|pause| (pause * 1e3).round() as u64);
     let expected = [20, 40, 80, 160, 320, 0, 20];
     assert_eq!(rounded.collect::<Vec<_>>(), expected);
 }
 
 #[test]
-fn completions_of_nobody_do_not_make_it_hot() {
+fn completions_of_unknown_requests_cause_no_busy_loop() {
     let texts: Vec<&'static str> = (0..50)
         .map(|n| {
             let text = format!(
@@ -288,15 +303,15 @@ fn completions_of_nobody_do_not_make_it_hot() {
         })
         .collect();
     let script = texts.into_iter().map(|text| Step::Json(200, text));
-    let world = world(script.chain([FIRST]));
-    let watch = world.watch("1");
-    world.announced(&watch).unwrap();
-    let took = *world.server.asked_at().last().unwrap();
+    let fixture = fixture(script.chain([FIRST]));
+    let handle = fixture.register("1");
+    fixture.completed(&handle).unwrap();
+    let took = *fixture.server.request_times().last().unwrap();
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
 #[test]
-fn the_last_acknowledgement_is_tried_a_few_times_and_ends() {
+fn final_acknowledgement_has_a_retry_limit() {
     let failing = [
         Step::Json(200, r#"{"completions": [], "cursor": 1}"#),
         Step::Json(503, "{}"),
@@ -306,86 +321,89 @@ fn the_last_acknowledgement_is_tried_a_few_times_and_ends() {
         Step::Json(408, "{}"),
     ];
     for step in failing {
-        let world = world(
+        let fixture = fixture(
             [FIRST]
                 .into_iter()
                 .chain(std::iter::repeat_n(step.clone(), 99)),
         );
-        let watch = world.watch("1");
-        world.announced(&watch).unwrap();
-        drop(watch);
-        let World { server, poller, .. } = world;
+        let handle = fixture.register("1");
+        fixture.completed(&handle).unwrap();
+        drop(handle);
+        let Fixture { server, poller, .. } = fixture;
         drop(poller);
         let time: &dyn Clock = &server.clock;
         server.drive(time.sleep(Duration::from_secs(60)));
-        let asked = server.asked_at();
-        assert!(asked.len() <= 8, "{step:?}: {asked:?}");
-        assert!(*asked.last().unwrap() <= 5.0, "{step:?}: {asked:?}");
+        let times = server.request_times();
+        assert!(times.len() <= 8, "{step:?}: {times:?}");
+        assert!(*times.last().unwrap() <= 5.0, "{step:?}: {times:?}");
         assert_eq!(server.tasks(), 0, "{step:?}");
-        let is_taken = matches!(step, Step::Json(200, body) if body.starts_with('{'));
-        assert_eq!(asked.len() == 2, is_taken, "{step:?}: {asked:?}");
+        let is_acknowledged = matches!(step, Step::Json(200, body) if body.starts_with('{'));
+        assert_eq!(times.len() == 2, is_acknowledged, "{step:?}: {times:?}");
     }
 }
 
 #[test]
-fn a_runtime_that_ends_ends_the_wait() {
-    let world = world([Step::After(Duration::from_secs(3600)), NOTHING]);
-    let watch = world.watch("1");
-    world.wait(1);
-    assert_eq!(world.server.tasks(), 1);
-    world.server.abort_tasks();
-    let error = world.announced(&watch).unwrap_err();
+fn end_of_the_runtime_fails_the_waiters() {
+    let fixture = fixture([Step::After(Duration::from_secs(3600)), NOTHING]);
+    let handle = fixture.register("1");
+    fixture.wait(1);
+    assert_eq!(fixture.server.tasks(), 1);
+    fixture.server.abort_tasks();
+    let error = fixture.completed(&handle).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Aborted);
-    assert_eq!(world.poller.begin().unwrap_err().kind(), ErrorKind::Aborted);
+    assert_eq!(
+        fixture.poller.begin().unwrap_err().kind(),
+        ErrorKind::Aborted
+    );
 }
 
 #[test]
-fn the_task_starts_with_the_first_sample_and_ends_with_the_handle_after_a_last_word() {
-    let world = world([
+fn task_runs_from_first_sample_to_final_acknowledgement() {
+    let fixture = fixture([
         FIRST,
         Step::Json(200, r#"{"completions": [], "cursor": 5}"#),
     ]);
-    assert_eq!(world.server.tasks(), 0);
-    let watch = world.watch("1");
-    world.announced(&watch).unwrap();
-    drop(watch);
-    drop(world.poller);
-    let time: &dyn Clock = &world.server.clock;
-    world.server.drive(time.sleep(Duration::from_millis(1)));
-    assert_eq!(world.server.tasks(), 0);
-    let last: Value = serde_json::from_str(&world.server.bodies(POLL)[1]).unwrap();
-    assert_eq!(last, acknowledging(5, &["1"]));
+    assert_eq!(fixture.server.tasks(), 0);
+    let handle = fixture.register("1");
+    fixture.completed(&handle).unwrap();
+    drop(handle);
+    drop(fixture.poller);
+    let time: &dyn Clock = &fixture.server.clock;
+    fixture.server.drive(time.sleep(Duration::from_millis(1)));
+    assert_eq!(fixture.server.tasks(), 0);
+    let last: Value = serde_json::from_str(&fixture.server.bodies(POLL)[1]).unwrap();
+    assert_eq!(last, acknowledging_body(5, &["1"]));
 }
 
 #[test]
-fn a_handle_that_goes_in_the_middle_of_a_poll_leaves_it_and_tells_what_was_given_up() {
-    let world = world([
+fn dropped_poller_cancels_its_poll_and_acknowledges() {
+    let fixture = fixture([
         Step::After(Duration::from_secs(3600)),
         Step::Json(200, r#"{"completions": [], "cursor": 0}"#),
     ]);
-    let watch = world.watch("1");
-    world.wait(1);
-    drop(watch);
-    let left = world.watch("2");
-    drop(world.poller);
-    // One who still waits, against the rules, is told.
-    let error = world.server.drive(left.announced()).unwrap_err();
+    let handle = fixture.register("1");
+    fixture.wait(1);
+    drop(handle);
+    let remaining = fixture.register("2");
+    drop(fixture.poller);
+    // A handle that outlives the poller fails.
+    let error = fixture.server.drive(remaining.completed()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
-    let time: &dyn Clock = &world.server.clock;
-    world.server.drive(time.sleep(Duration::from_millis(1)));
-    let last: Value = serde_json::from_str(&world.server.bodies(POLL)[1]).unwrap();
-    assert_eq!(last, acknowledging(0, &["1"]));
-    assert_eq!(world.server.tasks(), 0);
+    let time: &dyn Clock = &fixture.server.clock;
+    fixture.server.drive(time.sleep(Duration::from_millis(1)));
+    let last: Value = serde_json::from_str(&fixture.server.bodies(POLL)[1]).unwrap();
+    assert_eq!(last, acknowledging_body(0, &["1"]));
+    assert_eq!(fixture.server.tasks(), 0);
 }
 
 #[test]
-fn an_idle_poller_says_nothing() {
-    let world = world([]);
-    drop(world.poller.begin().unwrap());
-    world.wait(1000);
-    drop(world.poller);
-    let time: &dyn Clock = &world.server.clock;
-    world.server.drive(time.sleep(Duration::from_millis(1)));
-    assert!(world.server.asked_at().is_empty());
-    assert_eq!(world.server.tasks(), 0);
+fn idle_poller_sends_no_polls() {
+    let fixture = fixture([]);
+    drop(fixture.poller.begin().unwrap());
+    fixture.wait(1000);
+    drop(fixture.poller);
+    let time: &dyn Clock = &fixture.server.clock;
+    fixture.server.drive(time.sleep(Duration::from_millis(1)));
+    assert!(fixture.server.request_times().is_empty());
+    assert_eq!(fixture.server.tasks(), 0);
 }

@@ -1,4 +1,4 @@
-//! Prints what share of a server's window the limits make use of, in simulated time.
+//! Prints the share of a server's window that the limits use, in simulated time.
 
 #[path = "../tests/support/cases.rs"]
 mod cases;
@@ -7,7 +7,7 @@ mod clients;
 #[path = "../tests/support/sim.rs"]
 mod sim;
 
-use cases::{Figures, Group, Storm, Weathered};
+use cases::{Figures, Group, NoiseCase, NoiseOutcome};
 use clients::Policy;
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
@@ -25,12 +25,12 @@ fn main() {
     for group in kinds.iter().flatten() {
         let outcomes = group.cases.iter();
         let outcomes = outcomes
-            .map(|case| sim::run(case, Policy::Learns))
+            .map(|case| sim::run(case, Policy::Adaptive))
             .collect();
         let figures = Figures { outcomes };
         println!("{}", row(group, &figures));
-        for lack in group.lacks(&figures) {
-            println!("lacks: {lack}");
+        for failure in group.failures(&figures) {
+            println!("below its minimum: {failure}");
         }
     }
     println!();
@@ -38,26 +38,26 @@ fn main() {
         "| refused at random, and a window besides | sample | hint | meanwhile, of a client that knows the window | 2 s later | worst seed | refused per accepted |"
     );
     println!("|---|---|---|---|---|---|---|");
-    for storm in cases::storms() {
-        let seen = storm.run(Policy::Learns);
-        println!("{}", storm_row(&storm, &seen));
-        for lack in storm.lacks(&seen) {
-            println!("lacks: {lack}");
+    for case in cases::noise() {
+        let outcome = case.run(Policy::Adaptive);
+        println!("{}", noise_row(&case, &outcome));
+        for failure in case.failures(&outcome) {
+            println!("below its minimum: {failure}");
         }
     }
 }
 
-fn storm_row(storm: &Storm, seen: &Weathered) -> String {
+fn noise_row(case: &NoiseCase, outcome: &NoiseOutcome) -> String {
     let share = |share: Option<f64>| share.map_or(String::new(), |share| format!("{share:.2}"));
     format!(
         "| {} | {:?} | {:?} | {:.2} | {} | {} | {:.3} |",
-        storm.name(),
-        storm.sample,
-        storm.hint,
-        seen.during,
-        share(seen.after),
-        share(seen.worst_after),
-        seen.refused_per_accepted,
+        case.name(),
+        case.sample,
+        case.hint,
+        outcome.during,
+        share(outcome.after),
+        share(outcome.worst_after),
+        outcome.refused_per_accepted,
     )
 }
 

@@ -1,29 +1,29 @@
-//! The token bucket that repeats draw on.
+//! The retry budget, a token bucket.
 
 use crate::word::Word;
 
-/// A shared allowance for repeats: failures draw from it, successes pay a little back.
+/// A token bucket that limits retries: each retry draws tokens, each success returns one.
 ///
-/// Whether a repeat that found it empty is slowed or refused is the caller's decision.
+/// The caller decides whether a retry is delayed or refused when the bucket is empty.
 #[derive(Debug)]
 pub struct RetryBudget {
     tokens: Word,
     capacity: u64,
 }
 
-/// Why a request is repeated: what it costs.
+/// The reason for a retry, which determines its cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// Refused for the rate: free, since the gate paces these.
+pub enum RetryReason {
+    /// A refusal: free, since the gate paces these retries.
     Refused,
-    /// An answer that says no, or a broken connection.
+    /// An error response or a failed connection.
     Fault,
-    /// No answer in time: these hold resources the longest.
+    /// A timeout, which holds resources the longest.
     Timeout,
 }
 
-impl Failure {
-    /// What a repeat after it costs, in tokens.
+impl RetryReason {
+    /// Returns the cost of a retry in tokens.
     pub const fn cost(self) -> u64 {
         match self {
             Self::Refused => 0,
@@ -33,20 +33,20 @@ impl Failure {
     }
 }
 
-/// Whether there was enough.
+/// The result of a draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drawn {
-    /// The cost was taken.
+pub enum RetryDraw {
+    /// The tokens were taken.
     Granted,
-    /// There was less than the cost, and nothing was taken.
+    /// There were too few tokens, and none were taken.
     Empty,
 }
 
 impl RetryBudget {
-    /// The capacity of the budget that the AWS SDKs use: a hundred faults in a row.
+    /// The capacity in the AWS SDKs: one hundred consecutive errors.
     pub const CAPACITY: u64 = 500;
 
-    /// A full bucket of `capacity` tokens.
+    /// Creates a full bucket of `capacity` tokens.
     pub fn new(capacity: u64) -> Self {
         Self {
             tokens: Word::new(capacity),
@@ -54,21 +54,21 @@ impl RetryBudget {
         }
     }
 
-    /// Takes the whole cost of a repeat, or nothing.
-    pub fn draw(&self, failure: Failure) -> Drawn {
+    /// Takes the full cost of a retry, or nothing.
+    pub fn draw(&self, failure: RetryReason) -> RetryDraw {
         let drawn = self.tokens.change(|tokens| {
             let left = tokens.checked_sub(failure.cost()).ok_or(())?;
             Ok::<(u64, ()), ()>((left, ()))
         });
         match drawn {
-            Ok(()) => Drawn::Granted,
-            Err(()) => Drawn::Empty,
+            Ok(()) => RetryDraw::Granted,
+            Err(()) => RetryDraw::Empty,
         }
     }
 
-    /// Pays one token back, up to the capacity.
+    /// Returns one token, up to the capacity.
     pub fn credit(&self) {
-        // A full bucket is the common case and stays a read.
+        // A full bucket is the common case and needs no write.
         let _full = self.tokens.change(|tokens| {
             if tokens < self.capacity {
                 Ok((tokens + 1, ()))
@@ -78,12 +78,12 @@ impl RetryBudget {
         });
     }
 
-    /// How much is left.
+    /// Returns the number of tokens.
     pub fn tokens(&self) -> u64 {
         self.tokens.load()
     }
 
-    /// How many exchanges lost to another thread.
+    /// Returns the number of exchanges lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.tokens.lost()
@@ -101,16 +101,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_budget_stays_at_what_it_has() {
+    fn failed_draw_takes_no_tokens() {
         let budget = RetryBudget::new(19);
-        assert_eq!(budget.draw(Failure::Timeout), Drawn::Granted);
-        assert_eq!(budget.draw(Failure::Timeout), Drawn::Empty);
+        assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);
+        assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Empty);
         assert_eq!(budget.tokens(), 9);
-        assert_eq!(budget.draw(Failure::Fault), Drawn::Granted);
-        assert_eq!(budget.draw(Failure::Fault), Drawn::Empty);
+        assert_eq!(budget.draw(RetryReason::Fault), RetryDraw::Granted);
+        assert_eq!(budget.draw(RetryReason::Fault), RetryDraw::Empty);
         assert_eq!(budget.tokens(), 4);
-        // Refusals for the rate never draw, so they never find it empty.
-        assert_eq!(budget.draw(Failure::Refused), Drawn::Granted);
+        // Retries of refusals are free, so they never fail.
+        assert_eq!(budget.draw(RetryReason::Refused), RetryDraw::Granted);
         assert_eq!(budget.tokens(), 4);
     }
 
@@ -119,7 +119,7 @@ mod tests {
         let budget = RetryBudget::new(10);
         budget.credit();
         assert_eq!(budget.tokens(), 10);
-        assert_eq!(budget.draw(Failure::Fault), Drawn::Granted);
+        assert_eq!(budget.draw(RetryReason::Fault), RetryDraw::Granted);
         for _ in 0..6 {
             budget.credit();
         }
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn threads_draw_exactly_what_is_there() {
+    fn concurrent_draws_take_exactly_the_available_tokens() {
         let budget = RetryBudget::new(1_000);
         let granted: u64 = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..8)
                 .map(|_| {
                     scope.spawn(|| {
                         (0..1_000)
-                            .filter(|_| budget.draw(Failure::Fault) == Drawn::Granted)
+                            .filter(|_| budget.draw(RetryReason::Fault) == RetryDraw::Granted)
                             .count() as u64
                     })
                 })
@@ -149,17 +149,17 @@ mod tests {
     }
 
     #[test]
-    fn draws_and_credits_of_threads_balance() {
-        // So much is drawn first that no credit meets a full bucket, and so much is left that no draw finds too little.
+    fn concurrent_draws_and_credits_balance() {
+        // The initial draws ensure that no credit finds a full bucket; the capacity ensures that no draw fails.
         let budget = RetryBudget::new(1_000_000);
         for _ in 0..10_000 {
-            assert_eq!(budget.draw(Failure::Timeout), Drawn::Granted);
+            assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);
         }
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..5_000 {
-                        assert_eq!(budget.draw(Failure::Timeout), Drawn::Granted);
+                        assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);
                     }
                 });
                 scope.spawn(|| (0..5_000).for_each(|_| budget.credit()));

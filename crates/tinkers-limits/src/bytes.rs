@@ -1,22 +1,22 @@
-//! A budget of bytes: a balance that is charged in full as long as it is above zero.
+//! The byte budget: a balance from which requests are charged as long as it is positive.
 
 use crate::window::Full;
 use crate::word::Word;
 
-/// Bytes that may be under way. Soft: whoever comes while the balance is above zero passes and is charged in full, so what is
-/// larger than the whole budget passes too, and the total overshoots by one at most.
+/// A soft limit on the bytes being sent. A request is admitted while the balance is positive and then charged in full,
+/// so a body larger than the whole budget is admitted too, and the total exceeds the budget by at most one body.
 #[derive(Debug)]
 pub struct ByteBudget {
-    /// What is left, as a signed number: the size less all that is taken.
+    /// The remaining bytes as a signed number: the size minus all charges.
     balance: Word,
     size: Word,
 }
 
 impl ByteBudget {
-    /// The largest budget, which stands for none.
+    /// The largest budget, which means no limit.
     pub const UNLIMITED: u64 = i64::MAX as u64 / 2;
 
-    /// A budget of `size` bytes, at least 1 and at most [`ByteBudget::UNLIMITED`].
+    /// Creates a budget of `size` bytes, clamped to 1 ..= [`ByteBudget::UNLIMITED`].
     pub fn new(size: u64) -> Self {
         let size = clamp(size);
         Self {
@@ -25,7 +25,7 @@ impl ByteBudget {
         }
     }
 
-    /// Takes `bytes`, all of them, if anything is left. What is taken must be given back as it is.
+    /// Charges `bytes` in full if the balance is positive. The same number must be released.
     #[inline]
     pub fn take(&self, bytes: u64) -> Result<(), Full> {
         let bytes = clamp_charge(bytes);
@@ -35,9 +35,9 @@ impl ByteBudget {
         self.balance.change(|balance| take(balance, bytes))
     }
 
-    /// Gives back what a take took.
+    /// Releases a charge.
     #[inline]
-    pub fn give_back(&self, bytes: u64) {
+    pub fn release(&self, bytes: u64) {
         let bytes = clamp_charge(bytes);
         if bytes > 0 {
             self.balance
@@ -45,7 +45,7 @@ impl ByteBudget {
         }
     }
 
-    /// Another size. What is taken stays taken.
+    /// Changes the size. Current charges are kept.
     pub fn resize(&self, size: u64) {
         let size = clamp(size);
         let before = self.size.set(|before| (size, before));
@@ -53,25 +53,25 @@ impl ByteBudget {
         self.balance.set(|balance| (balance.wrapping_add(more), ()));
     }
 
-    /// How many bytes are taken.
+    /// Returns the number of charged bytes.
     pub fn taken(&self) -> u64 {
         let left = self.balance.load() as i64;
         u64::try_from((self.size.load() as i64).saturating_sub(left)).unwrap_or(0)
     }
 
-    /// Whether anything is left.
+    /// Returns whether the balance is positive.
     pub fn has_any(&self) -> bool {
         self.balance.load() as i64 > 0
     }
 
-    /// How many exchanges lost to another thread.
+    /// Returns the number of exchanges lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.balance.lost()
     }
 }
 
-/// The transition of a take.
+/// Returns the balance after a charge.
 const fn take(balance: u64, bytes: u64) -> Result<(u64, ()), Full> {
     if balance as i64 > 0 {
         Ok((balance.wrapping_sub(bytes), ()))
@@ -84,7 +84,7 @@ fn clamp(size: u64) -> u64 {
     size.clamp(1, ByteBudget::UNLIMITED)
 }
 
-/// A body is never larger than this; a charge that is leaves the balance within its word.
+/// Limits a charge so that the balance cannot overflow. No body is larger.
 fn clamp_charge(bytes: u64) -> u64 {
     bytes.min(ByteBudget::UNLIMITED)
 }
@@ -95,21 +95,21 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn it_passes_what_is_larger_than_itself_once() {
+    fn body_larger_than_the_budget_is_admitted_alone() {
         let budget = ByteBudget::new(10);
         assert_eq!(budget.take(1_000), Ok(()));
         assert_eq!(budget.take(1), Err(Full));
-        assert_eq!(budget.take(0), Ok(()), "nothing is always there");
+        assert_eq!(budget.take(0), Ok(()), "zero bytes are always admitted");
         assert_eq!(budget.taken(), 1_000);
-        budget.give_back(1_000);
+        budget.release(1_000);
         assert_eq!((budget.taken(), budget.has_any()), (0, true));
         assert_eq!(budget.take(u64::MAX), Ok(()));
-        budget.give_back(u64::MAX);
+        budget.release(u64::MAX);
         assert_eq!(budget.taken(), 0);
     }
 
     #[test]
-    fn budget_without_a_limit_takes_any_body() {
+    fn unlimited_budget_admits_any_body() {
         let budget = ByteBudget::new(ByteBudget::UNLIMITED);
         for taken in 1..=4 {
             assert_eq!(budget.take(1 << 50), Ok(()));
@@ -119,27 +119,27 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_size_keeps_what_is_taken() {
+    fn shrinking_keeps_current_charges() {
         let budget = ByteBudget::new(100);
         assert_eq!(budget.take(60), Ok(()));
         budget.resize(50);
         assert_eq!((budget.taken(), budget.take(1)), (60, Err(Full)));
-        budget.give_back(60);
+        budget.release(60);
         assert_eq!((budget.taken(), budget.take(1)), (0, Ok(())));
     }
 
     proptest! {
         #[test]
-        fn charges_balance_and_overshoot_by_one_at_most(
+        fn charges_balance_and_exceed_the_size_by_one_at_most(
             size in 1u64..1_000,
             steps in prop::collection::vec((0u64..500, any::<bool>()), 0..200),
         ) {
             let budget = ByteBudget::new(size);
             let mut held = Vec::new();
-            for (bytes, gives_back) in steps {
-                if gives_back {
+            for (bytes, is_release) in steps {
+                if is_release {
                     if let Some(bytes) = held.pop() {
-                        budget.give_back(bytes);
+                        budget.release(bytes);
                     }
                 } else if budget.take(bytes).is_ok() {
                     held.push(bytes);

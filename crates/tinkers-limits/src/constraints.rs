@@ -1,16 +1,17 @@
-//! All that a request must meet before it goes, decided together, and how its end is told to each part.
+//! All limits of a route class, decided together.
 
 use std::time::Duration;
 
+use crate::adaptive_limit::{AdaptiveLimit, LimitChange, RefusalContext};
 use crate::bytes::ByteBudget;
-use crate::gate::{BackoffGate, Closed, Entry, Epoch, Probe};
-use crate::gcra::{Gcra, Rate, Refusal};
-use crate::growth::{AdaptiveLimit, Change, RefusalContext};
+use crate::gate::{BackoffGate, Epoch, GateClosed, GatePass, Probe};
+use crate::gcra::{Gcra, Rate, RateRefusal};
 use crate::ramp::Ramp;
-use crate::window::{ConcurrencyWindow, Take, WindowView};
+use crate::window::{ConcurrencyWindow, SlotRequest, WindowView};
 use crate::word::Word;
 
-/// Window, bytes, rate and gate of one class of requests. Either all of them let a request through or none is charged.
+/// The window, ramp, byte budget, rate limit and gate of one route class. Either all of them admit a request or none is
+/// charged.
 #[derive(Debug)]
 pub struct Constraints {
     gate: BackoffGate,
@@ -21,163 +22,170 @@ pub struct Constraints {
     slots: Word,
 }
 
-/// What they allow at most.
+/// The configured limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Requests being submitted at once.
+    /// The maximum number of unanswered submissions.
     pub slots: u32,
-    /// Bytes being submitted at once.
+    /// The maximum number of bytes in unanswered submissions.
     pub bytes: u64,
-    /// Requests in flight at once.
+    /// The maximum number of requests in flight.
     pub flights: u32,
-    /// Requests for a time.
+    /// The rate limit.
     pub rate: Option<Rate>,
-    /// How it begins.
-    pub start: Start,
+    /// The initial limit on unanswered requests.
+    pub start: InitialLimit,
 }
 
-/// How many requests may be unanswered at the start, when nothing is known of the server.
+/// The limit on unanswered requests at the start, when the capacity of the server is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// A quarter of those that were accepted: see [`Ramp`].
+pub enum InitialLimit {
+    /// A quarter of the accepted requests: see [`Ramp`].
     Slow,
-    /// As many as there are slots.
+    /// The number of slots.
     Open,
 }
 
-/// What a request takes.
+/// The units and bytes that an attempt takes. The limiter decides whether the request needs an in-flight unit in
+/// addition to its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cost {
-    /// Of the window.
-    pub take: Take,
-    /// Of the bytes.
+pub struct Charge {
+    /// The units of the window.
+    pub take: SlotRequest,
+    /// The bytes of the body.
     pub bytes: u64,
 }
 
-/// What was taken for an attempt, to be given to [`Constraints::settle`] exactly once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The units taken for an attempt, to be passed to [`Constraints::settle`] exactly once.
+///
+/// Packed into two words, because every permit carries one: the bytes; and the time of a probe (46 bits), whether it
+/// took an in-flight unit (1), whether it is a probe (1) and the epoch (16). The default has taken a slot and no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket {
-    demand: Cost,
-    entry: Entry,
+    bytes: u64,
+    bits: u64,
 }
 
-/// Why a request may not go now.
+/// The reason why a request is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blocked {
-    /// Something must be given back first.
+    /// A resource must be released first.
     Full,
-    /// The window is at its limit, or others wait.
+    /// The window is full, or other requests are waiting.
     WindowFull,
-    /// The gate or the rate say when.
+    /// The gate or the rate limit admits the request at this time.
     NotUntil(Duration),
 }
 
-/// How an attempt ended.
+/// The outcome of the attempt of a ticket. It contains deadlines instead of the server's hints, because the caller
+/// applies jitter and bounds to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The server took it.
+pub enum TicketOutcome {
+    /// The server accepted the request.
     Accepted,
-    /// The server refused it for its rate; nothing may go before this.
+    /// The server refused the request; no request is admitted before this time.
     Refused {
         /// Measured from the clock's origin.
         until: Duration,
     },
-    /// The server answered, and said nothing about the rate.
+    /// A response that is neither an acceptance nor a refusal.
     Answered,
-    /// There was no answer; a probe is not followed by another one before this.
+    /// No response; no further probe is admitted before this time.
     Unanswered {
         /// Measured from the clock's origin.
         until: Duration,
     },
-    /// It was given up before it was over.
+    /// The attempt was dropped.
     Dropped,
 }
 
-/// What came of the end of an attempt.
+/// The effects of the end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettleEffects {
     /// The window afterwards.
     pub view: WindowView,
-    /// What a refusal did to the gate.
-    pub closed: Option<Closed>,
-    /// Whether it opened the gate.
+    /// The effect of a refusal on the gate.
+    pub closed: Option<GateClosed>,
+    /// Whether the attempt reopened the gate.
     pub reopened: bool,
-    /// Whether the next probe may go now.
-    pub passed_on: bool,
+    /// Whether the next probe may enter at once.
+    pub probe_handed_over: bool,
 }
 
 impl Constraints {
-    /// Nothing is under way, the gate is open, and the start is slow.
+    /// Creates limits with an open gate and no requests.
     pub fn new(bounds: Bounds) -> Self {
         Self {
             gate: BackoffGate::new(),
             window: ConcurrencyWindow::new(bounds.flights),
             bytes: ByteBudget::new(bounds.bytes),
             ramp: match bounds.start {
-                Start::Slow => Ramp::slow_start(bounds.slots),
-                Start::Open => Ramp::ended(),
+                InitialLimit::Slow => Ramp::slow_start(bounds.slots),
+                InitialLimit::Open => Ramp::ended(),
             },
             rate: Gcra::new(bounds.rate),
             slots: Word::new(bounds.slots.max(1).into()),
         }
     }
 
-    /// Lets a request through that nobody waits before, when the gate is open. `now` is asked for only where there is a rate.
+    /// Admits a request if no requests are waiting and the gate is open. `now` is called only if there is a rate limit.
     ///
-    /// One that was refused by bytes, rate or gate had the window for a moment. Somebody may have found it full by that and begun
-    /// to wait: so whoever is refused looks whether the window has waiters, as after any other give-back.
+    /// A request that the byte budget, rate limit or gate refuses has briefly held a unit of the window, and another
+    /// request may have found the window full and started to wait meanwhile. So after a refusal the caller must check
+    /// for waiters, as after any other release.
     #[inline]
-    pub fn take(&self, demand: Cost, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
+    pub fn take(&self, charge: Charge, now: impl FnOnce() -> Duration) -> Result<Ticket, Blocked> {
         let slots = self.slots();
         self.window
-            .take(demand.take, slots)
+            .take(charge.take, slots)
             .map_err(|_| Blocked::WindowFull)?;
-        self.take_rest(demand, now, |gate| {
-            gate.open().map(Entry::Open).ok_or(Blocked::Full)
+        self.take_rest(charge, now, |gate| {
+            gate.open().map(GatePass::Open).ok_or(Blocked::Full)
         })
     }
 
-    /// Lets the head of those who wait through, as the probe where one is due.
-    pub fn take_turn(
+    /// Admits the head of the queue, as the probe if one is due.
+    pub fn take_queued(
         &self,
-        demand: Cost,
+        charge: Charge,
         now: Duration,
         patience: Duration,
     ) -> Result<Ticket, Blocked> {
         let slots = self.slots();
         self.window
-            .take_turn(demand.take, slots)
+            .take_queued(charge.take, slots)
             .map_err(|_| Blocked::WindowFull)?;
         self.take_rest(
-            demand,
+            charge,
             || now,
             |gate| gate.enter(now, patience).map_err(Blocked::NotUntil),
         )
     }
 
-    /// Lets a request through that is made by one under way, without waiting and beyond slots, bytes and rate: it could wait for
-    /// room that the one under way holds. `None` while the gate is closed.
+    /// Admits a nested request at once and beyond the limits on slots, bytes and rate: it must not wait for resources
+    /// that the outer request holds. `None` while the gate is closed.
     pub fn take_nested(&self) -> Option<Ticket> {
-        let take = Take::Slot;
-        self.window.take_beyond(take);
-        // The gate last, as for every other request.
-        let entry = self.gate.enter_nested();
-        if entry.is_none() {
+        let take = SlotRequest::Slot;
+        self.window.take_unchecked(take);
+        // Read the gate last, as for every other request.
+        let pass = self.gate.enter_nested();
+        if pass.is_none() {
             self.window.undo(take);
         }
-        let demand = Cost { take, bytes: 0 };
-        entry.map(|entry| Ticket { demand, entry })
+        let charge = Charge { take, bytes: 0 };
+        pass.map(|pass| Ticket::new(charge, pass))
     }
 
-    /// Whether what was let through may still leave: to be asked immediately before it does, since it may have waited meanwhile.
+    /// Returns whether an admitted request may still be sent. Call it immediately before sending, since the request may
+    /// have waited after its admission.
     #[inline]
     pub fn may_leave(&self, ticket: &Ticket) -> bool {
-        self.gate.admits_still(ticket.entry)
+        self.gate.still_admits(ticket.pass())
     }
 
-    /// Counts all that is unanswered as accepted in the ramp. Says whether more is allowed by it.
+    /// Counts all unanswered requests as accepted in the ramp. Returns whether this raised its limit.
     ///
-    /// For servers that hold what they accept: there a request that was not refused for a while has been accepted.
+    /// For servers that hold accepted requests: there, a request without a refusal for some time has been accepted.
     pub fn presume_accepted(&self) -> bool {
         let allowed = self.ramp.allows();
         self.ramp.accepted(self.window.view().unanswered);
@@ -186,180 +194,184 @@ impl Constraints {
 
     /// Opens the gate that is being probed in `epoch`, with a ramp up to `level`; see [`BackoffGate::reopen`].
     pub fn reopen(&self, epoch: Epoch, level: u32) -> bool {
-        // The ramp first: whoever sees the open gate must see it.
+        // Restart the ramp first, so that every thread that sees the open gate sees the ramp.
         self.ramp.restart(level);
         self.gate.reopen(epoch)
     }
 
-    /// Closes the gate for longer, for a refusal that was settled without its hint: see [`BackoffGate::close`].
-    pub fn extend(&self, ticket: &Ticket, until: Duration) -> Closed {
-        self.gate.close(until, ticket.entry.epoch())
+    /// Extends the closure of a refusal whose hint arrived after it was settled: see [`BackoffGate::close`].
+    pub fn extend(&self, ticket: &Ticket, until: Duration) -> GateClosed {
+        self.gate.close(until, ticket.epoch())
     }
 
-    /// Bytes, rate, and the gate last: what it says then is what holds when the request leaves. Gives all back where one
-    /// refuses.
+    /// Charges bytes and rate and then reads the gate, whose state at that time decides. Releases everything if one of
+    /// them refuses.
     #[inline]
     fn take_rest(
         &self,
-        demand: Cost,
+        charge: Charge,
         now: impl FnOnce() -> Duration,
-        enter: impl FnOnce(&BackoffGate) -> Result<Entry, Blocked>,
+        enter: impl FnOnce(&BackoffGate) -> Result<GatePass, Blocked>,
     ) -> Result<Ticket, Blocked> {
-        if self.bytes.take(demand.bytes).is_err() {
-            self.window.undo(demand.take);
+        if self.bytes.take(charge.bytes).is_err() {
+            self.window.undo(charge.take);
             return Err(Blocked::Full);
         }
         let is_rated = self.rate.is_limited();
         if is_rated && let Err(refusal) = self.rate.take(1, now()) {
-            self.bytes.give_back(demand.bytes);
-            self.window.undo(demand.take);
+            self.bytes.release(charge.bytes);
+            self.window.undo(charge.take);
             return Err(match refusal {
-                Refusal::NotUntil(at) => Blocked::NotUntil(at),
-                Refusal::Never => Blocked::Full,
+                RateRefusal::NotUntil(at) => Blocked::NotUntil(at),
+                RateRefusal::Never => Blocked::Full,
             });
         }
         match enter(&self.gate) {
-            Ok(entry) => Ok(Ticket { demand, entry }),
+            Ok(pass) => Ok(Ticket::new(charge, pass)),
             Err(blocked) => {
                 if is_rated {
                     self.rate.undo(1);
                 }
-                self.bytes.give_back(demand.bytes);
-                self.window.undo(demand.take);
+                self.bytes.release(charge.bytes);
+                self.window.undo(charge.take);
                 Err(blocked)
             }
         }
     }
 
-    /// Ends an attempt. What it took comes back last, so that a request that is let through by it finds the gate and the ramp as they
-    /// are now, and the slot after the bytes, so that its word says whether anybody waits for either. The flight, where there is one, is
-    /// given back by itself.
+    /// Ends an attempt and releases its units except the in-flight unit, which [`Constraints::release`] releases.
+    ///
+    /// The slot is released last: a request that takes it sees the changes of gate and ramp, and the returned window
+    /// view shows whether requests are waiting for the slot, for bytes or for the ramp.
     pub fn settle(
         &self,
         ticket: Ticket,
-        ending: Ending,
+        outcome: TicketOutcome,
         now: Duration,
         level: impl FnOnce() -> u32,
-    ) -> Settled {
-        let (closed, reopened, passed_on) = self.end(ticket, ending, now, level);
-        Settled {
-            view: self.window.end_attempt(),
+    ) -> SettleEffects {
+        let (closed, reopened, probe_handed_over) = self.end(ticket, outcome, now, level);
+        SettleEffects {
+            view: self.window.release_slot(),
             closed,
             reopened,
-            passed_on,
+            probe_handed_over,
         }
     }
 
-    /// All of [`Constraints::settle`] but the slot: what became of the gate, as in [`Settled`], and the bytes.
+    /// Does everything of [`Constraints::settle`] except releasing the slot. Returns the effects on the gate, as in
+    /// [`SettleEffects`].
     fn end(
         &self,
         ticket: Ticket,
-        ending: Ending,
+        outcome: TicketOutcome,
         now: Duration,
         level: impl FnOnce() -> u32,
-    ) -> (Option<Closed>, bool, bool) {
-        let (mut closed, mut reopened, mut passed_on) = (None, false, false);
-        let epoch = ticket.entry.epoch();
-        match (ending, ticket.entry.probe()) {
-            (Ending::Refused { until }, _) => closed = Some(self.gate.close(until, epoch)),
-            (Ending::Accepted | Ending::Answered, Some(_)) => {
+    ) -> (Option<GateClosed>, bool, bool) {
+        let (mut closed, mut reopened, mut probe_handed_over) = (None, false, false);
+        let epoch = ticket.epoch();
+        match (outcome, ticket.pass().probe()) {
+            (TicketOutcome::Refused { until }, _) => closed = Some(self.gate.close(until, epoch)),
+            (TicketOutcome::Accepted | TicketOutcome::Answered, Some(_)) => {
                 reopened = self.reopen(epoch, level());
             }
-            (Ending::Unanswered { until }, Some(probe)) => {
-                self.gate.defer(until, probe);
+            (TicketOutcome::Unanswered { until }, Some(probe)) => {
+                self.gate.defer_probe(until, probe);
             }
-            (Ending::Dropped, Some(probe)) => passed_on = self.gate.pass_on(now, probe),
+            (TicketOutcome::Dropped, Some(probe)) => {
+                probe_handed_over = self.gate.hand_over_probe(now, probe)
+            }
             (_, None) => {}
         }
-        if ending == Ending::Accepted {
+        if outcome == TicketOutcome::Accepted {
             self.ramp.accepted(1);
         }
-        self.bytes.give_back(ticket.demand.bytes);
-        (closed, reopened, passed_on)
+        self.bytes.release(ticket.charge().bytes);
+        (closed, reopened, probe_handed_over)
     }
 
-    /// Tells `growth` of a settled attempt, and sets the window to what it makes of it.
+    /// Records a settled attempt in `limit` and applies the resulting limit to the window.
     pub fn learn(
         &self,
-        growth: &mut AdaptiveLimit,
+        limit: &mut AdaptiveLimit,
         ticket: Ticket,
-        settled: &Settled,
-        ending: Ending,
+        settled: &SettleEffects,
+        outcome: TicketOutcome,
         now: Duration,
-    ) -> Option<Change> {
+    ) -> Option<LimitChange> {
         if settled.reopened {
-            // Whoever was the probe is not one of those that were left.
-            growth.reopened(settled.view.in_flight.saturating_sub(1));
+            // The probe request itself is not one of the remaining requests.
+            limit.on_reopened(settled.view.in_flight.saturating_sub(1));
         }
-        let change = match (ending, settled.closed) {
-            (Ending::Refused { .. }, Some(closed)) => {
-                // Its own flight has not landed yet.
-                let own = u32::from(ticket.demand.take == Take::SlotAndFlight);
-                growth.refused(RefusalContext {
+        let change = match (outcome, settled.closed) {
+            (TicketOutcome::Refused { .. }, Some(closed)) => {
+                // Its own in-flight unit has not been released yet.
+                let own = u32::from(ticket.charge().take == SlotRequest::SlotAndInFlight);
+                limit.on_refusal(RefusalContext {
                     now,
-                    first_of_its_event: closed.first_of_its_event,
+                    is_new_event: closed.is_new_event,
                     accepted: settled.view.accepted().saturating_sub(own),
                     closed_for: closed.until.saturating_sub(now),
                 })
             }
-            (Ending::Accepted, _) => {
-                let is_straggler = ticket.entry.epoch() != self.gate.epoch();
-                growth.accepted(settled.view.accepted(), is_straggler)
+            (TicketOutcome::Accepted, _) => {
+                let is_straggler = ticket.epoch() != self.gate.epoch();
+                limit.on_accepted(settled.view.accepted(), is_straggler)
             }
             _ => None,
         };
         if change.is_some() {
-            self.window.set_limit(growth.limit());
+            self.window.set_limit(limit.limit());
         }
         change
     }
 
-    /// Begins a trial beyond the learned level, when somebody waits for the window and one is due.
-    pub fn try_more(&self, growth: &mut AdaptiveLimit, now: Duration) -> Option<Change> {
+    /// Starts a limit probe if one is due. Call it when a request waits for the full window.
+    pub fn probe_limit(&self, limit: &mut AdaptiveLimit, now: Duration) -> Option<LimitChange> {
         if self.gate.open().is_some() {
-            growth.found_open(self.window.view().in_flight);
+            limit.on_gate_seen_open(self.window.view().in_flight);
         }
-        let change = growth.is_wanted(now)?;
-        self.window.set_limit(growth.limit());
+        let change = limit.on_window_full(now)?;
+        self.window.set_limit(limit.limit());
         Some(change)
     }
 
-    /// Gives a flight back.
+    /// Releases an in-flight unit.
     #[inline]
-    pub fn land(&self) -> WindowView {
-        self.window.land()
+    pub fn release(&self) -> WindowView {
+        self.window.release()
     }
 
-    /// Gives back a ticket that was never used, its flight included; the rate alone is not given back, since its time has passed.
+    /// Releases an unused ticket with its in-flight unit. The rate is not returned, since its time has passed.
     pub fn undo(&self, ticket: Ticket, now: Duration) {
-        self.end(ticket, Ending::Dropped, now, || u32::MAX);
-        // Slot and flight in one step: a request that never left counts as accepted at no time.
-        self.window.undo(ticket.demand.take);
+        self.end(ticket, TicketOutcome::Dropped, now, || u32::MAX);
+        // Release both units in one step, so that a request that was never sent does not count as accepted.
+        self.window.undo(ticket.charge().take);
     }
 
-    /// Applies other bounds from now on, but for the flights, which belong to [`AdaptiveLimit::set_ceiling`].
+    /// Changes all bounds except `flights`, which [`AdaptiveLimit::set_ceiling`] changes.
     pub fn resize(&self, bounds: Bounds) {
         self.rate.set(bounds.rate);
         self.bytes.resize(bounds.bytes);
         self.slots.set(|_| (bounds.slots.max(1).into(), ()));
     }
 
-    /// The gate.
+    /// Returns the gate.
     pub fn gate(&self) -> &BackoffGate {
         &self.gate
     }
 
-    /// The window.
+    /// Returns the window.
     pub fn window(&self) -> &ConcurrencyWindow {
         &self.window
     }
 
-    /// The bytes.
+    /// Returns the byte budget.
     pub fn bytes(&self) -> &ByteBudget {
         &self.bytes
     }
 
-    /// How many exchanges of all its parts lost to another thread.
+    /// Returns the number of exchanges that all parts lost to other threads.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.gate.contention()
@@ -369,69 +381,74 @@ impl Constraints {
             + self.rate.contention()
     }
 
-    /// The most that may be unanswered now.
+    /// Returns the current maximum number of unanswered requests.
     #[inline]
     pub fn slots(&self) -> u32 {
         self.ramp.allows().min(self.most_slots())
     }
 
-    /// The most that may be unanswered once there is no ramp.
+    /// Returns the maximum number of unanswered requests after the end of the ramp.
     #[inline]
     pub fn most_slots(&self) -> u32 {
         self.slots.load() as u32
     }
 
-    /// Whether no ramp bounds what may be unanswered.
+    /// Returns whether the ramp has ended.
     pub fn has_no_ramp(&self) -> bool {
         self.ramp.has_ended()
     }
 }
 
 impl Ticket {
-    /// As two words, to be kept by whoever has no use for the rest.
-    pub const fn to_words(self) -> [u64; 2] {
-        let Epoch(epoch) = self.entry.epoch();
-        let takes_flight = matches!(self.demand.take, Take::SlotAndFlight) as u64;
-        let probe = match self.entry.probe() {
-            Some(Probe { since, .. }) => 1 << 16 | since << 18,
+    const PROBE: u64 = 1 << 16;
+    const IN_FLIGHT: u64 = 1 << 17;
+    const SINCE_AT: u32 = 18;
+
+    const fn new(charge: Charge, pass: GatePass) -> Self {
+        let Epoch(epoch) = pass.epoch();
+        let take = match charge.take {
+            SlotRequest::SlotAndInFlight => Self::IN_FLIGHT,
+            SlotRequest::Slot => 0,
+        };
+        let probe = match pass.probe() {
+            Some(Probe { since, .. }) => Self::PROBE | since << Self::SINCE_AT,
             None => 0,
         };
-        [self.demand.bytes, epoch as u64 | takes_flight << 17 | probe]
-    }
-
-    /// The ticket of which [`Ticket::to_words`] made these.
-    pub const fn from_words([bytes, bits]: [u64; 2]) -> Self {
-        let epoch = Epoch(bits as u16);
-        let entry = match bits >> 16 & 1 {
-            0 => Entry::Open(epoch),
-            _ => Entry::Probe(Probe {
-                epoch,
-                since: bits >> 18,
-            }),
-        };
-        let take = match bits >> 17 & 1 {
-            0 => Take::Slot,
-            _ => Take::SlotAndFlight,
-        };
         Self {
-            demand: Cost { take, bytes },
-            entry,
+            bytes: charge.bytes,
+            bits: epoch as u64 | take | probe,
         }
     }
 
-    /// Whether it goes alone, to find out whether the server takes requests again.
+    const fn pass(&self) -> GatePass {
+        let epoch = self.epoch();
+        if !self.is_probe() {
+            return GatePass::Open(epoch);
+        }
+        let since = self.bits >> Self::SINCE_AT;
+        GatePass::Probe(Probe { epoch, since })
+    }
+
+    /// Returns whether the attempt is the probe.
     pub const fn is_probe(&self) -> bool {
-        self.entry.is_probe()
+        self.bits & Self::PROBE != 0
     }
 
-    /// The epoch in which it was admitted.
+    /// Returns the epoch of its admission.
     pub const fn epoch(&self) -> Epoch {
-        self.entry.epoch()
+        Epoch(self.bits as u16)
     }
 
-    /// What it took.
-    pub const fn demand(&self) -> Cost {
-        self.demand
+    /// Returns the charge of the attempt.
+    pub const fn charge(&self) -> Charge {
+        let take = match self.bits & Self::IN_FLIGHT {
+            0 => SlotRequest::Slot,
+            _ => SlotRequest::SlotAndInFlight,
+        };
+        Charge {
+            take,
+            bytes: self.bytes,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! That the parts are charged together or not at all, and told of the end in the right order.
+//! Tests of the combined constraints: all parts are charged together or not at all, and settled in order.
 
 use super::*;
 use crate::gate::GateState;
@@ -16,72 +16,72 @@ fn bounds() -> Bounds {
         bytes: 1_000,
         flights: 50,
         rate: None,
-        start: Start::Slow,
+        start: InitialLimit::Slow,
     }
 }
 
-fn demand(bytes: u64) -> Cost {
-    Cost {
-        take: Take::SlotAndFlight,
+fn charge(bytes: u64) -> Charge {
+    Charge {
+        take: SlotRequest::SlotAndInFlight,
         bytes,
     }
 }
 
-/// In flight, unanswered, bytes.
+/// Returns the requests in flight, the unanswered requests and the charged bytes.
 fn held(constraints: &Constraints) -> (u32, u32, u64) {
     let view = constraints.window().view();
     (view.in_flight, view.unanswered, constraints.bytes().taken())
 }
 
-fn settle(constraints: &Constraints, ticket: Ticket, ending: Ending) -> Settled {
-    constraints.settle(ticket, ending, ms(0), || 20)
+fn settle(constraints: &Constraints, ticket: Ticket, outcome: TicketOutcome) -> SettleEffects {
+    constraints.settle(ticket, outcome, ms(0), || 20)
 }
 
 #[test]
-fn all_parts_are_charged_for_one_that_goes() {
+fn admitted_request_is_charged_to_all_parts() {
     let constraints = Constraints::new(bounds());
-    let ticket = constraints.take(demand(10), || ms(0)).unwrap();
+    let ticket = constraints.take(charge(10), || ms(0)).unwrap();
     assert_eq!(held(&constraints), (1, 1, 10));
-    let settled = settle(&constraints, ticket, Ending::Accepted);
+    let settled = settle(&constraints, ticket, TicketOutcome::Accepted);
     assert_eq!((settled.view.accepted(), settled.closed), (1, None));
     assert_eq!(held(&constraints), (1, 0, 0));
-    constraints.land();
+    constraints.release();
     assert_eq!(held(&constraints), (0, 0, 0));
 }
 
 #[test]
-fn nothing_is_charged_when_the_bytes_refuse() {
+fn nothing_is_charged_if_the_byte_budget_refuses() {
     let constraints = Constraints::new(bounds());
-    let all = constraints.take(demand(5_000), || ms(0)).unwrap();
+    let ticket = constraints.take(charge(5_000), || ms(0)).unwrap();
     for _ in 0..2 {
-        assert_eq!(constraints.take(demand(1), || ms(0)), Err(Blocked::Full));
-        let turn = constraints.take_turn(demand(1), ms(0), PATIENCE);
+        assert_eq!(constraints.take(charge(1), || ms(0)), Err(Blocked::Full));
+        let turn = constraints.take_queued(charge(1), ms(0), PATIENCE);
         assert_eq!(turn, Err(Blocked::Full));
     }
     assert_eq!(held(&constraints), (1, 1, 5_000));
-    constraints.undo(all, ms(0));
+    constraints.undo(ticket, ms(0));
     assert_eq!(held(&constraints), (0, 0, 0));
 }
 
 #[test]
-fn nothing_is_charged_when_the_rate_refuses() {
+fn nothing_is_charged_if_the_rate_limit_refuses() {
     let rate = Some(Rate {
         interval: ms(100),
         burst: 1,
     });
     let constraints = Constraints::new(Bounds { rate, ..bounds() });
-    let first = constraints.take(demand(1), || ms(0)).unwrap();
+    let first = constraints.take(charge(1), || ms(0)).unwrap();
     let refused = Err(Blocked::NotUntil(ms(100)));
-    assert_eq!(constraints.take(demand(1), || ms(0)), refused);
-    assert_eq!(constraints.take_turn(demand(1), ms(0), PATIENCE), refused);
+    assert_eq!(constraints.take(charge(1), || ms(0)), refused);
+    assert_eq!(constraints.take_queued(charge(1), ms(0), PATIENCE), refused);
     assert_eq!(held(&constraints), (1, 1, 1));
     constraints.undo(first, ms(0));
     assert_eq!(held(&constraints), (0, 0, 0));
-    assert!(constraints.take(demand(1), || ms(100)).is_ok());
+    assert!(constraints.take(charge(1), || ms(100)).is_ok());
 }
 
 #[test]
-fn nothing_is_charged_when_the_gate_refuses_not_even_the_rate() {
+fn nothing_is_charged_if_the_gate_refuses() {
     let rate = Some(Rate {
         interval: ms(100_000),
         burst: 1,
@@ -89,205 +89,217 @@ fn nothing_is_charged_when_the_gate_refuses_not_even_the_rate() {
     let constraints = Constraints::new(Bounds { rate, ..bounds() });
     let gate = constraints.gate();
     gate.close(ms(10), gate.epoch());
-    assert_eq!(constraints.take(demand(1), || ms(0)), Err(Blocked::Full));
-    let early = constraints.take_turn(demand(1), ms(0), PATIENCE);
+    assert_eq!(constraints.take(charge(1), || ms(0)), Err(Blocked::Full));
+    let early = constraints.take_queued(charge(1), ms(0), PATIENCE);
     assert_eq!(early, Err(Blocked::NotUntil(ms(10))));
     assert_eq!(held(&constraints), (0, 0, 0));
-    let probe = constraints.take_turn(demand(1), ms(10), PATIENCE).unwrap();
+    let probe = constraints
+        .take_queued(charge(1), ms(10), PATIENCE)
+        .unwrap();
     assert!(probe.is_probe());
 }
 
 #[test]
-fn the_gate_is_read_last() {
+fn gate_is_read_last() {
     let rate = Some(Rate {
         interval: ms(1),
         burst: 10,
     });
     let constraints = Constraints::new(Bounds { rate, ..bounds() });
-    // The clock is read for the rate, when window and bytes are taken: a gate that closes then is still seen.
+    // The rate limit reads the clock after window and bytes are charged. A closure at that time must still be seen.
     let closes = || {
         assert_eq!(held(&constraints), (1, 1, 1));
         constraints.gate().close(ms(10), constraints.gate().epoch());
         ms(0)
     };
-    assert_eq!(constraints.take(demand(1), closes), Err(Blocked::Full));
+    assert_eq!(constraints.take(charge(1), closes), Err(Blocked::Full));
     assert_eq!(held(&constraints), (0, 0, 0));
 }
 
 #[test]
-fn the_clock_is_not_read_without_a_rate() {
+fn clock_is_not_read_without_a_rate_limit() {
     let constraints = Constraints::new(bounds());
-    let never = || unreachable!("nobody needs the time");
-    assert!(constraints.take(demand(1), never).is_ok());
+    let never = || unreachable!("the clock is not needed");
+    assert!(constraints.take(charge(1), never).is_ok());
 }
 
 #[test]
-fn a_full_window_or_those_who_wait_are_told_apart_from_the_rest() {
+fn full_window_and_waiters_are_reported_as_window_full() {
     let constraints = Constraints::new(Bounds {
         flights: 1,
         ..bounds()
     });
-    let ticket = constraints.take(demand(1), || ms(0)).unwrap();
+    let ticket = constraints.take(charge(1), || ms(0)).unwrap();
     let full = Err(Blocked::WindowFull);
-    assert_eq!(constraints.take(demand(1), || ms(0)), full);
-    assert_eq!(constraints.take_turn(demand(1), ms(0), PATIENCE), full);
+    assert_eq!(constraints.take(charge(1), || ms(0)), full);
+    assert_eq!(constraints.take_queued(charge(1), ms(0), PATIENCE), full);
     constraints.undo(ticket, ms(0));
     constraints.window().set_waiters(true);
-    assert_eq!(constraints.take(demand(1), || ms(0)), full);
-    assert!(constraints.take_turn(demand(1), ms(0), PATIENCE).is_ok());
+    assert_eq!(constraints.take(charge(1), || ms(0)), full);
+    assert!(constraints.take_queued(charge(1), ms(0), PATIENCE).is_ok());
 }
 
 #[test]
-fn the_ramp_is_there_before_the_gate_opens_and_asked_for_its_level_only_then() {
+fn ramp_restarts_before_the_gate_opens() {
     let constraints = Constraints::new(bounds());
-    let first = constraints.take(demand(1), || ms(0)).unwrap();
+    let first = constraints.take(charge(1), || ms(0)).unwrap();
     let until = ms(10);
-    let settled = settle(&constraints, first, Ending::Refused { until });
-    constraints.land();
+    let settled = settle(&constraints, first, TicketOutcome::Refused { until });
+    constraints.release();
     let closed = settled.closed.unwrap();
-    assert_eq!((closed.until, closed.first_of_its_event), (until, true));
-    let probe = constraints.take_turn(demand(1), until, PATIENCE).unwrap();
+    assert_eq!((closed.until, closed.is_new_event), (until, true));
+    let probe = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
     let was_open = Cell::new(true);
-    let settled = constraints.settle(probe, Ending::Accepted, until, || {
+    let settled = constraints.settle(probe, TicketOutcome::Accepted, until, || {
         was_open.set(constraints.gate().open().is_some());
         20
     });
     assert!(settled.reopened && !was_open.get());
     assert!(constraints.gate().open().is_some());
-    assert_eq!(constraints.slots(), Ramp::LEAST);
-    // Who goes with all the others neither restarts the ramp nor opens anything.
-    let other = constraints.take(demand(1), || until).unwrap();
+    assert_eq!(constraints.slots(), Ramp::MIN_UNANSWERED);
+    // An attempt that is not the probe neither restarts the ramp nor opens the gate.
+    let other = constraints.take(charge(1), || until).unwrap();
     let unused = || unreachable!("no probe");
-    let settled = constraints.settle(other, Ending::Answered, until, unused);
-    assert!(!settled.reopened && !settled.passed_on);
+    let settled = constraints.settle(other, TicketOutcome::Answered, until, unused);
+    assert!(!settled.reopened && !settled.probe_handed_over);
 }
 
 #[test]
-fn each_end_of_a_probe_reaches_the_gate() {
+fn each_outcome_of_a_probe_reaches_the_gate() {
     let ends = [
-        (Ending::Accepted, GateState::Open),
-        (Ending::Answered, GateState::Open),
+        (TicketOutcome::Accepted, GateState::Open),
+        (TicketOutcome::Answered, GateState::Open),
         (
-            Ending::Refused { until: ms(90) },
+            TicketOutcome::Refused { until: ms(90) },
             GateState::ClosedUntil(ms(90)),
         ),
         (
-            Ending::Unanswered { until: ms(70) },
+            TicketOutcome::Unanswered { until: ms(70) },
             GateState::ClosedUntil(ms(70)),
         ),
-        (Ending::Dropped, GateState::ClosedUntil(ms(20))),
+        (TicketOutcome::Dropped, GateState::ClosedUntil(ms(20))),
     ];
-    for (ending, state) in ends {
+    for (outcome, state) in ends {
         let constraints = Constraints::new(bounds());
         let gate = constraints.gate();
         gate.close(ms(10), gate.epoch());
-        let probe = constraints.take_turn(demand(1), ms(10), PATIENCE).unwrap();
-        let settled = constraints.settle(probe, ending, ms(20), || 20);
-        assert_eq!(gate.state(), state, "{ending:?}");
-        assert_eq!(settled.passed_on, ending == Ending::Dropped);
-        constraints.land();
+        let probe = constraints
+            .take_queued(charge(1), ms(10), PATIENCE)
+            .unwrap();
+        let settled = constraints.settle(probe, outcome, ms(20), || 20);
+        assert_eq!(gate.state(), state, "{outcome:?}");
+        assert_eq!(settled.probe_handed_over, outcome == TicketOutcome::Dropped);
+        constraints.release();
         assert_eq!(held(&constraints), (0, 0, 0));
     }
 }
 
 #[test]
-fn an_end_of_one_who_is_no_probe_leaves_the_gate_unless_it_is_a_refusal() {
-    for ending in [
-        Ending::Accepted,
-        Ending::Answered,
-        Ending::Unanswered { until: ms(70) },
-        Ending::Dropped,
+fn only_refusals_of_other_attempts_change_the_gate() {
+    for outcome in [
+        TicketOutcome::Accepted,
+        TicketOutcome::Answered,
+        TicketOutcome::Unanswered { until: ms(70) },
+        TicketOutcome::Dropped,
     ] {
         let constraints = Constraints::new(bounds());
-        let straggler = constraints.take(demand(1), || ms(0)).unwrap();
+        let straggler = constraints.take(charge(1), || ms(0)).unwrap();
         let gate = constraints.gate();
         gate.close(ms(10), gate.epoch());
-        settle(&constraints, straggler, ending);
-        assert_eq!(gate.state(), GateState::ClosedUntil(ms(10)), "{ending:?}");
+        settle(&constraints, straggler, outcome);
+        assert_eq!(gate.state(), GateState::ClosedUntil(ms(10)), "{outcome:?}");
     }
 }
 
 #[test]
-fn a_refusal_is_learned_from_and_the_window_set_to_it() {
+fn refusal_sets_the_learned_limit_of_the_window() {
     let constraints = Constraints::new(bounds());
-    let mut growth = AdaptiveLimit::new(1, 50);
-    let tickets = [(); 4].map(|()| constraints.take(demand(1), || ms(0)).unwrap());
+    let mut limit = AdaptiveLimit::new(1, 50);
+    let tickets = [(); 4].map(|()| constraints.take(charge(1), || ms(0)).unwrap());
     let mut changes = Vec::new();
     for (index, ticket) in tickets.into_iter().enumerate() {
-        let ending = match index {
-            0 | 1 => Ending::Accepted,
-            _ => Ending::Refused { until: ms(500) },
+        let outcome = match index {
+            0 | 1 => TicketOutcome::Accepted,
+            _ => TicketOutcome::Refused { until: ms(500) },
         };
-        let settled = settle(&constraints, ticket, ending);
-        changes.push(constraints.learn(&mut growth, ticket, &settled, ending, ms(0)));
+        let settled = settle(&constraints, ticket, outcome);
+        changes.push(constraints.learn(&mut limit, ticket, &settled, outcome, ms(0)));
         if settled.closed.is_some() {
-            constraints.land();
+            constraints.release();
         }
     }
-    assert_eq!(changes, [None, None, Some(Change::Learned), None]);
+    assert_eq!(changes, [None, None, Some(LimitChange::Learned), None]);
     assert_eq!(constraints.window().view().limit, 2);
-    assert_eq!(constraints.try_more(&mut growth, ms(100)), None);
+    assert_eq!(constraints.probe_limit(&mut limit, ms(100)), None);
 }
 
 #[test]
-fn an_answer_that_was_under_way_at_the_refusal_corrects_the_window() {
+fn late_acceptance_corrects_the_window() {
     let constraints = Constraints::new(bounds());
-    let mut growth = AdaptiveLimit::new(1, 50);
-    let tickets = [(); 3].map(|()| constraints.take(demand(1), || ms(0)).unwrap());
+    let mut limit = AdaptiveLimit::new(1, 50);
+    let tickets = [(); 3].map(|()| constraints.take(charge(1), || ms(0)).unwrap());
     let until = ms(500);
-    let endings = [
-        Ending::Accepted,
-        Ending::Refused { until },
-        Ending::Accepted,
+    let outcomes = [
+        TicketOutcome::Accepted,
+        TicketOutcome::Refused { until },
+        TicketOutcome::Accepted,
     ];
     let mut changes = Vec::new();
-    for (ticket, ending) in tickets.into_iter().zip(endings) {
-        let settled = settle(&constraints, ticket, ending);
-        changes.push(constraints.learn(&mut growth, ticket, &settled, ending, ms(0)));
+    for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
+        let settled = settle(&constraints, ticket, outcome);
+        changes.push(constraints.learn(&mut limit, ticket, &settled, outcome, ms(0)));
         if settled.closed.is_some() {
-            constraints.land();
+            constraints.release();
         }
     }
     assert_eq!(
         changes,
-        [None, Some(Change::Learned), Some(Change::Corrected)]
+        [
+            None,
+            Some(LimitChange::Learned),
+            Some(LimitChange::Corrected)
+        ]
     );
     assert_eq!(constraints.window().view().limit, 2);
 }
 
 #[test]
-fn a_refusal_that_is_learned_of_after_the_gate_reopened_does_not_end_all_trials() {
+fn refusal_recorded_after_the_reopening_does_not_block_probes() {
     let constraints = Constraints::new(bounds());
-    let mut growth = AdaptiveLimit::new(1, 50);
-    let taken = constraints.take(demand(1), || ms(0)).unwrap();
-    settle(&constraints, taken, Ending::Accepted);
-    let refused = constraints.take(demand(1), || ms(0)).unwrap();
+    let mut limit = AdaptiveLimit::new(1, 50);
+    let accepted = constraints.take(charge(1), || ms(0)).unwrap();
+    settle(&constraints, accepted, TicketOutcome::Accepted);
+    let refused = constraints.take(charge(1), || ms(0)).unwrap();
     let until = ms(200);
-    let late = settle(&constraints, refused, Ending::Refused { until });
-    constraints.land();
-    let probe = constraints.take_turn(demand(1), until, PATIENCE).unwrap();
-    let settled = constraints.settle(probe, Ending::Accepted, until, || 20);
-    constraints.learn(&mut growth, probe, &settled, Ending::Accepted, until);
-    // Its thread was held up all that time.
+    let late = settle(&constraints, refused, TicketOutcome::Refused { until });
+    constraints.release();
+    let probe = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
+    let settled = constraints.settle(probe, TicketOutcome::Accepted, until, || 20);
+    constraints.learn(&mut limit, probe, &settled, TicketOutcome::Accepted, until);
+    // Its thread was delayed.
     constraints.learn(
-        &mut growth,
+        &mut limit,
         refused,
         &late,
-        Ending::Refused { until },
+        TicketOutcome::Refused { until },
         ms(0),
     );
     for _ in 0..30 {
-        growth.accepted(1, false);
+        limit.on_accepted(1, false);
     }
-    assert_eq!(constraints.try_more(&mut growth, ms(1_000)), None, "paced");
-    let change = constraints.try_more(&mut growth, ms(100_000));
-    assert_eq!(change, Some(Change::TrialBegun));
+    assert_eq!(
+        constraints.probe_limit(&mut limit, ms(1_000)),
+        None,
+        "the interval has not passed"
+    );
+    let change = constraints.probe_limit(&mut limit, ms(100_000));
+    assert_eq!(change, Some(LimitChange::ProbeStarted));
 }
 
 #[test]
-fn other_bounds_hold_from_now_on() {
+fn changed_bounds_apply_immediately() {
     let constraints = Constraints::new(bounds());
-    let one = constraints.take(demand(10), || ms(0)).unwrap();
+    let ticket = constraints.take(charge(10), || ms(0)).unwrap();
     constraints.resize(Bounds {
         slots: 1,
         bytes: 5,
@@ -295,60 +307,60 @@ fn other_bounds_hold_from_now_on() {
     });
     assert_eq!(constraints.slots(), 1);
     assert_eq!(
-        constraints.take(demand(1), || ms(0)),
+        constraints.take(charge(1), || ms(0)),
         Err(Blocked::WindowFull)
     );
-    constraints.undo(one, ms(0));
+    constraints.undo(ticket, ms(0));
     assert_eq!(held(&constraints), (0, 0, 0));
-    assert!(constraints.take(demand(1), || ms(0)).is_ok());
+    assert!(constraints.take(charge(1), || ms(0)).is_ok());
 }
 
 #[test]
-fn a_ticket_is_the_same_after_its_words() {
+fn ticket_keeps_its_charge_and_gate_pass() {
     let epoch = Epoch(u16::MAX);
-    // As late as the gate can tell, which fills the word to its last bit.
+    // The maximum time, which uses all bits of the word.
     let last = u64::MAX >> 18;
     let entries = [
-        Entry::Open(Epoch(0)),
-        Entry::Open(epoch),
-        Entry::Probe(Probe { epoch, since: 0 }),
-        Entry::Probe(Probe { epoch, since: last }),
+        GatePass::Open(Epoch(0)),
+        GatePass::Open(epoch),
+        GatePass::Probe(Probe { epoch, since: 0 }),
+        GatePass::Probe(Probe { epoch, since: last }),
     ];
-    for entry in entries {
-        for take in [Take::Slot, Take::SlotAndFlight] {
+    for pass in entries {
+        for take in [SlotRequest::Slot, SlotRequest::SlotAndInFlight] {
             let bytes = u64::MAX;
-            let demand = Cost { take, bytes };
-            let ticket = Ticket { demand, entry };
-            assert_eq!(Ticket::from_words(ticket.to_words()), ticket);
+            let charge = Charge { take, bytes };
+            let ticket = Ticket::new(charge, pass);
+            assert_eq!((ticket.charge(), ticket.pass()), (charge, pass));
         }
     }
 }
 
 #[test]
-fn accepted_requests_alone_widen_the_ramp() {
-    for (ending, allowed) in [
-        (Ending::Answered, 8),
-        (Ending::Dropped, 8),
-        (Ending::Accepted, 9),
+fn only_accepted_requests_raise_the_ramp() {
+    for (outcome, allowed) in [
+        (TicketOutcome::Answered, 8),
+        (TicketOutcome::Dropped, 8),
+        (TicketOutcome::Accepted, 9),
     ] {
         let constraints = Constraints::new(bounds());
         for _ in 0..36 {
-            let ticket = constraints.take(demand(1), || ms(0)).unwrap();
-            settle(&constraints, ticket, ending);
-            constraints.land();
+            let ticket = constraints.take(charge(1), || ms(0)).unwrap();
+            settle(&constraints, ticket, outcome);
+            constraints.release();
         }
-        assert_eq!(constraints.slots(), allowed, "{ending:?}");
+        assert_eq!(constraints.slots(), allowed, "{outcome:?}");
     }
 }
 
 #[test]
-fn requests_presumed_accepted_widen_the_ramp() {
+fn requests_presumed_accepted_raise_the_ramp() {
     let constraints = Constraints::new(bounds());
     assert!(!constraints.presume_accepted(), "nothing is unanswered");
     for _ in 0..8 {
-        constraints.take(demand(1), || ms(0)).unwrap();
+        constraints.take(charge(1), || ms(0)).unwrap();
     }
-    // A quarter of 8, 16, 24, 32 and 40, and 8 at least.
+    // A quarter of 8, 16, 24, 32 and 40, but at least 8.
     let allows_more = [(); 5].map(|()| constraints.presume_accepted());
     assert_eq!(allows_more, [false, false, false, false, true]);
     assert_eq!(constraints.slots(), 10);
@@ -361,18 +373,22 @@ fn requests_presumed_accepted_widen_the_ramp() {
 }
 
 #[test]
-fn nested_request_goes_beyond_the_limits_while_the_gate_is_open() {
+fn nested_request_exceeds_the_limits_while_the_gate_is_open() {
     let constraints = Constraints::new(Bounds {
         slots: 1,
         flights: 1,
         bytes: 1,
         ..bounds()
     });
-    let outer = constraints.take(demand(1), || ms(0)).unwrap();
+    let outer = constraints.take(charge(1), || ms(0)).unwrap();
     let nested = constraints.take_nested().expect("the gate is open");
     assert!(constraints.may_leave(&outer) && constraints.may_leave(&nested));
     assert_eq!(held(&constraints), (1, 2, 1));
-    settle(&constraints, nested, Ending::Refused { until: ms(5) });
+    settle(
+        &constraints,
+        nested,
+        TicketOutcome::Refused { until: ms(5) },
+    );
     assert!(!constraints.may_leave(&outer) && !constraints.may_leave(&nested));
     assert!(constraints.take_nested().is_none());
     assert_eq!(held(&constraints), (1, 1, 1));

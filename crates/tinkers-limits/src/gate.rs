@@ -1,53 +1,55 @@
-//! The gate that a refusal closes: a deadline that only moves forward, a probe before it opens, and the epoch, in one word.
+//! The backoff gate, which refusals close: a deadline that only moves forward, a probe before it reopens, and the
+//! epoch, in one word.
 //!
-//! The word's time never goes back, and every probe goes later than those that are under way. So the time at which a probe went says
-//! which one it is, and one that was overtaken by another has no more say in a closure.
+//! The time in the word never goes back, and each probe has a later time than all other probes in flight. Therefore the
+//! time of a probe identifies it, and the end of a replaced probe has no effect.
 
 use std::time::Duration;
 
 use crate::word::Word;
 
-/// A gate that is open, closed until a deadline, or being probed. All times are measured from the origin of the caller's clock.
+/// A gate that is open, closed until a deadline, or being probed. All times are relative to the origin of the caller's
+/// clock.
 ///
-/// The deadline is only ever extended: nothing shortens it, and nothing reopens the gate before it. It is kept in
-/// microseconds and rounded up, so it is never early either. Once it has passed, one request goes as the probe; what becomes of
-/// that decides whether the gate opens.
+/// The deadline is only ever extended: nothing shortens it, and nothing reopens the gate before it. It is rounded up to
+/// microseconds, so it is never early. After the deadline one request is admitted as the probe, whose outcome decides
+/// whether the gate reopens.
 #[derive(Debug)]
 pub struct BackoffGate {
     word: Word,
 }
 
-/// Which congestion event a request was admitted after. It counts modulo 65536, so it is compared for equality alone.
+/// The congestion event after which a request was admitted. It wraps around at 65536, so only equality is meaningful.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Epoch(pub(crate) u16);
 
-/// Which probe of a gate: no two that are under way at once are the same.
+/// Identifies a probe of a gate. Probes in flight at the same time are distinct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     pub(crate) epoch: Epoch,
-    /// When it went, in microseconds.
+    /// The time of its admission in microseconds.
     pub(crate) since: u64,
 }
 
-/// How a request went through the gate.
+/// The admission of a request by the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
-    /// With everybody else.
+pub enum GatePass {
+    /// Through the open gate.
     Open(Epoch),
-    /// Alone: it must end in [`BackoffGate::reopen`], [`BackoffGate::close`], [`BackoffGate::defer`] or
-    /// [`BackoffGate::pass_on`], once.
+    /// As the only request. It must end exactly once in [`BackoffGate::reopen`], [`BackoffGate::close`],
+    /// [`BackoffGate::defer_probe`] or [`BackoffGate::hand_over_probe`].
     Probe(Probe),
 }
 
-impl Entry {
-    /// To be told to the gate when the answer is there.
+impl GatePass {
+    /// Returns the epoch of the admission, to be passed to the gate with the outcome.
     pub const fn epoch(self) -> Epoch {
         match self {
             Self::Open(epoch) | Self::Probe(Probe { epoch, .. }) => epoch,
         }
     }
 
-    /// Which probe it is, where it goes alone.
+    /// Returns the probe, if the request is one.
     pub const fn probe(self) -> Option<Probe> {
         match self {
             Self::Open(_) => None,
@@ -55,68 +57,68 @@ impl Entry {
         }
     }
 
-    /// Whether it goes alone.
+    /// Returns whether the request is a probe.
     pub const fn is_probe(self) -> bool {
         matches!(self, Self::Probe(_))
     }
 }
 
-/// What a refusal did to a gate.
+/// The effect of a refusal on a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed {
-    /// No request goes before this.
+pub struct GateClosed {
+    /// The deadline before which no request is admitted.
     pub until: Duration,
-    /// Whether it is a congestion event of its own, and not one more refusal of an event that is known.
-    pub first_of_its_event: bool,
+    /// Whether the refusal started a new congestion event.
+    pub is_new_event: bool,
 }
 
-/// What a gate is doing.
+/// The state of a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateState {
-    /// Everything goes.
+    /// All requests are admitted.
     Open,
-    /// Nothing goes before this; then a probe does.
+    /// No request is admitted before this time; then a probe is.
     ClosedUntil(Duration),
-    /// A probe went at this time and is under way. Another may go once it has not been answered for too long.
+    /// A probe was admitted at this time and is in flight. After a timeout another one may replace it.
     ProbingSince(Duration),
 }
 
 impl BackoffGate {
-    /// A gate that is open.
+    /// Creates an open gate.
     pub fn new() -> Self {
         Self { word: Word::new(0) }
     }
 
-    /// The epoch, when the gate is open. One load; no clock is needed.
+    /// Returns the epoch if the gate is open. One load; no clock is needed.
     #[inline]
     pub fn open(&self) -> Option<Epoch> {
         let word = Packed(self.word.load());
         (word.kind() == Kind::Open).then(|| word.epoch())
     }
 
-    /// Whether a request that went through as `entry` may still leave. One load; no clock is needed.
+    /// Returns whether an admitted request may still be sent. One load; no clock is needed.
     ///
-    /// It may not once a refusal has closed the gate, nor after the gate has opened again: then it would pass those that wait for
-    /// their turn, and its own refusal would count for a congestion event that is over. A probe may not once another one has taken
-    /// its place.
+    /// It may not after a refusal has closed the gate, even if the gate has reopened: it would overtake the waiters,
+    /// and its own refusal would count for a congestion event that is over. A probe may not be sent after another one
+    /// has replaced it.
     #[inline]
-    pub fn admits_still(&self, entry: Entry) -> bool {
+    pub fn still_admits(&self, pass: GatePass) -> bool {
         let word = Packed(self.word.load());
-        match (word.kind(), entry) {
-            (Kind::Open, entry) => word.epoch() == entry.epoch(),
-            (Kind::Probing, Entry::Probe(probe)) => word == Packed::probing(probe),
+        match (word.kind(), pass) {
+            (Kind::Open, pass) => word.epoch() == pass.epoch(),
+            (Kind::Probing, GatePass::Probe(probe)) => word == Packed::probing(probe),
             (Kind::Probing | Kind::Closed, _) => false,
         }
     }
 
-    /// Goes through along with a request that is under way already: with everybody else while the gate is open, as part of the
-    /// probe while it is being probed. `None` while it is closed.
-    pub fn enter_nested(&self) -> Option<Entry> {
+    /// Admits a nested request, which belongs to a request in flight: through the open gate, or as part of the probe.
+    /// `None` while the gate is closed.
+    pub fn enter_nested(&self) -> Option<GatePass> {
         let word = Packed(self.word.load());
         let epoch = word.epoch();
         match word.kind() {
-            Kind::Open => Some(Entry::Open(epoch)),
-            Kind::Probing => Some(Entry::Probe(Probe {
+            Kind::Open => Some(GatePass::Open(epoch)),
+            Kind::Probing => Some(GatePass::Probe(Probe {
                 epoch,
                 since: word.micros(),
             })),
@@ -124,41 +126,42 @@ impl BackoffGate {
         }
     }
 
-    /// Goes through at `now`, as the probe where one is due, or says when it may. A probe that is not answered within
-    /// `patience` (at least a microsecond) lets another one go.
-    pub fn enter(&self, now: Duration, patience: Duration) -> Result<Entry, Duration> {
+    /// Admits a request at `now`, as the probe if one is due, or returns the earliest time of admission. A probe
+    /// without a response within `patience` (at least one microsecond) can be replaced.
+    pub fn enter(&self, now: Duration, patience: Duration) -> Result<GatePass, Duration> {
         let (now, patience) = (micros_down(now), micros_up(patience).max(1));
         self.word.change(|word| {
-            let (after, entry) = Packed(word).enter(now, patience)?;
-            Ok((after.0, entry))
+            let (after, pass) = Packed(word).enter(now, patience)?;
+            Ok((after.0, pass))
         })
     }
 
-    /// Closes the gate until `until`, if that is later than what it is closed until already.
+    /// Closes the gate until `until` or until its current deadline, whichever is later.
     ///
-    /// `seen` is the epoch in which the refused request was admitted: of many refusals of one moment only the first begins
-    /// a new epoch, since the others were admitted before it, too.
-    pub fn close(&self, until: Duration, seen: Epoch) -> Closed {
+    /// `seen` is the epoch in which the refused request was admitted. Of several concurrent refusals only the first
+    /// starts a new epoch, since all of them were admitted in the epoch before it.
+    pub fn close(&self, until: Duration, seen: Epoch) -> GateClosed {
         let until = micros_up(until);
         self.word.set(|word| {
             let before = Packed(word);
             let after = before.close(until, seen);
-            let closed = Closed {
+            let closed = GateClosed {
                 until: after.time(),
-                first_of_its_event: after.epoch() != before.epoch(),
+                is_new_event: after.epoch() != before.epoch(),
             };
             (after.0, closed)
         })
     }
 
-    /// A probe got no answer: the gate closes until `until` without a new epoch, since nobody refused anything. Does nothing
-    /// when the gate was closed or opened meanwhile, or another probe goes by now.
-    pub fn defer(&self, until: Duration, probe: Probe) -> bool {
+    /// Closes the gate until `until` after a probe without a response. It starts no new epoch, since nothing was
+    /// refused. Returns false without effect if the gate has been closed or opened meanwhile or another probe has
+    /// replaced this one.
+    pub fn defer_probe(&self, until: Duration, probe: Probe) -> bool {
         self.end_probe(probe, micros_up(until))
     }
 
-    /// A probe of the epoch `seen` was answered, and not by a refusal: the gate opens, also when another one of that epoch goes
-    /// by now. Does nothing when a refusal closed it meanwhile.
+    /// Opens the gate after the response to a probe of the epoch `seen` that was not a refusal, even if another probe
+    /// of that epoch has replaced it. Returns false without effect if the gate has been closed or opened meanwhile.
     pub fn reopen(&self, seen: Epoch) -> bool {
         let opened = self.word.change(|word| {
             let word = Packed(word);
@@ -169,14 +172,14 @@ impl BackoffGate {
         opened.is_ok()
     }
 
-    /// A probe was given up at `now`: the next one may go at once. Does nothing when the gate was closed or opened meanwhile, or
-    /// another probe goes by now.
-    pub fn pass_on(&self, now: Duration, probe: Probe) -> bool {
-        // Rounded down, so that `now` itself is not before it.
+    /// Lets the next probe enter at once after a probe was dropped at `now`. Returns false without effect if the gate
+    /// has been closed or opened meanwhile or another probe has replaced this one.
+    pub fn hand_over_probe(&self, now: Duration, probe: Probe) -> bool {
+        // Round down, so that the next probe can enter at `now`.
         self.end_probe(probe, micros_down(now))
     }
 
-    /// What it is doing.
+    /// Returns the state.
     pub fn state(&self) -> GateState {
         let word = Packed(self.word.load());
         match word.kind() {
@@ -186,25 +189,25 @@ impl BackoffGate {
         }
     }
 
-    /// The epoch now.
+    /// Returns the current epoch.
     pub fn epoch(&self) -> Epoch {
         Packed(self.word.load()).epoch()
     }
 
-    /// How many exchanges lost to another thread.
+    /// Returns the number of exchanges lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
     }
 
-    /// The gate is closed until `until` by the end of `probe`, where it is the one under way. A probe never goes before the deadline,
-    /// so neither does what follows it.
+    /// Closes the gate until `until` if `probe` is the one in flight. The deadline is not before the admission of the
+    /// probe.
     fn end_probe(&self, probe: Probe, until: u64) -> bool {
         let probing = Packed::probing(probe);
         let closed = Packed::new(Kind::Closed, until.max(probe.since), probe.epoch);
         let changed = self.word.change(|word| {
-            let is_under_way = Packed(word) == probing;
-            is_under_way.then_some((closed.0, ())).ok_or(())
+            let is_in_flight = Packed(word) == probing;
+            is_in_flight.then_some((closed.0, ())).ok_or(())
         });
         changed.is_ok()
     }
@@ -223,44 +226,44 @@ enum Kind {
     Probing,
 }
 
-/// 46 bits of microseconds (more than two years), 2 of what it is doing, 16 of epoch. The time is the deadline of a closed gate, and
-/// when the last probe went otherwise.
+/// The state in one word: 46 bits of microseconds (more than two years), 2 of kind, 16 of epoch. The time is the
+/// deadline of a closed gate, otherwise the time of the last probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
 impl Packed {
     const KIND_AT: u32 = 16;
     const TIME_AT: u32 = 18;
-    /// The last time that the word holds, in microseconds.
+    /// The maximum time in microseconds.
     const LAST: u64 = (1 << (64 - Self::TIME_AT)) - 1;
 
     const fn new(kind: Kind, micros: u64, epoch: Epoch) -> Self {
         Self(micros << Self::TIME_AT | (kind as u64) << Self::KIND_AT | epoch.0 as u64)
     }
 
-    /// The word while `probe` is the one under way.
+    /// Returns the state while `probe` is in flight.
     const fn probing(probe: Probe) -> Self {
         Self::new(Kind::Probing, probe.since, probe.epoch)
     }
 
     /// The transition of [`BackoffGate::enter`].
-    fn enter(self, now: u64, patience: u64) -> Result<(Self, Entry), Duration> {
+    fn enter(self, now: u64, patience: u64) -> Result<(Self, GatePass), Duration> {
         let epoch = self.epoch();
-        let due = match self.kind() {
-            Kind::Open => return Ok((self, Entry::Open(epoch))),
+        let deadline = match self.kind() {
+            Kind::Open => return Ok((self, GatePass::Open(epoch))),
             Kind::Closed => self.micros(),
             Kind::Probing => self.micros().saturating_add(patience).min(Self::LAST),
         };
-        if now < due {
-            return Err(Duration::from_micros(due));
+        if now < deadline {
+            return Err(Duration::from_micros(deadline));
         }
         let probing = Self::new(Kind::Probing, now, epoch);
-        Ok((probing, Entry::Probe(Probe { epoch, since: now })))
+        Ok((probing, GatePass::Probe(Probe { epoch, since: now })))
     }
 
-    /// The transition of [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request knew the present one.
-    /// What an open or probed gate was closed until has passed, so there the new deadline is the later one; it is after the last
-    /// probe, so that the next one goes later than that.
+    /// The transition of [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request was
+    /// admitted in the current one. The deadline of an open or probed gate has passed, so the new one applies; it is
+    /// later than the last probe, so that the next probe gets a later time.
     fn close(self, until: u64, seen: Epoch) -> Self {
         let deadline = match self.kind() {
             Kind::Closed => until.max(self.micros()),
@@ -295,13 +298,13 @@ impl Packed {
     }
 }
 
-/// Rounded up, and at most what the word holds.
+/// Converts a time to microseconds, rounded up and limited to the maximum.
 fn micros_up(at: Duration) -> u64 {
     let micros = at.as_nanos().div_ceil(1000);
     u64::try_from(micros).map_or(Packed::LAST, |micros| micros.min(Packed::LAST))
 }
 
-/// Rounded down, and at most what the word holds.
+/// Converts a time to microseconds, rounded down and limited to the maximum.
 fn micros_down(at: Duration) -> u64 {
     u64::try_from(at.as_micros()).map_or(Packed::LAST, |micros| micros.min(Packed::LAST))
 }

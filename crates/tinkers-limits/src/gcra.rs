@@ -1,50 +1,52 @@
-//! An optional rate limit beside the window: so many requests a second, with a burst.
+//! An optional rate limit with bursts.
 
 use std::time::Duration;
 
 use crate::word::Word;
 
-/// A rate and how much of it may come at once.
+/// A request rate and its burst size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// The time that one unit takes at this rate; above zero.
+    /// The time between two requests at this rate; must be positive.
     pub interval: Duration,
-    /// Units that may come at once after a pause; at least 1.
+    /// The number of requests that may be sent at once after a pause; at least 1.
     pub burst: u32,
 }
 
-/// Why something may not go.
+/// The reason why the rate does not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// It may at this time, if nothing else goes before.
+pub enum RateRefusal {
+    /// The request is admitted at this time, unless others are admitted first.
     NotUntil(Duration),
-    /// It is more than may ever go at once.
+    /// The request has more units than the burst, so it is never admitted.
     Never,
 }
 
-/// The generic cell rate algorithm: one word, the time at which all that was let through is paid for. The rate may change.
+/// A rate limiter with the generic cell rate algorithm (GCRA): one word holds the time until which the admitted
+/// requests use up the rate. The rate can be changed.
 #[derive(Debug)]
 pub struct Gcra {
-    /// Nanoseconds from the clock's origin.
-    paid_at: Word,
-    /// Nanoseconds that one unit takes; 0 while there is no limit.
+    /// The theoretical arrival time of the next request, in nanoseconds from the clock's origin.
+    arrival_time: Word,
+    /// Nanoseconds per unit; 0 without a limit.
     interval: Word,
     burst: Word,
 }
 
 impl Gcra {
-    /// A limit that has let nothing through yet; `None` is none until there is one.
+    /// Creates a limiter; `None` means no limit.
     pub fn new(rate: impl Into<Option<Rate>>) -> Self {
         let (interval, burst) = parts(rate.into());
         Self {
-            paid_at: Word::new(0),
+            arrival_time: Word::new(0),
             interval: Word::new(interval),
             burst: Word::new(burst),
         }
     }
 
-    /// Applies another rate from now on. What was let through before is forgotten where the rate changes, so its burst may go once
-    /// more. A take at the same moment may see the old value of one part: it decides as it could have a moment before.
+    /// Changes the rate. A different rate forgets all previous requests, so its burst is available at once. A
+    /// concurrent [`Gcra::take`] may combine old and new parameters, which is harmless, because each of them was valid
+    /// an instant before.
     pub fn set(&self, rate: Option<Rate>) {
         let (interval, burst) = parts(rate);
         if (self.interval.load(), self.burst.load()) == (interval, burst) {
@@ -52,42 +54,42 @@ impl Gcra {
         }
         self.burst.set(|_| (burst, ()));
         self.interval.set(|_| (interval, ()));
-        self.paid_at.set(|_| (0, ()));
+        self.arrival_time.set(|_| (0, ()));
     }
 
-    /// Returns whether there is a limit now.
+    /// Returns whether there is a limit.
     #[inline]
     pub fn is_limited(&self) -> bool {
         self.interval.load() > 0
     }
 
-    /// Lets `units` through at `now`, or says when they may go.
-    pub fn take(&self, units: u32, now: Duration) -> Result<(), Refusal> {
+    /// Admits `units` at `now`, or returns when they can be admitted.
+    pub fn take(&self, units: u32, now: Duration) -> Result<(), RateRefusal> {
         let (units, now) = (u64::from(units), nanos(now));
         let (interval, burst) = (self.interval.load(), self.burst.load());
         if interval == 0 {
             return Ok(());
         }
         if units > burst {
-            return Err(Refusal::Never);
+            return Err(RateRefusal::Never);
         }
         let cost = interval.saturating_mul(units);
         let tolerance = interval.saturating_mul(burst);
-        self.paid_at
-            .change(|paid_at| take(paid_at, now, cost, tolerance))
+        self.arrival_time
+            .change(|arrival_time| take(arrival_time, now, cost, tolerance))
     }
 
-    /// Takes back what was let through and did not go.
+    /// Returns `units` that were admitted but not sent.
     pub fn undo(&self, units: u32) {
         let cost = self.interval.load().saturating_mul(units.into());
-        self.paid_at
-            .set(|paid_at| (paid_at.saturating_sub(cost), ()));
+        self.arrival_time
+            .set(|arrival_time| (arrival_time.saturating_sub(cost), ()));
     }
 
-    /// How many exchanges lost to another thread.
+    /// Returns the number of exchanges lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
-        self.paid_at.lost()
+        self.arrival_time.lost()
     }
 }
 
@@ -97,12 +99,12 @@ fn parts(rate: Option<Rate>) -> (u64, u64) {
     })
 }
 
-/// The transition: what is paid for later than now and the burst allow may not go.
-fn take(paid_at: u64, now: u64, cost: u64, tolerance: u64) -> Result<(u64, ()), Refusal> {
-    let after = paid_at.max(now).saturating_add(cost);
+/// Returns the theoretical arrival time after admitting `cost`, unless it is later than `now` and the burst allow.
+fn take(arrival_time: u64, now: u64, cost: u64, tolerance: u64) -> Result<(u64, ()), RateRefusal> {
+    let after = arrival_time.max(now).saturating_add(cost);
     let earliest = after.saturating_sub(tolerance);
     if earliest > now {
-        return Err(Refusal::NotUntil(Duration::from_nanos(earliest)));
+        return Err(RateRefusal::NotUntil(Duration::from_nanos(earliest)));
     }
     Ok((after, ()))
 }
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_rate_holds_from_then_on() {
+    fn changed_rate_applies_immediately() {
         let limit = Gcra::new(None);
         assert!(!limit.is_limited());
         assert_eq!(limit.take(1000, ms(0)), Ok(()));
@@ -144,34 +146,38 @@ mod tests {
             limit.take(1, ms(0)).is_err(),
             "the same rate changes nothing"
         );
-        // A debt under a slow rate does not outlive it.
+        // The debt of a slow rate does not outlive it.
         limit.set(rate(10, 1));
         assert_eq!(limit.take(1, ms(0)), Ok(()));
-        assert_eq!(limit.take(1, ms(0)), Err(Refusal::NotUntil(ms(10))));
+        assert_eq!(limit.take(1, ms(0)), Err(RateRefusal::NotUntil(ms(10))));
         limit.set(None);
         assert_eq!(limit.take(1000, ms(0)), Ok(()));
     }
 
     #[test]
-    fn a_burst_goes_at_once_and_the_rest_at_the_rate() {
+    fn burst_is_admitted_at_once_and_the_rest_at_the_rate() {
         let limit = gcra(3);
         for _ in 0..3 {
             assert_eq!(limit.take(1, ms(0)), Ok(()));
         }
-        assert_eq!(limit.take(1, ms(0)), Err(Refusal::NotUntil(ms(100))));
-        assert_eq!(limit.take(2, ms(100)), Err(Refusal::NotUntil(ms(200))));
+        assert_eq!(limit.take(1, ms(0)), Err(RateRefusal::NotUntil(ms(100))));
+        assert_eq!(limit.take(2, ms(100)), Err(RateRefusal::NotUntil(ms(200))));
         assert_eq!(limit.take(1, ms(100)), Ok(()));
-        assert_eq!(limit.take(3, ms(10_000)), Ok(()), "a pause fills the burst");
+        assert_eq!(
+            limit.take(3, ms(10_000)),
+            Ok(()),
+            "a pause restores the burst"
+        );
         assert_eq!(
             limit.take(1, ms(10_000)),
-            Err(Refusal::NotUntil(ms(10_100)))
+            Err(RateRefusal::NotUntil(ms(10_100)))
         );
     }
 
     #[test]
-    fn more_than_the_burst_never_goes_and_what_did_not_go_is_given_back() {
+    fn requests_above_the_burst_are_refused_and_undo_returns_units() {
         let limit = gcra(2);
-        assert_eq!(limit.take(3, ms(0)), Err(Refusal::Never));
+        assert_eq!(limit.take(3, ms(0)), Err(RateRefusal::Never));
         assert_eq!(limit.take(2, ms(0)), Ok(()));
         limit.undo(1);
         assert_eq!(limit.take(1, ms(0)), Ok(()));

@@ -1,46 +1,48 @@
-//! The rate-limit core of tinkers: decisions on atomics, without waiting and without a clock.
+//! The rate-limit core of tinkers: admission decisions on atomics, without waiting and without a clock.
 #![doc = include_str!("../README.md")]
 //!
-//! # What is shared, who touches it, and in what order
+//! # Shared state and memory ordering
 //!
-//! Every word is loaded with Acquire and changed by one compare-exchange, AcqRel where it succeeds and Acquire where it does
-//! not: whoever sees a change sees all that came before it. No decision rests on two words at once, except where the table
-//! says why that is safe. The models are in `tests/`, run by `cargo xtask loom`; most of them are also shown to find the
-//! fault of a twin that has one.
+//! Every word is loaded with Acquire and changed by one compare-exchange, AcqRel on success and Acquire on failure, so a
+//! thread that sees a change sees everything before it. No decision depends on two words at once, except where the table
+//! explains why that is safe. The models are in `tests/` and run by `cargo xtask loom`; most of them also have a control,
+//! a faulty implementation whose fault they must find.
 //!
-//! | word | written by | read by | what may never be | models |
+//! | word | written by | read by | must never happen | models |
 //! |---|---|---|---|---|
-//! | the gate: doing, deadline or when the probe went, epoch | a refusal; whoever enters it closed and past its deadline; the end of a probe | who wants to go, last of all it reads | an earlier deadline, an entry before it, two events of one moment, an end that lifts a newer closure or ends another probe | `loom_gate`: `the_later_deadline_stays_…`, `the_refusal_of_a_straggler_…`, `a_dropped_probe_…`, `the_end_of_a_probe_that_was_overtaken_…` |
-//! | the window: in flight, unanswered, limit, somebody waits | who goes, lands or gives back; who waits; who learned another limit | the same, in the same exchange | a unit lost or given back twice, more admitted than the limit, one that waits and is forgotten | `loom_window`: `what_was_taken_comes_back_…`, `a_limit_that_changes_…`, `who_says_that_it_waits_…` |
-//! | the bytes' balance | a take, a give-back, another size | a take | a charge that is not given back, more than one beyond the size | `loom_budgets`: `bytes_overshoot_…` |
-//! | the bytes' size | another size | `taken`, which is for show alone | the balance follows it by the difference, so the order of two changes does not matter | `loom_budgets`: `a_budget_that_is_resized_…` |
-//! | the ramp: slope, end, accepted | an accepted request, until it has ended; the answer to a probe, before it opens the gate | who wants to go, before the window: an old value admits at most what it admitted then | an answer that was late ending it, an answer lost | `loom_budgets`: `answers_that_come_late_…`, `no_answer_is_lost_…` |
-//! | the rate: paid at | a take, an undo | a take | more than the burst at once, less than what was taken back | `loom_budgets`: `a_rate_lets_through_…` |
-//! | the rate: interval, burst | another rate | a take | each decides alone; an old value is one that held a moment ago | none needed |
-//! | the slots' bound | another bound | who wants to go | it decides alone; an old value is one that held a moment ago | none needed |
-//! | the retry budget's tokens | a draw, a credit | a draw | below zero, above the capacity | `loom_budgets`: `draws_and_credits_balance` |
-//! | all of them for one request | a take, its rollback, its end | whoever waits | a charge that stays after a refusal, one that goes after a refusal it could see, a rollback that hands nothing over | `loom_constraints` |
-//! | counters of lost exchanges | who lost one | tests | Relaxed; no decision depends on them | none needed |
+//! | the gate: state, deadline or time of the probe, epoch | refusals; admissions to a closed gate after its deadline; the end of a probe | every admission, after all other words | an earlier deadline, an admission before it, two events for concurrent refusals, the end of a probe that lifts a newer closure or ends another probe | `loom_gate`: `later_deadline_wins_and_concurrent_refusals_are_one_event`, `success_of_the_probe_keeps_the_closure_of_a_straggler`, `dropped_probe_never_lifts_a_closure`, `end_of_a_replaced_probe_does_not_affect_the_next_one` |
+//! | the window: in flight, unanswered, limit, waiters flag | admissions and releases; waiters; changes of the limit | the same, in the same exchange | a unit lost or released twice, more requests admitted than the limit, a waiter that is never admitted | `loom_window`: `window_never_exceeds_its_limit_and_releases_all_units`, `limit_change_loses_no_unit`, `waiter_that_sets_the_flag_first_is_always_admitted` |
+//! | the balance of the byte budget | charges, releases and changes of the size | charges | a charge that is not released, more than one charge beyond the size | `loom_budgets`: `byte_budget_exceeds_its_size_by_one_charge_at_most` |
+//! | the size of the byte budget | changes of the size | `taken`, for display only | the balance changes by the difference, so the order of two changes does not matter | `loom_budgets`: `resized_byte_budget_keeps_its_charges` |
+//! | the ramp: kind, end, accepted requests | accepted requests, until it has ended; the response to a probe, before it opens the gate | admissions, before the window: an old value admits at most as many as it did then | a late response that ends it, a lost acceptance | `loom_budgets`: `late_responses_do_not_end_a_restarted_ramp`, `no_accepted_request_is_lost_by_the_ramp` |
+//! | the arrival time of the rate limit | admissions and undos | admissions | more than the burst at once, less than what was undone | `loom_budgets`: `rate_limit_admits_the_burst_and_undo_returns_units` |
+//! | the interval and burst of the rate limit | changes of the rate | admissions | each decides alone; an old value was valid an instant before | none needed |
+//! | the number of slots | changes of the bounds | admissions | it decides alone; an old value was valid an instant before | none needed |
+//! | the tokens of the retry budget | draws and credits | draws | below zero, above the capacity | `loom_budgets`: `draws_and_credits_balance` |
+//! | all words for one request | admission, rollback, end of the attempt | waiters | a charge that remains after a refusal, an admission after a visible refusal, a rollback that serves no waiter | `loom_constraints` |
+//! | counters of lost exchanges | lost exchanges | tests | Relaxed; no decision depends on them | none needed |
 
+mod adaptive_limit;
 mod backoff;
 mod budget;
 mod bytes;
 mod constraints;
 mod gate;
 mod gcra;
-mod growth;
+mod noise_filter;
 mod ramp;
 mod sync;
-mod weather;
 mod window;
 mod word;
 
+pub use adaptive_limit::{AdaptiveLimit, LimitChange, RefusalContext};
 pub use backoff::CasBackoff;
-pub use budget::{Drawn, Failure, RetryBudget};
+pub use budget::{RetryBudget, RetryDraw, RetryReason};
 pub use bytes::ByteBudget;
-pub use constraints::{Blocked, Bounds, Constraints, Cost, Ending, Settled, Start, Ticket};
-pub use gate::{BackoffGate, Closed, Entry, Epoch, GateState, Probe};
-pub use gcra::{Gcra, Rate, Refusal};
-pub use growth::{AdaptiveLimit, Change, RefusalContext};
+pub use constraints::{
+    Blocked, Bounds, Charge, Constraints, InitialLimit, SettleEffects, Ticket, TicketOutcome,
+};
+pub use gate::{BackoffGate, Epoch, GateClosed, GatePass, GateState, Probe};
+pub use gcra::{Gcra, Rate, RateRefusal};
 pub use ramp::Ramp;
-pub use window::{ConcurrencyWindow, Full, Take, WindowView};
+pub use window::{ConcurrencyWindow, Full, SlotRequest, WindowView};

@@ -1,47 +1,49 @@
-//! How many requests may be unanswered at once, by how many were accepted: the slow start, and the ramp after a pause.
+//! The ramp: a limit on unanswered requests that rises with the number of accepted ones, at the start and after a
+//! pause.
 
 use crate::word::Word;
 
-/// Bounds what a surprise can cost. At the start nobody knows what the server takes, so the requests that have no answer yet are at most
-/// a quarter of those that were accepted; after a pause, on the way back to a level that is known, they are at most as many. Never fewer
-/// than [`Ramp::LEAST`].
+/// Limits the number of unanswered requests, which may all be refused. At the start, when the server's limit is
+/// unknown, at most a quarter of the number of accepted requests may be unanswered (slow start); after a pause, until a
+/// known level is reached again, at most as many as were accepted since the pause. The limit is never below
+/// [`Ramp::MIN_UNANSWERED`].
 #[derive(Debug)]
 pub struct Ramp {
     word: Word,
 }
 
 impl Ramp {
-    /// So many may always be unanswered.
-    pub const LEAST: u32 = 8;
+    /// The number of requests that may always be unanswered.
+    pub const MIN_UNANSWERED: u32 = 8;
 
-    /// A slow start, which ends when it allows `slots`.
+    /// Creates a slow start that ends when its limit reaches `slots`.
     pub fn slow_start(slots: u32) -> Self {
         let ramp = Self { word: Word::new(0) };
         let slots = slots.clamp(1, Packed::SLOTS_MAX);
         ramp.word
-            .set(|_| (Packed::new(Slope::Quarter, slots).0, ()));
+            .set(|_| (Packed::new(RampKind::SlowStart, slots).0, ()));
         ramp
     }
 
-    /// A ramp that has ended, for a start with nothing to find out.
+    /// Creates a ramp that has ended and has no limit.
     pub fn ended() -> Self {
         Self {
             word: Word::new(Packed::ENDED.0),
         }
     }
 
-    /// Begins again after a pause, for a level of `level` in flight; as slowly as at the start when that is `u32::MAX`, since none
-    /// is known then.
+    /// Restarts the ramp after a pause, up to `level` requests in flight. `u32::MAX` means that no level is known and
+    /// restarts the slow start.
     pub fn restart(&self, level: u32) {
-        let slope = match level {
-            u32::MAX => Slope::Quarter,
-            _ => Slope::Double,
+        let kind = match level {
+            u32::MAX => RampKind::SlowStart,
+            _ => RampKind::Recovery,
         };
         let slots = level.clamp(1, Packed::SLOTS_MAX);
-        self.word.set(|_| (Packed::new(slope, slots).0, ()));
+        self.word.set(|_| (Packed::new(kind, slots).0, ()));
     }
 
-    /// Counts `requests` more as accepted. A ramp that has ended is not written to.
+    /// Records `requests` accepted requests. Does not write after the end of the ramp.
     #[inline]
     pub fn accepted(&self, requests: u32) {
         let _ended = self.word.change(|word| {
@@ -50,34 +52,35 @@ impl Ramp {
         });
     }
 
-    /// The most that may be unanswered now.
+    /// Returns the maximum number of unanswered requests; `u32::MAX` after the end of the ramp.
     #[inline]
     pub fn allows(&self) -> u32 {
         Packed(self.word.load()).allows()
     }
 
-    /// Whether it has ended, so that it allows anything.
+    /// Returns whether the ramp has ended.
     pub fn has_ended(&self) -> bool {
         self.allows() == u32::MAX
     }
 
-    /// How many exchanges lost to another thread.
+    /// Returns the number of exchanges lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
     }
 }
 
-/// What is known of the way.
+/// The relation between the limit and the number of accepted requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slope {
-    /// Nothing.
-    Quarter,
-    /// It was gone before.
-    Double,
+enum RampKind {
+    /// At most a quarter of the accepted requests.
+    SlowStart,
+    /// At most as many as the accepted requests.
+    Recovery,
 }
 
-/// 2 bits of slope (3: ended), 30 of where it ends, 32 of accepted.
+/// The state in one word: 2 bits of kind (3: ended), 30 bits of the limit at which the ramp ends, 32 bits of accepted
+/// requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
@@ -85,11 +88,11 @@ impl Packed {
     const SLOTS_MAX: u32 = (1 << 28) - 1;
     const ENDED: Self = Self(0b11);
 
-    const fn new(slope: Slope, slots: u32) -> Self {
-        Self((slots as u64) << 2 | slope as u64)
+    const fn new(kind: RampKind, slots: u32) -> Self {
+        Self((slots as u64) << 2 | kind as u64)
     }
 
-    /// The transition: so many more, or the end.
+    /// Returns the state after `requests` accepted requests; `None` if the ramp has already ended.
     const fn accepted(self, requests: u32) -> Option<Self> {
         if self.0 == Self::ENDED.0 {
             return None;
@@ -108,10 +111,10 @@ impl Packed {
             return u32::MAX;
         }
         let share = self.share();
-        if share > Ramp::LEAST {
+        if share > Ramp::MIN_UNANSWERED {
             share
         } else {
-            Ramp::LEAST
+            Ramp::MIN_UNANSWERED
         }
     }
 
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_may_be_counted_as_accepted_together() {
+    fn accepted_requests_can_be_recorded_in_batches() {
         let (one_by_one, together) = (Ramp::slow_start(100), Ramp::slow_start(100));
         for ramp in [&one_by_one, &together] {
             ramp.restart(2000);
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_start_allows_a_quarter_of_what_was_accepted() {
+    fn slow_start_allows_a_quarter_of_the_accepted_requests() {
         let ramp = Ramp::slow_start(100);
         assert_eq!(ramp.allows(), 8);
         assert_eq!(after(&ramp, 35), 8);
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_it_doubles_up_to_the_level_that_is_known() {
+    fn recovery_allows_as_many_as_accepted_up_to_the_level() {
         let ramp = Ramp::slow_start(100);
         ramp.restart(20);
         assert_eq!(ramp.allows(), 8);
@@ -173,11 +176,11 @@ mod tests {
         assert_eq!(after(&ramp, 10), 19);
         assert_eq!(after(&ramp, 1), u32::MAX);
         ramp.restart(20);
-        assert_eq!(ramp.allows(), 8, "each pause begins it again");
+        assert_eq!(ramp.allows(), 8, "each pause restarts the ramp");
     }
 
     #[test]
-    fn after_a_pause_without_a_known_level_it_is_as_slow_as_at_the_start() {
+    fn restart_without_a_level_is_a_slow_start() {
         let ramp = Ramp::ended();
         ramp.restart(u32::MAX);
         assert_eq!(after(&ramp, 35), 8);

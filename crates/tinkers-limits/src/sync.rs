@@ -1,4 +1,4 @@
-//! Where the atomics of this crate come from: the standard library, or loom when a model runs.
+//! Atomics: those of the standard library, or of loom in a model.
 
 #[cfg(not(tinkers_loom))]
 pub(crate) use std::{

@@ -1,63 +1,66 @@
-//! How many requests may be under way: those being sent and those in flight, the limit, and whether anybody waits, in one word.
+//! The concurrency window: the counts of unanswered and in-flight requests, the limit and the waiters flag, in one
+//! word.
 
 use crate::word::Word;
 
-/// Counts the requests that are being submitted and those that are in flight, from submission to result.
+/// Counts the unanswered submissions and the requests in flight, from submission to result.
 ///
-/// Both counts change together, so what the server has accepted (in flight and not being submitted) can be read exactly. While the
-/// waiters' bit is set nobody gets in but through [`ConcurrencyWindow::take_turn`], so that nobody is passed.
+/// Both counts change together, so the number of requests that the server has accepted (in flight but not unanswered)
+/// is exact. While the waiters flag is set, only [`ConcurrencyWindow::take_queued`] admits requests, so that no request
+/// overtakes the waiters.
 #[derive(Debug)]
 pub struct ConcurrencyWindow {
     word: Word,
 }
 
-/// What a request takes of the window.
+/// The units that a request takes from the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Take {
-    /// A slot for the submission and a unit that lasts to the result.
-    SlotAndFlight,
-    /// A slot alone: it has its flight from an earlier attempt, or its lane counts none.
+pub enum SlotRequest {
+    /// A slot until the response to the submission, and an in-flight unit until the result.
+    SlotAndInFlight,
+    /// A slot only: the request keeps the in-flight unit of an earlier attempt, or its route class counts none.
     Slot,
 }
 
-/// There is no room, or others wait already.
+/// The error for a request that finds the window full or other requests waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// The window at one moment.
+/// A snapshot of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowView {
-    /// From submission to result.
+    /// Requests between submission and result.
     pub in_flight: u32,
-    /// Submitted and not answered.
+    /// Submissions without a response.
     pub unanswered: u32,
-    /// The most that may be in flight.
+    /// The maximum number of requests in flight.
     pub limit: u32,
-    /// Whether anybody waits.
+    /// Whether the waiters flag is set.
     pub has_waiters: bool,
 }
 
 impl WindowView {
-    /// What the server has accepted and not finished.
+    /// Returns the number of requests that the server has accepted but not finished.
     pub const fn accepted(self) -> u32 {
         self.in_flight.saturating_sub(self.unanswered)
     }
 }
 
 impl ConcurrencyWindow {
-    /// The largest number that the counts and the limit can have.
+    /// The maximum of the counts and of the limit.
     pub const MAX: u32 = (1 << 21) - 1;
 
-    /// An empty window for at most `limit` in flight; at least 1, at most [`ConcurrencyWindow::MAX`].
+    /// Creates an empty window with a limit, clamped to 1 ..= [`ConcurrencyWindow::MAX`].
     pub fn new(limit: u32) -> Self {
         Self {
             word: Word::new(Packed(0).with_limit(limit).0),
         }
     }
 
-    /// Takes what is asked for, unless somebody waits, the window is full, or `slots` are being submitted already.
+    /// Takes the requested units, unless requests are waiting, the window is full, or `slots` submissions are
+    /// unanswered.
     #[inline]
-    pub fn take(&self, take: Take, slots: u32) -> Result<(), Full> {
+    pub fn take(&self, take: SlotRequest, slots: u32) -> Result<(), Full> {
         self.word.change(|word| {
             let word = Packed(word);
             if word.has_waiters() {
@@ -67,36 +70,36 @@ impl ConcurrencyWindow {
         })
     }
 
-    /// The same for whoever is at the head of those who wait.
-    pub fn take_turn(&self, take: Take, slots: u32) -> Result<(), Full> {
+    /// Takes the requested units for the head of the queue, regardless of the waiters flag.
+    pub fn take_queued(&self, take: SlotRequest, slots: u32) -> Result<(), Full> {
         self.word
             .change(|word| Ok((Packed(word).take(take, slots)?.0, ())))
     }
 
-    /// Takes what is asked for whatever the limits are.
-    pub fn take_beyond(&self, take: Take) {
+    /// Takes the requested units regardless of all limits.
+    pub fn take_unchecked(&self, take: SlotRequest) {
         self.update(|word| Packed(word.0 + Packed::of(take)));
     }
 
-    /// Gives a slot back: the submission was answered or given up.
+    /// Releases a slot after the end of an attempt.
     #[inline]
-    pub fn end_attempt(&self) -> WindowView {
+    pub fn release_slot(&self) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::UNANSWERED))
     }
 
-    /// Gives a flight back.
+    /// Releases an in-flight unit.
     #[inline]
-    pub fn land(&self) -> WindowView {
+    pub fn release(&self) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::IN_FLIGHT))
     }
 
-    /// Gives back everything that [`ConcurrencyWindow::take`] took.
-    pub fn undo(&self, take: Take) -> WindowView {
+    /// Releases everything that [`ConcurrencyWindow::take`] took.
+    pub fn undo(&self, take: SlotRequest) -> WindowView {
         self.update(|word| Packed(word.0 - Packed::of(take)))
     }
 
-    /// Says whether somebody waits. To be set by whoever starts to wait before it looks for room a last time: then either it
-    /// sees what was given back, or whoever gave it back sees the bit.
+    /// Sets the waiters flag. A waiter must set it before its last attempt to take units: then either the attempt sees
+    /// the released units, or the release sees the flag.
     pub fn set_waiters(&self, waiting: bool) -> WindowView {
         self.update(|word| match waiting {
             true => Packed(word.0 | Packed::WAITERS),
@@ -104,17 +107,17 @@ impl ConcurrencyWindow {
         })
     }
 
-    /// Another limit. What is in flight stays so, also above it.
+    /// Changes the limit. Requests in flight above the new limit stay in flight.
     pub fn set_limit(&self, limit: u32) -> WindowView {
         self.update(|word| word.with_limit(limit))
     }
 
-    /// What it looks like now.
+    /// Returns a snapshot.
     pub fn view(&self) -> WindowView {
         Packed(self.word.load()).view()
     }
 
-    /// How many exchanges lost to another thread.
+    /// Returns the number of exchanges lost to another thread.
     #[cfg(feature = "contention")]
     pub fn contention(&self) -> u64 {
         self.word.lost()
@@ -128,7 +131,7 @@ impl ConcurrencyWindow {
     }
 }
 
-/// 1 bit of waiters, 21 of limit, 21 of unanswered, 21 of in flight.
+/// The state in one word: 1 bit of waiters flag, 21 of limit, 21 of unanswered, 21 of in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packed(u64);
 
@@ -139,15 +142,15 @@ impl Packed {
     const LIMIT_AT: u32 = 42;
     const WAITERS: u64 = 1 << 63;
 
-    const fn of(take: Take) -> u64 {
+    const fn of(take: SlotRequest) -> u64 {
         match take {
-            Take::SlotAndFlight => Self::UNANSWERED + Self::IN_FLIGHT,
-            Take::Slot => Self::UNANSWERED,
+            SlotRequest::SlotAndInFlight => Self::UNANSWERED + Self::IN_FLIGHT,
+            SlotRequest::Slot => Self::UNANSWERED,
         }
     }
 
-    /// The transition of a take.
-    fn take(self, take: Take, slots: u32) -> Result<Self, Full> {
+    /// Returns the state after taking the requested units.
+    fn take(self, take: SlotRequest, slots: u32) -> Result<Self, Full> {
         let WindowView {
             in_flight,
             unanswered,
@@ -156,8 +159,8 @@ impl Packed {
         } = self.view();
         let has_slot = unanswered < slots.min(ConcurrencyWindow::MAX);
         let has_room = match take {
-            Take::SlotAndFlight => in_flight < limit,
-            Take::Slot => true,
+            SlotRequest::SlotAndInFlight => in_flight < limit,
+            SlotRequest::Slot => true,
         };
         if has_slot && has_room {
             Ok(Self(self.0 + Self::of(take)))

@@ -1,72 +1,75 @@
-//! What each call does to the window's word.
+//! Unit tests of the concurrency window.
 
 use super::*;
 
 const ANY: u32 = u32::MAX;
 
 #[test]
-fn a_full_window_takes_no_flight_and_still_a_slot_for_one_that_has_it() {
+fn full_window_still_admits_requests_with_an_in_flight_unit() {
     let window = ConcurrencyWindow::new(2);
-    assert_eq!(window.take(Take::SlotAndFlight, ANY), Ok(()));
-    assert_eq!(window.take(Take::SlotAndFlight, ANY), Ok(()));
-    assert_eq!(window.take(Take::SlotAndFlight, ANY), Err(Full));
-    assert_eq!(window.take(Take::Slot, ANY), Ok(()));
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Err(Full));
+    assert_eq!(window.take(SlotRequest::Slot, ANY), Ok(()));
     let view = window.view();
     assert_eq!((view.in_flight, view.unanswered, view.limit), (2, 3, 2));
 }
 
 #[test]
-fn slots_bound_those_without_an_answer() {
+fn slots_limit_unanswered_requests() {
     let window = ConcurrencyWindow::new(10);
-    assert_eq!(window.take(Take::SlotAndFlight, 1), Ok(()));
-    assert_eq!(window.take(Take::SlotAndFlight, 1), Err(Full));
-    assert_eq!(window.take(Take::Slot, 1), Err(Full));
-    assert_eq!(window.end_attempt().accepted(), 1);
-    assert_eq!(window.take(Take::SlotAndFlight, 1), Ok(()));
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, 1), Ok(()));
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, 1), Err(Full));
+    assert_eq!(window.take(SlotRequest::Slot, 1), Err(Full));
+    assert_eq!(window.release_slot().accepted(), 1);
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, 1), Ok(()));
     assert_eq!(window.view().accepted(), 1);
-    assert_eq!(window.take(Take::Slot, 0), Err(Full));
+    assert_eq!(window.take(SlotRequest::Slot, 0), Err(Full));
 }
 
 #[test]
-fn nobody_passes_those_who_wait_but_their_head() {
+fn only_the_head_of_the_queue_is_admitted_while_requests_wait() {
     let window = ConcurrencyWindow::new(2);
     assert!(window.set_waiters(true).has_waiters);
-    assert_eq!(window.take(Take::SlotAndFlight, ANY), Err(Full));
-    assert_eq!(window.take(Take::Slot, ANY), Err(Full));
-    assert_eq!(window.take_turn(Take::SlotAndFlight, ANY), Ok(()));
-    assert!(window.view().has_waiters, "whoever is left still waits");
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Err(Full));
+    assert_eq!(window.take(SlotRequest::Slot, ANY), Err(Full));
+    assert_eq!(
+        window.take_queued(SlotRequest::SlotAndInFlight, ANY),
+        Ok(())
+    );
+    assert!(window.view().has_waiters, "the flag stays set");
     assert!(!window.set_waiters(false).has_waiters);
-    assert_eq!(window.take(Take::SlotAndFlight, ANY), Ok(()));
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
 }
 
 #[test]
-fn each_give_back_says_whether_somebody_waits() {
+fn each_release_returns_the_waiters_flag() {
     let window = ConcurrencyWindow::new(2);
-    window.take(Take::SlotAndFlight, ANY).unwrap();
-    window.take(Take::SlotAndFlight, ANY).unwrap();
-    assert!(!window.end_attempt().has_waiters);
+    window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();
+    window.take(SlotRequest::SlotAndInFlight, ANY).unwrap();
+    assert!(!window.release_slot().has_waiters);
     window.set_waiters(true);
-    assert!(window.land().has_waiters);
-    assert!(window.undo(Take::SlotAndFlight).has_waiters);
+    assert!(window.release().has_waiters);
+    assert!(window.undo(SlotRequest::SlotAndInFlight).has_waiters);
     let view = window.view();
     assert_eq!((view.in_flight, view.unanswered), (0, 0));
 }
 
 #[test]
-fn a_limit_below_what_is_in_flight_takes_nothing_away() {
+fn lower_limit_keeps_requests_in_flight() {
     let window = ConcurrencyWindow::new(3);
-    (0..3).for_each(|_| window.take(Take::SlotAndFlight, ANY).unwrap());
+    (0..3).for_each(|_| window.take(SlotRequest::SlotAndInFlight, ANY).unwrap());
     let view = window.set_limit(1);
     assert_eq!((view.in_flight, view.unanswered, view.limit), (3, 3, 1));
-    window.undo(Take::SlotAndFlight);
-    window.undo(Take::SlotAndFlight);
-    assert_eq!(window.take(Take::SlotAndFlight, ANY), Err(Full));
-    window.undo(Take::SlotAndFlight);
-    assert_eq!(window.take(Take::SlotAndFlight, ANY), Ok(()));
+    window.undo(SlotRequest::SlotAndInFlight);
+    window.undo(SlotRequest::SlotAndInFlight);
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Err(Full));
+    window.undo(SlotRequest::SlotAndInFlight);
+    assert_eq!(window.take(SlotRequest::SlotAndInFlight, ANY), Ok(()));
 }
 
 #[test]
-fn limits_are_kept_within_what_the_word_holds() {
+fn limits_are_clamped_to_the_size_of_the_word() {
     assert_eq!(ConcurrencyWindow::new(0).view().limit, 1);
     let window = ConcurrencyWindow::new(u32::MAX);
     window.set_waiters(true);
@@ -80,17 +83,17 @@ fn limits_are_kept_within_what_the_word_holds() {
 }
 
 #[test]
-fn a_full_word_overflows_into_no_other_part() {
+fn full_counts_do_not_overflow() {
     let full = Packed(0).with_limit(ConcurrencyWindow::MAX);
     let full = Packed(full.0 + Packed::MASK * (Packed::IN_FLIGHT + Packed::UNANSWERED));
-    for take in [Take::SlotAndFlight, Take::Slot] {
+    for take in [SlotRequest::SlotAndInFlight, SlotRequest::Slot] {
         assert_eq!(full.take(take, ANY), Err(Full));
     }
     assert_eq!(full.view().accepted(), 0);
 }
 
 #[test]
-fn waiters_are_announced_any_number_of_times() {
+fn setting_the_waiters_flag_is_idempotent() {
     let window = ConcurrencyWindow::new(2);
     for waiting in [true, true, false, false] {
         assert_eq!(window.set_waiters(waiting).has_waiters, waiting);
@@ -99,12 +102,12 @@ fn waiters_are_announced_any_number_of_times() {
 }
 
 #[test]
-fn limits_and_waiters_do_not_bound_what_is_taken_beyond_them() {
+fn take_unchecked_ignores_limits_and_waiters() {
     let window = ConcurrencyWindow::new(1);
     window.set_waiters(true);
     for _ in 0..2 {
-        window.take_beyond(Take::SlotAndFlight);
-        window.take_beyond(Take::Slot);
+        window.take_unchecked(SlotRequest::SlotAndInFlight);
+        window.take_unchecked(SlotRequest::Slot);
     }
     let view = window.view();
     assert_eq!((view.in_flight, view.unanswered, view.limit), (2, 4, 1));

@@ -1,9 +1,9 @@
-//! One word that threads change together: every primitive of this crate is such a word and a pure function on it.
+//! The atomic word on which all primitives of this crate are built.
 
 use crate::backoff::CasBackoff;
 use crate::sync::{AtomicU64, Ordering};
 
-/// 64 bits that are changed as a whole or not at all.
+/// A 64-bit word that is changed by compare-and-swap.
 #[derive(Debug)]
 pub(crate) struct Word {
     bits: AtomicU64,
@@ -24,8 +24,8 @@ impl Word {
         self.bits.load(Ordering::Acquire)
     }
 
-    /// Replaces the word by what `change` makes of it, together with what else it has to say; leaves the word where that
-    /// is an error. `change` may run several times and must be pure.
+    /// Applies `change` to the word and returns its second result. Leaves the word unchanged if `change` returns an
+    /// error. `change` may run several times, so it must be pure.
     pub(crate) fn change<T, E>(
         &self,
         mut change: impl FnMut(u64) -> Result<(u64, T), E>,
@@ -33,16 +33,16 @@ impl Word {
         let mut backoff = CasBackoff::new();
         let mut before = self.load();
         loop {
-            let (after, said) = change(before)?;
+            let (after, result) = change(before)?;
             match self.bits.compare_exchange_weak(
                 before,
                 after,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return Ok(said),
+                Ok(_) => return Ok(result),
                 Err(now) => {
-                    // A weak exchange may fail though nobody else was there.
+                    // A weak exchange may fail without another thread.
                     if now != before {
                         self.note_loss();
                     }
@@ -53,11 +53,11 @@ impl Word {
         }
     }
 
-    /// Replaces the word where there is no way to refuse.
+    /// Applies an infallible `change` to the word and returns its second result.
     pub(crate) fn set<T>(&self, mut change: impl FnMut(u64) -> (u64, T)) -> T {
         let changed: Result<T, std::convert::Infallible> = self.change(|word| Ok(change(word)));
         match changed {
-            Ok(said) => said,
+            Ok(result) => result,
         }
     }
 
@@ -66,7 +66,7 @@ impl Word {
         self.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// How many exchanges lost to another thread, since the start.
+    /// Returns the number of exchanges lost to another thread.
     #[cfg(feature = "contention")]
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(std::sync::atomic::Ordering::Relaxed)
@@ -90,14 +90,14 @@ mod tests {
 
     #[test]
     #[cfg(feature = "contention")]
-    fn an_exchange_that_another_thread_was_first_at_is_counted() {
+    fn lost_exchange_is_counted() {
         let word = Word::new(0);
         (0..100).for_each(|_| word.set(|n| (n + 1, ())));
-        assert_eq!(word.lost(), 0, "alone");
+        assert_eq!(word.lost(), 0, "without contention");
         let mut is_first = true;
         word.set(|n| {
             if std::mem::take(&mut is_first) {
-                // Another one, between the load and the exchange.
+                // A concurrent change between the load and the exchange.
                 word.set(|n| (n + 10, ()));
             }
             (n + 1, ())
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_to_nothing_leaves_the_word() {
+    fn failed_change_leaves_the_word_unchanged() {
         let word = Word::new(7);
         assert_eq!(word.change(Err::<(u64, ()), u64>), Err(7));
         assert_eq!(word.set(|n| (n + 1, n)), 7);

@@ -1,10 +1,12 @@
-//! The constraints together: any sequence of calls gives back what it took.
+//! A property test of the constraints: random operations release exactly what they took.
 #![cfg(not(tinkers_loom))]
 
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tinkers_limits::{Blocked, Bounds, Constraints, Cost, Ending, Rate, Take, Ticket};
+use tinkers_limits::{
+    Blocked, Bounds, Charge, Constraints, Rate, SlotRequest, Ticket, TicketOutcome,
+};
 
 fn us(n: u64) -> Duration {
     Duration::from_micros(n)
@@ -12,24 +14,24 @@ fn us(n: u64) -> Duration {
 
 const PATIENCE: u64 = 40;
 
-fn take() -> impl Strategy<Value = Take> {
-    prop_oneof![Just(Take::SlotAndFlight), Just(Take::Slot)]
+fn take() -> impl Strategy<Value = SlotRequest> {
+    prop_oneof![Just(SlotRequest::SlotAndInFlight), Just(SlotRequest::Slot)]
 }
 
 #[derive(Debug, Clone)]
-enum LimitStep {
+enum Operation {
     Wait(u64),
-    Take(Take, u64),
-    TakeTurn(Take, u64),
-    Settle(usize, Ended),
+    Take(SlotRequest, u64),
+    TakeQueued(SlotRequest, u64),
+    Settle(usize, Outcome),
     Undo(usize),
-    Land,
+    Release,
     Resize(u32, u64),
     Limit(u32),
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Ended {
+enum Outcome {
     Accepted,
     Refused(u64),
     Answered,
@@ -37,67 +39,67 @@ enum Ended {
     Dropped,
 }
 
-fn limit_step() -> impl Strategy<Value = LimitStep> {
-    let ended = prop_oneof![
-        4 => Just(Ended::Accepted),
-        1 => (0_u64..100).prop_map(Ended::Refused),
-        1 => Just(Ended::Answered),
-        1 => (0_u64..100).prop_map(Ended::Unanswered),
-        1 => Just(Ended::Dropped),
+fn operation() -> impl Strategy<Value = Operation> {
+    let outcome = prop_oneof![
+        4 => Just(Outcome::Accepted),
+        1 => (0_u64..100).prop_map(Outcome::Refused),
+        1 => Just(Outcome::Answered),
+        1 => (0_u64..100).prop_map(Outcome::Unanswered),
+        1 => Just(Outcome::Dropped),
     ];
     prop_oneof![
-        2 => (0_u64..60).prop_map(LimitStep::Wait),
-        4 => (take(), 0_u64..80).prop_map(|(take, bytes)| LimitStep::Take(take, bytes)),
-        4 => (take(), 0_u64..80).prop_map(|(take, bytes)| LimitStep::TakeTurn(take, bytes)),
-        4 => (any::<usize>(), ended).prop_map(|(of, ended)| LimitStep::Settle(of, ended)),
-        1 => any::<usize>().prop_map(LimitStep::Undo),
-        2 => Just(LimitStep::Land),
-        1 => (0_u32..6, 0_u64..200).prop_map(|(slots, bytes)| LimitStep::Resize(slots, bytes)),
-        1 => (0_u32..8).prop_map(LimitStep::Limit),
+        2 => (0_u64..60).prop_map(Operation::Wait),
+        4 => (take(), 0_u64..80).prop_map(|(take, bytes)| Operation::Take(take, bytes)),
+        4 => (take(), 0_u64..80).prop_map(|(take, bytes)| Operation::TakeQueued(take, bytes)),
+        4 => (any::<usize>(), outcome).prop_map(|(of, outcome)| Operation::Settle(of, outcome)),
+        1 => any::<usize>().prop_map(Operation::Undo),
+        2 => Just(Operation::Release),
+        1 => (0_u32..6, 0_u64..200).prop_map(|(slots, bytes)| Operation::Resize(slots, bytes)),
+        1 => (0_u32..8).prop_map(Operation::Limit),
     ]
 }
 
-fn is_flight(ticket: &Ticket) -> bool {
-    ticket.demand().take == Take::SlotAndFlight
+fn is_in_flight(ticket: &Ticket) -> bool {
+    ticket.charge().take == SlotRequest::SlotAndInFlight
 }
 
-struct Holder {
+struct Owner {
     constraints: Constraints,
     tickets: Vec<Ticket>,
-    flights: u32,
+    in_flight: u32,
     now: u64,
 }
 
-impl Holder {
-    fn step(&mut self, step: &LimitStep) {
-        match *step {
-            LimitStep::Wait(time) => self.now += time,
-            LimitStep::Take(take, bytes) => {
+impl Owner {
+    fn operation(&mut self, operation: &Operation) {
+        match *operation {
+            Operation::Wait(time) => self.now += time,
+            Operation::Take(take, bytes) => {
                 let now = us(self.now);
-                let taken = self.constraints.take(Cost { take, bytes }, || now);
+                let taken = self.constraints.take(Charge { take, bytes }, || now);
                 self.keep(taken);
             }
-            LimitStep::TakeTurn(take, bytes) => {
-                let demand = Cost { take, bytes };
+            Operation::TakeQueued(take, bytes) => {
+                let charge = Charge { take, bytes };
                 let taken = self
                     .constraints
-                    .take_turn(demand, us(self.now), us(PATIENCE));
+                    .take_queued(charge, us(self.now), us(PATIENCE));
                 self.keep(taken);
             }
-            LimitStep::Settle(number, ended) => self.settle(number, ended),
-            LimitStep::Undo(number) => {
+            Operation::Settle(number, outcome) => self.settle(number, outcome),
+            Operation::Undo(number) => {
                 if let Some(at) = number.checked_rem(self.tickets.len()) {
                     let ticket = self.tickets.swap_remove(at);
                     self.constraints.undo(ticket, us(self.now));
                 }
             }
-            LimitStep::Land => self.land(),
-            LimitStep::Resize(slots, bytes) => self.constraints.resize(Bounds {
+            Operation::Release => self.release(),
+            Operation::Resize(slots, bytes) => self.constraints.resize(Bounds {
                 slots,
                 bytes,
                 ..BOUNDS
             }),
-            LimitStep::Limit(limit) => {
+            Operation::Limit(limit) => {
                 self.constraints.window().set_limit(limit);
             }
         }
@@ -107,42 +109,42 @@ impl Holder {
         self.tickets.extend(taken);
     }
 
-    fn settle(&mut self, number: usize, ended: Ended) {
+    fn settle(&mut self, number: usize, outcome: Outcome) {
         let Some(at) = number.checked_rem(self.tickets.len()) else {
             return;
         };
         let ticket = self.tickets.swap_remove(at);
-        let ending = match ended {
-            Ended::Accepted => Ending::Accepted,
-            Ended::Refused(hint) => Ending::Refused {
+        let ending = match outcome {
+            Outcome::Accepted => TicketOutcome::Accepted,
+            Outcome::Refused(hint) => TicketOutcome::Refused {
                 until: us(self.now + hint),
             },
-            Ended::Answered => Ending::Answered,
-            Ended::Unanswered(pause) => Ending::Unanswered {
+            Outcome::Answered => TicketOutcome::Answered,
+            Outcome::Unanswered(pause) => TicketOutcome::Unanswered {
                 until: us(self.now + pause),
             },
-            Ended::Dropped => Ending::Dropped,
+            Outcome::Dropped => TicketOutcome::Dropped,
         };
         self.constraints.settle(ticket, ending, us(self.now), || 10);
-        self.flights += u32::from(is_flight(&ticket));
+        self.in_flight += u32::from(is_in_flight(&ticket));
     }
 
-    fn land(&mut self) {
-        if self.flights > 0 {
-            self.flights -= 1;
-            self.constraints.land();
+    fn release(&mut self) {
+        if self.in_flight > 0 {
+            self.in_flight -= 1;
+            self.constraints.release();
         }
     }
 
-    /// In flight, unanswered, bytes: what is held, as far as its holder knows.
+    /// Returns the requests in flight, the unanswered requests and the bytes that should be held.
     fn held(&self) -> (u32, u32, u64) {
-        let submitted = self.tickets.iter().filter(|ticket| is_flight(ticket));
+        let submitted = self.tickets.iter().filter(|ticket| is_in_flight(ticket));
         (
-            submitted.count() as u32 + self.flights,
+            submitted.count() as u32 + self.in_flight,
             self.tickets.len() as u32,
             self.tickets
                 .iter()
-                .map(|ticket| ticket.demand().bytes)
+                .map(|ticket| ticket.charge().bytes)
                 .sum(),
         )
     }
@@ -165,32 +167,32 @@ const BOUNDS: Bounds = Bounds {
         interval: Duration::from_micros(20),
         burst: 3,
     }),
-    start: tinkers_limits::Start::Slow,
+    start: tinkers_limits::InitialLimit::Slow,
 };
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn what_was_taken_comes_back_whatever_became_of_it(
-        steps in prop::collection::vec(limit_step(), 1..150),
+    fn every_sequence_of_operations_releases_what_it_took(
+        operations in prop::collection::vec(operation(), 1..150),
     ) {
-        let mut holder = Holder {
+        let mut owner = Owner {
             constraints: Constraints::new(BOUNDS),
             tickets: Vec::new(),
-            flights: 0,
+            in_flight: 0,
             now: 0,
         };
-        for step in &steps {
-            holder.step(step);
-            prop_assert_eq!(holder.taken(), holder.held());
+        for operation in &operations {
+            owner.operation(operation);
+            prop_assert_eq!(owner.taken(), owner.held());
         }
-        while !holder.tickets.is_empty() {
-            holder.settle(0, Ended::Dropped);
+        while !owner.tickets.is_empty() {
+            owner.settle(0, Outcome::Dropped);
         }
-        while holder.flights > 0 {
-            holder.land();
+        while owner.in_flight > 0 {
+            owner.release();
         }
-        prop_assert_eq!(holder.taken(), (0, 0, 0));
+        prop_assert_eq!(owner.taken(), (0, 0, 0));
     }
 }

@@ -1,29 +1,29 @@
-//! The counters of lost exchanges: zero for one thread, above it when threads met.
+//! Tests of the contention counters: zero for one thread, positive with contention.
 #![cfg(all(feature = "contention", not(tinkers_loom)))]
 
 use std::sync::Barrier;
 use std::time::Duration;
 
 use tinkers_limits::{
-    BackoffGate, Bounds, ByteBudget, ConcurrencyWindow, Constraints, Cost, Ending, Failure, Gcra,
-    Ramp, Rate, RetryBudget, Take,
+    BackoffGate, Bounds, ByteBudget, Charge, ConcurrencyWindow, Constraints, Gcra, Ramp, Rate,
+    RetryBudget, RetryReason, SlotRequest, TicketOutcome,
 };
 
 const THREADS: usize = 4;
 const CALLS: u32 = 2_000;
-/// Threads that never meet in so many rounds do not run side by side, and then the test says nothing.
+/// The maximum number of rounds without contention, after which the test fails as inconclusive.
 const ROUNDS: u32 = 2_000;
 
-/// `call` is made by one thread, then by several until two of them have met.
-fn counts(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
+/// Runs `call` on one thread, and then on several until there is contention.
+fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
     (0..CALLS).for_each(|_| call());
-    assert_eq!(contention(), 0, "nobody else was there");
+    assert_eq!(contention(), 0, "one thread causes no contention");
     for _ in 0..ROUNDS {
-        let together = Barrier::new(THREADS);
+        let barrier = Barrier::new(THREADS);
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
-                    together.wait();
+                    barrier.wait();
                     (0..CALLS).for_each(|_| call());
                 });
             }
@@ -32,54 +32,54 @@ fn counts(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
             return;
         }
     }
-    panic!("inconclusive: no two threads met");
+    panic!("inconclusive: there was no contention");
 }
 
 #[test]
-fn of_the_gate() {
+fn gate_counts_contention() {
     let gate = BackoffGate::new();
     let call = || {
         gate.close(Duration::from_secs(1), gate.epoch());
     };
-    counts(call, || gate.contention());
+    assert_counted(call, || gate.contention());
 }
 
 #[test]
-fn of_the_window() {
+fn window_counts_contention() {
     let window = ConcurrencyWindow::new(8);
     let call = || {
-        if window.take(Take::SlotAndFlight, 8).is_ok() {
-            window.undo(Take::SlotAndFlight);
+        if window.take(SlotRequest::SlotAndInFlight, 8).is_ok() {
+            window.undo(SlotRequest::SlotAndInFlight);
         }
     };
-    counts(call, || window.contention());
+    assert_counted(call, || window.contention());
     assert_eq!(window.view().in_flight, 0);
 }
 
 #[test]
-fn of_the_bytes() {
+fn byte_budget_counts_contention() {
     let bytes = ByteBudget::new(1_000);
     let call = || {
         if bytes.take(10).is_ok() {
-            bytes.give_back(10);
+            bytes.release(10);
         }
     };
-    counts(call, || bytes.contention());
+    assert_counted(call, || bytes.contention());
     assert_eq!(bytes.taken(), 0);
 }
 
 #[test]
-fn of_the_ramp() {
+fn ramp_counts_contention() {
     let ramp = Ramp::slow_start(100);
     let call = || {
         ramp.restart(100);
         ramp.accepted(1);
     };
-    counts(call, || ramp.contention());
+    assert_counted(call, || ramp.contention());
 }
 
 #[test]
-fn of_the_rate() {
+fn rate_limit_counts_contention() {
     let limit = Gcra::new(Rate {
         interval: Duration::from_nanos(1),
         burst: 100,
@@ -89,39 +89,39 @@ fn of_the_rate() {
             limit.undo(1);
         }
     };
-    counts(call, || limit.contention());
+    assert_counted(call, || limit.contention());
 }
 
 #[test]
-fn of_the_retry_budget() {
+fn retry_budget_counts_contention() {
     let budget = RetryBudget::new(100);
     let call = || {
-        let _drawn = budget.draw(Failure::Fault);
+        let _drawn = budget.draw(RetryReason::Fault);
         (0..5).for_each(|_| budget.credit());
     };
-    counts(call, || budget.contention());
+    assert_counted(call, || budget.contention());
 }
 
 #[test]
-fn of_all_parts_together() {
+fn constraints_sum_the_contention_of_their_parts() {
     let constraints = Constraints::new(Bounds {
         slots: 8,
         bytes: 1_000,
         flights: 8,
         rate: None,
-        start: tinkers_limits::Start::Slow,
+        start: tinkers_limits::InitialLimit::Slow,
     });
-    let demand = Cost {
-        take: Take::SlotAndFlight,
+    let charge = Charge {
+        take: SlotRequest::SlotAndInFlight,
         bytes: 10,
     };
     let call = || {
-        if let Ok(ticket) = constraints.take(demand, || Duration::ZERO) {
-            constraints.settle(ticket, Ending::Answered, Duration::ZERO, || 8);
-            constraints.land();
+        if let Ok(ticket) = constraints.take(charge, || Duration::ZERO) {
+            constraints.settle(ticket, TicketOutcome::Answered, Duration::ZERO, || 8);
+            constraints.release();
         }
     };
-    counts(call, || constraints.contention());
+    assert_counted(call, || constraints.contention());
     let view = constraints.window().view();
     assert_eq!((view.in_flight, view.unanswered), (0, 0));
     assert_eq!(constraints.bytes().taken(), 0);

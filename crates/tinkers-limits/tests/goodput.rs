@@ -1,4 +1,4 @@
-//! What share of a server's window the limits make use of, in simulated time, and at what price in refusals.
+//! Simulations of the share of a server's window that the limits use, and of the refusals that this costs.
 //!
 //! The example of the same name prints the figures.
 #![cfg(not(tinkers_loom))]
@@ -10,87 +10,91 @@ mod clients;
 #[path = "support/sim.rs"]
 mod sim;
 
-use cases::{Figures, Group, Storm};
+use cases::{Figures, Group, NoiseCase};
 use clients::Policy;
 
-/// What a client lacks in all of these cases together.
-fn lacks(groups: &[Group], policy: Policy) -> Vec<String> {
+/// Returns the minimums that a client misses in these groups.
+fn failures(groups: &[Group], policy: Policy) -> Vec<String> {
     let of = |group: &Group| {
         let outcomes = group.cases.iter().map(|case| sim::run(case, policy));
         let figures = Figures {
             outcomes: outcomes.collect(),
         };
-        assert!(figures.refused_per_event() > 0.0, "nothing was refused");
-        assert!(figures.worst_share() <= 1.0, "more than there is");
-        group.lacks(&figures)
+        assert!(figures.refused_per_event() > 0.0, "no refusal");
+        assert!(figures.worst_share() <= 1.0, "more than the capacity");
+        group.failures(&figures)
     };
     groups.iter().flat_map(of).collect()
 }
 
 #[test]
-fn a_fixed_window_is_made_use_of() {
-    assert_eq!(lacks(&cases::fixed(), Policy::Learns), [""; 0]);
+fn fixed_window_is_used() {
+    assert_eq!(failures(&cases::fixed(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn a_window_in_steps_is_followed() {
-    assert_eq!(lacks(&cases::steps(), Policy::Learns), [""; 0]);
+fn stepwise_window_is_followed() {
+    assert_eq!(failures(&cases::steps(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn a_walking_window_is_followed() {
-    assert_eq!(lacks(&cases::walks(), Policy::Learns), [""; 0]);
+fn random_walk_of_the_window_is_followed() {
+    assert_eq!(failures(&cases::walks(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn two_processes_of_one_key_come_to_an_even_share() {
-    assert_eq!(lacks(&cases::pairs(), Policy::Learns), [""; 0]);
+fn two_processes_share_the_window_evenly() {
+    assert_eq!(failures(&cases::pairs(), Policy::Adaptive), [""; 0]);
 }
 
-/// What is lacking in storms of which three, ten or thirty in a hundred requests are refused.
-fn storm_lacks(storms: &[Storm]) -> Vec<String> {
-    let of = |storm: &Storm| storm.lacks(&storm.run(Policy::Learns));
-    storms.iter().flat_map(of).collect()
-}
-
-#[test]
-fn refusals_whatever_is_in_flight_leave_the_window_open() {
-    let mut storms = cases::storms();
-    storms.retain(|storm| !storm.is_burst);
-    assert_eq!(storm_lacks(&storms), [""; 0]);
+/// Returns the minimums that the client misses in these cases.
+fn noise_failures(cases: &[NoiseCase]) -> Vec<String> {
+    let of = |case: &NoiseCase| case.failures(&case.run(Policy::Adaptive));
+    cases.iter().flat_map(of).collect()
 }
 
 #[test]
-fn two_seconds_after_refusals_whatever_is_in_flight_all_flows() {
-    let mut storms = cases::storms();
-    storms.retain(|storm| storm.is_burst);
-    assert_eq!(storm_lacks(&storms), [""; 0]);
+fn continuous_noise_keeps_the_window_open() {
+    let mut cases = cases::noise();
+    cases.retain(|case| !case.is_burst);
+    assert_eq!(noise_failures(&cases), [""; 0]);
 }
 
 #[test]
-fn a_client_that_learns_nothing_is_refused_too_often() {
+fn window_recovers_within_two_seconds_of_noise() {
+    let mut cases = cases::noise();
+    cases.retain(|case| case.is_burst);
+    assert_eq!(noise_failures(&cases), [""; 0]);
+}
+
+#[test]
+fn control_with_a_fixed_window_is_refused_too_often() {
     let mut cases = cases::fixed();
-    // It meets so many refusals at a large window that the simulation takes long.
+    // At a large window, this client is refused so often that the simulation takes long.
     cases.retain(|group| group.name != "W = 500");
     let count = cases.len();
-    let lacks = lacks(&cases, Policy::FixedWindow);
-    let is_refused = |what: &&String| what.contains("refused for one");
-    assert_eq!(lacks.iter().filter(is_refused).count(), count, "{lacks:?}");
+    let failures = failures(&cases, Policy::FixedWindow);
+    let is_refusal_share = |what: &&String| what.contains("refusals per accepted");
+    assert_eq!(
+        failures.iter().filter(is_refusal_share).count(),
+        count,
+        "{failures:?}"
+    );
 }
 
 #[test]
-fn a_client_that_opens_for_all_is_refused_too_often() {
-    let lacks = lacks(&cases::fixed(), Policy::OpensForAll);
-    let is_refused = |what: &String| what.contains("refused for one");
-    assert!(lacks.iter().any(is_refused), "{lacks:?}");
+fn control_without_a_probe_is_refused_too_often() {
+    let failures = failures(&cases::fixed(), Policy::OpensAtDeadline);
+    let is_refusal_share = |what: &String| what.contains("refusals per accepted");
+    assert!(failures.iter().any(is_refusal_share), "{failures:?}");
 }
 
 #[test]
-fn the_same_case_gives_the_same_outcome() {
+fn simulation_is_deterministic() {
     let cases = &cases::walks()[0].cases;
-    let run = |number: usize| sim::run(&cases[number], Policy::Learns);
+    let run = |number: usize| sim::run(&cases[number], Policy::Adaptive);
     let (once, again, other) = (run(0), run(0), run(1));
     assert_eq!((once.took, once.refused), (again.took, again.refused));
     assert_eq!(once.events, again.events);
-    assert_ne!(once.took, other.took, "the seed says how it walks");
+    assert_ne!(once.took, other.took, "the seed determines the walk");
 }

@@ -1,4 +1,4 @@
-//! Models of bytes, ramp, rate and retry budget. Run with `cargo xtask loom`.
+//! Loom models of the byte budget, ramp, rate limit and retry budget. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
@@ -10,14 +10,14 @@ use explore::{Findings, explore};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{ByteBudget, Drawn, Failure, Gcra, Ramp, Rate, RetryBudget};
+use tinkers_limits::{ByteBudget, Gcra, Ramp, Rate, RetryBudget, RetryDraw, RetryReason};
 
 fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// A thread that runs `task` on `shared`.
-fn with<S: Send + Sync + 'static, T: Send + 'static>(
+/// Runs `task` on `shared` on a new thread.
+fn spawn_with<S: Send + Sync + 'static, T: Send + 'static>(
     shared: &Arc<S>,
     task: impl FnOnce(&S) -> T + Send + 'static,
 ) -> JoinHandle<T> {
@@ -25,15 +25,15 @@ fn with<S: Send + Sync + 'static, T: Send + 'static>(
     spawn(move || task(&shared))
 }
 
-fn fault(is_wrong: bool, what: impl Into<String>) -> Vec<String> {
+fn fault_if(is_wrong: bool, what: impl Into<String>) -> Vec<String> {
     is_wrong.then(|| what.into()).into_iter().collect()
 }
 
-/// Bytes as the model uses them.
+/// A byte budget under test.
 trait Bytes: Send + Sync + 'static {
     fn new(size: u64) -> Self;
     fn take(&self, bytes: u64) -> bool;
-    fn give_back(&self, bytes: u64);
+    fn release(&self, bytes: u64);
     fn taken(&self) -> u64;
 }
 
@@ -46,8 +46,8 @@ impl Bytes for ByteBudget {
         self.take(bytes).is_ok()
     }
 
-    fn give_back(&self, bytes: u64) {
-        self.give_back(bytes);
+    fn release(&self, bytes: u64) {
+        self.release(bytes);
     }
 
     fn taken(&self) -> u64 {
@@ -55,13 +55,13 @@ impl Bytes for ByteBudget {
     }
 }
 
-/// A faulty one: it looks whether anything is left, and then charges.
-struct LooksFirst {
+/// A faulty budget that checks the balance before it charges.
+struct CheckThenCharge {
     size: u64,
     taken: AtomicU64,
 }
 
-impl Bytes for LooksFirst {
+impl Bytes for CheckThenCharge {
     fn new(size: u64) -> Self {
         let taken = AtomicU64::new(0);
         Self { size, taken }
@@ -75,7 +75,7 @@ impl Bytes for LooksFirst {
         is_left
     }
 
-    fn give_back(&self, bytes: u64) {
+    fn release(&self, bytes: u64) {
         self.taken.fetch_sub(bytes, Ordering::AcqRel);
     }
 
@@ -84,61 +84,64 @@ impl Bytes for LooksFirst {
     }
 }
 
-/// Three that each charge more than there is.
-fn three_that_charge<B: Bytes>() -> Findings {
-    explore("three that charge", 3, || {
+/// Three threads each charge more than the budget.
+fn concurrent_charges<B: Bytes>() -> Findings {
+    explore("concurrent charges", 3, || {
         let bytes = Arc::new(B::new(5));
-        let others = [(); 2].map(|()| with(&bytes, |bytes| bytes.take(10)));
+        let others = [(); 2].map(|()| spawn_with(&bytes, |bytes| bytes.take(10)));
         let ours = u64::from(bytes.take(10));
         let taken = ours + others.map(join).map(u64::from).iter().sum::<u64>();
-        let mut faults = fault(taken != 1, format!("{taken} passed"));
-        faults.extend(fault(bytes.taken() != 10 * taken, "charged otherwise"));
-        (0..taken).for_each(|_| bytes.give_back(10));
-        faults.extend(fault(bytes.taken() != 0, "not all came back"));
+        let mut faults = fault_if(taken != 1, format!("{taken} admitted"));
+        faults.extend(fault_if(bytes.taken() != 10 * taken, "wrong charges"));
+        (0..taken).for_each(|_| bytes.release(10));
+        faults.extend(fault_if(
+            bytes.taken() != 0,
+            "not all charges were released",
+        ));
         faults
     })
 }
 
 #[test]
-fn bytes_overshoot_by_one_charge_at_most_and_all_come_back() {
-    three_that_charge::<ByteBudget>().assert_none();
+fn byte_budget_exceeds_its_size_by_one_charge_at_most() {
+    concurrent_charges::<ByteBudget>().assert_none();
 }
 
 #[test]
-fn the_same_model_finds_bytes_that_look_before_they_charge() {
-    let faults = three_that_charge::<LooksFirst>().faults;
-    assert!(faults.contains(&"2 passed".to_owned()), "{faults:?}");
+fn control_finds_bytes_checked_before_the_charge() {
+    let faults = concurrent_charges::<CheckThenCharge>().faults;
+    assert!(faults.contains(&"2 admitted".to_owned()), "{faults:?}");
 }
 
 #[test]
-fn a_budget_that_is_resized_keeps_what_is_taken() {
-    let findings = explore("bytes of another size", 3, || {
+fn resized_byte_budget_keeps_its_charges() {
+    let findings = explore("resized byte budget", 3, || {
         let bytes = Arc::new(ByteBudget::new(20));
         assert!(bytes.take(3).is_ok());
-        let gives_back = with(&bytes, |bytes| bytes.give_back(3));
-        let sizes = with(&bytes, |bytes| bytes.resize(7));
+        let releases = spawn_with(&bytes, |bytes| bytes.release(3));
+        let sizes = spawn_with(&bytes, |bytes| bytes.resize(7));
         bytes.resize(9);
-        join(gives_back);
+        join(releases);
         join(sizes);
-        let mut faults = fault(bytes.taken() != 0, "taken changed");
-        // Whichever size came last, the balance is that of it.
+        let mut faults = fault_if(bytes.taken() != 0, "the charges changed");
+        // The balance must match the last size, whichever that was.
         bytes.resize(7);
         assert!(bytes.take(7).is_ok());
-        faults.extend(fault(bytes.has_any(), "the balance and the size differ"));
+        faults.extend(fault_if(bytes.has_any(), "the balance and the size differ"));
         faults
     });
     findings.assert_none();
 }
 
-/// A ramp as the model uses it.
-trait Slope: Send + Sync + 'static {
+/// A ramp under test.
+trait RampUnderTest: Send + Sync + 'static {
     fn new(slots: u32) -> Self;
     fn restart(&self, level: u32);
     fn accepted(&self);
     fn allows(&self) -> u32;
 }
 
-impl Slope for Ramp {
+impl RampUnderTest for Ramp {
     fn new(slots: u32) -> Self {
         Self::slow_start(slots)
     }
@@ -156,10 +159,11 @@ impl Slope for Ramp {
     }
 }
 
-/// A faulty one: what was accepted is read, raised and stored. Slots above, accepted below.
-struct Stored(AtomicU64);
+/// A faulty ramp that reads, increments and stores the accepted requests; slots in the upper half, accepted requests in
+/// the lower half.
+struct LoadThenStore(AtomicU64);
 
-impl Slope for Stored {
+impl RampUnderTest for LoadThenStore {
     fn new(slots: u32) -> Self {
         Self(AtomicU64::new(u64::from(slots) << 32))
     }
@@ -176,45 +180,49 @@ impl Slope for Stored {
     fn allows(&self) -> u32 {
         let word = self.0.load(Ordering::Acquire);
         let is_ended = word as u32 >= 4 * (word >> 32) as u32;
-        if is_ended { u32::MAX } else { Ramp::LEAST }
+        if is_ended {
+            u32::MAX
+        } else {
+            Ramp::MIN_UNANSWERED
+        }
     }
 }
 
-/// Answers from before a pause arrive while the ramp begins again: they must not end it.
-fn a_ramp_that_restarts<S: Slope>() -> Findings {
-    explore("a ramp that restarts", 3, || {
+/// Responses to requests before a pause arrive while the ramp restarts. They must not end it.
+fn restarting_ramp<S: RampUnderTest>() -> Findings {
+    explore("restarting ramp", 3, || {
         let ramp = Arc::new(S::new(1));
         (0..3).for_each(|_| ramp.accepted());
-        let answers = [(); 2].map(|()| with(&ramp, S::accepted));
+        let responses = [(); 2].map(|()| spawn_with(&ramp, S::accepted));
         ramp.restart(50);
-        answers.into_iter().for_each(join);
+        responses.into_iter().for_each(join);
         let allows = ramp.allows();
-        fault(allows != Ramp::LEAST, format!("allows {allows}"))
+        fault_if(allows != Ramp::MIN_UNANSWERED, format!("allows {allows}"))
     })
 }
 
 #[test]
-fn answers_that_come_late_do_not_end_the_ramp() {
-    a_ramp_that_restarts::<Ramp>().assert_none();
+fn late_responses_do_not_end_a_restarted_ramp() {
+    restarting_ramp::<Ramp>().assert_none();
 }
 
 #[test]
-fn the_same_model_finds_answers_that_are_stored() {
-    let faults = a_ramp_that_restarts::<Stored>().faults;
+fn control_finds_a_ramp_that_loads_and_stores() {
+    let faults = restarting_ramp::<LoadThenStore>().faults;
     assert_eq!(faults.len(), 1, "{faults:?}");
 }
 
 #[test]
-fn no_answer_is_lost_on_the_way_up() {
-    let findings = explore("answers of a ramp", 3, || {
+fn no_accepted_request_is_lost_by_the_ramp() {
+    let findings = explore("accepted requests of a ramp", 3, || {
         let ramp = Arc::new(Ramp::slow_start(100));
         ramp.restart(10);
         (0..7).for_each(|_| ramp.accepted(1));
-        let answers = [(); 2].map(|()| with(&ramp, |ramp| ramp.accepted(1)));
+        let responses = [(); 2].map(|()| spawn_with(&ramp, |ramp| ramp.accepted(1)));
         let before = ramp.allows();
-        answers.into_iter().for_each(join);
+        responses.into_iter().for_each(join);
         let after = ramp.allows();
-        fault(
+        fault_if(
             (after, before > after) != (9, false),
             format!("{before} {after}"),
         )
@@ -223,29 +231,32 @@ fn no_answer_is_lost_on_the_way_up() {
 }
 
 #[test]
-fn a_rate_lets_through_what_it_says_and_takes_back_what_did_not_go() {
-    let findings = explore("a rate", 3, || {
+fn rate_limit_admits_the_burst_and_undo_returns_units() {
+    let findings = explore("rate limit", 3, || {
         let limit = Arc::new(Gcra::new(Rate {
             interval: Duration::from_secs(1),
             burst: 2,
         }));
         let now = Duration::ZERO;
-        let takes = with(&limit, move |limit| u32::from(limit.take(1, now).is_ok()));
-        let undoes = with(&limit, move |limit| {
+        let takes = spawn_with(&limit, move |limit| u32::from(limit.take(1, now).is_ok()));
+        let undoes = spawn_with(&limit, move |limit| {
             if limit.take(1, now).is_ok() {
                 limit.undo(1);
             }
         });
-        let mut went = u32::from(limit.take(1, now).is_ok());
-        went += join(takes);
+        let mut admitted = u32::from(limit.take(1, now).is_ok());
+        admitted += join(takes);
         join(undoes);
-        let left = (0..3).filter(|_| limit.take(1, now).is_ok()).count() as u32;
-        fault(went + left != 2, format!("{went} went and {left} are left"))
+        let remaining = (0..3).filter(|_| limit.take(1, now).is_ok()).count() as u32;
+        fault_if(
+            admitted + remaining != 2,
+            format!("{admitted} admitted and {remaining} remaining"),
+        )
     });
     findings.assert_none();
 }
 
-/// A retry budget as the model uses it.
+/// A retry budget under test.
 trait Budget: Send + Sync + 'static {
     fn new(capacity: u64) -> Self;
     fn draw(&self) -> bool;
@@ -259,7 +270,7 @@ impl Budget for RetryBudget {
     }
 
     fn draw(&self) -> bool {
-        self.draw(Failure::Fault) == Drawn::Granted
+        self.draw(RetryReason::Fault) == RetryDraw::Granted
     }
 
     fn credit(&self) {
@@ -271,7 +282,7 @@ impl Budget for RetryBudget {
     }
 }
 
-/// A faulty one: it looks whether there is enough, and then takes it.
+/// A faulty budget that checks the tokens before it takes them.
 struct CheckThenTake(AtomicU64);
 
 impl Budget for CheckThenTake {
@@ -297,27 +308,30 @@ impl Budget for CheckThenTake {
     }
 }
 
-/// Two that draw and one that pays back, of a budget that has enough for one.
-fn two_that_draw<B: Budget>() -> Findings {
-    explore("two that draw and one that pays", 3, || {
+/// Two draws and a credit on a budget with enough tokens for one draw.
+fn concurrent_draws<B: Budget>() -> Findings {
+    explore("two draws and a credit", 3, || {
         let budget = Arc::new(B::new(9));
-        assert!(budget.draw(), "four are left");
-        let draws = [(); 2].map(|()| with(&budget, B::draw));
+        assert!(budget.draw(), "four tokens remain");
+        let draws = [(); 2].map(|()| spawn_with(&budget, B::draw));
         budget.credit();
         let granted: u64 = draws.map(join).map(u64::from).iter().sum();
         let tokens = budget.tokens();
         let is_wrong = tokens + 5 * granted != 5;
-        fault(is_wrong, format!("{granted} granted and {tokens} left"))
+        fault_if(
+            is_wrong,
+            format!("{granted} granted and {tokens} remaining"),
+        )
     })
 }
 
 #[test]
 fn draws_and_credits_balance() {
-    two_that_draw::<RetryBudget>().assert_none();
+    concurrent_draws::<RetryBudget>().assert_none();
 }
 
 #[test]
-fn the_same_model_finds_a_budget_that_looks_before_it_takes() {
-    let faults = two_that_draw::<CheckThenTake>().faults;
+fn control_finds_tokens_checked_before_the_draw() {
+    let faults = concurrent_draws::<CheckThenTake>().faults;
     assert!(!faults.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Models of the gate. Run with `cargo xtask loom`.
+//! Loom models of the backoff gate. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
@@ -10,23 +10,23 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{BackoffGate, Entry, Epoch, GateState, Probe};
+use tinkers_limits::{BackoffGate, Epoch, GatePass, GateState, Probe};
 
 const PATIENCE: u64 = 100;
 
-/// A gate in milliseconds, as the models use it.
+/// A gate under test, with times in milliseconds.
 trait Gate: Send + Sync + 'static {
-    type Seen: Copy + Send + 'static;
+    type Epoch: Copy + Send + 'static;
 
     fn new() -> Self;
-    fn seen(&self) -> Self::Seen;
-    /// Whether it began an event.
-    fn close(&self, until: u64, seen: Self::Seen) -> bool;
-    /// Whether it went, and whether as the probe.
+    fn epoch(&self) -> Self::Epoch;
+    /// Closes the gate. Returns whether this started a congestion event.
+    fn close(&self, until: u64, seen: Self::Epoch) -> bool;
+    /// Requests admission. Returns whether the admitted request is the probe; `None` if it is not admitted.
     fn enter(&self, now: u64) -> Option<bool>;
-    /// A request that was admitted after `seen` succeeded.
-    fn succeeded(&self, seen: Self::Seen);
-    /// `None` when it is not closed.
+    /// Records the success of a request that was admitted after `seen`.
+    fn succeeded(&self, seen: Self::Epoch);
+    /// Returns the deadline; `None` if the gate is not closed.
     fn closed_until(&self) -> Option<u64>;
 }
 
@@ -35,23 +35,23 @@ fn ms(n: u64) -> Duration {
 }
 
 impl Gate for BackoffGate {
-    type Seen = Epoch;
+    type Epoch = Epoch;
 
     fn new() -> Self {
         Self::new()
     }
 
-    fn seen(&self) -> Epoch {
+    fn epoch(&self) -> Epoch {
         self.epoch()
     }
 
     fn close(&self, until: u64, seen: Epoch) -> bool {
-        self.close(ms(until), seen).first_of_its_event
+        self.close(ms(until), seen).is_new_event
     }
 
     fn enter(&self, now: u64) -> Option<bool> {
-        let entry = self.enter(ms(now), ms(PATIENCE)).ok();
-        entry.map(Entry::is_probe)
+        let pass = self.enter(ms(now), ms(PATIENCE)).ok();
+        pass.map(GatePass::is_probe)
     }
 
     fn succeeded(&self, seen: Epoch) {
@@ -66,17 +66,17 @@ impl Gate for BackoffGate {
     }
 }
 
-/// The fault of older clients: whoever closes last says until when, and any success opens.
-struct Stored(AtomicU64);
+/// A faulty gate: the last refusal sets the deadline, and any success opens it.
+struct LastWriterWins(AtomicU64);
 
-impl Gate for Stored {
-    type Seen = ();
+impl Gate for LastWriterWins {
+    type Epoch = ();
 
     fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    fn seen(&self) {}
+    fn epoch(&self) {}
 
     fn close(&self, until: u64, (): ()) -> bool {
         self.0.swap(until, Ordering::AcqRel) == 0
@@ -101,29 +101,29 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Two refusals of one moment, and one that wants to go while they are told.
-fn two_refusals_and_one_that_enters<G: Gate>() -> Findings {
-    explore("two refusals and one that enters", 3, || {
+/// Two concurrent refusals, and a request that tries to enter meanwhile.
+fn two_refusals_and_an_admission<G: Gate>() -> Findings {
+    explore("two refusals and an admission", 3, || {
         let gate = Arc::new(G::new());
-        let seen = gate.seen();
-        let long_is_told = Arc::new(AtomicU64::new(0));
+        let seen = gate.epoch();
+        let is_long_closed = Arc::new(AtomicU64::new(0));
         let close = |until| {
-            let (gate, told) = (Arc::clone(&gate), Arc::clone(&long_is_told));
+            let (gate, flag) = (Arc::clone(&gate), Arc::clone(&is_long_closed));
             spawn(move || {
                 let is_first = gate.close(until, seen);
                 if until == 9 {
-                    told.store(1, Ordering::Release);
+                    flag.store(1, Ordering::Release);
                 }
                 is_first
             })
         };
         let closers = [close(5), close(9)];
-        let was_told = long_is_told.load(Ordering::Acquire) == 1;
+        let was_closed = is_long_closed.load(Ordering::Acquire) == 1;
         let entered = gate.enter(6);
         let events = closers.map(join).into_iter().filter(|first| *first).count();
         let mut faults = Vec::new();
-        if was_told && entered.is_some() {
-            faults.push("went before the deadline".to_owned());
+        if was_closed && entered.is_some() {
+            faults.push("admitted before the deadline".to_owned());
         }
         if gate.closed_until() != Some(9) {
             faults.push("the deadline was shortened".to_owned());
@@ -136,32 +136,32 @@ fn two_refusals_and_one_that_enters<G: Gate>() -> Findings {
 }
 
 #[test]
-fn the_later_deadline_stays_and_two_refusals_are_one_event() {
-    two_refusals_and_one_that_enters::<BackoffGate>().assert_none();
+fn later_deadline_wins_and_concurrent_refusals_are_one_event() {
+    two_refusals_and_an_admission::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn the_same_model_finds_the_fault_of_the_last_writer() {
-    let faults = two_refusals_and_one_that_enters::<Stored>().faults;
-    for fault in ["the deadline was shortened", "went before the deadline"] {
+fn control_finds_a_last_writer_that_wins() {
+    let faults = two_refusals_and_an_admission::<LastWriterWins>().faults;
+    for fault in ["the deadline was shortened", "admitted before the deadline"] {
         assert!(faults.contains(&fault.to_owned()), "{faults:?}");
     }
 }
 
-/// The probe is answered while one that was sent before it is refused.
-fn a_probe_and_a_straggler<G: Gate>() -> Findings {
-    explore("a probe and a straggler", 3, || {
+/// The probe succeeds while an earlier request is refused.
+fn probe_and_straggler<G: Gate>() -> Findings {
+    explore("probe and straggler", 3, || {
         let gate = Arc::new(G::new());
-        let old = gate.seen();
+        let old = gate.epoch();
         gate.close(10, old);
-        let probe = gate.seen();
+        let probe = gate.epoch();
         assert_eq!(gate.enter(10), Some(true));
-        let answer = {
+        let response = {
             let gate = Arc::clone(&gate);
             spawn(move || gate.succeeded(probe))
         };
         gate.close(30, old);
-        join(answer);
+        join(response);
         let is_closed = gate.closed_until() == Some(30);
         let fault = (!is_closed).then(|| "reopened early".to_owned());
         fault.into_iter().collect()
@@ -169,39 +169,39 @@ fn a_probe_and_a_straggler<G: Gate>() -> Findings {
 }
 
 #[test]
-fn the_refusal_of_a_straggler_is_not_erased_by_an_answer_to_the_probe() {
-    a_probe_and_a_straggler::<BackoffGate>().assert_none();
+fn success_of_the_probe_keeps_the_closure_of_a_straggler() {
+    probe_and_straggler::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn the_same_model_finds_the_fault_of_success_that_clears() {
-    let faults = a_probe_and_a_straggler::<Stored>().faults;
+fn control_finds_a_success_that_clears_a_closure() {
+    let faults = probe_and_straggler::<LastWriterWins>().faults;
     assert_eq!(faults, ["reopened early"]);
 }
 
 #[test]
-fn a_dropped_probe_never_lifts_a_closure() {
-    let findings = explore("pass on and close", 3, || {
+fn dropped_probe_never_lifts_a_closure() {
+    let findings = explore("dropped probe and refusal", 3, || {
         let gate = Arc::new(BackoffGate::new());
         let old = gate.epoch();
         gate.close(ms(10), old);
         let probe = enter(&gate, 10).expect("a probe is due");
         let dropped = {
             let gate = Arc::clone(&gate);
-            spawn(move || gate.pass_on(ms(12), probe))
+            spawn(move || gate.hand_over_probe(ms(12), probe))
         };
         let next = {
             let gate = Arc::clone(&gate);
             spawn(move || gate.enter(ms(12), ms(PATIENCE)).is_ok())
         };
         gate.close(ms(30), old);
-        let passed_on = join(dropped);
-        let went = join(next);
+        let handed_over = join(dropped);
+        let admitted = join(next);
         let mut faults = Vec::new();
         if gate.closed_until() != Some(30) {
             faults.push(format!("{:?}", gate.state()));
         }
-        if went && !passed_on {
+        if admitted && !handed_over {
             faults.push("two probes".to_owned());
         }
         faults
@@ -210,8 +210,8 @@ fn a_dropped_probe_never_lifts_a_closure() {
 }
 
 #[test]
-fn a_dropped_probe_is_not_lost_and_of_two_only_one_goes() {
-    let findings = explore("pass on and enter", 3, || {
+fn dropped_probe_is_replaced_by_exactly_one() {
+    let findings = explore("dropped probe and admission", 3, || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
         let probe = enter(&gate, 10).expect("a probe is due");
@@ -219,54 +219,61 @@ fn a_dropped_probe_is_not_lost_and_of_two_only_one_goes() {
             let gate = Arc::clone(&gate);
             spawn(move || gate.enter(ms(12), ms(PATIENCE)).is_ok())
         });
-        assert!(gate.pass_on(ms(12), probe), "nobody else ended it");
-        let went = others.map(join).into_iter().filter(|went| *went).count();
+        assert!(
+            gate.hand_over_probe(ms(12), probe),
+            "no other thread ended it"
+        );
+        let admitted = others
+            .map(join)
+            .into_iter()
+            .filter(|admitted| *admitted)
+            .count();
         let is_free = gate.enter(ms(12), ms(PATIENCE)).is_ok();
-        let is_right = matches!((went, is_free), (1, false) | (0, true));
-        let fault = (!is_right).then(|| format!("{went} went, and one more: {is_free}"));
+        let is_right = matches!((admitted, is_free), (1, false) | (0, true));
+        let fault = (!is_right).then(|| format!("{admitted} admitted, and one more: {is_free}"));
         fault.into_iter().collect()
     });
     findings.assert_none();
 }
 
 fn enter(gate: &BackoffGate, now: u64) -> Option<Probe> {
-    let entry = gate.enter(ms(now), ms(PATIENCE)).ok()?;
-    entry.probe()
+    let pass = gate.enter(ms(now), ms(PATIENCE)).ok()?;
+    pass.probe()
 }
 
-/// How the end of a probe is told.
-trait Ends: Send + Sync + 'static {
+/// How the end of a probe is reported.
+trait EndReport: Send + Sync + 'static {
     fn new(first: Probe) -> Self;
-    /// Another probe goes.
-    fn goes(&self, probe: Probe);
-    /// Which one the gate is told has ended, when `probe` has.
+    /// Records another probe.
+    fn started(&self, probe: Probe);
+    /// Returns the probe whose end is reported when `probe` ends.
     fn ended(&self, probe: Probe) -> Probe;
 }
 
-/// As it is: each for itself.
-struct ForItself;
+/// The real behavior: the probe itself.
+struct OwnProbe;
 
-impl Ends for ForItself {
+impl EndReport for OwnProbe {
     fn new(_: Probe) -> Self {
         Self
     }
 
-    fn goes(&self, _: Probe) {}
+    fn started(&self, _: Probe) {}
 
     fn ended(&self, probe: Probe) -> Probe {
         probe
     }
 }
 
-/// The fault of a gate that knows its probes by their epoch alone: any of them ends the one under way.
-struct ForTheLast(Mutex<Probe>);
+/// A faulty behavior: the end of any probe of an epoch ends the latest one.
+struct LatestProbe(Mutex<Probe>);
 
-impl Ends for ForTheLast {
+impl EndReport for LatestProbe {
     fn new(first: Probe) -> Self {
         Self(Mutex::new(first))
     }
 
-    fn goes(&self, probe: Probe) {
+    fn started(&self, probe: Probe) {
         *self.0.lock().unwrap() = probe;
     }
 
@@ -275,8 +282,8 @@ impl Ends for ForTheLast {
     }
 }
 
-/// A probe ends late, while the next one and perhaps a third want to go.
-fn a_probe_that_ends_late<E: Ends>(name: &str, end: fn(&BackoffGate, Probe) -> bool) -> Findings {
+/// A probe ends late, while the next one and possibly a third try to enter.
+fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) -> bool) -> Findings {
     explore(name, 3, move || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
@@ -288,43 +295,48 @@ fn a_probe_that_ends_late<E: Ends>(name: &str, end: fn(&BackoffGate, Probe) -> b
         };
         let next = {
             let (gate, ends) = (Arc::clone(&gate), Arc::clone(&ends));
-            spawn(move || enter(&gate, 110).inspect(|probe| ends.goes(*probe)))
+            spawn(move || enter(&gate, 110).inspect(|probe| ends.started(*probe)))
         };
         let third = enter(&gate, 120);
         let ended = join(late);
-        let went = [join(next), third].into_iter().flatten().count();
+        let admitted = [join(next), third].into_iter().flatten().count();
         let mut faults = Vec::new();
-        if went > 1 {
+        if admitted > 1 {
             faults.push("two probes".to_owned());
         }
         let is_probed = matches!(gate.state(), GateState::ProbingSince(_));
-        if went > 0 && !is_probed {
+        if admitted > 0 && !is_probed {
             faults.push("closed under the next probe".to_owned());
         }
-        if went == 0 && !ended {
-            faults.push("neither ended nor overtaken".to_owned());
+        if admitted == 0 && !ended {
+            faults.push("neither ended nor replaced".to_owned());
         }
         faults
     })
 }
 
 #[test]
-fn the_end_of_a_probe_that_was_overtaken_leaves_the_next_one_alone() {
-    a_probe_that_ends_late::<ForItself>("a late drop", |gate, probe| gate.pass_on(ms(105), probe))
-        .assert_none();
-    a_probe_that_ends_late::<ForItself>("a late break", |gate, probe| gate.defer(ms(500), probe))
-        .assert_none();
+fn end_of_a_replaced_probe_does_not_affect_the_next_one() {
+    late_end_of_a_probe::<OwnProbe>("late drop", |gate, probe| {
+        gate.hand_over_probe(ms(105), probe)
+    })
+    .assert_none();
+    late_end_of_a_probe::<OwnProbe>("late connection error", |gate, probe| {
+        gate.defer_probe(ms(500), probe)
+    })
+    .assert_none();
 }
 
 #[test]
-fn the_same_model_finds_the_fault_of_probes_that_are_known_by_their_epoch() {
-    let drops = a_probe_that_ends_late::<ForTheLast>("control: a late drop", |gate, probe| {
-        gate.pass_on(ms(105), probe)
+fn control_finds_probes_identified_by_their_epoch() {
+    let drops = late_end_of_a_probe::<LatestProbe>("control: late drop", |gate, probe| {
+        gate.hand_over_probe(ms(105), probe)
     });
     let two = "two probes".to_owned();
     assert!(drops.faults.contains(&two), "{:?}", drops.faults);
-    let breaks = a_probe_that_ends_late::<ForTheLast>("control: a late break", |gate, probe| {
-        gate.defer(ms(500), probe)
-    });
+    let breaks =
+        late_end_of_a_probe::<LatestProbe>("control: late connection error", |gate, probe| {
+            gate.defer_probe(ms(500), probe)
+        });
     assert_eq!(breaks.faults, ["closed under the next probe"]);
 }

@@ -1,4 +1,4 @@
-//! Models of the window. Run with `cargo xtask loom`.
+//! Loom models of the concurrency window. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
@@ -8,15 +8,15 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{ConcurrencyWindow, Take};
+use tinkers_limits::{ConcurrencyWindow, SlotRequest};
 
 const ANY: u32 = u32::MAX;
 
-/// A window as the models use it: in flight and limit.
+/// A window under test; a view is the number in flight and the limit.
 trait Window: Send + Sync + 'static {
     fn new(limit: u32) -> Self;
     fn take(&self) -> bool;
-    fn give_back(&self);
+    fn release(&self);
     fn set_limit(&self, limit: u32);
     fn view(&self) -> (u32, u32);
 }
@@ -27,12 +27,12 @@ impl Window for ConcurrencyWindow {
     }
 
     fn take(&self) -> bool {
-        self.take(Take::SlotAndFlight, ANY).is_ok()
+        self.take(SlotRequest::SlotAndInFlight, ANY).is_ok()
     }
 
-    fn give_back(&self) {
-        self.end_attempt();
-        self.land();
+    fn release(&self) {
+        self.release_slot();
+        self.release();
     }
 
     fn set_limit(&self, limit: u32) {
@@ -46,11 +46,11 @@ impl Window for ConcurrencyWindow {
     }
 }
 
-/// The fault of older clients: a count that is read, lowered to no less than zero, and stored; a limit that brings a new count
-/// table with it.
-struct ByCount(AtomicU64);
+/// A faulty window: a release reads the count, lowers it to no less than zero, and stores it; a new limit copies the
+/// count.
+struct LoadThenStore(AtomicU64);
 
-impl Window for ByCount {
+impl Window for LoadThenStore {
     fn new(limit: u32) -> Self {
         Self(AtomicU64::new(u64::from(limit) << 32))
     }
@@ -63,7 +63,7 @@ impl Window for ByCount {
         taken.is_ok()
     }
 
-    fn give_back(&self) {
+    fn release(&self) {
         let word = self.0.load(Ordering::Acquire);
         let count = (word as u32).saturating_sub(1);
         let limit = word >> 32 << 32;
@@ -86,75 +86,76 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Three that go in and out of a window of two. Two forced switches: with three there are ten times as many interleavings.
-fn three_that_come_and_go<W: Window>() -> Findings {
-    explore("three that come and go", 2, || {
+/// Three threads take and release units of a window of two. Two preemptions: three multiply the number of interleavings
+/// by ten.
+fn concurrent_requests<W: Window>() -> Findings {
+    explore("concurrent requests", 2, || {
         let window = Arc::new(W::new(2));
-        // Not loom's: it decides nothing.
-        let inside = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let visit = |window: &W, inside: &std::sync::atomic::AtomicU32| {
+        // Not loom's, because no decision depends on it.
+        let admitted = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let run_request = |window: &W, admitted: &std::sync::atomic::AtomicU32| {
             if !window.take() {
                 return false;
             }
-            let others = inside.fetch_add(1, Ordering::Relaxed);
+            let others = admitted.fetch_add(1, Ordering::Relaxed);
             loom::thread::yield_now();
-            inside.fetch_sub(1, Ordering::Relaxed);
-            window.give_back();
+            admitted.fetch_sub(1, Ordering::Relaxed);
+            window.release();
             others >= 2
         };
         let others = [(); 2].map(|()| {
-            let (window, inside) = (Arc::clone(&window), inside.clone());
-            spawn(move || visit(&window, &inside))
+            let (window, admitted) = (Arc::clone(&window), admitted.clone());
+            spawn(move || run_request(&window, &admitted))
         });
-        let mut is_over = visit(&window, &inside);
+        let mut exceeds_limit = run_request(&window, &admitted);
         for other in others {
-            is_over |= join(other);
+            exceeds_limit |= join(other);
         }
         let mut faults = Vec::new();
-        if is_over {
-            faults.push("more inside than the limit".to_owned());
+        if exceeds_limit {
+            faults.push("more admitted than the limit".to_owned());
         }
         if window.view().0 != 0 {
-            faults.push("not all came back".to_owned());
+            faults.push("not all units were released".to_owned());
         }
         faults
     })
 }
 
 #[test]
-fn what_was_taken_comes_back_and_never_more_than_the_limit_is_inside() {
-    three_that_come_and_go::<ConcurrencyWindow>().assert_none();
+fn window_never_exceeds_its_limit_and_releases_all_units() {
+    concurrent_requests::<ConcurrencyWindow>().assert_none();
 }
 
 #[test]
-fn the_same_model_finds_the_fault_of_release_by_count() {
-    let faults = three_that_come_and_go::<ByCount>().faults;
+fn control_finds_a_release_that_loads_and_stores() {
+    let faults = concurrent_requests::<LoadThenStore>().faults;
     assert!(
-        faults.contains(&"not all came back".to_owned()),
+        faults.contains(&"not all units were released".to_owned()),
         "{faults:?}"
     );
 }
 
-/// The limit changes while one lands and another one wants to go.
-fn another_limit<W: Window>() -> Findings {
-    explore("another limit", 3, || {
+/// The limit changes while one request ends and another one is admitted.
+fn limit_change<W: Window>() -> Findings {
+    explore("limit change", 3, || {
         let window = Arc::new(W::new(3));
         assert!(window.take() && window.take());
-        let lands = {
+        let release = {
             let window = Arc::clone(&window);
-            spawn(move || window.give_back())
+            spawn(move || window.release())
         };
-        let goes = {
+        let admission = {
             let window = Arc::clone(&window);
             spawn(move || window.take())
         };
         window.set_limit(1);
-        join(lands);
-        let expected = 1 + u32::from(join(goes));
+        join(release);
+        let expected = 1 + u32::from(join(admission));
         let (in_flight, limit) = window.view();
         let mut faults = Vec::new();
         if in_flight != expected {
-            faults.push("a unit was lost or won".to_owned());
+            faults.push("a unit was lost or added".to_owned());
         }
         if limit != 1 {
             faults.push("the limit was lost".to_owned());
@@ -164,57 +165,62 @@ fn another_limit<W: Window>() -> Findings {
 }
 
 #[test]
-fn a_limit_that_changes_at_run_time_loses_no_unit() {
-    another_limit::<ConcurrencyWindow>().assert_none();
+fn limit_change_loses_no_unit() {
+    limit_change::<ConcurrencyWindow>().assert_none();
 }
 
 #[test]
-fn the_same_model_finds_a_limit_that_brings_its_own_count() {
-    let faults = another_limit::<ByCount>().faults;
+fn control_finds_a_limit_change_that_stores_the_count() {
+    let faults = limit_change::<LoadThenStore>().faults;
     assert!(
-        faults.contains(&"a unit was lost or won".to_owned()),
+        faults.contains(&"a unit was lost or added".to_owned()),
         "{faults:?}"
     );
 }
 
-/// In which order one that finds the window full begins to wait.
+/// The order of the steps of a waiter.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Waits {
-    SaysSoAndLooksAgain,
-    LooksAndSaysSo,
+enum WaitOrder {
+    FlagThenTake,
+    TakeThenFlag,
 }
 
-/// One who waits, in a queue whose lock is taken by those alone who wait or hand over.
-struct Scene {
+/// A waiter, in a queue whose lock is taken only by waiters and by releases to waiters.
+struct Model {
     window: ConcurrencyWindow,
     is_waiting: Mutex<bool>,
     granted: std::sync::atomic::AtomicU32,
 }
 
-impl Scene {
-    fn wait(&self, waits: Waits) {
-        let mut is_waiting = self.is_waiting.lock().expect("no panic under it");
+impl Model {
+    fn wait(&self, order: WaitOrder) {
+        let mut is_waiting = self.is_waiting.lock().expect("not poisoned");
         *is_waiting = true;
-        if waits == Waits::SaysSoAndLooksAgain {
+        if order == WaitOrder::FlagThenTake {
             self.window.set_waiters(true);
         }
         self.grant(&mut is_waiting);
-        if waits == Waits::LooksAndSaysSo {
+        if order == WaitOrder::TakeThenFlag {
             self.window.set_waiters(*is_waiting);
         }
     }
 
-    /// Whoever gives something back sees whether somebody waits.
-    fn give_back(&self) {
-        self.window.end_attempt();
-        if self.window.land().has_waiters {
-            let mut is_waiting = self.is_waiting.lock().expect("no panic under it");
+    /// A release sees the waiters flag.
+    fn release(&self) {
+        self.window.release_slot();
+        if self.window.release().has_waiters {
+            let mut is_waiting = self.is_waiting.lock().expect("not poisoned");
             self.grant(&mut is_waiting);
         }
     }
 
     fn grant(&self, is_waiting: &mut bool) {
-        if *is_waiting && self.window.take_turn(Take::SlotAndFlight, ANY).is_ok() {
+        if *is_waiting
+            && self
+                .window
+                .take_queued(SlotRequest::SlotAndInFlight, ANY)
+                .is_ok()
+        {
             *is_waiting = false;
             self.granted.fetch_add(1, Ordering::Relaxed);
             self.window.set_waiters(false);
@@ -222,32 +228,32 @@ impl Scene {
     }
 }
 
-/// Somebody waits while the place is given back, and a third one would like to have it.
-fn one_that_waits(waits: Waits) -> Findings {
-    explore("one that waits", 3, move || {
-        let scene = Arc::new(Scene {
+/// A request waits while the only unit is released and a third request tries to take it.
+fn wait_during_a_release(order: WaitOrder) -> Findings {
+    explore("wait during a release", 3, move || {
+        let model = Arc::new(Model {
             window: ConcurrencyWindow::new(1),
             is_waiting: Mutex::new(false),
             granted: std::sync::atomic::AtomicU32::new(0),
         });
-        assert!(Window::take(&scene.window));
+        assert!(Window::take(&model.window));
         let waiter = {
-            let scene = Arc::clone(&scene);
-            spawn(move || scene.wait(waits))
+            let model = Arc::clone(&model);
+            spawn(move || model.wait(order))
         };
-        let passer = {
-            let scene = Arc::clone(&scene);
+        let other = {
+            let model = Arc::clone(&model);
             spawn(move || {
-                if Window::take(&scene.window) {
-                    scene.give_back();
+                if Window::take(&model.window) {
+                    model.release();
                 }
             })
         };
-        scene.give_back();
+        model.release();
         join(waiter);
-        join(passer);
-        let granted = scene.granted.load(Ordering::Relaxed);
-        let view = scene.window.view();
+        join(other);
+        let granted = model.granted.load(Ordering::Relaxed);
+        let view = model.window.view();
         let is_right = (granted, view.in_flight, view.has_waiters) == (1, 1, false);
         let fault = (!is_right).then(|| format!("granted {granted} times"));
         fault.into_iter().collect()
@@ -255,12 +261,12 @@ fn one_that_waits(waits: Waits) -> Findings {
 }
 
 #[test]
-fn who_says_that_it_waits_and_looks_again_is_never_forgotten() {
-    one_that_waits(Waits::SaysSoAndLooksAgain).assert_none();
+fn waiter_that_sets_the_flag_first_is_always_admitted() {
+    wait_during_a_release(WaitOrder::FlagThenTake).assert_none();
 }
 
 #[test]
-fn the_same_model_finds_the_wake_up_that_is_lost_by_looking_first() {
-    let faults = one_that_waits(Waits::LooksAndSaysSo).faults;
+fn control_finds_the_lost_wake_up_of_a_late_flag() {
+    let faults = wait_during_a_release(WaitOrder::TakeThenFlag).faults;
     assert_eq!(faults, ["granted 0 times"]);
 }

@@ -1,4 +1,4 @@
-//! Each primitive against a plain model of it: any sequence of calls gives the same answers.
+//! Property tests that compare each primitive with a sequential reference model.
 #![cfg(not(tinkers_loom))]
 
 use std::collections::BTreeSet;
@@ -6,57 +6,55 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tinkers_limits::{
-    BackoffGate, ConcurrencyWindow, Drawn, Entry, Failure, Gcra, Probe, Rate, Refusal, RetryBudget,
-    Take,
+    BackoffGate, ConcurrencyWindow, GatePass, Gcra, Probe, Rate, RateRefusal, RetryBudget,
+    RetryDraw, RetryReason, SlotRequest,
 };
 
 fn us(n: u64) -> Duration {
     Duration::from_micros(n)
 }
 
-// The gate.
-
 #[derive(Debug, Clone)]
-enum GateStep {
+enum GateOperation {
     Wait(u64),
     Enter,
-    /// A request, by its number, is refused with a hint of so many microseconds.
+    /// The refusal of a request, by its index, with a hint in microseconds.
     Refuse(usize, u64),
-    /// The end of a probe, by its number among those under way.
+    /// The end of a probe, by its index among those in flight.
     Reopen(usize),
     Defer(usize, u64),
-    PassOn(usize),
+    HandOver(usize),
 }
 
-fn gate_step() -> impl Strategy<Value = GateStep> {
+fn gate_operation() -> impl Strategy<Value = GateOperation> {
     let any = any::<usize>;
     prop_oneof![
-        4 => (0_u64..60).prop_map(GateStep::Wait),
-        5 => Just(GateStep::Enter),
-        3 => (any(), 0_u64..100).prop_map(|(of, hint)| GateStep::Refuse(of, hint)),
-        1 => any().prop_map(GateStep::Reopen),
-        1 => (any(), 0_u64..100).prop_map(|(of, hint)| GateStep::Defer(of, hint)),
-        1 => any().prop_map(GateStep::PassOn),
+        4 => (0_u64..60).prop_map(GateOperation::Wait),
+        5 => Just(GateOperation::Enter),
+        3 => (any(), 0_u64..100).prop_map(|(of, hint)| GateOperation::Refuse(of, hint)),
+        1 => any().prop_map(GateOperation::Reopen),
+        1 => (any(), 0_u64..100).prop_map(|(of, hint)| GateOperation::Defer(of, hint)),
+        1 => any().prop_map(GateOperation::HandOver),
     ]
 }
 
 const PATIENCE: u64 = 40;
 
-/// What may be said of a gate without knowing how it is built.
+/// A reference model of the gate that does not depend on its implementation.
 #[derive(Default)]
 struct GateModel {
     now: u64,
-    /// The largest deadline that any refusal named.
+    /// The latest deadline of all refusals.
     until: u64,
-    /// Epochs that a refusal has ended.
+    /// The epochs that a refusal has ended.
     ended: BTreeSet<usize>,
-    /// The epoch of each request, counted from 0.
-    entries: Vec<(Entry, usize)>,
-    /// Probes under way, with the epoch and the number of each.
+    /// The admissions with their epochs, counted from 0.
+    passes: Vec<(GatePass, usize)>,
+    /// The probes in flight with their epochs and numbers.
     probes: Vec<(Probe, usize, u64)>,
-    /// Numbers of probes so far.
+    /// The number of probes so far.
     probed: u64,
-    /// The last probe, while the gate waits for its end: its number and when it went.
+    /// The number and time of the last probe, while the gate waits for it.
     probing: Option<(u64, u64)>,
     is_open: bool,
 }
@@ -66,7 +64,7 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 }
 
 impl GateModel {
-    /// One of the probes under way ends, and whether it is the one that the gate waits for.
+    /// Ends a probe in flight. Returns it, and whether it is the one that the gate waits for.
     fn end_probe(&mut self, number: usize) -> Option<(Probe, bool)> {
         let at = number.checked_rem(self.probes.len())?;
         let (probe, _, number) = self.probes.swap_remove(at);
@@ -74,44 +72,48 @@ impl GateModel {
         Some((probe, is_last))
     }
 
-    fn step(&mut self, gate: &BackoffGate, step: &GateStep) -> Result<(), TestCaseError> {
-        match *step {
-            GateStep::Wait(time) => self.now += time,
-            GateStep::Enter => self.enter(gate)?,
-            GateStep::Refuse(number, hint) => {
-                let Some((entry, epoch)) = pick(&self.entries, number) else {
+    fn operation(
+        &mut self,
+        gate: &BackoffGate,
+        operation: &GateOperation,
+    ) -> Result<(), TestCaseError> {
+        match *operation {
+            GateOperation::Wait(time) => self.now += time,
+            GateOperation::Enter => self.enter(gate)?,
+            GateOperation::Refuse(number, hint) => {
+                let Some((pass, epoch)) = pick(&self.passes, number) else {
                     return Ok(());
                 };
                 let until = self.now + hint;
-                let closed = gate.close(us(until), entry.epoch());
-                prop_assert_eq!(closed.first_of_its_event, self.ended.insert(epoch));
+                let closed = gate.close(us(until), pass.epoch());
+                prop_assert_eq!(closed.is_new_event, self.ended.insert(epoch));
                 prop_assert!(closed.until >= us(until));
                 self.until = self.until.max(until);
                 self.is_open = false;
                 self.probing = None;
             }
-            GateStep::Reopen(number) => {
+            GateOperation::Reopen(number) => {
                 let Some(at) = number.checked_rem(self.probes.len()) else {
                     return Ok(());
                 };
-                // Any probe of this epoch will do.
+                // Any probe of the current epoch opens the gate.
                 let (probe, epoch, _) = self.probes.swap_remove(at);
                 let opens = self.probing.is_some() && epoch == self.ended.len();
-                prop_assert_eq!(gate.reopen(Entry::Probe(probe).epoch()), opens);
+                prop_assert_eq!(gate.reopen(GatePass::Probe(probe).epoch()), opens);
                 if opens {
                     self.probing = None;
                     self.is_open = true;
                 }
             }
-            GateStep::Defer(number, hint) => {
+            GateOperation::Defer(number, hint) => {
                 if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.defer(us(self.now + hint), probe), is_last);
+                    prop_assert_eq!(gate.defer_probe(us(self.now + hint), probe), is_last);
                     self.probing = self.probing.filter(|_| !is_last);
                 }
             }
-            GateStep::PassOn(number) => {
+            GateOperation::HandOver(number) => {
                 if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.pass_on(us(self.now), probe), is_last);
+                    prop_assert_eq!(gate.hand_over_probe(us(self.now), probe), is_last);
                     self.probing = self.probing.filter(|_| !is_last);
                 }
             }
@@ -122,129 +124,134 @@ impl GateModel {
 
     fn enter(&mut self, gate: &BackoffGate) -> Result<(), TestCaseError> {
         let before = self.probing;
-        let entry = match gate.enter(us(self.now), us(PATIENCE)) {
-            Ok(entry) => entry,
+        let pass = match gate.enter(us(self.now), us(PATIENCE)) {
+            Ok(pass) => pass,
             Err(at) => {
-                prop_assert!(at > us(self.now), "told to come back at once");
+                prop_assert!(at > us(self.now), "the retry time has already passed");
                 return Ok(());
             }
         };
-        prop_assert!(self.now >= self.until, "before the largest deadline");
-        prop_assert_eq!(entry.is_probe(), !self.is_open);
-        if let Some(probe) = entry.probe() {
+        prop_assert!(
+            self.now >= self.until,
+            "admitted before the latest deadline"
+        );
+        prop_assert_eq!(pass.is_probe(), !self.is_open);
+        if let Some(probe) = pass.probe() {
             let is_due = before.is_none_or(|(_, at)| self.now >= at + PATIENCE);
-            prop_assert!(is_due, "two probes within the patience of one");
-            let same = self.probes.iter().any(|(other, ..)| *other == probe);
-            prop_assert!(!same, "two probes under way are the same");
+            prop_assert!(is_due, "a second probe within the timeout of the first");
+            let is_duplicate = self.probes.iter().any(|(other, ..)| *other == probe);
+            prop_assert!(!is_duplicate, "two probes in flight are equal");
             self.probed += 1;
             self.probes.push((probe, self.ended.len(), self.probed));
             self.probing = Some((self.probed, self.now));
         }
-        self.entries.push((entry, self.ended.len()));
+        self.passes.push((pass, self.ended.len()));
         Ok(())
     }
 }
 
-// The window.
-
 #[derive(Debug, Clone)]
-enum WindowStep {
-    Take(Take, u32),
-    TakeTurn(Take, u32),
-    /// The end of a submission, by its number among those under way.
-    EndAttempt(usize),
+enum WindowOperation {
+    Take(SlotRequest, u32),
+    TakeQueued(SlotRequest, u32),
+    /// The end of an attempt, by its index among the unanswered ones.
+    ReleaseSlot(usize),
     Undo(usize),
-    Land,
+    Release,
     Limit(u32),
     Waiters(bool),
 }
 
-fn take() -> impl Strategy<Value = Take> {
-    prop_oneof![Just(Take::SlotAndFlight), Just(Take::Slot)]
+fn take() -> impl Strategy<Value = SlotRequest> {
+    prop_oneof![Just(SlotRequest::SlotAndInFlight), Just(SlotRequest::Slot)]
 }
 
-fn window_step() -> impl Strategy<Value = WindowStep> {
+fn window_operation() -> impl Strategy<Value = WindowOperation> {
     prop_oneof![
-        4 => (take(), 0_u32..8).prop_map(|(take, slots)| WindowStep::Take(take, slots)),
-        2 => (take(), 0_u32..8).prop_map(|(take, slots)| WindowStep::TakeTurn(take, slots)),
-        2 => any::<usize>().prop_map(WindowStep::EndAttempt),
-        1 => any::<usize>().prop_map(WindowStep::Undo),
-        2 => Just(WindowStep::Land),
-        1 => (0_u32..10).prop_map(WindowStep::Limit),
-        1 => any::<bool>().prop_map(WindowStep::Waiters),
+        4 => (take(), 0_u32..8).prop_map(|(take, slots)| WindowOperation::Take(take, slots)),
+        2 => (take(), 0_u32..8).prop_map(|(take, slots)| WindowOperation::TakeQueued(take, slots)),
+        2 => any::<usize>().prop_map(WindowOperation::ReleaseSlot),
+        1 => any::<usize>().prop_map(WindowOperation::Undo),
+        2 => Just(WindowOperation::Release),
+        1 => (0_u32..10).prop_map(WindowOperation::Limit),
+        1 => any::<bool>().prop_map(WindowOperation::Waiters),
     ]
 }
 
 struct WindowModel {
-    attempts: Vec<Take>,
-    flights: usize,
+    attempts: Vec<SlotRequest>,
+    in_flight: usize,
     limit: usize,
     has_waiters: bool,
 }
 
 impl WindowModel {
-    fn take(&mut self, take: Take, slots: u32) -> bool {
-        let has_room = take == Take::Slot || self.flights < self.limit;
-        let goes = has_room && self.attempts.len() < slots as usize;
-        if goes {
+    fn take(&mut self, take: SlotRequest, slots: u32) -> bool {
+        let has_room = take == SlotRequest::Slot || self.in_flight < self.limit;
+        let is_admitted = has_room && self.attempts.len() < slots as usize;
+        if is_admitted {
             self.attempts.push(take);
-            self.flights += usize::from(take == Take::SlotAndFlight);
+            self.in_flight += usize::from(take == SlotRequest::SlotAndInFlight);
         }
-        goes
+        is_admitted
     }
 
-    fn end(&mut self, number: usize) -> Option<Take> {
+    fn end(&mut self, number: usize) -> Option<SlotRequest> {
         let at = number.checked_rem(self.attempts.len())?;
         Some(self.attempts.swap_remove(at))
     }
 
-    /// Flights that are not being submitted.
-    fn landable(&self) -> usize {
+    /// Returns the number of requests in flight without an unanswered attempt.
+    fn releasable(&self) -> usize {
         let submitted = self.attempts.iter();
-        self.flights
+        self.in_flight
             - submitted
-                .filter(|take| **take == Take::SlotAndFlight)
+                .filter(|take| **take == SlotRequest::SlotAndInFlight)
                 .count()
     }
 
-    fn step(&mut self, window: &ConcurrencyWindow, step: &WindowStep) -> Result<(), TestCaseError> {
-        match *step {
-            WindowStep::Take(take, slots) => {
+    fn operation(
+        &mut self,
+        window: &ConcurrencyWindow,
+        operation: &WindowOperation,
+    ) -> Result<(), TestCaseError> {
+        match *operation {
+            WindowOperation::Take(take, slots) => {
                 let expected = !self.has_waiters && self.take(take, slots);
                 prop_assert_eq!(window.take(take, slots).is_ok(), expected);
             }
-            WindowStep::TakeTurn(take, slots) => {
+            WindowOperation::TakeQueued(take, slots) => {
                 let expected = self.take(take, slots);
-                prop_assert_eq!(window.take_turn(take, slots).is_ok(), expected);
+                prop_assert_eq!(window.take_queued(take, slots).is_ok(), expected);
             }
-            WindowStep::EndAttempt(number) => {
+            WindowOperation::ReleaseSlot(number) => {
                 if self.end(number).is_some() {
-                    window.end_attempt();
+                    window.release_slot();
                 }
             }
-            WindowStep::Undo(number) => {
+            WindowOperation::Undo(number) => {
                 if let Some(take) = self.end(number) {
-                    self.flights -= usize::from(take == Take::SlotAndFlight);
+                    self.in_flight -= usize::from(take == SlotRequest::SlotAndInFlight);
                     window.undo(take);
                 }
             }
-            WindowStep::Land => {
-                if self.landable() > 0 {
-                    self.flights -= 1;
-                    window.land();
+            WindowOperation::Release => {
+                if self.releasable() > 0 {
+                    self.in_flight -= 1;
+                    window.release();
                 }
             }
-            WindowStep::Limit(limit) => {
+            WindowOperation::Limit(limit) => {
                 self.limit = limit.max(1) as usize;
                 window.set_limit(limit);
             }
-            WindowStep::Waiters(waiting) => {
+            WindowOperation::Waiters(waiting) => {
                 self.has_waiters = waiting;
                 window.set_waiters(waiting);
             }
         }
         let view = window.view();
-        prop_assert_eq!(view.in_flight as usize, self.flights);
+        prop_assert_eq!(view.in_flight as usize, self.in_flight);
         prop_assert_eq!(view.unanswered as usize, self.attempts.len());
         prop_assert_eq!(view.limit as usize, self.limit);
         prop_assert_eq!(view.has_waiters, self.has_waiters);
@@ -256,45 +263,45 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn no_entry_is_before_the_largest_deadline_and_probes_go_one_by_one(
-        steps in prop::collection::vec(gate_step(), 1..120),
+    fn gate_admits_one_probe_at_a_time_after_the_deadline(
+        operations in prop::collection::vec(gate_operation(), 1..120),
     ) {
         let gate = BackoffGate::new();
         let mut model = GateModel { is_open: true, ..GateModel::default() };
-        for step in &steps {
-            model.step(&gate, step)?;
+        for operation in &operations {
+            model.operation(&gate, operation)?;
         }
     }
 
     #[test]
-    fn the_window_keeps_count_of_all_that_is_under_way(
+    fn window_counts_match_the_model(
         limit in 1_u32..8,
-        steps in prop::collection::vec(window_step(), 1..150),
+        operations in prop::collection::vec(window_operation(), 1..150),
     ) {
         let window = ConcurrencyWindow::new(limit);
         let mut model = WindowModel {
             attempts: Vec::new(),
-            flights: 0,
+            in_flight: 0,
             limit: limit as usize,
             has_waiters: false,
         };
-        for step in &steps {
-            model.step(&window, step)?;
+        for operation in &operations {
+            model.operation(&window, operation)?;
         }
     }
 
     #[test]
-    fn the_retry_budget_is_a_number_between_zero_and_its_capacity(
+    fn retry_budget_matches_a_bounded_counter(
         capacity in 0_u64..60,
-        steps in prop::collection::vec(0_u8..6, 1..150),
+        operations in prop::collection::vec(0_u8..6, 1..150),
     ) {
         let budget = RetryBudget::new(capacity);
         let mut tokens = capacity;
-        for step in steps {
-            let failure = match step {
-                0 => Failure::Refused,
-                1 => Failure::Fault,
-                2 => Failure::Timeout,
+        for operation in operations {
+            let failure = match operation {
+                0 => RetryReason::Refused,
+                1 => RetryReason::Fault,
+                2 => RetryReason::Timeout,
                 _ => {
                     budget.credit();
                     tokens = capacity.min(tokens + 1);
@@ -302,43 +309,43 @@ proptest! {
                 }
             };
             let cost = match failure {
-                Failure::Refused => 0,
-                Failure::Fault => 5,
-                Failure::Timeout => 10,
+                RetryReason::Refused => 0,
+                RetryReason::Fault => 5,
+                RetryReason::Timeout => 10,
             };
-            let expected = if cost <= tokens { Drawn::Granted } else { Drawn::Empty };
+            let expected = if cost <= tokens { RetryDraw::Granted } else { RetryDraw::Empty };
             prop_assert_eq!(budget.draw(failure), expected);
-            if expected == Drawn::Granted {
+            if expected == RetryDraw::Granted {
                 tokens -= cost;
             }
             prop_assert_eq!(budget.tokens(), tokens);
         }
     }
 
-    /// A bucket of tokens, counted in nanoseconds: it is full at the start and fills by one in each.
+    /// The reference model is a token bucket in nanoseconds, which starts full and fills by one per nanosecond.
     #[test]
-    fn the_rate_is_that_of_a_bucket_of_tokens(
+    fn rate_limit_matches_a_token_bucket(
         interval in 1_u64..50,
         burst in 1_u32..6,
-        steps in prop::collection::vec((0_u64..80, 0_u32..8, any::<bool>()), 1..150),
+        operations in prop::collection::vec((0_u64..80, 0_u32..8, any::<bool>()), 1..150),
     ) {
         let limit = Gcra::new(Rate { interval: Duration::from_nanos(interval), burst });
         let size = interval * u64::from(burst);
         let (mut now, mut bucket) = (0_u64, size);
-        for (wait, units, is_taken_back) in steps {
+        for (wait, units, is_undone) in operations {
             now += wait;
             bucket = size.min(bucket + wait);
             let cost = interval * u64::from(units);
             let expected = if units > burst {
-                Err(Refusal::Never)
+                Err(RateRefusal::Never)
             } else if cost > bucket {
-                Err(Refusal::NotUntil(Duration::from_nanos(now + cost - bucket)))
+                Err(RateRefusal::NotUntil(Duration::from_nanos(now + cost - bucket)))
             } else {
                 Ok(())
             };
             prop_assert_eq!(limit.take(units, Duration::from_nanos(now)), expected);
             if expected.is_ok() {
-                if is_taken_back {
+                if is_undone {
                     limit.undo(units);
                 } else {
                     bucket -= cost;

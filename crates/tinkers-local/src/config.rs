@@ -1,4 +1,4 @@
-//! How a server behaves: limits, times and its key.
+//! The configuration of a server: limits, timeouts and its API key.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,59 +6,56 @@ use std::time::Duration;
 use crate::dialect::Dialect;
 use crate::window::Window;
 
-/// Limits and times of a server. The defaults suit development.
+/// The configuration of a server. The defaults suit development.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LocalConfig {
-    /// The one key that is taken; any key, or none, when `None`.
+    /// The API key that requests must send. If `None`, any key is accepted and none is required.
     pub api_key: Option<ApiKey>,
-    /// A session without a heartbeat for so long ends.
+    /// The time without a heartbeat after which a session ends.
     pub session_expiry: Duration,
-    /// How long a poll is held before it is told to try again.
+    /// How long a poll is held before its response is "try again".
     pub long_poll: Duration,
-    /// How long a result that nobody fetched is kept after its operation ended.
+    /// How long a result is kept after the end of its operation if it is not fetched.
     pub keep_results: Duration,
     /// How long a result is kept after it was first fetched.
     pub keep_fetched: Duration,
-    /// How many bytes of results are kept in all. Above that, those that were fetched go first, then the oldest.
+    /// The limit of all kept results together, in bytes. If it is exceeded, fetched results are dropped first, then the oldest.
     pub max_result_bytes: usize,
-    /// Results above so many bytes are announced before they are sent, to clients that ask for that.
+    /// The size in bytes above which a result is announced before it is sent, to clients that ask for that.
     pub large_result: usize,
-    /// The longest body after decompression, in bytes.
+    /// The maximum size of a request body after decompression, in bytes.
     pub max_body: usize,
-    /// The most data that clients put into one request; what they are told, and not a limit.
+    /// The maximum number of data per request as announced to clients. It is not enforced.
     pub chunk_len: usize,
-    /// Whether clients are told that a repeated number is applied once. It is either way; a client that does not know treats
-    /// a lost reply with more care.
+    /// Whether the server announces that it deduplicates requests by `seq_id`. It always does; a client without the
+    /// announcement must treat a lost response more carefully.
     pub announces_deduplication: bool,
-    /// Whether clients are told to ask for all of a sampling session's samples with one poll at a time, `retrieve_futures`. They
-    /// may do so either way.
+    /// Whether clients are asked to poll for all samples of a sampling session at once, with `retrieve_futures`. The route is
+    /// always served.
     pub session_polls: bool,
-    /// The most samples of one request.
+    /// The maximum number of samples per request.
     pub max_samples: u32,
-    /// The most submissions of one model that wait for their turn, the most samples of the server that have not ended, and the
-    /// most that have ended without their client having been told.
+    /// The maximum number of queued requests per model, of running samples of the server, and of completed samples whose client
+    /// has not acknowledged them.
     pub max_queued: usize,
-    /// The most bytes of bodies that do so.
+    /// The maximum size of the bodies of the queued requests per model, and of the running samples, in bytes.
     pub max_queued_bytes: usize,
-    /// How long accepted requests of a model wait for an earlier `seq_id` that has not come. Then they fail and name it, and
-    /// the number counts as passed. A number whose request was refused with a 4xx is not waited for once a later one is
-    /// there.
+    /// How long accepted requests of a model wait for a missing earlier `seq_id`. Then they fail with an error that names it,
+    /// and the number can no longer be used. Requests accepted after a 4xx refusal do not wait for the refused number.
     pub gap_timeout: Duration,
-    /// How long a sample continues after the connection of its last poll was cut, unless it is polled for again.
-    pub left_timeout: Duration,
-    /// The most unnamed sampler weights of one model that are held in memory; those used last stay.
+    /// How long a sample keeps running after the connection of its last poll was cut, unless it is polled for again.
+    pub disconnect_timeout: Duration,
+    /// The maximum number of unnamed sampler weights in memory per model. The least recently used ones are dropped first.
     pub max_snapshots: usize,
-    /// A bound on samples in flight that answers 429, and the route `GET /scripted/counts` that tells what it saw; neither
-    /// unless set. For load work.
+    /// A limit of samples in flight beyond which submissions get a 429, for load tests. If set, `GET /scripted/counts` reports
+    /// its counters.
     pub window: Option<Window>,
-    /// What is accepted and how it is answered, where servers of other makes differ.
+    /// The differences to the official service in accepted requests and in responses.
     pub dialect: Dialect,
 }
 
 impl Default for LocalConfig {
-    /// Expiry 300 s, polls 30 s, results one hour and five minutes once fetched, 512 MiB of them, large from 1 MiB, bodies up to 64 MiB, 60 s for a
-    /// missing number, 30 s for a sample whose client has gone; the dialect of the official service.
     fn default() -> Self {
         Self {
             api_key: None,
@@ -76,7 +73,7 @@ impl Default for LocalConfig {
             max_queued: 65_536,
             max_queued_bytes: 512 << 20,
             gap_timeout: Duration::from_secs(60),
-            left_timeout: Duration::from_secs(30),
+            disconnect_timeout: Duration::from_secs(30),
             max_snapshots: 32,
             window: None,
             dialect: Dialect::default(),
@@ -85,33 +82,33 @@ impl Default for LocalConfig {
 }
 
 impl LocalConfig {
-    /// The same, taking this key alone.
+    /// Requires this API key.
     #[must_use]
     pub fn with_api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(ApiKey(key.into()));
         self
     }
 
-    /// Whether this key is taken.
-    pub(crate) fn takes(&self, given: &[u8]) -> bool {
+    /// Returns whether a request with the key `given` is accepted.
+    pub(crate) fn accepts_key(&self, given: &[u8]) -> bool {
         let key = self.api_key.as_ref();
         key.is_none_or(|key| key.matches(given))
     }
 }
 
-/// A key that is not shown.
+/// An API key. Its `Debug` output does not contain the key.
 #[derive(Clone)]
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// Whether `given` is this key, in a time that does not depend on how much of it is right.
+    /// Returns whether `given` is this key. The time does not depend on the length of the matching prefix.
     pub(crate) fn matches(&self, given: &[u8]) -> bool {
-        let own = self.0.as_bytes();
+        let key = self.0.as_bytes();
         let differing = (0..given.len()).fold(0u8, |bits, i| {
-            // Indexing modulo the length keeps the work a function of what was given alone.
-            bits | given[i] ^ own.get(i % own.len().max(1)).copied().unwrap_or(0)
+            // Indexing modulo the length makes the time depend on the length of `given` only.
+            bits | given[i] ^ key.get(i % key.len().max(1)).copied().unwrap_or(0)
         });
-        differing == 0 && given.len() == own.len()
+        differing == 0 && given.len() == key.len()
     }
 }
 
@@ -126,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_key_matches_and_it_is_never_shown() {
+    fn only_the_whole_key_matches_and_debug_hides_it() {
         let config = LocalConfig::default().with_api_key("tml-abab");
         let key = config.api_key.clone().unwrap();
         assert!(key.matches(b"tml-abab"));

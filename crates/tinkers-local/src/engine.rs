@@ -1,4 +1,4 @@
-//! The seam between the protocol and a model: jobs in, outcomes out.
+//! The interface between the protocol and a model: the [`Engine`] trait, its jobs and their outcomes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,12 +10,12 @@ use tinkers_wire::{
     OptimStepResult, PassMode, SampleRequest, SampleResponse, TinkerPath,
 };
 
-/// Runs jobs on models. It knows nothing of HTTP, sessions, sequence numbers or time; the protocol knows nothing of tensors.
+/// Runs jobs on models. An engine knows nothing of HTTP, sessions, sequence numbers or time; the protocol knows nothing of tensors.
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
-    /// The base models that it offers.
+    /// Returns the base models that the engine offers.
     fn models(&self) -> Vec<BaseModel>;
 
-    /// The losses that it has; requests for others are refused. The five that every server has, unless it says otherwise.
+    /// Returns the supported losses; requests for others are refused. The default is the five losses that every server has.
     fn losses(&self) -> Vec<LossFn> {
         vec![
             LossFn::CrossEntropy,
@@ -26,181 +26,182 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         ]
     }
 
-    /// The checkpoints that it holds, read once at the start of a server.
+    /// Returns the saved checkpoints. Called once at the start of a server.
     ///
     /// # Errors
-    /// When the place where they are kept cannot be read.
+    /// If the checkpoint storage cannot be read.
     fn checkpoints(&self) -> Result<Vec<CheckpointRecord>, EngineError>;
 
     /// Starts `job` and returns at once. `done` is called exactly once, from any thread; an engine that fails, panics or
-    /// shuts down calls it with an error (see [`Done`]).
+    /// shuts down calls it with an error (see [`JobCallback`]).
     ///
-    /// The protocol starts the jobs of one model one after the other, and samples whenever they come.
-    fn start(&self, job: Job, done: Done);
+    /// The protocol starts the jobs of one model one after the other; samples are started as they arrive.
+    fn start(&self, job: Job, done: JobCallback);
 
-    /// Nobody waits for this job any more. An engine may stop it, and then calls its `done` with an error.
+    /// Cancels a job whose result is no longer needed. The engine may stop it, and then calls its `done` with an error.
     fn cancel(&self, job: JobId) {
         let _ = job;
     }
 }
 
-/// The number of a job, unique in the server's life.
+/// The number of a job, unique within one server process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
 
-/// Something for the engine to do.
+/// A unit of work for the engine.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Its number.
+    /// The number of the job.
     pub id: JobId,
-    /// What it is.
+    /// The work to be done.
     pub work: Work,
 }
 
-/// What a job is. Models and samplers are named by the protocol's ids.
+/// The work of a job. Models and samplers are named by the ids of the protocol.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Work {
-    /// A new adapter over a base model. Gives [`Outcome::Done`].
+    /// Creates an adapter on a base model. Ends with [`Outcome::Done`].
     CreateModel {
-        /// The new model's id.
+        /// The id of the new model.
         model: String,
-        /// The base model's name, one of [`Engine::models`].
+        /// The name of the base model, one of [`Engine::models`].
         base_model: String,
-        /// The adapter.
+        /// The configuration of the adapter.
         lora: LoraConfig,
     },
-    /// A new adapter from a training checkpoint. Gives [`Outcome::Done`].
+    /// Creates an adapter from a training checkpoint. Ends with [`Outcome::Done`].
     CreateFromCheckpoint {
-        /// The new model's id.
+        /// The id of the new model.
         model: String,
         /// The checkpoint.
         path: TinkerPath,
-        /// Whether the optimizer's state comes along.
+        /// Whether the state of the optimizer is restored too.
         optimizer: bool,
     },
-    /// A checkpoint into a model that is there, of the same base and shape. Gives [`Outcome::Done`].
+    /// Loads a checkpoint into an existing model of the same base and shape. Ends with [`Outcome::Done`].
     LoadCheckpoint {
         /// The model.
         model: String,
         /// The checkpoint.
         path: TinkerPath,
-        /// Whether the optimizer's state comes along.
+        /// Whether the state of the optimizer is restored too.
         optimizer: bool,
     },
-    /// Forgets a model. Gives [`Outcome::Done`], also when there is none.
+    /// Unloads a model. Ends with [`Outcome::Done`], even if the model does not exist.
     UnloadModel {
         /// The model.
         model: String,
     },
-    /// A pass. Gives [`Outcome::Pass`].
+    /// Runs a forward pass, or a forward and a backward pass. Ends with [`Outcome::Pass`].
     Pass {
         /// The model.
         model: String,
-        /// Whether gradients are added to what the model holds.
+        /// Whether gradients are computed and accumulated.
         mode: PassMode,
-        /// The data; not empty.
+        /// The data, at least one datum.
         data: Vec<Datum>,
         /// The loss.
         loss: Loss,
     },
-    /// A step with the gradients held, which are then gone. Gives [`Outcome::Step`].
+    /// Applies the accumulated gradients and clears them. Ends with [`Outcome::Step`].
     OptimStep {
         /// The model.
         model: String,
-        /// The parameters.
+        /// The parameters of the step.
         params: AdamParams,
     },
-    /// Weights and optimizer state (training) or weights (sampler) to durable storage. Gives [`Outcome::Saved`].
+    /// Saves a training checkpoint (weights and optimizer state) or sampler weights to durable storage. Ends with
+    /// [`Outcome::Saved`].
     Save {
         /// The model.
         model: String,
-        /// What is kept beside the weights; its path says which kind.
+        /// The metadata to be stored with the weights; its path determines the kind of checkpoint.
         record: CheckpointRecord,
-        /// Whether one of the same path is replaced.
+        /// Whether an existing checkpoint of the same path is replaced.
         overwrite: Overwrite,
     },
-    /// The model's weights as they are now, held in memory for sampling. Gives [`Outcome::Done`].
+    /// Keeps a copy of the current weights of a model in memory, for sampling. Ends with [`Outcome::Done`].
     Snapshot {
         /// The model.
         model: String,
-        /// The sampler's id.
+        /// The id of the sampler.
         sampler: String,
     },
-    /// Forgets a snapshot. Gives [`Outcome::Done`], also when there is none.
+    /// Drops a snapshot. Ends with [`Outcome::Done`], even if the snapshot does not exist.
     DropSnapshot {
-        /// The sampler's id.
+        /// The id of the sampler.
         sampler: String,
     },
-    /// Deletes a checkpoint. Gives [`Outcome::Done`], also when there is none.
+    /// Deletes a checkpoint. Ends with [`Outcome::Done`], even if the checkpoint does not exist.
     DeleteCheckpoint {
         /// The checkpoint.
         path: TinkerPath,
     },
-    /// Samples. Gives [`Outcome::Sampled`].
+    /// Samples from a model. Ends with [`Outcome::Sampled`].
     Sample {
-        /// From which weights.
-        weights: Weights,
-        /// Prompt and parameters; the addressing fields are not looked at.
+        /// The weights to sample from.
+        weights: SamplerWeights,
+        /// The prompt and the parameters; the fields that name a sampler or model are ignored.
         request: Box<SampleRequest>,
     },
 }
 
-/// Whether a checkpoint of the same path is replaced.
+/// Whether a save replaces an existing checkpoint of the same path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
-    /// It is an error.
+    /// The save fails.
     Refuse,
-    /// It is replaced at once: whoever reads sees the old one or the new one.
+    /// The checkpoint is replaced atomically: a reader sees the old one or the new one.
     Replace,
 }
 
-/// What is sampled from.
+/// The weights that a sample is drawn from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Weights {
+pub enum SamplerWeights {
     /// A base model, by name.
     Base(String),
     /// A checkpoint of either kind.
     Checkpoint(TinkerPath),
-    /// A snapshot, by the sampler's id.
+    /// A snapshot, by the id of its sampler.
     Snapshot(String),
 }
 
-/// How a job ended well.
+/// The outcome of a successful job.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[expect(
     clippy::large_enum_variant,
-    reason = "one is made for a job and taken apart at once"
+    reason = "one is made for each job and consumed at once"
 )]
 pub enum Outcome {
-    /// There is nothing to tell.
+    /// The job has no result.
     Done,
-    /// A pass.
+    /// The outputs of a pass.
     Pass(ForwardBackwardOutput),
-    /// A step.
+    /// The metrics of an optimizer step.
     Step(OptimStepResult),
-    /// A save.
+    /// A checkpoint was saved.
     Saved {
-        /// The size on disk.
+        /// The size of the checkpoint on disk, in bytes.
         size_bytes: u64,
     },
-    /// A sample.
+    /// The sampled sequences.
     Sampled(SampleResponse),
 }
 
-/// How a job ended badly.
+/// The error of a failed job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct EngineError {
-    /// Whose fault it was.
+    /// Whether the caller or the server caused the failure.
     pub category: FailureCategory,
-    /// What was wrong, as a lower-case fragment that names the field when the caller is at fault.
+    /// The reason, as a lower-case fragment; it names the field if the caller caused the failure.
     pub message: String,
 }
 
 impl EngineError {
-    /// The caller's fault.
+    /// Creates an error that the caller caused.
     pub fn user(message: impl Into<String>) -> Self {
         Self {
             category: FailureCategory::User,
@@ -208,7 +209,7 @@ impl EngineError {
         }
     }
 
-    /// The engine's own fault.
+    /// Creates an error that the engine caused.
     pub fn server(message: impl Into<String>) -> Self {
         Self {
             category: FailureCategory::Server,
@@ -217,77 +218,79 @@ impl EngineError {
     }
 }
 
-/// The way back for an outcome. Dropped without one, as by a panic, it reports an error: no job is ever left without an end.
-pub struct Done(Option<Report>);
+/// A callback for the outcome of a job, called exactly once. If it is dropped uncalled, for instance by a panic, it reports an
+/// error, so every job ends.
+pub struct JobCallback(Option<Callback>);
 
-type Report = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
+type Callback = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
 
-impl Done {
-    /// Reports to `report`, exactly once.
-    pub fn new(report: impl FnOnce(Result<Outcome, EngineError>) + Send + 'static) -> Self {
-        Self(Some(Box::new(report)))
+impl JobCallback {
+    /// Creates a callback that calls `callback` exactly once.
+    pub fn new(callback: impl FnOnce(Result<Outcome, EngineError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(callback)))
     }
 
-    /// The job ended.
+    /// Reports the outcome of the job.
     pub fn finish(mut self, outcome: Result<Outcome, EngineError>) {
-        if let Some(report) = self.0.take() {
-            report(outcome);
+        if let Some(callback) = self.0.take() {
+            callback(outcome);
         }
     }
 }
 
-impl Drop for Done {
+impl Drop for JobCallback {
     fn drop(&mut self) {
-        if let Some(report) = self.0.take() {
-            report(Err(EngineError::server(
+        if let Some(callback) = self.0.take() {
+            callback(Err(EngineError::server(
                 "the engine dropped the job; see its log",
             )));
         }
     }
 }
 
-impl fmt::Debug for Done {
+impl fmt::Debug for JobCallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Done").finish_non_exhaustive()
+        f.debug_struct("JobCallback").finish_non_exhaustive()
     }
 }
 
 /// A base model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseModel {
-    /// The name that it is listed under.
+    /// The name under which the model is listed.
     pub name: String,
-    /// Other names that requests may use for it.
+    /// Other names that requests may use for the model.
     pub aliases: Vec<String>,
-    /// A hash of its contents, which tells it from another model of the same name; `None` where an engine has no weights.
+    /// A hash of the weights, which distinguishes models of the same name; `None` if the engine has no weights.
     pub fingerprint: Option<String>,
-    /// The architecture's name.
+    /// The name of the architecture.
     pub arch: String,
-    /// The longest context, in tokens.
+    /// The maximum context length in tokens.
     pub max_context_length: u32,
-    /// Token ids are below this.
+    /// The size of the vocabulary; token ids are below it.
     pub vocab_size: u32,
-    /// The tokenizer's name, when it has one outside.
+    /// The public name of the tokenizer, if it has one.
     pub tokenizer_id: Option<String>,
-    /// The highest LoRA rank.
+    /// The maximum LoRA rank.
     pub max_lora_rank: u32,
 }
 
 impl BaseModel {
-    /// Whether a request that says `name` means this model. A suffix `:peft:N`, which selects a context length on the hosted
-    /// service, is accepted and makes no difference.
+    /// Returns whether `name` is the name or an alias of this model. A suffix `:peft:N`, which selects a context length on the
+    /// hosted service, is ignored.
     pub fn is_called(&self, name: &str) -> bool {
-        let is_own = |name: &str| self.name == name || self.aliases.iter().any(|own| own == name);
-        is_own(name) || without_variant(name).is_some_and(is_own)
+        let is_name =
+            |name: &str| self.name == name || self.aliases.iter().any(|alias| alias == name);
+        is_name(name) || without_variant(name).is_some_and(is_name)
     }
 
-    /// Why a checkpoint does not belong to this model; `None` where it does, or where one of the two has no fingerprint.
+    /// Returns why a checkpoint does not belong to this model; `None` if it does, or if one of the two has no fingerprint.
     pub fn mismatch(&self, record: &CheckpointRecord) -> Option<String> {
-        let (own, other) = (
+        let (expected, found) = (
             self.fingerprint.as_ref()?,
             record.base_fingerprint.as_ref()?,
         );
-        if own == other {
+        if expected == found {
             return None;
         }
         let short = |fingerprint: &str| fingerprint.chars().take(12).collect::<String>();
@@ -296,50 +299,50 @@ impl BaseModel {
              it was saved on",
             record.path,
             record.base_model,
-            short(other),
+            short(found),
             self.name,
-            short(own)
+            short(expected)
         ))
     }
 }
 
-/// The name before a suffix `:peft:N`.
+/// Returns the part of a name before a suffix `:peft:N`.
 fn without_variant(name: &str) -> Option<&str> {
     let (base, length) = name.rsplit_once(":peft:")?;
     let is_number = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then_some(base)
 }
 
-/// What is kept beside saved weights, as given at the save.
+/// The metadata of a checkpoint, stored with its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointRecord {
-    /// Where it is; the run is the model's id.
+    /// The path of the checkpoint; its run is the id of the model.
     pub path: TinkerPath,
-    /// The base model's name.
+    /// The name of the base model.
     pub base_model: String,
-    /// The base model's fingerprint; absent from checkpoints that are older than fingerprints.
+    /// The fingerprint of the base model; absent in checkpoints from before fingerprints were introduced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_fingerprint: Option<String>,
-    /// The adapter.
+    /// The configuration of the adapter.
     pub lora: LoraConfig,
-    /// When it was saved, in seconds since the Unix epoch.
+    /// The time of the save, in seconds since the Unix epoch.
     pub saved_at: f64,
-    /// When it is to be deleted, in seconds since the Unix epoch.
+    /// The time of expiry, in seconds since the Unix epoch.
     #[serde(default)]
     pub expires_at: Option<f64>,
-    /// The size on disk; filled in by the engine.
+    /// The size on disk in bytes; set by the engine.
     #[serde(default)]
     pub size_bytes: u64,
-    /// The caller's own notes on the checkpoint.
+    /// The metadata that the caller attached to the checkpoint.
     #[serde(default)]
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The caller's own notes on the model.
+    /// The metadata that the caller attached to the model.
     #[serde(default)]
     pub run_metadata: Option<BTreeMap<String, String>>,
 }
 
 impl CheckpointRecord {
-    /// A date as the record keeps it.
+    /// Converts a date to seconds since the Unix epoch, as stored in a record.
     pub fn seconds(date: SystemTime) -> f64 {
         date.duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or(Duration::ZERO)
@@ -366,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_model_has_aliases_and_variants() {
+    fn base_models_are_found_by_alias_and_variant() {
         let base = base("");
         for name in [
             "Qwen/Qwen3-8B",
@@ -389,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_of_another_fingerprint_does_not_belong() {
+    fn checkpoint_of_another_fingerprint_is_a_mismatch() {
         let record = |fingerprint: Option<&str>| CheckpointRecord {
             path: "tinker://run/weights/a".parse().unwrap(),
             base_model: "other/name".to_owned(),
@@ -416,11 +419,11 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_is_dropped_reports_an_error_exactly_once() {
+    fn dropped_callback_reports_an_error_once() {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let done = || {
             let seen = Arc::clone(&seen);
-            Done::new(move |outcome| seen.lock().unwrap().push(outcome.is_ok()))
+            JobCallback::new(move |outcome| seen.lock().unwrap().push(outcome.is_ok()))
         };
         done().finish(Ok(Outcome::Done));
         drop(done());

@@ -1,4 +1,4 @@
-//! Requests and answers as plain values, so that the protocol knows neither sockets nor hyper.
+//! Requests and responses as plain values, so that the protocol is independent of sockets and hyper.
 
 use std::sync::Arc;
 
@@ -10,47 +10,47 @@ use serde_json::{Value, json};
 
 use crate::protocol::{Form, Payload};
 
-/// A whole request.
+/// A complete HTTP request.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The method.
     pub method: Method,
-    /// Path and query, as sent.
+    /// The path and query as sent.
     pub path: String,
     /// The headers.
     pub headers: HeaderMap,
-    /// The whole body, as sent.
+    /// The complete body as sent.
     pub body: Bytes,
 }
 
 impl Request {
-    /// The path without its query.
+    /// Returns the path without the query.
     pub fn route(&self) -> &str {
         self.path
             .split_once('?')
             .map_or(&self.path, |(path, _)| path)
     }
 
-    /// A header's value as text, when it is there and is text.
+    /// Returns the value of a header, if it is present and valid text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// A whole answer.
+/// A complete HTTP response.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// The status.
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The complete body.
     pub body: Bytes,
 }
 
-/// An answer whose body may still have to be encoded, which is done without the protocol's lock.
+/// A response whose result may not be encoded yet. Encoding is deferred until the lock of the protocol is released.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct LazyResponse {
     status: StatusCode,
     headers: HeaderMap,
     content: Content,
@@ -62,15 +62,16 @@ enum Content {
     Result(Arc<Payload>, Form, Option<Announcement>),
 }
 
-/// Says of a result above a size that it is there, instead of sending it.
+/// A notice that a result above a size limit is available, sent instead of the result.
 #[derive(Debug, Clone)]
 pub(crate) struct Announcement {
     pub(crate) request_id: String,
-    /// In bytes.
+    /// The size limit in bytes.
     pub(crate) above: usize,
 }
 
 impl Announcement {
+    /// Returns the JSON body for a result of `size` bytes.
     pub(crate) fn body(&self, size: usize) -> Value {
         json!({
             "status": "complete_metadata",
@@ -84,8 +85,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
-impl Answer {
-    /// A JSON body.
+impl LazyResponse {
+    /// Creates a response with a JSON body.
     pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Self {
         Self::of(
             status,
@@ -94,43 +95,43 @@ impl Answer {
         )
     }
 
-    /// 200 with a JSON body.
+    /// Creates a 200 response with a JSON body.
     pub(crate) fn ok<T: Serialize>(body: &T) -> Self {
         Self::json(StatusCode::OK, body)
     }
 
-    /// A body in plain text.
+    /// Creates a response with a plain text body.
     pub(crate) fn text(status: StatusCode, text: &str) -> Self {
         let body = Bytes::copy_from_slice(text.as_bytes());
         Self::of(status, Some(TEXT), Content::Bytes(body))
     }
 
-    /// A status without a body.
+    /// Creates a response without a body.
     pub(crate) fn empty(status: StatusCode) -> Self {
         Self::of(status, None, Content::Bytes(Bytes::new()))
     }
 
-    /// 200 with a result in one of its forms, or with what is said of it when it turns out to be too large.
+    /// Creates a 200 response with a result in one of its forms, or with the announcement if the result is too large.
     pub(crate) fn result(
         payload: Arc<Payload>,
         form: Form,
         announcement: Option<Announcement>,
     ) -> Self {
-        let kind = match form {
+        let content_type = match form {
             Form::Json => JSON,
             Form::Protobuf => PROTOBUF,
         };
         Self::of(
             StatusCode::OK,
-            Some(kind),
+            Some(content_type),
             Content::Result(payload, form, announcement),
         )
     }
 
-    fn of(status: StatusCode, kind: Option<HeaderValue>, content: Content) -> Self {
+    fn of(status: StatusCode, content_type: Option<HeaderValue>, content: Content) -> Self {
         let mut headers = HeaderMap::new();
-        if let Some(kind) = kind {
-            headers.insert(CONTENT_TYPE, kind);
+        if let Some(content_type) = content_type {
+            headers.insert(CONTENT_TYPE, content_type);
         }
         Self {
             status,
@@ -139,20 +140,20 @@ impl Answer {
         }
     }
 
-    /// The same with a header.
+    /// Sets a header.
     #[must_use]
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    /// The answer as it goes out; encodes the body.
-    pub fn into_response(self) -> Response {
+    /// Encodes the body and returns the complete response.
+    pub fn encode(self) -> Response {
         let body = match self.content {
             Content::Bytes(bytes) => bytes,
             Content::Result(payload, form, announcement) => {

@@ -1,4 +1,4 @@
-//! A record of every exchange, to assert on or to write down.
+//! The journal: a record of every exchange, for assertions and logs.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,11 +7,11 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
 use tinkers_core::{Clock, RouteClass, Timestamp};
 
-use crate::faults::Struck;
+use crate::faults::RuleId;
 use crate::http::Request;
 use crate::read::{Command, Digest, class_of};
 
-/// What arrived at a server, in order. Clones are the same journal.
+/// A record of the exchanges of a server, in order of arrival. Clones share the same entries.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -37,72 +37,73 @@ use crate::read::{Command, Digest, class_of};
 /// ```
 #[derive(Clone, Default)]
 pub struct Journal {
-    book: Arc<Mutex<Book>>,
-    reader: Option<Arc<Reader>>,
+    recorded: Arc<Mutex<Recorded>>,
+    callback: Option<Arc<EntryCallback>>,
 }
 
-type Reader = dyn Fn(&Entry) + Send + Sync;
+type EntryCallback = dyn Fn(&JournalEntry) + Send + Sync;
 
 #[derive(Debug, Default)]
-struct Book {
+struct Recorded {
+    /// The number of requests so far.
     arrived: usize,
-    entries: Vec<Entry>,
+    entries: Vec<JournalEntry>,
 }
 
-/// One exchange.
+/// A recorded exchange: a request and its response.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Entry {
-    /// 1 for the first request that arrived.
+pub struct JournalEntry {
+    /// The number of the request in order of arrival, from 1.
     pub number: usize,
-    /// When it arrived, on the server's clock.
+    /// The time of arrival on the clock of the server.
     pub at: Timestamp,
     /// The method.
     pub method: Method,
     /// The path without its query.
     pub route: String,
-    /// The class that the route belongs to.
+    /// The class of the route.
     pub class: RouteClass,
-    /// The headers, without the key.
+    /// The headers of the request, without the API key.
     pub headers: HeaderMap,
-    /// The request's own number: `seq_id`, `model_seq_id` or `sampling_session_seq_id`.
+    /// The sequence number in the body: `seq_id`, `model_seq_id` or `sampling_session_seq_id`.
     pub seq_id: Option<u64>,
     /// The length of the body as sent, in bytes.
     pub body_bytes: usize,
-    /// A fingerprint of the body as it was understood; equal for retries.
+    /// A hash of the decoded body; equal for retries of the same request.
     pub digest: u64,
-    /// Whether the fault script struck it.
+    /// Whether a fault was applied to the request.
     pub faulted: bool,
-    /// The rule that struck it.
-    pub struck_by: Option<Struck>,
-    /// When it ended, on the server's clock: it was answered, cut, or the client left. `None` while it is under way.
+    /// The rule whose fault was applied.
+    pub struck_by: Option<RuleId>,
+    /// The end of the exchange on the clock of the server: a response, a cut connection or a disconnect. `None` while it runs.
     pub ended_at: Option<Timestamp>,
-    /// The status; `None` while there is no answer, and for ever when the connection was cut.
+    /// The status of the response; `None` before the response, and if the connection was cut.
     pub status: Option<u16>,
 }
 
 impl Journal {
-    /// An empty journal.
+    /// Creates an empty journal.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A journal that keeps nothing: each entry is shown to `reader` when its exchange has ended, so not in the order of arrival.
-    /// It is called on the server's threads, several at a time, and must not take long.
-    pub fn read_by(reader: impl Fn(&Entry) + Send + Sync + 'static) -> Self {
+    /// Creates a journal that passes each entry to `callback` at the end of its exchange, not in order of arrival, and keeps
+    /// none. The callback runs on the threads of the server, possibly concurrently, and must not block.
+    pub fn read_by(callback: impl Fn(&JournalEntry) + Send + Sync + 'static) -> Self {
         Self {
-            book: Arc::default(),
-            reader: Some(Arc::new(reader)),
+            recorded: Arc::default(),
+            callback: Some(Arc::new(callback)),
         }
     }
 
-    /// All entries, in the order of arrival; none where a reader takes them.
-    pub fn entries(&self) -> Vec<Entry> {
+    /// Returns all entries in order of arrival; none if the journal has a callback.
+    pub fn entries(&self) -> Vec<JournalEntry> {
         self.lock().entries.clone()
     }
 
-    /// The entries of one route (its path), in the order of arrival.
-    pub fn of(&self, route: &str) -> Vec<Entry> {
+    /// Returns the entries of one route (its path), in order of arrival.
+    pub fn of(&self, route: &str) -> Vec<JournalEntry> {
         self.lock()
             .entries
             .iter()
@@ -111,13 +112,13 @@ impl Journal {
             .collect()
     }
 
-    /// Writes down an arrival.
+    /// Records the arrival of a request.
     pub(crate) fn arrive(
         &self,
         request: &Request,
         command: Option<&Command>,
         time: &Arc<dyn Clock>,
-        struck_by: Option<&Struck>,
+        struck_by: Option<&RuleId>,
     ) -> Arrival {
         let mut headers = request.headers.clone();
         headers.remove("x-api-key");
@@ -125,7 +126,7 @@ impl Journal {
         let digest = command
             .and_then(Command::fingerprint)
             .unwrap_or_else(|| Digest::of("raw", &request.body).hash());
-        let mut entry = Entry {
+        let mut entry = JournalEntry {
             number: 0,
             at: time.now(),
             method: request.method.clone(),
@@ -140,31 +141,31 @@ impl Journal {
             ended_at: None,
             status: None,
         };
-        let mut book = self.lock();
-        book.arrived += 1;
-        entry.number = book.arrived;
-        let place = match &self.reader {
-            Some(reader) => Place::Own(Box::new(entry), Arc::clone(reader)),
+        let mut recorded = self.lock();
+        recorded.arrived += 1;
+        entry.number = recorded.arrived;
+        let entry = match &self.callback {
+            Some(callback) => OpenEntry::Passed(Box::new(entry), Arc::clone(callback)),
             None => {
-                book.entries.push(entry);
-                Place::Kept(self.clone(), book.entries.len() - 1)
+                recorded.entries.push(entry);
+                OpenEntry::Kept(self.clone(), recorded.entries.len() - 1)
             }
         };
-        drop(book);
+        drop(recorded);
         Arrival {
-            place,
+            entry,
             time: Arc::clone(time),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Entry {
-    /// One JSON object in one line, without its end. Times are in seconds since `start`, the digest is 16 hexadecimal digits, and
-    /// what is not known is `null`. There is no header in it, no query and no body.
+impl JournalEntry {
+    /// Returns the entry as one line of JSON, without a line feed. Times are in seconds since `start`, the digest is 16 hexadecimal
+    /// digits, and absent values are `null`. Headers, query and body are left out.
     ///
     /// ```json
     /// {"number": 7, "at_s": 1.5, "took_s": 0.002, "method": "POST", "route": "/api/v1/asample", "class": "sample", "seq_id": 3,
@@ -172,7 +173,7 @@ impl Entry {
     /// ```
     pub fn to_json_line(&self, start: Timestamp) -> String {
         let took = self.ended_at.map(|end| end.since(self.at).as_secs_f64());
-        let by = self.struck_by.as_ref();
+        let rule = self.struck_by.as_ref();
         json!({
             "number": self.number,
             "at_s": self.at.since(start).as_secs_f64(),
@@ -184,8 +185,8 @@ impl Entry {
             "status": self.status,
             "bytes": self.body_bytes,
             "faulted": self.faulted,
-            "rule": by.map(|by| by.number),
-            "rule_name": by.and_then(|by| by.name.as_deref()),
+            "rule": rule.map(|rule| rule.number),
+            "rule_name": rule.and_then(|rule| rule.name.as_deref()),
             "digest": format!("{:016x}", self.digest),
         })
         .to_string()
@@ -195,36 +196,38 @@ impl Entry {
 impl fmt::Debug for Journal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Journal")
-            .field("book", &self.book)
+            .field("recorded", &self.recorded)
             .finish_non_exhaustive()
     }
 }
 
-/// An entry whose answer is to come.
+/// The entry of an exchange that has not ended. Dropping it records the end.
 pub(crate) struct Arrival {
-    place: Place,
+    entry: OpenEntry,
     time: Arc<dyn Clock>,
 }
 
-enum Place {
+enum OpenEntry {
+    /// An entry of the journal, by its index.
     Kept(Journal, usize),
-    Own(Box<Entry>, Arc<Reader>),
+    /// An entry to be passed to the callback.
+    Passed(Box<JournalEntry>, Arc<EntryCallback>),
 }
 
 impl Arrival {
-    /// Writes down the answer's status.
-    pub(crate) fn answered(&mut self, status: StatusCode) {
+    /// Records the status of the response.
+    pub(crate) fn responded(&mut self, status: StatusCode) {
         self.write(|entry| entry.status = Some(status.as_u16()));
     }
 
-    fn write(&mut self, write: impl FnOnce(&mut Entry)) {
-        match &mut self.place {
-            Place::Kept(journal, at) => {
-                if let Some(entry) = journal.lock().entries.get_mut(*at) {
+    fn write(&mut self, write: impl FnOnce(&mut JournalEntry)) {
+        match &mut self.entry {
+            OpenEntry::Kept(journal, index) => {
+                if let Some(entry) = journal.lock().entries.get_mut(*index) {
                     write(entry);
                 }
             }
-            Place::Own(entry, _) => write(entry),
+            OpenEntry::Passed(entry, _) => write(entry),
         }
     }
 }
@@ -233,8 +236,8 @@ impl Drop for Arrival {
     fn drop(&mut self) {
         let now = self.time.now();
         self.write(|entry| entry.ended_at = Some(now));
-        if let Place::Own(entry, reader) = &self.place {
-            reader(entry);
+        if let OpenEntry::Passed(entry, callback) = &self.entry {
+            callback(entry);
         }
     }
 }

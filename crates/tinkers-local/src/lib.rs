@@ -1,4 +1,4 @@
-//! The embedded Tinker server: the protocol over an [`Engine`](engine::Engine).
+//! The embedded Tinker server: the protocol on top of an [`Engine`](engine::Engine).
 #![doc = include_str!("../README.md")]
 
 mod config;
@@ -21,12 +21,12 @@ pub use dialect::{
     UnknownFields, Words,
 };
 pub use engine::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite,
-    Weights, Work,
+    BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome, Overwrite,
+    SamplerWeights, Work,
 };
 #[cfg(feature = "script")]
 pub use faults::InvalidScript;
-pub use faults::{Fault, Faults, Hint, Rule, RuleCount, Struck};
+pub use faults::{Fault, Faults, Hint, Rule, RuleCount, RuleId};
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub use host::serve_stream;
@@ -34,10 +34,10 @@ pub use host::{
     BlockingServer, Cut, InProcess, LocalServer, LocalServerBuilder, ServeError, Serving,
     TokioSpawn, serve,
 };
-pub use http::{Answer, Request, Response};
-pub use journal::{Entry, Journal};
+pub use http::{LazyResponse, Request, Response};
+pub use journal::{Journal, JournalEntry};
 pub use openapi::open_api;
 pub use protocol::{Effect, Ended, ExchangeId, Form, Payload, Protocol, Stamp};
 pub use read::{Command, Route};
-pub use scripted::{Counts, Script, ScriptedEngine};
-pub use window::{Congestion, HintForm, InvalidWindow, Level, Window, WindowCounts};
+pub use scripted::{JobCounts, Script, ScriptedEngine};
+pub use window::{Congestion, HintForm, InvalidWindow, Window, WindowCounts, WindowLevel};

@@ -1,4 +1,4 @@
-//! An engine without a model: canned results of a given size and latency, for load work and tests of the protocol.
+//! An engine without a model: fixed results of a given size and latency, for load tests and tests of the protocol.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,27 +12,27 @@ use tinkers_wire::{
 };
 
 use crate::engine::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Work,
+    BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome, Work,
 };
 
-/// What a [`ScriptedEngine`] offers and answers.
+/// The base models and results of a [`ScriptedEngine`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Script {
     /// The base models.
     pub models: Vec<BaseModel>,
-    /// Tokens in each sample where the request sets no limit.
+    /// The length in tokens of a sample whose request sets no limit.
     pub sample_tokens: u32,
-    /// Samples come to an end of their own after so many tokens, even if the request has room for more; never unless set.
+    /// The length in tokens at which a sample ends with a stop token, if its limit is higher; `None` for never.
     pub longest_sample: Option<u32>,
-    /// Every pass gets a further output of so many bytes, to make results large.
+    /// The size in bytes of an additional output of each datum of a pass, to make results large.
     pub padding_bytes: usize,
-    /// Checkpoints that are there from the start.
+    /// The checkpoints that exist at the start.
     pub checkpoints: Vec<CheckpointRecord>,
 }
 
 impl Default for Script {
-    /// One base model, `tinkers/scripted`, of 256 tokens and a context of 4096; samples of 16 tokens.
+    /// Returns a script with one base model, `tinkers/scripted` (256 tokens, context 4096), and samples of 16 tokens.
     fn default() -> Self {
         Self {
             models: vec![BaseModel {
@@ -53,16 +53,16 @@ impl Default for Script {
     }
 }
 
-/// An engine whose results are canned: the loss of a model falls with each step, samples count up from the last token of
-/// the prompt. Without a latency, jobs end as they start.
+/// An engine with fixed results: the loss of a model falls with each step, and samples count up from the last token of the
+/// prompt. Without a latency, jobs end within `start`.
 #[derive(Debug, Default)]
 pub struct ScriptedEngine {
     script: Script,
     latency: Option<Latency>,
     counts: Counters,
-    /// Steps by model, which the losses fall with.
+    /// The number of optimizer steps by model, which determines the loss.
     steps: Mutex<BTreeMap<String, u64>>,
-    /// Waiting jobs, which are aborted with the engine.
+    /// Jobs whose latency has not passed; they are aborted when the engine is dropped.
     waiting: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
 
@@ -73,11 +73,11 @@ struct Latency {
     spawn: Arc<dyn Spawn>,
 }
 
-/// How many jobs of each kind were started.
+/// The number of started jobs of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the names are the kinds of work")]
-pub struct Counts {
+pub struct JobCounts {
     pub created: u64,
     pub loaded: u64,
     pub unloaded: u64,
@@ -109,7 +109,7 @@ struct Counters {
 }
 
 impl ScriptedEngine {
-    /// An engine of `script` that answers at once.
+    /// Creates an engine without latency.
     pub fn new(script: Script) -> Self {
         Self {
             script,
@@ -117,7 +117,7 @@ impl ScriptedEngine {
         }
     }
 
-    /// The same, each job taking `delay` on `time`.
+    /// Makes each job take `delay` on the clock `time`.
     #[must_use]
     pub fn with_latency(
         mut self,
@@ -129,11 +129,11 @@ impl ScriptedEngine {
         self
     }
 
-    /// What was started so far.
-    pub fn counts(&self) -> Counts {
+    /// Returns the number of jobs started so far.
+    pub fn counts(&self) -> JobCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
         let counts = &self.counts;
-        Counts {
+        JobCounts {
             created: read(&counts.created),
             loaded: read(&counts.loaded),
             unloaded: read(&counts.unloaded),
@@ -268,7 +268,7 @@ impl Engine for ScriptedEngine {
         Ok(self.script.checkpoints.clone())
     }
 
-    fn start(&self, job: Job, done: Done) {
+    fn start(&self, job: Job, done: JobCallback) {
         self.count(&job.work);
         let outcome = self.outcome(&job.work);
         let Some(latency) = &self.latency else {
@@ -277,14 +277,14 @@ impl Engine for ScriptedEngine {
         };
         let sleep = latency.time.sleep(latency.delay);
         let waiting = Arc::clone(&self.waiting);
-        // The entry goes in under the lock that the task needs to take it out, so it cannot be late.
+        // The task needs this lock to remove its entry, so it cannot do that before the entry is inserted.
         let mut jobs = lock(&self.waiting);
         let task = latency.spawn.spawn(Box::pin(async move {
             sleep.await;
-            let own = lock(&waiting).remove(&job.id);
+            let task = lock(&waiting).remove(&job.id);
             done.finish(Ok(outcome));
-            if let Some(own) = own {
-                own.detach();
+            if let Some(task) = task {
+                task.detach();
             }
         }));
         jobs.insert(job.id, task);
@@ -292,7 +292,7 @@ impl Engine for ScriptedEngine {
 
     fn cancel(&self, job: JobId) {
         self.counts.cancelled.fetch_add(1, Ordering::SeqCst);
-        // Dropping the task drops its way back, which reports.
+        // Dropping the task drops its callback, which reports an error.
         let task = lock(&self.waiting).remove(&job);
         drop(task);
     }

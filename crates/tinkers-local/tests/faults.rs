@@ -1,4 +1,4 @@
-//! The fault script, each fault through the transport in process.
+//! Each fault of the fault script through the in-process transport.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
-use support::{Got, World, is_pending, step, world};
+use support::{Response, TestServer, is_pending, step, test_server};
 use tinkers_core::hint::retry_after;
 use tinkers_core::{
     HttpRequest, ManualClock, RouteClass, Sent, Timestamp, Transport, TransportError,
@@ -19,16 +19,16 @@ use tinkers_local::{
 };
 use tinkers_wire::routes::{OPTIM_STEP, RETRIEVE_FUTURE};
 
-async fn send(world: &World, model: &str) -> Result<Got, TransportError> {
+async fn send(server: &TestServer, model: &str) -> Result<Response, TransportError> {
     let mut request = HttpRequest::new(Method::POST, OPTIM_STEP, RouteClass::Train);
     request.body = step(model, 1).to_string().into();
-    world.client.send(request).await.map(Got::of)
+    server.client.send(request).await.map(Response::new)
 }
 
 #[tokio::test]
-async fn cut_connections_apply_requests_as_the_fault_says() {
-    let world = world();
-    let model = world.model().await;
+async fn cut_faults_decide_whether_the_request_is_applied() {
+    let server = test_server();
+    let model = server.create_model().await;
     for (fault, kind, sent, applied) in [
         (
             Fault::refuse(),
@@ -55,21 +55,21 @@ async fn cut_connections_apply_requests_as_the_fault_says() {
             1,
         ),
     ] {
-        world.faults.add(Rule::on(OPTIM_STEP), fault);
-        let error = send(&world, &model).await.unwrap_err();
+        server.faults.add(Rule::on(OPTIM_STEP), fault);
+        let error = send(&server, &model).await.unwrap_err();
         assert_eq!((error.kind, error.sent), (kind, sent));
-        assert_eq!(world.engine.counts().steps, applied);
+        assert_eq!(server.engine.counts().steps, applied);
     }
-    // The retry of what was applied finds it.
-    assert_eq!(send(&world, &model).await.unwrap().status, 200);
-    assert_eq!(world.engine.counts().steps, 1);
-    let entries = world.journal.of(OPTIM_STEP);
-    let seen: Vec<_> = entries
+    // The retry finds the applied step.
+    assert_eq!(send(&server, &model).await.unwrap().status, 200);
+    assert_eq!(server.engine.counts().steps, 1);
+    let entries = server.journal.of(OPTIM_STEP);
+    let attempts: Vec<_> = entries
         .iter()
         .map(|entry| (entry.seq_id, entry.status, entry.faulted))
         .collect();
     assert_eq!(
-        seen,
+        attempts,
         [
             (Some(1), None, true),
             (Some(1), None, true),
@@ -86,9 +86,9 @@ async fn cut_connections_apply_requests_as_the_fault_says() {
 }
 
 #[tokio::test]
-async fn answers_of_the_script_come_instead_of_the_servers() {
-    let world = world();
-    let model = world.model().await;
+async fn scripted_responses_replace_those_of_the_server() {
+    let server = test_server();
+    let model = server.create_model().await;
     for (fault, status, body) in [
         (Fault::empty_400(), 400, ""),
         (Fault::payment_required(), 402, "billing"),
@@ -110,22 +110,26 @@ async fn answers_of_the_script_come_instead_of_the_servers() {
             "broken",
         ),
     ] {
-        world.faults.add(Rule::any(), fault);
-        let got = send(&world, &model).await.unwrap();
-        assert_eq!(got.status, status);
+        server.faults.add(Rule::any(), fault);
+        let response = send(&server, &model).await.unwrap();
+        assert_eq!(response.status, status);
         assert_eq!(
-            got.raw.header("content-length"),
-            Some(got.raw.body.len().to_string().as_str())
+            response.raw.header("content-length"),
+            Some(response.raw.body.len().to_string().as_str())
         );
-        assert!(std::str::from_utf8(&got.raw.body).unwrap().contains(body));
+        assert!(
+            std::str::from_utf8(&response.raw.body)
+                .unwrap()
+                .contains(body)
+        );
     }
-    assert_eq!(world.engine.counts().steps, 0);
+    assert_eq!(server.engine.counts().steps, 0);
 }
 
 #[tokio::test]
-async fn every_form_of_hint_says_the_same() {
-    let world = world();
-    let model = world.model().await;
+async fn all_hint_forms_give_the_same_delay() {
+    let server = test_server();
+    let model = server.create_model().await;
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     let two = Some(Duration::from_secs(2));
     for (hint, expected) in [
@@ -136,68 +140,68 @@ async fn every_form_of_hint_says_the_same() {
         (Hint::Body(2000), two),
         (Hint::Text("soon".to_owned()), None),
     ] {
-        world
+        server
             .faults
             .add(Rule::on(OPTIM_STEP), Fault::rate_limited(hint.clone()));
-        let got = send(&world, &model).await.unwrap();
+        let response = send(&server, &model).await.unwrap();
         assert_eq!(
-            (got.status, retry_after(&got.raw, wall)),
+            (response.status, retry_after(&response.raw, wall)),
             (429, expected),
             "{hint:?}"
         );
     }
-    // The server's date is the epoch.
+    // The server's clock is at the epoch.
     let hint = Hint::DateAfter(Duration::from_millis(1001));
     let limited = Fault::rate_limited(hint);
-    world.faults.add(Rule::on(OPTIM_STEP), limited);
-    let got = send(&world, &model).await.unwrap();
-    assert_eq!(retry_after(&got.raw, SystemTime::UNIX_EPOCH), two);
+    server.faults.add(Rule::on(OPTIM_STEP), limited);
+    let response = send(&server, &model).await.unwrap();
+    assert_eq!(retry_after(&response.raw, SystemTime::UNIX_EPOCH), two);
 }
 
 #[tokio::test]
-async fn delays_run_on_the_servers_clock() {
-    let world = world();
-    let model = world.model().await;
+async fn delays_use_the_clock_of_the_server() {
+    let server = test_server();
+    let model = server.create_model().await;
     let (second, early) = (Duration::from_secs(1), Duration::from_millis(999));
     for (fault, applied) in [(Fault::delay(second), 0), (Fault::delay_answer(second), 1)] {
-        world.faults.add(Rule::on(OPTIM_STEP), fault);
-        let mut pending = pin!(send(&world, &model));
+        server.faults.add(Rule::on(OPTIM_STEP), fault);
+        let mut pending = pin!(send(&server, &model));
         assert!(is_pending(&mut pending).await);
-        world.clock.advance(early);
+        server.clock.advance(early);
         assert!(is_pending(&mut pending).await);
-        assert_eq!(world.engine.counts().steps, applied);
-        world.clock.advance(second - early);
+        assert_eq!(server.engine.counts().steps, applied);
+        server.clock.advance(second - early);
         assert_eq!(pending.await.unwrap().status, 200);
-        assert_eq!(world.engine.counts().steps, 1);
+        assert_eq!(server.engine.counts().steps, 1);
     }
 }
 
 #[tokio::test]
-async fn a_copy_of_a_poll_does_not_keep_the_answer() {
-    let world = world();
-    let model = world.model().await;
-    let id = world.post("optim_step", step(&model, 1)).await.id();
-    world
+async fn duplicated_poll_still_returns_the_result() {
+    let server = test_server();
+    let model = server.create_model().await;
+    let id = server.submit("optim_step", step(&model, 1)).await;
+    server
         .faults
         .add(Rule::on(RETRIEVE_FUTURE), Fault::duplicate());
-    assert!(world.result(&id).await["metrics"].is_object());
+    assert!(server.result(&id).await["metrics"].is_object());
 }
 
 #[tokio::test]
-async fn what_struck_is_counted_and_written_down() {
-    let world = world();
-    let model = world.model().await;
+async fn applied_faults_are_counted_and_journaled() {
+    let server = test_server();
+    let model = server.create_model().await;
     let never = Rule::class(RouteClass::Sample).always();
-    world.faults.add(never, Fault::gone());
+    server.faults.add(never, Fault::gone());
     let steps = Rule::class(RouteClass::Train).times(2).named("steps");
-    world.faults.add(steps, Fault::empty_400());
-    // Struck by everything, what tells of it is not.
+    server.faults.add(steps, Fault::empty_400());
+    // The route of the counts itself is exempt from faults.
     let all = Rule::any().nth(3).always();
-    world.faults.add(all, Fault::gone());
+    server.faults.add(all, Fault::gone());
     for expected in [400, 400, 410] {
-        assert_eq!(send(&world, &model).await.unwrap().status, expected);
+        assert_eq!(send(&server, &model).await.unwrap().status, expected);
     }
-    let counts = world.send(Method::GET, "/faults/counts", "", &[]).await;
+    let counts = server.send(Method::GET, "/faults/counts", "", &[]).await;
     assert_eq!(
         counts.ok(),
         serde_json::json!({ "rules": [
@@ -206,7 +210,7 @@ async fn what_struck_is_counted_and_written_down() {
             { "rule": 3, "name": null, "matched": 3, "struck": 1 },
         ] })
     );
-    let struck: Vec<_> = world
+    let struck: Vec<_> = server
         .journal
         .of(OPTIM_STEP)
         .into_iter()
@@ -217,39 +221,39 @@ async fn what_struck_is_counted_and_written_down() {
         .collect();
     let train = RouteClass::Train;
     assert_eq!(struck, [(train, 2), (train, 2), (train, 3)]);
-    let wrong = world.send(Method::POST, "/faults/counts", "", &[]).await;
+    let wrong = server.send(Method::POST, "/faults/counts", "", &[]).await;
     assert_eq!(wrong.status, 405);
 }
 
 #[tokio::test]
-async fn a_script_runs_from_the_building_of_its_server_on() {
-    let world = world();
+async fn script_times_start_when_the_server_is_built() {
+    let server = test_server();
     let minute = Duration::from_secs(60);
     let window = Rule::on("/api/v1/healthz")
         .always()
         .after(minute)
         .lasting(minute);
-    world.faults.add(window, Fault::empty_400());
+    server.faults.add(window, Fault::empty_400());
     let mut seen = Vec::new();
     for _ in 0..4 {
-        seen.push(world.get("healthz").await.status);
-        world.clock.advance(minute / 2);
+        seen.push(server.get("healthz").await.status);
+        server.clock.advance(minute / 2);
     }
     for _ in 0..2 {
-        world.clock.advance(minute / 2);
-        seen.push(world.get("healthz").await.status);
+        server.clock.advance(minute / 2);
+        seen.push(server.get("healthz").await.status);
     }
     assert_eq!(seen, [200, 200, 400, 400, 200, 200]);
 }
 
 #[tokio::test]
-async fn json_that_ends_too_early_is_half_of_the_servers_answer() {
-    let world = world();
-    let model = world.model().await;
-    world.faults.add(Rule::on(OPTIM_STEP), Fault::truncate());
-    let half = send(&world, &model).await.unwrap();
-    assert_eq!(world.engine.counts().steps, 1);
-    let whole = send(&world, &model).await.unwrap();
+async fn truncate_halves_the_response_body() {
+    let server = test_server();
+    let model = server.create_model().await;
+    server.faults.add(Rule::on(OPTIM_STEP), Fault::truncate());
+    let half = send(&server, &model).await.unwrap();
+    assert_eq!(server.engine.counts().steps, 1);
+    let whole = send(&server, &model).await.unwrap();
     let (half, whole) = (half.raw, whole.raw);
     assert_eq!(half.body, whole.body.slice(..whole.body.len() / 2));
     let length = half.body.len().to_string();
@@ -257,7 +261,7 @@ async fn json_that_ends_too_early_is_half_of_the_servers_answer() {
 }
 
 #[tokio::test]
-async fn a_reader_is_shown_each_exchange_at_its_end() {
+async fn journal_callback_gets_each_exchange_when_it_ends() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let journal = Journal::read_by({
         let seen = Arc::clone(&seen);
@@ -272,14 +276,14 @@ async fn a_reader_is_shown_each_exchange_at_its_end() {
     let server = LocalServer::builder(engine, Arc::new(clock.clone()), spawn)
         .faults(faults)
         .journal(journal.clone())
-        .config(LocalConfig::default().with_api_key("tml-hush"))
+        .config(LocalConfig::default().with_api_key("tml-secret"))
         .build()
         .unwrap();
-    let client = InProcess::new(server).with_api_key("tml-hush");
-    let ask = |path: &str| client.send(HttpRequest::new(Method::GET, path, RouteClass::Control));
-    let mut slow = pin!(ask("/api/v1/healthz?hush=1"));
+    let client = InProcess::new(server).with_api_key("tml-secret");
+    let get = |path: &str| client.send(HttpRequest::new(Method::GET, path, RouteClass::Control));
+    let mut slow = pin!(get("/api/v1/healthz?secret=1"));
     assert!(is_pending(&mut slow).await);
-    assert_eq!(ask("/nowhere").await.unwrap().status, 404);
+    assert_eq!(get("/nowhere").await.unwrap().status, 404);
     clock.advance(second / 2);
     assert_eq!(seen.lock().unwrap().len(), 1);
     clock.advance(second / 2);
@@ -290,7 +294,7 @@ async fn a_reader_is_shown_each_exchange_at_its_end() {
         .iter()
         .map(|entry| {
             let line = entry.to_json_line(Timestamp::ORIGIN);
-            assert!(!line.contains("hush") && !line.contains('\n'), "{line}");
+            assert!(!line.contains("secret") && !line.contains('\n'), "{line}");
             serde_json::from_str(&line).unwrap()
         })
         .collect();

@@ -1,11 +1,11 @@
-//! Whatever is sent, the server answers, and never with a 5xx.
+//! Random and mutated requests get a response below 500.
 
 mod support;
 
 use http::Method;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use support::{World, backward, create_model, sample, step, world};
+use support::{TestServer, backward, create_model, sample, step, test_server};
 
 const ROUTES: [&str; 18] = [
     "client/config",
@@ -37,12 +37,17 @@ const HEADERS: [&[(&str, &str)]; 3] = [
     ],
 ];
 
-async fn answers(world: &World, route: &str, body: Vec<u8>, headers: &[(&'static str, &str)]) {
+async fn check_response(
+    server: &TestServer,
+    route: &str,
+    body: Vec<u8>,
+    headers: &[(&'static str, &str)],
+) {
     let shown = String::from_utf8_lossy(&body).into_owned();
-    let got = world
+    let response = server
         .send(Method::POST, &format!("/api/v1/{route}"), body, headers)
         .await;
-    assert!(got.status < 500, "{route} {shown}: {}", got.body);
+    assert!(response.status < 500, "{route} {shown}: {}", response.body);
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -51,8 +56,8 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("a runtime")
 }
 
-/// A value of any kind, odd numbers among them.
-fn odd() -> impl Strategy<Value = Value> {
+/// Generates JSON values of every type, including boundary numbers.
+fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         Just(json!({})),
@@ -77,17 +82,17 @@ fn odd() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// All places of a body.
-fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+/// Appends the JSON pointers of `value` and of all values in it to `found`.
+fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     found.push(at.to_owned());
     match value {
         Value::Object(map) => map
             .iter()
-            .for_each(|(key, inner)| places(inner, &format!("{at}/{key}"), found)),
+            .for_each(|(key, inner)| pointers(inner, &format!("{at}/{key}"), found)),
         Value::Array(list) => list
             .iter()
             .enumerate()
-            .for_each(|(i, inner)| places(inner, &format!("{at}/{i}"), found)),
+            .for_each(|(i, inner)| pointers(inner, &format!("{at}/{i}"), found)),
         _ => {}
     }
 }
@@ -96,23 +101,23 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_bytes_are_answered(body in prop::collection::vec(any::<u8>(), 0..64), headers in 0usize..3) {
+    fn random_bytes_never_cause_a_5xx(body in prop::collection::vec(any::<u8>(), 0..64), headers in 0usize..3) {
         runtime().block_on(async {
-            let world = world();
+            let server = test_server();
             for route in ROUTES.iter().chain(&["retrieve_future"]) {
-                answers(&world, route, body.clone(), HEADERS[headers]).await;
+                check_response(&server, route, body.clone(), HEADERS[headers]).await;
             }
         });
     }
 
     #[test]
-    fn good_bodies_with_one_thing_changed_are_answered(which in 0usize..7, place in any::<prop::sample::Index>(), value in odd()) {
+    fn valid_json_with_one_changed_value_never_causes_a_5xx(which in 0usize..7, pointer in any::<prop::sample::Index>(), value in any_value()) {
         runtime().block_on(async {
-            let world = world();
-            let session = world.session().await;
-            let model = world.model_in(&session, 0).await;
+            let server = test_server();
+            let session = server.create_session().await;
+            let model = server.create_model_in(&session, 0).await;
             let sampler = json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": support::BASE });
-            world.post("create_sampling_session", sampler.clone()).await.ok();
+            server.call("create_sampling_session", sampler.clone()).await;
             let sampler_id = format!("{session}:sample:0");
             let mut full = sample(&sampler_id, 1);
             full["prompt_logprobs"] = true.into();
@@ -128,23 +133,23 @@ proptest! {
                 _ => ("save_weights_for_sampler", json!({ "model_id": model, "seq_id": 1, "path": "x", "sampling_session_seq_id": 3 })),
             };
             let mut found = Vec::new();
-            places(&body, "", &mut found);
+            pointers(&body, "", &mut found);
             let found: &[String] = &found;
-            *body.pointer_mut(place.get(found).as_str()).expect("a place of it") = value;
-            answers(&world, route, body.to_string().into_bytes(), &[]).await;
+            *body.pointer_mut(pointer.get(found).as_str()).expect("a pointer into the body") = value;
+            check_response(&server, route, body.to_string().into_bytes(), &[]).await;
         });
     }
 
     #[test]
-    fn protobuf_bodies_with_one_byte_changed_are_answered(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn protobuf_with_one_changed_byte_never_causes_a_5xx(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         runtime().block_on(async {
-            let world = world();
-            let model = world.model().await;
+            let server = test_server();
+            let model = server.create_model().await;
             let pass = tinkers_wire::PassRequest::from_json(backward(&model, 1).to_string().as_bytes()).expect("a pass");
             let mut body = pass.to_protobuf().expect("its protobuf").to_vec();
             let at = at.index(body.len());
             body[at] = byte;
-            answers(&world, "forward_backward", body, HEADERS[1]).await;
+            check_response(&server, "forward_backward", body, HEADERS[1]).await;
         });
     }
 }

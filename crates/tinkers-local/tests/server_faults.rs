@@ -1,4 +1,4 @@
-//! What happens to a whole server: a pause, the end of all sessions, a restart.
+//! Faults of the whole server: pauses, expiry of all sessions, restarts.
 
 mod support;
 
@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 use support::{
-    World, backward, checkpoints, create_model, held_model, held_world, is_pending, sample, settle,
-    step, world,
+    TestServer, backward, checkpoints, create_model, held_model, held_server, is_pending, sample,
+    settle, step, test_server,
 };
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
 use tinkers_local::{Fault, Rule};
@@ -18,19 +18,19 @@ use tinkers_wire::routes;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_pause_lets_work_wait_and_tells_polls_why() {
-    let (world, held) = held_world();
-    let (_, model) = held_model(&world, &held).await;
-    let running = world.post("optim_step", step(&model, 1)).await.id();
-    let next = world.post("optim_step", step(&model, 2)).await.id();
-    let mut poll = pin!(world.poll(&next));
+async fn pause_delays_jobs_and_is_reported_to_polls() {
+    let (server, held) = held_server();
+    let (_, model) = held_model(&server, &held).await;
+    let running = server.submit("optim_step", step(&model, 1)).await;
+    let next = server.submit("optim_step", step(&model, 2)).await;
+    let mut poll = pin!(server.poll(&next));
     assert!(is_pending(&mut poll).await);
-    // Set off by a request, which is served.
+    // The triggering request itself succeeds.
     let heartbeat = Rule::on(routes::HEALTH);
-    world
+    server
         .faults
         .add(heartbeat, Fault::pause_capacity(SECOND * 20));
-    assert_eq!(world.get("healthz").await.status, 200);
+    assert_eq!(server.get("healthz").await.status, 200);
     let paused = json!({
         "type": "try_again",
         "request_id": next,
@@ -38,112 +38,105 @@ async fn a_pause_lets_work_wait_and_tells_polls_why() {
         "queue_state_reason": "the server is short of capacity",
     });
     assert_eq!(poll.await.ok(), paused);
-    // What runs goes on, and nothing follows it.
-    assert_eq!(held.go(), "step 0.1");
-    assert!(world.result(&running).await["metrics"].is_object());
-    assert_eq!(held.held(), [""; 0]);
-    let mut poll = pin!(world.poll(&next));
+    // The running job finishes, and no other job starts.
+    assert_eq!(held.run_next(), "step 0.1");
+    assert!(server.result(&running).await["metrics"].is_object());
+    assert_eq!(held.held_jobs(), [""; 0]);
+    let mut poll = pin!(server.poll(&next));
     assert!(is_pending(&mut poll).await);
-    world.clock.advance(SECOND - Duration::from_nanos(1));
+    server.clock.advance(SECOND - Duration::from_nanos(1));
     assert!(is_pending(&mut poll).await);
-    world.clock.advance(Duration::from_nanos(1));
+    server.clock.advance(Duration::from_nanos(1));
     assert_eq!(poll.await.ok(), paused);
-    // A shorter pause does not shorten it.
-    world.client.server().pause_capacity(SECOND);
-    world.clock.advance(SECOND * 19 - Duration::from_nanos(1));
+    // A shorter pause does not end the current one early.
+    server.local().pause_capacity(SECOND);
+    server.clock.advance(SECOND * 19 - Duration::from_nanos(1));
     settle().await;
-    assert_eq!(held.held(), [""; 0]);
-    world.clock.advance(Duration::from_nanos(1));
+    assert_eq!(held.held_jobs(), [""; 0]);
+    server.clock.advance(Duration::from_nanos(1));
     settle().await;
-    assert_eq!(held.go(), "step 0.1");
-    assert!(world.result(&next).await["metrics"].is_object());
+    assert_eq!(held.run_next(), "step 0.1");
+    assert!(server.result(&next).await["metrics"].is_object());
 }
 
 #[tokio::test]
-async fn requests_postponed_by_a_pause_end_with_their_session() {
-    let (world, held) = held_world();
-    let (session, model) = held_model(&world, &held).await;
-    world.client.server().pause_capacity(SECOND * 20);
-    let waiting = world.post("optim_step", step(&model, 1)).await.id();
-    assert_eq!(held.held(), [""; 0]);
-    let finish = format!("sessions/{session}/finish");
-    let finish = world.post(
-        &finish,
-        json!({ "reason": { "type": "success" }, "detail": null }),
-    );
-    assert_eq!(finish.await.status, 200);
-    let error = world.result(&waiting).await;
+async fn requests_delayed_by_a_pause_end_with_their_session() {
+    let (server, held) = held_server();
+    let (session, model) = held_model(&server, &held).await;
+    server.local().pause_capacity(SECOND * 20);
+    let waiting = server.submit("optim_step", step(&model, 1)).await;
+    assert_eq!(held.held_jobs(), [""; 0]);
+    server.finish(&session).await;
+    let error = server.result(&waiting).await;
     assert!(
         error["error"].as_str().unwrap().contains("cancelled"),
         "{error}"
     );
-    assert_eq!(held.held(), ["unload"]);
+    assert_eq!(held.held_jobs(), ["unload"]);
 }
 
 #[tokio::test]
-async fn all_sessions_end_before_the_request_that_is_struck() {
-    let world = world();
-    let model = world.model().await;
-    let other = world.session().await;
+async fn expire_sessions_applies_before_the_matching_request() {
+    let server = test_server();
+    let model = server.create_model().await;
+    let other = server.create_session().await;
     let heartbeats = Rule::on(routes::SESSION_HEARTBEAT);
-    world.faults.add(heartbeats, Fault::expire_sessions());
-    let heartbeat = world
+    server.faults.add(heartbeats, Fault::expire_sessions());
+    let heartbeat = server
         .post("session_heartbeat", json!({ "session_id": other }))
         .await;
     assert_eq!(heartbeat.status, 410);
     assert!(heartbeat.reason().contains("without a heartbeat"));
-    let gone = world.post("optim_step", step(&model, 1)).await;
+    let gone = server.post("optim_step", step(&model, 1)).await;
     assert_eq!(gone.status, 410);
     assert!(gone.reason().contains("without a heartbeat"));
-    let session = world.session().await;
-    world.model_in(&session, 0).await;
+    let session = server.create_session().await;
+    server.create_model_in(&session, 0).await;
 }
 
-/// What a request that is cut tells.
-async fn cut(world: &World, path: &str) -> (TransportErrorKind, Sent) {
+/// Sends a request that fails and returns its transport error.
+async fn transport_error(server: &TestServer, path: &str) -> (TransportErrorKind, Sent) {
     let request = HttpRequest::new(Method::GET, path, RouteClass::Rest);
-    let error = world.client.send(request).await.unwrap_err();
+    let error = server.client.send(request).await.unwrap_err();
     (error.kind, error.sent)
 }
 
 #[tokio::test]
-async fn a_restart_keeps_the_checkpoints_and_nothing_else() {
-    let (world, held) = held_world();
-    let (session, model) = held_model(&world, &held).await;
+async fn restart_keeps_only_checkpoints() {
+    let (server, held) = held_server();
+    let (session, model) = held_model(&server, &held).await;
     let save = json!({ "model_id": model, "path": "kept", "seq_id": 1 });
-    let saved = world.post("save_weights", save).await.id();
-    assert_eq!(held.go(), "save kept");
-    world.result(&saved).await;
-    let busy = world
-        .post("forward_backward", backward(&model, 2))
-        .await
-        .id();
-    world.post("optim_step", step(&model, 3)).await.id();
+    let saved = server.submit("save_weights", save).await;
+    assert_eq!(held.run_next(), "save kept");
+    server.result(&saved).await;
+    let busy = server.submit("forward_backward", backward(&model, 2)).await;
+    server.submit("optim_step", step(&model, 3)).await;
     let sampler =
         json!({ "session_id": session, "sampling_session_seq_id": 1, "base_model": support::BASE });
-    let sampler = world.post("create_sampling_session", sampler).await.ok();
+    let sampler = server.call("create_sampling_session", sampler).await;
     let sampler = sampler["sampling_session_id"].as_str().unwrap().to_owned();
-    world.post("asample", sample(&sampler, 1)).await.id();
-    // One without a session.
-    let mut lone = sample(&sampler, 2);
-    lone["sampling_session_id"] = json!(null);
-    lone["base_model"] = json!(support::BASE);
-    world.post("asample", lone).await.id();
-    assert_eq!(held.held(), ["pass 1", "sample", "sample"]);
+    server.submit("asample", sample(&sampler, 1)).await;
+    let mut sessionless = sample(&sampler, 2);
+    sessionless["sampling_session_id"] = json!(null);
+    sessionless["base_model"] = json!(support::BASE);
+    server.submit("asample", sessionless).await;
+    assert_eq!(held.held_jobs(), ["pass 1", "sample", "sample"]);
     let body = json!({ "request_id": busy }).to_string();
     let mut poll = HttpRequest::new(Method::POST, routes::RETRIEVE_FUTURE, RouteClass::Poll);
     poll.body = body.into();
-    let mut poll = pin!(world.client.send(poll));
+    let mut poll = pin!(server.client.send(poll));
     assert!(is_pending(&mut poll).await);
 
-    world.faults.add(Rule::on(routes::HEALTH), Fault::restart());
+    server
+        .faults
+        .add(Rule::on(routes::HEALTH), Fault::restart());
     let broken = (TransportErrorKind::Broken, Sent::MaybeSent);
-    assert_eq!(cut(&world, routes::HEALTH).await, broken);
+    assert_eq!(transport_error(&server, routes::HEALTH).await, broken);
     let error = poll.await.unwrap_err();
     assert_eq!((error.kind, error.sent), broken);
     settle().await;
-    // Everything was cancelled, and then the model was let go.
-    assert_eq!(held.held(), ["unload"]);
+    // All jobs were cancelled; then the model is unloaded.
+    assert_eq!(held.held_jobs(), ["unload"]);
     for (route, body) in [
         ("optim_step", step(&model, 4)),
         ("session_heartbeat", json!({ "session_id": session })),
@@ -151,44 +144,43 @@ async fn a_restart_keeps_the_checkpoints_and_nothing_else() {
         ("retrieve_future", json!({ "request_id": busy })),
         ("retrieve_future", json!({ "request_id": saved })),
     ] {
-        let lost = world.post(route, body).await;
+        let lost = server.post(route, body).await;
         assert_eq!(lost.status, 404, "{route}: {}", lost.body);
     }
-    assert_eq!(world.get("sessions").await.ok()["sessions"], json!([]));
-    assert_eq!(checkpoints(&world).await, ["weights/kept"]);
-    // And it goes on.
-    let session = world.session().await;
+    assert_eq!(server.get("sessions").await.ok()["sessions"], json!([]));
+    assert_eq!(checkpoints(&server).await, ["weights/kept"]);
+    // The restarted server accepts new requests.
+    let session = server.create_session().await;
     let path = format!("tinker://{model}/weights/kept");
     let load = json!({
         "session_id": session, "model_seq_id": 0, "path": path, "optimizer": true,
         "base_model": support::BASE,
     });
-    let _ = held.go();
-    let loaded = world.post("load_weights", load).await.id();
+    let _ = held.run_next();
+    let loaded = server.submit("load_weights", load).await;
     settle().await;
-    let _ = held.go();
-    assert_eq!(world.result(&loaded).await["path"], path);
+    let _ = held.run_next();
+    assert_eq!(server.result(&loaded).await["path"], path);
 }
 
 #[tokio::test]
-async fn a_running_save_survives_a_restart_and_its_model_does_not() {
-    let (world, held) = held_world();
-    let (_, model) = held_model(&world, &held).await;
+async fn running_save_survives_a_restart() {
+    let (server, held) = held_server();
+    let (_, model) = held_model(&server, &held).await;
     let save = |name: &str, seq_id| json!({ "model_id": model, "path": name, "seq_id": seq_id });
-    world.post("save_weights", save("first", 1)).await.id();
-    world.post("save_weights", save("second", 2)).await.id();
-    world.client.server().pause_capacity(SECOND * 5);
-    world.client.server().restart();
-    assert_eq!(held.held(), ["save first"]);
-    assert_eq!(held.go(), "save first");
+    server.submit("save_weights", save("first", 1)).await;
+    server.submit("save_weights", save("second", 2)).await;
+    server.local().pause_capacity(SECOND * 5);
+    server.local().restart();
+    assert_eq!(held.held_jobs(), ["save first"]);
+    assert_eq!(held.run_next(), "save first");
     settle().await;
-    assert_eq!(held.held(), ["unload"]);
-    assert_eq!(checkpoints(&world).await, ["weights/first"]);
-    // Nothing is paused any more.
-    let session = world.session().await;
-    world
-        .post("create_model", create_model(&session, 0))
-        .await
-        .id();
-    assert_eq!(held.held(), ["unload", "create"]);
+    assert_eq!(held.held_jobs(), ["unload"]);
+    assert_eq!(checkpoints(&server).await, ["weights/first"]);
+    // The restart ended the pause.
+    let session = server.create_session().await;
+    server
+        .submit("create_model", create_model(&session, 0))
+        .await;
+    assert_eq!(held.held_jobs(), ["unload", "create"]);
 }

@@ -1,4 +1,4 @@
-//! The server on real sockets.
+//! The server on loopback sockets.
 
 mod support;
 
@@ -12,7 +12,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use support::{World, create_model, held_world, is_pending, step, world, world_with};
+use support::{
+    TestServer, create_model, held_server, is_pending, step, test_server, test_server_with,
+};
 use tinkers_core::ManualClock;
 use tinkers_local::{
     BlockingServer, Fault, LocalConfig, LocalServer, Rule, Script, ScriptedEngine, ServeError,
@@ -26,9 +28,14 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-type Send = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+async fn listen(server: &TestServer) -> tinkers_local::Serving {
+    let serving = serve(server.local().clone(), loopback()).await;
+    serving.expect("the port is free")
+}
 
-async fn http1(address: SocketAddr) -> Send {
+type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+
+async fn http1(address: SocketAddr) -> Sender {
     let stream = TcpStream::connect(address).await.expect("connects");
     let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -43,9 +50,9 @@ fn post(route: &str, body: impl Into<Bytes>) -> hyper::Request<Full<Bytes>> {
     request.body(Full::new(body.into())).expect("a request")
 }
 
-async fn read(answer: hyper::Response<hyper::body::Incoming>) -> (u16, Value) {
-    let status = answer.status().as_u16();
-    let body = answer
+async fn read(response: hyper::Response<hyper::body::Incoming>) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let body = response
         .into_body()
         .collect()
         .await
@@ -59,19 +66,17 @@ fn new_session() -> Bytes {
 }
 
 #[tokio::test]
-async fn http_1_and_http_2_with_prior_knowledge_share_a_port() {
-    let world = world_with(LocalConfig::default(), Script::default());
-    let serving = serve(world.client.server().clone(), loopback())
-        .await
-        .expect("listens");
+async fn http_1_and_http_2_share_a_port() {
+    let server = test_server_with(LocalConfig::default(), Script::default());
+    let serving = listen(&server).await;
     assert_eq!(serving.url(), format!("http://{}", serving.local_addr()));
     let mut one = http1(serving.local_addr()).await;
-    // Twice over one connection.
+    // Two requests over one connection.
     for _ in 0..2 {
         let (status, body) = read(
             one.send_request(post("create_session", new_session()))
                 .await
-                .expect("an answer"),
+                .expect("a response"),
         )
         .await;
         assert_eq!(status, 200, "{body}");
@@ -87,19 +92,19 @@ async fn http_1_and_http_2_with_prior_knowledge_share_a_port() {
     let answer = two
         .send_request(post("create_session", new_session()))
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(answer.version(), hyper::Version::HTTP_2);
     let (status, body) = read(answer).await;
     assert_eq!(status, 200, "{body}");
     let (status, body) = read(
         two.send_request(post("create_session", "{"))
             .await
-            .expect("an answer"),
+            .expect("a response"),
     )
     .await;
     assert_eq!((status, body["detail"].is_string()), (400, true));
     assert_eq!(
-        world.get("sessions").await.ok()["sessions"]
+        server.get("sessions").await.ok()["sessions"]
             .as_array()
             .unwrap()
             .len(),
@@ -108,18 +113,16 @@ async fn http_1_and_http_2_with_prior_knowledge_share_a_port() {
 }
 
 #[tokio::test]
-async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
+async fn long_body_is_413_and_cut_after_closes_the_connection() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
-    let world = world_with(config, Script::default());
-    let serving = serve(world.client.server().clone(), loopback())
-        .await
-        .expect("listens");
+    let server = test_server_with(config, Script::default());
+    let serving = listen(&server).await;
     let mut send = http1(serving.local_addr()).await;
     let (status, body) = read(
         send.send_request(post("telemetry", vec![b'x'; 300_000]))
             .await
-            .expect("an answer"),
+            .expect("a response"),
     )
     .await;
     assert_eq!(
@@ -129,7 +132,7 @@ async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
         ),
         (413, true)
     );
-    world
+    server
         .faults
         .add(Rule::on("/api/v1/create_session"), Fault::cut_after());
     let mut send = http1(serving.local_addr()).await;
@@ -139,7 +142,7 @@ async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
             .is_err()
     );
     assert_eq!(
-        world.get("sessions").await.ok()["sessions"]
+        server.get("sessions").await.ok()["sessions"]
             .as_array()
             .unwrap()
             .len(),
@@ -148,34 +151,30 @@ async fn a_long_body_is_refused_and_a_cut_connection_is_cut() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_long_to_be_read_gives_up_its_number() {
+async fn oversized_body_is_skipped_by_a_later_request() {
     let mut config = LocalConfig::default();
     config.max_body = 100_000;
-    let world = world_with(config, Script::default());
-    let model = world.model().await;
-    let serving = serve(world.client.server().clone(), loopback())
-        .await
-        .expect("listens");
+    let server = test_server_with(config, Script::default());
+    let model = server.create_model().await;
+    let serving = listen(&server).await;
     let mut long = step(&model, 1);
     long["a"] = json!("x".repeat(200_000));
     let mut send = http1(serving.local_addr()).await;
     let answer = send
         .send_request(post("optim_step", long.to_string()))
         .await;
-    assert_eq!(read(answer.expect("an answer")).await.0, 413);
-    let id = world.post("optim_step", step(&model, 2)).await.id();
-    assert!(world.ended(&id).await["metrics"].is_object());
+    assert_eq!(read(answer.expect("a response")).await.0, 413);
+    let id = server.submit("optim_step", step(&model, 2)).await;
+    assert!(server.finished_result(&id).await["metrics"].is_object());
 }
 
 #[tokio::test]
-async fn an_answer_is_cut_half_way() {
-    let world = world();
-    let serving = serve(world.client.server().clone(), loopback())
-        .await
-        .expect("listens");
+async fn cut_body_sends_half_of_the_response() {
+    let server = test_server();
+    let serving = listen(&server).await;
     let session = Rule::on("/api/v1/create_session");
-    world.faults.add(session.times(2), Fault::cut_body());
-    // As it is on the wire.
+    server.faults.add(session.times(2), Fault::cut_body());
+    // The raw bytes show the declared and the actual length.
     let mut stream = TcpStream::connect(serving.local_addr())
         .await
         .expect("connects");
@@ -198,7 +197,7 @@ async fn an_answer_is_cut_half_way() {
         "{answer}"
     );
     assert!(half.starts_with('{') && !half.ends_with('}'), "{answer}");
-    // A stream of HTTP/2 breaks by itself; its connection goes on.
+    // In HTTP/2 only the stream is reset; the connection stays usable.
     let stream = TcpStream::connect(serving.local_addr())
         .await
         .expect("connects");
@@ -212,19 +211,17 @@ async fn an_answer_is_cut_half_way() {
     };
     let answer = send(&mut two).await.expect("a head");
     assert!(answer.into_body().collect().await.is_err());
-    let (status, _) = read(send(&mut two).await.expect("an answer")).await;
+    let (status, _) = read(send(&mut two).await.expect("a response")).await;
     assert_eq!(status, 200);
-    let sessions = world.get("sessions").await.ok();
+    let sessions = server.get("sessions").await.ok();
     assert_eq!(sessions["sessions"].as_array().unwrap().len(), 3);
 }
 
 #[tokio::test]
-async fn faults_are_the_same_over_a_socket() {
-    let world = world();
-    let serving = serve(world.client.server().clone(), loopback())
-        .await
-        .expect("listens");
-    let model = world.model().await;
+async fn faults_apply_over_sockets() {
+    let server = test_server();
+    let serving = listen(&server).await;
+    let model = server.create_model().await;
     let steps = || Rule::on(OPTIM_STEP);
     let (second, body) = (Duration::from_secs(1), step(&model, 1).to_string());
     let step = async || {
@@ -241,36 +238,34 @@ async fn faults_are_the_same_over_a_socket() {
         (Fault::html(http::StatusCode::BAD_GATEWAY), Some(502), 0),
         (Fault::duplicate(), Some(200), 1),
     ] {
-        world.faults.add(steps(), fault);
+        server.faults.add(steps(), fault);
         assert_eq!(step().await, status);
-        assert_eq!(world.engine.counts().steps, applied);
+        assert_eq!(server.engine.counts().steps, applied);
     }
-    // Both copies had the same number, and one was applied; the delay is the server's time, which stands still.
-    world.faults.add(steps(), Fault::delay(second));
+    // The duplicated request was applied once. The delay runs on the server's manual clock.
+    server.faults.add(steps(), Fault::delay(second));
     let mut waiting = pin!(step());
-    while world.journal.of(OPTIM_STEP).len() < 5 {
+    while server.journal.of(OPTIM_STEP).len() < 5 {
         assert!(is_pending(&mut waiting).await);
         tokio::task::yield_now().await;
     }
     assert!(is_pending(&mut waiting).await);
-    world.clock.advance(second);
+    server.clock.advance(second);
     assert_eq!(waiting.await, Some(200));
-    assert!(faulted(&world).iter().all(|faulted| *faulted));
+    assert!(faulted(&server).iter().all(|faulted| *faulted));
 }
 
-fn faulted(world: &World) -> Vec<bool> {
-    let entries = world.journal.of(OPTIM_STEP);
+fn faulted(server: &TestServer) -> Vec<bool> {
+    let entries = server.journal.of(OPTIM_STEP);
     entries.iter().map(|entry| entry.faulted).collect()
 }
 
 #[tokio::test]
-async fn the_key_is_looked_at_before_the_body() {
+async fn api_key_is_checked_before_the_body() {
     let mut config = LocalConfig::default().with_api_key("tml-right");
     config.max_body = 100_000;
-    let world = world_with(config, Script::default());
-    let serving = serve(world.client.server().clone(), loopback())
-        .await
-        .expect("listens");
+    let server = test_server_with(config, Script::default());
+    let serving = listen(&server).await;
     for (key, length, expected) in [
         (None, 300_000, 401),
         (Some("tml-wrong"), 300_000, 401),
@@ -284,68 +279,65 @@ async fn the_key_is_looked_at_before_the_body() {
                 .headers_mut()
                 .insert("x-api-key", key.parse().unwrap());
         }
-        let answer = send.send_request(request).await.expect("an answer");
+        let answer = send.send_request(request).await.expect("a response");
         assert_eq!(read(answer).await.0, expected, "{key:?} {length}");
     }
 }
 
 #[tokio::test]
-async fn a_shutdown_answers_held_polls_and_closes_the_port() {
-    let (world, held) = held_world();
-    let serving = serve(world.client.server().clone(), loopback())
-        .await
-        .expect("listens");
+async fn shutdown_completes_held_polls_and_closes_the_port() {
+    let (server, held) = held_server();
+    let serving = listen(&server).await;
     let address = serving.local_addr();
-    let session = world.session().await;
-    let id = world
-        .post("create_model", create_model(&session, 0))
-        .await
-        .id();
+    let session = server.create_session().await;
+    let id = server
+        .submit("create_model", create_model(&session, 0))
+        .await;
     let mut send = http1(address).await;
     let poll = tokio::spawn(send.send_request(post(
         "retrieve_future",
         json!({ "request_id": id }).to_string(),
     )));
-    // The poll has arrived once the journal has it.
-    while world.journal.of("/api/v1/retrieve_future").is_empty() {
+    // The journal records the poll on arrival.
+    while server.journal.of("/api/v1/retrieve_future").is_empty() {
         tokio::task::yield_now().await;
     }
     serving.shutdown().await;
-    let (status, body) = read(poll.await.expect("no panic").expect("an answer")).await;
+    let (status, body) = read(poll.await.expect("no panic").expect("a response")).await;
     assert_eq!((status, &body["type"]), (200, &json!("try_again")));
     assert!(TcpStream::connect(address).await.is_err());
-    assert_eq!(held.held(), ["create"]);
+    assert_eq!(held.held_jobs(), ["create"]);
 }
 
 #[tokio::test]
-async fn beyond_loopback_a_key_is_needed() {
+async fn public_address_requires_an_api_key() {
     let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let open = world_with(LocalConfig::default(), Script::default());
+    let open = test_server_with(LocalConfig::default(), Script::default());
     let error = serve(open.client.server().clone(), everywhere)
         .await
         .unwrap_err();
     assert!(matches!(error, ServeError::Exposed(_)), "{error:?}");
     assert!(error.to_string().contains("set an API key"), "{error}");
-    let keyed = world_with(
+    let keyed = test_server_with(
         LocalConfig::default().with_api_key("tml-x"),
         Script::default(),
     );
     let serving = serve(keyed.client.server().clone(), everywhere)
         .await
         .expect("listens");
-    // A port that is taken is a typed error too.
-    let taken = SocketAddr::from(([127, 0, 0, 1], serving.local_addr().port()));
+    // A port in use is a typed error, too.
+    let in_use = SocketAddr::from(([127, 0, 0, 1], serving.local_addr().port()));
     let again = serve(keyed.client.server().clone(), serving.local_addr())
         .await
         .unwrap_err();
     assert!(
         matches!(again, ServeError::Bind { .. }),
-        "{again:?} {taken}"
+        "{again:?} {in_use}"
     );
 }
 
 #[test]
-fn a_server_on_a_thread_of_its_own_needs_no_runtime() {
+fn blocking_server_needs_no_runtime() {
     let build = |handle: &tokio::runtime::Handle| {
         let spawn = Arc::new(TokioSpawn::new(handle.clone()));
         LocalServer::builder(
@@ -357,7 +349,7 @@ fn a_server_on_a_thread_of_its_own_needs_no_runtime() {
     };
     let server = BlockingServer::start(loopback(), NonZeroUsize::MIN, build).expect("starts");
     let address = server.local_addr();
-    let answer = talk(address);
+    let answer = get_health(address);
     assert!(
         answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("{\"status\":\"ok\"}"),
         "{answer}"
@@ -366,7 +358,8 @@ fn a_server_on_a_thread_of_its_own_needs_no_runtime() {
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
-fn talk(address: SocketAddr) -> String {
+/// Requests the health check over a blocking socket and returns the raw response.
+fn get_health(address: SocketAddr) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).expect("connects");
     let request = "GET /api/v1/healthz HTTP/1.1\r\nhost: local\r\nconnection: close\r\n\r\n";

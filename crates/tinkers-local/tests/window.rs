@@ -1,4 +1,4 @@
-//! The window of a scripted server: what it takes, what it refuses, and that it counts both exactly.
+//! The in-flight window of a scripted server: refusals beyond it and their exact counts.
 
 mod support;
 
@@ -7,45 +7,45 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use support::{Got, HeldEngine, World, held_world_with, sample, settle, world, world_with};
+use support::{
+    HeldEngine, Response, TestServer, held_server_with, sample, settle, test_server,
+    test_server_with,
+};
 use tinkers_local::{HintForm, LocalConfig, Script, Window, WindowCounts};
 
 const MS: Duration = Duration::from_millis(1);
 
-fn under(window: Window) -> LocalConfig {
+fn config_with(window: Window) -> LocalConfig {
     let mut config = LocalConfig::default();
     config.window = Some(window);
     config
 }
 
 struct Sampler {
-    world: World,
+    server: TestServer,
     held: Arc<HeldEngine>,
     id: String,
     next: std::cell::Cell<u64>,
 }
 
 impl Sampler {
-    async fn under(window: Window) -> Self {
-        let (world, held) = held_world_with(under(window));
-        let session = world.session().await;
-        let body = json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": support::BASE });
-        let made = world.post("create_sampling_session", body).await.ok();
-        let id = made["sampling_session_id"].as_str().unwrap().to_owned();
+    async fn new(window: Window) -> Self {
+        let (server, held) = held_server_with(config_with(window));
+        let id = server.create_sampler().await;
         Self {
-            world,
+            server,
             held,
             id,
             next: std::cell::Cell::new(0),
         }
     }
 
-    async fn submit(&self) -> Got {
+    async fn submit(&self) -> Response {
         let number = self.next.replace(self.next.get() + 1);
-        self.world.post("asample", sample(&self.id, number)).await
+        self.server.post("asample", sample(&self.id, number)).await
     }
 
-    /// The statuses of so many submissions in a row.
+    /// Submits `n` samples in a row and returns the statuses.
     async fn submit_all(&self, n: usize) -> Vec<u16> {
         let mut seen = Vec::new();
         for _ in 0..n {
@@ -56,52 +56,48 @@ impl Sampler {
 
     async fn finish(&self, n: usize) {
         for _ in 0..n {
-            assert_eq!(self.held.go(), "sample");
+            assert_eq!(self.held.run_next(), "sample");
         }
         settle().await;
     }
 
     fn counts(&self) -> WindowCounts {
-        self.world.client.server().window_counts().unwrap()
+        self.server.local().window_counts().unwrap()
     }
 }
 
 #[tokio::test]
-async fn a_sample_beyond_the_window_is_refused_with_the_hint() {
+async fn sample_beyond_the_window_is_refused_with_a_hint() {
     let window = Window::fixed(2).with_hint(250 * MS, HintForm::Milliseconds);
-    let sampler = Sampler::under(window).await;
+    let sampler = Sampler::new(window).await;
     assert_eq!(sampler.submit_all(2).await, [200, 200]);
     let refused = sampler.submit().await;
     assert_eq!(refused.status, 429);
     assert_eq!(refused.raw.header("retry-after-ms"), Some("250"));
     assert_eq!(refused.raw.header("retry-after"), None);
-    assert!(
-        refused.reason().contains("in flight"),
-        "{}",
-        refused.reason()
-    );
+    refused.assert_reason("in flight");
     sampler.finish(1).await;
     assert_eq!(sampler.submit_all(2).await, [200, 429]);
     let counts = sampler.counts();
     assert_eq!((counts.accepted, counts.refused, counts.ended), (3, 2, 1));
     assert_eq!((counts.in_flight, counts.most_in_flight), (2, 2));
-    // No time passed, so the second came within the first's hint.
+    // No time has passed, so the second refusal is within the hint of the first.
     assert_eq!((counts.refused_within_hint, counts.congestions), (1, 1));
     assert_eq!(counts.events[0].refused, 2);
 }
 
 #[tokio::test]
-async fn a_repeated_submission_is_neither_counted_again_nor_refused() {
-    let sampler = Sampler::under(Window::fixed(1)).await;
+async fn repeated_submission_is_counted_once() {
+    let sampler = Sampler::new(Window::fixed(1)).await;
     let body = sample(&sampler.id, 0);
-    let first = sampler.world.post("asample", body.clone()).await.id();
-    assert_eq!(sampler.world.post("asample", body).await.id(), first);
+    let first = sampler.server.submit("asample", body.clone()).await;
+    assert_eq!(sampler.server.submit("asample", body).await, first);
     let counts = sampler.counts();
     assert_eq!((counts.accepted, counts.refused), (1, 0));
 }
 
 #[tokio::test]
-async fn each_form_of_the_hint_is_where_clients_look_for_it() {
+async fn each_hint_form_has_its_header_or_field() {
     for (form, header, body) in [
         (
             HintForm::Milliseconds,
@@ -109,7 +105,7 @@ async fn each_form_of_the_hint_is_where_clients_look_for_it() {
             None,
         ),
         (HintForm::Seconds, Some(("retry-after", "2")), None),
-        // The clock stands at the epoch.
+        // The clock is at the epoch.
         (
             HintForm::Date,
             Some(("retry-after", "Thu, 01 Jan 1970 00:00:02 GMT")),
@@ -118,7 +114,7 @@ async fn each_form_of_the_hint_is_where_clients_look_for_it() {
         (HintForm::Body, None, Some(1500)),
         (HintForm::None, None, None),
     ] {
-        let sampler = Sampler::under(Window::fixed(0).with_hint(1500 * MS, form)).await;
+        let sampler = Sampler::new(Window::fixed(0).with_hint(1500 * MS, form)).await;
         let refused = sampler.submit().await;
         assert_eq!(refused.status, 429, "{form:?}");
         for name in ["retry-after-ms", "retry-after"] {
@@ -138,17 +134,17 @@ async fn each_form_of_the_hint_is_where_clients_look_for_it() {
 }
 
 #[tokio::test]
-async fn the_window_follows_its_steps_from_the_first_submission_on() {
-    let sampler = Sampler::under(Window::steps([1, 3, 2], 1000 * MS).unwrap()).await;
-    let clock = &sampler.world.clock;
-    // Time before the first submission does not count.
+async fn window_steps_start_at_the_first_submission() {
+    let sampler = Sampler::new(Window::steps([1, 3, 2], 1000 * MS).unwrap()).await;
+    let clock = &sampler.server.clock;
+    // The steps start at the first submission.
     clock.advance(5500 * MS);
     assert_eq!(sampler.submit_all(2).await, [200, 429]);
     clock.advance(999 * MS);
     assert_eq!(sampler.submit().await.status, 429);
     clock.advance(MS);
     assert_eq!(sampler.submit_all(3).await, [200, 200, 429]);
-    // A lower level takes nothing back; it lets nothing in until it has room.
+    // A smaller window keeps accepted samples and refuses new ones until enough have ended.
     clock.advance(1000 * MS);
     sampler.finish(1).await;
     assert_eq!(sampler.submit().await.status, 429);
@@ -177,16 +173,16 @@ async fn the_window_follows_its_steps_from_the_first_submission_on() {
 }
 
 #[tokio::test]
-async fn reopening_is_timed_to_the_first_grant_and_to_full_flow() {
+async fn recovery_is_measured_to_first_grant_and_full_flow() {
     let window = Window::fixed(10).with_hint(200 * MS, HintForm::Milliseconds);
-    let sampler = Sampler::under(window).await;
-    let clock = &sampler.world.clock;
+    let sampler = Sampler::new(window).await;
+    let clock = &sampler.server.clock;
     assert_eq!(sampler.submit_all(12).await[9..], [200, 429, 429]);
     clock.advance(150 * MS);
-    // Refused within the hint: the event goes on and ends later.
+    // A refusal within the hint extends the congestion event.
     assert_eq!(sampler.submit().await.status, 429);
     sampler.finish(10).await;
-    // Accepted before the hint has run out: no measure of the way back.
+    // A sample accepted before the hint ends is not the first grant.
     assert_eq!(sampler.submit().await.status, 200);
     clock.advance(203 * MS);
     assert_eq!(sampler.submit().await.status, 200);
@@ -205,17 +201,17 @@ async fn reopening_is_timed_to_the_first_grant_and_to_full_flow() {
 }
 
 #[tokio::test]
-async fn without_room_at_reopening_the_time_starts_when_there_is_room() {
+async fn recovery_of_a_full_window_starts_at_the_next_end() {
     let window = Window::fixed(1).with_hint(200 * MS, HintForm::Milliseconds);
-    let sampler = Sampler::under(window).await;
-    let clock = &sampler.world.clock;
+    let sampler = Sampler::new(window).await;
+    let clock = &sampler.server.clock;
     assert_eq!(sampler.submit_all(2).await, [200, 429]);
     clock.advance(500 * MS);
     sampler.finish(1).await;
     clock.advance(7 * MS);
     assert_eq!(sampler.submit().await.status, 200);
     assert_eq!(sampler.counts().events[0].first_grant, Some(7 * MS));
-    // A refused probe is an event of its own, and the one before it has no measure.
+    // A refused probe starts a new event and leaves the previous one without a first grant.
     clock.advance(300 * MS);
     assert_eq!(sampler.submit().await.status, 429);
     clock.advance(300 * MS);
@@ -229,11 +225,11 @@ async fn without_room_at_reopening_the_time_starts_when_there_is_room() {
 }
 
 #[tokio::test]
-async fn without_a_hint_refusals_close_together_are_one_event() {
+async fn close_refusals_without_a_hint_are_one_event() {
     let window = Window::fixed(0).with_hint(200 * MS, HintForm::None);
-    let sampler = Sampler::under(window).await;
+    let sampler = Sampler::new(window).await;
     for pause in [0, 99, 99, 100] {
-        sampler.world.clock.advance(pause * MS);
+        sampler.server.clock.advance(pause * MS);
         sampler.submit().await;
     }
     let counts = sampler.counts();
@@ -244,18 +240,18 @@ async fn without_a_hint_refusals_close_together_are_one_event() {
 }
 
 #[tokio::test]
-async fn the_route_of_counts_exists_only_with_a_window() {
+async fn counts_route_requires_a_window() {
     let path = "/scripted/counts";
-    let lost = world().send(Method::GET, path, "", &[]).await;
+    let lost = test_server().send(Method::GET, path, "", &[]).await;
     assert_eq!(lost.status, 404);
 
-    let sampler = Sampler::under(Window::unbounded()).await;
-    let fetch = || sampler.world.send(Method::GET, path, "", &[]);
+    let sampler = Sampler::new(Window::unbounded()).await;
+    let fetch = || sampler.server.send(Method::GET, path, "", &[]);
     assert_eq!(fetch().await.ok()["levels"], json!([]));
     assert_eq!(sampler.submit_all(3).await, [200; 3]);
-    sampler.world.clock.advance(1500 * MS);
+    sampler.server.clock.advance(1500 * MS);
     sampler.finish(2).await;
-    let told = fetch().await.ok();
+    let result = fetch().await.ok();
     for (name, value) in [
         ("accepted", json!(3)),
         ("refused", json!(0)),
@@ -266,29 +262,29 @@ async fn the_route_of_counts_exists_only_with_a_window() {
         ("events", json!([])),
         ("levels", json!([{ "at_ms": 0.0, "window": u32::MAX }])),
     ] {
-        assert_eq!(told[name], value, "{name}");
+        assert_eq!(result[name], value, "{name}");
     }
-    let wrong = sampler.world.send(Method::POST, path, "", &[]).await;
+    let wrong = sampler.server.send(Method::POST, path, "", &[]).await;
     assert_eq!(
         (wrong.status, wrong.raw.header("allow")),
         (405, Some("GET"))
     );
-    let (world, _) = held_world_with(under(Window::fixed(1)).with_api_key("tml-abab"));
-    assert_eq!(world.send(Method::GET, path, "", &[]).await.status, 401);
+    let (server, _) = held_server_with(config_with(Window::fixed(1)).with_api_key("tml-abab"));
+    assert_eq!(server.send(Method::GET, path, "", &[]).await.status, 401);
 }
 
 #[tokio::test]
-async fn samples_end_of_themselves_where_the_script_says_so() {
+async fn script_limits_the_length_of_samples() {
     let mut script = Script::default();
     script.longest_sample = Some(3);
-    let world = world_with(LocalConfig::default(), script);
+    let server = test_server_with(LocalConfig::default(), script);
     let mut body = sample("", 0);
     body["base_model"] = support::BASE.into();
     body.as_object_mut().unwrap().remove("sampling_session_id");
     for (asked, tokens, reason) in [(4, 3, "stop"), (3, 3, "length"), (2, 2, "length")] {
         body["sampling_params"]["max_tokens"] = asked.into();
-        let id = world.post("asample", body.clone()).await.id();
-        let sequence = &world.result(&id).await["sequences"][0];
+        let id = server.submit("asample", body.clone()).await;
+        let sequence = &server.result(&id).await["sequences"][0];
         assert_eq!(sequence["tokens"].as_array().unwrap().len(), tokens);
         assert_eq!(sequence["stop_reason"], reason);
     }

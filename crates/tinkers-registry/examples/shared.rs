@@ -1,4 +1,4 @@
-//! Threads that use one key share a value, also the one that comes while it is built; who comes after them gets a new one.
+//! Shares one value between threads that use the same key, and builds a new value once all handles are dropped.
 
 use tinkers_registry::Registry;
 
@@ -6,12 +6,17 @@ use tinkers_registry::Registry;
 fn main() {
     let registry: Registry<&str, String> = Registry::new();
     let handles: Vec<_> = std::thread::scope(|scope| {
-        let ask =
-            |user| registry.get_or_create("api.example", || format!("limiter of user {user}"));
-        let users: Vec<_> = (1..=4).map(|user| scope.spawn(move || ask(user))).collect();
-        users
+        let create = |thread| {
+            registry.get_or_create("api.example", || {
+                format!("limiter built by thread {thread}")
+            })
+        };
+        let threads: Vec<_> = (1..=4)
+            .map(|thread| scope.spawn(move || create(thread)))
+            .collect();
+        threads
             .into_iter()
-            .filter_map(|user| user.join().ok())
+            .filter_map(|thread| thread.join().ok())
             .collect()
     });
     for handle in &handles {
@@ -20,6 +25,6 @@ fn main() {
     println!("keys in use: {}", registry.len());
     drop(handles);
     println!("keys in use: {}", registry.len());
-    let next = registry.get_or_create("api.example", || "limiter of who came later".to_owned());
+    let next = registry.get_or_create("api.example", || "limiter built later".to_owned());
     println!("{}: {}", next.key(), *next);
 }

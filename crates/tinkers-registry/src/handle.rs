@@ -1,26 +1,26 @@
-//! A holder's share in an entry.
+//! Handles, which keep entries alive.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::node::Node;
+use crate::entry::Entry;
 use crate::table::Table;
 
-/// A share in a value of the registry, which stays there at least as long as this.
+/// A shared reference to a value in a registry, which keeps its entry alive.
 ///
-/// The last handle of a key removes its entry and then drops the value, before its own drop returns and on its own thread. No lock
-/// is held at that time, so the value may use the registry as it goes.
+/// Dropping the last handle of a key removes the entry and then drops the value, on the same thread and before the drop
+/// returns. No lock is held meanwhile, so the drop of the value may use the registry.
 pub struct Handle<K, V> {
-    // Fields go in this order: the value before the ticket, so that the last ticket finds no other share in it.
+    // Field order matters: the value is dropped first, so that the last reference finds no other owner of it.
     pub(crate) value: Arc<V>,
-    pub(crate) ticket: Ticket<K, V>,
+    pub(crate) entry_ref: EntryRef<K, V>,
 }
 
 impl<K, V> Handle<K, V> {
-    /// The key that it is shared under.
+    /// Returns the key of the entry.
     pub fn key(&self) -> &K {
-        &self.ticket.node.key
+        &self.entry_ref.entry.key
     }
 }
 
@@ -36,7 +36,7 @@ impl<K, V> Clone for Handle<K, V> {
     fn clone(&self) -> Self {
         Self {
             value: Arc::clone(&self.value),
-            ticket: self.ticket.clone(),
+            entry_ref: self.entry_ref.clone(),
         }
     }
 }
@@ -47,30 +47,30 @@ impl<K, V: fmt::Debug> fmt::Debug for Handle<K, V> {
     }
 }
 
-/// One unit of an entry's count, also while its value is being built.
-pub(crate) struct Ticket<K, V> {
-    pub(crate) node: Arc<Node<K, V>>,
+/// A counted reference to an entry, held also while the value is being built.
+pub(crate) struct EntryRef<K, V> {
+    pub(crate) entry: Arc<Entry<K, V>>,
     pub(crate) table: Arc<Table<K, V>>,
 }
 
-impl<K, V> Clone for Ticket<K, V> {
+impl<K, V> Clone for EntryRef<K, V> {
     fn clone(&self) -> Self {
-        self.node.grow();
+        self.entry.add_ref();
         Self {
-            node: Arc::clone(&self.node),
+            entry: Arc::clone(&self.entry),
             table: Arc::clone(&self.table),
         }
     }
 }
 
-impl<K, V> Drop for Ticket<K, V> {
+impl<K, V> Drop for EntryRef<K, V> {
     fn drop(&mut self) {
-        if !self.node.shrink() {
+        if !self.entry.release_ref() {
             return;
         }
-        self.table.remove(&self.node);
-        // Taken out of the node, since a slow reader may keep that alive in an old list; the value it cannot reach, for
-        // want of a ticket.
-        drop(self.node.slot.take());
+        self.table.remove(&self.entry);
+        // Take the value out of the entry, because a slow reader may keep the entry alive in an old table. Such a
+        // reader cannot reach the value without a counted reference.
+        drop(self.entry.value.take());
     }
 }

@@ -1,34 +1,34 @@
-//! A keyed registry whose entries live as long as somebody uses them.
+//! A read-mostly registry of shared values, whose entries live as long as they are used.
 #![doc = include_str!("../README.md")]
 //!
-//! # What is shared, who touches it, and in what order
+//! # Shared state and memory ordering
 //!
-//! | word | written by | read by | orderings | model in `tests/loom.rs` |
+//! | state | written by | read by | orderings | model in `tests/loom.rs` |
 //! |---|---|---|---|---|
-//! | the table: a sorted list that is replaced as a whole | whoever creates or removes an entry, under the writers' mutex | every look-up, with one load | swap AcqRel or stronger, load Acquire or stronger (arc-swap's) | all |
-//! | an entry's tickets: how many hold it | up from above zero by a look-up (compare-exchange) and a clone (add); down by a drop (subtract); once zero it stays zero | the same | up Relaxed; down AcqRel, so that what holders did comes before the drop of the value | `two_that_ask_while_the_last_goes_…`, `of_clones_that_go_together_one_is_the_last`, `a_look_up_finds_a_value_that_stays_or_none` |
-//! | an entry's value: none, then the value, then none | put in by the one whose turn it is to build; taken out by the one who gave up the last ticket | whoever has a ticket | as the table | `two_that_ask_build_once`, `two_that_ask_while_the_last_goes_…` |
-//! | an entry's turn: who is building | whoever builds, under the entry's own mutex, not held during the build | those who wait for the value, on a condition variable | the mutex's | `a_builder_that_fails_…`, `a_builder_that_panics_…` |
-//! | collision counters | calls that met another | tests | Relaxed; no decision depends on them | none needed |
+//! | the table: a sorted list that is replaced as a whole | creation and removal of entries, under the writers' mutex | every lookup, with one load | swap AcqRel or stronger, load Acquire or stronger (arc-swap's) | all |
+//! | the reference count of an entry | incremented from above zero by lookups (compare-exchange) and clones (add); decremented by drops; stays zero once it is zero | the same | increment Relaxed; decrement AcqRel, so that all use of the value happens before its drop | `lookups_during_the_last_drop::share_one_value`, `exactly_one_of_concurrent_drops_is_the_last`, `lookup_finds_a_live_value_or_none` |
+//! | the value of an entry: none, then the value, then none | stored by the thread that builds it; removed by the holder of the last reference | holders of a reference | as the table | `concurrent_creation::builds_once`, `lookups_during_the_last_drop::share_one_value` |
+//! | the building thread of an entry | the builder, under the mutex of the entry, which is not held during the build | waiters for the value, on a condition variable | the mutex's | `failed_builder_releases_its_waiters` |
+//! | contention counters | calls that met contention | tests | Relaxed; no decision depends on them | none needed |
 //!
-//! Two values of one key never have holders at the same time, for these reasons. The list has one entry for a key, since it
-//! is searched and replaced under one mutex. An entry is put in place of another only when that one's tickets are zero, and
-//! from zero they never rise. A value belongs to one entry, and whoever has it has a ticket of that entry.
+//! Two values of one key never have holders at the same time: the list is searched and replaced under one mutex and contains one
+//! entry per key; an entry is replaced only when its reference count is zero, from which it never rises; and every holder of a
+//! value holds a reference to the entry of that value.
 //!
-//! A value is dropped once, by the holder who gave up the last ticket, before that drop returns. A reader that still looks at
-//! an old list keeps entries alive, but no values: it has no ticket, and the value was taken out of the entry.
+//! A value is dropped once, by the holder of the last reference, before that drop returns. A reader of an old list keeps entries
+//! alive but no values, because it holds no reference and the value has been removed from the entry.
 //!
-//! The order of keys is the only foreign code that runs under a lock; it must not use the registry.
+//! The comparison of keys is the only foreign code that runs under a lock; it must not use the registry.
 
 mod cell;
-mod collisions;
+mod contention;
+mod entry;
 mod handle;
-mod node;
+mod lazy_value;
 mod registry;
-mod slot;
 mod sync;
 mod table;
 
-pub use collisions::Collisions;
+pub use contention::Contention;
 pub use handle::Handle;
 pub use registry::Registry;

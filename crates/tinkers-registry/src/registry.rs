@@ -1,4 +1,4 @@
-//! The registry as its users see it.
+//! The public registry type.
 
 use std::borrow::Borrow;
 use std::convert::Infallible;
@@ -6,67 +6,68 @@ use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use crate::collisions::Collisions;
-use crate::handle::{Handle, Ticket};
-use crate::node::Node;
-use crate::slot::Failure;
+use crate::contention::Contention;
+use crate::entry::Entry;
+use crate::handle::{EntryRef, Handle};
+use crate::lazy_value::BuildError;
 use crate::table::Table;
 
-/// A registry of shared values by key. Clones are the same registry.
+/// A registry of shared values by key. Clones refer to the same registry.
 pub struct Registry<K, V> {
     table: Arc<Table<K, V>>,
 }
 
 impl<K, V> Registry<K, V> {
-    /// A registry without entries.
+    /// Creates an empty registry.
     pub fn new() -> Self {
         Self {
             table: Arc::new(Table::empty()),
         }
     }
 
-    /// How many keys are in use, those included whose value is being built. A key counts until the drop of its last handle
-    /// has taken its entry out, so this is also how many entries take up memory.
+    /// Returns the number of keys in use, including keys whose value is being built.
+    ///
+    /// A key counts until the drop of its last handle has removed its entry, so this is also the number of entries in
+    /// memory.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether no key is in use.
+    /// Returns whether no key is in use.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How often calls came in each other's way so far.
-    pub fn collisions(&self) -> Collisions {
+    /// Returns the contention counters.
+    pub fn contention(&self) -> Contention {
         self.table.counters.read()
     }
 }
 
 impl<K: Ord, V> Registry<K, V> {
-    /// The value of `key`, built by `build` if nobody holds one.
+    /// Returns a handle of the value of `key`, building the value with `build` if no handle exists.
     ///
-    /// `build` runs without any lock: others who ask for the same key wait for it and get the same value, others do not
-    /// wait. It blocks the thread for as long as another's `build` takes. Should `build` panic, the panic goes on in the
-    /// caller, and the next who waits or asks builds it.
+    /// `build` runs without any lock. Concurrent calls for the same key block until it returns and get the same value;
+    /// calls for other keys do not wait. If `build` panics, the panic resumes in this caller, and the next waiting or
+    /// later caller builds the value.
     ///
-    /// The value that was last in use may still be in its drop, on the thread of its last holder, while the next is built.
+    /// The previous value of the key may still be dropping on the thread of its last holder while `build` runs.
     ///
     /// # Panics
     ///
-    /// If called for `key` within the `build` of `key`, which would wait for itself. Two builders that ask for each other's
-    /// keys on two threads do wait for each other.
+    /// Panics if `build` requests `key` itself, which would deadlock. Two builders on different threads that request
+    /// each other's keys do deadlock.
     pub fn get_or_create(&self, key: K, build: impl FnOnce() -> V) -> Handle<K, V> {
         match self.try_get_or_create(key, || Ok::<V, Infallible>(build())) {
             Ok(handle) => handle,
         }
     }
 
-    /// The value of `key`, built by `build` if nobody holds one. All is as with [`get_or_create`](Self::get_or_create), but
-    /// that `build` may fail.
+    /// Like [`get_or_create`](Self::get_or_create), with a builder that may fail.
     ///
     /// # Errors
     ///
-    /// Whatever `build` gave. The error is not kept: others who wait for the key at that time build in their turn.
+    /// Returns the error of `build`. It is not kept: other calls that wait for the key run their own builder.
     ///
     /// # Panics
     ///
@@ -76,43 +77,48 @@ impl<K: Ord, V> Registry<K, V> {
         key: K,
         build: impl FnOnce() -> Result<V, E>,
     ) -> Result<Handle<K, V>, E> {
-        let ticket = self.take(key);
-        let failure = match ticket.node.slot.value_or_build(build, &self.table.counters) {
-            Ok(value) => return Ok(Handle { value, ticket }),
-            Err(failure) => failure,
+        let entry_ref = self.find_or_insert(key);
+        let error = match entry_ref
+            .entry
+            .value
+            .get_or_build(build, &self.table.counters)
+        {
+            Ok(value) => return Ok(Handle { value, entry_ref }),
+            Err(error) => error,
         };
-        // Before any unwinding: the entry goes here, if nobody else is interested in it.
-        drop(ticket);
-        match failure {
-            Failure::Refused(error) => Err(error),
-            Failure::Panicked(panic) => resume_unwind(panic),
-            Failure::Nested => panic!("the builder of a key asked for the same key"),
+        // Drop the reference before unwinding, which removes an entry that has no other references.
+        drop(entry_ref);
+        match error {
+            BuildError::Failed(error) => Err(error),
+            BuildError::Panicked(panic) => resume_unwind(panic),
+            BuildError::Recursive => panic!("the builder of a key requested the same key"),
         }
     }
 
-    /// The value of `key`, if somebody holds it and it is built. Takes no lock and never waits.
+    /// Returns a handle of the value of `key` if one exists and the value has been built. Takes no lock and never
+    /// waits.
     pub fn get<Q>(&self, key: &Q) -> Option<Handle<K, V>>
     where
         K: Borrow<Q>,
         Q: Ord + ?Sized,
     {
-        let ticket = self.ticket(self.table.find(key)?);
-        let value = ticket.node.slot.value()?;
-        Some(Handle { value, ticket })
+        let entry_ref = self.adopt_ref(self.table.find(key)?);
+        let value = entry_ref.entry.value.get()?;
+        Some(Handle { value, entry_ref })
     }
 
-    fn take(&self, key: K) -> Ticket<K, V> {
-        if let Some(node) = self.table.find(&key) {
-            return self.ticket(node);
+    fn find_or_insert(&self, key: K) -> EntryRef<K, V> {
+        if let Some(entry) = self.table.find(&key) {
+            return self.adopt_ref(entry);
         }
-        let fresh = Arc::new(Node::with_one_ticket(key));
-        self.ticket(self.table.find_or_insert(fresh))
+        let fresh = Arc::new(Entry::with_one_ref(key));
+        self.adopt_ref(self.table.find_or_insert(fresh))
     }
 
-    /// Takes over the ticket that comes with `node`.
-    fn ticket(&self, node: Arc<Node<K, V>>) -> Ticket<K, V> {
-        Ticket {
-            node,
+    /// Takes ownership of the reference that was added to `entry`.
+    fn adopt_ref(&self, entry: Arc<Entry<K, V>>) -> EntryRef<K, V> {
+        EntryRef {
+            entry,
             table: Arc::clone(&self.table),
         }
     }
@@ -134,9 +140,9 @@ impl<K, V> Clone for Registry<K, V> {
 
 impl<K, V> fmt::Debug for Registry<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Neither keys nor values: either may be what must not reach a log.
+        // Show neither keys nor values, because they may be secret.
         f.debug_struct("Registry")
-            .field("live", &self.len())
+            .field("len", &self.len())
             .finish()
     }
 }

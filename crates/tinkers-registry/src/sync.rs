@@ -1,4 +1,4 @@
-//! Where the primitives of this crate come from: the standard library, or loom when a model runs.
+//! Synchronization primitives: those of the standard library, or of loom in a model.
 
 #[cfg(not(tinkers_loom))]
 pub(crate) use std::{
@@ -14,16 +14,16 @@ pub(crate) use loom::{
     thread::{ThreadId, current},
 };
 
-/// The lock of `mutex`, also after a panic under it: what this crate guards is changed in one step or not at all.
+/// Locks `mutex` and ignores poisoning, because every change under a lock of this crate is a single step.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Sleeps until `condvar` is notified, with the lock of `held` given back meanwhile.
-pub(crate) fn wait<'a, T>(condvar: &Condvar, held: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+/// Waits until `condvar` is notified, releasing the lock of `guard` meanwhile.
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar
-        .wait(held)
+        .wait(guard)
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,22 +1,22 @@
-//! The table of entries: a sorted list that is never changed, only replaced.
+//! The table of entries: a sorted immutable list that is replaced as a whole.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use crate::cell::Shared;
-use crate::collisions::Counters;
-use crate::node::Node;
+use crate::cell::SwapCell;
+use crate::contention::Counters;
+use crate::entry::Entry;
 use crate::sync::{Mutex, lock};
 
-/// Entries in the order of their keys.
-type Entries<K, V> = Box<[Arc<Node<K, V>>]>;
+/// Entries sorted by key.
+type Entries<K, V> = Box<[Arc<Entry<K, V>>]>;
 
-/// The entries of a registry, at most one for a key.
+/// The entries of a registry, at most one per key.
 ///
-/// An entry in here may have lost its last holder, for as long as that one takes to remove it.
+/// An entry without references may remain in the table until its last holder has removed it.
 pub(crate) struct Table<K, V> {
-    live: Shared<Entries<K, V>>,
-    /// Held by whoever replaces the list. It guards no data: readers do not take it.
+    entries: SwapCell<Entries<K, V>>,
+    /// Held while the list is replaced. It guards no data; readers do not lock it.
     writers: Mutex<()>,
     pub(crate) counters: Counters,
 }
@@ -24,43 +24,43 @@ pub(crate) struct Table<K, V> {
 impl<K, V> Table<K, V> {
     pub(crate) fn empty() -> Self {
         Self {
-            live: Shared::new(Box::default()),
+            entries: SwapCell::new(Box::default()),
             writers: Mutex::new(()),
             counters: Counters::default(),
         }
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.live.load().len()
+        self.entries.load().len()
     }
 
-    /// The entry of `key` with a ticket more, if somebody holds it. Takes no lock.
-    pub(crate) fn find<Q>(&self, key: &Q) -> Option<Arc<Node<K, V>>>
+    /// Returns the entry of `key` with an added reference, if it has any references. Takes no lock.
+    pub(crate) fn find<Q>(&self, key: &Q) -> Option<Arc<Entry<K, V>>>
     where
         K: Borrow<Q>,
         Q: Ord + ?Sized,
     {
-        let entries = self.live.load();
-        let node = &entries[place(&entries, key).ok()?];
-        node.grow_unless_gone(&self.counters)
-            .then(|| Arc::clone(node))
+        let entries = self.entries.load();
+        let entry = &entries[search(&entries, key).ok()?];
+        entry.try_add_ref(&self.counters).then(|| Arc::clone(entry))
     }
 
-    /// The entry of the key of `fresh` with a ticket more, or else `fresh` itself, which comes with one.
-    pub(crate) fn find_or_insert(&self, fresh: Arc<Node<K, V>>) -> Arc<Node<K, V>>
+    /// Returns the existing entry of the key of `fresh` with an added reference. If there is none, inserts and returns
+    /// `fresh`, whose first reference passes to the caller.
+    pub(crate) fn find_or_insert(&self, fresh: Arc<Entry<K, V>>) -> Arc<Entry<K, V>>
     where
         K: Ord,
     {
-        // The list that is replaced goes after the lock: with it may go a key, which is foreign code.
+        // Drop the old list outside of the lock, because it may drop a key, which is foreign code.
         let _replaced = {
             let _writer = lock(&self.writers);
-            let entries = self.live.load();
+            let entries = self.entries.load();
             let mut next = Vec::with_capacity(entries.len() + 1);
-            match place(&entries, &fresh.key) {
+            match search(&entries, &fresh.key) {
                 Ok(at) => {
                     let found = &entries[at];
-                    if found.grow_unless_gone(&self.counters) {
+                    if found.try_add_ref(&self.counters) {
                         return Arc::clone(found);
                     }
                     next.extend_from_slice(&entries);
@@ -72,32 +72,33 @@ impl<K, V> Table<K, V> {
                     next.extend_from_slice(&entries[at..]);
                 }
             }
-            self.live.swap(Arc::new(next.into_boxed_slice()))
+            self.entries.swap(Arc::new(next.into_boxed_slice()))
         };
         fresh
     }
 
-    /// Takes out an entry that nobody holds any more, unless another has come in its place.
-    pub(crate) fn remove(&self, gone: &Arc<Node<K, V>>) {
+    /// Removes an entry without references, unless it has already been replaced.
+    pub(crate) fn remove(&self, unused: &Arc<Entry<K, V>>) {
         let _replaced = {
             let _writer = lock(&self.writers);
-            let entries = self.live.load();
-            // By address and not by key: it is this one that goes, and the order of keys is foreign code.
-            let Some(at) = entries.iter().position(|node| Arc::ptr_eq(node, gone)) else {
+            let entries = self.entries.load();
+            // Compare addresses: the key may already belong to a new entry, and comparing keys runs foreign code.
+            let Some(at) = entries.iter().position(|entry| Arc::ptr_eq(entry, unused)) else {
                 return;
             };
             let mut next = Vec::with_capacity(entries.len() - 1);
             next.extend_from_slice(&entries[..at]);
             next.extend_from_slice(&entries[at + 1..]);
-            self.live.swap(Arc::new(next.into_boxed_slice()))
+            self.entries.swap(Arc::new(next.into_boxed_slice()))
         };
     }
 }
 
-fn place<K, V, Q>(entries: &[Arc<Node<K, V>>], key: &Q) -> Result<usize, usize>
+/// Returns the index of `key`, or the index at which to insert it.
+fn search<K, V, Q>(entries: &[Arc<Entry<K, V>>], key: &Q) -> Result<usize, usize>
 where
     K: Borrow<Q>,
     Q: Ord + ?Sized,
 {
-    entries.binary_search_by(|node| node.key.borrow().cmp(key))
+    entries.binary_search_by(|entry| entry.key.borrow().cmp(key))
 }

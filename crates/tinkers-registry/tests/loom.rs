@@ -1,69 +1,74 @@
-//! Models of the registry: loom runs each under every interleaving that it knows of. Run with `cargo xtask loom`.
+//! Loom models of the registry, which run under every interleaving up to a bound. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "support/explore.rs"]
 mod explore;
-#[path = "support/probe.rs"]
-mod probe;
 #[path = "support/subject.rs"]
 mod subject;
+#[path = "support/tracked.rs"]
+mod tracked;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use explore::{Findings, explore};
 use loom::thread::{JoinHandle, spawn};
-use probe::{Ledger, Probe};
-use subject::{CheckThenInsert, Refused, Subject};
+use subject::{BuildError, CheckThenInsert, Subject};
 use tinkers_registry::Registry;
+use tracked::{Tracked, Tracker};
 
 const KEY: usize = 0;
 
-type Ours = Registry<usize, Probe>;
+type TrackedRegistry = Registry<usize, Tracked>;
 
-/// What the threads of a model share.
-struct Scene<S> {
-    subject: S,
-    ledger: Arc<Ledger>,
+/// The state that the threads of a model share.
+struct Model<S> {
+    registry: S,
+    tracker: Arc<Tracker>,
 }
 
-impl<S: Subject> Scene<S> {
+impl<S: Subject> Model<S> {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            subject: S::default(),
-            ledger: Ledger::new(),
+            registry: S::default(),
+            tracker: Tracker::new(),
         })
     }
 
-    /// A share, noted as held.
-    fn take(&self) -> S::Share {
+    /// Creates a handle and records it as held.
+    fn acquire(&self) -> S::Handle {
         let built = self
-            .subject
-            .try_get_or_create(KEY, || Ok(self.ledger.build(KEY)));
-        let share = built.expect("the builder does not fail");
-        self.ledger.enter(&share);
-        share
+            .registry
+            .try_get_or_create(KEY, || Ok(self.tracker.build(KEY)));
+        let handle = built.expect("the builder does not fail");
+        self.tracker.acquired(&handle);
+        handle
     }
 
-    fn give_back(&self, share: S::Share) {
-        self.ledger.leave(&share);
-        drop(share);
+    fn release(&self, handle: S::Handle) {
+        self.tracker.releasing(&handle);
+        drop(handle);
     }
 
-    /// A thread that takes a share and gives it back.
-    fn visitor(self: &Arc<Self>) -> JoinHandle<()> {
-        let scene = Arc::clone(self);
-        spawn(move || {
-            let share = scene.take();
-            scene.give_back(share);
-        })
+    /// Runs `task` on a thread.
+    fn spawn<T: 'static>(
+        self: &Arc<Self>,
+        task: impl FnOnce(&Self) -> T + 'static,
+    ) -> JoinHandle<T> {
+        let model = Arc::clone(self);
+        spawn(move || task(&model))
     }
 
-    /// What is wrong when everybody has gone.
+    /// Acquires and releases a handle on a thread.
+    fn spawn_user(self: &Arc<Self>) -> JoinHandle<()> {
+        self.spawn(|model| model.release(model.acquire()))
+    }
+
+    /// Returns the faults after all handles have been dropped.
     fn faults(&self) -> Vec<String> {
-        let mut faults = self.ledger.seen().faults();
-        if self.subject.len() > 0 {
-            faults.push(format!("{} entries left", self.subject.len()));
+        let mut faults = self.tracker.observations().faults();
+        if self.registry.len() > 0 {
+            faults.push(format!("{} entries left", self.registry.len()));
         }
         faults
     }
@@ -73,191 +78,180 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Two threads ask for a key while its last holder goes.
-fn two_that_ask_and_one_that_goes<S: Subject>() -> Findings {
-    explore("two that ask and one that goes", 3, || {
-        let scene = Scene::<S>::new();
-        let last = scene.take();
-        let visitors = [scene.visitor(), scene.visitor()];
-        scene.give_back(last);
-        visitors.into_iter().for_each(join);
-        scene.faults()
-    })
+mod lookups_during_the_last_drop {
+    use super::*;
+
+    /// Two threads request a key while its last handle is dropped.
+    fn model<S: Subject>() -> Findings {
+        explore("two lookups during the last drop", 3, || {
+            let model = Model::<S>::new();
+            let last = model.acquire();
+            let users = [model.spawn_user(), model.spawn_user()];
+            model.release(last);
+            users.into_iter().for_each(join);
+            model.faults()
+        })
+    }
+
+    #[test]
+    fn share_one_value() {
+        model::<TrackedRegistry>().assert_none();
+    }
+
+    #[test]
+    fn share_no_value_with_check_then_insert() {
+        let findings = model::<CheckThenInsert>();
+        let has_two_values = |fault: &String| fault.contains("two values of a key");
+        assert!(findings.faults.iter().any(has_two_values), "{findings:?}");
+    }
+}
+
+mod concurrent_creation {
+    use super::*;
+
+    /// Two threads request an absent key and keep their handles.
+    fn model<S: Subject>() -> Findings {
+        explore("concurrent creation", 3, || {
+            let model = Model::<S>::new();
+            let other = model.spawn(Model::acquire);
+            let first = model.acquire();
+            let second = join(other);
+            let mut faults = Vec::new();
+            if first.id != second.id {
+                faults.push("two values".to_owned());
+            }
+            if model.tracker.observations().built != 1 {
+                faults.push("built twice".to_owned());
+            }
+            model.release(first);
+            model.release(second);
+            faults.extend(model.faults());
+            faults
+        })
+    }
+
+    #[test]
+    fn builds_once() {
+        model::<TrackedRegistry>().assert_none();
+    }
+
+    #[test]
+    fn builds_twice_with_check_then_insert() {
+        let faults = model::<CheckThenInsert>().faults;
+        assert!(faults.contains(&"built twice".to_owned()), "{faults:?}");
+    }
 }
 
 #[test]
-fn two_that_ask_while_the_last_goes_never_see_two_values_and_none_is_leaked() {
-    let findings = two_that_ask_and_one_that_goes::<Ours>();
-    findings.assert_none();
-}
-
-#[test]
-fn the_same_model_finds_the_fault_of_check_then_insert() {
-    let findings = two_that_ask_and_one_that_goes::<CheckThenInsert>();
-    let is_two = |fault: &String| fault.contains("two values of a key");
-    assert!(findings.faults.iter().any(is_two), "{findings:?}");
-}
-
-/// Two threads ask for a key that nobody holds, and both keep what they get.
-fn two_that_ask<S: Subject>() -> Findings {
-    explore("two that ask", 3, || {
-        let scene = Scene::<S>::new();
-        let other = {
-            let scene = Arc::clone(&scene);
-            spawn(move || scene.take())
-        };
-        let ours = scene.take();
-        let theirs = join(other);
-        let mut faults = Vec::new();
-        if ours.id != theirs.id {
-            faults.push("two values".to_owned());
-        }
-        if scene.ledger.seen().built != 1 {
-            faults.push("built twice".to_owned());
-        }
-        scene.give_back(ours);
-        scene.give_back(theirs);
-        faults.extend(scene.faults());
-        faults
-    })
-}
-
-#[test]
-fn two_that_ask_build_once() {
-    two_that_ask::<Ours>().assert_none();
-    let found = two_that_ask::<CheckThenInsert>().faults;
-    assert!(found.contains(&"built twice".to_owned()), "{found:?}");
-}
-
-#[test]
-fn a_look_up_finds_a_value_that_stays_or_none() {
-    let findings = explore("look-up and last drop", 3, || {
-        let scene = Scene::<Ours>::new();
-        let last = scene.take();
-        let other = {
-            let scene = Arc::clone(&scene);
-            spawn(move || {
-                if let Some(found) = scene.subject.get(&KEY) {
-                    scene.ledger.enter(&found);
-                    scene.give_back(found);
-                }
-            })
-        };
-        scene.give_back(last);
-        join(other);
-        scene.faults()
-    });
-    findings.assert_none();
-}
-
-#[test]
-fn of_clones_that_go_together_one_is_the_last() {
-    let findings = explore("clones", 3, || {
-        let scene = Scene::<Ours>::new();
-        let first = scene.take();
-        let others = [(); 2].map(|()| {
-            let (scene, share) = (Arc::clone(&scene), first.clone());
-            scene.ledger.enter(&share);
-            spawn(move || scene.give_back(share))
+fn lookup_finds_a_live_value_or_none() {
+    let findings = explore("lookup during the last drop", 3, || {
+        let model = Model::<TrackedRegistry>::new();
+        let last = model.acquire();
+        let lookup = model.spawn(|model| {
+            if let Some(found) = model.registry.get(&KEY) {
+                model.tracker.acquired(&found);
+                model.release(found);
+            }
         });
-        scene.give_back(first);
-        others.into_iter().for_each(join);
-        scene.faults()
+        model.release(last);
+        join(lookup);
+        model.faults()
     });
     findings.assert_none();
 }
 
 #[test]
-fn a_new_value_is_not_taken_out_by_the_end_of_the_old_one() {
-    let findings = explore("one that comes and stays", 3, || {
-        let scene = Scene::<Ours>::new();
-        let old = scene.take();
-        let stays = {
-            let scene = Arc::clone(&scene);
-            spawn(move || scene.take())
-        };
-        scene.give_back(old);
-        let stays = join(stays);
+fn exactly_one_of_concurrent_drops_is_the_last() {
+    let findings = explore("concurrent drops of clones", 3, || {
+        let model = Model::<TrackedRegistry>::new();
+        let first = model.acquire();
+        let others = [(); 2].map(|()| {
+            let clone = first.clone();
+            model.tracker.acquired(&clone);
+            model.spawn(move |model| model.release(clone))
+        });
+        model.release(first);
+        others.into_iter().for_each(join);
+        model.faults()
+    });
+    findings.assert_none();
+}
+
+#[test]
+fn removal_of_the_old_entry_keeps_the_new_one() {
+    let findings = explore("removal and creation", 3, || {
+        let model = Model::<TrackedRegistry>::new();
+        let old = model.acquire();
+        let creation = model.spawn(Model::acquire);
+        model.release(old);
+        let new = join(creation);
         let mut faults = Vec::new();
-        match scene.subject.get(&KEY) {
-            Some(found) if found.id == stays.id => {}
-            other => faults.push(format!("held and not found: {other:?}")),
+        match model.registry.get(&KEY) {
+            Some(found) if found.id == new.id => {}
+            other => faults.push(format!("held but not found: {other:?}")),
         }
-        scene.give_back(stays);
-        faults.extend(scene.faults());
+        model.release(new);
+        faults.extend(model.faults());
         faults
     });
     findings.assert_none();
 }
 
-/// How a builder ends without a value.
-#[derive(Clone, Copy)]
-enum End {
-    Error,
-    Panic,
-}
+#[test]
+fn failed_builder_releases_its_waiters() {
+    /// The outcome of a builder without a value.
+    #[derive(Clone, Copy)]
+    enum Failure {
+        Error,
+        Panic,
+    }
 
-/// Two forced switches: with three there are ten times as many interleavings.
-fn a_builder_that_fails(name: &'static str, end: End) -> Findings {
-    explore(name, 2, move || {
-        let scene = Scene::<Ours>::new();
-        let failing = {
-            let scene = Arc::clone(&scene);
-            spawn(move || {
-                let build = || match end {
-                    End::Error => Err(Refused),
-                    End::Panic => resume_unwind(Box::new(Refused)),
+    for (name, failure) in [
+        ("builder with an error", Failure::Error),
+        ("builder that panics", Failure::Panic),
+    ] {
+        // Two preemptions: three multiply the number of interleavings by ten.
+        let findings = explore(name, 2, move || {
+            let model = Model::<TrackedRegistry>::new();
+            let failing = model.spawn(move |model| {
+                let build = || match failure {
+                    Failure::Error => Err(BuildError),
+                    Failure::Panic => resume_unwind(Box::new(BuildError)),
                 };
-                let ask = || scene.subject.try_get_or_create(KEY, build);
-                match catch_unwind(AssertUnwindSafe(ask)) {
-                    // The other had built it.
-                    Ok(Ok(share)) => {
-                        scene.ledger.enter(&share);
-                        scene.give_back(share);
+                let create = || model.registry.try_get_or_create(KEY, build);
+                match catch_unwind(AssertUnwindSafe(create)) {
+                    // Another thread had built the value.
+                    Ok(Ok(handle)) => {
+                        model.tracker.acquired(&handle);
+                        model.release(handle);
                     }
-                    Ok(Err(Refused)) => {}
-                    Err(panic) => assert!(panic.is::<Refused>()),
+                    Ok(Err(BuildError)) => {}
+                    Err(panic) => assert!(panic.is::<BuildError>()),
                 }
-            })
-        };
-        let visitor = scene.visitor();
-        let share = scene.take();
-        scene.give_back(share);
-        join(failing);
-        join(visitor);
-        scene.faults()
-    })
+            });
+            let user = model.spawn_user();
+            model.release(model.acquire());
+            join(failing);
+            join(user);
+            model.faults()
+        });
+        findings.assert_none();
+    }
 }
 
 #[test]
-fn a_builder_that_fails_frees_the_place_for_those_who_wait() {
-    let findings = a_builder_that_fails("builder with an error", End::Error);
-    findings.assert_none();
-}
-
-#[test]
-fn a_builder_that_panics_frees_the_place_for_those_who_wait() {
-    let findings = a_builder_that_fails("builder that panics", End::Panic);
-    findings.assert_none();
-}
-
-#[test]
-fn keys_side_by_side_do_not_lose_each_other() {
+fn concurrent_changes_of_two_keys_are_both_kept() {
     let findings = explore("two keys", 3, || {
-        let scene = Scene::<Ours>::new();
-        let other = {
-            let scene = Arc::clone(&scene);
-            spawn(move || {
-                let build = || scene.ledger.build(1);
-                let share = scene.subject.get_or_create(1, build);
-                scene.ledger.enter(&share);
-                scene.give_back(share);
-            })
-        };
-        let share = scene.take();
-        scene.give_back(share);
+        let model = Model::<TrackedRegistry>::new();
+        let other = model.spawn(|model| {
+            let build = || model.tracker.build(1);
+            let handle = model.registry.get_or_create(1, build);
+            model.tracker.acquired(&handle);
+            model.release(handle);
+        });
+        model.release(model.acquire());
         join(other);
-        scene.faults()
+        model.faults()
     });
     findings.assert_none();
 }

@@ -1,4 +1,4 @@
-//! The registry against a plain model of it: any sequence of calls gives the same values and the same drops.
+//! A property test that compares the registry with a sequential reference model.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -9,52 +9,52 @@ use proptest::prelude::*;
 use tinkers_registry::{Handle, Registry};
 
 #[derive(Debug, Clone)]
-enum Step {
+enum Operation {
     Create(u8),
-    Refuse(u8),
+    Fail(u8),
     Panic(u8),
     Get(u8),
-    /// Of the handles held at that time, modulo their number.
+    /// An index into the held handles, modulo their number.
     Clone(usize),
     Drop(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn operation() -> impl Strategy<Value = Operation> {
     let key = 0_u8..5;
     prop_oneof![
-        3 => key.clone().prop_map(Step::Create),
-        1 => key.clone().prop_map(Step::Refuse),
-        1 => key.clone().prop_map(Step::Panic),
-        2 => key.prop_map(Step::Get),
-        1 => any::<usize>().prop_map(Step::Clone),
-        4 => any::<usize>().prop_map(Step::Drop),
+        3 => key.clone().prop_map(Operation::Create),
+        1 => key.clone().prop_map(Operation::Fail),
+        1 => key.clone().prop_map(Operation::Panic),
+        2 => key.prop_map(Operation::Get),
+        1 => any::<usize>().prop_map(Operation::Clone),
+        4 => any::<usize>().prop_map(Operation::Drop),
     ]
 }
 
-/// A value that says when it goes.
+/// A value that records its drop.
 #[derive(Debug)]
 struct Value {
     id: u64,
-    gone: Arc<Mutex<Vec<u64>>>,
+    dropped: Arc<Mutex<Vec<u64>>>,
 }
 
 impl Drop for Value {
     fn drop(&mut self) {
-        self.gone.lock().expect("no panic under it").push(self.id);
+        self.dropped.lock().expect("not poisoned").push(self.id);
     }
 }
 
-/// What the registry should be: by key, the value and its holders.
+/// The reference model: the id of the value and the number of its handles, by key.
 #[derive(Default)]
 struct Model {
     live: BTreeMap<u8, (u64, usize)>,
     built: u64,
-    gone: Vec<u64>,
+    dropped: Vec<u64>,
 }
 
 impl Model {
-    /// The value that a call for `key` gives, where its builder gives one if `builds`.
-    fn ask(&mut self, key: u8, builds: Build) -> Option<u64> {
+    /// Returns the id of the value that a call for `key` returns, if it returns one.
+    fn acquire(&mut self, key: u8, builds: Build) -> Option<u64> {
         if builds == Build::Succeeds && !self.live.contains_key(&key) {
             self.built += 1;
             self.live.insert(key, (self.built, 0));
@@ -64,11 +64,11 @@ impl Model {
         Some(*id)
     }
 
-    fn give_back(&mut self, key: u8) {
+    fn release(&mut self, key: u8) {
         let (id, holders) = self.live.get_mut(&key).expect("it is held");
         *holders -= 1;
         if *holders == 0 {
-            self.gone.push(*id);
+            self.dropped.push(*id);
             self.live.remove(&key);
         }
     }
@@ -80,76 +80,79 @@ enum Build {
     Fails,
 }
 
-/// Both sides of the comparison.
+/// The registry and the model.
 #[derive(Default)]
-struct Pair {
+struct Comparison {
     registry: Registry<u8, Value>,
     model: Model,
     held: Vec<Handle<u8, Value>>,
-    gone: Arc<Mutex<Vec<u64>>>,
+    dropped: Arc<Mutex<Vec<u64>>>,
 }
 
-impl Pair {
-    fn apply(&mut self, step: Step) -> Result<(), TestCaseError> {
-        match step {
-            Step::Create(key) => {
-                let (id, gone) = (self.model.built + 1, Arc::clone(&self.gone));
-                let handle = self.registry.get_or_create(key, || Value { id, gone });
-                let expected = self.model.ask(key, Build::Succeeds);
-                self.keep(Some(handle), expected)
+impl Comparison {
+    fn apply(&mut self, operation: Operation) -> Result<(), TestCaseError> {
+        match operation {
+            Operation::Create(key) => {
+                let (id, dropped) = (self.model.built + 1, Arc::clone(&self.dropped));
+                let handle = self.registry.get_or_create(key, || Value { id, dropped });
+                let expected = self.model.acquire(key, Build::Succeeds);
+                self.check_handle(Some(handle), expected)
             }
-            Step::Refuse(key) => {
-                let given = self.registry.try_get_or_create(key, || Err("refused"));
-                let expected = self.model.ask(key, Build::Fails);
-                self.keep(given.ok(), expected)
+            Operation::Fail(key) => {
+                let actual = self.registry.try_get_or_create(key, || Err("failed"));
+                let expected = self.model.acquire(key, Build::Fails);
+                self.check_handle(actual.ok(), expected)
             }
-            Step::Panic(key) => {
+            Operation::Panic(key) => {
                 let has_run = Cell::new(false);
                 let build = || {
                     has_run.set(true);
-                    // Does not print, unlike a panic.
+                    // Unlike `panic!`, this prints nothing.
                     resume_unwind(Box::new("on purpose"))
                 };
-                let ask = || self.registry.get_or_create(key, build);
-                let given = catch_unwind(AssertUnwindSafe(ask)).ok();
-                prop_assert_eq!(has_run.get(), given.is_none());
-                let expected = self.model.ask(key, Build::Fails);
-                self.keep(given, expected)
+                let create = || self.registry.get_or_create(key, build);
+                let actual = catch_unwind(AssertUnwindSafe(create)).ok();
+                prop_assert_eq!(has_run.get(), actual.is_none());
+                let expected = self.model.acquire(key, Build::Fails);
+                self.check_handle(actual, expected)
             }
-            Step::Get(key) => {
-                let given = self.registry.get(&key);
-                let expected = self.model.ask(key, Build::Fails);
-                self.keep(given, expected)
+            Operation::Get(key) => {
+                let actual = self.registry.get(&key);
+                let expected = self.model.acquire(key, Build::Fails);
+                self.check_handle(actual, expected)
             }
-            Step::Clone(at) if !self.held.is_empty() => {
+            Operation::Clone(at) if !self.held.is_empty() => {
                 let handle = self.held[at % self.held.len()].clone();
-                let expected = self.model.ask(*handle.key(), Build::Fails);
-                self.keep(Some(handle), expected)
+                let expected = self.model.acquire(*handle.key(), Build::Fails);
+                self.check_handle(Some(handle), expected)
             }
-            Step::Drop(at) if !self.held.is_empty() => {
+            Operation::Drop(at) if !self.held.is_empty() => {
                 let handle = self.held.swap_remove(at % self.held.len());
-                self.model.give_back(*handle.key());
+                self.model.release(*handle.key());
                 drop(handle);
                 Ok(())
             }
-            Step::Clone(_) | Step::Drop(_) => Ok(()),
+            Operation::Clone(_) | Operation::Drop(_) => Ok(()),
         }
     }
 
-    fn keep(
+    fn check_handle(
         &mut self,
-        given: Option<Handle<u8, Value>>,
+        actual: Option<Handle<u8, Value>>,
         expected: Option<u64>,
     ) -> Result<(), TestCaseError> {
-        prop_assert_eq!(given.as_ref().map(|handle| handle.id), expected);
-        self.held.extend(given);
+        prop_assert_eq!(actual.as_ref().map(|handle| handle.id), expected);
+        self.held.extend(actual);
         Ok(())
     }
 
-    fn compare(&self) -> Result<(), TestCaseError> {
+    fn check_state(&self) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.registry.len(), self.model.live.len());
         prop_assert_eq!(self.registry.is_empty(), self.model.live.is_empty());
-        prop_assert_eq!(&*self.gone.lock().expect("no panic"), &self.model.gone);
+        prop_assert_eq!(
+            &*self.dropped.lock().expect("not poisoned"),
+            &self.model.dropped
+        );
         Ok(())
     }
 }
@@ -161,18 +164,18 @@ proptest! {
     })]
 
     #[test]
-    fn any_sequence_of_calls_agrees_with_the_model(steps in prop::collection::vec(step(), 0..200)) {
-        let mut pair = Pair::default();
-        for step in steps {
-            pair.apply(step)?;
-            pair.compare()?;
+    fn random_operations_match_the_reference_model(operations in prop::collection::vec(operation(), 0..200)) {
+        let mut comparison = Comparison::default();
+        for operation in operations {
+            comparison.apply(operation)?;
+            comparison.check_state()?;
         }
-        while !pair.held.is_empty() {
-            pair.apply(Step::Drop(0))?;
-            pair.compare()?;
+        while !comparison.held.is_empty() {
+            comparison.apply(Operation::Drop(0))?;
+            comparison.check_state()?;
         }
-        prop_assert!(pair.registry.is_empty());
-        // One thread never meets another.
-        prop_assert_eq!(pair.registry.collisions().total(), 0);
+        prop_assert!(comparison.registry.is_empty());
+        // A single thread causes no contention.
+        prop_assert_eq!(comparison.registry.contention().total(), 0);
     }
 }

@@ -1,23 +1,23 @@
-//! 64 threads over 8 keys: one live value per key at any time, exact counts, and nothing left at the end.
+//! A stress test of 64 threads and 8 keys: one live value per key at any time, exact counts, and no entries at the end.
 
-#[path = "support/churn.rs"]
-mod churn;
-#[path = "support/probe.rs"]
-mod probe;
 #[path = "support/subject.rs"]
 mod subject;
+#[path = "support/tracked.rs"]
+mod tracked;
+#[path = "support/workload.rs"]
+mod workload;
 
 use std::hash::{BuildHasher, RandomState};
 
-use churn::{Churn, Counts, Verdict};
-use probe::{Ledger, Probe};
 use subject::{CheckThenInsert, Subject};
 use tinkers_registry::Registry;
+use tracked::{Tracked, Tracker};
+use workload::{Counts, RunError, Workload};
 
-/// A seed of its own for each run, or the one to repeat.
+/// Returns a random seed, or the one of `TINKERS_STRESS_SEED`.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a seed that failed is given back through the environment"
+    reason = "the environment selects the seed of a failed run"
 )]
 fn seed() -> u64 {
     match std::env::var("TINKERS_STRESS_SEED") {
@@ -26,79 +26,86 @@ fn seed() -> u64 {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a seed is no use unless it is shown")]
-fn run<S: Subject>(steps: u64) -> Result<u64, Verdict> {
+#[expect(
+    clippy::print_stdout,
+    reason = "the seed is needed to reproduce the run"
+)]
+fn run<S: Subject>(operations: u64) -> Result<u64, RunError> {
     let seed = seed();
     println!("TINKERS_STRESS_SEED={seed}");
-    let churn = Churn {
+    let workload = Workload {
         threads: 64,
         keys: 8,
-        steps,
+        operations,
         seed,
     };
-    let counts = churn.run::<S>()?;
+    let counts = workload.run::<S>()?;
     println!("{counts}");
-    Ok(counts.collisions)
+    Ok(counts.contention)
 }
 
 #[test]
-fn a_key_has_one_live_value_under_churn_and_nothing_is_left() {
-    match run::<Registry<usize, Probe>>(10_000) {
-        Ok(collisions) => assert!(collisions > 0),
-        Err(verdict) => panic!("{verdict}"),
+fn each_key_has_one_live_value_and_no_entry_is_left() {
+    match run::<Registry<usize, Tracked>>(10_000) {
+        Ok(contention) => assert!(contention > 0),
+        Err(error) => panic!("{error}"),
     }
 }
 
 #[test]
-fn the_same_churn_finds_the_fault_of_check_then_insert() {
+fn workload_detects_check_then_insert() {
     match run::<CheckThenInsert>(10_000) {
-        Err(Verdict::Faults { faults, .. }) => {
+        Err(RunError::Faults { faults, .. }) => {
             assert!(
                 faults[0].contains("two values of a key"),
                 "other faults: {faults:?}"
             );
         }
-        other => panic!("the fault was not found: {other:?}"),
+        other => panic!("the fault was not detected: {other:?}"),
     }
 }
 
-/// One thread, which meets nobody.
-fn alone(seed: u64) -> Counts {
-    let churn = Churn {
+/// Runs one thread, without any contention.
+fn run_single_thread(seed: u64) -> Counts {
+    let workload = Workload {
         threads: 1,
         keys: 3,
-        steps: 1_000,
+        operations: 1_000,
         seed,
     };
-    match churn.run::<Registry<usize, Probe>>() {
-        Err(Verdict::Inconclusive {
-            seed: shown,
+    match workload.run::<Registry<usize, Tracked>>() {
+        Err(RunError::Inconclusive {
+            seed: reported,
             counts,
         }) => {
-            assert_eq!(shown, seed);
+            assert_eq!(reported, seed);
             counts
         }
-        other => panic!("nobody was there to meet: {other:?}"),
+        other => panic!("one thread cannot cause contention: {other:?}"),
     }
 }
 
 #[test]
-fn threads_that_never_meet_prove_nothing_and_a_seed_replays_their_steps() {
-    assert!(alone(7).given > 0);
-    assert_eq!(alone(7), alone(7));
-    assert_ne!(alone(7), alone(8));
+fn run_without_contention_is_inconclusive_and_reproducible() {
+    assert!(run_single_thread(7).handles > 0);
+    assert_eq!(run_single_thread(7), run_single_thread(7));
+    assert_ne!(run_single_thread(7), run_single_thread(8));
 }
 
-/// The ledger must be able to find each fault.
 #[test]
-fn the_ledger_sees_each_fault() {
-    let ledger = Ledger::new();
-    let (one, other) = (ledger.build(0), ledger.build(0));
-    ledger.enter(&one);
-    assert_eq!(ledger.seen().disagreements, 0);
-    ledger.enter(&other);
-    assert_eq!(ledger.seen().disagreements, 1);
-    drop(other);
-    assert_eq!(ledger.seen().dropped_under_holder, 1);
-    assert_eq!(ledger.seen().faults().len(), 4, "{:?}", ledger.seen());
+fn tracker_detects_each_fault() {
+    let tracker = Tracker::new();
+    let (first, second) = (tracker.build(0), tracker.build(0));
+    tracker.acquired(&first);
+    assert_eq!(tracker.observations().disagreements, 0);
+    tracker.acquired(&second);
+    assert_eq!(tracker.observations().disagreements, 1);
+    drop(second);
+    assert_eq!(tracker.observations().dropped_under_holder, 1);
+    assert_eq!(
+        tracker.observations().faults().len(),
+        4,
+        "{:?}",
+        tracker.observations()
+    );
 }

@@ -1,6 +1,6 @@
-//! Shows how a text is read as what to sample from.
+//! Prints how texts are parsed as sources of samplers.
 
-use tinkers_sampling::Source;
+use tinkers_sampling::SamplerSource;
 
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
 fn main() {
@@ -10,7 +10,7 @@ fn main() {
         "tinker://run",
         "",
     ] {
-        match Source::read(text) {
+        match SamplerSource::parse(text) {
             Ok(source) => println!("{text:?}: {source:?}"),
             Err(error) => println!("{text:?}: {error}"),
         }

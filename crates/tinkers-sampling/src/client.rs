@@ -1,106 +1,71 @@
-//! The client of one sampler.
+//! The sampling client.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use tinkers_core::{ClientId, Error, RouteClass, SessionContext};
-use tinkers_futures::{ApiFuture, Operation, QueueLog, SessionPoller, start};
-use tinkers_wire::{ModelInput, PollTarget};
+use tinkers_core::{Error, ErrorKind, RouteClass, Sent, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, start};
+use tinkers_wire::ModelInput;
 
 use crate::request::Sample;
 use crate::run::run;
+use crate::sampler::Sampler;
 use crate::stream::SampleStream;
 
-/// One sampler: a base model or saved weights, ready to be sampled from. Clones share its numbers and its place among the
-/// clients of a limiter.
+/// A client of one sampler, which is a base model or saved weights on the server.
+///
+/// Clones share the sequence numbers and the queue in the limiter.
 #[derive(Clone)]
 pub struct SamplingClient {
-    inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) session: Arc<dyn SessionContext>,
-    pub(crate) sampler_id: String,
-    pub(crate) client: ClientId,
-    pub(crate) queue_log: Arc<QueueLog>,
-    /// Waits for all of its samples at once, where the server offers that. It ends with the client and its last sample.
-    pub(crate) poller: Option<SessionPoller>,
-    next_seq: AtomicU64,
-}
-
-/// The number of the first sample.
-const FIRST_SEQ: u64 = 0;
-
-impl Inner {
-    /// The next number of a sample: one for each submission, the same on every retry of it.
-    pub(crate) fn next_seq(&self) -> u64 {
-        self.next_seq.fetch_add(1, Ordering::Relaxed)
-    }
+    sampler: Arc<Sampler>,
 }
 
 impl SamplingClient {
-    /// The client of a sampler that the server has made.
+    /// Creates the client of a sampler that exists on the server.
     pub fn new(session: Arc<dyn SessionContext>, sampler_id: impl Into<String>) -> Self {
-        let sampler_id = sampler_id.into();
-        let queue_log = Arc::new(QueueLog::sampling(format!("sampler {sampler_id}")));
-        let client = session.next_client();
-        let poller = session.config().sample_use_retrieve_futures.then(|| {
-            let target = PollTarget::samples(&sampler_id, PollTarget::client_of(FIRST_SEQ));
-            SessionPoller::new(Arc::clone(&session), client, target)
-        });
         Self {
-            inner: Arc::new(Inner {
-                session,
-                sampler_id,
-                client,
-                queue_log,
-                poller,
-                next_seq: AtomicU64::new(FIRST_SEQ),
-            }),
+            sampler: Arc::new(Sampler::new(session, sampler_id.into())),
         }
     }
 
-    /// The server's id of the sampler.
+    /// Returns the server's id of the sampler.
     pub fn sampler_id(&self) -> &str {
-        &self.inner.sampler_id
+        &self.sampler.id
     }
 
-    /// A sample of what continues `prompt`. Await it, or [`Sample::send`] it to have it under way.
+    /// Builds a request for continuations of `prompt`. Await it, or start it with [`Sample::send`].
     pub fn sample(&self, prompt: impl Into<ModelInput>) -> Sample {
-        Sample::new(Arc::clone(&self.inner), prompt.into())
+        Sample::new(Arc::clone(&self.sampler), prompt.into())
     }
 
-    /// The log-probability of each token of `prompt`, natural logarithm; `None` where there is none, as for the first. As long
-    /// as the prompt, also on servers that leave the first entry out.
+    /// Computes the natural log-probability of each token of `prompt`; `None` where there is none, as for the first token.
+    ///
+    /// The result is as long as the prompt, also on servers that omit the first entry.
     pub fn compute_logprobs(&self, prompt: impl Into<ModelInput>) -> ApiFuture<Vec<Option<f32>>> {
         const NAME: &str = "SamplingClient.compute_logprobs";
         let prompt = prompt.into();
         let length = prompt.len();
-        let mut request = Sample::new(Arc::clone(&self.inner), prompt)
+        let mut request = Sample::new(Arc::clone(&self.sampler), prompt)
             .max_tokens(1)
             .prompt_logprobs()
             .into_request();
         request.num_samples = Some(1);
-        let inner = Arc::clone(&self.inner);
-        let operation = Operation::new(Arc::clone(&inner.session), NAME, RouteClass::Sample);
+        let sampler = Arc::clone(&self.sampler);
+        let operation = Operation::new(Arc::clone(&sampler.session), NAME, RouteClass::Sample);
         start(operation.clone(), async move {
-            let response = Box::pin(run(inner, request, operation)).await?;
+            let response = Box::pin(run(sampler, request, operation)).await?;
             let logprobs = response.prompt_logprobs.ok_or_else(|| {
-                let message = "the server sent no log-probabilities of the prompt";
-                Error::new(
-                    tinkers_core::ErrorKind::Protocol,
-                    tinkers_core::Sent::Answered,
-                    message,
-                )
+                let message = "the response has no log-probabilities of the prompt";
+                Error::new(ErrorKind::Protocol, Sent::Answered, message)
             })?;
-            Ok(lined_up(logprobs, length))
+            Ok(aligned(logprobs, length))
         })
     }
 
-    /// Samples for many prompts, given as they finish, with at most `in_flight` under way. `build` makes the request for each.
+    /// Samples many prompts and returns the results as they finish. `build` sets the parameters of each request.
     ///
-    /// Prompts are taken from the iterator as there is room for them. Dropping the stream gives up what is under way.
+    /// At most `in_flight` samples are in flight; prompts are taken from the iterator as samples finish. Dropping the stream
+    /// abandons the samples in flight.
     pub fn sample_stream<P, B>(
         &self,
         prompts: P,
@@ -112,20 +77,25 @@ impl SamplingClient {
         P::Item: Into<ModelInput>,
         B: FnMut(Sample) -> Sample,
     {
-        SampleStream::new(self.clone(), prompts.into_iter(), in_flight, build)
+        SampleStream::new(
+            Arc::clone(&self.sampler),
+            prompts.into_iter(),
+            in_flight,
+            build,
+        )
     }
 }
 
 impl fmt::Debug for SamplingClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SamplingClient")
-            .field("sampler_id", &self.inner.sampler_id)
+            .field("sampler_id", &self.sampler.id)
             .finish_non_exhaustive()
     }
 }
 
-/// Lines log-probabilities up with the prompt from its end: some servers leave out the first token, which has none.
-fn lined_up(logprobs: Vec<Option<f32>>, length: Option<usize>) -> Vec<Option<f32>> {
+/// Pads log-probabilities at the start to the length of the prompt. Some servers omit the first token, which has none.
+fn aligned(logprobs: Vec<Option<f32>>, length: Option<usize>) -> Vec<Option<f32>> {
     let missing = length.unwrap_or(0).saturating_sub(logprobs.len());
     std::iter::repeat_n(None, missing).chain(logprobs).collect()
 }
@@ -135,12 +105,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_probabilities_are_lined_up_from_the_end() {
-        assert_eq!(lined_up(vec![Some(-1.0)], Some(2)), [None, Some(-1.0)]);
-        assert_eq!(
-            lined_up(vec![None, Some(-1.0)], Some(2)),
-            [None, Some(-1.0)]
-        );
-        assert_eq!(lined_up(vec![None, Some(-1.0)], None), [None, Some(-1.0)]);
+    fn log_probabilities_are_aligned_at_the_end() {
+        assert_eq!(aligned(vec![Some(-1.0)], Some(2)), [None, Some(-1.0)]);
+        assert_eq!(aligned(vec![None, Some(-1.0)], Some(2)), [None, Some(-1.0)]);
+        assert_eq!(aligned(vec![None, Some(-1.0)], None), [None, Some(-1.0)]);
     }
 }

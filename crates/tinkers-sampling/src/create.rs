@@ -1,4 +1,4 @@
-//! Making samplers: over a base model, or over saved weights.
+//! Creation of samplers from a base model or from saved weights.
 
 use std::sync::Arc;
 
@@ -10,55 +10,56 @@ use tinkers_wire::{CreateSamplingSession, SamplingSessionCreated, TinkerPath, ro
 
 use crate::SamplingClient;
 
-/// What a creation that may have been made twice, or made and not told, is reported with.
-const LOST: &str = "the reply to an attempt was lost: the server may hold an unused sampler until the session ends";
+/// The warning about a sampler that a lost attempt may have created.
+const ORPHAN: &str = "the response to an attempt was lost; the server may keep an unused sampler until the session ends";
 
-/// What is sampled from.
+/// The source of a sampler.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum SamplerSource {
     /// A base model, by name.
     BaseModel(String),
     /// Saved weights.
     Weights(TinkerPath),
 }
 
-impl Source {
-    /// A `tinker://` path, or else a base model's name.
+impl SamplerSource {
+    /// Parses a `tinker://` path or the name of a base model.
     ///
     /// # Errors
-    /// When the text opens like a path and is none, or is empty.
-    pub fn read(text: &str) -> Result<Self> {
+    /// `InvalidInput` when the text is empty, or a URL other than a valid `tinker://` path.
+    pub fn parse(text: &str) -> Result<Self> {
         if text.contains("://") {
             return Ok(Self::Weights(text.parse()?));
         }
         if text.is_empty() {
             return Err(Error::invalid(
                 "source",
-                "a base model's name or a tinker:// path, got an empty text",
+                "the name of a base model or a tinker:// path, got an empty text",
             ));
         }
         Ok(Self::BaseModel(text.to_owned()))
     }
 }
 
-/// A sampler to be made.
+/// A builder of a sampling client.
 #[derive(Debug, Clone)]
-#[must_use = "nothing is made before create() is called"]
+#[must_use = "a sampler is created only by `create`"]
 pub struct CreateSamplingClient {
     session: Arc<dyn SessionContext>,
-    source: Result<Source>,
+    source: Result<SamplerSource>,
 }
 
 impl CreateSamplingClient {
-    /// Over `source`, a base model's name or a `tinker://` path; a wrong one fails in [`CreateSamplingClient::create`].
+    /// Creates a builder for `source`, the name of a base model or a `tinker://` path. [`CreateSamplingClient::create`] fails for an
+    /// invalid one.
     pub fn new(session: Arc<dyn SessionContext>, source: impl AsRef<str>) -> Self {
         Self {
             session,
-            source: Source::read(source.as_ref()),
+            source: SamplerSource::parse(source.as_ref()),
         }
     }
 
-    /// Makes the sampler.
+    /// Creates the sampler.
     pub fn create(self) -> ApiFuture<SamplingClient> {
         let operation = Operation::new(
             Arc::clone(&self.session),
@@ -70,17 +71,18 @@ impl CreateSamplingClient {
         })
     }
 
-    /// The same as a step of a larger operation, whose progress it tells. Dropping the future gives it up; the server may have
-    /// made the sampler.
+    /// Creates the sampler as a step of `operation`, to which it reports its progress.
+    ///
+    /// Dropping the future cancels the creation; the server may still have created the sampler.
     ///
     /// # Errors
-    /// `InvalidInput` for a source that is none, and what the server refuses.
+    /// `InvalidInput` for an invalid source, and the errors of the server.
     pub async fn create_in(self, operation: &Operation) -> Result<SamplingClient> {
         let source = self.source?;
         self.session.check_open()?;
         let (base_model, model_path) = match source {
-            Source::BaseModel(name) => (Some(name), None),
-            Source::Weights(path) => (None, Some(path)),
+            SamplerSource::BaseModel(name) => (Some(name), None),
+            SamplerSource::Weights(path) => (None, Some(path)),
         };
         let body = CreateSamplingSession {
             session_id: self.session.session_id().to_owned(),
@@ -96,17 +98,18 @@ impl CreateSamplingClient {
         call.operation = Some(operation.name);
         call.progress = Some(Arc::clone(&operation.progress));
         call.deadline = operation.deadline;
-        call.is_readable = Some(|answer| SamplingSessionCreated::read(&answer.body).is_ok());
+        call.is_readable = Some(|response| SamplingSessionCreated::read(&response.body).is_ok());
         let accepted = self.session.caller().call(call).await;
         let accepted = accepted.map_err(|error| match error.sent() {
-            Sent::MaybeSent => error.with_context(LOST),
+            Sent::MaybeSent => error.with_context(ORPHAN),
             _ => error,
         })?;
-        let answer = accepted.response;
-        let created = SamplingSessionCreated::read(&answer.body).map_err(|error| {
-            let message = format!("the server's answer is no sampler: {error}");
+        let response = accepted.response;
+        let created = SamplingSessionCreated::read(&response.body).map_err(|error| {
+            let message =
+                format!("cannot decode the response to the creation of a sampler: {error}");
             Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                .with_answer(answer.status.as_u16(), &answer.body)
+                .with_response(response.status.as_u16(), &response.body)
         })?;
         let sampler_id = created.sampling_session_id;
         if accepted.earlier == Sent::MaybeSent
@@ -120,7 +123,7 @@ impl CreateSamplingClient {
                 recovered_error = RecoveredError::Orphan.name(),
                 operation = operation.name,
                 sampler_id,
-                "{LOST}"
+                "{ORPHAN}"
             );
         }
         Ok(SamplingClient::new(self.session, sampler_id))
@@ -132,19 +135,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_a_path_or_a_name() {
+    fn source_is_a_path_or_a_name() {
         assert_eq!(
-            Source::read("Qwen/Qwen3-8B").unwrap(),
-            Source::BaseModel("Qwen/Qwen3-8B".into())
+            SamplerSource::parse("Qwen/Qwen3-8B").unwrap(),
+            SamplerSource::BaseModel("Qwen/Qwen3-8B".into())
         );
         assert!(matches!(
-            Source::read("tinker://m/sampler_weights/s").unwrap(),
-            Source::Weights(_)
+            SamplerSource::parse("tinker://m/sampler_weights/s").unwrap(),
+            SamplerSource::Weights(_)
         ));
         assert_eq!(
-            Source::read("http://x/y").unwrap_err().field(),
+            SamplerSource::parse("http://x/y").unwrap_err().field(),
             Some("path")
         );
-        assert_eq!(Source::read("").unwrap_err().field(), Some("source"));
+        assert_eq!(
+            SamplerSource::parse("").unwrap_err().field(),
+            Some("source")
+        );
     }
 }

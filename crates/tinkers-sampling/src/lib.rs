@@ -5,9 +5,10 @@ mod client;
 mod create;
 mod request;
 mod run;
+mod sampler;
 mod stream;
 
 pub use client::SamplingClient;
-pub use create::{CreateSamplingClient, Source};
+pub use create::{CreateSamplingClient, SamplerSource};
 pub use request::Sample;
-pub use stream::{SampleStream, Sampled};
+pub use stream::{SampleStream, StreamedSample};

@@ -1,4 +1,4 @@
-//! One sampling request and its parameters.
+//! A sampling request and its parameters.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -8,130 +8,131 @@ use tinkers_core::{BoxFuture, Result, RouteClass};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{ModelInput, SampleRequest, SampleResponse, SamplingParams, Stop, TensorData};
 
-use crate::client::Inner;
 use crate::run::run;
+use crate::sampler::Sampler;
 
-/// A sampling request being put together. `.await` it, or [`Sample::send`] it.
+/// A builder of a sampling request. Await it, or start it with [`Sample::send`].
 ///
-/// What is not set is not sent and is the server's choice: one sample, temperature 1, no top-k, top-p 1, stop at the end of
-/// text. Some servers insist on `max_tokens`.
+/// Parameters that are not set are not sent. The defaults of the server are one sequence, temperature 1, no top-k, top-p 1, and a
+/// stop at the end of text. Some servers require `max_tokens`.
 #[derive(Clone)]
-#[must_use = "nothing is sent before it is awaited or sent"]
+#[must_use = "a request is sent only when it is awaited or `send` is called"]
 pub struct Sample {
-    client: Arc<Inner>,
-    /// On the heap from the start: it is large, handed on with each parameter, and kept until the result is there.
+    sampler: Arc<Sampler>,
+    /// Boxed, since it is large, moved by each setter, and kept until the result is available.
     request: Box<SampleRequest>,
 }
 
 impl Sample {
-    pub(crate) fn new(client: Arc<Inner>, prompt: ModelInput) -> Self {
+    pub(crate) fn new(sampler: Arc<Sampler>, prompt: ModelInput) -> Self {
         let request = Box::new(SampleRequest {
             prompt,
             ..SampleRequest::default()
         });
-        Self { client, request }
+        Self { sampler, request }
     }
 
-    /// At most this many tokens in each sequence; at least 1.
+    /// Sets the maximum number of tokens of each sequence; at least 1.
     pub fn max_tokens(mut self, max_tokens: u32) -> Self {
         self.request.sampling_params.max_tokens = Some(max_tokens);
         self
     }
 
-    /// The same seed, prompt and parameters give the same tokens.
+    /// Sets the seed. The same seed, prompt and parameters give the same tokens.
     pub fn seed(mut self, seed: u64) -> Self {
         self.request.sampling_params.seed = Some(seed);
         self
     }
 
-    /// What ends a sequence: a text, several, or token ids. An empty list: nothing but `max_tokens`, not even the end of text.
+    /// Sets the stop of a sequence: one or several texts, or token ids. With an empty list only `max_tokens` ends it, not even the end
+    /// of text.
     pub fn stop(mut self, stop: impl Into<Stop>) -> Self {
         self.request.sampling_params.stop = Some(stop.into());
         self
     }
 
-    /// 0 takes the most likely token.
+    /// Sets the temperature. At 0 the most likely token is chosen.
     pub fn temperature(mut self, temperature: f64) -> Self {
         self.request.sampling_params.temperature = Some(temperature);
         self
     }
 
-    /// Only the `top_k` most likely tokens; -1 for all.
+    /// Samples from the `top_k` most likely tokens only; -1 for all.
     pub fn top_k(mut self, top_k: i32) -> Self {
         self.request.sampling_params.top_k = Some(top_k);
         self
     }
 
-    /// Only the most likely tokens that together reach this probability.
+    /// Samples from the most likely tokens whose total probability reaches `top_p` only.
     pub fn top_p(mut self, top_p: f64) -> Self {
         self.request.sampling_params.top_p = Some(top_p);
         self
     }
 
-    /// All of these parameters at once, in place of those set before.
+    /// Replaces all sampling parameters.
     pub fn params(mut self, params: SamplingParams) -> Self {
         self.request.sampling_params = params;
         self
     }
 
-    /// How many sequences; at least 1.
+    /// Sets the number of sequences; at least 1.
     pub fn num_samples(mut self, num_samples: u32) -> Self {
         self.request.num_samples = Some(num_samples);
         self
     }
 
-    /// The log-probabilities of the prompt's tokens too.
+    /// Requests the log-probabilities of the tokens of the prompt.
     pub fn prompt_logprobs(mut self) -> Self {
         self.request.prompt_logprobs = Some(true);
         self
     }
 
-    /// Those of the last `n` prompt tokens alone.
+    /// Requests the log-probabilities of the last `n` tokens of the prompt.
     pub fn prompt_logprobs_last_n(mut self, n: u32) -> Self {
         self.request.prompt_logprobs = Some(true);
         self.request.prompt_logprobs_last_n = Some(n);
         self
     }
 
-    /// The `k` most likely tokens at each prompt position.
+    /// Requests the `k` most likely tokens at each position of the prompt.
     pub fn topk_prompt_logprobs(mut self, k: u32) -> Self {
         self.request.topk_prompt_logprobs = Some(k);
         self
     }
 
-    /// The `k` most likely tokens at each sampled position.
+    /// Requests the `k` most likely tokens at each sampled position.
     pub fn topk_sample_logprobs(mut self, k: u32) -> Self {
         self.request.topk_sample_logprobs = Some(k);
         self
     }
 
-    /// The log-probabilities of these tokens at each prompt position: int64 `[prompt length - 1, K]`, -1 where none is asked.
+    /// Requests the log-probabilities of these tokens at each position of the prompt: int64 `[prompt length - 1, K]`, with -1 for none.
     pub fn target_prompt_logprobs(mut self, targets: TensorData) -> Self {
         self.request.target_prompt_logprobs = Some(targets);
         self
     }
 
-    /// `k` alternatives drawn for each prompt token but the first.
+    /// Requests `k` sampled alternatives for each token of the prompt except the first.
     pub fn prompt_alt_tokens(mut self, k: u32) -> Self {
         self.request.prompt_alt_tokens_k = Some(k);
         self
     }
 
-    /// Has the server record what the loss `stable_reinforce` needs.
+    /// Makes the server record the data that the loss `stable_reinforce` needs.
     pub fn record_stability_info(mut self) -> Self {
         self.request.record_stability_info = Some(true);
         self
     }
 
-    /// Starts it. The future is a handle on work under way; dropping it gives the sample up.
+    /// Starts the sample. Dropping the returned handle abandons it.
     pub fn send(self) -> ApiFuture<SampleResponse> {
-        let Self { client, request } = self;
+        let Self { sampler, request } = self;
         let operation = Operation::new(
-            Arc::clone(&client.session),
+            Arc::clone(&sampler.session),
             "SamplingClient.sample",
             RouteClass::Sample,
         );
-        start(operation.clone(), run(client, request, operation))
+        start(operation.clone(), run(sampler, request, operation))
     }
 
     pub(crate) fn into_request(self) -> Box<SampleRequest> {
@@ -151,7 +152,7 @@ impl IntoFuture for Sample {
 impl fmt::Debug for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sample")
-            .field("sampler_id", &self.client.sampler_id)
+            .field("sampler_id", &self.sampler.id)
             .field("prompt_tokens", &self.request.prompt.len())
             .field("params", &self.request.sampling_params)
             .finish_non_exhaustive()

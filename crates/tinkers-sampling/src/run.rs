@@ -1,4 +1,4 @@
-//! The way of one sample: submitted, waited for, fetched, and done anew when the server lost it.
+//! One sample: its submission, the wait for its result, and its resubmission when the server loses it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,122 +6,118 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tinkers_core::contain::contain;
 use tinkers_core::{
-    AdmissionRequest, Call, Cost, Entry, Error, ErrorKind, InFlightPermit, Phase, Readmission,
-    RecoveredError, Result, RouteClass, Sent,
+    AdmissionRequest, Backoff, Call, CallAdmission, Cost, Error, ErrorKind, InFlightPermit, Phase,
+    Readmission, RecoveredError, Result, RouteClass, Sent,
 };
 use tinkers_futures::{
-    CompletionHandle, CompletionNotice, Operation, Retrieval, after_close, is_promise, promise,
-    retrieve_announced,
+    CompletionHandle, CompletionNotice, Operation, Retrieval, is_submission, read_submission,
+    retrieve_completed, session_error,
 };
 use tinkers_wire::{RequestKind, SampleRequest, SampleResponse, routes, to_json_with_capacity};
 
-use crate::client::Inner;
+use crate::sampler::Sampler;
 
-/// How often a sample that the server lost is sampled anew. Each time is work that somebody pays for.
-const MOST_LOST: u32 = 10;
-/// Before the first of these; it doubles up to [`LONGEST_PAUSE`]. The pauses of the official SDK.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The maximum number of resubmissions of a sample that the server loses. Each one is billed.
+const MAX_RESUBMISSIONS: u32 = 10;
+/// The pauses before resubmissions, as in the official SDK.
+const LOST_SAMPLES: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
-/// Submits and waits. A result that the server lost is sampled anew, under a new number, after a pause, ten times at most.
+/// Submits a sample and waits for its result. A sample that the server loses is submitted again with a new sequence number.
 ///
-/// Many samples wait at once, so what is needed before and after the wait is on the heap only then.
+/// Many samples wait at once. To keep this future small, the futures of the other steps are boxed.
 pub(crate) async fn run(
-    client: Arc<Inner>,
+    sampler: Arc<Sampler>,
     mut request: Box<SampleRequest>,
     operation: Operation,
 ) -> Result<SampleResponse> {
     request.validate()?;
-    let mut lost = 0;
+    let mut resubmissions = 0;
     loop {
-        client.session.check_open()?;
+        sampler.session.check_open()?;
         operation.progress.enter(Phase::Admission);
-        let turn = client
-            .session
-            .caller()
-            .enter(ask(&client, &request, &operation));
-        let entry = turn
+        let caller = sampler.session.caller();
+        let admission = caller
+            .admit(admission_request(&sampler, &request, &operation))
             .await
-            .map_err(|error| refused(&client, &operation, error))?;
-        // It may have been closed meanwhile.
-        client.session.check_open()?;
-        let mut accepted = Box::pin(submit(&client, &mut request, &operation, entry)).await?;
-        let announcement = match &accepted.result {
-            Awaited::Announced(watch) => watch.announced().await?,
-            Awaited::Asked(_) => CompletionNotice::default(),
+            .map_err(|error| admission_error(&sampler, &operation, error))?;
+        // The session may have been closed during the wait.
+        sampler.session.check_open()?;
+        let mut accepted = Box::pin(submit(&sampler, &mut request, &operation, admission)).await?;
+        let notice = match &accepted.result {
+            PendingResult::Registered(handle) => handle.completed().await?,
+            PendingResult::Polled(_) => CompletionNotice::default(),
         };
         let ids = accepted.sequence_ids.take();
-        // Nothing of the answer outlives this block, so that it takes up nothing where others wait.
+        // A block, so that the response is not part of the future during the waits.
         let pause = {
-            let fetched = Box::pin(fetch(&client, accepted, &operation, announcement)).await;
-            match fetched {
-                Err(error) if lost < times_anew(&error) => {
-                    client
-                        .session
-                        .caller()
-                        .recovered_errors
-                        .count(RecoveredError::LostSample);
+            let result = Box::pin(retrieve(&sampler, accepted, &operation, notice)).await;
+            match result {
+                Err(error) if resubmissions < max_resubmissions(&error) => {
+                    caller.recovered_errors.count(RecoveredError::LostSample);
                     contain(
-                        || tracing::debug!(recovered_error = RecoveredError::LostSample.name(), error = %error, "the server lost a sample; sampling it anew"),
+                        || tracing::debug!(recovered_error = RecoveredError::LostSample.name(), error = %error, "the server lost a sample; it is submitted again"),
                     );
-                    FIRST_PAUSE.saturating_mul(1 << lost).min(LONGEST_PAUSE)
+                    LOST_SAMPLES.pause(resubmissions)
                 }
                 Err(error) => return Err(error),
                 Ok(response) => return checked(&request, response, ids),
             }
         };
-        lost += 1;
-        let caller = client.session.caller();
+        resubmissions += 1;
         let pause = caller.time.sleep(pause);
         caller.closing.unless_closed(pause).await?;
     }
 }
 
-/// How often a sample that ended with this error is sampled anew, in all.
-fn times_anew(error: &Error) -> u32 {
+/// Returns how often a sample that failed with this error is submitted again, in total.
+fn max_resubmissions(error: &Error) -> u32 {
     match error.kind() {
-        ErrorKind::ResultLost => MOST_LOST,
-        // Some servers say so of a result that they have dropped, others of what the sample needs: once more tells.
+        ErrorKind::ResultLost => MAX_RESUBMISSIONS,
+        // Some servers report a discarded result this way, others a missing sampler; one resubmission distinguishes them.
         ErrorKind::NotFound if error.request_id().is_some() => 1,
         _ => 0,
     }
 }
 
-/// A sample that the server has accepted.
+/// An accepted sample.
 struct Accepted {
-    result: Awaited,
+    result: PendingResult,
     sequence_ids: Option<Box<[String]>>,
     submitted_in: Duration,
-    /// Lands when the result is there or is given up.
-    _flight: InFlightPermit,
+    /// Released when the result is retrieved or abandoned.
+    _permit: InFlightPermit,
 }
 
-/// How its result is learned of.
-enum Awaited {
-    /// The session's poller waits for it, under the id that the watch knows.
-    Announced(CompletionHandle),
-    /// It is asked for under this id until it is there.
-    Asked(String),
+/// A result that is not retrieved yet.
+enum PendingResult {
+    /// The shared poll waits for its completion.
+    Registered(CompletionHandle),
+    /// The result of this request id is polled for by itself.
+    Polled(String),
 }
 
-impl Awaited {
+impl PendingResult {
     fn request_id(&self) -> &str {
         match self {
-            Self::Announced(watch) => watch.request_id(),
-            Self::Asked(id) => id,
+            Self::Registered(handle) => handle.request_id(),
+            Self::Polled(id) => id,
         }
     }
 }
 
-/// What it waits for, before anything is made that is sent.
-fn ask(client: &Inner, request: &SampleRequest, operation: &Operation) -> AdmissionRequest {
+/// Builds the admission request of a sample, before its body is built.
+fn admission_request(
+    sampler: &Sampler,
+    request: &SampleRequest,
+    operation: &Operation,
+) -> AdmissionRequest {
     AdmissionRequest {
         class: RouteClass::Sample,
-        client: client.client,
+        client: sampler.client,
         cost: cost(request),
         deadline: operation.deadline,
         flight: None,
-        reentry: Readmission::New,
+        readmission: Readmission::New,
         is_nested: false,
     }
 }
@@ -132,23 +128,23 @@ fn cost(request: &SampleRequest) -> Cost {
     }
 }
 
-/// The error of one that was not let in.
-fn refused(client: &Inner, operation: &Operation, error: Error) -> Error {
-    after_close(&*client.session, error.with_operation(operation.name))
+/// Makes the error of a sample that was not admitted.
+fn admission_error(sampler: &Sampler, operation: &Operation, error: Error) -> Error {
+    session_error(&*sampler.session, error.with_operation(operation.name))
 }
 
 async fn submit(
-    client: &Inner,
+    sampler: &Sampler,
     request: &mut SampleRequest,
     operation: &Operation,
-    entry: Entry,
+    admission: CallAdmission,
 ) -> Result<Accepted> {
-    let begun = client.poller.as_ref().map(|poller| poller.begin());
-    let begun = begun.transpose()?;
-    request.seq_id = Some(client.next_seq());
-    request.sampling_session_id = Some(client.sampler_id.clone());
-    let body = to_json_with_capacity(request, body_length(request));
-    // What each sample has alike takes up nothing while it waits.
+    let pending = sampler.poller.as_ref().map(|poller| poller.begin());
+    let pending = pending.transpose()?;
+    request.seq_id = Some(sampler.next_seq());
+    request.sampling_session_id = Some(sampler.id.clone());
+    let body = to_json_with_capacity(request, estimated_body_len(request));
+    // Not kept during the wait, since all samples of a client share it.
     request.sampling_session_id = None;
     let mut call = Call::post(routes::ASAMPLE, body, RouteClass::Sample);
     call.headers.insert(
@@ -156,54 +152,56 @@ async fn submit(
         HeaderValue::from_static("1"),
     );
     call.operation = Some(operation.name);
-    call.client = client.client;
-    call.is_readable = Some(is_promise);
+    call.client = sampler.client;
+    call.is_readable = Some(is_submission);
     call.cost = cost(request);
     call.progress = Some(Arc::clone(&operation.progress));
     call.deadline = operation.deadline;
-    let session = &*client.session;
-    let accepted = session.caller().call_with(entry, call).await;
-    let accepted = accepted.map_err(|error| after_close(session, error))?;
-    let promise = promise(&accepted.response)?;
-    let result = match (&client.poller, begun) {
-        (Some(poller), Some(begun)) => {
-            Awaited::Announced(poller.watch(begun, &promise.request_id, &operation.progress)?)
-        }
-        _ => Awaited::Asked(promise.request_id),
+    let session = &*sampler.session;
+    let accepted = session.caller().call_admitted(admission, call).await;
+    let accepted = accepted.map_err(|error| session_error(session, error))?;
+    let response = read_submission(&accepted.response)?;
+    let result = match (&sampler.poller, pending) {
+        (Some(poller), Some(pending)) => PendingResult::Registered(poller.register(
+            pending,
+            &response.request_id,
+            &operation.progress,
+        )?),
+        _ => PendingResult::Polled(response.request_id),
     };
     Ok(Accepted {
         result,
-        // Without the room that was left for more of them.
-        sequence_ids: promise.sample_sequence_ids.map(Vec::into_boxed_slice),
+        // Boxed to drop the spare capacity.
+        sequence_ids: response.sample_sequence_ids.map(Vec::into_boxed_slice),
         submitted_in: accepted.elapsed,
-        _flight: accepted.flight,
+        _permit: accepted.flight,
     })
 }
 
-/// About as many bytes as the body of `request` has, and no fewer for most: numbers of five digits, and a bit of everything.
-fn body_length(request: &SampleRequest) -> usize {
+/// Estimates the length of the body in bytes, assuming token ids of five digits. Most bodies are shorter.
+fn estimated_body_len(request: &SampleRequest) -> usize {
     400 + 6 * request.prompt.len().unwrap_or(0)
 }
 
-/// The result of a sample; `accepted` goes with it, so that the server is told that it was fetched.
-async fn fetch(
-    client: &Inner,
+/// Retrieves the result. `accepted` is dropped after it, which acknowledges the result to the server.
+async fn retrieve(
+    sampler: &Sampler,
     accepted: Accepted,
     operation: &Operation,
-    announcement: CompletionNotice,
+    notice: CompletionNotice,
 ) -> Result<SampleResponse> {
     let retrieval = Retrieval {
         operation: operation.clone(),
-        client: client.client,
+        client: sampler.client,
         request_id: accepted.result.request_id().to_owned(),
         kind: RequestKind::Sample,
         submitted_in: accepted.submitted_in,
-        queue_log: Some(Arc::clone(&client.queue_log)),
+        queue_log: Some(Arc::clone(&sampler.queue_log)),
     };
-    retrieve_announced(retrieval, announcement).await
+    retrieve_completed(retrieval, notice).await
 }
 
-/// Adds the sequences' ids, and refuses a response that leaves out what was asked for.
+/// Adds the ids of the sequences, and fails when the response lacks requested data.
 fn checked(
     request: &SampleRequest,
     mut response: SampleResponse,
@@ -212,15 +210,15 @@ fn checked(
     for (sequence, id) in response.sequences.iter_mut().zip(ids.unwrap_or_default()) {
         sequence.sequence_id.get_or_insert(id);
     }
-    let wanted = request.num_samples.unwrap_or(1) as usize;
-    if response.sequences.len() != wanted {
-        return Err(ignored(&format!(
-            "{wanted} sequences were asked for and {} came",
+    let requested = request.num_samples.unwrap_or(1) as usize;
+    if response.sequences.len() != requested {
+        return Err(unsupported(&format!(
+            "requested {requested} sequences and got {}",
             response.sequences.len()
         )));
     }
     if request.prompt_alt_tokens_k.is_some_and(|k| k > 0) && response.prompt_alt_tokens.is_none() {
-        return Err(ignored("the server ignored prompt_alt_tokens_k"));
+        return Err(unsupported("the server ignored prompt_alt_tokens_k"));
     }
     if let Some(last) = request.prompt_logprobs_last_n
         && let Some(logprobs) = &response.prompt_logprobs
@@ -230,13 +228,13 @@ fn checked(
             .skip(last as usize)
             .any(Option::is_some)
     {
-        return Err(ignored("the server ignored prompt_logprobs_last_n"));
+        return Err(unsupported("the server ignored prompt_logprobs_last_n"));
     }
     Ok(response)
 }
 
-fn ignored(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, Sent::Answered, what)
+fn unsupported(message: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, Sent::Answered, message)
 }
 
 #[cfg(test)]
@@ -252,24 +250,28 @@ mod tests {
         response
     }
 
-    /// The size of a future, in bytes.
+    /// Returns the size of a future in bytes.
     fn size<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
-    fn what_is_needed_before_and_after_the_wait_takes_up_nothing_during_it() {
+    fn future_of_a_sample_is_small() {
         assert!(size(run) <= 512, "{} bytes", size(run));
     }
 
     #[test]
-    fn ids_are_optional_and_come_from_the_promise() {
+    fn sequence_ids_come_from_the_submission_response() {
         let request = SampleRequest {
             num_samples: Some(2),
             ..SampleRequest::default()
         };
-        let with = checked(&request, response(2), Some(["a".into(), "b".into()].into())).unwrap();
-        assert_eq!(with.sequences[1].sequence_id.as_deref(), Some("b"));
+        let checked_response =
+            checked(&request, response(2), Some(["a".into(), "b".into()].into())).unwrap();
+        assert_eq!(
+            checked_response.sequences[1].sequence_id.as_deref(),
+            Some("b")
+        );
         assert_eq!(
             checked(&request, response(2), None).unwrap().sequences[0].sequence_id,
             None
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_the_server_ignored_is_an_error() {
+    fn ignored_option_is_an_error() {
         let one = SampleRequest::default();
         assert_eq!(
             checked(&one, response(2), None).unwrap_err().kind(),

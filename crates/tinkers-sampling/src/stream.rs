@@ -1,108 +1,79 @@
-//! Samples over many prompts, given as they finish.
+//! A stream of samples over many prompts, in the order in which they finish.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures_core::Stream;
+use futures_util::Stream;
+use futures_util::stream::FuturesUnordered;
 use tinkers_core::Result;
 use tinkers_futures::ApiFuture;
 use tinkers_wire::{ModelInput, SampleResponse};
 
-use crate::{Sample, SamplingClient};
+use crate::Sample;
+use crate::sampler::Sampler;
 
-/// The sample of one prompt of a stream.
+/// The sample of one prompt of a [`SampleStream`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Sampled {
-    /// Which prompt, counted from 0.
+pub struct StreamedSample {
+    /// The index of the prompt, from 0.
     pub index: usize,
-    /// Its sample.
+    /// The outcome of its sample.
     pub result: Result<SampleResponse>,
 }
 
 /// A stream of samples over prompts, in the order in which they finish.
 ///
 /// # Cancel safety
-/// Not polling it lets what is under way finish and starts nothing new; dropping it gives up what is under way.
+/// A stream that is not polled starts no samples; those in flight go on. Dropping it abandons the samples in flight.
 pub struct SampleStream<P, B> {
-    client: SamplingClient,
+    sampler: Arc<Sampler>,
     prompts: P,
     build: B,
     limit: usize,
-    next: usize,
-    exhausted: bool,
-    running: BTreeMap<usize, ApiFuture<SampleResponse>>,
-    ready: Arc<Ready>,
+    next_index: usize,
+    is_exhausted: bool,
+    in_flight: FuturesUnordered<Indexed>,
 }
 
-// Nothing in it is ever pinned: the iterator and the builder are used by plain reference.
+// No field is ever pinned in place.
 impl<P, B> Unpin for SampleStream<P, B> {}
 
-/// Which of the running samples have news, so that a poll looks at those alone.
-struct Ready {
-    state: Mutex<(Vec<usize>, Waker)>,
-}
-
-struct Nudge {
+/// A sample in flight with the index of its prompt.
+struct Indexed {
     index: usize,
-    ready: Arc<Ready>,
+    sample: ApiFuture<SampleResponse>,
 }
 
-impl Wake for Nudge {
-    fn wake(self: Arc<Self>) {
-        let waker = {
-            let mut state = self
-                .ready
-                .state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            state.0.push(self.index);
-            state.1.clone()
-        };
-        waker.wake();
-    }
-}
+impl Future for Indexed {
+    type Output = StreamedSample;
 
-impl Ready {
-    /// Takes the indices with news, and leaves `waker` for more.
-    fn take(&self, waker: &Waker) -> Vec<usize> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.1.clone_from(waker);
-        std::mem::take(&mut state.0)
-    }
-
-    fn put_back(&self, indices: impl Iterator<Item = usize>) {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .extend(indices);
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<StreamedSample> {
+        let index = self.index;
+        let sample = Pin::new(&mut self.sample).poll(cx);
+        sample.map(|result| StreamedSample { index, result })
     }
 }
 
 impl<P, B> SampleStream<P, B> {
-    pub(crate) fn new(client: SamplingClient, prompts: P, in_flight: usize, build: B) -> Self {
+    pub(crate) fn new(sampler: Arc<Sampler>, prompts: P, in_flight: usize, build: B) -> Self {
         Self {
-            client,
+            sampler,
             prompts,
             build,
             limit: in_flight.max(1),
-            next: 0,
-            exhausted: false,
-            running: BTreeMap::new(),
-            ready: Arc::new(Ready {
-                state: Mutex::new((Vec::new(), Waker::noop().clone())),
-            }),
+            next_index: 0,
+            is_exhausted: false,
+            in_flight: FuturesUnordered::new(),
         }
     }
 
-    /// How many samples are under way.
+    /// Returns the number of samples in flight.
     pub fn in_flight(&self) -> usize {
-        self.running.len()
+        self.in_flight.len()
     }
 }
 
@@ -112,22 +83,24 @@ where
     P::Item: Into<ModelInput>,
     B: FnMut(Sample) -> Sample,
 {
-    /// The next sample; `None` when all prompts are done.
-    pub async fn next(&mut self) -> Option<Sampled> {
-        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    /// Waits for the next sample; returns `None` when all prompts are sampled. Cancel safe.
+    pub async fn next(&mut self) -> Option<StreamedSample> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
+    /// Starts samples up to the limit.
     fn fill(&mut self) {
-        while !self.exhausted && self.running.len() < self.limit {
+        while !self.is_exhausted && self.in_flight.len() < self.limit {
             let Some(prompt) = self.prompts.next() else {
-                self.exhausted = true;
+                self.is_exhausted = true;
                 return;
             };
-            let sample = (self.build)(self.client.sample(prompt));
-            self.running.insert(self.next, sample.send());
-            // Polled once at the start, so that it knows whom to nudge.
-            self.ready.put_back(std::iter::once(self.next));
-            self.next += 1;
+            let sample = Sample::new(Arc::clone(&self.sampler), prompt.into());
+            self.in_flight.push(Indexed {
+                index: self.next_index,
+                sample: (self.build)(sample).send(),
+            });
+            self.next_index += 1;
         }
     }
 }
@@ -138,39 +111,21 @@ where
     P::Item: Into<ModelInput>,
     B: FnMut(Sample) -> Sample,
 {
-    type Item = Sampled;
+    type Item = StreamedSample;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Sampled>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<StreamedSample>> {
         let this = self.get_mut();
         this.fill();
-        let mut nudged = this.ready.take(cx.waker()).into_iter();
-        while let Some(index) = nudged.next() {
-            let Some(running) = this.running.get_mut(&index) else {
-                continue;
-            };
-            let waker = Waker::from(Arc::new(Nudge {
-                index,
-                ready: Arc::clone(&this.ready),
-            }));
-            if let Poll::Ready(result) = Pin::new(running).poll(&mut Context::from_waker(&waker)) {
-                this.running.remove(&index);
-                this.ready.put_back(nudged);
-                return Poll::Ready(Some(Sampled { index, result }));
-            }
-        }
-        if this.running.is_empty() && this.exhausted {
-            Poll::Ready(None)
-        } else {
-            Poll::Pending
-        }
+        // Empty only when the prompts are exhausted, since the limit is at least 1.
+        Pin::new(&mut this.in_flight).poll_next(cx)
     }
 }
 
 impl<P, B> fmt::Debug for SampleStream<P, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SampleStream")
-            .field("started", &self.next)
-            .field("in_flight", &self.running.len())
+            .field("started", &self.next_index)
+            .field("in_flight", &self.in_flight.len())
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Opens a session on an embedded server in this process, asks what it offers, and closes it.
+//! Opens a session on an embedded server in this process, prints its models, and closes it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tinkers_wire::FinishReason;
 #[expect(clippy::print_stdout, reason = "an example shows its result")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = IoRuntime::shared()?;
-    let time: Arc<dyn Clock> = runtime.time();
+    let time: Arc<dyn Clock> = runtime.clock();
     let server = LocalServer::builder(
         Arc::new(ScriptedEngine::default()),
         Arc::clone(&time),

@@ -1,11 +1,12 @@
-//! The session as its clients see it.
+//! The session as the context of its clients.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tinkers_core::{
-    BoxFuture, BytesGuard, Caller, ClientId, Error, Fact, ServerProfile, SessionContext, Spawn,
+    BoxFuture, BytesGuard, Caller, ClientId, Error, ProfileUpdate, ServerProfile, SessionContext,
+    Spawn,
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
@@ -29,24 +30,24 @@ impl SessionContext for Session {
     }
 
     fn dynamic_config(&self) -> Arc<DynamicConfig> {
-        self.life.dynamic.load_full()
+        self.state.dynamic.load_full()
     }
 
     fn profile(&self) -> Arc<ServerProfile> {
-        let found = self.endpoint.profile();
+        let profile = self.endpoint.profile();
         match self.options.bodies {
-            // The caller's word holds for this session alone; what was found out holds for all.
-            Some(bodies) => Arc::new((*found).clone().with_bodies(bodies)),
-            None => found,
+            // The option of the caller holds for this session only.
+            Some(bodies) => Arc::new((*profile).clone().with_bodies(bodies)),
+            None => profile,
         }
     }
 
-    fn learn(&self, fact: Fact) {
+    fn learn(&self, fact: ProfileUpdate) {
         self.endpoint.learn(fact);
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        self.life.check_open()
+        self.state.check_open()
     }
 
     fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {

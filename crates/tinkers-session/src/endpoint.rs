@@ -1,23 +1,25 @@
-//! What all sessions of one server and key share: the limits, the retry budget, its outages, the billing pause, what is known of it.
+//! The state that all sessions of one server and key share.
 
 use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
-use tinkers_core::{BillingPause, DeprecationNotices, Fact, Outages, ServerProfile};
-use tinkers_dispatch::{Limiter, LimiterSettings, SharedRetryBudget};
+use tinkers_core::{
+    BillingPause, DeprecationNotices, Outages, ProfileUpdate, RetryBudget, ServerProfile,
+};
+use tinkers_dispatch::{Limiter, LimiterSettings};
 use tinkers_registry::{Handle, Registry};
 
-use crate::address::EndpointKey;
+use crate::endpoint_key::EndpointKey;
 use crate::reachability::Reachability;
 
-/// A share in an [`EndpointState`], which lives as long as somebody has one.
+/// A shared handle of an [`EndpointState`], which is dropped with its last handle.
 pub type Endpoint = Handle<EndpointKey, EndpointState>;
 
-/// What is shared between the sessions of one server and key.
+/// The shared state of the sessions of one server and key: limits, retry budget, outages, billing pause and profile.
 #[derive(Debug)]
 pub struct EndpointState {
     limiter: Arc<Limiter>,
-    budget: Arc<SharedRetryBudget>,
+    budget: Arc<RetryBudget>,
     outages: Arc<Outages>,
     notices: Arc<DeprecationNotices>,
     billing: Arc<BillingPause>,
@@ -26,11 +28,11 @@ pub struct EndpointState {
 }
 
 impl EndpointState {
-    /// The state of a server of which nothing is known yet.
+    /// Creates the state of a server with an empty profile.
     pub fn new(limits: LimiterSettings) -> Self {
         Self {
             limiter: Arc::new(Limiter::new(limits)),
-            budget: Arc::new(SharedRetryBudget::default()),
+            budget: Arc::new(RetryBudget::default()),
             outages: Arc::default(),
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
@@ -39,43 +41,43 @@ impl EndpointState {
         }
     }
 
-    /// The limits.
+    /// Returns the limiter.
     pub fn limiter(&self) -> &Arc<Limiter> {
         &self.limiter
     }
 
-    /// The allowance for repeats.
-    pub fn budget(&self) -> &Arc<SharedRetryBudget> {
+    /// Returns the retry budget.
+    pub fn budget(&self) -> &Arc<RetryBudget> {
         &self.budget
     }
 
-    /// What is known of a server that fails.
+    /// Returns the outage detectors.
     pub fn outages(&self) -> &Arc<Outages> {
         &self.outages
     }
 
-    /// What it said of routes that will go.
+    /// Returns the deprecation notices of the server.
     pub fn notices(&self) -> &Arc<DeprecationNotices> {
         &self.notices
     }
 
-    /// The pause for missing money.
+    /// Returns the pause after unpaid bills.
     pub fn billing(&self) -> &Arc<BillingPause> {
         &self.billing
     }
 
-    /// Whether the server answers.
+    /// Returns the reachability of the server.
     pub(crate) fn reachability(&self) -> &Arc<Reachability> {
         &self.reachability
     }
 
-    /// What is known of the server.
+    /// Returns the profile of the server, as learned so far.
     pub fn profile(&self) -> Arc<ServerProfile> {
         self.profile.load_full()
     }
 
-    /// Remembers something about the server.
-    pub fn learn(&self, fact: Fact) {
+    /// Adds a fact to the profile.
+    pub fn learn(&self, fact: ProfileUpdate) {
         self.profile.rcu(|known| {
             let known: &ServerProfile = known;
             known.clone().learn(fact.clone())
@@ -83,7 +85,7 @@ impl EndpointState {
     }
 }
 
-/// The endpoints in use.
+/// A registry of the endpoints in use.
 #[derive(Debug, Clone, Default)]
 pub struct Endpoints {
     registry: Registry<EndpointKey, EndpointState>,
@@ -92,28 +94,28 @@ pub struct Endpoints {
 static SHARED: LazyLock<Endpoints> = LazyLock::new(Endpoints::new);
 
 impl Endpoints {
-    /// Endpoints of their own, for tests and for those who want limits that nobody else shares.
+    /// Creates a separate registry, for tests and for limits that are not shared with the rest of the process.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The endpoints of this process.
+    /// Returns the registry of this process.
     pub fn shared() -> &'static Self {
         &SHARED
     }
 
-    /// The endpoint of `key`: the one in use, or a new one with the default limits.
+    /// Returns the endpoint of `key`, or creates it with the default limits.
     pub fn get_or_create(&self, key: EndpointKey) -> Endpoint {
         self.registry
             .get_or_create(key, || EndpointState::new(LimiterSettings::default()))
     }
 
-    /// How many are in use.
+    /// Returns the number of endpoints in use.
     pub fn len(&self) -> usize {
         self.registry.len()
     }
 
-    /// Whether none is in use.
+    /// Returns whether no endpoint is in use.
     pub fn is_empty(&self) -> bool {
         self.registry.is_empty()
     }
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn two_spellings_of_a_server_share_one_limiter_and_two_keys_do_not() {
+    fn equal_addresses_share_a_limiter_and_different_keys_do_not() {
         let endpoints = Endpoints::new();
         let one = endpoints.get_or_create(key("http://host:80/", "tml-a"));
         let same = endpoints.get_or_create(key("HTTP://Host", "tml-a"));
@@ -144,12 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn what_one_session_learns_the_others_know() {
+    fn facts_are_shared_by_all_sessions() {
         let endpoints = Endpoints::new();
         let one = endpoints.get_or_create(key("http://host", ""));
         let other = endpoints.get_or_create(key("http://host", ""));
-        one.learn(Fact::Bodies(BodyFormat::Json));
-        other.learn(Fact::Deduplicates(Deduplication::Everything));
+        one.learn(ProfileUpdate::Bodies(BodyFormat::Json));
+        other.learn(ProfileUpdate::Deduplicates(Deduplication::Everything));
         assert_eq!(one.profile().bodies, BodyFormat::Json);
         assert_eq!(one.profile().deduplicates, Deduplication::Everything);
     }

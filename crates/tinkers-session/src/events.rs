@@ -1,101 +1,104 @@
-//! What happens to a session while it lives, for whoever wants to know.
+//! Events of a session.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Something that happened to a session.
+/// An event of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// Heartbeats fail. Unless one gets through, the server ends the session in about this time.
+    /// Heartbeats fail. Unless one succeeds, the server ends the session.
     AtRisk {
-        /// Time left, at the moment of the event.
+        /// The time until the server ends it, counted from the event.
         time_left: Duration,
     },
-    /// A heartbeat got through again.
+    /// A heartbeat succeeded again.
     Recovered,
-    /// The server has ended the session; nothing can be done with it any more.
+    /// The server has ended the session. All further calls fail.
     Ended,
 }
 
-/// The events of one session. Who looks seldom sees how things stand, not how they came about.
+/// A receiver of the events of one session. A slow receiver gets the latest event only.
 #[derive(Debug, Clone)]
 pub struct SessionEvents {
-    watch: watch::Receiver<Standing>,
+    watch: watch::Receiver<EventState>,
     seen: u64,
 }
 
 impl SessionEvents {
-    /// Waits for the next event; `None` when there will be no more. Cancel-safe: an event that was not returned is returned
-    /// next time. A risk or an end from before the first call counts, if it still stands.
+    /// Waits for the next event; returns `None` when there will be no more. A risk or an end from before the subscription is returned,
+    /// too, if it still holds.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: an event that was not returned is returned by the next call.
     pub async fn next(&mut self) -> Option<SessionEvent> {
         loop {
-            let standing = *self.watch.borrow_and_update();
-            if standing.told != self.seen {
-                self.seen = standing.told;
-                return standing.event;
+            let state = *self.watch.borrow_and_update();
+            if state.count != self.seen {
+                self.seen = state.count;
+                return state.event;
             }
-            if standing.over {
+            if state.is_finished {
                 return None;
             }
             self.watch.changed().await.ok()?;
         }
     }
 
-    /// How things stand: the latest event, if there was one. Does not wait and takes nothing from [`SessionEvents::next`].
+    /// Returns the latest event, if there was one. [`SessionEvents::next`] still returns it.
     pub fn latest(&self) -> Option<SessionEvent> {
         self.watch.borrow().event
     }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Standing {
+struct EventState {
     event: Option<SessionEvent>,
-    /// How many events there were.
-    told: u64,
-    /// Whether there will be no more.
-    over: bool,
+    /// The number of events so far.
+    count: u64,
+    /// Whether there will be no more events.
+    is_finished: bool,
 }
 
-/// Where events are told.
+/// The sender of the events of one session.
 #[derive(Debug)]
-pub(crate) struct EventBoard {
-    watch: watch::Sender<Standing>,
+pub(crate) struct EventSender {
+    watch: watch::Sender<EventState>,
 }
 
-impl EventBoard {
+impl EventSender {
     pub(crate) fn new() -> Self {
         Self {
-            watch: watch::Sender::new(Standing::default()),
+            watch: watch::Sender::new(EventState::default()),
         }
     }
 
-    /// Tells `event`, unless all is over.
-    pub(crate) fn tell(&self, event: SessionEvent) {
-        self.watch.send_if_modified(|standing| {
-            if !standing.over {
-                standing.event = Some(event);
-                standing.told += 1;
+    /// Sends `event`, unless the sender is finished.
+    pub(crate) fn send(&self, event: SessionEvent) {
+        self.watch.send_if_modified(|state| {
+            if !state.is_finished {
+                state.event = Some(event);
+                state.count += 1;
             }
-            !standing.over
+            !state.is_finished
         });
     }
 
-    /// There will be no more events.
+    /// Ends the events. Receivers still get the latest one.
     pub(crate) fn finish(&self) {
-        self.watch.send_modify(|standing| standing.over = true);
+        self.watch.send_modify(|state| state.is_finished = true);
     }
 
     pub(crate) fn subscribe(&self) -> SessionEvents {
         let watch = self.watch.subscribe();
-        let standing = *watch.borrow();
-        let news = match standing.event {
+        let state = *watch.borrow();
+        let unseen = match state.event {
             Some(SessionEvent::AtRisk { .. } | SessionEvent::Ended) => 1,
             Some(SessionEvent::Recovered) | None => 0,
         };
         SessionEvents {
-            seen: standing.told - news,
+            seen: state.count - unseen,
             watch,
         }
     }
@@ -117,16 +120,16 @@ mod tests {
     };
 
     #[test]
-    fn each_event_is_given_once_and_the_last_before_the_end() {
-        let board = EventBoard::new();
-        let mut events = board.subscribe();
+    fn each_event_is_received_once() {
+        let sender = EventSender::new();
+        let mut events = sender.subscribe();
         assert_eq!(poll_next(&mut events), Poll::Pending);
-        board.tell(AT_RISK);
+        sender.send(AT_RISK);
         assert_eq!(poll_next(&mut events), Poll::Ready(Some(AT_RISK)));
         assert_eq!(poll_next(&mut events), Poll::Pending);
-        board.tell(SessionEvent::Recovered);
-        board.finish();
-        board.tell(AT_RISK);
+        sender.send(SessionEvent::Recovered);
+        sender.finish();
+        sender.send(AT_RISK);
         assert_eq!(
             poll_next(&mut events),
             Poll::Ready(Some(SessionEvent::Recovered))
@@ -135,18 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_later_hears_of_what_still_stands() {
-        let board = EventBoard::new();
-        board.tell(AT_RISK);
+    fn late_subscriber_gets_a_risk_or_end_that_still_holds() {
+        let sender = EventSender::new();
+        sender.send(AT_RISK);
         assert_eq!(
-            poll_next(&mut board.subscribe()),
+            poll_next(&mut sender.subscribe()),
             Poll::Ready(Some(AT_RISK))
         );
-        board.tell(SessionEvent::Recovered);
-        assert_eq!(poll_next(&mut board.subscribe()), Poll::Pending);
-        board.tell(SessionEvent::Ended);
-        board.finish();
-        let mut late = board.subscribe();
+        sender.send(SessionEvent::Recovered);
+        assert_eq!(poll_next(&mut sender.subscribe()), Poll::Pending);
+        sender.send(SessionEvent::Ended);
+        sender.finish();
+        let mut late = sender.subscribe();
         assert_eq!(poll_next(&mut late), Poll::Ready(Some(SessionEvent::Ended)));
         assert_eq!(poll_next(&mut late), Poll::Ready(None));
     }

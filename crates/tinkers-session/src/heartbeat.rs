@@ -1,4 +1,4 @@
-//! The heartbeat: an ordinary loop over the seams, which production runs on a thread of its own.
+//! The heartbeat loop. In production it runs on a dedicated thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,41 +16,44 @@ use tinkers_futures::catch_unwind;
 use tinkers_wire::{Heartbeat, error_text, routes, to_json};
 
 use crate::events::SessionEvent;
-use crate::life::Life;
+use crate::session_state::SessionState;
 
-/// The time limit of one heartbeat, its connection included, where sessions live long enough for it.
-const LONGEST: Duration = Duration::from_secs(10);
+/// The maximum time limit of one heartbeat, including the connection.
+const MAX_LIMIT: Duration = Duration::from_secs(10);
 
-/// The heart of one session.
+/// The heartbeat loop of one session.
 #[derive(Debug)]
-pub(crate) struct Heart {
+pub(crate) struct HeartbeatLoop {
     transport: Arc<dyn Transport>,
     time: Arc<dyn Clock>,
-    life: Arc<Life>,
+    state: Arc<SessionState>,
     body: Bytes,
     period: Duration,
-    /// How long one heartbeat may take.
+    /// The time limit of one heartbeat.
     limit: Duration,
     expiry: Duration,
     last_success: Timestamp,
     at_risk: bool,
 }
 
-/// What came of one heartbeat.
-enum Beat {
-    /// The server took it.
-    Taken,
-    /// It did not get through; the server may have said when to come back.
-    Missed { why: String, hint: Option<Duration> },
-    /// The session is no more.
+/// The outcome of one heartbeat.
+enum Outcome {
+    /// The server accepted it.
+    Accepted,
+    /// It failed; the response may have a hint.
+    Failed {
+        cause: String,
+        hint: Option<Duration>,
+    },
+    /// The server has ended the session.
     Ended,
 }
 
-impl Heart {
+impl HeartbeatLoop {
     pub(crate) fn new(
         transport: Arc<dyn Transport>,
         time: Arc<dyn Clock>,
-        life: Arc<Life>,
+        state: Arc<SessionState>,
         session_id: &str,
         period: Duration,
         expiry: Duration,
@@ -58,36 +61,36 @@ impl Heart {
         let session_id = session_id.to_owned();
         Self {
             body: to_json(&Heartbeat { session_id }),
-            // However long a period was asked for, and even if it hangs: a beat may be lost and another still be in time.
+            // Short enough for a second heartbeat before the expiry, even when the first one hangs.
             period: period.min(expiry / 3),
-            limit: LONGEST.min(expiry / 6),
+            limit: MAX_LIMIT.min(expiry / 6),
             last_success: time.now(),
             expiry,
             transport,
             time,
-            life,
+            state,
             at_risk: false,
         }
     }
 
-    /// Beats until the session ends. One attempt each time: the loop itself is the repeat.
+    /// Sends heartbeats until the session ends. Each has one attempt, since the next one follows anyway.
     pub(crate) async fn run(mut self) {
         let mut pause = self.period;
         loop {
             self.time.sleep(pause).await;
             pause = self.period;
-            match self.beat().await {
-                // A log subscriber is foreign code: when it panics, the heart beats on.
-                Beat::Taken => contain(|| self.taken()),
-                Beat::Missed { why, hint } => {
-                    contain(|| self.missed(&why));
-                    // A hint is followed as far as the session survives it.
+            match self.send().await {
+                // Log subscribers are foreign code, and a panic in one must not end the loop.
+                Outcome::Accepted => contain(|| self.accepted()),
+                Outcome::Failed { cause, hint } => {
+                    contain(|| self.failed(&cause));
+                    // A hint is followed only as far as the session survives it.
                     pause = hint.map_or(pause, |hint| hint.clamp(pause, self.expiry / 3));
                 }
-                Beat::Ended => {
-                    self.life.end();
+                Outcome::Ended => {
+                    self.state.end();
                     contain(|| {
-                        tracing::info!("the server has ended the session; the heartbeat stops");
+                        tracing::info!("the server has ended the session; heartbeats stop");
                     });
                     return;
                 }
@@ -95,7 +98,7 @@ impl Heart {
         }
     }
 
-    async fn beat(&self) -> Beat {
+    async fn send(&self) -> Outcome {
         let mut request =
             HttpRequest::new(Method::POST, routes::SESSION_HEARTBEAT, RouteClass::Control);
         request
@@ -103,62 +106,62 @@ impl Heart {
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         request.body = self.body.clone();
         request.timeouts = Timeouts::within(self.limit);
-        // The transport has the limit, too; a heart must not depend on it.
+        // The transport enforces the limit as well, but the loop must not depend on it.
         let until = self.time.now().after(self.limit);
-        // A heart goes on beating after a panic below it.
+        // A panic in the transport is a failed heartbeat.
         let sent = catch_unwind(async { Ok(self.transport.send(request).await?) });
         match self.time.deadline(until, sent).await {
-            Some(Ok(answer)) => self.read(&answer),
-            Some(Err(error)) => Beat::missed(error.to_string()),
-            None => Beat::missed(format!("no answer within {:?}", self.limit)),
+            Some(Ok(response)) => self.classify(&response),
+            Some(Err(error)) => Outcome::failed(error.to_string()),
+            None => Outcome::failed(format!("no response within {:?}", self.limit)),
         }
     }
 
-    fn read(&self, answer: &HttpResponse) -> Beat {
-        if answer.status.is_success() {
-            return Beat::Taken;
+    fn classify(&self, response: &HttpResponse) -> Outcome {
+        if response.status.is_success() {
+            return Outcome::Accepted;
         }
-        let words = error_text(&answer.body).unwrap_or_default();
-        match answer.status {
-            StatusCode::GONE => Beat::Ended,
-            status if says_session_lost(status, &words) => Beat::Ended,
-            status => Beat::Missed {
-                why: format!("status {}: {words}", status.as_u16()),
-                hint: hint::retry_after(answer, self.time.wall()),
+        let text = error_text(&response.body).unwrap_or_default();
+        match response.status {
+            StatusCode::GONE => Outcome::Ended,
+            status if says_session_lost(status, &text) => Outcome::Ended,
+            status => Outcome::Failed {
+                cause: format!("status {}: {text}", status.as_u16()),
+                hint: hint::retry_after(response, self.time.wall()),
             },
         }
     }
 
-    fn taken(&mut self) {
+    fn accepted(&mut self) {
         self.last_success = self.time.now();
         if std::mem::take(&mut self.at_risk) {
-            self.life.events.tell(SessionEvent::Recovered);
-            tracing::info!("a heartbeat got through again; the session goes on");
+            self.state.events.send(SessionEvent::Recovered);
+            tracing::info!("a heartbeat got through again; the session continues");
         }
     }
 
-    fn missed(&mut self, why: &str) {
-        self.life.recovered_errors.count(RecoveredError::Heartbeat);
+    fn failed(&mut self, cause: &str) {
+        self.state.recovered_errors.count(RecoveredError::Heartbeat);
         let recovered_error = RecoveredError::Heartbeat.name();
         let silence = self.time.now().since(self.last_success);
         if silence < self.expiry / 2 {
-            tracing::debug!(recovered_error, why, "a heartbeat did not get through");
+            tracing::debug!(recovered_error, cause, "a heartbeat failed");
             return;
         }
         self.at_risk = true;
         let time_left = self.expiry.saturating_sub(silence);
-        self.life.events.tell(SessionEvent::AtRisk { time_left });
+        self.state.events.send(SessionEvent::AtRisk { time_left });
         tracing::warn!(
             recovered_error,
-            why,
+            cause,
             time_left_s = time_left.as_secs(),
-            "no heartbeat gets through; the session is at risk"
+            "heartbeats fail; the session is at risk"
         );
     }
 }
 
-impl Beat {
-    const fn missed(why: String) -> Self {
-        Self::Missed { why, hint: None }
+impl Outcome {
+    const fn failed(cause: String) -> Self {
+        Self::Failed { cause, hint: None }
     }
 }

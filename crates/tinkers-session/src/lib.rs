@@ -1,25 +1,26 @@
-//! The life of a Tinker session: create, heartbeat, configuration, close.
+//! Tinker sessions: creation, configuration, heartbeats and close.
 #![doc = include_str!("../README.md")]
 
-mod address;
-mod answer;
+mod api_document;
 mod close;
 mod context;
-mod document;
-mod elsewhere;
 mod endpoint;
+mod endpoint_key;
 mod events;
 mod heartbeat;
-mod life;
+mod io_task;
+mod json_response;
+mod observed_transport;
 mod open;
 mod options;
 mod queries;
 mod reachability;
 mod refresh;
 mod session;
+mod session_state;
 
-pub use address::EndpointKey;
 pub use endpoint::{Endpoint, EndpointState, Endpoints};
+pub use endpoint_key::EndpointKey;
 pub use events::{SessionEvent, SessionEvents};
 pub use options::{HeartbeatParts, SessionOptions, SessionParts};
 pub use session::Session;

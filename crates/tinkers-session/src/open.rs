@@ -1,4 +1,4 @@
-//! The start of a session: what the server says of itself, the session, the background work.
+//! The opening of a session: configuration, creation, and start of the background tasks.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -6,76 +6,84 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tinkers_core::{
-    Accepted, BaseUrl, Call, Caller, Deduplication, Error, ErrorKind, Fact, Policy, RecoveredError,
-    RetryBudget, RouteClass, Sent,
+    Accepted, BaseUrl, Call, Caller, Deduplication, Error, ErrorKind, ProfileUpdate,
+    RecoveredError, RetryBudget, RetryPolicy, RouteClass, Sent,
 };
-use tinkers_dispatch::{ByteBudget, ClassSettings, LimiterSettings, SharedRetryBudget};
+use tinkers_dispatch::{ByteSemaphore, ClassSettings, LimiterSettings};
 use tinkers_wire::{
     ClientConfig, ConfigRequest, CreateSession, DynamicConfig, SessionCreated, routes, to_json,
 };
 
-use crate::answer;
-use crate::document;
-use crate::elsewhere::on_io;
+use crate::api_document;
 use crate::endpoint::Endpoint;
-use crate::heartbeat::Heart;
-use crate::life::Life;
+use crate::heartbeat::HeartbeatLoop;
+use crate::io_task::on_io;
+use crate::json_response::{self, decode};
+use crate::observed_transport::ObservedTransport;
 use crate::options::{SessionOptions, SessionParts};
-use crate::reachability::Observed;
 use crate::refresh;
 use crate::session::{Session, Tasks};
+use crate::session_state::SessionState;
 
-/// The public method that a failed start is reported under.
+/// The public method that errors of the opening name.
 const OPERATION: &str = "ServiceClient.connect";
 
 impl Session {
-    /// Opens a session: asks the server for its configuration, creates the session, starts its heartbeat.
+    /// Opens a session: requests the configuration of the server, creates the session, and starts its heartbeats.
     ///
-    /// The first request is made once, so that a wrong address says so at once; what follows is repeated for five minutes.
-    /// It goes on while the caller's executor is busy. Dropped in between, it leaves nothing here and at most a session on the
-    /// server that ends after its expiry.
+    /// The first request has one attempt, so that a wrong address fails at once; the others are retried for five minutes. The work
+    /// does not depend on the executor of the caller. Dropping the future stops it, and leaves at most a session on the server that
+    /// ends after its expiry.
+    ///
+    /// # Errors
+    /// `InvalidInput` for invalid options, `Unsupported` for a server with another authentication, and the errors of the server.
     pub async fn open(parts: SessionParts, options: SessionOptions) -> Result<Arc<Self>, Error> {
         options.check()?;
         let spawner = Arc::clone(&parts.spawner);
         on_io(&*spawner, async move {
             let mut caller = caller(&parts);
-            let found = negotiate(&mut caller, &parts.endpoint, &options)
+            let negotiated = negotiate(&mut caller, &parts.endpoint, &options)
                 .await
                 .map_err(|error| error.with_operation(OPERATION))?;
-            Ok(Arc::new(Self::start(parts, options, caller, found)))
+            Ok(Arc::new(Self::start(parts, options, caller, negotiated)))
         })
         .await
     }
 
-    fn start(parts: SessionParts, options: SessionOptions, caller: Caller, found: Found) -> Self {
-        let Found {
+    fn start(
+        parts: SessionParts,
+        options: SessionOptions,
+        caller: Caller,
+        negotiated: Negotiated,
+    ) -> Self {
+        let Negotiated {
             config,
             dynamic,
             created,
-        } = found;
+        } = negotiated;
         let expiry = expiry(&config, &options);
         let limits = parts
             .endpoint
             .limiter()
-            .claim(limits(&config, &options), Arc::clone(&parts.time));
-        let life = Life::new(
+            .request_limits(limits(&config, &options), Arc::clone(&parts.time));
+        let state = SessionState::new(
             dynamic,
             Arc::clone(&caller.recovered_errors),
             Arc::clone(&caller.closing),
         );
-        let heart = Heart::new(
-            Observed::wrap(parts.heartbeat.transport, &parts.time, &parts.endpoint),
+        let heartbeat = HeartbeatLoop::new(
+            ObservedTransport::wrap(parts.heartbeat.transport, &parts.time, &parts.endpoint),
             parts.heartbeat.time,
-            Arc::clone(&life),
+            Arc::clone(&state),
             &created.session_id,
             options.heartbeat_period,
             expiry,
         );
-        let refresh = refresh::run(caller.clone(), Arc::clone(&life), expiry / 3);
+        let refresh = refresh::run(caller.clone(), Arc::clone(&state), expiry / 3);
         let tasks = Tasks {
-            _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heart.run())),
+            _heartbeat: parts.heartbeat.spawner.spawn(Box::pin(heartbeat.run())),
             _refresh: parts.spawner.spawn(Box::pin(refresh)),
-            _heart: parts.heartbeat.spawner,
+            _heartbeat_spawner: parts.heartbeat.spawner,
         };
         Self {
             id: created.session_id,
@@ -84,18 +92,18 @@ impl Session {
             spawner: parts.spawner,
             endpoint: parts.endpoint,
             _limits: limits,
-            response_bytes: ByteBudget::new(config.inflight_response_bytes_semaphore_size),
+            response_bytes: ByteSemaphore::new(config.inflight_response_bytes_semaphore_size),
             config,
             model_seq: AtomicU64::new(0),
             sampling_seq: AtomicU64::new(0),
-            life,
+            state,
             tasks: Mutex::new(Some(tasks)),
         }
     }
 }
 
-/// What the start of a session found.
-struct Found {
+/// The responses of the server during the opening.
+struct Negotiated {
     config: ClientConfig,
     dynamic: DynamicConfig,
     created: SessionCreated,
@@ -105,14 +113,14 @@ async fn negotiate(
     caller: &mut Caller,
     endpoint: &Endpoint,
     options: &SessionOptions,
-) -> Result<Found, Error> {
+) -> Result<Negotiated, Error> {
     let config = client_config(caller, endpoint.key().address()).await?;
-    apply(&config, endpoint);
+    learn(&config, endpoint);
     caller.billing_limit = Duration::from_secs(config.billing_exception_max_pause_duration_sec);
-    document::learn(caller, endpoint).await;
+    api_document::learn(caller, endpoint).await;
     let dynamic = dynamic_config(caller, expiry(&config, options) / 3).await?;
     let created = create(caller, options).await?;
-    Ok(Found {
+    Ok(Negotiated {
         config,
         dynamic,
         created,
@@ -124,9 +132,9 @@ fn caller(parts: &SessionParts) -> Caller {
     let admission = endpoint
         .limiter()
         .admission(Arc::clone(&parts.time), Arc::clone(&parts.jitter));
-    let budget: Arc<dyn RetryBudget> = Arc::<SharedRetryBudget>::clone(endpoint.budget());
+    let budget: Arc<RetryBudget> = Arc::clone(endpoint.budget());
     Caller {
-        transport: Observed::wrap(Arc::clone(&parts.transport), &parts.time, endpoint),
+        transport: ObservedTransport::wrap(Arc::clone(&parts.transport), &parts.time, endpoint),
         admission: Arc::new(admission),
         time: Arc::clone(&parts.time),
         jitter: Arc::clone(&parts.jitter),
@@ -140,121 +148,121 @@ fn caller(parts: &SessionParts) -> Caller {
     }
 }
 
-/// The first contact: whether there is a Tinker server at all, and what it says of itself.
+/// Requests the configuration. This first request also shows whether there is a Tinker server.
 async fn client_config(caller: &Caller, address: &BaseUrl) -> Result<ClientConfig, Error> {
     let body = to_json(&ConfigRequest::default());
     let mut call = Call::post(routes::CLIENT_CONFIG, body, RouteClass::Control);
-    call.policy = Policy::ONCE;
+    call.policy = RetryPolicy::ONCE;
     let accepted = caller
         .call(call)
         .await
-        .map_err(|error| no_contact(error, address))?;
-    let answer = &accepted.response;
-    if !answer::is_object(&answer.body) {
-        let error = no_tinker_server(address, "its answer to client/config is no JSON object");
-        return Err(error.with_answer(answer.status.as_u16(), &answer.body));
+        .map_err(|error| first_request_error(error, address))?;
+    let response = &accepted.response;
+    if !json_response::is_object(&response.body) {
+        let error = not_tinker_server(address, "the response to client/config is no JSON object");
+        return Err(error.with_response(response.status.as_u16(), &response.body));
     }
-    let config: ClientConfig = answer::read(answer, "client/config")?;
+    let config: ClientConfig = decode(response, "client/config")?;
     if config.pjwt_auth_enabled {
         let message = format!(
-            "the server at {address} wants the API key exchanged for a token (pjwt_auth_enabled), which this version \
-             cannot do; use a server that takes API keys"
+            "the server at {address} requires an exchange of the API key for a token (pjwt_auth_enabled), which this \
+             version does not support; use a server that accepts API keys"
         );
         return Err(Error::new(ErrorKind::Unsupported, Sent::Answered, message));
     }
     Ok(config)
 }
 
-/// Puts the failure of the first contact into words that say what to check.
-fn no_contact(error: Error, address: &BaseUrl) -> Error {
+/// Adds to the error of the first request what to check.
+fn first_request_error(error: Error, address: &BaseUrl) -> Error {
     match error.kind() {
         ErrorKind::NotFound => {
             let status = error.status().unwrap_or_default();
-            no_tinker_server(address, "it does not know client/config")
-                .with_answer(status, &Bytes::copy_from_slice(error.body()))
+            not_tinker_server(address, "it has no route client/config")
+                .with_response(status, &Bytes::copy_from_slice(error.body()))
         }
-        _ if is_foreign(&error) => {
+        _ if is_web_server(&error) => {
             let status = error.status().unwrap_or_default();
-            let why = format!("it answers client/config with status {status} and no JSON");
-            no_tinker_server(address, &why)
-                .with_answer(status, &Bytes::copy_from_slice(error.body()))
+            let cause = format!("it responds to client/config with status {status} and no JSON");
+            not_tinker_server(address, &cause)
+                .with_response(status, &Bytes::copy_from_slice(error.body()))
         }
         ErrorKind::Connection | ErrorKind::Timeout => error.with_context(format!(
-            "no server can be reached at {address}; check base_url, and that the server runs"
+            "cannot reach a server at {address}; check base_url, and that the server is running"
         )),
-        ErrorKind::Authentication => {
-            error.with_context(format!("the server at {address} does not take the API key"))
-        }
+        ErrorKind::Authentication => error.with_context(format!(
+            "the server at {address} does not accept the API key"
+        )),
         ErrorKind::PermissionDenied => error.with_context(format!(
-            "the server at {address} does not let this API key in"
+            "the server at {address} denies access to this API key"
         )),
-        _ => error.with_context(format!("the first contact with {address} failed")),
+        _ => error.with_context(format!("the first request to {address} failed")),
     }
 }
 
-/// Whether an error is what servers of files and pages answer to a POST. Proxies of Tinker servers have other statuses of their own.
-fn is_foreign(error: &Error) -> bool {
-    let has_page = !error.body().is_empty() && !answer::is_object(error.body());
+/// Returns whether an error is the response of a plain web server to a POST. Proxies of Tinker servers use other statuses.
+fn is_web_server(error: &Error) -> bool {
+    let has_page = !error.body().is_empty() && !json_response::is_object(error.body());
     has_page && matches!(error.status(), Some(400 | 411 | 415 | 501))
 }
 
-fn no_tinker_server(address: &BaseUrl, why: &str) -> Error {
-    let message = format!("{address} is no Tinker server: {why}; check base_url");
+fn not_tinker_server(address: &BaseUrl, cause: &str) -> Error {
+    let message = format!("{address} is no Tinker server: {cause}; check base_url");
     Error::new(ErrorKind::Protocol, Sent::Answered, message)
 }
 
-/// Returns the limits that the configuration names, or the caller's own where they are stricter. What no configuration names is the
-/// caller's choice.
+/// Returns the stricter of the limits of the configuration and those of the caller. Limits without a configuration are those of the
+/// caller.
 fn limits(config: &ClientConfig, options: &SessionOptions) -> LimiterSettings {
-    let usual = LimiterSettings::default();
+    let defaults = LimiterSettings::default();
     let of_server = LimiterSettings {
         sample: ClassSettings {
             bytes: Some(config.sample_dispatch_bytes_semaphore_size),
-            // Where one poll serves a whole session, samples in flight hold nothing that would have to be spared.
+            // With a shared poll, samples in flight hold no connection, so their number is not limited.
             flights: (!config.sample_use_retrieve_futures)
                 .then_some(config.sample_max_concurrent_requests),
-            ..usual.sample
+            ..defaults.sample
         },
         train: ClassSettings {
             bytes: Some(config.fwdbwd_dispatch_bytes_semaphore_size),
-            ..usual.train
+            ..defaults.train
         },
-        ..usual
+        ..defaults
     };
     let Some(own) = options.limits else {
         return of_server;
     };
-    let lane = |server: ClassSettings, own: ClassSettings| ClassSettings {
-        // No server names these, so the caller's own hold.
+    let stricter = |server: ClassSettings, own: ClassSettings| ClassSettings {
+        // No configuration has these.
         slots: own.slots,
         rate: own.rate,
         ..server.stricter(own)
     };
     LimiterSettings {
-        sample: lane(of_server.sample, own.sample),
-        train: lane(of_server.train, own.train),
-        poll: lane(of_server.poll, own.poll),
-        rest: lane(of_server.rest, own.rest),
+        sample: stricter(of_server.sample, own.sample),
+        train: stricter(of_server.train, own.train),
+        poll: stricter(of_server.poll, own.poll),
+        rest: stricter(of_server.rest, own.rest),
         max_hint: own.max_hint,
     }
 }
 
-/// What the configuration says of the server, for all sessions of the endpoint.
-fn apply(config: &ClientConfig, endpoint: &Endpoint) {
-    // The hosted service applies a repeated (model, seq_id) once and does not say so.
+/// Adds the facts of the configuration to the profile of the server.
+fn learn(config: &ClientConfig, endpoint: &Endpoint) {
+    // The hosted service applies a repeated (model, seq_id) once without reporting this.
     let is_hosted = endpoint.key().address().is_hosted_service();
     if config.deduplicates_seq_ids.unwrap_or(is_hosted) {
-        endpoint.learn(Fact::Deduplicates(Deduplication::Everything));
+        endpoint.learn(ProfileUpdate::Deduplicates(Deduplication::Everything));
     }
     if config.proto_compress_fwdbwd {
-        endpoint.learn(Fact::ZstdBodies);
+        endpoint.learn(ProfileUpdate::ZstdBodies);
     }
     if let Some(name) = &config.server {
-        endpoint.learn(Fact::Software(name.clone()));
+        endpoint.learn(ProfileUpdate::Software(name.clone()));
     }
 }
 
-/// How long the server keeps a session without a heartbeat.
+/// Returns how long the server keeps a session without heartbeats.
 fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
     config
         .session_expiry_sec
@@ -262,12 +270,12 @@ fn expiry(config: &ClientConfig, options: &SessionOptions) -> Duration {
         .map_or(options.expiry, Duration::from_secs)
 }
 
-/// The flags at the start. A hint is followed as on all of the lane of control: for a third of the expiry.
+/// Requests the dynamic flags. A hint is followed for `longest_hint` at most.
 async fn dynamic_config(caller: &Caller, longest_hint: Duration) -> Result<DynamicConfig, Error> {
-    let policy = Policy::PATIENT.following_hints_up_to(longest_hint);
+    let policy = RetryPolicy::PATIENT.following_hints_up_to(longest_hint);
     match caller.call(refresh::request(policy)).await {
-        Ok(Accepted { response, .. }) => answer::read(&response, "client/dynamic_config"),
-        // Servers without flags have no such route.
+        Ok(Accepted { response, .. }) => decode(&response, "client/dynamic_config"),
+        // Servers without dynamic flags have no such route.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             caller
                 .recovered_errors
@@ -288,7 +296,7 @@ async fn create(caller: &Caller, options: &SessionOptions) -> Result<SessionCrea
     });
     let call = Call::post(routes::CREATE_SESSION, body, RouteClass::Rest);
     let accepted = caller.call(call).await?;
-    let created: SessionCreated = answer::read(&accepted.response, "create_session")?;
+    let created: SessionCreated = decode(&accepted.response, "create_session")?;
     if let Some(message) = &created.info_message {
         tracing::info!(session_id = created.session_id, "{message}");
     }

@@ -1,4 +1,4 @@
-//! What a session is made of, and what the caller may choose.
+//! The parts and the options of a session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,60 +9,60 @@ use tinkers_dispatch::LimiterSettings;
 
 use crate::endpoint::Endpoint;
 
-/// The seams that a session works over.
+/// The implementations that a session uses.
 #[derive(Debug)]
 pub struct SessionParts {
-    /// Sends everything but heartbeats.
+    /// Sends all requests except heartbeats.
     pub transport: Arc<dyn Transport>,
-    /// Tells the time. Clocks of sessions that share an endpoint must agree on their origin.
+    /// The clock. Sessions that share an endpoint must use clocks with the same origin.
     pub time: Arc<dyn Clock>,
-    /// Spreads the repeats.
+    /// The jitter of retries.
     pub jitter: Arc<dyn Jitter>,
-    /// Starts tasks on the I/O runtime.
+    /// Spawns tasks on the I/O runtime.
     pub spawner: Arc<dyn Spawn>,
-    /// What is shared with every other session of the same server and key.
+    /// The state that is shared with other sessions of the same server and key.
     pub endpoint: Endpoint,
-    /// What the heartbeat works over.
+    /// The implementations that heartbeats use.
     pub heartbeat: HeartbeatParts,
-    /// Counts the errors that the session and its clients go on from, those of the way to the session included.
+    /// Counters of recovered errors of the session and its clients, including errors before the session is open.
     pub recovered_errors: Arc<RecoveredErrors>,
 }
 
-/// The heartbeat's own seams, so that nothing else that happens in the process can hold it up: in production a thread with
-/// a runtime and connections of its own.
+/// The implementations that heartbeats use. They are separate, so that no other work can delay a heartbeat: in production a thread with
+/// its own runtime and connections.
 #[derive(Debug)]
 pub struct HeartbeatParts {
     /// Sends heartbeats.
     pub transport: Arc<dyn Transport>,
-    /// Tells the time between them.
+    /// The clock of the intervals.
     pub time: Arc<dyn Clock>,
-    /// Runs the loop. Kept for as long as the session lives.
+    /// Spawns the heartbeat loop. Dropped with the session.
     pub spawner: Arc<dyn Spawn>,
 }
 
-/// What the caller may choose about a session.
+/// The options of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// Labels.
+    /// Tags of the session on the server.
     pub tags: Vec<String>,
-    /// The caller's own notes.
+    /// Metadata of the session on the server.
     pub user_metadata: BTreeMap<String, String>,
-    /// The project that the session belongs to.
+    /// The project of the session.
     pub project_id: Option<String>,
-    /// A name to find the session by; need not be unique.
+    /// The display name of the session, which need not be unique.
     pub display_name: Option<String>,
-    /// How long an operation may go without news before it counts as stalled. Two hours by default.
+    /// How long an operation may make no progress before it fails as stalled. Two hours by default.
     pub progress_deadline: Duration,
-    /// How long an operation may take in all, news or not. As long as it takes by default.
+    /// The time limit of an operation. None by default.
     pub operation_deadline: Option<Duration>,
-    /// The form of the bodies of passes. Found out by default.
+    /// The body format of passes. Detected by default.
     pub bodies: Option<BodyFormat>,
-    /// Limits of the caller's own. What holds is the strictest of these, the server's, and those of all other sessions of the same
-    /// server and key.
+    /// Limits of the caller. The strictest of these, of the limits of the server, and of those of all other sessions of the same server
+    /// and key apply.
     pub limits: Option<LimiterSettings>,
-    /// The pause between heartbeats. 10 s by default; a third of the expiry at most.
+    /// The interval of heartbeats. 10 s by default; limited to a third of the expiry.
     pub heartbeat_period: Duration,
-    /// How long the server keeps a session without heartbeats, unless it says so itself. 120 s by default.
+    /// How long the server keeps a session without heartbeats, unless its configuration says so. 120 s by default.
     pub expiry: Duration,
 }
 
@@ -107,7 +107,7 @@ impl SessionOptions {
     }
 }
 
-/// Refuses limits that could have no effect.
+/// Checks that no limit is set that would have no effect.
 fn check_limits(limits: &LimiterSettings) -> Result<(), Error> {
     let LimiterSettings {
         sample: _,
@@ -119,13 +119,13 @@ fn check_limits(limits: &LimiterSettings) -> Result<(), Error> {
     let classes = [("train", train), ("poll", poll), ("rest", rest)];
     for (class, settings) in classes {
         if settings.flights.is_some() {
-            let expected = "none: requests in flight are limited for the class sample alone";
+            let expected = "none: requests in flight are limited for the class sample only";
             return Err(Error::invalid(format!("limits.{class}.flights"), expected));
         }
     }
     for (class, settings) in &classes[1..] {
         if settings.bytes.is_some() {
-            let expected = "none: bytes are limited for the classes sample and train alone";
+            let expected = "none: bytes are limited for the classes sample and train only";
             return Err(Error::invalid(format!("limits.{class}.bytes"), expected));
         }
     }

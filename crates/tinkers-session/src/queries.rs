@@ -1,60 +1,70 @@
-//! What can be asked of a server apart from any client.
+//! Queries of a session that belong to no client.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{
-    Accepted, Call, Caller, Error, ErrorKind, Policy, RouteClass, Sent, ServerProfile, Timeouts,
+    Accepted, Call, Caller, Error, ErrorKind, RetryPolicy, RouteClass, Sent, ServerProfile,
+    Timeouts,
 };
 use tinkers_wire::{Capabilities, Heartbeat, routes, to_json};
 
-use crate::answer;
-use crate::elsewhere::on_io;
+use crate::io_task::on_io;
+use crate::json_response::decode;
 use crate::session::Session;
 
 impl Session {
-    /// The models that the server offers.
+    /// Returns the capabilities of the server, such as its models.
+    ///
+    /// # Errors
+    /// `Timeout` after the operation deadline of the session, and the errors of the server.
     pub async fn capabilities(&self) -> Result<Capabilities, Error> {
-        self.life.check_open()?;
+        self.state.check_open()?;
         let mut call = Call::get(routes::CAPABILITIES, RouteClass::Rest);
         call.operation = Some("ServiceClient.capabilities");
         let limit = self.options.operation_deadline;
         call.deadline = limit.map(|limit| self.caller.time.now().after(limit));
         let accepted = self.call_on_io(self.caller.clone(), call).await?;
-        answer::read(&accepted.response, "get_server_capabilities")
+        decode(&accepted.response, "get_server_capabilities")
     }
 
-    /// Whether the server is up, asked once: an error says why it is not.
+    /// Checks with one request that the server is healthy.
+    ///
+    /// # Errors
+    /// The error of that request.
     pub async fn health(&self) -> Result<(), Error> {
-        self.life.check_open()?;
+        self.state.check_open()?;
         let mut call = Call::get(routes::HEALTH, RouteClass::Control);
         call.operation = Some("ServiceClient.health");
-        call.policy = Policy::ONCE;
+        call.policy = RetryPolicy::ONCE;
         self.call_on_io(self.caller.clone(), call).await?;
         Ok(())
     }
 
-    /// Makes one heartbeat now. A server that does not know the session any more ends it; any other outcome says nothing.
+    /// Sends one heartbeat now. When the server no longer knows the session, the session ends; other failures are ignored.
+    ///
+    /// # Errors
+    /// The reason why the session is not open.
     pub(crate) async fn heartbeat_now(&self) -> Result<(), Error> {
         let session_id = self.id.clone();
         let body = to_json(&Heartbeat { session_id });
         let mut call = Call::post(routes::SESSION_HEARTBEAT, body, RouteClass::Control);
-        call.policy = Policy::ONCE;
+        call.policy = RetryPolicy::ONCE;
         call.timeouts = Timeouts::within(Duration::from_secs(10));
         if let Err(error) = self.caller.call(call).await
             && error.kind() == ErrorKind::SessionLost
         {
-            self.life.end();
+            self.state.end();
         }
-        self.life.check_open()
+        self.state.check_open()
     }
 
-    /// What is known of the server so far.
+    /// Returns the profile of the server, as learned so far.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.endpoint.profile()
     }
 
-    /// Makes a call on the I/O runtime, until its deadline if it has one.
+    /// Makes a call on the I/O runtime, with its deadline if it has one.
     pub(crate) async fn call_on_io(&self, caller: Caller, call: Call) -> Result<Accepted, Error> {
         let work = async move {
             let (deadline, operation) = (call.deadline, call.operation);
@@ -63,11 +73,11 @@ impl Session {
             };
             let called = caller.time.deadline(at, caller.call(call)).await;
             called.unwrap_or_else(|| {
-                let message = "the server did not answer before the deadline";
-                let late = Error::new(ErrorKind::Timeout, Sent::MaybeSent, message);
+                let message = "no response before the deadline";
+                let error = Error::new(ErrorKind::Timeout, Sent::MaybeSent, message);
                 Err(match operation {
-                    Some(operation) => late.with_operation(operation),
-                    None => late,
+                    Some(operation) => error.with_operation(operation),
+                    None => error,
                 })
             })
         };

@@ -1,22 +1,22 @@
-//! The handle on a session.
+//! The handle of a session.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use tinkers_core::{Caller, RecoveredErrorCounts, Spawn, Task};
-use tinkers_dispatch::{ByteBudget, LimitRequest};
+use tinkers_dispatch::{ByteSemaphore, LimitRequest};
 use tinkers_wire::ClientConfig;
 
 use crate::endpoint::Endpoint;
 use crate::events::SessionEvents;
-use crate::life::Life;
 use crate::options::SessionOptions;
+use crate::session_state::SessionState;
 
-/// A session on a server: opened with [`Session::open`], kept alive by heartbeats, ended by [`Session::close`].
+/// A session on a server. It is opened by [`Session::open`], kept alive by heartbeats, and ended by [`Session::close`].
 ///
-/// It is shared as `Arc<Session>`, which is also an `Arc<dyn SessionContext>`. When the last share is dropped the heartbeats
-/// stop and the server is told nothing: the session ends there by itself, after its expiry.
+/// It is shared as `Arc<Session>`, which is also an `Arc<dyn SessionContext>`. Dropping the last handle stops the heartbeats without
+/// a request; the server ends the session after its expiry.
 pub struct Session {
     pub(crate) id: String,
     pub(crate) options: SessionOptions,
@@ -24,40 +24,40 @@ pub struct Session {
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) endpoint: Endpoint,
     pub(crate) config: ClientConfig,
-    /// The limits that this session asks for, among all that share the endpoint.
+    /// The limits that this session requests from the shared limiter.
     pub(crate) _limits: LimitRequest,
-    pub(crate) response_bytes: ByteBudget,
+    pub(crate) response_bytes: ByteSemaphore,
     pub(crate) model_seq: AtomicU64,
     pub(crate) sampling_seq: AtomicU64,
-    pub(crate) life: Arc<Life>,
+    pub(crate) state: Arc<SessionState>,
     pub(crate) tasks: Mutex<Option<Tasks>>,
 }
 
-/// What runs for a session in the background. Dropping it stops it.
+/// The background tasks of a session. Dropping them stops them.
 pub(crate) struct Tasks {
     pub(crate) _heartbeat: Task,
     pub(crate) _refresh: Task,
-    /// The heartbeat's thread, which ends with its last owner.
-    pub(crate) _heart: Arc<dyn Spawn>,
+    /// Owns the thread of the heartbeats.
+    pub(crate) _heartbeat_spawner: Arc<dyn Spawn>,
 }
 
 impl Session {
-    /// The server's id of the session.
+    /// Returns the server's id of the session.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What happens to the session: heartbeats that fail, and its end.
+    /// Subscribes to the events of the session.
     pub fn events(&self) -> SessionEvents {
-        self.life.events.subscribe()
+        self.state.events.subscribe()
     }
 
-    /// The errors that this session and its clients took and went on from, so far.
+    /// Returns the counters of recovered errors of this session and its clients.
     pub fn recovered_errors(&self) -> RecoveredErrorCounts {
         self.caller.recovered_errors.snapshot()
     }
 
-    /// The endpoint that the session shares with others of the same server and key.
+    /// Returns the endpoint, which is shared with other sessions of the same server and key.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -65,8 +65,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Whoever listens for events hears that there will be no more.
-        self.life.close();
+        // Ends the event streams of all subscribers.
+        self.state.close();
     }
 }
 
@@ -75,7 +75,7 @@ impl fmt::Debug for Session {
         f.debug_struct("Session")
             .field("id", &self.id)
             .field("server", self.endpoint.key().address())
-            .field("open", &self.life.check_open().is_ok())
+            .field("open", &self.state.check_open().is_ok())
             .finish_non_exhaustive()
     }
 }

@@ -12,6 +12,7 @@ use tinkers_wire::{
 
 use crate::requests::{Load, Pass, Request, Step};
 use crate::results::{FoundSave, ResultWaiter};
+use crate::sender::submit;
 use crate::submission_queue::SubmissionQueue;
 use crate::unload::unload;
 use crate::{ChunkLimits, SaveForSampler, SaveState, plan_chunks};
@@ -220,8 +221,8 @@ impl TrainingClient {
         let operation = self.operation(name);
         let queued = validate(&data, &loss).map_err(Error::from).and_then(|()| {
             let requests = self.split(mode, data, &loss);
-            self.queue
-                .submit(name, requests, Arc::clone(&operation.progress))
+            let progress = Arc::clone(&operation.progress);
+            submit(&self.queue, name, requests, progress)
         });
         let kind = match mode {
             PassMode::Forward => RequestKind::Forward,
@@ -268,8 +269,12 @@ impl TrainingClient {
         let name = request.as_ref().ok().and_then(Request::saved_name);
         let queued = request.and_then(|request| {
             let progress = Arc::clone(&operation.progress);
-            self.queue
-                .submit(operation.name, vec![Arc::new(request)], progress)
+            submit(
+                &self.queue,
+                operation.name,
+                vec![Arc::new(request)],
+                progress,
+            )
         });
         let waiter = ResultWaiter {
             name,

@@ -156,7 +156,7 @@ impl CreateTrainingClientFromState {
                     RequestKind::LoadWeights,
                 )
                 .await;
-            let (loaded, promised): (LoadedWeights, _) = match created {
+            let (loaded, created_id): (LoadedWeights, _) = match created {
                 Err(refusal) if needs_existing_model(&refusal) => {
                     self.session
                         .caller()
@@ -171,7 +171,7 @@ impl CreateTrainingClientFromState {
                 created => created?,
             };
             creation
-                .client(loaded.model_id.or(promised).unwrap_or(computed))
+                .client(loaded.model_id.or(created_id).unwrap_or(computed))
                 .await
         })
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tinkers_core::{
     Call, Deduplication, Error, ErrorKind, RecoveredError, Result, RouteClass, Sent,
 };
-use tinkers_futures::{Operation, QueueLog, Retrieval, is_promise, promise, retrieve};
+use tinkers_futures::{Operation, QueueLog, Retrieval, is_submission, read_submission, retrieve};
 use tinkers_wire::{
     CreateModel, LoadWeights, LoraConfig, ModelCreated, ModelInfo, ModelRef, OperationResult,
     RequestKind, TinkerPath, WeightsInfo, WeightsInfoRequest, routes, to_json,
@@ -95,21 +95,21 @@ impl ModelCreation {
         let client = session.next_client();
         let mut call = self.call(route, body);
         call.client = client;
-        call.is_readable = Some(is_promise);
+        call.is_readable = Some(is_submission);
         let accepted = session.caller().call(call).await;
         let accepted = accepted.map_err(|error| self.with_orphan(error))?;
-        let promise = promise(&accepted.response)?;
-        self.warn_of_orphan(accepted.earlier, &promise.request_id);
+        let response = read_submission(&accepted.response)?;
+        self.warn_of_orphan(accepted.earlier, &response.request_id);
         let result = retrieve(Retrieval {
             operation: self.operation.clone(),
             client,
-            request_id: promise.request_id,
+            request_id: response.request_id,
             kind,
             submitted_in: accepted.elapsed,
             queue_log: Some(Arc::new(QueueLog::training(self.subject.clone()))),
         })
         .await?;
-        Ok((result, promise.model_id))
+        Ok((result, response.model_id))
     }
 
     /// Warns that a lost reply may have left a second model on the server.
@@ -126,7 +126,7 @@ impl ModelCreation {
                 recovered_error = RecoveredError::Orphan.name(),
                 operation = self.operation.name,
                 request_id,
-                "the reply to an earlier attempt of the {} was lost: the server may hold an unused model until the session ends",
+                "the reply to an earlier attempt of the {} was lost: the server may keep an unused model until the session ends",
                 self.subject
             );
         }
@@ -137,7 +137,7 @@ impl ModelCreation {
             return error;
         }
         error.with_context(format_args!(
-            "the reply to an attempt of the {} was lost: the server may hold an unused model until the session ends",
+            "the reply to an attempt of the {} was lost: the server may keep an unused model until the session ends",
             self.subject
         ))
     }
@@ -156,7 +156,7 @@ impl ModelCreation {
         let info = ModelInfo::read(&answer.body).map_err(|error| {
             let message = format!("cannot decode the description of the model: {error}");
             Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                .with_answer(answer.status.as_u16(), &answer.body)
+                .with_response(answer.status.as_u16(), &answer.body)
         })?;
         Ok(TrainingClient::new(
             Arc::clone(&self.operation.session),
@@ -174,7 +174,7 @@ impl ModelCreation {
         WeightsInfo::read(&answer.body).map_err(|error| {
             let message = format!("cannot decode the checkpoint info of {path}: {error}");
             Error::new(ErrorKind::Protocol, Sent::Answered, message)
-                .with_answer(answer.status.as_u16(), &answer.body)
+                .with_response(answer.status.as_u16(), &answer.body)
         })
     }
 

@@ -241,13 +241,13 @@ impl Delivery {
             if !matches!(state, RequestState::Accepted(_)) {
                 continue;
             }
-            if let RequestState::Accepted(Submitted::Accepted { promise, .. }) =
+            if let RequestState::Accepted(Submitted::Accepted { response, .. }) =
                 std::mem::replace(state, RequestState::Abandoned)
             {
                 let seq_id = self.submission.seq(index);
                 recovered_errors.count(RecoveredError::Undelivered);
                 contain(
-                    || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %promise.request_id, "the server accepted this request of a failed call; its result is not retrieved"),
+                    || tracing::warn!(recovered_error = RecoveredError::Undelivered.name(), operation = self.submission.operation, seq_id, request_id = %response.request_id, "the server accepted this request of a failed call; its result is not retrieved"),
                 );
             }
         }
@@ -285,7 +285,9 @@ impl Delivery {
         );
         let whole = Error::new(error.kind(), Sent::MaybeSent, message);
         let whole = match error.status() {
-            Some(status) => whole.with_answer(status, &bytes::Bytes::copy_from_slice(error.body())),
+            Some(status) => {
+                whole.with_response(status, &bytes::Bytes::copy_from_slice(error.body()))
+            }
             None => whole,
         };
         whole.with_source(error)

@@ -16,6 +16,7 @@ mod refusal;
 mod requests;
 mod results;
 mod save;
+mod sender;
 mod submission_queue;
 mod submit;
 mod sync;

@@ -37,7 +37,7 @@ pub(crate) fn name_taken(name: &SavedName, error: Error) -> Error {
     );
     let taken = Error::new(ErrorKind::Conflict, error.sent(), message);
     let taken = match error.status() {
-        Some(status) => taken.with_answer(status, &Bytes::copy_from_slice(error.body())),
+        Some(status) => taken.with_response(status, &Bytes::copy_from_slice(error.body())),
         None => taken,
     };
     let taken = match error.request_id() {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use tinkers_core::retry::pause;
+use tinkers_core::retry::BACKOFF;
 use tinkers_core::{
-    Call, ClientId, Deduplication, Error, ErrorKind, Policy, ProgressCell, RecoveredError, Result,
-    RouteClass, Sent, SessionContext,
+    Call, ClientId, Deduplication, Error, ErrorKind, ProgressCell, RecoveredError, Result,
+    RetryPolicy, RouteClass, Sent, SessionContext,
 };
 use tinkers_wire::{CheckpointList, TinkerPath, routes};
 
@@ -172,10 +172,10 @@ impl<'a> SaveLookup<'a> {
                     return Err(lookup_failed(Error::outcome_unknown(conflict), &failed));
                 }
             }
-            if time.now().since(began) >= Policy::PATIENT.window {
+            if time.now().since(began) >= RetryPolicy::PATIENT.window {
                 break;
             }
-            let paused = (caller.closing).unless_closed(time.sleep(pause(repeat, None)));
+            let paused = (caller.closing).unless_closed(time.sleep(BACKOFF.pause(repeat)));
             let paused = paused.await;
             paused.map_err(|closed| closed.with_sent(Sent::MaybeSent))?;
         }

@@ -280,7 +280,7 @@ impl Request for Load {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tinkers_core::Fact;
+    use tinkers_core::ProfileUpdate;
     use tinkers_wire::LossFn;
 
     fn pass(mode: PassMode) -> Pass {
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn compressed_body_decodes_to_the_same_request() {
-        let zstd = ServerProfile::default().learn(Fact::ZstdBodies);
+        let zstd = ServerProfile::default().learn(ProfileUpdate::ZstdBodies);
         let call = pass(PassMode::ForwardBackward).call(3, &zstd).unwrap();
         assert_eq!(call.headers[header::CONTENT_ENCODING], "zstd");
         let body = zstd::bulk::decompress(&call.body, 1 << 20).unwrap();

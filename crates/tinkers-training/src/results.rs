@@ -17,11 +17,11 @@ use crate::merge;
 use crate::name_conflict::{is_name_taken, name_taken};
 use crate::recover_save::SaveLookup;
 use crate::requests::SavedName;
-use crate::submission_queue::SubmissionQueue;
+use crate::submission_queue::{Outcome, SubmissionQueue};
 use crate::submit::Submitted;
 
 /// The receiver of a submission's outcome, or why the call could not be queued.
-pub(crate) type Queued = Result<oneshot::Receiver<Result<Vec<Submitted>>>>;
+pub(crate) type Queued = Result<Outcome>;
 
 /// Makes the result of a save whose checkpoint was found by its name.
 pub(crate) type FoundSave<T> = fn(TinkerPath) -> Result<T>;
@@ -72,10 +72,7 @@ impl ResultWaiter {
     }
 
     /// Waits for the outcome of the submission, for as long as it can still be sent before the operation's deadline.
-    async fn submitted(
-        &self,
-        mut receiver: oneshot::Receiver<Result<Vec<Submitted>>>,
-    ) -> Result<Vec<Submitted>> {
+    async fn submitted(&self, mut receiver: Outcome) -> Result<Vec<Submitted>> {
         let Some(deadline) = self.operation.deadline else {
             return delivered(receiver.await);
         };
@@ -127,21 +124,21 @@ impl ResultWaiter {
         submitted: Submitted,
         found: FoundSave<T>,
     ) -> Result<T> {
-        let (promise, flight, elapsed, earlier, is_fresh) = match submitted {
+        let (response, flight, elapsed, earlier, is_fresh) = match submitted {
             Submitted::Accepted {
-                promise,
+                response,
                 flight,
                 elapsed,
                 earlier,
                 is_fresh,
                 ..
-            } => (promise, flight, elapsed, earlier, is_fresh),
+            } => (response, flight, elapsed, earlier, is_fresh),
             Submitted::Found(path) => return found(path),
         };
         let result = retrieve(Retrieval {
             operation: self.operation.clone(),
             client: self.queue.client(),
-            request_id: promise.request_id,
+            request_id: response.request_id,
             kind: self.kind,
             submitted_in: elapsed,
             queue_log: Some(Arc::clone(&self.queue_log)),
@@ -219,8 +216,8 @@ fn delivered(
 fn ids(submitted: &Submitted) -> Option<(u64, String)> {
     match submitted {
         Submitted::Accepted {
-            promise, seq_id, ..
-        } => Some((*seq_id, promise.request_id.clone())),
+            response, seq_id, ..
+        } => Some((*seq_id, response.request_id.clone())),
         Submitted::Found(_) => None,
     }
 }

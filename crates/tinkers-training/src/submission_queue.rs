@@ -2,19 +2,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use tinkers_core::nesting::Mark;
+use tinkers_core::nesting::NestedMark;
 use tinkers_core::{
     ClientId, Error, ErrorKind, ProgressCell, RecoveredError, RecoveredErrors, Result, Sent,
     SessionContext, Timestamp,
 };
-use tinkers_futures::{QueueActivity, aborted};
+use tinkers_futures::QueueActivity;
 use tokio::sync::oneshot;
 
-use crate::delivery::Delivery;
 use crate::poison::{Poison, Recovery};
 use crate::requests::{Request, SavedName};
 use crate::submit::Submitted;
@@ -29,7 +26,7 @@ pub(crate) struct Submission {
     pub(crate) operation: &'static str,
     pub(crate) called_at: Timestamp,
     /// Whether the call was made inside another request, such as in a transport layer.
-    mark: Mark,
+    pub(crate) mark: NestedMark,
 }
 
 impl Submission {
@@ -41,6 +38,9 @@ impl Submission {
 
 /// Reports the outcome of a submission to the future that the caller holds, which may have been dropped.
 pub(crate) type Reply = oneshot::Sender<Result<Vec<Submitted>>>;
+
+/// The receiver of the outcome of a submission.
+pub(crate) type Outcome = oneshot::Receiver<Result<Vec<Submitted>>>;
 
 /// The queue of one model's submissions.
 ///
@@ -90,25 +90,26 @@ impl SubmissionQueue {
         self.client
     }
 
-    /// Reserves the sequence numbers of `requests` and queues them, in one step.
+    /// Reserves the sequence numbers of `requests` and queues them, in one step. Returns the receiver of the outcome, and the permit
+    /// to send unless a task has it.
     ///
     /// A call that is made inside another request must not wait for a call of this queue, which may be that request: neither would
     /// ever end. It is queued only if it can be sent at once, and fails otherwise.
-    pub(crate) fn submit(
-        self: &Arc<Self>,
+    pub(crate) fn push(
+        &self,
         operation: &'static str,
         requests: Vec<Arc<dyn Request>>,
         progress: Arc<ProgressCell>,
-    ) -> Result<oneshot::Receiver<Result<Vec<Submitted>>>> {
+    ) -> Result<(Outcome, Option<SendPermit<Entry>>)> {
         self.session.check_open()?;
         let called_at = self.session.caller().time.now();
-        let (reply, receiver) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         let count = requests.len() as u64;
-        let mark = Mark::here();
+        let mark = NestedMark::here();
         let busy = mark.is_inside().then(|| busy(operation));
         let permit = self.order.push(count, busy, |first_seq| {
             // From here on it is sent even if the caller drops its future.
-            progress.will_be_sent();
+            progress.mark_queued();
             let submission = Submission {
                 first_seq,
                 requests,
@@ -123,12 +124,7 @@ impl SubmissionQueue {
                 recovered_errors: Arc::clone(&self.session.caller().recovered_errors),
             }
         })?;
-        if let Some(permit) = permit {
-            // Without the lock of the order: on a runtime that has shut down, `spawn` drops the task at once, which takes it.
-            let task = send_all(Arc::clone(self), permit);
-            self.session.spawner().spawn(Box::pin(task)).detach();
-        }
-        Ok(receiver)
+        Ok((outcome, permit))
     }
 
     /// Lifts the poison after a refusal that left nothing on the server.
@@ -166,7 +162,8 @@ impl SubmissionQueue {
         lock(&self.saved).insert(name);
     }
 
-    fn set_head(&self, progress: &Arc<ProgressCell>) {
+    /// Records the submission that is being sent.
+    pub(crate) fn set_head(&self, progress: &Arc<ProgressCell>) {
         *lock(&self.head) = Head {
             since: self.session.caller().time.now(),
             progress: Some(Arc::clone(progress)),
@@ -180,24 +177,6 @@ fn busy(operation: &str) -> Error {
          busy, perhaps with that request; make the call outside of the request"
     );
     Error::new(ErrorKind::Unsupported, Sent::NotSent, message)
-}
-
-/// Sends queued submissions until there are none. If it is aborted, dropping `permit` fails the rest.
-async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
-    while let Some(entry) = permit.next() {
-        // Nothing is submitted after the session was closed. The numbers are not needed any more.
-        if let Err(closed) = queue.session.check_open() {
-            entry.fail(closed);
-            continue;
-        }
-        queue.set_head(&entry.submission.progress);
-        let mark = entry.submission.mark;
-        let mut delivery = Delivery::new(&queue, entry.submission, entry.reply);
-        let delivered = mark.carry(AssertUnwindSafe(delivery.run()).catch_unwind());
-        if let Err(panic) = delivered.await {
-            delivery.abort(aborted(&*panic));
-        }
-    }
 }
 
 impl QueueActivity for SubmissionQueue {
@@ -221,9 +200,9 @@ impl fmt::Debug for SubmissionQueue {
 }
 
 /// A queued submission and where its outcome goes.
-struct Entry {
-    submission: Submission,
-    reply: Reply,
+pub(crate) struct Entry {
+    pub(crate) submission: Submission,
+    pub(crate) reply: Reply,
     recovered_errors: Arc<RecoveredErrors>,
 }
 

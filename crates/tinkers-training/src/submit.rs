@@ -7,10 +7,11 @@ use std::time::Duration;
 use tinkers_core::contain::contain;
 use tinkers_core::retry::WhenMaybeApplied;
 use tinkers_core::{
-    Accepted, BodyFormat, ClientId, Error, Fact, HttpResponse, InFlightPermit, Policy,
-    ProgressCell, RecoveredError, Result, Sent, ServerProfile, SessionContext, Timestamp,
+    Accepted, BodyFormat, ClientId, Error, HttpResponse, InFlightPermit, ProfileUpdate,
+    ProgressCell, RecoveredError, Result, RetryPolicy, Sent, ServerProfile, SessionContext,
+    Timestamp,
 };
-use tinkers_futures::{is_promise, promise};
+use tinkers_futures::{is_submission, read_submission};
 use tinkers_wire::{SubmissionResponse, TinkerPath, routes};
 
 use crate::requests::{OnLostReply, Request};
@@ -20,7 +21,7 @@ use crate::requests::{OnLostReply, Request};
 pub(crate) enum Submitted {
     /// Its result can be retrieved.
     Accepted {
-        promise: SubmissionResponse,
+        response: SubmissionResponse,
         /// The permit of the in-flight window, held until the result is there.
         flight: InFlightPermit,
         /// Time from the method call to the acceptance.
@@ -61,7 +62,7 @@ pub(crate) struct Outgoing<'a> {
 impl Outgoing<'_> {
     /// Returns the retry policy. A request that may have been applied is repeated only if the server applies a repeated number
     /// once, or if applying the request twice does no harm.
-    pub(crate) fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> RetryPolicy {
         let is_safe = self.session.profile().deduplicates >= self.request.deduplicated_with();
         if is_safe || self.request.on_lost_reply() == OnLostReply::Repeat {
             self.repeating()
@@ -71,17 +72,17 @@ impl Outgoing<'_> {
     }
 
     /// Returns the retry policy that repeats even a request that may have been applied.
-    pub(crate) fn repeating(&self) -> Policy {
-        let window = Policy::PATIENT.window;
-        Policy {
+    pub(crate) fn repeating(&self) -> RetryPolicy {
+        let window = RetryPolicy::PATIENT.window;
+        RetryPolicy {
             window: window.max(self.session.progress_deadline()),
-            ..Policy::PATIENT
+            ..RetryPolicy::PATIENT
         }
     }
 
     /// Sends the request. If the server refuses the format of a pass's body before any format was accepted, sends the other format
     /// once, and remembers which one the server accepts.
-    pub(crate) async fn send(&self, policy: Policy) -> Result<Submitted> {
+    pub(crate) async fn send(&self, policy: RetryPolicy) -> Result<Submitted> {
         let profile = self.session.profile();
         if !self.request.has_formats() || profile.bodies_confirmed {
             return self.accepted(self.attempt(&profile, policy, Refusals::Usual).await?);
@@ -110,7 +111,7 @@ impl Outgoing<'_> {
             Ok(accepted) => {
                 // A 415 rules the first format out, on every route.
                 if first.status() == Some(415) {
-                    self.session.learn(Fact::Bodies(format));
+                    self.session.learn(ProfileUpdate::Bodies(format));
                 }
                 return self.accepted_as(format, accepted);
             }
@@ -135,7 +136,7 @@ impl Outgoing<'_> {
         &self,
         first: Error,
         profile: &ServerProfile,
-        policy: Policy,
+        policy: RetryPolicy,
     ) -> Result<Submitted> {
         if policy.when_maybe_applied != WhenMaybeApplied::Repeat {
             return Err(Error::outcome_unknown(first));
@@ -153,7 +154,7 @@ impl Outgoing<'_> {
     /// Remembers the accepted format. A forward pass in JSON has its own route and says nothing about the others.
     fn accepted_as(&self, format: BodyFormat, accepted: Accepted) -> Result<Submitted> {
         if format == BodyFormat::Protobuf || self.request.adds_gradients() {
-            self.session.learn(Fact::Bodies(format));
+            self.session.learn(ProfileUpdate::Bodies(format));
         }
         self.accepted(accepted)
     }
@@ -168,14 +169,14 @@ impl Outgoing<'_> {
     async fn attempt(
         &self,
         profile: &ServerProfile,
-        policy: Policy,
+        policy: RetryPolicy,
         refusals: Refusals,
     ) -> Result<Accepted> {
         let mut call = self.request.call(self.seq_id, profile)?;
         call.policy = policy;
         call.operation = Some(self.operation);
         call.client = self.client;
-        call.is_readable = Some(is_promise);
+        call.is_readable = Some(is_submission);
         call.progress = Some(Arc::clone(self.progress));
         call.is_final = match refusals {
             Refusals::Usual => None,
@@ -186,7 +187,7 @@ impl Outgoing<'_> {
 
     fn accepted(&self, accepted: Accepted) -> Result<Submitted> {
         Ok(Submitted::Accepted {
-            promise: promise(&accepted.response)?,
+            response: read_submission(&accepted.response)?,
             earlier: accepted.earlier,
             is_fresh: false,
             flight: accepted.flight,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tinkers_core::{Call, Result, RouteClass};
-use tinkers_futures::{Operation, Retrieval, is_promise, promise, retrieve};
+use tinkers_futures::{Operation, Retrieval, is_submission, read_submission, retrieve};
 use tinkers_wire::{ModelRef, RequestKind, UnloadedModel, routes, to_json};
 
 /// Unloads the model and waits until the server has done so.
@@ -18,14 +18,14 @@ pub(crate) async fn unload(operation: Operation, model_id: Arc<str>) -> Result<(
     call.client = session.next_client();
     call.progress = Some(Arc::clone(&operation.progress));
     call.deadline = operation.deadline;
-    call.is_readable = Some(is_promise);
+    call.is_readable = Some(is_submission);
     let client = call.client;
     let accepted = session.caller().call(call).await?;
-    let promise = promise(&accepted.response)?;
+    let response = read_submission(&accepted.response)?;
     retrieve::<UnloadedModel>(Retrieval {
         operation: operation.clone(),
         client,
-        request_id: promise.request_id,
+        request_id: response.request_id,
         kind: RequestKind::UnloadModel,
         submitted_in: accepted.elapsed,
         queue_log: None,

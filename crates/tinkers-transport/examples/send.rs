@@ -1,5 +1,5 @@
-//! Starts a tiny server, sends it a few requests, and prints what came back and on how many connections.
-#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+//! Sends requests to a small server, and prints the responses and the number of connections.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,7 +15,7 @@ use tinkers_transport::{Credential, HttpTransport, IoRuntime};
 use tokio::net::TcpListener;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // The SDK's own runtime: this program has none and needs none.
+    // The runtime of the SDK. The program needs none of its own.
     let runtime = IoRuntime::shared()?;
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let url = format!("http://{}/prefix", listener.local_addr()?);
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let transport = HttpTransport::builder(url)
         .credential(Credential::api_key("tml-example"))
         .build()?;
-    println!("to {}", transport.base_url());
+    println!("base URL: {}", transport.base_url());
     for n in 1..=3 {
         let mut request = HttpRequest::new(Method::POST, "/api/v1/echo", RouteClass::Rest);
         request.body = Bytes::from(format!("hello {n}"));
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Answers each request with its method, its path, and whether it carried a key.
+/// Responds to each request with its method, its path, and whether it has a key.
 async fn serve(listener: TcpListener) {
     let service = service_fn(|request: Request<Incoming>| async move {
         let key = request.headers().contains_key("x-api-key");
@@ -51,7 +51,7 @@ async fn serve(listener: TcpListener) {
             .serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a client left");
+                tracing::debug!(%error, "connection broke");
             }
         });
     }

@@ -1,4 +1,4 @@
-//! Settings of a transport, checked before anything is opened.
+//! The settings of a transport.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use http::header::{HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use tinkers_core::{BaseUrl, Clock, Error, RecoveredErrors, RouteClass};
 
-use crate::credential::{CloudflareAccess, Credential, OwnHeaders};
+use crate::credential::{CloudflareAccess, Credential, TrustedHeaders};
+use crate::io_runtime::IoRuntime;
 use crate::pool::ClassConnectionLimits;
 use crate::proxy::ProxyConfig;
-use crate::roots::RootFiles;
-use crate::runtime::IoRuntime;
-use crate::target::Place;
-use crate::tls::{self, Protocol, Tls};
-use crate::transport::{HttpTransport, Parts};
+use crate::root_certificates::RootFiles;
+use crate::target::OriginParts;
+use crate::tls::{self, HttpVersions, Tls};
+use crate::transport::{HttpTransport, TransportParts};
 
-/// Settings of an [`HttpTransport`]. Mistakes are reported by [`HttpTransportBuilder::build`], by the field's name.
+/// The settings of an [`HttpTransport`], validated by [`HttpTransportBuilder::build`].
 #[must_use]
 pub struct HttpTransportBuilder {
     base_url: String,
@@ -25,126 +25,134 @@ pub struct HttpTransportBuilder {
     cloudflare: Option<CloudflareAccess>,
     defaults: HeaderMap,
     user_agent: Option<String>,
-    protocol: Protocol,
+    versions: HttpVersions,
     proxy: ProxyConfig,
     root_files: RootFiles,
-    roots: Vec<Vec<u8>>,
-    lanes: [ClassConnectionLimits; RouteClass::ALL.len()],
+    root_certificates: Vec<Vec<u8>>,
+    class_limits: [ClassConnectionLimits; RouteClass::ALL.len()],
     runtime: Option<IoRuntime>,
-    time: Option<Arc<dyn Clock>>,
+    clock: Option<Arc<dyn Clock>>,
     recovered_errors: Arc<RecoveredErrors>,
 }
 
-/// What a server sees of this program unless it is told otherwise.
+/// The default `User-Agent`.
 const USER_AGENT: &str = concat!("tinkers/", env!("CARGO_PKG_VERSION"));
 
+impl HttpTransport {
+    /// Returns the settings of a transport to `base_url`, such as `https://host/prefix`.
+    pub fn builder(base_url: impl Into<String>) -> HttpTransportBuilder {
+        HttpTransportBuilder::new(base_url.into())
+    }
+}
+
 impl HttpTransportBuilder {
-    pub(crate) fn new(base_url: String) -> Self {
+    fn new(base_url: String) -> Self {
         Self {
             base_url,
             credential: None,
             cloudflare: None,
             defaults: HeaderMap::new(),
             user_agent: None,
-            protocol: Protocol::default(),
+            versions: HttpVersions::default(),
             proxy: ProxyConfig::none(),
             root_files: RootFiles::default(),
-            roots: Vec::new(),
-            lanes: RouteClass::ALL.map(ClassConnectionLimits::of),
+            root_certificates: Vec::new(),
+            class_limits: RouteClass::ALL.map(ClassConnectionLimits::of),
             runtime: None,
-            time: None,
+            clock: None,
             recovered_errors: Arc::default(),
         }
     }
 
-    /// The key or token, sent to the base URL's origin alone.
+    /// Sets the API key or token. It is sent only to the origin of the base URL.
     pub fn credential(mut self, credential: Credential) -> Self {
         self.credential = Some(credential);
         self
     }
 
-    /// The service token for Cloudflare Access, sent to the base URL's origin alone.
+    /// Sets the service token of Cloudflare Access. It is sent only to the origin of the base URL.
     pub fn cloudflare_access(mut self, access: CloudflareAccess) -> Self {
         self.cloudflare = Some(access);
         self
     }
 
-    /// Headers for every request to the base URL's origin, over those of the request itself. One that is marked as
-    /// [sensitive](HeaderValue::set_sensitive) is treated as the key is: it is taken out of what a server echoes.
+    /// Sets headers for every request to the origin of the base URL. They replace headers of the request. A value that is marked as
+    /// [sensitive](HeaderValue::set_sensitive) is masked in responses and errors, as the key is.
     pub fn default_headers(mut self, headers: HeaderMap) -> Self {
         self.defaults = headers;
         self
     }
 
-    /// One more of the [default headers](Self::default_headers).
+    /// Adds a [default header](Self::default_headers).
     pub fn default_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.defaults.insert(name, value);
         self
     }
 
-    /// The `User-Agent`; `tinkers/<version>` unless set.
+    /// Sets the `User-Agent`; `tinkers/<version>` by default.
     pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
         self.user_agent = Some(user_agent.into());
         self
     }
 
-    /// The versions of HTTP.
-    pub fn protocol(mut self, protocol: Protocol) -> Self {
-        self.protocol = protocol;
+    /// Sets the HTTP versions; negotiated by default.
+    pub fn http_versions(mut self, versions: HttpVersions) -> Self {
+        self.versions = versions;
         self
     }
 
-    /// The proxies; none unless set.
+    /// Sets the proxies; none by default.
     pub fn proxy(mut self, proxy: ProxyConfig) -> Self {
         self.proxy = proxy;
         self
     }
 
-    /// Where the trusted root certificates are read from, on the first use of TLS; the system's store unless set.
+    /// Sets the files of trusted root certificates, which are read on the first use of TLS; the store of the system by default.
     pub fn root_files(mut self, files: RootFiles) -> Self {
         self.root_files = files;
         self
     }
 
-    /// Trusts the certificates of this PEM text as well as the system's.
+    /// Trusts the certificates in a PEM text, in addition to those of the system.
     pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.roots.push(pem.into());
+        self.root_certificates.push(pem.into());
         self
     }
 
-    /// The limits of one class's connections.
-    pub fn lane(mut self, class: RouteClass, limits: ClassConnectionLimits) -> Self {
-        self.lanes[class.index()] = limits;
+    /// Sets the connection limits of a route class.
+    pub fn class_limits(mut self, class: RouteClass, limits: ClassConnectionLimits) -> Self {
+        self.class_limits[class.index()] = limits;
         self
     }
 
-    /// Where connections live; [`IoRuntime::shared`] unless set.
+    /// Sets the runtime of the connections; [`IoRuntime::shared`] by default.
     pub fn runtime(mut self, runtime: IoRuntime) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// The clock of the time limits; the runtime's own unless set.
-    pub fn time(mut self, time: Arc<dyn Clock>) -> Self {
-        self.time = Some(time);
+    /// Sets the clock of the time limits; that of the runtime by default.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
         self
     }
 
-    /// Counts the errors that no request is told of; for nobody to see unless set.
+    /// Sets the counters of recovered errors.
     pub fn recovered_errors(mut self, recovered_errors: Arc<RecoveredErrors>) -> Self {
         self.recovered_errors = recovered_errors;
         self
     }
 
-    /// Checks the settings. Nothing is sent and no connection is opened.
+    /// Builds the transport. No connection is opened.
     ///
-    /// Fails with `InvalidInput` that names the field: `base_url`, `api_key`, `cloudflare_client_id`,
-    /// `cloudflare_client_secret`, `user_agent`, `root_certificate`, `max_connections`, `streams`, or the variable of a proxy that
-    /// the base URL needs and that cannot be used.
+    /// # Errors
+    /// `InvalidInput` with the name of the invalid field: `base_url`, `api_key`, `cloudflare_client_id`,
+    /// `cloudflare_client_secret`, `user_agent`, `root_certificate`, `max_connections`, `streams`, or the environment variable of an
+    /// unusable proxy that the base URL needs. `Io` if the shared runtime cannot be started.
     pub fn build(self) -> Result<HttpTransport, Error> {
         let base = BaseUrl::parse(&self.base_url)?;
         self.proxy.check(base.origin())?;
-        let own = OwnHeaders::new(
+        let trusted_headers = TrustedHeaders::new(
             self.defaults,
             self.cloudflare.as_ref(),
             self.credential.as_ref(),
@@ -152,12 +160,16 @@ impl HttpTransportBuilder {
         let user_agent = self.user_agent.as_deref().unwrap_or(USER_AGENT);
         let user_agent = HeaderValue::from_str(user_agent)
             .map_err(|_| Error::invalid("user_agent", "visible ASCII characters"))?;
-        let mut roots: Vec<CertificateDer<'static>> = Vec::new();
-        for pem in &self.roots {
-            roots.extend(tls::certificates(pem)?);
+        let mut root_certificates: Vec<CertificateDer<'static>> = Vec::new();
+        for pem in &self.root_certificates {
+            root_certificates.extend(tls::certificates(pem)?);
         }
-        let tls = Tls::new(self.root_files, roots, Arc::clone(&self.recovered_errors))?;
-        for limits in &self.lanes {
+        let tls = Tls::new(
+            self.root_files,
+            root_certificates,
+            Arc::clone(&self.recovered_errors),
+        )?;
+        for limits in &self.class_limits {
             for (field, value) in [
                 ("max_connections", limits.max_connections),
                 ("streams", limits.streams),
@@ -171,20 +183,20 @@ impl HttpTransportBuilder {
             Some(runtime) => runtime,
             None => IoRuntime::shared()?,
         };
-        let time = self.time.unwrap_or_else(|| runtime.time());
-        let place = Place::new(base.origin().clone())
-            .ok_or_else(|| Error::invalid("base_url", "a host that fits into a header"))?;
-        Ok(HttpTransport::from_parts(Parts {
+        let clock = self.clock.unwrap_or_else(|| runtime.clock());
+        let origin_parts = OriginParts::new(base.origin().clone())
+            .ok_or_else(|| Error::invalid("base_url", "a host that is valid in a header"))?;
+        Ok(HttpTransport::from_parts(TransportParts {
             base,
-            place,
-            own,
+            origin_parts,
+            trusted_headers,
             user_agent,
             tls,
             proxy: self.proxy,
-            protocol: self.protocol,
-            lanes: self.lanes,
+            versions: self.versions,
+            class_limits: self.class_limits,
             runtime,
-            time,
+            clock,
             recovered_errors: self.recovered_errors,
         }))
     }
@@ -192,10 +204,10 @@ impl HttpTransportBuilder {
 
 impl fmt::Debug for HttpTransportBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the base URL: before `build` it may hold anything.
+        // Without the base URL, which may contain a password before it is validated.
         f.debug_struct("HttpTransportBuilder")
             .field("credential", &self.credential)
-            .field("protocol", &self.protocol)
+            .field("http_versions", &self.versions)
             .field("proxy", &self.proxy)
             .finish_non_exhaustive()
     }

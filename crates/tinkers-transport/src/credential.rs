@@ -1,4 +1,4 @@
-//! What is sent only to the base URL's own origin: the key, Cloudflare access, the default headers.
+//! Credentials and other headers that are sent only to the origin of the base URL.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,18 +9,18 @@ use secrecy::{ExposeSecret, SecretString};
 use tinkers_core::Error;
 use tinkers_wire::check_api_key;
 
-use crate::scrub::Scrubber;
+use crate::redaction::Redactor;
 
-/// What proves who asks.
+/// A credential of the client.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Credential {
-    /// A key or token, sent as `X-API-Key`.
+    /// An API key or token, sent as `X-API-Key`.
     ApiKey(SecretString),
 }
 
 impl Credential {
-    /// A key or token given as text.
+    /// Creates a credential from an API key or token.
     pub fn api_key(key: impl Into<String>) -> Self {
         Self::ApiKey(SecretString::from(key.into()))
     }
@@ -37,7 +37,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// The service token of a Cloudflare Access application in front of the server.
+/// A service token for Cloudflare Access in front of the server.
 #[derive(Clone)]
 pub struct CloudflareAccess {
     /// Sent as `CF-Access-Client-Id`.
@@ -52,20 +52,20 @@ impl fmt::Debug for CloudflareAccess {
     }
 }
 
-/// Headers for the base URL's origin alone.
-pub(crate) struct OwnHeaders {
+/// The headers that are sent only to the origin of the base URL: the credential, Cloudflare Access, and the default headers.
+pub(crate) struct TrustedHeaders {
     fixed: HeaderMap,
-    /// Replaced when a token is renewed, while requests run.
+    /// May be replaced while requests are in flight.
     key: RwLock<Key>,
 }
 
 struct Key {
     value: Option<HeaderValue>,
-    /// Knows this key and the one before it, which requests under way still carry.
-    scrubber: Arc<Scrubber>,
+    /// Masks this key and the previous one, which requests in flight may carry.
+    redactor: Arc<Redactor>,
 }
 
-impl OwnHeaders {
+impl TrustedHeaders {
     pub(crate) fn new(
         defaults: HeaderMap,
         cloudflare: Option<&CloudflareAccess>,
@@ -78,34 +78,34 @@ impl OwnHeaders {
             fixed.insert(HeaderName::from_static("cf-access-client-id"), id);
             fixed.insert(HeaderName::from_static("cf-access-client-secret"), secret);
         }
-        // Last, so that they win over what came from elsewhere.
+        // Last, so that they replace other headers.
         replace(&mut fixed, &defaults);
         let value = credential.map(Credential::header).transpose()?;
-        let scrubber = scrubber(&fixed, value.iter());
-        let key = RwLock::new(Key { value, scrubber });
+        let redactor = redactor(&fixed, value.iter());
+        let key = RwLock::new(Key { value, redactor });
         Ok(Self { fixed, key })
     }
 
     pub(crate) fn set_credential(&self, credential: Option<&Credential>) -> Result<(), Error> {
         let value = credential.map(Credential::header).transpose()?;
         let mut key = self.key.write().unwrap_or_else(PoisonError::into_inner);
-        let scrubber = scrubber(&self.fixed, key.value.iter().chain(&value));
-        *key = Key { value, scrubber };
+        let redactor = redactor(&self.fixed, key.value.iter().chain(&value));
+        *key = Key { value, redactor };
         Ok(())
     }
 
-    /// What takes the secrets out of answers.
-    pub(crate) fn scrubber(&self) -> Arc<Scrubber> {
+    /// Returns the redactor of the current secrets.
+    pub(crate) fn redactor(&self) -> Arc<Redactor> {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&key.scrubber)
+        Arc::clone(&key.redactor)
     }
 
-    /// How many there are.
+    /// Returns the number of headers.
     pub(crate) fn len(&self) -> usize {
         self.fixed.len() + 1
     }
 
-    /// Adds all of them to `headers`, over what is there.
+    /// Adds the headers to `headers`, and replaces those of the same name.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         let key = self.key.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = &key.value {
@@ -115,15 +115,15 @@ impl OwnHeaders {
     }
 }
 
-fn scrubber<'a>(
+fn redactor<'a>(
     fixed: &'a HeaderMap,
     keys: impl Iterator<Item = &'a HeaderValue>,
-) -> Arc<Scrubber> {
-    let marked = fixed.values().filter(|value| value.is_sensitive());
-    Arc::new(Scrubber::new(marked.chain(keys)))
+) -> Arc<Redactor> {
+    let sensitive = fixed.values().filter(|value| value.is_sensitive());
+    Arc::new(Redactor::new(sensitive.chain(keys)))
 }
 
-impl fmt::Debug for OwnHeaders {
+impl fmt::Debug for TrustedHeaders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.fixed.keys()).finish()
     }
@@ -131,7 +131,7 @@ impl fmt::Debug for OwnHeaders {
 
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Puts the values of `from` in the place of those of the same name, all of a repeated one.
+/// Replaces headers by those of the same name in `from`, which may have several values each.
 pub(crate) fn replace(headers: &mut HeaderMap, from: &HeaderMap) {
     for name in from.keys() {
         headers.remove(name);
@@ -145,7 +145,7 @@ fn secret_value(field: &str, secret: &SecretString) -> Result<HeaderValue, Error
     let text = secret.expose_secret();
     check_api_key(text).map_err(|error| Error::invalid(field, error.expected()))?;
     let mut value = HeaderValue::from_str(text)
-        .map_err(|_| Error::invalid(field, "text that fits into a header"))?;
+        .map_err(|_| Error::invalid(field, "text that is valid in a header"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_fits_no_header_is_refused_without_repeating_it() {
+    fn invalid_key_is_rejected_and_not_shown() {
         for key in ["", "tml-secret\n", "tml secret", "tml-sécret"] {
             let error = Credential::api_key(key).header().expect_err(key);
             assert_eq!(error.field(), Some("api_key"));
@@ -164,35 +164,37 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_marked_and_never_shown() {
+    fn secrets_are_sensitive_and_not_shown() {
         let access = CloudflareAccess {
             client_id: SecretString::from("hush-id"),
             client_secret: SecretString::from("hush-secret"),
         };
         let key = Credential::api_key("tml-hush");
-        let own = OwnHeaders::new(HeaderMap::new(), Some(&access), Some(&key)).expect("valid");
+        let trusted =
+            TrustedHeaders::new(HeaderMap::new(), Some(&access), Some(&key)).expect("valid");
         let mut headers = HeaderMap::new();
-        own.add_to(&mut headers);
+        trusted.add_to(&mut headers);
         assert_eq!(headers.len(), 3);
         assert_eq!(headers["x-api-key"], "tml-hush");
         assert!(headers.values().all(HeaderValue::is_sensitive));
-        let shown = format!("{own:?} {access:?} {key:?} {headers:?}");
+        let shown = format!("{trusted:?} {access:?} {key:?} {headers:?}");
         assert!(!shown.contains("hush"), "{shown}");
-        own.set_credential(Some(&Credential::api_key("eyJnew")))
+        trusted
+            .set_credential(Some(&Credential::api_key("eyJnew")))
             .expect("valid");
-        own.add_to(&mut headers);
+        trusted.add_to(&mut headers);
         assert_eq!(headers["x-api-key"], "eyJnew");
     }
 
     #[test]
-    fn default_headers_win_and_a_repeated_one_stays_repeated() {
+    fn default_headers_replace_others_with_all_their_values() {
         let mut defaults = HeaderMap::new();
         defaults.append("x-two", HeaderValue::from_static("1"));
         defaults.append("x-two", HeaderValue::from_static("2"));
-        let own = OwnHeaders::new(defaults, None, None).expect("valid");
+        let trusted = TrustedHeaders::new(defaults, None, None).expect("valid");
         let mut headers = HeaderMap::new();
         headers.insert("x-two", HeaderValue::from_static("0"));
-        own.add_to(&mut headers);
+        trusted.add_to(&mut headers);
         let values: Vec<_> = headers.get_all("x-two").iter().collect();
         assert_eq!(values, ["1", "2"]);
     }

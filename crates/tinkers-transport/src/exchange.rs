@@ -1,4 +1,4 @@
-//! One request and its answer on one connection, within its time limits.
+//! One request and its response on one connection, within the time limits.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -11,169 +11,185 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tinkers_core::{
-    Clock, Departure, HttpResponse, Origin, Sent, Timeouts, Timestamp, TransportError,
+    Clock, DepartureCheck, HttpResponse, Origin, Sent, Timeouts, Timestamp, TransportError,
 };
 
-use crate::decode::Collector;
-use crate::failure;
-use crate::link::Link;
+use crate::connection::Connection;
+use crate::errors;
+use crate::response_body::BodyCollector;
 use crate::target::Target;
-use crate::upload::{Meter, Upload};
+use crate::upload_body::{UploadBody, UploadProgress};
 
-/// One message to send, which may be sent again on another connection or to another place.
-pub(crate) struct Message<'a> {
+/// A request to be sent, possibly again on another connection or to the target of a redirect.
+pub(crate) struct OutgoingRequest<'a> {
     pub(crate) target: Target,
     pub(crate) method: &'a Method,
-    /// The headers that the request set itself.
-    pub(crate) given: &'a HeaderMap,
-    /// Whether it goes where the base URL leads, by the base URL's own word.
-    pub(crate) trusted: bool,
+    /// The headers that the caller set.
+    pub(crate) headers: &'a HeaderMap,
+    /// Whether the request has not left the origin of the base URL. Only then it may carry secrets.
+    pub(crate) is_trusted: bool,
     pub(crate) body: &'a Bytes,
-    /// Whether it may leave, and who hears of a refusal.
-    pub(crate) departure: &'a Departure,
+    /// Tells whether the request may still be sent, and is told of a rate-limited response.
+    pub(crate) departure: &'a DepartureCheck,
 }
 
-/// The limits of the whole operation, all hops and attempts included.
+/// The limits of a request, over all redirects and attempts.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct RequestLimits {
     pub(crate) timeouts: Timeouts,
     pub(crate) total_at: Timestamp,
     pub(crate) max_bytes: usize,
 }
 
-/// Why there is no answer.
-pub(crate) struct Failed {
+/// The error of an exchange.
+pub(crate) struct ExchangeError {
     pub(crate) error: TransportError,
-    /// The server did nothing with it, by hyper's or the server's own word: another connection may carry it.
-    pub(crate) unprocessed: bool,
+    /// Whether the server has certainly not processed the request, according to hyper or the server. It may be sent again.
+    pub(crate) is_unprocessed: bool,
 }
 
-impl From<TransportError> for Failed {
+impl From<TransportError> for ExchangeError {
     fn from(error: TransportError) -> Self {
         Self {
             error,
-            unprocessed: false,
+            is_unprocessed: false,
         }
     }
 }
 
-/// Sends `message` with `headers` on `link` and reads the whole answer. Dropping the future resets the stream or closes the
-/// connection.
+/// Sends a request with `headers` on `connection` and reads the whole response.
 ///
-/// The rate limit is asked once more when the connection is ready to write the request. Where it says no, the error is of kind
-/// `Held`, and the connection is as it was.
+/// The rate limit is checked again when the connection is ready for the request. If the request may not be sent, the error is `Held`,
+/// and the connection is unchanged. Dropping the future resets the HTTP/2 stream, or closes the HTTP/1.1 connection.
 pub(crate) async fn exchange(
-    link: &mut Link,
-    message: &Message<'_>,
+    connection: &mut Connection,
+    outgoing: &OutgoingRequest<'_>,
     headers: HeaderMap,
-    limits: &Limits,
-    time: &Arc<dyn Clock>,
-) -> Result<HttpResponse, Failed> {
-    let origin = message.target.origin();
-    match time.deadline(limits.total_at, link.ready()).await {
+    limits: &RequestLimits,
+    clock: &Arc<dyn Clock>,
+) -> Result<HttpResponse, ExchangeError> {
+    let origin = outgoing.target.origin();
+    match clock.deadline(limits.total_at, connection.ready()).await {
         Some(Ok(())) => {}
-        Some(Err(error)) => return Err(unsent(origin, link, error)),
+        Some(Err(error)) => return Err(unsent(origin, connection, error)),
         None => {
             let limit = limits.timeouts.total;
-            return Err(failure::timed_out(origin, "total", limit, Sent::NotSent).into());
+            return Err(errors::timed_out(origin, "total", limit, Sent::NotSent).into());
         }
     }
-    let now = time.now();
-    let meter = Meter::new(Arc::clone(time), now);
-    let upload = Upload::new(message.body.clone(), Arc::clone(&meter));
-    let request = link.request(&message.target, message.method.clone(), headers, upload)?;
-    let head = Head {
+    let now = clock.now();
+    let progress = UploadProgress::new(Arc::clone(clock), now);
+    let upload = UploadBody::new(outgoing.body.clone(), Arc::clone(&progress));
+    let request = connection.request(&outgoing.target, outgoing.method.clone(), headers, upload)?;
+    let head = ResponseHead {
         origin,
-        meter: &meter,
+        progress: &progress,
         limits,
-        time: &**time,
+        clock: &**clock,
     };
-    // The last look: nothing below waits before the request is with the connection.
-    if !message.departure.may_leave() {
-        return Err(failure::held(origin).into());
+    // The last check: from here to the handover of the request nothing waits.
+    if !outgoing.departure.may_leave() {
+        return Err(errors::held(origin).into());
     }
-    // The request is handed over in these calls and not in what is awaited, so that it takes up no room while it is.
-    let response = match link {
-        Link::Single { sender, .. } => head.wait(now, pin!(sender.try_send_request(request))).await,
-        Link::Shared { sender, .. } => head.wait(now, pin!(sender.try_send_request(request))).await,
+    // Handed over outside of the awaited futures, which would otherwise hold the request.
+    let response = match connection {
+        Connection::Http1 { sender, .. } => {
+            head.wait(now, pin!(sender.try_send_request(request))).await
+        }
+        Connection::Http2 { sender, .. } => {
+            head.wait(now, pin!(sender.try_send_request(request))).await
+        }
     };
-    let response = response?.map_err(|error| failed(origin, link, error))?;
-    // Before the body, which may be slow.
-    message
+    let response = response?.map_err(|error| failed(origin, connection, error))?;
+    // Not after the body, which may be slow.
+    outgoing
         .departure
-        .head(response.status(), response.headers(), time.wall());
-    let is_head = *message.method == Method::HEAD;
-    Ok(body(response, origin, is_head, limits, &**time).await?)
+        .head(response.status(), response.headers(), clock.wall());
+    let is_head = *outgoing.method == Method::HEAD;
+    Ok(body(response, origin, is_head, limits, &**clock).await?)
 }
 
-/// An answer's head, or the request when not a byte of it was written.
-type Answer = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
-type Sending<'a> = Pin<&'a mut (dyn Future<Output = Answer> + Send)>;
+/// The head of a response, or an error that contains the request if nothing of it was written.
+type HeadResult = Result<Response<Incoming>, TrySendError<Request<UploadBody>>>;
+type Sending<'a> = Pin<&'a mut (dyn Future<Output = HeadResult> + Send)>;
 
-/// The wait for the head of an answer.
-struct Head<'a> {
+/// Waits for the head of a response.
+struct ResponseHead<'a> {
     origin: &'a Origin,
-    meter: &'a Meter,
-    limits: &'a Limits,
-    time: &'a dyn Clock,
+    progress: &'a UploadProgress,
+    limits: &'a RequestLimits,
+    clock: &'a dyn Clock,
 }
 
-impl Head<'_> {
+impl ResponseHead<'_> {
     async fn wait(
         &self,
         mut now: Timestamp,
         mut sending: Sending<'_>,
-    ) -> Result<Answer, TransportError> {
-        // The end of the upload moves the limit without a word, so look again before it could have passed.
+    ) -> Result<HeadResult, TransportError> {
+        // The end of the upload changes the limit without a notification, so the limit is checked again before it could have passed.
         let timeouts = &self.limits.timeouts;
         let shortest = timeouts.idle.min(timeouts.first_byte);
         loop {
-            let (phase, limit, at) = phase(self.meter, self.limits);
+            let (phase, limit, at) = phase(self.progress, self.limits);
             if at <= now {
-                let late = failure::timed_out(self.origin, phase, limit, Sent::MaybeSent);
+                let late = errors::timed_out(self.origin, phase, limit, Sent::MaybeSent);
                 return Err(late);
             }
             let at = at.min(now.after(shortest));
-            match self.time.deadline(at, sending.as_mut()).await {
-                None => now = self.time.now(),
-                Some(answer) => return Ok(answer),
+            match self.clock.deadline(at, sending.as_mut()).await {
+                None => now = self.clock.now(),
+                Some(result) => return Ok(result),
             }
         }
     }
 }
 
-fn failed(origin: &Origin, link: &Link, mut error: TrySendError<Request<Upload>>) -> Failed {
-    let kept = error.take_message().is_some();
+fn failed(
+    origin: &Origin,
+    connection: &Connection,
+    mut error: TrySendError<Request<UploadBody>>,
+) -> ExchangeError {
+    let is_unsent = error.take_message().is_some();
     let error = error.into_error();
-    if kept || failure::is_unprocessed(&error) {
-        return unsent(origin, link, error);
+    if is_unsent || errors::is_unprocessed(&error) {
+        return unsent(origin, connection, error);
     }
-    Failed {
-        error: broken(origin, link, Sent::MaybeSent, error),
-        unprocessed: false,
-    }
-}
-
-/// The connection ended before it took the request.
-fn unsent(origin: &Origin, link: &Link, error: hyper::Error) -> Failed {
-    Failed {
-        error: broken(origin, link, Sent::NotSent, error),
-        unprocessed: true,
+    ExchangeError {
+        error: broken(origin, connection, Sent::MaybeSent, error),
+        is_unprocessed: false,
     }
 }
 
-fn broken(origin: &Origin, link: &Link, sent: Sent, error: hyper::Error) -> TransportError {
-    match link.foreign_protocol() {
-        Some(protocol) => {
-            failure::not_http1(&link.peer(origin), protocol, origin.scheme(), sent, error)
-        }
-        None => failure::broken(origin, sent, error),
+/// Returns the error of a connection that ended before it accepted the request.
+fn unsent(origin: &Origin, connection: &Connection, error: hyper::Error) -> ExchangeError {
+    ExchangeError {
+        error: broken(origin, connection, Sent::NotSent, error),
+        is_unprocessed: true,
     }
 }
 
-/// The limit in force: idle while the upload moves, first byte once it is handed over, and the total over all.
-fn phase(meter: &Meter, limits: &Limits) -> (&'static str, Duration, Timestamp) {
-    let (last, done) = meter.state();
+fn broken(
+    origin: &Origin,
+    connection: &Connection,
+    sent: Sent,
+    error: hyper::Error,
+) -> TransportError {
+    match connection.foreign_protocol() {
+        Some(protocol) => errors::not_http1(
+            &connection.peer(origin),
+            protocol,
+            origin.scheme(),
+            sent,
+            error,
+        ),
+        None => errors::broken(origin, sent, error),
+    }
+}
+
+/// Returns the time limit in force, its name and its end: `idle` during the upload, `first_byte` after it, and `total` over both.
+fn phase(progress: &UploadProgress, limits: &RequestLimits) -> (&'static str, Duration, Timestamp) {
+    let (last, done) = progress.state();
     let (phase, limit) = if done {
         ("first_byte", limits.timeouts.first_byte)
     } else {
@@ -191,26 +207,25 @@ async fn body(
     response: Response<Incoming>,
     origin: &Origin,
     is_head: bool,
-    limits: &Limits,
-    time: &dyn Clock,
+    limits: &RequestLimits,
+    clock: &dyn Clock,
 ) -> Result<HttpResponse, TransportError> {
     let (mut parts, incoming) = response.into_parts();
-    // The length that the answer to HEAD names is another answer's.
+    // The response to HEAD has the length of the response to GET, and no body.
     let most = if is_head {
         usize::MAX
     } else {
         limits.max_bytes
     };
-    let collector = Collector::new(&mut parts.headers, most);
+    let collector = BodyCollector::new(&mut parts.headers, most);
     let body = match collector {
-        Ok(collector) => collect(incoming, collector, origin, limits, time).await,
+        Ok(collector) => collect(incoming, collector, origin, limits, clock).await,
         Err(error) => Err(error),
     };
     let body = match body {
-        // The head has refused the request, and nothing in the body takes that back. As an error this would mean that the
-        // request may have been applied.
+        // The head alone says that the request was refused. An error would mean that the request may have been applied.
         Err(error) if parts.status == StatusCode::TOO_MANY_REQUESTS => {
-            tracing::debug!(%error, "cannot read the body of a refusal; its head counts");
+            tracing::debug!(%error, "cannot read the body of a rate-limited response");
             Bytes::new()
         }
         body => body?,
@@ -222,34 +237,34 @@ async fn body(
     })
 }
 
-/// Reads a whole body into `collector`, with a time limit on each piece.
+/// Reads a whole body into `collector`, with a time limit on each chunk.
 async fn collect(
     mut incoming: Incoming,
-    mut collector: Collector,
+    mut collector: BodyCollector,
     origin: &Origin,
-    limits: &Limits,
-    time: &dyn Clock,
+    limits: &RequestLimits,
+    clock: &dyn Clock,
 ) -> Result<Bytes, TransportError> {
     loop {
-        let (at, phase, limit) = idle(time.now(), limits);
-        let frame = time.deadline(at, incoming.frame()).await;
+        let (at, phase, limit) = chunk_limit(clock.now(), limits);
+        let frame = clock.deadline(at, incoming.frame()).await;
         let frame =
-            frame.ok_or_else(|| failure::timed_out(origin, phase, limit, Sent::MaybeSent))?;
+            frame.ok_or_else(|| errors::timed_out(origin, phase, limit, Sent::MaybeSent))?;
         match frame {
             None => return collector.finish(),
-            Some(Err(error)) => return Err(failure::broken(origin, Sent::MaybeSent, error)),
-            // Trailers say nothing in this API.
+            Some(Err(error)) => return Err(errors::broken(origin, Sent::MaybeSent, error)),
+            // The API does not use trailers.
             Some(Ok(frame)) => {
-                if let Ok(piece) = frame.into_data() {
-                    collector.push(piece)?;
+                if let Ok(chunk) = frame.into_data() {
+                    collector.push(chunk)?;
                 }
             }
         }
     }
 }
 
-/// The limit of a piece of the answer that is waited for from `now`.
-fn idle(now: Timestamp, limits: &Limits) -> (Timestamp, &'static str, Duration) {
+/// Returns the time limit of the next chunk of the body: its end, its name and its length.
+fn chunk_limit(now: Timestamp, limits: &RequestLimits) -> (Timestamp, &'static str, Duration) {
     let idle_at = now.after(limits.timeouts.idle);
     if idle_at < limits.total_at {
         (idle_at, "idle", limits.timeouts.idle)

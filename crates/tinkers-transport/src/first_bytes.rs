@@ -1,4 +1,4 @@
-//! Keeps the first bytes that a peer sends, so that an error can name a peer that speaks another protocol.
+//! Records the first bytes that a peer sends, so that errors can name a foreign protocol.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,34 +9,34 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// As many as every protocol below can be told by.
-const KEPT: usize = 24;
+/// The number of recorded bytes, enough to recognise every protocol below.
+const CAPACITY: usize = 24;
 
-/// The first bytes that a peer sent. Clones share them.
+/// The first bytes that a peer has sent. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FirstBytes(Arc<Mutex<Vec<u8>>>);
 
 impl FirstBytes {
-    /// Appends what still fits; whether no more does.
+    /// Appends the bytes that fit, and returns whether the record is full.
     fn push(&self, bytes: &[u8]) -> bool {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = KEPT - kept.len();
-        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        kept.len() == KEPT
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = CAPACITY - recorded.len();
+        recorded.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        recorded.len() == CAPACITY
     }
 
-    /// What the peer speaks, as far as its first bytes tell.
-    pub(crate) fn protocol(&self) -> Spoken {
-        Spoken::of(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Returns the protocol that the bytes belong to.
+    pub(crate) fn protocol(&self) -> PeerProtocol {
+        PeerProtocol::of(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// What a peer speaks.
+/// The protocol of a peer, according to its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spoken {
-    /// It has sent nothing.
+pub(crate) enum PeerProtocol {
+    /// The peer has sent nothing.
     Nothing,
-    /// HTTP/1.0 or HTTP/1.1; the status of the answer, where there is one.
+    /// HTTP/1.0 or HTTP/1.1, with the status of the response if it is complete.
     Http1(Option<u16>),
     Http2,
     Tls,
@@ -45,7 +45,7 @@ pub(crate) enum Spoken {
     Unknown,
 }
 
-impl Spoken {
+impl PeerProtocol {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             [] => Self::Nothing,
@@ -62,13 +62,13 @@ impl Spoken {
             [0x15 | 0x16, 3, ..] => Self::Tls,
             // SETTINGS or GOAWAY on stream 0.
             [_, _, _, 4 | 7, _, 0, 0, 0, 0, ..] => Self::Http2,
-            // The answers of SOCKS 5 and of SOCKS 4.
+            // The responses of SOCKS 5 and SOCKS 4.
             [5, 0..=2 | 0xff, ..] | [0, 0x5a..=0x5d, ..] => Self::Socks,
             _ => Self::Unknown,
         }
     }
 
-    /// Its name, where it is something else than HTTP/1.
+    /// Returns the name of the protocol if it is not HTTP/1.
     pub(crate) const fn foreign_name(self) -> Option<&'static str> {
         match self {
             Self::Http2 => Some("HTTP/2"),
@@ -81,26 +81,26 @@ impl Spoken {
     }
 }
 
-/// A stream whose first bytes are kept, and that tells when all that has arrived was read.
+/// A stream that records its first bytes, and notifies when all received bytes were read.
 #[derive(Debug)]
-pub(crate) struct Observed<T> {
+pub(crate) struct ObservedStream<T> {
     inner: T,
-    first: FirstBytes,
+    first_bytes: FirstBytes,
     is_full: bool,
-    /// Notified when the reader has asked for more than there is, after it got something.
+    /// Notified when a read is pending after a successful one.
     drained: Arc<Notify>,
     has_read: bool,
     /// Whether the reader gets one byte at a time.
     bytewise: bool,
-    /// What was read while it did, and not given yet.
+    /// Bytes that were received and not yet read in bytewise mode.
     ahead: VecDeque<u8>,
 }
 
-impl<T> Observed<T> {
+impl<T> ObservedStream<T> {
     pub(crate) fn new(inner: T) -> Self {
         Self {
             inner,
-            first: FirstBytes::default(),
+            first_bytes: FirstBytes::default(),
             is_full: false,
             drained: Arc::default(),
             has_read: false,
@@ -109,30 +109,31 @@ impl<T> Observed<T> {
         }
     }
 
-    /// Gives one byte at a time until the [restart](Self::restart), to a reader that drops what it reads beyond its need.
+    /// Returns one byte per read until [`restart`](Self::restart), for a reader that discards the bytes that it reads ahead.
     pub(crate) fn bytewise(mut self) -> Self {
         self.bytewise = true;
         self
     }
 
-    /// The bytes that come first from here on, such as those behind a proxy's answer.
+    /// Restarts the record with the next byte, such as the first one behind the response of a proxy. Ends bytewise mode.
     pub(crate) fn restart(&mut self) -> FirstBytes {
         self.bytewise = false;
-        self.first = FirstBytes::default();
-        self.is_full = self.first.push(self.ahead.make_contiguous());
-        self.first.clone()
+        self.first_bytes = FirstBytes::default();
+        self.is_full = self.first_bytes.push(self.ahead.make_contiguous());
+        self.first_bytes.clone()
     }
 
-    pub(crate) fn first(&self) -> FirstBytes {
-        self.first.clone()
+    pub(crate) fn first_bytes(&self) -> FirstBytes {
+        self.first_bytes.clone()
     }
 
+    /// Returns the notification that all received bytes were read.
     pub(crate) fn drained(&self) -> Arc<Notify> {
         Arc::clone(&self.drained)
     }
 }
 
-impl<T: AsyncRead + Unpin> Observed<T> {
+impl<T: AsyncRead + Unpin> ObservedStream<T> {
     fn read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
@@ -142,42 +143,42 @@ impl<T: AsyncRead + Unpin> Observed<T> {
         ready!(read)?;
         self.has_read = true;
         if !self.is_full {
-            self.is_full = self.first.push(&buf.filled()[before..]);
+            self.is_full = self.first_bytes.push(&buf.filled()[before..]);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ObservedStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let me = &mut *self;
-        if me.bytewise && me.ahead.is_empty() {
+        let stream = &mut *self;
+        if stream.bytewise && stream.ahead.is_empty() {
             let mut piece = [0; 512];
             let mut piece = ReadBuf::new(&mut piece);
-            ready!(me.read(cx, &mut piece))?;
-            me.ahead.extend(piece.filled());
+            ready!(stream.read(cx, &mut piece))?;
+            stream.ahead.extend(piece.filled());
         }
-        if !me.ahead.is_empty() {
-            let most = if me.bytewise { 1 } else { buf.remaining() };
-            let count = me.ahead.len().min(most);
-            for byte in me.ahead.drain(..count) {
+        if !stream.ahead.is_empty() {
+            let max_count = if stream.bytewise { 1 } else { buf.remaining() };
+            let count = stream.ahead.len().min(max_count);
+            for byte in stream.ahead.drain(..count) {
                 buf.put_slice(&[byte]);
             }
             return Poll::Ready(Ok(()));
         }
-        // The end of the stream, where nothing was read ahead.
-        if me.bytewise {
+        // The end of the stream.
+        if stream.bytewise {
             return Poll::Ready(Ok(()));
         }
-        me.read(cx, buf)
+        stream.read(cx, buf)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -212,13 +213,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bytewise_reader_leaves_the_rest_to_the_next() {
+    fn bytewise_reader_reads_nothing_ahead() {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut stream = Observed::new(&b"HTTP/1.1 200\r\n\r\nSSH-2.0"[..]).bytewise();
-        let first = stream.first();
-        let mut take = |stream: &mut Observed<&[u8]>, count: usize| {
-            let mut taken = Vec::new();
-            while taken.len() < count {
+        let mut stream = ObservedStream::new(&b"HTTP/1.1 200\r\n\r\nSSH-2.0"[..]).bytewise();
+        let first = stream.first_bytes();
+        let mut read_exact = |stream: &mut ObservedStream<&[u8]>, count: usize| {
+            let mut read = Vec::new();
+            while read.len() < count {
                 let mut piece = [0; 64];
                 let mut piece = ReadBuf::new(&mut piece);
                 assert!(
@@ -227,37 +228,37 @@ mod tests {
                         .is_ready()
                 );
                 assert!(!piece.filled().is_empty(), "the end");
-                taken.extend_from_slice(piece.filled());
+                read.extend_from_slice(piece.filled());
             }
-            taken
+            read
         };
-        assert_eq!(take(&mut stream, 16), b"HTTP/1.1 200\r\n\r\n");
-        assert_eq!(first.protocol(), Spoken::Http1(Some(200)));
+        assert_eq!(read_exact(&mut stream, 16), b"HTTP/1.1 200\r\n\r\n");
+        assert_eq!(first.protocol(), PeerProtocol::Http1(Some(200)));
         let first = stream.restart();
-        assert_eq!(first.protocol(), Spoken::Ssh);
-        assert_eq!(take(&mut stream, 7), b"SSH-2.0");
+        assert_eq!(first.protocol(), PeerProtocol::Ssh);
+        assert_eq!(read_exact(&mut stream, 7), b"SSH-2.0");
     }
 
     #[test]
-    fn protocols_are_told_by_their_first_bytes() {
-        for (bytes, spoken) in [
-            (&b""[..], Spoken::Nothing),
-            (b"HTTP/1.1 407 Proxy", Spoken::Http1(Some(407))),
-            (b"HTTP/1.0 ", Spoken::Http1(None)),
-            (b"HTT", Spoken::Http1(None)),
-            (b"SSH-2.0-OpenSSH_9.6\r\n", Spoken::Ssh),
-            (b"\x15\x03\x01\x00\x02\x02\x46", Spoken::Tls),
-            (b"\0\0\x06\x04\0\0\0\0\0\0\x05", Spoken::Http2),
-            (b"\x05\xff", Spoken::Socks),
-            (b"\0\x5b\0\0\0\0\0\0", Spoken::Socks),
-            (b"220 mail.example ESMTP\r\n", Spoken::Unknown),
+    fn protocols_are_recognised_by_their_first_bytes() {
+        for (bytes, peer_protocol) in [
+            (&b""[..], PeerProtocol::Nothing),
+            (b"HTTP/1.1 407 Proxy", PeerProtocol::Http1(Some(407))),
+            (b"HTTP/1.0 ", PeerProtocol::Http1(None)),
+            (b"HTT", PeerProtocol::Http1(None)),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", PeerProtocol::Ssh),
+            (b"\x15\x03\x01\x00\x02\x02\x46", PeerProtocol::Tls),
+            (b"\0\0\x06\x04\0\0\0\0\0\0\x05", PeerProtocol::Http2),
+            (b"\x05\xff", PeerProtocol::Socks),
+            (b"\0\x5b\0\0\0\0\0\0", PeerProtocol::Socks),
+            (b"220 mail.example ESMTP\r\n", PeerProtocol::Unknown),
         ] {
             let first = FirstBytes::default();
-            // Piece by piece, as a network may deliver them.
+            // A network may deliver the bytes one by one.
             for byte in bytes {
                 first.push(&[*byte]);
             }
-            assert_eq!(first.protocol(), spoken, "{bytes:?}");
+            assert_eq!(first.protocol(), peer_protocol, "{bytes:?}");
         }
     }
 }

@@ -1,39 +1,40 @@
-//! The HTTP stack of tinkers, on hyper.
+//! The HTTP client of tinkers, on hyper.
 #![doc = include_str!("../README.md")]
 
+mod block_on;
 mod builder;
+mod clock;
+mod connection;
 mod credential;
-mod decode;
-mod dedicated;
-mod dial;
+mod dedicated_thread;
+mod dialer;
+mod errors;
 mod exchange;
-mod failure;
 mod first_bytes;
-mod link;
+mod io_runtime;
 mod pool;
 mod proxy;
+mod redaction;
 mod redirect;
-mod roots;
-mod runtime;
-mod scrub;
+mod response_body;
+mod root_certificates;
+mod shared_runtime;
 mod target;
-#[cfg(test)]
-mod testing;
-mod time;
 mod tls;
 mod transport;
-mod upload;
+mod upload_body;
 
+pub use block_on::block_on;
 pub use builder::HttpTransportBuilder;
+pub use clock::TokioClock;
 pub use credential::{CloudflareAccess, Credential};
-#[cfg(feature = "fuzz")]
-#[doc(hidden)]
-pub use decode::decode_body;
-pub use dedicated::{DedicatedThread, spawn_on_own_thread};
+pub use dedicated_thread::DedicatedThread;
+pub use io_runtime::IoRuntime;
 pub use pool::{ClassConnectionLimits, ClassConnectionStats};
 pub use proxy::ProxyConfig;
-pub use roots::RootFiles;
-pub use runtime::IoRuntime;
-pub use time::TokioClock;
-pub use tls::Protocol;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub use response_body::decode_body;
+pub use root_certificates::RootFiles;
+pub use tls::HttpVersions;
 pub use transport::HttpTransport;

@@ -1,4 +1,4 @@
-//! Which requests go through a proxy, from variables that the caller read from its environment.
+//! The choice of a proxy for each request, from environment variables that the caller reads.
 
 use std::fmt;
 
@@ -6,52 +6,51 @@ use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 use tinkers_core::{Error, Origin, Sent, TransportError, TransportErrorKind};
 
-/// The proxies of a client. The default has none; nothing is read from the environment here.
+/// The proxies of a client; none by default. Does not read the environment itself.
 ///
-/// Plain HTTP/1.1 goes to a proxy in absolute form, all else through a `CONNECT` tunnel. This machine itself (`localhost`,
-/// 127.0.0.0/8, `::1`) is never asked for through a proxy.
+/// Plain HTTP/1.1 requests are sent to the proxy in absolute form, all others through a `CONNECT` tunnel. Loopback addresses
+/// (`localhost`, 127.0.0.0/8, `::1`) are always reached directly.
 #[derive(Clone, Default)]
 pub struct ProxyConfig {
     http: Option<Proxy>,
     https: Option<Proxy>,
-    direct: Vec<Direct>,
+    no_proxy: Vec<NoProxyEntry>,
 }
 
-/// The value of one variable.
+/// A proxy from an environment variable.
 #[derive(Clone)]
 struct Proxy {
     variable: String,
-    /// `None` when it is no address of an HTTP proxy.
+    /// `None` if the value is not the address of an HTTP proxy.
     address: Option<String>,
-    /// The scheme of the value, where it has one.
+    /// The scheme of the value, if it has one.
     scheme: Option<String>,
 }
 
-/// One entry of `NO_PROXY`, in the form that the matcher knows, and the port that it is limited to.
+/// An entry of `NO_PROXY`: a host or network in the form of the matcher, and the port that the entry is limited to.
 #[derive(Clone)]
-struct Direct {
+struct NoProxyEntry {
     host: String,
     port: Option<u16>,
 }
 
 impl ProxyConfig {
-    /// No proxy for anything.
+    /// Creates a configuration without proxies.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// The proxies of `HTTP_PROXY` (for `http` URLs), `HTTPS_PROXY` (for `https` URLs) and `ALL_PROXY` (for either, where its own
-    /// is unset), and the exceptions of `NO_PROXY`. `variable` gives the value of each name that it is asked for.
+    /// Creates a configuration from environment variables: `HTTP_PROXY` for `http` URLs, `HTTPS_PROXY` for `https` URLs, `ALL_PROXY` for
+    /// schemes whose variable is unset, and the exceptions in `NO_PROXY`. `variable` returns the value of a variable.
     ///
-    /// Of the two spellings of a name the one in lower case is preferred; a value that is empty or white space counts as unset.
-    /// In a CGI program (`REQUEST_METHOD` is set) `HTTP_PROXY` is ignored, since a request's `Proxy` header sets it.
+    /// Lower-case names are preferred. A blank value counts as unset. In a CGI program, where `REQUEST_METHOD` is set, `HTTP_PROXY` is
+    /// ignored, since the `Proxy` header of a request sets it.
     ///
-    /// `NO_PROXY` is a list of hosts to reach directly, separated by commas or white space. A name stands for itself and its
-    /// subdomains, with `.` or `*.` before it or without; an address or a network (`10.0.0.0/8`, `fd00::/8`) for itself; `*` for
-    /// everything. Each may have a port (`host:8000`, `[::1]:8000`), and then stands for that port alone.
+    /// `NO_PROXY` is a list of hosts that are reached directly, separated by commas or white space. A name matches itself and its
+    /// subdomains, with or without a leading `.` or `*.`. An address or a network (`10.0.0.0/8`, `fd00::/8`) matches its addresses, and
+    /// `*` matches every host. An entry with a port (`host:8000`, `[::1]:8000`) matches only that port.
     ///
-    /// A value that is no address of an HTTP proxy, such as one of a SOCKS proxy, is an error where it would be used, and nowhere
-    /// else.
+    /// A value that is not the address of an HTTP proxy, such as that of a SOCKS proxy, is an error only for requests that need it.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| {
             let value = variable(name)?.trim().to_owned();
@@ -70,15 +69,17 @@ impl ProxyConfig {
         Self {
             http: proxy(http),
             https: proxy(either("HTTPS_PROXY")),
-            direct: match either("NO_PROXY") {
-                Some((_, list)) => Direct::list(&list),
+            no_proxy: match either("NO_PROXY") {
+                Some((_, list)) => NoProxyEntry::list(&list),
                 None => Vec::new(),
             },
         }
     }
 
-    /// The way to `origin`; `None` when it is a direct one. Fails with `Invalid` that names the variable of a proxy that cannot be
-    /// used.
+    /// Returns the proxy for `origin`, or `None` if it is reached directly.
+    ///
+    /// # Errors
+    /// `Invalid` with the name of the variable if the proxy is unusable.
     pub(crate) fn route(&self, origin: &Origin) -> Result<Option<ProxyRoute>, TransportError> {
         self.find(origin).map_err(|unusable| {
             let message = unusable.to_string();
@@ -86,7 +87,10 @@ impl ProxyConfig {
         })
     }
 
-    /// Fails with `InvalidInput` that names the variable when the proxy for `origin` cannot be used.
+    /// Checks that the proxy for `origin` is usable.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the variable as the field.
     pub(crate) fn check(&self, origin: &Origin) -> Result<(), Error> {
         match self.find(origin) {
             Ok(_) => Ok(()),
@@ -94,7 +98,7 @@ impl ProxyConfig {
         }
     }
 
-    fn find(&self, origin: &Origin) -> Result<Option<ProxyRoute>, Unusable> {
+    fn find(&self, origin: &Origin) -> Result<Option<ProxyRoute>, UnusableProxy> {
         let proxy = match origin.scheme() {
             tinkers_core::Scheme::Http => &self.http,
             tinkers_core::Scheme::Https => &self.https,
@@ -102,24 +106,24 @@ impl ProxyConfig {
         let Some(proxy) = proxy.as_ref().filter(|_| !origin.is_loopback()) else {
             return Ok(None);
         };
-        // The matcher says only whether there is a way around the proxy: it passes over values that it cannot read, which would
-        // send in the open what was meant for a proxy.
-        let place = match &proxy.address {
+        // The matcher only decides whether a proxy is needed. It ignores values that it cannot parse, and the request would then
+        // bypass the proxy.
+        let proxy_url = match &proxy.address {
             Some(address) => address.as_str(),
             None => "http://unusable.invalid",
         };
         let exceptions: Vec<&str> = self
-            .direct
+            .no_proxy
             .iter()
             .filter(|entry| entry.port.is_none_or(|port| port == origin.port()))
             .map(|entry| entry.host.as_str())
             .collect();
-        // The matcher knows the star for names alone.
+        // For the matcher, `*` does not include addresses.
         if exceptions.contains(&"*") {
             return Ok(None);
         }
         let matcher = Matcher::builder()
-            .all(place)
+            .all(proxy_url)
             .no(exceptions.join(","))
             .build();
         let destination = format!("{}://{}/", origin.scheme().name(), origin.address());
@@ -130,10 +134,10 @@ impl ProxyConfig {
             return Ok(None);
         };
         if proxy.address.is_none() {
-            return Err(Unusable {
+            return Err(UnusableProxy {
                 variable: proxy.variable.clone(),
                 scheme: proxy.scheme.clone(),
-                place: origin.address(),
+                destination: origin.address(),
             });
         }
         Ok(Some(ProxyRoute {
@@ -163,7 +167,7 @@ impl Proxy {
     }
 }
 
-impl Direct {
+impl NoProxyEntry {
     fn list(text: &str) -> Vec<Self> {
         text.split(|c: char| c == ',' || c.is_whitespace())
             .filter(|entry| !entry.is_empty())
@@ -176,7 +180,7 @@ impl Direct {
             .strip_prefix('[')
             .and_then(|rest| rest.split_once(']'))
         {
-            // What follows the brackets is a port or the size of a network.
+            // The brackets are followed by a port, or by the prefix length of a network.
             Some((host, rest)) => match rest.strip_prefix(':').and_then(|port| port.parse().ok()) {
                 Some(port) => (host.to_owned(), Some(port)),
                 None => (format!("{host}{rest}"), None),
@@ -200,28 +204,28 @@ impl Direct {
     }
 }
 
-/// A proxy that is needed and cannot be used. The value is not repeated, since it may hold a password.
-struct Unusable {
+/// The error for an unusable proxy. It does not contain the value, which may hold a password.
+struct UnusableProxy {
     variable: String,
     scheme: Option<String>,
-    /// Where it was to lead.
-    place: String,
+    /// The address that the proxy is needed for.
+    destination: String,
 }
 
-impl Unusable {
+impl UnusableProxy {
     fn expected(&self) -> String {
         let got = match self.scheme.as_deref() {
-            Some("http") | None => "got something else".to_owned(),
-            Some(scheme) => format!("got one of the scheme {scheme}, which is not supported"),
+            Some("http") | None => "got another value".to_owned(),
+            Some(scheme) => format!("got the unsupported scheme {scheme}"),
         };
         format!(
             "the address of an HTTP proxy, such as http://host:port, {got}; set another proxy for {}, or name its host in NO_PROXY",
-            self.place
+            self.destination
         )
     }
 }
 
-impl fmt::Display for Unusable {
+impl fmt::Display for UnusableProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: expected {}", self.variable, self.expected())
     }
@@ -229,7 +233,7 @@ impl fmt::Display for Unusable {
 
 impl fmt::Debug for ProxyConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The names of the variables alone: the values may hold passwords.
+        // Only the names of the variables: the values may contain passwords.
         let variable = |proxy: &Option<Proxy>| proxy.as_ref().map(|proxy| proxy.variable.clone());
         f.debug_struct("ProxyConfig")
             .field("http", &variable(&self.http))
@@ -238,7 +242,7 @@ impl fmt::Debug for ProxyConfig {
     }
 }
 
-/// The way through one proxy.
+/// The proxy of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyRoute {
     pub(crate) address: Uri,
@@ -246,8 +250,8 @@ pub(crate) struct ProxyRoute {
 }
 
 impl ProxyRoute {
-    /// Host and port, for messages.
-    pub(crate) fn place(&self) -> String {
+    /// Returns the host and port, for messages.
+    pub(crate) fn host_and_port(&self) -> String {
         let host = self.address.host().unwrap_or_default();
         format!("{host}:{}", self.address.port_u16().unwrap_or(80))
     }
@@ -266,7 +270,7 @@ mod tests {
         })
     }
 
-    fn excepting(list: &str) -> ProxyConfig {
+    fn with_no_proxy(list: &str) -> ProxyConfig {
         config(&[
             ("HTTP_PROXY", "http://plain.proxy:3128"),
             ("HTTPS_PROXY", "http://user:hush@secure.proxy:3129"),
@@ -274,17 +278,17 @@ mod tests {
         ])
     }
 
-    /// The proxy for `url`.
+    /// Returns the proxy for `url`.
     fn proxy_for(config: &ProxyConfig, url: &str) -> Option<String> {
         let url = BaseUrl::parse(url).expect("valid");
         let route = config.route(url.origin()).expect("usable");
-        route.map(|route| route.place())
+        route.map(|route| route.host_and_port())
     }
 
     #[test]
     fn no_proxy_matches_names_subdomains_addresses_and_networks() {
         let no = "example.com, .dotted.org *.starred.net\tends.dev.,10.1.0.0/16, 192.0.2.7,::2,[2001:db8::7],fd00::/8";
-        let config = excepting(no);
+        let config = with_no_proxy(no);
         for (url, direct) in [
             ("http://example.com", true),
             ("http://EXAMPLE.com.", true),
@@ -311,15 +315,15 @@ mod tests {
             assert_eq!(proxy_for(&config, url).is_none(), direct, "{url}");
         }
         for everything in ["*", "a.test, *", "* b.test"] {
-            let config = excepting(everything);
+            let config = with_no_proxy(everything);
             assert!(proxy_for(&config, "https://anything").is_none());
             assert!(proxy_for(&config, "https://192.0.2.9").is_none());
         }
     }
 
     #[test]
-    fn an_entry_with_a_port_stands_for_that_port_alone() {
-        let config = excepting("a.test:8000, [2001:db8::7]:8000, 192.0.2.7:8000");
+    fn no_proxy_entry_with_a_port_matches_only_that_port() {
+        let config = with_no_proxy("a.test:8000, [2001:db8::7]:8000, 192.0.2.7:8000");
         for host in ["a.test", "b.a.test", "[2001:db8::7]", "192.0.2.7"] {
             for (port, direct) in [(8000, true), (8001, false)] {
                 let url = format!("http://{host}:{port}");
@@ -329,15 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn star_covers_addresses_too() {
+    fn no_proxy_star_matches_addresses() {
         for url in ["http://192.0.2.7", "http://[2001:db8::7]:8000"] {
-            assert!(proxy_for(&excepting("*"), url).is_none(), "{url}");
+            assert!(proxy_for(&with_no_proxy("*"), url).is_none(), "{url}");
         }
     }
 
     #[test]
-    fn each_scheme_has_its_proxy_and_all_stands_in() {
-        let both = excepting("");
+    fn all_proxy_applies_to_schemes_without_a_proxy() {
+        let both = with_no_proxy("");
         assert_eq!(
             proxy_for(&both, "http://a").as_deref(),
             Some("plain.proxy:3128")
@@ -352,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_counts_as_unset_and_lower_case_is_preferred() {
+    fn lower_case_variables_are_preferred_unless_blank() {
         for (variables, expected) in [
             (
                 &[("https_proxy", "low:1"), ("HTTPS_PROXY", "up:1")][..],
@@ -379,13 +383,13 @@ mod tests {
     }
 
     #[test]
-    fn a_cgi_program_ignores_the_variable_a_request_can_set() {
+    fn http_proxy_is_ignored_in_cgi_programs() {
         let cgi = config(&[("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "evil:1")]);
         assert!(proxy_for(&cgi, "http://a").is_none());
     }
 
     #[test]
-    fn an_unusable_proxy_fails_where_it_is_needed_alone() {
+    fn unusable_proxy_is_an_error_only_where_it_is_needed() {
         for value in [
             "socks5://hush:1",
             "socks://hush:1/",
@@ -415,20 +419,20 @@ mod tests {
                 assert!(!text.contains("hush"), "{text}");
             }
             assert!(late.to_string().contains("all_proxy"), "{late}");
-            // Another scheme has a proxy of its own.
+            // The variable of the scheme is preferred.
             let http = config(&[("all_proxy", value), ("http_proxy", "p:1")]);
             assert_eq!(proxy_for(&http, "http://far.test").as_deref(), Some("p:1"));
         }
     }
 
     #[test]
-    fn a_password_is_not_shown() {
-        let config = excepting("");
+    fn proxy_password_is_not_shown() {
+        let config = with_no_proxy("");
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
         let origin = BaseUrl::parse("https://a").expect("valid");
         let route = config.route(origin.origin()).expect("usable");
         let route = route.expect("a proxy");
-        assert_eq!(route.place(), "secure.proxy:3129");
+        assert_eq!(route.host_and_port(), "secure.proxy:3129");
         assert!(route.authorization.expect("basic").is_sensitive());
     }
 }

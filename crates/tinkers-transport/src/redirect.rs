@@ -1,21 +1,24 @@
-//! Which redirects are followed, and with what.
+//! The redirect policy.
 
 use http::header::LOCATION;
 use http::{Method, StatusCode};
 use tinkers_core::{HttpResponse, Scheme, Sent, TransportError, TransportErrorKind};
 
-use crate::exchange::Message;
+use crate::exchange::OutgoingRequest;
 use crate::target::Target;
 
-/// Redirects followed for one request.
+/// The maximum number of redirects that a request follows.
 pub(crate) const MAX_HOPS: usize = 5;
 
-/// Where an answer to `message` leads; `None` when it is the answer itself.
+/// Returns the target that a response redirects to, or `None` if it is not a redirect.
 ///
-/// `GET` and `HEAD` follow anywhere but from https to http. Any other method follows 307 and 308 within its origin, with its
-/// body; all else would repeat, or silently turn into a `GET`, what may have been done.
+/// `GET` and `HEAD` follow every redirect except one from https to http. Other methods follow 307 and 308 within their origin, with the
+/// body. Following other redirects could apply a request twice, or turn it into a `GET`.
+///
+/// # Errors
+/// `Redirect` if the redirect is not followed.
 pub(crate) fn next(
-    message: &Message<'_>,
+    outgoing: &OutgoingRequest<'_>,
     response: &HttpResponse,
 ) -> Result<Option<Target>, TransportError> {
     let keeps_method = match response.status {
@@ -26,7 +29,7 @@ pub(crate) fn next(
     let Some(location) = response.headers.get(LOCATION) else {
         return Ok(None);
     };
-    let here = &message.target;
+    let here = &outgoing.target;
     let status = response.status.as_u16();
     let target = location
         .to_str()
@@ -34,38 +37,38 @@ pub(crate) fn next(
         .and_then(|location| here.follow(location))
         .ok_or_else(|| {
             refused(format!(
-                "a {status} redirect of {} to no address of http",
+                "a {status} redirect of {} has no valid `location`",
                 here.origin().address()
             ))
         })?;
     let step = || {
         format!(
             "a {status} redirect of {} from {} to {}",
-            message.method,
+            outgoing.method,
             here.origin(),
             target.origin()
         )
     };
     if here.origin().scheme() == Scheme::Https && target.origin().scheme() == Scheme::Http {
         return Err(refused(format!(
-            "{} would give up TLS and is not followed",
+            "{} is not followed, since it would give up TLS; use a base URL that is not redirected",
             step()
         )));
     }
-    let reads = *message.method == Method::GET || *message.method == Method::HEAD;
+    let reads = *outgoing.method == Method::GET || *outgoing.method == Method::HEAD;
     if reads || (keeps_method && target.origin() == here.origin()) {
         return Ok(Some(target));
     }
     Err(refused(format!(
-        "{} is not followed; give the address it leads to as `base_url`",
+        "{} is not followed; use its target as the base URL",
         step()
     )))
 }
 
-pub(crate) fn too_many(message: &Message<'_>) -> TransportError {
+pub(crate) fn too_many(outgoing: &OutgoingRequest<'_>) -> TransportError {
     refused(format!(
         "more than {MAX_HOPS} redirects, the last to {}",
-        message.target.origin()
+        outgoing.target.origin()
     ))
 }
 
@@ -79,8 +82,8 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
-    use crate::target::Place;
-    use tinkers_core::{BaseUrl, Departure};
+    use crate::target::OriginParts;
+    use tinkers_core::{BaseUrl, DepartureCheck};
 
     fn decide(
         method: Method,
@@ -89,14 +92,14 @@ mod tests {
         location: &str,
     ) -> Result<Option<String>, ()> {
         let base = BaseUrl::parse(base).expect("valid");
-        let place = Place::new(base.origin().clone()).expect("valid");
-        let message = Message {
-            target: Target::below(&place, base.prefix(), "/a/b".into()).expect("joins"),
+        let origin_parts = OriginParts::new(base.origin().clone()).expect("valid");
+        let outgoing = OutgoingRequest {
+            target: Target::below(&origin_parts, base.prefix(), "/a/b".into()).expect("joins"),
             method: &method,
-            given: &HeaderMap::new(),
-            trusted: true,
+            headers: &HeaderMap::new(),
+            is_trusted: true,
             body: &Bytes::new(),
-            departure: &Departure::default(),
+            departure: &DepartureCheck::default(),
         };
         let mut headers = HeaderMap::new();
         if !location.is_empty() {
@@ -108,7 +111,7 @@ mod tests {
             headers,
             body: Bytes::new(),
         };
-        match next(&message, &response) {
+        match next(&outgoing, &response) {
             Ok(target) => Ok(target.map(|target| target.absolute().expect("a URI").to_string())),
             Err(error) => {
                 assert_eq!(
@@ -121,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_redirects() {
+    fn redirects_are_followed_by_method_and_origin() {
         let (http, https) = ("http://h:1", "https://h");
         for status in [301, 302, 303, 307, 308] {
             let get = decide(Method::GET, https, status, "https://other/x");
@@ -146,12 +149,16 @@ mod tests {
                 Err(()),
                 "{status} of another port"
             );
-            let kept = if status > 303 {
+            let expected = if status > 303 {
                 Ok(Some("http://h:1/x".to_owned()))
             } else {
                 Err(())
             };
-            assert_eq!(decide(Method::POST, http, status, "/x"), kept, "{status}");
+            assert_eq!(
+                decide(Method::POST, http, status, "/x"),
+                expected,
+                "{status}"
+            );
         }
         for status in [200, 300, 304, 404] {
             assert_eq!(

@@ -1,4 +1,4 @@
-//! One resource of an origin, and where a redirect leads from it.
+//! Request targets, and the resolution of redirects.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use http::uri::{self, Authority, PathAndQuery};
 use http::{HeaderValue, Uri};
 use tinkers_core::{Origin, Scheme};
 
-/// An origin in the forms in which requests name it, made once.
-pub(crate) struct Place {
+/// An origin in the forms that requests need, computed once.
+pub(crate) struct OriginParts {
     pub(crate) origin: Origin,
-    /// As `Host` wants it.
+    /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
     authority: Authority,
 }
 
-impl Place {
-    /// `None` when its name does not fit into a request.
+impl OriginParts {
+    /// Returns `None` if the host is not valid in a request.
     pub(crate) fn new(origin: Origin) -> Option<Arc<Self>> {
         let name = Bytes::from(origin.authority());
         Some(Arc::new(Self {
@@ -27,16 +27,20 @@ impl Place {
     }
 }
 
-/// One resource: an origin with a path and a query.
+/// An origin with a path and a query.
 #[derive(Clone)]
 pub(crate) struct Target {
-    place: Arc<Place>,
+    origin_parts: Arc<OriginParts>,
     pub(crate) path: PathAndQuery,
 }
 
 impl Target {
-    /// The target of `path` below `prefix` at `place`; `None` when it does not open with `/` or does not fit into a URL.
-    pub(crate) fn below(place: &Arc<Place>, prefix: &str, path: Bytes) -> Option<Self> {
+    /// Returns the target of `path` below `prefix`, or `None` if the path does not start with `/` or is not valid in a URL.
+    pub(crate) fn below(
+        origin_parts: &Arc<OriginParts>,
+        prefix: &str,
+        path: Bytes,
+    ) -> Option<Self> {
         if !path.starts_with(b"/") {
             return None;
         }
@@ -45,54 +49,54 @@ impl Target {
         } else {
             [prefix.as_bytes(), &path].concat().into()
         };
-        Self::new(Arc::clone(place), path)
+        Self::new(Arc::clone(origin_parts), path)
     }
 
-    fn new(place: Arc<Place>, path: impl Into<Bytes>) -> Option<Self> {
+    fn new(origin_parts: Arc<OriginParts>, path: impl Into<Bytes>) -> Option<Self> {
         let path = PathAndQuery::from_maybe_shared(path.into()).ok()?;
-        Some(Self { place, path })
+        Some(Self { origin_parts, path })
     }
 
     pub(crate) fn origin(&self) -> &Origin {
-        &self.place.origin
+        &self.origin_parts.origin
     }
 
     pub(crate) fn host(&self) -> &HeaderValue {
-        &self.place.host
+        &self.origin_parts.host
     }
 
-    /// Scheme, authority and path in one, for HTTP/2 and for proxies.
+    /// Returns the target in absolute form, for HTTP/2 and for proxies.
     pub(crate) fn absolute(&self) -> Option<Uri> {
         let mut parts = uri::Parts::default();
         parts.scheme = Some(match self.origin().scheme() {
             Scheme::Http => uri::Scheme::HTTP,
             Scheme::Https => uri::Scheme::HTTPS,
         });
-        parts.authority = Some(self.place.authority.clone());
+        parts.authority = Some(self.origin_parts.authority.clone());
         parts.path_and_query = Some(self.path.clone());
         Uri::from_parts(parts).ok()
     }
 
-    /// Where a `Location` on this resource's answer leads; `None` when it cannot be read.
+    /// Resolves the `Location` header of a response from this target. Returns `None` if it is not a valid HTTP URL.
     pub(crate) fn follow(&self, location: &str) -> Option<Self> {
         let location = location
             .split_once('#')
             .map_or(location, |(before, _)| before);
         if location.contains("://") && !location.starts_with('/') {
             let uri: Uri = location.parse().ok()?;
-            let place = Place::new(Origin::of(&uri).ok()?)?;
+            let origin_parts = OriginParts::new(Origin::of(&uri).ok()?)?;
             let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-            return Self::new(place, path.to_owned());
+            return Self::new(origin_parts, path.to_owned());
         }
         if location.starts_with("//") {
             return self.follow(&format!("{}:{location}", self.origin().scheme().name()));
         }
         if location.starts_with('/') {
-            return Self::new(Arc::clone(&self.place), location.to_owned());
+            return Self::new(Arc::clone(&self.origin_parts), location.to_owned());
         }
         if location.is_empty() || location.starts_with('?') {
             let path = format!("{}{location}", self.path.path());
-            return Self::new(Arc::clone(&self.place), path);
+            return Self::new(Arc::clone(&self.origin_parts), path);
         }
         let (path, query) = location
             .split_once('?')
@@ -107,29 +111,29 @@ impl Target {
             whole.push('?');
             whole.push_str(query);
         }
-        Self::new(Arc::clone(&self.place), whole)
+        Self::new(Arc::clone(&self.origin_parts), whole)
     }
 }
 
-/// Resolves `.` and `..` (RFC 3986, 5.2.4).
+/// Removes the segments `.` and `..` from a path (RFC 3986, 5.2.4).
 fn without_dots(path: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut pieces = path.split('/').skip(1).peekable();
-    while let Some(piece) = pieces.next() {
-        let last = pieces.peek().is_none();
-        match piece {
+    let mut segments: Vec<&str> = Vec::new();
+    let mut input = path.split('/').skip(1).peekable();
+    while let Some(segment) = input.next() {
+        let is_last = input.peek().is_none();
+        match segment {
             "." | ".." => {
-                if piece == ".." {
-                    kept.pop();
+                if segment == ".." {
+                    segments.pop();
                 }
-                if last {
-                    kept.push("");
+                if is_last {
+                    segments.push("");
                 }
             }
-            piece => kept.push(piece),
+            segment => segments.push(segment),
         }
     }
-    format!("/{}", kept.join("/"))
+    format!("/{}", segments.join("/"))
 }
 
 #[cfg(test)]
@@ -140,12 +144,12 @@ mod tests {
 
     fn below(base: &str, path: &str) -> Option<Target> {
         let base = BaseUrl::parse(base).expect("valid");
-        let place = Place::new(base.origin().clone()).expect("valid");
-        Target::below(&place, base.prefix(), path.to_owned().into())
+        let origin_parts = OriginParts::new(base.origin().clone()).expect("valid");
+        Target::below(&origin_parts, base.prefix(), path.to_owned().into())
     }
 
     #[test]
-    fn a_path_goes_behind_the_prefix() {
+    fn path_is_appended_to_the_prefix() {
         let url = "https://h/services/p/";
         let target = below(url, "/api/v1/x:y:0/a?b=c").expect("joins");
         assert_eq!(target.path, "/services/p/api/v1/x:y:0/a?b=c");
@@ -154,9 +158,9 @@ mod tests {
     }
 
     #[test]
-    fn a_location_is_read_as_the_standard_says() {
+    fn location_is_resolved_against_the_target() {
         let here = below("https://h/a", "/b/c?q=1").expect("valid");
-        for (location, leads) in [
+        for (location, expected) in [
             ("https://other:8443/x?y=z#frag", "https://other:8443/x?y=z"),
             ("http://h", "http://h/"),
             ("HTTPS://H.:443/x", "https://h/x"),
@@ -173,7 +177,7 @@ mod tests {
                 .unwrap_or_else(|| panic!("{location}"));
             assert_eq!(
                 target.absolute().expect("a URI").to_string(),
-                leads,
+                expected,
                 "{location}"
             );
         }

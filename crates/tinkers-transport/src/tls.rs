@@ -1,4 +1,4 @@
-//! TLS by rustls with ring.
+//! TLS configuration for rustls.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,39 +10,39 @@ use tinkers_core::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::roots::RootFiles;
+use crate::root_certificates::RootFiles;
 
-/// Which versions of HTTP are offered, and whether HTTP/2 is spoken without asking.
+/// The HTTP versions that a transport uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Protocol {
-    /// HTTP/2 where TLS agrees on it, else HTTP/1.1.
+pub enum HttpVersions {
+    /// HTTP/2 if it is negotiated in the TLS handshake, else HTTP/1.1.
     #[default]
     Negotiate,
-    /// HTTP/1.1 alone.
+    /// Only HTTP/1.1.
     Http1,
-    /// HTTP/2 at once, over plain TCP too; for servers known to speak it.
+    /// HTTP/2 without negotiation, also without TLS. For servers that are known to support it.
     Http2PriorKnowledge,
 }
 
-/// Makes TLS configurations, with the roots of the system or of its variables, and those added.
+/// The trusted root certificates, and the TLS configuration with them.
 #[derive(Debug, Default)]
 pub(crate) struct Tls {
     roots: RootFiles,
-    added: Vec<CertificateDer<'static>>,
+    added_roots: Vec<CertificateDer<'static>>,
     recovered_errors: Arc<RecoveredErrors>,
-    /// Made on first use: plain HTTP never pays for reading the certificates.
-    made: Mutex<Option<Arc<ClientConfig>>>,
+    /// Created on first use: plain HTTP does not need the certificates.
+    config: Mutex<Option<Arc<ClientConfig>>>,
 }
 
 impl Tls {
     pub(crate) fn new(
         roots: RootFiles,
-        added: Vec<CertificateDer<'static>>,
+        added_roots: Vec<CertificateDer<'static>>,
         recovered_errors: Arc<RecoveredErrors>,
     ) -> Result<Self, Error> {
         let mut probe = RootCertStore::empty();
-        for certificate in &added {
+        for certificate in &added_roots {
             probe.add(certificate.clone()).map_err(|error| {
                 Error::invalid("root_certificate", "an X.509 certificate in PEM form")
                     .with_source(error)
@@ -50,63 +50,66 @@ impl Tls {
         }
         Ok(Self {
             roots,
-            added,
+            added_roots,
             recovered_errors,
-            made: Mutex::new(None),
+            config: Mutex::new(None),
         })
     }
 
-    /// What wraps a TCP connection to `origin`, and the name to ask for.
+    /// Returns the connector for TLS with `origin`, and the server name.
+    ///
+    /// # Errors
+    /// `Tls` if there is no root certificate, or the host is not a valid server name.
     pub(crate) fn connector(
         &self,
         origin: &Origin,
-        protocol: Protocol,
+        versions: HttpVersions,
     ) -> Result<(TlsConnector, ServerName<'static>), TransportError> {
         let mut config = ClientConfig::clone(&*self.config()?);
-        config.alpn_protocols = match protocol {
-            Protocol::Negotiate => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            Protocol::Http1 => vec![b"http/1.1".to_vec()],
-            Protocol::Http2PriorKnowledge => vec![b"h2".to_vec()],
+        config.alpn_protocols = match versions {
+            HttpVersions::Negotiate => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            HttpVersions::Http1 => vec![b"http/1.1".to_vec()],
+            HttpVersions::Http2PriorKnowledge => vec![b"h2".to_vec()],
         };
         Ok((TlsConnector::from(Arc::new(config)), server_name(origin)?))
     }
 
-    /// The variables that name the trusted certificates, where the system's store is not what is used.
-    pub(crate) fn trust(&self) -> Option<&str> {
+    /// Returns the environment variables that name the root certificates, if they replace the store of the system.
+    pub(crate) fn root_variables(&self) -> Option<&str> {
         self.roots.variables()
     }
 
     fn config(&self) -> Result<Arc<ClientConfig>, TransportError> {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = &*made {
+        let mut cached = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = &*cached {
             return Ok(Arc::clone(config));
         }
         let mut roots = RootCertStore::empty();
-        let read = self.roots.read();
-        for problem in &read.problems {
+        let loaded = self.roots.load();
+        for problem in &loaded.problems {
             self.recovered_errors.count(RecoveredError::Certificate);
             tracing::warn!(
                 recovered_error = RecoveredError::Certificate.name(),
                 "{problem}"
             );
         }
-        // A store may hold a certificate that rustls does not read; the others still serve.
-        roots.add_parsable_certificates(read.certificates);
-        roots.add_parsable_certificates(self.added.iter().cloned());
+        // Certificates that rustls cannot parse are skipped.
+        roots.add_parsable_certificates(loaded.certificates);
+        roots.add_parsable_certificates(self.added_roots.iter().cloned());
         if roots.is_empty() {
-            return Err(failed(self.roots.nothing(&read.problems)));
+            return Err(failed(self.roots.missing_message(&loaded.problems)));
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| failed("TLS cannot be set up").with_source(error))?
+            .map_err(|error| failed("cannot configure TLS").with_source(error))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Arc::clone(made.insert(Arc::new(config))))
+        Ok(Arc::clone(cached.insert(Arc::new(config))))
     }
 }
 
-/// Reads all certificates of a PEM text.
+/// Parses the certificates in a PEM text.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let invalid = || {
         Error::invalid(
@@ -123,10 +126,14 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, E
     }
 }
 
-/// The name asked for: an underscore, which no certificate may hold, becomes a hyphen.
+/// Returns the server name. Underscores, which are not valid in certificates, become hyphens.
 fn server_name(origin: &Origin) -> Result<ServerName<'static>, TransportError> {
     ServerName::try_from(origin.bare_host().replace('_', "-")).map_err(|error| {
-        failed(format!("{} is no name that TLS can ask for", origin.host())).with_source(error)
+        failed(format!(
+            "{} is not a valid server name for TLS; check the base URL",
+            origin.host()
+        ))
+        .with_source(error)
     })
 }
 
@@ -140,7 +147,7 @@ mod tests {
     use tinkers_core::BaseUrl;
 
     #[test]
-    fn an_underscore_is_asked_for_as_a_hyphen() {
+    fn underscore_in_a_server_name_becomes_a_hyphen() {
         for (url, name) in [
             ("https://my_pod.example.com", "my-pod.example.com"),
             ("https://plain.example.com", "plain.example.com"),
@@ -152,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_refused_by_name() {
+    fn invalid_root_certificates_are_rejected() {
         for pem in [
             &b""[..],
             b"junk",

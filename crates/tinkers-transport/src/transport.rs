@@ -1,8 +1,11 @@
-//! `Transport` over HTTP: connections by class, redirects, one retry of what a stale connection never carried.
+//! The HTTP transport: pooled connections, redirects, and one retry of requests that a stale connection did not carry.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
@@ -14,234 +17,253 @@ use tinkers_core::{
 use tokio::sync::{oneshot, watch};
 use tracing::{Instrument, Span, field};
 
-use crate::builder::HttpTransportBuilder;
-use crate::credential::{Credential, OwnHeaders};
-use crate::decode;
-use crate::dial::{DialLimit, Dialer};
-use crate::exchange::{Failed, Limits, Message, exchange};
-use crate::failure;
-use crate::pool::{ClassConnectionLimits, ClassConnectionStats, Ground, Patience, Pool};
+use crate::credential::{Credential, TrustedHeaders};
+use crate::dialer::{DialTimeout, Dialer};
+use crate::errors;
+use crate::exchange::{ExchangeError, OutgoingRequest, RequestLimits, exchange};
+use crate::io_runtime::IoRuntime;
+use crate::pool::{ClassConnectionLimits, ClassConnectionStats, Pool, PoolContext};
 use crate::proxy::ProxyConfig;
 use crate::redirect::{self, MAX_HOPS};
-use crate::runtime::IoRuntime;
-use crate::target::{Place, Target};
-use crate::tls::{Protocol, Tls};
+use crate::response_body;
+use crate::target::{OriginParts, Target};
+use crate::tls::{HttpVersions, Tls};
 
-/// Requests to one base URL. Cheap to clone; clones share the connections, which close with the last of them.
+/// An HTTP client for one base URL. Clones are cheap and share the connections, which are closed when the last clone is dropped.
 ///
-/// `send` may be awaited on any executor: the work runs on the transport's own runtime. Dropping its future resets the
-/// HTTP/2 stream, or closes the HTTP/1.1 connection, that carries the request.
+/// [`send`](Transport::send) may be awaited on any executor. On the transport's own runtime, the request runs in the calling task.
+/// Elsewhere it runs in a task of that runtime, and proceeds while the caller's executor is blocked. Dropping the future cancels the
+/// request: it resets the HTTP/2 stream, or closes the HTTP/1.1 connection.
 #[derive(Clone)]
 pub struct HttpTransport {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
-struct Shared {
+struct Inner {
     base: BaseUrl,
-    place: Arc<Place>,
-    own: OwnHeaders,
+    origin_parts: Arc<OriginParts>,
+    trusted_headers: TrustedHeaders,
     user_agent: HeaderValue,
-    ground: Arc<Ground>,
+    context: Arc<PoolContext>,
     pool: Pool,
-    gate: watch::Sender<Gate>,
+    close_state: watch::Sender<CloseState>,
 }
 
+/// Whether the transport is closed, and the number of requests in flight.
 #[derive(Debug, Default)]
-struct Gate {
+struct CloseState {
     closed: bool,
-    running: usize,
+    in_flight: usize,
 }
 
-impl Gate {
-    fn is_over(&self) -> bool {
-        self.closed && self.running == 0
+impl CloseState {
+    fn is_finished(&self) -> bool {
+        self.closed && self.in_flight == 0
     }
 }
 
-pub(crate) struct Parts {
+/// The validated settings of a transport.
+pub(crate) struct TransportParts {
     pub(crate) base: BaseUrl,
-    pub(crate) place: Arc<Place>,
-    pub(crate) own: OwnHeaders,
+    pub(crate) origin_parts: Arc<OriginParts>,
+    pub(crate) trusted_headers: TrustedHeaders,
     pub(crate) user_agent: HeaderValue,
     pub(crate) tls: Tls,
     pub(crate) proxy: ProxyConfig,
-    pub(crate) protocol: Protocol,
-    pub(crate) lanes: [ClassConnectionLimits; RouteClass::ALL.len()],
+    pub(crate) versions: HttpVersions,
+    pub(crate) class_limits: [ClassConnectionLimits; RouteClass::ALL.len()],
     pub(crate) runtime: IoRuntime,
-    pub(crate) time: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
 impl HttpTransport {
-    /// Settings of a transport to `base_url`, as in `https://host/prefix`.
-    pub fn builder(base_url: impl Into<String>) -> HttpTransportBuilder {
-        HttpTransportBuilder::new(base_url.into())
-    }
-
-    pub(crate) fn from_parts(parts: Parts) -> Self {
-        let ground = Arc::new(Ground {
-            dialer: Dialer::new(parts.tls, parts.proxy, parts.protocol),
+    pub(crate) fn from_parts(parts: TransportParts) -> Self {
+        let context = Arc::new(PoolContext {
+            dialer: Dialer::new(parts.tls, parts.proxy, parts.versions),
             origin: parts.base.origin().clone(),
             runtime: parts.runtime,
-            time: parts.time,
+            clock: parts.clock,
             recovered_errors: parts.recovered_errors,
         });
-        let pool = Pool::new(&ground, &parts.lanes);
+        let pool = Pool::new(&context, &parts.class_limits);
         Self {
-            shared: Arc::new(Shared {
+            inner: Arc::new(Inner {
                 base: parts.base,
-                place: parts.place,
-                own: parts.own,
+                origin_parts: parts.origin_parts,
+                trusted_headers: parts.trusted_headers,
                 user_agent: parts.user_agent,
-                ground,
+                context,
                 pool,
-                gate: watch::Sender::default(),
+                close_state: watch::Sender::default(),
             }),
         }
     }
 
-    /// The normalised base URL.
+    /// Returns the normalised base URL.
     pub fn base_url(&self) -> &BaseUrl {
-        &self.shared.base
+        &self.inner.base
     }
 
-    /// Replaces the credential for requests sent from now on, or takes it away.
+    /// Replaces or removes the credential of later requests.
     ///
-    /// Fails with `InvalidInput` that names `api_key` when it fits no header; the old one then stays.
+    /// # Errors
+    /// `InvalidInput` with the field `api_key` if the credential is not valid in a header. The old one is kept.
     pub fn set_credential(&self, credential: Option<&Credential>) -> Result<(), Error> {
-        self.shared.own.set_credential(credential)
+        self.inner.trusted_headers.set_credential(credential)
     }
 
-    /// The connections of `class` now.
+    /// Returns the current numbers of connections and requests of `class`.
     pub fn stats(&self, class: RouteClass) -> ClassConnectionStats {
-        self.shared.pool.lane(class).stats()
+        self.inner.pool.class(class).stats()
     }
 
-    /// Lets nothing more in: later sends fail with `Closed`, those under way go on to their end, and then all connections
-    /// close. Harmless when repeated.
+    /// Sends a request in the calling task, which must be on the transport's runtime or have come from there. Panics are contained,
+    /// as they are in a task.
+    async fn send_here(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
+        let in_flight = InFlightGuard::start(&self.inner)?;
+        let span = span(&request);
+        let mut work = pin!(in_flight.0.run(&mut request).instrument(span));
+        std::future::poll_fn(|cx| {
+            let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+            // The panic hook has reported the panic.
+            let aborted = || errors::aborted(&self.inner.context.origin, Sent::MaybeSent);
+            polled.unwrap_or_else(|_| Poll::Ready(Err(aborted())))
+        })
+        .await
+    }
+
+    /// Sends a request in a task of the transport's runtime, for callers on other executors or on none.
+    async fn send_in_task(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
+        let in_flight = InFlightGuard::start(&self.inner)?;
+        let has_started = Arc::new(AtomicBool::new(false));
+        let (result, received) = oneshot::channel();
+        let span = span(&request);
+        let started = Arc::clone(&has_started);
+        let work = async move {
+            started.store(true, Ordering::Release);
+            let outcome = in_flight.0.run(&mut request).await;
+            // Sent before the request stops to count as in flight. The receiver may be gone.
+            let _ = result.send(outcome);
+        };
+        let context = &self.inner.context;
+        let task = context.runtime.spawn(Box::pin(work.instrument(span)));
+        match received.await {
+            Ok(outcome) => {
+                task.detach();
+                outcome
+            }
+            Err(_) => {
+                let sent = if has_started.load(Ordering::Acquire) {
+                    Sent::MaybeSent
+                } else {
+                    Sent::NotSent
+                };
+                Err(errors::aborted(&context.origin, sent))
+            }
+        }
+    }
+
+    /// Closes the transport: later requests fail with `Closed`, and the connections are closed when the requests in flight are done.
+    /// Idempotent.
     pub fn close(&self) {
-        self.shared.change(|gate| gate.closed = true);
+        self.inner.change(|close_state| close_state.closed = true);
     }
 
-    /// Waits until [closed](Self::close) and nothing is under way. Cancel-safe.
+    /// Waits until the transport is [closed](Self::close) and no request is in flight. Cancel-safe.
     pub async fn closed(&self) {
-        let mut gate = self.shared.gate.subscribe();
+        let mut close_state = self.inner.close_state.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
-        let _ = gate.wait_for(Gate::is_over).await;
+        let _ = close_state.wait_for(CloseState::is_finished).await;
     }
 }
 
 impl Transport for HttpTransport {
-    fn send(
-        &self,
-        mut request: HttpRequest,
-    ) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
-        Box::pin(async move {
-            let running = Running::start(&self.shared)?;
-            let began = Arc::new(AtomicBool::new(false));
-            let (answer, answered) = oneshot::channel();
-            let span = tracing::debug_span!(
-                "http",
-                method = %request.method,
-                path = request.path.split('?').next().unwrap_or_default(),
-                class = request.class.name(),
-                status = field::Empty,
-                connection = field::Empty,
-            );
-            let beginning = Arc::clone(&began);
-            let work = async move {
-                beginning.store(true, Ordering::Release);
-                let outcome = running.0.run(&mut request).await;
-                // Who waited may have left.
-                let _ = answer.send(outcome);
-            };
-            let task = self
-                .shared
-                .ground
-                .runtime
-                .spawn(Box::pin(work.instrument(span)));
-            match answered.await {
-                Ok(outcome) => {
-                    task.detach();
-                    outcome
-                }
-                Err(_) => {
-                    let sent = if began.load(Ordering::Acquire) {
-                        Sent::MaybeSent
-                    } else {
-                        Sent::NotSent
-                    };
-                    Err(failure::aborted(&self.shared.ground.origin, sent))
-                }
-            }
-        })
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        if self.inner.context.runtime.is_current() {
+            Box::pin(self.send_here(request))
+        } else {
+            Box::pin(self.send_in_task(request))
+        }
     }
 }
 
 impl fmt::Debug for HttpTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpTransport")
-            .field("base_url", &self.shared.base)
+            .field("base_url", &self.inner.base)
             .finish_non_exhaustive()
     }
 }
 
-/// A request under way, counted.
-struct Running(Arc<Shared>);
+/// Returns the span of a request. It contains no query, which may hold a secret.
+fn span(request: &HttpRequest) -> Span {
+    tracing::debug_span!(
+        "http",
+        method = %request.method,
+        path = request.path.split('?').next().unwrap_or_default(),
+        class = request.class.name(),
+        status = field::Empty,
+        connection = field::Empty,
+    )
+}
 
-impl Running {
-    fn start(shared: &Arc<Shared>) -> Result<Self, TransportError> {
+/// Counts a request as in flight until it is dropped.
+struct InFlightGuard(Arc<Inner>);
+
+impl InFlightGuard {
+    fn start(inner: &Arc<Inner>) -> Result<Self, TransportError> {
         let mut open = false;
-        // Nobody waits for one more to be under way.
-        shared.gate.send_if_modified(|gate| {
-            open = !gate.closed;
-            gate.running += usize::from(open);
+        // No waiter is interested in an additional request.
+        inner.close_state.send_if_modified(|close_state| {
+            open = !close_state.closed;
+            close_state.in_flight += usize::from(open);
             false
         });
         if open {
-            Ok(Self(Arc::clone(shared)))
+            Ok(Self(Arc::clone(inner)))
         } else {
-            Err(failure::closed())
+            Err(errors::closed())
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.0.change(|gate| gate.running -= 1);
+        self.0.change(|close_state| close_state.in_flight -= 1);
     }
 }
 
-impl Shared {
-    /// Changes who may come and who is here, and closes the connections when nobody may come and nobody is left. Those who wait
-    /// for that are woken then and not before: each call of the transport comes by here.
-    fn change(&self, change: impl FnOnce(&mut Gate)) {
-        let is_over = self.gate.send_if_modified(|gate| {
-            change(gate);
-            gate.is_over()
+impl Inner {
+    /// Changes the close state. When the transport is closed and no request is in flight, closes the connections and wakes the waiters
+    /// of [`HttpTransport::closed`]; other changes wake no waiter, since each request makes two.
+    fn change(&self, change: impl FnOnce(&mut CloseState)) {
+        let is_finished = self.close_state.send_if_modified(|close_state| {
+            change(close_state);
+            close_state.is_finished()
         });
-        if is_over {
+        if is_finished {
             self.pool.close();
         }
     }
 
     async fn run(&self, request: &mut HttpRequest) -> Result<HttpResponse, TransportError> {
-        let started = self.ground.time.now();
-        let limits = Limits {
+        let started = self.context.clock.now();
+        let limits = RequestLimits {
             timeouts: request.timeouts,
             total_at: started.after(request.timeouts.total),
             max_bytes: request.max_response_bytes,
         };
         let mut outcome = self.follow(request, &limits).await;
-        self.own.scrubber().clean(&mut outcome);
-        let elapsed = || self.ground.time.now().since(started);
+        self.trusted_headers.redactor().redact(&mut outcome);
+        let elapsed = || self.context.clock.now().since(started);
         match &outcome {
             Ok(response) => {
                 Span::current().record("status", response.status.as_u16());
-                tracing::debug!(elapsed = ?elapsed(), bytes = response.body.len(), "answered");
+                tracing::debug!(elapsed = ?elapsed(), bytes = response.body.len(), "response received");
             }
             Err(error) => {
-                tracing::debug!(elapsed = ?elapsed(), kind = ?error.kind, sent = ?error.sent, %error, "failed")
+                tracing::debug!(elapsed = ?elapsed(), kind = ?error.kind, sent = ?error.sent, %error, "request failed")
             }
         }
         outcome
@@ -250,46 +272,46 @@ impl Shared {
     async fn follow(
         &self,
         request: &mut HttpRequest,
-        limits: &Limits,
+        limits: &RequestLimits,
     ) -> Result<HttpResponse, TransportError> {
         let path = Bytes::from(std::mem::take(&mut request.path));
-        let target = Target::below(&self.place, self.base.prefix(), path.clone());
-        let mut message = Message {
+        let target = Target::below(&self.origin_parts, self.base.prefix(), path.clone());
+        let mut outgoing = OutgoingRequest {
             target: target.ok_or_else(|| {
-                failure::invalid(format!(
-                    "the path {:?} is no path of a URL that opens with /",
+                errors::invalid(format!(
+                    "the path {:?} is not valid: it must start with / and fit into a URL",
                     String::from_utf8_lossy(&path)
                 ))
             })?,
             method: &request.method,
-            given: &request.headers,
-            trusted: true,
+            headers: &request.headers,
+            is_trusted: true,
             body: &request.body,
             departure: &request.departure,
         };
         for _ in 0..=MAX_HOPS {
-            let response = if message.trusted {
-                self.pooled(&message, request.class, limits).await?
+            let response = if outgoing.is_trusted {
+                self.send_pooled(&outgoing, request.class, limits).await?
             } else {
-                // Rare, and large: it holds all of the set-up of a connection.
-                Box::pin(self.once(&message, limits)).await?
+                // Boxed, since it is rare and its future is large.
+                Box::pin(self.send_foreign(&outgoing, limits)).await?
             };
-            let Some(target) = redirect::next(&message, &response)? else {
+            let Some(target) = redirect::next(&outgoing, &response)? else {
                 return Ok(response);
             };
-            tracing::debug!(status = response.status.as_u16(), to = %self.own.scrubber().text(&target.origin().to_string()), "redirected");
-            // What left once is never trusted again, also when it is sent back here.
-            message.trusted &= target.origin() == message.target.origin();
-            message.target = target;
+            tracing::debug!(status = response.status.as_u16(), to = %self.trusted_headers.redactor().text(&target.origin().to_string()), "redirected");
+            // A request that has left the origin is not trusted again, even if it is redirected back.
+            outgoing.is_trusted &= target.origin() == outgoing.target.origin();
+            outgoing.target = target;
         }
-        Err(redirect::too_many(&message))
+        Err(redirect::too_many(&outgoing))
     }
 
-    /// All headers of `message` but the connection's own. They are put together for each hop, since they go with the request.
-    fn headers(&self, message: &Message<'_>) -> HeaderMap {
-        let room = message.given.len() + self.own.len() + USUAL;
+    /// Builds the headers of a request, except those that depend on the connection.
+    fn headers(&self, outgoing: &OutgoingRequest<'_>) -> HeaderMap {
+        let room = outgoing.headers.len() + self.trusted_headers.len() + COMMON_HEADERS;
         let mut headers = HeaderMap::with_capacity(room);
-        for (name, value) in message.given {
+        for (name, value) in outgoing.headers {
             headers.append(name, value.clone());
         }
         headers
@@ -300,45 +322,42 @@ impl Shared {
             .or_insert(HeaderValue::from_static("application/json"));
         headers
             .entry(ACCEPT_ENCODING)
-            .or_insert(HeaderValue::from_static(decode::ACCEPT_ENCODING));
-        if message.trusted {
-            self.own.add_to(&mut headers);
+            .or_insert(HeaderValue::from_static(response_body::ACCEPT_ENCODING));
+        if outgoing.is_trusted {
+            self.trusted_headers.add_to(&mut headers);
             headers
         } else {
-            foreign(&headers)
+            foreign_headers(&headers)
         }
     }
 
-    /// On a connection of the class. What a kept connection never carried goes out once more, on another.
-    async fn pooled(
+    /// Sends a request on a pooled connection. If a reused connection did not carry it, sends it once more on another one.
+    async fn send_pooled(
         &self,
-        message: &Message<'_>,
+        outgoing: &OutgoingRequest<'_>,
         class: RouteClass,
-        limits: &Limits,
+        limits: &RequestLimits,
     ) -> Result<HttpResponse, TransportError> {
-        let lane = self.pool.lane(class);
-        let patience = Patience {
-            connect: limits.timeouts.connect,
-            total: limits.timeouts.total,
-            total_at: limits.total_at,
-        };
+        let class_pool = self.pool.class(class);
         let mut retried = false;
         loop {
-            let mut lease = lane.acquire(patience).await?;
+            let mut lease = class_pool.acquire(limits).await?;
             Span::current().record("connection", lease.id());
             let reused = lease.is_reused();
-            let Some(link) = lease.link() else { continue };
+            let Some(connection) = lease.connection() else {
+                continue;
+            };
             match exchange(
-                link,
-                message,
-                self.headers(message),
+                connection,
+                outgoing,
+                self.headers(outgoing),
                 limits,
-                &self.ground.time,
+                &self.context.clock,
             )
             .await
             {
-                // Some servers close the connection behind a handler that broke, without a word: a request that is on it then
-                // is lost, and nobody knows whether it was read. An HTTP/2 connection lives on.
+                // Some servers silently close an HTTP/1.1 connection after an internal error. The outcome of a request sent on it
+                // would be unknown, so it is not reused. An HTTP/2 connection is.
                 Ok(response) if response.status == StatusCode::INTERNAL_SERVER_ERROR => {
                     drop(lease);
                     return Ok(response);
@@ -347,21 +366,21 @@ impl Shared {
                     lease.finish();
                     return Ok(response);
                 }
-                Err(Failed {
-                    unprocessed: true,
+                Err(ExchangeError {
+                    is_unprocessed: true,
                     error,
                 }) if reused && !retried => {
                     retried = true;
                     drop(lease);
-                    lane.purge_idle();
-                    self.ground
+                    class_pool.close_idle();
+                    self.context
                         .recovered_errors
                         .count(RecoveredError::Connection);
-                    tracing::debug!(recovered_error = RecoveredError::Connection.name(), %error, "sent again on a fresh connection");
+                    tracing::debug!(recovered_error = RecoveredError::Connection.name(), %error, "sending the request again on another connection");
                 }
-                Err(Failed { error, .. }) => {
+                Err(ExchangeError { error, .. }) => {
                     if error.kind == TransportErrorKind::Held {
-                        lease.put_back();
+                        lease.return_unused();
                     }
                     return Err(error);
                 }
@@ -369,44 +388,50 @@ impl Shared {
         }
     }
 
-    /// On a connection of its own, to an origin that is not the base URL's.
-    async fn once(
+    /// Sends a request to the origin of a redirect, on a connection of its own.
+    async fn send_foreign(
         &self,
-        message: &Message<'_>,
-        limits: &Limits,
+        outgoing: &OutgoingRequest<'_>,
+        limits: &RequestLimits,
     ) -> Result<HttpResponse, TransportError> {
-        let Ground {
-            dialer,
-            runtime,
-            time,
-            ..
-        } = &*self.ground;
-        let origin = message.target.origin();
-        let left = limits.total_at.since(time.now());
+        let PoolContext { runtime, clock, .. } = &*self.context;
+        let origin = outgoing.target.origin();
+        let left = limits.total_at.since(clock.now());
         let connect = limits.timeouts.connect.min(left);
-        let dialed = dialer
-            .dial_foreign(origin, DialLimit::within(connect, &**time))
-            .await?;
-        let mut link = dialed.link;
-        // It ends by itself when `link` is dropped.
-        let driver = dialed.driver;
+        let (context, to) = (Arc::clone(&self.context), origin.clone());
+        // In a task, since sockets can only be opened in the context of the runtime.
+        let dial = async move {
+            let limit = DialTimeout::new(connect, &*context.clock);
+            context.dialer.dial_foreign(&to, limit).await
+        };
+        let new = runtime.run(dial.in_current_span()).await;
+        let new = new.unwrap_or_else(|| Err(errors::not_opened(origin)))?;
+        let mut connection = new.connection;
+        // Ends when `connection` is dropped.
+        let driver = new.driver;
         runtime.launch(async move { drop(driver.await) });
-        exchange(&mut link, message, self.headers(message), limits, time)
-            .await
-            .map_err(|failed| failed.error)
+        exchange(
+            &mut connection,
+            outgoing,
+            self.headers(outgoing),
+            limits,
+            clock,
+        )
+        .await
+        .map_err(|failed| failed.error)
     }
 }
 
-/// `User-Agent`, `Accept`, `Accept-Encoding` and `Host`.
-const USUAL: usize = 4;
+/// The number of headers that all requests have: `User-Agent`, `Accept`, `Accept-Encoding` and `Host`.
+const COMMON_HEADERS: usize = 4;
 
-/// The headers that may go to an origin that is not the base URL's.
-fn foreign(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::new();
+/// Returns the headers that may be sent to another origin than that of the base URL.
+fn foreign_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut allowed = HeaderMap::new();
     for name in [ACCEPT, ACCEPT_ENCODING, USER_AGENT, RANGE] {
         if let Some(value) = headers.get(&name) {
-            kept.insert(name, value.clone());
+            allowed.insert(name, value.clone());
         }
     }
-    kept
+    allowed
 }

@@ -1,4 +1,4 @@
-//! What goes wrong outside gives a typed error that tells, exactly, whether the request may have been sent.
+//! The kinds of transport errors, and whether the request may have been sent.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use tinkers_core::{ManualClock, RouteClass, Sent, Timeouts, Transport, TransportErrorKind};
-use tinkers_transport::{ClassConnectionLimits, HttpTransport, Protocol};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use common::{
-    Server, Speak, answer, client, closed, get, listen, post, read_head, respond, until, write,
+    Server, ServerVersion, client, closed, get, listen, post, read_head, respond, respond_with,
+    until, write,
 };
 
 mod common;
@@ -23,11 +24,11 @@ const LIMITS: Timeouts = Timeouts {
     total: Duration::from_secs(600),
 };
 
-/// Sends a request with `LIMITS` to a server that runs `script` on the head of it and then reports; moves the clock by
-/// `step` at each report, and gives the failure.
+/// Sends a request with `LIMITS` to a server that writes `script` after the head. Then advances the clock by `steps`, and returns the
+/// error, which must not occur before the last step. The server `silent` does not take part in TLS.
 async fn fails(
     script: &'static str,
-    protocol: Protocol,
+    versions: HttpVersions,
     steps: &[Duration],
 ) -> (TransportErrorKind, Sent, String) {
     let clock = ManualClock::new();
@@ -45,24 +46,21 @@ async fn fails(
     });
     let scheme = if script == "silent" { "https" } else { "http" };
     let transport = client(&format!("{scheme}://{address}"))
-        .protocol(protocol)
+        .http_versions(versions)
         .root_certificate_pem(certificate())
-        .time(Arc::new(clock.clone()))
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("valid");
     let mut request = post("/x", RouteClass::Rest, "body");
     request.timeouts = LIMITS;
     let sending = tokio::spawn(async move { transport.send(request).await });
-    reports.recv().await.expect("the server saw it");
+    reports.recv().await.expect("the request has arrived");
     for &step in steps {
         assert!(!sending.is_finished(), "before the limit");
         clock.advance(step);
     }
     until(|| sending.is_finished()).await;
-    let error = sending
-        .await
-        .expect("no panic")
-        .expect_err("a limit passed");
+    let error = sending.await.expect("no panic").expect_err("a time limit");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
     (error.kind, error.sent, error.to_string())
 }
@@ -77,16 +75,15 @@ fn certificate() -> String {
 const NANOSECOND: Duration = Duration::from_nanos(1);
 
 #[tokio::test]
-async fn a_server_that_never_answers_runs_into_the_first_byte_limit_and_may_have_it() {
+async fn missing_response_exceeds_the_first_byte_limit() {
     let steps = [LIMITS.first_byte - NANOSECOND, NANOSECOND];
-    let (kind, sent, message) = fails("", Protocol::Http1, &steps).await;
+    let (kind, sent, message) = fails("", HttpVersions::Http1, &steps).await;
     assert_eq!((kind, sent), (TransportErrorKind::Timeout, Sent::MaybeSent));
     assert!(message.contains("first_byte"), "{message}");
 }
 
 #[tokio::test]
-async fn a_body_that_stops_moving_runs_into_the_idle_limit() {
-    // The clock moves only when the client has read what there is, or it would start to wait later than it is moved.
+async fn stalled_response_body_exceeds_the_idle_limit() {
     let clock = ManualClock::new();
     let (report, mut reports) = mpsc::unbounded_channel();
     let (address, _) = listen(move |mut stream, _| {
@@ -103,14 +100,14 @@ async fn a_body_that_stops_moving_runs_into_the_idle_limit() {
         }
     });
     let transport = client(&format!("http://{address}"))
-        .time(Arc::new(clock.clone()))
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("valid");
     let mut request = get("/x", RouteClass::Rest);
     request.timeouts = LIMITS;
     let sending = tokio::spawn(async move { transport.send(request).await });
-    reports.recv().await.expect("the server saw it");
-    // However the reading falls between the steps, some step is the one that passes the limit.
+    reports.recv().await.expect("the request has arrived");
+    // The client may read between two steps, so one step may not be enough.
     while !sending.is_finished() {
         clock.advance(LIMITS.idle);
         tokio::task::yield_now().await;
@@ -118,7 +115,7 @@ async fn a_body_that_stops_moving_runs_into_the_idle_limit() {
     let error = sending
         .await
         .expect("no panic")
-        .expect_err("the limit passed");
+        .expect_err("the time limit");
     assert_eq!(
         (error.kind, error.sent),
         (TransportErrorKind::Timeout, Sent::MaybeSent)
@@ -126,22 +123,22 @@ async fn a_body_that_stops_moving_runs_into_the_idle_limit() {
 }
 
 #[tokio::test]
-async fn tls_that_is_never_agreed_runs_into_the_connect_limit_and_nothing_was_sent() {
+async fn unfinished_tls_handshake_exceeds_the_connect_limit() {
     let steps = [LIMITS.connect - NANOSECOND, NANOSECOND];
-    let (kind, sent, message) = fails("silent", Protocol::Negotiate, &steps).await;
+    let (kind, sent, message) = fails("silent", HttpVersions::Negotiate, &steps).await;
     assert_eq!((kind, sent), (TransportErrorKind::Timeout, Sent::NotSent));
     assert!(message.contains("connect"), "{message}");
 }
 
 #[tokio::test]
-async fn a_wait_for_a_connection_ends_with_the_total_limit_and_nothing_was_sent() {
+async fn wait_for_a_connection_exceeds_the_total_limit() {
     let clock = ManualClock::new();
-    let server = Server::start(Speak::Http1, |_| Box::pin(std::future::pending()));
+    let server = Server::start(ServerVersion::Http1, |_| Box::pin(std::future::pending()));
     let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
     limits.max_connections = 1;
     let transport = client(&server.url())
-        .lane(RouteClass::Rest, limits)
-        .time(Arc::new(clock.clone()))
+        .class_limits(RouteClass::Rest, limits)
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("valid");
     let send = |total: u64| {
@@ -155,24 +152,21 @@ async fn a_wait_for_a_connection_ends_with_the_total_limit_and_nothing_was_sent(
         tokio::spawn(async move { transport.send(request).await })
     };
     let first = send(600);
-    until(|| server.seen().len() == 1).await;
+    until(|| server.requests().len() == 1).await;
     let second = send(100);
     until(|| transport.stats(RouteClass::Rest).waiting == 1).await;
     clock.advance(Duration::from_secs(100));
     let error = second
         .await
         .expect("no panic")
-        .expect_err("the total passed");
+        .expect_err("the total limit");
     assert_eq!(
         (error.kind, error.sent),
         (TransportErrorKind::Timeout, Sent::NotSent)
     );
     assert!(error.to_string().contains("total"), "{error}");
     clock.advance(Duration::from_secs(500));
-    let error = first
-        .await
-        .expect("no panic")
-        .expect_err("the total passed");
+    let error = first.await.expect("no panic").expect_err("the total limit");
     assert_eq!(
         (error.kind, error.sent),
         (TransportErrorKind::Timeout, Sent::MaybeSent)
@@ -181,13 +175,13 @@ async fn a_wait_for_a_connection_ends_with_the_total_limit_and_nothing_was_sent(
 }
 
 #[tokio::test]
-async fn an_upload_that_is_not_taken_runs_into_the_idle_limit() {
+async fn stalled_upload_exceeds_the_idle_limit() {
     let clock = ManualClock::new();
     let (report, mut reports) = mpsc::unbounded_channel();
     let (address, _) = listen(move |mut stream, _| {
         let report = report.clone();
         async move {
-            // Reads the head and leaves the body where it is; the socket stays open.
+            // Does not read the body, and keeps the socket open.
             let _ = read_head(&mut stream).await;
             let _ = report.send(());
             std::future::pending::<()>().await;
@@ -195,11 +189,11 @@ async fn an_upload_that_is_not_taken_runs_into_the_idle_limit() {
         }
     });
     let transport = client(&format!("http://{address}"))
-        .time(Arc::new(clock.clone()))
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("valid");
     let mut request = post("/x", RouteClass::Train, vec![1; 64 << 20]);
-    // So far away that it must be the upload's limit that passes.
+    // Far beyond the limit of the upload.
     let never = Duration::from_secs(1 << 40);
     request.timeouts = Timeouts {
         first_byte: never,
@@ -207,7 +201,7 @@ async fn an_upload_that_is_not_taken_runs_into_the_idle_limit() {
         ..LIMITS
     };
     let sending = tokio::spawn(async move { transport.send(request).await });
-    reports.recv().await.expect("the server saw it");
+    reports.recv().await.expect("the request has arrived");
     while !sending.is_finished() {
         clock.advance(LIMITS.idle);
         tokio::task::yield_now().await;
@@ -215,7 +209,7 @@ async fn an_upload_that_is_not_taken_runs_into_the_idle_limit() {
     let error = sending
         .await
         .expect("no panic")
-        .expect_err("the limit passed");
+        .expect_err("the time limit");
     assert_eq!(
         (error.kind, error.sent),
         (TransportErrorKind::Timeout, Sent::MaybeSent)
@@ -224,7 +218,7 @@ async fn an_upload_that_is_not_taken_runs_into_the_idle_limit() {
 }
 
 #[tokio::test]
-async fn a_body_cut_in_the_middle_is_a_broken_connection() {
+async fn truncated_body_is_a_broken_connection() {
     for head in [
         "content-length: 9\r\n\r\nabc",
         "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
@@ -238,7 +232,7 @@ async fn a_body_cut_in_the_middle_is_a_broken_connection() {
         let error = transport
             .send(get("/x", RouteClass::Rest))
             .await
-            .expect_err("cut");
+            .expect_err("truncated");
         assert_eq!(
             (error.kind, error.sent),
             (TransportErrorKind::Broken, Sent::MaybeSent)
@@ -248,8 +242,8 @@ async fn a_body_cut_in_the_middle_is_a_broken_connection() {
 }
 
 #[tokio::test]
-async fn what_does_not_speak_http_is_a_broken_connection() {
-    for protocol in [Protocol::Http1, Protocol::Http2PriorKnowledge] {
+async fn unknown_protocol_is_a_broken_connection() {
+    for versions in [HttpVersions::Http1, HttpVersions::Http2PriorKnowledge] {
         let (address, _) = listen(|mut stream, _| async move {
             write(
                 &mut stream,
@@ -259,7 +253,7 @@ async fn what_does_not_speak_http_is_a_broken_connection() {
             closed(&mut stream).await;
         });
         let transport = client(&format!("http://{address}"))
-            .protocol(protocol)
+            .http_versions(versions)
             .build()
             .expect("valid");
         let error = transport
@@ -271,7 +265,7 @@ async fn what_does_not_speak_http_is_a_broken_connection() {
 }
 
 #[tokio::test]
-async fn a_host_without_an_address_is_a_connect_error() {
+async fn unresolved_host_is_a_connect_error() {
     let transport = client("http://nothing.invalid:1").build().expect("valid");
     let error = transport
         .send(get("/x", RouteClass::Rest))
@@ -285,10 +279,10 @@ async fn a_host_without_an_address_is_a_connect_error() {
 }
 
 #[tokio::test]
-async fn compressed_answers_are_opened_and_bombs_are_not() {
-    let server = Server::start(Speak::Http1, |seen| {
+async fn compressed_bodies_are_decoded_up_to_the_size_limit() {
+    let server = Server::start(ServerVersion::Http1, |recorded| {
         let body = vec![b'a'; 10 << 20];
-        let (encoding, packed): (&str, Vec<u8>) = match seen.uri.path() {
+        let (encoding, packed): (&str, Vec<u8>) = match recorded.uri.path() {
             "/gzip" => {
                 let mut encoder =
                     flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -309,7 +303,7 @@ async fn compressed_answers_are_opened_and_bombs_are_not() {
     for path in ["/gzip", "/zstd", "/plain"] {
         let mut request = get(path, RouteClass::Rest);
         request.max_response_bytes = 10 << 20;
-        let response = transport.send(request.clone()).await.expect("answered");
+        let response = transport.send(request.clone()).await.expect("a response");
         assert_eq!(response.body.len(), 10 << 20, "{path}");
         assert!(response.body.iter().all(|&byte| byte == b'a'), "{path}");
         request.max_response_bytes -= 1;
@@ -321,13 +315,13 @@ async fn compressed_answers_are_opened_and_bombs_are_not() {
         );
     }
     assert_eq!(
-        server.seen()[0].header("accept-encoding"),
+        server.requests()[0].header("accept-encoding"),
         Some("gzip, zstd")
     );
 }
 
 #[tokio::test]
-async fn an_answer_without_a_known_length_is_bounded_too() {
+async fn size_limit_applies_without_a_content_length() {
     let (address, _) = listen(|mut stream, _| async move {
         let _ = read_head(&mut stream).await;
         write(
@@ -335,7 +329,7 @@ async fn an_answer_without_a_known_length_is_bounded_too() {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
         )
         .await;
-        // Without end, until the client has had enough.
+        // Endless, until the client closes the connection.
         while stream.write_all(b"5\r\nabcde\r\n").await.is_ok() {}
     });
     let transport = client(&format!("http://{address}")).build().expect("valid");
@@ -347,8 +341,8 @@ async fn an_answer_without_a_known_length_is_bounded_too() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_none_is_refused_before_anything_is_sent() {
-    let server = Server::start(Speak::Http1, |_| answer(""));
+async fn invalid_paths_are_rejected_before_sending() {
+    let server = Server::start(ServerVersion::Http1, |_| respond_with(""));
     let transport = client(&server.url()).build().expect("valid");
     for path in ["x", "", "/a b", "/a\r\nx-api-key: y"] {
         let error = transport
@@ -365,9 +359,9 @@ async fn a_path_that_is_none_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn every_status_is_an_answer() {
-    let server = Server::start(Speak::Http1, |seen| {
-        let status: u16 = seen.uri.path()[1..].parse().expect("a number");
+async fn every_status_is_a_response() {
+    let server = Server::start(ServerVersion::Http1, |recorded| {
+        let status: u16 = recorded.uri.path()[1..].parse().expect("a number");
         respond(
             Response::builder()
                 .status(status)
@@ -380,7 +374,7 @@ async fn every_status_is_an_answer() {
         let response = transport
             .send(get(&format!("/{status}"), RouteClass::Rest))
             .await
-            .expect("answered");
+            .expect("a response");
         assert_eq!(
             (response.status, &response.body[..]),
             (StatusCode::from_u16(status).expect("valid"), &b"why"[..])
@@ -389,7 +383,7 @@ async fn every_status_is_an_answer() {
 }
 
 #[test]
-fn bad_settings_are_refused_by_name() {
+fn invalid_settings_are_rejected_by_name() {
     let field = |build: Result<HttpTransport, tinkers_core::Error>| {
         build.expect_err("refused").field().map(str::to_owned)
     };
@@ -405,7 +399,12 @@ fn bad_settings_are_refused_by_name() {
     let mut limits = ClassConnectionLimits::of(RouteClass::Poll);
     limits.streams = 0;
     assert_eq!(
-        field(client("http://h").lane(RouteClass::Poll, limits).build()).as_deref(),
+        field(
+            client("http://h")
+                .class_limits(RouteClass::Poll, limits)
+                .build()
+        )
+        .as_deref(),
         Some("streams")
     );
 }

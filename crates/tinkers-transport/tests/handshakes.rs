@@ -1,11 +1,10 @@
-//! Connections that are cut, or that are not what was hoped, while they are set up.
+//! Connections that fail during setup, and a fallback to HTTP/1.1.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, BillingPause, BoxFuture, Call, Caller, Error, ErrorKind,
+    Admission, AdmissionRequest, Admitted, BillingPause, BoxFuture, Call, Caller, Error,
     FixedJitter, ManualClock, RetryBudget, RouteClass, Sent, Timeouts, Transport,
     TransportErrorKind,
 };
@@ -19,27 +18,27 @@ use common::{client, get, until};
 mod common;
 
 #[derive(Debug, Clone, Copy)]
-enum Cut {
-    End,
+enum Close {
+    Fin,
     Reset,
 }
 
-/// A server that cuts its first connection when the client has begun to speak.
-fn cut_once(cut: Cut) -> Secure {
+/// Starts a server that closes its first connection after the first bytes of the client.
+fn failing_once(close: Close) -> Secure {
     secure_after(
         &["h2", "http/1.1"],
         move |mut stream: TcpStream, number| async move {
             if number > 0 {
                 return Some(stream);
             }
-            match cut {
-                Cut::End => {
+            match close {
+                Close::Fin => {
                     let read = stream.read(&mut [0; 16 * 1024]).await;
-                    assert!(read.expect("open") > 0, "a greeting");
+                    assert!(read.expect("open") > 0, "the first bytes");
                     stream.shutdown().await.expect("open");
                 }
-                // What was not read when a socket is closed makes the kernel reset the connection.
-                Cut::Reset => stream.readable().await.expect("a greeting"),
+                // Unread bytes make the kernel reset the connection when the socket is closed.
+                Close::Reset => stream.readable().await.expect("the first bytes"),
             }
             None
         },
@@ -47,9 +46,9 @@ fn cut_once(cut: Cut) -> Secure {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_cut_is_no_connection_and_no_verdict_on_tls() {
-    for cut in [Cut::End, Cut::Reset] {
-        let server = cut_once(cut);
+async fn interrupted_tls_handshake_is_a_connect_error() {
+    for close in [Close::Fin, Close::Reset] {
+        let server = failing_once(close);
         let transport = client(&server.url)
             .root_certificate_pem(server.authority)
             .build()
@@ -57,11 +56,11 @@ async fn a_handshake_that_is_cut_is_no_connection_and_no_verdict_on_tls() {
         let error = transport
             .send(get("/x", RouteClass::Rest))
             .await
-            .expect_err("cut");
+            .expect_err("closed");
         assert_eq!(
             (error.kind, error.sent),
             (TransportErrorKind::Connect, Sent::NotSent),
-            "{cut:?}: {error}"
+            "{close:?}: {error}"
         );
         assert!(error.to_string().contains("localhost"), "{error}");
         assert!(error.source.is_some());
@@ -77,17 +76,10 @@ impl Admission for Open {
     }
 }
 
-impl RetryBudget for Open {
-    fn draw(&self, _: ErrorKind) -> Draw {
-        Draw::Granted
-    }
-    fn credit(&self) {}
-}
-
 #[tokio::test]
-async fn a_call_outlives_a_handshake_that_is_cut() {
-    for cut in [Cut::End, Cut::Reset] {
-        let server = cut_once(cut);
+async fn call_is_retried_after_an_interrupted_tls_handshake() {
+    for close in [Close::Fin, Close::Reset] {
+        let server = failing_once(close);
         let transport = client(&server.url)
             .root_certificate_pem(server.authority)
             .build()
@@ -98,7 +90,7 @@ async fn a_call_outlives_a_handshake_that_is_cut() {
             admission: Arc::new(Open),
             time: Arc::new(clock.clone()),
             jitter: Arc::new(FixedJitter(0.0)),
-            budget: Arc::new(Open),
+            budget: Arc::new(RetryBudget::default()),
             outages: Arc::default(),
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
@@ -112,15 +104,18 @@ async fn a_call_outlives_a_handshake_that_is_cut() {
         });
         until(|| clock.sleepers() == 1 || call.is_finished()).await;
         clock.advance_to_next();
-        let accepted = call.await.expect("no panic").expect("the second one lives");
-        assert_eq!(accepted.response.body, "secure", "{cut:?}");
+        let accepted = call
+            .await
+            .expect("no panic")
+            .expect("the second connection works");
+        assert_eq!(accepted.response.body, "secure", "{close:?}");
     }
 }
 
 #[tokio::test]
-async fn who_counted_on_a_connection_for_many_has_the_whole_limit_for_the_next() {
+async fn connect_limit_restarts_after_a_fallback_to_http1() {
     let gate = Arc::new(Semaphore::new(0));
-    // HTTP/1.1 alone, where the pool hopes for HTTP/2 and opens one connection for all.
+    // Only HTTP/1.1, while the pool expects HTTP/2 and opens one connection for all requests.
     let server = secure_after(&["http/1.1"], {
         let gate = Arc::clone(&gate);
         move |stream, _| {
@@ -134,7 +129,7 @@ async fn who_counted_on_a_connection_for_many_has_the_whole_limit_for_the_next()
     let clock = ManualClock::new();
     let transport = client(&server.url)
         .root_certificate_pem(server.authority)
-        .time(Arc::new(clock.clone()))
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("valid");
     let send = |path: &str| {
@@ -151,28 +146,28 @@ async fn who_counted_on_a_connection_for_many_has_the_whole_limit_for_the_next()
     until(|| stats().waiting == 1).await;
     let (second, third) = (send("/x"), send("/y"));
     until(|| stats().waiting == 3).await;
-    assert_eq!(stats().opening, 1, "one for all");
+    assert_eq!(stats().opening, 1, "one connection for all");
     clock.advance(Duration::from_secs(4));
     gate.add_permits(1);
     until(|| stats().opening == 2).await;
-    // Six seconds after they asked, and two after their own connections began to open.
+    // Six seconds after the requests, and two after their own connections began to open.
     clock.advance(Duration::from_secs(2));
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
     assert!(!second.is_finished() && !third.is_finished(), "too early");
     gate.add_permits(1);
-    let answer = second.await.expect("no panic").expect("answered");
-    assert_eq!(answer.body, "secure");
-    // The limit holds all the same: the third gets the second's connection or runs into it.
+    let response = second.await.expect("no panic").expect("a response");
+    assert_eq!(response.body, "secure");
+    // The third gets the connection of the second.
     until(|| stats().waiting == 0).await;
-    let answer = third.await.expect("no panic").expect("answered");
-    assert_eq!(answer.body, "secure");
+    let response = third.await.expect("no panic").expect("a response");
+    assert_eq!(response.body, "secure");
     held.abort();
 }
 
 #[tokio::test]
-async fn a_limit_that_was_counted_anew_still_ends() {
+async fn restarted_connect_limit_is_enforced() {
     let gate = Arc::new(Semaphore::new(1));
     let server = secure_after(&["http/1.1"], {
         let gate = Arc::clone(&gate);
@@ -187,7 +182,7 @@ async fn a_limit_that_was_counted_anew_still_ends() {
     let clock = ManualClock::new();
     let transport = client(&server.url)
         .root_certificate_pem(server.authority)
-        .time(Arc::new(clock.clone()))
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("valid");
     let send = |path: &str| {

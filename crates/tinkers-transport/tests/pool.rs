@@ -1,4 +1,4 @@
-//! Connections are reused, shared, bounded and replaced, for each class apart.
+//! Reuse, sharing, limits and replacement of the connections of a route class.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,27 +8,30 @@ use http::{Response, StatusCode};
 use tinkers_core::{
     ManualClock, RecoveredError, RecoveredErrors, RouteClass, Sent, Transport, TransportErrorKind,
 };
-use tinkers_transport::{ClassConnectionLimits, HttpTransport, Protocol};
-use tokio::sync::{Barrier, Semaphore};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions};
+use tokio::sync::Barrier;
 
-use common::{Server, Speak, answer, client, closed, get, listen, post, read_head, until, write};
+use common::{
+    Server, ServerVersion, client, closed, get, holding_server, listen, post, read_head,
+    respond_with, spawn, until, write,
+};
 
 mod common;
 
 #[tokio::test]
 async fn http1_reuses_one_connection_in_sequence() {
-    let server = Server::start(Speak::Http1, |seen| answer(seen.body));
+    let server = Server::start(ServerVersion::Http1, |recorded| respond_with(recorded.body));
     let transport = client(&server.url()).build().expect("valid");
     for n in 0..20 {
         let response = transport
             .send(post("/x", RouteClass::Rest, vec![n]))
             .await
-            .expect("answered");
+            .expect("a response");
         assert_eq!(
             (response.status, &response.body[..]),
             (StatusCode::OK, &[n][..])
         );
-        // The connection is free again a moment after the answer is complete.
+        // The connection is returned shortly after the end of the response.
         until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
     }
     assert_eq!(server.connections(), 1);
@@ -37,24 +40,24 @@ async fn http1_reuses_one_connection_in_sequence() {
 }
 
 #[tokio::test]
-async fn a_connection_on_which_a_server_broke_carries_nothing_more() {
-    for (speak, connections) in [(Speak::Http1, 2), (Speak::Http2, 1)] {
-        let server = Server::start(speak, |seen| {
+async fn http1_connection_is_not_reused_after_a_500() {
+    for (server_version, connections) in [(ServerVersion::Http1, 2), (ServerVersion::Http2, 1)] {
+        let server = Server::start(server_version, |recorded| {
             Box::pin(async move {
                 let mut response = Response::default();
-                if seen.uri.path() == "/breaks" {
+                if recorded.uri.path() == "/breaks" {
                     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                 }
                 response
             })
         });
-        let transport = match speak {
-            Speak::Http1 => client(&server.url()).build().expect("valid"),
-            Speak::Http2 => http2(&server),
+        let transport = match server_version {
+            ServerVersion::Http1 => client(&server.url()).build().expect("valid"),
+            ServerVersion::Http2 => http2(&server),
         };
         for (path, status) in [("/breaks", 500), ("/x", 200), ("/x", 200)] {
             let response = transport.send(get(path, RouteClass::Rest)).await;
-            assert_eq!(response.expect("answered").status.as_u16(), status);
+            assert_eq!(response.expect("a response").status.as_u16(), status);
             until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
         }
         assert_eq!(server.connections(), connections);
@@ -62,100 +65,85 @@ async fn a_connection_on_which_a_server_broke_carries_nothing_more() {
 }
 
 #[tokio::test]
-async fn each_class_has_connections_of_its_own() {
-    let server = Server::start(Speak::Http2, |_| answer("x"));
+async fn classes_do_not_share_connections() {
+    let server = Server::start(ServerVersion::Http2, |_| respond_with("x"));
     let transport = http2(&server);
     for class in RouteClass::ALL {
-        transport.send(get("/x", class)).await.expect("answered");
+        transport.send(get("/x", class)).await.expect("a response");
     }
     assert_eq!(server.connections(), RouteClass::ALL.len());
 }
 
 #[tokio::test]
-async fn http1_opens_as_many_as_requests_at_a_time_up_to_its_limit() {
-    let gate = Arc::new(Semaphore::new(0));
-    let server = Server::start(Speak::Http1, {
-        let gate = Arc::clone(&gate);
-        move |_| {
-            let gate = Arc::clone(&gate);
-            Box::pin(async move {
-                gate.acquire().await.expect("open").forget();
-                Response::default()
-            })
-        }
-    });
+async fn http1_connections_are_limited() {
+    let (server, permits) = holding_server(ServerVersion::Http1);
     let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
     limits.max_connections = 3;
     let transport = client(&server.url())
-        .lane(RouteClass::Sample, limits)
+        .class_limits(RouteClass::Sample, limits)
         .build()
         .expect("valid");
     let sends: Vec<_> = (0..7)
-        .map(|_| spawn(&transport, get("/x", RouteClass::Sample)))
+        .map(|_| spawn(&transport, get("/held", RouteClass::Sample)))
         .collect();
-    until(|| server.seen().len() == 3).await;
+    until(|| server.requests().len() == 3).await;
     let stats = transport.stats(RouteClass::Sample);
     assert_eq!((stats.open, stats.in_use, stats.waiting), (3, 3, 4));
-    gate.add_permits(7);
+    permits.add_permits(7);
     for send in sends {
-        send.await.expect("no panic").expect("answered");
+        send.await.expect("no panic").expect("a response");
     }
     assert_eq!(server.connections(), 3);
 }
 
 #[tokio::test]
-async fn those_who_wait_are_served_in_order_and_one_who_leaves_is_passed_over() {
-    let gate = Arc::new(Semaphore::new(0));
-    let server = Server::start(Speak::Http1, {
-        let gate = Arc::clone(&gate);
-        move |_| {
-            let gate = Arc::clone(&gate);
-            Box::pin(async move {
-                gate.acquire().await.expect("open").forget();
-                Response::default()
-            })
-        }
-    });
+async fn waiters_are_served_in_order_without_dropped_ones() {
+    let (server, permits) = holding_server(ServerVersion::Http1);
     let mut limits = ClassConnectionLimits::of(RouteClass::Rest);
     limits.max_connections = 1;
     let transport = client(&server.url())
-        .lane(RouteClass::Rest, limits)
+        .class_limits(RouteClass::Rest, limits)
         .build()
         .expect("valid");
     let mut sends = Vec::new();
     for n in 0..5 {
-        sends.push(spawn(&transport, get(&format!("/{n}"), RouteClass::Rest)));
-        // Known to stand in the queue before the next comes.
-        until(|| transport.stats(RouteClass::Rest).waiting == n || server.seen().len() + n == 1)
-            .await;
-        until(|| server.seen().len() == 1).await;
+        sends.push(spawn(
+            &transport,
+            get(&format!("/held?{n}"), RouteClass::Rest),
+        ));
+        // In the queue before the next one is sent.
+        until(|| {
+            transport.stats(RouteClass::Rest).waiting == n || server.requests().len() + n == 1
+        })
+        .await;
+        until(|| server.requests().len() == 1).await;
     }
     until(|| transport.stats(RouteClass::Rest).waiting == 4).await;
     sends.remove(2).abort();
     until(|| transport.stats(RouteClass::Rest).waiting == 3).await;
-    gate.add_permits(5);
+    permits.add_permits(5);
     for send in sends {
-        send.await.expect("no panic").expect("answered");
+        send.await.expect("no panic").expect("a response");
     }
     let order: Vec<String> = server
-        .seen()
+        .requests()
         .iter()
-        .map(|seen| seen.uri.path().to_owned())
+        .filter_map(|recorded| recorded.uri.query().map(str::to_owned))
         .collect();
-    assert_eq!(order, ["/0", "/1", "/3", "/4"]);
+    assert_eq!(order, ["0", "1", "3", "4"]);
 }
 
 #[tokio::test]
-async fn http2_carries_fifty_streams_on_a_connection_and_then_opens_another() {
+async fn http2_connections_carry_fifty_streams_each() {
     let barrier = Arc::new(Barrier::new(120));
-    let server = Server::start(Speak::Http2, {
+    let server = Server::start(ServerVersion::Http2, {
         let barrier = Arc::clone(&barrier);
-        move |seen| {
+        move |recorded| {
             let barrier = Arc::clone(&barrier);
             Box::pin(async move {
-                // None is answered before all are here, so all are in flight together.
+                // Responds when all requests have arrived, so that all are in flight together.
                 barrier.wait().await;
-                Response::new(seen.connection.to_string().into())
+                Response::new(recorded.connection.to_string().into())
             })
         }
     });
@@ -165,7 +153,7 @@ async fn http2_carries_fifty_streams_on_a_connection_and_then_opens_another() {
         .collect();
     let mut on = [0; 3];
     for send in sends {
-        let response = send.await.expect("no panic").expect("answered");
+        let response = send.await.expect("no panic").expect("a response");
         let connection: usize = std::str::from_utf8(&response.body)
             .expect("text")
             .parse()
@@ -178,9 +166,9 @@ async fn http2_carries_fifty_streams_on_a_connection_and_then_opens_another() {
 }
 
 #[tokio::test]
-async fn training_has_one_request_on_a_connection_also_on_http2() {
+async fn training_requests_do_not_share_http2_connections() {
     let barrier = Arc::new(Barrier::new(4));
-    let server = Server::start(Speak::Http2, {
+    let server = Server::start(ServerVersion::Http2, {
         let barrier = Arc::clone(&barrier);
         move |_| {
             let barrier = Arc::clone(&barrier);
@@ -195,14 +183,14 @@ async fn training_has_one_request_on_a_connection_also_on_http2() {
         .map(|_| spawn(&transport, get("/x", RouteClass::Train)))
         .collect();
     for send in sends {
-        send.await.expect("no panic").expect("answered");
+        send.await.expect("no panic").expect("a response");
     }
     assert_eq!(server.connections(), 4);
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_closed_is_replaced() {
-    // Each connection answers once and then goes away without a word.
+async fn connection_closed_by_the_server_is_replaced() {
+    // Each connection carries one response and is then closed.
     let (address, connections) = listen(|mut stream, _| async move {
         if read_head(&mut stream).await.is_some() {
             write(
@@ -217,14 +205,14 @@ async fn a_connection_that_the_server_closed_is_replaced() {
         transport
             .send(get("/x", RouteClass::Rest))
             .await
-            .expect("answered");
+            .expect("a response");
         assert_eq!(connections.load(Ordering::SeqCst), round);
         until(|| transport.stats(RouteClass::Rest).open == 0).await;
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_under_a_request_says_that_it_may_have_been_sent() {
+async fn request_on_a_broken_connection_may_have_been_sent() {
     let (address, _) = listen(|mut stream, number| async move {
         let _ = read_head(&mut stream).await;
         if number == 0 {
@@ -233,7 +221,7 @@ async fn a_connection_that_breaks_under_a_request_says_that_it_may_have_been_sen
                 "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
             )
             .await;
-            // The second request is read and never answered.
+            // The second request is read, and the connection is closed without a response.
             let _ = read_head(&mut stream).await;
         }
     });
@@ -241,12 +229,12 @@ async fn a_connection_that_breaks_under_a_request_says_that_it_may_have_been_sen
     transport
         .send(get("/x", RouteClass::Rest))
         .await
-        .expect("answered");
+        .expect("a response");
     until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
     let error = transport
         .send(post("/x", RouteClass::Rest, "y"))
         .await
-        .expect_err("cut");
+        .expect_err("closed");
     assert_eq!(
         (error.kind, error.sent),
         (TransportErrorKind::Broken, Sent::MaybeSent)
@@ -254,7 +242,7 @@ async fn a_connection_that_breaks_under_a_request_says_that_it_may_have_been_sen
 }
 
 #[tokio::test]
-async fn a_request_that_a_leaving_http2_server_refused_goes_out_again_elsewhere() {
+async fn refused_http2_stream_is_retried_on_another_connection() {
     let (address, connections) = listen(|stream, number| async move {
         let mut connection = h2::server::handshake(stream).await.expect("http/2");
         let mut served = 0;
@@ -271,7 +259,7 @@ async fn a_request_that_a_leaving_http2_server_refused_goes_out_again_elsewhere(
     });
     let recovered_errors: Arc<RecoveredErrors> = Arc::default();
     let transport = client(&format!("http://{address}"))
-        .protocol(Protocol::Http2PriorKnowledge)
+        .http_versions(HttpVersions::Http2PriorKnowledge)
         .recovered_errors(Arc::clone(&recovered_errors))
         .build()
         .expect("valid");
@@ -279,15 +267,15 @@ async fn a_request_that_a_leaving_http2_server_refused_goes_out_again_elsewhere(
         transport
             .send(post("/x", RouteClass::Sample, "body"))
             .await
-            .expect("answered");
+            .expect("a response");
     }
     assert_eq!(connections.load(Ordering::SeqCst), 2);
-    // Nobody is told of it; the counter is.
+    // The request succeeds, so the error is only counted.
     assert!(recovered_errors.snapshot().of(RecoveredError::Connection) > 0);
 }
 
 #[tokio::test]
-async fn a_fresh_connection_that_refuses_is_not_tried_twice() {
+async fn refused_stream_of_a_new_connection_is_not_retried() {
     let (address, connections) = listen(|stream, _| async move {
         let mut connection = h2::server::handshake(stream).await.expect("http/2");
         while let Some(Ok((_, mut respond))) = connection.accept().await {
@@ -295,7 +283,7 @@ async fn a_fresh_connection_that_refuses_is_not_tried_twice() {
         }
     });
     let transport = client(&format!("http://{address}"))
-        .protocol(Protocol::Http2PriorKnowledge)
+        .http_versions(HttpVersions::Http2PriorKnowledge)
         .build()
         .expect("valid");
     let error = transport
@@ -310,7 +298,7 @@ async fn a_fresh_connection_that_refuses_is_not_tried_twice() {
 }
 
 #[tokio::test]
-async fn a_goaway_moves_later_requests_to_another_connection() {
+async fn requests_after_a_goaway_use_another_connection() {
     let (address, connections) = listen(|stream, number| async move {
         let mut connection = h2::server::handshake(stream).await.expect("http/2");
         while let Some(Ok((_, mut respond))) = connection.accept().await {
@@ -321,26 +309,26 @@ async fn a_goaway_moves_later_requests_to_another_connection() {
         }
     });
     let transport = client(&format!("http://{address}"))
-        .protocol(Protocol::Http2PriorKnowledge)
+        .http_versions(HttpVersions::Http2PriorKnowledge)
         .build()
         .expect("valid");
     for _ in 0..5 {
         transport
             .send(get("/x", RouteClass::Sample))
             .await
-            .expect("answered");
+            .expect("a response");
     }
     assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
-async fn a_connection_idle_for_too_long_is_closed() {
+async fn idle_connection_is_closed_at_its_limit() {
     let clock = ManualClock::new();
-    let gone = Arc::new(AtomicUsize::new(0));
+    let closed_count = Arc::new(AtomicUsize::new(0));
     let (address, _) = listen({
-        let gone = Arc::clone(&gone);
+        let closed_count = Arc::clone(&closed_count);
         move |mut stream, _| {
-            let gone = Arc::clone(&gone);
+            let closed_count = Arc::clone(&closed_count);
             async move {
                 let _ = read_head(&mut stream).await;
                 write(
@@ -349,38 +337,30 @@ async fn a_connection_idle_for_too_long_is_closed() {
                 )
                 .await;
                 closed(&mut stream).await;
-                gone.fetch_add(1, Ordering::SeqCst);
+                closed_count.fetch_add(1, Ordering::SeqCst);
             }
         }
     });
     let transport = client(&format!("http://{address}"))
-        .time(Arc::new(clock.clone()))
+        .clock(Arc::new(clock.clone()))
         .build()
         .expect("valid");
     transport
         .send(get("/x", RouteClass::Rest))
         .await
-        .expect("answered");
+        .expect("a response");
     until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
     let limit = ClassConnectionLimits::of(RouteClass::Rest).idle_http1;
     clock.advance(limit - Duration::from_nanos(1));
     assert_eq!(transport.stats(RouteClass::Rest).open, 1);
     clock.advance(Duration::from_nanos(1));
-    until(|| gone.load(Ordering::SeqCst) == 1).await;
+    until(|| closed_count.load(Ordering::SeqCst) == 1).await;
     assert_eq!(transport.stats(RouteClass::Rest).open, 0);
-}
-
-type Sending =
-    tokio::task::JoinHandle<Result<tinkers_core::HttpResponse, tinkers_core::TransportError>>;
-
-fn spawn(transport: &HttpTransport, request: tinkers_core::HttpRequest) -> Sending {
-    let transport = transport.clone();
-    tokio::spawn(async move { transport.send(request).await })
 }
 
 fn http2(server: &Server) -> HttpTransport {
     client(&server.url())
-        .protocol(Protocol::Http2PriorKnowledge)
+        .http_versions(HttpVersions::Http2PriorKnowledge)
         .build()
         .expect("valid")
 }

@@ -1,19 +1,19 @@
-//! Requests through a small proxy: absolute form for plain HTTP/1.1, a tunnel for the rest, none for this machine.
+//! Requests through a proxy: in absolute form for plain HTTP/1.1, through a tunnel otherwise, and directly to loopback.
 
 use std::sync::{Arc, Mutex};
 
 use tinkers_core::{RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::{Credential, Protocol, ProxyConfig};
+use tinkers_transport::{Credential, HttpVersions, ProxyConfig};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use common::{Server, Speak, answer, client, get, listen, read_head, write};
+use common::{Server, ServerVersion, client, get, listen, read_head, respond_with, write};
 
 mod common;
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// A proxy that leads every tunnel to `to`, or refuses it, and answers absolute forms itself.
+/// Starts a proxy that connects all tunnels with `to` or refuses them, and responds itself to requests in absolute form.
 fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
     let heads = Heads::default();
     let journal = Arc::clone(&heads);
@@ -39,7 +39,7 @@ fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
                         .await
                     }
                     (true, Some(to)) => {
-                        let mut server = TcpStream::connect(to).await.expect("the server is there");
+                        let mut server = TcpStream::connect(to).await.expect("connects");
                         stream
                             .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
                             .await
@@ -60,7 +60,7 @@ fn proxy(to: Option<std::net::SocketAddr>) -> (ProxyConfig, Heads) {
 }
 
 #[tokio::test]
-async fn plain_http_goes_to_the_proxy_in_absolute_form_and_reuses_its_connection() {
+async fn plain_http_is_proxied_in_absolute_form() {
     let (config, heads) = proxy(None);
     let transport = client("http://far.test:8080/base")
         .proxy(config)
@@ -70,7 +70,7 @@ async fn plain_http_goes_to_the_proxy_in_absolute_form_and_reuses_its_connection
         let response = transport
             .send(get("/x?y=1", RouteClass::Rest))
             .await
-            .expect("answered");
+            .expect("a response");
         assert_eq!(response.body, "proxy");
         common::until(|| transport.stats(RouteClass::Rest).in_use == 0).await;
     }
@@ -91,19 +91,19 @@ async fn plain_http_goes_to_the_proxy_in_absolute_form_and_reuses_its_connection
 }
 
 #[tokio::test]
-async fn http2_goes_through_a_tunnel_and_the_proxy_never_sees_the_key() {
-    let server = Server::start(Speak::Http2, |_| answer("through"));
+async fn http2_is_tunnelled_and_hides_the_key_from_the_proxy() {
+    let server = Server::start(ServerVersion::Http2, |_| respond_with("through"));
     let (config, heads) = proxy(Some(server.address));
     let transport = client("http://far.test:8080")
         .credential(Credential::api_key("tml-hush"))
-        .protocol(Protocol::Http2PriorKnowledge)
+        .http_versions(HttpVersions::Http2PriorKnowledge)
         .proxy(config)
         .build()
         .expect("valid");
     let response = transport
         .send(get("/x", RouteClass::Rest))
         .await
-        .expect("answered");
+        .expect("a response");
     assert_eq!(response.body, "through");
     let heads = heads.lock().expect("no panic").clone();
     assert_eq!(heads.len(), 1);
@@ -113,13 +113,13 @@ async fn http2_goes_through_a_tunnel_and_the_proxy_never_sees_the_key() {
     );
     assert!(heads[0].contains("Basic dXNlcjpwYXNz"), "{heads:?}");
     assert!(!heads[0].contains("hush"), "{heads:?}");
-    let seen = &server.seen()[0];
-    assert_eq!(seen.header("x-api-key"), Some("tml-hush"));
-    assert!(!seen.headers.contains_key("proxy-authorization"));
+    let recorded = &server.requests()[0];
+    assert_eq!(recorded.header("x-api-key"), Some("tml-hush"));
+    assert!(!recorded.headers.contains_key("proxy-authorization"));
 }
 
 #[tokio::test]
-async fn https_asks_for_a_tunnel_and_a_refusal_names_the_proxy() {
+async fn refused_tunnel_names_the_proxy() {
     let (config, heads) = proxy(None);
     let transport = client("https://far.test")
         .proxy(config)
@@ -143,14 +143,14 @@ async fn https_asks_for_a_tunnel_and_a_refusal_names_the_proxy() {
 }
 
 #[tokio::test]
-async fn this_machine_is_reached_directly() {
-    let server = Server::start(Speak::Http1, |_| answer("direct"));
+async fn loopback_is_reached_directly() {
+    let server = Server::start(ServerVersion::Http1, |_| respond_with("direct"));
     let (config, heads) = proxy(None);
     let transport = client(&server.url()).proxy(config).build().expect("valid");
     let response = transport
         .send(get("/x", RouteClass::Rest))
         .await
-        .expect("answered");
+        .expect("a response");
     assert_eq!(response.body, "direct");
     assert!(heads.lock().expect("no panic").is_empty());
 }

@@ -1,12 +1,15 @@
-//! Secrets go to the base URL's origin and to no other, whatever a server answers.
+//! Redirects: secrets are sent only to the origin of the base URL.
 
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Response};
 use secrecy::SecretString;
 use tinkers_core::{HttpRequest, RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::{CloudflareAccess, Credential, HttpTransport, Protocol};
+use tinkers_transport::{CloudflareAccess, Credential, HttpTransport, HttpVersions};
 
-use common::{Answer, Seen, Server, Speak, answer, client, get, post, respond};
+use common::{
+    RecordedRequest, ResponseFuture, Server, ServerVersion, client, get, post, respond,
+    respond_with,
+};
 
 mod common;
 
@@ -18,7 +21,7 @@ const SECRETS: [&str; 5] = [
     "x-of-the-request",
 ];
 
-fn redirect(status: u16, to: &str) -> Answer {
+fn redirect(status: u16, to: &str) -> ResponseFuture {
     respond(
         Response::builder()
             .status(status)
@@ -51,93 +54,103 @@ fn secret_get(path: &str) -> HttpRequest {
     request
 }
 
-fn carried(seen: &Seen) -> Vec<&str> {
+fn carried(recorded: &RecordedRequest) -> Vec<&str> {
     SECRETS
         .into_iter()
-        .filter(|name| seen.headers.contains_key(*name))
+        .filter(|name| recorded.headers.contains_key(*name))
         .collect()
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_port_carries_no_secret() {
-    let other = Server::start(Speak::Http1, |_| answer("there"));
+async fn redirect_to_another_port_carries_no_secret() {
+    let other = Server::start(ServerVersion::Http1, |_| respond_with("there"));
     let to = format!("{}/there?signed=1", other.url());
-    let server = Server::start(Speak::Http1, move |_| redirect(302, &to));
+    let server = Server::start(ServerVersion::Http1, move |_| redirect(302, &to));
     let transport = with_secrets(&server.url());
-    let response = transport.send(secret_get("/here")).await.expect("answered");
+    let response = transport
+        .send(secret_get("/here"))
+        .await
+        .expect("a response");
     assert_eq!(response.body, "there");
-    assert_eq!(carried(&server.seen()[0]), SECRETS);
-    let seen = &other.seen()[0];
-    assert_eq!(carried(seen), [""; 0]);
+    assert_eq!(carried(&server.requests()[0]), SECRETS);
+    let recorded = &other.requests()[0];
+    assert_eq!(carried(recorded), [""; 0]);
     assert!(
-        !format!("{:?}", seen.headers).contains("hush"),
+        !format!("{:?}", recorded.headers).contains("hush"),
         "{:?}",
-        seen.headers
+        recorded.headers
     );
-    assert_eq!(seen.uri, "/there?signed=1");
+    assert_eq!(recorded.uri, "/there?signed=1");
     assert_eq!(
-        seen.header("host"),
+        recorded.header("host"),
         Some(other.address.to_string().as_str())
     );
-    assert_eq!(seen.header("accept"), Some("application/json"));
+    assert_eq!(recorded.header("accept"), Some("application/json"));
 }
 
 #[tokio::test]
-async fn a_redirect_within_the_origin_carries_them() {
-    let server = Server::start(Speak::Http1, |seen| match seen.uri.path() {
+async fn redirect_within_the_origin_carries_secrets() {
+    let server = Server::start(ServerVersion::Http1, |recorded| match recorded.uri.path() {
         "/base/here" => redirect(307, "/base/there"),
-        _ => answer("there"),
+        _ => respond_with("there"),
     });
     let transport = with_secrets(&format!("{}/base", server.url()));
-    let response = transport.send(secret_get("/here")).await.expect("answered");
+    let response = transport
+        .send(secret_get("/here"))
+        .await
+        .expect("a response");
     assert_eq!(response.body, "there");
-    let seen = server.seen();
-    assert_eq!(seen[1].uri, "/base/there");
+    let recorded = server.requests();
+    assert_eq!(recorded[1].uri, "/base/there");
     assert_eq!(
-        (carried(&seen[0]), carried(&seen[1])),
+        (carried(&recorded[0]), carried(&recorded[1])),
         (SECRETS.to_vec(), SECRETS.to_vec())
     );
 }
 
 #[tokio::test]
-async fn who_left_once_gets_no_secret_back_at_home() {
+async fn redirect_back_to_the_origin_carries_no_secret() {
     let home = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
     let back = std::sync::Arc::clone(&home);
-    let other = Server::start(Speak::Http1, move |_| {
+    let other = Server::start(ServerVersion::Http1, move |_| {
         redirect(302, back.get().expect("set"))
     });
     let to = other.url();
-    let server = Server::start(Speak::Http1, move |seen| match seen.uri.path() {
-        "/here" => redirect(302, &to),
-        _ => answer("home"),
+    let server = Server::start(ServerVersion::Http1, move |recorded| {
+        match recorded.uri.path() {
+            "/here" => redirect(302, &to),
+            _ => respond_with("home"),
+        }
     });
     home.set(format!("{}/again", server.url())).expect("once");
     let response = with_secrets(&server.url())
         .send(secret_get("/here"))
         .await
-        .expect("answered");
+        .expect("a response");
     assert_eq!(response.body, "home");
-    let seen = server.seen();
-    assert_eq!((seen.len(), carried(&seen[1])), (2, Vec::new()));
+    let recorded = server.requests();
+    assert_eq!((recorded.len(), carried(&recorded[1])), (2, Vec::new()));
 }
 
 #[tokio::test]
-async fn a_post_keeps_its_body_within_the_origin_and_goes_nowhere_else() {
-    let other = Server::start(Speak::Http1, |_| answer("there"));
+async fn post_is_redirected_only_within_the_origin() {
+    let other = Server::start(ServerVersion::Http1, |_| respond_with("there"));
     let to = other.url();
-    let server = Server::start(Speak::Http1, move |seen| match seen.uri.path() {
-        "/308" => redirect(308, "/end"),
-        "/302" => redirect(302, "/end"),
-        "/away" => redirect(307, &to),
-        _ => answer(seen.body),
+    let server = Server::start(ServerVersion::Http1, move |recorded| {
+        match recorded.uri.path() {
+            "/308" => redirect(308, "/end"),
+            "/302" => redirect(302, "/end"),
+            "/away" => redirect(307, &to),
+            _ => respond_with(recorded.body),
+        }
     });
     let transport = with_secrets(&server.url());
     let response = transport
         .send(post("/308", RouteClass::Train, "data"))
         .await
-        .expect("answered");
+        .expect("a response");
     assert_eq!(response.body, "data");
-    assert_eq!(server.seen()[1].method, Method::POST);
+    assert_eq!(server.requests()[1].method, Method::POST);
     for path in ["/302", "/away"] {
         let error = transport
             .send(post(path, RouteClass::Train, "data"))
@@ -153,26 +166,29 @@ async fn a_post_keeps_its_body_within_the_origin_and_goes_nowhere_else() {
 }
 
 #[tokio::test]
-async fn prior_knowledge_of_the_own_server_is_none_of_another() {
-    let other = Server::start(Speak::Http1, |_| answer("there"));
+async fn prior_knowledge_does_not_apply_to_redirects() {
+    let other = Server::start(ServerVersion::Http1, |_| respond_with("there"));
     let to = format!("{}/there", other.url());
-    let server = Server::start(Speak::Http2, move |_| redirect(302, &to));
+    let server = Server::start(ServerVersion::Http2, move |_| redirect(302, &to));
     let transport = client(&server.url())
-        .protocol(Protocol::Http2PriorKnowledge)
+        .http_versions(HttpVersions::Http2PriorKnowledge)
         .build()
         .expect("valid");
-    let response = transport.send(secret_get("/here")).await.expect("answered");
+    let response = transport
+        .send(secret_get("/here"))
+        .await
+        .expect("a response");
     assert_eq!(response.body, "there");
-    assert_eq!(other.seen().len(), 1);
+    assert_eq!(other.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn a_circle_ends() {
-    let server = Server::start(Speak::Http1, |_| redirect(302, "/round"));
+async fn redirect_loop_is_an_error() {
+    let server = Server::start(ServerVersion::Http1, |_| redirect(302, "/round"));
     let error = with_secrets(&server.url())
         .send(secret_get("/round"))
         .await
-        .expect_err("a circle");
+        .expect_err("a loop");
     assert_eq!(error.kind, TransportErrorKind::Redirect);
-    assert_eq!(server.seen().len(), 6);
+    assert_eq!(server.requests().len(), 6);
 }

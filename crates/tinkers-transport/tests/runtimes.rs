@@ -1,69 +1,44 @@
-//! The work goes on whatever becomes of the caller's runtime, and stops when the caller drops its future.
+//! Requests on the transport's own runtime and on other executors, and their cancellation.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use http::Response;
-use tinkers_core::{RouteClass, Sent, Spawn, Transport, TransportErrorKind};
-use tinkers_transport::{DedicatedThread, HttpTransport, IoRuntime, Protocol};
-use tokio::sync::{Semaphore, mpsc as channel};
+use tinkers_core::{
+    BoxFuture, Clock, ManualClock, RouteClass, Sent, Spawn, Timestamp, Transport,
+    TransportErrorKind,
+};
+use tinkers_transport::{DedicatedThread, HttpTransport, IoRuntime, block_on};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc as channel;
 
-use common::{SERVERS, Server, Speak, answer, client, get, until};
+use common::{
+    BOTH, SERVERS, Server, ServerVersion, client, get, holding_server, respond_with, until,
+};
 
 mod common;
 
-/// The smallest executor: parks the thread, knows no runtime.
-fn block_on<F: Future>(work: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut work = std::pin::pin!(work);
-    loop {
-        if let Poll::Ready(done) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return done;
-        }
-        std::thread::park();
-    }
-}
-
 #[test]
-fn a_caller_without_any_runtime_is_served() {
-    for speak in [Speak::Http1, Speak::Http2] {
-        let server = Server::start(speak, |_| answer("plain"));
-        let protocol = if matches!(speak, Speak::Http1) {
-            Protocol::Http1
-        } else {
-            Protocol::Http2PriorKnowledge
-        };
+fn request_without_an_executor_is_served() {
+    for (server_version, versions) in BOTH {
+        let server = Server::start(server_version, |_| respond_with("plain"));
         let transport = HttpTransport::builder(server.url())
-            .protocol(protocol)
+            .http_versions(versions)
             .build()
             .expect("valid");
-        let response = block_on(transport.send(get("/x", RouteClass::Rest))).expect("answered");
+        let response = block_on(transport.send(get("/x", RouteClass::Rest))).expect("a response");
         assert_eq!(response.body, "plain");
     }
 }
 
 #[test]
-fn a_request_begun_on_a_runtime_that_is_dropped_ends_on_another() {
-    let gate = Arc::new(Semaphore::new(0));
-    let server = Server::start(Speak::Http1, {
-        let gate = Arc::clone(&gate);
-        move |_| {
-            let gate = Arc::clone(&gate);
-            Box::pin(async move {
-                gate.acquire().await.expect("open").forget();
-                Response::new("survived".into())
-            })
-        }
-    });
+fn request_outlives_the_runtime_of_its_caller() {
+    let (server, permits) = holding_server(ServerVersion::Http1);
     let transport = HttpTransport::builder(server.url()).build().expect("valid");
-    let mut sending = transport.send(get("/x", RouteClass::Rest));
+    let mut sending = transport.send(get("/held", RouteClass::Rest));
     let first = tokio::runtime::Runtime::new().expect("a runtime");
     first.block_on(async {
         until(|| {
@@ -71,48 +46,39 @@ fn a_request_begun_on_a_runtime_that_is_dropped_ends_on_another() {
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()));
             assert!(polled.is_pending());
-            server.seen().len() == 1
+            server.requests().len() == 1
         })
         .await;
     });
     drop(first);
-    gate.add_permits(1);
+    permits.add_permits(1);
     let second = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
-    assert_eq!(second.block_on(sending).expect("answered").body, "survived");
-    // The connection lives on too: it never was the caller's.
+    second.block_on(sending).expect("a response");
+    // The connection is reused: it does not run on the caller's runtime.
     let again = block_on(async {
-        gate.add_permits(1);
-        transport.send(get("/y", RouteClass::Rest)).await
+        permits.add_permits(1);
+        transport.send(get("/held", RouteClass::Rest)).await
     });
-    assert_eq!(again.expect("answered").body, "survived");
+    again.expect("a response");
+    assert_eq!(server.connections(), 1);
 }
 
 #[test]
-fn work_goes_on_while_the_callers_runtime_is_blocked() {
-    let gate = Arc::new(Semaphore::new(0));
-    let server = Server::start(Speak::Http1, {
-        let gate = Arc::clone(&gate);
-        move |_| {
-            let gate = Arc::clone(&gate);
-            Box::pin(async move {
-                gate.acquire().await.expect("open").forget();
-                Response::new("done".into())
-            })
-        }
-    });
+fn request_proceeds_while_the_callers_runtime_is_blocked() {
+    let (server, permits) = holding_server(ServerVersion::Http1);
     let transport = HttpTransport::builder(server.url()).build().expect("valid");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let mut sending = transport.send(get("/x", RouteClass::Rest));
+        let mut sending = transport.send(get("/held", RouteClass::Rest));
         let polled = sending
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
-        assert!(polled.is_pending(), "the server holds it");
-        // This thread is the caller's whole runtime, and from here it is blocked until the request is over.
+        assert!(polled.is_pending(), "the server holds the request");
+        // This thread is the only one of the caller's runtime. It is blocked until the request is done.
         let (done, blocked) = mpsc::channel();
         let watched = transport.clone();
         let watcher = std::thread::spawn(move || {
@@ -120,73 +86,70 @@ fn work_goes_on_while_the_callers_runtime_is_blocked() {
             while stats().in_use == 0 {
                 std::thread::yield_now();
             }
-            gate.add_permits(1);
-            // Closing waits for what is under way, the handing over of its answer included.
+            permits.add_permits(1);
+            // Waits for the request, including the handover of its response.
             watched.close();
             block_on(watched.closed());
             let _ = done.send(());
         });
-        blocked.recv().expect("the work went on");
+        blocked.recv().expect("the request is done");
         watcher.join().expect("no panic");
         let polled = sending
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
-        let Poll::Ready(answer) = polled else {
-            panic!("the answer is there")
+        let Poll::Ready(response) = polled else {
+            panic!("the response is there")
         };
-        assert_eq!(answer.expect("answered").body, "done");
+        response.expect("a response");
     });
 }
 
 #[tokio::test]
-async fn a_dropped_future_cancels_its_request_on_the_server() {
-    for (speak, protocol) in [
-        (Speak::Http1, Protocol::Http1),
-        (Speak::Http2, Protocol::Http2PriorKnowledge),
-    ] {
-        struct Tell(channel::UnboundedSender<&'static str>);
-        impl Drop for Tell {
+async fn dropped_future_cancels_its_request() {
+    for (server_version, versions) in BOTH {
+        struct DropSignal(channel::UnboundedSender<&'static str>);
+        impl Drop for DropSignal {
             fn drop(&mut self) {
                 let _ = self.0.send("cancelled");
             }
         }
-        let (tell, mut told) = channel::unbounded_channel();
-        let server = Server::start(speak, move |seen| {
-            let tell = Tell(tell.clone());
+        let (signal, mut signals) = channel::unbounded_channel();
+        let server = Server::start(server_version, move |recorded| {
+            let signal = DropSignal(signal.clone());
             Box::pin(async move {
-                if seen.uri.path() == "/quick" {
+                if recorded.uri.path() == "/quick" {
                     return Response::new("quick".into());
                 }
-                let _ = tell.0.send("begun");
+                let _ = signal.0.send("begun");
                 std::future::pending().await
             })
         });
         let transport = client(&server.url())
-            .protocol(protocol)
+            .http_versions(versions)
             .build()
             .expect("valid");
         let quick = transport
             .send(get("/quick", RouteClass::Sample))
             .await
-            .expect("answered");
+            .expect("a response");
         assert_eq!(
-            (quick.body, told.recv().await),
+            (quick.body, signals.recv().await),
             ("quick".into(), Some("cancelled"))
         );
         let sending = {
             let transport = transport.clone();
             tokio::spawn(async move { transport.send(get("/slow", RouteClass::Sample)).await })
         };
-        assert_eq!(told.recv().await, Some("begun"));
+        assert_eq!(signals.recv().await, Some("begun"));
         sending.abort();
-        assert_eq!(told.recv().await, Some("cancelled"));
+        assert_eq!(signals.recv().await, Some("cancelled"));
         until(|| transport.stats(RouteClass::Sample).in_use == 0).await;
-        // An HTTP/2 connection survives the reset of one of its streams.
+        // An HTTP/2 connection is not affected by the reset of a stream.
         transport
             .send(get("/quick", RouteClass::Sample))
             .await
-            .expect("answered");
-        let expected = if matches!(speak, Speak::Http2) {
+            .expect("a response");
+        let expected = if matches!(server_version, ServerVersion::Http2) {
             1
         } else {
             server.connections()
@@ -196,8 +159,8 @@ async fn a_dropped_future_cancels_its_request_on_the_server() {
 }
 
 #[test]
-fn a_transport_may_live_on_a_thread_of_its_own() {
-    let server = Server::start(Speak::Http1, |_| answer("beat"));
+fn transport_runs_on_a_dedicated_thread() {
+    let server = Server::start(ServerVersion::Http1, |_| respond_with("beat"));
     let thread = DedicatedThread::start("tinkers-heart").expect("starts");
     let transport = HttpTransport::builder(server.url())
         .runtime(thread.runtime())
@@ -205,28 +168,142 @@ fn a_transport_may_live_on_a_thread_of_its_own() {
         .expect("valid");
     let (tx, rx) = mpsc::channel();
     let task = thread.spawn(Box::pin(async move {
-        let answered = transport.send(get("/x", RouteClass::Control)).await;
+        let outcome = transport.send(get("/x", RouteClass::Control)).await;
         let name = std::thread::current().name().map(str::to_owned);
-        let _ = tx.send((answered.map(|response| response.body), name));
+        let _ = tx.send((outcome.map(|response| response.body), name));
     }));
-    let (answered, name) = rx.recv().expect("ran");
+    let (outcome, name) = rx.recv().expect("ran");
     assert_eq!(
-        (answered.expect("answered"), name.as_deref()),
+        (outcome.expect("a response"), name.as_deref()),
         ("beat".into(), Some("tinkers-heart"))
     );
     drop(task);
 }
 
+/// The tasks of a runtime with one idle HTTP/1.1 connection: its driver, the reaper of its pool, and the sentinel of the clock.
+const IDLE_TASKS: usize = 3;
+
 #[test]
-fn a_runtime_that_ended_is_an_error_and_no_hang() {
-    let server = Server::start(Speak::Http1, |_| answer("x"));
+fn request_on_the_own_runtime_spawns_no_task() {
+    let (server, permits) = holding_server(ServerVersion::Http1);
+    let (own, transport) = transport_on_its_own_runtime(&server, None);
+    let tasks = || own.metrics().num_alive_tasks();
+    let first = block_on(transport.send(get("/x", RouteClass::Rest)));
+    first.expect("a response");
+    for (is_own, extra) in [(true, 0), (false, 1)] {
+        block_on(until(|| tasks() == IDLE_TASKS));
+        let request = async {
+            let arrived = server.requests().len() + 1;
+            let mut sending = transport.send(get("/held", RouteClass::Rest));
+            until(|| {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(sending.as_mut().poll(&mut cx).is_pending());
+                server.requests().len() == arrived
+            })
+            .await;
+            assert_eq!(tasks(), IDLE_TASKS + extra);
+            permits.add_permits(1);
+            sending.await.expect("a response");
+        };
+        if is_own {
+            own.block_on(request);
+        } else {
+            block_on(request);
+        }
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn request_of_the_own_runtime_may_be_awaited_elsewhere() {
+    let other = Server::start(ServerVersion::Http1, |_| respond_with("redirected"));
+    let location = other.url();
+    let server = Server::start(ServerVersion::Http1, move |_| {
+        let redirect = Response::builder().status(302);
+        let redirect = redirect.header("location", &location);
+        common::respond(redirect.body("".into()).expect("valid"))
+    });
+    let (own, transport) = transport_on_its_own_runtime(&server, None);
+    let context = own.enter();
+    let sending = transport.send(get("/x", RouteClass::Rest));
+    drop(context);
+    // Opens connections to both servers.
+    assert_eq!(block_on(sending).expect("a response").body, "redirected");
+}
+
+/// A clock that panics on demand.
+#[derive(Debug, Default)]
+struct PanickingClock {
+    clock: ManualClock,
+    panics: AtomicBool,
+}
+
+impl Clock for PanickingClock {
+    fn now(&self) -> Timestamp {
+        assert!(!self.panics.load(Ordering::SeqCst), "a panic on demand");
+        self.clock.now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.clock.wall()
+    }
+
+    fn sleep_until(&self, at: Timestamp) -> BoxFuture<'static, ()> {
+        self.clock.sleep_until(at)
+    }
+}
+
+#[test]
+fn panic_in_a_request_is_an_error() {
+    let server = Server::start(ServerVersion::Http1, |_| respond_with("x"));
+    let clock = Arc::new(PanickingClock::default());
+    let (own, transport) = transport_on_its_own_runtime(&server, Some(Arc::clone(&clock)));
+    for is_own in [true, false] {
+        let send = || async { transport.send(get("/x", RouteClass::Rest)).await };
+        let outcome = || match is_own {
+            true => own.block_on(send()),
+            false => block_on(send()),
+        };
+        clock.panics.store(true, Ordering::SeqCst);
+        let error = outcome().expect_err("a panic");
+        assert_eq!(
+            (error.kind, error.sent),
+            (TransportErrorKind::Aborted, Sent::MaybeSent)
+        );
+        clock.panics.store(false, Ordering::SeqCst);
+        outcome().expect("a response");
+        block_on(until(|| transport.stats(RouteClass::Rest).in_use == 0));
+    }
+}
+
+/// Creates a transport to `server` on a runtime that is not shared.
+fn transport_on_its_own_runtime(
+    server: &Server,
+    clock: Option<Arc<PanickingClock>>,
+) -> (Runtime, HttpTransport) {
+    let own = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let runtime = IoRuntime::from_handle(own.handle().clone());
+    let mut builder = HttpTransport::builder(server.url()).runtime(runtime);
+    if let Some(clock) = clock {
+        builder = builder.clock(clock);
+    }
+    (own, builder.build().expect("valid"))
+}
+
+#[test]
+fn request_on_an_ended_runtime_fails() {
+    let server = Server::start(ServerVersion::Http1, |_| respond_with("x"));
     let own = tokio::runtime::Runtime::new().expect("a runtime");
     let transport = HttpTransport::builder(server.url())
         .runtime(IoRuntime::from_handle(own.handle().clone()))
         .build()
         .expect("valid");
     own.block_on(transport.send(get("/x", RouteClass::Rest)))
-        .expect("answered");
+        .expect("a response");
     drop(own);
     let error = block_on(transport.send(get("/x", RouteClass::Rest))).expect_err("no runtime");
     assert!(error.to_string().contains("runtime"), "{error}");
@@ -235,15 +312,15 @@ fn a_runtime_that_ended_is_an_error_and_no_hang() {
         (TransportErrorKind::Aborted, Sent::NotSent)
     );
     assert_eq!(
-        server.seen().len(),
+        server.requests().len(),
         1,
-        "the one before the runtime's end is all"
+        "only the first request was sent"
     );
 }
 
 #[test]
-fn a_request_under_way_when_its_runtime_ends_may_have_been_sent() {
-    let server = Server::start(Speak::Http1, |_| Box::pin(std::future::pending()));
+fn request_at_the_end_of_its_runtime_may_have_been_sent() {
+    let server = Server::start(ServerVersion::Http1, |_| Box::pin(std::future::pending()));
     let own = tokio::runtime::Runtime::new().expect("a runtime");
     let transport = HttpTransport::builder(server.url())
         .runtime(IoRuntime::from_handle(own.handle().clone()))
@@ -255,7 +332,7 @@ fn a_request_under_way_when_its_runtime_ends_may_have_been_sent() {
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
         assert!(polled.is_pending());
-        server.seen().len() == 1
+        server.requests().len() == 1
     }));
     drop(own);
     let error = block_on(sending).expect_err("no runtime");
@@ -266,7 +343,7 @@ fn a_request_under_way_when_its_runtime_ends_may_have_been_sent() {
 }
 
 #[test]
-fn the_public_types_may_be_shared_and_moved() {
+fn public_types_are_send_and_sync() {
     fn check<T: Send + Sync + Unpin + std::fmt::Debug + 'static>() {}
     check::<HttpTransport>();
     check::<tinkers_transport::HttpTransportBuilder>();
@@ -276,6 +353,6 @@ fn the_public_types_may_be_shared_and_moved() {
     check::<tinkers_transport::ProxyConfig>();
     check::<tinkers_transport::Credential>();
     check::<tinkers_core::BaseUrl>();
-    // The servers' runtime is started by the first server, so name it here for the one test without.
+    // The other tests of this file use the runtime of the servers; without a use here, it would be dead code.
     drop(SERVERS.handle().clone());
 }

@@ -1,4 +1,4 @@
-//! No key in any log, span, error or `Debug`, at the most talkative level, of this crate or those below.
+//! Secrets do not occur in logs, spans, errors or `Debug`, at the level `TRACE`, in this crate and its dependencies.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use base64::Engine;
 use http::Response;
 use secrecy::SecretString;
-use tinkers_core::call::answer_error;
+use tinkers_core::call::response_error;
 use tinkers_core::{ErrorKind, RouteClass, Transport};
-use tinkers_transport::{CloudflareAccess, Credential, Protocol, ProxyConfig};
+use tinkers_transport::{CloudflareAccess, Credential, HttpVersions, ProxyConfig};
 
 use common::{
-    Answer, Seen, Server, Speak, answer, client, get, listen, post, read_head, respond, write,
+    RecordedRequest, ResponseFuture, Server, ServerVersion, client, get, listen, post, read_head,
+    respond, respond_with, write,
 };
 
 mod common;
@@ -31,7 +32,7 @@ impl io::Write for Log {
 }
 
 #[test]
-fn no_secret_is_ever_shown() {
+fn secrets_are_never_shown() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -44,14 +45,14 @@ fn no_secret_is_ever_shown() {
 
     let mut shown = String::new();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    for protocol in [Protocol::Http1, Protocol::Http2PriorKnowledge] {
-        let speak = if protocol == Protocol::Http1 {
-            Speak::Http1
+    for versions in [HttpVersions::Http1, HttpVersions::Http2PriorKnowledge] {
+        let server_version = if versions == HttpVersions::Http1 {
+            ServerVersion::Http1
         } else {
-            Speak::Http2
+            ServerVersion::Http2
         };
-        let server = Server::start(speak, |_| answer("fine"));
-        let echo = Server::start(speak, echo);
+        let server = Server::start(server_version, |_| respond_with("fine"));
+        let echo = Server::start(server_version, echo);
         let (broken, _) = listen(|mut stream, _| async move {
             let _ = read_head(&mut stream).await;
             write(
@@ -76,7 +77,7 @@ fn no_secret_is_ever_shown() {
                     client_secret: SecretString::from("hush-secret"),
                 })
                 .proxy(proxies.clone())
-                .protocol(protocol);
+                .http_versions(versions);
             shown.push_str(&format!("{builder:?}"));
             let transport = builder.build().expect("valid");
             for request in [
@@ -87,9 +88,12 @@ fn no_secret_is_ever_shown() {
                 shown.push_str(&format!("{outcome:?}"));
                 if let Ok(response) = &outcome {
                     let body = String::from_utf8_lossy(&response.body);
-                    let told = answer_error(ErrorKind::Authentication, response);
-                    shown.push_str(&format!("{body} {:?} {told} {told:?}", response.headers));
-                    shown.push_str(&String::from_utf8_lossy(told.body()));
+                    let answered = response_error(ErrorKind::Authentication, response);
+                    shown.push_str(&format!(
+                        "{body} {:?} {answered} {answered:?}",
+                        response.headers
+                    ));
+                    shown.push_str(&String::from_utf8_lossy(answered.body()));
                 }
                 if let Err(error) = outcome {
                     let source = error
@@ -101,28 +105,28 @@ fn no_secret_is_ever_shown() {
             }
             shown.push_str(&format!("{transport:?} {:?}", transport.base_url()));
         }
-        assert_eq!(echo.seen().len(), 2, "a control: it had what to echo");
+        assert_eq!(
+            echo.requests().len(),
+            2,
+            "the echo server received the requests"
+        );
         assert!(
             server
-                .seen()
+                .requests()
                 .iter()
-                .all(|seen| seen.header("x-api-key") == Some("tml-hush-key"))
+                .all(|recorded| recorded.header("x-api-key") == Some("tml-hush-key"))
         );
-        assert_eq!(
-            server.seen().len(),
-            2,
-            "the negative control: the key was in use"
-        );
+        assert_eq!(server.requests().len(), 2, "the key was sent");
     }
 
     let log = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("text");
     assert!(
         log.contains("method=GET path=\"/x\" class=\"rest\""),
-        "the log is there:\n{log}"
+        "the span is logged:\n{log}"
     );
     assert!(
-        log.contains("answered") && log.contains("failed"),
-        "both outcomes are there"
+        log.contains("response received") && log.contains("request failed"),
+        "both outcomes are logged"
     );
     for text in [&log, &shown] {
         let found = text.lines().find(|line| line.contains("hush"));
@@ -130,9 +134,9 @@ fn no_secret_is_ever_shown() {
     }
     assert!(
         shown.contains("no such key: ************ (for ***********)"),
-        "a control: the echo is there, without what it echoed"
+        "the echo is shown with masked secrets"
     );
-    // Of the proxy's password, and of the key behind one, two or no other bytes.
+    // The password of the proxy, and the key at each alignment of base64.
     for base64 in [
         "aHVzaHVzZXI",
         "aHVzaA",
@@ -144,11 +148,13 @@ fn no_secret_is_ever_shown() {
     }
 }
 
-/// A server that refuses, and repeats what it was given in every way it can think of.
-fn echo(seen: Seen) -> Answer {
+/// Responds with status 401, and echoes the secrets of the request in several encodings.
+fn echo(recorded: RecordedRequest) -> ResponseFuture {
     let (key, secret) = (
-        seen.header("x-api-key").expect("a key"),
-        seen.header("cf-access-client-secret").expect("a secret"),
+        recorded.header("x-api-key").expect("a key"),
+        recorded
+            .header("cf-access-client-secret")
+            .expect("a secret"),
     );
     let base64 = base64::engine::general_purpose::STANDARD.encode(format!("key {key}"));
     let body = format!(r#"{{"detail": "no such key: {key} (for {secret}), {base64}"}}"#);

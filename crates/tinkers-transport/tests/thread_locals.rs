@@ -1,45 +1,26 @@
-//! A transport and its clock in the destructor of a thread-local, where tokio's own thread-locals are gone. A panic there would
-//! abort the process, so this test has a process of its own.
+//! A transport and its clock in the destructor of a thread-local, after the thread-locals of tokio are destroyed. A panic there would abort
+//! the process, so this test has a process of its own.
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Waker};
 
 use tinkers_core::{Clock, RouteClass, Transport};
-use tinkers_transport::{DedicatedThread, HttpTransport, IoRuntime};
+use tinkers_transport::{DedicatedThread, HttpTransport, IoRuntime, block_on};
 
-use common::{Server, Speak, answer, get};
+use common::{Server, ServerVersion, get, respond_with};
 
 mod common;
 
 thread_local! {
-    static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+    static LEAKED: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
-fn block_on<F: Future>(work: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut work = pin!(work);
-    loop {
-        if let Poll::Ready(done) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return done;
-        }
-        std::thread::park();
-    }
-}
+/// Reads the clock and sleeps on it when it is dropped.
+struct UsedInDrop(Arc<dyn Clock>);
 
-/// Reads the clock and waits for it when it is dropped.
-struct Late(Arc<dyn Clock>);
-
-impl Drop for Late {
+impl Drop for UsedInDrop {
     fn drop(&mut self) {
         let before = self.0.now();
         let at = before.after(std::time::Duration::from_millis(1));
@@ -50,37 +31,37 @@ impl Drop for Late {
 }
 
 #[test]
-fn a_transport_and_its_clock_can_go_with_a_thread_local() {
-    let server = Server::start(Speak::Http1, |_| answer("x"));
+fn transport_and_clock_can_be_dropped_by_a_thread_local() {
+    let server = Server::start(ServerVersion::Http1, |_| respond_with("x"));
     let url = server.url();
     let thread = std::thread::spawn(move || {
-        // Destructors run in the reverse order of first uses: tokio's thread-local, which is first used below, is gone when this
-        // one is dropped.
-        KEPT.with(|_| ());
+        // Destructors run in the reverse order of initialisation. The thread-local of tokio is initialised below, so it is destroyed
+        // first.
+        LEAKED.with(|_| ());
         let runtime = IoRuntime::shared().expect("a runtime");
-        let time = runtime.time();
+        let clock = runtime.clock();
         let thread = DedicatedThread::start("tinkers-test").expect("a thread");
         let transport = HttpTransport::builder(url).build().expect("valid");
-        // tokio's thread-local of this thread is in use from here on.
+        // Initialises the thread-local of tokio.
         let own = tokio::runtime::Runtime::new().expect("a runtime");
         own.block_on(transport.send(get("/x", RouteClass::Rest)))
-            .expect("answered");
-        let kept = Box::leak(Box::new(transport.clone()));
-        let mut sending = kept.send(get("/x", RouteClass::Rest));
-        let begun = sending
+            .expect("a response");
+        let leaked = Box::leak(Box::new(transport.clone()));
+        let mut sending = leaked.send(get("/x", RouteClass::Rest));
+        let polled = sending
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()));
-        drop(begun);
+        drop(polled);
         let all: Vec<Box<dyn Any>> = vec![
-            Box::new(Late(Arc::clone(&time))),
-            Box::new(Late(thread.runtime().time())),
+            Box::new(UsedInDrop(Arc::clone(&clock))),
+            Box::new(UsedInDrop(thread.runtime().clock())),
             Box::new(sending),
-            Box::new(time.sleep(std::time::Duration::from_secs(60))),
+            Box::new(clock.sleep(std::time::Duration::from_secs(60))),
             Box::new(transport),
             Box::new(thread),
             Box::new(own),
         ];
-        KEPT.with(|kept| kept.replace(all));
+        LEAKED.with(|leaked| leaked.replace(all));
     });
     thread.join().expect("no panic");
 }

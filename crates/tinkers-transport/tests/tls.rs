@@ -1,7 +1,7 @@
-//! TLS with a certificate authority of the test's own: trust, ALPN, and the name that is asked for.
+//! TLS with a certificate authority of the test: trust, ALPN and server names.
 
 use tinkers_core::{RouteClass, Sent, Transport, TransportErrorKind};
-use tinkers_transport::Protocol;
+use tinkers_transport::HttpVersions;
 
 use common::secure::secure;
 use common::{client, get, listen};
@@ -9,20 +9,24 @@ use common::{client, get, listen};
 mod common;
 
 #[tokio::test]
-async fn http2_is_spoken_where_tls_agrees_on_it_and_http1_elsewhere() {
-    for (offered, protocol, agreed) in [
-        (&["h2", "http/1.1"][..], Protocol::Negotiate, Some("h2")),
-        (&["http/1.1"][..], Protocol::Negotiate, Some("http/1.1")),
-        (&[][..], Protocol::Negotiate, None),
-        (&["h2", "http/1.1"][..], Protocol::Http1, Some("http/1.1")),
+async fn http_version_is_negotiated() {
+    for (offered, versions, agreed) in [
+        (&["h2", "http/1.1"][..], HttpVersions::Negotiate, Some("h2")),
+        (&["http/1.1"][..], HttpVersions::Negotiate, Some("http/1.1")),
+        (&[][..], HttpVersions::Negotiate, None),
+        (
+            &["h2", "http/1.1"][..],
+            HttpVersions::Http1,
+            Some("http/1.1"),
+        ),
     ] {
         let server = secure(offered);
         let transport = client(&server.url)
-            .protocol(protocol)
+            .http_versions(versions)
             .root_certificate_pem(server.authority.clone())
             .build()
             .expect("valid");
-        // Concurrently, so that the pool must guess what a connection carries before the first one tells.
+        // Concurrent requests, so that the pool cannot know in advance whether connections are shared.
         let sends: Vec<_> = (0..20)
             .map(|_| {
                 let transport = transport.clone();
@@ -31,25 +35,26 @@ async fn http2_is_spoken_where_tls_agrees_on_it_and_http1_elsewhere() {
             .collect();
         for send in sends {
             assert_eq!(
-                send.await.expect("no panic").expect("answered").body,
+                send.await.expect("no panic").expect("a response").body,
                 "secure"
             );
         }
-        let seen = server.agreed.lock().expect("no panic").clone();
+        let recorded = server.agreed.lock().expect("no panic").clone();
         assert!(
-            seen.iter()
+            recorded
+                .iter()
                 .all(|(alpn, name)| alpn.as_deref() == agreed
                     && name.as_deref() == Some("localhost")),
-            "{seen:?}"
+            "{recorded:?}"
         );
         if agreed == Some("h2") {
-            assert_eq!(seen.len(), 1, "one connection carries them all");
+            assert_eq!(recorded.len(), 1, "one connection for all requests");
         }
     }
 }
 
 #[tokio::test]
-async fn an_authority_that_nobody_trusts_is_a_tls_error_and_nothing_was_sent() {
+async fn untrusted_authority_is_a_tls_error() {
     let (server, stranger) = (secure(&["h2"]), secure(&["h2"]));
     let transport = client(&server.url)
         .root_certificate_pem(stranger.authority.clone())
@@ -68,7 +73,7 @@ async fn an_authority_that_nobody_trusts_is_a_tls_error_and_nothing_was_sent() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_a_tls_error() {
+async fn certificate_for_another_name_is_a_tls_error() {
     let server = secure(&["h2"]);
     let url = server.url.replace("localhost", "127.0.0.1");
     let transport = client(&url)
@@ -86,7 +91,7 @@ async fn a_certificate_for_another_name_is_a_tls_error() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_a_tls_error() {
+async fn server_without_tls_is_a_tls_error() {
     let (address, _) = listen(|mut stream, _| async move {
         common::write(&mut stream, "HTTP/1.1 400 Bad Request\r\n\r\n").await;
         common::closed(&mut stream).await;

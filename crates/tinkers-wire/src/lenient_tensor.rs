@@ -7,12 +7,12 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::Value;
 
 use crate::numbers::{Number, Numbers};
-use crate::{CsrIndices, DType, LossFnOutput, TensorData};
+use crate::{CsrIndices, DType, TensorData, TensorValues};
 
 /// Deserialises the loss function outputs of a pass. Fields that are not tensors are skipped and logged.
 pub(crate) fn outputs<'de, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<Vec<LossFnOutput>, D::Error> {
+) -> Result<Vec<BTreeMap<String, TensorData>>, D::Error> {
     let outputs = Vec::<BTreeMap<String, LenientValue>>::deserialize(deserializer)?;
     let mut skipped = BTreeSet::new();
     let mut read = |(name, value): (String, LenientValue)| match value.tensor() {
@@ -83,7 +83,7 @@ impl LenientValue {
 }
 
 fn dense(numbers: Numbers<true>) -> TensorData {
-    TensorData::from_parts(numbers.into_values(None), None, None)
+    TensorData::from_parts(TensorValues::from_numbers(numbers, None), None, None)
 }
 
 impl TensorFields {
@@ -106,11 +106,8 @@ impl TensorFields {
             _ => None,
         };
         let shape = self.shape.and_then(Numbers::into_unsigned);
-        Some(TensorData::from_parts(
-            self.data?.into_values(dtype),
-            shape,
-            csr,
-        ))
+        let values = TensorValues::from_numbers(self.data?, dtype);
+        Some(TensorData::from_parts(values, shape, csr))
     }
 }
 

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use serde_json::Value;
 
-use crate::{DType, TensorValues};
-
 /// Returns the number in a JSON number, string (such as `"0.1"` or `"NaN"`), boolean, or null, which is NaN.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     Some(Number::<true>::deserialize(value).ok()?.as_f64())
@@ -56,22 +54,6 @@ impl<const LENIENT: bool> Numbers<LENIENT> {
             }
             Self::Mixed { .. } => None,
         }
-    }
-
-    /// Converts to the elements of a tensor of `dtype`, or to floats if `dtype` is int64 and a number is not an integer.
-    pub(crate) fn into_values(self, dtype: Option<DType>) -> TensorValues {
-        let is_integer = match (&self, dtype) {
-            (Self::Integers(_), dtype) => dtype != Some(DType::Float32),
-            (Self::Mixed { values, exact }, Some(DType::Int64)) => {
-                *exact && values.iter().all(|&x| float_to_i64(x).is_some())
-            }
-            (Self::Mixed { .. }, _) => false,
-        };
-        let empty = || TensorValues::I64(Arc::default());
-        if is_integer {
-            return self.into_i64().map_or_else(empty, TensorValues::I64);
-        }
-        TensorValues::F32(self.into_f32())
     }
 
     pub(crate) fn push(&mut self, number: Number<LENIENT>) {

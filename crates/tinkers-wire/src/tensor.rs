@@ -7,7 +7,7 @@ use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::InvalidInput;
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, float_to_i64};
 
 /// The element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,6 +39,25 @@ pub enum TensorValues {
 }
 
 impl TensorValues {
+    /// Converts numbers to elements of `dtype`, or to floats if `dtype` is int64 and a number is not an integer. Without a `dtype`,
+    /// integers become int64.
+    pub(crate) fn from_numbers<const LENIENT: bool>(
+        numbers: Numbers<LENIENT>,
+        dtype: Option<DType>,
+    ) -> Self {
+        let is_integer = match (&numbers, dtype) {
+            (Numbers::Integers(_), dtype) => dtype != Some(DType::Float32),
+            (Numbers::Mixed { values, exact }, Some(DType::Int64)) => {
+                *exact && values.iter().all(|&x| float_to_i64(x).is_some())
+            }
+            (Numbers::Mixed { .. }, _) => false,
+        };
+        if is_integer {
+            return Self::I64(numbers.into_i64().unwrap_or_default());
+        }
+        Self::F32(numbers.into_f32())
+    }
+
     /// Returns the number of elements.
     pub fn len(&self) -> usize {
         match self {

@@ -1,4 +1,4 @@
-//! A training loop on a bad day: the server misbehaves by script, minutes pass at once, and the journal tells what it was asked.
+//! Tests a training loop with scripted server faults, in virtual time, and checks the requests in the server's journal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Handle};
 
 const ROUNDS: u64 = 20;
 
-/// The loop under test: yours would stand here.
+/// The training loop under test. Replace it by your own.
 async fn train(service: &ServiceClient) -> Result<Vec<f64>, Error> {
     let training = service
         .lora_training("tinkers/scripted")
@@ -29,8 +29,8 @@ async fn train(service: &ServiceClient) -> Result<Vec<f64>, Error> {
     Ok(losses)
 }
 
-/// One day: what the loop gave, and what the server saw.
-struct Day {
+/// The results of one run: those of the loop, and the state of its server.
+struct Run {
     losses: Vec<f64>,
     lasted: Duration,
     engine: Arc<ScriptedEngine>,
@@ -38,10 +38,10 @@ struct Day {
     journal: Journal,
 }
 
-impl Day {
-    /// Runs the loop against a server of its own, whose jobs take two seconds each.
-    fn live(faults: Faults) -> Result<Self, Error> {
-        // The clock stands still while there is work, and else jumps to when there is.
+impl Run {
+    /// Runs the loop with a new server, whose jobs take two seconds each.
+    fn start(faults: Faults) -> Result<Self, Error> {
+        // With paused time, the clock jumps to the next timer when all tasks are idle.
         let runtime = Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -64,12 +64,12 @@ impl Day {
             .faults(faults.clone())
             .journal(journal.clone())
             .build()
-            .expect("the scripted engine has no trouble");
-            let began = time.now();
+            .expect("the scripted engine starts");
+            let started = time.now();
             let service = ServiceClient::over_local(server).await?;
             Ok(Self {
                 losses: train(&service).await?,
-                lasted: time.now().since(began),
+                lasted: time.now().since(started),
                 engine,
                 faults,
                 journal,
@@ -77,49 +77,55 @@ impl Day {
         })
     }
 
-    /// Each pass and each step was applied once, whatever it took.
+    /// Checks that each pass and each step was applied exactly once.
     fn assert_applied_once(&self) {
         let counts = self.engine.counts();
         assert_eq!((counts.backwards, counts.steps), (ROUNDS, ROUNDS));
         let mut digests = BTreeMap::new();
         for route in ["/api/v1/forward_backward", "/api/v1/optim_step"] {
             for entry in self.journal.of(route) {
-                let seq_id = entry.seq_id.expect("a number on each request");
+                let seq_id = entry.seq_id.expect("a sequence number");
                 let first = *digests.entry(seq_id).or_insert(entry.digest);
-                assert_eq!(entry.digest, first, "{seq_id} was repeated as it was");
+                assert_eq!(entry.digest, first, "all attempts of {seq_id} are the same");
             }
         }
-        // Two numbers to a round, one after the other.
+        // Two consecutive sequence numbers per round.
         assert!(digests.into_keys().eq(1..=2 * ROUNDS));
     }
 }
 
-#[expect(clippy::print_stdout, reason = "an example shows its result")]
+#[expect(clippy::print_stdout, reason = "an example prints its results")]
 fn main() -> Result<(), Error> {
-    let script = || Faults::from_script(include_str!("bad_day.toml")).expect("a sound script");
-    let good = Day::live(Faults::new())?;
-    let bad = Day::live(script())?;
-    good.assert_applied_once();
-    bad.assert_applied_once();
-    // The loss falls with each step, so a pass before its time would show.
-    assert_eq!(bad.losses, good.losses);
-    // A test whose faults did not strike would prove nothing.
-    for count in bad.faults.counts() {
+    let script = || Faults::from_script(include_str!("bad_day.toml")).expect("a valid script");
+    let faultless = Run::start(Faults::new())?;
+    let faulty = Run::start(script())?;
+    faultless.assert_applied_once();
+    faulty.assert_applied_once();
+    // The loss falls with each step, so it would differ if the order of the requests did.
+    assert_eq!(faulty.losses, faultless.losses);
+    // The run is only meaningful if every fault occurred.
+    for count in faulty.faults.counts() {
         println!(
-            "{} struck {} of {}",
+            "{}: {} of {} matching requests",
             count.rule, count.struck, count.matched
         );
-        assert!(count.struck > 0, "{} never struck", count.rule);
+        assert!(count.struck > 0, "{} never occurred", count.rule);
     }
-    // The same script and the same requests: the same faults.
-    assert_eq!(Day::live(script())?.faults.counts(), bad.faults.counts());
-    assert!(bad.lasted > Duration::from_secs(600));
-    if let Some(entry) = bad.journal.entries().iter().find(|entry| entry.faulted) {
-        println!("the first: {}", entry.to_json_line(Timestamp::ORIGIN));
+    // The faults are reproducible.
+    assert_eq!(
+        Run::start(script())?.faults.counts(),
+        faulty.faults.counts()
+    );
+    assert!(faulty.lasted > Duration::from_secs(600));
+    if let Some(entry) = faulty.journal.entries().iter().find(|entry| entry.faulted) {
+        println!(
+            "the first faulted request: {}",
+            entry.to_json_line(Timestamp::ORIGIN)
+        );
     }
     println!(
-        "{ROUNDS} rounds took {:?} on a good day and {:?} on a bad one",
-        good.lasted, bad.lasted
+        "{ROUNDS} rounds took {:?} without faults and {:?} with faults",
+        faultless.lasted, faulty.lasted
     );
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Trains and samples on the embedded server: no key, no network, no set-up.
+//! Trains and samples on the embedded server, without a key or a network.
 
 use tinkers::prelude::*;
 
-#[expect(clippy::print_stdout, reason = "an example shows its result")]
+#[expect(clippy::print_stdout, reason = "an example prints its results")]
 fn main() -> Result<(), Error> {
     tinkers::block_on(async {
         let service = ServiceClient::local().await?;

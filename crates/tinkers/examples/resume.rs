@@ -1,4 +1,4 @@
-//! Training that goes on from its last checkpoint when the server loses the session, here by a restart in the middle.
+//! Resumes training from the last checkpoint when the server loses the session, here by restarts.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use tinkers::{Clock, TokioClock};
 use tokio::runtime::{Builder, Handle};
 
 const STEPS: usize = 12;
-/// How many steps a loss of the session may cost.
+/// The number of steps between checkpoints, which is the maximum that a lost session costs.
 const SAVE_EVERY: usize = 4;
-/// A server that loses sessions again and again needs a person.
-const MOST_LOSSES: usize = 3;
+/// The number of lost sessions after which the program gives up.
+const MAX_LOSSES: usize = 3;
 
-/// Where to go on from: after how many steps, and from which checkpoint.
+/// The last checkpoint, and the number of steps before it.
 #[derive(Default)]
 struct Saved {
     steps: usize,
     path: Option<TinkerPath>,
 }
 
-/// Trains to the end, or to the first error. What was saved by then is in `saved`.
+/// Trains from the checkpoint in `saved` to the end or the first error, and updates `saved`.
 async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> {
     let training = match &saved.path {
         Some(path) => {
@@ -39,7 +39,7 @@ async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> 
         pass.await?;
         step.await?;
         if number % SAVE_EVERY == 0 {
-            // The name may be there from before the loss: then it is replaced.
+            // A checkpoint of this name may exist from before the loss of the session.
             let save = SaveState::named(format!("step-{number}")).overwrite();
             *saved = Saved {
                 steps: number,
@@ -50,18 +50,18 @@ async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> 
     Ok(())
 }
 
-/// Connects anew and goes on from the last checkpoint whenever the server has lost the session.
-#[expect(clippy::print_stdout, reason = "an example shows its result")]
+/// Trains to the end. Whenever the server loses the session, reconnects and resumes from the last checkpoint.
+#[expect(clippy::print_stdout, reason = "an example prints its results")]
 async fn supervise(server: &LocalServer) -> Result<usize, Error> {
     let mut saved = Saved::default();
     for losses in 0.. {
-        // Yours would be `ServiceClient::from_env()`.
+        // In your program, use `ServiceClient::from_env()`.
         let service = ServiceClient::over_local(server.clone()).await?;
         match train(&service, &mut saved).await {
             Ok(()) => return Ok(losses),
-            Err(error) if error.kind() == ErrorKind::SessionLost && losses < MOST_LOSSES => {
+            Err(error) if error.kind() == ErrorKind::SessionLost && losses < MAX_LOSSES => {
                 println!("{error}");
-                println!("going on after step {}", saved.steps);
+                println!("resuming after step {}", saved.steps);
             }
             Err(error) => return Err(error),
         }
@@ -69,7 +69,7 @@ async fn supervise(server: &LocalServer) -> Result<usize, Error> {
     unreachable!("the loop ends with a result")
 }
 
-#[expect(clippy::print_stdout, reason = "an example shows its result")]
+#[expect(clippy::print_stdout, reason = "an example prints its results")]
 fn main() -> Result<(), Error> {
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -80,7 +80,7 @@ fn main() -> Result<(), Error> {
         let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
         let engine = Arc::new(ScriptedEngine::new(Script::default()));
         let faults = Faults::new();
-        // The server is started again when the seventh step arrives, and again in the middle of a later one.
+        // The server restarts at the seventh and the twelfth request for a step.
         let step = || Rule::on("/api/v1/optim_step");
         faults.add(step().nth(7), Fault::restart());
         faults.add(step().nth(12), Fault::restart());
@@ -88,13 +88,13 @@ fn main() -> Result<(), Error> {
         let server = LocalServer::builder(Arc::<ScriptedEngine>::clone(&engine), time, spawn)
             .faults(faults.clone())
             .build()
-            .expect("the scripted engine has no trouble");
+            .expect("the scripted engine starts");
         let losses = supervise(&server).await?;
         println!("{STEPS} steps are done; the session was lost {losses} times");
         assert!(losses > 0 && faults.counts().iter().all(|count| count.struck == 1));
-        // Only the steps since the last checkpoint were made again.
+        // Only the steps since the last checkpoint were repeated.
         let repeated = engine.counts().steps as usize - STEPS;
-        assert!(repeated < losses * SAVE_EVERY, "{repeated} steps again");
+        assert!(repeated < losses * SAVE_EVERY, "{repeated} repeated steps");
         Ok(())
     })
 }

@@ -1,8 +1,8 @@
-//! Trains and samples on a server with the model `tinkers/tiny`, such as `tinkers serve --port 8000`: `train [URL]`.
+//! Trains and samples on a server with the model `tinkers/tiny`, such as `tinkers serve --port 8000`. Usage: `train [URL]`.
 
 use tinkers::prelude::*;
 
-#[expect(clippy::print_stdout, reason = "an example shows its result")]
+#[expect(clippy::print_stdout, reason = "an example prints its results")]
 fn main() -> Result<(), Error> {
     let url = std::env::args()
         .nth(1)

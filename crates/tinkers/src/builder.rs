@@ -1,4 +1,4 @@
-//! Setting a service client up.
+//! The settings of a service client, and the connection to the server.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,16 +11,16 @@ use tinkers_dispatch::LimiterSettings;
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
-use tinkers_transport::{Credential, DedicatedThread, HttpTransport, IoRuntime, Protocol};
+use tinkers_transport::{Credential, DedicatedThread, HttpTransport, HttpVersions, IoRuntime};
 
-use crate::env::{self, Environment};
-use crate::{ServiceClient, key};
+use crate::environment::{self, Environment};
+use crate::{ServiceClient, api_key};
 
-/// The hosted service.
+/// The base URL of the hosted service.
 const HOSTED: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
-/// The settings of a [`ServiceClient`]. What is not set comes from the [`Environment`], unless it is told
-/// [otherwise](ServiceClientBuilder::without_environment).
+/// The settings of a [`ServiceClient`]. Missing ones are read from the [`Environment`], unless
+/// [`without_environment`](ServiceClientBuilder::without_environment) is called.
 #[must_use = "nothing happens before connect() is awaited"]
 pub struct ServiceClientBuilder {
     base_url: Option<String>,
@@ -29,7 +29,7 @@ pub struct ServiceClientBuilder {
     tags: Option<Vec<String>>,
     io_threads: Option<NonZeroUsize>,
     runtime: Option<tokio::runtime::Handle>,
-    protocol: Protocol,
+    http_versions: HttpVersions,
     root_certificates: Vec<Vec<u8>>,
     layer: Option<Layer>,
     environment: fn() -> Environment,
@@ -46,128 +46,123 @@ impl ServiceClientBuilder {
             tags: None,
             io_threads: None,
             runtime: None,
-            protocol: Protocol::default(),
+            http_versions: HttpVersions::default(),
             root_certificates: Vec::new(),
             layer: None,
             environment: Environment::read,
         }
     }
 
-    /// Takes nothing from the environment: no variable of `TINKER_*`, no proxy, no certificates. Then a program does the same
-    /// wherever it runs, with the certificates that the system trusts.
+    /// Ignores the environment: the `TINKER_*` variables, proxies and root certificates. The certificates of the system are trusted.
     pub fn without_environment(mut self) -> Self {
         self.environment = Environment::default;
         self
     }
 
-    /// The server, such as `http://127.0.0.1:8000`; a path in front of the API's own is kept.
+    /// Sets the base URL of the server, such as `http://127.0.0.1:8000`. Its path is prepended to the paths of the API.
     pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
         self.base_url = Some(base_url.into());
         self
     }
 
-    /// The API key; white space around it is removed. It goes to the server's own origin alone, and into no log, error or span.
+    /// Sets the API key, which is trimmed. It is sent only to the origin of the base URL, and does not occur in logs, errors or spans.
     pub fn api_key(mut self, api_key: impl Into<String>) -> Self {
         self.api_key = Some(api_key.into());
         self
     }
 
-    /// The project that the session belongs to.
+    /// Sets the project that the session belongs to.
     pub fn project_id(mut self, project_id: impl Into<String>) -> Self {
         self.session.project_id = Some(project_id.into());
         self
     }
 
-    /// A name to find the session by; need not be unique.
+    /// Sets the display name of the session. It does not have to be unique.
     pub fn display_name(mut self, name: impl Into<String>) -> Self {
         self.session.display_name = Some(name.into());
         self
     }
 
-    /// Labels of the session.
+    /// Sets the tags of the session.
     pub fn tags(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.tags = Some(tags.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Notes on the session.
+    /// Sets the metadata of the session.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.session.user_metadata = metadata;
         self
     }
 
-    /// How long an operation may go without news of any kind before it fails with `Stalled`; two hours unless set.
+    /// Sets the time without any progress after which an operation fails with `Stalled`; two hours by default.
     pub fn progress_deadline(mut self, deadline: Duration) -> Self {
         self.session.progress_deadline = deadline;
         self
     }
 
-    /// Limits how long an operation may take in all, news or not: queues, pauses, attempts and polls. As long as it takes unless set.
+    /// Sets the time limit of an operation, including queues, pauses, retries and polls; none by default.
     ///
-    /// It fails with `Timeout` when the deadline passes, and at once with `RateLimited` and [`Error::retry_at`](crate::Error::retry_at)
-    /// when the server asks for a pause that leads beyond it. The deadline ends the waiting: a training call that has its place in the
-    /// order is submitted all the same, at `retry_at` where there is one. So such a call must not be repeated
+    /// An operation fails with `Timeout` when the limit is exceeded. It fails at once with `RateLimited` and
+    /// [`Error::retry_at`](crate::Error::retry_at) if the server requires a pause beyond the limit. Only the wait ends: a training call
+    /// that has its place in the order is still submitted, at `retry_at` if there is one. Therefore do not repeat such a call
     /// ([`Sent::MaybeSent`](crate::Sent::MaybeSent)).
     pub fn operation_deadline(mut self, deadline: Duration) -> Self {
         self.session.operation_deadline = Some(deadline);
         self
     }
 
-    /// The form of the bodies of training passes; found out unless set: protobuf, and JSON where a server refuses that. With one
-    /// set, the other is never tried.
+    /// Sets the encoding of the bodies of training passes. By default, protobuf is tried first, and JSON if the server rejects it.
     pub fn body_format(mut self, format: BodyFormat) -> Self {
         self.session.bodies = Some(format);
         self
     }
 
-    /// Limits of one's own, beside those that the server's configuration names. All clients of one server and key share them: the
-    /// strictest value of each holds, and a client that asks for something else than the others is told so as a warning.
+    /// Sets rate limits, in addition to those in the configuration of the server. All clients with the same server and key share them:
+    /// the strictest value applies, and different values are logged as a warning.
     pub fn limits(mut self, limits: LimiterSettings) -> Self {
         self.session.limits = Some(limits);
         self
     }
 
-    /// How many threads the SDK's I/O runtime starts with; one unless set. Counts for the whole process, and only before
-    /// the first client.
+    /// Sets the number of threads of the I/O runtime; one by default. All clients of the process share the runtime, so the number cannot
+    /// be changed after the first client.
     pub fn io_threads(mut self, threads: NonZeroUsize) -> Self {
         self.io_threads = Some(threads);
         self
     }
 
-    /// The pause between heartbeats; 10 s unless set, and never more than a third of what the server lets a session live.
+    /// Sets the interval of heartbeats; 10 s by default, and at most a third of the time after which the server ends a session.
     pub fn heartbeat_period(mut self, period: Duration) -> Self {
         self.session.heartbeat_period = period;
         self
     }
 
-    /// Does all work on this runtime, whose life is then the caller's business, in place of the SDK's own. Heartbeats keep
-    /// their own thread.
+    /// Replaces the I/O runtime of the SDK by a runtime of the caller, who must keep it running. Heartbeats stay on their own thread.
     pub fn runtime(mut self, handle: tokio::runtime::Handle) -> Self {
         self.runtime = Some(handle);
         self
     }
 
-    /// Speaks HTTP/2 from the first byte, also without TLS. Servers that cannot will not be understood.
+    /// Uses HTTP/2 without negotiation, also without TLS. The server must support it.
     pub fn http2_prior_knowledge(mut self) -> Self {
-        self.protocol = Protocol::Http2PriorKnowledge;
+        self.http_versions = HttpVersions::Http2PriorKnowledge;
         self
     }
 
-    /// Trusts the certificates of this PEM text as well as the system's.
+    /// Trusts the certificates in a PEM text, in addition to those of the system.
     pub fn root_certificate_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificates.push(pem.into());
         self
     }
 
-    /// Puts a layer of one's own over the transport: it sees every request and answer but heartbeats, each repetition by itself,
-    /// and passes them on. To count, to record, or to test what a program does when the network fails.
+    /// Wraps the transport in a layer, for example to count or record requests, or to simulate network errors. The layer gets every
+    /// request and response, including retries, but no heartbeats. It does not see the key. A second layer replaces the first.
     ///
-    /// A layer may make calls of its own before it passes a request on. Such a call is served at once or fails at once: a training call
-    /// fails with `Unsupported` while the submission queue of its model is busy, perhaps with the very request that is being passed on.
-    /// This holds for calls that are made and awaited in [`Transport::send`] and its future; in a task that the layer spawns they wait
-    /// like any other, so the layer must not wait for that task.
-    ///
-    /// It sees no key, which is added below it. A later layer takes the place of an earlier one.
+    /// A layer may make calls of the SDK itself before it passes a request on. Such a call never waits: a training call fails with
+    /// `Unsupported` while the submission queue of its model is busy, possibly with the request in the layer. This applies to calls that
+    /// are made and awaited in the future of [`Transport::send`]. In a task that the layer spawns, calls may wait, so the layer must not
+    /// wait for the task.
     pub fn layer_transport(
         mut self,
         layer: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync + 'static,
@@ -176,25 +171,27 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Asks the server for its configuration and opens a session, on any executor or none.
+    /// Reads the configuration of the server and opens a session. Can be awaited on any executor.
     ///
     /// # Errors
-    /// `InvalidInput` and `Authentication` before anything is sent, `Connection` when there is no server, `Protocol` when it
-    /// is no Tinker server, and what the server refuses. The first contact is made once, so a wrong address says so at once.
+    /// `InvalidInput` or `Authentication` for invalid settings, before anything is sent. `Connection` if the server is not reachable, and
+    /// `Protocol` if it is not a Tinker server; the first request is not retried, so a wrong address fails at once. Otherwise the errors
+    /// that the server returns.
     pub async fn connect(self) -> Result<ServiceClient> {
-        let environment = (self.environment)();
-        let (base_url, url_variable) = match (&self.base_url, environment.base_url()) {
+        let variables = (self.environment)();
+        let (base_url, url_variable) = match (&self.base_url, variables.base_url()) {
             (Some(given), _) => (given.as_str(), None),
-            (None, Some(found)) => (found, Some(env::BASE_URL)),
+            (None, Some(found)) => (found, Some(environment::BASE_URL)),
             (None, None) => (HOSTED, None),
         };
-        let address = BaseUrl::parse(base_url).map_err(|error| from(url_variable, error))?;
-        let (api_key, key_variable) = match (&self.api_key, environment.api_key()) {
+        let address =
+            BaseUrl::parse(base_url).map_err(|error| with_variable(url_variable, error))?;
+        let (key, key_variable) = match (&self.api_key, variables.api_key()) {
             (Some(given), _) => (Some(given.trim()).filter(|key| !key.is_empty()), None),
-            (None, found) => (found, Some(env::API_KEY)),
+            (None, found) => (found, Some(environment::API_KEY)),
         };
-        key::check(api_key, address.is_hosted_service())
-            .map_err(|error| from(key_variable, error))?;
+        api_key::check(key, address.is_hosted_service())
+            .map_err(|error| with_variable(key_variable, error))?;
         if let Some(threads) = self.io_threads {
             IoRuntime::set_shared_threads(threads)?;
         }
@@ -202,22 +199,22 @@ impl ServiceClientBuilder {
             Some(handle) => IoRuntime::from_handle(handle.clone()),
             None => IoRuntime::shared()?,
         };
-        let access = match environment.cloudflare() {
-            // Half of a token is an error only where it may be needed: no such service stands before this machine.
+        let access = match variables.cloudflare() {
+            // Cloudflare Access is not needed for this machine, so an incomplete token is no error there.
             Err(_) if address.origin().is_loopback() => None,
             access => access?,
         };
-        let heart = DedicatedThread::start("tinkers-heartbeat")?;
+        let heartbeat_thread = heartbeat_thread()?;
         let recovered_errors: Arc<RecoveredErrors> = Arc::default();
         let transport = |runtime: IoRuntime| -> Result<Arc<dyn Transport>> {
             let mut builder = HttpTransport::builder(base_url)
                 .runtime(runtime)
                 .recovered_errors(Arc::clone(&recovered_errors))
-                .protocol(self.protocol);
+                .http_versions(self.http_versions);
             builder = builder
-                .proxy(environment.proxies.clone())
-                .root_files(environment.roots.clone());
-            if let Some(key) = api_key {
+                .proxy(variables.proxies.clone())
+                .root_files(variables.roots.clone());
+            if let Some(key) = key {
                 builder = builder.credential(Credential::api_key(key));
             }
             if let Some(access) = &access {
@@ -228,42 +225,48 @@ impl ServiceClientBuilder {
             }
             Ok(Arc::new(builder.build()?))
         };
-        let endpoint_key = EndpointKey::new(address, api_key.map_or(&[][..], |key| key.as_bytes()));
-        let below = transport(runtime.clone())?;
+        let endpoint_key = EndpointKey::new(address, key.map_or(&[][..], |key| key.as_bytes()));
+        let http = transport(runtime.clone())?;
         let parts = SessionParts {
             transport: match self.layer {
-                Some(layer) => layer(below),
-                None => below,
+                Some(layer) => layer(http),
+                None => http,
             },
-            time: runtime.time(),
+            time: runtime.clock(),
             jitter: jitter(),
             endpoint: Endpoints::shared().get_or_create(endpoint_key),
             heartbeat: HeartbeatParts {
-                transport: transport(heart.runtime())?,
-                time: heart.runtime().time(),
-                spawner: Arc::new(heart),
+                // Connections of its own, on the thread of heartbeats.
+                transport: transport(heartbeat_thread.runtime())?,
+                time: heartbeat_thread.runtime().clock(),
+                spawner: heartbeat_thread,
             },
             spawner: Arc::new(runtime),
             recovered_errors: Arc::clone(&recovered_errors),
         };
         let mut options = self.session;
-        options.tags = self.tags.unwrap_or(environment.tags);
-        options.project_id = options.project_id.or(environment.project_id);
-        // Boxed, since its many steps would make the futures of all callers large.
+        options.tags = self.tags.unwrap_or(variables.tags);
+        options.project_id = options.project_id.or(variables.project_id);
+        // Boxed, since it is large and would be part of the futures of all callers.
         let session = Box::pin(Session::open(parts, options)).await?;
-        Ok(ServiceClient::over(session))
+        Ok(ServiceClient::from_session(session))
     }
 }
 
-/// Says which variable a wrong setting came from.
-fn from(variable: Option<&str>, error: Error) -> Error {
+/// Adds the name of the environment variable that an invalid setting is from.
+fn with_variable(variable: Option<&str>, error: Error) -> Error {
     match variable {
         Some(variable) => error.with_context(variable),
         None => error,
     }
 }
 
-/// Jitter that differs between processes and needs no secrets.
+/// Returns the thread of heartbeats, which all sessions of the process share. It ends with the last session.
+pub(crate) fn heartbeat_thread() -> Result<Arc<DedicatedThread>> {
+    DedicatedThread::shared("tinkers-heartbeat")
+}
+
+/// Returns jitter that differs between processes.
 pub(crate) fn jitter() -> Arc<dyn Jitter> {
     use std::hash::{BuildHasher, RandomState};
     Arc::new(SplitMix::new(RandomState::new().hash_one("tinkers")))
@@ -271,7 +274,7 @@ pub(crate) fn jitter() -> Arc<dyn Jitter> {
 
 impl fmt::Debug for ServiceClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the base URL either: what somebody pastes there may hold a password.
+        // Without the base URL, which may contain a password.
         f.debug_struct("ServiceClientBuilder")
             .field("api_key", &self.api_key.as_ref().map(|_| ".."))
             .field("session", &self.session)

@@ -1,19 +1,18 @@
 //! The Rust SDK for the Tinker training API.
 #![doc = include_str!("../README.md")]
 
-mod block_on;
+mod api_key;
 mod builder;
+mod connect;
 #[cfg(feature = "local")]
-mod embedded;
-mod env;
-mod key;
-mod sampler_ext;
+mod embedded_server;
+mod environment;
+mod save_and_sample;
 mod service;
 
-pub use block_on::block_on;
 pub use builder::ServiceClientBuilder;
-pub use env::Environment;
-pub use sampler_ext::SaveAndSample;
+pub use environment::Environment;
+pub use save_and_sample::SaveAndSample;
 pub use service::ServiceClient;
 
 pub use tinkers_core::{
@@ -21,17 +20,19 @@ pub use tinkers_core::{
     RecoveredErrorCounts, Result, Sent, ServerProfile, SessionContext, Stalled, Timestamp,
 };
 pub use tinkers_dispatch::{
-    ClassCounts, ClassSettings, ClassSnapshot, Gate, LimiterEvent, LimiterEvents, LimiterSettings,
-    LimiterSnapshot, Rate,
+    ClassCounts, ClassSettings, ClassSnapshot, GateSnapshot, LimiterEvent, LimiterEvents,
+    LimiterSettings, LimiterSnapshot, Rate,
 };
 pub use tinkers_futures::ApiFuture;
-pub use tinkers_sampling::{CreateSamplingClient, Sample, SampleStream, Sampled, SamplingClient};
+pub use tinkers_sampling::{
+    CreateSamplingClient, Sample, SampleStream, SamplingClient, StreamedSample,
+};
 pub use tinkers_session::{SessionEvent, SessionEvents};
 pub use tinkers_training::{
     CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer, SaveForSampler,
     SaveState, TrainingClient,
 };
-pub use tinkers_transport::TokioClock;
+pub use tinkers_transport::{TokioClock, block_on};
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
     AdamParams, Capabilities, Chunk, Datum, FailureCategory, FinishReason, ForwardBackwardOutput,
@@ -39,11 +40,11 @@ pub use tinkers_wire::{
     SampledSequence, SamplingParams, Stop, StopReason, TensorData, TinkerPath,
 };
 
-/// The embedded server, for tests of one's own programs: see [`ServiceClient::over_local`].
+/// The embedded server, for tests of programs that use the SDK: see [`ServiceClient::over_local`].
 #[cfg(feature = "local")]
 pub use tinkers_local as local;
 
-/// The seam to the network, for layers of one's own: see [`ServiceClientBuilder::layer_transport`].
+/// The transport trait, for custom layers: see [`ServiceClientBuilder::layer_transport`].
 pub mod transport {
     pub use tinkers_core::{
         BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
@@ -51,7 +52,7 @@ pub mod transport {
     };
 }
 
-/// What most programs need: `use tinkers::prelude::*;`.
+/// The items that most programs need, for `use tinkers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
         AdamParams, ApiFuture, Datum, Error, ErrorKind, LoraConfig, LossFn, ModelInput,
@@ -60,12 +61,12 @@ pub mod prelude {
     };
 }
 
-/// The program of the workspace's README, compiled.
+/// Compiles the program in the README of the workspace.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
-struct ReadmeOfTheWorkspace;
+struct WorkspaceReadme;
 
-/// The guide to tests under faults; its program is the example `bad_day`.
+/// Compiles the code of the guide to tests with injected faults.
 #[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../../../docs/guides/bad-day.md")]
-struct BadDay;
+struct BadDayGuide;

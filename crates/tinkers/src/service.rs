@@ -1,4 +1,4 @@
-//! The way in: one session on one server, and the clients that are made of it.
+//! The service client: one session, and the clients that are created on it.
 
 use std::sync::Arc;
 
@@ -9,40 +9,28 @@ use tinkers_session::{Session, SessionEvents};
 use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer};
 use tinkers_wire::{Capabilities, FinishReason};
 
-use crate::ServiceClientBuilder;
-
-/// A session on a Tinker server. Clones share it; it ends with [`ServiceClient::close`], or on the server by itself some
-/// time after the last handle of it is gone.
+/// A session on a Tinker server, on which training and sampling clients are created.
+///
+/// Clones share the session. It ends with [`ServiceClient::close`]; otherwise the server ends it some time after the last clone, and the
+/// last client created on it, is dropped.
 #[derive(Debug, Clone)]
 pub struct ServiceClient {
     session: Arc<Session>,
 }
 
 impl ServiceClient {
-    /// The clients of a session that was opened by other means, such as over a transport of one's own.
-    pub fn over(session: Arc<Session>) -> Self {
+    /// Creates a service client on an open session, such as one with a custom transport.
+    pub fn from_session(session: Arc<Session>) -> Self {
         Self { session }
     }
 
-    /// The settings of a new client.
-    pub fn builder() -> ServiceClientBuilder {
-        ServiceClientBuilder::new()
-    }
-
-    /// Connects as the environment says: `TINKER_API_KEY`, and `TINKER_BASE_URL` for a server other than the hosted service.
-    ///
-    /// # Errors
-    /// See [`ServiceClientBuilder::connect`].
-    pub async fn from_env() -> Result<Self> {
-        Self::builder().connect().await
-    }
-
-    /// A new LoRA adapter over `base_model`; set it up and `create()` it.
+    /// Starts the creation of a training client with a new LoRA adapter of `base_model`. Finish it with `create()`.
     pub fn lora_training(&self, base_model: impl Into<String>) -> CreateLoraTrainingClient {
         CreateLoraTrainingClient::new(self.context(), base_model)
     }
 
-    /// A model from a training checkpoint, with or without the optimizer's state; `create()` it.
+    /// Starts the creation of a training client from a training checkpoint, with or without the state of the optimizer. Finish it with
+    /// `create()`.
     pub fn training_from_state(
         &self,
         path: impl AsRef<str>,
@@ -51,46 +39,47 @@ impl ServiceClient {
         CreateTrainingClientFromState::new(self.context(), path, optimizer)
     }
 
-    /// A sampler over a base model or over saved weights (a `tinker://` path); `create()` it.
+    /// Starts the creation of a sampling client for `source`: a base model, or the `tinker://` path of saved weights. Finish it with
+    /// `create()`.
     pub fn sampling(&self, source: impl AsRef<str>) -> CreateSamplingClient {
         CreateSamplingClient::new(self.context(), source)
     }
 
-    /// The models that the server offers.
+    /// Returns the models that the server offers.
     ///
     /// # Errors
-    /// When the server cannot be asked, or does not say.
+    /// If the request fails, or the server does not list its models.
     pub async fn capabilities(&self) -> Result<Capabilities> {
         self.session.capabilities().await
     }
 
-    /// Whether the server is up.
+    /// Checks that the server is healthy.
     ///
     /// # Errors
-    /// Says why it is not.
+    /// If the request fails, or the server is not healthy.
     pub async fn health(&self) -> Result<()> {
         self.session.health().await
     }
 
-    /// What was found out about the server so far.
+    /// Returns the properties of the server that are known so far.
     pub fn server_profile(&self) -> Arc<ServerProfile> {
         self.session.server_profile()
     }
 
-    /// What the limits look like now: who waits, what is under way, what the server's refusals have taught. They are shared by
-    /// all clients of the same server and key in this process.
+    /// Returns the current state of the rate limits: waiting requests, requests in flight, and learned limits. All clients of the
+    /// process with the same server and key share the limits.
     pub fn limits(&self) -> LimiterSnapshot {
         self.session.endpoint().limiter().snapshot()
     }
 
-    /// What happens to the limits from now on: pauses, probes, changes of the in-flight window.
+    /// Subscribes to events of the rate limits: pauses, probes, and changes of the in-flight window.
     pub fn limiter_events(&self) -> LimiterEvents {
         self.session.endpoint().limiter().events()
     }
 
-    /// The errors that the session and its clients took and went on from, so far, by what they were in the way of: attempts and
-    /// polls that were made again, heartbeats that did not get through, a model that could not be freed, and so on. Each is a line
-    /// in the log, too, at `DEBUG` or above. What the server refuses for its rate is counted by [`limits`](Self::limits).
+    /// Returns the counters of recovered errors of the session and its clients, by operation: repeated attempts and polls, failed
+    /// heartbeats, models that could not be freed, and so on. Each recovered error is also logged, at `DEBUG` or above. Rate-limited
+    /// responses are counted by [`limits`](Self::limits).
     ///
     /// ```
     /// # async fn watch(service: tinkers::ServiceClient) {
@@ -98,7 +87,7 @@ impl ServiceClient {
     ///
     /// let counts = service.recovered_errors();
     /// if counts.of(RecoveredError::Heartbeat) > 0 {
-    ///     println!("{} errors were gone on from: {counts:?}", counts.total());
+    ///     println!("{} recovered errors: {counts:?}", counts.total());
     /// }
     /// # }
     /// ```
@@ -106,25 +95,25 @@ impl ServiceClient {
         self.session.recovered_errors()
     }
 
-    /// The server's id of the session.
+    /// Returns the id of the session on the server.
     pub fn session_id(&self) -> &str {
         self.session.id()
     }
 
-    /// What happens to the session: heartbeats that fail, and its end.
+    /// Subscribes to events of the session: failed heartbeats, and its end.
     pub fn events(&self) -> SessionEvents {
         self.session.events()
     }
 
-    /// Ends the session: every later call fails with `Closed`, and the server is told why.
+    /// Closes the session and reports the reason to the server. Later calls fail with `Closed`.
     ///
     /// # Errors
-    /// When the server could not be told; the session is closed here all the same.
+    /// If the report fails. The session is closed nevertheless.
     pub async fn close(&self, reason: FinishReason, detail: Option<String>) -> Result<()> {
         self.session.close(reason, detail).await
     }
 
-    /// The session as the clients see it, for clients of one's own.
+    /// Returns the session in the form that clients need, for custom clients.
     pub fn context(&self) -> Arc<dyn SessionContext> {
         Arc::clone(&self.session) as Arc<dyn SessionContext>
     }

@@ -1,4 +1,4 @@
-//! The auto traits that programs rely on.
+//! The auto traits of the public types and futures.
 
 use std::fmt::Debug;
 
@@ -13,7 +13,7 @@ const fn handle<T: Send + Sync + Unpin + Clone + Debug + 'static>() {}
 const fn awaited<T: Send + Unpin + Debug + 'static>() {}
 
 #[test]
-fn auto_traits_hold() {
+fn public_types_implement_the_auto_traits() {
     handle::<ServiceClient>();
     handle::<TrainingClient>();
     handle::<SamplingClient>();
@@ -29,7 +29,7 @@ fn auto_traits_hold() {
 }
 
 #[test]
-fn futures_of_the_facade_can_be_spawned() {
+fn futures_of_the_facade_are_send() {
     fn spawnable<T: Send + 'static>(_: impl FnOnce() -> T) {}
     spawnable(|| ServiceClient::builder().connect());
     spawnable(ServiceClient::from_env);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tinkers_bench::bare::{self, Load};
 use tinkers_local::{
-    BlockingServer, Entry, Journal, LocalConfig, LocalServer, ScriptedEngine, TokioSpawn,
+    BlockingServer, Journal, JournalEntry, LocalConfig, LocalServer, ScriptedEngine, TokioSpawn,
 };
 use tinkers_transport::TokioClock;
 
@@ -31,7 +31,7 @@ fn serve(journal: Journal) -> BlockingServer {
 }
 
 /// Returns what must be equal for all requests: the body size, and the headers, with only the length of variable ones.
-fn shape(entry: &Entry) -> (usize, BTreeMap<String, String>) {
+fn shape(entry: &JournalEntry) -> (usize, BTreeMap<String, String>) {
     let headers = entry.headers.iter().map(|(name, value)| {
         let value = if VARIABLE_HEADERS.contains(&name.as_str()) {
             format!("{} bytes", value.len())

@@ -8,7 +8,7 @@ use tinkers::{BodyFormat, Deduplication, Document, ServiceClient};
 use tinkers_conformance::{
     Connect, Context, Limits, ModelKind, Profile, Recorder, Report, Settings, run,
 };
-use tinkers_e2e::{InMemory, SCRIPTED, open};
+use tinkers_e2e::{Harness, SCRIPTED, open};
 use tinkers_local::{Dialect, InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
@@ -30,20 +30,20 @@ impl Transport for WithApiKey {
 async fn suite(dialect: Dialect) -> Report {
     let mut config = LocalConfig::default();
     config.dialect = dialect;
-    let world = InMemory::through(config, |direct| Arc::new(WithApiKey(direct))).await;
-    let server = world.server.clone();
+    let (harness, _) = Harness::through(config, WithApiKey).await;
+    let server = harness.server.clone();
     let connect: Connect = Arc::new(move |recorder: Recorder| {
         let transport = recorder.wrap(Arc::new(WithApiKey(InProcess::new(server.clone()))));
         Box::pin(async move {
             let session = open(transport, SessionOptions::default()).await?;
-            Ok(ServiceClient::over(session))
+            Ok(ServiceClient::from_session(session))
         })
     });
     let mut settings = Settings::new(SCRIPTED);
     settings.rank = 4;
     settings.model_kind = ModelKind::Mock;
     let context = Context::new(connect, settings, "test");
-    let time = Arc::clone(world.server.time());
+    let time = Arc::clone(harness.server.time());
     let limits = Limits::default();
     run(&context, &*time, Profile::Full, &[], limits, |_| ()).await
 }

@@ -1,10 +1,8 @@
-//! How much memory a sample takes up while it is waited for, with the session's poll and without it, and while it waits to be
-//! sent.
+//! Measures the client's memory for a sample in flight, with a shared poll and with individual polls, and for a sample in the queue.
 //!
-//! The server is a stub that accepts every sample, or none, and finishes none, so that what grows is the client. Linux tells how large a
-//! process is; elsewhere nothing is measured.
+//! The server is a stub that finishes no sample. The memory of the process is read from `/proc`, so this works only on Linux.
 
-#![expect(clippy::print_stdout, reason = "an example shows what it found")]
+#![expect(clippy::print_stdout, reason = "the example prints its measurements")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +14,10 @@ use tinkers::{ApiFuture, SampleResponse, SamplingClient, ServiceClient};
 use tinkers_core::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers_session::SessionOptions;
 
-/// Samples that are submitted before the next are begun: fewer than may be submitted at once, so that none waits for that.
+/// The number of samples that are submitted together. It is below the limit of concurrent submissions, so that none is queued.
 const WAVE: usize = 200;
 
-/// Accepts samples and finishes none.
+/// A transport that accepts samples, or leaves them unanswered, and finishes none.
 #[derive(Debug)]
 struct Stub {
     config: &'static str,
@@ -28,7 +26,7 @@ struct Stub {
 }
 
 impl Stub {
-    async fn answer(&self, path: &str) -> String {
+    async fn response(&self, path: &str) -> String {
         match path {
             routes::CLIENT_CONFIG => self.config.to_owned(),
             routes::CREATE_SESSION => r#"{"session_id": "stub"}"#.to_owned(),
@@ -54,14 +52,14 @@ impl Transport for Stub {
             Ok(HttpResponse {
                 status: StatusCode::OK,
                 headers: HeaderMap::new(),
-                body: Bytes::from(self.answer(&request.path).await),
+                body: Bytes::from(self.response(&request.path).await),
             })
         })
     }
 }
 
-/// The memory of this process, in bytes.
-fn resident() -> Option<u64> {
+/// Returns the resident memory of this process in bytes.
+fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()
@@ -70,67 +68,72 @@ fn resident() -> Option<u64> {
     Some(kib * 1024)
 }
 
-async fn measure(kind: &Kind) -> Option<u64> {
+/// Returns the memory per sample in bytes.
+async fn measure(scenario: &Scenario) -> Option<u64> {
     let stub = Arc::new(Stub {
-        config: kind.config,
-        accepts: kind.accepts,
+        config: scenario.config,
+        accepts: scenario.accepts,
         accepted: AtomicU64::new(0),
     });
     let transport: Arc<dyn Transport> = Arc::<Stub>::clone(&stub);
     let session = tinkers_e2e::open(transport, SessionOptions::default()).await;
-    let service = ServiceClient::over(session.expect("the stub takes everybody"));
+    let service = ServiceClient::from_session(session.expect("the stub accepts sessions"));
     let sampler = service.sampling("stub").create().await.expect("a sampler");
-    let mut waiting = Vec::with_capacity((kind.waves + 1) * WAVE);
-    wave(&sampler, &stub, &mut waiting).await;
-    let before = resident()?;
-    for _ in 0..kind.waves {
-        wave(&sampler, &stub, &mut waiting).await;
+    let mut pending = Vec::with_capacity((scenario.waves + 1) * WAVE);
+    send_wave(&sampler, &stub, &mut pending).await;
+    let before = resident_bytes()?;
+    for _ in 0..scenario.waves {
+        send_wave(&sampler, &stub, &mut pending).await;
     }
-    Some(resident()?.saturating_sub(before) / (kind.waves * WAVE) as u64)
+    Some(resident_bytes()?.saturating_sub(before) / (scenario.waves * WAVE) as u64)
 }
 
-/// So many more samples that wait for their results.
-async fn wave(sampler: &SamplingClient, stub: &Stub, waiting: &mut Vec<ApiFuture<SampleResponse>>) {
+/// Sends [`WAVE`] more samples.
+async fn send_wave(
+    sampler: &SamplingClient,
+    stub: &Stub,
+    pending: &mut Vec<ApiFuture<SampleResponse>>,
+) {
     for _ in 0..WAVE {
-        waiting.push(sampler.sample(vec![1; 8]).max_tokens(8).send());
+        pending.push(sampler.sample(vec![1; 8]).max_tokens(8).send());
     }
-    while stub.accepts && stub.accepted.load(Ordering::SeqCst) < waiting.len() as u64 {
+    while stub.accepts && stub.accepted.load(Ordering::SeqCst) < pending.len() as u64 {
         tokio::task::yield_now().await;
     }
-    // What was answered is taken in.
+    // Lets the client process the responses.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// What is measured.
-struct Kind {
+/// A measured situation.
+struct Scenario {
     name: &'static str,
-    about: &'static str,
-    /// The server's flags.
+    description: &'static str,
+    /// The client configuration that the server sends.
     config: &'static str,
     accepts: bool,
     waves: usize,
 }
 
-const KINDS: [Kind; 3] = [
-    Kind {
+const SCENARIOS: [Scenario; 3] = [
+    Scenario {
         name: "all",
-        about: "waits for its result, one poll for all",
+        description: "waits for its result with a shared poll",
         config: r#"{"sample_use_retrieve_futures": true}"#,
         accepts: true,
         waves: 100,
     },
-    Kind {
+    Scenario {
         name: "each",
-        about: "waits for its result, one poll for each",
+        description: "waits for its result with an individual poll",
         config: r#"{"sample_max_concurrent_requests": 100000}"#,
         accepts: true,
         waves: 15,
     },
-    Kind {
+    Scenario {
         name: "queued",
-        about: "waits to be sent",
+        description: "waits to be sent",
         config: r#"{"sample_use_retrieve_futures": true}"#,
         accepts: false,
         waves: 100,
@@ -139,23 +142,25 @@ const KINDS: [Kind; 3] = [
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // Each kind in a process of its own, since memory that one has freed would be the other's.
-    let Some(wanted) = std::env::args().nth(1) else {
-        let own = std::env::current_exe().expect("a program has a place");
-        for kind in &KINDS {
-            let ended = std::process::Command::new(&own).arg(kind.name).status();
-            assert!(ended.expect("the same program runs again").success());
+    // Each scenario runs in a separate process, since freed memory of one would be reused by the next.
+    let Some(name) = std::env::args().nth(1) else {
+        let program = std::env::current_exe().expect("the path of this program");
+        for scenario in &SCENARIOS {
+            let status = std::process::Command::new(&program)
+                .arg(scenario.name)
+                .status();
+            assert!(status.expect("this program starts").success());
         }
         return;
     };
-    for kind in KINDS.iter().filter(|kind| kind.name == wanted) {
-        match measure(kind).await {
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.name == name) {
+        match measure(scenario).await {
             Some(bytes) => println!(
-                "{bytes} bytes for each sample that {}, {} samples",
-                kind.about,
-                kind.waves * WAVE
+                "{bytes} bytes per sample that {} ({} samples)",
+                scenario.description,
+                scenario.waves * WAVE
             ),
-            None => println!("this system does not tell how large a process is"),
+            None => println!("the memory of a process is unknown on this system"),
         }
     }
 }

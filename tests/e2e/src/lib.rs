@@ -1,4 +1,4 @@
-//! Servers and clients for the end-to-end tests: over sockets in real time, and in process in virtual time.
+//! Servers and clients for end-to-end tests: on loopback sockets in real time, and in process in virtual time.
 
 pub mod training;
 
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers::{Error, ServiceClient, ServiceClientBuilder};
-use tinkers_core::{Clock, SplitMix, Transport};
+use tinkers_core::{Clock, Spawn, SplitMix, Transport};
 use tinkers_local::{
-    BlockingServer, Faults, InProcess, Journal, LocalConfig, LocalServer, Script, ScriptedEngine,
-    TokioSpawn,
+    BlockingServer, EngineError, Faults, InProcess, Journal, LocalConfig, LocalServer, Script,
+    ScriptedEngine, TokioSpawn,
 };
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
@@ -22,194 +22,203 @@ use tokio::runtime::Handle;
 /// The base model of the scripted engine.
 pub const SCRIPTED: &str = "tinkers/scripted";
 
-/// A server with canned results, what goes wrong with it, and what it was asked.
+/// A timeout for operations on loopback, so that a test that hangs fails.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Starts a server with a scripted engine.
+fn start_server(
+    handle: &Handle,
+    engine: Arc<ScriptedEngine>,
+    config: LocalConfig,
+    faults: Faults,
+    journal: Journal,
+) -> Result<LocalServer, EngineError> {
+    let clock = Arc::new(TokioClock::new(handle.clone()));
+    LocalServer::builder(engine, clock, Arc::new(TokioSpawn::new(handle.clone())))
+        .config(config)
+        .faults(faults)
+        .journal(journal)
+        .jitter(Arc::new(SplitMix::new(1)))
+        .build()
+}
+
+/// A server on a loopback port, in real time, with its own thread.
 #[derive(Debug)]
-pub struct Parts {
-    /// What goes wrong on the way.
+pub struct SocketServer {
+    /// Fault rules.
     pub faults: Faults,
-    /// What was asked.
+    /// Requests that the server received.
     pub journal: Journal,
-    /// What was done.
+    /// The engine, which counts its jobs.
     pub engine: Arc<ScriptedEngine>,
-}
-
-impl Parts {
-    fn new(script: Script) -> Self {
-        Self::over(ScriptedEngine::new(script))
-    }
-
-    fn over(engine: ScriptedEngine) -> Self {
-        Self {
-            faults: Faults::new(),
-            journal: Journal::new(),
-            engine: Arc::new(engine),
-        }
-    }
-
-    fn server(
-        &self,
-        handle: &Handle,
-        config: LocalConfig,
-    ) -> Result<LocalServer, tinkers_local::EngineError> {
-        let time = Arc::new(TokioClock::new(handle.clone()));
-        let engine = Arc::<ScriptedEngine>::clone(&self.engine);
-        LocalServer::builder(engine, time, Arc::new(TokioSpawn::new(handle.clone())))
-            .config(config)
-            .faults(self.faults.clone())
-            .journal(self.journal.clone())
-            .jitter(Arc::new(SplitMix::new(1)))
-            .build()
-    }
-}
-
-/// A server on a loopback port, in real time, on a thread of its own.
-#[derive(Debug)]
-pub struct Served {
-    /// Script, journal and engine.
-    pub parts: Parts,
-    /// Where it listens.
+    /// The base URL.
     pub url: String,
     server: BlockingServer,
 }
 
-impl Served {
-    /// Starts it.
+impl SocketServer {
+    /// Starts a server on a free port.
     pub fn start(config: LocalConfig) -> Self {
-        let parts = Parts::new(Script::default());
-        let shared = Parts {
-            faults: parts.faults.clone(),
-            journal: parts.journal.clone(),
-            engine: Arc::clone(&parts.engine),
+        let (faults, journal) = (Faults::new(), Journal::new());
+        let engine = Arc::new(ScriptedEngine::new(Script::default()));
+        let shared = (Arc::clone(&engine), faults.clone(), journal.clone());
+        let build = move |handle: &Handle| {
+            let (engine, faults, journal) = shared;
+            start_server(handle, engine, config, faults, journal)
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let build = move |handle: &Handle| shared.server(handle, config);
         let server =
             BlockingServer::start(address, NonZeroUsize::MIN, build).expect("a free loopback port");
         Self {
-            parts,
+            faults,
+            journal,
+            engine,
             url: server.url(),
             server,
         }
     }
 
-    /// A client of it.
+    /// Connects a client.
     ///
     /// # Errors
-    /// When it cannot connect.
+    /// When the session cannot be created.
     pub async fn client(&self) -> Result<ServiceClient, Error> {
-        self.connecting().connect().await
+        self.client_builder().connect().await
     }
 
-    /// The settings of a client of it, which the environment has no say in.
-    pub fn connecting(&self) -> ServiceClientBuilder {
+    /// Returns a builder of a client that ignores environment variables.
+    pub fn client_builder(&self) -> ServiceClientBuilder {
         ServiceClient::builder()
             .without_environment()
             .base_url(&self.url)
     }
 
-    /// Stops it.
+    /// Stops the server.
     pub fn stop(self) {
         self.server.shutdown();
     }
 }
 
-/// A server in this process and in this runtime's time, and a session on it.
-#[derive(Debug)]
-pub struct InMemory {
-    /// Script, journal and engine.
-    pub parts: Parts,
-    /// The server.
-    pub server: LocalServer,
-    /// A client.
-    pub service: ServiceClient,
+/// Settings of a [`Harness`].
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// Server settings.
+    pub config: LocalConfig,
+    /// Client settings.
+    pub options: SessionOptions,
+    /// Duration of each job of the engine.
+    pub latency: Duration,
+    /// Fault rules that apply from the first request on.
+    pub faults: Faults,
 }
 
-impl InMemory {
-    /// Starts both on the current runtime, which may stand still.
-    pub async fn start() -> Self {
-        Self::with(
-            Script::default(),
-            LocalConfig::default(),
-            SessionOptions::default(),
-        )
-        .await
-    }
-
-    /// The same with settings.
-    pub async fn with(script: Script, config: LocalConfig, options: SessionOptions) -> Self {
-        Self::faulty(script, config, options, |_| ()).await
-    }
-
-    /// The same where things go wrong from the first contact on.
-    pub async fn faulty(
-        script: Script,
-        config: LocalConfig,
-        options: SessionOptions,
-        add: impl FnOnce(&Faults),
-    ) -> Self {
-        Self::over(Parts::new(script), config, options, add, |direct| {
-            Arc::new(direct)
-        })
-        .await
-    }
-
-    /// The same where each job takes `latency`, and with what `between` puts between client and server.
-    pub async fn slow(
-        latency: Duration,
-        config: LocalConfig,
-        options: SessionOptions,
-        between: impl FnOnce(InProcess) -> Arc<dyn Transport>,
-    ) -> Self {
-        let handle = Handle::current();
-        let time = Arc::new(TokioClock::new(handle.clone()));
-        let engine = ScriptedEngine::new(Script::default());
-        let engine = engine.with_latency(latency, time, Arc::new(TokioSpawn::new(handle)));
-        Self::over(Parts::over(engine), config, options, |_| (), between).await
-    }
-
-    /// The same with what `between` puts between client and server.
-    pub async fn through(
-        config: LocalConfig,
-        between: impl FnOnce(InProcess) -> Arc<dyn Transport>,
-    ) -> Self {
-        let parts = Parts::new(Script::default());
-        Self::over(parts, config, SessionOptions::default(), |_| (), between).await
-    }
-
-    async fn over(
-        parts: Parts,
-        config: LocalConfig,
-        options: SessionOptions,
-        add: impl FnOnce(&Faults),
-        between: impl FnOnce(InProcess) -> Arc<dyn Transport>,
-    ) -> Self {
-        add(&parts.faults);
-        let server = parts
-            .server(&Handle::current(), config)
-            .expect("a server without checkpoints starts");
-        let transport = between(InProcess::new(server.clone()));
-        let session = open(transport, options)
-            .await
-            .expect("a session on a fresh server");
+impl From<LocalConfig> for Setup {
+    fn from(config: LocalConfig) -> Self {
         Self {
-            parts,
-            server,
-            service: ServiceClient::over(session),
+            config,
+            ..Self::default()
         }
     }
 }
 
-/// A session over any transport, on the current runtime, sharing its limits with nobody.
+impl From<SessionOptions> for Setup {
+    fn from(options: SessionOptions) -> Self {
+        Self {
+            options,
+            ..Self::default()
+        }
+    }
+}
+
+/// A server in this process and a client with a session on it. Both run in the time of the current runtime, which may be paused.
+#[derive(Debug)]
+pub struct Harness {
+    /// Fault rules.
+    pub faults: Faults,
+    /// Requests that the server received.
+    pub journal: Journal,
+    /// The engine, which counts its jobs.
+    pub engine: Arc<ScriptedEngine>,
+    /// The server.
+    pub server: LocalServer,
+    /// The client.
+    pub service: ServiceClient,
+}
+
+impl Harness {
+    /// Starts a server and a client with default settings.
+    pub async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    /// Starts a server and a client with settings.
+    pub async fn with(setup: impl Into<Setup>) -> Self {
+        Self::through(setup, |direct| direct).await.0
+    }
+
+    /// Starts a server and a client that sends its requests through the transport that `layer` returns.
+    pub async fn through<T: Transport + 'static>(
+        setup: impl Into<Setup>,
+        layer: impl FnOnce(InProcess) -> T,
+    ) -> (Self, Arc<T>) {
+        let setup = setup.into();
+        let (faults, journal) = (setup.faults, Journal::new());
+        let handle = Handle::current();
+        let mut engine = ScriptedEngine::new(Script::default());
+        if !setup.latency.is_zero() {
+            let clock = Arc::new(TokioClock::new(handle.clone()));
+            let spawn = Arc::new(TokioSpawn::new(handle.clone()));
+            engine = engine.with_latency(setup.latency, clock, spawn);
+        }
+        let engine = Arc::new(engine);
+        let server = start_server(
+            &handle,
+            Arc::clone(&engine),
+            setup.config,
+            faults.clone(),
+            journal.clone(),
+        )
+        .expect("a server without checkpoints starts");
+        let transport = Arc::new(layer(InProcess::new(server.clone())));
+        let shared: Arc<dyn Transport> = Arc::<T>::clone(&transport);
+        let session = open(shared, setup.options)
+            .await
+            .expect("a session on a new server");
+        let harness = Self {
+            faults,
+            journal,
+            engine,
+            server,
+            service: ServiceClient::from_session(session),
+        };
+        (harness, transport)
+    }
+}
+
+/// Opens a session over a transport on the current runtime. Its limits are not shared with other sessions.
 ///
 /// # Errors
-/// When the server refuses it.
+/// When the server rejects the session.
 pub async fn open(
     transport: Arc<dyn Transport>,
     options: SessionOptions,
 ) -> Result<Arc<Session>, Error> {
+    let spawner = Arc::new(IoRuntime::from_handle(Handle::current()));
+    open_with_spawner(transport, options, spawner).await
+}
+
+/// Opens a session like [`open`] that runs its tasks, except heartbeats, on `spawner`.
+///
+/// # Errors
+/// When the server rejects the session.
+pub async fn open_with_spawner(
+    transport: Arc<dyn Transport>,
+    options: SessionOptions,
+    spawner: Arc<dyn Spawn>,
+) -> Result<Arc<Session>, Error> {
     let runtime = IoRuntime::from_handle(Handle::current());
+    let time: Arc<dyn Clock> = runtime.clock();
     let key = EndpointKey::new(BaseUrl::parse("http://in-process")?, b"");
-    let time: Arc<dyn Clock> = runtime.time();
     let parts = SessionParts {
         transport: Arc::clone(&transport),
         time: Arc::clone(&time),
@@ -218,13 +227,10 @@ pub async fn open(
         heartbeat: HeartbeatParts {
             transport,
             time,
-            spawner: Arc::new(runtime.clone()),
+            spawner: Arc::new(runtime),
         },
-        spawner: Arc::new(runtime),
+        spawner,
         recovered_errors: Arc::default(),
     };
     Session::open(parts, options).await
 }
-
-/// Long enough for anything on loopback; a wait that ends by itself when something hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);

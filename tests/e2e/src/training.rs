@@ -1,15 +1,16 @@
-//! What the tests of training calls share: a model, small data, and what the server was sent for it.
+//! Helpers for tests of training calls: models, small batches, and the submissions that the server received.
 
 use std::time::Duration;
 
 use tinkers::wire::routes;
-use tinkers::{AdamParams, ApiFuture, Datum, LossFn, OptimStepResult, TrainingClient};
-use tinkers_local::{Entry, Fault, LocalConfig, Rule, Script};
-use tinkers_session::SessionOptions;
+use tinkers::{
+    AdamParams, ApiFuture, Datum, LossFn, OptimStepResult, ServiceClient, TrainingClient,
+};
+use tinkers_local::{Fault, JournalEntry, LocalConfig, Rule};
 
-use crate::{InMemory, SCRIPTED};
+use crate::{Harness, SCRIPTED};
 
-/// A datum of three tokens.
+/// Returns a datum of three consecutive tokens.
 ///
 /// # Panics
 /// Never for tokens of the vocabulary.
@@ -17,50 +18,58 @@ pub fn datum(token: u32) -> Datum {
     Datum::next_token(&[token, token + 1, token + 2], vec![1.0; 2]).expect("a small datum")
 }
 
-/// Data for so many chunks, where a chunk holds one.
+/// Returns a batch of `count` data.
 pub fn data(count: u32) -> Vec<Datum> {
     (0..count).map(datum).collect()
 }
 
-/// A step.
+/// Begins an optimizer step.
 pub fn step(training: &TrainingClient) -> ApiFuture<OptimStepResult> {
     training.optim_step(AdamParams::new(1e-3))
 }
 
-/// A model.
+/// Creates a model.
 ///
 /// # Panics
-/// When the server makes none.
-pub async fn model(world: &InMemory) -> TrainingClient {
-    let creation = world.service.lora_training(SCRIPTED).rank(4).create();
+/// When the server rejects it.
+pub async fn model(harness: &Harness) -> TrainingClient {
+    model_of(&harness.service).await
+}
+
+/// Creates a model with a client.
+///
+/// # Panics
+/// When the server rejects it.
+pub async fn model_of(service: &ServiceClient) -> TrainingClient {
+    let creation = service.lora_training(SCRIPTED).rank(4).create();
     creation.await.expect("a model")
 }
 
-/// A model on a server that is known to take protobuf bodies.
+/// Creates a model and runs a forward pass, so that the client knows that the server accepts protobuf bodies.
 ///
 /// # Panics
-/// When the server makes none.
-pub async fn known_model(world: &InMemory) -> TrainingClient {
-    let training = model(world).await;
+/// When the server rejects one of them.
+pub async fn model_with_known_format(harness: &Harness) -> TrainingClient {
+    let training = model(harness).await;
     let first = training.forward([datum(1)], LossFn::CrossEntropy);
     first.await.expect("a first pass");
     training
 }
 
-/// A world with a changed server.
-pub async fn world_with(change: impl FnOnce(&mut LocalConfig)) -> InMemory {
+/// Starts a harness with a changed server configuration.
+pub async fn harness_with(change: impl FnOnce(&mut LocalConfig)) -> Harness {
     let mut config = LocalConfig::default();
     change(&mut config);
-    InMemory::with(Script::default(), config, SessionOptions::default()).await
+    Harness::with(config).await
 }
 
-/// A world whose server is not known to apply a repeated number once.
-pub async fn forgetful_world() -> InMemory {
-    world_with(|config| config.announces_deduplication = false).await
+/// Starts a harness whose server does not announce that it applies a repeated sequence number once.
+pub async fn harness_without_deduplication() -> Harness {
+    harness_with(|config| config.announces_deduplication = false).await
 }
 
-/// Everything that was sent with a number of the model, in the order of arrival.
-pub fn submissions(world: &InMemory) -> Vec<Entry> {
+/// Returns all requests with a sequence number of the model, in the order of arrival.
+pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     let of_model = [
         routes::FORWARD,
         routes::FORWARD_BACKWARD,
@@ -69,35 +78,52 @@ pub fn submissions(world: &InMemory) -> Vec<Entry> {
         routes::SAVE_WEIGHTS_FOR_SAMPLER,
         routes::LOAD_WEIGHTS,
     ];
-    let mut entries = world.parts.journal.entries();
+    let mut entries = harness.journal.entries();
     entries.retain(|entry| of_model.contains(&entry.route.as_str()));
     entries
 }
 
-/// The numbers of [`submissions`].
-pub fn numbers(world: &InMemory) -> Vec<u64> {
-    submissions(world)
+/// Returns the sequence numbers of [`submissions`].
+pub fn numbers(harness: &Harness) -> Vec<u64> {
+    submissions(harness)
         .iter()
         .filter_map(|entry| entry.seq_id)
         .collect()
 }
 
-/// Has something go wrong with the first request of a route.
-pub fn strike(world: &InMemory, route: &str, fault: Fault) {
-    world.parts.faults.add(Rule::on(route), fault);
+/// Injects a fault into the next request of a route.
+pub fn inject(harness: &Harness, route: &str, fault: Fault) {
+    harness.faults.add(Rule::on(route), fault);
 }
 
-/// Lets the virtual clock run until `is_so`, for an hour at most.
+/// Injects a fault into the `nth` pass from now on.
+pub fn inject_into_pass(harness: &Harness, nth: u64, fault: Fault) {
+    let rule = Rule::on(routes::FORWARD_BACKWARD).nth(nth);
+    harness.faults.add(rule, fault);
+}
+
+/// Returns the number of requests of a route.
+pub fn count(harness: &Harness, route: &str) -> usize {
+    harness.journal.of(route).len()
+}
+
+/// Sleeps for some seconds of virtual time.
+pub async fn sleep(harness: &Harness, seconds: u64) {
+    let duration = Duration::from_secs(seconds);
+    harness.server.time().sleep(duration).await;
+}
+
+/// Waits until `condition` holds, for an hour of virtual time at most.
 ///
 /// # Panics
-/// When it is not so by then.
-pub async fn until(world: &InMemory, is_so: impl Fn() -> bool) {
-    let clock = world.server.time();
+/// When the hour has passed.
+pub async fn wait_until(harness: &Harness, condition: impl Fn() -> bool) {
+    let clock = harness.server.time();
     let began = clock.now();
-    while !is_so() {
+    while !condition() {
         assert!(
             clock.now().since(began) < Duration::from_secs(3600),
-            "it never came to be"
+            "the condition did not hold within an hour"
         );
         clock.sleep(Duration::from_millis(100)).await;
     }

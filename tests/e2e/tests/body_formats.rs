@@ -1,6 +1,5 @@
-//! The forms of a pass's body: which one is sent, and when the other is tried.
+//! Body formats of passes: which one is sent first, and when the client falls back to the other.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,51 +9,45 @@ use tinkers::prelude::*;
 use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::{CsrIndices, TensorValues, routes};
 use tinkers::{BodyFormat, RecoveredError, Sent};
-use tinkers_e2e::InMemory;
 use tinkers_e2e::training::{
-    datum, forgetful_world, model, numbers, step, submissions, world_with,
+    datum, harness_with, harness_without_deduplication, inject_into_pass, model, numbers, step,
+    submissions,
 };
-use tinkers_local::{Dialect, Entry, Fault, InProcess, LocalConfig, PassBodies, Rule, Script};
+use tinkers_e2e::{Harness, Setup};
+use tinkers_local::{Dialect, Fault, InProcess, JournalEntry, LocalConfig, PassBodies, Rule};
 use tinkers_session::SessionOptions;
 
-/// A server whose handler breaks behind the first pass, which it has made.
+/// A transport that replaces the response to the first pass, which the server has applied, with a bare 500.
 #[derive(Debug)]
-struct Breaking {
-    below: InProcess,
-    broken: AtomicBool,
+struct FailingAfterPass {
+    inner: InProcess,
+    has_failed: AtomicBool,
 }
 
-impl Breaking {
-    fn new(below: InProcess) -> Self {
-        let broken = AtomicBool::new(false);
-        Self { below, broken }
-    }
-}
-
-impl Transport for Breaking {
+impl Transport for FailingAfterPass {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
             let is_pass = request.path == routes::FORWARD_BACKWARD;
-            let mut answer = self.below.send(request).await?;
-            if is_pass && !self.broken.swap(true, Ordering::SeqCst) {
-                answer.status = StatusCode::INTERNAL_SERVER_ERROR;
+            let mut response = self.inner.send(request).await?;
+            if is_pass && !self.has_failed.swap(true, Ordering::SeqCst) {
+                response.status = StatusCode::INTERNAL_SERVER_ERROR;
                 let text = HeaderValue::from_static("text/plain");
-                answer.headers.insert(CONTENT_TYPE, text);
-                answer.body = "Internal Server Error".into();
+                response.headers.insert(CONTENT_TYPE, text);
+                response.body = "Internal Server Error".into();
             }
-            Ok(answer)
+            Ok(response)
         })
     }
 }
 
-/// What a web framework answers when its handler breaks.
+/// Returns the response of a web framework to a panic in its handler.
 fn bare_500() -> Fault {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
         .with_header(CONTENT_TYPE, text)
 }
 
-/// A datum with a sparse input.
+/// Returns a datum with a sparse input.
 fn sparse_datum() -> Datum {
     let indices = CsrIndices {
         crow: vec![0, 1, 2, 3].into(),
@@ -64,15 +57,9 @@ fn sparse_datum() -> Datum {
     datum(1).with("extra", sparse)
 }
 
-/// Strikes the `nth` pass to arrive.
-fn strike_pass(world: &InMemory, nth: u64, fault: Fault) {
-    let rule = Rule::on(routes::FORWARD_BACKWARD).nth(nth);
-    world.parts.faults.add(rule, fault);
-}
-
-/// The types of the bodies of all passes, in the order of arrival.
-fn types(world: &InMemory) -> Vec<&'static str> {
-    let of = |entry: &Entry| {
+/// Returns the body formats of all passes, in the order of arrival.
+fn formats(harness: &Harness) -> Vec<&'static str> {
+    let of = |entry: &JournalEntry| {
         let kind = entry.headers[CONTENT_TYPE].to_str().unwrap();
         if kind.contains("protobuf") {
             "protobuf"
@@ -80,7 +67,7 @@ fn types(world: &InMemory) -> Vec<&'static str> {
             "json"
         }
     };
-    let passes = world.parts.journal.of(routes::FORWARD_BACKWARD);
+    let passes = harness.journal.of(routes::FORWARD_BACKWARD);
     passes.iter().map(of).collect()
 }
 
@@ -90,12 +77,11 @@ async fn pass(training: &TrainingClient) -> Result<(), Error> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_takes_json_alone_gets_json_and_a_forward_pass_never_adds_gradients() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn json_fallback_of_a_forward_pass_uses_the_forward_route() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON please");
-    world
-        .parts
+    harness
         .faults
         .add(Rule::on(routes::FORWARD_BACKWARD), refusal);
     training
@@ -106,23 +92,23 @@ async fn a_server_that_takes_json_alone_gets_json_and_a_forward_pass_never_adds_
         .forward_backward([datum(1)], LossFn::CrossEntropy)
         .await
         .unwrap();
-    let used: Vec<String> = submissions(&world)
+    let sent_routes: Vec<String> = submissions(&harness)
         .into_iter()
         .map(|entry| entry.route)
         .collect();
     assert_eq!(
-        used,
+        sent_routes,
         [
             routes::FORWARD_BACKWARD,
             routes::FORWARD,
             routes::FORWARD_BACKWARD
         ]
     );
-    let counts = world.parts.engine.counts();
+    let counts = harness.engine.counts();
     assert_eq!((counts.forwards, counts.backwards), (1, 1));
-    assert_eq!(world.service.server_profile().bodies, BodyFormat::Json);
+    assert_eq!(harness.service.server_profile().bodies, BodyFormat::Json);
     assert_eq!(
-        world
+        harness
             .service
             .recovered_errors()
             .of(RecoveredError::Fallback),
@@ -131,109 +117,112 @@ async fn a_server_that_takes_json_alone_gets_json_and_a_forward_pass_never_adds_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_breaks_on_protobuf_gets_json_once_and_for_all() {
-    for world in [InMemory::start().await, forgetful_world().await] {
-        let training = model(&world).await;
-        strike_pass(&world, 1, bare_500());
+async fn bare_500_to_protobuf_switches_to_json() {
+    for harness in [
+        Harness::start().await,
+        harness_without_deduplication().await,
+    ] {
+        let training = model(&harness).await;
+        inject_into_pass(&harness, 1, bare_500());
         pass(&training).await.unwrap();
         pass(&training).await.unwrap();
-        assert_eq!(types(&world), ["protobuf", "json", "json"]);
-        assert_eq!(numbers(&world), [1, 1, 2]);
-        assert_eq!(world.parts.engine.counts().backwards, 2);
-        assert_eq!(world.service.server_profile().bodies, BodyFormat::Json);
+        assert_eq!(formats(&harness), ["protobuf", "json", "json"]);
+        assert_eq!(numbers(&harness), [1, 1, 2]);
+        assert_eq!(harness.engine.counts().backwards, 2);
+        assert_eq!(harness.service.server_profile().bodies, BodyFormat::Json);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_500_that_says_why_is_not_about_the_form() {
-    let world = forgetful_world().await;
-    let training = model(&world).await;
+async fn http_500_with_a_reason_causes_no_fallback() {
+    let harness = harness_without_deduplication().await;
+    let training = model(&harness).await;
     let failed = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "out of memory");
-    strike_pass(&world, 1, failed);
+    inject_into_pass(&harness, 1, failed);
     let error = pass(&training).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-    assert_eq!(types(&world), ["protobuf"]);
+    assert_eq!(formats(&harness), ["protobuf"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_form_that_was_accepted_is_not_doubted() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn accepted_format_is_kept_after_a_bare_500() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     pass(&training).await.unwrap();
-    strike_pass(&world, 1, bare_500());
+    inject_into_pass(&harness, 1, bare_500());
     pass(&training).await.unwrap();
-    assert_eq!(types(&world), ["protobuf"; 3]);
+    assert_eq!(formats(&harness), ["protobuf"; 3]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_breaks_on_protobuf_and_refuses_json_just_broke() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
-    strike_pass(&world, 1, bare_500());
-    strike_pass(
-        &world,
+async fn rejected_json_after_a_bare_500_keeps_protobuf() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    inject_into_pass(&harness, 1, bare_500());
+    inject_into_pass(
+        &harness,
         2,
         Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please"),
     );
     pass(&training).await.unwrap();
-    assert_eq!(types(&world), ["protobuf", "json", "protobuf"]);
+    assert_eq!(formats(&harness), ["protobuf", "json", "protobuf"]);
 
-    let world = forgetful_world().await;
-    let training = model(&world).await;
-    strike_pass(&world, 1, bare_500());
-    strike_pass(
-        &world,
+    let harness = harness_without_deduplication().await;
+    let training = model(&harness).await;
+    inject_into_pass(&harness, 1, bare_500());
+    inject_into_pass(
+        &harness,
         2,
         Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please"),
     );
     let error = pass(&training).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-    assert_eq!(types(&world), ["protobuf", "json"]);
+    assert_eq!(formats(&harness), ["protobuf", "json"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_other_form_follows_a_body_that_may_have_been_applied() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
-    strike_pass(&world, 1, Fault::cut_after());
+async fn no_fallback_after_a_body_that_may_be_applied() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    inject_into_pass(&harness, 1, Fault::cut_after());
     let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON please");
-    strike_pass(&world, 2, refusal);
+    inject_into_pass(&harness, 2, refusal);
     let error = pass(&training).await.unwrap_err();
     assert_eq!((error.status(), error.sent()), (Some(415), Sent::MaybeSent));
-    assert_eq!(types(&world), ["protobuf", "protobuf"]);
-    assert_eq!(world.parts.engine.counts().backwards, 1);
+    assert_eq!(formats(&harness), ["protobuf", "protobuf"]);
+    assert_eq!(harness.engine.counts().backwards, 1);
     assert!(training.recover().is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_both_forms_are_refused_the_first_refusal_is_told() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
-    let says = |words| Fault::status(StatusCode::UNPROCESSABLE_ENTITY, words);
-    strike_pass(&world, 1, says("loss_fn: not offered here"));
-    strike_pass(&world, 2, says("body: no JSON"));
+async fn first_rejection_is_reported_if_both_formats_are_rejected() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    let rejection = |text| Fault::status(StatusCode::UNPROCESSABLE_ENTITY, text);
+    inject_into_pass(&harness, 1, rejection("loss_fn: not offered here"));
+    inject_into_pass(&harness, 2, rejection("body: no JSON"));
     let error = pass(&training).await.unwrap_err();
     assert!(error.to_string().contains("not offered here"), "{error}");
     training.recover().unwrap();
     pass(&training).await.unwrap();
-    assert_eq!(types(&world), ["protobuf", "json", "protobuf"]);
+    assert_eq!(formats(&harness), ["protobuf", "json", "protobuf"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn sparse_data_do_not_go_to_a_server_that_might_drop_their_places() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn sparse_data_are_not_repeated_in_json() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     let refusal = Fault::status(StatusCode::UNPROCESSABLE_ENTITY, "no sparse tensors");
-    strike_pass(&world, 1, refusal);
+    inject_into_pass(&harness, 1, refusal);
     let error = training
         .forward_backward([sparse_datum()], LossFn::CrossEntropy)
         .await;
     assert_eq!(error.unwrap_err().status(), Some(422));
-    assert_eq!(types(&world), ["protobuf"]);
+    assert_eq!(formats(&harness), ["protobuf"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_form_that_the_caller_chose_is_the_only_one() {
+async fn format_chosen_by_the_caller_has_no_fallback() {
     for (bodies, expected) in [
         (BodyFormat::Json, vec!["json"]),
         (BodyFormat::Protobuf, vec!["protobuf"]),
@@ -242,20 +231,20 @@ async fn a_form_that_the_caller_chose_is_the_only_one() {
             bodies: Some(bodies),
             ..SessionOptions::default()
         };
-        let world = InMemory::with(Script::default(), LocalConfig::default(), options).await;
-        let training = model(&world).await;
+        let harness = Harness::with(options).await;
+        let training = model(&harness).await;
         let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the other please");
-        strike_pass(&world, 1, refusal);
+        inject_into_pass(&harness, 1, refusal);
         assert_eq!(pass(&training).await.unwrap_err().status(), Some(415));
-        assert_eq!(types(&world), expected);
+        assert_eq!(formats(&harness), expected);
         training.recover().unwrap();
         step(&training).await.unwrap();
     }
 }
 
-/// A server whose document lists these bodies of a pass, and nothing more that matters.
-async fn documented(bodies: PassBodies) -> InMemory {
-    world_with(|config| {
+/// Starts a server whose OpenAPI document lists these body formats for passes.
+async fn harness_with_document(bodies: PassBodies) -> Harness {
+    harness_with(|config| {
         config.dialect = Dialect::skyrl();
         config.dialect.pass_bodies = bodies;
     })
@@ -263,82 +252,86 @@ async fn documented(bodies: PassBodies) -> InMemory {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_document_saves_the_first_attempt() {
-    let world = documented(PassBodies::Json).await;
-    let training = model(&world).await;
+async fn openapi_document_selects_the_first_format() {
+    let harness = harness_with_document(PassBodies::Json).await;
+    let training = model(&harness).await;
     pass(&training).await.unwrap();
-    assert_eq!(types(&world), ["json"]);
+    assert_eq!(formats(&harness), ["json"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_document_that_is_wrong_costs_one_attempt() {
-    let world = documented(PassBodies::Json).await;
-    let training = model(&world).await;
+async fn wrong_openapi_document_costs_one_attempt() {
+    let harness = harness_with_document(PassBodies::Json).await;
+    let training = model(&harness).await;
     let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please");
-    strike_pass(&world, 1, refusal);
+    inject_into_pass(&harness, 1, refusal);
     let error = pass(&training).await.unwrap_err();
-    // This server takes neither: it breaks on protobuf, and nobody knows what that left behind.
+    // The server panics on protobuf, so that the outcome is unknown.
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-    assert_eq!(types(&world), ["json", "protobuf"]);
-    assert_eq!(world.parts.engine.counts().backwards, 0);
+    assert_eq!(formats(&harness), ["json", "protobuf"]);
+    assert_eq!(harness.engine.counts().backwards, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bare_500_to_a_json_body_is_not_about_the_form() {
-    let world = documented(PassBodies::Json).await;
-    let training = model(&world).await;
-    strike_pass(&world, 1, bare_500());
+async fn bare_500_to_json_causes_no_fallback() {
+    let harness = harness_with_document(PassBodies::Json).await;
+    let training = model(&harness).await;
+    inject_into_pass(&harness, 1, bare_500());
     let error = pass(&training).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-    assert_eq!(types(&world), ["json"]);
+    assert_eq!(formats(&harness), ["json"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_500_to_a_form_that_the_server_lists_is_never_followed_by_the_other() {
-    // It takes both, and applies what comes twice twice: another body would add the gradient again.
+async fn bare_500_to_a_documented_format_causes_no_fallback() {
+    // This server accepts both formats and applies a repeated number again, so a fallback would add the gradient twice.
     let mut config = LocalConfig::default();
     config.dialect = Dialect::skyrl();
     config.dialect.pass_bodies = PassBodies::Both;
-    let world = InMemory::through(config, |direct| Arc::new(Breaking::new(direct))).await;
-    let training = model(&world).await;
+    let (harness, _) = Harness::through(Setup::from(config), |inner| FailingAfterPass {
+        inner,
+        has_failed: AtomicBool::new(false),
+    })
+    .await;
+    let training = model(&harness).await;
     let error = pass(&training).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-    assert_eq!(types(&world), ["protobuf"]);
-    assert_eq!(world.parts.engine.counts().backwards, 1);
+    assert_eq!(formats(&harness), ["protobuf"]);
+    assert_eq!(harness.engine.counts().backwards, 1);
     assert!(training.recover().is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_500_before_a_refusal_of_the_other_form_frees_no_number() {
-    let world = forgetful_world().await;
-    let training = model(&world).await;
-    strike_pass(&world, 1, bare_500());
+async fn rejected_fallback_after_a_500_prevents_recovery() {
+    let harness = harness_without_deduplication().await;
+    let training = model(&harness).await;
+    inject_into_pass(&harness, 1, bare_500());
     let refusal = Fault::status(StatusCode::UNPROCESSABLE_ENTITY, "no such loss");
-    strike_pass(&world, 2, refusal);
+    inject_into_pass(&harness, 2, refusal);
     let error = pass(&training).await.unwrap_err();
     assert_eq!((error.status(), error.sent()), (Some(422), Sent::MaybeSent));
     assert!(training.recover().is_err());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forward_pass_in_json_does_not_say_what_other_passes_take() {
-    let world = forgetful_world().await;
-    let training = model(&world).await;
-    strike_pass(&world, 1, bare_500());
+async fn json_forward_pass_does_not_confirm_the_format() {
+    let harness = harness_without_deduplication().await;
+    let training = model(&harness).await;
+    inject_into_pass(&harness, 1, bare_500());
     training
         .forward([datum(1)], LossFn::CrossEntropy)
         .await
         .unwrap();
-    assert_eq!(world.parts.journal.of(routes::FORWARD).len(), 1);
-    assert!(!world.service.server_profile().bodies_confirmed);
+    assert_eq!(harness.journal.of(routes::FORWARD).len(), 1);
+    assert!(!harness.service.server_profile().bodies_confirmed);
     pass(&training).await.unwrap();
-    assert_eq!(types(&world), ["protobuf", "protobuf"]);
+    assert_eq!(formats(&harness), ["protobuf", "protobuf"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn sparse_data_are_not_sent_where_their_places_would_be_dropped() {
-    let world = documented(PassBodies::Json).await;
-    let training = model(&world).await;
+async fn sparse_data_are_unsupported_on_json_servers() {
+    let harness = harness_with_document(PassBodies::Json).await;
+    let training = model(&harness).await;
     let error = training
         .forward_backward([sparse_datum()], LossFn::CrossEntropy)
         .await
@@ -348,18 +341,18 @@ async fn sparse_data_are_not_sent_where_their_places_would_be_dropped() {
         (ErrorKind::Unsupported, Sent::NotSent)
     );
     assert_eq!(error.field(), Some("loss_fn_inputs.extra"));
-    assert_eq!(types(&world), Vec::<&str>::new());
+    assert_eq!(formats(&harness), Vec::<&str>::new());
     training.recover().unwrap();
     pass(&training).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forward_pass_whose_model_is_gone_says_so_at_once() {
-    let world = documented(PassBodies::Json).await;
-    let training = model(&world).await;
+async fn forward_pass_of_an_unknown_model_fails_at_once() {
+    let harness = harness_with_document(PassBodies::Json).await;
+    let training = model(&harness).await;
     let gone = Fault::status(StatusCode::NOT_FOUND, "Model not found");
-    world.parts.faults.add(Rule::on(routes::FORWARD), gone);
-    let clock = world.server.time();
+    harness.faults.add(Rule::on(routes::FORWARD), gone);
+    let clock = harness.server.time();
     let began = clock.now();
     let forward = training.forward([datum(1)], LossFn::CrossEntropy).await;
     let error = forward.unwrap_err();

@@ -1,4 +1,4 @@
-//! Deadlines of operations: what a server's hint beyond them leads to, what counts as news, and what the window of retries counts.
+//! Deadlines: hints beyond the operation deadline, events that reset the progress deadline, and the retry window.
 
 use std::time::Duration;
 
@@ -6,165 +6,166 @@ use http::StatusCode;
 use tinkers::prelude::*;
 use tinkers::wire::{OptimStepResult, routes};
 use tinkers::{ApiFuture, LimiterSettings, Sent};
-use tinkers_e2e::training::{model, step};
-use tinkers_e2e::{InMemory, SCRIPTED};
-use tinkers_local::{Fault, Hint, LocalConfig, Rule, Script};
+use tinkers_e2e::training::{inject, model, step};
+use tinkers_e2e::{Harness, SCRIPTED, Setup};
+use tinkers_local::{Fault, Hint, Rule};
 use tinkers_session::SessionOptions;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn world(options: SessionOptions) -> InMemory {
-    InMemory::with(Script::default(), LocalConfig::default(), options).await
-}
-
-/// Operations end after ten seconds.
-async fn hasty() -> InMemory {
-    world(SessionOptions {
+/// Starts a client with an operation deadline of ten seconds.
+async fn harness_with_operation_deadline() -> Harness {
+    Harness::with(SessionOptions {
         operation_deadline: Some(10 * SECOND),
         ..SessionOptions::default()
     })
     .await
 }
 
-fn refuse_for(world: &InMemory, route: &str, seconds: u64) {
-    let refusal = Fault::rate_limited(Hint::Seconds(seconds));
-    world.parts.faults.add(Rule::on(route), refusal);
+/// Starts a client with a progress deadline of a minute.
+async fn harness_with_progress_deadline() -> Harness {
+    Harness::with(SessionOptions {
+        progress_deadline: 60 * SECOND,
+        ..SessionOptions::default()
+    })
+    .await
 }
 
-/// How an operation fails, which it does at once.
-async fn fails_at_once<T: std::fmt::Debug>(world: &InMemory, work: ApiFuture<T>) -> Error {
-    let clock = world.server.time();
+/// Answers the next request of a route with a 429 and a hint.
+fn refuse_for(harness: &Harness, route: &str, seconds: u64) {
+    inject(harness, route, Fault::rate_limited(Hint::Seconds(seconds)));
+}
+
+/// Returns the error of a call, which must fail within a second.
+async fn immediate_error<T: std::fmt::Debug>(harness: &Harness, call: ApiFuture<T>) -> Error {
+    let clock = harness.server.time();
     let began = clock.now();
-    let error = work.await.expect_err("too late");
+    let error = call.await.expect_err("the deadline is too early");
     let took = clock.now().since(began);
     assert!(took < SECOND, "after {took:?}: {error}");
     error
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hint_beyond_the_operation_deadline_fails_at_once() {
-    let world = hasty().await;
-    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
-    refuse_for(&world, routes::ASAMPLE, 600);
-    let began = world.server.time().now();
-    // The first is refused, the second finds the gate closed.
+async fn hint_beyond_the_deadline_fails_samples_at_once() {
+    let harness = harness_with_operation_deadline().await;
+    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    refuse_for(&harness, routes::ASAMPLE, 600);
+    let began = harness.server.time().now();
+    // The first sample is refused, the second finds the gate closed.
     for _ in 0..2 {
-        let error = fails_at_once(&world, sampler.sample(vec![1]).send()).await;
+        let error = immediate_error(&harness, sampler.sample(vec![1]).send()).await;
         assert_eq!(
             (error.kind(), error.sent()),
             (ErrorKind::RateLimited, Sent::NotSent),
             "{error}"
         );
-        let opens_at = error.retry_at().expect("it says when");
+        let opens_at = error.retry_at().expect("a retry time");
         assert!(opens_at.since(began) >= 600 * SECOND);
     }
-    assert_eq!(world.parts.journal.of(routes::ASAMPLE).len(), 1);
+    assert_eq!(harness.journal.of(routes::ASAMPLE).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hint_beyond_the_deadline_fails_creations_at_once() {
+async fn hint_beyond_the_deadline_fails_creations_at_once() {
     for route in [
         routes::CREATE_MODEL,
         routes::GET_INFO,
         routes::CREATE_SAMPLING_SESSION,
     ] {
-        let world = hasty().await;
-        refuse_for(&world, route, 600);
+        let harness = harness_with_operation_deadline().await;
+        refuse_for(&harness, route, 600);
         let error = if route == routes::CREATE_SAMPLING_SESSION {
-            fails_at_once(&world, world.service.sampling(SCRIPTED).create()).await
+            immediate_error(&harness, harness.service.sampling(SCRIPTED).create()).await
         } else {
-            fails_at_once(&world, world.service.lora_training(SCRIPTED).create()).await
+            immediate_error(&harness, harness.service.lora_training(SCRIPTED).create()).await
         };
         assert_eq!(error.kind(), ErrorKind::RateLimited, "{error}");
         assert!(error.retry_at().is_some());
     }
-    let world = hasty().await;
-    let training = model(&world).await;
-    refuse_for(&world, routes::UNLOAD_MODEL, 600);
-    let error = fails_at_once(&world, training.unload()).await;
+    let harness = harness_with_operation_deadline().await;
+    let training = model(&harness).await;
+    refuse_for(&harness, routes::UNLOAD_MODEL, 600);
+    let error = immediate_error(&harness, training.unload()).await;
     assert_eq!(error.kind(), ErrorKind::RateLimited, "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_training_call_ends_its_wait_and_is_submitted() {
-    let world = hasty().await;
-    let training = model(&world).await;
-    refuse_for(&world, routes::OPTIM_STEP, 600);
-    // One that is refused, one that is queued behind it, and one that finds the gate closed.
+async fn hint_beyond_the_deadline_ends_the_wait_of_training_calls() {
+    let harness = harness_with_operation_deadline().await;
+    let training = model(&harness).await;
+    refuse_for(&harness, routes::OPTIM_STEP, 600);
+    // One step is refused, one is queued, and one finds the gate closed.
     let (first, second) = (step(&training), step(&training));
-    let mut errors = vec![fails_at_once(&world, first).await];
-    errors.push(fails_at_once(&world, second).await);
-    errors.push(fails_at_once(&world, step(&training)).await);
+    let mut errors = vec![immediate_error(&harness, first).await];
+    errors.push(immediate_error(&harness, second).await);
+    errors.push(immediate_error(&harness, step(&training)).await);
     for error in errors {
         assert_eq!(
             (error.kind(), error.sent()),
             (ErrorKind::RateLimited, Sent::MaybeSent),
             "{error}"
         );
-        let wait = error.retry_after().expect("it says when");
+        let wait = error.retry_after().expect("a retry time");
         assert!(wait > 590 * SECOND, "{wait:?}");
         assert!(error.to_string().contains("do not repeat"), "{error}");
     }
-    assert_eq!(world.parts.engine.counts().steps, 0);
-    world.server.time().sleep(610 * SECOND).await;
-    assert_eq!(world.parts.engine.counts().steps, 3);
+    assert_eq!(harness.engine.counts().steps, 0);
+    harness.server.time().sleep(610 * SECOND).await;
+    assert_eq!(harness.engine.counts().steps, 3);
     step(&training).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hint_within_the_deadline_is_waited_for() {
-    let world = hasty().await;
-    let training = model(&world).await;
-    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
-    refuse_for(&world, routes::OPTIM_STEP, 5);
-    refuse_for(&world, routes::ASAMPLE, 5);
+async fn hint_within_the_deadline_is_followed() {
+    let harness = harness_with_operation_deadline().await;
+    let training = model(&harness).await;
+    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    refuse_for(&harness, routes::OPTIM_STEP, 5);
+    refuse_for(&harness, routes::ASAMPLE, 5);
     let step = step(&training);
     sampler.sample(vec![1]).await.unwrap();
     step.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_beyond_the_deadline_fails_at_once() {
-    let world = hasty().await;
-    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
+async fn retry_after_of_a_503_beyond_the_deadline_fails_at_once() {
+    let harness = harness_with_operation_deadline().await;
+    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
     let busy = Fault::status(StatusCode::SERVICE_UNAVAILABLE, "busy").with_header(
         http::header::RETRY_AFTER,
         http::HeaderValue::from_static("60"),
     );
-    world.parts.faults.add(Rule::on(routes::ASAMPLE), busy);
-    let error = fails_at_once(&world, sampler.sample(vec![1]).send()).await;
+    inject(&harness, routes::ASAMPLE, busy);
+    let error = immediate_error(&harness, sampler.sample(vec![1]).send()).await;
     assert_eq!(error.kind(), ErrorKind::Server, "{error}");
     assert!(error.retry_at().is_some());
 }
 
-/// A model with twelve steps in its queue, each of which takes ten seconds to submit, as a large upload does. Together they take
-/// twice the progress deadline.
-async fn long_queue() -> (InMemory, TrainingClient, Vec<ApiFuture<OptimStepResult>>) {
-    let world = world(SessionOptions {
-        progress_deadline: 60 * SECOND,
-        ..SessionOptions::default()
-    })
-    .await;
-    let training = model(&world).await;
+/// Creates a model with twelve queued steps, each of which takes ten seconds to submit, like a large upload. Together they take twice
+/// the progress deadline.
+async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<OptimStepResult>>) {
+    let harness = harness_with_progress_deadline().await;
+    let training = model(&harness).await;
     let slow = Fault::delay_answer(10 * SECOND);
     let rule = Rule::on(routes::OPTIM_STEP).always();
-    world.parts.faults.add(rule, slow);
+    harness.faults.add(rule, slow);
     let steps: Vec<_> = (0..12).map(|_| step(&training)).collect();
-    (world, training, steps)
+    (harness, training, steps)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_moving_model_queue_resets_the_progress_deadline() {
-    let (world, _training, steps) = long_queue().await;
+async fn moving_model_queue_resets_the_deadline_of_steps() {
+    let (harness, _training, steps) = model_with_long_queue().await;
     for step in steps {
         step.await.unwrap();
     }
-    assert_eq!(world.parts.engine.counts().steps, 12);
+    assert_eq!(harness.engine.counts().steps, 12);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_moving_model_queue_keeps_a_save_and_sample_waiting() {
-    let (_world, training, steps) = long_queue().await;
+async fn moving_model_queue_resets_the_deadline_of_a_save() {
+    let (_world, training, steps) = model_with_long_queue().await;
     training
         .save_weights_and_get_sampling_client()
         .await
@@ -175,15 +176,11 @@ async fn a_moving_model_queue_keeps_a_save_and_sample_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_queue_that_stands_still_is_stalled() {
-    let world = world(SessionOptions {
-        progress_deadline: 60 * SECOND,
-        ..SessionOptions::default()
-    })
-    .await;
-    let training = model(&world).await;
+async fn model_queue_without_progress_ends_in_stalled() {
+    let harness = harness_with_progress_deadline().await;
+    let training = model(&harness).await;
     let silent = Fault::delay(1000 * SECOND);
-    world.parts.faults.add(Rule::on(routes::OPTIM_STEP), silent);
+    inject(&harness, routes::OPTIM_STEP, silent);
     let steps: Vec<_> = (0..3).map(|_| step(&training)).collect();
     for step in steps {
         let error = step.await.unwrap_err();
@@ -192,9 +189,9 @@ async fn a_model_queue_that_stands_still_is_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sample_that_waited_long_for_its_turn_is_retried() {
+async fn queue_time_does_not_use_up_the_retry_window() {
     for fault in [
-        Fault::status(StatusCode::SERVICE_UNAVAILABLE, "passing"),
+        Fault::status(StatusCode::SERVICE_UNAVAILABLE, "busy"),
         Fault::refuse(),
     ] {
         let mut limits = LimiterSettings::default();
@@ -203,14 +200,16 @@ async fn a_sample_that_waited_long_for_its_turn_is_retried() {
             limits: Some(limits),
             ..SessionOptions::default()
         };
-        let world = InMemory::slow(40 * SECOND, LocalConfig::default(), options, |direct| {
-            std::sync::Arc::new(direct)
+        let harness = Harness::with(Setup {
+            options,
+            latency: 40 * SECOND,
+            ..Setup::default()
         })
         .await;
-        let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
+        let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
         for nth in [2, 11] {
             let rule = Rule::on(routes::ASAMPLE).nth(nth);
-            world.parts.faults.add(rule, fault.clone());
+            harness.faults.add(rule, fault.clone());
         }
         let samples: Vec<_> = (0..12u32)
             .map(|token| sampler.sample(vec![token]).send())
@@ -222,12 +221,12 @@ async fn a_sample_that_waited_long_for_its_turn_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sample_that_sat_out_a_long_hint_is_retried() {
-    let world = InMemory::start().await;
-    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
-    refuse_for(&world, routes::ASAMPLE, 400);
-    let passing = Fault::status(StatusCode::SERVICE_UNAVAILABLE, "passing");
+async fn hint_time_does_not_use_up_the_retry_window() {
+    let harness = Harness::start().await;
+    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    refuse_for(&harness, routes::ASAMPLE, 400);
+    let busy = Fault::status(StatusCode::SERVICE_UNAVAILABLE, "busy");
     let second = Rule::on(routes::ASAMPLE).nth(2);
-    world.parts.faults.add(second, passing);
+    harness.faults.add(second, busy);
     sampler.sample(vec![1]).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! The threads of the I/O runtime. All clients of a process share them, so this test has a process of its own.
+//! The threads of the I/O runtime. All clients of a process share them, so this test runs in a separate process.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -6,28 +6,31 @@ use std::time::Duration;
 
 use tinkers::prelude::*;
 use tinkers_core::Clock;
-use tinkers_e2e::Served;
+use tinkers_e2e::SocketServer;
 use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// Steps of 5 ms, for the threads that come up.
-const STEPS: u32 = 2000;
+/// How often the test counts threads, every 5 ms, until all have started.
+const MAX_COUNTS: u32 = 2000;
 
 #[tokio::test]
 async fn io_threads_are_started() {
-    let served = Served::start(LocalConfig::default());
+    let server = SocketServer::start(LocalConfig::default());
     let four = NonZeroUsize::new(4).unwrap();
-    let service = served.connecting().io_threads(four).connect().await;
+    let service = server.client_builder().io_threads(four).connect().await;
     let service = service.expect("connected");
-    // It holds from the first client on.
-    let other = served.connecting().io_threads(NonZeroUsize::MIN).connect();
+    // The first client of a process decides.
+    let other = server
+        .client_builder()
+        .io_threads(NonZeroUsize::MIN)
+        .connect();
     let error = other.await.expect_err("the runtime is running");
     assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
     #[cfg(target_os = "linux")]
     {
         let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
-        for _ in 0..STEPS {
+        for _ in 0..MAX_COUNTS {
             if io_threads() == 4 {
                 break;
             }
@@ -36,9 +39,10 @@ async fn io_threads_are_started() {
         assert_eq!(io_threads(), 4);
     }
     drop(service);
-    served.stop();
+    server.stop();
 }
 
+/// Returns the number of threads of the I/O runtime.
 #[cfg(target_os = "linux")]
 fn io_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();

@@ -1,96 +1,67 @@
-//! Each option of the builder has an effect that can be seen from outside. A test's name begins with that of its option.
+//! The effect of each option of the client builder. The name of a test begins with the name of its option.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::Value;
 use tinkers::prelude::*;
-use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::routes;
 use tinkers::{BodyFormat, ServiceClientBuilder};
 use tinkers_core::Clock;
 use tinkers_e2e::training::datum;
-use tinkers_e2e::{PATIENCE, SCRIPTED, Served};
+use tinkers_e2e::{SCRIPTED, SocketServer, TEST_TIMEOUT};
 use tinkers_local::{Fault, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
 use tinkers_transport::TokioClock;
 use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 
+use crate::recorder::Recorder;
+
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What was sent: path, content type, body, and the thread that sent it.
-type Sent = (String, Option<String>, Bytes, Option<String>);
-
-/// Records what is sent.
-#[derive(Debug, Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<Sent>>>);
-
-#[derive(Debug)]
-struct Recording {
-    inner: Arc<dyn Transport>,
-    recorder: Recorder,
+/// Sends the requests of the client through a recorder.
+fn record(recorder: &Recorder, builder: ServiceClientBuilder) -> ServiceClientBuilder {
+    let recorder = recorder.clone();
+    builder.layer_transport(move |inner| Arc::new(recorder.wrap(inner)))
 }
 
-impl Transport for Recording {
-    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
-        let kind = request.headers.get("content-type");
-        let kind = kind.and_then(|kind| kind.to_str().ok()).map(str::to_owned);
-        let thread = std::thread::current().name().map(str::to_owned);
-        let sent = (request.path.clone(), kind, request.body.clone(), thread);
-        self.recorder.0.lock().unwrap().push(sent);
-        self.inner.send(request)
-    }
+/// Returns the body of the request that created the session.
+fn session_body(recorder: &Recorder) -> Value {
+    recorder.last_json(routes::CREATE_SESSION)
 }
 
-impl Recorder {
-    fn over(&self, builder: ServiceClientBuilder) -> ServiceClientBuilder {
-        let recorder = self.clone();
-        builder.layer_transport(move |inner| Arc::new(Recording { inner, recorder }))
-    }
-
-    fn sent(&self, path: &str) -> Sent {
-        let sent = self.0.lock().unwrap();
-        let found = sent.iter().find(|sent| sent.0 == path);
-        found.unwrap_or_else(|| panic!("{path} was sent")).clone()
-    }
-
-    /// The body of the request that creates the session.
-    fn session(&self) -> Value {
-        serde_json::from_slice(&self.sent(routes::CREATE_SESSION).2).expect("JSON")
-    }
-}
-
-/// The server, what was sent, and a client with an option.
-async fn with(
+/// Starts a server, and connects a client with an option through a recorder.
+async fn connect_with(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
-) -> (Served, Recorder, ServiceClient) {
-    let served = Served::start(LocalConfig::default());
+) -> (SocketServer, Recorder, ServiceClient) {
+    let server = SocketServer::start(LocalConfig::default());
     let recorder = Recorder::default();
-    let builder = option(recorder.over(served.connecting()));
+    let builder = option(record(&recorder, server.client_builder()));
     let service = builder.connect().await.expect("connected");
-    (served, recorder, service)
+    (server, recorder, service)
 }
 
-/// Waits until `is_so`.
-pub(crate) async fn until(is_so: impl Fn() -> bool + Sync) {
-    soon(async {
+/// Waits until `condition` holds.
+pub(crate) async fn wait_until(condition: impl Fn() -> bool + Sync) {
+    with_timeout(async {
         let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
-        while !is_so() {
+        while !condition() {
             time.sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
 }
 
-async fn soon<T: Send>(work: impl Future<Output = T> + Send) -> T {
+/// Returns the output of `future`, which must end within [`TEST_TIMEOUT`].
+async fn with_timeout<T: Send>(future: impl Future<Output = T> + Send) -> T {
     let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
-    let at = time.now().after(PATIENCE);
-    time.deadline(at, work).await.expect("in time")
+    let at = time.now().after(TEST_TIMEOUT);
+    let output = time.deadline(at, future).await;
+    output.expect("the future ends in time")
 }
 
 #[test]
@@ -108,11 +79,11 @@ fn every_option_of_the_builder_has_a_test() {
         let is_tested = ["fn ", "async fn "]
             .iter()
             .any(|fn_| tests.contains(&format!("\n{fn_}{name}_")));
-        assert!(is_tested, "{name}");
+        assert!(is_tested, "{name} has no test");
         count += 1;
     }
     assert!(count > 15, "{count} options were found");
-    // The session's own options: a new one does not compile here before it is listed.
+    // A new option of the session does not compile here until it is listed.
     let SessionOptions {
         tags: _,
         user_metadata: _,
@@ -123,150 +94,158 @@ fn every_option_of_the_builder_has_a_test() {
         bodies: _,
         limits: _,
         heartbeat_period: _,
-        // Not in the builder; its tests are those of the heartbeat.
+        // Not in the builder. The heartbeat tests cover it.
         expiry: _,
     } = SessionOptions::default();
 }
 
 #[tokio::test]
-async fn base_url_is_where_requests_go() {
-    let (served, _, _service) = with(|builder| builder).await;
-    assert_eq!(served.parts.journal.of(routes::CREATE_SESSION).len(), 1);
-    served.stop();
+async fn base_url_is_where_requests_are_sent() {
+    let (server, _, _service) = connect_with(|builder| builder).await;
+    assert_eq!(server.journal.of(routes::CREATE_SESSION).len(), 1);
+    server.stop();
 }
 
 #[tokio::test]
-async fn api_key_lets_the_client_in() {
-    let served = Served::start(LocalConfig::default().with_api_key("tml-key"));
-    let error = served.client().await.unwrap_err();
+async fn api_key_authenticates_the_client() {
+    let server = SocketServer::start(LocalConfig::default().with_api_key("tml-key"));
+    let error = server.client().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Authentication);
-    let builder = served.connecting().api_key("tml-key");
-    builder.connect().await.expect("the key is taken");
-    served.stop();
+    let builder = server.client_builder().api_key("tml-key");
+    builder.connect().await.expect("the key is accepted");
+    server.stop();
 }
 
 #[tokio::test]
-async fn tags_reach_the_session() {
-    let (served, sent, _service) = with(|builder| builder.tags(["one", "two"])).await;
-    assert_eq!(sent.session()["tags"], serde_json::json!(["one", "two"]));
-    served.stop();
+async fn tags_are_sent_with_the_session() {
+    let (server, recorder, _service) = connect_with(|builder| builder.tags(["one", "two"])).await;
+    assert_eq!(
+        session_body(&recorder)["tags"],
+        serde_json::json!(["one", "two"])
+    );
+    server.stop();
 }
 
 #[tokio::test]
-async fn project_id_reaches_the_session() {
-    let (served, sent, _service) = with(|builder| builder.project_id("p-1")).await;
-    assert_eq!(sent.session()["project_id"], "p-1");
-    served.stop();
+async fn project_id_is_sent_with_the_session() {
+    let (server, recorder, _service) = connect_with(|builder| builder.project_id("p-1")).await;
+    assert_eq!(session_body(&recorder)["project_id"], "p-1");
+    server.stop();
 }
 
 #[tokio::test]
-async fn display_name_reaches_the_session() {
-    let (served, sent, _service) = with(|builder| builder.display_name("mine")).await;
-    assert_eq!(sent.session()["display_name"], "mine");
-    served.stop();
+async fn display_name_is_sent_with_the_session() {
+    let (server, recorder, _service) = connect_with(|builder| builder.display_name("mine")).await;
+    assert_eq!(session_body(&recorder)["display_name"], "mine");
+    server.stop();
 }
 
 #[tokio::test]
-async fn user_metadata_reaches_the_session() {
+async fn user_metadata_is_sent_with_the_session() {
     let notes = BTreeMap::from([("run".to_owned(), "7".to_owned())]);
-    let (served, sent, _service) = with(|builder| builder.user_metadata(notes)).await;
-    assert_eq!(sent.session()["user_metadata"]["run"], "7");
-    served.stop();
+    let (server, recorder, _service) = connect_with(|builder| builder.user_metadata(notes)).await;
+    assert_eq!(session_body(&recorder)["user_metadata"]["run"], "7");
+    server.stop();
 }
 
 #[tokio::test]
-async fn layer_transport_sees_what_is_sent() {
-    let (served, sent, _service) = with(|builder| builder).await;
-    sent.sent(routes::CLIENT_CONFIG);
-    served.stop();
+async fn layer_transport_sees_requests() {
+    let (server, recorder, _service) = connect_with(|builder| builder).await;
+    recorder.last(routes::CLIENT_CONFIG);
+    server.stop();
 }
 
 #[tokio::test]
-async fn body_format_decides_the_bodies_of_passes() {
-    for (format, kind) in [
+async fn body_format_sets_the_content_type_of_passes() {
+    for (format, content_type) in [
         (BodyFormat::Json, "application/json"),
         (BodyFormat::Protobuf, "application/x-protobuf"),
     ] {
-        let (served, sent, service) = with(|builder| builder.body_format(format)).await;
+        let (server, recorder, service) = connect_with(|builder| builder.body_format(format)).await;
         let training = service.lora_training(SCRIPTED).create().await.unwrap();
         let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
         pass.await.unwrap();
-        let (_, sent, ..) = sent.sent(routes::FORWARD_BACKWARD);
-        assert_eq!(sent.as_deref(), Some(kind));
-        served.stop();
+        let request = recorder.last(routes::FORWARD_BACKWARD);
+        assert_eq!(request.content_type.as_deref(), Some(content_type));
+        server.stop();
     }
 }
 
-/// A client whose samples are never answered.
-async fn unanswered(
+/// Returns the error of a sample that receives no response.
+async fn error_without_response(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
-) -> (Served, Error) {
-    let (served, _, service) = with(option).await;
+) -> (SocketServer, Error) {
+    let (server, _, service) = connect_with(option).await;
     let sampler = service.sampling(SCRIPTED).create().await.unwrap();
     let silent = Fault::delay(HOUR);
-    served.parts.faults.add(Rule::on(routes::ASAMPLE), silent);
-    let error = soon(sampler.sample(vec![1]).send()).await.unwrap_err();
-    (served, error)
+    server.faults.add(Rule::on(routes::ASAMPLE), silent);
+    let error = with_timeout(sampler.sample(vec![1]).send())
+        .await
+        .unwrap_err();
+    (server, error)
 }
 
 #[tokio::test]
-async fn progress_deadline_ends_an_operation_without_news() {
+async fn progress_deadline_ends_an_operation_without_progress() {
     let deadline = Duration::from_millis(200);
-    let (served, error) = unanswered(|builder| builder.progress_deadline(deadline)).await;
+    let (server, error) =
+        error_without_response(|builder| builder.progress_deadline(deadline)).await;
     assert_eq!(error.kind(), ErrorKind::Stalled, "{error}");
-    served.stop();
+    server.stop();
 }
 
 #[tokio::test]
 async fn operation_deadline_ends_an_operation() {
     let deadline = Duration::from_millis(200);
-    let (served, error) = unanswered(|builder| builder.operation_deadline(deadline)).await;
+    let (server, error) =
+        error_without_response(|builder| builder.operation_deadline(deadline)).await;
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    served.stop();
+    server.stop();
 }
 
 #[tokio::test]
-async fn heartbeat_period_is_the_pause_between_heartbeats() {
+async fn heartbeat_period_sets_the_interval() {
     let period = Duration::from_millis(10);
-    let (served, _, _service) = with(|builder| builder.heartbeat_period(period)).await;
-    let beats = || served.parts.journal.of(routes::SESSION_HEARTBEAT).len();
-    // At the usual period this would take longer than the test waits.
-    until(|| beats() >= 20).await;
-    served.stop();
+    let (server, _, _service) = connect_with(|builder| builder.heartbeat_period(period)).await;
+    let beats = || server.journal.of(routes::SESSION_HEARTBEAT).len();
+    // With the default period this would exceed the timeout.
+    wait_until(|| beats() >= 20).await;
+    server.stop();
 }
 
 #[test]
-fn runtime_does_the_work() {
-    let mine = tokio::runtime::Builder::new_multi_thread()
+fn runtime_runs_the_requests() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
-        .thread_name("mine")
+        .thread_name("test-io")
         .enable_all()
         .build()
         .unwrap();
-    let handle = mine.handle().clone();
-    let (served, sent, service) = tinkers::block_on(with(|builder| builder.runtime(handle)));
-    let (_, _, _, thread) = sent.sent(routes::CREATE_SESSION);
-    assert_eq!(thread.as_deref(), Some("mine"));
+    let handle = runtime.handle().clone();
+    let (server, recorder, service) =
+        tinkers::block_on(connect_with(|builder| builder.runtime(handle)));
+    let request = recorder.last(routes::CREATE_SESSION);
+    assert_eq!(request.thread.as_deref(), Some("test-io"));
     drop(service);
-    served.stop();
+    server.stop();
 }
 
 #[tokio::test]
-async fn http2_prior_knowledge_opens_with_its_preface() {
+async fn http2_prior_knowledge_sends_the_preface() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let builder = ServiceClient::builder().without_environment().base_url(url);
     let connecting = tokio::spawn(builder.http2_prior_knowledge().connect());
-    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    let (mut socket, _) = with_timeout(listener.accept()).await.unwrap();
     let mut preface = [0; 14];
-    soon(socket.read_exact(&mut preface)).await.unwrap();
+    with_timeout(socket.read_exact(&mut preface)).await.unwrap();
     assert_eq!(&preface, b"PRI * HTTP/2.0");
     drop((socket, listener));
-    soon(connecting).await.unwrap().unwrap_err();
+    with_timeout(connecting).await.unwrap().unwrap_err();
 }
 
 #[tokio::test]
-async fn root_certificate_pem_is_read() {
+async fn root_certificate_pem_is_parsed() {
     let builder = ServiceClient::builder()
         .without_environment()
         .base_url("https://127.0.0.1:9");
@@ -275,37 +254,40 @@ async fn root_certificate_pem_is_read() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
-/// An argument that has no meaning to the test runner but that a child has it.
-const CHILD: &str = "nothing-but-a-child-of-the-test";
+/// An argument that marks a child process of the test. The test runner ignores it.
+const CHILD: &str = "child-process-of-the-test";
 
-/// In the child: connects with and without the environment, and prints the tags of its sessions.
-#[expect(clippy::print_stdout, reason = "read by its parent")]
-fn connects_with_an_environment() {
-    let served = Served::start(LocalConfig::default());
-    for takes_it in [true, false] {
+/// Connects with and without environment variables, and prints the tags of the sessions. Runs in the child process.
+#[expect(clippy::print_stdout, reason = "the parent process reads the output")]
+fn print_session_tags() {
+    let server = SocketServer::start(LocalConfig::default());
+    for with_environment in [true, false] {
         let recorder = Recorder::default();
-        let mut builder = ServiceClient::builder().base_url(&served.url);
-        if !takes_it {
+        let mut builder = ServiceClient::builder().base_url(&server.url);
+        if !with_environment {
             builder = builder.without_environment();
         }
-        tinkers::block_on(recorder.over(builder).connect()).expect("connected");
-        println!("tags {takes_it} {}", recorder.session()["tags"]);
+        tinkers::block_on(record(&recorder, builder).connect()).expect("connected");
+        println!(
+            "tags {with_environment} {}",
+            session_body(&recorder)["tags"]
+        );
     }
-    served.stop();
+    server.stop();
 }
 
 #[test]
-fn without_environment_takes_nothing_from_it() {
+fn without_environment_ignores_variables() {
     if std::env::args().any(|argument| argument == CHILD) {
-        return connects_with_an_environment();
+        return print_session_tags();
     }
-    let own = "options_builder::without_environment_takes_nothing_from_it";
+    let test_name = "options_builder::without_environment_ignores_variables";
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", own, "--nocapture", "--skip", CHILD])
+        .args(["--exact", test_name, "--nocapture", "--skip", CHILD])
         .env("TINKER_TAGS", "from-outside")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&child.stdout).into_owned();
-    assert!(said.contains(r#"tags true ["from-outside"]"#), "{said}");
-    assert!(said.contains("tags false []"), "{said}");
+    let output = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(output.contains(r#"tags true ["from-outside"]"#), "{output}");
+    assert!(output.contains("tags false []"), "{output}");
 }

@@ -1,62 +1,31 @@
-//! Each option of a call has an effect: what is sent differs by it.
+//! The effect of each option of a call on its request.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tinkers::prelude::*;
-use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers::wire::{TensorValues, routes};
 use tinkers::{CreateLoraTrainingClient, Sample, SamplingParams};
 use tinkers_e2e::training::model;
-use tinkers_e2e::{InMemory, SCRIPTED};
-use tinkers_local::LocalConfig;
+use tinkers_e2e::{Harness, SCRIPTED, Setup};
 
-/// Keeps the body of the last request of each route.
-#[derive(Debug)]
-struct Bodies {
-    inner: Arc<dyn Transport>,
-    last: Arc<Mutex<BTreeMap<String, Bytes>>>,
+use crate::recorder::Recorder;
+
+/// Starts a server, and a client through a recorder.
+async fn start() -> (Harness, Recorder) {
+    let recorder = Recorder::default();
+    let layer = |inner| recorder.wrap(Arc::new(inner));
+    let (harness, _) = Harness::through(Setup::default(), layer).await;
+    (harness, recorder)
 }
 
-impl Transport for Bodies {
-    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
-        let mut last = self.last.lock().unwrap();
-        last.insert(request.path.clone(), request.body.clone());
-        self.inner.send(request)
-    }
-}
-
-struct Scene {
-    world: InMemory,
-    last: Arc<Mutex<BTreeMap<String, Bytes>>>,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        let last: Arc<Mutex<BTreeMap<_, _>>> = Arc::default();
-        let kept = Arc::clone(&last);
-        let world = InMemory::through(LocalConfig::default(), |direct| {
-            Arc::new(Bodies {
-                inner: Arc::new(direct),
-                last: kept,
-            })
-        })
-        .await;
-        Self { world, last }
-    }
-
-    fn body(&self, route: &str) -> Value {
-        let body = self.last.lock().unwrap().get(route).cloned();
-        serde_json::from_slice(&body.expect("it was sent")).expect("JSON")
-    }
-}
-
-/// The public methods of a type that change it and give it back, in a part of a source file.
-fn options(source: &str, of: &str) -> BTreeSet<String> {
-    let start = source.find(&format!("impl {of} {{")).expect("the type");
+/// Returns the names of the builder methods of a type in a source file.
+fn options(source: &str, type_name: &str) -> BTreeSet<String> {
+    let start = source
+        .find(&format!("impl {type_name} {{"))
+        .expect("the type");
     let end = source[start..].find("\n}").expect("its end") + start;
     let methods = source[start..end].split("    pub fn ").skip(1);
     methods
@@ -69,10 +38,10 @@ fn names<T>(table: &[(&str, T)]) -> BTreeSet<String> {
     table.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// What an option of a sample changes in its body.
-type OfSample = (fn(Sample) -> Sample, &'static str, fn() -> Value);
+/// A function that sets an option of a sample, and the JSON pointer and the value that it sets in the body.
+type SampleOption = (fn(Sample) -> Sample, &'static str, fn() -> Value);
 
-const SAMPLE: [(&str, OfSample); 15] = [
+const SAMPLE: [(&str, SampleOption); 15] = [
     (
         "max_tokens",
         (
@@ -184,17 +153,20 @@ const SAMPLE: [(&str, OfSample); 15] = [
 async fn each_option_of_a_sample_is_sent() {
     let source = include_str!("../../../crates/tinkers-sampling/src/request.rs");
     assert_eq!(options(source, "Sample"), names(&SAMPLE));
-    let scene = Scene::new().await;
-    let sampler = scene.world.service.sampling(SCRIPTED).create().await;
+    let (harness, recorder) = start().await;
+    let sampler = harness.service.sampling(SCRIPTED).create().await;
     let sampler = sampler.unwrap();
-    for (name, (set, place, expected)) in SAMPLE {
-        // What a server makes of it is the server's.
+    for (name, (set, pointer, expected)) in SAMPLE {
+        // The outcome does not matter, only the request.
         let _outcome = sampler.sample(vec![1, 2, 3]).await;
-        let without = scene.body(routes::ASAMPLE).pointer(place).cloned();
+        let without = recorder
+            .last_json(routes::ASAMPLE)
+            .pointer(pointer)
+            .cloned();
         assert_eq!(without.filter(|value| !value.is_null()), None, "{name}");
         let _outcome = set(sampler.sample(vec![1, 2, 3])).await;
-        let body = scene.body(routes::ASAMPLE);
-        assert_eq!(body.pointer(place), Some(&expected()), "{name}: {body}");
+        let body = recorder.last_json(routes::ASAMPLE);
+        assert_eq!(body.pointer(pointer), Some(&expected()), "{name}: {body}");
     }
 }
 
@@ -211,8 +183,8 @@ async fn each_option_of_a_save_is_sent() {
         options(source, "SaveState"),
         options(source, "SaveForSampler"),
     );
-    let scene = Scene::new().await;
-    let training = model(&scene.world).await;
+    let (harness, recorder) = start().await;
+    let training = model(&harness).await;
     let save = SaveState::named("one")
         .ttl(DAY)
         .overwrite()
@@ -222,7 +194,7 @@ async fn each_option_of_a_save_is_sent() {
         BTreeSet::from(["overwrite", "ttl", "user_metadata"].map(str::to_owned))
     );
     training.save_state(save).await.unwrap();
-    let body = scene.body(routes::SAVE_WEIGHTS);
+    let body = recorder.last_json(routes::SAVE_WEIGHTS);
     assert_eq!(body["path"], "one");
     assert_eq!(body["ttl_seconds"], 86_400);
     assert_eq!(body["overwrite"], true);
@@ -233,20 +205,20 @@ async fn each_option_of_a_save_is_sent() {
         BTreeSet::from(["ttl", "user_metadata"].map(str::to_owned))
     );
     training.save_weights_for_sampler(save).await.unwrap();
-    let body = scene.body(routes::SAVE_WEIGHTS_FOR_SAMPLER);
+    let body = recorder.last_json(routes::SAVE_WEIGHTS_FOR_SAMPLER);
     assert_eq!(body["path"], "two");
     assert_eq!(body["ttl_seconds"], 86_400);
     assert_eq!(body["user_metadata"]["run"], "7");
 }
 
-/// What an option of a new model changes in its body.
-type OfModel = (
+/// A function that sets an option of a new model, and the JSON pointer and the value that it sets in the body.
+type ModelOption = (
     fn(CreateLoraTrainingClient) -> CreateLoraTrainingClient,
     &'static str,
     fn() -> Value,
 );
 
-const MODEL: [(&str, OfModel); 4] = [
+const MODEL: [(&str, ModelOption); 4] = [
     ("rank", (|m| m.rank(4), "/lora_config/rank", || json!(4))),
     ("seed", (|m| m.seed(9), "/lora_config/seed", || json!(9))),
     (
@@ -273,19 +245,19 @@ async fn each_option_of_a_creation_is_sent() {
     assert_eq!(options(source, "CreateLoraTrainingClient"), names(&MODEL));
     let from_state = BTreeSet::from(["user_metadata".to_owned()]);
     assert_eq!(options(source, "CreateTrainingClientFromState"), from_state);
-    let scene = Scene::new().await;
-    for (name, (set, place, expected)) in MODEL {
-        let new = set(scene.world.service.lora_training(SCRIPTED));
+    let (harness, recorder) = start().await;
+    for (name, (set, pointer, expected)) in MODEL {
+        let new = set(harness.service.lora_training(SCRIPTED));
         new.create().await.unwrap();
-        let body = scene.body(routes::CREATE_MODEL);
-        assert_eq!(body.pointer(place), Some(&expected()), "{name}: {body}");
+        let body = recorder.last_json(routes::CREATE_MODEL);
+        assert_eq!(body.pointer(pointer), Some(&expected()), "{name}: {body}");
     }
-    let training = model(&scene.world).await;
+    let training = model(&harness).await;
     let saved = training.save_state("one").await.unwrap().path;
     for optimizer in [RestoreOptimizer::Yes, RestoreOptimizer::No] {
-        let state = scene.world.service.training_from_state(&saved, optimizer);
+        let state = harness.service.training_from_state(&saved, optimizer);
         state.user_metadata(notes()).create().await.unwrap();
-        let body = scene.body(routes::LOAD_WEIGHTS);
+        let body = recorder.last_json(routes::LOAD_WEIGHTS);
         assert_eq!(body["optimizer"], optimizer == RestoreOptimizer::Yes);
         assert_eq!(body["user_metadata"]["run"], "7");
     }

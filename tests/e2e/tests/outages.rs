@@ -1,4 +1,4 @@
-//! Whole clients before a server that is away for a while: all goes on when it is back, whatever pauses its failures had led to.
+//! Outages: all requests resume soon after the server recovers, however long their backoff is.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -11,198 +11,196 @@ use tinkers::transport::{
 };
 use tinkers::wire::routes;
 use tinkers::{ApiFuture, LimiterSettings};
-use tinkers_core::{Clock, Sent, Timestamp};
+use tinkers_core::{Sent, Timestamp};
 use tinkers_e2e::training::{model, step};
-use tinkers_e2e::{InMemory, SCRIPTED};
-use tinkers_local::LocalConfig;
+use tinkers_e2e::{Harness, SCRIPTED, Setup};
+use tinkers_local::{InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// How long the server is away: long enough for pauses of half a minute.
-const AWAY: Duration = Duration::from_secs(20);
-/// How soon all must be done after it is back, spread included.
-const SOON: Duration = Duration::from_millis(3_100);
+/// The duration of an outage: long enough for backoffs of half a minute.
+const OUTAGE: Duration = Duration::from_secs(20);
+/// The limit for all requests to finish after the outage, including the random spread.
+const RECOVERY: Duration = Duration::from_millis(3_100);
 
-/// Answers 503 to one class of requests while it is told to.
+/// A transport that can fail all requests of a class with 503.
 #[derive(Debug)]
-struct Door {
-    inner: Arc<dyn Transport>,
-    shut: Mutex<Option<Shut>>,
-    time: Mutex<Option<Arc<dyn Clock>>>,
-    /// When what was turned away came.
-    turned_away: Mutex<Vec<Timestamp>>,
-    /// The bodies of the polls that were not, which name whose they are.
+struct FailingTransport {
+    inner: InProcess,
+    outage: Mutex<Option<Outage>>,
+    /// The times of failed requests.
+    failures: Mutex<Vec<Timestamp>>,
+    /// The bodies of polls that did not fail. They identify the request.
     polls: Mutex<BTreeSet<Bytes>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Shut {
+struct Outage {
     class: RouteClass,
-    /// What it asks for, in seconds.
+    /// The `retry-after` header, in seconds.
     hint: Option<u16>,
 }
 
-impl Transport for Door {
+impl Transport for FailingTransport {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
-        let shut = *self.shut.lock().unwrap();
-        let Some(shut) = shut.filter(|shut| shut.class == request.class) else {
+        let outage = *self.outage.lock().unwrap();
+        let Some(outage) = outage.filter(|outage| outage.class == request.class) else {
             if request.class == RouteClass::Poll {
                 self.polls.lock().unwrap().insert(request.body.clone());
             }
             return self.inner.send(request);
         };
-        if let Some(time) = &*self.time.lock().unwrap() {
-            self.turned_away.lock().unwrap().push(time.now());
-        }
+        let now = self.inner.server().time().now();
+        self.failures.lock().unwrap().push(now);
         let mut headers = HeaderMap::new();
-        if let Some(seconds) = shut.hint {
+        if let Some(seconds) = outage.hint {
             headers.insert("retry-after", HeaderValue::from(seconds));
         }
-        let answer = HttpResponse {
+        let response = HttpResponse {
             status: StatusCode::SERVICE_UNAVAILABLE,
             headers,
             body: Bytes::from_static(b"<html>503</html>"),
         };
-        Box::pin(async move { Ok(answer) })
+        Box::pin(async move { Ok(response) })
     }
 }
 
-struct Scene {
-    world: InMemory,
-    door: Arc<Door>,
+struct Fixture {
+    harness: Harness,
+    transport: Arc<FailingTransport>,
 }
 
-impl Scene {
-    /// A server whose jobs take a second.
+impl Fixture {
+    /// Starts a server with jobs of a second.
     async fn new(config: LocalConfig) -> Self {
-        Self::with(config, SessionOptions::default()).await
+        Self::with(Duration::from_secs(1), config, SessionOptions::default()).await
     }
 
-    async fn with(config: LocalConfig, options: SessionOptions) -> Self {
-        Self::slow(Duration::from_secs(1), config, options).await
-    }
-
-    async fn slow(latency: Duration, config: LocalConfig, options: SessionOptions) -> Self {
-        let mut door = None;
-        let world = InMemory::slow(latency, config, options, |direct| {
-            let made = Arc::new(Door {
-                inner: Arc::new(direct),
-                shut: Mutex::default(),
-                time: Mutex::default(),
-                turned_away: Mutex::default(),
-                polls: Mutex::default(),
-            });
-            door = Some(Arc::clone(&made));
-            made
+    async fn with(latency: Duration, config: LocalConfig, options: SessionOptions) -> Self {
+        let setup = Setup {
+            config,
+            options,
+            latency,
+            ..Setup::default()
+        };
+        let (harness, transport) = Harness::through(setup, |inner| FailingTransport {
+            inner,
+            outage: Mutex::default(),
+            failures: Mutex::default(),
+            polls: Mutex::default(),
         })
         .await;
-        let door = door.expect("it was put between");
-        *door.time.lock().unwrap() = Some(Arc::clone(world.server.time()));
-        Self { world, door }
+        Self { harness, transport }
     }
 
     async fn sleep(&self, length: Duration) {
-        self.world.server.time().sleep(length).await;
+        self.harness.server.time().sleep(length).await;
     }
 
-    /// How long after the server's return all of `work` has ended well, which is under way or waits to be.
-    async fn back_after<T>(&self, work: Vec<ApiFuture<T>>) -> Duration {
-        let back = self.comes_back().await;
-        for one in work {
-            one.await.expect("it goes on");
+    /// Waits until the outage has ended and all calls have succeeded. Returns the time between the two.
+    async fn recovery_time<T>(&self, calls: Vec<ApiFuture<T>>) -> Duration {
+        let end = self.end_outage().await;
+        for call in calls {
+            call.await.expect("the call succeeds after the outage");
         }
-        self.now().since(back)
+        self.now().since(end)
     }
 
-    /// When the server is back.
-    async fn comes_back(&self) -> Timestamp {
-        self.sleep(AWAY).await;
-        *self.door.shut.lock().unwrap() = None;
+    /// Ends the outage when it has lasted for [`OUTAGE`]. Returns the time of the end.
+    async fn end_outage(&self) -> Timestamp {
+        self.sleep(OUTAGE).await;
+        *self.transport.outage.lock().unwrap() = None;
         self.now()
     }
 
     fn now(&self) -> Timestamp {
-        self.world.server.time().now()
+        self.harness.server.time().now()
     }
 
-    fn shut(&self, class: RouteClass) {
-        *self.door.shut.lock().unwrap() = Some(Shut { class, hint: None });
+    fn begin_outage(&self, class: RouteClass, hint: Option<u16>) {
+        *self.transport.outage.lock().unwrap() = Some(Outage { class, hint });
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn samples_go_on_when_the_server_takes_them_again_though_the_retry_budget_is_empty() {
-    let scene = Scene::new(LocalConfig::default()).await;
-    let sampler = scene.world.service.sampling(SCRIPTED).create();
+async fn samples_resume_after_an_outage_with_an_empty_retry_budget() {
+    let fixture = Fixture::new(LocalConfig::default()).await;
+    let sampler = fixture.harness.service.sampling(SCRIPTED).create();
     let sampler = sampler.await.unwrap();
-    scene.shut(RouteClass::Sample);
-    // More than the budget has repeats for.
-    let all: Vec<_> = (0..300)
+    fixture.begin_outage(RouteClass::Sample, None);
+    // More samples than the retry budget has retries.
+    let samples: Vec<_> = (0..300)
         .map(|i| sampler.sample(vec![i % 100]).max_tokens(1).send())
         .collect();
-    let late = scene.back_after(all).await;
-    assert!(late <= SOON + Duration::from_secs(1), "{late:?}");
+    let recovery = fixture.recovery_time(samples).await;
+    assert!(
+        recovery <= RECOVERY + Duration::from_secs(1),
+        "{recovery:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_go_on_when_the_server_takes_them_again() {
-    let scene = Scene::new(LocalConfig::default()).await;
+async fn steps_resume_after_an_outage() {
+    let fixture = Fixture::new(LocalConfig::default()).await;
     let mut models = Vec::new();
     for _ in 0..4 {
-        models.push(model(&scene.world).await);
+        models.push(model(&fixture.harness).await);
     }
-    scene.shut(RouteClass::Train);
+    fixture.begin_outage(RouteClass::Train, None);
     let steps: Vec<_> = models.iter().map(step).collect();
-    let late = scene.back_after(steps).await;
-    assert!(late <= SOON + Duration::from_secs(1), "{late:?}");
+    let recovery = fixture.recovery_time(steps).await;
+    assert!(
+        recovery <= RECOVERY + Duration::from_secs(1),
+        "{recovery:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_come_when_the_server_gives_them_again() {
+async fn results_arrive_after_an_outage_of_polls() {
     for session_polls in [true, false] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
-        let scene = Scene::new(config).await;
-        // Each has a poll of its own, whatever polls the server offers.
+        let fixture = Fixture::new(config).await;
+        // Each sampling client polls separately, also with shared polls.
         let mut samplers = Vec::new();
         for _ in 0..20 {
-            let sampler = scene.world.service.sampling(SCRIPTED).create();
+            let sampler = fixture.harness.service.sampling(SCRIPTED).create();
             samplers.push(sampler.await.unwrap());
         }
-        scene.shut(RouteClass::Poll);
-        let all: Vec<_> = samplers
+        fixture.begin_outage(RouteClass::Poll, None);
+        let samples: Vec<_> = samplers
             .iter()
             .map(|sampler| sampler.sample(vec![1]).max_tokens(1).send())
             .collect();
-        let late = scene.back_after(all).await;
-        assert!(late <= SOON, "{session_polls}: {late:?}");
-        let asked = scene.door.turned_away.lock().unwrap().len();
-        assert!(asked >= 10, "inconclusive: {asked} polls");
+        let recovery = fixture.recovery_time(samples).await;
+        assert!(recovery <= RECOVERY, "{session_polls}: {recovery:?}");
+        let failures = fixture.transport.failures.lock().unwrap().len();
+        assert!(failures >= 10, "inconclusive: {failures} polls");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_have_long_to_wait_ask_again_when_the_server_is_back() {
+async fn all_polls_resume_after_an_outage_without_results() {
     let mut config = LocalConfig::default();
     config.long_poll = Duration::from_millis(100);
-    let scene = Scene::slow(Duration::from_secs(3600), config, SessionOptions::default()).await;
+    let fixture = Fixture::with(Duration::from_secs(3600), config, SessionOptions::default()).await;
     let mut samplers = Vec::new();
     for _ in 0..20 {
-        let sampler = scene.world.service.sampling(SCRIPTED).create();
+        let sampler = fixture.harness.service.sampling(SCRIPTED).create();
         samplers.push(sampler.await.unwrap());
     }
-    scene.shut(RouteClass::Poll);
-    let all: Vec<_> = samplers
+    fixture.begin_outage(RouteClass::Poll, None);
+    let samples: Vec<_> = samplers
         .iter()
         .map(|sampler| sampler.sample(vec![1]).max_tokens(1).send())
         .collect();
-    scene.comes_back().await;
-    scene.sleep(SOON).await;
-    // No result is there to tell that: the answers of the polls do.
-    assert_eq!(scene.door.polls.lock().unwrap().len(), all.len());
+    fixture.end_outage().await;
+    fixture.sleep(RECOVERY).await;
+    // No result is ready, so each sample must have polled again.
+    assert_eq!(fixture.transport.polls.lock().unwrap().len(), samples.len());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_that_is_away_asks_for_is_kept_to_by_each_class() {
+async fn hints_during_an_outage_are_followed_in_each_class() {
     for (class, session_polls) in [
         (RouteClass::Sample, true),
         (RouteClass::Poll, true),
@@ -210,16 +208,15 @@ async fn what_a_server_that_is_away_asks_for_is_kept_to_by_each_class() {
     ] {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
-        let scene = Scene::new(config).await;
-        let sampler = scene.world.service.sampling(SCRIPTED).create();
+        let fixture = Fixture::new(config).await;
+        let sampler = fixture.harness.service.sampling(SCRIPTED).create();
         let sampler = sampler.await.unwrap();
-        let hint = Some(7);
-        *scene.door.shut.lock().unwrap() = Some(Shut { class, hint });
+        fixture.begin_outage(class, Some(7));
         let sample = sampler.sample(vec![1]).max_tokens(1).send();
-        scene.back_after(vec![sample]).await;
-        let asked = scene.door.turned_away.lock().unwrap().clone();
-        assert!(asked.len() >= 2, "inconclusive: {class:?} {asked:?}");
-        for pair in asked.windows(2) {
+        fixture.recovery_time(vec![sample]).await;
+        let failures = fixture.transport.failures.lock().unwrap().clone();
+        assert!(failures.len() >= 2, "inconclusive: {class:?} {failures:?}");
+        for pair in failures.windows(2) {
             let pause = pair[1].since(pair[0]);
             assert!(pause >= Duration::from_secs(7), "{class:?}: {pause:?}");
         }
@@ -227,38 +224,41 @@ async fn what_a_server_that_is_away_asks_for_is_kept_to_by_each_class() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sample_that_waited_beyond_the_end_of_its_session_is_not_sent() {
+async fn queued_sample_is_not_sent_after_close() {
     let mut limits = LimiterSettings::default();
     limits.sample.flights = Some(10);
     let options = SessionOptions {
         limits: Some(limits),
         ..SessionOptions::default()
     };
-    let scene = Scene::with(LocalConfig::default(), options).await;
-    let service = &scene.world.service;
+    let fixture = Fixture::with(Duration::from_secs(1), LocalConfig::default(), options).await;
+    let service = &fixture.harness.service;
     let sampler = service.sampling(SCRIPTED).create().await.unwrap();
     let samples: Vec<_> = (0..30)
         .map(|i| sampler.sample(vec![i % 100]).max_tokens(1).send())
         .collect();
-    // Those that have a place on the way are sent, the others wait for one.
-    scene.sleep(Duration::from_millis(500)).await;
-    let sent = || {
-        let entries = scene.world.parts.journal.entries();
+    // Ten samples have an in-flight permit, the others wait for one.
+    fixture.sleep(Duration::from_millis(500)).await;
+    let sent_count = || {
+        let entries = fixture.harness.journal.entries();
         let samples = entries
             .iter()
             .filter(|entry| entry.route == routes::ASAMPLE);
         samples.count()
     };
-    let before = sent();
-    assert!((1..30).contains(&before), "inconclusive: {before}");
-    let end = service.close(tinkers::FinishReason::Success, None);
-    end.await.unwrap();
+    let count_before = sent_count();
+    assert!(
+        (1..30).contains(&count_before),
+        "inconclusive: {count_before}"
+    );
+    let close = service.close(tinkers::FinishReason::Success, None);
+    close.await.unwrap();
     let mut unsent = 0;
     for sample in samples {
         if let Err(error) = sample.await {
             unsent += usize::from(error.sent() == Sent::NotSent);
         }
     }
-    assert_eq!(sent(), before);
-    assert_eq!(unsent, 30 - before);
+    assert_eq!(sent_count(), count_before);
+    assert_eq!(unsent, 30 - count_before);
 }

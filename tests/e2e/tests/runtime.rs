@@ -1,4 +1,4 @@
-//! Whose runtime: handles work on any executor, and go on whatever the caller's runtime does.
+//! Runtimes: handles work on any executor, and background work does not depend on the caller's runtime.
 
 use std::sync::mpsc;
 use std::thread;
@@ -6,183 +6,166 @@ use std::time::Duration;
 
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers_e2e::{PATIENCE, SCRIPTED, Served};
+use tinkers_e2e::training::{datum, model_of, step};
+use tinkers_e2e::{SCRIPTED, SocketServer, TEST_TIMEOUT};
 use tinkers_local::{Fault, LocalConfig, Rule};
 
-fn runtime() -> tokio::runtime::Runtime {
+/// Returns a runtime on the current thread.
+fn current_thread_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap()
 }
 
-fn datum() -> Datum {
-    Datum::next_token(&[1, 2, 3], vec![1.0; 2]).unwrap()
-}
-
 #[test]
-fn made_on_one_runtime_that_ends_finished_on_another() {
-    let served = Served::start(LocalConfig::default());
-    let first = runtime();
+fn handles_outlive_the_runtime_that_created_them() {
+    let server = SocketServer::start(LocalConfig::default());
+    let first = current_thread_runtime();
     let (service, training, pass) = first.block_on(async {
-        let service = served.client().await.unwrap();
-        let training = service
-            .lora_training(SCRIPTED)
-            .rank(4)
-            .create()
-            .await
-            .unwrap();
-        let pass = training.forward_backward([datum()], LossFn::CrossEntropy);
+        let service = server.client().await.unwrap();
+        let training = model_of(&service).await;
+        let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
         (service, training, pass)
     });
     drop(first);
-    runtime().block_on(async {
+    current_thread_runtime().block_on(async {
         pass.await.unwrap();
-        training.optim_step(AdamParams::new(1e-3)).await.unwrap();
+        step(&training).await.unwrap();
         let sampler = service.sampling(SCRIPTED).create().await.unwrap();
         sampler.sample(vec![1]).max_tokens(1).await.unwrap();
     });
-    served.stop();
+    server.stop();
 }
 
 #[test]
-fn a_plain_thread_without_any_runtime_will_do() {
-    let served = Served::start(LocalConfig::default());
+fn calls_work_without_a_runtime() {
+    let server = SocketServer::start(LocalConfig::default());
     tinkers::block_on(async {
-        let service = served.client().await.unwrap();
-        let training = service
-            .lora_training(SCRIPTED)
-            .rank(4)
-            .create()
-            .await
-            .unwrap();
-        let pass = training.forward_backward([datum()], LossFn::CrossEntropy);
-        let step = training.optim_step(AdamParams::new(1e-3));
+        let service = server.client().await.unwrap();
+        let training = model_of(&service).await;
+        let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+        let first = step(&training);
         pass.await.unwrap();
-        step.within(PATIENCE).await.unwrap();
+        first.within(TEST_TIMEOUT).await.unwrap();
     });
-    served.stop();
+    server.stop();
 }
 
-/// For how many heartbeats the caller's runtime is blocked: as many as fit into a minute at the usual pace, and twice so many.
+/// The number of heartbeat periods for which the caller's runtime is blocked.
 const BLOCKED_HEARTBEATS: u32 = 12;
 
 #[test]
-fn a_blocked_runtime_holds_up_neither_heartbeats_nor_turns_nor_polls() {
+fn blocked_caller_runtime_delays_no_background_work() {
     let mut config = LocalConfig::default();
-    // The session would be gone several times over while the caller's runtime is blocked.
+    // Without heartbeats, the session would expire while the caller's runtime is blocked.
     config.session_expiry = Duration::from_millis(900);
-    let served = Served::start(config);
+    let server = SocketServer::start(config);
     let period = Duration::from_millis(250);
-    runtime().block_on(async {
-        let connecting = served.connecting().heartbeat_period(period);
-        let service = connecting.connect().await.unwrap();
-        let training = service
-            .lora_training(SCRIPTED)
-            .rank(4)
-            .create()
-            .await
-            .unwrap();
-        // Several polls come while the runtime is blocked, and so do the turns behind.
+    current_thread_runtime().block_on(async {
+        let builder = server.client_builder().heartbeat_period(period);
+        let service = builder.connect().await.unwrap();
+        let training = model_of(&service).await;
+        // Polls and submissions of queued calls must continue while the runtime is blocked.
         let not_ready = Fault::poll_timeout("active", "");
-        served
-            .parts
+        server
             .faults
             .add(Rule::on(routes::RETRIEVE_FUTURE).times(9), not_ready);
         let passes: Vec<_> = (0..5)
-            .map(|_| training.forward_backward([datum()], LossFn::CrossEntropy))
+            .map(|_| training.forward_backward([datum(1)], LossFn::CrossEntropy))
             .collect();
-        let step = training.optim_step(AdamParams::new(1e-3));
-        let (never, blocked) = mpsc::channel::<()>();
-        assert!(
-            blocked.recv_timeout(period * BLOCKED_HEARTBEATS).is_err(),
-            "nothing is sent here"
-        );
-        drop(never);
-        // Without another turn of this runtime, everything was done.
-        assert_eq!(served.parts.engine.counts().steps, 1);
-        let beats = served.parts.journal.of(routes::SESSION_HEARTBEAT).len();
+        let first = step(&training);
+        // Blocks the thread, since nothing is sent on the channel.
+        let (sender, receiver) = mpsc::channel::<()>();
+        receiver
+            .recv_timeout(period * BLOCKED_HEARTBEATS)
+            .expect_err("timeout");
+        drop(sender);
+        // This runtime has polled nothing since, and all steps are applied.
+        assert_eq!(server.engine.counts().steps, 1);
+        let beats = server.journal.of(routes::SESSION_HEARTBEAT).len();
         assert!(beats >= 4, "{beats} heartbeats");
         for pass in passes {
             assert!(pass.request_id().is_some());
             pass.await.unwrap();
         }
-        step.await.unwrap();
-        // And the session lives.
-        training.optim_step(AdamParams::new(1e-3)).await.unwrap();
+        first.await.unwrap();
+        // The session has not expired.
+        step(&training).await.unwrap();
     });
-    served.stop();
+    server.stop();
 }
 
 #[test]
-fn results_can_be_waited_for_from_many_threads() {
-    let served = Served::start(LocalConfig::default());
-    let service = tinkers::block_on(served.client()).unwrap();
+fn results_can_be_awaited_on_many_threads() {
+    let server = SocketServer::start(LocalConfig::default());
+    let service = tinkers::block_on(server.client()).unwrap();
     let sampler = tinkers::block_on(service.sampling(SCRIPTED).create()).unwrap();
-    let wait = |i: u32| {
+    let spawn_sample = |i: u32| {
         let sample = sampler.sample(vec![i]).max_tokens(2);
         thread::spawn(move || tinkers::block_on(sample.send()).unwrap().sequences.len())
     };
-    let threads: Vec<_> = (0..8).map(wait).collect();
+    let threads: Vec<_> = (0..8).map(spawn_sample).collect();
     for thread in threads {
         assert_eq!(thread.join().unwrap(), 1);
     }
-    assert_eq!(served.parts.engine.counts().samples, 8);
-    served.stop();
+    assert_eq!(server.engine.counts().samples, 8);
+    server.stop();
 }
 
-#[test]
-fn work_on_a_runtime_that_ended_fails_and_does_not_hang() {
-    let served = Served::start(LocalConfig::default());
-    let given = tokio::runtime::Builder::new_multi_thread()
+/// Connects a client that does its work on a new runtime.
+fn client_on_own_runtime(server: &SocketServer) -> (tokio::runtime::Runtime, ServiceClient) {
+    let io_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
-    let connecting = served.connecting().runtime(given.handle().clone());
-    let service = tinkers::block_on(connecting.connect()).unwrap();
-    let training = tinkers::block_on(service.lora_training(SCRIPTED).rank(4).create()).unwrap();
-    served
-        .parts
-        .faults
-        .add(Rule::on(routes::OPTIM_STEP), Fault::delay(PATIENCE * 10));
-    let step = training.optim_step(AdamParams::new(1e-3));
-    let behind = training.optim_step(AdamParams::new(1e-3));
-    given.shutdown_background();
+    let builder = server.client_builder().runtime(io_runtime.handle().clone());
+    let service = tinkers::block_on(builder.connect()).unwrap();
+    (io_runtime, service)
+}
+
+#[test]
+fn calls_on_a_shut_down_runtime_fail_with_aborted() {
+    let server = SocketServer::start(LocalConfig::default());
+    let (io_runtime, service) = client_on_own_runtime(&server);
+    let training = tinkers::block_on(model_of(&service));
+    server.faults.add(
+        Rule::on(routes::OPTIM_STEP),
+        Fault::delay(TEST_TIMEOUT * 10),
+    );
+    let first = step(&training);
+    let queued = step(&training);
+    io_runtime.shutdown_background();
     assert_eq!(
-        tinkers::block_on(step).unwrap_err().kind(),
+        tinkers::block_on(first).unwrap_err().kind(),
         ErrorKind::Aborted
     );
     assert_eq!(
-        tinkers::block_on(behind).unwrap_err().kind(),
+        tinkers::block_on(queued).unwrap_err().kind(),
         ErrorKind::Aborted
     );
-    let later = tinkers::block_on(training.optim_step(AdamParams::new(1e-3))).unwrap_err();
+    let later = tinkers::block_on(step(&training)).unwrap_err();
     assert!(
         matches!(later.kind(), ErrorKind::Poisoned | ErrorKind::Aborted),
         "{later:?}"
     );
-    served.stop();
+    server.stop();
 }
 
 #[test]
-fn a_call_of_an_idle_client_on_a_runtime_that_ended_fails_and_does_not_hang() {
-    let served = Served::start(LocalConfig::default());
-    let given = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let connecting = served.connecting().runtime(given.handle().clone());
-    let service = tinkers::block_on(connecting.connect()).unwrap();
-    let training = tinkers::block_on(service.lora_training(SCRIPTED).rank(4).create()).unwrap();
-    given.shutdown_background();
-    let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let step = training.optim_step(AdamParams::new(1e-3));
-        let _ = sender.send(tinkers::block_on(step).map_err(|error| error.kind()));
+fn new_call_on_a_shut_down_runtime_fails_with_aborted() {
+    let server = SocketServer::start(LocalConfig::default());
+    let (io_runtime, service) = client_on_own_runtime(&server);
+    let training = tinkers::block_on(model_of(&service));
+    io_runtime.shutdown_background();
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let first = step(&training);
+        let _ = sender.send(tinkers::block_on(first).map_err(|error| error.kind()));
     });
-    let ended = receiver.recv_timeout(PATIENCE).expect("the call returns");
-    assert_eq!(ended.unwrap_err(), ErrorKind::Aborted);
-    served.stop();
+    let outcome = receiver.recv_timeout(TEST_TIMEOUT);
+    let outcome = outcome.expect("the call returns");
+    assert_eq!(outcome.unwrap_err(), ErrorKind::Aborted);
+    server.stop();
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers_e2e::{InMemory, SCRIPTED};
+use tinkers_e2e::{Harness, SCRIPTED};
 use tinkers_local::{Fault, Hint, Rule};
 
-async fn sampler(world: &InMemory) -> SamplingClient {
-    world.service.sampling(SCRIPTED).create().await.unwrap()
+async fn sampler(harness: &Harness) -> SamplingClient {
+    harness.service.sampling(SCRIPTED).create().await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_samples_come_with_logprobs_and_ids() {
-    let world = InMemory::start().await;
-    let sample = sampler(&world)
+async fn samples_have_logprobs_and_ids() {
+    let harness = Harness::start().await;
+    let sample = sampler(&harness)
         .await
         .sample(vec![1, 2])
         .max_tokens(3)
@@ -35,9 +35,9 @@ async fn several_samples_come_with_logprobs_and_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn log_probabilities_are_as_long_as_the_prompt() {
-    let world = InMemory::start().await;
-    let logprobs = sampler(&world)
+async fn logprobs_have_the_length_of_the_prompt() {
+    let harness = Harness::start().await;
+    let logprobs = sampler(&harness)
         .await
         .compute_logprobs(vec![1, 2, 3, 4])
         .await
@@ -48,30 +48,33 @@ async fn log_probabilities_are_as_long_as_the_prompt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_gives_every_prompt_once_with_a_bounded_number_in_flight() {
-    let world = InMemory::start().await;
-    let sampler = sampler(&world).await;
+async fn stream_yields_each_prompt_once_with_bounded_concurrency() {
+    let harness = Harness::start().await;
+    let sampler = sampler(&harness).await;
     let refusal = Fault::rate_limited(Hint::Seconds(2));
-    world
-        .parts
+    harness
         .faults
         .add(Rule::on(routes::ASAMPLE).nth(20).times(5), refusal);
     let prompts = (0..200u32).map(|i| vec![i % 100, 1]);
     let mut stream = sampler.sample_stream(prompts, 16, |sample| sample.max_tokens(2));
-    let mut seen = BTreeSet::new();
+    let mut indices = BTreeSet::new();
     while let Some(sampled) = stream.next().await {
         assert!(stream.in_flight() < 16);
         assert!(sampled.result.is_ok(), "{:?}", sampled.result);
-        assert!(seen.insert(sampled.index), "{} came twice", sampled.index);
+        assert!(
+            indices.insert(sampled.index),
+            "result {} came twice",
+            sampled.index
+        );
     }
-    assert_eq!(seen, (0..200).collect());
-    assert_eq!(world.parts.engine.counts().samples, 200);
+    assert_eq!(indices, (0..200).collect());
+    assert_eq!(harness.engine.counts().samples, 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_nothing_ends_and_a_failing_prompt_is_one_item() {
-    let world = InMemory::start().await;
-    let sampler = sampler(&world).await;
+async fn stream_yields_a_failed_prompt_as_one_item() {
+    let harness = Harness::start().await;
+    let sampler = sampler(&harness).await;
     assert!(
         sampler
             .sample_stream(Vec::<Vec<u32>>::new(), 4, |sample| sample)
@@ -89,20 +92,17 @@ async fn a_stream_of_nothing_ends_and_a_failing_prompt_is_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_keep_their_number_and_a_lost_result_is_sampled_anew() {
-    let world = InMemory::start().await;
-    let sampler = sampler(&world).await;
-    world
-        .parts
+async fn retries_keep_their_number_and_resubmissions_get_a_new_one() {
+    let harness = Harness::start().await;
+    let sampler = sampler(&harness).await;
+    harness
         .faults
         .add(Rule::on(routes::ASAMPLE), Fault::cut_after());
-    world
-        .parts
+    harness
         .faults
         .add(Rule::on(routes::RETRIEVE_FUTURE), Fault::gone());
     sampler.sample(vec![1]).max_tokens(1).await.unwrap();
-    let sent: Vec<_> = world
-        .parts
+    let sent: Vec<_> = harness
         .journal
         .of(routes::ASAMPLE)
         .iter()
@@ -114,38 +114,37 @@ async fn retries_keep_their_number_and_a_lost_result_is_sampled_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_stream_gives_up_what_is_under_way() {
-    let world = InMemory::start().await;
-    let sampler = sampler(&world).await;
-    world.parts.faults.add(
+async fn dropped_stream_sends_nothing_more() {
+    let harness = Harness::start().await;
+    let sampler = sampler(&harness).await;
+    harness.faults.add(
         Rule::on(routes::ASAMPLE).always(),
         Fault::rate_limited(Hint::Seconds(600)),
     );
     let prompts = (0..100u32).map(|i| vec![i]);
     let mut stream = sampler.sample_stream(prompts, 8, |sample| sample.max_tokens(1));
-    let clock = world.server.time();
+    let clock = harness.server.time();
     let soon = clock.now().after(Duration::from_secs(5));
     assert!(clock.deadline(soon, stream.next()).await.is_none());
     drop(stream);
-    let asked = world.parts.journal.of(routes::ASAMPLE).len();
-    assert!(asked >= 1);
+    let count_before = harness.journal.of(routes::ASAMPLE).len();
+    assert!(count_before >= 1);
     clock.sleep(Duration::from_secs(3600)).await;
-    assert_eq!(world.parts.journal.of(routes::ASAMPLE).len(), asked);
+    assert_eq!(harness.journal.of(routes::ASAMPLE).len(), count_before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_loses_every_sample_is_asked_a_few_times_with_pauses() {
-    let world = InMemory::start().await;
-    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
-    world
-        .parts
+async fn lost_samples_are_submitted_eleven_times_with_backoff() {
+    let harness = Harness::start().await;
+    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    harness
         .faults
         .add(Rule::on(routes::RETRIEVE_FUTURE).times(2000), Fault::gone());
-    let began = world.server.time().now();
+    let began = harness.server.time().now();
     let lost = sampler.sample(vec![1]).max_tokens(1).await.unwrap_err();
-    let took = world.server.time().now().since(began);
+    let took = harness.server.time().now().since(began);
     assert_eq!(lost.kind(), ErrorKind::ResultLost);
-    assert_eq!(world.parts.journal.of(routes::ASAMPLE).len(), 11);
-    // 0.5, 1, 2, 4 and 8 s, and then 10 s each.
+    assert_eq!(harness.journal.of(routes::ASAMPLE).len(), 11);
+    // The backoff is 0.5, 1, 2, 4 and 8 s, and then 10 s each.
     assert!(took >= Duration::from_millis(65_500), "{took:?}");
 }

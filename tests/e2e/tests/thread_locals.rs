@@ -1,5 +1,5 @@
-//! Clients that are dropped by the destructor of a thread-local. A panic there would abort the process, so these tests have a
-//! process of their own.
+//! Clients in thread-locals. A panic in the destructor of a thread-local aborts the process, so these tests run in a separate
+//! process.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -8,29 +8,29 @@ use std::task::{Context, Waker};
 
 use tinkers::prelude::*;
 use tinkers_core::{Call, Clock, RouteClass};
-use tinkers_e2e::{SCRIPTED, Served};
+use tinkers_e2e::{SCRIPTED, SocketServer};
 use tinkers_local::LocalConfig;
 
 thread_local! {
-    static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+    static VALUES: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `make` on a thread whose thread-local keeps what it gives, and ends the thread.
+/// Stores the values that `make` returns in a thread-local of a new thread, and ends the thread.
 fn drop_by_thread_local(make: impl FnOnce() -> Vec<Box<dyn Any>> + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // Destructors run in the reverse order of first uses: tokio's and the log's own thread-locals, which are first used
-            // below, are gone when this one is dropped.
-            KEPT.with(|_| ());
-            let kept = make();
-            KEPT.with(|all| all.replace(kept));
+            // Destructors run in the reverse order of first use. So the thread-locals of tokio and tracing, which are first used
+            // by `make`, are destroyed before this one.
+            VALUES.with(|_| ());
+            let values = make();
+            VALUES.with(|stored| stored.replace(values));
         });
         thread.join().expect("no panic");
     });
 }
 
-/// Polls once and gives the rest, which is then under way.
-fn begun<F: Future + 'static>(future: F) -> Box<dyn Any> {
+/// Polls a future once and returns it.
+fn poll_once<F: Future + 'static>(future: F) -> Box<dyn Any> {
     let mut future = Box::pin(future);
     let polled = future
         .as_mut()
@@ -40,19 +40,19 @@ fn begun<F: Future + 'static>(future: F) -> Box<dyn Any> {
 }
 
 #[test]
-fn clients_and_work_under_way_can_go_with_a_thread_local() {
+fn clients_and_calls_can_be_dropped_by_a_thread_local() {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
         .with_writer(std::io::sink)
         .finish();
-    tracing::subscriber::set_global_default(subscriber).expect("the first in this process");
-    let served = Served::start(LocalConfig::default());
-    let connecting = served.connecting();
+    tracing::subscriber::set_global_default(subscriber).expect("no subscriber is set");
+    let server = SocketServer::start(LocalConfig::default());
+    let builder = server.client_builder();
     drop_by_thread_local(move || {
-        tracing::info!("the log's own thread-local is in use");
+        tracing::info!("tracing uses its thread-local");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let mut kept = runtime.block_on(async {
-            let service = connecting.connect().await.expect("a session");
+        let mut values = runtime.block_on(async {
+            let service = builder.connect().await.expect("a session");
             let model = service.lora_training(SCRIPTED).rank(4).create();
             let training = model.await.expect("a model");
             let sampler = service
@@ -62,35 +62,35 @@ fn clients_and_work_under_way_can_go_with_a_thread_local() {
                 .expect("a sampler");
             let datum = Datum::next_token(&[1, 2, 3], vec![1.0; 2]).expect("valid");
             let pass = training.forward_backward([datum], LossFn::CrossEntropy);
-            let sample = begun(sampler.sample(vec![1]).max_tokens(1).send());
+            let sample = poll_once(sampler.sample(vec![1]).max_tokens(1).send());
             let context = service.context();
             let caller = Arc::new(context.caller().clone());
             let call = Call::post("/api/v1/asample", "{}".into(), RouteClass::Sample);
-            let making = Arc::clone(&caller);
-            let calling = begun(async move { making.call(call).await });
+            let call_caller = Arc::clone(&caller);
+            let pending_call = poll_once(async move { call_caller.call(call).await });
             let time = Arc::clone(&caller.time);
-            let sleeping = begun(time.sleep_until(time.now()));
-            let kept: Vec<Box<dyn Any>> = vec![
-                calling,
-                sleeping,
+            let pending_sleep = poll_once(time.sleep_until(time.now()));
+            let values: Vec<Box<dyn Any>> = vec![
+                pending_call,
+                pending_sleep,
                 sample,
                 Box::new(pass),
                 Box::new(sampler),
                 Box::new(training),
                 Box::new(service),
             ];
-            kept
+            values
         });
-        kept.push(Box::new(runtime));
-        kept
+        values.push(Box::new(runtime));
+        values
     });
-    served.stop();
+    server.stop();
 }
 
-/// Waits, and asks for the time, when it is dropped.
-struct Late(Arc<dyn Clock>);
+/// Reads a clock and waits on it when dropped.
+struct UsesClockOnDrop(Arc<dyn Clock>);
 
-impl Drop for Late {
+impl Drop for UsesClockOnDrop {
     fn drop(&mut self) {
         let before = self.0.now();
         tinkers::block_on(self.0.sleep_until(before));
@@ -100,14 +100,14 @@ impl Drop for Late {
 }
 
 #[test]
-fn a_clock_can_be_read_and_waited_on_by_a_thread_that_ends() {
-    let served = Served::start(LocalConfig::default());
-    let connecting = served.connecting();
+fn clock_works_in_destructors_of_thread_locals() {
+    let server = SocketServer::start(LocalConfig::default());
+    let builder = server.client_builder();
     drop_by_thread_local(move || {
-        let service = tinkers::block_on(connecting.connect()).expect("a session");
+        let service = tinkers::block_on(builder.connect()).expect("a session");
         let time = Arc::clone(&service.context().caller().time);
         let _ = time.now();
-        vec![Box::new(Late(time)), Box::new(service)]
+        vec![Box::new(UsesClockOnDrop(time)), Box::new(service)]
     });
-    served.stop();
+    server.stop();
 }

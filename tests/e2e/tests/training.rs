@@ -1,17 +1,17 @@
 //! Order, chunks, retries and poisoning of training calls, in virtual time.
 
 use http::StatusCode;
+use tinkers::Sent;
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::{FinishReason, Sent};
 use tinkers_e2e::training::{datum, model, numbers, step, submissions};
-use tinkers_e2e::{InMemory, SCRIPTED};
+use tinkers_e2e::{Harness, SCRIPTED};
 use tinkers_local::{Fault, Hint, Rule};
 
 #[tokio::test(start_paused = true)]
-async fn a_loop_trains_saves_resumes_and_samples() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn model_trains_saves_resumes_and_samples() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     assert_eq!(training.info().base_model(), Some(SCRIPTED));
     let mut losses = Vec::new();
     for _ in 0..3 {
@@ -32,9 +32,9 @@ async fn a_loop_trains_saves_resumes_and_samples() {
         .unwrap();
     let reply = sampler.sample(vec![1, 2, 3]).max_tokens(5).await.unwrap();
     assert_eq!(reply.sequences[0].tokens.len(), 5);
-    assert_eq!(numbers(&world), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(numbers(&harness), [1, 2, 3, 4, 5, 6, 7, 8]);
     for optimizer in [RestoreOptimizer::Yes, RestoreOptimizer::No] {
-        let resumed = world
+        let resumed = harness
             .service
             .training_from_state(saved.as_str(), optimizer)
             .create()
@@ -43,13 +43,13 @@ async fn a_loop_trains_saves_resumes_and_samples() {
         assert_ne!(resumed.model_id(), training.model_id());
         step(&resumed).await.unwrap();
     }
-    assert_eq!(world.parts.engine.counts().loaded, 2);
+    assert_eq!(harness.engine.counts().loaded, 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_submitted_in_the_order_of_the_calls_and_not_of_the_awaits() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn calls_are_submitted_in_call_order() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     let mut handles = Vec::new();
     for _ in 0..50 {
         handles.push(training.forward_backward([datum(1)], LossFn::CrossEntropy));
@@ -59,8 +59,8 @@ async fn calls_are_submitted_in_the_order_of_the_calls_and_not_of_the_awaits() {
         handle.await.unwrap();
     }
     step(&training).await.unwrap();
-    assert_eq!(numbers(&world), (1..=101).collect::<Vec<_>>());
-    let is_step: Vec<bool> = submissions(&world)
+    assert_eq!(numbers(&harness), (1..=101).collect::<Vec<_>>());
+    let is_step: Vec<bool> = submissions(&harness)
         .iter()
         .map(|e| e.route == routes::OPTIM_STEP)
         .collect();
@@ -69,59 +69,58 @@ async fn calls_are_submitted_in_the_order_of_the_calls_and_not_of_the_awaits() {
         "{is_step:?}"
     );
     assert_eq!(
-        world.parts.engine.counts().steps,
+        harness.engine.counts().steps,
         51,
-        "a dropped handle takes no step away"
+        "dropping a handle does not cancel its step"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_clean_refusal_nothing_overtakes_and_recover_goes_on_without_a_hole() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
-    world.parts.faults.add(
+async fn recover_continues_without_a_gap_after_a_rejection() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    harness.faults.add(
         Rule::on(routes::FORWARD_BACKWARD),
         Fault::status(StatusCode::FORBIDDEN, "no"),
     );
     let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
-    let behind = step(&training);
+    let queued = step(&training);
     assert_eq!(pass.await.unwrap_err().kind(), ErrorKind::PermissionDenied);
-    assert_eq!(behind.await.unwrap_err().kind(), ErrorKind::Poisoned);
+    assert_eq!(queued.await.unwrap_err().kind(), ErrorKind::Poisoned);
     training.recover().unwrap();
     training
         .forward_backward([datum(1)], LossFn::CrossEntropy)
         .await
         .unwrap();
     step(&training).await.unwrap();
-    assert_eq!(numbers(&world), [1, 1, 2]);
-    assert_eq!(world.parts.engine.counts().steps, 1);
+    assert_eq!(numbers(&harness), [1, 1, 2]);
+    assert_eq!(harness.engine.counts().steps, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_submission_leaves_before_the_servers_hint() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn no_submission_is_sent_before_the_hint() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     let refusal = Fault::rate_limited(Hint::Milliseconds(2500));
-    world
-        .parts
+    harness
         .faults
         .add(Rule::on(routes::OPTIM_STEP).times(2), refusal);
     step(&training).await.unwrap();
-    let at: Vec<f64> = submissions(&world)
+    let at: Vec<f64> = submissions(&harness)
         .iter()
         .map(|entry| entry.at.since_origin().as_secs_f64())
         .collect();
     assert_eq!(at.len(), 3);
     assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= 2.5), "{at:?}");
-    assert_eq!(world.parts.engine.counts().steps, 1);
+    assert_eq!(harness.engine.counts().steps, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_operation_uses_its_number_and_training_goes_on() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn failed_operation_uses_its_number_and_does_not_poison() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     let failed = serde_json::json!({"error": "out of memory", "category": "server"});
-    world.parts.faults.add(
+    harness.faults.add(
         Rule::on(routes::RETRIEVE_FUTURE),
         Fault::json(StatusCode::OK, &failed),
     );
@@ -132,51 +131,19 @@ async fn a_failed_operation_uses_its_number_and_training_goes_on() {
     assert_eq!(error.kind(), ErrorKind::OperationFailed);
     assert!(error.request_id().is_some());
     step(&training).await.unwrap();
-    assert_eq!(numbers(&world), [1, 2]);
+    assert_eq!(numbers(&harness), [1, 2]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_close_every_call_says_so() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
-    let sampler = world.service.sampling(SCRIPTED).create().await.unwrap();
-    world
-        .service
-        .close(FinishReason::Success, None)
-        .await
-        .unwrap();
-    assert_eq!(step(&training).await.unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(
-        sampler
-            .sample(vec![1])
-            .max_tokens(1)
-            .await
-            .unwrap_err()
-            .kind(),
-        ErrorKind::Closed
-    );
-    assert_eq!(
-        world
-            .service
-            .sampling(SCRIPTED)
-            .create()
-            .await
-            .unwrap_err()
-            .kind(),
-        ErrorKind::Closed
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_model_that_is_unloaded_is_gone() {
-    let world = InMemory::start().await;
-    let training = model(&world).await;
+async fn unloaded_model_rejects_calls() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
     step(&training).await.unwrap();
     training.unload().await.unwrap();
-    assert_eq!(world.parts.engine.counts().unloaded, 1);
+    assert_eq!(harness.engine.counts().unloaded, 1);
     let error = step(&training).await.unwrap_err();
     assert_eq!(error.sent(), Sent::Answered, "{error}");
-    // A second time is what a repeat is.
+    // Unloading again has no effect.
     training.unload().await.unwrap();
-    assert_eq!(world.parts.engine.counts().unloaded, 1);
+    assert_eq!(harness.engine.counts().unloaded, 1);
 }

@@ -26,7 +26,8 @@ pub(crate) fn run_sample(bytes: &[u8]) {
         Stop::Tokens(tokens) => (tokens, Vec::new()),
         Stop::Texts(texts) => (Vec::new(), texts),
     };
-    let stop = tinkers_engine::Stop::tokens(tokens.clone()).or_texts(texts.iter().cloned());
+    let stop =
+        tinkers_engine::StopConditions::tokens(tokens.clone()).or_texts(texts.iter().cloned());
     let mut sample = Vec::new();
     let mut text_so_far = Vec::new();
     for byte in sampled.iter().skip(1).take(MAX_TOKENS) {

@@ -39,7 +39,7 @@ pub struct Target {
 /// All fuzz targets.
 pub const TARGETS: [Target; 15] = [
     Target {
-        name: "json-answers",
+        name: "json-responses",
         run: json_answers,
         seeds: seeds::json,
         generate: Mutator::next,
@@ -51,7 +51,7 @@ pub const TARGETS: [Target; 15] = [
         generate: Mutator::next,
     },
     Target {
-        name: "poll-answers",
+        name: "poll-responses",
         run: poll_answers,
         seeds: seeds::polls,
         generate: Mutator::next,

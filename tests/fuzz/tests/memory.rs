@@ -53,9 +53,9 @@ fn huge_bodies() -> [Vec<u8>; 4] {
 
 fn parses_json(target: &Target) -> bool {
     [
-        "json-answers",
+        "json-responses",
         "json-requests",
-        "poll-answers",
+        "poll-responses",
         "sampling-params",
         "openapi",
     ]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tinkers::SessionContext;
-use tinkers_core::nesting::Mark;
+use tinkers_core::nesting::NestedMark;
 use tinkers_core::{
-    BoxFuture, Clock, Departure, HttpRequest, HttpResponse, RouteClass, Sent, Timestamp, Transport,
-    TransportError, TransportErrorKind, hint,
+    BoxFuture, Clock, DepartureCheck, HttpRequest, HttpResponse, RouteClass, Sent, Timestamp,
+    Transport, TransportError, TransportErrorKind, hint,
 };
 
 use crate::call_log::CallId;
@@ -46,7 +46,7 @@ pub struct ClientTransport {
     /// The session, for nested requests. Empty until the session is created.
     pub session: Arc<OnceLock<Weak<dyn SessionContext>>>,
     /// The nesting mark of work outside of any request.
-    pub outermost: Mark,
+    pub outermost: NestedMark,
 }
 
 impl Transport for ClientTransport {
@@ -332,7 +332,7 @@ impl ClientTransport {
         class: RouteClass,
         fault: Option<Fault>,
         mut response: HttpResponse,
-        departure: &Departure,
+        departure: &DepartureCheck,
     ) -> HttpResponse {
         let network = &*self.network;
         let wall = network.clock.wall();

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tinkers::SessionContext;
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, BoxFuture, Error, Ledger, Receipt, Settlement, Spawn,
-    SubmitPermit, Task,
+    Admission, AdmissionRequest, Admitted, AttemptOutcome, BoxFuture, Error, Ledger, Spawn,
+    SubmitPermit, Task, Ticket,
 };
 
 use crate::control::admission::FaultyAdmission;
@@ -218,7 +218,7 @@ impl Admission for LeakyAdmission {
             } = self.0.admit(request).await?;
             let ledger = LeakyPermit(Mutex::new(Some(permit)));
             Ok(Admitted {
-                permit: SubmitPermit::new(Arc::new(ledger), Receipt::default()),
+                permit: SubmitPermit::new(Arc::new(ledger), Ticket::default()),
                 flight,
                 arrival,
             })
@@ -229,16 +229,16 @@ impl Admission for LeakyAdmission {
 struct LeakyPermit(Mutex<Option<SubmitPermit>>);
 
 impl Ledger for LeakyPermit {
-    fn settle(&self, _: Receipt, outcome: Settlement) {
+    fn settle(&self, _: Ticket, outcome: AttemptOutcome) {
         let permit = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (permit, outcome) {
-            (Some(permit), Settlement::Dropped) => std::mem::forget(permit),
+            (Some(permit), AttemptOutcome::Dropped) => std::mem::forget(permit),
             (Some(permit), outcome) => permit.settle(outcome),
             (None, _) => {}
         }
     }
 
-    fn land(&self) {}
+    fn release(&self) {}
 }
 
 impl fmt::Debug for LeakyPermit {

@@ -271,7 +271,7 @@ impl Admission for ObservedAdmission {
             client: request.client,
             is_in_flight: in_flight.is_some_and(InFlightPermit::is_counted),
         };
-        let is_new = request.reentry == Readmission::New;
+        let is_new = request.readmission == Readmission::New;
         let mut admission = self.inner.admit(request);
         Box::pin(async move {
             let samples = || self.limiter.snapshot().sample;
@@ -299,8 +299,8 @@ impl Admission for ObservedAdmission {
         })
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
-        self.inner.moved(class)
+    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
+        self.inner.last_movement(class)
     }
 
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {

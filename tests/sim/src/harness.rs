@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tinkers::{BodyFormat, Error, ServiceClient, SessionContext};
-use tinkers_core::nesting::Mark;
+use tinkers_core::nesting::NestedMark;
 use tinkers_core::{Clock, RecoveredErrors, Spawn, SplitMix};
 use tinkers_session::{
     BaseUrl, Endpoint, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions,
@@ -88,7 +88,7 @@ impl Harness {
                 is_heartbeat,
                 is_closed: Arc::clone(&is_closed),
                 session: Arc::clone(&session),
-                outermost: Mark::here(),
+                outermost: NestedMark::here(),
             })
         };
         let clock: Arc<dyn Clock> = Arc::new(self.network.clock.clone());
@@ -119,7 +119,7 @@ impl Harness {
         if self.control == Some(Control::KeyInLog) {
             tracing::info!(key = CANARY_KEY, "connecting");
         }
-        let service = ServiceClient::over(Session::open(parts, options).await?);
+        let service = ServiceClient::from_session(Session::open(parts, options).await?);
         // Weak, since the session owns its transport.
         let _ = session.set(Arc::downgrade(&service.context()));
         let id = service.session_id();

@@ -30,27 +30,27 @@ type OnClientLine = Box<dyn Fn() + Send + Sync>;
 const UNCOUNTED_MESSAGES: [&str; 16] = [
     // Counted by the limiter.
     "rate limited",
-    "probing whether requests are taken again",
-    "requests are taken again",
+    "sending a probe after a pause",
+    "requests are accepted again",
     "in-flight window changed",
-    "clients of one server and key ask for different limits",
+    "clients of one server and key request different limits",
     // Reported as events of the session.
     "the server has ended the session",
     "a heartbeat got through again",
     // Reported as an error to all current and later waiters.
     "the poll for a client's results ended",
     // Logged once for each outage. The failed attempts are counted.
-    "the server fails; it is asked again",
+    "the server is failing; probing it",
     "the server does not answer; requests are repeated",
     "the server answers again",
     // Logged once for each text.
     "deprecation notice",
     // Logged at most once a minute. The attempts are counted.
-    "billing holds the job",
+    "the server requires payment",
     "paused by the server",
     // Metrics that cannot be merged over the chunks of a request.
-    "left out of the merge: some chunk lacks it",
-    "left out of the merge: it has no reduction",
+    "metric dropped from the merged result: a chunk has no value",
+    "metric dropped from the merged result: its chunks differ",
 ];
 
 /// What was logged so far.
@@ -62,7 +62,7 @@ pub struct LogSummary {
     pub lines_with_key: Vec<String>,
     /// The number of lines of clients that report a recovered error, by its kind.
     pub recovered_errors: BTreeMap<String, u64>,
-    /// The lines of clients that neither report a recovered error nor are in [`UNCOUNTED_MESSAGES`].
+    /// The lines of clients that neither report a recovered error nor are in `UNCOUNTED_MESSAGES`.
     pub uncounted_lines: Vec<String>,
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tinkers_core::{RouteClass, Timestamp};
-use tinkers_dispatch::{ClassSnapshot, Gate, Limiter};
+use tinkers_dispatch::{ClassSnapshot, GateSnapshot, Limiter};
 
 use crate::invariant::{Invariant, Violation};
 use crate::trace::Trace;
@@ -331,7 +331,7 @@ impl Monitor {
         let mut state = self.lock();
         for (class, snapshot) in classes {
             let closed_until = match snapshot.gate {
-                Gate::ClosedUntil(until) => Some(until),
+                GateSnapshot::ClosedUntil(until) => Some(until),
                 _ => None,
             };
             let before = state.classes[class.index()].reported;

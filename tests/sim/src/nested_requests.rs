@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use tinkers::wire::routes;
-use tinkers_core::nesting::Mark;
-use tinkers_core::retry::Policy;
+use tinkers_core::nesting::NestedMark;
+use tinkers_core::retry::RetryPolicy;
 use tinkers_core::{BoxFuture, Call, Clock, HttpRequest, RouteClass, Timestamp};
 
 use crate::client_transport::ClientTransport;
@@ -86,7 +86,7 @@ impl ClientTransport {
     pub(crate) fn make_nested_request(&self, class: RouteClass) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let session = self.session.get().and_then(Weak::upgrade);
-            let Some(session) = session.filter(|_| Mark::here().is_inside()) else {
+            let Some(session) = session.filter(|_| NestedMark::here().is_inside()) else {
                 return;
             };
             let now = self.network.clock.now();
@@ -97,7 +97,7 @@ impl ClientTransport {
             };
             let mut call = Call::get(routes::CAPABILITIES, class);
             call.headers.insert(NESTED, HeaderValue::from(number));
-            call.policy = Policy::ONCE;
+            call.policy = RetryPolicy::ONCE;
             call.deadline = Some(now.after(DEADLINE));
             let mut response = Box::pin(session.caller().call(call));
             let is_marked = self.network.control != Some(Control::NestedDeadlock);

@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use tinkers::wire::{AdamParams, CheckpointKind, LoraConfig, PassMode, TinkerPath};
 use tinkers_engine::ModelEngine;
 use tinkers_local::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite, Work,
+    BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome, Overwrite,
+    Work,
 };
 
 use crate::call_log::CallId;
@@ -203,7 +204,7 @@ impl RealEngine {
     /// Runs a job and blocks until it has ended.
     fn compute(&self, job: Job) -> Result<Outcome, EngineError> {
         let (sender, receiver) = mpsc::channel();
-        let done = Done::new(move |outcome| drop(sender.send(outcome)));
+        let done = JobCallback::new(move |outcome| drop(sender.send(outcome)));
         self.engine.start(job, done);
         receiver
             .recv()

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tinkers::wire::PassMode;
 use tinkers_core::{Clock, ManualClock, Spawn, Task};
 use tinkers_local::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, ScriptedEngine,
-    Work,
+    BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome,
+    ScriptedEngine, Work,
 };
 
 use crate::call_log::CallId;
@@ -157,7 +157,7 @@ impl RecordingEngine {
     }
 
     /// Runs a job and records its operations. The result is passed to `done`.
-    fn run(&self, job: &Job, done: Done) -> Result<(), EngineError> {
+    fn run(&self, job: &Job, done: JobCallback) -> Result<(), EngineError> {
         match &self.parts.results {
             ResultSource::Scripted(scripted) => {
                 self.record(&job.work)?;
@@ -295,12 +295,12 @@ impl Engine for RecordingEngine {
         Ok(lock(&self.state).checkpoints.clone())
     }
 
-    fn start(&self, job: Job, done: Done) {
+    fn start(&self, job: Job, done: JobCallback) {
         let op = op_of(&job.work);
         let fails = op.is_some_and(|op| self.parts.injector.draw_job_failure(op));
         let result = Arc::new(Mutex::new(None::<Result<Outcome, EngineError>>));
         let slot = Arc::clone(&result);
-        let store = Done::new(move |outcome| *lock(&slot) = Some(outcome));
+        let store = JobCallback::new(move |outcome| *lock(&slot) = Some(outcome));
         let recorded = if fails {
             Err(EngineError::server("the job failed; submit it again"))
         } else {

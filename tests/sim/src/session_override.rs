@@ -6,7 +6,8 @@ use std::time::Duration;
 use tinkers::SessionContext;
 use tinkers::wire::{ClientConfig, DynamicConfig};
 use tinkers_core::{
-    BoxFuture, BytesGuard, Caller, ClientId, Deduplication, Error, Fact, ServerProfile, Spawn,
+    BoxFuture, BytesGuard, Caller, ClientId, Deduplication, Error, ProfileUpdate, ServerProfile,
+    Spawn,
 };
 
 /// A session whose caller, spawner or profile is replaced.
@@ -50,13 +51,13 @@ impl SessionContext for SessionOverride {
             true => Arc::new(
                 (*profile)
                     .clone()
-                    .learn(Fact::Deduplicates(Deduplication::Everything)),
+                    .learn(ProfileUpdate::Deduplicates(Deduplication::Everything)),
             ),
             false => profile,
         }
     }
 
-    fn learn(&self, fact: Fact) {
+    fn learn(&self, fact: ProfileUpdate) {
         self.session.learn(fact);
     }
 

@@ -1,115 +1,115 @@
-//! The cases: how large each is, what it runs, and what its figures are.
+//! The stress cases: their sizes, runs and figures.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use crate::check::{self, Fault};
-use crate::churn::Churn;
-use crate::crowd;
-use crate::limited::Limited;
+use crate::check::{self, Violation};
+use crate::limiter_subject::LimiterSubject;
 use crate::log::Log;
-use crate::pauses::{Asks, Scene};
-use crate::plan::{Begins, Plan, Shape};
+use crate::pauses::{Scenario, SendCheck};
+use crate::plan::{Plan, Shape, StartWhen};
+use crate::registry_churn::Churn;
 use crate::storm::{self, Storm};
-use crate::threads::Tasks;
+use crate::tasks::Tasks;
+use crate::waiters;
 
-/// One case.
+/// A stress case.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// What it is called.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it does.
+    /// A one-line description.
     pub about: &'static str,
-    /// Runs it once.
+    /// Runs one round of a size with a seed.
     pub run: fn(Size, u64) -> Round,
 }
 
-/// How large a case is.
+/// The size of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// For the tests of the workspace.
+    /// The size in the tests of the workspace.
     Small,
-    /// What the case says.
+    /// The size on the command line.
     Full,
 }
 
-/// What came of one run of a case.
+/// The result of one round of a case.
 #[derive(Debug, Default)]
 pub struct Round {
-    /// Every fault.
-    pub faults: Vec<Fault>,
-    /// How often those that compete met. Without it nothing was shown.
-    pub met: u64,
-    /// Exchanges that threads lost to each other, and look-ups that met another.
+    /// All violations.
+    pub violations: Vec<Violation>,
+    /// How often tasks contended. A round without contention is inconclusive.
+    pub contended: u64,
+    /// Failed compare-exchanges and colliding look-ups.
     pub lost: u64,
-    /// By name.
+    /// Counts by name.
     pub figures: Vec<(&'static str, u64)>,
-    /// Figures of the parts of a case, by the name of the part.
+    /// Counts of the parts of a case, by the name of the part.
     pub groups: Vec<(String, Vec<(&'static str, u64)>)>,
 }
 
-/// What a round, or a whole run, has shown.
+/// The verdict on a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Everything holds.
-    Holds,
-    /// Nobody met anybody, so nothing was shown.
+    /// All checks passed.
+    Passed,
+    /// There was no contention.
     Inconclusive,
-    /// There are faults.
-    Fails,
+    /// A check failed.
+    Failed,
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Holds => "holds",
+            Self::Passed => "passed",
             Self::Inconclusive => "inconclusive",
-            Self::Fails => "FAILS",
+            Self::Failed => "FAILED",
         })
     }
 }
 
 impl Round {
-    /// What it has shown.
+    /// Returns the verdict on the round.
     pub fn verdict(&self) -> Verdict {
-        match (self.faults.is_empty(), self.met) {
-            (false, _) => Verdict::Fails,
+        match (self.violations.is_empty(), self.contended) {
+            (false, _) => Verdict::Failed,
             (true, 0) => Verdict::Inconclusive,
-            (true, _) => Verdict::Holds,
+            (true, _) => Verdict::Passed,
         }
     }
 }
 
-/// Every case.
+/// All cases.
 pub const CASES: &[Case] = &[
     Case {
         name: "waiters",
-        about: "10,000 wait for a window of 10, one in ten is ended from outside",
+        about: "10,000 waiters share a window of 10 permits; one in ten is aborted",
         run: waiters,
     },
     Case {
         name: "registry",
-        about: "64 threads share the limiters of 8 keys, which come and go",
+        about: "64 threads create, share and drop the limiters of 8 keys",
         run: registry,
     },
     Case {
         name: "storm",
-        about: "a server refuses above its window and says when, probes are lost",
+        about: "a server with a varying window sends 429s with retry hints; some responses are lost",
         run: storm,
     },
     Case {
         name: "aborts",
-        about: "aborts, drops and panics at any await",
+        about: "tasks are aborted, dropped or panic at any await point",
         run: aborts,
     },
     Case {
         name: "clients",
-        about: "several clients of one limiter are let in in turn",
+        about: "a limiter admits the requests of 8 clients in turn",
         run: clients,
     },
     Case {
         name: "pauses",
-        about: "1,000 calls over 256 connections, HTTP/1.1 and HTTP/2: no request leaves from a 429 to the end of its hint",
+        about: "1,000 calls over up to 256 connections, HTTP/1.1 and HTTP/2: no request is sent between a 429 and the end of its retry hint",
         run: pauses,
     },
 ];
@@ -117,44 +117,44 @@ pub const CASES: &[Case] = &[
 fn waiters(size: Size, seed: u64) -> Round {
     let shape = Shape {
         clients: 4,
-        each: size.of(100, 2_500),
+        per_client: size.of(100, 2_500),
         limit: 10,
         aborted: 10,
         forgotten: 0,
         panicking: 0,
-        begins: Begins::HalfWay,
+        start_when: StartWhen::HalfQueued,
     };
-    crowd_of(shape, seed)
+    run_waiters(shape, seed)
 }
 
 fn aborts(size: Size, seed: u64) -> Round {
     let shape = Shape {
         clients: 4,
-        each: size.of(100, 1_000),
+        per_client: size.of(100, 1_000),
         limit: 10,
         aborted: 30,
         forgotten: 10,
         panicking: 20,
-        begins: Begins::HalfWay,
+        start_when: StartWhen::HalfQueued,
     };
-    crowd_of(shape, seed)
+    run_waiters(shape, seed)
 }
 
 fn clients(size: Size, seed: u64) -> Round {
     let shape = Shape {
         clients: 8,
-        each: size.of(50, 500),
+        per_client: size.of(50, 500),
         limit: 10,
         aborted: 0,
         forgotten: 0,
         panicking: 0,
-        begins: Begins::Complete,
+        start_when: StartWhen::AllQueued,
     };
-    crowd_of(shape, seed)
+    run_waiters(shape, seed)
 }
 
 fn pauses(size: Size, seed: u64) -> Round {
-    let scene = |is_http2, connections, streams, is_body_slow| Scene {
+    let scenario = |is_http2, connections, streams, is_body_slow| Scenario {
         is_http2,
         connections,
         streams,
@@ -163,51 +163,56 @@ fn pauses(size: Size, seed: u64) -> Round {
         warm_up: size.of(200, 1_700),
     };
     let many = size.of(24, 256);
-    let scenes = [
-        scene(false, many, 1, false),
-        scene(false, 8, 1, true),
-        scene(true, many, 1, true),
-        scene(true, 4, size.of(2, 20), false),
+    let scenarios = [
+        scenario(false, many, 1, false),
+        scenario(false, 8, 1, true),
+        scenario(true, many, 1, true),
+        scenario(true, 4, size.of(2, 20), false),
     ];
     let mut round = Round {
-        met: u64::MAX,
+        contended: u64::MAX,
         ..Round::default()
     };
-    for scene in &scenes {
-        let seen = scene.run(Asks::Yes, seed);
-        round.faults.extend(seen.faults(scene));
-        round.met = round.met.min(seen.held);
-        round.groups.push((scene.to_string(), seen.figures()));
+    for scenario in &scenarios {
+        let observed = scenario.run(SendCheck::Enabled, seed);
+        round.violations.extend(observed.violations(scenario));
+        round.contended = round.contended.min(observed.held);
+        round
+            .groups
+            .push((scenario.to_string(), observed.figures()));
     }
-    // Where the transport does not ask, requests of the same calls are early: the count sees them.
-    for scene in [&scenes[0], &scenes[2]] {
-        let seen = scene.run(Asks::No, seed);
-        round.met = round.met.min(seen.early);
-        let name = format!("control, the transport does not ask: {scene}");
-        round.groups.push((name, seen.figures()));
+    // Negative control: without the check before sending, some requests must be early.
+    for scenario in [&scenarios[0], &scenarios[2]] {
+        let observed = scenario.run(SendCheck::Disabled, seed);
+        round.contended = round.contended.min(observed.early);
+        let name = format!("control without the check before sending: {scenario}");
+        round.groups.push((name, observed.figures()));
     }
     round
 }
 
-fn crowd_of(shape: Shape, seed: u64) -> Round {
-    let seen = crowd::on_threads::<Limited>(Plan::new(shape, seed), &Tasks::new());
-    let counts = seen.counts.unwrap_or_default();
+fn run_waiters(shape: Shape, seed: u64) -> Round {
+    let observed = waiters::on_threads::<LimiterSubject>(Plan::new(shape, seed), &Tasks::new());
+    let counts = observed.counts.unwrap_or_default();
     Round {
-        faults: check::crowd(&seen),
-        met: counts.waits,
+        violations: check::waiters(&observed),
+        contended: counts.waits,
         lost: counts.lost,
         figures: vec![
             ("granted", counts.grants),
             ("waited", counts.waits),
-            ("handed over", check::handed_over(&seen, counts)),
-            ("wakes", counts.wakes),
-            ("watches", counts.watches),
-            ("looks", Log::read(&seen.log.woken)),
-            ("settled", Log::read(&seen.log.settled)),
-            ("given up at work", Log::read(&seen.log.dropped)),
-            ("aborted", seen.finished.aborted),
-            ("panicked", seen.finished.panicked),
-            ("lost exchanges", counts.lost),
+            (
+                "granted after a wait",
+                check::grants_after_wait(&observed, counts),
+            ),
+            ("wake-ups", counts.wakes),
+            ("monitor wake-ups", counts.watches),
+            ("polls after a wake-up", Log::read(&observed.log.woken)),
+            ("released", Log::read(&observed.log.settled)),
+            ("dropped while held", Log::read(&observed.log.dropped)),
+            ("aborted", observed.finished.aborted),
+            ("panicked", observed.finished.panicked),
+            ("failed compare-exchanges", counts.lost),
         ],
         groups: Vec::new(),
     }
@@ -220,21 +225,21 @@ fn registry(size: Size, seed: u64) -> Round {
         steps: size.of(50, 1_000),
         seed,
     };
-    let seen = churn.run();
+    let observed = churn.run();
     Round {
-        // Both have to have seen somebody meet.
-        met: seen.collisions.min(seen.waits),
-        lost: seen.lost + seen.collisions,
+        // Both the registry and the limiters need contention.
+        contended: observed.collisions.min(observed.waits),
+        lost: observed.lost + observed.collisions,
         figures: vec![
-            ("limiters built", seen.built),
-            ("granted", seen.granted),
-            ("given up", seen.given_up),
-            ("waited", seen.waits),
-            ("collisions", seen.collisions),
-            ("lost exchanges", seen.lost),
+            ("limiters built", observed.built),
+            ("granted", observed.granted),
+            ("cancelled", observed.cancelled),
+            ("waited", observed.waits),
+            ("collisions", observed.collisions),
+            ("failed compare-exchanges", observed.lost),
         ],
         groups: Vec::new(),
-        faults: seen.faults,
+        violations: observed.violations,
     }
 }
 
@@ -246,12 +251,12 @@ fn storm(size: Size, seed: u64) -> Round {
         window: 8,
         seed,
     };
-    let seen = storm::on_threads::<Limited>(storm, &Tasks::new());
-    let counts = seen.counts.unwrap_or_default();
-    let lost = seen.tally.lost.load(Ordering::SeqCst);
+    let observed = storm::on_threads::<LimiterSubject>(storm, &Tasks::new());
+    let counts = observed.counts.unwrap_or_default();
+    let lost = observed.counters.lost.load(Ordering::SeqCst);
     Round {
-        faults: storm::check(&seen),
-        met: counts
+        violations: storm::check(&observed),
+        contended: counts
             .waits
             .min(counts.refusals)
             .min(counts.probes)
@@ -260,13 +265,13 @@ fn storm(size: Size, seed: u64) -> Round {
         figures: vec![
             ("granted", counts.grants),
             ("waited", counts.waits),
-            ("wakes", counts.wakes),
-            ("watches", counts.watches),
-            ("refused", counts.refusals),
+            ("wake-ups", counts.wakes),
+            ("monitor wake-ups", counts.watches),
+            ("refused (429)", counts.refusals),
             ("congestion events", counts.events),
             ("probes", counts.probes),
-            ("lost attempts", lost),
-            ("lost exchanges", counts.lost),
+            ("attempts without a response", lost),
+            ("failed compare-exchanges", counts.lost),
         ],
         groups: Vec::new(),
     }

@@ -1,147 +1,148 @@
-//! What must hold of a run, whatever was run.
+//! Checks of the observations of a run, independent of the limiter under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use crate::log::Log;
-use crate::plan::{Begins, Fate, Plan};
-use crate::subject::{Counts, Held};
-use crate::threads::Finished;
+use crate::plan::{Fate, Plan, StartWhen};
+use crate::subject::{Counts, HeldResources};
+use crate::tasks::Finished;
 
-/// What was seen of a crowd.
+/// The observations of a run of waiters.
 #[derive(Debug)]
-pub struct Seen {
-    /// What was to happen.
+pub struct Observations {
+    /// The plan of the run.
     pub plan: Plan,
-    /// Who did what.
+    /// The events that the waiters recorded.
     pub log: Arc<Log>,
     /// How the tasks ended.
     pub finished: Finished,
-    /// What was taken after their end.
-    pub held: Held,
-    /// How many could be let in then.
+    /// Resources still held after the end.
+    pub held: HeldResources,
+    /// Permits that were available after the end.
     pub free: u64,
-    /// How many there should be room for.
+    /// Permits that should be available after the end.
     pub limit: u64,
-    /// What the subject counted itself.
+    /// The counts of the subject itself, if it has any.
     pub counts: Option<Counts>,
-    /// Permits that were taken to hold the crowd back.
-    pub plugs: u64,
+    /// Permits that held the waiters back until enough were queued.
+    pub initial_permits: u64,
 }
 
-/// One thing that does not hold.
+/// A violation found by a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Of which kind.
-    pub kind: Kind,
-    /// In numbers.
+pub struct Violation {
+    /// The violated invariant.
+    pub invariant: Invariant,
+    /// The observed numbers.
     pub what: String,
 }
 
-/// What does not hold.
+/// An invariant of the subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// Held and free are not the limit.
+pub enum Invariant {
+    /// At the end no permit is held and the whole limit is available.
     Conservation,
-    /// More were in at once than the limit.
-    OverLimit,
-    /// A later one of a client was let in before an earlier one.
+    /// At most `limit` permits are held at once.
+    Limit,
+    /// The waiters of a client are admitted in the order of their arrival.
     Order,
-    /// More wake-ups than 1.1 for each that was let in after a wait.
+    /// There are at most 1.1 wake-ups per admission after a wait.
     WakeUps,
-    /// One client got more turns than another that waited.
-    Turns,
-    /// Nothing happened any more.
-    Stuck,
-    /// The counts of both sides do not agree.
+    /// Clients with waiters are admitted in turn.
+    Fairness,
+    /// Every task ends.
+    Progress,
+    /// The counts of the tasks and of the subject agree.
     Counts,
-    /// Something went before the server's hint.
-    Undercut,
-    /// Users of one key had two values, or an entry was left.
+    /// No request is sent before the end of a retry hint.
+    RetryHint,
+    /// A key has one value at a time, and no entry outlives its users.
     Registry,
 }
 
-impl Fault {
-    pub(crate) fn new(kind: Kind, what: impl Into<String>) -> Self {
+impl Violation {
+    pub(crate) fn new(invariant: Invariant, what: impl Into<String>) -> Self {
         Self {
-            kind,
+            invariant,
             what: what.into(),
         }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.kind, self.what)
+        write!(f, "{:?}: {}", self.invariant, self.what)
     }
 }
 
-/// Every fault of a crowd.
-pub fn crowd(seen: &Seen) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    faults.extend(stuck(seen.finished));
-    faults.extend(conservation(seen.held, seen.free, seen.limit));
-    let (peak, limit) = (seen.log.peak(), u64::from(seen.plan.shape.limit));
+/// Returns all violations of a run of waiters.
+pub fn waiters(observed: &Observations) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    violations.extend(stuck(observed.finished));
+    violations.extend(conservation(observed.held, observed.free, observed.limit));
+    let (peak, limit) = (observed.log.peak(), u64::from(observed.plan.shape.limit));
     if peak > limit {
-        let what = format!("{peak} were in at once where {limit} may be");
-        faults.push(Fault::new(Kind::OverLimit, what));
+        let what = format!("{peak} permits held at once, the limit is {limit}");
+        violations.push(Violation::new(Invariant::Limit, what));
     }
-    let started = seen.log.started();
-    faults.extend(counts(seen, &started));
-    faults.extend(order(&seen.plan, &started));
-    faults.extend(turns(&seen.plan, &started));
-    faults.extend(wake_ups(seen));
-    faults
+    let started = observed.log.started();
+    violations.extend(counts(observed, &started));
+    violations.extend(order(&observed.plan, &started));
+    violations.extend(turns(&observed.plan, &started));
+    violations.extend(wake_ups(observed));
+    violations
 }
 
-/// Nothing may be left of a run that has ended.
-pub(crate) fn stuck(finished: Finished) -> Option<Fault> {
+/// Checks that every task ended.
+pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     let stuck = finished.stuck;
     (stuck > 0).then(|| {
-        Fault::new(
-            Kind::Stuck,
-            format!("{stuck} wait and nothing happens any more"),
+        Violation::new(
+            Invariant::Progress,
+            format!("{stuck} tasks made no progress and were given up"),
         )
     })
 }
 
-/// Held and free are the limit: nothing is held, and everything can be taken.
-pub(crate) fn conservation(held: Held, free: u64, limit: u64) -> Option<Fault> {
-    (held != Held::default() || free != limit).then(|| {
-        let what = format!("{free} of {limit} are free at the end, and {held:?}");
-        Fault::new(Kind::Conservation, what)
+/// Checks that no permit is held and that the whole limit is available.
+pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option<Violation> {
+    (held != HeldResources::default() || free != limit).then(|| {
+        let what =
+            format!("{free} of {limit} permits are available at the end; still held: {held:?}");
+        Violation::new(Invariant::Conservation, what)
     })
 }
 
-/// Everybody who had to start did so once, and each start has one end.
-fn counts(seen: &Seen, started: &[(u64, usize)]) -> Vec<Fault> {
-    let mut faults = Vec::new();
+/// Checks that each waiter that must start did so once, and that each start has one end.
+fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
+    let mut violations = Vec::new();
     let mut must = |holds: bool, what: String| {
         if !holds {
-            faults.push(Fault::new(Kind::Counts, what));
+            violations.push(Violation::new(Invariant::Counts, what));
         }
     };
-    let log = &seen.log;
+    let log = &observed.log;
     let (settled, dropped) = (Log::read(&log.settled), Log::read(&log.dropped));
     let starts = started.len() as u64;
     must(
         starts == settled + dropped,
-        format!("{starts} started, {settled} ended and {dropped} were given up"),
+        format!("{starts} started, {settled} released, {dropped} dropped while held"),
     );
     let once: BTreeSet<_> = started.iter().copied().collect();
     must(
         once.len() == started.len(),
-        "somebody started twice".to_owned(),
+        "a waiter started twice".to_owned(),
     );
-    let absent = seen
+    let absent = observed
         .plan
         .all()
         .filter(|waiter| waiter.surely_starts() && !once.contains(&(waiter.client, waiter.index)));
     let absent = absent.count();
-    must(absent == 0, format!("{absent} never started"));
+    must(absent == 0, format!("{absent} waiters never started"));
     let with = |fate: fn(&Fate) -> bool| {
-        let all = seen.plan.all().filter(|waiter| fate(&waiter.fate));
+        let all = observed.plan.all().filter(|waiter| fate(&waiter.fate));
         all.count() as u64
     };
     let forgotten = with(|fate| *fate == Fate::Forgotten);
@@ -151,37 +152,41 @@ fn counts(seen: &Seen, started: &[(u64, usize)]) -> Vec<Fault> {
         aborted,
         panicked,
         stuck,
-    } = seen.finished;
+    } = observed.finished;
     must(
         done + aborted + panicked + stuck + forgotten == with(|_| true),
-        format!("{:?} and {forgotten} forgotten are not all", seen.finished),
+        format!(
+            "{:?} and {forgotten} dropped waiters are not the planned total",
+            observed.finished
+        ),
     );
     must(
         panicked == panics,
-        format!("{panicked} panics of {panics} that were planned"),
+        format!("{panicked} panics, planned {panics}"),
     );
     must(
         settled == done,
-        format!("{settled} ended their work, {done} tasks were done"),
+        format!("{settled} permits released by {done} finished tasks"),
     );
-    if let Some(counts) = seen.counts {
-        let sure = seen.plugs + starts + Log::read(&log.given_up);
-        // Those who were let in and ended before they noticed can be counted by nobody else.
+    if let Some(counts) = observed.counts {
+        let sure = observed.initial_permits + starts + Log::read(&log.cancelled);
+        // Only the subject counts grants to tasks that ended before they were polled again.
         let unseen = (aborted + panicked + stuck + forgotten).saturating_sub(dropped);
         must(
             (sure..=sure + unseen).contains(&counts.grants),
             format!(
-                "{} grants where {sure} were noticed and {unseen} more may be",
-                counts.grants
+                "{} grants, expected {sure} to {}",
+                counts.grants,
+                sure + unseen
             ),
         );
     }
-    faults
+    violations
 }
 
-/// When one starts to work, all earlier ones of its client that survive have started or hold a permit at that moment. So
-/// they are fewer than the limit.
-fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Fault> {
+/// Checks the order of admissions. When a waiter starts, all earlier surviving waiters of its client have started or hold a permit,
+/// so fewer of them than the limit are yet to start.
+fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let mut behind: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
     for waiter in plan.all().filter(|waiter| waiter.surely_starts()) {
         behind
@@ -198,17 +203,17 @@ fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Fault> {
     let limit = plan.shape.limit as usize;
     (worst >= limit).then(|| {
         let what = format!(
-            "{worst} earlier ones were passed, {} may seem so",
+            "a waiter overtook {worst} earlier ones, at most {} can be concurrent",
             limit - 1
         );
-        Fault::new(Kind::Order, what)
+        Violation::new(Invariant::Order, what)
     })
 }
 
-/// While two clients wait, they are let in in turn. What one was let in for and has not started yet is at most the limit.
-fn turns(plan: &Plan, started: &[(u64, usize)]) -> Option<Fault> {
+/// Checks that clients with waiters are admitted in turn, up to `limit` admissions that have not started yet.
+fn turns(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let all_served = plan.all().all(|waiter| waiter.fate == Fate::Served);
-    if !all_served || plan.shape.begins != Begins::Complete {
+    if !all_served || plan.shape.start_when != StartWhen::AllQueued {
         return None;
     }
     let limit = plan.shape.limit as usize;
@@ -218,40 +223,44 @@ fn turns(plan: &Plan, started: &[(u64, usize)]) -> Option<Fault> {
         *turns.entry(*client).or_default() += 1;
         let waiting = turns
             .values()
-            .filter(|turns| **turns + limit < plan.shape.each);
+            .filter(|turns| **turns + limit < plan.shape.per_client);
         let (least, most) = waiting.fold((usize::MAX, 0), |(least, most), turns| {
             (least.min(*turns), most.max(*turns))
         });
         worst = worst.max(most.saturating_sub(least));
     }
     (worst > limit + 1).then(|| {
-        let what = format!("one client was {worst} turns ahead of another that waited");
-        Fault::new(Kind::Turns, what)
+        let what = format!("a client was {worst} admissions ahead of another with waiters");
+        Violation::new(Invariant::Fairness, what)
     })
 }
 
-fn wake_ups(seen: &Seen) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    let (woken, waited) = (Log::read(&seen.log.woken), Log::read(&seen.log.after_wait));
+fn wake_ups(observed: &Observations) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let (woken, waited) = (
+        Log::read(&observed.log.woken),
+        Log::read(&observed.log.after_wait),
+    );
     if woken * 10 > waited * 11 {
-        let what = format!("{woken} looks of {waited} that were let in after a wait");
-        faults.push(Fault::new(Kind::WakeUps, what));
+        let what = format!("{woken} polls after a wake-up for {waited} admissions after a wait");
+        violations.push(Violation::new(Invariant::WakeUps, what));
     }
-    let Some(counts) = seen.counts else {
-        return faults;
+    let Some(counts) = observed.counts else {
+        return violations;
     };
-    let handed = handed_over(seen, counts);
+    let after_wait = grants_after_wait(observed, counts);
     let Counts { wakes, watches, .. } = counts;
-    // One watches at a time, for grants that stay uncollected for long: where choice decides who is polled, most do.
-    if (wakes - watches) * 10 > handed * 11 || watches > handed {
-        let what = format!("{wakes} wakes ({watches} to watch) for {handed} that were handed over");
-        faults.push(Fault::new(Kind::WakeUps, what));
+    // StormTask waiter at a time monitors grants that are not collected. Step-by-step runs delay most collections.
+    if (wakes - watches) * 10 > after_wait * 11 || watches > after_wait {
+        let what =
+            format!("{wakes} wake-ups ({watches} to monitor) for {after_wait} grants after a wait");
+        violations.push(Violation::new(Invariant::WakeUps, what));
     }
-    faults
+    violations
 }
 
-/// Grants that somebody had waited for.
-pub fn handed_over(seen: &Seen, counts: Counts) -> u64 {
-    let at_once = Log::read(&seen.log.at_once) + seen.plugs;
+/// Returns the number of grants after a wait.
+pub fn grants_after_wait(observed: &Observations, counts: Counts) -> u64 {
+    let at_once = Log::read(&observed.log.at_once) + observed.initial_permits;
     (counts.grants + counts.unused).saturating_sub(at_once)
 }

@@ -1,24 +1,23 @@
-//! The limits and the registry under real threads: what is planned, what is counted, and what must hold at the end.
+//! Stress tests of the limiter and the registry on real threads, with exact counts.
 //!
-//! A case plans every choice from a seed, lets it happen, on threads or step by step, and hands what was seen to checks
-//! that know nothing of the limiter. The same checks are shown, in the tests of this package, to find the faults of
-//! limiters that are made wrong on purpose.
+//! A case derives every choice from a seed, runs on threads or step by step, and passes its observations to checks that are
+//! independent of the limiter. The tests of this package verify the checks with limiters that have deliberate defects.
 //!
-//! [`clients`] is the same for whole clients: on sockets, against a server in a process of its own.
+//! [`clients`] runs whole clients over sockets, against a server in a separate process.
 
 pub mod case;
 pub mod check;
-pub mod churn;
 pub mod clients;
-pub mod crowd;
-pub mod fair;
-pub mod limited;
+pub mod executor;
+pub mod fair_semaphore;
+pub mod limiter_subject;
 pub mod log;
 pub mod pauses;
 pub mod plan;
-pub mod polling;
-pub mod steps;
+pub mod polling_semaphore;
+pub mod registry_churn;
+pub mod stopwatch;
 pub mod storm;
 pub mod subject;
-pub mod threads;
-pub mod watch;
+pub mod tasks;
+pub mod waiters;

@@ -1,33 +1,33 @@
-//! What was seen of a run, written down by those who were let in.
+//! Events of a run, recorded by its waiters.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::plan::Waiter;
-use crate::subject::{End, Permit};
+use crate::subject::{Permit, PermitOutcome};
 
-/// The counts of a run. They decide nothing in what is tested.
+/// The event counts of a run. They do not influence the subject.
 #[derive(Debug, Default)]
 pub struct Log {
     started: Mutex<Vec<(u64, usize)>>,
     inside: AtomicU64,
     peak: AtomicU64,
-    /// Attempts that were let in and forgotten, before they worked.
-    pub given_up: AtomicU64,
-    /// Attempts that were let in at the first look.
+    /// Waiters that were admitted at once and dropped by the plan.
+    pub cancelled: AtomicU64,
+    /// Waiters that were admitted by their first poll.
     pub at_once: AtomicU64,
-    /// Attempts that were let in after a wait.
+    /// Waiters that were admitted after a wait.
     pub after_wait: AtomicU64,
-    /// Looks after the first one.
+    /// Polls after a wake-up.
     pub woken: AtomicU64,
-    /// Attempts that were ended.
+    /// Permits that were released at the end of the work.
     pub settled: AtomicU64,
-    /// Attempts that were given up at work.
+    /// Permits that were dropped during the work.
     pub dropped: AtomicU64,
 }
 
 impl Log {
-    /// Whoever `waiter` is works now.
+    /// Records that `waiter` starts to work.
     pub fn enter<P: Permit>(self: &Arc<Self>, waiter: Waiter, permit: P) -> Job<P> {
         let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(inside, Ordering::SeqCst);
@@ -39,35 +39,35 @@ impl Log {
         }
     }
 
-    /// Clients and indexes in the order in which they started to work.
+    /// Returns (client, index) of the waiters in the order of their starts.
     pub fn started(&self) -> Vec<(u64, usize)> {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.clone()
     }
 
-    /// How many started to work.
+    /// Returns the number of waiters that have started.
     pub fn progress(&self) -> usize {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.len()
     }
 
-    /// The most that worked at once.
+    /// Returns the maximum number of waiters that worked at once.
     pub fn peak(&self) -> u64 {
         self.peak.load(Ordering::SeqCst)
     }
 
-    /// One more of `count`.
-    pub fn note(count: &AtomicU64) {
+    /// Increments `count`.
+    pub fn increment(count: &AtomicU64) {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What `count` is.
+    /// Returns the value of `count`.
     pub fn read(count: &AtomicU64) -> u64 {
         count.load(Ordering::Relaxed)
     }
 }
 
-/// Somebody at work. Dropped, it was given up.
+/// The work of an admitted waiter. Dropping it counts as an abort.
 #[derive(Debug)]
 pub struct Job<P: Permit> {
     permit: Option<P>,
@@ -75,12 +75,12 @@ pub struct Job<P: Permit> {
 }
 
 impl<P: Permit> Job<P> {
-    /// The work is done.
+    /// Ends the work and releases the permit.
     pub fn finish(mut self) {
         if let Some(permit) = self.permit.take() {
-            Log::note(&self.log.settled);
+            Log::increment(&self.log.settled);
             self.log.inside.fetch_sub(1, Ordering::SeqCst);
-            drop(permit.end(End::Accepted));
+            drop(permit.end(PermitOutcome::Accepted));
         }
     }
 }
@@ -88,8 +88,8 @@ impl<P: Permit> Job<P> {
 impl<P: Permit> Drop for Job<P> {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            Log::note(&self.log.dropped);
-            // Before the permit goes: whoever comes in its place is counted afterwards.
+            Log::increment(&self.log.dropped);
+            // Decremented before the release, which may admit the next waiter.
             self.log.inside.fetch_sub(1, Ordering::SeqCst);
             drop(permit);
         }

@@ -1,5 +1,5 @@
-//! Runs the cases for as long as it is told to, and says what came of them.
-#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+//! The command line of the stress tests: runs cases or a client profile and prints the results.
+#![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -10,52 +10,52 @@ use clap::Parser;
 use serde_json::{Value, json};
 use tinkers_stress::case::{CASES, Case, Round, Size, Verdict};
 use tinkers_stress::clients::{self, Control, PROFILES, Profile};
-use tinkers_stress::watch::Stopwatch;
+use tinkers_stress::stopwatch::Stopwatch;
 
-/// The limits and the registry under real threads, or with --profile whole clients on real sockets; counted exactly. Exits with 1
-/// when a count is wrong, and with 2 when nothing was shown.
+/// Stress-tests the limiter and the registry on real threads or, with --profile, whole clients over loopback sockets. Checks exact
+/// counts. Exit status: 0 passed, 1 failed, 2 inconclusive.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask stress")]
 struct Options {
-    /// Seconds for all cases together; each runs at least once.
+    /// Duration of the run in seconds, divided among the cases. Each case runs at least once.
     #[arg(long, default_value_t = 10)]
     secs: u64,
-    /// The seed of the first round of each case, as an earlier run printed it.
+    /// Seed of the first round of each case, to repeat an earlier run. Random by default.
     #[arg(long)]
     seed: Option<u64>,
-    /// One case alone.
+    /// Run only this case.
     #[arg(long, value_parser = CASES.iter().map(|case| case.name).collect::<Vec<_>>())]
     only: Option<String>,
-    /// Whole clients, under this profile.
+    /// Run whole clients under this profile.
     #[arg(long, value_parser = PROFILES.map(|profile| profile.name).to_vec(), conflicts_with = "only")]
     profile: Option<String>,
-    /// Clients of the profile's load.
+    /// Number of clients.
     #[arg(long, default_value_t = 4, requires = "profile")]
     clients: usize,
-    /// Tasks of each client that sample.
+    /// Number of sampling tasks of each client.
     #[arg(long, default_value_t = 4, requires = "profile")]
     tasks: usize,
-    /// Where the report of the profile goes; target/stress/PROFILE.html unless given.
+    /// Path of the HTML report. Default: target/stress/PROFILE.html.
     #[arg(long, requires = "profile")]
     report: Option<PathBuf>,
-    /// One line of JSON for each case.
+    /// Print one line of JSON for each case.
     #[arg(long)]
     json: bool,
-    /// Seconds that calls of a profile may take to end after the load.
+    /// Seconds that pending calls may take to end after the load.
     #[arg(long, default_value_t = 120, requires = "profile")]
     patience: u64,
-    /// A fault of the server that has to be found, so that the run fails.
+    /// Inject a server fault that the checks must detect, so that the run fails.
     #[arg(long, hide = true, value_parser = Control::ALL.map(Control::name).to_vec(), requires = "profile")]
     control: Option<String>,
 }
 
-/// The exit status of a run in which nobody met anybody, or nothing went wrong that should have.
-const NOTHING_SHOWN: u8 = 2;
+/// Exit status of a run without contention, or whose faults never occurred.
+const INCONCLUSIVE: u8 = 2;
 
-/// All rounds of a case.
+/// The rounds of a case.
 struct Run {
     rounds: u64,
-    /// Of the last round.
+    /// The seed of the last round.
     seed: u64,
     last: Round,
     lost: u64,
@@ -69,14 +69,14 @@ fn main() -> ExitCode {
     {
         return match clients::serve(rest) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(why) => {
-                println!("{}", json!({ "error": why }));
+            Err(error) => {
+                println!("{}", json!({ "error": error }));
                 ExitCode::FAILURE
             }
         };
     }
     let options = Options::parse();
-    // Short enough to be typed again.
+    // 32 bits, so that the seed is short enough to type.
     let seed = options
         .seed
         .unwrap_or_else(|| RandomState::new().hash_one("stress") >> 32);
@@ -86,14 +86,14 @@ fn main() -> ExitCode {
     if let Some(profile) = options.profile.as_deref().and_then(Profile::named) {
         return run_clients(&options, &profile, seed);
     }
-    let is_wanted = |case: &&Case| options.only.as_ref().is_none_or(|only| only == case.name);
-    let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
-    let each = Duration::from_secs(options.secs) / cases.len() as u32;
-    let (mut all_hold, mut has_failed, mut lost) = (true, false, 0);
+    let is_selected = |case: &&Case| options.only.as_ref().is_none_or(|only| only == case.name);
+    let cases: Vec<&Case> = CASES.iter().filter(is_selected).collect();
+    let duration = Duration::from_secs(options.secs) / cases.len() as u32;
+    let (mut all_passed, mut has_failed, mut lost) = (true, false, 0);
     for case in cases {
-        let run = repeat(case, seed, each);
-        all_hold &= run.last.verdict() == Verdict::Holds;
-        has_failed |= run.last.verdict() == Verdict::Fails;
+        let run = repeat(case, seed, duration);
+        all_passed &= run.last.verdict() == Verdict::Passed;
+        has_failed |= run.last.verdict() == Verdict::Failed;
         lost += run.lost;
         println!(
             "{}",
@@ -104,15 +104,15 @@ fn main() -> ExitCode {
             }
         );
     }
-    // One case alone may be too short for it; that its waiters met it has said itself.
-    let has_met = lost > 0 || options.only.is_some();
-    if all_hold && !has_met {
-        println!("inconclusive: no thread ever lost an exchange to another one");
+    // A single case may be too short to lose a compare-exchange; it checks by itself that its waiters contended.
+    let has_contention = lost > 0 || options.only.is_some();
+    if all_passed && !has_contention {
+        println!("inconclusive: no compare-exchange failed, so the threads never contended");
     }
-    match (has_failed, all_hold && has_met) {
+    match (has_failed, all_passed && has_contention) {
         (true, _) => ExitCode::FAILURE,
         (false, true) => ExitCode::SUCCESS,
-        (false, false) => ExitCode::from(NOTHING_SHOWN),
+        (false, false) => ExitCode::from(INCONCLUSIVE),
     }
 }
 
@@ -121,7 +121,7 @@ fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
         .report
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("target/stress/{}.html", profile.name)));
-    let how = clients::Options {
+    let client_options = clients::Options {
         length: Duration::from_secs(options.secs),
         clients: options.clients,
         tasks: options.tasks,
@@ -131,26 +131,26 @@ fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
         patience: Duration::from_secs(options.patience),
         control: options.control.as_deref().and_then(Control::named),
     };
-    match clients::run(profile, &how) {
+    match clients::run(profile, &client_options) {
         Ok(outcome) => {
             match options.json {
                 true => println!("{}", outcome.json),
                 false => println!("{}", outcome.text),
             }
             match outcome.verdict {
-                clients::Verdict::Holds => ExitCode::SUCCESS,
-                clients::Verdict::Broken => ExitCode::FAILURE,
-                clients::Verdict::Inconclusive => ExitCode::from(NOTHING_SHOWN),
+                clients::Verdict::Passed => ExitCode::SUCCESS,
+                clients::Verdict::Failed => ExitCode::FAILURE,
+                clients::Verdict::Inconclusive => ExitCode::from(INCONCLUSIVE),
             }
         }
-        Err(why) => {
-            println!("{why}");
+        Err(error) => {
+            println!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Round after round, each with the next seed, until the time is over or one does not hold.
+/// Runs rounds with consecutive seeds until the time is over or a round does not pass.
 fn repeat(case: &Case, seed: u64, time: Duration) -> Run {
     let watch = Stopwatch::start();
     let (mut rounds, mut lost) = (0, 0);
@@ -159,7 +159,7 @@ fn repeat(case: &Case, seed: u64, time: Duration) -> Run {
         let last = (case.run)(Size::Full, seed);
         rounds += 1;
         lost += last.lost;
-        if last.verdict() != Verdict::Holds || watch.elapsed() >= time {
+        if last.verdict() != Verdict::Passed || watch.elapsed() >= time {
             return Run {
                 rounds,
                 seed,
@@ -173,7 +173,7 @@ fn repeat(case: &Case, seed: u64, time: Duration) -> Run {
 fn as_text(case: &Case, run: &Run) -> String {
     let verdict = run.last.verdict();
     let mut text = format!(
-        "{:<9} {verdict} after {} rounds, the last of seed {}: {}",
+        "{:<9} {verdict} after {} rounds (last seed {}): {}",
         case.name, run.rounds, run.seed, case.about
     );
     let listed = |figures: &[(&str, u64)]| {
@@ -183,7 +183,7 @@ fn as_text(case: &Case, run: &Run) -> String {
     if !run.last.figures.is_empty() {
         text.push_str(&format!("\n          {}", listed(&run.last.figures)));
         text.push_str(&format!(
-            "\n          exchanges lost in all rounds {}",
+            "\n          failed compare-exchanges in all rounds {}",
             run.lost
         ));
     }
@@ -193,20 +193,20 @@ fn as_text(case: &Case, run: &Run) -> String {
     if let Some(ratio) = wakes_per_grant(&run.last) {
         text.push_str(&format!("\n          wake-ups per grant {ratio:.3}"));
     }
-    for fault in &run.last.faults {
-        text.push_str(&format!("\n          {fault}"));
+    for violation in &run.last.violations {
+        text.push_str(&format!("\n          {violation}"));
     }
     text
 }
 
-/// Wake-ups for each that was handed over, where the case has no other reason to wake.
+/// Returns the wake-ups per granted permit, if the case counts them.
 fn wakes_per_grant(round: &Round) -> Option<f64> {
-    let figure = |wanted: &str| {
-        let found = round.figures.iter().find(|(name, _)| *name == wanted)?;
-        Some(found.1 as f64)
+    let figure = |name: &str| {
+        let (_, value) = round.figures.iter().find(|(other, _)| *other == name)?;
+        Some(*value as f64)
     };
-    let handed = figure("handed over").or_else(|| figure("granted"))?;
-    Some(figure("wakes")? / handed.max(1.0))
+    let grants = figure("granted after a wait").or_else(|| figure("granted"))?;
+    Some(figure("wake-ups")? / grants.max(1.0))
 }
 
 fn as_json(case: &Case, run: &Run) -> Value {
@@ -220,7 +220,7 @@ fn as_json(case: &Case, run: &Run) -> Value {
     let groups: serde_json::Map<String, Value> = groups
         .map(|(name, figures)| (name.clone(), map(figures)))
         .collect();
-    let faults = run.last.faults.iter().map(ToString::to_string);
+    let violations = run.last.violations.iter().map(ToString::to_string);
     json!({
         "case": case.name,
         "verdict": run.last.verdict().to_string(),
@@ -230,6 +230,6 @@ fn as_json(case: &Case, run: &Run) -> Value {
         "groups": groups,
         "wakes_per_grant": wakes_per_grant(&run.last),
         "lost_exchanges": run.lost,
-        "faults": faults.collect::<Vec<String>>(),
+        "violations": violations.collect::<Vec<String>>(),
     })
 }

@@ -1,72 +1,72 @@
-//! What a crowd will do, decided before it begins: the same seed makes the same choices, however threads interleave.
+//! Plans of runs: all random choices are made up front, so that a seed gives the same choices for any interleaving.
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// How large a crowd is and what becomes of it, in parts of a hundred.
+/// The size of a run and the fates of its waiters, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Clients, each with a line of its own.
+    /// Number of clients, each with a queue.
     pub clients: u64,
-    /// Waiters of each.
-    pub each: usize,
-    /// How many are let in at once.
+    /// Waiters per client.
+    pub per_client: usize,
+    /// Number of permits.
     pub limit: u32,
-    /// Ended from outside, wherever they are then.
+    /// Percentage of waiters that are aborted, waiting or working.
     pub aborted: u64,
-    /// Dropped after one look.
+    /// Percentage of waiters that are dropped after one poll.
     pub forgotten: u64,
-    /// Panic while they hold a permit.
+    /// Percentage of waiters that panic while they hold a permit.
     pub panicking: u64,
-    /// When the first may go.
-    pub begins: Begins,
+    /// When the first waiter is admitted.
+    pub start_when: StartWhen,
 }
 
-/// When the first may go.
+/// When the first waiter is admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Begins {
-    /// When half of them are there.
-    HalfWay,
-    /// When all of them are there.
-    Complete,
+pub enum StartWhen {
+    /// When half of the waiters are queued.
+    HalfQueued,
+    /// When all waiters are queued.
+    AllQueued,
 }
 
-/// One who waits.
+/// A waiter for a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiter {
-    /// Whose.
+    /// The client that it belongs to.
     pub client: u64,
-    /// Its place among those of its client.
+    /// Its position in the queue of its client.
     pub index: usize,
-    /// How often it lets others run while it holds its permit.
+    /// How often it yields while it holds its permit.
     pub yields: u64,
-    /// What becomes of it.
+    /// How it ends.
     pub fate: Fate,
 }
 
-/// What becomes of a waiter.
+/// How a waiter ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It waits, works and ends.
+    /// Works to the end.
     Served,
-    /// It is ended when so many have started to work, wherever it is by then.
+    /// Aborted, waiting or working, when this number of waiters have started.
     Aborted(usize),
-    /// It looks once and is dropped.
+    /// Dropped after one poll.
     Forgotten,
-    /// It panics at work.
+    /// Panics during its work.
     Panics,
 }
 
 /// All waiters, client by client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What it was made from.
+    /// The shape that the plan was made from.
     pub shape: Shape,
-    /// By client, in the order of their arrival.
+    /// The waiters of each client in order of arrival.
     pub waiters: Vec<Vec<Waiter>>,
 }
 
 impl Plan {
-    /// The plan of `seed`.
+    /// Creates the plan of `seed`.
     pub fn new(shape: Shape, seed: u64) -> Self {
         let chance = SplitMix::new(seed);
         let waiter = |client, index| Waiter {
@@ -75,18 +75,22 @@ impl Plan {
             yields: chance.bits() % 4,
             fate: fate(&shape, chance.bits() % 100, chance.bits()),
         };
-        let line = |client| (0..shape.each).map(|index| waiter(client, index)).collect();
-        // Client 0 is whoever holds the door shut until the crowd is there.
-        let waiters = (1..=shape.clients).map(line).collect();
+        let queue = |client| {
+            (0..shape.per_client)
+                .map(|index| waiter(client, index))
+                .collect()
+        };
+        // Client 0 holds the permits until enough waiters are queued.
+        let waiters = (1..=shape.clients).map(queue).collect();
         let mut plan = Self { shape, waiters };
-        // Those who surely start, so that the moment of each abort comes.
+        // Aborts are scheduled by starts, and only these waiters surely start.
         let sure = plan.all().filter(|one| one.surely_starts()).count().max(1);
         let all = plan.all().count();
         for waiter in plan.waiters.iter_mut().flatten() {
             let Fate::Aborted(at) = &mut waiter.fate else {
                 continue;
             };
-            // One half at any time, the other about when it is let in.
+            // Half of the aborts happen at any time, the other half around the admission of the waiter.
             if at.is_multiple_of(2) {
                 *at = *at / 2 % sure;
             } else {
@@ -99,14 +103,14 @@ impl Plan {
         plan
     }
 
-    /// Everybody.
+    /// Returns all waiters.
     pub fn all(&self) -> impl Iterator<Item = &Waiter> {
         self.waiters.iter().flatten()
     }
 }
 
 impl Waiter {
-    /// Whether it works in any case.
+    /// Returns whether the waiter starts to work in every interleaving.
     pub fn surely_starts(&self) -> bool {
         matches!(self.fate, Fate::Served | Fate::Panics)
     }

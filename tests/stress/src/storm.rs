@@ -1,4 +1,4 @@
-//! Storms of refusals: a server with a window refuses above it and says when to come back; some attempts are lost.
+//! Storms of refusals: a server with a varying window sends 429s with retry hints, and some responses are lost.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,118 +7,118 @@ use std::time::Duration;
 
 use tinkers_core::{BoxFuture, Clock, Jitter, ManualClock, SplitMix};
 
-use crate::check::{Fault, Kind, conservation, stuck};
-use crate::crowd::{let_others_run, take_all};
-use crate::steps;
-use crate::subject::{Counts, End, Held, KeptBy, Permit, Subject};
-use crate::threads::{Finished, Tasks};
-use crate::watch::nap;
+use crate::check::{Invariant, Violation, conservation, stuck};
+use crate::executor;
+use crate::stopwatch::short_sleep;
+use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, RetryStateOf, Subject};
+use crate::tasks::{Finished, Tasks};
+use crate::waiters::{acquire_all, yield_now};
 
-/// How large a storm is.
+/// Size of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Storm {
-    /// Clients, each with a line of its own.
+    /// Number of clients, each with a queue.
     pub clients: u64,
-    /// Tasks of each.
+    /// Tasks per client.
     pub tasks: u64,
-    /// Requests of each task, one after the other.
+    /// Sequential requests of each task.
     pub requests: u64,
-    /// What the server takes at once, on average: it changes its mind again and again.
+    /// Average window of the server, which varies from 1 to twice this value.
     pub window: u64,
-    /// What the choices are made from.
+    /// Seed of the random choices.
     pub seed: u64,
 }
 
-/// The ceiling of the subject: the window is what the server says it is.
+/// The maximum in-flight limit of the subject, far above the window of the server.
 const CEILING: u32 = 200;
 
-/// What was seen of a storm.
+/// The observations of a run.
 #[derive(Debug)]
-pub struct Seen {
+pub struct Observations {
     storm: Storm,
-    /// What the clients and the server counted.
-    pub tally: Arc<Tally>,
+    /// The counts of the clients and the server.
+    pub counters: Arc<Counters>,
     finished: Finished,
-    held: Held,
+    held: HeldResources,
     free: u64,
     limit: u64,
-    /// What the subject counted itself.
+    /// The counts of the subject itself, if it has any.
     pub counts: Option<Counts>,
 }
 
-/// What the clients and the server counted.
+/// The counts of the clients and the server.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct Counters {
     inside: AtomicU64,
-    /// Nothing may be let in before this, in nanoseconds of the clock.
+    /// The latest end of a retry hint, in nanoseconds since the origin of the clock.
     closed_until: AtomicU64,
-    /// Attempts that went before it, though the refusal was known when they asked.
+    /// Attempts that were admitted before the end of a hint that was known when they were queued.
     undercut: AtomicU64,
-    /// Attempts that were let in.
+    /// Attempts that were admitted.
     pub attempts: AtomicU64,
     /// Attempts that the server refused.
     pub refused: AtomicU64,
-    /// Attempts that were dropped at work, and those whose answer never came.
+    /// Attempts without a response: dropped or timed out.
     pub lost: AtomicU64,
     served: Mutex<BTreeSet<(u64, u64)>>,
 }
 
-/// Runs it on threads. A thread of its own moves the clock, a thousand times as fast as real time or less.
-pub fn on_threads<S: Subject>(storm: Storm, tasks: &Tasks) -> Seen {
+/// Runs the storm on threads. A further thread advances the clock by up to 1 ms per microsecond.
+pub fn on_threads<S: Subject>(storm: Storm, tasks: &Tasks) -> Observations {
     let clock = ManualClock::new();
-    let (subject, tally) = (S::new(CEILING, clock.clone()), Arc::<Tally>::default());
+    let (subject, counters) = (S::new(CEILING, clock.clone()), Arc::<Counters>::default());
     let is_over = AtomicBool::new(false);
     let finished = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::SeqCst) {
                 clock.advance(Duration::from_millis(1));
-                nap();
+                short_sleep();
             }
         });
         let mut expected = 0;
-        for work in storm.tasks(&subject, &tally, &clock) {
+        for work in storm.tasks(&subject, &counters, &clock) {
             tasks.spawn(work, None);
             expected += 1;
         }
-        let progress = || tally.attempts.load(Ordering::SeqCst) as usize;
+        let progress = || counters.attempts.load(Ordering::SeqCst) as usize;
         let finished = tasks.finish(expected, progress, || ());
         is_over.store(true, Ordering::SeqCst);
         finished
     });
-    seen(storm, &subject, tally, &clock, finished)
+    observations(storm, &subject, counters, &clock, finished)
 }
 
-/// Runs it one step after the other.
-pub fn step_by_step<S: Subject>(storm: Storm) -> Seen {
+/// Runs the storm one step at a time.
+pub fn step_by_step<S: Subject>(storm: Storm) -> Observations {
     let clock = ManualClock::new();
-    let (subject, tally) = (S::new(CEILING, clock.clone()), Arc::<Tally>::default());
-    let works = storm.tasks(&subject, &tally, &clock);
-    let pieces = works.map(|work| steps::Piece::new(work, None)).collect();
-    let finished = steps::run(pieces, &clock, &SplitMix::new(storm.seed), || 0);
-    seen(storm, &subject, tally, &clock, finished)
+    let (subject, counters) = (S::new(CEILING, clock.clone()), Arc::<Counters>::default());
+    let works = storm.tasks(&subject, &counters, &clock);
+    let tasks = works.map(|work| executor::Task::new(work, None)).collect();
+    let finished = executor::run(tasks, &clock, &SplitMix::new(storm.seed), || 0);
+    observations(storm, &subject, counters, &clock, finished)
 }
 
-fn seen<S: Subject>(
+fn observations<S: Subject>(
     storm: Storm,
     subject: &Arc<S>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     clock: &ManualClock,
     finished: Finished,
-) -> Seen {
+) -> Observations {
     let (held, counts) = (subject.held(), subject.counts());
-    // What closed the gate last is over, and whoever is first finds it out for all.
+    // All hints are over; the first admission is the probe that reopens the gate.
     clock.advance(Duration::from_secs(3600));
-    if let Some(probe) = take_all(subject).pop() {
-        drop(probe.end(End::Accepted));
+    if let Some(probe) = acquire_all(subject).pop() {
+        drop(probe.end(PermitOutcome::Accepted));
     }
-    Seen {
+    Observations {
         storm,
-        tally,
+        counters,
         finished,
         held,
         counts,
         limit: subject.limit(),
-        free: take_all(subject).len() as u64,
+        free: acquire_all(subject).len() as u64,
     }
 }
 
@@ -126,16 +126,16 @@ impl Storm {
     fn tasks<'a, S: Subject>(
         self,
         subject: &'a Arc<S>,
-        tally: &'a Arc<Tally>,
+        counters: &'a Arc<Counters>,
         clock: &'a ManualClock,
     ) -> impl Iterator<Item = BoxFuture<'static, ()>> + use<'a, S> {
         let ids = (0..self.clients * self.tasks).map(move |id| (id % self.clients + 1, id));
         ids.map(move |(client, id)| {
-            let one = One {
+            let one = StormTask {
                 subject: Arc::clone(subject),
-                tally: Arc::clone(tally),
+                counters: Arc::clone(counters),
                 clock: clock.clone(),
-                // Each task has choices of its own, whatever the others do.
+                // A generator per task makes its choices independent of the interleaving.
                 chance: SplitMix::new(self.seed ^ (id + 1) << 32),
                 window: self.window,
                 seed: self.seed,
@@ -151,10 +151,10 @@ impl Storm {
     }
 }
 
-/// One task of a storm.
-struct One<S: Subject> {
+/// A task of a storm.
+struct StormTask<S: Subject> {
     subject: Arc<S>,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
     clock: ManualClock,
     chance: SplitMix,
     window: u64,
@@ -162,34 +162,34 @@ struct One<S: Subject> {
     client: u64,
 }
 
-impl<S: Subject> One<S> {
-    /// Tries until the request is served.
+impl<S: Subject> StormTask<S> {
+    /// Retries until the request is served.
     async fn request(&self, id: (u64, u64)) {
-        let mut kept = KeptBy::<S>::default();
+        let mut retry_state = RetryStateOf::<S>::default();
         loop {
-            let permit = self.admitted(std::mem::take(&mut kept)).await;
-            // The way to the server.
-            let_others_run().await;
-            let Some(place) = self.tally.come_in(self.window()) else {
-                kept = self.refused(permit);
+            let permit = self.admitted(std::mem::take(&mut retry_state)).await;
+            // Network latency.
+            yield_now().await;
+            let Some(place) = self.counters.try_enter(self.window()) else {
+                retry_state = self.refused(permit);
                 continue;
             };
             match self.chance.bits() % 100 {
-                // Given up: the next attempt knows nothing of it.
+                // Dropped: the next attempt starts without an in-flight permit.
                 0..5 => {
-                    self.tally.lost.fetch_add(1, Ordering::SeqCst);
+                    self.counters.lost.fetch_add(1, Ordering::SeqCst);
                     drop(permit);
                 }
                 5..10 => {
-                    self.tally.lost.fetch_add(1, Ordering::SeqCst);
-                    kept = permit.end(End::Unknown);
+                    self.counters.lost.fetch_add(1, Ordering::SeqCst);
+                    retry_state = permit.end(PermitOutcome::Unknown);
                 }
                 _ => {
-                    let flight = permit.end(End::Accepted);
+                    let flight = permit.end(PermitOutcome::Accepted);
                     let time: &dyn Clock = &self.clock;
                     time.sleep(Duration::from_micros(self.chance.bits() % 10_000))
                         .await;
-                    self.tally.serve(id);
+                    self.counters.serve(id);
                     drop(place);
                     drop(flight);
                     return;
@@ -198,34 +198,34 @@ impl<S: Subject> One<S> {
         }
     }
 
-    /// Waits for a permit, and sees whether it comes too early.
-    async fn admitted(&self, kept: KeptBy<S>) -> S::Permit {
-        // A refusal that is known here is known to the subject, so it decides after it, and before the second look at the clock.
-        let known = self.tally.closed_until.load(Ordering::SeqCst);
-        let permit = self.subject.acquire(self.client, kept).await;
-        self.tally.attempts.fetch_add(1, Ordering::SeqCst);
+    /// Waits for a permit and records whether it was granted before the end of a hint.
+    async fn admitted(&self, retry_state: RetryStateOf<S>) -> S::Permit {
+        // The subject knows every refusal that is known here, and decides before the clock is read below.
+        let known = self.counters.closed_until.load(Ordering::SeqCst);
+        let permit = self.subject.acquire(self.client, retry_state).await;
+        self.counters.attempts.fetch_add(1, Ordering::SeqCst);
         if nanos(self.clock.now().since_origin()) < known {
-            self.tally.undercut.fetch_add(1, Ordering::SeqCst);
+            self.counters.undercut.fetch_add(1, Ordering::SeqCst);
         }
         permit
     }
 
-    /// What the server takes now: from 1 to twice the window, another number after so many attempts.
+    /// Returns the current window of the server, from 1 to twice the average. It changes every 64 attempts.
     fn window(&self) -> u64 {
-        let attempts = self.tally.attempts.load(Ordering::SeqCst);
+        let attempts = self.counters.attempts.load(Ordering::SeqCst);
         let chance = SplitMix::new(self.seed ^ (attempts / 64));
         1 + chance.bits() % (2 * self.window - 1)
     }
 
-    fn refused(&self, permit: S::Permit) -> KeptBy<S> {
-        self.tally.refused.fetch_add(1, Ordering::SeqCst);
+    fn refused(&self, permit: S::Permit) -> RetryStateOf<S> {
+        self.counters.refused.fetch_add(1, Ordering::SeqCst);
         let hint = Duration::from_micros(500 + self.chance.bits() % 20_000);
         let until = self.clock.now().after(hint).since_origin();
-        let kept = permit.end(End::Refused(hint));
-        self.tally
+        let retry_state = permit.end(PermitOutcome::Refused(hint));
+        self.counters
             .closed_until
             .fetch_max(nanos(until), Ordering::SeqCst);
-        kept
+        retry_state
     }
 }
 
@@ -233,7 +233,7 @@ fn nanos(at: Duration) -> u64 {
     u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A place in the window of the server.
+/// A request in the window of the server.
 struct Inside<'a>(&'a AtomicU64);
 
 impl Drop for Inside<'_> {
@@ -242,8 +242,8 @@ impl Drop for Inside<'_> {
     }
 }
 
-impl Tally {
-    fn come_in(&self, window: u64) -> Option<Inside<'_>> {
+impl Counters {
+    fn try_enter(&self, window: u64) -> Option<Inside<'_>> {
         let more = |inside| (inside < window).then_some(inside + 1);
         self.inside
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
@@ -262,22 +262,23 @@ impl Tally {
     }
 }
 
-/// Every fault of a storm.
-pub fn check(seen: &Seen) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    faults.extend(stuck(seen.finished));
-    faults.extend(conservation(seen.held, seen.free, seen.limit));
+/// Returns all violations of a storm.
+pub fn check(observed: &Observations) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    violations.extend(stuck(observed.finished));
+    violations.extend(conservation(observed.held, observed.free, observed.limit));
     let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
-    let undercut = read(&seen.tally.undercut);
+    let undercut = read(&observed.counters.undercut);
     if undercut > 0 {
-        let what = format!("{undercut} went before the hint that was known");
-        faults.push(Fault::new(Kind::Undercut, what));
+        let what =
+            format!("{undercut} requests were admitted before the end of a known retry hint");
+        violations.push(Violation::new(Invariant::RetryHint, what));
     }
     let mut agree = |what: &str, one: u64, other: u64| {
         if one != other {
-            faults.push(Fault::new(
-                Kind::Counts,
-                format!("{what}: {one} and {other}"),
+            violations.push(Violation::new(
+                Invariant::Counts,
+                format!("{what} differ: {one} and {other}"),
             ));
         }
     };
@@ -286,15 +287,26 @@ pub fn check(seen: &Seen) -> Vec<Fault> {
         tasks,
         requests,
         ..
-    } = seen.storm;
-    let (served, refused) = (seen.tally.served(), read(&seen.tally.refused));
-    let (attempts, lost) = (read(&seen.tally.attempts), read(&seen.tally.lost));
-    agree("requests and served", clients * tasks * requests, served);
-    agree("attempts and ends", attempts, served + refused + lost);
-    if let Some(counts) = seen.counts {
+    } = observed.storm;
+    let (served, refused) = (observed.counters.served(), read(&observed.counters.refused));
+    let (attempts, lost) = (
+        read(&observed.counters.attempts),
+        read(&observed.counters.lost),
+    );
+    agree(
+        "requests and served requests",
+        clients * tasks * requests,
+        served,
+    );
+    agree(
+        "attempts and their outcomes",
+        attempts,
+        served + refused + lost,
+    );
+    if let Some(counts) = observed.counts {
         agree("grants", counts.grants, attempts);
         agree("refusals", counts.refusals, refused);
-        // After each change of the gate the first of each line is woken to look at it by itself.
+        // Each change of the gate wakes the head of every queue.
         let heads = (clients + 1) * (refused + lost);
         let Counts {
             wakes,
@@ -305,10 +317,10 @@ pub fn check(seen: &Seen) -> Vec<Fault> {
         } = counts;
         if (wakes - watches) * 10 > (grants + unused) * 11 + heads * 10 || watches > grants {
             let what = format!(
-                "{wakes} wakes ({watches} to watch) for {grants} grants, {refused} refusals and {lost} lost"
+                "{wakes} wake-ups ({watches} to monitor) for {grants} grants, {refused} refusals and {lost} lost responses"
             );
-            faults.push(Fault::new(Kind::WakeUps, what));
+            violations.push(Violation::new(Invariant::WakeUps, what));
         }
     }
-    faults
+    violations
 }

@@ -1,92 +1,92 @@
-//! What is put to the test: anything that lets a bounded number in and has others wait.
+//! The interface of concurrency limiters under test.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{BoxFuture, ManualClock};
 
-/// Lets at most [`Subject::limit`] in at once.
+/// A concurrency limiter under test, with at most [`Subject::limit`] permits.
 pub trait Subject: Send + Sync + 'static {
-    /// What whoever is let in holds.
+    /// The permit of an admitted waiter.
     type Permit: Permit;
 
-    /// One that lets `limit` in, on `clock`.
+    /// Creates a limiter with `limit` permits on `clock`.
     fn new(limit: u32, clock: ManualClock) -> Arc<Self>;
 
-    /// Waits for its turn. `kept` is what an earlier attempt left.
+    /// Waits for a permit. `retry_state` comes from the previous attempt of the same request.
     fn acquire(
         self: &Arc<Self>,
         client: u64,
-        kept: KeptBy<Self>,
+        retry_state: RetryStateOf<Self>,
     ) -> BoxFuture<'static, Self::Permit>;
 
-    /// What is taken now, and who waits.
-    fn held(&self) -> Held;
+    /// Returns the resources that are held now.
+    fn held(&self) -> HeldResources;
 
-    /// How many may be let in at once now.
+    /// Returns the current number of permits.
     fn limit(&self) -> u64;
 
-    /// What it counted itself, where it counts.
+    /// Returns the counts of the limiter itself, if it has any.
     fn counts(&self) -> Option<Counts>;
 }
 
-/// What an attempt at `S` leaves for the next.
-pub type KeptBy<S> = <<S as Subject>::Permit as Permit>::Kept;
+/// The state that an attempt at `S` leaves for its retry.
+pub type RetryStateOf<S> = <<S as Subject>::Permit as Permit>::RetryState;
 
-/// Room that was taken. Dropped, it is given back as given up.
+/// A permit. Dropping it releases it as an aborted attempt.
 pub trait Permit: Send + 'static {
-    /// What an attempt leaves for the next.
-    type Kept: Default + Send + 'static;
+    /// The state that an attempt leaves for its retry.
+    type RetryState: Default + Send + 'static;
 
-    /// Ends the attempt.
-    fn end(self, how: End) -> Self::Kept;
+    /// Ends the attempt and releases the permit.
+    fn end(self, how: PermitOutcome) -> Self::RetryState;
 }
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// It was taken. What is kept is to be dropped when its result is there.
+pub enum PermitOutcome {
+    /// Accepted by the server. The retry state is dropped when the result arrives.
     Accepted,
-    /// It was refused; nothing may go for so long.
+    /// Refused with a retry hint.
     Refused(Duration),
-    /// There was no answer.
+    /// No response.
     Unknown,
 }
 
-/// What is taken and who waits. All zero when nobody is there.
+/// Resources held in a limiter; all zero when it is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Held {
-    /// Requests being sent.
+pub struct HeldResources {
+    /// Slots of requests being sent.
     pub slots: u64,
-    /// Bytes being sent.
+    /// Bytes of requests being sent.
     pub bytes: u64,
     /// Requests from admission to result.
     pub in_flight: u64,
-    /// Those who wait.
+    /// Queued waiters.
     pub waiting: u64,
-    /// Those who were let in and have not noticed.
+    /// Grants that their waiters have not collected yet.
     pub uncollected: u64,
 }
 
-/// What a subject counted.
+/// Counts of a limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Attempts that were let in.
+    /// Granted permits.
     pub grants: u64,
-    /// Attempts that had to wait.
+    /// Attempts that waited.
     pub waits: u64,
-    /// Times that somebody who waits was woken.
+    /// Wake-ups of waiters.
     pub wakes: u64,
-    /// Wakes that only have one waiter watch grants that are not collected.
+    /// Wake-ups of the one waiter that monitors uncollected grants.
     pub watches: u64,
-    /// Attempts that were let in and not begun: their waiter was dropped, or did not come in time.
+    /// Grants that were returned unused: the waiter was dropped or did not collect in time.
     pub unused: u64,
-    /// Refusals that it was told.
+    /// Refusals by the server.
     pub refusals: u64,
-    /// Congestion events that these made.
+    /// Congestion events; several refusals may belong to one.
     pub events: u64,
-    /// Attempts that went alone after a pause.
+    /// Probes after a pause.
     pub probes: u64,
-    /// Exchanges that one thread lost to another.
+    /// Failed compare-exchanges.
     pub lost: u64,
 }

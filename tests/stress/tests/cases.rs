@@ -1,61 +1,61 @@
-//! Each case once, small, on real threads; and the limiter step by step.
+//! Small rounds of each case on real threads, and the limiter on the deterministic executor.
 
 use tinkers_stress::case::{CASES, Size, Verdict};
 use tinkers_stress::check;
-use tinkers_stress::crowd;
-use tinkers_stress::limited::Limited;
-use tinkers_stress::pauses::{Asks, Scene};
-use tinkers_stress::plan::{Begins, Plan, Shape};
+use tinkers_stress::limiter_subject::LimiterSubject;
+use tinkers_stress::pauses::{Scenario, SendCheck};
+use tinkers_stress::plan::{Plan, Shape, StartWhen};
 use tinkers_stress::storm::{self, Storm};
+use tinkers_stress::waiters;
 
-fn holds(name: &str) {
+fn check_passes(name: &str) {
     let case = CASES.iter().find(|case| case.name == name).expect("a case");
-    // On a machine that does one thing at a time small rounds may have to be many until somebody meets somebody.
+    // On a single core many small rounds may pass before two tasks contend.
     for seed in 0..100 {
         let round = (case.run)(Size::Small, seed);
         match round.verdict() {
-            Verdict::Holds => return,
+            Verdict::Passed => return,
             Verdict::Inconclusive => {}
-            Verdict::Fails => panic!("seed {seed}: {round:?}"),
+            Verdict::Failed => panic!("seed {seed}: {round:?}"),
         }
     }
-    panic!("nobody ever met anybody: inconclusive");
+    panic!("inconclusive: no round had contention");
 }
 
 #[test]
-fn a_crowd_before_a_window_is_served_in_order() {
-    holds("waiters");
+fn waiters_are_served_in_order() {
+    check_passes("waiters");
 }
 
 #[test]
-fn a_key_has_one_limiter_and_nothing_is_left() {
-    holds("registry");
+fn registry_keeps_one_limiter_per_key() {
+    check_passes("registry");
 }
 
 #[test]
-fn a_storm_of_refusals_ends_with_everybody_served() {
-    holds("storm");
+fn all_requests_are_served_despite_refusals() {
+    check_passes("storm");
 }
 
 #[test]
-fn aborts_drops_and_panics_give_everything_back() {
-    holds("aborts");
+fn aborts_drops_and_panics_release_all_permits() {
+    check_passes("aborts");
 }
 
 #[test]
-fn clients_are_let_in_in_turn() {
-    holds("clients");
+fn clients_are_admitted_in_turn() {
+    check_passes("clients");
 }
 
 #[test]
-fn no_request_leaves_inside_a_pause() {
-    holds("pauses");
+fn no_request_is_sent_before_the_end_of_a_hint() {
+    check_passes("pauses");
 }
 
 #[test]
-fn requests_that_leave_inside_a_pause_are_counted() {
+fn requests_sent_before_the_end_of_a_hint_are_counted() {
     for is_http2 in [false, true] {
-        let scene = Scene {
+        let scenario = Scenario {
             is_http2,
             connections: 4,
             streams: 1,
@@ -63,15 +63,15 @@ fn requests_that_leave_inside_a_pause_are_counted() {
             calls: 50,
             warm_up: 200,
         };
-        let seen = scene.run(Asks::No, 1);
-        assert!(seen.early > 0, "{seen:?}");
-        assert_eq!((seen.held, seen.failed), (0, 0), "{seen:?}");
-        assert_eq!(seen.faults(&scene).len(), 1);
+        let observed = scenario.run(SendCheck::Disabled, 1);
+        assert!(observed.early > 0, "{observed:?}");
+        assert_eq!((observed.held, observed.failed), (0, 0), "{observed:?}");
+        assert_eq!(observed.violations(&scenario).len(), 1);
     }
 }
 
 #[test]
-fn every_case_is_run_here() {
+fn every_case_has_a_test() {
     let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
     assert_eq!(
         names,
@@ -82,19 +82,19 @@ fn every_case_is_run_here() {
 }
 
 #[test]
-fn the_limiter_passes_step_by_step_whatever_the_order() {
+fn limiter_passes_on_the_deterministic_executor() {
     for seed in 0..50 {
         let shape = Shape {
             clients: 3,
-            each: 20,
+            per_client: 20,
             limit: 4,
             aborted: 30,
             forgotten: 10,
             panicking: 10,
-            begins: Begins::Complete,
+            start_when: StartWhen::AllQueued,
         };
-        let seen = crowd::step_by_step::<Limited>(Plan::new(shape, seed), seed);
-        assert_eq!(check::crowd(&seen), [], "seed {seed}");
+        let observed = waiters::step_by_step::<LimiterSubject>(Plan::new(shape, seed), seed);
+        assert_eq!(check::waiters(&observed), [], "seed {seed}");
         let storm = Storm {
             clients: 3,
             tasks: 5,
@@ -102,27 +102,27 @@ fn the_limiter_passes_step_by_step_whatever_the_order() {
             window: 4,
             seed,
         };
-        let seen = storm::step_by_step::<Limited>(storm);
-        assert_eq!(storm::check(&seen), [], "seed {seed}");
+        let observed = storm::step_by_step::<LimiterSubject>(storm);
+        assert_eq!(storm::check(&observed), [], "seed {seed}");
     }
 }
 
 #[test]
-fn a_seed_replays_the_same_choices() {
+fn seed_determines_plan_and_order() {
     let shape = Shape {
         clients: 3,
-        each: 50,
+        per_client: 50,
         limit: 4,
         aborted: 30,
         forgotten: 10,
         panicking: 10,
-        begins: Begins::HalfWay,
+        start_when: StartWhen::HalfQueued,
     };
     assert_eq!(Plan::new(shape, 7), Plan::new(shape, 7));
     assert_ne!(Plan::new(shape, 7), Plan::new(shape, 8));
     let started = |seed| {
-        let seen = crowd::step_by_step::<Limited>(Plan::new(shape, seed), seed);
-        seen.log.started()
+        let observed = waiters::step_by_step::<LimiterSubject>(Plan::new(shape, seed), seed);
+        observed.log.started()
     };
     assert_eq!(started(7), started(7));
 }

@@ -1,104 +1,123 @@
-//! Each check finds the fault that it is for: limiters that are made wrong on purpose, and one that is not.
+//! Negative controls of the checks: each detects a limiter with the corresponding defect, and none rejects a correct one.
 
 use tinkers_stress::case::{Round, Verdict};
-use tinkers_stress::check::{self, Kind};
-use tinkers_stress::crowd;
-use tinkers_stress::fair::{
-    Fair, HandOverForgotten, LastFirst, LeakOnAbort, NoTurns, ReleaseByCount, Sound, WakesAll,
+use tinkers_stress::check::{self, Invariant};
+use tinkers_stress::fair_semaphore::{
+    Correct, DoubleRelease, FairSemaphore, LeakOnDrop, Lifo, LostGrant, SharedQueue, WakeAll,
 };
-use tinkers_stress::plan::{Begins, Plan, Shape};
-use tinkers_stress::polling::Polling;
+use tinkers_stress::plan::{Plan, Shape, StartWhen};
+use tinkers_stress::polling_semaphore::PollingSemaphore;
 use tinkers_stress::storm::{self, Storm};
 use tinkers_stress::subject::Subject;
-use tinkers_stress::threads::Tasks;
+use tinkers_stress::tasks::Tasks;
+use tinkers_stress::waiters;
 
-const CALM: Shape = Shape {
+const NO_ABORTS: Shape = Shape {
     clients: 3,
-    each: 20,
+    per_client: 20,
     limit: 3,
     aborted: 0,
     forgotten: 0,
     panicking: 0,
-    begins: Begins::Complete,
+    start_when: StartWhen::AllQueued,
 };
 
-const ROUGH: Shape = Shape {
+const WITH_ABORTS: Shape = Shape {
     aborted: 40,
     panicking: 10,
-    ..CALM
+    ..NO_ABORTS
 };
 
-/// The kinds of faults that the checks find in some run of twenty.
-fn found<S: Subject>(shape: Shape) -> Vec<Kind> {
-    let of = |seed| check::crowd(&crowd::step_by_step::<S>(Plan::new(shape, seed), seed));
-    let mut kinds: Vec<Kind> = (0..20).flat_map(of).map(|fault| fault.kind).collect();
-    kinds.sort();
-    kinds.dedup();
-    kinds
+/// Returns the invariants that are violated in any of twenty runs.
+fn found<S: Subject>(shape: Shape) -> Vec<Invariant> {
+    let of = |seed| check::waiters(&waiters::step_by_step::<S>(Plan::new(shape, seed), seed));
+    let mut invariants: Vec<Invariant> = (0..20)
+        .flat_map(of)
+        .map(|violation| violation.invariant)
+        .collect();
+    invariants.sort();
+    invariants.dedup();
+    invariants
 }
 
-fn finds<S: Subject>(shape: Shape, wanted: &[Kind]) {
-    let kinds = found::<S>(shape);
-    for kind in wanted {
-        assert!(kinds.contains(kind), "{kind:?} is not among {kinds:?}");
+fn finds<S: Subject>(shape: Shape, wanted: &[Invariant]) {
+    let invariants = found::<S>(shape);
+    for invariant in wanted {
+        assert!(
+            invariants.contains(invariant),
+            "expected {invariant:?}, found {invariants:?}"
+        );
     }
 }
 
 #[test]
-fn a_sound_semaphore_has_none_of_the_faults() {
-    assert_eq!(found::<Fair<Sound>>(CALM), []);
-    assert_eq!(found::<Fair<Sound>>(ROUGH), []);
+fn correct_semaphore_passes_step_by_step() {
+    assert_eq!(found::<FairSemaphore<Correct>>(NO_ABORTS), []);
+    assert_eq!(found::<FairSemaphore<Correct>>(WITH_ABORTS), []);
 }
 
 #[test]
-fn a_sound_semaphore_passes_on_threads_too() {
-    for (shape, seed) in [(CALM, 1), (ROUGH, 2)] {
-        let seen = crowd::on_threads::<Fair<Sound>>(Plan::new(shape, seed), &Tasks::new());
-        assert_eq!(check::crowd(&seen), []);
+fn correct_semaphore_passes_on_threads() {
+    for (shape, seed) in [(NO_ABORTS, 1), (WITH_ABORTS, 2)] {
+        let observed =
+            waiters::on_threads::<FairSemaphore<Correct>>(Plan::new(shape, seed), &Tasks::new());
+        assert_eq!(check::waiters(&observed), []);
     }
 }
 
 #[test]
-fn sleeping_and_looking_again_forgets_the_order_and_wakes_too_often() {
-    finds::<Polling>(CALM, &[Kind::Order, Kind::WakeUps]);
+fn polling_violates_order_and_wake_ups() {
+    finds::<PollingSemaphore>(NO_ABORTS, &[Invariant::Order, Invariant::WakeUps]);
 }
 
 #[test]
-fn giving_back_twice_lets_more_in_than_the_limit() {
-    assert_eq!(found::<Fair<ReleaseByCount>>(CALM), []);
-    finds::<Fair<ReleaseByCount>>(ROUGH, &[Kind::OverLimit]);
+fn double_release_exceeds_the_limit() {
+    assert_eq!(found::<FairSemaphore<DoubleRelease>>(NO_ABORTS), []);
+    finds::<FairSemaphore<DoubleRelease>>(WITH_ABORTS, &[Invariant::Limit]);
 }
 
 #[test]
-fn a_hand_over_that_is_forgotten_leaves_the_queue_stuck() {
-    assert_eq!(found::<Fair<HandOverForgotten>>(CALM), []);
-    let shape = Shape { limit: 1, ..ROUGH };
-    finds::<Fair<HandOverForgotten>>(shape, &[Kind::Conservation, Kind::Stuck]);
+fn lost_grant_blocks_the_queue() {
+    assert_eq!(found::<FairSemaphore<LostGrant>>(NO_ABORTS), []);
+    let shape = Shape {
+        limit: 1,
+        ..WITH_ABORTS
+    };
+    finds::<FairSemaphore<LostGrant>>(shape, &[Invariant::Conservation, Invariant::Progress]);
 }
 
 #[test]
-fn a_unit_that_goes_with_an_abort_is_missed() {
-    assert_eq!(found::<Fair<LeakOnAbort>>(CALM), []);
-    finds::<Fair<LeakOnAbort>>(ROUGH, &[Kind::Conservation, Kind::Stuck]);
+fn permit_leaked_by_an_abort_is_detected() {
+    assert_eq!(found::<FairSemaphore<LeakOnDrop>>(NO_ABORTS), []);
+    finds::<FairSemaphore<LeakOnDrop>>(
+        WITH_ABORTS,
+        &[Invariant::Conservation, Invariant::Progress],
+    );
 }
 
 #[test]
-fn one_line_for_all_clients_starves_some() {
-    assert_eq!(found::<Fair<NoTurns>>(CALM), [Kind::Turns]);
+fn shared_queue_violates_fairness() {
+    assert_eq!(
+        found::<FairSemaphore<SharedQueue>>(NO_ABORTS),
+        [Invariant::Fairness]
+    );
 }
 
 #[test]
-fn the_last_to_come_is_not_the_first_to_go() {
-    assert_eq!(found::<Fair<LastFirst>>(CALM), [Kind::Order]);
+fn lifo_queue_violates_order() {
+    assert_eq!(found::<FairSemaphore<Lifo>>(NO_ABORTS), [Invariant::Order]);
 }
 
 #[test]
-fn waking_everybody_is_counted() {
-    assert_eq!(found::<Fair<WakesAll>>(CALM), [Kind::WakeUps]);
+fn waking_all_waiters_is_detected() {
+    assert_eq!(
+        found::<FairSemaphore<WakeAll>>(NO_ABORTS),
+        [Invariant::WakeUps]
+    );
 }
 
 #[test]
-fn a_semaphore_that_hears_no_hint_goes_before_it() {
+fn ignored_retry_hint_is_detected() {
     let storm = Storm {
         clients: 3,
         tasks: 5,
@@ -106,12 +125,15 @@ fn a_semaphore_that_hears_no_hint_goes_before_it() {
         window: 3,
         seed: 1,
     };
-    let seen = storm::step_by_step::<Fair<Sound>>(storm);
-    let kinds: Vec<Kind> = storm::check(&seen).iter().map(|fault| fault.kind).collect();
-    assert!(kinds.contains(&Kind::Undercut), "{kinds:?}");
+    let observed = storm::step_by_step::<FairSemaphore<Correct>>(storm);
+    let invariants: Vec<Invariant> = storm::check(&observed)
+        .iter()
+        .map(|violation| violation.invariant)
+        .collect();
+    assert!(invariants.contains(&Invariant::RetryHint), "{invariants:?}");
 }
 
 #[test]
-fn a_round_in_which_nobody_met_shows_nothing() {
+fn round_without_contention_is_inconclusive() {
     assert_eq!(Round::default().verdict(), Verdict::Inconclusive);
 }

@@ -1,4 +1,4 @@
-//! Each case once, small; and the checks themselves, shown to find what is made wrong on purpose.
+//! Tests of the stress cases, of the client profiles and of the checks themselves.
 
 mod cases;
 mod clients;

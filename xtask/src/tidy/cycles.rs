@@ -1,6 +1,6 @@
-//! The rule on import cycles: no files of a crate use items of each other, directly or around a circle.
+//! The rule on import cycles: no files of a crate use each other's items, directly or through other files.
 //!
-//! A module and its parent may: what a directory is made of and what its `mod.rs` composes belong together.
+//! A module and its parent may, since a `mod.rs` composes the files of its directory.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,54 +9,25 @@ use super::files::File;
 use super::modules::Modules;
 use crate::metadata::Package;
 
-/// Crates that still have cycles. None may be added; a crate without any has to leave.
-const WITH_CYCLES: &[&str] = &[
-    "tinkers",
-    "tinkers-core",
-    "tinkers-dispatch",
-    "tinkers-futures",
-    "tinkers-sampling",
-    "tinkers-session",
-    "tinkers-training",
-    "tinkers-transport",
-    "tinkers-wire",
-];
-
 type Uses<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
 
-/// The import cycles of all crates under `crates/`.
+/// Finds the import cycles of all crates under `crates/`.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
-    let crates = packages
-        .iter()
-        .filter(|package| package.directory.starts_with("crates/"));
-    crates
-        .flat_map(|package| {
-            let is_known = WITH_CYCLES.contains(&package.name.as_str());
-            of_crate(&package.name, &package.directory, is_known, files)
-        })
-        .collect()
-}
-
-fn of_crate(name: &str, directory: &str, is_known: bool, files: &[File]) -> Vec<Violation> {
-    let modules = Modules::read(directory, files);
-    let found = cycles(&modules.uses());
-    match (is_known, found.is_empty()) {
-        (true, false) => Vec::new(),
-        (true, true) => vec![Violation::new(
-            name,
-            "has no import cycles any more: remove it from WITH_CYCLES",
-        )],
-        (false, _) => found
-            .into_iter()
-            .map(|cycle| {
-                let what = format!(
-                    "has an import cycle: {}; move what these files share into a file below them",
-                    cycle.join(" -> ")
-                );
-                Violation::new(name, what)
-            })
-            .collect(),
+    let mut found = Vec::new();
+    for package in packages {
+        if !package.directory.starts_with("crates/") {
+            continue;
+        }
+        let modules = Modules::read(&package.directory, files);
+        found.extend(cycles(&modules.uses()).into_iter().map(|cycle| {
+            let text = format!(
+                "has an import cycle: {}; move what these files share into a file below them",
+                cycle.join(" -> ")
+            );
+            Violation::new(&package.name, text)
+        }));
     }
+    found
 }
 
 /// A shortest cycle of each group of files that all lead to each other; its first file comes again at its end.
@@ -112,7 +83,7 @@ fn way_back<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
 mod tests {
     use super::*;
 
-    /// The cycles of a crate of these files.
+    /// Returns the cycles of a crate with these files.
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<File> = files
             .iter()
@@ -143,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_of_three_is_found_in_every_form_of_use() {
+    fn cycle_of_three_is_found_in_every_form_of_use() {
         for (in_a, in_b) in [
             ("use crate::b::B;", "use crate::c::{self, C as D};"),
             (
@@ -206,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_of_files_is_told_once_by_its_shortest_cycle() {
+    fn each_group_of_files_is_reported_once_by_its_shortest_cycle() {
         let uses = Uses::from([
             ("a", BTreeSet::from(["b"])),
             ("b", BTreeSet::from(["c"])),
@@ -215,16 +186,5 @@ mod tests {
             ("e", BTreeSet::from(["d"])),
         ]);
         assert_eq!(cycles(&uses), [vec!["b", "c", "b"], vec!["d", "e", "d"]]);
-    }
-
-    #[test]
-    fn a_listed_crate_is_passed_over_until_it_has_no_cycle() {
-        let file = |path: &str, text: &str| File::new(&format!("crates/a/src/{path}"), text);
-        let mut files = vec![file("a.rs", "use crate::b::B; pub struct A;")];
-        files.push(file("b.rs", "use crate::a::A; pub struct B;"));
-        assert_eq!(of_crate("a", "crates/a", true, &files), []);
-        assert_eq!(of_crate("a", "crates/a", false, &files).len(), 1);
-        let told = of_crate("a", "crates/a", true, &files[..1]);
-        assert!(told[0].what.contains("remove it"), "{told:?}");
     }
 }

@@ -138,12 +138,11 @@ mod tests {
     fn different_tier_or_edge_is_a_violation() {
         let tier = document().replace("tier 1  tinkers-core", "tier 2  tinkers-core");
         assert!(found(&tier)[0].contains("has tinkers-core as"));
-        let edge = document().replace("tinkers-core -> tinkers-wire\n", "tinkers-core\n");
+        let row = "tinkers-core -> tinkers-wire,\n    tinkers-limits\n";
+        let edge = document().replace(row, "tinkers-core -> tinkers-wire\n");
         assert!(found(&edge)[0].contains("has tinkers-core as"));
-        let more = document().replace(
-            "tinkers-core -> tinkers-wire\n",
-            "tinkers-core -> tinkers-wire, tinkers-limits\n",
-        );
+        let more = row.replace("limits", "limits, tinkers-registry");
+        let more = document().replace(row, &more);
         assert!(found(&more)[0].contains("has tinkers-core as"));
     }
 

@@ -169,8 +169,8 @@ mod tests {
         assert!(
             single_violation(library("tinkers-sampling", &[edge])).contains("tinkers-transport")
         );
-        let build = ("tinkers-limits", Kind::Build, "^0.1.0");
-        assert!(single_violation(library("tinkers-core", &[build])).contains("tinkers-limits"));
+        let build = ("tinkers-registry", Kind::Build, "^0.1.0");
+        assert!(single_violation(library("tinkers-core", &[build])).contains("tinkers-registry"));
     }
 
     #[test]

@@ -26,35 +26,9 @@ const MAX_TEST_NAME_LEN: usize = 70;
 /// Names of public types that may occur in several crates.
 const SHARED_TYPES: &[&str] = &["Error", "Result"];
 
-/// Paths of crates and documents that do not follow these rules yet. Remove them as they are rewritten.
-const UNREVISED: &[&str] = &[
-    "CHANGELOG.md",
-    "README.md",
-    "crates/tinkers/",
-    "crates/tinkers-core/",
-    "crates/tinkers-dispatch/",
-    "crates/tinkers-engine/",
-    "crates/tinkers-futures/",
-    "crates/tinkers-limits/",
-    "crates/tinkers-local/",
-    "crates/tinkers-registry/",
-    "crates/tinkers-sampling/",
-    "crates/tinkers-session/",
-    "crates/tinkers-training/",
-    "crates/tinkers-transport/",
-    "docs/",
-    "tests/bench/",
-    "tests/conformance/",
-    "tests/e2e/",
-    "tests/fuzz/",
-    "tests/stress/",
-];
-
-/// Finds violations in all files except the unrevised ones.
+/// Finds the violations in all files.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
-    let is_revised = |file: &&File| !UNREVISED.iter().any(|path| file.path.starts_with(path));
-    let files: Vec<&File> = files.iter().filter(is_revised).collect();
-    let mut found = duplicate_types(&files);
+    let mut found = duplicate_types(files);
     for file in files {
         if file.path.ends_with(".rs") || file.path.ends_with(".md") {
             found.extend(avoided_words(file));
@@ -119,7 +93,7 @@ fn is_test_attribute(line: &str) -> bool {
 }
 
 /// Finds public types of the same name in different crates.
-fn duplicate_types(files: &[&File]) -> Vec<Violation> {
+fn duplicate_types(files: &[File]) -> Vec<Violation> {
     let mut crates_by_type: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for file in files.iter().filter(|file| file.path.ends_with(".rs")) {
         let path = file.path.strip_prefix("crates/");
@@ -194,17 +168,6 @@ mod tests {
     }
 
     #[test]
-    fn unrevised_files_are_exempt() {
-        for path in UNREVISED {
-            let path = match path.ends_with('/') {
-                true => format!("{path}src/a.rs"),
-                false => (*path).to_owned(),
-            };
-            assert_eq!(found(&[(&path, AVOIDED[0])]), [""; 0], "{path}");
-        }
-    }
-
-    #[test]
     fn long_test_names_are_found() {
         for attribute in [
             "#[test]",
@@ -237,7 +200,6 @@ mod tests {
             ("crates/b/src/b.rs", "pub use a::Config;\n"),
             ("crates/b/src/b.rs", "// pub struct Config;\n"),
             ("crates/b/tests/b.rs", "pub struct Config;\n"),
-            ("crates/tinkers-core/src/b.rs", "pub struct Config;\n"),
         ] {
             assert_eq!(found_with(path, text), [""; 0], "{path}: {text}");
         }

@@ -96,7 +96,7 @@ pub(crate) const TABLE: &[Entry] = &[
     Entry {
         name: "tinkers-core",
         tier: 1,
-        inside: &["tinkers-wire"],
+        inside: &["tinkers-wire", "tinkers-limits"],
     },
     Entry {
         name: "tinkers-wire",

@@ -74,7 +74,10 @@ fn next_paragraph(text: &str) -> (&str, &str) {
 
 /// Returns where to divide a paragraph that is longer than a block: after the last white space within the maximum size, if any.
 fn split_point(paragraph: &str) -> usize {
-    let max = paragraph.floor_char_boundary(MAX_BLOCK_LEN);
+    let mut max = MAX_BLOCK_LEN.min(paragraph.len());
+    while !paragraph.is_char_boundary(max) {
+        max -= 1;
+    }
     match paragraph[..max].rfind(char::is_whitespace) {
         Some(at) if !paragraph[..at].trim().is_empty() => at,
         _ => max,

@@ -1,64 +1,64 @@
-//! The attempts of one call: admission, sending, what an answer leads to, the pause before the next.
+//! The attempts of a call: admission, sending, the action for the response, and the pause before a retry.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tinkers_limits::RetryDraw;
 
-use super::{Accepted, Call, Caller, answer_error};
+use super::{Accepted, Call, Caller, response_error};
 use crate::admission::{
-    AdmissionRequest, Admitted, InFlightPermit, Readmission, RouteClass, Settlement,
+    AdmissionRequest, Admitted, AttemptOutcome, InFlightPermit, Readmission, RouteClass,
 };
-use crate::billing::Billing;
+use crate::billing::BillingAction;
 use crate::closing::Exit;
 use crate::contain::contain;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
-use crate::nesting::Mark;
-use crate::outage::Pause;
+use crate::nesting::NestedMark;
+use crate::outage::OutageBackoff;
 use crate::progress::{AttemptGuard, ProgressCell};
 use crate::recovered_error::RecoveredError;
-use crate::retry::{self, Action, Applied, Draw, LONGEST_PAUSE, SPREAD, WhenMaybeApplied};
+use crate::retry::{self, Applied, BACKOFF, LONGEST_PAUSE, RetryAction, SPREAD, WhenMaybeApplied};
 use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
 
-/// A request above this is large, in bytes; a refusal without a hint makes it wait by itself.
+/// The size in bytes above which a refused request without a hint makes an extra pause.
 const LARGE: u64 = 128 * 1024;
-/// For how long.
+/// The extra pause of a large request.
 const LARGE_PAUSE: Duration = Duration::from_secs(5);
 
-/// How many successes that cannot be decoded are followed by another attempt.
+/// The maximum number of retries after a success that cannot be decoded.
 const UNREADABLE: u32 = 3;
 
 /// The state of one call between its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Timestamp,
-    /// What of the time since `began` does not count for the window of retries: waits for admission, and pauses that the server
-    /// asked for before it would take the request.
+    /// The time since `began` that does not count for the retry window: waits for admission, and pauses that the server asked for.
     held_back: Duration,
     made: u32,
     repeats: u32,
     /// Successes that could not be decoded.
     unreadable: u32,
-    /// Nothing of it was sent yet.
+    /// Whether nothing was sent yet.
     is_waiting: bool,
-    /// An attempt that was repeated may have been applied. Nothing that comes later takes that back.
+    /// Whether an attempt before the current one may have been applied.
     pub(super) maybe_applied: bool,
-    /// The latest attempt is on its way, or may have been applied.
+    /// Whether the current attempt is being sent or may have been applied.
     in_doubt: bool,
-    /// Where the attempt that is on its way leaves.
+    /// The exit of the attempt that is being sent.
     exit: Option<Arc<Exit>>,
 }
 
-/// An attempt that is to be followed by another.
+/// A failed attempt that is to be retried.
 struct Failed {
     applied: Applied,
     hint: Option<Duration>,
-    /// What it fails with when there is to be none.
+    /// The error of the call if there is no retry.
     error: Error,
-    /// When it left, if it failed as everything does while a server is away.
+    /// When it was sent, if it failed as requests do during an outage.
     outage: Option<Timestamp>,
 }
 
@@ -78,14 +78,14 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// `early` is the admission of the first attempt, where there is one already.
+    /// Runs the attempts. `early` is the admission of the first one, if it is held already.
     pub(super) async fn run(
         &mut self,
         call: &mut Call,
         mut early: Option<Admitted>,
     ) -> Result<Accepted, Error> {
         if call.method != Method::GET {
-            // One key for one logical call, over all its attempts.
+            // All attempts of a call have the same key.
             let key = idempotency_key(&*self.caller.jitter);
             insert(&mut call.headers, "x-idempotency-key", key);
         }
@@ -93,7 +93,7 @@ impl<'a> Attempts<'a> {
             insert(&mut call.headers, "x-sdk-method", operation);
         }
         let mut flight = None;
-        let mut reentry = Readmission::New;
+        let mut readmission = Readmission::New;
         loop {
             enter(call, Phase::Admission);
             let admitted = match early.take() {
@@ -103,8 +103,8 @@ impl<'a> Attempts<'a> {
                 }
                 None => {
                     let asked_at = self.caller.time.now();
-                    let ask = ask(call, flight.take(), reentry);
-                    let admitted = self.caller.admission.admit(ask).await?;
+                    let request = admission_request(call, flight.take(), readmission);
+                    let admitted = self.caller.admission.admit(request).await?;
                     self.held_back += self.caller.time.now().since(asked_at);
                     admitted
                 }
@@ -122,45 +122,45 @@ impl<'a> Attempts<'a> {
             insert(&mut call.headers, "x-stainless-retry-count", made);
             let exit = Exit::new(&self.caller.closing);
             self.exit = Some(Arc::clone(&exit));
-            let mut leaving = call.progress.as_deref().map(ProgressCell::leaving);
-            if let Some(leaving) = &mut leaving {
-                leaving.by(Some(Arc::clone(&exit)));
+            let mut attempt = call.progress.as_deref().map(ProgressCell::begin_attempt);
+            if let Some(attempt) = &mut attempt {
+                attempt.set_exit(Some(Arc::clone(&exit)));
             }
             let sent_at = self.caller.time.now();
             if std::mem::take(&mut self.is_waiting)
                 && let Some(progress) = &call.progress
             {
-                // Its turn has come, however long that took.
-                progress.news(sent_at);
+                // Admission is progress, however long it took.
+                progress.record_response(sent_at);
             }
             let request = call.request(sent_at);
             self.in_doubt = true;
             let sent = self.caller.submit(&mut permit, &exit, request).await;
-            // What the transport says of it counts from now on.
+            // From now on the result of the transport decides.
             self.exit = None;
-            if let Some(leaving) = &mut leaving {
-                leaving.by(None);
+            if let Some(attempt) = &mut attempt {
+                attempt.set_exit(None);
             }
             let now = self.caller.time.now();
-            let answer = match sent {
-                Ok(answer) => answer,
+            let response = match sent {
+                Ok(response) => response,
                 Err(error) if error.kind == TransportErrorKind::Held => {
-                    self.note(leaving, Applied::No);
+                    self.record(attempt, Applied::No);
                     drop(permit);
                     flight = self.keep(held, Applied::No);
-                    reentry = Readmission::AfterRefusal(arrival);
+                    readmission = Readmission::AfterRefusal(arrival);
                     self.held_back += now.since(sent_at);
                     continue;
                 }
                 Err(error) => {
-                    permit.settle(Settlement::Unknown);
+                    permit.settle(AttemptOutcome::Unknown);
                     let applied = if error.sent == Sent::NotSent {
                         Applied::No
                     } else {
                         Applied::Maybe
                     };
-                    self.note(leaving, applied);
-                    let retryable = is_passing(&error);
+                    self.record(attempt, applied);
+                    let retryable = is_temporary(&error);
                     let error = Error::from(error);
                     if !retryable {
                         return Err(error);
@@ -173,25 +173,25 @@ impl<'a> Attempts<'a> {
                         outage: Some(sent_at),
                     };
                     self.repeat(call, failed).await?;
-                    reentry = Readmission::New;
+                    readmission = Readmission::New;
                     continue;
                 }
             };
             if let Some(progress) = &call.progress {
-                progress.news(now);
+                progress.record_response(now);
             }
-            self.caller.notices.look(&answer);
-            let is_outage = answer.status.is_server_error();
+            self.caller.notices.log(&response);
+            let is_outage = response.status.is_server_error();
             if !is_outage {
                 self.caller.outages.of(call.class).answered(sent_at, now);
             }
-            match self.action(call, &answer) {
-                Action::Accept => {
-                    drop(leaving);
-                    permit.settle(Settlement::Accepted);
+            match self.action(call, &response) {
+                RetryAction::Accept => {
+                    drop(attempt);
+                    permit.settle(AttemptOutcome::Accepted);
                     self.caller.budget.credit();
                     return Ok(Accepted {
-                        response: answer,
+                        response,
                         flight: held,
                         elapsed: now.since(self.began),
                         earlier: if self.maybe_applied {
@@ -201,15 +201,15 @@ impl<'a> Attempts<'a> {
                         },
                     });
                 }
-                Action::Refused { hint } => {
-                    self.note(leaving, Applied::No);
-                    reentry = Readmission::AfterRefusal(arrival);
-                    // The permit first: whoever goes in place of the flight must find the gate closed.
-                    permit.settle(Settlement::Refused { hint });
+                RetryAction::Refused { hint } => {
+                    self.record(attempt, Applied::No);
+                    readmission = Readmission::AfterRefusal(arrival);
+                    // The submit permit first: a request that is admitted by the in-flight permit must find the gate closed.
+                    permit.settle(AttemptOutcome::Refused { hint });
                     drop(held);
-                    let error = || answer_error(ErrorKind::RateLimited, &answer);
+                    let error = || response_error(ErrorKind::RateLimited, &response);
                     if call.class == RouteClass::Control {
-                        // A lane without a gate would come straight back: it waits here.
+                        // Control has no gate that would delay the retry.
                         let failed = Failed {
                             applied: Applied::No,
                             hint,
@@ -218,74 +218,76 @@ impl<'a> Attempts<'a> {
                         };
                         self.repeat(call, failed).await?;
                     } else if hint.is_none() && call.cost.bytes > LARGE {
-                        // It is likely what the server had no room for. Smaller ones need not wait for it.
+                        // The server probably had no room for this one. Smaller requests need not wait.
                         self.sleep(call, LARGE_PAUSE, error).await?;
                     }
                     if call.class != RouteClass::Control {
                         self.held_back += now.since(sent_at);
                     }
                 }
-                Action::PauseForBilling { hint } => {
-                    self.note(leaving, Applied::No);
-                    permit.settle(Settlement::Answered);
+                RetryAction::PauseForBilling { hint } => {
+                    self.record(attempt, Applied::No);
+                    permit.settle(AttemptOutcome::Answered);
                     drop(held);
                     match self
                         .caller
                         .billing
                         .on_payment_required(now, self.caller.billing_limit)
                     {
-                        Billing::Pause(step) => {
+                        BillingAction::Pause(step) => {
                             self.caller
                                 .recovered_errors
-                                .note(RecoveredError::Billing, &answer.status);
+                                .note(RecoveredError::Billing, &response.status);
                             let longest = self.caller.billing_limit;
                             let pause = step.max(hint.unwrap_or_default().min(longest));
-                            let error = || answer_error(ErrorKind::Billing, &answer);
+                            let error = || response_error(ErrorKind::Billing, &response);
                             self.sleep(call, pause, error).await?;
                             self.held_back += now.since(sent_at);
                         }
-                        Billing::GiveUp => return Err(answer_error(ErrorKind::Billing, &answer)),
+                        BillingAction::GiveUp => {
+                            return Err(response_error(ErrorKind::Billing, &response));
+                        }
                     }
                 }
-                Action::Again {
+                RetryAction::Again {
                     hint,
                     applied,
                     kind,
                 } => {
-                    self.note(leaving, applied);
-                    permit.settle(Settlement::Answered);
+                    self.record(attempt, applied);
+                    permit.settle(AttemptOutcome::Answered);
                     flight = self.keep(held, applied);
                     let failed = Failed {
                         applied,
                         hint,
-                        error: answer_error(kind, &answer),
+                        error: response_error(kind, &response),
                         outage: is_outage.then_some(sent_at),
                     };
                     self.repeat(call, failed).await?;
-                    reentry = Readmission::New;
+                    readmission = Readmission::New;
                 }
-                Action::Fail(kind) => {
-                    self.note(leaving, retry::applied(answer.status));
-                    permit.settle(Settlement::Answered);
-                    return Err(answer_error(kind, &answer));
+                RetryAction::Fail(kind) => {
+                    self.record(attempt, retry::applied(response.status));
+                    permit.settle(AttemptOutcome::Answered);
+                    return Err(response_error(kind, &response));
                 }
             }
         }
     }
 
-    /// What the table says, unless the caller knows better.
-    fn action(&mut self, call: &Call, answer: &HttpResponse) -> Action {
-        match retry::classify(answer, self.caller.time.wall()) {
-            Action::Again { kind, .. } if call.is_final.is_some_and(|is| is(answer)) => {
-                Action::Fail(kind)
+    /// Returns the action of the table, unless the call overrides it.
+    fn action(&mut self, call: &Call, response: &HttpResponse) -> RetryAction {
+        match retry::classify(response, self.caller.time.wall()) {
+            RetryAction::Again { kind, .. } if call.is_final.is_some_and(|is| is(response)) => {
+                RetryAction::Fail(kind)
             }
-            Action::Accept
+            RetryAction::Accept
                 if self.unreadable < UNREADABLE
                     && call.policy.when_maybe_applied == WhenMaybeApplied::Repeat
-                    && call.is_readable.is_some_and(|is| !is(answer)) =>
+                    && call.is_readable.is_some_and(|is| !is(response)) =>
             {
                 self.unreadable += 1;
-                Action::Again {
+                RetryAction::Again {
                     hint: None,
                     applied: Applied::Maybe,
                     kind: ErrorKind::Protocol,
@@ -295,28 +297,28 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether the latest attempt may have been applied, now that the call is given up.
+    /// Returns whether the current attempt may have been applied, when the call is abandoned.
     pub(super) fn is_in_doubt(&self) -> bool {
         let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
         self.in_doubt && !is_kept_back
     }
 
-    /// Records what is known of an attempt that is over.
-    fn note(&mut self, leaving: Option<AttemptGuard<'_>>, applied: Applied) {
+    /// Records whether a finished attempt may have been applied.
+    fn record(&mut self, attempt: Option<AttemptGuard<'_>>, applied: Applied) {
         self.in_doubt = applied == Applied::Maybe;
-        if let Some(leaving) = leaving
+        if let Some(attempt) = attempt
             && applied == Applied::No
         {
-            leaving.stayed();
+            attempt.mark_unsent();
         }
     }
 
-    /// What may be under way on the server keeps its unit through the retry; what never was gives it back before the pause.
+    /// Keeps the in-flight permit through the retry if the server may be working on the request.
     fn keep(&self, held: InFlightPermit, applied: Applied) -> Option<InFlightPermit> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
 
-    /// Pauses before the next attempt, or fails when there is to be none.
+    /// Waits before the next attempt, or fails if there is none.
     async fn repeat(&mut self, call: &Call, failed: Failed) -> Result<(), Error> {
         let Failed {
             applied,
@@ -339,8 +341,8 @@ impl<'a> Attempts<'a> {
         }
         let longest = call.policy.longest_hint;
         let hint = hint.map(|hint| longest.map_or(hint, |longest| hint.min(longest)));
-        let least = retry::pause(self.repeats, hint);
-        // A pause that leads out of the window or past the deadline is none: there would be nobody to send for.
+        let least = BACKOFF.pause(self.repeats).max(hint.unwrap_or_default());
+        // A pause beyond the window or the deadline is pointless: fail at once.
         let mut room = (call.policy.window - elapsed).saturating_sub(Duration::from_nanos(1));
         if let Some(deadline) = call.deadline {
             room = room.min(deadline.since(now));
@@ -353,26 +355,26 @@ impl<'a> Attempts<'a> {
             });
         }
         self.repeats += 1;
-        let base = match self.caller.budget.draw(error.kind()) {
-            Draw::Granted => least,
-            Draw::Empty => least.max(LONGEST_PAUSE),
+        let base = match (self.caller.budget).draw(retry::budget_failure(error.kind())) {
+            RetryDraw::Granted => least,
+            RetryDraw::Empty => least.max(LONGEST_PAUSE),
         };
-        // Neither the spread nor an empty budget fails a call that has the time for its pause.
+        // Neither jitter nor an empty budget fails a call that has time for the minimum pause.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
         self.caller.recovered_errors.count(RecoveredError::Repeat);
         contain(
-            || tracing::debug!(recovered_error = RecoveredError::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "repeating"),
+            || tracing::debug!(recovered_error = RecoveredError::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "retrying a request"),
         );
         let time = &*self.caller.time;
         match outage {
             Some(sent_at) => {
-                let pause = Pause {
+                let backoff = OutageBackoff {
                     sent_at,
                     not_before: now.after(hint.unwrap_or_default()),
                     until: now.after(pause),
                 };
                 let outage = self.caller.outages.of(call.class);
-                outage.sit_out(pause, time, &*self.caller.jitter).await;
+                outage.back_off(backoff, time, &*self.caller.jitter).await;
             }
             None => time.sleep_until(now.after(pause)).await,
         }
@@ -380,7 +382,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Sits out a pause before admission is asked for again. It does not count for the window of retries.
+    /// Waits for a pause before readmission, which does not count for the retry window.
     async fn sleep(
         &mut self,
         call: &Call,
@@ -398,15 +400,19 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn ask(call: &Call, flight: Option<InFlightPermit>, reentry: Readmission) -> AdmissionRequest {
+fn admission_request(
+    call: &Call,
+    flight: Option<InFlightPermit>,
+    readmission: Readmission,
+) -> AdmissionRequest {
     AdmissionRequest {
         class: call.class,
         client: call.client,
         cost: call.cost,
         deadline: call.deadline,
         flight,
-        reentry,
-        is_nested: Mark::here().is_inside(),
+        readmission,
+        is_nested: NestedMark::here().is_inside(),
     }
 }
 
@@ -416,7 +422,7 @@ fn enter(call: &Call, phase: Phase) {
     }
 }
 
-fn is_passing(error: &crate::transport::TransportError) -> bool {
+fn is_temporary(error: &crate::transport::TransportError) -> bool {
     use crate::transport::TransportErrorKind as K;
     matches!(error.kind, K::Connect | K::Timeout | K::Broken)
 }
@@ -424,15 +430,15 @@ fn is_passing(error: &crate::transport::TransportError) -> bool {
 fn idempotency_key(jitter: &dyn Jitter) -> String {
     use std::fmt::Write;
 
-    const OPENING: &str = "tinkers-";
-    let mut key = String::with_capacity(OPENING.len() + 32);
-    key.push_str(OPENING);
-    // Writing to a text cannot fail.
+    const PREFIX: &str = "tinkers-";
+    let mut key = String::with_capacity(PREFIX.len() + 32);
+    key.push_str(PREFIX);
+    // Writing to a string cannot fail.
     let _ = write!(key, "{:016x}{:016x}", jitter.bits(), jitter.bits());
     key
 }
 
-/// Sets a header without a copy of its value, unless that fits into no header.
+/// Sets a header without copying its value. Values that are not valid are left out.
 fn insert(headers: &mut HeaderMap, name: &'static str, value: impl Into<Bytes>) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         headers.insert(HeaderName::from_static(name), value);

@@ -1,4 +1,4 @@
-//! Sleepers by the hundred beside a server that fails, on a clock that is moved by hand.
+//! Hundreds of retries during an outage, with a manual clock.
 
 mod foreign;
 
@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 use crate::jitter::{FixedJitter, SplitMix};
+use crate::retry::BACKOFF;
 use crate::spawn::BoxFuture;
 use crate::time::ManualClock;
 
@@ -21,14 +22,14 @@ fn secs_at(seconds: f64) -> Timestamp {
     Timestamp::from_origin(secs(seconds))
 }
 
-/// A server that fails for a while, and those who ask it with pauses that double.
+/// A server with an outage, and clients that retry with exponential backoff.
 struct Scene {
     clock: ManualClock,
     outage: Outage,
     jitter: SplitMix,
-    /// When it answers again.
+    /// When the server recovers.
     back: Cell<Timestamp>,
-    /// What the server asks for with each failure.
+    /// The hint of each failure.
     hint: Duration,
     asked: RefCell<Vec<Timestamp>>,
 }
@@ -49,7 +50,7 @@ impl Scene {
         })
     }
 
-    /// Asks until there is an answer; when that came.
+    /// Retries until the server responds. Returns when it did.
     async fn ask(self: Rc<Self>, sit_out: bool) -> Timestamp {
         for failures in 0_u32.. {
             let sent_at = self.clock.now();
@@ -57,16 +58,15 @@ impl Scene {
             if sent_at >= self.back.get() {
                 break;
             }
-            let usual = secs(0.5).saturating_mul(1 << failures.min(6));
-            let least = self.jitter_of(usual.min(secs(30.0)).max(self.hint));
-            let pause = Pause {
+            let least = self.jitter_of(BACKOFF.pause(failures).max(self.hint));
+            let pause = OutageBackoff {
                 sent_at,
                 not_before: sent_at.after(self.hint),
                 until: sent_at.after(least),
             };
             let time: &dyn Clock = &self.clock;
             if sit_out {
-                self.outage.sit_out(pause, time, &self.jitter).await;
+                self.outage.back_off(pause, time, &self.jitter).await;
             } else {
                 time.sleep_until(pause.until).await;
             }
@@ -80,7 +80,7 @@ impl Scene {
         jitter.stretch(pause, 0.25)
     }
 
-    /// Lets `many` ask to their end; when each had its answer, and the requests that failed.
+    /// Runs `many` clients to completion. Returns the times of their responses, and the number of failed requests.
     fn run(self: &Rc<Self>, many: usize, sit_out: bool) -> (Vec<Timestamp>, usize) {
         let mut asking: Vec<_> = (0..many)
             .map(|_| Some(Box::pin(Rc::clone(self).ask(sit_out))))
@@ -104,26 +104,26 @@ impl Scene {
 }
 
 #[test]
-fn when_the_server_is_back_everybody_is_within_two_seconds() {
+fn all_retries_succeed_within_two_seconds_of_recovery() {
     for (many, lasts) in [(1, 30.0), (2, 13.5), (200, 30.0), (50, 4.0)] {
         let scene = Scene::new(lasts);
         let (answered, _) = scene.run(many, true);
-        let last = answered.iter().max().expect("somebody");
+        let last = answered.iter().max().expect("a client");
         let after = last.since(scene.back.get());
         assert!(after <= secs(2.05), "{many} after {lasts} s: {after:?}");
         assert!(scene.outage.lock().sleepers.is_empty());
     }
-    // The control: pauses that nothing ends.
+    // The control: backoff without outage detection.
     let (answered, _) = Scene::new(30.0).run(1, false);
     let late = answered[0].since(Timestamp::from_origin(secs(30.0)));
     assert!(late > secs(2.05), "{late:?}");
 }
 
 #[test]
-fn those_who_go_ahead_are_few_however_many_wait() {
+fn number_of_probes_does_not_grow_with_the_waiters() {
     let scene = Scene::new(600.0);
     let (_, alone) = scene.run(1, true);
-    // One in each second for twenty, and then one in each twentieth of what has passed.
+    // One probe a second for 20 s, then one in each twentieth of the outage.
     assert!((60..=110).contains(&alone), "{alone}");
     let (_, usual) = Scene::new(600.0).run(200, false);
     let (_, with_scouts) = Scene::new(600.0).run(200, true);
@@ -134,31 +134,31 @@ fn those_who_go_ahead_are_few_however_many_wait() {
 }
 
 #[test]
-fn nobody_goes_before_a_hint() {
+fn hint_is_not_undercut_by_a_release() {
     let scene = Scene::with_hint(31.0, secs(20.0));
     let (answered, failed) = scene.run(1, true);
     assert_eq!(failed, 2);
     assert!(answered[0].since_origin() >= secs(40.0));
 }
 
-/// One who failed just now, asks for an hour, and never goes ahead of it.
+/// The backoff of a request that failed now, with a hint of an hour.
 struct Sleeper<'a>(BoxFuture<'a, ()>);
 
 impl<'a> Sleeper<'a> {
     fn new(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
-        scene.outage.lock().next_turn = Timestamp::from_origin(Duration::MAX);
+        scene.outage.lock().next_probe = Timestamp::from_origin(Duration::MAX);
         Self::with_turn(scene, sent_at, not_before)
     }
 
-    /// The same, but it may go ahead.
+    /// Returns the same backoff without a hint.
     fn with_turn(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
-        let pause = Pause {
+        let pause = OutageBackoff {
             sent_at,
             not_before,
             until: scene.clock.now().after(secs(3600.0)),
         };
         let time: &dyn Clock = &scene.clock;
-        let mut sleeper = Self(Box::pin(scene.outage.sit_out(pause, time, &scene.jitter)));
+        let mut sleeper = Self(Box::pin(scene.outage.back_off(pause, time, &scene.jitter)));
         assert!(!sleeper.is_up());
         sleeper
     }
@@ -176,10 +176,10 @@ impl Scene {
 }
 
 #[test]
-fn a_hiccup_calls_nobody_and_a_flapping_server_seldom() {
+fn short_failures_release_no_retries_and_flapping_rarely() {
     let scene = Scene::new(0.0);
     let mut called = Vec::new();
-    // It fails for three seconds and answers once, over and over.
+    // The server fails for three seconds and responds once, repeatedly.
     for _ in 0..40 {
         let now = scene.clock.now();
         let mut sleeper = Sleeper::new(&scene, now, now);
@@ -193,9 +193,9 @@ fn a_hiccup_calls_nobody_and_a_flapping_server_seldom() {
     }
     assert!(called.len() >= 8, "{}", called.len());
     for pair in called.windows(2) {
-        assert!(pair[1].since(pair[0]) >= APART, "{pair:?}");
+        assert!(pair[1].since(pair[0]) >= RELEASE_INTERVAL, "{pair:?}");
     }
-    // An answer within two seconds of the first failure.
+    // A response within two seconds of the first failure.
     let scene = Scene::new(0.0);
     let mut sleeper = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(1.9));
@@ -205,12 +205,12 @@ fn a_hiccup_calls_nobody_and_a_flapping_server_seldom() {
 }
 
 #[test]
-fn who_falls_asleep_for_long_at_the_first_failure_takes_turns_as_well() {
+fn retry_with_a_long_first_pause_becomes_a_probe_too() {
     let scene = Scene::new(0.0);
     let mut sleepers: Vec<_> = (0..100)
         .map(|_| Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
         .collect();
-    scene.clock.advance(HICCUP);
+    scene.clock.advance(MIN_OUTAGE);
     sleepers.retain_mut(|one| !one.is_up());
     assert_eq!(sleepers.len(), 99, "one goes ahead");
     scene.answered();
@@ -221,7 +221,7 @@ fn who_falls_asleep_for_long_at_the_first_failure_takes_turns_as_well() {
 }
 
 #[test]
-fn an_answer_to_what_left_before_the_first_failure_ends_nothing() {
+fn response_to_an_older_request_ends_no_outage() {
     let scene = Scene::new(0.0);
     scene.clock.advance(secs(1.0));
     let mut sleeper = Sleeper::new(&scene, secs_at(1.0), secs_at(1.0));
@@ -237,7 +237,7 @@ fn an_answer_to_what_left_before_the_first_failure_ends_nothing() {
 }
 
 #[test]
-fn a_server_that_falls_over_once_more_is_heard_of_when_it_is_back_for_good() {
+fn second_outage_after_a_release_is_ended_by_recovery() {
     let scene = Scene::new(0.0);
     let mut first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
@@ -250,45 +250,45 @@ fn a_server_that_falls_over_once_more_is_heard_of_when_it_is_back_for_good() {
     scene.answered();
     scene.clock.advance(secs(1.0));
     assert!(!second.is_up(), "too soon after the other");
-    scene.clock.advance(APART);
+    scene.clock.advance(RELEASE_INTERVAL);
     scene.answered();
     assert!(!second.is_up());
     scene.clock.advance(LEAST_SPREAD);
     assert!(second.is_up());
-    assert!(!scene.outage.fails.load(Ordering::Relaxed));
+    assert!(!scene.outage.is_failing.load(Ordering::Relaxed));
 }
 
 #[test]
-fn a_turn_that_is_given_up_goes_to_another() {
+fn dropped_probe_passes_to_another_retry() {
     let scene = Scene::new(0.0);
     let scout = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     let gone = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     let mut last = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     drop(scout);
-    // It was woken to take the turn, and goes before it does.
+    // It was woken to become the probe, and is dropped before that.
     drop(gone);
     assert!(!last.is_up());
-    scene.clock.advance(HICCUP);
+    scene.clock.advance(MIN_OUTAGE);
     assert!(last.is_up());
-    // One that came due meanwhile is taken at once.
-    scene.outage.lock().next_turn = Timestamp::ORIGIN;
+    // A probe that is overdue is taken at once.
+    scene.outage.lock().next_probe = Timestamp::ORIGIN;
     let scout = Sleeper::with_turn(&scene, scene.clock.now(), scene.clock.now());
     scene.clock.advance(secs(10.0));
     drop(scout);
     let now = scene.clock.now();
-    let pause = Pause {
+    let pause = OutageBackoff {
         sent_at: now,
         not_before: now,
         until: now.after(secs(3600.0)),
     };
-    scene.outage.lock().next_turn = Timestamp::from_origin(Duration::MAX);
+    scene.outage.lock().next_probe = Timestamp::from_origin(Duration::MAX);
     let time: &dyn Clock = &scene.clock;
-    let mut sleeper = Sleeper(Box::pin(scene.outage.sit_out(pause, time, &scene.jitter)));
+    let mut sleeper = Sleeper(Box::pin(scene.outage.back_off(pause, time, &scene.jitter)));
     assert!(sleeper.is_up());
 }
 
 #[test]
-fn who_is_called_back_still_keeps_to_its_hint_and_has_a_spread_behind_it() {
+fn released_retry_follows_its_hint_and_is_spread() {
     let scene = Scene::new(0.0);
     let hint = secs_at(20.0);
     let mut sleepers: Vec<_> = (0..1000)
@@ -303,7 +303,7 @@ fn who_is_called_back_still_keeps_to_its_hint_and_has_a_spread_behind_it() {
         assert!(before - sleepers.len() < 200, "a herd at step {step}");
         assert!(
             now >= hint || sleepers.len() == 1000,
-            "somebody went at {now:?}"
+            "a retry was released at {now:?}"
         );
         scene.clock.advance(secs(0.05));
     }
@@ -311,7 +311,7 @@ fn who_is_called_back_still_keeps_to_its_hint_and_has_a_spread_behind_it() {
 }
 
 #[test]
-fn what_left_before_the_server_came_back_and_fails_after_is_sent_again_soon() {
+fn late_failure_of_an_older_request_is_retried_soon() {
     let scene = Scene::new(0.0);
     let first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
@@ -327,12 +327,12 @@ fn what_left_before_the_server_came_back_and_fails_after_is_sent_again_soon() {
 }
 
 #[test]
-fn each_outage_has_turns_of_its_own() {
+fn each_outage_has_its_own_probes() {
     let scene = Scene::new(0.0);
     let first = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(300.0));
     let now = scene.clock.now();
-    // Their turns are 15 s apart, and the one of the first is free when the server answers.
+    // Their probes are 15 s apart, and the first one is vacant when the server responds.
     let others: Vec<_> = (0..20)
         .map(|_| Sleeper::with_turn(&scene, now, now))
         .collect();
@@ -342,13 +342,13 @@ fn each_outage_has_turns_of_its_own() {
     scene.clock.advance(secs(20.0));
     let now = scene.clock.now();
     let mut next = Sleeper::with_turn(&scene, now, now);
-    scene.clock.advance(HICCUP - Duration::from_nanos(1));
+    scene.clock.advance(MIN_OUTAGE - Duration::from_nanos(1));
     assert!(!next.is_up());
     scene.clock.advance(Duration::from_nanos(1));
     assert!(next.is_up());
 }
 
-/// A log subscriber that calls this for every event.
+/// A log subscriber that calls a function for each event.
 struct OnEvent<F>(F);
 
 impl<F: Fn() + Send + Sync + 'static> tracing::Subscriber for OnEvent<F> {
@@ -368,7 +368,7 @@ impl<F: Fn() + Send + Sync + 'static> tracing::Subscriber for OnEvent<F> {
 }
 
 #[test]
-fn beginning_and_end_of_each_outage_are_logged_once() {
+fn begin_and_end_of_an_outage_are_logged_once() {
     let events = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&events);
     let counts = OnEvent(move || {
@@ -387,13 +387,13 @@ fn beginning_and_end_of_each_outage_are_logged_once() {
             scene.answered();
             scene.answered();
             assert_eq!(events.load(Ordering::SeqCst), 2 * outage + 2);
-            scene.clock.advance(APART);
+            scene.clock.advance(RELEASE_INTERVAL);
         }
     });
 }
 
 #[test]
-fn sleepers_that_are_called_back_come_half_a_millisecond_apart() {
+fn released_retries_are_spread_by_half_a_millisecond_each() {
     let scene = Scene::new(0.0);
     let mut sleepers: Vec<_> = (0..2000)
         .map(|_| Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
@@ -410,12 +410,12 @@ fn sleepers_that_are_called_back_come_half_a_millisecond_apart() {
 }
 
 #[test]
-fn outage_is_over_when_its_sleepers_are_woken() {
+fn outage_has_ended_when_its_retries_are_woken() {
     struct Looks(Arc<Outage>, Mutex<Vec<(u64, bool)>>);
     impl std::task::Wake for Looks {
         fn wake(self: Arc<Self>) {
-            let fails = self.0.fails.load(Ordering::Acquire);
-            let seen = (self.0.lock().revivals, fails);
+            let is_failing = self.0.is_failing.load(Ordering::Acquire);
+            let seen = (self.0.lock().releases, is_failing);
             self.1.lock().unwrap().push(seen);
         }
     }
@@ -425,12 +425,12 @@ fn outage_is_over_when_its_sleepers_are_woken() {
     let jitter = FixedJitter(0.0);
     let looks = Arc::new(Looks(Arc::clone(&outage), Mutex::default()));
     let waker = Waker::from(Arc::clone(&looks));
-    let pause = Pause {
+    let pause = OutageBackoff {
         sent_at: Timestamp::ORIGIN,
         not_before: secs_at(90.0),
         until: secs_at(100.0),
     };
-    let mut sleeper = Box::pin(outage.sit_out(pause, &clock, &jitter));
+    let mut sleeper = Box::pin(outage.back_off(pause, &clock, &jitter));
     let mut cx = Context::from_waker(&waker);
     assert!(sleeper.as_mut().poll(&mut cx).is_pending());
     clock.advance(secs(5.0));

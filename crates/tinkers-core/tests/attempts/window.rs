@@ -1,4 +1,4 @@
-//! When retries end, what does not count for their window, and what is held at the socket.
+//! The retry window, and requests that are held at the socket.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::support::{Step, World, post};
 use crate::{NOT_SENT, OK, secs};
 
 #[test]
-fn window_of_retries_begins_with_the_first_attempt() {
-    // The first attempt waits ten minutes for admission; the second meets a refusal with a long hint. Neither counts.
+fn retry_window_begins_with_the_first_attempt() {
+    // The first attempt waits ten minutes for admission; the second is refused with a long hint. Neither counts.
     for script in [
         vec![NOT_SENT],
         vec![Says(503, "")],
@@ -25,7 +25,7 @@ fn window_of_retries_begins_with_the_first_attempt() {
         outcome.unwrap_or_else(|error| panic!("{script:?}: {error}"));
         assert_eq!(world.seen().len(), script.len() + 1, "{script:?}");
     }
-    // What does count still ends it.
+    // Other time still counts.
     let world = World::new(&[], NOT_SENT).closed_until(secs(600));
     let error = world.call(post(RouteClass::Sample)).expect_err("no end");
     assert_eq!(error.kind(), ErrorKind::Connection);
@@ -34,7 +34,7 @@ fn window_of_retries_begins_with_the_first_attempt() {
 }
 
 #[test]
-fn what_the_server_holds_back_does_not_count_for_the_window() {
+fn pauses_of_refusals_do_not_count_for_the_retry_window() {
     const HELD: Step = Fails(T::Held, Sent::NotSent);
     const REFUSED: Step = Says(429, "{}");
     const UNPAID: Step = Says(402, "{}");
@@ -53,7 +53,7 @@ fn what_the_server_holds_back_does_not_count_for_the_window() {
 }
 
 #[test]
-fn wait_for_an_early_admission_does_not_count_for_the_window() {
+fn wait_for_admission_does_not_count_for_the_retry_window() {
     let world = World::new(&[NOT_SENT], OK).closed_until(secs(600));
     let ask = AdmissionRequest {
         class: RouteClass::Sample,
@@ -61,16 +61,16 @@ fn wait_for_an_early_admission_does_not_count_for_the_window() {
         cost: Cost::default(),
         deadline: None,
         flight: None,
-        reentry: Readmission::New,
+        readmission: Readmission::New,
         is_nested: false,
     };
     let accepted = world.call_with_admission(ask, post(RouteClass::Sample));
-    accepted.expect("it is repeated");
+    accepted.expect("it is retried");
     assert_eq!(world.seen()[0], secs(600));
 }
 
 #[test]
-fn request_held_at_the_socket_is_admitted_again() {
+fn request_held_at_the_socket_is_readmitted() {
     let held = Fails(T::Held, Sent::NotSent);
     let world = World::new(&[held, held], OK);
     let accepted = world.call(post(RouteClass::Train)).expect("accepted");
@@ -86,23 +86,23 @@ fn request_held_at_the_socket_is_admitted_again() {
 }
 
 #[test]
-fn hint_of_an_unpaid_bill_is_followed() {
+fn hint_of_a_402_is_followed() {
     let unpaid = Header(402, "retry-after", "30");
     let world = World::new(&[unpaid, Says(402, "{}")], OK);
     world
         .call(post(RouteClass::Sample))
-        .expect("paid in the end");
+        .expect("accepted after payment");
     assert_eq!(world.seen(), [secs(0), secs(30), secs(35)]);
-    // It is not followed further than an unpaid bill may hold a job.
+    // The hint is limited to the maximum duration of a billing pause.
     let world = World::new(&[Header(402, "retry-after", "1e300")], OK);
     world
         .call(post(RouteClass::Sample))
-        .expect("paid in the end");
+        .expect("accepted after payment");
     assert_eq!(world.seen(), [secs(0), secs(60)]);
 }
 
 #[test]
-fn pause_beyond_the_deadline_fails_at_once_and_says_when() {
+fn pause_beyond_the_deadline_fails_at_once() {
     let mut call = post(RouteClass::Train);
     call.deadline = Some(Timestamp::from_origin(secs(2)));
     let world = World::new(&[], Says(503, ""));

@@ -1,4 +1,4 @@
-//! A caller over a scripted server, a gate and a clock that is moved by hand.
+//! A caller with a scripted server, a gate and a manual clock.
 #![expect(
     dead_code,
     reason = "each test file is a program of its own and uses a part"
@@ -13,28 +13,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Accepted, Admission, AdmissionRequest, Admitted, Arrival, BillingPause, BoxFuture, Call,
-    Caller, Clock, Departure, Error, ErrorKind, FixedJitter, HttpRequest, HttpResponse,
-    InFlightPermit, Ledger, ManualClock, Readmission, Receipt, RetryBudget, RouteClass, Sent,
-    Settlement, SubmitPermit, Timestamp, Transport, TransportError, TransportErrorKind,
+    Accepted, Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, BillingPause,
+    BoxFuture, Call, Caller, Clock, DepartureCheck, Error, FixedJitter, HttpRequest, HttpResponse,
+    InFlightPermit, Ledger, ManualClock, Readmission, RetryBudget, RouteClass, Sent, SubmitPermit,
+    Ticket, Timestamp, Transport, TransportError, TransportErrorKind,
 };
 
-/// What the server does about one request.
+/// The behaviour of the server for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Answers with a status and a body.
+    /// Responds with a status and a body.
     Says(u16, &'static str),
-    /// Answers with a status and a header.
+    /// Responds with a status and a header.
     Header(u16, &'static str, &'static str),
-    /// Gives no answer.
+    /// Fails without a response.
     Fails(TransportErrorKind, Sent),
-    /// Takes the request and never answers.
+    /// Receives the request and never responds.
     Silent,
-    /// Is never reached.
+    /// Never opens a connection.
     Dials,
-    /// Does this after so many seconds.
+    /// Behaves like this after a number of seconds.
     Late(u64, &'static Self),
 }
 
@@ -44,7 +43,7 @@ struct Server {
     script: Mutex<VecDeque<Step>>,
     usually: Step,
     seen: Mutex<Vec<Duration>>,
-    departures: Mutex<Vec<Departure>>,
+    departures: Mutex<Vec<DepartureCheck>>,
     retry_counts: Mutex<Vec<String>>,
 }
 
@@ -101,7 +100,7 @@ impl Transport for Server {
     }
 }
 
-/// Follows hints as a limiter does, closes for a second without one, and counts flights.
+/// A simple limiter: follows hints, closes for a second without one, and counts in-flight permits.
 #[derive(Debug, Clone)]
 struct Gate {
     clock: ManualClock,
@@ -109,9 +108,9 @@ struct Gate {
     flights: Arc<AtomicUsize>,
     /// The admissions left before the client counts as closed.
     left: Arc<AtomicUsize>,
-    /// The place in its queue that each attempt asked for, in order.
+    /// The queue position that each attempt requested, in order.
     places: Arc<Mutex<Vec<Readmission>>>,
-    /// What was given back, in order.
+    /// The kinds of returned permits, in order.
     given_back: Arc<Mutex<Vec<&'static str>>>,
 }
 
@@ -123,8 +122,8 @@ impl Admission for Gate {
             }
             let arrival = {
                 let mut places = self.places.lock().unwrap();
-                places.push(ask.reentry);
-                match ask.reentry {
+                places.push(ask.readmission);
+                match ask.readmission {
                     Readmission::New => Arrival(places.len() as u64),
                     Readmission::AfterRefusal(arrival) => arrival,
                 }
@@ -142,7 +141,7 @@ impl Admission for Gate {
                 InFlightPermit::new(ledger())
             });
             Ok(Admitted {
-                permit: SubmitPermit::new(ledger(), Receipt::default()),
+                permit: SubmitPermit::new(ledger(), Ticket::default()),
                 flight,
                 arrival,
             })
@@ -151,9 +150,9 @@ impl Admission for Gate {
 }
 
 impl Ledger for Gate {
-    fn settle(&self, _: Receipt, settled: Settlement) {
+    fn settle(&self, _: Ticket, settled: AttemptOutcome) {
         self.given_back.lock().unwrap().push("permit");
-        if let Settlement::Refused { hint } = settled {
+        if let AttemptOutcome::Refused { hint } = settled {
             let pause = hint.unwrap_or(Duration::from_secs(1));
             let until = self.clock.now().after(pause);
             let mut opens_at = self.opens_at.lock().unwrap();
@@ -161,41 +160,24 @@ impl Ledger for Gate {
         }
     }
 
-    fn land(&self) {
+    fn release(&self) {
         self.flights.fetch_sub(1, Ordering::SeqCst);
         self.given_back.lock().unwrap().push("flight");
     }
 }
 
-#[derive(Debug)]
-struct Budget {
-    has_any: Draw,
-    credits: Arc<AtomicUsize>,
-}
-
-impl RetryBudget for Budget {
-    fn draw(&self, _: ErrorKind) -> Draw {
-        self.has_any
-    }
-
-    fn credit(&self) {
-        self.credits.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// One caller and all that it sees.
+/// A caller and its environment.
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) caller: Caller,
     server: Arc<Server>,
     gate: Gate,
-    credits: Arc<AtomicUsize>,
-    /// The flights held each time that the caller went to sleep.
+    /// The in-flight permits that were held at each pause.
     asleep_with: Mutex<Vec<usize>>,
 }
 
 impl World {
-    /// A server that follows `script` and then does `usually`; no jitter, a full budget.
+    /// Creates a server that follows `script`, then behaves like `usually`; no jitter, a full budget.
     pub(crate) fn new(script: &[Step], usually: Step) -> Self {
         let clock = ManualClock::new();
         let server = Arc::new(Server {
@@ -214,17 +196,13 @@ impl World {
             places: Arc::default(),
             given_back: Arc::default(),
         };
-        let credits = Arc::<AtomicUsize>::default();
         let transport: Arc<dyn Transport> = Arc::<Server>::clone(&server);
         let caller = Caller {
             transport,
             admission: Arc::new(gate.clone()),
             time: Arc::new(clock.clone()),
             jitter: Arc::new(FixedJitter(0.0)),
-            budget: Arc::new(Budget {
-                has_any: Draw::Granted,
-                credits: Arc::clone(&credits),
-            }),
+            budget: Arc::new(RetryBudget::default()),
             outages: Arc::default(),
             notices: Arc::default(),
             billing: Arc::new(BillingPause::default()),
@@ -237,45 +215,41 @@ impl World {
             caller,
             server,
             gate,
-            credits,
             asleep_with: Mutex::default(),
         }
     }
 
-    /// The same with as much jitter as there may be.
+    /// Uses the maximum jitter.
     pub(crate) fn with_jitter(mut self) -> Self {
         self.caller.jitter = Arc::new(FixedJitter(1.0));
         self
     }
 
-    /// The same with nothing in its retry budget.
+    /// Uses an empty retry budget.
     pub(crate) fn with_empty_budget(mut self) -> Self {
-        self.caller.budget = Arc::new(Budget {
-            has_any: Draw::Empty,
-            credits: Arc::clone(&self.credits),
-        });
+        self.caller.budget = Arc::new(RetryBudget::new(0));
         self
     }
 
-    /// The same, with nothing admitted before this.
+    /// Closes the gate until a time.
     pub(crate) fn closed_until(self, since_origin: Duration) -> Self {
         *self.gate.opens_at.lock().unwrap() = Timestamp::from_origin(since_origin);
         self
     }
 
-    /// The same, closed after `admissions`.
+    /// Closes the client after `admissions`.
     pub(crate) fn closed_after(self, admissions: usize) -> Self {
         self.gate.left.store(admissions, Ordering::SeqCst);
         self
     }
 
-    /// Makes `call` to its end, moving the clock whenever everything is asleep.
+    /// Runs `call` to completion, advancing the clock whenever all tasks sleep.
     pub(crate) fn call(&self, call: Call) -> Result<Accepted, Error> {
         self.call_within(call, Duration::MAX)
-            .expect("time has no end")
+            .expect("there is no limit")
     }
 
-    /// The same; `None` when it goes on after `limit`.
+    /// Runs `call` for at most `limit`; returns `None` if it does not complete.
     pub(crate) fn call_within(
         &self,
         call: Call,
@@ -284,17 +258,17 @@ impl World {
         self.drive(self.caller.call(call), limit)
     }
 
-    /// Makes `call` with an admission that it was given before.
+    /// Runs `call` with an admission that was acquired before.
     pub(crate) fn call_with_admission(
         &self,
         ask: AdmissionRequest,
         call: Call,
     ) -> Result<Accepted, Error> {
         let work = async {
-            let entry = self.caller.enter(ask).await?;
-            self.caller.call_with(entry, call).await
+            let admission = self.caller.admit(ask).await?;
+            self.caller.call_admitted(admission, call).await
         };
-        self.drive(work, Duration::MAX).expect("time has no end")
+        self.drive(work, Duration::MAX).expect("there is no limit")
     }
 
     fn drive<T>(&self, work: impl Future<Output = T>, limit: Duration) -> Option<T> {
@@ -309,20 +283,18 @@ impl World {
             }
             let flights = self.gate.flights.load(Ordering::SeqCst);
             self.asleep_with.lock().unwrap().push(flights);
-            self.clock
-                .advance_to_next()
-                .expect("it sleeps, or it would be done");
+            self.clock.advance_to_next().expect("a pending call sleeps");
         }
     }
 
-    /// Makes `call` until it first waits, and drops it.
+    /// Runs `call` until it first waits, then drops it.
     pub(crate) fn give_up_while_it_waits(&self, call: Call) {
         let mut work = std::pin::pin!(self.caller.call(call));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(work.as_mut().poll(&mut cx).is_pending(), "it waits");
     }
 
-    /// Makes `call` until it first waits, closes the client, and returns how the call ends.
+    /// Runs `call` until it first waits, then closes the client. Returns the outcome.
     pub(crate) fn close_while_it_waits(&self, call: Call) -> Error {
         let mut work = std::pin::pin!(self.caller.call(call));
         let mut cx = Context::from_waker(Waker::noop());
@@ -334,49 +306,49 @@ impl World {
         }
     }
 
-    /// When the server saw requests.
+    /// Returns when the server received requests.
     pub(crate) fn seen(&self) -> Vec<Duration> {
         self.server.seen.lock().unwrap().clone()
     }
 
-    /// What each attempt says of how many came before it.
+    /// Returns the retry count in the header of each attempt.
     pub(crate) fn retry_counts(&self) -> Vec<String> {
         self.server.retry_counts.lock().unwrap().clone()
     }
 
-    /// How many of the requests seen may still leave.
+    /// Returns how many of the received requests may still be sent.
     pub(crate) fn departures_that_may_leave(&self) -> usize {
         let departures = self.server.departures.lock().unwrap();
         departures.iter().filter(|one| one.may_leave()).count()
     }
 
-    /// The flights held at each pause.
+    /// Returns the in-flight permits that were held at each pause.
     pub(crate) fn asleep_with(&self) -> Vec<usize> {
         self.asleep_with.lock().unwrap().clone()
     }
 
-    /// The place in its queue that each attempt asked for.
+    /// Returns the queue position that each attempt requested.
     pub(crate) fn places(&self) -> Vec<Readmission> {
         self.gate.places.lock().unwrap().clone()
     }
 
-    /// Permits and flights in the order in which they were given back.
+    /// Returns the kinds of returned permits, in order.
     pub(crate) fn given_back(&self) -> Vec<&'static str> {
         self.gate.given_back.lock().unwrap().clone()
     }
 
-    /// How often the retry budget was paid back.
-    pub(crate) fn credits(&self) -> usize {
-        self.credits.load(Ordering::SeqCst)
+    /// Returns the tokens that are left in the retry budget.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.caller.budget.tokens()
     }
 
-    /// The flights held now.
+    /// Returns the number of in-flight permits.
     pub(crate) fn flights(&self) -> usize {
         self.gate.flights.load(Ordering::SeqCst)
     }
 }
 
-/// A submission of `class`.
+/// Returns a submission of `class`.
 pub(crate) fn post(class: RouteClass) -> Call {
     Call::post("/x", Bytes::from_static(b"{}"), class)
 }

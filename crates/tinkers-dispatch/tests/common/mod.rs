@@ -1,4 +1,4 @@
-//! A clock moved by hand, futures polled by hand, and asks to put to a limiter.
+//! A limiter with a manual clock, admissions that are polled by hand, and admission requests.
 #![expect(
     dead_code,
     reason = "each test file is a program of its own and uses a part"
@@ -10,17 +10,18 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, Arrival, BoxFuture, ClientId, Clock, Cost, Error,
-    FixedJitter, ManualClock, Readmission, RouteClass, Settlement, Timestamp,
+    Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, BoxFuture, ClientId, Clock,
+    Cost, Error, FixedJitter, ManualClock, Readmission, RouteClass, Timestamp,
 };
 use tinkers_dispatch::{
-    ClassSettings, ClassSnapshot, Gate, LimitRequest, Limiter, LimiterAdmission, LimiterSettings,
+    ClassSettings, ClassSnapshot, GateSnapshot, LimitRequest, Limiter, LimiterAdmission,
+    LimiterSettings,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const NANO: Duration = Duration::from_nanos(1);
 
-/// A limiter on a clock that stands still.
+/// A limiter with a manual clock.
 pub(crate) struct Bench {
     pub(crate) clock: ManualClock,
     pub(crate) limiter: Arc<Limiter>,
@@ -40,7 +41,7 @@ impl Bench {
         }
     }
 
-    /// A sample lane with these limits, and the usual ones beside it.
+    /// Returns a limiter with these limits for samples, and default limits for other classes.
     pub(crate) fn sampling(slots: u32, bytes: u64, flights: u32) -> Self {
         Self::new(LimiterSettings {
             sample: ClassSettings {
@@ -53,7 +54,7 @@ impl Bench {
         })
     }
 
-    /// Starts to wait, and is polled once.
+    /// Requests admission, and polls once.
     pub(crate) fn ask(&self, ask: AdmissionRequest) -> Waiting {
         let admission = Arc::clone(&self.admission);
         let mut waiting = Waiting::new(Box::pin(async move { admission.admit(ask).await }));
@@ -61,7 +62,7 @@ impl Bench {
         waiting
     }
 
-    /// Admitted at once, or the test fails.
+    /// Returns the permits of a request that is admitted at once.
     pub(crate) fn admit(&self, ask: AdmissionRequest) -> Admitted {
         self.ask(ask).admitted()
     }
@@ -69,31 +70,32 @@ impl Bench {
     pub(crate) fn state(&self, class: RouteClass) -> ClassSnapshot {
         self.limiter
             .class_snapshot(class)
-            .expect("a lane with limits")
+            .expect("a class with limits")
     }
 
     pub(crate) fn sample(&self) -> ClassSnapshot {
         self.state(RouteClass::Sample)
     }
 
-    /// When the gate of the sample lane opens, while it is closed.
+    /// Returns when the closed gate of the samples opens.
     pub(crate) fn opens_at(&self) -> Timestamp {
         match self.sample().gate {
-            Gate::ClosedUntil(at) => at,
+            GateSnapshot::ClosedUntil(at) => at,
             other => panic!("{other:?}"),
         }
     }
 
-    /// Asks for limits.
-    pub(crate) fn claim(&self, settings: LimiterSettings) -> LimitRequest {
-        self.limiter.claim(settings, Arc::new(self.clock.clone()))
+    /// Requests limits.
+    pub(crate) fn request_limits(&self, settings: LimiterSettings) -> LimitRequest {
+        self.limiter
+            .request_limits(settings, Arc::new(self.clock.clone()))
     }
 
     pub(crate) fn at(&self, after: Duration) -> Timestamp {
         self.clock.now().after(after)
     }
 
-    /// Nobody waits and nothing is taken.
+    /// Checks that there are no waiters and no permits.
     pub(crate) fn assert_all_given_back(&self) {
         for class in RouteClass::ALL {
             if let Some(state) = self.limiter.class_snapshot(class) {
@@ -113,7 +115,7 @@ pub(crate) fn ask(class: RouteClass) -> AdmissionRequest {
         cost: Cost::default(),
         deadline: None,
         flight: None,
-        reentry: Readmission::New,
+        readmission: Readmission::New,
         is_nested: false,
     }
 }
@@ -131,27 +133,27 @@ pub(crate) fn sample_of(bytes: u64) -> AdmissionRequest {
 
 pub(crate) fn again() -> AdmissionRequest {
     AdmissionRequest {
-        reentry: Readmission::AfterRefusal(Arrival::default()),
+        readmission: Readmission::AfterRefusal(Arrival::default()),
         ..sample()
     }
 }
 
-/// The server refuses it, and its flight is over.
+/// Settles a request as refused, and returns its permits.
 pub(crate) fn refuse(admitted: Admitted, hint: Option<Duration>) {
     let Admitted { permit, flight, .. } = admitted;
     permit.settle(refused(hint));
     drop(flight);
 }
 
-/// The server takes it and has its result at once.
+/// Settles a request as accepted, and returns its permits.
 pub(crate) fn accept(admitted: Admitted) {
     let Admitted { permit, flight, .. } = admitted;
-    permit.settle(Settlement::Accepted);
+    permit.settle(AttemptOutcome::Accepted);
     drop(flight);
 }
 
-pub(crate) const fn refused(hint: Option<Duration>) -> Settlement {
-    Settlement::Refused { hint }
+pub(crate) const fn refused(hint: Option<Duration>) -> AttemptOutcome {
+    AttemptOutcome::Refused { hint }
 }
 
 #[derive(Default)]
@@ -190,7 +192,7 @@ impl Waiting {
         }
     }
 
-    /// Polls it only if it was woken since the last time, as an executor would.
+    /// Polls it if it was woken since the last poll, like an executor. Returns whether it was.
     pub(crate) fn run(&mut self) -> bool {
         let woken = self.woken.0.swap(0, Ordering::SeqCst) > 0;
         if woken {
@@ -212,8 +214,8 @@ impl Waiting {
         self.run();
         self.outcome
             .take()
-            .expect("it still waits")
-            .expect("it failed")
+            .expect("the admission is pending")
+            .expect("the admission failed")
     }
 
     pub(crate) fn try_admitted(&mut self) -> Option<Admitted> {
@@ -228,7 +230,7 @@ impl Waiting {
         self.run();
         self.outcome
             .take()
-            .expect("it still waits")
-            .expect_err("it was admitted")
+            .expect("the admission is pending")
+            .expect_err("the request was admitted")
     }
 }

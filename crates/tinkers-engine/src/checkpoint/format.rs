@@ -6,10 +6,10 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::Checkpoint;
+use super::CheckpointContents;
 use crate::adamw::AdamW;
 use crate::error::{Error, Result};
-use crate::lora::{Lora, LoraConfig, Param};
+use crate::lora::{AdapterConfig, Lora, Param};
 use crate::ops::matrix::Matrix;
 
 /// The version of the layout, which future versions will change.
@@ -26,7 +26,7 @@ struct Metadata {
     params: String,
 }
 
-pub(super) fn encode(saved: &Checkpoint) -> Result<Vec<u8>> {
+pub(super) fn encode(saved: &CheckpointContents) -> Result<Vec<u8>> {
     let failed =
         |e: &dyn std::fmt::Display| Error::Model(format!("cannot encode the checkpoint: {e}"));
     let params = saved.lora.params();
@@ -76,7 +76,7 @@ pub(super) fn encode(saved: &Checkpoint) -> Result<Vec<u8>> {
 }
 
 /// Decodes a checkpoint file.
-pub(super) fn decode(file: &[u8]) -> Result<Checkpoint, String> {
+pub(super) fn decode(file: &[u8]) -> Result<CheckpointContents, String> {
     let header_len = file.first_chunk::<8>().ok_or("the file is truncated")?;
     let header_len = usize::try_from(u64::from_le_bytes(*header_len)).map_err(|e| e.to_string())?;
     let end = header_len
@@ -84,7 +84,7 @@ pub(super) fn decode(file: &[u8]) -> Result<Checkpoint, String> {
         .ok_or("the header length overflows")?;
     let header = file.get(8..end).ok_or("the file is truncated")?;
     let metadata = metadata(header)?;
-    let config: LoraConfig =
+    let config: AdapterConfig =
         serde_json::from_str(&metadata.lora_config).map_err(|e| e.to_string())?;
     let names: Vec<String> = serde_json::from_str(&metadata.params).map_err(|e| e.to_string())?;
     let tensors = SafeTensors::deserialize(file).map_err(|e| e.to_string())?;
@@ -113,7 +113,7 @@ pub(super) fn decode(file: &[u8]) -> Result<Checkpoint, String> {
             })
         }
     };
-    Ok(Checkpoint {
+    Ok(CheckpointContents {
         lora: Lora::from_parts(config, params),
         optimizer,
         record: metadata.record,

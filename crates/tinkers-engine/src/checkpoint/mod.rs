@@ -34,7 +34,7 @@ pub struct Key {
 
 /// The contents of a checkpoint.
 #[derive(Clone, Debug)]
-pub struct Checkpoint {
+pub struct CheckpointContents {
     /// The adapter.
     pub lora: Lora,
     /// The state of the optimizer; `None` in checkpoints for sampling.
@@ -64,7 +64,7 @@ impl Store {
     /// # Errors
     /// Returns [`Error::Io`] if the file cannot be written; no partial file remains then, and an existing checkpoint is unchanged.
     /// Returns [`Error::Input`] if the name differs from that of another checkpoint only in case and the file system ignores case.
-    pub fn save(&self, key: &Key, saved: &Checkpoint) -> Result<u64> {
+    pub fn save(&self, key: &Key, saved: &CheckpointContents) -> Result<u64> {
         let path = self.path(key)?;
         if let Some(other) = file::case_conflict(&path)? {
             let other = other.file_stem().unwrap_or_default().to_string_lossy();
@@ -91,7 +91,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`Error::Checkpoint`] if the file is missing or is not a valid checkpoint.
-    pub fn load(&self, key: &Key) -> Result<Checkpoint> {
+    pub fn load(&self, key: &Key) -> Result<CheckpointContents> {
         let path = self.path(key)?;
         match std::fs::read(&path) {
             Ok(bytes) => {
@@ -172,7 +172,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lora::LoraConfig;
+    use crate::lora::AdapterConfig;
 
     fn key(name: &str) -> Key {
         Key {
@@ -182,8 +182,8 @@ mod tests {
         }
     }
 
-    fn saved(seed: u64, record: &str) -> Checkpoint {
-        let config = LoraConfig {
+    fn saved(seed: u64, record: &str) -> CheckpointContents {
+        let config = AdapterConfig {
             rank: 2,
             seed,
             train_attn: true,
@@ -191,14 +191,14 @@ mod tests {
             train_unembed: true,
         };
         let lora = Lora::new(config, &crate::builtin::config()).unwrap();
-        Checkpoint {
+        CheckpointContents {
             optimizer: Some(AdamW::new(lora.params())),
             lora,
             record: record.into(),
         }
     }
 
-    fn data(saved: &Checkpoint) -> Vec<Vec<f32>> {
+    fn data(saved: &CheckpointContents) -> Vec<Vec<f32>> {
         saved
             .lora
             .params()

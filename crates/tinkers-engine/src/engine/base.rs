@@ -5,7 +5,7 @@ use tinkers_wire::TinkerPath;
 
 use super::convert::key;
 use super::{Shared, lock};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::CheckpointContents;
 use crate::error::{Error, Result};
 
 impl Shared {
@@ -21,7 +21,7 @@ impl Shared {
     /// Reads a checkpoint and checks that it belongs to the base model.
     ///
     /// A checkpoint without a fingerprint, written by an older version, is accepted with a warning if its shapes match.
-    pub(super) fn read(&self, path: &TinkerPath) -> Result<Checkpoint> {
+    pub(super) fn read(&self, path: &TinkerPath) -> Result<CheckpointContents> {
         let checkpoint = self.store.load(&key(path))?;
         let record: CheckpointRecord = serde_json::from_str(&checkpoint.record).map_err(|e| {
             let reason = format!("{path}: cannot decode its record: {e}");

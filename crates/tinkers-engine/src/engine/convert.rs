@@ -5,7 +5,7 @@ use tinkers_wire::{AdamParams, TensorData, TinkerPath};
 use crate::adamw::AdamWParams;
 use crate::checkpoint::Key;
 use crate::error::{Error, Result};
-use crate::lora::LoraConfig;
+use crate::lora::AdapterConfig;
 
 /// Returns the storage key of a checkpoint path.
 pub(super) fn key(path: &TinkerPath) -> Key {
@@ -17,8 +17,8 @@ pub(super) fn key(path: &TinkerPath) -> Key {
 }
 
 /// Converts a LoRA config. Module groups that are not set are trained; `seed` is used if the config has none.
-pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> LoraConfig {
-    LoraConfig {
+pub(super) fn lora(config: &tinkers_wire::LoraConfig, seed: u64) -> AdapterConfig {
+    AdapterConfig {
         rank: config.rank as usize,
         seed: config.seed.unwrap_or(seed),
         train_attn: config.train_attn.unwrap_or(true),

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use tinkers_local::engine::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Work,
+    BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome, Work,
 };
 use tinkers_wire::TinkerPath;
 
@@ -57,7 +57,7 @@ pub struct ModelEngine {
 struct QueuedJob {
     write: Option<PendingWrite>,
     job: Job,
-    done: Done,
+    done: JobCallback,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -254,7 +254,7 @@ impl Engine for ModelEngine {
         Ok(records)
     }
 
-    fn start(&self, job: Job, done: Done) {
+    fn start(&self, job: Job, done: JobCallback) {
         let cancelled = Arc::new(AtomicBool::new(false));
         let queue = match job.work {
             Work::Sample { .. } => {
@@ -416,7 +416,10 @@ mod tests {
             work: Work::UnloadModel { model },
         };
         // The callback blocks the training thread until `release` is dropped.
-        engine.start(busy, Done::new(move |_| wait.recv().unwrap_or_default()));
+        engine.start(
+            busy,
+            JobCallback::new(move |_| wait.recv().unwrap_or_default()),
+        );
         let (sender, ended) = mpsc::channel();
         let delete = Job {
             id: JobId(2),
@@ -424,7 +427,10 @@ mod tests {
                 path: "tinker://s:train:0/weights/a".parse().unwrap(),
             },
         };
-        engine.start(delete, Done::new(move |ended| drop(sender.send(ended))));
+        engine.start(
+            delete,
+            JobCallback::new(move |ended| drop(sender.send(ended))),
+        );
         assert_eq!(ended.recv().unwrap(), Ok(Outcome::Done));
         drop(release);
     }
@@ -443,7 +449,7 @@ mod tests {
         let (sender, ended) = mpsc::channel();
         for number in 1..=4 {
             let sender = sender.clone();
-            let done = Done::new(move |outcome| {
+            let done = JobCallback::new(move |outcome| {
                 sender.send(outcome).unwrap();
                 assert!(number != 3, "the callback panics, too");
             });

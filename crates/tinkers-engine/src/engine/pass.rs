@@ -8,7 +8,7 @@ use tinkers_wire::{
 
 use super::convert::{Dense, dense_f32, dense_i64};
 use crate::error::{Error, Result};
-use crate::loss::{Loss, LossInputs};
+use crate::loss::{LossFunction, LossInputs};
 use crate::threads::Threads;
 use crate::train::{Example, Mode, TrainableModel};
 
@@ -55,7 +55,7 @@ pub(super) fn run(
     Ok(output)
 }
 
-fn parse(loss: &tinkers_wire::Loss) -> Result<Loss> {
+fn parse(loss: &tinkers_wire::Loss) -> Result<LossFunction> {
     let mut options = BTreeMap::new();
     for (name, value) in &loss.config {
         match value {
@@ -68,10 +68,10 @@ fn parse(loss: &tinkers_wire::Loss) -> Result<Loss> {
             }
         };
     }
-    Loss::parse(loss.name.name(), &options)
+    LossFunction::parse(loss.name.name(), &options)
 }
 
-fn example(index: usize, datum: &Datum, loss: &Loss, known: &[&str]) -> Result<Example> {
+fn example(index: usize, datum: &Datum, loss: &LossFunction, known: &[&str]) -> Result<Example> {
     let at = |field: &str| format!("data[{index}].{field}");
     let tokens = datum.model_input.tokens().ok_or_else(|| {
         Error::input(

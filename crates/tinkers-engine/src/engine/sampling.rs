@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use tinkers_local::engine::{EngineError, Job, JobId, Outcome, Weights, Work};
+use tinkers_local::engine::{EngineError, Job, JobId, Outcome, SamplerWeights, Work};
 use tinkers_wire::{
     SampleRequest, SampleResponse, SampledSequence, StopReason, TensorData, TensorValues,
     TinkerPath, TopkLogprobs,
@@ -13,8 +13,8 @@ use tinkers_wire::{
 use super::{Shared, lock};
 use crate::error::{Error, Result};
 use crate::sample::{
-    PromptScoreOptions, PromptScores, Sample, SampleJob, SampleResult, Sampler, SamplingOptions,
-    Stop,
+    GeneratedSample, PromptScoreOptions, PromptScores, SampleJob, SampleResult, Sampler,
+    SamplingOptions, StopConditions,
 };
 use crate::threads::Threads;
 
@@ -87,12 +87,12 @@ pub(super) fn run(
         ));
     };
     let sampler = match weights {
-        Weights::Base(name) => {
+        SamplerWeights::Base(name) => {
             shared.check_name(name)?;
             Sampler::new(Arc::clone(&shared.model), None, Arc::clone(&shared.text))
         }
-        Weights::Checkpoint(path) => shared.samplers.checkpoint(shared, path)?,
-        Weights::Snapshot(name) => shared.samplers.snapshot(name)?,
+        SamplerWeights::Checkpoint(path) => shared.samplers.checkpoint(shared, path)?,
+        SamplerWeights::Snapshot(name) => shared.samplers.snapshot(name)?,
     };
     let sample_job = parse(shared, request, job.id)?;
     let result = threads.run(|| sampler.run(&sample_job, cancelled))?;
@@ -118,15 +118,15 @@ fn parse(shared: &Shared, request: &SampleRequest, job: JobId) -> Result<SampleJ
     })?;
     let params = &request.sampling_params;
     let stop = match &params.stop {
-        None => Stop::tokens(shared.end_tokens.clone()),
-        Some(tinkers_wire::Stop::Texts(texts)) if texts.is_empty() => Stop::never(),
-        Some(tinkers_wire::Stop::Tokens(tokens)) if tokens.is_empty() => Stop::never(),
+        None => StopConditions::tokens(shared.end_tokens.clone()),
+        Some(tinkers_wire::Stop::Texts(texts)) if texts.is_empty() => StopConditions::never(),
+        Some(tinkers_wire::Stop::Tokens(tokens)) if tokens.is_empty() => StopConditions::never(),
         // The end tokens of the model also end a sample that has stop sequences.
         Some(tinkers_wire::Stop::Texts(texts)) => {
-            Stop::tokens(shared.end_tokens.clone()).or_texts(texts.iter().cloned())
+            StopConditions::tokens(shared.end_tokens.clone()).or_texts(texts.iter().cloned())
         }
         Some(tinkers_wire::Stop::Tokens(tokens)) => {
-            Stop::tokens([tokens.as_slice(), &shared.end_tokens].concat())
+            StopConditions::tokens([tokens.as_slice(), &shared.end_tokens].concat())
         }
     };
     #[expect(
@@ -221,7 +221,7 @@ fn respond(request: &SampleRequest, result: SampleResult) -> Result<SampleRespon
     Ok(response)
 }
 
-fn sequence(sample: Sample, top_k: bool) -> SampledSequence {
+fn sequence(sample: GeneratedSample, top_k: bool) -> SampledSequence {
     let reason = if sample.stopped {
         StopReason::Stop
     } else {

@@ -9,7 +9,7 @@ use tinkers_wire::{AdamParams, CheckpointKind, OptimStepResult, TinkerPath};
 use super::convert::{adamw, key, lora};
 use super::{Shared, pass};
 use crate::adamw::AdamW;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::CheckpointContents;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
 use crate::threads::Threads;
@@ -101,7 +101,7 @@ impl TrainingWorker {
         &mut self,
         model: &str,
         base_model: &str,
-        config: crate::LoraConfig,
+        config: crate::AdapterConfig,
     ) -> Result<Outcome> {
         self.shared.check_name(base_model)?;
         let trainable = TrainableModel::new(Arc::clone(&self.shared.model), config)?;
@@ -130,7 +130,7 @@ impl TrainingWorker {
         let read = self.read(path, optimizer)?;
         let trainable = find(&mut self.models, model)?;
         let (have, want) = (read.lora().config(), trainable.lora().config());
-        let shape = |c: &crate::LoraConfig| (c.rank, c.train_attn, c.train_mlp, c.train_unembed);
+        let shape = |c: &crate::AdapterConfig| (c.rank, c.train_attn, c.train_mlp, c.train_unembed);
         if shape(have) != shape(want) {
             return Err(Error::input(
                 "path",
@@ -183,7 +183,7 @@ impl TrainingWorker {
             ..record.clone()
         };
         let keeps_optimizer = record.path.kind() == CheckpointKind::Training;
-        let checkpoint = Checkpoint {
+        let checkpoint = CheckpointContents {
             lora: trainable.lora().clone(),
             optimizer: keeps_optimizer.then(|| trainable.optimizer().clone()),
             record: serde_json::to_string(record)

@@ -17,7 +17,7 @@ pub(crate) use report::{Report, metrics};
 ///
 /// In the formulas, `p` is the log-probability of a target, `q` that of the sampler, `A` the advantage, and `r = exp(p - q)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Loss {
+pub enum LossFunction {
     /// The weighted cross-entropy, `-p · weight`.
     CrossEntropy,
     /// The importance sampling loss, `-r · A`.
@@ -63,7 +63,7 @@ pub(crate) struct Evaluated {
     pub(crate) derivatives: Vec<f32>,
 }
 
-impl Loss {
+impl LossFunction {
     /// Parses a loss by name with its options. Options that are not set take the documented defaults.
     ///
     /// # Errors
@@ -185,18 +185,24 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn parse(name: &str, options: &[(&str, f64)]) -> Result<Loss> {
+    fn parse(name: &str, options: &[(&str, f64)]) -> Result<LossFunction> {
         let options = options.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        Loss::parse(name, &options)
+        LossFunction::parse(name, &options)
     }
 
     #[test]
     fn absent_options_take_the_documented_defaults() {
         let clip = |low, high| Clip { low, high };
-        assert_eq!(parse("ppo", &[]).unwrap(), Loss::Ppo(clip(0.8, 1.2)));
-        assert_eq!(parse("cispo", &[]).unwrap(), Loss::Cispo(clip(0.0, 4.0)));
+        assert_eq!(
+            parse("ppo", &[]).unwrap(),
+            LossFunction::Ppo(clip(0.8, 1.2))
+        );
+        assert_eq!(
+            parse("cispo", &[]).unwrap(),
+            LossFunction::Cispo(clip(0.0, 4.0))
+        );
         let half = parse("ppo", &[("clip_low_threshold", 0.5)]).unwrap();
-        assert_eq!(half, Loss::Ppo(clip(0.5, 1.2)));
+        assert_eq!(half, LossFunction::Ppo(clip(0.5, 1.2)));
     }
 
     #[test]
@@ -219,7 +225,8 @@ mod tests {
 
     #[test]
     fn cross_entropy_multiplies_each_target_by_its_weight() {
-        let got = Loss::CrossEntropy.evaluate(&[-1.0, -2.0], &LossInputs::Weights(vec![0.5, 0.0]));
+        let got = LossFunction::CrossEntropy
+            .evaluate(&[-1.0, -2.0], &LossInputs::Weights(vec![0.5, 0.0]));
         assert_eq!(got.losses, [0.5, 0.0]);
         assert_eq!(got.derivatives, [-0.5, 0.0]);
     }

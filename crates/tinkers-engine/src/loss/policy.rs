@@ -1,6 +1,6 @@
 //! Policy losses, which compare the model in training (the learner) with the sampler that generated the tokens.
 
-use super::{Clip, Loss};
+use super::{Clip, LossFunction};
 
 /// The bound of log-ratios. It prevents overflow; a ratio of e^20 means that learner and sampler do not belong together.
 const MAX_LOG_RATIO: f32 = 20.0;
@@ -8,15 +8,15 @@ const MAX_LOG_RATIO: f32 = 20.0;
 /// Returns the loss of one target and its derivative with respect to `p`.
 ///
 /// `p` and `q` are the log-probabilities of learner and sampler.
-pub(super) fn evaluate(loss: &Loss, p: f32, q: f32, advantage: f32) -> (f32, f32) {
+pub(super) fn evaluate(loss: &LossFunction, p: f32, q: f32, advantage: f32) -> (f32, f32) {
     match loss {
-        Loss::CrossEntropy => (-p, -1.0),
-        Loss::ImportanceSampling => {
+        LossFunction::CrossEntropy => (-p, -1.0),
+        LossFunction::ImportanceSampling => {
             let value = -ratio(p, q) * advantage;
             // The ratio is its own derivative with respect to p.
             (value, value)
         }
-        Loss::Ppo(clip) => {
+        LossFunction::Ppo(clip) => {
             let unclipped = ratio(p, q) * advantage;
             let clipped = clip_ratio(ratio(p, q), *clip) * advantage;
             if unclipped <= clipped {
@@ -25,11 +25,11 @@ pub(super) fn evaluate(loss: &Loss, p: f32, q: f32, advantage: f32) -> (f32, f32
                 (-clipped, 0.0)
             }
         }
-        Loss::Cispo(clip) => {
+        LossFunction::Cispo(clip) => {
             let weight = clip_ratio(ratio(p, q), *clip) * advantage;
             (-weight * p, -weight)
         }
-        Loss::Dro { beta } => {
+        LossFunction::Dro { beta } => {
             let log_ratio = p - q;
             let value = -(p * advantage - 0.5 * beta * log_ratio * log_ratio);
             (value, -(advantage - beta * log_ratio))
@@ -55,7 +55,7 @@ mod tests {
         high: 1.2,
     };
 
-    fn derivative_by_differences(loss: &Loss, p: f32, q: f32, advantage: f32) -> f32 {
+    fn derivative_by_differences(loss: &LossFunction, p: f32, q: f32, advantage: f32) -> f32 {
         let step = 1e-2;
         (evaluate(loss, p + step, q, advantage).0 - evaluate(loss, p - step, q, advantage).0)
             / (2.0 * step)
@@ -64,9 +64,9 @@ mod tests {
     #[test]
     fn derivatives_agree_with_finite_differences() {
         let losses = [
-            Loss::ImportanceSampling,
-            Loss::Ppo(CLIP),
-            Loss::Dro { beta: 0.7 },
+            LossFunction::ImportanceSampling,
+            LossFunction::Ppo(CLIP),
+            LossFunction::Dro { beta: 0.7 },
         ];
         for loss in &losses {
             for advantage in [1.5, -0.75] {
@@ -87,10 +87,10 @@ mod tests {
     fn ppo_uses_the_smaller_of_unclipped_and_clipped_objective() {
         let ratio = 2.0f32;
         let p = -1.0 + ratio.ln();
-        let (loss, derivative) = evaluate(&Loss::Ppo(CLIP), p, -1.0, 1.0);
+        let (loss, derivative) = evaluate(&LossFunction::Ppo(CLIP), p, -1.0, 1.0);
         assert!((loss + 1.2).abs() < 1e-5);
         assert_eq!(derivative, 0.0);
-        let (loss, derivative) = evaluate(&Loss::Ppo(CLIP), p, -1.0, -1.0);
+        let (loss, derivative) = evaluate(&LossFunction::Ppo(CLIP), p, -1.0, -1.0);
         assert!((loss - 2.0).abs() < 1e-5 && (derivative - 2.0).abs() < 1e-5);
     }
 
@@ -101,14 +101,18 @@ mod tests {
             high: 4.0,
         };
         let p = -3.0 + 10f32.ln();
-        let (loss, derivative) = evaluate(&Loss::Cispo(clip), p, -3.0, 0.5);
+        let (loss, derivative) = evaluate(&LossFunction::Cispo(clip), p, -3.0, 0.5);
         assert!((loss + 4.0 * 0.5 * p).abs() < 1e-5);
         assert_eq!(derivative, -2.0);
     }
 
     #[test]
     fn on_policy_losses_give_the_plain_policy_gradient() {
-        for loss in [Loss::ImportanceSampling, Loss::Ppo(CLIP), Loss::Cispo(CLIP)] {
+        for loss in [
+            LossFunction::ImportanceSampling,
+            LossFunction::Ppo(CLIP),
+            LossFunction::Cispo(CLIP),
+        ] {
             assert_eq!(evaluate(&loss, -2.0, -2.0, 3.0).1, -3.0, "{loss:?}");
         }
     }
@@ -116,7 +120,7 @@ mod tests {
     #[test]
     fn large_log_ratio_does_not_overflow() {
         assert!(
-            evaluate(&Loss::ImportanceSampling, 0.0, -1e9, 1.0)
+            evaluate(&LossFunction::ImportanceSampling, 0.0, -1e9, 1.0)
                 .0
                 .is_finite()
         );

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::policy::ratio;
-use super::{Evaluated, Loss, LossInputs};
+use super::{Evaluated, LossFunction, LossInputs};
 
 /// The contribution of one sequence to the metrics.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ impl Report {
         reason = "sequences are far below 2^53 tokens"
     )]
     pub(crate) fn new(
-        loss: &Loss,
+        loss: &LossFunction,
         loss_inputs: &LossInputs,
         p: &[f32],
         evaluated: &Evaluated,
@@ -68,7 +68,7 @@ impl Report {
     reason = "batches are far below 2^53 sequences"
 )]
 pub(crate) fn metrics<'a>(
-    loss: &Loss,
+    loss: &LossFunction,
     reports: impl Iterator<Item = &'a Report>,
 ) -> BTreeMap<String, f64> {
     let reports: Vec<&Report> = reports.collect();
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn means_are_over_sequences_and_sums_over_targets() {
-        let loss = Loss::Ppo(Clip {
+        let loss = LossFunction::Ppo(Clip {
             low: 0.8,
             high: 1.2,
         });
@@ -128,9 +128,9 @@ mod tests {
     fn cross_entropy_reports_loss_and_weights() {
         let loss_inputs = LossInputs::Weights(vec![1.0, 0.5]);
         let p = [-2.0, -4.0];
-        let evaluated = Loss::CrossEntropy.evaluate(&p, &loss_inputs);
-        let report = Report::new(&Loss::CrossEntropy, &loss_inputs, &p, &evaluated);
-        let got = metrics(&Loss::CrossEntropy, std::iter::once(&report));
+        let evaluated = LossFunction::CrossEntropy.evaluate(&p, &loss_inputs);
+        let report = Report::new(&LossFunction::CrossEntropy, &loss_inputs, &p, &evaluated);
+        let got = metrics(&LossFunction::CrossEntropy, std::iter::once(&report));
         assert_eq!(
             got.into_iter().collect::<Vec<_>>(),
             [

@@ -17,7 +17,7 @@ use crate::text::Text;
 
 pub use logits::SamplingOptions;
 pub use prompt::{PromptScoreOptions, PromptScores};
-pub use stop::Stop;
+pub use stop::StopConditions;
 #[cfg(feature = "fuzz")]
 pub use stop::stop_ends;
 
@@ -41,7 +41,7 @@ pub struct SampleJob {
     /// The random seed. The same job with the same seed gives the same tokens.
     pub seed: u64,
     /// The stop tokens and stop texts.
-    pub stop: Stop,
+    pub stop: StopConditions,
     /// Which log-probabilities of the prompt to return.
     pub prompt_options: PromptScoreOptions,
     /// The number of most likely tokens to return for each sampled position.
@@ -50,7 +50,7 @@ pub struct SampleJob {
 
 /// A sampled sequence.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+pub struct GeneratedSample {
     /// The sampled tokens, including the one that completed a stop.
     pub tokens: Vec<u32>,
     /// The log-probabilities of the tokens at temperature 1.
@@ -65,7 +65,7 @@ pub struct Sample {
 #[derive(Clone, Debug)]
 pub struct SampleResult {
     /// The samples.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<GeneratedSample>,
     /// The requested log-probabilities of the prompt.
     pub prompt: PromptScores,
 }
@@ -238,7 +238,7 @@ impl Sampler {
 /// The state of one sample during decoding.
 #[derive(Debug)]
 struct State {
-    sample: Sample,
+    sample: GeneratedSample,
     rng: Rng,
     ended: bool,
 }
@@ -246,7 +246,7 @@ struct State {
 impl State {
     fn new(seed: u64, index: usize) -> Self {
         Self {
-            sample: Sample {
+            sample: GeneratedSample {
                 tokens: Vec::new(),
                 log_probs: Vec::new(),
                 top_k: Vec::new(),
@@ -283,7 +283,7 @@ mod tests {
             max_tokens: Some(20),
             sampling: SamplingOptions::default(),
             seed: 5,
-            stop: Stop::tokens(vec![9]),
+            stop: StopConditions::tokens(vec![9]),
             prompt_options: PromptScoreOptions::default(),
             top_k_log_probs: 0,
         };

@@ -5,12 +5,12 @@ use crate::text::Text;
 
 /// The tokens and texts that end a sample. The token that completes one is part of the sample.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stop {
+pub struct StopConditions {
     tokens: Vec<u32>,
     texts: Vec<Vec<u8>>,
 }
 
-impl Stop {
+impl StopConditions {
     /// Returns an empty set: samples end only at their maximum length.
     #[must_use]
     pub fn never() -> Self {
@@ -133,7 +133,7 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 /// # Errors
 /// Returns the error of the tokenizer.
 #[cfg(feature = "fuzz")]
-pub fn stop_ends(stop: &Stop, tokens: &[u32], text: &Text) -> Result<bool> {
+pub fn stop_ends(stop: &StopConditions, tokens: &[u32], text: &Text) -> Result<bool> {
     stop.ends(&[], tokens, text)
 }
 
@@ -141,14 +141,15 @@ pub fn stop_ends(stop: &Stop, tokens: &[u32], text: &Text) -> Result<bool> {
 mod tests {
     use super::*;
 
-    fn ends(stop: &Stop, text: &str) -> bool {
+    fn ends(stop: &StopConditions, text: &str) -> bool {
         let tokens = Text::Bytes.encode(text).unwrap();
         stop.ends(&[], &tokens, &Text::Bytes).unwrap()
     }
 
     #[test]
     fn stop_text_ends_a_sample_at_the_completing_token() {
-        let stop = Stop::tokens(vec![256]).or_texts(["\n\n".to_owned(), "end".to_owned()]);
+        let stop =
+            StopConditions::tokens(vec![256]).or_texts(["\n\n".to_owned(), "end".to_owned()]);
         assert!(!ends(&stop, "the en"));
         assert!(ends(&stop, "the end"));
         assert!(!ends(&stop, "one\n"));
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn stop_text_is_found_across_tokens_without_text() {
-        let stop = Stop::never().or_texts(["ab".to_owned()]);
+        let stop = StopConditions::never().or_texts(["ab".to_owned()]);
         for empty in [0, 8, 9, 100] {
             let tokens = [vec![120; 30], vec![97], vec![300; empty], vec![98]].concat();
             assert!(stop.ends(&[], &tokens, &Text::Bytes).unwrap(), "{empty}");
@@ -168,15 +169,22 @@ mod tests {
 
     #[test]
     fn stop_token_ends_a_sample_only_as_the_last_token() {
-        let stop = Stop::tokens(vec![256, 7]);
+        let stop = StopConditions::tokens(vec![256, 7]);
         assert!(stop.ends(&[], &[1, 2, 256], &Text::Bytes).unwrap());
         assert!(!stop.ends(&[], &[256, 1], &Text::Bytes).unwrap());
-        assert!(!Stop::never().ends(&[], &[256], &Text::Bytes).unwrap());
+        assert!(
+            !StopConditions::never()
+                .ends(&[], &[256], &Text::Bytes)
+                .unwrap()
+        );
     }
 
     #[test]
     fn empty_stop_text_is_ignored() {
-        assert_eq!(Stop::never().or_texts([String::new()]), Stop::never());
+        assert_eq!(
+            StopConditions::never().or_texts([String::new()]),
+            StopConditions::never()
+        );
     }
 
     /// Creates a word-level tokenizer with the given vocabulary and decoder.
@@ -197,7 +205,7 @@ mod tests {
 
     /// Returns the number of tokens after which `stop` ends a sample of `tokens`; `context` is the prompt.
     fn stopped_length(stop: &str, context: &[u32], tokens: &[u32], text: &Text) -> Option<usize> {
-        let stop = Stop::never().or_texts([stop.to_owned()]);
+        let stop = StopConditions::never().or_texts([stop.to_owned()]);
         (1..=tokens.len()).find(|&n| stop.ends(context, &tokens[..n], text).unwrap())
     }
 

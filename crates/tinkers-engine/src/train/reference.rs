@@ -168,7 +168,7 @@ fn passes_agree_with_automatic_differentiation() {
             .pass(
                 &threads,
                 &examples,
-                &Loss::CrossEntropy,
+                &LossFunction::CrossEntropy,
                 Mode::ForwardBackward,
             )
             .unwrap();

@@ -39,7 +39,7 @@ fn policy_batch() -> Vec<Example> {
 fn pass(
     trainable: &mut TrainableModel,
     examples: &[Example],
-    loss: &Loss,
+    loss: &LossFunction,
     mode: Mode,
 ) -> PassResult {
     let threads = Threads::new(2).unwrap();
@@ -47,7 +47,7 @@ fn pass(
 }
 
 /// Asserts that the gradient of one matrix matches central differences of the loss.
-fn check(family: &str, examples: &[Example], loss: &Loss, name: &str) {
+fn check(family: &str, examples: &[Example], loss: &LossFunction, name: &str) {
     let mut trainable = trainable(family);
     pass(&mut trainable, examples, loss, Mode::ForwardBackward);
     let grads = trainable.grads.take().unwrap();
@@ -99,14 +99,17 @@ const FIRST_LAYER: [&str; 10] = [
 fn first_layer_gradients_agree_with_finite_differences() {
     for family in ["llama", "qwen2", "qwen3"] {
         for name in FIRST_LAYER {
-            check(family, &batch(), &Loss::CrossEntropy, name);
+            check(family, &batch(), &LossFunction::CrossEntropy, name);
         }
     }
 }
 
 #[test]
 fn policy_loss_gradients_agree_with_finite_differences() {
-    for loss in [Loss::ImportanceSampling, Loss::Dro { beta: 0.3 }] {
+    for loss in [
+        LossFunction::ImportanceSampling,
+        LossFunction::Dro { beta: 0.3 },
+    ] {
         for name in ["layers.0.self_attn.q_proj.lora_A", "lm_head.lora_B"] {
             check("qwen3", &policy_batch(), &loss, name);
         }
@@ -120,13 +123,18 @@ fn gradients_accumulate_over_passes() {
     pass(
         &mut once,
         &examples,
-        &Loss::CrossEntropy,
+        &LossFunction::CrossEntropy,
         Mode::ForwardBackward,
     );
     let mut parts = trainable("qwen3");
     for example in &examples {
         let one = std::slice::from_ref(example);
-        pass(&mut parts, one, &Loss::CrossEntropy, Mode::ForwardBackward);
+        pass(
+            &mut parts,
+            one,
+            &LossFunction::CrossEntropy,
+            Mode::ForwardBackward,
+        );
     }
     let pairs = once.grads.unwrap().into_iter().flatten();
     for (a, b) in pairs.zip(parts.grads.unwrap().into_iter().flatten()) {
@@ -137,12 +145,17 @@ fn gradients_accumulate_over_passes() {
 #[test]
 fn forward_adds_no_gradients_and_a_step_clears_them() {
     let mut trainable = trainable("llama");
-    pass(&mut trainable, &batch(), &Loss::CrossEntropy, Mode::Forward);
+    pass(
+        &mut trainable,
+        &batch(),
+        &LossFunction::CrossEntropy,
+        Mode::Forward,
+    );
     assert!(trainable.grads.is_none());
     pass(
         &mut trainable,
         &batch(),
-        &Loss::CrossEntropy,
+        &LossFunction::CrossEntropy,
         Mode::ForwardBackward,
     );
     assert!(trainable.grads.is_some());
@@ -167,7 +180,7 @@ fn steps_lower_the_loss_unless_the_learning_rate_is_zero() {
             let result = pass(
                 &mut trainable,
                 &batch(),
-                &Loss::CrossEntropy,
+                &LossFunction::CrossEntropy,
                 Mode::ForwardBackward,
             );
             trainable.step(&with).unwrap();
@@ -191,7 +204,7 @@ fn missing_target_contributes_no_loss_and_no_gradient() {
         let result = pass(
             &mut trainable,
             &[example],
-            &Loss::CrossEntropy,
+            &LossFunction::CrossEntropy,
             Mode::ForwardBackward,
         );
         (result, trainable.grads.unwrap())
@@ -212,7 +225,12 @@ fn each_of_several_targets_per_position_has_its_own_weight() {
         targets: vec![Some(1), Some(2), Some(4), None],
         loss_inputs: LossInputs::Weights(vec![1.0, 0.5, 2.0, 0.0]),
     };
-    let result = pass(&mut trainable, &[both], &Loss::CrossEntropy, Mode::Forward);
+    let result = pass(
+        &mut trainable,
+        &[both],
+        &LossFunction::CrossEntropy,
+        Mode::Forward,
+    );
     let p = &result.log_probs[0];
     let want = -f64::from(p[0]) - 0.5 * f64::from(p[1]) - 2.0 * f64::from(p[2]);
     assert!((result.metrics["loss:sum"] - want).abs() < 1e-5);
@@ -224,7 +242,7 @@ fn each_of_several_targets_per_position_has_its_own_weight() {
     let single = pass(
         &mut trainable,
         &[one(2)],
-        &Loss::CrossEntropy,
+        &LossFunction::CrossEntropy,
         Mode::Forward,
     );
     assert!((single.log_probs[0][0] - p[1]).abs() < 1e-5);
@@ -238,7 +256,7 @@ fn training_is_bitwise_equal_on_any_number_of_threads() {
         let many: Vec<Example> = (0..300).map(|i| batch()[i % 3].clone()).collect();
         let mode = Mode::ForwardBackward;
         trainable
-            .pass(&threads, &many, &Loss::CrossEntropy, mode)
+            .pass(&threads, &many, &LossFunction::CrossEntropy, mode)
             .unwrap();
         trainable.step(&AdamWParams::default()).unwrap();
         let params = trainable.lora.params().iter().flat_map(|p| p.data());
@@ -283,7 +301,7 @@ fn invalid_input_is_refused_by_field_and_adds_no_gradients() {
         let data = [example(&[1, 2]), bad];
         let mode = Mode::ForwardBackward;
         let error = trainable
-            .pass(&threads, &data, &Loss::CrossEntropy, mode)
+            .pass(&threads, &data, &LossFunction::CrossEntropy, mode)
             .unwrap_err();
         assert!(error.to_string().starts_with(field), "{error}");
         assert!(trainable.grads.is_none());
@@ -296,11 +314,11 @@ fn non_finite_gradients_are_refused_and_add_nothing() {
     let threads = Threads::new(1).unwrap();
     let mode = Mode::ForwardBackward;
     let good = batch();
-    pass(&mut trainable, &good, &Loss::CrossEntropy, mode);
+    pass(&mut trainable, &good, &LossFunction::CrossEntropy, mode);
     let held = trainable.grads.clone().unwrap();
     let mut bad = example(&[3, 1, 4]);
     bad.loss_inputs = LossInputs::Weights(vec![f32::MAX; 2]);
-    let refused = trainable.pass(&threads, &[bad], &Loss::CrossEntropy, mode);
+    let refused = trainable.pass(&threads, &[bad], &LossFunction::CrossEntropy, mode);
     let error = refused.unwrap_err().to_string();
     assert!(
         error.starts_with("data: ") && error.contains("not finite"),
@@ -329,7 +347,7 @@ fn step_to_non_finite_weights_changes_nothing() {
         pass(
             &mut trainable,
             &data,
-            &Loss::CrossEntropy,
+            &LossFunction::CrossEntropy,
             Mode::ForwardBackward,
         );
         let state = |trainable: &TrainableModel| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tinkers_engine::{ModelEngine, builtin};
 use tinkers_local::engine::{
-    CheckpointRecord, Done, Engine, Job, JobId, Outcome, Overwrite, Weights, Work,
+    CheckpointRecord, Engine, Job, JobCallback, JobId, Outcome, Overwrite, SamplerWeights, Work,
 };
 use tinkers_wire::{CheckpointKind, LoraConfig, SampleRequest};
 
@@ -81,8 +81,10 @@ fn close_returns_after_its_timeout() {
         },
     };
     // The callback blocks the training thread until `release` is dropped.
-    test.engine
-        .start(busy, Done::new(move |_| wait.recv().unwrap_or_default()));
+    test.engine.start(
+        busy,
+        JobCallback::new(move |_| wait.recv().unwrap_or_default()),
+    );
     let file = begin_save(&test, dir.path(), 4);
     assert!(!test.engine.close(Duration::ZERO));
     assert!(!file.exists());
@@ -133,7 +135,10 @@ fn checkpoint_of_another_base_model_is_refused() {
             path: training,
             optimizer: true,
         },
-        sample(Weights::Checkpoint(sampler), SampleRequest::default()),
+        sample(
+            SamplerWeights::Checkpoint(sampler),
+            SampleRequest::default(),
+        ),
     ] {
         let reason = refused(test.run(work));
         for part in [builtin::NAME, &other[..12], &own[..12]] {

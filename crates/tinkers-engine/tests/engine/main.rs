@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tinkers_engine::{ModelEngine, builtin};
 use tinkers_local::engine::{
-    CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Overwrite, Weights, Work,
+    CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome, Overwrite,
+    SamplerWeights, Work,
 };
 use tinkers_wire::{
     AdamParams, CheckpointKind, Datum, FailureCategory, LoraConfig, Loss, LossFn, ModelInput,
@@ -37,7 +38,7 @@ impl TestEngine {
     fn start(&self, work: Work) -> (JobId, Receiver<JobResult>) {
         let id = JobId(self.next.fetch_add(1, Ordering::Relaxed));
         let (sender, receiver) = channel();
-        let done = Done::new(move |ended| {
+        let done = JobCallback::new(move |ended| {
             let _ = sender.send(ended);
         });
         self.engine.start(Job { id, work }, done);
@@ -115,7 +116,7 @@ impl TestEngine {
         })
     }
 
-    fn sample(&self, weights: Weights, request: SampleRequest) -> SampleResponse {
+    fn sample(&self, weights: SamplerWeights, request: SampleRequest) -> SampleResponse {
         match self.run(sample(weights, request)) {
             Ok(Outcome::Sampled(response)) => response,
             other => panic!("{other:?}"),
@@ -147,7 +148,7 @@ fn text(text: &str) -> Datum {
     Datum::next_token(&tokens, vec![1.0; tokens.len() - 1]).unwrap()
 }
 
-fn sample(weights: Weights, request: SampleRequest) -> Work {
+fn sample(weights: SamplerWeights, request: SampleRequest) -> Work {
     Work::Sample {
         weights,
         request: Box::new(request),
@@ -195,10 +196,10 @@ fn training_saving_and_sampling_work_together() {
     };
     assert_eq!(test.run(snapshot), Ok(Outcome::Done));
     let sampler = path("s:train:0", CheckpointKind::Sampler, "a");
-    let from_snapshot = test.sample(Weights::Snapshot("s:sample:0".into()), request(30));
-    let from_file = test.sample(Weights::Checkpoint(sampler), request(30));
+    let from_snapshot = test.sample(SamplerWeights::Snapshot("s:sample:0".into()), request(30));
+    let from_file = test.sample(SamplerWeights::Checkpoint(sampler), request(30));
     assert_eq!(from_snapshot, from_file);
-    let base = test.sample(Weights::Base(builtin::NAME.into()), request(30));
+    let base = test.sample(SamplerWeights::Base(builtin::NAME.into()), request(30));
     assert_ne!(base.sequences[0].tokens, from_file.sequences[0].tokens);
 
     // Another engine with the same directory lists both checkpoints and resumes training from one.
@@ -366,9 +367,9 @@ fn invalid_input_is_refused_by_field() {
         optimizer: false,
     };
     assert!(refused(test.run(work)).contains("the file is missing"));
-    let gone = sample(Weights::Snapshot("gone".into()), request(1));
+    let gone = sample(SamplerWeights::Snapshot("gone".into()), request(1));
     assert!(refused(test.run(gone)).contains("\"gone\""));
-    let other = sample(Weights::Base("other".into()), request(1));
+    let other = sample(SamplerWeights::Base("other".into()), request(1));
     assert!(refused(test.run(other)).starts_with("base_model"));
 }
 
@@ -376,7 +377,7 @@ fn invalid_input_is_refused_by_field() {
 fn sample_request_options_are_honoured() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
-    let base = || Weights::Base(builtin::NAME.into());
+    let base = || SamplerWeights::Base(builtin::NAME.into());
     let prompt = tokens("And he said");
     let asked: Vec<i64> = prompt[1..]
         .iter()

@@ -11,7 +11,7 @@ fn run_without_request_seeds(seed: Option<u64>) -> (Vec<u32>, Vec<f64>) {
     }
     let mut free = request(20);
     free.sampling_params.seed = None;
-    let response = test.sample(Weights::Base(builtin::NAME.into()), free);
+    let response = test.sample(SamplerWeights::Base(builtin::NAME.into()), free);
     let work = Work::CreateModel {
         model: "m".into(),
         base_model: builtin::NAME.into(),
@@ -42,7 +42,7 @@ fn requests_without_a_seed_use_the_engine_seed() {
 fn cancelled_samples_free_the_queue_for_the_next_one() {
     let dir = tempfile::tempdir().unwrap();
     let test = TestEngine::new(dir.path());
-    let base = || Weights::Base(builtin::NAME.into());
+    let base = || SamplerWeights::Base(builtin::NAME.into());
     let mut long = request(1000);
     long.num_samples = Some(64);
     long.sampling_params.stop = Some(Stop::Tokens(Vec::new()));
@@ -68,7 +68,7 @@ fn cancelled_sample_and_jobs_of_a_dropped_engine_fail() {
     let mut long = request(1000);
     long.num_samples = Some(64);
     long.sampling_params.stop = Some(Stop::Tokens(Vec::new()));
-    let base = || Weights::Base(builtin::NAME.into());
+    let base = || SamplerWeights::Base(builtin::NAME.into());
     let (id, ended) = test.start(sample(base(), long.clone()));
     test.engine.cancel(id);
     assert!(wait(&ended).is_err());
@@ -93,7 +93,7 @@ fn sample_does_not_wait_for_a_long_pass() {
         data,
         loss: LossFn::CrossEntropy.into(),
     });
-    test.sample(Weights::Base(builtin::NAME.into()), request(2));
+    test.sample(SamplerWeights::Base(builtin::NAME.into()), request(2));
     assert!(
         pass.try_recv().is_err(),
         "the pass has ended before the sample"

@@ -1,86 +1,86 @@
-//! Waiting for the samples of one client with one poll at a time, so that a sample in flight holds no connection.
+//! The shared poll: one poll at a time for all samples of a client, so that a sample in flight holds no connection.
 
-mod board;
-mod drive;
-mod watch;
+mod completion_handle;
+mod completion_table;
+mod shared_poll;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tinkers_core::nesting::Mark;
+use tinkers_core::nesting::NestedMark;
 use tinkers_core::{ClientId, ProgressCell, Result, SessionContext, Task};
 use tinkers_wire::PollTarget;
 
-use self::board::Board;
-pub use self::board::CompletionNotice;
-use self::drive::Drive;
-pub use self::watch::CompletionHandle;
+pub use self::completion_handle::CompletionHandle;
+pub use self::completion_table::CompletionNotice;
+use self::completion_table::CompletionTable;
+use self::shared_poll::SharedPoll;
 
-/// The shared poll of a sampling client: asks what of its sampling session has ended, for all waiters (`POST /retrieve_futures`).
+/// The shared poll of a sampling client. It asks which requests of the sampling session have ended (`POST /retrieve_futures`).
 ///
-/// One background task polls: it starts with the first [`SessionPoller::begin`] and ends with this handle, which is the sampling client's.
-/// No answer of the server ends it. When the poll fails for good, because an answer was doubted as often as it may be or because it
-/// panicked, it rests, at first for half a minute and for ten minutes at most: meanwhile every waiter polls for itself. Only when its
-/// runtime ends, all waiters get that as an error, and so do those that come later.
+/// One background task polls. It starts with the first [`SessionPoller::begin`] and ends when the poller is dropped.
+///
+/// No response of the server ends it. After a final response, too many retries or a panic it is suspended, for 30 s at first and
+/// 10 minutes at most; meanwhile each request is polled for by itself. Only the end of its runtime fails all current and later
+/// waiters.
 pub struct SessionPoller {
     session: Arc<dyn SessionContext>,
     client: ClientId,
     target: PollTarget,
-    board: Arc<Board>,
+    completions: Arc<CompletionTable>,
     task: Mutex<Option<Task>>,
 }
 
-/// A submission that has begun: what ends from now on is kept for it until it knows its request id.
+/// A submission that has begun. Completions from this time on are kept until its request id is known.
 #[derive(Debug)]
-#[must_use = "it is given to SessionPoller::watch once the request id is known"]
+#[must_use = "pass it to SessionPoller::register when the request id is known"]
 pub struct PendingSubmission {
     evictions: u64,
 }
 
 impl SessionPoller {
-    /// A poller of `target`, which asks for nothing yet. Its polls wait in the queue of `client`.
+    /// Creates a poller that does not poll yet. Its polls wait for admission in the queue of `client`.
     pub fn new(session: Arc<dyn SessionContext>, client: ClientId, target: PollTarget) -> Self {
         Self {
             session,
             client,
             target,
-            board: Arc::default(),
+            completions: Arc::default(),
             task: Mutex::default(),
         }
     }
 
-    /// To be called before each submission.
+    /// Starts to keep completions for a submission. Call it before each submission.
     ///
     /// # Errors
-    /// Why the poller has ended. What would be submitted then could not be waited for.
+    /// The error with which the poller ended.
     pub fn begin(&self) -> Result<PendingSubmission> {
         self.start();
-        let evictions = self.board.begin()?;
+        let evictions = self.completions.begin()?;
         Ok(PendingSubmission { evictions })
     }
 
-    /// Has the poller look out for `request_id`, the answer to the submission that began with `begun`. News of it go to
-    /// `progress`.
+    /// Registers `request_id`, which the server assigned to `submission`. Its completion is reported to `progress`.
     ///
-    /// For a sample that is made by a request under way, such as in a transport layer, it does not look out: that request may be the
-    /// shared poll. The sample is polled for by itself.
+    /// When the submission was made by another request, such as in a transport layer, that request may be the shared poll itself.
+    /// Such a submission is not registered but polled for by itself.
     ///
     /// # Errors
-    /// `Protocol` when that id is being waited for already: a server that gives it twice has lost one of the two.
-    pub fn watch(
+    /// `Protocol` when the id is registered already: the server has assigned it twice.
+    pub fn register(
         &self,
-        begun: PendingSubmission,
+        submission: PendingSubmission,
         request_id: &str,
         progress: &Arc<ProgressCell>,
     ) -> Result<CompletionHandle> {
         let now = self.session.caller().time.now();
         let id: Arc<str> = request_id.into();
         progress.accepted(now, Arc::clone(&id));
-        if !Mark::here().is_inside() {
-            let waits = Arc::clone(&id);
-            self.board.watch(begun.evictions, waits, progress, now)?;
+        if !NestedMark::here().is_inside() {
+            self.completions
+                .register(submission.evictions, Arc::clone(&id), progress, now)?;
         }
-        Ok(CompletionHandle::new(Arc::clone(&self.board), id))
+        Ok(CompletionHandle::new(Arc::clone(&self.completions), id))
     }
 
     fn start(&self) {
@@ -88,20 +88,20 @@ impl SessionPoller {
         if task.is_some() {
             return;
         }
-        let drive = Drive::new(
+        let poll = SharedPoll::new(
             Arc::clone(&self.session),
             self.client,
             self.target.clone(),
-            Arc::clone(&self.board),
+            Arc::clone(&self.completions),
         );
-        *task = Some(self.session.spawner().spawn(Box::pin(drive.run())));
+        *task = Some(self.session.spawner().spawn(Box::pin(poll.run())));
     }
 }
 
 impl Drop for SessionPoller {
-    /// The task acknowledges what it has not yet, within seconds, and ends.
+    /// Lets the task send its last acknowledgements, which takes seconds at most, and end.
     fn drop(&mut self) {
-        self.board.close();
+        self.completions.close();
         let task = self
             .task
             .get_mut()
@@ -117,7 +117,7 @@ impl fmt::Debug for SessionPoller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionPoller")
             .field("target", &self.target)
-            .field("board", &self.board)
+            .field("completions", &self.completions)
             .finish_non_exhaustive()
     }
 }

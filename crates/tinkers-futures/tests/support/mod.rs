@@ -1,4 +1,4 @@
-//! A session over a script of answers, on a clock that is moved by hand.
+//! A fake session whose server follows a script, on a manual clock.
 
 #![expect(dead_code, reason = "each test file uses its own part")]
 
@@ -12,17 +12,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
-use tinkers_core::retry::Draw;
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, Arrival, BillingPause, BoxFuture, BytesGuard, Caller,
-    ClientId, Clock, Error, ErrorKind, Fact, FixedJitter, HttpRequest, HttpResponse,
-    InFlightPermit, Ledger, ManualClock, Readmission, Receipt, RetryBudget, Sent, ServerProfile,
-    SessionContext, Settlement, Spawn, SubmitPermit, Task, Timestamp, Transport, TransportError,
-    TransportErrorKind,
+    Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, BillingPause, BoxFuture,
+    BytesGuard, Caller, ClientId, Clock, Error, FixedJitter, HttpRequest, HttpResponse,
+    InFlightPermit, Ledger, ManualClock, ProfileUpdate, Readmission, RetryBudget, Sent,
+    ServerProfile, SessionContext, Spawn, SubmitPermit, Task, Ticket, Timestamp, Transport,
+    TransportError, TransportErrorKind,
 };
 use tinkers_wire::{ClientConfig, DynamicConfig};
 
-/// One answer of the script.
+/// One step of the script.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     /// A status with a JSON body.
@@ -31,34 +30,40 @@ pub(crate) enum Step {
     WithHeader(u16, &'static str, &'static str),
     /// A protobuf body.
     Protobuf(Bytes),
-    /// No answer.
+    /// A transport error.
     Fails(TransportErrorKind),
-    /// The next answer takes so long.
+    /// Delays the next response.
     After(Duration),
-    /// The task that asked panics.
+    /// A panic in the transport.
     Panics,
 }
 
-/// A session whose server follows a script; what it is asked is kept.
+/// A server that follows a script and records its requests.
 #[derive(Debug)]
 pub(crate) struct Scripted {
     pub(crate) clock: ManualClock,
-    pub(crate) asked: Mutex<Vec<(Timestamp, HttpRequest)>>,
-    pub(crate) settled: Mutex<Vec<Settlement>>,
-    /// The place in its queue that each poll asked for, in order.
-    pub(crate) places: Mutex<Vec<Readmission>>,
-    /// What was given back, in order.
-    pub(crate) given_back: Mutex<Vec<&'static str>>,
+    pub(crate) requests: Mutex<Vec<(Timestamp, HttpRequest)>>,
+    pub(crate) settled: Mutex<Vec<AttemptOutcome>>,
+    /// The queue position that each poll asked for, in order.
+    pub(crate) readmissions: Mutex<Vec<Readmission>>,
+    /// The released permits, in order.
+    pub(crate) released: Mutex<Vec<&'static str>>,
     pub(crate) bytes_held: AtomicU64,
-    pub(crate) most_bytes_held: AtomicU64,
+    pub(crate) max_bytes_held: AtomicU64,
+    /// The reason why the session is closed.
+    pub(crate) ended: Mutex<Option<Error>>,
+    /// The number of times that the session was confirmed.
+    pub(crate) confirmations: AtomicU64,
+    pub(crate) profile: Mutex<ServerProfile>,
     script: Mutex<VecDeque<Step>>,
-    /// Scripts of their own for requests whose path ends so.
+    /// Scripts for requests whose path has the given end.
     by_route: Mutex<Vec<(&'static str, VecDeque<Step>)>>,
     tasks: Mutex<Vec<Spawned>>,
+    /// The end of the backoff after a refusal.
     gate: Mutex<Timestamp>,
 }
 
-/// The context that clients see.
+/// The session context over a scripted server.
 #[derive(Debug)]
 pub(crate) struct FakeSession {
     pub(crate) server: Arc<Scripted>,
@@ -73,7 +78,7 @@ pub(crate) fn session(script: impl IntoIterator<Item = Step>) -> (Arc<FakeSessio
     session_with_limits(script, Duration::from_secs(7200), None)
 }
 
-/// A session that gives up an operation without news for `progress_deadline`, or after `operation_deadline`.
+/// Creates a session with these deadlines.
 pub(crate) fn session_with_limits(
     script: impl IntoIterator<Item = Step>,
     progress_deadline: Duration,
@@ -82,7 +87,7 @@ pub(crate) fn session_with_limits(
     build(script, progress_deadline, operation_deadline, None)
 }
 
-/// A session whose background tasks run where `spawner` puts them. Its server is asked nothing.
+/// Creates a session with an empty script whose background tasks run on `spawner`.
 pub(crate) fn session_on(spawner: impl Spawn) -> Arc<FakeSession> {
     build([], Duration::from_secs(7200), None, Some(Box::new(spawner))).0
 }
@@ -96,12 +101,15 @@ fn build(
     let clock = ManualClock::new();
     let server = Arc::new(Scripted {
         clock: clock.clone(),
-        asked: Mutex::default(),
+        requests: Mutex::default(),
         settled: Mutex::default(),
-        places: Mutex::default(),
-        given_back: Mutex::default(),
+        readmissions: Mutex::default(),
+        released: Mutex::default(),
         bytes_held: AtomicU64::new(0),
-        most_bytes_held: AtomicU64::new(0),
+        max_bytes_held: AtomicU64::new(0),
+        ended: Mutex::default(),
+        confirmations: AtomicU64::new(0),
+        profile: Mutex::default(),
         script: Mutex::new(script.into_iter().collect()),
         by_route: Mutex::default(),
         tasks: Mutex::default(),
@@ -112,7 +120,7 @@ fn build(
         admission: Arc::new(Gate(Arc::clone(&server))),
         time: Arc::new(clock),
         jitter: Arc::new(FixedJitter(0.0)),
-        budget: Arc::new(Unmetered),
+        budget: Arc::new(RetryBudget::new(u64::MAX)),
         outages: Arc::default(),
         notices: Arc::default(),
         billing: Arc::new(BillingPause::default()),
@@ -135,9 +143,9 @@ fn build(
 }
 
 impl Scripted {
-    /// The moments at which it was asked, in seconds.
-    pub(crate) fn asked_at(&self) -> Vec<f64> {
-        self.asked
+    /// Returns the times of the requests, in seconds.
+    pub(crate) fn request_times(&self) -> Vec<f64> {
+        self.requests
             .lock()
             .unwrap()
             .iter()
@@ -145,16 +153,16 @@ impl Scripted {
             .collect()
     }
 
-    /// Another script, for requests whose path ends in `route`.
+    /// Adds a script for requests whose path ends in `route`.
     pub(crate) fn on(&self, route: &'static str, script: impl IntoIterator<Item = Step>) {
         let script = script.into_iter().collect();
         self.by_route.lock().unwrap().push((route, script));
     }
 
-    /// The bodies that a route was sent.
+    /// Returns the bodies of the requests to a route.
     pub(crate) fn bodies(&self, route: &str) -> Vec<String> {
-        let asked = self.asked.lock().unwrap();
-        let of_route = asked
+        let requests = self.requests.lock().unwrap();
+        let of_route = requests
             .iter()
             .filter(|(_, request)| request.path.ends_with(route));
         let body = |request: &HttpRequest| String::from_utf8(request.body.to_vec()).unwrap();
@@ -163,15 +171,15 @@ impl Scripted {
 
     fn step(&self, path: &str) -> Step {
         let mut by_route = self.by_route.lock().unwrap();
-        let own = by_route.iter_mut().find(|(route, _)| path.ends_with(route));
-        let step = match own {
+        let script = by_route.iter_mut().find(|(route, _)| path.ends_with(route));
+        let step = match script {
             Some((_, script)) => script.pop_front(),
             None => self.script.lock().unwrap().pop_front(),
         };
-        step.unwrap_or_else(|| panic!("the script of {path} is long enough"))
+        step.unwrap_or_else(|| panic!("the script of {path} is too short"))
     }
 
-    /// Drives `work` to its end, and background tasks with it, moving the clock whenever nothing else can happen.
+    /// Runs `work` to its end, together with the background tasks, and advances the clock when all of them wait.
     pub(crate) fn drive<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         for _ in 0..100_000 {
@@ -184,10 +192,10 @@ impl Scripted {
             self.run_tasks(&mut cx);
             assert!(
                 woken.0.load(Ordering::SeqCst) || self.clock.advance_to_next().is_some(),
-                "nothing to wait for: it hangs"
+                "the work hangs: there is no timer left"
             );
         }
-        panic!("it does not end");
+        panic!("the work does not end");
     }
 
     fn run_tasks(&self, cx: &mut Context<'_>) {
@@ -198,13 +206,13 @@ impl Scripted {
         self.tasks.lock().unwrap().append(&mut tasks);
     }
 
-    /// Ends all background tasks, as the end of a runtime does.
+    /// Drops all background tasks, as the end of a runtime does.
     pub(crate) fn abort_tasks(&self) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
         drop(tasks);
     }
 
-    /// How many background tasks are there.
+    /// Returns the number of background tasks.
     pub(crate) fn tasks(&self) -> usize {
         self.tasks.lock().unwrap().len()
     }
@@ -231,7 +239,7 @@ impl std::fmt::Debug for Spawned {
     }
 }
 
-/// Tasks that run while the test drives the server.
+/// Spawns tasks that run in [`Scripted::drive`].
 #[derive(Debug)]
 struct Tasks(Weak<Scripted>);
 
@@ -257,7 +265,7 @@ impl Transport for Wire {
         Box::pin(async move {
             let path = request.path.clone();
             self.0
-                .asked
+                .requests
                 .lock()
                 .unwrap()
                 .push((self.0.clock.now(), request));
@@ -269,7 +277,7 @@ impl Transport for Wire {
                         time.sleep(delay).await;
                         continue;
                     }
-                    Step::Panics => panic!("out of tricks"),
+                    Step::Panics => panic!("a scripted panic"),
                     Step::Fails(kind) => {
                         return Err(TransportError::new(kind, Sent::MaybeSent, "broken"));
                     }
@@ -303,19 +311,19 @@ fn json() -> HeaderMap {
     headers
 }
 
-/// A gate and nothing else: what a refusal closes, for a second without a hint.
+/// An admission with a backoff gate only, which a refusal closes for its hint or one second.
 #[derive(Debug)]
 struct Gate(Arc<Scripted>);
 
 impl Admission for Gate {
     fn admit(&self, ask: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
-            let place = ask.reentry;
+            let readmission = ask.readmission;
             let arrival = {
-                let mut places = self.0.places.lock().unwrap();
-                places.push(place);
-                match place {
-                    Readmission::New => Arrival(places.len() as u64),
+                let mut readmissions = self.0.readmissions.lock().unwrap();
+                readmissions.push(readmission);
+                match readmission {
+                    Readmission::New => Arrival(readmissions.len() as u64),
                     Readmission::AfterRefusal(arrival) => arrival,
                 }
             };
@@ -323,7 +331,7 @@ impl Admission for Gate {
             self.0.clock.sleep_until(at).await;
             let ledger = || Arc::<Scripted>::clone(&self.0);
             Ok(Admitted {
-                permit: SubmitPermit::new(ledger(), Receipt::default()),
+                permit: SubmitPermit::new(ledger(), Ticket::default()),
                 flight: InFlightPermit::new(ledger()),
                 arrival,
             })
@@ -332,29 +340,18 @@ impl Admission for Gate {
 }
 
 impl Ledger for Scripted {
-    fn settle(&self, _: Receipt, settlement: Settlement) {
+    fn settle(&self, _: Ticket, settlement: AttemptOutcome) {
         self.settled.lock().unwrap().push(settlement);
-        self.given_back.lock().unwrap().push("permit");
-        if let Settlement::Refused { hint } = settlement {
+        self.released.lock().unwrap().push("permit");
+        if let AttemptOutcome::Refused { hint } = settlement {
             let pause = hint.unwrap_or(Duration::from_secs(1));
             *self.gate.lock().unwrap() = self.clock.now().after(pause);
         }
     }
 
-    fn land(&self) {
-        self.given_back.lock().unwrap().push("flight");
+    fn release(&self) {
+        self.released.lock().unwrap().push("flight");
     }
-}
-
-#[derive(Debug)]
-struct Unmetered;
-
-impl RetryBudget for Unmetered {
-    fn draw(&self, _: ErrorKind) -> Draw {
-        Draw::Granted
-    }
-
-    fn credit(&self) {}
 }
 
 impl SessionContext for FakeSession {
@@ -374,11 +371,16 @@ impl SessionContext for FakeSession {
         Arc::default()
     }
     fn profile(&self) -> Arc<ServerProfile> {
-        Arc::default()
+        Arc::new(self.server.profile.lock().unwrap().clone())
     }
-    fn learn(&self, _: Fact) {}
+    fn learn(&self, _: ProfileUpdate) {}
     fn check_open(&self) -> Result<(), Error> {
-        Ok(())
+        let ended = self.server.ended.lock().unwrap().clone();
+        ended.map_or(Ok(()), Err)
+    }
+    fn confirm(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.server.confirmations.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(self.check_open()))
     }
     fn next_client(&self) -> ClientId {
         ClientId(0)
@@ -397,9 +399,7 @@ impl SessionContext for FakeSession {
     }
     fn response_bytes(&self, bytes: u64) -> BoxFuture<'_, BytesGuard> {
         let held = self.server.bytes_held.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        self.server
-            .most_bytes_held
-            .fetch_max(held, Ordering::SeqCst);
+        self.server.max_bytes_held.fetch_max(held, Ordering::SeqCst);
         let server = Arc::clone(&self.server);
         let guard = BytesGuard::new(move || {
             server.bytes_held.fetch_sub(bytes, Ordering::SeqCst);

@@ -1,38 +1,38 @@
-//! What is simulated, in groups, and what is asked of each.
+//! The cases of the simulation, in groups, and their minimum results.
 
 use std::time::Duration;
 
 use crate::clients::Policy;
-use crate::sim::{self, Case, Outcome, Weather, Window};
+use crate::sim::{self, Case, Noise, Outcome, Window};
 
-/// Cases of one kind, and the least that they must reach.
+/// Cases of one kind with their minimum results.
 pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) sample: Duration,
     pub(crate) hint: Duration,
-    /// For each seed one.
+    /// One case per seed.
     pub(crate) cases: Vec<Case>,
-    /// The share of an oracle, on average.
-    pub(crate) least_share: f64,
-    /// How even clients share, at least.
-    pub(crate) least_evenness: f64,
+    /// The minimum mean share of an oracle.
+    pub(crate) min_share: f64,
+    /// The minimum evenness between clients.
+    pub(crate) min_evenness: f64,
 }
 
-/// One refusal for so many accepted requests, at most.
+/// The minimum number of accepted requests per refusal.
 const ACCEPTED_PER_REFUSAL: f64 = 20.0;
-/// Walks and steps begin differently for each.
+/// The number of seeds, which vary walks and steps.
 const SEEDS: u64 = 8;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// A refusal without a hint closes for one second, as the longer of these.
+/// The hints of refusals. Without a hint a refusal closes the gate for the longer one.
 const HINTS: [Duration; 2] = [ms(200), ms(1_000)];
 const SAMPLES: [Duration; 2] = [ms(200), ms(1_000)];
 
-/// A server that always takes the same, and 50 samples for each place. A single closure of one second costs so much of them, where
-/// a sample takes a fifth of it, that nobody who learns by a refusal gets further than 0.92.
+/// A server of constant capacity, with 50 samples per unit of capacity. With a hint of 1 s and samples of 200 ms, a
+/// single closure costs so much that a client that learns by a refusal cannot exceed 0.92.
 pub(crate) fn fixed() -> Vec<Group> {
     let group = |size: u32, sample, hint| Group {
         name: format!("W = {size}"),
@@ -44,13 +44,13 @@ pub(crate) fn fixed() -> Vec<Group> {
             hint,
             50 * u64::from(size),
         )],
-        least_share: if is_short(sample, hint) { 0.95 } else { 0.91 },
-        least_evenness: 0.0,
+        min_share: if is_short(sample, hint) { 0.95 } else { 0.91 },
+        min_evenness: 0.0,
     };
     grid(&[20, 50, 500], group)
 }
 
-/// 20, 50, 10, for so many seconds each, over three minutes.
+/// A capacity of 20, 50 and 10 in turn over three minutes.
 pub(crate) fn steps() -> Vec<Group> {
     let group = |each: u32, sample, hint| {
         let window = |seed: u64| Window {
@@ -63,31 +63,31 @@ pub(crate) fn steps() -> Vec<Group> {
             sample,
             hint,
             cases: for_three_minutes(window, sample, hint),
-            least_share: match (each, is_short(sample, hint)) {
+            min_share: match (each, is_short(sample, hint)) {
                 (30, true) => 0.85,
                 (_, true) => 0.6,
                 _ => 0.4,
             },
-            least_evenness: 0.0,
+            min_evenness: 0.0,
         }
     };
     grid(&[10, 30], group)
 }
 
-/// Up to five more or fewer each second, from 5 to 80, over three minutes.
+/// A random walk from 5 to 80 over three minutes, with a change of up to five each second.
 pub(crate) fn walks() -> Vec<Group> {
     let group = |_, sample, hint| Group {
         name: "walk".to_owned(),
         sample,
         hint,
         cases: for_three_minutes(walk, sample, hint),
-        least_share: if is_short(sample, hint) { 0.88 } else { 0.65 },
-        least_evenness: 0.0,
+        min_share: if is_short(sample, hint) { 0.88 } else { 0.65 },
+        min_evenness: 0.0,
     };
     grid(&[0], group)
 }
 
-/// Two processes of one key for ten minutes, at a server that takes 50; the second begins five seconds late.
+/// Two processes with one key for ten minutes at a capacity of 50; the second starts five seconds later.
 pub(crate) fn pairs() -> Vec<Group> {
     let group = |size: u32, sample: Duration, hint| {
         let samples = 600 * u64::from(size) * 1_000 / sample.as_millis() as u64;
@@ -102,14 +102,14 @@ pub(crate) fn pairs() -> Vec<Group> {
             sample,
             hint,
             cases: (0..SEEDS).map(one).collect(),
-            least_share: 0.95,
-            least_evenness: if is_short(sample, hint) { 0.5 } else { 0.0 },
+            min_share: 0.95,
+            min_evenness: if is_short(sample, hint) { 0.5 } else { 0.0 },
         }
     };
     grid(&[50], group)
 }
 
-/// A refusal closes for no longer than a sample takes.
+/// Returns whether a refusal closes the gate for at most the duration of a sample.
 fn is_short(sample: Duration, hint: Duration) -> bool {
     hint <= sample
 }
@@ -133,7 +133,7 @@ fn case(window: Window, sample: Duration, hint: Duration, samples: u64) -> Case 
         begin: vec![Duration::ZERO],
         callers: u64::MAX,
         end: Duration::MAX,
-        weather: None,
+        noise: None,
     }
 }
 
@@ -166,51 +166,51 @@ fn walk(seed: u64) -> Window {
     }
 }
 
-/// The next state of a generator of numbers; its upper half is what is drawn.
+/// Returns the next state of a random number generator, whose upper half is used.
 pub(crate) const fn next(state: u64) -> u64 {
     state
         .wrapping_mul(6_364_136_223_846_793_005)
         .wrapping_add(1_442_695_040_888_963_407)
 }
 
-/// Refusals whatever is in flight, for all time or for a while.
-pub(crate) struct Storm {
+/// Refusals independent of the requests in flight, continuous or in a burst.
+pub(crate) struct NoiseCase {
     pub(crate) per_mille: u64,
-    /// What the server takes besides; `None` is more than anybody asks for.
+    /// The capacity of the server; `None` if unlimited.
     pub(crate) window: Option<u32>,
-    /// So many want to sample at once.
+    /// The number of concurrent samples.
     pub(crate) callers: u64,
     pub(crate) sample: Duration,
     pub(crate) hint: Duration,
-    /// Whether it ends.
+    /// Whether the noise ends.
     pub(crate) is_burst: bool,
 }
 
-/// What came of a storm.
-pub(crate) struct Weathered {
-    /// Samples finished while it went on, as a part of what a client finishes that knows the window and has the same gate and ramp.
+/// The result of a noise case.
+pub(crate) struct NoiseOutcome {
+    /// Samples finished during the noise, relative to a client with the same gate and ramp that knows the window.
     pub(crate) during: f64,
-    /// Of a storm that ended, from two seconds after it on: the share of what is possible.
+    /// From two seconds after the end of a burst on: the share of the possible samples.
     pub(crate) after: Option<f64>,
-    /// The same of the seed in which it was least.
+    /// The same for the worst seed.
     pub(crate) worst_after: Option<f64>,
     pub(crate) refused_per_accepted: f64,
 }
 
-impl Storm {
-    /// When a burst begins, and when it ends.
+impl NoiseCase {
+    /// The start and end of a burst.
     const BURST: [Duration; 2] = [ms(10_000), ms(20_000)];
     const END: Duration = ms(40_000);
-    /// None of them was looked at while the constants of the law were chosen.
+    /// The seeds, none of which was used to choose the constants of the algorithm.
     const SEEDS: std::ops::RangeInclusive<u64> = 101..=120;
     const SETTLED: Duration = ms(2_000);
-    /// Of what a client finishes that knows the window.
-    const LEAST_DURING: f64 = 0.7;
-    /// Of what is possible, on average and with each seed.
-    const LEAST_AFTER: f64 = 0.88;
-    const LEAST_EVER_AFTER: f64 = 0.45;
-    /// For each accepted request, besides those of the weather.
-    const MOST_REFUSED: f64 = 0.1;
+    /// The minimum relative to a client that knows the window.
+    const MIN_DURING: f64 = 0.7;
+    /// The minimum share of the possible samples, on average and for each seed.
+    const MIN_AFTER: f64 = 0.88;
+    const MIN_AFTER_WORST: f64 = 0.45;
+    /// The maximum number of refusals per accepted request, beyond the noise.
+    const MAX_REFUSALS: f64 = 0.1;
 
     fn case(&self, seed: u64) -> Case {
         let window = Window::fixed(self.window.unwrap_or(u32::MAX));
@@ -218,7 +218,7 @@ impl Storm {
         Case {
             callers: self.callers,
             end: Self::END,
-            weather: Some(Weather {
+            noise: Some(Noise {
                 per_mille: self.per_mille,
                 from: from + ms(seed * 37),
                 to,
@@ -236,41 +236,45 @@ impl Storm {
         }
     }
 
-    /// At once, what the server takes of what is asked for.
-    fn most(&self) -> u32 {
+    /// Returns the number of samples that can run at once.
+    fn max_concurrency(&self) -> u32 {
         self.window.unwrap_or(u32::MAX).min(self.callers as u32)
     }
 
-    /// What its outcome lacks.
-    pub(crate) fn lacks(&self, seen: &Weathered) -> Vec<String> {
-        let mut lacks = Vec::new();
-        let mut ask = |share: f64, least: f64, what: &str| {
+    /// Returns the minimums that an outcome misses.
+    pub(crate) fn failures(&self, outcome: &NoiseOutcome) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut require = |share: f64, least: f64, what: &str| {
             if share < least {
                 let name = self.name();
                 let (sample, hint) = (self.sample, self.hint);
-                lacks.push(format!(
+                failures.push(format!(
                     "{name}, sample {sample:?}, hint {hint:?}: {share:.2} {what}"
                 ));
             }
         };
-        ask(seen.during, Self::LEAST_DURING, "meanwhile");
-        ask(seen.after.unwrap_or(1.0), Self::LEAST_AFTER, "afterwards");
-        ask(
-            seen.worst_after.unwrap_or(1.0),
-            Self::LEAST_EVER_AFTER,
-            "afterwards with one seed",
+        require(outcome.during, Self::MIN_DURING, "during the noise");
+        require(
+            outcome.after.unwrap_or(1.0),
+            Self::MIN_AFTER,
+            "after the noise",
+        );
+        require(
+            outcome.worst_after.unwrap_or(1.0),
+            Self::MIN_AFTER_WORST,
+            "after the noise with the worst seed",
         );
         let refused = self.per_mille as f64 / 1_000.0;
-        let most = refused / (1.0 - refused) + Self::MOST_REFUSED;
-        ask(
+        let most = refused / (1.0 - refused) + Self::MAX_REFUSALS;
+        require(
             most,
-            seen.refused_per_accepted,
-            "may be refused for one accepted",
+            outcome.refused_per_accepted,
+            "allowed refusals per accepted request",
         );
-        lacks
+        failures
     }
 
-    /// How much is refused, for how long, and by what besides.
+    /// Returns the share and duration of the noise, and the capacity.
     pub(crate) fn name(&self) -> String {
         let lasts = if self.is_burst { " for 10 s" } else { "" };
         let window = self
@@ -279,27 +283,28 @@ impl Storm {
         format!("{} %{lasts}, {window}", self.per_mille / 10)
     }
 
-    /// Over all seeds.
-    pub(crate) fn run(&self, policy: Policy) -> Weathered {
+    /// Runs the case with all seeds.
+    pub(crate) fn run(&self, policy: Policy) -> NoiseOutcome {
         let [from, to] = self.span();
         let settled = to + Self::SETTLED;
         let (mut during, mut known, mut after, mut refused) = (0, 0, Vec::new(), 0.0);
         let time = Self::END.saturating_sub(settled).as_secs_f64();
-        // A place is free until the next request is there.
-        let each = self.sample + sim::WAY * 2;
-        let possible = f64::from(self.most()) * time / each.as_secs_f64();
+        // A unit of capacity is idle until the next request arrives.
+        let each = self.sample + sim::LATENCY * 2;
+        let possible = f64::from(self.max_concurrency()) * time / each.as_secs_f64();
         for seed in Self::SEEDS {
             let case = self.case(seed);
             let outcome = sim::run(&case, policy);
             during += outcome.finished_in(from, to);
-            known += sim::run(&case, Policy::Knows(self.most())).finished_in(from, to);
+            known +=
+                sim::run(&case, Policy::KnownWindow(self.max_concurrency())).finished_in(from, to);
             after.push(outcome.finished_in(settled, Self::END) as f64 / possible);
             refused += outcome.refused_per_accepted();
         }
         let seeds = after.len() as f64;
         let mean = after.iter().sum::<f64>() / seeds;
         let worst = after.iter().copied().fold(f64::INFINITY, f64::min);
-        Weathered {
+        NoiseOutcome {
             during: during as f64 / known as f64,
             after: self.is_burst.then_some(mean),
             worst_after: self.is_burst.then_some(worst),
@@ -308,9 +313,9 @@ impl Storm {
     }
 }
 
-/// Three, ten and thirty in a hundred, with a window besides and without.
-pub(crate) fn storms() -> Vec<Storm> {
-    let mut storms = Vec::new();
+/// Noise of 3 %, 10 % and 30 %, with and without a limited capacity.
+pub(crate) fn noise() -> Vec<NoiseCase> {
+    let mut noise_cases = Vec::new();
     for is_burst in [false, true] {
         for per_mille in [30, 100, 300] {
             for has_window in [false, true] {
@@ -319,7 +324,7 @@ pub(crate) fn storms() -> Vec<Storm> {
                     (100, ms(200), ms(200)),
                     (100, ms(200), ms(1_000)),
                 ] {
-                    storms.push(Storm {
+                    noise_cases.push(NoiseCase {
                         per_mille,
                         window: has_window.then_some(callers as u32 / 2),
                         callers,
@@ -331,7 +336,7 @@ pub(crate) fn storms() -> Vec<Storm> {
             }
         }
     }
-    storms
+    noise_cases
 }
 
 /// The outcomes of a group.
@@ -361,7 +366,7 @@ impl Figures {
         self.mean(Outcome::refused_per_event)
     }
 
-    /// Of the least even one.
+    /// Returns the evenness of the least even outcome.
     pub(crate) fn evenness(&self) -> f64 {
         let all = self.outcomes.iter().map(Outcome::evenness);
         all.fold(f64::INFINITY, f64::min)
@@ -369,29 +374,29 @@ impl Figures {
 }
 
 impl Group {
-    /// What these figures lack of what is asked for.
-    pub(crate) fn lacks(&self, figures: &Figures) -> Vec<String> {
-        let mut lacks = Vec::new();
-        let mut ask = |is_met: bool, what: String| {
+    /// Returns the minimums that these figures miss.
+    pub(crate) fn failures(&self, figures: &Figures) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut require = |is_met: bool, what: String| {
             if !is_met {
                 let Self {
                     name, sample, hint, ..
                 } = self;
-                lacks.push(format!("{name}, sample {sample:?}, hint {hint:?}: {what}"));
+                failures.push(format!("{name}, sample {sample:?}, hint {hint:?}: {what}"));
             }
         };
         let share = figures.share();
-        ask(share >= self.least_share, format!("share {share:.3}"));
+        require(share >= self.min_share, format!("share {share:.3}"));
         let refused = figures.refused_per_accepted();
-        ask(
+        require(
             refused <= 1.0 / ACCEPTED_PER_REFUSAL,
-            format!("{refused:.3} refused for one accepted"),
+            format!("{refused:.3} refusals per accepted request"),
         );
         let even = figures.evenness();
-        ask(even >= self.least_evenness, format!("evenness {even:.2}"));
+        require(even >= self.min_evenness, format!("evenness {even:.2}"));
         for event in figures.outcomes.iter().flat_map(|outcome| &outcome.events) {
-            ask(event.refused <= event.in_flight, format!("{event:?}"));
+            require(event.refused <= event.in_flight, format!("{event:?}"));
         }
-        lacks
+        failures
     }
 }

@@ -1,55 +1,57 @@
-//! The clients of the simulation: the real limits, and two that do without a part of them.
+//! The clients of the simulation: the real limits, and controls without a part of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tinkers_limits::{AdaptiveLimit, Blocked, Bounds, Constraints, Cost, Ending, Take, Ticket};
+use tinkers_limits::{
+    AdaptiveLimit, Blocked, Bounds, Charge, Constraints, SlotRequest, Ticket, TicketOutcome,
+};
 
-/// Which client.
+/// The kind of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// The limits as they are.
-    Learns,
-    /// A gate with probe and ramp, and a window that stays as it is at the start.
+    /// The real limits.
+    Adaptive,
+    /// A gate with probe and ramp, and a fixed window of the initial size.
     FixedWindow,
-    /// The same with a window of so many: it knows what the server takes.
-    Knows(u32),
-    /// A window that learns, and a gate that opens for all at its deadline: no probe, no ramp and no slow start.
-    OpensForAll,
+    /// The same with a window of this size, the capacity of the server.
+    KnownWindow(u32),
+    /// An adaptive window, and a gate that opens at its deadline without a probe, ramp or slow start.
+    OpensAtDeadline,
 }
 
-/// What became of a wish to send.
+/// The result of an admission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Admit {
-    /// It is on its way.
-    Goes {
-        /// Congestion events that its client knew of.
+pub(crate) enum Admission {
+    /// The request was sent.
+    Sent {
+        /// The number of congestion events that the client had observed.
         events: u64,
     },
-    /// It may go then.
+    /// The request may be sent at this time.
     NotUntil(Duration),
-    /// It may when something is over.
+    /// The request may be sent after another one has ended.
     Full,
 }
 
-/// One process.
+/// A process with its own limits.
 pub(crate) struct Client {
     policy: Policy,
     constraints: Constraints,
-    growth: AdaptiveLimit,
+    limit: AdaptiveLimit,
     tickets: BTreeMap<u64, Ticket>,
     events: u64,
-    /// Whether anybody wants to send and may not.
-    waits: bool,
-    /// Of the client that opens for all.
+    /// Whether a request is waiting.
+    has_waiters: bool,
+    /// The deadline of [`Policy::OpensAtDeadline`].
     until: Duration,
 }
 
 const SLOTS: u32 = 400;
 const FLIGHTS: u32 = 2_000;
 const PATIENCE: Duration = Duration::from_secs(1);
-const DEMAND: Cost = Cost {
-    take: Take::SlotAndFlight,
+const DEMAND: Charge = Charge {
+    take: SlotRequest::SlotAndInFlight,
     bytes: 1,
 };
 
@@ -59,61 +61,61 @@ impl Client {
             slots: SLOTS,
             bytes: u64::MAX,
             flights: match policy {
-                Policy::Knows(window) => window,
+                Policy::KnownWindow(window) => window,
                 _ => FLIGHTS,
             },
             rate: None,
-            start: tinkers_limits::Start::Slow,
+            start: tinkers_limits::InitialLimit::Slow,
         });
-        if policy == Policy::OpensForAll {
+        if policy == Policy::OpensAtDeadline {
             end_slow_start(&constraints);
         }
         Self {
             policy,
             constraints,
-            growth: AdaptiveLimit::new(1, FLIGHTS),
+            limit: AdaptiveLimit::new(1, FLIGHTS),
             tickets: BTreeMap::new(),
             events: 0,
-            waits: false,
+            has_waiters: false,
             until: Duration::ZERO,
         }
     }
 
-    /// Submitted or accepted, and not finished.
+    /// Returns the number of submitted or accepted requests that have not finished.
     pub(crate) fn in_flight(&self) -> u64 {
         self.constraints.window().view().in_flight.into()
     }
 
-    /// All that there is to send has gone.
-    pub(crate) fn nobody_waits(&mut self) {
-        self.waits = false;
+    /// Records that no request is waiting.
+    pub(crate) fn set_idle(&mut self) {
+        self.has_waiters = false;
     }
 
-    pub(crate) fn admit(&mut self, id: u64, now: Duration) -> Admit {
-        self.waits = true;
+    pub(crate) fn admit(&mut self, id: u64, now: Duration) -> Admission {
+        self.has_waiters = true;
         loop {
             let blocked = match self.take(now) {
                 Ok(ticket) => {
                     self.tickets.insert(id, ticket);
                     let events = self.events;
-                    return Admit::Goes { events };
+                    return Admission::Sent { events };
                 }
                 Err(blocked) => blocked,
             };
             match blocked {
                 Blocked::NotUntil(at) => {
-                    self.growth.held_back(now);
-                    return Admit::NotUntil(at);
+                    self.limit.on_held_back(now);
+                    return Admission::NotUntil(at);
                 }
-                Blocked::WindowFull if self.has_grown(now) => {}
-                Blocked::WindowFull | Blocked::Full => return Admit::Full,
+                Blocked::WindowFull if self.probe_limit(now) => {}
+                Blocked::WindowFull | Blocked::Full => return Admission::Full,
             }
         }
     }
 
     fn take(&self, now: Duration) -> Result<Ticket, Blocked> {
-        if self.policy != Policy::OpensForAll {
-            return self.constraints.take_turn(DEMAND, now, PATIENCE);
+        if self.policy != Policy::OpensAtDeadline {
+            return self.constraints.take_queued(DEMAND, now, PATIENCE);
         }
         if now < self.until {
             return Err(Blocked::NotUntil(self.until));
@@ -121,58 +123,60 @@ impl Client {
         self.constraints.take(DEMAND, || now)
     }
 
-    fn has_grown(&mut self, now: Duration) -> bool {
+    fn probe_limit(&mut self, now: Duration) -> bool {
         let view = self.constraints.window().view();
-        self.learns()
+        self.is_adaptive()
             && view.in_flight >= view.limit
-            && self.constraints.try_more(&mut self.growth, now).is_some()
+            && self.constraints.probe_limit(&mut self.limit, now).is_some()
     }
 
     pub(crate) fn accepted(&mut self, id: u64, now: Duration) {
-        self.settle(id, Ending::Accepted, now);
+        self.settle(id, TicketOutcome::Accepted, now);
     }
 
-    /// Until when the gate is closed by it.
+    /// Records a refusal. Returns the deadline of the gate.
     pub(crate) fn refused(&mut self, id: u64, until: Duration, now: Duration) -> Duration {
-        let until = self.settle(id, Ending::Refused { until }, now);
-        self.constraints.land();
+        let until = self.settle(id, TicketOutcome::Refused { until }, now);
+        self.constraints.release();
         until
     }
 
     pub(crate) fn finished(&self) {
-        self.constraints.land();
+        self.constraints.release();
     }
 
-    fn settle(&mut self, id: u64, ending: Ending, now: Duration) -> Duration {
-        let ticket = self.tickets.remove(&id).expect("sent once");
-        let level = self.growth.level().unwrap_or(u32::MAX);
+    fn settle(&mut self, id: u64, ending: TicketOutcome, now: Duration) -> Duration {
+        let ticket = self
+            .tickets
+            .remove(&id)
+            .expect("each request is answered once");
+        let level = self.limit.level().unwrap_or(u32::MAX);
         let settled = self.constraints.settle(ticket, ending, now, || level);
         let closed = settled.closed;
-        self.events += u64::from(closed.is_some_and(|closed| closed.first_of_its_event));
-        let matters = closed.is_some() || ticket.is_probe() || self.waits;
-        if self.learns() && matters {
-            let growth = &mut self.growth;
-            self.constraints
-                .learn(growth, ticket, &settled, ending, now);
+        self.events += u64::from(closed.is_some_and(|closed| closed.is_new_event));
+        let is_relevant = closed.is_some() || ticket.is_probe() || self.has_waiters;
+        if self.is_adaptive() && is_relevant {
+            let limit = &mut self.limit;
+            self.constraints.learn(limit, ticket, &settled, ending, now);
         }
         let until = closed.map_or(now, |closed| closed.until);
-        if self.policy == Policy::OpensForAll {
+        if self.policy == Policy::OpensAtDeadline {
             self.until = self.until.max(until);
-            self.forget_the_gate();
+            self.open_gate();
         }
         until
     }
 
-    fn learns(&self) -> bool {
-        self.policy != Policy::FixedWindow && !matches!(self.policy, Policy::Knows(_))
+    fn is_adaptive(&self) -> bool {
+        self.policy != Policy::FixedWindow && !matches!(self.policy, Policy::KnownWindow(_))
     }
 
-    /// Opens the gate behind the deadline that this client keeps itself.
-    fn forget_the_gate(&mut self) {
+    /// Opens the gate, whose deadline this client keeps itself.
+    fn open_gate(&mut self) {
         let gate = self.constraints.gate();
         if gate.enter(self.until, PATIENCE).is_ok() && gate.reopen(gate.epoch()) {
             let in_flight = self.constraints.window().view().in_flight;
-            self.growth.reopened(in_flight);
+            self.limit.on_reopened(in_flight);
         }
     }
 }
@@ -181,8 +185,8 @@ fn end_slow_start(constraints: &Constraints) {
     while constraints.slots() < SLOTS {
         let ticket = constraints
             .take(DEMAND, || Duration::ZERO)
-            .expect("nobody else is there");
-        constraints.settle(ticket, Ending::Accepted, Duration::ZERO, || SLOTS);
-        constraints.land();
+            .expect("no other request is in flight");
+        constraints.settle(ticket, TicketOutcome::Accepted, Duration::ZERO, || SLOTS);
+        constraints.release();
     }
 }

@@ -1,89 +1,90 @@
-//! A simulation without a clock: clients against a server that takes so many requests at once and refuses the rest.
+//! A discrete-event simulation of clients and a server that accepts a limited number of concurrent requests and refuses
+//! the rest.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use crate::cases;
-use crate::clients::{Admit, Client, Policy};
+use crate::clients::{Admission, Client, Policy};
 
-/// How many the server takes at once: another size at equal intervals, again from the start when all are through.
+/// The number of requests that the server accepts at once: a cyclic sequence of sizes at equal intervals.
 #[derive(Debug, Clone)]
 pub(crate) struct Window {
     pub(crate) sizes: Vec<u32>,
     pub(crate) each: Duration,
-    /// How much of the first interval is over at the start.
+    /// The elapsed part of the first interval at the start.
     pub(crate) begun: Duration,
 }
 
-/// Refusals that have nothing to do with what is in flight.
+/// Random refusals, independent of the requests in flight.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Weather {
-    /// So many of a thousand requests are refused.
+pub(crate) struct Noise {
+    /// The share of refused requests, per thousand.
     pub(crate) per_mille: u64,
-    /// From when on.
+    /// The start.
     pub(crate) from: Duration,
-    /// Until when.
+    /// The end.
     pub(crate) to: Duration,
-    /// Which requests those are.
+    /// The seed that selects the refused requests.
     pub(crate) seed: u64,
 }
 
-/// What is simulated.
+/// The parameters of a simulation.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) window: Window,
-    /// How long a sample takes.
+    /// The duration of a sample.
     pub(crate) sample: Duration,
-    /// How long a 429 tells to wait.
+    /// The hint of a refusal.
     pub(crate) hint: Duration,
-    /// Samples to be finished, by all clients together.
+    /// The number of samples to finish, by all clients together.
     pub(crate) samples: u64,
-    /// Processes that share the server and know nothing of each other, and when each begins.
+    /// The start times of the processes that share the server.
     pub(crate) begin: Vec<Duration>,
-    /// So many samples are asked for at once by each process.
+    /// The maximum number of concurrent samples per process.
     pub(crate) callers: u64,
-    /// It is over then, whatever is finished.
+    /// The end of the simulation, even with unfinished samples.
     pub(crate) end: Duration,
-    /// Refusals besides those of the window.
-    pub(crate) weather: Option<Weather>,
+    /// Random refusals in addition to those of the window.
+    pub(crate) noise: Option<Noise>,
 }
 
-/// What came of it.
+/// The result of a simulation.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Outcome {
-    /// Until the last sample was finished.
+    /// The time at which the last sample finished.
     pub(crate) took: Duration,
-    /// Accepted by the server.
+    /// The number of accepted requests.
     pub(crate) accepted: u64,
-    /// Refused by the server.
+    /// The number of refused requests.
     pub(crate) refused: u64,
-    /// Congestion events as the clients saw them.
+    /// The congestion events that the clients observed.
     pub(crate) events: Vec<Event>,
-    /// Finished by each client.
+    /// The number of finished samples of each client.
     pub(crate) finished: Vec<u64>,
-    /// Finished by each client in the second half of the time.
+    /// The same for the second half of the time.
     pub(crate) finished_late: Vec<u64>,
-    /// What a server that is always full would have finished in that time.
+    /// The number of samples that a fully used server would have finished.
     pub(crate) possible: f64,
-    /// When each sample was finished.
+    /// The time at which each sample finished.
     pub(crate) ends: Vec<Duration>,
 }
 
 /// A congestion event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// In flight at its first refusal.
+    /// The number of requests in flight at its first refusal.
     pub(crate) in_flight: u64,
-    /// Refused in all.
+    /// The total number of refusals.
     pub(crate) refused: u64,
 }
 
-/// One way over the network.
-pub(crate) const WAY: Duration = Duration::from_micros(500);
+/// The network latency in one direction.
+pub(crate) const LATENCY: Duration = Duration::from_micros(500);
 
 impl Window {
-    /// Always the same.
+    /// Returns a window of constant size.
     pub(crate) fn fixed(size: u32) -> Self {
         Self {
             sizes: vec![size],
@@ -97,7 +98,7 @@ impl Window {
         self.sizes[at as usize % self.sizes.len()]
     }
 
-    /// Its size, on average over `time`.
+    /// Returns the mean size over `time`.
     pub(crate) fn mean(&self, time: Duration) -> f64 {
         const STEP: Duration = Duration::from_millis(10);
         let steps = time.as_millis().div_ceil(STEP.as_millis()).max(1) as u32;
@@ -107,13 +108,13 @@ impl Window {
 }
 
 impl Outcome {
-    /// Finished between two times.
+    /// Returns the number of samples that finished between two times.
     pub(crate) fn finished_in(&self, from: Duration, to: Duration) -> usize {
         let is_within = |end: &&Duration| (from..to).contains(*end);
         self.ends.iter().filter(is_within).count()
     }
 
-    /// Finished samples as a share of what an oracle that knows the window finishes.
+    /// Returns the finished samples as a share of those of an oracle that knows the window.
     pub(crate) fn share(&self) -> f64 {
         self.finished.iter().sum::<u64>() as f64 / self.possible
     }
@@ -126,7 +127,8 @@ impl Outcome {
         self.refused as f64 / self.events.len().max(1) as f64
     }
 
-    /// What the slowest of several clients finished in the second half, as a part of what the fastest did.
+    /// Returns the samples that the slowest client finished in the second half, as a share of those of the fastest
+    /// client.
     pub(crate) fn evenness(&self) -> f64 {
         let least = self.finished_late.iter().min().copied().unwrap_or(0);
         let most = self.finished_late.iter().max().copied().unwrap_or(0);
@@ -135,130 +137,135 @@ impl Outcome {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Happens {
-    /// A client begins, or its gate may let something through.
-    Look,
-    /// A request reaches the server.
+enum SimEvent {
+    /// A client starts, or its gate may have opened.
+    Wake,
+    /// A request arrives at the server.
     Arrives(u64),
-    /// The server has finished one.
+    /// The server finishes a request.
     Ends,
-    /// A client hears whether its request was accepted.
-    Answer(u64, bool),
-    /// A client has its result.
+    /// A client receives the response to a submission: whether it was accepted.
+    Response(u64, bool),
+    /// A client receives a result.
     Result,
 }
 
-/// What is to happen, in the order of time and then of entry.
+/// The queue of future events, ordered by time and then by insertion.
 #[derive(Default)]
-struct Agenda {
-    heap: BinaryHeap<Reverse<(Duration, u64, usize, Happens)>>,
+struct EventQueue {
+    heap: BinaryHeap<Reverse<(Duration, u64, usize, SimEvent)>>,
     entries: u64,
 }
 
-impl Agenda {
-    fn put(&mut self, at: Duration, client: usize, what: Happens) {
+impl EventQueue {
+    fn put(&mut self, at: Duration, client: usize, event: SimEvent) {
         self.entries += 1;
-        self.heap.push(Reverse((at, self.entries, client, what)));
+        self.heap.push(Reverse((at, self.entries, client, event)));
     }
 
-    fn next(&mut self) -> Option<(Duration, usize, Happens)> {
-        let Reverse((at, _, client, what)) = self.heap.pop()?;
-        Some((at, client, what))
+    fn next(&mut self) -> Option<(Duration, usize, SimEvent)> {
+        let Reverse((at, _, client, event)) = self.heap.pop()?;
+        Some((at, client, event))
     }
 }
 
 struct Run<'a> {
     case: &'a Case,
-    agenda: Agenda,
+    queue: EventQueue,
     clients: Vec<Client>,
-    /// Not answered yet, with the events that their client had seen.
+    /// Unanswered requests, with the number of events that their client had observed.
     sent: BTreeMap<u64, u64>,
     ids: u64,
     running: u32,
     unsubmitted: u64,
-    /// Of each client, from the submission to the result.
-    open: Vec<u64>,
-    /// Of the weather.
-    dice: u64,
+    /// The number of unfinished samples of each client.
+    unfinished: Vec<u64>,
+    /// The state of the random numbers of the noise.
+    random: u64,
     ends: Vec<Vec<Duration>>,
-    /// By client, and by how many events its requests were admitted after.
+    /// Events by client and by the number of events before the request was admitted.
     events: BTreeMap<(usize, u64), Event>,
     out: Outcome,
 }
 
-/// Everybody wants to send all the time, until the samples are finished.
+/// Runs a simulation in which all clients always have requests to send, until the samples are finished.
 pub(crate) fn run(case: &Case, policy: Policy) -> Outcome {
     let clients = case.begin.len();
     let mut run = Run {
         case,
-        agenda: Agenda::default(),
+        queue: EventQueue::default(),
         clients: (0..clients).map(|_| Client::new(policy)).collect(),
         sent: BTreeMap::new(),
         ids: 0,
         running: 0,
         unsubmitted: case.samples,
-        open: vec![0; clients],
-        dice: case.weather.map_or(0, |weather| weather.seed),
+        unfinished: vec![0; clients],
+        random: case.noise.map_or(0, |noise| noise.seed),
         ends: vec![Vec::new(); clients],
         events: BTreeMap::new(),
         out: Outcome::default(),
     };
     for (client, begin) in case.begin.iter().enumerate() {
-        run.agenda.put(*begin, client, Happens::Look);
+        run.queue.put(*begin, client, SimEvent::Wake);
     }
-    while let Some((now, client, what)) = run.agenda.next() {
+    while let Some((now, client, event)) = run.queue.next() {
         if now >= case.end {
             break;
         }
-        run.happens(now, client, what);
+        run.handle(now, client, event);
         run.send(now, client);
     }
     run.outcome()
 }
 
 impl Run<'_> {
-    fn happens(&mut self, now: Duration, client: usize, what: Happens) {
-        match what {
-            Happens::Look => {}
-            Happens::Arrives(id) => {
-                let is_accepted = !self.is_struck(now) && self.running < self.case.window.at(now);
+    fn handle(&mut self, now: Duration, client: usize, event: SimEvent) {
+        match event {
+            SimEvent::Wake => {}
+            SimEvent::Arrives(id) => {
+                let is_accepted = !self.is_noise(now) && self.running < self.case.window.at(now);
                 if is_accepted {
                     self.running += 1;
                     self.out.accepted += 1;
-                    self.agenda
-                        .put(now + self.case.sample, client, Happens::Ends);
+                    self.queue
+                        .put(now + self.case.sample, client, SimEvent::Ends);
                 }
-                self.agenda
-                    .put(now + WAY, client, Happens::Answer(id, is_accepted));
+                self.queue
+                    .put(now + LATENCY, client, SimEvent::Response(id, is_accepted));
             }
-            Happens::Ends => {
+            SimEvent::Ends => {
                 self.running -= 1;
-                self.agenda.put(now + WAY, client, Happens::Result);
+                self.queue.put(now + LATENCY, client, SimEvent::Result);
             }
-            Happens::Answer(id, is_accepted) => self.answer(now, client, id, is_accepted),
-            Happens::Result => {
+            SimEvent::Response(id, is_accepted) => {
+                self.handle_response(now, client, id, is_accepted)
+            }
+            SimEvent::Result => {
                 self.clients[client].finished();
-                self.open[client] -= 1;
+                self.unfinished[client] -= 1;
                 self.ends[client].push(now);
                 self.out.took = now;
             }
         }
     }
 
-    fn answer(&mut self, now: Duration, client: usize, id: u64, is_accepted: bool) {
-        let number = self.sent.remove(&id).expect("answered once");
+    fn handle_response(&mut self, now: Duration, client: usize, id: u64, is_accepted: bool) {
+        let number = self
+            .sent
+            .remove(&id)
+            .expect("each request is answered once");
         if is_accepted {
             self.clients[client].accepted(id, now);
             return;
         }
-        // The spread that the limiter adds to a hint.
+        // The jitter that the limiter adds to a hint.
         let spread = Duration::from_micros(id.wrapping_mul(7919) % 10_000);
         let until = now + self.case.hint + spread;
         let in_flight = self.clients[client].in_flight();
         let until = self.clients[client].refused(id, until, now);
-        self.agenda.put(until, client, Happens::Look);
+        self.queue.put(until, client, SimEvent::Wake);
         self.unsubmitted += 1;
-        self.open[client] -= 1;
+        self.unfinished[client] -= 1;
         self.out.refused += 1;
         let event = self.events.entry((client, number)).or_insert(Event {
             in_flight,
@@ -269,38 +276,38 @@ impl Run<'_> {
 
     fn send(&mut self, now: Duration, client: usize) {
         loop {
-            if self.unsubmitted == 0 || self.open[client] >= self.case.callers {
-                self.clients[client].nobody_waits();
+            if self.unsubmitted == 0 || self.unfinished[client] >= self.case.callers {
+                self.clients[client].set_idle();
                 break;
             }
             self.ids += 1;
             match self.clients[client].admit(self.ids, now) {
-                Admit::Goes { events } => {
+                Admission::Sent { events } => {
                     self.unsubmitted -= 1;
-                    self.open[client] += 1;
+                    self.unfinished[client] += 1;
                     self.sent.insert(self.ids, events);
-                    self.agenda
-                        .put(now + WAY, client, Happens::Arrives(self.ids));
+                    self.queue
+                        .put(now + LATENCY, client, SimEvent::Arrives(self.ids));
                 }
-                Admit::NotUntil(at) => {
-                    self.agenda.put(at, client, Happens::Look);
+                Admission::NotUntil(at) => {
+                    self.queue.put(at, client, SimEvent::Wake);
                     break;
                 }
-                Admit::Full => break,
+                Admission::Full => break,
             }
         }
     }
 
-    /// Whether the weather refuses a request.
-    fn is_struck(&mut self, now: Duration) -> bool {
-        let Some(weather) = self.case.weather else {
+    /// Returns whether the noise refuses a request.
+    fn is_noise(&mut self, now: Duration) -> bool {
+        let Some(noise) = self.case.noise else {
             return false;
         };
-        if !(weather.from..weather.to).contains(&now) {
+        if !(noise.from..noise.to).contains(&now) {
             return false;
         }
-        self.dice = cases::next(self.dice);
-        (self.dice >> 33) % 1_000 < weather.per_mille
+        self.random = cases::next(self.random);
+        (self.random >> 33) % 1_000 < noise.per_mille
     }
 
     fn outcome(self) -> Outcome {

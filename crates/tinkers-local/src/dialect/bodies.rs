@@ -1,10 +1,10 @@
-//! What of a request is refused before its fields are read.
+//! Checks of request bodies that depend on the dialect, before a body is decoded.
 
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::fields::unknown;
+use super::fields::unknown_fields;
 use super::{
     Dialect, Loads, MaxTokens, OtherBodies, PassBodies, ResultForm, StopForm, UnknownFields,
 };
@@ -12,9 +12,13 @@ use crate::protocol::Form;
 use crate::read::{Refusal, Route, is_protobuf};
 
 impl Dialect {
-    /// Whether a body of this content type is read on the route.
-    pub(crate) fn check_kind(&self, route: Route, kind: Option<&str>) -> Result<(), Refusal> {
-        let expected = match (self.pass_bodies, is_protobuf(kind)) {
+    /// Checks that the route accepts a body of this content type.
+    pub(crate) fn check_content_type(
+        &self,
+        route: Route,
+        content_type: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let expected = match (self.pass_bodies, is_protobuf(content_type)) {
             _ if route != Route::ForwardBackward => return Ok(()),
             (PassBodies::Both, _) | (PassBodies::Json, false) | (PassBodies::Protobuf, true) => {
                 return Ok(());
@@ -33,14 +37,14 @@ impl Dialect {
         })
     }
 
-    /// Whether the body is one that this server reads at all. What is not JSON is left to the reader of the body.
+    /// Checks the fields of a JSON body that some dialects restrict. The decoder of the body reports malformed ones.
     pub(crate) fn check_body(
         &self,
         route: Route,
-        kind: Option<&str>,
+        content_type: Option<&str>,
         body: &Bytes,
     ) -> Result<(), Refusal> {
-        let is_looked_at = self.unknown_fields == UnknownFields::RefusedAsOfSdk025
+        let is_checked = self.unknown_fields == UnknownFields::RefusedAsOfSdk025
             || match route {
                 Route::Sample => {
                     self.stop == StopForm::List || self.max_tokens == MaxTokens::Required
@@ -48,14 +52,14 @@ impl Dialect {
                 Route::LoadWeights => self.loads != Loads::Anytime,
                 _ => false,
             };
-        if !is_looked_at || route == Route::ForwardBackward && is_protobuf(kind) {
+        if !is_checked || route == Route::ForwardBackward && is_protobuf(content_type) {
             return Ok(());
         }
         let Ok(body) = serde_json::from_slice::<Value>(body) else {
             return Ok(());
         };
         if self.unknown_fields == UnknownFields::RefusedAsOfSdk025 {
-            let found = unknown(route, &body);
+            let found = unknown_fields(route, &body);
             if !found.is_empty() {
                 return Err(Refusal::findings(found));
             }
@@ -98,7 +102,7 @@ impl Dialect {
         }
     }
 
-    /// The form of a pass's or sample's result for a poll with this `Accept`.
+    /// Returns the form of the result of a pass or sample for a poll with this `Accept` header.
     pub(crate) fn form(&self, accept: Option<&str>) -> Form {
         match self.results {
             ResultForm::AsAsked => Form::wanted(accept),

@@ -1,29 +1,28 @@
-//! The fields of requests: those that the official Python SDK 0.25 has, those below the top level that this server reads, and
-//! what of a body is not among them.
+//! The known fields of request bodies: those of the official Python SDK 0.25, and the nested ones that this server supports.
 
 use serde_json::{Value, json};
 
 use crate::read::Route;
 
-/// What is known of a value.
+/// The known fields of a JSON value.
 #[derive(Debug)]
 pub(crate) enum Shape {
-    /// Nothing: it may be anything.
+    /// Any value.
     Any,
-    /// If it is an object, it has no other fields.
+    /// An object without other fields.
     Fields(&'static [(&'static str, Self)]),
-    /// If it is an object, it may have others.
+    /// An object that may have other fields.
     Open(&'static [(&'static str, Self)]),
-    /// If it is a list, its entries are.
+    /// A list whose items have this shape.
     Each(&'static Self),
-    /// If it is an object, its values are.
+    /// An object whose values have this shape.
     Values(&'static Self),
 }
 
 use Shape::{Any, Each, Fields, Open, Values};
 
 const INPUT: Shape = Fields(&[("chunks", Each(&CHUNK))]);
-/// Of every kind of chunk: which belong together is not looked at.
+/// The fields of all kinds of chunks together.
 const CHUNK: Shape = Fields(&[
     ("type", Any),
     ("tokens", Any),
@@ -84,9 +83,9 @@ const CONFIG: Shape = Fields(&[("sdk_version", Any)]);
 const MODEL: Shape = Fields(&[("model_id", Any), ("type", Any)]);
 
 impl Shape {
-    /// What this server reads of a route's body. At the top level there may be more, which a newer client sends; below it there
-    /// are options, and one that is not read would change what is computed without a word.
-    pub(crate) fn read_of(route: Route) -> Self {
+    /// Returns the fields that this server supports in the body of a route. Unknown fields are allowed at the top level, since newer
+    /// clients may send some. Nested objects hold options, and ignoring one would silently change the computation.
+    pub(crate) fn supported(route: Route) -> Self {
         match route {
             Route::CreateModel => Open(&[("lora_config", LORA)]),
             Route::Forward => Open(&[("forward_input", PASS_NOW)]),
@@ -101,8 +100,8 @@ impl Shape {
         }
     }
 
-    /// Of a route's body as the SDK 0.25 has it.
-    pub(crate) fn of(route: Route) -> Self {
+    /// Returns the fields of the body of a route in the SDK 0.25.
+    pub(crate) fn of_sdk_025(route: Route) -> Self {
         match route {
             Route::ClientConfig | Route::DynamicConfig => CONFIG,
             Route::Telemetry => Fields(&[
@@ -192,29 +191,29 @@ impl Shape {
             ]),
             Route::WeightsInfo => Fields(&[("tinker_path", Any)]),
             Route::RetrieveFuture => Fields(&[("request_id", Any), ("allow_metadata_only", Any)]),
-            // Of later versions, or without a body.
+            // Routes of later versions, or without a body.
             _ => Any,
         }
     }
 }
 
-/// What FastAPI says of the fields of `body` that are not known, in their order.
-pub(super) fn unknown(route: Route, body: &Value) -> Vec<Value> {
+/// Returns the errors of FastAPI for the unknown fields of `body`, in their order.
+pub(super) fn unknown_fields(route: Route, body: &Value) -> Vec<Value> {
     let mut found = Vec::new();
-    let mut way = vec![Value::from("body")];
-    walk(&Shape::of(route), body, &mut way, &mut found);
+    let mut path = vec![Value::from("body")];
+    walk(&Shape::of_sdk_025(route), body, &mut path, &mut found);
     found
 }
 
-/// A list of data that are all wrong would be told of at a length of many times its own.
-const MOST: usize = 100;
+/// The maximum number of reported fields. Otherwise, the response to many invalid data could be far larger than the request.
+const MAX_REPORTED: usize = 100;
 
-fn walk(shape: &Shape, value: &Value, way: &mut Vec<Value>, found: &mut Vec<Value>) {
-    let mut below = |step: Value, shape: &Shape, value: &Value| {
-        if found.len() < MOST {
-            way.push(step);
-            walk(shape, value, way, found);
-            way.pop();
+fn walk(shape: &Shape, value: &Value, path: &mut Vec<Value>, found: &mut Vec<Value>) {
+    let mut nested = |step: Value, shape: &Shape, value: &Value| {
+        if found.len() < MAX_REPORTED {
+            path.push(step);
+            walk(shape, value, path, found);
+            path.pop();
         }
     };
     match (shape, value) {
@@ -222,24 +221,24 @@ fn walk(shape: &Shape, value: &Value, way: &mut Vec<Value>, found: &mut Vec<Valu
             let mut extra = Vec::new();
             for (name, value) in fields {
                 match known.iter().find(|(field, _)| field == name) {
-                    Some((_, shape)) => below(name.as_str().into(), shape, value),
+                    Some((_, shape)) => nested(name.as_str().into(), shape, value),
                     None => extra.push(name.as_str()),
                 }
             }
             for name in extra {
-                let loc: Vec<Value> = way.iter().cloned().chain([name.into()]).collect();
+                let loc: Vec<Value> = path.iter().cloned().chain([name.into()]).collect();
                 let msg = "Extra inputs are not permitted";
                 found.push(json!({ "type": "extra_forbidden", "loc": loc, "msg": msg }));
             }
         }
         (Each(shape), Value::Array(values)) => {
             for (i, value) in values.iter().enumerate() {
-                below(i.into(), shape, value);
+                nested(i.into(), shape, value);
             }
         }
         (Values(shape), Value::Object(values)) => {
             for (name, value) in values {
-                below(name.as_str().into(), shape, value);
+                nested(name.as_str().into(), shape, value);
             }
         }
         _ => {}
@@ -250,13 +249,13 @@ fn walk(shape: &Shape, value: &Value, way: &mut Vec<Value>, found: &mut Vec<Valu
 mod tests {
     use super::*;
 
-    fn ways(route: Route, body: &Value) -> Vec<String> {
-        let found = unknown(route, body);
+    fn paths(route: Route, body: &Value) -> Vec<String> {
+        let found = unknown_fields(route, body);
         found.iter().map(|one| one["loc"].to_string()).collect()
     }
 
     #[test]
-    fn fields_are_looked_for_at_every_depth() {
+    fn unknown_fields_are_found_at_every_depth() {
         let datum = json!({
             "model_input": { "chunks": [{ "type": "encoded_text", "tokens": [1], "a": 1 }], "spans": 1 },
             "loss_fn_inputs": { "weights": { "data": [1.0], "b": 1 } },
@@ -264,7 +263,7 @@ mod tests {
         });
         let body = json!({ "forward_input": { "data": [datum], "loss_fn": "x", "loss_fn_config": { "free": 1 } } });
         assert_eq!(
-            ways(Route::Forward, &body),
+            paths(Route::Forward, &body),
             [
                 r#"["body","forward_input","data",0,"loss_fn_inputs","weights","b"]"#,
                 r#"["body","forward_input","data",0,"model_input","chunks",0,"a"]"#,
@@ -272,10 +271,10 @@ mod tests {
                 r#"["body","forward_input","data",0,"note"]"#,
             ]
         );
-        // Of a value of another kind, the reader of the body says what is wrong.
-        assert!(ways(Route::Forward, &json!({ "forward_input": [] })).is_empty());
-        assert!(ways(Route::Forward, &json!(7)).is_empty());
+        // The decoder of the body reports values of a wrong type.
+        assert!(paths(Route::Forward, &json!({ "forward_input": [] })).is_empty());
+        assert!(paths(Route::Forward, &json!(7)).is_empty());
         let many = json!({ "forward_input": { "data": vec![json!({ "x": 1 }); 500] } });
-        assert_eq!(ways(Route::Forward, &many).len(), MOST);
+        assert_eq!(paths(Route::Forward, &many).len(), MAX_REPORTED);
     }
 }

@@ -1,21 +1,21 @@
 //! The differences between the servers of this API, as data.
 
-mod answers;
 mod bodies;
 mod fields;
 mod outcome;
 mod presets;
+mod responses;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
 
-pub(crate) use self::answers::{AcceptedKind, ResultKind};
 pub(crate) use self::fields::Shape;
+pub(crate) use self::responses::{AcceptedKind, ResultKind};
 use crate::read::Route;
 
-/// The requests that a server accepts and the answers that it gives, where servers of this API differ. Start from a preset:
+/// The requests that a server accepts and the responses that it sends, where servers of this API differ. Start from a preset:
 ///
 /// ```
 /// # use tinkers_local::{Dialect, Expiry, LocalConfig};
@@ -31,7 +31,7 @@ use crate::read::Route;
 pub struct Dialect {
     /// The accepted bodies of `forward_backward`.
     pub pass_bodies: PassBodies,
-    /// The answer to other bodies.
+    /// The response to other bodies.
     pub other_bodies: OtherBodies,
     /// The encoding of passes and samples.
     pub results: ResultForm,
@@ -47,19 +47,19 @@ pub struct Dialect {
     pub key: KeyNeed,
     /// The flags in `client/config`.
     pub flags: Flags,
-    /// The status of the answer to the creation of a session or sampler.
+    /// The status of the response to the creation of a session or sampler.
     pub created: StatusCode,
-    /// Whether the answer to an accepted sample has the ids of its sequences.
+    /// Whether the response to an accepted sample has the ids of its sequences.
     pub sequence_ids: SequenceIds,
-    /// The names and fields in answers to accepted requests, in results and in metrics.
+    /// The names and fields in responses to accepted requests, in results and in metrics.
     pub words: Words,
-    /// The answer to a poll whose operation failed.
+    /// The response to a poll whose operation failed.
     pub failures: Failures,
-    /// The answer to a poll whose operation has not ended.
+    /// The response to a poll whose operation has not ended.
     pub poll_end: PollEnd,
     /// How long a poll is held; [`LocalConfig::long_poll`](crate::LocalConfig::long_poll) unless set.
     pub long_poll: Option<Duration>,
-    /// When a result expires, and the answer to later polls.
+    /// When a result expires, and the response to later polls.
     pub expiry: Expiry,
     /// When an operation of a model runs.
     pub order: Order,
@@ -73,7 +73,7 @@ pub struct Dialect {
     pub stop: StopForm,
     /// The first token that has an entry in the log-probabilities of a prompt.
     pub prompt_logprobs: PromptLogprobs,
-    /// The form of the path of a sampler's weights in answers.
+    /// The form of the path of a sampler's weights in responses.
     pub sampler_paths: SamplerPaths,
 }
 
@@ -89,7 +89,7 @@ pub enum PassBodies {
     Protobuf,
 }
 
-/// The answer to a body that is not accepted.
+/// The response to a body that is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OtherBodies {
@@ -156,7 +156,7 @@ pub enum Flags {
     JwtAlone,
 }
 
-/// Whether the answer to an accepted sample has the ids of its sequences.
+/// Whether the response to an accepted sample has the ids of its sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SequenceIds {
@@ -166,17 +166,17 @@ pub enum SequenceIds {
     Absent,
 }
 
-/// The names and fields in answers to accepted requests, in results and in metrics.
+/// The names and fields in responses to accepted requests, in results and in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Words {
     /// Those of the official service.
     Tinker,
-    /// Those of SkyRL: `future_id` and `status` in answers, its fields in results, no metrics of passes, its short errors.
+    /// Those of SkyRL: `future_id` and `status` in responses, its fields in results, no metrics of passes, its short errors.
     SkyRl,
 }
 
-/// The answer to a poll whose operation failed.
+/// The response to a poll whose operation failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failures {
@@ -186,7 +186,7 @@ pub enum Failures {
     Status(StatusCode),
 }
 
-/// The answer to a poll whose operation has not ended.
+/// The response to a poll whose operation has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PollEnd {
@@ -196,7 +196,7 @@ pub enum PollEnd {
     Timeout,
 }
 
-/// When a result expires, and the answer to later polls.
+/// When a result expires, and the response to later polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expiry {
@@ -272,7 +272,7 @@ pub enum PromptLogprobs {
     FromSecond,
 }
 
-/// The form of the path of a sampler's weights in answers. Requests may have either form.
+/// The form of the path of a sampler's weights in responses. Requests may have either form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SamplerPaths {

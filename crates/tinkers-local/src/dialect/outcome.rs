@@ -1,14 +1,14 @@
-//! How what an engine gives is put before it is encoded.
+//! Adapts the outcomes of an engine to the dialect, before they are encoded.
 
 use super::{Dialect, PromptLogprobs, Words};
 use crate::engine::Outcome;
 
 impl Dialect {
-    /// The outcome as this server tells it.
-    pub(crate) fn put(&self, mut outcome: Outcome) -> Outcome {
+    /// Returns the outcome with the fields and names of the dialect.
+    pub(crate) fn adapt(&self, mut outcome: Outcome) -> Outcome {
         match &mut outcome {
             Outcome::Sampled(sample) if self.prompt_logprobs == PromptLogprobs::FromSecond => {
-                // The first token has none, so nothing is lost.
+                // The entry of the first token is always empty.
                 if let Some(logprobs) = sample
                     .prompt_logprobs
                     .as_mut()

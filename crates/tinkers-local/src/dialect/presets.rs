@@ -1,4 +1,4 @@
-//! The servers that are known.
+//! The presets: dialects of known servers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::read::Route;
 
-/// What SkyRL has not.
+/// Routes that SkyRL does not have.
 const NOT_IN_SKYRL: [Route; 8] = [
     Route::CancelFuture,
     Route::DynamicConfig,
@@ -24,7 +24,7 @@ const NOT_IN_SKYRL: [Route; 8] = [
     Route::DeleteEscapedCheckpoint,
 ];
 
-/// SkyRL holds a poll for so long.
+/// How long SkyRL holds a poll.
 const SKYRL_POLL: Duration = Duration::from_secs(300);
 
 impl Default for Dialect {
@@ -34,7 +34,7 @@ impl Default for Dialect {
 }
 
 impl Dialect {
-    /// As the official service and its Python SDK 0.38 have it.
+    /// Returns the dialect of the official service and its Python SDK 0.38.
     pub fn tinker() -> Self {
         Self {
             pass_bodies: PassBodies::Both,
@@ -63,8 +63,8 @@ impl Dialect {
         }
     }
 
-    /// No server that is known: JSON bodies alone, protobuf results alone, fields of the SDK 0.25 alone, and no document that
-    /// would say so. What a client learns of it, it learns from 415 and 422.
+    /// Returns a strict dialect, which no known server has: only JSON bodies, only protobuf results, only the fields of the SDK 0.25,
+    /// and no OpenAPI document. A client can discover this from 415 and 422 responses only.
     pub fn json_strict() -> Self {
         Self {
             pass_bodies: PassBodies::Json,
@@ -76,12 +76,12 @@ impl Dialect {
         }
     }
 
-    /// SkyRL 0.3.0: JSON alone, a 500 for a body of protobuf, and no numbers: what comes twice is applied twice.
+    /// Returns the dialect of SkyRL 0.3.0: only JSON, a 500 for protobuf bodies, and no numbers, so repeated requests are applied again.
     ///
-    /// Not copied: the ids (its request ids are decimal numbers, its models `model_<hex>`), repeated `create_model` requests
-    /// that make a second model, batches that fail together, content codings (it reads zstd nowhere), its checks of names
-    /// and losses, values of its losses, timestamps without a zone, 405 where a path has another method, archives, its own error
-    /// texts beyond those of unknown routes and results, names that are taken, numbers that are used and failed operations.
+    /// Not imitated: its ids (decimal request ids, models named `model_<hex>`), a second model for a repeated `create_model`, batches
+    /// that fail together, its lack of zstd, its checks of names and losses, the values of its losses, timestamps without a time
+    /// zone, 405 for a wrong method, archives, and most error texts. The texts for unknown routes and results, used names, reused
+    /// numbers and failed operations are imitated.
     pub fn skyrl() -> Self {
         Self {
             pass_bodies: PassBodies::Json,
@@ -98,8 +98,9 @@ impl Dialect {
         }
     }
 
-    /// SkyRL's main branch of August 2026: as [`Dialect::skyrl`], with protobuf both ways, checkpoints that can be deleted, and a
-    /// document in which `forward_backward` has no body. The same is not copied, but that it does read zstd there.
+    /// Returns the dialect of the main branch of SkyRL of August 2026: as [`Dialect::skyrl`], with protobuf for bodies and results,
+    /// deletable checkpoints, and an OpenAPI document without the body of `forward_backward`. The same is not imitated, except that
+    /// it accepts zstd for that route.
     pub fn skyrl_main() -> Self {
         Self {
             title: ("Tinker API Mock", "0.0.1"),
@@ -122,11 +123,11 @@ impl Dialect {
         }
     }
 
-    /// TuFT 0.2.2: protobuf both ways, the fields of the SDK 0.25 alone, 201 for what is new, 422 for an operation that failed,
-    /// and a key.
+    /// Returns the dialect of TuFT 0.2.2: protobuf for bodies and results, only the fields of the SDK 0.25, 201 for creations, 422 for
+    /// failed operations, and a required key.
     ///
-    /// Not copied: its ids, 202 for promises, repeats that are refused when their turn comes, its limits and 429s, its OpenAI-compatible route, its error texts, and that it drops fields of
-    /// `sampling_params` that it does not know, which are refused here.
+    /// Not imitated: its ids, 202 for accepted requests, the refusal of repeated requests when they run, its limits and 429s, its
+    /// OpenAI-compatible route, its error texts, and that it ignores unknown fields of `sampling_params`, which are refused here.
     pub fn tuft() -> Self {
         Self {
             pass_bodies: PassBodies::Protobuf,

@@ -1,34 +1,34 @@
-//! Which rule struck, and how often each did.
+//! Counters of fault rules.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-/// The rule that struck a request.
+/// The number and name of a rule in a fault script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Struck {
-    /// Its number: 1 for the first rule that was added to the script.
+pub struct RuleId {
+    /// The number of the rule in the order of adding, from 1.
     pub number: u64,
-    /// Its name, where it has one.
+    /// The name of the rule, if it has one.
     pub name: Option<Arc<str>>,
 }
 
-/// What a rule has done so far.
+/// The counters of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleCount {
-    /// Which rule.
-    pub rule: Struck,
-    /// Requests of its route that came while it was open.
+    /// The rule.
+    pub rule: RuleId,
+    /// The number of requests that the rule matched while it was active.
     pub matched: u64,
-    /// Requests that it struck.
+    /// The number of requests that the fault of the rule was applied to.
     pub struck: u64,
 }
 
 impl RuleCount {
-    /// As `GET /faults/counts` gives it.
+    /// Returns the entry of the rule in `GET /faults/counts`.
     pub(crate) fn json(&self) -> Value {
         json!({
             "rule": self.rule.number,
@@ -39,7 +39,7 @@ impl RuleCount {
     }
 }
 
-impl fmt::Display for Struck {
+impl fmt::Display for RuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rule {}", self.number)?;
         match &self.name {

@@ -1,4 +1,4 @@
-//! What goes wrong with a request that a rule strikes.
+//! The faults that a rule can apply to a request.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Hint;
 use crate::http::Response;
 
-/// What goes wrong with a request.
+/// A fault to be applied to a request.
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub(crate) action: Action,
@@ -18,9 +18,9 @@ pub struct Fault {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Action {
-    Answer(Box<Scripted>),
+    Respond(Box<FixedResponse>),
     Delay(Duration),
-    DelayAnswer(Duration),
+    DelayResponse(Duration),
     Refuse,
     CutBefore,
     CutAfter,
@@ -32,18 +32,20 @@ pub(crate) enum Action {
     Restart,
 }
 
-/// An answer of the script's.
+/// A response that replaces that of the server.
 #[derive(Debug, Clone)]
-pub(crate) struct Scripted {
+pub(crate) struct FixedResponse {
     response: Response,
-    /// `Retry-After` is the date so long after the answer.
-    dated: Option<Duration>,
+    /// The delay from the response to the date in `Retry-After`.
+    retry_after_date: Option<Duration>,
 }
 
-impl Scripted {
-    /// The answer as it leaves at `wall`.
+impl FixedResponse {
+    /// Returns the response as sent at `wall`.
     pub(crate) fn at(mut self, wall: SystemTime) -> Response {
-        let hint = self.dated.map(|after| Hint::date_after(after, wall));
+        let hint = self
+            .retry_after_date
+            .map(|after| Hint::date_after(after, wall));
         if let Some((name, value)) = hint.as_ref().and_then(Hint::header) {
             self.response.headers.insert(name, value);
         }
@@ -56,39 +58,41 @@ impl Fault {
         Self { action }
     }
 
-    /// This answer instead of the server's; the request is not applied.
+    /// Sends this response instead of the server's; the request is not applied.
     pub fn answer(status: StatusCode, body: impl Into<Bytes>) -> Self {
         let response = Response {
             status,
             headers: HeaderMap::new(),
             body: body.into(),
         };
-        let dated = None;
-        Self::of(Action::Answer(Box::new(Scripted { response, dated })))
+        Self::of(Action::Respond(Box::new(FixedResponse {
+            response,
+            retry_after_date: None,
+        })))
     }
 
-    /// A JSON answer instead of the server's; the request is not applied.
+    /// Sends a JSON response instead of the server's; the request is not applied.
     pub fn json(status: StatusCode, body: &Value) -> Self {
         let json = HeaderValue::from_static("application/json");
         Self::answer(status, body.to_string()).with_header(CONTENT_TYPE, json)
     }
 
-    /// The same with a header on its answer, when it is an answer.
+    /// Sets a header of the response, if the fault is a response; otherwise does nothing.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        if let Action::Answer(scripted) = &mut self.action {
-            scripted.response.headers.insert(name, value);
+        if let Action::Respond(fixed) = &mut self.action {
+            fixed.response.headers.insert(name, value);
         }
         self
     }
 
-    /// 429.
+    /// Responds with 429 and this hint.
     pub fn rate_limited(hint: Hint) -> Self {
         let mut body = json!({ "detail": "too many requests" });
         hint.add_to_body(&mut body);
         let mut fault = Self::json(StatusCode::TOO_MANY_REQUESTS, &body);
-        if let (Hint::DateAfter(after), Action::Answer(scripted)) = (&hint, &mut fault.action) {
-            scripted.dated = Some(*after);
+        if let (Hint::DateAfter(after), Action::Respond(fixed)) = (&hint, &mut fault.action) {
+            fixed.retry_after_date = Some(*after);
         }
         match hint.header() {
             Some((name, value)) => fault.with_header(name, value),
@@ -96,18 +100,18 @@ impl Fault {
         }
     }
 
-    /// A 400 without a body, as a proxy gives it.
+    /// Responds with 400 without a body, as some proxies do.
     pub fn empty_400() -> Self {
         Self::answer(StatusCode::BAD_REQUEST, Bytes::new())
     }
 
-    /// 408 with a queue state, as some servers end a long poll.
+    /// Responds with 408 and a queue state, as some servers do at the end of a long poll.
     pub fn poll_timeout(queue_state: &str, reason: &str) -> Self {
         let body = json!({ "queue_state": queue_state, "queue_state_reason": reason });
         Self::json(StatusCode::REQUEST_TIMEOUT, &body)
     }
 
-    /// 402.
+    /// Responds with 402.
     pub fn payment_required() -> Self {
         Self::json(
             StatusCode::PAYMENT_REQUIRED,
@@ -115,7 +119,7 @@ impl Fault {
         )
     }
 
-    /// 410.
+    /// Responds with 410.
     pub fn gone() -> Self {
         Self::json(
             StatusCode::GONE,
@@ -123,7 +127,7 @@ impl Fault {
         )
     }
 
-    /// A page for people in place of JSON, as a proxy gives it; the request is not applied.
+    /// Responds with an HTML page instead of JSON, as a proxy does; the request is not applied.
     pub fn html(status: StatusCode) -> Self {
         let page = format!(
             "<html>\n<head><title>{status}</title></head>\n<body><h1>{status}</h1></body>\n</html>\n"
@@ -132,73 +136,74 @@ impl Fault {
         Self::answer(status, page).with_header(CONTENT_TYPE, html)
     }
 
-    /// "Not yet" to a poll for one result, with a queue state that no client of today knows.
+    /// Responds to a poll for one result with "try again" and a queue state that clients do not know.
     pub fn unknown_queue_state() -> Self {
         let body = json!({ "type": "try_again", "queue_state": "paused_by_a_newer_server" });
         Self::json(StatusCode::OK, &body)
     }
 
-    /// Any error status with a reason.
+    /// Responds with this status and a reason in `detail`.
     pub fn status(status: StatusCode, detail: &str) -> Self {
         Self::json(status, &json!({ "detail": detail }))
     }
 
-    /// The request waits before it is applied.
+    /// Delays the request before it is applied.
     pub fn delay(delay: Duration) -> Self {
         Self::of(Action::Delay(delay))
     }
 
-    /// The answer waits after the request was applied.
+    /// Applies the request and delays the response.
     pub fn delay_answer(delay: Duration) -> Self {
-        Self::of(Action::DelayAnswer(delay))
+        Self::of(Action::DelayResponse(delay))
     }
 
-    /// No connection: nothing was sent. Over a socket the connection is cut instead.
+    /// Refuses the connection, so that nothing was sent. On a socket, the connection is cut instead.
     pub fn refuse() -> Self {
         Self::of(Action::Refuse)
     }
 
-    /// The connection is cut and the request is not applied.
+    /// Cuts the connection; the request is not applied.
     pub fn cut_before() -> Self {
         Self::of(Action::CutBefore)
     }
 
-    /// The request is applied and the connection is cut instead of an answer.
+    /// Applies the request and cuts the connection instead of a response.
     pub fn cut_after() -> Self {
         Self::of(Action::CutAfter)
     }
 
-    /// The request is applied, and the connection is cut half way through the body of its answer.
+    /// Applies the request and cuts the connection in the middle of the body of the response.
     ///
-    /// Over a socket the head and the first half are sent, with the length of the whole. In process the exchange is broken, since
-    /// a transport gives whole answers only.
+    /// On a socket, the head with the full length and the first half of the body are sent. In process, the exchange fails, since a
+    /// transport returns complete responses only.
     pub fn cut_body() -> Self {
         Self::of(Action::CutBody)
     }
 
-    /// The request is applied, and its answer has the first half of its body and the length of that: JSON that ends too early.
+    /// Applies the request and truncates the body of the response to its first half, so that its JSON is incomplete. The length
+    /// in the head matches the truncated body.
     pub fn truncate() -> Self {
         Self::of(Action::Truncate)
     }
 
-    /// The request is applied twice; one answer comes back.
+    /// Applies the request twice and sends one response.
     pub fn duplicate() -> Self {
         Self::of(Action::Duplicate)
     }
 
-    /// With this request the server begins to pause for want of capacity, for `length`: see
-    /// [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity). The request itself is served.
+    /// Starts a capacity pause of `length` (see [`LocalServer::pause_capacity`](crate::LocalServer::pause_capacity)), then serves
+    /// the request.
     pub fn pause_capacity(length: Duration) -> Self {
         Self::of(Action::PauseCapacity(length))
     }
 
-    /// Right before this request all sessions end, as if none had sent a heartbeat for too long. Then it is served.
+    /// Ends all sessions as if their heartbeats had stopped, then serves the request.
     pub fn expire_sessions() -> Self {
         Self::of(Action::ExpireSessions)
     }
 
-    /// In place of this request the server is [started again](crate::LocalServer::restart): it and all that are under way are cut
-    /// and not answered, and what is not a checkpoint is forgotten.
+    /// Restarts the server instead of serving the request (see [`LocalServer::restart`](crate::LocalServer::restart)): the
+    /// connections of all running requests are cut, and all state except checkpoints is lost.
     pub fn restart() -> Self {
         Self::of(Action::Restart)
     }

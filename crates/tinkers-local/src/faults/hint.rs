@@ -1,4 +1,4 @@
-//! How a 429 says when to come back.
+//! The retry hint of a 429 response.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,28 +6,28 @@ use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
 use serde_json::Value;
 
-/// How a 429 says when to come back.
+/// The retry hint of a 429 response: its form and value.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Hint {
-    /// It does not.
+    /// No hint.
     None,
-    /// `retry-after-ms`.
+    /// `retry-after-ms` with this number of milliseconds.
     Milliseconds(u64),
-    /// `Retry-After` in seconds.
+    /// `Retry-After` with this number of seconds.
     Seconds(u64),
-    /// `Retry-After` as a date.
+    /// `Retry-After` with this date.
     Date(SystemTime),
-    /// `Retry-After` as the date so long after the answer, rounded up to a whole second.
+    /// `Retry-After` with the date this long after the response, rounded up to a whole second.
     DateAfter(Duration),
-    /// `retry_after_ms` in the body.
+    /// `retry_after_ms` in the body with this number of milliseconds.
     Body(u64),
-    /// `Retry-After` with this text, such as one that cannot be read.
+    /// `Retry-After` with this text, which may be invalid.
     Text(String),
 }
 
 impl Hint {
-    /// The date so long after `wall`, as a whole second that is not before it.
+    /// Returns the date `after` later than `wall`, rounded up to a whole second.
     pub(crate) fn date_after(after: Duration, wall: SystemTime) -> Self {
         let now = wall
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -37,10 +37,10 @@ impl Hint {
         Self::Date(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
     }
 
-    /// The header that carries it, where one does and its value fits into one.
+    /// Returns the header of the hint; `None` if it has none or the value is not valid in a header.
     pub(crate) fn header(&self) -> Option<(HeaderName, HeaderValue)> {
         let (name, value) = match self {
-            // A date that is not known yet is written where it is.
+            // The date is known only when the response is sent; see `FixedResponse::at`.
             Self::None | Self::Body(_) | Self::DateAfter(_) => return None,
             Self::Milliseconds(ms) => (HeaderName::from_static("retry-after-ms"), ms.to_string()),
             Self::Seconds(seconds) => (RETRY_AFTER, seconds.to_string()),
@@ -50,7 +50,7 @@ impl Hint {
         Some((name, HeaderValue::from_str(&value).ok()?))
     }
 
-    /// Writes it into the JSON body of an answer, where that carries it.
+    /// Adds the hint to the JSON body of a response, if it belongs there.
     pub(crate) fn add_to_body(&self, body: &mut Value) {
         if let Self::Body(ms) = self {
             body["retry_after_ms"] = (*ms).into();

@@ -1,4 +1,4 @@
-//! Faults by script: what goes wrong between a client and the server, and when.
+//! Fault injection by script: rules that select requests, and the faults that are applied to them.
 
 mod counts;
 mod fault;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 use tinkers_core::{Clock, RouteClass, Timestamp};
 
-pub use self::counts::{RuleCount, Struck};
+pub use self::counts::{RuleCount, RuleId};
 pub(crate) use self::fault::Action;
 pub use self::fault::Fault;
 pub use self::hint::Hint;
@@ -20,11 +20,11 @@ pub use self::rule::Rule;
 #[cfg(feature = "script")]
 pub use self::script::InvalidScript;
 
-/// A script of faults. Clones are the same script, to which rules can be added at any time.
+/// A script of fault rules. Clones share the same script; rules can be added at any time.
 ///
-/// Each request is struck by the first rule, in the order of adding, that matches it and is due; so one request meets one
-/// fault at most, and several rules together make a bad day. Every rule counts the requests that it matches, whichever rule
-/// strikes them; of its [times](Rule::times), only the requests that it strikes itself are taken. `GET /faults/counts` and `GET /scripted/counts` are never struck.
+/// The first rule that matches a request and is due, in the order of adding, applies its fault to the request, so a request gets
+/// at most one fault. Each rule counts all requests that it matches, but only those that its own fault was applied to count
+/// towards [`Rule::times`]. `GET /faults/counts` and `GET /scripted/counts` are never faulted.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -56,90 +56,96 @@ pub struct Faults(Arc<Mutex<Script>>);
 
 #[derive(Debug, Default)]
 struct Script {
-    rules: Vec<Entry>,
-    /// How many rules were ever added.
+    rules: Vec<InstalledRule>,
+    /// The number of rules added so far, including those that were cleared.
     added: u64,
-    /// The server's clock, once there is a server.
-    time: Option<Arc<dyn Clock>>,
+    /// The clock of the server, once the script is installed.
+    clock: Option<Arc<dyn Clock>>,
 }
 
-/// A rule in use.
+/// A rule of a script, with its fault and counters.
 #[derive(Debug)]
-struct Entry {
+struct InstalledRule {
     number: u64,
     rule: Rule,
     fault: Fault,
+    /// The time at which the rule was installed in a server.
     since: Option<Timestamp>,
     matched: u64,
     struck: u64,
 }
 
-/// What a request is struck with.
+/// A fault to be applied to a request, and its rule.
 #[derive(Debug)]
-pub(crate) struct Strike {
+pub(crate) struct SelectedFault {
     pub(crate) fault: Fault,
-    pub(crate) by: Struck,
+    pub(crate) rule: RuleId,
 }
 
 impl Faults {
-    /// An empty script.
+    /// Creates an empty script.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a rule and what happens to the requests that it strikes. Rules are numbered from 1 in this order.
+    /// Adds a rule and the fault that it applies. Rules are numbered from 1 in this order.
     pub fn add(&self, rule: Rule, fault: Fault) {
         let mut script = self.lock();
         script.added += 1;
-        let entry = Entry {
+        let rule = InstalledRule {
             number: script.added,
             rule,
             fault,
-            since: script.time.as_ref().map(|time| time.now()),
+            since: script.clock.as_ref().map(|clock| clock.now()),
             matched: 0,
             struck: 0,
         };
-        script.rules.push(entry);
+        script.rules.push(rule);
     }
 
-    /// Takes all rules out, their counts with them. Those that are added later are numbered on.
+    /// Removes all rules and their counters. The numbers of later rules continue from the last one.
     pub fn clear(&self) {
         self.lock().rules.clear();
     }
 
-    /// What each rule has matched and struck so far, by number. Rules that can strike no more are among them.
+    /// Returns the counters of each rule, in the order of their numbers. Exhausted rules are included.
     pub fn counts(&self) -> Vec<RuleCount> {
-        self.lock().rules.iter().map(Entry::count).collect()
+        self.lock().rules.iter().map(InstalledRule::count).collect()
     }
 
-    /// The same as `GET /faults/counts` gives it.
+    /// Returns the body of `GET /faults/counts`.
     pub(crate) fn counts_json(&self) -> Value {
         let rules: Vec<Value> = self.counts().iter().map(RuleCount::json).collect();
         json!({ "rules": rules })
     }
 
-    /// The script belongs to a server from now on, and the time of its rules begins to run. The first server's clock stays.
-    pub(crate) fn install(&self, time: &Arc<dyn Clock>) {
+    /// Installs the script in a server, which starts the time of its rules. If it is installed again, the first clock is kept.
+    pub(crate) fn install(&self, clock: &Arc<dyn Clock>) {
         let mut script = self.lock();
-        let now = script.time.get_or_insert_with(|| Arc::clone(time)).now();
-        for entry in &mut script.rules {
-            entry.since.get_or_insert(now);
+        let now = script.clock.get_or_insert_with(|| Arc::clone(clock)).now();
+        for rule in &mut script.rules {
+            rule.since.get_or_insert(now);
         }
     }
 
-    /// What happens to a request that has arrived at `now`.
-    pub(crate) fn strike(&self, route: &str, class: RouteClass, now: Timestamp) -> Option<Strike> {
-        let mut struck = None;
-        for entry in &mut self.lock().rules {
-            if entry.meets(route, class, now) && struck.is_none() {
-                entry.struck += 1;
-                struck = Some(Strike {
-                    fault: entry.fault.clone(),
-                    by: entry.named(),
+    /// Counts a request that arrives at `now` and returns the fault to be applied to it.
+    pub(crate) fn select(
+        &self,
+        route: &str,
+        class: RouteClass,
+        now: Timestamp,
+    ) -> Option<SelectedFault> {
+        let mut selected = None;
+        for rule in &mut self.lock().rules {
+            if rule.count_request(route, class, now) && selected.is_none() {
+                rule.struck += 1;
+                selected = Some(SelectedFault {
+                    fault: rule.fault.clone(),
+                    rule: rule.id(),
                 });
             }
         }
-        struck
+        selected
     }
 
     fn lock(&self) -> MutexGuard<'_, Script> {
@@ -147,19 +153,19 @@ impl Faults {
     }
 }
 
-impl Entry {
-    /// Counts a request, and says whether the rule is due for it.
-    fn meets(&mut self, route: &str, class: RouteClass, now: Timestamp) -> bool {
+impl InstalledRule {
+    /// Counts a request if the rule matches it, and returns whether the rule is due for it.
+    fn count_request(&mut self, route: &str, class: RouteClass, now: Timestamp) -> bool {
         let since = *self.since.get_or_insert(now);
-        if !self.rule.is_open(since, now) || !self.rule.matches(route, class) {
+        if !self.rule.is_active(since, now) || !self.rule.matches(route, class) {
             return false;
         }
         self.matched += 1;
         self.rule.is_due(self.matched, self.struck)
     }
 
-    fn named(&self) -> Struck {
-        Struck {
+    fn id(&self) -> RuleId {
+        RuleId {
             number: self.number,
             name: self.rule.name().cloned(),
         }
@@ -167,7 +173,7 @@ impl Entry {
 
     fn count(&self) -> RuleCount {
         RuleCount {
-            rule: self.named(),
+            rule: self.id(),
             matched: self.matched,
             struck: self.struck,
         }
@@ -188,18 +194,19 @@ mod tests {
         Timestamp::ORIGIN.after(SECOND * u32::try_from(seconds).unwrap())
     }
 
-    fn hits(faults: &Faults, route: &str, now: Timestamp) -> Option<u64> {
-        let strike = faults.strike(route, RouteClass::Rest, now);
-        strike.map(|strike| strike.by.number)
+    /// Sends a request and returns the number of the rule that was applied to it.
+    fn applied_rule(faults: &Faults, route: &str, now: Timestamp) -> Option<u64> {
+        let selected = faults.select(route, RouteClass::Rest, now);
+        selected.map(|selected| selected.rule.number)
     }
 
-    fn strikes(faults: &Faults, route: &str, n: usize) -> Vec<Option<u64>> {
+    fn applied_rules(faults: &Faults, route: &str, n: usize) -> Vec<Option<u64>> {
         (0..n)
-            .map(|_| hits(faults, route, Timestamp::ORIGIN))
+            .map(|_| applied_rule(faults, route, Timestamp::ORIGIN))
             .collect()
     }
 
-    fn struck(faults: &Faults) -> Vec<(u64, u64)> {
+    fn counters(faults: &Faults) -> Vec<(u64, u64)> {
         let counts = faults.counts();
         counts
             .iter()
@@ -213,49 +220,52 @@ mod tests {
         faults.add(Rule::on("/a").nth(2).times(2), Fault::empty_400());
         faults.add(Rule::on("/a").nth(3), Fault::gone());
         faults.add(Rule::on("/b*").always(), Fault::gone());
-        // The second rule is due first where the first one strikes, and strikes at the next request.
+        // The second rule becomes due at a request that the first one takes, and is applied to a later one.
         assert_eq!(
-            strikes(&faults, "/a", 5),
+            applied_rules(&faults, "/a", 5),
             [None, Some(1), Some(1), Some(2), None]
         );
-        assert_eq!(strikes(&faults, "/bcd", 2), [Some(3), Some(3)]);
-        assert_eq!(strikes(&faults, "/c", 1), [None]);
-        assert_eq!(struck(&faults), [(5, 2), (5, 1), (2, 2)]);
+        assert_eq!(applied_rules(&faults, "/bcd", 2), [Some(3), Some(3)]);
+        assert_eq!(applied_rules(&faults, "/c", 1), [None]);
+        assert_eq!(counters(&faults), [(5, 2), (5, 1), (2, 2)]);
         faults.clear();
         assert_eq!(faults.counts(), []);
         faults.add(Rule::any(), Fault::gone());
-        assert_eq!(strikes(&faults, "/c", 2), [Some(4), None]);
+        assert_eq!(applied_rules(&faults, "/c", 2), [Some(4), None]);
     }
 
     #[test]
-    fn a_rule_strikes_as_often_as_it_says() {
+    fn times_bounds_the_faults_of_a_rule() {
         let faults = Faults::new();
         faults.add(Rule::on("/a").nth(2), Fault::empty_400());
         faults.add(Rule::on("/a").times(3), Fault::gone());
-        faults.add(Rule::on("/a").times(2).with_chance(1.0, 1), Fault::gone());
+        faults.add(
+            Rule::on("/a").times(2).with_probability(1.0, 1),
+            Fault::gone(),
+        );
         assert_eq!(
-            strikes(&faults, "/a", 7),
+            applied_rules(&faults, "/a", 7),
             [Some(2), Some(1), Some(2), Some(2), Some(3), Some(3), None]
         );
-        assert_eq!(struck(&faults), [(7, 1), (7, 3), (7, 2)]);
+        assert_eq!(counters(&faults), [(7, 1), (7, 3), (7, 2)]);
     }
 
     #[test]
-    fn a_class_is_met_whatever_the_path() {
+    fn class_rule_matches_any_path() {
         let faults = Faults::new();
         faults.add(
             Rule::class(RouteClass::Poll).always().named("polls"),
             Fault::gone(),
         );
-        let strike = faults
-            .strike("/x", RouteClass::Poll, Timestamp::ORIGIN)
+        let selected = faults
+            .select("/x", RouteClass::Poll, Timestamp::ORIGIN)
             .unwrap();
-        assert_eq!(strike.by.to_string(), "rule 1 (polls)");
-        assert_eq!(hits(&faults, "/x", Timestamp::ORIGIN), None);
+        assert_eq!(selected.rule.to_string(), "rule 1 (polls)");
+        assert_eq!(applied_rule(&faults, "/x", Timestamp::ORIGIN), None);
     }
 
     #[test]
-    fn a_window_opens_and_closes_on_the_servers_clock() {
+    fn rule_is_active_for_its_time_on_the_server_clock() {
         let clock = ManualClock::new();
         clock.advance(SECOND * 100);
         let faults = Faults::new();
@@ -267,35 +277,38 @@ mod tests {
         };
         faults.add(window(), Fault::gone());
         faults.install(&(Arc::new(clock.clone()) as Arc<dyn Clock>));
-        let all = [104, 105, 114, 115].map(|now| hits(&faults, "/a", at(now)));
+        let all = [104, 105, 114, 115].map(|now| applied_rule(&faults, "/a", at(now)));
         assert_eq!(all, [None, Some(1), Some(1), None]);
-        // What comes before it opens is not counted.
-        assert_eq!(struck(&faults), [(2, 2)]);
+        // Requests before the activation are not counted.
+        assert_eq!(counters(&faults), [(2, 2)]);
         clock.advance(SECOND * 100);
         faults.add(window().nth(2), Fault::gone());
-        let all = [204, 205, 206, 214, 215].map(|now| hits(&faults, "/a", at(now)));
+        let all = [204, 205, 206, 214, 215].map(|now| applied_rule(&faults, "/a", at(now)));
         assert_eq!(all, [None, None, Some(2), Some(2), None]);
     }
 
     #[test]
-    fn the_same_requests_meet_the_same_faults() {
+    fn faults_are_reproducible() {
         let run = |seed| {
             let faults = Faults::new();
-            faults.add(Rule::any().times(7).with_chance(0.3, seed), Fault::gone());
             faults.add(
-                Rule::on("/b").always().with_chance(0.5, seed + 1),
+                Rule::any().times(7).with_probability(0.3, seed),
+                Fault::gone(),
+            );
+            faults.add(
+                Rule::on("/b").always().with_probability(0.5, seed + 1),
                 Fault::gone(),
             );
             let routes = ["/a", "/b", "/b", "/c"];
             let all: Vec<_> = (0..200)
-                .map(|i| hits(&faults, routes[i % 4], Timestamp::ORIGIN))
+                .map(|i| applied_rule(&faults, routes[i % 4], Timestamp::ORIGIN))
                 .collect();
-            (all, struck(&faults))
+            (all, counters(&faults))
         };
         let (first, again, other) = (run(1), run(1), run(100));
         assert_eq!(first, again);
         assert_ne!(first.0, other.0);
-        // A chance is due so many times and no more.
+        // `times` bounds a rule with a probability, too.
         assert_eq!(first.1[0], (200, 7));
         assert!(first.1[1].1 > 20, "{:?}", first.1);
     }

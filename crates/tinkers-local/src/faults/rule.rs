@@ -1,22 +1,22 @@
-//! Which requests a rule strikes, and when.
+//! Rules: which requests get a fault, and when.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{Jitter, RouteClass, SplitMix, Timestamp};
 
-/// Which requests a fault strikes: by default the first of its route, once.
+/// A rule that selects the requests that a fault is applied to; by default the first request of its target.
 ///
-/// A rule counts the requests of its route that come while its window of time is open; the first of them is number 1. It is
-/// due for some of them, and strikes where no rule before it is due for the same request; otherwise it stays due for the next.
-/// All of this follows from counts alone, so the same requests meet the same faults, run after run.
+/// A rule counts the requests that match its target while it is active, from 1, and is due for some of them. Its fault is applied
+/// if no earlier rule is due for the same request; otherwise the rule remains due for the next match. This depends on the counters
+/// only, so the same requests always get the same faults.
 #[derive(Debug, Clone)]
 pub struct Rule {
     name: Option<Arc<str>>,
     target: Target,
     first: u64,
     times: u64,
-    chance: Option<Chance>,
+    probability: Option<SeededProbability>,
     after: Duration,
     lasting: Option<Duration>,
 }
@@ -28,24 +28,24 @@ enum Target {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Chance {
+struct SeededProbability {
     probability: f64,
     seed: u64,
 }
 
 impl Rule {
-    /// Requests of one path, without its query; a path that ends in `*` stands for all that begin so.
+    /// Creates a rule for a path without its query. A path that ends in `*` matches all paths with that prefix.
     pub fn on(route: impl Into<String>) -> Self {
         Self::of(Target::Path(route.into()))
     }
 
-    /// Requests of one class, as the client counts them: `asample` is a sample, everything that waits for a model's turn or makes
-    /// one is training, and so on.
+    /// Creates a rule for the requests of a class, as clients classify them: `asample` is a sample, requests that are queued for
+    /// a model or create one are training, and so on.
     pub const fn class(class: RouteClass) -> Self {
         Self::of(Target::Class(class))
     }
 
-    /// All requests.
+    /// Creates a rule for all requests.
     pub fn any() -> Self {
         Self::on("*")
     }
@@ -56,56 +56,56 @@ impl Rule {
             target,
             first: 1,
             times: 1,
-            chance: None,
+            probability: None,
             after: Duration::ZERO,
             lasting: None,
         }
     }
 
-    /// A name for the journal and the counts; need not be unique.
+    /// Sets a name for the journal and the counters. It need not be unique.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         self.name = Some(Arc::from(name));
         self
     }
 
-    /// From the `n`th match on, counted from 1.
+    /// Makes the rule due from the `n`th match on, counted from 1.
     #[must_use]
     pub const fn nth(mut self, n: u64) -> Self {
         self.first = if n == 0 { 1 } else { n };
         self
     }
 
-    /// Strikes so many requests, 1 unless set. Requests that an earlier rule strikes are not counted.
+    /// Sets how many requests the fault is applied to, by default 1. Requests that an earlier rule takes do not count.
     #[must_use]
     pub const fn times(mut self, times: u64) -> Self {
         self.times = if times == 0 { 1 } else { times };
         self
     }
 
-    /// Due for all matches from the first on.
+    /// Removes the limit of [`Rule::times`].
     #[must_use]
     pub const fn always(self) -> Self {
         self.times(u64::MAX)
     }
 
-    /// Due for each match with this probability, from 0 to 1 and taken as the nearer of the two beyond them. Whether match `k` is
-    /// hit follows from `seed` and `k`.
+    /// Makes the rule due for each match with this probability, clamped to 0 to 1. For match `k`, the decision depends on `seed`
+    /// and `k` only.
     #[must_use]
-    pub const fn with_chance(mut self, probability: f64, seed: u64) -> Self {
-        self.chance = Some(Chance { probability, seed });
+    pub const fn with_probability(mut self, probability: f64, seed: u64) -> Self {
+        self.probability = Some(SeededProbability { probability, seed });
         self
     }
 
-    /// Opens so long after its script was installed: the server was built with it, or the rule was added later. At once unless
-    /// set. Time is the server's.
+    /// Activates the rule `delay` after it was installed: when a server was built with its script, or when it was added later.
+    /// By default it is active at once. Time is measured on the clock of the server.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.after = delay;
         self
     }
 
-    /// Closes so long after it opened; never unless set.
+    /// Deactivates the rule `length` after its activation; by default never.
     #[must_use]
     pub const fn lasting(mut self, length: Duration) -> Self {
         self.lasting = Some(length);
@@ -118,40 +118,36 @@ impl Rule {
 
     pub(super) fn matches(&self, route: &str, class: RouteClass) -> bool {
         match &self.target {
-            Target::Class(own) => *own == class,
-            Target::Path(own) => match own.strip_suffix('*') {
+            Target::Class(target) => *target == class,
+            Target::Path(path) => match path.strip_suffix('*') {
                 Some(prefix) => route.starts_with(prefix),
-                None => route == own,
+                None => route == path,
             },
         }
     }
 
-    /// Whether it is open at `now`, having been installed at `since`.
-    pub(super) fn is_open(&self, since: Timestamp, now: Timestamp) -> bool {
-        now >= since.after(self.after) && !self.is_closed(since, now)
+    /// Returns whether the rule is active at `now`, given that it was installed at `since`.
+    pub(super) fn is_active(&self, since: Timestamp, now: Timestamp) -> bool {
+        let start = since.after(self.after);
+        let has_ended = |length| now >= start.after(length);
+        now >= start && !self.lasting.is_some_and(has_ended)
     }
 
-    /// Whether it will not open again.
-    pub(super) fn is_closed(&self, since: Timestamp, now: Timestamp) -> bool {
-        let opens = since.after(self.after);
-        self.lasting
-            .is_some_and(|length| now >= opens.after(length))
-    }
-
-    /// Whether it is due for its match number `matched`, after it struck `struck` requests.
+    /// Returns whether the rule is due for match number `matched`, after it was applied to `struck` requests.
     pub(super) fn is_due(&self, matched: u64, struck: u64) -> bool {
         matched >= self.first
             && struck < self.times
-            && self.chance.is_none_or(|chance| chance.hits(matched))
+            && self
+                .probability
+                .is_none_or(|probability| probability.selects(matched))
     }
 }
 
-impl Chance {
-    /// The `k`th number of the generator of this seed, whose state moves on by a constant.
-    fn hits(self, k: u64) -> bool {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let before = self.seed.wrapping_add(STEP.wrapping_mul(k - 1));
-        SplitMix::new(before).unit() < self.probability
+impl SeededProbability {
+    /// Returns whether match `k` is selected, by the `k`th number of the generator, whose state advances by a constant step.
+    fn selects(self, k: u64) -> bool {
+        let state = self.seed.wrapping_add(SplitMix::GAMMA.wrapping_mul(k - 1));
+        SplitMix::new(state).unit() < self.probability
     }
 }
 
@@ -160,9 +156,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chance_is_the_seeds_sequence_and_about_what_it_says() {
+    fn selection_follows_the_seed_and_the_probability() {
         let numbers = SplitMix::new(11);
-        let rule = Rule::any().always().with_chance(0.25, 11);
+        let rule = Rule::any().always().with_probability(0.25, 11);
         let hits = (1..=4000)
             .filter(|k| {
                 let hit = rule.is_due(*k, 0);
@@ -171,14 +167,14 @@ mod tests {
             })
             .count();
         assert!((800..1200).contains(&hits), "{hits}");
-        let other = Rule::any().always().with_chance(0.25, 12);
+        let other = Rule::any().always().with_probability(0.25, 12);
         assert!((1..=4000).any(|k| other.is_due(k, 0) != rule.is_due(k, 0)));
     }
 
     #[test]
-    fn probabilities_beyond_the_ends_are_the_ends() {
+    fn probabilities_are_clamped() {
         let hits = |probability| {
-            let rule = Rule::any().always().with_chance(probability, 3);
+            let rule = Rule::any().always().with_probability(probability, 3);
             (1..=100).filter(|k| rule.is_due(*k, 0)).count()
         };
         assert_eq!(

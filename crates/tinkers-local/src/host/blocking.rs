@@ -1,4 +1,4 @@
-//! The server on a thread and a runtime of its own, for programs without one.
+//! A server with its own thread and runtime, for programs without a runtime.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{LocalServer, ServeError, serve};
 use crate::engine::EngineError;
 
-/// A server on threads of its own. Dropping it shuts it down and waits for that.
+/// A server with its own threads and runtime. Dropping it shuts it down and blocks until the end.
 pub struct BlockingServer {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -20,11 +20,11 @@ pub struct BlockingServer {
 }
 
 impl BlockingServer {
-    /// Starts a server on `address` with so many worker threads. `build` is called with its runtime, which the server's
-    /// clock and tasks belong to. Blocks until the server listens, from inside asynchronous code too.
+    /// Starts a server on `address` with `threads` worker threads. `build` gets the handle of the runtime, on which the clock and the
+    /// tasks of the server have to run. Blocks until the server listens; may be called from asynchronous code.
     ///
     /// # Errors
-    /// When there is no thread, `build` fails, or the address cannot be served (see [`serve`]).
+    /// If no thread can be started, `build` fails, or the address cannot be served (see [`serve`]).
     pub fn start(
         address: SocketAddr,
         threads: NonZeroUsize,
@@ -37,7 +37,7 @@ impl BlockingServer {
             Ok((runtime, serving)) => {
                 let _ = ready.send(Ok(serving.local_addr()));
                 runtime.block_on(async {
-                    // Either the word to stop or the end of whoever could give it.
+                    // Completes on a shutdown, or when the `BlockingServer` is dropped.
                     let _ = stopped.await;
                     serving.shutdown().await;
                 });
@@ -56,22 +56,22 @@ impl BlockingServer {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the server listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its base URL.
+    /// Returns the base URL of the server.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Stops it as [`Serving::shutdown`](crate::Serving::shutdown) does and waits for the end.
+    /// Shuts the server down as [`Serving::shutdown`](crate::Serving::shutdown) and blocks until the end.
     pub fn shutdown(mut self) {
         self.end();
     }
 
-    /// Blocks until the server ends by itself, which it does not unless its thread fails.
+    /// Blocks until the thread of the server ends, which happens only if it fails.
     pub fn wait(mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -18,7 +18,7 @@ pub struct LocalServerBuilder {
     time: Arc<dyn Clock>,
     spawn: Arc<dyn Spawn>,
     config: LocalConfig,
-    chance: Option<Arc<dyn Jitter>>,
+    random: Option<Arc<dyn Jitter>>,
     faults: Option<Faults>,
     journal: Option<Journal>,
 }
@@ -35,7 +35,7 @@ impl LocalServer {
             time,
             spawn,
             config: LocalConfig::default(),
-            chance: None,
+            random: None,
             faults: None,
             journal: None,
         }
@@ -52,8 +52,8 @@ impl LocalServerBuilder {
 
     /// Sets the source of random bits for ids; seeded by the date by default.
     #[must_use]
-    pub fn jitter(mut self, chance: Arc<dyn Jitter>) -> Self {
-        self.chance = Some(chance);
+    pub fn jitter(mut self, random: Arc<dyn Jitter>) -> Self {
+        self.random = Some(random);
         self
     }
 
@@ -74,27 +74,27 @@ impl LocalServerBuilder {
     /// Starts the server, ready for exchanges.
     ///
     /// # Errors
-    /// When the engine cannot read its checkpoints.
+    /// If the engine cannot read its checkpoints.
     pub fn build(self) -> Result<LocalServer, EngineError> {
-        let chance = self.chance.unwrap_or_else(|| seeded(&*self.time));
+        let random = self.random.unwrap_or_else(|| seeded(&*self.time));
         LocalServer::start(Parts {
             engine: self.engine,
             time: self.time,
             spawn: self.spawn,
             config: self.config,
-            chance,
+            random,
             faults: self.faults.unwrap_or_default(),
             journal: self.journal,
         })
     }
 }
 
-/// A source of ids that differs between starts.
+/// Returns a source of random bits that differs between starts.
 fn seeded(time: &dyn Clock) -> Arc<dyn Jitter> {
     let date = time
         .wall()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    // Truncation keeps the bits that change fast, which tell two starts apart.
+    // Truncation keeps the fast-changing bits, which differ between starts.
     Arc::new(SplitMix::new(date.as_nanos() as u64))
 }

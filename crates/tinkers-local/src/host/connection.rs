@@ -1,4 +1,4 @@
-//! One connection: HTTP/1.1 or HTTP/2 with prior knowledge, told apart by its first bytes.
+//! A connection: HTTP/1.1, or HTTP/2 with prior knowledge, detected by the first bytes.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -9,8 +9,8 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::exchange::{Delivery, SCANNED};
-use super::outgoing::{Outgoing, outgoing};
+use super::exchange::{Delivery, SCAN_LIMIT_FACTOR};
+use super::response_body::{ResponseBody, to_hyper};
 use super::{Cut, LocalServer};
 use crate::http::Request;
 use crate::read::{NumberScan, check_key, too_large};
@@ -35,7 +35,7 @@ where
     }
 }
 
-/// Serves one connection over any stream, for the tests that give foreign bytes to whatever reads them.
+/// Serves a connection over any stream, for fuzz tests.
 #[cfg(feature = "fuzz")]
 pub async fn serve_stream<S>(server: LocalServer, stream: S)
 where
@@ -48,7 +48,7 @@ where
 async fn respond(
     server: &LocalServer,
     request: hyper::Request<Incoming>,
-) -> Result<hyper::Response<Outgoing>, Failure> {
+) -> Result<hyper::Response<ResponseBody>, Failure> {
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     let mut request = Request {
@@ -58,32 +58,39 @@ async fn respond(
         body: Bytes::new(),
     };
     let limit = server.config().max_body;
-    // Nothing is kept in memory for who has no key: the request is then refused without its body.
-    let kept = match check_key(server.config(), &request) {
+    // The body of a request without a valid key is not kept in memory, since it will be refused.
+    let body_limit = match check_key(server.config(), &request) {
         Ok(()) => limit,
         Err(_) => 0,
     };
-    let mut scan = match kept {
+    let mut scan = match body_limit {
         0 => NumberScan::None,
         _ => NumberScan::of(&request),
     };
-    // A body that is too long is still read, since most clients read no answer before they have sent everything.
-    match collect(body, kept, limit.saturating_mul(SCANNED), &mut scan).await? {
+    // A body that is too long is still received, since most clients do not read a response before they have sent the whole body.
+    match collect(
+        body,
+        body_limit,
+        limit.saturating_mul(SCAN_LIMIT_FACTOR),
+        &mut scan,
+    )
+    .await?
+    {
         Some(body) => request.body = body,
-        None if kept == limit => {
+        None if body_limit == limit => {
             if let Some(numbered) = scan.found() {
                 server.number_refused(&numbered);
             }
-            let refused = too_large(limit).into_answer().into_response();
-            return Ok(outgoing(Delivery::Whole(refused)));
+            let refused = too_large(limit).into_response().encode();
+            return Ok(to_hyper(Delivery::Complete(refused)));
         }
         None => {}
     }
-    Ok(outgoing(server.deliver(request).await?))
+    Ok(to_hyper(server.deliver(request).await?))
 }
 
-/// The whole body; `None` when it is longer than `limit`. Then it is read up to `discard` bytes, shown to `scan`, and none is
-/// kept.
+/// Receives the body; returns `None` if it is longer than `limit`. In that case up to `discard` bytes are received, passed to `scan`
+/// and dropped.
 async fn collect(
     mut body: Incoming,
     limit: usize,
@@ -92,9 +99,9 @@ async fn collect(
 ) -> Result<Option<Bytes>, Failure> {
     let mut all = BytesMut::new();
     let mut length = 0usize;
-    // What the sender announces is a hint for the buffer, and no more than the limit is set aside on its word.
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
-    all.reserve(announced.min(limit).min(1 << 20));
+    // The declared length is not trusted: no more than the limit is reserved for it.
+    let declared = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+    all.reserve(declared.min(limit).min(1 << 20));
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
@@ -113,7 +120,7 @@ async fn collect(
     Ok((length <= limit).then(|| all.freeze()))
 }
 
-/// Ends the connection (of HTTP/2: the stream) without an answer.
+/// An error that ends the connection (in HTTP/2: the stream) without a response.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the request's body broke off")]

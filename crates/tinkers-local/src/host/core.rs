@@ -10,21 +10,21 @@ use tinkers_core::{Clock, Jitter, Spawn, Task, Timestamp};
 use tokio::sync::{Notify, oneshot};
 
 use crate::config::LocalConfig;
-use crate::engine::{Done, Engine, EngineError, Job};
+use crate::engine::{Engine, EngineError, Job, JobCallback};
 use crate::faults::Faults;
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::journal::Journal;
 use crate::protocol::{Effect, Ended, ExchangeId, Protocol, Stamp};
 use crate::read::Command;
 use crate::window::WindowCounts;
 
-/// A Tinker server without sockets. Cheap to clone; clones are the same server, which ends with the last of them.
+/// A Tinker server without sockets. Clones are cheap and share the server, which ends when the last one is dropped.
 ///
-/// Give it sockets with [`serve`](crate::serve), or talk to it through [`InProcess`](crate::InProcess).
+/// Listen on a socket with [`serve`](crate::serve), or send requests through [`InProcess`](crate::InProcess).
 #[derive(Clone)]
 pub struct LocalServer {
     pub(super) shared: Arc<Shared>,
-    /// Ends the timer with the last clone.
+    /// The timer task, aborted when the last clone is dropped.
     _timer: Arc<Task>,
 }
 
@@ -36,15 +36,15 @@ pub(super) struct Shared {
     pub(super) journal: Option<Journal>,
     engine: Arc<dyn Engine>,
     core: Mutex<Core>,
-    /// Wakes the timer when a deadline is earlier than the one it waits for.
-    sooner: Notify,
+    /// Wakes the timer when there is a deadline before the one that it waits for.
+    earlier_deadline: Notify,
     own: Weak<Self>,
 }
 
 struct Core {
     protocol: Protocol,
     exchanges: u64,
-    waiting: BTreeMap<ExchangeId, oneshot::Sender<Answer>>,
+    waiting: BTreeMap<ExchangeId, oneshot::Sender<LazyResponse>>,
     /// Effects for the engine, in order.
     outbox: VecDeque<Effect>,
     /// Whether a thread is executing the outbox. Others leave their effects to it, so that an engine that reports within `start`
@@ -54,13 +54,13 @@ struct Core {
     armed: Option<Timestamp>,
 }
 
-/// What a [`LocalServer`] is made of.
+/// The components of a [`LocalServer`].
 pub(super) struct Parts {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) time: Arc<dyn Clock>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) config: LocalConfig,
-    pub(super) chance: Arc<dyn Jitter>,
+    pub(super) random: Arc<dyn Jitter>,
     pub(super) faults: Faults,
     pub(super) journal: Option<Journal>,
 }
@@ -73,7 +73,7 @@ impl LocalServer {
         let at = stamp(&parts.time);
         let protocol = Protocol::new(
             Arc::clone(&config),
-            parts.chance,
+            parts.random,
             parts.engine.models(),
             parts.engine.losses(),
             checkpoints,
@@ -94,7 +94,7 @@ impl LocalServer {
                 is_executing: false,
                 armed: None,
             }),
-            sooner: Notify::new(),
+            earlier_deadline: Notify::new(),
             own: Weak::clone(own),
         });
         let timer = parts.spawn.spawn(Box::pin(Arc::clone(&shared).keep_time()));
@@ -104,12 +104,12 @@ impl LocalServer {
         })
     }
 
-    /// Prepares for the stop of the server: answers held polls with "try again" and holds no more from now on.
+    /// Prepares for shutdown: responds to held polls with "try again" and holds no more polls.
     pub fn drain(&self) {
         self.shared.transition(|protocol, _| protocol.drain());
     }
 
-    /// Starts no work of requests for `length`: new requests are accepted and wait, and polls for single results report
+    /// Simulates a lack of capacity for `length`: new requests are accepted but do not start, and polls for single results report
     /// `paused_capacity`.
     pub fn pause_capacity(&self, length: Duration) {
         self.shared
@@ -122,8 +122,8 @@ impl LocalServer {
             .transition(|protocol, at| protocol.expire_sessions(at));
     }
 
-    /// Closes the connections of all running exchanges and forgets sessions, models, samplers and results, as a process does that
-    /// ends and starts again. Checkpoints stay, and the port stays open.
+    /// Simulates a restart of the process: cuts the connections of all running exchanges and deletes all sessions, models, samplers
+    /// and results. Checkpoints are kept, and the port stays open.
     pub fn restart(&self) {
         let mut cut = BTreeMap::new();
         self.shared.step(|core, at| {
@@ -132,41 +132,41 @@ impl LocalServer {
         });
     }
 
-    /// Returns the counters of its window; `None` without a [`LocalConfig::window`].
+    /// Returns the counters of the window; `None` if [`LocalConfig::window`] is not set.
     pub fn window_counts(&self) -> Option<WindowCounts> {
         let now = self.shared.time.now();
         self.shared.lock().protocol.window_counts(now)
     }
 
-    /// Returns its configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &LocalConfig {
         &self.shared.config
     }
 
-    /// Returns what runs its timer, and can run clients of it as well.
+    /// Returns the spawner of its timer, which can run clients as well.
     pub fn spawner(&self) -> &Arc<dyn Spawn> {
         &self.shared.spawn
     }
 
-    /// Returns its clock.
+    /// Returns the clock of the server.
     pub fn time(&self) -> &Arc<dyn Clock> {
         &self.shared.time
     }
 }
 
 impl Shared {
-    /// Applies a command. Returns the future of the answer, which ends the exchange when dropped.
-    pub(super) fn apply(&self, command: Command) -> Waiting {
-        let (answer, receiver) = oneshot::channel();
+    /// Applies a command and returns the future of its response. Dropping the future ends the exchange.
+    pub(super) fn apply(&self, command: Command) -> PendingResponse {
+        let (sender, receiver) = oneshot::channel();
         let exchange = {
             let mut core = self.lock();
             core.exchanges += 1;
             let exchange = ExchangeId(core.exchanges);
-            core.waiting.insert(exchange, answer);
+            core.waiting.insert(exchange, sender);
             exchange
         };
-        // From here on a panic or a drop removes the exchange.
-        let waiting = Waiting {
+        // From here on, a panic or a drop removes the exchange.
+        let waiting = PendingResponse {
             shared: Weak::clone(&self.own),
             exchange,
             receiver,
@@ -190,30 +190,34 @@ impl Shared {
 
     fn step(&self, step: impl FnOnce(&mut Core, Stamp) -> Vec<Effect>) {
         let at = stamp(&self.time);
-        let mut answers = Vec::new();
-        let (sooner, execute) = {
+        let mut responses = Vec::new();
+        let (is_earlier, execute) = {
             let mut guard = self.lock();
             let core = &mut *guard;
             for effect in step(core, at) {
                 match effect {
-                    Effect::Respond(exchange, answer) => {
-                        answers.extend(core.waiting.remove(&exchange).map(|to| (to, answer)));
+                    Effect::Respond(exchange, response) => {
+                        responses.extend(
+                            core.waiting
+                                .remove(&exchange)
+                                .map(|sender| (sender, response)),
+                        );
                     }
                     engine => core.outbox.push_back(engine),
                 }
             }
             let next = core.protocol.next_deadline();
-            let sooner = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));
+            let is_earlier = next.is_some_and(|next| core.armed.is_none_or(|armed| next < armed));
             let execute = !core.is_executing && !core.outbox.is_empty();
             core.is_executing |= execute;
-            (sooner, execute)
+            (is_earlier, execute)
         };
-        for (to, answer) in answers {
+        for (sender, response) in responses {
             // The client may have disconnected meanwhile.
-            let _ = to.send(answer);
+            let _ = sender.send(response);
         }
-        if sooner {
-            self.sooner.notify_one();
+        if is_earlier {
+            self.earlier_deadline.notify_one();
         }
         if execute {
             self.execute_outbox();
@@ -239,7 +243,7 @@ impl Shared {
                 Effect::Respond(..) => {}
             }));
             if executed.is_err() {
-                // The job has failed already: its `Done` was dropped.
+                // The job has failed already: its `JobCallback` was dropped.
                 tracing::error!("the engine panicked while it was given a job");
             }
         }
@@ -247,11 +251,11 @@ impl Shared {
 
     fn start_job(&self, job: Job) {
         let (id, own) = (job.id, Weak::clone(&self.own));
-        let done = Done::new(move |outcome| {
+        let done = JobCallback::new(move |outcome| {
             if let Some(shared) = own.upgrade() {
                 // Results are encoded here, on the engine's thread and without the lock.
                 let dialect = &shared.config.dialect;
-                let ended = Ended::from(outcome.map(|outcome| dialect.put(outcome)));
+                let ended = Ended::from(outcome.map(|outcome| dialect.adapt(outcome)));
                 shared.transition(|protocol, at| protocol.outcome(at, id, ended));
             }
         });
@@ -267,13 +271,13 @@ impl Shared {
                 core.armed
             };
             let Some(next) = next else {
-                self.sooner.notified().await;
+                self.earlier_deadline.notified().await;
                 continue;
             };
             tokio::select! {
                 biased;
                 () = self.time.sleep_until(next) => self.transition(Protocol::tick),
-                () = self.sooner.notified() => {}
+                () = self.earlier_deadline.notified() => {}
             }
         }
     }
@@ -290,26 +294,26 @@ fn stamp(time: &Arc<dyn Clock>) -> Stamp {
     }
 }
 
-/// The future of an answer. Dropping it tells the protocol that the client has disconnected.
-pub(super) struct Waiting {
+/// The future of a response. Dropping it counts as a disconnect of the client.
+pub(super) struct PendingResponse {
     shared: Weak<Shared>,
     exchange: ExchangeId,
-    receiver: oneshot::Receiver<Answer>,
+    receiver: oneshot::Receiver<LazyResponse>,
 }
 
-impl Waiting {
-    /// Returns the answer; `None` if the server ended without one.
-    pub(super) async fn answer(mut self) -> Option<Answer> {
+impl PendingResponse {
+    /// Waits for the response; `None` if the connection is cut by a restart.
+    pub(super) async fn response(mut self) -> Option<LazyResponse> {
         (&mut self.receiver).await.ok()
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingResponse {
     fn drop(&mut self) {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        // An answered exchange was removed before.
+        // An exchange with a response was removed before.
         shared.step(|core, at| match core.waiting.remove(&self.exchange) {
             Some(_) => core.protocol.disconnected(at, self.exchange),
             None => Vec::new(),

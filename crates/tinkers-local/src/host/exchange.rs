@@ -1,188 +1,190 @@
-//! One exchange: journal, fault, protocol.
+//! An exchange: applies faults, records the journal and runs the protocol.
 
 use std::time::Duration;
 
 use super::LocalServer;
-use crate::faults::{Action, Fault, Strike};
-use crate::http::{Answer, Request, Response};
+use crate::faults::{Action, Fault, SelectedFault};
+use crate::http::{LazyResponse, Request, Response};
 use crate::protocol::Protocol;
 use crate::read::{
     Command, NumberScan, Numbered, class_of, fault_counts, gives_up_number, is_counts,
 };
 
-/// The connection was cut by a fault instead of an answer.
+/// An error for a connection that was cut by a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cut {
-    /// No connection was made: nothing was sent.
+    /// The connection was refused: nothing was sent.
     #[error("the connection was refused, as the fault script says")]
     Refused,
-    /// It broke after the request went out. Whether it was applied, the other side cannot know.
-    #[error("the connection broke before an answer, as the fault script says")]
+    /// The connection was cut after the request was sent. The client cannot know whether it was applied.
+    #[error("the connection broke before a response, as the fault script says")]
     Broken,
 }
 
-/// What goes back over a connection.
+/// The response to be sent over a connection.
 pub(super) enum Delivery {
-    Whole(Response),
-    /// Its head and the first half of its body; then the connection is cut.
+    Complete(Response),
+    /// The head and the first half of the body are sent, then the connection is cut.
     Half(Response),
 }
 
-/// A request that was refused before the protocol saw it.
+/// A request that was refused by the parser, or is answered without the protocol.
 #[derive(Clone)]
-struct Unread {
-    answer: Answer,
-    /// The number that it came under, which later requests shall not wait for.
+struct ParseRefusal {
+    response: LazyResponse,
+    /// The number of the request, which later requests do not wait for.
     numbered: Option<Numbered>,
 }
 
-/// A body that is refused for its length is looked through up to so many times the limit for its number.
-pub(super) const SCANNED: usize = 4;
+/// The maximum scanned length of a body that exceeds the size limit, as a multiple of that limit.
+pub(super) const SCAN_LIMIT_FACTOR: usize = 4;
 
 impl LocalServer {
-    /// Takes a request and gives its answer. Dropping the future is a disconnect: the request may have been applied.
+    /// Handles a request and returns the response. Dropping the future is a disconnect: the request may have been applied.
     ///
     /// # Errors
-    /// When the fault script cuts the connection.
+    /// If a fault cuts the connection.
     pub async fn exchange(&self, request: Request) -> Result<Response, Cut> {
         match self.deliver(request).await? {
-            Delivery::Whole(response) => Ok(response),
+            Delivery::Complete(response) => Ok(response),
             Delivery::Half(_) => Err(Cut::Broken),
         }
     }
 
-    /// The same for a connection that can be cut within an answer.
+    /// As [`Self::exchange`], for a connection that can be cut in the middle of a response.
     pub(super) async fn deliver(&self, request: Request) -> Result<Delivery, Cut> {
         let read = self.read(&request);
-        let strike = self.strike(&request);
+        let selected = self.select_fault(&request);
         let command = read.as_ref().ok();
-        let struck_by = strike.as_ref().map(|strike| &strike.by);
+        let struck_by = selected.as_ref().map(|selected| &selected.rule);
         let mut arrival = (self.shared.journal.as_ref())
             .map(|journal| journal.arrive(&request, command, &self.shared.time, struck_by));
-        if strike.is_some()
+        if selected.is_some()
             && let Some(numbered) = command.and_then(Command::numbered)
         {
             let shared = &self.shared;
             shared.change(|protocol, at| protocol.number_attempted(at, &numbered));
         }
-        let result = self.suffer(read, strike.map(|strike| strike.fault)).await;
-        if let (Some(arrival), Ok(Delivery::Whole(response))) = (&mut arrival, &result) {
-            arrival.answered(response.status);
+        let result = self
+            .respond_with_fault(read, selected.map(|selected| selected.fault))
+            .await;
+        if let (Some(arrival), Ok(Delivery::Complete(response))) = (&mut arrival, &result) {
+            arrival.responded(response.status);
         }
         result
     }
 
     #[expect(
         clippy::result_large_err,
-        reason = "the error is the answer, and is not passed on"
+        reason = "the error is the response and is used at once"
     )]
-    fn read(&self, request: &Request) -> Result<Command, Unread> {
+    fn read(&self, request: &Request) -> Result<Command, ParseRefusal> {
         let shared = &self.shared;
         let read = match fault_counts(&shared.config, request, &shared.faults) {
             Some(counts) => Err(counts),
             None => Protocol::read(&shared.config, request),
         };
-        read.map_err(|answer| {
-            let limit = shared.config.max_body.saturating_mul(SCANNED);
-            let numbered = gives_up_number(answer.status())
+        read.map_err(|response| {
+            let limit = shared.config.max_body.saturating_mul(SCAN_LIMIT_FACTOR);
+            let numbered = gives_up_number(response.status())
                 .then(|| NumberScan::whole(request, limit))
                 .flatten();
-            Unread { answer, numbered }
+            ParseRefusal { response, numbered }
         })
     }
 
-    /// Nothing waits for the number of a request that was refused.
+    /// Records that a request was refused, so that later ones do not wait for its number.
     pub(super) fn number_refused(&self, numbered: &Numbered) {
         let shared = &self.shared;
         shared.change(|protocol, _| protocol.number_refused(numbered));
     }
 
-    /// What happens to a request. What tells of faults meets none.
-    fn strike(&self, request: &Request) -> Option<Strike> {
+    /// Returns the fault to be applied to a request. Requests for counters get none.
+    fn select_fault(&self, request: &Request) -> Option<SelectedFault> {
         let route = request.route();
         if is_counts(route) {
             return None;
         }
         let now = self.shared.time.now();
-        self.shared.faults.strike(route, class_of(route), now)
+        self.shared.faults.select(route, class_of(route), now)
     }
 
-    async fn suffer(
+    async fn respond_with_fault(
         &self,
-        read: Result<Command, Unread>,
+        read: Result<Command, ParseRefusal>,
         fault: Option<Fault>,
     ) -> Result<Delivery, Cut> {
         let Some(fault) = fault else {
-            return self.answer(read).await.map(Delivery::Whole);
+            return self.respond(read).await.map(Delivery::Complete);
         };
-        let whole = match fault.action {
-            Action::Answer(scripted) => scripted.at(self.shared.time.wall()),
+        let response = match fault.action {
+            Action::Respond(fixed) => fixed.at(self.shared.time.wall()),
             Action::Delay(delay) => {
                 self.pause(delay).await;
-                self.answer(read).await?
+                self.respond(read).await?
             }
-            Action::DelayAnswer(delay) => {
-                let response = self.answer(read).await?;
+            Action::DelayResponse(delay) => {
+                let response = self.respond(read).await?;
                 self.pause(delay).await;
                 response
             }
             Action::Refuse => return Err(Cut::Refused),
             Action::CutBefore => return Err(Cut::Broken),
             Action::CutAfter => {
-                self.answer(read).await?;
+                self.respond(read).await?;
                 return Err(Cut::Broken);
             }
             Action::CutBody => {
-                let response = self.answer(read).await?;
-                // Where there is no body, there is nothing to cut but the connection.
+                let response = self.respond(read).await?;
+                // Without a body, only the connection can be cut.
                 if response.body.is_empty() {
                     return Err(Cut::Broken);
                 }
                 return Ok(Delivery::Half(response));
             }
             Action::Truncate => {
-                let mut response = self.answer(read).await?;
+                let mut response = self.respond(read).await?;
                 response.body.truncate(response.body.len() / 2);
                 response
             }
             Action::Duplicate => {
-                // The copy arrives first and its answer goes nowhere, as when a proxy sends a request twice.
+                // The copy is applied first and its response is dropped, as when a proxy repeats a request.
                 let _copy = read.clone().map(|command| self.shared.apply(command));
-                self.answer(read).await?
+                self.respond(read).await?
             }
             Action::PauseCapacity(length) => {
                 self.pause_capacity(length);
-                self.answer(read).await?
+                self.respond(read).await?
             }
             Action::ExpireSessions => {
                 self.expire_sessions();
-                self.answer(read).await?
+                self.respond(read).await?
             }
             Action::Restart => {
                 self.restart();
                 return Err(Cut::Broken);
             }
         };
-        Ok(Delivery::Whole(whole))
+        Ok(Delivery::Complete(response))
     }
 
-    async fn answer(&self, read: Result<Command, Unread>) -> Result<Response, Cut> {
-        let answer = match read {
-            Err(unread) => {
-                if let Some(numbered) = &unread.numbered {
+    async fn respond(&self, read: Result<Command, ParseRefusal>) -> Result<Response, Cut> {
+        let response = match read {
+            Err(refusal) => {
+                if let Some(numbered) = &refusal.numbered {
                     self.number_refused(numbered);
                 }
-                unread.answer
+                refusal.response
             }
             Ok(command) => self
                 .shared
                 .apply(command)
-                .answer()
+                .response()
                 .await
                 .ok_or(Cut::Broken)?,
         };
-        Ok(answer.into_response())
+        Ok(response.encode())
     }
 
     async fn pause(&self, delay: Duration) {

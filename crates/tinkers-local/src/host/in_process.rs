@@ -1,4 +1,4 @@
-//! The transport in process: what goes over it is what would go over a socket.
+//! The in-process transport. Requests and responses are the same as on a socket.
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName};
@@ -12,8 +12,7 @@ use crate::http::{Request, Response};
 
 /// A [`Transport`] to a server in the same process, without sockets.
 ///
-/// Bodies and headers are those of HTTP, time limits run on the server's clock, and dropping a request's future is a
-/// disconnect.
+/// Timeouts use the clock of the server. Dropping the future of a request is a disconnect.
 #[derive(Clone)]
 pub struct InProcess {
     server: LocalServer,
@@ -21,7 +20,7 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// A transport that sends no key.
+    /// Creates a transport that sends no API key.
     pub const fn new(server: LocalServer) -> Self {
         Self {
             server,
@@ -29,7 +28,7 @@ impl InProcess {
         }
     }
 
-    /// The same with a key.
+    /// Sends this API key with each request.
     #[must_use]
     pub fn with_api_key(mut self, key: &str) -> Self {
         self.api_key = HeaderValue::from_str(key).ok().map(|mut value| {
@@ -39,7 +38,7 @@ impl InProcess {
         self
     }
 
-    /// The server.
+    /// Returns the server.
     pub const fn server(&self) -> &LocalServer {
         &self.server
     }
@@ -65,22 +64,22 @@ impl InProcess {
         };
         let limit = request.timeouts.first_byte.min(request.timeouts.total);
         let time = self.server.time();
-        let answer = time
+        let result = time
             .deadline(time.now().after(limit), self.server.exchange(sent))
             .await;
-        if let Some(Ok(response)) = &answer {
+        if let Some(Ok(response)) = &result {
             departure.head(response.status, &response.headers, time.wall());
         }
-        match answer {
+        match result {
             None => Err(TransportError::new(
                 TransportErrorKind::Timeout,
                 Sent::MaybeSent,
-                format!("no answer within {limit:?}"),
+                format!("no response within {limit:?}"),
             )),
             Some(Err(cut)) => Err(broken(cut)),
             Some(Ok(response)) if response.body.len() > request.max_response_bytes => {
                 let message = format!(
-                    "the answer is longer than {} bytes",
+                    "the response is longer than {} bytes",
                     request.max_response_bytes
                 );
                 Err(TransportError::new(

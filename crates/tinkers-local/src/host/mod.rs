@@ -1,4 +1,4 @@
-//! Hosts of the protocol: the shared core, the transport in process, the server on sockets.
+//! The hosts of the protocol: the shared core, the in-process transport and the server on sockets.
 
 mod blocking;
 mod builder;
@@ -6,7 +6,7 @@ mod connection;
 mod core;
 mod exchange;
 mod in_process;
-mod outgoing;
+mod response_body;
 mod serve;
 mod spawn;
 

@@ -12,16 +12,16 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::LocalServer;
 use super::connection::connection;
 
-/// How long connections may take to end at a shutdown.
+/// The time that connections get to end at a shutdown.
 const GRACE: Duration = Duration::from_secs(5);
-/// After an accept that failed, as when there are no file descriptors left.
+/// The pause after a failed `accept`, for instance without free file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Why a server could not start.
+/// An error at the start of a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The address is reachable from other machines and there is no key.
+    /// The address is not a loopback one and the server has no API key.
     #[error(
         "{0} is reachable from other machines; set an API key, or bind a loopback address such as 127.0.0.1"
     )]
@@ -29,26 +29,26 @@ pub enum ServeError {
     /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Bind {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// There is no thread or runtime to run on.
+    /// The thread or the runtime cannot be started.
     #[error("cannot start the server's thread")]
     Runtime(#[source] std::io::Error),
     /// The engine could not start.
     #[error("cannot start the engine")]
     Engine(#[from] crate::EngineError),
-    /// The thread ended before the server was there.
+    /// The thread ended before the server listened.
     #[error("the server's thread ended before it listened")]
     Lost,
 }
 
-/// Serves on `address` from tasks on the current tokio runtime; port 0 takes a free one.
+/// Listens on `address` and serves from tasks on the current tokio runtime. Port 0 selects a free port.
 ///
 /// # Errors
-/// When the address is not a loopback one and the server has no key, or cannot be bound.
+/// If the address is not a loopback one and the server has no key, or cannot be bound.
 pub async fn serve(server: LocalServer, address: SocketAddr) -> Result<Serving, ServeError> {
     if !address.ip().is_loopback() && server.config().api_key.is_none() {
         return Err(ServeError::Exposed(address));
@@ -77,7 +77,7 @@ async fn accept(server: LocalServer, listener: TcpListener, mut stopped: oneshot
         };
         match accepted {
             Ok((stream, _)) => {
-                // Answers are written whole; waiting for more to send only delays them.
+                // Responses are written at once, so waiting for more data only delays them.
                 let _ = stream.set_nodelay(true);
                 connections.spawn(connection(server.clone(), stream, graceful.watcher()));
             }
@@ -100,7 +100,7 @@ async fn accept(server: LocalServer, listener: TcpListener, mut stopped: oneshot
     connections.shutdown().await;
 }
 
-/// A server that listens. Dropping it ends it at once.
+/// A listening server. Dropping it stops it at once, without a graceful shutdown.
 pub struct Serving {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -108,17 +108,18 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Where it listens.
+    /// Returns the address on which the server listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its base URL.
+    /// Returns the base URL of the server.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Stops accepting, tells held polls to try again, lets exchanges under way end (five seconds at most).
+    /// Shuts down gracefully: stops accepting connections, responds to held polls with "try again" and waits up to five seconds for
+    /// running exchanges.
     pub async fn shutdown(mut self) {
         drop(self.stop.take());
         let _ = (&mut self.task).await;

@@ -3,12 +3,12 @@
 use tinkers_core::{BoxFuture, Spawn, Task};
 use tokio::runtime::Handle;
 
-/// [`Spawn`] on the runtime of a handle.
+/// A [`Spawn`] on a tokio runtime.
 #[derive(Debug, Clone)]
 pub struct TokioSpawn(Handle);
 
 impl TokioSpawn {
-    /// Spawns on the runtime of `handle`.
+    /// Creates a spawner on the runtime of `handle`.
     pub const fn new(handle: Handle) -> Self {
         Self(handle)
     }

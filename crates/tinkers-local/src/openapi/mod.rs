@@ -1,6 +1,6 @@
-//! The OpenAPI document of the server, made from the table of its routes and the types of its bodies.
+//! The OpenAPI document of the server, generated from the table of routes and the types of the bodies.
 
-mod prune;
+mod known_fields;
 mod requests;
 mod responses;
 
@@ -16,16 +16,17 @@ use crate::dialect::{
 };
 use crate::read::{Route, is_id};
 
-/// Where the document is.
+/// The path of the document.
 pub(crate) const PATH: &str = "/openapi.json";
 
-/// Protobuf has no schema here: the messages are those of the public `.proto` file.
+/// The content type of protobuf. Its bodies have no schema: their messages are those of the public `.proto` file.
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 
-/// The OpenAPI 3.1 document of a server of this configuration, as `GET /openapi.json` gives it; `None` when its dialect has none.
+/// Returns the OpenAPI 3.1 document of a server with this configuration, as served at `GET /openapi.json`; `None` if its dialect
+/// has none.
 ///
-/// It lists each route with the bodies that it takes, the statuses that it answers and their bodies.
+/// It lists each route with its request bodies, the statuses of its responses and their bodies.
 pub fn open_api(config: &LocalConfig) -> Option<Value> {
     if config.dialect.open_api == OpenApi::Absent {
         return None;
@@ -49,13 +50,13 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
         );
     }
     let bodies = document.bodies();
-    let refusal = document.of::<responses::Refused>();
+    let refusal = document.reference_to::<responses::Refused>();
     let mut schemas = document.schemas.take_definitions(true);
     if config.dialect.unknown_fields == UnknownFields::RefusedAsOfSdk025 {
-        prune::prune(&mut schemas, &bodies);
+        known_fields::prune(&mut schemas, &bodies);
     }
     if config.dialect.repeats == Repeats::Again {
-        prune::unnumbered(&mut schemas, &bodies);
+        known_fields::remove_seq_ids(&mut schemas, &bodies);
     }
     let (title, version) = config.dialect.title;
     Some(json!({
@@ -89,10 +90,10 @@ pub fn open_api(config: &LocalConfig) -> Option<Value> {
     }))
 }
 
-/// A document in the making.
+/// A builder of the document.
 struct Document<'a> {
     config: &'a LocalConfig,
-    /// Of the types that were named so far.
+    /// The schemas of the types that are referenced so far.
     schemas: SchemaGenerator,
 }
 
@@ -101,8 +102,8 @@ impl Document<'_> {
         &self.config.dialect
     }
 
-    /// What refers to the schema of `T`, which is kept.
-    fn of<T: schemars::JsonSchema>(&mut self) -> Value {
+    /// Adds the schema of `T` and returns a reference to it.
+    fn reference_to<T: schemars::JsonSchema>(&mut self) -> Value {
         self.schemas.subschema_for::<T>().to_value()
     }
 
@@ -120,14 +121,14 @@ impl Document<'_> {
         operation
     }
 
-    /// The JSON bodies of all routes.
+    /// Returns the schemas of the JSON bodies of all routes.
     fn bodies(&mut self) -> Vec<(Route, Value)> {
         let all = Route::ALL.iter();
         all.filter_map(|route| Some((*route, self.body(*route)?)))
             .collect()
     }
 
-    /// The bodies that a route takes, by their type; `None` of one that takes none, or says nothing of it.
+    /// Returns the request bodies of a route by content type; `None` if it has none or does not document it.
     fn request(&mut self, route: Route) -> Option<Value> {
         let json = json!({ "schema": self.body(route)? });
         if route != Route::ForwardBackward {
@@ -146,20 +147,20 @@ impl Document<'_> {
     }
 
     fn responses(&mut self, route: Route) -> Value {
-        let mut all = Map::new();
-        let (status, answer) = match self.answer(route) {
+        let mut responses = Map::new();
+        let (status, response) = match self.response(route) {
             Some(schema) => (self.status(route), self.content(route, schema)),
             None => (
                 StatusCode::NO_CONTENT,
-                json!({ "description": "It is gone." }),
+                json!({ "description": "The checkpoint was deleted." }),
             ),
         };
-        all.insert(status.as_str().to_owned(), answer);
+        responses.insert(status.as_str().to_owned(), response);
         for status in self.refusals(route) {
             let refused = json!({ "$ref": "#/components/responses/Refused" });
-            all.insert(status.to_string(), refused);
+            responses.insert(status.to_string(), refused);
         }
-        all.into()
+        responses.into()
     }
 
     fn status(&self, route: Route) -> StatusCode {
@@ -175,17 +176,17 @@ impl Document<'_> {
             let message = "ForwardBackwardOutput or SampleResponse, in protobuf.";
             content[PROTOBUF] = json!({ "schema": { "description": message } });
         }
-        json!({ "description": "What was asked for.", "content": content })
+        json!({ "description": "The requested result.", "content": content })
     }
 
-    /// The statuses of refusals, beside those of a fault script.
+    /// Returns the statuses of refusals, without those of a fault script.
     fn refusals(&self, route: Route) -> BTreeSet<u16> {
         let mut all: BTreeSet<u16> = responses::refusals(route).iter().copied().collect();
         if self.is_key_needed(route) {
             all.insert(401);
         }
         if route.method() == "POST" {
-            // Of bodies that are malformed, too long, in another coding, or wrong.
+            // For bodies that are malformed, too long, in an unsupported content coding, or invalid.
             all.extend([400, 413, 415, 422]);
         }
         if route == Route::RetrieveFuture {
@@ -212,7 +213,7 @@ impl Document<'_> {
     }
 }
 
-/// The path below `/api/v1/` in words.
+/// Returns the operation id: the method and the path below `/api/v1/`.
 fn operation_id(route: Route) -> String {
     let words: Vec<&str> = route
         .segments()

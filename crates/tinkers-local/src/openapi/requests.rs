@@ -1,4 +1,4 @@
-//! The JSON bodies that routes take.
+//! The JSON request bodies of the routes.
 
 use serde_json::Value;
 use tinkers_wire as wire;
@@ -7,28 +7,30 @@ use super::Document;
 use crate::read::{BackwardBody, ForwardBody, Route};
 
 impl Document<'_> {
-    /// The schema of a route's JSON body; `None` of one without.
+    /// Returns the schema of the JSON body of a route; `None` if it has none.
     pub(super) fn body(&mut self, route: Route) -> Option<Value> {
         Some(match route {
-            Route::ClientConfig | Route::DynamicConfig => self.of::<wire::ConfigRequest>(),
-            Route::Telemetry => self.of::<wire::Telemetry>(),
-            Route::CreateSession => self.of::<wire::CreateSession>(),
-            Route::Heartbeat => self.of::<wire::Heartbeat>(),
-            Route::FinishSession => self.of::<wire::FinishSession>(),
-            Route::CreateModel => self.of::<wire::CreateModel>(),
-            Route::ModelInfo | Route::UnloadModel => self.of::<wire::ModelRef>(),
-            Route::Forward => self.of::<ForwardBody>(),
-            Route::ForwardBackward => self.of::<BackwardBody>(),
-            Route::OptimStep => self.of::<wire::OptimStep>(),
-            Route::SaveWeights => self.of::<wire::SaveWeights>(),
-            Route::SaveWeightsForSampler => self.of::<wire::SaveWeightsForSampler>(),
-            Route::LoadWeights => self.of::<wire::LoadWeights>(),
-            Route::WeightsInfo => self.of::<wire::WeightsInfoRequest>(),
-            Route::CreateSamplingSession => self.of::<wire::CreateSamplingSession>(),
-            Route::Sample => self.of::<wire::SampleRequest>(),
-            Route::RetrieveFuture => self.of::<wire::RetrieveFuture>(),
-            Route::CancelFuture => self.of::<wire::CancelFuture>(),
-            Route::RetrieveFutures => self.of::<wire::RetrieveFutures>(),
+            Route::ClientConfig | Route::DynamicConfig => {
+                self.reference_to::<wire::ConfigRequest>()
+            }
+            Route::Telemetry => self.reference_to::<wire::Telemetry>(),
+            Route::CreateSession => self.reference_to::<wire::CreateSession>(),
+            Route::Heartbeat => self.reference_to::<wire::Heartbeat>(),
+            Route::FinishSession => self.reference_to::<wire::FinishSession>(),
+            Route::CreateModel => self.reference_to::<wire::CreateModel>(),
+            Route::ModelInfo | Route::UnloadModel => self.reference_to::<wire::ModelRef>(),
+            Route::Forward => self.reference_to::<ForwardBody>(),
+            Route::ForwardBackward => self.reference_to::<BackwardBody>(),
+            Route::OptimStep => self.reference_to::<wire::OptimStep>(),
+            Route::SaveWeights => self.reference_to::<wire::SaveWeights>(),
+            Route::SaveWeightsForSampler => self.reference_to::<wire::SaveWeightsForSampler>(),
+            Route::LoadWeights => self.reference_to::<wire::LoadWeights>(),
+            Route::WeightsInfo => self.reference_to::<wire::WeightsInfoRequest>(),
+            Route::CreateSamplingSession => self.reference_to::<wire::CreateSamplingSession>(),
+            Route::Sample => self.reference_to::<wire::SampleRequest>(),
+            Route::RetrieveFuture => self.reference_to::<wire::RetrieveFuture>(),
+            Route::CancelFuture => self.reference_to::<wire::CancelFuture>(),
+            Route::RetrieveFutures => self.reference_to::<wire::RetrieveFutures>(),
             Route::Health
             | Route::Capabilities
             | Route::Sessions

@@ -1,4 +1,4 @@
-//! What routes answer.
+//! The responses of the routes.
 
 use schemars::JsonSchema;
 use serde_json::{Value, json};
@@ -8,31 +8,31 @@ use super::Document;
 use crate::dialect::Words;
 use crate::read::Route;
 
-/// Why a request was refused.
+/// The body of a refusal.
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "its schema is what it is for")]
+#[expect(dead_code, reason = "only its schema is used")]
 pub(super) struct Refused {
-    /// In words, or field by field.
+    /// The reason as text, or one entry for each invalid field.
     detail: Detail,
-    /// When to come back, in milliseconds.
+    /// The time to wait before a retry, in milliseconds.
     retry_after_ms: Option<u64>,
 }
 
 #[derive(JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "its schema is what it is for")]
+#[expect(dead_code, reason = "only its schema is used")]
 enum Detail {
     Text(String),
     Fields(Vec<Finding>),
 }
 
-/// What is wrong with one field.
+/// The error of an invalid field.
 #[derive(JsonSchema)]
-#[expect(dead_code, reason = "its schema is what it is for")]
+#[expect(dead_code, reason = "only its schema is used")]
 struct Finding {
-    /// The way to the field: `body` or `query`, then names and indices.
+    /// The path of the field: `body` or `query`, then names and indices.
     loc: Vec<Step>,
-    /// What was expected.
+    /// The expected value.
     msg: String,
     /// The kind of error.
     #[serde(rename = "type")]
@@ -41,13 +41,13 @@ struct Finding {
 
 #[derive(JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "its schema is what it is for")]
+#[expect(dead_code, reason = "only its schema is used")]
 enum Step {
     Name(String),
     Index(u64),
 }
 
-/// The statuses with which a route refuses what can be read.
+/// Returns the statuses of the refusals of well-formed requests of a route.
 pub(super) fn refusals(route: Route) -> &'static [u16] {
     match route {
         Route::Health
@@ -82,31 +82,31 @@ pub(super) fn refusals(route: Route) -> &'static [u16] {
 }
 
 impl Document<'_> {
-    /// The schema of what a route answers when all is well; `None` when that has no body.
-    pub(super) fn answer(&mut self, route: Route) -> Option<Value> {
+    /// Returns the schema of the successful response of a route; `None` if it has no body.
+    pub(super) fn response(&mut self, route: Route) -> Option<Value> {
         Some(match route {
             Route::Health => json!({
                 "type": "object",
                 "properties": { "status": { "const": "ok" } },
                 "required": ["status"],
             }),
-            Route::Capabilities => self.of::<wire::Capabilities>(),
-            Route::ClientConfig => self.of::<wire::ClientConfig>(),
-            Route::DynamicConfig => self.of::<wire::DynamicConfig>(),
-            Route::Telemetry => self.of::<wire::TelemetryAccepted>(),
-            Route::CreateSession => self.of::<wire::SessionCreated>(),
+            Route::Capabilities => self.reference_to::<wire::Capabilities>(),
+            Route::ClientConfig => self.reference_to::<wire::ClientConfig>(),
+            Route::DynamicConfig => self.reference_to::<wire::DynamicConfig>(),
+            Route::Telemetry => self.reference_to::<wire::TelemetryAccepted>(),
+            Route::CreateSession => self.reference_to::<wire::SessionCreated>(),
             Route::Heartbeat => json!({
                 "type": "object",
                 "properties": { "type": { "const": "session_heartbeat" } },
                 "required": ["type"],
             }),
             Route::FinishSession | Route::CancelFuture => json!({ "type": "object" }),
-            Route::Sessions => self.of::<wire::SessionList>(),
-            Route::Session => self.of::<wire::SessionInfo>(),
-            Route::ModelInfo => self.of::<wire::ModelInfo>(),
-            Route::WeightsInfo => self.of::<wire::WeightsInfo>(),
-            Route::CreateSamplingSession => self.of::<wire::SamplingSessionCreated>(),
-            Route::Sampler => self.of::<wire::SamplerInfo>(),
+            Route::Sessions => self.reference_to::<wire::SessionList>(),
+            Route::Session => self.reference_to::<wire::SessionInfo>(),
+            Route::ModelInfo => self.reference_to::<wire::ModelInfo>(),
+            Route::WeightsInfo => self.reference_to::<wire::WeightsInfo>(),
+            Route::CreateSamplingSession => self.reference_to::<wire::SamplingSessionCreated>(),
+            Route::Sampler => self.reference_to::<wire::SamplerInfo>(),
             Route::CreateModel
             | Route::UnloadModel
             | Route::Forward
@@ -115,23 +115,25 @@ impl Document<'_> {
             | Route::SaveWeights
             | Route::SaveWeightsForSampler
             | Route::LoadWeights
-            | Route::Sample => self.of::<wire::SubmissionResponse>(),
+            | Route::Sample => self.reference_to::<wire::SubmissionResponse>(),
             Route::RetrieveFuture => self.polled(),
-            Route::RetrieveFutures => self.of::<wire::Completions>(),
-            Route::TrainingRuns => self.of::<wire::TrainingRunList>(),
-            Route::TrainingRun => self.of::<wire::TrainingRun>(),
-            Route::RunCheckpoints | Route::Checkpoints => self.of::<wire::CheckpointList>(),
+            Route::RetrieveFutures => self.reference_to::<wire::Completions>(),
+            Route::TrainingRuns => self.reference_to::<wire::TrainingRunList>(),
+            Route::TrainingRun => self.reference_to::<wire::TrainingRun>(),
+            Route::RunCheckpoints | Route::Checkpoints => {
+                self.reference_to::<wire::CheckpointList>()
+            }
             Route::DeleteEscapedCheckpoint | Route::DeleteCheckpoint => return None,
         })
     }
 
-    /// A result, or why there is none.
+    /// Returns the schema of the response to a poll: a result, a failure, or that there is none yet.
     fn polled(&mut self) -> Value {
         let text = json!({ "type": "string" });
         let mut all = vec![
             json!({
                 "title": "TryAgain",
-                "description": "It has not ended.",
+                "description": "The operation has not ended.",
                 "type": "object",
                 "properties": {
                     "type": { "const": "try_again" },
@@ -143,7 +145,7 @@ impl Document<'_> {
             }),
             json!({
                 "title": "CompleteMetadata",
-                "description": "It is there and large; ask again without allow_metadata_only.",
+                "description": "The result is large; poll again without allow_metadata_only.",
                 "type": "object",
                 "properties": {
                     "status": { "const": "complete_metadata" },
@@ -154,7 +156,7 @@ impl Document<'_> {
             }),
             json!({
                 "title": "Failed",
-                "description": "It failed.",
+                "description": "The operation failed.",
                 "type": "object",
                 "properties": {
                     "error": text,
@@ -163,13 +165,13 @@ impl Document<'_> {
                 "required": ["error", "category"],
             }),
             sampled(),
-            self.of::<wire::ForwardBackwardOutput>(),
-            self.of::<wire::OptimStepResult>(),
-            self.of::<wire::SavedWeights>(),
-            self.of::<wire::SavedSamplerWeights>(),
-            self.of::<wire::LoadedWeights>(),
-            self.of::<wire::ModelCreated>(),
-            self.of::<wire::UnloadedModel>(),
+            self.reference_to::<wire::ForwardBackwardOutput>(),
+            self.reference_to::<wire::OptimStepResult>(),
+            self.reference_to::<wire::SavedWeights>(),
+            self.reference_to::<wire::SavedSamplerWeights>(),
+            self.reference_to::<wire::LoadedWeights>(),
+            self.reference_to::<wire::ModelCreated>(),
+            self.reference_to::<wire::UnloadedModel>(),
         ];
         if self.dialect().words == Words::SkyRl {
             all.push(json!({ "type": "object" }));

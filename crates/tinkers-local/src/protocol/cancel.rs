@@ -1,4 +1,4 @@
-//! The cancellation of samples: by their client, or because it disconnected and did not come back.
+//! The cancellation of samples: by their client, or after it disconnected and did not poll again.
 
 use tinkers_wire::CancelFuture;
 
@@ -7,12 +7,12 @@ use super::state::agenda::Alarm;
 use super::state::completions::target_of;
 use super::state::operations::Origin;
 use super::{Protocol, Stamp};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// `POST /cancel_future`. A sample that has ended stays as it is.
-    pub(super) fn cancel_future(&mut self, body: &CancelFuture) -> Result<Answer, Refusal> {
+    /// Handles `POST /cancel_future`. Has no effect on a sample that has ended.
+    pub(super) fn cancel_future(&mut self, body: &CancelFuture) -> Result<LazyResponse, Refusal> {
         let name = &body.request_id;
         let dialect = &self.config.dialect;
         let id = self.operations.parse_request_id(name);
@@ -26,22 +26,22 @@ impl Protocol {
             Some(_) => {}
         }
         self.cancel(id, "its client cancelled it");
-        Ok(Answer::ok(&serde_json::json!({})))
+        Ok(LazyResponse::ok(&serde_json::json!({})))
     }
 
-    /// Plans a check of the running samples among `operations`, whose poll was cut: their client may come back.
+    /// Schedules a check of the running samples among `operations`, whose poll was cut: their client may poll again.
     pub(super) fn poll_disconnected(&mut self, at: Stamp, operations: &[OperationId]) {
-        let due = at.now.after(self.config.left_timeout);
+        let due = at.now.after(self.config.disconnect_timeout);
         for id in operations {
             let operation = self.operations.get(*id);
             if operation.is_some_and(|operation| operation.is_sample() && operation.is_running()) {
-                self.agenda.add(due, Alarm::Left(*id));
+                self.agenda.add(due, Alarm::Abandoned(*id));
             }
         }
     }
 
     /// Cancels a sample that was not polled for since its last poll was cut.
-    pub(super) fn left_is_due(&mut self, at: Stamp, id: OperationId) {
+    pub(super) fn abandonment_is_due(&mut self, at: Stamp, id: OperationId) {
         let operation = self.operations.get(id);
         let Some(operation) = operation.filter(|operation| operation.is_running()) else {
             return;
@@ -53,12 +53,12 @@ impl Protocol {
         let polled = operation
             .polled()
             .max(sampler.and_then(|sampler| sampler.polled()));
-        let timeout = self.config.left_timeout;
-        let is_left = polled.is_none_or(|polled| polled.after(timeout) <= at.now);
+        let timeout = self.config.disconnect_timeout;
+        let is_abandoned = polled.is_none_or(|polled| polled.after(timeout) <= at.now);
         let target = target_of(operation.origin());
         let has_waiter = self.polls.is_waited_for(id)
             || target.is_some_and(|target| !self.completions.waiters(&target).is_empty());
-        if is_left && !has_waiter {
+        if is_abandoned && !has_waiter {
             let reason =
                 format!("its client disconnected and did not come back within {timeout:?}");
             self.cancel(id, &reason);

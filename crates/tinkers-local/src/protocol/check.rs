@@ -8,30 +8,30 @@ use super::losses::{self, fits_f32};
 use crate::engine::BaseModel;
 use crate::read::Refusal;
 
-/// The longest list of most likely tokens in a result.
+/// The maximum length of a list of most likely tokens in a result.
 pub(super) const MAX_TOP_K: u32 = 1024;
 
-/// The most cells of all sparse tensors of one pass. A small body may name many, and an engine may make them dense.
+/// The maximum number of cells of all sparse tensors of a pass. A small body can describe many, and an engine may expand them.
 const MAX_SPARSE_CELLS: usize = 1 << 25;
 
-/// Checks a pass; `way` is the path of its input in the body.
+/// Checks a pass; `prefix` is the path of its input in the body.
 pub(super) fn pass(
     base: &BaseModel,
     known: &[LossFn],
-    way: &str,
+    prefix: &str,
     pass: &PassRequest,
 ) -> Result<(), Refusal> {
     if pass.data.is_empty() {
         return Err(Refusal::field(
-            &format!("{way}data"),
+            &format!("{prefix}data"),
             "expected at least one datum, got none",
         ));
     }
-    losses::check(known, &pass.loss).map_err(|error| Refusal::invalid(way, &error))?;
+    losses::check(known, &pass.loss).map_err(|error| Refusal::invalid(prefix, &error))?;
     let mut cells = MAX_SPARSE_CELLS;
     for (i, datum) in pass.data.iter().enumerate() {
         check_datum(base, pass, datum, &mut cells)
-            .map_err(|error| Refusal::invalid(&format!("{way}data[{i}]."), &error))?;
+            .map_err(|error| Refusal::invalid(&format!("{prefix}data[{i}]."), &error))?;
     }
     Ok(())
 }
@@ -116,7 +116,7 @@ fn check_tensor(
         return Err(InvalidInput::new(name, expected));
     }
     let shape = tensor.shape();
-    // A sparse tensor may have any width and no values, and an engine may make it dense.
+    // A sparse tensor can be wide without any values, and an engine may expand it.
     if shape.is_empty()
         || shape.len() > 2
         || shape
@@ -141,7 +141,7 @@ fn check_tensor(
     Ok(())
 }
 
-/// Whether there is one value for each target; a single column may be written with one dimension or two.
+/// Checks that there is one value for each target. A single column may have one dimension or two.
 fn same_shape(
     name: &str,
     tensor: &TensorData,

@@ -140,7 +140,7 @@ impl Protocol {
         }
     }
 
-    /// Keeps the result of an operation for its time and answers the polls for it.
+    /// Stores the result of an operation until it expires, and responds to the polls for it.
     pub(super) fn end(&mut self, at: Stamp, id: OperationId, result: Result<Payload, EngineError>) {
         let keep = match self.config.dialect.expiry {
             Expiry::After(length) => length.min(self.config.keep_results),
@@ -151,8 +151,8 @@ impl Protocol {
         self.samples.ended(at.now, id);
         self.agenda.add(expires, Alarm::Result(id));
         for (exchange, poll) in self.polls.release_all(&mut self.agenda, id) {
-            let answer = self.deliver(at, poll);
-            self.respond(exchange, answer);
+            let response = self.deliver(at, poll);
+            self.respond(exchange, response);
         }
         self.report_completion(id);
         while let Some(id) = self.operations.excess(self.config.max_result_bytes) {

@@ -10,7 +10,7 @@ use super::state::models::Model;
 use super::state::operations::{Goal, Origin};
 use super::{Protocol, Stamp};
 use crate::engine::{BaseModel, CheckpointRecord, Work};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 /// A model to be created.
@@ -30,13 +30,13 @@ impl NewModel {
 }
 
 impl Protocol {
-    /// `POST /create_model`.
+    /// Handles `POST /create_model`.
     pub(super) fn create_model(
         &mut self,
         at: Stamp,
         body: CreateModel,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         let seen = self.sessions.live(&body.session_id)?.models();
         let number = body.model_seq_id.unwrap_or_else(|| seen.next_free());
         if let Some(known) = seen.known("model_seq_id", number, digest)? {
@@ -60,7 +60,7 @@ impl Protocol {
         self.add_model(at, new, digest, Goal::CreateModel, work)
     }
 
-    /// Enters a model; its creation is the first operation of its queue.
+    /// Adds a model; its creation is the first operation of its queue.
     pub(super) fn add_model(
         &mut self,
         at: Stamp,
@@ -68,7 +68,7 @@ impl Protocol {
         digest: Digest,
         goal: Goal,
         work: Work,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         let id = new.id();
         let session = self.sessions.live_mut(&new.session)?;
         let operation = self
@@ -88,8 +88,8 @@ impl Protocol {
         Ok(self.accepted(operation))
     }
 
-    /// `POST /get_info`.
-    pub(super) fn model_info(&self, body: &ModelRef) -> Result<Answer, Refusal> {
+    /// Handles `POST /get_info`.
+    pub(super) fn model_info(&self, body: &ModelRef) -> Result<LazyResponse, Refusal> {
         let model = self.models.usable(&body.model_id)?;
         let base = model.base();
         let mut info = ModelInfo::new(body.model_id.clone());
@@ -103,7 +103,7 @@ impl Protocol {
         info.is_lora = Some(true);
         info.lora_rank = Some(model.lora().rank);
         info.model_name = Some(base.name.clone());
-        Ok(Answer::ok(&info))
+        Ok(LazyResponse::ok(&info))
     }
 }
 

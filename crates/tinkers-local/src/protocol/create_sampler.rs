@@ -4,17 +4,17 @@ use tinkers_wire::{CreateSamplingSession, SamplerInfo, SamplingSessionCreated};
 
 use super::Protocol;
 use super::state::samplers::Sampler;
-use crate::engine::{Weights, Work};
-use crate::http::Answer;
+use crate::engine::{SamplerWeights, Work};
+use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// `POST /create_sampling_session`.
+    /// Handles `POST /create_sampling_session`.
     pub(super) fn create_sampler(
         &mut self,
         body: CreateSamplingSession,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         let seen = self.sessions.live(&body.session_id)?.samplers();
         let number = body.sampling_session_seq_id;
         let number = number.unwrap_or_else(|| seen.next_free());
@@ -26,7 +26,7 @@ impl Protocol {
         let (base, weights) = match (&body.base_model, &body.model_path) {
             (Some(base), None) => {
                 let base = self.catalog.base(base)?;
-                let weights = Weights::Base(base.name.clone());
+                let weights = SamplerWeights::Base(base.name.clone());
                 (base, weights)
             }
             (base, Some(path)) => {
@@ -41,7 +41,7 @@ impl Protocol {
                     );
                     return Err(Refusal::field("base_model", reason));
                 }
-                (own, Weights::Checkpoint(record.path.clone()))
+                (own, SamplerWeights::Checkpoint(record.path.clone()))
             }
             (None, None) => {
                 return Err(Refusal::field(
@@ -58,13 +58,13 @@ impl Protocol {
         Ok(self.sampler_created(id))
     }
 
-    fn sampler_created(&self, sampling_session_id: String) -> Answer {
+    fn sampler_created(&self, sampling_session_id: String) -> LazyResponse {
         self.config.dialect.created(&SamplingSessionCreated {
             sampling_session_id,
         })
     }
 
-    /// Enters the sampler of a snapshot that the engine has made, unless its session has ended meanwhile.
+    /// Adds the sampler of a snapshot that the engine has made, unless its session has ended meanwhile.
     pub(super) fn add_snapshot(&mut self, model: &str, id: &str, sampler: Sampler) {
         let Ok(session) = self.sessions.live_mut(sampler.session()) else {
             return self.drop_snapshot(id);
@@ -74,20 +74,20 @@ impl Protocol {
         let most = self.config.max_snapshots;
         for unused in self.models.add_snapshot(model, id.to_owned(), most) {
             let reason = format!(
-                "sampling session {unused} has ended: a model keeps its {most} unnamed weights that were used last; save under a name what is to stay"
+                "sampling session {unused} has ended: a model keeps the {most} most recently used unnamed weights; save under a name what is to stay"
             );
             self.end_sampler(&unused, &reason);
         }
     }
 
-    /// Notes the use of a sampler: of its model's snapshots it becomes the last to be dropped.
+    /// Records the use of a sampler, which makes its snapshot the most recently used one of its model.
     pub(super) fn touch_sampler(&mut self, id: &str) {
         if let Some(model) = self.samplers.model_of(id) {
             self.models.touch_snapshot(model, id);
         }
     }
 
-    /// Ends a sampler for a reason that its users are told.
+    /// Ends a sampler. Later requests get the reason.
     pub(super) fn end_sampler(&mut self, id: &str, reason: &str) {
         if self.samplers.end(id, reason) {
             self.drop_snapshot(id);
@@ -100,14 +100,14 @@ impl Protocol {
         });
     }
 
-    /// `GET /samplers/{id}`.
-    pub(super) fn sampler_info(&self, id: &str) -> Result<Answer, Refusal> {
+    /// Handles `GET /samplers/{id}`.
+    pub(super) fn sampler_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
         let sampler = self.samplers.known(id)?;
-        Ok(Answer::ok(&SamplerInfo {
+        Ok(LazyResponse::ok(&SamplerInfo {
             sampler_id: id.to_owned(),
             base_model: sampler.base().name.clone(),
             model_path: match sampler.weights() {
-                Weights::Checkpoint(path) => Some(path.to_string()),
+                SamplerWeights::Checkpoint(path) => Some(path.to_string()),
                 _ => None,
             },
         }))

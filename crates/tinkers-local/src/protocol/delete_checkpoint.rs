@@ -9,12 +9,12 @@ use super::payload::Product;
 use super::state::jobs::Role;
 use super::{Protocol, Stamp};
 use crate::engine::{CheckpointRecord, EngineError, Work};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// `POST /weights_info`.
-    pub(super) fn weights_info(&self, body: &WeightsInfoRequest) -> Result<Answer, Refusal> {
+    /// Handles `POST /weights_info`.
+    pub(super) fn weights_info(&self, body: &WeightsInfoRequest) -> Result<LazyResponse, Refusal> {
         let path: TinkerPath =
             body.tinker_path
                 .parse()
@@ -23,7 +23,7 @@ impl Protocol {
                 })?;
         let record = self.checkpoints.get(&path)?;
         let part = |part: Option<bool>| Some(part.unwrap_or(true));
-        Ok(Answer::ok(&WeightsInfo {
+        Ok(LazyResponse::ok(&WeightsInfo {
             base_model: record.base_model.clone(),
             optimizer_config: Some(adamw()),
             is_lora: true,
@@ -34,13 +34,13 @@ impl Protocol {
         }))
     }
 
-    /// `DELETE /training_runs/{run}/checkpoints/{checkpoint}`. Answered when the engine has deleted it.
+    /// Handles `DELETE /training_runs/{run}/checkpoints/{checkpoint}`. The response is sent when the engine has deleted it.
     pub(super) fn delete_checkpoint(
         &mut self,
         exchange: ExchangeId,
         run: &str,
         checkpoint: &str,
-    ) -> Result<Option<Answer>, Refusal> {
+    ) -> Result<Option<LazyResponse>, Refusal> {
         let Ok(path) = format!("tinker://{run}/{checkpoint}").parse::<TinkerPath>() else {
             let reason =
                 format!("expected weights/<name> or sampler_weights/<name>, got {checkpoint:?}");
@@ -73,15 +73,15 @@ impl Protocol {
             }
             return;
         };
-        let answer = match result {
-            Ok(_) => Answer::empty(StatusCode::NO_CONTENT),
+        let response = match result {
+            Ok(_) => LazyResponse::empty(StatusCode::NO_CONTENT),
             Err(error) => {
                 let reason = format!("{} could not be deleted: {}", record.path, error.message);
                 self.checkpoints.insert(&mut self.agenda, at, record);
-                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason).into_answer()
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason).into_response()
             }
         };
-        self.respond(exchange, answer);
+        self.respond(exchange, response);
     }
 
     /// Deletes a checkpoint if it has expired.

@@ -1,17 +1,17 @@
-//! What the host has to do after a transition.
+//! The effects of a transition.
 
 use super::ids::ExchangeId;
 use crate::engine::{Job, JobId};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 
-/// What the host has to do after a transition, in this order.
+/// An action that the host has to execute after a transition, in order.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Effect {
-    /// Answer an exchange; each is answered once.
-    Respond(ExchangeId, Answer),
-    /// Hand a job to the engine.
+    /// Sends the response of an exchange, exactly once.
+    Respond(ExchangeId, LazyResponse),
+    /// Starts a job on the engine.
     Start(Job),
-    /// Tell the engine that a job's result is no longer wanted.
+    /// Cancels a job on the engine.
     Cancel(JobId),
 }

@@ -1,4 +1,4 @@
-//! The seq_ids of a model that have no operation: refused ones pass, and the wait for missing ones is bounded.
+//! The seq_ids of a model without an operation: refused ones are skipped, and the wait for missing ones is bounded.
 
 use tinkers_core::Timestamp;
 
@@ -9,14 +9,14 @@ use crate::engine::EngineError;
 use crate::read::Numbered;
 
 impl Protocol {
-    /// Notes that a request was refused, so that later ones of its model do not wait for its number.
+    /// Records that a request was refused, so that later ones of its model do not wait for its number.
     pub(crate) fn number_refused(&mut self, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             queue.refuse(numbered.number);
         }
     }
 
-    /// Notes that a request arrived and met a fault or a full queue: its client sends it again, so the wait for its number starts again.
+    /// Records that a request arrived and met a fault or a full queue: its client sends it again, so the wait for its number starts again.
     pub(crate) fn number_attempted(&mut self, at: Stamp, numbered: &Numbered) {
         if let Some(queue) = self.models.queue_mut(&numbered.model) {
             let gaps = queue.attempted(numbered.number, at.now);

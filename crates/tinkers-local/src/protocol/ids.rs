@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tinkers_core::Jitter;
 
-/// The number of an exchange: one request and its answer. Unique in the server's life.
+/// The number of an exchange: one request and its response. Unique in the server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExchangeId(pub u64);
 
@@ -15,24 +15,24 @@ pub(crate) struct OperationId(pub(crate) u64);
 /// The request ids of one process. An id that an earlier process gave out, or the same one before a restart, is unknown.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
-    chance: Arc<dyn Jitter>,
+    random: Arc<dyn Jitter>,
     /// Part of every id; differs between processes.
     epoch: String,
     last: u64,
 }
 
 impl RequestIds {
-    pub(crate) fn new(chance: Arc<dyn Jitter>) -> Self {
+    pub(crate) fn new(random: Arc<dyn Jitter>) -> Self {
         Self {
-            epoch: epoch(&*chance),
-            chance,
+            epoch: epoch(&*random),
+            random,
             last: 0,
         }
     }
 
     /// Makes all ids that were given out so far unknown.
     pub(crate) fn restart(&mut self) {
-        self.epoch = epoch(&*self.chance);
+        self.epoch = epoch(&*self.random);
     }
 
     pub(crate) fn next(&mut self) -> OperationId {
@@ -57,8 +57,8 @@ impl RequestIds {
     }
 }
 
-fn epoch(chance: &dyn Jitter) -> String {
-    format!("{:08x}", chance.bits() >> 32)
+fn epoch(random: &dyn Jitter) -> String {
+    format!("{:08x}", random.bits() >> 32)
 }
 
 #[cfg(test)]

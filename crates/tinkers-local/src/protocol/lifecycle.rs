@@ -6,18 +6,18 @@ use super::state::operations::{Goal, Origin};
 use super::{Protocol, Stamp};
 use crate::dialect::AcceptedKind;
 use crate::engine::{CheckpointRecord, EngineError, Work};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// Returns the answer to a request that was accepted before under the same number. For a new one, checks that it may be queued.
+    /// Returns the response to a request that was accepted before under the same number. For a new one, checks that it may be queued.
     pub(super) fn repeated(
         &mut self,
         at: Stamp,
         id: &str,
         number: u64,
         digest: Digest,
-    ) -> Result<Option<Answer>, Refusal> {
+    ) -> Result<Option<LazyResponse>, Refusal> {
         let seconds = CheckpointRecord::seconds(at.wall);
         let queue = self.models.queue_for_request(id, seconds)?;
         let repeated = queue.repeated(number, digest);
@@ -43,7 +43,7 @@ impl Protocol {
         digest: Digest,
         goal: Goal,
         work: Work,
-    ) -> Answer {
+    ) -> LazyResponse {
         let origin = Origin::Model(model.to_owned(), number);
         let operation = self.operations.add(goal, origin, work);
         self.enqueue(model, number, digest, operation);
@@ -58,7 +58,7 @@ impl Protocol {
         (model, number): (&str, u64),
         digest: Digest,
         error: EngineError,
-    ) -> Answer {
+    ) -> LazyResponse {
         let origin = Origin::Model(model.to_owned(), number);
         let id = self.operations.add_failed(origin, error.clone());
         self.end(at, id, Err(error));
@@ -107,7 +107,7 @@ impl Protocol {
             .push(self.jobs.start(super::Role::Cleanup, work));
     }
 
-    /// Cancels a running operation for a reason that its client is told.
+    /// Cancels a running operation. Its client gets the reason.
     pub(super) fn cancel(&mut self, id: OperationId, reason: &str) {
         if let Some(job) = self.operations.cancel(id, reason) {
             self.effects.extend(self.jobs.cancel(job));
@@ -146,7 +146,7 @@ impl Protocol {
         }
     }
 
-    /// Forgets an operation, its result, and the number that it was submitted under.
+    /// Deletes an operation, its result, and the number that it was submitted under.
     pub(super) fn forget(&mut self, id: OperationId) {
         match self.operations.remove(id) {
             Some(Origin::Model(model, number)) => {
@@ -161,11 +161,14 @@ impl Protocol {
         }
     }
 
-    /// Returns the answer to an accepted request: the id under which its result is polled for.
-    pub(super) fn accepted(&self, id: OperationId) -> Answer {
-        let promise = self.submission(id);
+    /// Returns the response to an accepted request: the id under which its result is polled for.
+    pub(super) fn accepted(&self, id: OperationId) -> LazyResponse {
+        let submission = self.submission(id);
         let goal = self.operations.get(id).map(|operation| operation.goal());
-        let model = promise.model_id.as_ref().and_then(|id| self.models.get(id));
+        let model = submission
+            .model_id
+            .as_ref()
+            .and_then(|id| self.models.get(id));
         let of = match (goal, model) {
             (Some(Goal::CreateModel), Some(model)) => {
                 AcceptedKind::Model(&model.base().name, model.lora())
@@ -173,10 +176,10 @@ impl Protocol {
             (Some(Goal::Unload), _) => AcceptedKind::Unload,
             _ => AcceptedKind::Other,
         };
-        self.config.dialect.accepted(promise, of)
+        self.config.dialect.accepted(submission, of)
     }
 
-    /// Returns the body of the answer to an accepted request.
+    /// Returns the body of the response to an accepted request.
     pub(super) fn submission(&self, id: OperationId) -> tinkers_wire::SubmissionResponse {
         let operation = self.operations.get(id);
         let model = operation.and_then(|operation| operation.model());

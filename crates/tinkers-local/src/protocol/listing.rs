@@ -11,7 +11,7 @@ use super::Protocol;
 use super::stamp::rfc3339;
 use crate::dialect::Flags;
 use crate::engine::CheckpointRecord;
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
 impl Page {
@@ -36,18 +36,18 @@ impl Page {
 }
 
 impl Protocol {
-    /// `GET /get_server_capabilities`.
-    pub(super) fn capabilities(&self) -> Answer {
+    /// Handles `GET /get_server_capabilities`.
+    pub(super) fn capabilities(&self) -> LazyResponse {
         let models = self.catalog.bases();
         let models =
             models.map(|base| SupportedModel::new(&base.name, u64::from(base.max_context_length)));
-        Answer::ok(&Capabilities {
+        LazyResponse::ok(&Capabilities {
             supported_models: models.collect(),
         })
     }
 
-    /// `POST /client/config`.
-    pub(super) fn client_config(&self) -> Answer {
+    /// Handles `POST /client/config`.
+    pub(super) fn client_config(&self) -> LazyResponse {
         if let Some(few) = self.config.dialect.own_flags() {
             return few;
         }
@@ -55,25 +55,25 @@ impl Protocol {
         config.fwdbwd_max_chunk_len = self.config.chunk_len;
         if self.config.dialect.flags == Flags::OfSdk025 {
             config.parallel_fwdbwd_chunks = false;
-            return Answer::ok(&config);
+            return LazyResponse::ok(&config);
         }
         config.proto_compress_fwdbwd = true;
         config.server = Some(concat!("tinkers-local/", env!("CARGO_PKG_VERSION")).to_owned());
         config.deduplicates_seq_ids = self.config.announces_deduplication.then_some(true);
         config.sample_use_retrieve_futures = self.config.session_polls;
         config.session_expiry_sec = Some(self.config.session_expiry.as_secs());
-        Answer::ok(&config)
+        LazyResponse::ok(&config)
     }
 
-    /// `POST /client/dynamic_config`.
-    pub(super) fn dynamic_config() -> Answer {
+    /// Handles `POST /client/dynamic_config`.
+    pub(super) fn dynamic_config() -> LazyResponse {
         let mut config = DynamicConfig::default();
         config.sample_cancel_enabled = true;
-        Answer::ok(&config)
+        LazyResponse::ok(&config)
     }
 
-    /// `GET /training_runs`, the most recently used first, of one project or of all. Runs of an earlier process belong to no project.
-    pub(super) fn list_runs(&self, page: Page, project: Option<&str>) -> Answer {
+    /// Handles `GET /training_runs`, the most recently used first, of one project or of all. Runs of an earlier process belong to no project.
+    pub(super) fn list_runs(&self, page: Page, project: Option<&str>) -> LazyResponse {
         let project_of = |run: &str| {
             let model = self.models.get(run)?;
             self.sessions.project_of(model.session())
@@ -85,36 +85,36 @@ impl Protocol {
             .collect();
         all.sort_by(|a, b| b.0.total_cmp(&a.0));
         let runs = page.of(&all).iter().map(|(_, run)| run.clone());
-        Answer::ok(&TrainingRunList {
+        LazyResponse::ok(&TrainingRunList {
             training_runs: runs.collect(),
             cursor: Some(page.cursor(all.len())),
         })
     }
 
-    /// `GET /training_runs/{id}`.
-    pub(super) fn run_info(&self, id: &str) -> Result<Answer, Refusal> {
+    /// Handles `GET /training_runs/{id}`.
+    pub(super) fn run_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
         match self.runs().remove(id) {
-            Some((_, run)) => Ok(Answer::ok(&run)),
+            Some((_, run)) => Ok(LazyResponse::ok(&run)),
             None => Err(unknown(id)),
         }
     }
 
-    /// `GET /training_runs/{id}/checkpoints`, all of them, the newest first.
-    pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<Answer, Refusal> {
+    /// Handles `GET /training_runs/{id}/checkpoints`, all of them, the newest first.
+    pub(super) fn list_run_checkpoints(&self, id: &str) -> Result<LazyResponse, Refusal> {
         let of_run: Vec<&CheckpointRecord> = self.newest_first(|record| record.path.run_id() == id);
         if of_run.is_empty() && self.models.get(id).is_none() {
             return Err(unknown(id));
         }
-        Ok(Answer::ok(&CheckpointList {
+        Ok(LazyResponse::ok(&CheckpointList {
             checkpoints: of_run.into_iter().map(listed).collect(),
             cursor: None,
         }))
     }
 
-    /// `GET /checkpoints`, the newest first.
-    pub(super) fn list_checkpoints(&self, page: Page) -> Answer {
+    /// Handles `GET /checkpoints`, the newest first.
+    pub(super) fn list_checkpoints(&self, page: Page) -> LazyResponse {
         let all = self.newest_first(|_| true);
-        Answer::ok(&CheckpointList {
+        LazyResponse::ok(&CheckpointList {
             checkpoints: page.of(&all).iter().map(|record| listed(record)).collect(),
             cursor: Some(page.cursor(all.len())),
         })

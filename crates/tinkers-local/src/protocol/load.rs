@@ -7,17 +7,17 @@ use super::optimizer::check_optimizer;
 use super::state::operations::Goal;
 use super::{Protocol, Stamp};
 use crate::engine::{CheckpointRecord, Work};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// `POST /load_weights`.
+    /// Handles `POST /load_weights`.
     pub(super) fn load_weights(
         &mut self,
         at: Stamp,
         body: LoadWeights,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         match (&body.session_id, body.model_seq_id, &body.model_id) {
             (Some(session), number, None) => {
                 let session = session.clone();
@@ -43,7 +43,7 @@ impl Protocol {
         session: String,
         number: u64,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         let seen = self.sessions.live(&session)?.models();
         if let Some(known) = seen.known("model_seq_id", number, digest)? {
             return Ok(self.accepted(known));
@@ -81,10 +81,10 @@ impl Protocol {
         body: &LoadWeights,
         model: &str,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         let number = body.seq_id.unwrap_or(0);
-        if let Some(answer) = self.repeated(at, model, number, digest)? {
-            return Ok(answer);
+        if let Some(response) = self.repeated(at, model, number, digest)? {
+            return Ok(response);
         }
         check_optimizer(body.optimizer_config.as_ref())?;
         let record = self.training_checkpoint(&body.path)?;
@@ -133,7 +133,7 @@ impl Protocol {
     }
 }
 
-/// Whether two adapters have the same parameters. The seed only concerns their initial values; parts that are not named are trained.
+/// Returns whether two adapters have the same parameters. The seed only concerns their initial values; parts that are not named are trained.
 fn same_shape(a: &tinkers_wire::LoraConfig, b: &tinkers_wire::LoraConfig) -> bool {
     let parts = |lora: &tinkers_wire::LoraConfig| {
         [lora.train_attn, lora.train_mlp, lora.train_unembed].map(|part| part.unwrap_or(true))

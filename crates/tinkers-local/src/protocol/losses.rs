@@ -2,7 +2,7 @@
 
 use tinkers_wire::{InvalidInput, Loss, LossConfigValue, LossFn};
 
-/// Checks a loss against those that the engine has.
+/// Checks that the engine supports a loss and that its options are valid.
 pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
     if !known.contains(&loss.name) {
         let names: Vec<&str> = known.iter().map(LossFn::name).collect();
@@ -12,7 +12,7 @@ pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
         ));
     }
     loss.validate()?;
-    // An engine may have losses that the protocol says nothing of; their options are its own business.
+    // The options of losses that only the engine knows are checked by the engine.
     let Some(options) = loss.name.options() else {
         return Ok(());
     };
@@ -54,7 +54,7 @@ pub(super) fn check(known: &[LossFn], loss: &Loss) -> Result<(), InvalidInput> {
     }
 }
 
-/// Whether a number is still one when an engine computes with 32 bits.
+/// Returns whether a number is finite as an `f32`, which engines compute with.
 pub(super) fn fits_f32(number: f64) -> bool {
     number.abs() <= f64::from(f32::MAX)
 }

@@ -1,10 +1,10 @@
-//! The protocol as a state machine: requests, outcomes and the passing of time go in, effects come out.
+//! The protocol as a state machine: its inputs are requests, outcomes of jobs and time, its outputs are effects.
 //!
-//! It does no I/O, reads no clock and takes no lock. A request is first read into a [`Command`](crate::Command), which
-//! needs none of the state and may take its time; [`Protocol::apply`] is short.
+//! It does no I/O, reads no clock and takes no lock. A request is first parsed into a [`Command`](crate::Command), which does not
+//! need the state and may take long; [`Protocol::apply`] is short.
 //!
-//! The state consists of the parts in [`state`]. [`Protocol`] composes them: each file beside this one handles the commands of one
-//! kind, through the methods of the parts that they concern.
+//! The state consists of the parts in [`state`]. [`Protocol`] composes them: each other file of this module handles the commands
+//! of one kind by calling the methods of those parts.
 
 mod cancel;
 mod check;
@@ -57,7 +57,7 @@ use self::state::samplers::Samplers;
 use self::state::sessions::Sessions;
 use crate::config::LocalConfig;
 use crate::engine::{BaseModel, CheckpointRecord, JobId};
-use crate::http::{Answer, Request};
+use crate::http::{LazyResponse, Request};
 use crate::read::{Command, Refusal, gives_up_number, read};
 use crate::window::WindowCounts;
 
@@ -82,10 +82,10 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// A server with what its engine offers and holds, and nothing else. `chance` makes its ids.
+    /// Creates the state of a new server: its base models, losses and checkpoints are those of the engine. `random` generates ids.
     pub fn new(
         config: Arc<LocalConfig>,
-        chance: Arc<dyn Jitter>,
+        random: Arc<dyn Jitter>,
         bases: Vec<BaseModel>,
         losses: Vec<LossFn>,
         checkpoints: Vec<CheckpointRecord>,
@@ -93,8 +93,8 @@ impl Protocol {
     ) -> Self {
         let mut protocol = Self {
             catalog: Catalog::new(bases, losses),
-            operations: Operations::new(Arc::clone(&chance)),
-            sessions: Sessions::new(chance),
+            operations: Operations::new(Arc::clone(&random)),
+            sessions: Sessions::new(random),
             models: Models::default(),
             samplers: Samplers::default(),
             checkpoints: Checkpoints::default(),
@@ -115,34 +115,34 @@ impl Protocol {
         protocol
     }
 
-    /// Reads a request without any state: `Err` is its answer already.
+    /// Parses a request, without using the state.
     ///
     /// # Errors
-    /// When the key, the route or the body is wrong.
+    /// The response, if the key, the route or the body is invalid.
     #[expect(
         clippy::result_large_err,
-        reason = "the error is the answer, and is not passed on"
+        reason = "the error is the response and is used at once"
     )]
-    pub fn read(config: &LocalConfig, request: &Request) -> Result<Command, Answer> {
+    pub fn read(config: &LocalConfig, request: &Request) -> Result<Command, LazyResponse> {
         read(config, request)
     }
 
-    /// Applies a request. The answer is among the effects, or comes with a later transition.
+    /// Applies a request. The response is one of the effects of this or of a later transition.
     pub fn apply(&mut self, at: Stamp, exchange: ExchangeId, command: Command) -> Vec<Effect> {
         let numbered = command.numbered();
         match self.dispatch(at, exchange, command) {
-            Ok(Some(answer)) => self.respond(exchange, answer),
+            Ok(Some(response)) => self.respond(exchange, response),
             Ok(None) => {}
             Err(refusal) => {
                 match numbered {
                     Some(numbered) if gives_up_number(refusal.status()) => {
                         self.number_refused(&numbered);
                     }
-                    // The client sends it again under its number.
+                    // The client will retry it under the same number.
                     Some(numbered) => self.number_attempted(at, &numbered),
                     None => {}
                 }
-                self.respond(exchange, refusal.into_answer());
+                self.respond(exchange, refusal.into_response());
             }
         }
         std::mem::take(&mut self.effects)
@@ -153,20 +153,20 @@ impl Protocol {
         at: Stamp,
         exchange: ExchangeId,
         command: Command,
-    ) -> Result<Option<Answer>, Refusal> {
-        let answer = match command {
-            Command::Health => Answer::ok(&json!({ "status": "ok" })),
+    ) -> Result<Option<LazyResponse>, Refusal> {
+        let response = match command {
+            Command::Health => LazyResponse::ok(&json!({ "status": "ok" })),
             Command::Capabilities => self.capabilities(),
             Command::ClientConfig => self.client_config(),
             Command::DynamicConfig => Self::dynamic_config(),
-            Command::Telemetry => Answer::ok(&json!({ "status": "accepted" })),
+            Command::Telemetry => LazyResponse::ok(&json!({ "status": "accepted" })),
             Command::CreateSession(body) => self.create_session(at, body),
             Command::Heartbeat(body) => self.heartbeat(at, &body)?,
             Command::FinishSession(id, body) => self.finish_session(at, &id, &body)?,
             Command::CreateModel(body, digest) => self.create_model(at, *body, digest)?,
             Command::ModelInfo(body) => self.model_info(&body)?,
             Command::UnloadModel(body) => self.unload_model(at, &body)?,
-            Command::Pass(body, way, digest) => self.pass(at, *body, way, digest)?,
+            Command::Pass(body, prefix, digest) => self.pass(at, *body, prefix, digest)?,
             Command::OptimStep(body, digest) => self.optim_step(at, &body, digest)?,
             Command::SaveWeights(body, digest) => self.save_weights(at, *body, digest)?,
             Command::SaveForSampler(body, digest) => self.save_for_sampler(at, *body, digest)?,
@@ -188,11 +188,11 @@ impl Protocol {
             Command::Sessions(page) => self.list_sessions(page),
             Command::Session(id) => self.session_info(&id)?,
             Command::WindowCounts => match self.window_counts(at.now) {
-                Some(counts) => Answer::ok(&counts.json()),
+                Some(counts) => LazyResponse::ok(&counts.json()),
                 None => return Err(Refusal::not_found("this server has no window")),
             },
         };
-        Ok(Some(answer))
+        Ok(Some(response))
     }
 
     /// Applies the end of a job.
@@ -212,7 +212,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Notes that the client of an exchange has disconnected: it is not answered.
+    /// Ends an exchange whose client has disconnected.
     pub fn disconnected(&mut self, at: Stamp, exchange: ExchangeId) -> Vec<Effect> {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
             self.poll_disconnected(at, &[poll.operation]);
@@ -221,7 +221,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Does what is due at `at`.
+    /// Handles the alarms that are due at `at`.
     pub fn tick(&mut self, at: Stamp) -> Vec<Effect> {
         while let Some(alarm) = self.agenda.pop_due(at.now) {
             match alarm {
@@ -229,7 +229,7 @@ impl Protocol {
                 Alarm::Resume => self.resume_is_due(at),
                 Alarm::Session(id) => self.session_is_due(at, &id),
                 Alarm::Result(id) => self.result_is_due(at, id),
-                Alarm::Left(id) => self.left_is_due(at, id),
+                Alarm::Abandoned(id) => self.abandonment_is_due(at, id),
                 Alarm::Gap(model) => self.gap_is_due(at, &model),
                 Alarm::Checkpoint(path) => self.checkpoint_is_due(at, &path),
             }
@@ -237,7 +237,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Returns when [`Protocol::tick`] has something to do next.
+    /// Returns the time of the next alarm, when [`Protocol::tick`] has to be called.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.agenda.next()
     }
@@ -247,7 +247,7 @@ impl Protocol {
         self.samples.window_counts(now)
     }
 
-    /// Prepares for the stop of the server: answers held polls with "try again" and holds no more from now on.
+    /// Prepares for shutdown: responds to held polls with "try again" and holds no more polls.
     pub fn drain(&mut self) -> Vec<Effect> {
         self.is_draining = true;
         let held = self.polls.exchanges().into_iter();
@@ -257,7 +257,7 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    fn respond(&mut self, exchange: ExchangeId, answer: Answer) {
-        self.effects.push(Effect::Respond(exchange, answer));
+    fn respond(&mut self, exchange: ExchangeId, response: LazyResponse) {
+        self.effects.push(Effect::Respond(exchange, response));
     }
 }

@@ -12,21 +12,21 @@ use super::state::model_queue::Position;
 use super::state::polls::Poll;
 use super::{Protocol, Stamp};
 use crate::dialect::{Dialect, Expiry, PollEnd};
-use crate::http::{Announcement, Answer};
+use crate::http::{Announcement, LazyResponse};
 use crate::read::Refusal;
 
 /// An upper bound of the length of a result's JSON in lengths of its protobuf.
 const JSON_GROWTH: usize = 8;
 
 impl Protocol {
-    /// `POST /retrieve_future`. `None` when the poll is held.
+    /// Handles `POST /retrieve_future`. `None` when the poll is held.
     pub(super) fn retrieve(
         &mut self,
         at: Stamp,
         exchange: ExchangeId,
         body: &RetrieveFuture,
         form: Form,
-    ) -> Result<Option<Answer>, Refusal> {
+    ) -> Result<Option<LazyResponse>, Refusal> {
         let name = &body.request_id;
         let dialect = &self.config.dialect;
         let id = self.operations.parse_request_id(name);
@@ -52,18 +52,18 @@ impl Protocol {
         Ok(None)
     }
 
-    /// Returns the answer to a poll whose operation has ended.
-    pub(super) fn deliver(&mut self, at: Stamp, poll: Poll) -> Answer {
+    /// Returns the response to a poll whose operation has ended.
+    pub(super) fn deliver(&mut self, at: Stamp, poll: Poll) -> LazyResponse {
         let id = poll.operation;
         let Some(operation) = self.operations.get(id) else {
             let name = self.operations.request_id(id);
-            return self.config.dialect.result_expired(&name).into_answer();
+            return self.config.dialect.result_expired(&name).into_response();
         };
         let Some(result) = operation.result() else {
             return self.try_again(id);
         };
         let mut fetched = true;
-        let answer = match result {
+        let response = match result {
             Err(error) => self.config.dialect.failure(error),
             Ok(payload) => {
                 let form = payload.form(poll.form);
@@ -73,35 +73,35 @@ impl Protocol {
                 });
                 match (announcement, payload.known_size(form)) {
                     (Some(announcement), Some(size)) if size > announcement.above => {
-                        return Answer::ok(&announcement.body(size));
+                        return LazyResponse::ok(&announcement.body(size));
                     }
                     // The JSON is encoded without the lock, and its size is known only then. A result that may turn out to be
                     // announced does not count as fetched.
                     (Some(announcement), None) => {
                         fetched = payload.kept_bytes() < announcement.above / JSON_GROWTH;
-                        Answer::result(Arc::clone(payload), form, Some(announcement))
+                        LazyResponse::result(Arc::clone(payload), form, Some(announcement))
                     }
-                    _ => Answer::result(Arc::clone(payload), form, None),
+                    _ => LazyResponse::result(Arc::clone(payload), form, None),
                 }
             }
         };
         if !fetched {
-            return answer;
+            return response;
         }
         self.completions.remove(id);
         if self.config.dialect.expiry == Expiry::OnceFetched {
             self.forget(id);
-            return answer;
+            return response;
         }
         let expires = at.now.after(self.config.keep_fetched);
         if self.operations.fetched(id, expires) {
             self.agenda.add(expires, Alarm::Result(id));
         }
-        answer
+        response
     }
 
-    /// Returns the answer to a poll whose hold has ended.
-    fn try_again(&self, id: OperationId) -> Answer {
+    /// Returns the response to a poll whose hold has ended.
+    fn try_again(&self, id: OperationId) -> LazyResponse {
         if self.config.dialect.poll_end == PollEnd::Timeout {
             return Dialect::timed_out();
         }
@@ -112,7 +112,7 @@ impl Protocol {
             &queue,
             reason.as_deref(),
         );
-        Answer::json(StatusCode::OK, &body)
+        LazyResponse::json(StatusCode::OK, &body)
     }
 
     /// Returns why an operation has not ended.
@@ -129,16 +129,16 @@ impl Protocol {
         }
     }
 
-    /// Answers a held poll of either kind with what there is.
+    /// Ends the hold of a poll of either kind and responds with the current state.
     pub(super) fn poll_is_due(&mut self, exchange: ExchangeId) {
         if let Some(poll) = self.polls.release(&mut self.agenda, exchange) {
-            let answer = self.try_again(poll.operation);
-            self.respond(exchange, answer);
+            let response = self.try_again(poll.operation);
+            self.respond(exchange, response);
         }
         self.answer_completion_poll(exchange);
     }
 
-    /// Forgets a result if it has expired.
+    /// Deletes a result if it has expired.
     pub(super) fn result_is_due(&mut self, at: Stamp, id: OperationId) {
         if self.operations.is_expired(id, at.now) {
             self.completions.remove(id);

@@ -7,17 +7,17 @@ use tinkers_wire::{Completion, CompletionState, Completions, PollTarget, Retriev
 use super::ids::{ExchangeId, OperationId};
 use super::state::completions::{self, Target, target_of};
 use super::{Protocol, Stamp};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::Refusal;
 
 impl Protocol {
-    /// `POST /retrieve_futures`. `None` when the poll is held.
+    /// Handles `POST /retrieve_futures`. `None` when the poll is held.
     pub(super) fn retrieve_futures(
         &mut self,
         at: Stamp,
         exchange: ExchangeId,
         body: RetrieveFutures,
-    ) -> Result<Option<Answer>, Refusal> {
+    ) -> Result<Option<LazyResponse>, Refusal> {
         let PollTarget {
             sampling_session_id: id,
             cloned_sampler_id: client,
@@ -38,9 +38,9 @@ impl Protocol {
         for operation in retrieved {
             self.acknowledge(operation);
         }
-        let answer = self.completions_after(&target, after);
-        if !answer.completions.is_empty() || hold.is_zero() || self.is_draining {
-            return Ok(Some(Answer::ok(&answer)));
+        let response = self.completions_after(&target, after);
+        if !response.completions.is_empty() || hold.is_zero() || self.is_draining {
+            return Ok(Some(LazyResponse::ok(&response)));
         }
         let until = at.now.after(hold);
         self.completions
@@ -83,7 +83,7 @@ impl Protocol {
         Ok(found)
     }
 
-    /// Forgets a sample whose result was fetched, and cancels one that was given up.
+    /// Deletes a sample whose result was fetched, and cancels one that was given up.
     fn acknowledge(&mut self, id: OperationId) {
         self.completions.remove(id);
         let Some(operation) = self.operations.get(id) else {
@@ -121,15 +121,15 @@ impl Protocol {
         }
     }
 
-    /// Answers a poll of this kind, if it is being held, with what there is.
+    /// Responds to a held poll of this kind with the current completions.
     pub(super) fn answer_completion_poll(&mut self, exchange: ExchangeId) {
         if let Some((target, after)) = self.completions.release(&mut self.agenda, exchange) {
-            let answer = self.completions_after(&target, after);
-            self.respond(exchange, Answer::ok(&answer));
+            let response = self.completions_after(&target, after);
+            self.respond(exchange, LazyResponse::ok(&response));
         }
     }
 
-    /// Takes out a held poll of this kind whose client has disconnected.
+    /// Removes a held poll of this kind whose client has disconnected.
     pub(super) fn completion_poll_disconnected(&mut self, at: Stamp, exchange: ExchangeId) {
         let Some((target, _)) = self.completions.release(&mut self.agenda, exchange) else {
             return;

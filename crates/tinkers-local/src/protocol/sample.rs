@@ -9,25 +9,25 @@ use super::ids::OperationId;
 use super::state::operations::{Goal, Origin};
 use super::{Protocol, Stamp};
 use crate::dialect::AcceptedKind;
-use crate::engine::{BaseModel, Weights, Work};
-use crate::http::Answer;
+use crate::engine::{BaseModel, SamplerWeights, Work};
+use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
-/// What a request samples from.
+/// The weights that a request samples from.
 struct Source {
     base: Arc<BaseModel>,
-    weights: Weights,
+    weights: SamplerWeights,
     origin: Origin,
 }
 
 impl Protocol {
-    /// `POST /asample`.
+    /// Handles `POST /asample`.
     pub(super) fn sample(
         &mut self,
         at: Stamp,
         body: Box<SampleRequest>,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         let samples = body.num_samples.unwrap_or(1);
         if let (Some(sampler), Some(number)) = (&body.sampling_session_id, body.seq_id) {
             let seen = self.samplers.live(sampler)?.samples();
@@ -66,7 +66,7 @@ impl Protocol {
         ) {
             (Some(id), None, None) => {
                 let sampler = self.samplers.live(id)?;
-                if let Weights::Checkpoint(path) = sampler.weights() {
+                if let SamplerWeights::Checkpoint(path) = sampler.weights() {
                     self.checkpoints.get(path)?;
                 }
                 Ok(Source {
@@ -78,7 +78,7 @@ impl Protocol {
             (None, Some(base), None) => {
                 let base = self.catalog.base(base)?;
                 Ok(Source {
-                    weights: Weights::Base(base.name.clone()),
+                    weights: SamplerWeights::Base(base.name.clone()),
                     base,
                     origin: Origin::Free,
                 })
@@ -87,7 +87,7 @@ impl Protocol {
                 let record = self.checkpoints.get(path)?;
                 Ok(Source {
                     base: self.catalog.base_of(record)?,
-                    weights: Weights::Checkpoint(record.path.clone()),
+                    weights: SamplerWeights::Checkpoint(record.path.clone()),
                     origin: Origin::Free,
                 })
             }
@@ -98,17 +98,19 @@ impl Protocol {
         }
     }
 
-    /// Returns the answer to an accepted request: one id for each sample, the same for a repeated request.
-    fn accepted_sample(&self, operation: OperationId, samples: u32) -> Answer {
-        let mut promise = self.submission(operation);
-        let ids = (0..samples).map(|i| format!("{}-{i}", promise.request_id));
-        promise.sample_sequence_ids = Some(ids.collect());
-        self.config.dialect.accepted(promise, AcceptedKind::Other)
+    /// Returns the response to an accepted request: one id for each sample, the same for a repeated request.
+    fn accepted_sample(&self, operation: OperationId, samples: u32) -> LazyResponse {
+        let mut submission = self.submission(operation);
+        let ids = (0..samples).map(|i| format!("{}-{i}", submission.request_id));
+        submission.sample_sequence_ids = Some(ids.collect());
+        self.config
+            .dialect
+            .accepted(submission, AcceptedKind::Other)
     }
 }
 
 fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(), Refusal> {
-    // The vocabulary first: it is a stricter bound of token ids than the wire's.
+    // The vocabulary is checked first, since it is a stricter limit of token ids than that of `tinkers-wire`.
     check_input(base, "prompt", &body.prompt).map_err(|error| Refusal::invalid("", &error))?;
     body.validate().map_err(invalid)?;
     if body.num_samples.is_some_and(|n| n > max_samples) {
@@ -120,7 +122,7 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     let prompt = body.prompt.len().unwrap_or(0) as u64;
     let wanted = u64::from(body.sampling_params.max_tokens.unwrap_or(1));
     let longest = u64::from(base.max_context_length);
-    // The last token needs no position of its own: a prompt that fills the context can still be followed by one token.
+    // The last token needs no position, so one token can follow a prompt that fills the context.
     if prompt.saturating_add(wanted) > longest && (prompt, wanted) != (longest, 1) {
         let field = match body.sampling_params.max_tokens {
             Some(_) => "sampling_params.max_tokens",
@@ -177,7 +179,7 @@ fn check(base: &BaseModel, max_samples: u32, body: &SampleRequest) -> Result<(),
     Ok(())
 }
 
-/// The most numbers in one answer. A small request could otherwise ask for more than the memory of any machine.
+/// The maximum number of values in one response, so that a small request cannot ask for more than the available memory.
 const MAX_CELLS: u64 = 1 << 26;
 
 fn check_size(base: &BaseModel, body: &SampleRequest) -> Result<(), Refusal> {

@@ -12,8 +12,8 @@ use super::create_sampler::sampler_id;
 use super::state::operations::Goal;
 use super::state::samplers::Sampler;
 use super::{Protocol, Stamp};
-use crate::engine::{CheckpointRecord, Overwrite, Weights, Work};
-use crate::http::Answer;
+use crate::engine::{CheckpointRecord, Overwrite, SamplerWeights, Work};
+use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 /// A save under a name.
@@ -28,15 +28,15 @@ struct Named<'a> {
 }
 
 impl Protocol {
-    /// `POST /save_weights`.
+    /// Handles `POST /save_weights`.
     pub(super) fn save_weights(
         &mut self,
         at: Stamp,
         body: SaveWeights,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
-        if let Some(answer) = self.repeated(at, &body.model_id, body.seq_id, digest)? {
-            return Ok(answer);
+    ) -> Result<LazyResponse, Refusal> {
+        if let Some(response) = self.repeated(at, &body.model_id, body.seq_id, digest)? {
+            return Ok(response);
         }
         body.validate().map_err(invalid)?;
         let free;
@@ -63,15 +63,15 @@ impl Protocol {
         self.save(at, save, digest)
     }
 
-    /// `POST /save_weights_for_sampler`.
+    /// Handles `POST /save_weights_for_sampler`.
     pub(super) fn save_for_sampler(
         &mut self,
         at: Stamp,
         mut body: SaveWeightsForSampler,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
-        if let Some(answer) = self.repeated(at, &body.model_id, body.seq_id, digest)? {
-            return Ok(answer);
+    ) -> Result<LazyResponse, Refusal> {
+        if let Some(response) = self.repeated(at, &body.model_id, body.seq_id, digest)? {
+            return Ok(response);
         }
         if body.path.is_none() && body.sampling_session_seq_id.is_none() {
             let session = self.models.usable(&body.model_id)?.session();
@@ -113,19 +113,24 @@ impl Protocol {
         self.save(at, save, digest)
     }
 
-    /// Returns a name that no checkpoint of the model has, for a save without one.
+    /// Returns an unused checkpoint name, for a save without a name.
     fn free_name(&self, model: &str, kind: CheckpointKind) -> String {
         let is_free = |name: &String| {
             let path = TinkerPath::new(model, kind, name);
-            path.is_ok_and(|path| !self.checkpoints.is_taken(&path))
+            path.is_ok_and(|path| !self.checkpoints.is_in_use(&path))
         };
         let mut names = (1u64..).map(|number| format!("checkpoint-{number:06}"));
         names.find(is_free).unwrap_or_default()
     }
 
-    fn save(&mut self, at: Stamp, save: Named<'_>, digest: Digest) -> Result<Answer, Refusal> {
+    fn save(
+        &mut self,
+        at: Stamp,
+        save: Named<'_>,
+        digest: Digest,
+    ) -> Result<LazyResponse, Refusal> {
         let path = TinkerPath::new(save.model, save.kind, save.name).map_err(invalid)?;
-        if self.checkpoints.is_taken(&path) && save.overwrite == Overwrite::Refuse {
+        if self.checkpoints.is_in_use(&path) && save.overwrite == Overwrite::Refuse {
             // A failed operation and no refusal: clients retry a 409 for minutes, and its seq_id would stay unused.
             let error = self.config.dialect.name_in_use(&path)?;
             let numbered = (save.model, save.number);
@@ -156,13 +161,13 @@ impl Protocol {
         Ok(self.accept(at, save.model, save.number, digest, goal, work))
     }
 
-    /// Keeps the weights as they are at this seq_id in memory, for one sampler.
+    /// Keeps a copy of the weights at this seq_id in memory, for one sampler.
     fn snapshot(
         &mut self,
         at: Stamp,
         body: &SaveWeightsForSampler,
         digest: Digest,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         let model = self.models.usable(&body.model_id)?;
         let (session, base) = (model.session().to_owned(), Arc::clone(model.base()));
         let number = body.sampling_session_seq_id.unwrap_or(0);
@@ -177,7 +182,7 @@ impl Protocol {
             model: body.model_id.clone(),
             sampler: id.clone(),
         };
-        let sampler = Sampler::new(session, base, Weights::Snapshot(id.clone()));
+        let sampler = Sampler::new(session, base, SamplerWeights::Snapshot(id.clone()));
         let goal = Goal::Snapshot(Box::new(sampler), id);
         Ok(self.accept(at, &body.model_id, body.seq_id, digest, goal, work))
     }

@@ -1,4 +1,4 @@
-//! Faults of the whole server: a pause for want of capacity, the expiry of all sessions, a restart.
+//! Faults of the whole server: a capacity pause, the expiry of all sessions, a restart.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::{Effect, Protocol, Stamp};
 use crate::engine::Work;
 
 impl Protocol {
-    /// Starts no work of requests for `length`: new requests are accepted and wait, running ones go on, and polls for single results
-    /// report `paused_capacity`. A pause that is already longer stays.
+    /// Pauses the start of work for `length`: new requests are accepted and wait, running ones continue, and polls for single results
+    /// report `paused_capacity`. Does not shorten a longer pause.
     pub fn pause_capacity(&mut self, at: Stamp, length: Duration) -> Vec<Effect> {
         let until = at.now.after(length);
         self.jobs.pause(until);
@@ -28,9 +28,8 @@ impl Protocol {
         std::mem::take(&mut self.effects)
     }
 
-    /// Forgets sessions, models, samplers and results, as a process does that ends and starts again; checkpoints stay. Jobs are
-    /// cancelled except for running saves, which complete as if they had done so before. No exchange is answered: the host has to
-    /// close their connections.
+    /// Simulates a restart: deletes sessions, models, samplers and results, and keeps checkpoints. Jobs are cancelled except for
+    /// running saves, which complete. No exchange gets a response: the host has to close their connections.
     pub fn restart(&mut self, at: Stamp) -> Vec<Effect> {
         self.resume();
         self.end_all_sessions(at, "the server was started again");
@@ -63,7 +62,7 @@ impl Protocol {
         self.effects.extend(self.jobs.resume());
     }
 
-    /// Forgets an operation from before a restart, which has ended, and has the engine unload its model.
+    /// Deletes an operation from before a restart, which has ended, and unloads its model.
     pub(super) fn leftover_ended(&mut self, id: OperationId, origin: Option<&Origin>) {
         let operation = self.operations.get(id);
         if !operation.is_some_and(|operation| operation.is_abandoned()) {
@@ -85,7 +84,8 @@ impl Protocol {
         }
     }
 
-    /// Cancels what the end of the sessions did not: samples without a session, and operations of models that were being unloaded.
+    /// Cancels the operations that the end of the sessions did not: samples without a session, and operations of models that were
+    /// being unloaded.
     fn cancel_all(&mut self) {
         let running = self.operations.ids_where(|operation| {
             !operation.is_cancelled() && !matches!(operation.goal(), Goal::Unload)

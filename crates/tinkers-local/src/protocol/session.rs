@@ -6,12 +6,12 @@ use tinkers_wire::{CreateSession, FinishSession, Heartbeat, SessionCreated};
 use super::state::agenda::Alarm;
 use super::state::operations::Origin;
 use super::{Protocol, Stamp};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::{Page, Refusal};
 
 impl Protocol {
-    /// `POST /create_session`.
-    pub(super) fn create_session(&mut self, at: Stamp, body: CreateSession) -> Answer {
+    /// Handles `POST /create_session`.
+    pub(super) fn create_session(&mut self, at: Stamp, body: CreateSession) -> LazyResponse {
         let session_id = self.sessions.create(at.now, body);
         let due = at.now.after(self.config.session_expiry);
         self.agenda.add(due, Alarm::Session(session_id.clone()));
@@ -23,34 +23,38 @@ impl Protocol {
         })
     }
 
-    /// `POST /session_heartbeat`.
-    pub(super) fn heartbeat(&mut self, at: Stamp, body: &Heartbeat) -> Result<Answer, Refusal> {
+    /// Handles `POST /session_heartbeat`.
+    pub(super) fn heartbeat(
+        &mut self,
+        at: Stamp,
+        body: &Heartbeat,
+    ) -> Result<LazyResponse, Refusal> {
         self.sessions.heartbeat(at.now, &body.session_id)?;
-        Ok(Answer::ok(&json!({ "type": "session_heartbeat" })))
+        Ok(LazyResponse::ok(&json!({ "type": "session_heartbeat" })))
     }
 
-    /// `POST /sessions/{id}/finish`. The first reason stays; finishing again changes nothing.
+    /// Handles `POST /sessions/{id}/finish`. Has no effect on a session that has ended.
     pub(super) fn finish_session(
         &mut self,
         at: Stamp,
         id: &str,
         _body: &FinishSession,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<LazyResponse, Refusal> {
         if !self.sessions.has_ended(id)? {
             self.end_session(at, id, "it was finished");
         }
-        Ok(Answer::ok(&json!({})))
+        Ok(LazyResponse::ok(&json!({})))
     }
 
-    /// `GET /sessions`, the newest first.
-    pub(super) fn list_sessions(&self, page: Page) -> Answer {
+    /// Handles `GET /sessions`, the newest first.
+    pub(super) fn list_sessions(&self, page: Page) -> LazyResponse {
         let all = self.sessions.newest_first();
-        Answer::ok(&json!({ "sessions": page.of(&all) }))
+        LazyResponse::ok(&json!({ "sessions": page.of(&all) }))
     }
 
-    /// `GET /sessions/{id}`, also of one that has ended.
-    pub(super) fn session_info(&self, id: &str) -> Result<Answer, Refusal> {
-        Ok(Answer::ok(&self.sessions.info(id)?))
+    /// Handles `GET /sessions/{id}`, also of one that has ended.
+    pub(super) fn session_info(&self, id: &str) -> Result<LazyResponse, Refusal> {
+        Ok(LazyResponse::ok(&self.sessions.info(id)?))
     }
 
     /// Ends a session if its heartbeats have stopped.

@@ -7,19 +7,23 @@ use super::payload::Product;
 use super::state::operations::{Goal, Origin};
 use super::{Protocol, Stamp};
 use crate::engine::{EngineError, Work};
-use crate::http::Answer;
+use crate::http::LazyResponse;
 use crate::read::{Digest, Refusal};
 
 impl Protocol {
-    /// `POST /unload_model`: runs after the queued requests; requests that wait for a missing number fail. A repeated request gets
+    /// Handles `POST /unload_model`: runs after the queued requests; requests that wait for a missing number fail. A repeated request gets
     /// the same operation.
-    pub(super) fn unload_model(&mut self, at: Stamp, body: &ModelRef) -> Result<Answer, Refusal> {
+    pub(super) fn unload_model(
+        &mut self,
+        at: Stamp,
+        body: &ModelRef,
+    ) -> Result<LazyResponse, Refusal> {
         let id = &body.model_id;
         if let Some(before) = self.models.get(id).and_then(|model| model.unloading()) {
             if self.operations.get(before).is_some() {
                 return Ok(self.accepted(before));
             }
-            // It was done before, and the result is no longer kept.
+            // It was unloaded before, and the result is no longer kept.
             let again = self.add_unload(id);
             self.conclude(at, again, Ok(Product::Nothing));
             return Ok(self.accepted(again));
@@ -53,7 +57,7 @@ impl Protocol {
         self.fail_all(at, not_run, &retired(&reason));
     }
 
-    /// Retires a model: cancels what runs, fails what waits, and has the engine unload it.
+    /// Retires a model: cancels its running operation, fails the queued ones and unloads it.
     pub(super) fn retire_model(&mut self, at: Stamp, id: &str, reason: &str) {
         let Some(left) = self.models.retire(id, reason) else {
             return;

@@ -1,4 +1,4 @@
-//! The body of a request: its content type, and its bytes as they were before their content coding, of a bounded length.
+//! Request bodies: content type, decompression and the limit of their size.
 
 use std::io::Read;
 
@@ -8,16 +8,20 @@ use http::StatusCode;
 use super::Refusal;
 use crate::http::Request;
 
-/// A decoder takes as much memory as a frame's window asks for; RFC 9659 bounds that to 8 MB for HTTP.
+/// The binary logarithm of the maximum zstd window. A decoder allocates the window that a frame asks for; RFC 9659 limits it to
+/// 8 MB for HTTP.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// The plain body of `request`, of `limit` bytes at most.
+/// Returns the decompressed body of `request`.
+///
+/// # Errors
+/// If it exceeds `limit` bytes, is not valid zstd, or has another content coding.
 pub(super) fn plain(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
     let coding = request.header("content-encoding").unwrap_or("identity");
     let coding = coding.trim().to_ascii_lowercase();
     let body = match coding.as_str() {
         "" | "identity" => request.body.clone(),
-        "zstd" => unpack(&request.body, limit)?,
+        "zstd" => decompress(&request.body, limit)?,
         other => {
             let reason = format!("content-encoding {other:?} is not taken; send zstd or nothing");
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
@@ -29,26 +33,26 @@ pub(super) fn plain(request: &Request, limit: usize) -> Result<Bytes, Refusal> {
     Ok(body)
 }
 
-/// 413.
+/// Returns the 413 refusal of a body of more than `limit` bytes.
 pub(crate) fn too_large(limit: usize) -> Refusal {
     let reason = format!("the body is longer than {limit} bytes; send fewer data in one request");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }
 
-/// Whether a body of this content type is protobuf.
-pub(crate) fn is_protobuf(kind: Option<&str>) -> bool {
-    kind.is_some_and(|kind| kind.contains("protobuf"))
+/// Returns whether a body of this content type is protobuf.
+pub(crate) fn is_protobuf(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(|content_type| content_type.contains("protobuf"))
 }
 
-fn unpack(packed: &[u8], limit: usize) -> Result<Bytes, Refusal> {
+fn decompress(compressed: &[u8], limit: usize) -> Result<Bytes, Refusal> {
     let unreadable = |error: std::io::Error| {
         let reason = format!("the body is not zstd: {error}");
         Refusal::new(StatusCode::BAD_REQUEST, reason)
     };
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(unreadable)?;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed).map_err(unreadable)?;
     decoder.window_log_max(MAX_WINDOW_LOG).map_err(unreadable)?;
     let mut plain = Vec::new();
-    // One byte more than allowed is enough to know that it is too long, whatever the frame claims.
+    // One byte beyond the limit proves that the body is too long, whatever size the frame declares.
     decoder
         .take(limit as u64 + 1)
         .read_to_end(&mut plain)
@@ -64,7 +68,7 @@ mod tests {
     use super::*;
     use http::{HeaderMap, HeaderValue, Method};
 
-    fn refused(coding: &'static str, body: Vec<u8>) -> u16 {
+    fn status_of(coding: &'static str, body: Vec<u8>) -> u16 {
         let mut headers = HeaderMap::new();
         headers.insert("content-encoding", HeaderValue::from_static(coding));
         let request = Request {
@@ -75,7 +79,7 @@ mod tests {
         };
         match plain(&request, 1000) {
             Ok(_) => 200,
-            Err(refusal) => refusal.into_answer().status().as_u16(),
+            Err(refusal) => refusal.into_response().status().as_u16(),
         }
     }
 
@@ -83,17 +87,17 @@ mod tests {
     fn decompression_is_bounded_and_invalid_zstd_refused() {
         let bomb = zstd::encode_all(&vec![0u8; 1 << 20][..], 3).unwrap();
         assert!(bomb.len() < 1000);
-        assert_eq!(refused("zstd", bomb), 413);
+        assert_eq!(status_of("zstd", bomb), 413);
         assert_eq!(
-            refused("zstd", zstd::encode_all(&[7u8; 1000][..], 3).unwrap()),
+            status_of("zstd", zstd::encode_all(&[7u8; 1000][..], 3).unwrap()),
             200
         );
-        assert_eq!(refused("zstd", vec![1, 2, 3]), 400);
+        assert_eq!(status_of("zstd", vec![1, 2, 3]), 400);
         // An empty frame whose window is 128 MB, and one of 8 MB.
         let frame = |window| vec![0x28, 0xb5, 0x2f, 0xfd, 0, window, 1, 0, 0];
-        assert_eq!(refused("zstd", frame(17 << 3)), 400);
-        assert_eq!(refused("zstd", frame(13 << 3)), 200);
-        assert_eq!(refused("gzip", vec![1]), 415);
-        assert_eq!(refused("identity", vec![0; 1001]), 413);
+        assert_eq!(status_of("zstd", frame(17 << 3)), 400);
+        assert_eq!(status_of("zstd", frame(13 << 3)), 200);
+        assert_eq!(status_of("gzip", vec![1]), 415);
+        assert_eq!(status_of("identity", vec![0; 1001]), 413);
     }
 }

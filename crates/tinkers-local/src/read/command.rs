@@ -1,4 +1,4 @@
-//! What a request asks for, its body read.
+//! Commands: parsed requests.
 
 use tinkers_wire::{
     CancelFuture, CreateModel, CreateSamplingSession, CreateSession, FinishSession, Heartbeat,
@@ -9,12 +9,12 @@ use tinkers_wire::{
 use super::{Digest, Numbered};
 use crate::protocol::Form;
 
-/// One request, understood.
+/// A parsed request.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 #[expect(
     private_interfaces,
-    reason = "made by reading a request and taken apart by the protocol only"
+    reason = "made by parsing a request and used by the protocol only"
 )]
 #[expect(missing_docs, reason = "the names are the routes'")]
 pub enum Command {
@@ -29,7 +29,7 @@ pub enum Command {
     CreateModel(Box<CreateModel>, Digest),
     ModelInfo(ModelRef),
     UnloadModel(ModelRef),
-    /// With the way to its input in the body, for what is said of its fields.
+    /// The second field is the path of the input in the body, for error messages.
     Pass(Box<PassRequest>, &'static str, Digest),
     OptimStep(OptimStep, Digest),
     SaveWeights(Box<SaveWeights>, Digest),
@@ -42,7 +42,7 @@ pub enum Command {
     Retrieve(RetrieveFuture, Form),
     RetrieveAll(RetrieveFutures),
     Cancel(CancelFuture),
-    /// Of one project, or of all.
+    /// The second field is the project; `None` for all projects.
     TrainingRuns(Page, Option<String>),
     TrainingRun(String),
     RunCheckpoints(String),
@@ -56,7 +56,7 @@ pub enum Command {
     WindowCounts,
 }
 
-/// A part of a listing.
+/// The requested range of a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) offset: u64,
@@ -64,9 +64,9 @@ pub(crate) struct Page {
 }
 
 impl Command {
-    /// The request's number, where it has one.
+    /// Returns the sequence number of the request, if it has one.
     pub fn seq_id(&self) -> Option<u64> {
-        let numbered = match self {
+        let number = match self {
             Self::Pass(body, ..) => body.seq_id,
             Self::OptimStep(body, _) => body.seq_id,
             Self::SaveWeights(body, _) => body.seq_id,
@@ -77,10 +77,10 @@ impl Command {
             Self::CreateSamplingSession(body, _) => return body.sampling_session_seq_id,
             _ => return None,
         };
-        Some(numbered)
+        Some(number)
     }
 
-    /// The model and the number among its requests, where it has one.
+    /// Returns the model and the `seq_id` of the request, if it has one.
     pub(crate) fn numbered(&self) -> Option<Numbered> {
         let (model, number) = match self {
             Self::Pass(body, ..) => (&body.model_id, body.seq_id),
@@ -94,7 +94,7 @@ impl Command {
         (number > 0).then_some(Numbered { model, number })
     }
 
-    /// A fingerprint of the body as it was understood, where requests are told apart by one.
+    /// Returns a hash of the decoded body, for routes whose repeated requests are detected.
     pub fn fingerprint(&self) -> Option<u64> {
         match self {
             Self::Pass(.., digest)

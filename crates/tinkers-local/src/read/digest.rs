@@ -1,10 +1,10 @@
-//! Whether two bodies say the same, however they were encoded.
+//! Digests of decoded bodies, to compare requests independently of their encoding.
 
 use std::hash::{DefaultHasher, Hasher};
 
 use serde::Serialize;
 
-/// A fingerprint of what a request asks for, so that a retry can be told from another request of the same number.
+/// A digest of a decoded body, to distinguish a retry from another request with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest {
     length: usize,
@@ -12,7 +12,7 @@ pub(crate) struct Digest {
 }
 
 impl Digest {
-    /// Of bytes, with the kind of request that they are.
+    /// Computes the digest of the bytes of a request of this kind.
     pub(crate) fn of(kind: &str, bytes: &[u8]) -> Self {
         let mut hasher = DefaultHasher::new();
         hasher.write(kind.as_bytes());
@@ -24,12 +24,12 @@ impl Digest {
         }
     }
 
-    /// Of a body as it was understood: what its encoding adds, such as the order of fields, does not count.
+    /// Computes the digest of a decoded body, which does not depend on its encoding, such as the order of fields.
     pub(crate) fn of_body<T: Serialize>(kind: &str, body: &T) -> Self {
         Self::of(kind, &tinkers_wire::to_json(body))
     }
 
-    /// The length of what was digested, which is about that of the body.
+    /// Returns the length of the digested bytes, which is about that of the body.
     pub(crate) fn bytes(self) -> usize {
         self.length
     }

@@ -1,20 +1,20 @@
-//! JSON bodies: malformed is 400, well-formed but wrong is 422 and names the field.
+//! JSON bodies: malformed ones get a 400, invalid ones a 422 that names the field.
 
 use http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use super::Refusal;
 
-/// Reads a JSON body.
+/// Decodes a JSON body.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    // Finding the way to a field costs on every element, so only bodies that cannot be read are read that way.
+    // Tracking the path of a field costs time for each element, so only invalid bodies are decoded a second time with it.
     match serde_json::from_slice(body) {
         Ok(value) => Ok(value),
         Err(error) => Err(explain::<T>(body, &error)),
     }
 }
 
-/// Why `body` is not a `T`.
+/// Returns why `body` is not a valid `T`.
 pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Error) -> Refusal {
     if !error.is_data() {
         return Refusal::new(
@@ -26,21 +26,21 @@ pub(super) fn explain<T: DeserializeOwned>(body: &[u8], error: &serde_json::Erro
     let Err(found) = serde_path_to_error::deserialize::<_, T>(&mut reader) else {
         return Refusal::field("", error.to_string());
     };
-    let way = found.path().to_string();
-    let way = if way == "." { "" } else { way.as_str() };
+    let path = found.path().to_string();
+    let path = if path == "." { "" } else { path.as_str() };
     let reason = found.inner().to_string();
-    Refusal::field(&with_missing(way, &reason), reason)
+    Refusal::field(&with_missing(path, &reason), reason)
 }
 
-/// A missing field is named by the message alone; its way ends above it.
-fn with_missing(way: &str, reason: &str) -> String {
+/// Appends the name of a missing field to the path, which ends at its parent. The name is in the message only.
+fn with_missing(path: &str, reason: &str) -> String {
     let missing = reason
         .strip_prefix("missing field `")
         .and_then(|rest| rest.split_once('`'));
     match missing {
-        Some((name, _)) if way.is_empty() => name.to_owned(),
-        Some((name, _)) => format!("{way}.{name}"),
-        None => way.to_owned(),
+        Some((name, _)) if path.is_empty() => name.to_owned(),
+        Some((name, _)) => format!("{path}.{name}"),
+        None => path.to_owned(),
     }
 }
 
@@ -53,12 +53,15 @@ mod tests {
         let Err(refusal) = json::<T>(body.as_bytes()) else {
             panic!("{body} was read");
         };
-        let answer = refusal.into_answer().into_response();
-        (answer.status.as_u16(), error_text(&answer.body).unwrap())
+        let response = refusal.into_response().encode();
+        (
+            response.status.as_u16(),
+            error_text(&response.body).unwrap(),
+        )
     }
 
     #[test]
-    fn the_field_is_named_and_malformed_is_told_from_wrong() {
+    fn invalid_field_is_named_and_malformed_json_is_a_400() {
         let (status, text) =
             refused::<OptimStep>(r#"{"model_id": "m", "adam_params": {"learning_rate": null}}"#);
         assert_eq!(status, 422);

@@ -1,25 +1,25 @@
-//! From a request to a [`Command`]: routing, the key, bodies. Pure, so that it runs without the protocol's lock.
+//! Parses a request into a [`Command`]: API key, route and body. Pure, so that it runs without the lock of the protocol.
 
 mod body;
-mod class;
 mod command;
 mod digest;
 mod json;
-mod number;
+mod parse;
 mod pass;
 mod refusal;
 mod route;
-mod table;
-mod unread;
+mod route_class;
+mod seq_id_scan;
+mod unknown_options;
 
 pub(crate) use body::{is_protobuf, too_large};
-pub(crate) use class::class_of;
 pub use command::Command;
 pub(crate) use command::Page;
 pub(crate) use digest::Digest;
-pub(crate) use number::{NumberScan, Numbered, gives_up_number};
+pub(crate) use parse::{check_key, fault_counts, is_counts, read};
 pub(crate) use pass::{BackwardBody, ForwardBody};
 pub(crate) use refusal::Refusal;
-pub(crate) use route::{check_key, fault_counts, is_counts, read};
-pub use table::Route;
-pub(crate) use table::is_id;
+pub use route::Route;
+pub(crate) use route::is_id;
+pub(crate) use route_class::class_of;
+pub(crate) use seq_id_scan::{NumberScan, Numbered, gives_up_number};

@@ -1,4 +1,4 @@
-//! Bodies of passes: JSON on either route, protobuf on one.
+//! The bodies of passes: JSON on both routes, protobuf on `forward_backward` only.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::body::is_protobuf;
 use super::json::json;
 use super::{Command, Digest, Refusal};
 
-/// Data and a loss.
+/// The data and the loss of a pass.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "PassInput")]
 struct Input {
@@ -22,7 +22,7 @@ struct Input {
     loss_fn_config: Option<BTreeMap<String, LossConfigValue>>,
 }
 
-/// A forward pass.
+/// The JSON body of a forward pass.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "ForwardRequest")]
 pub(crate) struct ForwardBody {
@@ -32,7 +32,7 @@ pub(crate) struct ForwardBody {
     seq_id: Option<u64>,
 }
 
-/// A pass that adds gradients. Without a switch: for one that does not, there is `forward`, or protobuf.
+/// The JSON body of a forward-backward pass. It cannot ask for a forward pass; protobuf can.
 #[derive(Deserialize, JsonSchema)]
 #[schemars(rename = "ForwardBackwardRequest")]
 pub(crate) struct BackwardBody {
@@ -42,9 +42,9 @@ pub(crate) struct BackwardBody {
     seq_id: Option<u64>,
 }
 
-/// `POST /forward`: JSON alone.
-pub(super) fn forward(kind: Option<&str>, body: &Bytes) -> Result<Command, Refusal> {
-    if is_protobuf(kind) {
+/// Parses the body of `POST /forward`, which is JSON.
+pub(super) fn forward(content_type: Option<&str>, body: &Bytes) -> Result<Command, Refusal> {
+    if is_protobuf(content_type) {
         let reason = "this route takes JSON; send protobuf to forward_backward with forward_only";
         return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
@@ -55,9 +55,12 @@ pub(super) fn forward(kind: Option<&str>, body: &Bytes) -> Result<Command, Refus
     Ok(command(pass, "forward_input."))
 }
 
-/// `POST /forward_backward`: JSON, which always adds gradients, or protobuf, which says.
-pub(super) fn forward_backward(kind: Option<&str>, body: &Bytes) -> Result<Command, Refusal> {
-    if is_protobuf(kind) {
+/// Parses the body of `POST /forward_backward`: JSON, or protobuf, which may ask for a forward pass only.
+pub(super) fn forward_backward(
+    content_type: Option<&str>,
+    body: &Bytes,
+) -> Result<Command, Refusal> {
+    if is_protobuf(content_type) {
         let pass = PassRequest::from_protobuf(body.clone())
             .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
         return Ok(command(pass, ""));
@@ -84,9 +87,9 @@ impl Input {
     }
 }
 
-fn command(pass: PassRequest, way: &'static str) -> Command {
-    // The shortest form that holds everything; JSON for what has no protobuf form.
+fn command(pass: PassRequest, prefix: &'static str) -> Command {
+    // Protobuf is the shorter form; passes that it cannot express are digested as JSON.
     let canonical = pass.to_protobuf().unwrap_or_else(|_| pass.to_json());
     let digest = Digest::of("pass", &canonical);
-    Command::Pass(Box::new(pass), way, digest)
+    Command::Pass(Box::new(pass), prefix, digest)
 }

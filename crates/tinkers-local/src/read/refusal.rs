@@ -1,36 +1,36 @@
-//! Why a request is refused, and the JSON that says so.
+//! Refusals of requests and their responses.
 
 use http::StatusCode;
 use serde_json::{Value, json};
 use tinkers_wire::InvalidInput;
 
 use crate::faults::Hint;
-use crate::http::Answer;
+use crate::http::LazyResponse;
 
-/// A refusal with its status and reason.
+/// A refusal of a request, with status and reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     status: StatusCode,
     detail: Value,
     form: Form,
-    /// When to come back.
+    /// The retry hints.
     hints: Vec<Hint>,
 }
 
-/// How a refusal is written down.
+/// The form of the body of a refusal.
 #[derive(Debug, Clone, Copy)]
 enum Form {
-    /// As `detail` of a JSON body.
+    /// JSON with `detail`.
     Json,
-    /// In plain text, as a server's outermost layer does.
+    /// Plain text, as web frameworks send for unhandled errors.
     Text,
 }
 
-/// A queue that is full may have room again after so many seconds; there is no better guess without a clock.
-const ROOM: u64 = 1;
+/// The retry hint of a full queue in seconds, an estimate.
+const FULL_QUEUE_RETRY_S: u64 = 1;
 
 impl Refusal {
-    /// A refusal in words.
+    /// Creates a refusal with a reason.
     pub(crate) fn new(status: StatusCode, reason: impl Into<String>) -> Self {
         Self {
             status,
@@ -40,31 +40,34 @@ impl Refusal {
         }
     }
 
-    /// 404.
+    /// Creates a 404 refusal.
     pub(crate) fn not_found(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, reason)
     }
 
-    /// 409.
+    /// Creates a 409 refusal.
     pub(crate) fn conflict(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, reason)
     }
 
-    /// 410.
+    /// Creates a 410 refusal.
     pub(crate) fn gone(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, reason)
     }
 
-    /// 429, with a time to come back after.
+    /// Creates a 429 refusal with the default retry hint.
     pub(crate) fn busy(reason: impl Into<String>) -> Self {
-        let hints = vec![Hint::Seconds(ROOM), Hint::Milliseconds(ROOM * 1000)];
+        let hints = vec![
+            Hint::Seconds(FULL_QUEUE_RETRY_S),
+            Hint::Milliseconds(FULL_QUEUE_RETRY_S * 1000),
+        ];
         Self {
             hints,
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, reason)
         }
     }
 
-    /// 429, with this hint.
+    /// Creates a 429 refusal with this retry hint.
     pub(crate) fn limited(reason: impl Into<String>, hint: Hint) -> Self {
         Self {
             hints: vec![hint],
@@ -72,19 +75,19 @@ impl Refusal {
         }
     }
 
-    /// 422 on a field of the body, named by its way from the top such as `data[3].model_input`.
-    pub(crate) fn field(way: &str, reason: impl Into<String>) -> Self {
-        Self::at("body", way, reason)
+    /// Creates a 422 refusal of a field of the body, given its path, such as `data[3].model_input`.
+    pub(crate) fn field(path: &str, reason: impl Into<String>) -> Self {
+        Self::at("body", path, reason)
     }
 
-    /// 422 on a parameter of the query.
+    /// Creates a 422 refusal of a query parameter.
     pub(crate) fn query(name: &str, reason: impl Into<String>) -> Self {
         Self::at("query", name, reason)
     }
 
-    fn at(place: &str, way: &str, reason: impl Into<String>) -> Self {
-        let mut loc = vec![Value::from(place)];
-        loc.extend(way.split('.').flat_map(segments));
+    fn at(root: &str, path: &str, reason: impl Into<String>) -> Self {
+        let mut loc = vec![Value::from(root)];
+        loc.extend(path.split('.').flat_map(segments));
         Self {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             detail: json!([{ "loc": loc, "msg": reason.into(), "type": "value_error" }]),
@@ -93,7 +96,7 @@ impl Refusal {
         }
     }
 
-    /// 422 with these findings, in the words of another server.
+    /// Creates a 422 refusal with these entries in `detail`, as other servers send them.
     pub(crate) fn findings(findings: Vec<Value>) -> Self {
         Self {
             detail: Value::Array(findings),
@@ -101,7 +104,7 @@ impl Refusal {
         }
     }
 
-    /// A refusal in plain text.
+    /// Creates a refusal in plain text.
     pub(crate) fn text(status: StatusCode, reason: &'static str) -> Self {
         Self {
             form: Form::Text,
@@ -109,32 +112,34 @@ impl Refusal {
         }
     }
 
-    /// 422 on what a check of the wire found, below `prefix` (which ends in a dot or is empty).
+    /// Creates a 422 refusal from a failed check of `tinkers-wire`. `prefix` is the path of the checked value; it ends in a dot or
+    /// is empty.
     pub(crate) fn invalid(prefix: &str, error: &InvalidInput) -> Self {
-        let way = format!("{prefix}{}", error.field());
-        Self::field(&way, format!("expected {}", error.expected()))
+        let path = format!("{prefix}{}", error.field());
+        Self::field(&path, format!("expected {}", error.expected()))
     }
 
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
 
-    pub(crate) fn into_answer(self) -> Answer {
+    pub(crate) fn into_response(self) -> LazyResponse {
         if let (Form::Text, Some(text)) = (self.form, self.detail.as_str()) {
-            return Answer::text(self.status, text);
+            return LazyResponse::text(self.status, text);
         }
         let mut body = json!({ "detail": self.detail });
         for hint in &self.hints {
             hint.add_to_body(&mut body);
         }
         let headers = self.hints.iter().filter_map(Hint::header);
-        headers.fold(Answer::json(self.status, &body), |answer, (name, value)| {
-            answer.with_header(name, value)
-        })
+        headers.fold(
+            LazyResponse::json(self.status, &body),
+            |response, (name, value)| response.with_header(name, value),
+        )
     }
 }
 
-/// `data[3]` is the name `data` and the index 3.
+/// Splits a part of a path into name and indices, such as `data[3]` into `data` and 3.
 fn segments(part: &str) -> Vec<Value> {
     let mut pieces = part.split('[');
     let mut found: Vec<Value> = pieces.next().map(Value::from).into_iter().collect();
@@ -155,13 +160,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_to_a_field_is_taken_apart() {
+    fn field_path_is_split_into_names_and_indices() {
         let refusal = Refusal::field("data[3].loss_fn_inputs.weights", "no");
         assert_eq!(
             refusal.detail[0]["loc"],
             json!(["body", "data", 3, "loss_fn_inputs", "weights"])
         );
-        let body = refusal.into_answer().into_response().body;
+        let body = refusal.into_response().encode().body;
         assert_eq!(
             tinkers_wire::error_text(&body).unwrap(),
             "data.3.loss_fn_inputs.weights: no"

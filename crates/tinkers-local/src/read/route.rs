@@ -1,314 +1,150 @@
-//! Which route a request is for.
+//! The table of routes of the API, from which requests are routed and the OpenAPI document is generated.
 
-use bytes::Bytes;
-use http::header::{ALLOW, HeaderValue};
-use http::{Method, StatusCode};
-use tinkers_wire::{
-    ConfigRequest, CreateModel, CreateSamplingSession, LoadWeights, OptimStep, SampleRequest,
-    SaveWeights, SaveWeightsForSampler, Telemetry,
-};
+use tinkers_wire::CheckpointKind;
 
-use super::body::plain;
-use super::json::json;
-use super::{Command, Digest, Page, Refusal, Route, is_protobuf, pass, unread};
-use crate::config::LocalConfig;
-use crate::dialect::{Dialect, KeyNeed, Repeats};
-use crate::faults::Faults;
-use crate::http::{Answer, Request};
-use crate::openapi;
-
-const GET: &str = "GET";
-const WINDOW_COUNTS: &str = "/scripted/counts";
-const FAULT_COUNTS: &str = "/faults/counts";
-
-/// Whether the server is up is told to everybody.
-const HEALTH: &str = "/api/v1/healthz";
-
-/// Whether a path tells what the server's own tools for tests saw.
-pub(crate) fn is_counts(route: &str) -> bool {
-    [WINDOW_COUNTS, FAULT_COUNTS].contains(&route)
-}
-
-/// Reads a request: its key, its route, its body.
-#[expect(
-    clippy::result_large_err,
-    reason = "the error is the answer, and is not passed on"
-)]
-pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, Answer> {
-    let segments: Vec<String> = match request.route().strip_prefix("/api/v1/") {
-        // Only then are there counts.
-        None if config.window.is_some() && request.route() == WINDOW_COUNTS => {
-            return check_bare(config, request).map(|()| Command::WindowCounts);
+/// Defines [`Route`] from the table. Each path has one method.
+macro_rules! table {
+    ($($(#[doc = $doc:literal])+ $route:ident $method:ident $path:literal,)*) => {
+        /// A route of the API: a path and its method.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum Route {
+            $($(#[doc = $doc])+ $route,)*
         }
-        None if request.route() == openapi::PATH => return Err(document(config, request)),
-        Some(rest) => rest.split('/').map(unescape).collect(),
-        None => Vec::new(),
+
+        impl Route {
+            /// All routes, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$route,)*];
+
+            /// Returns the method.
+            pub const fn method(self) -> &'static str {
+                match self {
+                    $(Self::$route => stringify!($method),)*
+                }
+            }
+
+            /// Returns the description of the route, one sentence.
+            pub(crate) fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$route => concat!($($doc),+).trim_start(),)*
+                }
+            }
+
+            /// Returns the path, with placeholders in braces for ids.
+            pub const fn path(self) -> &'static str {
+                match self {
+                    $(Self::$route => concat!("/api/v1/", $path),)*
+                }
+            }
+        }
     };
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    check_key(config, request).map_err(Refusal::into_answer)?;
-    let dialect = &config.dialect;
-    let Some(route) = Route::of(&segments).filter(|route| !dialect.absent.contains(route)) else {
-        return Err(dialect.no_route(request.route()).into_answer());
-    };
-    if request.method.as_str() != route.method() {
-        return Err(wrong_method(request, route.method()));
-    }
-    let read = match request.method {
-        Method::POST => post(config, request, route, &segments),
-        _ => bare(request, route, &segments),
-    };
-    read.map_err(Refusal::into_answer)
 }
 
-/// The OpenAPI document, which is no part of the API and has its own path.
-fn document(config: &LocalConfig, request: &Request) -> Answer {
-    match (check_bare(config, request), openapi::open_api(config)) {
-        (_, None) => config.dialect.no_route(openapi::PATH).into_answer(),
-        (Err(refused), _) => refused,
-        (Ok(()), Some(document)) => Answer::ok(&document),
-    }
+table! {
+    /// Returns whether the server is up.
+    Health GET "healthz",
+    /// Lists the base models of the server.
+    Capabilities GET "get_server_capabilities",
+    /// Returns the flags of the client.
+    ClientConfig POST "client/config",
+    /// Returns the flags of the client that are refreshed at runtime.
+    DynamicConfig POST "client/dynamic_config",
+    /// Accepts telemetry events and drops them.
+    Telemetry POST "telemetry",
+    /// Creates a session.
+    CreateSession POST "create_session",
+    /// Keeps a session alive.
+    Heartbeat POST "session_heartbeat",
+    /// Ends a session.
+    FinishSession POST "sessions/{session_id}/finish",
+    /// Lists sessions, the newest first.
+    Sessions GET "sessions",
+    /// Describes a session.
+    Session GET "sessions/{session_id}",
+    /// Creates a model.
+    CreateModel POST "create_model",
+    /// Describes a model.
+    ModelInfo POST "get_info",
+    /// Unloads a model.
+    UnloadModel POST "unload_model",
+    /// Runs a forward pass.
+    Forward POST "forward",
+    /// Runs a forward-backward pass, or a forward pass if the body asks for it.
+    ForwardBackward POST "forward_backward",
+    /// Runs an optimizer step.
+    OptimStep POST "optim_step",
+    /// Saves a training checkpoint.
+    SaveWeights POST "save_weights",
+    /// Saves weights for sampling.
+    SaveWeightsForSampler POST "save_weights_for_sampler",
+    /// Loads a checkpoint into a model.
+    LoadWeights POST "load_weights",
+    /// Describes a checkpoint.
+    WeightsInfo POST "weights_info",
+    /// Creates a sampler.
+    CreateSamplingSession POST "create_sampling_session",
+    /// Describes a sampler.
+    Sampler GET "samplers/{sampler_id}",
+    /// Samples from a model.
+    Sample POST "asample",
+    /// Polls for the result of an operation.
+    RetrieveFuture POST "retrieve_future",
+    /// Polls for the completed samples of a sampling session.
+    RetrieveFutures POST "retrieve_futures",
+    /// Cancels a sample.
+    CancelFuture POST "cancel_future",
+    /// Lists training runs, the most recently used first.
+    TrainingRuns GET "training_runs",
+    /// Describes a training run.
+    TrainingRun GET "training_runs/{run_id}",
+    /// Lists the checkpoints of a run, the newest first.
+    RunCheckpoints GET "training_runs/{run_id}/checkpoints",
+    /// Deletes a checkpoint by an id with an escaped slash.
+    DeleteEscapedCheckpoint DELETE "training_runs/{run_id}/checkpoints/{checkpoint_id}",
+    /// Deletes a checkpoint.
+    DeleteCheckpoint DELETE "training_runs/{run_id}/checkpoints/{kind}/{name}",
+    /// Lists all checkpoints, the newest first.
+    Checkpoints GET "checkpoints",
 }
 
-/// Whether a path may be read that is no part of the API, such as that of what the server's own tools saw.
-#[expect(
-    clippy::result_large_err,
-    reason = "the error is the answer, and is not passed on"
-)]
-fn check_bare(config: &LocalConfig, request: &Request) -> Result<(), Answer> {
-    check_key(config, request).map_err(Refusal::into_answer)?;
-    if request.method != Method::GET {
-        return Err(wrong_method(request, GET));
+impl Route {
+    /// Returns the route of a path, given its segments below `/api/v1/`.
+    pub(crate) fn of(segments: &[&str]) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|route| route.matches(segments))
     }
-    Ok(())
-}
 
-/// The answer to somebody who asks for the counts of the faults; `None` when the request is for something else.
-pub(crate) fn fault_counts(
-    config: &LocalConfig,
-    request: &Request,
-    faults: &Faults,
-) -> Option<Answer> {
-    if request.route() != FAULT_COUNTS {
-        return None;
-    }
-    let allowed = check_bare(config, request);
-    Some(allowed.map_or_else(|refused| refused, |()| Answer::ok(&faults.counts_json())))
-}
-
-fn wrong_method(request: &Request, allowed: &'static str) -> Answer {
-    let reason = format!(
-        "{} takes {allowed}, not {}",
-        request.route(),
-        request.method
-    );
-    let answer = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason).into_answer();
-    answer.with_header(ALLOW, HeaderValue::from_static(allowed))
-}
-
-/// Whether the request has the server's key, or needs none. It takes no look at the body.
-pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), Refusal> {
-    let is_needed = config.api_key.is_some() || config.dialect.key == KeyNeed::Always;
-    if !is_needed || request.route() == HEALTH {
-        return Ok(());
-    }
-    match request.headers.get("x-api-key") {
-        None => Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "no API key; send it in the header X-API-Key",
-        )),
-        Some(given) if config.takes(given.as_bytes()) => Ok(()),
-        Some(_) => Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "this API key is not the server's",
-        )),
-    }
-}
-
-fn post(
-    config: &LocalConfig,
-    request: &Request,
-    route: Route,
-    segments: &[&str],
-) -> Result<Command, Refusal> {
-    let dialect = &config.dialect;
-    let kind = request.header("content-type");
-    dialect.check_kind(route, kind)?;
-    let body = plain(request, config.max_body)?;
-    dialect.check_body(route, kind, &body)?;
-    let command = command(dialect, request, route, segments, kind, &body)?;
-    if route != Route::ForwardBackward || !is_protobuf(kind) {
-        unread::check(route, &body)?;
-    }
-    Ok(command)
-}
-
-/// The body as what it asks for.
-fn command(
-    dialect: &Dialect,
-    request: &Request,
-    route: Route,
-    segments: &[&str],
-    kind: Option<&str>,
-    body: &Bytes,
-) -> Result<Command, Refusal> {
-    Ok(match route {
-        Route::ClientConfig => {
-            let _: ConfigRequest = json(body)?;
-            Command::ClientConfig
-        }
-        Route::DynamicConfig => {
-            let _: ConfigRequest = json(body)?;
-            Command::DynamicConfig
-        }
-        Route::Telemetry => {
-            let _: Telemetry = json(body)?;
-            Command::Telemetry
-        }
-        Route::CreateSession => Command::CreateSession(json(body)?),
-        Route::Heartbeat => Command::Heartbeat(json(body)?),
-        Route::FinishSession => Command::FinishSession(id(segments), json(body)?),
-        Route::CreateModel => {
-            let body: CreateModel = json(body)?;
-            let digest = Digest::of_body("create_model", &body);
-            Command::CreateModel(Box::new(body), digest)
-        }
-        Route::ModelInfo => Command::ModelInfo(json(body)?),
-        Route::UnloadModel => Command::UnloadModel(json(body)?),
-        Route::Forward => numbered(dialect, pass::forward(kind, body)?),
-        Route::ForwardBackward => numbered(dialect, pass::forward_backward(kind, body)?),
-        Route::OptimStep => {
-            let mut body: OptimStep = json(body)?;
-            if dialect.repeats == Repeats::Again {
-                body.seq_id = 0;
+    fn matches(self, segments: &[&str]) -> bool {
+        let mut given = segments.iter();
+        let mut named = self.segments();
+        loop {
+            match (named.next(), given.next()) {
+                (None, None) => return true,
+                (Some(name), Some(segment)) if matches_segment(name, segment) => {}
+                _ => return false,
             }
-            let digest = Digest::of_body("optim_step", &body);
-            Command::OptimStep(body, digest)
         }
-        Route::SaveWeights => {
-            let mut body: SaveWeights = json(body)?;
-            if dialect.repeats != Repeats::AllOnce {
-                (body.seq_id, body.overwrite) = (0, None);
-            }
-            let digest = Digest::of_body("save_weights", &body);
-            Command::SaveWeights(Box::new(body), digest)
-        }
-        Route::SaveWeightsForSampler => save_for_sampler(dialect.repeats, body)?,
-        Route::LoadWeights => {
-            let mut body: LoadWeights = json(body)?;
-            if dialect.repeats != Repeats::AllOnce {
-                body.seq_id = None;
-            }
-            let digest = Digest::of_body("load_weights", &body);
-            Command::LoadWeights(Box::new(body), digest)
-        }
-        Route::WeightsInfo => Command::WeightsInfo(json(body)?),
-        Route::CreateSamplingSession => {
-            let body: CreateSamplingSession = json(body)?;
-            let digest = Digest::of_body("create_sampling_session", &body);
-            Command::CreateSamplingSession(body, digest)
-        }
-        Route::Sample => {
-            let mut body: SampleRequest = json(body)?;
-            if dialect.repeats != Repeats::AllOnce {
-                body.seq_id = None;
-            }
-            let digest = Digest::of_body("asample", &body);
-            Command::Sample(Box::new(body), digest)
-        }
-        Route::RetrieveFutures => Command::RetrieveAll(json(body)?),
-        Route::CancelFuture => Command::Cancel(json(body)?),
-        _ => Command::Retrieve(json(body)?, dialect.form(request.header("accept"))),
-    })
-}
-
-/// A pass with its number, where numbers are read.
-fn numbered(dialect: &Dialect, mut pass: Command) -> Command {
-    if let Command::Pass(body, ..) = &mut pass
-        && dialect.repeats == Repeats::Again
-    {
-        body.seq_id = 0;
     }
-    pass
-}
 
-/// The id in a path; where there is one, it is the second part.
-fn id(segments: &[&str]) -> String {
-    segments.get(1).copied().unwrap_or_default().to_owned()
-}
-
-/// The official SDK takes a new `sampling_session_seq_id` for each retry, so that number does not tell requests apart.
-fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
-    let mut body: SaveWeightsForSampler = json(body)?;
-    if repeats != Repeats::AllOnce {
-        body.seq_id = 0;
+    /// Returns the segments of the path below `/api/v1/`.
+    pub(crate) fn segments(self) -> impl Iterator<Item = &'static str> {
+        self.path().split('/').skip(3)
     }
-    let mut compared = body.clone();
-    compared.sampling_session_seq_id = compared.sampling_session_seq_id.map(|_| 0);
-    let digest = Digest::of_body("save_weights_for_sampler", &compared);
-    Ok(Command::SaveForSampler(Box::new(body), digest))
 }
 
-/// Routes without a body.
-fn bare(request: &Request, route: Route, segments: &[&str]) -> Result<Command, Refusal> {
-    let page = |limit| page(request, limit);
-    Ok(match route {
-        Route::Health => Command::Health,
-        Route::Capabilities => Command::Capabilities,
-        Route::Sampler => Command::Sampler(id(segments)),
-        Route::Sessions => Command::Sessions(page(20)?),
-        Route::Session => Command::Session(id(segments)),
-        Route::TrainingRuns => Command::TrainingRuns(page(20)?, parameter(request, "project_id")),
-        Route::TrainingRun => Command::TrainingRun(id(segments)),
-        Route::RunCheckpoints => Command::RunCheckpoints(id(segments)),
-        Route::DeleteCheckpoint | Route::DeleteEscapedCheckpoint => Command::DeleteCheckpoint {
-            run: id(segments),
-            checkpoint: segments[3..].join("/"),
-        },
-        _ => Command::Checkpoints(page(100)?),
-    })
-}
-
-fn page(request: &Request, limit: u64) -> Result<Page, Refusal> {
-    let mut page = Page { offset: 0, limit };
-    let query = request.path.split_once('?').map_or("", |(_, query)| query);
-    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-        let place = match name {
-            "offset" => &mut page.offset,
-            "limit" => &mut page.limit,
-            _ => continue,
-        };
-        *place = value.parse().map_err(|_| {
-            Refusal::query(name, format!("expected a number from 0, got {value:?}"))
-        })?;
+/// Returns whether the segment of a route `name` matches the segment of a request.
+fn matches_segment(name: &str, segment: &str) -> bool {
+    match name {
+        "{kind}" => CheckpointKind::from_segment(segment).is_some(),
+        // The service has another route of this name, and no session has this id.
+        "{session_id}" => segment != "search",
+        _ => is_id(name) || name == segment,
     }
-    Ok(page)
 }
 
-/// A parameter of the query; an empty one is none.
-fn parameter(request: &Request, wanted: &str) -> Option<String> {
-    let (_, query) = request.path.split_once('?')?;
-    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.find(|(name, value)| *name == wanted && !value.is_empty())?;
-    Some(unescape(value))
-}
-
-/// Ids come raw or percent-encoded; what does not decode stays as it is and matches nothing.
-fn unescape(segment: &str) -> String {
-    if !segment.contains('%') {
-        return segment.to_owned();
-    }
-    let bytes = segment.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = (bytes[at] == b'%')
-            .then(|| segment.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        plain.push(code.unwrap_or(bytes[at]));
-        at += if code.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8(plain).unwrap_or_else(|_| segment.to_owned())
+/// Returns whether a segment of a route is a placeholder for an id.
+pub(crate) fn is_id(segment: &str) -> bool {
+    segment.starts_with('{')
 }
 
 #[cfg(test)]
@@ -316,16 +152,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_come_raw_or_escaped() {
-        for (given, expected) in [
-            ("a:train:0", "a:train:0"),
-            ("a%3Atrain%3a0", "a:train:0"),
-            ("100%", "100%"),
-            ("%zz", "%zz"),
-            ("%ff", "%ff"),
-            ("%é", "%é"),
-        ] {
-            assert_eq!(unescape(given), expected);
+    fn paths_are_routed_unambiguously() {
+        for route in Route::ALL {
+            let segments: Vec<&str> = route.segments().collect();
+            let segments: Vec<&str> = segments
+                .into_iter()
+                .map(|segment| match segment {
+                    "{kind}" => "weights",
+                    other => other,
+                })
+                .collect();
+            assert_eq!(Route::of(&segments), Some(*route));
+            let longer: Vec<&str> = segments.iter().copied().chain(["x", "y", "z"]).collect();
+            assert_eq!(Route::of(&longer), None, "{route:?}");
         }
+        assert_eq!(Route::of(&[]), None);
+        assert_eq!(Route::of(&["sessions", "s:1"]), Some(Route::Session));
+        assert_eq!(Route::of(&["asample", "x"]), None);
+        // Routes of the service that are not served here and must not match placeholders.
+        let checkpoint =
+            |last: [&'static str; 2]| [&["training_runs", "a", "checkpoints"][..], &last].concat();
+        assert_eq!(Route::of(&["sessions", "search"]), None);
+        assert_eq!(Route::of(&checkpoint(["w1", "archive"])), None);
+        assert_eq!(Route::of(&checkpoint(["weights/w1", "ttl"])), None);
+        let delete = Some(Route::DeleteCheckpoint);
+        assert_eq!(Route::of(&checkpoint(["weights", "archive"])), delete);
+    }
+
+    #[test]
+    fn client_paths_are_served() {
+        let known = tinkers_wire::routes::ALL;
+        let served = |path: &str| Route::ALL.iter().any(|route| route.path() == path);
+        // There is no listing of samplers.
+        let missing: Vec<&str> = known.into_iter().filter(|path| !served(path)).collect();
+        assert_eq!(missing, [tinkers_wire::routes::SAMPLERS]);
     }
 }

@@ -1,71 +1,70 @@
-//! What a window saw, exactly.
+//! The counters of a window.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What was accepted, refused and in flight. Times are counted from the first submission on the server's clock.
+/// The counters of a window. Times are measured from the first submission on the clock of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct WindowCounts {
-    /// Samples accepted; a repeated submission is not counted again.
+    /// The number of accepted samples; repeated submissions are not counted again.
     pub accepted: u64,
-    /// Samples refused.
+    /// The number of refused samples.
     pub refused: u64,
-    /// Of those refused, the ones that came before a hint given earlier had run out.
+    /// The number of refused samples that arrived before an earlier hint had expired.
     pub refused_within_hint: u64,
-    /// Samples ended, with a result or without.
+    /// The number of ended samples, successful or not.
     pub ended: u64,
-    /// Samples in flight now.
+    /// The current number of samples in flight.
     pub in_flight: u64,
-    /// The most that were in flight at once.
+    /// The maximum number of samples in flight so far.
     pub most_in_flight: u64,
-    /// When the last sample ended.
+    /// The end of the last sample.
     pub last_end: Option<Duration>,
-    /// How many congestion events there were.
+    /// The number of congestion events.
     pub congestions: u64,
-    /// The first [`WindowCounts::KEPT`] of them.
+    /// The first [`WindowCounts::KEPT`] congestion events.
     pub events: Vec<Congestion>,
-    /// The levels of the window so far; the first [`WindowCounts::KEPT`] of them.
-    pub levels: Vec<Level>,
+    /// The first [`WindowCounts::KEPT`] levels of the window so far.
+    pub levels: Vec<WindowLevel>,
 }
 
-/// One level of a window.
+/// A level of a window: its limit from a given time on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Level {
-    /// Since when.
+pub struct WindowLevel {
+    /// The start of the level.
     pub at: Duration,
-    /// How many may be in flight.
+    /// The maximum number of samples in flight.
     pub most: u32,
 }
 
-/// Refusals that belong together: each but the first came before what those before it had hinted at was over. One without a
-/// hint belongs with those up to 100 ms before it.
+/// A congestion event: a run of refusals, each of which arrived before the hints of the earlier ones had expired. Without hints,
+/// a run continues while its refusals are at most 100 ms apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Congestion {
-    /// When the first refusal was answered.
+    /// The time of the first refusal.
     pub began: Duration,
-    /// How many were in flight then.
+    /// The number of samples in flight at that time.
     pub in_flight: u64,
-    /// How many refusals there were.
+    /// The number of refusals.
     pub refused: u64,
-    /// When the last hint ran out; without a hint, when the last refusal was answered.
+    /// The expiry of the last hint; without hints, the time of the last refusal.
     pub over: Duration,
-    /// The first acceptance after that: how long after the hint had run out and there was room. `None` when a refusal came
-    /// first, or nothing.
+    /// The time from the expiry of the hint, or from when there was room if that is later, to the next accepted sample. `None` if
+    /// there was a refusal first, or no submission.
     pub first_grant: Option<Duration>,
-    /// How long it then took until nine tenths of the window were in flight, counted from the same moment. `None` when that
-    /// did not come about before the next refusal.
+    /// The time from the same start until 90 % of the window were in flight. `None` if that did not happen before the next refusal.
     pub full_flow: Option<Duration>,
 }
 
 impl WindowCounts {
-    /// So many events and levels are kept.
+    /// The maximum number of kept events, and of kept levels.
     pub const KEPT: usize = 4096;
 
-    /// As `GET /scripted/counts` gives it; times in milliseconds.
+    /// Returns the body of `GET /scripted/counts`, with times in milliseconds.
     pub(crate) fn json(&self) -> Value {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         let event = |event: &Congestion| {

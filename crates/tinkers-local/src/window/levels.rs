@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// How the bound changes.
+/// The levels of a window.
 #[derive(Debug, Clone)]
 pub(super) enum Levels {
     Fixed(u32),
@@ -20,28 +20,28 @@ pub(super) enum Levels {
     },
 }
 
-/// Why a window cannot be.
+/// An error for an invalid window.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidWindow {
-    /// No levels to step through.
+    /// There are no levels.
     #[error("levels: expected at least one")]
     NoLevels,
-    /// The ends of a walk are the wrong way round.
+    /// The lower end of a walk is above the upper end.
     #[error("low: expected at most high, {high}, got {low}")]
     Ends {
-        /// The lower end as given.
+        /// The given lower end.
         low: u32,
-        /// The upper end as given.
+        /// The given upper end.
         high: u32,
     },
-    /// It would change too often.
-    #[error("every: expected at least {SHORTEST:?}, got {0:?}")]
+    /// The time between changes is too short.
+    #[error("every: expected at least {MIN_INTERVAL:?}, got {0:?}")]
     TooOften(Duration),
 }
 
-/// Changes that come faster are noise to any client, and work to keep up with.
-const SHORTEST: Duration = Duration::from_millis(10);
+/// The minimum time between changes. Clients could not follow faster ones, and each costs work.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Levels {
     pub(super) fn steps(levels: Vec<u32>, every: Duration) -> Result<Self, InvalidWindow> {
@@ -70,66 +70,66 @@ impl Levels {
         })
     }
 
-    /// From the first level on, each with how long it holds; `None` for one that holds for ever.
-    pub(super) fn start(&self) -> Course {
+    /// Returns the sequence of levels, at the first one.
+    pub(super) fn start(&self) -> LevelSequence {
         match self {
-            Self::Fixed(level) => Course::Fixed(*level),
-            Self::Steps { levels, every } => Course::Steps {
+            Self::Fixed(level) => LevelSequence::Fixed(*level),
+            Self::Steps { levels, every } => LevelSequence::Steps {
                 levels: levels.clone(),
                 every: *every,
-                at: 0,
+                index: 0,
             },
             Self::Walk {
                 low,
                 high,
                 every,
                 seed,
-            } => Course::Walk {
+            } => LevelSequence::Walk {
                 low: *low,
                 high: *high,
                 every: *every,
                 level: low + (high - low) / 2,
-                chance: SplitMix::new(*seed),
+                random: SplitMix::new(*seed),
             },
         }
     }
 }
 
 fn check(every: Duration) -> Result<(), InvalidWindow> {
-    if every < SHORTEST {
+    if every < MIN_INTERVAL {
         return Err(InvalidWindow::TooOften(every));
     }
     Ok(())
 }
 
-/// Where the levels are.
+/// A sequence of levels and the position in it.
 #[derive(Debug)]
-pub(super) enum Course {
+pub(super) enum LevelSequence {
     Fixed(u32),
     Steps {
         levels: Vec<u32>,
         every: Duration,
-        at: usize,
+        index: usize,
     },
     Walk {
         low: u32,
         high: u32,
         every: Duration,
         level: u32,
-        chance: SplitMix,
+        random: SplitMix,
     },
 }
 
-impl Course {
-    /// The level now.
+impl LevelSequence {
+    /// Returns the current level.
     pub(super) fn level(&self) -> u32 {
         match self {
             Self::Fixed(level) | Self::Walk { level, .. } => *level,
-            Self::Steps { levels, at, .. } => levels[*at % levels.len()],
+            Self::Steps { levels, index, .. } => levels[*index % levels.len()],
         }
     }
 
-    /// How long a level holds.
+    /// Returns the time between changes; `None` if the level is fixed.
     pub(super) fn every(&self) -> Option<Duration> {
         match self {
             Self::Fixed(_) => None,
@@ -137,28 +137,28 @@ impl Course {
         }
     }
 
-    /// To the next level.
+    /// Advances to the next level.
     pub(super) fn step(&mut self) {
         match self {
             Self::Fixed(_) => {}
-            Self::Steps { levels, at, .. } => *at = (*at + 1) % levels.len(),
+            Self::Steps { levels, index, .. } => *index = (*index + 1) % levels.len(),
             Self::Walk {
                 low,
                 high,
                 level,
-                chance,
+                random,
                 ..
             } => {
                 let (bottom, top) = (f64::from(*low), f64::from(*high));
-                let reach = (top - bottom) / 4.0;
-                let mut next = f64::from(*level) + (2.0 * chance.unit() - 1.0) * reach;
+                let max_change = (top - bottom) / 4.0;
+                let mut next = f64::from(*level) + (2.0 * random.unit() - 1.0) * max_change;
                 if next > top {
                     next = 2.0 * top - next;
                 }
                 if next < bottom {
                     next = 2.0 * bottom - next;
                 }
-                // Between two numbers of 32 bits, so the cast is exact.
+                // The value is a whole number between two u32, so the cast is exact.
                 *level = next.round().clamp(bottom, top) as u32;
             }
         }
@@ -171,48 +171,51 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn first(levels: &Levels, n: usize) -> Vec<u32> {
-        let mut course = levels.start();
+    fn first_levels(levels: &Levels, n: usize) -> Vec<u32> {
+        let mut sequence = levels.start();
         let mut seen = Vec::new();
         for _ in 0..n {
-            seen.push(course.level());
-            course.step();
+            seen.push(sequence.level());
+            sequence.step();
         }
         seen
     }
 
     #[test]
-    fn steps_come_round_again() {
+    fn steps_repeat() {
         let levels = Levels::steps(vec![20, 50, 10], SECOND).unwrap();
-        assert_eq!(first(&levels, 5), [20, 50, 10, 20, 50]);
+        assert_eq!(first_levels(&levels, 5), [20, 50, 10, 20, 50]);
     }
 
     #[test]
-    fn a_walk_stays_within_its_ends_moves_and_is_its_seeds() {
+    fn walk_is_bounded_varied_and_determined_by_its_seed() {
         let walk = |seed| Levels::walk(5, 80, SECOND, seed).unwrap();
-        let seen = first(&walk(1), 1000);
+        let seen = first_levels(&walk(1), 1000);
         assert_eq!(seen[0], 42);
         assert!(seen.iter().all(|level| (5..=80).contains(level)));
         assert!(seen.iter().any(|level| *level < 15) && seen.iter().any(|level| *level > 70));
         assert!(seen.windows(2).all(|pair| pair[0].abs_diff(pair[1]) <= 19));
-        assert_eq!(seen, first(&walk(1), 1000));
-        assert_ne!(seen, first(&walk(2), 1000));
-        assert_eq!(first(&Levels::walk(7, 7, SECOND, 1).unwrap(), 3), [7, 7, 7]);
+        assert_eq!(seen, first_levels(&walk(1), 1000));
+        assert_ne!(seen, first_levels(&walk(2), 1000));
+        assert_eq!(
+            first_levels(&Levels::walk(7, 7, SECOND, 1).unwrap(), 3),
+            [7, 7, 7]
+        );
     }
 
     #[test]
-    fn what_cannot_be_a_window_is_refused() {
-        let often = Duration::from_millis(9);
+    fn invalid_windows_are_refused() {
+        let too_short = Duration::from_millis(9);
         assert_eq!(
             Levels::steps(vec![], SECOND).unwrap_err(),
             InvalidWindow::NoLevels
         );
         assert_eq!(
-            Levels::steps(vec![1], often).unwrap_err(),
-            InvalidWindow::TooOften(often)
+            Levels::steps(vec![1], too_short).unwrap_err(),
+            InvalidWindow::TooOften(too_short)
         );
         let error = Levels::walk(9, 8, SECOND, 1).unwrap_err();
         assert_eq!(error.to_string(), "low: expected at most high, 8, got 9");
-        assert!(Levels::walk(1, 2, often, 1).is_err());
+        assert!(Levels::walk(1, 2, too_short, 1).is_err());
     }
 }

@@ -1,22 +1,22 @@
-//! A bound on samples in flight that may change over time, and how a 429 beyond it says when to come back.
+//! A limit of samples in flight that may change over time, and the retry hint of the 429 beyond it.
 
 mod counts;
 mod levels;
-mod state;
+mod limiter;
 
 use std::time::{Duration, SystemTime};
 
-pub use self::counts::{Congestion, Level, WindowCounts};
+pub use self::counts::{Congestion, WindowCounts, WindowLevel};
 pub use self::levels::InvalidWindow;
-pub(crate) use self::state::State;
+pub(crate) use self::limiter::WindowLimiter;
 
 use self::levels::Levels;
 use crate::faults::Hint;
 
-/// How many samples may be in flight: accepted and not ended. A submission beyond that is answered 429.
+/// A limit of the samples in flight, that is accepted and not ended. Submissions beyond it get a 429.
 ///
-/// For measuring how close a client comes to what a server takes. The levels of one that changes follow from the time since
-/// the first submission and, for a walk, from its seed, so a run can be repeated and compared with a client that knows them.
+/// Used to measure how much of the capacity of a server a client uses. The level depends only on the time since the first
+/// submission and, for a walk, on the seed, so runs can be repeated and compared with a client that knows the levels.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -34,24 +34,24 @@ pub struct Window {
     form: HintForm,
 }
 
-/// In which form a 429 says when to come back.
+/// The form of the retry hint in the 429 of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HintForm {
-    /// `retry-after-ms`.
+    /// The header `retry-after-ms`.
     Milliseconds,
-    /// `Retry-After` in whole seconds, rounded up.
+    /// The header `Retry-After` in seconds, rounded up.
     Seconds,
-    /// `Retry-After` as a date, which is in whole seconds too and is rounded up.
+    /// The header `Retry-After` with a date, rounded up to a whole second.
     Date,
-    /// `retry_after_ms` in the body.
+    /// The field `retry_after_ms` in the body.
     Body,
-    /// It does not.
+    /// No hint.
     None,
 }
 
 impl Window {
-    /// The hint unless one is set.
+    /// The default hint.
     const HINT: Duration = Duration::from_secs(1);
 
     const fn of(levels: Levels) -> Self {
@@ -62,20 +62,20 @@ impl Window {
         }
     }
 
-    /// No bound: nothing is refused, and everything is counted.
+    /// Creates a window without a limit, which only counts.
     pub const fn unbounded() -> Self {
         Self::of(Levels::Fixed(u32::MAX))
     }
 
-    /// At most `most` at all times; 0 refuses everything.
-    pub const fn fixed(most: u32) -> Self {
-        Self::of(Levels::Fixed(most))
+    /// Creates a window of a fixed level; 0 refuses all samples.
+    pub const fn fixed(level: u32) -> Self {
+        Self::of(Levels::Fixed(level))
     }
 
-    /// One level after the other, each for `every`, over and over.
+    /// Creates a window that repeats these levels in order, each for the time `every`.
     ///
     /// # Errors
-    /// When there is no level, or `every` is below 10 ms.
+    /// If there is no level, or `every` is below 10 ms.
     pub fn steps(
         levels: impl IntoIterator<Item = u32>,
         every: Duration,
@@ -83,16 +83,16 @@ impl Window {
         Levels::steps(levels.into_iter().collect(), every).map(Self::of)
     }
 
-    /// A random walk from the middle between `low` and `high`: every `every` up or down by at most a quarter of the way
-    /// between the two, and turned back at either.
+    /// Creates a window whose level is a random walk between `low` and `high`, reflected at both ends. It starts in the middle and
+    /// changes after each `every` by at most a quarter of `high - low`.
     ///
     /// # Errors
-    /// When `low` is above `high`, or `every` is below 10 ms.
+    /// If `low` is above `high`, or `every` is below 10 ms.
     pub fn walk(low: u32, high: u32, every: Duration, seed: u64) -> Result<Self, InvalidWindow> {
         Levels::walk(low, high, every, seed).map(Self::of)
     }
 
-    /// What a 429 says, and how: 1 s in `retry-after-ms` unless set.
+    /// Sets the retry hint and its form; the default is 1 s in `retry-after-ms`.
     #[must_use]
     pub const fn with_hint(mut self, hint: Duration, form: HintForm) -> Self {
         self.hint = hint;
@@ -100,7 +100,7 @@ impl Window {
         self
     }
 
-    /// The hint of a 429 that leaves at `wall`, and how long from then it asks a client to stay away.
+    /// Returns the hint of a 429 that is sent at `wall`, and the pause that it asks for.
     fn hint_at(&self, wall: SystemTime) -> (Hint, Duration) {
         let ms = u64::try_from(self.hint.as_millis()).unwrap_or(u64::MAX);
         match self.form {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hint_is_never_shorter_than_it_was_set() {
+    fn hint_is_never_rounded_down() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(10_400);
         let at = |ms, form| {
             Window::fixed(1)

@@ -1,9 +1,9 @@
-//! What each dialect accepts and answers, in raw requests and whole answers.
+//! Requests and complete responses of each dialect.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-mod knobs;
+mod options;
 mod skyrl;
 mod strict;
 mod tuft;
@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use support::{Got, World, datum, world_with};
+use support::{Response, TestServer, datum, test_server_with};
 use tinkers_core::{HttpRequest, RouteClass, Transport};
 use tinkers_local::{Dialect, LocalConfig, Script};
 use tinkers_wire::{Loss, LossFn, PassMode, PassRequest};
 
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
-const ASK_PROTOBUF: (&str, &str) = ("accept", "application/x-protobuf");
+const ACCEPT_PROTOBUF: (&str, &str) = ("accept", "application/x-protobuf");
 
-/// A server that speaks `dialect`.
-fn speaks(dialect: Dialect) -> World {
-    world_with(config(dialect), Script::default())
+/// Starts a server of a dialect.
+fn dialect_server(dialect: Dialect) -> TestServer {
+    test_server_with(config(dialect), Script::default())
 }
 
 fn config(dialect: Dialect) -> LocalConfig {
@@ -31,7 +31,7 @@ fn config(dialect: Dialect) -> LocalConfig {
     config
 }
 
-/// A pass over one datum in protobuf.
+/// Returns the protobuf body of a pass over one datum.
 fn proto_pass(model: &str, seq_id: u64) -> bytes::Bytes {
     let pass = PassRequest {
         model_id: model.to_owned(),
@@ -46,40 +46,40 @@ fn proto_pass(model: &str, seq_id: u64) -> bytes::Bytes {
     pass.to_protobuf().unwrap()
 }
 
-impl World {
-    async fn proto_pass(&self, model: &str, seq_id: u64) -> Got {
+impl TestServer {
+    async fn proto_pass(&self, model: &str, seq_id: u64) -> Response {
         let path = "/api/v1/forward_backward";
         let body = proto_pass(model, seq_id);
         self.send(Method::POST, path, body, &[PROTOBUF]).await
     }
 
-    async fn ask(&self, id: &str, headers: &[(&'static str, &str)]) -> Got {
+    async fn poll_with(&self, id: &str, headers: &[(&'static str, &str)]) -> Response {
         let body = json!({ "request_id": id, "allow_metadata_only": false }).to_string();
         let path = "/api/v1/retrieve_future";
         self.send(Method::POST, path, body, headers).await
     }
 
-    /// A poll that waits for an answer longer than clients commonly do.
-    async fn ask_for_long(&self, id: &str) -> Got {
+    /// Polls with a client timeout of ten minutes, longer than any dialect holds a poll.
+    async fn long_poll(&self, id: &str) -> Response {
         let path = "/api/v1/retrieve_future";
         let mut request = HttpRequest::new(Method::POST, path, RouteClass::Poll);
         request.body = json!({ "request_id": id }).to_string().into();
         request.timeouts.first_byte = Duration::from_secs(600);
-        Got::of(self.client.send(request).await.expect("an answer"))
+        Response::new(self.client.send(request).await.expect("a response"))
     }
 }
 
-fn kind(got: &Got) -> &str {
-    got.raw.header("content-type").unwrap_or_default()
+fn content_type(response: &Response) -> &str {
+    response.raw.header("content-type").unwrap_or_default()
 }
 
-/// The status and the whole body.
-fn said(got: &Got) -> (u16, Value) {
-    (got.status, got.body.clone())
+/// Returns the status and the body.
+fn status_and_body(response: &Response) -> (u16, Value) {
+    (response.status, response.body.clone())
 }
 
-/// The same of a refusal.
-fn refused(status: u16, detail: impl Into<Value>) -> (u16, Value) {
+/// Returns the status and the body of an error response.
+fn error_body(status: u16, detail: impl Into<Value>) -> (u16, Value) {
     (status, json!({ "detail": detail.into() }))
 }
 

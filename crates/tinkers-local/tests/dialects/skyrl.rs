@@ -1,4 +1,4 @@
-//! `skyrl` and `skyrl-main`: the recorded forms of their answers.
+//! The dialects `skyrl` and `skyrl-main`, compared with recorded responses.
 
 use std::time::Duration;
 
@@ -8,28 +8,26 @@ use tinkers_local::{Dialect, EngineError};
 use tinkers_wire::{ForwardBackwardOutput, OperationResult, SampleResponse};
 
 use super::support::{
-    BASE, World, backward, create_model, held_model, held_world_with, sample, settle, step,
+    BASE, TestServer, backward, create_model, held_model, held_server_with, sample, settle, step,
 };
-use super::{ASK_PROTOBUF, PROTOBUF, config, kind, proto_pass, refused, said, speaks};
+use super::{
+    ACCEPT_PROTOBUF, PROTOBUF, config, content_type, dialect_server, error_body, proto_pass,
+    status_and_body,
+};
 
-fn both() -> [World; 2] {
-    [speaks(Dialect::skyrl()), speaks(Dialect::skyrl_main())]
-}
-
-/// A sampler of a base model.
-async fn sampler(world: &World) -> String {
-    let session = world.session().await;
-    let body = json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": BASE });
-    let made = world.post("create_sampling_session", body).await.ok();
-    made["sampling_session_id"].as_str().unwrap().to_owned()
+fn both() -> [TestServer; 2] {
+    [
+        dialect_server(Dialect::skyrl()),
+        dialect_server(Dialect::skyrl_main()),
+    ]
 }
 
 #[tokio::test]
-async fn it_tells_little_of_itself_and_has_fewer_routes() {
-    for world in both() {
+async fn config_is_minimal_and_routes_are_missing() {
+    for server in both() {
         let version = json!({ "sdk_version": "0.38.0" });
         assert_eq!(
-            world.post("client/config", version.clone()).await.ok(),
+            server.call("client/config", version.clone()).await,
             json!({ "pjwt_auth_enabled": false })
         );
         for (method, path) in [
@@ -42,34 +40,42 @@ async fn it_tells_little_of_itself_and_has_fewer_routes() {
             (Method::GET, "checkpoints"),
         ] {
             let path = format!("/api/v1/{path}");
-            let got = world.send(method, &path, version.to_string(), &[]).await;
-            assert_eq!(said(&got), refused(404, "Not Found"), "{path}");
+            let response = server.send(method, &path, version.to_string(), &[]).await;
+            assert_eq!(
+                status_and_body(&response),
+                error_body(404, "Not Found"),
+                "{path}"
+            );
         }
-        world.get("training_runs").await.ok();
+        server.get("training_runs").await.ok();
     }
 }
 
 #[tokio::test]
-async fn a_protobuf_pass_crashes_the_release_and_is_read_on_main() {
-    let world = speaks(Dialect::skyrl());
-    let model = world.model().await;
-    let got = world.proto_pass(&model, 1).await;
+async fn protobuf_pass_fails_on_the_release_and_works_on_main() {
+    let server = dialect_server(Dialect::skyrl());
+    let model = server.create_model().await;
+    let response = server.proto_pass(&model, 1).await;
     assert_eq!(
-        (got.status, kind(&got), &got.raw.body[..]),
+        (
+            response.status,
+            content_type(&response),
+            &response.raw.body[..]
+        ),
         (
             500,
             "text/plain; charset=utf-8",
             &b"Internal Server Error"[..]
         )
     );
-    assert_eq!(world.engine.counts().backwards, 0);
-    let world = speaks(Dialect::skyrl_main());
-    let model = world.model().await;
-    let pass = world.proto_pass(&model, 1).await.id();
-    assert_eq!(world.engine.counts().backwards, 1);
-    let got = world.ask(&pass, &[ASK_PROTOBUF]).await;
-    assert_eq!(kind(&got), "application/x-protobuf");
-    let read = ForwardBackwardOutput::from_protobuf(got.raw.body).unwrap();
+    assert_eq!(server.engine.counts().backwards, 0);
+    let server = dialect_server(Dialect::skyrl_main());
+    let model = server.create_model().await;
+    let pass = server.proto_pass(&model, 1).await.id();
+    assert_eq!(server.engine.counts().backwards, 1);
+    let response = server.poll_with(&pass, &[ACCEPT_PROTOBUF]).await;
+    assert_eq!(content_type(&response), "application/x-protobuf");
+    let read = ForwardBackwardOutput::from_protobuf(response.raw.body).unwrap();
     assert_eq!(
         (read.loss_fn_output_type.as_str(), read.metrics.len()),
         ("scalar", 0)
@@ -77,36 +83,30 @@ async fn a_protobuf_pass_crashes_the_release_and_is_read_on_main() {
 }
 
 #[tokio::test]
-async fn results_of_the_release_are_json_alone() {
-    let world = speaks(Dialect::skyrl());
-    let model = world.model().await;
-    let pass = world
-        .post("forward_backward", backward(&model, 1))
-        .await
-        .id();
-    let got = world.ask(&pass, &[ASK_PROTOBUF]).await;
-    assert_eq!(kind(&got), "application/json");
-    assert_eq!(got.body["loss_fn_output_type"], "scalar");
-    assert_eq!(got.body["metrics"], json!({}));
+async fn release_returns_results_only_as_json() {
+    let server = dialect_server(Dialect::skyrl());
+    let model = server.create_model().await;
+    let pass = server.submit("forward_backward", backward(&model, 1)).await;
+    let response = server.poll_with(&pass, &[ACCEPT_PROTOBUF]).await;
+    assert_eq!(content_type(&response), "application/json");
+    assert_eq!(response.body["loss_fn_output_type"], "scalar");
+    assert_eq!(response.body["metrics"], json!({}));
 }
 
 #[tokio::test]
-async fn promises_and_results_have_its_fields() {
-    for (is_main, world) in [false, true].into_iter().zip(both()) {
-        let session = world.session().await;
-        let promise = world
-            .post("create_model", create_model(&session, 0))
-            .await
-            .ok();
-        let id = promise["request_id"].as_str().unwrap();
+async fn submissions_and_results_have_the_recorded_fields() {
+    for (is_main, server) in [false, true].into_iter().zip(both()) {
+        let session = server.create_session().await;
+        let accepted = server.call("create_model", create_model(&session, 0)).await;
+        let id = accepted["request_id"].as_str().unwrap();
         let model = format!("{session}:train:0");
         assert_eq!(
-            promise,
+            accepted,
             json!({ "model_id": model, "base_model": BASE, "lora_config": { "rank": 8, "seed": null }, "status": "created", "request_id": id })
         );
         let lora = json!({ "rank": 8, "alpha": 32.0, "seed": 0, "train_attn": true, "train_mlp": true, "train_unembed": false });
         assert_eq!(
-            world.result(id).await,
+            server.result(id).await,
             json!({ "model_id": model, "base_model": BASE, "lora_config": lora })
         );
         let mut loaded = json!({ "path": "", "optimizer": false });
@@ -132,24 +132,27 @@ async fn promises_and_results_have_its_fields() {
                 json!({ "path": null, "type": "save_weights_for_sampler", "sampling_session_id": format!("{session}:sample:4") }),
             ),
         ] {
-            let promise = world.post(route, body).await.ok();
-            let id = promise["request_id"].as_str().unwrap();
+            let accepted = server.call(route, body).await;
+            let id = accepted["request_id"].as_str().unwrap();
             assert_eq!(
-                promise,
+                accepted,
                 json!({ "future_id": id, "status": "pending", "request_id": id })
             );
-            assert_eq!(world.result(id).await, result, "{route}");
+            assert_eq!(server.result(id).await, result, "{route}");
         }
         loaded["path"] = format!("tinker://{model}/weights/w").into();
-        loaded["model_id"] = world.model_in(&session, 1).await.into();
-        let load = world.post("load_weights", loaded.clone()).await.id();
-        assert_eq!(world.result(&load).await, json!({ "type": "load_weights" }));
+        loaded["model_id"] = server.create_model_in(&session, 1).await.into();
+        let load = server.submit("load_weights", loaded.clone()).await;
+        assert_eq!(
+            server.result(&load).await,
+            json!({ "type": "load_weights" })
+        );
         loaded["seq_id"] = 3.into();
-        let late = world.post("load_weights", loaded).await;
+        let late = server.post("load_weights", loaded).await;
         if is_main {
             assert_eq!(
-                said(&late),
-                refused(400, "LoadWeights is not permitted with seq_id 3")
+                status_and_body(&late),
+                error_body(400, "LoadWeights is not permitted with seq_id 3")
             );
         } else {
             late.ok();
@@ -157,119 +160,116 @@ async fn promises_and_results_have_its_fields() {
         let from_state = json!({ "session_id": session, "model_seq_id": 5, "path": format!("tinker://{model}/weights/w"), "optimizer": false });
         let missing = json!([{ "type": "missing", "loc": ["body", "model_id"], "msg": "Field required", "input": from_state }]);
         assert_eq!(
-            said(&world.post("load_weights", from_state).await),
-            refused(422, missing)
+            status_and_body(&server.post("load_weights", from_state).await),
+            error_body(422, missing)
         );
     }
 }
 
 #[tokio::test]
-async fn samples_need_max_tokens_and_a_list_of_stops() {
-    for world in both() {
-        let sampler = sampler(&world).await;
+async fn samples_require_max_tokens_and_a_list_of_stops() {
+    for server in both() {
+        let sampler = server.create_sampler().await;
         let mut body = sample(&sampler, 0);
         let string = json!([{ "type": "list_type", "loc": ["body", "sampling_params", "stop"], "msg": "Input should be a valid list", "input": "x" }]);
         assert_eq!(
-            said(&world.post("asample", body.clone()).await),
-            refused(422, string)
+            status_and_body(&server.post("asample", body.clone()).await),
+            error_body(422, string)
         );
         body["sampling_params"] = json!({ "stop": ["x"] });
         assert_eq!(
-            said(&world.post("asample", body.clone()).await),
-            refused(400, "max_tokens is currently required")
+            status_and_body(&server.post("asample", body.clone()).await),
+            error_body(400, "max_tokens is currently required")
         );
         body["sampling_params"] = json!({ "stop": ["x"], "max_tokens": 2 });
         (body["prompt_logprobs"], body["num_samples"]) = (true.into(), 1.into());
-        let promise = world.post("asample", body.clone()).await.ok();
-        let id = promise["request_id"].as_str().unwrap();
+        let accepted = server.call("asample", body.clone()).await;
+        let id = accepted["request_id"].as_str().unwrap();
         assert_eq!(
-            promise,
+            accepted,
             json!({ "future_id": id, "status": "pending", "request_id": id })
         );
-        let result = world.result(id).await;
-        // The prompt has two tokens; the first has no log-probability and no entry.
+        let result = server.result(id).await;
+        // The first of the two prompt tokens has no log-probability and is left out.
         assert_eq!(result["prompt_logprobs"], json!([-1.0]));
-        // A sample that comes again is drawn again.
-        assert_ne!(world.post("asample", body).await.id(), id);
+        // A repeated sample is a new request.
+        assert_ne!(server.submit("asample", body).await, id);
     }
-    let world = speaks(Dialect::skyrl_main());
-    let mut body = sample(&sampler(&world).await, 0);
+    let server = dialect_server(Dialect::skyrl_main());
+    let mut body = sample(&server.create_sampler().await, 0);
     (body["prompt_logprobs"], body["sampling_params"]) = (true.into(), json!({ "max_tokens": 2 }));
-    let id = world.post("asample", body).await.id();
-    let got = world.ask(&id, &[ASK_PROTOBUF]).await;
-    let read = SampleResponse::from_protobuf(got.raw.body).unwrap();
+    let id = server.submit("asample", body).await;
+    let response = server.poll_with(&id, &[ACCEPT_PROTOBUF]).await;
+    let read = SampleResponse::from_protobuf(response.raw.body).unwrap();
     assert_eq!(read.prompt_logprobs, Some(vec![Some(-1.0)]));
 }
 
 #[tokio::test]
-async fn a_poll_is_held_for_long_and_then_times_out() {
+async fn poll_times_out_after_300_seconds() {
     let mut config = config(Dialect::skyrl());
-    // The model would otherwise go with its session while the poll is held.
+    // The session must not expire while the poll is held.
     config.session_expiry = Duration::from_secs(3600);
-    let (world, held) = held_world_with(config);
-    let (_, model) = held_model(&world, &held).await;
-    let pass = world
-        .post("forward_backward", backward(&model, 1))
-        .await
-        .id();
-    let clock = world.clock.clone();
-    let (got, ()) = tokio::join!(world.ask_for_long(&pass), async {
+    let (server, held) = held_server_with(config);
+    let (_, model) = held_model(&server, &held).await;
+    let pass = server.submit("forward_backward", backward(&model, 1)).await;
+    let clock = server.clock.clone();
+    let (response, ()) = tokio::join!(server.long_poll(&pass), async {
         settle().await;
         clock.advance(Duration::from_secs(299));
         settle().await;
-        assert_eq!(held.held(), ["pass 1"]);
+        assert_eq!(held.held_jobs(), ["pass 1"]);
         clock.advance(Duration::from_secs(1));
     });
-    assert_eq!(said(&got), refused(408, "Timeout waiting for result"));
-    held.fail(EngineError::user("the data are wrong"));
     assert_eq!(
-        said(&world.poll(&pass).await),
-        refused(400, "the data are wrong")
+        status_and_body(&response),
+        error_body(408, "Timeout waiting for result")
+    );
+    held.fail_next(EngineError::user("the data are wrong"));
+    assert_eq!(
+        status_and_body(&server.poll(&pass).await),
+        error_body(400, "the data are wrong")
     );
     assert_eq!(
-        said(&world.poll("7").await),
-        refused(404, "Future not found")
+        status_and_body(&server.poll("7").await),
+        error_body(404, "Future not found")
     );
 }
 
 #[tokio::test]
-async fn requests_run_on_arrival_and_computations_once() {
-    let (world, held) = held_world_with(config(Dialect::skyrl_main()));
-    let (_, model) = held_model(&world, &held).await;
-    let late = world.post("optim_step", step(&model, 7)).await.id();
-    assert_eq!(held.go(), "step 0.1");
-    let pass = world
-        .post("forward_backward", backward(&model, 1))
-        .await
-        .id();
-    assert_eq!(held.go(), "pass 1");
-    // The same number and body is the same request, whatever came between.
-    assert_eq!(world.post("optim_step", step(&model, 7)).await.id(), late);
-    assert_eq!(world.proto_pass(&model, 1).await.id(), pass);
-    assert!(held.held().is_empty());
+async fn requests_run_on_arrival_and_repeats_are_deduplicated() {
+    let (server, held) = held_server_with(config(Dialect::skyrl_main()));
+    let (_, model) = held_model(&server, &held).await;
+    let late = server.submit("optim_step", step(&model, 7)).await;
+    assert_eq!(held.run_next(), "step 0.1");
+    let pass = server.submit("forward_backward", backward(&model, 1)).await;
+    assert_eq!(held.run_next(), "pass 1");
+    // A request with the same number and body is a repeat, even after other requests.
+    assert_eq!(server.submit("optim_step", step(&model, 7)).await, late);
+    assert_eq!(server.proto_pass(&model, 1).await.id(), pass);
+    assert!(held.held_jobs().is_empty());
     assert_eq!(
-        said(&world.post("forward_backward", backward(&model, 7)).await),
-        refused(409, "Training request sequence number was reused")
+        status_and_body(&server.post("forward_backward", backward(&model, 7)).await),
+        error_body(409, "Training request sequence number was reused")
     );
-    // A save that comes again finds its own name taken, whatever it says of that.
+    // A repeated save conflicts with itself, even with `overwrite`.
     let save = json!({ "model_id": model, "path": "dup", "seq_id": 9, "overwrite": true });
-    world.post("save_weights", save.clone()).await.id();
-    assert_eq!(held.go(), "save dup");
-    let taken = format!("Checkpoint 'dup' already exists for model '{model}'");
+    server.submit("save_weights", save.clone()).await;
+    assert_eq!(held.run_next(), "save dup");
+    let conflict = format!("Checkpoint 'dup' already exists for model '{model}'");
     assert_eq!(
-        said(&world.post("save_weights", save).await),
-        refused(409, taken)
+        status_and_body(&server.post("save_weights", save).await),
+        error_body(409, conflict)
     );
 }
 
 #[tokio::test]
-async fn the_release_reads_no_numbers_and_says_so() {
-    let (world, held) = held_world_with(config(Dialect::skyrl()));
-    let (_, model) = held_model(&world, &held).await;
-    let first = world.post("optim_step", step(&model, 7)).await.id();
-    assert_eq!(held.go(), "step 0.1");
-    let again = world.post("optim_step", step(&model, 7)).await.id();
-    assert_eq!(held.go(), "step 0.1");
+async fn release_ignores_sequence_numbers_and_documents_none() {
+    let (server, held) = held_server_with(config(Dialect::skyrl()));
+    let (_, model) = held_model(&server, &held).await;
+    let first = server.submit("optim_step", step(&model, 7)).await;
+    assert_eq!(held.run_next(), "step 0.1");
+    let again = server.submit("optim_step", step(&model, 7)).await;
+    assert_eq!(held.run_next(), "step 0.1");
     assert_ne!(first, again);
     let bodies = [
         backward(&model, 1),
@@ -277,8 +277,8 @@ async fn the_release_reads_no_numbers_and_says_so() {
         backward(&model, 7),
     ];
     for body in bodies {
-        world.post("forward_backward", body).await.id();
-        assert_eq!(held.go(), "pass 1");
+        server.submit("forward_backward", body).await;
+        assert_eq!(held.run_next(), "pass 1");
     }
     for (dialect, has) in [(Dialect::skyrl(), false), (Dialect::skyrl_main(), true)] {
         let document = tinkers_local::open_api(&config(dialect)).unwrap();
@@ -292,13 +292,16 @@ async fn the_release_reads_no_numbers_and_says_so() {
 }
 
 #[tokio::test]
-async fn other_content_types_reach_the_reader() {
-    let world = speaks(Dialect::skyrl());
+async fn protobuf_is_parsed_as_json_where_unsupported() {
+    let server = dialect_server(Dialect::skyrl());
     let body = proto_pass("m", 1);
-    let got = world
+    let response = server
         .send(Method::POST, "/api/v1/optim_step", body, &[PROTOBUF])
         .await;
-    assert_eq!((got.status, got.body["detail"].is_string()), (400, true));
-    let none: Value = world.get("training_runs").await.ok();
+    assert_eq!(
+        (response.status, response.body["detail"].is_string()),
+        (400, true)
+    );
+    let none: Value = server.get("training_runs").await.ok();
     assert_eq!(none["training_runs"], json!([]));
 }

@@ -1,54 +1,48 @@
-//! `json-strict`: what it does not know is refused, and no document says so.
+//! The dialect `json-strict`, which refuses unknown fields and serves no OpenAPI document.
 
 use serde_json::{Value, json};
 use tinkers_local::Dialect;
 
-use super::support::{World, backward, create_model, sample, step};
-use super::{ASK_PROTOBUF, extra, kind, refused, said, speaks};
+use super::support::{TestServer, backward, create_model, sample, step};
+use super::{ACCEPT_PROTOBUF, content_type, dialect_server, error_body, extra, status_and_body};
 
-fn strict() -> World {
-    speaks(Dialect::json_strict())
+fn strict() -> TestServer {
+    dialect_server(Dialect::json_strict())
 }
 
 #[tokio::test]
-async fn a_pass_in_protobuf_is_not_read() {
-    let world = strict();
-    let model = world.model().await;
+async fn protobuf_pass_is_refused() {
+    let server = strict();
+    let model = server.create_model().await;
     assert_eq!(
-        said(&world.proto_pass(&model, 1).await),
-        refused(415, "forward_backward takes application/json")
+        status_and_body(&server.proto_pass(&model, 1).await),
+        error_body(415, "forward_backward takes application/json")
     );
-    // Nothing was applied: the number is free.
-    world
-        .post("forward_backward", backward(&model, 1))
-        .await
-        .id();
-    assert_eq!(world.engine.counts().backwards, 1);
+    // The refused pass did not use up its sequence number.
+    server.submit("forward_backward", backward(&model, 1)).await;
+    assert_eq!(server.engine.counts().backwards, 1);
 }
 
 #[tokio::test]
-async fn passes_and_samples_come_in_protobuf_whatever_is_asked_for() {
-    let world = strict();
-    let model = world.model().await;
-    let pass = world
-        .post("forward_backward", backward(&model, 1))
-        .await
-        .id();
-    let step = world.post("optim_step", step(&model, 2)).await.id();
+async fn passes_and_samples_are_protobuf_for_any_accept_header() {
+    let server = strict();
+    let model = server.create_model().await;
+    let pass = server.submit("forward_backward", backward(&model, 1)).await;
+    let step = server.submit("optim_step", step(&model, 2)).await;
     let save = json!({ "model_id": model, "seq_id": 3, "sampling_session_seq_id": 0, "type": "save_weights_for_sampler" });
-    let save = world.post("save_weights_for_sampler", save).await.id();
-    let sampler = world.result(&save).await["sampling_session_id"].clone();
+    let save = server.submit("save_weights_for_sampler", save).await;
+    let sampler = server.result(&save).await["sampling_session_id"].clone();
     let sampled = sample(sampler.as_str().unwrap(), 0);
-    let sampled = world.post("asample", sampled).await.id();
+    let sampled = server.submit("asample", sampled).await;
     for (id, expected) in [
         (pass, "application/x-protobuf"),
         (sampled, "application/x-protobuf"),
         (step, "application/json"),
     ] {
         let json = [("accept", "application/json")];
-        for headers in [&json[..], &[ASK_PROTOBUF], &[]] {
+        for headers in [&json[..], &[ACCEPT_PROTOBUF], &[]] {
             assert_eq!(
-                kind(&world.ask(&id, headers).await),
+                content_type(&server.poll_with(&id, headers).await),
                 expected,
                 "{headers:?}"
             );
@@ -57,15 +51,15 @@ async fn passes_and_samples_come_in_protobuf_whatever_is_asked_for() {
 }
 
 #[tokio::test]
-async fn each_field_that_came_after_0_25_is_refused_by_name() {
-    let world = strict();
-    let session = world.session().await;
+async fn fields_newer_than_sdk_0_25_are_refused_by_name() {
+    let server = strict();
+    let session = server.create_session().await;
     let with = |mut body: Value, field: &str, value: Value| {
         body[field] = value;
         body
     };
     let create = create_model(&session, 0);
-    let ask = || sample("nobody:sample:0", 0);
+    let body = || sample("unknown:sample:0", 0);
     let mut clipped = step("m", 1);
     clipped["adam_params"]["grad_clip_value"] = 1.into();
     let mut deep = backward("m", 1);
@@ -82,22 +76,22 @@ async fn each_field_that_came_after_0_25_is_refused_by_name() {
         ),
         (
             "asample",
-            with(ask(), "topk_sample_logprobs", 0.into()),
+            with(body(), "topk_sample_logprobs", 0.into()),
             json!(["body", "topk_sample_logprobs"]),
         ),
         (
             "asample",
-            with(ask(), "record_stability_info", false.into()),
+            with(body(), "record_stability_info", false.into()),
             json!(["body", "record_stability_info"]),
         ),
         (
             "asample",
-            with(ask(), "prompt_alt_tokens_k", 0.into()),
+            with(body(), "prompt_alt_tokens_k", 0.into()),
             json!(["body", "prompt_alt_tokens_k"]),
         ),
         (
             "asample",
-            with(ask(), "prompt_logprobs_last_n", 1.into()),
+            with(body(), "prompt_logprobs_last_n", 1.into()),
             json!(["body", "prompt_logprobs_last_n"]),
         ),
         (
@@ -136,33 +130,36 @@ async fn each_field_that_came_after_0_25_is_refused_by_name() {
             json!(["body", "x"]),
         ),
     ] {
-        let got = world.post(route, body).await;
-        assert_eq!(said(&got), refused(422, json!([extra(loc)])), "{route}");
+        let response = server.post(route, body).await;
+        assert_eq!(
+            status_and_body(&response),
+            error_body(422, json!([extra(loc)])),
+            "{route}"
+        );
     }
-    let two = with(with(ask(), "a", 1.into()), "b", 2.into());
+    let two = with(with(body(), "a", 1.into()), "b", 2.into());
     assert_eq!(
-        said(&world.post("asample", two).await),
-        refused(
+        status_and_body(&server.post("asample", two).await),
+        error_body(
             422,
             json!([extra(json!(["body", "a"])), extra(json!(["body", "b"]))])
         )
     );
-    // What SDK 0.25 sends is taken.
-    world
-        .post("create_model", with(create, "type", "create_model".into()))
-        .await
-        .id();
-    let malformed = world
+    // A body of SDK 0.25 is accepted.
+    server
+        .submit("create_model", with(create, "type", "create_model".into()))
+        .await;
+    let malformed = server
         .send(http::Method::POST, "/api/v1/create_model", "{", &[])
         .await;
     assert_eq!(malformed.status, 400);
 }
 
 #[tokio::test]
-async fn the_official_dialect_takes_the_same_fields() {
-    let world = speaks(Dialect::tinker());
-    let mut create = create_model(&world.session().await, 0);
+async fn official_dialect_accepts_the_same_fields() {
+    let server = dialect_server(Dialect::tinker());
+    let mut create = create_model(&server.create_session().await, 0);
     create["optimizer_config"] = json!({ "type": "adamw" });
     create["tomorrow"] = 1.into();
-    world.post("create_model", create).await.id();
+    server.submit("create_model", create).await;
 }

@@ -1,121 +1,132 @@
-//! `tuft`: protobuf, 201, 422, a key.
+//! The dialect `tuft`: protobuf passes, 201 for creations, 422 for failed operations, a mandatory API key.
 
 use http::Method;
 use serde_json::{Value, json};
 use tinkers_local::{Dialect, EngineError, LocalConfig, Script};
 
 use super::support::{
-    BASE, Got, World, backward, create_model, held_world_with, settle, world_with,
+    BASE, Response, TestServer, backward, create_model, held_server_with, settle, test_server_with,
 };
-use super::{ASK_PROTOBUF, PROTOBUF, config, extra, kind, proto_pass, refused, said, speaks};
+use super::{
+    ACCEPT_PROTOBUF, PROTOBUF, config, content_type, dialect_server, error_body, extra, proto_pass,
+    status_and_body,
+};
 
 const KEY: (&str, &str) = ("x-api-key", "tml-any");
 
-async fn post(world: &World, route: &str, body: Value) -> Got {
+async fn post(server: &TestServer, route: &str, body: Value) -> Response {
     let path = format!("/api/v1/{route}");
-    world
+    server
         .send(Method::POST, &path, body.to_string(), &[KEY])
         .await
 }
 
-async fn session(world: &World) -> String {
+async fn create_session(server: &TestServer) -> String {
     let body = json!({ "tags": [], "user_metadata": {}, "sdk_version": "0.25.0", "type": "create_session" });
-    let got = post(world, "create_session", body).await;
-    assert_eq!(got.status, 201);
-    got.body["session_id"].as_str().unwrap().to_owned()
+    let response = post(server, "create_session", body).await;
+    assert_eq!(response.status, 201);
+    response.body["session_id"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn a_key_is_needed_and_any_will_do_unless_there_is_one() {
-    let world = speaks(Dialect::tuft());
-    let none = world.get("training_runs").await;
+async fn any_key_is_accepted_unless_one_is_configured() {
+    let server = dialect_server(Dialect::tuft());
+    let none = server.get("training_runs").await;
     assert_eq!(
-        said(&none),
-        refused(401, "no API key; send it in the header X-API-Key")
+        status_and_body(&none),
+        error_body(401, "no API key; send it in the header X-API-Key")
     );
-    world.get("healthz").await.ok();
-    session(&world).await;
+    server.get("healthz").await.ok();
+    create_session(&server).await;
     let config: LocalConfig = config(Dialect::tuft()).with_api_key("tml-own");
-    let world = world_with(config, Script::default());
-    let got = world
+    let server = test_server_with(config, Script::default());
+    let response = server
         .send(Method::GET, "/api/v1/training_runs", "", &[KEY])
         .await;
-    assert_eq!(said(&got), refused(401, "this API key is not the server's"));
+    assert_eq!(
+        status_and_body(&response),
+        error_body(401, "this API key is not the server's")
+    );
 }
 
 #[tokio::test]
-async fn flags_hide_the_server_and_loads_need_an_existing_model() {
-    let world = speaks(Dialect::tuft());
-    let flags = post(&world, "client/config", json!({ "sdk_version": "0.25.0" })).await;
+async fn config_has_no_extensions_and_loads_need_a_model() {
+    let server = dialect_server(Dialect::tuft());
+    let flags = post(&server, "client/config", json!({ "sdk_version": "0.25.0" })).await;
     let flags = flags.ok();
     assert_eq!(flags["parallel_fwdbwd_chunks"], false);
-    for ours in ["server", "deduplicates_seq_ids", "session_expiry_sec"] {
-        assert_eq!(flags.get(ours), None, "{ours}");
+    for extension in ["server", "deduplicates_seq_ids", "session_expiry_sec"] {
+        assert_eq!(flags.get(extension), None, "{extension}");
     }
-    let body = json!({ "session_id": session(&world).await, "model_seq_id": 0, "path": "tinker://m/weights/w", "optimizer": false });
-    let got = post(&world, "load_weights", body).await;
-    assert_eq!(got.status, 422);
-    assert_eq!(got.body["detail"][0]["loc"], json!(["body", "model_id"]));
+    let body = json!({ "session_id": create_session(&server).await, "model_seq_id": 0, "path": "tinker://m/weights/w", "optimizer": false });
+    let response = post(&server, "load_weights", body).await;
+    assert_eq!(response.status, 422);
+    assert_eq!(
+        response.body["detail"][0]["loc"],
+        json!(["body", "model_id"])
+    );
 }
 
 #[tokio::test]
-async fn what_is_new_is_201_and_passes_are_protobuf_alone() {
-    let world = speaks(Dialect::tuft());
-    let session = session(&world).await;
+async fn creations_are_201_and_passes_must_be_protobuf() {
+    let server = dialect_server(Dialect::tuft());
+    let session = create_session(&server).await;
     let body = json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": BASE });
-    let got = post(&world, "create_sampling_session", body.clone()).await;
-    let told = json!({ "sampling_session_id": format!("{session}:sample:0") });
-    assert_eq!(said(&got), (201, told.clone()));
+    let response = post(&server, "create_sampling_session", body.clone()).await;
+    let result = json!({ "sampling_session_id": format!("{session}:sample:0") });
+    assert_eq!(status_and_body(&response), (201, result.clone()));
     assert_eq!(
-        said(&post(&world, "create_sampling_session", body).await),
-        (201, told)
+        status_and_body(&post(&server, "create_sampling_session", body).await),
+        (201, result)
     );
-    let made = post(&world, "create_model", create_model(&session, 0)).await;
-    let model = made.ok()["model_id"].as_str().unwrap().to_owned();
-    let got = post(&world, "forward_backward", backward(&model, 1)).await;
+    let created = post(&server, "create_model", create_model(&session, 0)).await;
+    let model = created.ok()["model_id"].as_str().unwrap().to_owned();
+    let response = post(&server, "forward_backward", backward(&model, 1)).await;
     assert_eq!(
-        said(&got),
-        refused(415, "forward_backward takes application/x-protobuf")
+        status_and_body(&response),
+        error_body(415, "forward_backward takes application/x-protobuf")
     );
-    for (number, kind_of_body) in [(1, PROTOBUF), (2, ("content-type", "application/protobuf"))] {
+    for (number, content_type_header) in
+        [(1, PROTOBUF), (2, ("content-type", "application/protobuf"))]
+    {
         let path = "/api/v1/forward_backward";
         let body = proto_pass(&model, number);
-        let id = world
-            .send(Method::POST, path, body, &[KEY, kind_of_body])
+        let id = server
+            .send(Method::POST, path, body, &[KEY, content_type_header])
             .await
             .id();
-        let got = world.ask(&id, &[KEY, ASK_PROTOBUF]).await;
-        assert_eq!(kind(&got), "application/x-protobuf");
+        let response = server.poll_with(&id, &[KEY, ACCEPT_PROTOBUF]).await;
+        assert_eq!(content_type(&response), "application/x-protobuf");
     }
     let mut create = create_model(&session, 1);
     create["optimizer_config"] = json!({ "type": "adamw" });
-    let got = post(&world, "create_model", create).await;
+    let response = post(&server, "create_model", create).await;
     assert_eq!(
-        said(&got),
-        refused(422, json!([extra(json!(["body", "optimizer_config"]))]))
+        status_and_body(&response),
+        error_body(422, json!([extra(json!(["body", "optimizer_config"]))]))
     );
 }
 
 #[tokio::test]
-async fn polls_end_in_try_again_and_failures_in_422() {
-    let (world, held) = held_world_with(config(Dialect::tuft()));
-    let session = session(&world).await;
-    let create = post(&world, "create_model", create_model(&session, 0))
+async fn polls_time_out_with_try_again_and_failures_are_422() {
+    let (server, held) = held_server_with(config(Dialect::tuft()));
+    let session = create_session(&server).await;
+    let create = post(&server, "create_model", create_model(&session, 0))
         .await
         .id();
-    let clock = world.clock.clone();
-    let (got, ()) = tokio::join!(world.ask(&create, &[KEY]), async {
+    let clock = server.clock.clone();
+    let (response, ()) = tokio::join!(server.poll_with(&create, &[KEY]), async {
         settle().await;
         clock.advance(std::time::Duration::from_secs(30));
     });
     assert_eq!(
-        said(&got),
+        status_and_body(&response),
         (
             200,
             json!({ "type": "try_again", "request_id": create, "queue_state": "active" })
         )
     );
-    held.fail(EngineError::server("out of memory"));
-    let got = world.ask(&create, &[KEY]).await;
-    assert_eq!(said(&got), refused(422, "out of memory"));
+    held.fail_next(EngineError::server("out of memory"));
+    let response = server.poll_with(&create, &[KEY]).await;
+    assert_eq!(status_and_body(&response), error_body(422, "out of memory"));
 }

@@ -1,4 +1,4 @@
-//! The bodies that clients send, as the types of the wire write them, and what is answered to them.
+//! Requests encoded by the types of `tinkers-wire`, and their responses, checked against the OpenAPI document.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -6,55 +6,55 @@ use serde_json::{Value, json};
 use tinkers_local::Route;
 use tinkers_wire as wire;
 
-use super::checked::Checked;
+use super::checked_server::CheckedServer;
 use super::support::{BASE, datum, sample};
 
-/// The body as the wire's type writes it, with nothing lost on the way.
-fn written<T: Serialize + DeserializeOwned>(body: Value) -> Option<Value> {
-    let read: T = serde_json::from_value(body.clone()).expect("the type reads it");
-    let written = serde_json::to_value(&read).expect("it is written");
-    let (all, some) = (body.as_object().unwrap(), written.as_object().unwrap());
-    let lost: Vec<&String> = all
+/// Decodes `body` as `T` and encodes it again. Panics if a field is lost.
+fn encoded<T: Serialize + DeserializeOwned>(body: Value) -> Option<Value> {
+    let decoded: T = serde_json::from_value(body.clone()).expect("the type decodes the body");
+    let encoded = serde_json::to_value(&decoded).expect("the type encodes the body");
+    let (before, after) = (body.as_object().unwrap(), encoded.as_object().unwrap());
+    let lost: Vec<&String> = before
         .keys()
-        .filter(|name| !some.contains_key(*name))
+        .filter(|name| !after.contains_key(*name))
         .collect();
     assert!(lost.is_empty(), "{lost:?}");
-    Some(written)
+    Some(encoded)
 }
 
 #[tokio::test]
-async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
-    let server = Checked::new();
-    let text = |got: &Value| got.as_str().unwrap().to_owned();
+async fn client_requests_and_responses_match_the_document() {
+    let server = CheckedServer::new();
+    let text = |response: &Value| response.as_str().unwrap().to_owned();
     for route in [Route::Health, Route::Capabilities] {
         server.call(route, &[], None).await.ok();
     }
     for route in [Route::ClientConfig, Route::DynamicConfig] {
-        let body = written::<wire::ConfigRequest>(json!({ "sdk_version": "0.38.0" }));
+        let body = encoded::<wire::ConfigRequest>(json!({ "sdk_version": "0.38.0" }));
         server.call(route, &[], body).await.ok();
     }
     let body = json!({ "tags": ["t"], "user_metadata": { "k": "v" }, "sdk_version": "0.38.0", "project_id": "p", "display_name": "d" });
-    let made = server.call(
+    let created = server.call(
         Route::CreateSession,
         &[],
-        written::<wire::CreateSession>(body),
+        encoded::<wire::CreateSession>(body),
     );
-    let session = text(&made.await.ok()["session_id"]);
-    let body = written::<wire::Heartbeat>(json!({ "session_id": session }));
+    let session = text(&created.await.ok()["session_id"]);
+    let body = encoded::<wire::Heartbeat>(json!({ "session_id": session }));
     server.call(Route::Heartbeat, &[], body).await.ok();
     let body = json!({ "events": [{ "event": "SESSION_START" }], "session_id": session });
     server
-        .call(Route::Telemetry, &[], written::<wire::Telemetry>(body))
+        .call(Route::Telemetry, &[], encoded::<wire::Telemetry>(body))
         .await
         .ok();
 
     let lora = json!({ "rank": 8, "seed": 7, "train_unembed": true, "train_mlp": true, "train_attn": false });
     let body = json!({ "session_id": session, "model_seq_id": 0, "base_model": BASE, "user_metadata": { "k": "v" }, "lora_config": lora, "optimizer_config": { "type": "adamw" } });
-    let made = server
-        .call(Route::CreateModel, &[], written::<wire::CreateModel>(body))
+    let created = server
+        .call(Route::CreateModel, &[], encoded::<wire::CreateModel>(body))
         .await;
-    let model = text(&server.result(made).await["model_id"]);
-    let of_model = || written::<wire::ModelRef>(json!({ "model_id": model }));
+    let model = text(&server.result(created).await["model_id"]);
+    let of_model = || encoded::<wire::ModelRef>(json!({ "model_id": model }));
     server.call(Route::ModelInfo, &[], of_model()).await.ok();
 
     let pass = wire::PassRequest {
@@ -68,7 +68,7 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
         },
     };
     let body = serde_json::from_slice(&pass.to_json()).unwrap();
-    // The loss needs more inputs than the datum has: a refusal is in the document too.
+    // Error responses are documented, too: the loss needs more inputs than the datum has.
     assert_eq!(
         server
             .call(Route::ForwardBackward, &[], Some(body))
@@ -91,19 +91,19 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
             ..pass.clone()
         };
         let body = serde_json::from_slice(&pass.to_json()).unwrap();
-        let promise = server.call(route, &[], Some(body)).await;
-        assert!(server.result(promise).await["loss_fn_outputs"].is_array());
+        let accepted = server.call(route, &[], Some(body)).await;
+        assert!(server.result(accepted).await["loss_fn_outputs"].is_array());
     }
     let adam = json!({ "learning_rate": 0.1, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.0, "grad_clip_norm": 1.0 });
     let body = json!({ "model_id": model, "seq_id": 3, "adam_params": adam });
     let step = server
-        .call(Route::OptimStep, &[], written::<wire::OptimStep>(body))
+        .call(Route::OptimStep, &[], encoded::<wire::OptimStep>(body))
         .await;
     server.result(step).await;
 
     let body = json!({ "model_id": model, "seq_id": 4, "path": "w", "ttl_seconds": 3600, "overwrite": true, "user_metadata": { "k": "v" } });
     let save = server
-        .call(Route::SaveWeights, &[], written::<wire::SaveWeights>(body))
+        .call(Route::SaveWeights, &[], encoded::<wire::SaveWeights>(body))
         .await;
     let path = text(&server.result(save).await["path"]);
     let body = json!({ "model_id": model, "seq_id": 5, "path": "s", "kind": "snapshot", "ttl_seconds": 3600, "user_metadata": {} });
@@ -111,7 +111,7 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
         .call(
             Route::SaveWeightsForSampler,
             &[],
-            written::<wire::SaveWeightsForSampler>(body),
+            encoded::<wire::SaveWeightsForSampler>(body),
         )
         .await;
     server.result(save).await;
@@ -120,18 +120,18 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
         .call(
             Route::SaveWeightsForSampler,
             &[],
-            written::<wire::SaveWeightsForSampler>(body),
+            encoded::<wire::SaveWeightsForSampler>(body),
         )
         .await;
     let sampler = text(&server.result(save).await["sampling_session_id"]);
-    let body = written::<wire::WeightsInfoRequest>(json!({ "tinker_path": path }));
+    let body = encoded::<wire::WeightsInfoRequest>(json!({ "tinker_path": path }));
     server.call(Route::WeightsInfo, &[], body).await.ok();
     for body in [
         json!({ "path": path, "optimizer": true, "session_id": session, "model_seq_id": 1, "base_model": BASE, "user_metadata": {}, "optimizer_config": { "type": "adamw" }, "weights_access_token": "t" }),
         json!({ "path": path, "optimizer": false, "model_id": model, "seq_id": 7 }),
     ] {
         let load = server
-            .call(Route::LoadWeights, &[], written::<wire::LoadWeights>(body))
+            .call(Route::LoadWeights, &[], encoded::<wire::LoadWeights>(body))
             .await;
         server.result(load).await;
     }
@@ -141,7 +141,7 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
         .call(
             Route::CreateSamplingSession,
             &[],
-            written::<wire::CreateSamplingSession>(body),
+            encoded::<wire::CreateSamplingSession>(body),
         )
         .await
         .ok();
@@ -161,23 +161,23 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
     ] {
         body[field] = value;
     }
-    let promise = server
-        .call(Route::Sample, &[], written::<wire::SampleRequest>(body))
+    let accepted = server
+        .call(Route::Sample, &[], encoded::<wire::SampleRequest>(body))
         .await;
-    assert!(server.result(promise.clone()).await["sequences"].is_array());
-    // Text stops and token stops are read too.
+    assert!(server.result(accepted.clone()).await["sequences"].is_array());
+    // Stop sequences may be text or tokens.
     for (number, stop) in [(1, json!("x")), (2, json!([1, 2])), (3, json!([]))] {
         let mut body = sample(&sampler, number);
         body["sampling_params"]["stop"] = stop;
         server.call(Route::Sample, &[], Some(body)).await.ok();
     }
     let target = json!({ "type": "sampling_session", "sampling_session_id": sampler, "cloned_sampler_id": 0 });
-    let body = json!({ "target": target, "prev_cursor": 0, "timeout": 0.0, "retrieved_request_ids": [promise.id()] });
+    let body = json!({ "target": target, "prev_cursor": 0, "timeout": 0.0, "retrieved_request_ids": [accepted.id()] });
     server
         .call(
             Route::RetrieveFutures,
             &[],
-            written::<wire::RetrieveFutures>(body),
+            encoded::<wire::RetrieveFutures>(body),
         )
         .await
         .ok();
@@ -213,7 +213,7 @@ async fn every_body_of_a_whole_life_is_as_the_document_has_it() {
         410
     );
     let body =
-        written::<wire::FinishSession>(json!({ "reason": { "type": "success" }, "detail": null }));
+        encoded::<wire::FinishSession>(json!({ "reason": { "type": "success" }, "detail": null }));
     server
         .call(Route::FinishSession, &[&session], body)
         .await

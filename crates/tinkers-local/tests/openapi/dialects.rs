@@ -1,12 +1,12 @@
-//! The documents of other makes.
+//! The OpenAPI documents of the dialects.
 
 use http::Method;
 use serde_json::{Value, json};
 use tinkers_local::{Dialect, LocalConfig, Route, Script, open_api};
 
-use super::listed;
-use super::schema::faults;
-use super::support::{create_model, world_with};
+use super::documented_operations;
+use super::schema::violations;
+use super::support::{create_model, test_server_with};
 
 fn config(dialect: Dialect) -> LocalConfig {
     let mut config = LocalConfig::default();
@@ -14,7 +14,7 @@ fn config(dialect: Dialect) -> LocalConfig {
     config
 }
 
-/// The content types that the document has for a pass.
+/// Returns the documented content types of a `forward_backward` body.
 fn pass_bodies(document: &Value) -> Option<Vec<String>> {
     let operation = &document["paths"][Route::ForwardBackward.path()]["post"];
     let content = operation.get("requestBody")?["content"].as_object()?;
@@ -22,7 +22,7 @@ fn pass_bodies(document: &Value) -> Option<Vec<String>> {
 }
 
 #[tokio::test]
-async fn each_tells_of_the_bodies_of_a_pass_as_its_server_does() {
+async fn documents_list_the_routes_and_pass_encodings_of_the_dialect() {
     let (json, proto) = ("application/json", "application/x-protobuf");
     let all = |kinds: &[&str]| Some(kinds.iter().map(|kind| (*kind).to_owned()).collect());
     for (dialect, expected) in [
@@ -34,41 +34,41 @@ async fn each_tells_of_the_bodies_of_a_pass_as_its_server_does() {
         let config = config(dialect.clone());
         let document = open_api(&config).unwrap();
         assert_eq!(pass_bodies(&document), expected);
-        let told = listed(&document);
-        assert_eq!(told.len(), Route::ALL.len() - dialect.absent.len());
+        let operations = documented_operations(&document);
+        assert_eq!(operations.len(), Route::ALL.len() - dialect.absent.len());
         assert!(dialect.absent.iter().all(|route| {
-            !told.contains(&(route.path().to_owned(), route.method().to_ascii_lowercase()))
+            !operations.contains(&(route.path().to_owned(), route.method().to_ascii_lowercase()))
         }));
-        let world = world_with(config, Script::default());
+        let server = test_server_with(config, Script::default());
         let key = [("x-api-key", "tml-any")];
-        let got = world.send(Method::GET, "/openapi.json", "", &key).await;
-        assert_eq!(got.ok(), document);
+        let response = server.send(Method::GET, "/openapi.json", "", &key).await;
+        assert_eq!(response.ok(), document);
     }
 }
 
 #[tokio::test]
-async fn the_strict_one_has_none() {
+async fn json_strict_serves_no_document() {
     let config = config(Dialect::json_strict());
     assert_eq!(open_api(&config), None);
-    let world = world_with(config, Script::default());
-    let got = world.send(Method::GET, "/openapi.json", "", &[]).await;
+    let server = test_server_with(config, Script::default());
+    let response = server.send(Method::GET, "/openapi.json", "", &[]).await;
     assert_eq!(
-        (got.status, got.body),
+        (response.status, response.body),
         (404, json!({ "detail": "Not Found" }))
     );
 }
 
 #[tokio::test]
-async fn a_server_that_knows_fewer_fields_lists_fewer() {
+async fn unsupported_fields_are_not_documented() {
     let official = open_api(&LocalConfig::default()).unwrap();
     let strict = open_api(&config(Dialect::tuft())).unwrap();
     let body = json!({ "$ref": "#/components/schemas/CreateModel" });
     let mut create = create_model("s", 0);
     create["type"] = "create_model".into();
-    assert!(faults(&strict, &body, &create).is_empty());
+    assert!(violations(&strict, &body, &create).is_empty());
     create["optimizer_config"] = json!({ "type": "adamw" });
-    assert!(faults(&official, &body, &create).is_empty());
-    assert_eq!(faults(&strict, &body, &create).len(), 1);
+    assert!(violations(&official, &body, &create).is_empty());
+    assert_eq!(violations(&strict, &body, &create).len(), 1);
     let fields = |document: &Value, name: &str| {
         let schema = &document["components"]["schemas"][name]["properties"];
         schema
@@ -78,11 +78,11 @@ async fn a_server_that_knows_fewer_fields_lists_fewer() {
             .cloned()
             .collect::<Vec<_>>()
     };
-    // Below the top too.
+    // Nested schemas omit the fields, too.
     assert!(fields(&official, "Datum").contains(&"model_input_spans".to_owned()));
     assert_eq!(fields(&strict, "Datum"), ["loss_fn_inputs", "model_input"]);
-    let told = &strict["paths"][Route::CreateSession.path()]["post"]["responses"];
-    assert!(told.get("201").is_some() && told.get("200").is_none());
-    let told = &strict["paths"][Route::RetrieveFuture.path()]["post"]["responses"];
-    assert!(told.get("422").is_some() && told.get("401").is_some());
+    let responses = &strict["paths"][Route::CreateSession.path()]["post"]["responses"];
+    assert!(responses.get("201").is_some() && responses.get("200").is_none());
+    let responses = &strict["paths"][Route::RetrieveFuture.path()]["post"]["responses"];
+    assert!(responses.get("422").is_some() && responses.get("401").is_some());
 }

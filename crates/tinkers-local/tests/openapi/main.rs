@@ -1,86 +1,86 @@
-//! The OpenAPI document: it has the routes that are served, and says of their bodies what the server does with them.
+//! The OpenAPI document lists the served routes, and its schemas agree with the server.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod bodies;
-mod checked;
+mod checked_server;
 mod dialects;
+mod invalid;
 mod schema;
-mod wrong;
 
 use std::collections::BTreeSet;
 
 use http::Method;
 use serde_json::Value;
-use support::{World, create_model, world};
+use support::{TestServer, create_model, test_server};
 use tinkers_local::{LocalConfig, Route, open_api};
 
-/// A route's path with its ids filled in from the front.
+/// Returns the path of a route with its parameters replaced by `ids`.
 fn path(route: Route, ids: &[&str]) -> String {
     let mut ids = ids.iter();
     let filled = route.path().split('/').map(|part| match part {
-        id if id.starts_with('{') => *ids.next().expect("an id for each place"),
+        id if id.starts_with('{') => *ids.next().expect("an id for each parameter"),
         part => part,
     });
     filled.collect::<Vec<_>>().join("/")
 }
 
-/// A session, a model with a checkpoint of each kind, and a sampler.
-struct Things {
+/// A session, a model with two checkpoints, and a sampling session.
+struct Resources {
     session: String,
     model: String,
     sampler: String,
 }
 
-async fn things(world: &World) -> Things {
-    let session = world.session().await;
-    let model = world.model_in(&session, 0).await;
+async fn resources(server: &TestServer) -> Resources {
+    let session = server.create_session().await;
+    let model = server.create_model_in(&session, 0).await;
     for (number, name) in [(1, "a"), (2, "b")] {
         let save = serde_json::json!({ "model_id": model, "seq_id": number, "path": name });
-        world.post("save_weights", save).await.id();
+        server.submit("save_weights", save).await;
     }
     let save = serde_json::json!({ "model_id": model, "seq_id": 3, "sampling_session_seq_id": 0 });
-    let save = world.post("save_weights_for_sampler", save).await.id();
-    let sampler = world.result(&save).await["sampling_session_id"].clone();
-    Things {
+    let save = server.submit("save_weights_for_sampler", save).await;
+    let sampler = server.result(&save).await["sampling_session_id"].clone();
+    Resources {
         session,
         model,
         sampler: sampler.as_str().unwrap().to_owned(),
     }
 }
 
-/// The ids that a route of these things has in its path.
-fn ids(route: Route, things: &Things) -> Vec<&str> {
+/// Returns the path parameters of a route.
+fn ids(route: Route, resources: &Resources) -> Vec<&str> {
     match route {
-        Route::FinishSession | Route::Session => vec![&things.session],
-        Route::Sampler => vec![&things.sampler],
-        Route::TrainingRun | Route::RunCheckpoints => vec![&things.model],
-        Route::DeleteCheckpoint => vec![&things.model, "weights", "a"],
-        Route::DeleteEscapedCheckpoint => vec![&things.model, "weights%2Fb"],
+        Route::FinishSession | Route::Session => vec![&resources.session],
+        Route::Sampler => vec![&resources.sampler],
+        Route::TrainingRun | Route::RunCheckpoints => vec![&resources.model],
+        Route::DeleteCheckpoint => vec![&resources.model, "weights", "a"],
+        Route::DeleteEscapedCheckpoint => vec![&resources.model, "weights%2Fb"],
         _ => vec![],
     }
 }
 
 #[tokio::test]
-async fn each_route_takes_its_method_and_no_other() {
-    let world = world();
-    let things = things(&world).await;
+async fn each_route_accepts_only_its_method() {
+    let server = test_server();
+    let resources = resources(&server).await;
     for route in Route::ALL {
-        let path = path(*route, &ids(*route, &things));
+        let path = path(*route, &ids(*route, &resources));
         for method in [Method::GET, Method::POST, Method::DELETE, Method::PUT] {
-            let is_its_own = method.as_str() == route.method();
-            // A body that cannot be read, so that nothing is done to the things.
-            let got = world.send(method.clone(), &path, "{", &[]).await;
-            match is_its_own {
+            let is_allowed = method.as_str() == route.method();
+            // The body is invalid, so that no request has an effect.
+            let response = server.send(method.clone(), &path, "{", &[]).await;
+            match is_allowed {
                 true => assert!(
-                    ![404, 405].contains(&got.status),
+                    ![404, 405].contains(&response.status),
                     "{method} {path}: {}",
-                    got.status
+                    response.status
                 ),
                 false => {
-                    assert_eq!(got.status, 405, "{method} {path}");
-                    assert_eq!(got.raw.header("allow"), Some(route.method()));
+                    assert_eq!(response.status, 405, "{method} {path}");
+                    assert_eq!(response.raw.header("allow"), Some(route.method()));
                 }
             }
         }
@@ -88,28 +88,31 @@ async fn each_route_takes_its_method_and_no_other() {
 }
 
 #[tokio::test]
-async fn the_document_has_the_routes_of_the_table() {
-    let world = world();
-    let got = world.send(Method::GET, "/openapi.json", "", &[]).await;
-    let document = got.clone().ok();
-    assert_eq!(got.raw.header("content-type"), Some("application/json"));
+async fn document_lists_every_route() {
+    let server = test_server();
+    let response = server.send(Method::GET, "/openapi.json", "", &[]).await;
+    let document = response.clone().ok();
+    assert_eq!(
+        response.raw.header("content-type"),
+        Some("application/json")
+    );
     assert_eq!(Some(&document), open_api(&LocalConfig::default()).as_ref());
     assert_eq!(document["openapi"], "3.1.0");
     let table = Route::ALL.iter();
     let table: BTreeSet<_> = table
         .map(|route| (route.path().to_owned(), route.method().to_ascii_lowercase()))
         .collect();
-    assert_eq!(listed(&document), table);
+    assert_eq!(documented_operations(&document), table);
     for other in [Method::POST, Method::DELETE] {
         assert_eq!(
-            world.send(other, "/openapi.json", "", &[]).await.status,
+            server.send(other, "/openapi.json", "", &[]).await.status,
             405
         );
     }
 }
 
-/// Path and method of each operation.
-fn listed(document: &Value) -> BTreeSet<(String, String)> {
+/// Returns the path and method of each documented operation.
+fn documented_operations(document: &Value) -> BTreeSet<(String, String)> {
     let paths = document["paths"].as_object().unwrap().iter();
     let operations = paths.flat_map(|(path, methods)| {
         let methods = methods.as_object().unwrap().keys();
@@ -119,7 +122,7 @@ fn listed(document: &Value) -> BTreeSet<(String, String)> {
 }
 
 #[tokio::test]
-async fn references_lead_somewhere_and_ids_are_unique() {
+async fn references_resolve_and_operation_ids_are_unique() {
     let document = open_api(&LocalConfig::default()).unwrap();
     let mut references = Vec::new();
     collect(&document, &mut references);
@@ -136,6 +139,7 @@ async fn references_lead_somewhere_and_ids_are_unique() {
     assert_eq!(ids.len(), Route::ALL.len());
 }
 
+/// Appends all `$ref` values in `value` to `into`.
 fn collect(value: &Value, into: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -152,14 +156,14 @@ fn collect(value: &Value, into: &mut Vec<String>) {
 }
 
 #[tokio::test]
-async fn the_key_is_asked_for_as_everywhere() {
+async fn document_and_routes_require_the_api_key() {
     let config = LocalConfig::default().with_api_key("tml-own");
     let document = open_api(&config).unwrap();
-    let world = support::world_with(config, tinkers_local::Script::default());
-    let without = world.send(Method::GET, "/openapi.json", "", &[]).await;
+    let server = support::test_server_with(config, tinkers_local::Script::default());
+    let without = server.send(Method::GET, "/openapi.json", "", &[]).await;
     assert_eq!(without.status, 401);
     let key = [("x-api-key", "tml-own")];
-    let with = world.send(Method::GET, "/openapi.json", "", &key).await;
+    let with = server.send(Method::GET, "/openapi.json", "", &key).await;
     assert_eq!(with.ok(), document);
     let security =
         |route: Route, method: &str| &document["paths"][route.path()][method]["security"];
@@ -171,6 +175,6 @@ async fn the_key_is_asked_for_as_everywhere() {
         security(Route::Health, "get"),
         &serde_json::json!([{}, { "ApiKey": [] }])
     );
-    let created = world.post("create_model", create_model("s", 0)).await;
+    let created = server.post("create_model", create_model("s", 0)).await;
     assert_eq!(created.status, 401);
 }

@@ -1,28 +1,28 @@
-//! Bodies against the part of JSON Schema that the document uses. A keyword beyond it is an error, so that nothing is passed over.
+//! A validator for the subset of JSON Schema that the document uses. It panics on any other keyword.
 
 use serde_json::Value;
 
-/// What is wrong with a body by a schema of a document.
-pub(crate) fn faults(document: &Value, schema: &Value, body: &Value) -> Vec<String> {
+/// Returns the violations of `schema` by `body`, resolving references in `document`.
+pub(crate) fn violations(document: &Value, schema: &Value, body: &Value) -> Vec<String> {
     let mut found = Vec::new();
     check(document, schema, body, "", &mut found);
     found
 }
 
-fn check(document: &Value, schema: &Value, value: &Value, way: &str, found: &mut Vec<String>) {
+fn check(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     let Value::Object(keywords) = schema else {
-        assert!(schema.is_boolean(), "{schema} is no schema");
+        assert!(schema.is_boolean(), "invalid schema: {schema}");
         if schema == false {
-            found.push(format!("{way}: nothing is allowed here"));
+            found.push(format!("{at}: no value is allowed here"));
         }
         return;
     };
-    let is_right = |schema: &Value| faults(document, schema, value).is_empty();
+    let is_valid = |schema: &Value| violations(document, schema, value).is_empty();
     let count = |all: &Value| {
         all.as_array()
             .unwrap()
             .iter()
-            .filter(|one| is_right(one))
+            .filter(|schema| is_valid(schema))
             .count()
     };
     for (keyword, rule) in keywords {
@@ -33,14 +33,14 @@ fn check(document: &Value, schema: &Value, value: &Value, way: &str, found: &mut
                     document,
                     document.pointer(pointer).unwrap(),
                     value,
-                    way,
+                    at,
                     found,
                 );
                 true
             }
             "type" => match rule {
-                Value::Array(names) => names.iter().any(|name| is_of(value, name)),
-                name => is_of(value, name),
+                Value::Array(names) => names.iter().any(|name| has_type(value, name)),
+                name => has_type(value, name),
             },
             "const" => value == rule,
             "enum" => rule.as_array().unwrap().contains(value),
@@ -52,7 +52,7 @@ fn check(document: &Value, schema: &Value, value: &Value, way: &str, found: &mut
             }
             "anyOf" => count(rule) > 0,
             "oneOf" => count(rule) == 1,
-            "not" => !is_right(rule),
+            "not" => !is_valid(rule),
             "required" => value.as_object().is_none_or(|fields| {
                 let names = rule
                     .as_array()
@@ -64,7 +64,7 @@ fn check(document: &Value, schema: &Value, value: &Value, way: &str, found: &mut
             "properties" => {
                 for (name, schema) in rule.as_object().unwrap() {
                     if let Some(value) = value.get(name) {
-                        check(document, schema, value, &format!("{way}/{name}"), found);
+                        check(document, schema, value, &format!("{at}/{name}"), found);
                     }
                 }
                 true
@@ -72,27 +72,27 @@ fn check(document: &Value, schema: &Value, value: &Value, way: &str, found: &mut
             "additionalProperties" => {
                 for (name, value) in value.as_object().into_iter().flatten() {
                     if schema["properties"].get(name).is_none() {
-                        check(document, rule, value, &format!("{way}/{name}"), found);
+                        check(document, rule, value, &format!("{at}/{name}"), found);
                     }
                 }
                 true
             }
             "items" => {
                 for (i, value) in value.as_array().into_iter().flatten().enumerate() {
-                    check(document, rule, value, &format!("{way}/{i}"), found);
+                    check(document, rule, value, &format!("{at}/{i}"), found);
                 }
                 true
             }
             "description" | "title" | "format" | "default" | "contentEncoding" => true,
-            other => panic!("no check of the keyword {other}"),
+            other => panic!("unsupported keyword {other}"),
         };
         if !holds {
-            found.push(format!("{way}: {keyword} {rule}"));
+            found.push(format!("{at}: {keyword} {rule}"));
         }
     }
 }
 
-fn is_of(value: &Value, name: &Value) -> bool {
+fn has_type(value: &Value, name: &Value) -> bool {
     match name.as_str().unwrap() {
         "object" => value.is_object(),
         "array" => value.is_array(),
@@ -101,6 +101,6 @@ fn is_of(value: &Value, name: &Value) -> bool {
         "null" => value.is_null(),
         "number" => value.is_number(),
         "integer" => value.is_i64() || value.is_u64(),
-        other => panic!("no type {other}"),
+        other => panic!("unknown type {other}"),
     }
 }

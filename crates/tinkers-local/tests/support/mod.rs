@@ -1,6 +1,6 @@
-//! A server in process on a clock that stands still, and short ways to talk to it.
+//! An in-process server on a manual clock, with helpers that send requests and read responses.
 
-#![expect(dead_code, reason = "each test file uses its own part")]
+#![expect(dead_code, reason = "each test file uses only some of the helpers")]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,14 +12,14 @@ use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 use tinkers_core::{HttpRequest, HttpResponse, ManualClock, RouteClass, Transport};
 use tinkers_local::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Faults, InProcess, Job, JobId, Journal,
-    LocalConfig, LocalServer, Script, ScriptedEngine, TokioSpawn, Work,
+    BaseModel, CheckpointRecord, Engine, EngineError, Faults, InProcess, Job, JobCallback, JobId,
+    Journal, LocalConfig, LocalServer, Script, ScriptedEngine, TokioSpawn, Work,
 };
 
 pub(crate) const BASE: &str = "tinkers/scripted";
 
-/// A server with everything at hand.
-pub(crate) struct World {
+/// An in-process server with its clock, engine, fault script and journal.
+pub(crate) struct TestServer {
     pub(crate) clock: ManualClock,
     pub(crate) engine: Arc<ScriptedEngine>,
     pub(crate) client: InProcess,
@@ -27,21 +27,21 @@ pub(crate) struct World {
     pub(crate) journal: Journal,
 }
 
-/// A server over the scripted engine.
-pub(crate) fn world() -> World {
-    world_with(LocalConfig::default(), Script::default())
+/// Starts a server with the default configuration over the scripted engine.
+pub(crate) fn test_server() -> TestServer {
+    test_server_with(LocalConfig::default(), Script::default())
 }
 
-pub(crate) fn world_with(config: LocalConfig, script: Script) -> World {
+pub(crate) fn test_server_with(config: LocalConfig, script: Script) -> TestServer {
     let engine = Arc::new(ScriptedEngine::new(script));
-    build(config, Arc::<ScriptedEngine>::clone(&engine), engine)
+    test_server_over(config, Arc::<ScriptedEngine>::clone(&engine), engine)
 }
 
-pub(crate) fn build(
+pub(crate) fn test_server_over(
     config: LocalConfig,
     runs: Arc<dyn Engine>,
     engine: Arc<ScriptedEngine>,
-) -> World {
+) -> TestServer {
     let clock = ManualClock::new();
     let (faults, journal) = (Faults::new(), Journal::new());
     let spawn = Arc::new(TokioSpawn::new(tokio::runtime::Handle::current()));
@@ -50,8 +50,8 @@ pub(crate) fn build(
         .faults(faults.clone())
         .journal(journal.clone())
         .build()
-        .expect("the scripted engine has no trouble");
-    World {
+        .expect("the scripted engine opens");
+    TestServer {
         clock,
         engine,
         client: InProcess::new(server),
@@ -60,16 +60,16 @@ pub(crate) fn build(
     }
 }
 
-/// An answer, its body read as JSON where it is that.
+/// A response. Its body is `null` unless it is JSON.
 #[derive(Debug, Clone)]
-pub(crate) struct Got {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) body: Value,
     pub(crate) raw: HttpResponse,
 }
 
-impl Got {
-    pub(crate) fn of(raw: HttpResponse) -> Self {
+impl Response {
+    pub(crate) fn new(raw: HttpResponse) -> Self {
         Self {
             status: raw.status.as_u16(),
             body: serde_json::from_slice(&raw.body).unwrap_or(Value::Null),
@@ -77,35 +77,48 @@ impl Got {
         }
     }
 
-    /// The body of a 200.
+    /// Returns the body. Panics unless the status is 200.
     pub(crate) fn ok(self) -> Value {
         assert_eq!(self.status, 200, "{}", self.body);
         self.body
     }
 
-    /// The request id of a promise.
+    /// Returns the request id of an accepted submission. Panics if there is none.
     pub(crate) fn id(self) -> String {
         let body = self.ok();
         body["request_id"]
             .as_str()
-            .unwrap_or_else(|| panic!("no promise: {body}"))
+            .unwrap_or_else(|| panic!("no request id: {body}"))
             .to_owned()
     }
 
-    /// The reason of a refusal.
+    /// Asserts that the error text contains `part`.
+    pub(crate) fn assert_reason(&self, part: &str) {
+        assert!(self.reason().contains(part), "{}", self.reason());
+    }
+
+    /// Returns the error text of a failed request.
     pub(crate) fn reason(&self) -> String {
         tinkers_wire::error_text(&self.raw.body).unwrap_or_default()
     }
 }
 
-impl World {
+impl TestServer {
+    pub(crate) const fn local(&self) -> &LocalServer {
+        self.client.server()
+    }
+
+    pub(crate) fn config(&self) -> &LocalConfig {
+        self.local().config()
+    }
+
     pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
         body: impl Into<Bytes>,
         headers: &[(&'static str, &str)],
-    ) -> Got {
+    ) -> Response {
         let mut request = HttpRequest::new(method, path, RouteClass::Rest);
         request.body = body.into();
         for (name, value) in headers {
@@ -113,10 +126,10 @@ impl World {
                 .headers
                 .insert(*name, HeaderValue::from_str(value).expect("a header"));
         }
-        Got::of(self.client.send(request).await.expect("an answer"))
+        Response::new(self.client.send(request).await.expect("a response"))
     }
 
-    pub(crate) async fn post(&self, route: &str, body: Value) -> Got {
+    pub(crate) async fn post(&self, route: &str, body: Value) -> Response {
         self.send(
             Method::POST,
             &format!("/api/v1/{route}"),
@@ -126,31 +139,41 @@ impl World {
         .await
     }
 
-    pub(crate) async fn get(&self, route: &str) -> Got {
+    /// Submits an operation and returns its request id. Panics if it is not accepted.
+    pub(crate) async fn submit(&self, route: &str, body: Value) -> String {
+        self.post(route, body).await.id()
+    }
+
+    /// Sends a POST request and returns the body of the response. Panics unless the status is 200.
+    pub(crate) async fn call(&self, route: &str, body: Value) -> Value {
+        self.post(route, body).await.ok()
+    }
+
+    pub(crate) async fn get(&self, route: &str) -> Response {
         self.send(Method::GET, &format!("/api/v1/{route}"), "", &[])
             .await
     }
 
-    pub(crate) async fn delete(&self, route: &str) -> Got {
+    pub(crate) async fn delete(&self, route: &str) -> Response {
         self.send(Method::DELETE, &format!("/api/v1/{route}"), "", &[])
             .await
     }
 
-    /// The result of an operation.
+    /// Waits for the result of an operation and returns it.
     pub(crate) async fn result(&self, id: &str) -> Value {
         self.poll(id).await.ok()
     }
 
-    /// The result of an operation that has ended; a poll would wait for ever on a clock that stands still.
-    pub(crate) async fn ended(&self, id: &str) -> Value {
+    /// Returns the result of an operation. Panics if it is still pending, where a poll would hang on the manual clock.
+    pub(crate) async fn finished_result(&self, id: &str) -> Value {
         tokio::select! {
             biased;
-            got = self.poll(id) => got.ok(),
-            () = settle() => panic!("{id} has not ended"),
+            response = self.poll(id) => response.ok(),
+            () = settle() => panic!("{id} is still pending"),
         }
     }
 
-    pub(crate) async fn poll(&self, id: &str) -> Got {
+    pub(crate) async fn poll(&self, id: &str) -> Response {
         self.post(
             "retrieve_future",
             json!({ "request_id": id, "allow_metadata_only": true }),
@@ -158,7 +181,7 @@ impl World {
         .await
     }
 
-    pub(crate) async fn session(&self) -> String {
+    pub(crate) async fn create_session(&self) -> String {
         let created = self.post(
             "create_session",
             json!({ "tags": [], "user_metadata": {}, "sdk_version": "0.38.0" }),
@@ -169,13 +192,13 @@ impl World {
             .to_owned()
     }
 
-    /// A model in a session of its own.
-    pub(crate) async fn model(&self) -> String {
-        let session = self.session().await;
-        self.model_in(&session, 0).await
+    /// Creates a session and a model in it, and returns the model's id.
+    pub(crate) async fn create_model(&self) -> String {
+        let session = self.create_session().await;
+        self.create_model_in(&session, 0).await
     }
 
-    pub(crate) async fn model_in(&self, session: &str, number: u64) -> String {
+    pub(crate) async fn create_model_in(&self, session: &str, number: u64) -> String {
         let id = self
             .post("create_model", create_model(session, number))
             .await
@@ -184,6 +207,25 @@ impl World {
             .as_str()
             .expect("an id")
             .to_owned()
+    }
+}
+
+impl TestServer {
+    /// Creates a session and its sampling session number 0 over the base model, and returns the id of the latter.
+    pub(crate) async fn create_sampler(&self) -> String {
+        let session = self.create_session().await;
+        let body =
+            json!({ "session_id": session, "sampling_session_seq_id": 0, "base_model": BASE });
+        let created = self.call("create_sampling_session", body).await;
+        let id = created["sampling_session_id"].as_str();
+        id.expect("an id").to_owned()
+    }
+
+    /// Finishes a session.
+    pub(crate) async fn finish(&self, session: &str) {
+        let reason = json!({ "reason": { "type": "success" }, "detail": null });
+        self.call(&format!("sessions/{session}/finish"), reason)
+            .await;
     }
 }
 
@@ -223,40 +265,43 @@ pub(crate) fn sample(sampler: &str, seq_id: u64) -> Value {
     })
 }
 
-/// An engine that holds every job until it is told to go on with it.
+/// An engine that holds every job until the test runs it or fails it.
 #[derive(Debug, Default)]
 pub(crate) struct HeldEngine {
     inner: Arc<ScriptedEngine>,
-    held: Mutex<Vec<(Job, Done)>>,
+    held: Mutex<Vec<(Job, JobCallback)>>,
 }
 
 impl HeldEngine {
-    /// What is held, in words, in the order of starting.
-    pub(crate) fn held(&self) -> Vec<String> {
-        self.jobs().iter().map(|(job, _)| name(&job.work)).collect()
+    /// Returns descriptions of the held jobs, oldest first.
+    pub(crate) fn held_jobs(&self) -> Vec<String> {
+        self.lock()
+            .iter()
+            .map(|(job, _)| describe(&job.work))
+            .collect()
     }
 
-    /// Goes on with the job that was started first.
-    pub(crate) fn go(&self) -> String {
-        let (job, done) = self.jobs().remove(0);
-        let name = name(&job.work);
+    /// Runs the oldest held job and returns its description.
+    pub(crate) fn run_next(&self) -> String {
+        let (job, done) = self.lock().remove(0);
+        let name = describe(&job.work);
         self.inner.start(job, done);
         name
     }
 
-    /// Lets the job that was started first fail.
-    pub(crate) fn fail(&self, error: EngineError) {
-        let (_, done) = self.jobs().remove(0);
+    /// Fails the oldest held job with `error`.
+    pub(crate) fn fail_next(&self, error: EngineError) {
+        let (_, done) = self.lock().remove(0);
         done.finish(Err(error));
     }
 
-    fn jobs(&self) -> std::sync::MutexGuard<'_, Vec<(Job, Done)>> {
-        self.held.lock().expect("no test panics with it")
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Job, JobCallback)>> {
+        self.held.lock().expect("no test panics with the lock")
     }
 }
 
-/// A job in words: passes by their first token, steps by their learning rate.
-fn name(work: &Work) -> String {
+/// Returns a description of a job; passes include their first token, steps their learning rate.
+fn describe(work: &Work) -> String {
     match work {
         Work::CreateModel { .. } => "create".to_owned(),
         Work::Pass { data, .. } => {
@@ -283,13 +328,13 @@ impl Engine for HeldEngine {
         self.inner.checkpoints()
     }
 
-    fn start(&self, job: Job, done: Done) {
-        self.jobs().push((job, done));
+    fn start(&self, job: Job, done: JobCallback) {
+        self.lock().push((job, done));
     }
 
     fn cancel(&self, job: JobId) {
         let found = {
-            let mut jobs = self.jobs();
+            let mut jobs = self.lock();
             let at = jobs.iter().position(|(held, _)| held.id == job);
             at.map(|at| jobs.remove(at))
         };
@@ -299,46 +344,46 @@ impl Engine for HeldEngine {
     }
 }
 
-/// A server whose jobs go on only when told to.
-pub(crate) fn held_world() -> (World, Arc<HeldEngine>) {
-    held_world_with(LocalConfig::default())
+/// Starts a server over a [`HeldEngine`].
+pub(crate) fn held_server() -> (TestServer, Arc<HeldEngine>) {
+    held_server_with(LocalConfig::default())
 }
 
-pub(crate) fn held_world_with(config: LocalConfig) -> (World, Arc<HeldEngine>) {
+pub(crate) fn held_server_with(config: LocalConfig) -> (TestServer, Arc<HeldEngine>) {
     let held = Arc::new(HeldEngine::default());
     let engine = Arc::clone(&held.inner);
-    let world = build(config, Arc::<HeldEngine>::clone(&held), engine);
-    (world, held)
+    let server = test_server_over(config, Arc::<HeldEngine>::clone(&held), engine);
+    (server, held)
 }
 
-/// A session without an end and a model in it that has been made.
-pub(crate) async fn held_model(world: &World, held: &HeldEngine) -> (String, String) {
-    let session = world.session().await;
-    let create = world
+/// Creates a session and a model in it, and returns the ids of both.
+pub(crate) async fn held_model(server: &TestServer, held: &HeldEngine) -> (String, String) {
+    let session = server.create_session().await;
+    let create = server
         .post("create_model", create_model(&session, 0))
         .await
         .id();
-    assert_eq!(held.go(), "create");
-    world.result(&create).await;
+    assert_eq!(held.run_next(), "create");
+    server.result(&create).await;
     let model = format!("{session}:train:0");
     (session, model)
 }
 
-/// What `world` lists as checkpoints.
-pub(crate) async fn checkpoints(world: &World) -> Vec<String> {
-    let list = world.get("checkpoints").await.ok();
+/// Returns the ids of all checkpoints that the server lists.
+pub(crate) async fn checkpoints(server: &TestServer) -> Vec<String> {
+    let list = server.get("checkpoints").await.ok();
     let all = list["checkpoints"].as_array().expect("a list").iter();
     all.map(|one| one["checkpoint_id"].as_str().expect("an id").to_owned())
         .collect()
 }
 
-/// Whether `work` is still waiting.
+/// Runs all tasks, polls `work` once and returns whether it is pending.
 pub(crate) async fn is_pending<F: Future + Unpin>(work: &mut F) -> bool {
     settle().await;
     std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *work).poll(cx).is_pending())).await
 }
 
-/// Lets every task do what it can.
+/// Yields until all tasks of the runtime are idle.
 pub(crate) async fn settle() {
     for _ in 0..20 {
         tokio::task::yield_now().await;

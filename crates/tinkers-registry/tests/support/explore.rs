@@ -1,24 +1,24 @@
-//! Runs a model and gathers what its interleavings found wrong, instead of ending at the first.
+//! Runs a loom model and collects the faults of all interleavings instead of stopping at the first.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a model found.
+/// The result of a model.
 #[derive(Debug)]
 pub(crate) struct Findings {
-    /// Each fault once.
+    /// The distinct faults, sorted.
     pub(crate) faults: Vec<String>,
 }
 
-/// Runs `model` under every interleaving with at most `bound` forced switches, or fewer where `LOOM_MAX_PREEMPTIONS` says
-/// so; the model says what was wrong in each.
+/// Runs `model` under every interleaving with at most `bound` preemptions, or fewer if `LOOM_MAX_PREEMPTIONS` is lower.
+/// The model returns the faults of each execution.
 ///
-/// What loom itself refuses (a deadlock, a race on plain memory) is a panic, as ever. A model without a choice to make proves nothing and
-/// is a panic too.
+/// Panics if loom detects a deadlock or a data race, and if there was only one interleaving, because such a model
+/// proves nothing.
 #[expect(
     clippy::print_stdout,
-    reason = "how much was explored is part of the proof"
+    reason = "the number of interleavings is part of the proof"
 )]
 pub(crate) fn explore(
     name: &str,
@@ -50,7 +50,7 @@ pub(crate) fn explore(
 }
 
 impl Findings {
-    /// A panic with every fault, where there is one.
+    /// Panics with all faults, if there are any.
     pub(crate) fn assert_none(&self) {
         assert!(self.faults.is_empty(), "{:?}", self.faults);
     }

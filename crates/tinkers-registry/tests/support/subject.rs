@@ -1,4 +1,4 @@
-//! What the proofs run on: the registry, and one with the fault that they must find.
+//! The registries under test: the real one, and one with a known fault that the tests must detect.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,50 +6,50 @@ use std::sync::{Arc, PoisonError};
 
 use tinkers_registry::{Handle, Registry};
 
-use crate::probe::Probe;
+use crate::tracked::Tracked;
 
 #[cfg(tinkers_loom)]
 use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(tinkers_loom))]
 use std::sync::{Mutex, MutexGuard};
 
-/// A registry of probes.
+/// A registry of tracked values.
 pub(crate) trait Subject: Default + Send + Sync + 'static {
-    /// A share in a probe.
-    type Share: Deref<Target = Probe> + Clone + Send + 'static;
+    /// A handle of a value.
+    type Handle: Deref<Target = Tracked> + Clone + Send + 'static;
 
     fn try_get_or_create(
         &self,
         key: usize,
-        build: impl FnOnce() -> Result<Probe, Refused>,
-    ) -> Result<Self::Share, Refused>;
+        build: impl FnOnce() -> Result<Tracked, BuildError>,
+    ) -> Result<Self::Handle, BuildError>;
 
-    fn get(&self, key: usize) -> Option<Self::Share>;
+    fn get(&self, key: usize) -> Option<Self::Handle>;
 
-    /// How many keys are in use.
+    /// Returns the number of keys in use.
     fn len(&self) -> usize;
 
-    /// How often threads met in it. Models try every meeting and need no count.
+    /// Returns the amount of contention, or of faulty overwrites. Loom models need no such count.
     #[cfg(not(tinkers_loom))]
-    fn collisions(&self) -> u64;
+    fn contention(&self) -> u64;
 }
 
 /// The error of a builder that fails on purpose.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refused;
+pub(crate) struct BuildError;
 
-impl Subject for Registry<usize, Probe> {
-    type Share = Handle<usize, Probe>;
+impl Subject for Registry<usize, Tracked> {
+    type Handle = Handle<usize, Tracked>;
 
     fn try_get_or_create(
         &self,
         key: usize,
-        build: impl FnOnce() -> Result<Probe, Refused>,
-    ) -> Result<Self::Share, Refused> {
+        build: impl FnOnce() -> Result<Tracked, BuildError>,
+    ) -> Result<Self::Handle, BuildError> {
         Self::try_get_or_create(self, key, build)
     }
 
-    fn get(&self, key: usize) -> Option<Self::Share> {
+    fn get(&self, key: usize) -> Option<Self::Handle> {
         Self::get(self, &key)
     }
 
@@ -58,98 +58,98 @@ impl Subject for Registry<usize, Probe> {
     }
 
     #[cfg(not(tinkers_loom))]
-    fn collisions(&self) -> u64 {
-        Self::collisions(self).total()
+    fn contention(&self) -> u64 {
+        Self::contention(self).total()
     }
 }
 
-/// The negative control: it looks, builds without the lock, and inserts over whatever came in between. Nothing else is
-/// wrong with it, so that what a proof finds is that.
+/// The negative control: it looks up the key, builds without a lock, and overwrites any value inserted meanwhile. It
+/// has no other fault.
 #[derive(Default)]
 pub(crate) struct CheckThenInsert(Arc<Entries>);
 
 #[derive(Default)]
 struct Entries {
-    live: Mutex<Vec<Arc<Probe>>>,
-    /// How often an entry was inserted over one that was in use.
+    live: Mutex<Vec<Arc<Tracked>>>,
+    /// Number of overwritten live entries.
     overwritten: AtomicU64,
 }
 
 impl Entries {
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Probe>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Tracked>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A share in a probe of [`CheckThenInsert`]; the last takes the entry out.
-pub(crate) struct Share {
-    /// There until the drop.
-    probe: Option<Arc<Probe>>,
+/// A handle of [`CheckThenInsert`]; dropping the last one removes the entry.
+pub(crate) struct CheckThenInsertHandle {
+    /// `Some` until the drop.
+    value: Option<Arc<Tracked>>,
     entries: Arc<Entries>,
 }
 
-impl Deref for Share {
-    type Target = Probe;
+impl Deref for CheckThenInsertHandle {
+    type Target = Tracked;
 
-    fn deref(&self) -> &Probe {
-        self.probe.as_ref().expect("it is there until the drop")
+    fn deref(&self) -> &Tracked {
+        self.value.as_ref().expect("present until the drop")
     }
 }
 
-impl Clone for Share {
+impl Clone for CheckThenInsertHandle {
     fn clone(&self) -> Self {
         let _live = self.entries.lock();
         Self {
-            probe: self.probe.clone(),
+            value: self.value.clone(),
             entries: Arc::clone(&self.entries),
         }
     }
 }
 
-impl Drop for Share {
+impl Drop for CheckThenInsertHandle {
     fn drop(&mut self) {
         let mut live = self.entries.lock();
-        self.probe = None;
-        live.retain(|probe| Arc::strong_count(probe) > 1);
+        self.value = None;
+        live.retain(|value| Arc::strong_count(value) > 1);
     }
 }
 
 impl CheckThenInsert {
-    fn share(&self, probe: Arc<Probe>) -> Share {
-        Share {
-            probe: Some(probe),
+    fn handle(&self, value: Arc<Tracked>) -> CheckThenInsertHandle {
+        CheckThenInsertHandle {
+            value: Some(value),
             entries: Arc::clone(&self.0),
         }
     }
 }
 
 impl Subject for CheckThenInsert {
-    type Share = Share;
+    type Handle = CheckThenInsertHandle;
 
     fn try_get_or_create(
         &self,
         key: usize,
-        build: impl FnOnce() -> Result<Probe, Refused>,
-    ) -> Result<Share, Refused> {
+        build: impl FnOnce() -> Result<Tracked, BuildError>,
+    ) -> Result<CheckThenInsertHandle, BuildError> {
         if let Some(found) = self.get(key) {
             return Ok(found);
         }
         let built = Arc::new(build()?);
-        let share = self.share(Arc::clone(&built));
+        let handle = self.handle(Arc::clone(&built));
         let mut live = self.0.lock();
         let before = live.len();
-        live.retain(|probe| probe.key != key);
+        live.retain(|value| value.key != key);
         self.0
             .overwritten
             .fetch_add((before - live.len()) as u64, Ordering::Relaxed);
         live.push(built);
-        Ok(share)
+        Ok(handle)
     }
 
-    fn get(&self, key: usize) -> Option<Share> {
+    fn get(&self, key: usize) -> Option<CheckThenInsertHandle> {
         let live = self.0.lock();
-        let found = live.iter().find(|probe| probe.key == key)?;
-        Some(self.share(Arc::clone(found)))
+        let found = live.iter().find(|value| value.key == key)?;
+        Some(self.handle(Arc::clone(found)))
     }
 
     fn len(&self) -> usize {
@@ -157,7 +157,7 @@ impl Subject for CheckThenInsert {
     }
 
     #[cfg(not(tinkers_loom))]
-    fn collisions(&self) -> u64 {
+    fn contention(&self) -> u64 {
         self.0.overwritten.load(Ordering::Relaxed)
     }
 }

@@ -1,32 +1,32 @@
-//! What an unknown server's OpenAPI document is asked for, and what is made of it.
+//! The OpenAPI document of an unknown server.
 
 use tinkers_core::{BodyFormat, Deduplication, Document, Sent, TransportErrorKind};
 use tinkers_session::{Session, SessionOptions};
 use tinkers_wire::{ApiDocument, routes};
 
-use crate::support::{Reply, World};
+use crate::support::{Fixture, Reply};
 
-/// The document of a server that takes passes in JSON alone.
-const JSON_ALONE: &str = r#"{"info": {"title": "Another server", "version": "7"}, "paths": {
+/// The document of a server that accepts passes in JSON only.
+const JSON_ONLY: &str = r#"{"info": {"title": "Another server", "version": "7"}, "paths": {
     "/api/v1/forward_backward": {"post": {"requestBody": {"content": {"application/json": {}}}}}}}"#;
 
-/// The document of SkyRL's main branch, as far as it matters: no body of a pass in it, and a number in the step.
+/// The relevant part of the document of SkyRL: no body of a pass, and a sequence number in the step.
 const SKYRL: &str = r#"{"info": {"title": "Tinker API Mock", "version": "0.0.1"}, "paths": {
     "/api/v1/forward_backward": {"post": {}},
     "/api/v1/optim_step": {"post": {"requestBody": {"content": {"application/json":
         {"schema": {"properties": {"seq_id": {}}}}}}}}}}"#;
 
-fn with_document(document: &'static str) -> World {
-    let world = World::new();
-    world
+fn with_document(document: &'static str) -> Fixture {
+    let fixture = Fixture::new();
+    fixture
         .server
-        .usually(ApiDocument::PATH, Reply::Status(200, document));
-    world
+        .set_default(ApiDocument::PATH, Reply::Status(200, document));
+    fixture
 }
 
 #[test]
-fn a_document_says_what_to_begin_with() {
-    let json = with_document(JSON_ALONE).open().server_profile();
+fn document_sets_the_initial_profile() {
+    let json = with_document(JSON_ONLY).open().server_profile();
     assert_eq!(json.software.as_deref(), Some("Another server/7"));
     assert_eq!(
         (json.bodies, json.bodies_confirmed),
@@ -40,57 +40,57 @@ fn a_document_says_what_to_begin_with() {
 }
 
 #[test]
-fn without_a_document_a_session_opens_all_the_same() {
+fn session_opens_without_a_document() {
     for reply in [
         Reply::Status(404, r#"{"detail": "Not Found"}"#),
         Reply::Status(401, "{}"),
-        // Neither a bill nor a hint of another server's keeps the session waiting.
+        // Neither an unpaid bill nor a hint delays the session.
         Reply::Status(402, r#"{"detail": "unpaid"}"#),
         Reply::Status(429, r#"{"retry_after_ms": 60000}"#),
         Reply::Status(500, "Internal Server Error"),
         Reply::Status(200, "<html>a page</html>"),
         Reply::Fails(TransportErrorKind::Broken, Sent::MaybeSent),
     ] {
-        let world = World::new();
-        world.server.usually(ApiDocument::PATH, reply);
-        let profile = world.open().server_profile();
+        let fixture = Fixture::new();
+        fixture.server.set_default(ApiDocument::PATH, reply);
+        let profile = fixture.open().server_profile();
         assert_eq!(profile.document, Document::Absent, "{reply:?}");
         assert_eq!(profile.bodies, BodyFormat::Protobuf);
         assert_eq!(
-            world.server.on_path(ApiDocument::PATH).len(),
+            fixture.server.requests_to(ApiDocument::PATH).len(),
             1,
-            "asked once"
+            "one request"
         );
     }
 }
 
 #[test]
-fn a_document_that_does_not_come_is_waited_for_five_seconds() {
-    let world = World::new();
-    world.server.usually(ApiDocument::PATH, Reply::Hangs);
-    let profile = world.open().server_profile();
+fn missing_document_times_out_after_five_seconds() {
+    let fixture = Fixture::new();
+    fixture.server.set_default(ApiDocument::PATH, Reply::Hangs);
+    let profile = fixture.open().server_profile();
     assert_eq!(profile.document, Document::Absent);
-    assert_eq!(world.clock_seconds(), 5.0);
+    assert_eq!(fixture.clock_seconds(), 5.0);
 }
 
 #[test]
-fn all_sessions_of_an_endpoint_ask_once_together() {
-    let world = with_document(JSON_ALONE);
-    let first = world.open();
-    let second = world
-        .drive(Session::open(world.parts(), SessionOptions::default()))
+fn sessions_of_an_endpoint_request_the_document_once() {
+    let fixture = with_document(JSON_ONLY);
+    let first = fixture.open();
+    let second = fixture
+        .drive(Session::open(fixture.parts(), SessionOptions::default()))
         .expect("opens");
-    assert_eq!(world.server.on_path(ApiDocument::PATH).len(), 1);
+    assert_eq!(fixture.server.requests_to(ApiDocument::PATH).len(), 1);
     assert_eq!(second.server_profile(), first.server_profile());
 }
 
 #[test]
-fn a_server_that_says_who_it_is_is_not_asked() {
-    let world = with_document(JSON_ALONE);
+fn named_server_gets_no_document_request() {
+    let fixture = with_document(JSON_ONLY);
     let named = Reply::Status(200, r#"{"server": "tinkers-local/1"}"#);
-    world.server.usually(routes::CLIENT_CONFIG, named);
-    let profile = world.open().server_profile();
-    assert_eq!(world.server.on_path(ApiDocument::PATH).len(), 0);
+    fixture.server.set_default(routes::CLIENT_CONFIG, named);
+    let profile = fixture.open().server_profile();
+    assert_eq!(fixture.server.requests_to(ApiDocument::PATH).len(), 0);
     assert_eq!(profile.software.as_deref(), Some("tinkers-local/1"));
     assert_eq!(profile.document, Document::NotAsked);
 }

@@ -1,10 +1,10 @@
-//! The life of a session, from its first request to its end, over a scripted server, a clock and executors moved by hand.
+//! Tests of sessions on a scripted server, a manual clock and manual executors.
 
 mod closing;
 mod document;
-mod heart;
+mod heartbeat;
+mod heartbeat_thread;
 mod opening;
 mod recovered_errors;
 mod refresh;
 mod support;
-mod thread;

@@ -1,26 +1,26 @@
-//! What a session goes on from is on a counter of its own.
+//! Counters of the errors from which a session recovers.
 
 use tinkers_core::{RecoveredError, Sent, TransportErrorKind};
 use tinkers_session::SessionOptions;
 use tinkers_wire::{FinishReason, routes};
 
-use crate::support::{Line, Reply, World};
+use crate::support::{Channel, Fixture, Reply};
 
 const LOST: Reply = Reply::Fails(TransportErrorKind::Connect, Sent::NotSent);
 
 #[test]
-fn each_error_that_a_session_goes_on_from_is_counted_once_and_for_it_alone() {
-    let world = World::new();
-    let quiet = world.open();
-    // The repeat of a creation belongs to the session that comes of it.
-    world.server.next(routes::CREATE_SESSION, [LOST]);
-    let session = world.open();
+fn each_recovered_error_is_counted_once_per_session() {
+    let fixture = Fixture::new();
+    let unaffected = fixture.open();
+    // A retried creation counts for the session that it creates.
+    fixture.server.script(routes::CREATE_SESSION, [LOST]);
+    let session = fixture.open();
     assert_eq!(session.recovered_errors().of(RecoveredError::Repeat), 1);
-    drop(quiet);
+    drop(unaffected);
 
-    let beats = world.server.on_line(Line::Heart).len();
-    let refreshes = world.server.on_path(routes::DYNAMIC_CONFIG).len();
-    world.server.next(
+    let heartbeats = fixture.server.requests_on(Channel::Heartbeat).len();
+    let refreshes = fixture.server.requests_to(routes::DYNAMIC_CONFIG).len();
+    fixture.server.script(
         routes::SESSION_HEARTBEAT,
         [
             LOST,
@@ -29,24 +29,24 @@ fn each_error_that_a_session_goes_on_from_is_counted_once_and_for_it_alone() {
             Reply::Status(200, "{}"),
         ],
     );
-    world.server.next(routes::DYNAMIC_CONFIG, [LOST]);
-    world.until(|server| {
-        server.on_line(Line::Heart).len() > beats + 4
-            && server.on_path(routes::DYNAMIC_CONFIG).len() > refreshes
+    fixture.server.script(routes::DYNAMIC_CONFIG, [LOST]);
+    fixture.run_until(|server| {
+        server.requests_on(Channel::Heartbeat).len() > heartbeats + 4
+            && server.requests_to(routes::DYNAMIC_CONFIG).len() > refreshes
     });
-    world.settle();
+    fixture.run_tasks();
     let counts = session.recovered_errors();
     assert_eq!(counts.of(RecoveredError::Heartbeat), 3, "{counts:?}");
     assert_eq!(counts.of(RecoveredError::Refresh), 1, "{counts:?}");
 
     let finish = routes::finish_session(session.id());
     let gone = Reply::Status(410, r#"{"detail": "the session has ended"}"#);
-    world.server.next(&finish, [gone]);
-    world
+    fixture.server.script(&finish, [gone]);
+    fixture
         .drive(session.close(FinishReason::Success, None))
-        .expect("there is nothing to finish");
+        .expect("an ended session needs no finish");
     assert_eq!(session.recovered_errors().of(RecoveredError::Close), 1);
 
-    let other = world.try_open(SessionOptions::default()).expect("opens");
+    let other = fixture.try_open(SessionOptions::default()).expect("opens");
     assert_eq!(other.recovered_errors().total(), 0);
 }

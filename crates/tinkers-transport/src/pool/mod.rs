@@ -1,46 +1,49 @@
-//! Connections to the base URL's origin, a lane for each traffic class, so that none waits behind another's.
+//! The connections to the origin of the base URL: one pool per route class, so that a busy class does not delay another one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Clock, Origin, RecoveredErrors, RouteClass, Timestamp};
+use tinkers_core::{Clock, Origin, RecoveredError, RecoveredErrors, RouteClass};
 
-use crate::dial::Dialer;
-use crate::runtime::IoRuntime;
+use crate::dialer::{Dialer, Driver};
+use crate::io_runtime::IoRuntime;
 
-mod lane;
-mod lease;
-pub(crate) mod table;
+mod class_pool;
+pub(crate) mod connection_table;
+mod dial_plan;
+mod suspend;
 
-pub(crate) use lane::Lane;
-pub(crate) use lease::Lease;
+pub(crate) use class_pool::ClassPool;
 
-/// The limits of one class's connections.
+/// The connection limits of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassConnectionLimits {
-    /// Connections open at a time, at least 1; requests beyond what they carry wait in order.
+    /// The maximum number of open connections, at least 1. Requests beyond their capacity wait in FIFO order.
     pub max_connections: usize,
-    /// Requests at a time on one HTTP/2 connection, at least 1; fewer where the server says so.
+    /// The maximum number of concurrent requests on one HTTP/2 connection, at least 1. A lower limit of the server applies as well.
     pub streams: usize,
-    /// HTTP/1.1 connections kept although nobody uses them.
+    /// The maximum number of idle HTTP/1.1 connections.
     pub max_idle: usize,
-    /// An unused HTTP/1.1 connection is closed after this long.
+    /// The time after which an idle HTTP/1.1 connection is closed.
     pub idle_http1: Duration,
-    /// An unused HTTP/2 connection is closed after this long.
+    /// The time after which an idle HTTP/2 connection is closed.
     pub idle_http2: Duration,
-    /// A connection that is older than this takes no further request and closes after those that it carries, so that a host name
-    /// which has moved is looked up again. Up to a quarter is taken off, by the connection's number, so that connections which were opened
-    /// together are not all replaced together. Every connection carries at least one request.
+    /// The maximum age of a connection. An older one accepts no further request and closes when its requests are done, so that the host
+    /// name is resolved again. Every connection carries at least one request.
+    ///
+    /// Up to a quarter is subtracted, depending on the connection, so that connections opened together are not replaced together.
     pub max_age: Duration,
 }
 
 impl ClassConnectionLimits {
-    /// The defaults of `class`. Training has a connection for each upload; polls may be as many as operations in flight.
+    /// Returns the defaults of `class`.
     pub const fn of(class: RouteClass) -> Self {
         let (max_connections, streams) = match class {
             RouteClass::Sample => (256, 50),
+            // One connection per upload.
             RouteClass::Train => (64, 1),
+            // There may be as many polls as operations in flight.
             RouteClass::Poll => (4096, 50),
             RouteClass::Control => (8, 50),
             _ => (32, 50),
@@ -48,84 +51,95 @@ impl ClassConnectionLimits {
         Self {
             max_connections,
             streams,
-            // All of them: between two requests of a loop each is idle for a moment, and to close it then would mean to open
-            // another for the next. The time below is what takes back those that nobody needs.
+            // No separate limit: a loop leaves each connection idle between two requests, and would have to reopen it. Unused
+            // connections are closed by the idle timeouts.
             max_idle: max_connections,
-            // Python's servers close after five seconds of silence. To be just before them costs a connection now and then;
-            // to be after them costs a submission whose fate nobody knows.
+            // Servers written in Python close idle connections after five seconds. Closing earlier costs a new connection now and
+            // then; closing later can lose a submission with an unknown outcome.
             idle_http1: Duration::from_secs(4),
             idle_http2: Duration::from_secs(90),
-            // A few times what names live for in caches; replacing even the 4096 connections of polls takes seven a second.
+            // A few times the usual lifetime of DNS entries. Even 4096 poll connections cause only seven replacements per second.
             max_age: Duration::from_secs(600),
         }
     }
 
-    const fn idle(&self) -> table::IdleLimits {
-        table::IdleLimits {
-            single: self.idle_http1,
-            shared: self.idle_http2,
+    const fn idle(&self) -> connection_table::IdleLimits {
+        connection_table::IdleLimits {
+            http1: self.idle_http1,
+            http2: self.idle_http2,
             count: self.max_idle,
             age: self.max_age,
         }
     }
 }
 
-/// The connections of one class at a moment.
+/// The number of connections and requests of one route class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClassConnectionStats {
-    /// Connections that are open.
+    /// Open connections.
     pub open: usize,
     /// Connections being opened.
     pub opening: usize,
     /// Requests that hold a connection or a stream.
     pub in_use: usize,
-    /// Requests waiting for one.
+    /// Requests that wait for a connection.
     pub waiting: usize,
-    /// Connections opened so far.
+    /// Connections opened since the start.
     pub opened: u64,
 }
 
-/// What all lanes share.
+/// The dependencies that the pools of all classes share.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub(crate) struct PoolContext {
     pub(crate) dialer: Dialer,
     pub(crate) origin: Origin,
     pub(crate) runtime: IoRuntime,
-    pub(crate) time: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
-/// How long a request may wait for its connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    pub(crate) connect: Duration,
-    pub(crate) total: Duration,
-    pub(crate) total_at: Timestamp,
+impl PoolContext {
+    /// Runs the driver of connection `id` until the connection ends.
+    async fn drive(&self, driver: Driver, class: &'static str, id: u64) {
+        match driver.await {
+            Ok(()) => tracing::debug!(class, connection = id, "connection closed"),
+            Err(error) => {
+                let recovered = RecoveredError::Connection;
+                self.recovered_errors.count(recovered);
+                tracing::debug!(recovered_error = recovered.name(), class, connection = id, %error, "connection broke");
+            }
+        }
+    }
 }
 
-/// One lane for each class.
+/// The pools of all route classes.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    lanes: [Arc<Lane>; RouteClass::ALL.len()],
+    classes: [Arc<ClassPool>; RouteClass::ALL.len()],
 }
 
 impl Pool {
     pub(crate) fn new(
-        ground: &Arc<Ground>,
+        context: &Arc<PoolContext>,
         limits: &[ClassConnectionLimits; RouteClass::ALL.len()],
     ) -> Self {
+        let class_pool =
+            |class: RouteClass| ClassPool::new(Arc::clone(context), class, limits[class.index()]);
         Self {
-            lanes: RouteClass::ALL
-                .map(|class| Lane::new(Arc::clone(ground), class, limits[class.index()])),
+            classes: RouteClass::ALL.map(class_pool),
         }
     }
 
-    pub(crate) fn lane(&self, class: RouteClass) -> &Arc<Lane> {
-        &self.lanes[class.index()]
+    /// Returns the pool of `class`.
+    pub(crate) fn class(&self, class: RouteClass) -> &Arc<ClassPool> {
+        &self.classes[class.index()]
     }
 
+    /// Closes the pools of all classes.
     pub(crate) fn close(&self) {
-        self.lanes.iter().for_each(|lane| lane.close());
+        self.classes
+            .iter()
+            .for_each(|class_pool| class_pool.close());
     }
 }

@@ -1,4 +1,4 @@
-//! An HTTP/2 peer that writes its frames itself, for what no server library lets a test do.
+//! An HTTP/2 server that writes its own frames, for behaviour that server libraries do not allow.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ const SETTINGS: u8 = 4;
 const END_STREAM_AND_HEADERS: u8 = 0x5;
 const ACK: u8 = 1;
 
-/// A frame of HTTP/2 (RFC 9113, 4.1).
+/// Encodes a frame (RFC 9113, 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
     let mut bytes = length[1..].to_vec();
@@ -23,18 +23,18 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `SETTINGS_MAX_CONCURRENT_STREAMS`.
+/// Encodes a `SETTINGS` frame with `SETTINGS_MAX_CONCURRENT_STREAMS`.
 fn max_streams(count: u32) -> Vec<u8> {
     let value = count.to_be_bytes();
     frame(SETTINGS, 0, 0, &[&[0, 3], &value[..]].concat())
 }
 
-/// An empty response of status 200, which ends `stream`.
+/// Encodes an empty response of status 200, which ends `stream`.
 pub(crate) fn ok(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[0x88])
 }
 
-/// A peer with one connection, on the current runtime. It acknowledges settings, answers no ping, and writes what it is told to.
+/// A server with one connection, on the current runtime. It acknowledges settings, ignores pings, and writes the frames of the test.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     write: mpsc::UnboundedSender<Vec<u8>>,
@@ -42,7 +42,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts it with a limit on the streams of its connection.
+    /// Starts a server that allows `streams` concurrent streams.
     pub(crate) async fn start(streams: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -67,12 +67,12 @@ impl Peer {
         peer
     }
 
-    /// Writes `bytes` in one piece.
+    /// Sends `bytes` on the connection.
     pub(crate) fn write(&self, bytes: Vec<u8>) {
         let _ = self.write.send(bytes);
     }
 
-    /// The streams that the client has opened.
+    /// Returns the ids of the streams that the client has opened.
     pub(crate) fn streams(&self) -> Vec<u32> {
         self.streams.lock().expect("no panic").clone()
     }

@@ -1,5 +1,5 @@
-//! Servers on loopback for the tests, on a runtime of their own, and what they saw.
-#![expect(dead_code, reason = "each test binary uses its part")]
+//! Test servers on loopback, which run on a runtime of their own and record their requests.
+#![expect(dead_code, reason = "each test binary uses a part of this module")]
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,16 +14,18 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tinkers_core::{HttpRequest, RouteClass};
-use tinkers_transport::{HttpTransport, HttpTransportBuilder, IoRuntime};
+use tinkers_core::{HttpRequest, HttpResponse, RouteClass, Transport, TransportError};
+use tinkers_transport::{HttpTransport, HttpTransportBuilder, HttpVersions, IoRuntime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 pub(crate) mod frames;
 pub(crate) mod secure;
 
-/// Servers live here, whatever becomes of a test's own runtime.
+/// The runtime of the servers, which outlives that of a test.
 pub(crate) static SERVERS: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -33,11 +35,11 @@ pub(crate) static SERVERS: LazyLock<Runtime> = LazyLock::new(|| {
         .expect("a runtime for the servers")
 });
 
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
+pub(crate) type ResponseFuture = Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>;
 
-/// A request as the server saw it, its body read.
+/// A recorded request.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub(crate) struct RecordedRequest {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
@@ -45,7 +47,7 @@ pub(crate) struct Seen {
     pub(crate) connection: usize,
 }
 
-impl Seen {
+impl RecordedRequest {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .get(name)
@@ -56,20 +58,20 @@ impl Seen {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    journal: Arc<Mutex<Vec<Seen>>>,
+    journal: Arc<Mutex<Vec<RecordedRequest>>>,
 }
 
 #[derive(Clone, Copy)]
-pub(crate) enum Speak {
+pub(crate) enum ServerVersion {
     Http1,
     Http2,
 }
 
 impl Server {
-    /// Answers each request with what `handler` makes of it.
+    /// Starts a server that responds with the result of `handler`.
     pub(crate) fn start(
-        speak: Speak,
-        handler: impl Fn(Seen) -> Answer + Send + Sync + 'static,
+        server_version: ServerVersion,
+        handler: impl Fn(RecordedRequest) -> ResponseFuture + Send + Sync + 'static,
     ) -> Self {
         let handler = Arc::new(handler);
         let journal = Arc::new(Mutex::new(Vec::new()));
@@ -78,7 +80,7 @@ impl Server {
             move |stream, connection| {
                 serve(
                     stream,
-                    speak,
+                    server_version,
                     connection,
                     Arc::clone(&journal),
                     Arc::clone(&handler),
@@ -96,23 +98,23 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Connections accepted so far.
+    /// Returns the number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
         self.journal.lock().expect("no panic").clone()
     }
 }
 
-/// Serves one connection, of any kind of stream.
+/// Serves one connection.
 pub(crate) async fn serve<S>(
     stream: S,
-    speak: Speak,
+    server_version: ServerVersion,
     connection: usize,
-    journal: Arc<Mutex<Vec<Seen>>>,
-    handler: Arc<impl Fn(Seen) -> Answer + Send + Sync + 'static>,
+    journal: Arc<Mutex<Vec<RecordedRequest>>>,
+    handler: Arc<impl Fn(RecordedRequest) -> ResponseFuture + Send + Sync + 'static>,
 ) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -123,26 +125,26 @@ pub(crate) async fn serve<S>(
             let Ok(body) = body.collect().await else {
                 return Ok::<_, Infallible>(Response::new(Full::default()));
             };
-            let seen = Seen {
+            let recorded = RecordedRequest {
                 method: parts.method,
                 uri: parts.uri,
                 headers: parts.headers,
                 body: body.to_bytes(),
                 connection,
             };
-            journal.lock().expect("no panic").push(seen.clone());
-            Ok(handler(seen).await)
+            journal.lock().expect("no panic").push(recorded.clone());
+            Ok(handler(recorded).await)
         }
     });
     let io = TokioIo::new(stream);
-    // Clients leave as they like; that is no failure of the server's.
-    let _ = match speak {
-        Speak::Http1 => {
+    // Clients may close the connection at any time.
+    let _ = match server_version {
+        ServerVersion::Http1 => {
             hyper::server::conn::http1::Builder::new()
                 .serve_connection(io, service)
                 .await
         }
-        Speak::Http2 => {
+        ServerVersion::Http2 => {
             hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .serve_connection(io, service)
                 .await
@@ -150,7 +152,7 @@ pub(crate) async fn serve<S>(
     };
 }
 
-/// Accepts connections and runs `each` on them, with their number from 0.
+/// Accepts connections and runs `each` on them, with their number, from 0.
 pub(crate) fn listen<F>(
     each: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>)
@@ -172,7 +174,7 @@ where
     (address, connections)
 }
 
-/// Reads the head of an HTTP/1.1 request, byte by byte, so that nothing behind it is lost; `None` at the end of the stream.
+/// Reads the head of an HTTP/1.1 request, and nothing behind it. Returns `None` at the end of the stream.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -191,22 +193,22 @@ pub(crate) async fn write(stream: &mut TcpStream, text: &str) {
         .expect("the client reads");
 }
 
-/// Waits for the client to close its end.
+/// Waits until the client closes the connection.
 pub(crate) async fn closed(stream: &mut TcpStream) {
     let mut rest = [0; 1024];
     while matches!(stream.read(&mut rest).await, Ok(read) if read > 0) {}
 }
 
-pub(crate) fn answer(body: impl Into<Bytes>) -> Answer {
+pub(crate) fn respond_with(body: impl Into<Bytes>) -> ResponseFuture {
     let response = Response::new(Full::new(body.into()));
     Box::pin(async move { response })
 }
 
-pub(crate) fn respond(response: Response<Full<Bytes>>) -> Answer {
+pub(crate) fn respond(response: Response<Full<Bytes>>) -> ResponseFuture {
     Box::pin(async move { response })
 }
 
-/// A builder on the shared runtime.
+/// Returns the settings of a transport on the shared runtime.
 pub(crate) fn client(url: &str) -> HttpTransportBuilder {
     HttpTransport::builder(url).runtime(IoRuntime::shared().expect("a runtime"))
 }
@@ -221,7 +223,7 @@ pub(crate) fn post(path: &str, class: RouteClass, body: impl Into<Bytes>) -> Htt
     request
 }
 
-/// Lets others run until `condition` holds; panics when it does not come true in so many turns that it never will.
+/// Yields until `condition` holds, and panics if it never does.
 pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
     for _ in 0..TURNS {
         if condition() {
@@ -229,7 +231,39 @@ pub(crate) async fn until(mut condition: impl FnMut() -> bool) {
         }
         tokio::task::yield_now().await;
     }
-    panic!("what was waited for does not happen");
+    panic!("the condition is never met");
 }
 
 const TURNS: usize = 50_000_000;
+
+/// Both versions of HTTP, for the server and for the client.
+pub(crate) const BOTH: [(ServerVersion, HttpVersions); 2] = [
+    (ServerVersion::Http1, HttpVersions::Http1),
+    (ServerVersion::Http2, HttpVersions::Http2PriorKnowledge),
+];
+
+pub(crate) type Sending = JoinHandle<Result<HttpResponse, TransportError>>;
+
+/// Sends a request in a task.
+pub(crate) fn spawn(transport: &HttpTransport, request: HttpRequest) -> Sending {
+    let transport = transport.clone();
+    tokio::spawn(async move { transport.send(request).await })
+}
+
+/// Starts a server that responds to requests for `/held` only with a permit of the semaphore, and to others at once.
+pub(crate) fn holding_server(server_version: ServerVersion) -> (Server, Arc<Semaphore>) {
+    let permits = Arc::new(Semaphore::new(0));
+    let server = Server::start(server_version, {
+        let permits = Arc::clone(&permits);
+        move |recorded| {
+            let permits = Arc::clone(&permits);
+            Box::pin(async move {
+                if recorded.uri.path() == "/held" {
+                    permits.acquire().await.expect("open").forget();
+                }
+                Response::default()
+            })
+        }
+    });
+    (server, permits)
+}

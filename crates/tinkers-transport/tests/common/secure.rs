@@ -1,4 +1,4 @@
-//! A server with TLS and its own certificate authority.
+//! A TLS server with a certificate authority of its own.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -9,23 +9,23 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Seen, Speak, answer, listen, serve};
+use super::{RecordedRequest, ServerVersion, listen, respond_with, serve};
 
 pub(crate) struct Secure {
     pub(crate) url: String,
     pub(crate) authority: String,
-    /// For each connection: the protocol agreed on and the name asked for.
+    /// The ALPN protocol and the server name of each connection.
     pub(crate) agreed: Arc<Mutex<Vec<Agreed>>>,
 }
 
 pub(crate) type Agreed = (Option<String>, Option<String>);
 
-/// A TLS server for `localhost` that offers `protocols`, answers `secure`, and leaves `/held` without an answer.
+/// Starts a TLS server for `localhost` that offers `protocols`. It responds with `secure`, and never responds to `/held`.
 pub(crate) fn secure(protocols: &[&str]) -> Secure {
     secure_after(protocols, |stream, _| async { Some(stream) })
 }
 
-/// The same with something to be done before TLS, which may end the connection.
+/// Starts the server of [`secure`] with a step before the TLS handshake, which may end the connection.
 pub(crate) fn secure_after<F>(
     protocols: &[&str],
     before: impl Fn(TcpStream, usize) -> F + Send + Sync + 'static,
@@ -70,21 +70,21 @@ where
                 let alpn = session
                     .alpn_protocol()
                     .map(|name| String::from_utf8_lossy(name).into_owned());
-                let speak = if alpn.as_deref() == Some("h2") {
-                    Speak::Http2
+                let server_version = if alpn.as_deref() == Some("h2") {
+                    ServerVersion::Http2
                 } else {
-                    Speak::Http1
+                    ServerVersion::Http1
                 };
                 let name = session.server_name().map(str::to_owned);
                 agreed.lock().expect("no panic").push((alpn, name));
                 serve(
                     stream,
-                    speak,
+                    server_version,
                     number,
                     Arc::default(),
-                    Arc::new(|seen: Seen| match seen.uri.path() {
+                    Arc::new(|recorded: RecordedRequest| match recorded.uri.path() {
                         "/held" => Box::pin(std::future::pending()),
-                        _ => answer("secure"),
+                        _ => respond_with("secure"),
                     }),
                 )
                 .await;

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, BoxFuture, Clock, Departure, Error, ErrorKind, Ledger,
-    Receipt, RouteClass, Sent, Settlement, Spawn, SubmitPermit, Timestamp,
+    Admission, AdmissionRequest, Admitted, AttemptOutcome, BoxFuture, Clock, DepartureCheck, Error,
+    ErrorKind, Ledger, RouteClass, Sent, Spawn, SubmitPermit, Ticket, Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -36,7 +36,7 @@ impl Admission for FaultyAdmission {
                 let requested_at = self.clock.now();
                 let admitted = self.inner.admit(request).await?;
                 let limiter = Arc::clone(&self.limiter);
-                let record_and_check = move |departure: &Departure| {
+                let record_and_check = move |departure: &DepartureCheck| {
                     limiter.set_last_requested_at(requested_at);
                     departure.may_leave()
                 };
@@ -58,10 +58,10 @@ impl Admission for FaultyAdmission {
         }
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
+    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
         match self.control {
             Control::IgnoredQueueProgress => None,
-            _ => self.inner.moved(class),
+            _ => self.inner.last_movement(class),
         }
     }
 
@@ -107,7 +107,7 @@ impl fmt::Debug for FaultyAdmission {
     }
 }
 
-type MayLeave = Box<dyn Fn(&Departure) -> bool + Send + Sync>;
+type MayLeave = Box<dyn Fn(&DepartureCheck) -> bool + Send + Sync>;
 
 /// Replaces the check before a request is sent.
 fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
@@ -123,7 +123,7 @@ fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
         permit: Mutex::new(Some(permit)),
     };
     Admitted {
-        permit: SubmitPermit::new(Arc::new(ledger), Receipt::default()),
+        permit: SubmitPermit::new(Arc::new(ledger), Ticket::default()),
         flight,
         arrival,
     }
@@ -131,13 +131,13 @@ fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
 
 /// A permit whose check before a request is sent is replaced.
 struct WrappedPermit {
-    departure: Departure,
+    departure: DepartureCheck,
     may_leave: MayLeave,
     permit: Mutex<Option<SubmitPermit>>,
 }
 
 impl WrappedPermit {
-    fn release(&self, outcome: Settlement) {
+    fn release(&self, outcome: AttemptOutcome) {
         let permit = self.permit.lock();
         let permit = permit.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(permit) = permit {
@@ -147,18 +147,18 @@ impl WrappedPermit {
 }
 
 impl Ledger for WrappedPermit {
-    fn may_leave(&self, _: Receipt) -> bool {
+    fn may_leave(&self, _: Ticket) -> bool {
         (self.may_leave)(&self.departure)
     }
 
-    fn extend(&self, _: Receipt, hint: Duration) {
-        self.release(Settlement::Refused { hint: Some(hint) });
+    fn extend(&self, _: Ticket, hint: Duration) {
+        self.release(AttemptOutcome::Refused { hint: Some(hint) });
     }
 
-    fn settle(&self, _: Receipt, outcome: Settlement) {
+    fn settle(&self, _: Ticket, outcome: AttemptOutcome) {
         match outcome {
             // Keeps the permit, since the body may contain a hint.
-            Settlement::Refused { hint: None } => {
+            AttemptOutcome::Refused { hint: None } => {
                 let (status, headers) = (StatusCode::TOO_MANY_REQUESTS, HeaderMap::new());
                 let wall = SystemTime::UNIX_EPOCH;
                 self.departure.head(status, &headers, wall);
@@ -167,7 +167,7 @@ impl Ledger for WrappedPermit {
         }
     }
 
-    fn land(&self) {}
+    fn release(&self) {}
 }
 
 impl fmt::Debug for WrappedPermit {

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tinkers_core::{
-    Admission, AdmissionRequest, Admitted, BoxFuture, Clock, Error, Ledger, Receipt, RouteClass,
-    Settlement, SubmitPermit, Timestamp,
+    Admission, AdmissionRequest, Admitted, AttemptOutcome, BoxFuture, Clock, Error, Ledger,
+    RouteClass, SubmitPermit, Ticket, Timestamp,
 };
 
 use crate::control::Control;
@@ -83,7 +83,7 @@ impl DeadlineAdmission {
             class,
         };
         let mut admitted = Admitted::free(request.flight);
-        admitted.permit = SubmitPermit::new(Arc::new(ledger), Receipt::default());
+        admitted.permit = SubmitPermit::new(Arc::new(ledger), Ticket::default());
         Ok(admitted)
     }
 }
@@ -95,7 +95,7 @@ struct DeadlineLedger {
 }
 
 impl Ledger for DeadlineLedger {
-    fn may_leave(&self, _: Receipt) -> bool {
+    fn may_leave(&self, _: Ticket) -> bool {
         let DeadlineAdmission {
             limiter,
             control,
@@ -104,13 +104,13 @@ impl Ledger for DeadlineLedger {
         *control != Control::NoPollRamp || clock.now() >= limiter.closed_until(self.class)
     }
 
-    fn extend(&self, _: Receipt, hint: Duration) {
+    fn extend(&self, _: Ticket, hint: Duration) {
         let until = self.admission.clock.now().after(hint);
         let limiter = &self.admission.limiter;
         limiter.update(self.class, |before| before.max(until));
     }
 
-    fn settle(&self, _: Receipt, outcome: Settlement) {
+    fn settle(&self, _: Ticket, outcome: AttemptOutcome) {
         let DeadlineAdmission {
             limiter,
             control,
@@ -118,19 +118,19 @@ impl Ledger for DeadlineLedger {
         } = &self.admission;
         let now = clock.now();
         match outcome {
-            Settlement::Refused { hint } => {
+            AttemptOutcome::Refused { hint } => {
                 let until = now.after(hint.unwrap_or(DEFAULT_HINT));
                 limiter.update(self.class, |before| match control {
                     Control::LastWriterWins => until,
                     _ => before.max(until),
                 });
             }
-            Settlement::Accepted if *control == Control::SuccessClearsBackoff => {
+            AttemptOutcome::Accepted if *control == Control::SuccessClearsBackoff => {
                 limiter.update(self.class, |_| now);
             }
             _ => {}
         }
     }
 
-    fn land(&self) {}
+    fn release(&self) {}
 }

@@ -76,8 +76,8 @@ impl Admission for FaultyQueue {
         }
     }
 
-    fn moved(&self, class: RouteClass) -> Option<Timestamp> {
-        self.inner.moved(class)
+    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
+        self.inner.last_movement(class)
     }
 
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {

@@ -1,20 +1,20 @@
-//! Faults of a server that no client can make good, put in on purpose: the checks have to find each of them.
+//! Negative controls: injected server faults that no client can recover from and that the checks must detect.
 
-/// What the engine does wrong, with every tenth job that it concerns.
+/// An injected fault of the engine, applied to every tenth job of the affected kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// A step is applied twice.
     DoubledStep,
-    /// A step is answered and not applied.
+    /// A step is reported as done and not applied.
     SkippedStep,
     /// A sample gets the tokens of another prompt.
     SwappedSample,
-    /// A sample is never answered.
+    /// A sample never ends.
     LostReply,
 }
 
 impl Control {
-    /// All of them.
+    /// All controls.
     pub const ALL: [Self; 4] = [
         Self::DoubledStep,
         Self::SkippedStep,
@@ -22,7 +22,7 @@ impl Control {
         Self::LostReply,
     ];
 
-    /// Its name on the command line.
+    /// Returns the name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::DoubledStep => "doubled-step",
@@ -32,7 +32,7 @@ impl Control {
         }
     }
 
-    /// The one of a name.
+    /// Returns the control with a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|control| control.name() == name)
     }

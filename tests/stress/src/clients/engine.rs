@@ -1,4 +1,4 @@
-//! The scripted engine, which writes down what it applied, and notices what comes out of order.
+//! A scripted engine that records how often it applied each call, and calls that arrive out of order.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,42 +6,42 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tinkers::wire::{Datum, ModelInput, OptimStepResult, PassMode};
 use tinkers_local::{
-    BaseModel, CheckpointRecord, Done, Engine, EngineError, Job, JobId, Outcome, Script,
+    BaseModel, CheckpointRecord, Engine, EngineError, Job, JobCallback, JobId, Outcome, Script,
     ScriptedEngine, Work,
 };
 
 use super::control::Control;
 
-/// Each call bears a number, which is the last token of its prompt, the first of its datum, or its learning rate in billionths. Those
-/// of a model rise.
+/// A recording wrapper of the scripted engine. Each call carries its number: the last token of a prompt, the first token of a datum,
+/// or the learning rate in units of 1e-9. The numbers of a model increase.
 #[derive(Debug)]
 pub(crate) struct OrderedEngine {
     inner: Arc<ScriptedEngine>,
     control: Option<Control>,
-    /// Jobs that the control concerns.
-    concerned: AtomicU64,
-    book: Mutex<Book>,
+    /// Number of jobs of the kind that the control affects.
+    affected: AtomicU64,
+    record: Mutex<Record>,
 }
 
 #[derive(Debug, Default)]
-struct Book {
-    /// How often each call was applied.
+struct Record {
+    /// Number of times that each call was applied.
     applied: BTreeMap<u64, u64>,
-    /// The last call of each model.
+    /// Number of the last call of each model.
     last: BTreeMap<String, u64>,
-    disorder: u64,
-    /// Never reported.
-    lost: Vec<Done>,
+    out_of_order: u64,
+    /// Completions of samples that never end.
+    lost: Vec<JobCallback>,
 }
 
-/// Calls above this have no token of their own.
-pub(crate) const MOST_CALLS: u32 = 1 << 24;
+/// Maximum number of calls with distinct tokens.
+pub(crate) const MAX_CALLS: u32 = 1 << 24;
 
-/// What the scripted engine is to offer, so that each call has a token of its own.
+/// Returns a script whose models have a vocabulary of [`MAX_CALLS`] tokens.
 pub(crate) fn script() -> Script {
     let mut script = Script::default();
     for model in &mut script.models {
-        model.vocab_size = MOST_CALLS;
+        model.vocab_size = MAX_CALLS;
     }
     script
 }
@@ -51,20 +51,24 @@ impl OrderedEngine {
         Self {
             inner,
             control,
-            concerned: AtomicU64::new(0),
-            book: Mutex::default(),
+            affected: AtomicU64::new(0),
+            record: Mutex::default(),
         }
     }
 
-    /// How often something of a model came twice, or after what was called later.
-    pub(crate) fn disorder(&self) -> u64 {
-        self.lock().disorder
+    /// Returns the number of calls of a model that were repeated or arrived after a later one.
+    pub(crate) fn out_of_order(&self) -> u64 {
+        self.lock().out_of_order
     }
 
-    /// The calls that were applied and how often, rising.
+    /// Returns the number of each applied call and how often it was applied, in increasing order.
     pub(crate) fn applied(&self) -> Vec<(u64, u64)> {
-        let book = self.lock();
-        book.applied.iter().map(|(n, times)| (*n, *times)).collect()
+        let record = self.lock();
+        record
+            .applied
+            .iter()
+            .map(|(n, times)| (*n, *times))
+            .collect()
     }
 
     fn note(&self, work: &Work) {
@@ -82,31 +86,31 @@ impl OrderedEngine {
             Work::Sample { request, .. } => (None, last_token(&request.prompt)),
             _ => return,
         };
-        let mut book = self.lock();
-        // What bears no number is a call that nobody made.
+        let mut record = self.lock();
+        // Number 0 belongs to no call, so it is reported as unexpected.
         let number = number.unwrap_or(0);
-        *book.applied.entry(number).or_default() += 1;
+        *record.applied.entry(number).or_default() += 1;
         let Some(model) = model else {
             return;
         };
-        let last = book.last.entry(model.clone()).or_default();
+        let last = record.last.entry(model.clone()).or_default();
         if number > *last {
             *last = number;
         } else {
-            book.disorder += 1;
+            record.out_of_order += 1;
         }
     }
 
-    /// Whether this job is one that the control spoils.
-    fn is_spoilt(&self, control: Control, work: &Work) -> bool {
-        let concerns = match control {
+    /// Returns whether the control affects this job.
+    fn is_affected(&self, control: Control, work: &Work) -> bool {
+        let affects = match control {
             Control::DoubledStep | Control::SkippedStep => matches!(work, Work::OptimStep { .. }),
             Control::SwappedSample | Control::LostReply => matches!(work, Work::Sample { .. }),
         };
-        concerns && self.concerned.fetch_add(1, Ordering::Relaxed) % 10 == 9
+        affects && self.affected.fetch_add(1, Ordering::Relaxed) % 10 == 9
     }
 
-    fn spoil(&self, control: Control, mut job: Job, done: Done) {
+    fn run_faulty(&self, control: Control, mut job: Job, done: JobCallback) {
         if control != Control::SkippedStep {
             self.note(&job.work);
         }
@@ -117,7 +121,7 @@ impl OrderedEngine {
                     id: JobId(u64::MAX - job.id.0),
                     work: work.clone(),
                 };
-                self.inner.start(twin, Done::new(drop));
+                self.inner.start(twin, JobCallback::new(drop));
                 self.inner.start(job, done);
             }
             (Control::SkippedStep, _) => {
@@ -132,21 +136,21 @@ impl OrderedEngine {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A datum of so many tokens that bears the number of its call.
+/// Returns a datum of `tokens` tokens that carries the number of its call.
 pub(crate) fn datum(number: u64, tokens: usize) -> Datum {
     let mut all = vec![1; tokens.max(3)];
     all[0] = token(number);
     Datum::next_token(&all, vec![1.0; all.len() - 1]).expect("a datum of tokens")
 }
 
-/// The token of a call.
+/// Returns the token that carries the number of a call.
 pub(crate) fn token(number: u64) -> u32 {
-    let most = MOST_CALLS - 3;
+    let most = MAX_CALLS - 3;
     u32::try_from(number).unwrap_or(most).min(most)
 }
 
@@ -169,9 +173,11 @@ impl Engine for OrderedEngine {
         self.inner.checkpoints()
     }
 
-    fn start(&self, job: Job, done: Done) {
+    fn start(&self, job: Job, done: JobCallback) {
         match self.control {
-            Some(control) if self.is_spoilt(control, &job.work) => self.spoil(control, job, done),
+            Some(control) if self.is_affected(control, &job.work) => {
+                self.run_faulty(control, job, done)
+            }
             _ => {
                 self.note(&job.work);
                 self.inner.start(job, done);
@@ -189,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_comes_twice_or_late_is_noticed() {
+    fn repeated_and_late_calls_are_detected() {
         let engine = OrderedEngine::new(Arc::default(), None);
         let pass = |call| Work::Pass {
             model: "m".to_owned(),
@@ -197,7 +203,7 @@ mod tests {
             data: vec![datum(call, 8)],
             loss: tinkers::LossFn::CrossEntropy.into(),
         };
-        for (call, disorder) in [
+        for (call, out_of_order) in [
             (1, 0),
             (300, 0),
             (70_000, 0),
@@ -206,7 +212,7 @@ mod tests {
             (70_001, 2),
         ] {
             engine.note(&pass(call));
-            assert_eq!(engine.disorder(), disorder, "{call}");
+            assert_eq!(engine.out_of_order(), out_of_order, "{call}");
         }
         assert_eq!(
             engine.applied(),

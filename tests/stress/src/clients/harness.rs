@@ -1,4 +1,4 @@
-//! One run of a profile: the server's process, the clients, the looks at them, the verdict.
+//! The run of a profile: starts the server and the clients, measures them, and decides on the verdict.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,58 +11,58 @@ use serde_json::{Value, json};
 use tinkers_session::Endpoints;
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use super::calls::LoadContext;
 use super::control::Control;
-use super::count::{Counts, Verb};
-use super::in_use::InUse;
-use super::load::Ground;
-use super::probe::{self, Look};
+use super::counts::{Counts, Operation};
+use super::loads;
+use super::measurement::{self, Measurement};
+use super::monitored_client::MonitoredClient;
 use super::profile::{Profile, Shape};
 use super::recovery;
 use super::report::Report;
 use super::server::Child;
-use super::shapes;
-use super::verdict::{Left, Seen, Verdict};
-use crate::watch::Stopwatch;
+use super::verdict::{Observations, ProcessResources, Verdict};
+use crate::stopwatch::Stopwatch;
 
-/// How a run is to be.
+/// Options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long the load lasts.
+    /// Duration of the load.
     pub length: Duration,
-    /// Clients of a steady load.
+    /// Number of clients of a steady load.
     pub clients: usize,
-    /// Tasks of each client that sample.
+    /// Number of sampling tasks of each client.
     pub tasks: usize,
-    /// Of the fault script.
+    /// Seed of the fault script.
     pub seed: u64,
-    /// Where the report goes.
+    /// Path of the report; `None` writes none.
     pub report: Option<PathBuf>,
-    /// The program that is the server; this one unless given.
+    /// The server program; `None` is the current executable.
     pub server: Option<PathBuf>,
-    /// How long calls may take to end after the load.
+    /// Time that pending calls may take to end after the load.
     pub patience: Duration,
-    /// What the server does wrong that has to be found.
+    /// An injected server fault that the checks must detect.
     pub control: Option<Control>,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// In a word.
+    /// The verdict.
     pub verdict: Verdict,
-    /// For people.
+    /// A table for people.
     pub text: String,
-    /// For machines.
+    /// The same figures for programs.
     pub json: Value,
 }
 
-/// How long what is left may take to go, unless patience ends before.
-const GOODBYE: Duration = Duration::from_secs(15);
+/// Time for connections and tasks to end after the calls, unless the patience is shorter.
+const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// Runs a profile.
 ///
 /// # Errors
-/// When the server's process or a runtime cannot be had.
+/// Fails if the server process or a runtime cannot be started, or the report cannot be written.
 pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
@@ -70,7 +70,7 @@ pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
         .enable_all()
         .build()
         .map_err(|error| error.to_string())?;
-    let before = left(runtime.handle());
+    let before = process_resources(runtime.handle());
     let mut child = Child::start(
         options.server.as_deref(),
         profile,
@@ -80,67 +80,71 @@ pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
     )?;
     let counts = Counts::default();
     let watch = Stopwatch::start();
-    let in_use = InUse::new(watch);
+    let monitored = MonitoredClient::new(watch);
     let loads = Loads {
         profile,
         options,
         runtime: &runtime,
         url: child.url.clone(),
         counts: counts.clone(),
-        in_use: in_use.clone(),
+        monitored: monitored.clone(),
         watch,
         before,
     };
-    let (looks, cycles) = loads.run();
-    let goodbye = options.patience.min(GOODBYE);
-    let held = in_use.look().map(|service| settled(&service, goodbye));
+    let (measurements, cycles) = loads.run();
+    let shutdown = options.patience.min(SHUTDOWN);
+    let held = monitored
+        .get()
+        .map(|service| wait_for_limiter(&service, shutdown));
     let server = child.counts()?;
-    let at_most = looks.iter().max_by_key(|look| look.in_flight);
-    let first = looks.first().copied().unwrap_or_default();
+    let peak = measurements
+        .iter()
+        .max_by_key(|measurement| measurement.in_flight);
+    let first = measurements.first().copied().unwrap_or_default();
     let per_sample = match profile.shape {
-        Shape::ManySamples(_) => at_most.map(|most| {
+        Shape::ManySamples(_) => peak.map(|most| {
             most.resident.saturating_sub(first.resident) as f64 / f64::from(most.in_flight.max(1))
         }),
         _ => None,
     };
-    in_use.forget();
-    let mut after = gone(runtime.handle(), before, goodbye);
+    monitored.clear();
+    let mut after = wait_for_cleanup(runtime.handle(), before, shutdown);
     after.held = held.unwrap_or_default();
     drop(child);
-    let pauses = in_use.pauses();
-    let seen = Seen {
+    let pauses = monitored.pauses();
+    let observed = Observations {
         profile,
         length: options.length,
         counts: &counts,
         server: &server,
-        looks: &looks,
+        measurements: &measurements,
         pauses: &pauses,
         before,
         after,
         cycles: &cycles,
         per_sample,
     };
-    let (broken, inconclusive) = (seen.broken(), seen.inconclusive());
-    let verdict = match (broken.is_empty(), inconclusive.is_empty()) {
-        (false, _) => Verdict::Broken,
+    let (violations, inconclusive) = (observed.violations(), observed.inconclusive());
+    let verdict = match (violations.is_empty(), inconclusive.is_empty()) {
+        (false, _) => Verdict::Failed,
         (true, false) => Verdict::Inconclusive,
-        (true, true) => Verdict::Holds,
+        (true, true) => Verdict::Passed,
     };
-    let mut text = table(&seen, options.seed, verdict);
-    for why in broken.iter().chain(&inconclusive) {
-        text.push_str(&format!("\n  {why}"));
+    let mut text = table(&observed, options.seed, verdict);
+    for reason in violations.iter().chain(&inconclusive) {
+        text.push_str(&format!("\n  {reason}"));
     }
     if let Some(path) = &options.report {
         Report {
-            seen: &seen,
+            observed: &observed,
             verdict,
             seed: options.seed,
-            notes: broken.iter().chain(&inconclusive).cloned().collect(),
+            notes: violations.iter().chain(&inconclusive).cloned().collect(),
         }
         .write(path)?;
         text.push_str(&format!("\n  report: {}", path.display()));
     }
-    let json = as_json(&seen, options.seed, verdict, &broken, &inconclusive);
+    let json = as_json(&observed, options.seed, verdict, &violations, &inconclusive);
     runtime.shutdown_background();
     Ok(Outcome {
         verdict,
@@ -155,16 +159,16 @@ struct Loads<'a> {
     runtime: &'a Runtime,
     url: String,
     counts: Counts,
-    in_use: InUse,
+    monitored: MonitoredClient,
     watch: Stopwatch,
-    before: Left,
+    before: ProcessResources,
 }
 
 impl Loads<'_> {
-    /// The looks, and the memory at the end of each cycle.
-    fn run(&self) -> (Vec<Look>, Vec<u64>) {
+    /// Runs all cycles. Returns the measurements and the resident memory at the end of each cycle.
+    fn run(&self) -> (Vec<Measurement>, Vec<u64>) {
         let bar = bar(self.options.length);
-        let mut looks = Vec::new();
+        let mut measurements = Vec::new();
         let mut cycles = Vec::new();
         let count = if self.profile.shape == Shape::Cycles {
             3
@@ -173,29 +177,29 @@ impl Loads<'_> {
         };
         for cycle in 1..=count {
             let until = self.options.length * cycle / count;
-            self.one(until, &mut looks, &bar);
+            self.run_load(until, &mut measurements, &bar);
             if count > 1 {
-                self.in_use.forget();
-                gone(self.runtime.handle(), self.before, GOODBYE);
-                cycles.push(probe::resident());
+                self.monitored.clear();
+                wait_for_cleanup(self.runtime.handle(), self.before, SHUTDOWN);
+                cycles.push(measurement::resident());
             }
         }
         bar.finish_and_clear();
-        (looks, cycles)
+        (measurements, cycles)
     }
 
-    /// One load, looked at until all of its calls have ended.
-    fn one(&self, until: Duration, looks: &mut Vec<Look>, bar: &ProgressBar) {
+    /// Runs one load and measures it until all of its calls have ended.
+    fn run_load(&self, until: Duration, measurements: &mut Vec<Measurement>, bar: &ProgressBar) {
         let watch = self.watch;
         let ended = Arc::new(AtomicBool::new(false));
-        let ground = Ground {
+        let context = LoadContext {
             url: self.url.clone(),
             runtime: self.runtime.handle().clone(),
             counts: self.counts.clone(),
-            goes_on: Arc::new(move || watch.elapsed() < until),
+            is_running: Arc::new(move || watch.elapsed() < until),
         };
-        let (load, over) = (self.load(ground), Arc::clone(&ended));
-        // On threads of its own: what the clients cost shows on theirs.
+        let (load, over) = (self.load(context), Arc::clone(&ended));
+        // The callers run on a separate runtime, so that the measured one runs only the clients.
         let caller = std::thread::spawn(move || {
             let runtime = Builder::new_multi_thread()
                 .worker_threads(1)
@@ -206,32 +210,33 @@ impl Loads<'_> {
             over.store(true, Ordering::SeqCst);
         });
         while !ended.load(Ordering::SeqCst) && watch.elapsed() < until + self.options.patience {
-            let look = Look::now(watch, &self.counts, &self.in_use, self.runtime.handle());
+            let measurement =
+                Measurement::now(watch, &self.counts, &self.monitored, self.runtime.handle());
             bar.set_position(watch.elapsed().min(self.options.length).as_millis() as u64);
             bar.set_message(format!(
-                "{} done, {} in flight of {}, {} refused",
-                look.done, look.in_flight, look.limit, look.refusals
+                "{} calls done, {} of {} samples in flight, {} refusals",
+                measurement.done, measurement.in_flight, measurement.limit, measurement.refusals
             ));
-            looks.push(look);
-            std::thread::park_timeout(probe::EVERY);
+            measurements.push(measurement);
+            std::thread::park_timeout(measurement::INTERVAL);
         }
         if ended.load(Ordering::SeqCst) {
             let _ = caller.join();
         }
     }
 
-    fn load(&self, ground: Ground) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
-        let in_use = self.in_use.clone();
+    fn load(&self, context: LoadContext) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        let monitored = self.monitored.clone();
         let Options { clients, tasks, .. } = *self.options;
         match self.profile.shape {
             Shape::Steady | Shape::Cycles => {
-                Box::pin(shapes::steady(ground, in_use, clients, tasks))
+                Box::pin(loads::steady(context, monitored, clients, tasks))
             }
-            Shape::Churn => Box::pin(shapes::churn(ground, in_use)),
-            Shape::Waves => Box::pin(shapes::waves(ground, in_use)),
-            Shape::LargeUpdate => Box::pin(shapes::large_update(ground, in_use)),
-            Shape::ManySamples(count) => Box::pin(shapes::at_once(ground, in_use, count)),
-            Shape::Polls => Box::pin(shapes::polls(ground, in_use)),
+            Shape::Churn => Box::pin(loads::churn(context, monitored)),
+            Shape::Waves => Box::pin(loads::waves(context, monitored)),
+            Shape::LargeUpdate => Box::pin(loads::large_update(context, monitored)),
+            Shape::ManySamples(count) => Box::pin(loads::at_once(context, monitored, count)),
+            Shape::Polls => Box::pin(loads::polls(context, monitored)),
         }
     }
 }
@@ -244,21 +249,25 @@ fn bar(length: Duration) -> ProgressBar {
     bar
 }
 
-fn left(runtime: &Handle) -> Left {
-    Left {
+fn process_resources(runtime: &Handle) -> ProcessResources {
+    ProcessResources {
         held: [0; 5],
         tasks: runtime.metrics().num_alive_tasks(),
-        sockets: probe::sockets(),
+        sockets: measurement::sockets(),
         entries: Endpoints::shared().len(),
-        threads: probe::threads(),
+        threads: measurement::threads(),
     }
 }
 
-/// What is left once everything that can go has gone, which takes a moment: connections say goodbye.
-fn gone(runtime: &Handle, wanted: Left, patience: Duration) -> Left {
+/// Waits until the resources of the process are down to `wanted` or the time is over, and returns them.
+fn wait_for_cleanup(
+    runtime: &Handle,
+    wanted: ProcessResources,
+    patience: Duration,
+) -> ProcessResources {
     let watch = Stopwatch::start();
     loop {
-        let now = left(runtime);
+        let now = process_resources(runtime);
         let is_back = now.tasks <= wanted.tasks
             && now.sockets <= wanted.sockets
             && now.entries <= wanted.entries
@@ -270,11 +279,11 @@ fn gone(runtime: &Handle, wanted: Left, patience: Duration) -> Left {
     }
 }
 
-/// What the limiter holds once what ends of itself has ended.
-fn settled(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
+/// Waits until the limiter holds nothing or the time is over, and returns what it holds.
+fn wait_for_limiter(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
     let watch = Stopwatch::start();
     loop {
-        let held = probe::held(&service.limits());
+        let held = measurement::held(&service.limits());
         if held == [0; 5] || watch.elapsed() > patience {
             return held;
         }
@@ -282,36 +291,36 @@ fn settled(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
     }
 }
 
-fn table(seen: &Seen<'_>, seed: u64, verdict: Verdict) -> String {
+fn table(observed: &Observations<'_>, seed: u64, verdict: Verdict) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
         "",
-        "called",
-        "ended well",
-        "failed, not sent",
-        "failed otherwise",
-        "given up",
+        "calls",
+        "succeeded",
+        "failed before sending",
+        "failed after sending",
+        "cancelled",
     ]);
-    for verb in Verb::ALL {
-        let ended = seen.counts.of(verb);
+    for operation in Operation::ALL {
+        let ended = observed.counts.of(operation);
         let cells = [
             ended.called,
             ended.ok,
             ended.not_sent,
             ended.other,
-            ended.given_up,
+            ended.cancelled,
         ];
         let cells = cells.map(|count| count.to_string());
-        table.add_row(std::iter::once(verb.name().to_owned()).chain(cells));
+        table.add_row(std::iter::once(operation.name().to_owned()).chain(cells));
     }
-    let last = seen.looks.last().copied().unwrap_or_default();
-    let times = seen.counts.times();
+    let last = observed.measurements.last().copied().unwrap_or_default();
+    let times = observed.counts.times();
     let ms = |micros: u64| micros as f64 / 1000.0;
     let mut text = format!(
-        "{} {verdict} (seed {seed}): {}\n{table}\n  {:.0} calls/s, {:.0} us of processor time each; {} refusals in {} events; {:.3} wake-ups per wait",
-        seen.profile.name,
-        seen.profile.about,
+        "{} {verdict} (seed {seed}): {}\n{table}\n  {:.0} calls/s, {:.0} us CPU time per call; {} refusals in {} congestion events; {:.3} wake-ups per wait",
+        observed.profile.name,
+        observed.profile.about,
         last.done as f64 / last.at.max(0.1),
         last.cpu * 1e6 / last.done.max(1) as f64,
         last.refusals,
@@ -324,85 +333,85 @@ fn table(seen: &Seen<'_>, seed: u64, verdict: Verdict) -> String {
         ("completion", &times.completion),
     ] {
         text.push_str(&format!(
-            "\n  {name} of samples, ms: p50 {:.1}, p90 {:.1}, p99 {:.1}, most {:.1}",
+            "\n  sample {name} time in ms: p50 {:.1}, p90 {:.1}, p99 {:.1}, max {:.1}",
             ms(times.value_at_quantile(0.5)),
             ms(times.value_at_quantile(0.9)),
             ms(times.value_at_quantile(0.99)),
             ms(times.max())
         ));
     }
-    match seen.recovery() {
+    match observed.recovery() {
         Some(recovery) => text.push_str(&format!("\n  {}", recovery.text())),
-        None if matches!(seen.profile.shape, Shape::Steady | Shape::Polls) => {
-            if let Some(shortest) = recovery::shortest(seen.profile) {
+        None if matches!(observed.profile.shape, Shape::Steady | Shape::Polls) => {
+            if let Some(shortest) = recovery::shortest(observed.profile) {
                 text.push_str(&format!(
-                    "\n  too short to see how it goes on after the faults; {} s are enough",
+                    "\n  run too short to measure the recovery after the faults; use --secs {} or more",
                     shortest.as_secs()
                 ));
             }
         }
         None => {}
     }
-    if let Some(share) = seen.share() {
+    if let Some(share) = observed.share() {
         text.push_str(&format!(
-            "\n  {:.0} % of the samples that the server's window allows",
+            "\n  throughput: {:.0} % of the maximum that the server's window allows",
             share * 100.0
         ));
     }
-    if let Some(bytes) = seen.per_sample {
+    if let Some(bytes) = observed.per_sample {
         text.push_str(&format!(
-            "\n  {bytes:.0} bytes for each sample in flight (aim: 2048)"
+            "\n  memory per sample in flight: {bytes:.0} bytes (target: 2048)"
         ));
     }
     text
 }
 
 fn as_json(
-    seen: &Seen<'_>,
+    observed: &Observations<'_>,
     seed: u64,
     verdict: Verdict,
-    broken: &[String],
+    violations: &[String],
     inconclusive: &[String],
 ) -> Value {
-    let calls = Verb::ALL.map(|verb| {
-        let ended = seen.counts.of(verb);
+    let calls = Operation::ALL.map(|operation| {
+        let ended = observed.counts.of(operation);
         let counts = json!({
             "called": ended.called,
             "ok": ended.ok,
             "not_sent": ended.not_sent,
             "failed_otherwise": ended.other,
             "wrong": ended.wrong,
-            "given_up": ended.given_up,
+            "cancelled": ended.cancelled,
         });
-        (verb.name().to_owned(), counts)
+        (operation.name().to_owned(), counts)
     });
     let calls: serde_json::Map<String, Value> = calls.into_iter().collect();
-    let last = seen.looks.last().copied().unwrap_or_default();
-    // Each call by itself would be a long line.
-    let mut server = seen.server.clone();
+    let last = observed.measurements.last().copied().unwrap_or_default();
+    // The list of all applied calls is too long to print.
+    let mut server = observed.server.clone();
     if let Some(counts) = server.as_object_mut() {
         counts.remove("applied");
     }
     json!({
-        "profile": seen.profile.name,
+        "profile": observed.profile.name,
         "verdict": verdict.to_string(),
         "seed": seed,
         "calls": calls,
-        "failures": seen.counts.failures(),
+        "failures": observed.counts.failures(),
         "server": server,
         "seconds": last.at,
         "calls_per_second": last.done as f64 / last.at.max(0.1),
         "refusals": last.refusals,
-        "recovery": seen.recovery().map(|recovery| {
+        "recovery": observed.recovery().map(|recovery| {
             json!({
                 "calls_per_second_before": recovery.clean,
                 "calls_per_second_after": recovery.after,
                 "full_flow_after_s": recovery.took,
             })
         }),
-        "share_of_window": seen.share(),
-        "bytes_per_sample": seen.per_sample,
-        "broken": broken,
+        "share_of_window": observed.share(),
+        "bytes_per_sample": observed.per_sample,
+        "violations": violations,
         "inconclusive": inconclusive,
     })
 }

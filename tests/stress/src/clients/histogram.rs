@@ -1,4 +1,4 @@
-//! The three parts of a sample's time as histograms over one common axis of time, so that they can be compared.
+//! Histograms of sample latencies with a shared logarithmic time axis.
 
 use std::fmt::Write as _;
 
@@ -6,19 +6,19 @@ use hdrhistogram::Histogram;
 
 use super::plot::{Axis, BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, figure, frame};
 
-/// Bars for each power of ten.
+/// Bars per power of ten.
 const BARS: f64 = 12.0;
 
-/// The quantiles that are marked.
-const MARKS: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
+/// The marked quantiles.
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
-/// Times in microseconds, with a title.
+/// A titled histogram of latencies in microseconds.
 pub(crate) struct Part<'a> {
     pub(crate) title: &'static str,
     pub(crate) times: &'a Histogram<u64>,
 }
 
-/// The figures of all parts, which have one time axis.
+/// Returns the figures of all non-empty histograms, with the same time axis.
 pub(crate) fn html(parts: &[Part<'_>]) -> String {
     let filled = || parts.iter().filter(|part| !part.times.is_empty());
     let (low, high) = filled().fold((f64::MAX, 0.0_f64), |(low, high), part| {
@@ -31,7 +31,7 @@ pub(crate) fn html(parts: &[Part<'_>]) -> String {
 }
 
 impl Part<'_> {
-    /// Between two powers of ten, in milliseconds.
+    /// Returns the figure; `low` and `high` are the decimal exponents of the axis limits in milliseconds.
     fn html(&self, low: f64, high: f64) -> String {
         let high = high.max(low + 1.0);
         let place = |ms: f64| {
@@ -41,9 +41,9 @@ impl Part<'_> {
         let edge = |i: u32| 10_f64.powf(low + f64::from(i) / BARS);
         let bars = self.bars(low, ((high - low) * BARS).round() as usize);
         let highest = bars.iter().copied().max().unwrap_or(0);
-        let axis = Axis::upright(highest as f64);
+        let axis = Axis::vertical(highest as f64);
         let mut svg = frame(self.title);
-        axis.draw_upright(&mut svg, "samples");
+        axis.draw_vertical(&mut svg, "samples");
         for (i, samples) in (0..).zip(&bars) {
             let (from, to) = (place(edge(i)), place(edge(i + 1)));
             let top = axis.place(*samples as f64);
@@ -59,7 +59,7 @@ impl Part<'_> {
         }
         for power in low as i32..=high as i32 {
             let value = 10_f64.powi(power);
-            // The last one would stand out of the picture.
+            // The last label is right-aligned to fit in the figure.
             let (anchor, beyond) = match power == high as i32 {
                 true => ("end", RIGHT / 2.0),
                 false => ("middle", 0.0),
@@ -91,9 +91,9 @@ impl Part<'_> {
         bars
     }
 
-    /// Lines at the quantiles. Their values stand in the caption, where they cannot overlap.
+    /// Draws lines at the quantiles. Their values are in the caption, where they cannot overlap.
     fn draw_marks(&self, svg: &mut String, place: impl Fn(f64) -> f64) {
-        for (i, (_, quantile)) in MARKS.iter().enumerate() {
+        for (i, (_, quantile)) in QUANTILES.iter().enumerate() {
             let x = place(ms(self.times.value_at_quantile(*quantile)));
             let _ = write!(
                 svg,
@@ -105,7 +105,7 @@ impl Part<'_> {
 
     fn keys(&self) -> String {
         let mut keys = String::new();
-        for (i, (name, quantile)) in MARKS.iter().enumerate() {
+        for (i, (name, quantile)) in QUANTILES.iter().enumerate() {
             let value = shown(ms(self.times.value_at_quantile(*quantile)));
             let _ = write!(
                 keys,
@@ -113,7 +113,7 @@ impl Part<'_> {
             );
         }
         let most = shown(ms(self.times.max()));
-        let _ = write!(keys, "<span>most {most} ms</span>");
+        let _ = write!(keys, "<span>max {most} ms</span>");
         keys
     }
 }
@@ -135,10 +135,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_sample_is_in_a_bar() {
-        let mut times = Histogram::new_with_bounds(1, 1 << 40, 3).expect("bounds that fit");
+    fn bars_contain_every_sample() {
+        let mut times = Histogram::new_with_bounds(1, 1 << 40, 3).expect("valid bounds");
         for micros in [1, 9, 10, 1000, 1001, 999_999] {
-            times.record(micros).expect("it fits");
+            times.record(micros).expect("within the bounds");
         }
         let page = html(&[Part {
             title: "Times",

@@ -1,20 +1,20 @@
-//! Whole clients on real threads and real sockets, against a server in a process of its own that misbehaves by script.
+//! Stress tests of whole clients on real threads and sockets, against a server in a separate process with a fault script.
 
+mod call_log;
+mod calls;
 mod control;
-mod count;
+mod counts;
 mod engine;
 mod harness;
 mod histogram;
-mod in_use;
-mod ledger;
-mod load;
+mod loads;
+mod measurement;
+mod monitored_client;
 mod plot;
-mod probe;
 mod profile;
 mod recovery;
 mod report;
 mod server;
-mod shapes;
 mod verdict;
 
 pub use control::Control;

@@ -1,4 +1,4 @@
-//! Small charts as SVG: lines over time with bands behind them, and bars.
+//! SVG charts: lines over time with marked intervals, and bars.
 
 use std::fmt::Write as _;
 
@@ -9,12 +9,12 @@ pub(crate) const RIGHT: f64 = 16.0;
 pub(crate) const TOP: f64 = 14.0;
 pub(crate) const BOTTOM: f64 = 38.0;
 
-/// A line.
+/// A line of a chart.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     pub(crate) name: &'static str,
     pub(crate) points: Vec<(f64, f64)>,
-    /// Drawn in dashes: what could be, beside what was.
+    /// Whether it shows an upper bound, which is drawn dashed.
     pub(crate) is_bound: bool,
 }
 
@@ -27,22 +27,22 @@ impl Line {
     }
 }
 
-/// Stretches of the time axis.
+/// Marked intervals of the time axis.
 #[derive(Debug, Clone)]
 pub(crate) struct Bands {
     pub(crate) name: &'static str,
     pub(crate) class: &'static str,
     pub(crate) is_strip: bool,
-    pub(crate) stretches: Vec<(f64, f64)>,
+    pub(crate) intervals: Vec<(f64, f64)>,
 }
 
-/// Lines over time.
+/// A line chart over time.
 #[derive(Debug, Clone)]
 pub(crate) struct Chart {
     pub(crate) title: &'static str,
-    /// What the upright axis counts, with its unit.
+    /// Unit of the vertical axis.
     pub(crate) unit: &'static str,
-    /// The last second.
+    /// End of the time axis in seconds.
     pub(crate) end: f64,
     pub(crate) lines: Vec<Line>,
     pub(crate) bands: Vec<Bands>,
@@ -52,17 +52,17 @@ impl Chart {
     pub(crate) fn html(&self) -> String {
         let highest = self.lines.iter().flat_map(|line| &line.points);
         let highest = highest.fold(0.0_f64, |most, (_, y)| most.max(*y));
-        let axis = Axis::upright(highest);
-        let time = Axis::flat(self.end);
+        let axis = Axis::vertical(highest);
+        let time = Axis::horizontal(self.end);
         let mut svg = frame(self.title);
         for bands in &self.bands {
-            // What lasts lies behind the lines; what comes and goes is a strip above them, so that neither hides the other.
+            // Short intervals are drawn as a strip at the top, long ones behind the lines, so that neither hides the other.
             let height = if bands.is_strip {
                 7.0
             } else {
                 HEIGHT - TOP - BOTTOM
             };
-            for (from, to) in &bands.stretches {
+            for (from, to) in &bands.intervals {
                 let (x, end) = (time.place(*from), time.place(*to));
                 let _ = write!(
                     svg,
@@ -72,8 +72,8 @@ impl Chart {
                 );
             }
         }
-        axis.draw_upright(&mut svg, self.unit);
-        time.draw_flat(&mut svg, "seconds");
+        axis.draw_vertical(&mut svg, self.unit);
+        time.draw_horizontal(&mut svg, "seconds");
         for (i, line) in self.lines.iter().enumerate() {
             let mut path = String::new();
             for (n, (x, y)) in line.points.iter().enumerate() {
@@ -96,7 +96,7 @@ impl Chart {
         for bands in self
             .bands
             .iter()
-            .filter(|bands| !bands.stretches.is_empty())
+            .filter(|bands| !bands.intervals.is_empty())
         {
             let _ = write!(
                 keys,
@@ -108,12 +108,12 @@ impl Chart {
     }
 }
 
-/// Bars with names below them.
+/// A bar chart.
 #[derive(Debug, Clone)]
 pub(crate) struct Bars {
     pub(crate) title: String,
     pub(crate) unit: &'static str,
-    /// What the bars are, below the axis.
+    /// Label of the horizontal axis.
     pub(crate) below: &'static str,
     pub(crate) bars: Vec<(String, f64)>,
 }
@@ -121,11 +121,11 @@ pub(crate) struct Bars {
 impl Bars {
     pub(crate) fn html(&self) -> String {
         let highest = self.bars.iter().fold(0.0_f64, |most, (_, y)| most.max(*y));
-        let axis = Axis::upright(highest);
+        let axis = Axis::vertical(highest);
         let mut svg = frame(&self.title);
-        axis.draw_upright(&mut svg, self.unit);
+        axis.draw_vertical(&mut svg, self.unit);
         let step = ((WIDTH - LEFT - RIGHT) / self.bars.len().max(1) as f64).min(70.0);
-        // As many names as there is room for.
+        // Labels only every few bars if they would overlap.
         let every = (46.0 / step).ceil().max(1.0) as usize;
         for (i, (name, y)) in self.bars.iter().enumerate() {
             let (x, top) = (LEFT + i as f64 * step, axis.place(*y));
@@ -164,7 +164,7 @@ pub(crate) fn figure(title: &str, keys: &str, svg: &str) -> String {
     format!("<figure><figcaption><b>{title}</b>{keys}</figcaption>{svg}</figure>\n")
 }
 
-/// An axis from 0 on, with round ticks.
+/// An axis from 0 with round ticks.
 pub(crate) struct Axis {
     highest: f64,
     step: f64,
@@ -173,9 +173,9 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    pub(crate) fn upright(highest: f64) -> Self {
+    pub(crate) fn vertical(highest: f64) -> Self {
         let step = round_step(highest / 4.0);
-        // A little room, so that a line at the top is not the frame's.
+        // Headroom, so that the highest line does not touch the frame.
         let highest = (highest * 1.04 / step).ceil().max(1.0) * step;
         Self {
             highest,
@@ -185,7 +185,7 @@ impl Axis {
         }
     }
 
-    fn flat(end: f64) -> Self {
+    fn horizontal(end: f64) -> Self {
         Self {
             highest: end.max(0.1),
             step: round_step(end / 10.0),
@@ -203,7 +203,7 @@ impl Axis {
         (0..=count).map(|i| f64::from(i) * self.step)
     }
 
-    pub(crate) fn draw_upright(&self, svg: &mut String, unit: &str) {
+    pub(crate) fn draw_vertical(&self, svg: &mut String, unit: &str) {
         for tick in self.ticks() {
             let y = self.place(tick);
             let _ = write!(
@@ -222,7 +222,7 @@ impl Axis {
         );
     }
 
-    fn draw_flat(&self, svg: &mut String, unit: &str) {
+    fn draw_horizontal(&self, svg: &mut String, unit: &str) {
         for tick in self.ticks() {
             let _ = write!(
                 svg,
@@ -241,7 +241,7 @@ impl Axis {
     }
 }
 
-/// 1, 2 or 5 times a power of ten.
+/// Returns the smallest 1, 2 or 5 times a power of ten that is at least `about`.
 fn round_step(about: f64) -> f64 {
     if about <= 0.0 {
         return 1.0;
@@ -252,7 +252,7 @@ fn round_step(about: f64) -> f64 {
     round.unwrap_or(10.0) * power
 }
 
-/// A number on an axis whose ticks are `step` apart.
+/// Formats a tick label of an axis whose ticks are `step` apart.
 fn short(value: f64, step: f64) -> String {
     if value >= 1e6 {
         return format!("{} M", value / 1e6);
@@ -269,14 +269,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_reach_the_highest_value() {
+    fn ticks_are_round_and_cover_the_highest_value() {
         for (highest, step, top) in [
             (0.0, 1.0, 1.0),
             (7.0, 2.0, 8.0),
             (40.0, 10.0, 50.0),
             (4100.0, 2000.0, 6000.0),
         ] {
-            let axis = Axis::upright(highest);
+            let axis = Axis::vertical(highest);
             assert_eq!((axis.step, axis.highest), (step, top), "{highest}");
         }
         assert_eq!(short(0.25, 0.05), "0.25");

@@ -1,48 +1,48 @@
-//! What the server does wrong, and what the clients ask of it.
+//! Profiles: the load of the clients and the faults of the server.
 
 use std::time::Duration;
 
 use tinkers_local::{HintForm, Window};
 
-/// One profile.
+/// A profile.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What it is.
+    /// A one-line description.
     pub about: &'static str,
-    /// What the clients do.
+    /// The load of the clients.
     pub shape: Shape,
-    /// The rules of the fault script. `AFTER` and `FOR` stand for the part of the run in which things go wrong.
+    /// The rules of the fault script. `AFTER` and `FOR` are replaced by the start and the duration of the faults.
     pub rules: &'static str,
-    /// How many samples the server takes at once, where it says so.
+    /// The server's in-flight window of samples, `None` for no limit.
     pub window: Option<u32>,
-    /// How long the server works on each job, in milliseconds.
+    /// Duration of each job on the server in milliseconds.
     pub latency_ms: u64,
-    /// Whether one poll serves all samples of a client.
+    /// Whether a client polls for all of its samples at once.
     pub session_polls: bool,
 }
 
-/// What the clients do.
+/// The load of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Each client trains and samples without a pause, to the end.
+    /// Each client trains and samples continuously.
     Steady,
-    /// The same three times, with new clients each time.
+    /// Three cycles of [`Self::Steady`], each with new clients.
     Cycles,
-    /// A hundred clients in each second are made, sample once and go.
+    /// A hundred clients per second connect, sample once and close.
     Churn,
     /// Four waves of 512 samples and 512 passes, over 32 sessions.
     Waves,
-    /// 208 passes of some 3.3 MB and one step.
+    /// 208 passes of about 3.3 MB and one step.
     LargeUpdate,
-    /// So many samples in flight at once.
+    /// This number of samples in flight at once.
     ManySamples(u32),
-    /// A thousand samples whose results are asked for one by one.
+    /// A thousand samples with one poll each.
     Polls,
 }
 
-/// Answers for a while, in the middle of the run, every tenth request or so.
+/// Various faults of about one in ten requests.
 const FLAKY: &str = r#"
 [[rule]]
 name = "lost requests"
@@ -52,7 +52,7 @@ for_s = FOR
 probability = 0.05
 fault = "cut_before"
 [[rule]]
-name = "lost answers"
+name = "lost responses"
 on = "train"
 after_s = AFTER
 for_s = FOR
@@ -66,7 +66,7 @@ for_s = FOR
 probability = 0.03
 fault = "cut_after"
 [[rule]]
-name = "half answers"
+name = "truncated responses"
 on = "poll"
 after_s = AFTER
 for_s = FOR
@@ -81,7 +81,7 @@ probability = 0.03
 fault = "answer"
 status = 500
 [[rule]]
-name = "twice"
+name = "duplicated requests"
 on = "train"
 after_s = AFTER
 for_s = FOR
@@ -138,14 +138,14 @@ status = 503
 
 const DISCONNECTS: &str = r#"
 [[rule]]
-name = "disconnects before"
+name = "disconnects before processing"
 on = "*"
 after_s = AFTER
 for_s = FOR
 probability = 0.1
 fault = "cut_before"
 [[rule]]
-name = "disconnects after"
+name = "disconnects after processing"
 on = "*"
 after_s = AFTER
 for_s = FOR
@@ -155,7 +155,7 @@ fault = "cut_after"
 
 const STEADY: Profile = Profile {
     name: "clean",
-    about: "nothing goes wrong",
+    about: "no faults",
     shape: Shape::Steady,
     rules: "",
     window: None,
@@ -163,55 +163,55 @@ const STEADY: Profile = Profile {
     session_polls: true,
 };
 
-/// All of them.
+/// All profiles.
 pub const PROFILES: [Profile; 12] = [
     STEADY,
     Profile {
         name: "rate-limited",
-        about: "the server takes 40 samples at once and refuses the rest with a hint",
+        about: "the server accepts 40 samples at once and refuses more with 429 and a retry hint",
         window: Some(40),
         ..STEADY
     },
     Profile {
         name: "flaky",
-        about: "requests and answers are lost, cut, doubled and failed for half of the run",
+        about: "requests and responses are lost, truncated, duplicated or failed for about half of the run",
         rules: FLAKY,
         ..STEADY
     },
     Profile {
         name: "capacity",
-        about: "the server works on nothing for half of the run and says that it lacks capacity",
+        about: "the server pauses all jobs for lack of capacity for about half of the run",
         rules: CAPACITY,
         ..STEADY
     },
     Profile {
         name: "churn",
-        about: "a hundred clients in each second are made, sample once and go",
+        about: "100 clients per second connect, sample once and close",
         shape: Shape::Churn,
         ..STEADY
     },
     Profile {
         name: "storm",
-        about: "three in ten requests of every class are refused, whatever is in flight",
+        about: "30 % of all samples, training requests and polls are refused with 429 for about half of the run",
         rules: STORM,
         ..STEADY
     },
     Profile {
         name: "soak",
-        about: "three times the same, with new clients, under faults",
+        about: "three cycles of the steady load with new clients and the faults of flaky; checks that memory stays flat",
         shape: Shape::Cycles,
         rules: FLAKY,
         ..STEADY
     },
     Profile {
         name: "waves",
-        about: "four waves of 512 samples and 512 passes over 32 sessions with quick heartbeats",
+        about: "four waves of 512 samples and 512 passes over 32 sessions with a heartbeat every 250 ms",
         shape: Shape::Waves,
         ..STEADY
     },
     Profile {
         name: "large-update",
-        about: "208 passes of some 3.3 MB each, and one step",
+        about: "208 passes of about 3.3 MB each, and one step",
         shape: Shape::LargeUpdate,
         ..STEADY
     },
@@ -224,7 +224,7 @@ pub const PROFILES: [Profile; 12] = [
     },
     Profile {
         name: "outage",
-        about: "503 for half of the run under a thousand polls",
+        about: "polls of 1,000 samples get 503 for about half of the run",
         shape: Shape::Polls,
         rules: OUTAGE,
         session_polls: false,
@@ -232,26 +232,26 @@ pub const PROFILES: [Profile; 12] = [
     },
     Profile {
         name: "disconnects",
-        about: "one in five requests or answers is cut off for half of the run",
+        about: "20 % of all requests lose their connection before or after they are processed, for about half of the run",
         rules: DISCONNECTS,
         ..STEADY
     },
 ];
 
 impl Profile {
-    /// The profile of a name.
+    /// Returns the profile with a name.
     pub fn named(name: &str) -> Option<Self> {
         PROFILES.into_iter().find(|profile| profile.name == name)
     }
 
-    /// The part of a run of `length` in which things go wrong: from when on, and for how long.
-    pub fn trouble(&self, length: Duration) -> Option<(Duration, Duration)> {
+    /// Returns the start and the duration of the faults in a run of `length`.
+    pub fn fault_period(&self, length: Duration) -> Option<(Duration, Duration)> {
         (!self.rules.is_empty()).then(|| (length.mul_f64(0.25), length.mul_f64(0.45)))
     }
 
-    /// The fault script of a run.
+    /// Returns the fault script of a run of `length`.
     pub fn script(&self, seed: u64, length: Duration) -> Option<String> {
-        let (after, lasts) = self.trouble(length)?;
+        let (after, lasts) = self.fault_period(length)?;
         let rules = self
             .rules
             .replace("AFTER", &format!("{:.1}", after.as_secs_f64()))
@@ -259,12 +259,12 @@ impl Profile {
         Some(format!("seed = {}\n{rules}", seed & (i64::MAX as u64)))
     }
 
-    /// Samples that a server with such a window allows in a second.
+    /// Returns the maximum number of samples per second with a window.
     pub(crate) fn allowed(&self, window: u32) -> f64 {
         f64::from(window) * 1000.0 / self.latency_ms as f64
     }
 
-    /// The server's window.
+    /// Returns the window configuration of the server.
     pub(crate) fn window(&self) -> Option<Window> {
         let hint = Duration::from_millis(100);
         let window = |at_once| Window::fixed(at_once).with_hint(hint, HintForm::Milliseconds);
@@ -278,7 +278,7 @@ mod tests {
     use tinkers_local::Faults;
 
     #[test]
-    fn every_script_can_be_read() {
+    fn every_fault_script_parses() {
         for profile in PROFILES {
             if let Some(script) = profile.script(1 << 20, Duration::from_secs(30)) {
                 Faults::from_script(&script).expect(profile.name);

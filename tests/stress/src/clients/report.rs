@@ -1,34 +1,35 @@
-//! The report of a run: one page that needs nothing else.
+//! The report of a run: a self-contained HTML page.
 
 use std::path::Path;
 
-use super::count::Verb;
+use super::counts::Operation;
 use super::histogram::{self, Part};
+use super::measurement::Measurement;
 use super::plot::{Bands, Bars, Chart, Line};
-use super::probe::Look;
-use super::verdict::{Seen, Verdict};
+use super::verdict::{Observations, Verdict};
 
-/// What a report is made of.
+/// The data of a report.
 pub(crate) struct Report<'a> {
-    pub(crate) seen: &'a Seen<'a>,
+    pub(crate) observed: &'a Observations<'a>,
     pub(crate) verdict: Verdict,
     pub(crate) seed: u64,
-    /// What does not hold, or why nothing was shown.
+    /// Violations, or reasons why the run is inconclusive.
     pub(crate) notes: Vec<String>,
 }
 
-/// Rates are taken over so many looks.
+/// Number of measurement intervals over which rates are averaged.
 const SPAN: usize = 5;
 
 const STYLE: &str = include_str!("report.css");
 
 impl Report<'_> {
-    /// Writes it.
+    /// Writes the page to `path`.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Fails if the file or its directory cannot be written.
     pub(crate) fn write(&self, path: &Path) -> Result<(), String> {
-        let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+        let failed =
+            |error: std::io::Error| format!("cannot write the report {}: {error}", path.display());
         if let Some(directory) = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -39,11 +40,14 @@ impl Report<'_> {
     }
 
     fn html(&self) -> String {
-        let seen = self.seen;
+        let observed = self.observed;
         let (class, word) = match self.verdict {
-            Verdict::Holds => ("holds", "It holds: every count is as it must be"),
-            Verdict::Broken => ("broken", "It does not hold"),
-            Verdict::Inconclusive => ("inconclusive", "Inconclusive: this run has shown nothing"),
+            Verdict::Passed => ("passed", "Passed: all counts are exact"),
+            Verdict::Failed => ("failed", "Failed"),
+            Verdict::Inconclusive => (
+                "inconclusive",
+                "Inconclusive: the conditions of this profile did not occur",
+            ),
         };
         let notes: String = self
             .notes
@@ -66,26 +70,26 @@ impl Report<'_> {
              <header><h1>{name}</h1><p>{about}</p><p class=\"verdict {class}\">{word}</p><ul>{notes}</ul></header>\
              <section class=\"figures\">{figures}</section><section class=\"tables\">{tables}</section><main>{charts}</main>\
              <footer>seed {seed}; repeat with <code>cargo xtask stress --profile {name} --secs {secs} --seed {seed}</code></footer></html>\n",
-            name = seen.profile.name,
-            about = seen.profile.about,
+            name = observed.profile.name,
+            about = observed.profile.about,
             figures = self.figures(),
             tables = self.tables(),
             charts = charts.concat(),
             seed = self.seed,
-            secs = seen.length.as_secs(),
+            secs = observed.length.as_secs(),
         )
     }
 
     fn figures(&self) -> String {
-        let seen = self.seen;
-        let last = seen.looks.last().copied().unwrap_or_default();
+        let observed = self.observed;
+        let last = observed.measurements.last().copied().unwrap_or_default();
         let mut figures = Vec::new();
-        for verb in Verb::ALL {
-            let ended = seen.counts.of(verb);
+        for operation in Operation::ALL {
+            let ended = observed.counts.of(operation);
             if ended.called > 0 {
                 figures.push((
-                    verb.name(),
-                    format!("{} of {} ended well", ended.ok, ended.called),
+                    operation.name(),
+                    format!("{} of {} succeeded", ended.ok, ended.called),
                 ));
             }
         }
@@ -95,38 +99,38 @@ impl Report<'_> {
             format!("{:.0} calls/s", last.done as f64 / last.at.max(0.1)),
         ));
         figures.push((
-            "processor time",
-            format!("{:.0} µs a call", last.cpu * 1e6 / done),
+            "CPU time",
+            format!("{:.0} µs per call", last.cpu * 1e6 / done),
         ));
         figures.push((
             "refusals",
-            format!("{} in {} events", last.refusals, last.events),
+            format!("{} in {} congestion events", last.refusals, last.events),
         ));
-        if let Some(share) = seen.share() {
+        if let Some(share) = observed.share() {
             figures.push((
-                "of what the server allows",
+                "share of the maximum throughput",
                 format!("{:.0} %", share * 100.0),
             ));
         }
         if last.waits > 0 {
             let wakes = last.wakes as f64 / last.waits as f64;
-            figures.push(("wake-ups", format!("{wakes:.3} a wait")));
+            figures.push(("wake-ups", format!("{wakes:.3} per wait")));
         }
-        if let Some(recovery) = seen.recovery() {
+        if let Some(recovery) = observed.recovery() {
             figures.push((
-                "before and after the faults",
+                "throughput before and after the faults",
                 format!("{:.0} and {:.0} calls/s", recovery.clean, recovery.after),
             ));
             let took = recovery
                 .took
                 .map(|took| format!("{took:.1} s after the faults"));
             figures.push((
-                "full flow",
-                took.unwrap_or_else(|| "not before the end".to_owned()),
+                "recovery",
+                took.unwrap_or_else(|| "not before the end of the run".to_owned()),
             ));
         }
-        if let Some(bytes) = seen.per_sample {
-            figures.push(("a sample in flight", format!("{bytes:.0} bytes")));
+        if let Some(bytes) = observed.per_sample {
+            figures.push(("memory per sample in flight", format!("{bytes:.0} bytes")));
         }
         figures
             .into_iter()
@@ -134,9 +138,9 @@ impl Report<'_> {
             .collect()
     }
 
-    /// What was there before and is there after, and how often each fault struck.
+    /// Returns the tables of leaked resources and of applied faults.
     fn tables(&self) -> String {
-        let (before, after) = (self.seen.before, self.seen.after);
+        let (before, after) = (self.observed.before, self.observed.after);
         let mut left = String::new();
         for (name, before, after) in [
             ("tasks", before.tasks, after.tasks),
@@ -146,11 +150,17 @@ impl Report<'_> {
         ] {
             left.push_str(&row(&[name, &before.to_string(), &after.to_string()]));
         }
-        let parts = ["waiting", "let through", "slots", "bytes", "flights"];
+        let parts = [
+            "waiters",
+            "uncollected grants",
+            "slots",
+            "bytes",
+            "requests in flight",
+        ];
         for (name, held) in parts.iter().zip(after.held) {
             left.push_str(&row(&[&format!("limiter: {name}"), "0", &held.to_string()]));
         }
-        let faults = self.seen.server["faults"].as_array();
+        let faults = self.observed.server["faults"].as_array();
         let faults: String = faults
             .into_iter()
             .flatten()
@@ -160,41 +170,44 @@ impl Report<'_> {
             })
             .collect();
         let mut tables = format!(
-            "<table><caption>Left behind</caption><tr><th></th><th>before</th><th>after</th></tr>{left}</table>"
+            "<table><caption>Resources</caption><tr><th></th><th>before the run</th><th>after the run</th></tr>{left}</table>"
         );
         if !faults.is_empty() {
             tables.push_str(&format!(
-                "<table><caption>Faults</caption><tr><th></th><th>requests struck</th></tr>{faults}</table>"
+                "<table><caption>Faults</caption><tr><th></th><th>affected requests</th></tr>{faults}</table>"
             ));
         }
         tables
     }
 
     fn end(&self) -> f64 {
-        self.seen.looks.last().map_or(1.0, |look| look.at)
+        self.observed
+            .measurements
+            .last()
+            .map_or(1.0, |measurement| measurement.at)
     }
 
-    fn trouble(&self) -> Bands {
-        let trouble = self.seen.profile.trouble(self.seen.length);
-        let stretch = trouble.map(|(from, lasts)| {
+    fn fault_period(&self) -> Bands {
+        let fault_period = self.observed.profile.fault_period(self.observed.length);
+        let interval = fault_period.map(|(from, lasts)| {
             let from = from.as_secs_f64();
             (from, (from + lasts.as_secs_f64()).min(self.end()))
         });
         Bands {
             name: "faults",
-            class: "trouble",
+            class: "fault_period",
             is_strip: false,
-            stretches: stretch.into_iter().collect(),
+            intervals: interval.into_iter().collect(),
         }
     }
 
     fn closed(&self) -> Bands {
-        let mut stretches: Vec<(f64, f64)> = Vec::new();
-        for (from, to) in self.seen.pauses {
+        let mut intervals: Vec<(f64, f64)> = Vec::new();
+        for (from, to) in self.observed.pauses {
             let to = to.min(self.end());
-            match stretches.last_mut() {
+            match intervals.last_mut() {
                 Some((_, end)) if *end >= *from => *end = end.max(to),
-                _ if to > *from => stretches.push((*from, to)),
+                _ if to > *from => intervals.push((*from, to)),
                 _ => {}
             }
         }
@@ -202,7 +215,7 @@ impl Report<'_> {
             name: "backoff",
             class: "closed",
             is_strip: true,
-            stretches,
+            intervals,
         }
     }
 
@@ -212,28 +225,30 @@ impl Report<'_> {
             unit,
             end: self.end(),
             lines,
-            bands: vec![self.trouble(), self.closed()],
+            bands: vec![self.fault_period(), self.closed()],
         }
     }
 
     fn throughput(&self) -> Chart {
         let mut lines = vec![
             line(
-                "samples that ended well",
-                self.rates(|look| look.samples as f64),
+                "successful samples",
+                self.rates(|measurement| measurement.samples as f64),
             ),
             line(
-                "passes and steps that ended well",
-                self.rates(|look| look.done.saturating_sub(look.samples) as f64),
+                "successful passes and steps",
+                self.rates(|measurement| {
+                    measurement.done.saturating_sub(measurement.samples) as f64
+                }),
             ),
         ];
-        let profile = self.seen.profile;
+        let profile = self.observed.profile;
         if let Some(window) = profile.window {
             let allowed = profile.allowed(window);
             lines.push(Line {
                 is_bound: true,
                 ..line(
-                    "samples that the server allows",
+                    "maximum that the server allows",
                     vec![(0.0, allowed), (self.end(), allowed)],
                 )
             });
@@ -242,18 +257,26 @@ impl Report<'_> {
     }
 
     fn in_flight(&self) -> Chart {
-        let most = self.seen.looks.iter().map(|look| look.in_flight).max();
-        // Without a refusal the window is as wide as may be, which would hide everything else.
+        let most = self
+            .observed
+            .measurements
+            .iter()
+            .map(|measurement| measurement.in_flight)
+            .max();
+        // Without refusals the window is huge and would flatten the other line.
         let most = f64::from(most.unwrap_or(0)).max(1.0) * 2.0;
-        let bound = self.values(|look| f64::from(look.limit).min(most));
+        let bound = self.values(|measurement| f64::from(measurement.limit).min(most));
         let lines = vec![
-            line("in flight", self.values(|look| f64::from(look.in_flight))),
+            line(
+                "in flight",
+                self.values(|measurement| f64::from(measurement.in_flight)),
+            ),
             Line {
                 is_bound: true,
-                ..line("the window (as far as it fits)", bound)
+                ..line("in-flight limit (clipped)", bound)
             },
         ];
-        self.chart("Samples in flight and the window", "samples", lines)
+        self.chart("Samples in flight", "samples", lines)
     }
 
     fn cost(&self) -> Chart {
@@ -262,14 +285,14 @@ impl Report<'_> {
             (calls > 0).then(|| (to.cpu - from.cpu) * 1e6 / calls as f64)
         });
         self.chart(
-            "Processor time of the clients",
+            "CPU time of the clients",
             "µs per call",
-            vec![line("processor time", per_call)],
+            vec![line("CPU time", per_call)],
         )
     }
 
     fn memory(&self) -> Chart {
-        let resident = self.values(|look| look.resident as f64 / f64::from(1 << 20));
+        let resident = self.values(|measurement| measurement.resident as f64 / f64::from(1 << 20));
         self.chart(
             "Resident memory of the clients",
             "MiB",
@@ -279,14 +302,17 @@ impl Report<'_> {
 
     fn held(&self) -> Chart {
         let lines = vec![
-            line("tasks", self.values(|look| look.tasks as f64)),
-            line("sockets", self.values(|look| look.sockets as f64)),
+            line("tasks", self.values(|measurement| measurement.tasks as f64)),
+            line(
+                "sockets",
+                self.values(|measurement| measurement.sockets as f64),
+            ),
         ];
         self.chart("Tasks and sockets of the clients", "count", lines)
     }
 
     fn latencies(&self) -> String {
-        let times = self.seen.counts.times();
+        let times = self.observed.counts.times();
         let part = |title, times| Part { title, times };
         histogram::html(&[
             part(
@@ -294,15 +320,15 @@ impl Report<'_> {
                 &times.queueing,
             ),
             part(
-                "Submission: from a request to its answer",
+                "Submission: from a request to its response",
                 &times.submission,
             ),
-            part("Completion: from the call to the result", &times.completion),
+            part("Completion: from the call to its result", &times.completion),
         ])
     }
 
     fn refusals(&self) -> String {
-        let events = self.seen.server["events"].as_array();
+        let events = self.observed.server["events"].as_array();
         let by_event: Vec<(String, f64)> = events
             .into_iter()
             .flatten()
@@ -311,35 +337,44 @@ impl Report<'_> {
             .collect();
         if !by_event.is_empty() {
             return Bars {
-                title: "Refusals of each congestion event, as the server saw them".to_owned(),
+                title: "Refusals per congestion event, counted by the server".to_owned(),
                 unit: "refusals (429)",
-                below: "event",
+                below: "congestion event",
                 bars: by_event,
             }
             .html();
         }
-        if self.seen.looks.last().is_none_or(|last| last.refusals == 0) {
+        if self
+            .observed
+            .measurements
+            .last()
+            .is_none_or(|last| last.refusals == 0)
+        {
             return String::new();
         }
-        let rates = vec![line("refusals", self.rates(|look| look.refusals as f64))];
+        let rates = vec![line(
+            "refusals",
+            self.rates(|measurement| measurement.refusals as f64),
+        )];
         let of_each = self.over_span(|from, to| {
             let events = to.events - from.events;
             (events > 0).then(|| (to.refusals - from.refusals) as f64 / events as f64)
         });
-        let of_each = vec![line("refusals for each event", of_each)];
+        let of_each = vec![line("refusals per event", of_each)];
         let charts = [
             self.chart("Refusals", "429s per second", rates),
-            self.chart(
-                "Refusals for each congestion event",
-                "429s per event",
-                of_each,
-            ),
+            self.chart("Refusals per congestion event", "429s per event", of_each),
         ];
         charts.iter().map(Chart::html).collect()
     }
 
     fn wakes(&self) -> String {
-        if self.seen.looks.last().is_none_or(|last| last.waits == 0) {
+        if self
+            .observed
+            .measurements
+            .last()
+            .is_none_or(|last| last.waits == 0)
+        {
             return String::new();
         }
         let ratio = self.over_span(|from, to| {
@@ -350,28 +385,26 @@ impl Report<'_> {
             return String::new();
         }
         let lines = vec![line("wake-ups", ratio)];
-        self.chart(
-            "Wake-ups for each that was let in after a wait",
-            "wake-ups",
-            lines,
-        )
-        .html()
+        self.chart("Wake-ups per admission after a wait", "wake-ups", lines)
+            .html()
     }
 
-    fn values(&self, of: impl Fn(&Look) -> f64) -> Vec<(f64, f64)> {
-        let looks = self.seen.looks.iter();
-        looks.map(|look| (look.at, of(look))).collect()
+    fn values(&self, of: impl Fn(&Measurement) -> f64) -> Vec<(f64, f64)> {
+        let measurements = self.observed.measurements.iter();
+        measurements
+            .map(|measurement| (measurement.at, of(measurement)))
+            .collect()
     }
 
-    fn rates(&self, of: fn(&Look) -> f64) -> Vec<(f64, f64)> {
+    fn rates(&self, of: fn(&Measurement) -> f64) -> Vec<(f64, f64)> {
         self.over_span(|from, to| {
             let seconds = to.at - from.at;
             (seconds > 0.0).then(|| (of(to) - of(from)) / seconds)
         })
     }
 
-    fn over_span(&self, of: impl Fn(&Look, &Look) -> Option<f64>) -> Vec<(f64, f64)> {
-        let spans = self.seen.looks.windows(SPAN + 1);
+    fn over_span(&self, of: impl Fn(&Measurement, &Measurement) -> Option<f64>) -> Vec<(f64, f64)> {
+        let spans = self.observed.measurements.windows(SPAN + 1);
         spans
             .filter_map(|span| {
                 let (from, to) = (span.first()?, span.last()?);

@@ -1,4 +1,4 @@
-//! The server in a process of its own, so that what the clients cost is measured alone.
+//! The server in a separate process, so that measurements of this process cover only the clients.
 
 use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,24 +15,24 @@ use tinkers_transport::TokioClock;
 use super::control::Control;
 use super::engine::{OrderedEngine, script};
 use super::profile::Profile;
-use crate::watch::{Stopwatch, nap};
+use crate::stopwatch::{Stopwatch, short_sleep};
 
-/// The first argument of the program when it is the server.
+/// The first argument of the program that selects the server mode.
 pub const SERVE: &str = "serve-for-stress";
 
-/// How long the process may take to end once its input has.
+/// Time that the process may take to exit after the end of its input.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Serves a profile, and tells what was counted whenever a line comes in, to the end of the input.
+/// Serves a profile until the end of stdin. Prints the URL, and the counts after each line of input.
 ///
 /// # Errors
-/// When it cannot serve.
+/// Fails if the arguments are invalid or the server cannot start.
 pub fn serve(arguments: &[String]) -> Result<(), String> {
     let [name, seed, millis, control] = arguments else {
-        return Err("expected a profile, a seed, milliseconds and a control".to_owned());
+        return Err("expected the arguments PROFILE SEED MILLISECONDS CONTROL".to_owned());
     };
     let control = Control::named(control);
-    let profile = Profile::named(name).ok_or("no such profile")?;
+    let profile = Profile::named(name).ok_or_else(|| format!("unknown profile {name:?}"))?;
     let number = |text: &String| text.parse::<u64>().map_err(|error| error.to_string());
     let (seed, length) = (number(seed)?, Duration::from_millis(number(millis)?));
     let faults = match profile.script(seed, length) {
@@ -40,17 +40,17 @@ pub fn serve(arguments: &[String]) -> Result<(), String> {
         None => Faults::new(),
     };
     let parts = Parts::start(profile, control, faults).map_err(|error| error.to_string())?;
-    tell(&json!({ "url": parts.server.url() }))?;
+    print_line(&json!({ "url": parts.server.url() }))?;
     for line in stdin().lines() {
         line.map_err(|error| error.to_string())?;
-        tell(&parts.counts())?;
+        print_line(&parts.counts())?;
     }
     Ok(())
 }
 
-fn tell(what: &Value) -> Result<(), String> {
+fn print_line(value: &Value) -> Result<(), String> {
     let mut out = stdout().lock();
-    writeln!(out, "{what}")
+    writeln!(out, "{value}")
         .and_then(|()| out.flush())
         .map_err(|error| error.to_string())
 }
@@ -85,7 +85,7 @@ impl Parts {
                 .config(config(profile))
                 .faults(faults_of_server)
                 .build()?;
-            // The other end waits for it.
+            // The receiver waits below.
             let _ = sender.send((local.clone(), engine, order));
             Ok(local)
         };
@@ -115,7 +115,7 @@ impl Parts {
             "backwards": engine.backwards,
             "steps": engine.steps,
             "samples": engine.samples,
-            "disorder": self.order.disorder(),
+            "out_of_order": self.order.out_of_order(),
             "applied": self.order.applied(),
             "faults": faults,
             "refused": window.as_ref().map(|counts| counts.refused),
@@ -135,21 +135,21 @@ fn config(profile: Profile) -> LocalConfig {
     config
 }
 
-/// The server's process. Dropped, its input ends, and so does it.
+/// The server process. Dropping it closes its input and waits for its exit.
 #[derive(Debug)]
 pub(super) struct Child {
     process: std::process::Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    /// Where it listens.
+    /// The base URL.
     pub(super) url: String,
 }
 
 impl Child {
-    /// Starts a program, this one unless told otherwise, as a server of a profile.
+    /// Starts `program`, or the current executable, as the server of a profile.
     ///
     /// # Errors
-    /// When it cannot be started, or says something else than expected.
+    /// Fails if the process cannot be started or does not print its URL.
     pub(super) fn start(
         program: Option<&Path>,
         profile: &Profile,
@@ -170,9 +170,9 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("the server cannot be started: {error}"))?;
+            .map_err(|error| format!("cannot start the server process: {error}"))?;
         let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
-            return Err("the server has no input and output".to_owned());
+            return Err("cannot open the pipes of the server process".to_owned());
         };
         let mut child = Self {
             process,
@@ -188,12 +188,12 @@ impl Child {
         Ok(child)
     }
 
-    /// What it counted so far.
+    /// Requests the counts so far.
     ///
     /// # Errors
-    /// When it is gone.
+    /// Fails if the process has exited.
     pub(super) fn counts(&mut self) -> Result<Value, String> {
-        let input = self.input.as_mut().ok_or("the server is gone")?;
+        let input = self.input.as_mut().ok_or("the server process has exited")?;
         writeln!(input, "counts").map_err(|error| error.to_string())?;
         self.read()
     }
@@ -203,17 +203,19 @@ impl Child {
         self.output
             .read_line(&mut line)
             .map_err(|error| error.to_string())?;
-        serde_json::from_str(&line).map_err(|error| format!("the server said {line:?}: {error}"))
+        serde_json::from_str(&line).map_err(|error| {
+            format!("cannot parse the output {line:?} of the server process: {error}")
+        })
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
         self.input = None;
-        // It ends by itself at the end of its input; if not, it is made to. Either way nothing is left behind.
+        // The process exits at the end of its input; otherwise it is killed, so that none is left behind.
         let watch = Stopwatch::start();
         while matches!(self.process.try_wait(), Ok(None)) && watch.elapsed() < PATIENCE {
-            nap();
+            short_sleep();
         }
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -1,4 +1,4 @@
-//! What must hold of a run, and whether it has shown anything.
+//! The checks of a run and its verdict.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,36 +6,36 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::count::{Counts, Ended, Verb};
-use super::probe::Look;
+use super::counts::{Counts, Operation, OutcomeCounts};
+use super::measurement::Measurement;
 use super::profile::{Profile, Shape};
 use super::recovery::Recovery;
 
-/// What came of a run.
+/// The verdict on a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every count is as it must be.
-    Holds,
-    /// Some count is not.
-    Broken,
-    /// Nothing went wrong that should have, so nothing was shown.
+    /// All checks passed.
+    Passed,
+    /// A check failed.
+    Failed,
+    /// All checks passed, but the conditions of the profile did not occur.
     Inconclusive,
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Holds => "holds",
-            Self::Broken => "BROKEN",
+            Self::Passed => "passed",
+            Self::Failed => "FAILED",
             Self::Inconclusive => "inconclusive",
         })
     }
 }
 
-/// What is left when all clients have gone.
+/// Resources of the process, before the run or after all clients are closed.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Left {
-    /// Held in the limiter when all calls had ended: waiting, let through, slots, bytes, flights.
+pub(crate) struct ProcessResources {
+    /// Held in the limiter after all calls: waiters, uncollected grants, slots, bytes, in-flight requests.
     pub(crate) held: [u64; 5],
     pub(crate) tasks: usize,
     pub(crate) sockets: usize,
@@ -43,104 +43,109 @@ pub(crate) struct Left {
     pub(crate) threads: usize,
 }
 
-/// Everything that is known of a run.
+/// The observations of a run.
 #[derive(Debug)]
-pub(crate) struct Seen<'a> {
+pub(crate) struct Observations<'a> {
     pub(crate) profile: &'a Profile,
     pub(crate) length: Duration,
     pub(crate) counts: &'a Counts,
     pub(crate) server: &'a Value,
-    pub(crate) looks: &'a [Look],
-    /// When samples or training requests were held back: from, to, in seconds.
+    pub(crate) measurements: &'a [Measurement],
+    /// Backoffs of samples and training requests as (start, end) in seconds.
     pub(crate) pauses: &'a [(f64, f64)],
-    pub(crate) before: Left,
-    pub(crate) after: Left,
-    /// Memory at the end of each cycle, in bytes.
+    pub(crate) before: ProcessResources,
+    pub(crate) after: ProcessResources,
+    /// Resident memory at the end of each cycle in bytes.
     pub(crate) cycles: &'a [u64],
-    /// Of a sample in flight, in bytes, where many were.
+    /// Memory per sample in flight in bytes, measured only with many samples.
     pub(crate) per_sample: Option<f64>,
 }
 
-/// What one sample in flight may take, in bytes, after all of them have waited to be sent at once: two kilobytes, and its prompt
-/// and what the load itself keeps of it.
-const MOST_PER_SAMPLE: f64 = 2048.0 + 256.0;
+/// Maximum memory per sample in flight in bytes: 2 KiB for the client and 256 bytes for the prompt and the load itself.
+const MAX_BYTES_PER_SAMPLE: f64 = 2048.0 + 256.0;
 
-impl Seen<'_> {
-    /// What does not hold.
-    pub(crate) fn broken(&self) -> Vec<String> {
-        let mut broken = Vec::new();
-        for verb in Verb::ALL {
-            self.calls(verb, self.counts.of(verb), &mut broken);
+impl Observations<'_> {
+    /// Returns all violations.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        let mut violations = Vec::new();
+        for operation in Operation::ALL {
+            self.calls(operation, self.counts.of(operation), &mut violations);
         }
-        let disorder = self.server["disorder"].as_u64().unwrap_or(0);
-        if disorder > 0 {
-            broken.push(format!(
-                "{disorder} training requests were applied twice or out of order"
+        let out_of_order = self.server["out_of_order"].as_u64().unwrap_or(0);
+        if out_of_order > 0 {
+            violations.push(format!(
+                "{out_of_order} training requests were applied twice or out of order"
             ));
         }
-        broken.extend(self.counts.against(&self.applied()));
+        violations.extend(self.counts.contradictions(&self.applied()));
         if self.after.held != [0; 5] {
-            broken.push(format!(
-                "the limiter still held {:?} when all calls had ended",
+            violations.push(format!(
+                "the limiter still holds [waiters, uncollected grants, slots, bytes, in-flight requests] = {:?} after all calls",
                 self.after.held
             ));
         }
-        for (what, before, after) in [
+        for (resource, before, after) in [
             ("tasks", self.before.tasks, self.after.tasks),
             ("sockets", self.before.sockets, self.after.sockets),
             ("registry entries", self.before.entries, self.after.entries),
             ("threads", self.before.threads, self.after.threads),
         ] {
             if after > before {
-                broken.push(format!(
-                    "{after} {what} are left, {before} were there at the start"
+                violations.push(format!(
+                    "leaked {resource}: {after} after the run, {before} before"
                 ));
             }
         }
         let recovery = self.recovery();
-        broken.extend(recovery.and_then(|recovery| recovery.broken()));
+        violations.extend(recovery.and_then(|recovery| recovery.violations()));
         if let [_, second, third] = self.cycles
             && *third as f64 > *second as f64 * 1.1 + 4e6
         {
-            broken.push(format!(
-                "memory grew from {second} to {third} bytes between cycles"
+            violations.push(format!(
+                "resident memory grew from {second} to {third} bytes between the last two cycles"
             ));
         }
         if let Some(bytes) = self.per_sample
-            && bytes > MOST_PER_SAMPLE
+            && bytes > MAX_BYTES_PER_SAMPLE
         {
-            broken.push(format!("a sample in flight takes {bytes:.0} bytes"));
+            violations.push(format!(
+                "each sample in flight takes {bytes:.0} bytes, allowed {MAX_BYTES_PER_SAMPLE:.0}"
+            ));
         }
-        broken
+        violations
     }
 
-    /// Why it has shown nothing.
+    /// Returns the conditions of the profile that did not occur.
     pub(crate) fn inconclusive(&self) -> Vec<String> {
-        let mut why = Vec::new();
+        let mut reasons = Vec::new();
         for rule in self.server["faults"].as_array().into_iter().flatten() {
             if rule["struck"].as_u64() == Some(0) {
-                why.push(format!("{} never struck", rule["rule"]));
+                reasons.push(format!("the fault {} never occurred", rule["rule"]));
             }
         }
         if self.profile.window.is_some() && self.server["refused"].as_u64() == Some(0) {
-            why.push("the server's window was never full".to_owned());
+            reasons.push("the server's window was never full".to_owned());
         }
         if let Shape::ManySamples(count) = self.profile.shape {
-            let most = self.looks.iter().map(|look| look.in_flight).max();
+            let most = self
+                .measurements
+                .iter()
+                .map(|measurement| measurement.in_flight)
+                .max();
             let most = most.unwrap_or(0);
             if most < count / 100 * 99 {
-                why.push(format!(
-                    "{most} samples were in flight at once, not {count}"
+                reasons.push(format!(
+                    "only {most} of {count} samples were in flight at once"
                 ));
             }
         }
         if self.counts.done() == 0 {
-            why.push("no call ended well".to_owned());
+            reasons.push("no call succeeded".to_owned());
         }
-        why
+        reasons
     }
 
-    /// How it went on after the faults, where the load is the same before and after.
+    /// Measures the recovery after the faults, for loads that are constant over the run.
     pub(crate) fn recovery(&self) -> Option<Recovery> {
         match self.profile.shape {
             Shape::Steady | Shape::Polls => Recovery::of(self),
@@ -148,53 +153,55 @@ impl Seen<'_> {
         }
     }
 
-    /// How much of what the server's window allows was used, from the first second to the end of the load.
+    /// Returns the throughput of samples as a fraction of the maximum that the server's window allows, without the first second.
     pub(crate) fn share(&self) -> Option<f64> {
         let allowed = self.profile.allowed(self.profile.window?);
-        let used = self.rate_of(1.0, self.length.as_secs_f64(), |look| look.samples);
+        let used = self.rate_of(1.0, self.length.as_secs_f64(), |measurement| {
+            measurement.samples
+        });
         Some(used / allowed)
     }
 
-    /// Calls that ended well in a second between two times.
+    /// Returns the successful calls per second between two times.
     pub(crate) fn rate(&self, from: f64, to: f64) -> f64 {
-        self.rate_of(from, to, |look| look.done)
+        self.rate_of(from, to, |measurement| measurement.done)
     }
 
-    fn rate_of(&self, from: f64, to: f64, of: fn(&Look) -> u64) -> f64 {
-        let within = |look: &&Look| (from..=to).contains(&look.at);
-        let mut looks = self.looks.iter().filter(within);
-        let (Some(first), Some(last)) = (looks.next(), looks.next_back()) else {
+    fn rate_of(&self, from: f64, to: f64, of: fn(&Measurement) -> u64) -> f64 {
+        let within = |measurement: &&Measurement| (from..=to).contains(&measurement.at);
+        let mut measurements = self.measurements.iter().filter(within);
+        let (Some(first), Some(last)) = (measurements.next(), measurements.next_back()) else {
             return 0.0;
         };
         (of(last) - of(first)) as f64 / (last.at - first.at).max(0.1)
     }
 
-    fn calls(&self, verb: Verb, ended: Ended, broken: &mut Vec<String>) {
-        if ended.open() > 0 {
-            broken.push(format!(
-                "{} calls of {} never ended",
-                ended.open(),
-                verb.name()
+    fn calls(&self, operation: Operation, ended: OutcomeCounts, violations: &mut Vec<String>) {
+        if ended.pending() > 0 {
+            violations.push(format!(
+                "{} {} calls never ended",
+                ended.pending(),
+                operation.name()
             ));
         }
         if ended.wrong > 0 {
-            broken.push(format!(
-                "{} calls of {} gave what is not theirs",
+            violations.push(format!(
+                "{} {} calls returned the result of another call",
                 ended.wrong,
-                verb.name()
+                operation.name()
             ));
         }
         if self.profile.rules.is_empty() && ended.not_sent + ended.other > 0 {
             let failures = self.counts.failures();
-            broken.push(format!(
-                "{} calls of {} failed though nothing went wrong: {failures:?}",
+            violations.push(format!(
+                "{} {} calls failed without an injected fault: {failures:?}",
                 ended.not_sent + ended.other,
-                verb.name()
+                operation.name()
             ));
         }
     }
 
-    /// How often the server has applied each call, by its number.
+    /// Returns how often the server applied each call, by number.
     fn applied(&self) -> BTreeMap<u64, u64> {
         let all = self.server["applied"].as_array();
         let pairs = all.into_iter().flatten();
@@ -210,42 +217,42 @@ mod tests {
     use serde_json::json;
     use tinkers::{Error, ErrorKind, Sent};
 
-    /// What does not hold when two steps succeed, one is lost on its way, and the server says `server`.
-    fn broken(server: &Value, after: Left, lost: bool) -> Vec<String> {
+    /// Returns the violations for two successful steps and a third with an unknown outcome, which stays pending if `lost`.
+    fn violations(server: &Value, after: ProcessResources, lost: bool) -> Vec<String> {
         let counts = Counts::default();
         for _ in 0..2 {
-            counts.ended(&counts.call(Verb::Step), Ok(true));
+            counts.ended(&counts.call(Operation::Step), Ok(true));
         }
-        let call = counts.call(Verb::Step);
+        let call = counts.call(Operation::Step);
         if !lost {
             let error = Error::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, "lost");
             counts.ended(&call, Err(&error));
         }
-        let profile = Profile::named("flaky").expect("it is there");
-        let seen = Seen {
+        let profile = Profile::named("flaky").expect("a known profile");
+        let observed = Observations {
             profile: &profile,
             length: Duration::from_secs(1),
             counts: &counts,
             server,
-            looks: &[],
+            measurements: &[],
             pauses: &[],
-            before: Left::default(),
+            before: ProcessResources::default(),
             after,
             cycles: &[],
             per_sample: None,
         };
-        seen.broken()
+        observed.violations()
     }
 
     #[test]
-    fn a_step_that_is_lost_or_doubled_a_call_without_an_end_and_a_leak_are_found() {
-        let server = |applied: &[(u64, u64)], disorder: u64| json!({ "applied": applied, "disorder": disorder });
-        let nothing = Left::default();
+    fn lost_doubled_and_pending_calls_and_leaks_are_found() {
+        let server = |applied: &[(u64, u64)], out_of_order: u64| json!({ "applied": applied, "out_of_order": out_of_order });
+        let nothing = ProcessResources::default();
         let two = [(1, 1), (2, 1)];
         let all = [(1, 1), (2, 1), (3, 1)];
-        assert!(broken(&server(&two, 0), nothing, false).is_empty());
-        assert!(broken(&server(&all, 0), nothing, false).is_empty());
-        let leak = Left {
+        assert!(violations(&server(&two, 0), nothing, false).is_empty());
+        assert!(violations(&server(&all, 0), nothing, false).is_empty());
+        let leak = ProcessResources {
             held: [0, 0, 1, 0, 0],
             tasks: 1,
             ..nothing
@@ -258,7 +265,7 @@ mod tests {
             (server(&all, 0), nothing, true, 1),
             (server(&all, 0), leak, false, 2),
         ] {
-            let found = broken(&server, after, lost);
+            let found = violations(&server, after, lost);
             assert_eq!(found.len(), count, "{found:?}");
         }
     }

@@ -1,7 +1,7 @@
-//! Calls over real sockets before a server that asks for a pause: no request leaves from its 429 to the end of its hint.
+//! Calls over sockets to a server that sends one 429: no request is sent from the 429 to the end of its retry hint.
 //!
-//! The limiter admits more calls than the connections carry. When every connection carries one, the server refuses one of them and
-//! holds the others, whose answers then free the connections for calls that were admitted before the refusal.
+//! The limiter admits more calls than there are connections. When every connection has a request, the server refuses one of them
+//! and delays the others, whose responses then free the connections for calls that were admitted before the refusal.
 
 mod server;
 
@@ -11,89 +11,89 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tinkers_core::{
-    BoxFuture, Call, Caller, ClientId, Clock, Departure, HttpRequest, HttpResponse, Jitter,
-    RouteClass, SplitMix, Transport, TransportError, TransportErrorKind,
+    BoxFuture, Call, Caller, ClientId, Clock, DepartureCheck, HttpRequest, HttpResponse, Jitter,
+    RetryBudget, RouteClass, SplitMix, Transport, TransportError, TransportErrorKind,
 };
-use tinkers_dispatch::{Limiter, LimiterSettings, SharedRetryBudget};
-use tinkers_transport::{ClassConnectionLimits, HttpTransport, IoRuntime, Protocol};
+use tinkers_dispatch::{Limiter, LimiterSettings};
+use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions, IoRuntime};
 
 use self::server::Server;
-use crate::check::{Fault, Kind};
+use crate::check::{Invariant, Violation};
 
-/// What the server asks for.
+/// The retry hint of the 429.
 pub(crate) const HINT: Duration = Duration::from_millis(1200);
-/// What arrives so soon after the head of the refusal was on the wire already.
+/// Requests that enqueue within this time after the head of the 429 were already on the wire.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
-/// All calls are over by then, whatever the machine does meanwhile.
+/// Time limit of all calls, generous for a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// One kind of connections, and how many calls.
+/// The connections and calls of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Scene {
-    /// Over HTTP/2, and HTTP/1.1 otherwise.
+pub struct Scenario {
+    /// Whether to use HTTP/2 instead of HTTP/1.1.
     pub is_http2: bool,
-    /// Connections.
+    /// Maximum number of connections.
     pub connections: usize,
-    /// Streams that the server allows on each.
+    /// Streams per connection that the server allows.
     pub streams: usize,
-    /// The body of the refusal takes longer than the answers to the other requests.
+    /// Whether the body of the 429 takes longer than the responses to the other requests.
     pub is_body_slow: bool,
-    /// Calls that are made at once.
+    /// Concurrent calls.
     pub calls: usize,
-    /// Calls that are made before, so that the limiter admits a quarter of them at once.
+    /// Earlier calls, which widen the in-flight window.
     pub warm_up: usize,
 }
 
-/// Whether the transport asks the limiter when a request leaves.
+/// Whether the transport checks with the limiter before it sends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asks {
-    /// As it does.
-    Yes,
-    /// It is kept from it: the control.
-    No,
+pub enum SendCheck {
+    /// The normal behaviour.
+    Enabled,
+    /// No check, as a negative control.
+    Disabled,
 }
 
-/// What was seen.
+/// The observations of a run.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
-    /// Calls that were made at once.
+pub struct Observations {
+    /// Concurrent calls.
     pub calls: u64,
-    /// Requests that the server refused.
+    /// Requests refused with 429.
     pub refusals: u64,
-    /// Requests that arrived more than 100 ms after the refusal and before the end of its hint.
+    /// Requests that arrived more than 100 ms after the 429 and before the end of its hint.
     pub early: u64,
-    /// Requests that arrived within 100 ms after the refusal, so that they had left before the client could know of it.
+    /// Requests that arrived within 100 ms after the 429 and were already on the wire.
     pub on_the_wire: u64,
-    /// Requests that were admitted and did not leave.
+    /// Admitted requests that were held back before sending.
     pub held: u64,
-    /// Calls that did not end well.
+    /// Calls that failed.
     pub failed: u64,
 }
 
-impl Scene {
-    /// Requests under way when every connection is full.
+impl Scenario {
+    /// Returns the number of concurrent requests that all connections can carry.
     const fn capacity(&self) -> usize {
         self.connections * self.streams
     }
 
-    /// Runs it once.
-    pub fn run(&self, asks: Asks, seed: u64) -> Seen {
+    /// Runs the scenario once.
+    pub fn run(&self, send_check: SendCheck, seed: u64) -> Observations {
         let server = Server::start(*self);
-        let runtime = IoRuntime::shared().expect("the system gives a thread");
+        let runtime = IoRuntime::shared().expect("a thread can be started");
         let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
         limits.max_connections = self.connections;
         let transport = HttpTransport::builder(server.url())
             .runtime(runtime.clone())
-            .lane(RouteClass::Sample, limits)
-            .protocol(match self.is_http2 {
-                true => Protocol::Http2PriorKnowledge,
-                false => Protocol::Http1,
+            .class_limits(RouteClass::Sample, limits)
+            .http_versions(match self.is_http2 {
+                true => HttpVersions::Http2PriorKnowledge,
+                false => HttpVersions::Http1,
             })
             .build()
             .expect("the settings are valid");
         let layer = Arc::new(Layer {
             below: transport,
-            asks,
+            send_check,
             held: AtomicU64::new(0),
         });
         let transport: Arc<dyn Transport> = Arc::<Layer>::clone(&layer);
@@ -116,7 +116,7 @@ impl Scene {
                 early += 1;
             }
         }
-        Seen {
+        Observations {
             calls: self.calls as u64,
             refusals: pause.refusals,
             early,
@@ -127,7 +127,7 @@ impl Scene {
     }
 }
 
-impl fmt::Display for Scene {
+impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = if self.is_http2 { "HTTP/2" } else { "HTTP/1.1" };
         write!(f, "{version}, {} connections", self.connections)?;
@@ -135,53 +135,56 @@ impl fmt::Display for Scene {
             write!(f, " of {} streams", self.streams)?;
         }
         if self.is_body_slow {
-            f.write_str(", slow body of the 429")?;
+            f.write_str(", slow 429 body")?;
         }
         Ok(())
     }
 }
 
-impl Seen {
-    /// The figures, by name.
+impl Observations {
+    /// Returns the counts by name.
     pub fn figures(&self) -> Vec<(&'static str, u64)> {
         vec![
             ("calls", self.calls),
             ("refusals", self.refusals),
-            ("early", self.early),
+            ("sent too early", self.early),
             ("already on the wire", self.on_the_wire),
-            ("held", self.held),
+            ("held back", self.held),
         ]
     }
 
-    /// What does not hold.
-    pub fn faults(&self, scene: &Scene) -> Vec<Fault> {
-        let mut faults = Vec::new();
+    /// Returns all violations.
+    pub fn violations(&self, scenario: &Scenario) -> Vec<Violation> {
+        let mut violations = Vec::new();
         if self.early > 0 {
-            let what = format!("{} requests arrived in a pause: {scene}", self.early);
-            faults.push(Fault::new(Kind::Undercut, what));
+            let what = format!(
+                "{} requests arrived before the end of the retry hint: {scenario}",
+                self.early
+            );
+            violations.push(Violation::new(Invariant::RetryHint, what));
         }
         if self.failed > 0 {
-            let what = format!("{} calls did not end well: {scene}", self.failed);
-            faults.push(Fault::new(Kind::Stuck, what));
+            let what = format!("{} calls failed: {scenario}", self.failed);
+            violations.push(Violation::new(Invariant::Progress, what));
         }
         if self.refusals != 1 {
-            let what = format!("{} refusals where one was planned: {scene}", self.refusals);
-            faults.push(Fault::new(Kind::Counts, what));
+            let what = format!("{} refusals, expected one: {scenario}", self.refusals);
+            violations.push(Violation::new(Invariant::Counts, what));
         }
-        faults
+        violations
     }
 }
 
 fn caller(transport: Arc<dyn Transport>, runtime: &IoRuntime, seed: u64) -> Arc<Caller> {
     let jitter: Arc<dyn Jitter> = Arc::new(SplitMix::new(seed));
     let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
-    let admission = limiter.admission(runtime.time(), Arc::clone(&jitter));
+    let admission = limiter.admission(runtime.clock(), Arc::clone(&jitter));
     Arc::new(Caller {
         transport,
         admission: Arc::new(admission),
-        time: runtime.time(),
+        time: runtime.clock(),
         jitter,
-        budget: Arc::new(SharedRetryBudget::default()),
+        budget: Arc::new(RetryBudget::default()),
         outages: Arc::default(),
         notices: Arc::default(),
         billing: Arc::default(),
@@ -191,7 +194,7 @@ fn caller(transport: Arc<dyn Transport>, runtime: &IoRuntime, seed: u64) -> Arc<
     })
 }
 
-/// Makes so many calls at once; gives how many did not end well.
+/// Makes `count` concurrent calls and returns the number of failures.
 async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
     let time: &dyn Clock = &*caller.time;
     let until = time.now().after(PATIENCE);
@@ -220,11 +223,11 @@ async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
     failed
 }
 
-/// Counts what was held, and in the control keeps the transport from asking.
+/// A transport layer that counts held requests and, in the control, disables the check before sending.
 #[derive(Debug)]
 struct Layer {
     below: HttpTransport,
-    asks: Asks,
+    send_check: SendCheck,
     held: AtomicU64,
 }
 
@@ -233,15 +236,15 @@ impl Transport for Layer {
         &self,
         mut request: HttpRequest,
     ) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
-        if self.asks == Asks::No {
-            request.departure = Departure::default();
+        if self.send_check == SendCheck::Disabled {
+            request.departure = DepartureCheck::default();
         }
         Box::pin(async move {
-            let answer = self.below.send(request).await;
-            if matches!(&answer, Err(error) if error.kind == TransportErrorKind::Held) {
+            let result = self.below.send(request).await;
+            if matches!(&result, Err(error) if error.kind == TransportErrorKind::Held) {
                 self.held.fetch_add(1, Ordering::SeqCst);
             }
-            answer
+            result
         })
     }
 }

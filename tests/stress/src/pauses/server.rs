@@ -1,4 +1,4 @@
-//! A server on a thread of its own that answers at once, until it is told to refuse one request and to hold the others.
+//! A server on a dedicated thread. It responds at once until [`Server::close_in`], then refuses one request and delays the others.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,34 +21,34 @@ use tinkers_transport::{DedicatedThread, IoRuntime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{HINT, Scene};
+use super::{HINT, Scenario};
 
-/// From the moment when all connections are full to the refusal: what else there is to come has come by then.
+/// Delay of the 429 after all connections are full, so that late requests arrive before it.
 const QUIET: Duration = Duration::from_millis(100);
-/// From the refusal to the answers of the others: long enough for the client to read the refusal's head, on a busy machine too.
+/// Delay of the other responses after the 429: long enough for the client to read its head, even on a busy machine.
 const OTHERS: Duration = Duration::from_millis(500);
-/// From the head of a slow refusal to the end of its body: longer than that.
+/// Time from the head of a slow 429 to the end of its body; longer than [`OTHERS`].
 const SLOW: Duration = Duration::from_millis(900);
 
+/// A running server. Dropping it stops its thread.
 pub(super) struct Server {
     url: String,
-    desk: Arc<Desk>,
-    /// Ends with this.
+    server_state: Arc<ServerState>,
     _thread: DedicatedThread,
 }
 
-/// What was seen of the pause.
+/// The requests that the server counted.
 pub(super) struct Pause {
-    /// When requests arrived after the refusal's head.
+    /// Arrival times of requests, relative to the head of the 429.
     pub(super) arrivals: Vec<Duration>,
     pub(super) refusals: u64,
 }
 
-struct Desk {
-    scene: Scene,
+struct ServerState {
+    scenario: Scenario,
     time: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// When the refusal left, once it did.
+    /// Time of the 429, once it is sent.
     refused: watch::Sender<Option<Timestamp>>,
 }
 
@@ -62,12 +62,12 @@ struct State {
 }
 
 impl Server {
-    pub(super) fn start(scene: Scene) -> Self {
+    pub(super) fn start(scenario: Scenario) -> Self {
         let thread = DedicatedThread::start("stress-server").expect("the system gives a thread");
         let runtime = thread.runtime();
-        let desk = Arc::new(Desk {
-            scene,
-            time: runtime.time(),
+        let server_state = Arc::new(ServerState {
+            scenario,
+            time: runtime.clock(),
             state: Mutex::default(),
             refused: watch::Sender::default(),
         });
@@ -75,11 +75,11 @@ impl Server {
         let listener = listener.expect("a free port");
         listener.set_nonblocking(true).expect("non-blocking");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let accepting = accept(listener, Arc::clone(&desk), runtime.clone());
+        let accepting = accept(listener, Arc::clone(&server_state), runtime.clone());
         runtime.spawn(Box::pin(accepting)).detach();
         Self {
             url,
-            desk,
+            server_state,
             _thread: thread,
         }
     }
@@ -88,14 +88,14 @@ impl Server {
         &self.url
     }
 
-    /// From now on requests are held, and one is refused when all connections are full.
+    /// Starts to delay requests, and to refuse one when all connections are full.
     pub(super) fn close_in(&self) {
-        self.desk.lock().is_closing_in = true;
+        self.server_state.lock().is_closing_in = true;
     }
 
     pub(super) fn end(self) -> Pause {
-        let refused = *self.desk.refused.borrow();
-        let state = self.desk.lock();
+        let refused = *self.server_state.refused.borrow();
+        let state = self.server_state.lock();
         let since = refused.unwrap_or_default();
         let after = state.arrivals.iter().filter(|at| **at >= since);
         Pause {
@@ -105,23 +105,30 @@ impl Server {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, desk: Arc<Desk>, runtime: IoRuntime) {
+async fn accept(
+    listener: std::net::TcpListener,
+    server_state: Arc<ServerState>,
+    runtime: IoRuntime,
+) {
     let listener = TcpListener::from_std(listener).expect("a listener");
     while let Ok((stream, _)) = listener.accept().await {
-        let serving = serve(stream, Arc::clone(&desk));
+        let serving = serve(stream, Arc::clone(&server_state));
         runtime.spawn(Box::pin(serving)).detach();
     }
 }
 
-async fn serve(stream: TcpStream, desk: Arc<Desk>) {
+async fn serve(stream: TcpStream, server_state: Arc<ServerState>) {
     let _ = stream.set_nodelay(true);
-    let (is_http2, streams) = (desk.scene.is_http2, desk.scene.streams);
+    let (is_http2, streams) = (
+        server_state.scenario.is_http2,
+        server_state.scenario.streams,
+    );
     let service = service_fn(move |request| {
-        let desk = Arc::clone(&desk);
-        async move { Ok::<_, Infallible>(desk.answer(request).await) }
+        let server_state = Arc::clone(&server_state);
+        async move { Ok::<_, Infallible>(server_state.answer(request).await) }
     });
     let io = TokioIo::new(stream);
-    // The client leaves as it likes.
+    // The client may close the connection at any time.
     let _ = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
@@ -131,7 +138,7 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>) {
     };
 }
 
-impl Desk {
+impl ServerState {
     async fn answer(&self, request: Request<Incoming>) -> Response<Pieces> {
         let is_chosen = self.arrived();
         let _ = request.into_body().collect().await;
@@ -140,7 +147,7 @@ impl Desk {
             Some(true) => self.refuse().await,
             Some(false) => {
                 let mut refused = self.refused.subscribe();
-                // The sender lives as long as this.
+                // The sender is a field of `self`, so it is alive.
                 let refused = refused.wait_for(Option::is_some).await.map(|at| *at);
                 let refused = refused.ok().flatten().unwrap_or_default();
                 self.time.sleep_until(refused.after(OTHERS)).await;
@@ -149,7 +156,7 @@ impl Desk {
         }
     }
 
-    /// Writes down that a request has come: `None` when it is to be answered at once, otherwise whether it is to be refused.
+    /// Records a request. Returns `None` to respond at once, otherwise whether to refuse it.
     fn arrived(&self) -> Option<bool> {
         let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();
@@ -162,14 +169,14 @@ impl Desk {
             return Some(false);
         }
         state.under_way += 1;
-        let is_full = state.under_way >= self.scene.capacity();
+        let is_full = state.under_way >= self.scenario.capacity();
         Some(is_full && !std::mem::replace(&mut state.is_chosen, is_full))
     }
 
     async fn refuse(&self) -> Response<Pieces> {
         self.time.sleep(QUIET).await;
         let mut body = Pieces::of(["{", "}"]);
-        if self.scene.is_body_slow {
+        if self.scenario.is_body_slow {
             body.pause = Some(self.time.sleep(SLOW));
         }
         self.lock().refusals += 1;
@@ -189,7 +196,7 @@ fn accepted() -> Response<Pieces> {
     Response::new(Pieces::of(["{}"]))
 }
 
-/// A body in pieces, with a pause behind the first where there is one.
+/// A body in chunks, with an optional pause after the first.
 struct Pieces {
     rest: VecDeque<Bytes>,
     is_begun: bool,
@@ -197,10 +204,10 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn of<const N: usize>(pieces: [&'static str; N]) -> Self {
-        let pieces = pieces.map(|piece| Bytes::from_static(piece.as_bytes()));
+    fn of<const N: usize>(tasks: [&'static str; N]) -> Self {
+        let tasks = tasks.map(|task| Bytes::from_static(task.as_bytes()));
         Self {
-            rest: pieces.into(),
+            rest: tasks.into(),
             is_begun: false,
             pause: None,
         }
@@ -222,6 +229,6 @@ impl Body for Pieces {
             self.pause = None;
         }
         self.is_begun = true;
-        Poll::Ready(self.rest.pop_front().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.rest.pop_front().map(|task| Ok(Frame::data(task))))
     }
 }

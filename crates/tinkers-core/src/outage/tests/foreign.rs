@@ -1,4 +1,4 @@
-//! Log subscribers and wakers that call back or panic.
+//! Log subscribers and wakers that use the outage state or panic.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn subscribers_and_wakers_run_without_the_lock() {
     let clock = ManualClock::new();
     let jitter = FixedJitter(0.0);
     let at = |seconds| Timestamp::from_origin(Duration::from_secs(seconds));
-    let pause = |seconds| Pause {
+    let pause = |seconds| OutageBackoff {
         sent_at: at(seconds),
         not_before: at(seconds + 90),
         until: at(seconds + 100),
@@ -25,19 +25,19 @@ fn subscribers_and_wakers_run_without_the_lock() {
     let woken = Arc::new(LooksIn(Arc::clone(&outage), AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
-    // As a log shipper does that sends its events over the same client.
+    // Like a log shipper that sends through the same client.
     let shared = Arc::clone(&outage);
     let calls_back =
         OnEvent(move || assert!(shared.state.try_lock().is_ok(), "called under the lock"));
     tracing::subscriber::with_default(calls_back, || {
         let mut sleepers: Vec<_> = (0..3)
-            .map(|_| Box::pin(outage.sit_out(pause(0), &clock, &jitter)))
+            .map(|_| Box::pin(outage.back_off(pause(0), &clock, &jitter)))
             .collect();
         for sleeper in &mut sleepers {
             assert!(sleeper.as_mut().poll(&mut cx).is_pending());
         }
         clock.advance(Duration::from_secs(3));
-        let mut late = Box::pin(outage.sit_out(pause(3), &clock, &jitter));
+        let mut late = Box::pin(outage.back_off(pause(3), &clock, &jitter));
         assert!(late.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(1));
         outage.answered(at(4), clock.now());
@@ -46,11 +46,11 @@ fn subscribers_and_wakers_run_without_the_lock() {
 }
 
 #[test]
-fn panicking_subscriber_takes_no_answer_along() {
+fn panicking_subscriber_loses_no_response() {
     let outage = Outage::default();
     let clock = ManualClock::new();
     let at = |seconds| Timestamp::from_origin(Duration::from_secs(seconds));
-    let pause = Pause {
+    let pause = OutageBackoff {
         sent_at: at(0),
         not_before: at(90),
         until: at(100),
@@ -58,7 +58,7 @@ fn panicking_subscriber_takes_no_answer_along() {
     let recovered_errors = crate::RecoveredErrors::default();
     let panics = OnEvent(|| std::panic::resume_unwind(Box::new("a subscriber that breaks")));
     tracing::subscriber::with_default(panics, || {
-        let mut sleeper = Box::pin(outage.sit_out(pause, &clock, &FixedJitter(0.0)));
+        let mut sleeper = Box::pin(outage.back_off(pause, &clock, &FixedJitter(0.0)));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(sleeper.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(4));

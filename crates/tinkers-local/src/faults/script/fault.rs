@@ -1,4 +1,4 @@
-//! The fault of a rule of a script.
+//! Parses the fault of a rule.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use super::fields::{Fields, InvalidScript};
 use crate::faults::{Fault, Hint};
 
-/// Every fault, in the order of the documentation.
+/// The names of all faults, in the order of the documentation.
 const KINDS: [&str; 19] = [
     "answer",
     "rate_limited",
@@ -31,8 +31,8 @@ const KINDS: [&str; 19] = [
     "restart",
 ];
 
-/// The fault and its name.
-pub(super) fn read_fault(fields: &mut Fields) -> Result<(String, Fault), InvalidScript> {
+/// Parses the fault of a rule and returns it with its name.
+pub(super) fn parse_fault(fields: &mut Fields) -> Result<(String, Fault), InvalidScript> {
     let kind = fields.text("fault")?.unwrap_or_default();
     let fault = match kind.as_str() {
         "answer" => answer(fields)?,
@@ -68,26 +68,26 @@ pub(super) fn read_fault(fields: &mut Fields) -> Result<(String, Fault), Invalid
 
 fn answer(fields: &mut Fields) -> Result<Fault, InvalidScript> {
     let Some(status) = status(fields)? else {
-        return Err(fields.refused("status", "an HTTP status from 200 to 599"));
+        return Err(fields.invalid("status", "an HTTP status from 200 to 599"));
     };
     let body = fields.text("body")?.unwrap_or_default();
-    let kind = fields.text("content_type")?;
-    let kind = HeaderValue::from_str(kind.as_deref().unwrap_or("application/json"))
-        .map_err(|_| fields.refused("content_type", "a type such as text/plain"))?;
-    Ok(Fault::answer(status, body).with_header(CONTENT_TYPE, kind))
+    let content_type = fields.text("content_type")?;
+    let content_type = HeaderValue::from_str(content_type.as_deref().unwrap_or("application/json"))
+        .map_err(|_| fields.invalid("content_type", "a type such as text/plain"))?;
+    Ok(Fault::answer(status, body).with_header(CONTENT_TYPE, content_type))
 }
 
 fn hint(fields: &mut Fields) -> Result<Hint, InvalidScript> {
     let form = fields.text("hint")?;
     let form = form.as_deref().unwrap_or("ms");
-    let after = || Duration::from_secs(1);
+    let default = || Duration::from_secs(1);
     Ok(match form {
         "none" => Hint::None,
         "text" => {
             let text = fields.text("text")?;
-            let is_sendable = |text: &String| HeaderValue::from_str(text).is_ok();
-            let Some(text) = text.filter(is_sendable) else {
-                return Err(fields.refused("text", "a text that a header can carry"));
+            let is_valid = |text: &String| HeaderValue::from_str(text).is_ok();
+            let Some(text) = text.filter(is_valid) else {
+                return Err(fields.invalid("text", "a text that a header can carry"));
             };
             Hint::Text(text)
         }
@@ -95,9 +95,9 @@ fn hint(fields: &mut Fields) -> Result<Hint, InvalidScript> {
             Some(seconds) => Hint::Seconds(seconds),
             None => Hint::Seconds(1),
         },
-        "ms" => Hint::Milliseconds(ms(fields.seconds("retry_after_s")?.unwrap_or_else(after))),
-        "body" => Hint::Body(ms(fields.seconds("retry_after_s")?.unwrap_or_else(after))),
-        "date" => Hint::DateAfter(fields.seconds("retry_after_s")?.unwrap_or_else(after)),
+        "ms" => Hint::Milliseconds(ms(fields.seconds("retry_after_s")?.unwrap_or_else(default))),
+        "body" => Hint::Body(ms(fields.seconds("retry_after_s")?.unwrap_or_else(default))),
+        "date" => Hint::DateAfter(fields.seconds("retry_after_s")?.unwrap_or_else(default)),
         _ => {
             const FORMS: [&str; 6] = ["ms", "seconds", "date", "body", "none", "text"];
             return Err(fields.unknown("hint", "ms, seconds, date, body, none or text", FORMS));
@@ -113,16 +113,16 @@ fn status(fields: &mut Fields) -> Result<Option<StatusCode>, InvalidScript> {
     let Some(status) = fields.whole("status", 200)? else {
         return Ok(None);
     };
-    let known = u16::try_from(status).ok().filter(|status| *status < 600);
-    match known.and_then(|status| StatusCode::from_u16(status).ok()) {
+    let valid = u16::try_from(status).ok().filter(|status| *status < 600);
+    match valid.and_then(|status| StatusCode::from_u16(status).ok()) {
         Some(status) => Ok(Some(status)),
-        None => Err(fields.refused("status", "an HTTP status from 200 to 599")),
+        None => Err(fields.invalid("status", "an HTTP status from 200 to 599")),
     }
 }
 
 fn length(fields: &mut Fields, name: &'static str) -> Result<Duration, InvalidScript> {
     match fields.seconds(name)? {
         Some(length) => Ok(length),
-        None => Err(fields.refused(name, "a number of seconds from 0")),
+        None => Err(fields.invalid(name, "a number of seconds from 0")),
     }
 }

@@ -1,43 +1,44 @@
-//! The fields of a rule, each taken once; what is left over is refused.
+//! The fields of a script or rule. Each is taken once; unknown fields are errors.
 
 use std::time::Duration;
 
 use toml::{Table, Value};
 
-/// Why a script of faults cannot be.
+/// An error in a fault script.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidScript {
-    /// It is not TOML.
+    /// The script is not TOML.
     #[error("the script is not TOML: {0}")]
     Syntax(String),
-    /// A field of the script itself is wrong.
+    /// A field of the script outside of its rules is invalid.
     #[error("field {field}: expected {expected}")]
     Document {
-        /// Its name.
+        /// The name of the field.
         field: String,
-        /// What was expected, and what was there.
+        /// The expected and the actual value.
         expected: String,
     },
-    /// A field of a rule is wrong.
+    /// A field of a rule is invalid.
     #[error("rule {rule}, field {field}: expected {expected}")]
     Rule {
-        /// The rule's number, from 1.
+        /// The number of the rule, from 1.
         rule: usize,
-        /// The field's name.
+        /// The name of the field.
         field: String,
-        /// What was expected, and what was there.
+        /// The expected and the actual value.
         expected: String,
     },
 }
 
-/// The fields of the script or of a rule.
+/// The fields of a script or of a rule.
 #[derive(Debug)]
 pub(super) struct Fields {
+    /// The number of the rule; `None` for the script itself.
     rule: Option<usize>,
     table: Table,
-    /// What was there of those that were asked for, for what is said of them.
-    known: Vec<(&'static str, Option<Value>)>,
+    /// The fields that were taken and their values, for error messages.
+    taken: Vec<(&'static str, Option<Value>)>,
 }
 
 impl Fields {
@@ -45,7 +46,7 @@ impl Fields {
         Self {
             rule: None,
             table,
-            known: Vec::new(),
+            taken: Vec::new(),
         }
     }
 
@@ -59,7 +60,7 @@ impl Fields {
         Ok(Self {
             rule: Some(number),
             table,
-            known: Vec::new(),
+            taken: Vec::new(),
         })
     }
 
@@ -69,7 +70,7 @@ impl Fields {
 
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
         let value = self.table.remove(name);
-        self.known.push((name, value.clone()));
+        self.taken.push((name, value.clone()));
         value
     }
 
@@ -77,11 +78,11 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(self.refused(name, "a text in quotes")),
+            Some(_) => Err(self.invalid(name, "a text in quotes")),
         }
     }
 
-    /// A whole number from `least`.
+    /// Takes a whole number of at least `least`.
     pub(super) fn whole(
         &mut self,
         name: &'static str,
@@ -93,7 +94,7 @@ impl Fields {
         let whole = value.as_integer().and_then(|n| u64::try_from(n).ok());
         match whole.filter(|n| *n >= least) {
             Some(n) => Ok(Some(n)),
-            None => Err(self.refused(name, format!("a whole number from {least}"))),
+            None => Err(self.invalid(name, format!("a whole number from {least}"))),
         }
     }
 
@@ -101,9 +102,9 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Float(number)) if number.is_finite() => Ok(Some(number)),
-            // Beyond 2^53 it is rounded, which no number here comes near.
+            // Numbers above 2^53 are rounded; none here is that large.
             Some(Value::Integer(number)) => Ok(Some(number as f64)),
-            Some(_) => Err(self.refused(name, "a number")),
+            Some(_) => Err(self.invalid(name, "a number")),
         }
     }
 
@@ -116,22 +117,22 @@ impl Fields {
         };
         match Duration::try_from_secs_f64(seconds) {
             Ok(seconds) => Ok(Some(seconds)),
-            Err(_) => Err(self.refused(name, "a number of seconds from 0")),
+            Err(_) => Err(self.invalid(name, "a number of seconds from 0")),
         }
     }
 
-    /// Whether nothing is left over; `what` is what they are the fields of.
+    /// Checks that all fields were taken; `what` names the owner of the fields.
     pub(super) fn finish(self, what: &str) -> Result<(), InvalidScript> {
         let Some((name, _)) = self.table.iter().next() else {
             return Ok(());
         };
-        let known: Vec<&str> = self.known.iter().map(|(name, _)| *name).collect();
+        let known: Vec<&str> = self.taken.iter().map(|(name, _)| *name).collect();
         let expected = format!("no such field: {what} has {}", known.join(", "));
         let meant = did_you_mean(name, known);
-        Err(self.wrong(name, format!("{expected}{meant}")))
+        Err(self.error(name, format!("{expected}{meant}")))
     }
 
-    /// What is wrong with a text that is none of `known`.
+    /// Returns an error for a text that is not one of `known`.
     pub(super) fn unknown<'a>(
         &self,
         name: &str,
@@ -141,23 +142,23 @@ impl Fields {
         let given = self.given(name).and_then(Value::as_str).unwrap_or_default();
         let meant = did_you_mean(given, known);
         let got = self.got(name);
-        self.wrong(name, format!("{}, got {got}{meant}", expected.into()))
+        self.error(name, format!("{}, got {got}{meant}", expected.into()))
     }
 
-    /// What is wrong with a field that was asked for.
-    pub(super) fn refused(&self, name: &str, expected: impl Into<String>) -> InvalidScript {
+    /// Returns an error for the value of a field.
+    pub(super) fn invalid(&self, name: &str, expected: impl Into<String>) -> InvalidScript {
         let got = self.got(name);
-        self.wrong(name, format!("{}, got {got}", expected.into()))
+        self.error(name, format!("{}, got {got}", expected.into()))
     }
 
     fn given(&self, name: &str) -> Option<&Value> {
-        let given = self.known.iter().rev().find(|(known, _)| *known == name);
+        let given = self.taken.iter().rev().find(|(known, _)| *known == name);
         given
             .and_then(|(_, value)| value.as_ref())
             .or(self.peek(name))
     }
 
-    /// What was there under `name`; for what was not, also a field that may be a misspelling of it.
+    /// Returns the value of a field for an error message; for a missing one also a field that may be a misspelling of it.
     fn got(&self, name: &str) -> String {
         match self.given(name) {
             None => match nearest(name, self.table.keys().map(String::as_str)) {
@@ -174,7 +175,7 @@ impl Fields {
         }
     }
 
-    fn wrong(&self, name: &str, expected: String) -> InvalidScript {
+    fn error(&self, name: &str, expected: String) -> InvalidScript {
         let field = name.to_owned();
         match self.rule {
             None => InvalidScript::Document { field, expected },
@@ -187,22 +188,22 @@ impl Fields {
     }
 }
 
-/// Words are alike from this share of equal letters on.
-const ALIKE: f64 = 0.6;
+/// The minimum similarity of two words for one to be suggested for the other, from 0 to 1.
+const MIN_SIMILARITY: f64 = 0.6;
 
 fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let nearest = nearest(given, known);
     nearest.map_or_else(String::new, |word| format!("; did you mean {word}?"))
 }
 
-/// The word of `known` that `given` is most like, where it is like one.
+/// Returns the word of `known` that is most similar to `given`, if any is similar enough.
 fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let scored = known.into_iter().map(|word| {
         let score = strsim::normalized_damerau_levenshtein(&given.to_lowercase(), word);
         (score, word)
     });
-    let alike = scored.filter(|(score, _)| *score >= ALIKE);
-    alike
+    let similar = scored.filter(|(score, _)| *score >= MIN_SIMILARITY);
+    similar
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, word)| word)
 }

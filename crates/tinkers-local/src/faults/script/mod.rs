@@ -1,4 +1,4 @@
-//! A script of faults as text, read strictly.
+//! Parses fault scripts from TOML, strictly.
 
 mod fault;
 mod fields;
@@ -11,13 +11,13 @@ use toml::{Table, Value};
 
 pub use self::fields::InvalidScript;
 
-use self::fault::read_fault;
+use self::fault::parse_fault;
 use self::fields::Fields;
 use super::{Faults, Rule};
 
 impl Faults {
-    /// A script from a text in TOML: a `seed` for all that is left to chance (1 unless given), and any number of `[[rule]]`s, in
-    /// the order in which they are asked. See [`Faults`] for which of them strikes.
+    /// Parses a fault script in TOML: an optional `seed` for random decisions (default 1) and any number of `[[rule]]`s in the order
+    /// of their precedence, as described at [`Faults`].
     ///
     /// ```
     /// # use tinkers_local::Faults;
@@ -26,7 +26,7 @@ impl Faults {
     ///
     ///     [[rule]]
     ///     name = "busy"
-    ///     on = "sample"          # every tenth sample or so, for a minute
+    ///     on = "sample"          # about every tenth sample, for a minute
     ///     after_s = 5
     ///     for_s = 60
     ///     probability = 0.1
@@ -36,45 +36,45 @@ impl Faults {
     ///     [[rule]]
     ///     on = "/api/v1/optim_step"
     ///     nth = 3
-    ///     fault = "cut_after"    # applied, and the answer is lost
+    ///     fault = "cut_after"    # applied, but the response is lost
     /// "#)?;
     /// assert_eq!(faults.counts()[0].rule.to_string(), "rule 1 (busy)");
     /// # Ok::<(), tinkers_local::InvalidScript>(())
     /// ```
     ///
-    /// Each rule says which requests it is for:
+    /// Each rule selects requests:
     ///
     /// | field | meaning |
     /// |---|---|
     /// | `on` | a class (`sample`, `train`, `poll`, `rest`, `control`), a path such as `/api/v1/asample`, one that ends in `*`, or `"*"` for all |
-    /// | `name` | for the journal and the counts; none unless given |
-    /// | `after_s`, `for_s` | it opens so many seconds after the server was built, and closes so many seconds later; at once and never |
-    /// | `nth` | from this match on, counted from 1 while it is open, whichever rule strikes; 1 |
-    /// | `times` | so many requests are struck, or `"always"`; 1. With a probability, `"always"`. Requests that an earlier rule strikes are not counted |
-    /// | `probability` | for each of them with this probability, from 0 to 1 |
-    /// | `seed` | of this rule alone; drawn from the script's unless given |
+    /// | `name` | a name for the journal and the counters; default none |
+    /// | `after_s`, `for_s` | the rule becomes active this many seconds after the server was built, for this many seconds; default at once, without end |
+    /// | `nth` | the first match that the rule is due for, counted from 1 while it is active; default 1 |
+    /// | `times` | the number of requests that the fault is applied to, or `"always"`; default 1, with a probability `"always"`. Requests that an earlier rule takes do not count |
+    /// | `probability` | the probability that the rule is due for a match, from 0 to 1 |
+    /// | `seed` | the seed of this rule; default derived from that of the script |
     ///
-    /// And what happens to them, as `fault`, with fields of its own:
+    /// And it names the `fault` to be applied to them, with its own fields:
     ///
-    /// | `fault` | fields | |
+    /// | `fault` | fields (defaults) | effect |
     /// |---|---|---|
-    /// | `answer` | `status`, `body` (empty), `content_type` (`application/json`) | this answer instead of the server's |
+    /// | `answer` | `status`, `body` (empty), `content_type` (`application/json`) | this response instead of the server's |
     /// | `rate_limited` | `hint` (`ms`), `retry_after_s` (1), `text` | 429. The hint is `ms`, `seconds`, `date`, `body`, `none`, or `text` with any text in `Retry-After` |
     /// | `empty_400`, `payment_required`, `gone` | | 400 without a body, 402, 410 |
-    /// | `html` | `status` (502) | a page as from a proxy |
-    /// | `poll_timeout` | `queue_state` (`paused_capacity`), `reason` (none) | 408, as some servers end a poll |
-    /// | `unknown_queue_state` | | "not yet", with a queue state that nobody knows |
-    /// | `delay`, `delay_answer` | `delay_s` | before the request is applied, or after |
-    /// | `refuse`, `cut_before` | | no connection, or one that breaks; not applied |
-    /// | `cut_after`, `cut_body` | | applied; the connection breaks before the answer, or half way through it |
-    /// | `truncate` | | applied; half of the answer's body as if it were whole |
-    /// | `duplicate` | | applied twice, answered once |
-    /// | `pause_capacity` | `pause_s` | from now on no work starts for so long, and polls are told so |
+    /// | `html` | `status` (502) | an HTML page as from a proxy |
+    /// | `poll_timeout` | `queue_state` (`paused_capacity`), `reason` (none) | 408, as some servers send at the end of a poll |
+    /// | `unknown_queue_state` | | "try again" with an unknown queue state |
+    /// | `delay`, `delay_answer` | `delay_s` | a delay before the request is applied, or after |
+    /// | `refuse`, `cut_before` | | the connection is refused or cut; the request is not applied |
+    /// | `cut_after`, `cut_body` | | the request is applied; the connection is cut before the response, or in the middle of it |
+    /// | `truncate` | | the request is applied; the response has half of its body and is otherwise complete |
+    /// | `duplicate` | | the request is applied twice, with one response |
+    /// | `pause_capacity` | `pause_s` | no work starts for this time, and polls report the pause |
     /// | `expire_sessions` | | all sessions end right before the request |
-    /// | `restart` | | everything but checkpoints is forgotten; this request and all under way are cut |
+    /// | `restart` | | all state except checkpoints is lost; this request and all running ones are cut |
     ///
     /// # Errors
-    /// Names the rule, the field and what was expected: nothing is guessed, and a field that means nothing here is refused.
+    /// If the script is not TOML or a field is invalid or unknown. The error names the rule, the field and the expected value.
     pub fn from_script(text: &str) -> Result<Self, InvalidScript> {
         let document: Table = text
             .parse()
@@ -83,15 +83,15 @@ impl Faults {
         let seed = document.whole("seed", 0)?.unwrap_or(1);
         let rules = match document.take("rule") {
             Some(Value::Array(rules)) if !rules.is_empty() => rules,
-            _ => return Err(document.refused("rule", "at least one [[rule]]")),
+            _ => return Err(document.invalid("rule", "at least one [[rule]]")),
         };
         document.finish("a script")?;
         let faults = Self::new();
         for (i, rule) in rules.into_iter().enumerate() {
             let mut fields = Fields::of_rule(i + 1, rule)?;
-            let own_seed = SplitMix::new(seed ^ ((i as u64 + 1) << 32)).bits();
-            let rule = read_rule(&mut fields, own_seed)?;
-            let (kind, fault) = read_fault(&mut fields)?;
+            let default_seed = SplitMix::new(seed ^ ((i as u64 + 1) << 32)).bits();
+            let rule = parse_rule(&mut fields, default_seed)?;
+            let (kind, fault) = parse_fault(&mut fields)?;
             fields.finish(&format!("a rule with fault = {kind:?}"))?;
             faults.add(rule, fault);
         }
@@ -99,28 +99,28 @@ impl Faults {
     }
 }
 
-fn read_rule(fields: &mut Fields, seed: u64) -> Result<Rule, InvalidScript> {
-    let mut rule = read_target(fields)?;
+fn parse_rule(fields: &mut Fields, default_seed: u64) -> Result<Rule, InvalidScript> {
+    let mut rule = parse_target(fields)?;
     if let Some(name) = fields.text("name")? {
         rule = rule.named(&name);
     }
     rule = rule.after(fields.seconds("after_s")?.unwrap_or_default());
     if let Some(length) = fields.seconds("for_s")? {
         if length == Duration::ZERO {
-            return Err(fields.refused("for_s", "seconds above 0"));
+            return Err(fields.invalid("for_s", "seconds above 0"));
         }
         rule = rule.lasting(length);
     }
     rule = rule.nth(fields.whole("nth", 1)?.unwrap_or(1));
-    let own_seed = fields.whole("seed", 0)?;
-    let chance = fields.number("probability")?;
-    match chance {
-        Some(chance) if (0.0..=1.0).contains(&chance) => {
-            rule = rule.always().with_chance(chance, own_seed.unwrap_or(seed));
+    let seed = fields.whole("seed", 0)?;
+    match fields.number("probability")? {
+        Some(probability) if (0.0..=1.0).contains(&probability) => {
+            let seed = seed.unwrap_or(default_seed);
+            rule = rule.always().with_probability(probability, seed);
         }
-        Some(_) => return Err(fields.refused("probability", "a number from 0 to 1")),
-        None if own_seed.is_some() => {
-            return Err(fields.refused("seed", "a probability beside it"));
+        Some(_) => return Err(fields.invalid("probability", "a number from 0 to 1")),
+        None if seed.is_some() => {
+            return Err(fields.invalid("seed", "a probability beside it"));
         }
         None => {}
     }
@@ -139,17 +139,17 @@ fn read_rule(fields: &mut Fields, seed: u64) -> Result<Rule, InvalidScript> {
     }
 }
 
-fn read_target(fields: &mut Fields) -> Result<Rule, InvalidScript> {
+fn parse_target(fields: &mut Fields) -> Result<Rule, InvalidScript> {
     const EXPECTED: &str =
         "sample, train, poll, rest, control, a path of the API such as /api/v1/asample, or *";
     let Some(on) = fields.text("on")? else {
-        return Err(fields.refused("on", EXPECTED));
+        return Err(fields.invalid("on", EXPECTED));
     };
     let class = RouteClass::ALL.into_iter().find(|class| class.name() == on);
     if let Some(class) = class {
         return Ok(Rule::class(class));
     }
-    if !is_of_the_api(&on) {
+    if !is_api_path(&on) {
         let classes = RouteClass::ALL.into_iter().map(|class| class.name());
         let known = classes.chain(routes::ALL.iter().copied());
         return Err(fields.unknown("on", EXPECTED, known));
@@ -157,8 +157,8 @@ fn read_target(fields: &mut Fields) -> Result<Rule, InvalidScript> {
     Ok(Rule::on(on))
 }
 
-/// Whether there is a route that the path, which may end in `*`, can be of.
-fn is_of_the_api(path: &str) -> bool {
+/// Returns whether the path, which may end in `*`, matches a route of the API.
+fn is_api_path(path: &str) -> bool {
     const WITH_IDS: [&str; 3] = [routes::SESSIONS, routes::SAMPLERS, routes::TRAINING_RUNS];
     let below = |route: &str, path: &str| {
         let rest = path.strip_prefix(route);
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_has_to_be_of_the_api() {
+    fn path_must_be_of_the_api() {
         for path in [
             "*",
             "/api/v1/*",
@@ -191,7 +191,7 @@ mod tests {
             "/api/v1/sessions/*",
             "/api/v1/sessions/s-1/finish",
         ] {
-            assert!(is_of_the_api(path), "{path}");
+            assert!(is_api_path(path), "{path}");
         }
         for path in [
             "",
@@ -202,29 +202,28 @@ mod tests {
             "/api/v2/*",
             "/api/v1/sessionsx/*",
         ] {
-            assert!(!is_of_the_api(path), "{path}");
+            assert!(!is_api_path(path), "{path}");
         }
     }
 
     #[test]
-    fn each_rule_without_a_seed_has_one_of_its_own() {
+    fn rules_have_different_default_seeds() {
         let script = |seed: &str| {
             let rule = "[[rule]]\non = \"*\"\nprobability = 0.5\nfault = \"gone\"\n";
             Faults::from_script(&format!("{seed}{rule}{rule}")).unwrap()
         };
-        let strikes = |faults: &Faults| -> Vec<Option<u64>> {
-            let strike = |_| {
+        let applied_rules = |faults: &Faults| -> Vec<Option<u64>> {
+            let rule = |_| {
                 let now = tinkers_core::Timestamp::ORIGIN;
-                faults
-                    .strike("/x", RouteClass::Rest, now)
-                    .map(|strike| strike.by.number)
+                let selected = faults.select("/x", RouteClass::Rest, now);
+                selected.map(|selected| selected.rule.number)
             };
-            (0..200).map(strike).collect()
+            (0..200).map(rule).collect()
         };
-        let one = strikes(&script(""));
-        assert_eq!(one, strikes(&script("seed = 1\n")));
-        assert_ne!(one, strikes(&script("seed = 2\n")));
-        // Were they of one seed, the second would be due only where the first is.
+        let one = applied_rules(&script(""));
+        assert_eq!(one, applied_rules(&script("seed = 1\n")));
+        assert_ne!(one, applied_rules(&script("seed = 2\n")));
+        // With the same seed, the second rule would be due only when the first is, and would never apply.
         assert!(one.contains(&Some(1)) && one.contains(&Some(2)) && one.contains(&None));
     }
 }

@@ -7,7 +7,7 @@ use tinkers_wire::TinkerPath;
 
 use crate::protocol::ids::{ExchangeId, OperationId};
 
-/// What has to be checked at a deadline. There may be nothing left to do when it comes.
+/// A check to be made at a deadline. It may turn out that there is nothing to do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Alarm {
     /// A held poll has to be answered.
@@ -19,7 +19,7 @@ pub(crate) enum Alarm {
     /// A result may have expired.
     Result(OperationId),
     /// A sample may have been abandoned by its client.
-    Left(OperationId),
+    Abandoned(OperationId),
     /// Requests of a model may have waited too long for a missing seq_id.
     Gap(String),
     /// A checkpoint may have expired.

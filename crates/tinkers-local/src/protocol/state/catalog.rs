@@ -7,7 +7,7 @@ use tinkers_wire::LossFn;
 use crate::engine::{BaseModel, CheckpointRecord};
 use crate::read::Refusal;
 
-/// What the engine offers, read once at the start.
+/// The base models and losses of the engine, read once at the start.
 #[derive(Debug)]
 pub(crate) struct Catalog {
     bases: Vec<Arc<BaseModel>>,
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_belongs_to_its_fingerprint_or_else_its_name() {
+    fn base_is_found_by_fingerprint_before_name() {
         let bases = vec![base("a", Some("1")), base("b", Some("2"))];
         let catalog = Catalog::new(bases, Vec::new());
         let found = |record| catalog.base_of(&record).map(|base| base.name.clone());
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_fingerprint_is_the_reason_with_one_base() {
+    fn unknown_fingerprint_is_reported_with_a_single_base() {
         let catalog = Catalog::new(vec![base("a", Some("1"))], Vec::new());
         let error = catalog.base_of(&saved_on("other", Some("3"))).unwrap_err();
         assert_eq!(error.status(), 422);

@@ -1,4 +1,4 @@
-//! The checkpoints on durable storage, and the saves and deletions under way.
+//! The checkpoints on durable storage, and the running saves and deletions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Enters a checkpoint that is on durable storage.
+    /// Adds a checkpoint that is on durable storage.
     pub(crate) fn insert(&mut self, agenda: &mut Agenda, at: Stamp, mut record: CheckpointRecord) {
         record.path = canonical(&record.path);
         if let Some(expires) = expires(at, &record) {
@@ -54,8 +54,8 @@ impl Checkpoints {
         self.saving.contains_key(path)
     }
 
-    /// Whether a path is in use, be it by a save that has not ended.
-    pub(crate) fn is_taken(&self, path: &TinkerPath) -> bool {
+    /// Returns whether a path is in use by a checkpoint or a running save.
+    pub(crate) fn is_in_use(&self, path: &TinkerPath) -> bool {
         self.records.contains_key(path) || self.is_saving(path)
     }
 
@@ -80,7 +80,7 @@ impl Checkpoints {
                 self.saving.remove(path);
             }
         }
-        // An expiry during the save was put off.
+        // The expiry was postponed during the save.
         let expires = self.records.get(path).and_then(|old| expires(at, old));
         if let Some(expires) = expires {
             agenda.add(expires, Alarm::Checkpoint(path.clone()));
@@ -180,7 +180,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_expired_checkpoint_is_deleted_once() {
+    fn expired_checkpoint_is_deleted_once() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let record = record("a", Some(10.0));
         all.insert(&mut agenda, at(0), record.clone());
@@ -196,7 +196,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_save_puts_off_the_expiry_and_refuses_deletion() {
+    fn save_postpones_expiry_and_refuses_deletion() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let path = record("a", None).path;
         all.insert(&mut agenda, at(0), record("a", Some(10.0)));
@@ -216,17 +216,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_path_is_not_saved_while_it_is_deleted() {
+    fn save_during_deletion_is_refused() {
         let (mut all, mut agenda) = (Checkpoints::default(), Agenda::default());
         let record = record("a", None);
         all.insert(&mut agenda, at(0), record.clone());
-        assert!(all.is_taken(&record.path));
+        assert!(all.is_in_use(&record.path));
         all.begin_delete(&record.path).unwrap();
         assert_eq!(all.begin_save(&record.path).unwrap_err().status(), 409);
         all.end_delete(&record.path);
         all.begin_save(&record.path).unwrap();
-        assert!(all.is_taken(&record.path));
-        let told = all.get(&record.path).unwrap_err();
-        assert_eq!(told.status(), 404);
+        assert!(all.is_in_use(&record.path));
+        let error = all.get(&record.path).unwrap_err();
+        assert_eq!(error.status(), 404);
     }
 }

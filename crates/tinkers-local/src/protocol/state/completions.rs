@@ -1,4 +1,4 @@
-//! The completed samples of each client of a sampling session, and the held polls that ask for all of a client's at once.
+//! The completed samples of each client of a sampling session, and the held polls for all samples of a client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::protocol::ids::{ExchangeId, OperationId};
 /// A sampling session and the number of one of its clients.
 pub(crate) type Target = (String, u64);
 
-/// The most completions in one answer.
-const MAX_IN_ANSWER: usize = 4096;
+/// The maximum number of completions in one response.
+const MAX_IN_RESPONSE: usize = 4096;
 
 /// Returns the client to whose polls an operation of this origin is reported.
 pub(crate) fn target_of(origin: &Origin) -> Option<Target> {
@@ -59,7 +59,7 @@ struct Held {
 }
 
 impl CompletionLog {
-    /// Whether `cursor` was given out, or is 0.
+    /// Returns whether `cursor` was given out, or is 0.
     pub(crate) fn is_cursor(&self, cursor: i64) -> bool {
         (0..=self.last).contains(&cursor)
     }
@@ -72,7 +72,7 @@ impl CompletionLog {
         (Arc::clone(&key), self.logs.entry(key).or_default())
     }
 
-    /// Enters a completion. If there are more than `most`, the oldest are forgotten.
+    /// Adds a completion. If there are more than `most`, the oldest are forgotten.
     pub(crate) fn add(&mut self, target: &Target, completion: Completion, most: usize) {
         self.last += 1;
         let cursor = self.last;
@@ -88,7 +88,7 @@ impl CompletionLog {
         }
     }
 
-    /// Forgets the completion of an operation.
+    /// Deletes the completion of an operation.
     pub(crate) fn remove(&mut self, operation: OperationId) {
         if let Some(cursor) = self.cursors.get(&operation) {
             self.remove_at(*cursor);
@@ -106,7 +106,7 @@ impl CompletionLog {
         self.remove_if_empty(&target);
     }
 
-    /// Forgets the completions of a target up to `cursor`, which its client has received.
+    /// Deletes the completions of a target up to `cursor`, which its client has received.
     pub(crate) fn acknowledge(&mut self, target: &Target, cursor: i64) {
         let Some(log) = self.logs.get(target) else {
             return;
@@ -124,7 +124,7 @@ impl CompletionLog {
     }
 
     /// Returns the completions of a target after the cursor `after`, and the cursor of the last one. They stay until they are
-    /// acknowledged, so that none is lost with an answer.
+    /// acknowledged, so that none is lost with a response.
     pub(crate) fn after(&self, target: &Target, after: i64) -> (Vec<Completion>, i64) {
         let Some(log) = self.logs.get(target) else {
             return (Vec::new(), after);
@@ -132,7 +132,7 @@ impl CompletionLog {
         let new = log
             .cursors
             .range(after.saturating_add(1)..)
-            .take(MAX_IN_ANSWER);
+            .take(MAX_IN_RESPONSE);
         let mut last = after;
         let completions = new.filter_map(|cursor| {
             last = *cursor;
@@ -161,7 +161,7 @@ impl CompletionLog {
         agenda.add(until, Alarm::Poll(exchange));
     }
 
-    /// Takes out the held poll of an exchange: its target and cursor.
+    /// Removes the held poll of an exchange: its target and cursor.
     pub(crate) fn release(
         &mut self,
         agenda: &mut Agenda,

@@ -1,4 +1,4 @@
-//! The engine's jobs: what each is for, and those that wait while the engine is paused.
+//! The jobs of the engine: their purposes, and the ones that wait while the engine is paused.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::protocol::ids::{ExchangeId, OperationId};
 /// The longest hold of a poll during a pause, so that clients learn of the pause soon.
 const PAUSED_POLL: Duration = Duration::from_secs(1);
 
-/// What a job is for.
+/// The purpose of a job.
 #[derive(Debug)]
 pub(crate) enum Role {
     Operation(OperationId),
@@ -58,7 +58,7 @@ impl Jobs {
         Some(Effect::Start(job))
     }
 
-    /// Starts a job that no pause holds up.
+    /// Starts a job regardless of a pause.
     #[must_use]
     pub(crate) fn start(&mut self, role: Role, work: Work) -> Effect {
         let id = self.next_id();
@@ -66,7 +66,7 @@ impl Jobs {
         Effect::Start(Job { id, work })
     }
 
-    /// Takes out a job that has ended.
+    /// Removes a job that has ended and returns its purpose.
     pub(crate) fn ended(&mut self, id: JobId) -> Option<Role> {
         self.roles.remove(&id)
     }
@@ -79,17 +79,17 @@ impl Jobs {
         start.into_iter().chain([Effect::Cancel(id)]).collect()
     }
 
-    /// Pauses until `until`; a longer pause stays.
+    /// Pauses until `until`. Does not shorten a longer pause.
     pub(crate) fn pause(&mut self, until: Timestamp) {
         self.paused_until = self.paused_until.max(Some(until));
     }
 
-    /// Whether a pause is over at `now`.
+    /// Returns whether a pause is over at `now`.
     pub(crate) fn is_pause_over(&self, now: Timestamp) -> bool {
         self.paused_until.is_some_and(|until| until <= now)
     }
 
-    /// Ends the pause and starts what was postponed.
+    /// Ends the pause and starts the postponed jobs.
     #[must_use]
     pub(crate) fn resume(&mut self) -> Vec<Effect> {
         self.paused_until = None;
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_postpones_operations_and_no_other_jobs() {
+    fn pause_postpones_operations_only() {
         let at = |seconds| Timestamp::ORIGIN.after(Duration::from_secs(seconds));
         let mut jobs = Jobs::default();
         jobs.pause(at(5));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_postponed_job_is_started_before_it_is_cancelled() {
+    fn postponed_job_is_started_before_it_is_cancelled() {
         let mut jobs = Jobs::default();
         jobs.pause(Timestamp::ORIGIN);
         let id = jobs.next_id();

@@ -1,4 +1,4 @@
-//! The parts of the protocol's state. Each keeps one kind of thing, has private fields, and can be tested alone; commands that
+//! The parts of the protocol's state. Each part has private fields and can be tested alone; commands that
 //! concern several parts are handled by [`Protocol`](super::Protocol).
 
 pub(super) mod agenda;

@@ -28,7 +28,7 @@ pub(crate) struct ModelQueue {
     seen: BTreeMap<u64, (Digest, OperationId)>,
     /// Numbers from `next` on that have no operation.
     skipped: BTreeMap<u64, Skip>,
-    /// Operations that will not run, until they are taken.
+    /// Operations that will not run and have not been reported by `take_failed`.
     failed: Vec<Failed>,
     /// The missing number that `early` waits for.
     gap: Option<Gap>,
@@ -114,7 +114,7 @@ impl Default for ModelQueue {
 }
 
 impl ModelQueue {
-    /// An empty one.
+    /// Creates an empty queue.
     pub(crate) fn new(order: Order) -> Self {
         Self {
             order,
@@ -145,8 +145,8 @@ impl ModelQueue {
         }
     }
 
-    /// Whether a request of `bytes` may be queued. The next number is counted apart from those that wait for it: if these could
-    /// keep it out, none of them would ever run.
+    /// Returns whether a request of `bytes` may be queued. Requests that wait for the next number do not count against it: otherwise they
+    /// could block it and never run.
     pub(crate) fn has_room(&self, number: u64, bytes: usize, limit: QueueLimit) -> bool {
         let [early, ready] = self.bytes;
         let is_next = (self.next..number).all(|before| self.skipped.contains_key(&before));
@@ -181,7 +181,7 @@ impl ModelQueue {
         is_passed && self.order == Order::BySeqId
     }
 
-    /// Notes that the request under `number` was refused: what is accepted from now on does not wait for it.
+    /// Records that the request under `number` was refused: requests accepted from now on do not wait for it.
     pub(crate) fn refuse(&mut self, number: u64) {
         let is_open = number >= self.next && !self.seen.contains_key(&number);
         if is_open && self.order == Order::BySeqId && self.skipped.len() < MAX_SKIPPED {
@@ -189,7 +189,7 @@ impl ModelQueue {
         }
     }
 
-    /// Enters an operation that [`ModelQueue::repeated`] does not know and that has ended already.
+    /// Adds an operation that [`ModelQueue::repeated`] does not know and that has ended already.
     pub(crate) fn admit_ended(&mut self, number: u64, digest: Digest, operation: OperationId) {
         if number == 0 {
             return;
@@ -244,7 +244,7 @@ impl ModelQueue {
         std::mem::take(&mut self.failed)
     }
 
-    /// Whether the request under `number` was refused and no later one was accepted after that.
+    /// Returns whether the request under `number` was refused and no later one was accepted after that.
     pub(crate) fn is_refused(&self, number: u64) -> bool {
         self.skipped.get(&number) == Some(&Skip::Refused)
     }
@@ -260,7 +260,7 @@ impl ModelQueue {
         [before, self.gap]
     }
 
-    /// Notes that `number` is still being sent, so that the wait for it starts again. Returns the gap before and after.
+    /// Records that `number` is still being sent, so that the wait for it starts again. Returns the gap before and after.
     pub(crate) fn attempted(&mut self, number: u64, now: Timestamp) -> [Option<Gap>; 2] {
         let before = self.gap;
         if let Some(gap) = self.gap.as_mut().filter(|gap| gap.number == number) {
@@ -274,7 +274,7 @@ impl ModelQueue {
         self.gap
     }
 
-    /// Ends the wait for the missing number. Takes out the operations that waited, with their numbers, which have then passed.
+    /// Ends the wait for the missing number. Removes the waiting operations and returns them with their numbers, which have then passed.
     pub(crate) fn give_up_gap(&mut self) -> Vec<(u64, OperationId)> {
         self.gap = None;
         self.bytes[0] = 0;
@@ -301,7 +301,7 @@ impl ModelQueue {
         self.running
     }
 
-    /// Notes the end of the running operation.
+    /// Records the end of the running operation.
     pub(crate) fn ended(&mut self) {
         self.running = None;
     }
@@ -328,7 +328,7 @@ impl ModelQueue {
         }
     }
 
-    /// Takes out the operations that have not started.
+    /// Removes the operations that have not started.
     pub(crate) fn clear(&mut self) -> Vec<OperationId> {
         self.bytes[1] = 0;
         let ready = std::mem::take(&mut self.ready).into_iter();
@@ -337,7 +337,7 @@ impl ModelQueue {
         out
     }
 
-    /// Takes out the operations that wait for a missing number.
+    /// Removes the operations that wait for a missing number.
     pub(crate) fn clear_early(&mut self) -> Vec<OperationId> {
         self.gap = None;
         self.bytes[0] = 0;
@@ -345,7 +345,7 @@ impl ModelQueue {
         early.map(|queued| queued.operation).collect()
     }
 
-    /// Forgets which request used `number`.
+    /// Deletes which request used `number`.
     pub(crate) fn forget(&mut self, number: u64) {
         self.seen.remove(&number);
     }
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_stands_for_one_request() {
+    fn seq_id_is_bound_to_one_request() {
         let mut queue = ModelQueue::default();
         admit(&mut queue, 1);
         assert_eq!(
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_number_is_free_until_a_later_one_is_accepted() {
+    fn refused_seq_id_is_free_until_a_later_one_is_accepted() {
         let mut queue = ModelQueue::default();
         queue.refuse(1);
         queue.refuse(2);
@@ -409,7 +409,7 @@ mod tests {
         assert!(queue.repeated(2, digest("x")).is_err());
         assert_eq!(queue.start(), Some(OperationId(3)));
         queue.ended();
-        // A refused repeat of an accepted one changes nothing.
+        // The refusal of a repeated request that was accepted has no effect.
         queue.refuse(3);
         queue.refuse(4);
         assert_eq!((queue.next, queue.skipped.len()), (4, 1));
@@ -435,7 +435,7 @@ mod tests {
             (queue.next, queue.skipped.len(), queue.bytes),
             (5, 0, [0, 0])
         );
-        // A refused number in front of which another one is missing.
+        // A refused number after a missing one.
         queue.ended();
         queue.refuse(6);
         admit(&mut queue, 7);
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_that_ended_at_once_is_not_waited_for() {
+    fn operation_that_ended_at_once_is_not_waited_for() {
         let mut queue = ModelQueue::default();
         queue.admit_ended(2, digest("x"), OperationId(2));
         assert_eq!(
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_timed_from_its_own_beginning() {
+    fn gap_timeout_starts_with_the_gap() {
         let at = |seconds| Timestamp::ORIGIN.after(std::time::Duration::from_secs(seconds));
         let gap = |number, seconds| {
             let since = at(seconds);
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_has_room_for_the_next_number() {
+    fn full_queue_has_room_for_the_next_number() {
         let text = |bytes: usize| Digest::of("test", &vec![b'x'; bytes]);
         for limit in [(2, 1000), (1000, 20)] {
             let limit = QueueLimit {

@@ -1,4 +1,4 @@
-//! The models: what they are, their queues, and the snapshots of their weights.
+//! The models, their queues and the snapshots of their weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::engine::BaseModel;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A model, also after it was unloaded: its run stays in the listings.
+/// A model. Unloaded models are kept for the listings of training runs.
 #[derive(Debug)]
 pub(crate) struct Model {
     session: String,
@@ -19,7 +19,7 @@ pub(crate) struct Model {
     lora: LoraConfig,
     user_metadata: Option<BTreeMap<String, String>>,
     queue: ModelQueue,
-    /// Why it takes no more requests.
+    /// The reason for which it accepts no more requests; `None` if it accepts them.
     retired: Option<String>,
     /// Whether it is unloaded as soon as its running operation has ended.
     unloads: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// A model that was asked for at `created`, in seconds since the Unix epoch.
+    /// Creates a model; `created` is the time of the request, in seconds since the Unix epoch.
     pub(crate) fn new(
         session: String,
         base: Arc<BaseModel>,
@@ -75,18 +75,18 @@ impl Model {
         &self.queue
     }
 
-    /// The operation that unloads it, if a client asked for that.
+    /// Returns the operation that unloads it, if a client asked for that.
     pub(crate) fn unloading(&self) -> Option<OperationId> {
         self.unloading
     }
 
-    /// The time of its last request, in seconds since the Unix epoch.
+    /// Returns the time of its last request, in seconds since the Unix epoch.
     pub(crate) fn last_request(&self) -> f64 {
         self.last_request
     }
 }
 
-/// What is left of a model that was retired.
+/// The operations of a model that was retired.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Retired {
     /// Operations that have not started and will not run.
@@ -104,7 +104,7 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    /// Enters a model; its creation is the first operation of its queue.
+    /// Adds a model; its creation is the first operation of its queue.
     pub(crate) fn insert(
         &mut self,
         id: String,
@@ -141,7 +141,7 @@ impl Models {
         }
     }
 
-    /// Notes a request at `seconds` since the Unix epoch and returns the queue that it goes to.
+    /// Records a request at `seconds` since the Unix epoch and returns the queue that it goes to.
     ///
     /// # Errors
     /// As [`Self::usable`].
@@ -181,7 +181,7 @@ impl Models {
         model.queue.clear()
     }
 
-    /// Retires a model at once; it is unloaded when what runs has ended. `None` if it is unknown or was retired before.
+    /// Retires a model at once; it is unloaded when its running operation has ended. `None` if it is unknown or was retired before.
     pub(crate) fn retire(&mut self, id: &str, reason: &str) -> Option<Retired> {
         let model = self.all.get_mut(id)?;
         if model.retired.replace(reason.to_owned()).is_some() {
@@ -193,7 +193,7 @@ impl Models {
         Some(Retired { not_run, running })
     }
 
-    /// Notes the end of a model's running operation. Returns whether the model has to be unloaded now.
+    /// Records the end of a model's running operation. Returns whether the model has to be unloaded now.
     pub(crate) fn operation_ended(&mut self, id: &str) -> bool {
         let Some(model) = self.all.get_mut(id) else {
             return false;
@@ -202,7 +202,7 @@ impl Models {
         std::mem::take(&mut model.unloads)
     }
 
-    /// Enters a sampler of a model's weights in memory. Returns the least recently used ones beyond `most`.
+    /// Adds a sampler of a model's weights in memory. Returns the least recently used ones beyond `most`.
     pub(crate) fn add_snapshot(&mut self, id: &str, sampler: String, most: usize) -> Vec<String> {
         let Some(model) = self.all.get_mut(id) else {
             return Vec::new();
@@ -229,7 +229,8 @@ impl Models {
         model.map_or_else(Vec::new, |model| std::mem::take(&mut model.snapshots))
     }
 
-    /// Forgets all models. Those whose running operation is no unloading, as `unloads` tells, become orphans.
+    /// Deletes all models. Models with a running operation become orphans, unless `unloads` returns
+    /// true for it.
     pub(crate) fn restart(&mut self, unloads: impl Fn(OperationId) -> bool) {
         for (id, model) in std::mem::take(&mut self.all) {
             if model
@@ -242,7 +243,7 @@ impl Models {
         }
     }
 
-    /// Takes out an orphan: the engine can unload the model now.
+    /// Removes an orphan: the engine can unload the model now.
     pub(crate) fn take_orphan(&mut self, id: &str) -> bool {
         self.orphans.remove(id)
     }
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_model_is_unloaded_after_what_runs() {
+    fn retired_model_is_unloaded_after_its_running_operation() {
         let mut models = models(3);
         let queue = models.queue_mut("m").unwrap();
         assert_eq!(queue.start(), Some(OperationId(1)));
@@ -292,14 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn a_model_without_a_running_operation_is_unloaded_at_once() {
+    fn idle_model_is_unloaded_at_once() {
         let mut models = models(1);
         assert_eq!(models.retire("m", "reason").unwrap().running, None);
         assert!(!models.operation_ended("m"));
     }
 
     #[test]
-    fn unloading_runs_what_is_queued_and_gives_up_what_waits() {
+    fn unload_runs_queued_operations_and_drops_waiting_ones() {
         let mut models = models(2);
         let queue = models.queue_mut("m").unwrap();
         queue.admit(9, digest(), OperationId(9));
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_runs_on_a_model_whose_creation_failed() {
+    fn failed_creation_drops_the_queue() {
         let mut models = models(3);
         models.queue_mut("m").unwrap().start();
         models.operation_ended("m");
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_snapshot_goes_first() {
+    fn least_recently_used_snapshot_is_dropped_first() {
         let mut models = models(1);
         for sampler in ["a", "b"] {
             let excess = models.add_snapshot("m", sampler.to_owned(), 2);
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_leaves_models_with_running_work_as_orphans() {
+    fn restart_orphans_models_with_running_operations() {
         for unloads in [false, true] {
             let mut models = models(1);
             models.queue_mut("m").unwrap().start();

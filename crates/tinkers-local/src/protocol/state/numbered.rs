@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::read::{Digest, Refusal};
 
-/// What each number of a session or sampler was used for.
+/// The requests of a session or sampler by their numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct NumberedRequests<T>(BTreeMap<u64, (Digest, T)>);
 
@@ -15,7 +15,7 @@ impl<T> Default for NumberedRequests<T> {
 }
 
 impl<T: Copy> NumberedRequests<T> {
-    /// Returns what `number` was used for by the same request; `None` if it is unused.
+    /// Returns the value stored for `number` if it was used by the same request; `None` if it is unused.
     ///
     /// # Errors
     /// If another request used it; `field` is the number's name in the body.
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_belongs_to_one_request() {
+    fn number_is_bound_to_one_request() {
         let digest = |text: &str| Digest::of("test", text.as_bytes());
         let mut seen = NumberedRequests::default();
         assert_eq!(seen.next_free(), 0);

@@ -1,4 +1,4 @@
-//! The operations: accepted requests whose results are, or will be, there to be polled for.
+//! The operations: accepted requests whose results can be polled for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::engine::{CheckpointRecord, EngineError, JobId, Work};
 use crate::protocol::ids::{OperationId, RequestIds};
 use crate::protocol::payload::{Payload, Product};
 
-/// What an operation is for.
+/// The purpose of an operation.
 #[derive(Debug, Clone)]
 pub(crate) enum Goal {
     CreateModel,
@@ -28,7 +28,7 @@ pub(crate) enum Goal {
     Snapshot(Box<Sampler>, String),
 }
 
-/// What an operation belongs to.
+/// The owner of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// A model, under a `seq_id`; 0 stands for none.
@@ -47,11 +47,11 @@ pub(crate) struct Operation {
     state: State,
     /// Whether its result is no longer wanted.
     is_abandoned: bool,
-    /// Why it was cancelled.
+    /// The reason for which it was cancelled.
     cancelled: Option<String>,
-    /// When its result expires.
+    /// The time at which its result expires.
     expires: Option<Timestamp>,
-    /// The last poll for it.
+    /// The time of the last poll for it.
     polled: Option<Timestamp>,
 }
 
@@ -71,7 +71,7 @@ impl Operation {
         &self.origin
     }
 
-    /// The model that it belongs to.
+    /// Returns the model that it belongs to.
     pub(crate) fn model(&self) -> Option<&str> {
         match &self.origin {
             Origin::Model(model, _) => Some(model),
@@ -91,17 +91,17 @@ impl Operation {
         self.cancelled.is_some()
     }
 
-    /// Whether its result is no longer wanted.
+    /// Returns whether its result is no longer wanted.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }
 
-    /// The last poll for it.
+    /// Returns the time of the last poll for it.
     pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
 
-    /// Its result, once it has ended.
+    /// Returns the result of the operation, once it has ended.
     pub(crate) fn result(&self) -> Option<&Result<Arc<Payload>, EngineError>> {
         match &self.state {
             State::Ended(result) => Some(result),
@@ -119,21 +119,21 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// No operations yet; `chance` makes the request ids of this process.
-    pub(crate) fn new(chance: Arc<dyn Jitter>) -> Self {
+    /// Creates an empty collection; `random` generates the request ids.
+    pub(crate) fn new(random: Arc<dyn Jitter>) -> Self {
         Self {
-            ids: RequestIds::new(chance),
+            ids: RequestIds::new(random),
             all: BTreeMap::new(),
             retained: RetainedResults::default(),
         }
     }
 
-    /// Enters an operation that waits to be started.
+    /// Adds an operation that waits to be started.
     pub(crate) fn add(&mut self, goal: Goal, origin: Origin, work: Work) -> OperationId {
         self.add_in(State::Queued(Box::new(work)), goal, origin)
     }
 
-    /// Enters an operation that has failed already.
+    /// Adds an operation that has failed already.
     pub(crate) fn add_failed(&mut self, origin: Origin, error: EngineError) -> OperationId {
         self.add_in(State::Ended(Err(error)), Goal::Compute, origin)
     }
@@ -216,14 +216,14 @@ impl Operations {
         (Some(operation.origin.clone()), result)
     }
 
-    /// Notes a poll for an operation.
+    /// Records a poll for an operation.
     pub(crate) fn note_poll(&mut self, id: OperationId, now: Timestamp) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.polled = Some(now);
         }
     }
 
-    /// Notes that the result of an operation is no longer wanted.
+    /// Records that the result of an operation is no longer wanted.
     pub(crate) fn abandon(&mut self, id: OperationId) {
         if let Some(operation) = self.all.get_mut(&id) {
             operation.is_abandoned = true;
@@ -249,7 +249,7 @@ impl Operations {
         self.retained.add(id, bytes);
     }
 
-    /// Notes that a result was sent, and shortens its time to `expires`. Returns whether it was longer before.
+    /// Records that a result was fetched, and moves its expiry forward to `expires`. Returns whether it was later before.
     pub(crate) fn fetched(&mut self, id: OperationId, expires: Timestamp) -> bool {
         let Some(operation) = self.all.get_mut(&id) else {
             return false;
@@ -262,7 +262,7 @@ impl Operations {
         is_shorter
     }
 
-    /// Whether the result of an operation has expired at `now`.
+    /// Returns whether the result of an operation has expired at `now`.
     pub(crate) fn is_expired(&self, id: OperationId, now: Timestamp) -> bool {
         let expires = self.all.get(&id).and_then(|operation| operation.expires);
         expires.is_some_and(|expires| expires <= now)
@@ -273,7 +273,7 @@ impl Operations {
         self.retained.excess(budget)
     }
 
-    /// Forgets an operation and its result. Returns its origin.
+    /// Deletes an operation and its result. Returns its origin.
     pub(crate) fn remove(&mut self, id: OperationId) -> Option<Origin> {
         self.retained.remove(id);
         Some(self.all.remove(&id)?.origin)
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_starts_once() {
+    fn operation_starts_once() {
         let mut operations = operations();
         let id = operations.add(Goal::Compute, origin(), work());
         assert!(operations.start(id, JobId(1)).is_some());
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_operation_fails_with_the_reason() {
+    fn cancelled_operation_fails_with_the_reason() {
         let mut operations = operations();
         let id = operations.add(Goal::Compute, origin(), work());
         assert_eq!(operations.cancel(id, "too early"), None);
@@ -339,13 +339,13 @@ mod tests {
         let failure = Err(EngineError::server("stopped"));
         let (_, result) = operations.job_ended(id, failure);
         assert!(result.unwrap_err().message.starts_with("its client left; "));
-        // A result that came all the same is kept.
+        // The result of an operation that succeeded despite the cancellation is kept.
         operations.cancel(id, "its client left");
         assert!(operations.job_ended(id, Ok(Product::Nothing)).1.is_ok());
     }
 
     #[test]
-    fn a_running_save_is_not_cancelled() {
+    fn running_save_is_not_cancelled() {
         let record = crate::protocol::state::checkpoints::tests::record("c", None);
         let mut operations = operations();
         let id = operations.add(Goal::Save(Box::new(record)), origin(), work());
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fetched_result_expires_sooner_and_never_later() {
+    fn fetch_shortens_the_expiry_only() {
         let mut operations = operations();
         let id = operations.add_failed(origin(), EngineError::user(""));
         operations.end(id, Err(EngineError::user("")), at(100));
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_keeps_running_operations_and_no_request_id() {
+    fn restart_keeps_running_operations_without_request_ids() {
         let mut operations = Operations::new(Arc::new(tinkers_core::SplitMix::new(1)));
         let running = operations.add(Goal::Compute, origin(), work());
         operations.start(running, JobId(1));

@@ -8,7 +8,7 @@ use super::agenda::{Agenda, Alarm};
 use crate::protocol::ids::{ExchangeId, OperationId};
 use crate::protocol::payload::Form;
 
-/// What a poll asks for.
+/// A poll for the result of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Poll {
     pub(crate) operation: OperationId,
@@ -42,7 +42,7 @@ impl Polls {
         agenda.add(until, Alarm::Poll(exchange));
     }
 
-    /// Takes out the poll of an exchange.
+    /// Removes the held poll of an exchange and returns it.
     pub(crate) fn release(&mut self, agenda: &mut Agenda, exchange: ExchangeId) -> Option<Poll> {
         let (poll, until) = self.held.remove(&exchange)?;
         agenda.remove(until, Alarm::Poll(exchange));
@@ -55,7 +55,7 @@ impl Polls {
         Some(poll)
     }
 
-    /// Takes out the polls for an operation.
+    /// Removes the held polls for an operation and returns them.
     pub(crate) fn release_all(
         &mut self,
         agenda: &mut Agenda,

@@ -1,4 +1,4 @@
-//! The sizes of the results that are kept, and which is dropped first when they exceed their budget.
+//! The sizes of the kept results, and the order in which they are dropped when they exceed their budget.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ enum Stage {
 }
 
 impl RetainedResults {
-    /// Enters a result of `bytes`.
+    /// Adds a result of `bytes`.
     pub(crate) fn add(&mut self, id: OperationId, bytes: usize) {
         self.remove(id);
         let bytes = bytes.saturating_add(OVERHEAD);
@@ -31,7 +31,7 @@ impl RetainedResults {
         self.entries.insert(id, (Stage::Waiting, bytes));
     }
 
-    /// Notes that a result was sent to a client.
+    /// Records that a result was sent to a client.
     pub(crate) fn fetched(&mut self, id: OperationId) {
         if let Some((stage, _)) = self.entries.get_mut(&id) {
             self.order.remove(&(*stage, id));
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn fetched_results_are_dropped_first_and_one_always_stays() {
+    fn fetched_results_are_dropped_first_and_one_is_kept() {
         let mut retained = RetainedResults::default();
         for id in 1..=5 {
             retained.add(OperationId(id), 1000);

@@ -1,4 +1,4 @@
-//! How many samples may be in flight.
+//! The limits of samples in flight.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::model_queue::QueueLimit;
 use crate::protocol::ids::OperationId;
 use crate::protocol::stamp::Stamp;
 use crate::read::Refusal;
-use crate::window::{self, Window, WindowCounts};
+use crate::window::{Window, WindowCounts, WindowLimiter};
 
 /// The samples that have not ended, with the bytes of their bodies.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct SampleLimit {
     bodies: BTreeMap<OperationId, usize>,
     bytes: usize,
     limit: QueueLimit,
-    window: Option<window::State>,
+    window: Option<WindowLimiter>,
 }
 
 impl SampleLimit {
@@ -25,7 +25,7 @@ impl SampleLimit {
             bodies: BTreeMap::new(),
             bytes: 0,
             limit,
-            window: window.map(window::State::new),
+            window: window.map(WindowLimiter::new),
         }
     }
 
@@ -60,7 +60,7 @@ impl SampleLimit {
         self.bytes += bytes;
     }
 
-    /// Gives back what an operation took, if it is a sample.
+    /// Releases the capacity of an operation that has ended, if it is a sample.
     pub(crate) fn ended(&mut self, now: Timestamp, id: OperationId) {
         let Some(bytes) = self.bodies.remove(&id) else {
             return;
@@ -78,7 +78,7 @@ mod tests {
     use std::time::SystemTime;
 
     #[test]
-    fn requests_and_bytes_are_bounded_and_given_back() {
+    fn requests_and_bytes_are_limited_and_released() {
         let at = Stamp {
             now: Timestamp::ORIGIN,
             wall: SystemTime::UNIX_EPOCH,

@@ -6,28 +6,28 @@ use std::sync::Arc;
 use tinkers_core::Timestamp;
 
 use super::numbered::NumberedRequests;
-use crate::engine::{BaseModel, Weights};
+use crate::engine::{BaseModel, SamplerWeights};
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A sampler, also after it has ended.
+/// A sampler. Ended samplers are kept, to refuse their requests with a reason.
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
     session: String,
     base: Arc<BaseModel>,
-    weights: Weights,
+    weights: SamplerWeights,
     /// The model whose weights in memory it samples from.
     model: Option<String>,
-    /// Why it has ended.
+    /// The reason for which it has ended.
     ended: Option<String>,
-    /// The last poll for all of its samples together.
+    /// The time of the last poll for all of its samples together.
     polled: Option<Timestamp>,
     /// Samples by `seq_id`.
     samples: NumberedRequests<OperationId>,
 }
 
 impl Sampler {
-    pub(crate) fn new(session: String, base: Arc<BaseModel>, weights: Weights) -> Self {
+    pub(crate) fn new(session: String, base: Arc<BaseModel>, weights: SamplerWeights) -> Self {
         Self {
             session,
             base,
@@ -47,16 +47,16 @@ impl Sampler {
         &self.base
     }
 
-    pub(crate) fn weights(&self) -> &Weights {
+    pub(crate) fn weights(&self) -> &SamplerWeights {
         &self.weights
     }
 
-    /// The last poll for all of its samples together.
+    /// Returns the time of the last poll for all of its samples together.
     pub(crate) fn polled(&self) -> Option<Timestamp> {
         self.polled
     }
 
-    /// Its samples by `seq_id`.
+    /// Returns its samples by `seq_id`.
     pub(crate) fn samples(&self) -> &NumberedRequests<OperationId> {
         &self.samples
     }
@@ -71,7 +71,7 @@ impl Samplers {
         self.0.insert(id, sampler);
     }
 
-    /// Enters a sampler of the weights that `model` has in memory.
+    /// Adds a sampler of the weights that `model` has in memory.
     pub(crate) fn insert_snapshot(&mut self, id: String, model: &str, sampler: Sampler) {
         let model = Some(model.to_owned());
         self.0.insert(id, Sampler { model, ..sampler });
@@ -108,14 +108,14 @@ impl Samplers {
         self.0.get(id)?.model.as_deref()
     }
 
-    /// Notes a poll for all samples of a sampler together.
+    /// Records a poll for all samples of a sampler together.
     pub(crate) fn note_poll(&mut self, id: &str, now: Timestamp) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.polled = Some(now);
         }
     }
 
-    /// Enters a sample under its `seq_id`.
+    /// Adds a sample under its `seq_id`.
     pub(crate) fn add_sample(
         &mut self,
         id: &str,
@@ -128,24 +128,24 @@ impl Samplers {
         }
     }
 
-    /// Forgets the sample under a `seq_id`.
+    /// Deletes the sample under a `seq_id`.
     pub(crate) fn forget_sample(&mut self, id: &str, number: u64) {
         if let Some(sampler) = self.0.get_mut(id) {
             sampler.samples.remove(number);
         }
     }
 
-    /// Ends a sampler; the first reason stays. Returns whether its snapshot has to be dropped.
+    /// Ends a sampler, unless it has ended already. Returns whether its snapshot has to be dropped.
     pub(crate) fn end(&mut self, id: &str, reason: &str) -> bool {
         let Some(sampler) = self.0.get_mut(id).filter(|sampler| sampler.ended.is_none()) else {
             return false;
         };
         sampler.ended = Some(reason.to_owned());
         sampler.samples.clear();
-        matches!(sampler.weights, Weights::Snapshot(_))
+        matches!(sampler.weights, SamplerWeights::Snapshot(_))
     }
 
-    /// Forgets all samplers.
+    /// Deletes all samplers.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
@@ -171,12 +171,12 @@ pub(super) mod tests {
 
     /// A sampler of a snapshot.
     pub(crate) fn snapshot(id: &str) -> Sampler {
-        let weights = Weights::Snapshot(id.to_owned());
+        let weights = SamplerWeights::Snapshot(id.to_owned());
         Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights)
     }
 
     #[test]
-    fn an_ended_sampler_is_known_and_takes_nothing() {
+    fn ended_sampler_is_known_but_refuses_requests() {
         let mut samplers = Samplers::default();
         samplers.insert_snapshot("s".to_owned(), "model", snapshot("s"));
         samplers.add_sample("s", 1, Digest::of("test", b""), OperationId(1));
@@ -193,7 +193,7 @@ pub(super) mod tests {
     #[test]
     fn only_snapshots_are_dropped_with_their_sampler() {
         let mut samplers = Samplers::default();
-        let weights = Weights::Base("base".to_owned());
+        let weights = SamplerWeights::Base("base".to_owned());
         let sampler = Sampler::new("session".to_owned(), Arc::new(base("base", None)), weights);
         samplers.insert("s".to_owned(), sampler);
         assert!(!samplers.end("s", "it was finished"));

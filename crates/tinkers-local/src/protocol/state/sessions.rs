@@ -1,4 +1,4 @@
-//! The sessions and what was created in them.
+//! The sessions, with their models and samplers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use super::numbered::NumberedRequests;
 use crate::protocol::ids::OperationId;
 use crate::read::{Digest, Refusal};
 
-/// A session, also after it has ended.
+/// A session. Ended sessions are kept, to be listed.
 #[derive(Debug)]
 pub(crate) struct Session {
     number: u64,
     last_heartbeat: Timestamp,
-    /// Why it has ended.
+    /// The reason for which it has ended.
     ended: Option<&'static str>,
     user_metadata: BTreeMap<String, String>,
     display_name: Option<String>,
@@ -30,17 +30,17 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The models that were created in it, by `model_seq_id`.
+    /// Returns the models that were created in it, by `model_seq_id`.
     pub(crate) fn models(&self) -> &NumberedRequests<OperationId> {
         &self.models
     }
 
-    /// The samplers that were created in it, by `sampling_session_seq_id`.
+    /// Returns the samplers that were created in it, by `sampling_session_seq_id`.
     pub(crate) fn samplers(&self) -> &NumberedRequests<()> {
         &self.samplers
     }
 
-    /// Enters a model.
+    /// Adds a model.
     pub(crate) fn add_model(
         &mut self,
         number: u64,
@@ -57,7 +57,7 @@ impl Session {
         self.samplers.insert(number, digest, ());
     }
 
-    /// Enters a sampler.
+    /// Adds a sampler.
     pub(crate) fn add_sampler(&mut self, id: String) {
         self.sampler_ids.push(id);
     }
@@ -66,17 +66,17 @@ impl Session {
 /// The sessions by their ids.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    chance: Arc<dyn Jitter>,
-    /// How many were created, also before a restart.
+    random: Arc<dyn Jitter>,
+    /// The number of sessions created so far, including those before a restart.
     created: u64,
     all: BTreeMap<String, Session>,
 }
 
 impl Sessions {
-    /// No sessions yet; `chance` makes their ids.
-    pub(crate) fn new(chance: Arc<dyn Jitter>) -> Self {
+    /// Creates an empty collection; `random` generates the session ids.
+    pub(crate) fn new(random: Arc<dyn Jitter>) -> Self {
         Self {
-            chance,
+            random,
             created: 0,
             all: BTreeMap::new(),
         }
@@ -88,7 +88,7 @@ impl Sessions {
         // The counter makes the id unique in this process, whatever the random bits are.
         let id = format!(
             "session-{:012x}{:04x}",
-            self.chance.bits() >> 16,
+            self.random.bits() >> 16,
             self.created
         );
         let session = Session {
@@ -121,7 +121,7 @@ impl Sessions {
         }
     }
 
-    /// As [`Self::live`], to be changed.
+    /// As [`Self::live`], for changes.
     pub(crate) fn live_mut(&mut self, id: &str) -> Result<&mut Session, Refusal> {
         self.live(id)?;
         self.all.get_mut(id).ok_or_else(|| unknown(id))
@@ -131,7 +131,7 @@ impl Sessions {
         self.all.get(id).ok_or_else(|| unknown(id))
     }
 
-    /// Notes a heartbeat.
+    /// Records a heartbeat.
     pub(crate) fn heartbeat(&mut self, now: Timestamp, id: &str) -> Result<(), Refusal> {
         self.live_mut(id)?.last_heartbeat = now;
         Ok(())
@@ -143,7 +143,7 @@ impl Sessions {
         Some(session.last_heartbeat.after(expiry))
     }
 
-    /// Whether a session has ended.
+    /// Returns whether a session has ended.
     ///
     /// # Errors
     /// If it is unknown.
@@ -201,7 +201,7 @@ impl Sessions {
         self.all.get(id)?.project_id.as_deref()
     }
 
-    /// Forgets all sessions.
+    /// Deletes all sessions.
     pub(crate) fn clear(&mut self) {
         self.all.clear();
     }
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_session_is_listed_and_takes_nothing() {
+    fn ended_session_is_listed_but_refuses_requests() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
         let id = sessions.create(at(0), body());
         let session = sessions.live_mut(&id).unwrap();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_moves_the_expiry() {
+    fn heartbeat_postpones_the_expiry() {
         let mut sessions = Sessions::new(Arc::new(FixedJitter(0.5)));
         let id = sessions.create(at(0), body());
         let expiry = Duration::from_secs(10);

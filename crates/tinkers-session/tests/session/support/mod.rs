@@ -1,6 +1,6 @@
-//! A world for one session: a scripted server, a clock and executors that stand still until they are moved.
+//! The fixture of a session: a scripted server, a manual clock and manual executors.
 
-mod hands;
+mod executor;
 mod server;
 
 use std::future::Future;
@@ -13,32 +13,32 @@ use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
 
-pub(crate) use hands::{Flag, Hands};
-pub(crate) use server::{Asked, Line, Reply, Server};
+pub(crate) use executor::{ManualExecutor, WakeFlag};
+pub(crate) use server::{Channel, Recorded, Reply, Server};
 
-/// Where the scripted server is said to be.
+/// The address of the scripted server.
 pub(crate) const ADDRESS: &str = "http://tinker.example/prefix";
 
-/// What a session lives in.
+/// The environment of a session.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct Fixture {
     pub(crate) clock: ManualClock,
     pub(crate) server: Arc<Server>,
-    /// Runs what is no heartbeat.
-    pub(crate) main: Hands,
+    /// Runs all tasks except heartbeats.
+    pub(crate) main: ManualExecutor,
     /// Runs heartbeats.
-    pub(crate) heart: Hands,
+    pub(crate) heartbeat: ManualExecutor,
     pub(crate) endpoints: Endpoints,
 }
 
-impl World {
+impl Fixture {
     pub(crate) fn new() -> Self {
         let clock = ManualClock::new();
         Self {
             server: Server::new(clock.clone()),
             clock,
-            main: Hands::default(),
-            heart: Hands::default(),
+            main: ManualExecutor::default(),
+            heartbeat: ManualExecutor::default(),
             endpoints: Endpoints::new(),
         }
     }
@@ -48,7 +48,7 @@ impl World {
         let time: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let jitter: Arc<dyn Jitter> = Arc::new(SplitMix::new(7));
         SessionParts {
-            transport: self.server.line(Line::Main),
+            transport: self.server.transport(Channel::Main),
             time: Arc::clone(&time),
             jitter,
             spawner: Arc::new(self.main.clone()),
@@ -56,9 +56,9 @@ impl World {
                 .endpoints
                 .get_or_create(EndpointKey::new(address, b"tml-secret")),
             heartbeat: HeartbeatParts {
-                transport: self.server.line(Line::Heart),
+                transport: self.server.transport(Channel::Heartbeat),
                 time,
-                spawner: Arc::new(self.heart.clone()),
+                spawner: Arc::new(self.heartbeat.clone()),
             },
             recovered_errors: Arc::default(),
         }
@@ -68,89 +68,89 @@ impl World {
         self.parts_at(ADDRESS)
     }
 
-    /// Opens a session with `options`; what is sent for it can be read at the server.
+    /// Opens a session with `options`.
     pub(crate) fn try_open(&self, options: SessionOptions) -> Result<Arc<Session>, Error> {
         self.drive(Session::open(self.parts(), options))
     }
 
-    /// Opens a session that nothing stands in the way of.
+    /// Opens a session with default options.
     pub(crate) fn open(&self) -> Arc<Session> {
         self.try_open(SessionOptions::default())
             .expect("the session opens")
     }
 
-    /// The error of a start that must fail.
-    pub(crate) fn open_fails(&self) -> Error {
+    /// Returns the error of an opening that must fail.
+    pub(crate) fn open_error(&self) -> Error {
         self.try_open(SessionOptions::default())
             .expect_err("the session must not open")
     }
 
-    /// Drives `work` to its end beside the background tasks, moving the clock to the next sleeper whenever nothing else can
-    /// happen. Only what was woken is polled, so a lost wake-up shows as a hang.
+    /// Runs `work` to its end together with the background tasks, and advances the clock to the next timer when all of them wait. Only
+    /// woken tasks are polled, so that a lost wake-up is a hang.
     pub(crate) fn drive<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
-        let woken = Flag::raised();
+        let woken = WakeFlag::raised();
         let waker = Waker::from(Arc::clone(&woken));
         for _ in 0..100_000 {
-            self.settle();
+            self.run_tasks();
             if woken.take() {
                 if let Poll::Ready(output) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    self.settle();
+                    self.run_tasks();
                     return output;
                 }
                 continue;
             }
             assert!(
                 self.clock.advance_to_next().is_some(),
-                "nobody sleeps and nobody can go on: it hangs"
+                "the work hangs: there is no timer left"
             );
         }
-        panic!("it does not end");
+        panic!("the work does not end");
     }
 
-    /// Lets the background tasks do what they can at this moment.
-    pub(crate) fn settle(&self) {
+    /// Runs the background tasks until all of them wait.
+    pub(crate) fn run_tasks(&self) {
         for _ in 0..10_000 {
-            let main = self.main.turn();
-            let heart = self.heart.turn();
-            if !main && !heart {
+            let main = self.main.poll_woken();
+            let heartbeat = self.heartbeat.poll_woken();
+            if !main && !heartbeat {
                 return;
             }
         }
-        panic!("the background tasks never rest");
+        panic!("the background tasks never wait");
     }
 
-    /// Moves the clock from sleeper to sleeper until `is_so`.
-    pub(crate) fn until(&self, is_so: impl Fn(&Server) -> bool) {
+    /// Runs the background tasks and advances the clock until the condition holds.
+    pub(crate) fn run_until(&self, condition: impl Fn(&Server) -> bool) {
         for _ in 0..10_000 {
-            self.settle();
-            if is_so(&self.server) {
+            self.run_tasks();
+            if condition(&self.server) {
                 return;
             }
             assert!(
                 self.clock.advance_to_next().is_some(),
-                "nobody sleeps: it never comes about"
+                "the condition never holds: there is no timer left"
             );
         }
-        panic!("it does not come about");
+        panic!("the condition never holds");
     }
 
-    /// The moments of the first `count` heartbeats, in seconds; waits for them.
-    pub(crate) fn beats(&self, count: usize) -> Vec<f64> {
-        self.until(|server| server.on_line(Line::Heart).len() >= count);
-        let beats = self.server.on_line(Line::Heart);
-        beats.iter().map(Asked::seconds).collect()
+    /// Waits for `count` heartbeats. Returns the times of all heartbeats in seconds.
+    pub(crate) fn heartbeat_times(&self, count: usize) -> Vec<f64> {
+        self.run_until(|server| server.requests_on(Channel::Heartbeat).len() >= count);
+        let heartbeats = self.server.requests_on(Channel::Heartbeat);
+        heartbeats.iter().map(Recorded::seconds).collect()
     }
 
     pub(crate) fn clock_seconds(&self) -> f64 {
         self.clock.now().since_origin().as_secs_f64()
     }
 
-    /// Nothing runs in the background, nothing waits for the clock.
-    pub(crate) fn assert_at_rest(&self) {
-        self.settle();
-        assert_eq!(self.heart.running(), 0, "a heartbeat runs");
-        assert_eq!(self.main.running(), 0, "a background task runs");
-        assert_eq!(self.clock.sleepers(), 0, "somebody sleeps");
+    /// Asserts that there are no background tasks and no timers.
+    pub(crate) fn assert_idle(&self) {
+        self.run_tasks();
+        assert_eq!(self.heartbeat.running(), 0, "heartbeats are running");
+        assert_eq!(self.main.running(), 0, "a background task is running");
+        assert_eq!(self.clock.sleepers(), 0, "a timer is left");
     }
 }

@@ -1,4 +1,4 @@
-//! A server that answers by a script, one for each route, and keeps what it was asked.
+//! A server with a script of replies for each route, which records its requests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,39 +13,39 @@ use tinkers_core::{
 };
 use tinkers_wire::routes;
 
-/// One answer of the script.
+/// A scripted reply.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Reply {
     /// A status with a body.
     Status(u16, &'static str),
     /// A status with one header and an empty JSON object.
     Header(u16, &'static str, &'static str),
-    /// What `Status` says, so much later.
+    /// A status with a body, after a delay.
     Late(Duration, u16, &'static str),
     /// The connection fails.
     Fails(TransportErrorKind, Sent),
-    /// Never an answer.
+    /// No response.
     Hangs,
-    /// A layer over the transport panics.
+    /// A panic in the transport.
     Panics,
 }
 
-/// Which of the session's two transports carried a request.
+/// One of the two transports of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Line {
+pub(crate) enum Channel {
     Main,
-    Heart,
+    Heartbeat,
 }
 
-/// A request that came in.
+/// A recorded request.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct Recorded {
     pub(crate) at: Timestamp,
-    pub(crate) line: Line,
+    pub(crate) channel: Channel,
     pub(crate) request: HttpRequest,
 }
 
-impl Asked {
+impl Recorded {
     pub(crate) fn path(&self) -> &str {
         &self.request.path
     }
@@ -72,9 +72,9 @@ pub(crate) struct Server {
 
 #[derive(Debug, Default)]
 struct Inner {
-    asked: Vec<Asked>,
+    requests: Vec<Recorded>,
     next: BTreeMap<String, VecDeque<Reply>>,
-    usual: BTreeMap<String, Reply>,
+    default: BTreeMap<String, Reply>,
 }
 
 impl Server {
@@ -84,96 +84,102 @@ impl Server {
             inner: Mutex::default(),
         };
         let created = Reply::Status(200, r#"{"session_id": "session-1"}"#);
-        server.usually(routes::CREATE_SESSION, created);
+        server.set_default(routes::CREATE_SESSION, created);
         Arc::new(server)
     }
 
-    /// The next requests on `path` are answered so, those behind them as usual.
-    pub(crate) fn next(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
+    /// Scripts the replies to the next requests to `path`.
+    pub(crate) fn script(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         let mut inner = self.lock();
         let script = inner.next.entry(path.to_owned()).or_default();
         script.extend(replies);
     }
 
-    /// Every request on `path` is answered so, unless a reply for it comes before. An empty object if never told.
-    pub(crate) fn usually(&self, path: &str, reply: Reply) {
-        self.lock().usual.insert(path.to_owned(), reply);
+    /// Sets the reply to requests to `path` without a scripted one. The default is an empty object.
+    pub(crate) fn set_default(&self, path: &str, reply: Reply) {
+        self.lock().default.insert(path.to_owned(), reply);
     }
 
-    /// All that was asked, in order.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.lock().asked.clone()
+    /// Returns all requests in order.
+    pub(crate) fn requests(&self) -> Vec<Recorded> {
+        self.lock().requests.clone()
     }
 
-    pub(crate) fn on_line(&self, line: Line) -> Vec<Asked> {
-        let mut asked = self.asked();
-        asked.retain(|asked| asked.line == line);
-        asked
+    pub(crate) fn requests_on(&self, channel: Channel) -> Vec<Recorded> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.channel == channel);
+        requests
     }
 
-    pub(crate) fn on_path(&self, path: &str) -> Vec<Asked> {
-        let mut asked = self.asked();
-        asked.retain(|asked| asked.path() == path);
-        asked
+    pub(crate) fn requests_to(&self, path: &str) -> Vec<Recorded> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.path() == path);
+        requests
     }
 
-    /// A transport to this server.
-    pub(crate) fn line(self: &Arc<Self>, line: Line) -> Arc<dyn Transport> {
+    /// Returns a transport to this server.
+    pub(crate) fn transport(self: &Arc<Self>, channel: Channel) -> Arc<dyn Transport> {
         Arc::new(Wire {
             server: Arc::clone(self),
-            line,
+            channel,
         })
     }
 
-    fn take(&self, line: Line, request: HttpRequest) -> Reply {
+    fn take(&self, channel: Channel, request: HttpRequest) -> Reply {
         let at = self.clock.now();
         let mut inner = self.lock();
         let path = request.path.clone();
-        inner.asked.push(Asked { at, line, request });
+        inner.requests.push(Recorded {
+            at,
+            channel,
+            request,
+        });
         let scripted = inner.next.get_mut(&path).and_then(VecDeque::pop_front);
-        let usual = || inner.usual.get(&path).copied();
-        scripted.or_else(usual).unwrap_or(Reply::Status(200, "{}"))
+        let default = || inner.default.get(&path).copied();
+        scripted
+            .or_else(default)
+            .unwrap_or(Reply::Status(200, "{}"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("no test panics in here")
+        self.inner.lock().expect("the lock is not poisoned")
     }
 }
 
 #[derive(Debug)]
 struct Wire {
     server: Arc<Server>,
-    line: Line,
+    channel: Channel,
 }
 
 impl Transport for Wire {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
         Box::pin(async move {
-            match self.server.take(self.line, request) {
-                Reply::Status(status, body) => Ok(answer(status, HeaderMap::new(), body)),
+            match self.server.take(self.channel, request) {
+                Reply::Status(status, body) => Ok(response(status, HeaderMap::new(), body)),
                 Reply::Header(status, name, value) => {
                     let mut headers = HeaderMap::new();
                     headers.insert(
                         HeaderName::from_static(name),
                         HeaderValue::from_static(value),
                     );
-                    Ok(answer(status, headers, "{}"))
+                    Ok(response(status, headers, "{}"))
                 }
                 Reply::Late(delay, status, body) => {
                     let time: &dyn Clock = &self.server.clock;
                     time.sleep(delay).await;
-                    Ok(answer(status, HeaderMap::new(), body))
+                    Ok(response(status, HeaderMap::new(), body))
                 }
                 Reply::Fails(kind, sent) => Err(TransportError::new(kind, sent, "no connection")),
                 Reply::Hangs => std::future::pending().await,
-                // Without the hook, which would print it.
-                Reply::Panics => std::panic::resume_unwind(Box::new("a layer panicked")),
+                // Does not call the panic hook.
+                Reply::Panics => std::panic::resume_unwind(Box::new("a panic in the transport")),
             }
         })
     }
 }
 
-fn answer(status: u16, headers: HeaderMap, body: &'static str) -> HttpResponse {
+fn response(status: u16, headers: HeaderMap, body: &'static str) -> HttpResponse {
     HttpResponse {
         status: StatusCode::from_u16(status).expect("a valid status"),
         headers,

@@ -1,9 +1,9 @@
-//! What the limits cost, beside what they are compared with, in one run: rounds alternate, and the median counts.
-#![expect(clippy::print_stdout, reason = "printing is what it is for")]
+//! Benchmarks of the limiter beside tokio, governor and a mutex. Rounds of the contenders alternate; the medians are printed.
+#![expect(clippy::print_stdout, reason = "a command-line program")]
 
-mod door;
+mod contenders;
 mod measure;
-mod mutexed;
+mod mutex_limiter;
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
@@ -14,34 +14,34 @@ use serde_json::{Value, json};
 use tinkers_limits::BackoffGate;
 use tokio::runtime::Runtime;
 
-use door::{Boxed, Door, Tokio, Wait};
+use contenders::{BoxedLimiter, Contender, TokioSemaphore, UnboxedLimiter};
 use measure::median;
-use mutexed::Mutexed;
+use mutex_limiter::MutexLimiter;
 
-/// What the limits cost, beside what they are compared with.
+/// Measures the limiter of tinkers beside tokio, governor and a limiter under one mutex.
 #[derive(Debug, Parser)]
 struct Options {
-    /// A tenth of the work, to see that it runs.
+    /// Run a tenth of the work, as a smoke test.
     #[arg(long)]
     quick: bool,
-    /// JSON in place of the table.
+    /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
 }
 
-/// One line of the table.
+/// A row of the table.
 struct Row {
-    what: &'static str,
-    at_once: u32,
-    /// By name: nanoseconds.
+    name: &'static str,
+    concurrency: u32,
+    /// Nanoseconds by name.
     figures: Vec<(&'static str, f64)>,
-    /// By name: what is no time.
+    /// Ratios by name.
     ratios: Vec<(&'static str, f64)>,
 }
 
-const AT_ONCE: [u32; 3] = [2, 8, 64];
+const CONCURRENCY: [u32; 3] = [2, 8, 64];
 
-/// How much work.
+/// The amount of work.
 #[derive(Clone, Copy)]
 struct Work {
     rounds: usize,
@@ -66,10 +66,10 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().build();
     let runtime = runtime.expect("this machine has threads");
     let mut rows = vec![gate(1, work)];
-    rows.extend(AT_ONCE.map(|threads| gate(threads, work)));
-    rows.push(alone(work));
-    rows.extend(AT_ONCE.map(|tasks| among(&runtime, tasks, work)));
-    rows.push(hand_over(&runtime, work));
+    rows.extend(CONCURRENCY.map(|threads| gate(threads, work)));
+    rows.push(uncontended(work));
+    rows.extend(CONCURRENCY.map(|tasks| contended(&runtime, tasks, work)));
+    rows.push(handover(&runtime, work));
     if options.json {
         let rows: Vec<Value> = rows.iter().map(Row::as_json).collect();
         println!("{}", json!({ "limits": rows }));
@@ -96,29 +96,29 @@ fn gate(threads: u32, work: Work) -> Row {
     }
     let (ours, governors) = (median(ours), median(governors));
     Row {
-        what: "check of an open gate",
-        at_once: threads,
+        name: "check of an open gate",
+        concurrency: threads,
         figures: vec![("gate", ours), ("governor", governors)],
         ratios: vec![("of governor", ours / governors)],
     }
 }
 
-/// Figures of each door, round by round.
+/// Nanoseconds of each contender, one value per round.
 #[derive(Default)]
-struct Doors {
+struct Costs {
     wait: Vec<f64>,
     boxed: Vec<f64>,
     tokio: Vec<f64>,
     mutexed: Vec<f64>,
 }
 
-impl Doors {
-    fn row(self, what: &'static str, at_once: u32) -> Row {
+impl Costs {
+    fn row(self, name: &'static str, concurrency: u32) -> Row {
         let [wait, boxed, tokio, mutexed] =
             [self.wait, self.boxed, self.tokio, self.mutexed].map(median);
         Row {
-            what,
-            at_once,
+            name,
+            concurrency,
             figures: vec![
                 ("wait", wait),
                 ("boxed", boxed),
@@ -133,66 +133,78 @@ impl Doors {
     }
 }
 
-fn alone(work: Work) -> Row {
-    let mut doors = Doors::default();
+fn uncontended(work: Work) -> Row {
+    let mut costs = Costs::default();
     for _ in 0..work.rounds {
-        doors.wait.push(measure::alone::<Wait>(work.calls));
-        doors.boxed.push(measure::alone::<Boxed>(work.calls));
-        doors.tokio.push(measure::alone::<Tokio>(work.calls));
-        doors.mutexed.push(measure::alone::<Mutexed>(work.calls));
+        costs
+            .wait
+            .push(measure::uncontended::<UnboxedLimiter>(work.calls));
+        costs
+            .boxed
+            .push(measure::uncontended::<BoxedLimiter>(work.calls));
+        costs
+            .tokio
+            .push(measure::uncontended::<TokioSemaphore>(work.calls));
+        costs
+            .mutexed
+            .push(measure::uncontended::<MutexLimiter>(work.calls));
     }
-    doors.row("admit and release", 1)
+    costs.row("admit and release", 1)
 }
 
-fn among(runtime: &Runtime, tasks: u32, work: Work) -> Row {
-    let (mut doors, mut wakes) = (Doors::default(), Vec::new());
+fn contended(runtime: &Runtime, tasks: u32, work: Work) -> Row {
+    let (mut costs, mut wakes) = (Costs::default(), Vec::new());
     let calls = work.calls / 10;
     for _ in 0..work.rounds {
-        let (cost, ratio) = measure::among::<Wait>(runtime, tasks, calls);
-        doors.wait.push(cost);
+        let (cost, ratio) = measure::contended::<UnboxedLimiter>(runtime, tasks, calls);
+        costs.wait.push(cost);
         wakes.extend(ratio);
-        doors
+        costs
             .boxed
-            .push(measure::among::<Boxed>(runtime, tasks, calls).0);
-        doors
+            .push(measure::contended::<BoxedLimiter>(runtime, tasks, calls).0);
+        costs
             .tokio
-            .push(measure::among::<Tokio>(runtime, tasks, calls).0);
-        doors
+            .push(measure::contended::<TokioSemaphore>(runtime, tasks, calls).0);
+        costs
             .mutexed
-            .push(measure::among::<Mutexed>(runtime, tasks, calls).0);
+            .push(measure::contended::<MutexLimiter>(runtime, tasks, calls).0);
     }
-    let mut row = doors.row("admit and release", tasks);
+    let mut row = costs.row("admit and release", tasks);
     row.ratios.push(("wake-ups per wait", median(wakes)));
     row
 }
 
-fn hand_over(runtime: &Runtime, work: Work) -> Row {
+fn handover(runtime: &Runtime, work: Work) -> Row {
     let mut figures = Vec::new();
-    figures.extend(percentiles::<Wait>(runtime, work, ["wait p50", "wait p99"]));
-    figures.extend(percentiles::<Tokio>(
+    figures.extend(percentiles::<UnboxedLimiter>(
+        runtime,
+        work,
+        ["wait p50", "wait p99"],
+    ));
+    figures.extend(percentiles::<TokioSemaphore>(
         runtime,
         work,
         ["tokio p50", "tokio p99"],
     ));
-    figures.extend(percentiles::<Mutexed>(
+    figures.extend(percentiles::<MutexLimiter>(
         runtime,
         work,
         ["one mutex p50", "one mutex p99"],
     ));
     Row {
-        what: "hand-over",
-        at_once: work.waiters as u32,
+        name: "handover",
+        concurrency: work.waiters as u32,
         figures,
         ratios: Vec::new(),
     }
 }
 
-fn percentiles<D: Door>(
+fn percentiles<D: Contender>(
     runtime: &Runtime,
     work: Work,
     names: [&'static str; 2],
 ) -> [(&'static str, f64); 2] {
-    let rounds = (0..work.rounds).map(|_| measure::hand_over::<D>(runtime, work.waiters));
+    let rounds = (0..work.rounds).map(|_| measure::handover::<D>(runtime, work.waiters));
     let (mut halves, mut most) = (Vec::new(), Vec::new());
     for histogram in rounds {
         halves.push(histogram.value_at_quantile(0.5) as f64);
@@ -214,8 +226,8 @@ impl Row {
         let parts: Vec<String> = figures.chain(ratios).collect();
         format!(
             "{:<22} {:>6}  {}",
-            self.what,
-            self.at_once,
+            self.name,
+            self.concurrency,
             parts.join(", ")
         )
     }
@@ -228,8 +240,8 @@ impl Row {
             pairs.collect::<serde_json::Map<_, _>>().into()
         };
         json!({
-            "what": self.what,
-            "at_once": self.at_once,
+            "name": self.name,
+            "concurrency": self.concurrency,
             "nanoseconds": map(&self.figures),
             "ratios": map(&self.ratios),
         })

@@ -1,4 +1,4 @@
-//! How a thing is measured: alone, by tasks that compete, and from one hand to the next.
+//! The measurements: uncontended, contended, and the latency of a handover.
 
 use std::future::Future;
 use std::hint::black_box;
@@ -7,14 +7,14 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use tinkers_stress::churn::block_on;
-use tinkers_stress::crowd::let_others_run;
-use tinkers_stress::watch::{Stopwatch, nap};
+use tinkers_stress::registry_churn::block_on;
+use tinkers_stress::stopwatch::{Stopwatch, short_sleep};
+use tinkers_stress::waiters::yield_now;
 use tokio::runtime::Runtime;
 
-use crate::door::Door;
+use crate::contenders::Contender;
 
-/// Nanoseconds for each of `times` calls on each of `threads` threads: the time of all, over all calls.
+/// Returns the nanoseconds per call of `times` calls spread over `threads` threads.
 pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> f64 {
     if threads == 1 {
         let watch = Stopwatch::start();
@@ -29,7 +29,7 @@ pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> 
                 (0..times / threads as u64).for_each(|_| call());
             });
         }
-        // Before the others can begin.
+        // Started before the threads pass the barrier.
         let watch = Stopwatch::start();
         barrier.wait();
         watch
@@ -37,35 +37,39 @@ pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> 
     per_call(watch.elapsed(), times)
 }
 
-/// Nanoseconds to come in and go, with nobody else there.
-pub(crate) fn alone<D: Door>(times: u64) -> f64 {
-    let door = D::new(64);
-    let come_and_go = async |times| {
+/// Returns the nanoseconds to acquire and release a permit without contention.
+pub(crate) fn uncontended<D: Contender>(times: u64) -> f64 {
+    let contender = D::new(64);
+    let acquire_and_release = async |times| {
         for _ in 0..times {
-            D::leave(black_box(door.enter().await));
+            D::release(black_box(contender.acquire().await));
         }
     };
-    // Beyond the slow start.
-    block_on(come_and_go(1_000));
+    // Warm-up.
+    block_on(acquire_and_release(1_000));
     let watch = Stopwatch::start();
-    block_on(come_and_go(times));
+    block_on(acquire_and_release(times));
     per_call(watch.elapsed(), times)
 }
 
-/// Nanoseconds to come in and go for `tasks` tasks, half of which fit in at once, each of which lets others run while it is in;
-/// and wake-ups for each that waited.
-pub(crate) fn among<D: Door>(runtime: &Runtime, tasks: u32, times: u64) -> (f64, Option<f64>) {
-    let door = D::new((tasks / 2).max(1));
+/// Returns the nanoseconds to acquire and release a permit for `tasks` tasks that compete for half as many permits and yield while
+/// they hold one, and the wake-ups per wait.
+pub(crate) fn contended<D: Contender>(
+    runtime: &Runtime,
+    tasks: u32,
+    times: u64,
+) -> (f64, Option<f64>) {
+    let contender = D::new((tasks / 2).max(1));
     let each = times / u64::from(tasks);
     let watch = Stopwatch::start();
     let joins: Vec<_> = (0..tasks)
         .map(|_| {
-            let door = door.clone();
+            let contender = contender.clone();
             runtime.spawn(async move {
                 for _ in 0..each {
-                    let held = door.enter().await;
-                    let_others_run().await;
-                    D::leave(held);
+                    let held = contender.acquire().await;
+                    yield_now().await;
+                    D::release(held);
                 }
             })
         })
@@ -73,23 +77,26 @@ pub(crate) fn among<D: Door>(runtime: &Runtime, tasks: u32, times: u64) -> (f64,
     wait_for(runtime, joins);
     let cost = per_call(watch.elapsed(), each * u64::from(tasks));
     let ratio = |(wakes, waits)| wakes as f64 / (waits as f64).max(1.0);
-    (cost, door.wakes().map(ratio))
+    (cost, contender.wakes().map(ratio))
 }
 
-/// From the moment before one goes to the moment when the next is in, with `waiters` in the queue, in nanoseconds.
-pub(crate) fn hand_over<D: Door>(runtime: &Runtime, waiters: usize) -> Histogram<u64> {
-    let door = D::new(1);
+/// Returns a histogram of the nanoseconds from a release to the next admission, with `waiters` in the queue.
+pub(crate) fn handover<D: Contender>(runtime: &Runtime, waiters: usize) -> Histogram<u64> {
+    let contender = D::new(1);
     let (watch, left_at) = (Stopwatch::start(), Arc::new(AtomicU64::new(0)));
     let waiting = Arc::new(AtomicU64::new(0));
-    let first = block_on(door.enter());
+    let first = block_on(contender.acquire());
     let now = move || watch.elapsed().as_nanos() as u64;
     let joins: Vec<_> = (0..waiters)
         .map(|_| {
-            let (door, left_at, waiting) =
-                (door.clone(), Arc::clone(&left_at), Arc::clone(&waiting));
+            let (contender, left_at, waiting) = (
+                contender.clone(),
+                Arc::clone(&left_at),
+                Arc::clone(&waiting),
+            );
             runtime.spawn(async move {
                 let held = {
-                    let mut enter = std::pin::pin!(door.enter());
+                    let mut enter = std::pin::pin!(contender.acquire());
                     let mut is_first = true;
                     std::future::poll_fn(|cx| {
                         let polled = enter.as_mut().poll(cx);
@@ -102,17 +109,17 @@ pub(crate) fn hand_over<D: Door>(runtime: &Runtime, waiters: usize) -> Histogram
                 };
                 let took = now() - left_at.load(Ordering::SeqCst);
                 left_at.store(now(), Ordering::SeqCst);
-                D::leave(held);
+                D::release(held);
                 took
             })
         })
         .collect();
     while waiting.load(Ordering::SeqCst) < waiters as u64 {
-        nap();
+        short_sleep();
     }
     left_at.store(now(), Ordering::SeqCst);
-    D::leave(first);
-    let mut histogram = Histogram::new(3).expect("three digits are allowed");
+    D::release(first);
+    let mut histogram = Histogram::new(3).expect("a valid precision");
     for took in wait_for(runtime, joins) {
         histogram.saturating_record(took);
     }
@@ -121,7 +128,7 @@ pub(crate) fn hand_over<D: Door>(runtime: &Runtime, waiters: usize) -> Histogram
 
 fn wait_for<T>(runtime: &Runtime, joins: Vec<tokio::task::JoinHandle<T>>) -> Vec<T> {
     let all = joins.into_iter();
-    all.map(|join| runtime.block_on(join).expect("nothing panics here"))
+    all.map(|join| runtime.block_on(join).expect("no task panics"))
         .collect()
 }
 
@@ -129,7 +136,7 @@ fn per_call(time: Duration, times: u64) -> f64 {
     time.as_nanos() as f64 / times as f64
 }
 
-/// The one in the middle.
+/// Returns the median of `values`.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -1,0 +1,36 @@
+//! Exponential backoff, as a pure function of the number of retries.
+
+use std::time::Duration;
+
+/// Pauses that double from a first one up to a maximum. Jitter is added by [`Jitter::stretch`](crate::Jitter).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    first: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    /// Returns a backoff whose pauses grow from `first` to `max`.
+    pub const fn new(first: Duration, max: Duration) -> Self {
+        Self { first, max }
+    }
+
+    /// Returns the pause before retry `number`, which counts from 0.
+    pub fn pause(self, number: u32) -> Duration {
+        self.first.saturating_mul(1 << number.min(31)).min(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_maximum() {
+        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        let seconds = |number| backoff.pause(number).as_secs_f64();
+        let pauses: Vec<f64> = (0..9).map(seconds).collect();
+        assert_eq!(pauses, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]);
+        assert_eq!(seconds(u32::MAX), 30.0);
+    }
+}

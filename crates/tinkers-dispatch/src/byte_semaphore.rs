@@ -1,0 +1,168 @@
+//! A FIFO semaphore of bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tinkers_core::BytesGuard;
+use tinkers_core::contain::wake_all;
+use tinkers_limits::ByteBudget;
+
+use crate::sync::{Mutex, lock};
+
+/// A FIFO semaphore of bytes. Clones share one budget.
+///
+/// The budget is soft: the first waiter is served while any bytes are left, and charged in full. So a request that is larger than the
+/// budget passes, and the total exceeds the budget by at most one request.
+#[derive(Debug, Clone)]
+pub struct ByteSemaphore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    budget: ByteBudget,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The waiters in FIFO order, each with its bytes. While there are any, no bytes are left.
+    waiting: BTreeMap<u64, (u64, Waker)>,
+    /// The bytes of waiters that were served and not polled since.
+    served: BTreeMap<u64, u64>,
+    last_id: u64,
+}
+
+impl State {
+    /// Serves waiters in order while bytes are left. Returns their wakers, to be called without the lock.
+    fn serve(&mut self, budget: &ByteBudget) -> Vec<Waker> {
+        let mut served = Vec::new();
+        while let Some(first) = self.waiting.first_entry()
+            && budget.take(first.get().0).is_ok()
+        {
+            let (id, (bytes, waker)) = first.remove_entry();
+            self.served.insert(id, bytes);
+            served.push(waker);
+        }
+        served
+    }
+}
+
+impl Shared {
+    fn give_back(&self, bytes: u64) {
+        let wakers = {
+            let mut state = lock(&self.state);
+            self.budget.release(bytes);
+            state.serve(&self.budget)
+        };
+        wake_all(wakers);
+    }
+}
+
+impl ByteSemaphore {
+    /// Creates a semaphore of `bytes`, at least 1.
+    pub fn new(bytes: u64) -> Self {
+        let shared = Shared {
+            budget: ByteBudget::new(bytes),
+            state: Mutex::new(State::default()),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Waits until `bytes` may be taken. Dropping the guard returns them.
+    ///
+    /// # Cancel safety
+    /// A dropped future has taken nothing.
+    pub fn acquire(&self, bytes: u64) -> AcquireBytes {
+        AcquireBytes {
+            shared: Arc::clone(&self.shared),
+            bytes,
+            id: None,
+        }
+    }
+
+    /// Returns the number of bytes that are taken now.
+    pub fn taken(&self) -> u64 {
+        self.shared.budget.taken()
+    }
+}
+
+/// Future of [`ByteSemaphore::acquire`].
+pub struct AcquireBytes {
+    shared: Arc<Shared>,
+    bytes: u64,
+    /// The position in the queue, while it waits.
+    id: Option<u64>,
+}
+
+impl Future for AcquireBytes {
+    type Output = BytesGuard;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<BytesGuard> {
+        let this = self.get_mut();
+        let (bytes, waker) = (this.bytes, cx.waker().clone());
+        let (is_served, replaced) = {
+            let mut state = lock(&this.shared.state);
+            let id = *this.id.get_or_insert_with(|| {
+                state.last_id += 1;
+                state.last_id
+            });
+            if state.served.remove(&id).is_some() {
+                (true, None)
+            } else if this.shared.budget.take(bytes).is_ok() {
+                (true, state.waiting.remove(&id))
+            } else {
+                (false, state.waiting.insert(id, (bytes, waker)))
+            }
+        };
+        // Wakers are foreign code: dropped without the lock.
+        drop(replaced);
+        if !is_served {
+            return Poll::Pending;
+        }
+        this.id = None;
+        let shared = Arc::clone(&this.shared);
+        Poll::Ready(BytesGuard::new(move || shared.give_back(bytes)))
+    }
+}
+
+impl Drop for AcquireBytes {
+    fn drop(&mut self) {
+        let Some(id) = self.id else {
+            return;
+        };
+        let (waiting, served) = {
+            let mut state = lock(&self.shared.state);
+            (state.waiting.remove(&id), state.served.remove(&id))
+        };
+        drop(waiting);
+        if let Some(bytes) = served {
+            self.shared.give_back(bytes);
+        }
+    }
+}
+
+impl fmt::Debug for AcquireBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcquireBytes")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_names_the_bytes() {
+        let text = format!("{:?}", ByteSemaphore::new(2).acquire(7));
+        assert_eq!(text, "AcquireBytes { bytes: 7, .. }");
+    }
+}

@@ -1,0 +1,143 @@
+//! The admission of one client to one class: a class limiter with the client's clock and jitter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkers_core::contain::contain;
+use tinkers_core::{
+    Admitted, Arrival, AttemptOutcome, Backoff, Clock, Error, ErrorKind, InFlightPermit, Jitter,
+    Ledger, Sent, SubmitPermit, Timestamp,
+};
+use tinkers_limits::{GateState, SlotRequest, Ticket, TicketOutcome};
+use tokio::sync::Notify;
+
+use crate::class_limiter::ClassLimiter;
+use crate::limit_request::MaxHint;
+
+/// Admits requests of one client to a class, and takes back their permits.
+#[derive(Debug)]
+pub(crate) struct ClassAdmission {
+    pub(crate) limiter: Arc<ClassLimiter>,
+    pub(crate) time: Arc<dyn Clock>,
+    pub(crate) jitter: Arc<dyn Jitter>,
+    /// Shared by all clients of the limiter.
+    pub(crate) max_hint: Arc<MaxHint>,
+    /// Notified when a refusal closes the gate.
+    pub(crate) closures: Arc<Notify>,
+}
+
+impl ClassAdmission {
+    /// The time for which a refusal without a hint closes the gate.
+    const UNHINTED: Duration = Duration::from_secs(1);
+    /// The maximum jitter, as a part of the pause and as a duration.
+    const SPREAD: f64 = 0.05;
+    const MAX_SPREAD: Duration = Duration::from_millis(10);
+    /// The minimum pause after a refused probe, and the pause after an unanswered one, by the number of failed probes before it.
+    const REFUSED_PROBES: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+    const UNANSWERED_PROBES: Backoff =
+        Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+
+    /// Wakes the tasks that wait for the next closure of the gate.
+    pub(crate) fn notify_closure(&self) {
+        contain(|| self.closures.notify_waiters());
+    }
+
+    /// Returns the permits for `ticket`. A request that kept its in-flight permit gets no second one.
+    #[inline]
+    pub(crate) fn admitted(
+        self: Arc<Self>,
+        ticket: Ticket,
+        kept: Option<InFlightPermit>,
+        arrival: Arrival,
+    ) -> Admitted {
+        let (flight, ledger) = match (kept, ticket.charge().take) {
+            (Some(kept), _) => (kept, self),
+            (None, SlotRequest::SlotAndInFlight) => {
+                (InFlightPermit::new(Arc::<Self>::clone(&self)), self)
+            }
+            (None, SlotRequest::Slot) => (InFlightPermit::free(), self),
+        };
+        Admitted {
+            permit: SubmitPermit::new(ledger, ticket),
+            flight,
+            arrival,
+        }
+    }
+
+    /// Admits a request that is made by a request in progress, or fails at once.
+    pub(crate) fn admit_nested(
+        self: Arc<Self>,
+        kept: Option<InFlightPermit>,
+    ) -> Result<Admitted, Error> {
+        let Some(ticket) = self.limiter.try_nested() else {
+            let now = self.time.now();
+            let message = format!(
+                "the server's rate limit holds {} requests back, and a nested request cannot wait; try again later",
+                self.limiter.class.name()
+            );
+            let error = Error::new(ErrorKind::RateLimited, Sent::NotSent, message);
+            return Err(match self.limiter.constraints.gate().state() {
+                GateState::ClosedUntil(at) => error.with_retry_at(now, Timestamp::from_origin(at)),
+                GateState::Open | GateState::ProbingSince(_) => error,
+            });
+        };
+        Ok(self.admitted(ticket, kept, Arrival::default()))
+    }
+
+    /// Returns for how long a refusal closes the gate. Jitter is added to the hint, so that it is never undercut.
+    fn refusal_pause(&self, hint: Option<Duration>) -> Duration {
+        let pause = hint.unwrap_or(Self::UNHINTED).min(self.max_hint.get());
+        let least = Self::REFUSED_PROBES.pause(self.limiter.failed_probes());
+        self.with_jitter(pause.max(least))
+    }
+
+    fn with_jitter(&self, pause: Duration) -> Duration {
+        let most = pause.mul_f64(Self::SPREAD).min(Self::MAX_SPREAD);
+        pause.saturating_add(most.mul_f64(self.jitter.unit()))
+    }
+
+    fn ticket_outcome(&self, outcome: AttemptOutcome) -> TicketOutcome {
+        let until = |pause| self.time.now().after(pause).since_origin();
+        match outcome {
+            AttemptOutcome::Accepted => TicketOutcome::Accepted,
+            AttemptOutcome::Refused { hint } => TicketOutcome::Refused {
+                until: until(self.refusal_pause(hint)),
+            },
+            AttemptOutcome::Answered => TicketOutcome::Answered,
+            AttemptOutcome::Unknown => {
+                let pause = Self::UNANSWERED_PROBES.pause(self.limiter.failed_probes());
+                TicketOutcome::Unanswered {
+                    until: until(self.with_jitter(pause)),
+                }
+            }
+            AttemptOutcome::Dropped => TicketOutcome::Dropped,
+        }
+    }
+}
+
+impl Ledger for ClassAdmission {
+    fn may_leave(&self, ticket: Ticket) -> bool {
+        self.limiter.may_leave(&ticket)
+    }
+
+    fn extend(&self, ticket: Ticket, hint: Duration) {
+        let now = self.time.now();
+        let until = now.after(self.refusal_pause(Some(hint)));
+        self.limiter.extend(&ticket, until, now);
+        self.notify_closure();
+    }
+
+    fn settle(&self, ticket: Ticket, outcome: AttemptOutcome) {
+        let is_hinted = matches!(outcome, AttemptOutcome::Refused { hint: Some(_) });
+        let outcome = self.ticket_outcome(outcome);
+        self.limiter
+            .settle(ticket, outcome, is_hinted, || self.time.now());
+        if matches!(outcome, TicketOutcome::Refused { .. }) {
+            self.notify_closure();
+        }
+    }
+
+    fn release(&self) {
+        self.limiter.release(|| self.time.now());
+    }
+}

@@ -1,0 +1,173 @@
+//! Serving the queue of a class: which request is next, and when to serve the queue again by a timer.
+
+use std::time::Duration;
+
+use tinkers_core::{RouteClass, Timestamp};
+use tinkers_limits::{Blocked, Charge, GateState, SlotRequest, Ticket};
+
+use super::{ClassLimiter, State};
+use crate::deferred::Deferred;
+use crate::events::LimiterEvent;
+use crate::sync::Ordering;
+
+impl ClassLimiter {
+    /// Admits waiting requests in order while they fit. Decides by the current state, not by that of the time when they began to wait.
+    pub(super) fn serve(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
+        state.serve_at = None;
+        loop {
+            let Some((entry, waiter)) = state.queue.next() else {
+                self.constraints.window().set_waiters(false);
+                return;
+            };
+            let charge = waiter.charge;
+            let (entry, taken) = match self.take_queued(state, charge, now, deferred) {
+                Err(Blocked::WindowFull) if charge.take == SlotRequest::SlotAndInFlight => {
+                    // A retry with its in-flight permit needs only a slot, and its result may make room for the others.
+                    match state.queue.next_with_in_flight() {
+                        Some((with_permit, waiter)) => {
+                            let charge = waiter.charge;
+                            (with_permit, self.take_queued(state, charge, now, deferred))
+                        }
+                        None => (entry, Err(Blocked::WindowFull)),
+                    }
+                }
+                taken => (entry, taken),
+            };
+            match taken {
+                Ok(ticket) => {
+                    if ticket.is_probe() {
+                        state.probe = Some(now);
+                        self.counters.probes.add(1);
+                        deferred.publish(LimiterEvent::Probing { class: self.class });
+                    }
+                    deferred.wake(state.queue.grant(entry, ticket, now));
+                }
+                Err(Blocked::NotUntil(at)) => {
+                    state.adaptive_limit.on_held_back(now.since_origin());
+                    let at = Timestamp::from_origin(at);
+                    return self.serve_again_at(state, at, deferred);
+                }
+                Err(Blocked::WindowFull | Blocked::Full) => {
+                    if self.step_ramp(state, now) || self.take_back_lapsed(state, now) {
+                        continue;
+                    }
+                    if let Some(at) = state.ramp_at {
+                        self.serve_again_at(state, at, deferred);
+                    } else if let Some(at) = self.earliest_lapse(state) {
+                        // Grants are usually collected within microseconds, so one waiter with a timer is enough.
+                        state.serve_at = Some(at);
+                        let watcher = state.queue.set_watcher(at);
+                        self.counters.watches.add(watcher.is_some().into());
+                        deferred.wake(watcher);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sets a timer at `at` for the first entry of each client, since nothing else serves the queue then.
+    fn serve_again_at(&self, state: &mut State, at: Timestamp, deferred: &mut Deferred) {
+        state.serve_at = Some(at);
+        for waker in state.queue.set_alarms(at) {
+            deferred.wake(Some(waker));
+        }
+    }
+
+    /// Counts polls that were not refused for a while as accepted, while a ramp limits them: the server holds accepted polls, so their
+    /// responses come too late. Returns whether the ramp allows more now.
+    fn step_ramp(&self, state: &mut State, now: Timestamp) -> bool {
+        if self.class != RouteClass::Poll || self.constraints.has_no_ramp() {
+            state.ramp_at = None;
+            return false;
+        }
+        let at = *state
+            .ramp_at
+            .get_or_insert(now.after(Self::POLL_PROBE_TIMEOUT));
+        if now < at {
+            return false;
+        }
+        let allows_more = self.constraints.presume_accepted();
+        state.ramp_at = (!allows_more).then(|| now.after(Self::POLL_PROBE_TIMEOUT));
+        allows_more
+    }
+
+    /// Takes back grants that were not collected in time. Returns whether there were any.
+    fn take_back_lapsed(&self, state: &mut State, now: Timestamp) -> bool {
+        if state.queue.uncollected() == 0 || now < state.lapse_at {
+            return false;
+        }
+        let granted_before = now.since_origin().saturating_sub(Self::COLLECT_WITHIN);
+        let lapsed = state
+            .queue
+            .take_back(Timestamp::from_origin(granted_before));
+        for ticket in &lapsed {
+            self.constraints.undo(*ticket, now.since_origin());
+        }
+        self.counters.lapsed.add(lapsed.len() as u64);
+        let oldest = state.queue.oldest_grant().unwrap_or(now);
+        state.lapse_at = oldest
+            .after(Self::COLLECT_WITHIN)
+            .after(Duration::from_micros(1));
+        !lapsed.is_empty()
+    }
+
+    /// Returns when the first grant lapses, if uncollected grants hold all slots in use: then nothing else serves the queue.
+    fn earliest_lapse(&self, state: &State) -> Option<Timestamp> {
+        let uncollected = state.queue.uncollected();
+        let unanswered = self.constraints.window().view().unanswered as usize;
+        (uncollected > 0 && uncollected == unanswered).then_some(state.lapse_at)
+    }
+
+    fn take_queued(
+        &self,
+        state: &mut State,
+        charge: Charge,
+        now: Timestamp,
+        deferred: &mut Deferred,
+    ) -> Result<Ticket, Blocked> {
+        self.open_unrefused(state, now, deferred);
+        loop {
+            let probe_timeout = self.probe_timeout_in(state);
+            let taken = self
+                .constraints
+                .take_queued(charge, now.since_origin(), probe_timeout);
+            let is_full =
+                taken == Err(Blocked::WindowFull) && charge.take == SlotRequest::SlotAndInFlight;
+            if !is_full {
+                return taken;
+            }
+            let view = self.constraints.window().view();
+            if view.in_flight < view.limit {
+                return taken;
+            }
+            match self
+                .constraints
+                .probe_limit(&mut state.adaptive_limit, now.since_origin())
+            {
+                Some(why) => self.record_change(why, state, deferred),
+                None => return taken,
+            }
+        }
+    }
+
+    /// Opens the gate for a poll that is the probe and was not refused for a while: the server holds a poll that it accepts.
+    fn open_unrefused(&self, state: &mut State, now: Timestamp, deferred: &mut Deferred) {
+        if self.class != RouteClass::Poll {
+            return;
+        }
+        let gate = self.constraints.gate();
+        let epoch = gate.epoch();
+        if let GateState::ProbingSince(at) = gate.state()
+            && Timestamp::from_origin(at).after(self.probe_timeout_in(state)) <= now
+            && self
+                .constraints
+                .reopen(epoch, self.constraints.most_slots())
+        {
+            state.probe = None;
+            state.ramp_at = None;
+            self.failed_probes.store(0, Ordering::Relaxed);
+            deferred.publish(LimiterEvent::Opened { class: self.class });
+        }
+    }
+}

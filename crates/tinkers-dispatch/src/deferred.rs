@@ -1,0 +1,81 @@
+//! Foreign code that is to run after the lock of a class limiter is released.
+
+use std::task::Waker;
+use std::time::Duration;
+
+use tinkers_core::contain::{contain, wake_all};
+use tokio::sync::broadcast;
+
+use crate::events::LimiterEvent;
+
+/// Wakers to call or drop, and events to publish, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred {
+    wakes: Vec<Waker>,
+    drops: Option<Waker>,
+    events: Vec<LimiterEvent>,
+}
+
+impl Deferred {
+    pub(crate) fn wake(&mut self, waker: Option<Waker>) {
+        self.wakes.extend(waker);
+    }
+
+    pub(crate) fn drop(&mut self, waker: Waker) {
+        self.drops = Some(waker);
+    }
+
+    pub(crate) fn publish(&mut self, event: LimiterEvent) {
+        self.events.push(event);
+    }
+
+    /// Wakes the waiters, then publishes the events. Returns the number of waiters.
+    ///
+    /// The wakers and subscribers of other requests run here. Their panics are contained, so that no waiter misses its wake-up.
+    pub(crate) fn run(self, subscribers: &broadcast::Sender<LimiterEvent>) -> u64 {
+        let woken = self.wakes.len() as u64;
+        wake_all(self.wakes);
+        contain(|| drop(self.drops));
+        for event in self.events {
+            contain(|| {
+                // Fails without subscribers.
+                let _no_subscribers = subscribers.send(event);
+            });
+            contain(|| trace(&event));
+        }
+        woken
+    }
+}
+
+fn trace(event: &LimiterEvent) {
+    match event {
+        LimiterEvent::ClosedUntil {
+            class,
+            pause,
+            is_hinted,
+            is_first,
+        } => tracing::debug!(
+            class = class.name(),
+            pause_ms = millis(*pause),
+            hinted = is_hinted,
+            first = is_first,
+            "rate limited"
+        ),
+        LimiterEvent::Probing { class } => {
+            tracing::debug!(class = class.name(), "sending a probe after a pause")
+        }
+        LimiterEvent::Opened { class } => {
+            tracing::debug!(class = class.name(), "requests are accepted again")
+        }
+        LimiterEvent::WindowChanged { class, limit, why } => tracing::debug!(
+            class = class.name(),
+            limit,
+            why = ?why,
+            "in-flight window changed"
+        ),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

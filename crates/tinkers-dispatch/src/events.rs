@@ -1,0 +1,212 @@
+//! Events and counters of a limiter.
+
+use std::time::Duration;
+
+use tinkers_core::RouteClass;
+use tinkers_limits::LimitChange;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// An event of a limiter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum LimiterEvent {
+    /// A refusal closed the gate, or closed it for longer.
+    ClosedUntil {
+        /// The class.
+        class: RouteClass,
+        /// The time from now for which no request is admitted.
+        pause: Duration,
+        /// Whether the refusal had a hint.
+        is_hinted: bool,
+        /// Whether it begins a congestion event; `false` for further refusals of the same event.
+        is_first: bool,
+    },
+    /// One request is sent as a probe after a pause.
+    Probing {
+        /// The class.
+        class: RouteClass,
+    },
+    /// The gate opened: requests are admitted again.
+    Opened {
+        /// The class.
+        class: RouteClass,
+    },
+    /// The limit of the in-flight window changed.
+    WindowChanged {
+        /// The class.
+        class: RouteClass,
+        /// The maximum number of requests in flight from now on.
+        limit: u32,
+        /// The reason.
+        why: LimitChange,
+    },
+}
+
+/// A subscription to the events of a limiter, in order.
+#[derive(Debug)]
+pub struct LimiterEvents {
+    events: broadcast::Receiver<LimiterEvent>,
+    missed: u64,
+}
+
+impl LimiterEvents {
+    pub(crate) const fn new(events: broadcast::Receiver<LimiterEvent>) -> Self {
+        Self { events, missed: 0 }
+    }
+
+    /// Waits for the next event; returns `None` after the limiter is dropped. A subscriber that lags behind continues with the oldest event
+    /// that is kept. Cancel safe.
+    pub async fn next(&mut self) -> Option<LimiterEvent> {
+        loop {
+            match self.events.recv().await {
+                Ok(event) => return Some(event),
+                Err(RecvError::Lagged(missed)) => {
+                    self.missed += missed;
+                    tracing::warn!(missed, "a subscriber of limiter events lags behind");
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Returns the number of events that this subscriber lost by lagging behind.
+    pub const fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Returns the next event if there is one.
+    pub fn try_next(&mut self) -> Option<LimiterEvent> {
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => return Some(event),
+                Err(TryRecvError::Lagged(missed)) => self.missed += missed,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// Counters of a class since the limiter was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ClassCounts {
+    /// Admitted attempts.
+    pub grants: u64,
+    /// Attempts that waited in the queue.
+    pub waits: u64,
+    /// Wake-ups of waiters.
+    pub wakes: u64,
+    /// Wake-ups that only set a timer, in case no grant is collected.
+    pub watches: u64,
+    /// Refusals: rate-limited responses.
+    pub refusals: u64,
+    /// Refusals with a hint.
+    pub hints: u64,
+    /// Refusals that began a congestion event.
+    pub events: u64,
+    /// Probes after a pause.
+    pub probes: u64,
+    /// Admitted attempts that were not sent, since the gate had closed meanwhile.
+    pub held: u64,
+    /// Grants whose waiter was dropped before collecting them.
+    pub unused: u64,
+    /// Grants that were taken back, since their waiter was not polled for a second while others waited.
+    pub lapsed: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) grants: Counter,
+    pub(crate) waits: Counter,
+    pub(crate) wakes: Counter,
+    pub(crate) watches: Counter,
+    pub(crate) refusals: Counter,
+    pub(crate) hints: Counter,
+    pub(crate) events: Counter,
+    pub(crate) probes: Counter,
+    pub(crate) held: Counter,
+    pub(crate) unused: Counter,
+    pub(crate) lapsed: Counter,
+}
+
+/// A counter. No decision depends on it, so relaxed ordering is enough.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    pub(crate) fn read(&self) -> ClassCounts {
+        ClassCounts {
+            grants: self.grants.read(),
+            waits: self.waits.read(),
+            wakes: self.wakes.read(),
+            watches: self.watches.read(),
+            refusals: self.refusals.read(),
+            hints: self.hints.read(),
+            events: self.events.read(),
+            probes: self.probes.read(),
+            held: self.held.read(),
+            unused: self.unused.read(),
+            lapsed: self.lapsed.read(),
+        }
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn lagging_subscriber_continues_with_the_oldest_event() {
+        type Next = fn(&mut LimiterEvents) -> Option<LimiterEvent>;
+        fn poll_next(events: &mut LimiterEvents) -> Option<LimiterEvent> {
+            let mut cx = Context::from_waker(Waker::noop());
+            match pin!(events.next()).poll(&mut cx) {
+                Poll::Ready(event) => event,
+                Poll::Pending => panic!("there are events"),
+            }
+        }
+        for next in [poll_next as Next, LimiterEvents::try_next] {
+            let (sender, receiver) = broadcast::channel(2);
+            let mut events = LimiterEvents::new(receiver);
+            let send = |limits: std::ops::Range<u32>| {
+                for limit in limits {
+                    let (class, why) = (RouteClass::Sample, LimitChange::Learned);
+                    let event = LimiterEvent::WindowChanged { class, limit, why };
+                    sender.send(event).expect("there is a subscriber");
+                }
+            };
+            send(0..5);
+            assert_eq!(events.missed(), 0);
+            let event = next(&mut events);
+            assert!(
+                matches!(event, Some(LimiterEvent::WindowChanged { limit: 3, .. })),
+                "{event:?}"
+            );
+            assert_eq!(events.missed(), 3);
+            // One event is left in the channel; two more overwrite it.
+            send(5..7);
+            let event = next(&mut events);
+            assert!(
+                matches!(event, Some(LimiterEvent::WindowChanged { limit: 5, .. })),
+                "{event:?}"
+            );
+            assert_eq!(events.missed(), 4);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The queue of one class: clients take turns, and the requests of each client are served in the order of their arrival.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::task::Waker;
+
+use tinkers_core::{Arrival, ClientId, Timestamp};
+use tinkers_limits::{Charge, Ticket};
+
+/// The key of a queue of one client. Retries that kept their in-flight permit have a queue of their own, which is served first: a
+/// request that waits for a permit must not delay one that may return a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct QueueKey {
+    pub(crate) client: ClientId,
+    pub(crate) has_in_flight: bool,
+}
+
+/// An entry of the queue. Entries of one key are in the order of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct QueueEntry {
+    pub(crate) key: QueueKey,
+    pub(crate) arrival: Arrival,
+    /// Distinguishes entries with the same arrival.
+    number: u64,
+}
+
+/// A waiting request.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) charge: Charge,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) waker: Waker,
+    /// When its own timer polls it.
+    pub(crate) alarm: Option<Timestamp>,
+}
+
+impl Waiter {
+    /// Takes the waker, to be called without the lock. It is not cloned, since that runs foreign code; the next poll leaves a new one.
+    fn take_waker(&mut self) -> Waker {
+        std::mem::replace(&mut self.waker, Waker::noop().clone())
+    }
+
+    /// Sets the timer to `at`. Returns the waker to be called, unless an earlier timer is set.
+    fn set_alarm(&mut self, at: Timestamp) -> Option<Waker> {
+        if self.alarm.is_some_and(|alarm| alarm <= at) {
+            return None;
+        }
+        self.alarm = Some(at);
+        Some(self.take_waker())
+    }
+}
+
+/// The state of a removed entry.
+#[derive(Debug)]
+pub(crate) enum Removed {
+    /// It was waiting.
+    Waiting(Waiter),
+    /// It was granted and not collected.
+    Granted(Ticket),
+    /// Not found: its grant was taken back.
+    Gone,
+}
+
+/// A granted ticket that was not collected yet.
+#[derive(Debug)]
+struct Grant {
+    ticket: Ticket,
+    at: Timestamp,
+}
+
+/// The queue of one class. It holds wakers and never calls them.
+#[derive(Debug, Default)]
+pub(crate) struct WaitQueue {
+    queues: BTreeMap<QueueKey, BTreeMap<(Arrival, u64), Waiter>>,
+    /// The clients with waiting requests; the first is served next.
+    turns: VecDeque<ClientId>,
+    granted: BTreeMap<QueueEntry, Grant>,
+    last_number: u64,
+    with_deadline: usize,
+}
+
+impl WaitQueue {
+    /// Adds an entry: at the end of its queue, or at the position of `arrival`.
+    pub(crate) fn join(
+        &mut self,
+        key: QueueKey,
+        arrival: Option<Arrival>,
+        waiter: Waiter,
+    ) -> QueueEntry {
+        self.last_number += 1;
+        let number = self.last_number;
+        let entry = QueueEntry {
+            key,
+            arrival: arrival.unwrap_or(Arrival(number)),
+            number,
+        };
+        self.rejoin(entry, waiter);
+        entry
+    }
+
+    /// Adds an entry again whose grant was taken back.
+    pub(crate) fn rejoin(&mut self, entry: QueueEntry, waiter: Waiter) {
+        self.with_deadline += usize::from(waiter.deadline.is_some());
+        if self.head_of(entry.key.client).is_none() {
+            self.turns.push_back(entry.key.client);
+        }
+        let waiting = self.queues.entry(entry.key).or_default();
+        waiting.insert((entry.arrival, entry.number), waiter);
+    }
+
+    /// Returns the request that is served next.
+    pub(crate) fn next(&self) -> Option<(QueueEntry, &Waiter)> {
+        self.head_of(*self.turns.front()?)
+    }
+
+    /// Returns the next request that has its in-flight permit, for when the window is full.
+    pub(crate) fn next_with_in_flight(&self) -> Option<(QueueEntry, &Waiter)> {
+        let of_client = |client: &ClientId| {
+            self.head(QueueKey {
+                client: *client,
+                has_in_flight: true,
+            })
+        };
+        self.turns.iter().find_map(of_client)
+    }
+
+    /// Grants the ticket to an entry, and moves its client to the end of the turns. Returns the waker, to be called or dropped without the
+    /// lock.
+    pub(crate) fn grant(
+        &mut self,
+        entry: QueueEntry,
+        ticket: Ticket,
+        at: Timestamp,
+    ) -> Option<Waker> {
+        let client = entry.key.client;
+        let waiter = self.take_out(entry)?;
+        if let Some(turn) = self.turns.iter().position(|other| *other == client) {
+            self.turns.remove(turn);
+            self.turns.push_back(client);
+        }
+        self.granted.insert(entry, Grant { ticket, at });
+        Some(waiter.waker)
+    }
+
+    /// Removes and returns the ticket of a granted entry.
+    pub(crate) fn collect(&mut self, entry: QueueEntry) -> Option<Ticket> {
+        Some(self.granted.remove(&entry)?.ticket)
+    }
+
+    /// Removes and returns the tickets that were granted before `at` and not collected.
+    pub(crate) fn take_back(&mut self, at: Timestamp) -> Vec<Ticket> {
+        let lapsed = self.granted.iter().filter(|(_, grant)| grant.at < at);
+        let lapsed: Vec<_> = lapsed.map(|(&entry, _)| entry).collect();
+        lapsed
+            .into_iter()
+            .filter_map(|entry| self.collect(entry))
+            .collect()
+    }
+
+    /// Returns when the oldest uncollected ticket was granted.
+    pub(crate) fn oldest_grant(&self) -> Option<Timestamp> {
+        self.granted.values().map(|grant| grant.at).min()
+    }
+
+    /// Removes an entry.
+    pub(crate) fn leave(&mut self, entry: QueueEntry) -> Removed {
+        if let Some(ticket) = self.collect(entry) {
+            return Removed::Granted(ticket);
+        }
+        self.take_out(entry).map_or(Removed::Gone, Removed::Waiting)
+    }
+
+    /// Returns the waiter of an entry if it is waiting.
+    pub(crate) fn waiter(&mut self, entry: QueueEntry) -> Option<&mut Waiter> {
+        self.queues
+            .get_mut(&entry.key)?
+            .get_mut(&(entry.arrival, entry.number))
+    }
+
+    fn waiter_of(&self, entry: QueueEntry) -> Option<&Waiter> {
+        self.queues
+            .get(&entry.key)?
+            .get(&(entry.arrival, entry.number))
+    }
+
+    /// Returns whether the entry is the first of its queue.
+    pub(crate) fn is_first_of_its_line(&self, entry: QueueEntry) -> bool {
+        self.head(entry.key).is_some_and(|(head, _)| head == entry)
+    }
+
+    /// Sets a timer at `at` for the first entry of each queue without an earlier one. Returns their wakers.
+    pub(crate) fn set_alarms(&mut self, at: Timestamp) -> Vec<Waker> {
+        let firsts = self
+            .queues
+            .values_mut()
+            .filter_map(|waiting| waiting.values_mut().next());
+        firsts.filter_map(|waiter| waiter.set_alarm(at)).collect()
+    }
+
+    /// Sets a timer at `at` for one waiter, in case the clients with uncollected tickets never collect them. Chooses the client that is
+    /// served last of the others, so that the timer lasts long. Returns its waker, unless such a timer is set already.
+    pub(crate) fn set_watcher(&mut self, at: Timestamp) -> Option<Waker> {
+        let holders: BTreeSet<ClientId> =
+            self.granted.keys().map(|entry| entry.key.client).collect();
+        let others = self
+            .turns
+            .iter()
+            .rev()
+            .filter(|client| !holders.contains(client));
+        let others: Vec<QueueEntry> = others
+            .filter_map(|client| self.head_of(*client))
+            .map(|(entry, _)| entry)
+            .collect();
+        let watches = |entry: &QueueEntry| {
+            let alarm = self.waiter_of(*entry).and_then(|waiter| waiter.alarm);
+            alarm.is_some_and(|alarm| alarm <= at)
+        };
+        if others.iter().any(watches) {
+            return None;
+        }
+        self.waiter(*others.first()?)?.set_alarm(at)
+    }
+
+    /// Takes the wakers of the waiters whose deadline is before `at`.
+    pub(crate) fn take_wakers_with_deadline_before(&mut self, at: Timestamp) -> Vec<Waker> {
+        if self.with_deadline == 0 {
+            return Vec::new();
+        }
+        self.queues
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+            .filter(|waiter| waiter.deadline.is_some_and(|deadline| deadline < at))
+            .map(Waiter::take_waker)
+            .collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queues.values().map(BTreeMap::len).sum()
+    }
+
+    /// Returns the number of granted tickets that were not collected.
+    pub(crate) fn uncollected(&self) -> usize {
+        self.granted.len()
+    }
+
+    /// Returns the first request of a client, preferably one with an in-flight permit.
+    fn head_of(&self, client: ClientId) -> Option<(QueueEntry, &Waiter)> {
+        let key = |has_in_flight| QueueKey {
+            client,
+            has_in_flight,
+        };
+        self.head(key(true)).or_else(|| self.head(key(false)))
+    }
+
+    fn head(&self, key: QueueKey) -> Option<(QueueEntry, &Waiter)> {
+        let (&(arrival, number), waiter) = self.queues.get(&key)?.iter().next()?;
+        let entry = QueueEntry {
+            key,
+            arrival,
+            number,
+        };
+        Some((entry, waiter))
+    }
+
+    fn take_out(&mut self, entry: QueueEntry) -> Option<Waiter> {
+        let waiting = self.queues.get_mut(&entry.key)?;
+        let waiter = waiting.remove(&(entry.arrival, entry.number))?;
+        let is_empty = waiting.is_empty();
+        self.with_deadline -= usize::from(waiter.deadline.is_some());
+        if is_empty {
+            self.queues.remove(&entry.key);
+            let client = entry.key.client;
+            if self.head_of(client).is_none() {
+                self.turns.retain(|other| *other != client);
+            }
+        }
+        Some(waiter)
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tinkers_limits::SlotRequest;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_origin(Duration::from_secs(seconds))
+    }
+
+    fn join(queue: &mut WaitQueue, client: u64, deadline: Option<Timestamp>) -> QueueEntry {
+        let key = QueueKey {
+            client: ClientId(client),
+            has_in_flight: false,
+        };
+        let waiter = Waiter {
+            charge: Charge {
+                take: SlotRequest::Slot,
+                bytes: 0,
+            },
+            deadline,
+            waker: Waker::noop().clone(),
+            alarm: None,
+        };
+        queue.join(key, None, waiter)
+    }
+
+    #[test]
+    fn only_waiters_with_an_earlier_deadline_are_woken() {
+        let mut queue = WaitQueue::default();
+        let first = join(&mut queue, 1, Some(at(5)));
+        join(&mut queue, 1, None);
+        assert_eq!(queue.take_wakers_with_deadline_before(at(5)).len(), 0);
+        assert_eq!(queue.take_wakers_with_deadline_before(at(6)).len(), 1);
+        queue.leave(first);
+        assert_eq!(queue.with_deadline, 0);
+        assert_eq!(queue.take_wakers_with_deadline_before(at(6)).len(), 0);
+    }
+
+    #[test]
+    fn one_waiter_of_another_client_gets_the_timer() {
+        let mut queue = WaitQueue::default();
+        let granted = join(&mut queue, 1, None);
+        join(&mut queue, 1, None);
+        queue.grant(granted, Ticket::default(), at(0));
+        assert!(queue.set_watcher(at(1)).is_none(), "no other client waits");
+        join(&mut queue, 2, None);
+        join(&mut queue, 3, None);
+        assert!(queue.set_watcher(at(1)).is_some());
+        assert!(queue.set_watcher(at(1)).is_none(), "a timer is set");
+        assert!(
+            queue.set_watcher(at(2)).is_none(),
+            "an earlier timer is set"
+        );
+    }
+
+    #[test]
+    fn oldest_grant_is_the_first_uncollected_one() {
+        let mut queue = WaitQueue::default();
+        let (one, two) = (join(&mut queue, 1, None), join(&mut queue, 2, None));
+        assert_eq!(queue.oldest_grant(), None);
+        queue.grant(two, Ticket::default(), at(3));
+        queue.grant(one, Ticket::default(), at(4));
+        assert_eq!(queue.oldest_grant(), Some(at(3)));
+        assert_eq!(queue.take_back(at(4)).len(), 1);
+        assert_eq!(queue.oldest_grant(), Some(at(4)));
+    }
+}

@@ -1,0 +1,264 @@
+//! What a class learns from probes and ramps, what it resets when the gate opens, and the order of its events.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use common::{Bench, SECOND, Waiting, accept, ask, refuse, sample};
+use tinkers_core::{
+    Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, Clock, Readmission, RouteClass,
+    Timestamp,
+};
+use tinkers_dispatch::{GateSnapshot, LimitChange, LimiterEvent, LimiterEvents, LimiterSettings};
+
+const MS: Duration = Duration::from_millis(1);
+/// The time after which a poll without a refusal counts as accepted.
+const HELD: Duration = Duration::from_millis(250);
+
+fn bench() -> Bench {
+    Bench::new(LimiterSettings::default())
+}
+
+/// Returns for how long the gate stays closed.
+fn pause(bench: &Bench, class: RouteClass) -> Duration {
+    match bench.state(class).gate {
+        GateSnapshot::ClosedUntil(at) => at.since(bench.clock.now()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Advances the clock until the gate opens. Returns the probe.
+fn probe(bench: &Bench, class: RouteClass) -> Admitted {
+    bench.clock.advance(pause(bench, class));
+    bench.admit(ask(class))
+}
+
+fn admitted(queue: &mut [Waiting]) -> Vec<Admitted> {
+    queue.iter_mut().filter_map(Waiting::try_admitted).collect()
+}
+
+/// A success of a probe.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Opens {
+    Accepted,
+    /// The server holds the poll.
+    Held,
+}
+
+fn open(bench: &Bench, probe: Admitted, how: Opens) -> Option<Admitted> {
+    if how == Opens::Accepted {
+        accept(probe);
+        return None;
+    }
+    bench.clock.advance(HELD);
+    Some(probe)
+}
+
+#[test]
+fn opened_gate_resets_failed_probes() {
+    for (class, how) in [
+        (RouteClass::Rest, Opens::Accepted),
+        (RouteClass::Poll, Opens::Accepted),
+        (RouteClass::Poll, Opens::Held),
+    ] {
+        let bench = bench();
+        let mut held = None;
+        for _ in 0..2 {
+            refuse(bench.admit(ask(class)), Some(MS));
+            drop(held.take());
+            let mut pauses = vec![pause(&bench, class)];
+            for _ in 0..3 {
+                refuse(probe(&bench, class), Some(MS));
+                pauses.push(pause(&bench, class));
+            }
+            let expected = [10, 10, 20, 40].map(|ms| MS * ms);
+            assert_eq!(pauses, expected, "{class:?} {how:?}");
+            let good = probe(&bench, class);
+            held = open(&bench, good, how);
+        }
+    }
+}
+
+#[test]
+fn pauses_of_unanswered_probes_double_until_the_gate_opens() {
+    let (bench, class) = (bench(), RouteClass::Rest);
+    for _ in 0..2 {
+        refuse(bench.admit(ask(class)), Some(MS));
+        for expected in [500, 1000, 2000] {
+            probe(&bench, class).permit.settle(AttemptOutcome::Unknown);
+            assert_eq!(pause(&bench, class), MS * expected);
+        }
+        accept(probe(&bench, class));
+    }
+}
+
+#[test]
+fn probe_timeout_is_twice_the_last_response_time() {
+    let (bench, class) = (bench(), RouteClass::Rest);
+    for (takes, patience) in [(SECOND * 3, SECOND), (MS, SECOND * 6), (MS, SECOND)] {
+        refuse(bench.admit(ask(class)), Some(SECOND));
+        let probe = probe(&bench, class);
+        let until: Timestamp = bench.at(patience);
+        assert_eq!(bench.state(class).gate, GateSnapshot::ProbingUntil(until));
+        bench.clock.advance(takes);
+        accept(probe);
+    }
+}
+
+#[test]
+fn polls_ramp_up_again_after_each_pause() {
+    for how in [Opens::Accepted, Opens::Held] {
+        let (bench, class) = (bench(), RouteClass::Poll);
+        refuse(bench.admit(ask(class)), Some(SECOND));
+        let mut queue: Vec<_> = (0..100).map(|_| bench.ask(ask(class))).collect();
+        for _ in 0..3 {
+            bench.clock.advance(SECOND);
+            let mut first = admitted(&mut queue);
+            assert_eq!(first.len(), 1, "{how:?}: a probe");
+            let probe = first.pop().expect("the probe");
+            let _held = open(&bench, probe, how);
+            let mut through = admitted(&mut queue);
+            assert!(
+                (1..=8).contains(&through.len()),
+                "{how:?}: {}",
+                through.len()
+            );
+            // They count as accepted only now, which allows no more requests.
+            bench.clock.advance(HELD);
+            let more = admitted(&mut queue);
+            assert!(more.len() <= 1, "{how:?}: {}", more.len());
+            // The next refusal arrives during the ramp.
+            let refused = through.pop().expect("one of them");
+            refuse(refused, Some(SECOND));
+        }
+    }
+}
+
+#[test]
+fn responses_and_returned_permits_move_the_queue() {
+    for (settlement, is_news) in [
+        (AttemptOutcome::Accepted, true),
+        (AttemptOutcome::Answered, true),
+        (AttemptOutcome::Refused { hint: None }, true),
+        (AttemptOutcome::Unknown, false),
+        (AttemptOutcome::Dropped, false),
+    ] {
+        let bench = Bench::sampling(1, 1000, 99);
+        let held = bench.admit(sample());
+        let _waiting = bench.ask(sample());
+        bench.clock.advance(SECOND);
+        held.permit.settle(settlement);
+        let moved = bench.admission.last_movement(RouteClass::Sample);
+        assert_eq!(moved, is_news.then(|| bench.clock.now()), "{settlement:?}");
+    }
+    let bench = Bench::sampling(9, 1000, 1);
+    let Admitted { permit, flight, .. } = bench.admit(sample());
+    permit.settle(AttemptOutcome::Accepted);
+    let _waiting = bench.ask(sample());
+    bench.clock.advance(SECOND);
+    assert_eq!(bench.admission.last_movement(RouteClass::Sample), None);
+    drop(flight);
+    let moved = bench.admission.last_movement(RouteClass::Sample);
+    assert_eq!(moved, Some(bench.clock.now()));
+}
+
+#[test]
+fn empty_queue_admits_requests_at_once() {
+    let bench = Bench::sampling(1, 1000, 99);
+    let held = bench.admit(sample());
+    let waiting = bench.ask(sample());
+    accept(held);
+    accept(waiting.admitted());
+    accept(bench.admit(sample()));
+    assert_eq!(bench.sample().counts.waits, 1);
+}
+
+#[test]
+fn trial_waits_for_twenty_times_the_cost_of_a_closure() {
+    let bench = Bench::sampling(64, 100_000, 99);
+    let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
+    let flights: Vec<_> = held
+        .into_iter()
+        .map(|admitted| {
+            admitted.permit.settle(AttemptOutcome::Accepted);
+            admitted.flight
+        })
+        .collect();
+    refuse(bench.admit(sample()), Some(SECOND));
+    assert_eq!(bench.sample().level, Some(4));
+    // From now on there is room, and the gate holds the others back for a second.
+    let mut queue: Vec<_> = (0..100).map(|_| bench.ask(sample())).collect();
+    drop(flights);
+    bench.clock.advance(SECOND);
+    let mut under_way = Vec::new();
+    for _ in 0..60 {
+        under_way.extend(admitted(&mut queue));
+        accept(under_way.remove(0));
+    }
+    let mut events = bench.limiter.events();
+    let mut begins = |after: Duration| {
+        bench.clock.advance(after);
+        under_way.extend(admitted(&mut queue));
+        accept(under_way.remove(0));
+        std::iter::from_fn(|| events.try_next()).any(|event| {
+            let begun = LimitChange::ProbeStarted;
+            matches!(event, LimiterEvent::WindowChanged { why, .. } if why == begun)
+        })
+    };
+    assert!(
+        !begins(SECOND * 20 - MS),
+        "refusals were paid for, the pause was not"
+    );
+    assert!(begins(MS));
+}
+
+/// A waker that records whether events were published before it was called.
+struct ToldFirst(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
+
+impl Wake for ToldFirst {
+    fn wake(self: Arc<Self>) {
+        let event = self.0.lock().unwrap().try_next();
+        self.1.lock().unwrap().push(event.is_some());
+    }
+}
+
+#[test]
+fn waiters_are_woken_before_events_are_published() {
+    let (bench, class) = (bench(), RouteClass::Rest);
+    refuse(bench.admit(ask(class)), Some(SECOND));
+    let probe = probe(&bench, class);
+    let events = Mutex::new(bench.limiter.events());
+    let told_first = Arc::new(ToldFirst(events, Mutex::default()));
+    let waker = Waker::from(Arc::clone(&told_first));
+    let mut waits = bench.admission.admit(ask(class));
+    let mut cx = Context::from_waker(&waker);
+    // The first poll sets a timer.
+    for _ in 0..2 {
+        assert!(waits.as_mut().poll(&mut cx).is_pending());
+    }
+    told_first.1.lock().unwrap().clear();
+    accept(probe);
+    assert_eq!(*told_first.1.lock().unwrap(), [false]);
+    let event = told_first.0.lock().unwrap().try_next();
+    assert_eq!(event, Some(LimiterEvent::Opened { class }));
+}
+
+#[test]
+fn refused_request_keeps_its_position_in_an_empty_queue() {
+    let bench = Bench::sampling(1, 1000, 99);
+    let held = bench.admit(sample());
+    let waiting = bench.ask(sample());
+    accept(held);
+    let first = waiting.admitted();
+    let arrival = first.arrival;
+    assert_ne!(arrival, Arrival::default());
+    refuse(first, Some(SECOND));
+    accept(probe(&bench, RouteClass::Sample));
+    let again = bench.admit(AdmissionRequest {
+        readmission: Readmission::AfterRefusal(arrival),
+        ..sample()
+    });
+    assert_eq!(again.arrival, arrival);
+}

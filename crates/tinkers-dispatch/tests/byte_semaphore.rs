@@ -1,0 +1,41 @@
+//! The semaphore of bytes for large results.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use tinkers_core::BytesGuard;
+use tinkers_dispatch::ByteSemaphore;
+
+fn poll<F: Future<Output = BytesGuard> + Unpin>(future: &mut F) -> Option<BytesGuard> {
+    match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(guard) => Some(guard),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn request_larger_than_the_budget_is_admitted_alone() {
+    let budget = ByteSemaphore::new(10);
+    let large = poll(&mut budget.acquire(1_000)).expect("something is left");
+    let mut next = budget.acquire(1);
+    assert!(poll(&mut next).is_none());
+    assert_eq!(budget.taken(), 1_000);
+    drop(large);
+    let _next = poll(&mut next).expect("all came back");
+    assert_eq!(budget.taken(), 1);
+}
+
+#[test]
+fn first_waiter_is_not_overtaken_and_takes_nothing_if_dropped() {
+    let budget = ByteSemaphore::new(10);
+    let holder = poll(&mut budget.acquire(10)).expect("empty");
+    let (mut first, mut second) = (budget.acquire(10), budget.acquire(1));
+    assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
+    drop(holder);
+    assert!(poll(&mut second).is_none(), "it is the first one's turn");
+    assert_eq!(budget.taken(), 10, "handed over, whether it looks or not");
+    drop(first);
+    drop(poll(&mut second).expect("it is its turn"));
+    assert_eq!(budget.taken(), 0);
+}

@@ -1,0 +1,243 @@
+//! Slots, bytes and in-flight permits: the order of admission, and the return of permits.
+
+mod common;
+
+use common::{Bench, SECOND, again, ask, refused, sample, sample_of};
+use tinkers_core::{AdmissionRequest, AttemptOutcome, ErrorKind, RouteClass, Sent};
+use tinkers_dispatch::{ClassSettings, LimiterSettings};
+
+#[test]
+fn slots_are_granted_in_fifo_order() {
+    let bench = Bench::sampling(2, 1, 99);
+    let mut held: Vec<_> = (0..2).map(|_| bench.admit(sample())).collect();
+    let mut queue: Vec<_> = (0..4).map(|_| bench.ask(sample())).collect();
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        held.remove(0).permit.settle(AttemptOutcome::Accepted);
+        // The last ones are polled first, so an unordered queue would admit them.
+        for (number, waiting) in queue.iter_mut().enumerate().rev() {
+            waiting.poll();
+            if let Some(admitted) = waiting.try_admitted() {
+                order.push(number);
+                held.push(admitted);
+            }
+        }
+    }
+    assert_eq!(order, [0, 1, 2, 3]);
+}
+
+#[test]
+fn bytes_are_a_soft_limit_and_the_head_is_not_overtaken() {
+    let bench = Bench::sampling(9, 10, 99);
+    let small = bench.admit(sample_of(9));
+    // One byte is left: a large request is admitted and charged in full.
+    let large = bench.admit(sample_of(100));
+    assert_eq!(bench.sample().bytes, 109);
+    let mut head = bench.ask(sample_of(50));
+    let mut tiny = bench.ask(sample_of(1));
+    let mut free = bench.ask(sample_of(0));
+    small.permit.settle(AttemptOutcome::Accepted);
+    assert!(head.is_waiting(), "100 of 10 are taken");
+    tiny.poll();
+    free.poll();
+    assert!(tiny.is_waiting() && free.is_waiting(), "not past the head");
+    large.permit.settle(AttemptOutcome::Accepted);
+    let head = head.try_admitted().expect("all came back");
+    assert!(tiny.is_waiting(), "50 of 10 are taken");
+    head.permit.settle(AttemptOutcome::Unknown);
+    tiny.admitted();
+    free.admitted();
+}
+
+#[test]
+fn in_flight_permit_outlives_the_submit_permit() {
+    let bench = Bench::sampling(9, 9, 1);
+    let first = bench.admit(sample());
+    let mut second = bench.ask(sample());
+    first.permit.settle(AttemptOutcome::Accepted);
+    assert!(second.is_waiting(), "the in-flight permit is held");
+    assert_eq!(bench.sample().slots, 0);
+    drop(first.flight);
+    second.admitted();
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn kept_permit_is_not_taken_twice_and_is_served_first() {
+    let bench = Bench::sampling(9, 9, 1);
+    let first = bench.admit(sample());
+    let mut needs_one = bench.ask(again());
+    first.permit.settle(AttemptOutcome::Unknown);
+    assert!(needs_one.is_waiting());
+    // Behind a request that needs an in-flight permit both would wait for ever.
+    let repeat = bench.admit(AdmissionRequest {
+        flight: Some(first.flight),
+        ..sample()
+    });
+    assert_eq!(bench.sample().in_flight, 1);
+    repeat.permit.settle(AttemptOutcome::Accepted);
+    drop(repeat.flight);
+    needs_one.admitted();
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn classes_without_a_window_count_nothing_in_flight() {
+    let bench = Bench::new(LimiterSettings {
+        poll: ClassSettings::slots(1),
+        ..LimiterSettings::default()
+    });
+    let poll = bench.admit(ask(RouteClass::Poll));
+    poll.permit.settle(AttemptOutcome::Unknown);
+    // With the permit of the previous attempt, like a retry.
+    let again = bench.admit(AdmissionRequest {
+        flight: Some(poll.flight),
+        ..ask(RouteClass::Poll)
+    });
+    assert_eq!(bench.state(RouteClass::Poll).in_flight, 0);
+    drop(again);
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn control_has_no_limit() {
+    let bench = Bench::new(LimiterSettings::default());
+    let held: Vec<_> = (0..10_000)
+        .map(|_| bench.admit(ask(RouteClass::Control)))
+        .collect();
+    assert_eq!(held.len(), 10_000);
+    assert!(bench.limiter.class_snapshot(RouteClass::Control).is_none());
+}
+
+#[test]
+fn deadline_ends_the_wait_for_a_slot() {
+    let bench = Bench::sampling(1, 1, 9);
+    let holder = bench.admit(sample());
+    let mut waiting = bench.ask(AdmissionRequest {
+        deadline: Some(bench.at(SECOND)),
+        ..sample()
+    });
+    let mut behind = bench.ask(sample());
+    assert!(waiting.is_waiting());
+    bench.clock.advance(SECOND);
+    let error = waiting.error();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(error.sent(), Sent::NotSent);
+    assert!(behind.is_waiting());
+    drop(holder);
+    behind.admitted();
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn request_after_its_deadline_is_not_admitted() {
+    let bench = Bench::sampling(1, 1, 9);
+    bench.clock.advance(2 * SECOND);
+    let deadline = Some(tinkers_core::Timestamp::from_origin(SECOND));
+    let error = bench
+        .ask(AdmissionRequest {
+            deadline,
+            ..sample()
+        })
+        .error();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn dropped_waiter_returns_everything_at_each_point() {
+    // Waiting for a slot.
+    let bench = Bench::sampling(1, 1, 9);
+    let holder = bench.admit(sample_of(5));
+    drop(bench.ask(sample_of(5)));
+    assert_eq!(bench.sample().waiting, 0);
+    drop(holder);
+    bench.assert_all_given_back();
+
+    // First in the queue of a closed gate: the next waiter takes over the timer.
+    let bench = Bench::sampling(1, 1, 9);
+    let first = bench.admit(sample_of(5));
+    first.permit.settle(refused(Some(SECOND)));
+    drop(first.flight);
+    let head = bench.ask(sample_of(5));
+    let mut next = bench.ask(sample_of(5));
+    drop(head);
+    assert!(next.is_waiting());
+    assert_eq!(bench.clock.sleepers(), 1);
+    bench.clock.advance(SECOND);
+    drop(next.admitted());
+    bench.assert_all_given_back();
+
+    // Granted and never polled.
+    let bench = Bench::sampling(1, 1, 9);
+    let holder = bench.admit(sample_of(5));
+    let waiting = bench.ask(sample_of(5));
+    let mut behind = bench.ask(sample_of(5));
+    drop(holder);
+    drop(waiting);
+    drop(behind.try_admitted().expect("it is its turn now"));
+    bench.assert_all_given_back();
+
+    // Never polled.
+    use tinkers_core::Admission;
+    drop(bench.admission.admit(sample()));
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn dropped_permit_closes_no_gate() {
+    let bench = Bench::sampling(1, 1, 9);
+    drop(bench.admit(sample()));
+    drop(bench.admit(sample()));
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn returned_slot_wakes_one_waiter() {
+    let bench = Bench::sampling(1, 1, 99);
+    let holder = bench.admit(sample());
+    let mut queue: Vec<_> = (0..50).map(|_| bench.ask(sample())).collect();
+    holder.permit.settle(AttemptOutcome::Accepted);
+    let woken: usize = queue.iter().map(common::Waiting::wakes).sum();
+    assert_eq!(woken, 1);
+    queue.remove(0).admitted();
+}
+
+#[test]
+fn raised_limits_admit_waiters() {
+    let bench = Bench::sampling(1, 1, 1);
+    let _holder = bench.admit(sample());
+    let mut queue: Vec<_> = (0..3).map(|_| bench.ask(sample())).collect();
+    let more = bench.request_limits(LimiterSettings::default());
+    let served: Vec<_> = queue
+        .iter_mut()
+        .map(|waiting| waiting.try_admitted().expect("there is room"))
+        .collect();
+    // Lower limits take nothing from admitted requests.
+    let less = LimiterSettings {
+        sample: ClassSettings {
+            slots: 0,
+            bytes: Some(0),
+            flights: Some(0),
+            rate: None,
+        },
+        ..LimiterSettings::default()
+    };
+    let less = bench.request_limits(less);
+    let mut late = bench.ask(sample());
+    drop(served);
+    assert!(late.is_waiting());
+    // The request for it is dropped.
+    drop(less);
+    late.admitted();
+    drop((more, _holder));
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn debug_output_of_a_pending_admission_names_the_class() {
+    let bench = Bench::sampling(1, 1, 1);
+    let pending = bench.admission.wait(sample()).expect("samples have limits");
+    let text = format!("{pending:?}");
+    assert!(text.contains("Some(Sample)"), "{text}");
+}

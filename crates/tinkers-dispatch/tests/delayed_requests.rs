@@ -1,0 +1,221 @@
+//! Grants that are collected late or never, requests that wait for a connection, and responses with slow bodies.
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tinkers_core::{
+    AdmissionRequest, AttemptOutcome, ClientId, DepartureCheck, ErrorKind, InFlightPermit,
+    RouteClass,
+};
+use tinkers_dispatch::{GateSnapshot, LimiterSettings};
+
+use common::{Bench, SECOND, accept, ask, refuse, refused, sample};
+
+fn of(client: u64, flight: Option<InFlightPermit>) -> AdmissionRequest {
+    AdmissionRequest {
+        client: ClientId(client),
+        flight,
+        ..sample()
+    }
+}
+
+fn nested() -> AdmissionRequest {
+    AdmissionRequest {
+        is_nested: true,
+        ..sample()
+    }
+}
+
+/// Reports the head of a 429.
+fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
+    let mut headers = HeaderMap::new();
+    if let Some(seconds) = retry_after {
+        headers.insert("retry-after", HeaderValue::from_static(seconds));
+    }
+    let wall = SystemTime::UNIX_EPOCH;
+    departure.head(StatusCode::TOO_MANY_REQUESTS, &headers, wall);
+}
+
+#[test]
+fn grant_collected_after_a_refusal_waits_for_the_hint() {
+    let bench = Bench::sampling(2, 1000, 99);
+    let (one, two) = (bench.admit(sample()), bench.admit(sample()));
+    let mut waiting = bench.ask(sample());
+    // The slot is granted to the third request, which is not polled before the gate closes for a minute.
+    accept(one);
+    refuse(two, Some(60 * SECOND));
+    bench.clock.advance(30 * SECOND);
+    assert!(waiting.try_admitted().is_none());
+    assert_eq!(bench.sample().slots, 0, "its slot was given back");
+    bench.clock.advance(31 * SECOND);
+    let probe = waiting.try_admitted().expect("the hint has passed");
+    accept(probe);
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn grant_that_is_never_collected_lapses_for_other_clients() {
+    let bench = Bench::sampling(1, 1000, 99);
+    let held = bench.admit(of(0, None));
+    let mut stuck = bench.ask(of(1, None));
+    let mut other = bench.ask(of(2, None));
+    accept(held);
+    assert!(other.try_admitted().is_none(), "the first was let through");
+    bench.clock.advance(2 * SECOND);
+    let went = other.try_admitted().expect("the grant has lapsed");
+    assert_eq!(bench.sample().counts.lapsed, 1);
+    // When polled again, its waiter has its old position.
+    assert!(stuck.try_admitted().is_none());
+    accept(went);
+    accept(stuck.try_admitted().expect("there is room again"));
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn clients_take_turns_with_retries_that_keep_their_permit() {
+    let bench = Bench::sampling(1, 1000, 99);
+    let held = bench.admit(of(1, None));
+    held.permit.settle(AttemptOutcome::Unknown);
+    let mut current = bench.admit(of(1, None));
+    let mut flight = Some(held.flight);
+    let mut other = bench.ask(of(2, None));
+    for round in 0..3 {
+        let mut retry = bench.ask(of(1, flight.take()));
+        assert!(retry.is_waiting());
+        current.permit.settle(AttemptOutcome::Unknown);
+        flight = Some(current.flight);
+        if let Some(admitted) = other.try_admitted() {
+            drop((admitted, retry, flight));
+            bench.assert_all_given_back();
+            return;
+        }
+        current = retry.try_admitted().expect("the retry goes first");
+        assert!(round < 2, "one client takes every turn");
+    }
+}
+
+#[test]
+fn retry_with_its_permit_overtakes_a_new_request() {
+    let bench = Bench::sampling(2, 1000, 1);
+    let held = bench.admit(of(1, None));
+    held.permit.settle(AttemptOutcome::Unknown);
+    let blocked = bench.ask(of(2, None));
+    let retry = bench.ask(of(1, Some(held.flight)));
+    accept(retry.admitted());
+    accept(blocked.admitted());
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn polls_ramp_up_after_a_pause() {
+    let bench = Bench::new(LimiterSettings::default());
+    let poll = || ask(RouteClass::Poll);
+    refuse(bench.admit(poll()), Some(SECOND));
+    let mut queue: Vec<_> = (0..3000).map(|_| bench.ask(poll())).collect();
+    bench.clock.advance(SECOND);
+    let mut held: Vec<_> = queue
+        .iter_mut()
+        .filter_map(|poll| poll.try_admitted())
+        .collect();
+    assert_eq!(held.len(), 1, "a probe");
+    accept(held.pop().expect("the probe"));
+    // From now on the server holds every poll, so no response shows that it is accepted.
+    let mut bursts = Vec::new();
+    while held.len() < 2999 {
+        let before = held.len();
+        held.extend(queue.iter_mut().filter_map(|poll| poll.try_admitted()));
+        let burst = held.len() - before;
+        assert!(burst <= before.max(8), "{burst} together after {before}");
+        bursts.extend((burst > 0).then_some(burst));
+        assert!(bursts.len() < 20, "it does not go on: {bursts:?}");
+        bench.clock.advance(Duration::from_millis(250));
+    }
+    held.into_iter().for_each(accept);
+    drop(queue);
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn refusal_holds_an_admitted_request_before_the_socket() {
+    let bench = Bench::sampling(3, 1000, 99);
+    let (mut late, refusal) = (bench.admit(sample()), bench.admit(sample()));
+    let departure = late.permit.departure();
+    assert!(departure.may_leave());
+    refuse(refusal, Some(SECOND));
+    assert!(!departure.may_leave());
+    // The gate opens again. A request that was admitted before the closure would overtake the waiters.
+    bench.clock.advance(2 * SECOND);
+    let mut probe = bench.admit(sample());
+    assert!(probe.permit.departure().may_leave());
+    assert!(!departure.may_leave(), "while the probe is under way");
+    accept(probe);
+    assert_eq!(bench.sample().gate, GateSnapshot::Open);
+    assert!(!departure.may_leave(), "after the probe");
+    assert_eq!(bench.sample().counts.held, 3);
+    drop(late);
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn head_of_a_refusal_closes_the_gate_before_its_body() {
+    let bench = Bench::sampling(3, 1000, 99);
+    let mut refusal = bench.admit(sample());
+    let departure = refusal.permit.departure();
+    refusal_head(&departure, Some("30"));
+    let now = bench.at(Duration::ZERO);
+    assert_eq!(bench.opens_at().since(now), 30 * SECOND);
+    // The body arrives ten seconds later, and the hint counts from the head.
+    bench.clock.advance(10 * SECOND);
+    refuse(refusal, Some(30 * SECOND));
+    let counts = bench.sample().counts;
+    assert_eq!((counts.refusals, counts.events), (1, 1));
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn hint_in_the_body_of_a_refusal_extends_the_pause() {
+    let bench = Bench::sampling(3, 1000, 99);
+    let mut refusal = bench.admit(sample());
+    let departure = refusal.permit.departure();
+    refusal_head(&departure, None);
+    let now = bench.at(Duration::ZERO);
+    assert_eq!(bench.opens_at().since(now), SECOND);
+    refusal.permit.settle(refused(Some(20 * SECOND)));
+    drop(refusal.flight);
+    assert_eq!(bench.opens_at().since(now), 20 * SECOND);
+    let counts = bench.sample().counts;
+    assert_eq!((counts.refusals, counts.events), (1, 1));
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn nested_request_is_admitted_without_a_free_slot() {
+    let bench = Bench::sampling(1, 10, 1);
+    let outer = bench.admit(sample());
+    let waiting = bench.ask(sample());
+    accept(bench.admit(nested()));
+    accept(outer);
+    accept(waiting.admitted());
+    bench.assert_all_given_back();
+}
+
+#[test]
+fn nested_request_fails_at_once_behind_a_closed_gate() {
+    let bench = Bench::sampling(2, 10, 9);
+    let outer = bench.admit(sample());
+    refuse(bench.admit(sample()), Some(60 * SECOND));
+    let error = bench.ask(nested()).error();
+    assert_eq!(error.kind(), ErrorKind::RateLimited);
+    assert!(error.retry_at().is_some());
+    drop(outer);
+    // It is admitted as part of the probe, which could not complete without it.
+    bench.clock.advance(61 * SECOND);
+    let probe = bench.admit(sample());
+    let mut inner = bench.admit(nested());
+    assert!(inner.permit.departure().may_leave());
+    accept(inner);
+    accept(probe);
+    bench.assert_all_given_back();
+}

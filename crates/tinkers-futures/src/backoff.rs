@@ -1,0 +1,132 @@
+//! Backoff between polls: none while the server holds them, exponential while it does not.
+
+use std::time::{Duration, SystemTime};
+
+use tinkers_core::hint::retry_after;
+use tinkers_core::{Backoff, HttpResponse, Jitter};
+
+/// The backoff of a poll loop.
+///
+/// For every sequence of responses, the time that n immediate responses take grows with n, so that no server can cause a busy loop.
+#[derive(Debug, Default)]
+pub(crate) struct PollBackoff {
+    /// Immediate "not ready" responses in a row.
+    immediate: u32,
+    /// Failed polls in a row.
+    failures: u32,
+}
+
+/// The minimum duration of a long poll, after which there is no pause.
+const LONG_POLL: Duration = Duration::from_secs(1);
+const IMMEDIATE: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+const FAILED: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+/// The longest hint that is followed, as for refusals: a wrong date must not delay a result for days.
+const LONGEST_HINT: Duration = Duration::from_secs(15 * 60);
+
+impl PollBackoff {
+    /// Returns the pause after "not ready" that arrived `duration` after the poll was sent.
+    pub(crate) fn after_not_ready(&mut self, duration: Duration, jitter: &dyn Jitter) -> Duration {
+        self.failures = 0;
+        if duration >= LONG_POLL {
+            self.immediate = 0;
+            return Duration::ZERO;
+        }
+        let pause = IMMEDIATE.pause(self.immediate);
+        self.immediate = self.immediate.saturating_add(1);
+        jitter.stretch(pause, 0.25)
+    }
+
+    /// Returns the pause after a failed poll, which is never shorter than `hint`.
+    pub(crate) fn after_failure(&mut self, hint: Duration, jitter: &dyn Jitter) -> Duration {
+        let pause = FAILED.pause(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        jitter.stretch(pause.max(hint), 0.25)
+    }
+}
+
+/// Returns the pause that a response without a result asks for before the next poll; zero when it has no hint.
+pub(crate) fn hint_of(response: &HttpResponse, wall: SystemTime) -> Duration {
+    if response.status.is_success() {
+        return Duration::ZERO;
+    }
+    retry_after(response, wall)
+        .unwrap_or_default()
+        .min(LONGEST_HINT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::header::RETRY_AFTER;
+    use http::{HeaderMap, HeaderValue, StatusCode};
+    use tinkers_core::{FixedJitter, SplitMix};
+
+    #[test]
+    fn long_poll_has_no_pause_and_immediate_ones_double() {
+        let mut backoff = PollBackoff::default();
+        let jitter = FixedJitter(0.0);
+        assert_eq!(
+            backoff.after_not_ready(Duration::from_secs(30), &jitter),
+            Duration::ZERO
+        );
+        let immediate: Vec<u128> = (0..9)
+            .map(|_| backoff.after_not_ready(Duration::ZERO, &jitter).as_millis())
+            .collect();
+        assert_eq!(immediate, [20, 40, 80, 160, 320, 640, 1280, 2000, 2000]);
+        assert_eq!(
+            backoff.after_not_ready(Duration::from_secs(1), &jitter),
+            Duration::ZERO
+        );
+        assert_eq!(
+            backoff.after_not_ready(Duration::ZERO, &jitter).as_millis(),
+            20
+        );
+    }
+
+    #[test]
+    fn hints_of_failures_are_followed_up_to_15_minutes() {
+        let response = |status, seconds| HttpResponse {
+            status,
+            headers: HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from(seconds))]),
+            body: Bytes::new(),
+        };
+        let seconds = |status, hint: u64| {
+            let hint = hint_of(&response(status, hint), SystemTime::UNIX_EPOCH);
+            hint.as_secs()
+        };
+        for status in [
+            StatusCode::PAYMENT_REQUIRED,
+            StatusCode::NOT_FOUND,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::INTERNAL_SERVER_ERROR,
+        ] {
+            assert_eq!(seconds(status, 20), 20, "{status}");
+            assert_eq!(seconds(status, 86_400), 900, "{status}");
+        }
+        assert_eq!(seconds(StatusCode::OK, 20), 0);
+    }
+
+    #[test]
+    fn no_sequence_of_immediate_responses_makes_a_busy_loop() {
+        for seed in 0..200 {
+            let mut backoff = PollBackoff::default();
+            let random = SplitMix::new(seed);
+            let mut slept = Duration::ZERO;
+            for _ in 0..200 {
+                let jitter: &dyn Jitter = &random;
+                slept += match jitter.bits() % 3 {
+                    0 => backoff.after_not_ready(Duration::ZERO, jitter),
+                    1 => {
+                        backoff.after_not_ready(Duration::from_millis(jitter.bits() % 900), jitter)
+                    }
+                    _ => backoff.after_failure(Duration::ZERO, jitter),
+                };
+            }
+            assert!(
+                slept >= Duration::from_secs(100),
+                "seed {seed}: 200 polls within {slept:?}"
+            );
+        }
+    }
+}

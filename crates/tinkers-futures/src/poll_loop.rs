@@ -1,0 +1,423 @@
+//! The poll loop: sends polls, classifies their responses, and waits between them.
+//!
+//! A [`PollHandler`] says what to ask for and what to do with the body of a response.
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tinkers_core::billing::BillingAction;
+use tinkers_core::call::response_error;
+use tinkers_core::contain::contain;
+use tinkers_core::hint::retry_after;
+use tinkers_core::nesting::NestedMark;
+use tinkers_core::outage::OutageBackoff;
+use tinkers_core::retry::{
+    API_ERROR_RETRIES, ExchangeKind, PROXY_ERROR_RETRIES, StatusAction, failure_kind,
+};
+use tinkers_core::{
+    AdmissionRequest, Admitted, Arrival, AttemptOutcome, Caller, ClientId, Cost, Deduplication,
+    Error, ErrorKind, HttpRequest, HttpResponse, Readmission, RecoveredError, Result, RouteClass,
+    SessionContext, Timestamp, TransportError, TransportErrorKind,
+};
+
+use crate::backoff::{PollBackoff, hint_of};
+use crate::status_retries::{RetryCause, StatusRetries};
+
+/// The time limit of one poll. Servers hold a poll for up to half a minute, some for five; longer ones are sent again.
+pub(crate) const POLL_LIMIT: Duration = Duration::from_secs(45);
+
+/// Makes the requests of a poll loop and handles its responses.
+pub(crate) trait PollHandler: Send {
+    /// What the loop returns.
+    type Output: Send;
+
+    /// Waits until there is something to poll for. Returns the output when there is nothing left.
+    fn until_work(&mut self) -> impl Future<Output = Option<Self::Output>> + Send {
+        ready(None)
+    }
+
+    /// Builds the next request. Called after admission, and again when the rate limit closed before the request left.
+    fn request(&mut self) -> HttpRequest;
+
+    /// Handles a response with a status of 2xx and a body. An error ends the loop.
+    fn on_success(
+        &mut self,
+        response: HttpResponse,
+    ) -> impl Future<Output = Result<Verdict<Self::Output>>> + Send;
+
+    /// Handles a response whose status says that there is no result yet.
+    fn on_not_ready(&mut self, response: HttpResponse) -> Verdict<Self::Output>;
+
+    /// Called when the server holds the poll back for a reason of its own: the rate limit or an unpaid bill.
+    fn on_held_back(&mut self) {}
+
+    /// Called after each poll that does not end the loop, before the wait for the next one.
+    fn before_wait(&mut self) {}
+
+    /// Makes the error of a response that is final.
+    fn final_error(kind: ErrorKind, response: &HttpResponse) -> Error {
+        response_error(kind, response)
+    }
+}
+
+/// The outcome of handling a response.
+#[derive(Debug)]
+pub(crate) enum Verdict<T> {
+    /// Ends the loop.
+    Done(T),
+    /// There is something new. The next poll follows at once, and all counters start anew.
+    Progress,
+    /// The server is still working on it.
+    NotReady,
+    /// The body is not a response to a poll. It may come from a proxy or have been truncated, so it is retried a few times.
+    Invalid(Error),
+}
+
+/// The state that a poll loop keeps between polls.
+pub(crate) struct PollLoop {
+    session: Arc<dyn SessionContext>,
+    client: ClientId,
+    /// The kind under which retried polls are counted and logged.
+    recovered_error: RecoveredError,
+    /// The id that is logged with them.
+    subject: Box<str>,
+    backoff: PollBackoff,
+    retries: StatusRetries,
+    readmission: Readmission,
+    /// Queue position of the last poll.
+    arrival: Arrival,
+}
+
+/// A poll that was sent.
+struct Exchange {
+    sent_at: Timestamp,
+    duration: Duration,
+    outcome: Result<HttpResponse, TransportError>,
+}
+
+/// The classified outcome of a poll.
+enum Reply {
+    Success(HttpResponse),
+    NotReady(HttpResponse),
+    /// Poll again after the wait.
+    Retry {
+        wait: Wait,
+        is_held_back: bool,
+    },
+}
+
+/// The wait before the next poll.
+enum Wait {
+    Pause(Duration),
+    /// The pause after a failure that may be part of an outage; the end of the outage ends it, but not before `hint`.
+    Outage {
+        sent_at: Timestamp,
+        hint: Duration,
+        pause: Duration,
+    },
+}
+
+impl PollLoop {
+    pub(crate) fn new(
+        session: Arc<dyn SessionContext>,
+        client: ClientId,
+        recovered_error: RecoveredError,
+        subject: &str,
+    ) -> Self {
+        Self {
+            session,
+            client,
+            recovered_error,
+            subject: subject.into(),
+            backoff: PollBackoff::default(),
+            retries: StatusRetries::default(),
+            readmission: Readmission::New,
+            arrival: Arrival::default(),
+        }
+    }
+
+    /// Polls until the handler ends the loop. Each poll waits for admission until `deadline` at most.
+    ///
+    /// # Errors
+    /// Errors of admission, of final responses, and of those that were retried as often as allowed.
+    pub(crate) async fn run<H: PollHandler>(
+        &mut self,
+        handler: &mut H,
+        deadline: Option<Timestamp>,
+    ) -> Result<H::Output> {
+        loop {
+            if let Some(output) = handler.until_work().await {
+                return Ok(output);
+            }
+            let exchange = self.send(handler, deadline).await?;
+            let duration = exchange.duration;
+            let mut hint = Duration::ZERO;
+            let verdict = match self.classify::<H>(exchange)? {
+                Reply::Success(response) => handler.on_success(response).await?,
+                Reply::NotReady(response) => {
+                    hint = hint_of(&response, self.caller().time.wall());
+                    handler.on_not_ready(response)
+                }
+                Reply::Retry { wait, is_held_back } => {
+                    if is_held_back {
+                        handler.on_held_back();
+                    }
+                    handler.before_wait();
+                    self.wait(wait).await;
+                    continue;
+                }
+            };
+            let wait = match verdict {
+                Verdict::Done(output) => return Ok(output),
+                Verdict::Progress => {
+                    self.retries = StatusRetries::default();
+                    self.backoff = PollBackoff::default();
+                    Wait::Pause(Duration::ZERO)
+                }
+                Verdict::NotReady => self.not_ready(duration, hint),
+                Verdict::Invalid(error) => {
+                    self.bounded_retry(RetryCause::Body, API_ERROR_RETRIES, Duration::ZERO, error)?
+                }
+            };
+            handler.before_wait();
+            self.wait(wait).await;
+        }
+    }
+
+    fn caller(&self) -> &Caller {
+        self.session.caller()
+    }
+
+    /// Waits for admission, sends one poll and settles its permit.
+    async fn send<H: PollHandler>(
+        &mut self,
+        handler: &mut H,
+        deadline: Option<Timestamp>,
+    ) -> Result<Exchange> {
+        let session = Arc::clone(&self.session);
+        let caller = session.caller();
+        loop {
+            let ask = AdmissionRequest {
+                class: RouteClass::Poll,
+                client: self.client,
+                cost: Cost::default(),
+                deadline,
+                flight: None,
+                readmission: std::mem::replace(&mut self.readmission, Readmission::New),
+                is_nested: NestedMark::here().is_inside(),
+            };
+            let Admitted {
+                mut permit,
+                flight,
+                arrival,
+            } = caller.admission.admit(ask).await?;
+            self.arrival = arrival;
+            let request = handler.request();
+            let sent_at = caller.time.now();
+            let outcome = caller.send(&mut permit, request).await;
+            if matches!(&outcome, Err(error) if error.kind == TransportErrorKind::Held) {
+                // The rate limit closed before the poll could leave.
+                self.readmission = Readmission::AfterRefusal(arrival);
+                continue;
+            }
+            permit.settle(settlement(&outcome, caller));
+            drop(flight);
+            let duration = caller.time.now().since(sent_at);
+            return Ok(Exchange {
+                sent_at,
+                duration,
+                outcome,
+            });
+        }
+    }
+
+    /// Classifies the outcome of a poll by the status table, and reports a response to the outage detector.
+    fn classify<H: PollHandler>(&mut self, exchange: Exchange) -> Result<Reply> {
+        let session = Arc::clone(&self.session);
+        let caller = session.caller();
+        let Exchange {
+            sent_at,
+            duration,
+            outcome,
+        } = exchange;
+        let response = match outcome {
+            Ok(response) => response,
+            Err(error) => return self.after_transport_error(error, sent_at, duration),
+        };
+        let status = response.status;
+        let is_server_error = status.is_server_error();
+        if !is_server_error {
+            let outage = caller.outages.of(RouteClass::Poll);
+            outage.answered(sent_at, sent_at.after(duration));
+        }
+        let hint = hint_of(&response, caller.time.wall());
+        let kind = failure_kind(status);
+        // A server with the whole protocol reports failed operations in the body, so that its 5xx are failures of the server.
+        let reports_failures_in_body = session.profile().deduplicates == Deduplication::Everything;
+        let (wait, is_held_back) = match StatusAction::of(ExchangeKind::Poll, &response) {
+            StatusAction::Take => return Ok(Reply::Success(response)),
+            StatusAction::NotReady => return Ok(Reply::NotReady(response)),
+            StatusAction::Refused => {
+                // The settled permit has closed the class; the next admission waits for it.
+                self.readmission = Readmission::AfterRefusal(self.arrival);
+                (Wait::Pause(Duration::ZERO), true)
+            }
+            StatusAction::PauseForBilling => {
+                let now = caller.time.now();
+                match caller
+                    .billing
+                    .on_payment_required(now, caller.billing_limit)
+                {
+                    BillingAction::Pause(pause) => {
+                        caller
+                            .recovered_errors
+                            .note(RecoveredError::Billing, &status);
+                        (Wait::Pause(pause.max(hint)), true)
+                    }
+                    BillingAction::GiveUp => {
+                        return Err(response_error(ErrorKind::Billing, &response));
+                    }
+                }
+            }
+            StatusAction::Repeat if is_server_error => {
+                (self.outage_wait(&status, sent_at, hint), false)
+            }
+            StatusAction::RetryUpTo(_) if is_server_error && reports_failures_in_body => {
+                (self.outage_wait(&status, sent_at, hint), false)
+            }
+            StatusAction::Repeat => (Wait::Pause(self.failure_pause(&status, hint)), false),
+            StatusAction::RetryUpTo(limit) => {
+                let cause = RetryCause::Status(status.as_u16());
+                let error = H::final_error(kind, &response);
+                (self.bounded_retry(cause, limit, hint, error)?, false)
+            }
+            StatusAction::Fail => return Err(H::final_error(kind, &response)),
+        };
+        Ok(Reply::Retry { wait, is_held_back })
+    }
+
+    fn after_transport_error(
+        &mut self,
+        error: TransportError,
+        sent_at: Timestamp,
+        duration: Duration,
+    ) -> Result<Reply> {
+        use TransportErrorKind as K;
+        let retry_limit = match error.kind {
+            K::Timeout | K::Connect | K::Broken => None,
+            K::Tls | K::Decode | K::Redirect => Some(PROXY_ERROR_RETRIES),
+            // The next response may be as large.
+            K::TooLarge => Some(1),
+            _ => Some(0),
+        };
+        // A server that holds a poll beyond the time limit does not fail.
+        let is_long_poll = error.kind == K::Timeout && duration >= POLL_LIMIT / 2;
+        let wait = if is_long_poll {
+            self.count(&error);
+            self.not_ready(duration, Duration::ZERO)
+        } else if let Some(limit) = retry_limit {
+            let cause = RetryCause::Transport(error.kind);
+            self.bounded_retry(cause, limit, Duration::ZERO, error.into())?
+        } else {
+            self.outage_wait(&error, sent_at, Duration::ZERO)
+        };
+        let is_held_back = false;
+        Ok(Reply::Retry { wait, is_held_back })
+    }
+
+    /// Returns the wait after "not ready". The server works on the operation, so earlier retries no longer count.
+    fn not_ready(&mut self, duration: Duration, hint: Duration) -> Wait {
+        self.retries = StatusRetries::default();
+        let jitter = &*self.session.caller().jitter;
+        let pause = self.backoff.after_not_ready(duration, jitter);
+        Wait::Pause(pause.max(hint))
+    }
+
+    /// Returns the wait before a retry, of which there are at most `limit` for this cause.
+    ///
+    /// # Errors
+    /// `error` when the limit is reached, with the time of the hint if there is one.
+    fn bounded_retry(
+        &mut self,
+        cause: RetryCause,
+        limit: u32,
+        hint: Duration,
+        error: Error,
+    ) -> Result<Wait> {
+        if self.retries.may_retry(cause, limit) {
+            return Ok(Wait::Pause(self.failure_pause(&error, hint)));
+        }
+        if hint.is_zero() {
+            return Err(error);
+        }
+        let now = self.caller().time.now();
+        Err(error.with_retry_at(now, now.after(hint)))
+    }
+
+    fn outage_wait(
+        &mut self,
+        cause: &dyn fmt::Display,
+        sent_at: Timestamp,
+        hint: Duration,
+    ) -> Wait {
+        let pause = self.failure_pause(cause, hint);
+        Wait::Outage {
+            sent_at,
+            hint,
+            pause,
+        }
+    }
+
+    /// Counts a failed poll and returns the pause after it.
+    fn failure_pause(&mut self, cause: &dyn fmt::Display, hint: Duration) -> Duration {
+        self.count(cause);
+        let jitter = &*self.session.caller().jitter;
+        self.backoff.after_failure(hint, jitter)
+    }
+
+    fn count(&self, cause: &dyn fmt::Display) {
+        self.caller().recovered_errors.count(self.recovered_error);
+        let (recovered_error, subject) = (self.recovered_error.name(), &self.subject);
+        contain(
+            || tracing::debug!(recovered_error, %cause, subject, "polling again after an error"),
+        );
+    }
+
+    async fn wait(&self, wait: Wait) {
+        let caller = self.caller();
+        match wait {
+            Wait::Pause(pause) => caller.time.sleep(pause).await,
+            Wait::Outage {
+                sent_at,
+                hint,
+                pause,
+            } => {
+                let now = caller.time.now();
+                let pause = OutageBackoff {
+                    sent_at,
+                    not_before: now.after(hint),
+                    until: now.after(pause),
+                };
+                let outage = caller.outages.of(RouteClass::Poll);
+                outage.back_off(pause, &*caller.time, &*caller.jitter).await;
+            }
+        }
+    }
+}
+
+/// Returns how the permit of a poll is settled. A refusal closes the class for as long as its hint says.
+fn settlement(outcome: &Result<HttpResponse, TransportError>, caller: &Caller) -> AttemptOutcome {
+    let Ok(response) = outcome else {
+        return AttemptOutcome::Unknown;
+    };
+    // The hint may be in the body; that of a large result is not searched.
+    if response.status != StatusCode::TOO_MANY_REQUESTS {
+        return AttemptOutcome::Accepted;
+    }
+    AttemptOutcome::Refused {
+        hint: retry_after(response, caller.time.wall()),
+    }
+}

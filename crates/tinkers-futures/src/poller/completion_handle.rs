@@ -1,0 +1,52 @@
+//! The handle of a request that waits for its completion.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use tinkers_core::Result;
+
+use super::completion_table::{CompletionNotice, CompletionTable};
+
+/// A request registered with a [`SessionPoller`](crate::SessionPoller). Keep it until the result is retrieved.
+///
+/// Dropping it removes the registration and acknowledges the result to the server, which may then discard it.
+pub struct CompletionHandle {
+    completions: Arc<CompletionTable>,
+    id: Arc<str>,
+}
+
+impl CompletionHandle {
+    pub(super) fn new(completions: Arc<CompletionTable>, id: Arc<str>) -> Self {
+        Self { completions, id }
+    }
+
+    /// Returns the server's id of the request.
+    pub fn request_id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits until the server reports that the operation has ended, or the request has to be polled for by itself.
+    ///
+    /// # Errors
+    /// The error with which the poller ended.
+    pub async fn completed(&self) -> Result<CompletionNotice> {
+        poll_fn(|cx| self.completions.poll(&self.id, cx.waker()))
+            .await
+            .map_err(|error| error.with_request_id(&*self.id))
+    }
+}
+
+impl Drop for CompletionHandle {
+    fn drop(&mut self) {
+        self.completions.deregister(&self.id);
+    }
+}
+
+impl fmt::Debug for CompletionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompletionHandle")
+            .field("request_id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,464 @@
+//! The table of waiting requests, of completions that arrived early, and of pending acknowledgements.
+//!
+//! It does no I/O: the task in `shared_poll` writes to it, and handles read from it. Its loom models are in `tests/loom.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::{Arc, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use tinkers_core::contain::wake_all;
+use tinkers_core::{Error, ErrorKind, ProgressCell, Result, Sent, Timestamp};
+use tinkers_wire::{Completion, CompletionState, Completions};
+use tokio::sync::Notify;
+
+use crate::sync::{Mutex, MutexGuard};
+
+/// A completion as reported by the server, before the result is retrieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CompletionNotice {
+    /// The size of the result in bytes, when the operation succeeded and the server reported a size.
+    pub size: Option<NonZeroU64>,
+}
+
+/// The maximum number of completions that are kept for requests not yet registered.
+const MAX_EARLY: usize = 16_384;
+/// The maximum number of ids to acknowledge. The server discards other results by itself, later.
+const MAX_RETRIEVED: usize = 65_536;
+/// The maximum number of ids that one poll acknowledges.
+const MAX_ACKNOWLEDGED: usize = 4096;
+
+/// The work of the polling task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// There is none.
+    Idle,
+    /// Acknowledge the cursor and retrieved results.
+    Acknowledge,
+    /// Wait for completions of registered requests.
+    Wait,
+}
+
+/// The acknowledgement that a poll carries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Acknowledgement {
+    pub(super) cursor: i64,
+    pub(super) retrieved: Vec<Arc<str>>,
+}
+
+/// The effect of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Applied {
+    /// The number of waiters that it notified.
+    pub(super) notified: usize,
+    /// Whether its cursor is the first one that is ignored.
+    pub(super) is_first_bad_cursor: bool,
+}
+
+/// The state that handles and the polling task share.
+#[derive(Default)]
+pub(super) struct CompletionTable {
+    state: Mutex<State>,
+    work: Notify,
+    closed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiters: BTreeMap<Arc<str>, Waiter>,
+    /// The number of waiters that are not notified yet.
+    waiting: usize,
+    /// A lower bound of the start of all current waits.
+    waiting_since: Timestamp,
+    /// Completions of requests not yet registered, with their position in `early_order`.
+    early: BTreeMap<String, (u64, CompletionNotice)>,
+    early_order: BTreeMap<u64, String>,
+    next_early: u64,
+    /// The number of early completions that were evicted.
+    evictions: u64,
+    /// Ids of results that were retrieved or abandoned, to be acknowledged.
+    retrieved: BTreeSet<Arc<str>>,
+    /// The highest cursor of the server.
+    cursor: i64,
+    /// The highest cursor that came with a new completion and has to be acknowledged.
+    cursor_to_acknowledge: i64,
+    acknowledged_cursor: i64,
+    has_bad_cursor: bool,
+    /// Whether the shared poll is suspended, so that each request is polled for by itself.
+    is_suspended: bool,
+    ended: Option<Error>,
+    is_closed: bool,
+}
+
+enum Waiter {
+    Waiting {
+        progress: Arc<ProgressCell>,
+        since: Timestamp,
+        waker: Option<Waker>,
+    },
+    Notified(CompletionNotice),
+}
+
+impl CompletionTable {
+    /// Returns the number of evictions so far, to be passed to [`CompletionTable::register`].
+    ///
+    /// # Errors
+    /// The error with which the poller ended.
+    pub(super) fn begin(&self) -> Result<u64> {
+        let state = self.lock();
+        match &state.ended {
+            Some(ended) => Err(ended.clone().with_sent(Sent::NotSent)),
+            None => Ok(state.evictions),
+        }
+    }
+
+    /// Registers a request whose submission began after that many `evictions`.
+    ///
+    /// # Errors
+    /// `Protocol` when the id is registered already.
+    pub(super) fn register(
+        &self,
+        evictions: u64,
+        id: Arc<str>,
+        progress: &Arc<ProgressCell>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.waiters.contains_key(&id) {
+            let message = "the server assigned the same request id to two submissions";
+            return Err(
+                Error::new(ErrorKind::Protocol, Sent::Answered, message).with_request_id(&*id)
+            );
+        }
+        let waiter = match state.take_early(&id) {
+            Some(notice) => Waiter::Notified(notice),
+            // Its completion may have been evicted, or is not polled for.
+            None if evictions != state.evictions || state.is_suspended => {
+                Waiter::Notified(CompletionNotice::default())
+            }
+            None => {
+                if state.waiting == 0 {
+                    state.waiting_since = now;
+                }
+                state.waiting += 1;
+                Waiter::Waiting {
+                    progress: Arc::clone(progress),
+                    since: now,
+                    waker: None,
+                }
+            }
+        };
+        state.waiters.insert(id, waiter);
+        drop(guard);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Polls for the completion of `id` and registers the waker. A request that is not registered is ready.
+    pub(super) fn poll(&self, id: &str, waker: &Waker) -> Poll<Result<CompletionNotice>> {
+        let mut guard = self.lock();
+        let State { waiters, ended, .. } = &mut *guard;
+        match (waiters.get_mut(id), ended) {
+            (Some(Waiter::Notified(notice)), _) => Poll::Ready(Ok(*notice)),
+            (_, Some(ended)) => Poll::Ready(Err(ended.clone())),
+            (Some(Waiter::Waiting { waker: slot, .. }), None) => {
+                match slot {
+                    Some(known) => known.clone_from(waker),
+                    None => *slot = Some(waker.clone()),
+                }
+                Poll::Pending
+            }
+            (None, None) => Poll::Ready(Ok(CompletionNotice::default())),
+        }
+    }
+
+    /// Removes a registration. The id is acknowledged by one of the next polls.
+    pub(super) fn deregister(&self, id: &Arc<str>) {
+        let mut state = self.lock();
+        if let Some(Waiter::Waiting { .. }) = state.waiters.remove(id) {
+            state.waiting -= 1;
+        }
+        if state.ended.is_none() && state.retrieved.len() < MAX_RETRIEVED {
+            state.retrieved.insert(Arc::clone(id));
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Ends the polling task after its final acknowledgements.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
+        self.closed.notify_one();
+    }
+
+    /// Waits until the table is closed. For the polling task only.
+    pub(super) async fn until_closed(&self) {
+        while !self.lock().is_closed {
+            self.closed.notified().await;
+        }
+    }
+
+    /// Waits until there is work. For the polling task only.
+    pub(super) async fn until_work(&self) -> Work {
+        loop {
+            match self.lock().work() {
+                Work::Idle => {}
+                work => return work,
+            }
+            self.work.notified().await;
+        }
+    }
+
+    /// Waits until a registered request waits for its completion. For the polling task only.
+    pub(super) async fn until_waiting(&self) {
+        while self.lock().work() != Work::Wait {
+            self.work.notified().await;
+        }
+    }
+
+    /// Returns the current work.
+    pub(super) fn work(&self) -> Work {
+        self.lock().work()
+    }
+
+    /// Returns whether there is something to acknowledge.
+    pub(super) fn has_unacknowledged(&self) -> bool {
+        self.lock().has_unacknowledged()
+    }
+
+    /// Returns the acknowledgement for the next poll. It is repeated until a response to it is applied.
+    pub(super) fn acknowledgement(&self) -> Acknowledgement {
+        let state = self.lock();
+        Acknowledgement {
+            cursor: state.cursor,
+            retrieved: state
+                .retrieved
+                .iter()
+                .take(MAX_ACKNOWLEDGED)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    /// Applies the response to a poll with `acknowledgement`.
+    ///
+    /// The cursor moves only here, so that the server repeats completions of a lost response. A cursor that goes back is ignored.
+    pub(super) fn apply(
+        &self,
+        now: Timestamp,
+        acknowledgement: &Acknowledgement,
+        response: Completions,
+    ) -> Applied {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut wakers = Vec::new();
+        let mut applied = Applied::default();
+        let mut is_new = false;
+        let waiting = state.waiting;
+        for completion in response.completions {
+            is_new |= state.record(now, completion, &mut wakers);
+        }
+        applied.notified = waiting - state.waiting;
+        state.acknowledge(acknowledgement);
+        if response.cursor < state.cursor {
+            applied.is_first_bad_cursor = !std::mem::replace(&mut state.has_bad_cursor, true);
+        } else {
+            state.cursor = response.cursor;
+        }
+        if is_new {
+            state.cursor_to_acknowledge = state.cursor;
+        }
+        drop(guard);
+        wake_all(wakers);
+        applied
+    }
+
+    /// Records that the server has taken `acknowledgement`.
+    pub(super) fn acknowledged(&self, acknowledgement: &Acknowledgement) {
+        self.lock().acknowledge(acknowledgement);
+    }
+
+    /// Releases all waiters, and later ones at once, so that each request is polled for by itself.
+    pub(super) fn suspend(&self) {
+        let mut guard = self.lock();
+        guard.is_suspended = true;
+        let wakers = guard.release(|_| true);
+        drop(guard);
+        wake_all(wakers);
+    }
+
+    /// Ends the suspension for requests that are registered from now on.
+    pub(super) fn resume(&self) {
+        self.lock().is_suspended = false;
+    }
+
+    /// Starts the progress deadline and the wait of all waiters anew.
+    pub(super) fn reset_deadlines(&self, now: Timestamp) {
+        let mut state = self.lock();
+        for waiter in state.waiters.values_mut() {
+            if let Waiter::Waiting {
+                progress, since, ..
+            } = waiter
+            {
+                progress.record_response(now);
+                *since = now;
+            }
+        }
+        state.waiting_since = now;
+    }
+
+    /// Releases waiters that have waited for `limit` or longer to polls of their own, in case their completion was lost.
+    pub(super) fn release_overdue(&self, now: Timestamp, limit: Duration) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.waiting == 0 || now.since(state.waiting_since) < limit {
+            return;
+        }
+        let mut oldest = now;
+        let wakers = state.release(|since| {
+            let is_overdue = now.since(since) >= limit;
+            if !is_overdue {
+                oldest = oldest.min(since);
+            }
+            is_overdue
+        });
+        state.waiting_since = oldest;
+        drop(guard);
+        wake_all(wakers);
+    }
+
+    /// Fails all current and later waiters with `error`. Later calls have no effect.
+    pub(super) fn end(&self, error: Error) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.ended.is_some() {
+            return;
+        }
+        state.ended = Some(error);
+        let wakers: Vec<Waker> = state
+            .waiters
+            .values_mut()
+            .filter_map(|waiter| match waiter {
+                Waiter::Waiting { waker, .. } => waker.take(),
+                Waiter::Notified(_) => None,
+            })
+            .collect();
+        drop(guard);
+        wake_all(wakers);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn has_unacknowledged(&self) -> bool {
+        !self.retrieved.is_empty() || self.cursor_to_acknowledge > self.acknowledged_cursor
+    }
+
+    fn acknowledge(&mut self, acknowledgement: &Acknowledgement) {
+        for id in &acknowledgement.retrieved {
+            self.retrieved.remove(id);
+        }
+        self.acknowledged_cursor = self.acknowledged_cursor.max(acknowledgement.cursor);
+    }
+
+    /// Releases waiters by the start of their wait. Returns their wakers.
+    fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for waiter in self.waiters.values_mut() {
+            let Waiter::Waiting { since, waker, .. } = waiter else {
+                continue;
+            };
+            if is_released(*since) {
+                wakers.extend(waker.take());
+                *waiter = Waiter::Notified(CompletionNotice::default());
+                self.waiting -= 1;
+            }
+        }
+        wakers
+    }
+
+    fn work(&self) -> Work {
+        if self.waiting > 0 {
+            Work::Wait
+        } else if self.has_unacknowledged() {
+            Work::Acknowledge
+        } else {
+            Work::Idle
+        }
+    }
+
+    /// Records a completion. Returns whether it is new; the server may repeat it.
+    fn record(&mut self, now: Timestamp, completion: Completion, wakers: &mut Vec<Waker>) -> bool {
+        let notice = CompletionNotice {
+            size: match completion.state {
+                CompletionState::Finished => completion
+                    .response_payload_uncompressed_size
+                    .and_then(NonZeroU64::new),
+                _ => None,
+            },
+        };
+        let id = completion.request_id;
+        match self.waiters.get_mut(id.as_str()) {
+            Some(waiter @ Waiter::Waiting { .. }) => {
+                let waiting = std::mem::replace(waiter, Waiter::Notified(notice));
+                if let Waiter::Waiting {
+                    progress, waker, ..
+                } = waiting
+                {
+                    progress.record_response(now);
+                    wakers.extend(waker);
+                }
+                self.waiting -= 1;
+                true
+            }
+            Some(Waiter::Notified(_)) => false,
+            // Repeated after the result was retrieved or abandoned.
+            None if self.retrieved.contains(id.as_str()) => false,
+            None => self.keep_early(id, notice),
+        }
+    }
+
+    fn keep_early(&mut self, id: String, notice: CompletionNotice) -> bool {
+        if self.early.contains_key(&id) {
+            return false;
+        }
+        self.next_early += 1;
+        self.early_order.insert(self.next_early, id.clone());
+        self.early.insert(id, (self.next_early, notice));
+        if self.early.len() > MAX_EARLY
+            && let Some((_, oldest)) = self.early_order.pop_first()
+        {
+            self.early.remove(&oldest);
+            self.evictions += 1;
+        }
+        true
+    }
+
+    fn take_early(&mut self, id: &str) -> Option<CompletionNotice> {
+        let (position, notice) = self.early.remove(id)?;
+        self.early_order.remove(&position);
+        Some(notice)
+    }
+}
+
+impl fmt::Debug for CompletionTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("CompletionTable")
+            .field("waiting", &state.waiting)
+            .field("early", &state.early.len())
+            .field("retrieved", &state.retrieved.len())
+            .field("ended", &state.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+#[path = "completion_table/tests.rs"]
+mod tests;

@@ -1,0 +1,34 @@
+//! Bounded retries of poll responses that may be transient or final.
+
+use tinkers_core::TransportErrorKind;
+
+/// The cause of a bounded retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetryCause {
+    /// A response with this status.
+    Status(u16),
+    /// A transport error.
+    Transport(TransportErrorKind),
+    /// A success whose body cannot be decoded.
+    Body,
+}
+
+/// Counters of bounded retries since the server last reported progress.
+///
+/// Each cause has its own counter, so that a restarting server whose responses alternate does not use up one limit early.
+#[derive(Debug, Default)]
+pub(crate) struct StatusRetries(Vec<(RetryCause, u32)>);
+
+impl StatusRetries {
+    /// Counts a response. Returns whether it may be retried, given at most `limit` retries of this cause.
+    pub(crate) fn may_retry(&mut self, cause: RetryCause, limit: u32) -> bool {
+        let index = self.0.iter().position(|(known, _)| *known == cause);
+        let index = index.unwrap_or_else(|| {
+            self.0.push((cause, 0));
+            self.0.len() - 1
+        });
+        let count = &mut self.0[index].1;
+        *count += 1;
+        *count <= limit
+    }
+}

@@ -1,0 +1,143 @@
+//! The progress deadline and the deadline of an operation.
+
+mod support;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use support::{Scripted, session_with_limits};
+use tinkers_core::{Clock, ErrorKind, ProgressCell, Result, RouteClass, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, start};
+
+const PROGRESS_DEADLINE: Duration = Duration::from_secs(10);
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+/// Starts an operation that never ends and reports progress at the given times, in seconds from its start.
+fn operation(
+    deadline: Option<Duration>,
+    progress_at: &'static [u64],
+) -> (ApiFuture<()>, Arc<Scripted>) {
+    let (session, server) = session_with_limits([], PROGRESS_DEADLINE, deadline);
+    let operation = Operation::new(
+        session as Arc<dyn SessionContext>,
+        "Test.run",
+        RouteClass::Sample,
+    );
+    let (clock, progress) = (server.clock.clone(), Arc::clone(&operation.progress));
+    let work = async move {
+        report(&clock, &progress, progress_at).await;
+        std::future::pending().await
+    };
+    (start(operation, work), server)
+}
+
+async fn report(clock: &dyn Clock, progress: &ProgressCell, progress_at: &[u64]) {
+    let start = clock.now();
+    for &at in progress_at {
+        clock.sleep_until(start.after(seconds(at))).await;
+        progress.record_response(clock.now());
+    }
+}
+
+/// Returns the error of such an operation, and after how many seconds it failed.
+fn failure(deadline: Option<Duration>, progress_at: &'static [u64]) -> (ErrorKind, u64) {
+    let (handle, server) = operation(deadline, progress_at);
+    let start = server.clock.now();
+    let error = server.drive(handle).expect_err("the operation never ends");
+    let took = server.clock.now().since(start);
+    (error.kind(), took.as_secs())
+}
+
+#[test]
+fn progress_defers_the_stall_but_not_the_deadline() {
+    let deadline = Some(seconds(25));
+    assert_eq!(failure(deadline, &[]), (ErrorKind::Stalled, 10));
+    assert_eq!(failure(deadline, &[9]), (ErrorKind::Stalled, 19));
+    assert_eq!(failure(deadline, &[9, 18]), (ErrorKind::Timeout, 25));
+    assert_eq!(failure(deadline, &[9, 18, 24]), (ErrorKind::Timeout, 25));
+    assert_eq!(failure(Some(seconds(3)), &[1, 2]), (ErrorKind::Timeout, 3));
+    assert_eq!(failure(None, &[9, 18, 24]), (ErrorKind::Stalled, 34));
+}
+
+#[test]
+fn result_wins_over_limits_at_the_same_instant() {
+    for deadline in [None, Some(PROGRESS_DEADLINE)] {
+        let (session, server) = session_with_limits([], PROGRESS_DEADLINE, deadline);
+        let operation = Operation::new(
+            session as Arc<dyn SessionContext>,
+            "Test.run",
+            RouteClass::Sample,
+        );
+        let sleep = server
+            .clock
+            .sleep_until(server.clock.now().after(PROGRESS_DEADLINE));
+        let work = async move {
+            sleep.await;
+            Result::Ok(7)
+        };
+        assert_eq!(server.drive(start(operation, work)).ok(), Some(7));
+    }
+}
+
+#[test]
+fn both_limits_share_one_timer() {
+    let (handle, server) = operation(Some(seconds(25)), &[]);
+    let clock = server.clock.clone();
+    let sleepers = server.drive(async {
+        // The operation itself has no timer.
+        clock.sleep_until(clock.now().after(seconds(1))).await;
+        clock.sleepers()
+    });
+    assert_eq!(sleepers, 1);
+    drop(handle);
+    server.drive(async {
+        clock.sleep_until(clock.now().after(seconds(1))).await;
+    });
+    assert_eq!(clock.sleepers(), 0);
+}
+
+/// A waker that records whether the resources of the work are released.
+struct ReleaseProbe {
+    held: Weak<()>,
+    is_released: Mutex<Vec<bool>>,
+}
+
+impl Wake for ReleaseProbe {
+    fn wake(self: Arc<Self>) {
+        let is_released = self.held.strong_count() == 0;
+        self.is_released.lock().unwrap().push(is_released);
+    }
+}
+
+#[test]
+fn timed_out_work_is_dropped_before_the_waiter_is_woken() {
+    let deadline = Some(seconds(5));
+    let (session, server) = session_with_limits([], PROGRESS_DEADLINE, deadline);
+    let operation = Operation::new(
+        session as Arc<dyn SessionContext>,
+        "Test.run",
+        RouteClass::Sample,
+    );
+    let held = Arc::new(());
+    let probe = Arc::new(ReleaseProbe {
+        held: Arc::downgrade(&held),
+        is_released: Mutex::default(),
+    });
+    let work = async move {
+        let _held = held;
+        std::future::pending().await
+    };
+    let mut handle: ApiFuture<()> = start(operation, work);
+    let waker = Waker::from(Arc::clone(&probe));
+    let mut cx = Context::from_waker(&waker);
+    assert!(Pin::new(&mut handle).poll(&mut cx).is_pending());
+    let time: &dyn Clock = &server.clock;
+    server.drive(time.sleep(seconds(6)));
+    assert_eq!(*probe.is_released.lock().unwrap(), [true]);
+}

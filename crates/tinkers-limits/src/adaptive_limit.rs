@@ -1,0 +1,434 @@
+//! The adaptive limit: learns from refusals how many requests the server accepts at once, and probes beyond that level.
+
+use std::time::Duration;
+
+use crate::noise_filter::{NoiseFilter, ProbeFailure, RefusalMeaning};
+
+/// An adaptive limit on the number of requests in flight. A plain value: its owner reports events while requests wait
+/// or the server refuses them, and sets the window to [`AdaptiveLimit::limit`].
+///
+/// Before the first refusal there is no level. A refusal sets the level to the number of requests that the server had
+/// accepted at that time. Afterwards only limit probes exceed the level; the interval between them depends on the cost
+/// of their refusals. Refusals that continue however few requests are in flight are noise and set no level.
+/// `docs/decisions/0005-the-in-flight-window.md` has the reasons and measurements.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdaptiveLimit {
+    floor: u32,
+    ceiling: u32,
+    level: Option<u32>,
+    probe: Option<LimitProbe>,
+    schedule: ProbeSchedule,
+    noise: NoiseFilter,
+}
+
+/// A refusal (rate-limited response) and the state of the window at that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusalContext {
+    /// The time of the refusal.
+    pub now: Duration,
+    /// Whether it started a new congestion event.
+    pub is_new_event: bool,
+    /// The number of requests that the server had accepted and not finished.
+    pub accepted: u32,
+    /// How long the refusal closed the gate.
+    pub closed_for: Duration,
+}
+
+/// The reason for a change of the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitChange {
+    /// The first refusal set the level.
+    Learned,
+    /// The server accepted fewer requests than the level.
+    Lowered,
+    /// A limit probe beyond the level started.
+    ProbeStarted,
+    /// The server accepted enough requests beyond the level, which rises to the probed limit.
+    ProbeSucceeded,
+    /// A limit probe was refused.
+    ProbeFailed,
+    /// Responses to earlier requests show that the server accepted more than the level.
+    Corrected,
+    /// Refusals continued however few requests were in flight, so the level before them was restored.
+    Restored,
+}
+
+/// A limit probe: its raised limit, and the number of requests accepted beyond the level so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LimitProbe {
+    target: u32,
+    accepted_beyond: u32,
+}
+
+/// The time and step size of the next limit probe.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct ProbeSchedule {
+    step: u32,
+    /// The earliest time of the next limit probe.
+    next_probe_at: Duration,
+    /// The earliest time of the recovery from a large drop.
+    recovery_at: Duration,
+    /// The number of consecutive failed probes near the same level.
+    failures: u32,
+    /// The level at the last failure.
+    failed_level: u32,
+    /// Accepted requests minus the charges for refusals. While it is negative there are no limit probes, which bounds
+    /// the share of refusals.
+    credit: i64,
+    /// Whether the gate is closed.
+    is_gate_closed: bool,
+    /// Whether the interval for the last closure has not been computed yet.
+    is_interval_due: bool,
+    /// The length of the last closure.
+    closed_for: Duration,
+    /// Since when the closed gate has held back requests for which the window had room.
+    held_since: Option<Duration>,
+    /// Whether the level was lowered in favor of other processes.
+    has_yielded: bool,
+    /// The share of the window that was idle during the closure.
+    idle_share: f64,
+}
+
+impl AdaptiveLimit {
+    /// The interval after a failed probe, as a multiple of its cost (the time in which the window was idle).
+    const COSTS_PER_INTERVAL: u32 = 20;
+    /// The minimum interval, as a multiple of the closure.
+    const MIN_CLOSURES_PER_INTERVAL: u32 = 2;
+    /// The delay before the recovery from a large drop, as a multiple of its cost.
+    const COSTS_BEFORE_RECOVERY: u32 = 4;
+    /// The maximum cost counted there, as a multiple of the last closure, if several closures follow each other before
+    /// the window is full.
+    const MAX_CLOSURES_OF_COST: u32 = 2;
+    /// The maximum interval.
+    const MAX_INTERVAL: Duration = Duration::from_secs(60);
+    /// The maximum number of doublings of the interval for consecutive failures.
+    const MAX_DOUBLINGS: u32 = 2;
+    /// Failures are consecutive while the level changes by at most 1/8.
+    const SAME_LEVEL_DIVISOR: u32 = 8;
+    /// The step of a probe is at most 1/8 of the level, which bounds the refusals of a failed probe.
+    const MAX_STEP_DIVISOR: u32 = 8;
+    /// A probe succeeds after at least 1/12 of the level was accepted beyond it. Otherwise, capacity that another
+    /// process leaves free during its closure would be taken entirely.
+    const SUCCESS_DIVISOR: u32 = 12;
+    /// The same after the window has drained, when the other process has nothing left in flight.
+    const DRAINED_SUCCESS_DIVISOR: u32 = 9;
+    /// The maximum of both.
+    const MAX_REQUIRED_SUCCESSES: u32 = 3;
+    /// The number of accepted requests that offset one refusal.
+    const ACCEPTED_PER_REFUSAL: i64 = 25;
+    /// The maximum credit.
+    const MAX_CREDIT: i64 = 500;
+    /// The maximum debt: this constant plus a multiple of the level.
+    const BASE_DEBT: i64 = 8;
+    const DEBT_PER_LEVEL: i64 = 4;
+    /// A refusal at a previously accepted level lowers it by 1/7.
+    const LOWER_DIVISOR: u32 = 7;
+    /// The number of consecutive failures after which the level yields to other processes for one interval.
+    const FAILURES_TO_YIELD: u32 = 4;
+    /// The level yields 1/6.
+    const YIELD_DIVISOR: u32 = 6;
+
+    /// Creates a limit without a level. The limit stays between `floor` (at least 1) and `ceiling`.
+    pub fn new(floor: u32, ceiling: u32) -> Self {
+        let floor = floor.max(1);
+        Self {
+            floor,
+            ceiling: ceiling.max(floor),
+            level: None,
+            probe: None,
+            schedule: ProbeSchedule::new(),
+            noise: NoiseFilter::new(),
+        }
+    }
+
+    /// Returns the maximum number of requests in flight.
+    pub fn limit(&self) -> u32 {
+        match (self.level, self.probe) {
+            (None, _) => self.ceiling,
+            (Some(level), None) => level,
+            (Some(_), Some(probe)) => probe.target,
+        }
+    }
+
+    /// Returns the learned level; `None` before the first refusal.
+    pub const fn level(&self) -> Option<u32> {
+        self.level
+    }
+
+    /// Changes the ceiling, for example to that of a server's configuration.
+    pub fn set_ceiling(&mut self, ceiling: u32) {
+        self.ceiling = ceiling.max(self.floor);
+        if let Some(level) = self.level {
+            self.level = Some(level.min(self.ceiling));
+        }
+        self.probe = None;
+    }
+
+    /// Records a refusal.
+    pub fn on_refusal(&mut self, refusal: RefusalContext) -> Option<LimitChange> {
+        let max_debt =
+            Self::BASE_DEBT + Self::DEBT_PER_LEVEL * i64::from(self.level.unwrap_or(u32::MAX));
+        self.schedule.credit = (self.schedule.credit - Self::ACCEPTED_PER_REFUSAL).max(-max_debt);
+        if !refusal.is_new_event {
+            return None;
+        }
+        self.schedule.is_gate_closed = true;
+        self.schedule.is_interval_due = true;
+        self.schedule.closed_for = refusal.closed_for;
+        let probe = self.probe.take();
+        if refusal.accepted == 0 {
+            // The client had no accepted requests, so others have filled the server, and its capacity for this client
+            // remains unknown.
+            return probe.map(|_| LimitChange::ProbeFailed);
+        }
+        let accepted = self.bounded(refusal.accepted);
+        let is_probe_refusal = probe.is_some() && self.level.is_some_and(|level| accepted >= level);
+        if is_probe_refusal {
+            return Some(self.probe_refused(accepted));
+        }
+        match self.noise.on_refusal(self.level, accepted) {
+            RefusalMeaning::Capacity => self.unprompted_refusal(accepted, probe.is_some()),
+            RefusalMeaning::Noise => {
+                self.schedule.is_interval_due = false;
+                None
+            }
+            RefusalMeaning::Restored(level) => {
+                self.level = level.map(|level| self.bounded(level));
+                self.schedule.clear_failures();
+                Some(LimitChange::Restored)
+            }
+            RefusalMeaning::Confirmed(level) => {
+                self.level = Some(self.bounded(level));
+                self.schedule.record_failure(level);
+                Some(LimitChange::Lowered)
+            }
+        }
+    }
+
+    /// Records that the gate holds back a request for which the window has room.
+    pub fn on_held_back(&mut self, now: Duration) {
+        if self.schedule.is_gate_closed && self.schedule.is_interval_due {
+            self.schedule.held_since.get_or_insert(now);
+        }
+    }
+
+    /// Records that the gate has reopened with `in_flight` requests remaining.
+    pub fn on_reopened(&mut self, in_flight: u32) {
+        self.schedule.is_gate_closed = false;
+        self.schedule.idle_share = idle_share(self.level.unwrap_or(0), in_flight);
+    }
+
+    /// Records that the gate was found open. A refusal may be recorded after the probe request that reopened the gate;
+    /// without this correction the gate would then count as closed forever.
+    pub fn on_gate_seen_open(&mut self, in_flight: u32) {
+        if self.schedule.is_gate_closed {
+            self.on_reopened(in_flight);
+        }
+    }
+
+    /// Records an accepted request, when requests are waiting or when it was sent before the last refusal
+    /// (`is_straggler`). `accepted` is the number of accepted requests in flight.
+    pub fn on_accepted(&mut self, accepted: u32, is_straggler: bool) -> Option<LimitChange> {
+        self.schedule.credit = (self.schedule.credit + 1).min(Self::MAX_CREDIT);
+        self.noise.on_accepted(self.level, accepted);
+        let level = self.level?;
+        if accepted <= level {
+            return None;
+        }
+        if is_straggler {
+            self.level = Some(self.bounded(accepted));
+            return Some(LimitChange::Corrected);
+        }
+        let probe = self.probe.as_mut()?;
+        probe.accepted_beyond += 1;
+        let required = (level / self.schedule.success_divisor()).min(Self::MAX_REQUIRED_SUCCESSES);
+        if probe.accepted_beyond < required.max(probe.target - level) {
+            return None;
+        }
+        self.level = Some(probe.target);
+        self.probe = None;
+        self.schedule.record_success();
+        self.noise.probe_succeeded();
+        Some(LimitChange::ProbeSucceeded)
+    }
+
+    /// Records that a request waits for a full window. Starts a limit probe if one is due.
+    pub fn on_window_full(&mut self, now: Duration) -> Option<LimitChange> {
+        let level = self.level?;
+        self.schedule.start_interval(now);
+        let is_probe_blocked =
+            self.schedule.is_gate_closed || self.probe.is_some() || self.noise.is_noisy();
+        if is_probe_blocked || level >= self.ceiling {
+            return None;
+        }
+        let step = match self
+            .noise
+            .recovery_target(level, now >= self.schedule.recovery_at)
+        {
+            Some(target) => self.schedule.step.min(target - level),
+            None if now < self.schedule.next_probe_at || self.schedule.credit < 0 => return None,
+            None => self
+                .schedule
+                .step
+                .min((level / Self::MAX_STEP_DIVISOR).max(1)),
+        };
+        let target = level.saturating_add(step).min(self.ceiling);
+        self.probe = Some(LimitProbe {
+            target,
+            accepted_beyond: 0,
+        });
+        Some(LimitChange::ProbeStarted)
+    }
+
+    /// Handles the refusal of a limit probe with at least the level accepted.
+    fn probe_refused(&mut self, accepted: u32) -> LimitChange {
+        let failure = self.noise.probe_failed();
+        let level = self.level.unwrap_or(accepted);
+        // The server accepts exactly this many requests.
+        self.level = Some(accepted);
+        if failure == ProbeFailure::Recovery {
+            self.schedule.step = 1;
+            self.schedule.is_interval_due = false;
+            return LimitChange::ProbeFailed;
+        }
+        self.schedule.record_failure(accepted);
+        if accepted == level
+            && self
+                .schedule
+                .failures
+                .is_multiple_of(Self::FAILURES_TO_YIELD)
+        {
+            self.level = Some(self.bounded(level - level / Self::YIELD_DIVISOR));
+            self.schedule.has_yielded = true;
+        }
+        LimitChange::ProbeFailed
+    }
+
+    /// Handles a refusal without a limit probe.
+    fn unprompted_refusal(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
+        let Some(level) = self.level else {
+            self.level = Some(accepted);
+            self.schedule.record_failure(accepted);
+            return Some(LimitChange::Learned);
+        };
+        if accepted < level {
+            // The server accepts exactly this many requests.
+            self.level = Some(accepted);
+            self.schedule.record_failure(accepted);
+            return Some(if is_probing {
+                LimitChange::ProbeFailed
+            } else {
+                LimitChange::Lowered
+            });
+        }
+        self.schedule.record_failure(level);
+        if accepted > level {
+            // The requests were accepted at a higher level and reveal nothing about this one.
+            return None;
+        }
+        // The server has accepted this level before, so other processes are using it as well.
+        self.level = Some(self.bounded(level - level.div_ceil(Self::LOWER_DIVISOR)));
+        Some(LimitChange::Lowered)
+    }
+
+    fn bounded(&self, level: u32) -> u32 {
+        level.clamp(self.floor, self.ceiling)
+    }
+}
+
+/// Returns the share of the window that was idle during a closure, if `in_flight` of `level` requests remain at its end
+/// and requests end at a constant rate.
+fn idle_share(level: u32, in_flight: u32) -> f64 {
+    if in_flight == 0 {
+        return 1.0;
+    }
+    let remaining = f64::from(in_flight) / f64::from(level.max(1));
+    (1.0 - remaining).max(0.0) / 2.0
+}
+
+impl ProbeSchedule {
+    const fn new() -> Self {
+        Self {
+            step: 1,
+            next_probe_at: Duration::ZERO,
+            recovery_at: Duration::ZERO,
+            failures: 0,
+            failed_level: 0,
+            credit: 0,
+            is_gate_closed: false,
+            is_interval_due: false,
+            closed_for: Duration::ZERO,
+            held_since: None,
+            has_yielded: false,
+            idle_share: 1.0,
+        }
+    }
+
+    /// Returns the divisor of the level that gives the required number of successes.
+    fn success_divisor(&self) -> u32 {
+        if self.idle_share < 1.0 {
+            AdaptiveLimit::SUCCESS_DIVISOR
+        } else {
+            AdaptiveLimit::DRAINED_SUCCESS_DIVISOR
+        }
+    }
+
+    /// Records a failure at `level`, which is consecutive if it is near the previous one.
+    fn record_failure(&mut self, level: u32) {
+        let is_consecutive =
+            level.abs_diff(self.failed_level) <= (level / AdaptiveLimit::SAME_LEVEL_DIVISOR).max(1);
+        self.failures = if is_consecutive { self.failures + 1 } else { 1 };
+        self.failed_level = level;
+        self.step = 1;
+    }
+
+    /// Computes the next interval when the window is full for the first time after a closure, from the cost of the
+    /// closure.
+    fn start_interval(&mut self, now: Duration) {
+        if self.is_gate_closed || !std::mem::take(&mut self.is_interval_due) {
+            return;
+        }
+        let held_since = self.held_since.take().unwrap_or(now);
+        let idle = now.saturating_sub(held_since).mul_f64(self.idle_share);
+        let doublings = if std::mem::take(&mut self.has_yielded) {
+            0
+        } else {
+            self.failures
+                .saturating_sub(1)
+                .min(AdaptiveLimit::MAX_DOUBLINGS)
+        };
+        let min_interval = self
+            .closed_for
+            .saturating_mul(AdaptiveLimit::MIN_CLOSURES_PER_INTERVAL);
+        let interval = idle
+            .saturating_mul(AdaptiveLimit::COSTS_PER_INTERVAL)
+            .max(min_interval)
+            .saturating_mul(1 << doublings)
+            .min(AdaptiveLimit::MAX_INTERVAL);
+        self.next_probe_at = now.saturating_add(interval);
+        let cost = idle.min(
+            self.closed_for
+                .saturating_mul(AdaptiveLimit::MAX_CLOSURES_OF_COST),
+        );
+        let cost = cost.saturating_mul(AdaptiveLimit::COSTS_BEFORE_RECOVERY);
+        self.recovery_at = now.saturating_add(cost);
+    }
+
+    /// Cancels the interval and the failures, because the refusals were noise.
+    fn clear_failures(&mut self) {
+        self.is_interval_due = false;
+        self.held_since = None;
+        self.next_probe_at = Duration::ZERO;
+        self.failures = 0;
+        self.step = 1;
+    }
+
+    fn record_success(&mut self) {
+        self.step = self.step.saturating_mul(2);
+        self.next_probe_at = Duration::ZERO;
+    }
+}
+
+#[cfg(all(test, not(tinkers_loom)))]
+#[path = "adaptive_limit_tests.rs"]
+mod tests;

@@ -1,0 +1,486 @@
+//! Unit tests of the adaptive limit.
+
+use super::*;
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn refusal(now: Duration, accepted: u32) -> RefusalContext {
+    RefusalContext {
+        now,
+        is_new_event: true,
+        accepted,
+        closed_for: ms(1_000),
+    }
+}
+
+/// Returns a refusal that belongs to an earlier event.
+fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
+    RefusalContext {
+        is_new_event: false,
+        ..refusal(now, accepted)
+    }
+}
+
+/// Asserts that the probe starts.
+fn assert_probe_starts(limit: &mut AdaptiveLimit, now: Duration) {
+    let change = limit.on_window_full(now);
+    assert_eq!(change, Some(LimitChange::ProbeStarted));
+}
+
+fn accept(limit: &mut AdaptiveLimit, times: u32, at: u32) {
+    for _ in 0..times {
+        assert_eq!(limit.on_accepted(at, false), None);
+    }
+}
+
+/// Starts a limit probe at the first possible millisecond of `from..`, which it returns.
+fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
+    (from..from + 200_000)
+        .find(|now| limit.on_window_full(ms(*now)) == Some(LimitChange::ProbeStarted))
+        .expect("a probe eventually starts")
+}
+
+/// Returns a limit with `level`, without debt, and with the gate open at 1 s after a closure that held back nothing.
+fn learned(level: u32) -> AdaptiveLimit {
+    let mut limit = AdaptiveLimit::new(1, 2_000);
+    let change = limit.on_refusal(refusal(ms(0), level));
+    assert_eq!(change, Some(LimitChange::Learned));
+    accept(&mut limit, 400, level.min(1));
+    limit.on_reopened(0);
+    limit
+}
+
+/// Fails a limit probe at `now` and reopens the gate. Returns the time at which the window is full, after `held` ms of
+/// idle window.
+fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
+    let level = limit.level().unwrap();
+    let change = limit.on_refusal(refusal(ms(now), level));
+    assert_eq!(change, Some(LimitChange::ProbeFailed));
+    limit.on_held_back(ms(now));
+    limit.on_reopened(0);
+    accept(limit, 100, 0);
+    now + held
+}
+
+#[test]
+fn no_level_before_the_first_refusal() {
+    let mut limit = AdaptiveLimit::new(1, 64);
+    assert_eq!((limit.level(), limit.limit()), (None, 64));
+    accept(&mut limit, 100, 64);
+    assert_eq!(limit.on_window_full(ms(1)), None);
+    assert_eq!((limit.level(), limit.limit()), (None, 64));
+}
+
+#[test]
+fn first_refusal_sets_the_level_within_its_bounds() {
+    for (accepted, level) in [(1, 4), (4, 4), (30, 30), (64, 64), (100, 64)] {
+        let mut limit = AdaptiveLimit::new(4, 64);
+        let change = limit.on_refusal(refusal(ms(0), accepted));
+        assert_eq!(change, Some(LimitChange::Learned));
+        assert_eq!((limit.level(), limit.limit()), (Some(level), level));
+    }
+    assert_eq!(AdaptiveLimit::new(0, 0).limit(), 1);
+    assert_eq!(AdaptiveLimit::new(9, 3).limit(), 9);
+}
+
+#[test]
+fn refusal_with_no_accepted_requests_is_ignored() {
+    let mut fresh = AdaptiveLimit::new(1, 64);
+    assert_eq!(fresh.on_refusal(refusal(ms(0), 0)), None);
+    assert_eq!((fresh.level(), fresh.limit()), (None, 64));
+    let mut limit = learned(20);
+    limit.on_gate_seen_open(20);
+    assert_eq!(limit.on_refusal(refusal(ms(9_000), 0)), None);
+    assert_eq!(limit.level(), Some(20));
+}
+
+#[test]
+fn further_refusals_of_an_event_change_nothing() {
+    let mut limit = learned(20);
+    let other = further_refusal(ms(1), 3);
+    assert_eq!(limit.on_refusal(other), None);
+    assert_eq!(limit.limit(), 20);
+}
+
+#[test]
+fn refusal_below_the_level_lowers_it_to_the_accepted_requests() {
+    let mut limit = learned(20);
+    let change = limit.on_refusal(refusal(ms(1), 12));
+    assert_eq!((change, limit.limit()), (Some(LimitChange::Lowered), 12));
+}
+
+#[test]
+fn refusal_at_the_level_lowers_it_by_a_seventh() {
+    for (level, lower) in [(21, 18), (20, 17), (7, 6), (2, 1), (1, 1)] {
+        let mut limit = learned(level);
+        let change = limit.on_refusal(refusal(ms(1), level));
+        assert_eq!((change, limit.limit()), (Some(LimitChange::Lowered), lower));
+    }
+}
+
+#[test]
+fn refusal_never_raises_the_level_without_a_probe() {
+    let mut limit = learned(20);
+    assert_eq!(limit.on_refusal(refusal(ms(1), 25)), None);
+    assert_eq!(limit.limit(), 20);
+}
+
+/// Accepts requests at `at` until the probe succeeds. Returns their number.
+fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
+    for times in 1..1_000 {
+        if limit.on_accepted(at, false) == Some(LimitChange::ProbeSucceeded) {
+            return times;
+        }
+    }
+    panic!("no success: {limit:?}")
+}
+
+#[test]
+fn probe_succeeds_after_as_many_requests_as_its_step() {
+    let mut limit = learned(20);
+    limit.on_reopened(15);
+    let now = probe_after(&mut limit, 1_000);
+    assert_eq!((limit.level(), limit.limit()), (Some(20), 21));
+    assert_eq!(
+        limit.on_window_full(ms(now + 1)),
+        None,
+        "one probe at a time"
+    );
+    assert_eq!(limit.on_accepted(20, false), None, "not beyond the level");
+    assert_eq!(succeed(&mut limit, 21), 1);
+    assert_eq!(limit.level(), Some(21));
+    // The next probe starts immediately and is twice as large, up to 1/8 of the level.
+    assert_probe_starts(&mut limit, ms(now));
+    assert_eq!(limit.limit(), 23);
+    assert_eq!(succeed(&mut limit, 22), 2);
+    assert_probe_starts(&mut limit, ms(now));
+    assert_eq!(limit.limit(), 25, "4 is more than an eighth");
+}
+
+#[test]
+fn probe_success_requires_a_share_of_the_level() {
+    let least = |level: u32, in_flight: u32| {
+        let mut limit = learned(level);
+        limit.on_reopened(in_flight);
+        probe_after(&mut limit, 1_000);
+        assert_eq!(limit.limit(), level + 1);
+        succeed(&mut limit, level + 1)
+    };
+    for (level, partly, drained) in [(8, 1, 1), (18, 1, 2), (27, 2, 3), (36, 3, 3), (500, 3, 3)] {
+        assert_eq!(least(level, level / 2), partly, "of {level}");
+        assert_eq!(least(level, 0), drained, "of {level}, drained");
+    }
+}
+
+#[test]
+fn failed_probe_sets_the_level_to_the_accepted_requests() {
+    let mut limit = learned(80);
+    let now = probe_after(&mut limit, 1_000);
+    let mut level = 80;
+    for step in [1, 2, 4, 8] {
+        assert_eq!(limit.limit(), level + step);
+        succeed(&mut limit, level + 1);
+        level += step;
+        assert_probe_starts(&mut limit, ms(now));
+    }
+    let change = limit.on_refusal(refusal(ms(now), level + 3));
+    assert_eq!(change, Some(LimitChange::ProbeFailed));
+    assert_eq!(limit.limit(), level + 3);
+    limit.on_reopened(0);
+    probe_after(&mut limit, now);
+    assert_eq!(limit.limit(), level + 4, "the step is reset");
+}
+
+#[test]
+fn late_responses_correct_the_level() {
+    let mut limit = learned(20);
+    assert_eq!(limit.on_accepted(20, true), None);
+    assert_eq!(limit.on_accepted(22, true), Some(LimitChange::Corrected));
+    assert_eq!(limit.limit(), 22);
+    assert_eq!(limit.on_accepted(5_000, true), Some(LimitChange::Corrected));
+    assert_eq!(limit.limit(), 2_000, "at most the ceiling");
+    // Requests of the current epoch teach nothing without a probe.
+    assert_eq!(learned(20).on_accepted(21, false), None);
+}
+
+#[test]
+fn each_refusal_is_offset_by_25_accepted_requests() {
+    let mut limit = AdaptiveLimit::new(1, 2_000);
+    limit.on_refusal(refusal(ms(0), 20));
+    let other = further_refusal(ms(0), 20);
+    limit.on_refusal(other);
+    limit.on_reopened(0);
+    accept(&mut limit, 49, 1);
+    assert_eq!(limit.on_window_full(ms(0)), None);
+    assert_eq!(
+        limit.on_window_full(ms(100_000)),
+        None,
+        "time alone offsets nothing"
+    );
+    accept(&mut limit, 1, 1);
+    assert_probe_starts(&mut limit, ms(100_000));
+}
+
+#[test]
+fn debt_and_credit_are_bounded() {
+    let mut limit = learned(20);
+    let other = further_refusal(ms(0), 20);
+    (0..1_000).for_each(|_| assert_eq!(limit.on_refusal(other), None));
+    limit.on_window_full(ms(1_000));
+    accept(&mut limit, 8 + 4 * 20 - 1, 1);
+    assert_eq!(limit.on_window_full(ms(100_000)), None);
+    accept(&mut limit, 1, 1);
+    assert_probe_starts(&mut limit, ms(100_000));
+
+    let mut limit = learned(2_000);
+    accept(&mut limit, 10_000, 1);
+    (0..21).for_each(|_| assert_eq!(limit.on_refusal(other), None));
+    limit.on_window_full(ms(1_000));
+    limit.set_ceiling(3_000);
+    assert_eq!(
+        limit.on_window_full(ms(100_000)),
+        None,
+        "500 offset 20 refusals"
+    );
+}
+
+/// Returns the interval after the first refusal, if the window is full `held` ms later and `in_flight` of 20 requests
+/// remained.
+fn first_interval(held: u64, in_flight: u32) -> u64 {
+    let mut limit = AdaptiveLimit::new(1, 2_000);
+    limit.on_refusal(refusal(ms(0), 20));
+    if held > 0 {
+        limit.on_held_back(ms(0));
+    }
+    limit.on_reopened(in_flight);
+    accept(&mut limit, 100, 1);
+    probe_after(&mut limit, held) - held
+}
+
+#[test]
+fn interval_is_twenty_times_the_cost_of_the_closure() {
+    assert_eq!(first_interval(1_500, 0), 20 * 1_500);
+    assert_eq!(first_interval(200, 0), 20 * 200);
+}
+
+#[test]
+fn requests_in_flight_reduce_the_cost_of_a_closure() {
+    assert_eq!(first_interval(1_600, 5), 20 * 600);
+    assert_eq!(first_interval(1_600, 10), 20 * 400);
+    assert_eq!(first_interval(1_600, 20), 2_000, "no cost");
+}
+
+#[test]
+fn interval_is_two_closures_to_one_minute() {
+    assert_eq!(first_interval(0, 0), 2_000);
+    assert_eq!(first_interval(10, 0), 2_000);
+    assert_eq!(first_interval(30_000, 0), 60_000);
+}
+
+#[test]
+fn interval_doubles_twice_and_the_fourth_failure_yields() {
+    let mut limit = learned(20);
+    // Learning the level was the first failure.
+    let mut now = probe_after(&mut limit, 1_000);
+    // The intervals double again at the lowered level.
+    for (factor, level) in [(2, 20), (4, 20), (1, 17), (1, 17), (2, 17)] {
+        // There has already been one refusal at this level.
+        let full = fail_probe(&mut limit, now, 500);
+        assert_eq!(limit.level(), Some(level));
+        now = probe_after(&mut limit, full);
+        assert_eq!(now, full + factor * 10_000);
+    }
+}
+
+#[test]
+fn failure_at_another_level_resets_the_doubling() {
+    let mut limit = learned(20);
+    let now = probe_after(&mut limit, 1_000);
+    let full = fail_probe(&mut limit, now, 500);
+    assert_eq!(probe_after(&mut limit, full), full + 20_000);
+    let change = limit.on_refusal(refusal(ms(full + 20_000), 12));
+    assert_eq!(change, Some(LimitChange::ProbeFailed));
+    limit.on_held_back(ms(full + 20_000));
+    limit.on_reopened(0);
+    accept(&mut limit, 100, 0);
+    let full = full + 20_500;
+    assert_eq!(probe_after(&mut limit, full), full + 10_000);
+}
+
+#[test]
+fn no_probe_while_the_gate_is_closed_or_at_the_ceiling() {
+    let mut limit = AdaptiveLimit::new(1, 21);
+    limit.on_refusal(refusal(ms(0), 20));
+    accept(&mut limit, 100, 1);
+    assert_eq!(
+        limit.on_window_full(ms(100_000)),
+        None,
+        "the gate is closed"
+    );
+    limit.on_reopened(0);
+    probe_after(&mut limit, 100_000);
+    succeed(&mut limit, 21);
+    assert_eq!(limit.on_window_full(ms(200_000)), None, "at the ceiling");
+    limit.set_ceiling(10);
+    assert_eq!((limit.level(), limit.limit()), (Some(10), 10));
+    limit.set_ceiling(11);
+    probe_after(&mut limit, 300_000);
+    limit.set_ceiling(12);
+    assert_eq!(limit.limit(), 10, "the probe has ended");
+}
+
+#[test]
+fn late_refusal_does_not_block_probes_forever() {
+    let mut limit = learned(20);
+    limit.on_refusal(refusal(ms(0), 12));
+    accept(&mut limit, 100, 1);
+    assert_eq!(limit.on_window_full(ms(100_000)), None);
+    limit.on_gate_seen_open(0);
+    let now = probe_after(&mut limit, 100_000);
+    limit.on_gate_seen_open(12);
+    assert_eq!(limit.limit(), 13, "the gate was open: {now}");
+}
+
+/// Causes noise: three unprompted refusals with few requests accepted. The gate is open afterwards.
+fn cause_noise(limit: &mut AdaptiveLimit, now: u64) {
+    cause_noise_down_to(3, limit, now);
+}
+
+/// Causes noise with `lowest` requests accepted at the last refusal.
+fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
+    for (accepted, after, expected) in [
+        (lowest + 2, 0, LimitChange::Lowered),
+        (lowest + 1, 1_000, LimitChange::Lowered),
+        (lowest, 2_000, LimitChange::Restored),
+    ] {
+        let change = limit.on_refusal(refusal(ms(now + after), accepted));
+        assert_eq!(change, Some(expected));
+        limit.on_held_back(ms(now + after));
+        limit.on_reopened(0);
+    }
+}
+
+#[test]
+fn noise_restores_the_level_without_an_interval() {
+    let mut limit = learned(40);
+    let now = probe_after(&mut limit, 1_000);
+    fail_probe(&mut limit, now, 500);
+    cause_noise(&mut limit, now + 1_000);
+    assert_eq!((limit.level(), limit.limit()), (Some(40), 40));
+    limit.on_accepted(20, false);
+    assert_eq!(limit.on_refusal(refusal(ms(now + 4_000), 9)), None);
+    limit.on_held_back(ms(now + 4_000));
+    limit.on_reopened(0);
+    assert_eq!(limit.limit(), 40);
+    assert_eq!(limit.on_window_full(ms(now + 4_500)), None, "noise");
+    accept(&mut limit, 240, 40);
+    assert_probe_starts(&mut limit, ms(now + 4_500));
+}
+
+#[test]
+fn restored_level_has_no_debt_for_earlier_refusals() {
+    for lowest in [3, 37] {
+        let mut limit = learned(40);
+        let now = probe_after(&mut limit, 1_000);
+        let full = fail_probe(&mut limit, now, 500);
+        cause_noise_down_to(lowest, &mut limit, full);
+        accept(&mut limit, 240, 40);
+        let now = full + 5_000;
+        assert_probe_starts(&mut limit, ms(now));
+        // This is the first consecutive failure, so the interval depends only on its closure.
+        let full = fail_probe(&mut limit, now, 500);
+        let next = probe_after(&mut limit, full);
+        assert_eq!(next, full + 10_000, "{lowest}");
+    }
+}
+
+#[test]
+fn unknown_level_is_restored_after_noise() {
+    let mut limit = AdaptiveLimit::new(1, 64);
+    let change = limit.on_refusal(refusal(ms(0), 6));
+    assert_eq!(change, Some(LimitChange::Learned));
+    let change = limit.on_refusal(refusal(ms(1), 5));
+    assert_eq!(change, Some(LimitChange::Lowered));
+    let change = limit.on_refusal(refusal(ms(2), 4));
+    assert_eq!(change, Some(LimitChange::Restored));
+    assert_eq!((limit.level(), limit.limit()), (None, 64));
+}
+
+#[test]
+fn confirmed_limit_during_noise_becomes_the_level() {
+    let mut limit = learned(40);
+    cause_noise(&mut limit, 1_000);
+    let change = limit.on_refusal(refusal(ms(9_000), 3));
+    assert_eq!(change, Some(LimitChange::Lowered), "no more was accepted");
+    assert_eq!(limit.limit(), 3);
+}
+
+#[test]
+fn recovery_steps_double_regardless_of_debt() {
+    let mut limit = learned(40);
+    cause_noise(&mut limit, 1_000);
+    limit.on_refusal(refusal(ms(9_000), 3));
+    let other = further_refusal(ms(9_000), 3);
+    (0..30).for_each(|_| assert_eq!(limit.on_refusal(other), None));
+    limit.on_reopened(0);
+    limit.on_window_full(ms(9_500));
+    accept(&mut limit, 7, 3);
+    assert_eq!(limit.on_window_full(ms(9_500)), None);
+    accept(&mut limit, 1, 3);
+    for target in [4, 6, 10, 18, 34, 40] {
+        assert_probe_starts(&mut limit, ms(9_500));
+        assert_eq!(limit.limit(), target);
+        succeed(&mut limit, target);
+    }
+    limit.on_window_full(ms(9_500));
+    assert_eq!(limit.limit(), 45, "an eighth beyond the level");
+}
+
+#[test]
+fn failed_recovery_step_keeps_the_interval() {
+    let mut limit = learned(40);
+    let change = limit.on_refusal(refusal(ms(1_000), 10));
+    assert_eq!(change, Some(LimitChange::Lowered));
+    limit.on_held_back(ms(1_000));
+    limit.on_reopened(0);
+    accept(&mut limit, 100, 10);
+    assert_eq!(
+        limit.on_window_full(ms(2_000)),
+        None,
+        "the interval is 20 s"
+    );
+    let now = probe_after(&mut limit, 2_000);
+    assert_eq!(now, 2_000 + 4 * 1_000, "the recovery is due");
+    let change = limit.on_refusal(refusal(ms(now), 10));
+    assert_eq!(change, Some(LimitChange::ProbeFailed));
+    limit.on_held_back(ms(now));
+    limit.on_reopened(0);
+    accept(&mut limit, 100, 10);
+    assert_eq!(limit.limit(), 10);
+    assert_eq!(probe_after(&mut limit, now + 1_000), 2_000 + 20 * 1_000);
+}
+
+#[test]
+fn success_between_failures_keeps_the_recovery() {
+    let mut limit = learned(40);
+    cause_noise(&mut limit, 1_000);
+    limit.on_refusal(refusal(ms(9_000), 3));
+    limit.on_reopened(0);
+    let now = ms(100_000);
+    for level in 3..6 {
+        accept(&mut limit, 50, 3);
+        assert_probe_starts(&mut limit, now);
+        let lost = limit.on_refusal(refusal(now, level));
+        assert_eq!(lost, Some(LimitChange::ProbeFailed));
+        limit.on_reopened(0);
+        accept(&mut limit, 50, 0);
+        assert_probe_starts(&mut limit, now);
+        succeed(&mut limit, level + 1);
+        assert_eq!(limit.level(), Some(level + 1));
+    }
+    // During a recovery, the step after a successful probe is twice as large.
+    assert_probe_starts(&mut limit, now);
+    assert_eq!(limit.limit(), 8);
+}

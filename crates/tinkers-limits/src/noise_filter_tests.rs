@@ -1,0 +1,285 @@
+//! Unit tests of the noise filter.
+
+use super::*;
+
+fn accept(filter: &mut NoiseFilter, times: u32, level: Option<u32>, at: u32) {
+    (0..times).for_each(|_| filter.on_accepted(level, at));
+}
+
+/// Returns a filter at `level` that has just detected noise, after three refusals with at least `lowest` requests
+/// accepted.
+fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
+    let mut filter = NoiseFilter::new();
+    assert_eq!(
+        filter.on_refusal(level, lowest + 2),
+        RefusalMeaning::Capacity
+    );
+    assert_eq!(
+        filter.on_refusal(Some(lowest + 2), lowest),
+        RefusalMeaning::Capacity
+    );
+    assert_eq!(
+        filter.on_refusal(Some(lowest), lowest + 1),
+        RefusalMeaning::Restored(level)
+    );
+    filter
+}
+
+#[test]
+fn refusals_at_ever_lower_levels_are_noise_and_restore_the_level() {
+    for level in [Some(50), None] {
+        let mut filter = noisy(level, 3);
+        assert!(filter.is_noisy());
+        accept(&mut filter, 1, level, 20);
+        assert_eq!(filter.on_refusal(level, 9), RefusalMeaning::Noise);
+    }
+}
+
+#[test]
+fn accepted_requests_reduce_suspicion() {
+    for (between, third) in [
+        (20, RefusalMeaning::Restored(Some(50))),
+        (21, RefusalMeaning::Capacity),
+    ] {
+        let mut filter = NoiseFilter::new();
+        let level = Some(50);
+        for _ in 0..2 {
+            assert_eq!(filter.on_refusal(level, 30), RefusalMeaning::Capacity);
+            accept(&mut filter, between, level, 30);
+        }
+        assert_eq!(filter.on_refusal(level, 30), third);
+    }
+}
+
+#[test]
+fn noise_ends_after_enough_accepted_requests() {
+    let level = Some(50);
+    let mut filter = noisy(level, 3);
+    accept(&mut filter, 239, level, 50);
+    assert!(filter.is_noisy());
+    accept(&mut filter, 1, level, 50);
+    assert!(!filter.is_noisy());
+    assert_eq!(filter.on_refusal(level, 49), RefusalMeaning::Capacity);
+}
+
+#[test]
+fn next_refusal_without_progress_confirms_a_limit() {
+    let mut filter = noisy(Some(50), 10);
+    // Up to 1/8 more is tolerated, because responses arrive out of order.
+    accept(&mut filter, 5, Some(50), 11);
+    assert_eq!(
+        filter.on_refusal(Some(50), 12),
+        RefusalMeaning::Confirmed(10)
+    );
+    assert!(!filter.is_noisy());
+}
+
+#[test]
+fn four_refusals_without_progress_confirm_a_limit_during_noise() {
+    let level = Some(50);
+    let mut filter = noisy(level, 3);
+    accept(&mut filter, 1, level, 30);
+    for accepted in [16, 17, 16] {
+        assert_eq!(filter.on_refusal(level, accepted), RefusalMeaning::Noise);
+        accept(&mut filter, 10, level, 18);
+    }
+    assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Confirmed(16));
+    // The same with more accepted requests before the last refusal.
+    let mut filter = noisy(level, 3);
+    accept(&mut filter, 1, level, 30);
+    for accepted in [16, 17, 16] {
+        assert_eq!(filter.on_refusal(level, accepted), RefusalMeaning::Noise);
+    }
+    accept(&mut filter, 1, level, 19);
+    assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Noise);
+}
+
+/// Returns the recovery target after a drop from 50 to `level`, before and after the recovery is due.
+fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
+    accept(&mut filter, 50, Some(level), level);
+    let mut due = filter;
+    [
+        filter.recovery_target(level, false),
+        due.recovery_target(level, true),
+    ]
+}
+
+#[test]
+fn recovery_after_a_drop_is_delayed_and_after_noise_is_not() {
+    let mut fallen = NoiseFilter::new();
+    fallen.on_refusal(Some(50), 25);
+    assert_eq!(recovery_targets(fallen, 25), [None, Some(50)]);
+    assert_eq!(
+        recovery_targets(fallen, 26),
+        [None, None],
+        "not a large drop"
+    );
+    let mut filter = noisy(Some(50), 40);
+    assert_eq!(
+        filter.on_refusal(Some(50), 40),
+        RefusalMeaning::Confirmed(40)
+    );
+    assert_eq!(recovery_targets(filter, 40), [Some(50); 2]);
+    assert_eq!(
+        recovery_targets(noisy(Some(50), 40), 40),
+        [None; 2],
+        "still noise"
+    );
+    let mut learned = NoiseFilter::new();
+    learned.on_refusal(None, 20);
+    assert_eq!(
+        recovery_targets(learned, 20),
+        [None; 2],
+        "no level was known"
+    );
+}
+
+#[test]
+fn recovery_starts_after_level_many_accepted_requests() {
+    for (level, least) in [(20, 20), (2, 8)] {
+        let mut filter = NoiseFilter::new();
+        filter.on_refusal(Some(50), level);
+        accept(&mut filter, least - 1, Some(level), level);
+        assert_eq!(filter.recovery_target(level, true), None);
+        accept(&mut filter, 1, Some(level), level);
+        assert_eq!(filter.recovery_target(level, true), Some(50));
+        // A recovery continues when `is_due` is false, and ends at the restore level.
+        assert_eq!(filter.recovery_target(49, false), Some(50));
+        assert_eq!(filter.recovery_target(50, true), None);
+        accept(&mut filter, 1, Some(50), 50);
+        assert_eq!(filter.recovery_target(10, true), None, "forgotten");
+    }
+}
+
+#[test]
+fn one_failed_probe_ends_a_recovery_and_two_after_noise() {
+    let mut filter = NoiseFilter::new();
+    filter.on_refusal(Some(50), 20);
+    accept(&mut filter, 30, Some(20), 20);
+    assert_eq!(filter.recovery_target(20, true), Some(50));
+    assert_eq!(filter.probe_failed(), ProbeFailure::Recovery);
+    assert_eq!(recovery_targets(filter, 20), [None; 2]);
+
+    let mut filter = noisy(Some(50), 20);
+    assert_eq!(
+        filter.on_refusal(Some(50), 20),
+        RefusalMeaning::Confirmed(20)
+    );
+    assert_eq!(filter.probe_failed(), ProbeFailure::Regular);
+    assert_eq!(recovery_targets(filter, 20), [Some(50); 2]);
+    filter.probe_succeeded();
+    assert_eq!(filter.probe_failed(), ProbeFailure::Regular);
+    assert_eq!(recovery_targets(filter, 20), [Some(50); 2]);
+    assert_eq!(filter.probe_failed(), ProbeFailure::Regular);
+    assert_eq!(recovery_targets(filter, 20), [None; 2]);
+}
+
+#[test]
+fn small_drop_is_forgotten_with_its_suspicion() {
+    for (level, kept) in [(30, None), (20, Some(50))] {
+        let mut filter = NoiseFilter::new();
+        filter.on_refusal(Some(50), level);
+        accept(&mut filter, 79, Some(level), level);
+        assert_eq!(filter.restore_level, Some(50));
+        accept(&mut filter, 1, Some(level), level);
+        assert_eq!(filter.restore_level, kept, "of {level}");
+    }
+}
+
+#[test]
+fn first_refusal_after_a_pause_recovers_to_the_peak() {
+    for (seen, back) in [
+        (100, [None, Some(100)]),
+        (3, [None, None]),
+        (7, [None, None]),
+    ] {
+        let mut filter = NoiseFilter::new();
+        accept(&mut filter, 20, None, seen);
+        // The gate reopens, and the second request of its ramp is refused.
+        assert_eq!(filter.on_refusal(None, 1), RefusalMeaning::Capacity);
+        accept(&mut filter, 80, Some(1), 1);
+        assert_eq!(recovery_targets(filter, 1), back, "{seen}");
+    }
+}
+
+#[test]
+fn recovery_continues_to_its_target() {
+    let mut filter = NoiseFilter::new();
+    accept(&mut filter, 20, None, 100);
+    assert_eq!(filter.on_refusal(None, 4), RefusalMeaning::Capacity);
+    accept(&mut filter, 80, Some(4), 4);
+    assert_eq!(filter.recovery_target(4, true), Some(100));
+    // More than half is no longer a large drop.
+    for level in [8, 32, 64, 99] {
+        filter.probe_succeeded();
+        accept(&mut filter, 1, Some(level), level);
+        assert_eq!(filter.recovery_target(level, false), Some(100), "{level}");
+    }
+    accept(&mut filter, 1, Some(100), 100);
+    assert_eq!(filter.recovery_target(100, true), None);
+}
+
+/// Returns a filter that detected noise at 50 and then confirmed a limit of 20.
+fn confirmed() -> NoiseFilter {
+    let mut filter = noisy(Some(50), 20);
+    assert_eq!(
+        filter.on_refusal(Some(50), 20),
+        RefusalMeaning::Confirmed(20)
+    );
+    filter
+}
+
+#[test]
+fn confirmed_limit_clears_suspicion() {
+    let mut filter = confirmed();
+    assert_eq!(filter.on_refusal(Some(20), 15), RefusalMeaning::Capacity);
+}
+
+#[test]
+fn failed_probes_before_noise_do_not_count_after_it() {
+    let mut filter = confirmed();
+    filter.probe_failed();
+    for (level, accepted) in [(20, 18), (18, 17)] {
+        assert_eq!(
+            filter.on_refusal(Some(level), accepted),
+            RefusalMeaning::Capacity
+        );
+    }
+    let restored = RefusalMeaning::Restored(Some(50));
+    assert_eq!(filter.on_refusal(Some(17), 18), restored);
+    assert_eq!(
+        filter.on_refusal(Some(50), 17),
+        RefusalMeaning::Confirmed(17)
+    );
+    filter.probe_failed();
+    assert_eq!(recovery_targets(filter, 17), [Some(50); 2], "one of two");
+    filter.probe_failed();
+    assert_eq!(recovery_targets(filter, 17), [None; 2]);
+}
+
+#[test]
+fn recovery_waits_for_accepted_requests_after_each_refusal() {
+    let mut filter = confirmed();
+    accept(&mut filter, 20, Some(20), 20);
+    assert_eq!(filter.recovery_target(20, false), Some(50));
+    assert_eq!(filter.probe_failed(), ProbeFailure::Recovery);
+    accept(&mut filter, 19, Some(20), 20);
+    assert_eq!(filter.recovery_target(20, false), None);
+    accept(&mut filter, 1, Some(20), 20);
+    assert_eq!(filter.recovery_target(20, false), Some(50));
+    assert_eq!(filter.on_refusal(Some(20), 18), RefusalMeaning::Capacity);
+    assert_eq!(filter.recovery_target(18, false), None);
+}
+
+#[test]
+fn noise_is_forgotten_at_the_restore_level() {
+    let mut filter = confirmed();
+    accept(&mut filter, 1, Some(50), 50);
+    assert_eq!(filter.on_refusal(Some(50), 20), RefusalMeaning::Capacity);
+    accept(&mut filter, 80, Some(20), 20);
+    assert_eq!(
+        recovery_targets(filter, 20),
+        [None, Some(50)],
+        "when it is due"
+    );
+}

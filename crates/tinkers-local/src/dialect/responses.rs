@@ -1,0 +1,200 @@
+//! The wording of responses.
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tinkers_wire::{CheckpointKind, LoraConfig, SubmissionResponse, TinkerPath};
+
+use super::{Dialect, Expiry, Failures, Flags, SamplerPaths, SequenceIds, Words};
+use crate::engine::EngineError;
+use crate::http::LazyResponse;
+use crate::read::Refusal;
+
+/// The kind of an accepted request, where the response depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AcceptedKind<'a> {
+    /// The creation of a model with this base and adapter.
+    Model(&'a str, &'a LoraConfig),
+    /// The unloading of a model.
+    Unload,
+    /// Anything else.
+    Other,
+}
+
+/// The kind of a result that some dialects word in their own way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ResultKind<'a> {
+    /// A model with this base and adapter.
+    Model(&'a str, &'a LoraConfig),
+    /// A checkpoint saved at this path.
+    Saved(&'a TinkerPath),
+    /// A snapshot in memory, for this sampler.
+    Snapshot(&'a str),
+    /// A checkpoint loaded into a model.
+    Loaded,
+}
+
+impl Dialect {
+    /// Returns 404 for a path: with the text of this server, or with that of a web framework if the dialect does not reveal it.
+    pub(crate) fn no_route(&self, path: &str) -> Refusal {
+        Refusal::not_found(match self.flags {
+            Flags::All => format!("no route {path}"),
+            Flags::OfSdk025 | Flags::JwtAlone => "Not Found".to_owned(),
+        })
+    }
+
+    /// Returns 404 for a request id that was never given out.
+    pub(crate) fn unknown_request(&self, name: &str) -> Refusal {
+        Refusal::not_found(match self.words {
+            Words::Tinker => format!("no request {name} was made to this server"),
+            Words::SkyRl => "Future not found".to_owned(),
+        })
+    }
+
+    /// Returns the refusal of a poll whose result is no longer kept.
+    pub(crate) fn result_expired(&self, name: &str) -> Refusal {
+        let reason = format!("the result of request {name} is no longer kept; submit it again");
+        match self.expiry {
+            Expiry::AsConfigured => Refusal::gone(reason),
+            Expiry::OnceFetched | Expiry::After(_) if self.words == Words::SkyRl => {
+                self.unknown_request(name)
+            }
+            Expiry::OnceFetched | Expiry::After(_) => Refusal::not_found(reason),
+        }
+    }
+
+    /// Returns the refusal of a number that another request used; `refusal` is that of the official service.
+    pub(crate) fn number_reused(&self, refusal: Refusal) -> Refusal {
+        match self.words {
+            Words::Tinker => refusal,
+            Words::SkyRl => Refusal::conflict("Training request sequence number was reused"),
+        }
+    }
+
+    /// Returns the failure of a save under a name that is in use.
+    ///
+    /// # Errors
+    /// SkyRL refuses the request instead.
+    pub(crate) fn name_in_use(&self, path: &TinkerPath) -> Result<EngineError, Refusal> {
+        match self.words {
+            Words::Tinker => Ok(EngineError::user(format!(
+                "path: {path} exists; save under another name, or training weights with overwrite"
+            ))),
+            Words::SkyRl => Err(Refusal::conflict(format!(
+                "Checkpoint '{}' already exists for model '{}'",
+                path.name(),
+                path.run_id()
+            ))),
+        }
+    }
+
+    /// Returns the response to a creation.
+    pub(crate) fn created<T: Serialize>(&self, body: &T) -> LazyResponse {
+        LazyResponse::json(self.created, body)
+    }
+
+    /// Returns the response to `client/config` of dialects without the official flags.
+    pub(crate) fn own_flags(&self) -> Option<LazyResponse> {
+        match self.flags {
+            Flags::All | Flags::OfSdk025 => None,
+            Flags::JwtAlone => Some(LazyResponse::ok(&json!({ "pjwt_auth_enabled": false }))),
+        }
+    }
+
+    /// Returns the response to a poll for an operation that failed.
+    pub(crate) fn failure(&self, error: &EngineError) -> LazyResponse {
+        match self.failures {
+            Failures::InBody => LazyResponse::ok(&json!({
+                "error": error.message,
+                "category": error.category.name(),
+            })),
+            Failures::Status(status) => Refusal::new(status, &error.message).into_response(),
+        }
+    }
+
+    /// Returns the response to a poll whose hold has ended, in dialects that do not report the queue.
+    pub(crate) fn timed_out() -> LazyResponse {
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "Timeout waiting for result").into_response()
+    }
+
+    /// Returns the response to an accepted request.
+    pub(crate) fn accepted(
+        &self,
+        mut submission: SubmissionResponse,
+        of: AcceptedKind<'_>,
+    ) -> LazyResponse {
+        if self.sequence_ids == SequenceIds::Absent {
+            submission.sample_sequence_ids = None;
+        }
+        let Words::SkyRl = self.words else {
+            return LazyResponse::ok(&submission);
+        };
+        let id = &submission.request_id;
+        let ids = &submission.sample_sequence_ids;
+        LazyResponse::ok(&match (of, &submission.model_id) {
+            (AcceptedKind::Model(base, lora), Some(model)) => json!({
+                "model_id": model,
+                "base_model": base,
+                "lora_config": { "rank": lora.rank, "seed": lora.seed },
+                "status": "created",
+                "request_id": id,
+            }),
+            (AcceptedKind::Unload, Some(model)) => json!({ "request_id": id, "model_id": model }),
+            _ => match ids {
+                None => json!({ "future_id": id, "status": "pending", "request_id": id }),
+                Some(ids) => {
+                    json!({ "future_id": id, "status": "pending", "request_id": id, "sample_sequence_ids": ids })
+                }
+            },
+        })
+    }
+
+    /// Returns the result of an operation, if it differs from that of the official service.
+    pub(crate) fn result(&self, model: &str, kind: ResultKind<'_>) -> Option<Value> {
+        if let (ResultKind::Saved(path), Words::Tinker, SamplerPaths::Bare) =
+            (kind, self.words, self.sampler_paths)
+        {
+            return is_sampler(path).then(|| json!({ "path": self.path(path) }));
+        }
+        let Words::SkyRl = self.words else {
+            return None;
+        };
+        Some(match kind {
+            ResultKind::Model(base, lora) => json!({
+                "model_id": model,
+                "base_model": base,
+                "lora_config": {
+                    "rank": lora.rank,
+                    "alpha": 32.0,
+                    "seed": lora.seed.unwrap_or(0),
+                    "train_attn": lora.train_attn.unwrap_or(true),
+                    "train_mlp": lora.train_mlp.unwrap_or(true),
+                    "train_unembed": false,
+                },
+            }),
+            ResultKind::Saved(path) if is_sampler(path) => json!({
+                "path": self.path(path),
+                "type": "save_weights_for_sampler",
+                "sampling_session_id": null,
+            }),
+            ResultKind::Saved(path) => json!({ "path": path, "type": "save_weights" }),
+            ResultKind::Snapshot(sampler) => json!({
+                "path": null,
+                "type": "save_weights_for_sampler",
+                "sampling_session_id": sampler,
+            }),
+            ResultKind::Loaded => json!({ "type": "load_weights" }),
+        })
+    }
+
+    fn path(&self, path: &TinkerPath) -> String {
+        match self.sampler_paths {
+            SamplerPaths::WithKind => path.to_string(),
+            SamplerPaths::Bare => format!("tinker://{}/{}", path.run_id(), path.name()),
+        }
+    }
+}
+
+fn is_sampler(path: &TinkerPath) -> bool {
+    path.kind() == CheckpointKind::Sampler
+}

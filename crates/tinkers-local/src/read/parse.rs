@@ -1,0 +1,339 @@
+//! Parses requests into commands.
+
+use bytes::Bytes;
+use http::header::{ALLOW, HeaderValue};
+use http::{Method, StatusCode};
+use tinkers_wire::{
+    ConfigRequest, CreateModel, CreateSamplingSession, LoadWeights, OptimStep, SampleRequest,
+    SaveWeights, SaveWeightsForSampler, Telemetry,
+};
+
+use super::body::plain;
+use super::json::json;
+use super::{Command, Digest, Page, Refusal, Route, is_protobuf, pass, unknown_options};
+use crate::config::LocalConfig;
+use crate::dialect::{Dialect, KeyNeed, Repeats};
+use crate::faults::Faults;
+use crate::http::{LazyResponse, Request};
+use crate::openapi;
+
+const GET: &str = "GET";
+const WINDOW_COUNTS: &str = "/scripted/counts";
+const FAULT_COUNTS: &str = "/faults/counts";
+
+/// The path of the health check, which needs no key.
+const HEALTH: &str = "/api/v1/healthz";
+
+/// Returns whether a path serves counters of the window or of the faults.
+pub(crate) fn is_counts(route: &str) -> bool {
+    [WINDOW_COUNTS, FAULT_COUNTS].contains(&route)
+}
+
+/// Parses a request: checks its key, finds its route and decodes its body.
+#[expect(
+    clippy::result_large_err,
+    reason = "the error is the response and is used at once"
+)]
+pub(crate) fn read(config: &LocalConfig, request: &Request) -> Result<Command, LazyResponse> {
+    let segments: Vec<String> = match request.route().strip_prefix("/api/v1/") {
+        None if config.window.is_some() && request.route() == WINDOW_COUNTS => {
+            return check_outside_api(config, request).map(|()| Command::WindowCounts);
+        }
+        None if request.route() == openapi::PATH => return Err(document(config, request)),
+        Some(rest) => rest.split('/').map(unescape).collect(),
+        None => Vec::new(),
+    };
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    check_key(config, request).map_err(Refusal::into_response)?;
+    let dialect = &config.dialect;
+    let Some(route) = Route::of(&segments).filter(|route| !dialect.absent.contains(route)) else {
+        return Err(dialect.no_route(request.route()).into_response());
+    };
+    if request.method.as_str() != route.method() {
+        return Err(wrong_method(request, route.method()));
+    }
+    let read = match request.method {
+        Method::POST => post(config, request, route, &segments),
+        _ => without_body(request, route, &segments),
+    };
+    read.map_err(Refusal::into_response)
+}
+
+/// Returns the response to a request for the OpenAPI document.
+fn document(config: &LocalConfig, request: &Request) -> LazyResponse {
+    match (
+        check_outside_api(config, request),
+        openapi::open_api(config),
+    ) {
+        (_, None) => config.dialect.no_route(openapi::PATH).into_response(),
+        (Err(refused), _) => refused,
+        (Ok(()), Some(document)) => LazyResponse::ok(&document),
+    }
+}
+
+/// Checks the key and the method of a request for a path outside of `/api/v1/`.
+#[expect(
+    clippy::result_large_err,
+    reason = "the error is the response and is used at once"
+)]
+fn check_outside_api(config: &LocalConfig, request: &Request) -> Result<(), LazyResponse> {
+    check_key(config, request).map_err(Refusal::into_response)?;
+    if request.method != Method::GET {
+        return Err(wrong_method(request, GET));
+    }
+    Ok(())
+}
+
+/// Returns the response to a request for the counters of the faults; `None` for any other request.
+pub(crate) fn fault_counts(
+    config: &LocalConfig,
+    request: &Request,
+    faults: &Faults,
+) -> Option<LazyResponse> {
+    if request.route() != FAULT_COUNTS {
+        return None;
+    }
+    let allowed = check_outside_api(config, request);
+    Some(allowed.map_or_else(
+        |refused| refused,
+        |()| LazyResponse::ok(&faults.counts_json()),
+    ))
+}
+
+fn wrong_method(request: &Request, allowed: &'static str) -> LazyResponse {
+    let reason = format!(
+        "{} takes {allowed}, not {}",
+        request.route(),
+        request.method
+    );
+    let response = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason).into_response();
+    response.with_header(ALLOW, HeaderValue::from_static(allowed))
+}
+
+/// Checks that the request has the key of the server or needs none. Does not use the body.
+pub(crate) fn check_key(config: &LocalConfig, request: &Request) -> Result<(), Refusal> {
+    let is_needed = config.api_key.is_some() || config.dialect.key == KeyNeed::Always;
+    if !is_needed || request.route() == HEALTH {
+        return Ok(());
+    }
+    match request.headers.get("x-api-key") {
+        None => Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "no API key; send it in the header X-API-Key",
+        )),
+        Some(given) if config.accepts_key(given.as_bytes()) => Ok(()),
+        Some(_) => Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "this API key is not the server's",
+        )),
+    }
+}
+
+fn post(
+    config: &LocalConfig,
+    request: &Request,
+    route: Route,
+    segments: &[&str],
+) -> Result<Command, Refusal> {
+    let dialect = &config.dialect;
+    let content_type = request.header("content-type");
+    dialect.check_content_type(route, content_type)?;
+    let body = plain(request, config.max_body)?;
+    dialect.check_body(route, content_type, &body)?;
+    let command = command(dialect, request, route, segments, content_type, &body)?;
+    if route != Route::ForwardBackward || !is_protobuf(content_type) {
+        unknown_options::check(route, &body)?;
+    }
+    Ok(command)
+}
+
+/// Decodes a body into a command.
+fn command(
+    dialect: &Dialect,
+    request: &Request,
+    route: Route,
+    segments: &[&str],
+    content_type: Option<&str>,
+    body: &Bytes,
+) -> Result<Command, Refusal> {
+    Ok(match route {
+        Route::ClientConfig => {
+            let _: ConfigRequest = json(body)?;
+            Command::ClientConfig
+        }
+        Route::DynamicConfig => {
+            let _: ConfigRequest = json(body)?;
+            Command::DynamicConfig
+        }
+        Route::Telemetry => {
+            let _: Telemetry = json(body)?;
+            Command::Telemetry
+        }
+        Route::CreateSession => Command::CreateSession(json(body)?),
+        Route::Heartbeat => Command::Heartbeat(json(body)?),
+        Route::FinishSession => Command::FinishSession(id(segments), json(body)?),
+        Route::CreateModel => {
+            let body: CreateModel = json(body)?;
+            let digest = Digest::of_body("create_model", &body);
+            Command::CreateModel(Box::new(body), digest)
+        }
+        Route::ModelInfo => Command::ModelInfo(json(body)?),
+        Route::UnloadModel => Command::UnloadModel(json(body)?),
+        Route::Forward => apply_numbering(dialect, pass::forward(content_type, body)?),
+        Route::ForwardBackward => {
+            apply_numbering(dialect, pass::forward_backward(content_type, body)?)
+        }
+        Route::OptimStep => {
+            let mut body: OptimStep = json(body)?;
+            if dialect.repeats == Repeats::Again {
+                body.seq_id = 0;
+            }
+            let digest = Digest::of_body("optim_step", &body);
+            Command::OptimStep(body, digest)
+        }
+        Route::SaveWeights => {
+            let mut body: SaveWeights = json(body)?;
+            if dialect.repeats != Repeats::AllOnce {
+                (body.seq_id, body.overwrite) = (0, None);
+            }
+            let digest = Digest::of_body("save_weights", &body);
+            Command::SaveWeights(Box::new(body), digest)
+        }
+        Route::SaveWeightsForSampler => save_for_sampler(dialect.repeats, body)?,
+        Route::LoadWeights => {
+            let mut body: LoadWeights = json(body)?;
+            if dialect.repeats != Repeats::AllOnce {
+                body.seq_id = None;
+            }
+            let digest = Digest::of_body("load_weights", &body);
+            Command::LoadWeights(Box::new(body), digest)
+        }
+        Route::WeightsInfo => Command::WeightsInfo(json(body)?),
+        Route::CreateSamplingSession => {
+            let body: CreateSamplingSession = json(body)?;
+            let digest = Digest::of_body("create_sampling_session", &body);
+            Command::CreateSamplingSession(body, digest)
+        }
+        Route::Sample => {
+            let mut body: SampleRequest = json(body)?;
+            if dialect.repeats != Repeats::AllOnce {
+                body.seq_id = None;
+            }
+            let digest = Digest::of_body("asample", &body);
+            Command::Sample(Box::new(body), digest)
+        }
+        Route::RetrieveFutures => Command::RetrieveAll(json(body)?),
+        Route::CancelFuture => Command::Cancel(json(body)?),
+        _ => Command::Retrieve(json(body)?, dialect.form(request.header("accept"))),
+    })
+}
+
+/// Removes the number of a pass if the dialect ignores numbers.
+fn apply_numbering(dialect: &Dialect, mut pass: Command) -> Command {
+    if let Command::Pass(body, ..) = &mut pass
+        && dialect.repeats == Repeats::Again
+    {
+        body.seq_id = 0;
+    }
+    pass
+}
+
+/// Returns the id in a path, which is its second segment.
+fn id(segments: &[&str]) -> String {
+    segments.get(1).copied().unwrap_or_default().to_owned()
+}
+
+/// Decodes the body of a sampler save. Its digest leaves out `sampling_session_seq_id`, since the official SDK uses a new one for
+/// each retry.
+fn save_for_sampler(repeats: Repeats, body: &[u8]) -> Result<Command, Refusal> {
+    let mut body: SaveWeightsForSampler = json(body)?;
+    if repeats != Repeats::AllOnce {
+        body.seq_id = 0;
+    }
+    let mut compared = body.clone();
+    compared.sampling_session_seq_id = compared.sampling_session_seq_id.map(|_| 0);
+    let digest = Digest::of_body("save_weights_for_sampler", &compared);
+    Ok(Command::SaveForSampler(Box::new(body), digest))
+}
+
+/// Parses a request without a body.
+fn without_body(request: &Request, route: Route, segments: &[&str]) -> Result<Command, Refusal> {
+    let page = |limit| page(request, limit);
+    Ok(match route {
+        Route::Health => Command::Health,
+        Route::Capabilities => Command::Capabilities,
+        Route::Sampler => Command::Sampler(id(segments)),
+        Route::Sessions => Command::Sessions(page(20)?),
+        Route::Session => Command::Session(id(segments)),
+        Route::TrainingRuns => Command::TrainingRuns(page(20)?, parameter(request, "project_id")),
+        Route::TrainingRun => Command::TrainingRun(id(segments)),
+        Route::RunCheckpoints => Command::RunCheckpoints(id(segments)),
+        Route::DeleteCheckpoint | Route::DeleteEscapedCheckpoint => Command::DeleteCheckpoint {
+            run: id(segments),
+            checkpoint: segments[3..].join("/"),
+        },
+        _ => Command::Checkpoints(page(100)?),
+    })
+}
+
+fn page(request: &Request, limit: u64) -> Result<Page, Refusal> {
+    let mut page = Page { offset: 0, limit };
+    let query = request.path.split_once('?').map_or("", |(_, query)| query);
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        let field = match name {
+            "offset" => &mut page.offset,
+            "limit" => &mut page.limit,
+            _ => continue,
+        };
+        *field = value.parse().map_err(|_| {
+            Refusal::query(name, format!("expected a number from 0, got {value:?}"))
+        })?;
+    }
+    Ok(page)
+}
+
+/// Returns a query parameter, if it is present and not empty.
+fn parameter(request: &Request, wanted: &str) -> Option<String> {
+    let (_, query) = request.path.split_once('?')?;
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, value)| *name == wanted && !value.is_empty())?;
+    Some(unescape(value))
+}
+
+/// Decodes percent-encoding. Invalid sequences are kept, so that they match no id.
+fn unescape(segment: &str) -> String {
+    if !segment.contains('%') {
+        return segment.to_owned();
+    }
+    let bytes = segment.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = (bytes[at] == b'%')
+            .then(|| segment.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        plain.push(code.unwrap_or(bytes[at]));
+        at += if code.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(plain).unwrap_or_else(|_| segment.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_percent_decoded() {
+        for (given, expected) in [
+            ("a:train:0", "a:train:0"),
+            ("a%3Atrain%3a0", "a:train:0"),
+            ("100%", "100%"),
+            ("%zz", "%zz"),
+            ("%ff", "%ff"),
+            ("%é", "%é"),
+        ] {
+            assert_eq!(unescape(given), expected);
+        }
+    }
+}

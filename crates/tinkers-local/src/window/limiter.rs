@@ -1,0 +1,206 @@
+//! The limiter of a window: admits samples and counts.
+
+use std::time::Duration;
+
+use tinkers_core::Timestamp;
+
+use super::counts::{Congestion, WindowCounts, WindowLevel};
+use super::levels::LevelSequence;
+use super::{HintForm, Window};
+use crate::faults::Hint;
+use crate::protocol::Stamp;
+
+/// The maximum time between two refusals without hints of one congestion event.
+const MAX_EVENT_GAP: Duration = Duration::from_millis(100);
+
+/// The limiter of a window, with its counters.
+#[derive(Debug)]
+pub(crate) struct WindowLimiter {
+    window: Window,
+    levels: LevelSequence,
+    /// The time of the first submission, when the levels begin.
+    start: Option<Timestamp>,
+    /// The start of the current level.
+    level_start: Timestamp,
+    /// The last time when the window stopped being full.
+    room_since: Timestamp,
+    /// The last congestion event, while it may continue or its end is being measured.
+    open: Option<OpenEvent>,
+    counts: WindowCounts,
+}
+
+/// A congestion event that may still change.
+#[derive(Debug)]
+struct OpenEvent {
+    event: Congestion,
+    /// The expiry of the last hint.
+    hint_expiry: Timestamp,
+    /// Refusals before this time belong to the event.
+    until: Timestamp,
+    /// The start of the recovery times, set by the first grant.
+    recovery_start: Option<Timestamp>,
+    /// The index of the event, even if it is not kept.
+    index: usize,
+}
+
+impl WindowLimiter {
+    pub(crate) fn new(window: Window) -> Self {
+        let levels = window.levels.start();
+        Self {
+            window,
+            levels,
+            start: None,
+            level_start: Timestamp::ORIGIN,
+            room_since: Timestamp::ORIGIN,
+            open: None,
+            counts: WindowCounts::default(),
+        }
+    }
+
+    /// Counts a submission and accepts or refuses it.
+    ///
+    /// # Errors
+    /// The hint of the refusal, if the window is full.
+    pub(crate) fn submit(&mut self, at: Stamp) -> Result<(), Hint> {
+        self.advance(at.now);
+        if self.counts.in_flight < u64::from(self.levels.level()) {
+            self.grant(at.now);
+            return Ok(());
+        }
+        Err(self.refuse(at))
+    }
+
+    /// Counts the end of an accepted sample.
+    pub(crate) fn ended(&mut self, now: Timestamp) {
+        self.advance(now);
+        let was_full = self.is_full();
+        self.counts.in_flight = self.counts.in_flight.saturating_sub(1);
+        self.counts.ended += 1;
+        self.counts.last_end = Some(self.since_start(now));
+        if was_full && !self.is_full() {
+            self.room_since = now;
+        }
+    }
+
+    /// Returns the counters up to `now`.
+    pub(crate) fn counts(&mut self, now: Timestamp) -> WindowCounts {
+        if self.start.is_some() {
+            self.advance(now);
+        }
+        self.counts.clone()
+    }
+
+    fn grant(&mut self, now: Timestamp) {
+        self.counts.accepted += 1;
+        self.counts.in_flight += 1;
+        self.counts.most_in_flight = self.counts.most_in_flight.max(self.counts.in_flight);
+        let is_nearly_full = self.counts.in_flight * 10 >= u64::from(self.levels.level()) * 9;
+        let room_since = self.room_since;
+        let Some(open) = self.open.as_mut().filter(|open| open.until <= now) else {
+            return;
+        };
+        let start = *open
+            .recovery_start
+            .get_or_insert(open.hint_expiry.max(room_since));
+        open.event.first_grant.get_or_insert(now.since(start));
+        open.event.full_flow = is_nearly_full.then(|| now.since(start));
+        self.record();
+        if is_nearly_full {
+            self.open = None;
+        }
+    }
+
+    fn refuse(&mut self, at: Stamp) -> Hint {
+        let (hint, pause) = self.window.hint_at(at.wall);
+        let hint_expiry = at.now.after(pause);
+        let is_hinted = self.window.form != HintForm::None;
+        let until = if is_hinted {
+            hint_expiry
+        } else {
+            at.now.after(MAX_EVENT_GAP)
+        };
+        self.counts.refused += 1;
+        if self.open.as_ref().is_none_or(|open| open.until <= at.now) {
+            self.open_event(at.now);
+        } else if is_hinted {
+            self.counts.refused_within_hint += 1;
+        }
+        let over = self.since_start(hint_expiry);
+        if let Some(open) = &mut self.open {
+            open.event.refused += 1;
+            open.event.over = open.event.over.max(over);
+            open.hint_expiry = open.hint_expiry.max(hint_expiry);
+            open.until = open.until.max(until);
+        }
+        self.record();
+        hint
+    }
+
+    fn open_event(&mut self, now: Timestamp) {
+        self.counts.congestions += 1;
+        let event = Congestion {
+            began: self.since_start(now),
+            in_flight: self.counts.in_flight,
+            ..Congestion::default()
+        };
+        let index = self.counts.events.len();
+        if index < WindowCounts::KEPT {
+            self.counts.events.push(event.clone());
+        }
+        self.open = Some(OpenEvent {
+            event,
+            hint_expiry: now,
+            until: now,
+            recovery_start: None,
+            index,
+        });
+    }
+
+    /// Updates the open event in the counters, if it is kept.
+    fn record(&mut self) {
+        if let Some(open) = &self.open
+            && let Some(kept) = self.counts.events.get_mut(open.index)
+        {
+            kept.clone_from(&open.event);
+        }
+    }
+
+    /// Advances the level to `now`.
+    fn advance(&mut self, now: Timestamp) {
+        if self.start.is_none() {
+            self.start = Some(now);
+            self.level_start = now;
+            self.room_since = now;
+            self.record_level();
+        }
+        let Some(every) = self.levels.every() else {
+            return;
+        };
+        while self.level_start.after(every) <= now {
+            let was_full = self.is_full();
+            self.level_start = self.level_start.after(every);
+            self.levels.step();
+            self.record_level();
+            if was_full && !self.is_full() {
+                self.room_since = self.level_start;
+            }
+        }
+    }
+
+    fn record_level(&mut self) {
+        if self.counts.levels.len() < WindowCounts::KEPT {
+            self.counts.levels.push(WindowLevel {
+                at: self.since_start(self.level_start),
+                most: self.levels.level(),
+            });
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.counts.in_flight >= u64::from(self.levels.level())
+    }
+
+    fn since_start(&self, now: Timestamp) -> Duration {
+        now.since(self.start.unwrap_or(now))
+    }
+}

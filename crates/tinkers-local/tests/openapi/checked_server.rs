@@ -1,0 +1,93 @@
+//! A server whose requests and responses are checked against its OpenAPI document.
+
+use http::Method;
+use serde_json::{Value, json};
+use tinkers_local::{LocalConfig, Route, open_api};
+
+use super::path;
+use super::schema::violations;
+use super::support::{Response, TestServer, test_server};
+
+/// A test server with its OpenAPI document.
+pub(crate) struct CheckedServer {
+    pub(crate) server: TestServer,
+    pub(crate) document: Value,
+}
+
+impl CheckedServer {
+    pub(crate) fn new() -> Self {
+        Self {
+            server: test_server(),
+            document: open_api(&LocalConfig::default())
+                .expect("the default dialect has a document"),
+        }
+    }
+
+    /// Returns the operation object of a route.
+    pub(crate) fn operation(&self, route: Route) -> &Value {
+        let method = route.method().to_ascii_lowercase();
+        &self.document["paths"][route.path()][&method]
+    }
+
+    /// Returns the schema of a route's JSON request body.
+    pub(crate) fn body(&self, route: Route) -> &Value {
+        &self.operation(route)["requestBody"]["content"]["application/json"]["schema"]
+    }
+
+    /// Resolves `schema` if it is a `$ref`.
+    pub(crate) fn resolved<'a>(&'a self, schema: &'a Value) -> &'a Value {
+        let Some(reference) = schema["$ref"].as_str() else {
+            return schema;
+        };
+        let pointer = reference.strip_prefix('#').expect("a local reference");
+        self.document
+            .pointer(pointer)
+            .expect("the reference resolves")
+    }
+
+    /// Returns the violations of a schema by a body.
+    pub(crate) fn violations(&self, schema: &Value, body: &Value) -> Vec<String> {
+        violations(&self.document, schema, body)
+    }
+
+    /// Sends a request and checks its body and the response against the document.
+    pub(crate) async fn call(&self, route: Route, ids: &[&str], body: Option<Value>) -> Response {
+        if let Some(body) = &body {
+            let violations = self.violations(self.body(route), body);
+            assert!(violations.is_empty(), "{route:?} {body}: {violations:?}");
+        }
+        self.send(route, ids, body).await
+    }
+
+    /// Sends a request, which may be invalid, and checks the response against the document.
+    pub(crate) async fn send(&self, route: Route, ids: &[&str], body: Option<Value>) -> Response {
+        let method = Method::from_bytes(route.method().as_bytes()).expect("a method");
+        let body = body.map(|body| body.to_string()).unwrap_or_default();
+        let response = self.server.send(method, &path(route, ids), body, &[]).await;
+        let documented = &self.operation(route)["responses"];
+        let documented = self.resolved(&documented[response.status.to_string()]);
+        assert!(
+            documented.is_object(),
+            "{route:?}: status {} is not documented",
+            response.status
+        );
+        let schema = &documented["content"]["application/json"]["schema"];
+        if schema.is_null() {
+            assert!(response.raw.body.is_empty(), "{route:?}");
+        } else {
+            let violations = self.violations(schema, &response.body);
+            assert!(
+                violations.is_empty(),
+                "{route:?} {}: {violations:?}",
+                response.body
+            );
+        }
+        response
+    }
+
+    /// Waits for the result of an accepted submission and returns it.
+    pub(crate) async fn result(&self, accepted: Response) -> Value {
+        let body = json!({ "request_id": accepted.id(), "allow_metadata_only": true });
+        self.call(Route::RetrieveFuture, &[], Some(body)).await.ok()
+    }
+}

@@ -1,0 +1,54 @@
+//! Counters of contention between calls, which show whether a stress test has tested anything.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often concurrent calls of a registry affected each other since its creation.
+///
+/// A stress test in which all of these are zero has shown nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contention {
+    /// Lost compare-and-swap operations on the reference count of an entry.
+    pub lost_exchanges: u64,
+    /// Lookups that found an entry whose last handle had just been dropped.
+    pub expired_entries: u64,
+    /// Calls that waited while another thread built the value.
+    pub build_waits: u64,
+}
+
+impl Contention {
+    /// Returns the sum of all counters.
+    pub fn total(&self) -> u64 {
+        self.lost_exchanges + self.expired_entries + self.build_waits
+    }
+}
+
+/// The atomic counters behind [`Contention`]. They are written only on contention, so uncontended lookups do not pay
+/// for them. Relaxed, because they order no other memory; not loom's, because no decision depends on them.
+#[derive(Default)]
+pub(crate) struct Counters {
+    lost_exchanges: AtomicU64,
+    expired_entries: AtomicU64,
+    build_waits: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn lost_exchanges(&self) {
+        self.lost_exchanges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn expired_entries(&self) {
+        self.expired_entries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn build_waits(&self) {
+        self.build_waits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Contention {
+        Contention {
+            lost_exchanges: self.lost_exchanges.load(Ordering::Relaxed),
+            expired_entries: self.expired_entries.load(Ordering::Relaxed),
+            build_waits: self.build_waits.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Entries: a key, the number of references to it, and its value.
+
+use std::hint::spin_loop;
+
+use crate::contention::Counters;
+use crate::lazy_value::LazyValue;
+use crate::sync::{AtomicUsize, Ordering};
+
+/// An entry of the table.
+pub(crate) struct Entry<K, V> {
+    pub(crate) key: K,
+    /// The number of [`EntryRef`](crate::handle::EntryRef)s. Once it is zero it stays zero, and the next call for the
+    /// key creates a new entry.
+    ///
+    /// It cannot overflow, because each reference also holds an `Arc`, whose count aborts earlier.
+    refs: AtomicUsize,
+    pub(crate) value: LazyValue<V>,
+}
+
+impl<K, V> Entry<K, V> {
+    pub(crate) fn with_one_ref(key: K) -> Self {
+        Self {
+            key,
+            refs: AtomicUsize::new(1),
+            value: LazyValue::empty(),
+        }
+    }
+
+    /// Adds a reference. The caller must hold one already.
+    pub(crate) fn add_ref(&self) {
+        // Relaxed: the caller's reference keeps the count above zero and the value in place.
+        self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds a reference unless the count is zero. Returns whether one was added.
+    pub(crate) fn try_add_ref(&self, counters: &Counters) -> bool {
+        // Relaxed: the value is read through `LazyValue`, which orders its own reads, and this word alone decides
+        // whether the value stays in place.
+        let mut count = self.refs.load(Ordering::Relaxed);
+        while count > 0 {
+            match self.refs.compare_exchange_weak(
+                count,
+                count + 1,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(actual) => count = actual,
+            }
+            counters.lost_exchanges();
+            spin_loop();
+        }
+        counters.expired_entries();
+        false
+    }
+
+    /// Removes a reference. Returns whether it was the last one.
+    pub(crate) fn release_ref(&self) -> bool {
+        // Release: a holder's use of the value happens before this. Acquire: it also happens before the drop of the
+        // value by the last holder.
+        self.refs.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+}

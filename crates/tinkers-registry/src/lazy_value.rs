@@ -1,0 +1,110 @@
+//! A value that is built once, by the first caller.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::cell::OptionCell;
+use crate::contention::Counters;
+use crate::sync::{Condvar, Mutex, ThreadId, current, lock, wait};
+
+/// A value that the first caller builds while others wait.
+pub(crate) struct LazyValue<V> {
+    value: OptionCell<V>,
+    /// The thread that is building the value. The mutex is not held during the build.
+    builder: Mutex<Option<ThreadId>>,
+    build_ended: Condvar,
+}
+
+/// The error of a build.
+pub(crate) enum BuildError<E> {
+    /// The builder returned this error.
+    Failed(E),
+    /// The builder panicked with this payload.
+    Panicked(Box<dyn Any + Send>),
+    /// The builder requested the value that it was building.
+    Recursive,
+}
+
+impl<V> LazyValue<V> {
+    pub(crate) fn empty() -> Self {
+        Self {
+            value: OptionCell::empty(),
+            builder: Mutex::new(None),
+            build_ended: Condvar::new(),
+        }
+    }
+
+    /// Returns the value if it has been built.
+    pub(crate) fn get(&self) -> Option<Arc<V>> {
+        self.value.load()
+    }
+
+    /// Removes and returns the value. The caller must hold the last reference.
+    pub(crate) fn take(&self) -> Option<Arc<V>> {
+        self.value.take()
+    }
+
+    /// Returns the value, building it with `build` if necessary. Waits while another thread builds it.
+    ///
+    /// A failed build is reported only to its own caller; the next waiter runs its own builder. Panics are caught, so
+    /// that no cleanup runs during unwinding, and returned for the caller to resume.
+    pub(crate) fn get_or_build<E>(
+        &self,
+        build: impl FnOnce() -> Result<V, E>,
+        counters: &Counters,
+    ) -> Result<Arc<V>, BuildError<E>> {
+        if let Some(value) = self.get() {
+            return Ok(value);
+        }
+        if let Some(value) = self.wait_or_claim(counters)? {
+            return Ok(value);
+        }
+        match catch_unwind(AssertUnwindSafe(build)) {
+            Ok(Ok(value)) => {
+                let value = Arc::new(value);
+                self.value.store(Arc::clone(&value));
+                *lock(&self.builder) = None;
+                self.build_ended.notify_all();
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                self.release_build();
+                Err(BuildError::Failed(error))
+            }
+            Err(panic) => {
+                self.release_build();
+                Err(BuildError::Panicked(panic))
+            }
+        }
+    }
+
+    /// Returns the value once another thread has built it, or `None` after claiming the build for this thread.
+    fn wait_or_claim<E>(&self, counters: &Counters) -> Result<Option<Arc<V>>, BuildError<E>> {
+        let this_thread = current().id();
+        let mut has_waited = false;
+        let mut builder = lock(&self.builder);
+        while let Some(other) = *builder {
+            if other == this_thread {
+                return Err(BuildError::Recursive);
+            }
+            if !has_waited {
+                has_waited = true;
+                counters.build_waits();
+            }
+            builder = wait(&self.build_ended, builder);
+        }
+        // The builder stores the value before it releases the build under this lock.
+        let value = self.get();
+        if value.is_none() {
+            *builder = Some(this_thread);
+        }
+        Ok(value)
+    }
+
+    /// Releases the build to one of the waiters.
+    fn release_build(&self) {
+        *lock(&self.builder) = None;
+        self.build_ended.notify_one();
+    }
+}

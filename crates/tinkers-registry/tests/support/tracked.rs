@@ -1,0 +1,152 @@
+//! Values that report to a tracker when they are built, held and dropped.
+//!
+//! In a loom model each report is a step that loom can interleave. It is relaxed, so that the tracker does not provide
+//! the ordering that the registry should provide.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The counts of a tracker.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Observations {
+    /// Values built.
+    pub(crate) built: u64,
+    /// Values dropped.
+    pub(crate) dropped: u64,
+    /// Handles that were acquired while other handles of the key referred to another value.
+    pub(crate) disagreements: u64,
+    /// Values dropped while a handle existed.
+    pub(crate) dropped_under_holder: u64,
+    /// The id of the live value and the number of its handles, by key.
+    held: BTreeMap<usize, (u64, usize)>,
+}
+
+impl Observations {
+    /// Returns the faults at the end of a run.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.disagreements > 0 {
+            found.push(format!("{} times two values of a key", self.disagreements));
+        }
+        if self.dropped_under_holder > 0 {
+            found.push(format!("{} dropped while held", self.dropped_under_holder));
+        }
+        if self.built != self.dropped {
+            found.push(format!("{} built, {} dropped", self.built, self.dropped));
+        }
+        if !self.held.is_empty() {
+            found.push(format!("still held: {:?}", self.held));
+        }
+        found
+    }
+}
+
+/// Records the lifecycle of all values of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Tracker {
+    observed: Mutex<Observations>,
+    #[cfg(tinkers_loom)]
+    steps: loom::sync::atomic::AtomicUsize,
+}
+
+impl Tracker {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Builds a new value of `key`.
+    pub(crate) fn build(self: &Arc<Self>, key: usize) -> Tracked {
+        let mut observed = self.lock();
+        observed.built += 1;
+        Tracked {
+            id: observed.built,
+            key,
+            tracker: Arc::clone(self),
+            #[cfg(tinkers_loom)]
+            memory: Memory::written(),
+        }
+    }
+
+    /// Records a new handle.
+    pub(crate) fn acquired(&self, tracked: &Tracked) {
+        #[cfg(tinkers_loom)]
+        tracked.memory.read();
+        let mut observed = self.lock();
+        let (id, holders) = *observed.held.get(&tracked.key).unwrap_or(&(tracked.id, 0));
+        observed.disagreements += u64::from(id != tracked.id);
+        observed.held.insert(tracked.key, (tracked.id, holders + 1));
+    }
+
+    /// Records that a handle is about to be dropped.
+    pub(crate) fn releasing(&self, tracked: &Tracked) {
+        #[cfg(tinkers_loom)]
+        tracked.memory.read();
+        let mut observed = self.lock();
+        let Some((_, holders)) = observed.held.get_mut(&tracked.key) else {
+            return;
+        };
+        *holders -= 1;
+        if *holders == 0 {
+            observed.held.remove(&tracked.key);
+        }
+    }
+
+    pub(crate) fn observations(&self) -> Observations {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Observations> {
+        #[cfg(tinkers_loom)]
+        self.steps
+            .fetch_add(1, loom::sync::atomic::Ordering::Relaxed);
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A value of the registry under test.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    pub(crate) id: u64,
+    pub(crate) key: usize,
+    tracker: Arc<Tracker>,
+    #[cfg(tinkers_loom)]
+    memory: Memory,
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        #[cfg(tinkers_loom)]
+        self.memory.write();
+        let mut observed = self.tracker.lock();
+        observed.dropped += 1;
+        if observed
+            .held
+            .get(&self.key)
+            .is_some_and(|(id, _)| *id == self.id)
+        {
+            observed.dropped_under_holder += 1;
+        }
+    }
+}
+
+/// Memory that loom checks: the model fails if a read is not ordered, by the registry alone, after the value was built
+/// and before it was dropped. It is an atomic, because only an atomic can be shared in safe code; its reads are
+/// relaxed, so that they provide no ordering.
+#[cfg(tinkers_loom)]
+#[derive(Debug)]
+struct Memory(loom::sync::atomic::AtomicUsize);
+
+#[cfg(tinkers_loom)]
+impl Memory {
+    fn written() -> Self {
+        Self(loom::sync::atomic::AtomicUsize::new(0))
+    }
+
+    fn read(&self) {
+        self.0.load(loom::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn write(&mut self) {
+        self.0.with_mut(|_| ());
+    }
+}

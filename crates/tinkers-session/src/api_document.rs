@@ -1,0 +1,57 @@
+//! The OpenAPI document of a server whose configuration does not name its software.
+
+use std::time::Duration;
+
+use http::Method;
+use tinkers_core::{
+    Caller, Document, HttpRequest, ProfileUpdate, RecoveredError, RouteClass, Timeouts,
+};
+use tinkers_wire::ApiDocument;
+
+use crate::endpoint::Endpoint;
+
+/// The time limit of the request.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The maximum size of a document in bytes; those of known servers have about 30 thousand.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Requests the document of an unknown server, once for all sessions of the endpoint. Without one, the session learns the features of
+/// the server from its responses.
+pub(crate) async fn learn(caller: &Caller, endpoint: &Endpoint) {
+    let profile = endpoint.profile();
+    let is_known = endpoint.key().address().is_hosted_service() || profile.software.is_some();
+    if is_known || profile.document != Document::NotAsked {
+        return;
+    }
+    endpoint.learn(match request(caller).await {
+        Ok(document) => ProfileUpdate::Document(Box::new(document)),
+        Err(cause) => {
+            caller.recovered_errors.count(RecoveredError::Document);
+            tracing::debug!(
+                recovered_error = RecoveredError::Document.name(),
+                cause,
+                "the server has no usable OpenAPI document"
+            );
+            ProfileUpdate::NoDocument
+        }
+    });
+}
+
+/// Requests the document once. The status table does not apply, since the request is not part of the API and its response, such as 402,
+/// says nothing about the session.
+async fn request(caller: &Caller) -> Result<ApiDocument, String> {
+    let mut request = HttpRequest::new(Method::GET, ApiDocument::PATH, RouteClass::Control);
+    request.timeouts = Timeouts::within(LIMIT);
+    request.max_response_bytes = MAX_BYTES;
+    let at = caller.time.now().after(LIMIT);
+    let response = caller
+        .time
+        .deadline(at, caller.transport.send(request))
+        .await;
+    let response = response.ok_or("no response in time")?;
+    let response = response.map_err(|error| error.to_string())?;
+    if !response.status.is_success() {
+        return Err(response.status.to_string());
+    }
+    ApiDocument::read(&response.body).map_err(|error| error.to_string())
+}

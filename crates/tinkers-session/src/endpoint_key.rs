@@ -1,0 +1,59 @@
+//! The key of an endpoint: the base URL and a fingerprint of the credential.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::LazyLock;
+
+use tinkers_core::BaseUrl;
+
+/// The key under which sessions share an endpoint. The credential cannot be recovered from it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointKey {
+    address: BaseUrl,
+    fingerprint: u64,
+}
+
+/// Hash keys that are random for each process, so that a fingerprint is useless outside of it.
+static FINGERPRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl EndpointKey {
+    /// Makes the key of a server and a credential, which is empty when there is none.
+    pub fn new(address: BaseUrl, credential: &[u8]) -> Self {
+        Self {
+            address,
+            fingerprint: FINGERPRINTS.hash_one(credential),
+        }
+    }
+
+    /// Returns the address of the server.
+    pub fn address(&self) -> &BaseUrl {
+        &self.address
+    }
+}
+
+impl fmt::Debug for EndpointKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointKey")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_depends_on_the_credential_and_does_not_show_it() {
+        let address = BaseUrl::parse("http://host.example").expect("valid");
+        let key = |credential: &[u8]| EndpointKey::new(address.clone(), credential);
+        assert_eq!(key(b"tml-one"), key(b"tml-one"));
+        assert_ne!(key(b"tml-one"), key(b"tml-two"));
+        assert_ne!(key(b"tml-one"), key(b""));
+        assert_eq!(
+            format!("{:?}", key(b"tml-one")),
+            "EndpointKey { address: BaseUrl(http://host.example), .. }"
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! Work on the I/O runtime that can be awaited on any executor.
+
+use std::future::Future;
+
+use tinkers_core::nesting::NestedMark;
+use tinkers_core::{Error, ErrorKind, Sent, Spawn};
+use tinkers_futures::catch_unwind;
+use tokio::sync::oneshot;
+
+/// Runs `work` on the I/O runtime, so that its timers and retries do not depend on the executor of the caller. Dropping the future ends
+/// the work.
+pub(crate) async fn on_io<T: Send + 'static>(
+    spawner: &dyn Spawn,
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    let (sender, receiver) = oneshot::channel();
+    // When another request makes this one, such as in a transport layer, that request waits for it.
+    let mark = NestedMark::here();
+    let task = spawner.spawn(Box::pin(async move {
+        // The caller may have dropped the future.
+        let _ = sender.send(mark.carry(catch_unwind(work)).await);
+    }));
+    let outcome = receiver.await;
+    drop(task);
+    outcome.unwrap_or_else(|_| {
+        let message = "the runtime of the request has ended";
+        Err(Error::new(ErrorKind::Aborted, Sent::MaybeSent, message))
+    })
+}

@@ -1,0 +1,120 @@
+//! The state that a session shares with its background tasks.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tinkers_core::{CloseSignal, Error, ErrorKind, RecoveredErrors, Sent};
+use tinkers_wire::DynamicConfig;
+
+use crate::events::{EventSender, SessionEvent};
+
+/// The state of a session that its background tasks hold, so that they do not keep the session itself alive.
+#[derive(Debug)]
+pub(crate) struct SessionState {
+    /// Shared with the caller of the session, whose calls it ends.
+    closing: Arc<CloseSignal>,
+    pub(crate) events: EventSender,
+    pub(crate) dynamic: ArcSwap<DynamicConfig>,
+    pub(crate) recovered_errors: Arc<RecoveredErrors>,
+}
+
+impl SessionState {
+    pub(crate) fn new(
+        dynamic: DynamicConfig,
+        recovered_errors: Arc<RecoveredErrors>,
+        closing: Arc<CloseSignal>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            closing,
+            events: EventSender::new(),
+            dynamic: ArcSwap::from_pointee(dynamic),
+            recovered_errors,
+        })
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        self.closing.check()
+    }
+
+    /// Closes the session for the caller. Returns whether it was open.
+    pub(crate) fn close(&self) -> bool {
+        let was_open = self.closing.close(Error::closed());
+        self.events.finish();
+        was_open
+    }
+
+    /// Records that the server has ended the session. No event is sent when the caller has closed it.
+    pub(crate) fn end(&self) {
+        let ended = Error::new(
+            ErrorKind::SessionLost,
+            Sent::NotSent,
+            "the session has ended on the server; connect a new client and continue from the last checkpoint",
+        );
+        if self.closing.close(ended) {
+            self.events.send(SessionEvent::Ended);
+            self.events.finish();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::sync::Mutex;
+    use std::task::{Context, Wake, Waker};
+
+    #[test]
+    fn first_end_wins() {
+        let closed = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
+        closed.check_open().expect("open");
+        assert!(closed.close());
+        assert!(!closed.close());
+        closed.end();
+        assert!(
+            closed
+                .check_open()
+                .expect_err("closed")
+                .to_string()
+                .contains("client is closed")
+        );
+        assert_eq!(closed.events.subscribe().latest(), None);
+
+        let ended = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
+        ended.end();
+        assert!(!ended.close());
+        let error = ended.check_open().expect_err("ended");
+        assert_eq!(error.kind(), ErrorKind::SessionLost);
+        assert!(error.to_string().contains("session has ended"), "{error}");
+        assert_eq!(ended.events.subscribe().latest(), Some(SessionEvent::Ended));
+    }
+
+    /// A waker that records whether the session is open when an event is sent.
+    struct OpenProbe(Arc<SessionState>, Mutex<Vec<bool>>);
+
+    impl Wake for OpenProbe {
+        fn wake(self: Arc<Self>) {
+            let is_open = self.0.check_open().is_ok();
+            self.1.lock().expect("unpoisoned").push(is_open);
+        }
+    }
+
+    #[test]
+    fn session_is_closed_when_its_event_is_sent() {
+        let close = |state: &SessionState| {
+            state.close();
+        };
+        for end in [SessionState::end, close] {
+            let state = SessionState::new(DynamicConfig::default(), Arc::default(), Arc::default());
+            let probe = Arc::new(OpenProbe(Arc::clone(&state), Mutex::default()));
+            let waker = Waker::from(Arc::clone(&probe));
+            let mut events = state.events.subscribe();
+            let mut next = std::pin::pin!(events.next());
+            let mut cx = Context::from_waker(&waker);
+            assert!(next.as_mut().poll(&mut cx).is_pending());
+            end(&state);
+            let found = probe.1.lock().expect("unpoisoned").clone();
+            assert_eq!(found.first(), Some(&false));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! An executor that polls woken tasks on request, and counts the running ones.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Wake, Waker};
+
+use tinkers_core::{BoxFuture, Spawn, Task};
+
+/// A waker that sets a flag.
+#[derive(Debug)]
+pub(crate) struct WakeFlag(AtomicBool);
+
+impl WakeFlag {
+    /// Creates a flag that is set, as for a task that was never polled.
+    pub(crate) fn raised() -> Arc<Self> {
+        Arc::new(Self(AtomicBool::new(true)))
+    }
+
+    /// Clears the flag. Returns whether it was set.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+}
+
+impl Wake for WakeFlag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The executor. Clones share its tasks.
+#[derive(Clone, Default)]
+pub(crate) struct ManualExecutor(Arc<Mutex<Jobs>>);
+
+#[derive(Default)]
+struct Jobs {
+    next: u64,
+    jobs: BTreeMap<u64, Job>,
+}
+
+struct Job {
+    woken: Arc<WakeFlag>,
+    /// `None` while it is polled.
+    work: Option<BoxFuture<'static, ()>>,
+}
+
+impl ManualExecutor {
+    /// Returns the number of tasks that have neither ended nor been stopped.
+    pub(crate) fn running(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// Polls each woken task once. Returns whether there was one.
+    pub(crate) fn poll_woken(&self) -> bool {
+        let ids: Vec<u64> = self.lock().jobs.keys().copied().collect();
+        let mut polled = false;
+        for id in ids {
+            polled |= self.poll(id);
+        }
+        polled
+    }
+
+    fn poll(&self, id: u64) -> bool {
+        let (mut work, woken) = {
+            let mut jobs = self.lock();
+            let Some(job) = jobs.jobs.get_mut(&id).filter(|job| job.woken.take()) else {
+                return false;
+            };
+            let work = job.work.take().expect("a task is polled by one caller");
+            (work, Arc::clone(&job.woken))
+        };
+        let waker = Waker::from(woken);
+        let is_done = work
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready();
+        let mut jobs = self.lock();
+        if is_done {
+            jobs.jobs.remove(&id);
+        } else if let Some(job) = jobs.jobs.get_mut(&id) {
+            job.work = Some(work);
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.0.lock().expect("the lock is not poisoned")
+    }
+}
+
+impl Spawn for ManualExecutor {
+    fn spawn(&self, work: BoxFuture<'static, ()>) -> Task {
+        let mut jobs = self.lock();
+        let id = jobs.next;
+        jobs.next += 1;
+        let job = Job {
+            woken: WakeFlag::raised(),
+            work: Some(work),
+        };
+        jobs.jobs.insert(id, job);
+        drop(jobs);
+        let executor = self.clone();
+        Task::new(move || {
+            // Dropped without the lock, since the task may own other tasks.
+            let stopped = executor.lock().jobs.remove(&id);
+            drop(stopped);
+        })
+    }
+}
+
+impl fmt::Debug for ManualExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManualExecutor").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,46 @@
+//! The task that sends the queued submissions of one model in order.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tinkers_core::{ProgressCell, Result};
+use tinkers_futures::panic_error;
+
+use crate::delivery::Delivery;
+use crate::requests::Request;
+use crate::submission_queue::{Entry, Outcome, Queued, SendPermit, SubmissionQueue};
+
+/// Queues the requests of a call, and starts the sending task if there is none. Returns the receiver of the outcome.
+pub(crate) fn submit(
+    queue: &Arc<SubmissionQueue>,
+    operation: &'static str,
+    requests: Vec<Arc<dyn Request>>,
+    progress: Arc<ProgressCell>,
+) -> Result<Outcome> {
+    let (outcome, permit) = queue.push(operation, requests, progress)?;
+    if let Some(permit) = permit {
+        // Without the lock of the order: on a runtime that has shut down, `spawn` drops the task at once, which takes it.
+        let task = send_all(Arc::clone(queue), permit);
+        queue.session().spawner().spawn(Box::pin(task)).detach();
+    }
+    Ok(outcome)
+}
+
+/// Sends queued submissions until there are none. If it is aborted, dropping `permit` fails the rest.
+async fn send_all(queue: Arc<SubmissionQueue>, mut permit: SendPermit<Entry>) {
+    while let Some(entry) = permit.next() {
+        // Nothing is submitted after the session was closed. The numbers are not needed any more.
+        if let Err(closed) = queue.session().check_open() {
+            entry.fail(closed);
+            continue;
+        }
+        queue.set_head(&entry.submission.progress);
+        let mark = entry.submission.mark;
+        let mut delivery = Delivery::new(&queue, entry.submission, entry.reply);
+        let delivered = mark.carry(AssertUnwindSafe(delivery.run()).catch_unwind());
+        if let Err(panic) = delivered.await {
+            delivery.abort(panic_error(&*panic));
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The number of connections that a pool opens for its waiters.
+
+use std::time::Duration;
+
+use tinkers_core::Timestamp;
+
+/// The connections being opened, and what their waiters expect of them.
+pub(super) struct DialPlan {
+    /// The number of connections being opened.
+    pub(super) opening: usize,
+    /// The number of concurrent requests that a new connection is expected to carry.
+    pub(super) expected_requests: usize,
+    /// The `connect` timeout of the latest request.
+    pub(super) connect_timeout: Duration,
+    /// When a connection last turned out to carry fewer requests than expected. Waiters that relied on it restart their `connect`
+    /// timeout at that time.
+    pub(super) shortfall_at: Timestamp,
+}
+
+impl DialPlan {
+    /// Creates a plan for connections that carry up to `streams` requests each, if they turn out to be multiplexed.
+    pub(super) fn new(may_multiplex: bool, streams: usize) -> Self {
+        Self {
+            opening: 0,
+            // Until the first connection is open, multiplexing is expected where it is possible: an extra round trip with an HTTP/1.1
+            // server is cheaper than fifty connections to an HTTP/2 server.
+            expected_requests: if may_multiplex { streams } else { 1 },
+            connect_timeout: Duration::ZERO,
+            shortfall_at: Timestamp::ORIGIN,
+        }
+    }
+
+    /// Returns whether the connections being opened are expected to be enough for `waiters` requests.
+    pub(super) fn covers(&self, waiters: usize) -> bool {
+        waiters <= self.opening * self.expected_requests
+    }
+
+    /// Returns the number of connections to open now for `waiters` requests, at most `room`, and counts them as being opened.
+    pub(super) fn start(&mut self, waiters: usize, room: usize) -> usize {
+        let covered = self.opening * self.expected_requests;
+        let uncovered = waiters.saturating_sub(covered);
+        let dials = uncovered.div_ceil(self.expected_requests).min(room);
+        self.opening += dials;
+        dials
+    }
+
+    /// Updates the expectation after a connection was opened at `now` that carries `capacity` requests.
+    pub(super) fn record_capacity(&mut self, capacity: usize, now: Timestamp) {
+        if capacity < self.expected_requests {
+            self.shortfall_at = now;
+        }
+        self.expected_requests = capacity;
+    }
+}

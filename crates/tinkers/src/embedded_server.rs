@@ -1,0 +1,137 @@
+//! Service clients of an embedded server, without sockets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tinkers_core::{
+    BoxFuture, Clock, Error, ErrorKind, HttpRequest, HttpResponse, Jitter, Result, Sent, Spawn,
+    SplitMix, Transport, TransportError,
+};
+use tinkers_engine::ModelEngine;
+use tinkers_local::{InProcess, LocalServer};
+use tinkers_session::{
+    BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
+};
+use tinkers_transport::IoRuntime;
+
+use crate::{ServiceClient, builder};
+
+impl ServiceClient {
+    /// Opens a session on an embedded server with the base model `tinkers/tiny`. It needs neither a key nor a network. Requests and
+    /// responses are the same as over a socket.
+    ///
+    /// Samples and adapters without a seed differ between clients. Set their seeds to reproduce a run, or use
+    /// [`ServiceClient::over_local`] with a seeded engine.
+    ///
+    /// Checkpoints are stored in a temporary directory, which is removed with the last handle of this client. Use
+    /// [`ServiceClient::local_in`] to keep them.
+    ///
+    /// ```no_run
+    /// # async fn run() -> tinkers::Result<()> {
+    /// let service = tinkers::ServiceClient::local().await?;
+    /// let sampler = service.sampling("tinkers/tiny").create().await?;
+    /// let reply = sampler.sample(vec![65, 110, 100, 32]).max_tokens(20).await?;
+    /// # drop(reply); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Io` if a temporary directory or a thread cannot be created.
+    pub async fn local() -> Result<Self> {
+        let directory = TempDir::with_prefix("tinkers-")
+            .map_err(|error| failed("cannot create a temporary directory", error))?;
+        let path = directory.path().to_owned();
+        open(&path, Some(directory)).await
+    }
+
+    /// Opens a session on an embedded server, as [`ServiceClient::local`] does, with checkpoints in `data_dir`. Later clients find them
+    /// there.
+    ///
+    /// # Errors
+    /// `Io` if the directory is not usable or a thread cannot be created.
+    pub async fn local_in(data_dir: impl AsRef<Path>) -> Result<Self> {
+        open(data_dir.as_ref(), None).await
+    }
+
+    /// Opens a session on an embedded server of the program, which may have any engine, faults and a journal. Requests and responses
+    /// are the same as over a socket. The server must not require a key.
+    ///
+    /// The client and its heartbeats use the clock and the spawner of the server, and share limits with no other client. On a runtime
+    /// with paused time (`tokio::time::pause`), waits take no real time. The jitter has a fixed seed, so every run of a program makes
+    /// the same requests.
+    ///
+    /// See the example `bad_day`, which tests a training loop.
+    ///
+    /// # Errors
+    /// If the session cannot be opened, for example because of faults in its first requests.
+    pub async fn over_local(server: LocalServer) -> Result<Self> {
+        let runtime: Runtime = (Arc::clone(server.time()), Arc::clone(server.spawner()));
+        let transport = Arc::new(InProcess::new(server));
+        let jitter = Arc::new(SplitMix::new(1));
+        open_session(transport, runtime.clone(), runtime, jitter).await
+    }
+}
+
+/// A clock and the spawner of its runtime.
+type Runtime = (Arc<dyn Clock>, Arc<dyn Spawn>);
+
+async fn open_session(
+    transport: Arc<dyn Transport>,
+    (time, spawner): Runtime,
+    (heartbeat_time, heartbeat_spawner): Runtime,
+    jitter: Arc<dyn Jitter>,
+) -> Result<ServiceClient> {
+    // A registry of its own, since two embedded servers share no limits.
+    let key = EndpointKey::new(BaseUrl::parse("http://embedded")?, b"");
+    let parts = SessionParts {
+        transport: Arc::clone(&transport),
+        time,
+        jitter,
+        endpoint: Endpoints::new().get_or_create(key),
+        heartbeat: HeartbeatParts {
+            transport,
+            time: heartbeat_time,
+            spawner: heartbeat_spawner,
+        },
+        spawner,
+        recovered_errors: Arc::default(),
+    };
+    let session = Session::open(parts, SessionOptions::default()).await?;
+    Ok(ServiceClient::from_session(session))
+}
+
+/// Starts an embedded server with the built-in model and opens a session on it.
+async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClient> {
+    let runtime = IoRuntime::shared()?;
+    let engine = ModelEngine::builtin(data_dir)
+        .map_err(|error| failed("cannot start the embedded engine", error))?
+        .with_seed(builder::jitter().bits());
+    let server = LocalServer::builder(Arc::new(engine), runtime.clock(), Arc::new(runtime.clone()))
+        .build()
+        .map_err(|error| failed("cannot start the embedded server", error))?;
+    let transport: Arc<dyn Transport> = Arc::new(Embedded {
+        inner: InProcess::new(server),
+        _directory: directory,
+    });
+    let heartbeat_thread = builder::heartbeat_thread()?;
+    let heartbeat: Runtime = (heartbeat_thread.runtime().clock(), heartbeat_thread);
+    let runtime: Runtime = (runtime.clock(), Arc::new(runtime));
+    open_session(transport, runtime, heartbeat, builder::jitter()).await
+}
+
+fn failed(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Io, Sent::NotSent, what).with_source(error)
+}
+
+/// The transport to an embedded server. Owns the temporary directory of the server.
+#[derive(Debug)]
+struct Embedded {
+    inner: InProcess,
+    _directory: Option<TempDir>,
+}
+
+impl Transport for Embedded {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        self.inner.send(request)
+    }
+}

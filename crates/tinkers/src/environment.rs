@@ -1,0 +1,188 @@
+//! The environment variables of clients and commands.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the only place that reads the environment"
+)]
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+
+use tinkers_core::{Error, Result};
+use tinkers_transport::{CloudflareAccess, ProxyConfig, RootFiles};
+
+/// The settings of a client in the environment. [`ServiceClientBuilder`](crate::ServiceClientBuilder) reads them for settings that the
+/// program does not set; use this type to show or check them.
+///
+/// Values are trimmed, and blank ones count as unset. An invalid value is an error only when it is used.
+#[derive(Clone, Default)]
+pub struct Environment {
+    api_key: Option<String>,
+    base_url: Option<String>,
+    log: Option<String>,
+    pub(crate) project_id: Option<String>,
+    pub(crate) tags: Vec<String>,
+    cloudflare: [Option<String>; 2],
+    pub(crate) proxies: ProxyConfig,
+    pub(crate) roots: RootFiles,
+}
+
+pub(crate) const API_KEY: &str = "TINKER_API_KEY";
+pub(crate) const BASE_URL: &str = "TINKER_BASE_URL";
+const CLOUDFLARE: [&str; 2] = [
+    "CLOUDFLARE_ACCESS_CLIENT_ID",
+    "CLOUDFLARE_ACCESS_CLIENT_SECRET",
+];
+
+impl Environment {
+    /// Reads the environment variables of this process:
+    ///
+    /// | variable | meaning |
+    /// |---|---|
+    /// | `TINKER_API_KEY` | the API key |
+    /// | `TINKER_BASE_URL` | the base URL of the server |
+    /// | `TINKER_PROJECT_ID`, `TINKER_TAGS` | the project of sessions, and their tags, separated by commas |
+    /// | `TINKER_LOG` | the log filter of the commands |
+    /// | `CLOUDFLARE_ACCESS_CLIENT_ID`, `CLOUDFLARE_ACCESS_CLIENT_SECRET` | the service token for Cloudflare Access; set both or neither |
+    /// | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | proxies, in upper or lower case: see [`ProxyConfig::from_variables`] |
+    /// | `SSL_CERT_FILE`, `SSL_CERT_DIR` | root certificates that replace those of the system: see [`RootFiles::from_variables`] |
+    ///
+    /// Invalid Unicode is replaced, so that such a value is rejected when it is used.
+    pub fn read() -> Self {
+        Self::from_variables(|name| env::var_os(name))
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| {
+            let value = variable(name)?;
+            let value = value.to_string_lossy().trim().to_owned();
+            (!value.is_empty()).then_some(value)
+        };
+        let mut tags: Vec<String> = Vec::new();
+        for tag in set("TINKER_TAGS")
+            .unwrap_or_default()
+            .split(',')
+            .map(str::trim)
+            .filter(|tag| !tag.is_empty())
+        {
+            if !tags.iter().any(|known| known == tag) {
+                tags.push(tag.to_owned());
+            }
+        }
+        Self {
+            api_key: set(API_KEY),
+            base_url: set(BASE_URL),
+            log: set("TINKER_LOG"),
+            project_id: set("TINKER_PROJECT_ID"),
+            tags,
+            cloudflare: CLOUDFLARE.map(set),
+            proxies: ProxyConfig::from_variables(set),
+            roots: RootFiles::from_variables(&variable),
+        }
+    }
+
+    /// Returns the value of `TINKER_API_KEY`.
+    pub fn api_key(&self) -> Option<&str> {
+        self.api_key.as_deref()
+    }
+
+    /// Returns the value of `TINKER_BASE_URL`.
+    pub fn base_url(&self) -> Option<&str> {
+        self.base_url.as_deref()
+    }
+
+    /// Returns the value of `TINKER_LOG`.
+    pub fn log(&self) -> Option<&str> {
+        self.log.as_deref()
+    }
+
+    /// Returns the service token for Cloudflare Access.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the missing variable as the field, if only one of the two is set.
+    pub(crate) fn cloudflare(&self) -> Result<Option<CloudflareAccess>> {
+        match self.cloudflare.clone() {
+            [Some(id), Some(secret)] => Ok(Some(CloudflareAccess {
+                client_id: id.into(),
+                client_secret: secret.into(),
+            })),
+            [None, None] => Ok(None),
+            [id, _] => {
+                let [id_name, secret_name] = CLOUDFLARE;
+                let (missing, other) = match id {
+                    None => (id_name, secret_name),
+                    Some(_) => (secret_name, id_name),
+                };
+                let expected = format!("a value, since {other} is set; set both or neither");
+                Err(Error::invalid(missing, expected))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without keys, and without URLs, which may contain a password.
+        f.debug_struct("Environment")
+            .field("api_key", &self.api_key.as_ref().map(|_| ".."))
+            .field("tags", &self.tags)
+            .field("proxies", &self.proxies)
+            .field("roots", &self.roots)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(variables: &[(&str, &str)]) -> Environment {
+        Environment::from_variables(|name| {
+            let known = variables.iter().find(|(known, _)| *known == name);
+            known.map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn blank_variables_count_as_unset_and_tags_are_unique() {
+        let environment = of(&[
+            ("TINKER_API_KEY", " \n"),
+            ("TINKER_BASE_URL", " http://host\n"),
+            ("TINKER_LOG", ""),
+            ("TINKER_TAGS", "b,a,,b, a"),
+            ("CLOUDFLARE_ACCESS_CLIENT_ID", ""),
+        ]);
+        assert_eq!(environment.api_key, None);
+        assert_eq!(environment.base_url(), Some("http://host"));
+        assert_eq!(environment.log(), None);
+        assert_eq!(environment.tags, ["b", "a"]);
+        assert!(environment.cloudflare().expect("unset").is_none());
+    }
+
+    #[test]
+    fn key_is_trimmed() {
+        let environment = of(&[("TINKER_API_KEY", "tml-x\r\n")]);
+        assert_eq!(environment.api_key.as_deref(), Some("tml-x"));
+    }
+
+    #[test]
+    fn incomplete_service_token_names_the_missing_variable() {
+        let [id, secret] = CLOUDFLARE;
+        for (set, missing) in [(id, secret), (secret, id)] {
+            let error = of(&[(set, "hush")]).cloudflare().expect_err("half");
+            assert_eq!(error.field(), Some(missing));
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let environment = of(&[
+            ("TINKER_API_KEY", "tml-hush"),
+            ("TINKER_BASE_URL", "http://me:hush@h"),
+            ("CLOUDFLARE_ACCESS_CLIENT_SECRET", "hush"),
+            ("HTTPS_PROXY", "http://me:hush@h:1"),
+        ]);
+        assert!(!format!("{environment:?}").contains("hush"));
+    }
+}

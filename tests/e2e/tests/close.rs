@@ -1,0 +1,376 @@
+//! Closing a client with pending calls: calls that the server has not accepted fail at once, and nothing is submitted.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tinkers::prelude::*;
+use tinkers::transport::{
+    BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
+};
+use tinkers::wire::routes;
+use tinkers::{FinishReason, Sent};
+use tinkers_core::Clock;
+use tinkers_e2e::training::{datum, harness_without_deduplication, model, step};
+use tinkers_e2e::{Harness, SCRIPTED, Setup};
+use tinkers_local::{Fault, Hint, InProcess, Rule};
+use tinkers_transport::TokioClock;
+use tokio::runtime::Handle;
+
+/// The state in which a call waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitState {
+    /// The backoff gate of its class is closed.
+    Gate,
+    /// The backoff before a retry.
+    Backoff,
+    /// Waiting for a connection.
+    Dial,
+    /// Waiting for the response.
+    Response,
+}
+
+impl WaitState {
+    const ALL: [Self; 4] = [Self::Gate, Self::Backoff, Self::Dial, Self::Response];
+
+    /// Returns what the error of a call in this state says about its request.
+    fn sent(self) -> Sent {
+        match self {
+            Self::Gate | Self::Dial => Sent::NotSent,
+            Self::Backoff | Self::Response => Sent::MaybeSent,
+        }
+    }
+}
+
+/// A transport that can delay submissions in a state, and records the paths of the requests that it sends.
+#[derive(Debug)]
+struct DelayingTransport {
+    inner: InProcess,
+    state: Mutex<Option<WaitState>>,
+    sent_paths: Mutex<Vec<String>>,
+}
+
+impl DelayingTransport {
+    fn response(status: StatusCode) -> HttpResponse {
+        let seconds = HeaderValue::from_static("60");
+        HttpResponse {
+            status,
+            headers: HeaderMap::from_iter([(http::header::RETRY_AFTER, seconds)]),
+            body: Bytes::from_static(b"{}"),
+        }
+    }
+}
+
+impl Transport for DelayingTransport {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        let is_delayed = !matches!(request.class, RouteClass::Control | RouteClass::Poll);
+        let state = self.state.lock().unwrap().filter(|_| is_delayed);
+        let clock = Arc::clone(self.inner.server().time());
+        if state != Some(WaitState::Dial) {
+            self.sent_paths.lock().unwrap().push(request.path.clone());
+        }
+        Box::pin(async move {
+            let delay = Duration::from_secs(100);
+            match state {
+                None => self.inner.send(request).await,
+                Some(WaitState::Gate) => Ok(Self::response(StatusCode::TOO_MANY_REQUESTS)),
+                Some(WaitState::Backoff) => {
+                    let mut response = Self::response(StatusCode::INTERNAL_SERVER_ERROR);
+                    response.body = Bytes::from_static(b"{\"detail\": \"busy\"}");
+                    Ok(response)
+                }
+                Some(WaitState::Dial) => {
+                    clock.sleep(delay).await;
+                    self.sent_paths.lock().unwrap().push(request.path.clone());
+                    self.inner.send(request).await
+                }
+                Some(WaitState::Response) => {
+                    let response = self.inner.send(request).await;
+                    clock.sleep(delay).await;
+                    response
+                }
+            }
+        })
+    }
+}
+
+struct Fixture {
+    harness: Harness,
+    transport: Arc<DelayingTransport>,
+    training: TrainingClient,
+    sampler: SamplingClient,
+    saved: String,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let (harness, transport) = Harness::through(Setup::default(), |inner| DelayingTransport {
+            inner,
+            state: Mutex::default(),
+            sent_paths: Mutex::default(),
+        })
+        .await;
+        let training = model(&harness).await;
+        let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+        pass.await.expect("a first pass");
+        let saved = training.save_state("first").await.expect("saved").path;
+        let sampler = harness.service.sampling(SCRIPTED).create().await;
+        Self {
+            training,
+            sampler: sampler.expect("a sampler"),
+            saved: saved.to_string(),
+            harness,
+            transport,
+        }
+    }
+
+    fn delay(&self, state: WaitState) {
+        *self.transport.state.lock().unwrap() = Some(state);
+        self.transport.sent_paths.lock().unwrap().clear();
+    }
+
+    async fn sleep(&self, seconds: u64) {
+        let length = Duration::from_secs(seconds);
+        self.harness.server.time().sleep(length).await;
+    }
+
+    async fn close(&self) {
+        self.transport.sent_paths.lock().unwrap().clear();
+        let closed = self.harness.service.close(FinishReason::Success, None);
+        closed.await.expect("closed");
+    }
+
+    /// Returns the paths of the requests since the close, except polls, heartbeats and the end of the session.
+    fn submitted(&self) -> Vec<String> {
+        let mut paths = self.transport.sent_paths.lock().unwrap().clone();
+        paths.retain(|path| {
+            !path.ends_with("/finish")
+                && path != routes::SESSION_HEARTBEAT
+                && path != routes::RETRIEVE_FUTURE
+                && path != routes::RETRIEVE_FUTURES
+        });
+        paths
+    }
+}
+
+type Outcome = BoxFuture<'static, Result<(), Error>>;
+
+/// Boxes a call and discards its result.
+fn boxed<T: Send + 'static>(
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Outcome {
+    Box::pin(async move { call.await.map(|_| ()) })
+}
+
+/// Returns the error of a call, which must fail within an hour of virtual time.
+async fn error_of<T: Debug + Send>(call: impl Future<Output = Result<T, Error>> + Send) -> Error {
+    let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
+    let at = time.now().after(Duration::from_secs(3600));
+    let outcome = time.deadline(at, call).await;
+    outcome.expect("the call ends").expect_err("the call fails")
+}
+
+async fn joined(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<(), Error> {
+    task.await.expect("the task does not panic")
+}
+
+/// An operation: its name and a function that begins it.
+type Operation = (&'static str, fn(&Fixture) -> Outcome);
+
+/// The operations that enter the submission queue of a model.
+const QUEUED: [Operation; 8] = [
+    ("forward", |s| {
+        boxed(s.training.forward([datum(1)], LossFn::CrossEntropy))
+    }),
+    ("forward_backward", |s| {
+        boxed(
+            s.training
+                .forward_backward([datum(1)], LossFn::CrossEntropy),
+        )
+    }),
+    ("optim_step", |s| boxed(step(&s.training))),
+    ("save_state", |s| boxed(s.training.save_state("second"))),
+    ("save_weights_for_sampler", |s| {
+        boxed(s.training.save_weights_for_sampler("second"))
+    }),
+    ("load_state", |s| boxed(s.training.load_state(&s.saved))),
+    ("load_state_with_optimizer", |s| {
+        boxed(s.training.load_state_with_optimizer(&s.saved))
+    }),
+    ("save_weights_and_get_sampling_client", |s| {
+        boxed(s.training.save_weights_and_get_sampling_client())
+    }),
+];
+
+/// The other operations.
+const UNQUEUED: [Operation; 7] = [
+    ("unload", |s| boxed(s.training.unload())),
+    ("send", |s| {
+        boxed(s.sampler.sample(vec![1]).max_tokens(1).send())
+    }),
+    ("compute_logprobs", |s| {
+        boxed(s.sampler.compute_logprobs(vec![1, 2]))
+    }),
+    ("lora_training().create", |s| {
+        boxed(s.harness.service.lora_training(SCRIPTED).rank(4).create())
+    }),
+    ("training_from_state().create", |s| {
+        let service = &s.harness.service;
+        boxed(
+            service
+                .training_from_state(&s.saved, RestoreOptimizer::Yes)
+                .create(),
+        )
+    }),
+    ("sampling().create", |s| {
+        boxed(s.harness.service.sampling(SCRIPTED).create())
+    }),
+    ("capabilities", |s| {
+        let service = s.harness.service.clone();
+        boxed(async move { service.capabilities().await })
+    }),
+];
+
+/// Returns the names of the public functions in a source file that begin an operation.
+fn operations(source: &str) -> BTreeSet<String> {
+    let declarations = source.split("fn ").skip(1);
+    declarations
+        .filter(|text| {
+            let head = text.split(['{', ';']).next().unwrap_or_default();
+            head.contains("-> ApiFuture<") && !head.contains("pub(crate)")
+        })
+        .map(|text| text.split(['(', '<']).next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[test]
+fn every_operation_is_in_the_close_tests() {
+    let sources = [
+        include_str!("../../../crates/tinkers-training/src/client.rs"),
+        include_str!("../../../crates/tinkers-training/src/create.rs"),
+        include_str!("../../../crates/tinkers-sampling/src/client.rs"),
+        include_str!("../../../crates/tinkers-sampling/src/request.rs"),
+        include_str!("../../../crates/tinkers-sampling/src/create.rs"),
+        include_str!("../../../crates/tinkers/src/save_and_sample.rs"),
+    ];
+    let tested: Vec<&str> = QUEUED
+        .iter()
+        .chain(&UNQUEUED)
+        .map(|(name, _)| *name)
+        .collect();
+    // Parts of other operations.
+    let internal = ["load", "pass", "single"];
+    for source in sources {
+        for name in operations(source) {
+            let is_tested = tested.iter().any(|tested| tested.ends_with(&name));
+            assert!(is_tested || internal.contains(&name.as_str()), "{name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_ends_each_operation_in_each_wait_state() {
+    for state in WaitState::ALL {
+        for (name, call) in QUEUED.iter().chain(&UNQUEUED) {
+            let fixture = Fixture::new().await;
+            fixture.delay(state);
+            let pending = tokio::spawn(call(&fixture));
+            fixture.sleep(1).await;
+            assert!(!pending.is_finished(), "{name} in {state:?} waits");
+            assert!(state == WaitState::Dial || !fixture.submitted().is_empty());
+            fixture.close().await;
+            fixture.sleep(1).await;
+            assert!(pending.is_finished(), "{name} in {state:?} has ended");
+            let error = pending.await.unwrap().unwrap_err();
+            let found = (error.kind(), error.sent());
+            assert_eq!(found, (ErrorKind::Closed, state.sent()), "{name}: {error}");
+            fixture.sleep(1000).await;
+            let none: [&str; 0] = [];
+            assert_eq!(fixture.submitted(), none, "{name} in {state:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_ends_queued_calls() {
+    for state in WaitState::ALL {
+        let fixture = Fixture::new().await;
+        fixture.delay(state);
+        let head = tokio::spawn(boxed(step(&fixture.training)));
+        let queued: Vec<_> = QUEUED
+            .iter()
+            .map(|(name, call)| (name, tokio::spawn(call(&fixture))))
+            .collect();
+        fixture.sleep(1).await;
+        fixture.close().await;
+        assert_eq!(error_of(joined(head)).await.sent(), state.sent());
+        for (name, call) in queued {
+            let error = error_of(joined(call)).await;
+            let found = (error.kind(), error.sent());
+            assert_eq!(found, (ErrorKind::Closed, Sent::NotSent), "{name}: {error}");
+        }
+        fixture.sleep(1000).await;
+        assert!(fixture.submitted().is_empty(), "{state:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn operations_after_close_fail_and_send_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.close().await;
+    for (name, call) in QUEUED.iter().chain(&UNQUEUED) {
+        let error = error_of(call(&fixture)).await;
+        let found = (error.kind(), error.sent());
+        assert_eq!(found, (ErrorKind::Closed, Sent::NotSent), "{name}: {error}");
+    }
+    let error = fixture.harness.service.health().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    let mut stream = fixture.sampler.sample_stream([vec![1]], 1, |sample| sample);
+    let sampled = stream.next().await.expect("a result for the prompt");
+    assert_eq!(sampled.result.unwrap_err().kind(), ErrorKind::Closed);
+    assert!(fixture.submitted().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_between_the_requests_of_a_creation_ends_it() {
+    let fixture = Fixture::new().await;
+    let info_requests = Rule::on(routes::GET_INFO).always();
+    let faults = &fixture.harness.faults;
+    faults.add(info_requests, Fault::rate_limited(Hint::Seconds(60)));
+    let creation = fixture.harness.service.lora_training(SCRIPTED).create();
+    fixture.sleep(5).await;
+    fixture.close().await;
+    let error = error_of(creation).await;
+    let found = (error.kind(), error.sent());
+    assert_eq!(found, (ErrorKind::Closed, Sent::MaybeSent), "{error}");
+    assert!(error.to_string().contains("was created"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_ends_the_search_for_a_lost_save() {
+    let harness = harness_without_deduplication().await;
+    let training = model(&harness).await;
+    let faults = &harness.faults;
+    faults.add(Rule::on(routes::SAVE_WEIGHTS), Fault::cut_after());
+    let list = Rule::class(RouteClass::Rest).always();
+    faults.add(list, Fault::rate_limited(Hint::Seconds(60)));
+    let save = training.save_state("lost");
+    let queued = step(&training);
+    harness.server.time().sleep(Duration::from_secs(5)).await;
+    harness
+        .service
+        .close(FinishReason::Success, None)
+        .await
+        .unwrap();
+    for (call, sent) in [
+        (boxed(save), Sent::MaybeSent),
+        (boxed(queued), Sent::NotSent),
+    ] {
+        let error = error_of(call).await;
+        assert_eq!((error.kind(), error.sent()), (ErrorKind::Closed, sent));
+    }
+}

@@ -1,0 +1,225 @@
+//! Rejected requests that leave a model unchanged: saves with a name conflict, other rejected saves, and forward passes.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+use tinkers::Sent;
+use tinkers::prelude::*;
+use tinkers::wire::routes;
+use tinkers_e2e::Harness;
+use tinkers_e2e::training::{datum, harness_without_deduplication, inject, model, numbers, step};
+use tinkers_local::{Fault, Rule};
+
+/// A limit that no call reaches unless it hangs.
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The responses of different servers to a save with an existing name.
+#[derive(Debug, Clone, Copy)]
+enum NameConflict {
+    /// 409 to the submission.
+    Conflict,
+    /// 422 to the submission.
+    Invalid,
+    /// A failed operation.
+    Failed,
+}
+
+const CONFLICT_TEXT: &str = "Checkpoint 'step-1' already exists for model 'm'";
+
+fn inject_name_conflict(harness: &Harness, how: NameConflict) {
+    match how {
+        NameConflict::Conflict => inject(
+            harness,
+            routes::SAVE_WEIGHTS,
+            Fault::status(StatusCode::CONFLICT, CONFLICT_TEXT),
+        ),
+        NameConflict::Invalid => inject(
+            harness,
+            routes::SAVE_WEIGHTS,
+            Fault::status(StatusCode::UNPROCESSABLE_ENTITY, CONFLICT_TEXT),
+        ),
+        NameConflict::Failed => {
+            let failed = json!({"error": CONFLICT_TEXT, "category": "user"});
+            inject(
+                harness,
+                routes::RETRIEVE_FUTURE,
+                Fault::json(StatusCode::OK, &failed),
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn name_conflict_fails_only_the_save() {
+    for how in [
+        NameConflict::Conflict,
+        NameConflict::Invalid,
+        NameConflict::Failed,
+    ] {
+        let harness = Harness::start().await;
+        let training = model(&harness).await;
+        inject_name_conflict(&harness, how);
+        let save = training.save_state("step-1");
+        let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+        let queued = step(&training);
+        let error = save.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{how:?}: {error}");
+        assert_eq!(error.sent(), Sent::Answered);
+        for part in [
+            "\"step-1\" is taken",
+            "another name",
+            "overwrite",
+            CONFLICT_TEXT,
+        ] {
+            assert!(error.to_string().contains(part), "{how:?}: {error}");
+        }
+        pass.within(HOUR).await.unwrap();
+        queued.within(HOUR).await.unwrap();
+        training.save_state("step-2").within(HOUR).await.unwrap();
+        let expected: &[u64] = match how {
+            NameConflict::Failed => &[1, 2, 3, 4],
+            // The next call uses the number of the rejected save.
+            NameConflict::Conflict | NameConflict::Invalid => &[1, 1, 2, 3],
+        };
+        assert_eq!(numbers(&harness), expected, "{how:?}");
+        let counts = harness.engine.counts();
+        assert_eq!((counts.backwards, counts.steps), (1, 1), "{how:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sampler_name_conflict_does_not_suggest_overwrite() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    let conflict = Fault::status(StatusCode::CONFLICT, CONFLICT_TEXT);
+    inject(&harness, routes::SAVE_WEIGHTS_FOR_SAMPLER, conflict);
+    let error = training.save_weights_for_sampler("step-1").await;
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("\"step-1\" is taken"), "{error}");
+    assert!(!error.to_string().contains("overwrite"), "{error}");
+    step(&training).within(HOUR).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_folder_is_no_name_conflict() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    let missing = Fault::status(StatusCode::BAD_REQUEST, "the folder does not exist");
+    inject(&harness, routes::SAVE_WEIGHTS, missing);
+    let error = training.save_state("step-1").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
+    step(&training).within(HOUR).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_save_or_forward_pass_does_not_poison() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    let rejection = Fault::status(StatusCode::FORBIDDEN, "no");
+    inject(&harness, routes::SAVE_WEIGHTS, rejection.clone());
+    let save = training.save_state("first");
+    let queued = step(&training);
+    assert_eq!(save.await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    queued.within(HOUR).await.unwrap();
+    let first = Rule::on(routes::FORWARD_BACKWARD);
+    harness.faults.add(first, rejection);
+    let pass = training.forward([datum(1)], LossFn::CrossEntropy);
+    let queued = step(&training);
+    assert_eq!(pass.await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    queued.within(HOUR).await.unwrap();
+    assert_eq!(numbers(&harness), [1, 1, 2, 2]);
+    assert_eq!(harness.engine.counts().steps, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_call_that_changes_the_model_poisons() {
+    for verb in ["optim_step", "load_state", "forward_backward"] {
+        let harness = Harness::start().await;
+        let training = model(&harness).await;
+        let saved = training.save_state("first").await.unwrap().path;
+        let rejection = Fault::status(StatusCode::BAD_REQUEST, "no");
+        let queued = match verb {
+            "optim_step" => {
+                inject(&harness, routes::OPTIM_STEP, rejection);
+                step(&training).await.unwrap_err();
+                training.save_state("second")
+            }
+            "load_state" => {
+                inject(&harness, routes::LOAD_WEIGHTS, rejection);
+                training.load_state(&saved).await.unwrap_err();
+                training.save_state("second")
+            }
+            _ => {
+                inject(&harness, routes::FORWARD_BACKWARD, rejection);
+                let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
+                pass.await.unwrap_err();
+                training.save_state("second")
+            }
+        };
+        let error = queued.await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Poisoned, "{verb}");
+        training.recover().unwrap();
+        step(&training).within(HOUR).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn save_with_an_unknown_outcome_poisons() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    let final_500 = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "broken").with_header(
+        http::HeaderName::from_static("x-should-retry"),
+        http::HeaderValue::from_static("false"),
+    );
+    inject(&harness, routes::SAVE_WEIGHTS, final_500);
+    let save = training.save_state("first");
+    let queued = step(&training);
+    assert_eq!(save.await.unwrap_err().kind(), ErrorKind::Server);
+    assert_eq!(queued.await.unwrap_err().kind(), ErrorKind::Poisoned);
+    assert!(training.recover().is_err());
+}
+
+/// Accepts the second save from now on with the request id 77.
+fn accept_second_save(harness: &Harness) {
+    let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
+    let acceptance = json!({"request_id": "77", "future_id": "77"});
+    let accepted = Fault::json(StatusCode::OK, &acceptance);
+    harness.faults.add(second, accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retried_save_that_conflicts_with_itself_is_found() {
+    let harness = harness_without_deduplication().await;
+    let training = model(&harness).await;
+    // The reply is lost, the list does not contain the save yet, and the retry ends as a failed operation.
+    inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_after());
+    let list = format!("/api/v1/training_runs/{}/checkpoints", training.model_id());
+    let empty = json!({"checkpoints": []});
+    inject(&harness, &list, Fault::json(StatusCode::OK, &empty));
+    accept_second_save(&harness);
+    let failed = json!({"error": CONFLICT_TEXT, "category": "user"});
+    inject(
+        &harness,
+        routes::RETRIEVE_FUTURE,
+        Fault::json(StatusCode::OK, &failed),
+    );
+    let saved = training.save_state("step-1").await.unwrap();
+    assert_eq!(saved.path.name(), "step-1");
+    assert_eq!(numbers(&harness), [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retried_save_that_conflicts_with_an_older_one_fails() {
+    let harness = Harness::start().await;
+    let training = model(&harness).await;
+    training.save_state("step-1").await.unwrap();
+    // The second save is lost. Its retry is accepted, and the operation fails.
+    inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_before());
+    accept_second_save(&harness);
+    inject_name_conflict(&harness, NameConflict::Failed);
+    let error = training.save_state("step-1").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.request_id(), Some("77"));
+    assert_eq!(numbers(&harness), [1, 2, 2]);
+}

@@ -1,0 +1,208 @@
+//! Failures of shared polls that may be transient or final, in virtual time: none of them ends a sampling client.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::StatusCode;
+use tinkers::prelude::*;
+use tinkers::wire::routes;
+use tinkers::{RecoveredError, Sent};
+use tinkers_core::{
+    BoxFuture, HttpRequest, HttpResponse, Transport, TransportError, TransportErrorKind,
+};
+use tinkers_e2e::training::{count, sleep};
+use tinkers_e2e::{Harness, SCRIPTED, Setup};
+use tinkers_local::{Fault, InProcess, Rule};
+
+const LATENCY: Duration = Duration::from_secs(20);
+
+/// A transport that fails the first shared polls.
+#[derive(Debug)]
+struct FailingTransport {
+    inner: InProcess,
+    kind: TransportErrorKind,
+    failures_left: AtomicUsize,
+}
+
+impl Transport for FailingTransport {
+    fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, TransportError>> {
+        let decrement = |left: usize| left.checked_sub(1);
+        if request.path == routes::RETRIEVE_FUTURES
+            && self
+                .failures_left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, decrement)
+                .is_ok()
+        {
+            let failed = TransportError::new(self.kind, Sent::MaybeSent, "an injected failure");
+            return Box::pin(std::future::ready(Err(failed)));
+        }
+        self.inner.send(request)
+    }
+}
+
+fn setup() -> Setup {
+    Setup {
+        latency: LATENCY,
+        ..Setup::default()
+    }
+}
+
+/// Starts a client whose first `times` shared polls fail with an error of a kind, and creates a sampling client.
+async fn start_with_failures(kind: TransportErrorKind, times: usize) -> (Harness, SamplingClient) {
+    let (harness, _) = Harness::through(setup(), |inner| FailingTransport {
+        inner,
+        kind,
+        failures_left: AtomicUsize::new(times),
+    })
+    .await;
+    let sampler = sampler_of(&harness).await;
+    (harness, sampler)
+}
+
+/// Starts a server with jobs of 20 s, and creates a sampling client.
+async fn start() -> (Harness, SamplingClient) {
+    let harness = Harness::with(setup()).await;
+    let sampler = sampler_of(&harness).await;
+    (harness, sampler)
+}
+
+async fn sampler_of(harness: &Harness) -> SamplingClient {
+    harness.service.sampling(SCRIPTED).create().await.unwrap()
+}
+
+/// Injects a fault into all requests of a route.
+fn inject_always(harness: &Harness, route: &'static str, fault: Fault) {
+    harness.faults.add(Rule::on(route).always(), fault);
+}
+
+/// Sends `n` samples, and asserts that each receives its own result and is sampled once.
+async fn assert_samples_succeed(harness: &Harness, sampler: &SamplingClient, n: u32) {
+    let count_before = harness.engine.counts().samples;
+    let send = |i: u32| sampler.sample(vec![i]).max_tokens(1).send();
+    let samples: Vec<_> = (0..n).map(send).collect();
+    for (i, sample) in samples.into_iter().enumerate() {
+        let reply = sample.await.unwrap();
+        assert_eq!(reply.sequences[0].tokens[..], [i as u32 + 1]);
+    }
+    let sampled = harness.engine.counts().samples - count_before;
+    assert_eq!(sampled, u64::from(n), "each is sampled once");
+}
+
+/// Kinds of transport errors that may be transient or final.
+const AMBIGUOUS: [TransportErrorKind; 4] = [
+    TransportErrorKind::Decode,
+    TransportErrorKind::Tls,
+    TransportErrorKind::Redirect,
+    TransportErrorKind::TooLarge,
+];
+
+#[tokio::test(start_paused = true)]
+async fn failed_shared_poll_is_retried() {
+    for kind in AMBIGUOUS.into_iter().chain([TransportErrorKind::Broken]) {
+        let (harness, sampler) = start_with_failures(kind, 1).await;
+        assert_samples_succeed(&harness, &sampler, 5).await;
+        // Only the shared poll was retried: each sample polled once, for its result.
+        assert_eq!(count(&harness, routes::RETRIEVE_FUTURE), 5, "{kind:?}");
+        assert!(count(&harness, routes::RETRIEVE_FUTURES) > 0, "{kind:?}");
+        assert_samples_succeed(&harness, &sampler, 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn proxy_page_to_a_shared_poll_is_retried() {
+    for status in [
+        200, 302, 401, 403, 404, 405, 410, 413, 418, 421, 422, 431, 501,
+    ] {
+        let (harness, sampler) = start().await;
+        let page = Fault::html(StatusCode::from_u16(status).unwrap());
+        let once = Rule::on(routes::RETRIEVE_FUTURES).times(1);
+        harness.faults.add(once, page);
+        assert_samples_succeed(&harness, &sampler, 5).await;
+        assert_eq!(count(&harness, routes::RETRIEVE_FUTURE), 5, "{status}");
+        assert_samples_succeed(&harness, &sampler, 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn transient_failures_of_shared_polls_are_retried() {
+    let (harness, sampler) = start().await;
+    let polls = Rule::on(routes::RETRIEVE_FUTURES);
+    let statuses = [500, 503, 409, 400, 400, 400, 408];
+    for (nth, status) in (1..).zip(statuses) {
+        let status = StatusCode::from_u16(status).unwrap();
+        let fault = Fault::status(status, "busy");
+        harness.faults.add(polls.clone().nth(nth), fault);
+    }
+    assert_samples_succeed(&harness, &sampler, 3).await;
+    assert_eq!(count(&harness, routes::RETRIEVE_FUTURE), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspended_shared_poll_resumes_and_acknowledges() {
+    let (harness, sampler) = start().await;
+    inject_always(
+        &harness,
+        routes::RETRIEVE_FUTURES,
+        Fault::status(StatusCode::NOT_FOUND, "no such session"),
+    );
+    assert_samples_succeed(&harness, &sampler, 5).await;
+    assert_eq!(
+        count(&harness, routes::RETRIEVE_FUTURES),
+        4,
+        "three retries"
+    );
+    // The shared poll is suspended for half a minute, although completions are unacknowledged.
+    sleep(&harness, 10).await;
+    assert_eq!(count(&harness, routes::RETRIEVE_FUTURES), 4);
+    harness.faults.clear();
+    sleep(&harness, 10).await;
+    let fetched_before = count(&harness, routes::RETRIEVE_FUTURE);
+    assert_samples_succeed(&harness, &sampler, 5).await;
+    // The shared poll has resumed: each sample polls once, to fetch its result.
+    assert!(count(&harness, routes::RETRIEVE_FUTURES) > 4);
+    assert_eq!(count(&harness, routes::RETRIEVE_FUTURE) - fetched_before, 5);
+    // The results that were fetched during the suspension are acknowledged.
+    drop(sampler);
+    sleep(&harness, 10).await;
+    let journal = harness.journal.of(routes::RETRIEVE_FUTURES);
+    let succeeded = journal.iter().filter(|poll| poll.status == Some(200));
+    assert!(succeeded.count() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn samples_poll_individually_after_many_transport_failures() {
+    for kind in AMBIGUOUS
+        .into_iter()
+        .chain([TransportErrorKind::Credential])
+    {
+        let (harness, sampler) = start_with_failures(kind, usize::MAX).await;
+        assert_samples_succeed(&harness, &sampler, 5).await;
+        assert_samples_succeed(&harness, &sampler, 2).await;
+        let counts = harness.service.recovered_errors();
+        assert!(counts.of(RecoveredError::SharedPoll) > 0, "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_requests_fail_each_sample_with_not_found() {
+    let (harness, sampler) = start().await;
+    let not_found = || Fault::status(StatusCode::NOT_FOUND, "no such request");
+    inject_always(&harness, routes::RETRIEVE_FUTURES, not_found());
+    inject_always(&harness, routes::RETRIEVE_FUTURE, not_found());
+    let samples: Vec<_> = (0..5)
+        .map(|i| sampler.sample(vec![i]).max_tokens(1).send())
+        .collect();
+    let mut ids = std::collections::BTreeSet::new();
+    for sample in samples {
+        let error = sample.await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.status()),
+            (ErrorKind::NotFound, Some(404))
+        );
+        ids.extend(error.request_id().map(str::to_owned));
+    }
+    assert_eq!(ids.len(), 5);
+    // The client works again when the server does.
+    harness.faults.clear();
+    assert_samples_succeed(&harness, &sampler, 3).await;
+}

@@ -1,0 +1,140 @@
+//! The compared limiters: the limiter of tinkers, unboxed and boxed, and the semaphore of tokio.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tinkers_core::{Admission, Admitted, AttemptOutcome, BoxFuture, Clock, FixedJitter, Timestamp};
+use tinkers_dispatch::{ClassSettings, Limiter, LimiterAdmission, LimiterSettings};
+use tinkers_stress::limiter_subject::sample_request;
+use tinkers_stress::stopwatch::Stopwatch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A concurrency limiter to measure.
+pub(crate) trait Contender: Clone + Send + Sync + 'static {
+    /// The permit.
+    type Permit: Send;
+
+    /// Creates a limiter with `limit` permits.
+    fn new(limit: u32) -> Self;
+
+    /// Waits for a permit.
+    fn acquire(&self) -> impl Future<Output = Self::Permit> + Send;
+
+    /// Releases a permit.
+    fn release(held: Self::Permit);
+
+    /// Returns the numbers of wake-ups and waits, if the limiter counts them.
+    fn wakes(&self) -> Option<(u64, u64)> {
+        None
+    }
+}
+
+/// The limiter of tinkers, awaited without a box.
+#[derive(Clone)]
+pub(crate) struct UnboxedLimiter {
+    limiter: Arc<Limiter>,
+    admission: LimiterAdmission,
+}
+
+impl Contender for UnboxedLimiter {
+    type Permit = Admitted;
+
+    fn new(limit: u32) -> Self {
+        let limiter = Arc::new(Limiter::new(LimiterSettings {
+            sample: ClassSettings {
+                slots: limit,
+                bytes: Some(1 << 30),
+                flights: Some(limit),
+                rate: None,
+            },
+            ..LimiterSettings::default()
+        }));
+        let time = Arc::new(RealTime(Stopwatch::start()));
+        let admission = limiter.admission(time, Arc::new(FixedJitter(0.0)));
+        Self { limiter, admission }
+    }
+
+    async fn acquire(&self) -> Admitted {
+        let wait = self
+            .admission
+            .wait(sample_request(1))
+            .expect("samples are limited");
+        wait.await
+            .expect("admission without a deadline does not fail")
+    }
+
+    fn release(held: Admitted) {
+        held.permit.settle(AttemptOutcome::Accepted);
+        drop(held.flight);
+    }
+
+    fn wakes(&self) -> Option<(u64, u64)> {
+        let counts = self.limiter.snapshot().sample.counts;
+        Some((counts.wakes, counts.waits))
+    }
+}
+
+/// The limiter of tinkers through the `Admission` trait, whose futures are boxed.
+#[derive(Clone)]
+pub(crate) struct BoxedLimiter(UnboxedLimiter);
+
+impl Contender for BoxedLimiter {
+    type Permit = Admitted;
+
+    fn new(limit: u32) -> Self {
+        Self(UnboxedLimiter::new(limit))
+    }
+
+    async fn acquire(&self) -> Admitted {
+        let admitted = self.0.admission.admit(sample_request(1)).await;
+        admitted.expect("admission without a deadline does not fail")
+    }
+
+    fn release(held: Admitted) {
+        UnboxedLimiter::release(held);
+    }
+
+    fn wakes(&self) -> Option<(u64, u64)> {
+        self.0.wakes()
+    }
+}
+
+/// The semaphore of tokio.
+#[derive(Clone)]
+pub(crate) struct TokioSemaphore(Arc<Semaphore>);
+
+impl Contender for TokioSemaphore {
+    type Permit = OwnedSemaphorePermit;
+
+    fn new(limit: u32) -> Self {
+        Self(Arc::new(Semaphore::new(limit as usize)))
+    }
+
+    async fn acquire(&self) -> OwnedSemaphorePermit {
+        let permit = Arc::clone(&self.0).acquire_owned().await;
+        permit.expect("the semaphore is never closed")
+    }
+
+    fn release(held: OwnedSemaphorePermit) {
+        drop(held);
+    }
+}
+
+/// The real clock. The benchmark needs no sleeps.
+#[derive(Debug)]
+struct RealTime(Stopwatch);
+
+impl Clock for RealTime {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_origin(self.0.elapsed())
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.0.elapsed()
+    }
+
+    fn sleep_until(&self, _: Timestamp) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}

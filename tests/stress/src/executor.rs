@@ -1,0 +1,85 @@
+//! A deterministic executor: polls one task at a time on a manual clock that advances when no task is runnable.
+//!
+//! A run in which no task is runnable and none sleeps is stuck, so lost wake-ups and grants are detected exactly.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use tinkers_core::{BoxFuture, Jitter, ManualClock, SplitMix};
+
+use crate::tasks::Finished;
+
+/// A task of the executor.
+pub struct Task {
+    work: BoxFuture<'static, ()>,
+    abort_at: Option<usize>,
+    woken: Arc<Woken>,
+}
+
+impl Task {
+    /// Creates a task that is aborted when the progress of the run reaches `abort_at`.
+    pub fn new(work: BoxFuture<'static, ()>, abort_at: Option<usize>) -> Self {
+        Self {
+            work,
+            abort_at,
+            woken: Arc::new(Woken(AtomicBool::new(true))),
+        }
+    }
+
+    fn is_due(&self, progress: usize) -> bool {
+        self.abort_at.is_some_and(|at| at <= progress)
+    }
+}
+
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Step limit; no run of this package needs more.
+const MOST_STEPS: u64 = 1_000_000;
+
+/// Runs the tasks until all have ended or the run is stuck.
+pub fn run(
+    mut tasks: Vec<Task>,
+    clock: &ManualClock,
+    chance: &SplitMix,
+    progress: impl Fn() -> usize,
+) -> Finished {
+    let mut finished = Finished::default();
+    for _ in 0..MOST_STEPS {
+        let (before, now) = (tasks.len(), progress());
+        // Aborts a task now or a few steps later, so that all await points are covered.
+        tasks.retain(|task| !task.is_due(now) || !chance.bits().is_multiple_of(4));
+        finished.aborted += (before - tasks.len()) as u64;
+        let is_woken = |at: &usize| tasks[*at].woken.0.load(Ordering::SeqCst);
+        let woken: Vec<usize> = (0..tasks.len()).filter(is_woken).collect();
+        if woken.is_empty() {
+            if tasks.iter().any(|task| task.is_due(now)) {
+                continue;
+            }
+            if tasks.is_empty() || clock.advance_to_next().is_none() {
+                break;
+            }
+            continue;
+        }
+        let at = woken[(chance.bits() % woken.len() as u64) as usize];
+        let task = &mut tasks[at];
+        task.woken.0.store(false, Ordering::SeqCst);
+        let waker = Waker::from(Arc::clone(&task.woken));
+        let mut cx = Context::from_waker(&waker);
+        match catch_unwind(AssertUnwindSafe(|| task.work.as_mut().poll(&mut cx))) {
+            Ok(Poll::Pending) => continue,
+            Ok(Poll::Ready(())) => finished.done += 1,
+            Err(_) => finished.panicked += 1,
+        }
+        drop(tasks.swap_remove(at));
+    }
+    finished.stuck = tasks.len() as u64;
+    finished
+}

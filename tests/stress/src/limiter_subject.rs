@@ -1,0 +1,159 @@
+//! The limiter as a subject: its sample class, which has every kind of limit.
+
+use std::sync::Arc;
+
+use tinkers_core::{
+    AdmissionRequest, Admitted, Arrival, AttemptOutcome, BoxFuture, ClientId, Cost, FixedJitter,
+    InFlightPermit, ManualClock, Readmission, RouteClass,
+};
+use tinkers_dispatch::{ClassSettings, ClassSnapshot, Limiter, LimiterAdmission, LimiterSettings};
+
+use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
+
+/// A limiter with one admission handle for all clients of a run.
+#[derive(Debug)]
+pub struct LimiterSubject {
+    limiter: Arc<Limiter>,
+    admission: LimiterAdmission,
+}
+
+/// Bytes of each request: counted, but too few to be the tightest limit.
+const BYTES: u64 = 100;
+
+impl LimiterSubject {
+    /// Returns a snapshot of the sample class.
+    pub fn class(&self) -> ClassSnapshot {
+        self.limiter.snapshot().sample
+    }
+}
+
+/// Creates a limiter with at most `flights` samples in flight and twice the bytes that they need.
+pub fn limiter(flights: u32) -> Arc<Limiter> {
+    Arc::new(Limiter::new(LimiterSettings {
+        sample: ClassSettings {
+            slots: 400,
+            bytes: Some(BYTES * u64::from(flights) * 2),
+            flights: Some(flights),
+            rate: None,
+        },
+        ..LimiterSettings::default()
+    }))
+}
+
+/// Returns the admission request of a sample of `client`.
+pub fn sample_request(client: u64) -> AdmissionRequest {
+    AdmissionRequest {
+        class: RouteClass::Sample,
+        client: ClientId(client),
+        cost: Cost { bytes: BYTES },
+        deadline: None,
+        flight: None,
+        readmission: Readmission::New,
+        is_nested: false,
+    }
+}
+
+impl Subject for LimiterSubject {
+    type Permit = Admission;
+
+    fn new(limit: u32, clock: ManualClock) -> Arc<Self> {
+        let limiter = limiter(limit);
+        let admission = limiter.admission(Arc::new(clock), Arc::new(FixedJitter(0.0)));
+        Arc::new(Self { limiter, admission })
+    }
+
+    fn acquire(
+        self: &Arc<Self>,
+        client: u64,
+        retry_state: RetryState,
+    ) -> BoxFuture<'static, Admission> {
+        let request = AdmissionRequest {
+            flight: retry_state.flight,
+            readmission: retry_state
+                .arrival
+                .map_or(Readmission::New, Readmission::AfterRefusal),
+            ..sample_request(client)
+        };
+        let wait = self.admission.wait(request).expect("samples are limited");
+        Box::pin(async {
+            Admission(
+                wait.await
+                    .expect("admission without a deadline does not fail"),
+            )
+        })
+    }
+
+    fn held(&self) -> HeldResources {
+        held(&self.class())
+    }
+
+    fn limit(&self) -> u64 {
+        let class = self.class();
+        class.limit.min(class.slots_allowed).into()
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        let class = self.class();
+        Some(Counts {
+            grants: class.counts.grants,
+            waits: class.counts.waits,
+            wakes: class.counts.wakes,
+            watches: class.counts.watches,
+            unused: class.counts.unused + class.counts.lapsed,
+            refusals: class.counts.refusals,
+            events: class.counts.events,
+            probes: class.counts.probes,
+            lost: class.contention,
+        })
+    }
+}
+
+/// Returns the resources that a class holds.
+pub fn held(class: &ClassSnapshot) -> HeldResources {
+    HeldResources {
+        slots: class.slots.into(),
+        bytes: class.bytes,
+        in_flight: class.in_flight.into(),
+        waiting: class.waiting as u64,
+        uncollected: class.uncollected as u64,
+    }
+}
+
+/// An admitted sample.
+#[derive(Debug)]
+pub struct Admission(Admitted);
+
+/// The in-flight permit or the queue position that an attempt leaves for its retry.
+#[derive(Debug, Default)]
+pub struct RetryState {
+    flight: Option<InFlightPermit>,
+    arrival: Option<Arrival>,
+}
+
+impl Permit for Admission {
+    type RetryState = RetryState;
+
+    fn end(self, how: PermitOutcome) -> RetryState {
+        let Admitted {
+            permit,
+            flight,
+            arrival,
+        } = self.0;
+        match how {
+            PermitOutcome::Accepted => permit.settle(AttemptOutcome::Accepted),
+            PermitOutcome::Unknown => permit.settle(AttemptOutcome::Unknown),
+            PermitOutcome::Refused(hint) => {
+                permit.settle(AttemptOutcome::Refused { hint: Some(hint) });
+                drop(flight);
+                return RetryState {
+                    flight: None,
+                    arrival: Some(arrival),
+                };
+            }
+        }
+        RetryState {
+            flight: Some(flight),
+            arrival: None,
+        }
+    }
+}

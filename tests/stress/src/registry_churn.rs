@@ -1,0 +1,267 @@
+//! Registry churn: threads look up, use and drop limiters by key. A key has one limiter at a time, and none is left at the end.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use tinkers_core::{AttemptOutcome, FixedJitter, Jitter, ManualClock, SplitMix};
+use tinkers_dispatch::{Limiter, LimiterAdmission};
+use tinkers_registry::{Handle, Registry};
+
+use crate::check::{Invariant, Violation};
+use crate::limiter_subject::{held, limiter, sample_request};
+use crate::subject::HeldResources;
+
+/// Size of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Churn {
+    /// Number of threads.
+    pub threads: u64,
+    /// Number of keys.
+    pub keys: u64,
+    /// Steps of each thread.
+    pub steps: u64,
+    /// Seed of the random choices.
+    pub seed: u64,
+}
+
+/// In-flight limit of each key.
+const LIMIT: u32 = 3;
+
+/// The observations of a run.
+#[derive(Debug, Default)]
+pub struct Observations {
+    /// All violations.
+    pub violations: Vec<Violation>,
+    /// Limiters that were built.
+    pub built: u64,
+    /// Admissions, counted by the threads.
+    pub granted: u64,
+    /// Attempts that were dropped after one poll.
+    pub cancelled: u64,
+    /// Attempts that waited, counted by the limiters.
+    pub waits: u64,
+    /// Failed compare-exchanges in the limiters.
+    pub lost: u64,
+    /// Colliding look-ups in the registry.
+    pub collisions: u64,
+}
+
+/// The counts of all keys and threads.
+#[derive(Debug, Default)]
+struct Totals {
+    built: AtomicU64,
+    dropped: AtomicU64,
+    disagreements: AtomicU64,
+    over_limit: AtomicU64,
+    leaks: AtomicU64,
+    grants: AtomicU64,
+    waits: AtomicU64,
+    lost: AtomicU64,
+    granted: AtomicU64,
+    cancelled: AtomicU64,
+}
+
+/// A registry value: a limiter with its id.
+struct Shared {
+    id: u64,
+    limiter: Arc<Limiter>,
+    admission: LimiterAdmission,
+    totals: Arc<Totals>,
+}
+
+impl Shared {
+    fn new(totals: &Arc<Totals>) -> Self {
+        // Prolongs the construction, so that other threads wait for it.
+        std::thread::yield_now();
+        let limiter = limiter(LIMIT);
+        let clock = Arc::new(ManualClock::new());
+        Self {
+            id: totals.built.fetch_add(1, Ordering::SeqCst),
+            admission: limiter.admission(clock, Arc::new(FixedJitter(0.0))),
+            limiter,
+            totals: Arc::clone(totals),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let class = self.limiter.snapshot().sample;
+        let add = |count: &AtomicU64, n| count.fetch_add(n, Ordering::SeqCst);
+        add(&self.totals.dropped, 1);
+        add(
+            &self.totals.leaks,
+            u64::from(held(&class) != HeldResources::default()),
+        );
+        add(&self.totals.grants, class.counts.grants);
+        add(&self.totals.waits, class.counts.waits);
+        add(&self.totals.lost, class.contention);
+    }
+}
+
+/// The holders of a key and its admitted requests.
+#[derive(Debug, Default)]
+struct Key {
+    /// The id of the held value and the number of holders.
+    held: Mutex<(u64, u64)>,
+    inside: AtomicU64,
+}
+
+impl Churn {
+    /// Runs all threads to their end and checks the counts.
+    pub fn run(self) -> Observations {
+        let (registry, totals) = (Registry::new(), Arc::<Totals>::default());
+        let keys: Vec<Key> = (0..self.keys).map(|_| Key::default()).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..self.threads {
+                let (registry, totals, keys) = (&registry, &totals, &keys[..]);
+                scope.spawn(move || {
+                    let chance = SplitMix::new(self.seed ^ (thread + 1) << 32);
+                    for _ in 0..self.steps {
+                        step(registry, totals, keys, &chance);
+                    }
+                });
+            }
+        });
+        observations(&registry, &totals)
+    }
+}
+
+fn step(registry: &Registry<u64, Shared>, totals: &Arc<Totals>, keys: &[Key], chance: &SplitMix) {
+    let name = chance.bits() % keys.len() as u64;
+    let key = &keys[name as usize];
+    let shared = registry.get_or_create(name, || Shared::new(totals));
+    key.enter(shared.id, totals);
+    for _ in 0..1 + chance.bits() % 4 {
+        attempt(&shared, key, chance.bits());
+    }
+    key.leave();
+    // Dropping the last handle of a key drops its limiter.
+    let clone: Handle<_, _> = shared.clone();
+    drop(shared);
+    drop(clone);
+}
+
+fn attempt(shared: &Shared, key: &Key, choice: u64) {
+    let totals = &shared.totals;
+    let mut wait = pin!(
+        shared
+            .admission
+            .wait(sample_request(choice % 2))
+            .expect("samples are limited")
+    );
+    if choice.is_multiple_of(10) {
+        let polled = wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let count = match polled {
+            Poll::Ready(_) => &totals.granted,
+            Poll::Pending => &totals.cancelled,
+        };
+        count.fetch_add(1, Ordering::SeqCst);
+        return;
+    }
+    let admitted = block_on(wait).expect("admission without a deadline does not fail");
+    totals.granted.fetch_add(1, Ordering::SeqCst);
+    let inside = key.inside.fetch_add(1, Ordering::SeqCst) + 1;
+    totals
+        .over_limit
+        .fetch_add(u64::from(inside > LIMIT.into()), Ordering::SeqCst);
+    if choice.is_multiple_of(3) {
+        std::thread::yield_now();
+    }
+    key.inside.fetch_sub(1, Ordering::SeqCst);
+    if !choice.is_multiple_of(7) {
+        admitted.permit.settle(AttemptOutcome::Accepted);
+    }
+}
+
+impl Key {
+    fn enter(&self, id: u64, totals: &Totals) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other = held.1 > 0 && held.0 != id;
+        totals
+            .disagreements
+            .fetch_add(u64::from(is_other), Ordering::SeqCst);
+        *held = (id, held.1 + 1);
+    }
+
+    fn leave(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.1 -= 1;
+    }
+}
+
+fn observations(registry: &Registry<u64, Shared>, totals: &Totals) -> Observations {
+    let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
+    let mut violations = Vec::new();
+    let mut none = |invariant, what: &str, count: u64| {
+        if count > 0 {
+            violations.push(Violation::new(invariant, format!("{what}: {count}")));
+        }
+    };
+    let (built, dropped) = (read(&totals.built), read(&totals.dropped));
+    let (grants, granted, cancelled) = (
+        read(&totals.grants),
+        read(&totals.granted),
+        read(&totals.cancelled),
+    );
+    none(Invariant::Registry, "leaked entries", registry.len() as u64);
+    none(
+        Invariant::Registry,
+        "leaked limiters",
+        built.abs_diff(dropped),
+    );
+    none(
+        Invariant::Registry,
+        "concurrent limiters of one key",
+        read(&totals.disagreements),
+    );
+    none(
+        Invariant::Limit,
+        "admissions above the limit",
+        read(&totals.over_limit),
+    );
+    none(
+        Invariant::Conservation,
+        "limiters dropped with permits held",
+        read(&totals.leaks),
+    );
+    let agrees = (granted..=granted + cancelled).contains(&grants);
+    none(
+        Invariant::Counts,
+        "grants that no thread counted",
+        if agrees { 0 } else { grants },
+    );
+    Observations {
+        violations,
+        built,
+        granted,
+        cancelled,
+        waits: read(&totals.waits),
+        lost: read(&totals.lost),
+        collisions: registry.contention().total(),
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Blocks the thread until `future` is ready. Needs no runtime.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park();
+    }
+}

@@ -1,0 +1,28 @@
+//! The stopwatch and the short sleep of this package, which reads the real clock only here.
+
+use std::time::{Duration, Instant};
+
+/// A stopwatch on the real clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "run lengths and costs are measured in real time"
+)]
+impl Stopwatch {
+    /// Starts a stopwatch.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Returns the time since the start.
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Parks the thread for up to 50 µs between two polls of a condition.
+pub fn short_sleep() {
+    std::thread::park_timeout(Duration::from_micros(50));
+}
