@@ -32,7 +32,7 @@ pub(crate) enum Backend {
         /// The seed of samples and adapters that are requested without one.
         seed: u64,
     },
-    /// Canned results.
+    /// Fixed results.
     Scripted {
         /// The duration of each operation.
         latency: Duration,

@@ -61,7 +61,7 @@ impl RouteClass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
-/// The cost of a request.
+/// What a request consumes of the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
     /// Estimated bytes of the body.

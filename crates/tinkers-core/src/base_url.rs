@@ -201,7 +201,8 @@ impl BaseUrl {
         &self.prefix
     }
 
-    /// Returns whether it is the hosted service, whose properties are known.
+    /// Returns whether this is a URL of the hosted service (thinkingmachines.dev or thinkingmachines.ai), whose properties are known in
+    /// advance.
     pub fn is_hosted_service(&self) -> bool {
         ["thinkingmachines.dev", "thinkingmachines.ai"]
             .iter()

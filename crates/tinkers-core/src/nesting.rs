@@ -19,6 +19,8 @@ pub struct NestedMark(bool);
 
 impl NestedMark {
     const INSIDE: Self = Self(true);
+    /// The mark outside of all requests.
+    pub const OUTSIDE: Self = Self(false);
 
     /// Returns the mark of the current thread.
     pub fn here() -> Self {

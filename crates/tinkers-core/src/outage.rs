@@ -228,7 +228,7 @@ enum RetryWait<'a> {
         /// Whether it logs the outage. The caller does that without the lock, since subscribers are foreign code.
         is_first: bool,
     },
-    /// Until its release time: the server has recovered meanwhile.
+    /// The server recovered after the failed attempt was sent, so the retry waits only until its release time.
     Released,
 }
 

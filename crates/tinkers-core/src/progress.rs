@@ -66,7 +66,7 @@ impl AttemptGuard<'_> {
         self.exit = exit;
     }
 
-    /// Ends an attempt that was not applied by the server.
+    /// Ends an attempt that the server did not apply, because it was not sent or was refused.
     pub fn mark_unsent(mut self) {
         self.is_unsent = true;
     }

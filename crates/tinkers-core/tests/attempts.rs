@@ -326,7 +326,7 @@ fn hint_is_followed_despite_jitter_and_an_empty_budget() {
 }
 
 #[test]
-fn policy_limits_the_pause_of_a_hint() {
+fn retry_after_above_the_policy_limit_is_cut_to_the_limit() {
     let mut call = post(RouteClass::Control);
     call.policy = RetryPolicy::PATIENT.following_hints_up_to(secs(40));
     for answer in [

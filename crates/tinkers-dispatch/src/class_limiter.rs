@@ -264,7 +264,7 @@ impl ClassLimiter {
         }
     }
 
-    /// Returns when capacity last came back while a request waited.
+    /// Returns the last time at which the queue could advance: a response arrived or an in-flight permit was returned.
     pub(crate) fn last_movement(&self) -> Option<Timestamp> {
         lock(&self.state).last_movement
     }
@@ -397,7 +397,7 @@ impl ClassLimiter {
         }
         let alarm = state
             .serve_at
-            .filter(|_| state.queue.is_first_of_its_line(entry));
+            .filter(|_| state.queue.is_first_of_its_client(entry));
         if let Some(waiter) = state.queue.waiter(entry) {
             waiter.alarm = alarm;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::{Clock, Timestamp};
+use tinkers_core::Clock;
 
 use crate::class_limiter::ClassLimiter;
 use crate::settings::LimiterSettings;
@@ -38,7 +38,7 @@ impl LimitRequest {
     }
 
     fn apply(&self) {
-        self.limits.apply(self.clock.now());
+        self.limits.apply(&*self.clock);
     }
 }
 
@@ -124,12 +124,12 @@ impl SharedLimits {
 
     /// Applies the effective limits. Another thread may apply older ones at the same time, so the loop compares again afterwards: the
     /// last thread leaves the current limits.
-    fn apply(&self, now: Timestamp) {
+    fn apply(&self, clock: &dyn Clock) {
         let mut effective = self.effective();
         loop {
             self.max_hint.set(effective.max_hint);
             for limiter in &self.limiters {
-                limiter.resize(effective.of(limiter.class), now);
+                limiter.resize(effective.of(limiter.class), clock.now());
             }
             let current = self.effective();
             if current == effective {

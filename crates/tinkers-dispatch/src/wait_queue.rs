@@ -67,7 +67,7 @@ struct Grant {
     at: Timestamp,
 }
 
-/// The queue of one class. It holds wakers and never calls them.
+/// The requests of one route class that wait for admission. It stores their wakers; the caller wakes them after it has released the lock.
 #[derive(Debug, Default)]
 pub(crate) struct WaitQueue {
     queues: BTreeMap<QueueKey, BTreeMap<(Arrival, u64), Waiter>>,
@@ -148,12 +148,15 @@ impl WaitQueue {
 
     /// Removes and returns the tickets that were granted before `at` and not collected.
     pub(crate) fn take_back(&mut self, at: Timestamp) -> Vec<Ticket> {
-        let lapsed = self.granted.iter().filter(|(_, grant)| grant.at < at);
-        let lapsed: Vec<_> = lapsed.map(|(&entry, _)| entry).collect();
+        let mut lapsed = Vec::new();
+        self.granted.retain(|_, grant| {
+            let is_kept = grant.at >= at;
+            if !is_kept {
+                lapsed.push(grant.ticket);
+            }
+            is_kept
+        });
         lapsed
-            .into_iter()
-            .filter_map(|entry| self.collect(entry))
-            .collect()
     }
 
     /// Returns when the oldest uncollected ticket was granted.
@@ -183,7 +186,7 @@ impl WaitQueue {
     }
 
     /// Returns whether the entry is the first of its queue.
-    pub(crate) fn is_first_of_its_line(&self, entry: QueueEntry) -> bool {
+    pub(crate) fn is_first_of_its_client(&self, entry: QueueEntry) -> bool {
         self.head(entry.key).is_some_and(|(head, _)| head == entry)
     }
 

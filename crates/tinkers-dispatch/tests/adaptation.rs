@@ -138,7 +138,7 @@ fn polls_ramp_up_again_after_each_pause() {
 
 #[test]
 fn responses_and_returned_permits_move_the_queue() {
-    for (settlement, is_news) in [
+    for (outcome, is_news) in [
         (AttemptOutcome::Accepted, true),
         (AttemptOutcome::Answered, true),
         (AttemptOutcome::Refused { hint: None }, true),
@@ -149,9 +149,9 @@ fn responses_and_returned_permits_move_the_queue() {
         let held = bench.admit(sample());
         let _waiting = bench.ask(sample());
         bench.clock.advance(SECOND);
-        held.permit.settle(settlement);
+        held.permit.settle(outcome);
         let moved = bench.admission.last_movement(RouteClass::Sample);
-        assert_eq!(moved, is_news.then(|| bench.clock.now()), "{settlement:?}");
+        assert_eq!(moved, is_news.then(|| bench.clock.now()), "{outcome:?}");
     }
     let bench = Bench::sampling(9, 1000, 1);
     let Admitted { permit, flight, .. } = bench.admit(sample());

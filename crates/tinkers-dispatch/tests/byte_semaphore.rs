@@ -39,3 +39,13 @@ fn first_waiter_is_not_overtaken_and_takes_nothing_if_dropped() {
     drop(poll(&mut second).expect("it is its turn"));
     assert_eq!(budget.taken(), 0);
 }
+
+#[test]
+fn empty_request_is_admitted_at_once() {
+    let budget = ByteSemaphore::new(10);
+    let _holder = poll(&mut budget.acquire(10)).expect("empty");
+    let mut waiting = budget.acquire(10);
+    assert!(poll(&mut waiting).is_none());
+    drop(poll(&mut budget.acquire(0)).expect("it takes nothing"));
+    assert_eq!(budget.taken(), 10);
+}

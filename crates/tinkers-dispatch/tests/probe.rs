@@ -72,7 +72,7 @@ fn unanswered_probe_is_followed_by_another_after_a_second() {
 }
 
 #[test]
-fn overtaken_probe_does_not_affect_the_next_one() {
+fn late_failure_of_a_replaced_probe_leaves_the_gate_unchanged() {
     for late in [AttemptOutcome::Unknown, AttemptOutcome::Dropped] {
         let (bench, mut queue) = closed(3);
         let silent = probe(&bench, &mut queue);

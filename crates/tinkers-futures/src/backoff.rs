@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use tinkers_core::hint::retry_after;
+use tinkers_core::retry::{BACKOFF, SPREAD};
 use tinkers_core::{Backoff, HttpResponse, Jitter};
 
 /// The backoff of a poll loop.
@@ -19,7 +20,6 @@ pub(crate) struct PollBackoff {
 /// The minimum duration of a long poll, after which there is no pause.
 const LONG_POLL: Duration = Duration::from_secs(1);
 const IMMEDIATE: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-const FAILED: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 /// The longest hint that is followed, as for refusals: a wrong date must not delay a result for days.
 const LONGEST_HINT: Duration = Duration::from_secs(15 * 60);
 
@@ -33,14 +33,14 @@ impl PollBackoff {
         }
         let pause = IMMEDIATE.pause(self.immediate);
         self.immediate = self.immediate.saturating_add(1);
-        jitter.stretch(pause, 0.25)
+        jitter.stretch(pause, SPREAD)
     }
 
     /// Returns the pause after a failed poll, which is never shorter than `hint`.
     pub(crate) fn after_failure(&mut self, hint: Duration, jitter: &dyn Jitter) -> Duration {
-        let pause = FAILED.pause(self.failures);
+        let pause = BACKOFF.pause(self.failures);
         self.failures = self.failures.saturating_add(1);
-        jitter.stretch(pause.max(hint), 0.25)
+        jitter.stretch(pause.max(hint), SPREAD)
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use tinkers_core::{FixedJitter, SplitMix};
 
     #[test]
-    fn long_poll_has_no_pause_and_immediate_ones_double() {
+    fn pause_is_zero_after_a_long_poll_and_doubles_otherwise() {
         let mut backoff = PollBackoff::default();
         let jitter = FixedJitter(0.0);
         assert_eq!(

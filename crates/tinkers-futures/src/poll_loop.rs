@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::future::{Future, ready};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,37 +155,52 @@ impl PollLoop {
             }
             let exchange = self.send(handler, deadline).await?;
             let duration = exchange.duration;
-            let mut hint = Duration::ZERO;
-            let verdict = match self.classify::<H>(exchange)? {
-                Reply::Success(response) => handler.on_success(response).await?,
+            let step = match self.classify::<H>(exchange)? {
+                Reply::Success(response) => {
+                    let verdict = handler.on_success(response).await?;
+                    self.apply(verdict, duration, Duration::ZERO)?
+                }
                 Reply::NotReady(response) => {
-                    hint = hint_of(&response, self.caller().time.wall());
-                    handler.on_not_ready(response)
+                    let hint = hint_of(&response, self.caller().time.wall());
+                    let verdict = handler.on_not_ready(response);
+                    self.apply(verdict, duration, hint)?
                 }
                 Reply::Retry { wait, is_held_back } => {
                     if is_held_back {
                         handler.on_held_back();
                     }
+                    ControlFlow::Continue(wait)
+                }
+            };
+            match step {
+                ControlFlow::Break(output) => return Ok(output),
+                ControlFlow::Continue(wait) => {
                     handler.before_wait();
                     self.wait(wait).await;
-                    continue;
                 }
-            };
-            let wait = match verdict {
-                Verdict::Done(output) => return Ok(output),
-                Verdict::Progress => {
-                    self.retries = StatusRetries::default();
-                    self.backoff = PollBackoff::default();
-                    Wait::Pause(Duration::ZERO)
-                }
-                Verdict::NotReady => self.not_ready(duration, hint),
-                Verdict::Invalid(error) => {
-                    self.bounded_retry(RetryCause::Body, API_ERROR_RETRIES, Duration::ZERO, error)?
-                }
-            };
-            handler.before_wait();
-            self.wait(wait).await;
+            }
         }
+    }
+
+    /// Returns the output, or the wait before the next poll. `duration` is that of the poll, `hint` that of its response.
+    fn apply<T>(
+        &mut self,
+        verdict: Verdict<T>,
+        duration: Duration,
+        hint: Duration,
+    ) -> Result<ControlFlow<T, Wait>> {
+        Ok(ControlFlow::Continue(match verdict {
+            Verdict::Done(output) => return Ok(ControlFlow::Break(output)),
+            Verdict::Progress => {
+                self.retries = StatusRetries::default();
+                self.backoff = PollBackoff::default();
+                Wait::Pause(Duration::ZERO)
+            }
+            Verdict::NotReady => self.not_ready(duration, hint),
+            Verdict::Invalid(error) => {
+                self.bounded_retry(RetryCause::Body, API_ERROR_RETRIES, Duration::ZERO, error)?
+            }
+        }))
     }
 
     fn caller(&self) -> &Caller {
@@ -223,7 +239,7 @@ impl PollLoop {
                 self.readmission = Readmission::AfterRefusal(arrival);
                 continue;
             }
-            permit.settle(settlement(&outcome, caller));
+            permit.settle(attempt_outcome(&outcome, caller));
             drop(flight);
             let duration = caller.time.now().since(sent_at);
             return Ok(Exchange {
@@ -408,8 +424,11 @@ impl PollLoop {
     }
 }
 
-/// Returns how the permit of a poll is settled. A refusal closes the class for as long as its hint says.
-fn settlement(outcome: &Result<HttpResponse, TransportError>, caller: &Caller) -> AttemptOutcome {
+/// Returns the outcome of a poll for the limiter. A refusal closes the class for as long as its hint says.
+fn attempt_outcome(
+    outcome: &Result<HttpResponse, TransportError>,
+    caller: &Caller,
+) -> AttemptOutcome {
     let Ok(response) = outcome else {
         return AttemptOutcome::Unknown;
     };

@@ -77,7 +77,7 @@ fn timestamps_out_of_order_log_one_warning() {
 
 /// Finds the race of a timestamp that is read and written in separate steps.
 #[test]
-fn control_separate_read_and_write() {
+fn separate_read_and_write_is_detected() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
         let now = now.since_origin().as_secs();
         let warned = stamp.load(Ordering::SeqCst);
@@ -228,7 +228,7 @@ fn waiter_is_woken_once_in_any_order() {
 
 /// Finds the race of a table that looks up early completions before it registers the waiter, in separate steps.
 #[test]
-fn control_separate_lookup_and_registration() {
+fn separate_lookup_and_registration_is_detected() {
     #[derive(Default)]
     struct SeparateSteps {
         early: sync::Mutex<bool>,

@@ -238,7 +238,7 @@ fn each_operation_has_exactly_one_outcome() {
 
 /// Finds a hanging operation when the runtime leaks the aborted task.
 #[test]
-fn control_leaked_task_hangs() {
+fn leaked_task_is_detected() {
     struct Leaked(ManuallyDrop<BoxFuture<'static, ()>>);
 
     impl Future for Leaked {

@@ -343,7 +343,7 @@ fn final_acknowledgement_has_a_retry_limit() {
 }
 
 #[test]
-fn end_of_the_runtime_fails_the_waiters() {
+fn runtime_shutdown_fails_the_waiters() {
     let fixture = fixture([Step::After(Duration::from_secs(3600)), NOTHING]);
     let handle = fixture.register("1");
     fixture.wait(1);

@@ -182,8 +182,8 @@ fn poll_held_beyond_the_limit_resets_the_retries() {
         Step::After(Duration::from_secs(45)),
         Step::Fails(TransportErrorKind::Timeout),
     ];
-    let doubted = std::iter::repeat_n(unknown, 3).chain(held);
-    let script = doubted.cycle().take(25).chain([DONE]);
+    let retried = std::iter::repeat_n(unknown, 3).chain(held);
+    let script = retried.cycle().take(25).chain([DONE]);
     assert!(created(script).0.is_ok());
 }
 

@@ -121,7 +121,7 @@ impl AdaptiveLimit {
     /// The maximum debt: this constant plus a multiple of the level.
     const BASE_DEBT: i64 = 8;
     const DEBT_PER_LEVEL: i64 = 4;
-    /// A refusal at a previously accepted level lowers it by 1/7.
+    /// The divisor of the decrease after a refusal at exactly the level that the server accepted before: the level is lowered by 1/7.
     const LOWER_DIVISOR: u32 = 7;
     /// The number of consecutive failures after which the level yields to other processes for one interval.
     const FAILURES_TO_YIELD: u32 = 4;

@@ -463,7 +463,7 @@ fn failed_recovery_step_keeps_the_interval() {
 }
 
 #[test]
-fn success_between_failures_keeps_the_recovery() {
+fn successful_probe_between_failures_keeps_the_recovery() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));

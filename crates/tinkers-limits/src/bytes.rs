@@ -25,7 +25,8 @@ impl ByteBudget {
         }
     }
 
-    /// Charges `bytes` in full if the balance is positive. The same number must be released.
+    /// Charges `bytes` in full if the balance is positive, or if there is nothing to charge. Any other size makes no difference to
+    /// whether it is charged. The same number must be released.
     #[inline]
     pub fn take(&self, bytes: u64) -> Result<(), Full> {
         let bytes = clamp_charge(bytes);

@@ -71,7 +71,7 @@ impl NoiseFilter {
     const LARGE_DROP_DIVISOR: u32 = 2;
     /// The minimum number of accepted requests that counts as a peak.
     const MIN_PEAK: u32 = 8;
-    /// The number of consecutive failed probes that end a recovery after noise.
+    /// After noise, the limit stops recovering to the previous level when this many limit probes fail in a row.
     const MAX_FAILED_PROBES: u32 = 2;
 
     pub(crate) const fn new() -> Self {

@@ -56,7 +56,7 @@ fn each_release_returns_the_waiters_flag() {
 }
 
 #[test]
-fn lower_limit_keeps_requests_in_flight() {
+fn lowering_the_limit_keeps_requests_in_flight() {
     let window = ConcurrencyWindow::new(3);
     (0..3).for_each(|_| window.take(SlotRequest::SlotAndInFlight, ANY).unwrap());
     let view = window.set_limit(1);

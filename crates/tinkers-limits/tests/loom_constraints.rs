@@ -112,7 +112,7 @@ fn no_request_is_admitted_after_a_refusal() {
 }
 
 #[test]
-fn control_finds_a_gate_that_is_read_first() {
+fn gate_read_before_the_other_limits_is_detected() {
     let faults = admission_during_a_refusal(Reads::First).faults;
     assert_eq!(faults, ["admitted after the refusal"]);
 }
@@ -333,7 +333,7 @@ fn rollback_serves_waiters() {
 }
 
 #[test]
-fn control_finds_a_rollback_that_ignores_waiters() {
+fn rollback_without_waking_waiters_is_detected() {
     assert_eq!(
         rollback_model(Rollback::IgnoresWaiters).faults,
         ["lost wake-up"]

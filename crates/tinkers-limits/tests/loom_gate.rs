@@ -141,7 +141,7 @@ fn later_deadline_wins_and_concurrent_refusals_are_one_event() {
 }
 
 #[test]
-fn control_finds_a_last_writer_that_wins() {
+fn last_writer_of_the_deadline_is_detected() {
     let faults = two_refusals_and_an_admission::<LastWriterWins>().faults;
     for fault in ["the deadline was shortened", "admitted before the deadline"] {
         assert!(faults.contains(&fault.to_owned()), "{faults:?}");
@@ -174,7 +174,7 @@ fn success_of_the_probe_keeps_the_closure_of_a_straggler() {
 }
 
 #[test]
-fn control_finds_a_success_that_clears_a_closure() {
+fn success_that_clears_a_closure_is_detected() {
     let faults = probe_and_straggler::<LastWriterWins>().faults;
     assert_eq!(faults, ["reopened early"]);
 }
@@ -328,7 +328,7 @@ fn end_of_a_replaced_probe_does_not_affect_the_next_one() {
 }
 
 #[test]
-fn control_finds_probes_identified_by_their_epoch() {
+fn probes_identified_by_their_epoch_are_detected() {
     let drops = late_end_of_a_probe::<LatestProbe>("control: late drop", |gate, probe| {
         gate.hand_over_probe(ms(105), probe)
     });

@@ -128,7 +128,7 @@ fn window_never_exceeds_its_limit_and_releases_all_units() {
 }
 
 #[test]
-fn control_finds_a_release_that_loads_and_stores() {
+fn release_with_separate_load_and_store_is_detected() {
     let faults = concurrent_requests::<LoadThenStore>().faults;
     assert!(
         faults.contains(&"not all units were released".to_owned()),
@@ -170,7 +170,7 @@ fn limit_change_loses_no_unit() {
 }
 
 #[test]
-fn control_finds_a_limit_change_that_stores_the_count() {
+fn limit_change_that_stores_the_count_is_detected() {
     let faults = limit_change::<LoadThenStore>().faults;
     assert!(
         faults.contains(&"a unit was lost or added".to_owned()),
@@ -266,7 +266,7 @@ fn waiter_that_sets_the_flag_first_is_always_admitted() {
 }
 
 #[test]
-fn control_finds_the_lost_wake_up_of_a_late_flag() {
+fn waiters_flag_set_after_the_attempt_is_detected() {
     let faults = wait_during_a_release(WaitOrder::TakeThenFlag).faults;
     assert_eq!(faults, ["granted 0 times"]);
 }

@@ -230,14 +230,14 @@ fn calls_are_sent_in_number_order_by_one_sender() {
 }
 
 #[test]
-fn control_numbers_reserved_apart_from_queueing() {
+fn numbers_reserved_apart_from_queueing_are_detected() {
     let findings = three_calls::<Twin<{ fault::NUMBERS_APART }>>("control: numbers apart");
     assert!(findings.faults.contains(&"out of order".to_owned()));
 }
 
 /// A call arrives while the sender finds the queue empty.
 #[test]
-fn control_permit_ends_apart_from_the_empty_check() {
+fn sender_end_apart_from_the_empty_check_is_detected() {
     let findings = three_calls::<Twin<{ fault::END_APART }>>("control: end apart");
     assert!(
         findings.faults.iter().any(|f| f.contains("ended as")),
@@ -270,7 +270,7 @@ fn failure_reaches_queued_and_later_calls() {
 }
 
 #[test]
-fn control_poison_check_apart_from_queueing() {
+fn poison_check_apart_from_queueing_is_detected() {
     let findings = failing_call::<Twin<{ fault::POISON_APART }>>("control: poison apart");
     let late = "sent after the poison".to_owned();
     assert!(findings.faults.contains(&late), "{:?}", findings.faults);
@@ -298,7 +298,7 @@ fn dropped_sender_fails_queued_and_later_calls() {
 }
 
 #[test]
-fn control_dropped_sender_without_poison() {
+fn dropped_sender_without_poison_is_detected() {
     let findings =
         dropped_sender::<Twin<{ fault::DROPPED_WITHOUT_POISON }>>("control: gone in silence");
     let faults = &findings.faults;
@@ -327,7 +327,7 @@ fn first_cause_is_reported() {
 }
 
 #[test]
-fn control_last_cause_is_reported() {
+fn report_of_the_last_cause_is_detected() {
     let findings = failure_and_dropped_sender::<Twin<{ fault::LAST_CAUSE }>>(
         "control: the last cause is told",
     );
@@ -357,7 +357,7 @@ fn call_after_recovery_is_sent_or_failed() {
 }
 
 #[test]
-fn control_sender_dropped_in_two_steps() {
+fn sender_dropped_in_two_steps_is_detected() {
     let findings = recovery_and_dropped_sender::<Twin<{ fault::DROPPED_IN_TWO_STEPS }>>(
         "control: gone in two steps",
     );

@@ -20,9 +20,6 @@ use crate::requests::SavedName;
 use crate::submission_queue::{Outcome, SubmissionQueue};
 use crate::submit::Submitted;
 
-/// The receiver of a submission's outcome, or why the call could not be queued.
-pub(crate) type Queued = Result<Outcome>;
-
 /// Makes the result of a save whose checkpoint was found by its name.
 pub(crate) type FoundSave<T> = fn(TinkerPath) -> Result<T>;
 
@@ -40,7 +37,7 @@ impl ResultWaiter {
     /// Returns the result of a call of one request.
     pub(crate) async fn single<T: OperationResult>(
         self,
-        queued: Queued,
+        queued: Result<Outcome>,
         found: FoundSave<T>,
     ) -> Result<T> {
         let mut submitted = self.submitted(queued?).await?;
@@ -48,7 +45,7 @@ impl ResultWaiter {
     }
 
     /// Returns the merged result of a pass. It fails with the first chunk that fails; the results of the others are then abandoned.
-    pub(crate) async fn merged(self, queued: Queued) -> Result<ForwardBackwardOutput> {
+    pub(crate) async fn merged(self, queued: Result<Outcome>) -> Result<ForwardBackwardOutput> {
         let submitted = self.submitted(queued?).await?;
         let ids: Vec<(u64, String)> = submitted.iter().filter_map(ids).collect();
         let mut outputs: Vec<Option<ForwardBackwardOutput>> = vec![None; submitted.len()];

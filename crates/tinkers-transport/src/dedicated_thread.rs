@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use crate::io_runtime::IoRuntime;
-use crate::shared_runtime::cannot_start;
+use crate::shared_runtime::{RESOLVER_THREADS, cannot_start};
 
 /// A thread that drives a single-threaded runtime. Dropping the handle stops the thread and drops its tasks.
 ///
@@ -47,7 +47,7 @@ impl DedicatedThread {
     pub fn start(name: &str) -> Result<Self, Error> {
         let owned = Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(1)
+            .max_blocking_threads(RESOLVER_THREADS)
             .thread_keep_alive(std::time::Duration::from_secs(1))
             .build()
             .map_err(|error| cannot_start(name, error))?;

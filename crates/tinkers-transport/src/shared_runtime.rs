@@ -18,7 +18,7 @@ struct Shared {
 }
 
 /// Only name resolution blocks, and more threads do not make a resolver faster.
-const RESOLVER_THREADS: usize = 8;
+pub(crate) const RESOLVER_THREADS: usize = 8;
 
 /// Returns the handle of the shared runtime, which is started on first use on threads named `tinkers-io`.
 pub(crate) fn handle() -> Result<Handle, Error> {

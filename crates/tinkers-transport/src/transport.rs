@@ -10,6 +10,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use tinkers_core::nesting::NestedMark;
 use tinkers_core::{
     BaseUrl, BoxFuture, Clock, Error, HttpRequest, HttpResponse, RecoveredError, RecoveredErrors,
     RouteClass, Sent, Spawn, Transport, TransportError, TransportErrorKind,
@@ -123,9 +124,11 @@ impl HttpTransport {
     async fn send_here(&self, mut request: HttpRequest) -> Result<HttpResponse, TransportError> {
         let in_flight = InFlightGuard::start(&self.inner)?;
         let span = span(&request);
-        let mut work = pin!(in_flight.0.run(&mut request).instrument(span));
+        let mut work = pin!(in_flight.0.run(&mut request));
         std::future::poll_fn(|cx| {
-            let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+            // Log subscribers and callbacks of the limiter run here. A call that they make is not nested in this request: it may wait.
+            let poll = || NestedMark::OUTSIDE.during(|| span.in_scope(|| work.as_mut().poll(cx)));
+            let polled = catch_unwind(AssertUnwindSafe(poll));
             // The panic hook has reported the panic.
             let aborted = || errors::aborted(&self.inner.context.origin, Sent::MaybeSent);
             polled.unwrap_or_else(|_| Poll::Ready(Err(aborted())))

@@ -1,15 +1,20 @@
 //! Calls with the limiter over sockets: after a 429, nothing is sent before the `retry-after` time.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Response;
+use tinkers_core::nesting::NestedMark;
 use tinkers_core::{Call, Caller, ClientId, Error, Jitter, RetryBudget, RouteClass, SplitMix};
 use tinkers_dispatch::{GateSnapshot, Limiter, LimiterSettings};
-use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions, IoRuntime};
+use tinkers_transport::{
+    ClassConnectionLimits, HttpTransport, HttpTransportBuilder, HttpVersions, IoRuntime,
+};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use common::{BOTH, Server, client, listen, read_head, until, write};
 
@@ -32,11 +37,12 @@ impl LimitedClient {
     fn new(url: &str, versions: HttpVersions, connections: usize) -> Self {
         let mut limits = ClassConnectionLimits::of(RouteClass::Sample);
         (limits.max_connections, limits.streams) = (connections, 1);
-        let transport = client(url)
-            .http_versions(versions)
-            .class_limits(RouteClass::Sample, limits)
-            .build()
-            .expect("valid");
+        let builder = client(url).http_versions(versions);
+        Self::over(builder.class_limits(RouteClass::Sample, limits))
+    }
+
+    fn over(builder: HttpTransportBuilder) -> Self {
+        let transport = builder.build().expect("valid");
         let clock = IoRuntime::shared().expect("a runtime").clock();
         let jitter: Arc<dyn Jitter> = Arc::new(SplitMix::new(1));
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
@@ -153,4 +159,35 @@ async fn head_of_a_429_closes_the_gate_before_its_body() {
     for call in calls {
         call.abort();
     }
+}
+
+/// Records for each log event whether it was logged inside a request.
+#[derive(Clone, Default)]
+struct Marks(Arc<Mutex<Vec<bool>>>);
+
+impl<S: tracing::Subscriber> Layer<S> for Marks {
+    fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut marks = self.0.lock().expect("not poisoned");
+        marks.push(NestedMark::here().is_inside());
+    }
+}
+
+#[tokio::test]
+async fn calls_of_log_subscribers_are_not_nested() {
+    let marks = Marks::default();
+    let subscriber = tracing_subscriber::registry().with(marks.clone());
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let server = Server::start(BOTH[0].0, |_| {
+        let refusal = Response::builder().status(429).header("retry-after", HINT);
+        let refusal = refusal.body("{}".into()).expect("valid");
+        Box::pin(async { refusal })
+    });
+    // On the runtime of the caller, so that the request and its log lines are in the caller's task.
+    let runtime = IoRuntime::from_handle(Handle::current());
+    let limited = LimitedClient::over(client(&server.url()).runtime(runtime));
+    let call = limited.call();
+    until(|| limited.is_closed()).await;
+    call.abort();
+    let marks = marks.0.lock().expect("not poisoned").clone();
+    assert!(!marks.is_empty() && !marks.contains(&true), "{marks:?}");
 }

@@ -204,7 +204,8 @@ impl ServiceClientBuilder {
             Err(_) if address.origin().is_loopback() => None,
             access => access?,
         };
-        let heartbeat_thread = heartbeat_thread()?;
+        // All sessions of the process share the thread, which ends with the last one.
+        let heartbeat_thread = DedicatedThread::shared("tinkers-heartbeat")?;
         let recovered_errors: Arc<RecoveredErrors> = Arc::default();
         let transport = |runtime: IoRuntime| -> Result<Arc<dyn Transport>> {
             let mut builder = HttpTransport::builder(base_url)
@@ -259,11 +260,6 @@ fn with_variable(variable: Option<&str>, error: Error) -> Error {
         Some(variable) => error.with_context(variable),
         None => error,
     }
-}
-
-/// Returns the thread of heartbeats, which all sessions of the process share. It ends with the last session.
-pub(crate) fn heartbeat_thread() -> Result<Arc<DedicatedThread>> {
-    DedicatedThread::shared("tinkers-heartbeat")
 }
 
 /// Returns jitter that differs between processes.

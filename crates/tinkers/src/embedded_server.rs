@@ -13,7 +13,7 @@ use tinkers_local::{InProcess, LocalServer};
 use tinkers_session::{
     BaseUrl, EndpointKey, Endpoints, HeartbeatParts, Session, SessionOptions, SessionParts,
 };
-use tinkers_transport::IoRuntime;
+use tinkers_transport::{DedicatedThread, IoRuntime};
 
 use crate::{ServiceClient, builder};
 
@@ -60,7 +60,7 @@ impl ServiceClient {
     /// with paused time (`tokio::time::pause`), waits take no real time. The jitter has a fixed seed, so every run of a program makes
     /// the same requests.
     ///
-    /// See the example `bad_day`, which tests a training loop.
+    /// See the example `faults`, which tests a training loop.
     ///
     /// # Errors
     /// If the session cannot be opened, for example because of faults in its first requests.
@@ -113,8 +113,13 @@ async fn open(data_dir: &Path, directory: Option<TempDir>) -> Result<ServiceClie
         inner: InProcess::new(server),
         _directory: directory,
     });
-    let heartbeat_thread = builder::heartbeat_thread()?;
-    let heartbeat: Runtime = (heartbeat_thread.runtime().clock(), heartbeat_thread);
+    // A thread of its own, which ends with the session: the last task to drop the engine waits for saves that have begun, and must not
+    // delay the heartbeats of other sessions.
+    let heartbeat_thread = DedicatedThread::start("tinkers-heartbeat")?;
+    let heartbeat: Runtime = (
+        heartbeat_thread.runtime().clock(),
+        Arc::new(heartbeat_thread),
+    );
     let runtime: Runtime = (runtime.clock(), Arc::new(runtime));
     open_session(transport, runtime, heartbeat, builder::jitter()).await
 }

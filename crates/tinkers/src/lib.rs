@@ -68,5 +68,5 @@ struct WorkspaceReadme;
 
 /// Compiles the code of the guide to tests with injected faults.
 #[cfg(all(doctest, feature = "local"))]
-#[doc = include_str!("../../../docs/guides/bad-day.md")]
-struct BadDayGuide;
+#[doc = include_str!("../../../docs/guides/faults.md")]
+struct FaultGuideGuide;

@@ -67,7 +67,7 @@ async fn hint_beyond_the_deadline_fails_samples_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hint_beyond_the_deadline_fails_creations_at_once() {
+async fn retry_after_beyond_the_deadline_fails_a_creation_at_once() {
     for route in [
         routes::CREATE_MODEL,
         routes::GET_INFO,

@@ -285,7 +285,7 @@ async fn lost_save_without_a_list_has_an_unknown_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lookup_and_retry_carry_the_method_header_of_the_call() {
+async fn checkpoint_listing_and_retry_send_the_sdk_method_of_the_call() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_before());
@@ -361,7 +361,7 @@ async fn undecodable_acceptance_is_retried_where_that_is_safe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn undecodable_acceptance_without_deduplication_poisons() {
+async fn undecodable_acceptance_poisons_the_client_without_deduplication() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::OPTIM_STEP, Fault::truncate());

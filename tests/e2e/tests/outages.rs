@@ -70,7 +70,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Starts a server with jobs of a second.
+    /// Starts a server on which each job takes one second, and a client with default options.
     async fn new(config: LocalConfig) -> Self {
         Self::with(Duration::from_secs(1), config, SessionOptions::default()).await
     }

@@ -113,7 +113,7 @@ async fn missing_folder_is_no_name_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_save_or_forward_pass_does_not_poison() {
+async fn rejected_save_or_forward_pass_does_not_poison_the_client() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let rejection = Fault::status(StatusCode::FORBIDDEN, "no");
@@ -133,7 +133,7 @@ async fn rejected_save_or_forward_pass_does_not_poison() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_call_that_changes_the_model_poisons() {
+async fn rejected_call_that_changes_the_model_poisons_the_client() {
     for verb in ["optim_step", "load_state", "forward_backward"] {
         let harness = Harness::start().await;
         let training = model(&harness).await;
@@ -165,7 +165,7 @@ async fn rejected_call_that_changes_the_model_poisons() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn save_with_an_unknown_outcome_poisons() {
+async fn save_with_an_unknown_outcome_poisons_the_client() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let final_500 = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "broken").with_header(

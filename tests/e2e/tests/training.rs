@@ -116,7 +116,7 @@ async fn no_submission_is_sent_before_the_hint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_operation_uses_its_number_and_does_not_poison() {
+async fn failed_operation_uses_its_number_and_poisons_nothing() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let failed = serde_json::json!({"error": "out of memory", "category": "server"});

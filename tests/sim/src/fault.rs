@@ -103,7 +103,7 @@ named_enum! {
         /// The log subscriber panics.
         LogPanic = "log-panic",
         /// The log subscriber reads the state of the client.
-        LogReentry = "log-readmission",
+        LogReentry = "log-reentry",
     }
 }
 

@@ -27,7 +27,7 @@ type OnSessionExpired = Box<dyn Fn(&str) + Send + Sync>;
 type OnClientLine = Box<dyn Fn() + Send + Sync>;
 
 /// The first words of messages of clients that report no error, or an error that is reported or counted elsewhere.
-const UNCOUNTED_MESSAGES: [&str; 16] = [
+const UNCOUNTED_MESSAGES: [&str; 15] = [
     // Counted by the limiter.
     "rate limited",
     "sending a probe after a pause",
@@ -37,8 +37,6 @@ const UNCOUNTED_MESSAGES: [&str; 16] = [
     // Reported as events of the session.
     "the server has ended the session",
     "a heartbeat got through again",
-    // Reported as an error to all current and later waiters.
-    "the poll for a client's results ended",
     // Logged once for each outage. The failed attempts are counted.
     "the server is failing; probing it",
     "the server does not answer; requests are repeated",

@@ -52,7 +52,7 @@ pub struct Network {
     pub fairness: FairnessMonitor,
     /// The requests made by transport layers.
     pub nested_requests: NestedRequests,
-    /// The fault of shared polls during [`Fault::SharedPollOutage`].
+    /// The fault that is injected into shared polls while [`Fault::SharedPollOutage`] is active. One is drawn per run.
     pub shared_poll_fault: Fault,
     /// The state of controls that replace the limiter.
     pub faulty_limiter: Arc<FaultyLimiter>,

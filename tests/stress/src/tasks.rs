@@ -71,7 +71,7 @@ impl Aborts {
 }
 
 impl Tasks {
-    /// More threads than cores, so that the scheduler preempts them at any point.
+    /// The number of worker threads. On a machine with fewer cores, the operating system preempts them at any point.
     const THREADS: usize = 4;
     /// Time without progress after which the remaining tasks count as stuck.
     const PATIENCE: Duration = Duration::from_secs(30);

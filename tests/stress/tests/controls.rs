@@ -77,7 +77,7 @@ fn double_release_exceeds_the_limit() {
 }
 
 #[test]
-fn lost_grant_blocks_the_queue() {
+fn lost_grant_is_detected() {
     assert_eq!(found::<FairSemaphore<LostGrant>>(NO_ABORTS), []);
     let shape = Shape {
         limit: 1,

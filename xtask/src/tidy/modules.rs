@@ -76,7 +76,8 @@ impl Modules {
         uses
     }
 
-    /// What `used` leads to in the module at `from`; `None` for what is outside of the crate.
+    /// Resolves the path `used`, as written in the module `from`, to a module or item of this crate. Returns `None` if it leads out of the
+    /// crate.
     fn resolve(&self, from: &Path, used: &[String], depth: u8) -> Option<Target> {
         // Re-exports may lead around in a circle.
         let depth = (depth < 16).then_some(depth + 1)?;
@@ -109,7 +110,7 @@ impl Modules {
         self.0.contains_key(&at).then_some(Target::Module(at))
     }
 
-    /// What `name` is in the module at `at`.
+    /// Resolves a single name in the module `at`.
     fn lookup(&self, at: &Path, name: &str, depth: u8) -> Option<Target> {
         let mut child = at.clone();
         child.push(name.to_owned());

@@ -1,4 +1,4 @@
-//! The rules on all text files: no local paths and no API keys.
+//! The rules on all text files: no local paths, no API keys, and no text that is cut off.
 
 use super::Violation;
 use super::files::File;
@@ -16,9 +16,13 @@ const KEY_PREFIX: &str = "tml-";
 /// The minimum number of letters and digits of an API key after the prefix.
 const MIN_KEY_LEN: usize = 20;
 
-/// Finds local paths and API keys.
+/// Finds local paths, API keys, and Rust sources and documents whose last line does not end, as in a file that was not written to its end.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let mut found = Vec::new();
+    let is_prose = file.path.ends_with(".md") || file.path.ends_with(".rs");
+    if is_prose && !file.text.ends_with('\n') {
+        found.push(Violation::new(&file.path, "does not end with a newline"));
+    }
     for (index, line) in file.text.lines().enumerate() {
         let place = format!("{}:{}", file.path, index + 1);
         if let Some(path) = LOCAL_PATHS.iter().find(|path| line.contains(**path)) {
@@ -51,6 +55,12 @@ mod tests {
     }
 
     #[test]
+    fn last_line_must_end() {
+        assert_eq!(found("cut off")[0], "a.md: does not end with a newline");
+        assert_eq!(found("complete\n"), [""; 0]);
+    }
+
+    #[test]
     fn short_test_keys_are_allowed() {
         assert_eq!(
             found("see docs/ and set TINKER_API_KEY=tml-interop\n"),
@@ -74,11 +84,11 @@ mod tests {
     #[test]
     fn api_keys_are_violations() {
         let letters = "Ab1".repeat(7);
-        assert_eq!(found(&format!("key = \"tml-{letters}\"")).len(), 1);
+        assert_eq!(found(&format!("key = \"tml-{letters}\"\n")).len(), 1);
         assert_eq!(
-            found(&format!("key = \"tml-{}\"", &letters[..19])),
+            found(&format!("key = \"tml-{}\"\n", &letters[..19])),
             Vec::<String>::new()
         );
-        assert_eq!(found(&format!("tml-x tml-{letters}")).len(), 1);
+        assert_eq!(found(&format!("tml-x tml-{letters}\n")).len(), 1);
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::lora::{AdapterConfig, Lora, Param};
 use crate::ops::matrix::Matrix;
 
-/// The version of the layout, which future versions will change.
+/// The version of the file layout. A file with another version is rejected.
 const LAYOUT: &str = "tinkers-checkpoint-1";
 
 /// The metadata of the file; safetensors allows only strings.

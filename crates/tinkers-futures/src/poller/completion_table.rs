@@ -367,7 +367,7 @@ impl State {
         self.acknowledged_cursor = self.acknowledged_cursor.max(acknowledgement.cursor);
     }
 
-    /// Releases waiters by the start of their wait. Returns their wakers.
+    /// Releases the waiters for whose start time `is_released` returns true, so that each polls for its own result. Returns their wakers.
     fn release(&mut self, mut is_released: impl FnMut(Timestamp) -> bool) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for waiter in self.waiters.values_mut() {

@@ -1,12 +1,12 @@
 //! The background task of the shared poll.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use http::{HeaderValue, Method, header};
 use tinkers_core::contain::contain;
 use tinkers_core::{
@@ -324,15 +324,8 @@ async fn until(
     end: impl Future<Output = ()> + Send,
     work: impl Future<Output = Result<Infallible>> + Send,
 ) -> Result<()> {
-    let mut end = pin!(end);
-    let mut work = pin!(work);
-    poll_fn(move |cx| {
-        if end.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        work.as_mut()
-            .poll(cx)
-            .map(|failed| failed.map(|never| match never {}))
-    })
-    .await
+    match select(pin!(end), pin!(work)).await {
+        Either::Left(_) => Ok(()),
+        Either::Right((failed, _)) => failed.map(|never| match never {}),
+    }
 }

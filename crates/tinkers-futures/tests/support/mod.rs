@@ -340,10 +340,10 @@ impl Admission for Gate {
 }
 
 impl Ledger for Scripted {
-    fn settle(&self, _: Ticket, settlement: AttemptOutcome) {
-        self.settled.lock().unwrap().push(settlement);
+    fn settle(&self, _: Ticket, outcome: AttemptOutcome) {
+        self.settled.lock().unwrap().push(outcome);
         self.released.lock().unwrap().push("permit");
-        if let AttemptOutcome::Refused { hint } = settlement {
+        if let AttemptOutcome::Refused { hint } = outcome {
             let pause = hint.unwrap_or(Duration::from_secs(1));
             *self.gate.lock().unwrap() = self.clock.now().after(pause);
         }

@@ -11,7 +11,7 @@ fn strict() -> TestServer {
 }
 
 #[tokio::test]
-async fn protobuf_pass_is_refused() {
+async fn protobuf_forward_backward_body_is_rejected() {
     let server = strict();
     let model = server.create_model().await;
     assert_eq!(

@@ -335,8 +335,8 @@ fn refused_heartbeat_delays_no_other_request() {
     fixture.heartbeat_times(1);
     let models = Reply::Status(200, r#"{"supported_models": [{"model_name": "m"}]}"#);
     fixture.server.set_default(routes::CAPABILITIES, models);
-    fixture.drive(session.capabilities()).expect("responseed");
-    fixture.drive(session.health()).expect("responseed");
+    fixture.drive(session.capabilities()).expect("a response");
+    fixture.drive(session.health()).expect("a response");
     assert_eq!(fixture.clock_seconds(), 10.0, "no wait");
 }
 

@@ -134,7 +134,7 @@ fn dedicated_thread_continues_while_the_caller_blocks() {
 }
 
 #[test]
-fn control_heartbeats_on_a_blocked_runtime_stop() {
+fn heartbeats_on_a_blocked_runtime_stop() {
     let threads = ThreadFixture::new();
     let caller = caller();
     let heartbeat = IoRuntime::from_handle(caller.handle().clone());

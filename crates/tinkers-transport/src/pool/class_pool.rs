@@ -458,7 +458,8 @@ impl Drop for Lease {
     }
 }
 
-/// Counts a connection as being opened. If it is dropped without a result, by a panic or the end of the runtime, all waiters fail.
+/// A connection attempt, counted among the connections being opened. If it is dropped without a result, because the dial task panicked or
+/// the runtime shut down, it fails all waiters.
 struct DialGuard(Option<Arc<ClassPool>>);
 
 impl DialGuard {

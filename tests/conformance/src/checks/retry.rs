@@ -90,7 +90,8 @@ async fn after_two_passes(
     Ok(text::current_logprobs(&model, &both).await?.concat())
 }
 
-/// Loses the reply to a pass and checks that the client retries only if the server is known to apply duplicates once.
+/// Drops the response to a `forward_backward` request, and checks that the client retries it only if the server is known to deduplicate
+/// such requests.
 async fn lost_reply(context: &Context, applied: Applied) -> Result<&'static str, CheckError> {
     let profile = context.service().await?.server_profile();
     let known = profile.deduplicates >= Deduplication::PassesAndSteps;

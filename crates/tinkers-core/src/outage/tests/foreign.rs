@@ -46,7 +46,7 @@ fn subscribers_and_wakers_run_without_the_lock() {
 }
 
 #[test]
-fn panicking_subscriber_loses_no_response() {
+fn panicking_log_subscriber_does_not_prolong_the_outage() {
     let outage = Outage::default();
     let clock = ManualClock::new();
     let at = |seconds| Timestamp::from_origin(Duration::from_secs(seconds));

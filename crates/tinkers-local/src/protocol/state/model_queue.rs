@@ -92,7 +92,7 @@ pub(crate) enum Position {
     Running,
     /// This many operations run before it.
     Behind(usize),
-    /// It waits for this number, which has not arrived.
+    /// The operation waits for the request with this sequence number, which has not arrived.
     Missing(u64),
 }
 
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_run_by_number_from_one_and_one_at_a_time() {
+    fn operations_run_one_at_a_time_in_order_of_their_numbers() {
         let mut queue = ModelQueue::default();
         admit(&mut queue, 3);
         admit(&mut queue, 2);

@@ -96,7 +96,7 @@ impl Run {
 
 #[expect(clippy::print_stdout, reason = "an example prints its results")]
 fn main() -> Result<(), Error> {
-    let script = || Faults::from_script(include_str!("bad_day.toml")).expect("a valid script");
+    let script = || Faults::from_script(include_str!("faults.toml")).expect("a valid script");
     let faultless = Run::start(Faults::new())?;
     let faulty = Run::start(script())?;
     faultless.assert_applied_once();
