@@ -11,7 +11,9 @@ mod out;
 mod peers;
 mod pretrain;
 mod program;
+mod semver;
 mod tidy;
+mod tools;
 mod venv;
 
 use std::process::ExitCode;
@@ -86,6 +88,11 @@ const COMMANDS: &[Command] = &[
         name: "bench",
         about: "benchmark the cost of the limits (`bench limits`) and the client (`bench client`), and the client's goodput (`bench goodput`)",
         run: Run::Task(bench::run),
+    },
+    Command {
+        name: "semver",
+        about: "compare the public API of all crates with the last release by cargo-semver-checks",
+        run: Run::Task(semver::run),
     },
     Command {
         name: "pretrain",

@@ -15,6 +15,10 @@ use crate::time::Timestamp;
 /// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even with the status of a later response. So a conflict (409)
 /// with `MaybeSent` may be caused by an earlier attempt of the same call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "programs must decide each case, and there is no other"
+)]
 pub enum Sent {
     /// No attempt was sent, so a repeat is safe.
     NotSent,
@@ -24,86 +28,147 @@ pub enum Sent {
     Answered,
 }
 
-/// The kind of an error.
+/// The kind of an [`Error`]. Each kind says what to do about the error.
+///
+/// ```
+/// use std::time::Duration;
+/// use tinkers_core::{Error, ErrorKind};
+///
+/// /// Returns how long a program should wait before it repeats a failed sample, or `None` if it should stop.
+/// fn pause(error: &Error) -> Option<Duration> {
+///     match error.kind() {
+///         ErrorKind::RateLimited => error.retry_after(),
+///         _ if error.is_retryable() => Some(Duration::from_secs(10)),
+///         _ => None,
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument is invalid, and nothing was sent. [`Error::field`] names it.
+    /// An argument is invalid, and nothing was sent. Correct the argument that [`Error::field`] names.
     InvalidInput,
-    /// The configuration of the client is invalid: base URL, key or environment.
+    /// The configuration of the client is invalid: base URL, key or environment. Correct the setting that the message names.
     Configuration,
-    /// The credential is missing or not accepted (401).
+    /// The server does not accept the credential, or there is none (401). Check `TINKER_API_KEY` or the key given to the builder.
     Authentication,
-    /// The credential has no permission for the request (403).
+    /// The credential has no permission for the request (403). Use the key of the owner, or ask the owner for access.
     PermissionDenied,
-    /// The server requires payment (402), and the billing pause is over.
+    /// The server requires payment (402), and the client has waited for it as long as it may. Settle the bill, then repeat the call.
     Billing,
-    /// An object such as a checkpoint or base model does not exist (404).
+    /// An object such as a checkpoint or base model does not exist (404). Check its name; the server lists what exists.
     NotFound,
-    /// An object exists already, or a sequence number was reused (409).
+    /// An object exists already, or a sequence number was reused (409). Use another name. With [`Sent::MaybeSent`] an earlier attempt of the
+    /// same call may have created the object.
     Conflict,
-    /// The server's rate limit holds the request back until after its deadline; [`Error::retry_at`] is when it could be sent.
+    /// The server's rate limit holds the request back beyond its deadline, so it was not sent. Repeat the call at [`Error::retry_at`].
     RateLimited,
-    /// Any other rejection of the request (400, 422 and other 4xx).
+    /// The server rejected the request for another reason (400, 422 and other 4xx). The message has the server's reason; a repeat fails, too.
     Rejected,
-    /// The server failed (5xx).
+    /// The server failed (5xx) at every attempt. Repeat the call later if [`Error::sent`] allows it.
     Server,
-    /// The connection could not be opened, or broke.
+    /// The connection could not be opened, or broke. Check the address and the network, then repeat the call if [`Error::sent`] allows it.
     Connection,
-    /// A timeout or deadline passed.
+    /// A timeout or deadline passed. The server may still carry out the operation: repeat the call only if [`Error::sent`] allows it, or set a
+    /// longer time limit.
     Timeout,
-    /// The operation made no progress for its progress deadline; [`Error::stalled`] has the phase.
+    /// The operation made no progress for its progress deadline; [`Error::stalled`] has its phase. Check the state of the server before a repeat.
     Stalled,
-    /// The operation failed on the server; [`Error::category`] is the cause.
+    /// The operation failed on the server. [`Error::category`] tells whether the request or the server is the cause: correct the request, or
+    /// repeat the call.
     OperationFailed,
-    /// The server has lost the result of the operation (410).
+    /// The server has lost the result of the operation (410). The operation may have been applied: repeat a sample, and continue training from
+    /// the last checkpoint.
     ResultLost,
     /// The server no longer knows the session, or a model or sampler of it: the session expired, the server was restarted, or the model was
-    /// unloaded. Connect a new client, create a model from the last checkpoint (`training_from_state`) and continue; see the example
-    /// `resume`. A missing checkpoint is [`ErrorKind::NotFound`].
+    /// unloaded. Connect a new client, create a model from the last checkpoint (`create_training_client_from_state_with_optimizer`) and
+    /// continue; see the example `resume`. A missing checkpoint is [`ErrorKind::NotFound`].
     SessionLost,
-    /// The response is not one of a Tinker server, or cannot be decoded.
+    /// The response is not one of a Tinker server, or cannot be decoded. Check the base URL, and that proxies leave responses unchanged.
     Protocol,
-    /// The request may or may not have been applied, and the server is not known to deduplicate it.
+    /// The request may or may not have been applied, and the server is not known to deduplicate it. Do not repeat it: continue training from
+    /// the last checkpoint.
     OutcomeUnknown,
-    /// An earlier failure, the source of this error, made further training calls unsafe.
+    /// An earlier failure, the source of this error, made further training calls unsafe. Call `TrainingClient::recover`, or create a new
+    /// client from the last checkpoint.
     Poisoned,
-    /// The client was closed.
+    /// The client was closed. Connect a new one.
     Closed,
-    /// The caller cancelled the operation.
+    /// The caller cancelled the operation. A training call that was sent is still applied.
     Cancelled,
-    /// The background task panicked or its runtime ended.
+    /// The background task panicked or its runtime ended. Keep the runtime alive as long as the client; a panic is an error of the SDK, or
+    /// of a layer or engine of the program.
     Aborted,
-    /// The server or this version does not support the operation.
+    /// The server or this version does not support the operation. The message names what is missing.
     Unsupported,
-    /// An error of a local file or device.
+    /// Access to a local file or device failed. The source has the reason.
     Io,
 }
 
-/// The phase of an operation.
+/// Writes the name of the kind, such as `RateLimited`.
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The phase that an operation is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Waiting for admission.
+    /// The request waits for admission by the rate limits.
     Admission,
-    /// Being sent.
+    /// The request is being sent.
     Submitting,
-    /// Accepted, waiting for the result.
+    /// The server accepted the request, and the result is not ready.
     Waiting,
-    /// Fetching the result.
+    /// The client fetches the result.
     Fetching,
+}
+
+/// Writes the name of the phase in lower case, such as `admission`.
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Admission => "admission",
+            Self::Submitting => "submitting",
+            Self::Waiting => "waiting",
+            Self::Fetching => "fetching",
+        })
+    }
 }
 
 /// The state of an operation whose progress deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stalled {
-    /// The phase.
+    /// The phase that the operation was in.
     pub phase: Phase,
-    /// The time since the last progress.
+    /// The time between the last progress and the error.
     pub since: Duration,
 }
 
+impl Stalled {
+    /// Creates the state of an operation that made no progress for `since` in `phase`.
+    pub const fn new(phase: Phase, since: Duration) -> Self {
+        Self { phase, since }
+    }
+}
+
 /// The error of every fallible operation. Cheap to clone: clones share one value.
+///
+/// `{error}` is the error itself, `{error:#}` adds its sources on the same line, and `{error:?}` adds each source on a line of its own, so that
+/// `fn main() -> Result<(), Error>` prints a readable text.
+///
+/// ```
+/// use tinkers_core::{Error, ErrorKind, Sent};
+///
+/// let full = std::io::Error::other("disk full");
+/// let error = Error::new(ErrorKind::Io, Sent::NotSent, "cannot write the metrics").with_source(full);
+/// assert_eq!(error.to_string(), "cannot write the metrics");
+/// assert_eq!(format!("{error:#}"), "cannot write the metrics: disk full");
+/// assert_eq!(format!("{error:?}"), "Io: cannot write the metrics\n  caused by: disk full");
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -163,7 +228,7 @@ impl Error {
 
     /// Creates the error of a request that failed with `cause` but may have been applied.
     pub fn outcome_unknown(cause: Self) -> Self {
-        let message = format!("the server may or may not have applied this request: {cause}");
+        let message = "the server may or may not have applied this request";
         Self::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, message).with_source(cause)
     }
 
@@ -303,8 +368,18 @@ impl Error {
 
     /// Adds the source error.
     #[must_use]
-    pub fn with_source(self, source: impl StdError + Send + Sync + 'static) -> Self {
-        self.edit(|inner| inner.source = Some(Arc::new(source)))
+    pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        let source = Arc::from(source.into());
+        self.edit(|inner| inner.source = Some(source))
+    }
+
+    fn sources(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        let mut next = self.source();
+        std::iter::from_fn(move || {
+            let source = next?;
+            next = source.source();
+            Some(source)
+        })
     }
 
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -328,23 +403,20 @@ impl fmt::Display for Error {
         if self.0.sent == Sent::MaybeSent {
             f.write_str(" (the request may have reached the server)")?;
         }
+        if f.alternate() {
+            return self
+                .sources()
+                .try_for_each(|source| write!(f, ": {source}"));
+        }
         Ok(())
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut s = f.debug_struct("Error");
-        s.field("kind", &self.0.kind)
-            .field("sent", &self.0.sent)
-            .field("message", &self.to_string());
-        if let Some(field) = &self.0.field {
-            s.field("field", field);
-        }
-        if let Some(source) = &self.0.source {
-            s.field("source", &source.to_string());
-        }
-        s.finish_non_exhaustive()
+        write!(f, "{}: {self}", self.0.kind)?;
+        self.sources()
+            .try_for_each(|source| write!(f, "\n  caused by: {source}"))
     }
 }
 

@@ -211,7 +211,13 @@ impl From<TransportError> for Error {
             TransportErrorKind::Aborted => ErrorKind::Aborted,
         };
         let sent = error.sent;
-        let message = error.message.clone();
-        Self::new(kind, sent, message).with_source(error)
+        let TransportError {
+            message, source, ..
+        } = error;
+        let converted = Self::new(kind, sent, message);
+        match source {
+            Some(source) => converted.with_source(source),
+            None => converted,
+        }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 ///
 /// # Cancel safety
 /// Awaiting the handle by reference (`(&mut future).await`) in a `select!` is cancel safe: the result is not lost.
+#[must_use = "the operation runs, but its result and its error are lost unless the handle is awaited"]
 pub struct ApiFuture<T> {
     /// Boxed, because the channel has room for the value from the start.
     result: oneshot::Receiver<Box<Result<T>>>,

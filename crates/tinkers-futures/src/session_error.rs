@@ -17,8 +17,7 @@ pub fn session_error(session: &dyn SessionContext, error: Error) -> Error {
     );
     match session.check_open() {
         Err(ended) if may_be_caused => {
-            let message = format!("{ended}; the operation ended with: {error}");
-            Error::new(ended.kind(), error.sent(), message).with_source(error)
+            Error::new(ended.kind(), error.sent(), ended.to_string()).with_source(error)
         }
         _ => error,
     }

@@ -62,27 +62,38 @@ impl SamplingClient {
         })
     }
 
-    /// Samples many prompts and returns the results as they finish. `build` sets the parameters of each request.
+    /// Samples many prompts and returns a stream of the results in the order in which they finish. `build` sets the parameters of each
+    /// request.
     ///
-    /// At most `in_flight` samples are in flight; prompts are taken from the iterator as samples finish. Dropping the stream
+    /// At most `in_flight` samples are in flight; the stream takes prompts from the iterator as samples finish. Dropping the stream
     /// abandons the samples in flight.
-    pub fn sample_stream<P, B>(
+    ///
+    /// ```no_run
+    /// # async fn sample(sampler: tinkers_sampling::SamplingClient, prompts: Vec<Vec<u32>>) {
+    /// let mut samples = sampler.sample_stream(prompts, 100, |sample| sample.max_tokens(64).temperature(0.7));
+    /// while let Some(sample) = samples.next().await {
+    ///     match sample.result {
+    ///         Ok(response) => println!("prompt {}: {:?}", sample.index, response.sequences),
+    ///         Err(error) => eprintln!("prompt {}: {error}", sample.index),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn sample_stream<'a, P>(
         &self,
         prompts: P,
         in_flight: usize,
-        build: B,
-    ) -> SampleStream<P::IntoIter, B>
+        mut build: impl FnMut(Sample) -> Sample + Send + 'a,
+    ) -> SampleStream<'a>
     where
         P: IntoIterator,
+        P::IntoIter: Send + 'a,
         P::Item: Into<ModelInput>,
-        B: FnMut(Sample) -> Sample,
     {
-        SampleStream::new(
-            Arc::clone(&self.sampler),
-            prompts.into_iter(),
-            in_flight,
-            build,
-        )
+        let sampler = Arc::clone(&self.sampler);
+        let request =
+            move |prompt: P::Item| build(Sample::new(Arc::clone(&sampler), prompt.into()));
+        SampleStream::new(prompts.into_iter().map(request), in_flight)
     }
 }
 

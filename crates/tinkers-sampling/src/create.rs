@@ -1,5 +1,6 @@
 //! Creation of samplers from a base model or from saved weights.
 
+use std::future::IntoFuture;
 use std::sync::Arc;
 
 use tinkers_core::{
@@ -41,17 +42,17 @@ impl SamplerSource {
     }
 }
 
-/// A builder of a sampling client.
+/// A builder that creates a sampling client. Await it, or start it with [`CreateSamplingClient::send`].
 #[derive(Debug, Clone)]
-#[must_use = "a sampler is created only by `create`"]
+#[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateSamplingClient {
     session: Arc<dyn SessionContext>,
     source: Result<SamplerSource>,
 }
 
 impl CreateSamplingClient {
-    /// Creates a builder for `source`, the name of a base model or a `tinker://` path. [`CreateSamplingClient::create`] fails for an
-    /// invalid one.
+    /// Creates a builder for `source`: the name of a base model, or the `tinker://` path of saved weights. An invalid source makes the
+    /// creation fail.
     pub fn new(session: Arc<dyn SessionContext>, source: impl AsRef<str>) -> Self {
         Self {
             session,
@@ -59,11 +60,11 @@ impl CreateSamplingClient {
         }
     }
 
-    /// Creates the sampler.
-    pub fn create(self) -> ApiFuture<SamplingClient> {
+    /// Starts the creation and returns its handle. Dropping the handle cancels the creation; the server may still have created the sampler.
+    pub fn send(self) -> ApiFuture<SamplingClient> {
         let operation = Operation::new(
             Arc::clone(&self.session),
-            "ServiceClient.sampling",
+            "ServiceClient.create_sampling_client",
             RouteClass::Train,
         );
         start(operation.clone(), async move {
@@ -127,6 +128,15 @@ impl CreateSamplingClient {
             );
         }
         Ok(SamplingClient::new(self.session, sampler_id))
+    }
+}
+
+impl IntoFuture for CreateSamplingClient {
+    type Output = Result<SamplingClient>;
+    type IntoFuture = ApiFuture<SamplingClient>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.send()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
-use tinkers_core::{BoxFuture, Result, RouteClass};
+use tinkers_core::{Result, RouteClass};
 use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_wire::{ModelInput, SampleRequest, SampleResponse, SamplingParams, Stop, TensorData};
 
@@ -142,10 +142,10 @@ impl Sample {
 
 impl IntoFuture for Sample {
     type Output = Result<SampleResponse>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
+    type IntoFuture = ApiFuture<SampleResponse>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.send().await })
+        self.send()
     }
 }
 

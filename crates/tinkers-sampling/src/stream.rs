@@ -3,17 +3,17 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
 use tinkers_core::Result;
 use tinkers_futures::ApiFuture;
-use tinkers_wire::{ModelInput, SampleResponse};
+use tinkers_wire::SampleResponse;
 
 use crate::Sample;
-use crate::sampler::Sampler;
+#[cfg(doc)]
+use crate::SamplingClient;
 
 /// The sample of one prompt of a [`SampleStream`].
 #[derive(Debug)]
@@ -25,22 +25,20 @@ pub struct StreamedSample {
     pub result: Result<SampleResponse>,
 }
 
-/// A stream of samples over prompts, in the order in which they finish.
+/// A stream of samples over prompts, in the order in which they finish; see [`SamplingClient::sample_stream`]. `'a` is the lifetime of
+/// the prompts.
 ///
 /// # Cancel safety
-/// A stream that is not polled starts no samples; those in flight go on. Dropping it abandons the samples in flight.
-pub struct SampleStream<P, B> {
-    sampler: Arc<Sampler>,
-    prompts: P,
-    build: B,
+/// A stream that is not polled starts no samples; those in flight go on. Dropping the stream abandons the samples in flight.
+#[must_use = "a stream starts samples only when it is polled"]
+pub struct SampleStream<'a> {
+    /// Requests that are not started yet.
+    requests: Box<dyn Iterator<Item = Sample> + Send + 'a>,
     limit: usize,
     next_index: usize,
     is_exhausted: bool,
     in_flight: FuturesUnordered<Indexed>,
 }
-
-// No field is ever pinned in place.
-impl<P, B> Unpin for SampleStream<P, B> {}
 
 /// A sample in flight with the index of its prompt.
 struct Indexed {
@@ -58,13 +56,11 @@ impl Future for Indexed {
     }
 }
 
-impl<P, B> SampleStream<P, B> {
-    pub(crate) fn new(sampler: Arc<Sampler>, prompts: P, in_flight: usize, build: B) -> Self {
+impl<'a> SampleStream<'a> {
+    pub(crate) fn new(requests: impl Iterator<Item = Sample> + Send + 'a, limit: usize) -> Self {
         Self {
-            sampler,
-            prompts,
-            build,
-            limit: in_flight.max(1),
+            requests: Box::new(requests),
+            limit: limit.max(1),
             next_index: 0,
             is_exhausted: false,
             in_flight: FuturesUnordered::new(),
@@ -75,15 +71,8 @@ impl<P, B> SampleStream<P, B> {
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
-}
 
-impl<P, B> SampleStream<P, B>
-where
-    P: Iterator,
-    P::Item: Into<ModelInput>,
-    B: FnMut(Sample) -> Sample,
-{
-    /// Waits for the next sample; returns `None` when all prompts are sampled. Cancel safe.
+    /// Waits for the next finished sample. Returns `None` when all prompts are sampled. Cancel safe.
     pub async fn next(&mut self) -> Option<StreamedSample> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -91,26 +80,20 @@ where
     /// Starts samples up to the limit.
     fn fill(&mut self) {
         while !self.is_exhausted && self.in_flight.len() < self.limit {
-            let Some(prompt) = self.prompts.next() else {
+            let Some(request) = self.requests.next() else {
                 self.is_exhausted = true;
                 return;
             };
-            let sample = Sample::new(Arc::clone(&self.sampler), prompt.into());
             self.in_flight.push(Indexed {
                 index: self.next_index,
-                sample: (self.build)(sample).send(),
+                sample: request.send(),
             });
             self.next_index += 1;
         }
     }
 }
 
-impl<P, B> Stream for SampleStream<P, B>
-where
-    P: Iterator,
-    P::Item: Into<ModelInput>,
-    B: FnMut(Sample) -> Sample,
-{
+impl Stream for SampleStream<'_> {
     type Item = StreamedSample;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<StreamedSample>> {
@@ -121,7 +104,7 @@ where
     }
 }
 
-impl<P, B> fmt::Debug for SampleStream<P, B> {
+impl fmt::Debug for SampleStream<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SampleStream")
             .field("started", &self.next_index)

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{BoxFuture, Error, Result, RouteClass, SessionContext};
+use tinkers_core::{BoxFuture, Error, ErrorKind, Result, RouteClass, Sent, SessionContext};
 use tinkers_futures::{ApiFuture, Operation, QueueLog, start};
+use tinkers_sampling::{CreateSamplingClient, SamplingClient};
 use tinkers_wire::{
     AdamParams, Datum, ForwardBackwardOutput, InvalidInput, LoadedWeights, Loss, ModelInfo,
-    OperationResult, OptimStepResult, PassMode, RequestKind, SavedSamplerWeights, SavedWeights,
-    TinkerPath,
+    OperationResult, OptimStepResult, PassMode, RequestKind, TinkerPath,
 };
 
 use crate::requests::{Load, Pass, Request, Step};
@@ -61,13 +61,13 @@ impl TrainingClient {
     /// Computes losses and outputs for `data`, without gradients.
     pub fn forward(
         &self,
-        data: impl Into<Vec<Datum>>,
+        data: impl IntoIterator<Item = impl Into<Datum>>,
         loss: impl Into<Loss>,
     ) -> ApiFuture<ForwardBackwardOutput> {
         self.pass(
             "TrainingClient.forward",
             PassMode::Forward,
-            data.into(),
+            data.into_iter().map(Into::into).collect(),
             loss.into(),
         )
     }
@@ -78,13 +78,13 @@ impl TrainingClient {
     /// A batch above the server's limits is sent as several requests, whose results are merged.
     pub fn forward_backward(
         &self,
-        data: impl Into<Vec<Datum>>,
+        data: impl IntoIterator<Item = impl Into<Datum>>,
         loss: impl Into<Loss>,
     ) -> ApiFuture<ForwardBackwardOutput> {
         self.pass(
             "TrainingClient.forward_backward",
             PassMode::ForwardBackward,
-            data.into(),
+            data.into_iter().map(Into::into).collect(),
             loss.into(),
         )
     }
@@ -104,43 +104,50 @@ impl TrainingClient {
         )
     }
 
-    /// Saves weights and optimizer state under a name, to resume training from: `save_state("step-10")`.
+    /// Builds a save of weights and optimizer state under a name of 1 to 255 letters, digits, `-`, `_` and `.`, to resume training from.
     ///
-    /// A taken name fails this call alone, with `Conflict`: save under another name, or with [`SaveState::overwrite`].
-    pub fn save_state(&self, save: impl Into<SaveState>) -> ApiFuture<SavedWeights> {
-        let operation = self.operation("TrainingClient.save_state");
-        let request = save.into().into_request(self.queue.model_id());
-        self.single(operation, RequestKind::SaveWeights, request, |path| {
-            Ok(SavedWeights { path })
-        })
+    /// The save is queued when it is awaited or [`SaveState::send`] is called. It fails alone, with `Conflict`, if the name is taken: save
+    /// under another name, or with [`SaveState::overwrite`].
+    ///
+    /// ```no_run
+    /// # async fn save(training: tinkers_training::TrainingClient) -> tinkers_core::Result<()> {
+    /// let saved = training.save_state("step-10").overwrite().await?;
+    /// println!("resume from {}", saved.path);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn save_state(&self, name: impl Into<String>) -> SaveState {
+        SaveState::new(self.clone(), name.into())
     }
 
-    /// Saves weights for sampling, under a name or [`SaveForSampler::unnamed`].
-    pub fn save_weights_for_sampler(
-        &self,
-        save: impl Into<SaveForSampler>,
-    ) -> ApiFuture<SavedSamplerWeights> {
-        let operation = self.operation("TrainingClient.save_weights_for_sampler");
-        let saved = self.save_weights_for_sampler_in(&operation, save);
-        start(operation, saved)
+    /// Builds a save of weights for sampling under a name of 1 to 255 letters, digits, `-`, `_` and `.`. The save is queued when it is
+    /// awaited or [`SaveForSampler::send`] is called.
+    pub fn save_weights_for_sampler(&self, name: impl Into<String>) -> SaveForSampler {
+        SaveForSampler::new(self.clone(), Some(name.into()))
     }
 
-    /// Does the same as a step of `operation`, to whose progress it reports. The call is queued now.
-    pub fn save_weights_for_sampler_in(
-        &self,
-        operation: &Operation,
-        save: impl Into<SaveForSampler>,
-    ) -> BoxFuture<'static, Result<SavedSamplerWeights>> {
-        let session = self.queue.session();
-        let request = save
-            .into()
-            .into_request(self.queue.model_id(), || session.next_sampling_seq());
-        let kind = RequestKind::SaveWeightsForSampler;
-        self.queue_one(operation, kind, request, |path| {
-            Ok(SavedSamplerWeights {
-                path: Some(path),
-                sampling_session_id: None,
-            })
+    /// Saves the current weights without a name, and creates a client that samples from them.
+    ///
+    /// The save takes its place in the order of training calls when this method is called, so later training does not change the samples.
+    /// The weights exist only for this sampling client, and cannot be listed or loaded.
+    pub fn save_weights_and_get_sampling_client(&self) -> ApiFuture<SamplingClient> {
+        let session = Arc::clone(self.session());
+        let operation = self.operation("TrainingClient.save_weights_and_get_sampling_client");
+        // Queued here and not in the future, since the call fixes the position in the order.
+        let saved = SaveForSampler::new(self.clone(), None).queue(&operation);
+        start(operation.clone(), async move {
+            let saved = saved.await?;
+            match (saved.sampling_session_id, saved.path) {
+                (Some(id), _) => Ok(SamplingClient::new(session, id)),
+                (None, Some(path)) => {
+                    let creation = CreateSamplingClient::new(session, path);
+                    creation.create_in(&operation).await
+                }
+                (None, None) => {
+                    let message = "the response to saving weights contains neither a path nor a sampling session";
+                    Err(Error::new(ErrorKind::Protocol, Sent::Answered, message))
+                }
+            }
         })
     }
 
@@ -247,7 +254,7 @@ impl TrainingClient {
     }
 
     /// Starts a call of one request. `found` makes the result of a save whose checkpoint was found by its name.
-    fn single<T: OperationResult>(
+    pub(crate) fn single<T: OperationResult>(
         &self,
         operation: Operation,
         kind: RequestKind,
@@ -259,7 +266,7 @@ impl TrainingClient {
     }
 
     /// Queues a call of one request now. The future waits for its result.
-    fn queue_one<T: OperationResult>(
+    pub(crate) fn queue_one<T: OperationResult>(
         &self,
         operation: &Operation,
         kind: RequestKind,
@@ -285,7 +292,7 @@ impl TrainingClient {
 
     /// Begins an operation that waits in this model's submission queue and does not count as stalled while the queue moves. For
     /// operations of which a call of this model is a step.
-    pub fn operation(&self, name: &'static str) -> Operation {
+    pub(crate) fn operation(&self, name: &'static str) -> Operation {
         let session = Arc::clone(self.queue.session());
         let queue = Arc::<SubmissionQueue>::clone(&self.queue);
         Operation::new(session, name, RouteClass::Train).in_queue(queue)

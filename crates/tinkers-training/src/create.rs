@@ -1,6 +1,7 @@
 //! Builders that create models, new or from checkpoints.
 
 use std::collections::BTreeMap;
+use std::future::IntoFuture;
 use std::sync::Arc;
 
 use tinkers_core::{Error, RecoveredError, Result, RouteClass, SessionContext};
@@ -12,9 +13,10 @@ use tinkers_wire::{
 use crate::TrainingClient;
 use crate::create_model::{ModelCreation, into_new_model, needs_existing_model};
 
-/// A builder that creates a LoRA adapter over a base model.
+/// A builder that creates a training client with a new LoRA adapter of a base model. Await it, or start it with
+/// [`CreateLoraTrainingClient::send`].
 #[derive(Debug, Clone)]
-#[must_use = "nothing is created before create() is called"]
+#[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateLoraTrainingClient {
     session: Arc<dyn SessionContext>,
     base_model: String,
@@ -23,7 +25,7 @@ pub struct CreateLoraTrainingClient {
 }
 
 impl CreateLoraTrainingClient {
-    /// Starts with an adapter of rank 32 over `base_model`.
+    /// Creates a builder for an adapter of rank 32 that trains all groups of layers of `base_model`.
     pub fn new(session: Arc<dyn SessionContext>, base_model: impl Into<String>) -> Self {
         Self {
             session,
@@ -33,33 +35,52 @@ impl CreateLoraTrainingClient {
         }
     }
 
-    /// Sets the rank.
+    /// Sets the rank of the adapter; 32 by default.
     pub fn rank(mut self, rank: u32) -> Self {
         self.lora.rank = rank;
         self
     }
 
-    /// Sets the seed of the adapter's initial weights.
+    /// Sets the seed of the adapter's initial weights; by default the server chooses one.
     pub fn seed(mut self, seed: u64) -> Self {
         self.lora.seed = Some(seed);
         self
     }
 
-    /// Sets the whole configuration of the adapter.
+    /// Sets whether to train the attention layers; by default they are trained.
+    pub fn train_attn(mut self, train: bool) -> Self {
+        self.lora.train_attn = Some(train);
+        self
+    }
+
+    /// Sets whether to train the MLP layers; by default they are trained.
+    pub fn train_mlp(mut self, train: bool) -> Self {
+        self.lora.train_mlp = Some(train);
+        self
+    }
+
+    /// Sets whether to train the unembedding layer; by default it is trained.
+    pub fn train_unembed(mut self, train: bool) -> Self {
+        self.lora.train_unembed = Some(train);
+        self
+    }
+
+    /// Replaces the whole configuration of the adapter.
     pub fn lora_config(mut self, lora: LoraConfig) -> Self {
         self.lora = lora;
         self
     }
 
-    /// Attaches metadata.
+    /// Attaches metadata to the training run.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    /// Creates the model.
-    pub fn create(self) -> ApiFuture<TrainingClient> {
-        const NAME: &str = "ServiceClient.lora_training";
+    /// Starts the creation and returns its handle. Dropping the handle cancels the creation, but the server may still create the model and
+    /// keep it until the session ends.
+    pub fn send(self) -> ApiFuture<TrainingClient> {
+        const NAME: &str = "ServiceClient.create_lora_training_client";
         let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
         let creation = ModelCreation {
             operation: operation.clone(),
@@ -83,51 +104,61 @@ impl CreateLoraTrainingClient {
     }
 }
 
-/// Whether to restore a checkpoint's optimizer state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestoreOptimizer {
-    /// Restore it: training continues as if it had not been interrupted.
-    Yes,
-    /// Reset the optimizer.
-    No,
+impl IntoFuture for CreateLoraTrainingClient {
+    type Output = Result<TrainingClient>;
+    type IntoFuture = ApiFuture<TrainingClient>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.send()
+    }
 }
 
-/// A builder that creates a model from a training checkpoint.
+/// A builder that creates a training client from a training checkpoint. Await it, or start it with
+/// [`CreateTrainingClientFromState::send`].
 #[derive(Debug, Clone)]
-#[must_use = "nothing is created before create() is called"]
+#[must_use = "nothing is created before the builder is awaited or `send` is called"]
 pub struct CreateTrainingClientFromState {
     session: Arc<dyn SessionContext>,
     path: Result<TinkerPath>,
-    optimizer: RestoreOptimizer,
+    optimizer: bool,
     metadata: Option<BTreeMap<String, String>>,
 }
 
 impl CreateTrainingClientFromState {
-    /// Starts from a training checkpoint, given by its `tinker://` path. An invalid path fails in
-    /// [`CreateTrainingClientFromState::create`].
-    pub fn new(
-        session: Arc<dyn SessionContext>,
-        path: impl AsRef<str>,
-        optimizer: RestoreOptimizer,
-    ) -> Self {
+    /// Creates a builder for the weights of a training checkpoint, given by its `tinker://` path, with a new optimizer. An invalid path
+    /// makes the creation fail.
+    pub fn new(session: Arc<dyn SessionContext>, path: impl AsRef<str>) -> Self {
         Self {
             session,
             path: path.as_ref().parse().map_err(Error::from),
-            optimizer,
+            optimizer: false,
             metadata: None,
         }
     }
 
-    /// Attaches metadata.
+    /// Creates a builder for the weights and the optimizer state of a training checkpoint, so that training continues as if it had not
+    /// been interrupted.
+    pub fn with_optimizer(session: Arc<dyn SessionContext>, path: impl AsRef<str>) -> Self {
+        Self {
+            optimizer: true,
+            ..Self::new(session, path)
+        }
+    }
+
+    /// Attaches metadata to the training run.
     pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
         self.metadata = Some(metadata);
         self
     }
 
-    /// Creates the model.
-    pub fn create(self) -> ApiFuture<TrainingClient> {
-        const NAME: &str = "ServiceClient.training_from_state";
-        let operation = Operation::new(Arc::clone(&self.session), NAME, RouteClass::Train);
+    /// Starts the creation and returns its handle. Dropping the handle cancels the creation, but the server may still create the model and
+    /// keep it until the session ends.
+    pub fn send(self) -> ApiFuture<TrainingClient> {
+        let name = match self.optimizer {
+            false => "ServiceClient.create_training_client_from_state",
+            true => "ServiceClient.create_training_client_from_state_with_optimizer",
+        };
+        let operation = Operation::new(Arc::clone(&self.session), name, RouteClass::Train);
         let creation = ModelCreation {
             operation: operation.clone(),
             subject: "creation of a model from a checkpoint".to_owned(),
@@ -139,7 +170,7 @@ impl CreateTrainingClientFromState {
             let computed = format!("{session_id}:train:{seq}");
             let body = LoadWeights {
                 path,
-                optimizer: self.optimizer == RestoreOptimizer::Yes,
+                optimizer: self.optimizer,
                 session_id: Some(session_id.to_owned()),
                 model_seq_id: Some(seq),
                 model_id: None,
@@ -174,5 +205,14 @@ impl CreateTrainingClientFromState {
                 .client(loaded.model_id.or(created_id).unwrap_or(computed))
                 .await
         })
+    }
+}
+
+impl IntoFuture for CreateTrainingClientFromState {
+    type Output = Result<TrainingClient>;
+    type IntoFuture = ApiFuture<TrainingClient>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.send()
     }
 }

@@ -281,7 +281,7 @@ impl Delivery {
             "it was a forward pass, which adds no gradients"
         };
         let message = format!(
-            "of the chunks {first} to {last} of this call, {failed} failed ({error}); the server accepted [{accepted}]{in_flight}; {gradients}"
+            "of the chunks {first} to {last} of this call, {failed} failed; the server accepted [{accepted}]{in_flight}; {gradients}"
         );
         let whole = Error::new(error.kind(), Sent::MaybeSent, message);
         let whole = match error.status() {

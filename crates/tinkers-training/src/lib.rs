@@ -24,6 +24,6 @@ mod unload;
 
 pub use chunks::{ChunkLimits, plan_chunks};
 pub use client::TrainingClient;
-pub use create::{CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer};
+pub use create::{CreateLoraTrainingClient, CreateTrainingClientFromState};
 pub use merge::merge;
 pub use save::{SaveForSampler, SaveState};

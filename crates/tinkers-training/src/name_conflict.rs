@@ -30,9 +30,8 @@ pub(crate) fn name_taken(name: &SavedName, error: Error) -> Error {
         CheckpointKind::Training => ", or replace the checkpoint with SaveState::overwrite",
         _ => "",
     };
-    let words = tinkers_wire::error_text(error.body()).unwrap_or_default();
     let message = format!(
-        "the checkpoint name {:?} is taken; save under another name{overwrite}: {words}",
+        "the checkpoint name {:?} is taken; save under another name{overwrite}",
         name.name
     );
     let taken = Error::new(ErrorKind::Conflict, error.sent(), message);

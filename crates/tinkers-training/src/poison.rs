@@ -30,10 +30,7 @@ impl Poison {
             }
             Recovery::Never => "create a client from the last checkpoint",
         };
-        let message = format!(
-            "not sent, because an earlier call of this model failed ({}); {advice}",
-            self.cause
-        );
+        let message = format!("not sent, because an earlier call of this model failed; {advice}");
         // Every call after a lost session reports it by its kind, so that programs need not inspect the sources of errors.
         let kind = match self.cause.kind() {
             ErrorKind::SessionLost => ErrorKind::SessionLost,

@@ -1,141 +1,166 @@
-//! Options of saves, and their requests.
+//! Saves of weights: their builders and requests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::future::IntoFuture;
 use std::time::Duration;
 
-use tinkers_core::{Call, Result, RouteClass, ServerProfile, SessionContext};
-use tinkers_wire::{CheckpointKind, SaveWeights, SaveWeightsForSampler, routes, to_json};
+use tinkers_core::{BoxFuture, Call, Error, Result, RouteClass, ServerProfile, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, start};
+use tinkers_wire::{
+    self as wire, CheckpointKind, RequestKind, SaveWeights, SavedSamplerWeights, SavedWeights,
+    routes, to_json,
+};
 
+use crate::TrainingClient;
 use crate::requests::{OnLostReply, Request, SavedName};
 
-/// Options of [`TrainingClient::save_state`](crate::TrainingClient::save_state). A name converts into them: `client.save_state("step-10")`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "options save nothing by themselves"]
+/// A save of weights and optimizer state, made by [`TrainingClient::save_state`]. Await it, or start it with [`SaveState::send`]; until
+/// then nothing is queued or sent.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is saved before the save is awaited or `send` is called"]
 pub struct SaveState {
-    name: String,
-    ttl: Option<Duration>,
-    overwrite: bool,
-    metadata: Option<BTreeMap<String, String>>,
+    client: TrainingClient,
+    body: SaveWeights,
 }
 
 impl SaveState {
-    /// Saves under this name: 1 to 255 letters, digits, `-`, `_` and `.`.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            ttl: None,
-            overwrite: false,
-            metadata: None,
-        }
-    }
-
-    /// Has the server delete it after `ttl`, from an hour to ten years; without it the checkpoint has no expiry.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    /// Replaces a checkpoint of the same name, including its metadata.
-    pub fn overwrite(mut self) -> Self {
-        self.overwrite = true;
-        self
-    }
-
-    /// Attaches metadata.
-    pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
-        self.metadata = Some(metadata);
-        self
-    }
-
-    pub(crate) fn into_request(self, model_id: &Arc<str>) -> Result<SaveStateRequest> {
+    pub(crate) fn new(client: TrainingClient, name: String) -> Self {
         let body = SaveWeights {
-            model_id: model_id.to_string(),
+            model_id: client.model_id().to_owned(),
+            // Replaced when the request is sent.
             seq_id: 0,
-            path: Some(self.name),
-            ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
-            overwrite: self.overwrite.then_some(true),
-            user_metadata: self.metadata,
+            path: Some(name),
+            ttl_seconds: None,
+            overwrite: None,
+            user_metadata: None,
         };
-        body.validate()?;
-        Ok(SaveStateRequest(body))
+        Self { client, body }
+    }
+
+    /// Sets the time after which the server deletes the checkpoint, from one hour to ten years, in whole seconds. By default a checkpoint
+    /// has no expiry.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.body.ttl_seconds = Some(ttl.as_secs());
+        self
+    }
+
+    /// Replaces an existing checkpoint of the same name, including its metadata. By default such a save fails with `Conflict`.
+    pub fn overwrite(mut self) -> Self {
+        self.body.overwrite = Some(true);
+        self
+    }
+
+    /// Attaches metadata to the checkpoint.
+    pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.body.user_metadata = Some(metadata);
+        self
+    }
+
+    /// Queues the save behind all earlier calls of the model, and returns the handle of its result. Dropping the handle does not cancel
+    /// the save.
+    pub fn send(self) -> ApiFuture<SavedWeights> {
+        let Self { client, body } = self;
+        let operation = client.operation("TrainingClient.save_state");
+        let request = body.validate().map(|()| SaveStateRequest(body));
+        let request = request.map_err(Error::from);
+        client.single(operation, RequestKind::SaveWeights, request, |path| {
+            Ok(SavedWeights { path })
+        })
     }
 }
 
-impl<T: Into<String>> From<T> for SaveState {
-    fn from(name: T) -> Self {
-        Self::named(name)
+impl IntoFuture for SaveState {
+    type Output = Result<SavedWeights>;
+    type IntoFuture = ApiFuture<SavedWeights>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.send()
     }
 }
 
-/// Options of [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "options save nothing by themselves"]
+/// A save of weights for sampling, made by [`TrainingClient::save_weights_for_sampler`]. Await it, or start it with
+/// [`SaveForSampler::send`]; until then nothing is queued or sent.
+#[derive(Debug, Clone)]
+#[must_use = "nothing is saved before the save is awaited or `send` is called"]
 pub struct SaveForSampler {
-    name: Option<String>,
-    ttl: Option<Duration>,
-    metadata: Option<BTreeMap<String, String>>,
+    client: TrainingClient,
+    body: wire::SaveWeightsForSampler,
 }
 
 impl SaveForSampler {
-    /// Saves under this name.
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: Some(name.into()),
-            ttl: None,
-            metadata: None,
-        }
-    }
-
-    /// Saves for one sampling client only, without a name.
-    pub fn unnamed() -> Self {
-        Self {
-            name: None,
-            ttl: None,
-            metadata: None,
-        }
-    }
-
-    /// Has the server delete it after `ttl`, from an hour to ten years. Named weights only.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    /// Attaches metadata. Named weights only.
-    pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
-        self.metadata = Some(metadata);
-        self
-    }
-
-    /// Makes the request. `next_sampling_seq` is called once, for unnamed weights only: every retry has the same number.
-    pub(crate) fn into_request(
-        self,
-        model_id: &Arc<str>,
-        next_sampling_seq: impl FnOnce() -> u64,
-    ) -> Result<SaveForSamplerRequest> {
-        let mut body = SaveWeightsForSampler {
-            model_id: model_id.to_string(),
+    pub(crate) fn new(client: TrainingClient, name: Option<String>) -> Self {
+        let body = wire::SaveWeightsForSampler {
+            model_id: client.model_id().to_owned(),
+            // Both numbers are replaced later, so that an invalid save uses up no number.
             seq_id: 0,
-            // A placeholder until the rest is validated, so that an invalid call uses up no number.
-            sampling_session_seq_id: self.name.is_none().then_some(0),
-            path: self.name,
+            sampling_session_seq_id: name.is_none().then_some(0),
+            path: name,
             // `snapshot` is the default, and older servers do not know the field.
             kind: None,
-            ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
-            user_metadata: self.metadata,
+            ttl_seconds: None,
+            user_metadata: None,
         };
-        body.validate()?;
-        if body.path.is_none() {
-            body.sampling_session_seq_id = Some(next_sampling_seq());
-        }
-        Ok(SaveForSamplerRequest(body))
+        Self { client, body }
+    }
+
+    /// Sets the time after which the server deletes the weights, from one hour to ten years, in whole seconds. By default they have no
+    /// expiry.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.body.ttl_seconds = Some(ttl.as_secs());
+        self
+    }
+
+    /// Attaches metadata to the weights.
+    pub fn user_metadata(mut self, metadata: BTreeMap<String, String>) -> Self {
+        self.body.user_metadata = Some(metadata);
+        self
+    }
+
+    /// Queues the save behind all earlier calls of the model, and returns the handle of its result. Dropping the handle does not cancel
+    /// the save.
+    pub fn send(self) -> ApiFuture<SavedSamplerWeights> {
+        let operation = self
+            .client
+            .operation("TrainingClient.save_weights_for_sampler");
+        let saved = self.queue(&operation);
+        start(operation, saved)
+    }
+
+    /// Queues the save as a step of `operation`, which gets its progress. The returned future waits for the result.
+    pub(crate) fn queue(
+        self,
+        operation: &Operation,
+    ) -> BoxFuture<'static, Result<SavedSamplerWeights>> {
+        let Self { client, body } = self;
+        let request = request_for_sampler(body, || client.session().next_sampling_seq());
+        let kind = RequestKind::SaveWeightsForSampler;
+        client.queue_one(operation, kind, request, |path| {
+            Ok(SavedSamplerWeights {
+                path: Some(path),
+                sampling_session_id: None,
+            })
+        })
     }
 }
 
-impl<T: Into<String>> From<T> for SaveForSampler {
-    fn from(name: T) -> Self {
-        Self::named(name)
+/// Validates a save and numbers it if it is unnamed: every retry of an unnamed save must have the same number.
+fn request_for_sampler(
+    mut body: wire::SaveWeightsForSampler,
+    next_sampling_seq: impl FnOnce() -> u64,
+) -> Result<SaveForSamplerRequest> {
+    body.validate()?;
+    if body.path.is_none() {
+        body.sampling_session_seq_id = Some(next_sampling_seq());
+    }
+    Ok(SaveForSamplerRequest(body))
+}
+
+impl IntoFuture for SaveForSampler {
+    type Output = Result<SavedSamplerWeights>;
+    type IntoFuture = ApiFuture<SavedSamplerWeights>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.send()
     }
 }
 
@@ -179,11 +204,11 @@ impl Request for SaveStateRequest {
 }
 
 #[derive(Debug)]
-pub(crate) struct SaveForSamplerRequest(SaveWeightsForSampler);
+pub(crate) struct SaveForSamplerRequest(wire::SaveWeightsForSampler);
 
 impl Request for SaveForSamplerRequest {
     fn call(&self, seq_id: u64, _: &ServerProfile) -> Result<Call> {
-        let body = SaveWeightsForSampler {
+        let body = wire::SaveWeightsForSampler {
             seq_id,
             ..self.0.clone()
         };
@@ -219,7 +244,7 @@ impl Request for SaveForSamplerRequest {
     fn renewed(&self, session: &dyn SessionContext) -> Option<Box<dyn Request>> {
         let body = self.0.clone();
         body.sampling_session_seq_id?;
-        Some(Box::new(Self(SaveWeightsForSampler {
+        Some(Box::new(Self(wire::SaveWeightsForSampler {
             sampling_session_seq_id: Some(session.next_sampling_seq()),
             ..body
         })))
@@ -230,27 +255,31 @@ impl Request for SaveForSamplerRequest {
 mod tests {
     use super::*;
 
+    fn unnamed() -> wire::SaveWeightsForSampler {
+        wire::SaveWeightsForSampler {
+            model_id: "m".to_owned(),
+            seq_id: 0,
+            sampling_session_seq_id: Some(0),
+            path: None,
+            kind: None,
+            ttl_seconds: None,
+            user_metadata: None,
+        }
+    }
+
     #[test]
     fn invalid_save_uses_up_no_number() {
-        let model = Arc::from("m");
-        assert_eq!(
-            SaveState::named("a/b")
-                .into_request(&model)
-                .unwrap_err()
-                .field(),
-            Some("name")
-        );
-        let short = SaveForSampler::unnamed().ttl(Duration::from_secs(1));
-        let refused = short.into_request(&model, || panic!("no number for a refused save"));
+        let short = wire::SaveWeightsForSampler {
+            ttl_seconds: Some(1),
+            ..unnamed()
+        };
+        let refused = request_for_sampler(short, || panic!("no number for a refused save"));
         assert_eq!(refused.unwrap_err().field(), Some("ttl_seconds"));
     }
 
     #[test]
     fn unnamed_save_keeps_its_number_on_every_retry() {
-        let model = Arc::from("m");
-        let request = SaveForSampler::unnamed()
-            .into_request(&model, || 7)
-            .unwrap();
+        let request = request_for_sampler(unnamed(), || 7).unwrap();
         let profile = ServerProfile::default();
         assert_eq!(
             request.call(2, &profile).unwrap().body,

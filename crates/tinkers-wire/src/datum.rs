@@ -64,6 +64,13 @@ pub enum SpanKind {
     Sampled,
 }
 
+/// Clones the datum, which shares its arrays, so that calls accept borrowed data.
+impl From<&Self> for Datum {
+    fn from(datum: &Self) -> Self {
+        datum.clone()
+    }
+}
+
 impl Datum {
     /// Creates a datum without loss inputs; add them with [`Datum::with`].
     pub fn new(model_input: impl Into<ModelInput>) -> Self {

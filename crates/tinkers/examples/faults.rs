@@ -14,9 +14,8 @@ const ROUNDS: u64 = 20;
 /// The training loop under test. Replace it by your own.
 async fn train(service: &ServiceClient) -> Result<Vec<f64>, Error> {
     let training = service
-        .lora_training("tinkers/scripted")
+        .create_lora_training_client("tinkers/scripted")
         .rank(8)
-        .create()
         .await?;
     let mut losses = Vec::new();
     for _ in 0..ROUNDS {

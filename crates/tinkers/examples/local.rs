@@ -7,10 +7,9 @@ fn main() -> Result<(), Error> {
     tinkers::block_on(async {
         let service = ServiceClient::local().await?;
         let training = service
-            .lora_training("tinkers/tiny")
+            .create_lora_training_client("tinkers/tiny")
             .rank(8)
             .seed(1)
-            .create()
             .await?;
         let text: Vec<u32> = b"Whan that Aprille with his shoures soote"
             .iter()

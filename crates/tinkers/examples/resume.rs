@@ -24,13 +24,15 @@ struct Saved {
 async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> {
     let training = match &saved.path {
         Some(path) => {
-            let optimizer = RestoreOptimizer::Yes;
             service
-                .training_from_state(path, optimizer)
-                .create()
+                .create_training_client_from_state_with_optimizer(path)
                 .await?
         }
-        None => service.lora_training("tinkers/scripted").create().await?,
+        None => {
+            service
+                .create_lora_training_client("tinkers/scripted")
+                .await?
+        }
     };
     for number in saved.steps + 1..=STEPS {
         let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0; 3])?;
@@ -40,10 +42,10 @@ async fn train(service: &ServiceClient, saved: &mut Saved) -> Result<(), Error> 
         step.await?;
         if number % SAVE_EVERY == 0 {
             // A checkpoint of this name may exist from before the loss of the session.
-            let save = SaveState::named(format!("step-{number}")).overwrite();
+            let save = training.save_state(format!("step-{number}")).overwrite();
             *saved = Saved {
                 steps: number,
-                path: Some(training.save_state(save).await?.path),
+                path: Some(save.await?.path),
             };
         }
     }

@@ -10,9 +10,8 @@ fn main() -> Result<(), Error> {
     tinkers::block_on(async {
         let service = ServiceClient::builder().base_url(url).connect().await?;
         let training = service
-            .lora_training("tinkers/tiny")
+            .create_lora_training_client("tinkers/tiny")
             .rank(8)
-            .create()
             .await?;
         let text: Vec<u32> = b"Whan that Aprille with his shoures soote"
             .iter()

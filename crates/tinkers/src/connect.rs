@@ -1,6 +1,8 @@
 //! The constructors of service clients that connect to a server.
 
-use tinkers_core::Result;
+use std::future::IntoFuture;
+
+use tinkers_core::{BoxFuture, Result};
 
 use crate::{ServiceClient, ServiceClientBuilder};
 
@@ -16,5 +18,14 @@ impl ServiceClient {
     /// Those of [`ServiceClientBuilder::connect`].
     pub async fn from_env() -> Result<Self> {
         Self::builder().connect().await
+    }
+}
+
+impl IntoFuture for ServiceClientBuilder {
+    type Output = Result<ServiceClient>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.connect())
     }
 }

@@ -1,18 +1,33 @@
 //! The Rust SDK for the Tinker training API.
 #![doc = include_str!("../README.md")]
+//!
+//! # Items by task
+//!
+//! | task | items |
+//! |---|---|
+//! | Connect | [`ServiceClient`], [`ServiceClientBuilder`], [`Environment`], [`SessionEvents`]; without asynchronous code [`blocking`] |
+//! | Train | [`CreateLoraTrainingClient`], [`CreateTrainingClientFromState`], [`TrainingClient`]; data: [`Datum`], [`ModelInput`], [`TensorData`]; [`LossFn`], [`Loss`], [`AdamParams`], [`LoraConfig`]; results: [`ForwardBackwardOutput`], [`OptimStepResult`] |
+//! | Save and resume | [`SaveState`], [`SaveForSampler`], [`SavedWeights`], [`SavedSamplerWeights`], [`LoadedWeights`], [`TinkerPath`] |
+//! | Sample | [`CreateSamplingClient`], [`SamplingClient`], [`Sample`], [`SamplingParams`], [`Stop`], [`SampleStream`]; results: [`SampleResponse`], [`SampledSequence`], [`StopReason`] |
+//! | Wait for results | [`ApiFuture`], [`Progress`], [`Phase`], [`block_on`] |
+//! | Handle errors | [`Error`], [`ErrorKind`], [`Sent`], [`Stalled`], [`FailureCategory`], [`RecoveredErrorCounts`] |
+//! | Manage | [`Capabilities`], [`ModelInfo`], [`ServerProfile`], [`FinishReason`] |
+//! | Limit the rate | [`LimiterSettings`], [`LimiterSnapshot`], [`GateSnapshot`], [`LimiterEvents`] |
+//! | Test | [`transport`] for custom layers; with the feature `local` the embedded server, [`ServiceClient::local`] and [`mod@local`] |
+//!
+//! Most programs need only `use tinkers::prelude::*;`, see [`prelude`].
 
 mod api_key;
+pub mod blocking;
 mod builder;
 mod connect;
 #[cfg(feature = "local")]
 mod embedded_server;
 mod environment;
-mod save_and_sample;
 mod service;
 
 pub use builder::ServiceClientBuilder;
 pub use environment::Environment;
-pub use save_and_sample::SaveAndSample;
 pub use service::ServiceClient;
 
 pub use tinkers_core::{
@@ -27,17 +42,18 @@ pub use tinkers_futures::ApiFuture;
 pub use tinkers_sampling::{
     CreateSamplingClient, Sample, SampleStream, SamplingClient, StreamedSample,
 };
-pub use tinkers_session::{SessionEvent, SessionEvents};
+pub use tinkers_session::{Session, SessionEvent, SessionEvents};
 pub use tinkers_training::{
-    CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer, SaveForSampler,
-    SaveState, TrainingClient,
+    CreateLoraTrainingClient, CreateTrainingClientFromState, SaveForSampler, SaveState,
+    TrainingClient,
 };
 pub use tinkers_transport::{TokioClock, block_on};
 pub use tinkers_wire as wire;
 pub use tinkers_wire::{
     AdamParams, Capabilities, Chunk, Datum, FailureCategory, FinishReason, ForwardBackwardOutput,
-    LoraConfig, Loss, LossFn, ModelInfo, ModelInput, OptimStepResult, QueueState, SampleResponse,
-    SampledSequence, SamplingParams, Stop, StopReason, TensorData, TinkerPath,
+    LoadedWeights, LoraConfig, Loss, LossFn, ModelInfo, ModelInput, OptimStepResult, QueueState,
+    SampleResponse, SampledSequence, SamplingParams, SavedSamplerWeights, SavedWeights, Stop,
+    StopReason, TensorData, TinkerPath,
 };
 
 /// The embedded server, for tests of programs that use the SDK: see [`ServiceClient::over_local`].
@@ -56,8 +72,8 @@ pub mod transport {
 pub mod prelude {
     pub use crate::{
         AdamParams, ApiFuture, Datum, Error, ErrorKind, LoraConfig, LossFn, ModelInput,
-        RestoreOptimizer, SampleResponse, SamplingClient, SaveAndSample, SaveForSampler, SaveState,
-        ServiceClient, Stop, StopReason, TensorData, TinkerPath, TrainingClient,
+        SampleResponse, SamplingClient, SamplingParams, ServiceClient, Stop, StopReason,
+        TensorData, TinkerPath, TrainingClient,
     };
 }
 
@@ -65,6 +81,11 @@ pub mod prelude {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct WorkspaceReadme;
+
+/// Compiles the code of the guide for users of the Python SDK.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guides/from-python.md")]
+struct PythonGuide;
 
 /// Compiles the code of the guide to tests with injected faults.
 #[cfg(all(doctest, feature = "local"))]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext};
+use tinkers_core::{RecoveredErrorCounts, Result, ServerProfile, SessionContext, Timestamp};
 use tinkers_dispatch::{LimiterEvents, LimiterSnapshot};
 use tinkers_sampling::CreateSamplingClient;
 use tinkers_session::{Session, SessionEvents};
-use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState, RestoreOptimizer};
+use tinkers_training::{CreateLoraTrainingClient, CreateTrainingClientFromState};
 use tinkers_wire::{Capabilities, FinishReason};
 
 /// A session on a Tinker server, on which training and sampling clients are created.
@@ -24,24 +24,59 @@ impl ServiceClient {
         Self { session }
     }
 
-    /// Starts the creation of a training client with a new LoRA adapter of `base_model`. Finish it with `create()`.
-    pub fn lora_training(&self, base_model: impl Into<String>) -> CreateLoraTrainingClient {
+    /// Builds a training client with a new LoRA adapter of `base_model`. Await the builder.
+    ///
+    /// ```no_run
+    /// # async fn create(service: tinkers::ServiceClient) -> tinkers::Result<()> {
+    /// let training = service.create_lora_training_client("Qwen/Qwen3-8B").rank(32).await?;
+    /// println!("training run {}", training.model_id());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn create_lora_training_client(
+        &self,
+        base_model: impl Into<String>,
+    ) -> CreateLoraTrainingClient {
         CreateLoraTrainingClient::new(self.context(), base_model)
     }
 
-    /// Starts the creation of a training client from a training checkpoint, with or without the state of the optimizer. Finish it with
-    /// `create()`.
-    pub fn training_from_state(
+    /// Builds a training client with the weights of a training checkpoint, given by its `tinker://` path, and a new optimizer. Await the
+    /// builder.
+    pub fn create_training_client_from_state(
         &self,
         path: impl AsRef<str>,
-        optimizer: RestoreOptimizer,
     ) -> CreateTrainingClientFromState {
-        CreateTrainingClientFromState::new(self.context(), path, optimizer)
+        CreateTrainingClientFromState::new(self.context(), path)
     }
 
-    /// Starts the creation of a sampling client for `source`: a base model, or the `tinker://` path of saved weights. Finish it with
-    /// `create()`.
-    pub fn sampling(&self, source: impl AsRef<str>) -> CreateSamplingClient {
+    /// Builds a training client with the weights and the optimizer state of a training checkpoint, given by its `tinker://` path. Training
+    /// continues as if it had not been interrupted. Await the builder.
+    ///
+    /// ```no_run
+    /// # async fn resume(service: tinkers::ServiceClient) -> tinkers::Result<()> {
+    /// let path = "tinker://run-1/weights/step-100";
+    /// let training = service.create_training_client_from_state_with_optimizer(path).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn create_training_client_from_state_with_optimizer(
+        &self,
+        path: impl AsRef<str>,
+    ) -> CreateTrainingClientFromState {
+        CreateTrainingClientFromState::with_optimizer(self.context(), path)
+    }
+
+    /// Builds a sampling client for `source`: a base model, or the `tinker://` path of weights that were saved for sampling. Await the
+    /// builder.
+    ///
+    /// ```no_run
+    /// # async fn create(service: tinkers::ServiceClient) -> tinkers::Result<()> {
+    /// let base = service.create_sampling_client("Qwen/Qwen3-8B").await?;
+    /// let tuned = service.create_sampling_client("tinker://run-1/sampler_weights/final").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn create_sampling_client(&self, source: impl AsRef<str>) -> CreateSamplingClient {
         CreateSamplingClient::new(self.context(), source)
     }
 
@@ -93,6 +128,22 @@ impl ServiceClient {
     /// ```
     pub fn recovered_errors(&self) -> RecoveredErrorCounts {
         self.session.recovered_errors()
+    }
+
+    /// Returns the current time on the clock of the client. Times of the SDK, such as [`Error::retry_at`](crate::Error::retry_at) and
+    /// [`GateSnapshot::ClosedUntil`](crate::GateSnapshot::ClosedUntil), are on this clock: subtract it with [`Timestamp::since`].
+    ///
+    /// ```
+    /// # fn show(service: tinkers::ServiceClient) {
+    /// use tinkers::GateSnapshot;
+    ///
+    /// if let GateSnapshot::ClosedUntil(time) = service.limits().sample.gate {
+    ///     println!("the server paused sampling for {:?}", time.since(service.now()));
+    /// }
+    /// # }
+    /// ```
+    pub fn now(&self) -> Timestamp {
+        self.session.caller().time.now()
     }
 
     /// Returns the id of the session on the server.

@@ -4,8 +4,8 @@ use std::fmt::Debug;
 
 use tinkers::{
     ApiFuture, CreateLoraTrainingClient, CreateSamplingClient, CreateTrainingClientFromState,
-    Error, Sample, SampleResponse, SampleStream, SamplingClient, ServiceClient,
-    ServiceClientBuilder, SessionEvents, TrainingClient,
+    Error, Sample, SampleResponse, SampleStream, SamplingClient, SaveForSampler, SaveState,
+    ServiceClient, ServiceClientBuilder, SessionEvents, TrainingClient,
 };
 
 const fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -24,7 +24,9 @@ fn public_types_implement_the_auto_traits() {
     shared::<CreateTrainingClientFromState>();
     shared::<CreateSamplingClient>();
     awaited::<ApiFuture<SampleResponse>>();
-    awaited::<SampleStream<std::vec::IntoIter<Vec<u32>>, fn(Sample) -> Sample>>();
+    awaited::<SampleStream<'_>>();
+    awaited::<SaveState>();
+    awaited::<SaveForSampler>();
     awaited::<SessionEvents>();
 }
 

@@ -90,8 +90,7 @@ pub(crate) async fn record(load: &Load) -> Result<Recorded> {
     let models = service.capabilities().await?.supported_models;
     let model = models.into_iter().find_map(|model| model.model_name);
     let sampler = service
-        .sampling(model.context("the server lists no model")?)
-        .create()
+        .create_sampling_client(model.context("the server lists no model")?)
         .await?;
     let prompt: Vec<u32> = (0..load.prompt_len).map(|i| i % 100 + 1).collect();
     sampler

@@ -133,8 +133,11 @@ impl Context {
     }
 
     async fn create_model(&self) -> Result<TrainingClient, CheckError> {
-        let creation = self.service().await?.lora_training(&self.settings.model);
-        Ok(creation.rank(self.settings.rank).seed(7).create().await?)
+        let creation = self
+            .service()
+            .await?
+            .create_lora_training_client(&self.settings.model);
+        Ok(creation.rank(self.settings.rank).seed(7).await?)
     }
 
     /// Returns the shared model; trains it at the first call.

@@ -78,7 +78,10 @@ async fn measure(scenario: &Scenario) -> Option<u64> {
     let transport: Arc<dyn Transport> = Arc::<Stub>::clone(&stub);
     let session = tinkers_e2e::open(transport, SessionOptions::default()).await;
     let service = ServiceClient::from_session(session.expect("the stub accepts sessions"));
-    let sampler = service.sampling("stub").create().await.expect("a sampler");
+    let sampler = service
+        .create_sampling_client("stub")
+        .await
+        .expect("a sampler");
     let mut pending = Vec::with_capacity((scenario.waves + 1) * WAVE);
     send_wave(&sampler, &stub, &mut pending).await;
     let before = resident_bytes()?;

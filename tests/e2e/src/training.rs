@@ -41,7 +41,7 @@ pub async fn model(harness: &Harness) -> TrainingClient {
 /// # Panics
 /// When the server rejects it.
 pub async fn model_of(service: &ServiceClient) -> TrainingClient {
-    let creation = service.lora_training(SCRIPTED).rank(4).create();
+    let creation = service.create_lora_training_client(SCRIPTED).rank(4).send();
     creation.await.expect("a model")
 }
 

@@ -31,7 +31,11 @@ async fn thousand_samples_in_a_window_of_20_see_few_refusals() {
             ..Setup::default()
         })
         .await;
-        let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+        let sampler = harness
+            .service
+            .create_sampling_client(SCRIPTED)
+            .await
+            .unwrap();
         let mut events = harness.service.limiter_events();
         let samples: Vec<_> = (0..SAMPLES)
             .map(|i| sampler.sample(vec![i % 200]).max_tokens(1).send())
@@ -79,7 +83,11 @@ async fn moving_queue_resets_the_progress_deadline() {
         ..Setup::default()
     })
     .await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     let began = harness.server.time().now();
     let samples: Vec<_> = (0..60)
         .map(|i| sampler.sample(vec![i]).max_tokens(1).send())
@@ -108,7 +116,11 @@ async fn queue_without_progress_ends_in_stalled_and_not_sent() {
         ..Setup::default()
     })
     .await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     let first = sampler.sample(vec![1]).max_tokens(1).send();
     let second = sampler.sample(vec![2]).max_tokens(1).send();
     let began = harness.server.time().now();

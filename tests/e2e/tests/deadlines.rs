@@ -49,7 +49,11 @@ async fn immediate_error<T: std::fmt::Debug>(harness: &Harness, call: ApiFuture<
 #[tokio::test(start_paused = true)]
 async fn hint_beyond_the_deadline_fails_samples_at_once() {
     let harness = harness_with_operation_deadline().await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     refuse_for(&harness, routes::ASAMPLE, 600);
     let began = harness.server.time().now();
     // The first sample is refused, the second finds the gate closed.
@@ -76,9 +80,17 @@ async fn retry_after_beyond_the_deadline_fails_a_creation_at_once() {
         let harness = harness_with_operation_deadline().await;
         refuse_for(&harness, route, 600);
         let error = if route == routes::CREATE_SAMPLING_SESSION {
-            immediate_error(&harness, harness.service.sampling(SCRIPTED).create()).await
+            immediate_error(
+                &harness,
+                harness.service.create_sampling_client(SCRIPTED).send(),
+            )
+            .await
         } else {
-            immediate_error(&harness, harness.service.lora_training(SCRIPTED).create()).await
+            immediate_error(
+                &harness,
+                harness.service.create_lora_training_client(SCRIPTED).send(),
+            )
+            .await
         };
         assert_eq!(error.kind(), ErrorKind::RateLimited, "{error}");
         assert!(error.retry_at().is_some());
@@ -120,7 +132,11 @@ async fn hint_beyond_the_deadline_ends_the_wait_of_training_calls() {
 async fn hint_within_the_deadline_is_followed() {
     let harness = harness_with_operation_deadline().await;
     let training = model(&harness).await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     refuse_for(&harness, routes::OPTIM_STEP, 5);
     refuse_for(&harness, routes::ASAMPLE, 5);
     let step = step(&training);
@@ -131,7 +147,11 @@ async fn hint_within_the_deadline_is_followed() {
 #[tokio::test(start_paused = true)]
 async fn retry_after_of_a_503_beyond_the_deadline_fails_at_once() {
     let harness = harness_with_operation_deadline().await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     let busy = Fault::status(StatusCode::SERVICE_UNAVAILABLE, "busy").with_header(
         http::header::RETRY_AFTER,
         http::HeaderValue::from_static("60"),
@@ -206,7 +226,11 @@ async fn queue_time_does_not_use_up_the_retry_window() {
             ..Setup::default()
         })
         .await;
-        let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+        let sampler = harness
+            .service
+            .create_sampling_client(SCRIPTED)
+            .await
+            .unwrap();
         for nth in [2, 11] {
             let rule = Rule::on(routes::ASAMPLE).nth(nth);
             harness.faults.add(rule, fault.clone());
@@ -223,7 +247,11 @@ async fn queue_time_does_not_use_up_the_retry_window() {
 #[tokio::test(start_paused = true)]
 async fn hint_time_does_not_use_up_the_retry_window() {
     let harness = Harness::start().await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     refuse_for(&harness, routes::ASAMPLE, 400);
     let busy = Fault::status(StatusCode::SERVICE_UNAVAILABLE, "busy");
     let second = Rule::on(routes::ASAMPLE).nth(2);

@@ -25,7 +25,11 @@ fn lose_next_poll(harness: &Harness) {
 #[tokio::test(start_paused = true)]
 async fn sample_with_a_lost_result_is_submitted_again() {
     let harness = harness_with_expiring_results().await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     lose_next_poll(&harness);
     let reply = sampler.sample(vec![1, 2]).max_tokens(3).await.unwrap();
     assert_eq!(reply.sequences[0].tokens.len(), 3);
@@ -114,8 +118,8 @@ async fn harness_with_checkpoint(dialect: Dialect) -> (Harness, String) {
 async fn resume(harness: &Harness, path: &str) -> Result<TrainingClient, Error> {
     let resumed = harness
         .service
-        .training_from_state(path, RestoreOptimizer::Yes);
-    resumed.create().await
+        .create_training_client_from_state_with_optimizer(path);
+    resumed.await
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,14 +33,14 @@ async fn route_classes_of_the_server_and_the_client_agree() {
     let saved = training.save_state("kept").await.unwrap().path;
     training.load_state(&saved).await.unwrap();
     let service = &harness.service;
-    let resumed = service.training_from_state(&saved, RestoreOptimizer::Yes);
-    resumed.create().await.unwrap();
+    let resumed = service.create_training_client_from_state_with_optimizer(&saved);
+    resumed.await.unwrap();
     let sampler = training
         .save_weights_and_get_sampling_client()
         .await
         .unwrap();
     sampler.sample(vec![1, 2]).await.unwrap();
-    let base = service.sampling(SCRIPTED).create().await.unwrap();
+    let base = service.create_sampling_client(SCRIPTED).await.unwrap();
     base.sample(vec![1, 2]).await.unwrap();
     service.capabilities().await.unwrap();
     service.health().await.unwrap();
@@ -74,8 +74,8 @@ async fn training_resumes_from_a_checkpoint_after_a_restart() {
     let service = ServiceClient::over_local(harness.server.clone())
         .await
         .unwrap();
-    let resumed = service.training_from_state(&saved, RestoreOptimizer::Yes);
-    step(&resumed.create().await.unwrap()).await.unwrap();
+    let resumed = service.create_training_client_from_state_with_optimizer(&saved);
+    step(&resumed.await.unwrap()).await.unwrap();
     assert_eq!(harness.engine.counts().steps, 2);
 }
 

@@ -29,7 +29,7 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
     let server = SocketServer::start(LocalConfig::default());
     let service = server.client().await.unwrap();
     let training = model_of(&service).await;
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
     // Heartbeats arrive at any time, so they are not counted.
     let request_count = || {
         server
@@ -46,9 +46,9 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
     let floats = Datum::new(vec![1, 2]).with("target_tokens", vec![1.0f32, 2.0]);
     let huge = Datum::new(vec![1, u32::MAX]).with("target_tokens", vec![1i64, 2]);
     let negative = Datum::new(vec![1, 2]).with("target_tokens", vec![1i64, -7]);
-    let short_lived = SaveState::named("a").ttl(Duration::from_secs(5));
+    let short_lived = training.save_state("a").ttl(Duration::from_secs(5));
     let rank_0 = service
-        .lora_training(SCRIPTED)
+        .create_lora_training_client(SCRIPTED)
         .lora_config(LoraConfig::rank(0));
     let ce = || LossFn::CrossEntropy;
     let pass = |data: Vec<Datum>, loss| training.forward_backward(data, loss);
@@ -89,11 +89,8 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
             "learning_rate",
             error_of(training.optim_step(AdamParams::new(f64::NAN))).await,
         ),
-        ("name", error_of(training.save_state("a/b")).await),
-        (
-            "ttl_seconds",
-            error_of(training.save_state(short_lived)).await,
-        ),
+        ("name", error_of(training.save_state("a/b").send()).await),
+        ("ttl_seconds", error_of(short_lived.send()).await),
         (
             "max_tokens",
             error_of(sampler.sample(vec![1]).max_tokens(0).send()).await,
@@ -118,21 +115,29 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
             "path",
             error_of(
                 service
-                    .training_from_state("weights/x", RestoreOptimizer::No)
-                    .create(),
+                    .create_training_client_from_state("weights/x")
+                    .send(),
             )
             .await,
         ),
         (
             "path",
-            error_of(service.sampling("http://run/weights/x").create()).await,
+            error_of(
+                service
+                    .create_sampling_client("http://run/weights/x")
+                    .send(),
+            )
+            .await,
         ),
-        ("source", error_of(service.sampling("").create()).await),
+        (
+            "source",
+            error_of(service.create_sampling_client("").send()).await,
+        ),
         (
             "base_model",
-            error_of(service.lora_training("").create()).await,
+            error_of(service.create_lora_training_client("").send()).await,
         ),
-        ("lora_config.rank", error_of(rank_0.create()).await),
+        ("lora_config.rank", error_of(rank_0.send()).await),
     ];
     for (field, error) in rows {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
@@ -151,8 +156,8 @@ async fn rejections_by_the_server_name_the_field() {
     let server = SocketServer::start(LocalConfig::default());
     let service = server.client().await.unwrap();
     let training = model_of(&service).await;
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
-    let missing = service.training_from_state("tinker://run/weights/none", RestoreOptimizer::No);
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
+    let missing = service.create_training_client_from_state("tinker://run/weights/none");
     let unknown_token = Datum::next_token(&[1, 999, 3], vec![1.0; 2]).unwrap();
     let rows = [
         (
@@ -165,9 +170,9 @@ async fn rejections_by_the_server_name_the_field() {
         ),
         (
             "base_model",
-            error_of(service.lora_training("no/such-model").create()).await,
+            error_of(service.create_lora_training_client("no/such-model").send()).await,
         ),
-        ("path", error_of(missing.create()).await),
+        ("path", error_of(missing.send()).await),
     ];
     for (field, error) in rows {
         assert!(error.to_string().contains(field), "{field}: {error}");

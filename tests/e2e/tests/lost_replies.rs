@@ -187,8 +187,8 @@ async fn idempotent_calls_are_retried_without_deduplication() {
         inject(&harness, route, Fault::cut_after());
     }
     training.load_state_with_optimizer(&saved).await.unwrap();
-    let overwrite = SaveState::named("start").overwrite();
-    assert_eq!(training.save_state(overwrite).await.unwrap().path, saved);
+    let overwrite = training.save_state("start").overwrite();
+    assert_eq!(overwrite.await.unwrap().path, saved);
     training
         .save_weights_and_get_sampling_client()
         .await
@@ -311,8 +311,8 @@ async fn conflict_on_the_retry_of_a_save_means_saved() {
     let saves = || Rule::on(routes::SAVE_WEIGHTS);
     harness.faults.add(saves(), Fault::cut_after());
     harness.faults.add(saves().nth(2), name_conflict());
-    let save = SaveState::named("x").overwrite();
-    assert_eq!(training.save_state(save).await.unwrap().path.name(), "x");
+    let save = training.save_state("x").overwrite();
+    assert_eq!(save.await.unwrap().path.name(), "x");
 
     // An unnamed save is retried under another number of the session.
     let unnamed = || Rule::on(routes::SAVE_WEIGHTS_FOR_SAMPLER);
@@ -351,8 +351,7 @@ async fn undecodable_acceptance_is_retried_where_that_is_safe() {
     training.load_state(&saved).await.unwrap();
     let sampler = harness
         .service
-        .sampling(tinkers_e2e::SCRIPTED)
-        .create()
+        .create_sampling_client(tinkers_e2e::SCRIPTED)
         .await;
     sampler.unwrap().sample(vec![1]).await.unwrap();
     assert_eq!(numbers(&harness), [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);

@@ -19,7 +19,11 @@ async fn restart(harness: &Harness) {
 async fn every_call_after_a_restart_fails_with_session_lost() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     let saved = training.save_state("kept").await.unwrap().path;
     restart(&harness).await;
     let assert_lost = |call: &str, error: Error| {
@@ -34,20 +38,20 @@ async fn every_call_after_a_restart_fails_with_session_lost() {
     assert_lost("queued step", queued.await.unwrap_err());
     assert_lost("later step", step(&training).await.unwrap_err());
     let service = &harness.service;
-    let created = service.lora_training(SCRIPTED).create();
+    let created = service.create_lora_training_client(SCRIPTED).send();
     assert_lost("creation", created.await.unwrap_err());
-    let resumed = service.training_from_state(&saved, RestoreOptimizer::Yes);
-    assert_lost("resumption", resumed.create().await.unwrap_err());
+    let resumed = service.create_training_client_from_state_with_optimizer(&saved);
+    assert_lost("resumption", resumed.await.unwrap_err());
     assert_lost(
         "sampler",
-        service.sampling(SCRIPTED).create().await.unwrap_err(),
+        service.create_sampling_client(SCRIPTED).await.unwrap_err(),
     );
     // A new client can load the checkpoint.
     let service = ServiceClient::over_local(harness.server.clone())
         .await
         .unwrap();
-    let resumed = service.training_from_state(&saved, RestoreOptimizer::Yes);
-    step(&resumed.create().await.unwrap()).await.unwrap();
+    let resumed = service.create_training_client_from_state_with_optimizer(&saved);
+    step(&resumed.await.unwrap()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +62,11 @@ async fn results_lost_in_a_restart_fail_with_session_lost() {
     })
     .await;
     let training = model(&harness).await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     let (step, sample) = (step(&training), sampler.sample(vec![1]).send());
     harness.server.time().sleep(Duration::from_secs(1)).await;
     restart(&harness).await;
@@ -97,8 +105,8 @@ async fn missing_checkpoint_is_not_found() {
     let training = model(&harness).await;
     let missing = format!("tinker://{}/weights/none", training.model_id());
     let service = &harness.service;
-    let resumed = service.training_from_state(&missing, RestoreOptimizer::No);
-    let error = resumed.create().await.unwrap_err();
+    let resumed = service.create_training_client_from_state(&missing);
+    let error = resumed.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     let loaded = training.load_state(&missing).await.unwrap_err();
     assert_eq!(loaded.kind(), ErrorKind::NotFound, "{loaded}");
@@ -117,7 +125,7 @@ async fn error_texts_of_other_servers_mean_session_lost() {
         let error = match route {
             routes::OPTIM_STEP => step(&training).await.unwrap_err(),
             _ => {
-                let created = harness.service.lora_training(SCRIPTED).create();
+                let created = harness.service.create_lora_training_client(SCRIPTED).send();
                 created.await.unwrap_err()
             }
         };

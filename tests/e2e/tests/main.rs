@@ -1,5 +1,6 @@
 //! Whole clients against the embedded server.
 
+mod blocking;
 mod body_formats;
 mod chunks;
 mod close;

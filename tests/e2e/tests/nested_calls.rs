@@ -114,7 +114,9 @@ async fn nested_call_of_the_same_model_fails_at_once() {
     let inner = training.clone();
     calls.plan(routes::FORWARD_BACKWARD, move || pass(&inner));
     let inner = training.clone();
-    calls.plan(routes::OPTIM_STEP, move || inner.save_state("nested"));
+    calls.plan(routes::OPTIM_STEP, move || {
+        inner.save_state("nested").send()
+    });
     pass(&training).await.expect("the outer call succeeds");
     step(&training).await.expect("the outer call succeeds");
     let outcomes = calls.outcomes();
@@ -151,7 +153,11 @@ async fn nested_call_of_an_idle_model_succeeds() {
 #[tokio::test(start_paused = true)]
 async fn nested_sample_during_a_shared_poll_succeeds() {
     let (harness, calls) = start().await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     let inner = sampler.clone();
     let nested = move || inner.sample(vec![2]).max_tokens(1).send();
     calls.plan(routes::RETRIEVE_FUTURES, nested);

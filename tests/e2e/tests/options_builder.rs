@@ -162,7 +162,7 @@ async fn body_format_sets_the_content_type_of_passes() {
         (BodyFormat::Protobuf, "application/x-protobuf"),
     ] {
         let (server, recorder, service) = connect_with(|builder| builder.body_format(format)).await;
-        let training = service.lora_training(SCRIPTED).create().await.unwrap();
+        let training = service.create_lora_training_client(SCRIPTED).await.unwrap();
         let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
         pass.await.unwrap();
         let request = recorder.last(routes::FORWARD_BACKWARD);
@@ -176,7 +176,7 @@ async fn error_without_response(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> (SocketServer, Error) {
     let (server, _, service) = connect_with(option).await;
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
     let silent = Fault::delay(HOUR);
     server.faults.add(Rule::on(routes::ASAMPLE), silent);
     let error = with_timeout(sampler.sample(vec![1]).send())

@@ -154,7 +154,7 @@ async fn each_option_of_a_sample_is_sent() {
     let source = include_str!("../../../crates/tinkers-sampling/src/request.rs");
     assert_eq!(options(source, "Sample"), names(&SAMPLE));
     let (harness, recorder) = start().await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await;
+    let sampler = harness.service.create_sampling_client(SCRIPTED).await;
     let sampler = sampler.unwrap();
     for (name, (set, pointer, expected)) in SAMPLE {
         // The outcome does not matter, only the request.
@@ -185,7 +185,8 @@ async fn each_option_of_a_save_is_sent() {
     );
     let (harness, recorder) = start().await;
     let training = model(&harness).await;
-    let save = SaveState::named("one")
+    let save = training
+        .save_state("one")
         .ttl(DAY)
         .overwrite()
         .user_metadata(notes());
@@ -193,18 +194,19 @@ async fn each_option_of_a_save_is_sent() {
         state,
         BTreeSet::from(["overwrite", "ttl", "user_metadata"].map(str::to_owned))
     );
-    training.save_state(save).await.unwrap();
+    save.await.unwrap();
     let body = recorder.last_json(routes::SAVE_WEIGHTS);
     assert_eq!(body["path"], "one");
     assert_eq!(body["ttl_seconds"], 86_400);
     assert_eq!(body["overwrite"], true);
     assert_eq!(body["user_metadata"]["run"], "7");
-    let save = SaveForSampler::named("two").ttl(DAY).user_metadata(notes());
+    let save = training.save_weights_for_sampler("two");
+    let save = save.ttl(DAY).user_metadata(notes());
     assert_eq!(
         sampler,
         BTreeSet::from(["ttl", "user_metadata"].map(str::to_owned))
     );
-    training.save_weights_for_sampler(save).await.unwrap();
+    save.await.unwrap();
     let body = recorder.last_json(routes::SAVE_WEIGHTS_FOR_SAMPLER);
     assert_eq!(body["path"], "two");
     assert_eq!(body["ttl_seconds"], 86_400);
@@ -247,18 +249,24 @@ async fn each_option_of_a_creation_is_sent() {
     assert_eq!(options(source, "CreateTrainingClientFromState"), from_state);
     let (harness, recorder) = start().await;
     for (name, (set, pointer, expected)) in MODEL {
-        let new = set(harness.service.lora_training(SCRIPTED));
-        new.create().await.unwrap();
+        let new = set(harness.service.create_lora_training_client(SCRIPTED));
+        new.await.unwrap();
         let body = recorder.last_json(routes::CREATE_MODEL);
         assert_eq!(body.pointer(pointer), Some(&expected()), "{name}: {body}");
     }
     let training = model(&harness).await;
     let saved = training.save_state("one").await.unwrap().path;
-    for optimizer in [RestoreOptimizer::Yes, RestoreOptimizer::No] {
-        let state = harness.service.training_from_state(&saved, optimizer);
-        state.user_metadata(notes()).create().await.unwrap();
+    let service = &harness.service;
+    for (optimizer, creation) in [
+        (
+            true,
+            service.create_training_client_from_state_with_optimizer(&saved),
+        ),
+        (false, service.create_training_client_from_state(&saved)),
+    ] {
+        creation.user_metadata(notes()).await.unwrap();
         let body = recorder.last_json(routes::LOAD_WEIGHTS);
-        assert_eq!(body["optimizer"], optimizer == RestoreOptimizer::Yes);
+        assert_eq!(body["optimizer"], optimizer);
         assert_eq!(body["user_metadata"]["run"], "7");
     }
 }

@@ -65,10 +65,10 @@ async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> 
         .unwrap();
     let mut models = Vec::new();
     let mut tasks = Vec::new();
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
     if class.class != RouteClass::Rest {
         for _ in 0..2 {
-            models.push(service.lora_training(SCRIPTED).create().await.unwrap());
+            models.push(service.create_lora_training_client(SCRIPTED).await.unwrap());
         }
     }
     let all = Rule::on(class.route).always();
@@ -246,7 +246,11 @@ async fn limits_of_the_longest_hint_apply() {
     // One maximum is above the default, the other below.
     for (max_hint, pause) in [(2 * HOUR, HOUR), (5 * SECOND, 5 * SECOND)] {
         let harness = harness_with_limits(|limits| limits.max_hint = max_hint).await;
-        let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+        let sampler = harness
+            .service
+            .create_sampling_client(SCRIPTED)
+            .await
+            .unwrap();
         let refusal = Fault::rate_limited(Hint::Seconds(HOUR.as_secs()));
         harness.faults.add(Rule::on(routes::ASAMPLE), refusal);
         sampler.sample(vec![1]).await.unwrap();
@@ -264,7 +268,11 @@ async fn limits_of_the_rate_pace_samples() {
         });
     })
     .await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     let samples: Vec<_> = (0..6u32)
         .map(|token| sampler.sample(vec![token]).send())
         .collect();

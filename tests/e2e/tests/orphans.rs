@@ -35,15 +35,19 @@ async fn lost_reply_of_a_creation_logs_the_orphan() {
         routes::CREATE_SAMPLING_SESSION,
         Fault::cut_after(),
     );
-    harness.service.sampling(SCRIPTED).create().await.unwrap();
+    harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     assert_eq!(orphan_lines(&log).len(), 2);
 
     let saved = training.save_state("start").await.unwrap().path;
     inject(&harness, routes::LOAD_WEIGHTS, Fault::cut_after());
     let resumed = harness
         .service
-        .training_from_state(&saved, RestoreOptimizer::Yes);
-    resumed.create().await.unwrap();
+        .create_training_client_from_state_with_optimizer(&saved);
+    resumed.await.unwrap();
     assert_eq!(orphan_lines(&log).len(), 3);
 
     // No reply was lost, or the request did not reach the server.
@@ -67,7 +71,11 @@ async fn deduplicating_server_leaves_no_orphan() {
         Fault::cut_after(),
     );
     model(&harness).await;
-    harness.service.sampling(SCRIPTED).create().await.unwrap();
+    harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     assert_eq!(orphan_lines(&log), Vec::<String>::new());
     assert_eq!(harness.engine.counts().created, 1);
 }
@@ -88,11 +96,15 @@ async fn failed_creation_after_a_lost_reply_reports_the_orphan() {
             harness.faults.add(Rule::on(route).nth(nth), rejection());
             let error = match route {
                 routes::CREATE_MODEL => {
-                    let creation = harness.service.lora_training(SCRIPTED).rank(4).create();
+                    let creation = harness
+                        .service
+                        .create_lora_training_client(SCRIPTED)
+                        .rank(4)
+                        .send();
                     creation.await.map(|_| ()).unwrap_err()
                 }
                 _ => {
-                    let creation = harness.service.sampling(SCRIPTED).create();
+                    let creation = harness.service.create_sampling_client(SCRIPTED).send();
                     creation.await.map(|_| ()).unwrap_err()
                 }
             };

@@ -64,7 +64,11 @@ async fn outage_is_logged_repeatedly_with_address_and_cause() {
         })
         .await;
         let training = model(&harness).await;
-        let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+        let sampler = harness
+            .service
+            .create_sampling_client(SCRIPTED)
+            .await
+            .unwrap();
         let sleep = |seconds| harness.server.time().sleep(Duration::from_secs(seconds));
         assert_eq!(log.lines_with(DOWN).len(), 0);
         let accepted = match traffic {

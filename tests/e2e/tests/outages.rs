@@ -124,7 +124,11 @@ impl Fixture {
 #[tokio::test(start_paused = true)]
 async fn samples_resume_after_an_outage_with_an_empty_retry_budget() {
     let fixture = Fixture::new(LocalConfig::default()).await;
-    let sampler = fixture.harness.service.sampling(SCRIPTED).create();
+    let sampler = fixture
+        .harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .send();
     let sampler = sampler.await.unwrap();
     fixture.begin_outage(RouteClass::Sample, None);
     // More samples than the retry budget has retries.
@@ -163,7 +167,11 @@ async fn results_arrive_after_an_outage_of_polls() {
         // Each sampling client polls separately, also with shared polls.
         let mut samplers = Vec::new();
         for _ in 0..20 {
-            let sampler = fixture.harness.service.sampling(SCRIPTED).create();
+            let sampler = fixture
+                .harness
+                .service
+                .create_sampling_client(SCRIPTED)
+                .send();
             samplers.push(sampler.await.unwrap());
         }
         fixture.begin_outage(RouteClass::Poll, None);
@@ -185,7 +193,11 @@ async fn all_polls_resume_after_an_outage_without_results() {
     let fixture = Fixture::with(Duration::from_secs(3600), config, SessionOptions::default()).await;
     let mut samplers = Vec::new();
     for _ in 0..20 {
-        let sampler = fixture.harness.service.sampling(SCRIPTED).create();
+        let sampler = fixture
+            .harness
+            .service
+            .create_sampling_client(SCRIPTED)
+            .send();
         samplers.push(sampler.await.unwrap());
     }
     fixture.begin_outage(RouteClass::Poll, None);
@@ -209,7 +221,11 @@ async fn hints_during_an_outage_are_followed_in_each_class() {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
         let fixture = Fixture::new(config).await;
-        let sampler = fixture.harness.service.sampling(SCRIPTED).create();
+        let sampler = fixture
+            .harness
+            .service
+            .create_sampling_client(SCRIPTED)
+            .send();
         let sampler = sampler.await.unwrap();
         fixture.begin_outage(class, Some(7));
         let sample = sampler.sample(vec![1]).max_tokens(1).send();
@@ -233,7 +249,7 @@ async fn queued_sample_is_not_sent_after_close() {
     };
     let fixture = Fixture::with(Duration::from_secs(1), LocalConfig::default(), options).await;
     let service = &fixture.harness.service;
-    let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
     let samples: Vec<_> = (0..30)
         .map(|i| sampler.sample(vec![i % 100]).max_tokens(1).send())
         .collect();

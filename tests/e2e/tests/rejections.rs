@@ -60,7 +60,7 @@ async fn name_conflict_fails_only_the_save() {
         let harness = Harness::start().await;
         let training = model(&harness).await;
         inject_name_conflict(&harness, how);
-        let save = training.save_state("step-1");
+        let save = training.save_state("step-1").send();
         let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
         let queued = step(&training);
         let error = save.await.unwrap_err();
@@ -76,7 +76,12 @@ async fn name_conflict_fails_only_the_save() {
         }
         pass.within(HOUR).await.unwrap();
         queued.within(HOUR).await.unwrap();
-        training.save_state("step-2").within(HOUR).await.unwrap();
+        training
+            .save_state("step-2")
+            .send()
+            .within(HOUR)
+            .await
+            .unwrap();
         let expected: &[u64] = match how {
             NameConflict::Failed => &[1, 2, 3, 4],
             // The next call uses the number of the rejected save.
@@ -118,7 +123,7 @@ async fn rejected_save_or_forward_pass_does_not_poison_the_client() {
     let training = model(&harness).await;
     let rejection = Fault::status(StatusCode::FORBIDDEN, "no");
     inject(&harness, routes::SAVE_WEIGHTS, rejection.clone());
-    let save = training.save_state("first");
+    let save = training.save_state("first").send();
     let queued = step(&training);
     assert_eq!(save.await.unwrap_err().kind(), ErrorKind::PermissionDenied);
     queued.within(HOUR).await.unwrap();
@@ -143,18 +148,18 @@ async fn rejected_call_that_changes_the_model_poisons_the_client() {
             "optim_step" => {
                 inject(&harness, routes::OPTIM_STEP, rejection);
                 step(&training).await.unwrap_err();
-                training.save_state("second")
+                training.save_state("second").send()
             }
             "load_state" => {
                 inject(&harness, routes::LOAD_WEIGHTS, rejection);
                 training.load_state(&saved).await.unwrap_err();
-                training.save_state("second")
+                training.save_state("second").send()
             }
             _ => {
                 inject(&harness, routes::FORWARD_BACKWARD, rejection);
                 let pass = training.forward_backward([datum(1)], LossFn::CrossEntropy);
                 pass.await.unwrap_err();
-                training.save_state("second")
+                training.save_state("second").send()
             }
         };
         let error = queued.await.unwrap_err();
@@ -173,7 +178,7 @@ async fn save_with_an_unknown_outcome_poisons_the_client() {
         http::HeaderValue::from_static("false"),
     );
     inject(&harness, routes::SAVE_WEIGHTS, final_500);
-    let save = training.save_state("first");
+    let save = training.save_state("first").send();
     let queued = step(&training);
     assert_eq!(save.await.unwrap_err().kind(), ErrorKind::Server);
     assert_eq!(queued.await.unwrap_err().kind(), ErrorKind::Poisoned);

@@ -32,7 +32,7 @@ fn handles_outlive_the_runtime_that_created_them() {
     current_thread_runtime().block_on(async {
         pass.await.unwrap();
         step(&training).await.unwrap();
-        let sampler = service.sampling(SCRIPTED).create().await.unwrap();
+        let sampler = service.create_sampling_client(SCRIPTED).await.unwrap();
         sampler.sample(vec![1]).max_tokens(1).await.unwrap();
     });
     server.stop();
@@ -100,7 +100,7 @@ fn blocked_caller_runtime_delays_no_background_work() {
 fn results_can_be_awaited_on_many_threads() {
     let server = SocketServer::start(LocalConfig::default());
     let service = tinkers::block_on(server.client()).unwrap();
-    let sampler = tinkers::block_on(service.sampling(SCRIPTED).create()).unwrap();
+    let sampler = tinkers::block_on(service.create_sampling_client(SCRIPTED).send()).unwrap();
     let spawn_sample = |i: u32| {
         let sample = sampler.sample(vec![i]).max_tokens(2);
         thread::spawn(move || tinkers::block_on(sample.send()).unwrap().sequences.len())

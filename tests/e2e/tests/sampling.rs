@@ -9,7 +9,11 @@ use tinkers_e2e::{Harness, SCRIPTED};
 use tinkers_local::{Fault, Hint, Rule};
 
 async fn sampler(harness: &Harness) -> SamplingClient {
-    harness.service.sampling(SCRIPTED).create().await.unwrap()
+    harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +140,11 @@ async fn dropped_stream_sends_nothing_more() {
 #[tokio::test(start_paused = true)]
 async fn lost_samples_are_submitted_eleven_times_with_backoff() {
     let harness = Harness::start().await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     harness
         .faults
         .add(Rule::on(routes::RETRIEVE_FUTURE).times(2000), Fault::gone());

@@ -31,7 +31,11 @@ fn setup() -> Setup {
 }
 
 async fn sampler_of(harness: &Harness) -> SamplingClient {
-    harness.service.sampling(SCRIPTED).create().await.unwrap()
+    harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap()
 }
 
 /// Starts a server with jobs of 20 s, and creates a sampling client.

@@ -67,7 +67,11 @@ async fn start() -> (Harness, SamplingClient) {
 }
 
 async fn sampler_of(harness: &Harness) -> SamplingClient {
-    harness.service.sampling(SCRIPTED).create().await.unwrap()
+    harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap()
 }
 
 /// Injects a fault into all requests of a route.

@@ -18,7 +18,11 @@ async fn start(config: LocalConfig) -> (Harness, SamplingClient) {
         ..Setup::default()
     })
     .await;
-    let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
+    let sampler = harness
+        .service
+        .create_sampling_client(SCRIPTED)
+        .await
+        .unwrap();
     (harness, sampler)
 }
 

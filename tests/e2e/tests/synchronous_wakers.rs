@@ -96,7 +96,9 @@ async fn recover_works_inside_the_wake_up_of_a_failure() {
     for route in [routes::OPTIM_STEP, routes::SAVE_WEIGHTS] {
         let harness = Harness::start().await;
         let service = synchronous_client(&harness).await;
-        let creation = service.lora_training(tinkers_e2e::SCRIPTED).create();
+        let creation = service
+            .create_lora_training_client(tinkers_e2e::SCRIPTED)
+            .send();
         let training = creation.await.unwrap();
         // The 429 makes the call wait, so that its waker is registered before it fails.
         inject(&harness, route, Fault::rate_limited(Hint::Seconds(1)));
@@ -114,7 +116,7 @@ async fn recover_works_inside_the_wake_up_of_a_failure() {
                 Box::pin(async move { step.await.map(|_| ()) })
             }
             _ => {
-                let save = training.save_state("first");
+                let save = training.save_state("first").send();
                 Box::pin(async move { save.await.map(|_| ()) })
             }
         };

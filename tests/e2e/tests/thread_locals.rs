@@ -53,11 +53,10 @@ fn clients_and_calls_can_be_dropped_by_a_thread_local() {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let mut values = runtime.block_on(async {
             let service = builder.connect().await.expect("a session");
-            let model = service.lora_training(SCRIPTED).rank(4).create();
+            let model = service.create_lora_training_client(SCRIPTED).rank(4).send();
             let training = model.await.expect("a model");
             let sampler = service
-                .sampling(SCRIPTED)
-                .create()
+                .create_sampling_client(SCRIPTED)
                 .await
                 .expect("a sampler");
             let datum = Datum::next_token(&[1, 2, 3], vec![1.0; 2]).expect("valid");

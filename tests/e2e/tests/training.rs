@@ -33,13 +33,12 @@ async fn model_trains_saves_resumes_and_samples() {
     let reply = sampler.sample(vec![1, 2, 3]).max_tokens(5).await.unwrap();
     assert_eq!(reply.sequences[0].tokens.len(), 5);
     assert_eq!(numbers(&harness), [1, 2, 3, 4, 5, 6, 7, 8]);
-    for optimizer in [RestoreOptimizer::Yes, RestoreOptimizer::No] {
-        let resumed = harness
-            .service
-            .training_from_state(saved.as_str(), optimizer)
-            .create()
-            .await
-            .unwrap();
+    let service = &harness.service;
+    for creation in [
+        service.create_training_client_from_state(saved.as_str()),
+        service.create_training_client_from_state_with_optimizer(saved.as_str()),
+    ] {
+        let resumed = creation.await.unwrap();
         assert_ne!(resumed.model_id(), training.model_id());
         step(&resumed).await.unwrap();
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tinkers::{
     AdamParams, ApiFuture, CreateLoraTrainingClient, CreateSamplingClient,
-    CreateTrainingClientFromState, Error, ErrorKind, FinishReason, LossFn, RestoreOptimizer,
-    SamplingClient, SaveAndSample, SaveForSampler, SaveState, ServiceClient, TrainingClient,
+    CreateTrainingClientFromState, Error, ErrorKind, FinishReason, LossFn, SamplingClient,
+    ServiceClient, TrainingClient,
 };
 use tinkers_core::BoxFuture;
 use tokio::sync::{Mutex, oneshot};
@@ -138,12 +138,11 @@ impl Client {
             None => {
                 let creation = match &state.last_saved {
                     Some(SavedState { path, .. }) => {
-                        CreateTrainingClientFromState::new(context, path, RestoreOptimizer::Yes)
-                            .create()
+                        CreateTrainingClientFromState::with_optimizer(context, path).send()
                     }
                     None => CreateLoraTrainingClient::new(context, base_model)
                         .rank(4)
-                        .create(),
+                        .send(),
                 };
                 let training = self.create(CallKind::CreateModel, creation).await?;
                 state.training.insert(training).clone()
@@ -153,7 +152,7 @@ impl Client {
             Some(sampler) => sampler.clone(),
             None => {
                 let context = self.harness.session_context(&service);
-                let creation = CreateSamplingClient::new(context, base_model).create();
+                let creation = CreateSamplingClient::new(context, base_model).send();
                 let sampler = self.create(CallKind::CreateSampler, creation).await?;
                 state.sampler.insert(sampler).clone()
             }
@@ -220,16 +219,16 @@ impl Client {
             }
             CallKind::SaveState => {
                 let call = add_training_call(None);
-                let save = SaveState::named(payload::checkpoint_name(true, call));
-                let made = self.make(move || training.save_state(save));
+                let name = payload::checkpoint_name(true, call);
+                let made = self.make(move || training.save_state(name).send());
                 self.wait(call, handle_use, made, move |saved| {
                     check_save(call, saved.path.as_ref())
                 })
             }
             CallKind::SaveForSampler => {
                 let call = add_training_call(None);
-                let save = SaveForSampler::named(payload::checkpoint_name(false, call));
-                let made = self.make(move || training.save_weights_for_sampler(save));
+                let name = payload::checkpoint_name(false, call);
+                let made = self.make(move || training.save_weights_for_sampler(name).send());
                 self.wait(call, handle_use, made, |_| Ok(KeptResult::Nothing))
             }
             CallKind::SaveAndSample => {

@@ -21,7 +21,7 @@ const DISTINCT_PROMPTS: u32 = 97;
 /// Runs the load.
 pub(crate) async fn run(bench: &Bench, args: &SampleArgs, model: String) -> Result<Report> {
     let requests = args.requests.get();
-    let sampler = bench.service.sampling(&model).create().await?;
+    let sampler = bench.service.create_sampling_client(&model).await?;
     let rows = [
         ("server", bench.address.clone()),
         ("model", model.clone()),

@@ -23,9 +23,8 @@ const LEARNING_RATE: f64 = 1e-6;
 pub(crate) async fn run(bench: &Bench, args: &TrainArgs, model: String) -> Result<Report> {
     let client = bench
         .service
-        .lora_training(&model)
+        .create_lora_training_client(&model)
         .rank(args.rank.get())
-        .create()
         .await?;
     let batch = batch(args)?;
     let rows = [

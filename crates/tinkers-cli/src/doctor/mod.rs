@@ -160,7 +160,7 @@ async fn measure(
 
 /// Runs a forward-backward pass on a new adapter. A forward pass would not do, since its JSON form has a different route.
 async fn test_pass(service: &ServiceClient, model: &str) -> Result<(), Error> {
-    let client = service.lora_training(model).rank(1).create().await?;
+    let client = service.create_lora_training_client(model).rank(1).await?;
     let data = Datum::next_token(&[1, 2, 3], vec![1.0; 2])?;
     let pass = client.forward_backward([data], LossFn::CrossEntropy).await;
     // If unloading fails, the adapter is freed with the session.

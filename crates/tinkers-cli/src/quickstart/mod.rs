@@ -90,14 +90,13 @@ impl Run<'_> {
         self.show_settings()?;
         let samples_before = {
             let _busy = self.screen.busy("sampling from the base model")?;
-            let sampler = service.sampling(&args.model).create().await?;
+            let sampler = service.create_sampling_client(&args.model).await?;
             sample::sample_prompts(&sampler, &self.dataset, args.seed).await?
         };
         let training = service
-            .lora_training(&args.model)
+            .create_lora_training_client(&args.model)
             .rank(args.rank.get())
             .seed(args.seed)
-            .create()
             .await?;
         let held_out_loss_before = self.held_out_loss(&training).await?;
         self.screen.line(format_args!(
@@ -107,16 +106,15 @@ impl Run<'_> {
         let held_out_loss_after = self.held_out_loss(&training).await?;
         let _busy = self.screen.busy("saving and sampling again")?;
         // Both are submitted at once; the server processes them in this order.
-        let state = training.save_state(CHECKPOINT);
-        let weights = training.save_weights_for_sampler(CHECKPOINT);
+        let state = training.save_state(CHECKPOINT).send();
+        let weights = training.save_weights_for_sampler(CHECKPOINT).send();
         let checkpoint = state.await?.path;
         let sampler_checkpoint = weights
             .await?
             .path
             .context("the response to save_weights_for_sampler has no path")?;
         let sampler = service
-            .sampling(sampler_checkpoint.as_str())
-            .create()
+            .create_sampling_client(sampler_checkpoint.as_str())
             .await?;
         let samples_after = sample::sample_prompts(&sampler, &self.dataset, args.seed).await?;
         Ok(Report {

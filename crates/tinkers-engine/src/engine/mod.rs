@@ -153,6 +153,9 @@ impl ModelEngine {
     }
 
     fn start(names: Names, parts: ModelFiles, data_dir: &Path) -> Result<Self> {
+        if let Some(advice) = advice_on_build(env!("TINKERS_ENGINE_OPT_LEVEL")) {
+            tracing::warn!("{advice}");
+        }
         let lock = DirLock::take(data_dir)?;
         let threads = Threads::new(0)?;
         let ModelFiles {
@@ -309,6 +312,12 @@ impl fmt::Debug for ModelEngine {
 type JobResult = Result<Outcome, EngineError>;
 
 /// Starts a thread that runs the jobs of its own queue.
+/// Returns advice for a build of this crate with the optimisation level `level` of Cargo, if the engine is slow in such a build.
+fn advice_on_build(level: &str) -> Option<&'static str> {
+    let advice = "the embedded engine is built without optimization and is some 40 times slower; add `[profile.dev.package.\"*\"]` with `opt-level = 3` to the Cargo.toml of the workspace, or build with --release";
+    (level == "0").then_some(advice)
+}
+
 fn spawn(
     name: &str,
     shared: &Arc<Shared>,
@@ -404,6 +413,12 @@ impl From<Error> for EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_is_given_for_a_build_without_optimization() {
+        assert!(advice_on_build("0").unwrap().contains("opt-level = 3"));
+        assert_eq!(advice_on_build("3"), None);
+    }
 
     #[test]
     fn deletion_does_not_wait_for_the_training_thread() {

@@ -37,7 +37,7 @@ async fn before_sending(context: &Context) -> Result<(), CheckError> {
 async fn no_such_weights(context: &Context) -> Result<Option<String>, CheckError> {
     let service = context.service().await?;
     let path = "tinker://no-such-run/sampler_weights/nothing";
-    let made = service.sampling(path).create().await;
+    let made = service.create_sampling_client(path).await;
     let (error, when) = match made {
         Err(error) => (error, "at creation"),
         Ok(sampler) => {

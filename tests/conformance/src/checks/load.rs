@@ -32,8 +32,7 @@ pub(super) async fn large_batch(context: &Context) -> CheckResult {
     let sampler = context
         .service()
         .await?
-        .sampling(&context.settings.model)
-        .create()
+        .create_sampling_client(&context.settings.model)
         .await?;
     let sample = |number: u32| {
         let most = 1 + number % 4;
@@ -54,7 +53,9 @@ pub(super) async fn large_batch(context: &Context) -> CheckResult {
 
 pub(super) async fn cancel(context: &Context) -> CheckResult {
     let service = context.service().await?;
-    let sampler = service.sampling(&context.settings.model).create().await?;
+    let sampler = service
+        .create_sampling_client(&context.settings.model)
+        .await?;
     let sample = |number| {
         let prompt = text::tokens(&context.settings, number, 8);
         sampler.sample(prompt).max_tokens(4)

@@ -30,18 +30,20 @@ fn check_sequence(sequence: &SampledSequence, most: usize) -> Result<(), CheckEr
 
 async fn base_sampler(context: &Context) -> Result<SamplingClient, CheckError> {
     let service = context.service().await?;
-    Ok(service.sampling(&context.settings.model).create().await?)
+    Ok(service
+        .create_sampling_client(&context.settings.model)
+        .await?)
 }
 
 async fn trained_sampler(context: &Context) -> Result<SamplingClient, CheckError> {
     let trained = context.trained().await?;
-    let name = SaveForSampler::named(context.name("sampler"));
+    let name = context.name("sampler");
     let saved = trained.client.save_weights_for_sampler(name).await?;
     let path = saved
         .path
         .ok_or_else(|| CheckError::failed("named weights were saved without a path"))?;
     let service = context.service().await?;
-    Ok(service.sampling(path.as_str()).create().await?)
+    Ok(service.create_sampling_client(path.as_str()).await?)
 }
 
 pub(super) async fn base(context: &Context) -> CheckResult {

@@ -61,8 +61,7 @@ async fn resumed(
     let at_save = current_logprobs(&model, data).await?;
     let later = context.connect().await?;
     let resumed = later
-        .training_from_state(saved.path.as_str(), RestoreOptimizer::Yes)
-        .create()
+        .create_training_client_from_state_with_optimizer(saved.path.as_str())
         .await?;
     context.unload_later(&resumed);
     Ok((model, at_save, resumed))
@@ -134,7 +133,7 @@ pub(super) async fn overwrite(context: &Context) -> CheckResult {
             String::new()
         }
     };
-    let replaced = model.save_state(SaveState::named(name).overwrite()).await;
+    let replaced = model.save_state(name).overwrite().await;
     match replaced {
         Ok(_) => Ok(first),
         Err(error) => Err(CheckError::from_optional_setting(&error)),

@@ -24,10 +24,7 @@ pub(crate) async fn await_ignoring_queue<T: Send + 'static>(
         if progress.last_news == last_news {
             let message = "the operation made no progress";
             let error = Error::new(ErrorKind::Stalled, Sent::MaybeSent, message);
-            return Err(error.with_stalled(Stalled {
-                phase: Phase::Admission,
-                since: progress_deadline,
-            }));
+            return Err(error.with_stalled(Stalled::new(Phase::Admission, progress_deadline)));
         }
     }
 }

@@ -63,14 +63,16 @@ impl LoadContext {
 
     /// Creates a sampling client; retries like [`Self::connected`].
     pub(crate) async fn sampler(&self, service: &ServiceClient) -> Option<SamplingClient> {
-        self.retry_until_created(|| self.count_setup(service.sampling(MODEL).create()))
+        self.retry_until_created(|| self.count_setup(service.create_sampling_client(MODEL).send()))
             .await
     }
 
     /// Creates a model; retries like [`Self::connected`].
     pub(crate) async fn model(&self, service: &ServiceClient) -> Option<TrainingClient> {
-        self.retry_until_created(|| self.count_setup(service.lora_training(MODEL).rank(4).create()))
-            .await
+        self.retry_until_created(|| {
+            self.count_setup(service.create_lora_training_client(MODEL).rank(4).send())
+        })
+        .await
     }
 
     async fn retry_until_created<T, F>(&self, make: impl Fn() -> F) -> Option<T>
