@@ -274,6 +274,7 @@ fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Com
         .args(["--exclude-re", "loom_cells::"])
         // Debug output that nothing depends on. The crates that hide secrets in it are not mutated.
         .args(["--exclude-re", "impl .*Debug for"])
+        .args(["--exclude-re", "tests::"])
         .args(["--build-timeout", "600"])
         .arg("--in-place")
         .arg("--dir")

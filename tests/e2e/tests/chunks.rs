@@ -31,8 +31,9 @@ fn rejection() -> Fault {
 }
 
 fn assert_contains(error: &Error, parts: &[&str]) {
+    let text = format!("{error:#}");
     for part in parts {
-        assert!(error.to_string().contains(part), "{part:?} in {error}");
+        assert!(text.contains(part), "{part:?} in {text}");
     }
 }
 

@@ -220,7 +220,7 @@ type ModelOption = (
     fn() -> Value,
 );
 
-const MODEL: [(&str, ModelOption); 4] = [
+const MODEL: [(&str, ModelOption); 7] = [
     ("rank", (|m| m.rank(4), "/lora_config/rank", || json!(4))),
     ("seed", (|m| m.seed(9), "/lora_config/seed", || json!(9))),
     (
@@ -229,6 +229,30 @@ const MODEL: [(&str, ModelOption); 4] = [
             |m| m.lora_config(LoraConfig::rank(2)),
             "/lora_config/rank",
             || json!(2),
+        ),
+    ),
+    (
+        "train_attn",
+        (
+            |m| m.train_attn(false),
+            "/lora_config/train_attn",
+            || json!(false),
+        ),
+    ),
+    (
+        "train_mlp",
+        (
+            |m| m.train_mlp(false),
+            "/lora_config/train_mlp",
+            || json!(false),
+        ),
+    ),
+    (
+        "train_unembed",
+        (
+            |m| m.train_unembed(false),
+            "/lora_config/train_unembed",
+            || json!(false),
         ),
     ),
     (

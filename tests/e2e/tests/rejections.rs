@@ -72,7 +72,7 @@ async fn name_conflict_fails_only_the_save() {
             "overwrite",
             CONFLICT_TEXT,
         ] {
-            assert!(error.to_string().contains(part), "{how:?}: {error}");
+            assert!(format!("{error:#}").contains(part), "{how:?}: {error:#}");
         }
         pass.within(HOUR).await.unwrap();
         queued.within(HOUR).await.unwrap();
