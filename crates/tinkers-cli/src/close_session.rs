@@ -14,7 +14,7 @@ const INTERRUPTED_TIMEOUT: Duration = Duration::from_millis(300);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Closes the session and reports the outcome to the server. Gives up after a timeout or on another signal.
-pub(crate) async fn close_session<T>(
+pub(crate) async fn close_session<T: Sync>(
     service: &ServiceClient,
     outcome: &anyhow::Result<T>,
     signals: &mut Signals,

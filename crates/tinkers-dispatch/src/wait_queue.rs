@@ -334,6 +334,11 @@ mod tests {
             queue.set_watcher(at(2)).is_none(),
             "an earlier timer is set"
         );
+        join(&mut queue, 4, None);
+        assert!(
+            queue.set_watcher(at(2)).is_none(),
+            "another waiter has an earlier timer"
+        );
     }
 
     #[test]

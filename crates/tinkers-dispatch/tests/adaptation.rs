@@ -11,7 +11,9 @@ use tinkers_core::{
     Admission, AdmissionRequest, Admitted, Arrival, AttemptOutcome, Clock, Readmission, RouteClass,
     Timestamp,
 };
-use tinkers_dispatch::{GateSnapshot, LimitChange, LimiterEvent, LimiterEvents, LimiterSettings};
+use tinkers_dispatch::{
+    ClassSettings, GateSnapshot, LimitChange, LimiterEvent, LimiterEvents, LimiterSettings,
+};
 
 const MS: Duration = Duration::from_millis(1);
 /// The time after which a poll without a refusal counts as accepted.
@@ -175,9 +177,9 @@ fn empty_queue_admits_requests_at_once() {
     assert_eq!(bench.sample().counts.waits, 1);
 }
 
-#[test]
-fn trial_waits_for_twenty_times_the_cost_of_a_closure() {
-    let bench = Bench::sampling(64, 100_000, 99);
+/// Makes the class learn a limit of four requests in flight from a refusal with a pause of a second, and earn the next probe of the limit
+/// with successes. Returns the requests in flight and the waiters.
+fn learn_limit(bench: &Bench) -> (Vec<Admitted>, Vec<Waiting>) {
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
     let flights: Vec<_> = held
         .into_iter()
@@ -197,21 +199,49 @@ fn trial_waits_for_twenty_times_the_cost_of_a_closure() {
         under_way.extend(admitted(&mut queue));
         accept(under_way.remove(0));
     }
+    (under_way, queue)
+}
+
+fn started_probe(events: &mut LimiterEvents) -> bool {
+    std::iter::from_fn(|| events.try_next()).any(|event| {
+        let begun = LimitChange::ProbeStarted;
+        matches!(event, LimiterEvent::WindowChanged { why, .. } if why == begun)
+    })
+}
+
+#[test]
+fn probe_of_the_limit_waits_for_twenty_times_the_pause() {
+    let bench = Bench::sampling(64, 100_000, 99);
+    let (mut under_way, mut queue) = learn_limit(&bench);
     let mut events = bench.limiter.events();
     let mut begins = |after: Duration| {
         bench.clock.advance(after);
         under_way.extend(admitted(&mut queue));
         accept(under_way.remove(0));
-        std::iter::from_fn(|| events.try_next()).any(|event| {
-            let begun = LimitChange::ProbeStarted;
-            matches!(event, LimiterEvent::WindowChanged { why, .. } if why == begun)
-        })
+        started_probe(&mut events)
     };
     assert!(
         !begins(SECOND * 20 - MS),
         "refusals were paid for, the pause was not"
     );
     assert!(begins(MS));
+}
+
+#[test]
+fn full_slots_start_no_probe_of_the_in_flight_limit() {
+    let bench = Bench::sampling(64, 100_000, 99);
+    drop(learn_limit(&bench));
+    let _two_slots = bench.request_limits(LimiterSettings {
+        sample: ClassSettings::slots(2),
+        ..LimiterSettings::default()
+    });
+    // A probe is due now, but only the slots are full.
+    bench.clock.advance(SECOND * 20);
+    let _unanswered = [bench.admit(sample()), bench.admit(sample())];
+    let mut events = bench.limiter.events();
+    let _waiting = bench.ask(sample());
+    assert_eq!(bench.sample().in_flight, 2);
+    assert!(!started_probe(&mut events));
 }
 
 /// A waker that records whether events were published before it was called.
