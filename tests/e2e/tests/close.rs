@@ -1,4 +1,5 @@
-//! Closing a client with pending calls: calls that the server has not accepted fail at once, and nothing is submitted.
+//! Closing a client with pending calls: calls that the server has not accepted fail at once, and
+//! the client submits nothing more.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -21,23 +22,23 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The state in which a call waits.
+/// What a pending call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitState {
-    /// The backoff gate of its class is closed.
+    /// The gate of its route class, which a `retry-after` hint has closed.
     Gate,
-    /// The backoff before a retry.
+    /// The backoff delay before a retry.
     Backoff,
-    /// Waiting for a connection.
+    /// A connection to the server.
     Dial,
-    /// Waiting for the response.
+    /// The response of the server.
     Response,
 }
 
 impl WaitState {
     const ALL: [Self; 4] = [Self::Gate, Self::Backoff, Self::Dial, Self::Response];
 
-    /// Returns what the error of a call in this state says about its request.
+    /// Returns the value of `Error::sent` for a call that is closed while it waits.
     fn sent(self) -> Sent {
         match self {
             Self::Gate | Self::Dial => Sent::NotSent,
@@ -46,7 +47,8 @@ impl WaitState {
     }
 }
 
-/// A transport that can delay submissions in a state, and records the paths of the requests that it sends.
+/// A transport that delays requests, so that calls wait for the chosen thing. It also records the
+/// paths of the requests that it sends.
 #[derive(Debug)]
 struct DelayingTransport {
     inner: InProcess,
@@ -144,7 +146,8 @@ impl Fixture {
         closed.await.expect("closed");
     }
 
-    /// Returns the paths of the requests since the close, except polls, heartbeats and the end of the session.
+    /// Returns the paths of the requests that were sent since the last `delay` or `close`. Polls,
+    /// heartbeats and the request that ends the session are left out.
     fn submitted(&self) -> Vec<String> {
         let mut paths = self.transport.sent_paths.lock().unwrap().clone();
         paths.retain(|path| {
@@ -159,14 +162,14 @@ impl Fixture {
 
 type Outcome = BoxFuture<'static, Result<(), Error>>;
 
-/// Boxes a call and discards its result.
+/// Boxes the future of a call and discards its result.
 fn boxed<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Outcome {
     Box::pin(async move { call.await.map(|_| ()) })
 }
 
-/// Returns the error of a call, which must fail within an hour of virtual time.
+/// Waits for a call that must fail within an hour of virtual time, and returns its error.
 async fn error_of<T: Debug + Send>(call: impl Future<Output = Result<T, Error>> + Send) -> Error {
     let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     let at = time.now().after(Duration::from_secs(3600));
@@ -178,10 +181,10 @@ async fn joined(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<(), 
     task.await.expect("the task does not panic")
 }
 
-/// An operation: its name and a function that begins it.
+/// The name of an operation, and a function that begins the operation.
 type Operation = (&'static str, fn(&Fixture) -> Outcome);
 
-/// The operations that enter the submission queue of a model.
+/// The operations that wait in the submission queue of a model.
 const QUEUED: [Operation; 8] = [
     ("forward", |s| {
         boxed(s.training.forward([datum(1)], LossFn::CrossEntropy))
@@ -206,7 +209,7 @@ const QUEUED: [Operation; 8] = [
     }),
 ];
 
-/// The other operations.
+/// The operations that do not use a submission queue.
 const UNQUEUED: [Operation; 7] = [
     ("unload", |s| boxed(s.training.unload())),
     ("send", |s| {
@@ -248,7 +251,7 @@ fn operations(source: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_operation_is_in_the_close_tests() {
+fn every_operation_has_a_close_test() {
     let sources = [
         include_str!("../../../crates/tinkers-training/src/client.rs"),
         include_str!("../../../crates/tinkers-training/src/create.rs"),
@@ -262,7 +265,7 @@ fn every_operation_is_in_the_close_tests() {
         .chain(&UNQUEUED)
         .map(|(name, _)| *name)
         .collect();
-    // Parts of other operations.
+    // These functions are parts of other operations.
     let internal = ["load", "pass", "single"];
     for source in sources {
         for name in operations(source) {
@@ -296,7 +299,7 @@ async fn close_ends_each_operation_in_each_wait_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_ends_queued_calls() {
+async fn close_ends_calls_in_the_submission_queue() {
     for state in WaitState::ALL {
         let fixture = Fixture::new().await;
         fixture.delay(state);
@@ -336,7 +339,7 @@ async fn operations_after_close_fail_and_send_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_between_the_requests_of_a_creation_ends_it() {
+async fn close_ends_a_creation_between_its_two_requests() {
     let fixture = Fixture::new().await;
     let info_requests = Rule::on(routes::GET_INFO).always();
     let faults = &fixture.harness.faults;

@@ -72,7 +72,7 @@ async fn stream_yields_each_prompt_once_with_bounded_concurrency() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_yields_a_failed_prompt_as_one_item() {
+async fn stream_yields_an_error_item_for_a_failed_prompt() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     assert!(
@@ -92,7 +92,7 @@ async fn stream_yields_a_failed_prompt_as_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_keep_their_number_and_resubmissions_get_a_new_one() {
+async fn sample_retry_keeps_its_number_and_resubmission_gets_a_new_one() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     harness
@@ -114,7 +114,7 @@ async fn retries_keep_their_number_and_resubmissions_get_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_stream_sends_nothing_more() {
+async fn dropped_sample_stream_sends_no_more_requests() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     harness.faults.add(
@@ -145,6 +145,6 @@ async fn lost_samples_are_submitted_eleven_times_with_backoff() {
     let took = harness.server.time().now().since(began);
     assert_eq!(lost.kind(), ErrorKind::ResultLost);
     assert_eq!(harness.journal.of(routes::ASAMPLE).len(), 11);
-    // The backoff is 0.5, 1, 2, 4 and 8 s, and then 10 s each.
+    // The backoff delays are 0.5, 1, 2, 4 and 8 s, and then 10 s each.
     assert!(took >= Duration::from_millis(65_500), "{took:?}");
 }
