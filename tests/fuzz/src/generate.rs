@@ -1,4 +1,4 @@
-//! Random generation of whole requests: valid and invalid paths, methods, headers and bodies.
+//! Generates whole requests at random, with valid and invalid paths, methods, headers and bodies.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use crate::request_parts::{HEADERS, IDS, METHODS, OTHER_PATHS, QUERIES, VALUES};
 use crate::seeds;
 use crate::server::HOSTS;
 
-/// Generates one to three requests, or mutates one of the seeds.
+/// Returns either one to three generated requests, or a mutation of one of the seeds.
 pub fn requests(mutator: &Mutator, seeds: &[Vec<u8>]) -> Vec<u8> {
     if mutator.below(3) == 0 {
         return mutator.next(seeds);
@@ -77,7 +77,7 @@ fn path(mutator: &Mutator, route: Route) -> String {
     path
 }
 
-/// Returns a path that exceeds the limit of hyper.
+/// Returns a path that is longer than hyper allows.
 fn long(mutator: &Mutator) -> String {
     let id = mutator.pick(&IDS);
     format!("/api/v1/{}", id.repeat(70_000 / id.len().max(1)))
@@ -98,7 +98,7 @@ fn header(mutator: &Mutator, headers: &mut Vec<u8>) {
     headers.extend_from_slice(b"\r\n");
 }
 
-/// Adds a `content-length` header, mostly the correct one.
+/// Adds a `content-length` header. Its value is correct in most cases.
 fn length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     let value = match mutator.below(16) {
         0 => "0".to_owned(),
@@ -113,7 +113,8 @@ fn length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     headers.extend(format!("content-length: {value}\r\n").into_bytes());
 }
 
-/// Bodies of other kinds, made once because they are large.
+/// Bodies of poll responses, which no route expects. They are made only once because they are
+/// large.
 static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds::polls);
 
 fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
@@ -136,7 +137,7 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     body
 }
 
-/// Replaces the value after one of the colons.
+/// Replaces the value after a random colon of a JSON body by a value from [`VALUES`].
 fn value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();
