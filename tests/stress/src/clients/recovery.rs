@@ -1,33 +1,37 @@
-//! Recovery of the throughput after the faults.
+//! Measures how the throughput recovers after the faults.
 
 use std::time::Duration;
 
 use super::profile::Profile;
 use super::verdict::Observations;
 
-/// Seconds after the faults within which the throughput must recover.
+/// The time after the end of the faults within which the throughput must recover, in seconds.
 const WITHIN: f64 = 2.0;
-/// Fraction of the throughput before the faults that counts as recovered. Low, since the machine may have other load.
+/// The fraction of the earlier throughput that counts as recovered. It is low, because the machine
+/// may have other load.
 const FULL: f64 = 0.5;
 
 /// The throughput before and after the faults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recovery {
-    /// Successful calls per second before the faults.
+    /// The number of successful calls per second before the faults.
     pub(crate) clean: f64,
-    /// Successful calls per second from [`WITHIN`] after the faults.
+    /// The number of successful calls per second, from [`WITHIN`] seconds after the faults until
+    /// the end of the run.
     pub(crate) after: f64,
-    /// Seconds after the faults until the throughput of one second had recovered.
+    /// The time in seconds from the end of the faults until the throughput over one second had
+    /// recovered. `None` if it never did.
     pub(crate) took: Option<f64>,
 }
 
 impl Recovery {
-    /// Measures a run; `None` if it had no faults or was too short.
+    /// Measures the recovery in a run. Returns `None` if the run had no faults or was too short.
     pub(crate) fn of(observed: &Observations<'_>) -> Option<Self> {
         let (from, lasts) = observed.profile.fault_period(observed.length)?;
         let (from, to) = (from.as_secs_f64(), (from + lasts).as_secs_f64());
         let end = observed.length.as_secs_f64();
-        // The first second is startup, and the recovery needs one second more.
+        // The first second is left out because the clients start up. The measurement after the
+        // recovery needs one more second.
         if from < 1.5 || end < to + WITHIN + 1.0 {
             return None;
         }
@@ -58,7 +62,7 @@ impl Recovery {
         })
     }
 
-    /// Returns a one-line description.
+    /// Returns a description of the recovery in one line.
     pub(crate) fn text(&self) -> String {
         let took = match self.took {
             Some(took) => format!("recovered after {took:.1} s"),
@@ -71,12 +75,13 @@ impl Recovery {
     }
 }
 
-/// Returns the minimum length of a run that measures the recovery, `None` for profiles without faults.
+/// Returns the minimum length of a run in which the recovery can be measured. Returns `None` for
+/// profiles without faults.
 pub(crate) fn shortest(profile: &Profile) -> Option<Duration> {
     let (from, lasts) = profile.fault_period(Duration::from_secs(1))?;
     let (from, lasts) = (from.as_secs_f64(), lasts.as_secs_f64());
     let after = 1.0 - from - lasts;
-    // Tolerance for rounding.
+    // A small tolerance allows for rounding.
     let seconds = (1.5 / from).max(3.0 / after) - 1e-6;
     Some(Duration::from_secs_f64(seconds.ceil()))
 }
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shortest_run_covers_faults_and_recovery() {
+    fn shortest_run_of_each_profile_covers_faults_and_recovery() {
         for name in ["flaky", "outage"] {
             let profile = Profile::named(name).expect("a known profile");
             assert_eq!(shortest(&profile), Some(Duration::from_secs(10)), "{name}");

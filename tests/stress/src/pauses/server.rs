@@ -1,4 +1,5 @@
-//! A server on a dedicated thread. It responds at once until [`Server::close_in`], then refuses one request and delays the others.
+//! A server on its own thread. It responds at once until [`Server::close_in`] is called. Then it
+//! refuses one request and delays the responses to the others.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,11 +24,13 @@ use tokio::sync::watch;
 
 use super::{HINT, Scenario};
 
-/// Delay of the 429 after all connections are full, so that late requests arrive before it.
+/// The time from the moment when all connections are full to the 429. It lets late requests arrive
+/// before the 429.
 const QUIET: Duration = Duration::from_millis(100);
-/// Delay of the other responses after the 429: long enough for the client to read its head, even on a busy machine.
+/// The time from the 429 to the delayed responses. It is long enough for the client to read the
+/// head of the 429, even on a busy machine.
 const OTHERS: Duration = Duration::from_millis(500);
-/// Time from the head of a slow 429 to the end of its body; longer than [`OTHERS`].
+/// The time from the head of a slow 429 to the end of its body. It is longer than [`OTHERS`].
 const SLOW: Duration = Duration::from_millis(900);
 
 /// A running server. Dropping it stops its thread.
@@ -37,9 +40,9 @@ pub(super) struct Server {
     _thread: DedicatedThread,
 }
 
-/// The requests that the server counted.
+/// The requests that the server has counted around the 429.
 pub(super) struct Pause {
-    /// Arrival times of requests, relative to the head of the 429.
+    /// The arrival times of requests, relative to the head of the 429.
     pub(super) arrivals: Vec<Duration>,
     pub(super) refusals: u64,
 }
@@ -48,7 +51,7 @@ struct ServerState {
     scenario: Scenario,
     time: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// Time of the 429, once it is sent.
+    /// The time at which the 429 was sent, or `None` before.
     refused: watch::Sender<Option<Timestamp>>,
 }
 
@@ -88,7 +91,8 @@ impl Server {
         &self.url
     }
 
-    /// Starts to delay requests, and to refuse one when all connections are full.
+    /// Makes the server delay requests from now on. It refuses one of them when all connections are
+    /// full.
     pub(super) fn close_in(&self) {
         self.server_state.lock().is_closing_in = true;
     }
@@ -128,7 +132,7 @@ async fn serve(stream: TcpStream, server_state: Arc<ServerState>) {
         async move { Ok::<_, Infallible>(server_state.answer(request).await) }
     });
     let io = TokioIo::new(stream);
-    // The client may close the connection at any time.
+    // The client may close the connection at any time, so the result is ignored.
     let _ = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
@@ -147,7 +151,7 @@ impl ServerState {
             Some(true) => self.refuse().await,
             Some(false) => {
                 let mut refused = self.refused.subscribe();
-                // The sender is a field of `self`, so it is alive.
+                // This cannot fail, because the sender is a field of `self`.
                 let refused = refused.wait_for(Option::is_some).await.map(|at| *at);
                 let refused = refused.ok().flatten().unwrap_or_default();
                 self.time.sleep_until(refused.after(OTHERS)).await;
@@ -156,7 +160,8 @@ impl ServerState {
         }
     }
 
-    /// Records a request. Returns `None` to respond at once, otherwise whether to refuse it.
+    /// Records that a request has arrived. Returns `None` if the server must respond at once, and
+    /// otherwise whether it must refuse the request.
     fn arrived(&self) -> Option<bool> {
         let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();
@@ -196,7 +201,7 @@ fn accepted() -> Response<Pieces> {
     Response::new(Pieces::of(["{}"]))
 }
 
-/// A body in chunks, with an optional pause after the first.
+/// A response body in chunks, with an optional pause after the first chunk.
 struct Pieces {
     rest: VecDeque<Bytes>,
     is_begun: bool,
