@@ -5,7 +5,7 @@
 use tinkers_local::serve_stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::server::{LONGEST_POLL, TestServer, mentions_fixture_ids, run, settle};
+use crate::server::{LONGEST_POLL, TestServer, mentions_fixture_ids, run, run_ready_tasks};
 
 /// The buffer size of the connection in each direction, in bytes.
 const PIPE: usize = 16 << 10;
@@ -33,10 +33,10 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
             // The server treats a closed write side as a disconnect, so it gets time to respond
             // before.
             for _ in 0..3 {
-                settle().await;
+                run_ready_tasks().await;
                 test_server.clock.advance(LONGEST_POLL);
             }
-            settle().await;
+            run_ready_tasks().await;
             let _ = to.shutdown().await;
         };
         let receive = async {
@@ -49,7 +49,7 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
         let hangs = async {
             for _ in 0..MAX_TIME_STEPS {
                 for _ in 0..bytes.len() / 1024 + 20 {
-                    settle().await;
+                    run_ready_tasks().await;
                 }
                 test_server.clock.advance(LONGEST_POLL);
             }

@@ -46,7 +46,7 @@ fn request(mutator: &Mutator, host: &str) -> Vec<u8> {
     for _ in 0..mutator.below(4) {
         header(mutator, &mut headers);
     }
-    length(mutator, body.len(), &mut headers);
+    add_content_length(mutator, body.len(), &mut headers);
     let path = path(mutator, route);
     let first = [method.as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1\r\n"].concat();
     [&first[..], &headers, b"\r\n", &body].concat()
@@ -55,7 +55,7 @@ fn request(mutator: &Mutator, host: &str) -> Vec<u8> {
 fn path(mutator: &Mutator, route: Route) -> String {
     let mut path = match mutator.below(10) {
         0 => (*mutator.pick(&OTHER_PATHS)).to_owned(),
-        1 => long(mutator),
+        1 => long_path(mutator),
         _ => {
             let parts = route.path().split('/').map(|part| match fixture_id(part) {
                 Some(_) if mutator.below(2) == 0 => mutator.pick(&IDS),
@@ -78,7 +78,7 @@ fn path(mutator: &Mutator, route: Route) -> String {
 }
 
 /// Returns a path that is longer than hyper allows.
-fn long(mutator: &Mutator) -> String {
+fn long_path(mutator: &Mutator) -> String {
     let id = mutator.pick(&IDS);
     format!("/api/v1/{}", id.repeat(70_000 / id.len().max(1)))
 }
@@ -99,7 +99,7 @@ fn header(mutator: &Mutator, headers: &mut Vec<u8>) {
 }
 
 /// Adds a `content-length` header. Its value is correct in most cases.
-fn length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
+fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     let value = match mutator.below(16) {
         0 => "0".to_owned(),
         1 => length.saturating_sub(1).to_string(),
@@ -130,7 +130,7 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     };
     for _ in 0..mutator.below(5).saturating_sub(2) {
         match mutator.below(2) {
-            0 => value(mutator, &mut body),
+            0 => replace_json_value(mutator, &mut body),
             _ => mutator.change(&mut body, &[Bytes::from_static(b"{}").to_vec()]),
         }
     }
@@ -138,7 +138,7 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
 }
 
 /// Replaces the value after a random colon of a JSON body by a value from [`VALUES`].
-fn value(mutator: &Mutator, body: &mut Vec<u8>) {
+fn replace_json_value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();
     if colons.is_empty() {

@@ -39,7 +39,7 @@ thread_local! {
 pub(crate) fn run<F: Future>(work: F) -> F::Output {
     RUNTIME.with(|runtime| {
         let done = runtime.block_on(work);
-        runtime.block_on(settle());
+        runtime.block_on(run_ready_tasks());
         done
     })
 }
@@ -135,9 +135,9 @@ impl TestServer {
         let mut polled = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
         if polled.is_pending() {
             // Gives the server the opportunity to start its timer.
-            settle().await;
+            run_ready_tasks().await;
             self.clock.advance(LONGEST_POLL);
-            settle().await;
+            run_ready_tasks().await;
             polled = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
         }
         match polled {
@@ -149,7 +149,7 @@ impl TestServer {
 }
 
 /// Runs all tasks until each of them waits.
-pub(crate) async fn settle() {
+pub(crate) async fn run_ready_tasks() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }

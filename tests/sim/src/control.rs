@@ -73,7 +73,7 @@ named_enum! {
         /// The progress deadline is not reset when the admission queue advances.
         IgnoredQueueProgress = "ignored-queue-progress",
         /// After a pause, all polls are sent at once instead of gradually.
-        NoPollRamp = "no-poll-ramp",
+        PollBurstAfterPause = "poll-burst-after-pause",
         /// An unexpected response to a shared poll ends the poll task, and all calls that wait for
         /// it fail.
         SharedPollEnds = "shared-poll-ends",
@@ -142,7 +142,7 @@ impl Control {
             | Self::RetryWindowFromCall
             | Self::IgnoredDeadline
             | Self::IgnoredQueueProgress
-            | Self::NoPollRamp => {
+            | Self::PollBurstAfterPause => {
                 caller.admission = Arc::new(FaultyAdmission {
                     inner: Arc::clone(&caller.admission),
                     control: self,

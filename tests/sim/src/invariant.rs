@@ -44,7 +44,7 @@ pub enum Invariant {
     /// A call does not fail as stalled while its queue advances.
     QueueProgress,
     /// After a pause, the rate of polls increases gradually.
-    PollRamp,
+    GradualPolls,
     /// The rate of shared polls and of acknowledgements is bounded.
     SharedPollRate,
     /// A sample fails only because of its own requests, and not because of requests of other

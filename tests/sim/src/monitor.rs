@@ -42,7 +42,7 @@ struct State {
     violations: Vec<Violation>,
     classes: [ClassState; 5],
     /// The polls since the last time that a poll was refused. `None` if no poll has been refused.
-    poll_ramp: Option<PollRamp>,
+    polls_after_pause: Option<PollsAfterPause>,
     result_polls: BTreeMap<String, ResultPolls>,
     concurrent_polls: usize,
     sessions: BTreeMap<String, SessionHistory>,
@@ -66,7 +66,7 @@ struct ClassState {
 
 /// The polls since a refusal, and the limit for their number: it increases gradually.
 #[derive(Debug, Default)]
-struct PollRamp {
+struct PollsAfterPause {
     /// The time of the first poll after the refusal.
     first: Option<Timestamp>,
     /// The time of the second poll after the refusal.
@@ -78,7 +78,7 @@ struct PollRamp {
     freed_slots: u64,
 }
 
-impl PollRamp {
+impl PollsAfterPause {
     /// Records that a poll is sent. Returns the number of outstanding polls if it exceeds the
     /// limit.
     ///
@@ -172,12 +172,12 @@ impl Monitor {
             let text = format!("{request} was sent {early:?} before the gate of {class} opens");
             self.add_violation(&mut state, Invariant::RetryAfter, text);
         } else if class == RouteClass::Poll
-            && let Some(ramp) = &mut state.poll_ramp
-            && let Some(outstanding) = ramp.send(at)
+            && let Some(polls) = &mut state.polls_after_pause
+            && let Some(outstanding) = polls.send(at)
         {
-            state.poll_ramp = None;
+            state.polls_after_pause = None;
             let text = format!("{request} is outstanding poll {outstanding} soon after a pause");
-            self.add_violation(&mut state, Invariant::PollRamp, text);
+            self.add_violation(&mut state, Invariant::GradualPolls, text);
         }
     }
 
@@ -196,7 +196,7 @@ impl Monitor {
             class_state.closed_until = class_state.closed_until.max(end);
             let closed_until = class_state.closed_until;
             if class == RouteClass::Poll {
-                state.poll_ramp = Some(PollRamp::default());
+                state.polls_after_pause = Some(PollsAfterPause::default());
             }
             closed_until
         };
@@ -207,10 +207,10 @@ impl Monitor {
     /// Records that a poll has completed or failed. The poll may be shared or for one result;
     /// `sent_at` is the time at which it was sent.
     pub fn poll_completed(&self, sent_at: Timestamp) {
-        if let Some(ramp) = &mut self.lock().poll_ramp {
-            match ramp.first.is_some_and(|first| first <= sent_at) {
-                true => ramp.completed += 1,
-                false => ramp.freed_slots += 1,
+        if let Some(polls) = &mut self.lock().polls_after_pause {
+            match polls.first.is_some_and(|first| first <= sent_at) {
+                true => polls.completed += 1,
+                false => polls.freed_slots += 1,
             }
         }
     }

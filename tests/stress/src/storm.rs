@@ -56,7 +56,7 @@ pub struct Counters {
     closed_until: AtomicU64,
     /// The number of attempts that were admitted too early: before the end of a retry delay that
     /// was known when they were queued.
-    undercut: AtomicU64,
+    admitted_too_early: AtomicU64,
     /// The number of attempts that were admitted.
     pub attempts: AtomicU64,
     /// The number of attempts that the server refused.
@@ -211,7 +211,7 @@ impl<S: Subject> StormTask<S> {
         let permit = self.subject.acquire(self.client, retry_state).await;
         self.counters.attempts.fetch_add(1, Ordering::SeqCst);
         if nanos(self.clock.now().since_origin()) < known {
-            self.counters.undercut.fetch_add(1, Ordering::SeqCst);
+            self.counters.admitted_too_early.fetch_add(1, Ordering::SeqCst);
         }
         permit
     }
@@ -241,21 +241,21 @@ fn nanos(at: Duration) -> u64 {
 }
 
 /// A request that counts towards the in-flight limit of the server.
-struct Inside<'a>(&'a AtomicU64);
+struct ServedRequest<'a>(&'a AtomicU64);
 
-impl Drop for Inside<'_> {
+impl Drop for ServedRequest<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Counters {
-    fn try_enter(&self, window: u64) -> Option<Inside<'_>> {
+    fn try_enter(&self, window: u64) -> Option<ServedRequest<'_>> {
         let more = |inside| (inside < window).then_some(inside + 1);
         self.inside
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
             .ok()
-            .map(|_| Inside(&self.inside))
+            .map(|_| ServedRequest(&self.inside))
     }
 
     fn serve(&self, id: (u64, u64)) {
@@ -275,10 +275,10 @@ pub fn check(observed: &Observations) -> Vec<Violation> {
     violations.extend(stuck(observed.finished));
     violations.extend(conservation(observed.held, observed.free, observed.limit));
     let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
-    let undercut = read(&observed.counters.undercut);
-    if undercut > 0 {
+    let admitted_too_early = read(&observed.counters.admitted_too_early);
+    if admitted_too_early > 0 {
         let what =
-            format!("{undercut} requests were admitted before the end of a known retry hint");
+            format!("{admitted_too_early} requests were admitted before the end of a known retry hint");
         violations.push(Violation::new(Invariant::RetryHint, what));
     }
     let mut agree = |what: &str, one: u64, other: u64| {

@@ -75,7 +75,7 @@ impl Tasks {
     /// the threads at any point.
     const THREADS: usize = 4;
     /// The time without progress after which the remaining tasks count as stuck.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const STUCK_AFTER: Duration = Duration::from_secs(30);
 
     /// Creates a runtime without tasks.
     pub fn new() -> Self {
@@ -127,7 +127,7 @@ impl Tasks {
             let now = alive();
             if now != observed {
                 (observed, since) = (now, Stopwatch::start());
-            } else if since.elapsed() > Self::PATIENCE {
+            } else if since.elapsed() > Self::STUCK_AFTER {
                 is_stuck = true;
             }
             short_sleep();

@@ -53,7 +53,7 @@ const HINTS: [Hint; 6] = [
 
 /// The approximate time that an ideal client takes for the samples of a case, as a multiple of the
 /// latency of a sample.
-const ROUNDS: u64 = 50;
+const ORACLE_LATENCIES: u64 = 50;
 
 impl Case {
     /// Returns all cases, or a subset if `quick` is true. Cases with short latencies come first.
@@ -103,15 +103,15 @@ impl Case {
     /// Returns the number of samples of the case: 50 times the mean limit of samples in flight.
     pub(crate) fn samples(&self) -> u64 {
         match self.shape {
-            Shape::Fixed(window) => ROUNDS * window,
-            Shape::Steps => ROUNDS * (20 + 50 + 10) / 3,
-            Shape::Walk => ROUNDS * (5 + 80) / 2,
+            Shape::Fixed(window) => ORACLE_LATENCIES * window,
+            Shape::Steps => ORACLE_LATENCIES * (20 + 50 + 10) / 3,
+            Shape::Walk => ORACLE_LATENCIES * (5 + 80) / 2,
         }
     }
 
     /// Returns the approximate time that an ideal client takes, in milliseconds.
     pub(crate) fn oracle_estimate_ms(&self) -> u64 {
-        ROUNDS * self.latency_ms
+        ORACLE_LATENCIES * self.latency_ms
     }
 
     /// Returns the goodput that the client must reach, relative to an ideal client.

@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let client = client(&options, &python, &workspace.target)?;
     match options.server {
         Server::Local => with_local(&options, &workspace.target, &home, client),
-        Server::Foreign(peer) => with_foreign(&options, peer, &python, &home, client),
+        Server::Other(peer) => with_other(&options, peer, &python, &home, client),
     }
 }
 
@@ -63,7 +63,7 @@ fn client(options: &Options, python: &str, target: &Path) -> Result<Client, Stri
     Ok(match &options.client {
         ClientKind::Suite => {
             let suite_options = match options.server {
-                Server::Foreign(peer) => peer.suite_options(),
+                Server::Other(peer) => peer.suite_options(),
                 Server::Local => &[],
             };
             Box::new(move |address| {
@@ -124,7 +124,7 @@ fn with_local(options: &Options, target: &Path, home: &Path, client: Client) -> 
     run_client(options, &address, client)
 }
 
-fn with_foreign(
+fn with_other(
     options: &Options,
     peer: Peer,
     python: &str,

@@ -17,7 +17,7 @@ pub(crate) struct Options {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Server {
     /// Another implementation of the Tinker API, which is installed first.
-    Foreign(Peer),
+    Other(Peer),
     /// The embedded server, as `tinkers serve`.
     Local,
 }
@@ -82,15 +82,15 @@ impl Options {
 impl Server {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Foreign(peer) => peer.name(),
+            Self::Other(peer) => peer.name(),
             Self::Local => "local",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
         [
-            Self::Foreign(Peer::Tuft),
-            Self::Foreign(Peer::Skyrl),
+            Self::Other(Peer::Tuft),
+            Self::Other(Peer::Skyrl),
             Self::Local,
         ]
         .into_iter()

@@ -41,10 +41,10 @@ fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
         if seen.contains(file) {
             continue;
         }
-        let from_here = reached(uses, file);
-        let is_back = |other: &&&str| reached(uses, other).contains(*file);
+        let from_here = reachable(uses, file);
+        let is_back = |other: &&&str| reachable(uses, other).contains(*file);
         let group: BTreeSet<&str> = from_here.iter().filter(is_back).copied().collect();
-        let shortest = group.iter().filter_map(|file| way_back(uses, file));
+        let shortest = group.iter().filter_map(|file| shortest_cycle(uses, file));
         found.extend(shortest.min_by_key(Vec::len));
         seen.extend(group);
     }
@@ -52,7 +52,7 @@ fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
 }
 
 /// Returns all files that `from` uses, directly or indirectly.
-fn reached<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
+fn reachable<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut waiting: Vec<&'a str> = uses.get(from).into_iter().flatten().copied().collect();
     while let Some(file) = waiting.pop() {
@@ -64,7 +64,7 @@ fn reached<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
 }
 
 /// Returns the shortest chain of uses from a file back to the same file, if there is one.
-fn way_back<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
+fn shortest_cycle<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
     let mut waiting = VecDeque::from([vec![file]]);
     let mut seen = BTreeSet::new();
     while let Some(way) = waiting.pop_front() {

@@ -47,7 +47,7 @@ impl Admission for FaultyAdmission {
                 deadline: None,
                 ..request
             }),
-            Control::NoPollRamp if request.class == RouteClass::Poll => {
+            Control::PollBurstAfterPause if request.class == RouteClass::Poll => {
                 let admission = DeadlineAdmission {
                     limiter: Arc::clone(&self.limiter),
                     control: self.control,

@@ -101,7 +101,7 @@ impl Ledger for DeadlineLedger {
             control,
             clock,
         } = &self.admission;
-        *control != Control::NoPollRamp || clock.now() >= limiter.closed_until(self.class)
+        *control != Control::PollBurstAfterPause || clock.now() >= limiter.closed_until(self.class)
     }
 
     fn extend(&self, _: Ticket, hint: Duration) {

@@ -24,7 +24,7 @@ pub(crate) enum CallOutcome {
 pub(crate) struct CallLog {
     outcomes: Vec<Option<CallOutcome>>,
     /// The number of calls that ended more than once.
-    again: u64,
+    ended_again: u64,
 }
 
 impl CallLog {
@@ -39,7 +39,7 @@ impl CallLog {
     pub(crate) fn ended(&mut self, number: u64, outcome: CallOutcome) {
         match self.outcomes.get_mut(place(number)) {
             Some(open @ Some(CallOutcome::Pending)) => *open = Some(outcome),
-            _ => self.again += 1,
+            _ => self.ended_again += 1,
         }
     }
 
@@ -83,8 +83,8 @@ impl CallLog {
                 )
             })
             .collect();
-        if self.again > 0 {
-            lines.push(format!("{} calls ended more than once", self.again));
+        if self.ended_again > 0 {
+            lines.push(format!("{} calls ended more than once", self.ended_again));
         }
         lines
     }

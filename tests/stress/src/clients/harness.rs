@@ -356,7 +356,7 @@ fn table(observed: &Observations<'_>, seed: u64, verdict: Verdict) -> String {
         }
         None => {}
     }
-    if let Some(share) = observed.share() {
+    if let Some(share) = observed.throughput_fraction() {
         text.push_str(&format!(
             "\n  throughput: {:.0} % of the maximum that the server's window allows",
             share * 100.0
@@ -413,7 +413,7 @@ fn as_json(
                 "full_flow_after_s": recovery.took,
             })
         }),
-        "share_of_window": observed.share(),
+        "share_of_window": observed.throughput_fraction(),
         "bytes_per_sample": observed.per_sample,
         "violations": violations,
         "inconclusive": inconclusive,

@@ -6,17 +6,17 @@ use super::profile::Profile;
 use super::verdict::Observations;
 
 /// The time after the end of the faults within which the throughput must recover, in seconds.
-const WITHIN: f64 = 2.0;
+const RECOVERY_SECONDS: f64 = 2.0;
 /// The fraction of the earlier throughput that counts as recovered. It is low, because the machine
 /// may have other load.
-const FULL: f64 = 0.5;
+const RECOVERED_FRACTION: f64 = 0.5;
 
 /// The throughput before and after the faults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recovery {
     /// The number of successful calls per second before the faults.
     pub(crate) clean: f64,
-    /// The number of successful calls per second, from [`WITHIN`] seconds after the faults until
+    /// The number of successful calls per second, from [`RECOVERY_SECONDS`] seconds after the faults until
     /// the end of the run.
     pub(crate) after: f64,
     /// The time in seconds from the end of the faults until the throughput over one second had
@@ -32,32 +32,32 @@ impl Recovery {
         let end = observed.length.as_secs_f64();
         // The first second is left out because the clients start up. The measurement after the
         // recovery needs one more second.
-        if from < 1.5 || end < to + WITHIN + 1.0 {
+        if from < 1.5 || end < to + RECOVERY_SECONDS + 1.0 {
             return None;
         }
         let clean = observed.rate(1.0, from);
-        let flows = |at: &f64| observed.rate(*at, at + 1.0) >= FULL * clean;
+        let has_recovered = |at: &f64| observed.rate(*at, at + 1.0) >= RECOVERED_FRACTION * clean;
         let measurements = observed
             .measurements
             .iter()
             .map(|measurement| measurement.at);
         let took = measurements
             .filter(|at| *at >= to && at + 1.0 <= end)
-            .find(flows)
+            .find(has_recovered)
             .map(|at| at - to);
         Some(Self {
             clean,
-            after: observed.rate(to + WITHIN, end),
+            after: observed.rate(to + RECOVERY_SECONDS, end),
             took,
         })
     }
 
     /// Returns a violation if the throughput did not recover.
     pub(crate) fn violations(&self) -> Option<String> {
-        (self.after < FULL * self.clean).then(|| {
+        (self.after < RECOVERED_FRACTION * self.clean).then(|| {
             format!(
                 "throughput did not recover: {:.0} calls/s from {:.1} s after the faults, {:.0} calls/s before",
-                self.after, WITHIN, self.clean
+                self.after, RECOVERY_SECONDS, self.clean
             )
         })
     }
@@ -70,7 +70,7 @@ impl Recovery {
         };
         format!(
             "{:.0} calls/s before the faults, {:.0} calls/s from {:.1} s after them; {took}",
-            self.clean, self.after, WITHIN
+            self.clean, self.after, RECOVERY_SECONDS
         )
     }
 }

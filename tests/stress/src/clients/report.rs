@@ -106,7 +106,7 @@ impl Report<'_> {
             "refusals",
             format!("{} in {} congestion events", last.refusals, last.events),
         ));
-        if let Some(share) = observed.share() {
+        if let Some(share) = observed.throughput_fraction() {
             figures.push((
                 "share of the maximum throughput",
                 format!("{:.0} %", share * 100.0),

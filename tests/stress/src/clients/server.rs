@@ -22,7 +22,7 @@ use crate::stopwatch::{Stopwatch, short_sleep};
 pub const SERVE: &str = "serve-for-stress";
 
 /// The time that the server process may take to exit after its stdin has been closed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the server of a profile until stdin ends. Prints the URL at the start, and the counts after
 /// each line that it reads.
@@ -218,7 +218,7 @@ impl Drop for Child {
         // The process exits when its stdin ends. If it does not, it is killed, so that no process
         // is left behind.
         let watch = Stopwatch::start();
-        while matches!(self.process.try_wait(), Ok(None)) && watch.elapsed() < PATIENCE {
+        while matches!(self.process.try_wait(), Ok(None)) && watch.elapsed() < EXIT_TIMEOUT {
             short_sleep();
         }
         let _ = self.process.kill();

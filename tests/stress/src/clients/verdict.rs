@@ -159,7 +159,7 @@ impl Observations<'_> {
 
     /// Returns the throughput of samples as a fraction of the maximum under the server's in-flight
     /// limit. The first second of the run is left out.
-    pub(crate) fn share(&self) -> Option<f64> {
+    pub(crate) fn throughput_fraction(&self) -> Option<f64> {
         let allowed = self.profile.allowed(self.profile.window?);
         let used = self.rate_of(1.0, self.length.as_secs_f64(), |measurement| {
             measurement.samples

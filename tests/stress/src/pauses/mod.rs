@@ -28,7 +28,7 @@ pub(crate) const HINT: Duration = Duration::from_millis(1200);
 /// Requests that arrive within this time after the head of the 429 had been sent before it.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
 /// The time limit of all calls. It is long enough for a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The number of connections and calls of a run.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,7 @@ impl Scenario {
             for _ in 0..self.warm_up / wave {
                 failed += calls(&caller, wave).await;
             }
-            server.close_in();
+            server.start_refusing();
             failed + calls(&caller, self.calls).await
         });
         let (mut early, mut on_the_wire) = (0, 0);
@@ -202,7 +202,7 @@ fn caller(transport: Arc<dyn Transport>, runtime: &IoRuntime, seed: u64) -> Arc<
 /// Makes `count` concurrent calls. Returns the number of calls that failed.
 async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
     let time: &dyn Clock = &*caller.time;
-    let until = time.now().after(PATIENCE);
+    let until = time.now().after(CALL_TIMEOUT);
     let tasks: Vec<_> = (0..count)
         .map(|_| {
             let caller = Arc::clone(caller);

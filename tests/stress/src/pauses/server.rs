@@ -1,4 +1,4 @@
-//! A server on its own thread. It responds at once until [`Server::close_in`] is called. Then it
+//! A server on its own thread. It responds at once until [`Server::start_refusing`] is called. Then it
 //! refuses one request and delays the responses to the others.
 
 use std::collections::VecDeque;
@@ -26,12 +26,12 @@ use super::{HINT, Scenario};
 
 /// The time from the moment when all connections are full to the 429. It lets late requests arrive
 /// before the 429.
-const QUIET: Duration = Duration::from_millis(100);
+const DELAY_OF_429: Duration = Duration::from_millis(100);
 /// The time from the 429 to the delayed responses. It is long enough for the client to read the
 /// head of the 429, even on a busy machine.
-const OTHERS: Duration = Duration::from_millis(500);
-/// The time from the head of a slow 429 to the end of its body. It is longer than [`OTHERS`].
-const SLOW: Duration = Duration::from_millis(900);
+const DELAY_AFTER_429: Duration = Duration::from_millis(500);
+/// The time from the head of a slow 429 to the end of its body. It is longer than [`DELAY_AFTER_429`].
+const SLOW_BODY_DELAY: Duration = Duration::from_millis(900);
 
 /// A running server. Dropping it stops its thread.
 pub(super) struct Server {
@@ -41,7 +41,7 @@ pub(super) struct Server {
 }
 
 /// The requests that the server has counted around the 429.
-pub(super) struct Pause {
+pub(super) struct RequestsAround429 {
     /// The arrival times of requests, relative to the head of the 429.
     pub(super) arrivals: Vec<Duration>,
     pub(super) refusals: u64,
@@ -57,7 +57,7 @@ struct ServerState {
 
 #[derive(Default)]
 struct State {
-    is_closing_in: bool,
+    is_refusing: bool,
     under_way: usize,
     is_chosen: bool,
     refusals: u64,
@@ -93,16 +93,16 @@ impl Server {
 
     /// Makes the server delay requests from now on. It refuses one of them when all connections are
     /// full.
-    pub(super) fn close_in(&self) {
-        self.server_state.lock().is_closing_in = true;
+    pub(super) fn start_refusing(&self) {
+        self.server_state.lock().is_refusing = true;
     }
 
-    pub(super) fn end(self) -> Pause {
+    pub(super) fn end(self) -> RequestsAround429 {
         let refused = *self.server_state.refused.borrow();
         let state = self.server_state.lock();
         let since = refused.unwrap_or_default();
         let after = state.arrivals.iter().filter(|at| **at >= since);
-        Pause {
+        RequestsAround429 {
             arrivals: after.map(|at| at.since(since)).collect(),
             refusals: state.refusals,
         }
@@ -143,7 +143,7 @@ async fn serve(stream: TcpStream, server_state: Arc<ServerState>) {
 }
 
 impl ServerState {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Pieces> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<ChunkedBody> {
         let is_chosen = self.arrived();
         let _ = request.into_body().collect().await;
         match is_chosen {
@@ -154,7 +154,7 @@ impl ServerState {
                 // This cannot fail, because the sender is a field of `self`.
                 let refused = refused.wait_for(Option::is_some).await.map(|at| *at);
                 let refused = refused.ok().flatten().unwrap_or_default();
-                self.time.sleep_until(refused.after(OTHERS)).await;
+                self.time.sleep_until(refused.after(DELAY_AFTER_429)).await;
                 accepted()
             }
         }
@@ -166,7 +166,7 @@ impl ServerState {
         let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();
         let mut state = self.lock();
-        if !state.is_closing_in {
+        if !state.is_refusing {
             return None;
         }
         state.arrivals.push(at);
@@ -178,11 +178,11 @@ impl ServerState {
         Some(is_full && !std::mem::replace(&mut state.is_chosen, is_full))
     }
 
-    async fn refuse(&self) -> Response<Pieces> {
-        self.time.sleep(QUIET).await;
-        let mut body = Pieces::of(["{", "}"]);
+    async fn refuse(&self) -> Response<ChunkedBody> {
+        self.time.sleep(DELAY_OF_429).await;
+        let mut body = ChunkedBody::of(["{", "}"]);
         if self.scenario.is_body_slow {
-            body.pause = Some(self.time.sleep(SLOW));
+            body.pause = Some(self.time.sleep(SLOW_BODY_DELAY));
         }
         self.lock().refusals += 1;
         self.refused.send_replace(Some(self.time.now()));
@@ -197,29 +197,29 @@ impl ServerState {
     }
 }
 
-fn accepted() -> Response<Pieces> {
-    Response::new(Pieces::of(["{}"]))
+fn accepted() -> Response<ChunkedBody> {
+    Response::new(ChunkedBody::of(["{}"]))
 }
 
 /// A response body in chunks, with an optional pause after the first chunk.
-struct Pieces {
+struct ChunkedBody {
     rest: VecDeque<Bytes>,
     is_begun: bool,
     pause: Option<BoxFuture<'static, ()>>,
 }
 
-impl Pieces {
-    fn of<const N: usize>(tasks: [&'static str; N]) -> Self {
-        let tasks = tasks.map(|task| Bytes::from_static(task.as_bytes()));
+impl ChunkedBody {
+    fn of<const N: usize>(chunks: [&'static str; N]) -> Self {
+        let chunks = chunks.map(|chunk| Bytes::from_static(chunk.as_bytes()));
         Self {
-            rest: tasks.into(),
+            rest: chunks.into(),
             is_begun: false,
             pause: None,
         }
     }
 }
 
-impl Body for Pieces {
+impl Body for ChunkedBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -234,6 +234,6 @@ impl Body for Pieces {
             self.pause = None;
         }
         self.is_begun = true;
-        Poll::Ready(self.rest.pop_front().map(|task| Ok(Frame::data(task))))
+        Poll::Ready(self.rest.pop_front().map(|chunk| Ok(Frame::data(chunk))))
     }
 }
