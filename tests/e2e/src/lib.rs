@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers::{Error, ServiceClient, ServiceClientBuilder};
+use tinkers::{Error, FinishReason, ServiceClient, ServiceClientBuilder};
 use tinkers_core::{Clock, Spawn, SplitMix, Transport};
 use tinkers_local::{
     BlockingServer, EngineError, Faults, InProcess, Journal, LocalConfig, LocalServer, Script,
@@ -194,6 +194,15 @@ impl Harness {
             service: ServiceClient::from_session(session),
         };
         (harness, transport)
+    }
+
+    /// Closes the session of the client.
+    ///
+    /// # Panics
+    /// When the server rejects the request.
+    pub async fn close(&self) {
+        let closed = self.service.close(FinishReason::Success, None);
+        closed.await.expect("the session is closed");
     }
 }
 

@@ -14,7 +14,7 @@ use tinkers::transport::{
     BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
 };
 use tinkers::wire::routes;
-use tinkers::{FinishReason, Sent};
+use tinkers::Sent;
 use tinkers_core::Clock;
 use tinkers_e2e::training::{datum, harness_without_deduplication, model, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
@@ -142,8 +142,7 @@ impl Fixture {
 
     async fn close(&self) {
         self.transport.sent_paths.lock().unwrap().clear();
-        let closed = self.harness.service.close(FinishReason::Success, None);
-        closed.await.expect("closed");
+        self.harness.close().await;
     }
 
     /// Returns the paths of the requests that were sent since the last `delay` or `close`. Polls,
@@ -364,11 +363,7 @@ async fn close_ends_the_search_for_a_lost_save() {
     let save = training.save_state("lost");
     let queued = step(&training);
     harness.server.time().sleep(Duration::from_secs(5)).await;
-    harness
-        .service
-        .close(FinishReason::Success, None)
-        .await
-        .unwrap();
+    harness.close().await;
     for (call, sent) in [
         (boxed(save), Sent::MaybeSent),
         (boxed(queued), Sent::NotSent),

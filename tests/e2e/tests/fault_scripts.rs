@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tinkers::prelude::*;
 use tinkers::transport::RouteClass;
-use tinkers::{FinishReason, wire::routes};
+use tinkers::wire::routes;
 use tinkers_e2e::training::{datum, inject, model, model_of, numbers, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup, SocketServer};
 use tinkers_local::{Fault, Faults, LocalConfig, Rule};
@@ -45,7 +45,7 @@ async fn server_and_client_agree_on_the_route_class_of_each_route() {
     base.sample(vec![1, 2]).await.unwrap();
     service.capabilities().await.unwrap();
     service.health().await.unwrap();
-    service.close(FinishReason::Success, None).await.unwrap();
+    harness.close().await;
     let entries = harness.journal.entries();
     let requests = recorder.requests();
     for request in &requests {

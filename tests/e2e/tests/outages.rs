@@ -254,8 +254,7 @@ async fn queued_sample_is_not_sent_after_close() {
         (1..30).contains(&count_before),
         "inconclusive: {count_before}"
     );
-    let close = service.close(tinkers::FinishReason::Success, None);
-    close.await.unwrap();
+    fixture.harness.close().await;
     let mut unsent = 0;
     for sample in samples {
         if let Err(error) = sample.await {

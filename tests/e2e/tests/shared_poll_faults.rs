@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::{FinishReason, Phase, Sent};
+use tinkers::{Phase, Sent};
 use tinkers_core::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers_e2e::training::{count, model, sleep};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
@@ -166,11 +166,7 @@ async fn accepted_calls_finish_after_close() {
         let sample = send(&sampler);
         let step = training.optim_step(AdamParams::new(1e-3));
         sleep(&harness, 1).await;
-        harness
-            .service
-            .close(FinishReason::Success, None)
-            .await
-            .unwrap();
+        harness.close().await;
         sample.await.unwrap();
         step.await.unwrap();
         assert_eq!(send(&sampler).await.unwrap_err().kind(), ErrorKind::Closed);
@@ -190,11 +186,7 @@ async fn calls_cancelled_by_close_fail_with_closed() {
     let unanswered = send(&sampler);
     let step = training.optim_step(AdamParams::new(1e-3));
     sleep(&harness, 1).await;
-    harness
-        .service
-        .close(FinishReason::Success, None)
-        .await
-        .unwrap();
+    harness.close().await;
     for (call, error) in [
         ("accepted", sample.await.unwrap_err()),
         ("unanswered", unanswered.await.unwrap_err()),

@@ -16,7 +16,7 @@ const RECOVERED_FRACTION: f64 = 0.5;
 pub(crate) struct Recovery {
     /// The number of successful calls per second before the faults.
     pub(crate) clean: f64,
-    /// The number of successful calls per second, from [`RECOVERY_SECONDS`] seconds after the faults until
+    /// The number of successful calls per second, beginning [`RECOVERY_SECONDS`] after the faults and ending at
     /// the end of the run.
     pub(crate) after: f64,
     /// The time in seconds from the end of the faults until the throughput over one second had
