@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn mutants_runs_all_crates_by_default() {
+    fn mutation_testing_covers_all_crates_by_default() {
         assert_eq!(parse(&[]).unwrap().packages, PACKAGES);
         let options = parse(&["tinkers-limits", "--shard", "1/4", "--changed"]).unwrap();
         assert_eq!(options.packages, ["tinkers-limits"]);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn score_is_the_percentage_of_caught_mutants() {
+    fn mutation_score_is_the_percentage_of_caught_mutants() {
         let mut score = Score {
             caught_by_tests: 90,
             caught_by_models: 5,

@@ -97,13 +97,13 @@ fn not_offered(report: &Report) -> usize {
 }
 
 #[test]
-fn tinker_dialect_offers_and_passes_all_checks() {
+fn server_of_the_tinker_dialect_passes_all_conformance_checks() {
     let report = suite(Dialect::tinker(), |inner| inner, &[]);
     assert!(report.passed() && not_offered(&report) == 0, "{report}");
 }
 
 #[test]
-fn json_strict_dialect_offers_and_passes_all_checks() {
+fn server_of_the_json_strict_dialect_passes_all_conformance_checks() {
     let report = suite(Dialect::json_strict(), |inner| inner, &[]);
     assert!(report.passed(), "{report}");
     assert_eq!(not_offered(&report), 0, "{report}");
@@ -132,7 +132,7 @@ fn suite_detects_optimizer_steps_without_effect() {
 }
 
 #[test]
-fn suite_detects_a_duplicate_pass_that_is_applied_twice() {
+fn suite_detects_a_duplicate_request_that_is_applied_twice() {
     let note = |dialect| {
         let report = suite(dialect, |inner| inner, &["idempotent_retry"]);
         assert!(report.passed(), "{report}");

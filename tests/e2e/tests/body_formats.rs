@@ -157,7 +157,7 @@ async fn accepted_body_format_is_kept_after_a_500_without_a_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_rejected_after_a_500_keeps_the_format_protobuf() {
+async fn json_fallback_rejected_after_a_500_keeps_protobuf() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());

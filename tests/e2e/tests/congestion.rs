@@ -66,7 +66,7 @@ async fn thousand_samples_under_an_in_flight_limit_of_20_see_few_429s() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn moving_queue_resets_the_progress_deadline() {
+async fn moving_admission_queue_resets_the_progress_deadline() {
     let mut config = LocalConfig::default();
     config.window = Some(Window::fixed(1).with_hint(SAMPLE_LATENCY, HintForm::Milliseconds));
     let options = SessionOptions {

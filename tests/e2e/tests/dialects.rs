@@ -35,7 +35,7 @@ async fn sample_whose_result_is_lost_is_submitted_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pass_whose_result_is_lost_is_not_submitted_again() {
+async fn forward_backward_whose_result_is_lost_is_not_submitted_again() {
     let harness = harness_with_expiring_results().await;
     let training = model(&harness).await;
     lose_next_poll(&harness);

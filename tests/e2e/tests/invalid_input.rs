@@ -148,7 +148,7 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
 }
 
 #[tokio::test]
-async fn rejections_by_the_server_name_the_field() {
+async fn errors_for_rejections_by_the_server_name_the_field() {
     let server = SocketServer::start(LocalConfig::default());
     let service = server.client().await.unwrap();
     let training = model_of(&service).await;

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 const MAX_COUNTS: u32 = 2000;
 
 #[tokio::test]
-async fn io_threads_are_started() {
+async fn io_threads_sets_the_number_of_runtime_threads() {
     let server = SocketServer::start(LocalConfig::default());
     let four = NonZeroUsize::new(4).unwrap();
     let service = server.client_builder().io_threads(four).connect().await;

@@ -15,7 +15,7 @@ use tinkers_e2e::training::{
 use tinkers_local::{Fault, Rule};
 
 #[tokio::test(start_paused = true)]
-async fn lost_reply_is_retried_with_the_same_body_and_applied_once() {
+async fn request_with_a_lost_reply_is_retried_and_applied_once() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     for route in [
@@ -60,7 +60,7 @@ async fn request_delivered_twice_is_applied_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_pass_without_deduplication_is_not_retried() {
+async fn lost_forward_backward_without_deduplication_is_not_retried() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -83,7 +83,7 @@ async fn lost_pass_without_deduplication_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unsent_pass_without_deduplication_is_retried() {
+async fn unsent_forward_backward_without_deduplication_is_retried() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness

@@ -106,7 +106,7 @@ async fn missing_checkpoint_fails_with_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_texts_of_other_servers_mean_session_lost() {
+async fn error_texts_of_other_servers_are_mapped_to_session_lost() {
     for (route, text) in [
         (routes::OPTIM_STEP, "Model not found"),
         (routes::CREATE_MODEL, "Session not found"),

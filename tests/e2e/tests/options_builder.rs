@@ -103,7 +103,7 @@ fn every_option_of_the_builder_has_a_test() {
 }
 
 #[tokio::test]
-async fn base_url_is_where_requests_are_sent() {
+async fn base_url_determines_where_requests_are_sent() {
     let (server, _, _service) = connect_with(|builder| builder).await;
     assert_eq!(server.journal.of(routes::CREATE_SESSION).len(), 1);
     server.stop();
@@ -159,7 +159,7 @@ async fn layer_transport_sees_requests() {
 }
 
 #[tokio::test]
-async fn body_format_sets_the_content_type_of_passes() {
+async fn body_format_sets_the_content_type_of_training_requests() {
     for (format, content_type) in [
         (BodyFormat::Json, "application/json"),
         (BodyFormat::Protobuf, "application/x-protobuf"),

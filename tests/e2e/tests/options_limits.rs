@@ -154,7 +154,7 @@ async fn limits_of_rates_apply_in_each_route_class() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_the_rate_space_polls_out() {
+async fn limits_of_the_rate_delay_polls() {
     let mut limits = LimiterSettings::default();
     limits.poll.rate = Some(Rate {
         interval: 10 * SECOND,
@@ -258,7 +258,7 @@ async fn limits_of_max_hint_cap_the_retry_after_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_the_rate_space_samples_out() {
+async fn limits_of_the_rate_delay_samples() {
     let harness = harness_with_limits(|limits| {
         limits.sample.rate = Some(Rate {
             interval: SECOND,

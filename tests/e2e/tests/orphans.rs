@@ -58,7 +58,7 @@ async fn creation_whose_reply_is_lost_logs_a_possible_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_reply_of_a_deduplicating_server_logs_no_orphan() {
+async fn creation_on_a_deduplicating_server_logs_no_orphan() {
     let harness = Harness::start().await;
     let (log, _logging) = Log::start();
     inject(&harness, routes::CREATE_MODEL, Fault::cut_after());

@@ -35,7 +35,7 @@ async fn samples_have_logprobs_and_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn logprobs_have_the_length_of_the_prompt() {
+async fn compute_logprobs_returns_one_entry_per_prompt_token() {
     let harness = Harness::start().await;
     let logprobs = sampler(&harness)
         .await
@@ -48,7 +48,7 @@ async fn logprobs_have_the_length_of_the_prompt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_yields_each_prompt_once_with_bounded_concurrency() {
+async fn sample_stream_yields_each_prompt_once_with_bounded_concurrency() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     let refusal = Fault::rate_limited(Hint::Seconds(2));
@@ -72,7 +72,7 @@ async fn stream_yields_each_prompt_once_with_bounded_concurrency() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_yields_an_error_item_for_a_failed_prompt() {
+async fn sample_stream_yields_an_error_item_for_a_failed_prompt() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     assert!(
@@ -134,7 +134,7 @@ async fn dropped_sample_stream_sends_no_more_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_samples_are_submitted_eleven_times_with_backoff() {
+async fn sample_whose_result_is_always_lost_is_submitted_eleven_times() {
     let harness = Harness::start().await;
     let sampler = harness.service.sampling(SCRIPTED).create().await.unwrap();
     harness

@@ -76,7 +76,7 @@ async fn training_calls_are_submitted_in_call_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_after_a_rejection_leaves_no_gap_in_the_numbers() {
+async fn recover_after_a_rejection_leaves_no_gap_in_the_sequence_numbers() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     harness.faults.add(

@@ -23,7 +23,7 @@ fn failures(target: Target, files: &[CorpusFile]) -> Vec<String> {
 }
 
 #[test]
-fn all_corpus_files_pass_in_their_target() {
+fn no_fuzz_target_fails_on_its_corpus_files() {
     let mut all = Vec::new();
     for target in TARGETS {
         all.extend(failures(
@@ -62,7 +62,7 @@ fn failing_corpus_file_is_reported_by_name() {
 }
 
 #[test]
-fn every_target_has_small_corpus_files_with_descriptive_names() {
+fn every_fuzz_target_has_small_corpus_files_with_descriptive_names() {
     let mut targets = TARGETS.map(|target| target.name.to_owned());
     targets.sort();
     assert_eq!(corpus::targets().expect("the corpus can be read"), targets);
@@ -86,7 +86,7 @@ fn every_target_has_small_corpus_files_with_descriptive_names() {
 }
 
 #[test]
-fn seeds_and_generated_inputs_pass_in_their_target() {
+fn no_fuzz_target_fails_on_seeds_and_generated_inputs() {
     for target in TARGETS {
         for seed in (target.seeds)() {
             (target.run)(&seed);
@@ -101,14 +101,14 @@ fn seeds_and_generated_inputs_pass_in_their_target() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_pass_in_every_target(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn no_fuzz_target_fails_on_arbitrary_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         for target in TARGETS {
             (target.run)(&bytes);
         }
     }
 
     #[test]
-    fn arbitrary_text_passes_in_every_target(text in "\\PC{0,80}") {
+    fn no_fuzz_target_fails_on_arbitrary_text(text in "\\PC{0,80}") {
         for target in TARGETS {
             (target.run)(text.as_bytes());
         }

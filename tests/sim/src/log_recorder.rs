@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_error_lines_without_a_counter_are_found() {
+    fn logged_client_errors_without_a_counter_are_found() {
         let recorder = LogRecorder::default();
         tracing::subscriber::with_default(recorder.clone(), || {
             tracing::debug!(target: "tinkers_session::refresh", recovered_error = "refresh", "as it was");

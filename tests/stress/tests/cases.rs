@@ -24,7 +24,7 @@ fn check_passes(name: &str) {
 }
 
 #[test]
-fn case_waiters_serves_waiters_in_fifo_order() {
+fn waiters_of_a_client_are_admitted_in_fifo_order() {
     check_passes("waiters");
 }
 

@@ -53,7 +53,7 @@ fn call_counts_are_exact_while_clients_come_and_go() {
 }
 
 #[test]
-fn run_that_never_reaches_the_server_limit_is_inconclusive() {
+fn stress_run_that_never_reaches_the_server_limit_is_inconclusive() {
     let (status, outcome) = stress("rate-limited", &["--clients", "1", "--tasks", "1"]);
     assert_eq!(status, Some(2), "{outcome}");
     assert_eq!(outcome["violations"], Value::Array(Vec::new()));

@@ -135,6 +135,6 @@ fn limiter_that_ignores_retry_delays_is_detected() {
 }
 
 #[test]
-fn round_without_contention_is_inconclusive() {
+fn stress_round_without_contention_is_inconclusive() {
     assert_eq!(Round::default().verdict(), Verdict::Inconclusive);
 }

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn case_names_are_unique_and_quick_cases_are_a_subset() {
+    fn benchmark_case_names_are_unique_and_quick_cases_are_a_subset() {
         let all = Case::all(false);
         let mut names: Vec<String> = all.iter().map(Case::name).collect();
         names.sort();

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_count_is_an_error() {
+    fn missing_server_count_is_an_error() {
         for name in ["accepted", "refused", "levels", "events", "last_end_ms"] {
             let mut counts = counts();
             counts.as_object_mut().unwrap().remove(name);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_are_selected_by_part_of_their_name() {
+    fn benchmark_cases_are_selected_by_part_of_their_name() {
         let select_named = |only: &str| {
             select(&Options {
                 only: Some(only.to_owned()),

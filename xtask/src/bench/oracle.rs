@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn fixed_limit_starts_new_samples_after_every_latency() {
+    fn ideal_client_refills_a_fixed_limit_after_every_latency() {
         let fixed = levels(&[(0.0, 20)]);
         assert_eq!(completion_ms(1000, 200.0, &fixed), Some(10_000.0));
         assert_eq!(completion_ms(1001, 200.0, &fixed), Some(10_200.0));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn raised_limit_starts_samples_and_lowered_limit_ends_none() {
+    fn ideal_client_fills_a_raised_limit_and_waits_for_a_lowered_one() {
         // One sample starts at 0 and three start at 50. The first completes at 100, when the fifth
         // starts.
         let growing = levels(&[(0.0, 1), (50.0, 4)]);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_of_zero_delays_or_prevents_completion() {
+    fn limit_of_zero_delays_or_prevents_the_completion_of_samples() {
         let closed = levels(&[(0.0, 0), (70.0, 1)]);
         assert_eq!(completion_ms(1, 100.0, &closed), Some(170.0));
         assert_eq!(completion_ms(1, 100.0, &levels(&[(0.0, 0)])), None);

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_number_is_an_error() {
+    fn missing_json_number_is_an_error() {
         let value = serde_json::json!({ "a": { "b": 1.5, "c": null } });
         assert_eq!(number(&value, "/a/b"), Ok(1.5));
         for pointer in ["/a/c", "/a", "/b"] {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn run_returns_its_output_or_the_reason_of_its_failure() {
+    fn program_run_returns_its_output_or_the_reason_of_its_failure() {
         let metadata = "metadata --no-deps --format-version 1";
         assert!(run("cargo", metadata).output().unwrap().is_object());
         let outcome = run("cargo", metadata).output_within(60_000).unwrap();
@@ -240,7 +240,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn run_is_killed_after_its_timeout() {
+    fn program_is_killed_after_its_timeout() {
         let outcome = run("sleep", "600").output_within(10).unwrap();
         assert!(matches!(outcome, RunOutcome::TimedOut));
     }

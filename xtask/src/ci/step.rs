@@ -73,19 +73,19 @@ mod tests {
     }
 
     #[test]
-    fn step_passes_if_cargo_succeeds() {
+    fn ci_step_passes_if_cargo_succeeds() {
         assert_eq!(run("--version"), Ok(()));
     }
 
     #[test]
-    fn error_of_a_failed_step_contains_the_output() {
+    fn error_of_a_failed_ci_step_contains_the_output() {
         let error = run("no-such-command").unwrap_err();
         assert!(error.contains("`cargo no-such-command` failed"), "{error}");
         assert!(error.contains("no such command"), "{error}");
     }
 
     #[test]
-    fn error_of_a_failed_step_names_the_step() {
+    fn error_of_a_failed_ci_step_names_the_step() {
         let result = timed("one", || Err("why".to_owned()));
         assert_eq!(result, Err("step `one` failed: why".to_owned()));
     }

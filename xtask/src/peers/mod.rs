@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_locked_by_one_run_at_a_time() {
+    fn server_directory_is_locked_by_one_run_at_a_time() {
         let home = std::env::temp_dir().join(format!("tinkers-xtask-lock-{}", std::process::id()));
         std::fs::create_dir_all(&home).unwrap();
         let first = lock(&home).unwrap();

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn each_missing_part_of_a_crate_is_a_violation() {
+    fn missing_readme_example_or_description_is_a_violation() {
         for index in 0..files().len() {
             let mut files = files();
             files.remove(index);

@@ -105,7 +105,7 @@ mod tests {
     const ROOT: (&str, &str) = ("lib.rs", "mod a;\nmod b;\nmod c;\npub use a::A;\n");
 
     #[test]
-    fn uses_in_one_direction_are_no_cycle() {
+    fn imports_in_one_direction_are_no_cycle() {
         let b = "use crate::A; pub struct B; fn f() { crate::c::g() }";
         let files = [
             ROOT,

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn different_tier_or_edge_is_a_violation() {
+    fn different_tier_or_edge_in_the_crate_graph_is_a_violation() {
         let tier = document().replace("tier 1  tinkers-core", "tier 2  tinkers-core");
         assert!(found(&tier)[0].contains("has tinkers-core as"));
         let row = "tinkers-core -> tinkers-wire,\n    tinkers-limits\n";
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_duplicate_and_unknown_crates_are_violations() {
+    fn missing_duplicate_and_unknown_crates_in_the_graph_are_violations() {
         let missing = document().replace("tier 0  tinkers-limits\n", "");
         assert_eq!(
             found(&missing),

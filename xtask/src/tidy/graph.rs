@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn dependency_that_is_not_in_the_table_is_a_violation() {
+    fn dependency_missing_in_the_crate_table_is_a_violation() {
         let edge = ("tinkers-transport", Kind::Normal, "^0.1.0");
         assert!(
             single_violation(library("tinkers-sampling", &[edge])).contains("tinkers-transport")
@@ -199,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn crate_without_a_row_in_the_table_is_a_violation() {
+    fn crate_without_a_row_in_the_crate_table_is_a_violation() {
         assert!(single_violation(library("tinkers-extra", &[])).contains("not in the crate table"));
     }
 
     #[test]
-    fn row_without_a_crate_is_a_violation_unless_planned() {
+    fn crate_table_row_without_a_crate_is_a_violation_unless_planned() {
         let mut packages = workspace_with(library("tinkers-wire", &[]));
         packages.retain(|package| package.name != "tinkers-rest");
         assert_eq!(violations(&packages), []);

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn dependency_in_a_table_of_its_own_is_a_violation() {
+    fn dependency_in_a_separate_toml_table_is_a_violation() {
         let table = "[dependencies.bytes]\nworkspace = true\n";
         assert!(found(&format!("{HEAD}{LINTS}{table}"))[0].contains("one line"));
     }

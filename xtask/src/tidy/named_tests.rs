@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn document_without_test_names_is_a_violation() {
+    fn concurrency_document_without_test_names_is_a_violation() {
         assert_eq!(found("# Title\n\n`it_holds` in the text\n").len(), 1);
         assert_eq!(violations(&[]).len(), 1);
     }

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn each_crate_has_one_row_in_the_table() {
+    fn each_crate_has_one_row_in_the_crate_table() {
         for (index, row) in TABLE.iter().enumerate() {
             assert!(
                 TABLE[index + 1..]

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn short_test_keys_are_allowed() {
+    fn short_api_keys_for_tests_are_allowed() {
         assert_eq!(
             found("see docs/ and set TINKER_API_KEY=tml-interop\n"),
             Vec::<String>::new()
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn local_paths_are_violations() {
+    fn local_paths_in_text_files_are_violations() {
         for path in LOCAL_PATHS {
             let found = found(&format!("fine\nsee {path}x\n"));
             assert_eq!(found.len(), 1, "{path}");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn api_keys_are_violations() {
+    fn api_keys_in_text_files_are_violations() {
         let letters = "Ab1".repeat(7);
         assert_eq!(found(&format!("key = \"tml-{letters}\"\n")).len(), 1);
         assert_eq!(

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn histogram_bars_contain_every_sample() {
+    fn every_recorded_latency_is_in_a_histogram_bar() {
         let mut times = Histogram::new_with_bounds(1, 1 << 40, 3).expect("valid bounds");
         for micros in [1, 9, 10, 1000, 1001, 999_999] {
             times.record(micros).expect("within the bounds");
