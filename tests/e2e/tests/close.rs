@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use tinkers::Sent;
 use tinkers::prelude::*;
 use tinkers::transport::{
     BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
 };
 use tinkers::wire::routes;
-use tinkers::Sent;
 use tinkers_core::Clock;
 use tinkers_e2e::training::{datum, harness_without_deduplication, model, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};

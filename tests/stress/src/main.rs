@@ -17,10 +17,10 @@ use tinkers_stress::stopwatch::Stopwatch;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask stress")]
 struct Options {
-    /// Duration of the run in seconds, divided among the cases. Each case runs at least once.
+    /// The duration of the run in seconds. It is divided among the cases. Each case runs at least once.
     #[arg(long, default_value_t = 10)]
     secs: u64,
-    /// Seed of the first round of each case, to repeat an earlier run. Random by default.
+    /// The seed of the first round of each case, to repeat an earlier run. It is random by default.
     #[arg(long)]
     seed: Option<u64>,
     /// Run only this case.
@@ -29,19 +29,19 @@ struct Options {
     /// Run whole clients under this profile.
     #[arg(long, value_parser = PROFILES.map(|profile| profile.name).to_vec(), conflicts_with = "only")]
     profile: Option<String>,
-    /// Number of clients.
+    /// The number of clients.
     #[arg(long, default_value_t = 4, requires = "profile")]
     clients: usize,
-    /// Number of sampling tasks of each client.
+    /// The number of sampling tasks of each client.
     #[arg(long, default_value_t = 4, requires = "profile")]
     tasks: usize,
-    /// Path of the HTML report. Default: target/stress/PROFILE.html.
+    /// The path of the HTML report. The default is target/stress/PROFILE.html.
     #[arg(long, requires = "profile")]
     report: Option<PathBuf>,
     /// Print one line of JSON for each case.
     #[arg(long)]
     json: bool,
-    /// Seconds that pending calls may take to end after the load.
+    /// The number of seconds that pending calls may take to end after the load.
     #[arg(long, default_value_t = 120, requires = "profile")]
     patience: u64,
     /// Inject a server fault that the checks must detect, so that the run fails.

@@ -211,7 +211,9 @@ impl<S: Subject> StormTask<S> {
         let permit = self.subject.acquire(self.client, retry_state).await;
         self.counters.attempts.fetch_add(1, Ordering::SeqCst);
         if nanos(self.clock.now().since_origin()) < known {
-            self.counters.admitted_too_early.fetch_add(1, Ordering::SeqCst);
+            self.counters
+                .admitted_too_early
+                .fetch_add(1, Ordering::SeqCst);
         }
         permit
     }
@@ -277,8 +279,9 @@ pub fn check(observed: &Observations) -> Vec<Violation> {
     let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
     let admitted_too_early = read(&observed.counters.admitted_too_early);
     if admitted_too_early > 0 {
-        let what =
-            format!("{admitted_too_early} requests were admitted before the end of a known retry hint");
+        let what = format!(
+            "{admitted_too_early} requests were admitted before the end of a known retry hint"
+        );
         violations.push(Violation::new(Invariant::RetryHint, what));
     }
     let mut agree = |what: &str, one: u64, other: u64| {

@@ -85,7 +85,8 @@ impl Peer {
                     ("TUFT_HOME", in_home("state")),
                 ],
             ),
-            // SkyRL starts its engine with `uv run`, and passes the options of its own process on.
+            // SkyRL starts its engine with `uv run` and the options of its parent process. So the
+            // parent process must be `uv run`, too.
             Self::Skyrl => (
                 words(&[
                     &venv.program("uv").to_string_lossy(),
