@@ -1,4 +1,5 @@
-//! The environment of the tasks: the workspace root, cargo, environment variables and the clock.
+//! The environment in which tasks run: the workspace root, cargo, environment variables and the
+//! clock.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +11,7 @@ pub(crate) fn root() -> PathBuf {
     package.parent().unwrap_or(package).to_path_buf()
 }
 
-/// Creates a command that runs the current cargo in the workspace root, without stdin.
+/// Returns a command that runs the current cargo in the workspace root. The command has no stdin.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = variable("CARGO").unwrap_or_else(|| "cargo".to_owned());
     let mut command = Command::new(program);
@@ -21,7 +22,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Returns an environment variable if it is set and valid UTF-8.
+/// Returns the value of an environment variable, or `None` if it is not set or not valid UTF-8.
 #[expect(
     clippy::disallowed_methods,
     reason = "cargo and CI pass settings in environment variables"
@@ -30,7 +31,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Returns the environment variables in `names` that are set.
+/// Returns the environment variables of `names` that are set, with their values.
 pub(crate) fn variables<'a>(names: &[&'a str]) -> Vec<(&'a str, String)> {
     names
         .iter()
@@ -38,7 +39,7 @@ pub(crate) fn variables<'a>(names: &[&'a str]) -> Vec<(&'a str, String)> {
         .collect()
 }
 
-/// Returns whether this is a CI run, in which skipped checks are failures.
+/// Returns whether this run is in CI. In CI, a check that cannot run is a failure.
 pub(crate) fn is_ci() -> bool {
     variable("CI").is_some_and(|value| !value.is_empty() && value != "false")
 }
@@ -53,7 +54,7 @@ impl Stopwatch {
         Self(Instant::now())
     }
 
-    /// Returns the seconds since the start.
+    /// Returns the number of seconds since the stopwatch was created.
     pub(crate) fn seconds(&self) -> f64 {
         self.0.elapsed().as_secs_f64()
     }

@@ -1,4 +1,4 @@
-//! The commands of `cargo xtask`, the maintenance tasks of the workspace.
+//! The commands of `cargo xtask`, which are the maintenance tasks of the workspace.
 
 mod bench;
 mod ci;
@@ -18,18 +18,19 @@ mod venv;
 
 use std::process::ExitCode;
 
-/// A command with its help text.
+/// A command of `cargo xtask`, with its help text.
 struct Command {
     name: &'static str,
     about: &'static str,
     run: Run,
 }
 
-/// The implementation of a command.
+/// What a command runs.
 enum Run {
-    /// A function of this package.
+    /// The command calls a function of this package.
     Task(fn(&[String]) -> Result<(), String>),
-    /// The program of the package with this name, built in release mode. Its exit code is that of the command.
+    /// The command runs the program of the package with this name, in release mode, and exits with
+    /// the exit code of the program.
     Program(&'static str),
 }
 
@@ -101,10 +102,11 @@ const COMMANDS: &[Command] = &[
     },
 ];
 
-/// Runs the command named by the first argument with the other arguments. Without arguments, prints the list of commands.
+/// Runs the command that the first argument names, with the remaining arguments. Without arguments,
+/// prints the list of commands.
 ///
-/// The exit code is 0 on success, 1 if the command fails, and 2 if it does not exist. Programs of the workspace define their own exit
-/// codes.
+/// The exit code is 0 on success, 1 if the command fails, and 2 if the command does not exist.
+/// Programs of the workspace define their own exit codes.
 pub fn run(arguments: &[String]) -> ExitCode {
     let Some((name, rest)) = arguments.split_first() else {
         out::line(&usage());
@@ -135,7 +137,7 @@ fn usage() -> String {
     text
 }
 
-/// Checks that a command without arguments was given none.
+/// Returns an error if a command that takes no arguments was given some.
 fn no_arguments(arguments: &[String]) -> Result<(), String> {
     match arguments.first() {
         None => Ok(()),
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_lists_every_command() {
+    fn usage_text_lists_every_command() {
         for command in COMMANDS {
             assert!(
                 usage().contains(command.name),

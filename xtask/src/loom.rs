@@ -1,4 +1,5 @@
-//! `cargo xtask loom`: runs the loom models of the workspace, in a separate target directory.
+//! `cargo xtask loom`: runs the loom models of the workspace. The models are built in a separate
+//! target directory.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -7,22 +8,22 @@ use crate::environment::{self, Stopwatch};
 use crate::metadata::{self, Package};
 use crate::out;
 
-/// The default of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults; without a bound, models with three threads take
-/// hours.
+/// The default of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults. Without a
+/// bound, models with three threads take hours.
 const MAX_PREEMPTIONS: &str = "3";
 
-/// The module of a crate's library with models that need private items.
+/// The name of the module inside a library for models that need private items.
 pub(crate) const IN_LIBRARY: &str = "loom_models";
 
-/// The models of a crate.
+/// The crate to which the models belong, and the targets that contain them.
 #[derive(Debug, PartialEq, Eq)]
 struct Models {
     package: String,
-    /// The names of the test targets, sorted.
+    /// The names of the test targets, in alphabetical order.
     targets: Vec<String>,
 }
 
-/// The summary of a run.
+/// The summary of a run: the numbers of passed models and of explored interleavings.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Summary {
     passed: u64,
@@ -58,7 +59,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Err(format!("models failed: {}", failed.join(", ")))
 }
 
-/// Finds the crates with models, which are test targets named `loom` or `loom_*`, or the module [`IN_LIBRARY`].
+/// Finds the crates that have loom models. Models are in test targets named `loom` or `loom_*`, or
+/// in the library module [`IN_LIBRARY`].
 fn models(packages: &[Package], root: &Path) -> Vec<Models> {
     let models_of = |package: &Package| {
         let tests = root.join(&package.directory).join("tests");
@@ -85,7 +87,7 @@ fn models(packages: &[Package], root: &Path) -> Vec<Models> {
     packages.iter().filter_map(models_of).collect()
 }
 
-/// Returns the test targets of a crate that contain models.
+/// Returns the test targets of a crate that contain loom models.
 pub(crate) fn targets_of(package: &str) -> Result<Vec<String>, String> {
     let workspace = metadata::workspace()?;
     let all = models(&workspace.packages, &environment::root());
@@ -93,7 +95,7 @@ pub(crate) fn targets_of(package: &str) -> Result<Vec<String>, String> {
     Ok(own.map(|models| models.targets).unwrap_or_default())
 }
 
-/// Returns the arguments of `cargo test` that select these targets.
+/// Returns the arguments of `cargo test` that select the given targets.
 fn selection(targets: &[String]) -> Vec<String> {
     let mut arguments = Vec::new();
     for name in targets {
@@ -110,7 +112,7 @@ fn target(file: &str) -> Option<String> {
     (name == "loom" || name.starts_with("loom_")).then(|| name.to_owned())
 }
 
-/// Selects the models of the crates in `names`, or all if there are none.
+/// Selects the models of the crates in `names`, or all models if `names` is empty.
 fn choose(all: Vec<Models>, names: &[String]) -> Result<Vec<Models>, String> {
     for name in names {
         if !all.iter().any(|models| models.package == *name) {
@@ -157,14 +159,15 @@ fn check(models: &Models, target: &Path) -> Result<Summary, String> {
     }
     let summary = Summary::parse(&stdout);
     if summary.passed == 0 {
-        // Without the cfg, all models are compiled out and the target passes.
+        // If the cfg is missing, no model is compiled, and the empty test target passes.
         return Err(format!("{} ran no models\n{stdout}", models.package));
     }
     Ok(summary)
 }
 
 impl Summary {
-    /// Parses the output of the test harness, and the lines `model NAME: N interleavings` of models.
+    /// Parses the output of the test harness, and the lines `model NAME: N interleavings` that the
+    /// models print.
     fn parse(stdout: &str) -> Self {
         let mut summary = Self::default();
         for line in stdout.lines() {
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn models_are_found_by_file_name() {
+    fn loom_models_are_found_by_file_name() {
         assert_eq!(target("loom.rs").as_deref(), Some("loom"));
         assert_eq!(target("loom_gate.rs").as_deref(), Some("loom_gate"));
         assert_eq!(target("bloom.rs"), None);
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn crates_default_to_all_with_models() {
+    fn loom_runs_all_crates_with_models_by_default() {
         let choose_named = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
             choose(models_named(&["a", "b"]), &names)

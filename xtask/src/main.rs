@@ -1,4 +1,5 @@
-//! The entry point of `cargo xtask`. The code is in the library, so that tidy can also run as a test.
+//! The entry point of `cargo xtask`. The code is in the library, so that tidy can also run as a
+//! test.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The parts of `cargo metadata` that the tasks use.
+//! Reads the parts of `cargo metadata` that the tasks use.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::environment;
 
-/// The metadata of the workspace.
+/// The metadata of the workspace: its packages and its target directory.
 #[derive(Debug)]
 pub(crate) struct Workspace {
-    /// The packages of the workspace, sorted by name.
+    /// The packages of the workspace, in alphabetical order.
     pub(crate) packages: Vec<Package>,
-    /// The target directory.
+    /// The path of the target directory.
     pub(crate) target: PathBuf,
 }
 
@@ -20,18 +20,18 @@ pub(crate) struct Workspace {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Package {
     pub(crate) name: String,
-    /// The directory relative to the workspace root, with forward slashes.
+    /// The directory of the package, relative to the workspace root and with forward slashes.
     pub(crate) directory: String,
     pub(crate) rust_version: Option<String>,
     pub(crate) is_published: bool,
     pub(crate) has_library: bool,
     pub(crate) examples: Vec<Example>,
     pub(crate) dependencies: Vec<Dependency>,
-    /// The features, including `default` and those of optional dependencies.
+    /// The names of the features, including `default` and those of optional dependencies.
     pub(crate) features: Vec<String>,
 }
 
-/// An example of a package.
+/// An example of a package, with the features that it requires.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Example {
     pub(crate) name: String,
@@ -43,13 +43,13 @@ pub(crate) struct Example {
 pub(crate) struct Dependency {
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// Whether it is a path dependency, as crates of the workspace are.
+    /// Whether the dependency is given by a path. Only dependencies inside the workspace are.
     pub(crate) is_path: bool,
-    /// The version requirement; `*` if none is given.
+    /// The version requirement. It is `*` if the manifest gives no version.
     pub(crate) requirement: String,
 }
 
-/// The kind of a dependency.
+/// The kind of a dependency: normal, build or dev.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Normal,
@@ -57,7 +57,7 @@ pub(crate) enum Kind {
     Dev,
 }
 
-/// Reads the metadata of the workspace.
+/// Reads the metadata of the workspace from cargo.
 pub(crate) fn workspace() -> Result<Workspace, String> {
     let metadata = cargo_json(&["metadata", "--no-deps", "--format-version", "1"])?;
     let root = metadata["workspace_root"].as_str().unwrap_or_default();
@@ -71,7 +71,8 @@ pub(crate) fn workspace() -> Result<Workspace, String> {
     })
 }
 
-/// Returns the licence and the source of each external package, by `name version`.
+/// Returns the licence and the source of each external package. The keys have the form `NAME
+/// VERSION`.
 pub(crate) fn external_packages() -> Result<BTreeMap<String, (String, String)>, String> {
     let metadata = cargo_json(&["metadata", "--locked", "--format-version", "1"])?;
     let packages = list(&metadata["packages"]).filter_map(|raw| {
@@ -109,7 +110,8 @@ fn package(raw: &Value, root: &str) -> Package {
         name: text(&raw["name"]),
         directory,
         rust_version: raw["rust_version"].as_str().map(str::to_owned),
-        // `publish = false` is an empty list of registries; the default is null.
+        // `publish = false` is reported as an empty list of registries. If the key is missing, null
+        // is reported.
         is_published: raw["publish"].is_null(),
         has_library: list(&raw["targets"]).any(|target| is_kind(target, "lib")),
         examples: examples.map(example).collect(),
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn package_is_parsed_with_targets_and_dependencies() {
+    fn package_metadata_has_targets_and_dependencies() {
         let raw = serde_json::json!({
             "name": "a", "manifest_path": "/x/crates/a/Cargo.toml", "publish": [], "rust_version": "1.95",
             "features": {"default": [], "local": []},

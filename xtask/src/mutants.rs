@@ -1,5 +1,5 @@
-//! `cargo xtask mutants`: mutation testing with cargo-mutants. Counts the mutants that unit tests, loom models or the tests of whole
-//! clients catch.
+//! `cargo xtask mutants`: mutation testing with cargo-mutants. Counts the mutants that are caught
+//! by unit tests, by loom models, and by the tests of whole clients.
 
 mod copy;
 
@@ -10,7 +10,7 @@ use crate::environment::{self, Stopwatch};
 use crate::loom;
 use crate::{out, tools};
 
-/// The crates to mutate.
+/// The crates whose code is mutated.
 const PACKAGES: [&str; 7] = [
     "tinkers-limits",
     "tinkers-dispatch",
@@ -28,16 +28,17 @@ const ENFORCED: [&str; 4] = [
     "tinkers-futures",
     "tinkers-registry",
 ];
-/// The required percentage of caught mutants.
+/// The minimum percentage of mutants that tests must catch.
 const TARGET_PERCENT: f64 = 95.0;
 
 /// The crates whose mutants are also run against the tests of whole clients.
 const WITH_CLIENTS: [&str; 3] = ["tinkers-session", "tinkers-sampling", "tinkers-training"];
 
-/// The version of cargo-mutants to install if there is none.
+/// The version of cargo-mutants that is installed if there is none.
 const VERSION: &str = "27.1.0";
 
-/// Test targets that are slow to build or to run. They run only on the mutants that survive the other tests.
+/// The test targets that are slow to build or to run, with their crates. They run only on mutants
+/// that survive all other tests.
 const SLOW: [(&str, &str); 6] = [
     ("tinkers-dispatch", "threads"),
     ("tinkers-futures", "outcomes"),
@@ -47,20 +48,22 @@ const SLOW: [(&str, &str); 6] = [
     ("tinkers-registry", "stress"),
 ];
 
-/// Test targets that never run, because they take minutes in a debug build.
+/// The test targets that never run on mutants, with their crates. They take minutes in a debug
+/// build.
 const SKIPPED: [(&str, &str); 1] = [("tinkers-limits", "goodput")];
 
 /// The timeout of the quick tests of a mutant. A mutant that times out counts as caught.
 const TEST_SECONDS: &str = "30";
 /// The timeout of slow tests and of loom models.
 const SLOW_SECONDS: &str = "600";
-/// The value of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults, and each further one multiplies the run time.
+/// The value of `LOOM_MAX_PREEMPTIONS`. Two preemptions reveal nearly all faults, and each further
+/// preemption multiplies the run time.
 const MAX_PREEMPTIONS: &str = "2";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     packages: Vec<String>,
-    /// `k/n`, as cargo-mutants takes it.
+    /// The part of the mutants to run, in the form `k/n` that cargo-mutants expects.
     shard: Option<String>,
     changed: bool,
 }
@@ -92,7 +95,7 @@ impl Options {
     }
 }
 
-/// The results for the mutants of a crate.
+/// The results for the mutants of one crate.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Score {
     caught_by_tests: usize,
@@ -102,7 +105,8 @@ struct Score {
 }
 
 impl Score {
-    /// Runs the command on the survivors only and removes those that it catches. Returns their number.
+    /// Runs a cargo-mutants command on the surviving mutants only. Removes the mutants that it
+    /// catches from the survivors, and returns their number.
     fn retain_survivors(&mut self, mut command: Command, output: &Path) -> Result<usize, String> {
         for survivor in &self.survivors {
             command.args(["--re", &exact_pattern(survivor)]);
@@ -117,7 +121,7 @@ impl Score {
         self.caught_by_tests + self.caught_by_models + self.timed_out
     }
 
-    /// Returns the percentage of caught mutants; 100 if there are none.
+    /// Returns the percentage of mutants that were caught. Returns 100 if there are no mutants.
     fn percent(&self) -> f64 {
         let all = self.caught() + self.survivors.len();
         if all == 0 {
@@ -162,7 +166,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Err(format!("below {TARGET_PERCENT} %: {}", low.join(", ")))
 }
 
-/// Runs the mutants of a crate against its quick tests, the survivors against its slow tests, and the rest against its loom models.
+/// Runs the mutants of a crate against its quick tests. Runs the survivors against its slow tests,
+/// and the mutants that survive these against its loom models.
 fn measure(
     package: &str,
     options: &Options,
@@ -170,14 +175,15 @@ fn measure(
     directory: &Path,
 ) -> Result<Score, String> {
     let output = directory.join(package);
-    // The copy is the same for all passes, because survivors are identified by their line.
+    // All runs use the same copy, because surviving mutants are identified by their line numbers.
     copy::refresh(&environment::root(), &directory.join("tree"))?;
     let Targets { quick, slow, loom } = Targets::of(package)?;
     let mut command = mutants_command(package, directory, &output.join("tests"))?;
-    // Doctests and examples are skipped: they take longer than all other tests and catch hardly any mutants.
+    // Doctests and examples are not run. They take longer than all other tests, and catch hardly
+    // any mutants.
     command.args(["--all-features", "--cargo-arg=--lib"]);
     command.args(["--timeout", TEST_SECONDS]).args(quick);
-    // Most of the time is build time.
+    // Builds take most of the time.
     command.arg(format!(
         "--cargo-arg=--config=profile.dev.package.{package}.opt-level=0"
     ));
@@ -218,7 +224,7 @@ fn measure(
     Ok(score)
 }
 
-/// The test targets of a crate as options of cargo-mutants.
+/// The test targets of a crate, as options of cargo-mutants.
 #[derive(Debug, Default)]
 struct Targets {
     quick: Vec<String>,
@@ -234,7 +240,7 @@ impl Targets {
             .join(package)
             .join("tests");
         let mut targets = Self::default();
-        // The directory may be missing.
+        // The directory does not have to exist.
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
         for entry in entries {
             let file = entry.file_name().to_string_lossy().into_owned();
@@ -261,7 +267,8 @@ impl Targets {
     }
 }
 
-/// Returns the command that runs cargo-mutants on the copy of the repository. The copy and its target directory are reused by later runs.
+/// Returns the command that runs cargo-mutants on the copy of the repository. Later runs reuse the
+/// copy and its target directory.
 fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Command, String> {
     std::fs::create_dir_all(output)
         .map_err(|cause| format!("cannot create {}: {cause}", output.display()))?;
@@ -282,7 +289,7 @@ fn mutants_command(package: &str, directory: &Path, output: &Path) -> Result<Com
         .arg("--output")
         .arg(output)
         .env("CARGO_TARGET_DIR", directory.join("build"))
-        // Failed cases of one mutant must not be replayed for the next one.
+        // A case that failed for one mutant must not be replayed for the next.
         .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
         .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
@@ -298,14 +305,14 @@ impl MutantsOutput {
         let status = command
             .status()
             .map_err(|cause| format!("cannot run cargo mutants: {cause}"))?;
-        // 2: mutants survived; 3: mutants timed out.
+        // The status 2 means that mutants survived, and 3 that mutants timed out.
         match status.code() {
             Some(0 | 2 | 3) => Ok(Self(output.join("mutants.out"))),
             _ => Err(format!("cargo mutants failed: {status}")),
         }
     }
 
-    /// Returns the names of the mutants in a list.
+    /// Returns the names of the mutants in one of the lists that cargo-mutants writes.
     fn lines(&self, list: &str) -> Result<Vec<String>, String> {
         let path = self.0.join(format!("{list}.txt"));
         let text = std::fs::read_to_string(&path)
@@ -314,11 +321,11 @@ impl MutantsOutput {
     }
 }
 
-/// Returns a regular expression that matches only this name.
+/// Returns a regular expression that matches only the mutant with this name.
 fn exact_pattern(name: &str) -> String {
     let mut pattern = String::from("^");
     for letter in name.chars() {
-        // Other punctuation must not be escaped, since some escapes have a meaning.
+        // Other punctuation must not be escaped, because some escape sequences have a meaning.
         if r"\.+*?()|[]{}^$".contains(letter) {
             pattern.push('\\');
         }
@@ -328,7 +335,8 @@ fn exact_pattern(name: &str) -> String {
     pattern
 }
 
-/// Writes the changes since the commit in `MUTANTS_BASE`, by default the previous one, to a file.
+/// Writes the changes since a commit to a file. The commit is `MUTANTS_BASE`, or the previous
+/// commit by default.
 fn write_diff(directory: &Path) -> Result<PathBuf, String> {
     let base = environment::variable("MUTANTS_BASE").unwrap_or_else(|| "HEAD~1".to_owned());
     let output = std::process::Command::new("git")
@@ -356,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn crates_default_to_all() {
+    fn mutation_testing_covers_all_crates_by_default() {
         assert_eq!(parse(&[]).unwrap().packages, PACKAGES);
         let options = parse(&["tinkers-limits", "--shard", "1/4", "--changed"]).unwrap();
         assert_eq!(options.packages, ["tinkers-limits"]);
@@ -371,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn score_is_the_percentage_of_caught_mutants() {
+    fn mutation_score_is_the_percentage_of_caught_mutants() {
         let mut score = Score {
             caught_by_tests: 90,
             caught_by_models: 5,
@@ -385,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn pattern_escapes_special_characters() {
+    fn mutant_name_pattern_escapes_special_characters() {
         let name = "src/gate.rs:12:5: replace < with == in Gate::enter -> Option(u8)";
         assert_eq!(
             exact_pattern(name),

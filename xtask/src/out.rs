@@ -1,4 +1,4 @@
-//! Output of the tasks. No other module prints.
+//! The output of the tasks. No other module prints.
 
 /// Prints a line on stdout.
 #[expect(clippy::print_stdout, reason = "tasks report their results on stdout")]

@@ -1,4 +1,4 @@
-//! Python virtual environments, cached in the target directory.
+//! Python virtual environments, which are cached in the target directory.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,14 @@ use std::process::{Command, Stdio};
 
 use crate::out;
 
-/// A virtual environment with installed packages.
+/// A virtual environment with its installed packages.
 #[derive(Debug)]
 pub(crate) struct Venv {
     directory: PathBuf,
 }
 
-/// Finds a Python interpreter of at least this version that can create virtual environments.
+/// Finds a Python interpreter that can create virtual environments and has at least the given
+/// version.
 pub(crate) fn python(major: u32, minor: u32) -> Option<String> {
     let later = (minor..=minor + 4)
         .rev()
@@ -29,8 +30,8 @@ pub(crate) fn python(major: u32, minor: u32) -> Option<String> {
 }
 
 impl Venv {
-    /// Creates the environment in `directory` and installs `packages` with pip, unless it already exists with the same packages.
-    /// `description` is shown to the user.
+    /// Creates a virtual environment in `directory`, and installs `packages` with pip. Does nothing
+    /// if the environment exists and has the same packages. `description` is shown to the user.
     pub(crate) fn prepare(
         python: &str,
         directory: PathBuf,
@@ -58,14 +59,15 @@ impl Venv {
         Ok(venv)
     }
 
-    /// Prepares the environment of a release of the official Python SDK, in a subdirectory of `home`.
+    /// Prepares the virtual environment for a release of the official Python SDK, in a subdirectory
+    /// of `home`.
     pub(crate) fn with_sdk(python: &str, home: &Path, release: &str) -> Result<Self, String> {
         let package = format!("tinker=={release}");
         let description = format!("tinker {release}");
         Self::prepare(python, home.join(release), &description, &[&package])
     }
 
-    /// Returns the path of the interpreter.
+    /// Returns the path of the Python interpreter.
     pub(crate) fn python(&self) -> PathBuf {
         self.program("python")
     }
@@ -78,13 +80,14 @@ impl Venv {
         self.directory.join("bin").join(name)
     }
 
-    /// Returns the directory of the installed programs.
+    /// Returns the path of the directory that contains the installed programs.
     pub(crate) fn programs(&self) -> PathBuf {
         let python = self.python();
         python.parent().unwrap_or(&python).to_path_buf()
     }
 
-    /// Returns the Python version, followed by the installed packages as `NAME==VERSION` in alphabetical order.
+    /// Returns the Python version, followed by the installed packages in alphabetical order, in the
+    /// form `NAME==VERSION`.
     pub(crate) fn installed(&self) -> Result<Vec<String>, String> {
         let version = stdout_of(Command::new(self.python()).arg("--version"))?;
         let packages = stdout_of(self.pip("freeze").arg("--all"))?;
@@ -92,7 +95,7 @@ impl Venv {
         Ok(lines.map(|line| line.trim().to_owned()).collect())
     }
 
-    /// Returns the size on disk in MiB.
+    /// Returns the size of the environment on disk, in MiB.
     pub(crate) fn size(&self) -> u64 {
         directory_size(&self.directory) >> 20
     }
@@ -104,7 +107,7 @@ impl Venv {
     }
 }
 
-/// Waits for the lock on a file, which is released when the file is dropped.
+/// Waits until it can lock a file. The lock is released when the returned file is dropped.
 fn lock(path: &Path) -> Result<File, String> {
     let open = || {
         std::fs::create_dir_all(path.parent().unwrap_or(path))?;
@@ -114,7 +117,8 @@ fn lock(path: &Path) -> Result<File, String> {
     open().map_err(|cause| format!("cannot lock {}: {cause}", path.display()))
 }
 
-/// Returns the total size of the files in a directory. Does not follow links; ignores unreadable files.
+/// Returns the total size of the files in a directory, in bytes. Links are not followed, and
+/// unreadable files are ignored.
 fn directory_size(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries
@@ -126,12 +130,13 @@ fn directory_size(directory: &Path) -> u64 {
         .sum()
 }
 
-/// Runs a command. The error contains its stderr.
+/// Runs a command. If it fails, the error contains the stderr of the command.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     stdout_of(command).map(|_| ())
 }
 
-/// Runs a command and returns its stdout. The error contains its stderr.
+/// Runs a command and returns its stdout. If it fails, the error contains the stderr of the
+/// command.
 fn stdout_of(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())
@@ -156,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_is_exclusive_until_it_is_dropped() {
+    fn file_lock_is_exclusive_until_it_is_dropped() {
         let path = std::env::temp_dir().join(format!("tinkers-xtask-{}.lock", std::process::id()));
         let first = lock(&path).unwrap();
         let second = File::open(&path).unwrap();
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_python_version_is_none() {
+    fn python_search_returns_none_if_the_version_is_missing() {
         assert_eq!(python(99, 0), None);
     }
 

@@ -1,4 +1,4 @@
-//! The benchmark loop: submit a sample, poll until its protobuf result arrives, repeat.
+//! The benchmark loop: submits a sample, polls until the protobuf result arrives, and repeats.
 #![expect(
     clippy::disallowed_methods,
     reason = "the benchmark measures real time on real sockets"
@@ -17,16 +17,16 @@ use tokio::task::JoinSet;
 use crate::record::{Recorded, Template, record, request_id};
 use crate::wire::{Address, Sender};
 
-/// The maximum number of streams per HTTP/2 connection, as in the client.
+/// The maximum number of streams per HTTP/2 connection. The client uses the same limit.
 const STREAMS: u32 = 50;
 
-/// The maximum recorded latency, one hour in microseconds.
+/// The largest latency that the histogram can record: one hour, in microseconds.
 const MAX_LATENCY: u64 = 3600 * 1_000_000;
 
 /// The parameters of a benchmark run.
 #[derive(Clone)]
 pub struct Load {
-    /// The base URL of the server, without TLS.
+    /// The base URL of the server. TLS is not supported.
     pub base_url: String,
     /// The API key.
     pub api_key: String,
@@ -42,7 +42,8 @@ pub struct Load {
     pub http2: bool,
 }
 
-/// Runs the benchmark and returns the measurements, with the keys of `tinkers bench sample --json`.
+/// Runs the benchmark and returns the measurements as JSON, with the same keys as `tinkers bench
+/// sample --json`.
 ///
 /// # Errors
 /// Returns an error if the server cannot be reached or gives an unexpected response.
@@ -101,17 +102,18 @@ pub async fn run(load: Load) -> Result<Value> {
 }
 
 async fn close(recorded: Recorded) {
-    // If this fails, the session expires on the server.
+    // If this request fails, the server ends the session after a timeout.
     let _ = recorded.service.close(FinishReason::Success, None).await;
 }
 
-/// A sender for submissions and one for polls.
+/// The connections of one worker: a sender for submissions and a sender for polls.
 struct Pair {
     submit: Sender,
     poll: Sender,
 }
 
-/// Connects a pair of senders for each worker and returns the number of connections.
+/// Opens the connections of each worker. Returns the pairs of senders and the number of
+/// connections.
 async fn connect(address: &Address, load: &Load, workers: u32) -> Result<(Vec<Pair>, usize)> {
     let mut pairs: Vec<Pair> = Vec::new();
     let mut connections = 0;
@@ -164,7 +166,7 @@ async fn worker(work: Arc<Work>, mut pair: Pair) -> Result<(Vec<Duration>, usize
     }
 }
 
-/// Runs one sample and returns the size of its result in bytes.
+/// Submits one sample, polls until the result arrives, and returns the size of the result in bytes.
 async fn sample(work: &Work, pair: &mut Pair, number: u32) -> Result<usize> {
     let number = (work.first_seq + u64::from(number)).to_string();
     let body = work.submit.body(&number);

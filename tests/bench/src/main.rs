@@ -1,5 +1,6 @@
-//! `bare-loop`: a lower bound for the cost of the client. It records the requests of one sample of the client and then repeats their
-//! bytes with plain hyper, without encoding, decoding, rate limits, retries or timeouts.
+//! `bare-loop` measures a lower bound for the cost of the client. It records the requests that the
+//! client sends for one sample, and repeats their bytes with plain hyper, without encoding,
+//! decoding, rate limits, retries or timeouts.
 
 use clap::Parser;
 use tinkers_bench::bare::{self, Load};

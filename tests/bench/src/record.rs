@@ -1,4 +1,5 @@
-//! Recording of the requests of one sample of the client, which the benchmark loop repeats.
+//! Records the requests that the client sends for one sample. The benchmark loop repeats these
+//! requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +12,7 @@ use tinkers::transport::{BoxFuture, HttpRequest, HttpResponse, Transport, Transp
 
 use crate::bare::Load;
 
-/// A recorded request with one variable part in its body.
+/// A recorded request whose body has one variable part, such as the sequence number.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
     pub(crate) method: Method,
@@ -22,7 +23,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// Returns the body with `part` as the variable part.
+    /// Returns the recorded body with the variable part replaced by `part`.
     pub(crate) fn body(&self, part: &str) -> Bytes {
         let mut body = Vec::with_capacity(self.before.len() + part.len() + self.after.len());
         body.extend_from_slice(&self.before);
@@ -31,7 +32,8 @@ impl Template {
         body.into()
     }
 
-    /// Creates a template of `request`, in whose body `part` after `key` is variable.
+    /// Creates a template from `request`. The value `part`, which follows `key` in the body,
+    /// becomes the variable part.
     fn new(request: HttpRequest, load: &Load, key: &str, part: &str) -> Result<Self> {
         let text = std::str::from_utf8(&request.body).context("the request body is not UTF-8")?;
         let whole = format!("{key}{part}");
@@ -40,7 +42,7 @@ impl Template {
             .with_context(|| format!("no {whole} in the request body {text}"))?;
         let (start, end) = (at + key.len(), at + whole.len());
         let mut headers = request.headers;
-        // The headers that the transport adds.
+        // The recorded request lacks the headers that the transport adds.
         let agent = concat!("tinkers/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd"));
@@ -58,13 +60,13 @@ impl Template {
     }
 }
 
-/// The recorded requests and their session, which must stay open.
+/// The recorded requests and the session in which they are valid. The session must stay open.
 pub(crate) struct Recorded {
-    /// The request to `asample`, with a variable `seq_id`.
+    /// The request to `asample`. Its variable part is the `seq_id`.
     pub(crate) submit: Template,
-    /// The request to `retrieve_future`, with a variable `request_id`.
+    /// The request to `retrieve_future`. Its variable part is the `request_id`.
     pub(crate) poll: Template,
-    /// The first unused `seq_id`.
+    /// The first `seq_id` that the recorded session has not used.
     pub(crate) next_seq: u64,
     pub(crate) service: ServiceClient,
 }

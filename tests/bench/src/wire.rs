@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::record::Template;
 
-/// The address of the server.
+/// The address of the server: host, port and path prefix.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
     authority: String,
@@ -39,11 +39,11 @@ impl Address {
     }
 }
 
-/// The request sender of a connection.
+/// The sending half of an HTTP connection.
 pub(crate) enum Sender {
-    /// An HTTP/1.1 connection, for one request at a time.
+    /// The sender of an HTTP/1.1 connection, which carries one request at a time.
     Http1(http1::SendRequest<Full<Bytes>>),
-    /// An HTTP/2 connection, which clones share.
+    /// The sender of an HTTP/2 connection. Clones send on the same connection.
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
@@ -61,7 +61,7 @@ impl Sender {
         Ok(Self::Http2(sender))
     }
 
-    /// Returns another sender of the same HTTP/2 connection; `None` for HTTP/1.1.
+    /// Returns another sender for the same HTTP/2 connection, or `None` for HTTP/1.1.
     pub(crate) fn share(&self) -> Option<Self> {
         match self {
             Self::Http1(_) => None,

@@ -1,4 +1,4 @@
-//! A test that the benchmark loop sends the same requests as the client.
+//! Tests that the benchmark loop sends the same requests as the client.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use tinkers_local::{
 };
 use tinkers_transport::TokioClock;
 
-/// Headers whose value differs between requests.
+/// The headers whose values differ between otherwise equal requests.
 const VARIABLE_HEADERS: [&str; 1] = ["x-idempotency-key"];
 
 /// The API key of the server.
@@ -30,7 +30,8 @@ fn serve(journal: Journal) -> BlockingServer {
     .unwrap()
 }
 
-/// Returns what must be equal for all requests: the body size, and the headers, with only the length of variable ones.
+/// Returns the properties that must be the same in all requests: the size of the body and the
+/// headers. Headers in [`VARIABLE_HEADERS`] are reduced to their length.
 fn shape(entry: &JournalEntry) -> (usize, BTreeMap<String, String>) {
     let headers = entry.headers.iter().map(|(name, value)| {
         let value = if VARIABLE_HEADERS.contains(&name.as_str()) {
@@ -67,14 +68,14 @@ fn bare_loop_sends_the_same_requests_as_the_client() {
         let report = block_on(bare::run(load)).unwrap();
         assert_eq!(report["requests"], 4);
         assert_eq!(report["connections"], if http2 { 2 } else { 4 });
-        // Four results with 256 tokens and 256 log-probabilities of four bytes each.
+        // Each of the four results has 256 tokens and 256 log-probabilities of four bytes each.
         assert!(
             report["result_bytes"].as_u64().unwrap() > 4 * 256 * 8,
             "{report}"
         );
         for route in ["/api/v1/asample", "/api/v1/retrieve_future"] {
             let seen = journal.of(route);
-            // The first request is that of the client.
+            // The client sent the first request, and the benchmark loop sent the rest.
             assert_eq!(seen.len(), 5, "{route}");
             for entry in &seen[1..] {
                 assert_eq!(entry.status, Some(200));

@@ -12,37 +12,39 @@ use crate::checks::text;
 use crate::recorder::Recorder;
 use crate::verdict::CheckError;
 
-/// A function that opens a session whose transport is wrapped by the recorder.
+/// A function that opens a session. The function must send all requests through the given recorder.
 pub type Connect =
     Arc<dyn Fn(Recorder) -> BoxFuture<'static, Result<Service, Error>> + Send + Sync>;
 
-/// A session.
+/// The client of a session with the server.
 pub type Service = ServiceClient;
 
-/// Whether the server has a real model or a mock.
+/// Whether the server runs a real model or a mock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelKind {
-    /// A real model, which learns.
+    /// A real model, which learns from training calls.
     Real,
-    /// A mock: results are not compared, and checks that need a real model are not offered.
+    /// A mock model. Results are not compared, and checks that need a real model are reported as
+    /// not offered.
     Mock,
 }
 
 /// The settings of a run.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whether the server has a real model or a mock.
+    /// Whether the server runs a real model or a mock.
     pub model_kind: ModelKind,
     /// The base model to train and sample from.
     pub model: String,
     /// The LoRA rank.
     pub rank: u32,
-    /// The exclusive upper bound of the token ids in use, which start at 3.
+    /// The exclusive upper bound of the token ids that the checks use. The lowest one is 3.
     pub vocabulary: u32,
 }
 
 impl Settings {
-    /// Creates settings for a real `model` with LoRA rank 8 and token ids below 96.
+    /// Creates settings for a server with the real model `model`, LoRA rank 8, and token ids below
+    /// 96.
     pub fn new(model: impl Into<String>) -> Self {
         Self {
             model_kind: ModelKind::Real,
@@ -53,32 +55,35 @@ impl Settings {
     }
 }
 
-/// The context of the checks.
+/// The context of the checks: settings, recorder, and the sessions and models that the checks
+/// share.
 pub struct Context {
     /// The settings of the run.
     pub settings: Settings,
-    /// The recorder of requests and responses.
+    /// The recorder of the requests and responses of all sessions.
     pub recorder: Recorder,
     connect: Connect,
     service: OnceCell<Service>,
     trained: OnceCell<Trained>,
     names: AtomicU32,
     run: String,
-    /// The models of the running check, which are unloaded after it, since servers limit the number of models.
+    /// The models that the running check has created. They are unloaded after the check, because
+    /// servers limit the number of loaded models.
     models: Mutex<Vec<TrainingClient>>,
 }
 
-/// A briefly trained model, shared by checks that do not change it.
+/// A model that was trained briefly. Checks that do not change its weights share it.
 #[derive(Debug)]
 pub struct Trained {
-    /// The model.
+    /// The client of the trained model.
     pub client: TrainingClient,
-    /// The loss per token before the first step and after the last.
+    /// The loss per token before the first step and after the last step.
     pub losses: (f64, f64),
 }
 
 impl Context {
-    /// Creates a context for the server that `connect` connects to. `run` makes names on the server unique to this run.
+    /// Creates a context for the server to which `connect` opens sessions. Names on the server
+    /// contain `run`, so that they do not collide with names of other runs.
     pub fn new(connect: Connect, settings: Settings, run: impl Into<String>) -> Self {
         Self {
             settings,
@@ -92,38 +97,40 @@ impl Context {
         }
     }
 
-    /// Returns the session that the checks share.
+    /// Returns the session that all checks share, and opens it at the first call.
     pub async fn service(&self) -> Result<&Service, CheckError> {
         let service = self.service.get_or_try_init(|| self.connect());
         Ok(service.await?)
     }
 
-    /// Opens a new session.
+    /// Opens a session that no other check uses.
     pub async fn connect(&self) -> Result<Service, Error> {
         (self.connect)(self.recorder.clone()).await
     }
 
-    /// Creates a model that is unloaded after the check.
+    /// Creates a model and unloads it after the check.
     pub async fn model(&self) -> Result<TrainingClient, CheckError> {
         let made = self.create_model().await?;
         self.unload_later(&made);
         Ok(made)
     }
 
-    /// Marks a model to be unloaded after the check.
+    /// Registers a model to be unloaded after the check.
     pub fn unload_later(&self, model: &TrainingClient) {
         self.models().push(model.clone());
     }
 
-    /// Unloads the models of the last check and recovers the shared model from refused calls.
+    /// Unloads the models of the last check, and lets the shared model accept calls again if one of
+    /// its calls was refused.
     pub async fn unload_models(&self) {
         if let Some(trained) = self.trained.get() {
-            // If the model cannot recover, the next check reports it.
+            // If the shared model cannot accept calls again, the next check that uses it reports
+            // the error.
             let _ = trained.client.recover();
         }
         let models = std::mem::take(&mut *self.models());
         for model in models {
-            // A model that cannot be unloaded is removed with the session.
+            // The server removes a model that cannot be unloaded when its session ends.
             drop(model.unload().await);
         }
     }
@@ -140,7 +147,7 @@ impl Context {
         Ok(creation.rank(self.settings.rank).seed(7).await?)
     }
 
-    /// Returns the shared model; trains it at the first call.
+    /// Returns the model that the checks share, and trains it at the first call.
     pub async fn trained(&self) -> Result<&Trained, CheckError> {
         self.trained
             .get_or_try_init(|| async {
@@ -160,12 +167,13 @@ impl Context {
             .await
     }
 
-    /// Returns whether the server has a real model, so that results can be compared.
+    /// Returns whether the server runs a real model, so that results can be compared.
     pub fn has_real_model(&self) -> bool {
         self.settings.model_kind == ModelKind::Real
     }
 
-    /// Returns the shared model, or [`CheckError::NotOffered`] if the server has a mock.
+    /// Returns the model that the checks share, or [`CheckError::NotOffered`] if the server runs a
+    /// mock.
     pub async fn require_real_model(&self) -> Result<&Trained, CheckError> {
         if self.has_real_model() {
             return self.trained().await;
@@ -173,7 +181,7 @@ impl Context {
         Err(CheckError::not_offered("needs a real model"))
     }
 
-    /// Returns a unique checkpoint name.
+    /// Returns a checkpoint name that contains `what` and is unique on the server.
     pub fn name(&self, what: &str) -> String {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
         format!("{what}-{}-{number}", self.run)

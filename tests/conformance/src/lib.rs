@@ -1,7 +1,8 @@
 //! A conformance test suite for Tinker servers of any dialect; the client detects the dialect.
 //!
-//! Each check uses the public API of `tinkers`. It passes, reports that the server does not offer the feature, or fails with the
-//! last requests and responses. Run it with `cargo xtask conformance --base-url URL --model NAME`.
+//! Each check uses the public API of `tinkers`. A check passes, reports that the server does not
+//! offer the feature, or fails. The report of a failed check contains the last requests and
+//! responses. Run the suite with `cargo xtask conformance --base-url URL --model NAME`.
 
 mod checks;
 mod context;

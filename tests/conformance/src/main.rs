@@ -127,7 +127,7 @@ fn connect(options: &Options) -> Connect {
     })
 }
 
-/// Returns a suffix for names on the server that differs between runs.
+/// Returns a suffix that makes names on the server different from those of other runs.
 #[expect(clippy::disallowed_methods, reason = "the suffix differs between runs")]
 fn stamp() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

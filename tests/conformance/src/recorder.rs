@@ -1,4 +1,5 @@
-//! A transport layer that records the last exchanges, and can lose replies and send requests twice.
+//! A transport layer that records the last requests and responses. It can also drop a response or
+//! send a request twice.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,25 +12,25 @@ use tinkers::transport::{
     BoxFuture, HttpRequest, HttpResponse, Transport, TransportError, TransportErrorKind,
 };
 
-/// The number of exchanges that are kept.
+/// The maximum number of exchanges that the recorder stores.
 const MAX_EXCHANGES: usize = 6;
-/// The maximum number of bytes of a body that are shown.
+/// The maximum number of bytes of a body that the recorder stores.
 const MAX_SHOWN: usize = 400;
 
-/// A request and its response.
+/// A recorded request and its response.
 #[derive(Debug, Clone, Serialize)]
 pub struct Exchange {
     /// The method and path of the request.
     pub request: String,
     /// The start of the request body, or its size if it is not text.
     pub sent: String,
-    /// The status, or the transport error.
+    /// The status of the response, or the transport error.
     pub answer: String,
     /// The start of the response body, or its size if it is not text.
     pub received: String,
 }
 
-/// An intervention in the next request to a path.
+/// A fault that the recorder applies to the next request of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Intervention {
     /// Send the request and drop the response.
@@ -38,7 +39,7 @@ enum Intervention {
     SendTwice(String),
 }
 
-/// A recorder of exchanges with a server. Clones share their state.
+/// A recorder of the requests to a server and their responses. Clones share their state.
 #[derive(Clone, Default)]
 pub struct Recorder {
     state: Arc<Mutex<State>>,
@@ -53,7 +54,7 @@ struct State {
 }
 
 impl Recorder {
-    /// Wraps the transport `inner` with this recorder.
+    /// Returns a transport that sends requests through `inner` and records them.
     pub fn wrap(&self, inner: Arc<dyn Transport>) -> Arc<dyn Transport> {
         Arc::new(Recording {
             recorder: self.clone(),
@@ -61,28 +62,31 @@ impl Recorder {
         })
     }
 
-    /// Removes and returns the last exchanges, oldest first, and removes all interventions.
+    /// Removes and returns the recorded exchanges, oldest first. Also removes all faults that have
+    /// not been applied yet.
     pub fn take(&self) -> Vec<Exchange> {
         let mut state = self.lock();
         state.interventions.clear();
         state.last.drain(..).collect()
     }
 
-    /// Drops the response to the next request to `path`.
+    /// Makes the recorder drop the response to the next request of `path`. The server receives the
+    /// request.
     pub fn lose_reply(&self, path: &str) {
         self.lock()
             .interventions
             .push(Intervention::LoseReply(path.to_owned()));
     }
 
-    /// Sends the next request to `path` twice. The client gets the first response.
+    /// Makes the recorder send the next request of `path` twice. The client receives the first
+    /// response.
     pub fn send_twice(&self, path: &str) {
         self.lock()
             .interventions
             .push(Intervention::SendTwice(path.to_owned()));
     }
 
-    /// Removes and returns both responses to the last request that was sent twice.
+    /// Removes and returns the two responses to the last request that was sent twice.
     pub fn duplicate_responses(&self) -> Option<(HttpResponse, HttpResponse)> {
         self.lock().duplicate_responses.pop()
     }
@@ -129,7 +133,7 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// Formats a body as its start, or as its size if it is not text.
+/// Returns the start of a body as text, or its size if the body is not text.
 fn format_body(body: &Bytes) -> String {
     match std::str::from_utf8(body) {
         Ok(text) if text.chars().all(|c| !c.is_control() || c.is_whitespace()) => {

@@ -11,19 +11,19 @@ use tinkers::ServerProfile;
 use crate::recorder::Exchange;
 use crate::verdict::Verdict;
 
-/// The result of one check.
+/// The row of one check in the report.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// The name of the check.
     pub check: &'static str,
     /// The behaviour that the check expects.
     pub about: &'static str,
-    /// The verdict.
+    /// The verdict of the check.
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// The duration of the check.
+    /// The time that the check took.
     pub took: Duration,
-    /// The last exchanges, if the check failed.
+    /// The last requests and responses, if the check failed.
     pub exchanges: Vec<Exchange>,
 }
 
@@ -52,12 +52,12 @@ impl fmt::Display for Row {
     }
 }
 
-/// The results of all checks.
+/// The report of a run: the results of all checks, and the properties of the server.
 #[derive(Debug)]
 pub struct Report {
     /// The results in the order of execution.
     pub rows: Vec<Row>,
-    /// The properties of the server that the client detected.
+    /// The properties of the server that the client detected; `None` if no session was opened.
     pub profile: Option<Arc<ServerProfile>>,
 }
 
@@ -67,7 +67,7 @@ impl Report {
         !self.rows.is_empty() && self.count("FAILED") == 0
     }
 
-    /// Returns a line with the number of checks that passed, are not offered, and failed.
+    /// Returns one line with the numbers of checks that passed, were not offered, and failed.
     pub fn summary(&self) -> String {
         format!(
             "{} passed, {} not offered, {} failed",

@@ -9,18 +9,19 @@ use crate::context::Context;
 use crate::report::{Report, Row};
 use crate::verdict::{CheckError, Verdict};
 
-/// The time limits of a run.
+/// The time limits of a conformance run.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The time limit of a check; a check that takes longer fails.
+    /// The time limit of each check. A check that takes longer fails.
     pub check: Duration,
 }
 
-/// The time limit for unloading the models of a check.
+/// The time limit for unloading the models that a check has created.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Default for Limits {
-    /// Returns a limit of three minutes, because a server may compile its model at the first request of a shape.
+    /// Returns a limit of three minutes per check, because a server may compile its model at the
+    /// first request of each shape.
     fn default() -> Self {
         Self {
             check: Duration::from_secs(180),
@@ -28,8 +29,8 @@ impl Default for Limits {
     }
 }
 
-/// Runs the checks of `profile` and calls `on_row` after each. If `only` is not empty, runs only the checks whose name contains
-/// one of its strings.
+/// Runs the checks of `profile` in order, and calls `on_row` with each result. If `only` is not
+/// empty, runs only the checks whose names contain one of its strings.
 pub async fn run(
     context: &Context,
     time: &dyn Clock,
@@ -67,7 +68,7 @@ pub async fn run(
         };
         on_row(&row);
         let unloading = context.unload_models();
-        // If the server does not respond, its models stay loaded.
+        // If the server does not respond, the models stay loaded.
         time.deadline(time.now().after(UNLOAD_TIMEOUT), unloading)
             .await;
         rows.push(row);

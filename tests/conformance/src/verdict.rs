@@ -6,20 +6,20 @@ use std::fmt;
 use serde::Serialize;
 use tinkers::{Error, ErrorKind, Sent};
 
-/// The verdict of a check.
+/// The verdict of a check: passed, not offered, or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "verdict", content = "why")]
 pub enum Verdict {
-    /// The server behaves as expected; with a note, which may be empty.
+    /// The server behaves as expected. The note may be empty.
     Passed(String),
-    /// The server does not offer the feature and reports that clearly.
+    /// The server does not offer the feature, and its response says so. The text is the reason.
     NotOffered(String),
-    /// The server does not behave as expected.
+    /// The server does not behave as expected. The text is the reason.
     Failed(String),
 }
 
 impl Verdict {
-    /// Returns the name of the verdict in tables.
+    /// Returns the name of the verdict for tables.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Passed(_) => "passed",
@@ -28,14 +28,14 @@ impl Verdict {
         }
     }
 
-    /// Returns the note or the reason.
+    /// Returns the note of a passed check, or the reason of the verdict otherwise.
     pub fn why(&self) -> &str {
         let (Self::Passed(why) | Self::NotOffered(why) | Self::Failed(why)) = self;
         why
     }
 }
 
-/// The result of a check; a check that passed returns a note, which may be empty.
+/// The result of a check function. A check that passes returns a note, which may be empty.
 pub type CheckResult = Result<String, CheckError>;
 
 /// The reason why a check did not pass.
@@ -48,17 +48,18 @@ pub enum CheckError {
 }
 
 impl CheckError {
-    /// Creates a [`Self::NotOffered`].
+    /// Creates a [`Self::NotOffered`] with a reason.
     pub fn not_offered(why: impl fmt::Display) -> Self {
         Self::NotOffered(why.to_string())
     }
 
-    /// Creates a [`Self::Failed`].
+    /// Creates a [`Self::Failed`] with a reason.
     pub fn failed(why: impl fmt::Display) -> Self {
         Self::Failed(why.to_string())
     }
 
-    /// Converts the error of a call to an optional route. A response that the route does not exist becomes [`Self::NotOffered`].
+    /// Converts the error of a call to an optional route. If the response says that the route does
+    /// not exist, the result is [`Self::NotOffered`]; otherwise it is [`Self::Failed`].
     pub fn from_optional_route(error: &Error) -> Self {
         let absent = matches!(error.status(), Some(404 | 405 | 501));
         if absent || error.kind() == ErrorKind::Unsupported {
@@ -67,7 +68,8 @@ impl CheckError {
         Self::Failed(chain(error))
     }
 
-    /// Converts the error of a call with an optional setting. A refusal by the server becomes [`Self::NotOffered`].
+    /// Converts the error of a call with an optional setting. If the server refused the call, the
+    /// result is [`Self::NotOffered`]; otherwise it is [`Self::Failed`].
     pub fn from_optional_setting(error: &Error) -> Self {
         let refused = matches!(error.status(), Some(400 | 404 | 405 | 409 | 422 | 501));
         if error.sent() == Sent::Answered && (refused || error.kind() == ErrorKind::OperationFailed)
@@ -94,7 +96,7 @@ impl From<CheckResult> for Verdict {
     }
 }
 
-/// Returns [`CheckError::Failed`] unless `condition` holds.
+/// Returns [`CheckError::Failed`] with the reason `why` if `condition` is false.
 pub(crate) fn ensure(condition: bool, why: impl FnOnce() -> String) -> Result<(), CheckError> {
     if condition {
         Ok(())
@@ -103,7 +105,7 @@ pub(crate) fn ensure(condition: bool, why: impl FnOnce() -> String) -> Result<()
     }
 }
 
-/// Formats an error with its sources on one line.
+/// Formats an error and all of its sources on one line.
 pub(crate) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

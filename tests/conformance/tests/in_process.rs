@@ -1,4 +1,5 @@
-//! Runs against the embedded server in process, in virtual time and with scripted results, for each dialect.
+//! Runs the suite against the embedded server in process, in virtual time and with scripted
+//! results, once per server dialect.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use tinkers_e2e::{Harness, SCRIPTED, open};
 use tinkers_local::{Dialect, InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// A transport that adds an API key, which some dialects require.
+/// A transport that adds an API key to each request. Some server dialects require a key.
 #[derive(Debug)]
 struct WithApiKey(InProcess);
 
@@ -48,14 +49,15 @@ async fn suite(dialect: Dialect) -> Report {
     run(&context, &*time, Profile::Full, &[], limits, |_| ()).await
 }
 
-/// Returns the server properties that the client detected.
+/// Returns the properties of the server that the client detected: body format, document of the
+/// routes, and deduplication.
 fn detected(report: &Report) -> (BodyFormat, Document, Deduplication) {
     let profile = report.profile.as_ref().expect("a session");
     (profile.bodies, profile.document, profile.deduplicates)
 }
 
 #[tokio::test(start_paused = true)]
-async fn tinker_dialect_passes() {
+async fn suite_passes_on_the_tinker_dialect() {
     let report = suite(Dialect::tinker()).await;
     assert!(report.passed(), "{report}");
     let expected = (
@@ -67,7 +69,7 @@ async fn tinker_dialect_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_strict_dialect_passes() {
+async fn suite_passes_on_the_json_strict_dialect() {
     let report = suite(Dialect::json_strict()).await;
     assert!(report.passed(), "{report}");
     let (bodies, document, _) = detected(&report);
@@ -75,7 +77,7 @@ async fn json_strict_dialect_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn skyrl_dialect_passes() {
+async fn suite_passes_on_the_skyrl_dialect() {
     let report = suite(Dialect::skyrl()).await;
     assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Json, Document::Read, Deduplication::Unknown);
@@ -83,7 +85,7 @@ async fn skyrl_dialect_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn skyrl_main_dialect_passes() {
+async fn suite_passes_on_the_skyrl_main_dialect() {
     let report = suite(Dialect::skyrl_main()).await;
     assert!(report.passed(), "{report}");
     let expected = (
@@ -95,7 +97,7 @@ async fn skyrl_main_dialect_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tuft_dialect_passes() {
+async fn suite_passes_on_the_tuft_dialect() {
     let report = suite(Dialect::tuft()).await;
     assert!(report.passed(), "{report}");
     let expected = (BodyFormat::Protobuf, Document::Read, Deduplication::Unknown);

@@ -1,4 +1,5 @@
-//! Runs against the embedded server over loopback sockets, in real time and with the built-in model.
+//! Runs the suite against the embedded server over loopback sockets, in real time and with the
+//! built-in model.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -11,7 +12,8 @@ use tinkers_conformance::{Connect, Context, Limits, Profile, Recorder, Report, S
 use tinkers_engine::ModelEngine;
 use tinkers_local::{BlockingServer, Dialect, LocalConfig, LocalServer, TokioSpawn};
 
-/// Runs the suite against a server of this dialect, with the transport wrapped by `layer`, and with only the named checks if any.
+/// Runs the suite against a server that imitates `dialect`, through the transport that `layer`
+/// returns. If `only` is not empty, runs only the named checks.
 fn suite(dialect: Dialect, layer: Layer, only: &[&str]) -> Report {
     let directory = tempfile::tempdir().expect("a directory for checkpoints");
     let engine = ModelEngine::builtin(directory.path()).expect("the built-in model");
@@ -95,20 +97,20 @@ fn not_offered(report: &Report) -> usize {
 }
 
 #[test]
-fn tinker_dialect_offers_and_passes_all_checks() {
+fn server_of_the_tinker_dialect_passes_all_conformance_checks() {
     let report = suite(Dialect::tinker(), |inner| inner, &[]);
     assert!(report.passed() && not_offered(&report) == 0, "{report}");
 }
 
 #[test]
-fn json_strict_dialect_offers_and_passes_all_checks() {
+fn server_of_the_json_strict_dialect_passes_all_conformance_checks() {
     let report = suite(Dialect::json_strict(), |inner| inner, &[]);
     assert!(report.passed(), "{report}");
     assert_eq!(not_offered(&report), 0, "{report}");
 }
 
 #[test]
-fn forward_pass_that_adds_gradients_is_detected() {
+fn suite_detects_a_forward_pass_that_adds_gradients() {
     let layer: Layer = |inner| Arc::new(ForwardAsBackward(inner));
     let report = suite(Dialect::json_strict(), layer, &["forward"]);
     assert!(!report.passed(), "{report}");
@@ -121,7 +123,7 @@ fn forward_pass_that_adds_gradients_is_detected() {
 }
 
 #[test]
-fn steps_without_effect_are_detected() {
+fn suite_detects_optimizer_steps_without_effect() {
     let layer: Layer = |inner| Arc::new(ZeroLearningRate(inner));
     let report = suite(Dialect::tinker(), layer, &["train_loss_falls", "order"]);
     assert!(!report.passed(), "{report}");
@@ -130,7 +132,7 @@ fn steps_without_effect_are_detected() {
 }
 
 #[test]
-fn duplicate_pass_that_is_applied_twice_is_detected() {
+fn suite_detects_a_duplicate_request_that_is_applied_twice() {
     let note = |dialect| {
         let report = suite(dialect, |inner| inner, &["idempotent_retry"]);
         assert!(report.passed(), "{report}");

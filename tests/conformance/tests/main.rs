@@ -1,4 +1,4 @@
-//! Runs of the suite against the embedded server, in process and over loopback.
+//! Runs the conformance suite against the embedded server, in process and over loopback.
 
 mod in_process;
 mod loopback;

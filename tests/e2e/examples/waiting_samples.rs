@@ -1,6 +1,8 @@
-//! Measures the client's memory for a sample in flight, with a shared poll and with individual polls, and for a sample in the queue.
+//! Measures the memory that the client needs for a sample in flight, with a shared poll and with
+//! individual polls, and for a queued sample.
 //!
-//! The server is a stub that finishes no sample. The memory of the process is read from `/proc`, so this works only on Linux.
+//! The server is a stub that never finishes a sample. The memory of the process is read from
+//! `/proc`, so the example works only on Linux.
 
 #![expect(clippy::print_stdout, reason = "the example prints its measurements")]
 
@@ -14,10 +16,11 @@ use tinkers::{ApiFuture, SampleResponse, SamplingClient, ServiceClient};
 use tinkers_core::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers_session::SessionOptions;
 
-/// The number of samples that are submitted together. It is below the limit of concurrent submissions, so that none is queued.
+/// The number of samples that are submitted together. It is below the limit of concurrent
+/// submissions, so that no sample waits in the queue.
 const WAVE: usize = 200;
 
-/// A transport that accepts samples, or leaves them unanswered, and finishes none.
+/// A transport that accepts samples, or leaves them without a response. It never finishes a sample.
 #[derive(Debug)]
 struct Stub {
     config: &'static str,
@@ -91,7 +94,7 @@ async fn measure(scenario: &Scenario) -> Option<u64> {
     Some(resident_bytes()?.saturating_sub(before) / (scenario.waves * WAVE) as u64)
 }
 
-/// Sends [`WAVE`] more samples.
+/// Submits [`WAVE`] more samples.
 async fn send_wave(
     sampler: &SamplingClient,
     stub: &Stub,
@@ -103,17 +106,17 @@ async fn send_wave(
     while stub.accepts && stub.accepted.load(Ordering::SeqCst) < pending.len() as u64 {
         tokio::task::yield_now().await;
     }
-    // Lets the client process the responses.
+    // Gives the client time to process the responses.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// A measured situation.
+/// A situation in which the memory per sample is measured.
 struct Scenario {
     name: &'static str,
     description: &'static str,
-    /// The client configuration that the server sends.
+    /// The client configuration that the stub returns.
     config: &'static str,
     accepts: bool,
     waves: usize,
@@ -145,7 +148,8 @@ const SCENARIOS: [Scenario; 3] = [
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // Each scenario runs in a separate process, since freed memory of one would be reused by the next.
+    // Each scenario runs in its own process. In a shared process, a scenario would reuse memory
+    // that an earlier one has freed.
     let Some(name) = std::env::args().nth(1) else {
         let program = std::env::current_exe().expect("the path of this program");
         for scenario in &SCENARIOS {

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers::{Error, ServiceClient, ServiceClientBuilder};
+use tinkers::{Error, FinishReason, ServiceClient, ServiceClientBuilder};
 use tinkers_core::{Clock, Spawn, SplitMix, Transport};
 use tinkers_local::{
     BlockingServer, EngineError, Faults, InProcess, Journal, LocalConfig, LocalServer, Script,
@@ -19,13 +19,13 @@ use tinkers_session::{
 use tinkers_transport::{IoRuntime, TokioClock};
 use tokio::runtime::Handle;
 
-/// The base model of the scripted engine.
+/// The base model of the scripted engine, which returns predictable results.
 pub const SCRIPTED: &str = "tinkers/scripted";
 
-/// A timeout for operations on loopback, so that a test that hangs fails.
+/// The timeout of operations on loopback sockets. It makes a hanging test fail.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Starts a server with a scripted engine.
+/// Starts a server with a scripted engine on the runtime of `handle`.
 fn start_server(
     handle: &Handle,
     engine: Arc<ScriptedEngine>,
@@ -42,22 +42,22 @@ fn start_server(
         .build()
 }
 
-/// A server on a loopback port, in real time, with its own thread.
+/// A server that listens on a loopback port. It runs in real time on its own thread.
 #[derive(Debug)]
 pub struct SocketServer {
-    /// Fault rules.
+    /// The fault rules of the server.
     pub faults: Faults,
-    /// Requests that the server received.
+    /// The requests that the server received.
     pub journal: Journal,
-    /// The engine, which counts its jobs.
+    /// The engine of the server, which counts its jobs.
     pub engine: Arc<ScriptedEngine>,
-    /// The base URL.
+    /// The base URL of the server.
     pub url: String,
     server: BlockingServer,
 }
 
 impl SocketServer {
-    /// Starts a server on a free port.
+    /// Starts a server on a free loopback port.
     pub fn start(config: LocalConfig) -> Self {
         let (faults, journal) = (Faults::new(), Journal::new());
         let engine = Arc::new(ScriptedEngine::new(Script::default()));
@@ -78,7 +78,7 @@ impl SocketServer {
         }
     }
 
-    /// Connects a client.
+    /// Connects a client to this server.
     ///
     /// # Errors
     /// When the session cannot be created.
@@ -86,29 +86,29 @@ impl SocketServer {
         self.client_builder().connect().await
     }
 
-    /// Returns a builder of a client that ignores environment variables.
+    /// Returns a builder for a client of this server. The builder ignores environment variables.
     pub fn client_builder(&self) -> ServiceClientBuilder {
         ServiceClient::builder()
             .without_environment()
             .base_url(&self.url)
     }
 
-    /// Stops the server.
+    /// Stops the server and waits until it has stopped.
     pub fn stop(self) {
         self.server.shutdown();
     }
 }
 
-/// Settings of a [`Harness`].
+/// The settings of a [`Harness`].
 #[derive(Debug, Default)]
 pub struct Setup {
-    /// Server settings.
+    /// The configuration of the server.
     pub config: LocalConfig,
-    /// Client settings.
+    /// The options of the client.
     pub options: SessionOptions,
-    /// Duration of each job of the engine.
+    /// The duration of each job of the engine.
     pub latency: Duration,
-    /// Fault rules that apply from the first request on.
+    /// The fault rules of the server. They apply from the first request on.
     pub faults: Faults,
 }
 
@@ -130,18 +130,19 @@ impl From<SessionOptions> for Setup {
     }
 }
 
-/// A server in this process and a client with a session on it. Both run in the time of the current runtime, which may be paused.
+/// A server in this process and a client with an open session. Both use the clock of the current
+/// runtime, which may be paused.
 #[derive(Debug)]
 pub struct Harness {
-    /// Fault rules.
+    /// The fault rules of the server.
     pub faults: Faults,
-    /// Requests that the server received.
+    /// The requests that the server received.
     pub journal: Journal,
-    /// The engine, which counts its jobs.
+    /// The engine of the server, which counts its jobs.
     pub engine: Arc<ScriptedEngine>,
-    /// The server.
+    /// The server in this process.
     pub server: LocalServer,
-    /// The client.
+    /// The client of the server.
     pub service: ServiceClient,
 }
 
@@ -151,12 +152,13 @@ impl Harness {
         Self::with(Setup::default()).await
     }
 
-    /// Starts a server and a client with settings.
+    /// Starts a server and a client with the given settings.
     pub async fn with(setup: impl Into<Setup>) -> Self {
         Self::through(setup, |direct| direct).await.0
     }
 
-    /// Starts a server and a client that sends its requests through the transport that `layer` returns.
+    /// Starts a server and a client. The client sends its requests through the transport that
+    /// `layer` returns; the transport is also returned.
     pub async fn through<T: Transport + 'static>(
         setup: impl Into<Setup>,
         layer: impl FnOnce(InProcess) -> T,
@@ -193,9 +195,19 @@ impl Harness {
         };
         (harness, transport)
     }
+
+    /// Closes the session of the client.
+    ///
+    /// # Panics
+    /// When the server rejects the request.
+    pub async fn close(&self) {
+        let closed = self.service.close(FinishReason::Success, None);
+        closed.await.expect("the session is closed");
+    }
 }
 
-/// Opens a session over a transport on the current runtime. Its limits are not shared with other sessions.
+/// Opens a session over a transport on the current runtime. The session does not share its limits
+/// with other sessions.
 ///
 /// # Errors
 /// When the server rejects the session.
@@ -207,7 +219,8 @@ pub async fn open(
     open_with_spawner(transport, options, spawner).await
 }
 
-/// Opens a session like [`open`] that runs its tasks, except heartbeats, on `spawner`.
+/// Opens a session like [`open`], but runs its tasks on `spawner`. Only heartbeats stay on the
+/// current runtime.
 ///
 /// # Errors
 /// When the server rejects the session.

@@ -1,4 +1,5 @@
-//! Helpers for tests of training calls: models, small batches, and the submissions that the server received.
+//! Helpers for tests of training calls: models, small batches, and the training requests that the
+//! server received.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tinkers_local::{Fault, JournalEntry, LocalConfig, Rule};
 
 use crate::{Harness, SCRIPTED};
 
-/// Returns a datum of three consecutive tokens.
+/// Returns a datum of three consecutive tokens that begin with `token`.
 ///
 /// # Panics
 /// Never for tokens of the vocabulary.
@@ -18,37 +19,38 @@ pub fn datum(token: u32) -> Datum {
     Datum::next_token(&[token, token + 1, token + 2], vec![1.0; 2]).expect("a small datum")
 }
 
-/// Returns a batch of `count` data.
+/// Returns a batch with `count` data.
 pub fn data(count: u32) -> Vec<Datum> {
     (0..count).map(datum).collect()
 }
 
-/// Begins an optimizer step.
+/// Begins an optimizer step with a learning rate of 0.001.
 pub fn step(training: &TrainingClient) -> ApiFuture<OptimStepResult> {
     training.optim_step(AdamParams::new(1e-3))
 }
 
-/// Creates a model.
+/// Creates a model with the client of the harness.
 ///
 /// # Panics
-/// When the server rejects it.
+/// When the server rejects the model.
 pub async fn model(harness: &Harness) -> TrainingClient {
     model_of(&harness.service).await
 }
 
-/// Creates a model with a client.
+/// Creates a model with the given client.
 ///
 /// # Panics
-/// When the server rejects it.
+/// When the server rejects the model.
 pub async fn model_of(service: &ServiceClient) -> TrainingClient {
     let creation = service.create_lora_training_client(SCRIPTED).rank(4).send();
     creation.await.expect("a model")
 }
 
-/// Creates a model and runs a forward pass, so that the client knows that the server accepts protobuf bodies.
+/// Creates a model and runs a forward pass. After the pass, the client knows that the server
+/// accepts protobuf bodies.
 ///
 /// # Panics
-/// When the server rejects one of them.
+/// When the server rejects the model or the pass.
 pub async fn model_with_known_format(harness: &Harness) -> TrainingClient {
     let training = model(harness).await;
     let first = training.forward([datum(1)], LossFn::CrossEntropy);
@@ -56,19 +58,21 @@ pub async fn model_with_known_format(harness: &Harness) -> TrainingClient {
     training
 }
 
-/// Starts a harness with a changed server configuration.
+/// Starts a harness whose server configuration is changed by `change`.
 pub async fn harness_with(change: impl FnOnce(&mut LocalConfig)) -> Harness {
     let mut config = LocalConfig::default();
     change(&mut config);
     Harness::with(config).await
 }
 
-/// Starts a harness whose server does not announce that it applies a repeated sequence number once.
+/// Starts a harness whose server does not announce deduplication. The client must assume that the
+/// server applies a repeated sequence number again.
 pub async fn harness_without_deduplication() -> Harness {
     harness_with(|config| config.announces_deduplication = false).await
 }
 
-/// Returns all requests with a sequence number of the model, in the order of arrival.
+/// Returns the training requests that the server received, in the order of arrival. These are the
+/// requests with a sequence number of a model.
 pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     let of_model = [
         routes::FORWARD,
@@ -83,7 +87,7 @@ pub fn submissions(harness: &Harness) -> Vec<JournalEntry> {
     entries
 }
 
-/// Returns the sequence numbers of [`submissions`].
+/// Returns the sequence numbers of the requests in [`submissions`].
 pub fn numbers(harness: &Harness) -> Vec<u64> {
     submissions(harness)
         .iter()
@@ -96,27 +100,28 @@ pub fn inject(harness: &Harness, route: &str, fault: Fault) {
     harness.faults.add(Rule::on(route), fault);
 }
 
-/// Injects a fault into the `nth` pass from now on.
+/// Injects a fault into the `nth` request to `forward_backward` from now on, where 1 is the next
+/// one.
 pub fn inject_into_pass(harness: &Harness, nth: u64, fault: Fault) {
     let rule = Rule::on(routes::FORWARD_BACKWARD).nth(nth);
     harness.faults.add(rule, fault);
 }
 
-/// Returns the number of requests of a route.
+/// Returns the number of requests that the server received on a route.
 pub fn count(harness: &Harness, route: &str) -> usize {
     harness.journal.of(route).len()
 }
 
-/// Sleeps for some seconds of virtual time.
+/// Sleeps for the given number of seconds of the server's clock.
 pub async fn sleep(harness: &Harness, seconds: u64) {
     let duration = Duration::from_secs(seconds);
     harness.server.time().sleep(duration).await;
 }
 
-/// Waits until `condition` holds, for an hour of virtual time at most.
+/// Waits until `condition` holds, for at most one hour of the server's clock.
 ///
 /// # Panics
-/// When the hour has passed.
+/// When the condition does not hold after an hour.
 pub async fn wait_until(harness: &Harness, condition: impl Fn() -> bool) {
     let clock = harness.server.time();
     let began = clock.now();

@@ -1,4 +1,5 @@
-//! Body formats of passes: which one is sent first, and when the client falls back to the other.
+//! Body formats of forward and backward passes: the format of the first attempt, and the fallback
+//! to the other format.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +18,8 @@ use tinkers_e2e::{Harness, Setup};
 use tinkers_local::{Dialect, Fault, InProcess, JournalEntry, LocalConfig, PassBodies, Rule};
 use tinkers_session::SessionOptions;
 
-/// A transport that replaces the response to the first pass, which the server has applied, with a bare 500.
+/// A transport that replaces the response to the first `forward_backward` request with a 500
+/// without a reason. The server has applied the request.
 #[derive(Debug)]
 struct FailingAfterPass {
     inner: InProcess,
@@ -40,14 +42,14 @@ impl Transport for FailingAfterPass {
     }
 }
 
-/// Returns the response of a web framework to a panic in its handler.
+/// Returns the 500 response that a web framework sends after a panic in a request handler.
 fn bare_500() -> Fault {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     Fault::answer(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
         .with_header(CONTENT_TYPE, text)
 }
 
-/// Returns a datum with a sparse input.
+/// Returns a datum with a sparse tensor.
 fn sparse_datum() -> Datum {
     let indices = CsrIndices {
         crow: vec![0, 1, 2, 3].into(),
@@ -57,7 +59,7 @@ fn sparse_datum() -> Datum {
     datum(1).with("extra", sparse)
 }
 
-/// Returns the body formats of all passes, in the order of arrival.
+/// Returns the body formats of all `forward_backward` requests, in the order of arrival.
 fn formats(harness: &Harness) -> Vec<&'static str> {
     let of = |entry: &JournalEntry| {
         let kind = entry.headers[CONTENT_TYPE].to_str().unwrap();
@@ -117,7 +119,7 @@ async fn json_fallback_of_a_forward_pass_uses_the_forward_route() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bare_500_to_protobuf_switches_to_json() {
+async fn http_500_without_a_reason_to_protobuf_switches_to_json() {
     for harness in [
         Harness::start().await,
         harness_without_deduplication().await,
@@ -145,7 +147,7 @@ async fn http_500_with_a_reason_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn accepted_format_is_kept_after_a_bare_500() {
+async fn accepted_body_format_is_kept_after_a_500_without_a_reason() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     pass(&training).await.unwrap();
@@ -155,7 +157,7 @@ async fn accepted_format_is_kept_after_a_bare_500() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_json_after_a_bare_500_keeps_protobuf() {
+async fn json_fallback_rejected_after_a_500_keeps_protobuf() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -181,7 +183,7 @@ async fn rejected_json_after_a_bare_500_keeps_protobuf() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_fallback_after_a_body_that_may_be_applied() {
+async fn body_that_may_have_been_applied_is_not_sent_in_another_format() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, Fault::cut_after());
@@ -195,7 +197,7 @@ async fn no_fallback_after_a_body_that_may_be_applied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_rejection_is_reported_if_both_formats_are_rejected() {
+async fn first_rejection_is_reported_if_both_body_formats_are_rejected() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let rejection = |text| Fault::status(StatusCode::UNPROCESSABLE_ENTITY, text);
@@ -209,7 +211,7 @@ async fn first_rejection_is_reported_if_both_formats_are_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sparse_data_are_not_repeated_in_json() {
+async fn sparse_data_are_not_sent_again_in_json() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let refusal = Fault::status(StatusCode::UNPROCESSABLE_ENTITY, "no sparse tensors");
@@ -242,7 +244,8 @@ async fn format_chosen_by_the_caller_has_no_fallback() {
     }
 }
 
-/// Starts a server whose OpenAPI document lists these body formats for passes.
+/// Starts a server whose OpenAPI document lists the given body formats for forward and backward
+/// passes.
 async fn harness_with_document(bodies: PassBodies) -> Harness {
     harness_with(|config| {
         config.dialect = Dialect::skyrl();
@@ -252,7 +255,7 @@ async fn harness_with_document(bodies: PassBodies) -> Harness {
 }
 
 #[tokio::test(start_paused = true)]
-async fn openapi_document_selects_the_first_format() {
+async fn openapi_document_selects_the_first_body_format() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     pass(&training).await.unwrap();
@@ -260,20 +263,21 @@ async fn openapi_document_selects_the_first_format() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wrong_openapi_document_costs_one_attempt() {
+async fn wrong_body_format_in_the_openapi_document_costs_one_attempt() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     let refusal = Fault::status(StatusCode::UNSUPPORTED_MEDIA_TYPE, "protobuf please");
     inject_into_pass(&harness, 1, refusal);
     let error = pass(&training).await.unwrap_err();
-    // The server panics on protobuf, so that the outcome is unknown.
+    // The server panics while it handles the protobuf body, so the client cannot know whether the
+    // request was applied.
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     assert_eq!(formats(&harness), ["json", "protobuf"]);
     assert_eq!(harness.engine.counts().backwards, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn bare_500_to_json_causes_no_fallback() {
+async fn http_500_without_a_reason_to_json_causes_no_fallback() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -283,8 +287,9 @@ async fn bare_500_to_json_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bare_500_to_a_documented_format_causes_no_fallback() {
-    // This server accepts both formats and applies a repeated number again, so a fallback would add the gradient twice.
+async fn http_500_to_a_documented_body_format_causes_no_fallback() {
+    // This server accepts both formats and applies a repeated sequence number again. A fallback
+    // would add the gradients twice.
     let mut config = LocalConfig::default();
     config.dialect = Dialect::skyrl();
     config.dialect.pass_bodies = PassBodies::Both;
@@ -302,7 +307,7 @@ async fn bare_500_to_a_documented_format_causes_no_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_fallback_after_a_500_prevents_recovery() {
+async fn rejected_fallback_after_a_500_prevents_recovery_of_the_model() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -314,7 +319,7 @@ async fn rejected_fallback_after_a_500_prevents_recovery() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_forward_pass_does_not_confirm_the_format() {
+async fn json_forward_pass_does_not_confirm_the_body_format() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, bare_500());
@@ -347,7 +352,7 @@ async fn sparse_data_are_unsupported_on_json_servers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forward_pass_of_an_unknown_model_fails_at_once() {
+async fn forward_pass_on_a_model_unknown_to_the_server_fails_at_once() {
     let harness = harness_with_document(PassBodies::Json).await;
     let training = model(&harness).await;
     let gone = Fault::status(StatusCode::NOT_FOUND, "Model not found");

@@ -1,4 +1,4 @@
-//! Passes that are split into several chunks: order, failures and recovery.
+//! Training batches that are split into several chunks: order, failures and recovery.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use tinkers_e2e::training::{
 use tinkers_e2e::{Harness, Setup};
 use tinkers_local::{Fault, Hint, Rule};
 
-/// Starts a server with chunks of one datum that announces whether chunks may be sent in parallel.
+/// Starts a server that accepts chunks of one datum. The flags set whether the server announces
+/// parallel chunks and deduplication.
 async fn harness_with_chunks(parallel: bool, deduplicates: bool) -> Harness {
     let config = json!({
         "fwdbwd_max_chunk_len": 1,
@@ -58,11 +59,11 @@ async fn first_chunk_is_sent_last_and_results_keep_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_chunk_fails_the_call_while_others_finish() {
+async fn rejected_chunk_fails_the_call_while_other_chunks_finish() {
     let harness = harness_with_chunks(true, true).await;
     let training = model(&harness).await;
     let late = Duration::from_secs(20);
-    // Chunk 3 fails to connect and is rejected when it is retried. The response to chunk 4 is late.
+    // Chunk 3 fails to connect and is rejected on retry. The response to chunk 4 arrives late.
     inject_into_pass(&harness, 2, Fault::refuse());
     inject_into_pass(&harness, 4, rejection());
     inject_into_pass(&harness, 3, Fault::delay_answer(late));
@@ -108,7 +109,7 @@ async fn rejected_chunk_fails_the_call_while_others_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejection_of_all_sent_chunks_can_be_recovered_from() {
+async fn model_can_be_recovered_if_all_sent_chunks_were_rejected() {
     let harness = harness_with_chunks(true, true).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, rejection());
@@ -127,7 +128,7 @@ async fn rejection_of_all_sent_chunks_can_be_recovered_from() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recovery_depends_on_every_failed_chunk() {
+async fn model_recovery_depends_on_every_failed_chunk() {
     let harness = harness_with_chunks(true, false).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, rejection());
@@ -145,7 +146,7 @@ async fn recovery_depends_on_every_failed_chunk() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_reply_of_the_first_chunk_prevents_recovery() {
+async fn lost_reply_to_the_first_chunk_prevents_recovery_of_the_model() {
     let harness = harness_with_chunks(true, false).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 3, Fault::cut_after());
@@ -164,7 +165,7 @@ async fn lost_reply_of_the_first_chunk_prevents_recovery() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_of_a_forward_pass_says_that_no_gradients_are_added() {
+async fn error_of_a_split_forward_pass_says_that_no_gradients_were_added() {
     let harness = harness_with_chunks(true, true).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 2, rejection());
@@ -173,7 +174,7 @@ async fn error_of_a_forward_pass_says_that_no_gradients_are_added() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn forward_pass_with_all_chunks_rejected_does_not_poison() {
+async fn later_calls_succeed_if_all_chunks_of_a_forward_pass_are_rejected() {
     let harness = harness_with_chunks(true, true).await;
     let training = model(&harness).await;
     let all_chunks = Rule::on(routes::FORWARD_BACKWARD).times(2);
@@ -183,7 +184,7 @@ async fn forward_pass_with_all_chunks_rejected_does_not_poison() {
     pass.await.unwrap_err();
     queued.within(Duration::from_secs(3600)).await.unwrap();
     assert_eq!(harness.engine.counts().steps, 1);
-    // One accepted chunk leaves a gap in the numbers.
+    // One accepted chunk leaves a gap in the sequence numbers.
     inject_into_pass(&harness, 1, rejection());
     let pass = training.forward(data(3), LossFn::CrossEntropy);
     let queued = step(&training);
@@ -212,7 +213,7 @@ async fn sequential_chunks_stop_at_the_first_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sequential_first_chunk_recovers_if_rejected_and_not_if_lost() {
+async fn first_sequential_chunk_allows_recovery_if_rejected_not_if_lost() {
     let harness = harness_with_chunks(false, false).await;
     let training = model(&harness).await;
     inject_into_pass(&harness, 1, rejection());

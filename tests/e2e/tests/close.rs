@@ -1,4 +1,5 @@
-//! Closing a client with pending calls: calls that the server has not accepted fail at once, and nothing is submitted.
+//! Closing a client with pending calls: calls that the server has not accepted fail at once, and
+//! the client submits nothing more.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -8,12 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use tinkers::Sent;
 use tinkers::prelude::*;
 use tinkers::transport::{
     BoxFuture, HttpRequest, HttpResponse, RouteClass, Transport, TransportError,
 };
 use tinkers::wire::routes;
-use tinkers::{FinishReason, Sent};
 use tinkers_core::Clock;
 use tinkers_e2e::training::{datum, harness_without_deduplication, model, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
@@ -21,23 +22,23 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The state in which a call waits.
+/// What a pending call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitState {
-    /// The backoff gate of its class is closed.
+    /// The gate of its route class, which a `retry-after` hint has closed.
     Gate,
-    /// The backoff before a retry.
+    /// The backoff delay before a retry.
     Backoff,
-    /// Waiting for a connection.
+    /// A connection to the server.
     Dial,
-    /// Waiting for the response.
+    /// The response of the server.
     Response,
 }
 
 impl WaitState {
     const ALL: [Self; 4] = [Self::Gate, Self::Backoff, Self::Dial, Self::Response];
 
-    /// Returns what the error of a call in this state says about its request.
+    /// Returns the value of `Error::sent` for a call that is closed while it waits.
     fn sent(self) -> Sent {
         match self {
             Self::Gate | Self::Dial => Sent::NotSent,
@@ -46,7 +47,8 @@ impl WaitState {
     }
 }
 
-/// A transport that can delay submissions in a state, and records the paths of the requests that it sends.
+/// A transport that delays requests, so that calls wait for the chosen thing. It also records the
+/// paths of the requests that it sends.
 #[derive(Debug)]
 struct DelayingTransport {
     inner: InProcess,
@@ -140,11 +142,11 @@ impl Fixture {
 
     async fn close(&self) {
         self.transport.sent_paths.lock().unwrap().clear();
-        let closed = self.harness.service.close(FinishReason::Success, None);
-        closed.await.expect("closed");
+        self.harness.close().await;
     }
 
-    /// Returns the paths of the requests since the close, except polls, heartbeats and the end of the session.
+    /// Returns the paths of the requests that were sent since the last `delay` or `close`. Polls,
+    /// heartbeats and the request that ends the session are left out.
     fn submitted(&self) -> Vec<String> {
         let mut paths = self.transport.sent_paths.lock().unwrap().clone();
         paths.retain(|path| {
@@ -159,14 +161,14 @@ impl Fixture {
 
 type Outcome = BoxFuture<'static, Result<(), Error>>;
 
-/// Boxes a call and discards its result.
+/// Boxes the future of a call and discards its result.
 fn boxed<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Outcome {
     Box::pin(async move { call.await.map(|_| ()) })
 }
 
-/// Returns the error of a call, which must fail within an hour of virtual time.
+/// Waits for a call that must fail within an hour of virtual time, and returns its error.
 async fn error_of<T: Debug + Send>(call: impl Future<Output = Result<T, Error>> + Send) -> Error {
     let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     let at = time.now().after(Duration::from_secs(3600));
@@ -178,10 +180,10 @@ async fn joined(task: tokio::task::JoinHandle<Result<(), Error>>) -> Result<(), 
     task.await.expect("the task does not panic")
 }
 
-/// An operation: its name and a function that begins it.
+/// The name of an operation, and a function that begins the operation.
 type Operation = (&'static str, fn(&Fixture) -> Outcome);
 
-/// The operations that enter the submission queue of a model.
+/// The operations that wait in the submission queue of a model.
 const QUEUED: [Operation; 8] = [
     ("forward", |s| {
         boxed(s.training.forward([datum(1)], LossFn::CrossEntropy))
@@ -208,7 +210,7 @@ const QUEUED: [Operation; 8] = [
     }),
 ];
 
-/// The other operations.
+/// The operations that do not use a submission queue.
 const UNQUEUED: [Operation; 8] = [
     ("unload", |s| boxed(s.training.unload())),
     ("sample", |s| {
@@ -267,7 +269,7 @@ fn operations<'a>(source: &'a str, types: &[&str]) -> BTreeSet<&'a str> {
 }
 
 #[test]
-fn every_operation_is_in_the_close_tests() {
+fn every_operation_has_a_close_test() {
     let builders = [
         include_str!("../../../crates/tinkers-training/src/create.rs"),
         include_str!("../../../crates/tinkers-training/src/save.rs"),
@@ -315,7 +317,7 @@ async fn close_ends_each_operation_in_each_wait_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_ends_queued_calls() {
+async fn close_ends_calls_in_the_submission_queue() {
     for state in WaitState::ALL {
         let fixture = Fixture::new().await;
         fixture.delay(state);
@@ -355,7 +357,7 @@ async fn operations_after_close_fail_and_send_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn close_between_the_requests_of_a_creation_ends_it() {
+async fn close_ends_a_creation_between_its_two_requests() {
     let fixture = Fixture::new().await;
     let info_requests = Rule::on(routes::GET_INFO).always();
     let faults = &fixture.harness.faults;
@@ -384,11 +386,7 @@ async fn close_ends_the_search_for_a_lost_save() {
     let save = training.save_state("lost").send();
     let queued = step(&training);
     harness.server.time().sleep(Duration::from_secs(5)).await;
-    harness
-        .service
-        .close(FinishReason::Success, None)
-        .await
-        .unwrap();
+    harness.close().await;
     for (call, sent) in [
         (boxed(save), Sent::MaybeSent),
         (boxed(queued), Sent::NotSent),

@@ -1,4 +1,5 @@
-//! Clients of a server that accepts a limited number of concurrent samples and answers the rest with 429, in virtual time.
+//! Clients of a server with an in-flight limit for samples. The server answers samples above the
+//! limit with 429. All tests run in virtual time.
 
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ const SAMPLE_LATENCY: Duration = Duration::from_millis(200);
 const WINDOW: u32 = 20;
 const SAMPLES: u32 = 1000;
 
-/// Longer than a sample takes, and shorter than the last sample waits in the queue.
+/// The progress deadline. It is longer than a sample takes, and shorter than the time that the last
+/// sample waits in the queue.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
-async fn thousand_samples_in_a_window_of_20_see_few_refusals() {
+async fn thousand_samples_under_an_in_flight_limit_of_20_see_few_429s() {
     for (hint, form) in [
         (Duration::from_millis(200), HintForm::Milliseconds),
         (Duration::from_secs(1), HintForm::Seconds),
@@ -68,7 +70,7 @@ async fn thousand_samples_in_a_window_of_20_see_few_refusals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn moving_queue_resets_the_progress_deadline() {
+async fn moving_admission_queue_resets_the_progress_deadline() {
     let mut config = LocalConfig::default();
     config.window = Some(Window::fixed(1).with_hint(SAMPLE_LATENCY, HintForm::Milliseconds));
     let options = SessionOptions {
@@ -102,7 +104,7 @@ async fn moving_queue_resets_the_progress_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queue_without_progress_ends_in_stalled_and_not_sent() {
+async fn sample_in_a_queue_without_progress_fails_as_stalled_and_not_sent() {
     let mut limits = LimiterSettings::default();
     limits.sample.flights = Some(1);
     let options = SessionOptions {

@@ -1,4 +1,5 @@
-//! Deadlines: hints beyond the operation deadline, events that reset the progress deadline, and the retry window.
+//! Deadlines: `retry-after` hints beyond the operation deadline, events that reset the progress
+//! deadline, and the time limit for retries.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tinkers_session::SessionOptions;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Starts a client with an operation deadline of ten seconds.
+/// Starts a client whose operation deadline is ten seconds.
 async fn harness_with_operation_deadline() -> Harness {
     Harness::with(SessionOptions {
         operation_deadline: Some(10 * SECOND),
@@ -22,7 +23,7 @@ async fn harness_with_operation_deadline() -> Harness {
     .await
 }
 
-/// Starts a client with a progress deadline of a minute.
+/// Starts a client whose progress deadline is one minute.
 async fn harness_with_progress_deadline() -> Harness {
     Harness::with(SessionOptions {
         progress_deadline: 60 * SECOND,
@@ -31,12 +32,13 @@ async fn harness_with_progress_deadline() -> Harness {
     .await
 }
 
-/// Answers the next request of a route with a 429 and a hint.
+/// Makes the server answer the next request of a route with a 429 and a `retry-after` hint of
+/// `seconds`.
 fn refuse_for(harness: &Harness, route: &str, seconds: u64) {
     inject(harness, route, Fault::rate_limited(Hint::Seconds(seconds)));
 }
 
-/// Returns the error of a call, which must fail within a second.
+/// Waits for a call that must fail within a second, and returns its error.
 async fn immediate_error<T: std::fmt::Debug>(harness: &Harness, call: ApiFuture<T>) -> Error {
     let clock = harness.server.time();
     let began = clock.now();
@@ -47,7 +49,7 @@ async fn immediate_error<T: std::fmt::Debug>(harness: &Harness, call: ApiFuture<
 }
 
 #[tokio::test(start_paused = true)]
-async fn hint_beyond_the_deadline_fails_samples_at_once() {
+async fn retry_after_beyond_the_deadline_fails_samples_at_once() {
     let harness = harness_with_operation_deadline().await;
     let sampler = harness
         .service
@@ -56,7 +58,7 @@ async fn hint_beyond_the_deadline_fails_samples_at_once() {
         .unwrap();
     refuse_for(&harness, routes::ASAMPLE, 600);
     let began = harness.server.time().now();
-    // The first sample is refused, the second finds the gate closed.
+    // The server refuses the first sample. The second sample finds the gate closed.
     for _ in 0..2 {
         let error = immediate_error(&harness, sampler.sample(vec![1]).send()).await;
         assert_eq!(
@@ -103,11 +105,12 @@ async fn retry_after_beyond_the_deadline_fails_a_creation_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hint_beyond_the_deadline_ends_the_wait_of_training_calls() {
+async fn retry_after_beyond_the_deadline_ends_the_wait_of_training_calls() {
     let harness = harness_with_operation_deadline().await;
     let training = model(&harness).await;
     refuse_for(&harness, routes::OPTIM_STEP, 600);
-    // One step is refused, one is queued, and one finds the gate closed.
+    // The server refuses the first step. The second step waits in the queue, and the third one
+    // finds the gate closed.
     let (first, second) = (step(&training), step(&training));
     let mut errors = vec![immediate_error(&harness, first).await];
     errors.push(immediate_error(&harness, second).await);
@@ -129,7 +132,7 @@ async fn hint_beyond_the_deadline_ends_the_wait_of_training_calls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hint_within_the_deadline_is_followed() {
+async fn retry_after_within_the_deadline_is_followed() {
     let harness = harness_with_operation_deadline().await;
     let training = model(&harness).await;
     let sampler = harness
@@ -162,8 +165,8 @@ async fn retry_after_of_a_503_beyond_the_deadline_fails_at_once() {
     assert!(error.retry_at().is_some());
 }
 
-/// Creates a model with twelve queued steps, each of which takes ten seconds to submit, like a large upload. Together they take twice
-/// the progress deadline.
+/// Creates a model with twelve queued steps. Each step takes ten seconds to submit, like a large
+/// upload, so all steps together take twice the progress deadline.
 async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<OptimStepResult>>) {
     let harness = harness_with_progress_deadline().await;
     let training = model(&harness).await;
@@ -175,7 +178,7 @@ async fn model_with_long_queue() -> (Harness, TrainingClient, Vec<ApiFuture<Opti
 }
 
 #[tokio::test(start_paused = true)]
-async fn moving_model_queue_resets_the_deadline_of_steps() {
+async fn moving_submission_queue_resets_the_progress_deadline_of_steps() {
     let (harness, _training, steps) = model_with_long_queue().await;
     for step in steps {
         step.await.unwrap();
@@ -184,7 +187,7 @@ async fn moving_model_queue_resets_the_deadline_of_steps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn moving_model_queue_resets_the_deadline_of_a_save() {
+async fn moving_submission_queue_resets_the_progress_deadline_of_a_save() {
     let (_world, training, steps) = model_with_long_queue().await;
     training
         .save_weights_and_get_sampling_client()
@@ -196,7 +199,7 @@ async fn moving_model_queue_resets_the_deadline_of_a_save() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn model_queue_without_progress_ends_in_stalled() {
+async fn steps_in_a_submission_queue_without_progress_fail_as_stalled() {
     let harness = harness_with_progress_deadline().await;
     let training = model(&harness).await;
     let silent = Fault::delay(1000 * SECOND);
@@ -209,7 +212,7 @@ async fn model_queue_without_progress_ends_in_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queue_time_does_not_use_up_the_retry_window() {
+async fn time_in_the_queue_does_not_count_against_the_retry_time_limit() {
     for fault in [
         Fault::status(StatusCode::SERVICE_UNAVAILABLE, "busy"),
         Fault::refuse(),
@@ -245,7 +248,7 @@ async fn queue_time_does_not_use_up_the_retry_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hint_time_does_not_use_up_the_retry_window() {
+async fn retry_after_delay_does_not_count_against_the_retry_time_limit() {
     let harness = Harness::start().await;
     let sampler = harness
         .service

@@ -1,4 +1,5 @@
-//! Clients of other server implementations: results that expire, long polls, and failures that are reported as a status.
+//! Clients of servers that imitate other implementations: results that expire, long polls, and
+//! failed operations that are reported by a status code.
 
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tinkers_e2e::training::{datum, harness_with, inject, model, step};
 use tinkers_e2e::{Harness, SCRIPTED};
 use tinkers_local::{Dialect, Expiry, Fault, Rule};
 
-/// Starts a server that deletes a result when it is fetched, and then answers 404.
+/// Starts a server that deletes a result when the result is fetched. Later polls for the result are
+/// answered with 404.
 async fn harness_with_expiring_results() -> Harness {
     harness_with(|config| {
         config.dialect = Dialect::skyrl_main();
@@ -23,7 +25,7 @@ fn lose_next_poll(harness: &Harness) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sample_with_a_lost_result_is_submitted_again() {
+async fn sample_whose_result_is_lost_is_submitted_again() {
     let harness = harness_with_expiring_results().await;
     let sampler = harness
         .service
@@ -37,7 +39,7 @@ async fn sample_with_a_lost_result_is_submitted_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pass_with_a_lost_result_is_not_submitted_again() {
+async fn forward_backward_whose_result_is_lost_is_not_submitted_again() {
     let harness = harness_with_expiring_results().await;
     let training = model(&harness).await;
     lose_next_poll(&harness);
@@ -49,7 +51,7 @@ async fn pass_with_a_lost_result_is_not_submitted_again() {
     );
     assert!(error.request_id().is_some(), "{error}");
     assert_eq!(harness.engine.counts().backwards, 1);
-    // The pass was applied, so later calls succeed.
+    // The server applied the pass, so later calls succeed.
     step(&training).await.unwrap();
     assert_eq!(harness.engine.counts().backwards, 1);
 }
@@ -104,7 +106,7 @@ async fn http_500_to_a_poll_is_retried_in_the_default_dialect() {
     assert_eq!(harness.engine.counts().backwards, 1);
 }
 
-/// Starts a server of a dialect and saves a checkpoint on it.
+/// Starts a server that imitates `dialect`, and saves a checkpoint on it.
 async fn harness_with_checkpoint(dialect: Dialect) -> (Harness, String) {
     let harness = harness_with(|config| config.dialect = dialect).await;
     let training = model(&harness).await;
@@ -147,7 +149,7 @@ async fn missing_checkpoint_is_reported_before_a_model_is_created() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_load_unloads_the_new_model() {
+async fn failed_checkpoint_load_unloads_the_new_model() {
     let (harness, path) = harness_with_checkpoint(Dialect::skyrl()).await;
     let refusal = Fault::status(http::StatusCode::NOT_FOUND, "the disk is gone");
     harness
@@ -159,7 +161,7 @@ async fn failed_load_unloads_the_new_model() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checkpoint_without_a_rank_is_unsupported() {
+async fn resuming_from_a_checkpoint_without_a_rank_is_unsupported() {
     let (harness, path) = harness_with_checkpoint(Dialect::skyrl()).await;
     let info = serde_json::json!({ "base_model": SCRIPTED, "is_lora": true });
     let info = Fault::json(http::StatusCode::OK, &info);
@@ -170,7 +172,7 @@ async fn checkpoint_without_a_rank_is_unsupported() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_load_of_a_tinker_server_creates_no_model() {
+async fn failed_load_on_a_tinker_server_creates_no_model() {
     let (harness, path) = harness_with_checkpoint(Dialect::tinker()).await;
     let failure = Fault::status(
         http::StatusCode::BAD_REQUEST,

@@ -1,11 +1,12 @@
-//! Whole clients under fault scripts: recovered faults, reported faults and the counters of the script.
+//! Whole clients with scripted faults of the server: faults from which the client recovers, faults
+//! that it reports, and the fault counters.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers::prelude::*;
 use tinkers::transport::RouteClass;
-use tinkers::{FinishReason, wire::routes};
+use tinkers::wire::routes;
 use tinkers_e2e::training::{datum, inject, model, model_of, numbers, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup, SocketServer};
 use tinkers_local::{Fault, Faults, LocalConfig, Rule};
@@ -13,7 +14,7 @@ use tinkers_local::{Fault, Faults, LocalConfig, Rule};
 use crate::recorder::Recorder;
 
 #[tokio::test(start_paused = true)]
-async fn route_classes_of_the_server_and_the_client_agree() {
+async fn server_and_client_agree_on_the_route_class_of_each_route() {
     let recorder = Recorder::default();
     let setup = Setup {
         latency: Duration::from_secs(30),
@@ -28,7 +29,7 @@ async fn route_classes_of_the_server_and_the_client_agree() {
         .await
         .unwrap();
     step(&training).await.unwrap();
-    // The client looks a save up whose response is lost, with a request of class `Rest`.
+    // The client looks up a save whose response was lost, with a request of the route class `Rest`.
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_after());
     let saved = training.save_state("kept").await.unwrap().path;
     training.load_state(&saved).await.unwrap();
@@ -44,7 +45,7 @@ async fn route_classes_of_the_server_and_the_client_agree() {
     base.sample(vec![1, 2]).await.unwrap();
     service.capabilities().await.unwrap();
     service.health().await.unwrap();
-    service.close(FinishReason::Success, None).await.unwrap();
+    harness.close().await;
     let entries = harness.journal.entries();
     let requests = recorder.requests();
     for request in &requests {
@@ -59,7 +60,7 @@ async fn route_classes_of_the_server_and_the_client_agree() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn training_resumes_from_a_checkpoint_after_a_restart() {
+async fn training_resumes_from_a_checkpoint_after_a_server_restart() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     step(&training).await.unwrap();
@@ -68,7 +69,7 @@ async fn training_resumes_from_a_checkpoint_after_a_restart() {
     let lost = step(&training).await.unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::SessionLost, "{lost}");
     assert_eq!(lost.status(), Some(404));
-    // The step was retried, and the restarted server did not know the model.
+    // The client retried the step, and the restarted server did not know the model.
     assert_eq!(numbers(&harness), [1, 2, 3, 3]);
     assert_eq!(harness.engine.counts().steps, 1);
     let service = ServiceClient::over_local(harness.server.clone())
@@ -80,7 +81,7 @@ async fn training_resumes_from_a_checkpoint_after_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn expired_session_fails_with_session_lost() {
+async fn call_of_an_expired_session_fails_with_session_lost() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject(&harness, routes::OPTIM_STEP, Fault::expire_sessions());
@@ -92,7 +93,7 @@ async fn expired_session_fails_with_session_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn capacity_pause_delays_the_step_and_shows_in_progress() {
+async fn capacity_pause_delays_a_step_and_is_shown_in_its_progress() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let pause = Duration::from_secs(600);
@@ -112,7 +113,7 @@ async fn capacity_pause_delays_the_step_and_shows_in_progress() {
 }
 
 #[tokio::test]
-async fn faulty_responses_lose_and_double_no_calls() {
+async fn faulty_responses_do_not_lose_or_double_training_calls() {
     let server = SocketServer::start(LocalConfig::default());
     let faults: &Faults = &server.faults;
     for route in [routes::FORWARD_BACKWARD, routes::OPTIM_STEP] {

@@ -1,4 +1,5 @@
-//! The heartbeat thread. All sessions of a process share it, so this test has a process of its own.
+//! The heartbeat thread. All sessions of a process share the thread, so this test runs in its own
+//! process.
 #![cfg(target_os = "linux")]
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// The maximum number of checks, 5 ms apart.
+/// The maximum number of checks for the expected thread count. The checks are 5 ms apart.
 const CHECKS: u32 = 2000;
 
 #[tokio::test]
@@ -22,13 +23,13 @@ async fn all_sessions_share_one_heartbeat_thread() {
         sessions.push(server.client().await.expect("connected"));
         wait_for_threads(1).await;
     }
-    // The thread runs as long as one session is left.
+    // The thread runs until the last session is dropped.
     let last = sessions.pop();
     drop(sessions);
     assert_eq!(heartbeat_threads(), 1);
     drop(last);
     wait_for_threads(0).await;
-    // A later session starts another thread.
+    // A later session starts a new thread.
     let session = server.client().await.expect("connected");
     wait_for_threads(1).await;
     drop(session);
@@ -47,7 +48,7 @@ async fn wait_for_threads(count: usize) {
     assert_eq!(heartbeat_threads(), count);
 }
 
-/// Returns the number of heartbeat threads of the process. Linux truncates thread names to 15 bytes.
+/// Counts the heartbeat threads of this process. Linux truncates thread names to 15 bytes.
 fn heartbeat_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("readable");
     let names = tasks.filter_map(|task| {

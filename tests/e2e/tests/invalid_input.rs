@@ -1,4 +1,5 @@
-//! Invalid input: the typed error names the field, and the client sends nothing if it can detect the mistake itself.
+//! Invalid input: the error has the right kind and names the field. If the client can detect the
+//! mistake, it sends no request.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -11,7 +12,7 @@ use tinkers_e2e::training::{datum, model_of};
 use tinkers_e2e::{SCRIPTED, SocketServer};
 use tinkers_local::LocalConfig;
 
-/// Returns the error of `call`, which must fail within a second.
+/// Waits for a call that must fail within a second, and returns its error.
 #[expect(
     clippy::disallowed_methods,
     reason = "limits the duration of a call over sockets"
@@ -152,7 +153,7 @@ async fn invalid_arguments_name_the_field_and_send_nothing() {
 }
 
 #[tokio::test]
-async fn rejections_by_the_server_name_the_field() {
+async fn errors_for_rejections_by_the_server_name_the_field() {
     let server = SocketServer::start(LocalConfig::default());
     let service = server.client().await.unwrap();
     let training = model_of(&service).await;
@@ -217,7 +218,7 @@ async fn invalid_address_or_key_has_a_typed_error() {
         "the key must not be in the error"
     );
 
-    // The port of a closed listener.
+    // No process listens on this port, because its listener is closed.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -246,7 +247,7 @@ async fn invalid_address_or_key_has_a_typed_error() {
 }
 
 #[tokio::test]
-async fn response_of_another_kind_of_server_has_a_typed_error() {
+async fn response_of_a_server_that_is_not_tinker_has_a_typed_error() {
     for response in [
         "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>",
         "HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\nNot Found",

@@ -1,4 +1,5 @@
-//! The threads of the I/O runtime. All clients of a process share them, so this test runs in a separate process.
+//! The threads of the I/O runtime. All clients of a process share the threads, so this test runs in
+//! its own process.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -11,16 +12,17 @@ use tinkers_local::LocalConfig;
 use tinkers_transport::TokioClock;
 use tokio::runtime::Handle;
 
-/// How often the test counts threads, every 5 ms, until all have started.
+/// The maximum number of times that the test counts the threads before all must have started. The
+/// counts are 5 ms apart.
 const MAX_COUNTS: u32 = 2000;
 
 #[tokio::test]
-async fn io_threads_are_started() {
+async fn io_threads_sets_the_number_of_runtime_threads() {
     let server = SocketServer::start(LocalConfig::default());
     let four = NonZeroUsize::new(4).unwrap();
     let service = server.client_builder().io_threads(four).connect().await;
     let service = service.expect("connected");
-    // The first client of a process decides.
+    // The first client of a process sets the number of threads.
     let other = server
         .client_builder()
         .io_threads(NonZeroUsize::MIN)
@@ -42,7 +44,7 @@ async fn io_threads_are_started() {
     server.stop();
 }
 
-/// Returns the number of threads of the I/O runtime.
+/// Counts the threads of the I/O runtime in this process.
 #[cfg(target_os = "linux")]
 fn io_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();

@@ -1,16 +1,16 @@
-//! Captures the log of the client at the default level.
+//! Captures the warnings and errors that the client logs by default.
 
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use tracing::subscriber::DefaultGuard;
 
-/// The warnings and errors that were logged on this thread.
+/// The warnings and errors that this thread has logged.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Captures the log of this thread until the guard is dropped.
+    /// Captures the log of this thread until the returned guard is dropped.
     pub(crate) fn start() -> (Self, DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
@@ -22,7 +22,7 @@ impl Log {
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    /// Returns the lines that contain `text`.
+    /// Returns the captured lines that contain `text`.
     pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
         let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let lines = log.lines().filter(|line| line.contains(text));

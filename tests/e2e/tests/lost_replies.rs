@@ -1,4 +1,4 @@
-//! Lost replies to submissions: retries, lookups of saves, and unknown outcomes.
+//! Lost replies to submissions: retries, searches for saves, and unknown outcomes.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use tinkers_e2e::training::{
 use tinkers_local::{Fault, Rule};
 
 #[tokio::test(start_paused = true)]
-async fn lost_reply_is_retried_with_the_same_body_and_applied_once() {
+async fn request_with_a_lost_reply_is_retried_and_applied_once() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     for route in [
@@ -44,7 +44,7 @@ async fn lost_reply_is_retried_with_the_same_body_and_applied_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn duplicate_delivery_is_applied_once() {
+async fn request_delivered_twice_is_applied_once() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     for route in [routes::FORWARD_BACKWARD, routes::OPTIM_STEP] {
@@ -60,7 +60,7 @@ async fn duplicate_delivery_is_applied_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_pass_without_deduplication_is_not_retried() {
+async fn lost_forward_backward_without_deduplication_is_not_retried() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -83,7 +83,7 @@ async fn lost_pass_without_deduplication_is_not_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unsent_pass_without_deduplication_is_retried() {
+async fn unsent_forward_backward_without_deduplication_is_retried() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -97,7 +97,7 @@ async fn unsent_pass_without_deduplication_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_is_looked_up_before_it_is_retried() {
+async fn lost_save_is_searched_on_the_server_before_a_retry() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     harness
@@ -108,7 +108,7 @@ async fn lost_save_is_looked_up_before_it_is_retried() {
         "found"
     );
     assert_eq!(numbers(&harness), [1], "the save was found and not retried");
-    // A save that did not arrive is not found, and is retried.
+    // A save that did not reach the server is not found, so the client retries it.
     harness
         .faults
         .add(Rule::on(routes::SAVE_WEIGHTS), Fault::cut_before());
@@ -120,13 +120,13 @@ async fn lost_save_is_looked_up_before_it_is_retried() {
     assert_eq!(harness.engine.counts().saves, 2);
 }
 
-/// Returns SkyRL's response to a name conflict.
+/// Returns the response of a SkyRL server to a save whose name is taken.
 fn name_conflict() -> Fault {
     Fault::status(StatusCode::CONFLICT, "Checkpoint 'x' already exists")
 }
 
 #[tokio::test(start_paused = true)]
-async fn number_conflict_prevents_recovery_and_name_conflict_does_not() {
+async fn conflict_of_sequence_numbers_prevents_recovery_of_the_model() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     training.save_state("taken").await.unwrap();
@@ -135,7 +135,7 @@ async fn number_conflict_prevents_recovery_and_name_conflict_does_not() {
         (error.kind(), error.sent()),
         (ErrorKind::Conflict, Sent::Answered)
     );
-    // A name conflict fails only the save, so the next call needs no recovery.
+    // A conflict of names fails only the save, so the next call needs no recovery.
     step(&training).await.unwrap();
     assert_eq!(numbers(&harness), [1, 2, 3]);
 
@@ -153,7 +153,7 @@ async fn number_conflict_prevents_recovery_and_name_conflict_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejection_after_a_lost_reply_prevents_recovery() {
+async fn rejection_after_a_lost_reply_prevents_recovery_of_the_model() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let steps = || Rule::on(routes::OPTIM_STEP);
@@ -205,7 +205,7 @@ async fn idempotent_calls_are_retried_without_deduplication() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_does_not_match_an_older_checkpoint_of_its_name() {
+async fn lost_save_is_not_confused_with_an_older_checkpoint_of_its_name() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     training.save_state("latest").await.unwrap();
@@ -219,7 +219,7 @@ async fn lost_save_does_not_match_an_older_checkpoint_of_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_is_found_in_a_list_of_bare_names() {
+async fn lost_save_is_found_in_a_checkpoint_list_with_bare_names() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     let run = training.model_id();
@@ -249,7 +249,7 @@ async fn lost_save_is_found_in_a_list_of_bare_names() {
     let found = training.save_state("x").await.unwrap().path;
     assert_eq!(found.as_str(), format!("tinker://{run}/weights/x"));
 
-    // The save is still being written during the lookup, and the retry conflicts with it.
+    // During the search the server still writes the save, and the retry conflicts with it.
     harness.faults.add(saves(), Fault::cut_after());
     harness.faults.add(saves().nth(2), name_conflict());
     harness
@@ -264,7 +264,7 @@ async fn lost_save_is_found_in_a_list_of_bare_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_save_without_a_list_has_an_unknown_outcome() {
+async fn lost_save_has_an_unknown_outcome_if_checkpoints_cannot_be_listed() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_after());
@@ -285,7 +285,7 @@ async fn lost_save_without_a_list_has_an_unknown_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checkpoint_listing_and_retry_send_the_sdk_method_of_the_call() {
+async fn search_and_retry_of_a_save_keep_its_sdk_method_header() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_before());
@@ -304,17 +304,17 @@ async fn checkpoint_listing_and_retry_send_the_sdk_method_of_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn conflict_on_the_retry_of_a_save_means_saved() {
+async fn name_conflict_on_the_retry_of_a_save_means_that_it_was_saved() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
-    // SkyRL rejects existing names even with `overwrite`.
+    // SkyRL rejects a name that exists even if the request sets `overwrite`.
     let saves = || Rule::on(routes::SAVE_WEIGHTS);
     harness.faults.add(saves(), Fault::cut_after());
     harness.faults.add(saves().nth(2), name_conflict());
     let save = training.save_state("x").overwrite();
     assert_eq!(save.await.unwrap().path.name(), "x");
 
-    // An unnamed save is retried under another number of the session.
+    // The retry of an unnamed save has another number in its name.
     let unnamed = || Rule::on(routes::SAVE_WEIGHTS_FOR_SAMPLER);
     harness.faults.add(unnamed(), Fault::cut_before());
     harness.faults.add(unnamed().nth(2), name_conflict());
@@ -327,7 +327,7 @@ async fn conflict_on_the_retry_of_a_save_means_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn undecodable_acceptance_is_retried_where_that_is_safe() {
+async fn truncated_response_to_a_submission_is_retried_with_deduplication() {
     let harness = Harness::start().await;
     for route in [
         routes::CREATE_MODEL,
@@ -360,7 +360,7 @@ async fn undecodable_acceptance_is_retried_where_that_is_safe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn undecodable_acceptance_poisons_the_client_without_deduplication() {
+async fn later_calls_fail_after_a_truncated_response_without_deduplication() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
     inject(&harness, routes::OPTIM_STEP, Fault::truncate());

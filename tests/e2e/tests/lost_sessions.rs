@@ -1,4 +1,5 @@
-//! Sessions, models and samplers that the server has lost, as opposed to missing checkpoints and lost results.
+//! Sessions, models and samplers that the server has lost. Missing checkpoints and lost results are
+//! different errors.
 
 use std::time::Duration;
 
@@ -9,14 +10,14 @@ use tinkers_e2e::training::{datum, inject, model, step};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{Fault, Rule};
 
-/// Restarts the server, which forgets its sessions.
+/// Restarts the server. The server forgets its sessions.
 async fn restart(harness: &Harness) {
     inject(harness, routes::CAPABILITIES, Fault::restart());
     let _response = harness.service.capabilities().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_call_after_a_restart_fails_with_session_lost() {
+async fn every_call_after_a_server_restart_fails_with_session_lost() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let sampler = harness
@@ -55,7 +56,7 @@ async fn every_call_after_a_restart_fails_with_session_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_lost_in_a_restart_fail_with_session_lost() {
+async fn results_lost_in_a_server_restart_fail_with_session_lost() {
     let harness = Harness::with(Setup {
         latency: Duration::from_secs(2),
         ..Setup::default()
@@ -90,7 +91,7 @@ async fn expired_session_is_detected_at_the_heartbeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_result_of_a_live_session_is_result_lost() {
+async fn lost_result_in_a_live_session_fails_with_result_lost() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     inject(&harness, routes::RETRIEVE_FUTURE, Fault::gone());
@@ -100,7 +101,7 @@ async fn lost_result_of_a_live_session_is_result_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missing_checkpoint_is_not_found() {
+async fn missing_checkpoint_fails_with_not_found() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let missing = format!("tinker://{}/weights/none", training.model_id());
@@ -113,7 +114,7 @@ async fn missing_checkpoint_is_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn error_texts_of_other_servers_mean_session_lost() {
+async fn error_texts_of_other_servers_are_mapped_to_session_lost() {
     for (route, text) in [
         (routes::OPTIM_STEP, "Model not found"),
         (routes::CREATE_MODEL, "Session not found"),

@@ -1,4 +1,5 @@
-//! NestedCalls that a transport layer makes inside the `send` of another request: they succeed or fail at once, and never deadlock.
+//! Calls that a transport layer makes while it sends another request of the same client. Such
+//! nested calls succeed or fail at once, and never deadlock.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use tinkers_local::{Fault, Hint, InProcess, Rule};
 type NestedCall = Box<dyn FnOnce() -> BoxFuture<'static, Result<(), Error>> + Send>;
 type Outcomes = Arc<Mutex<Vec<Result<(), Error>>>>;
 
-/// Planned nested calls by route, and their outcomes.
+/// The nested calls to make, by route, and their outcomes.
 #[derive(Clone, Default)]
 struct NestedCalls {
     planned: Arc<Mutex<Vec<(&'static str, NestedCall)>>>,
@@ -23,7 +24,7 @@ struct NestedCalls {
 }
 
 impl NestedCalls {
-    /// Plans a call that the layer makes before it sends the next request of `route`.
+    /// Plans a call that the transport makes before it sends the next request of `route`.
     fn plan<T, F>(&self, route: &'static str, call: impl FnOnce() -> F + Send + 'static)
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -42,7 +43,7 @@ impl NestedCalls {
         Some(planned.remove(at).1)
     }
 
-    /// Returns the outcomes of all planned calls, in the order of completion.
+    /// Returns the outcomes of all nested calls, in the order of completion.
     fn outcomes(&self) -> Vec<Result<(), Error>> {
         assert_eq!(
             self.planned.lock().unwrap().len(),
@@ -53,7 +54,7 @@ impl NestedCalls {
     }
 }
 
-/// A transport that makes the planned calls.
+/// A transport that makes the planned nested calls.
 #[derive(Debug)]
 struct NestingTransport {
     inner: InProcess,
@@ -80,7 +81,7 @@ impl Transport for NestingTransport {
     }
 }
 
-/// Starts a server with jobs of a second, and a client with the transport layer.
+/// Starts a server whose jobs take one second, and a client with a [`NestingTransport`].
 async fn start() -> (Harness, NestedCalls) {
     let calls = NestedCalls::default();
     let layer_calls = calls.clone();
@@ -108,7 +109,7 @@ fn assert_failed_at_once(outcome: &Result<(), Error>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_call_of_the_same_model_fails_at_once() {
+async fn nested_call_on_the_same_model_fails_at_once() {
     let (harness, calls) = start().await;
     let training = model(&harness).await;
     let inner = training.clone();
@@ -126,7 +127,7 @@ async fn nested_call_of_the_same_model_fails_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_calls_of_two_models_do_not_deadlock() {
+async fn nested_calls_on_two_models_do_not_deadlock() {
     let (harness, calls) = start().await;
     let (first, second) = (model(&harness).await, model(&harness).await);
     let (of_first, of_second) = (first.clone(), second.clone());
@@ -140,7 +141,7 @@ async fn nested_calls_of_two_models_do_not_deadlock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_call_of_an_idle_model_succeeds() {
+async fn nested_call_on_an_idle_model_succeeds() {
     let (harness, calls) = start().await;
     let training = model(&harness).await;
     let inner = training.clone();
@@ -169,7 +170,7 @@ async fn nested_sample_during_a_shared_poll_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nested_query_behind_a_closed_gate_fails_at_once() {
+async fn nested_request_of_a_rate_limited_class_fails_at_once() {
     let (harness, calls) = start().await;
     let training = model(&harness).await;
     let refusal = Fault::rate_limited(Hint::Seconds(60));

@@ -1,4 +1,5 @@
-//! The effect of each option of the client builder. The name of a test begins with the name of its option.
+//! The effect of each option of the client builder. The name of each test begins with the name of
+//! the option.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,18 +24,19 @@ use crate::recorder::Recorder;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Sends the requests of the client through a recorder.
+/// Makes the client that `builder` describes send its requests through a recorder.
 fn record(recorder: &Recorder, builder: ServiceClientBuilder) -> ServiceClientBuilder {
     let recorder = recorder.clone();
     builder.layer_transport(move |inner| Arc::new(recorder.wrap(inner)))
 }
 
-/// Returns the body of the request that created the session.
+/// Returns the JSON body of the request that created the session.
 fn session_body(recorder: &Recorder) -> Value {
     recorder.last_json(routes::CREATE_SESSION)
 }
 
-/// Starts a server, and connects a client with an option through a recorder.
+/// Starts a server, and connects a client that sends its requests through a recorder. The option
+/// under test is set by `option`.
 async fn connect_with(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> (SocketServer, Recorder, ServiceClient) {
@@ -56,7 +58,7 @@ pub(crate) async fn wait_until(condition: impl Fn() -> bool + Sync) {
     .await;
 }
 
-/// Returns the output of `future`, which must end within [`TEST_TIMEOUT`].
+/// Returns the output of `future`, which must complete within [`TEST_TIMEOUT`].
 async fn with_timeout<T: Send>(future: impl Future<Output = T> + Send) -> T {
     let time: Arc<dyn Clock> = Arc::new(TokioClock::new(Handle::current()));
     let at = time.now().after(TEST_TIMEOUT);
@@ -83,7 +85,8 @@ fn every_option_of_the_builder_has_a_test() {
         count += 1;
     }
     assert!(count > 15, "{count} options were found");
-    // A new option of the session does not compile here until it is listed.
+    // When a field is added to `SessionOptions`, this pattern does not compile until the field is
+    // listed.
     let SessionOptions {
         tags: _,
         user_metadata: _,
@@ -94,13 +97,13 @@ fn every_option_of_the_builder_has_a_test() {
         bodies: _,
         limits: _,
         heartbeat_period: _,
-        // Not in the builder. The heartbeat tests cover it.
+        // The builder has no such option. The heartbeat tests cover the field.
         expiry: _,
     } = SessionOptions::default();
 }
 
 #[tokio::test]
-async fn base_url_is_where_requests_are_sent() {
+async fn base_url_determines_where_requests_are_sent() {
     let (server, _, _service) = connect_with(|builder| builder).await;
     assert_eq!(server.journal.of(routes::CREATE_SESSION).len(), 1);
     server.stop();
@@ -156,7 +159,7 @@ async fn layer_transport_sees_requests() {
 }
 
 #[tokio::test]
-async fn body_format_sets_the_content_type_of_passes() {
+async fn body_format_sets_the_content_type_of_training_requests() {
     for (format, content_type) in [
         (BodyFormat::Json, "application/json"),
         (BodyFormat::Protobuf, "application/x-protobuf"),
@@ -171,7 +174,7 @@ async fn body_format_sets_the_content_type_of_passes() {
     }
 }
 
-/// Returns the error of a sample that receives no response.
+/// Sends a sample to a server that never responds, with the given options, and returns the error.
 async fn error_without_response(
     option: impl FnOnce(ServiceClientBuilder) -> ServiceClientBuilder,
 ) -> (SocketServer, Error) {
@@ -204,17 +207,17 @@ async fn operation_deadline_ends_an_operation() {
 }
 
 #[tokio::test]
-async fn heartbeat_period_sets_the_interval() {
+async fn heartbeat_period_sets_the_interval_of_heartbeats() {
     let period = Duration::from_millis(10);
     let (server, _, _service) = connect_with(|builder| builder.heartbeat_period(period)).await;
     let beats = || server.journal.of(routes::SESSION_HEARTBEAT).len();
-    // With the default period this would exceed the timeout.
+    // With the default period, twenty heartbeats would take longer than the timeout.
     wait_until(|| beats() >= 20).await;
     server.stop();
 }
 
 #[test]
-fn runtime_runs_the_requests() {
+fn runtime_runs_the_requests_of_the_client() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("test-io")
@@ -231,7 +234,7 @@ fn runtime_runs_the_requests() {
 }
 
 #[tokio::test]
-async fn http2_prior_knowledge_sends_the_preface() {
+async fn http2_prior_knowledge_sends_the_http2_preface() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let builder = ServiceClient::builder().without_environment().base_url(url);
@@ -254,10 +257,11 @@ async fn root_certificate_pem_is_parsed() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
-/// An argument that marks a child process of the test. The test runner ignores it.
+/// The argument that marks a process as the child process of the test. The test runner ignores it.
 const CHILD: &str = "child-process-of-the-test";
 
-/// Connects with and without environment variables, and prints the tags of the sessions. Runs in the child process.
+/// Connects with and without environment variables, and prints the tags of both sessions. The child
+/// process of the test runs this function.
 #[expect(clippy::print_stdout, reason = "the parent process reads the output")]
 fn print_session_tags() {
     let server = SocketServer::start(LocalConfig::default());

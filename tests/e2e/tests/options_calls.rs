@@ -13,7 +13,7 @@ use tinkers_e2e::{Harness, SCRIPTED, Setup};
 
 use crate::recorder::Recorder;
 
-/// Starts a server, and a client through a recorder.
+/// Starts a server, and a client that sends its requests through a recorder.
 async fn start() -> (Harness, Recorder) {
     let recorder = Recorder::default();
     let layer = |inner| recorder.wrap(Arc::new(inner));
@@ -21,7 +21,7 @@ async fn start() -> (Harness, Recorder) {
     (harness, recorder)
 }
 
-/// Returns the names of the builder methods of a type in a source file.
+/// Returns the names of the builder methods of the type `type_name` in a source file.
 fn options(source: &str, type_name: &str) -> BTreeSet<String> {
     let start = source
         .find(&format!("impl {type_name} {{"))
@@ -38,7 +38,8 @@ fn names<T>(table: &[(&str, T)]) -> BTreeSet<String> {
     table.iter().map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// A function that sets an option of a sample, and the JSON pointer and the value that it sets in the body.
+/// An option of a sample: a function that sets the option, the JSON pointer of the field in the
+/// request body, and the expected value of the field.
 type SampleOption = (fn(Sample) -> Sample, &'static str, fn() -> Value);
 
 const SAMPLE: [(&str, SampleOption); 15] = [
@@ -150,14 +151,14 @@ const SAMPLE: [(&str, SampleOption); 15] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn each_option_of_a_sample_is_sent() {
+async fn each_option_of_a_sample_is_sent_in_the_request() {
     let source = include_str!("../../../crates/tinkers-sampling/src/request.rs");
     assert_eq!(options(source, "Sample"), names(&SAMPLE));
     let (harness, recorder) = start().await;
     let sampler = harness.service.create_sampling_client(SCRIPTED).await;
     let sampler = sampler.unwrap();
     for (name, (set, pointer, expected)) in SAMPLE {
-        // The outcome does not matter, only the request.
+        // The result of the sample does not matter, only its request.
         let _outcome = sampler.sample(vec![1, 2, 3]).await;
         let without = recorder
             .last_json(routes::ASAMPLE)
@@ -177,7 +178,7 @@ fn notes() -> BTreeMap<String, String> {
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[tokio::test(start_paused = true)]
-async fn each_option_of_a_save_is_sent() {
+async fn each_option_of_a_save_is_sent_in_the_request() {
     let source = include_str!("../../../crates/tinkers-training/src/save.rs");
     let (state, sampler) = (
         options(source, "SaveState"),
@@ -213,7 +214,8 @@ async fn each_option_of_a_save_is_sent() {
     assert_eq!(body["user_metadata"]["run"], "7");
 }
 
-/// A function that sets an option of a new model, and the JSON pointer and the value that it sets in the body.
+/// An option of a new model: a function that sets the option, the JSON pointer of the field in the
+/// request body, and the expected value of the field.
 type ModelOption = (
     fn(CreateLoraTrainingClient) -> CreateLoraTrainingClient,
     &'static str,
@@ -266,7 +268,7 @@ const MODEL: [(&str, ModelOption); 7] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn each_option_of_a_creation_is_sent() {
+async fn each_option_of_a_new_model_is_sent_in_the_request() {
     let source = include_str!("../../../crates/tinkers-training/src/create.rs");
     assert_eq!(options(source, "CreateLoraTrainingClient"), names(&MODEL));
     let from_state = BTreeSet::from(["user_metadata".to_owned()]);

@@ -17,7 +17,7 @@ use crate::options_builder::wait_until;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A route class with a route of it, its settings and its state.
+/// A route class under test: one of its routes, its limiter settings and its limiter state.
 struct Class {
     class: RouteClass,
     route: &'static str,
@@ -52,7 +52,8 @@ const CLASSES: [Class; 4] = [
     },
 ];
 
-/// Sends two requests that receive no response, and waits until one of them is in flight and the limit makes the other one wait.
+/// Sends two requests that receive no response. Waits until one of them is in flight and the limit
+/// under test makes the other one wait.
 async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> JoinHandle<()> {
     let server = SocketServer::start(LocalConfig::default());
     let mut limits = LimiterSettings::default();
@@ -99,7 +100,7 @@ async fn assert_one_of_two_waits(class: &Class, set: fn(&mut ClassSettings)) -> 
     std::thread::spawn(|| server.stop())
 }
 
-/// Runs [`assert_one_of_two_waits`] for several classes and limits concurrently.
+/// Runs [`assert_one_of_two_waits`] concurrently for several route classes and limits.
 async fn assert_one_of_two_waits_in(
     cases: impl IntoIterator<Item = (usize, fn(&mut ClassSettings))>,
 ) {
@@ -117,7 +118,7 @@ async fn assert_one_of_two_waits_in(
 }
 
 #[tokio::test]
-async fn limits_of_slots_apply_in_each_class() {
+async fn limits_of_slots_apply_in_each_route_class() {
     let one: fn(&mut ClassSettings) = |settings| settings.slots = 1;
     assert_one_of_two_waits_in((0..CLASSES.len()).map(|class| (class, one))).await;
 }
@@ -138,7 +139,7 @@ async fn limits_of_slots_may_exceed_the_default() {
 }
 
 #[tokio::test]
-async fn limits_of_rates_apply_in_each_class() {
+async fn limits_of_rates_apply_in_each_route_class() {
     const fn hourly(burst: u32) -> Option<Rate> {
         Some(Rate {
             interval: HOUR,
@@ -146,13 +147,14 @@ async fn limits_of_rates_apply_in_each_class() {
         })
     }
     let one: fn(&mut ClassSettings) = |settings| settings.rate = hourly(1);
-    // A sampler, and two models with an info request each, are created first.
+    // The test first creates a sampler and two models. Each model needs a second request for its
+    // info.
     let six: fn(&mut ClassSettings) = |settings| settings.rate = hourly(6);
     assert_one_of_two_waits_in([(0, one), (1, six), (3, one)]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_the_rate_pace_polls() {
+async fn limits_of_the_rate_delay_polls() {
     let mut limits = LimiterSettings::default();
     limits.poll.rate = Some(Rate {
         interval: 10 * SECOND,
@@ -180,7 +182,7 @@ async fn limits_of_the_rate_pace_polls() {
 }
 
 #[tokio::test]
-async fn limits_of_bytes_and_flights_apply_where_supported() {
+async fn limits_of_bytes_and_flights_apply_or_are_rejected_as_unsupported() {
     let bytes: fn(&mut ClassSettings) = |settings| settings.bytes = Some(1);
     let flights: fn(&mut ClassSettings) = |settings| settings.flights = Some(1);
     assert_one_of_two_waits_in([(0, bytes), (1, bytes), (0, flights)]).await;
@@ -205,7 +207,7 @@ async fn limits_of_bytes_and_flights_apply_where_supported() {
             assert_eq!(error.field(), Some(&*expected), "{error}");
         }
     }
-    // A new limit does not compile here until it is listed.
+    // When a limit is added, these patterns do not compile until the limit is listed.
     let LimiterSettings {
         sample,
         train: _,
@@ -221,7 +223,7 @@ async fn limits_of_bytes_and_flights_apply_where_supported() {
     } = sample;
 }
 
-/// Starts a client with changed limits.
+/// Starts a client whose limits are changed by `change`.
 async fn harness_with_limits(change: impl FnOnce(&mut LimiterSettings)) -> Harness {
     let mut limits = LimiterSettings::default();
     change(&mut limits);
@@ -232,7 +234,7 @@ async fn harness_with_limits(change: impl FnOnce(&mut LimiterSettings)) -> Harne
     Harness::with(options).await
 }
 
-/// Returns the arrival times of samples at the server, in seconds.
+/// Returns the times at which samples arrived at the server, in seconds.
 fn arrivals(harness: &Harness) -> Vec<u64> {
     let entries = harness.journal.of(routes::ASAMPLE);
     let times = entries
@@ -242,8 +244,8 @@ fn arrivals(harness: &Harness) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_the_longest_hint_apply() {
-    // One maximum is above the default, the other below.
+async fn limits_of_max_hint_cap_the_retry_after_delay() {
+    // The first maximum is above the default and the second one is below it.
     for (max_hint, pause) in [(2 * HOUR, HOUR), (5 * SECOND, 5 * SECOND)] {
         let harness = harness_with_limits(|limits| limits.max_hint = max_hint).await;
         let sampler = harness
@@ -260,7 +262,7 @@ async fn limits_of_the_longest_hint_apply() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_the_rate_pace_samples() {
+async fn limits_of_the_rate_delay_samples() {
     let harness = harness_with_limits(|limits| {
         limits.sample.rate = Some(Rate {
             interval: SECOND,

@@ -1,4 +1,5 @@
-//! Creations whose reply was lost: the client retries them, and reports the object that the server may have created (an orphan).
+//! Creations whose reply is lost. The client retries the creation, and logs that the server may
+//! keep an unused object (an orphan).
 
 use http::StatusCode;
 use tinkers::Sent;
@@ -12,13 +13,13 @@ use crate::log_capture::Log;
 
 const ORPHAN: &str = "may keep an unused";
 
-/// Returns the log lines about orphans.
+/// Returns the captured log lines about orphans.
 fn orphan_lines(log: &Log) -> Vec<String> {
     log.lines_with(ORPHAN)
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_reply_of_a_creation_logs_the_orphan() {
+async fn creation_whose_reply_is_lost_logs_a_possible_orphan() {
     let harness = harness_without_deduplication().await;
     let (log, _logging) = Log::start();
     inject(&harness, routes::CREATE_MODEL, Fault::cut_after());
@@ -50,7 +51,7 @@ async fn lost_reply_of_a_creation_logs_the_orphan() {
     resumed.await.unwrap();
     assert_eq!(orphan_lines(&log).len(), 3);
 
-    // No reply was lost, or the request did not reach the server.
+    // In these cases no reply is lost, or the request does not reach the server.
     for fault in [None, Some(Fault::refuse())] {
         if let Some(fault) = fault {
             inject(&harness, routes::CREATE_MODEL, fault);
@@ -61,7 +62,7 @@ async fn lost_reply_of_a_creation_logs_the_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deduplicating_server_leaves_no_orphan() {
+async fn creation_on_a_deduplicating_server_logs_no_orphan() {
     let harness = Harness::start().await;
     let (log, _logging) = Log::start();
     inject(&harness, routes::CREATE_MODEL, Fault::cut_after());
@@ -81,7 +82,7 @@ async fn deduplicating_server_leaves_no_orphan() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_creation_after_a_lost_reply_reports_the_orphan() {
+async fn failed_creation_after_a_lost_reply_reports_a_possible_orphan() {
     let harness = harness_without_deduplication().await;
     let rejection = || Fault::status(StatusCode::FORBIDDEN, "key revoked");
     for route in [routes::CREATE_MODEL, routes::CREATE_SAMPLING_SESSION] {

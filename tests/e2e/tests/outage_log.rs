@@ -13,7 +13,7 @@ use tinkers_local::InProcess;
 
 use crate::log_capture::Log;
 
-/// A transport that can refuse all connections.
+/// A transport that refuses all connections while the outage lasts.
 #[derive(Debug)]
 struct RefusingTransport {
     inner: InProcess,
@@ -33,7 +33,7 @@ impl Transport for RefusingTransport {
     }
 }
 
-/// The requests during the outage.
+/// The kind of requests that the client sends during the outage.
 #[derive(Debug, Clone, Copy)]
 enum Traffic {
     Heartbeats,

@@ -1,4 +1,5 @@
-//! Outages: all requests resume soon after the server recovers, however long their backoff is.
+//! Outages: all requests resume soon after the server recovers, even if their backoff delays are
+//! long.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -17,26 +18,27 @@ use tinkers_e2e::{Harness, SCRIPTED, Setup};
 use tinkers_local::{InProcess, LocalConfig};
 use tinkers_session::SessionOptions;
 
-/// The duration of an outage: long enough for backoffs of half a minute.
+/// The duration of an outage. It is long enough for backoff delays of half a minute.
 const OUTAGE: Duration = Duration::from_secs(20);
-/// The limit for all requests to finish after the outage, including the random spread.
+/// The time limit for all requests to finish after the outage. It includes the random spread of the
+/// resumed requests.
 const RECOVERY: Duration = Duration::from_millis(3_100);
 
-/// A transport that can fail all requests of a class with 503.
+/// A transport that answers all requests of a route class with 503 during an outage.
 #[derive(Debug)]
 struct FailingTransport {
     inner: InProcess,
     outage: Mutex<Option<Outage>>,
-    /// The times of failed requests.
+    /// The times at which requests failed.
     failures: Mutex<Vec<Timestamp>>,
-    /// The bodies of polls that did not fail. They identify the request.
+    /// The bodies of the polls that did not fail. A body identifies the operation that is polled.
     polls: Mutex<BTreeSet<Bytes>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Outage {
     class: RouteClass,
-    /// The `retry-after` header, in seconds.
+    /// The value of the `retry-after` header in seconds, if the header is sent.
     hint: Option<u16>,
 }
 
@@ -96,7 +98,8 @@ impl Fixture {
         self.harness.server.time().sleep(length).await;
     }
 
-    /// Waits until the outage has ended and all calls have succeeded. Returns the time between the two.
+    /// Ends the outage when it has lasted for [`OUTAGE`], and waits until all calls have succeeded.
+    /// Returns the time from the end of the outage to the last success.
     async fn recovery_time<T>(&self, calls: Vec<ApiFuture<T>>) -> Duration {
         let end = self.end_outage().await;
         for call in calls {
@@ -105,7 +108,7 @@ impl Fixture {
         self.now().since(end)
     }
 
-    /// Ends the outage when it has lasted for [`OUTAGE`]. Returns the time of the end.
+    /// Waits until the outage has lasted for [`OUTAGE`], then ends it. Returns the time of the end.
     async fn end_outage(&self) -> Timestamp {
         self.sleep(OUTAGE).await;
         *self.transport.outage.lock().unwrap() = None;
@@ -131,7 +134,7 @@ async fn samples_resume_after_an_outage_with_an_empty_retry_budget() {
         .send();
     let sampler = sampler.await.unwrap();
     fixture.begin_outage(RouteClass::Sample, None);
-    // More samples than the retry budget has retries.
+    // There are more samples than the retry budget has retries.
     let samples: Vec<_> = (0..300)
         .map(|i| sampler.sample(vec![i % 100]).max_tokens(1).send())
         .collect();
@@ -164,7 +167,7 @@ async fn results_arrive_after_an_outage_of_polls() {
         let mut config = LocalConfig::default();
         config.session_polls = session_polls;
         let fixture = Fixture::new(config).await;
-        // Each sampling client polls separately, also with shared polls.
+        // Even with shared polls, each sampling client polls separately.
         let mut samplers = Vec::new();
         for _ in 0..20 {
             let sampler = fixture
@@ -212,7 +215,7 @@ async fn all_polls_resume_after_an_outage_without_results() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hints_during_an_outage_are_followed_in_each_class() {
+async fn retry_after_of_a_503_is_followed_during_an_outage() {
     for (class, session_polls) in [
         (RouteClass::Sample, true),
         (RouteClass::Poll, true),
@@ -253,7 +256,7 @@ async fn queued_sample_is_not_sent_after_close() {
     let samples: Vec<_> = (0..30)
         .map(|i| sampler.sample(vec![i % 100]).max_tokens(1).send())
         .collect();
-    // Ten samples have an in-flight permit, the others wait for one.
+    // Ten samples have an in-flight permit. The rest wait for a permit.
     fixture.sleep(Duration::from_millis(500)).await;
     let sent_count = || {
         let entries = fixture.harness.journal.entries();
@@ -267,8 +270,7 @@ async fn queued_sample_is_not_sent_after_close() {
         (1..30).contains(&count_before),
         "inconclusive: {count_before}"
     );
-    let close = service.close(tinkers::FinishReason::Success, None);
-    close.await.unwrap();
+    fixture.harness.close().await;
     let mut unsent = 0;
     for sample in samples {
         if let Err(error) = sample.await {

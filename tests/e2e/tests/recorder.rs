@@ -1,4 +1,4 @@
-//! A transport that records requests.
+//! A transport that records its requests.
 
 use std::sync::{Arc, Mutex};
 
@@ -19,23 +19,23 @@ pub(crate) struct Recorded {
     pub(crate) thread: Option<String>,
 }
 
-/// The requests that passed a [`RecordingTransport`].
+/// The requests that a [`RecordingTransport`] has sent.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Recorder(Arc<Mutex<Vec<Recorded>>>);
 
 impl Recorder {
-    /// Returns a transport that records its requests and passes them to `inner`.
+    /// Returns a transport that records its requests and sends them through `inner`.
     pub(crate) fn wrap(&self, inner: Arc<dyn Transport>) -> RecordingTransport {
         let recorder = self.clone();
         RecordingTransport { inner, recorder }
     }
 
-    /// Returns all requests.
+    /// Returns all recorded requests.
     pub(crate) fn requests(&self) -> Vec<Recorded> {
         self.0.lock().unwrap().clone()
     }
 
-    /// Returns the last request of a path.
+    /// Returns the last recorded request of a path.
     pub(crate) fn last(&self, path: &str) -> Recorded {
         let requests = self.0.lock().unwrap();
         let found = requests.iter().rfind(|request| request.path == path);
@@ -44,7 +44,7 @@ impl Recorder {
             .clone()
     }
 
-    /// Returns the JSON body of the last request of a path.
+    /// Returns the JSON body of the last recorded request of a path.
     pub(crate) fn last_json(&self, path: &str) -> Value {
         serde_json::from_slice(&self.last(path).body).expect("JSON")
     }

@@ -1,4 +1,5 @@
-//! Rejected requests that leave a model unchanged: saves with a name conflict, other rejected saves, and forward passes.
+//! Rejected requests that leave a model unchanged: saves whose name is taken, saves that are
+//! rejected for other reasons, and forward passes.
 
 use std::time::Duration;
 
@@ -11,17 +12,17 @@ use tinkers_e2e::Harness;
 use tinkers_e2e::training::{datum, harness_without_deduplication, inject, model, numbers, step};
 use tinkers_local::{Fault, Rule};
 
-/// A limit that no call reaches unless it hangs.
+/// A time limit that only a hanging call reaches.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The responses of different servers to a save with an existing name.
+/// The ways in which servers reject a save whose name is taken.
 #[derive(Debug, Clone, Copy)]
 enum NameConflict {
-    /// 409 to the submission.
+    /// The submission is answered with 409.
     Conflict,
-    /// 422 to the submission.
+    /// The submission is answered with 422.
     Invalid,
-    /// A failed operation.
+    /// The submission is accepted, and the operation fails.
     Failed,
 }
 
@@ -51,7 +52,7 @@ fn inject_name_conflict(harness: &Harness, how: NameConflict) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn name_conflict_fails_only_the_save() {
+async fn name_conflict_of_a_save_does_not_fail_later_calls() {
     for how in [
         NameConflict::Conflict,
         NameConflict::Invalid,
@@ -84,7 +85,7 @@ async fn name_conflict_fails_only_the_save() {
             .unwrap();
         let expected: &[u64] = match how {
             NameConflict::Failed => &[1, 2, 3, 4],
-            // The next call uses the number of the rejected save.
+            // The rejected save does not use up its number, so the next call has the same number.
             NameConflict::Conflict | NameConflict::Invalid => &[1, 1, 2, 3],
         };
         assert_eq!(numbers(&harness), expected, "{how:?}");
@@ -94,7 +95,7 @@ async fn name_conflict_fails_only_the_save() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sampler_name_conflict_does_not_suggest_overwrite() {
+async fn name_conflict_of_a_sampler_save_does_not_suggest_overwrite() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let conflict = Fault::status(StatusCode::CONFLICT, CONFLICT_TEXT);
@@ -107,7 +108,7 @@ async fn sampler_name_conflict_does_not_suggest_overwrite() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn missing_folder_is_no_name_conflict() {
+async fn missing_folder_is_not_reported_as_a_name_conflict() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let missing = Fault::status(StatusCode::BAD_REQUEST, "the folder does not exist");
@@ -118,7 +119,7 @@ async fn missing_folder_is_no_name_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_save_or_forward_pass_does_not_poison_the_client() {
+async fn later_calls_succeed_after_a_rejected_save_or_forward_pass() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let rejection = Fault::status(StatusCode::FORBIDDEN, "no");
@@ -138,7 +139,7 @@ async fn rejected_save_or_forward_pass_does_not_poison_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rejected_call_that_changes_the_model_poisons_the_client() {
+async fn later_calls_fail_after_a_rejected_step_load_or_backward_pass() {
     for verb in ["optim_step", "load_state", "forward_backward"] {
         let harness = Harness::start().await;
         let training = model(&harness).await;
@@ -170,7 +171,7 @@ async fn rejected_call_that_changes_the_model_poisons_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn save_with_an_unknown_outcome_poisons_the_client() {
+async fn later_calls_fail_after_a_save_with_an_unknown_outcome() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let final_500 = Fault::status(StatusCode::INTERNAL_SERVER_ERROR, "broken").with_header(
@@ -185,7 +186,7 @@ async fn save_with_an_unknown_outcome_poisons_the_client() {
     assert!(training.recover().is_err());
 }
 
-/// Accepts the second save from now on with the request id 77.
+/// Makes the server accept the second save from now on, with the request id 77.
 fn accept_second_save(harness: &Harness) {
     let second = Rule::on(routes::SAVE_WEIGHTS).nth(2);
     let acceptance = json!({"request_id": "77", "future_id": "77"});
@@ -194,10 +195,11 @@ fn accept_second_save(harness: &Harness) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retried_save_that_conflicts_with_itself_is_found() {
+async fn retry_that_conflicts_with_the_first_attempt_of_a_save_succeeds() {
     let harness = harness_without_deduplication().await;
     let training = model(&harness).await;
-    // The reply is lost, the list does not contain the save yet, and the retry ends as a failed operation.
+    // The reply is lost, the list does not show the save yet, and the retry ends as a failed
+    // operation.
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_after());
     let list = format!("/api/v1/training_runs/{}/checkpoints", training.model_id());
     let empty = json!({"checkpoints": []});
@@ -215,11 +217,12 @@ async fn retried_save_that_conflicts_with_itself_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retried_save_that_conflicts_with_an_older_one_fails() {
+async fn retry_that_conflicts_with_an_older_save_fails() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     training.save_state("step-1").await.unwrap();
-    // The second save is lost. Its retry is accepted, and the operation fails.
+    // The request of the second save is lost. The server accepts the retry, and the operation
+    // fails.
     inject(&harness, routes::SAVE_WEIGHTS, Fault::cut_before());
     accept_second_save(&harness);
     inject_name_conflict(&harness, NameConflict::Failed);

@@ -1,4 +1,5 @@
-//! Runtimes: handles work on any executor, and background work does not depend on the caller's runtime.
+//! Runtimes: the clients work on any executor, and their background work does not depend on the
+//! caller's runtime.
 
 use std::sync::mpsc;
 use std::thread;
@@ -10,7 +11,7 @@ use tinkers_e2e::training::{datum, model_of, step};
 use tinkers_e2e::{SCRIPTED, SocketServer, TEST_TIMEOUT};
 use tinkers_local::{Fault, LocalConfig, Rule};
 
-/// Returns a runtime on the current thread.
+/// Returns a runtime that runs on the current thread.
 fn current_thread_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -19,7 +20,7 @@ fn current_thread_runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn handles_outlive_the_runtime_that_created_them() {
+fn clients_work_after_the_runtime_that_created_them_is_dropped() {
     let server = SocketServer::start(LocalConfig::default());
     let first = current_thread_runtime();
     let (service, training, pass) = first.block_on(async {
@@ -39,7 +40,7 @@ fn handles_outlive_the_runtime_that_created_them() {
 }
 
 #[test]
-fn calls_work_without_a_runtime() {
+fn calls_work_without_a_tokio_runtime() {
     let server = SocketServer::start(LocalConfig::default());
     tinkers::block_on(async {
         let service = server.client().await.unwrap();
@@ -52,13 +53,13 @@ fn calls_work_without_a_runtime() {
     server.stop();
 }
 
-/// The number of heartbeat periods for which the caller's runtime is blocked.
+/// The time for which the caller's runtime is blocked, in heartbeat periods.
 const BLOCKED_HEARTBEATS: u32 = 12;
 
 #[test]
-fn blocked_caller_runtime_delays_no_background_work() {
+fn blocked_caller_runtime_does_not_delay_background_work() {
     let mut config = LocalConfig::default();
-    // Without heartbeats, the session would expire while the caller's runtime is blocked.
+    // The session expires while the caller's runtime is blocked if no heartbeats are sent.
     config.session_expiry = Duration::from_millis(900);
     let server = SocketServer::start(config);
     let period = Duration::from_millis(250);
@@ -66,7 +67,8 @@ fn blocked_caller_runtime_delays_no_background_work() {
         let builder = server.client_builder().heartbeat_period(period);
         let service = builder.connect().await.unwrap();
         let training = model_of(&service).await;
-        // Polls and submissions of queued calls must continue while the runtime is blocked.
+        // Polls and the submissions of queued calls must continue while the caller's runtime is
+        // blocked.
         let not_ready = Fault::poll_timeout("active", "");
         server
             .faults
@@ -75,13 +77,13 @@ fn blocked_caller_runtime_delays_no_background_work() {
             .map(|_| training.forward_backward([datum(1)], LossFn::CrossEntropy))
             .collect();
         let first = step(&training);
-        // Blocks the thread, since nothing is sent on the channel.
+        // Blocks the thread, because nothing is ever sent on the channel.
         let (sender, receiver) = mpsc::channel::<()>();
         receiver
             .recv_timeout(period * BLOCKED_HEARTBEATS)
             .expect_err("timeout");
         drop(sender);
-        // This runtime has polled nothing since, and all steps are applied.
+        // The caller's runtime has polled nothing since, and the server has applied all steps.
         assert_eq!(server.engine.counts().steps, 1);
         let beats = server.journal.of(routes::SESSION_HEARTBEAT).len();
         assert!(beats >= 4, "{beats} heartbeats");
@@ -113,7 +115,7 @@ fn results_can_be_awaited_on_many_threads() {
     server.stop();
 }
 
-/// Connects a client that does its work on a new runtime.
+/// Connects a client that runs its background work on a new runtime.
 fn client_on_own_runtime(server: &SocketServer) -> (tokio::runtime::Runtime, ServiceClient) {
     let io_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -126,7 +128,7 @@ fn client_on_own_runtime(server: &SocketServer) -> (tokio::runtime::Runtime, Ser
 }
 
 #[test]
-fn calls_on_a_shut_down_runtime_fail_with_aborted() {
+fn pending_calls_on_a_shut_down_runtime_fail_with_aborted() {
     let server = SocketServer::start(LocalConfig::default());
     let (io_runtime, service) = client_on_own_runtime(&server);
     let training = tinkers::block_on(model_of(&service));

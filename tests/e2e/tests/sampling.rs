@@ -39,7 +39,7 @@ async fn samples_have_logprobs_and_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn logprobs_have_the_length_of_the_prompt() {
+async fn compute_logprobs_returns_one_entry_per_prompt_token() {
     let harness = Harness::start().await;
     let logprobs = sampler(&harness)
         .await
@@ -52,7 +52,7 @@ async fn logprobs_have_the_length_of_the_prompt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_yields_each_prompt_once_with_bounded_concurrency() {
+async fn sample_stream_yields_each_prompt_once_with_bounded_concurrency() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     let refusal = Fault::rate_limited(Hint::Seconds(2));
@@ -76,7 +76,7 @@ async fn stream_yields_each_prompt_once_with_bounded_concurrency() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_yields_a_failed_prompt_as_one_item() {
+async fn sample_stream_yields_an_error_item_for_a_failed_prompt() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     assert!(
@@ -96,7 +96,7 @@ async fn stream_yields_a_failed_prompt_as_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_keep_their_number_and_resubmissions_get_a_new_one() {
+async fn sample_retry_keeps_its_number_and_resubmission_gets_a_new_one() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     harness
@@ -118,7 +118,7 @@ async fn retries_keep_their_number_and_resubmissions_get_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_stream_sends_nothing_more() {
+async fn dropped_sample_stream_sends_no_more_requests() {
     let harness = Harness::start().await;
     let sampler = sampler(&harness).await;
     harness.faults.add(
@@ -138,7 +138,7 @@ async fn dropped_stream_sends_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_samples_are_submitted_eleven_times_with_backoff() {
+async fn sample_whose_result_is_always_lost_is_submitted_eleven_times() {
     let harness = Harness::start().await;
     let sampler = harness
         .service
@@ -153,6 +153,6 @@ async fn lost_samples_are_submitted_eleven_times_with_backoff() {
     let took = harness.server.time().now().since(began);
     assert_eq!(lost.kind(), ErrorKind::ResultLost);
     assert_eq!(harness.journal.of(routes::ASAMPLE).len(), 11);
-    // The backoff is 0.5, 1, 2, 4 and 8 s, and then 10 s each.
+    // The backoff delays are 0.5, 1, 2, 4 and 8 s, and then 10 s each.
     assert!(took >= Duration::from_millis(65_500), "{took:?}");
 }

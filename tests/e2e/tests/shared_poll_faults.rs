@@ -1,4 +1,5 @@
-//! Samples in flight when the shared poll fails, makes no progress, or ends with its client, in virtual time.
+//! Samples in flight while the shared poll fails or makes no progress, or when the client closes.
+//! All tests run in virtual time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -8,7 +9,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tinkers::prelude::*;
 use tinkers::wire::routes;
-use tinkers::{FinishReason, Phase, Sent};
+use tinkers::{Phase, Sent};
 use tinkers_core::{BoxFuture, HttpRequest, HttpResponse, Transport, TransportError};
 use tinkers_e2e::training::{count, model, sleep};
 use tinkers_e2e::{Harness, SCRIPTED, Setup};
@@ -16,7 +17,7 @@ use tinkers_local::{Fault, InProcess, LocalConfig, Rule};
 use tinkers_session::SessionOptions;
 
 const LATENCY: Duration = Duration::from_secs(20);
-/// The progress deadline. After half of it, a sample polls individually.
+/// The progress deadline. When half of it has passed, a sample polls individually.
 const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 fn setup() -> Setup {
@@ -56,19 +57,20 @@ fn inject_into_shared_polls(harness: &Harness, fault: Fault) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn payment_required_delays_polls_and_counts_as_progress() {
+async fn status_402_to_a_poll_delays_the_next_and_counts_as_progress() {
     let (harness, sampler) = start().await;
     let began = harness.server.time().now();
     let unpaid = Rule::on(routes::RETRIEVE_FUTURES).times(200);
     harness.faults.add(unpaid, Fault::payment_required());
     send(&sampler).await.unwrap();
-    // 200 pauses of 5 s exceed the progress deadline, so each 402 counts as progress.
+    // 200 pauses of 5 s exceed the progress deadline, so the sample only succeeds if each 402
+    // counts as progress.
     let took = harness.server.time().now().since(began);
     assert!(took >= Duration::from_secs(1000), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn failing_polls_end_in_stalled_with_the_phase() {
+async fn sample_whose_polls_all_fail_ends_as_stalled_with_its_phase() {
     let (harness, sampler) = start().await;
     inject_into_shared_polls(&harness, Fault::cut_before());
     let all = Rule::on(routes::RETRIEVE_FUTURE).always();
@@ -83,7 +85,7 @@ async fn failing_polls_end_in_stalled_with_the_phase() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unannounced_sample_is_polled_individually() {
+async fn sample_missing_in_shared_polls_is_polled_individually() {
     let (harness, sampler) = start().await;
     let empty = json!({ "completions": [], "cursor": 0 });
     inject_into_shared_polls(&harness, Fault::json(StatusCode::OK, &empty));
@@ -94,7 +96,7 @@ async fn unannounced_sample_is_polled_individually() {
         took >= PROGRESS_DEADLINE / 2 && took < PROGRESS_DEADLINE,
         "{took:?}"
     );
-    // Immediate responses without completions slow the polls down.
+    // The client polls less often when responses arrive at once and contain no completions.
     let polls = count(&harness, routes::RETRIEVE_FUTURES);
     assert!(polls < 200, "{polls} polls in {took:?}");
 }
@@ -112,7 +114,7 @@ async fn abandoned_samples_are_acknowledged_and_cancelled() {
     let error = limited.within(Duration::from_secs(2)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     wanted.await.unwrap();
-    // The next poll acknowledges the three abandoned samples.
+    // The next shared poll acknowledges the three abandoned samples.
     let next = send(&sampler);
     sleep(&harness, 2).await;
     let abandoned = send(&sampler);
@@ -121,7 +123,7 @@ async fn abandoned_samples_are_acknowledged_and_cancelled() {
     next.await.unwrap();
     drop(sampler);
     sleep(&harness, 10).await;
-    // Three samples had ended by then. The fourth was cancelled while it ran.
+    // Three samples had ended by then. The fourth sample was cancelled while it ran.
     assert_eq!(harness.engine.counts().cancelled, 1);
     let polls = harness.journal.of(routes::RETRIEVE_FUTURES).len();
     sleep(&harness, 300).await;
@@ -133,7 +135,7 @@ async fn abandoned_samples_are_acknowledged_and_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn final_acknowledgement_is_sent_once_within_five_seconds() {
+async fn final_acknowledgement_is_sent_once_and_times_out_after_5_s() {
     let (harness, sampler) = start().await;
     send(&sampler).await.unwrap();
     let count_before = count(&harness, routes::RETRIEVE_FUTURES);
@@ -168,11 +170,7 @@ async fn accepted_calls_finish_after_close() {
         let sample = send(&sampler);
         let step = training.optim_step(AdamParams::new(1e-3));
         sleep(&harness, 1).await;
-        harness
-            .service
-            .close(FinishReason::Success, None)
-            .await
-            .unwrap();
+        harness.close().await;
         sample.await.unwrap();
         step.await.unwrap();
         assert_eq!(send(&sampler).await.unwrap_err().kind(), ErrorKind::Closed);
@@ -192,11 +190,7 @@ async fn calls_cancelled_by_close_fail_with_closed() {
     let unanswered = send(&sampler);
     let step = training.optim_step(AdamParams::new(1e-3));
     sleep(&harness, 1).await;
-    harness
-        .service
-        .close(FinishReason::Success, None)
-        .await
-        .unwrap();
+    harness.close().await;
     for (call, error) in [
         ("accepted", sample.await.unwrap_err()),
         ("unanswered", unanswered.await.unwrap_err()),
@@ -206,7 +200,8 @@ async fn calls_cancelled_by_close_fail_with_closed() {
     }
 }
 
-/// A transport that delivers completions before the response to their submission, and loses the first completions.
+/// A transport that delivers completions before the responses to their submissions, and loses the
+/// first response with completions.
 #[derive(Debug)]
 struct ReorderingTransport {
     inner: InProcess,
@@ -219,17 +214,17 @@ struct State {
     cursor: i64,
     has_submitted: bool,
     has_lost_completions: bool,
-    /// The request ids that the client has received.
+    /// The request ids that the client has received in responses to submissions.
     known_ids: BTreeSet<String>,
 }
 
-/// The client as it is, or with a fault that the transport simulates.
+/// The behaviour of the client under test: correct, or with a fault that the transport simulates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ClientModel {
     Correct,
-    /// The cursor moves with lost responses, too.
+    /// The client advances its cursor even if the response to the poll is lost.
     EarlyCursor,
-    /// Completions without a waiter are discarded.
+    /// The client discards a completion that arrives before the response to the submission.
     DiscardsEarlyCompletions,
 }
 
@@ -245,7 +240,7 @@ impl ReorderingTransport {
         let mut response = self.inner.send(request).await?;
         let mut body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
         if is_submission {
-            // Delays all responses to submissions but the first until after the completion.
+            // All responses to submissions except the first are delayed until after the completion.
             let is_first = {
                 let mut state = self.state.lock().unwrap();
                 !std::mem::replace(&mut state.has_submitted, true)
@@ -287,7 +282,8 @@ impl Transport for ReorderingTransport {
     }
 }
 
-/// Returns the duration of three samples whose completions are early, when the first completions are lost.
+/// Returns the time that three samples take when completions arrive early and the first completions
+/// are lost.
 async fn duration_with_early_completions(client: ClientModel) -> Duration {
     let (harness, _) = Harness::through(setup(), |inner| ReorderingTransport {
         inner,
@@ -308,7 +304,7 @@ async fn duration_with_early_completions(client: ClientModel) -> Duration {
 async fn early_and_lost_completions_are_delivered_promptly() {
     let took = duration_with_early_completions(ClientModel::Correct).await;
     assert!(took < PROGRESS_DEADLINE / 4, "{took:?}");
-    // Controls: with either fault, samples wait until they poll individually.
+    // Negative controls: with either fault, samples wait until they poll individually.
     for client in [
         ClientModel::EarlyCursor,
         ClientModel::DiscardsEarlyCompletions,

@@ -1,4 +1,5 @@
-//! Failures of shared polls that may be transient or final, in virtual time: none of them ends a sampling client.
+//! Failed shared polls whose cause may be transient or final. The sampling client survives each of
+//! them. All tests run in virtual time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tinkers_local::{Fault, InProcess, Rule};
 
 const LATENCY: Duration = Duration::from_secs(20);
 
-/// A transport that fails the first shared polls.
+/// A transport that fails the first shared polls with a transport error.
 #[derive(Debug)]
 struct FailingTransport {
     inner: InProcess,
@@ -47,7 +48,8 @@ fn setup() -> Setup {
     }
 }
 
-/// Starts a client whose first `times` shared polls fail with an error of a kind, and creates a sampling client.
+/// Starts a client and creates a sampling client. The first `times` shared polls fail with an error
+/// of the given kind.
 async fn start_with_failures(kind: TransportErrorKind, times: usize) -> (Harness, SamplingClient) {
     let (harness, _) = Harness::through(setup(), |inner| FailingTransport {
         inner,
@@ -79,7 +81,8 @@ fn inject_always(harness: &Harness, route: &'static str, fault: Fault) {
     harness.faults.add(Rule::on(route).always(), fault);
 }
 
-/// Sends `n` samples, and asserts that each receives its own result and is sampled once.
+/// Sends `n` samples. Asserts that each call receives its own result, and that the server samples
+/// each prompt once.
 async fn assert_samples_succeed(harness: &Harness, sampler: &SamplingClient, n: u32) {
     let count_before = harness.engine.counts().samples;
     let send = |i: u32| sampler.sample(vec![i]).max_tokens(1).send();
@@ -92,7 +95,7 @@ async fn assert_samples_succeed(harness: &Harness, sampler: &SamplingClient, n: 
     assert_eq!(sampled, u64::from(n), "each is sampled once");
 }
 
-/// Kinds of transport errors that may be transient or final.
+/// The kinds of transport errors whose cause may be transient or final.
 const AMBIGUOUS: [TransportErrorKind; 4] = [
     TransportErrorKind::Decode,
     TransportErrorKind::Tls,
@@ -105,7 +108,8 @@ async fn failed_shared_poll_is_retried() {
     for kind in AMBIGUOUS.into_iter().chain([TransportErrorKind::Broken]) {
         let (harness, sampler) = start_with_failures(kind, 1).await;
         assert_samples_succeed(&harness, &sampler, 5).await;
-        // Only the shared poll was retried: each sample polled once, for its result.
+        // Only the shared poll was retried: each sample sent one poll of its own to fetch the
+        // result.
         assert_eq!(count(&harness, routes::RETRIEVE_FUTURE), 5, "{kind:?}");
         assert!(count(&harness, routes::RETRIEVE_FUTURES) > 0, "{kind:?}");
         assert_samples_succeed(&harness, &sampler, 2).await;
@@ -113,7 +117,7 @@ async fn failed_shared_poll_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn proxy_page_to_a_shared_poll_is_retried() {
+async fn proxy_error_page_to_a_shared_poll_is_retried() {
     for status in [
         200, 302, 401, 403, 404, 405, 410, 413, 418, 421, 422, 431, 501,
     ] {
@@ -128,7 +132,7 @@ async fn proxy_page_to_a_shared_poll_is_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn transient_failures_of_shared_polls_are_retried() {
+async fn http_errors_of_shared_polls_are_retried() {
     let (harness, sampler) = start().await;
     let polls = Rule::on(routes::RETRIEVE_FUTURES);
     let statuses = [500, 503, 409, 400, 400, 400, 408];
@@ -142,7 +146,7 @@ async fn transient_failures_of_shared_polls_are_retried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn suspended_shared_poll_resumes_and_acknowledges() {
+async fn shared_polls_resume_after_a_pause_and_acknowledge_results() {
     let (harness, sampler) = start().await;
     inject_always(
         &harness,
@@ -155,17 +159,18 @@ async fn suspended_shared_poll_resumes_and_acknowledges() {
         4,
         "three retries"
     );
-    // The shared poll is suspended for half a minute, although completions are unacknowledged.
+    // The client pauses the shared poll for half a minute, although it has not acknowledged all
+    // completions.
     sleep(&harness, 10).await;
     assert_eq!(count(&harness, routes::RETRIEVE_FUTURES), 4);
     harness.faults.clear();
     sleep(&harness, 10).await;
     let fetched_before = count(&harness, routes::RETRIEVE_FUTURE);
     assert_samples_succeed(&harness, &sampler, 5).await;
-    // The shared poll has resumed: each sample polls once, to fetch its result.
+    // The shared poll has resumed: each sample sends one poll of its own to fetch the result.
     assert!(count(&harness, routes::RETRIEVE_FUTURES) > 4);
     assert_eq!(count(&harness, routes::RETRIEVE_FUTURE) - fetched_before, 5);
-    // The results that were fetched during the suspension are acknowledged.
+    // The client acknowledges the results that it fetched during the pause.
     drop(sampler);
     sleep(&harness, 10).await;
     let journal = harness.journal.of(routes::RETRIEVE_FUTURES);
@@ -188,7 +193,7 @@ async fn samples_poll_individually_after_many_transport_failures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unknown_requests_fail_each_sample_with_not_found() {
+async fn samples_fail_with_not_found_if_the_server_forgot_their_requests() {
     let (harness, sampler) = start().await;
     let not_found = || Fault::status(StatusCode::NOT_FOUND, "no such request");
     inject_always(&harness, routes::RETRIEVE_FUTURES, not_found());
@@ -206,7 +211,7 @@ async fn unknown_requests_fail_each_sample_with_not_found() {
         ids.extend(error.request_id().map(str::to_owned));
     }
     assert_eq!(ids.len(), 5);
-    // The client works again when the server does.
+    // The client works again as soon as the server does.
     harness.faults.clear();
     assert_samples_succeed(&harness, &sampler, 3).await;
 }

@@ -1,4 +1,5 @@
-//! Shared polls for many samples in flight, with lost and duplicate polls, in virtual time.
+//! Shared polls for many samples in flight, including lost and duplicate polls. All tests run in
+//! virtual time.
 
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ fn send(sampler: &SamplingClient, i: u32) -> ApiFuture<SampleResponse> {
     sampler.sample(vec![i % 200]).max_tokens(1).send()
 }
 
-/// Sends samples, one every 7 ms, checks that each receives its own result, and returns their request ids.
+/// Sends one sample every 7 ms and checks that each call receives its own result. Returns the
+/// request ids.
 async fn sample_many(harness: &Harness, sampler: &SamplingClient, count: u32) -> Vec<String> {
     let time = harness.server.time();
     let mut samples = Vec::new();
@@ -53,7 +55,7 @@ async fn sample_many(harness: &Harness, sampler: &SamplingClient, count: u32) ->
     ids
 }
 
-/// Asserts that each shared poll arrived after the previous one had ended.
+/// Asserts that each shared poll arrived after the previous shared poll had ended.
 fn assert_one_at_a_time(harness: &Harness) {
     let polls = harness.journal.of(routes::RETRIEVE_FUTURES);
     for pair in polls.windows(2) {
@@ -67,7 +69,7 @@ fn assert_one_at_a_time(harness: &Harness) {
     }
 }
 
-/// Polls for request ids and returns the statuses.
+/// Polls once for each request id and returns the HTTP statuses.
 async fn statuses(harness: &Harness, ids: &[String]) -> Vec<u16> {
     let mut statuses = Vec::new();
     for id in ids {
@@ -85,15 +87,16 @@ async fn statuses(harness: &Harness, ids: &[String]) -> Vec<u16> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousand_samples_share_one_poll_and_arrive_once() {
+async fn thousand_samples_share_one_poll_and_get_one_result_each() {
     let (harness, sampler) = start(LocalConfig::default()).await;
     let ids = sample_many(&harness, &sampler, 1000).await;
     assert_eq!(harness.engine.counts().samples, 1000);
     assert_one_at_a_time(&harness);
-    // Each result is fetched once.
+    // The client fetched each result once.
     assert_eq!(count(&harness, routes::RETRIEVE_FUTURE), 1000);
     assert_eq!(ids.len(), 1000);
-    // The dropped client sends a final acknowledgement, after which the server deletes all results.
+    // The dropped sampling client sends a final acknowledgement. The server then deletes all
+    // results.
     drop(sampler);
     harness.server.time().sleep(Duration::from_secs(1)).await;
     let polls = harness.journal.of(routes::RETRIEVE_FUTURES);
@@ -112,7 +115,7 @@ async fn samples_are_polled_individually_without_shared_polls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_and_duplicate_polls_lose_and_double_no_results() {
+async fn lost_and_duplicate_polls_do_not_lose_or_double_results() {
     let (harness, sampler) = start(LocalConfig::default()).await;
     let faults = &harness.faults;
     faults.add(

@@ -1,4 +1,5 @@
-//! Callers that act inside the wake-up for a failure: the client's state must already reflect the failure.
+//! Callers that act inside the wake-up for a failed call. At that moment, the state of the client
+//! must already reflect the failure.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use tinkers_e2e::{Harness, open_with_spawner};
 use tinkers_local::{Fault, Hint, InProcess, Rule};
 use tinkers_session::SessionOptions;
 
-/// A spawner that polls its tasks inside their wake-ups, so that a woken task runs before `wake` returns.
+/// A spawner that polls a task inside the wake-up of the task, before `wake` returns.
 #[derive(Debug)]
 struct SynchronousSpawner;
 
@@ -28,7 +29,7 @@ struct SynchronousTask {
 impl SynchronousTask {
     fn run(self: &Arc<Self>) {
         self.is_woken.store(true, Ordering::SeqCst);
-        // A wake-up during a poll only sets the flag, and the running poll repeats.
+        // A wake-up during a poll only sets the flag; the running poll then repeats.
         while let Ok(mut future) = self.future.try_lock()
             && self.is_woken.swap(false, Ordering::SeqCst)
         {
@@ -72,7 +73,7 @@ async fn synchronous_client(harness: &Harness) -> ServiceClient {
     ServiceClient::from_session(session.unwrap())
 }
 
-/// A waker that recovers the training client and begins a step when it is woken.
+/// A waker that calls `recover` on the training client and begins a step.
 struct RecoveringWaker {
     training: TrainingClient,
     step: Mutex<Option<ApiFuture<OptimStepResult>>>,
@@ -92,7 +93,7 @@ impl Wake for RecoveringWaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_works_inside_the_wake_up_of_a_failure() {
+async fn recover_works_inside_the_wake_up_of_a_failed_call() {
     for route in [routes::OPTIM_STEP, routes::SAVE_WEIGHTS] {
         let harness = Harness::start().await;
         let service = synchronous_client(&harness).await;
@@ -100,7 +101,7 @@ async fn recover_works_inside_the_wake_up_of_a_failure() {
             .create_lora_training_client(tinkers_e2e::SCRIPTED)
             .send();
         let training = creation.await.unwrap();
-        // The 429 makes the call wait, so that its waker is registered before it fails.
+        // The 429 makes the call wait, so that its waker is registered before the call fails.
         inject(&harness, route, Fault::rate_limited(Hint::Seconds(1)));
         let rejection = Fault::status(StatusCode::FORBIDDEN, "no");
         harness.faults.add(Rule::on(route).nth(2), rejection);

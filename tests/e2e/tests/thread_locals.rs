@@ -1,5 +1,5 @@
-//! Clients in thread-locals. A panic in the destructor of a thread-local aborts the process, so these tests run in a separate
-//! process.
+//! Clients that are stored in thread-locals. A panic in the destructor of a thread-local aborts the
+//! process, so these tests run in their own process.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -19,8 +19,8 @@ thread_local! {
 fn drop_by_thread_local(make: impl FnOnce() -> Vec<Box<dyn Any>> + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // Destructors run in the reverse order of first use. So the thread-locals of tokio and tracing, which are first used
-            // by `make`, are destroyed before this one.
+            // Destructors run in the reverse order of first use. Tokio and tracing first use their
+            // thread-locals in `make`, so those are destroyed before this one.
             VALUES.with(|_| ());
             let values = make();
             VALUES.with(|stored| stored.replace(values));
@@ -29,7 +29,7 @@ fn drop_by_thread_local(make: impl FnOnce() -> Vec<Box<dyn Any>> + Send) {
     });
 }
 
-/// Polls a future once and returns it.
+/// Polls a future once and returns it in a box.
 fn poll_once<F: Future + 'static>(future: F) -> Box<dyn Any> {
     let mut future = Box::pin(future);
     let polled = future
@@ -86,7 +86,7 @@ fn clients_and_calls_can_be_dropped_by_a_thread_local() {
     server.stop();
 }
 
-/// Reads a clock and waits on it when dropped.
+/// A value whose destructor reads a clock and waits on it.
 struct UsesClockOnDrop(Arc<dyn Clock>);
 
 impl Drop for UsesClockOnDrop {

@@ -1,4 +1,4 @@
-//! Order, chunks, retries and poisoning of training calls, in virtual time.
+//! Order, chunks, retries and failures of training calls, in virtual time.
 
 use http::StatusCode;
 use tinkers::Sent;
@@ -46,7 +46,7 @@ async fn model_trains_saves_resumes_and_samples() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_submitted_in_call_order() {
+async fn training_calls_are_submitted_in_call_order() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let mut handles = Vec::new();
@@ -75,7 +75,7 @@ async fn calls_are_submitted_in_call_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recover_continues_without_a_gap_after_a_rejection() {
+async fn recover_after_a_rejection_leaves_no_gap_in_the_sequence_numbers() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     harness.faults.add(
@@ -97,7 +97,7 @@ async fn recover_continues_without_a_gap_after_a_rejection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_submission_is_sent_before_the_hint() {
+async fn no_submission_is_sent_before_the_retry_after_time() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let refusal = Fault::rate_limited(Hint::Milliseconds(2500));
@@ -115,7 +115,7 @@ async fn no_submission_is_sent_before_the_hint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_operation_uses_its_number_and_poisons_nothing() {
+async fn later_calls_succeed_after_a_failed_operation() {
     let harness = Harness::start().await;
     let training = model(&harness).await;
     let failed = serde_json::json!({"error": "out of memory", "category": "server"});
@@ -142,7 +142,7 @@ async fn unloaded_model_rejects_calls() {
     assert_eq!(harness.engine.counts().unloaded, 1);
     let error = step(&training).await.unwrap_err();
     assert_eq!(error.sent(), Sent::Answered, "{error}");
-    // Unloading again has no effect.
+    // Unloading the model again has no effect.
     training.unload().await.unwrap();
     assert_eq!(harness.engine.counts().unloaded, 1);
 }

@@ -1,12 +1,12 @@
-//! Decompression bombs.
+//! Inputs that are small but decompress to a huge size (decompression bombs).
 
 use std::sync::LazyLock;
 
-/// Zstd bodies that decompress to a gigabyte of digits and of brackets.
+/// Two Zstd bodies that each decompress to a gigabyte: one of digits, one of opening brackets.
 pub(crate) static BOMBS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
     [b'9', b'['].map(|byte| {
         let frame = zstd::encode_all(&vec![byte; 64 << 20][..], 3).unwrap_or_default();
-        // Concatenated frames are one body.
+        // A body may consist of several frames. Each frame decompresses to a part of the gigabyte.
         frame.repeat(16)
     })
 });

@@ -1,21 +1,23 @@
-//! The target `server-connection`: the bytes of a connection to the embedded server, through hyper. The server must respond to
-//! every complete request without a 5xx, and end when the connection ends.
+//! The fuzz target `server-connection`: sends the input as the bytes of a connection to the
+//! embedded server, through hyper. The server must answer every complete request with a status
+//! below 500, and must end when the connection ends.
 
 use tinkers_local::serve_stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::server::{LONGEST_POLL, TestServer, mentions_fixture_ids, run, settle};
+use crate::server::{LONGEST_POLL, TestServer, mentions_fixture_ids, run, run_ready_tasks};
 
 /// The buffer size of the connection in each direction, in bytes.
 const PIPE: usize = 16 << 10;
-/// The number of time steps after which a connection counts as hanging.
+/// The number of time steps after which the target reports a hanging connection.
 const MAX_TIME_STEPS: usize = 50;
 
 pub(crate) fn run_connection(bytes: &[u8]) {
     let _ = replies(bytes);
 }
 
-/// Sends `bytes` over a connection. Returns the received bytes and the number of requests that got a response.
+/// Sends `bytes` over a new connection. Returns the bytes that the server sent, and the number of
+/// requests that it answered.
 pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
     run(async {
         let test_server = TestServer::new("tinker");
@@ -28,12 +30,13 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
         let send = async {
             // The server may close the connection before it has read everything.
             let _ = to.write_all(bytes).await;
-            // Shutting down the write side counts as a disconnect, so the server gets time to respond first.
+            // The server treats a closed write side as a disconnect, so it gets time to respond
+            // before.
             for _ in 0..3 {
-                settle().await;
+                run_ready_tasks().await;
                 test_server.clock.advance(LONGEST_POLL);
             }
-            settle().await;
+            run_ready_tasks().await;
             let _ = to.shutdown().await;
         };
         let receive = async {
@@ -46,7 +49,7 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
         let hangs = async {
             for _ in 0..MAX_TIME_STEPS {
                 for _ in 0..bytes.len() / 1024 + 20 {
-                    settle().await;
+                    run_ready_tasks().await;
                 }
                 test_server.clock.advance(LONGEST_POLL);
             }
@@ -65,7 +68,7 @@ pub(crate) fn replies(bytes: &[u8]) -> (Vec<u8>, usize) {
                 "{route:.200}: {status:?}"
             );
         }
-        // Responses of hyper itself are not in the journal.
+        // The journal does not contain responses that hyper itself sends.
         let first = received.strip_prefix(b"HTTP/1.1 ").and_then(<[u8]>::first);
         assert!(
             first.is_none_or(|digit| *digit < b'5'),
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_complete_request_on_a_connection_gets_a_response() {
-        // All but the route that closes the session.
+        // The test sends a request to each route except the one that closes the session.
         let routes = Route::ALL
             .iter()
             .filter(|route| **route != Route::FinishSession);
@@ -101,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_with_http2_preface_uses_http2() {
+    fn connection_with_an_http2_preface_uses_http2() {
         let [first, ..] = http_2();
         let (received, answered) = replies(&first);
         assert_eq!(answered, 1, "{received:?}");

@@ -1,5 +1,6 @@
-//! The corpus, files `corpus/TARGET/NAME` in the repository with one input each. It contains regression tests for past failures,
-//! under names that describe them. Large inputs such as decompression bombs are made in code instead.
+//! The corpus: files `corpus/TARGET/NAME` in the repository that each contain one input. The files
+//! are regression tests for past failures, and their names describe the failures. Large inputs such
+//! as decompression bombs are made in code instead.
 
 use std::fs;
 use std::io;
@@ -8,18 +9,18 @@ use std::path::{Path, PathBuf};
 /// The directory of the corpus.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
 
-/// A file of the corpus.
+/// One input of the corpus, with its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorpusFile {
-    /// The file name, which describes the input.
+    /// The file name. It describes the input.
     pub name: String,
     /// The path of the file.
     pub path: PathBuf,
-    /// The contents of the file.
+    /// The contents of the file, which are the input.
     pub input: Vec<u8>,
 }
 
-/// Reads the files of a target in the order of their names.
+/// Reads the corpus files of a target, sorted by name.
 ///
 /// # Errors
 /// Returns an error if a file cannot be read.
@@ -35,7 +36,7 @@ pub fn files(target: &str) -> io::Result<Vec<CorpusFile>> {
     Ok(files)
 }
 
-/// Returns the names of the targets that have files.
+/// Returns the names of the targets that have corpus files.
 ///
 /// # Errors
 /// Returns an error if the directory cannot be read.

@@ -1,15 +1,18 @@
-//! Objects that exist on the server before an input runs, and valid requests that refer to them.
+//! Objects that the target creates on the server before it sends an input, and valid requests that
+//! refer to these objects.
 
 use tinkers_local::Route;
 
-/// The id of the session; ids are deterministic because the jitter source is zero.
+/// The id of the session. The server draws ids from a random source that only returns zeros, so
+/// they are the same in each run.
 pub(crate) const SESSION: &str = "session-0000000000000001";
 pub(crate) const SAMPLER: &str = "session-0000000000000001:sample:0";
 pub(crate) const FUTURE: &str = "req-00000000-1";
-/// The request id of the sample, the third request with a future.
+/// The request id of the sample. It is the third request whose result is fetched with a poll.
 pub(crate) const SAMPLE: &str = "req-00000000-3";
 
-/// Returns the paths and bodies of the requests that create the fixtures, in order. The first future is [`FUTURE`].
+/// Returns the paths and bodies of the requests that create the fixtures, in order. The first of
+/// them whose result is polled gets the request id [`FUTURE`].
 pub(crate) fn setup_requests() -> Vec<(String, String)> {
     let model = format!("{SESSION}:train:0");
     let base = r#""base_model":"tinkers/scripted""#;
@@ -41,7 +44,7 @@ pub(crate) fn setup_requests() -> Vec<(String, String)> {
     .into()
 }
 
-/// Returns a valid body for the route, if it has one.
+/// Returns a valid body for a request to the route, or `None` if the route takes no body.
 pub(crate) fn valid_body(route: Route) -> Option<String> {
     let model = format!("{SESSION}:train:0");
     let path = format!("tinker://{model}/weights/kept");
@@ -85,7 +88,7 @@ pub(crate) fn valid_body(route: Route) -> Option<String> {
     })
 }
 
-/// Returns the fixture id for a parameter of a route's path.
+/// Returns the id of a fixture for a path parameter such as `{session_id}`.
 pub(crate) fn fixture_id(part: &str) -> Option<&'static str> {
     Some(match part {
         "{session_id}" => SESSION,
@@ -98,7 +101,7 @@ pub(crate) fn fixture_id(part: &str) -> Option<&'static str> {
     })
 }
 
-/// Returns a valid request to the route, as a client sends it.
+/// Returns the bytes of a valid request to the route, as a client sends them.
 pub(crate) fn client_request(route: Route, host: &str) -> Vec<u8> {
     let parts = route
         .path()

@@ -1,4 +1,4 @@
-//! Random generation of whole requests: valid and invalid paths, methods, headers and bodies.
+//! Generates whole requests at random, with valid and invalid paths, methods, headers and bodies.
 
 use std::sync::LazyLock;
 
@@ -11,7 +11,7 @@ use crate::request_parts::{HEADERS, IDS, METHODS, OTHER_PATHS, QUERIES, VALUES};
 use crate::seeds;
 use crate::server::HOSTS;
 
-/// Generates one to three requests, or mutates one of the seeds.
+/// Returns either one to three generated requests, or a mutation of one of the seeds.
 pub fn requests(mutator: &Mutator, seeds: &[Vec<u8>]) -> Vec<u8> {
     if mutator.below(3) == 0 {
         return mutator.next(seeds);
@@ -46,7 +46,7 @@ fn request(mutator: &Mutator, host: &str) -> Vec<u8> {
     for _ in 0..mutator.below(4) {
         header(mutator, &mut headers);
     }
-    length(mutator, body.len(), &mut headers);
+    add_content_length(mutator, body.len(), &mut headers);
     let path = path(mutator, route);
     let first = [method.as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1\r\n"].concat();
     [&first[..], &headers, b"\r\n", &body].concat()
@@ -55,7 +55,7 @@ fn request(mutator: &Mutator, host: &str) -> Vec<u8> {
 fn path(mutator: &Mutator, route: Route) -> String {
     let mut path = match mutator.below(10) {
         0 => (*mutator.pick(&OTHER_PATHS)).to_owned(),
-        1 => long(mutator),
+        1 => long_path(mutator),
         _ => {
             let parts = route.path().split('/').map(|part| match fixture_id(part) {
                 Some(_) if mutator.below(2) == 0 => mutator.pick(&IDS),
@@ -77,8 +77,8 @@ fn path(mutator: &Mutator, route: Route) -> String {
     path
 }
 
-/// Returns a path that exceeds the limit of hyper.
-fn long(mutator: &Mutator) -> String {
+/// Returns a path that is longer than hyper allows.
+fn long_path(mutator: &Mutator) -> String {
     let id = mutator.pick(&IDS);
     format!("/api/v1/{}", id.repeat(70_000 / id.len().max(1)))
 }
@@ -98,8 +98,8 @@ fn header(mutator: &Mutator, headers: &mut Vec<u8>) {
     headers.extend_from_slice(b"\r\n");
 }
 
-/// Adds a `content-length` header, mostly the correct one.
-fn length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
+/// Adds a `content-length` header. Its value is correct in most cases.
+fn add_content_length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     let value = match mutator.below(16) {
         0 => "0".to_owned(),
         1 => length.saturating_sub(1).to_string(),
@@ -113,7 +113,8 @@ fn length(mutator: &Mutator, length: usize, headers: &mut Vec<u8>) {
     headers.extend(format!("content-length: {value}\r\n").into_bytes());
 }
 
-/// Bodies of other kinds, made once because they are large.
+/// Bodies of poll responses, which no route expects. They are made only once because they are
+/// large.
 static OTHER_BODIES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds::polls);
 
 fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
@@ -129,15 +130,15 @@ fn body(mutator: &Mutator, route: Route) -> Vec<u8> {
     };
     for _ in 0..mutator.below(5).saturating_sub(2) {
         match mutator.below(2) {
-            0 => value(mutator, &mut body),
+            0 => replace_json_value(mutator, &mut body),
             _ => mutator.change(&mut body, &[Bytes::from_static(b"{}").to_vec()]),
         }
     }
     body
 }
 
-/// Replaces the value after one of the colons.
-fn value(mutator: &Mutator, body: &mut Vec<u8>) {
+/// Replaces the value after a random colon of a JSON body by a value from [`VALUES`].
+fn replace_json_value(mutator: &Mutator, body: &mut Vec<u8>) {
     let colons = body.iter().enumerate().filter(|(_, byte)| **byte == b':');
     let colons: Vec<usize> = colons.map(|(at, _)| at + 1).collect();
     if colons.is_empty() {

@@ -77,7 +77,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the seeds of a target, then generated inputs for `length`. Returns whether none failed.
+/// Runs a target with each of `inputs`, and then with generated inputs until `length` has passed.
+/// Returns `true` if no input failed.
 fn fuzz(target: Target, inputs: &[Vec<u8>], seed: u64, length: Duration) -> bool {
     let (count, failing) = (AtomicU64::new(0), Mutex::new(None));
     let end = Instant::now() + length;
@@ -108,7 +109,7 @@ fn fuzz(target: Target, inputs: &[Vec<u8>], seed: u64, length: Duration) -> bool
         return true;
     };
     println!("{:<18} FAILED after {count} inputs", target.name);
-    // The panic message was printed once already.
+    // The panic message has already been printed once.
     std::panic::set_hook(Box::new(|_| ()));
     let short = shrink(input, |input| fails(target, input));
     drop(std::panic::take_hook());
@@ -131,7 +132,7 @@ fn fails(target: Target, input: &[u8]) -> bool {
     catch_unwind(|| (target.run)(input)).is_err()
 }
 
-/// Writes an input to `target/fuzz` under the hash of its bytes.
+/// Writes an input to `target/fuzz`. The file name is the hash of the input.
 fn save(target: Target, input: &[u8]) -> io::Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     hasher.write(input);

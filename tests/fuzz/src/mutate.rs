@@ -1,8 +1,8 @@
-//! Seeded mutation of inputs.
+//! Mutation of inputs with a seeded random number generator.
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// Byte sequences with a meaning in one of the formats.
+/// Byte sequences that have a meaning in one of the parsed formats.
 const TOKENS: [&[u8]; 36] = [
     b"{",
     b"}",
@@ -52,24 +52,25 @@ pub struct Mutator {
 }
 
 impl Mutator {
-    /// Creates the generator of a seed.
+    /// Creates a generator of mutations that depends only on `seed`.
     pub const fn new(seed: u64) -> Self {
         Self {
             numbers: SplitMix::new(seed),
         }
     }
 
-    /// Returns a random number below `n`, or 0 if `n` is 0.
+    /// Draws a number below `n`. Returns 0 if `n` is 0.
     pub(crate) fn below(&self, n: usize) -> usize {
         (self.numbers.bits() % n.max(1) as u64) as usize
     }
 
-    /// Returns a random element of `all`, which must not be empty.
+    /// Draws an element of `all`, which must not be empty.
     pub(crate) fn pick<'a, T>(&self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }
 
-    /// Returns a mutation of one of `seeds`, possibly spliced with others. `seeds` must not be empty.
+    /// Returns a mutation of a random element of `seeds`. The mutation may insert parts of other
+    /// seeds. `seeds` must not be empty.
     pub fn next(&self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut input = self.pick(seeds).clone();
         for _ in 0..=self.below(6) {
@@ -79,7 +80,7 @@ impl Mutator {
         input
     }
 
-    /// Applies one random mutation.
+    /// Applies one random mutation to `input`.
     pub(crate) fn change(&self, input: &mut Vec<u8>, seeds: &[Vec<u8>]) {
         let at = self.below(input.len() + 1);
         let end = at + self.below((input.len() - at).min(64) + 1);

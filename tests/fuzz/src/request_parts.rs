@@ -1,8 +1,8 @@
-//! Parts of generated requests, both valid and invalid.
+//! Valid and invalid parts from which requests are generated.
 
 use crate::fixtures::{FUTURE, SAMPLER, SESSION};
 
-/// Values for ids in paths.
+/// Valid and invalid ids for parameters of paths.
 pub(crate) const IDS: [&str; 26] = [
     SESSION,
     "session-0000000000000001:train:0",
@@ -75,7 +75,7 @@ pub(crate) const METHODS: [&str; 12] = [
     "P",
 ];
 
-/// Header names that have a meaning, with valid and invalid values.
+/// Names of headers that the server reads, each with valid and invalid values.
 pub(crate) const HEADERS: [(&str, &[&str]); 14] = [
     (
         "content-type",

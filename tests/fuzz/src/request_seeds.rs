@@ -1,4 +1,4 @@
-//! Seeds of the server targets: whole requests and connections.
+//! Seeds of the targets `server` and `server-connection`: whole requests and connections.
 
 use tinkers_local::Route;
 
@@ -7,7 +7,8 @@ use crate::fixtures::client_request;
 use crate::seeds::polls;
 use crate::server::HOSTS;
 
-/// Returns requests to every route as clients send them, requests with bodies of other kinds, and decompression bombs.
+/// Returns whole requests: one for each route as a client sends it, requests with unexpected
+/// bodies, and requests with decompression bombs.
 pub(crate) fn requests() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for (i, route) in Route::ALL.iter().enumerate() {
@@ -33,11 +34,12 @@ pub(crate) fn requests() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns the bytes of connections: short and long requests, several requests, and HTTP/2.
+/// Returns the bytes of whole connections: short and long requests, several requests in a row, and
+/// HTTP/2.
 pub(crate) fn connections() -> Vec<Vec<u8>> {
     let mut all = requests();
     all.retain(|bytes| bytes.len() < 4096);
-    // A body above the size limit.
+    // This body is larger than the size limit of the server.
     let long = b"9".repeat(5 << 20);
     let head = "POST /api/v1/asample HTTP/1.1\r\nhost: tinker\r\ncontent-length: 5242880\r\n\r\n";
     all.push([head.as_bytes(), &long].concat());
@@ -47,14 +49,14 @@ pub(crate) fn connections() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns HTTP/2 connections with prior knowledge: a request without a body, one with a body, one whose body is incomplete, and
-/// invalid frames.
+/// Returns four HTTP/2 connections with prior knowledge. Three send one request: without a body,
+/// with a body, and with an incomplete body. The fourth sends invalid frames.
 pub(crate) fn http_2() -> [Vec<u8>; 4] {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         let length = (payload.len() as u32).to_be_bytes();
         [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
     };
-    // The method and the scheme from the static table, then the path as a literal.
+    // The method and the scheme are indices into the static table. The path is a literal.
     let head = |method: u8, path: &str| {
         let path = [&[0x04, path.len() as u8], path.as_bytes()].concat();
         [&[0x80 | method, 0x86], &path[..], b"\x41\x01a"].concat()

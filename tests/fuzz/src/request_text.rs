@@ -1,15 +1,16 @@
-//! A lenient parser of HTTP/1.1 requests. It accepts requests that hyper would refuse, so that they reach the server's own parsers.
+//! A lenient parser of HTTP/1.1 requests. It accepts requests that hyper would refuse, so that
+//! these requests reach the parsers of the embedded server.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use memchr::memmem;
 use tinkers_local::Request;
 
-/// The maximum number of requests in an input.
+/// The maximum number of requests that are parsed from one input.
 const MAX_REQUESTS: usize = 8;
 
-/// Parses the consecutive requests of an input. A body has the length of its `content-length`, or else contains the rest of the
-/// input.
+/// Parses the consecutive requests of an input. The length of a body is given by its
+/// `content-length`; without this header, the body is the rest of the input.
 pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Request> {
     let mut all = Vec::new();
     while !bytes.is_empty() && all.len() < MAX_REQUESTS {
@@ -30,14 +31,14 @@ pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Request> {
     all
 }
 
-/// Splits the input after the head of the first request.
+/// Splits the input at the end of the head of the first request.
 fn split_head(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = b"\r\n\r\n";
     let at = memmem::find(bytes, end);
     at.map_or((bytes, &[]), |at| (&bytes[..at], &bytes[at + end.len()..]))
 }
 
-/// Parses a head and ignores invalid parts.
+/// Parses the head of a request, and ignores its invalid parts.
 fn head(bytes: &[u8]) -> (Method, String, HeaderMap) {
     let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     let first = lines.next().unwrap_or_default();
@@ -53,7 +54,7 @@ fn head(bytes: &[u8]) -> (Method, String, HeaderMap) {
     });
     let mut all = HeaderMap::new();
     for (name, value) in headers {
-        // The map is limited to 32,768 headers.
+        // The header map refuses more than 32,768 headers.
         let _ = all.try_append(name, value);
     }
     (Method::from_bytes(method).unwrap_or(Method::GET), path, all)
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consecutive_requests_are_parsed() {
+    fn consecutive_requests_are_parsed_separately() {
         let bytes = b"POST /a?b HTTP/1.1\r\nX-A: 1\r\nno header\r\ncontent-length: 2\r\n\r\nabBREW /c d HTTP/1.1\r\ncontent-length: 9\r\n\r\nxyz";
         let all = parse(bytes);
         assert_eq!(all.len(), 2);

@@ -1,4 +1,5 @@
-//! Seeds made in code: valid bodies of the project's own encoders, and malformed or malicious bodies.
+//! Seeds that are made in code: valid bodies from the encoders of this workspace, and malformed or
+//! malicious bodies.
 
 use std::io::Write as _;
 
@@ -12,7 +13,7 @@ use tinkers_wire::{
 
 use crate::bombs;
 
-/// Returns a pass request for the encoders.
+/// Returns a request to `forward_backward` with unusual values, as input for the encoders.
 fn pass() -> PassRequest {
     let datum = Datum::next_token(&[1, 2, 3, 4], vec![1.0, 0.5, 0.0]);
     let mut data: Vec<Datum> = datum.into_iter().collect();
@@ -58,7 +59,7 @@ pub fn json() -> Vec<Vec<u8>> {
         .to_vec(),
     );
     all.extend(malformed_json());
-    // One long row among many empty ones.
+    // The tensor has one long row among many empty ones.
     let row = vec!["[1,-1.0]"; 2000].join(",");
     let rows = vec!["null"; 20_000].join(",");
     let rows = format!(r#"{{"sequences":[],"topk_prompt_logprobs":[[{row}],{rows}]}}"#);
@@ -97,7 +98,7 @@ fn malformed_json() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns poll responses in JSON and protobuf.
+/// Returns the bodies of responses to polls, in JSON and in protobuf.
 pub fn polls() -> Vec<Vec<u8>> {
     [json(), protobuf()].concat()
 }
@@ -106,30 +107,30 @@ pub fn polls() -> Vec<Vec<u8>> {
 pub fn protobuf() -> Vec<Vec<u8>> {
     let written = pass().to_protobuf().unwrap_or_else(|_| Bytes::new());
     let mut all = vec![written.to_vec()];
-    // Only the first datum, which has no unusual values.
+    // Keeps only the first datum, which has no unusual values.
     let mut plain = pass();
     plain.data.truncate(1);
     all.extend(plain.to_protobuf().map(|bytes| bytes.to_vec()));
     all.extend(results());
     all.extend([
-        // A field that declares a length of four gigabytes.
+        // The field declares a length of four gigabytes.
         vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f],
-        // A varint without an end.
+        // The varint has no end.
         vec![0xff; 64],
-        // Nested groups that are not closed.
+        // The nested groups are never closed.
         vec![0x0b; 10_000],
-        // Nested messages.
+        // The messages are nested 200 deep.
         nested(200),
-        // Records without a field that each declare a million data.
+        // Each record has no field and declares a million data.
         [0x12, 4, 0x18, 0x80, 0x80, 0x40].repeat(2000),
-        // A packed list of floats that ends inside the second one.
+        // The packed list of floats ends inside the second float.
         vec![0x12, 0x06, 0, 0, 0x80, 0x3f, 0, 0],
         Vec::new(),
     ]);
     all
 }
 
-/// Returns results as encoded by the embedded server.
+/// Returns results that the embedded server has encoded.
 fn results() -> Vec<Vec<u8>> {
     let output = json!({ "loss_fn_output_type": "ArrayRecord", "metrics": { "loss:sum": 1.5, "a:mean": -0.0 }, "loss_fn_outputs": [
         { "logprobs": { "data": [1.0, -2.0], "dtype": "float32", "shape": [2] }, "ids": { "data": [1, -1], "dtype": "int64", "shape": [2, 1] } },
@@ -165,11 +166,11 @@ fn nested(depth: usize) -> Vec<u8> {
     })
 }
 
-/// Returns compressed bodies and decompression bombs.
+/// Returns compressed bodies, including decompression bombs.
 pub fn compressed() -> Vec<Vec<u8>> {
     let mut all = vec![
         b"plain".to_vec(),
-        // An empty frame with a window of 128 MB.
+        // The frame is empty and declares a window of 128 MB.
         vec![0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3, 1, 0, 0],
     ];
     for body in [&pass().to_json()[..], &[7; 300], &vec![b'9'; 64 << 20]] {
@@ -182,7 +183,7 @@ pub fn compressed() -> Vec<Vec<u8>> {
     all
 }
 
-/// Returns retry hints: values of `retry-after` headers, and bodies.
+/// Returns values of `retry-after` headers, and response bodies with retry delays.
 pub fn hints() -> Vec<Vec<u8>> {
     [
         "1",
@@ -235,7 +236,8 @@ pub fn texts() -> Vec<Vec<u8>> {
     .collect()
 }
 
-/// Returns inputs of the target `stops`: stop sequences, a zero byte, and a sample.
+/// Returns inputs of the target `stops`: each consists of stop sequences, a zero byte, and a
+/// sample.
 pub fn stops() -> Vec<Vec<u8>> {
     [
         "\"end\"\0to the end",

@@ -1,4 +1,5 @@
-//! The target `server`: requests to the embedded server in process. It must respond to each without a 5xx and stay up.
+//! The fuzz target `server`: sends requests to the embedded server in process. The server must
+//! answer each request with a status below 500, and must keep running.
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,11 +21,11 @@ use tokio::runtime::Runtime;
 
 use crate::{fixtures, request_text};
 
-/// The maximum body size after decompression.
+/// The maximum size of a request body after decompression, in bytes.
 const MAX_BODY: usize = 1 << 20;
-/// Longer than any server keeps a long poll open.
+/// A duration that is longer than any server holds a long poll.
 pub(crate) const LONGEST_POLL: Duration = Duration::from_secs(400);
-/// The API key of the host `keyed`.
+/// The API key that the server requires from the host `keyed`.
 pub(crate) const KEY: &str = "tml-fuzz";
 
 thread_local! {
@@ -33,23 +34,24 @@ thread_local! {
         .expect("a runtime without drivers");
 }
 
-/// Runs `work` on the runtime of the thread, then the remaining tasks of the dropped server.
+/// Runs the future `work` on the runtime of this thread, and then the tasks that remain when the
+/// server has been dropped.
 pub(crate) fn run<F: Future>(work: F) -> F::Output {
     RUNTIME.with(|runtime| {
         let done = runtime.block_on(work);
-        runtime.block_on(settle());
+        runtime.block_on(run_ready_tasks());
         done
     })
 }
 
-/// An embedded server in virtual time with deterministic ids.
+/// An embedded server in virtual time whose ids are the same in each run.
 pub(crate) struct TestServer {
     pub(crate) server: LocalServer,
     pub(crate) clock: ManualClock,
     pub(crate) journal: Journal,
 }
 
-/// A source of zero bits, which makes ids deterministic.
+/// A random source that returns only zero bits, so that ids are the same in each run.
 #[derive(Debug)]
 struct ZeroJitter;
 
@@ -59,7 +61,8 @@ impl Jitter for ZeroJitter {
     }
 }
 
-/// The values of the header `host`, which select the server's configuration. Unknown values select the first.
+/// The values of the `host` header in inputs. The value selects the configuration of the server;
+/// unknown values select the first configuration.
 pub(crate) const HOSTS: [&str; 7] = [
     "tinker",
     "json-strict",
@@ -86,7 +89,7 @@ fn config(host: &str) -> LocalConfig {
 }
 
 impl TestServer {
-    /// Creates an empty server.
+    /// Creates a server without sessions. `host` selects its configuration.
     pub(crate) fn new(host: &str) -> Self {
         let (clock, journal) = (ManualClock::new(), Journal::new());
         let spawn = TokioSpawn::new(tokio::runtime::Handle::current());
@@ -107,7 +110,8 @@ impl TestServer {
         }
     }
 
-    /// Creates a session, a model with a checkpoint, a sampler and a sample, to which inputs refer by id.
+    /// Creates the objects to which inputs refer by id: a session, a model with a checkpoint, a
+    /// sampler and a sample.
     pub(crate) async fn create_fixtures(&self) {
         for (path, body) in fixtures::setup_requests() {
             let mut headers = HeaderMap::new();
@@ -124,15 +128,16 @@ impl TestServer {
         }
     }
 
-    /// Returns the response, advancing the time by [`LONGEST_POLL`] if it is not immediate.
+    /// Sends a request and returns the response. If the server does not respond at once, advances
+    /// the time by [`LONGEST_POLL`].
     pub(crate) async fn respond(&self, request: Request) -> Response {
         let mut exchange = pin!(self.server.exchange(request));
         let mut polled = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
         if polled.is_pending() {
-            // Lets the server register its timer first.
-            settle().await;
+            // Gives the server the opportunity to start its timer.
+            run_ready_tasks().await;
             self.clock.advance(LONGEST_POLL);
-            settle().await;
+            run_ready_tasks().await;
             polled = std::future::poll_fn(|cx| Poll::Ready(exchange.as_mut().poll(cx))).await;
         }
         match polled {
@@ -143,25 +148,26 @@ impl TestServer {
     }
 }
 
-/// Runs all tasks until they wait.
-pub(crate) async fn settle() {
+/// Runs all tasks until each of them waits.
+pub(crate) async fn run_ready_tasks() {
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Returns whether an input contains the ids of the fixtures.
+/// Returns whether an input contains the id of a fixture.
 pub(crate) fn mentions_fixture_ids(bytes: &[u8]) -> bool {
     let names = |id: &str| memmem::find(bytes, id.as_bytes()).is_some();
     names(fixtures::SESSION) || names(fixtures::SAMPLE)
 }
 
-/// Runs the requests of an input on one server.
+/// Sends the requests of an input to one new server, and checks the responses.
 pub(crate) fn run_requests(bytes: &[u8]) {
     let _ = statuses(bytes);
 }
 
-/// Runs the requests of an input and returns their paths and response statuses.
+/// Sends the requests of an input to one new server. Returns the path and the response status of
+/// each request.
 fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
     let requests = request_text::parse(bytes);
     let host = requests.first().and_then(|first| first.headers.get("host"));
@@ -188,7 +194,7 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
             body: Bytes::new(),
         };
         let health = test_server.respond(health).await;
-        // The request has no API key.
+        // A server that requires an API key answers 401, because the request has no key.
         let is_up = health.status.is_success() || health.status.as_u16() == 401;
         assert!(is_up, "status {} of the health check", health.status);
         for entry in test_server.journal.entries() {
@@ -205,7 +211,7 @@ fn statuses(bytes: &[u8]) -> Vec<(String, u16)> {
     })
 }
 
-/// Returns whether the dialect reproduces a server that fails this request with a 500.
+/// Returns whether the server imitates an implementation that answers this request with a 500.
 fn crashes(test_server: &TestServer, request: &Request) -> bool {
     test_server.server.config().dialect.other_bodies == OtherBodies::Crash
         && request.route() == "/api/v1/forward_backward"
@@ -270,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn generated_requests_reach_every_route_and_refusal() {
+    fn generated_requests_reach_every_route_and_every_refusal_status() {
         let mutator = Mutator::new(1);
         let seeds = request_seeds::requests();
         let (mut reached, mut seen) = (BTreeSet::<Route>::new(), BTreeSet::new());

@@ -1,9 +1,10 @@
-//! Minimisation of failing inputs.
+//! Shortens failing inputs.
 
-/// The maximum number of runs.
+/// The maximum number of times that the target runs to shorten one input.
 const TRIES: usize = 4000;
 
-/// Shortens `input` while `fails` returns `true`, by removing pieces from halves down to single bytes.
+/// Removes pieces from `input` as long as `fails` returns `true` for the rest. The pieces are
+/// halves at first and single bytes at last.
 pub fn shrink(mut input: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut tries = 0;
     let mut piece = input.len().div_ceil(2);
@@ -19,7 +20,7 @@ pub fn shrink(mut input: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
                 at = end;
             }
         }
-        // Repeats with the same size as long as that removes pieces.
+        // Tries the same size of pieces again as long as a piece can be removed.
         if input.len() == before || tries >= TRIES {
             piece /= 2;
         }
@@ -41,7 +42,7 @@ mod tests {
         let long = [&[b'x'; 500][..], b"a", &[b'y'; 77], b"b", &[b'z'; 300]].concat();
         assert_eq!(shrink(long, fails), b"ab");
         assert_eq!(shrink(b"ab".to_vec(), fails), b"ab");
-        // If every input fails, the result is empty.
+        // If every input fails, the shortest one is empty.
         assert_eq!(shrink(vec![1; 100], |_| true), b"");
     }
 }

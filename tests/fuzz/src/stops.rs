@@ -1,5 +1,5 @@
-//! The target `stops`: the engine searches only the end of a sample for stop sequences, and must find what a search of the whole
-//! sample finds.
+//! The fuzz target `stops`: searches a growing sample for stop sequences. The engine searches only
+//! the end of the sample, and must find the same stop sequences as a search of the whole sample.
 
 use tinkers_engine::{Text, stop_ends};
 use tinkers_wire::Stop;
@@ -7,7 +7,8 @@ use tinkers_wire::Stop;
 /// The maximum number of tokens in a sample.
 const MAX_TOKENS: usize = 200;
 
-/// Runs an input: stop sequences as JSON, a zero byte, then a token for each byte. Bytes from 0xf0 become tokens without text.
+/// Runs one input, which consists of stop sequences as JSON, a zero byte, and one byte per sampled
+/// token. Bytes from 0xf0 on become tokens without text.
 pub(crate) fn run_sample(bytes: &[u8]) {
     let at = bytes
         .iter()

@@ -1,4 +1,4 @@
-//! The fuzz targets.
+//! The list of fuzz targets.
 
 use std::io;
 use std::str::FromStr;
@@ -23,16 +23,16 @@ use tinkers_wire::{
 use crate::mutate::Mutator;
 use crate::{connection, corpus, generate, request_seeds, seeds, server, stops};
 
-/// A fuzz target: one parser.
+/// A fuzz target, which runs one parser.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// The name of the target.
+    /// The name of the target on the command line and in the corpus.
     pub name: &'static str,
-    /// Runs the parser on an input; panics if a property does not hold.
+    /// Runs the parser on an input, and panics if a property does not hold.
     pub run: fn(&[u8]),
-    /// Returns the seeds that are made in code.
+    /// Returns the seeds of the target that are made in code.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// Generates an input, usually from the seeds.
+    /// Generates an input, in most targets by a mutation of the seeds.
     pub generate: fn(&Mutator, &[Vec<u8>]) -> Vec<u8>,
 }
 
@@ -131,15 +131,15 @@ pub const TARGETS: [Target; 15] = [
 ];
 
 impl Target {
-    /// Returns the target with this name.
+    /// Returns the target with the given name.
     pub fn named(name: &str) -> Option<Self> {
         TARGETS.into_iter().find(|target| target.name == name)
     }
 
-    /// Returns all seeds: the files of the corpus, then those made in code.
+    /// Returns all seeds of the target: first the corpus files, then the seeds made in code.
     ///
     /// # Errors
-    /// Returns an error if the files cannot be read.
+    /// Returns an error if the corpus files cannot be read.
     pub fn inputs(&self) -> io::Result<Vec<Vec<u8>>> {
         let files = corpus::files(self.name)?;
         let mut inputs: Vec<_> = files.into_iter().map(|file| file.input).collect();
@@ -148,7 +148,7 @@ impl Target {
     }
 }
 
-/// Asserts that a parsed value is unchanged after it is written and parsed again.
+/// Parses a value, and asserts that it is unchanged after it is written and parsed again.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
     let Ok(read) = serde_json::from_slice::<T>(bytes) else {
         return;
@@ -214,7 +214,8 @@ fn protobuf_results(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     if let Ok(output) = ForwardBackwardOutput::from_protobuf(bytes.clone()) {
         let written = output.to_protobuf();
-        // A result with only default values is encoded as an empty body, which is not a valid result.
+        // A result that has only default values is encoded as an empty body, which the parser
+        // refuses.
         if !written.is_empty() {
             let again = ForwardBackwardOutput::from_protobuf(written.clone());
             let again = again.expect("what was written can be parsed");
@@ -239,7 +240,7 @@ fn protobuf_pass(bytes: &[u8]) {
         let _ = datum.validate();
         let _ = datum.estimated_bytes();
     }
-    // Some requests can be parsed but are refused by the encoder.
+    // The encoder refuses some requests that the parser accepts.
     if let Ok(written) = pass.to_protobuf() {
         let again = PassRequest::from_protobuf(written.clone());
         let again = again.expect("what was written can be parsed");
@@ -247,7 +248,7 @@ fn protobuf_pass(bytes: &[u8]) {
     }
 }
 
-/// The maximum size of a decompressed response.
+/// The maximum size of a decompressed response, in bytes.
 const MAX_RESPONSE: usize = 1 << 20;
 
 fn compressed_bodies(bytes: &[u8]) {
@@ -272,7 +273,7 @@ fn hints(bytes: &[u8]) {
             body: Bytes::copy_from_slice(bytes),
         };
         if let Some(hint) = hint::retry_after(&answer, wall) {
-            // Adding the hint to a late time must not overflow.
+            // Adding the parsed delay to a late time must not overflow.
             let late = tinkers_core::Timestamp::from_origin(Duration::MAX / 2);
             assert!(late.after(hint) >= late, "{hint:?}");
         }

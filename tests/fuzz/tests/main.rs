@@ -1,4 +1,5 @@
-//! Runs of all targets over the corpus, the seeds and some thousands of generated inputs; tests that faulty parsers are detected.
+//! Runs all targets over the corpus, the seeds and some thousands of generated inputs. Also checks
+//! that faulty parsers are detected.
 
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -8,7 +9,8 @@ use tinkers_fuzz::corpus::{self, CorpusFile};
 use tinkers_fuzz::mutate::Mutator;
 use tinkers_fuzz::{TARGETS, Target};
 
-/// Returns the files that fail in a target, with their panic messages.
+/// Runs the corpus files of a target. Returns the names of the failing files with their panic
+/// messages.
 fn failures(target: Target, files: &[CorpusFile]) -> Vec<String> {
     let failures = files.iter().filter_map(|file| {
         let panic = catch_unwind(|| (target.run)(&file.input)).err()?;
@@ -21,7 +23,7 @@ fn failures(target: Target, files: &[CorpusFile]) -> Vec<String> {
 }
 
 #[test]
-fn all_corpus_files_pass() {
+fn no_fuzz_target_fails_on_its_corpus_files() {
     let mut all = Vec::new();
     for target in TARGETS {
         all.extend(failures(
@@ -60,7 +62,7 @@ fn failing_corpus_file_is_reported_by_name() {
 }
 
 #[test]
-fn every_target_has_small_corpus_files_with_descriptive_names() {
+fn every_fuzz_target_has_small_corpus_files_with_descriptive_names() {
     let mut targets = TARGETS.map(|target| target.name.to_owned());
     targets.sort();
     assert_eq!(corpus::targets().expect("the corpus can be read"), targets);
@@ -69,7 +71,8 @@ fn every_target_has_small_corpus_files_with_descriptive_names() {
         let files = corpus::files(target.name).expect("the corpus can be read");
         assert!(!files.is_empty(), "{}", target.name);
         for file in files {
-            // A failure report contains only the name, so it must describe the input.
+            // A failure report contains only the name of the file, so the name must describe the
+            // input.
             let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             assert!(
                 file.name.len() > 8 && file.name.chars().all(is_allowed),
@@ -83,7 +86,7 @@ fn every_target_has_small_corpus_files_with_descriptive_names() {
 }
 
 #[test]
-fn seeds_and_generated_inputs_pass() {
+fn no_fuzz_target_fails_on_seeds_and_generated_inputs() {
     for target in TARGETS {
         for seed in (target.seeds)() {
             (target.run)(&seed);
@@ -98,21 +101,21 @@ fn seeds_and_generated_inputs_pass() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_pass(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn no_fuzz_target_fails_on_arbitrary_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         for target in TARGETS {
             (target.run)(&bytes);
         }
     }
 
     #[test]
-    fn arbitrary_text_passes(text in "\\PC{0,80}") {
+    fn no_fuzz_target_fails_on_arbitrary_text(text in "\\PC{0,80}") {
         for target in TARGETS {
             (target.run)(text.as_bytes());
         }
     }
 }
 
-/// A faulty parser that trusts a length field.
+/// A faulty parser that allocates as much memory as a length field declares.
 fn trusts_lengths(bytes: &[u8]) {
     if let [length, rest @ ..] = bytes
         && *length > 0

@@ -1,4 +1,5 @@
-//! A test that the memory use of parsers depends on the length of the input, not on lengths that it declares.
+//! Tests that the memory use of each parser depends on the length of the input, and not on lengths
+//! that the input declares.
 
 use peak_alloc::PeakAlloc;
 use tinkers_fuzz::mutate::Mutator;
@@ -7,13 +8,14 @@ use tinkers_fuzz::{TARGETS, Target};
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// The memory limit in bytes per byte of input; each datum of an output becomes a map.
+/// The memory limit in bytes for each byte of the input. It is large because each datum of an
+/// output becomes a map.
 const LIMIT_PER_BYTE: usize = 300;
-/// The constant part of the memory limit in bytes: the server, decoder buffers, and a decompressed body of maximum size in a
-/// buffer that grows by doubling.
+/// The constant part of the memory limit, in bytes. It covers the server, the buffers of decoders,
+/// and a decompressed body of the maximum size in a buffer that grows by doubling.
 const BASE_LIMIT: usize = 8 << 20;
 
-/// Runs a target and returns its peak memory use and the limit.
+/// Runs a target. Returns its peak memory use and the memory limit, both in bytes.
 fn memory_use(target: Target, input: &[u8]) -> (usize, usize) {
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
@@ -25,13 +27,13 @@ fn memory_use(target: Target, input: &[u8]) -> (usize, usize) {
 fn trusts_lengths(input: &[u8]) {
     if let [a, b, c, d, ..] = input {
         let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-        // Bounded, to limit the memory use of the test itself.
+        // The allocation is bounded, so that the test itself does not use too much memory.
         std::hint::black_box(Vec::<u8>::with_capacity(length.min(64 << 20)));
     }
 }
 
-/// The memory limit for a body with a single huge value, as a multiple of its length: a buffer that grows by doubling, and the
-/// parsed value.
+/// The memory limit for a body with a single huge value, as a multiple of the length of the body.
+/// It covers a buffer that grows by doubling, and the parsed value.
 const LIMIT_FACTOR: usize = 6;
 /// The length of a huge value in bytes.
 const HUGE: usize = 8 << 20;
@@ -62,11 +64,12 @@ fn parses_json(target: &Target) -> bool {
     .contains(&target.name)
 }
 
-// A single test, because the allocator counts the memory of the whole process.
+// This file has only one test, because the allocator counts the memory of the whole process.
 #[test]
 fn memory_use_is_bounded_by_the_input_length() {
     for target in TARGETS {
-        // The seeds include declared lengths of gigabytes, decompression bombs, deep nesting and numbers of 100,000 digits.
+        // The seeds include declared lengths of gigabytes, decompression bombs, deep nesting, and
+        // numbers with 100,000 digits.
         let seeds = target.inputs().expect("the corpus can be read");
         let mutator = Mutator::new(3);
         let generate = |_| (target.generate)(&mutator, &seeds);
@@ -82,7 +85,8 @@ fn memory_use_is_bounded_by_the_input_length() {
             );
         }
     }
-    // Bodies with one number, one nested list or one string of megabytes, which parsers may copy only a few times.
+    // Each of these bodies is one number, one nested list or one string of several megabytes.
+    // Parsers may copy the value only a few times.
     for target in TARGETS.iter().filter(|target| parses_json(target)) {
         for body in huge_bodies() {
             let (used, _) = memory_use(*target, &body);
@@ -95,7 +99,7 @@ fn memory_use_is_bounded_by_the_input_length() {
             );
         }
     }
-    // A parser that trusts a declared length exceeds the limit.
+    // Negative control: a parser that trusts a declared length exceeds the limit.
     let faulty = Target {
         name: "faulty",
         run: trusts_lengths,

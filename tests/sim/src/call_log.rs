@@ -1,4 +1,4 @@
-//! The calls of the simulated programs and their outcomes.
+//! A log of the calls that the simulated programs make, and of their outcomes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,52 +8,54 @@ use tinkers_core::{Phase, Timestamp};
 
 use crate::plan::CallKind;
 
-/// The number of a call, starting at 1.
+/// The number of a call. The first call of a run has the number 1.
 pub type CallId = u32;
 
 /// The calls of a run, in the order in which they were made. Clones share the log.
 #[derive(Debug, Clone, Default)]
 pub struct CallLog(Arc<Mutex<Vec<CallRecord>>>);
 
-/// A call and its outcome.
+/// A call of a simulated program, and its outcome.
 #[derive(Debug, Clone)]
 pub struct CallRecord {
-    /// The index of the client that made the call.
+    /// The index of the client on which the call was made.
     pub client: usize,
     /// The called method.
     pub kind: CallKind,
-    /// The model on which the method was called.
+    /// The id of the model on which the method was called, if any.
     pub model: Option<String>,
-    /// The call whose checkpoint is loaded.
+    /// The call that saved the checkpoint which this call loads, if any.
     pub loaded_save: Option<CallId>,
-    /// The time of the call.
+    /// The time at which the call was made.
     pub called_at: Timestamp,
-    /// The latest time at which the call may complete.
+    /// The latest time at which the call may complete. `None` if the call has no deadline.
     pub deadline: Option<Timestamp>,
-    /// The time of completion and the outcome.
+    /// The time at which the call completed, and its outcome. `None` while the call is pending.
     pub outcome: Option<(Timestamp, CallOutcome)>,
     /// The number of times that the call completed.
     pub completions: u32,
     /// Whether the program has stopped waiting for the call.
     pub is_abandoned: bool,
-    /// Whether the program awaited the handle late, so that the time of completion is unknown.
+    /// Whether the program awaited the call's handle late. The exact time of completion is then
+    /// unknown.
     pub is_awaited_late: bool,
 }
 
 /// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallOutcome {
-    /// The call succeeded with its own result.
+    /// The call succeeded and returned its own result.
     Ok,
-    /// The call succeeded with the result of another call.
+    /// The call succeeded but returned the result of another call. The text describes the
+    /// difference.
     WrongResult(String),
-    /// The call failed.
+    /// The call failed with an error.
     Failed {
         /// The kind of the error.
         kind: ErrorKind,
-        /// Whether the request was sent.
+        /// Whether the request was sent, according to the error.
         sent: Sent,
-        /// The phase in which the call stalled.
+        /// The phase in which the call stalled, if it did.
         stalled_in: Option<Phase>,
         /// The text of the error.
         text: String,
@@ -61,7 +63,7 @@ pub enum CallOutcome {
 }
 
 impl CallOutcome {
-    /// Creates the outcome of a failed call.
+    /// Creates the outcome of a call that failed with `error`.
     pub fn failed(error: &Error) -> Self {
         Self::Failed {
             kind: error.kind(),
@@ -73,7 +75,7 @@ impl CallOutcome {
 }
 
 impl CallLog {
-    /// Adds a call and returns its number.
+    /// Adds a call to the log and returns its number.
     pub fn add(&self, record: CallRecord) -> CallId {
         let mut records = self.lock();
         records.push(record);
@@ -88,7 +90,8 @@ impl CallLog {
         });
     }
 
-    /// Records that the program awaits the handle of a call only after `pause`, and extends the call's deadline accordingly.
+    /// Records that the program will await the handle of a call only after `pause`, and extends the
+    /// deadline of the call by the pause.
     pub fn await_late(&self, call: CallId, pause: Duration) {
         self.update(call, |record| {
             record.deadline = record.deadline.map(|deadline| deadline.after(pause));
@@ -96,12 +99,12 @@ impl CallLog {
         });
     }
 
-    /// Records that the program does not wait for a call any longer.
+    /// Records that the program no longer waits for a call.
     pub fn abandon(&self, call: CallId) {
         self.update(call, |record| record.is_abandoned = true);
     }
 
-    /// Returns whether a call was made on a model.
+    /// Returns whether the call was made on a model.
     pub fn is_on_model(&self, call: CallId) -> bool {
         let records = self.lock();
         let record = records.get(call as usize - 1);
@@ -113,7 +116,7 @@ impl CallLog {
         (1..).zip(self.lock().iter().cloned()).collect()
     }
 
-    /// Returns the calls that have not completed and were not abandoned.
+    /// Returns the calls that have neither completed nor been abandoned, with their numbers.
     pub fn pending(&self) -> Vec<(CallId, CallRecord)> {
         let mut records = self.all();
         records.retain(|(_, record)| record.outcome.is_none() && !record.is_abandoned);

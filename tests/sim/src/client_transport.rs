@@ -1,4 +1,4 @@
-//! The transport of a client over the simulated network.
+//! The transport of a client. It sends requests over the simulated network.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -25,27 +25,29 @@ use crate::request_history::RequestHistory;
 use crate::responses::{is_paused_for_capacity, maybe_sent, text_field};
 use crate::shared_polls::SharedPoll;
 
-/// The maximum delay of a request, and of its response, by a slow layer.
+/// The longest time for which a slow transport layer delays a request, and again its response.
 const MAX_LAYER_DELAY: Duration = Duration::from_secs(60);
-/// The maximum delay between head and body of a refusal with a slow body.
+/// The longest delay between the head and the body of a 429 response with a slow body.
 const MAX_BODY_DELAY: Duration = Duration::from_secs(30);
-/// The retry window of the client.
+/// The time for which the client retries a request.
 const RETRY_WINDOW: Duration = Duration::from_secs(300);
 
-/// The transport of a client's session.
+/// The transport of the session of one client.
 #[derive(Debug, Clone)]
 pub struct ClientTransport {
-    /// The network.
+    /// The simulated network.
     pub network: Arc<Network>,
     /// The index of the client.
     pub client: usize,
-    /// Whether the transport is used for heartbeats only.
+    /// Whether only heartbeats are sent over this transport.
     pub is_heartbeat: bool,
     /// Whether the program has closed the session.
     pub is_closed: Arc<AtomicBool>,
-    /// The session, for nested requests. Empty until the session is created.
+    /// The session, on which a transport layer makes nested requests. It is empty until the session
+    /// has been created.
     pub session: Arc<OnceLock<Weak<dyn SessionContext>>>,
-    /// The nesting mark of work outside of any request.
+    /// The nesting mark of code that runs outside of any request. Nested requests are marked
+    /// relative to it.
     pub outermost: NestedMark,
 }
 
@@ -55,7 +57,7 @@ impl Transport for ClientTransport {
     }
 }
 
-/// A poll for a result that is in flight, until it is dropped.
+/// A guard for a poll for one result. Dropping it records that the poll is no longer in flight.
 struct PollGuard<'a> {
     monitor: &'a Monitor,
     request_id: String,
@@ -67,11 +69,13 @@ impl Drop for PollGuard<'_> {
     }
 }
 
-/// A heartbeat in flight. Its outcome is recorded when it is dropped, also if the client cancels it.
+/// A guard for a heartbeat in flight. Dropping it records the outcome, even if the client cancels
+/// the heartbeat.
 struct HeartbeatGuard<'a> {
     network: &'a Network,
     session: String,
-    /// `None` if the heartbeat is cancelled without a fault, which does not count as an attempt.
+    /// The outcome to record. `None` while no fault has affected the heartbeat: a heartbeat that is
+    /// cancelled in this state does not count as an attempt.
     outcome: Option<HeartbeatOutcome>,
 }
 
@@ -84,24 +88,24 @@ impl Drop for HeartbeatGuard<'_> {
     }
 }
 
-/// An attempt to send a request.
+/// An attempt to send a request, with its planned fault.
 struct Attempt {
     op: Op,
     class: RouteClass,
-    /// A description for the trace.
+    /// The description of the attempt in the trace.
     label: String,
     fault: Option<Fault>,
     shared_poll: Option<SharedPoll>,
-    /// The model of a training submission.
+    /// The id of the model, if the request submits a training call.
     model: Option<String>,
-    /// The sample that is submitted or polled.
+    /// The sample to which the request belongs, if it submits or polls a sample.
     sample: Option<CallId>,
-    /// Whether all earlier requests of the sample have succeeded.
+    /// Whether all earlier requests of the sample have succeeded without a fault.
     was_undisturbed: bool,
 }
 
 impl Attempt {
-    /// Returns the sample that is submitted.
+    /// Returns the sample that this attempt submits, if any.
     fn submitted_sample(&self) -> Option<CallId> {
         self.sample.filter(|_| self.op == Op::Sample)
     }
@@ -180,7 +184,7 @@ impl ClientTransport {
             && response.as_ref().is_err_and(is_connection_error)
             && sent_at.since(requested_at) > RETRY_WINDOW
         {
-            // Errors of this kind are not retried.
+            // The client does not retry errors of this kind.
             response = Err(TransportError::new(
                 TransportErrorKind::Tls,
                 Sent::NotSent,
@@ -203,7 +207,7 @@ impl ClientTransport {
         response
     }
 
-    /// Draws the fault of a request and describes the attempt.
+    /// Draws the fault of a request. Returns a description of the attempt to send it.
     fn start(&self, request: &HttpRequest) -> Attempt {
         let network = &*self.network;
         let (op, class) = (Op::of_request(request), request.class);
@@ -248,10 +252,10 @@ impl ClientTransport {
         }
     }
 
-    /// Runs the caller's transport layer before a request is sent.
+    /// Simulates the transport layers of the user, which run before a request is sent.
     async fn run_layer(&self, class: RouteClass, fault: Option<Fault>) {
         match fault {
-            // Bypasses the panic hook, which would print the panic.
+            // `resume_unwind` bypasses the panic hook, which would print the panic.
             Some(Fault::LayerPanic) => {
                 std::panic::resume_unwind(Box::new("the transport layer panicked"))
             }
@@ -326,7 +330,7 @@ impl ClientTransport {
         }
     }
 
-    /// Receives the head and then the body of a 429.
+    /// Receives the head and then the body of a 429 response. Records the retry delay of each.
     async fn receive_refusal(
         &self,
         class: RouteClass,

@@ -1,4 +1,5 @@
-//! Negative controls: bugs that are built into the client on purpose, to test that the checks find them.
+//! Negative controls: bugs that are built into the client on purpose. They test that the checks of
+//! the simulator find such bugs.
 
 pub(crate) mod admission;
 pub mod limiter;
@@ -25,21 +26,25 @@ use crate::op::Op;
 use crate::session_override::SessionOverride;
 
 named_enum! {
-    /// A bug of the client library or of the engine.
+    /// A bug to build into the client library or the engine. The checks must find it (a negative
+    /// control).
     pub enum Control {
-        /// Calls are submitted when a task first polls them, not when they are made.
+        /// A training call is submitted when its future is first polled, instead of when the method
+        /// is called.
         LazySubmission = "lazy-submission",
-        /// `retry-after` hints are ignored.
+        /// The client ignores `retry-after` hints.
         IgnoredHints = "ignored-hints",
-        /// A success clears a backoff that began after its request was sent.
+        /// A success ends a backoff that began after the successful request was sent.
         SuccessClearsBackoff = "success-clears-backoff",
-        /// A shorter backoff replaces a longer one.
+        /// A shorter backoff replaces a longer one that is still active.
         LastWriterWins = "last-writer-wins",
-        /// The backoff deadline is read once, before other waits.
+        /// The backoff deadline is read once, before other waits, and may be out of date when it is
+        /// used.
         StaleBackoff = "stale-backoff",
-        /// An aborted attempt does not release its permit.
+        /// An attempt that is aborted does not release its permit.
         LeakOnAbort = "leak-on-abort",
-        /// Requests that may have been applied are retried even if the server does not deduplicate.
+        /// The client retries requests that may have been applied, even if the server does not
+        /// deduplicate.
         BlindRetry = "blind-retry",
         /// Some spawned tasks never run.
         LostTask = "lost-task",
@@ -49,52 +54,58 @@ named_enum! {
         KeyInLog = "key-in-log",
         /// Recovered errors are logged but not counted.
         UncountedError = "uncounted-error",
-        /// The gate is not checked again after a request has waited for a connection.
+        /// After a request has waited for a connection, the client does not check again whether the
+        /// rate limiter still allows it.
         UncheckedSend = "unchecked-send",
-        /// The gate is not checked again when a permit is collected late.
+        /// When a permit is collected late, the client does not check again whether the rate
+        /// limiter still allows the request.
         UncheckedLatePermit = "unchecked-late-permit",
-        /// A refusal closes the gate when its body has arrived, not when its head has.
+        /// A 429 response stops further requests only when its body has arrived, instead of when
+        /// its head has.
         RefusalAfterBody = "refusal-after-body",
-        /// Waiting calls do not learn that their session was closed.
+        /// Calls that wait do not notice that their session was closed.
         IgnoredClose = "ignored-close",
-        /// The retry window begins with the call, not with its first attempt.
+        /// The time limit for retries begins when the call is made, instead of at its first
+        /// attempt.
         RetryWindowFromCall = "retry-window-from-call",
-        /// Admission does not know the deadline of the call.
+        /// The deadline of the call is not passed to the admission queue.
         IgnoredDeadline = "ignored-deadline",
         /// The progress deadline is not reset when the admission queue advances.
         IgnoredQueueProgress = "ignored-queue-progress",
-        /// All polls are sent at once after a pause.
-        NoPollRamp = "no-poll-ramp",
-        /// An unexpected response to a shared poll ends it and fails all its waiters.
+        /// After a pause, all polls are sent at once instead of gradually.
+        PollBurstAfterPause = "poll-burst-after-pause",
+        /// An unexpected response to a shared poll ends the poll task, and all calls that wait for
+        /// it fail.
         SharedPollEnds = "shared-poll-ends",
-        /// Shared polls without a new result follow each other without pauses.
+        /// Shared polls without a new result follow each other without a pause.
         UnpacedPolls = "unpaced-polls",
-        /// The shared poll repeats successful acknowledgements endlessly.
+        /// The shared poll acknowledges the same results again and again.
         EndlessAcks = "endless-acks",
         /// A failed acknowledgement is retried without a pause.
         SpinningAcks = "spinning-acks",
-        /// Retries that hold an in-flight permit are admitted before the requests of all other clients.
+        /// Retries that hold an in-flight permit are admitted before the requests of all other
+        /// clients.
         UnfairRetries = "unfair-retries",
-        /// The progress deadline is not reset when the queue of a model advances.
+        /// The progress deadline is not reset when the submission queue of the model advances.
         IgnoredModelQueueProgress = "ignored-model-queue-progress",
-        /// A nested request waits for permits that its outer request holds.
+        /// A nested request waits for a permit that its outer request holds.
         NestedDeadlock = "nested-deadlock",
-        /// A panic of a log subscriber loses a wake-up.
+        /// When a log subscriber panics, a wake-up of a waiting task is lost.
         LostWakeUps = "lost-wake-ups",
         /// Log subscribers run while the limiter is locked.
         SubscribersUnderLock = "subscribers-under-lock",
         /// The engine applies an optimizer step twice.
         StepTwice = "step-twice",
-        /// The engine adds the gradients of a pass twice.
+        /// The engine adds the gradients of a forward-backward pass twice.
         GradientTwice = "gradient-twice",
     }
 }
 
-/// One of this many tasks is lost with [`Control::LostTask`].
+/// The period with which [`Control::LostTask`] loses tasks: one of every seven.
 const LOST_TASK_PERIOD: u64 = 7;
 
 impl Control {
-    /// Returns the operation that the engine applies twice.
+    /// Returns the operation that the engine applies twice because of this bug, if any.
     pub const fn applied_twice(self) -> Option<Op> {
         match self {
             Self::StepTwice => Some(Op::OptimStep),
@@ -103,7 +114,8 @@ impl Control {
         }
     }
 
-    /// Returns a session with the bug, or the same session if the bug is elsewhere. Tasks of `spawner` are never polled late.
+    /// Returns a session with this bug. If the bug is not in the session, returns the session
+    /// unchanged. Tasks that are spawned on `spawner` are never polled late.
     pub fn inject(
         self,
         session: Arc<dyn SessionContext>,
@@ -130,7 +142,7 @@ impl Control {
             | Self::RetryWindowFromCall
             | Self::IgnoredDeadline
             | Self::IgnoredQueueProgress
-            | Self::NoPollRamp => {
+            | Self::PollBurstAfterPause => {
                 caller.admission = Arc::new(FaultyAdmission {
                     inner: Arc::clone(&caller.admission),
                     control: self,
@@ -174,7 +186,7 @@ impl Control {
     }
 }
 
-/// A spawner that loses some tasks.
+/// A spawner that never runs some of its tasks.
 #[derive(Debug)]
 struct LossySpawner {
     session: Arc<dyn SessionContext>,
@@ -204,7 +216,7 @@ impl Spawn for IdleSpawner {
     }
 }
 
-/// An admission whose permits are not released when they are dropped.
+/// An admission whose permits are leaked when they are dropped.
 #[derive(Debug)]
 struct LeakyAdmission(Arc<dyn Admission>);
 

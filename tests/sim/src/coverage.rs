@@ -1,4 +1,4 @@
-//! Counts of the faults by operation, of the uses of call handles, and of errors.
+//! Counts of what happened in a run: faults by operation, uses of call handles, and errors.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use crate::fault::Fault;
 use crate::op::Op;
 use crate::plan::{CallKind, HandleUse};
 
-/// Counts of the faults by operation, of the uses of call handles, and of errors.
+/// Counts of what happened in one or more runs: faults by operation, uses of call handles, and
+/// errors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     faults: BTreeMap<(Fault, Op), u64>,
@@ -26,13 +27,14 @@ impl Coverage {
         *self.faults.entry((fault, op)).or_default() += 1;
     }
 
-    /// Counts the use of a call's handle.
+    /// Counts how the program used the handle of a call.
     pub fn record_handle_use(&mut self, handle_use: HandleUse, kind: CallKind) {
         let cell = (handle_use.name(), kind.name());
         *self.handle_uses.entry(cell).or_default() += 1;
     }
 
-    /// Counts a request that was not sent since its gate closed while it waited for a connection.
+    /// Counts a request that waited for a connection, and was then not sent because its gate had
+    /// closed.
     pub fn record_held(&mut self, op: Op) {
         *self.held.entry(op).or_default() += 1;
     }
@@ -43,19 +45,20 @@ impl Coverage {
         *self.failures.entry(failure).or_default() += 1;
     }
 
-    /// Adds the recovered errors of clients.
+    /// Adds the counts of recovered errors of the clients.
     pub fn record_recovered_errors(&mut self, counts: &RecoveredErrorCounts) {
         for (kind, count) in counts.iter() {
             *self.recovered_errors.entry(kind.name()).or_default() += count;
         }
     }
 
-    /// Returns the number of requests that were not sent since their gate closed while they waited for a connection.
+    /// Returns the number of requests that waited for a connection, and were then not sent because
+    /// their gate had closed.
     pub fn held(&self) -> u64 {
         self.held.values().sum()
     }
 
-    /// Returns the number of recovered errors of a kind.
+    /// Returns the number of recovered errors of one kind.
     pub fn recovered_errors(&self, kind: RecoveredError) -> u64 {
         self.recovered_errors.get(kind.name()).copied().unwrap_or(0)
     }
@@ -74,7 +77,8 @@ impl Coverage {
         add(&mut self.held, &other.held);
     }
 
-    /// Returns the possible combinations of fault and operation, and of handle use and call, that did not occur.
+    /// Returns the combinations of fault and operation, and of handle use and call, that are
+    /// possible but did not occur.
     pub fn missing(&self) -> Vec<String> {
         let faults = Fault::ALL
             .into_iter()
@@ -89,7 +93,8 @@ impl Coverage {
         faults.chain(handle_uses).collect()
     }
 
-    /// Formats the counts as tables. A dot marks an impossible combination of fault and operation.
+    /// Formats the counts as tables. A dot marks a combination of fault and operation that is
+    /// impossible.
     pub fn table(&self) -> String {
         let mut faults = table(Op::ALL.map(Op::name));
         for fault in Fault::ALL {

@@ -1,4 +1,5 @@
-//! A single-threaded executor that polls ready tasks in random order and advances the clock when no task is ready.
+//! A single-threaded executor. It polls ready tasks in random order, and advances the clock when no
+//! task is ready.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,21 +13,21 @@ use tinkers_core::{BoxFuture, Clock, ManualClock, Spawn, Task, Timestamp};
 
 use crate::rng::Rng;
 
-/// The owner of a task.
+/// The part of the simulation to which a task belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
-    /// A user's program.
+    /// The program of a user.
     Program,
     /// The client library.
     Client,
-    /// The server, the network or the harness.
+    /// The server, the network or the harness of the simulation.
     Server,
 }
 
-/// The number of polls without an advance of the clock that counts as a livelock.
+/// The number of polls after which the executor reports a livelock if the clock has not advanced.
 const MAX_POLLS: u64 = 2_000_000;
 
-/// A deterministic executor. Clones share it.
+/// A deterministic executor with one thread. Clones share their tasks.
 #[derive(Clone)]
 pub struct Executor {
     shared: Arc<Shared>,
@@ -37,7 +38,7 @@ struct Shared {
     rng: Rng,
     tasks: Mutex<Tasks>,
     ready: Arc<ReadyTasks>,
-    /// The maximum delay of polls of the client library's tasks.
+    /// The longest time for which a poll of a task of the client library is delayed.
     max_delay: Mutex<Duration>,
 }
 
@@ -51,13 +52,13 @@ struct Tasks {
 
 struct TaskState {
     owner: Owner,
-    /// `None` while the task is being polled.
+    /// The future of the task. `None` while the task is being polled.
     future: Option<BoxFuture<'static, ()>>,
     waker: Arc<TaskWaker>,
     is_aborted: bool,
 }
 
-/// The ids of the ready tasks.
+/// The ids of the tasks that are ready to be polled.
 #[derive(Default)]
 struct ReadyTasks(Mutex<Vec<u64>>);
 
@@ -86,14 +87,15 @@ pub enum StopReason {
     ConditionMet,
     /// The clock has reached the time limit.
     TimeLimit,
-    /// No task is ready and none sleeps.
+    /// No task is ready, and no task waits for the clock.
     Deadlock,
-    /// Tasks wake each other endlessly while the clock stands still.
+    /// Tasks wake each other again and again while the clock stands still.
     Livelock,
 }
 
 impl Executor {
-    /// Creates an executor without tasks. Picks ready tasks by numbers drawn from `rng`.
+    /// Creates an executor without tasks. Random numbers from `rng` decide which ready task is
+    /// polled next.
     pub fn new(clock: ManualClock, rng: Rng) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -106,7 +108,7 @@ impl Executor {
         }
     }
 
-    /// Returns a spawner of tasks of `owner`.
+    /// Returns a spawner whose tasks belong to `owner`.
     pub fn spawner(&self, owner: Owner) -> Arc<dyn Spawn> {
         Arc::new(Spawner {
             shared: Arc::downgrade(&self.shared),
@@ -114,7 +116,8 @@ impl Executor {
         })
     }
 
-    /// Runs tasks until `is_met` returns `true` or the clock reaches `limit`. Calls `is_met` whenever no task is ready.
+    /// Runs tasks until `is_met` returns `true` or the clock reaches `limit`. `is_met` is called
+    /// whenever no task is ready.
     pub fn run_until(&self, limit: Timestamp, mut is_met: impl FnMut() -> bool) -> StopReason {
         loop {
             let mut polls = 0;
@@ -139,30 +142,33 @@ impl Executor {
         }
     }
 
-    /// Returns the number of tasks of `owner`. An aborted task counts until its future is dropped.
+    /// Returns the number of tasks that belong to `owner`. An aborted task is counted until its
+    /// future has been dropped.
     pub fn task_count(&self, owner: Owner) -> usize {
         let tasks = lock(&self.shared.tasks);
         let is_owned = |task: &&TaskState| task.owner == owner;
         tasks.by_id.values().filter(is_owned).count()
     }
 
-    /// Returns the number of tasks of the client library that panicked.
+    /// Returns the number of tasks of the client library that have panicked.
     pub fn escaped_panics(&self) -> u64 {
         lock(&self.shared.tasks).escaped_panics
     }
 
-    /// Drops all tasks, without holding the lock.
+    /// Drops all tasks. The lock is not held while futures are dropped.
     pub fn clear(&self) {
         let tasks = std::mem::take(&mut lock(&self.shared.tasks).by_id);
         drop(tasks);
     }
 
-    /// Delays some polls of the client library's tasks by up to `max_delay`, as on a busy runtime. Zero ends the delays.
+    /// Delays some polls of the client library's tasks by up to `max_delay`, as a busy runtime
+    /// would. A `max_delay` of zero ends the delays.
     pub fn delay_client_tasks(&self, max_delay: Duration) {
         *lock(&self.shared.max_delay) = max_delay;
     }
 
-    /// Draws whether the poll of a ready task is delayed. If so, schedules it for later and returns `true`.
+    /// Draws whether the poll of a ready task is delayed. If it is, schedules the poll for later
+    /// and returns `true`.
     fn delay_poll(&self, id: u64) -> bool {
         let max_delay = *lock(&self.shared.max_delay);
         if max_delay.is_zero() || !self.shared.rng.gen_bool(0.1) {
@@ -181,7 +187,8 @@ impl Executor {
         let sleep = clock.sleep_until(clock.now().after(delay));
         let make_ready = async move {
             sleep.await;
-            // The waker's flag is still set, so the task was not pushed by a wake-up meanwhile.
+            // The waker's flag is still set, so no wake-up has added the task to the ready tasks in
+            // the meantime.
             lock(&waker.ready.0).push(waker.id);
         };
         self.spawner(Owner::Server)
@@ -214,7 +221,8 @@ impl Executor {
                 future.map(|future| NextAction::Poll(future, waker))
             }
         };
-        // Futures are polled and dropped without the lock, since they may spawn or abort tasks.
+        // The lock is not held while futures are polled or dropped, because they may spawn or abort
+        // tasks.
         let (mut future, waker) = match next {
             None => return,
             Some(NextAction::Drop(task)) => return drop(task),
@@ -290,7 +298,7 @@ impl Spawn for Spawner {
             if let Some(task) = lock(&shared.tasks).by_id.get_mut(&id) {
                 task.is_aborted = true;
             }
-            // The future is dropped when the task would be polled next, as by other runtimes.
+            // As in other runtimes, the future is dropped when the task would be polled next.
             waker.wake_by_ref();
         })
     }
@@ -330,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_advances_when_idle_and_seed_determines_the_order() {
+    fn clock_advances_when_idle_and_seed_determines_task_order() {
         let order = |seed| {
             let (executor, clock) = executor(seed);
             let completed = Arc::new(Mutex::new(Vec::new()));
@@ -374,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn aborted_task_is_dropped_and_client_panic_is_counted() {
+    fn aborted_task_is_dropped_and_panic_of_a_client_task_is_counted() {
         let (executor, clock) = executor(1);
         let held = Arc::new(());
         let guard = Arc::clone(&held);

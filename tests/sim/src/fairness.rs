@@ -1,4 +1,5 @@
-//! Checks that clients are admitted in turn, and the samples of each client in FIFO order.
+//! Checks that clients are admitted in turn, and that the samples of each client are admitted in
+//! FIFO order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -15,12 +16,13 @@ use crate::invariant::Invariant;
 use crate::monitor::Monitor;
 use crate::session_override::SessionOverride;
 
-/// The maximum lead of a client over another one whose samples wait and could be admitted.
+/// The maximum lead of one client over another. The lead is the number of samples that are admitted
+/// for the first client while samples of the second could be admitted and wait.
 const MAX_LEAD: u32 = 3;
-/// The maximum number of later samples of a client that are admitted before an earlier one.
+/// The maximum number of later samples of a client that may be admitted before an earlier sample.
 const MAX_OVERTAKES: u32 = 3;
 
-/// Observes which samples of a run wait for admission. Clones share it.
+/// A monitor of the samples that wait for admission in a run. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct FairnessMonitor(Arc<Shared>);
 
@@ -35,33 +37,36 @@ struct Shared {
 struct State {
     last_number: u64,
     waiting: BTreeMap<QueueKey, BTreeMap<u64, WaitingSample>>,
-    /// The lead of the second client over the first one, which waits.
+    /// The leads of clients. The key is the client that waits and the client that was admitted
+    /// before it.
     leads: BTreeMap<(ClientId, ClientId), u32>,
-    /// The admissions at the timestamp `at`. They are evaluated together, since they are collected in any order and a refusal revokes those
-    /// that are not collected yet.
+    /// The admissions at the timestamp `at`. They are evaluated together, because permits are
+    /// collected in any order, and a refusal revokes the permits that are not collected yet.
     admitted: Vec<AdmittedSample>,
     at: Timestamp,
-    /// The number of refusals before `at`.
+    /// The number of refusals before the timestamp `at`.
     refusals: u64,
 }
 
 #[derive(Debug)]
 struct WaitingSample {
     since: Timestamp,
-    /// The number of later samples of the same queue that were admitted.
+    /// The number of later samples from the same queue that were admitted.
     overtakes: u32,
 }
 
 #[derive(Debug)]
 struct AdmittedSample {
     queue: QueueKey,
-    /// The sample's number in its queue. `None` for a readmission, which keeps the position from before a refusal.
+    /// The number of the sample in its queue. `None` for a readmission after a refusal, because it
+    /// keeps its earlier position.
     number: Option<u64>,
-    /// Whether the in-flight window had room for another request.
+    /// Whether the in-flight limit allowed another request.
     has_room: bool,
 }
 
-/// A queue of a client: its requests with a permit in flight, or those without.
+/// One of the two queues of a client: one for requests that hold an in-flight permit, and one for
+/// requests that do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct QueueKey {
     client: ClientId,
@@ -69,7 +74,7 @@ struct QueueKey {
 }
 
 impl FairnessMonitor {
-    /// Creates a monitor without waiting samples, which reports violations to `monitor`.
+    /// Creates a monitor that reports violations to `monitor`.
     pub fn new(monitor: Monitor, is_enabled: bool) -> Self {
         Self(Arc::new(Shared {
             monitor,
@@ -78,7 +83,7 @@ impl FairnessMonitor {
         }))
     }
 
-    /// Returns the session with an admission that is observed.
+    /// Returns the session with an admission that this monitor observes.
     pub(crate) fn observe(
         &self,
         session: Arc<dyn SessionContext>,
@@ -102,7 +107,7 @@ impl FairnessMonitor {
         })
     }
 
-    /// Records that a sample waits for admission.
+    /// Records that a sample begins to wait for admission.
     fn enqueue(&self, queue: QueueKey, at: Timestamp, samples: &ClassSnapshot) -> WaitGuard {
         let mut state = self.state_at(at, samples);
         state.last_number += 1;
@@ -120,12 +125,12 @@ impl FairnessMonitor {
         }
     }
 
-    /// Records that a sample is admitted.
+    /// Records that a sample has been admitted.
     fn admit(&self, admitted: AdmittedSample, at: Timestamp, samples: &ClassSnapshot) {
         self.state_at(at, samples).admitted.push(admitted);
     }
 
-    /// Records that a sample does not wait any longer.
+    /// Records that a sample no longer waits for admission.
     fn dequeue(&self, queue: QueueKey, number: u64) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -140,7 +145,8 @@ impl FairnessMonitor {
         }
     }
 
-    /// Returns the state at `at`, after evaluating the admissions of the previous timestamp.
+    /// Returns the state for the timestamp `at`. First evaluates the admissions of the previous
+    /// timestamp.
     fn state_at(&self, at: Timestamp, samples: &ClassSnapshot) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         let refusals = samples.counts.refusals;
@@ -178,7 +184,7 @@ impl State {
         has_samples(true) || has_samples(false)
     }
 
-    /// Updates the counts of the samples and clients that waited when a sample was admitted and still wait.
+    /// Counts, after an admission, the samples and clients that waited before it and still wait.
     fn count_passed(&mut self, admitted: &AdmittedSample) {
         let AdmittedSample {
             queue, has_room, ..
@@ -203,7 +209,7 @@ impl State {
         }
     }
 
-    /// Reduces the leads of all others over `client`, of which a sample was admitted.
+    /// Reduces the leads of other clients over `client`, because a sample of `client` was admitted.
     fn reduce_leads(&mut self, client: ClientId) {
         for ((waiter, _), lead) in &mut self.leads {
             if *waiter == client {
@@ -212,7 +218,7 @@ impl State {
         }
     }
 
-    /// Describes all violations and resets their counts.
+    /// Describes all violations, and resets the counts that have caused them.
     fn violations(&mut self) -> Vec<String> {
         let (at, mut violations) = (self.at, Vec::new());
         for ((waiter, leader), lead) in &mut self.leads {
@@ -238,7 +244,7 @@ impl State {
     }
 }
 
-/// A sample that waits for admission. Dropping it ends the wait.
+/// A guard for a sample that waits for admission. Dropping it records the end of the wait.
 #[derive(Debug)]
 struct WaitGuard {
     fairness: FairnessMonitor,
@@ -252,7 +258,7 @@ impl Drop for WaitGuard {
     }
 }
 
-/// An admission whose waiting samples are observed.
+/// An admission that reports waiting samples to a [`FairnessMonitor`].
 #[derive(Debug)]
 struct ObservedAdmission {
     inner: Arc<dyn Admission>,
@@ -286,7 +292,7 @@ impl Admission for ObservedAdmission {
             .await;
             if result.is_ok() {
                 let samples = samples();
-                // A sample that is admitted without waiting counts as the last one.
+                // A sample that is admitted without waiting counts as the last one in its queue.
                 let number = wait.as_ref().map_or(u64::MAX, |wait| wait.number);
                 let admitted = AdmittedSample {
                     queue,

@@ -1,4 +1,4 @@
-//! The kinds of faults, the operations that they affect, and their rates.
+//! The kinds of faults, the operations that each can affect, and their probabilities.
 
 use std::time::Duration;
 
@@ -6,75 +6,76 @@ use crate::named_enum::named_enum;
 use crate::op::Op;
 
 named_enum! {
-    /// A kind of fault of the network, the server, the executor or the caller's code.
+    /// A kind of fault of the network, the server, the executor or the code of the user.
     pub enum Fault {
         /// The connection is refused.
         ConnectionRefused = "connection-refused",
-        /// The request is lost, and the connection breaks.
+        /// The request is lost and the connection breaks.
         LostRequest = "lost-request",
-        /// The request is applied, and the connection breaks before the response.
+        /// The server applies the request, and the connection breaks before the response.
         LostResponse = "lost-response",
-        /// The request is applied, and the connection breaks in the body of the response.
+        /// The server applies the request, and the connection breaks in the body of the response.
         CutBody = "cut-body",
         /// No response arrives. The request may have been applied.
         NoResponse = "no-response",
-        /// The request is delayed, so that others overtake it.
+        /// The request is delayed, so that later requests overtake it.
         LateRequest = "late-request",
         /// The response is delayed.
         LateResponse = "late-response",
-        /// The request arrives a second time, later.
+        /// The request arrives at the server a second time, later.
         Duplicate = "duplicate",
-        /// 408 with a queue state.
+        /// The response is a 408 with a queue state.
         Timeout408 = "408",
-        /// 409.
+        /// The response is a 409.
         Conflict409 = "409",
-        /// 410.
+        /// The response is a 410.
         Gone410 = "410",
-        /// 402.
+        /// The response is a 402.
         Billing402 = "402",
-        /// 429 with `retry-after-ms`.
+        /// The response is a 429 with a `retry-after-ms` header.
         RateLimitedMs = "429-ms",
-        /// 429 with `Retry-After` in seconds.
+        /// The response is a 429 with a `Retry-After` header in seconds.
         RateLimitedSeconds = "429-s",
-        /// 429 with `Retry-After` as a date.
+        /// The response is a 429 with a `Retry-After` header that contains a date.
         RateLimitedDate = "429-date",
-        /// 429 with `retry_after_ms` in the body.
+        /// The response is a 429 with `retry_after_ms` in its body.
         RateLimitedBody = "429-body",
-        /// 429 without a hint.
+        /// The response is a 429 without a retry delay.
         RateLimited = "429",
-        /// 500. The request may have been applied.
+        /// The response is a 500. The server may have applied the request.
         Error500 = "500",
-        /// 502 with the page of a proxy. The request may have been applied.
+        /// The response is a 502 with the page of a proxy. The server may have applied the request.
         Error502 = "502",
-        /// 400 without a body.
+        /// The response is a 400 without a body.
         Empty400 = "400-empty",
-        /// 200 with the page of a proxy. The request may have been applied.
+        /// The response is a 200 with the page of a proxy. The server may have applied the request.
         Html = "html",
-        /// The body is truncated without an error.
+        /// The body of the response is truncated, but the connection reports no error.
         Truncated = "truncated",
-        /// The response has unknown fields and values.
+        /// The response contains unknown fields and values.
         UnknownFields = "unknown-fields",
-        /// The caller's transport layer panics.
+        /// A transport layer of the user panics.
         LayerPanic = "layer-panic",
-        /// The server pauses all jobs for a while because of lacking capacity.
+        /// The server pauses all jobs for a while, for lack of capacity.
         Capacity = "capacity",
-        /// A client and the server are partitioned for a while.
+        /// The network between a client and the server is interrupted for a while.
         Partition = "partition",
-        /// A proxy responds to all requests with 503 for a while.
+        /// A proxy answers all requests with 503 for a while.
         Outage = "outage",
-        /// The server stops with all jobs under way, and restarts with nothing but its checkpoints.
+        /// The server stops and loses all running jobs. After the restart, it has only its
+        /// checkpoints.
         Restart = "restart",
-        /// The engine fails the job.
+        /// The job of the request fails in the engine.
         JobFailure = "job-failure",
         /// The request waits for a connection before it is sent.
         SlowConnect = "slow-connect",
-        /// 429 whose body arrives seconds after its head.
+        /// The response is a 429 whose body arrives seconds after its head.
         RateLimitedSlowBody = "429-slow-body",
-        /// 429 with a hint of minutes.
+        /// The response is a 429 with a retry delay of minutes.
         RateLimitedLongHint = "429-long-hint",
-        /// Tasks of the client library are polled late, as on a busy runtime.
+        /// The executor polls tasks of the client library late, as a busy runtime would.
         BusyRuntime = "busy-runtime",
-        /// The program closes its session while calls are under way.
+        /// The program closes its session while calls are pending.
         CloseSession = "close-session",
         /// A client submits hundreds of samples at once.
         Burst = "burst",
@@ -84,47 +85,53 @@ named_enum! {
         Redirect = "redirect",
         /// The body of the response to a poll cannot be decoded.
         Undecodable = "undecodable",
-        /// The response to a poll is the page of a proxy with a 4xx status.
+        /// The response to a poll has a 4xx status and contains the page of a proxy.
         ProxyPage4xx = "4xx",
-        /// All shared polls of a client fail for a while, in one of the four ways above. Polls for single results succeed.
+        /// All shared polls of a client fail for a while, in one of four ways: TLS, redirect,
+        /// undecodable body, or proxy page. Polls for single results succeed.
         SharedPollOutage = "shared-poll-outage",
-        /// The cursor in the responses to shared polls decreases or is invalid for a while.
+        /// For a while, the cursor in the responses to shared polls decreases or is invalid.
         StaleCursor = "stale-cursor",
-        /// The responses to a client's acknowledgements are garbage or errors for a while.
+        /// For a while, the responses to a client's acknowledgements are errors or cannot be
+        /// decoded.
         GarbledAck = "garbled-ack",
-        /// All clients submit many samples at once, and some responses to the submissions are lost.
+        /// All clients submit many samples at the same time, and some responses to the submissions
+        /// are lost.
         ConcurrentBursts = "concurrent-bursts",
-        /// A client submits a long sequence of training calls, and the server takes half a minute to accept each.
+        /// A client submits a long sequence of training calls, and the server takes half a minute
+        /// to accept each of them.
         LongQueue = "long-queue",
-        /// The transport layer makes a request of the same class before it forwards a request.
+        /// A transport layer makes another request of the same route class before it forwards a
+        /// request.
         NestedRequest = "nested-request",
-        /// The transport layer delays a request, and its response, by up to a minute.
+        /// A transport layer delays a request, and again its response, by up to a minute each.
         SlowLayer = "slow-layer",
-        /// The log subscriber panics.
+        /// The log subscriber of the user panics.
         LogPanic = "log-panic",
-        /// The log subscriber reads the state of the client.
+        /// The log subscriber of the user reads the state of the client.
         LogReentry = "log-reentry",
     }
 }
 
 impl Fault {
-    /// The kinds that were added after the regression seeds were found. Without them a seed has the same plan as then.
+    /// The kinds of faults that were added after the regression seeds had been found. When these
+    /// kinds are excluded, a regression seed still has its original plan.
     pub const ADDED_LATER: &'static [Self] = Self::ALL.split_at(Self::ALL.len() - 19).1;
 
-    /// Returns whether the fault can affect requests of an operation.
+    /// Returns whether this fault can affect requests of the operation `op`.
     pub const fn affects(self, op: Op) -> bool {
         use Op as O;
         match self {
-            // A server ends a long poll with 408; for other operations it comes from a proxy.
+            // A server ends a long poll with 408. For submissions, the 408 comes from a proxy.
             Self::Timeout408 => matches!(op, O::Poll) || op.is_submission(),
             Self::Conflict409 => op.is_submission() || matches!(op, O::CreateSampler),
             Self::Gone410 | Self::Capacity => matches!(op, O::Poll),
-            // A heartbeat needs no readable response.
+            // The client does not read the response to a heartbeat.
             Self::Billing402 => !matches!(op, O::Heartbeat | O::Finish),
             Self::Duplicate | Self::LogPanic | Self::LogReentry => !matches!(op, O::Finish),
-            // A transport layer does not see heartbeats.
+            // Heartbeats do not pass through transport layers.
             Self::LayerPanic | Self::SlowLayer => !matches!(op, O::Heartbeat),
-            // The nested request needs a session.
+            // The nested request is made on a session, which must exist.
             Self::NestedRequest => !matches!(op, O::Heartbeat | O::Config | O::CreateSession),
             Self::CloseSession => matches!(op, O::Finish),
             Self::Burst | Self::ConcurrentBursts => matches!(op, O::Sample),
@@ -152,7 +159,8 @@ impl Fault {
         }
     }
 
-    /// Returns whether the fault is planned for a period of time, instead of being drawn for each request.
+    /// Returns whether the fault lasts for a planned period, instead of being drawn for each
+    /// request.
     pub const fn is_timed(self) -> bool {
         matches!(
             self,
@@ -171,7 +179,8 @@ impl Fault {
         )
     }
 
-    /// Returns whether the fault affects single requests, and not the server, the executor, the programs or the log subscriber.
+    /// Returns whether the fault affects single requests. Other faults affect the server, the
+    /// executor, the programs or the log subscriber.
     pub const fn is_of_requests(self) -> bool {
         !matches!(
             self,
@@ -185,7 +194,7 @@ impl Fault {
         )
     }
 
-    /// Returns whether the fault happens in the caller's transport layer, above the network.
+    /// Returns whether the fault happens in a transport layer of the user, above the network.
     pub const fn is_of_layer(self) -> bool {
         matches!(
             self,
@@ -193,7 +202,7 @@ impl Fault {
         )
     }
 
-    /// Returns whether the response is a 429.
+    /// Returns whether the fault is a 429 response.
     pub const fn is_rate_limit(self) -> bool {
         matches!(
             self,
@@ -208,17 +217,19 @@ impl Fault {
     }
 }
 
-/// The probabilities of the faults that are drawn for each request.
+/// The probability of each fault that is drawn for single requests.
 #[derive(Debug, Clone, Default)]
 pub struct FaultRates(pub Vec<(Fault, f64)>);
 
 impl FaultRates {
-    /// Selects the fault of a request of `op` by a random number in `0.0..1.0`.
+    /// Selects the fault of a request for the operation `op`. `unit` is a random number in
+    /// `0.0..1.0`.
     pub fn select(&self, op: Op, unit: f64) -> Option<Fault> {
         self.select_where(unit, |fault| fault.affects(op))
     }
 
-    /// Selects one of the faults for which `is_possible` returns `true` by a random number in `0.0..1.0`.
+    /// Selects one of the faults for which `is_possible` returns `true`. `unit` is a random number
+    /// in `0.0..1.0`.
     pub fn select_where(&self, unit: f64, is_possible: impl Fn(Fault) -> bool) -> Option<Fault> {
         let mut cumulative = 0.0;
         let mut possible = self.0.iter().filter(|(fault, _)| is_possible(*fault));
@@ -229,7 +240,7 @@ impl FaultRates {
         selected.map(|(fault, _)| *fault)
     }
 
-    /// Returns the probability of a fault.
+    /// Returns the probability of a fault, or `None` if it does not occur.
     pub fn of(&self, fault: Fault) -> Option<f64> {
         let rate = self.0.iter().find(|(other, _)| *other == fault);
         rate.map(|(_, rate)| *rate)
@@ -239,18 +250,18 @@ impl FaultRates {
 /// A fault that lasts for a period of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimedFault {
-    /// The kind.
+    /// The kind of the fault.
     pub fault: Fault,
-    /// The start, as time since the beginning of the run.
+    /// The start of the fault, as the time since the beginning of the run.
     pub start: Duration,
-    /// The duration.
+    /// The duration of the fault.
     pub duration: Duration,
-    /// The affected client, or all clients if `None`.
+    /// The index of the affected client. `None` if the fault affects all clients.
     pub client: Option<usize>,
 }
 
 impl TimedFault {
-    /// Returns whether the fault affects a client at a time.
+    /// Returns whether the fault affects a client at the time `at` since the beginning of the run.
     pub fn is_active(&self, at: Duration, client: usize) -> bool {
         self.start <= at
             && at < self.start + self.duration

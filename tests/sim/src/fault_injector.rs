@@ -11,10 +11,10 @@ use crate::op::Op;
 use crate::plan::{CallKind, HandleUse, Plan};
 use crate::rng::Rng;
 
-/// The probability that a submission fails during concurrent bursts.
+/// The probability that a submission fails during [`Fault::ConcurrentBursts`].
 const BURST_FAILURES: f64 = 0.3;
 
-/// Draws the faults of a run and counts them.
+/// A source of the faults of a run. It draws the faults and counts them.
 #[derive(Debug)]
 pub struct FaultInjector {
     clock: ManualClock,
@@ -26,18 +26,19 @@ pub struct FaultInjector {
     faults_end: Duration,
     deduplicates: bool,
     coverage: Mutex<Coverage>,
-    /// The operation of the request that completed last.
+    /// The operation of the request that completed last. Faults of the log subscriber are counted
+    /// for it.
     last_op: Mutex<Op>,
 }
 
-/// The properties of a request that determine its possible faults.
+/// The properties of a request that determine which faults are possible.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestInfo {
-    /// The operation.
+    /// The operation of the request.
     pub op: Op,
-    /// The index of the client.
+    /// The index of the client that sends the request.
     pub client: usize,
-    /// Whether the request is a heartbeat. Heartbeats bypass the caller's transport layer.
+    /// Whether the request is a heartbeat. Heartbeats do not pass through transport layers.
     pub is_heartbeat: bool,
     /// Whether the request is a shared poll that only acknowledges results.
     pub is_acknowledgement: bool,
@@ -46,7 +47,7 @@ pub struct RequestInfo {
 }
 
 impl FaultInjector {
-    /// Creates an injector of the faults of `plan`.
+    /// Creates an injector that draws the faults of `plan`.
     pub fn new(plan: &Plan, clock: ManualClock, rng: &Rng) -> Self {
         Self {
             clock,
@@ -62,7 +63,7 @@ impl FaultInjector {
         }
     }
 
-    /// Draws the fault of a request that is sent now.
+    /// Draws the fault of a request that is about to be sent. Returns `None` if it has no fault.
     pub fn draw(&self, request: RequestInfo) -> Option<Fault> {
         let RequestInfo { op, client, .. } = request;
         let now = self.clock.now().since_origin();
@@ -94,13 +95,14 @@ impl FaultInjector {
         fault.filter(|fault| match fault {
             Fault::NestedRequest => !request.is_heartbeat && !request.is_nested,
             fault if fault.is_of_layer() => !request.is_heartbeat,
-            // Without deduplication, the network must not be the cause of a repeated submission.
+            // Without deduplication, a repeated submission must be the fault of the client, so the
+            // network does not cause one.
             Fault::Duplicate => self.deduplicates || !op.is_submission(),
             fault => fault.is_of_requests(),
         })
     }
 
-    /// Draws the fault of the log subscriber after a log line.
+    /// Draws a fault of the log subscriber, after each log line.
     pub fn draw_for_log_line(&self) -> Option<Fault> {
         if self.is_over() {
             return None;
@@ -114,7 +116,7 @@ impl FaultInjector {
         Some(fault)
     }
 
-    /// Draws whether a job of the engine fails.
+    /// Draws whether a job for the operation `op` fails in the engine.
     pub fn draw_job_failure(&self, op: Op) -> bool {
         if self.is_over() {
             return false;
@@ -127,7 +129,7 @@ impl FaultInjector {
         fails
     }
 
-    /// Records the operation of a request that has completed.
+    /// Records the operation of the request that has just completed.
     pub fn set_last_op(&self, op: Op) {
         *self.last_op.lock().unwrap_or_else(PoisonError::into_inner) = op;
     }
@@ -137,22 +139,23 @@ impl FaultInjector {
         self.lock().record_fault(fault, op);
     }
 
-    /// Counts a request that was not sent since its gate closed while it waited for a connection.
+    /// Counts a request that waited for a connection, and was then not sent because its gate had
+    /// closed.
     pub fn record_held(&self, op: Op) {
         self.lock().record_held(op);
     }
 
-    /// Counts the use of a call's handle.
+    /// Counts how the program used the handle of a call.
     pub fn record_handle_use(&self, handle_use: HandleUse, kind: CallKind) {
         self.lock().record_handle_use(handle_use, kind);
     }
 
-    /// Returns the counts so far.
+    /// Returns the counts of this run so far.
     pub fn coverage(&self) -> Coverage {
         self.lock().clone()
     }
 
-    /// Returns whether the time with faults is over.
+    /// Returns whether the period with faults has ended.
     fn is_over(&self) -> bool {
         self.clock.now().since_origin() >= self.faults_end
     }

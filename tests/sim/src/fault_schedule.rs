@@ -1,4 +1,5 @@
-//! Draws the faults of a plan: the rates of faults of single requests, and the periods of timed faults.
+//! Draws the faults of a plan: the probabilities of faults of single requests, and the periods of
+//! timed faults.
 
 use std::time::Duration;
 
@@ -7,13 +8,15 @@ use crate::rng::Rng;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Draws the rates of faults. Each run has a subset of the faults, so that no fault masks another one in all runs.
+/// Draws the probabilities of the faults of single requests. Each run has only a subset of the
+/// faults, so that no fault hides another one in every run.
 pub(crate) fn rates(rng: &Rng) -> FaultRates {
     let mut rates = FaultRates::default();
     for fault in Fault::ALL {
         let (is_included, rate) = (rng.gen_bool(0.3), *rng.choose(&[0.01, 0.03, 0.1]));
         let rate = match fault {
-            // Faults that end an operation or delay it by minutes are rare, so that the others meet operations under way.
+            // These faults end an operation or delay it by minutes. They are rare, so that the
+            // other faults meet pending operations.
             Fault::Conflict409
             | Fault::Gone410
             | Fault::Html
@@ -33,7 +36,7 @@ pub(crate) fn rates(rng: &Rng) -> FaultRates {
     rates
 }
 
-/// Draws the faults of the server and the network.
+/// Draws the timed faults of the server and the network.
 pub(crate) fn server_faults(
     rng: &Rng,
     faults_end: Duration,
@@ -63,7 +66,7 @@ pub(crate) fn server_faults(
     faults
 }
 
-/// Draws the faults of the executor and the programs.
+/// Draws the timed faults of the executor and of the programs.
 pub(crate) fn runtime_faults(rng: &Rng, faults_end: Duration, clients: usize) -> Vec<TimedFault> {
     let mut faults = Vec::new();
     for (fault, probability, longest) in [
@@ -84,7 +87,7 @@ pub(crate) fn runtime_faults(rng: &Rng, faults_end: Duration, clients: usize) ->
     faults
 }
 
-/// Draws the faults of shared polls and the periods of high load.
+/// Draws the timed faults of shared polls, and the periods of high load.
 pub(crate) fn client_faults(rng: &Rng, faults_end: Duration, clients: usize) -> Vec<TimedFault> {
     let mut faults = Vec::new();
     for (fault, probability, shortest, longest) in [
@@ -108,7 +111,7 @@ pub(crate) fn client_faults(rng: &Rng, faults_end: Duration, clients: usize) -> 
     faults
 }
 
-/// Draws a start in the first `permille` thousandths of the time with faults.
+/// Draws a start time in the first `permille` thousandths of the period with faults.
 fn start(rng: &Rng, faults_end: Duration, permille: u64) -> Duration {
     faults_end.mul_f64(rng.below(permille) as f64 / 1000.0)
 }

@@ -1,4 +1,5 @@
-//! Checks invariants at the end of a run: outcomes of calls, order of operations, weights, and log lines.
+//! Checks invariants at the end of a run: outcomes of calls, order of operations, weights, and log
+//! lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use crate::plan::CallKind;
 use crate::real_engine::RealEngine;
 use crate::recording_engine::{ModelOp, ModelRecord, RecordingEngine, Weights};
 
-/// Checks the outcomes of calls against the operations that the engine has applied.
+/// Checks the outcomes of calls, and the state of the models, against the operations that the
+/// engine has applied.
 pub fn calls_and_models(
     calls: &[(CallId, CallRecord)],
     engine: &RecordingEngine,
@@ -29,7 +31,8 @@ pub fn calls_and_models(
     violations
 }
 
-/// Checks that no line contains the API key, and that the number of lines about a request is bounded.
+/// Checks that no log line contains the API key, and that the number of log lines about each
+/// request is bounded.
 pub fn log_lines(log: &LogSummary, monitor: &Monitor) -> Vec<Violation> {
     let mut violations = Vec::new();
     for line in &log.lines_with_key {
@@ -47,7 +50,8 @@ pub fn log_lines(log: &LogSummary, monitor: &Monitor) -> Vec<Violation> {
     violations
 }
 
-/// Checks that each recovered error was logged and counted exactly once, and that no other line reports an error.
+/// Checks that each recovered error was both logged and counted exactly once, and that no other log
+/// line reports an error.
 pub fn error_counters(log: &LogSummary, counts: &RecoveredErrorCounts) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (kind, counted) in counts.iter() {
@@ -66,7 +70,7 @@ pub fn error_counters(log: &LogSummary, counts: &RecoveredErrorCounts) -> Vec<Vi
     violations
 }
 
-/// Checks that each call completed once, before its deadline, with its own result.
+/// Checks that each call completed exactly once, before its deadline, and with its own result.
 fn check_completion(calls: &[(CallId, CallRecord)], violations: &mut Vec<Violation>) {
     for (call, record) in calls {
         if record.completions > 1 {
@@ -87,7 +91,7 @@ fn check_completion(calls: &[(CallId, CallRecord)], violations: &mut Vec<Violati
     }
 }
 
-/// Returns the operations that a call requests from the engine, in order.
+/// Returns the operations that the engine must run for a call, in order.
 fn requested_ops(call: CallId, record: &CallRecord) -> Vec<ModelOp> {
     let indices = |count: u8| 0..u32::from(count);
     match record.kind {
@@ -105,7 +109,8 @@ fn requested_ops(call: CallId, record: &CallRecord) -> Vec<ModelOp> {
     }
 }
 
-/// Checks that all operations of a successful call were applied, and none of a call that reports that it was not sent.
+/// Checks that all operations of each successful call were applied. Checks that no operation was
+/// applied for a call whose error says that nothing was sent.
 fn check_outcomes(
     calls: &[(CallId, CallRecord)],
     models: &BTreeMap<String, ModelRecord>,
@@ -115,7 +120,8 @@ fn check_outcomes(
         let Some(model) = record.model.as_ref().and_then(|model| models.get(model)) else {
             continue;
         };
-        // The engine cannot tell the loads of the same checkpoint apart. Only their order is checked.
+        // Several loads of one checkpoint look the same to the engine, so only their order is
+        // checked.
         if record.kind == CallKind::Load {
             continue;
         }
@@ -148,7 +154,8 @@ fn check_outcomes(
     }
 }
 
-/// Checks that each model has applied the requested operations in the order of the calls, and each at most once.
+/// Checks that each model has applied the requested operations in the order of the calls, and each
+/// operation at most once.
 fn check_order(
     calls: &[(CallId, CallRecord)],
     models: &BTreeMap<String, ModelRecord>,
@@ -170,11 +177,12 @@ fn check_order(
     }
 }
 
-/// Checks that the simulated weights are those of the applied operations, each applied once.
+/// Checks that the simulated weights result from the recorded operations, each applied once.
 fn check_weights(models: &BTreeMap<String, ModelRecord>, violations: &mut Vec<Violation>) {
     let mut saved: BTreeMap<CallId, u64> = BTreeMap::new();
     let mut remaining: Vec<(&String, &ModelRecord)> = models.iter().collect();
-    // A model may load checkpoints of other models, so the models are replayed in rounds.
+    // A model may load checkpoints of other models, so the loop repeats until all models have been
+    // replayed.
     while !remaining.is_empty() {
         let before = remaining.len();
         remaining.retain(|(id, model)| match replay(model, &mut saved) {
@@ -196,8 +204,8 @@ fn check_weights(models: &BTreeMap<String, ModelRecord>, violations: &mut Vec<Vi
     }
 }
 
-/// Checks that the tensors of each model (weights, optimizer state and gradients) equal those of a run of the applied calls without
-/// faults, bit by bit.
+/// Checks the tensors of each model: weights, optimizer state and gradients. They must be equal,
+/// bit by bit, to those after a replay of the applied calls without faults.
 fn check_tensors(real: &RealEngine, violations: &mut Vec<Violation>) {
     for rejected in real.rejected() {
         let text = format!("the engine rejected {rejected}");
@@ -221,7 +229,8 @@ fn check_tensors(real: &RealEngine, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Returns the weights after the operations of a model, or `None` if it loads a checkpoint that is not in `saved` yet.
+/// Returns the weights after the operations of a model. Returns `None` if the model loads a
+/// checkpoint that is not in `saved` yet.
 fn replay(model: &ModelRecord, saved: &mut BTreeMap<CallId, u64>) -> Option<Weights> {
     let mut weights = Weights::INITIAL;
     let mut saved_here = saved.clone();
@@ -281,7 +290,8 @@ mod tests {
         BTreeMap::from([("m".to_owned(), model)])
     }
 
-    /// Returns the invariants that are violated if a model applies `ops` for a pass of two data and a step.
+    /// Checks a model that applied `ops` after the program had called a pass with two data and an
+    /// optimizer step. Returns the violated invariants.
     fn violated(ops: Vec<ModelOp>) -> Vec<Invariant> {
         let calls = [
             (1, call(CallKind::ForwardBackward(2))),
@@ -295,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn reordered_and_repeated_operations_are_found() {
+    fn checks_find_reordered_and_repeated_operations() {
         let first = ModelOp::ForwardBackward(1, 0);
         let second = ModelOp::ForwardBackward(1, 1);
         let step = ModelOp::OptimStep(2);

@@ -1,4 +1,4 @@
-//! The shared state of a run, and the creation of sessions.
+//! The state that all parts of a run share, and the creation of sessions.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -23,33 +23,34 @@ use crate::plan::Plan;
 use crate::recording_engine::RecordingEngine;
 use crate::rng::Rng;
 
-/// The shared state of a run.
+/// The state that all parts of a run share.
 #[derive(Debug)]
 pub struct Harness {
-    /// The plan.
+    /// The plan of the run.
     pub plan: Plan,
-    /// The bug that is built into the client.
+    /// The bug that is built into the client, if any.
     pub control: Option<Control>,
-    /// The calls of the programs.
+    /// The log of the calls that the programs have made.
     pub calls: CallLog,
-    /// The engine of the server.
+    /// The engine of the embedded server.
     pub engine: Arc<RecordingEngine>,
-    /// The network.
+    /// The simulated network.
     pub network: Arc<Network>,
-    /// Spawns tasks of the programs.
+    /// The spawner for tasks of the programs.
     pub program_spawner: Arc<dyn Spawn>,
-    /// Spawns tasks of the client library.
+    /// The spawner for tasks of the client library.
     pub client_spawner: Arc<dyn Spawn>,
-    /// Spawns tasks of the server, the network and the harness.
+    /// The spawner for tasks of the server, the network and the harness.
     pub server_spawner: Arc<dyn Spawn>,
     pub(crate) endpoints: Endpoints,
-    /// Kept to the end of the run, so that the learned limits outlive a lost session.
+    /// The endpoint of the server. It is kept until the end of the run, so that the limits that the
+    /// client has learned outlive a lost session.
     pub(crate) endpoint: Mutex<Option<Endpoint>>,
     pub(crate) rng: Rng,
     pub(crate) session_count: AtomicU64,
     /// For each session id, whether the program has closed the session.
     pub(crate) closed_flags: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
-    /// The recovered errors of all clients.
+    /// The counts of recovered errors of all clients.
     pub(crate) recovered_errors: Arc<RecoveredErrors>,
 }
 
@@ -59,7 +60,7 @@ impl Harness {
         &self.network.clock
     }
 
-    /// Records the outcome of a call.
+    /// Records the outcome of a call at the current time.
     pub fn complete(&self, call: CallId, outcome: CallOutcome) {
         let text = match &outcome {
             CallOutcome::Ok => "ok".to_owned(),
@@ -73,7 +74,7 @@ impl Harness {
     /// Creates a session for a client.
     ///
     /// # Errors
-    /// If the server cannot be reached or rejects the session.
+    /// Returns an error if the server cannot be reached or rejects the session.
     pub async fn create_session(&self, client: usize) -> Result<ServiceClient, Error> {
         let key = EndpointKey::new(BaseUrl::parse("http://simulated")?, CANARY_KEY.as_bytes());
         let endpoint = self.endpoints.get_or_create(key);
@@ -120,7 +121,7 @@ impl Harness {
             tracing::info!(key = CANARY_KEY, "connecting");
         }
         let service = ServiceClient::from_session(Session::open(parts, options).await?);
-        // Weak, since the session owns its transport.
+        // The reference is weak, because the session owns its transport.
         let _ = session.set(Arc::downgrade(&service.context()));
         let id = service.session_id();
         let now = self.clock().now();
@@ -129,7 +130,8 @@ impl Harness {
         Ok(service)
     }
 
-    /// Returns the session for the clients of a program, with the bug of the control and with the monitor of its admissions.
+    /// Returns the session that the clients of a program use. It contains the bug of the negative
+    /// control, if any, and a monitor of its admissions.
     pub fn session_context(&self, service: &ServiceClient) -> Arc<dyn SessionContext> {
         let session = service.context();
         let session = match self.control {
@@ -142,7 +144,7 @@ impl Harness {
         }
     }
 
-    /// Records that the program closes a session now.
+    /// Records that the program has just closed a session.
     pub fn session_closed(&self, session: &str) {
         self.session_released(session);
         if let Some(is_closed) = self.lock_closed_flags().get(session) {
@@ -150,12 +152,12 @@ impl Harness {
         }
     }
 
-    /// Records that the program has released a session, which may expire now.
+    /// Records that the program has released a session. The session may now expire.
     pub fn session_released(&self, session: &str) {
         self.network.monitor.session_released(session);
     }
 
-    /// Records that the server has ended a session since it received no heartbeats.
+    /// Records that a session has expired on the server, because it received no heartbeats.
     pub(crate) fn session_expired(&self, session: &str) {
         let now = self.clock().now();
         self.network.trace.push(format_args!("{session} expired"));
@@ -163,7 +165,7 @@ impl Harness {
         self.network.monitor.session_expired(session, now, expiry);
     }
 
-    /// Checks that an error and its sources do not contain the API key.
+    /// Checks that neither an error nor its sources contain the API key.
     pub fn check_error_for_key(&self, error: &Error) {
         let mut text = format!(
             "{error} {error:?} {}",
@@ -184,7 +186,8 @@ impl Harness {
         }
     }
 
-    /// Checks at the end of the run that no permits are held and no endpoint is left in the registry.
+    /// Checks at the end of the run that no permits are held, and that the registry contains no
+    /// endpoint.
     pub(crate) fn check_limits(&self) {
         let monitor = &self.network.monitor;
         let Some(endpoint) = self.lock_endpoint().take() else {

@@ -5,60 +5,64 @@
 pub enum Invariant {
     /// A call completes exactly once, before its deadline.
     Completion,
-    /// The outcome that a call reports agrees with what the server has applied.
+    /// The outcome that a call reports agrees with the operations that the server has applied.
     Outcome,
-    /// Requests of a model are applied at most once, in the order of the calls.
+    /// The server applies the requests of a model at most once, in the order of the calls.
     Order,
-    /// The weights of a model are the result of its applied calls alone.
+    /// The weights of a model result from its applied calls alone.
     Weights,
-    /// A server without deduplication receives no pass or step twice.
+    /// A server without deduplication receives no forward-backward pass or optimizer step twice.
     AtMostOnce,
-    /// No request is sent before the `retry-after` hint of a refusal has elapsed.
+    /// After a 429, no request is sent before the `retry-after` delay has passed.
     RetryAfter,
-    /// The deadline of a backoff gate never decreases.
+    /// The time at which a rate limiter gate opens never moves to an earlier time.
     Backoff,
     /// The rate of polls for a result is bounded.
     PollRate,
-    /// A session does not expire while its client lives and the network works.
+    /// A session does not expire as long as its client exists and the network works.
     SessionLiveness,
-    /// At the end of a run no task, permit, byte or registry entry is left.
+    /// At the end of a run, the client has no tasks, permits, reserved bytes or registry entries
+    /// left.
     NoLeaks,
-    /// A panic is reported to the affected calls and ends nothing else.
+    /// A panic is reported to the affected calls, and all other calls continue.
     PanicIsolation,
-    /// The API key is in no log line, error or `Debug` output.
+    /// The API key is not in any log line, error or `Debug` output.
     KeySecrecy,
-    /// The number of log lines about a request grows only logarithmically with its polls.
+    /// The number of log lines about a request grows only with the logarithm of the number of its
+    /// polls.
     LogVolume,
     /// Each recovered error is counted exactly once.
     ErrorCounters,
-    /// The run ends: there is neither a deadlock nor a livelock.
+    /// The run ends without a deadlock or a livelock.
     Termination,
-    /// No submission is sent after its session was closed.
+    /// The client sends no submission after its session was closed.
     ClosedSession,
-    /// A call that gets no connection is retried until its retry window has elapsed.
+    /// A call that gets no connection is retried until the time limit for retries has passed.
     RetryWindow,
-    /// A call fails at once if its backoff gate opens after its deadline.
+    /// A call fails at once if its gate will only open after the deadline of the call.
     AdmissionDeadline,
-    /// A call in a queue that advances does not count as stalled.
+    /// A call does not fail as stalled while its queue advances.
     QueueProgress,
-    /// The rate of polls increases gradually after a pause.
-    PollRamp,
+    /// After a pause, the rate of polls increases gradually.
+    GradualPolls,
     /// The rate of shared polls and of acknowledgements is bounded.
     SharedPollRate,
-    /// A sample fails only because of its own requests, not those of other samples.
+    /// A sample fails only because of its own requests, and not because of requests of other
+    /// samples.
     FailureIsolation,
     /// Clients are admitted in turn, and the requests of a client in FIFO order.
     Fairness,
-    /// A request that a transport layer makes is sent or fails at once.
+    /// A request that a transport layer makes is sent at once or fails at once.
     NestedRequests,
-    /// A log subscriber may read the state of the client: it runs without locks.
+    /// A log subscriber may read the state of the client, because no lock is held while the
+    /// subscriber runs.
     SubscriberReentrancy,
 }
 
 /// A violation of an invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The violated invariant.
+    /// The invariant that was violated.
     pub invariant: Invariant,
     /// A description of the violation.
     pub text: String,

@@ -1,9 +1,11 @@
-//! Deterministic simulation of whole clients and a server in virtual time, on one thread, with seeded faults.
+//! Deterministic simulation of whole clients and a server in virtual time, on one thread, with
+//! seeded faults.
 //!
-//! A [`plan`] is drawn from a seed: clients, their programs, and faults. The [`simulation`] runs it on an [`executor`] that picks the
-//! next task at random and advances the clock when no task is ready. All randomness comes from the seed, so a seed reproduces the same
-//! run, also in another process: the hashes of the [`trace`]s are equal. Each run is checked against the [`invariant`]s, by the
-//! [`monitor`] while it runs and by the [`final_checks`] at its end.
+//! A [`plan`] is drawn from a seed: clients, their programs, and faults. The [`simulation`] runs
+//! the plan on an [`executor`] that picks the next task at random and advances the clock when no
+//! task is ready. All randomness comes from the seed, so a seed always gives the same run, even in
+//! another process: the hashes of the [`trace`]s are equal. The [`monitor`] checks [`invariant`]s
+//! during the run, and the [`final_checks`] check them at its end.
 
 pub mod call_log;
 pub mod client_transport;

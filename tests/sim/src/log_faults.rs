@@ -1,4 +1,4 @@
-//! Faults of the caller's log subscriber: it panics, or reads the state of the client.
+//! Faults of the user's log subscriber: it panics, or reads the state of the client.
 
 use std::panic::resume_unwind;
 use std::sync::{Arc, mpsc};
@@ -11,10 +11,11 @@ use crate::fault::Fault;
 use crate::harness::Harness;
 use crate::invariant::Invariant;
 
-/// The real time after which the state counts as locked by the thread that called the subscriber.
+/// The real time within which another thread must be able to read the state. After this time, the
+/// simulator reports that the thread which called the subscriber holds a lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Injects a fault of the log subscriber after a line of a client, if one is drawn.
+/// Draws a fault of the log subscriber after a log line of a client, and injects it.
 pub(crate) fn inject(harness: &Harness) {
     // A second panic would abort the process.
     if thread::panicking() {
@@ -23,7 +24,7 @@ pub(crate) fn inject(harness: &Harness) {
     match harness.network.injector.draw_for_log_line() {
         Some(Fault::LogPanic) => {
             harness.network.faulty_queue.lose_next_wake_up();
-            // Bypasses the panic hook, which would print the panic.
+            // `resume_unwind` bypasses the panic hook, which would print the panic.
             resume_unwind(Box::new("the log subscriber panicked"));
         }
         Some(Fault::LogReentry) => read_state(harness),
@@ -31,7 +32,8 @@ pub(crate) fn inject(harness: &Harness) {
     }
 }
 
-/// Reads the state of the client that is guarded by locks, on another thread so that a lock held by this thread is detected.
+/// Reads the state of the client that is guarded by locks. Reads it on another thread, so that a
+/// lock held by this thread is detected.
 fn read_state(harness: &Harness) {
     let network = &harness.network;
     let endpoint = harness.lock_endpoint().clone();
@@ -49,7 +51,8 @@ fn read_state(harness: &Harness) {
     let reader = thread::spawn(move || {
         limiter.snapshot();
         for class in RouteClass::ALL {
-            // A response to a request that was sent before all failures changes nothing.
+            // This reports a response to a request that was sent before all failures, so it changes
+            // nothing.
             outages.of(class).answered(Timestamp::ORIGIN, now);
         }
         faulty_queue.wait_for_lock();

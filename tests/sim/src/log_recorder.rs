@@ -1,4 +1,5 @@
-//! A log subscriber that records the log lines of a run: lines with the API key, the lines of each request, and recovered errors.
+//! A log subscriber that records the log of a run: lines that contain the API key, the number of
+//! lines about each request, and recovered errors.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -9,10 +10,10 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// The API key of all clients, which must not be logged.
+/// The API key of all clients. The simulator searches the log and the errors for it.
 pub const CANARY_KEY: &str = "tml-canary-d41d8cd98f00b204";
 
-/// Records the log lines of a run. Clones share the records.
+/// A recorder of the log lines of a run. Clones share the records.
 #[derive(Clone, Default)]
 pub struct LogRecorder {
     summary: Arc<Mutex<LogSummary>>,
@@ -21,61 +22,66 @@ pub struct LogRecorder {
     on_client_line: Arc<OnceLock<OnClientLine>>,
 }
 
-/// A callback with the id of a session that expired.
+/// A callback that receives the id of an expired session.
 type OnSessionExpired = Box<dyn Fn(&str) + Send + Sync>;
-/// A callback after each log line of a client.
+/// A callback that runs after each log line of a client.
 type OnClientLine = Box<dyn Fn() + Send + Sync>;
 
-/// The first words of messages of clients that report no error, or an error that is reported or counted elsewhere.
+/// The beginnings of client log messages that need no counter: they report no error, or an error
+/// that is reported or counted elsewhere.
 const UNCOUNTED_MESSAGES: [&str; 15] = [
-    // Counted by the limiter.
+    // The limiter counts these.
     "rate limited",
     "sending a probe after a pause",
     "requests are accepted again",
     "in-flight window changed",
     "clients of one server and key request different limits",
-    // Reported as events of the session.
+    // The session reports these as events.
     "the server has ended the session",
     "a heartbeat got through again",
-    // Logged once for each outage. The failed attempts are counted.
+    // This is logged once for each outage. The failed attempts are counted.
     "the server is failing; probing it",
     "the server does not answer; requests are repeated",
     "the server answers again",
-    // Logged once for each text.
+    // This is logged once for each text.
     "deprecation notice",
-    // Logged at most once a minute. The attempts are counted.
+    // This is logged at most once a minute. The attempts are counted.
     "the server requires payment",
     "paused by the server",
-    // Metrics that cannot be merged over the chunks of a request.
+    // These are about metrics that cannot be merged over the chunks of a request.
     "metric dropped from the merged result: a chunk has no value",
     "metric dropped from the merged result: its chunks differ",
 ];
 
-/// What was logged so far.
+/// A summary of the log of a run.
 #[derive(Debug, Clone, Default)]
 pub struct LogSummary {
-    /// The number of lines at the levels `INFO` and above, by the request id that they mention.
+    /// The number of lines at the levels `INFO`, `WARN` and `ERROR` that mention a request, by
+    /// request id.
     pub lines_by_request: BTreeMap<String, u64>,
     /// The lines that contain the API key.
     pub lines_with_key: Vec<String>,
-    /// The number of lines of clients that report a recovered error, by its kind.
+    /// The number of log lines of clients that report a recovered error, by the kind of the error.
     pub recovered_errors: BTreeMap<String, u64>,
-    /// The lines of clients that neither report a recovered error nor are in `UNCOUNTED_MESSAGES`.
+    /// The log lines of clients that neither report a recovered error nor begin with one of
+    /// `UNCOUNTED_MESSAGES`.
     pub uncounted_lines: Vec<String>,
 }
 
 impl LogRecorder {
-    /// Calls `callback` with the id of each session that expires. Only the first callback is used.
+    /// Registers a callback that receives the id of each session that expires. Only the first
+    /// registered callback is used.
     pub fn on_session_expired(&self, callback: impl Fn(&str) + Send + Sync + 'static) {
         let _ = self.on_session_expired.set(Box::new(callback));
     }
 
-    /// Calls `callback` after each line of a client, without holding a lock. Only the first callback is used.
+    /// Registers a callback that runs after each log line of a client. No lock is held while the
+    /// callback runs. Only the first registered callback is used.
     pub fn on_client_line(&self, callback: impl Fn() + Send + Sync + 'static) {
         let _ = self.on_client_line.set(Box::new(callback));
     }
 
-    /// Returns what was logged so far.
+    /// Returns a summary of the log so far.
     pub fn summary(&self) -> LogSummary {
         self.lock().clone()
     }
@@ -103,7 +109,7 @@ impl LogRecorder {
     }
 }
 
-/// Returns whether a target is in a crate of the client.
+/// Returns whether a log target belongs to a crate of the client.
 fn is_of_client(target: &str) -> bool {
     let name = target.split("::").next().unwrap_or(target);
     match name.strip_prefix("tinkers_") {
@@ -112,7 +118,7 @@ fn is_of_client(target: &str) -> bool {
     }
 }
 
-/// A formatted line and its fields.
+/// A log line: its formatted text and its fields.
 #[derive(Default)]
 struct LogLine {
     text: String,
@@ -195,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_errors_without_counter_are_found() {
+    fn logged_client_errors_without_a_counter_are_found() {
         let recorder = LogRecorder::default();
         tracing::subscriber::with_default(recorder.clone(), || {
             tracing::debug!(target: "tinkers_session::refresh", recovered_error = "refresh", "as it was");

@@ -1,4 +1,4 @@
-//! Runs seeds, reports the results, and shrinks a failing seed.
+//! Runs seeds, reports the results, and simplifies the plan of a failing seed.
 #![expect(clippy::print_stdout, reason = "the program prints its results")]
 
 use std::process::ExitCode;
@@ -57,7 +57,7 @@ struct Arguments {
     trace: bool,
 }
 
-/// Returns the names of the faults and the controls for the help text.
+/// Returns the names of the faults and of the negative controls for the help text.
 fn names() -> String {
     let faults = Fault::ALL.map(Fault::name).join(", ");
     let controls = Control::ALL.map(Control::name).join(", ");
@@ -66,7 +66,7 @@ fn names() -> String {
     )
 }
 
-/// The faults that are injected with `--case`.
+/// The value of `--case`: which faults are injected.
 #[derive(Debug, Clone, Copy)]
 enum Case {
     None,
@@ -122,7 +122,7 @@ impl Arguments {
         })
     }
 
-    /// Returns the command that repeats a run.
+    /// Returns the command line that repeats the run of a seed.
     fn replay_command(&self, seed: u64, options: &PlanOptions) -> String {
         let mut command = format!("cargo xtask sim --seed {seed} --hours {}", options.hours);
         if options.engine != EngineKind::Scripted {
@@ -213,7 +213,7 @@ fn print_success(arguments: &Arguments, results: &SeedResults) -> ExitCode {
         "\nall invariants hold over {seeds} seeds and {} faults",
         coverage.total_faults()
     );
-    // The coverage of all operations is checked with the scripted engine, which runs more seeds.
+    // Only runs with the scripted engine must cover all operations, because they have more seeds.
     if arguments.engine == EngineKind::Real {
         return print_compared_models(results.totals.models);
     }
@@ -250,7 +250,7 @@ fn print_failure(arguments: &Arguments, options: &PlanOptions, failure: &SeedFai
         failure.seed
     );
     let (options, report) = shrink(failure.seed, options, arguments.control, first.invariant);
-    // Heartbeats are frequent and rarely the cause.
+    // Heartbeats are left out, because they are frequent and rarely the cause.
     for line in report
         .lines
         .iter()

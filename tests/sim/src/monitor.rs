@@ -1,4 +1,4 @@
-//! Checks invariants while a run is under way: backoff, the rate of polls, sessions and repeated requests.
+//! Checks invariants during a run: backoff, the rate of polls, sessions and repeated requests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,21 +10,23 @@ use tinkers_dispatch::{ClassSnapshot, GateSnapshot, Limiter};
 use crate::invariant::{Invariant, Violation};
 use crate::trace::Trace;
 
-/// The maximum number of polls for a result within a minute. The server alternately holds a poll for a second and responds at once,
-/// with allowance for jitter. The pauses between polls are defined in tinkers-futures.
+/// The maximum number of polls for one result within a minute. The worst case is a server that
+/// alternately holds a poll for a second and responds at once. The number includes an allowance for
+/// jitter; the pauses between polls are defined in tinkers-futures.
 const MAX_POLLS_PER_MINUTE: usize = 130;
 const MINUTE: Duration = Duration::from_secs(60);
-/// The maximum number of consecutive failed polls for a result within a minute: the first pauses double from 0.5 s, and in an outage one
-/// pending retry is released each second at first, later after each twentieth of the outage's duration.
+/// The maximum number of consecutive failed polls for one result within a minute. The first pauses
+/// double from 0.5 s. During an outage, one pending retry is released each second at first, and
+/// later after each twentieth of the duration of the outage.
 const MAX_FAILED_POLLS_PER_MINUTE: usize = 50;
-/// The maximum number of concurrent polls.
+/// The maximum number of polls in flight.
 const MAX_CONCURRENT_POLLS: usize = 4000;
-/// The maximum duration for which the client follows a `retry-after` hint.
+/// The longest retry delay that the client follows.
 const MAX_HINT: Duration = Duration::from_secs(15 * 60);
-/// The pause after a refusal without a hint.
+/// The delay after a refusal without a `retry-after` hint.
 const DEFAULT_HINT: Duration = Duration::from_secs(1);
 
-/// The monitor of a run. Clones share it.
+/// The monitor of a run. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Monitor(Arc<Shared>);
 
@@ -39,8 +41,8 @@ struct Shared {
 struct State {
     violations: Vec<Violation>,
     classes: [ClassState; 5],
-    /// The polls since the last refusal of a poll.
-    poll_ramp: Option<PollRamp>,
+    /// The polls since the last time that a poll was refused. `None` if no poll has been refused.
+    polls_after_pause: Option<PollsAfterPause>,
     result_polls: BTreeMap<String, ResultPolls>,
     concurrent_polls: usize,
     sessions: BTreeMap<String, SessionHistory>,
@@ -53,7 +55,7 @@ struct SessionHistory {
     heartbeats: Vec<(Timestamp, HeartbeatOutcome)>,
 }
 
-/// The backoff of a route class.
+/// The backoff of a route class, as the monitor and the limiter see it.
 #[derive(Debug, Default, Clone, Copy)]
 struct ClassState {
     /// The end of the backoff according to the refusals that the client has received.
@@ -62,22 +64,26 @@ struct ClassState {
     reported: Option<Timestamp>,
 }
 
-/// The polls that were sent after a pause.
+/// The polls since a refusal, and the limit for their number: it increases gradually.
 #[derive(Debug, Default)]
-struct PollRamp {
-    /// The time of the first poll, which is the probe.
+struct PollsAfterPause {
+    /// The time of the first poll after the refusal.
     first: Option<Timestamp>,
-    /// The time of the second poll.
+    /// The time of the second poll after the refusal.
     second: Option<Timestamp>,
     sent: u64,
     completed: u64,
-    /// The number of polls from before the pause that completed after it. Each frees a slot for another poll.
+    /// The number of polls that were sent before the refusal and have completed after it. Each of
+    /// them allows one more outstanding poll.
     freed_slots: u64,
 }
 
-impl PollRamp {
-    /// Records a poll. Returns the number of outstanding polls if it exceeds the limit: the number of completed polls, at least 8, doubled
-    /// every quarter of a second, since the server holds the polls that it accepts.
+impl PollsAfterPause {
+    /// Records that a poll is sent. Returns the number of outstanding polls if it exceeds the
+    /// limit.
+    ///
+    /// The limit is the number of completed polls, but at least 8. It doubles every quarter of a
+    /// second, because the server holds the polls that it accepts.
     fn send(&mut self, at: Timestamp) -> Option<u64> {
         self.sent += 1;
         if self.first.is_none() {
@@ -92,21 +98,21 @@ impl PollRamp {
     }
 }
 
-/// The polls for one result.
+/// The history of the polls for one result.
 #[derive(Debug, Default)]
 struct ResultPolls {
     sent: TimesOfLastMinute,
-    /// The failures since the last success.
+    /// The polls that have failed since the last success.
     failed: TimesOfLastMinute,
     total: u64,
 }
 
-/// The timestamps of events within the last minute.
+/// The timestamps of the events within the last minute.
 #[derive(Debug, Default)]
 struct TimesOfLastMinute(VecDeque<Timestamp>);
 
 impl TimesOfLastMinute {
-    /// Adds a timestamp and returns the number of events within the last minute.
+    /// Adds an event and returns the number of events within the minute before it.
     fn add(&mut self, at: Timestamp) -> usize {
         self.0.push_back(at);
         while self
@@ -123,58 +129,60 @@ impl TimesOfLastMinute {
 /// The outcome of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeartbeatOutcome {
-    /// The server responded.
+    /// The server responded to the heartbeat.
     Delivered,
     /// A fault affected the heartbeat.
     Failed,
 }
 
 impl Monitor {
-    /// Creates a monitor that marks the first violation in `trace`.
+    /// Creates a monitor. The first violation is marked in `trace`.
     pub fn new(trace: &Trace) -> Self {
         let monitor = Self::default();
         let _ = monitor.0.trace.set(trace.clone());
         monitor
     }
 
-    /// Sets the limiter whose gates are checked. Later calls have no effect.
+    /// Sets the limiter whose gates are checked. Only the first call has an effect.
     pub fn set_limiter(&self, limiter: &Arc<Limiter>) {
         let _ = self.0.limiter.set(Arc::clone(limiter));
     }
 
-    /// Records a violation.
+    /// Records a violation of `invariant`.
     pub fn report(&self, invariant: Invariant, text: impl Into<String>) {
         self.add_violation(&mut self.lock(), invariant, text.into());
     }
 
-    /// Returns whether a violation of `invariant` was recorded.
+    /// Returns whether a violation of `invariant` has been recorded.
     pub fn has_violation(&self, invariant: Invariant) -> bool {
         let violations = &self.lock().violations;
         violations.iter().any(|found| found.invariant == invariant)
     }
 
-    /// Records that a request is sent.
+    /// Records that a request is sent, and checks that the route class is not closed.
     pub fn request_sent(&self, class: RouteClass, at: Timestamp, request: &str) {
         self.check_gates(at);
         let mut state = self.lock();
         let closed_until = state.classes[class.index()].closed_until;
-        // The client learns of a refusal from its head, and checks each request again before it is sent.
+        // The client learns of a refusal from the head of the response, and checks each request
+        // again before it is sent.
         if class != RouteClass::Control && at < closed_until {
             let early = closed_until.since(at);
             let class = class.name();
             let text = format!("{request} was sent {early:?} before the gate of {class} opens");
             self.add_violation(&mut state, Invariant::RetryAfter, text);
         } else if class == RouteClass::Poll
-            && let Some(ramp) = &mut state.poll_ramp
-            && let Some(outstanding) = ramp.send(at)
+            && let Some(polls) = &mut state.polls_after_pause
+            && let Some(outstanding) = polls.send(at)
         {
-            state.poll_ramp = None;
+            state.polls_after_pause = None;
             let text = format!("{request} is outstanding poll {outstanding} soon after a pause");
-            self.add_violation(&mut state, Invariant::PollRamp, text);
+            self.add_violation(&mut state, Invariant::GradualPolls, text);
         }
     }
 
-    /// Records the head or the body of a 429. Returns the time until which the class is closed.
+    /// Records that the head or the body of a 429 response has arrived. Returns the time until
+    /// which the route class is closed.
     pub fn rate_limited(
         &self,
         class: RouteClass,
@@ -188,7 +196,7 @@ impl Monitor {
             class_state.closed_until = class_state.closed_until.max(end);
             let closed_until = class_state.closed_until;
             if class == RouteClass::Poll {
-                state.poll_ramp = Some(PollRamp::default());
+                state.polls_after_pause = Some(PollsAfterPause::default());
             }
             closed_until
         };
@@ -196,17 +204,18 @@ impl Monitor {
         closed_until
     }
 
-    /// Records that a poll, single or shared, which was sent at `sent_at`, has completed or failed.
+    /// Records that a poll has completed or failed. The poll may be shared or for one result;
+    /// `sent_at` is the time at which it was sent.
     pub fn poll_completed(&self, sent_at: Timestamp) {
-        if let Some(ramp) = &mut self.lock().poll_ramp {
-            match ramp.first.is_some_and(|first| first <= sent_at) {
-                true => ramp.completed += 1,
-                false => ramp.freed_slots += 1,
+        if let Some(polls) = &mut self.lock().polls_after_pause {
+            match polls.first.is_some_and(|first| first <= sent_at) {
+                true => polls.completed += 1,
+                false => polls.freed_slots += 1,
             }
         }
     }
 
-    /// Records that a poll for a result is sent.
+    /// Records that a poll for one result is sent.
     pub fn result_poll_sent(&self, request_id: &str, at: Timestamp) {
         let mut state = self.lock();
         state.concurrent_polls += 1;
@@ -225,7 +234,7 @@ impl Monitor {
         }
     }
 
-    /// Records the response to a poll for a result.
+    /// Records that a poll for one result has received a response or failed.
     pub fn result_poll_completed(&self, request_id: &str, at: Timestamp, has_failed: bool) {
         let mut state = self.lock();
         let polls = state.result_polls.entry(request_id.to_owned()).or_default();
@@ -241,12 +250,13 @@ impl Monitor {
         }
     }
 
-    /// Records that a poll for a result is not in flight any longer, also if it was cancelled.
+    /// Records that a poll for one result is no longer in flight, because it has completed or was
+    /// cancelled.
     pub fn result_poll_ended(&self) {
         self.lock().concurrent_polls -= 1;
     }
 
-    /// Returns the number of polls for a result.
+    /// Returns the number of polls that were sent for one result.
     pub fn polls_of(&self, request_id: &str) -> u64 {
         let state = self.lock();
         let polls = state.result_polls.get(request_id);
@@ -262,19 +272,20 @@ impl Monitor {
         self.lock().sessions.insert(id.to_owned(), history);
     }
 
-    /// Records a heartbeat of a session.
+    /// Records the outcome of a heartbeat of a session.
     pub fn heartbeat(&self, session: &str, at: Timestamp, outcome: HeartbeatOutcome) {
         if let Some(history) = self.lock().sessions.get_mut(session) {
             history.heartbeats.push((at, outcome));
         }
     }
 
-    /// Records that the program has released a session, which may expire now.
+    /// Records that the program has released a session. The session may now expire.
     pub fn session_released(&self, session: &str) {
         self.lock().sessions.remove(session);
     }
 
-    /// Records that the server has ended a session since it received no heartbeat for `expiry`.
+    /// Records that a session has expired on the server, because the server received no heartbeat
+    /// for `expiry`. Checks that faults were the reason.
     pub fn session_expired(&self, session: &str, at: Timestamp, expiry: Duration) {
         let mut state = self.lock();
         let Some(history) = state.sessions.remove(session) else {
@@ -288,10 +299,11 @@ impl Monitor {
         };
         let delivered = recent(HeartbeatOutcome::Delivered);
         let failed = recent(HeartbeatOutcome::Failed);
-        // The response to the creation of the session may have been late.
+        // The response that created the session may have arrived late.
         let was_new = at.since(history.created_at) < expiry * 2 / 3;
-        // The client follows a hint for control requests for at most a third of the expiry, so it makes three attempts, one of which may
-        // be under way.
+        // The client follows the retry delay of a control request for at most a third of the
+        // expiry. So it makes three attempts within the expiry, one of which may still be in
+        // flight.
         if delivered > 0 || (failed < 2 && !was_new) {
             let text = format!(
                 "{session} expired although {delivered} heartbeats were delivered within the last {expiry:?} and {failed} failed"
@@ -300,7 +312,8 @@ impl Monitor {
         }
     }
 
-    /// Records the delivery of a request that is not idempotent to a server without deduplication. `body` is the hash of its body.
+    /// Records that a request that is not idempotent was delivered to a server without
+    /// deduplication. `body` is the hash of the request body.
     pub fn request_delivered(&self, body: u64, op: &str) {
         let mut state = self.lock();
         let deliveries = state.deliveries.entry(body).or_default();
@@ -311,12 +324,12 @@ impl Monitor {
         }
     }
 
-    /// Returns the violations so far.
+    /// Returns the violations that have been recorded so far.
     pub fn violations(&self) -> Vec<Violation> {
         self.lock().violations.clone()
     }
 
-    /// Checks that the deadlines of the limiter's gates have not decreased.
+    /// Checks that no gate of the limiter opens earlier than the limiter has reported before.
     fn check_gates(&self, at: Timestamp) {
         let Some(limiter) = self.0.limiter.get() else {
             return;

@@ -1,6 +1,7 @@
-//! A macro for enums whose variants have names.
+//! A macro for enums whose variants have names, as used on the command line.
 
-/// Defines an enum whose variants have names, with the constant `ALL` and the functions `name` and `from_name`.
+/// Defines an enum whose variants have names. The enum has the constant `ALL` and the functions
+/// `name` and `from_name`.
 macro_rules! named_enum {
     (
         $(#[$attribute:meta])*
@@ -18,14 +19,14 @@ macro_rules! named_enum {
             /// All variants, in the order of their definition.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-            /// Returns the name in tables and on the command line.
+            /// Returns the name of the variant in tables and on the command line.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+
                 }
             }
 
-            /// Returns the variant with this name.
+            /// Returns the variant with the given name.
             pub fn from_name(name: &str) -> Option<Self> {
                 Self::ALL.into_iter().find(|variant| variant.name() == name)
             }

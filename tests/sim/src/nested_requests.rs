@@ -1,4 +1,5 @@
-//! Requests that a transport layer of the caller makes before it forwards another request.
+//! Nested requests: requests that a transport layer of the user makes before it forwards another
+//! request.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -15,14 +16,16 @@ use crate::client_transport::ClientTransport;
 use crate::control::Control;
 use crate::invariant::Invariant;
 
-/// The header with the number of a nested request.
+/// The header that contains the number of a nested request.
 const NESTED: HeaderName = HeaderName::from_static("x-nested");
-/// The time within which a nested request must be sent or fail, with allowance for a busy runtime.
+/// The time within which a nested request must be sent or fail. It includes an allowance for a busy
+/// runtime.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The deadline of a nested request.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The nested requests that have not been sent yet, with the times at which they were made.
+/// The nested requests that have been made but not sent yet, with the times at which they were
+/// made.
 #[derive(Debug, Default)]
 pub struct NestedRequests(Mutex<State>);
 
@@ -33,7 +36,7 @@ struct State {
 }
 
 impl NestedRequests {
-    /// Returns whether a request is nested, and records that it is sent.
+    /// Returns whether a request is nested. If so, records that the request is sent.
     pub(crate) fn request_sent(&self, request: &HttpRequest) -> bool {
         let Some(number) = request.headers.get(NESTED) else {
             return false;
@@ -58,7 +61,8 @@ impl NestedRequests {
     }
 }
 
-/// A nested request. When dropped, it checks that the request did not wait for long.
+/// A guard for a nested request. When it is dropped, it checks that the request did not wait too
+/// long.
 struct NestedRequest<'a> {
     transport: &'a ClientTransport,
     number: u64,
@@ -82,7 +86,7 @@ impl Drop for NestedRequest<'_> {
 }
 
 impl ClientTransport {
-    /// Makes a nested request of `class` and waits for its response.
+    /// Makes a nested request of the route class `class`, and waits for its response.
     pub(crate) fn make_nested_request(&self, class: RouteClass) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let session = self.session.get().and_then(Weak::upgrade);
@@ -105,7 +109,7 @@ impl ClientTransport {
                 true => response.as_mut().poll(cx),
                 false => self.outermost.during(|| response.as_mut().poll(cx)),
             });
-            // The layer has no use for the response.
+            // The transport layer does not use the response.
             let _ = response.await;
         })
     }

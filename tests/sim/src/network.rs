@@ -1,4 +1,5 @@
-//! The network between the clients and the server, which loses, delays, duplicates and changes requests and responses.
+//! The network between the clients and the server. It loses, delays, duplicates and changes
+//! requests and responses.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -26,59 +27,61 @@ use crate::rng::Rng;
 use crate::shared_polls::SharedPollMonitor;
 use crate::trace::{Fnv1a, Trace};
 
-/// The time that the server takes to accept a call of a long queue.
+/// The time that the server takes to accept each call during [`Fault::LongQueue`].
 const LONG_QUEUE_DELAY: Duration = Duration::from_secs(30);
 
 pub(crate) type Response = Result<HttpResponse, TransportError>;
 
-/// The network of a run, and the monitors of its requests.
+/// The network of a run, with the monitors of its requests.
 #[derive(Debug)]
 pub struct Network {
     /// The clock of the run.
     pub clock: ManualClock,
-    /// Draws delays and the details of faults.
+    /// The random numbers for delays and for details of faults.
     pub rng: Rng,
-    /// Draws and counts the faults.
+    /// The source and the counter of the faults.
     pub injector: Arc<FaultInjector>,
     /// The trace of the run.
     pub trace: Trace,
-    /// Checks invariants while the run is under way.
+    /// The monitor of the invariants that are checked during the run.
     pub monitor: Monitor,
-    /// The requests of samples and models.
+    /// The history of the requests of samples and models.
     pub history: RequestHistory,
-    /// Checks shared polls.
+    /// The monitor of shared polls.
     pub shared_polls: SharedPollMonitor,
-    /// Checks the order of admissions.
+    /// The monitor of the order of admissions.
     pub fairness: FairnessMonitor,
-    /// The requests made by transport layers.
+    /// The requests that transport layers have made.
     pub nested_requests: NestedRequests,
-    /// The fault that is injected into shared polls while [`Fault::SharedPollOutage`] is active. One is drawn per run.
+    /// The fault that affects shared polls while [`Fault::SharedPollOutage`] is active. It is drawn
+    /// once for each run.
     pub shared_poll_fault: Fault,
-    /// The state of controls that replace the limiter.
+    /// The state of the negative controls that replace the limiter.
     pub faulty_limiter: Arc<FaultyLimiter>,
-    /// The state of controls that change the admission queue.
+    /// The state of the negative controls that change the admission queue.
     pub faulty_queue: Arc<FaultyQueueState>,
-    /// The server.
+    /// The embedded server.
     pub server: InProcess,
-    /// Spawns the delivery of duplicated requests.
+    /// The spawner for the delivery of duplicate requests.
     pub spawner: Arc<dyn Spawn>,
-    /// Whether the server announces that it applies repeated submissions once.
+    /// Whether the server announces that it applies a repeated submission only once.
     pub deduplicates: bool,
-    /// The bug that is built into the client.
+    /// The bug that is built into the client, if any.
     pub control: Option<Control>,
-    /// The number of requests.
+    /// The number of requests that clients have sent so far.
     pub request_count: AtomicU64,
 }
 
 impl Network {
-    /// Transports a request to the server and its response back, with a fault.
+    /// Transports a request to the server and its response back to the client, with the given
+    /// fault.
     pub(crate) async fn transport(
         &self,
         op: Op,
         fault: Option<Fault>,
         request: HttpRequest,
     ) -> Response {
-        // The other faults happen before a request is sent.
+        // All other faults happen before the request reaches the network.
         let is_of_network = |fault: &Fault| *fault != Fault::SlowConnect && !fault.is_of_layer();
         let Some(fault) = fault.filter(is_of_network) else {
             return self.deliver(op, request).await;
@@ -170,14 +173,14 @@ impl Network {
         self.server.send(request).await
     }
 
-    /// Delivers a request with a probability of 50 %. The response is lost.
+    /// Delivers a request to the server with a probability of 50 %. The response is lost.
     async fn maybe_deliver(&self, op: Op, request: HttpRequest) {
         if self.rng.gen_bool(0.5) {
             let _ = self.deliver(op, request).await;
         }
     }
 
-    /// Delivers a duplicate of a request after a delay. The response is lost.
+    /// Delivers a request to the server after a delay, as a duplicate. The response is lost.
     fn deliver_later(&self, request: HttpRequest) {
         let clock: &dyn Clock = &self.clock;
         let delay = self.rng.duration(Duration::ZERO, Duration::from_secs(30));
@@ -189,10 +192,10 @@ impl Network {
         self.spawner.spawn(Box::pin(delivery)).detach();
     }
 
-    /// Waits for a slow connection.
+    /// Waits until a slow connection is established.
     ///
     /// # Errors
-    /// If the connection takes longer than `timeout`.
+    /// Returns an error if the connection takes longer than `timeout`.
     pub(crate) async fn connect_slowly(&self, timeout: Duration) -> Result<(), TransportError> {
         let clock: &dyn Clock = &self.clock;
         let connected = self.delay(Duration::from_secs(30));
@@ -206,7 +209,7 @@ impl Network {
         })
     }
 
-    /// Waits for a random time of up to `max`.
+    /// Waits for a random time between zero and `max`.
     pub(crate) async fn delay(&self, max: Duration) {
         let clock: &dyn Clock = &self.clock;
         let delay = self.rng.duration(Duration::ZERO, max);

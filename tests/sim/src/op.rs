@@ -1,4 +1,4 @@
-//! The operation of a request.
+//! The operation of a request, which its path and its body determine.
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -32,7 +32,8 @@ named_enum! {
 }
 
 impl Op {
-    /// Returns the operation of a request. A protobuf forward pass uses the route of forward-backward passes, so its body is decoded.
+    /// Returns the operation of a request. A protobuf forward pass is sent to the route of
+    /// forward-backward passes, so the body must be decoded to tell them apart.
     pub fn of_request(request: &HttpRequest) -> Self {
         let op = Self::of_path(&request.path);
         if op == Self::ForwardBackward
@@ -46,7 +47,7 @@ impl Op {
         op
     }
 
-    /// Returns the operation of a path.
+    /// Returns the operation that belongs to a path.
     fn of_path(path: &str) -> Self {
         let route = path.split('?').next().unwrap_or(path);
         match route {
@@ -70,7 +71,8 @@ impl Op {
         }
     }
 
-    /// Returns whether the response carries a request id, for which the result is polled.
+    /// Returns whether the response contains a request id with which the client polls for the
+    /// result.
     pub const fn is_submission(self) -> bool {
         matches!(
             self,
@@ -85,13 +87,13 @@ impl Op {
         )
     }
 
-    /// Returns whether the operation is not idempotent.
+    /// Returns whether a repetition of the operation changes the model again.
     pub const fn is_cumulative(self) -> bool {
         matches!(self, Self::ForwardBackward | Self::OptimStep)
     }
 }
 
-/// Returns the model id in the body of a request.
+/// Returns the model id that the body of a request contains, if any.
 pub(crate) fn model_of(request: &HttpRequest) -> Option<String> {
     let body = uncompressed_body(request).ok()?;
     if is_protobuf(request) {
@@ -107,7 +109,7 @@ fn is_protobuf(request: &HttpRequest) -> bool {
     content_type.is_some_and(|value| value.contains("protobuf"))
 }
 
-/// Returns the body of a request, decompressed if necessary.
+/// Returns the body of a request. Decompresses it if necessary.
 pub(crate) fn uncompressed_body(request: &HttpRequest) -> std::io::Result<Bytes> {
     match request.headers.get(CONTENT_ENCODING) {
         Some(_) => zstd::decode_all(&request.body[..]).map(Bytes::from),

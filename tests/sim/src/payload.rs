@@ -1,32 +1,33 @@
-//! Requests whose contents identify the call that made them: data, learning rates, prompts and checkpoint names.
+//! Contents of requests that identify the call which made the request: data, learning rates,
+//! prompts and checkpoint names.
 
 use tinkers::wire::Datum;
 use tinkers_local::EngineError;
 
 use crate::call_log::CallId;
 
-/// The radix in which call numbers are encoded in the tokens of data.
+/// The radix in which the tokens of a datum encode the number of the call.
 const DATUM_RADIX: u32 = 200;
-/// The radix in which call numbers are encoded in the tokens of prompts.
+/// The radix in which the tokens of a prompt encode the number of the call.
 const PROMPT_RADIX: u32 = 250;
 /// The first token of all prompts.
 const PROMPT_START: u32 = 7;
 
-/// Returns the data of a pass.
+/// Returns the data with which `call` makes a forward or forward-backward pass.
 pub(crate) fn data(call: CallId, count: u32) -> Vec<Datum> {
     (0..count).map_while(|index| datum(call, index)).collect()
 }
 
-/// Returns the datum at an index of a pass.
+/// Returns the datum with the given index in the data of a call.
 pub(crate) fn datum(call: CallId, index: u32) -> Option<Datum> {
     let tokens = [1 + call / DATUM_RADIX, 1 + call % DATUM_RADIX, 1 + index, 0];
     Datum::next_token(&tokens, vec![1.0; 3]).ok()
 }
 
-/// Returns the call and the index of a datum.
+/// Returns the call that a datum belongs to, and the index of the datum.
 ///
 /// # Errors
-/// If the datum was not created by [`datum`].
+/// Returns an error if the datum was not created by [`datum`].
 pub(crate) fn call_of_datum(datum: &Datum) -> Result<(CallId, u32), EngineError> {
     match datum.model_input.tokens().as_deref() {
         Some([high, low, index, ..]) => Ok(((high - 1) * DATUM_RADIX + low - 1, index - 1)),
@@ -34,27 +35,27 @@ pub(crate) fn call_of_datum(datum: &Datum) -> Result<(CallId, u32), EngineError>
     }
 }
 
-/// Returns the learning rate of an optimizer step.
+/// Returns the learning rate with which `call` makes an optimizer step.
 pub(crate) fn learning_rate(call: CallId) -> f64 {
     f64::from(call) * 1e-6
 }
 
-/// Returns the call of a learning rate.
+/// Returns the call that made an optimizer step with this learning rate.
 pub(crate) fn call_of_learning_rate(rate: f64) -> CallId {
     (rate * 1e6).round() as CallId
 }
 
-/// Returns the prompt of a sample.
+/// Returns the prompt with which `call` requests a sample.
 pub(crate) fn prompt(call: CallId) -> Vec<u32> {
     vec![PROMPT_START, call / PROMPT_RADIX, last_token(call)]
 }
 
-/// Returns the last token of the prompt of a sample.
+/// Returns the last token of the prompt with which `call` requests a sample.
 pub(crate) fn last_token(call: CallId) -> u32 {
     call % PROMPT_RADIX
 }
 
-/// Returns the call of a prompt.
+/// Returns the call that requested a sample with this prompt.
 pub(crate) fn call_of_prompt(tokens: &[u64]) -> Option<CallId> {
     match tokens {
         [start, high, low] if *start == u64::from(PROMPT_START) => {
@@ -64,12 +65,14 @@ pub(crate) fn call_of_prompt(tokens: &[u64]) -> Option<CallId> {
     }
 }
 
-/// Returns the checkpoint name of a save. `is_state` distinguishes training states from sampler weights.
+/// Returns the checkpoint name under which `call` saves. `is_state` distinguishes training states
+/// from weights for sampling.
 pub(crate) fn checkpoint_name(is_state: bool, call: CallId) -> String {
     format!("{}-{call}", if is_state { "state" } else { "export" })
 }
 
-/// Returns the call that saved a checkpoint, and whether the checkpoint is a training state.
+/// Returns whether a checkpoint path is that of a training state, and the call that saved the
+/// checkpoint.
 pub(crate) fn call_of_checkpoint(path: &str) -> Option<(bool, CallId)> {
     let (kind, call) = path.rsplit('/').next()?.split_once('-')?;
     Some((kind == "state", call.parse().ok()?))

@@ -1,4 +1,4 @@
-//! The plan of a run, derived from a seed: server, clients, programs and faults.
+//! The plan of a run, which is derived from a seed: server, clients, programs and faults.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use crate::named_enum::named_enum;
 use crate::rng::Rng;
 use crate::simulation::MAX_POLL_DELAY;
 
-/// Restrictions of a plan and the choice of the engine.
+/// Options that restrict a plan, and the choice of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanOptions {
     /// The engine of the server.
     pub engine: EngineKind,
-    /// The virtual time with faults, in hours.
+    /// The length of the period with faults, in hours of virtual time.
     pub hours: u64,
     /// The maximum number of clients.
     pub clients: usize,
-    /// The maximum number of tasks.
+    /// The maximum number of tasks of the programs.
     pub tasks: usize,
     /// The maximum number of steps of a task.
     pub steps: usize,
-    /// Faults that do not occur.
+    /// The faults that do not occur.
     pub without: Vec<Fault>,
-    /// The only fault that occurs, with a high rate.
+    /// The only fault that occurs, with a high probability. `None` if all faults may occur.
     pub only: Option<Fault>,
 }
 
@@ -42,17 +42,17 @@ impl Default for PlanOptions {
 }
 
 named_enum! {
-    /// The engine of the server.
+    /// The kind of engine that the server uses.
     pub enum EngineKind {
-        /// The scripted engine with canned results. The weights of models are simulated by hashes.
+        /// The scripted engine, which returns fixed results. Hashes simulate the weights of models.
         Scripted = "scripted",
-        /// The built-in model, in addition to the hashes.
+        /// The built-in model. Hashes simulate the weights, too.
         Real = "real",
     }
 }
 
 impl EngineKind {
-    /// Returns the base model of the engine.
+    /// Returns the name of the base model that the engine offers.
     pub const fn base_model(self) -> &'static str {
         match self {
             Self::Scripted => "tinkers/scripted",
@@ -68,7 +68,7 @@ pub struct Plan {
     pub engine: EngineKind,
     /// The seed of the run.
     pub seed: u64,
-    /// The time at which faults end.
+    /// The time at which faults end, since the beginning of the run.
     pub faults_end: Duration,
     /// The configuration of the server.
     pub server: ServerPlan,
@@ -76,7 +76,7 @@ pub struct Plan {
     pub clients: Vec<ClientPlan>,
     /// The tasks of the programs.
     pub tasks: Vec<TaskPlan>,
-    /// The rates of the faults that are drawn for each request.
+    /// The probabilities of the faults that are drawn for single requests.
     pub rates: FaultRates,
     /// The faults that last for a period of time.
     pub timed_faults: Vec<TimedFault>,
@@ -85,26 +85,28 @@ pub struct Plan {
 /// The configuration of the server.
 #[derive(Debug, Clone)]
 pub struct ServerPlan {
-    /// Whether the server announces that it applies repeated submissions once.
+    /// Whether the server announces that it applies a repeated submission only once.
     pub deduplicates: bool,
     /// Whether the server supports shared polls.
     pub shared_polls: bool,
-    /// The maximum number of samples in flight.
+    /// The maximum number of samples in flight. The server answers further samples with 429. `None`
+    /// if there is no limit.
     pub window: Option<u32>,
-    /// The maximum duration of a job.
+    /// The maximum duration of a job of the engine.
     pub latency: Duration,
-    /// The time without a heartbeat after which a session expires.
+    /// The time after which a session without heartbeats expires.
     pub expiry: Duration,
 }
 
 /// The configuration of a client.
 #[derive(Debug, Clone)]
 pub struct ClientPlan {
-    /// Whether passes are sent as JSON.
+    /// Whether the client sends the bodies of forward and backward passes as JSON instead of
+    /// protobuf.
     pub json: bool,
-    /// The time without progress after which an operation counts as stalled.
+    /// The time without progress after which an operation fails as stalled.
     pub progress_deadline: Duration,
-    /// The maximum duration of an operation.
+    /// The maximum duration of an operation, if it is limited.
     pub operation_deadline: Option<Duration>,
 }
 
@@ -113,25 +115,26 @@ pub struct ClientPlan {
 pub struct TaskPlan {
     /// The index of the client that the task uses.
     pub client: usize,
-    /// The steps, in order.
+    /// The steps of the task, in order.
     pub steps: Vec<Step>,
 }
 
 /// A step of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// The pause before the step.
+    /// The pause before the calls of the step.
     pub pause: Duration,
-    /// The concurrent calls of the step.
+    /// The calls of the step, which are made concurrently, with the way in which each handle is
+    /// used.
     pub calls: Vec<(CallKind, HandleUse)>,
 }
 
 /// A method of a client and its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CallKind {
-    /// `forward` with this number of data.
+    /// `forward` with the given number of data.
     Forward(u8),
-    /// `forward_backward` with this number of data.
+    /// `forward_backward` with the given number of data.
     ForwardBackward(u8),
     /// `optim_step`.
     OptimStep,
@@ -141,15 +144,16 @@ pub enum CallKind {
     SaveForSampler,
     /// `save_weights_and_get_sampling_client`.
     SaveAndSample,
-    /// `load_state_with_optimizer` of the last saved state. Skipped if there is none.
+    /// `load_state_with_optimizer` of the last saved state. The call is skipped if there is no
+    /// saved state.
     Load,
-    /// `sample`, this number of times.
+    /// `sample`, as many times as given.
     Sample(u8),
     /// `capabilities`.
     Capabilities,
-    /// The creation of a training client, which is made when a program has none.
+    /// The creation of a training client. A program makes this call when it has no training client.
     CreateModel,
-    /// The creation of a sampling client, which is made when a program has none.
+    /// The creation of a sampling client. A program makes this call when it has no sampling client.
     CreateSampler,
 }
 
@@ -166,7 +170,7 @@ impl CallKind {
         "sample",
     ];
 
-    /// Returns the name in tables.
+    /// Returns the name of the call in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Forward(_) => "forward",
@@ -187,20 +191,20 @@ impl CallKind {
 /// The way in which the program uses the handle of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandleUse {
-    /// Awaits the handle.
+    /// The program awaits the handle at once.
     Await,
-    /// Awaits the handle after a pause.
+    /// The program awaits the handle after a pause.
     AwaitLate(Duration),
-    /// Awaits the handle with a timeout.
+    /// The program awaits the handle with a timeout.
     Timeout(Duration),
-    /// Cancels the call after a pause.
+    /// The program cancels the call after a pause.
     Cancel(Duration),
-    /// Drops the handle at once.
+    /// The program drops the handle at once.
     Drop,
 }
 
 impl HandleUse {
-    /// The names of all uses.
+    /// The names of all ways to use a handle.
     pub const NAMES: [&'static str; 5] = [
         "awaited",
         "awaited late",
@@ -209,7 +213,7 @@ impl HandleUse {
         "dropped",
     ];
 
-    /// Returns the name in tables.
+    /// Returns the name of the handle use in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Await => Self::NAMES[0],
@@ -222,17 +226,17 @@ impl HandleUse {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// The number of samples in a burst of one client.
+/// The number of samples that a client submits in a [`Fault::Burst`].
 pub const BURST: u8 = 250;
-/// The number of samples that each client submits in concurrent bursts.
+/// The number of samples that each client submits in a [`Fault::ConcurrentBursts`].
 const CONCURRENT_BURST: u8 = 50;
-/// The number of calls in a long queue.
+/// The number of calls that a client submits in a [`Fault::LongQueue`].
 const LONG_QUEUE: usize = 24;
-/// A progress deadline that is shorter than the wait in many queues.
+/// A progress deadline that is shorter than the time that calls wait in many queues.
 const SHORT_PROGRESS_DEADLINE: Duration = Duration::from_secs(180);
 
 impl Plan {
-    /// Draws the plan of a seed and restricts it by `options`.
+    /// Draws the plan of a seed, and restricts it by `options`.
     pub fn new(seed: u64, options: &PlanOptions) -> Self {
         let rng = Rng::new(seed);
         let faults_end = Duration::from_secs(3600 * options.hours.max(1));
@@ -263,8 +267,8 @@ impl Plan {
         plan
     }
 
-    /// Returns the maximum delay between the deadline of a call and its completion. On a busy runtime, each of the tasks that take
-    /// part in the completion may be polled late.
+    /// Returns the longest time between the deadline of a call and its completion. On a busy
+    /// runtime, several tasks take part in the completion, and each of them may be polled late.
     pub fn max_completion_delay(&self) -> Duration {
         match self.has_timed(Fault::BusyRuntime) {
             true => 4 * MAX_POLL_DELAY,
@@ -272,12 +276,12 @@ impl Plan {
         }
     }
 
-    /// Returns whether there are timed faults of a kind.
+    /// Returns whether the plan has timed faults of this kind.
     pub(crate) fn has_timed(&self, fault: Fault) -> bool {
         self.timed_faults.iter().any(|timed| timed.fault == fault)
     }
 
-    /// Returns the timed faults of a kind.
+    /// Returns the timed faults of this kind.
     fn timed(&self, fault: Fault) -> Vec<TimedFault> {
         let timed_faults = self.timed_faults.iter().copied();
         timed_faults.filter(|timed| timed.fault == fault).collect()
@@ -305,7 +309,7 @@ impl Plan {
         }
     }
 
-    /// Adds a task for each burst, and refusals of its requests.
+    /// Adds a task for each [`Fault::Burst`], and a probability that its requests are refused.
     fn add_bursts(&mut self) {
         let bursts = self.timed(Fault::Burst);
         if !bursts.is_empty() && !self.rates.0.is_empty() {
@@ -315,7 +319,8 @@ impl Plan {
         self.tasks.extend(bursts.iter().map(task));
     }
 
-    /// Adds a task of each client for each time of concurrent bursts, and refusals of their requests.
+    /// Adds a task of each client for each [`Fault::ConcurrentBursts`], and a probability that
+    /// their requests are refused.
     fn add_concurrent_bursts(&mut self) {
         for timed in self.timed(Fault::ConcurrentBursts) {
             let task = |client| burst(&timed, client, CONCURRENT_BURST);
@@ -326,7 +331,8 @@ impl Plan {
         }
     }
 
-    /// Adds a task for each long queue, in which calls wait longer than the progress deadline of their client.
+    /// Adds a task for each [`Fault::LongQueue`]. Its calls wait longer than the progress deadline
+    /// of their client.
     fn add_long_queues(&mut self) {
         for timed in self.timed(Fault::LongQueue) {
             let client = timed.client.unwrap_or(0);
@@ -344,7 +350,7 @@ impl Plan {
     }
 }
 
-/// Creates the task of a client that submits `samples` samples at once at the start of a timed fault.
+/// Returns a task of a client that submits `samples` samples at once when a timed fault starts.
 fn burst(timed: &TimedFault, client: usize, samples: u8) -> TaskPlan {
     let call = (CallKind::Sample(samples), HandleUse::Await);
     single_step(timed, client, vec![call])

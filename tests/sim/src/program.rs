@@ -1,4 +1,5 @@
-//! The simulated program: tasks that share clients, make calls, and recover from failures.
+//! The simulated program of a user: tasks that share clients, make calls, and recover from
+//! failures.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ const MAX_ATTEMPTS: u32 = 40;
 /// The pause between attempts to connect a client.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// A client of the program, shared by its tasks. It is connected by the first step.
+/// A client of the program, which several tasks share. The first step of a task connects it.
 pub struct Client {
     harness: Arc<Harness>,
     index: usize,
@@ -44,14 +45,14 @@ struct State {
     has_given_up: bool,
 }
 
-/// A saved training state.
+/// A saved training state, and the call that saved it.
 #[derive(Clone)]
 struct SavedState {
     call: CallId,
     path: String,
 }
 
-/// The connected clients and the last saved state, as used by a step.
+/// The connected clients and the last saved state that a step uses.
 #[derive(Clone)]
 struct ConnectedClients {
     service: ServiceClient,
@@ -61,7 +62,7 @@ struct ConnectedClients {
 }
 
 impl Client {
-    /// Creates a client that is not connected.
+    /// Creates a client that is not connected yet.
     pub fn new(harness: Arc<Harness>, index: usize) -> Self {
         Self {
             harness,
@@ -70,7 +71,7 @@ impl Client {
         }
     }
 
-    /// Runs the steps of a task. Stops if the client cannot be connected.
+    /// Runs the steps of a task. Stops early if the client cannot be connected.
     pub async fn run(&self, task: TaskPlan) {
         for step in task.steps {
             self.harness.clock().sleep(step.pause).await;
@@ -81,7 +82,8 @@ impl Client {
         }
     }
 
-    /// Connects the client if necessary. Returns `None` after [`MAX_ATTEMPTS`] failed attempts.
+    /// Connects the client if it is not connected. Returns `None` after [`MAX_ATTEMPTS`] failed
+    /// attempts.
     async fn connect_with_retries(&self) -> Option<ConnectedClients> {
         let mut state = self.state.lock().await;
         for _ in 0..MAX_ATTEMPTS {
@@ -108,7 +110,8 @@ impl Client {
         None
     }
 
-    /// Removes everything but the last saved state, and returns the previous state.
+    /// Resets the state of the client, and keeps only the last saved training state. Returns the
+    /// previous state.
     fn release_session(&self, state: &mut State) -> State {
         let empty = State {
             last_saved: state.last_saved.clone(),
@@ -122,7 +125,7 @@ impl Client {
         previous
     }
 
-    /// Creates the clients that are missing.
+    /// Creates the session and those clients that do not exist yet.
     async fn connect(&self, state: &mut State) -> Result<ConnectedClients, Error> {
         let base_model = self.harness.plan.engine.base_model();
         let service = match &state.service {
@@ -177,7 +180,7 @@ impl Client {
     }
 
     async fn run_step(&self, clients: &ConnectedClients, step: Step) {
-        // All calls of the step are made in order before any of them is awaited.
+        // All calls of the step are made, in order, before any of them is awaited.
         let calls: Vec<BoxFuture<'_, ()>> = step
             .calls
             .into_iter()
@@ -186,7 +189,7 @@ impl Client {
         join_all(calls).await;
     }
 
-    /// Makes the calls of a kind and returns futures that use their handles.
+    /// Makes the calls of the given kind. Returns futures that use the handles of the calls.
     fn call<'a>(
         &'a self,
         clients: &ConnectedClients,
@@ -308,7 +311,8 @@ impl Client {
         })
     }
 
-    /// Makes a call now, or in a task of its own with [`Control::LazySubmission`].
+    /// Makes a call at once. With [`Control::LazySubmission`], makes the call in a separate task
+    /// instead.
     fn make<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> ApiFuture<T> + Send + 'static,
@@ -324,7 +328,7 @@ impl Client {
         MadeCall::Later(receiver)
     }
 
-    /// Uses the handle of a call, checks the result and records the outcome.
+    /// Uses the handle of a call in the planned way, checks the result and records the outcome.
     fn wait<'a, T: Send + 'static>(
         &'a self,
         call: CallId,
@@ -389,7 +393,8 @@ impl Client {
             && self.harness.calls.is_on_model(call)
     }
 
-    /// Ends the client at the end of the program. Half of the clients close their session, the others drop it.
+    /// Ends the client at the end of the program. Half of the clients close their session, and the
+    /// other half drop it.
     pub async fn shut_down(&self) {
         let state = self.release_session(&mut *self.state.lock().await);
         self.harness.check_for_key(&format!(
@@ -403,7 +408,7 @@ impl Client {
         }
     }
 
-    /// Closes the session while calls are under way.
+    /// Closes the session while calls are pending.
     pub async fn close(&self) {
         let service = self.state.lock().await.service.clone();
         if let Some(service) = service {
@@ -415,7 +420,7 @@ impl Client {
 
     async fn close_session(&self, service: ServiceClient) {
         self.harness.session_closed(service.session_id());
-        // The request may fail because of a fault.
+        // A fault may make the request fail.
         let _ = service.close(FinishReason::Success, None).await;
     }
 
@@ -429,7 +434,7 @@ impl Client {
         }
     }
 
-    /// Releases the clients that are unusable after an error.
+    /// Releases those clients that are unusable after `error`.
     async fn recover(&self, error: &Error) {
         let mut state = self.state.lock().await;
         match error.kind() {
@@ -454,7 +459,7 @@ impl Client {
     }
 }
 
-/// A call that was made, or that another task makes.
+/// A call whose handle exists, or a call that a separate task makes.
 enum MadeCall<T> {
     Now(ApiFuture<T>),
     Later(oneshot::Receiver<ApiFuture<T>>),

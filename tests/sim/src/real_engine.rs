@@ -1,4 +1,5 @@
-//! The real engine under the recording engine, and the replay of the applied jobs without faults.
+//! The real engine, on which the recording engine is based, and the replay of its applied jobs
+//! without faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,17 +21,17 @@ use crate::payload;
 use crate::recording_engine;
 use crate::trace::Fnv1a;
 
-/// The first id of jobs that this module adds, beyond the ids that a server assigns.
+/// The first id of the jobs that this module adds. It is larger than all ids that a server assigns.
 const FIRST_ADDED_JOB: u64 = 1 << 60;
-/// The index with which optimizer steps are recorded among the data of passes.
+/// The index under which an optimizer step is recorded among the data of passes.
 const STEP_INDEX: u32 = u32::MAX;
 
-/// The built-in model. It computes on threads of its own, but the thread of the simulation blocks until each job has ended, so that a run is
-/// deterministic and takes no virtual time.
+/// The built-in model. It computes on its own threads, but the thread of the simulation blocks
+/// until each job has ended. Therefore a run is deterministic, and jobs take no virtual time.
 pub struct RealEngine {
     engine: ModelEngine,
     dir: TempDir,
-    /// The operation that the control applies twice.
+    /// The operation that the negative control applies twice, if any.
     applied_twice: Option<Op>,
     next_added_job: AtomicU64,
     state: Mutex<State>,
@@ -38,28 +39,30 @@ pub struct RealEngine {
 
 #[derive(Default)]
 struct State {
-    /// The applied jobs, in order. They keep their ids, from which the engine derives the seeds of requests without a seed.
+    /// The applied jobs, in order. Jobs keep their ids, because the engine derives random seeds
+    /// from the ids.
     applied: Vec<Job>,
-    /// The models that have not been unloaded.
+    /// The ids of the models that have not been unloaded.
     loaded: BTreeSet<String>,
-    /// The hashes of the final states of models.
+    /// The hash of the final state of each model.
     final_states: BTreeMap<String, u64>,
-    /// The sampled tokens by the last token of the prompt.
+    /// The sampled token sequences, by the last token of the prompt.
     samples: BTreeMap<u32, Vec<Vec<u32>>>,
     rejected: Vec<String>,
 }
 
 impl RealEngine {
-    /// Creates an engine without models, with a temporary directory.
+    /// Creates an engine that has no models and stores its files in a temporary directory.
     ///
     /// # Errors
-    /// If the directory or a thread cannot be created.
+    /// Returns an error if the directory or a thread cannot be created.
     pub fn new(applied_twice: Option<Op>) -> Result<Self, String> {
         let dir = tempfile::tempdir()
             .map_err(|error| format!("cannot create a temporary directory: {error}"))?;
         let engine = ModelEngine::builtin(dir.path()).map_err(|error| error.to_string())?;
         Ok(Self {
-            // Without a seed each engine draws its own, and runs would not be reproducible.
+            // Without a fixed seed, each engine would draw its own seed, and runs would not be
+            // reproducible.
             engine: engine.with_seed(1),
             dir,
             applied_twice,
@@ -68,15 +71,15 @@ impl RealEngine {
         })
     }
 
-    /// Returns the base models.
+    /// Returns the base models of the engine.
     pub fn models(&self) -> Vec<BaseModel> {
         self.engine.models()
     }
 
-    /// Runs a job and records it if it changes a model.
+    /// Runs a job. Records the job if it changes a model.
     ///
     /// # Errors
-    /// The errors of the engine.
+    /// Returns the errors of the engine.
     pub fn run(&self, job: &Job) -> Result<Outcome, EngineError> {
         let work = &job.work;
         if let Work::UnloadModel { model } = work {
@@ -115,22 +118,22 @@ impl RealEngine {
         outcome
     }
 
-    /// Returns whether `tokens` were sampled for a prompt with this last token.
+    /// Returns whether the engine has sampled `tokens` for a prompt that ends with `last_token`.
     pub fn has_sampled(&self, last_token: u32, tokens: &[u32]) -> bool {
         let state = self.lock();
         let mut samples = state.samples.get(&last_token).into_iter().flatten();
         samples.any(|sampled| sampled == tokens)
     }
 
-    /// Returns the jobs that the engine rejected, with the errors.
+    /// Describes the jobs that the engine has rejected, with the errors.
     pub fn rejected(&self) -> Vec<String> {
         self.lock().rejected.clone()
     }
 
-    /// Returns for each model a hash of its weights, optimizer state and accumulated gradients.
+    /// Returns, for each model, a hash of its weights, optimizer state and accumulated gradients.
     ///
     /// # Errors
-    /// If the engine fails.
+    /// Returns an error if the engine fails.
     pub fn final_states(&self) -> Result<BTreeMap<String, u64>, String> {
         let loaded = self.lock().loaded.clone();
         for model in loaded {
@@ -140,11 +143,12 @@ impl RealEngine {
         Ok(self.lock().final_states.clone())
     }
 
-    /// Returns the final states after replaying the applied jobs once, in order, on a new engine. Uses the data that the calls have
-    /// passed, not those that the server has received.
+    /// Replays the applied jobs in order on a new engine, each once, and returns the final states
+    /// of the models. Uses the data that the calls have passed, and not the data that the server
+    /// has received.
     ///
     /// # Errors
-    /// If a job cannot be replayed.
+    /// Returns an error if a job cannot be replayed.
     pub fn replayed_states(&self) -> Result<BTreeMap<String, u64>, String> {
         let replay = Self::new(None)?;
         let applied = self.lock().applied.clone();
@@ -159,7 +163,8 @@ impl RealEngine {
         replay.final_states()
     }
 
-    /// Records the final state of a model. Applies an optimizer step before, so that the accumulated gradients affect it.
+    /// Records the final state of a model. First applies an optimizer step, so that the accumulated
+    /// gradients affect the state.
     fn record_final_state(&self, model: &str) -> Result<(), EngineError> {
         if !self.lock().loaded.remove(model) {
             return Ok(());
@@ -201,7 +206,7 @@ impl RealEngine {
         Job { id, work }
     }
 
-    /// Runs a job and blocks until it has ended.
+    /// Runs a job and blocks this thread until the job has ended.
     fn compute(&self, job: Job) -> Result<Outcome, EngineError> {
         let (sender, receiver) = mpsc::channel();
         let done = JobCallback::new(move |outcome| drop(sender.send(outcome)));
@@ -216,14 +221,16 @@ impl RealEngine {
     }
 }
 
-/// Returns the tensor data of a safetensors file, without the header, whose entries have no fixed order.
+/// Returns the tensor data of a safetensors file without its header. The header is left out because
+/// its entries have no fixed order.
 fn tensor_data(file: &[u8]) -> &[u8] {
     let header = file.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
     file.get(8 + header as usize..).unwrap_or_default()
 }
 
-/// Returns the work that the call has requested, without the parts that are in `replayed`. Returns `None` if nothing is left, and for
-/// forward passes, which change no model.
+/// Returns the work that a call has requested, without those parts that are already in `replayed`.
+/// Returns `None` if no work is left, or if the work is a forward pass, which does not change the
+/// model.
 fn without_repetitions(
     work: Work,
     replayed: &mut BTreeSet<(CallId, u32)>,

@@ -1,5 +1,5 @@
-//! An engine that records the operations that it applies, and simulates the weights of models by hashes of these operations. The results
-//! come from the scripted engine or from the real one.
+//! An engine that records the operations that it applies, and simulates the weights of models by
+//! hashes of these operations. The results come from the scripted engine or from the real engine.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,24 +21,24 @@ use crate::real_engine::RealEngine;
 use crate::rng::Rng;
 use crate::trace::{Fnv1a, Trace};
 
-/// An operation that was applied to a model, with the call that requested it.
+/// An operation that the engine has applied to a model, with the call that requested it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ModelOp {
-    /// A forward pass of one datum: the call and the index of the datum.
+    /// A forward pass of one datum: the call, and the index of the datum in the call.
     Forward(CallId, u32),
-    /// A forward-backward pass of one datum: the call and the index of the datum.
+    /// A forward-backward pass of one datum: the call, and the index of the datum in the call.
     ForwardBackward(CallId, u32),
     /// An optimizer step.
     OptimStep(CallId),
     /// A save of weights and optimizer state.
     SaveState(CallId),
-    /// A save of weights to sample from.
+    /// A save of weights for sampling.
     SaveForSampler(CallId),
-    /// A load of the checkpoint that this call saved.
+    /// A load of the checkpoint that the given call has saved.
     Load(CallId),
 }
 
-/// The simulated weights of a model.
+/// The simulated weights and gradients of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weights {
     /// A hash that stands for the weights.
@@ -54,7 +54,7 @@ impl Weights {
         gradients: 0,
     };
 
-    /// Applies an operation. `saved` contains the saved weights by call.
+    /// Applies an operation. `saved` contains the simulated weights that each call has saved.
     pub fn apply(&mut self, op: &ModelOp, saved: &BTreeMap<CallId, u64>) {
         let mix = |hash: u64, a: u64, b: u64| {
             Fnv1a::extend(Fnv1a::extend(hash, &a.to_le_bytes()), &b.to_le_bytes())
@@ -76,14 +76,14 @@ impl Weights {
     }
 }
 
-/// The operations that were applied to a model, and its weights.
+/// A record of the operations that were applied to a model, and its simulated weights.
 #[derive(Debug, Clone)]
 pub struct ModelRecord {
-    /// The call that saved the checkpoint from which the model was created.
+    /// The call that saved the checkpoint from which the model was created, if any.
     pub loaded_from: Option<CallId>,
     /// The applied operations, in order.
     pub ops: Vec<ModelOp>,
-    /// The resulting weights.
+    /// The simulated weights after all operations.
     pub weights: Weights,
 }
 
@@ -91,14 +91,14 @@ pub struct ModelRecord {
 pub struct RecordingEngine {
     parts: RecordingEngineParts,
     state: Mutex<State>,
-    /// The jobs whose results are delayed by the latency.
+    /// The jobs whose results are held back until their simulated duration has passed.
     delayed: Arc<Mutex<BTreeMap<JobId, Task>>>,
 }
 
 #[derive(Default)]
 struct State {
     models: BTreeMap<String, ModelRecord>,
-    /// The saved weights by call.
+    /// The simulated weights that each call has saved.
     saved: BTreeMap<CallId, u64>,
     checkpoints: Vec<CheckpointRecord>,
 }
@@ -106,7 +106,7 @@ struct State {
 /// The engine that computes the results of jobs.
 #[derive(Debug)]
 pub enum ResultSource {
-    /// The scripted engine with canned results.
+    /// The scripted engine, which returns fixed results.
     Scripted(Box<ScriptedEngine>),
     /// The real engine.
     Real(Box<RealEngine>),
@@ -115,26 +115,26 @@ pub enum ResultSource {
 /// The parts of a [`RecordingEngine`].
 #[derive(Debug)]
 pub struct RecordingEngineParts {
-    /// The engine that computes the results.
+    /// The engine that computes the results of jobs.
     pub results: ResultSource,
     /// The maximum duration of a job.
     pub latency: Duration,
     /// The clock of the run.
     pub clock: ManualClock,
-    /// Spawns tasks of the server.
+    /// The spawner for tasks of the server.
     pub spawner: Arc<dyn Spawn>,
-    /// Draws the durations of jobs.
+    /// The random numbers for the durations of jobs.
     pub rng: Rng,
-    /// Draws the jobs that fail.
+    /// The source of faults, which decides which jobs fail.
     pub injector: Arc<FaultInjector>,
     /// The trace of the run.
     pub trace: Trace,
-    /// The operation that the control applies twice.
+    /// The operation that the negative control applies twice, if any.
     pub applied_twice: Option<Op>,
 }
 
 impl RecordingEngine {
-    /// Creates an engine without models.
+    /// Creates an engine that has no models.
     pub fn new(parts: RecordingEngineParts) -> Self {
         Self {
             parts,
@@ -143,12 +143,12 @@ impl RecordingEngine {
         }
     }
 
-    /// Returns the records of all models by their ids.
+    /// Returns the records of all models, by model id.
     pub fn models_by_id(&self) -> BTreeMap<String, ModelRecord> {
         lock(&self.state).models.clone()
     }
 
-    /// Returns the real engine, if it computes the results.
+    /// Returns the real engine if it computes the results, or `None` otherwise.
     pub fn real(&self) -> Option<&RealEngine> {
         match &self.parts.results {
             ResultSource::Scripted(_) => None,
@@ -156,7 +156,7 @@ impl RecordingEngine {
         }
     }
 
-    /// Runs a job and records its operations. The result is passed to `done`.
+    /// Runs a job and records its operations. Passes the result to `done`.
     fn run(&self, job: &Job, done: JobCallback) -> Result<(), EngineError> {
         match &self.parts.results {
             ResultSource::Scripted(scripted) => {
@@ -264,7 +264,7 @@ impl State {
     }
 }
 
-/// Returns the operation that requested this work, if it was requested by a client.
+/// Returns the operation that requested this work. Returns `None` if no client requested it.
 pub fn op_of(work: &Work) -> Option<Op> {
     Some(match work {
         Work::Pass {

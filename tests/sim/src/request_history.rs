@@ -1,4 +1,5 @@
-//! The history of requests of samples and models, and the checks of failed calls against it.
+//! The history of the requests of samples and models. At the end of a run, failed calls are checked
+//! against it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,33 +16,35 @@ use crate::payload;
 use crate::plan::{CallKind, Plan};
 use crate::responses;
 
-/// The time for which a call must be retried: the retry window of five minutes, less the last pause of up to half a minute and a margin.
+/// The time for which a call must be retried at least. The client retries for five minutes; the
+/// last pause of up to half a minute and a margin are subtracted.
 const MIN_RETRY_TIME: Duration = Duration::from_secs(240);
-/// The maximum pause between two attempts.
+/// The longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// The tolerance between timestamps of the network and of the client.
+/// The accepted difference between timestamps of the network and timestamps of the client.
 const TOLERANCE: Duration = Duration::from_secs(10);
 
-/// The history of requests. Clones share it.
+/// The history of the requests of a run. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct RequestHistory(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     samples: BTreeMap<CallId, SampleAttempts>,
-    /// The samples by the request ids that the server has assigned.
+    /// The samples, by the request ids that the server has assigned to them.
     sample_by_request_id: BTreeMap<String, CallId>,
-    /// The samples with a request that was affected by a fault or did not succeed.
+    /// The samples of which at least one request was affected by a fault or did not succeed.
     disturbed: BTreeSet<CallId>,
-    /// The times at which the server responded to the submission of a sample.
+    /// The times at which the server has responded to a submission of a sample.
     sample_responses: Vec<Timestamp>,
     /// For each model, the times at which the server accepted a submission.
     accepted: BTreeMap<String, Vec<Timestamp>>,
-    /// The times at which a refusal closed the class of samples, and until when.
+    /// The times at which a refusal stopped the samples, each with the time until which they were
+    /// stopped.
     closures: Vec<(Timestamp, Timestamp)>,
 }
 
-/// The attempts of a sample's submission.
+/// The attempts to submit one sample.
 #[derive(Debug)]
 struct SampleAttempts {
     idempotency_key: Vec<u8>,
@@ -50,7 +53,7 @@ struct SampleAttempts {
 }
 
 impl RequestHistory {
-    /// Returns the call of a sample's submission.
+    /// Returns the call that submits a sample with this request.
     pub fn sample_of(request: &HttpRequest) -> Option<CallId> {
         let body = op::uncompressed_body(request).ok()?;
         let body: serde_json::Value = serde_json::from_slice(&body).ok()?;
@@ -62,18 +65,18 @@ impl RequestHistory {
         payload::call_of_prompt(&tokens)
     }
 
-    /// Returns the call of the sample with this request id.
+    /// Returns the call whose sample has this request id.
     pub fn sample_by_request_id(&self, request_id: &str) -> Option<CallId> {
         self.lock().sample_by_request_id.get(request_id).copied()
     }
 
-    /// Records that a request of a sample begins. Until [`Self::request_succeeded`] the sample counts as disturbed. Returns whether it was
-    /// undisturbed before.
+    /// Records that a request of a sample begins. The sample counts as disturbed until
+    /// [`Self::request_succeeded`] is called. Returns whether the sample was undisturbed before.
     pub fn request_started(&self, call: CallId) -> bool {
         self.lock().disturbed.insert(call)
     }
 
-    /// Records that the request of an undisturbed sample has succeeded.
+    /// Records that a request of an undisturbed sample has succeeded.
     pub fn request_succeeded(&self, call: CallId, response: &HttpResponse) {
         let mut state = self.lock();
         state.disturbed.remove(&call);
@@ -83,7 +86,7 @@ impl RequestHistory {
         }
     }
 
-    /// Records that the submission of a sample is sent.
+    /// Records that a request which submits a sample is sent.
     pub fn sample_sent(&self, call: CallId, request: &HttpRequest, at: Timestamp) {
         let key = request.headers.get("x-idempotency-key");
         let key = key.map(|key| key.as_bytes().to_vec()).unwrap_or_default();
@@ -94,12 +97,12 @@ impl RequestHistory {
             is_connection_error: false,
         });
         if attempts.idempotency_key != key {
-            // The server has lost the sample, and the client submits it anew.
+            // The server has lost the sample, so the client submits it again with a new key.
             (attempts.idempotency_key, attempts.first_sent_at) = (key, at);
         }
     }
 
-    /// Records the end of an attempt to submit a sample.
+    /// Records that an attempt to submit a sample has ended.
     pub fn attempt_ended(
         &self,
         call: CallId,
@@ -121,12 +124,12 @@ impl RequestHistory {
         self.lock().accepted.entry(model).or_default().push(at);
     }
 
-    /// Records that a refusal closed the class of samples.
+    /// Records that a refusal at the time `at` stops samples until the time `until`.
     pub fn samples_closed(&self, at: Timestamp, until: Timestamp) {
         self.lock().closures.push((at, until));
     }
 
-    /// Checks all failed calls at the end of the run.
+    /// Checks all failed calls. Runs at the end of the simulation.
     pub fn check(&self, plan: &Plan, calls: &[(CallId, CallRecord)]) -> Vec<Violation> {
         let state = self.lock();
         let mut violations = Vec::new();
@@ -165,7 +168,8 @@ impl RequestHistory {
 }
 
 impl State {
-    /// Checks that a sample whose own requests all succeeded fails only for a reason that concerns itself.
+    /// Checks a failed sample whose own requests have all succeeded. Its failure must have a reason
+    /// that concerns only this sample.
     fn check_isolation(
         &self,
         call: CallId,
@@ -192,7 +196,8 @@ impl State {
         })
     }
 
-    /// Checks that a sample that got no connection was retried since its first attempt for the retry window or until its deadline.
+    /// Checks a failed sample that got no connection. The client must have retried it until the
+    /// time limit for retries or the deadline of the call.
     fn check_retry_window(
         &self,
         call: CallId,
@@ -214,7 +219,8 @@ impl State {
         })
     }
 
-    /// Checks that a sample did not wait for its deadline although its gate was closed beyond it.
+    /// Checks that a sample did not wait for its deadline while its gate was closed until a later
+    /// time.
     fn check_deadline(
         &self,
         call: CallId,
@@ -235,7 +241,8 @@ impl State {
         Some(Violation::new(Invariant::AdmissionDeadline, text))
     }
 
-    /// Checks that a call that stalled in a queue saw no progress of the queue within the progress deadline.
+    /// Checks a call that failed as stalled in a queue. The queue must not have advanced within the
+    /// progress deadline.
     fn check_queue(
         &self,
         call: CallId,

@@ -1,4 +1,4 @@
-//! Responses of proxies and faulty servers, and changes of the server's responses.
+//! Responses of proxies and of faulty servers, and changes to the responses of the server.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tinkers_core::{Clock, HttpResponse, ManualClock, Sent, TransportError, Trans
 use crate::fault::Fault;
 use crate::rng::Rng;
 
-/// Returns the response of a fault.
+/// Returns the response that simulates a fault.
 pub(crate) fn fault_response(fault: Fault, rng: &Rng, clock: &ManualClock) -> HttpResponse {
     let max_hint = match fault {
         Fault::RateLimitedLongHint => Duration::from_secs(14 * 60),
@@ -92,18 +92,19 @@ pub(crate) fn fault_response(fault: Fault, rng: &Rng, clock: &ManualClock) -> Ht
     response
 }
 
-/// Returns an error of a request that may have been applied.
+/// Returns a transport error for a request that the server may have applied.
 pub(crate) fn maybe_sent(kind: TransportErrorKind, message: &str) -> TransportError {
     TransportError::new(kind, Sent::MaybeSent, message)
 }
 
-/// Returns a field of a JSON body, or an empty string if it is missing or not a string.
+/// Returns a field of a JSON body. Returns an empty string if the field is missing or is not a
+/// string.
 pub(crate) fn text_field(body: &[u8], field: &str) -> String {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     body[field].as_str().unwrap_or_default().to_owned()
 }
 
-/// Returns whether a response reports that the queue is paused for lack of capacity.
+/// Returns whether the response to a poll reports that the queue is paused for lack of capacity.
 pub(crate) fn is_paused_for_capacity(response: &HttpResponse) -> bool {
     response.body.len() < 1024
         && response
@@ -112,7 +113,7 @@ pub(crate) fn is_paused_for_capacity(response: &HttpResponse) -> bool {
             .any(|part| part == b"paused_capacity")
 }
 
-/// Changes a response that is a JSON object.
+/// Changes the body of a response with `edit`, if the body is a JSON object.
 pub(crate) fn edit_body(response: &mut HttpResponse, edit: impl FnOnce(&mut Map<String, Value>)) {
     let Ok(Value::Object(mut body)) = serde_json::from_slice(&response.body) else {
         return;
@@ -122,7 +123,7 @@ pub(crate) fn edit_body(response: &mut HttpResponse, edit: impl FnOnce(&mut Map<
     response.headers.remove(CONTENT_LENGTH);
 }
 
-/// Adds fields and values of a future version of the API.
+/// Adds unknown fields and values to a response, as a future version of the API could.
 pub(crate) fn with_unknown_fields(mut response: HttpResponse) -> HttpResponse {
     edit_body(&mut response, |body| {
         body.insert("novelty".to_owned(), json!({ "kind": ["never", "seen"] }));
@@ -133,7 +134,8 @@ pub(crate) fn with_unknown_fields(mut response: HttpResponse) -> HttpResponse {
     response
 }
 
-/// Replaces the cursor by one that is less than `cursor`, the cursor of the request, or invalid.
+/// Replaces the cursor in the response to a shared poll. The new cursor is invalid or less than
+/// `cursor`, the cursor of the request.
 pub(crate) fn with_stale_cursor(
     mut response: HttpResponse,
     cursor: i64,

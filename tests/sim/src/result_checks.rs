@@ -1,4 +1,4 @@
-//! Checks that the result of a call is its own.
+//! Checks that a call has returned its own result, and not that of another call.
 
 use tinkers::{ForwardBackwardOutput, SampleResponse, SamplingClient};
 
@@ -6,7 +6,7 @@ use crate::call_log::CallId;
 use crate::payload;
 use crate::real_engine::RealEngine;
 
-/// The part of a call's result that the program uses further.
+/// The part of a result that the program uses in later calls.
 pub(crate) enum KeptResult {
     Nothing,
     /// The path of a saved training state.
@@ -14,7 +14,7 @@ pub(crate) enum KeptResult {
     Sampler(SamplingClient),
 }
 
-/// Checks that a pass has returned one output for each datum.
+/// Checks that a forward or forward-backward pass has returned one output for each datum.
 pub(crate) fn check_pass(output: &ForwardBackwardOutput, count: u8) -> Result<KeptResult, String> {
     match output.loss_fn_outputs.len() {
         outputs if outputs == usize::from(count) => Ok(KeptResult::Nothing),
@@ -22,7 +22,7 @@ pub(crate) fn check_pass(output: &ForwardBackwardOutput, count: u8) -> Result<Ke
     }
 }
 
-/// Checks that a save has returned the path with its own name.
+/// Checks that a save has returned a path with the name that `call` has given.
 pub(crate) fn check_save(call: CallId, path: &str) -> Result<KeptResult, String> {
     match payload::call_of_checkpoint(path) {
         Some((true, found)) if found == call => Ok(KeptResult::State(path.to_owned())),
@@ -42,7 +42,7 @@ pub(crate) fn check_sample(
     let tokens = &sequence.tokens;
     let is_own = match real {
         Some(real) => real.has_sampled(last_token, tokens),
-        // The scripted engine counts up from the last token.
+        // The scripted engine returns consecutive tokens that follow the last token of the prompt.
         None => tokens[..] == [last_token + 1, last_token + 2].map(|token| token % 256),
     };
     match is_own {

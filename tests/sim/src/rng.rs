@@ -20,13 +20,14 @@ impl Rng {
         }
     }
 
-    /// Returns an independent generator that depends only on the seed and `label`, not on the numbers drawn so far.
+    /// Returns a generator with an independent stream of numbers. The stream depends only on the
+    /// seed and on `label`, and not on the numbers that were drawn before.
     pub fn fork(&self, label: u64) -> Self {
         let mixed = SplitMix::new(self.seed ^ label.wrapping_mul(0xd6e8_feb8_6659_fd93));
         Self::new(mixed.bits())
     }
 
-    /// Draws 64 bits.
+    /// Draws 64 random bits.
     pub fn bits(&self) -> u64 {
         self.numbers.bits()
     }
@@ -46,17 +47,17 @@ impl Rng {
         low + self.below(high - low + 1)
     }
 
-    /// Returns `true` with the given probability.
+    /// Draws `true` with the given probability.
     pub fn gen_bool(&self, probability: f64) -> bool {
         self.unit() < probability
     }
 
-    /// Returns a random element of a non-empty slice.
+    /// Draws an element of a slice, which must not be empty.
     pub fn choose<'a, T>(&self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len() as u64) as usize]
     }
 
-    /// Draws a duration between two others, skewed towards `shortest`.
+    /// Draws a duration between `shortest` and `longest`. Short durations are more likely.
     pub fn duration(&self, shortest: Duration, longest: Duration) -> Duration {
         let unit = self.unit();
         shortest + longest.saturating_sub(shortest).mul_f64(unit * unit)
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fork_depends_only_on_seed_and_label() {
+    fn forked_generator_depends_only_on_seed_and_label() {
         let rng = Rng::new(7);
         let before = rng.fork(3).bits();
         rng.bits();

@@ -1,4 +1,4 @@
-//! Runs many seeds on all cores, each run on one thread.
+//! Runs many seeds in parallel on all cores. Each run uses one thread.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,17 +14,17 @@ use crate::trace::KeptLines;
 /// The results of many seeds.
 #[derive(Debug, Default)]
 pub struct SeedResults {
-    /// The number of runs.
+    /// The number of seeds that have run.
     pub seeds: u64,
     /// The totals of all runs.
     pub totals: Totals,
     /// The coverage of all runs.
     pub coverage: Coverage,
-    /// The failure with the smallest seed.
+    /// The failing run with the smallest seed, if any run failed.
     pub failure: Option<SeedFailure>,
 }
 
-/// A run that violates an invariant.
+/// A run that has violated an invariant.
 #[derive(Debug)]
 pub struct SeedFailure {
     /// The seed.
@@ -33,7 +33,7 @@ pub struct SeedFailure {
     pub report: RunReport,
 }
 
-/// Runs the seeds from 0 to `seeds`. Starts no further runs after a violation.
+/// Runs the seeds from 0 to `seeds`. After a violation, starts no further runs.
 pub fn run(seeds: u64, options: &PlanOptions, control: Option<Control>) -> SeedResults {
     let next_seed = AtomicU64::new(0);
     let results = Mutex::new(SeedResults::default());
@@ -47,7 +47,7 @@ pub fn run(seeds: u64, options: &PlanOptions, control: Option<Control>) -> SeedR
             let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
             results.add(seed, report);
             if results.failure.is_some() {
-                // Runs under way complete, since a smaller seed may fail, too.
+                // The other threads finish their runs, because a smaller seed may fail, too.
                 next_seed.store(seeds, Ordering::Relaxed);
             }
         }

@@ -1,4 +1,4 @@
-//! A session of which parts are replaced, for monitors and controls.
+//! A session that replaces some parts of another session, for monitors and negative controls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,15 @@ use tinkers_core::{
     Spawn,
 };
 
-/// A session whose caller, spawner or profile is replaced.
+/// A session with a different caller, spawner or server profile.
 #[derive(Debug)]
 pub(crate) struct SessionOverride {
     pub(crate) session: Arc<dyn SessionContext>,
     pub(crate) caller: Caller,
-    /// `None` to use the spawner of the session.
+    /// The spawner to use. `None` to use the spawner of the replaced session.
     pub(crate) spawner: Option<Box<dyn Spawn>>,
-    /// Whether the profile always states that the server applies repeated submissions once.
+    /// Whether the server profile always states that the server deduplicates, so that the client
+    /// always retries.
     pub(crate) always_retries: bool,
 }
 

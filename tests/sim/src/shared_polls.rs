@@ -1,4 +1,4 @@
-//! Transports shared polls, and checks their rate and their acknowledgements.
+//! Transports shared polls, and checks the rate of the polls and their acknowledgements.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -17,29 +17,31 @@ use crate::network::{Network, Response};
 use crate::op::{self, Op};
 use crate::responses::{self, with_stale_cursor};
 
-/// The maximum number of shared polls of a client within a second if no result arrives: the pauses double from 20 ms.
+/// The maximum number of shared polls of a client within a second if no result arrives. The pauses
+/// between such polls double from 20 ms on.
 const MAX_POLLS_PER_SECOND: usize = 14;
-/// The number of additional polls within a second for each new result, which resets the pauses.
+/// The number of additional shared polls within a second that each new result allows, because a
+/// result resets the pauses.
 const POLLS_PER_RESULT: usize = 4;
 const SECOND: Duration = Duration::from_secs(1);
-/// The maximum number of consecutive successful acknowledgements without a new request id.
+/// The maximum number of consecutive successful acknowledgements that contain no new request id.
 const MAX_REDUNDANT_ACKS: u32 = 6;
 
-/// Checks the shared polls of a run.
+/// A monitor of the shared polls of a run.
 #[derive(Debug)]
 pub struct SharedPollMonitor {
     monitor: Monitor,
     clients: Mutex<BTreeMap<Target, PollHistory>>,
 }
 
-/// A sampling session and the number of its client.
+/// The target of a shared poll: a sampling session, and the number of its client.
 type Target = (String, u64);
 
 #[derive(Debug, Default)]
 struct PollHistory {
-    /// The polls of the last second.
+    /// The times at which polls were sent within the last second.
     sent: VecDeque<Timestamp>,
-    /// The times of the last second at which the client received a new result.
+    /// The times within the last second at which the client received a new result.
     new_results: VecDeque<Timestamp>,
     received: BTreeSet<String>,
     acknowledged: BTreeSet<String>,
@@ -47,19 +49,19 @@ struct PollHistory {
     is_reported: bool,
 }
 
-/// A shared poll.
+/// The decoded request of a shared poll.
 #[derive(Debug)]
 pub struct SharedPoll {
     target: Target,
     acknowledged: Vec<String>,
-    /// The cursor of the request.
+    /// The cursor that the request contains.
     pub cursor: i64,
-    /// Whether the poll only acknowledges results: its timeout is zero.
+    /// Whether the poll only acknowledges results. Such a poll has a timeout of zero.
     pub is_acknowledgement: bool,
 }
 
 impl SharedPoll {
-    /// Decodes the body of a shared poll.
+    /// Decodes the request body of a shared poll. Returns `None` if the body is not valid.
     pub fn decode(request: &HttpRequest) -> Option<Self> {
         let body = op::uncompressed_body(request).ok()?;
         let body: RetrieveFutures = serde_json::from_slice(&body).ok()?;
@@ -78,7 +80,7 @@ impl SharedPoll {
 }
 
 impl SharedPollMonitor {
-    /// Creates a monitor without history, which reports violations to `monitor`.
+    /// Creates a monitor that reports violations to `monitor`.
     pub fn new(monitor: Monitor) -> Self {
         Self {
             monitor,
@@ -86,7 +88,7 @@ impl SharedPollMonitor {
         }
     }
 
-    /// Records that a client sends a shared poll.
+    /// Records that a client sends a shared poll, and checks the rate of polls.
     pub fn poll_sent(&self, poll: &SharedPoll, at: Timestamp) {
         self.check(poll, |history| {
             history.sent.push_back(at);
@@ -134,7 +136,8 @@ impl SharedPollMonitor {
         });
     }
 
-    /// Updates the history of a poll's client and reports the violation that `update` returns. Reports at most one for each client.
+    /// Updates the history of the client that sent a poll. Reports the violation that `update`
+    /// returns, but only one for each client.
     fn check(&self, poll: &SharedPoll, update: impl FnOnce(&mut PollHistory) -> Option<String>) {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let history = clients.entry(poll.target.clone()).or_default();
@@ -152,7 +155,7 @@ impl SharedPollMonitor {
 const SPINS: u32 = 100;
 
 impl Network {
-    /// Transports a shared poll, with the bug of the control.
+    /// Transports a shared poll and its response. Applies the bug of the negative control, if any.
     pub(crate) async fn transport_shared_poll(
         &self,
         poll: &SharedPoll,
@@ -202,7 +205,7 @@ impl Network {
     }
 }
 
-/// Returns whether a server never sends this response to a shared poll.
+/// Returns whether a response to a shared poll is one that a server never sends.
 fn is_unexpected(response: &Response) -> bool {
     match response {
         Ok(response) if response.status.is_success() => Completions::read(&response.body).is_err(),
@@ -217,7 +220,7 @@ fn is_unexpected(response: &Response) -> bool {
     }
 }
 
-/// Replaces the completions of a response by that of an unknown request.
+/// Replaces the completions in a response by one completion of an unknown request.
 fn set_unknown_completion(response: &mut HttpResponse, now: Timestamp) {
     responses::edit_body(response, |body| {
         let cursor = body.get("cursor").and_then(Value::as_i64).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Shrinks a failing run while it violates the same invariant.
+//! Simplifies the plan of a failing run while the run still violates the same invariant.
 
 use crate::control::Control;
 use crate::fault::Fault;
@@ -7,7 +7,8 @@ use crate::plan::{Plan, PlanOptions};
 use crate::simulation::{self, RunReport};
 use crate::trace::KeptLines;
 
-/// Returns the most restrictive options found with which the seed violates `invariant`, and the report of that run.
+/// Looks for more restrictive options with which the seed still violates `invariant`. Returns the
+/// most restrictive options and the report of their run.
 pub fn shrink(
     seed: u64,
     options: &PlanOptions,
@@ -20,7 +21,7 @@ pub fn shrink(
     let plan = Plan::new(seed, options);
     let mut smallest = options.clone();
     let mut smallest_report = run(options);
-    // Start from the actual numbers of the plan, so that halving them has an effect.
+    // Starts with the actual numbers of the plan, so that halving a number has an effect.
     smallest.clients = smallest.clients.min(plan.clients.len());
     smallest.tasks = smallest.tasks.min(plan.tasks.len());
     let steps = plan.tasks.iter().map(|task| task.steps.len());
@@ -41,7 +42,7 @@ pub fn shrink(
     }
 }
 
-/// Returns more restrictive options, the most restrictive ones first.
+/// Returns options that are more restrictive than `options`. The most restrictive ones come first.
 fn candidates(options: &PlanOptions, plan: &Plan) -> Vec<PlanOptions> {
     let mut candidates = Vec::new();
     let mut add = |restrict: &dyn Fn(&mut PlanOptions)| {

@@ -1,4 +1,5 @@
-//! Sets up the server, the network, the clients and their programs, runs them to the end, and checks the invariants.
+//! Creates the server, the network, the clients and their programs, runs them to the end, and
+//! checks the invariants.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,39 +37,39 @@ use crate::trace::{KeptLines, Trace};
 /// The report of a run.
 #[derive(Debug, Clone)]
 pub struct RunReport {
-    /// The hash of the trace.
+    /// The hash of all lines of the trace.
     pub hash: u64,
-    /// The kept lines of the trace.
+    /// The lines of the trace that were kept.
     pub lines: Vec<String>,
     /// The violations of invariants.
     pub violations: Vec<Violation>,
     /// The counts of faults, handle uses and errors.
     pub coverage: Coverage,
-    /// The totals.
+    /// The totals of calls and requests.
     pub totals: Totals,
 }
 
 /// Totals of one or more runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// The number of calls.
+    /// The number of calls that the programs made.
     pub calls: u64,
     /// The number of calls that succeeded.
     pub succeeded: u64,
     /// The number of calls that failed.
     pub failed: u64,
-    /// The number of calls that the program stopped waiting for.
+    /// The number of calls for which the program stopped waiting.
     pub abandoned: u64,
-    /// The number of requests.
+    /// The number of requests that the clients sent.
     pub requests: u64,
     /// The number of models whose tensors were compared with those of a run without faults.
     pub models: u64,
-    /// The virtual time.
+    /// The virtual time that has passed.
     pub time: Duration,
 }
 
 impl Totals {
-    /// Adds the totals of another run.
+    /// Adds the totals of other runs.
     pub fn add(&mut self, other: &Self) {
         self.calls += other.calls;
         self.succeeded += other.succeeded;
@@ -80,14 +81,15 @@ impl Totals {
     }
 }
 
-/// The time from the end of faults within which all programs must end: twice the longest pause for billing or progress deadline.
+/// The time within which all programs must end after the faults have ended. It is twice as long as
+/// the longest wait for billing or for a progress deadline.
 const TIME_AFTER_FAULTS: Duration = Duration::from_secs(4 * 3600);
-/// The maximum delay of polls of a client's tasks on a busy runtime.
+/// The longest time for which a poll of a client's task is delayed on a busy runtime.
 pub const MAX_POLL_DELAY: Duration = Duration::from_secs(2);
 /// The time within which the clients must shut down.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(900);
 
-/// Runs a plan, with a bug built into the client if there is a `control`.
+/// Runs a plan. If there is a `control`, its bug is built into the client or the engine.
 pub fn run(plan: &Plan, control: Option<Control>, kept: KeptLines) -> RunReport {
     let recorder = LogRecorder::default();
     tracing::subscriber::with_default(recorder.clone(), || {
@@ -112,7 +114,8 @@ impl Simulation {
         let server_spawner = executor.spawner(Owner::Server);
         let injector = Arc::new(FaultInjector::new(plan, clock.clone(), &rng.fork(2)));
         let applied_twice = control.and_then(Control::applied_twice);
-        // The bug of a control is either in the real engine, where only the weights reveal it, or in the recording engine.
+        // The bug of a negative control is either in the real engine, where only the weights reveal
+        // it, or in the recording engine.
         let results = match plan.engine {
             EngineKind::Scripted => ResultSource::Scripted(Box::default()),
             EngineKind::Real => ResultSource::Real(Box::new(
@@ -150,7 +153,8 @@ impl Simulation {
             rng: rng.fork(5),
             injector,
             shared_polls: SharedPollMonitor::new(monitor.clone()),
-            // On a busy runtime, permits are collected late and out of order.
+            // On a busy runtime, permits are collected late and out of order, so fairness cannot be
+            // checked.
             fairness: FairnessMonitor::new(monitor.clone(), !plan.has_timed(Fault::BusyRuntime)),
             monitor,
             history: RequestHistory::default(),
@@ -230,7 +234,7 @@ impl Simulation {
         report
     }
 
-    /// Checks that no task of the clients has panicked or is left.
+    /// Checks that no task of the clients has panicked, and that no task is left.
     fn check_tasks(&self) {
         let monitor = &self.harness.network.monitor;
         let panics = self.executor.escaped_panics();
@@ -248,7 +252,8 @@ impl Simulation {
     fn report(&self, recorder: &LogRecorder) -> RunReport {
         let network = &self.harness.network;
         let mut violations = network.monitor.violations();
-        // The final states of the models are part of the trace, so that replays compare them.
+        // The trace contains the final states of the models, so that two runs of a seed are
+        // compared by these states, too.
         let states = self.engine.real().map(RealEngine::final_states);
         let states = states.and_then(Result::ok).unwrap_or_default();
         for (model, state) in &states {
@@ -291,7 +296,8 @@ impl Simulation {
         }
     }
 
-    /// Runs until all tasks of the programs have ended, or until `end`, which is a violation.
+    /// Runs until all tasks of the programs have ended. Reports a violation if they have not ended
+    /// at the time `end`.
     fn run_programs(&self, end: Timestamp) {
         let reason = self
             .executor

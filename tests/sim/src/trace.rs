@@ -1,4 +1,4 @@
-//! The trace of a run: timestamped lines and a hash of them.
+//! The trace of a run, which consists of lines with timestamps and a hash of these lines.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tinkers_core::{Clock, ManualClock};
 
-/// The number of lines that [`KeptLines::Last`] keeps.
+/// The number of lines that are kept with [`KeptLines::Last`].
 const LAST_LINES: usize = 60;
-/// The number of lines that are kept after a violation.
+/// The number of lines that are kept after the first violation.
 const LINES_AFTER_VIOLATION: usize = 3;
 
-/// The trace of a run. Clones share it.
+/// The trace of a run. Clones share their lines.
 #[derive(Debug, Clone)]
 pub struct Trace {
     clock: ManualClock,
@@ -23,7 +23,8 @@ struct State {
     hash: u64,
     lines: VecDeque<String>,
     kept: KeptLines,
-    /// The number of lines that are still kept. Set by the first violation: the lines before it are worth more than those at the end.
+    /// The number of lines that will still be kept. It is set by the first violation, because the
+    /// lines before the violation are more useful than the last lines of the run.
     remaining: Option<usize>,
 }
 
@@ -41,7 +42,7 @@ impl Trace {
         }
     }
 
-    /// Appends a line.
+    /// Appends a line with the current time.
     pub fn push(&self, text: fmt::Arguments<'_>) {
         let line = format!(
             "{:>14.6} {text}",
@@ -64,7 +65,7 @@ impl Trace {
         state.lines.push_back(line);
     }
 
-    /// Keeps the lines that led to the first violation.
+    /// Records that a violation has occurred, so that the lines before it are kept.
     pub fn mark_violation(&self) {
         self.lock().remaining.get_or_insert(LINES_AFTER_VIOLATION);
     }
@@ -84,12 +85,12 @@ impl Trace {
     }
 }
 
-/// The lines that a trace keeps.
+/// Selects the lines that a trace keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptLines {
-    /// All lines.
+    /// All lines are kept.
     All,
-    /// The last lines, or those around the first violation.
+    /// Only the last lines are kept, or the lines around the first violation.
     Last,
 }
 
@@ -101,7 +102,7 @@ impl Fnv1a {
     /// The hash of no bytes.
     pub const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
 
-    /// Extends `hash` by `bytes`.
+    /// Returns the hash that results when `bytes` are appended to the data with the hash `hash`.
     pub fn extend(hash: u64, bytes: &[u8]) -> u64 {
         bytes.iter().fold(hash, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,4 +1,4 @@
-//! The invariants hold over many seeds.
+//! Tests that the invariants hold in the runs of many seeds.
 
 use tinkers::RecoveredError;
 use tinkers_sim::plan::PlanOptions;
@@ -17,7 +17,7 @@ fn invariants_hold_over_many_seeds() {
         coverage.held() > 0,
         "inconclusive: no request was held back"
     );
-    // The error counters are checked only for errors that occur.
+    // The error counters are checked only if such errors occur.
     for kind in [
         RecoveredError::Repeat,
         RecoveredError::Billing,

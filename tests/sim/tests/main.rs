@@ -1,4 +1,5 @@
-//! Tests of the simulator: invariants over many seeds, reproducibility, regressions, and negative controls.
+//! Tests of the simulator: invariants over many seeds, reproducibility, regressions, and negative
+//! controls.
 
 mod controls;
 mod invariants;

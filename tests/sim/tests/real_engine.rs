@@ -1,4 +1,4 @@
-//! Runs with the real engine: the tensors of each model are those of its applied calls.
+//! Runs with the real engine: the tensors of each model must result from its applied calls alone.
 
 use tinkers_sim::control::Control;
 use tinkers_sim::invariant::Invariant;
@@ -14,7 +14,7 @@ fn run(seeds: u64, control: Option<Control>) -> SeedResults {
 }
 
 #[test]
-fn tensors_equal_those_of_a_run_without_faults() {
+fn tensors_after_a_run_with_faults_equal_those_without_faults() {
     let results = run(4, None);
     let failure = results.failure.as_ref();
     let violations = failure.map(|failure| (failure.seed, &failure.report.violations));
@@ -28,7 +28,7 @@ fn tensors_equal_those_of_a_run_without_faults() {
 }
 
 #[test]
-fn repeated_step_and_gradient_are_found_by_the_tensors_alone() {
+fn steps_and_gradients_applied_twice_are_found_in_the_tensors() {
     for control in [Control::StepTwice, Control::GradientTwice] {
         let failure = run(20, Some(control)).failure;
         let failure = failure.unwrap_or_else(|| panic!("{} is not found", control.name()));

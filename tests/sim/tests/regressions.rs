@@ -1,12 +1,15 @@
-//! Seeds that have violated an invariant once.
+//! Seeds that have violated an invariant in the past.
 
 use tinkers_sim::fault::Fault;
 use tinkers_sim::plan::{Plan, PlanOptions};
 use tinkers_sim::simulation;
 use tinkers_sim::trace::KeptLines;
 
-/// Seeds with the bug that each finds if its fix is reverted, in runs without [`Fault::ADDED_LATER`]. If a change of the plans changes all
-/// runs, revert each fix and replace the seed by the first one that fails.
+/// The regression seeds, each with the bug that it finds if the fix of the bug is reverted. The
+/// runs do not contain the faults of [`Fault::ADDED_LATER`].
+///
+/// If a change to the plans changes all runs, revert each fix and replace its seed by the first
+/// seed that fails.
 const SEEDS: [(u64, &str); 3] = [
     (
         83,

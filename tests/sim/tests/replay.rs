@@ -1,4 +1,4 @@
-//! A seed reproduces the same run, also in another process.
+//! Tests that a seed always gives the same run, even in another process.
 
 use std::process::Command;
 
@@ -6,7 +6,8 @@ use tinkers_sim::plan::{EngineKind, Plan, PlanOptions};
 use tinkers_sim::simulation::{self, RunReport};
 use tinkers_sim::trace::KeptLines;
 
-/// Runs a seed in this process and in `processes` others, and checks that the hashes of the traces are equal.
+/// Runs a seed in this process and in `processes` other processes. Checks that the hashes of all
+/// traces are equal.
 fn replay(seed: u64, engine: EngineKind, processes: usize) -> RunReport {
     let options = PlanOptions {
         engine,
@@ -26,14 +27,14 @@ fn replay(seed: u64, engine: EngineKind, processes: usize) -> RunReport {
 }
 
 #[test]
-fn seed_reproduces_its_trace_in_other_processes() {
+fn seed_gives_the_same_trace_in_other_processes() {
     for seed in [1, 2, 3] {
         replay(seed, EngineKind::Scripted, 2);
     }
 }
 
 #[test]
-fn seed_reproduces_real_weights_in_another_process() {
+fn seed_gives_the_same_weights_in_another_process() {
     let report = replay(1, EngineKind::Real, 1);
     assert!(report.totals.models > 0, "inconclusive");
 }

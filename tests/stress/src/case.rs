@@ -1,4 +1,4 @@
-//! The stress cases: their sizes, runs and figures.
+//! The stress cases, the sizes of their rounds, and the results of a round.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -13,38 +13,38 @@ use crate::storm::{self, Storm};
 use crate::tasks::Tasks;
 use crate::waiters;
 
-/// A stress case.
+/// A stress case, which runs in rounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
-    /// The name on the command line.
+    /// The name of the case on the command line.
     pub name: &'static str,
-    /// A one-line description.
+    /// The description of the case in one line.
     pub about: &'static str,
-    /// Runs one round of a size with a seed.
+    /// Runs one round of the given size with a seed.
     pub run: fn(Size, u64) -> Round,
 }
 
 /// The size of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Size {
-    /// The size in the tests of the workspace.
+    /// The small size, which the tests of the workspace use.
     Small,
-    /// The size on the command line.
+    /// The full size, which the command line uses.
     Full,
 }
 
 /// The result of one round of a case.
 #[derive(Debug, Default)]
 pub struct Round {
-    /// All violations.
+    /// The violations that the checks have found.
     pub violations: Vec<Violation>,
-    /// How often tasks contended. A round without contention is inconclusive.
+    /// The number of times that tasks contended. A round without contention is inconclusive.
     pub contended: u64,
-    /// Failed compare-exchanges and colliding look-ups.
+    /// The number of failed compare-exchanges and colliding look-ups.
     pub lost: u64,
-    /// Counts by name.
+    /// The counts to print, by name.
     pub figures: Vec<(&'static str, u64)>,
-    /// Counts of the parts of a case, by the name of the part.
+    /// The counts to print for each part of the case, by the name of the part.
     pub groups: Vec<(String, Vec<(&'static str, u64)>)>,
 }
 
@@ -53,7 +53,7 @@ pub struct Round {
 pub enum Verdict {
     /// All checks passed.
     Passed,
-    /// There was no contention.
+    /// All checks passed, but there was no contention.
     Inconclusive,
     /// A check failed.
     Failed,
@@ -70,7 +70,7 @@ impl fmt::Display for Verdict {
 }
 
 impl Round {
-    /// Returns the verdict on the round.
+    /// Returns the verdict on this round.
     pub fn verdict(&self) -> Verdict {
         match (self.violations.is_empty(), self.contended) {
             (false, _) => Verdict::Failed,
@@ -80,7 +80,7 @@ impl Round {
     }
 }
 
-/// All cases.
+/// All stress cases.
 pub const CASES: &[Case] = &[
     Case {
         name: "waiters",
@@ -181,7 +181,7 @@ fn pauses(size: Size, seed: u64) -> Round {
             .groups
             .push((scenario.to_string(), observed.figures()));
     }
-    // Negative control: without the check before sending, some requests must be early.
+    // Negative control: without the check before sending, some requests must arrive too early.
     for scenario in [&scenarios[0], &scenarios[2]] {
         let observed = scenario.run(SendCheck::Disabled, seed);
         round.contended = round.contended.min(observed.early);
@@ -227,7 +227,7 @@ fn registry(size: Size, seed: u64) -> Round {
     };
     let observed = churn.run();
     Round {
-        // Both the registry and the limiters need contention.
+        // Both the registry and the limiters must have had contention.
         contended: observed.collisions.min(observed.waits),
         lost: observed.lost + observed.collisions,
         figures: vec![

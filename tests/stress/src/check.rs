@@ -1,4 +1,4 @@
-//! Checks of the observations of a run, independent of the limiter under test.
+//! Checks of what was observed in a run. The checks do not depend on the limiter under test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,56 +9,57 @@ use crate::plan::{Fate, Plan, StartWhen};
 use crate::subject::{Counts, HeldResources};
 use crate::tasks::Finished;
 
-/// The observations of a run of waiters.
+/// What was observed in a run of waiters.
 #[derive(Debug)]
 pub struct Observations {
     /// The plan of the run.
     pub plan: Plan,
     /// The events that the waiters recorded.
     pub log: Arc<Log>,
-    /// How the tasks ended.
+    /// The number of tasks by the way in which they ended.
     pub finished: Finished,
-    /// Resources still held after the end.
+    /// The resources that the limiter still held after the run.
     pub held: HeldResources,
-    /// Permits that were available after the end.
+    /// The number of permits that were available after the run.
     pub free: u64,
-    /// Permits that should be available after the end.
+    /// The number of permits that should be available after the run.
     pub limit: u64,
-    /// The counts of the subject itself, if it has any.
+    /// The counts of the limiter under test itself, if it has any.
     pub counts: Option<Counts>,
-    /// Permits that held the waiters back until enough were queued.
+    /// The number of permits that were taken before the run, to hold the waiters back until enough
+    /// of them were queued.
     pub initial_permits: u64,
 }
 
-/// A violation found by a check.
+/// A violation that a check has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The violated invariant.
     pub invariant: Invariant,
-    /// The observed numbers.
+    /// A description with the observed numbers.
     pub what: String,
 }
 
-/// An invariant of the subject.
+/// A property that the limiter under test must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Invariant {
-    /// At the end no permit is held and the whole limit is available.
+    /// At the end, no permit is held and the whole limit is available.
     Conservation,
-    /// At most `limit` permits are held at once.
+    /// At most `limit` permits are held at the same time.
     Limit,
-    /// The waiters of a client are admitted in the order of their arrival.
+    /// The waiters of each client are admitted in the order of their arrival.
     Order,
-    /// There are at most 1.1 wake-ups per admission after a wait.
+    /// There are at most 1.1 wake-ups for each admission after a wait.
     WakeUps,
-    /// Clients with waiters are admitted in turn.
+    /// Clients that have waiters are admitted in turn.
     Fairness,
     /// Every task ends.
     Progress,
-    /// The counts of the tasks and of the subject agree.
+    /// The counts of the tasks agree with the counts of the limiter under test.
     Counts,
-    /// No request is sent before the end of a retry hint.
+    /// No request is sent before the retry delay of a refusal has passed.
     RetryHint,
-    /// A key has one value at a time, and no entry outlives its users.
+    /// Each key has at most one value at a time, and no registry entry outlives its users.
     Registry,
 }
 
@@ -77,7 +78,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Returns all violations of a run of waiters.
+/// Returns all violations in a run of waiters.
 pub fn waiters(observed: &Observations) -> Vec<Violation> {
     let mut violations = Vec::new();
     violations.extend(stuck(observed.finished));
@@ -95,7 +96,7 @@ pub fn waiters(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Checks that every task ended.
+/// Returns a violation if a task did not end.
 pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     let stuck = finished.stuck;
     (stuck > 0).then(|| {
@@ -106,7 +107,7 @@ pub(crate) fn stuck(finished: Finished) -> Option<Violation> {
     })
 }
 
-/// Checks that no permit is held and that the whole limit is available.
+/// Returns a violation if a permit is still held, or if less than the whole limit is available.
 pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option<Violation> {
     (held != HeldResources::default() || free != limit).then(|| {
         let what =
@@ -115,7 +116,8 @@ pub(crate) fn conservation(held: HeldResources, free: u64, limit: u64) -> Option
     })
 }
 
-/// Checks that each waiter that must start did so once, and that each start has one end.
+/// Checks that each waiter that had to start has started once, and that each start has exactly one
+/// end.
 fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut must = |holds: bool, what: String| {
@@ -170,7 +172,8 @@ fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     );
     if let Some(counts) = observed.counts {
         let sure = observed.initial_permits + starts + Log::read(&log.cancelled);
-        // Only the subject counts grants to tasks that ended before they were polled again.
+        // A task may end between its admission and its next poll. Only the limiter counts such
+        // admissions.
         let unseen = (aborted + panicked + stuck + forgotten).saturating_sub(dropped);
         must(
             (sure..=sure + unseen).contains(&counts.grants),
@@ -184,8 +187,9 @@ fn counts(observed: &Observations, started: &[(u64, usize)]) -> Vec<Violation> {
     violations
 }
 
-/// Checks the order of admissions. When a waiter starts, all earlier surviving waiters of its client have started or hold a permit,
-/// so fewer of them than the limit are yet to start.
+/// Checks the order of admissions within each client. When a waiter starts, all earlier waiters of
+/// its client that were not dropped have started or hold a permit. Therefore fewer of them than the
+/// limit have not started yet.
 fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let mut behind: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
     for waiter in plan.all().filter(|waiter| waiter.surely_starts()) {
@@ -210,7 +214,8 @@ fn order(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     })
 }
 
-/// Checks that clients with waiters are admitted in turn, up to `limit` admissions that have not started yet.
+/// Checks that clients with waiters are admitted in turn. Up to `limit` admissions may not have
+/// started yet, so clients may be that far apart.
 fn turns(plan: &Plan, started: &[(u64, usize)]) -> Option<Violation> {
     let all_served = plan.all().all(|waiter| waiter.fate == Fate::Served);
     if !all_served || plan.shape.start_when != StartWhen::AllQueued {
@@ -250,7 +255,8 @@ fn wake_ups(observed: &Observations) -> Vec<Violation> {
     };
     let after_wait = grants_after_wait(observed, counts);
     let Counts { wakes, watches, .. } = counts;
-    // StormTask waiter at a time monitors grants that are not collected. Step-by-step runs delay most collections.
+    // One waiter at a time is woken to monitor admissions that are not collected. These wake-ups
+    // are frequent in step-by-step runs, which delay most collections.
     if (wakes - watches) * 10 > after_wait * 11 || watches > after_wait {
         let what =
             format!("{wakes} wake-ups ({watches} to monitor) for {after_wait} grants after a wait");
@@ -259,7 +265,7 @@ fn wake_ups(observed: &Observations) -> Vec<Violation> {
     violations
 }
 
-/// Returns the number of grants after a wait.
+/// Returns the number of permits that were granted after a wait.
 pub fn grants_after_wait(observed: &Observations, counts: Counts) -> u64 {
     let at_once = Log::read(&observed.log.at_once) + observed.initial_permits;
     (counts.grants + counts.unused).saturating_sub(at_once)

@@ -1,6 +1,8 @@
-//! A deterministic executor: polls one task at a time on a manual clock that advances when no task is runnable.
+//! A deterministic executor that polls one task at a time. Its manual clock advances when no task
+//! is ready.
 //!
-//! A run in which no task is runnable and none sleeps is stuck, so lost wake-ups and grants are detected exactly.
+//! A run is stuck if no task is ready and none waits for the clock. So the executor detects every
+//! lost wake-up and every lost permit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +21,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// Creates a task that is aborted when the progress of the run reaches `abort_at`.
+    /// Creates a task. It is aborted when the progress of the run reaches `abort_at`.
     pub fn new(work: BoxFuture<'static, ()>, abort_at: Option<usize>) -> Self {
         Self {
             work,
@@ -41,10 +43,10 @@ impl Wake for Woken {
     }
 }
 
-/// Step limit; no run of this package needs more.
+/// The maximum number of steps of a run. No run of this package needs more.
 const MOST_STEPS: u64 = 1_000_000;
 
-/// Runs the tasks until all have ended or the run is stuck.
+/// Runs the tasks until all of them have ended or the run is stuck.
 pub fn run(
     mut tasks: Vec<Task>,
     clock: &ManualClock,
@@ -54,7 +56,7 @@ pub fn run(
     let mut finished = Finished::default();
     for _ in 0..MOST_STEPS {
         let (before, now) = (tasks.len(), progress());
-        // Aborts a task now or a few steps later, so that all await points are covered.
+        // A task is aborted at once or a few steps later, so that the aborts hit all await points.
         tasks.retain(|task| !task.is_due(now) || !chance.bits().is_multiple_of(4));
         finished.aborted += (before - tasks.len()) as u64;
         let is_woken = |at: &usize| tasks[*at].woken.0.load(Ordering::SeqCst);

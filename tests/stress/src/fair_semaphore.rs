@@ -1,4 +1,4 @@
-//! A fair semaphore under one mutex, with optional defects that the checks must detect.
+//! A fair semaphore under one mutex. It can have a defect, which the checks must detect.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -11,32 +11,32 @@ use tinkers_core::{BoxFuture, ManualClock};
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A type-level choice of a defect.
+/// A type that selects a defect at compile time.
 pub trait SelectDefect: Send + Sync + Copy + Default + std::fmt::Debug + 'static {
-    /// The defect.
+    /// The selected defect.
     const DEFECT: Defect;
 }
 
-/// A defect of a semaphore.
+/// A defect of the semaphore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
-    /// No defect.
+    /// The semaphore has no defect.
     None,
-    /// A dropped permit is released twice; saturating arithmetic hides the underflow.
+    /// A dropped permit is released twice. Saturating arithmetic hides the underflow.
     DoubleRelease,
-    /// A waiter that is dropped after its grant and before its next poll leaks the permit.
+    /// A waiter that is admitted, but dropped before its next poll, leaks its permit.
     LostGrant,
-    /// A dropped permit is leaked.
+    /// A permit that is dropped is leaked.
     LeakOnDrop,
     /// All clients share one queue.
     SharedQueue,
-    /// Waiters are admitted last in, first out.
+    /// The waiter that arrived last is admitted first.
     Lifo,
-    /// Each grant wakes all waiters.
+    /// Each admission wakes all waiters.
     WakeAll,
 }
 
-/// Defines a type for each defect, so that tests can be generic over the subject.
+/// Defines a type for each defect, so that tests can be generic over the limiter under test.
 macro_rules! defects {
     ($($(#[$doc:meta])* $name:ident = $defect:ident,)*) => {$(
         $(#[$doc])*
@@ -66,7 +66,7 @@ defects! {
     WakeAll = WakeAll,
 }
 
-/// A semaphore that is FIFO within a client and round-robin among clients.
+/// A semaphore that admits the waiters of a client in FIFO order, and the clients in turn.
 #[derive(Debug)]
 pub struct FairSemaphore<F> {
     limit: u64,
@@ -249,7 +249,7 @@ impl<F: SelectDefect> Drop for Acquire<F> {
     }
 }
 
-/// A permit of a [`FairSemaphore`] semaphore.
+/// A permit of a [`FairSemaphore`].
 #[derive(Debug)]
 pub struct SemaphorePermit<F: SelectDefect> {
     of: Option<Arc<FairSemaphore<F>>>,

@@ -1,9 +1,10 @@
 //! Stress tests of the limiter and the registry on real threads, with exact counts.
 //!
-//! A case derives every choice from a seed, runs on threads or step by step, and passes its observations to checks that are
-//! independent of the limiter. The tests of this package verify the checks with limiters that have deliberate defects.
+//! A stress case derives every choice from a seed, runs on threads or step by step, and then checks
+//! what was observed. The checks do not depend on the limiter. The tests of this package verify the
+//! checks with limiters that have deliberate defects.
 //!
-//! [`clients`] runs whole clients over sockets, against a server in a separate process.
+//! The module [`clients`] runs whole clients over sockets, against a server in a separate process.
 
 pub mod case;
 pub mod check;

@@ -1,4 +1,5 @@
-//! The limiter as a subject: its sample class, which has every kind of limit.
+//! The limiter of tinkers as the limiter under test. Its route class `Sample` is used, because this
+//! class has every kind of limit.
 
 use std::sync::Arc;
 
@@ -10,24 +11,26 @@ use tinkers_dispatch::{ClassSettings, ClassSnapshot, Limiter, LimiterAdmission, 
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// A limiter with one admission handle for all clients of a run.
+/// A limiter under test: the limiter of tinkers, with one admission handle for all clients of a
+/// run.
 #[derive(Debug)]
 pub struct LimiterSubject {
     limiter: Arc<Limiter>,
     admission: LimiterAdmission,
 }
 
-/// Bytes of each request: counted, but too few to be the tightest limit.
+/// The bytes of each request. They are counted, but the limit on bytes is never the tightest one.
 const BYTES: u64 = 100;
 
 impl LimiterSubject {
-    /// Returns a snapshot of the sample class.
+    /// Returns a snapshot of the route class of samples.
     pub fn class(&self) -> ClassSnapshot {
         self.limiter.snapshot().sample
     }
 }
 
-/// Creates a limiter with at most `flights` samples in flight and twice the bytes that they need.
+/// Creates a limiter that allows `flights` samples in flight. Its byte limit is twice as large as
+/// these samples need.
 pub fn limiter(flights: u32) -> Arc<Limiter> {
     Arc::new(Limiter::new(LimiterSettings {
         sample: ClassSettings {
@@ -40,7 +43,7 @@ pub fn limiter(flights: u32) -> Arc<Limiter> {
     }))
 }
 
-/// Returns the admission request of a sample of `client`.
+/// Returns the request for the admission of a sample of `client`.
 pub fn sample_request(client: u64) -> AdmissionRequest {
     AdmissionRequest {
         class: RouteClass::Sample,
@@ -108,7 +111,7 @@ impl Subject for LimiterSubject {
     }
 }
 
-/// Returns the resources that a class holds.
+/// Returns the resources that a route class holds.
 pub fn held(class: &ClassSnapshot) -> HeldResources {
     HeldResources {
         slots: class.slots.into(),
@@ -119,11 +122,11 @@ pub fn held(class: &ClassSnapshot) -> HeldResources {
     }
 }
 
-/// An admitted sample.
+/// The admission of a sample, with its permits.
 #[derive(Debug)]
 pub struct Admission(Admitted);
 
-/// The in-flight permit or the queue position that an attempt leaves for its retry.
+/// What an attempt leaves for its retry: the in-flight permit or the position in the queue.
 #[derive(Debug, Default)]
 pub struct RetryState {
     flight: Option<InFlightPermit>,

@@ -1,4 +1,4 @@
-//! Events of a run, recorded by its waiters.
+//! A log of the events of a run, which the waiters record.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,28 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::plan::Waiter;
 use crate::subject::{Permit, PermitOutcome};
 
-/// The event counts of a run. They do not influence the subject.
+/// Counts of the events of a run. Recording an event does not influence the limiter under test.
 #[derive(Debug, Default)]
 pub struct Log {
     started: Mutex<Vec<(u64, usize)>>,
     inside: AtomicU64,
     peak: AtomicU64,
-    /// Waiters that were admitted at once and dropped by the plan.
+    /// The number of waiters that were admitted at once and then dropped, as planned.
     pub cancelled: AtomicU64,
-    /// Waiters that were admitted by their first poll.
+    /// The number of waiters that were admitted at their first poll.
     pub at_once: AtomicU64,
-    /// Waiters that were admitted after a wait.
+    /// The number of waiters that were admitted after a wait.
     pub after_wait: AtomicU64,
-    /// Polls after a wake-up.
+    /// The number of polls after a wake-up.
     pub woken: AtomicU64,
-    /// Permits that were released at the end of the work.
+    /// The number of permits that were released at the end of the work.
     pub settled: AtomicU64,
-    /// Permits that were dropped during the work.
+    /// The number of permits that were dropped during the work.
     pub dropped: AtomicU64,
 }
 
 impl Log {
-    /// Records that `waiter` starts to work.
+    /// Records that `waiter` has been admitted and starts to work.
     pub fn enter<P: Permit>(self: &Arc<Self>, waiter: Waiter, permit: P) -> Job<P> {
         let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(inside, Ordering::SeqCst);
@@ -39,19 +39,20 @@ impl Log {
         }
     }
 
-    /// Returns (client, index) of the waiters in the order of their starts.
+    /// Returns the waiters in the order in which they started to work, each as its client and its
+    /// index.
     pub fn started(&self) -> Vec<(u64, usize)> {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.clone()
     }
 
-    /// Returns the number of waiters that have started.
+    /// Returns the number of waiters that have started to work.
     pub fn progress(&self) -> usize {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.len()
     }
 
-    /// Returns the maximum number of waiters that worked at once.
+    /// Returns the maximum number of waiters that worked at the same time.
     pub fn peak(&self) -> u64 {
         self.peak.load(Ordering::SeqCst)
     }
@@ -67,7 +68,7 @@ impl Log {
     }
 }
 
-/// The work of an admitted waiter. Dropping it counts as an abort.
+/// The work of an admitted waiter. If it is dropped before [`Self::finish`], it counts as aborted.
 #[derive(Debug)]
 pub struct Job<P: Permit> {
     permit: Option<P>,
@@ -89,7 +90,8 @@ impl<P: Permit> Drop for Job<P> {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
             Log::increment(&self.log.dropped);
-            // Decremented before the release, which may admit the next waiter.
+            // The count is decremented before the release, because the release may admit the next
+            // waiter.
             self.log.inside.fetch_sub(1, Ordering::SeqCst);
             drop(permit);
         }

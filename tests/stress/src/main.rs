@@ -1,4 +1,4 @@
-//! The command line of the stress tests: runs cases or a client profile and prints the results.
+//! The command line of the stress tests. It runs cases or a client profile, and prints the results.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::hash::{BuildHasher, RandomState};
@@ -17,10 +17,10 @@ use tinkers_stress::stopwatch::Stopwatch;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask stress")]
 struct Options {
-    /// Duration of the run in seconds, divided among the cases. Each case runs at least once.
+    /// The duration of the run in seconds. It is divided among the cases. Each case runs at least once.
     #[arg(long, default_value_t = 10)]
     secs: u64,
-    /// Seed of the first round of each case, to repeat an earlier run. Random by default.
+    /// The seed of the first round of each case, to repeat an earlier run. It is random by default.
     #[arg(long)]
     seed: Option<u64>,
     /// Run only this case.
@@ -29,19 +29,19 @@ struct Options {
     /// Run whole clients under this profile.
     #[arg(long, value_parser = PROFILES.map(|profile| profile.name).to_vec(), conflicts_with = "only")]
     profile: Option<String>,
-    /// Number of clients.
+    /// The number of clients.
     #[arg(long, default_value_t = 4, requires = "profile")]
     clients: usize,
-    /// Number of sampling tasks of each client.
+    /// The number of sampling tasks of each client.
     #[arg(long, default_value_t = 4, requires = "profile")]
     tasks: usize,
-    /// Path of the HTML report. Default: target/stress/PROFILE.html.
+    /// The path of the HTML report. The default is target/stress/PROFILE.html.
     #[arg(long, requires = "profile")]
     report: Option<PathBuf>,
     /// Print one line of JSON for each case.
     #[arg(long)]
     json: bool,
-    /// Seconds that pending calls may take to end after the load.
+    /// The number of seconds that pending calls may take to end after the load.
     #[arg(long, default_value_t = 120, requires = "profile")]
     patience: u64,
     /// Inject a server fault that the checks must detect, so that the run fails.
@@ -49,10 +49,10 @@ struct Options {
     control: Option<String>,
 }
 
-/// Exit status of a run without contention, or whose faults never occurred.
+/// The exit status of a run without contention, or of a run whose faults never occurred.
 const INCONCLUSIVE: u8 = 2;
 
-/// The rounds of a case.
+/// The results of the rounds of a case.
 struct Run {
     rounds: u64,
     /// The seed of the last round.
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         };
     }
     let options = Options::parse();
-    // 32 bits, so that the seed is short enough to type.
+    // The seed has only 32 bits, so that it is short enough to type.
     let seed = options
         .seed
         .unwrap_or_else(|| RandomState::new().hash_one("stress") >> 32);
@@ -104,7 +104,8 @@ fn main() -> ExitCode {
             }
         );
     }
-    // A single case may be too short to lose a compare-exchange; it checks by itself that its waiters contended.
+    // A single case may be too short to lose a compare-exchange. In this case its own check for
+    // contention is sufficient.
     let has_contention = lost > 0 || options.only.is_some();
     if all_passed && !has_contention {
         println!("inconclusive: no compare-exchange failed, so the threads never contended");
@@ -150,7 +151,7 @@ fn run_clients(options: &Options, profile: &Profile, seed: u64) -> ExitCode {
     }
 }
 
-/// Runs rounds with consecutive seeds until the time is over or a round does not pass.
+/// Runs rounds with consecutive seeds, until the time is over or a round does not pass.
 fn repeat(case: &Case, seed: u64, time: Duration) -> Run {
     let watch = Stopwatch::start();
     let (mut rounds, mut lost) = (0, 0);
@@ -199,7 +200,7 @@ fn as_text(case: &Case, run: &Run) -> String {
     text
 }
 
-/// Returns the wake-ups per granted permit, if the case counts them.
+/// Returns the number of wake-ups per granted permit, or `None` if the case does not count them.
 fn wakes_per_grant(round: &Round) -> Option<f64> {
     let figure = |name: &str| {
         let (_, value) = round.figures.iter().find(|(other, _)| *other == name)?;

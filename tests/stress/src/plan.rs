@@ -1,72 +1,74 @@
-//! Plans of runs: all random choices are made up front, so that a seed gives the same choices for any interleaving.
+//! Plans of runs. A plan contains all random choices, so that a seed gives the same choices in any
+//! interleaving.
 
 use tinkers_core::{Jitter, SplitMix};
 
-/// The size of a run and the fates of its waiters, in percent.
+/// The size of a run, and how its waiters end, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Number of clients, each with a queue.
+    /// The number of clients. Each client has its own queue.
     pub clients: u64,
-    /// Waiters per client.
+    /// The number of waiters of each client.
     pub per_client: usize,
-    /// Number of permits.
+    /// The number of permits.
     pub limit: u32,
-    /// Percentage of waiters that are aborted, waiting or working.
+    /// The percentage of waiters that are aborted while they wait or work.
     pub aborted: u64,
-    /// Percentage of waiters that are dropped after one poll.
+    /// The percentage of waiters that are dropped after one poll.
     pub forgotten: u64,
-    /// Percentage of waiters that panic while they hold a permit.
+    /// The percentage of waiters that panic while they hold a permit.
     pub panicking: u64,
-    /// When the first waiter is admitted.
+    /// The condition under which the first waiter is admitted.
     pub start_when: StartWhen,
 }
 
-/// When the first waiter is admitted.
+/// The condition under which the first waiter is admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartWhen {
-    /// When half of the waiters are queued.
+    /// Half of the waiters are queued.
     HalfQueued,
-    /// When all waiters are queued.
+    /// All waiters are queued.
     AllQueued,
 }
 
-/// A waiter for a permit.
+/// A waiter for a permit, with its planned end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiter {
-    /// The client that it belongs to.
+    /// The client to which the waiter belongs.
     pub client: u64,
-    /// Its position in the queue of its client.
+    /// The position of the waiter in the queue of its client.
     pub index: usize,
-    /// How often it yields while it holds its permit.
+    /// The number of times that the waiter yields while it holds its permit.
     pub yields: u64,
-    /// How it ends.
+    /// The way in which the waiter ends.
     pub fate: Fate,
 }
 
-/// How a waiter ends.
+/// The way in which a waiter ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Works to the end.
+    /// The waiter is admitted and works to the end.
     Served,
-    /// Aborted, waiting or working, when this number of waiters have started.
+    /// The waiter is aborted when the given number of waiters have started. It may be waiting or
+    /// working at that time.
     Aborted(usize),
-    /// Dropped after one poll.
+    /// The waiter is dropped after one poll.
     Forgotten,
-    /// Panics during its work.
+    /// The waiter panics during its work.
     Panics,
 }
 
-/// All waiters, client by client.
+/// The plan of a run: all waiters, by client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The shape that the plan was made from.
+    /// The size of the run for which the plan was made.
     pub shape: Shape,
-    /// The waiters of each client in order of arrival.
+    /// The waiters of each client, in the order of their arrival.
     pub waiters: Vec<Vec<Waiter>>,
 }
 
 impl Plan {
-    /// Creates the plan of `seed`.
+    /// Creates the plan for a seed.
     pub fn new(shape: Shape, seed: u64) -> Self {
         let chance = SplitMix::new(seed);
         let waiter = |client, index| Waiter {
@@ -80,17 +82,19 @@ impl Plan {
                 .map(|index| waiter(client, index))
                 .collect()
         };
-        // Client 0 holds the permits until enough waiters are queued.
+        // Client 0 is not among them. It holds the permits until enough waiters are queued.
         let waiters = (1..=shape.clients).map(queue).collect();
         let mut plan = Self { shape, waiters };
-        // Aborts are scheduled by starts, and only these waiters surely start.
+        // Aborts are scheduled by the number of starts, and only these waiters are certain to
+        // start.
         let sure = plan.all().filter(|one| one.surely_starts()).count().max(1);
         let all = plan.all().count();
         for waiter in plan.waiters.iter_mut().flatten() {
             let Fate::Aborted(at) = &mut waiter.fate else {
                 continue;
             };
-            // Half of the aborts happen at any time, the other half around the admission of the waiter.
+            // Half of the aborts happen at any time. The other half happen near the admission of
+            // the waiter.
             if at.is_multiple_of(2) {
                 *at = *at / 2 % sure;
             } else {
@@ -103,7 +107,7 @@ impl Plan {
         plan
     }
 
-    /// Returns all waiters.
+    /// Returns an iterator over the waiters of all clients.
     pub fn all(&self) -> impl Iterator<Item = &Waiter> {
         self.waiters.iter().flatten()
     }

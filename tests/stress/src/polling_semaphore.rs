@@ -1,4 +1,5 @@
-//! A semaphore that polls every 2 to 50 ms and so has no queue order, a defect that the checks must detect.
+//! A semaphore without a queue. Waiters try again every 2 to 50 ms, so the order is random. The
+//! checks must detect this defect.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use tinkers_core::{BoxFuture, Clock, Jitter, ManualClock, SplitMix};
 
 use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, Subject};
 
-/// An atomic counter with randomized sleeps between attempts.
+/// A semaphore that is an atomic counter. Waiters sleep for a random time between two attempts.
 #[derive(Debug)]
 pub struct PollingSemaphore {
     limit: u64,
@@ -80,7 +81,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// A permit.
+/// A permit of a [`PollingSemaphore`].
 #[derive(Debug)]
 pub struct SemaphorePermit(Arc<PollingSemaphore>);
 

@@ -1,4 +1,5 @@
-//! Registry churn: threads look up, use and drop limiters by key. A key has one limiter at a time, and none is left at the end.
+//! A stress case for the registry. Threads look up, use and drop limiters by key. Each key must
+//! have at most one limiter at a time, and no limiter may be left at the end.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,42 +16,42 @@ use crate::check::{Invariant, Violation};
 use crate::limiter_subject::{held, limiter, sample_request};
 use crate::subject::HeldResources;
 
-/// Size of a run.
+/// The size of a run, and its seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Churn {
-    /// Number of threads.
+    /// The number of threads.
     pub threads: u64,
-    /// Number of keys.
+    /// The number of keys.
     pub keys: u64,
-    /// Steps of each thread.
+    /// The number of steps of each thread.
     pub steps: u64,
-    /// Seed of the random choices.
+    /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// In-flight limit of each key.
+/// The in-flight limit of the limiter of each key.
 const LIMIT: u32 = 3;
 
-/// The observations of a run.
+/// What was observed in a run.
 #[derive(Debug, Default)]
 pub struct Observations {
-    /// All violations.
+    /// The violations that were found.
     pub violations: Vec<Violation>,
-    /// Limiters that were built.
+    /// The number of limiters that were built.
     pub built: u64,
-    /// Admissions, counted by the threads.
+    /// The number of admissions that the threads counted.
     pub granted: u64,
-    /// Attempts that were dropped after one poll.
+    /// The number of attempts that were dropped after one poll.
     pub cancelled: u64,
-    /// Attempts that waited, counted by the limiters.
+    /// The number of attempts that waited, as counted by the limiters.
     pub waits: u64,
-    /// Failed compare-exchanges in the limiters.
+    /// The number of failed compare-exchanges in the limiters.
     pub lost: u64,
-    /// Colliding look-ups in the registry.
+    /// The number of colliding look-ups in the registry.
     pub collisions: u64,
 }
 
-/// The counts of all keys and threads.
+/// The sums of the counts of all keys and threads.
 #[derive(Debug, Default)]
 struct Totals {
     built: AtomicU64,
@@ -65,7 +66,7 @@ struct Totals {
     cancelled: AtomicU64,
 }
 
-/// A registry value: a limiter with its id.
+/// The value that the registry stores for a key: a limiter and its id.
 struct Shared {
     id: u64,
     limiter: Arc<Limiter>,
@@ -75,7 +76,7 @@ struct Shared {
 
 impl Shared {
     fn new(totals: &Arc<Totals>) -> Self {
-        // Prolongs the construction, so that other threads wait for it.
+        // Makes the construction take longer, so that other threads wait for it.
         std::thread::yield_now();
         let limiter = limiter(LIMIT);
         let clock = Arc::new(ManualClock::new());
@@ -103,16 +104,16 @@ impl Drop for Shared {
     }
 }
 
-/// The holders of a key and its admitted requests.
+/// A key: the threads that hold its value, and its admitted requests.
 #[derive(Debug, Default)]
 struct Key {
-    /// The id of the held value and the number of holders.
+    /// The id of the value, and the number of threads that hold it.
     held: Mutex<(u64, u64)>,
     inside: AtomicU64,
 }
 
 impl Churn {
-    /// Runs all threads to their end and checks the counts.
+    /// Runs all threads to their end, and then checks the counts.
     pub fn run(self) -> Observations {
         let (registry, totals) = (Registry::new(), Arc::<Totals>::default());
         let keys: Vec<Key> = (0..self.keys).map(|_| Key::default()).collect();
@@ -140,7 +141,7 @@ fn step(registry: &Registry<u64, Shared>, totals: &Arc<Totals>, keys: &[Key], ch
         attempt(&shared, key, chance.bits());
     }
     key.leave();
-    // Dropping the last handle of a key drops its limiter.
+    // When the last handle of a key is dropped, its limiter is dropped.
     let clone: Handle<_, _> = shared.clone();
     drop(shared);
     drop(clone);
@@ -254,7 +255,7 @@ impl Wake for Unpark {
     }
 }
 
-/// Blocks the thread until `future` is ready. Needs no runtime.
+/// Blocks the thread until `future` is ready. Works without a runtime.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut future = pin!(future);

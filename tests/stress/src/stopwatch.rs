@@ -1,8 +1,8 @@
-//! The stopwatch and the short sleep of this package, which reads the real clock only here.
+//! A stopwatch and a short sleep. No other file of this package reads the real clock.
 
 use std::time::{Duration, Instant};
 
-/// A stopwatch on the real clock.
+/// A stopwatch that reads the real clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Instant);
 

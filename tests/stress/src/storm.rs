@@ -1,4 +1,5 @@
-//! Storms of refusals: a server with a varying window sends 429s with retry hints, and some responses are lost.
+//! A stress case in which a server with a varying in-flight limit sends many 429s with retry
+//! delays, and some responses are lost.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,25 +15,26 @@ use crate::subject::{Counts, HeldResources, Permit, PermitOutcome, RetryStateOf,
 use crate::tasks::{Finished, Tasks};
 use crate::waiters::{acquire_all, yield_now};
 
-/// Size of a run.
+/// The size of a run with many refusals, and its seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Storm {
-    /// Number of clients, each with a queue.
+    /// The number of clients. Each client has its own queue.
     pub clients: u64,
-    /// Tasks per client.
+    /// The number of tasks of each client.
     pub tasks: u64,
-    /// Sequential requests of each task.
+    /// The number of requests that each task makes one after another.
     pub requests: u64,
-    /// Average window of the server, which varies from 1 to twice this value.
+    /// The average in-flight limit of the server. The limit varies between 1 and twice this value.
     pub window: u64,
-    /// Seed of the random choices.
+    /// The seed of the random choices.
     pub seed: u64,
 }
 
-/// The maximum in-flight limit of the subject, far above the window of the server.
+/// The maximum in-flight limit of the limiter under test. It is much higher than the limit of the
+/// server.
 const CEILING: u32 = 200;
 
-/// The observations of a run.
+/// What was observed in a run.
 #[derive(Debug)]
 pub struct Observations {
     storm: Storm,
@@ -42,7 +44,7 @@ pub struct Observations {
     held: HeldResources,
     free: u64,
     limit: u64,
-    /// The counts of the subject itself, if it has any.
+    /// The counts of the limiter under test itself, if it has any.
     pub counts: Option<Counts>,
 }
 
@@ -50,20 +52,21 @@ pub struct Observations {
 #[derive(Debug, Default)]
 pub struct Counters {
     inside: AtomicU64,
-    /// The latest end of a retry hint, in nanoseconds since the origin of the clock.
+    /// The latest end of all retry delays, in nanoseconds since the origin of the clock.
     closed_until: AtomicU64,
-    /// Attempts that were admitted before the end of a hint that was known when they were queued.
-    undercut: AtomicU64,
-    /// Attempts that were admitted.
+    /// The number of attempts that were admitted too early: before the end of a retry delay that
+    /// was known when they were queued.
+    admitted_too_early: AtomicU64,
+    /// The number of attempts that were admitted.
     pub attempts: AtomicU64,
-    /// Attempts that the server refused.
+    /// The number of attempts that the server refused.
     pub refused: AtomicU64,
-    /// Attempts without a response: dropped or timed out.
+    /// The number of attempts without a response, because they were dropped or timed out.
     pub lost: AtomicU64,
     served: Mutex<BTreeSet<(u64, u64)>>,
 }
 
-/// Runs the storm on threads. A further thread advances the clock by up to 1 ms per microsecond.
+/// Runs the clients on threads. Another thread advances the clock by up to 1 ms per microsecond.
 pub fn on_threads<S: Subject>(storm: Storm, tasks: &Tasks) -> Observations {
     let clock = ManualClock::new();
     let (subject, counters) = (S::new(CEILING, clock.clone()), Arc::<Counters>::default());
@@ -88,7 +91,7 @@ pub fn on_threads<S: Subject>(storm: Storm, tasks: &Tasks) -> Observations {
     observations(storm, &subject, counters, &clock, finished)
 }
 
-/// Runs the storm one step at a time.
+/// Runs the clients one step at a time on the deterministic executor.
 pub fn step_by_step<S: Subject>(storm: Storm) -> Observations {
     let clock = ManualClock::new();
     let (subject, counters) = (S::new(CEILING, clock.clone()), Arc::<Counters>::default());
@@ -106,7 +109,7 @@ fn observations<S: Subject>(
     finished: Finished,
 ) -> Observations {
     let (held, counts) = (subject.held(), subject.counts());
-    // All hints are over; the first admission is the probe that reopens the gate.
+    // All retry delays are over. The first request reopens the gate.
     clock.advance(Duration::from_secs(3600));
     if let Some(probe) = acquire_all(subject).pop() {
         drop(probe.end(PermitOutcome::Accepted));
@@ -135,7 +138,8 @@ impl Storm {
                 subject: Arc::clone(subject),
                 counters: Arc::clone(counters),
                 clock: clock.clone(),
-                // A generator per task makes its choices independent of the interleaving.
+                // Each task has its own generator, so that its choices do not depend on the
+                // interleaving.
                 chance: SplitMix::new(self.seed ^ (id + 1) << 32),
                 window: self.window,
                 seed: self.seed,
@@ -151,7 +155,7 @@ impl Storm {
     }
 }
 
-/// A task of a storm.
+/// A task of a client, which makes requests one after another.
 struct StormTask<S: Subject> {
     subject: Arc<S>,
     counters: Arc<Counters>,
@@ -163,19 +167,19 @@ struct StormTask<S: Subject> {
 }
 
 impl<S: Subject> StormTask<S> {
-    /// Retries until the request is served.
+    /// Makes a request, and retries it until the server has served it.
     async fn request(&self, id: (u64, u64)) {
         let mut retry_state = RetryStateOf::<S>::default();
         loop {
             let permit = self.admitted(std::mem::take(&mut retry_state)).await;
-            // Network latency.
+            // Simulates network latency.
             yield_now().await;
             let Some(place) = self.counters.try_enter(self.window()) else {
                 retry_state = self.refused(permit);
                 continue;
             };
             match self.chance.bits() % 100 {
-                // Dropped: the next attempt starts without an in-flight permit.
+                // The permit is dropped, so the next attempt starts without an in-flight permit.
                 0..5 => {
                     self.counters.lost.fetch_add(1, Ordering::SeqCst);
                     drop(permit);
@@ -198,19 +202,24 @@ impl<S: Subject> StormTask<S> {
         }
     }
 
-    /// Waits for a permit and records whether it was granted before the end of a hint.
+    /// Waits for a permit, and counts the attempt. Also counts whether it was admitted before the
+    /// end of a retry delay.
     async fn admitted(&self, retry_state: RetryStateOf<S>) -> S::Permit {
-        // The subject knows every refusal that is known here, and decides before the clock is read below.
+        // Only delays that the limiter already knows are checked, because the clock is read after
+        // the limiter has decided.
         let known = self.counters.closed_until.load(Ordering::SeqCst);
         let permit = self.subject.acquire(self.client, retry_state).await;
         self.counters.attempts.fetch_add(1, Ordering::SeqCst);
         if nanos(self.clock.now().since_origin()) < known {
-            self.counters.undercut.fetch_add(1, Ordering::SeqCst);
+            self.counters
+                .admitted_too_early
+                .fetch_add(1, Ordering::SeqCst);
         }
         permit
     }
 
-    /// Returns the current window of the server, from 1 to twice the average. It changes every 64 attempts.
+    /// Returns the current in-flight limit of the server, which is between 1 and twice the average.
+    /// The limit changes every 64 attempts.
     fn window(&self) -> u64 {
         let attempts = self.counters.attempts.load(Ordering::SeqCst);
         let chance = SplitMix::new(self.seed ^ (attempts / 64));
@@ -233,22 +242,22 @@ fn nanos(at: Duration) -> u64 {
     u64::try_from(at.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A request in the window of the server.
-struct Inside<'a>(&'a AtomicU64);
+/// A request that counts towards the in-flight limit of the server.
+struct ServedRequest<'a>(&'a AtomicU64);
 
-impl Drop for Inside<'_> {
+impl Drop for ServedRequest<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Counters {
-    fn try_enter(&self, window: u64) -> Option<Inside<'_>> {
+    fn try_enter(&self, window: u64) -> Option<ServedRequest<'_>> {
         let more = |inside| (inside < window).then_some(inside + 1);
         self.inside
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
             .ok()
-            .map(|_| Inside(&self.inside))
+            .map(|_| ServedRequest(&self.inside))
     }
 
     fn serve(&self, id: (u64, u64)) {
@@ -262,16 +271,17 @@ impl Counters {
     }
 }
 
-/// Returns all violations of a storm.
+/// Describes all violations in a run.
 pub fn check(observed: &Observations) -> Vec<Violation> {
     let mut violations = Vec::new();
     violations.extend(stuck(observed.finished));
     violations.extend(conservation(observed.held, observed.free, observed.limit));
     let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
-    let undercut = read(&observed.counters.undercut);
-    if undercut > 0 {
-        let what =
-            format!("{undercut} requests were admitted before the end of a known retry hint");
+    let admitted_too_early = read(&observed.counters.admitted_too_early);
+    if admitted_too_early > 0 {
+        let what = format!(
+            "{admitted_too_early} requests were admitted before the end of a known retry hint"
+        );
         violations.push(Violation::new(Invariant::RetryHint, what));
     }
     let mut agree = |what: &str, one: u64, other: u64| {
@@ -306,7 +316,7 @@ pub fn check(observed: &Observations) -> Vec<Violation> {
     if let Some(counts) = observed.counts {
         agree("grants", counts.grants, attempts);
         agree("refusals", counts.refusals, refused);
-        // Each change of the gate wakes the head of every queue.
+        // Each change of the gate wakes the first waiter of every queue.
         let heads = (clients + 1) * (refused + lost);
         let Counts {
             wakes,

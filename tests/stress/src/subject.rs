@@ -1,92 +1,93 @@
-//! The interface of concurrency limiters under test.
+//! The interface of the limiters under test.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tinkers_core::{BoxFuture, ManualClock};
 
-/// A concurrency limiter under test, with at most [`Subject::limit`] permits.
+/// A limiter under test. It grants at most [`Subject::limit`] permits at the same time.
 pub trait Subject: Send + Sync + 'static {
-    /// The permit of an admitted waiter.
+    /// The permit that an admitted waiter gets.
     type Permit: Permit;
 
-    /// Creates a limiter with `limit` permits on `clock`.
+    /// Creates a limiter with `limit` permits that reads the time from `clock`.
     fn new(limit: u32, clock: ManualClock) -> Arc<Self>;
 
-    /// Waits for a permit. `retry_state` comes from the previous attempt of the same request.
+    /// Waits for a permit. `retry_state` is what the previous attempt of the same request has left.
     fn acquire(
         self: &Arc<Self>,
         client: u64,
         retry_state: RetryStateOf<Self>,
     ) -> BoxFuture<'static, Self::Permit>;
 
-    /// Returns the resources that are held now.
+    /// Returns the resources that the limiter holds now.
     fn held(&self) -> HeldResources;
 
-    /// Returns the current number of permits.
+    /// Returns the number of permits that the limiter currently allows.
     fn limit(&self) -> u64;
 
-    /// Returns the counts of the limiter itself, if it has any.
+    /// Returns the counts of the limiter, or `None` if it does not count.
     fn counts(&self) -> Option<Counts>;
 }
 
-/// The state that an attempt at `S` leaves for its retry.
+/// The state that an attempt with the limiter `S` leaves for its retry.
 pub type RetryStateOf<S> = <<S as Subject>::Permit as Permit>::RetryState;
 
-/// A permit. Dropping it releases it as an aborted attempt.
+/// A permit of a limiter under test. Dropping it releases it as the permit of an aborted attempt.
 pub trait Permit: Send + 'static {
     /// The state that an attempt leaves for its retry.
     type RetryState: Default + Send + 'static;
 
-    /// Ends the attempt and releases the permit.
+    /// Ends the attempt with an outcome, and releases the permit.
     fn end(self, how: PermitOutcome) -> Self::RetryState;
 }
 
-/// The outcome of an attempt.
+/// The outcome of an attempt to send a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PermitOutcome {
-    /// Accepted by the server. The retry state is dropped when the result arrives.
+    /// The server accepted the request. The retry state is dropped when the result arrives.
     Accepted,
-    /// Refused with a retry hint.
+    /// The server refused the request with the given retry delay.
     Refused(Duration),
-    /// No response.
+    /// No response arrived.
     Unknown,
 }
 
-/// Resources held in a limiter; all zero when it is idle.
+/// The resources that a limiter holds. All of them are zero when the limiter is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HeldResources {
-    /// Slots of requests being sent.
+    /// The number of slots that are held by requests being sent.
     pub slots: u64,
-    /// Bytes of requests being sent.
+    /// The number of bytes that are held by requests being sent.
     pub bytes: u64,
-    /// Requests from admission to result.
+    /// The number of requests that are in flight, from their admission to their result.
     pub in_flight: u64,
-    /// Queued waiters.
+    /// The number of waiters in the queue.
     pub waiting: u64,
-    /// Grants that their waiters have not collected yet.
+    /// The number of permits that were granted but not yet collected by their waiters.
     pub uncollected: u64,
 }
 
-/// Counts of a limiter.
+/// The counts of a limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Granted permits.
+    /// The number of permits that were granted.
     pub grants: u64,
-    /// Attempts that waited.
+    /// The number of attempts that waited.
     pub waits: u64,
-    /// Wake-ups of waiters.
+    /// The number of wake-ups of waiters.
     pub wakes: u64,
-    /// Wake-ups of the one waiter that monitors uncollected grants.
+    /// The number of wake-ups of the one waiter that monitors uncollected permits.
     pub watches: u64,
-    /// Grants that were returned unused: the waiter was dropped or did not collect in time.
+    /// The number of permits that were returned unused, because the waiter was dropped or did not
+    /// collect its permit in time.
     pub unused: u64,
-    /// Refusals by the server.
+    /// The number of requests that the server refused.
     pub refusals: u64,
-    /// Congestion events; several refusals may belong to one.
+    /// The number of congestion events. Several refusals may belong to one event.
     pub events: u64,
-    /// Probes after a pause.
+    /// The number of first requests after a pause.
     pub probes: u64,
-    /// Failed compare-exchanges.
+    /// The number of failed compare-exchanges.
     pub lost: u64,
 }

@@ -1,4 +1,4 @@
-//! Tasks on a multi-threaded runtime that are started, aborted and counted.
+//! Tasks on a multi-threaded runtime: starts, aborts and counts them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,20 +10,20 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::stopwatch::{Stopwatch, short_sleep};
 
-/// How tasks ended.
+/// The number of tasks by the way in which they ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Finished {
-    /// Tasks that finished.
+    /// The number of tasks that finished their work.
     pub done: u64,
-    /// Tasks that were aborted by the plan.
+    /// The number of tasks that were aborted as planned.
     pub aborted: u64,
-    /// Tasks that panicked.
+    /// The number of tasks that panicked.
     pub panicked: u64,
-    /// Tasks that were given up after a timeout without progress.
+    /// The number of tasks that were given up because they made no progress for some time.
     pub stuck: u64,
 }
 
-/// A runtime and its tasks.
+/// A runtime and the tasks that were spawned on it.
 #[derive(Debug)]
 pub struct Tasks {
     runtime: Runtime,
@@ -31,7 +31,7 @@ pub struct Tasks {
     aborts: Aborts,
 }
 
-/// Pending aborts by the progress at which they are due. Clones share the list.
+/// The pending aborts, by the progress of the run at which they are due. Clones share the list.
 #[derive(Debug, Clone, Default)]
 pub struct Aborts(Arc<Mutex<Due>>);
 
@@ -42,7 +42,7 @@ struct Due {
 }
 
 impl Aborts {
-    /// Aborts all tasks that are due at `progress`.
+    /// Aborts all tasks whose abort is due at `progress`.
     pub fn advance(&self, progress: usize) {
         let due = {
             let mut due = self.lock();
@@ -71,10 +71,11 @@ impl Aborts {
 }
 
 impl Tasks {
-    /// The number of worker threads. On a machine with fewer cores, the operating system preempts them at any point.
+    /// The number of worker threads. On a machine with fewer cores, the operating system preempts
+    /// the threads at any point.
     const THREADS: usize = 4;
-    /// Time without progress after which the remaining tasks count as stuck.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    /// The time without progress after which the remaining tasks count as stuck.
+    const STUCK_AFTER: Duration = Duration::from_secs(30);
 
     /// Creates a runtime without tasks.
     pub fn new() -> Self {
@@ -88,12 +89,12 @@ impl Tasks {
         }
     }
 
-    /// Returns the handle that is notified of the progress of the run.
+    /// Returns a handle to the pending aborts. It must be notified of the progress of the run.
     pub fn aborts(&self) -> Aborts {
         self.aborts.clone()
     }
 
-    /// Spawns `work`, to be aborted when the progress of the run reaches `abort_at`.
+    /// Spawns `work`. It is aborted when the progress of the run reaches `abort_at`.
     pub fn spawn(&self, work: BoxFuture<'static, ()>, abort_at: Option<usize>) {
         let join = self.runtime.spawn(work);
         let handle = join.abort_handle();
@@ -103,8 +104,8 @@ impl Tasks {
         }
     }
 
-    /// Waits until `expected` tasks were spawned and have ended. `alive` must change as long as there is progress; `tick` is called
-    /// periodically.
+    /// Waits until `expected` tasks have been spawned and have ended. The value of `alive` must
+    /// change while there is progress. `tick` is called periodically.
     pub fn finish(
         &self,
         expected: usize,
@@ -126,7 +127,7 @@ impl Tasks {
             let now = alive();
             if now != observed {
                 (observed, since) = (now, Stopwatch::start());
-            } else if since.elapsed() > Self::PATIENCE {
+            } else if since.elapsed() > Self::STUCK_AFTER {
                 is_stuck = true;
             }
             short_sleep();

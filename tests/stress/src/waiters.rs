@@ -1,4 +1,4 @@
-//! Runs of many waiters for the permits of one subject, each ended as planned.
+//! Runs of many waiters for the permits of one limiter under test. Each waiter ends as planned.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,10 +16,11 @@ use crate::plan::{Fate, Plan, StartWhen, Waiter};
 use crate::subject::{Permit, PermitOutcome, RetryStateOf, Subject};
 use crate::tasks::{Aborts, Finished, Tasks};
 
-/// Duration of a unit of work on a manual clock.
+/// The duration of one unit of work on a manual clock.
 const WORK: Duration = Duration::from_millis(10);
 
-/// Runs `plan` on threads: one queues the waiters of each client, and a multi-threaded runtime runs them.
+/// Runs `plan` on threads. One thread queues the waiters of each client, and a multi-threaded
+/// runtime runs them.
 pub fn on_threads<S: Subject>(plan: Plan, tasks: &Tasks) -> Observations {
     let fixture = Fixture::<S>::new(&plan, None, tasks.aborts());
     let arrived = AtomicUsize::new(0);
@@ -57,7 +58,8 @@ pub fn on_threads<S: Subject>(plan: Plan, tasks: &Tasks) -> Observations {
     fixture.into_observations(plan, finished, initial_count)
 }
 
-/// Runs `plan` one step at a time, in an order determined by `seed`.
+/// Runs `plan` one step at a time on the deterministic executor. `seed` determines the order of the
+/// steps.
 pub fn step_by_step<S: Subject>(plan: Plan, seed: u64) -> Observations {
     let clock = ManualClock::new();
     let fixture = Fixture::<S>::new(&plan, Some(&clock), Aborts::default());
@@ -74,7 +76,7 @@ pub fn step_by_step<S: Subject>(plan: Plan, seed: u64) -> Observations {
     fixture.into_observations(plan, finished, initial_count)
 }
 
-/// Acquires all available permits.
+/// Acquires all permits that are available.
 pub fn acquire_all<S: Subject>(subject: &Arc<S>) -> Vec<S::Permit> {
     let mut taken = Vec::new();
     loop {
@@ -95,7 +97,7 @@ fn release_all<P: Permit>(initial_permits: Vec<P>) {
         .for_each(|permit| drop(permit.end(PermitOutcome::Accepted)));
 }
 
-/// Returns the number of waiters that become tasks.
+/// Returns the number of waiters for which a task is spawned.
 fn spawned(plan: &Plan) -> usize {
     plan.all()
         .filter(|waiter| waiter.fate != Fate::Forgotten)
@@ -109,11 +111,11 @@ fn abort_at(waiter: &Waiter) -> Option<usize> {
     }
 }
 
-/// The subject of a run, with the log and the pending aborts.
+/// The limiter under test, with the log and the pending aborts of the run.
 struct Fixture<S> {
     subject: Arc<S>,
     log: Arc<Log>,
-    /// The clock on which work takes time, if any.
+    /// The clock on which work takes time. `None` if work takes no time.
     clock: Option<ManualClock>,
     aborts: Aborts,
 }
@@ -128,7 +130,8 @@ impl<S: Subject> Fixture<S> {
         }
     }
 
-    /// Queues a waiter by polling it once, and returns its task; `None` if the plan drops it here.
+    /// Queues a waiter by polling it once. Returns the task of the waiter, or `None` if the plan
+    /// drops the waiter at this point.
     fn enqueue(&self, waiter: Waiter) -> Option<BoxFuture<'static, ()>> {
         let acquire = self
             .subject
@@ -188,7 +191,7 @@ async fn work<P: Permit>(
         }
     }
     if waiter.fate == Fate::Panics {
-        // `resume_unwind` skips the panic hook, which would print every planned panic.
+        // `resume_unwind` bypasses the panic hook, which would print every planned panic.
         std::panic::resume_unwind(Box::new("planned panic"));
     }
     job.finish();
@@ -207,7 +210,7 @@ pub async fn yield_now() {
     .await;
 }
 
-/// An acquisition that counts its polls.
+/// A pending acquisition that counts its polls.
 struct Wait<P> {
     acquire: BoxFuture<'static, P>,
     ready: Option<P>,
@@ -215,7 +218,7 @@ struct Wait<P> {
     log: Arc<Log>,
 }
 
-// The only pinned field is boxed.
+// The only field that needs pinning is boxed.
 impl<P> Unpin for Wait<P> {}
 
 impl<P> Wait<P> {

@@ -1,4 +1,5 @@
-//! Small rounds of each case on real threads, and the limiter on the deterministic executor.
+//! Small rounds of each stress case on real threads, and runs of the limiter on the deterministic
+//! executor.
 
 use tinkers_stress::case::{CASES, Size, Verdict};
 use tinkers_stress::check;
@@ -10,7 +11,7 @@ use tinkers_stress::waiters;
 
 fn check_passes(name: &str) {
     let case = CASES.iter().find(|case| case.name == name).expect("a case");
-    // On a single core many small rounds may pass before two tasks contend.
+    // On a single core, many small rounds may pass before two tasks contend.
     for seed in 0..100 {
         let round = (case.run)(Size::Small, seed);
         match round.verdict() {
@@ -23,12 +24,12 @@ fn check_passes(name: &str) {
 }
 
 #[test]
-fn waiters_are_served_in_order() {
+fn waiters_of_a_client_are_admitted_in_fifo_order() {
     check_passes("waiters");
 }
 
 #[test]
-fn registry_keeps_one_limiter_per_key() {
+fn registry_keeps_at_most_one_limiter_per_key() {
     check_passes("registry");
 }
 
@@ -48,12 +49,12 @@ fn clients_are_admitted_in_turn() {
 }
 
 #[test]
-fn no_request_is_sent_before_the_end_of_a_hint() {
+fn no_request_is_sent_before_the_retry_delay_has_passed() {
     check_passes("pauses");
 }
 
 #[test]
-fn requests_sent_before_the_end_of_a_hint_are_counted() {
+fn requests_sent_before_the_end_of_a_retry_delay_are_counted() {
     for is_http2 in [false, true] {
         let scenario = Scenario {
             is_http2,
@@ -71,7 +72,7 @@ fn requests_sent_before_the_end_of_a_hint_are_counted() {
 }
 
 #[test]
-fn every_case_has_a_test() {
+fn every_stress_case_has_a_test() {
     let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
     assert_eq!(
         names,
@@ -82,7 +83,7 @@ fn every_case_has_a_test() {
 }
 
 #[test]
-fn limiter_passes_on_the_deterministic_executor() {
+fn limiter_passes_all_checks_on_the_deterministic_executor() {
     for seed in 0..50 {
         let shape = Shape {
             clients: 3,
@@ -108,7 +109,7 @@ fn limiter_passes_on_the_deterministic_executor() {
 }
 
 #[test]
-fn seed_determines_plan_and_order() {
+fn seed_determines_the_plan_and_the_order_of_admissions() {
     let shape = Shape {
         clients: 3,
         per_client: 50,

@@ -1,4 +1,5 @@
-//! The command line with some profiles for two seconds each, and with injected server faults that it must detect.
+//! Runs the command line with some profiles for two seconds each, and with negative controls that
+//! it must detect.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use tinkers_stress::clients::Control;
 
-/// Runs the program and returns its exit status and its JSON output.
+/// Runs the program with a profile. Returns its exit status and its JSON output.
 fn stress(profile: &str, more: &[&str]) -> (Option<i32>, Value) {
     let name = format!("stress-{profile}{}.html", more.concat());
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -37,29 +38,29 @@ fn check_passes(profile: &str) {
 }
 
 #[test]
-fn counts_are_exact_under_disconnects() {
+fn call_counts_are_exact_under_disconnects() {
     check_passes("disconnects");
 }
 
 #[test]
-fn counts_are_exact_under_rate_limits() {
+fn call_counts_are_exact_under_rate_limits() {
     check_passes("rate-limited");
 }
 
 #[test]
-fn counts_are_exact_under_client_churn() {
+fn call_counts_are_exact_while_clients_come_and_go() {
     check_passes("churn");
 }
 
 #[test]
-fn run_that_never_fills_the_window_is_inconclusive() {
+fn stress_run_that_never_reaches_the_server_limit_is_inconclusive() {
     let (status, outcome) = stress("rate-limited", &["--clients", "1", "--tasks", "1"]);
     assert_eq!(status, Some(2), "{outcome}");
     assert_eq!(outcome["violations"], Value::Array(Vec::new()));
 }
 
 #[test]
-fn each_injected_server_fault_is_detected() {
+fn each_negative_control_of_the_engine_is_detected() {
     for control in Control::ALL {
         let options = ["--control", control.name(), "--patience", "1"];
         let (status, outcome) = stress("clean", &options);

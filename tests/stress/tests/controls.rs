@@ -1,4 +1,5 @@
-//! Negative controls of the checks: each detects a limiter with the corresponding defect, and none rejects a correct one.
+//! Negative controls of the checks. The checks must find the defect of each faulty limiter, and
+//! must accept a correct limiter.
 
 use tinkers_stress::case::{Round, Verdict};
 use tinkers_stress::check::{self, Invariant};
@@ -28,7 +29,7 @@ const WITH_ABORTS: Shape = Shape {
     ..NO_ABORTS
 };
 
-/// Returns the invariants that are violated in any of twenty runs.
+/// Returns the invariants that are violated in at least one of twenty runs.
 fn found<S: Subject>(shape: Shape) -> Vec<Invariant> {
     let of = |seed| check::waiters(&waiters::step_by_step::<S>(Plan::new(shape, seed), seed));
     let mut invariants: Vec<Invariant> = (0..20)
@@ -51,13 +52,13 @@ fn finds<S: Subject>(shape: Shape, wanted: &[Invariant]) {
 }
 
 #[test]
-fn correct_semaphore_passes_step_by_step() {
+fn correct_semaphore_passes_all_checks_step_by_step() {
     assert_eq!(found::<FairSemaphore<Correct>>(NO_ABORTS), []);
     assert_eq!(found::<FairSemaphore<Correct>>(WITH_ABORTS), []);
 }
 
 #[test]
-fn correct_semaphore_passes_on_threads() {
+fn correct_semaphore_passes_all_checks_on_threads() {
     for (shape, seed) in [(NO_ABORTS, 1), (WITH_ABORTS, 2)] {
         let observed =
             waiters::on_threads::<FairSemaphore<Correct>>(Plan::new(shape, seed), &Tasks::new());
@@ -66,18 +67,18 @@ fn correct_semaphore_passes_on_threads() {
 }
 
 #[test]
-fn polling_violates_order_and_wake_ups() {
+fn semaphore_without_a_queue_violates_order_and_wake_ups() {
     finds::<PollingSemaphore>(NO_ABORTS, &[Invariant::Order, Invariant::WakeUps]);
 }
 
 #[test]
-fn double_release_exceeds_the_limit() {
+fn semaphore_that_releases_twice_exceeds_the_limit() {
     assert_eq!(found::<FairSemaphore<DoubleRelease>>(NO_ABORTS), []);
     finds::<FairSemaphore<DoubleRelease>>(WITH_ABORTS, &[Invariant::Limit]);
 }
 
 #[test]
-fn lost_grant_is_detected() {
+fn permit_lost_between_admission_and_poll_is_detected() {
     assert_eq!(found::<FairSemaphore<LostGrant>>(NO_ABORTS), []);
     let shape = Shape {
         limit: 1,
@@ -96,7 +97,7 @@ fn permit_leaked_by_an_abort_is_detected() {
 }
 
 #[test]
-fn shared_queue_violates_fairness() {
+fn queue_shared_by_all_clients_violates_fairness() {
     assert_eq!(
         found::<FairSemaphore<SharedQueue>>(NO_ABORTS),
         [Invariant::Fairness]
@@ -109,7 +110,7 @@ fn lifo_queue_violates_order() {
 }
 
 #[test]
-fn waking_all_waiters_is_detected() {
+fn semaphore_that_wakes_all_waiters_is_detected() {
     assert_eq!(
         found::<FairSemaphore<WakeAll>>(NO_ABORTS),
         [Invariant::WakeUps]
@@ -117,7 +118,7 @@ fn waking_all_waiters_is_detected() {
 }
 
 #[test]
-fn ignored_retry_hint_is_detected() {
+fn limiter_that_ignores_retry_delays_is_detected() {
     let storm = Storm {
         clients: 3,
         tasks: 5,
@@ -134,6 +135,6 @@ fn ignored_retry_hint_is_detected() {
 }
 
 #[test]
-fn round_without_contention_is_inconclusive() {
+fn stress_round_without_contention_is_inconclusive() {
     assert_eq!(Round::default().verdict(), Verdict::Inconclusive);
 }

@@ -1,4 +1,4 @@
-//! Tests of the stress cases, of the client profiles and of the checks themselves.
+//! Tests of the stress cases, of the client profiles, and of the checks themselves.
 
 mod cases;
 mod clients;

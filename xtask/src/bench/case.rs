@@ -1,26 +1,30 @@
-//! The cases of `cargo xtask bench goodput`: the window of the server, the latency of samples and the form of retry delays.
+//! The cases of `cargo xtask bench goodput`. A case sets the in-flight limit of the server, the
+//! latency of samples, and the form of retry delays.
 
-/// A case of the benchmark.
+/// A case of the goodput benchmark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Case {
     pub(crate) shape: Shape,
     pub(crate) latency_ms: u64,
     pub(crate) hint: Hint,
-    /// The number of client processes with the same API key, which share the samples.
+    /// The number of client processes. They have the same API key and divide the samples among
+    /// themselves.
     pub(crate) processes: u64,
 }
 
-/// The limit of samples in flight over time.
+/// How the server's limit of samples in flight changes over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     Fixed(u64),
-    /// Cycles through 20, 50 and 10, each for ten latencies.
+    /// The limit cycles through 20, 50 and 10. Each value lasts for ten times the latency of a
+    /// sample.
     Steps,
-    /// A random walk between 5 and 80, with a step every five latencies.
+    /// The limit is a random walk between 5 and 80, with a step after every five times the latency
+    /// of a sample.
     Walk,
 }
 
-/// The retry delay of a 429 and its form.
+/// The retry delay of a 429, and the form in which the 429 contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Milliseconds(u64),
@@ -36,7 +40,8 @@ const SHAPES: [Shape; 4] = [
     Shape::Walk,
 ];
 
-/// 0.2 s and 1 s in each form. In whole seconds, both are the same.
+/// The retry delays 0.2 s and 1 s in each form. The form with whole seconds has only one entry,
+/// because it rounds 0.2 s up to 1 s.
 const HINTS: [Hint; 6] = [
     Hint::Milliseconds(200),
     Hint::Milliseconds(1000),
@@ -46,11 +51,12 @@ const HINTS: [Hint; 6] = [
     Hint::None,
 ];
 
-/// The approximate number of latencies that the oracle takes for the samples of a case.
-const ROUNDS: u64 = 50;
+/// The approximate time that an ideal client takes for the samples of a case, as a multiple of the
+/// latency of a sample.
+const ORACLE_LATENCIES: u64 = 50;
 
 impl Case {
-    /// Returns all cases, or a subset if `quick`, with short latencies first.
+    /// Returns all cases, or a subset if `quick` is true. Cases with short latencies come first.
     pub(crate) fn all(quick: bool) -> Vec<Self> {
         let latencies: &[u64] = if quick { &[200] } else { &[200, 1000] };
         let hints: &[Hint] = if quick {
@@ -94,21 +100,21 @@ impl Case {
         format!("{shape}/{}ms/{hint}{pair}", self.latency_ms)
     }
 
-    /// Returns the number of samples: 50 per sample in the mean window.
+    /// Returns the number of samples of the case: 50 times the mean limit of samples in flight.
     pub(crate) fn samples(&self) -> u64 {
         match self.shape {
-            Shape::Fixed(window) => ROUNDS * window,
-            Shape::Steps => ROUNDS * (20 + 50 + 10) / 3,
-            Shape::Walk => ROUNDS * (5 + 80) / 2,
+            Shape::Fixed(window) => ORACLE_LATENCIES * window,
+            Shape::Steps => ORACLE_LATENCIES * (20 + 50 + 10) / 3,
+            Shape::Walk => ORACLE_LATENCIES * (5 + 80) / 2,
         }
     }
 
-    /// Returns the approximate time of the oracle, in milliseconds.
+    /// Returns the approximate time that an ideal client takes, in milliseconds.
     pub(crate) fn oracle_estimate_ms(&self) -> u64 {
-        ROUNDS * self.latency_ms
+        ORACLE_LATENCIES * self.latency_ms
     }
 
-    /// Returns the target of the goodput, relative to the oracle.
+    /// Returns the goodput that the client must reach, relative to an ideal client.
     pub(crate) fn target(&self) -> f64 {
         match self.shape {
             Shape::Walk => 0.90,
@@ -116,7 +122,7 @@ impl Case {
         }
     }
 
-    /// Returns the options of the server.
+    /// Returns the command-line options of the server for this case.
     pub(crate) fn server_options(&self) -> String {
         let seconds = |latencies: u64| self.latency_ms as f64 * latencies as f64 / 1000.0;
         let window = match self.shape {
@@ -139,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_quick_cases_are_a_subset() {
+    fn benchmark_case_names_are_unique_and_quick_cases_are_a_subset() {
         let all = Case::all(false);
         let mut names: Vec<String> = all.iter().map(Case::name).collect();
         names.sort();

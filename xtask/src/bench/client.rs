@@ -1,4 +1,5 @@
-//! `cargo xtask bench client`: compares the CPU time per sample of the client with that of a bare hyper loop that sends the same bytes.
+//! `cargo xtask bench client`: compares the CPU time per sample of the client with that of a plain
+//! hyper loop that sends the same bytes.
 
 use std::path::Path;
 
@@ -9,13 +10,13 @@ use super::program::{Run, ScriptedServer, build, number, words};
 use super::table::{Table, median};
 use crate::out;
 
-/// The target for the CPU time of the client, relative to the bare loop.
+/// The maximum CPU time per sample of the client, relative to the plain hyper loop.
 const TARGET_RATIO: f64 = 1.5;
 
-/// An API key of realistic length, since the cost of hashing and sending it depends on that.
+/// An API key of realistic length. The cost of hashing and sending the key depends on its length.
 const KEY: &str = "tml-bench-0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// The parameters of the load.
+/// The parameters of the load, which are the same for both programs.
 #[derive(Debug)]
 struct Load {
     requests: u64,
@@ -25,7 +26,7 @@ struct Load {
     http2: bool,
 }
 
-/// The measurements of all rounds of one program.
+/// The measurements of one program in all rounds.
 #[derive(Debug, Default)]
 struct Measurements {
     cpu_us: Vec<f64>,
@@ -63,7 +64,8 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
     ));
     let (mut client, mut bare) = (Measurements::default(), Measurements::default());
     for round in 1..=load.rounds {
-        // Alternates the order, so that neither always has the warmer server.
+        // The order of the programs alternates, so that neither of them always has the warmer
+        // server.
         let order = if round % 2 == 1 {
             [true, false]
         } else {
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratio_is_that_of_the_medians() {
+    fn cpu_time_ratio_is_the_ratio_of_the_medians() {
         let program = |cpu_us: &[f64]| Measurements {
             cpu_us: cpu_us.to_vec(),
             ..Measurements::default()

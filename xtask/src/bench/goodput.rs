@@ -1,4 +1,5 @@
-//! `cargo xtask bench goodput`: runs the client against a server that limits the samples in flight and rejects the others.
+//! `cargo xtask bench goodput`: runs the client against a server that limits the samples in flight
+//! and rejects further samples.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -14,15 +15,15 @@ use super::program::{Run, RunOutcome, ScriptedServer, build, number, words};
 use super::table::{Table, median, quantile};
 use crate::out;
 
-/// The timeout of a case, relative to the time of the oracle.
+/// The timeout of a case, as a multiple of the time that an ideal client takes.
 const TIMEOUT_FACTOR: u64 = 4;
 
-/// The target for the number of rejections per accepted sample.
+/// The maximum number of rejections per accepted sample.
 const MAX_REJECTED: f64 = 0.05;
 
-/// The number of cases with a long latency that run concurrently, since they use little CPU.
+/// The number of cases with a long latency that run at the same time. They use little CPU.
 const CONCURRENT_LONG_CASES: usize = 4;
-/// The latency from which a case is long, in milliseconds.
+/// The sample latency from which a case counts as long, in milliseconds.
 const LONG_MS: u64 = 1000;
 
 pub(crate) fn run(options: Options) -> Result<(), String> {
@@ -71,7 +72,8 @@ fn select(options: &Options) -> Result<Vec<Case>, String> {
     Ok(cases)
 }
 
-/// Runs cases with the given concurrency. Returns the outcomes in the order of the cases.
+/// Runs `cases`, up to `concurrency` of them at the same time. Returns the outcomes in the order of
+/// the cases.
 fn run_all(release: &Path, cases: Vec<Case>, concurrency: usize) -> Result<Vec<Outcome>, String> {
     let queue: Mutex<VecDeque<(usize, Case)>> = Mutex::new(cases.into_iter().enumerate().collect());
     let next = || {
@@ -102,19 +104,19 @@ fn run_all(release: &Path, cases: Vec<Case>, concurrency: usize) -> Result<Vec<O
     Ok(all.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
-/// The outcome of a case.
+/// The measured outcome of a case.
 #[derive(Debug)]
 struct Outcome {
     case: Case,
     oracle_ms: f64,
-    /// `None` if it timed out.
+    /// The time that the clients took, in milliseconds. `None` if a client timed out.
     took_ms: Option<f64>,
     accepted: f64,
     rejected: f64,
     events: Vec<Event>,
 }
 
-/// A congestion event, as counted by the server.
+/// A congestion event that the server has counted.
 #[derive(Debug)]
 struct Event {
     rejected: f64,
@@ -149,7 +151,8 @@ fn measure(release: &Path, case: Case) -> Result<Outcome, String> {
 }
 
 impl Outcome {
-    /// Creates an outcome from the server's counts and the seconds of each client; `None` if a client timed out.
+    /// Creates the outcome of a case from the server's counts and the time of each client in
+    /// seconds. `seconds` is `None` if a client timed out.
     fn new(case: Case, counts: &Value, seconds: Option<Vec<f64>>) -> Result<Self, String> {
         let levels = list(counts, "levels")?
             .iter()
@@ -164,7 +167,8 @@ impl Outcome {
             .ok_or("the last window is 0")?;
         let took_ms = match seconds {
             None => None,
-            // The maximum of the clients' times and the time from the first submission to the last completion on the server.
+            // The time is the maximum of two: the longest time of a client, and the time on the
+            // server from the first submission to the last completion.
             Some(seconds) => Some(
                 seconds
                     .iter()
@@ -308,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn goodput_is_relative_to_the_slowest_client() {
+    fn goodput_is_computed_from_the_slowest_client() {
         let outcome = |seconds| Outcome::new(fixed(), &counts(), seconds).unwrap();
         let good = outcome(Some(vec![10.0, 10.4]));
         assert_eq!(good.goodput(), Some(10_000.0 / 10_500.0));
@@ -332,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_count_is_an_error() {
+    fn missing_server_count_is_an_error() {
         for name in ["accepted", "refused", "levels", "events", "last_end_ms"] {
             let mut counts = counts();
             counts.as_object_mut().unwrap().remove(name);
@@ -342,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_are_selected_by_part_of_their_name() {
+    fn benchmark_cases_are_selected_by_part_of_their_name() {
         let select_named = |only: &str| {
             select(&Options {
                 only: Some(only.to_owned()),

@@ -1,4 +1,5 @@
-//! `cargo xtask bench limits`: compares the cost of admission with governor, tokio's semaphore and a limiter with one mutex.
+//! `cargo xtask bench limits`: compares the cost of admission with governor, tokio's semaphore and
+//! a limiter under one mutex.
 
 use crate::program;
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bench NAME`: benchmarks of the limits and the client, and of the client's goodput on a limited server.
+//! `cargo xtask bench NAME`: runs benchmarks of the limits, of the client, and of the client's
+//! goodput on a server with an in-flight limit.
 
 mod case;
 mod client;

@@ -1,6 +1,7 @@
-//! The options of the benchmarks.
+//! Parses the options of the benchmarks.
 
-/// The parsed options. The benchmarks define the defaults of those that are not set.
+/// The parsed options. An option that is not set is `None`, and each benchmark has its own default
+/// for it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) quick: bool,
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_parsed_and_invalid_ones_named() {
+    fn benchmark_options_are_parsed_and_invalid_ones_are_named() {
         let options = parse("--quick --requests 7 --latency 0 --only walk").unwrap();
         assert!(options.quick && !options.http2);
         assert_eq!((options.requests, options.latency_ms), (Some(7), Some(0)));

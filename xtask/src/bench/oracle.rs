@@ -1,19 +1,23 @@
-//! The oracle: an ideal client that always knows the server's window, submits instantly and is never rejected.
+//! The oracle is an ideal client. It always knows the in-flight limit of the server, submits
+//! without delay, and is never rejected.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// A window of the server, and the time in milliseconds from which it applies.
+/// An in-flight limit of the server, and the time in milliseconds from which the limit applies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Level {
     pub(crate) at_ms: f64,
     pub(crate) window: u64,
 }
 
-/// Returns the time in milliseconds at which the last sample completes if the window is always full. Samples in flight complete even
-/// if the window shrinks below their number; a growing window is filled immediately. The last level applies indefinitely.
+/// Returns the time in milliseconds at which the last sample completes if the client always uses
+/// the whole in-flight limit.
 ///
-/// `None` if the samples never complete, because the last window is 0.
+/// When the limit increases, new samples start at once. When it decreases, samples that are already
+/// in flight still complete. The last entry of `levels` applies to the end.
+///
+/// Returns `None` if the samples never complete because the last limit is 0.
 pub(crate) fn completion_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> Option<f64> {
     let mut remaining = samples;
     let mut ends = BinaryHeap::new();
@@ -44,7 +48,7 @@ pub(crate) fn completion_ms(samples: u64, latency_ms: f64, levels: &[Level]) -> 
     }
 }
 
-/// A time that is not NaN, and so has a total order.
+/// A time that is never NaN, so that times have a total order.
 #[derive(Debug, PartialEq)]
 struct Ordered(f64);
 
@@ -75,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn fixed_window_is_refilled_every_latency() {
+    fn ideal_client_refills_a_fixed_limit_after_every_latency() {
         let fixed = levels(&[(0.0, 20)]);
         assert_eq!(completion_ms(1000, 200.0, &fixed), Some(10_000.0));
         assert_eq!(completion_ms(1001, 200.0, &fixed), Some(10_200.0));
@@ -83,18 +87,19 @@ mod tests {
     }
 
     #[test]
-    fn growing_window_is_filled_and_shrinking_one_drains() {
-        // One sample starts at 0 and three at 50. The first completes at 100, when the fifth starts.
+    fn ideal_client_fills_a_raised_limit_and_waits_for_a_lowered_one() {
+        // One sample starts at 0 and three start at 50. The first completes at 100, when the fifth
+        // starts.
         let growing = levels(&[(0.0, 1), (50.0, 4)]);
         assert_eq!(completion_ms(4, 100.0, &growing), Some(150.0));
         assert_eq!(completion_ms(5, 100.0, &growing), Some(200.0));
-        // Four samples start at 0; from 100, one at a time.
+        // Four samples start at 0. From 100 on, one sample runs at a time.
         let shrinking = levels(&[(0.0, 4), (50.0, 1)]);
         assert_eq!(completion_ms(6, 100.0, &shrinking), Some(300.0));
     }
 
     #[test]
-    fn closed_window_delays_or_prevents_completion() {
+    fn limit_of_zero_delays_or_prevents_the_completion_of_samples() {
         let closed = levels(&[(0.0, 0), (70.0, 1)]);
         assert_eq!(completion_ms(1, 100.0, &closed), Some(170.0));
         assert_eq!(completion_ms(1, 100.0, &levels(&[(0.0, 0)])), None);

@@ -1,4 +1,4 @@
-//! The programs under measurement.
+//! The programs that the benchmarks measure.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use crate::{environment, metadata};
 
-/// Builds the programs in release mode and returns their directory.
+/// Builds the programs in release mode. Returns the directory that contains them.
 pub(crate) fn build() -> Result<PathBuf, String> {
-    // Built separately, since a common build would unify their features.
+    // The packages are built separately, because a common build would unify their features.
     for package in ["tinkers-cli", "tinkers-bench"] {
         let status = environment::cargo(&["build", "--release", "--package", package])
             .status()
@@ -26,7 +26,7 @@ pub(crate) fn build() -> Result<PathBuf, String> {
     Ok(metadata::workspace()?.target.join("release"))
 }
 
-/// A process of `tinkers serve --engine scripted`. Dropping it kills the process.
+/// A running `tinkers serve --engine scripted`. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct ScriptedServer {
     child: Child,
@@ -50,11 +50,11 @@ impl ScriptedServer {
             child,
             address: String::new(),
         };
-        // From here on, an early return drops `server`, which kills the child. The server prints only one line, so the pipe never
-        // fills.
+        // From here on, an early return drops `server`, which kills the child. The server prints
+        // only one line, so the pipe never fills up.
         let mut line = String::new();
         if let Some(stdout) = stdout {
-            // On a read error, the line stays empty, which is an error below.
+            // After a read error the line is empty, which is reported as an error below.
             let _ = BufReader::new(stdout).read_line(&mut line);
         }
         let address = line.trim().strip_prefix("listening on http://");
@@ -68,7 +68,7 @@ impl ScriptedServer {
         format!("http://{}", self.address)
     }
 
-    /// Returns the counters of the server.
+    /// Returns the counters of the server as JSON.
     pub(crate) fn counts(&self) -> Result<Value, String> {
         let fetch = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(&self.address)?;
@@ -90,13 +90,13 @@ impl ScriptedServer {
 
 impl Drop for ScriptedServer {
     fn drop(&mut self) {
-        // Fails only if the process has already ended.
+        // This fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A run of a program that prints one JSON object.
+/// A run of a program that prints one JSON object at its end.
 #[derive(Debug)]
 pub(crate) struct Run {
     name: &'static str,
@@ -113,7 +113,7 @@ impl Run {
     ) -> Result<Self, String> {
         let mut child = Command::new(executable(release, name))
             .args(arguments)
-            // The user's settings and proxies must not affect the measurement.
+            // The settings and proxies of the user must not affect the measurement.
             .env_remove("TINKER_API_KEY")
             .env_remove("TINKER_BASE_URL")
             .env("NO_PROXY", "127.0.0.1")
@@ -131,13 +131,14 @@ impl Run {
         })
     }
 
-    /// Waits for the JSON object.
+    /// Waits for the program to end, and returns the JSON object that it printed.
     pub(crate) fn output(mut self) -> Result<Value, String> {
         let stdout = self.stdout.recv().unwrap_or_default();
         self.parse(&stdout)
     }
 
-    /// Waits for the JSON object; kills the process after a timeout.
+    /// Waits for the program to end, and returns the JSON object that it printed. Kills the process
+    /// after a timeout.
     pub(crate) fn output_within(mut self, timeout_ms: u64) -> Result<RunOutcome, String> {
         match self.stdout.recv_timeout(Duration::from_millis(timeout_ms)) {
             Ok(stdout) => self.parse(&stdout).map(RunOutcome::Finished),
@@ -146,7 +147,7 @@ impl Run {
         }
     }
 
-    /// Waits for the process, which has closed its stdout, and parses its output.
+    /// Waits for a process that has closed its stdout, and parses its output.
     fn parse(&mut self, stdout: &str) -> Result<Value, String> {
         let name = self.name;
         let status = self
@@ -164,35 +165,35 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Fails only if the process has already ended.
+        // This fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Reads a stream to its end on a separate thread, so that the pipe never fills.
+/// Reads a stream to its end on a separate thread, so that the pipe never fills up.
 fn read_all(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         let mut text = Vec::new();
         if let Some(mut stream) = stream {
-            // On an error, returns what was read before.
+            // If reading fails, the text that was read before is returned.
             let _ = stream.read_to_end(&mut text);
         }
-        // Fails if the receiver is gone.
+        // This fails only if the receiver has been dropped.
         let _ = send.send(String::from_utf8_lossy(&text).into_owned());
     });
     receive
 }
 
-/// The outcome of a run with a timeout.
+/// The outcome of a run that has a timeout.
 #[derive(Debug)]
 pub(crate) enum RunOutcome {
     Finished(Value),
     TimedOut,
 }
 
-/// Returns a number of a JSON object. A missing one is an error.
+/// Returns the number at a JSON pointer. Returns an error if there is no number.
 pub(crate) fn number(value: &Value, pointer: &str) -> Result<f64, String> {
     let number = value.pointer(pointer).and_then(Value::as_f64);
     number.ok_or_else(|| format!("missing number {pointer} in {value}"))
@@ -212,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_number_is_an_error() {
+    fn missing_json_number_is_an_error() {
         let value = serde_json::json!({ "a": { "b": 1.5, "c": null } });
         assert_eq!(number(&value, "/a/b"), Ok(1.5));
         for pointer in ["/a/c", "/a", "/b"] {
@@ -220,13 +221,13 @@ mod tests {
         }
     }
 
-    /// Starts a program found in `PATH`.
+    /// Starts a program that is found in `PATH`.
     fn run(name: &'static str, line: &str) -> Run {
         Run::start(Path::new(""), name, &words(line)).unwrap()
     }
 
     #[test]
-    fn run_returns_its_output_or_the_reason_of_its_failure() {
+    fn program_run_returns_its_output_or_the_reason_of_its_failure() {
         let metadata = "metadata --no-deps --format-version 1";
         assert!(run("cargo", metadata).output().unwrap().is_object());
         let outcome = run("cargo", metadata).output_within(60_000).unwrap();
@@ -239,7 +240,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn run_beyond_the_timeout_is_killed() {
+    fn program_is_killed_after_its_timeout() {
         let outcome = run("sleep", "600").output_within(10).unwrap();
         assert!(matches!(outcome, RunOutcome::TimedOut));
     }

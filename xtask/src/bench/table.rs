@@ -1,6 +1,6 @@
 //! Markdown tables with aligned columns.
 
-/// A Markdown table. The columns are as wide as their widest cell.
+/// A Markdown table. Each column is as wide as its widest cell.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -39,12 +39,14 @@ fn line(cells: &[String], widths: &[usize]) -> String {
     format!("| {} |", padded.collect::<Vec<_>>().join(" | "))
 }
 
-/// Returns the median; for an even count, the lower one of the two middle numbers.
+/// Returns the median. For an even count, returns the lower one of the two middle numbers. Returns
+/// `None` if there are no numbers.
 pub(crate) fn median(numbers: &[f64]) -> Option<f64> {
     quantile(numbers, 0.5)
 }
 
-/// Returns the smallest number that is at least as large as the fraction `quantile` of the numbers.
+/// Returns the smallest of the numbers that is at least as large as the fraction `quantile` of
+/// them. Returns `None` if there are no numbers.
 pub(crate) fn quantile(numbers: &[f64], quantile: f64) -> Option<f64> {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -57,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned() {
+    fn table_columns_are_aligned() {
         let mut table = Table::new(&["a", "long"]);
         table.row(vec!["wide ü".to_owned(), "1".to_owned()]);
         assert_eq!(

@@ -1,11 +1,14 @@
-//! Counts the crates that a user compiles, and checks the counts against a budget.
+//! Counts the crates that users have to compile, and checks the counts against a budget.
 
 use std::collections::BTreeSet;
 
 use crate::{environment, out};
 
-/// A dependency tree with the maximum number of its crates, those of the workspace included. Raise a maximum only with the reason in the
-/// commit: each crate costs every user build time and review.
+/// A dependency tree, and the maximum number of crates in it, including the crates of the
+/// workspace.
+///
+/// Raise a maximum only if the commit message gives the reason: each crate costs every user build
+/// time and review.
 struct Budget {
     name: &'static str,
     selection: &'static [&'static str],
@@ -30,13 +33,14 @@ const BUDGETS: [Budget; 3] = [
     },
 ];
 
-/// The target of the counts, so that they are the same on every machine.
+/// The target triple for which crates are counted. It is fixed, so that the counts are the same on
+/// every machine.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Prints the number of crates of each tree.
+/// Prints the number of crates in each tree.
 ///
 /// # Errors
-/// If a tree has more crates than its budget.
+/// Fails if a tree has more crates than its budget allows.
 pub(crate) fn check() -> Result<(), String> {
     let mut over = Vec::new();
     for Budget {
@@ -57,7 +61,7 @@ pub(crate) fn check() -> Result<(), String> {
     }
 }
 
-/// Returns the output of `cargo tree` with one crate per line.
+/// Returns the output of `cargo tree`, which has one crate per line.
 fn tree(selection: &[&str]) -> Result<String, String> {
     let output = environment::cargo(&["tree", "--locked", "--target", TARGET])
         .args(["--edges", "normal,build", "--prefix", "none"])
@@ -71,7 +75,8 @@ fn tree(selection: &[&str]) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Counts different versions of a crate separately, and repeated lines, which end in ` (*)`, once.
+/// Counts the crates in the output of `cargo tree`. Different versions of a crate count separately.
+/// A line that repeats a crate, which ends in ` (*)`, does not count.
 fn count(tree: &str) -> usize {
     let crates: BTreeSet<&str> = tree
         .lines()
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_crates_count_once() {
+    fn repeated_crates_are_counted_once() {
         let tree = "tinkers v0.1.0 (dir)\nbase64 v0.22.1\nbase64 v0.23.1\nbase64 v0.22.1 (*)\n\n";
         assert_eq!(count(tree), 3);
     }

@@ -1,13 +1,14 @@
-//! Runs cargo-deny, if installed: licences, bans, sources and advisories.
+//! Runs cargo-deny, if it is installed, to check licences, bans, sources and advisories.
 
 use std::process::Output;
 
 use crate::{environment, out};
 
-/// The error of cargo-deny if the advisory database cannot be reached.
+/// The error message of cargo-deny if the advisory database cannot be reached.
 const UNREACHABLE: &str = "failed to fetch advisory database";
 
-/// Runs cargo-deny. Reports checks that cannot be run; [`super::supply`] covers all but the advisories without the tool.
+/// Runs cargo-deny. If it is not installed, reports which checks are skipped; [`super::supply`]
+/// makes all of them except the advisories without cargo-deny.
 pub(crate) fn check() -> Result<(), String> {
     let is_installed = call(&["deny", "--version"])?.status.success();
     if !is_installed {
@@ -24,7 +25,8 @@ pub(crate) fn check() -> Result<(), String> {
     advisories_result(advisories.status.success(), &text(&advisories))
 }
 
-/// Fails on advisories, but not if the database cannot be reached.
+/// Decides on the result of the advisory check. Fails if there are advisories, but not if the
+/// database cannot be reached.
 fn advisories_result(is_success: bool, text: &str) -> Result<(), String> {
     if is_success {
         return Ok(());
@@ -54,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advisory_fails_but_unreachable_database_does_not() {
+    fn advisory_fails_the_check_but_an_unreachable_database_does_not() {
         assert_eq!(advisories_result(true, "advisories ok"), Ok(()));
         assert_eq!(
             advisories_result(false, "failed to fetch advisory database https://x"),

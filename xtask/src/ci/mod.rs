@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: runs all checks in order, until one fails.
+//! `cargo xtask ci`: runs all checks in order, until one of them fails.
 
 mod crates;
 mod deny;

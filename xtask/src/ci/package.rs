@@ -1,4 +1,5 @@
-//! Packages the crates as `cargo publish` would, and builds them from their packages with the minimum Rust version.
+//! Packages the crates as `cargo publish` does, and builds them from their packages with the
+//! minimum Rust version.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +10,7 @@ use crate::out;
 /// Returns the step that packages all published crates and builds them with all features.
 ///
 /// # Errors
-/// If the packages do not all declare the same `rust-version`.
+/// Fails if the packages do not all declare the same `rust-version`.
 pub(crate) fn step(packages: &[Package]) -> Result<Step, String> {
     let version = declared_version(packages)?;
     let mut command = String::from("package --all-features --allow-dirty --locked");
@@ -27,7 +28,7 @@ pub(crate) fn step(packages: &[Package]) -> Result<Step, String> {
     Ok(Step::new(name, &command).with("RUSTC", &compiler))
 }
 
-/// Returns the `rust-version` of all packages.
+/// Returns the `rust-version` that all packages declare.
 fn declared_version(packages: &[Package]) -> Result<String, String> {
     let mut declared: Option<&str> = None;
     for package in packages {
@@ -47,7 +48,8 @@ fn declared_version(packages: &[Package]) -> Result<String, String> {
         .ok_or_else(|| "the workspace has no packages".to_owned())
 }
 
-/// Returns the path of the compiler of a toolchain, or `None` if the toolchain or rustup is missing.
+/// Returns the path of the compiler of a toolchain. Returns `None` if the toolchain or rustup is
+/// missing.
 fn compiler(version: &str) -> Option<String> {
     let output = Command::new("rustup")
         .args(["which", "--toolchain", version, "rustc"])

@@ -1,15 +1,16 @@
-//! The cargo commands of `cargo xtask ci`, derived from the packages of the workspace.
+//! Determines the cargo commands of `cargo xtask ci` from the packages of the workspace.
 
 use super::step::Step;
 use crate::metadata::{Example, Package};
 
-/// Examples that are not run, because they take too long or need an external server.
+/// The examples that are not run, because they take too long or need an external server.
 const SKIPPED_EXAMPLES: &[&str] = &["pretrain", "train"];
 
-/// Additional lints to those of the root manifest, with all warnings as errors.
+/// The arguments for clippy: lints in addition to those of the root manifest, and warnings as
+/// errors.
 const CLIPPY: &str = "-- -D warnings -D clippy::iter_over_hash_type";
 
-/// Returns all steps in order.
+/// Returns all cargo commands in the order of execution.
 pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
     let mut steps = vec![
         Step::new("format", "fmt --all --check"),
@@ -21,7 +22,7 @@ pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
             "clippy, all features",
             &format!("clippy --workspace --all-targets --all-features {CLIPPY}"),
         ),
-        // Includes doctests and tidy.
+        // The tests include doctests and tidy.
         Step::new("tests", "test --workspace"),
         Step::new("docs", "doc --workspace --no-deps --all-features")
             .with("RUSTDOCFLAGS", "-D warnings"),

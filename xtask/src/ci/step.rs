@@ -1,11 +1,11 @@
-//! The steps of `cargo xtask ci`: cargo commands whose output is only shown on failure.
+//! The steps of `cargo xtask ci`. A step is a cargo command whose output is only shown if it fails.
 
 use std::fs::File;
 use std::path::Path;
 
 use crate::{environment, out};
 
-/// A cargo command.
+/// A cargo command that is one step of the checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: String,
@@ -14,7 +14,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// Creates a step with the arguments of `command`, separated by white space.
+    /// Creates a step. `command` contains the arguments for cargo, separated by white space.
     pub(crate) fn new(name: impl Into<String>, command: &str) -> Self {
         Self {
             name: name.into(),
@@ -23,13 +23,14 @@ impl Step {
         }
     }
 
-    /// Sets an environment variable of this step.
+    /// Sets an environment variable for this step.
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.to_owned()));
         self
     }
 
-    /// Runs the command with its output in a file in `logs`. On failure, the error contains the output.
+    /// Runs the command and writes its output to a file in `logs`. If the command fails, the error
+    /// contains the output.
     pub(crate) fn run(&self, logs: &Path) -> Result<(), String> {
         let log = logs.join(format!("{}.log", self.name.replace([' ', '/'], "-")));
         let unwritable = |cause| format!("cannot write {}: {cause}", log.display());
@@ -52,7 +53,7 @@ impl Step {
     }
 }
 
-/// Runs `work` and prints a line with the outcome and the time.
+/// Runs `work`, and prints a line with the outcome and the time that it took.
 pub(crate) fn timed(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     let watch = environment::Stopwatch::start();
     let result = work();
@@ -72,19 +73,19 @@ mod tests {
     }
 
     #[test]
-    fn step_passes_if_cargo_succeeds() {
+    fn ci_step_passes_if_cargo_succeeds() {
         assert_eq!(run("--version"), Ok(()));
     }
 
     #[test]
-    fn failed_step_contains_the_output() {
+    fn error_of_a_failed_ci_step_contains_the_output() {
         let error = run("no-such-command").unwrap_err();
         assert!(error.contains("`cargo no-such-command` failed"), "{error}");
         assert!(error.contains("no such command"), "{error}");
     }
 
     #[test]
-    fn failure_names_its_step() {
+    fn error_of_a_failed_ci_step_names_the_step() {
         let result = timed("one", || Err("why".to_owned()));
         assert_eq!(result, Err("step `one` failed: why".to_owned()));
     }

@@ -1,26 +1,27 @@
-//! Checks the licences, sources and bans of external packages in `deny.toml`, without cargo-deny.
+//! Checks the licences, sources and bans of external packages against `deny.toml`, without
+//! cargo-deny.
 //!
-//! cargo-deny, see [`super::deny`], also checks advisories.
+//! [`super::deny`] runs cargo-deny, which also checks advisories.
 
 use std::collections::BTreeMap;
 
 use crate::{environment, metadata};
 
-/// The registry that all packages must come from.
+/// The registry from which all external packages must come.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// The rules in `deny.toml` that are checked here.
+/// The rules of `deny.toml` that this module checks.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Rules {
-    /// Allowed licences.
+    /// The licences that are allowed for all packages.
     allowed: Vec<String>,
-    /// Packages with an additional licence that is allowed for them only.
+    /// Packages, each with a further licence that is allowed for this package only.
     exceptions: Vec<(String, String)>,
-    /// Packages that must not be in the lock file.
+    /// The names of packages that must not be in the lock file.
     banned: Vec<String>,
 }
 
-/// Checks all packages in the lock file.
+/// Checks all external packages in the lock file against the rules.
 pub(crate) fn check() -> Result<(), String> {
     let path = environment::root().join("deny.toml");
     let text = std::fs::read_to_string(&path)
@@ -60,9 +61,9 @@ fn violations(rules: &Rules, packages: &BTreeMap<String, (String, String)>) -> V
     found
 }
 
-/// Returns whether an SPDX licence expression is satisfied by the allowed licences.
+/// Returns whether the allowed licences satisfy an SPDX licence expression.
 fn is_satisfied(expression: &str, is_allowed: &dyn Fn(&str) -> bool) -> bool {
-    // Old packages use a slash instead of OR.
+    // Old packages write a slash instead of OR.
     let spaced = expression
         .replace('/', " OR ")
         .replace('(', " ( ")
@@ -112,7 +113,7 @@ fn parse_licence(
     Some(is_allowed(word) || is_allowed(&format!("{word} WITH {exception}")))
 }
 
-/// Parses the lists and one-line tables of `deny.toml` that are checked here.
+/// Parses the lists and one-line tables of `deny.toml` that this module needs.
 fn rules(text: &str) -> Result<Rules, String> {
     let mut rules = Rules::default();
     let mut section = "";
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_parsed() {
+    fn deny_toml_rules_are_parsed() {
         let rules = rules(DENY).unwrap();
         assert_eq!(rules.allowed, ["MIT", "Apache-2.0"]);
         assert_eq!(rules.exceptions, [("odd".to_owned(), "MPL-2.0".to_owned())]);
@@ -179,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_file_is_an_error() {
+    fn incomplete_deny_toml_is_an_error() {
         assert!(rules("").is_err());
         assert!(rules("[licenses]\nallow = [\"MIT\"]\n").is_err());
     }
 
     #[test]
-    fn allowed_licences_satisfy_expressions() {
+    fn allowed_licences_satisfy_licence_expressions() {
         for licence in [
             "MIT",
             "GPL-3.0 OR MIT",
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn other_licences_are_violations() {
+    fn licences_that_are_not_allowed_are_violations() {
         for licence in [
             "",
             "GPL-3.0",
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sources_and_banned_packages_are_violations() {
+    fn packages_of_other_registries_and_banned_packages_are_violations() {
         assert_eq!(
             found("a 1.0.0", "MIT", "git+https://example.com/a").len(),
             1

@@ -10,13 +10,13 @@ pub(crate) use server::Server;
 use crate::venv::{self, Venv};
 use crate::{environment, metadata, no_arguments, out};
 
-/// The releases to test: the latest, and the last one that uses JSON in both directions.
+/// The releases of the SDK to test: the latest, and the last one that sends and receives JSON only.
 const RELEASES: &[&str] = &["0.38.0", "0.24.1"];
 
-/// The built-in model of `tinkers serve`.
+/// The name of the built-in model of `tinkers serve`.
 pub(crate) const MODEL: &str = "tinkers/tiny";
 
-/// The API key of the server.
+/// The API key that the server requires.
 const KEY: &str = "tml-interop";
 
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Reports that Python is missing, which is an error in CI only.
+/// Reports that Python is missing. This is an error only in CI.
 fn skip_without_python(is_ci: bool) -> Result<(), String> {
     let message = "INTEROP NOT RUN: python3 with venv is not installed";
     if is_ci {
@@ -48,7 +48,7 @@ fn skip_without_python(is_ci: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// Builds the `tinkers` program and returns its path.
+/// Builds the program `tinkers` and returns its path.
 pub(crate) fn build(target: &Path) -> Result<PathBuf, String> {
     let status = environment::cargo(&["build", "--release", "--package", "tinkers-cli"])
         .status()
@@ -62,7 +62,7 @@ pub(crate) fn build(target: &Path) -> Result<PathBuf, String> {
         .ok_or_else(|| "cannot build tinkers-cli".to_owned())
 }
 
-/// Runs the test script with one release against a new server.
+/// Starts a server, and runs the test script with one release of the SDK against it.
 fn run_script(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result<(), String> {
     let mut server = Server::start(program, home, release, 0, KEY)?;
     out::line(&format!("tinker {release} against {}", server.url()));
@@ -85,13 +85,14 @@ fn run_script(program: &Path, home: &Path, release: &str, venv: &Venv) -> Result
     ))
 }
 
-/// Creates a command that runs a script with the SDK in `venv` against a server.
+/// Returns a command that runs a Python script against the server at `url`. The script uses the SDK
+/// in `venv`.
 pub(crate) fn sdk(venv: &Venv, script: &str, url: &str, key: &str) -> Command {
     let mut command = Command::new(venv.python());
     command
         .arg("-u")
         .arg(environment::root().join("interop").join(script))
-        // The user's settings and proxies must not affect the script.
+        // The settings and proxies of the user must not affect the script.
         .env_clear()
         .envs(environment::variables(&["PATH", "HOME", "TMPDIR"]))
         .env("TINKER_BASE_URL", url)
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_python_is_an_error_in_ci_only() {
+    fn missing_python_is_an_error_only_in_ci() {
         assert!(skip_without_python(true).is_err());
         assert!(skip_without_python(false).is_ok());
     }

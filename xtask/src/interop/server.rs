@@ -1,4 +1,4 @@
-//! The server under test as a child process.
+//! The server under test, as a child process.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,10 +8,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// The text that the server prints before its URL once it accepts requests.
+/// The text that precedes the URL in the output of the server. The server prints it when it accepts
+/// requests.
 const LISTENING: &str = "listening on ";
 
-/// The timeout of the start, which includes loading the model.
+/// The time limit for the start of the server, which includes loading the model.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it kills the process.
@@ -21,13 +22,14 @@ pub(crate) struct Server {
     url: String,
 }
 
-/// Returns the path of the log of the server for `release`.
+/// Returns the path of the server's log file for a release of the SDK.
 pub(crate) fn log(home: &Path, release: &str) -> PathBuf {
     home.join(format!("server-{release}.log"))
 }
 
 impl Server {
-    /// Starts `program` with an empty data directory and waits for its URL. Port 0 selects a free port.
+    /// Starts `program` with an empty data directory, and waits until it prints its URL. The port 0
+    /// makes it select a free port.
     pub(crate) fn start(
         program: &Path,
         home: &Path,
@@ -78,7 +80,7 @@ impl Server {
         &self.url
     }
 
-    /// Returns whether the process is running.
+    /// Returns whether the server process is running.
     pub(crate) fn is_up(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -86,20 +88,20 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Fails only if the process has already ended.
+        // This fails only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Returns the first URL that the server prints. Reads stdout to its end on a separate thread, so that the server never blocks on a
-/// full pipe.
+/// Returns the first URL that the server prints. Reads stdout to its end on a separate thread, so
+/// that a full pipe never blocks the server.
 fn wait_for_url(stdout: impl Read + Send + 'static) -> Option<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let Some(url) = parse_url(&line) {
-                // Fails after the first URL, when the receiver is gone.
+                // This fails after the first URL, because the receiver has been dropped.
                 let _ = send.send(url);
             }
         }
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn url_is_parsed_from_its_line() {
+    fn server_url_is_parsed_from_its_line() {
         let parse = |line| parse_url(line).unwrap_or_default();
         assert_eq!(
             parse("listening on http://127.0.0.1:41234"),
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn first_url_is_returned() {
+    fn first_url_of_the_server_output_is_returned() {
         let output = b"loading\nlistening on http://127.0.0.1:1\nlistening on http://127.0.0.1:2\n";
         assert_eq!(
             wait_for_url(&output[..]),
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn error_of_a_program_without_a_url_has_its_log() {
+    fn error_of_a_program_that_prints_no_url_contains_its_log() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
         let error = Server::start(Path::new("cargo"), &home, "1", 0, "tml-x").unwrap_err();
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_program_is_an_error() {
+    fn missing_server_program_is_an_error() {
         let home = std::env::temp_dir().join("tinkers-xtask-server");
         std::fs::create_dir_all(&home).unwrap();
         let error =

@@ -1,10 +1,13 @@
-//! The copy of the repository to mutate. Later runs reuse it, so that cargo rebuilds only changed files.
+//! The copy of the repository that is mutated. Later runs reuse it, so that cargo rebuilds only
+//! changed files.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Makes `copy` equal to the tracked and unignored files of `root`. Files with equal content are not written, so that cargo does not
-/// rebuild them; a file that an interrupted run left mutated is restored.
+/// Makes `copy` equal to the files of `root` that git tracks or does not ignore.
+///
+/// Files whose contents are already equal are not written, so that cargo does not rebuild them. A
+/// file that an interrupted run left mutated is restored.
 pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     let files = listed(root)?;
     let kept: BTreeSet<PathBuf> = files.iter().map(|file| copy.join(file)).collect();
@@ -13,7 +16,7 @@ pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
         let (from, to) = (root.join(file), copy.join(file));
         let content = match std::fs::read(&from) {
             Ok(content) => content,
-            // The file is deleted but the deletion is not committed.
+            // The file was deleted, but the deletion has not been committed.
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => continue,
             Err(cause) => return Err(failed(&from, cause)),
         };
@@ -28,7 +31,8 @@ pub(super) fn refresh(root: &Path, copy: &Path) -> Result<(), String> {
     clean(root, copy, copy, &kept)
 }
 
-/// Deletes the files below `directory` that are not in `kept` or have no original any more.
+/// Deletes the files below `directory` that are not in `kept`, and those whose original no longer
+/// exists.
 fn clean(
     root: &Path,
     copy: &Path,
@@ -80,7 +84,7 @@ mod tests {
     use crate::environment;
 
     #[test]
-    fn refreshing_mends_a_mutated_file_and_deletes_strange_ones() {
+    fn refresh_restores_mutated_files_and_deletes_unknown_ones() {
         let copy = std::env::temp_dir().join(format!("tinkers-copy-{}", std::process::id()));
         let root = environment::root();
         std::fs::create_dir_all(copy.join("crates")).unwrap();

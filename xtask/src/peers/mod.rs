@@ -1,4 +1,5 @@
-//! `cargo xtask peers`: installs and starts another open-source server of the Tinker API, and runs a client against it.
+//! `cargo xtask peers`: installs and starts another open-source server of the Tinker API, and runs
+//! a client against it.
 
 mod options;
 mod peer;
@@ -18,10 +19,10 @@ use crate::interop;
 use crate::venv::{self, Venv};
 use crate::{environment, metadata, out};
 
-/// The package of the conformance suite.
+/// The package that contains the conformance suite.
 const SUITE: &str = "tinkers-conformance";
 
-/// The address and the model of a server.
+/// The URL of a server, and the name of its model.
 #[derive(Debug)]
 struct Address {
     url: String,
@@ -50,19 +51,19 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let client = client(&options, &python, &workspace.target)?;
     match options.server {
         Server::Local => with_local(&options, &workspace.target, &home, client),
-        Server::Foreign(peer) => with_foreign(&options, peer, &python, &home, client),
+        Server::Other(peer) => with_other(&options, peer, &python, &home, client),
     }
 }
 
-/// A function that creates the client command for a server.
+/// A function that returns the command of a client for a running server.
 type Client = Box<dyn FnOnce(&Address) -> Command>;
 
-/// Returns the client, after installing what it needs.
+/// Installs what the client needs, and returns the client.
 fn client(options: &Options, python: &str, target: &Path) -> Result<Client, String> {
     Ok(match &options.client {
         ClientKind::Suite => {
             let suite_options = match options.server {
-                Server::Foreign(peer) => peer.suite_options(),
+                Server::Other(peer) => peer.suite_options(),
                 Server::Local => &[],
             };
             Box::new(move |address| {
@@ -87,7 +88,7 @@ fn client(options: &Options, python: &str, target: &Path) -> Result<Client, Stri
             })
         }
         ClientKind::Sdk(release) => {
-            // Shares the environments of `cargo xtask interop`.
+            // `cargo xtask interop` uses the same virtual environments.
             let venv = Venv::with_sdk(python, &target.join("interop"), release)?;
             Box::new(move |address| {
                 let mut command = interop::sdk(&venv, "peers/checks.py", &address.url, KEY);
@@ -123,7 +124,7 @@ fn with_local(options: &Options, target: &Path, home: &Path, client: Client) -> 
     run_client(options, &address, client)
 }
 
-fn with_foreign(
+fn with_other(
     options: &Options,
     peer: Peer,
     python: &str,
@@ -159,7 +160,8 @@ fn with_foreign(
     ))
 }
 
-/// Installs a server in a virtual environment, unless it is already installed, and prints the installed packages.
+/// Installs a server in a virtual environment if it is not installed yet, and prints the installed
+/// packages.
 fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     let file = peer.requirements();
     let text = std::fs::read_to_string(&file)
@@ -176,7 +178,8 @@ fn install(peer: Peer, python: &str, home: &Path) -> Result<Venv, String> {
     Ok(venv)
 }
 
-/// Locks a directory, since two servers in it would overwrite each other's files.
+/// Locks a directory. Two servers that run in the same directory would overwrite each other's
+/// files.
 fn lock(home: &Path) -> Result<File, String> {
     let open = || {
         let file = File::create(home.join("lock"))?;
@@ -196,7 +199,8 @@ fn clear(directory: &Path) -> Result<(), String> {
         .map_err(|cause| format!("cannot clear {}: {cause}", directory.display()))
 }
 
-/// Returns a free port. If another process takes it before the server starts, the server fails.
+/// Returns a free port. If another process takes the port before the server starts, the server
+/// fails.
 fn free_port() -> Result<u16, String> {
     let address = TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr());
     address
@@ -204,7 +208,7 @@ fn free_port() -> Result<u16, String> {
         .map_err(|cause| format!("cannot find a free port: {cause}"))
 }
 
-/// Runs the client against a running server.
+/// Runs the client against a running server, and returns an error if the client fails.
 fn run_client(options: &Options, address: &Address, client: Client) -> Result<(), String> {
     out::line(&format!(
         "{} listens on {} with the model {} and the API key {KEY}",
@@ -218,7 +222,7 @@ fn run_client(options: &Options, address: &Address, client: Client) -> Result<()
         .map_err(|cause| format!("cannot run {command:?}: {cause}"))?;
     if options.keep {
         out::line("the server keeps running until stdin ends (Ctrl-D)");
-        // A read error ends the wait too.
+        // A read error also ends the wait.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
     }
     status
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_locked_by_one_run_at_a_time() {
+    fn server_directory_is_locked_by_one_run_at_a_time() {
         let home = std::env::temp_dir().join(format!("tinkers-xtask-lock-{}", std::process::id()));
         std::fs::create_dir_all(&home).unwrap();
         let first = lock(&home).unwrap();
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_command_is_an_error() {
+    fn failed_client_command_is_an_error() {
         let options = Options::parse(&["local".to_owned()]).unwrap();
         let address = Address {
             url: String::new(),

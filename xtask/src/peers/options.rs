@@ -1,4 +1,4 @@
-//! The options of `cargo xtask peers`.
+//! Parses the options of `cargo xtask peers`.
 
 use super::peer::Peer;
 
@@ -6,30 +6,30 @@ use super::peer::Peer;
 #[derive(Debug, PartialEq)]
 pub(crate) struct Options {
     pub(crate) server: Server,
-    /// Whether to keep the server running after the command, until stdin ends.
+    /// Whether the server keeps running after the client has ended, until stdin ends.
     pub(crate) keep: bool,
-    /// The port of the server; a free one if `None`.
+    /// The port of the server. `None` for a free port.
     pub(crate) port: Option<u16>,
     pub(crate) client: ClientKind,
 }
 
-/// The server to run.
+/// The server against which the client runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Server {
-    /// Another implementation, which is installed.
-    Foreign(Peer),
-    /// `tinkers serve`.
+    /// Another implementation of the Tinker API, which is installed first.
+    Other(Peer),
+    /// The embedded server, as `tinkers serve`.
     Local,
 }
 
-/// The client to run against the server.
+/// The client that runs against the server.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientKind {
-    /// The conformance suite.
+    /// The conformance suite of this workspace.
     Suite,
-    /// The checks with this release of the official Python SDK.
+    /// The test script with the given release of the official Python SDK.
     Sdk(String),
-    /// A command with the placeholders `{url}`, `{key}` and `{model}`.
+    /// A command of the user, which may contain the placeholders `{url}`, `{key}` and `{model}`.
     Command(Vec<String>),
 }
 
@@ -82,15 +82,15 @@ impl Options {
 impl Server {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Foreign(peer) => peer.name(),
+            Self::Other(peer) => peer.name(),
             Self::Local => "local",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
         [
-            Self::Foreign(Peer::Tuft),
-            Self::Foreign(Peer::Skyrl),
+            Self::Other(Peer::Tuft),
+            Self::Other(Peer::Skyrl),
             Self::Local,
         ]
         .into_iter()
@@ -108,7 +108,8 @@ fn port(word: Option<&String>) -> Result<u16, String> {
     }
 }
 
-/// Parses a release. It becomes part of a path and of a pip requirement, so it must be a plain version number.
+/// Parses the release of the SDK. The release becomes part of a path and of a pip requirement, so
+/// it must be a plain version number.
 fn release(word: Option<&String>) -> Result<String, String> {
     let word = word.ok_or("--sdk requires a release of the package tinker, such as 0.38.0")?;
     let is_version = word.split('.').count() > 1
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn all_options_are_parsed() {
+    fn all_peers_options_are_parsed() {
         let plain = parse("tuft").unwrap();
         assert_eq!(
             (plain.keep, plain.port, plain.client),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_arguments_are_named() {
+    fn invalid_peers_arguments_are_named_in_the_error() {
         for (line, message) in [
             ("", "missing server"),
             ("other", "other"),

@@ -1,22 +1,23 @@
-//! The supported servers, and how each is installed and started on a CPU.
+//! The supported servers, and the way in which each is installed and started on a CPU.
 
 use std::path::{Path, PathBuf};
 
 use crate::environment;
 use crate::venv::Venv;
 
-/// The API key that clients send. TuFT checks it; SkyRL accepts any.
+/// The API key that clients send. TuFT checks the key; SkyRL accepts any key.
 pub(crate) const KEY: &str = "tml-peer";
 
-/// The name of the model, which is also its path in the server's directory.
+/// The name of the model. It is also the path of the model in the server's directory.
 pub(crate) const MODEL: &str = "tinkers/peer";
 
 /// Another open-source server of the Tinker API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// TuFT with its mock trainer and sampler: the complete protocol, but no learning.
+    /// TuFT with its mock trainer and sampler. It implements the complete protocol, but does not
+    /// learn.
     Tuft,
-    /// SkyRL with its JAX backend: a small model that is trained.
+    /// SkyRL with its JAX backend. It trains a small model.
     Skyrl,
 }
 
@@ -35,7 +36,8 @@ impl Peer {
         }
     }
 
-    /// Returns the option for the conformance suite: TuFT on a CPU has a mock model.
+    /// Returns the options with which the conformance suite must run. TuFT on a CPU has only a mock
+    /// model.
     pub(crate) fn suite_options(self) -> &'static [&'static str] {
         match self {
             Self::Tuft => &["--mock"],
@@ -43,12 +45,13 @@ impl Peer {
         }
     }
 
-    /// Returns the path of the list of packages to install.
+    /// Returns the path of the file that lists the packages to install.
     pub(crate) fn requirements(self) -> PathBuf {
         scripts().join(format!("{}.txt", self.name()))
     }
 
-    /// Returns the command that starts the server on `port`. `home` contains the model and everything that the server writes.
+    /// Returns the command that starts the server on `port`. The directory `home` contains the
+    /// model and all files that the server writes.
     pub(crate) fn start_command(self, venv: &Venv, home: &Path, port: u16) -> StartCommand {
         let python = venv.python().to_string_lossy().into_owned();
         let port = port.to_string();
@@ -82,7 +85,8 @@ impl Peer {
                     ("TUFT_HOME", in_home("state")),
                 ],
             ),
-            // SkyRL starts its engine with `uv run` and the options of its parent process.
+            // SkyRL starts its engine with `uv run` and the options of its parent process. So the
+            // parent process must be `uv run`, too.
             Self::Skyrl => (
                 words(&[
                     &venv.program("uv").to_string_lossy(),
@@ -124,12 +128,12 @@ impl Peer {
     }
 }
 
-/// Returns the directory of the scripts for these servers.
+/// Returns the directory that contains the scripts for these servers.
 pub(crate) fn scripts() -> PathBuf {
     environment::root().join("interop").join("peers")
 }
 
-/// Returns the configuration file of TuFT; SkyRL is configured by arguments.
+/// Returns the contents of the configuration file of TuFT. SkyRL is configured by arguments.
 pub(crate) fn configuration() -> String {
     format!(
         "checkpoint_dir: state/checkpoints\n\
@@ -153,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_are_pinned_and_do_not_need_a_gpu() {
+    fn packages_of_other_servers_are_pinned_and_need_no_gpu() {
         for peer in [Peer::Tuft, Peer::Skyrl] {
             let text = std::fs::read_to_string(peer.requirements()).unwrap();
             let lines = text.lines().filter(|line| !line.starts_with('#'));

@@ -1,4 +1,5 @@
-//! The process of a server. It is started by a supervisor script, which ends it when our end of a pipe is closed.
+//! The process of a server. A supervisor script starts the server, and ends it when the
+//! supervisor's stdin is closed.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,10 +9,10 @@ use super::peer::{self, Peer, StartCommand};
 use crate::environment;
 use crate::venv::Venv;
 
-/// The number of lines of a log to show.
+/// The number of lines that are shown from the end of a log.
 const TAIL_LINES: usize = 40;
 
-/// A running server. Dropping it ends the server and all its child processes.
+/// A running server. Dropping it ends the server and all of its child processes.
 #[derive(Debug)]
 pub(crate) struct PeerProcess {
     supervisor: Child,
@@ -19,7 +20,7 @@ pub(crate) struct PeerProcess {
 }
 
 impl PeerProcess {
-    /// Starts `peer` in `home` and waits until it has created a model.
+    /// Starts a server in the directory `home`, and waits until the server has created a model.
     pub(crate) fn start(
         venv: &Venv,
         peer: Peer,
@@ -34,7 +35,8 @@ impl PeerProcess {
         .map_err(|cause| format!("cannot extend PATH: {cause}"))?;
         let mut command = Command::new(venv.python());
         command
-            // Isolated, since PYTHONPATH is only for the server that it starts.
+            // Python runs in isolated mode, because PYTHONPATH is only meant for the server that
+            // the script starts.
             .args(["-I", "-u"])
             .arg(peer::scripts().join("hold.py"))
             .arg(&log)
@@ -74,12 +76,12 @@ impl PeerProcess {
         ))
     }
 
-    /// Returns whether the server is running.
+    /// Returns whether the server process is running.
     pub(crate) fn is_up(&mut self) -> bool {
         matches!(self.supervisor.try_wait(), Ok(None))
     }
 
-    /// Returns the last lines of the log.
+    /// Returns the last lines of the server's log.
     pub(crate) fn log_tail(&self) -> String {
         let log = std::fs::read(&self.log).unwrap_or_default();
         last_lines(&String::from_utf8_lossy(&log))
@@ -89,7 +91,7 @@ impl PeerProcess {
 impl Drop for PeerProcess {
     fn drop(&mut self) {
         drop(self.supervisor.stdin.take());
-        // Fails only if the process has already ended.
+        // This fails only if the process has already ended.
         let _ = self.supervisor.wait();
     }
 }

@@ -1,16 +1,18 @@
-//! The rules that each published crate has a README, an example and a description in docs/ARCHITECTURE.md.
+//! The rule that each published crate has a README, an example, and a description in
+//! docs/ARCHITECTURE.md.
 
 use super::Violation;
 use super::files::File;
 use crate::metadata::Package;
 
-/// The line that includes the README in the documentation of a library.
+/// The line with which a library includes its README in its documentation.
 const INCLUDES_README: &str = "#![doc = include_str!(\"../README.md\")]";
 
-/// The document that describes each crate.
+/// The document that describes each crate of the workspace.
 pub(crate) const ARCHITECTURE: &str = "docs/ARCHITECTURE.md";
 
-/// Finds published crates that lack one of these. Programs need no example.
+/// Finds published crates without a README, an example or a description. A program does not need an
+/// example.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let mut found = Vec::new();
     let text = |path: &str| {
@@ -77,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn each_missing_part_is_a_violation() {
+    fn missing_readme_example_or_description_is_a_violation() {
         for index in 0..files().len() {
             let mut files = files();
             files.remove(index);
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_need_no_example_and_test_packages_nothing() {
+    fn programs_need_no_example_and_test_packages_need_nothing() {
         let program = Package {
             has_library: false,
             examples: Vec::new(),

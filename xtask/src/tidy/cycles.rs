@@ -1,6 +1,8 @@
-//! The rule on import cycles: no files of a crate use each other's items, directly or through other files.
+//! The rule against import cycles: two files of a crate must not use each other's items, neither
+//! directly nor through other files.
 //!
-//! A module and its parent may, since a `mod.rs` composes the files of its directory.
+//! A module and its parent may use each other, because a `mod.rs` combines the files of its
+//! directory.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -30,7 +32,8 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
     found
 }
 
-/// A shortest cycle of each group of files that all lead to each other; its first file comes again at its end.
+/// Finds the groups of files that all use each other, directly or indirectly. Returns a shortest
+/// cycle of each group. The first file of a cycle is repeated at the end.
 fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
@@ -38,18 +41,18 @@ fn cycles<'a>(uses: &Uses<'a>) -> Vec<Vec<&'a str>> {
         if seen.contains(file) {
             continue;
         }
-        let from_here = reached(uses, file);
-        let is_back = |other: &&&str| reached(uses, other).contains(*file);
+        let from_here = reachable(uses, file);
+        let is_back = |other: &&&str| reachable(uses, other).contains(*file);
         let group: BTreeSet<&str> = from_here.iter().filter(is_back).copied().collect();
-        let shortest = group.iter().filter_map(|file| way_back(uses, file));
+        let shortest = group.iter().filter_map(|file| shortest_cycle(uses, file));
         found.extend(shortest.min_by_key(Vec::len));
         seen.extend(group);
     }
     found
 }
 
-/// All files that `from` leads to.
-fn reached<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
+/// Returns all files that `from` uses, directly or indirectly.
+fn reachable<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     let mut waiting: Vec<&'a str> = uses.get(from).into_iter().flatten().copied().collect();
     while let Some(file) = waiting.pop() {
@@ -60,8 +63,8 @@ fn reached<'a>(uses: &Uses<'a>, from: &str) -> BTreeSet<&'a str> {
     found
 }
 
-/// The shortest way from a file to itself.
-fn way_back<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
+/// Returns the shortest chain of uses from a file back to the same file, if there is one.
+fn shortest_cycle<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
     let mut waiting = VecDeque::from([vec![file]]);
     let mut seen = BTreeSet::new();
     while let Some(way) = waiting.pop_front() {
@@ -83,7 +86,7 @@ fn way_back<'a>(uses: &Uses<'a>, file: &'a str) -> Option<Vec<&'a str>> {
 mod tests {
     use super::*;
 
-    /// Returns the cycles of a crate with these files.
+    /// Returns the import cycles of a crate that consists of the given files.
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let files: Vec<File> = files
             .iter()
@@ -102,7 +105,7 @@ mod tests {
     const ROOT: (&str, &str) = ("lib.rs", "mod a;\nmod b;\nmod c;\npub use a::A;\n");
 
     #[test]
-    fn uses_in_one_direction_pass() {
+    fn imports_in_one_direction_are_no_cycle() {
         let b = "use crate::A; pub struct B; fn f() { crate::c::g() }";
         let files = [
             ROOT,
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn cycle_of_three_is_found_in_every_form_of_use() {
+    fn cycle_of_three_files_is_found_in_every_form_of_use() {
         for (in_a, in_b) in [
             ("use crate::b::B;", "use crate::c::{self, C as D};"),
             (
@@ -129,7 +132,7 @@ mod tests {
         ] {
             let a = format!("{in_a} pub struct A;");
             let b = format!("{in_b} pub struct B;");
-            // The name at the root leads to the file that defines it.
+            // The name `crate::A` leads to the file that defines `A`.
             let c = "use std::fmt; use crate::A; pub struct C;";
             let files = [ROOT, ("a.rs", &a), ("b.rs", &b), ("c.rs", c)];
             assert_eq!(found(&files), ["a.rs b.rs c.rs a.rs"], "{in_a} {in_b}");
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_comments_and_re_exports_are_not_uses() {
+    fn tests_comments_and_re_exports_are_not_counted_as_uses() {
         let a = "//! [`crate::b::B`]\npub struct A;\n#[cfg(test)]\nmod tests { use crate::b::B; }";
         let c = "pub(crate) use crate::b::B;\n#[cfg(test)]\nuse crate::b::{B as D};\n#[cfg(test)] mod t;";
         let files = [
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn parent_and_child_may_use_each_other_and_siblings_may_not() {
+    fn parent_and_child_may_use_each_other_but_siblings_may_not() {
         let parent = "mod x; mod y; use x::X; pub struct P; use y::Y;";
         let x = "use super::P; pub struct X;";
         let files = |y| {
@@ -169,7 +172,7 @@ mod tests {
         let both = [
             ("lib.rs", "mod p;"),
             ("p/mod.rs", parent),
-            // A child sees the private imports of its parent.
+            // A child module sees the private imports of its parent.
             ("p/x.rs", "use super::Y; pub struct X;"),
             ("p/y.rs", "use super::X; pub struct Y;"),
         ];
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_of_files_is_reported_once_by_its_shortest_cycle() {
+    fn shortest_import_cycle_of_each_group_of_files_is_reported() {
         let uses = Uses::from([
             ("a", BTreeSet::from(["b"])),
             ("b", BTreeSet::from(["c"])),

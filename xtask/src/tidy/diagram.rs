@@ -1,7 +1,8 @@
 //! The rule that the crate graph in docs/ARCHITECTURE.md matches the crate table.
 //!
-//! The diagram is a fenced block marked `crate-graph` with one crate per line, such as `tier 1  tinkers-core -> tinkers-wire`. Lines that
-//! start with spaces continue the previous one. A crate without dependencies has no arrow.
+//! The diagram is a fenced block marked `crate-graph` with one crate per line, such as `tier 1
+//! tinkers-core -> tinkers-wire`. A line that starts with spaces continues the line before it. A
+//! crate without dependencies has no arrow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,10 +13,10 @@ use super::table::TABLE;
 
 const FENCE: &str = "```text crate-graph";
 
-/// The tier and the allowed dependencies of each crate.
+/// For each crate, its tier and its allowed dependencies.
 type Graph = BTreeMap<String, (u8, BTreeSet<String>)>;
 
-/// Finds the differences between the diagram and the table.
+/// Finds the differences between the diagram and the crate table.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let violation = |what: String| Violation::new(ARCHITECTURE, what);
     let Some(file) = files.iter().find(|file| file.path == ARCHITECTURE) else {
@@ -124,18 +125,18 @@ mod tests {
     }
 
     #[test]
-    fn matching_graph_has_no_violations() {
+    fn matching_crate_graph_has_no_violations() {
         assert_eq!(found(&document()), Vec::<String>::new());
     }
 
     #[test]
-    fn missing_document_or_block_is_a_violation() {
+    fn missing_document_or_graph_block_is_a_violation() {
         assert_eq!(violations(&[]).len(), 1);
         assert!(found("# Title\n")[0].contains("no block"));
     }
 
     #[test]
-    fn different_tier_or_edge_is_a_violation() {
+    fn different_tier_or_edge_in_the_crate_graph_is_a_violation() {
         let tier = document().replace("tier 1  tinkers-core", "tier 2  tinkers-core");
         assert!(found(&tier)[0].contains("has tinkers-core as"));
         let row = "tinkers-core -> tinkers-wire,\n    tinkers-limits\n";
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_duplicate_and_unknown_crates_are_violations() {
+    fn missing_duplicate_and_unknown_crates_in_the_graph_are_violations() {
         let missing = document().replace("tier 0  tinkers-limits\n", "");
         assert_eq!(
             found(&missing),

@@ -1,9 +1,9 @@
-//! The rule that the directory of each package follows from its name.
+//! The rule that the name of each package determines its directory.
 
 use super::Violation;
 use crate::metadata::Package;
 
-/// Finds packages in the wrong directory.
+/// Finds packages that are in the wrong directory.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let is_wrong = |package: &&Package| package.directory != expected(package);
     packages
@@ -25,7 +25,7 @@ fn expected(package: &Package) -> String {
     if name == "xtask" {
         return name.to_owned();
     }
-    // Test packages such as `tinkers-e2e` are in `tests/e2e`.
+    // Packages of tests, such as `tinkers-e2e`, are in directories such as `tests/e2e`.
     if !package.is_published
         && let Some(short) = name.strip_prefix("tinkers-")
     {
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_follows_from_the_package_name() {
+    fn package_name_determines_the_directory() {
         assert_eq!(found("tinkers-wire", "crates/tinkers-wire", true), 0);
         assert_eq!(found("tinkers-wire", "crates/wire", true), 1);
         assert_eq!(found("tinkers-e2e", "tests/e2e", false), 0);

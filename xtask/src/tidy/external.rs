@@ -1,9 +1,10 @@
-//! The rule on external crates: some may only be used by certain crates, some not at all.
+//! The rule on external crates: some may be used only by certain crates, and others not at all.
 
 use super::Violation;
 use crate::metadata::{Kind, Package};
 
-/// External crates (a trailing `*` matches any suffix) and the crates that may depend on them.
+/// External crates, each with the crates that may depend on it. A `*` at the end of a name stands
+/// for any suffix.
 const RESERVED: &[(&str, &[&str])] = &[
     ("hyper", &["tinkers-transport", "tinkers-local"]),
     ("hyper-util", &["tinkers-transport", "tinkers-local"]),
@@ -22,7 +23,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("native-tls", &[]),
 ];
 
-/// Crates that must not depend on tokio outside of their tests.
+/// The crates that must not depend on tokio, except in their tests.
 const WITHOUT_RUNTIME: &[&str] = &[
     "tinkers-wire",
     "tinkers-limits",
@@ -32,8 +33,8 @@ const WITHOUT_RUNTIME: &[&str] = &[
 
 /// Finds dependencies on external crates that are not allowed.
 ///
-/// Packages in tests/ may use the reserved crates, since some compare the client with the bare library. A crate without allowed users is
-/// forbidden there too.
+/// Packages in tests/ may use the crates that are reserved for certain crates, because some of them
+/// compare the client with the plain library. But they must not use crates that no crate may use.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let mut found = Vec::new();
     for package in packages {
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_dependencies_have_no_violations() {
+    fn allowed_external_dependencies_have_no_violations() {
         assert_eq!(
             found(
                 "tinkers-transport",
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn reserved_crates_are_violations_in_dev_dependencies_too() {
+    fn reserved_external_crates_are_violations_even_as_dev_dependencies() {
         assert_eq!(
             found(
                 "tinkers-session",

@@ -1,4 +1,5 @@
-//! The files of the repository: those tracked by git, or without git all files in the directory.
+//! The files of the repository. They are the files that git tracks or, without git, all files in
+//! the directory.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +7,7 @@ use std::process::Command;
 /// A text file of the repository.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct File {
-    /// The path relative to the root, with forward slashes.
+    /// The path relative to the workspace root, with forward slashes.
     pub(crate) path: String,
     pub(crate) text: String,
 }
@@ -21,17 +22,17 @@ impl File {
     }
 }
 
-/// Directories that are skipped without git.
+/// The directories that are skipped if git is not available.
 const SKIPPED: &[&str] = &["target", ".git", ".venv", "__pycache__"];
 
-/// Returns the text files of the repository, sorted by path. Files that are not UTF-8 are skipped.
+/// Returns the text files of the repository, sorted by path. Skips files that are not valid UTF-8.
 pub(crate) fn tracked(root: &Path) -> Result<Vec<File>, String> {
     let mut paths = match git_files(root) {
         Some(paths) => paths,
         None => directory_files(root)?,
     };
     paths.sort();
-    // Skips tracked files that are deleted in the working tree.
+    // A tracked file may be deleted in the working tree. It is skipped.
     let files = paths.into_iter().filter_map(|path| {
         let text = String::from_utf8(std::fs::read(root.join(&path)).ok()?).ok()?;
         Some(File { path, text })
@@ -82,7 +83,7 @@ mod tests {
     use crate::environment;
 
     #[test]
-    fn directory_files_exclude_build_output() {
+    fn files_without_git_exclude_build_output() {
         let found = directory_files(&environment::root()).unwrap();
         assert!(found.iter().any(|path| path == "xtask/src/tidy/files.rs"));
         assert!(!found.iter().any(|path| path.starts_with("target/")));

@@ -1,10 +1,11 @@
-//! The rule on dependencies between crates of the workspace.
+//! The rule on dependencies between the crates of the workspace.
 
 use super::Violation;
 use super::table::{self, FACADE, PLANNED};
 use crate::metadata::{Dependency, Kind, Package};
 
-/// Finds dependencies that the crate table does not allow, crates without a row, and rows without a crate.
+/// Finds dependencies that the crate table does not allow, crates that have no row in the table,
+/// and rows that have no crate.
 pub(crate) fn violations(packages: &[Package]) -> Vec<Violation> {
     let mut found = missing_crates(packages);
     for package in packages {
@@ -51,7 +52,8 @@ fn package_violations(package: &Package, packages: &[Package]) -> Vec<Violation>
     found
 }
 
-/// Finds forbidden dependencies of xtask, which may have none in the workspace, and of test packages, which may use any library.
+/// Finds forbidden dependencies of a package that is not in the crate table. xtask must not depend
+/// on any crate of the workspace. Test packages may depend on any library.
 fn unlisted_package_violations<'a>(
     package: &Package,
     inside: impl Iterator<Item = &'a Dependency>,
@@ -94,7 +96,8 @@ fn dev_dependency_violation(
             "must not depend on the facade, not even as a dev-dependency: move the test to tests/",
         ));
     }
-    // With a version, publishing would require the other crate on the registry first, which is circular.
+    // If the dependency had a version, publishing this crate would require that the other crate is
+    // published first, and vice versa.
     if package.is_published && dependency.requirement != "*" {
         return Some(Violation::new(
             &package.name,
@@ -127,7 +130,8 @@ mod tests {
         }
     }
 
-    /// Returns a workspace with all crates of the table, in which `changed` is replaced or added.
+    /// Returns all crates of the table as a workspace. Replaces the crate that has the name of
+    /// `changed`, or adds `changed`.
     fn workspace_with(changed: Package) -> Vec<Package> {
         let mut packages: Vec<Package> = table::TABLE
             .iter()
@@ -145,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_dependencies_have_no_violations() {
+    fn allowed_workspace_dependencies_have_no_violations() {
         let normal = library("tinkers-core", &[("tinkers-wire", Kind::Normal, "^0.1.0")]);
         assert_eq!(violations(&workspace_with(normal)), []);
         let dev = library("tinkers-wire", &[("tinkers-local", Kind::Dev, "*")]);
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn dependency_outside_the_table_is_a_violation() {
+    fn dependency_missing_in_the_crate_table_is_a_violation() {
         let edge = ("tinkers-transport", Kind::Normal, "^0.1.0");
         assert!(
             single_violation(library("tinkers-sampling", &[edge])).contains("tinkers-transport")
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn dev_dependency_with_a_version_is_a_violation() {
+    fn workspace_dev_dependency_with_a_version_is_a_violation() {
         let text = single_violation(library(
             "tinkers-wire",
             &[("tinkers-local", Kind::Dev, "^0.1.0")],
@@ -195,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn crate_without_a_row_is_a_violation() {
+    fn crate_without_a_row_in_the_crate_table_is_a_violation() {
         assert!(single_violation(library("tinkers-extra", &[])).contains("not in the crate table"));
     }
 
     #[test]
-    fn row_without_a_crate_is_a_violation_unless_planned() {
+    fn crate_table_row_without_a_crate_is_a_violation_unless_planned() {
         let mut packages = workspace_with(library("tinkers-wire", &[]));
         packages.retain(|package| package.name != "tinkers-rest");
         assert_eq!(violations(&packages), []);
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn test_packages_may_use_the_facade_and_xtask_nothing() {
+    fn test_packages_may_use_the_facade_but_xtask_may_use_no_crate() {
         let mut tests = library("tinkers-e2e", &[("tinkers", Kind::Dev, "^0.1.0")]);
         tests.directory = "tests/e2e".to_owned();
         tests.is_published = false;

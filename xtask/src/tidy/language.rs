@@ -1,4 +1,5 @@
-//! The language rules: words to avoid, the length of test names, and unique names of public types.
+//! The rules on language: words to avoid, the length of test names, and unique names of public
+//! types.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +7,8 @@ use super::Violation;
 use super::files::File;
 use super::lexer::{code_only, function_name};
 
-/// Words and phrases to avoid in Rust sources and documents. Concatenated, so that this file does not violate the rule.
+/// The words and phrases to avoid in Rust sources and documents. They are concatenated from parts,
+/// so that this file does not violate the rule.
 const AVOIDED: &[&str] = &[
     concat!("who", "ever"),
     concat!("no", "body"),
@@ -20,13 +22,13 @@ const AVOIDED: &[&str] = &[
     concat!("goes ", "on"),
 ];
 
-/// The maximum length of a test name.
+/// The maximum number of characters in a test name.
 const MAX_TEST_NAME_LEN: usize = 70;
 
-/// Names of public types that may occur in several crates.
+/// The names that public types of several crates may have.
 const SHARED_TYPES: &[&str] = &["Error", "Result"];
 
-/// Finds the violations in all files.
+/// Finds the violations of the language rules in all files.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let mut found = duplicate_types(files);
     for file in files {
@@ -43,7 +45,7 @@ pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
 fn avoided_words(file: &File) -> Vec<Violation> {
     let mut found = Vec::new();
     for (index, line) in file.text.lines().enumerate() {
-        // Identifiers consist of words too.
+        // The words of an identifier are checked, too.
         let line = line.to_lowercase().replace('_', " ");
         for word in AVOIDED.iter().filter(|word| contains_word(&line, word)) {
             let place = format!("{}:{}", file.path, index + 1);
@@ -83,7 +85,7 @@ fn long_test_names(file: &File) -> Vec<Violation> {
     found
 }
 
-/// Returns whether a line starts with an attribute such as `#[test]` or `#[tokio::test(..)]`.
+/// Returns whether a line starts with a test attribute, such as `#[test]` or `#[tokio::test(..)]`.
 fn is_test_attribute(line: &str) -> bool {
     let attribute = line.trim_start().strip_prefix("#[");
     attribute.is_some_and(|attribute| {
@@ -92,7 +94,7 @@ fn is_test_attribute(line: &str) -> bool {
     })
 }
 
-/// Finds public types of the same name in different crates.
+/// Finds public types that have the same name in different crates.
 fn duplicate_types(files: &[File]) -> Vec<Violation> {
     let mut crates_by_type: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for file in files.iter().filter(|file| file.path.ends_with(".rs")) {
@@ -124,7 +126,7 @@ fn duplicate_types(files: &[File]) -> Vec<Violation> {
         .collect()
 }
 
-/// Returns the name of the public type that a line defines, if any.
+/// Returns the name of the public type that a line defines, or `None` if it defines none.
 fn public_type(line: &str) -> Option<&str> {
     let definition = line.trim_start().strip_prefix("pub ")?;
     let definition = definition.strip_prefix("unsafe ").unwrap_or(definition);
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn long_test_names_are_found() {
+    fn too_long_test_names_are_violations() {
         for attribute in [
             "#[test]",
             "#[tokio::test(start_paused = true)]",

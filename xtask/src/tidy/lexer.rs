@@ -1,6 +1,7 @@
-//! A minimal Rust lexer that distinguishes code from comments and literals.
+//! A minimal Rust lexer. It distinguishes code from comments and literals.
 
-/// Replaces comments, strings and character literals by spaces. Keeps line breaks, so that line numbers do not change.
+/// Replaces comments, strings and character literals by spaces. Line breaks are kept, so that line
+/// numbers do not change.
 pub(crate) fn code_only(source: &str) -> String {
     let bytes = source.as_bytes();
     let mut code = Vec::with_capacity(bytes.len());
@@ -22,11 +23,11 @@ pub(crate) fn code_only(source: &str) -> String {
             }
         }
     }
-    // Literals are replaced completely, so the result is valid UTF-8.
+    // Each literal is replaced as a whole, so the result is valid UTF-8.
     String::from_utf8(code).unwrap_or_default()
 }
 
-/// Returns the name of the function that a line defines, if any.
+/// Returns the name of the function that a line defines, or `None` if it defines none.
 pub(crate) fn function_name(line: &str) -> Option<&str> {
     let (before, rest) = line.split_once("fn ")?;
     let is_word = before.is_empty() || before.ends_with(' ');
@@ -34,7 +35,8 @@ pub(crate) fn function_name(line: &str) -> Option<&str> {
     is_word.then_some(&rest[..end])
 }
 
-/// Returns the end of the comment or literal that starts at `at`, if any.
+/// Returns the end of the comment or literal that starts at the offset `at`. Returns `None` if none
+/// starts there.
 fn literal_end(source: &str, at: usize) -> Option<usize> {
     let bytes = source.as_bytes();
     let rest = &bytes[at..];
@@ -61,7 +63,7 @@ fn literal_end(source: &str, at: usize) -> Option<usize> {
     None
 }
 
-/// Returns whether the `r` at `at` is part of the prefix `br` or `cr`.
+/// Returns whether the `r` at the offset `at` is part of the prefix `br` or `cr`.
 fn is_raw_prefix(bytes: &[u8], at: usize) -> bool {
     matches!(bytes[at - 1], b'b' | b'c') && (at < 2 || !is_name(bytes[at - 2]))
 }
@@ -98,7 +100,7 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
     rest.len()
 }
 
-/// Returns the end of a character literal at `at`; `None` for a lifetime.
+/// Returns the end of the character literal at the offset `at`. Returns `None` if it is a lifetime.
 fn character(source: &str, at: usize) -> Option<usize> {
     let mut following = source[at + 1..].chars();
     let first = following.next()?;
@@ -138,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_removed_and_line_numbers_kept() {
+    fn comments_are_removed_and_line_numbers_are_kept() {
         assert_eq!(code_words("a // b\nc /* d /* e */ f */ g"), "a c g");
         assert_eq!(code_only("/* a\nb */\nc").lines().count(), 3);
     }
 
     #[test]
-    fn strings_of_every_kind_are_removed() {
+    fn string_literals_of_every_kind_are_removed() {
         assert_eq!(
             code_words(r#"f("a \" b", b"c", c"d") + e"#),
             "f( , b , c ) + e"
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn lifetimes_and_names_ending_in_r_are_code() {
+    fn lifetimes_and_names_ending_in_r_are_kept_as_code() {
         assert_eq!(
             code_words("fn f<'a>(x: &'a str) -> Cow<'a, str>"),
             "fn f<'a>(x: &'a str) -> Cow<'a, str>"
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn unclosed_literals_extend_to_the_end() {
+    fn unclosed_literals_extend_to_the_end_of_the_file() {
         assert_eq!(code_words("a \"b c"), "a");
         assert_eq!(code_words("a /* b c"), "a");
         assert_eq!(code_words("a r#\"b c"), "a");

@@ -1,14 +1,15 @@
-//! The rules on manifests: lints and dependencies must be inherited from the workspace.
+//! The rules on manifests: packages must inherit lints and dependencies from the workspace.
 //!
-//! `cargo metadata` does not report inheritance, so the manifest is parsed line by line. Tables that this cannot parse are violations.
+//! `cargo metadata` does not report what a package inherits, so this module parses the manifest
+//! line by line. A table that it cannot parse is a violation.
 
 use super::Violation;
 use super::files::File;
 
-/// Keys of `[package]` that must be inherited.
+/// The keys of `[package]` that a package must inherit from the workspace.
 const INHERITED: &[&str] = &["version", "edition", "rust-version", "license"];
 
-/// Finds lints, package keys and dependencies that are not inherited.
+/// Finds lints, package keys and dependencies that a package does not inherit from the workspace.
 pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut table = "";
@@ -69,7 +70,7 @@ pub(crate) fn violations(file: &File, is_published: bool) -> Vec<Violation> {
 fn entry(place: &str, table: &str, key: &str, value: &str) -> Option<Violation> {
     let is_inherited = (key.ends_with(".workspace") && value == "true")
         || value.replace(' ', "").contains("workspace=true");
-    // Dev-dependencies in the workspace have no version, so they cannot be inherited.
+    // Dev-dependencies on crates of the workspace have no version, so they cannot be inherited.
     let is_path = table == "[dev-dependencies]" && value.contains("path =");
     if is_inherited || is_path {
         return None;
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn dependency_with_its_own_version_is_a_violation() {
+    fn dependency_with_a_version_in_the_package_is_a_violation() {
         for table in [
             "[dependencies]",
             "[dev-dependencies]",
@@ -121,13 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn dependency_table_is_a_violation() {
+    fn dependency_in_a_separate_toml_table_is_a_violation() {
         let table = "[dependencies.bytes]\nworkspace = true\n";
         assert!(found(&format!("{HEAD}{LINTS}{table}"))[0].contains("one line"));
     }
 
     #[test]
-    fn missing_lints_and_own_package_keys_are_violations() {
+    fn missing_lints_and_package_keys_not_inherited_are_violations() {
         assert!(found(HEAD)[0].contains("[lints]"));
         let own = HEAD.replace("edition.workspace = true", "edition = \"2021\"");
         assert!(found(&format!("{own}{LINTS}"))[0].contains("edition"));

@@ -1,4 +1,5 @@
-//! `cargo xtask tidy`: checks the rules of the workspace. Each rule is a pure function in its own module.
+//! `cargo xtask tidy`: checks the rules of the workspace. Each rule is a pure function in its own
+//! module.
 
 mod completeness;
 mod cycles;
@@ -22,12 +23,12 @@ use std::fmt;
 
 use crate::{environment, metadata, no_arguments, out};
 
-/// A violation of a rule.
+/// A violation of a rule, with the place where it was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Violation {
-    /// The file or crate, with the line number if there is one.
+    /// The file or the crate, with the line number if there is one.
     pub(crate) place: String,
-    /// What is wrong, and how to fix it.
+    /// A description of the problem, and how to fix it.
     pub(crate) what: String,
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     ))
 }
 
-/// Finds all violations in the workspace, sorted by place.
+/// Finds the violations of all rules in the workspace, sorted by place.
 pub(crate) fn check() -> Result<Vec<Violation>, String> {
     let root = environment::root();
     let files = files::tracked(&root)?;
@@ -96,7 +97,7 @@ pub(crate) fn check() -> Result<Vec<Violation>, String> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn workspace_has_no_violations() {
+    fn workspace_has_no_violations_of_the_tidy_rules() {
         let found = super::check().unwrap();
         let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert!(

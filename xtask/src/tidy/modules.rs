@@ -1,7 +1,8 @@
-//! The modules of a crate, and which file uses an item of which other file.
+//! The modules of a crate, and the files that use items of other files.
 //!
-//! Names are resolved as far as paths, `use` declarations and re-exports tell. Methods are not: a call of a method that another
-//! file implements is no use of that file. Code under `#[cfg(test)]` is left out.
+//! Names are resolved by paths, `use` declarations and re-exports. Method calls are not resolved,
+//! so a call of a method does not count as a use of the file that implements the method. Code under
+//! `#[cfg(test)]` is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +10,14 @@ use super::files::File;
 use super::lexer::code_only;
 use super::paths::{Import, Module, Path, Reader};
 
-/// The modules of one crate by their paths.
+/// The modules of one crate, by path.
 #[derive(Debug, Default)]
 pub(super) struct Modules(BTreeMap<Path, Module>);
 
-/// What a path leads to.
+/// What a path in the code refers to.
 enum Target {
     Module(Path),
-    /// An item that is defined in this module.
+    /// An item. The path is that of the module that defines the item.
     Item(Path),
 }
 
@@ -57,7 +58,8 @@ impl Modules {
         modules
     }
 
-    /// For each file the files whose items it uses. Neither re-exports nor uses between a module and its parent count.
+    /// Returns, for each file, the files whose items it uses. Re-exports do not count as uses, and
+    /// neither do uses between a module and its parent.
     pub(super) fn uses(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut uses: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (path, module) in &self.0 {
@@ -76,10 +78,10 @@ impl Modules {
         uses
     }
 
-    /// Resolves the path `used`, as written in the module `from`, to a module or item of this crate. Returns `None` if it leads out of the
-    /// crate.
+    /// Resolves the path `used` in the module `from` to a module or an item of this crate. Returns
+    /// `None` if the path refers to another crate.
     fn resolve(&self, from: &Path, used: &[String], depth: u8) -> Option<Target> {
-        // Re-exports may lead around in a circle.
+        // The limit on the depth ends cycles of re-exports.
         let depth = (depth < 16).then_some(depth + 1)?;
         let mut at = from.clone();
         let mut rest = used;
@@ -97,7 +99,7 @@ impl Modules {
         let is_rooted = rest.len() < used.len();
         while let Some((name, more)) = rest.split_first() {
             let target = match self.lookup(&at, name, depth) {
-                // A macro of the crate, or an item that a macro defines.
+                // The name is a macro of this crate, or an item that a macro defines.
                 None if is_rooted => Target::Item(at),
                 target => target?,
             };
@@ -122,7 +124,7 @@ impl Modules {
             return Some(Target::Item(at.clone()));
         }
         let binds = |import: &&Import| import.name.as_deref() == Some(name);
-        // `use x;` in which `x` is another crate binds its own name.
+        // A declaration `use x;` for another crate `x` would resolve to itself.
         let named = module.imports.iter().find(binds);
         if let Some(import) = named.filter(|import| import.path != [name]) {
             return self.resolve(at, &import.path, depth);

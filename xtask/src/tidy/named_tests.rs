@@ -1,7 +1,8 @@
 //! The rule that the tests named in docs/concurrency.md exist.
 //!
-//! The document has tables of invariants, whose last column names the tests as code spans. Each span in the form of a test name, words
-//! joined by `_`, must be a function in the workspace.
+//! The document has tables of invariants. Their last column names the tests as code spans. Each
+//! code span that has the form of a test name, which is several words joined by `_`, must be the
+//! name of a function in the workspace.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use super::lexer::function_name;
 
 const DOCUMENT: &str = "docs/concurrency.md";
 
-/// Finds tests that are named but do not exist.
+/// Finds test names in the document that are not functions in the workspace.
 pub(crate) fn violations(files: &[File]) -> Vec<Violation> {
     let Some(document) = files.iter().find(|file| file.path == DOCUMENT) else {
         return vec![Violation::new(DOCUMENT, "is missing")];
@@ -54,7 +55,7 @@ fn is_name(span: &str) -> bool {
     span.contains('_') && span.bytes().all(is_allowed)
 }
 
-/// Returns the names of all functions.
+/// Returns the names of all functions in the workspace.
 fn functions(files: &[File]) -> BTreeSet<&str> {
     let sources = files.iter().filter(|file| file.path.ends_with(".rs"));
     let lines = sources.flat_map(|file| file.text.lines());
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_test_is_found_with_its_line() {
+    fn missing_test_is_reported_with_its_line_in_the_document() {
         let row =
             "| An invariant about `retry_after_ms` | `tests/e2e`, `it_holds`, `so_does_this` |";
         assert_eq!(found(row), Vec::<String>::new());
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_function_names_do_not_match() {
+    fn test_name_does_not_match_part_of_a_function_name() {
         for name in ["it_hold", "t_holds", "does_this"] {
             let row = format!("| An invariant | `{name}` |");
             assert_eq!(found(&row).len(), 1, "{name}");
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn document_without_test_names_is_a_violation() {
+    fn concurrency_document_without_test_names_is_a_violation() {
         assert_eq!(found("# Title\n\n`it_holds` in the text\n").len(), 1);
         assert_eq!(violations(&[]).len(), 1);
     }

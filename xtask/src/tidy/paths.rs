@@ -1,44 +1,46 @@
-//! Reads the items, imports and paths of a file, as far as the rule on import cycles needs them.
+//! Parses the items, imports and paths of a Rust file, as far as the rule against import cycles
+//! needs them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A module's path from the root of its crate.
+/// The path of a module, from the root of its crate.
 pub(super) type Path = Vec<String>;
 
-/// One module: a file, or an inline module of one.
+/// A module, which is either a whole file or an inline module in a file.
 #[derive(Debug, Default)]
 pub(super) struct Module {
-    /// The file's path, which the reader does not know.
+    /// The path of the file that contains the module. The reader leaves it empty, because it does
+    /// not know the path.
     pub(super) file: String,
-    /// Items that are defined in it.
+    /// The names of the items that the module defines.
     pub(super) items: BTreeSet<String>,
     pub(super) imports: Vec<Import>,
-    /// Paths in its code that begin with `crate`, `self` or `super`.
+    /// The paths in the code of the module that begin with `crate`, `self` or `super`.
     pub(super) paths: Vec<Path>,
 }
 
-/// One name that a `use` declaration brings in.
+/// A name that a `use` declaration imports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Import {
     pub(super) path: Path,
-    /// `None` of a glob, and behind `as _`.
+    /// The imported name. `None` for a glob import, and for an import `as _`.
     pub(super) name: Option<String>,
     pub(super) is_glob: bool,
     pub(super) is_public: bool,
 }
 
-/// A reader of one file's code without comments and literals.
+/// A parser of the code of one file, from which comments and literals have been removed.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     tokens: Vec<&'a str>,
     at: usize,
-    /// The modules of the file: its own, and those that are inline.
+    /// The modules in the file: the module of the file itself, and its inline modules.
     pub(super) modules: BTreeMap<Path, Module>,
-    /// Modules in files of their own that are compiled in tests alone.
+    /// The paths of modules that are separate files and only compiled for tests.
     pub(super) tests: Vec<Path>,
 }
 
-/// Keywords in front of the name of an item.
+/// The keywords that precede the name of an item.
 const ITEMS: &[&str] = &[
     "struct", "enum", "union", "trait", "type", "fn", "const", "static",
 ];
@@ -53,7 +55,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the module at `path` up to the brace that closes it or the end of the file.
+    /// Parses the module `path`, up to the brace that closes it or to the end of the file.
     pub(super) fn read(&mut self, path: Path) {
         let mut module = Module::default();
         let mut depth = 0usize;
@@ -101,23 +103,24 @@ impl<'a> Reader<'a> {
         token
     }
 
-    /// Returns the token `ahead` positions after the next one.
+    /// Returns the token `ahead` positions after the next token.
     fn peek(&self, ahead: usize) -> &'a str {
         self.tokens.get(self.at + ahead).copied().unwrap_or("")
     }
 
-    /// Returns the token `back` positions before the last one read.
+    /// Returns the token `back` positions before the token that was read last.
     fn before(&self, back: usize) -> &'a str {
         let index = self.at.checked_sub(1 + back);
         index.map_or("", |index| self.tokens[index])
     }
 
-    /// Whether the word that was read last stands in the middle of a path, or says how visible something is.
+    /// Returns whether the last token is not the beginning of a path: it is in the middle of a
+    /// path, or in a visibility such as `pub(in path)`.
     fn is_inside(&self) -> bool {
         self.before(1) == "::" || (self.before(1) == "in" && self.before(2) == "(")
     }
 
-    /// Whether the `use` that was read last is a re-export.
+    /// Returns whether the `use` declaration that begins with the last token is a re-export.
     fn is_public(&self) -> bool {
         let mut back = 1;
         if self.before(back) == ")" {
@@ -129,7 +132,8 @@ impl<'a> Reader<'a> {
         self.before(back) == "pub"
     }
 
-    /// Reads an attribute behind its `#`. Returns whether it leaves what follows to tests.
+    /// Reads an attribute, after its `#`. Returns whether the attribute restricts the next item to
+    /// tests.
     fn attribute(&mut self) -> bool {
         if self.peek(0) == "!" {
             self.at += 1;
@@ -143,7 +147,7 @@ impl<'a> Reader<'a> {
         )
     }
 
-    /// Passes over a group of brackets that begins with the next token.
+    /// Skips a group in brackets that begins with the next token.
     fn skip_group(&mut self, open: &str, close: &str) {
         let mut depth = 0usize;
         while let Some(token) = self.next() {
@@ -155,7 +159,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over the next item, which is compiled in tests alone.
+    /// Skips the next item, which is only compiled for tests. If it is a module in a separate file,
+    /// records its path.
     fn skip_item(&mut self, path: &Path) {
         let mut is_use = false;
         while self.at < self.tokens.len() {
@@ -181,7 +186,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the rest of a path that begins with `first`.
+    /// Reads the rest of a path whose first segment is `first`.
     fn path(&mut self, first: &str) -> Path {
         let mut path = vec![first.to_owned()];
         while self.peek(0) == "::" && is_name(self.peek(1)) {
@@ -191,7 +196,7 @@ impl<'a> Reader<'a> {
         path
     }
 
-    /// Reads one tree of a `use` declaration, which begins with `prefix`.
+    /// Reads one tree of a `use` declaration. `prefix` is the path in front of the tree.
     fn tree(&mut self, prefix: Path, imports: &mut Vec<Import>) {
         let mut import = Import {
             path: prefix,
@@ -239,7 +244,7 @@ fn is_name(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Splits code into words, `::` and single other characters.
+/// Splits code into tokens: words, `::`, and other characters one by one.
 fn tokens(code: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = code.trim_start();

@@ -1,13 +1,13 @@
-//! The rules on Rust files: module docs, maximum length, and forbidden code.
+//! The rules on Rust files: module documentation, maximum length, and forbidden code.
 
 use super::Violation;
 use super::files::File;
 use super::lexer::code_only;
 
-/// The maximum number of lines before the tests.
+/// The maximum number of lines of a file, without its tests.
 const MAX_LINES: usize = 500;
 
-/// Forbidden code, and what to write instead.
+/// Patterns of forbidden code, each with the text that says what to write instead.
 const FORBIDDEN: &[(&str, &str)] = &[
     ("#[ignore", "fix or delete the test"),
     ("#[should_panic", "assert on the error instead"),
@@ -17,7 +17,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("#![allow(", "write #![expect(.., reason = \"..\")]"),
 ];
 
-/// Finds the violations in a Rust file.
+/// Finds the violations of these rules in a Rust file.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let code = code_only(&file.text);
     let mut found = Vec::new();
@@ -78,12 +78,12 @@ fn forbidden(file: &File, code: &str) -> Vec<Violation> {
     found
 }
 
-/// Returns whether `at` is not inside of a longer name.
+/// Returns whether a word starts at the offset `at`, so that `at` is not inside a longer word.
 fn is_word_start(line: &str, at: usize) -> bool {
     !line[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_')
 }
 
-/// Finds calls of `select!` without `biased`, which poll their branches in random order.
+/// Finds uses of `select!` without `biased`. They poll their branches in random order.
 fn unbiased_selects(file: &File, code: &str) -> Vec<Violation> {
     let is_call = |(at, _): &(usize, &str)| is_word_start(code, *at);
     let calls = code.match_indices("select!").filter(is_call);
@@ -104,7 +104,7 @@ fn unbiased_selects(file: &File, code: &str) -> Vec<Violation> {
         .collect()
 }
 
-/// Finds examples in documentation that are not run.
+/// Finds examples in the documentation that are marked as ignored.
 fn ignored_examples(file: &File) -> Vec<Violation> {
     let is_ignored = |line: &str| {
         let line = line.trim_start();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn forbidden_words_in_comments_and_strings_are_allowed() {
+    fn forbidden_code_is_allowed_in_comments_and_strings() {
         let text =
             "//! A module.\n// todo!() and #[ignore] in a comment\nfn f() { g(\"todo!()\") }\n";
         assert_eq!(found(text), Vec::<String>::new());
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn length_is_limited_without_tests() {
+    fn file_length_is_limited_without_counting_tests() {
         let body = "//! A module.\n".to_owned() + &"fn f() {}\n".repeat(499);
         assert_eq!(found(&body), Vec::<String>::new());
         assert!(found(&format!("{body}fn f() {{}}\n"))[0].contains("501 lines"));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn forbidden_code_is_found_with_its_line() {
+    fn forbidden_code_is_reported_with_its_line() {
         for (word, _) in FORBIDDEN {
             let close = if word.ends_with('(') {
                 "dead_code)]"
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn select_must_be_biased() {
+    fn select_without_biased_is_a_violation() {
         let select = |body: &str| format!("//! A module.\nfn f() {{\n tokio::select! {body} }}\n");
         assert_eq!(
             found(&select("{\n biased;\n _ = a => {} }")),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn ignored_example_is_a_violation() {
+    fn ignored_documentation_example_is_a_violation() {
         assert_eq!(
             found("//! A module.\n//! ```rust,ignore\n//! f()\n//! ```\n").len(),
             1

@@ -1,23 +1,23 @@
-//! The crate table: the tier of each crate and its allowed dependencies in the workspace.
+//! The crate table: the tier of each crate, and its allowed dependencies in the workspace.
 //!
-//! docs/ARCHITECTURE.md has the same graph for readers; [`super::diagram`] checks that they match.
+//! docs/ARCHITECTURE.md shows the same graph to readers. [`super::diagram`] checks that both match.
 
-/// A crate of the graph.
+/// A row of the crate table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) tier: u8,
-    /// The allowed normal and build dependencies among the crates of the workspace.
+    /// The crates of the workspace on which the crate may have normal and build dependencies.
     pub(crate) inside: &'static [&'static str],
 }
 
-/// The facade, on which no other library may depend, not even as a dev-dependency.
+/// The name of the facade. No other library may depend on it, not even as a dev-dependency.
 pub(crate) const FACADE: &str = "tinkers";
 
-/// Crates of the table that do not need to exist yet.
+/// The crates of the table that do not have to exist yet.
 pub(crate) const PLANNED: &[&str] = &["tinkers-rest"];
 
-/// The graph, from the highest tier to the lowest.
+/// The rows of the crate table, from the highest tier to the lowest.
 pub(crate) const TABLE: &[Entry] = &[
     Entry {
         name: "tinkers-cli",
@@ -115,7 +115,7 @@ pub(crate) const TABLE: &[Entry] = &[
     },
 ];
 
-/// Returns the row of a crate.
+/// Returns the row of a crate, or `None` if the table has no such crate.
 pub(crate) fn entry(name: &str) -> Option<&'static Entry> {
     TABLE.iter().find(|entry| entry.name == name)
 }
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dependencies_are_in_lower_tiers() {
+    fn crate_dependencies_are_in_lower_tiers() {
         for row in TABLE {
             for name in row.inside {
                 let dependency = entry(name).unwrap_or_else(|| panic!("{name} has no row"));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn each_crate_has_one_row() {
+    fn each_crate_has_one_row_in_the_crate_table() {
         for (index, row) in TABLE.iter().enumerate() {
             assert!(
                 TABLE[index + 1..]

@@ -1,9 +1,10 @@
-//! The rules on all text files: no local paths, no API keys, and no text that is cut off.
+//! The rules on all text files: no local paths, no API keys, and no truncated text.
 
 use super::Violation;
 use super::files::File;
 
-/// Paths that only exist on one machine. Concatenated, so that this file does not violate the rule.
+/// Paths that exist only on one machine. They are concatenated from parts, so that this file does
+/// not violate the rule.
 const LOCAL_PATHS: &[&str] = &[
     concat!("/wo", "rk/"),
     concat!("/ro", "ot/"),
@@ -11,12 +12,14 @@ const LOCAL_PATHS: &[&str] = &[
     concat!("../sha", "red"),
 ];
 
-/// The prefix of an API key of the hosted service.
+/// The prefix of API keys of the hosted service.
 const KEY_PREFIX: &str = "tml-";
-/// The minimum number of letters and digits of an API key after the prefix.
+/// The minimum number of letters and digits after the prefix of an API key. Shorter keys are test
+/// keys.
 const MIN_KEY_LEN: usize = 20;
 
-/// Finds local paths, API keys, and Rust sources and documents whose last line does not end, as in a file that was not written to its end.
+/// Finds local paths and API keys. Also finds Rust sources and documents whose last line has no
+/// line break, because such a file may be truncated.
 pub(crate) fn violations(file: &File) -> Vec<Violation> {
     let mut found = Vec::new();
     let is_prose = file.path.ends_with(".md") || file.path.ends_with(".rs");
@@ -55,13 +58,13 @@ mod tests {
     }
 
     #[test]
-    fn last_line_must_end() {
+    fn last_line_must_end_with_a_line_break() {
         assert_eq!(found("cut off")[0], "a.md: does not end with a newline");
         assert_eq!(found("complete\n"), [""; 0]);
     }
 
     #[test]
-    fn short_test_keys_are_allowed() {
+    fn short_api_keys_for_tests_are_allowed() {
         assert_eq!(
             found("see docs/ and set TINKER_API_KEY=tml-interop\n"),
             Vec::<String>::new()
@@ -73,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn local_paths_are_violations() {
+    fn local_paths_in_text_files_are_violations() {
         for path in LOCAL_PATHS {
             let found = found(&format!("fine\nsee {path}x\n"));
             assert_eq!(found.len(), 1, "{path}");
@@ -82,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn api_keys_are_violations() {
+    fn api_keys_in_text_files_are_violations() {
         let letters = "Ab1".repeat(7);
         assert_eq!(found(&format!("key = \"tml-{letters}\"\n")).len(), 1);
         assert_eq!(

@@ -1,17 +1,18 @@
-//! The rule on unused dependencies: the name of each stands in the sources of the package that lists it.
+//! The rule on unused dependencies: the sources of each package must contain the names of its
+//! dependencies.
 
 use super::Violation;
 use super::files::File;
 use super::lexer::code_only;
 use crate::metadata::{Kind, Package};
 
-/// Dependencies that no source names, by package.
+/// Dependencies whose names no source needs to contain, by package.
 const UNNAMED: &[(&str, &str)] = &[
-    // Listed for its feature avx512, which ndarray's products use.
+    // It is listed for its feature avx512, which the matrix products of ndarray use.
     ("tinkers-engine", "matrixmultiply"),
 ];
 
-/// Dependencies that are listed and not used, in the packages and in `[workspace.dependencies]`.
+/// Finds dependencies that are listed but not used, in packages and in `[workspace.dependencies]`.
 pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let mut found = inherited_by_none(packages, files);
     for package in packages {
@@ -53,7 +54,7 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
     found
 }
 
-/// Entries of `[workspace.dependencies]` that no package inherits.
+/// Finds entries of `[workspace.dependencies]` that no package inherits.
 fn inherited_by_none(packages: &[Package], files: &[File]) -> Vec<Violation> {
     let root = files.iter().find(|file| file.path == "Cargo.toml");
     let lines = root.map_or("", |root| root.text.as_str()).lines();
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn used_dependencies_pass() {
+    fn used_dependencies_are_no_violations() {
         let files = [
             ("crates/a/src/lib.rs", "use serde_json::Value;"),
             ("crates/a/tests/t.rs", "fn f() { proptest::p() }"),
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_without_a_use_is_refused() {
+    fn unused_dependency_is_a_violation() {
         let files = [
             (
                 "crates/a/src/lib.rs",
@@ -140,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_of_tests_alone_belongs_to_the_tests() {
+    fn dependency_used_only_in_tests_must_be_a_dev_dependency() {
         let files = [("crates/a/tests/t.rs", "use bytes::Bytes;")];
         let told = found("a", &[("bytes", Kind::Normal)], &files);
         assert!(told[0].contains("[dev-dependencies]"), "{told:?}");
     }
 
     #[test]
-    fn an_exemption_goes_when_the_name_is_used() {
+    fn exempted_dependency_that_is_used_is_a_violation() {
         let listed = [("matrixmultiply", Kind::Normal)];
         assert_eq!(found("tinkers-engine", &listed, &[]), [""; 0]);
         let files = [(
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_dependency_without_a_package_is_refused() {
+    fn workspace_dependency_that_no_package_inherits_is_a_violation() {
         let root = "[workspace]\n\n[workspace.dependencies]\n# why = not\nbytes = \"1\"\nhalf = \"2\"\n\n[profile.dev]\ndebug = true\n";
         let files = [
             ("Cargo.toml", root),

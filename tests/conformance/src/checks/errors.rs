@@ -1,4 +1,4 @@
-//! Checks of errors.
+//! Checks that invalid requests are refused.
 
 use tinkers::prelude::*;
 use tinkers::{ErrorKind, Sent};
@@ -16,7 +16,7 @@ pub(super) async fn errors(context: &Context) -> CheckResult {
     Ok(notes.join("; "))
 }
 
-/// Checks that the client refuses invalid input before sending it.
+/// Checks that the client refuses an invalid datum without sending a request.
 async fn before_sending(context: &Context) -> Result<(), CheckError> {
     let model = &context.trained().await?.client;
     let ragged = Datum::new(&[3, 4, 5][..])
@@ -33,7 +33,8 @@ async fn before_sending(context: &Context) -> Result<(), CheckError> {
     )
 }
 
-/// Checks that the server refuses missing weights, either when the sampler is created or at the first sample.
+/// Checks that the server refuses a path of weights that do not exist, either when the sampler is
+/// created or at the first sample.
 async fn no_such_weights(context: &Context) -> Result<Option<String>, CheckError> {
     let service = context.service().await?;
     let path = "tinker://no-such-run/sampler_weights/nothing";
@@ -79,7 +80,8 @@ async fn no_such_loss(context: &Context) -> Result<Option<String>, CheckError> {
     Ok(None)
 }
 
-/// Handles an invalid request that the server accepted: a failure, unless the server is a mock.
+/// Returns the result for an invalid request that the server accepted: a note for a mock server, an
+/// error for a real one.
 fn accepted(context: &Context, what: &str) -> Result<Option<String>, CheckError> {
     if context.has_real_model() {
         return Err(CheckError::failed(what));

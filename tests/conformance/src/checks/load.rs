@@ -10,7 +10,7 @@ pub(super) async fn large_batch(context: &Context) -> CheckResult {
     const DATA: u32 = 256;
     const SAMPLES: u32 = 64;
     let trained = context.trained().await?;
-    // Lengths vary, so that results in the wrong order are detected.
+    // Different lengths make results in the wrong order detectable.
     let length = |number: u32| 8 + number % 9;
     let data: Vec<Datum> = (0..DATA)
         .map(|number| text::datum(&text::tokens(&context.settings, number, length(number))))
@@ -67,7 +67,7 @@ pub(super) async fn cancel(context: &Context) -> CheckResult {
     sample(10).await?;
     let trained = context.trained().await?;
     let data = text::data(&context.settings, 1, 8);
-    // A cancelled training call keeps its place in the queue and must not block later calls.
+    // A cancelled training call keeps its position in the queue and must not block later calls.
     trained
         .client
         .forward(data.clone(), LossFn::CrossEntropy)

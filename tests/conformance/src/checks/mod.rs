@@ -21,12 +21,12 @@ use crate::verdict::CheckResult;
 pub enum Profile {
     /// The features that every training loop needs.
     Core,
-    /// All features of the API.
+    /// The features of [`Profile::Core`] and all others of the API.
     Full,
 }
 
 impl Profile {
-    /// Returns whether this profile includes the checks of `other`.
+    /// Returns whether this profile runs the checks of the profile `other`.
     pub fn includes(self, other: Self) -> bool {
         self == Self::Full || other == Self::Core
     }
@@ -35,7 +35,7 @@ impl Profile {
 /// A check of one feature.
 #[derive(Clone, Copy)]
 pub struct Check {
-    /// The name of the check in reports.
+    /// The name that reports show for the check.
     pub name: &'static str,
     /// The behaviour that the check expects.
     pub about: &'static str,

@@ -1,4 +1,5 @@
-//! Checks of lost replies and duplicate requests.
+//! Checks of lost replies and duplicate requests: whether the server applies a duplicate again, and
+//! whether the client knows it.
 
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use super::text;
 use crate::context::{Context, Service};
 use crate::verdict::{CheckError, CheckResult, ensure};
 
-/// The maximum number of polls for the result of a duplicate.
+/// The maximum number of polls for the result of a duplicate request.
 const POLLS: u32 = 50;
-/// The pause between polls.
+/// The pause between two polls for the result of a duplicate request.
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn idempotent(context: &Context) -> CheckResult {
@@ -28,14 +29,16 @@ pub(super) async fn idempotent(context: &Context) -> CheckResult {
     Ok(format!("a duplicate {what}{effect}; {client}"))
 }
 
-/// How often the server applies a request that arrives twice.
+/// The number of times that the server applies a request that it receives twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Applied {
     Once,
     Twice,
 }
 
-/// Sends a pass twice. Returns how often it was applied, by the responses and by the weights, and a description.
+/// Sends one `forward_backward` request twice. Determines from both responses and from the
+/// resulting weights how often the server applied the request. Also returns a description for the
+/// report.
 async fn sent_twice(context: &Context) -> Result<(Applied, &'static str), CheckError> {
     let plain = after_two_passes(context, || ()).await?;
     let recorder = &context.recorder;
@@ -65,10 +68,13 @@ async fn sent_twice(context: &Context) -> Result<(Applied, &'static str), CheckE
     Ok((applied, what))
 }
 
-/// Returns the log-probabilities of a new model after passes over two texts and a step; runs `before_the_second` between the passes.
+/// Trains a new model on two texts, with one `forward_backward` call each and one optimizer step,
+/// and returns the log-probabilities after the step. Runs `before_the_second` between the two
+/// calls.
 ///
-/// Two texts are needed to detect a duplicate second pass: it changes the direction of the gradient sum. With one text, it would
-/// only scale the gradient, which does not change the first step of Adam.
+/// A duplicate of the second call is only detectable with two texts: the duplicate changes the
+/// direction of the summed gradient. With one text, the duplicate would only scale the gradient,
+/// and the first step of Adam does not depend on the scale.
 async fn after_two_passes(
     context: &Context,
     before_the_second: impl FnOnce(),
@@ -90,8 +96,8 @@ async fn after_two_passes(
     Ok(text::current_logprobs(&model, &both).await?.concat())
 }
 
-/// Drops the response to a `forward_backward` request, and checks that the client retries it only if the server is known to deduplicate
-/// such requests.
+/// Drops the response to a `forward_backward` request. Checks that the client retries the request
+/// only if the client has found that the server deduplicates such requests.
 async fn lost_reply(context: &Context, applied: Applied) -> Result<&'static str, CheckError> {
     let profile = context.service().await?.server_profile();
     let known = profile.deduplicates >= Deduplication::PassesAndSteps;
@@ -119,7 +125,8 @@ async fn lost_reply(context: &Context, applied: Applied) -> Result<&'static str,
     })
 }
 
-/// Determines from both responses what the server did with a duplicate request.
+/// Determines from the responses to a request and to its duplicate what the server did with the
+/// duplicate.
 async fn outcome_of_duplicate(
     service: &Service,
     first: &HttpResponse,
@@ -165,12 +172,12 @@ async fn outcome_of_duplicate(
     ))
 }
 
-/// Returns whether a status only means to retry later.
+/// Returns whether a response with this status asks the client to retry later.
 fn is_busy(status: u16) -> bool {
     matches!(status, 408 | 425 | 429)
 }
 
-/// Returns whether a poll response says that the result is pending.
+/// Returns whether the response to a poll reports a pending result.
 fn is_pending(answer: &HttpResponse) -> bool {
     let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
     body.is_some_and(|body| body["type"] == "try_again")

@@ -7,10 +7,12 @@ use super::text;
 use crate::context::Context;
 use crate::verdict::{CheckError, CheckResult, ensure};
 
-/// The tolerance between log-probabilities of one model that were computed in different ways, possibly in half precision.
+/// The largest accepted difference between log-probabilities that a server computes in different
+/// ways for the same model, possibly in half precision.
 const TOLERANCE: f32 = 0.1;
 
-/// Checks that a sequence has 1 to `most` tokens and, if it has log-probabilities, a valid one for each token.
+/// Checks that a sequence has between 1 and `most` tokens. If log-probabilities are present, checks
+/// that each token has a valid one.
 fn check_sequence(sequence: &SampledSequence, most: usize) -> Result<(), CheckError> {
     let count = sequence.tokens.len();
     ensure((1..=most).contains(&count), || {

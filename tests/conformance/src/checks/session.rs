@@ -22,7 +22,7 @@ pub(super) async fn session(context: &Context) -> CheckResult {
     );
     service.context().caller().call(heartbeat).await?;
     service.health().await?;
-    // Without a route to close sessions, the server ends the session by a timeout.
+    // A server without a route to close sessions ends the session after a timeout.
     let ended = other.close(FinishReason::Success, None).await;
     Ok(match ended {
         Ok(()) => String::new(),

@@ -13,7 +13,7 @@ async fn current_logprobs(client: &TrainingClient, data: &[Datum]) -> Result<Vec
     Ok(text::current_logprobs(client, data).await?.concat())
 }
 
-/// The note of a check that passed without comparing results.
+/// The note of a check that passes on a mock server, where results are not compared.
 const MOCK: &str = "mock model: results were not compared";
 
 pub(super) async fn save_load(context: &Context) -> CheckResult {
@@ -28,7 +28,7 @@ pub(super) async fn save_load(context: &Context) -> CheckResult {
     let mut note = if has_real_model { "" } else { MOCK }.to_owned();
     let loaded = match model.load_state_with_optimizer(saved.path.as_str()).await {
         Ok(_) => current_logprobs(&model, &data).await?,
-        // Some servers load only into new models.
+        // Some servers load a state only into a new model.
         Err(error) => {
             note = format!("cannot load into a trained model ({})", chain(&error));
             let fresh = context.model().await?;
@@ -49,8 +49,8 @@ pub(super) async fn save_load(context: &Context) -> CheckResult {
     Ok(note)
 }
 
-/// Trains and saves a model and resumes it in a new session. Returns the model, its log-probabilities at the save, and the
-/// resumed model.
+/// Trains a model, saves its state, and resumes from the state in a new session. Returns the model,
+/// its log-probabilities when it was saved, and the resumed model.
 async fn resumed(
     context: &Context,
     data: &[Datum],
@@ -85,7 +85,7 @@ pub(super) async fn resume_optimizer(context: &Context) -> CheckResult {
     context.require_real_model().await?;
     let data = text::data(&context.settings, 2, 16);
     let (model, _, resumed) = resumed(context, &data).await?;
-    // With the same optimizer state, both models take the same step.
+    // If the optimizer state was restored, both models take the same step.
     let expected = text::train(&model, &data, 1).await?[1];
     let found = text::train(&resumed, &data, 1).await?[1];
     ensure(

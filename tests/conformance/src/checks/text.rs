@@ -1,21 +1,21 @@
-//! Small training texts, and training on them.
+//! Short texts, and functions that train on them.
 
 use tinkers::prelude::*;
 
 use crate::context::Settings;
 use crate::verdict::{CheckError, ensure};
 
-/// The lowest token id in use; lower ids are special tokens in many vocabularies.
+/// The lowest token id in the texts. Lower ids are special tokens in many vocabularies.
 const FIRST: u32 = 3;
 
-/// Returns `length` tokens that follow a learnable rule, which differs for each `number`.
+/// Returns `length` tokens that follow a learnable rule. The rule depends on `number`.
 pub(crate) fn tokens(settings: &Settings, number: u32, length: u32) -> Vec<u32> {
     let span = settings.vocabulary.saturating_sub(FIRST).max(1);
     let token = |at: u32| FIRST + (number * 17 + at * (number % 5 + 2)) % span;
     (0..length).map(token).collect()
 }
 
-/// Creates a next-token prediction datum with all weights 1.
+/// Creates a datum for next-token prediction in which every weight is 1.
 pub(crate) fn datum(tokens: &[u32]) -> Result<Datum, Error> {
     let weights = vec![1.0; tokens.len() - 1];
     Ok(Datum::next_token(tokens, weights)?)
@@ -27,7 +27,8 @@ pub(crate) fn data(settings: &Settings, count: u32, length: u32) -> Vec<Datum> {
     (0..count).filter_map(|number| one(number).ok()).collect()
 }
 
-/// Returns the log-probabilities of the targets for each datum.
+/// Extracts the log-probabilities of the target tokens of each datum from the output of a training
+/// call.
 pub(crate) fn logprobs(
     output: &tinkers::ForwardBackwardOutput,
     data: usize,
@@ -59,7 +60,7 @@ pub(crate) fn loss(logprobs: &[Vec<f32>]) -> f64 {
     -all.map(|value| f64::from(*value)).sum::<f64>() / count as f64
 }
 
-/// Trains `steps` steps on `data`. Returns the loss before each step and after the last.
+/// Runs `steps` training steps on `data`. Returns the loss before each step and after the last one.
 pub(crate) async fn train(
     client: &TrainingClient,
     data: &[Datum],
@@ -73,7 +74,8 @@ pub(crate) async fn train(
     Ok(losses)
 }
 
-/// Runs a pass and a step with `learning_rate`. Returns the log-probabilities before the step.
+/// Runs a `forward_backward` call and an optimizer step with `learning_rate`. Returns the
+/// log-probabilities before the step.
 async fn step(
     client: &TrainingClient,
     data: &[Datum],
@@ -86,7 +88,7 @@ async fn step(
     Ok(found)
 }
 
-/// Returns the log-probabilities of the current weights.
+/// Returns the log-probabilities that the current weights give to `data`.
 pub(crate) async fn current_logprobs(
     client: &TrainingClient,
     data: &[Datum],
@@ -95,11 +97,13 @@ pub(crate) async fn current_logprobs(
     logprobs(&output, data.len())
 }
 
-/// The tolerance between log-probabilities of the same weights, possibly from batches of other shapes and in half precision.
+/// The largest accepted difference between log-probabilities of the same weights. A server may
+/// compute them in batches of other shapes and in half precision.
 pub(crate) const TOLERANCE: f32 = 0.02;
 
-/// Checks that the server trains a real model: log-probabilities change with a normal step, do not change with a tiny step, and
-/// those of another model do not change.
+/// Checks that the server trains a real model. A step with a normal learning rate must change the
+/// log-probabilities of the trained model, and a step with a tiny learning rate must not. The
+/// log-probabilities of the model `other` must not change.
 pub(crate) async fn check_learning(
     client: &TrainingClient,
     other: &TrainingClient,
@@ -123,7 +127,8 @@ pub(crate) async fn check_learning(
     })
 }
 
-/// Returns the largest absolute difference of two slices; infinity if lengths differ or a value is not finite.
+/// Returns the largest absolute difference between elements of two slices. Returns infinity if the
+/// lengths differ or if a value is not finite.
 pub(crate) fn distance(one: &[f32], other: &[f32]) -> f32 {
     if one.len() != other.len() {
         return f32::INFINITY;

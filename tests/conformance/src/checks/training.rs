@@ -1,4 +1,4 @@
-//! Checks of models, passes, steps and their order.
+//! Checks of models, forward and backward passes, optimizer steps, and the order of calls.
 
 use tinkers::prelude::*;
 
@@ -46,13 +46,13 @@ pub(super) async fn forward(context: &Context) -> CheckResult {
     if !context.has_real_model() {
         return Ok("mock model: results were not compared".to_owned());
     }
-    // If the forward pass added gradients, a step changes the weights. Servers differ in whether they accept a step without
-    // gradients.
+    // If the forward pass added gradients, the step changes the weights. Some servers reject a step
+    // without gradients.
     let step = trained.client.optim_step(AdamParams::new(1e-2)).await;
     let moved = text::distance(&first.concat(), &once().await?.concat());
     match step {
         Ok(_) if moved < 1e-3 => Ok(String::new()),
-        // The momentum of earlier steps changes weights without gradients.
+        // The momentum of earlier steps changes the weights even without gradients.
         Ok(_) => without_momentum(context).await,
         Err(error) => Ok(format!("a step without gradients is refused: {error}")),
     }

@@ -1,4 +1,5 @@
-//! Bugs of admissions: permits that are not checked again before a request is sent, and requests with wrong parameters.
+//! Bugs of admission: permits that are not checked again before a request is sent, and admission
+//! requests with wrong parameters.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +15,11 @@ use tokio::sync::oneshot;
 use crate::control::Control;
 use crate::control::limiter::{DeadlineAdmission, FaultyLimiter};
 
-/// An admission with a bug.
+/// An admission that has the bug `control`.
 pub(crate) struct FaultyAdmission {
     pub(crate) inner: Arc<dyn Admission>,
     pub(crate) control: Control,
-    /// Spawns tasks that are never polled late.
+    /// The spawner for tasks that are never polled late.
     pub(crate) spawner: Arc<dyn Spawn>,
     pub(crate) limiter: Arc<FaultyLimiter>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -46,7 +47,7 @@ impl Admission for FaultyAdmission {
                 deadline: None,
                 ..request
             }),
-            Control::NoPollRamp if request.class == RouteClass::Poll => {
+            Control::PollBurstAfterPause if request.class == RouteClass::Poll => {
                 let admission = DeadlineAdmission {
                     limiter: Arc::clone(&self.limiter),
                     control: self.control,
@@ -75,7 +76,8 @@ impl Admission for FaultyAdmission {
 }
 
 impl FaultyAdmission {
-    /// Collects the permit in a task that is polled in time, so that the waiting task may receive it late.
+    /// Collects the permit in a separate task that is polled in time. The task of the call may then
+    /// receive the permit late.
     fn admit_late(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         Box::pin(async move {
             let (sender, receiver) = oneshot::channel();
@@ -83,13 +85,13 @@ impl FaultyAdmission {
             let collect = async move {
                 let _ = sender.send(inner.admit(request).await);
             };
-            // Dropping the waiter aborts the task, which releases the permit.
+            // When the waiting call is dropped, its task is aborted, which releases the permit.
             let task = self.spawner.spawn(Box::pin(collect));
             let admitted = receiver.await;
             drop(task);
             let aborted = |_| Error::new(ErrorKind::Aborted, Sent::NotSent, "the run has ended");
             let mut admitted = admitted.map_err(aborted)??;
-            // Only a gate that closed before the permit was received is ignored.
+            // The bug only applies if the gate closed before the permit was received.
             let is_late = !admitted.permit.departure().may_leave();
             Ok(match is_late {
                 true => with_check(admitted, Box::new(|_| true)),
@@ -109,7 +111,7 @@ impl fmt::Debug for FaultyAdmission {
 
 type MayLeave = Box<dyn Fn(&DepartureCheck) -> bool + Send + Sync>;
 
-/// Replaces the check before a request is sent.
+/// Replaces the check that a permit makes before its request is sent.
 fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     let Admitted {
         mut permit,
@@ -129,7 +131,7 @@ fn with_check(admitted: Admitted, may_leave: MayLeave) -> Admitted {
     }
 }
 
-/// A permit whose check before a request is sent is replaced.
+/// A permit whose check before sending is replaced by `may_leave`.
 struct WrappedPermit {
     departure: DepartureCheck,
     may_leave: MayLeave,
@@ -157,7 +159,7 @@ impl Ledger for WrappedPermit {
 
     fn settle(&self, _: Ticket, outcome: AttemptOutcome) {
         match outcome {
-            // Keeps the permit, since the body may contain a hint.
+            // Keeps the permit, because the body of the response may contain a retry delay.
             AttemptOutcome::Refused { hint: None } => {
                 let (status, headers) = (StatusCode::TOO_MANY_REQUESTS, HeaderMap::new());
                 let wall = SystemTime::UNIX_EPOCH;

@@ -1,4 +1,4 @@
-//! Admissions with a simple limiter: one backoff deadline for each route class, with a bug.
+//! A limiter with a bug. It has nothing but one backoff deadline for each route class.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,22 +10,22 @@ use tinkers_core::{
 
 use crate::control::Control;
 
-/// The pause after a refusal without a hint.
+/// The pause after a refusal without a `retry-after` hint.
 const DEFAULT_HINT: Duration = Duration::from_secs(1);
-/// The time between reading the backoff deadline and using it, with [`Control::StaleBackoff`].
+/// With [`Control::StaleBackoff`], the time between reading the backoff deadline and using it.
 const STALE_FOR: Duration = Duration::from_millis(400);
 
-/// The backoff deadlines of the route classes.
+/// The backoff deadlines of all route classes.
 #[derive(Debug, Default)]
 pub struct FaultyLimiter {
     closed_until: Mutex<[Timestamp; 5]>,
-    /// The time at which admission was requested for the request that was sent last.
+    /// The time at which the last request that was sent had asked for admission.
     last_requested_at: Mutex<Timestamp>,
 }
 
 impl FaultyLimiter {
-    /// Returns the time at which admission was requested for the request that was sent last. Recorded only with
-    /// [`Control::RetryWindowFromCall`].
+    /// Returns the time at which the last request that was sent had asked for admission. The time
+    /// is only recorded with [`Control::RetryWindowFromCall`].
     pub fn last_requested_at(&self) -> Timestamp {
         let at = self.last_requested_at.lock();
         *at.unwrap_or_else(PoisonError::into_inner)
@@ -49,7 +49,7 @@ impl FaultyLimiter {
     }
 }
 
-/// An admission that waits for the backoff deadline only.
+/// An admission that waits only until the backoff deadline has passed.
 #[derive(Debug, Clone)]
 pub(crate) struct DeadlineAdmission {
     pub(crate) limiter: Arc<FaultyLimiter>,
@@ -101,7 +101,7 @@ impl Ledger for DeadlineLedger {
             control,
             clock,
         } = &self.admission;
-        *control != Control::NoPollRamp || clock.now() >= limiter.closed_until(self.class)
+        *control != Control::PollBurstAfterPause || clock.now() >= limiter.closed_until(self.class)
     }
 
     fn extend(&self, _: Ticket, hint: Duration) {

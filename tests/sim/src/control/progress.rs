@@ -1,11 +1,12 @@
-//! A bug of the progress deadline: the progress of a model's queue does not reset it.
+//! A bug of the progress deadline: it is not reset when the submission queue of a model advances.
 
 use std::time::Duration;
 
 use tinkers::{ApiFuture, Error, ErrorKind};
 use tinkers_core::{Clock, Phase, Sent, Stalled};
 
-/// Awaits a call with a progress deadline that is not reset when the model's queue advances.
+/// Awaits a call with a progress deadline that ignores the progress of the model's submission
+/// queue.
 pub(crate) async fn await_ignoring_queue<T: Send + 'static>(
     mut handle: ApiFuture<T>,
     clock: &dyn Clock,

@@ -13,24 +13,24 @@ use tokio::sync::Notify;
 
 use crate::control::Control;
 
-/// The state that all faulty queues of a run share.
+/// The state that all faulty admission queues of a run share.
 #[derive(Debug, Default)]
 pub struct FaultyQueueState {
-    /// The number of waiting samples that hold an in-flight permit.
+    /// The number of samples that hold an in-flight permit and wait for admission.
     waiting_retries: Mutex<u64>,
     no_waiting_retries: Notify,
-    /// The number of wake-ups that are to be lost.
+    /// The number of wake-ups that will still be lost.
     lost_wake_ups: AtomicU64,
     lock: Mutex<()>,
 }
 
 impl FaultyQueueState {
-    /// Loses the next wake-up with [`Control::LostWakeUps`].
+    /// Makes the queue lose the next wake-up, with [`Control::LostWakeUps`].
     pub(crate) fn lose_next_wake_up(&self) {
         self.lost_wake_ups.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits for the lock of [`Control::SubscribersUnderLock`].
+    /// Waits until the lock that [`Control::SubscribersUnderLock`] holds is free.
     pub(crate) fn wait_for_lock(&self) {
         drop(self.lock.lock());
     }
@@ -41,7 +41,7 @@ impl FaultyQueueState {
     }
 }
 
-/// An admission with a bug of the queue.
+/// An admission whose queue has the bug `control`.
 #[derive(Debug)]
 pub(crate) struct FaultyQueue {
     pub(crate) inner: Arc<dyn Admission>,
@@ -114,7 +114,8 @@ impl FaultyQueue {
     }
 }
 
-/// A waiting sample that holds an in-flight permit. Counted until it is dropped.
+/// A guard for a sample that holds an in-flight permit and waits for admission. The sample is
+/// counted until the guard is dropped.
 struct WaitingRetry<'a>(&'a FaultyQueueState);
 
 impl<'a> WaitingRetry<'a> {
@@ -137,7 +138,7 @@ impl Drop for WaitingRetry<'_> {
     }
 }
 
-/// A waker that does nothing while wake-ups are to be lost.
+/// A waker that ignores wake-ups that are to be lost, and forwards all others.
 struct LossyWaker {
     waker: Waker,
     state: Arc<FaultyQueueState>,

@@ -1,4 +1,4 @@
-//! Bugs of the task that makes shared polls. The task is recognized by its requests.
+//! Bugs of the task that makes shared polls. A task is recognized by the requests that it sends.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -14,11 +14,11 @@ use crate::invariant::Invariant;
 use crate::monitor::Monitor;
 
 thread_local! {
-    /// The task of [`PollTaskSpawner`] that is being polled.
+    /// The task of a [`PollTaskSpawner`] that this thread is polling, if any.
     static CURRENT: RefCell<Option<Arc<PollTask>>> = const { RefCell::new(None) };
 }
 
-/// A task that may make shared polls.
+/// A task of the client library. Its requests show whether it makes shared polls.
 #[derive(Debug, Default)]
 pub(crate) struct PollTask {
     makes_shared_polls: AtomicBool,
@@ -26,23 +26,23 @@ pub(crate) struct PollTask {
 }
 
 impl PollTask {
-    /// Returns the task that is being polled.
+    /// Returns the task that this thread is polling.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.with_borrow(Clone::clone)
     }
 
-    /// Records that the task makes shared polls.
+    /// Records that this task makes shared polls.
     pub(crate) fn mark_shared_poll(&self) {
         self.makes_shared_polls.store(true, Ordering::Relaxed);
     }
 
-    /// Drops the task's future when it is pending next.
+    /// Drops the future of the task as soon as its current poll returns.
     pub(crate) fn abort(&self) {
         self.is_aborted.store(true, Ordering::Relaxed);
     }
 }
 
-/// A spawner whose tasks can be found by [`PollTask::current`].
+/// A spawner that makes its tasks available in [`PollTask::current`] while they are polled.
 #[derive(Debug)]
 pub(crate) struct PollTaskSpawner(pub(crate) Arc<dyn SessionContext>);
 
@@ -68,7 +68,7 @@ impl Spawn for PollTaskSpawner {
     }
 }
 
-/// Restores the previous current task when dropped.
+/// Restores the previous value of [`CURRENT`] when it is dropped.
 struct RestoreCurrent(Option<Arc<PollTask>>);
 
 impl Drop for RestoreCurrent {
@@ -77,14 +77,15 @@ impl Drop for RestoreCurrent {
     }
 }
 
-/// A clock that skips the pauses between shared polls, until a violation is found.
+/// A clock that skips the pauses between shared polls until a violation has been found.
 #[derive(Debug)]
 pub(crate) struct PauseSkippingClock {
     pub(crate) inner: Arc<dyn Clock>,
     pub(crate) monitor: Monitor,
 }
 
-/// The maximum pause between shared polls. Longer sleeps have other reasons.
+/// The longest pause between shared polls. Longer sleeps have other reasons, so the clock does not
+/// skip them.
 const MAX_PAUSE: Duration = Duration::from_millis(2500);
 
 impl Clock for PauseSkippingClock {

@@ -1,21 +1,21 @@
-//! Outcomes of calls by number, compared with what the server applied.
+//! A log of the outcomes of calls, which is compared with what the server applied.
 
 use std::collections::BTreeMap;
 
 /// The outcome of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallOutcome {
-    /// Pending.
+    /// The call is pending.
     Pending,
-    /// Succeeded with the expected result.
+    /// The call succeeded with the expected result.
     Succeeded,
-    /// Succeeded with the result of another call.
+    /// The call succeeded with the result of another call.
     WrongResult,
-    /// Failed before the request was sent.
+    /// The call failed before its request was sent.
     NotSent,
-    /// Failed otherwise; the server may have applied it.
+    /// The call failed after its request may have been sent, so the server may have applied it.
     Unknown,
-    /// Cancelled by its caller.
+    /// The caller cancelled the call.
     Cancelled,
 }
 
@@ -23,8 +23,8 @@ pub(crate) enum CallOutcome {
 #[derive(Debug, Default)]
 pub(crate) struct CallLog {
     outcomes: Vec<Option<CallOutcome>>,
-    /// Number of calls that ended more than once.
-    again: u64,
+    /// The number of calls that ended more than once.
+    ended_again: u64,
 }
 
 impl CallLog {
@@ -39,12 +39,13 @@ impl CallLog {
     pub(crate) fn ended(&mut self, number: u64, outcome: CallOutcome) {
         match self.outcomes.get_mut(place(number)) {
             Some(open @ Some(CallOutcome::Pending)) => *open = Some(outcome),
-            _ => self.again += 1,
+            _ => self.ended_again += 1,
         }
     }
 
-    /// Returns the contradictions with the number of times that the server applied each call. A successful call must be applied once,
-    /// one that was not sent never, any other at most once.
+    /// Describes the contradictions between the outcomes of the calls and `applied`, the number of
+    /// times that the server applied each call. A successful call must be applied once, a call that
+    /// was not sent must not be applied, and any other call at most once.
     pub(crate) fn contradictions(&self, applied: &BTreeMap<u64, u64>) -> Vec<String> {
         let mut found = BTreeMap::<&str, Vec<u64>>::new();
         let mut note = |what, number| found.entry(what).or_default().push(number);
@@ -82,8 +83,8 @@ impl CallLog {
                 )
             })
             .collect();
-        if self.again > 0 {
-            lines.push(format!("{} calls ended more than once", self.again));
+        if self.ended_again > 0 {
+            lines.push(format!("{} calls ended more than once", self.ended_again));
         }
         lines
     }
@@ -97,7 +98,8 @@ fn place(number: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// Returns the number of contradictions for one call with outcome `outcome` that was applied `times` times.
+    /// Returns the number of contradictions for a single call that has the given outcome and was
+    /// applied `times` times.
     fn found(outcome: CallOutcome, times: u64) -> usize {
         let mut call_log = CallLog::default();
         call_log.called(1);
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn outcome_limits_how_often_a_call_was_applied() {
+    fn each_outcome_limits_how_often_the_call_may_be_applied() {
         for (outcome, allowed) in [
             (CallOutcome::Pending, [true, true, false]),
             (CallOutcome::Succeeded, [false, true, false]),
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_calls_and_repeated_ends_are_found() {
+    fn calls_that_were_never_made_or_ended_twice_are_found() {
         let mut call_log = CallLog::default();
         call_log.called(1);
         call_log.ended(1, CallOutcome::Succeeded);

@@ -1,4 +1,4 @@
-//! The calls of a client: connecting, training and sampling.
+//! The calls that a client makes: connecting, training and sampling.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,19 +15,19 @@ use super::loads::pause;
 
 /// The base model of the scripted engine.
 pub(crate) const MODEL: &str = "tinkers/scripted";
-/// The API key of all clients. The same key makes them share one limiter.
+/// The API key of all clients. Clients with the same key share one limiter.
 const KEY: &str = "tml-stress-0123456789abcdef";
 
-/// Delay before a failed setup call is retried.
+/// The delay before a failed setup call is retried.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// The parameters that all clients of a load share.
+/// The parameters that all clients of a load share. Its methods make calls and count them.
 #[derive(Clone)]
 pub(crate) struct LoadContext {
     pub(crate) url: String,
     pub(crate) runtime: Handle,
     pub(crate) counts: Counts,
-    /// Returns whether the load is still running.
+    /// A function that returns whether the load is still running.
     pub(crate) is_running: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -45,7 +45,7 @@ impl LoadContext {
         self.count_setup(connecting).await
     }
 
-    /// Awaits a setup call and counts it.
+    /// Awaits a setup call, and counts the call and its outcome.
     pub(crate) async fn count_setup<T>(
         &self,
         creation: impl Future<Output = Result<T, Error>>,
@@ -56,18 +56,19 @@ impl LoadContext {
         created
     }
 
-    /// Connects a client; retries until it succeeds or the load is over.
+    /// Connects a client. Retries until the client is connected or the load is over; returns `None`
+    /// in the second case.
     pub(crate) async fn connected(&self, heartbeat: Duration) -> Option<ServiceClient> {
         self.retry_until_created(|| self.connect(heartbeat)).await
     }
 
-    /// Creates a sampling client; retries like [`Self::connected`].
+    /// Creates a sampling client. Retries as [`Self::connected`] does.
     pub(crate) async fn sampler(&self, service: &ServiceClient) -> Option<SamplingClient> {
         self.retry_until_created(|| self.count_setup(service.create_sampling_client(MODEL).send()))
             .await
     }
 
-    /// Creates a model; retries like [`Self::connected`].
+    /// Creates a model. Retries as [`Self::connected`] does.
     pub(crate) async fn model(&self, service: &ServiceClient) -> Option<TrainingClient> {
         self.retry_until_created(|| {
             self.count_setup(service.create_lora_training_client(MODEL).rank(4).send())
@@ -88,7 +89,7 @@ impl LoadContext {
         }
     }
 
-    /// Starts a sample at once and returns a future of its end.
+    /// Starts a sample at once. The returned future waits for its result and records it.
     pub(crate) fn sample(
         &self,
         sampler: &SamplingClient,
@@ -98,7 +99,7 @@ impl LoadContext {
         async move { record_sample(&counts, &call, handle.await) }
     }
 
-    /// Starts `count` samples at once and waits for them without further tasks.
+    /// Starts `count` samples at once, and waits for all of them without spawning tasks.
     pub(crate) async fn at_once(&self, sampler: &SamplingClient, count: u32) {
         let all: Vec<_> = (0..count).map(|_| self.start_sample(sampler)).collect();
         for (call, handle) in all {
@@ -106,7 +107,7 @@ impl LoadContext {
         }
     }
 
-    /// Starts a sample and drops its future, probably while the sample is in flight.
+    /// Starts a sample and drops its future, in most cases while the sample is in flight.
     pub(crate) async fn sample_and_drop(&self, sampler: &SamplingClient) {
         let (call, handle) = self.start_sample(sampler);
         pause(RETRY_DELAY / 2).await;
@@ -120,7 +121,7 @@ impl LoadContext {
         (call, handle)
     }
 
-    /// Runs batches of `at_once` samples until the load is over.
+    /// Runs batches of `at_once` concurrent samples until the load is over.
     pub(crate) async fn samples(&self, sampler: SamplingClient, at_once: usize) {
         while (self.is_running)() {
             let all: Vec<_> = (0..at_once).map(|_| self.sample(&sampler)).collect();
@@ -130,7 +131,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts a `forward_backward` call at once and returns a future of its end.
+    /// Starts a `forward_backward` call at once. The returned future waits for its result and
+    /// records it.
     pub(crate) fn pass(
         &self,
         training: &TrainingClient,
@@ -152,7 +154,8 @@ impl LoadContext {
         }
     }
 
-    /// Starts an `optim_step` call at once and returns a future of its end.
+    /// Starts an `optim_step` call at once. The returned future waits for its result and records
+    /// it.
     pub(crate) fn step(
         &self,
         training: &TrainingClient,
@@ -167,7 +170,8 @@ impl LoadContext {
         }
     }
 
-    /// Trains until the load is over, and continues with a new model when the current one cannot recover.
+    /// Trains until the load is over. If the model no longer accepts calls, continues with a new
+    /// model.
     pub(crate) async fn train(&self, service: ServiceClient) {
         let mut model = None;
         while (self.is_running)() {
@@ -188,7 +192,7 @@ impl LoadContext {
     }
 }
 
-/// Records the end of a sample. Its tokens show whether the result belongs to it.
+/// Records the end of a sample. The sampled tokens show whether the result belongs to this call.
 fn record_sample(counts: &Counts, call: &Call, reply: Result<SampleResponse, Error>) {
     let last = token(call.number);
     let ended = reply.as_ref().map(|reply| {

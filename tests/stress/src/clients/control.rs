@@ -1,20 +1,21 @@
-//! Negative controls: injected server faults that no client can recover from and that the checks must detect.
+//! Negative controls: faults of the server's engine from which no client can recover. The checks
+//! must detect them.
 
-/// An injected fault of the engine, applied to every tenth job of the affected kind.
+/// A negative control: a fault of the engine that affects one in ten jobs of a kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// A step is applied twice.
+    /// The engine applies a step twice.
     DoubledStep,
-    /// A step is reported as done and not applied.
+    /// The engine reports that a step is done, but does not apply it.
     SkippedStep,
-    /// A sample gets the tokens of another prompt.
+    /// A sample returns the tokens for the prompt of another call.
     SwappedSample,
-    /// A sample never ends.
+    /// The engine never completes a sample.
     LostReply,
 }
 
 impl Control {
-    /// All controls.
+    /// All negative controls.
     pub const ALL: [Self; 4] = [
         Self::DoubledStep,
         Self::SkippedStep,
@@ -22,7 +23,7 @@ impl Control {
         Self::LostReply,
     ];
 
-    /// Returns the name on the command line.
+    /// Returns the name of the negative control on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::DoubledStep => "doubled-step",
@@ -32,7 +33,7 @@ impl Control {
         }
     }
 
-    /// Returns the control with a name.
+    /// Returns the negative control with the given name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|control| control.name() == name)
     }

@@ -1,4 +1,4 @@
-//! Exact counts of calls and their outcomes, and latencies of samples.
+//! Exact counts of calls by their outcome, and latencies of samples.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use super::call_log::{CallLog, CallOutcome};
 use super::engine::token;
 use crate::stopwatch::Stopwatch;
 
-/// A kind of calls.
+/// A kind of call that is counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Operation {
     Sample,
@@ -38,18 +38,19 @@ impl Operation {
     }
 }
 
-/// Counts of the calls of a kind, by outcome.
+/// The numbers of calls of one kind, by outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OutcomeCounts {
     pub(crate) called: u64,
     pub(crate) ok: u64,
-    /// Failed before the request was sent.
+    /// Calls that failed before their request was sent.
     pub(crate) not_sent: u64,
-    /// Failed otherwise; the server may have applied the request.
+    /// Calls that failed after their request may have been sent, so the server may have applied
+    /// them.
     pub(crate) other: u64,
-    /// Succeeded with the result of another call.
+    /// Calls that succeeded with the result of another call.
     pub(crate) wrong: u64,
-    /// Cancelled by the caller.
+    /// Calls that the caller cancelled.
     pub(crate) cancelled: u64,
 }
 
@@ -71,18 +72,19 @@ impl OutcomeCounts {
     }
 }
 
-/// Latencies of samples in microseconds.
+/// The latencies of samples, in microseconds.
 #[derive(Debug, Clone)]
 pub(crate) struct Times {
-    /// From the call to its first request.
+    /// The time from the call to its first request.
     pub(crate) queueing: Histogram<u64>,
-    /// From a request to its response.
+    /// The time from a request to its response.
     pub(crate) submission: Histogram<u64>,
-    /// From the call to its result.
+    /// The time from the call to its result.
     pub(crate) completion: Histogram<u64>,
 }
 
-/// Maximum recorded latency, one hour; longer ones are clamped.
+/// The largest latency that is recorded: one hour, in microseconds. Larger latencies are recorded
+/// as this value.
 const MAX_LATENCY: u64 = 3600 * 1_000_000;
 
 impl Default for Times {
@@ -96,7 +98,7 @@ impl Default for Times {
     }
 }
 
-/// The counts of a run. Clones share them.
+/// The counts of a run. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts(Arc<Inner>);
 
@@ -113,20 +115,21 @@ struct State {
     ended: BTreeMap<Operation, OutcomeCounts>,
     failures: BTreeMap<String, u64>,
     times: Times,
-    /// The start times of samples whose first request is not sent yet.
+    /// Stopwatches of the samples whose first request has not been sent yet, by call number.
     queued: BTreeMap<u64, Stopwatch>,
 }
 
-/// A pending call.
+/// A call that has not ended.
 pub(crate) struct Call {
     operation: Operation,
-    /// A number that is unique in the run; 0 for setup calls, whose number the server does not see.
+    /// The number of the call, which is unique in the run. Setup calls have the number 0, because
+    /// the server does not see their number.
     pub(crate) number: u64,
     watch: Stopwatch,
 }
 
 impl Counts {
-    /// Returns the number of successful calls without setup calls.
+    /// Returns the number of successful calls. Setup calls are not included.
     pub(crate) fn done(&self) -> u64 {
         self.0.done.load(Ordering::Relaxed)
     }
@@ -152,7 +155,8 @@ impl Counts {
         }
     }
 
-    /// Records the end of a call: `Ok(true)` with the expected result, `Ok(false)` with another one.
+    /// Records the end of a call. `result` is `Ok(true)` if the call returned its own result, and
+    /// `Ok(false)` if it returned another one.
     pub(crate) fn ended(&self, call: &Call, result: Result<bool, &Error>) {
         let outcome = match result {
             Ok(true) => CallOutcome::Succeeded,
@@ -190,7 +194,8 @@ impl Counts {
         }
     }
 
-    /// Returns the contradictions between the outcomes and the number of times that the server applied each call.
+    /// Describes the contradictions between the outcomes of calls and `applied`, the number of
+    /// times that the server applied each call.
     pub(crate) fn contradictions(&self, applied: &BTreeMap<u64, u64>) -> Vec<String> {
         self.lock().call_log.contradictions(applied)
     }
@@ -211,7 +216,8 @@ impl Counts {
         self.lock().times.clone()
     }
 
-    /// Returns a transport layer that measures the latencies of samples.
+    /// Returns a transport layer that measures the latencies of samples and sends requests through
+    /// `below`.
     pub(crate) fn layer(&self, below: Arc<dyn Transport>) -> Arc<dyn Transport> {
         Arc::new(Layer {
             counts: self.clone(),
@@ -269,7 +275,7 @@ impl Transport for Layer {
     }
 }
 
-/// Returns the prompt of a sample, which ends with the token of its number.
+/// Returns the prompt of a sample. The last token identifies the number of the call.
 pub(crate) fn prompt(number: u64) -> Vec<u32> {
     vec![1, 2, 3, token(number)]
 }

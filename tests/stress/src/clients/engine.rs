@@ -1,4 +1,5 @@
-//! A scripted engine that records how often it applied each call, and calls that arrive out of order.
+//! A scripted engine that records how often it has applied each call, and counts calls that arrive
+//! out of order.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,32 +13,34 @@ use tinkers_local::{
 
 use super::control::Control;
 
-/// A recording wrapper of the scripted engine. Each call carries its number: the last token of a prompt, the first token of a datum,
-/// or the learning rate in units of 1e-9. The numbers of a model increase.
+/// A wrapper of the scripted engine that records the calls.
+///
+/// The contents of each call identify its number: the last token of a prompt, the first token of a
+/// datum, or the learning rate in units of 1e-9. The calls of a model have increasing numbers.
 #[derive(Debug)]
 pub(crate) struct OrderedEngine {
     inner: Arc<ScriptedEngine>,
     control: Option<Control>,
-    /// Number of jobs of the kind that the control affects.
+    /// The number of jobs so far that the negative control could affect.
     affected: AtomicU64,
     record: Mutex<Record>,
 }
 
 #[derive(Debug, Default)]
 struct Record {
-    /// Number of times that each call was applied.
+    /// The number of times that each call was applied.
     applied: BTreeMap<u64, u64>,
-    /// Number of the last call of each model.
+    /// The number of the last call that was applied to each model.
     last: BTreeMap<String, u64>,
     out_of_order: u64,
-    /// Completions of samples that never end.
+    /// The callbacks of samples that never complete.
     lost: Vec<JobCallback>,
 }
 
-/// Maximum number of calls with distinct tokens.
+/// The maximum number of calls that can be told apart by their tokens.
 pub(crate) const MAX_CALLS: u32 = 1 << 24;
 
-/// Returns a script whose models have a vocabulary of [`MAX_CALLS`] tokens.
+/// Returns a script for the engine. Its models have a vocabulary of [`MAX_CALLS`] tokens.
 pub(crate) fn script() -> Script {
     let mut script = Script::default();
     for model in &mut script.models {
@@ -56,12 +59,13 @@ impl OrderedEngine {
         }
     }
 
-    /// Returns the number of calls of a model that were repeated or arrived after a later one.
+    /// Returns the number of calls that were applied twice, or after a later call of their model.
     pub(crate) fn out_of_order(&self) -> u64 {
         self.lock().out_of_order
     }
 
-    /// Returns the number of each applied call and how often it was applied, in increasing order.
+    /// Returns the numbers of the applied calls in increasing order, each with the number of times
+    /// that it was applied.
     pub(crate) fn applied(&self) -> Vec<(u64, u64)> {
         let record = self.lock();
         record
@@ -87,7 +91,7 @@ impl OrderedEngine {
             _ => return,
         };
         let mut record = self.lock();
-        // Number 0 belongs to no call, so it is reported as unexpected.
+        // No call has the number 0, so the checks report it as a call that was never made.
         let number = number.unwrap_or(0);
         *record.applied.entry(number).or_default() += 1;
         let Some(model) = model else {
@@ -101,7 +105,7 @@ impl OrderedEngine {
         }
     }
 
-    /// Returns whether the control affects this job.
+    /// Returns whether the negative control affects this job.
     fn is_affected(&self, control: Control, work: &Work) -> bool {
         let affects = match control {
             Control::DoubledStep | Control::SkippedStep => matches!(work, Work::OptimStep { .. }),
@@ -141,14 +145,14 @@ impl OrderedEngine {
     }
 }
 
-/// Returns a datum of `tokens` tokens that carries the number of its call.
+/// Returns a datum with `tokens` tokens. The first token identifies the call.
 pub(crate) fn datum(number: u64, tokens: usize) -> Datum {
     let mut all = vec![1; tokens.max(3)];
     all[0] = token(number);
     Datum::next_token(&all, vec![1.0; all.len() - 1]).expect("a datum of tokens")
 }
 
-/// Returns the token that carries the number of a call.
+/// Returns the token that identifies the call with this number.
 pub(crate) fn token(number: u64) -> u32 {
     let most = MAX_CALLS - 3;
     u32::try_from(number).unwrap_or(most).min(most)
@@ -195,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_and_late_calls_are_detected() {
+    fn calls_applied_twice_or_out_of_order_are_detected() {
         let engine = OrderedEngine::new(Arc::default(), None);
         let pass = |call| Work::Pass {
             model: "m".to_owned(),

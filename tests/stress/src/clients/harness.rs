@@ -1,4 +1,4 @@
-//! The run of a profile: starts the server and the clients, measures them, and decides on the verdict.
+//! Runs a profile: starts the server and the clients, measures them, and decides on the verdict.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,45 +24,46 @@ use super::server::Child;
 use super::verdict::{Observations, ProcessResources, Verdict};
 use crate::stopwatch::Stopwatch;
 
-/// Options of a run.
+/// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Duration of the load.
+    /// The duration of the load.
     pub length: Duration,
-    /// Number of clients of a steady load.
+    /// The number of clients of a steady load.
     pub clients: usize,
-    /// Number of sampling tasks of each client.
+    /// The number of sampling tasks of each client.
     pub tasks: usize,
-    /// Seed of the fault script.
+    /// The seed of the fault script.
     pub seed: u64,
-    /// Path of the report; `None` writes none.
+    /// The path of the report. `None` if no report is written.
     pub report: Option<PathBuf>,
-    /// The server program; `None` is the current executable.
+    /// The path of the server program. `None` for the current executable.
     pub server: Option<PathBuf>,
-    /// Time that pending calls may take to end after the load.
+    /// The time that pending calls may take to end after the load.
     pub patience: Duration,
-    /// An injected server fault that the checks must detect.
+    /// The negative control: a fault of the engine that the checks must detect.
     pub control: Option<Control>,
 }
 
-/// The outcome of a run.
+/// The verdict on a run, with its figures as text and as JSON.
 #[derive(Debug)]
 pub struct Outcome {
     /// The verdict.
     pub verdict: Verdict,
-    /// A table for people.
+    /// A table of the figures for people.
     pub text: String,
-    /// The same figures for programs.
+    /// The same figures as JSON for programs.
     pub json: Value,
 }
 
-/// Time for connections and tasks to end after the calls, unless the patience is shorter.
+/// The time that connections and tasks may take to end after the calls have ended, if
+/// `Options::patience` is not shorter.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// Runs a profile.
 ///
 /// # Errors
-/// Fails if the server process or a runtime cannot be started, or the report cannot be written.
+/// Fails if the server process or a runtime cannot be started, or if the report cannot be written.
 pub fn run(profile: &Profile, options: &Options) -> Result<Outcome, String> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
@@ -165,7 +166,8 @@ struct Loads<'a> {
 }
 
 impl Loads<'_> {
-    /// Runs all cycles. Returns the measurements and the resident memory at the end of each cycle.
+    /// Runs all cycles of the load. Returns the measurements, and the resident memory at the end of
+    /// each cycle.
     fn run(&self) -> (Vec<Measurement>, Vec<u64>) {
         let bar = bar(self.options.length);
         let mut measurements = Vec::new();
@@ -188,7 +190,7 @@ impl Loads<'_> {
         (measurements, cycles)
     }
 
-    /// Runs one load and measures it until all of its calls have ended.
+    /// Runs one load, and measures it until all of its calls have ended.
     fn run_load(&self, until: Duration, measurements: &mut Vec<Measurement>, bar: &ProgressBar) {
         let watch = self.watch;
         let ended = Arc::new(AtomicBool::new(false));
@@ -199,7 +201,8 @@ impl Loads<'_> {
             is_running: Arc::new(move || watch.elapsed() < until),
         };
         let (load, over) = (self.load(context), Arc::clone(&ended));
-        // The callers run on a separate runtime, so that the measured one runs only the clients.
+        // The callers run on a separate runtime, so that the measured runtime runs only the
+        // clients.
         let caller = std::thread::spawn(move || {
             let runtime = Builder::new_multi_thread()
                 .worker_threads(1)
@@ -259,7 +262,8 @@ fn process_resources(runtime: &Handle) -> ProcessResources {
     }
 }
 
-/// Waits until the resources of the process are down to `wanted` or the time is over, and returns them.
+/// Waits until the resources of the process are down to `wanted` or the time is over. Returns the
+/// resources.
 fn wait_for_cleanup(
     runtime: &Handle,
     wanted: ProcessResources,
@@ -279,7 +283,7 @@ fn wait_for_cleanup(
     }
 }
 
-/// Waits until the limiter holds nothing or the time is over, and returns what it holds.
+/// Waits until the limiter holds no resources or the time is over. Returns what the limiter holds.
 fn wait_for_limiter(service: &tinkers::ServiceClient, patience: Duration) -> [u64; 5] {
     let watch = Stopwatch::start();
     loop {
@@ -352,7 +356,7 @@ fn table(observed: &Observations<'_>, seed: u64, verdict: Verdict) -> String {
         }
         None => {}
     }
-    if let Some(share) = observed.share() {
+    if let Some(share) = observed.throughput_fraction() {
         text.push_str(&format!(
             "\n  throughput: {:.0} % of the maximum that the server's window allows",
             share * 100.0
@@ -409,7 +413,7 @@ fn as_json(
                 "full_flow_after_s": recovery.took,
             })
         }),
-        "share_of_window": observed.share(),
+        "share_of_window": observed.throughput_fraction(),
         "bytes_per_sample": observed.per_sample,
         "violations": violations,
         "inconclusive": inconclusive,

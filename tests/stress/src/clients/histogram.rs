@@ -1,4 +1,5 @@
-//! Histograms of sample latencies with a shared logarithmic time axis.
+//! Histograms of the latencies of samples. All histograms of a report have the same logarithmic
+//! time axis.
 
 use std::fmt::Write as _;
 
@@ -6,19 +7,19 @@ use hdrhistogram::Histogram;
 
 use super::plot::{Axis, BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, figure, frame};
 
-/// Bars per power of ten.
+/// The number of bars for each power of ten.
 const BARS: f64 = 12.0;
 
-/// The marked quantiles.
+/// The quantiles that are marked in each histogram.
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
-/// A titled histogram of latencies in microseconds.
+/// A histogram of latencies in microseconds, with its title.
 pub(crate) struct Part<'a> {
     pub(crate) title: &'static str,
     pub(crate) times: &'a Histogram<u64>,
 }
 
-/// Returns the figures of all non-empty histograms, with the same time axis.
+/// Returns the HTML of all histograms that are not empty. The histograms have the same time axis.
 pub(crate) fn html(parts: &[Part<'_>]) -> String {
     let filled = || parts.iter().filter(|part| !part.times.is_empty());
     let (low, high) = filled().fold((f64::MAX, 0.0_f64), |(low, high), part| {
@@ -31,7 +32,8 @@ pub(crate) fn html(parts: &[Part<'_>]) -> String {
 }
 
 impl Part<'_> {
-    /// Returns the figure; `low` and `high` are the decimal exponents of the axis limits in milliseconds.
+    /// Returns the HTML of this histogram. `low` and `high` are the decimal exponents of the axis
+    /// limits in milliseconds.
     fn html(&self, low: f64, high: f64) -> String {
         let high = high.max(low + 1.0);
         let place = |ms: f64| {
@@ -59,7 +61,7 @@ impl Part<'_> {
         }
         for power in low as i32..=high as i32 {
             let value = 10_f64.powi(power);
-            // The last label is right-aligned to fit in the figure.
+            // The last label is right-aligned, so that it fits into the figure.
             let (anchor, beyond) = match power == high as i32 {
                 true => ("end", RIGHT / 2.0),
                 false => ("middle", 0.0),
@@ -91,7 +93,8 @@ impl Part<'_> {
         bars
     }
 
-    /// Draws lines at the quantiles. Their values are in the caption, where they cannot overlap.
+    /// Draws a line at each quantile. The values of the quantiles are in the caption, where they
+    /// cannot overlap.
     fn draw_marks(&self, svg: &mut String, place: impl Fn(f64) -> f64) {
         for (i, (_, quantile)) in QUANTILES.iter().enumerate() {
             let x = place(ms(self.times.value_at_quantile(*quantile)));
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_contain_every_sample() {
+    fn every_recorded_latency_is_in_a_histogram_bar() {
         let mut times = Histogram::new_with_bounds(1, 1 << 40, 3).expect("valid bounds");
         for micros in [1, 9, 10, 1000, 1001, 999_999] {
             times.record(micros).expect("within the bounds");

@@ -9,10 +9,10 @@ use super::monitored_client::MonitoredClient;
 use crate::stopwatch::Stopwatch;
 
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
-/// Interval at which the churn creates clients.
+/// The interval at which [`churn`] creates clients.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Runs `clients` clients, each with one training task and `tasks` sampling tasks.
+/// Runs `clients` clients. Each has one training task and `tasks` sampling tasks.
 pub(crate) async fn steady(
     context: LoadContext,
     monitored: MonitoredClient,
@@ -38,10 +38,11 @@ pub(crate) async fn steady(
     while all.join_next().await.is_some() {}
 }
 
-/// Creates clients at a fixed rate. Each samples once and closes, every other one while its sample is in flight.
+/// Creates clients at a fixed rate. Each client samples once and closes. Every second client closes
+/// while its sample is in flight.
 pub(crate) async fn churn(context: LoadContext, monitored: MonitoredClient) {
     let mut all = JoinSet::new();
-    // One client stays, so that the limiter can be monitored.
+    // One client is never closed, so that the limiter can be monitored.
     let Some(service) = context.connected(HEARTBEAT_PERIOD).await else {
         return;
     };
@@ -49,7 +50,7 @@ pub(crate) async fn churn(context: LoadContext, monitored: MonitoredClient) {
     let watch = Stopwatch::start();
     let mut created = 0;
     while (context.is_running)() {
-        // Late clients are created at once to keep the rate.
+        // Late clients are created at once, to keep the rate.
         if INTERVAL * created > watch.elapsed() {
             pause(INTERVAL / 2).await;
             continue;
@@ -72,7 +73,7 @@ pub(crate) async fn churn(context: LoadContext, monitored: MonitoredClient) {
     while all.join_next().await.is_some() {}
 }
 
-/// Runs four waves of samples and passes over 32 sessions.
+/// Runs four waves of samples and training passes over 32 sessions.
 pub(crate) async fn waves(context: LoadContext, monitored: MonitoredClient) {
     let mut all = Vec::new();
     for _ in 0..32 {
@@ -100,7 +101,7 @@ pub(crate) async fn waves(context: LoadContext, monitored: MonitoredClient) {
     }
 }
 
-/// Runs one update of many large passes.
+/// Makes many large `forward_backward` calls and one optimizer step.
 pub(crate) async fn large_update(context: LoadContext, monitored: MonitoredClient) {
     let Some(service) = context.connected(HEARTBEAT_PERIOD).await else {
         return;
@@ -111,7 +112,8 @@ pub(crate) async fn large_update(context: LoadContext, monitored: MonitoredClien
     };
     let mut all = JoinSet::new();
     for _ in 0..208 {
-        // 68 data with tokens, targets and weights of 4000 positions, up to 4 bytes each: about 3.3 MB.
+        // 68 data with tokens, targets and weights for 4000 positions, of up to 4 bytes each, take
+        // about 3.3 MB.
         let pass = context.pass(&training, 68, 4000);
         all.spawn(async move { drop(pass.await) });
     }
@@ -120,7 +122,7 @@ pub(crate) async fn large_update(context: LoadContext, monitored: MonitoredClien
     drop(step.await);
 }
 
-/// Runs `count` samples at once.
+/// Runs `count` concurrent samples once.
 pub(crate) async fn at_once(context: LoadContext, monitored: MonitoredClient, count: u32) {
     let Some(service) = context.connected(HEARTBEAT_PERIOD).await else {
         return;
@@ -132,7 +134,7 @@ pub(crate) async fn at_once(context: LoadContext, monitored: MonitoredClient, co
     context.at_once(&sampler, count).await;
 }
 
-/// Runs batches of 1000 samples until the load is over.
+/// Runs batches of 1000 concurrent samples until the load is over.
 pub(crate) async fn polls(context: LoadContext, monitored: MonitoredClient) {
     let Some(service) = context.connected(HEARTBEAT_PERIOD).await else {
         return;

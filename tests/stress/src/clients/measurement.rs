@@ -9,37 +9,37 @@ use super::counts::{Counts, Operation};
 use super::monitored_client::MonitoredClient;
 use crate::stopwatch::Stopwatch;
 
-/// Interval of the measurements.
+/// The interval between two measurements.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 
-/// A measurement.
+/// A measurement of the process and its limiter at one time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Measurement {
-    /// Seconds since the start of the run.
+    /// The time of the measurement, in seconds since the start of the run.
     pub(crate) at: f64,
-    /// Successful calls so far.
+    /// The number of successful calls so far.
     pub(crate) done: u64,
-    /// Successful samples so far.
+    /// The number of successful samples so far.
     pub(crate) samples: u64,
-    /// Samples in flight.
+    /// The number of samples in flight.
     pub(crate) in_flight: u32,
-    /// In-flight limit of samples.
+    /// The in-flight limit of samples.
     pub(crate) limit: u32,
-    /// Refusals (429) so far.
+    /// The number of refused requests (429) so far.
     pub(crate) refusals: u64,
-    /// Congestion events so far.
+    /// The number of congestion events so far.
     pub(crate) events: u64,
-    /// Admissions after a wait so far.
+    /// The number of admissions after a wait so far.
     pub(crate) waits: u64,
-    /// Wake-ups of waiters so far.
+    /// The number of wake-ups of waiters so far.
     pub(crate) wakes: u64,
-    /// Admissions so far.
+    /// The number of admissions so far.
     pub(crate) grants: u64,
-    /// Resident memory of this process in bytes.
+    /// The resident memory of this process, in bytes.
     pub(crate) resident: u64,
     pub(crate) sockets: usize,
     pub(crate) tasks: usize,
-    /// CPU time so far in seconds.
+    /// The CPU time of this process so far, in seconds.
     pub(crate) cpu: f64,
 }
 
@@ -80,7 +80,8 @@ impl Measurement {
     }
 }
 
-/// Returns the sums over all classes of: waiters, uncollected grants, slots, bytes, in-flight requests.
+/// Returns what the limiter holds, summed over all route classes: waiters, uncollected permits,
+/// slots, bytes and in-flight requests.
 pub(crate) fn held(limits: &LimiterSnapshot) -> [u64; 5] {
     let mut held = [0; 5];
     for class in [limits.sample, limits.train, limits.poll, limits.rest] {
@@ -93,7 +94,7 @@ pub(crate) fn held(limits: &LimiterSnapshot) -> [u64; 5] {
     held
 }
 
-/// Returns the resident memory of this process in bytes, 0 if unknown.
+/// Returns the resident memory of this process in bytes, or 0 if it is unknown.
 pub(crate) fn resident() -> u64 {
     let status = procfs::process::Process::myself().and_then(|own| own.status());
     status.ok().and_then(|status| status.vmrss).unwrap_or(0) * 1024

@@ -1,4 +1,5 @@
-//! Stress tests of whole clients on real threads and sockets, against a server in a separate process with a fault script.
+//! Stress tests of whole clients on real threads and sockets. The server runs in a separate process
+//! with a fault script.
 
 mod call_log;
 mod calls;

@@ -1,4 +1,4 @@
-//! The client whose limiter is monitored, and the backoffs that the limiter reported.
+//! The client whose limiter is monitored, and the backoffs that the limiter has reported.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,10 +7,10 @@ use tinkers::{LimiterEvent, LimiterEvents, ServiceClient};
 
 use crate::stopwatch::Stopwatch;
 
-/// Maximum number of recorded backoffs.
+/// The maximum number of backoffs that are recorded.
 const MAX_PAUSES: usize = 20_000;
 
-/// A slot for the monitored client. Clones share it.
+/// A slot for the client whose limiter is monitored. Clones share the slot.
 #[derive(Debug, Clone)]
 pub(crate) struct MonitoredClient {
     watch: Stopwatch,
@@ -24,7 +24,7 @@ struct State {
 }
 
 impl MonitoredClient {
-    /// Creates an empty slot. Times are relative to the start of `watch`.
+    /// Creates an empty slot. Recorded times are relative to the start of `watch`.
     pub(crate) fn new(watch: Stopwatch) -> Self {
         Self {
             watch,
@@ -32,7 +32,8 @@ impl MonitoredClient {
         }
     }
 
-    /// Sets the monitored client. All clients share one limiter, so only the first subscribes to its events.
+    /// Sets the monitored client. All clients share one limiter, so only the first client
+    /// subscribes to its events.
     pub(crate) fn set(&self, service: &ServiceClient) {
         let before = self.lock().service.replace(service.clone());
         if before.is_none() {
@@ -50,12 +51,12 @@ impl MonitoredClient {
         drop(service);
     }
 
-    /// Returns the backoffs of samples and training requests as (start, end) in seconds.
+    /// Returns the backoffs of samples and training requests as pairs of start and end, in seconds.
     pub(crate) fn pauses(&self) -> Vec<(f64, f64)> {
         self.lock().pauses.clone()
     }
 
-    /// Records backoffs until the limiter is dropped.
+    /// Records the backoffs that the limiter reports, until the limiter is dropped.
     async fn listen(self, mut events: LimiterEvents) {
         while let Some(event) = events.next().await {
             if let LimiterEvent::ClosedUntil {

@@ -1,4 +1,4 @@
-//! SVG charts: lines over time with marked intervals, and bars.
+//! SVG charts for the report: lines over time with marked intervals, and bars.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ pub(crate) const BOTTOM: f64 = 38.0;
 pub(crate) struct Line {
     pub(crate) name: &'static str,
     pub(crate) points: Vec<(f64, f64)>,
-    /// Whether it shows an upper bound, which is drawn dashed.
+    /// Whether the line shows an upper bound. Upper bounds are drawn dashed.
     pub(crate) is_bound: bool,
 }
 
@@ -27,7 +27,7 @@ impl Line {
     }
 }
 
-/// Marked intervals of the time axis.
+/// Intervals that are marked on the time axis.
 #[derive(Debug, Clone)]
 pub(crate) struct Bands {
     pub(crate) name: &'static str,
@@ -40,9 +40,9 @@ pub(crate) struct Bands {
 #[derive(Debug, Clone)]
 pub(crate) struct Chart {
     pub(crate) title: &'static str,
-    /// Unit of the vertical axis.
+    /// The unit of the vertical axis.
     pub(crate) unit: &'static str,
-    /// End of the time axis in seconds.
+    /// The end of the time axis, in seconds.
     pub(crate) end: f64,
     pub(crate) lines: Vec<Line>,
     pub(crate) bands: Vec<Bands>,
@@ -56,7 +56,8 @@ impl Chart {
         let time = Axis::horizontal(self.end);
         let mut svg = frame(self.title);
         for bands in &self.bands {
-            // Short intervals are drawn as a strip at the top, long ones behind the lines, so that neither hides the other.
+            // Short intervals are drawn as a strip at the top and long ones behind the lines, so
+            // that no interval hides a line.
             let height = if bands.is_strip {
                 7.0
             } else {
@@ -113,7 +114,7 @@ impl Chart {
 pub(crate) struct Bars {
     pub(crate) title: String,
     pub(crate) unit: &'static str,
-    /// Label of the horizontal axis.
+    /// The label below the horizontal axis.
     pub(crate) below: &'static str,
     pub(crate) bars: Vec<(String, f64)>,
 }
@@ -125,7 +126,7 @@ impl Bars {
         let mut svg = frame(&self.title);
         axis.draw_vertical(&mut svg, self.unit);
         let step = ((WIDTH - LEFT - RIGHT) / self.bars.len().max(1) as f64).min(70.0);
-        // Labels only every few bars if they would overlap.
+        // If the labels would overlap, only some of the bars get a label.
         let every = (46.0 / step).ceil().max(1.0) as usize;
         for (i, (name, y)) in self.bars.iter().enumerate() {
             let (x, top) = (LEFT + i as f64 * step, axis.place(*y));
@@ -164,7 +165,7 @@ pub(crate) fn figure(title: &str, keys: &str, svg: &str) -> String {
     format!("<figure><figcaption><b>{title}</b>{keys}</figcaption>{svg}</figure>\n")
 }
 
-/// An axis from 0 with round ticks.
+/// An axis that begins at 0 and has round tick values.
 pub(crate) struct Axis {
     highest: f64,
     step: f64,
@@ -175,7 +176,7 @@ pub(crate) struct Axis {
 impl Axis {
     pub(crate) fn vertical(highest: f64) -> Self {
         let step = round_step(highest / 4.0);
-        // Headroom, so that the highest line does not touch the frame.
+        // The axis is a little longer, so that the highest line does not touch the frame.
         let highest = (highest * 1.04 / step).ceil().max(1.0) * step;
         Self {
             highest,
@@ -241,7 +242,7 @@ impl Axis {
     }
 }
 
-/// Returns the smallest 1, 2 or 5 times a power of ten that is at least `about`.
+/// Returns the smallest number that is at least `about` and is 1, 2 or 5 times a power of ten.
 fn round_step(about: f64) -> f64 {
     if about <= 0.0 {
         return 1.0;
@@ -252,7 +253,7 @@ fn round_step(about: f64) -> f64 {
     round.unwrap_or(10.0) * power
 }
 
-/// Formats a tick label of an axis whose ticks are `step` apart.
+/// Formats the label of a tick on an axis whose ticks are `step` apart.
 fn short(value: f64, step: f64) -> String {
     if value >= 1e6 {
         return format!("{} M", value / 1e6);
@@ -269,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_cover_the_highest_value() {
+    fn axis_ticks_are_round_and_cover_the_highest_value() {
         for (highest, step, top) in [
             (0.0, 1.0, 1.0),
             (7.0, 2.0, 8.0),

@@ -1,48 +1,50 @@
-//! Profiles: the load of the clients and the faults of the server.
+//! Profiles: each combines a load of the clients with faults of the server.
 
 use std::time::Duration;
 
 use tinkers_local::{HintForm, Window};
 
-/// A profile.
+/// A profile: the load of the clients and the faults of the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
-    /// The name on the command line.
+    /// The name of the profile on the command line.
     pub name: &'static str,
-    /// A one-line description.
+    /// The description of the profile in one line.
     pub about: &'static str,
     /// The load of the clients.
     pub shape: Shape,
-    /// The rules of the fault script. `AFTER` and `FOR` are replaced by the start and the duration of the faults.
+    /// The rules of the fault script. Before the run, `AFTER` and `FOR` are replaced by the start
+    /// and the duration of the faults.
     pub rules: &'static str,
-    /// The server's in-flight window of samples, `None` for no limit.
+    /// The in-flight limit for samples on the server. `None` if there is no limit.
     pub window: Option<u32>,
-    /// Duration of each job on the server in milliseconds.
+    /// The duration of each job on the server, in milliseconds.
     pub latency_ms: u64,
-    /// Whether a client polls for all of its samples at once.
+    /// Whether the server supports shared polls, with which a client polls for all of its samples
+    /// at once.
     pub session_polls: bool,
 }
 
-/// The load of the clients.
+/// The load of the clients: how many there are and what they do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Each client trains and samples continuously.
+    /// Each client trains and samples until the run is over.
     Steady,
-    /// Three cycles of [`Self::Steady`], each with new clients.
+    /// The load [`Self::Steady`], three times in sequence, each time with new clients.
     Cycles,
     /// A hundred clients per second connect, sample once and close.
     Churn,
-    /// Four waves of 512 samples and 512 passes, over 32 sessions.
+    /// There are four waves of 512 samples and 512 training passes, over 32 sessions.
     Waves,
-    /// 208 passes of about 3.3 MB and one step.
+    /// One client makes 208 `forward_backward` calls of about 3.3 MB each, and one optimizer step.
     LargeUpdate,
-    /// This number of samples in flight at once.
+    /// One client has the given number of samples in flight at once.
     ManySamples(u32),
-    /// A thousand samples with one poll each.
+    /// A thousand samples are in flight, and the client polls for each of them individually.
     Polls,
 }
 
-/// Various faults of about one in ten requests.
+/// The rules of a fault script in which about one in ten requests has a fault.
 const FLAKY: &str = r#"
 [[rule]]
 name = "lost requests"
@@ -239,17 +241,18 @@ pub const PROFILES: [Profile; 12] = [
 ];
 
 impl Profile {
-    /// Returns the profile with a name.
+    /// Returns the profile with the given name.
     pub fn named(name: &str) -> Option<Self> {
         PROFILES.into_iter().find(|profile| profile.name == name)
     }
 
-    /// Returns the start and the duration of the faults in a run of `length`.
+    /// Returns the start and the duration of the faults in a run of `length`. Returns `None` if the
+    /// profile has no faults.
     pub fn fault_period(&self, length: Duration) -> Option<(Duration, Duration)> {
         (!self.rules.is_empty()).then(|| (length.mul_f64(0.25), length.mul_f64(0.45)))
     }
 
-    /// Returns the fault script of a run of `length`.
+    /// Returns the fault script for a run of `length`.
     pub fn script(&self, seed: u64, length: Duration) -> Option<String> {
         let (after, lasts) = self.fault_period(length)?;
         let rules = self
@@ -259,12 +262,12 @@ impl Profile {
         Some(format!("seed = {}\n{rules}", seed & (i64::MAX as u64)))
     }
 
-    /// Returns the maximum number of samples per second with a window.
+    /// Returns the maximum number of samples per second under an in-flight limit of `window`.
     pub(crate) fn allowed(&self, window: u32) -> f64 {
         f64::from(window) * 1000.0 / self.latency_ms as f64
     }
 
-    /// Returns the window configuration of the server.
+    /// Returns the configuration of the server's in-flight limit.
     pub(crate) fn window(&self) -> Option<Window> {
         let hint = Duration::from_millis(100);
         let window = |at_once| Window::fixed(at_once).with_hint(hint, HintForm::Milliseconds);
@@ -278,7 +281,7 @@ mod tests {
     use tinkers_local::Faults;
 
     #[test]
-    fn every_fault_script_parses() {
+    fn every_fault_script_can_be_parsed() {
         for profile in PROFILES {
             if let Some(script) = profile.script(1 << 20, Duration::from_secs(30)) {
                 Faults::from_script(&script).expect(profile.name);

@@ -1,64 +1,68 @@
-//! Recovery of the throughput after the faults.
+//! Measures how the throughput recovers after the faults.
 
 use std::time::Duration;
 
 use super::profile::Profile;
 use super::verdict::Observations;
 
-/// Seconds after the faults within which the throughput must recover.
-const WITHIN: f64 = 2.0;
-/// Fraction of the throughput before the faults that counts as recovered. Low, since the machine may have other load.
-const FULL: f64 = 0.5;
+/// The time after the end of the faults within which the throughput must recover, in seconds.
+const RECOVERY_SECONDS: f64 = 2.0;
+/// The fraction of the earlier throughput that counts as recovered. It is low, because the machine
+/// may have other load.
+const RECOVERED_FRACTION: f64 = 0.5;
 
 /// The throughput before and after the faults.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recovery {
-    /// Successful calls per second before the faults.
+    /// The number of successful calls per second before the faults.
     pub(crate) clean: f64,
-    /// Successful calls per second from [`WITHIN`] after the faults.
+    /// The number of successful calls per second, beginning [`RECOVERY_SECONDS`] after the faults and ending at
+    /// the end of the run.
     pub(crate) after: f64,
-    /// Seconds after the faults until the throughput of one second had recovered.
+    /// The time in seconds from the end of the faults until the throughput over one second had
+    /// recovered. `None` if it never did.
     pub(crate) took: Option<f64>,
 }
 
 impl Recovery {
-    /// Measures a run; `None` if it had no faults or was too short.
+    /// Measures the recovery in a run. Returns `None` if the run had no faults or was too short.
     pub(crate) fn of(observed: &Observations<'_>) -> Option<Self> {
         let (from, lasts) = observed.profile.fault_period(observed.length)?;
         let (from, to) = (from.as_secs_f64(), (from + lasts).as_secs_f64());
         let end = observed.length.as_secs_f64();
-        // The first second is startup, and the recovery needs one second more.
-        if from < 1.5 || end < to + WITHIN + 1.0 {
+        // The first second is left out because the clients start up. The measurement after the
+        // recovery needs one more second.
+        if from < 1.5 || end < to + RECOVERY_SECONDS + 1.0 {
             return None;
         }
         let clean = observed.rate(1.0, from);
-        let flows = |at: &f64| observed.rate(*at, at + 1.0) >= FULL * clean;
+        let has_recovered = |at: &f64| observed.rate(*at, at + 1.0) >= RECOVERED_FRACTION * clean;
         let measurements = observed
             .measurements
             .iter()
             .map(|measurement| measurement.at);
         let took = measurements
             .filter(|at| *at >= to && at + 1.0 <= end)
-            .find(flows)
+            .find(has_recovered)
             .map(|at| at - to);
         Some(Self {
             clean,
-            after: observed.rate(to + WITHIN, end),
+            after: observed.rate(to + RECOVERY_SECONDS, end),
             took,
         })
     }
 
     /// Returns a violation if the throughput did not recover.
     pub(crate) fn violations(&self) -> Option<String> {
-        (self.after < FULL * self.clean).then(|| {
+        (self.after < RECOVERED_FRACTION * self.clean).then(|| {
             format!(
                 "throughput did not recover: {:.0} calls/s from {:.1} s after the faults, {:.0} calls/s before",
-                self.after, WITHIN, self.clean
+                self.after, RECOVERY_SECONDS, self.clean
             )
         })
     }
 
-    /// Returns a one-line description.
+    /// Returns a description of the recovery in one line.
     pub(crate) fn text(&self) -> String {
         let took = match self.took {
             Some(took) => format!("recovered after {took:.1} s"),
@@ -66,17 +70,18 @@ impl Recovery {
         };
         format!(
             "{:.0} calls/s before the faults, {:.0} calls/s from {:.1} s after them; {took}",
-            self.clean, self.after, WITHIN
+            self.clean, self.after, RECOVERY_SECONDS
         )
     }
 }
 
-/// Returns the minimum length of a run that measures the recovery, `None` for profiles without faults.
+/// Returns the minimum length of a run in which the recovery can be measured. Returns `None` for
+/// profiles without faults.
 pub(crate) fn shortest(profile: &Profile) -> Option<Duration> {
     let (from, lasts) = profile.fault_period(Duration::from_secs(1))?;
     let (from, lasts) = (from.as_secs_f64(), lasts.as_secs_f64());
     let after = 1.0 - from - lasts;
-    // Tolerance for rounding.
+    // A small tolerance allows for rounding.
     let seconds = (1.5 / from).max(3.0 / after) - 1e-6;
     Some(Duration::from_secs_f64(seconds.ceil()))
 }
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shortest_run_covers_faults_and_recovery() {
+    fn shortest_run_of_each_profile_covers_faults_and_recovery() {
         for name in ["flaky", "outage"] {
             let profile = Profile::named(name).expect("a known profile");
             assert_eq!(shortest(&profile), Some(Duration::from_secs(10)), "{name}");

@@ -1,4 +1,4 @@
-//! The report of a run: a self-contained HTML page.
+//! The report of a run, as an HTML page without external resources.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use super::measurement::Measurement;
 use super::plot::{Bands, Bars, Chart, Line};
 use super::verdict::{Observations, Verdict};
 
-/// The data of a report.
+/// The data that a report shows.
 pub(crate) struct Report<'a> {
     pub(crate) observed: &'a Observations<'a>,
     pub(crate) verdict: Verdict,
     pub(crate) seed: u64,
-    /// Violations, or reasons why the run is inconclusive.
+    /// The violations, or the reasons why the run is inconclusive.
     pub(crate) notes: Vec<String>,
 }
 
-/// Number of measurement intervals over which rates are averaged.
+/// The number of measurement intervals over which rates are averaged.
 const SPAN: usize = 5;
 
 const STYLE: &str = include_str!("report.css");
@@ -106,7 +106,7 @@ impl Report<'_> {
             "refusals",
             format!("{} in {} congestion events", last.refusals, last.events),
         ));
-        if let Some(share) = observed.share() {
+        if let Some(share) = observed.throughput_fraction() {
             figures.push((
                 "share of the maximum throughput",
                 format!("{:.0} %", share * 100.0),
@@ -138,7 +138,7 @@ impl Report<'_> {
             .collect()
     }
 
-    /// Returns the tables of leaked resources and of applied faults.
+    /// Returns the HTML tables of leaked resources and of applied faults.
     fn tables(&self) -> String {
         let (before, after) = (self.observed.before, self.observed.after);
         let mut left = String::new();
@@ -263,7 +263,7 @@ impl Report<'_> {
             .iter()
             .map(|measurement| measurement.in_flight)
             .max();
-        // Without refusals the window is huge and would flatten the other line.
+        // Without refusals, the in-flight limit grows very high and would flatten the other line.
         let most = f64::from(most.unwrap_or(0)).max(1.0) * 2.0;
         let bound = self.values(|measurement| f64::from(measurement.limit).min(most));
         let lines = vec![

@@ -1,4 +1,5 @@
-//! The server in a separate process, so that measurements of this process cover only the clients.
+//! The server, which runs in a separate process, so that measurements of this process cover only
+//! the clients.
 
 use std::io::{BufRead, BufReader, Write, stdin, stdout};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,13 +18,14 @@ use super::engine::{OrderedEngine, script};
 use super::profile::Profile;
 use crate::stopwatch::{Stopwatch, short_sleep};
 
-/// The first argument of the program that selects the server mode.
+/// The first argument with which the program runs as the server.
 pub const SERVE: &str = "serve-for-stress";
 
-/// Time that the process may take to exit after the end of its input.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time that the server process may take to exit after its stdin has been closed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves a profile until the end of stdin. Prints the URL, and the counts after each line of input.
+/// Runs the server of a profile until stdin ends. Prints the URL at the start, and the counts after
+/// each line that it reads.
 ///
 /// # Errors
 /// Fails if the arguments are invalid or the server cannot start.
@@ -85,7 +87,7 @@ impl Parts {
                 .config(config(profile))
                 .faults(faults_of_server)
                 .build()?;
-            // The receiver waits below.
+            // The receiver waits for this message below.
             let _ = sender.send((local.clone(), engine, order));
             Ok(local)
         };
@@ -135,18 +137,19 @@ fn config(profile: Profile) -> LocalConfig {
     config
 }
 
-/// The server process. Dropping it closes its input and waits for its exit.
+/// The process of the server. Dropping it closes the process's stdin and waits until the process
+/// has exited.
 #[derive(Debug)]
 pub(super) struct Child {
     process: std::process::Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    /// The base URL.
+    /// The base URL of the server.
     pub(super) url: String,
 }
 
 impl Child {
-    /// Starts `program`, or the current executable, as the server of a profile.
+    /// Starts the server of a profile. Runs `program`, or the current executable if it is `None`.
     ///
     /// # Errors
     /// Fails if the process cannot be started or does not print its URL.
@@ -188,7 +191,7 @@ impl Child {
         Ok(child)
     }
 
-    /// Requests the counts so far.
+    /// Requests the counts of the server so far.
     ///
     /// # Errors
     /// Fails if the process has exited.
@@ -212,9 +215,10 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.input = None;
-        // The process exits at the end of its input; otherwise it is killed, so that none is left behind.
+        // The process exits when its stdin ends. If it does not, it is killed, so that no process
+        // is left behind.
         let watch = Stopwatch::start();
-        while matches!(self.process.try_wait(), Ok(None)) && watch.elapsed() < PATIENCE {
+        while matches!(self.process.try_wait(), Ok(None)) && watch.elapsed() < EXIT_TIMEOUT {
             short_sleep();
         }
         let _ = self.process.kill();

@@ -1,4 +1,4 @@
-//! The checks of a run and its verdict.
+//! The checks of a run, and the verdict that results from them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +18,7 @@ pub enum Verdict {
     Passed,
     /// A check failed.
     Failed,
-    /// All checks passed, but the conditions of the profile did not occur.
+    /// All checks passed, but the conditions that the profile tests did not occur.
     Inconclusive,
 }
 
@@ -32,10 +32,11 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Resources of the process, before the run or after all clients are closed.
+/// The resources of the process, either before the run or after all clients have been closed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ProcessResources {
-    /// Held in the limiter after all calls: waiters, uncollected grants, slots, bytes, in-flight requests.
+    /// What the limiter holds after all calls: waiters, uncollected permits, slots, bytes and
+    /// in-flight requests.
     pub(crate) held: [u64; 5],
     pub(crate) tasks: usize,
     pub(crate) sockets: usize,
@@ -43,7 +44,7 @@ pub(crate) struct ProcessResources {
     pub(crate) threads: usize,
 }
 
-/// The observations of a run.
+/// What was observed in a run.
 #[derive(Debug)]
 pub(crate) struct Observations<'a> {
     pub(crate) profile: &'a Profile,
@@ -51,21 +52,23 @@ pub(crate) struct Observations<'a> {
     pub(crate) counts: &'a Counts,
     pub(crate) server: &'a Value,
     pub(crate) measurements: &'a [Measurement],
-    /// Backoffs of samples and training requests as (start, end) in seconds.
+    /// The backoffs of samples and training requests as pairs of start and end, in seconds.
     pub(crate) pauses: &'a [(f64, f64)],
     pub(crate) before: ProcessResources,
     pub(crate) after: ProcessResources,
-    /// Resident memory at the end of each cycle in bytes.
+    /// The resident memory at the end of each cycle, in bytes.
     pub(crate) cycles: &'a [u64],
-    /// Memory per sample in flight in bytes, measured only with many samples.
+    /// The memory for each sample in flight, in bytes. It is only measured with
+    /// [`Shape::ManySamples`].
     pub(crate) per_sample: Option<f64>,
 }
 
-/// Maximum memory per sample in flight in bytes: 2 KiB for the client and 256 bytes for the prompt and the load itself.
+/// The maximum memory for each sample in flight, in bytes: 2 KiB for the client, and 256 bytes for
+/// the prompt and the load itself.
 const MAX_BYTES_PER_SAMPLE: f64 = 2048.0 + 256.0;
 
 impl Observations<'_> {
-    /// Returns all violations.
+    /// Describes all violations in the run.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut violations = Vec::new();
         for operation in Operation::ALL {
@@ -115,7 +118,7 @@ impl Observations<'_> {
         violations
     }
 
-    /// Returns the conditions of the profile that did not occur.
+    /// Describes the conditions of the profile that did not occur in the run.
     pub(crate) fn inconclusive(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         for rule in self.server["faults"].as_array().into_iter().flatten() {
@@ -145,7 +148,8 @@ impl Observations<'_> {
         reasons
     }
 
-    /// Measures the recovery after the faults, for loads that are constant over the run.
+    /// Measures the recovery after the faults. Returns `None` for loads that are not constant over
+    /// the run.
     pub(crate) fn recovery(&self) -> Option<Recovery> {
         match self.profile.shape {
             Shape::Steady | Shape::Polls => Recovery::of(self),
@@ -153,8 +157,9 @@ impl Observations<'_> {
         }
     }
 
-    /// Returns the throughput of samples as a fraction of the maximum that the server's window allows, without the first second.
-    pub(crate) fn share(&self) -> Option<f64> {
+    /// Returns the throughput of samples as a fraction of the maximum under the server's in-flight
+    /// limit. The first second of the run is left out.
+    pub(crate) fn throughput_fraction(&self) -> Option<f64> {
         let allowed = self.profile.allowed(self.profile.window?);
         let used = self.rate_of(1.0, self.length.as_secs_f64(), |measurement| {
             measurement.samples
@@ -162,7 +167,7 @@ impl Observations<'_> {
         Some(used / allowed)
     }
 
-    /// Returns the successful calls per second between two times.
+    /// Returns the number of successful calls per second between two times.
     pub(crate) fn rate(&self, from: f64, to: f64) -> f64 {
         self.rate_of(from, to, |measurement| measurement.done)
     }
@@ -201,7 +206,7 @@ impl Observations<'_> {
         }
     }
 
-    /// Returns how often the server applied each call, by number.
+    /// Returns the number of times that the server applied each call, by call number.
     fn applied(&self) -> BTreeMap<u64, u64> {
         let all = self.server["applied"].as_array();
         let pairs = all.into_iter().flatten();
@@ -217,7 +222,8 @@ mod tests {
     use serde_json::json;
     use tinkers::{Error, ErrorKind, Sent};
 
-    /// Returns the violations for two successful steps and a third with an unknown outcome, which stays pending if `lost`.
+    /// Returns the violations in a run of three steps: two that succeeded, and a third with an
+    /// unknown outcome, or a pending one if `lost` is true.
     fn violations(server: &Value, after: ProcessResources, lost: bool) -> Vec<String> {
         let counts = Counts::default();
         for _ in 0..2 {
@@ -245,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_doubled_and_pending_calls_and_leaks_are_found() {
+    fn checks_find_lost_doubled_and_pending_calls_and_leaks() {
         let server = |applied: &[(u64, u64)], out_of_order: u64| json!({ "applied": applied, "out_of_order": out_of_order });
         let nothing = ProcessResources::default();
         let two = [(1, 1), (2, 1)];

@@ -1,7 +1,10 @@
-//! Calls over sockets to a server that sends one 429: no request is sent from the 429 to the end of its retry hint.
+//! A stress case over sockets. The server sends one 429, and the client must send no request until
+//! the retry delay has passed.
 //!
-//! The limiter admits more calls than there are connections. When every connection has a request, the server refuses one of them
-//! and delays the others, whose responses then free the connections for calls that were admitted before the refusal.
+//! The limiter admits more calls than there are connections. When every connection has a request,
+//! the server refuses one of the requests and delays the responses to the others. These responses
+//! then free the connections for calls that were admitted before the refusal, and that must not be
+//! sent.
 
 mod server;
 
@@ -20,63 +23,65 @@ use tinkers_transport::{ClassConnectionLimits, HttpTransport, HttpVersions, IoRu
 use self::server::Server;
 use crate::check::{Invariant, Violation};
 
-/// The retry hint of the 429.
+/// The retry delay that the 429 contains.
 pub(crate) const HINT: Duration = Duration::from_millis(1200);
-/// Requests that enqueue within this time after the head of the 429 were already on the wire.
+/// Requests that arrive within this time after the head of the 429 had been sent before it.
 const ON_THE_WIRE: Duration = Duration::from_millis(100);
-/// Time limit of all calls, generous for a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The time limit of all calls. It is long enough for a slow machine.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The connections and calls of a run.
+/// The number of connections and calls of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
-    /// Whether to use HTTP/2 instead of HTTP/1.1.
+    /// Whether the client uses HTTP/2 instead of HTTP/1.1.
     pub is_http2: bool,
-    /// Maximum number of connections.
+    /// The maximum number of connections.
     pub connections: usize,
-    /// Streams per connection that the server allows.
+    /// The number of concurrent streams that the server allows on each connection.
     pub streams: usize,
     /// Whether the body of the 429 takes longer than the responses to the other requests.
     pub is_body_slow: bool,
-    /// Concurrent calls.
+    /// The number of concurrent calls.
     pub calls: usize,
-    /// Earlier calls, which widen the in-flight window.
+    /// The number of earlier calls. They increase the in-flight limit.
     pub warm_up: usize,
 }
 
-/// Whether the transport checks with the limiter before it sends a request.
+/// Whether the transport asks the limiter again just before it sends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendCheck {
-    /// The normal behaviour.
+    /// The transport asks the limiter, as in production.
     Enabled,
-    /// No check, as a negative control.
+    /// The transport does not ask the limiter. This is a negative control.
     Disabled,
 }
 
-/// The observations of a run.
+/// What was observed in a run.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Observations {
-    /// Concurrent calls.
+    /// The number of concurrent calls.
     pub calls: u64,
-    /// Requests refused with 429.
+    /// The number of requests that the server refused with 429.
     pub refusals: u64,
-    /// Requests that arrived more than 100 ms after the 429 and before the end of its hint.
+    /// The number of requests that arrived more than 100 ms after the 429 and before the end of its
+    /// retry delay.
     pub early: u64,
-    /// Requests that arrived within 100 ms after the 429 and were already on the wire.
+    /// The number of requests that arrived within 100 ms after the 429. They had been sent before
+    /// it.
     pub on_the_wire: u64,
-    /// Admitted requests that were held back before sending.
+    /// The number of admitted requests that the transport did not send because of the 429.
     pub held: u64,
-    /// Calls that failed.
+    /// The number of calls that failed.
     pub failed: u64,
 }
 
 impl Scenario {
-    /// Returns the number of concurrent requests that all connections can carry.
+    /// Returns the number of requests that all connections together can carry at the same time.
     const fn capacity(&self) -> usize {
         self.connections * self.streams
     }
 
-    /// Runs the scenario once.
+    /// Runs the scenario once with a seed.
     pub fn run(&self, send_check: SendCheck, seed: u64) -> Observations {
         let server = Server::start(*self);
         let runtime = IoRuntime::shared().expect("a thread can be started");
@@ -104,7 +109,7 @@ impl Scenario {
             for _ in 0..self.warm_up / wave {
                 failed += calls(&caller, wave).await;
             }
-            server.close_in();
+            server.start_refusing();
             failed + calls(&caller, self.calls).await
         });
         let (mut early, mut on_the_wire) = (0, 0);
@@ -153,7 +158,7 @@ impl Observations {
         ]
     }
 
-    /// Returns all violations.
+    /// Returns the violations in this run of `scenario`.
     pub fn violations(&self, scenario: &Scenario) -> Vec<Violation> {
         let mut violations = Vec::new();
         if self.early > 0 {
@@ -194,10 +199,10 @@ fn caller(transport: Arc<dyn Transport>, runtime: &IoRuntime, seed: u64) -> Arc<
     })
 }
 
-/// Makes `count` concurrent calls and returns the number of failures.
+/// Makes `count` concurrent calls. Returns the number of calls that failed.
 async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
     let time: &dyn Clock = &*caller.time;
-    let until = time.now().after(PATIENCE);
+    let until = time.now().after(CALL_TIMEOUT);
     let tasks: Vec<_> = (0..count)
         .map(|_| {
             let caller = Arc::clone(caller);
@@ -223,7 +228,8 @@ async fn calls(caller: &Arc<Caller>, count: usize) -> u64 {
     failed
 }
 
-/// A transport layer that counts held requests and, in the control, disables the check before sending.
+/// A transport layer that counts requests which were not sent because of the 429. In the negative
+/// control, it also disables the check before sending.
 #[derive(Debug)]
 struct Layer {
     below: HttpTransport,

@@ -1,4 +1,5 @@
-//! A server on a dedicated thread. It responds at once until [`Server::close_in`], then refuses one request and delays the others.
+//! A server on its own thread. It responds at once until [`Server::start_refusing`] is called. Then it
+//! refuses one request and delays the responses to the others.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,12 +24,14 @@ use tokio::sync::watch;
 
 use super::{HINT, Scenario};
 
-/// Delay of the 429 after all connections are full, so that late requests arrive before it.
-const QUIET: Duration = Duration::from_millis(100);
-/// Delay of the other responses after the 429: long enough for the client to read its head, even on a busy machine.
-const OTHERS: Duration = Duration::from_millis(500);
-/// Time from the head of a slow 429 to the end of its body; longer than [`OTHERS`].
-const SLOW: Duration = Duration::from_millis(900);
+/// The time from the moment when all connections are full to the 429. It lets late requests arrive
+/// before the 429.
+const DELAY_OF_429: Duration = Duration::from_millis(100);
+/// The time from the 429 to the delayed responses. It is long enough for the client to read the
+/// head of the 429, even on a busy machine.
+const DELAY_AFTER_429: Duration = Duration::from_millis(500);
+/// The time from the head of a slow 429 to the end of its body. It is longer than [`DELAY_AFTER_429`].
+const SLOW_BODY_DELAY: Duration = Duration::from_millis(900);
 
 /// A running server. Dropping it stops its thread.
 pub(super) struct Server {
@@ -37,9 +40,9 @@ pub(super) struct Server {
     _thread: DedicatedThread,
 }
 
-/// The requests that the server counted.
-pub(super) struct Pause {
-    /// Arrival times of requests, relative to the head of the 429.
+/// The requests that the server has counted around the 429.
+pub(super) struct RequestsAround429 {
+    /// The arrival times of requests, relative to the head of the 429.
     pub(super) arrivals: Vec<Duration>,
     pub(super) refusals: u64,
 }
@@ -48,13 +51,13 @@ struct ServerState {
     scenario: Scenario,
     time: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// Time of the 429, once it is sent.
+    /// The time at which the 429 was sent, or `None` before.
     refused: watch::Sender<Option<Timestamp>>,
 }
 
 #[derive(Default)]
 struct State {
-    is_closing_in: bool,
+    is_refusing: bool,
     under_way: usize,
     is_chosen: bool,
     refusals: u64,
@@ -88,17 +91,18 @@ impl Server {
         &self.url
     }
 
-    /// Starts to delay requests, and to refuse one when all connections are full.
-    pub(super) fn close_in(&self) {
-        self.server_state.lock().is_closing_in = true;
+    /// Makes the server delay requests from now on. It refuses one of them when all connections are
+    /// full.
+    pub(super) fn start_refusing(&self) {
+        self.server_state.lock().is_refusing = true;
     }
 
-    pub(super) fn end(self) -> Pause {
+    pub(super) fn end(self) -> RequestsAround429 {
         let refused = *self.server_state.refused.borrow();
         let state = self.server_state.lock();
         let since = refused.unwrap_or_default();
         let after = state.arrivals.iter().filter(|at| **at >= since);
-        Pause {
+        RequestsAround429 {
             arrivals: after.map(|at| at.since(since)).collect(),
             refusals: state.refusals,
         }
@@ -128,7 +132,7 @@ async fn serve(stream: TcpStream, server_state: Arc<ServerState>) {
         async move { Ok::<_, Infallible>(server_state.answer(request).await) }
     });
     let io = TokioIo::new(stream);
-    // The client may close the connection at any time.
+    // The client may close the connection at any time, so the result is ignored.
     let _ = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.max_concurrent_streams(u32::try_from(streams).unwrap_or(u32::MAX));
@@ -139,7 +143,7 @@ async fn serve(stream: TcpStream, server_state: Arc<ServerState>) {
 }
 
 impl ServerState {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Pieces> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<ChunkedBody> {
         let is_chosen = self.arrived();
         let _ = request.into_body().collect().await;
         match is_chosen {
@@ -147,21 +151,22 @@ impl ServerState {
             Some(true) => self.refuse().await,
             Some(false) => {
                 let mut refused = self.refused.subscribe();
-                // The sender is a field of `self`, so it is alive.
+                // This cannot fail, because the sender is a field of `self`.
                 let refused = refused.wait_for(Option::is_some).await.map(|at| *at);
                 let refused = refused.ok().flatten().unwrap_or_default();
-                self.time.sleep_until(refused.after(OTHERS)).await;
+                self.time.sleep_until(refused.after(DELAY_AFTER_429)).await;
                 accepted()
             }
         }
     }
 
-    /// Records a request. Returns `None` to respond at once, otherwise whether to refuse it.
+    /// Records that a request has arrived. Returns `None` if the server must respond at once, and
+    /// otherwise whether it must refuse the request.
     fn arrived(&self) -> Option<bool> {
         let at = self.time.now();
         let has_refused = self.refused.borrow().is_some();
         let mut state = self.lock();
-        if !state.is_closing_in {
+        if !state.is_refusing {
             return None;
         }
         state.arrivals.push(at);
@@ -173,11 +178,11 @@ impl ServerState {
         Some(is_full && !std::mem::replace(&mut state.is_chosen, is_full))
     }
 
-    async fn refuse(&self) -> Response<Pieces> {
-        self.time.sleep(QUIET).await;
-        let mut body = Pieces::of(["{", "}"]);
+    async fn refuse(&self) -> Response<ChunkedBody> {
+        self.time.sleep(DELAY_OF_429).await;
+        let mut body = ChunkedBody::of(["{", "}"]);
         if self.scenario.is_body_slow {
-            body.pause = Some(self.time.sleep(SLOW));
+            body.pause = Some(self.time.sleep(SLOW_BODY_DELAY));
         }
         self.lock().refusals += 1;
         self.refused.send_replace(Some(self.time.now()));
@@ -192,29 +197,29 @@ impl ServerState {
     }
 }
 
-fn accepted() -> Response<Pieces> {
-    Response::new(Pieces::of(["{}"]))
+fn accepted() -> Response<ChunkedBody> {
+    Response::new(ChunkedBody::of(["{}"]))
 }
 
-/// A body in chunks, with an optional pause after the first.
-struct Pieces {
+/// A response body in chunks, with an optional pause after the first chunk.
+struct ChunkedBody {
     rest: VecDeque<Bytes>,
     is_begun: bool,
     pause: Option<BoxFuture<'static, ()>>,
 }
 
-impl Pieces {
-    fn of<const N: usize>(tasks: [&'static str; N]) -> Self {
-        let tasks = tasks.map(|task| Bytes::from_static(task.as_bytes()));
+impl ChunkedBody {
+    fn of<const N: usize>(chunks: [&'static str; N]) -> Self {
+        let chunks = chunks.map(|chunk| Bytes::from_static(chunk.as_bytes()));
         Self {
-            rest: tasks.into(),
+            rest: chunks.into(),
             is_begun: false,
             pause: None,
         }
     }
 }
 
-impl Body for Pieces {
+impl Body for ChunkedBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -229,6 +234,6 @@ impl Body for Pieces {
             self.pause = None;
         }
         self.is_begun = true;
-        Poll::Ready(self.rest.pop_front().map(|task| Ok(Frame::data(task))))
+        Poll::Ready(self.rest.pop_front().map(|chunk| Ok(Frame::data(chunk))))
     }
 }

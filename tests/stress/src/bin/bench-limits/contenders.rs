@@ -1,4 +1,5 @@
-//! The compared limiters: the limiter of tinkers, unboxed and boxed, and the semaphore of tokio.
+//! The limiters that the benchmark compares: the limiter of tinkers, with and without boxed
+//! futures, and the semaphore of tokio.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use tinkers_stress::limiter_subject::sample_request;
 use tinkers_stress::stopwatch::Stopwatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A concurrency limiter to measure.
+/// A concurrency limiter whose cost the benchmark measures.
 pub(crate) trait Contender: Clone + Send + Sync + 'static {
-    /// The permit.
+    /// The permit that an acquisition returns.
     type Permit: Send;
 
     /// Creates a limiter with `limit` permits.
@@ -24,13 +25,14 @@ pub(crate) trait Contender: Clone + Send + Sync + 'static {
     /// Releases a permit.
     fn release(held: Self::Permit);
 
-    /// Returns the numbers of wake-ups and waits, if the limiter counts them.
+    /// Returns the number of wake-ups and the number of waits, or `None` if the limiter does not
+    /// count them.
     fn wakes(&self) -> Option<(u64, u64)> {
         None
     }
 }
 
-/// The limiter of tinkers, awaited without a box.
+/// The limiter of tinkers without the `Admission` trait, so that its futures are not boxed.
 #[derive(Clone)]
 pub(crate) struct UnboxedLimiter {
     limiter: Arc<Limiter>,
@@ -75,7 +77,7 @@ impl Contender for UnboxedLimiter {
     }
 }
 
-/// The limiter of tinkers through the `Admission` trait, whose futures are boxed.
+/// The limiter of tinkers behind the `Admission` trait, which boxes its futures.
 #[derive(Clone)]
 pub(crate) struct BoxedLimiter(UnboxedLimiter);
 
@@ -121,7 +123,7 @@ impl Contender for TokioSemaphore {
     }
 }
 
-/// The real clock. The benchmark needs no sleeps.
+/// A clock that reads the real time. The benchmark never sleeps on it.
 #[derive(Debug)]
 struct RealTime(Stopwatch);
 

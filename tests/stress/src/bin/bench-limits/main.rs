@@ -1,4 +1,5 @@
-//! Benchmarks of the limiter beside tokio, governor and a mutex. Rounds of the contenders alternate; the medians are printed.
+//! Benchmarks of the limiter of tinkers, compared with tokio, governor and a limiter under one
+//! mutex. The rounds of the compared limiters alternate, and the program prints the medians.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 mod contenders;
@@ -18,7 +19,8 @@ use contenders::{BoxedLimiter, Contender, TokioSemaphore, UnboxedLimiter};
 use measure::median;
 use mutex_limiter::MutexLimiter;
 
-/// Measures the limiter of tinkers beside tokio, governor and a limiter under one mutex.
+/// Measures the cost of the limiter of tinkers, and of tokio, governor and a limiter under one
+/// mutex.
 #[derive(Debug, Parser)]
 struct Options {
     /// Run a tenth of the work, as a smoke test.
@@ -29,19 +31,19 @@ struct Options {
     json: bool,
 }
 
-/// A row of the table.
+/// One row of the printed table.
 struct Row {
     name: &'static str,
     concurrency: u32,
-    /// Nanoseconds by name.
+    /// The measured times in nanoseconds, by name.
     figures: Vec<(&'static str, f64)>,
-    /// Ratios by name.
+    /// The ratios of measured times, by name.
     ratios: Vec<(&'static str, f64)>,
 }
 
 const CONCURRENCY: [u32; 3] = [2, 8, 64];
 
-/// The amount of work.
+/// The amount of work for each measurement.
 #[derive(Clone, Copy)]
 struct Work {
     rounds: usize,
@@ -103,7 +105,7 @@ fn gate(threads: u32, work: Work) -> Row {
     }
 }
 
-/// Nanoseconds of each contender, one value per round.
+/// The measured nanoseconds of each limiter, with one value per round.
 #[derive(Default)]
 struct Costs {
     wait: Vec<f64>,

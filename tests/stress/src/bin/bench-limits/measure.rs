@@ -1,4 +1,5 @@
-//! The measurements: uncontended, contended, and the latency of a handover.
+//! The measurements: the cost without contention, the cost under contention, and the latency from a
+//! release to the next admission.
 
 use std::future::Future;
 use std::hint::black_box;
@@ -14,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::contenders::Contender;
 
-/// Returns the nanoseconds per call of `times` calls spread over `threads` threads.
+/// Makes `times` calls on `threads` threads in total. Returns the nanoseconds per call.
 pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> f64 {
     if threads == 1 {
         let watch = Stopwatch::start();
@@ -29,7 +30,7 @@ pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> 
                 (0..times / threads as u64).for_each(|_| call());
             });
         }
-        // Started before the threads pass the barrier.
+        // The stopwatch starts before the threads pass the barrier.
         let watch = Stopwatch::start();
         barrier.wait();
         watch
@@ -37,7 +38,7 @@ pub(crate) fn on_threads(threads: usize, times: u64, call: impl Fn() + Sync) -> 
     per_call(watch.elapsed(), times)
 }
 
-/// Returns the nanoseconds to acquire and release a permit without contention.
+/// Returns the nanoseconds that it takes to acquire and release a permit without contention.
 pub(crate) fn uncontended<D: Contender>(times: u64) -> f64 {
     let contender = D::new(64);
     let acquire_and_release = async |times| {
@@ -45,15 +46,15 @@ pub(crate) fn uncontended<D: Contender>(times: u64) -> f64 {
             D::release(black_box(contender.acquire().await));
         }
     };
-    // Warm-up.
+    // These acquisitions are a warm-up and are not measured.
     block_on(acquire_and_release(1_000));
     let watch = Stopwatch::start();
     block_on(acquire_and_release(times));
     per_call(watch.elapsed(), times)
 }
 
-/// Returns the nanoseconds to acquire and release a permit for `tasks` tasks that compete for half as many permits and yield while
-/// they hold one, and the wake-ups per wait.
+/// Lets `tasks` tasks compete for half as many permits. Each task yields while it holds a permit.
+/// Returns the nanoseconds to acquire and release a permit, and the number of wake-ups per wait.
 pub(crate) fn contended<D: Contender>(
     runtime: &Runtime,
     tasks: u32,
@@ -80,7 +81,8 @@ pub(crate) fn contended<D: Contender>(
     (cost, contender.wakes().map(ratio))
 }
 
-/// Returns a histogram of the nanoseconds from a release to the next admission, with `waiters` in the queue.
+/// Returns a histogram of the nanoseconds from the release of a permit to the next admission, while
+/// `waiters` waiters are in the queue.
 pub(crate) fn handover<D: Contender>(runtime: &Runtime, waiters: usize) -> Histogram<u64> {
     let contender = D::new(1);
     let (watch, left_at) = (Stopwatch::start(), Arc::new(AtomicU64::new(0)));

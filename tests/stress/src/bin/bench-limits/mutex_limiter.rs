@@ -1,4 +1,5 @@
-//! A limiter with the same limits as that of tinkers, and its queue, under one mutex.
+//! A limiter with the same limits and queue as the limiter of tinkers, but with all of its state
+//! under one mutex.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -8,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::contenders::Contender;
 
-/// The limiter under one mutex.
+/// A limiter with all of its state under one mutex.
 #[derive(Clone)]
 pub(crate) struct MutexLimiter(Arc<Mutex<State>>);
 
@@ -57,7 +58,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A permit.
+/// A permit of [`MutexLimiter`].
 pub(crate) struct MutexPermit {
     of: Arc<Mutex<State>>,
     epoch: u16,
@@ -83,7 +84,8 @@ impl Contender for MutexLimiter {
         turn.await
     }
 
-    /// Releases the slot and the in-flight permit in two steps, like the response and the result of a call.
+    /// Releases the slot and then, in a second step, the in-flight permit. In a real call, the
+    /// response releases the slot and the result releases the in-flight permit.
     fn release(held: MutexPermit) {
         let mut state = lock(&held.of);
         state.slots -= 1;
