@@ -244,6 +244,22 @@ fn full_slots_start_no_probe_of_the_in_flight_limit() {
     assert!(!started_probe(&mut events));
 }
 
+#[test]
+fn ramp_of_samples_ends_at_the_learned_limit() {
+    let bench = Bench::sampling(64, 100_000, 99);
+    drop(learn_limit(&bench));
+    refuse(bench.admit(sample()), Some(SECOND));
+    bench.clock.advance(SECOND);
+    let allowed: Vec<u32> = (0..4)
+        .map(|_| {
+            accept(bench.admit(sample()));
+            bench.sample().slots_allowed
+        })
+        .collect();
+    // The fourth success reaches the learned limit of four, which applies instead of the ramp from then on.
+    assert_eq!(allowed, [8, 8, 8, 64]);
+}
+
 /// A waker that records whether events were published before it was called.
 struct ToldFirst(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
 
