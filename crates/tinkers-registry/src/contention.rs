@@ -52,3 +52,26 @@ impl Counters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_counts_its_own_events() {
+        let counters = Counters::default();
+        counters.lost_exchanges();
+        counters.expired_entries();
+        counters.expired_entries();
+        for _ in 0..3 {
+            counters.build_waits();
+        }
+        let expected = Contention {
+            lost_exchanges: 1,
+            expired_entries: 2,
+            build_waits: 3,
+        };
+        assert_eq!(counters.read(), expected);
+        assert_eq!(expected.total(), 6);
+    }
+}

@@ -61,3 +61,30 @@ impl<K, V> Entry<K, V> {
         self.refs.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
+
+#[cfg(all(test, not(tinkers_loom)))]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    #[test]
+    fn entry_without_references_gets_none_again() {
+        let entry: Entry<u8, u8> = Entry::with_one_ref(1);
+        let counters = Counters::default();
+        assert!(entry.try_add_ref(&counters));
+        assert!(!entry.release_ref());
+        assert!(entry.release_ref());
+        assert!(!entry.try_add_ref(&counters));
+    }
+
+    #[test]
+    fn taken_value_leaves_the_entry_empty() {
+        let entry: Entry<u8, u8> = Entry::with_one_ref(1);
+        let built = entry
+            .value
+            .get_or_build(|| Ok::<_, Infallible>(7), &Counters::default());
+        assert!(built.is_ok());
+        assert_eq!(entry.value.take().as_deref(), Some(&7));
+        assert_eq!(entry.value.get(), None);
+    }
+}
