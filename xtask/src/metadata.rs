@@ -25,17 +25,11 @@ pub(crate) struct Package {
     pub(crate) rust_version: Option<String>,
     pub(crate) is_published: bool,
     pub(crate) has_library: bool,
-    pub(crate) examples: Vec<Example>,
+    /// The names of the examples.
+    pub(crate) examples: Vec<String>,
     pub(crate) dependencies: Vec<Dependency>,
     /// The names of the features, including `default` and those of optional dependencies.
     pub(crate) features: Vec<String>,
-}
-
-/// An example of a package, with the features that it requires.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Example {
-    pub(crate) name: String,
-    pub(crate) required_features: Vec<String>,
 }
 
 /// A dependency of a package.
@@ -114,19 +108,12 @@ fn package(raw: &Value, root: &str) -> Package {
         // is reported.
         is_published: raw["publish"].is_null(),
         has_library: list(&raw["targets"]).any(|target| is_kind(target, "lib")),
-        examples: examples.map(example).collect(),
+        examples: examples.map(|target| text(&target["name"])).collect(),
         dependencies: list(&raw["dependencies"]).map(dependency).collect(),
         features: raw["features"]
             .as_object()
             .map(|features| features.keys().cloned().collect())
             .unwrap_or_default(),
-    }
-}
-
-fn example(raw: &Value) -> Example {
-    Example {
-        name: text(&raw["name"]),
-        required_features: list(&raw["required-features"]).map(text).collect(),
     }
 }
 
@@ -172,7 +159,6 @@ mod tests {
         let package = package(&raw, "/x");
         assert_eq!(package.directory, "crates/a");
         assert!(package.has_library && !package.is_published);
-        assert_eq!(package.examples[0].required_features, ["local"]);
         assert_eq!(package.dependencies[0].kind, Kind::Normal);
         assert!(package.dependencies[1].is_path);
         assert_eq!(package.dependencies[1].kind, Kind::Dev);

@@ -12,8 +12,6 @@ use tinkers_futures::ApiFuture;
 use tinkers_wire::SampleResponse;
 
 use crate::Sample;
-#[cfg(doc)]
-use crate::SamplingClient;
 
 /// The sample of one prompt of a [`SampleStream`].
 #[derive(Debug)]
@@ -25,7 +23,7 @@ pub struct StreamedSample {
     pub result: Result<SampleResponse>,
 }
 
-/// A stream of samples over prompts, in the order in which they finish; see [`SamplingClient::sample_stream`]. `'a` is the lifetime of
+/// A stream of samples over prompts, in the order in which they finish; see [`sample_stream`](crate::SamplingClient::sample_stream). `'a` is the lifetime of
 /// the prompts.
 ///
 /// # Cancel safety

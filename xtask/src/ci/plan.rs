@@ -1,7 +1,9 @@
 //! Determines the cargo commands of `cargo xtask ci` from the packages of the workspace.
 
+use std::path::Path;
+
 use super::step::Step;
-use crate::metadata::{Example, Package};
+use crate::metadata::Package;
 
 /// The examples that are not run, because they take too long or need an external server.
 const SKIPPED_EXAMPLES: &[&str] = &["pretrain", "train"];
@@ -10,8 +12,8 @@ const SKIPPED_EXAMPLES: &[&str] = &["pretrain", "train"];
 /// errors.
 const CLIPPY: &str = "-- -D warnings -D clippy::iter_over_hash_type";
 
-/// Returns all cargo commands in the order of execution.
-pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
+/// Returns all steps in the order in which they run. `target` is the target directory of cargo.
+pub(crate) fn steps(packages: &[Package], target: &Path) -> Vec<Step> {
     let mut steps = vec![
         Step::new("format", "fmt --all --check"),
         Step::new(
@@ -30,13 +32,17 @@ pub(crate) fn steps(packages: &[Package]) -> Vec<Step> {
     for package in packages.iter().filter(|package| package.is_published) {
         steps.extend(features(package));
     }
-    for package in packages {
-        steps.extend(
-            package
-                .examples
-                .iter()
-                .filter_map(|one| example(package, one)),
-        );
+    // All at once: cargo would build the dependencies of each package again, with the features of this package only.
+    steps.push(Step::new("build examples", "build --workspace --examples"));
+    let directory = target.join("debug/examples");
+    for Package { name, examples, .. } in packages {
+        for example in examples {
+            if !SKIPPED_EXAMPLES.contains(&example.as_str()) {
+                let program = format!("{example}{}", std::env::consts::EXE_SUFFIX);
+                let label = format!("{name} example {example}");
+                steps.push(Step::program(label, directory.join(program)));
+            }
+        }
     }
     steps
 }
@@ -57,24 +63,6 @@ fn features(package: &Package) -> Vec<Step> {
     steps
 }
 
-fn example(package: &Package, example: &Example) -> Option<Step> {
-    let Package { name, .. } = package;
-    if SKIPPED_EXAMPLES.contains(&example.name.as_str()) {
-        return None;
-    }
-    let mut command = format!("run --package {name} --example {}", example.name);
-    if !example.required_features.is_empty() {
-        command.push_str(&format!(
-            " --features {}",
-            example.required_features.join(",")
-        ));
-    }
-    Some(Step::new(
-        format!("{name} example {}", example.name),
-        &command,
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,25 +72,16 @@ mod tests {
             name: "tinkers".to_owned(),
             is_published: true,
             features: vec!["default".to_owned(), "local".to_owned()],
-            examples: vec![
-                Example {
-                    name: "first".to_owned(),
-                    required_features: vec!["local".to_owned()],
-                },
-                Example {
-                    name: "pretrain".to_owned(),
-                    ..Example::default()
-                },
-            ],
+            examples: vec!["first".to_owned(), "pretrain".to_owned()],
             ..Package::default()
         };
         let unpublished = Package {
             name: "xtask".to_owned(),
             ..Package::default()
         };
-        steps(&[facade, unpublished])
+        steps(&[facade, unpublished], Path::new("target"))
             .iter()
-            .map(|step| step.arguments.join(" "))
+            .map(Step::shown)
             .collect()
     }
 
@@ -110,8 +89,8 @@ mod tests {
     fn each_feature_is_checked_separately() {
         let commands = commands();
         for command in [
-            "check --package tinkers --no-default-features",
-            "check --package tinkers --no-default-features --features local",
+            "cargo check --package tinkers --no-default-features",
+            "cargo check --package tinkers --no-default-features --features local",
         ] {
             assert!(
                 commands.iter().any(|found| found == command),
@@ -123,10 +102,11 @@ mod tests {
     }
 
     #[test]
-    fn examples_run_with_their_required_features() {
+    fn examples_run_after_they_are_built() {
         let commands = commands();
-        let first = "run --package tinkers --example first --features local";
-        assert!(commands.iter().any(|command| command == first));
+        let position = |text: &str| commands.iter().position(|command| command.contains(text));
+        let built = position("cargo build --workspace --examples").unwrap();
+        assert!(built < position("debug/examples/first").unwrap());
         assert!(!commands.iter().any(|command| command.contains("pretrain")));
     }
 
@@ -135,7 +115,7 @@ mod tests {
         assert_eq!(
             commands()
                 .iter()
-                .filter(|command| *command == "test --workspace")
+                .filter(|command| *command == "cargo test --workspace")
                 .count(),
             1
         );
@@ -143,10 +123,10 @@ mod tests {
 
     #[test]
     fn clippy_and_rustdoc_warnings_are_errors() {
-        let steps = steps(&[]);
+        let steps = steps(&[], Path::new("target"));
         let clippy: Vec<_> = steps
             .iter()
-            .filter(|step| step.arguments[0] == "clippy")
+            .filter(|step| step.shown().starts_with("cargo clippy"))
             .collect();
         assert_eq!(clippy.len(), 2);
         assert!(
@@ -156,7 +136,7 @@ mod tests {
         );
         let docs = steps
             .iter()
-            .find(|step| step.arguments[0] == "doc")
+            .find(|step| step.shown().starts_with("cargo doc"))
             .unwrap();
         let expected = ("RUSTDOCFLAGS", "-D warnings".to_owned());
         assert_eq!(docs.environment, [expected]);

@@ -1,14 +1,17 @@
-//! The steps of `cargo xtask ci`. A step is a cargo command whose output is only shown if it fails.
+//! The steps of `cargo xtask ci`. A step is a cargo command or a built program whose output is only shown if it fails.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::{environment, out};
 
-/// A cargo command that is one step of the checks.
+/// A command that is one step of the checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) name: String,
+    /// The program to run instead of cargo.
+    pub(crate) program: Option<PathBuf>,
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(&'static str, String)>,
 }
@@ -18,8 +21,17 @@ impl Step {
     pub(crate) fn new(name: impl Into<String>, command: &str) -> Self {
         Self {
             name: name.into(),
+            program: None,
             arguments: command.split_whitespace().map(str::to_owned).collect(),
             environment: Vec::new(),
+        }
+    }
+
+    /// Creates a step that runs a built program without arguments.
+    pub(crate) fn program(name: impl Into<String>, path: PathBuf) -> Self {
+        Self {
+            program: Some(path),
+            ..Self::new(name, "")
         }
     }
 
@@ -36,20 +48,35 @@ impl Step {
         let unwritable = |cause| format!("cannot write {}: {cause}", log.display());
         let file = File::create(&log).map_err(unwritable)?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let status = environment::cargo(&arguments)
+        let mut command = match &self.program {
+            None => environment::cargo(&arguments),
+            Some(path) => {
+                let mut command = Command::new(path);
+                command
+                    .current_dir(environment::root())
+                    .stdin(Stdio::null());
+                command
+            }
+        };
+        let status = command
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stderr(file.try_clone().map_err(unwritable)?)
             .stdout(file)
             .status()
-            .map_err(|cause| format!("cannot run cargo: {cause}"))?;
+            .map_err(|cause| format!("cannot run {}: {cause}", self.shown()))?;
         if status.success() {
             return Ok(());
         }
         let output = std::fs::read_to_string(&log).unwrap_or_default();
-        Err(format!(
-            "`cargo {}` failed: {status}\n{output}",
-            self.arguments.join(" ")
-        ))
+        Err(format!("`{}` failed: {status}\n{output}", self.shown()))
+    }
+
+    /// Returns the command as a user would type it.
+    pub(crate) fn shown(&self) -> String {
+        match &self.program {
+            None => format!("cargo {}", self.arguments.join(" ")),
+            Some(path) => path.display().to_string(),
+        }
     }
 }
 

@@ -49,7 +49,6 @@ pub(crate) fn violations(packages: &[Package], files: &[File]) -> Vec<Violation>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::Example;
 
     fn package() -> Package {
         Package {
@@ -57,7 +56,7 @@ mod tests {
             directory: "crates/tinkers-wire".to_owned(),
             is_published: true,
             has_library: true,
-            examples: vec![Example::default()],
+            examples: vec!["one".to_owned()],
             ..Package::default()
         }
     }

@@ -21,12 +21,12 @@ pub(crate) const PLANNED: &[&str] = &["tinkers-rest"];
 pub(crate) const TABLE: &[Entry] = &[
     Entry {
         name: "tinkers-cli",
-        tier: 5,
+        tier: 6,
         inside: &["tinkers", "tinkers-local", "tinkers-engine"],
     },
     Entry {
         name: FACADE,
-        tier: 4,
+        tier: 5,
         inside: &[
             "tinkers-sampling",
             "tinkers-training",
@@ -49,8 +49,13 @@ pub(crate) const TABLE: &[Entry] = &[
     },
     Entry {
         name: "tinkers-training",
-        tier: 3,
-        inside: &["tinkers-core", "tinkers-wire", "tinkers-futures"],
+        tier: 4,
+        inside: &[
+            "tinkers-core",
+            "tinkers-wire",
+            "tinkers-futures",
+            "tinkers-sampling",
+        ],
     },
     Entry {
         name: "tinkers-rest",
