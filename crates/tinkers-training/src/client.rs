@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use tinkers_core::{BoxFuture, Error, ErrorKind, Result, RouteClass, Sent, SessionContext};
-use tinkers_futures::{ApiFuture, Operation, QueueLog, start};
+use tinkers_core::{BoxFuture, Error, ErrorKind, Result, Sent, SessionContext};
+use tinkers_futures::{ApiFuture, Operation, start};
 use tinkers_sampling::{CreateSamplingClient, SamplingClient};
 use tinkers_wire::{
-    AdamParams, Datum, ForwardBackwardOutput, InvalidInput, LoadedWeights, Loss, ModelInfo,
-    OperationResult, OptimStepResult, PassMode, RequestKind, TinkerPath,
+    AdamParams, Datum, ForwardBackwardOutput, LoadedWeights, Loss, ModelInfo, OptimStepResult,
+    PassMode, RequestKind, TinkerPath,
 };
 
-use crate::requests::{Load, Pass, Request, Step};
-use crate::results::{FoundSave, ResultWaiter};
-use crate::sender::submit;
-use crate::submission_queue::SubmissionQueue;
+use crate::model_calls::ModelCalls;
+use crate::requests::{Load, Step};
 use crate::unload::unload;
-use crate::{ChunkLimits, SaveForSampler, SaveState, plan_chunks};
+use crate::{SaveForSampler, SaveState};
 
 /// Trains one model. Clones share one submission queue.
 ///
@@ -27,25 +25,21 @@ use crate::{ChunkLimits, SaveForSampler, SaveState, plan_chunks};
 /// `Poisoned`, so that no call is applied out of order: see [`TrainingClient::recover`]. A refused save or forward pass fails alone.
 #[derive(Debug, Clone)]
 pub struct TrainingClient {
-    queue: Arc<SubmissionQueue>,
+    calls: ModelCalls,
     info: Arc<ModelInfo>,
-    queue_log: Arc<QueueLog>,
 }
 
 impl TrainingClient {
     pub(crate) fn new(session: Arc<dyn SessionContext>, info: ModelInfo) -> Self {
-        let model_id: Arc<str> = Arc::from(info.model_id.as_str());
-        let queue_log = Arc::new(QueueLog::training(format!("training of {model_id}")));
         Self {
-            queue: SubmissionQueue::new(session, model_id),
+            calls: ModelCalls::new(session, &info.model_id),
             info: Arc::new(info),
-            queue_log,
         }
     }
 
     /// Returns the model's id, which is also the id of its training run.
     pub fn model_id(&self) -> &str {
-        self.queue.model_id()
+        self.calls.model_id()
     }
 
     /// Returns the server's description of the model, as of the creation of the client.
@@ -55,7 +49,7 @@ impl TrainingClient {
 
     /// Returns the session, for operations that combine training and sampling.
     pub fn session(&self) -> &Arc<dyn SessionContext> {
-        self.queue.session()
+        self.calls.session()
     }
 
     /// Computes losses and outputs for `data`, without gradients.
@@ -64,7 +58,7 @@ impl TrainingClient {
         data: impl IntoIterator<Item = impl Into<Datum>>,
         loss: impl Into<Loss>,
     ) -> ApiFuture<ForwardBackwardOutput> {
-        self.pass(
+        self.calls.pass(
             "TrainingClient.forward",
             PassMode::Forward,
             data.into_iter().map(Into::into).collect(),
@@ -81,7 +75,7 @@ impl TrainingClient {
         data: impl IntoIterator<Item = impl Into<Datum>>,
         loss: impl Into<Loss>,
     ) -> ApiFuture<ForwardBackwardOutput> {
-        self.pass(
+        self.calls.pass(
             "TrainingClient.forward_backward",
             PassMode::ForwardBackward,
             data.into_iter().map(Into::into).collect(),
@@ -91,12 +85,12 @@ impl TrainingClient {
 
     /// Applies an AdamW step with the accumulated gradients, and clears them.
     pub fn optim_step(&self, params: AdamParams) -> ApiFuture<OptimStepResult> {
-        let operation = self.operation("TrainingClient.optim_step");
+        let operation = self.calls.operation("TrainingClient.optim_step");
         let step = params.validate().map(|()| Step {
-            model_id: Arc::clone(self.queue.model_id()),
+            model_id: Arc::clone(self.calls.model_id()),
             params,
         });
-        self.single(
+        self.calls.single(
             operation,
             RequestKind::OptimStep,
             step.map_err(Error::from),
@@ -117,13 +111,13 @@ impl TrainingClient {
     /// # }
     /// ```
     pub fn save_state(&self, name: impl Into<String>) -> SaveState {
-        SaveState::new(self.clone(), name.into())
+        SaveState::new(self.calls.clone(), name.into())
     }
 
     /// Builds a save of weights for sampling under a name of 1 to 255 letters, digits, `-`, `_` and `.`. The save is queued when it is
     /// awaited or [`SaveForSampler::send`] is called.
     pub fn save_weights_for_sampler(&self, name: impl Into<String>) -> SaveForSampler {
-        SaveForSampler::new(self.clone(), Some(name.into()))
+        SaveForSampler::new(self.calls.clone(), Some(name.into()))
     }
 
     /// Saves the current weights without a name, and creates a client that samples from them.
@@ -132,9 +126,11 @@ impl TrainingClient {
     /// The weights exist only for this sampling client, and cannot be listed or loaded.
     pub fn save_weights_and_get_sampling_client(&self) -> ApiFuture<SamplingClient> {
         let session = Arc::clone(self.session());
-        let operation = self.operation("TrainingClient.save_weights_and_get_sampling_client");
+        let operation = self
+            .calls
+            .operation("TrainingClient.save_weights_and_get_sampling_client");
         // Queued here and not in the future, since the call fixes the position in the order.
-        let saved = SaveForSampler::new(self.clone(), None).queue(&operation);
+        let saved = SaveForSampler::new(self.calls.clone(), None).queue(&operation);
         start(operation.clone(), async move {
             let saved = saved.await?;
             match (saved.sampling_session_id, saved.path) {
@@ -169,8 +165,8 @@ impl TrainingClient {
     /// Unloads the model from the server, which has memory for few models; otherwise it stays until its session ends. Await earlier
     /// calls first: those in progress may fail. Later calls fail with the server's error for an unknown model.
     pub fn unload(&self) -> ApiFuture<()> {
-        let operation = self.operation("TrainingClient.unload");
-        let work = unload(operation.clone(), Arc::clone(self.queue.model_id()));
+        let operation = self.calls.operation("TrainingClient.unload");
+        let work = unload(operation.clone(), Arc::clone(self.calls.model_id()));
         start(operation, work)
     }
 
@@ -179,11 +175,11 @@ impl TrainingClient {
     /// # Errors
     /// `Poisoned` if that is not known. Create a new client from the last checkpoint then.
     pub fn recover(&self) -> Result<()> {
-        self.queue.recover()
+        self.calls.recover()
     }
 
     fn load(&self, name: &'static str, path: &str, optimizer: bool) -> ApiFuture<LoadedWeights> {
-        let operation = self.operation(name);
+        let operation = self.calls.operation(name);
         let path = path.parse::<TinkerPath>().map_err(Error::from);
         let loaded = self.queue_load(&operation, path, optimizer);
         start(operation, loaded)
@@ -206,135 +202,16 @@ impl TrainingClient {
         optimizer: bool,
     ) -> BoxFuture<'static, Result<LoadedWeights>> {
         let load = path.map(|path| Load {
-            model_id: Arc::clone(self.queue.model_id()),
+            model_id: Arc::clone(self.calls.model_id()),
             path,
             optimizer,
         });
-        self.queue_one(operation, RequestKind::LoadWeights, load, |path| {
-            Ok(LoadedWeights {
-                path: Some(path),
-                model_id: None,
+        self.calls
+            .queue_one(operation, RequestKind::LoadWeights, load, |path| {
+                Ok(LoadedWeights {
+                    path: Some(path),
+                    model_id: None,
+                })
             })
-        })
     }
-
-    fn pass(
-        &self,
-        name: &'static str,
-        mode: PassMode,
-        data: Vec<Datum>,
-        loss: Loss,
-    ) -> ApiFuture<ForwardBackwardOutput> {
-        let operation = self.operation(name);
-        let queued = validate(&data, &loss).map_err(Error::from).and_then(|()| {
-            let requests = self.split(mode, data, &loss);
-            let progress = Arc::clone(&operation.progress);
-            submit(&self.queue, name, requests, progress)
-        });
-        let kind = match mode {
-            PassMode::Forward => RequestKind::Forward,
-            PassMode::ForwardBackward => RequestKind::ForwardBackward,
-        };
-        let waiter = self.waiter(operation.clone(), kind);
-        start(operation, waiter.merged(queued))
-    }
-
-    fn split(&self, mode: PassMode, mut data: Vec<Datum>, loss: &Loss) -> Vec<Arc<dyn Request>> {
-        let chunks = plan_chunks(&data, ChunkLimits::from(self.queue.session().config()));
-        let pass = |data| Pass {
-            model_id: Arc::clone(self.queue.model_id()),
-            mode,
-            data,
-            loss: loss.clone(),
-        };
-        chunks
-            .into_iter()
-            .map(|chunk| Arc::new(pass(data.drain(..chunk.len()).collect())) as Arc<dyn Request>)
-            .collect()
-    }
-
-    /// Starts a call of one request. `found` makes the result of a save whose checkpoint was found by its name.
-    pub(crate) fn single<T: OperationResult>(
-        &self,
-        operation: Operation,
-        kind: RequestKind,
-        request: Result<impl Request + 'static>,
-        found: FoundSave<T>,
-    ) -> ApiFuture<T> {
-        let result = self.queue_one(&operation, kind, request, found);
-        start(operation, result)
-    }
-
-    /// Queues a call of one request now. The future waits for its result.
-    pub(crate) fn queue_one<T: OperationResult>(
-        &self,
-        operation: &Operation,
-        kind: RequestKind,
-        request: Result<impl Request + 'static>,
-        found: FoundSave<T>,
-    ) -> BoxFuture<'static, Result<T>> {
-        let name = request.as_ref().ok().and_then(Request::saved_name);
-        let queued = request.and_then(|request| {
-            let progress = Arc::clone(&operation.progress);
-            submit(
-                &self.queue,
-                operation.name,
-                vec![Arc::new(request)],
-                progress,
-            )
-        });
-        let waiter = ResultWaiter {
-            name,
-            ..self.waiter(operation.clone(), kind)
-        };
-        Box::pin(waiter.single(queued, found))
-    }
-
-    /// Begins an operation that waits in this model's submission queue and does not count as stalled while the queue moves. For
-    /// operations of which a call of this model is a step.
-    pub(crate) fn operation(&self, name: &'static str) -> Operation {
-        let session = Arc::clone(self.queue.session());
-        let queue = Arc::<SubmissionQueue>::clone(&self.queue);
-        Operation::new(session, name, RouteClass::Train).in_queue(queue)
-    }
-
-    fn waiter(&self, operation: Operation, kind: RequestKind) -> ResultWaiter {
-        ResultWaiter {
-            operation,
-            kind,
-            queue: Arc::clone(&self.queue),
-            queue_log: Arc::clone(&self.queue_log),
-            name: None,
-        }
-    }
-}
-
-/// Validates a pass before a sequence number is reserved.
-fn validate(data: &[Datum], loss: &Loss) -> Result<(), InvalidInput> {
-    if data.is_empty() {
-        return Err(InvalidInput::new("data", "at least one datum, got none"));
-    }
-    loss.validate()?;
-    for (i, datum) in data.iter().enumerate() {
-        let place = |error: InvalidInput| error.within(format_args!("data[{i}]."));
-        datum.validate().map_err(place)?;
-        datum
-            .model_input
-            .validate_trainable()
-            .map_err(|error| place(error.within("model_input.")))?;
-        let missing = loss
-            .name
-            .required_inputs()
-            .iter()
-            .find(|name| !datum.loss_fn_inputs.contains_key(**name));
-        if let Some(name) = missing {
-            let given: Vec<&str> = datum.loss_fn_inputs.keys().map(String::as_str).collect();
-            let expected = format!("to be there for {}, got [{}]", loss.name, given.join(", "));
-            return Err(place(InvalidInput::new(
-                format!("loss_fn_inputs.{name}"),
-                expected,
-            )));
-        }
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ mod delivery;
 #[cfg(all(test, tinkers_loom))]
 mod loom_models;
 mod merge;
+mod model_calls;
 mod name_conflict;
 mod poison;
 mod recover_save;

@@ -11,22 +11,22 @@ use tinkers_wire::{
     routes, to_json,
 };
 
-use crate::TrainingClient;
+use crate::model_calls::ModelCalls;
 use crate::requests::{OnLostReply, Request, SavedName};
 
-/// A save of weights and optimizer state, made by [`TrainingClient::save_state`]. Await it, or start it with [`SaveState::send`]; until
+/// A save of weights and optimizer state, made by [`TrainingClient::save_state`](crate::TrainingClient::save_state). Await it, or start it with [`SaveState::send`]; until
 /// then nothing is queued or sent.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is saved before the save is awaited or `send` is called"]
 pub struct SaveState {
-    client: TrainingClient,
+    calls: ModelCalls,
     body: SaveWeights,
 }
 
 impl SaveState {
-    pub(crate) fn new(client: TrainingClient, name: String) -> Self {
+    pub(crate) fn new(calls: ModelCalls, name: String) -> Self {
         let body = SaveWeights {
-            model_id: client.model_id().to_owned(),
+            model_id: calls.model_id().to_string(),
             // Replaced when the request is sent.
             seq_id: 0,
             path: Some(name),
@@ -34,7 +34,7 @@ impl SaveState {
             overwrite: None,
             user_metadata: None,
         };
-        Self { client, body }
+        Self { calls, body }
     }
 
     /// Sets the time after which the server deletes the checkpoint, from one hour to ten years, in whole seconds. By default a checkpoint
@@ -59,11 +59,11 @@ impl SaveState {
     /// Queues the save behind all earlier calls of the model, and returns the handle of its result. Dropping the handle does not cancel
     /// the save.
     pub fn send(self) -> ApiFuture<SavedWeights> {
-        let Self { client, body } = self;
-        let operation = client.operation("TrainingClient.save_state");
+        let Self { calls, body } = self;
+        let operation = calls.operation("TrainingClient.save_state");
         let request = body.validate().map(|()| SaveStateRequest(body));
         let request = request.map_err(Error::from);
-        client.single(operation, RequestKind::SaveWeights, request, |path| {
+        calls.single(operation, RequestKind::SaveWeights, request, |path| {
             Ok(SavedWeights { path })
         })
     }
@@ -78,19 +78,20 @@ impl IntoFuture for SaveState {
     }
 }
 
-/// A save of weights for sampling, made by [`TrainingClient::save_weights_for_sampler`]. Await it, or start it with
+/// A save of weights for sampling, made by
+/// [`TrainingClient::save_weights_for_sampler`](crate::TrainingClient::save_weights_for_sampler). Await it, or start it with
 /// [`SaveForSampler::send`]; until then nothing is queued or sent.
 #[derive(Debug, Clone)]
 #[must_use = "nothing is saved before the save is awaited or `send` is called"]
 pub struct SaveForSampler {
-    client: TrainingClient,
+    calls: ModelCalls,
     body: wire::SaveWeightsForSampler,
 }
 
 impl SaveForSampler {
-    pub(crate) fn new(client: TrainingClient, name: Option<String>) -> Self {
+    pub(crate) fn new(calls: ModelCalls, name: Option<String>) -> Self {
         let body = wire::SaveWeightsForSampler {
-            model_id: client.model_id().to_owned(),
+            model_id: calls.model_id().to_string(),
             // Both numbers are replaced later, so that an invalid save uses up no number.
             seq_id: 0,
             sampling_session_seq_id: name.is_none().then_some(0),
@@ -100,7 +101,7 @@ impl SaveForSampler {
             ttl_seconds: None,
             user_metadata: None,
         };
-        Self { client, body }
+        Self { calls, body }
     }
 
     /// Sets the time after which the server deletes the weights, from one hour to ten years, in whole seconds. By default they have no
@@ -120,7 +121,7 @@ impl SaveForSampler {
     /// the save.
     pub fn send(self) -> ApiFuture<SavedSamplerWeights> {
         let operation = self
-            .client
+            .calls
             .operation("TrainingClient.save_weights_for_sampler");
         let saved = self.queue(&operation);
         start(operation, saved)
@@ -131,10 +132,10 @@ impl SaveForSampler {
         self,
         operation: &Operation,
     ) -> BoxFuture<'static, Result<SavedSamplerWeights>> {
-        let Self { client, body } = self;
-        let request = request_for_sampler(body, || client.session().next_sampling_seq());
+        let Self { calls, body } = self;
+        let request = request_for_sampler(body, || calls.session().next_sampling_seq());
         let kind = RequestKind::SaveWeightsForSampler;
-        client.queue_one(operation, kind, request, |path| {
+        calls.queue_one(operation, kind, request, |path| {
             Ok(SavedSamplerWeights {
                 path: Some(path),
                 sampling_session_id: None,
