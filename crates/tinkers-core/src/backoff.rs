@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Pauses that double from a first one up to a maximum. Jitter is added by [`Jitter::stretch`](crate::Jitter).
+/// Exponential backoff: pauses that double from a first pause up to a maximum. [`Jitter::stretch`](crate::Jitter) adds jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -15,7 +15,7 @@ impl Backoff {
         Self { first, max }
     }
 
-    /// Returns the pause before retry `number`, which counts from 0.
+    /// Returns the pause before the retry with this number. The first retry has number 0.
     pub fn pause(self, number: u32) -> Duration {
         self.first.saturating_mul(1 << number.min(31)).min(self.max)
     }

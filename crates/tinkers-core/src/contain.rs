@@ -1,17 +1,18 @@
-//! Calls of foreign code, such as wakers and log subscribers, with contained panics.
+//! Calls of user code, such as wakers and log subscribers. Panics are caught.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
-/// Runs `foreign` and discards a panic in it.
+/// Runs `user_code` and discards a panic in it.
 ///
-/// The end of one request wakes other tasks and notifies subscribers. A panic there must neither fail the request nor lose other wake-ups.
+/// The end of one request wakes other tasks and notifies log subscribers. A panic there must neither fail the request nor lose the wake-ups
+/// of other tasks.
 pub fn contain(foreign: impl FnOnce()) {
-    // The panic hook has reported it already.
+    // The panic hook has reported the panic already.
     let _panicked = catch_unwind(AssertUnwindSafe(foreign));
 }
 
-/// Wakes all of `wakers`, also when some of them panic. Call it without any lock held.
+/// Wakes all of `wakers`, even if some of them panic. Call it without holding a lock.
 pub fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
         contain(|| waker.wake());

@@ -10,17 +10,17 @@ use tinkers_wire::{FailureCategory, InvalidInput};
 
 use crate::time::Timestamp;
 
-/// Whether a failed request may have reached the server, over all its attempts.
+/// Whether a failed request may have reached the server, in any of its attempts.
 ///
-/// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even with the status of a later response. So a conflict (409)
+/// If any attempt has an unknown outcome, the error has [`Sent::MaybeSent`], even if a later attempt got a response. So a conflict (409)
 /// with `MaybeSent` may be caused by an earlier attempt of the same call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// No attempt was sent, so a repeat is safe.
+    /// No attempt was sent. It is safe to make the call again.
     NotSent,
-    /// An attempt may have reached the server, with an unknown outcome.
+    /// An attempt may have reached the server, and its outcome is unknown.
     MaybeSent,
-    /// The server responded, and no earlier attempt may have been applied.
+    /// The server sent a response with an error, and no earlier attempt may have been applied.
     Answered,
 }
 
@@ -28,23 +28,23 @@ pub enum Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument is invalid, and nothing was sent. [`Error::field`] names it.
+    /// An argument is invalid, and nothing was sent. [`Error::field`] names the argument.
     InvalidInput,
     /// The configuration of the client is invalid: base URL, key or environment.
     Configuration,
-    /// The credential is missing or not accepted (401).
+    /// The credential is missing, or the server does not accept it (401).
     Authentication,
     /// The credential has no permission for the request (403).
     PermissionDenied,
-    /// The server requires payment (402), and the billing pause is over.
+    /// The server requires payment (402), and the maximum billing pause is over.
     Billing,
-    /// An object such as a checkpoint or base model does not exist (404).
+    /// An object, such as a checkpoint or base model, does not exist (404).
     NotFound,
-    /// An object exists already, or a sequence number was reused (409).
+    /// An object exists already, or a sequence number was used twice (409).
     Conflict,
-    /// The server's rate limit holds the request back until after its deadline; [`Error::retry_at`] is when it could be sent.
+    /// The server's rate limit would delay the request beyond its deadline. [`Error::retry_at`] is the time at which it could be sent.
     RateLimited,
-    /// Any other rejection of the request (400, 422 and other 4xx).
+    /// The server rejected the request for another reason (400, 422 and other 4xx).
     Rejected,
     /// The server failed (5xx).
     Server,
@@ -52,31 +52,31 @@ pub enum ErrorKind {
     Connection,
     /// A timeout or deadline passed.
     Timeout,
-    /// The operation made no progress for its progress deadline; [`Error::stalled`] has the phase.
+    /// The operation made no progress for longer than its progress deadline. [`Error::stalled`] has the phase.
     Stalled,
-    /// The operation failed on the server; [`Error::category`] is the cause.
+    /// The operation failed on the server. [`Error::category`] has the cause.
     OperationFailed,
     /// The server has lost the result of the operation (410).
     ResultLost,
-    /// The server no longer knows the session, or a model or sampler of it: the session expired, the server was restarted, or the model was
-    /// unloaded. Connect a new client, create a model from the last checkpoint (`training_from_state`) and continue; see the example
-    /// `resume`. A missing checkpoint is [`ErrorKind::NotFound`].
+    /// The server no longer knows the session, or a model or sampler of the session: the session expired, the server was restarted, or
+    /// the model was unloaded. Connect a new client, create a model from the last checkpoint (`training_from_state`) and continue; see
+    /// the example `resume`. A missing checkpoint is [`ErrorKind::NotFound`].
     SessionLost,
-    /// The response is not one of a Tinker server, or cannot be decoded.
+    /// The response does not come from a Tinker server, or cannot be decoded.
     Protocol,
     /// The request may or may not have been applied, and the server is not known to deduplicate it.
     OutcomeUnknown,
-    /// An earlier failure, the source of this error, made further training calls unsafe.
+    /// An earlier failure made further training calls unsafe. That failure is the source of this error.
     Poisoned,
     /// The client was closed.
     Closed,
     /// The caller cancelled the operation.
     Cancelled,
-    /// The background task panicked or its runtime ended.
+    /// The background task panicked, or its runtime ended.
     Aborted,
-    /// The server or this version does not support the operation.
+    /// The server or this version of the client does not support the operation.
     Unsupported,
-    /// An error of a local file or device.
+    /// A local file or device failed.
     Io,
 }
 
@@ -84,26 +84,26 @@ pub enum ErrorKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Waiting for admission.
+    /// The operation waits for admission by the rate limits.
     Admission,
-    /// Being sent.
+    /// The client sends the request of the operation.
     Submitting,
-    /// Accepted, waiting for the result.
+    /// The server has accepted the operation, and the result is not available yet.
     Waiting,
-    /// Fetching the result.
+    /// The client fetches the result.
     Fetching,
 }
 
 /// The state of an operation whose progress deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stalled {
-    /// The phase.
+    /// The phase in which the operation stalled.
     pub phase: Phase,
     /// The time since the last progress.
     pub since: Duration,
 }
 
-/// The error of every fallible operation. Cheap to clone: clones share one value.
+/// The error of every fallible operation of the SDK. It is cheap to clone, since clones share one value.
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
@@ -125,7 +125,7 @@ struct Inner {
 }
 
 impl Error {
-    /// The maximum number of bytes of a response body that are kept.
+    /// The maximum number of bytes of a response body that an error keeps.
     pub const MAX_BODY: usize = 4096;
 
     /// Creates an error. `message` is a lower-case fragment that says what failed, then what to do.
@@ -147,12 +147,12 @@ impl Error {
         }))
     }
 
-    /// Creates an error for an invalid argument, with its expected value.
+    /// Creates the error for an invalid argument. `expected` describes the valid values.
     pub fn invalid(field: impl Into<String>, expected: impl fmt::Display) -> Self {
         InvalidInput::new(field, expected).into()
     }
 
-    /// Creates the error of a closed client.
+    /// Creates the error of a call on a closed client.
     pub fn closed() -> Self {
         Self::new(
             ErrorKind::Closed,
@@ -167,7 +167,7 @@ impl Error {
         Self::new(ErrorKind::OutcomeUnknown, Sent::MaybeSent, message).with_source(cause)
     }
 
-    /// Returns the kind.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -177,7 +177,7 @@ impl Error {
         self.0.sent
     }
 
-    /// Returns whether the same call may succeed later. Whether a repeat is safe depends on [`Error::sent`].
+    /// Returns whether the same call may succeed later. Whether it is safe to make the call again depends on [`Error::sent`].
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.0.kind,
@@ -190,42 +190,42 @@ impl Error {
         ) || self.0.category == Some(FailureCategory::Server)
     }
 
-    /// Returns when the server will accept the request, on the clock of the client, if known.
+    /// Returns the time, on the client's clock, at which the server will accept the request. `None` if unknown.
     pub fn retry_at(&self) -> Option<Timestamp> {
         self.0.retry_at
     }
 
-    /// Returns how long after this error the server will accept the request, if known.
+    /// Returns the time from this error until the server will accept the request. `None` if unknown.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// Returns the request id of the operation, if it was accepted.
+    /// Returns the request id of the operation, if the server accepted it.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
-    /// Returns the HTTP status of the response, if any.
+    /// Returns the HTTP status of the response, if there was a response.
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
-    /// Returns the first [`Error::MAX_BODY`] bytes of the response body.
+    /// Returns the response body, cut to [`Error::MAX_BODY`] bytes. Empty if there was no response.
     pub fn body(&self) -> &[u8] {
         &self.0.body
     }
 
-    /// Returns the name of the invalid argument.
+    /// Returns the name of the invalid argument. `None` for other errors.
     pub fn field(&self) -> Option<&str> {
         self.0.field.as_deref()
     }
 
-    /// Returns the cause of a failed operation according to the server: the user or the server.
+    /// Returns whether the user or the server caused the failure of the operation, according to the server.
     pub fn category(&self) -> Option<FailureCategory> {
         self.0.category
     }
 
-    /// Returns the state of a stalled operation.
+    /// Returns the state of a stalled operation. `None` for other errors.
     pub fn stalled(&self) -> Option<Stalled> {
         self.0.stalled
     }
@@ -235,7 +235,7 @@ impl Error {
         self.0.operation
     }
 
-    /// Sets the public method, unless it is set.
+    /// Sets the public method that failed, unless one is set.
     #[must_use]
     pub fn with_operation(self, operation: &'static str) -> Self {
         self.edit(|inner| {
@@ -280,7 +280,7 @@ impl Error {
         self.edit(|inner| inner.request_id = Some(id))
     }
 
-    /// Adds when the server will accept the request.
+    /// Adds the time `at` at which the server will accept the request. `now` is the time of the error.
     #[must_use]
     pub fn with_retry_at(self, now: Timestamp, at: Timestamp) -> Self {
         self.edit(|inner| {
@@ -289,7 +289,7 @@ impl Error {
         })
     }
 
-    /// Adds the cause according to the server.
+    /// Adds the cause of a failed operation according to the server.
     #[must_use]
     pub fn with_category(self, category: FailureCategory) -> Self {
         self.edit(|inner| inner.category = Some(category))

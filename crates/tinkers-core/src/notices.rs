@@ -6,15 +6,15 @@ use std::sync::{Mutex, PoisonError};
 use crate::contain::contain;
 use crate::response::HttpResponse;
 
-/// The deprecation notices of an endpoint that were logged.
+/// The deprecation notices of an endpoint that were logged already.
 #[derive(Debug, Default)]
 pub struct DeprecationNotices(Mutex<BTreeSet<String>>);
 
-/// The maximum number of notices that are logged, which bounds log and memory if all texts differ.
+/// The maximum number of notices that are logged. It bounds the log and the memory if a server sends ever new texts.
 const MAX_NOTICES: usize = 64;
 
 impl DeprecationNotices {
-    /// Logs the notice of a response, if any, unless it was logged before. Returns whether it was logged.
+    /// Logs the deprecation notice of a response, if there is one that was not logged before. Returns whether a notice was logged.
     pub fn log(&self, response: &HttpResponse) -> bool {
         let Some(note) = response.header("x-deprecation-note") else {
             return false;
@@ -27,7 +27,7 @@ impl DeprecationNotices {
             logged.insert(note.to_owned());
         }
         let level = response.header("x-deprecation-level");
-        // A panic would lose the response.
+        // A panic of a log subscriber would lose the response.
         if level.is_some_and(|level| level.eq_ignore_ascii_case("error")) {
             contain(|| tracing::error!(note, "deprecation notice"));
         } else {

@@ -1,7 +1,7 @@
 //! Shared outage detection for the requests to an endpoint.
 //!
 //! While every request fails, exponential backoff keeps most retries asleep for up to 30 s, which would delay them long after the server
-//! has recovered. Therefore one pending retry at a time is released early as a probe; its first response releases all other pending
+//! has recovered. Therefore one pending retry at a time is sent early, as an outage check. The first response releases all other pending
 //! retries, spread over 0.5 to 1.5 s.
 
 use std::collections::BTreeMap;
@@ -15,34 +15,36 @@ use crate::contain::{contain, wake_all};
 use crate::jitter::Jitter;
 use crate::time::{Clock, Timestamp};
 
-/// The minimum duration of an outage. Shorter failures leave all pauses unchanged.
+/// The minimum duration of an outage. Shorter failures leave the pauses of all retries unchanged.
 const MIN_OUTAGE: Duration = Duration::from_secs(2);
-/// The interval between probes: this fraction of the outage's duration, from `SHORTEST` to `LONGEST`.
+/// The interval between two outage checks is the duration of the outage divided by this number, but at least `SHORTEST` and at most
+/// `LONGEST`.
 const PROBES_PER_OUTAGE: u32 = 20;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
-/// Released retries start at random within this time for each of them, and within these bounds.
+/// Released retries start at random times within this period for each of them, but at least `LEAST_SPREAD` and at most `MOST_SPREAD` in
+/// all.
 const SPREAD: Duration = Duration::from_micros(500);
 const LEAST_SPREAD: Duration = Duration::from_millis(500);
 const MOST_SPREAD: Duration = Duration::from_millis(1500);
 /// The minimum time between two releases of all pending retries.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The outage state of an endpoint, for each class of requests, since their backends may fail independently.
+/// The outage state of an endpoint. Each route class has its own, since the backends of the classes may fail independently.
 #[derive(Debug, Default)]
 pub struct Outages([Outage; RouteClass::ALL.len()]);
 
 impl Outages {
-    /// Returns the outage state of a class.
+    /// Returns the outage state of a route class.
     pub fn of(&self, class: RouteClass) -> &Outage {
         &self.0[class.index()]
     }
 }
 
-/// The outage state of one class of requests.
+/// The outage state of one route class.
 #[derive(Debug, Default)]
 pub struct Outage {
-    /// Whether there was a failure since the last response. Without failures, a response reads only this flag.
+    /// Whether there was a failure since the last response. If not, recording a response reads only this flag.
     is_failing: AtomicBool,
     state: Mutex<State>,
 }
@@ -52,11 +54,12 @@ struct State {
     /// The time of the first failure since the last response.
     since: Option<Timestamp>,
     is_logged: bool,
-    /// The earliest time of the next probe.
+    /// The earliest time of the next outage check.
     next_probe: Timestamp,
-    /// The time of a probe whose retry was dropped.
+    /// The time of an outage check whose retry was dropped. Another retry takes it over.
     vacant: Option<Timestamp>,
-    /// How often all pending retries were released, when that was last, and over what time they were spread.
+    /// The number of times that all pending retries were released. The two fields below describe the last release: its time, and the
+    /// period over which the retries were spread.
     releases: u64,
     released_at: Option<Timestamp>,
     spread: Duration,
@@ -67,18 +70,18 @@ struct State {
 /// The backoff of a retry after a failed attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct OutageBackoff {
-    /// When the failed attempt was sent.
+    /// The time at which the failed attempt was sent.
     pub sent_at: Timestamp,
-    /// The end of the server's hint, which is never undercut.
+    /// The end of the server's retry delay. The retry is never sent before.
     pub not_before: Timestamp,
-    /// The end of the pause, if it is not released early.
+    /// The end of the backoff, if the retry is not released early.
     pub until: Timestamp,
 }
 
 impl Outage {
-    /// Records a response to a request that was sent at `sent_at`. Costs one atomic load without failures.
+    /// Records a response to a request that was sent at `sent_at`. Costs one atomic load if there was no failure.
     pub fn answered(&self, sent_at: Timestamp, now: Timestamp) {
-        // A failure that is recorded concurrently waits for the next response or for its own pause.
+        // If a failure is recorded concurrently, its retry waits for the next response or for its own backoff.
         if !self.is_failing.load(Ordering::Acquire) {
             return;
         }
@@ -86,9 +89,9 @@ impl Outage {
             return;
         };
         let waiting = sleepers.len();
-        // Foreign code runs without the lock, waiters first.
+        // Wakers and subscribers are user code, so they run without the lock, the waiters first.
         wake_all(sleepers.into_values());
-        // A panic would lose the response, which the limits need for its hint.
+        // A panic of a log subscriber would lose the response, which the limits need for its retry delay.
         contain(|| {
             tracing::debug!(
                 lasted_s = lasted.as_secs(),
@@ -98,7 +101,8 @@ impl Outage {
         });
     }
 
-    /// Ends the outage, unless pending retries were released recently. Returns its duration and the wakers of the pending retries.
+    /// Ends the outage, unless pending retries were released a short time ago. Returns the duration of the outage and the wakers of the
+    /// pending retries.
     fn ended(
         &self,
         sent_at: Timestamp,
@@ -106,7 +110,7 @@ impl Outage {
     ) -> Option<(Duration, BTreeMap<u64, Waker>)> {
         let mut state = self.lock();
         let since = state.since?;
-        // A request from before the first failure says nothing about the current state.
+        // A response to a request from before the first failure says nothing about the current state of the server.
         if sent_at < since {
             return None;
         }
@@ -114,7 +118,7 @@ impl Outage {
         let is_short = lasted < MIN_OUTAGE;
         let before = state.released_at;
         if !is_short && before.is_some_and(|before| now.since(before) < RELEASE_INTERVAL) {
-            // The pending retries wait for a response after that interval.
+            // The pending retries wait for the first response after that interval.
             return None;
         }
         self.is_failing.store(false, Ordering::Release);
@@ -135,8 +139,8 @@ impl Outage {
         Some((lasted, sleepers))
     }
 
-    /// Waits for the backoff of a failed attempt. Returns early when the server has responded to another request, or when this retry is
-    /// chosen as a probe. Dropping the future passes its probe to another retry.
+    /// Waits for the backoff of a failed attempt. Returns early if the server has responded to another request, or if this retry is
+    /// chosen as the outage check. Dropping the future passes its outage check to another retry.
     pub async fn back_off(&self, pause: OutageBackoff, time: &dyn Clock, jitter: &dyn Jitter) {
         let mut sleep = match self.record_failure(time.now(), &pause) {
             RetryWait::Backoff { sleep, is_first } => {
@@ -175,7 +179,7 @@ impl Outage {
         }
     }
 
-    /// Returns when a released retry starts.
+    /// Returns the time at which a released retry starts.
     fn release_time(
         &self,
         pause: &OutageBackoff,
@@ -187,11 +191,11 @@ impl Outage {
         at.min(pause.until)
     }
 
-    /// Records a failure, and returns how its retry waits.
+    /// Records a failure, and returns how the retry of the failed attempt waits.
     fn record_failure(&self, now: Timestamp, pause: &OutageBackoff) -> RetryWait<'_> {
         let mut state = self.lock();
         if state.released_at.is_some_and(|at| pause.sent_at < at) {
-            // The attempt was sent before the last recovery.
+            // The failed attempt was sent before the last recovery.
             return RetryWait::Released;
         }
         let since = *state.since.get_or_insert(now);
@@ -220,42 +224,44 @@ impl Outage {
     }
 }
 
-/// How a retry waits.
+/// The way in which a retry waits.
 enum RetryWait<'a> {
-    /// For its backoff, unless it is released or chosen as a probe.
+    /// The retry waits for its backoff, unless it is released or chosen as the outage check.
     Backoff {
         sleep: Sleep<'a>,
-        /// Whether it logs the outage. The caller does that without the lock, since subscribers are foreign code.
+        /// Whether this failure is the first to be logged as an outage. The caller logs it without the lock, since log subscribers
+        /// are user code.
         is_first: bool,
     },
     /// The server recovered after the failed attempt was sent, so the retry waits only until its release time.
     Released,
 }
 
-/// A pending retry.
+/// A retry that waits for its backoff.
 struct Sleep<'a> {
     outage: &'a Outage,
-    /// The number of releases when it began to wait.
+    /// The number of releases when this retry began to wait.
     seen: u64,
     id: Option<u64>,
     not_before: Timestamp,
     until: Timestamp,
-    /// When it is sent as a probe, if it was chosen.
+    /// The time at which this retry is sent as an outage check, if it was chosen.
     probe: Option<Timestamp>,
 }
 
-/// Why a pending retry is woken.
+/// The reason why a pending retry is woken.
 enum WakeReason {
     /// A spurious wake-up.
     None,
     /// The server has recovered.
     Recovered,
-    /// It is to be sent as a probe at this time.
+    /// The retry is to be sent as an outage check at this time.
     Probe(Timestamp),
 }
 
 impl Sleep<'_> {
-    /// Takes a probe at `probe_at` if that is before the end of its pause and not before the hint. Returns whether it did.
+    /// Schedules this retry as the outage check at `check_at`, if that is before the end of its backoff and not before the end of the
+    /// server's retry delay. Returns whether it is scheduled.
     fn take_probe(&mut self, probe_at: Timestamp) -> bool {
         let is_taken = probe_at >= self.not_before && probe_at < self.until;
         if is_taken {
@@ -267,7 +273,7 @@ impl Sleep<'_> {
 
     fn poll_call(&mut self, cx: &Context<'_>) -> WakeReason {
         let outage = self.outage;
-        // Wakers are foreign code: cloned before the lock is taken, dropped after it is released.
+        // Wakers are user code: cloned before the lock is taken, dropped after it is released.
         let waker = cx.waker().clone();
         let _replaced;
         let mut guard = outage.lock();
@@ -275,7 +281,7 @@ impl Sleep<'_> {
         if state.releases != self.seen {
             return WakeReason::Recovered;
         }
-        // A time that has passed is taken at once.
+        // A dropped check whose time has passed is sent at once.
         let vacant = state.vacant.map(|probe_at| probe_at.max(self.not_before));
         if let Some(probe_at) = vacant
             && self.take_probe(probe_at)
@@ -302,7 +308,7 @@ impl Drop for Sleep<'_> {
         if state.releases == self.seen && self.probe.is_some() {
             state.vacant = self.probe;
         }
-        // A dropped probe passes to another pending retry.
+        // The outage check of a dropped retry passes to another pending retry.
         let first = match state.vacant {
             Some(_) => state.sleepers.pop_first(),
             None => None,

@@ -1,4 +1,4 @@
-//! The attempts of a call: the error after several of them, the permits during backoff, and the number of retries.
+//! The attempts of a call: the error after several attempts, the permits held during backoff, and the number of retries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,14 +115,14 @@ fn unreadable_success_is_retried_if_that_is_safe() {
     assert_eq!(world.seen().len(), 3);
     assert_eq!(accepted.earlier, Sent::MaybeSent);
     assert_eq!(accepted.response.body, "{}");
-    // At most a few times.
+    // There are at most a few retries.
     let world = World::new(&[], page);
     let accepted = world
         .call(call(RetryPolicy::PATIENT))
         .expect("the response is returned");
     assert_eq!(accepted.response.body, "<html>");
     assert_eq!(world.seen().len(), 4);
-    // Not if the request may not be applied twice.
+    // There is no retry if the request must not be applied twice.
     let world = World::new(&[page], OK);
     let once = RetryPolicy::PATIENT.giving_up_when_maybe_applied();
     let accepted = world.call(call(once)).expect("the response is returned");
@@ -159,7 +159,7 @@ fn progress_knows_whether_an_attempt_may_have_been_sent() {
         rows.push((vec![lost, NOT_SENT, Says(429, "{}")], Sent::MaybeSent));
     }
     for (script, expected) in rows {
-        // The client closes before the attempt that would be accepted.
+        // The client is closed before the attempt that would be accepted.
         let world = World::new(&script, OK).closed_after(script.len());
         let cell = Arc::new(ProgressCell::new(Timestamp::ORIGIN));
         let mut call = post(RouteClass::Train);
@@ -185,7 +185,7 @@ fn only_an_unknown_outcome_keeps_its_permit_during_backoff() {
         (vec![Says(429, "{}")], vec![0]),
         (vec![Says(500, "{}")], vec![1]),
         (vec![Fails(T::Broken, Sent::MaybeSent)], vec![1]),
-        // This attempt was not sent, and the outcome of the first one is still unknown.
+        // The second attempt was not sent, and the outcome of the first one is still unknown.
         (vec![Says(500, "{}"), NOT_SENT], vec![1, 1]),
         (vec![NOT_SENT, Says(500, "{}"), NOT_SENT], vec![0, 1, 1]),
     ] {
@@ -198,7 +198,7 @@ fn only_an_unknown_outcome_keeps_its_permit_during_backoff() {
     }
 }
 
-/// A request that the limiter held at the socket.
+/// The response to a request that the transport did not send because the gate had closed.
 const HELD: Step = Fails(T::Held, Sent::NotSent);
 
 #[test]
@@ -252,7 +252,7 @@ fn only_accepted_calls_refill_the_retry_budget() {
     let world = World::new(&[Says(500, "{}"), OK, Says(404, "{}")], OK);
     let before = world.tokens();
     world.call(post(RouteClass::Sample)).expect("accepted");
-    // One retry after a 500 costs five tokens, one success pays one back.
+    // One retry after a 500 costs five tokens, and one success returns one token.
     assert_eq!(world.tokens(), before - 5 + 1);
     world.call(post(RouteClass::Sample)).expect_err("refused");
     assert_eq!(world.tokens(), before - 5 + 1);
@@ -356,7 +356,7 @@ fn retry_starts_only_within_the_window() {
     let error = world.call(call).expect_err("never taken");
     assert_eq!((error.kind(), error.retry_at()), (ErrorKind::Server, None));
     let ms: Vec<u128> = world.seen().iter().map(Duration::as_millis).collect();
-    // The last two retries are probes, which are sent early.
+    // The last two retries are outage checks, which are sent early.
     assert_eq!(ms, [0, 500, 1500, 2500, 3500]);
     assert_eq!(world.clock.now().since_origin().as_millis(), 3500);
 }
@@ -367,7 +367,7 @@ fn retries_without_a_budget_are_slow_and_spread() {
     let world = World::new(&[too_early], OK).with_empty_budget();
     world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.seen()[1], secs(30));
-    // Except for probes during an outage.
+    // Outage checks are the exception: they are sent earlier.
     let world = World::new(&[NOT_SENT], OK).with_empty_budget();
     world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.seen()[1], secs(2));
@@ -384,7 +384,7 @@ fn retries_without_a_budget_are_slow_and_spread() {
 
 #[test]
 fn short_hints_do_not_make_control_retries_a_hot_loop() {
-    // Control has no gate; for other classes the limiter holds requests back.
+    // The route class of control requests has no gate; for other classes the limiter delays the requests.
     for refusal in [
         Header(429, "retry-after-ms", "1"),
         Header(429, "retry-after-ms", "0.001"),

@@ -1,4 +1,4 @@
-//! Calls that are dropped, or whose client is closed, while they wait.
+//! Calls that are dropped while they wait, or whose client is closed meanwhile.
 
 use std::sync::Arc;
 

@@ -24,15 +24,15 @@ use crate::retry::{self, Applied, BACKOFF, LONGEST_PAUSE, RetryAction, SPREAD, W
 use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
 
-/// The size in bytes above which a refused request without a hint makes an extra pause.
+/// The size in bytes above which a refused request waits for an extra pause, if the server sent no retry delay.
 const LARGE: u64 = 128 * 1024;
 /// The extra pause of a large request.
 const LARGE_PAUSE: Duration = Duration::from_secs(5);
 
-/// The maximum number of retries after a success that cannot be decoded.
+/// The maximum number of retries after successful responses that cannot be decoded.
 const UNREADABLE: u32 = 3;
 
-/// The state of one call between its attempts.
+/// The state of one call, kept across its attempts.
 pub(super) struct Attempts<'a> {
     caller: &'a Caller,
     began: Timestamp,
@@ -40,25 +40,25 @@ pub(super) struct Attempts<'a> {
     held_back: Duration,
     made: u32,
     repeats: u32,
-    /// Successes that could not be decoded.
+    /// The number of successful responses that could not be decoded.
     unreadable: u32,
-    /// Whether nothing was sent yet.
+    /// Whether the call still waits for its first admission.
     is_waiting: bool,
     /// Whether an attempt before the current one may have been applied.
     pub(super) maybe_applied: bool,
     /// Whether the current attempt is being sent or may have been applied.
     in_doubt: bool,
-    /// The exit of the attempt that is being sent.
+    /// The exit of the attempt that is being sent. The attempt can be retracted there.
     exit: Option<Arc<Exit>>,
 }
 
-/// A failed attempt that is to be retried.
+/// A failed attempt, to be retried if the policy allows.
 struct Failed {
     applied: Applied,
     hint: Option<Duration>,
-    /// The error of the call if there is no retry.
+    /// The error that the call returns if there is no retry.
     error: Error,
-    /// When it was sent, if it failed as requests do during an outage.
+    /// The time at which the attempt was sent, if its failure is a sign of an outage.
     outage: Option<Timestamp>,
 }
 
@@ -78,14 +78,14 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Runs the attempts. `early` is the admission of the first one, if it is held already.
+    /// Runs the attempts of `call`. `early` is the admission for the first attempt, if the caller has acquired one.
     pub(super) async fn run(
         &mut self,
         call: &mut Call,
         mut early: Option<Admitted>,
     ) -> Result<Accepted, Error> {
         if call.method != Method::GET {
-            // All attempts of a call have the same key.
+            // All attempts of a call have the same idempotency key.
             let key = idempotency_key(&*self.caller.jitter);
             insert(&mut call.headers, "x-idempotency-key", key);
         }
@@ -130,13 +130,13 @@ impl<'a> Attempts<'a> {
             if std::mem::take(&mut self.is_waiting)
                 && let Some(progress) = &call.progress
             {
-                // Admission is progress, however long it took.
+                // Admission counts as progress, however long the wait was.
                 progress.record_response(sent_at);
             }
             let request = call.request(sent_at);
             self.in_doubt = true;
             let sent = self.caller.submit(&mut permit, &exit, request).await;
-            // From now on the result of the transport decides.
+            // The attempt can no longer be retracted: the result of the transport decides.
             self.exit = None;
             if let Some(attempt) = &mut attempt {
                 attempt.set_exit(None);
@@ -204,12 +204,13 @@ impl<'a> Attempts<'a> {
                 RetryAction::Refused { hint } => {
                     self.record(attempt, Applied::No);
                     readmission = Readmission::AfterRefusal(arrival);
-                    // The submit permit first: a request that is admitted by the in-flight permit must find the gate closed.
+                    // Return the submit permit first: it closes the gate, and a request that is admitted by the freed
+                    // in-flight permit must find the gate closed.
                     permit.settle(AttemptOutcome::Refused { hint });
                     drop(held);
                     let error = || response_error(ErrorKind::RateLimited, &response);
                     if call.class == RouteClass::Control {
-                        // Control has no gate that would delay the retry.
+                        // The route class of control requests has no gate that would delay the retry.
                         let failed = Failed {
                             applied: Applied::No,
                             hint,
@@ -218,7 +219,8 @@ impl<'a> Attempts<'a> {
                         };
                         self.repeat(call, failed).await?;
                     } else if hint.is_none() && call.cost.bytes > LARGE {
-                        // The server probably had no room for this one. Smaller requests need not wait.
+                        // The server probably had no room for a request of this size. Smaller requests need not
+                        // wait.
                         self.sleep(call, LARGE_PAUSE, error).await?;
                     }
                     if call.class != RouteClass::Control {
@@ -275,7 +277,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns the action of the table, unless the call overrides it.
+    /// Returns the action of the retry table, unless the call overrides it.
     fn action(&mut self, call: &Call, response: &HttpResponse) -> RetryAction {
         match retry::classify(response, self.caller.time.wall()) {
             RetryAction::Again { kind, .. } if call.is_final.is_some_and(|is| is(response)) => {
@@ -297,7 +299,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Returns whether the current attempt may have been applied, when the call is abandoned.
+    /// Returns whether the current attempt may have been applied. Called when the call is abandoned.
     pub(super) fn is_in_doubt(&self) -> bool {
         let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
         self.in_doubt && !is_kept_back
@@ -313,12 +315,15 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Keeps the in-flight permit through the retry if the server may be working on the request.
+    /// Returns the in-flight permit for the retry if the server may still work on the request, and drops the permit otherwise.
     fn keep(&self, held: InFlightPermit, applied: Applied) -> Option<InFlightPermit> {
         (self.maybe_applied || applied == Applied::Maybe).then_some(held)
     }
 
-    /// Waits before the next attempt, or fails if there is none.
+    /// Waits before the next attempt.
+    ///
+    /// # Errors
+    /// The error of the failed attempt if the policy, the deadline or an unknown outcome forbids a retry.
     async fn repeat(&mut self, call: &Call, failed: Failed) -> Result<(), Error> {
         let Failed {
             applied,
@@ -342,7 +347,7 @@ impl<'a> Attempts<'a> {
         let longest = call.policy.longest_hint;
         let hint = hint.map(|hint| longest.map_or(hint, |longest| hint.min(longest)));
         let least = BACKOFF.pause(self.repeats).max(hint.unwrap_or_default());
-        // A pause beyond the window or the deadline is pointless: fail at once.
+        // Fail at once if the pause would end after the retry window or the deadline.
         let mut room = (call.policy.window - elapsed).saturating_sub(Duration::from_nanos(1));
         if let Some(deadline) = call.deadline {
             room = room.min(deadline.since(now));
@@ -359,7 +364,7 @@ impl<'a> Attempts<'a> {
             RetryDraw::Granted => least,
             RetryDraw::Empty => least.max(LONGEST_PAUSE),
         };
-        // Neither jitter nor an empty budget fails a call that has time for the minimum pause.
+        // A call that has time for the minimum pause does not fail because of jitter or an empty budget.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
         self.caller.recovered_errors.count(RecoveredError::Repeat);
         contain(
@@ -382,7 +387,7 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Waits for a pause before readmission, which does not count for the retry window.
+    /// Waits for a pause before readmission. The pause does not count for the retry window.
     async fn sleep(
         &mut self,
         call: &Call,
@@ -438,7 +443,7 @@ fn idempotency_key(jitter: &dyn Jitter) -> String {
     key
 }
 
-/// Sets a header without copying its value. Values that are not valid are left out.
+/// Sets a header without copying its value. An invalid value is left out.
 fn insert(headers: &mut HeaderMap, name: &'static str, value: impl Into<Bytes>) {
     if let Ok(value) = HeaderValue::from_maybe_shared(value.into()) {
         headers.insert(HeaderName::from_static(name), value);

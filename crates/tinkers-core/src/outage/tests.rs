@@ -27,9 +27,9 @@ struct Scene {
     clock: ManualClock,
     outage: Outage,
     jitter: SplitMix,
-    /// When the server recovers.
+    /// The time at which the server recovers.
     back: Cell<Timestamp>,
-    /// The hint of each failure.
+    /// The server's retry delay in each failure.
     hint: Duration,
     asked: RefCell<Vec<Timestamp>>,
 }
@@ -50,7 +50,7 @@ impl Scene {
         })
     }
 
-    /// Retries until the server responds. Returns when it did.
+    /// Retries until the server responds, with outage detection if `detect_outages` is set. Returns the time of the response.
     async fn ask(self: Rc<Self>, sit_out: bool) -> Timestamp {
         for failures in 0_u32.. {
             let sent_at = self.clock.now();
@@ -80,7 +80,7 @@ impl Scene {
         jitter.stretch(pause, 0.25)
     }
 
-    /// Runs `many` clients to completion. Returns the times of their responses, and the number of failed requests.
+    /// Runs `clients` clients until each has a response. Returns the times of the responses and the number of failed requests.
     fn run(self: &Rc<Self>, many: usize, sit_out: bool) -> (Vec<Timestamp>, usize) {
         let mut asking: Vec<_> = (0..many)
             .map(|_| Some(Box::pin(Rc::clone(self).ask(sit_out))))
@@ -113,7 +113,7 @@ fn all_retries_succeed_within_two_seconds_of_recovery() {
         assert!(after <= secs(2.05), "{many} after {lasts} s: {after:?}");
         assert!(scene.outage.lock().sleepers.is_empty());
     }
-    // The control: backoff without outage detection.
+    // For comparison: backoff without outage detection.
     let (answered, _) = Scene::new(30.0).run(1, false);
     let late = answered[0].since(Timestamp::from_origin(secs(30.0)));
     assert!(late > secs(2.05), "{late:?}");
@@ -123,7 +123,7 @@ fn all_retries_succeed_within_two_seconds_of_recovery() {
 fn number_of_probes_does_not_grow_with_the_waiters() {
     let scene = Scene::new(600.0);
     let (_, alone) = scene.run(1, true);
-    // One probe a second for 20 s, then one in each twentieth of the outage.
+    // One outage check per second for 20 s, then one in each twentieth of the outage.
     assert!((60..=110).contains(&alone), "{alone}");
     let (_, usual) = Scene::new(600.0).run(200, false);
     let (_, with_scouts) = Scene::new(600.0).run(200, true);
@@ -141,7 +141,7 @@ fn hint_is_not_undercut_by_a_release() {
     assert!(answered[0].since_origin() >= secs(40.0));
 }
 
-/// The backoff of a request that failed now, with a hint of an hour.
+/// A request that failed now and waits for its backoff, with a server's retry delay of an hour.
 struct Sleeper<'a>(BoxFuture<'a, ()>);
 
 impl<'a> Sleeper<'a> {
@@ -150,7 +150,7 @@ impl<'a> Sleeper<'a> {
         Self::with_turn(scene, sent_at, not_before)
     }
 
-    /// Returns the same backoff without a hint.
+    /// Returns a waiting request that was sent at `sent_at` and may be retried from `not_before` on.
     fn with_turn(scene: &'a Scene, sent_at: Timestamp, not_before: Timestamp) -> Self {
         let pause = OutageBackoff {
             sent_at,
@@ -195,7 +195,7 @@ fn short_failures_release_no_retries_and_flapping_rarely() {
     for pair in called.windows(2) {
         assert!(pair[1].since(pair[0]) >= RELEASE_INTERVAL, "{pair:?}");
     }
-    // A response within two seconds of the first failure.
+    // The server responds within two seconds of the first failure.
     let scene = Scene::new(0.0);
     let mut sleeper = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(1.9));
@@ -265,12 +265,12 @@ fn dropped_probe_passes_to_another_retry() {
     let gone = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     let mut last = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     drop(scout);
-    // It was woken to become the probe, and is dropped before that.
+    // This retry was woken to become the outage check, and is dropped before it is sent.
     drop(gone);
     assert!(!last.is_up());
     scene.clock.advance(MIN_OUTAGE);
     assert!(last.is_up());
-    // A probe that is overdue is taken at once.
+    // An overdue outage check is sent at once.
     scene.outage.lock().next_probe = Timestamp::ORIGIN;
     let scout = Sleeper::with_turn(&scene, scene.clock.now(), scene.clock.now());
     scene.clock.advance(secs(10.0));
@@ -332,7 +332,7 @@ fn each_outage_has_its_own_probes() {
     let first = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(300.0));
     let now = scene.clock.now();
-    // Their probes are 15 s apart, and the first one is vacant when the server responds.
+    // The outage checks are 15 s apart, and the first one has no retry when the server responds.
     let others: Vec<_> = (0..20)
         .map(|_| Sleeper::with_turn(&scene, now, now))
         .collect();

@@ -1,4 +1,4 @@
-//! The retry window, and requests that are held at the socket.
+//! The retry window, and requests that the transport does not send because the gate has closed.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::{NOT_SENT, OK, secs};
 
 #[test]
 fn retry_window_begins_with_the_first_attempt() {
-    // The first attempt waits ten minutes for admission; the second is refused with a long hint. Neither counts.
+    // The first attempt waits ten minutes for admission, and the second is refused with a long retry delay. Neither counts for the
+    // retry window.
     for script in [
         vec![NOT_SENT],
         vec![Says(503, "")],
@@ -25,7 +26,7 @@ fn retry_window_begins_with_the_first_attempt() {
         outcome.unwrap_or_else(|error| panic!("{script:?}: {error}"));
         assert_eq!(world.seen().len(), script.len() + 1, "{script:?}");
     }
-    // Other time still counts.
+    // All other time counts for the retry window.
     let world = World::new(&[], NOT_SENT).closed_until(secs(600));
     let error = world.call(post(RouteClass::Sample)).expect_err("no end");
     assert_eq!(error.kind(), ErrorKind::Connection);
@@ -93,7 +94,7 @@ fn hint_of_a_402_is_followed() {
         .call(post(RouteClass::Sample))
         .expect("accepted after payment");
     assert_eq!(world.seen(), [secs(0), secs(30), secs(35)]);
-    // The hint is limited to the maximum duration of a billing pause.
+    // The retry delay is limited to the maximum duration of a billing pause.
     let world = World::new(&[Header(402, "retry-after", "1e300")], OK);
     world
         .call(post(RouteClass::Sample))

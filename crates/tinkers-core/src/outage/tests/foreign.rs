@@ -25,7 +25,7 @@ fn subscribers_and_wakers_run_without_the_lock() {
     let woken = Arc::new(LooksIn(Arc::clone(&outage), AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
-    // Like a log shipper that sends through the same client.
+    // The subscriber behaves like a log shipper that sends through the same client.
     let shared = Arc::clone(&outage);
     let calls_back =
         OnEvent(move || assert!(shared.state.try_lock().is_ok(), "called under the lock"));
