@@ -1,4 +1,4 @@
-//! The admission of one client to one class: a class limiter with the client's clock and jitter.
+//! The admission of the requests of one client to one route class: a class limiter with the client's clock and jitter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,25 +14,26 @@ use tokio::sync::Notify;
 use crate::class_limiter::ClassLimiter;
 use crate::limit_request::MaxHint;
 
-/// Admits requests of one client to a class, and takes back their permits.
+/// Admits the requests of one client to a route class, and takes back their permits.
 #[derive(Debug)]
 pub(crate) struct ClassAdmission {
     pub(crate) limiter: Arc<ClassLimiter>,
     pub(crate) time: Arc<dyn Clock>,
     pub(crate) jitter: Arc<dyn Jitter>,
-    /// Shared by all clients of the limiter.
+    /// The maximum time for which a refusal closes the gate. All clients of the limiter share it.
     pub(crate) max_hint: Arc<MaxHint>,
     /// Notified when a refusal closes the gate.
     pub(crate) closures: Arc<Notify>,
 }
 
 impl ClassAdmission {
-    /// The time for which a refusal without a hint closes the gate.
+    /// The time for which a refusal closes the gate if the server sends no retry delay.
     const UNHINTED: Duration = Duration::from_secs(1);
-    /// The maximum jitter, as a part of the pause and as a duration.
+    /// The maximum jitter as a fraction of the pause. The next constant limits its duration.
     const SPREAD: f64 = 0.05;
     const MAX_SPREAD: Duration = Duration::from_millis(10);
-    /// The minimum pause after a refused probe, and the pause after an unanswered one, by the number of failed probes before it.
+    /// The minimum pause after a refusal. It grows with the number of consecutive first requests after a pause that failed. The next
+    /// constant is the pause after a first request without a response.
     const REFUSED_PROBES: Backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     const UNANSWERED_PROBES: Backoff =
         Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -42,7 +43,7 @@ impl ClassAdmission {
         contain(|| self.closures.notify_waiters());
     }
 
-    /// Returns the permits for `ticket`. A request that kept its in-flight permit gets no second one.
+    /// Returns the permits of an admitted request. A request that kept its in-flight permit gets no second one.
     #[inline]
     pub(crate) fn admitted(
         self: Arc<Self>,
@@ -64,7 +65,7 @@ impl ClassAdmission {
         }
     }
 
-    /// Admits a request that is made by a request in progress, or fails at once.
+    /// Admits a nested request, which is made during another request, or fails at once.
     pub(crate) fn admit_nested(
         self: Arc<Self>,
         kept: Option<InFlightPermit>,
@@ -84,7 +85,8 @@ impl ClassAdmission {
         Ok(self.admitted(ticket, kept, Arrival::default()))
     }
 
-    /// Returns for how long a refusal closes the gate. Jitter is added to the hint, so that it is never undercut.
+    /// Returns the time for which a refusal closes the gate. Jitter is only added, so the gate never opens before the server's retry
+    /// delay has passed.
     fn refusal_pause(&self, hint: Option<Duration>) -> Duration {
         let pause = hint.unwrap_or(Self::UNHINTED).min(self.max_hint.get());
         let least = Self::REFUSED_PROBES.pause(self.limiter.failed_probes());

@@ -1,4 +1,4 @@
-//! Foreign code that is to run after the lock of a class limiter is released.
+//! Calls of user code that must wait until the lock of a class limiter is released.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::events::LimiterEvent;
 
-/// Wakers to call or drop, and events to publish, in order.
+/// The wakers to call or drop, and the events to publish, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     wakes: Vec<Waker>,
@@ -31,14 +31,15 @@ impl Deferred {
 
     /// Wakes the waiters, then publishes the events. Returns the number of waiters.
     ///
-    /// The wakers and subscribers of other requests run here. Their panics are contained, so that no waiter misses its wake-up.
+    /// The wakers and log subscribers that run here may belong to other requests. Their panics are caught, so that every waiter is
+    /// woken.
     pub(crate) fn run(self, subscribers: &broadcast::Sender<LimiterEvent>) -> u64 {
         let woken = self.wakes.len() as u64;
         wake_all(self.wakes);
         contain(|| drop(self.drops));
         for event in self.events {
             contain(|| {
-                // Fails without subscribers.
+                // Sending fails only if there are no subscribers.
                 let _no_subscribers = subscribers.send(event);
             });
             contain(|| trace(&event));

@@ -1,4 +1,5 @@
-//! What a class learns from probes and ramps, what it resets when the gate opens, and the order of its events.
+//! Tests of what a route class learns from first requests after a pause and from ramps, what it resets when the gate opens, and the order
+//! of its events.
 
 mod common;
 
@@ -21,7 +22,7 @@ fn bench() -> Bench {
     Bench::new(LimiterSettings::default())
 }
 
-/// Returns for how long the gate stays closed.
+/// Returns the time until the gate opens.
 fn pause(bench: &Bench, class: RouteClass) -> Duration {
     match bench.state(class).gate {
         GateSnapshot::ClosedUntil(at) => at.since(bench.clock.now()),
@@ -29,7 +30,7 @@ fn pause(bench: &Bench, class: RouteClass) -> Duration {
     }
 }
 
-/// Advances the clock until the gate opens. Returns the probe.
+/// Advances the clock until the gate admits a request. Returns this first request.
 fn probe(bench: &Bench, class: RouteClass) -> Admitted {
     bench.clock.advance(pause(bench, class));
     bench.admit(ask(class))
@@ -39,7 +40,7 @@ fn admitted(queue: &mut [Waiting]) -> Vec<Admitted> {
     queue.iter_mut().filter_map(Waiting::try_admitted).collect()
 }
 
-/// A success of a probe.
+/// The way in which the first request after a pause succeeds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Opens {
     Accepted,
@@ -125,7 +126,7 @@ fn polls_ramp_up_again_after_each_pause() {
                 "{how:?}: {}",
                 through.len()
             );
-            // They count as accepted only now, which allows no more requests.
+            // The polls count as accepted only now, so the ramp allows no more requests before.
             bench.clock.advance(HELD);
             let more = admitted(&mut queue);
             assert!(more.len() <= 1, "{how:?}: {}", more.len());
@@ -188,7 +189,7 @@ fn trial_waits_for_twenty_times_the_cost_of_a_closure() {
         .collect();
     refuse(bench.admit(sample()), Some(SECOND));
     assert_eq!(bench.sample().level, Some(4));
-    // From now on there is room, and the gate holds the others back for a second.
+    // From now on the window has room, but the gate holds the other requests back for a second.
     let mut queue: Vec<_> = (0..100).map(|_| bench.ask(sample())).collect();
     drop(flights);
     bench.clock.advance(SECOND);
@@ -214,7 +215,7 @@ fn trial_waits_for_twenty_times_the_cost_of_a_closure() {
     assert!(begins(MS));
 }
 
-/// A waker that records whether events were published before it was called.
+/// A waker that records whether an event was published before the waker was called.
 struct ToldFirst(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
 
 impl Wake for ToldFirst {

@@ -1,4 +1,4 @@
-//! The semaphore of bytes for large results.
+//! Tests of the semaphore that limits the bytes of large results.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! Slots, bytes and in-flight permits: the order of admission, and the return of permits.
+//! Tests of slots, bytes and in-flight permits: the order of admission, and the return of permits.
 
 mod common;
 
@@ -14,7 +14,7 @@ fn slots_are_granted_in_fifo_order() {
     let mut order = Vec::new();
     for _ in 0..4 {
         held.remove(0).permit.settle(AttemptOutcome::Accepted);
-        // The last ones are polled first, so an unordered queue would admit them.
+        // The waiters are polled in reverse order, so an unordered queue would admit the last ones.
         for (number, waiting) in queue.iter_mut().enumerate().rev() {
             waiting.poll();
             if let Some(admitted) = waiting.try_admitted() {
@@ -69,7 +69,7 @@ fn kept_permit_is_not_taken_twice_and_is_served_first() {
     let mut needs_one = bench.ask(again());
     first.permit.settle(AttemptOutcome::Unknown);
     assert!(needs_one.is_waiting());
-    // Behind a request that needs an in-flight permit both would wait for ever.
+    // If the retry waited behind a request that needs an in-flight permit, both would wait for ever.
     let repeat = bench.admit(AdmissionRequest {
         flight: Some(first.flight),
         ..sample()
@@ -89,7 +89,7 @@ fn classes_without_a_window_count_nothing_in_flight() {
     });
     let poll = bench.admit(ask(RouteClass::Poll));
     poll.permit.settle(AttemptOutcome::Unknown);
-    // With the permit of the previous attempt, like a retry.
+    // The second poll brings the in-flight permit of the previous attempt, like a retry.
     let again = bench.admit(AdmissionRequest {
         flight: Some(poll.flight),
         ..ask(RouteClass::Poll)
@@ -146,7 +146,7 @@ fn request_after_its_deadline_is_not_admitted() {
 
 #[test]
 fn dropped_waiter_returns_everything_at_each_point() {
-    // Waiting for a slot.
+    // The waiter waits for a slot.
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample_of(5));
     drop(bench.ask(sample_of(5)));
@@ -154,7 +154,7 @@ fn dropped_waiter_returns_everything_at_each_point() {
     drop(holder);
     bench.assert_all_given_back();
 
-    // First in the queue of a closed gate: the next waiter takes over the timer.
+    // The waiter is first in the queue of a closed gate: the next waiter takes over the timer.
     let bench = Bench::sampling(1, 1, 9);
     let first = bench.admit(sample_of(5));
     first.permit.settle(refused(Some(SECOND)));
@@ -168,7 +168,7 @@ fn dropped_waiter_returns_everything_at_each_point() {
     drop(next.admitted());
     bench.assert_all_given_back();
 
-    // Granted and never polled.
+    // The waiter was granted a slot and is not polled afterwards.
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample_of(5));
     let waiting = bench.ask(sample_of(5));
@@ -178,7 +178,7 @@ fn dropped_waiter_returns_everything_at_each_point() {
     drop(behind.try_admitted().expect("it is its turn now"));
     bench.assert_all_given_back();
 
-    // Never polled.
+    // The future is never polled.
     use tinkers_core::Admission;
     drop(bench.admission.admit(sample()));
     bench.assert_all_given_back();
@@ -213,7 +213,7 @@ fn raised_limits_admit_waiters() {
         .iter_mut()
         .map(|waiting| waiting.try_admitted().expect("there is room"))
         .collect();
-    // Lower limits take nothing from admitted requests.
+    // Lower limits take no permits from admitted requests.
     let less = LimiterSettings {
         sample: ClassSettings {
             slots: 0,
@@ -227,7 +227,7 @@ fn raised_limits_admit_waiters() {
     let mut late = bench.ask(sample());
     drop(served);
     assert!(late.is_waiting());
-    // The request for it is dropped.
+    // The request for the lower limits is dropped.
     drop(less);
     late.admitted();
     drop((more, _holder));

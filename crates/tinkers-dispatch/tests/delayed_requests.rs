@@ -1,4 +1,4 @@
-//! Grants that are collected late or never, requests that wait for a connection, and responses with slow bodies.
+//! Tests of grants that are collected late or never, requests that wait for a connection, and responses with slow bodies.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn nested() -> AdmissionRequest {
     }
 }
 
-/// Reports the head of a 429.
+/// Reports the head of a 429 response.
 fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
     let mut headers = HeaderMap::new();
     if let Some(seconds) = retry_after {
@@ -66,7 +66,7 @@ fn grant_that_is_never_collected_lapses_for_other_clients() {
     bench.clock.advance(2 * SECOND);
     let went = other.try_admitted().expect("the grant has lapsed");
     assert_eq!(bench.sample().counts.lapsed, 1);
-    // When polled again, its waiter has its old position.
+    // If the stuck waiter is polled again, it has its old position.
     assert!(stuck.try_admitted().is_none());
     accept(went);
     accept(stuck.try_admitted().expect("there is room again"));
@@ -121,7 +121,7 @@ fn polls_ramp_up_after_a_pause() {
         .collect();
     assert_eq!(held.len(), 1, "a probe");
     accept(held.pop().expect("the probe"));
-    // From now on the server holds every poll, so no response shows that it is accepted.
+    // From now on the server holds every poll, so no response shows that a poll is accepted.
     let mut bursts = Vec::new();
     while held.len() < 2999 {
         let before = held.len();
@@ -166,7 +166,7 @@ fn head_of_a_refusal_closes_the_gate_before_its_body() {
     refusal_head(&departure, Some("30"));
     let now = bench.at(Duration::ZERO);
     assert_eq!(bench.opens_at().since(now), 30 * SECOND);
-    // The body arrives ten seconds later, and the hint counts from the head.
+    // The body arrives ten seconds later, but the retry delay counts from the head.
     bench.clock.advance(10 * SECOND);
     refuse(refusal, Some(30 * SECOND));
     let counts = bench.sample().counts;
@@ -210,7 +210,7 @@ fn nested_request_fails_at_once_behind_a_closed_gate() {
     assert_eq!(error.kind(), ErrorKind::RateLimited);
     assert!(error.retry_at().is_some());
     drop(outer);
-    // It is admitted as part of the probe, which could not complete without it.
+    // The nested request is admitted as part of the first request after the pause, which could not complete without it.
     bench.clock.advance(61 * SECOND);
     let probe = bench.admit(sample());
     let mut inner = bench.admit(nested());

@@ -1,4 +1,4 @@
-//! Fairness between clients, the order of arrival within a client, and the number of wake-ups.
+//! Tests of the fairness between clients, the order of arrival within a client, and the number of wake-ups.
 
 mod common;
 
@@ -15,7 +15,7 @@ fn of(client: u64) -> AdmissionRequest {
     }
 }
 
-/// Admits all waiters through one slot. Returns the order.
+/// Admits all waiters through one slot, one after another. Returns the order of the clients.
 fn drain(held: Admitted, mut queue: Vec<(u64, Waiting)>) -> Vec<u64> {
     let mut held = VecDeque::from([held]);
     let mut order = Vec::new();
@@ -63,7 +63,7 @@ fn refused_request_keeps_its_position() {
     let back = bench.ask(again(arrival));
     let very_old = bench.ask(again(Arrival::default()));
     assert!(middle.is_waiting());
-    // One slot from now on, so that the order is visible.
+    // One slot is left from now on, so that the order is visible.
     let narrow = LimiterSettings {
         sample: ClassSettings::slots(1),
         ..LimiterSettings::default()

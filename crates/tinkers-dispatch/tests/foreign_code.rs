@@ -1,4 +1,4 @@
-//! Log subscribers and wakers that panic or call the limiter.
+//! Tests of user code (log subscribers and wakers) that panics or calls the limiter.
 
 mod common;
 
@@ -69,7 +69,7 @@ fn subscriber_may_use_the_limiter() {
     let bench = Arc::new(Bench::sampling(9, 1000, 99));
     let inner = Arc::clone(&bench);
     let subscriber = OnEvent(move |_: &Event<'_>| {
-        // Like a log shipper that sends through the same client.
+        // The subscriber behaves like a log shipper that sends through the same client.
         drop(inner.ask(sample()));
         let _ = inner.sample();
     });
@@ -80,7 +80,7 @@ fn subscriber_may_use_the_limiter() {
     bench.assert_all_given_back();
 }
 
-/// The texts of the fields of log events, as `name=value`.
+/// The fields of logged events, as `name=value`.
 #[derive(Clone, Default)]
 struct Fields(Arc<Mutex<Vec<String>>>);
 

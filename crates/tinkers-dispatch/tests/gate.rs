@@ -1,4 +1,4 @@
-//! The gate of a class: when a refusal closes it, for how long, and for which requests.
+//! Tests of the gate of a route class: when a refusal closes it, for how long, and for which requests.
 
 mod common;
 
@@ -124,7 +124,7 @@ fn gate_closed_beyond_the_deadline_fails_at_once() {
     assert_eq!(error.sent(), Sent::NotSent);
     assert_eq!(error.retry_at(), Some(bench.at(9 * SECOND)));
     assert_eq!(error.retry_after(), Some(9 * SECOND));
-    // With a deadline one nanosecond later it waits and is admitted.
+    // With a deadline one nanosecond later, the request waits and is admitted.
     let waiting = bench.ask(AdmissionRequest {
         deadline: Some(bench.at(9 * SECOND)),
         ..sample()
@@ -159,7 +159,7 @@ fn refused_request_is_served_before_later_ones() {
     drop(first.flight);
     let mut back = bench.ask(again());
     bench.clock.advance(SECOND);
-    // The newcomer is polled first, and is not admitted first.
+    // The later request is polled first, but is not admitted first.
     assert!(newcomer.is_waiting());
     let served = back.try_admitted().expect("it goes first");
     assert!(newcomer.is_waiting());

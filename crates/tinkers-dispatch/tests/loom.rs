@@ -1,4 +1,4 @@
-//! The queue of a class under every interleaving: hand-over, cancellation and refusals.
+//! Loom models of the queue of a route class: hand-over of slots, cancellation and refusals, in every interleaving.
 //!
 //! Run with `cargo xtask loom tinkers-dispatch`.
 #![cfg(tinkers_loom)]
@@ -23,7 +23,7 @@ use tinkers_dispatch::{
     ClassSettings, Limiter, LimiterAdmission, LimiterSettings, PendingAdmission,
 };
 
-/// The maximum number of preemptions.
+/// The maximum number of preemptions in most models.
 const BOUND: usize = 3;
 
 #[derive(Default)]
@@ -71,7 +71,7 @@ impl Waiting {
         }
     }
 
-    /// Polls only after a wake-up, like an executor.
+    /// Polls the admission only after a wake-up, like an executor.
     fn run(&mut self) -> Option<Admitted> {
         if self.woken.0.swap(0, Ordering::SeqCst) == 0 {
             return None;
@@ -95,14 +95,14 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
     (limiter, admission)
 }
 
-/// Settles a request as accepted, and returns its permits.
+/// Ends a request as accepted, and returns its permits.
 fn accept(admitted: Admitted) {
     let Admitted { permit, flight, .. } = admitted;
     permit.settle(AttemptOutcome::Accepted);
     drop(flight);
 }
 
-/// Returns what is wrong with a class that should be empty.
+/// Returns the waiters and permits that are left in a limiter that should be empty.
 fn left(limiter: &Limiter) -> Vec<String> {
     let class = limiter.snapshot().sample;
     let left = (
@@ -260,7 +260,7 @@ fn permit_returned_during_a_join_is_granted() {
 
 #[test]
 fn stricter_of_two_concurrent_limit_requests_holds() {
-    // Each request resizes every class, so more than two preemptions take too long.
+    // Each request resizes every class, so more than two preemptions would take too long.
     explore("two claims", 2, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
         let claim = |limiter: &Arc<Limiter>, slots| {
@@ -290,7 +290,8 @@ fn stricter_of_two_concurrent_limit_requests_holds() {
     .assert_none();
 }
 
-/// The control: a dropped waiter does not pass its grant on. The future is forgotten, so that `leave` does not run.
+/// Negative control: a dropped waiter does not pass its grant on. The future is forgotten instead of dropped, so that it does not leave the
+/// queue.
 #[test]
 fn model_finds_a_grant_that_is_not_passed_on() {
     let findings = explore("control: a turn is kept", BOUND, || {

@@ -1,4 +1,4 @@
-//! Random histories compared with a simple model: permits match grants, no request is overtaken, and the gate holds.
+//! Random operations, compared with a simple model: permits match grants, no request is overtaken, and a closed gate admits nothing.
 
 mod common;
 
@@ -17,13 +17,13 @@ const FLIGHTS: u32 = 6;
 struct Entry {
     waiting: Waiting,
     bytes: u64,
-    /// Requests with an in-flight permit first, then by arrival.
+    /// The sort key: requests with an in-flight permit come first, then the order is that of arrival.
     rank: (u8, u64),
     number: u64,
     brings_flight: bool,
 }
 
-/// The model of one class.
+/// The reference model of one route class, with the limiter that it is compared with.
 struct Book {
     bench: Bench,
     random: SplitMix,
@@ -129,7 +129,7 @@ impl Book {
         }
     }
 
-    /// Polls the waiters in random order, and records the admitted ones, which precede all that still wait.
+    /// Polls the waiters in random order and records the admitted ones. Checks that these precede all that still wait.
     fn serve(&mut self) {
         let start = self.below(self.queue.len());
         let length = self.queue.len();
@@ -182,7 +182,7 @@ impl Book {
         self.flights.push(admitted.flight);
     }
 
-    /// Returns the number of in-flight permits: of admitted requests and of pending retries.
+    /// Returns the number of in-flight permits of admitted requests and of waiting retries.
     fn in_flight(&self) -> u32 {
         let waiting = self.queue.iter().filter(|entry| entry.brings_flight);
         (self.flights.len() + waiting.count()) as u32
@@ -213,7 +213,7 @@ fn random_histories_match_the_model() {
         }
         served += book.served;
         refusals += book.refusals;
-        // All remaining requests can complete: neither a unit nor a wake-up was lost.
+        // All remaining requests can complete, so neither a unit nor a wake-up was lost.
         while !book.queue.is_empty() {
             let before = book.served;
             book.permits.clear();

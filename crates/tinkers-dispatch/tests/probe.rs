@@ -1,4 +1,4 @@
-//! The end of a pause: one request is sent as a probe, and its outcome decides.
+//! Tests of the end of a pause: the first request is sent alone, and its outcome decides whether the gate opens.
 
 mod common;
 
@@ -8,12 +8,12 @@ use common::{Bench, NANO, SECOND, Waiting, accept, ask, refuse, sample};
 use tinkers_core::{AdmissionRequest, Admitted, AttemptOutcome, ClientId, RouteClass};
 use tinkers_dispatch::{GateSnapshot, LimiterEvent, LimiterSettings};
 
-/// The class `Rest` has no window, so only the gate and the ramp limit its requests.
+/// Returns a request of the class `Rest`. That class has no in-flight limit, so only the gate and the ramp limit its requests.
 fn listing() -> AdmissionRequest {
     ask(RouteClass::Rest)
 }
 
-/// Returns a class that was closed for a second, with a number of waiters.
+/// Returns a limiter with one class that was closed for a second, and a number of waiters of that class.
 fn closed(waiting: usize) -> (Bench, Vec<Waiting>) {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(listing()), Some(SECOND));
@@ -37,7 +37,7 @@ fn probe_precedes_the_ramp() {
     let (bench, mut queue) = closed(40);
     let first = probe(&bench, &mut queue);
     accept(first);
-    // Eight at once, then as many as were accepted, up to the sixteen slots.
+    // Eight requests are admitted at once, then as many as were accepted, up to the sixteen slots.
     let mut counts = Vec::new();
     for _ in 0..3 {
         let through = let_through(&mut queue);
@@ -137,7 +137,7 @@ fn short_hints_do_not_make_a_hot_loop() {
                 refuse(admitted, hint);
             }
         }
-        // 10 ms doubling up to a second: seven probes, then one each second.
+        // The pauses double from 10 ms up to a second: seven first requests, then one each second.
         assert!((30..=40).contains(&probes), "{class:?}: {probes} in 30 s");
     }
 }
@@ -168,13 +168,14 @@ fn each_client_has_its_own_gate_timer() {
         client: ClientId(client),
         ..listing()
     };
-    // The first client's runtime stops polling its requests.
+    // The runtime of the first client stops polling its requests.
     let _stuck: Vec<_> = (0..3).map(|_| bench.ask(of(1))).collect();
     let mut other = bench.ask(of(2));
     let mut behind = bench.ask(of(2));
     assert_eq!(bench.clock.sleepers(), 2, "one alarm for each client");
     bench.clock.advance(SECOND);
-    // The probe was granted to the first client, which does not collect it; the second follows a second later.
+    // The first request after the pause was granted to the first client, which does not collect it; the second client follows a second
+    // later.
     assert!(other.is_waiting());
     bench.clock.advance(SECOND);
     accept(other.try_admitted().expect("it looked by itself"));

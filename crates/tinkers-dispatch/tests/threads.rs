@@ -1,4 +1,4 @@
-//! Threads that share a class: never more than its slots at once, and every unit is returned.
+//! A test with threads that share a route class: never more requests than slots at once, and every unit is returned.
 
 use std::future::Future;
 use std::pin::pin;
@@ -67,7 +67,7 @@ fn threads_sharing_a_class_return_everything() {
             scope.spawn(move || {
                 for round in 0..ROUNDS {
                     if (round + thread) % 9 == 0 {
-                        // Dropped after one poll, granted or not.
+                        // The future is dropped after one poll, granted or not.
                         let mut given_up = admission.admit(ask(7));
                         let _outcome = given_up
                             .as_mut()

@@ -1,4 +1,4 @@
-//! Closes a gate with hints in any order, and shows which requests it admits and when.
+//! Closes a gate with retry delays in any order, and shows which requests it admits at which time.
 
 use std::time::Duration;
 use tinkers_limits::{BackoffGate, RetryBudget, RetryDraw, RetryReason};

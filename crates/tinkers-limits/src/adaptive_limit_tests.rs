@@ -15,7 +15,7 @@ fn refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Returns a refusal that belongs to an earlier event.
+/// Returns a refusal that belongs to an earlier congestion event.
 fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     RefusalContext {
         is_new_event: false,
@@ -23,7 +23,7 @@ fn further_refusal(now: Duration, accepted: u32) -> RefusalContext {
     }
 }
 
-/// Asserts that the probe starts.
+/// Asserts that a limit probe starts at `now`.
 fn assert_probe_starts(limit: &mut AdaptiveLimit, now: Duration) {
     let change = limit.on_window_full(now);
     assert_eq!(change, Some(LimitChange::ProbeStarted));
@@ -35,14 +35,15 @@ fn accept(limit: &mut AdaptiveLimit, times: u32, at: u32) {
     }
 }
 
-/// Starts a limit probe at the first possible millisecond of `from..`, which it returns.
+/// Starts a limit probe at the first possible millisecond from `from` on. Returns that time.
 fn probe_after(limit: &mut AdaptiveLimit, from: u64) -> u64 {
     (from..from + 200_000)
         .find(|now| limit.on_window_full(ms(*now)) == Some(LimitChange::ProbeStarted))
         .expect("a probe eventually starts")
 }
 
-/// Returns a limit with `level`, without debt, and with the gate open at 1 s after a closure that held back nothing.
+/// Returns a limit that has learned `level`, with no negative credit. Its gate has opened at 1 s, after a closure that held back no
+/// request.
 fn learned(level: u32) -> AdaptiveLimit {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     let change = limit.on_refusal(refusal(ms(0), level));
@@ -52,8 +53,7 @@ fn learned(level: u32) -> AdaptiveLimit {
     limit
 }
 
-/// Fails a limit probe at `now` and reopens the gate. Returns the time at which the window is full, after `held` ms of
-/// idle window.
+/// Fails a limit probe at `now` and opens the gate again. The window is idle for `held` ms; returns the time at which it is full.
 fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
     let level = limit.level().unwrap();
     let change = limit.on_refusal(refusal(ms(now), level));
@@ -127,7 +127,7 @@ fn refusal_never_raises_the_level_without_a_probe() {
     assert_eq!(limit.limit(), 20);
 }
 
-/// Accepts requests at `at` until the probe succeeds. Returns their number.
+/// Accepts requests while `at` are in flight until the probe succeeds. Returns the number of requests.
 fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
     for times in 1..1_000 {
         if limit.on_accepted(at, false) == Some(LimitChange::ProbeSucceeded) {
@@ -151,7 +151,7 @@ fn probe_succeeds_after_as_many_requests_as_its_step() {
     assert_eq!(limit.on_accepted(20, false), None, "not beyond the level");
     assert_eq!(succeed(&mut limit, 21), 1);
     assert_eq!(limit.level(), Some(21));
-    // The next probe starts immediately and is twice as large, up to 1/8 of the level.
+    // The next probe starts at once. Its step is twice as large, up to 1/8 of the level.
     assert_probe_starts(&mut limit, ms(now));
     assert_eq!(limit.limit(), 23);
     assert_eq!(succeed(&mut limit, 22), 2);
@@ -201,7 +201,7 @@ fn late_responses_correct_the_level() {
     assert_eq!(limit.limit(), 22);
     assert_eq!(limit.on_accepted(5_000, true), Some(LimitChange::Corrected));
     assert_eq!(limit.limit(), 2_000, "at most the ceiling");
-    // Requests of the current epoch teach nothing without a probe.
+    // Accepted requests that were sent after the last refusal change nothing without a probe.
     assert_eq!(learned(20).on_accepted(21, false), None);
 }
 
@@ -246,8 +246,8 @@ fn debt_and_credit_are_bounded() {
     );
 }
 
-/// Returns the interval after the first refusal, if the window is full `held` ms later and `in_flight` of 20 requests
-/// remained.
+/// Returns the probe interval after the first refusal. The window is full `held` ms after the refusal, and `in_flight` of 20 requests
+/// remained in flight.
 fn first_interval(held: u64, in_flight: u32) -> u64 {
     let mut limit = AdaptiveLimit::new(1, 2_000);
     limit.on_refusal(refusal(ms(0), 20));
@@ -282,11 +282,11 @@ fn interval_is_two_closures_to_one_minute() {
 #[test]
 fn interval_doubles_twice_and_the_fourth_failure_yields() {
     let mut limit = learned(20);
-    // Learning the level was the first failure.
+    // The refusal that set the level was the first failure.
     let mut now = probe_after(&mut limit, 1_000);
-    // The intervals double again at the lowered level.
+    // At the lowered level, the doubling of the intervals begins again.
     for (factor, level) in [(2, 20), (4, 20), (1, 17), (1, 17), (2, 17)] {
-        // There has already been one refusal at this level.
+        // One refusal at this level was counted before.
         let full = fail_probe(&mut limit, now, 500);
         assert_eq!(limit.level(), Some(level));
         now = probe_after(&mut limit, full);
@@ -343,12 +343,12 @@ fn late_refusal_does_not_block_probes_forever() {
     assert_eq!(limit.limit(), 13, "the gate was open: {now}");
 }
 
-/// Causes noise: three unprompted refusals with few requests accepted. The gate is open afterwards.
+/// Causes random refusals: three refusals without a probe and with few accepted requests. The gate is open afterwards.
 fn cause_noise(limit: &mut AdaptiveLimit, now: u64) {
     cause_noise_down_to(3, limit, now);
 }
 
-/// Causes noise with `lowest` requests accepted at the last refusal.
+/// Causes random refusals, the last one with `lowest` accepted requests.
 fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
     for (accepted, after, expected) in [
         (lowest + 2, 0, LimitChange::Lowered),
@@ -389,7 +389,7 @@ fn restored_level_has_no_debt_for_earlier_refusals() {
         accept(&mut limit, 240, 40);
         let now = full + 5_000;
         assert_probe_starts(&mut limit, ms(now));
-        // This is the first consecutive failure, so the interval depends only on its closure.
+        // This is the first consecutive failure, so the interval depends only on its own closure.
         let full = fail_probe(&mut limit, now, 500);
         let next = probe_after(&mut limit, full);
         assert_eq!(next, full + 10_000, "{lowest}");

@@ -1,4 +1,4 @@
-//! Tests of the combined constraints: all parts are charged together or not at all, and settled in order.
+//! Tests of the combined limits: a request is charged to all of them or to none, and released in a fixed order.
 
 use super::*;
 use crate::gate::GateState;
@@ -27,7 +27,7 @@ fn charge(bytes: u64) -> Charge {
     }
 }
 
-/// Returns the requests in flight, the unanswered requests and the charged bytes.
+/// Returns the number of requests in flight, the number of submissions without a response, and the charged bytes.
 fn held(constraints: &Constraints) -> (u32, u32, u64) {
     let view = constraints.window().view();
     (view.in_flight, view.unanswered, constraints.bytes().taken())
@@ -106,7 +106,7 @@ fn gate_is_read_last() {
         burst: 10,
     });
     let constraints = Constraints::new(Bounds { rate, ..bounds() });
-    // The rate limit reads the clock after window and bytes are charged. A closure at that time must still be seen.
+    // The rate limit reads the clock after window and bytes are charged. The gate closes at that time, which must still be seen.
     let closes = || {
         assert_eq!(held(&constraints), (1, 1, 1));
         constraints.gate().close(ms(10), constraints.gate().epoch());
@@ -157,7 +157,7 @@ fn ramp_restarts_before_the_gate_opens() {
     assert!(settled.reopened && !was_open.get());
     assert!(constraints.gate().open().is_some());
     assert_eq!(constraints.slots(), Ramp::MIN_UNANSWERED);
-    // An attempt that is not the probe neither restarts the ramp nor opens the gate.
+    // The end of an attempt that is not the first request neither restarts the ramp nor opens the gate.
     let other = constraints.take(charge(1), || until).unwrap();
     let unused = || unreachable!("no probe");
     let settled = constraints.settle(other, TicketOutcome::Answered, until, unused);
@@ -276,7 +276,7 @@ fn refusal_recorded_after_the_reopening_does_not_block_probes() {
     let probe = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
     let settled = constraints.settle(probe, TicketOutcome::Accepted, until, || 20);
     constraints.learn(&mut limit, probe, &settled, TicketOutcome::Accepted, until);
-    // Its thread was delayed.
+    // The thread that records this refusal was delayed.
     constraints.learn(
         &mut limit,
         refused,
@@ -318,7 +318,7 @@ fn changed_bounds_apply_immediately() {
 #[test]
 fn ticket_keeps_its_charge_and_gate_pass() {
     let epoch = Epoch(u16::MAX);
-    // The maximum time, which uses all bits of the word.
+    // The maximum time uses all bits of its part of the word.
     let last = u64::MAX >> 18;
     let entries = [
         GatePass::Open(Epoch(0)),
@@ -360,7 +360,7 @@ fn requests_presumed_accepted_raise_the_ramp() {
     for _ in 0..8 {
         constraints.take(charge(1), || ms(0)).unwrap();
     }
-    // A quarter of 8, 16, 24, 32 and 40, but at least 8.
+    // The limit is a quarter of 8, 16, 24, 32 and 40, but at least 8.
     let allows_more = [(); 5].map(|()| constraints.presume_accepted());
     assert_eq!(allows_more, [false, false, false, false, true]);
     assert_eq!(constraints.slots(), 10);

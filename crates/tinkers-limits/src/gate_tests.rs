@@ -15,14 +15,14 @@ fn closed(until: Duration) -> BackoffGate {
     gate
 }
 
-/// Returns a gate with a probe that was admitted at `at`, and the probe.
+/// Returns a gate that admitted a first request at `at`, and that request.
 fn probed(at: Duration) -> (BackoffGate, Probe) {
     let gate = closed(at);
     let probe = enter(&gate, at);
     (gate, probe)
 }
 
-/// Enters as the probe.
+/// Enters the gate as the first request.
 fn enter(gate: &BackoffGate, now: Duration) -> Probe {
     let pass = gate.enter(now, PATIENCE).unwrap();
     pass.probe().expect("a probe is due")
@@ -58,7 +58,7 @@ fn deadline_is_only_ever_extended() {
     for (until, expected) in [(2_000, 2_000), (5_000, 5_000), (3_000, 5_000), (0, 5_000)] {
         assert_eq!(gate.close(ms(until), seen).until, ms(expected));
     }
-    // The end of an unknown probe has no effect either.
+    // The end of an unknown first request has no effect either.
     for epoch in [seen, gate.epoch()] {
         assert!(!gate.reopen(epoch));
         let probe = Probe { epoch, since: 0 };
@@ -75,7 +75,7 @@ fn concurrent_refusals_are_one_event() {
     let events = (0..10).filter(|_| gate.close(ms(10), seen).is_new_event);
     assert_eq!(events.count(), 1);
     assert_eq!(gate.epoch(), Epoch(1));
-    // A refusal of a request admitted after the first event starts another one, even while the gate is closed.
+    // The refusal of a request that was admitted after the first event starts another event, even while the gate is closed.
     assert!(gate.close(ms(10), Epoch(1)).is_new_event);
     assert!(!gate.close(ms(10), Epoch(0)).is_new_event);
     assert_eq!(gate.epoch(), Epoch(2));
@@ -126,7 +126,7 @@ fn late_response_of_a_replaced_probe_still_opens_the_gate() {
     let second = enter(&gate, ms(1_010));
     assert_eq!(second.epoch, probe.epoch);
     assert!(gate.reopen(probe.epoch));
-    // The end of the second probe has no effect.
+    // The end of the second first request has no effect, since the gate is open.
     assert!(!gate.defer_probe(ms(5_000), second) && !gate.hand_over_probe(ms(5_000), second));
     assert_eq!(gate.state(), GateState::Open);
 }
@@ -157,23 +157,23 @@ fn refusal_of_a_replaced_probe_closes_the_gate() {
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
-/// Probes at the same clock time are distinct, because every change between them advances the time.
+/// Checks that first requests admitted at the same clock time are distinct: every change between them advances the time.
 #[test]
 fn probes_in_flight_are_distinct() {
     let at = ms(10);
     let (gate, first) = probed(at);
-    // The refusal of a straggler with an old deadline.
+    // A request from before the closure is refused, with an old deadline.
     gate.close(ms(1), Epoch(0));
     let just_after = Duration::from_micros(10_001);
     assert_eq!(gate.enter(at, PATIENCE), Err(just_after));
     let second = enter(&gate, just_after);
     assert!(!gate.hand_over_probe(at, first));
-    // The same with an open gate between them.
+    // The gate is open between the two first requests.
     assert!(gate.reopen(first.epoch));
     gate.close(ms(1), Epoch(0));
     let third = enter(&gate, Duration::from_micros(10_002));
     assert!(!gate.hand_over_probe(at, second));
-    // A dropped probe has ended, so the next one may be equal.
+    // A dropped first request has ended, so the next one may be equal.
     assert!(gate.hand_over_probe(at, third));
     assert_eq!(enter(&gate, Duration::from_micros(10_002)), third);
     let without_patience = gate.enter(Duration::from_micros(10_002), Duration::ZERO);

@@ -6,8 +6,7 @@ fn accept(filter: &mut NoiseFilter, times: u32, level: Option<u32>, at: u32) {
     (0..times).for_each(|_| filter.on_accepted(level, at));
 }
 
-/// Returns a filter at `level` that has just detected noise, after three refusals with at least `lowest` requests
-/// accepted.
+/// Returns a filter at `level` that has just detected noise, after three refusals with at least `lowest` accepted requests.
 fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
     let mut filter = NoiseFilter::new();
     assert_eq!(
@@ -65,7 +64,7 @@ fn noise_ends_after_enough_accepted_requests() {
 #[test]
 fn next_refusal_without_progress_confirms_a_limit() {
     let mut filter = noisy(Some(50), 10);
-    // Up to 1/8 more is tolerated, because responses arrive out of order.
+    // Up to 1/8 more is not counted as progress, since responses arrive out of order.
     accept(&mut filter, 5, Some(50), 11);
     assert_eq!(
         filter.on_refusal(Some(50), 12),
@@ -84,7 +83,7 @@ fn four_refusals_without_progress_confirm_a_limit_during_noise() {
         accept(&mut filter, 10, level, 18);
     }
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Confirmed(16));
-    // The same with more accepted requests before the last refusal.
+    // The same happens if more requests were accepted at the earlier refusals.
     let mut filter = noisy(level, 3);
     accept(&mut filter, 1, level, 30);
     for accepted in [16, 17, 16] {
@@ -94,7 +93,7 @@ fn four_refusals_without_progress_confirm_a_limit_during_noise() {
     assert_eq!(filter.on_refusal(level, 18), RefusalMeaning::Noise);
 }
 
-/// Returns the recovery target after a drop from 50 to `level`, before and after the recovery is due.
+/// Returns the recovery targets after a drop from 50 to `level`: before the recovery is due, and when it is due.
 fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
     accept(&mut filter, 50, Some(level), level);
     let mut due = filter;
@@ -143,7 +142,7 @@ fn recovery_starts_after_level_many_accepted_requests() {
         assert_eq!(filter.recovery_target(level, true), None);
         accept(&mut filter, 1, Some(level), level);
         assert_eq!(filter.recovery_target(level, true), Some(50));
-        // A recovery continues when `is_due` is false, and ends at the restore level.
+        // A started recovery continues although `is_due` is false, and ends at the restore level.
         assert_eq!(filter.recovery_target(49, false), Some(50));
         assert_eq!(filter.recovery_target(50, true), None);
         accept(&mut filter, 1, Some(50), 50);
@@ -195,7 +194,7 @@ fn first_refusal_after_a_pause_recovers_to_the_peak() {
     ] {
         let mut filter = NoiseFilter::new();
         accept(&mut filter, 20, None, seen);
-        // The gate reopens, and the second request of its ramp is refused.
+        // The gate has opened again, and the second request afterwards is refused.
         assert_eq!(filter.on_refusal(None, 1), RefusalMeaning::Capacity);
         accept(&mut filter, 80, Some(1), 1);
         assert_eq!(recovery_targets(filter, 1), back, "{seen}");
@@ -209,7 +208,7 @@ fn recovery_continues_to_its_target() {
     assert_eq!(filter.on_refusal(None, 4), RefusalMeaning::Capacity);
     accept(&mut filter, 80, Some(4), 4);
     assert_eq!(filter.recovery_target(4, true), Some(100));
-    // More than half is no longer a large drop.
+    // A drop to more than half is not large.
     for level in [8, 32, 64, 99] {
         filter.probe_succeeded();
         accept(&mut filter, 1, Some(level), level);
@@ -219,7 +218,7 @@ fn recovery_continues_to_its_target() {
     assert_eq!(filter.recovery_target(100, true), None);
 }
 
-/// Returns a filter that detected noise at 50 and then confirmed a limit of 20.
+/// Returns a filter that detected noise at 50, and then confirmed a limit of 20.
 fn confirmed() -> NoiseFilter {
     let mut filter = noisy(Some(50), 20);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Unit tests of the concurrency window.
+//! Unit tests of the in-flight window.
 
 use super::*;
 

@@ -3,7 +3,7 @@
 use crate::backoff::CasBackoff;
 use crate::sync::{AtomicU64, Ordering};
 
-/// A 64-bit word that is changed by compare-and-swap.
+/// A 64-bit word that is changed by compare-and-swap. All types of this crate with shared state consist of such words.
 #[derive(Debug)]
 pub(crate) struct Word {
     bits: AtomicU64,
@@ -24,8 +24,8 @@ impl Word {
         self.bits.load(Ordering::Acquire)
     }
 
-    /// Applies `change` to the word and returns its second result. Leaves the word unchanged if `change` returns an
-    /// error. `change` may run several times, so it must be pure.
+    /// Applies `change` to the word and returns its second result. Leaves the word unchanged if `change` returns an error. `change` may
+    /// run several times, so it must have no side effects.
     pub(crate) fn change<T, E>(
         &self,
         mut change: impl FnMut(u64) -> Result<(u64, T), E>,
@@ -53,7 +53,7 @@ impl Word {
         }
     }
 
-    /// Applies an infallible `change` to the word and returns its second result.
+    /// Applies a `change` that cannot fail to the word, and returns its second result.
     pub(crate) fn set<T>(&self, mut change: impl FnMut(u64) -> (u64, T)) -> T {
         let changed: Result<T, std::convert::Infallible> = self.change(|word| Ok(change(word)));
         match changed {
@@ -66,7 +66,7 @@ impl Word {
         self.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Returns the number of exchanges lost to another thread.
+    /// Returns the number of compare-and-swap attempts that failed because of another thread.
     #[cfg(feature = "contention")]
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(std::sync::atomic::Ordering::Relaxed)
@@ -97,7 +97,7 @@ mod tests {
         let mut is_first = true;
         word.set(|n| {
             if std::mem::take(&mut is_first) {
-                // A concurrent change between the load and the exchange.
+                // Another change happens between the load and the exchange.
                 word.set(|n| (n + 10, ()));
             }
             (n + 1, ())

@@ -1,4 +1,4 @@
-//! A property test of the constraints: random operations release exactly what they took.
+//! A property test of the combined limits: random operations release exactly what they took.
 #![cfg(not(tinkers_loom))]
 
 use std::time::Duration;
@@ -136,7 +136,7 @@ impl Owner {
         }
     }
 
-    /// Returns the requests in flight, the unanswered requests and the bytes that should be held.
+    /// Returns the expected number of requests in flight, submissions without a response, and charged bytes.
     fn held(&self) -> (u32, u32, u64) {
         let submitted = self.tickets.iter().filter(|ticket| is_in_flight(ticket));
         (

@@ -1,4 +1,4 @@
-//! Tests of the contention counters: zero for one thread, positive with contention.
+//! Tests of the contention counters: they stay zero with one thread, and grow if threads compete.
 #![cfg(all(feature = "contention", not(tinkers_loom)))]
 
 use std::sync::Barrier;
@@ -11,10 +11,10 @@ use tinkers_limits::{
 
 const THREADS: usize = 4;
 const CALLS: u32 = 2_000;
-/// The maximum number of rounds without contention, after which the test fails as inconclusive.
+/// The maximum number of rounds in which threads compete. Without a lost compare-and-swap by then, the test fails as inconclusive.
 const ROUNDS: u32 = 2_000;
 
-/// Runs `call` on one thread, and then on several until there is contention.
+/// Asserts that `call` counts no contention on one thread. Then runs it on several threads until it counts some.
 fn assert_counted(call: impl Fn() + Sync, contention: impl Fn() -> u64) {
     (0..CALLS).for_each(|_| call());
     assert_eq!(contention(), 0, "one thread causes no contention");

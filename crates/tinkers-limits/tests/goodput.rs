@@ -1,4 +1,4 @@
-//! Simulations of the share of a server's window that the limits use, and of the refusals that this costs.
+//! Simulations of the fraction of a server's capacity that the limits use, and of the refusals that this costs.
 //!
 //! The example of the same name prints the figures.
 #![cfg(not(tinkers_loom))]
@@ -13,7 +13,7 @@ mod sim;
 use cases::{Figures, Group, NoiseCase};
 use clients::Policy;
 
-/// Returns the minimums that a client misses in these groups.
+/// Simulates these groups, and returns the required minimums that a client misses.
 fn failures(groups: &[Group], policy: Policy) -> Vec<String> {
     let of = |group: &Group| {
         let outcomes = group.cases.iter().map(|case| sim::run(case, policy));
@@ -47,7 +47,7 @@ fn two_processes_share_the_window_evenly() {
     assert_eq!(failures(&cases::pairs(), Policy::Adaptive), [""; 0]);
 }
 
-/// Returns the minimums that the client misses in these cases.
+/// Simulates these cases with random refusals, and returns the required minimums that the client misses.
 fn noise_failures(cases: &[NoiseCase]) -> Vec<String> {
     let of = |case: &NoiseCase| case.failures(&case.run(Policy::Adaptive));
     cases.iter().flat_map(of).collect()
@@ -70,7 +70,7 @@ fn window_recovers_within_two_seconds_of_noise() {
 #[test]
 fn control_with_a_fixed_window_is_refused_too_often() {
     let mut cases = cases::fixed();
-    // At a large window, this client is refused so often that the simulation takes long.
+    // With a large window, this client is refused so often that the simulation takes long.
     cases.retain(|group| group.name != "W = 500");
     let count = cases.len();
     let failures = failures(&cases, Policy::FixedWindow);

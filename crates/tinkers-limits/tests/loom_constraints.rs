@@ -1,4 +1,4 @@
-//! Loom models of the combined constraints. Run with `cargo xtask loom`.
+//! Loom models of the combined limits of a route class. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "../../tinkers-registry/tests/support/explore.rs"]
@@ -50,7 +50,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Returns a fault if anything is still held.
+/// Returns a fault if any unit or byte is still taken.
 fn held(constraints: &Constraints) -> Vec<String> {
     let view = constraints.window().view();
     let held = (view.in_flight, view.unanswered, constraints.bytes().taken());
@@ -58,14 +58,14 @@ fn held(constraints: &Constraints) -> Vec<String> {
     fault.into_iter().collect()
 }
 
-/// The time at which the gate is read.
+/// The point in an admission at which the gate is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
     Last,
     First,
 }
 
-/// A request is admitted while another one is refused. An admission that starts after the refusal must fail.
+/// Models an admission during the refusal of another request. An admission that starts after the refusal must fail.
 fn admission_during_a_refusal(reads: Reads) -> Findings {
     explore("admission during a refusal", 3, move || {
         let constraints = Arc::new(constraints(8));
@@ -218,8 +218,8 @@ fn open_gate_is_visible_only_with_its_ramp() {
     .assert_none();
 }
 
-/// An attempt is accepted while a request starts to wait, after a failed `take` if `tries_first`. Unless the waiter is
-/// admitted, the end of the attempt must see it, because nothing else would serve it.
+/// Models the end of an attempt while another request starts to wait, after a failed `take` if `tries_first`. Unless the waiter is
+/// admitted, the end of the attempt must see the waiter, since nothing else would serve it.
 fn wait_during_the_end_of_an_attempt(
     name: &'static str,
     full: fn() -> (Constraints, Ticket),
@@ -266,7 +266,7 @@ fn end_of_an_attempt_sees_waiters_for_the_ramp() {
             flights: 64,
             ..BOUNDS
         });
-        // 35 accepted requests allow 8 unanswered ones, and 36 allow 9.
+        // 35 accepted requests allow 8 submissions without a response, and 36 allow 9.
         let mut tickets: Vec<Ticket> = (0..7).map(|_| take(&constraints).unwrap()).collect();
         (0..5).for_each(|_| {
             constraints.presume_accepted();
@@ -278,20 +278,20 @@ fn end_of_an_attempt_sees_waiters_for_the_ramp() {
     wait_during_the_end_of_an_attempt("waiter for the ramp", full, true).assert_none();
 }
 
-/// The behavior of a request that released its units after a refusal.
+/// The action of a request that released its units after a limit refused it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rollback {
     ServesWaiters,
     IgnoresWaiters,
 }
 
-/// The only unit of the window is briefly held by a request that the byte budget then refuses. A request that found the
-/// window full meanwhile must get the unit.
+/// Models a request that briefly holds the only unit of the window until the byte budget refuses the request. Another request that found
+/// the window full meanwhile must get the unit.
 fn rollback_model(rollback: Rollback) -> Findings {
     explore("rollback and waiter", 3, move || {
         let constraints = Arc::new(constraints(1));
         let is_waiting = Arc::new(Mutex::new(false));
-        // Use up the bytes but not the window.
+        // The bytes are used up, but not the window.
         constraints.bytes().take(10).unwrap();
         let grant = |constraints: &Constraints, is_waiting: &mut bool| {
             let turn = || constraints.take_queued(charge(0), START, PATIENCE);

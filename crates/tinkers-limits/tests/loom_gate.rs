@@ -14,7 +14,7 @@ use tinkers_limits::{BackoffGate, Epoch, GatePass, GateState, Probe};
 
 const PATIENCE: u64 = 100;
 
-/// A gate under test, with times in milliseconds.
+/// A gate to be tested, with times in milliseconds: the real one, or one with a planted fault.
 trait Gate: Send + Sync + 'static {
     type Epoch: Copy + Send + 'static;
 
@@ -22,11 +22,11 @@ trait Gate: Send + Sync + 'static {
     fn epoch(&self) -> Self::Epoch;
     /// Closes the gate. Returns whether this started a congestion event.
     fn close(&self, until: u64, seen: Self::Epoch) -> bool;
-    /// Requests admission. Returns whether the admitted request is the probe; `None` if it is not admitted.
+    /// Asks for admission. Returns whether the request is the first request after a closure, or `None` if it is not admitted.
     fn enter(&self, now: u64) -> Option<bool>;
-    /// Records the success of a request that was admitted after `seen`.
+    /// Records a response, other than a refusal, to a request that was admitted in the epoch `seen`.
     fn succeeded(&self, seen: Self::Epoch);
-    /// Returns the deadline; `None` if the gate is not closed.
+    /// Returns the deadline of a closed gate, or `None` if the gate is not closed.
     fn closed_until(&self) -> Option<u64>;
 }
 
@@ -66,7 +66,7 @@ impl Gate for BackoffGate {
     }
 }
 
-/// A faulty gate: the last refusal sets the deadline, and any success opens it.
+/// A gate with a planted fault: the last refusal sets the deadline even if it is earlier, and any success opens the gate.
 struct LastWriterWins(AtomicU64);
 
 impl Gate for LastWriterWins {
@@ -101,7 +101,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().expect("no thread panics")
 }
 
-/// Two concurrent refusals, and a request that tries to enter meanwhile.
+/// Models two concurrent refusals, and a request that tries to enter meanwhile.
 fn two_refusals_and_an_admission<G: Gate>() -> Findings {
     explore("two refusals and an admission", 3, || {
         let gate = Arc::new(G::new());
@@ -148,7 +148,7 @@ fn last_writer_of_the_deadline_is_detected() {
     }
 }
 
-/// The probe succeeds while an earlier request is refused.
+/// Models a success of the first request while a request from before the closure is refused.
 fn probe_and_straggler<G: Gate>() -> Findings {
     explore("probe and straggler", 3, || {
         let gate = Arc::new(G::new());
@@ -241,16 +241,16 @@ fn enter(gate: &BackoffGate, now: u64) -> Option<Probe> {
     pass.probe()
 }
 
-/// How the end of a probe is reported.
+/// The way in which the end of a first request is reported.
 trait EndReport: Send + Sync + 'static {
     fn new(first: Probe) -> Self;
-    /// Records another probe.
+    /// Records that another first request was admitted.
     fn started(&self, probe: Probe);
-    /// Returns the probe whose end is reported when `probe` ends.
+    /// Returns the first request that is reported as ended when `probe` ends.
     fn ended(&self, probe: Probe) -> Probe;
 }
 
-/// The real behavior: the probe itself.
+/// The real behaviour: the first request that has ended is reported.
 struct OwnProbe;
 
 impl EndReport for OwnProbe {
@@ -265,7 +265,7 @@ impl EndReport for OwnProbe {
     }
 }
 
-/// A faulty behavior: the end of any probe of an epoch ends the latest one.
+/// A planted fault: the latest first request of the epoch is reported, whichever has ended.
 struct LatestProbe(Mutex<Probe>);
 
 impl EndReport for LatestProbe {
@@ -282,7 +282,7 @@ impl EndReport for LatestProbe {
     }
 }
 
-/// A probe ends late, while the next one and possibly a third try to enter.
+/// Models a first request that ends late, while the next one and possibly a third one try to enter.
 fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) -> bool) -> Findings {
     explore(name, 3, move || {
         let gate = Arc::new(BackoffGate::new());

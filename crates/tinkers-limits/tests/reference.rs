@@ -18,9 +18,9 @@ fn us(n: u64) -> Duration {
 enum GateOperation {
     Wait(u64),
     Enter,
-    /// The refusal of a request, by its index, with a hint in microseconds.
+    /// Refuses a request. Contains the index of the request, and the server's retry delay in microseconds.
     Refuse(usize, u64),
-    /// The end of a probe, by its index among those in flight.
+    /// Responds to a first request with a success. Contains its index among those in flight.
     Reopen(usize),
     Defer(usize, u64),
     HandOver(usize),
@@ -48,13 +48,13 @@ struct GateModel {
     until: u64,
     /// The epochs that a refusal has ended.
     ended: BTreeSet<usize>,
-    /// The admissions with their epochs, counted from 0.
+    /// The admissions and their epochs, counted from 0.
     passes: Vec<(GatePass, usize)>,
-    /// The probes in flight with their epochs and numbers.
+    /// The first requests in flight, each with its epoch and number.
     probes: Vec<(Probe, usize, u64)>,
-    /// The number of probes so far.
+    /// The number of first requests so far.
     probed: u64,
-    /// The number and time of the last probe, while the gate waits for it.
+    /// The number and admission time of the last first request, while the gate waits for its response.
     probing: Option<(u64, u64)>,
     is_open: bool,
 }
@@ -64,7 +64,7 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 }
 
 impl GateModel {
-    /// Ends a probe in flight. Returns it, and whether it is the one that the gate waits for.
+    /// Ends a first request in flight. Returns it, and whether it is the one whose response the gate waits for.
     fn end_probe(&mut self, number: usize) -> Option<(Probe, bool)> {
         let at = number.checked_rem(self.probes.len())?;
         let (probe, _, number) = self.probes.swap_remove(at);
@@ -96,7 +96,7 @@ impl GateModel {
                 let Some(at) = number.checked_rem(self.probes.len()) else {
                     return Ok(());
                 };
-                // Any probe of the current epoch opens the gate.
+                // A response to any first request of the current epoch opens the gate.
                 let (probe, epoch, _) = self.probes.swap_remove(at);
                 let opens = self.probing.is_some() && epoch == self.ended.len();
                 prop_assert_eq!(gate.reopen(GatePass::Probe(probe).epoch()), opens);
@@ -154,7 +154,7 @@ impl GateModel {
 enum WindowOperation {
     Take(SlotRequest, u32),
     TakeQueued(SlotRequest, u32),
-    /// The end of an attempt, by its index among the unanswered ones.
+    /// Ends an attempt. Contains its index among those without a response.
     ReleaseSlot(usize),
     Undo(usize),
     Release,
@@ -201,7 +201,7 @@ impl WindowModel {
         Some(self.attempts.swap_remove(at))
     }
 
-    /// Returns the number of requests in flight without an unanswered attempt.
+    /// Returns the number of requests in flight whose submission has a response.
     fn releasable(&self) -> usize {
         let submitted = self.attempts.iter();
         self.in_flight
@@ -322,7 +322,7 @@ proptest! {
         }
     }
 
-    /// The reference model is a token bucket in nanoseconds, which starts full and fills by one per nanosecond.
+    /// Compares the rate limit with a token bucket in nanoseconds. The bucket starts full and fills by one per nanosecond.
     #[test]
     fn rate_limit_matches_a_token_bucket(
         interval in 1_u64..50,
