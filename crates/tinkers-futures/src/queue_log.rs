@@ -1,4 +1,4 @@
-//! Rate-limited warnings about a paused queue of the server.
+//! Rate-limited warnings about an operation queue that the server has paused.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tinkers_wire::QueueState;
 
 use crate::sync::Mutex;
 
-/// Warns when the server has paused the queue of a client. Each client has its own, which is dropped with it.
+/// Logs a warning if the server has paused the queue of a client. Each client has its own log.
 #[derive(Debug)]
 pub struct QueueLog {
     subject: String,
@@ -30,11 +30,11 @@ struct State {
 }
 
 impl QueueLog {
-    /// The interval between warnings.
+    /// The minimum interval between two warnings.
     const INTERVAL: Duration = Duration::from_secs(60);
     const TRAINING_GRACE: Duration = Duration::from_secs(900);
 
-    /// Creates the log of a training client: it warns when a pause has lasted 15 minutes, then once a minute.
+    /// Creates the log of a training client. It warns when a pause has lasted for 15 minutes, then once a minute.
     pub fn training(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
@@ -43,7 +43,7 @@ impl QueueLog {
         }
     }
 
-    /// Creates the log of a sampling client: it warns at once, then once a minute.
+    /// Creates the log of a sampling client. It warns at once, then once a minute.
     pub fn sampling(subject: impl Into<String>) -> Self {
         Self {
             subject: subject.into(),
@@ -52,7 +52,7 @@ impl QueueLog {
         }
     }
 
-    /// Records the state of the queue. Returns whether it logged a warning.
+    /// Records the state of the server's queue. Returns whether a warning was logged.
     pub fn observe(&self, now: Timestamp, queue: &QueueState, reason: Option<&str>) -> bool {
         let due = self.is_due(now, queue);
         if due {

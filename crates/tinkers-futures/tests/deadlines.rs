@@ -1,4 +1,4 @@
-//! The progress deadline and the deadline of an operation.
+//! Tests of the progress deadline and the deadline of an operation.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// Starts an operation that never ends and reports progress at the given times, in seconds from its start.
+/// Starts an operation that never ends. It reports progress at the given times, in seconds from its start.
 fn operation(
     deadline: Option<Duration>,
     progress_at: &'static [u64],
@@ -45,7 +45,7 @@ async fn report(clock: &dyn Clock, progress: &ProgressCell, progress_at: &[u64])
     }
 }
 
-/// Returns the error of such an operation, and after how many seconds it failed.
+/// Returns the error of an operation that never ends, and the number of seconds after which it failed.
 fn failure(deadline: Option<Duration>, progress_at: &'static [u64]) -> (ErrorKind, u64) {
     let (handle, server) = operation(deadline, progress_at);
     let start = server.clock.now();
@@ -90,7 +90,7 @@ fn both_limits_share_one_timer() {
     let (handle, server) = operation(Some(seconds(25)), &[]);
     let clock = server.clock.clone();
     let sleepers = server.drive(async {
-        // The operation itself has no timer.
+        // The operation itself uses no timer.
         clock.sleep_until(clock.now().after(seconds(1))).await;
         clock.sleepers()
     });
@@ -102,7 +102,7 @@ fn both_limits_share_one_timer() {
     assert_eq!(clock.sleepers(), 0);
 }
 
-/// A waker that records whether the resources of the work are released.
+/// A waker that records whether the resources of the work were released before it was called.
 struct ReleaseProbe {
     held: Weak<()>,
     is_released: Mutex<Vec<bool>>,

@@ -29,7 +29,7 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp::from_origin(Duration::from_secs(seconds))
 }
 
-/// Returns how many of three concurrent calls of `warns` logged a warning.
+/// Returns the number of three concurrent calls of `warns` that logged a warning.
 fn warnings<S: Send + Sync + 'static>(
     shared: S,
     warns: fn(&S, Timestamp) -> bool,
@@ -75,7 +75,7 @@ fn timestamps_out_of_order_log_one_warning() {
     .assert_none();
 }
 
-/// Finds the race of a timestamp that is read and written in separate steps.
+/// Negative control: a timestamp that is read and written in separate steps.
 #[test]
 fn separate_read_and_write_is_detected() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
@@ -96,7 +96,7 @@ fn separate_read_and_write_is_detected() {
     assert!(!findings.faults.is_empty());
 }
 
-/// Returns what the table reports to a waiter.
+/// Returns the state that the table reports to a waiter.
 fn outcome(table: &CompletionTable) -> &'static str {
     match table.poll("1", Waker::noop()) {
         Poll::Ready(Ok(notice)) if notice.size.is_some() => "completed",
@@ -106,7 +106,7 @@ fn outcome(table: &CompletionTable) -> &'static str {
     }
 }
 
-/// A waker that reads the table at once, while the waking thread may still be at work.
+/// A waker that reads the table at once, while the thread that calls it may still be at work.
 struct StateProbe {
     table: std::sync::Arc<CompletionTable>,
     seen: std::sync::Mutex<Vec<&'static str>>,
@@ -119,8 +119,8 @@ impl Wake for StateProbe {
     }
 }
 
-/// Registers a waiter while each of `actions` runs in its own thread. Returns the faults: its outcome must be one of `expected`, and
-/// a waiter that was pending must be woken once.
+/// Registers a waiter while each of `actions` runs in its own thread. Returns a fault if its outcome is not one of `expected`, or if a
+/// pending waiter is not woken exactly once.
 fn waiter_faults(
     actions: &'static [fn(&CompletionTable)],
     expected: &[&'static str],
@@ -139,7 +139,7 @@ fn waiter_faults(
         .begin()
         .and_then(|evictions| table.register(evictions, "1".into(), &progress, at(0)));
     if registered.is_err() {
-        // The end came first.
+        // The poller ended before the registration.
         others.into_iter().for_each(|other| other.join().unwrap());
         return match table.begin() {
             Ok(_) => vec!["registration failed before the end".to_owned()],
@@ -226,7 +226,7 @@ fn waiter_is_woken_once_in_any_order() {
     .assert_none();
 }
 
-/// Finds the race of a table that looks up early completions before it registers the waiter, in separate steps.
+/// Negative control: a table that looks up early completions and registers the waiter in separate steps.
 #[test]
 fn separate_lookup_and_registration_is_detected() {
     #[derive(Default)]

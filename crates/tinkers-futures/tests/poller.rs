@@ -1,4 +1,4 @@
-//! The shared poll: its requests, its pauses, and its end.
+//! Tests of the shared poll: its requests, its pauses, and its end.
 
 mod support;
 #[path = "poller/suspension.rs"]
@@ -23,7 +23,7 @@ const FIRST: Step = Step::Json(
     r#"{"completions": [{"state": "finished", "request_id": "1", "response_payload_uncompressed_size": 70}], "cursor": 5}"#,
 );
 
-/// A poller on a scripted server.
+/// A poller with a scripted server.
 struct Fixture {
     server: Arc<Scripted>,
     session: Arc<dyn SessionContext>,
@@ -63,7 +63,7 @@ impl Fixture {
         self.server.drive(time.sleep(Duration::from_secs(seconds)));
     }
 
-    /// Returns the bodies of its polls.
+    /// Returns the bodies of the polls that the server received.
     fn bodies(&self) -> Vec<Value> {
         let bodies = self.server.bodies(POLL);
         bodies
@@ -113,7 +113,7 @@ fn poll_waits_for_completions_and_acknowledges_them() {
         acknowledging_body(5, &["1"]),
     ];
     assert_eq!(fixture.bodies(), expected);
-    // The acknowledgement waits a second for a poll that can carry it.
+    // The acknowledgement waits for a second for a poll that can carry it.
     assert_eq!(fixture.server.request_times(), [0.0, 30.0, 41.0]);
     let asked = fixture.server.requests.lock().unwrap();
     let limits: Vec<_> = asked
@@ -186,7 +186,7 @@ fn refusals_and_empty_responses_slow_the_polls_down() {
     assert!(took > 80.0, "fifty polls in {took} s");
 }
 
-/// Returns whether a waiter was released to a poll of its own.
+/// Returns whether a waiter was told to poll individually.
 fn is_released(outcome: Result<CompletionNotice>) -> bool {
     outcome.is_ok_and(|notice| notice.size.is_none())
 }
@@ -386,7 +386,7 @@ fn dropped_poller_cancels_its_poll_and_acknowledges() {
     drop(handle);
     let remaining = fixture.register("2");
     drop(fixture.poller);
-    // A handle that outlives the poller fails.
+    // A handle that outlives the poller returns an error.
     let error = fixture.server.drive(remaining.completed()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Closed);
     let time: &dyn Clock = &fixture.server.clock;

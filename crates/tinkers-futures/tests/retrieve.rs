@@ -1,4 +1,4 @@
-//! Retrieval of one result: the effect of each response, and the pauses between polls.
+//! Tests of the retrieval of one result: the effect of each response, and the pauses between polls.
 
 mod support;
 
@@ -85,7 +85,7 @@ fn long_polls_have_no_pause_and_report_the_queue() {
     let (result, server, operation) =
         created([held.clone(), NOT_READY, held, paused, NOT_READY, DONE]);
     assert!(result.is_ok());
-    // The third response was immediate, so there is a pause before the fourth poll.
+    // The third response arrived at once, so there is a pause before the fourth poll.
     assert_eq!(server.request_times(), [0.0, 30.0, 60.0, 60.02]);
     let progress = operation.progress.snapshot();
     assert_eq!((progress.polls, progress.phase), (4, Phase::Waiting));
@@ -133,7 +133,7 @@ fn final_status_is_retried_three_times() {
         assert_eq!((error.kind(), error.status()), (kind, Some(status)));
         assert!(error.to_string().contains("no such luck"), "{error}");
         assert_eq!(server.request_times(), [0.0, 0.5, 1.5, 3.5], "{status}");
-        // "Not ready" in between resets the count.
+        // A "not ready" response in between resets the number of retries.
         let (result, ..) = created([
             answer.clone(),
             answer.clone(),
@@ -207,7 +207,7 @@ fn connection_and_proxy_failures_are_waited_out() {
     ];
     let (result, server, _) = created(script);
     assert!(result.is_ok());
-    // As the outage probe, a poll ends its pause early, except the pause after the 400 of the proxy.
+    // As an outage check, a poll ends its pause early, except the pause after the 400 of the proxy.
     assert_eq!(server.request_times(), [0.0, 0.5, 1.5, 2.5, 6.5, 8.5]);
 }
 
@@ -256,7 +256,7 @@ fn refused_poll_keeps_its_queue_position() {
         Readmission::New,
     ];
     assert_eq!(*server.readmissions.lock().unwrap(), expected);
-    // The permit closes the gate before the in-flight permit admits another request.
+    // The submit permit closes the gate before the in-flight permit admits another request.
     let pairs = server.released.lock().unwrap();
     assert!(pairs.chunks(2).all(|pair| pair == ["permit", "flight"]));
 }
@@ -299,7 +299,7 @@ fn failing_server_is_polled_until_the_operation_stalls() {
         "{} polls in 600 s",
         asked.len()
     );
-    // Five failures in a row before a result are recovered from.
+    // The client recovers from five consecutive failures before a result.
     let script = std::iter::repeat_n(Step::Json(500, "{}"), 5).chain([DONE]);
     assert!(created(script).0.is_ok());
 }
@@ -442,7 +442,7 @@ fn size_without_a_result_fails_after_three_replies() {
     assert_eq!(server.bytes_held.load(Ordering::SeqCst), 0);
 }
 
-/// A transport whose requests retrieve another result first, as a layer may.
+/// A transport layer that retrieves another result before it sends its own request.
 #[derive(Debug)]
 struct RetrievingLayer(Retrieval);
 
@@ -485,6 +485,6 @@ fn nested_retrieval_reserves_no_bytes() {
     };
     let call = caller.call(Call::get("/models", RouteClass::Rest));
     server.drive(call).expect("a response");
-    // The outer request may hold the whole budget, so waiting for it could deadlock.
+    // The outer request may hold the whole budget, so waiting for the budget could deadlock.
     assert_eq!(server.max_bytes_held.load(Ordering::SeqCst), 0);
 }

@@ -1,4 +1,4 @@
-//! Errors of operations whose session was closed or lost.
+//! Tests of the errors of operations whose session was closed or lost.
 
 mod support;
 

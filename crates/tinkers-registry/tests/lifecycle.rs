@@ -1,4 +1,4 @@
-//! The lifecycle of an entry: built once, shared while held, and removed with its last handle.
+//! Tests of the lifecycle of an entry: it is built once, shared while it is held, and removed with its last handle.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,7 +81,8 @@ fn concurrent_calls_build_once() {
             scope.spawn(|| {
                 barrier.wait();
                 let handle = registry.get_or_create(7, || built.fetch_add(1, Ordering::Relaxed));
-                // No thread drops its handle before all have one, so a second value would coexist with the first.
+                // No thread drops its handle before all threads have one, so a second value would exist at the same time as
+                // the first.
                 barrier.wait();
                 assert_eq!(*handle, 0);
             });
@@ -128,7 +129,8 @@ fn waiters_of_a_failed_builder_build_once() {
                     let build = || built.fetch_add(1, Ordering::Relaxed) + 1;
                     let handle = registry.get_or_create(1, build);
                     assert_eq!(*handle, 1);
-                    // Keep the handle until all threads have one; otherwise the next would rightly build another value.
+                    // The handle is kept until all threads have one; otherwise the next thread would rightly build
+                    // another value.
                     barrier.wait();
                 });
             }
@@ -192,7 +194,7 @@ fn value_may_use_the_registry_while_built_and_dropped() {
 
     impl Drop for UsesRegistry {
         fn drop(&mut self) {
-            // Would deadlock if a lock were held.
+            // This call would deadlock if a lock were held.
             self.1.store(self.0.len() + 10, Ordering::Relaxed);
         }
     }

@@ -1,4 +1,4 @@
-//! Loom models of the registry, which run under every interleaving up to a bound. Run with `cargo xtask loom`.
+//! Loom models of the registry, run under every interleaving up to a number of preemptions. Run with `cargo xtask loom`.
 #![cfg(tinkers_loom)]
 
 #[path = "support/explore.rs"]
@@ -35,7 +35,7 @@ impl<S: Subject> Model<S> {
         })
     }
 
-    /// Creates a handle and records it as held.
+    /// Creates a handle and records that it is held.
     fn acquire(&self) -> S::Handle {
         let built = self
             .registry
@@ -50,7 +50,7 @@ impl<S: Subject> Model<S> {
         drop(handle);
     }
 
-    /// Runs `task` on a thread.
+    /// Runs `task` on a new thread.
     fn spawn<T: 'static>(
         self: &Arc<Self>,
         task: impl FnOnce(&Self) -> T + 'static,
@@ -59,12 +59,12 @@ impl<S: Subject> Model<S> {
         spawn(move || task(&model))
     }
 
-    /// Acquires and releases a handle on a thread.
+    /// Acquires and releases a handle on a new thread.
     fn spawn_user(self: &Arc<Self>) -> JoinHandle<()> {
         self.spawn(|model| model.release(model.acquire()))
     }
 
-    /// Returns the faults after all handles have been dropped.
+    /// Returns the faults that were found. Called after all handles have been dropped.
     fn faults(&self) -> Vec<String> {
         let mut faults = self.tracker.observations().faults();
         if self.registry.len() > 0 {
@@ -81,7 +81,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 mod lookups_during_the_last_drop {
     use super::*;
 
-    /// Two threads request a key while its last handle is dropped.
+    /// Models two threads that request a key while its last handle is dropped.
     fn model<S: Subject>() -> Findings {
         explore("two lookups during the last drop", 3, || {
             let model = Model::<S>::new();
@@ -109,7 +109,7 @@ mod lookups_during_the_last_drop {
 mod concurrent_creation {
     use super::*;
 
-    /// Two threads request an absent key and keep their handles.
+    /// Models two threads that request a key without a value and keep their handles.
     fn model<S: Subject>() -> Findings {
         explore("concurrent creation", 3, || {
             let model = Model::<S>::new();
@@ -199,7 +199,7 @@ fn removal_of_the_old_entry_keeps_the_new_one() {
 
 #[test]
 fn failed_builder_releases_its_waiters() {
-    /// The outcome of a builder without a value.
+    /// The outcome of a build function that returns no value.
     #[derive(Clone, Copy)]
     enum Failure {
         Error,
@@ -210,7 +210,7 @@ fn failed_builder_releases_its_waiters() {
         ("builder with an error", Failure::Error),
         ("builder that panics", Failure::Panic),
     ] {
-        // Two preemptions: three multiply the number of interleavings by ten.
+        // Two preemptions are enough: three multiply the number of interleavings by ten.
         let findings = explore(name, 2, move || {
             let model = Model::<TrackedRegistry>::new();
             let failing = model.spawn(move |model| {

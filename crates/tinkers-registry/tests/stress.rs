@@ -14,7 +14,7 @@ use tinkers_registry::Registry;
 use tracked::{Tracked, Tracker};
 use workload::{Counts, RunError, Workload};
 
-/// Returns a random seed, or the one of `TINKERS_STRESS_SEED`.
+/// Returns a random seed, or the seed in the environment variable `TINKERS_STRESS_SEED`.
 #[expect(
     clippy::disallowed_methods,
     reason = "the environment selects the seed of a failed run"
@@ -65,7 +65,7 @@ fn workload_detects_check_then_insert() {
     }
 }
 
-/// Runs one thread, without any contention.
+/// Runs the workload on one thread, so there is no contention.
 fn run_single_thread(seed: u64) -> Counts {
     let workload = Workload {
         threads: 1,

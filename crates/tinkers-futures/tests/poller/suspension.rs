@@ -1,4 +1,4 @@
-//! Suspensions of the shared poll, and the counters that they reset.
+//! Tests of suspensions of the shared poll, and of the counters that they reset.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ fn failed_poll_is_suspended_and_resumes() {
     let first = fixture.register("1");
     assert!(!is_released(fixture.completed(&first)));
     assert_eq!(fixture.server.request_times(), [0.0, 31.0, 92.0, 213.0]);
-    // After a response the next suspension is short again.
+    // After a response, the next suspension is short again.
     let next = fixture.register("f");
     assert!(is_released(fixture.completed(&next)));
     fixture.wait(31);
@@ -50,7 +50,7 @@ fn failed_poll_is_suspended_and_resumes() {
     drop((new, first, next, last, handles));
 }
 
-/// Returns the length of the current suspension in seconds. It registers a request each second, since an idle poller does not poll.
+/// Returns the length of the current suspension in seconds. Registers a request each second, since an idle poller does not poll.
 fn suspension(fixture: &Fixture, handles: &mut Vec<CompletionHandle>) -> usize {
     let polls = fixture.server.request_times().len();
     (0..1000)

@@ -30,7 +30,7 @@ fn response(ids: &[&str], cursor: i64) -> Completions {
     }
 }
 
-/// Applies a response and returns how many waiters it notified.
+/// Applies a response with these completions and this cursor. Returns the number of waiters that it notified.
 fn apply(table: &CompletionTable, ids: &[&str], cursor: i64) -> usize {
     table
         .apply(at(1), &table.acknowledgement(), response(ids, cursor))
@@ -133,7 +133,7 @@ fn requests_begun_before_an_eviction_poll_for_themselves() {
         .register(evictions, "1".into(), &progress, at(0))
         .unwrap();
     assert_eq!(size(poll(&table, "1")), Some(7));
-    // A later submission has missed no completion.
+    // No completion was evicted after this submission began.
     register(&table, "new");
     assert!(poll(&table, "new").is_pending());
 }
@@ -157,7 +157,7 @@ fn acknowledgement_is_repeated_until_a_response_is_applied() {
         (next.cursor, &next.retrieved[..]),
         (4, &[Arc::from("2")][..])
     );
-    // Cursor 4 is acknowledged by the next poll.
+    // The next poll acknowledges cursor 4.
     assert_eq!(table.work(), Work::Acknowledge);
     table.apply(at(1), &next, response(&[], 4));
     assert_eq!(table.work(), Work::Idle);
@@ -222,7 +222,7 @@ fn suspended_poll_releases_all_waiters() {
     assert_eq!(table.work(), Work::Wait);
 }
 
-/// A waker that reads the table when it is woken, as an executor on another thread may.
+/// A waker that reads the table when it is called, like an executor on another thread.
 struct StateProbe {
     table: Arc<CompletionTable>,
     id: &'static str,
@@ -301,7 +301,7 @@ fn end_fails_pending_and_later_waiters_once() {
         panic!("the waiter must fail")
     };
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    // A submission from before the end, and a new one.
+    // One submission began before the end of the poller, and another one begins afterwards.
     let progress = Arc::new(ProgressCell::new(at(0)));
     table
         .register(evictions, "early".into(), &progress, at(0))
@@ -366,7 +366,7 @@ fn reset_deadlines_starts_all_waits_anew() {
     assert_eq!(size(poll(&table, "1")), None);
 }
 
-/// A waker of the polling task that reads the table when it is woken.
+/// A waker of the polling task that reads the table when it is called.
 struct WorkProbe {
     table: Arc<CompletionTable>,
     seen: Mutex<Vec<Option<(Work, bool)>>>,
