@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn permit_settles_exactly_once_also_when_dropped() {
+    fn permit_reports_exactly_one_outcome_even_if_dropped() {
         let ledger = Arc::new(TestLedger::default());
         let permit = |n| SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), ticket(n));
         permit(1).settle(AttemptOutcome::Accepted);
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn hint_of_a_refusal_counts_once() {
+    fn retry_delay_in_the_body_extends_only_a_refusal_without_header() {
         let seconds = |n| Some(Duration::from_secs(n));
         for (head, later, extended) in [
             (Some("5"), seconds(5), None),
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn settled_attempt_may_not_be_sent() {
+    fn attempt_with_a_reported_outcome_may_not_be_sent() {
         let ledger = Arc::new(TestLedger::default());
         let permit = || SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), Ticket::default());
         let mut dropped = permit();
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_admission_returns_the_submit_permit_first() {
+    fn dropped_permits_are_returned_with_the_submit_permit_first() {
         let ledger = Arc::new(TestLedger::default());
         drop(Admitted {
             flight: InFlightPermit::new(Arc::<TestLedger>::clone(&ledger)),
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn class_index_is_the_position_in_all() {
+    fn route_class_index_is_its_position_in_all() {
         for (i, class) in RouteClass::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), i);
         }

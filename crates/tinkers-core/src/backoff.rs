@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_maximum() {
+    fn backoff_pauses_double_up_to_the_maximum() {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         let seconds = |number| backoff.pause(number).as_secs_f64();
         let pauses: Vec<f64> = (0..9).map(seconds).collect();

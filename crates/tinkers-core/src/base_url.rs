@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_url_have_one_normal_form() {
+    fn equivalent_base_urls_have_the_same_normal_form() {
         for (given, expected) in [
             ("https://Host.Example", "https://host.example"),
             ("HTTPS://host.example:443", "https://host.example"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn different_urls_are_not_equal() {
+    fn different_base_urls_are_not_equal() {
         let urls = [
             "http://a.example",
             "https://a.example",
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_base_url_is_rejected_without_repeating_it() {
+    fn error_for_an_invalid_base_url_does_not_contain_the_url() {
         for given in [
             "",
             " ",
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_detected_by_name_and_address() {
+    fn loopback_host_is_detected_by_name_and_address() {
         for (url, loopback) in [
             ("http://localhost", true),
             ("http://LOCALHOST.", true),
@@ -393,7 +393,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_rejected_or_has_a_stable_normal_form(text in "\\PC*|[hH][tT][tT][pP][sS]?://\\PC*|https?://[a-zA-Z0-9._:/@%~!$&'()*+,;=?#\\[\\]\\\\-]{0,40}") {
+        fn any_base_url_text_is_rejected_or_has_a_stable_normal_form(text in "\\PC*|[hH][tT][tT][pP][sS]?://\\PC*|https?://[a-zA-Z0-9._:/@%~!$&'()*+,;=?#\\[\\]\\\\-]{0,40}") {
             if let Ok(url) = BaseUrl::parse(&text) {
                 let again = BaseUrl::parse(&url.to_string());
                 prop_assert_eq!(again.expect("a valid URL"), url);
@@ -401,7 +401,7 @@ mod tests {
         }
 
         #[test]
-        fn every_spelling_has_the_same_normal_form(
+        fn all_spellings_of_a_base_url_have_the_same_normal_form(
             (given, host) in spelt_host(),
             https in any::<bool>(),
             shout in any::<bool>(),

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn incident_pauses_until_its_limit_and_ends_when_quiet() {
+    fn billing_pauses_end_at_the_limit_or_after_five_minutes_without_402() {
         let pause = BillingPause::default();
         let limit = Duration::from_secs(100);
         assert_eq!(

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_each_waiter_once_and_ends_it() {
+    fn close_signal_wakes_each_waiter_once_with_an_error() {
         let signal = CloseSignal::default();
         let (count, mut waits) = (Arc::new(Count::default()), Vec::new());
         let waker = Waker::from(Arc::clone(&count));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_all_waiters_past_a_waker_that_panics() {
+    fn close_signal_wakes_all_waiters_even_if_a_waker_panics() {
         let signal = CloseSignal::default();
         let count = Arc::new(Count::default());
         let good = Waker::from(Arc::clone(&count));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn closed_signal_wins_over_ready_work() {
+    fn closed_signal_wins_over_work_that_is_ready() {
         let signal = CloseSignal::default();
         let mut cx = Context::from_waker(Waker::noop());
         let done = pin!(signal.unless_closed(ready(1))).poll(&mut cx);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn attempt_is_either_sent_or_retracted() {
+    fn submission_attempt_is_either_sent_or_retracted() {
         let signal = Arc::default();
         let exit = Exit::new(&signal);
         assert!(
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn first_reason_is_kept() {
+    fn first_reason_for_the_close_is_kept() {
         let signal = CloseSignal::default();
         signal.check().expect("open");
         assert!(signal.close(Error::closed()));

@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn panicking_waker_does_not_stop_other_wake_ups() {
+    fn wake_all_continues_after_a_waker_panics() {
         let count = Arc::new(Count::default());
         let good = || Waker::from(Arc::clone(&count));
         wake_all([good(), Waker::from(Arc::new(Panics)), good()]);

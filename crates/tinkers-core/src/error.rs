@@ -369,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_argument_names_its_field_and_was_not_sent() {
+    fn invalid_argument_error_names_the_field_and_is_not_sent() {
         let error = Error::invalid("max_tokens", "at least 1, got 0");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(error.field(), Some("max_tokens"));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn long_body_is_truncated() {
+    fn long_response_body_is_truncated_in_the_error() {
         let body = Bytes::from(vec![b'x'; 10_000]);
         let error = Error::new(ErrorKind::Server, Sent::Answered, "no").with_response(500, &body);
         assert_eq!(error.body().len(), Error::MAX_BODY);
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn context_is_prepended_to_the_message() {
+    fn error_context_is_prepended_to_the_message() {
         let error = Error::new(ErrorKind::Server, Sent::Answered, "no room")
             .with_response(503, &Bytes::new())
             .with_context("while saving");
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn edited_clone_leaves_the_original_unchanged() {
+    fn changed_clone_of_an_error_leaves_the_original_unchanged() {
         let first = Error::closed();
         let second = first.clone().with_operation("TrainingClient.optim_step");
         assert_eq!(first.operation(), None);

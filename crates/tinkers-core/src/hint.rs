@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn each_hint_format_is_parsed_and_invalid_ones_are_ignored() {
+    fn each_retry_after_format_is_parsed_and_invalid_ones_are_ignored() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let ms = Duration::from_millis;
         type Row = (
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_in_all_formats_are_parsed() {
+    fn http_dates_in_all_three_formats_are_parsed() {
         for (text, seconds) in [
             ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
             ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn same_seed_gives_the_same_sequence() {
+    fn same_seed_gives_the_same_random_sequence() {
         let (a, b) = (SplitMix::new(7), SplitMix::new(7));
         for _ in 0..1000 {
             let x = a.unit();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_never_subtracted() {
+    fn jitter_never_shortens_a_pause() {
         for unit in [0.0, 0.5, 1.0] {
             let jitter: &dyn Jitter = &FixedJitter(unit);
             let d = jitter.stretch(Duration::from_secs(2), 0.25);

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn each_notice_is_logged_once_up_to_a_maximum() {
+    fn each_deprecation_notice_is_logged_once_up_to_a_maximum() {
         let notices = DeprecationNotices::default();
         assert!(!notices.log(&response(None)));
         assert!(notices.log(&response(Some("asample goes in May"))));

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn document_selects_the_first_body_format_without_confirming_it() {
+    fn openapi_document_selects_a_body_format_without_confirming_it() {
         let (json, protobuf) = ("application/json", "application/x-protobuf");
         for (listed, expected) in [
             (vec![json], BodyFormat::Json),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn unlisted_routes_are_those_missing_in_the_document() {
+    fn unlisted_routes_are_those_missing_in_the_openapi_document() {
         assert!(ServerProfile::default().unlisted_routes().is_empty());
         let profile = ServerProfile::default().learn(document("x", &[], false));
         let missing = profile.unlisted_routes();

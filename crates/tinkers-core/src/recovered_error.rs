@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_has_its_own_counter_and_name() {
+    fn each_recovered_error_has_its_own_counter_and_name() {
         let recovered_errors = RecoveredErrors::default();
         for (times, recovered_error) in (1..).zip(RecoveredError::ALL) {
             (0..times).for_each(|_| recovered_errors.count(recovered_error));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_output_omits_zero_counts() {
+    fn recovered_error_debug_output_omits_zero_counts() {
         let recovered_errors = RecoveredErrors::default();
         recovered_errors.note(RecoveredError::Poll, &"connection closed");
         assert_eq!(

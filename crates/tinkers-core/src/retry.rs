@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_of_a_submission_has_its_action() {
+    fn each_submission_status_has_the_expected_action() {
         use ErrorKind as K;
         let rows = [
             (200, RetryAction::Accept),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_of_a_poll_has_its_action() {
+    fn each_poll_status_has_the_expected_action() {
         use StatusAction as S;
         let few = S::RetryUpTo(API_ERROR_RETRIES);
         let some = S::RetryUpTo(PROXY_ERROR_RETRIES);
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn poll_takes_successes_only_and_a_page_is_never_final() {
+    fn poll_accepts_only_successes_and_retries_html_error_pages() {
         for status in 100..1000 {
             for body in ["", "{}", "oops", "<html>", r#"{"error": "x"}"#] {
                 let response = response(status, None, body);
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn submission_accepts_exactly_the_success_statuses() {
+    fn submission_accepts_exactly_the_2xx_statuses() {
         for status in 100..1000 {
             for should_retry in [None, Some("true"), Some("false"), Some("perhaps")] {
                 for body in ["", "{}", "oops"] {
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_503_that_invites_a_retry_was_not_applied() {
+    fn only_503_with_a_retry_invitation_counts_as_not_applied() {
         for (headers, body, expected) in [
             (None, "", Applied::Maybe),
             (
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_400_of_a_proxy_is_retried() {
+    fn empty_400_response_of_a_proxy_is_retried() {
         assert_eq!(
             classify(&response(400, None, ""), SystemTime::UNIX_EPOCH),
             again(Applied::No, ErrorKind::Rejected)
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_cost_most_and_rate_limited_responses_nothing() {
+    fn retry_after_a_timeout_costs_most_and_after_a_429_nothing() {
         let budget = RetryBudget::new(20);
         for (kind, left) in [
             (ErrorKind::RateLimited, 20),

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn sleep_ends_exactly_at_its_time() {
+    fn manual_clock_sleep_ends_exactly_at_its_time() {
         let clock = ManualClock::new();
         let woken = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&woken));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_sleep_is_unregistered() {
+    fn dropped_sleep_is_removed_from_the_manual_clock() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_completes_at_the_deadline_wins() {
+    fn work_that_completes_exactly_at_the_deadline_succeeds() {
         let clock = ManualClock::new();
         let mut cx = Context::from_waker(Waker::noop());
         let time: &dyn Clock = &clock;

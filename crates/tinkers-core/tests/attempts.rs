@@ -86,7 +86,7 @@ fn error_is_maybe_sent_after_any_attempt_with_unknown_outcome() {
 }
 
 #[test]
-fn close_between_attempts_keeps_maybe_sent_of_the_first() {
+fn close_between_attempts_keeps_maybe_sent_of_the_first_attempt() {
     let world = World::new(&LOST[..1], OK).closed_after(1);
     let error = world.call(post(RouteClass::Sample)).expect_err("closed");
     assert_eq!(
@@ -99,7 +99,7 @@ fn close_between_attempts_keeps_maybe_sent_of_the_first() {
 }
 
 #[test]
-fn unreadable_success_is_retried_if_that_is_safe() {
+fn undecodable_success_response_is_retried_if_that_is_safe() {
     fn is_json(answer: &tinkers_core::HttpResponse) -> bool {
         answer.body.starts_with(b"{")
     }
@@ -131,7 +131,7 @@ fn unreadable_success_is_retried_if_that_is_safe() {
 }
 
 #[test]
-fn attempts_are_counted_in_the_header_and_by_the_policy() {
+fn attempts_are_counted_in_the_header_and_by_the_retry_policy() {
     let world = World::new(&[NOT_SENT, Says(500, "{}")], OK);
     world.call(post(RouteClass::Train)).expect("accepted");
     assert_eq!(world.retry_counts(), ["0", "1", "2"]);
@@ -146,7 +146,7 @@ fn attempts_are_counted_in_the_header_and_by_the_policy() {
 }
 
 #[test]
-fn progress_knows_whether_an_attempt_may_have_been_sent() {
+fn progress_records_whether_an_attempt_may_have_been_sent() {
     let mut rows = vec![
         (vec![NOT_SENT], Sent::NotSent),
         (vec![NOT_SENT, Says(429, "{}")], Sent::NotSent),
@@ -175,7 +175,7 @@ fn progress_knows_whether_an_attempt_may_have_been_sent() {
 }
 
 #[test]
-fn only_an_unknown_outcome_keeps_its_permit_during_backoff() {
+fn only_an_attempt_of_unknown_outcome_keeps_its_in_flight_permit() {
     for (script, expected) in [
         (vec![NOT_SENT], vec![0]),
         (vec![Says(425, "{}")], vec![0]),
@@ -202,7 +202,7 @@ fn only_an_unknown_outcome_keeps_its_permit_during_backoff() {
 const HELD: Step = Fails(T::Held, Sent::NotSent);
 
 #[test]
-fn submit_permit_is_settled_before_the_in_flight_permit() {
+fn submit_permit_is_returned_before_the_in_flight_permit() {
     for step in [
         Says(429, "{}"),
         Says(402, "{}"),
@@ -218,7 +218,7 @@ fn submit_permit_is_settled_before_the_in_flight_permit() {
 }
 
 #[test]
-fn refused_call_keeps_its_position_and_a_failed_one_does_not() {
+fn refused_call_keeps_its_queue_position_and_failed_call_does_not() {
     let kept = Readmission::AfterRefusal(Arrival(1));
     for (script, expected) in [
         (vec![Says(429, "{}")], vec![kept]),
@@ -235,7 +235,7 @@ fn refused_call_keeps_its_position_and_a_failed_one_does_not() {
 }
 
 #[test]
-fn admission_and_responses_count_as_progress() {
+fn admissions_and_responses_count_as_progress_of_a_call() {
     let untrusted = Fails(T::Tls, Sent::NotSent);
     for (step, news) in [(untrusted, 600), (Late(5, &Says(404, "{}")), 605)] {
         let world = World::new(&[step], OK).closed_until(secs(600));
@@ -259,7 +259,7 @@ fn only_accepted_calls_refill_the_retry_budget() {
 }
 
 #[test]
-fn hint_beyond_the_retry_window_fails_at_once() {
+fn retry_delay_beyond_the_retry_window_fails_the_call_at_once() {
     let short = RetryPolicy {
         window: secs(30),
         ..RetryPolicy::PATIENT
@@ -308,7 +308,7 @@ fn hint_beyond_the_retry_window_fails_at_once() {
 }
 
 #[test]
-fn hint_is_followed_despite_jitter_and_an_empty_budget() {
+fn retry_delay_is_followed_despite_jitter_and_an_empty_budget() {
     for hint in ["25", "29"] {
         let answer = Header(503, "retry-after", hint);
         for world in [
@@ -349,7 +349,7 @@ fn retry_after_above_the_policy_limit_is_cut_to_the_limit() {
 }
 
 #[test]
-fn retry_starts_only_within_the_window() {
+fn retry_starts_only_within_the_retry_window() {
     let world = World::new(&[], Says(500, "{}"));
     let mut call = post(RouteClass::Rest);
     call.policy.window = secs(10);
@@ -362,7 +362,7 @@ fn retry_starts_only_within_the_window() {
 }
 
 #[test]
-fn retries_without_a_budget_are_slow_and_spread() {
+fn retries_with_an_empty_retry_budget_are_slow_and_spread() {
     let too_early = Says(425, "{}");
     let world = World::new(&[too_early], OK).with_empty_budget();
     world.call(post(RouteClass::Train)).expect("accepted");
@@ -383,7 +383,7 @@ fn retries_without_a_budget_are_slow_and_spread() {
 }
 
 #[test]
-fn short_hints_do_not_make_control_retries_a_hot_loop() {
+fn short_retry_delays_cause_no_busy_loop_of_control_requests() {
     // The route class of control requests has no gate; for other classes the limiter delays the requests.
     for refusal in [
         Header(429, "retry-after-ms", "1"),
@@ -401,7 +401,7 @@ fn short_hints_do_not_make_control_retries_a_hot_loop() {
 }
 
 #[test]
-fn refused_large_request_without_a_hint_waits() {
+fn refused_large_request_without_a_retry_delay_waits() {
     for (bytes, hint, waited) in [
         (128 * 1024, None, 1),
         (128 * 1024 + 1, None, 5),
@@ -420,7 +420,7 @@ fn refused_large_request_without_a_hint_waits() {
 }
 
 #[test]
-fn final_response_is_not_retried() {
+fn response_that_the_call_declares_final_is_not_retried() {
     let world = World::new(&[LOST[0], Says(500, "oops")], OK);
     let mut call = post(RouteClass::Train);
     call.is_final = Some(|answer| &answer.body[..] == b"oops");
@@ -431,7 +431,7 @@ fn final_response_is_not_retried() {
 }
 
 #[test]
-fn accepted_call_reports_an_earlier_unknown_attempt() {
+fn accepted_call_reports_an_earlier_attempt_of_unknown_outcome() {
     for (first, earlier) in [(NOT_SENT, Sent::NotSent), (LOST[0], Sent::MaybeSent)] {
         let world = World::new(&[first, NOT_SENT], OK);
         let accepted = world.call(post(RouteClass::Train)).expect("accepted");

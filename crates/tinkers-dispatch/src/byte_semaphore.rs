@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_output_shows_the_number_of_bytes() {
+    fn byte_semaphore_debug_output_shows_the_number_of_bytes() {
         let text = format!("{:?}", ByteSemaphore::new(2).acquire(7));
         assert_eq!(text, "AcquireBytes { bytes: 7, .. }");
     }

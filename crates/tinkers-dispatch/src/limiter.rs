@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_ids_count_from_one() {
+    fn limiter_assigns_client_ids_from_one_on() {
         let limiter = Limiter::new(LimiterSettings::default());
         let ids = [limiter.next_client(), limiter.next_client()];
         assert_eq!(ids, [ClientId(1), ClientId(2)]);

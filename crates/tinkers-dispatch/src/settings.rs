@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn stricter_settings_do_not_depend_on_the_order() {
+    fn stricter_of_two_settings_does_not_depend_on_their_order() {
         let (none, low, high) = (
             settings(None, None),
             settings(Some(1), Some(9)),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn each_class_has_its_own_settings() {
+    fn each_route_class_has_its_own_settings() {
         let settings = LimiterSettings::default();
         for (class, slots) in [
             (RouteClass::Sample, 400),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_samples_start_slowly() {
+    fn only_sampling_requests_have_a_slow_start() {
         for class in RouteClass::ALL {
             let start = ClassSettings::slots(1).bounds(class).start;
             assert_eq!(

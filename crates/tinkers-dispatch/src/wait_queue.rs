@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn only_waiters_with_an_earlier_deadline_are_woken() {
+    fn only_waiters_with_a_deadline_before_the_given_time_are_woken() {
         let mut queue = WaitQueue::default();
         let first = join(&mut queue, 1, Some(at(5)));
         join(&mut queue, 1, None);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn one_waiter_of_another_client_gets_the_timer() {
+    fn timer_for_an_uncollected_grant_goes_to_another_client() {
         let mut queue = WaitQueue::default();
         let granted = join(&mut queue, 1, None);
         join(&mut queue, 1, None);
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_grant_is_the_first_uncollected_one() {
+    fn oldest_grant_is_the_first_uncollected_grant() {
         let mut queue = WaitQueue::default();
         let (one, two) = (join(&mut queue, 1, None), join(&mut queue, 2, None));
         assert_eq!(queue.oldest_grant(), None);

@@ -58,7 +58,7 @@ fn open(bench: &Bench, probe: Admitted, how: Opens) -> Option<Admitted> {
 }
 
 #[test]
-fn opened_gate_resets_failed_probes() {
+fn opened_gate_resets_the_count_of_failed_first_requests() {
     for (class, how) in [
         (RouteClass::Rest, Opens::Accepted),
         (RouteClass::Poll, Opens::Accepted),
@@ -83,7 +83,7 @@ fn opened_gate_resets_failed_probes() {
 }
 
 #[test]
-fn pauses_of_unanswered_probes_double_until_the_gate_opens() {
+fn pauses_after_unanswered_first_requests_double() {
     let (bench, class) = (bench(), RouteClass::Rest);
     for _ in 0..2 {
         refuse(bench.admit(ask(class)), Some(MS));
@@ -96,7 +96,7 @@ fn pauses_of_unanswered_probes_double_until_the_gate_opens() {
 }
 
 #[test]
-fn probe_timeout_is_twice_the_last_response_time() {
+fn first_request_timeout_is_twice_the_last_response_time() {
     let (bench, class) = (bench(), RouteClass::Rest);
     for (takes, patience) in [(SECOND * 3, SECOND), (MS, SECOND * 6), (MS, SECOND)] {
         refuse(bench.admit(ask(class)), Some(SECOND));
@@ -109,7 +109,7 @@ fn probe_timeout_is_twice_the_last_response_time() {
 }
 
 #[test]
-fn polls_ramp_up_again_after_each_pause() {
+fn rate_of_polls_rises_gradually_after_each_pause() {
     for how in [Opens::Accepted, Opens::Held] {
         let (bench, class) = (bench(), RouteClass::Poll);
         refuse(bench.admit(ask(class)), Some(SECOND));
@@ -138,7 +138,7 @@ fn polls_ramp_up_again_after_each_pause() {
 }
 
 #[test]
-fn responses_and_returned_permits_move_the_queue() {
+fn responses_and_returned_permits_count_as_queue_progress() {
     for (outcome, is_news) in [
         (AttemptOutcome::Accepted, true),
         (AttemptOutcome::Answered, true),
@@ -166,7 +166,7 @@ fn responses_and_returned_permits_move_the_queue() {
 }
 
 #[test]
-fn empty_queue_admits_requests_at_once() {
+fn request_is_admitted_at_once_if_the_queue_is_empty() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(sample());
     let waiting = bench.ask(sample());
@@ -177,7 +177,7 @@ fn empty_queue_admits_requests_at_once() {
 }
 
 #[test]
-fn trial_waits_for_twenty_times_the_cost_of_a_closure() {
+fn limit_probe_waits_for_twenty_times_the_cost_of_a_closure() {
     let bench = Bench::sampling(64, 100_000, 99);
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
     let flights: Vec<_> = held
@@ -247,7 +247,7 @@ fn waiters_are_woken_before_events_are_published() {
 }
 
 #[test]
-fn refused_request_keeps_its_position_in_an_empty_queue() {
+fn refused_request_keeps_its_arrival_number_in_an_empty_queue() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(sample());
     let waiting = bench.ask(sample());

@@ -15,7 +15,7 @@ fn poll<F: Future<Output = BytesGuard> + Unpin>(future: &mut F) -> Option<BytesG
 }
 
 #[test]
-fn request_larger_than_the_budget_is_admitted_alone() {
+fn request_larger_than_the_byte_budget_is_admitted_alone() {
     let budget = ByteSemaphore::new(10);
     let large = poll(&mut budget.acquire(1_000)).expect("something is left");
     let mut next = budget.acquire(1);
@@ -27,7 +27,7 @@ fn request_larger_than_the_budget_is_admitted_alone() {
 }
 
 #[test]
-fn first_waiter_is_not_overtaken_and_takes_nothing_if_dropped() {
+fn first_waiter_for_bytes_is_not_overtaken_and_can_be_dropped() {
     let budget = ByteSemaphore::new(10);
     let holder = poll(&mut budget.acquire(10)).expect("empty");
     let (mut first, mut second) = (budget.acquire(10), budget.acquire(1));
@@ -41,7 +41,7 @@ fn first_waiter_is_not_overtaken_and_takes_nothing_if_dropped() {
 }
 
 #[test]
-fn empty_request_is_admitted_at_once() {
+fn request_for_zero_bytes_is_admitted_at_once() {
     let budget = ByteSemaphore::new(10);
     let _holder = poll(&mut budget.acquire(10)).expect("empty");
     let mut waiting = budget.acquire(10);

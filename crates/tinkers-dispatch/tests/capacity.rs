@@ -27,7 +27,7 @@ fn slots_are_granted_in_fifo_order() {
 }
 
 #[test]
-fn bytes_are_a_soft_limit_and_the_head_is_not_overtaken() {
+fn byte_limit_is_soft_and_the_first_waiter_is_not_overtaken() {
     let bench = Bench::sampling(9, 10, 99);
     let small = bench.admit(sample_of(9));
     // One byte is left: a large request is admitted and charged in full.
@@ -63,7 +63,7 @@ fn in_flight_permit_outlives_the_submit_permit() {
 }
 
 #[test]
-fn kept_permit_is_not_taken_twice_and_is_served_first() {
+fn retry_with_an_in_flight_permit_takes_no_other_and_goes_first() {
     let bench = Bench::sampling(9, 9, 1);
     let first = bench.admit(sample());
     let mut needs_one = bench.ask(again());
@@ -82,7 +82,7 @@ fn kept_permit_is_not_taken_twice_and_is_served_first() {
 }
 
 #[test]
-fn classes_without_a_window_count_nothing_in_flight() {
+fn polls_are_not_counted_as_in_flight() {
     let bench = Bench::new(LimiterSettings {
         poll: ClassSettings::slots(1),
         ..LimiterSettings::default()
@@ -100,7 +100,7 @@ fn classes_without_a_window_count_nothing_in_flight() {
 }
 
 #[test]
-fn control_has_no_limit() {
+fn control_requests_have_no_limit() {
     let bench = Bench::new(LimiterSettings::default());
     let held: Vec<_> = (0..10_000)
         .map(|_| bench.admit(ask(RouteClass::Control)))
@@ -145,7 +145,7 @@ fn request_after_its_deadline_is_not_admitted() {
 }
 
 #[test]
-fn dropped_waiter_returns_everything_at_each_point() {
+fn dropped_waiter_returns_its_permits_at_each_point() {
     // The waiter waits for a slot.
     let bench = Bench::sampling(1, 1, 9);
     let holder = bench.admit(sample_of(5));
@@ -185,7 +185,7 @@ fn dropped_waiter_returns_everything_at_each_point() {
 }
 
 #[test]
-fn dropped_permit_closes_no_gate() {
+fn dropped_submit_permit_does_not_close_the_gate() {
     let bench = Bench::sampling(1, 1, 9);
     drop(bench.admit(sample()));
     drop(bench.admit(sample()));
@@ -235,7 +235,7 @@ fn raised_limits_admit_waiters() {
 }
 
 #[test]
-fn debug_output_of_a_pending_admission_names_the_class() {
+fn pending_admission_debug_output_names_the_route_class() {
     let bench = Bench::sampling(1, 1, 1);
     let pending = bench.admission.wait(sample()).expect("samples have limits");
     let text = format!("{pending:?}");

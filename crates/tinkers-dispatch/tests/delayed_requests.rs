@@ -39,7 +39,7 @@ fn refusal_head(departure: &DepartureCheck, retry_after: Option<&'static str>) {
 }
 
 #[test]
-fn grant_collected_after_a_refusal_waits_for_the_hint() {
+fn grant_collected_after_a_refusal_waits_for_the_retry_delay() {
     let bench = Bench::sampling(2, 1000, 99);
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     let mut waiting = bench.ask(sample());
@@ -56,7 +56,7 @@ fn grant_collected_after_a_refusal_waits_for_the_hint() {
 }
 
 #[test]
-fn grant_that_is_never_collected_lapses_for_other_clients() {
+fn uncollected_grant_is_taken_back_for_other_clients() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(of(0, None));
     let mut stuck = bench.ask(of(1, None));
@@ -74,7 +74,7 @@ fn grant_that_is_never_collected_lapses_for_other_clients() {
 }
 
 #[test]
-fn clients_take_turns_with_retries_that_keep_their_permit() {
+fn clients_take_turns_with_retries_that_hold_in_flight_permits() {
     let bench = Bench::sampling(1, 1000, 99);
     let held = bench.admit(of(1, None));
     held.permit.settle(AttemptOutcome::Unknown);
@@ -97,7 +97,7 @@ fn clients_take_turns_with_retries_that_keep_their_permit() {
 }
 
 #[test]
-fn retry_with_its_permit_overtakes_a_new_request() {
+fn retry_with_an_in_flight_permit_overtakes_a_new_request() {
     let bench = Bench::sampling(2, 1000, 1);
     let held = bench.admit(of(1, None));
     held.permit.settle(AttemptOutcome::Unknown);
@@ -109,7 +109,7 @@ fn retry_with_its_permit_overtakes_a_new_request() {
 }
 
 #[test]
-fn polls_ramp_up_after_a_pause() {
+fn rate_of_polls_held_by_the_server_rises_gradually_after_a_pause() {
     let bench = Bench::new(LimiterSettings::default());
     let poll = || ask(RouteClass::Poll);
     refuse(bench.admit(poll()), Some(SECOND));
@@ -138,7 +138,7 @@ fn polls_ramp_up_after_a_pause() {
 }
 
 #[test]
-fn refusal_holds_an_admitted_request_before_the_socket() {
+fn refusal_stops_an_admitted_request_before_it_is_sent() {
     let bench = Bench::sampling(3, 1000, 99);
     let (mut late, refusal) = (bench.admit(sample()), bench.admit(sample()));
     let departure = late.permit.departure();
@@ -159,7 +159,7 @@ fn refusal_holds_an_admitted_request_before_the_socket() {
 }
 
 #[test]
-fn head_of_a_refusal_closes_the_gate_before_its_body() {
+fn refusal_closes_the_gate_before_its_body_arrives() {
     let bench = Bench::sampling(3, 1000, 99);
     let mut refusal = bench.admit(sample());
     let departure = refusal.permit.departure();
@@ -175,7 +175,7 @@ fn head_of_a_refusal_closes_the_gate_before_its_body() {
 }
 
 #[test]
-fn hint_in_the_body_of_a_refusal_extends_the_pause() {
+fn retry_delay_in_the_body_of_a_refusal_extends_the_pause() {
     let bench = Bench::sampling(3, 1000, 99);
     let mut refusal = bench.admit(sample());
     let departure = refusal.permit.departure();
@@ -202,7 +202,7 @@ fn nested_request_is_admitted_without_a_free_slot() {
 }
 
 #[test]
-fn nested_request_fails_at_once_behind_a_closed_gate() {
+fn nested_request_fails_at_once_while_the_gate_is_closed() {
     let bench = Bench::sampling(2, 10, 9);
     let outer = bench.admit(sample());
     refuse(bench.admit(sample()), Some(60 * SECOND));

@@ -46,7 +46,7 @@ fn client_with_many_requests_does_not_delay_others() {
 }
 
 #[test]
-fn refused_request_keeps_its_position() {
+fn refused_request_keeps_its_queue_position() {
     let bench = Bench::sampling(2, 1, 99);
     let (one, two) = (bench.admit(of(1)), bench.admit(of(1)));
     let mut early = bench.ask(of(1));
@@ -75,7 +75,7 @@ fn refused_request_keeps_its_position() {
 }
 
 #[test]
-fn grant_wakes_one_waiter() {
+fn grant_wakes_only_one_waiter() {
     let bench = Bench::sampling(8, 1, 8);
     let mut held: VecDeque<_> = (0..8).map(|_| bench.admit(of(1))).collect();
     let mut queue: Vec<_> = (0..500).map(|n| bench.ask(of(n % 7))).collect();
@@ -96,7 +96,7 @@ fn grant_wakes_one_waiter() {
 }
 
 #[test]
-fn strictest_limit_request_holds_while_it_exists() {
+fn strictest_limit_request_applies_until_it_is_dropped() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |slots| LimiterSettings {
         rest: ClassSettings::slots(slots),

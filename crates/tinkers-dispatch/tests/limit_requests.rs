@@ -12,7 +12,7 @@ use tinkers_core::{Admission, AttemptOutcome, Clock, RouteClass};
 use tinkers_dispatch::{ClassSettings, LimiterAdmission, LimiterSettings, Rate};
 
 #[test]
-fn rate_follows_the_limit_requests() {
+fn rate_limit_follows_the_limit_requests() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |interval| LimiterSettings {
         rest: ClassSettings {
@@ -37,7 +37,7 @@ fn rate_follows_the_limit_requests() {
 }
 
 #[test]
-fn max_hint_follows_the_limit_requests() {
+fn maximum_retry_delay_follows_the_limit_requests() {
     let bench = Bench::new(LimiterSettings::default());
     let asking = |max_hint| LimiterSettings {
         max_hint,
@@ -57,7 +57,7 @@ fn max_hint_follows_the_limit_requests() {
 }
 
 #[test]
-fn watcher_is_notified_of_each_closure() {
+fn gate_watcher_is_notified_of_each_closure() {
     let bench = Bench::new(LimiterSettings::default());
     let class = RouteClass::Rest;
     let mut cx = Context::from_waker(Waker::noop());
@@ -89,7 +89,7 @@ impl Wake for Watcher {
 }
 
 #[test]
-fn closure_is_in_force_when_watchers_are_woken() {
+fn gate_is_closed_before_its_watchers_are_woken() {
     let bench = Bench::new(LimiterSettings::default());
     let class = RouteClass::Rest;
     let watcher = Arc::new(Watcher {

@@ -120,7 +120,7 @@ fn left(limiter: &Limiter) -> Vec<String> {
 }
 
 #[test]
-fn request_during_a_return_gets_the_slot_or_a_wake_up() {
+fn request_during_a_slot_return_gets_the_slot_or_a_wake_up() {
     explore("join and give back", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -141,7 +141,7 @@ fn request_during_a_return_gets_the_slot_or_a_wake_up() {
 }
 
 #[test]
-fn waiter_dropped_during_its_grant_passes_it_on() {
+fn waiter_dropped_during_its_grant_passes_the_slot_on() {
     explore("cancel and hand over", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -196,7 +196,7 @@ fn two_returned_slots_admit_two_waiters_in_order() {
 }
 
 #[test]
-fn no_request_is_admitted_after_a_settled_refusal() {
+fn no_request_is_admitted_after_a_recorded_refusal() {
     explore("refuse and ask", BOUND, || {
         let (limiter, admission) = limiter(2);
         let held = Waiting::new(&admission).poll().expect("free");
@@ -226,7 +226,7 @@ fn no_request_is_admitted_after_a_settled_refusal() {
 }
 
 #[test]
-fn permit_returned_during_a_join_is_granted() {
+fn permit_returned_while_a_request_queues_is_granted() {
     explore("land and join", BOUND, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings {
             sample: ClassSettings {
@@ -259,7 +259,7 @@ fn permit_returned_during_a_join_is_granted() {
 }
 
 #[test]
-fn stricter_of_two_concurrent_limit_requests_holds() {
+fn stricter_of_two_concurrent_limit_requests_applies() {
     // Each request resizes every class, so more than two preemptions would take too long.
     explore("two claims", 2, || {
         let limiter = Arc::new(Limiter::new(LimiterSettings::default()));
@@ -293,7 +293,7 @@ fn stricter_of_two_concurrent_limit_requests_holds() {
 /// Negative control: a dropped waiter does not pass its grant on. The future is forgotten instead of dropped, so that it does not leave the
 /// queue.
 #[test]
-fn model_finds_a_grant_that_is_not_passed_on() {
+fn negative_control_grant_that_is_not_passed_on_is_detected() {
     let findings = explore("control: a turn is kept", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");

@@ -204,7 +204,7 @@ impl Bench {
 }
 
 #[test]
-fn random_histories_match_the_model() {
+fn random_limiter_operations_match_the_reference_model() {
     let (mut served, mut refusals) = (0, 0);
     for seed in 0..200 {
         let mut book = Book::new(seed);

@@ -33,7 +33,7 @@ fn probe(bench: &Bench, queue: &mut [Waiting]) -> Admitted {
 }
 
 #[test]
-fn probe_precedes_the_ramp() {
+fn first_request_after_a_pause_is_sent_alone() {
     let (bench, mut queue) = closed(40);
     let first = probe(&bench, &mut queue);
     accept(first);
@@ -51,7 +51,7 @@ fn probe_precedes_the_ramp() {
 }
 
 #[test]
-fn dropped_probe_is_replaced_at_once() {
+fn dropped_first_request_is_replaced_at_once() {
     let (bench, mut queue) = closed(3);
     drop(probe(&bench, &mut queue));
     let second = let_through(&mut queue);
@@ -60,7 +60,7 @@ fn dropped_probe_is_replaced_at_once() {
 }
 
 #[test]
-fn unanswered_probe_is_followed_by_another_after_a_second() {
+fn unanswered_first_request_is_replaced_after_a_second() {
     let (bench, mut queue) = closed(3);
     let silent = probe(&bench, &mut queue);
     bench.clock.advance(SECOND - NANO);
@@ -72,7 +72,7 @@ fn unanswered_probe_is_followed_by_another_after_a_second() {
 }
 
 #[test]
-fn late_failure_of_a_replaced_probe_leaves_the_gate_unchanged() {
+fn late_failure_of_a_replaced_first_request_keeps_the_gate_state() {
     for late in [AttemptOutcome::Unknown, AttemptOutcome::Dropped] {
         let (bench, mut queue) = closed(3);
         let silent = probe(&bench, &mut queue);
@@ -94,7 +94,7 @@ fn late_failure_of_a_replaced_probe_leaves_the_gate_unchanged() {
 }
 
 #[test]
-fn any_response_but_a_refusal_opens_the_gate() {
+fn any_response_except_a_refusal_opens_the_gate() {
     let (bench, mut queue) = closed(3);
     let first = probe(&bench, &mut queue);
     first.permit.settle(AttemptOutcome::Unknown);
@@ -110,7 +110,7 @@ fn any_response_but_a_refusal_opens_the_gate() {
 }
 
 #[test]
-fn short_hints_do_not_make_a_hot_loop() {
+fn short_retry_delays_cause_no_busy_loop() {
     for class in [
         RouteClass::Sample,
         RouteClass::Train,
@@ -143,7 +143,7 @@ fn short_hints_do_not_make_a_hot_loop() {
 }
 
 #[test]
-fn held_poll_counts_as_accepted() {
+fn poll_that_the_server_holds_counts_as_accepted() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
     let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();
@@ -183,7 +183,7 @@ fn each_client_has_its_own_gate_timer() {
 }
 
 #[test]
-fn events_are_published_in_order() {
+fn limiter_events_are_published_in_order() {
     let bench = Bench::new(LimiterSettings::default());
     let mut events = bench.limiter.events();
     let taken: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();

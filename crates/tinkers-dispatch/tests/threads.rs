@@ -49,7 +49,7 @@ fn ask(bytes: u64) -> AdmissionRequest {
 }
 
 #[test]
-fn threads_sharing_a_class_return_everything() {
+fn threads_sharing_a_route_class_return_all_permits() {
     let limiter = Arc::new(Limiter::new(LimiterSettings {
         sample: ClassSettings {
             slots: SLOTS,

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_failures_of_the_server_suggest_to_submit_again() {
+    fn only_server_failures_suggest_to_submit_again() {
         for (category, is_suggested) in [
             (FailureCategory::Server, true),
             (FailureCategory::User, false),

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn sampling_warns_at_once_and_once_a_minute() {
+    fn paused_sampling_queue_is_logged_at_once_and_once_a_minute() {
         let log = QueueLog::sampling("s");
         let warned = (0..600)
             .filter(|tick| log.observe(at(tick / 5), &QueueState::PausedCapacity, None))
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn training_warns_after_fifteen_minutes_of_one_pause() {
+    fn paused_training_queue_is_logged_after_fifteen_minutes() {
         let log = QueueLog::training("m");
         assert!(!log.observe(at(0), &QueueState::PausedCapacity, None));
         assert!(!log.observe(at(899), &QueueState::PausedCapacity, None));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn new_client_warns_anew() {
+    fn new_client_logs_a_paused_queue_again() {
         let one = QueueLog::sampling("a");
         assert!(one.observe(at(1), &QueueState::PausedCapacity, None));
         drop(one);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn default_reason_names_the_limit_of_the_client_kind() {
+    fn default_pause_reason_names_the_limit_of_the_client_kind() {
         let (training, sampling) = (QueueLog::training("m"), QueueLog::sampling("s"));
         for (log, state, reason) in [
             (&training, QueueState::PausedRateLimit, "training clients"),

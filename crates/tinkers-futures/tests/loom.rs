@@ -54,7 +54,7 @@ fn observe(log: &QueueLog, now: Timestamp) -> bool {
 }
 
 #[test]
-fn concurrent_observers_log_one_warning() {
+fn concurrent_observers_of_a_pause_log_one_warning() {
     explore("one warning", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 10, 10]) {
             1 => Vec::new(),
@@ -65,7 +65,7 @@ fn concurrent_observers_log_one_warning() {
 }
 
 #[test]
-fn timestamps_out_of_order_log_one_warning() {
+fn observations_with_unordered_timestamps_log_one_warning() {
     explore("clocks out of order", BOUND, || {
         match warnings(QueueLog::sampling("s"), observe, [10, 11, 69]) {
             1 => Vec::new(),
@@ -77,7 +77,7 @@ fn timestamps_out_of_order_log_one_warning() {
 
 /// Negative control: a timestamp that is read and written in separate steps.
 #[test]
-fn separate_read_and_write_is_detected() {
+fn negative_control_separate_read_and_write_is_detected() {
     fn read_then_write(stamp: &AtomicU64, now: Timestamp) -> bool {
         let now = now.since_origin().as_secs();
         let warned = stamp.load(Ordering::SeqCst);
@@ -201,7 +201,7 @@ fn completion_reaches_a_concurrently_registered_waiter() {
 }
 
 #[test]
-fn end_reaches_a_concurrently_registered_waiter() {
+fn end_of_the_poller_reaches_a_concurrently_registered_waiter() {
     explore("end", BOUND, || waiter_faults(&[end], &["ended"])).assert_none();
 }
 
@@ -214,7 +214,7 @@ fn suspension_releases_a_concurrently_registered_waiter() {
 }
 
 #[test]
-fn waiter_is_woken_once_in_any_order() {
+fn waiter_is_woken_once_in_any_order_of_events() {
     explore("completion and suspension", BOUND, || {
         let expected = ["completed", "released"];
         waiter_faults(&[complete, CompletionTable::suspend], &expected)
@@ -228,7 +228,7 @@ fn waiter_is_woken_once_in_any_order() {
 
 /// Negative control: a table that looks up early completions and registers the waiter in separate steps.
 #[test]
-fn separate_lookup_and_registration_is_detected() {
+fn negative_control_separate_lookup_and_registration_is_detected() {
     #[derive(Default)]
     struct SeparateSteps {
         early: sync::Mutex<bool>,

@@ -61,7 +61,7 @@ where
 }
 
 #[test]
-fn response_ends_the_backoffs_of_its_class() {
+fn response_ends_the_backoffs_of_its_route_class() {
     assert!(backoffs_end(RouteClass::Poll, poll) <= 7);
     assert!(backoffs_end(RouteClass::Rest, call) <= 7);
     // The response to a poll does not end the backoffs of other classes. There, one retry after another is sent early as an outage
@@ -102,7 +102,7 @@ fn unpaid_bill_is_logged_once_a_minute() {
 }
 
 #[test]
-fn server_with_failures_in_the_body_has_no_final_5xx() {
+fn poll_retries_5xx_of_a_server_that_reports_failures_in_bodies() {
     let failing = || std::iter::repeat_n(Step::Json(500, r#"{"detail": "restarting"}"#), 12);
     let (other, server) = session(failing());
     server.drive(poll(other)).expect_err("a failed operation");

@@ -238,7 +238,7 @@ fn each_operation_has_exactly_one_outcome() {
 
 /// Negative control: the runtime leaks an aborted task, so its operation hangs.
 #[test]
-fn leaked_task_is_detected() {
+fn negative_control_leaked_task_is_detected() {
     struct Leaked(ManuallyDrop<BoxFuture<'static, ()>>);
 
     impl Future for Leaked {

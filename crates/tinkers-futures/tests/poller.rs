@@ -88,7 +88,7 @@ fn acknowledging_body(cursor: i64, retrieved: &[&str]) -> Value {
 }
 
 #[test]
-fn poll_waits_for_completions_and_acknowledges_them() {
+fn shared_poll_waits_for_completions_and_acknowledges_them() {
     let fixture = fixture([
         Step::After(Duration::from_secs(30)),
         NOTHING,
@@ -220,7 +220,7 @@ fn possibly_transient_response_is_retried() {
 }
 
 #[test]
-fn each_retry_cause_has_its_limit() {
+fn each_retry_cause_has_its_own_limit() {
     let reason = r#"{"detail": "no such session"}"#;
     let few = &[0.0, 0.5, 1.5, 3.5][..];
     let some = &[0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5][..];
@@ -244,7 +244,7 @@ fn each_retry_cause_has_its_limit() {
 }
 
 #[test]
-fn valid_response_resets_the_retries() {
+fn valid_response_resets_the_retry_counters() {
     let missing = Step::Json(404, r#"{"detail": "starting"}"#);
     let once = std::iter::repeat_n(missing, 3).chain([NOTHING]);
     let fixture = fixture(once.cycle().take(20).chain([FIRST]));
@@ -358,7 +358,7 @@ fn runtime_shutdown_fails_the_waiters() {
 }
 
 #[test]
-fn task_runs_from_first_sample_to_final_acknowledgement() {
+fn polling_task_runs_from_first_sample_to_final_acknowledgement() {
     let fixture = fixture([
         FIRST,
         Step::Json(200, r#"{"completions": [], "cursor": 5}"#),
@@ -376,7 +376,7 @@ fn task_runs_from_first_sample_to_final_acknowledgement() {
 }
 
 #[test]
-fn dropped_poller_cancels_its_poll_and_acknowledges() {
+fn dropped_poller_cancels_its_poll_and_acknowledges_results() {
     let fixture = fixture([
         Step::After(Duration::from_secs(3600)),
         Step::Json(200, r#"{"completions": [], "cursor": 0}"#),

@@ -76,7 +76,7 @@ fn available_result_takes_one_poll() {
 }
 
 #[test]
-fn long_polls_have_no_pause_and_report_the_queue() {
+fn long_polls_have_no_pauses_and_report_the_queue_state() {
     let held = Step::After(Duration::from_secs(30));
     let paused = Step::Json(
         408,
@@ -101,7 +101,7 @@ fn immediate_responses_slow_the_polls_down() {
 }
 
 #[test]
-fn failed_operation_has_the_category_of_the_server() {
+fn failed_operation_reports_the_category_from_the_server() {
     let (result, ..) = created([Step::Json(
         200,
         r#"{"error": "token 999 outside", "category": "user"}"#,
@@ -121,7 +121,7 @@ fn failed_operation_has_the_category_of_the_server() {
 }
 
 #[test]
-fn final_status_is_retried_three_times() {
+fn poll_with_a_4xx_response_is_retried_three_times() {
     for (status, kind) in [
         (400, ErrorKind::OperationFailed),
         (404, ErrorKind::NotFound),
@@ -176,7 +176,7 @@ fn alternating_failures_have_separate_retry_limits() {
 }
 
 #[test]
-fn poll_held_beyond_the_limit_resets_the_retries() {
+fn poll_held_beyond_the_limit_resets_the_retry_counters() {
     let unknown = Step::Json(404, r#"{"detail": "no such future"}"#);
     let held = [
         Step::After(Duration::from_secs(45)),
@@ -188,7 +188,7 @@ fn poll_held_beyond_the_limit_resets_the_retries() {
 }
 
 #[test]
-fn truncated_result_is_polled_for_again() {
+fn truncated_result_is_polled_again() {
     let cut = Step::Json(200, r#"{"model_id": "#);
     let (result, server, _) = created([cut.clone(), cut, DONE]);
     assert!(result.is_ok());
@@ -196,7 +196,7 @@ fn truncated_result_is_polled_for_again() {
 }
 
 #[test]
-fn connection_and_proxy_failures_are_waited_out() {
+fn connection_and_proxy_failures_only_delay_the_result() {
     let script = [
         Step::Fails(TransportErrorKind::Connect),
         Step::Fails(TransportErrorKind::Broken),
@@ -224,7 +224,7 @@ fn poll_held_beyond_the_limit_is_sent_again_at_once() {
 }
 
 #[test]
-fn refused_poll_closes_its_class_until_the_hint() {
+fn refused_poll_closes_the_gate_for_the_server_retry_delay() {
     let (result, server, _) = created([
         Step::WithHeader(429, "retry-after", "7"),
         Step::Json(429, "{}"),
@@ -262,7 +262,7 @@ fn refused_poll_keeps_its_queue_position() {
 }
 
 #[test]
-fn poll_held_before_departure_keeps_its_queue_position() {
+fn poll_not_sent_because_the_gate_closed_keeps_its_position() {
     let held = || Step::Fails(TransportErrorKind::Held);
     let (result, server, _) = created([NOT_READY, held(), held(), DONE]);
     assert!(result.is_ok());
@@ -305,7 +305,7 @@ fn failing_server_is_polled_until_the_operation_stalls() {
 }
 
 #[test]
-fn unpaid_bill_pauses_up_to_its_limit() {
+fn unpaid_bill_pauses_polls_up_to_the_billing_limit() {
     let unpaid = Step::Json(402, r#"{"detail": "add a card"}"#);
     let (result, server, _) = created([unpaid.clone(), unpaid.clone(), DONE]);
     assert!(result.is_ok());
@@ -316,7 +316,7 @@ fn unpaid_bill_pauses_up_to_its_limit() {
 }
 
 #[test]
-fn lost_result_is_final_only_with_a_reason() {
+fn lost_result_is_final_only_if_the_response_gives_a_reason() {
     let (result, server, _) = created([Step::Json(410, r#"{"detail": "gone"}"#)]);
     assert_eq!(result.unwrap_err().kind(), ErrorKind::ResultLost);
     assert_eq!(server.request_times().len(), 1);
@@ -327,7 +327,7 @@ fn lost_result_is_final_only_with_a_reason() {
 }
 
 #[test]
-fn each_retry_cause_has_its_limit() {
+fn each_retry_cause_has_its_own_limit() {
     use ErrorKind as K;
     let (few, some) = (4, 7);
     let reason = r#"{"detail": "starting"}"#;
@@ -365,7 +365,7 @@ fn each_retry_cause_has_its_limit() {
 }
 
 #[test]
-fn no_content_is_not_ready() {
+fn response_without_content_means_not_ready() {
     let script = [Step::Json(204, ""), Step::Json(202, ""), DONE];
     let (result, server, _) = created(script);
     assert!(result.is_ok());
@@ -373,7 +373,7 @@ fn no_content_is_not_ready() {
 }
 
 #[test]
-fn each_poll_has_its_iteration_number() {
+fn each_poll_carries_its_iteration_number() {
     let (result, server, operation) = created([NOT_READY, Step::Json(503, ""), NOT_READY, DONE]);
     assert!(result.is_ok());
     let requests = server.requests.lock().unwrap();
@@ -386,7 +386,7 @@ fn each_poll_has_its_iteration_number() {
 }
 
 #[test]
-fn backoff_restarts_after_not_ready() {
+fn poll_backoff_restarts_after_a_not_ready_response() {
     let failed = || std::iter::repeat_n(Step::Json(400, ""), 4);
     let script = failed().chain([NOT_READY]).chain(failed()).chain([DONE]);
     let (result, server, _) = created(script);
@@ -430,7 +430,7 @@ fn large_result_reserves_and_releases_its_bytes() {
 }
 
 #[test]
-fn size_without_a_result_fails_after_three_replies() {
+fn retrieval_fails_after_three_responses_with_only_the_size() {
     let again = Step::Json(
         200,
         r#"{"status": "complete_metadata", "response_payload_size": 4000}"#,

@@ -65,7 +65,7 @@ fn fail_probe(limit: &mut AdaptiveLimit, now: u64, held: u64) -> u64 {
 }
 
 #[test]
-fn no_level_before_the_first_refusal() {
+fn no_limit_is_learned_before_the_first_refusal() {
     let mut limit = AdaptiveLimit::new(1, 64);
     assert_eq!((limit.level(), limit.limit()), (None, 64));
     accept(&mut limit, 100, 64);
@@ -74,7 +74,7 @@ fn no_level_before_the_first_refusal() {
 }
 
 #[test]
-fn first_refusal_sets_the_level_within_its_bounds() {
+fn first_refusal_sets_the_learned_limit_within_its_bounds() {
     for (accepted, level) in [(1, 4), (4, 4), (30, 30), (64, 64), (100, 64)] {
         let mut limit = AdaptiveLimit::new(4, 64);
         let change = limit.on_refusal(refusal(ms(0), accepted));
@@ -86,7 +86,7 @@ fn first_refusal_sets_the_level_within_its_bounds() {
 }
 
 #[test]
-fn refusal_with_no_accepted_requests_is_ignored() {
+fn refusal_without_accepted_requests_does_not_change_the_limit() {
     let mut fresh = AdaptiveLimit::new(1, 64);
     assert_eq!(fresh.on_refusal(refusal(ms(0), 0)), None);
     assert_eq!((fresh.level(), fresh.limit()), (None, 64));
@@ -97,7 +97,7 @@ fn refusal_with_no_accepted_requests_is_ignored() {
 }
 
 #[test]
-fn further_refusals_of_an_event_change_nothing() {
+fn further_refusals_of_a_congestion_event_do_not_change_the_limit() {
     let mut limit = learned(20);
     let other = further_refusal(ms(1), 3);
     assert_eq!(limit.on_refusal(other), None);
@@ -105,14 +105,14 @@ fn further_refusals_of_an_event_change_nothing() {
 }
 
 #[test]
-fn refusal_below_the_level_lowers_it_to_the_accepted_requests() {
+fn refusal_below_the_limit_lowers_it_to_the_accepted_requests() {
     let mut limit = learned(20);
     let change = limit.on_refusal(refusal(ms(1), 12));
     assert_eq!((change, limit.limit()), (Some(LimitChange::Lowered), 12));
 }
 
 #[test]
-fn refusal_at_the_level_lowers_it_by_a_seventh() {
+fn refusal_at_the_learned_limit_lowers_it_by_a_seventh() {
     for (level, lower) in [(21, 18), (20, 17), (7, 6), (2, 1), (1, 1)] {
         let mut limit = learned(level);
         let change = limit.on_refusal(refusal(ms(1), level));
@@ -121,7 +121,7 @@ fn refusal_at_the_level_lowers_it_by_a_seventh() {
 }
 
 #[test]
-fn refusal_never_raises_the_level_without_a_probe() {
+fn refusal_without_a_probe_never_raises_the_learned_limit() {
     let mut limit = learned(20);
     assert_eq!(limit.on_refusal(refusal(ms(1), 25)), None);
     assert_eq!(limit.limit(), 20);
@@ -138,7 +138,7 @@ fn succeed(limit: &mut AdaptiveLimit, at: u32) -> u32 {
 }
 
 #[test]
-fn probe_succeeds_after_as_many_requests_as_its_step() {
+fn limit_probe_succeeds_after_as_many_requests_as_its_step() {
     let mut limit = learned(20);
     limit.on_reopened(15);
     let now = probe_after(&mut limit, 1_000);
@@ -160,7 +160,7 @@ fn probe_succeeds_after_as_many_requests_as_its_step() {
 }
 
 #[test]
-fn probe_success_requires_a_share_of_the_level() {
+fn requests_for_a_successful_probe_grow_with_the_learned_limit() {
     let least = |level: u32, in_flight: u32| {
         let mut limit = learned(level);
         limit.on_reopened(in_flight);
@@ -175,7 +175,7 @@ fn probe_success_requires_a_share_of_the_level() {
 }
 
 #[test]
-fn failed_probe_sets_the_level_to_the_accepted_requests() {
+fn failed_probe_sets_the_limit_to_the_accepted_requests() {
     let mut limit = learned(80);
     let now = probe_after(&mut limit, 1_000);
     let mut level = 80;
@@ -194,7 +194,7 @@ fn failed_probe_sets_the_level_to_the_accepted_requests() {
 }
 
 #[test]
-fn late_responses_correct_the_level() {
+fn late_responses_correct_the_learned_limit() {
     let mut limit = learned(20);
     assert_eq!(limit.on_accepted(20, true), None);
     assert_eq!(limit.on_accepted(22, true), Some(LimitChange::Corrected));
@@ -224,7 +224,7 @@ fn each_refusal_is_offset_by_25_accepted_requests() {
 }
 
 #[test]
-fn debt_and_credit_are_bounded() {
+fn credit_for_limit_probes_is_bounded_in_both_directions() {
     let mut limit = learned(20);
     let other = further_refusal(ms(0), 20);
     (0..1_000).for_each(|_| assert_eq!(limit.on_refusal(other), None));
@@ -260,7 +260,7 @@ fn first_interval(held: u64, in_flight: u32) -> u64 {
 }
 
 #[test]
-fn interval_is_twenty_times_the_cost_of_the_closure() {
+fn probe_interval_is_twenty_times_the_cost_of_the_closure() {
     assert_eq!(first_interval(1_500, 0), 20 * 1_500);
     assert_eq!(first_interval(200, 0), 20 * 200);
 }
@@ -273,14 +273,14 @@ fn requests_in_flight_reduce_the_cost_of_a_closure() {
 }
 
 #[test]
-fn interval_is_two_closures_to_one_minute() {
+fn probe_interval_is_at_least_two_closures_and_at_most_a_minute() {
     assert_eq!(first_interval(0, 0), 2_000);
     assert_eq!(first_interval(10, 0), 2_000);
     assert_eq!(first_interval(30_000, 0), 60_000);
 }
 
 #[test]
-fn interval_doubles_twice_and_the_fourth_failure_yields() {
+fn probe_interval_doubles_twice_and_fourth_failure_lowers_the_limit() {
     let mut limit = learned(20);
     // The refusal that set the level was the first failure.
     let mut now = probe_after(&mut limit, 1_000);
@@ -295,7 +295,7 @@ fn interval_doubles_twice_and_the_fourth_failure_yields() {
 }
 
 #[test]
-fn failure_at_another_level_resets_the_doubling() {
+fn failed_probe_at_another_limit_resets_the_interval() {
     let mut limit = learned(20);
     let now = probe_after(&mut limit, 1_000);
     let full = fail_probe(&mut limit, now, 500);
@@ -310,7 +310,7 @@ fn failure_at_another_level_resets_the_doubling() {
 }
 
 #[test]
-fn no_probe_while_the_gate_is_closed_or_at_the_ceiling() {
+fn no_limit_probe_starts_with_a_closed_gate_or_at_the_ceiling() {
     let mut limit = AdaptiveLimit::new(1, 21);
     limit.on_refusal(refusal(ms(0), 20));
     accept(&mut limit, 100, 1);
@@ -332,7 +332,7 @@ fn no_probe_while_the_gate_is_closed_or_at_the_ceiling() {
 }
 
 #[test]
-fn late_refusal_does_not_block_probes_forever() {
+fn late_refusal_does_not_block_limit_probes_forever() {
     let mut limit = learned(20);
     limit.on_refusal(refusal(ms(0), 12));
     accept(&mut limit, 100, 1);
@@ -363,7 +363,7 @@ fn cause_noise_down_to(lowest: u32, limit: &mut AdaptiveLimit, now: u64) {
 }
 
 #[test]
-fn noise_restores_the_level_without_an_interval() {
+fn random_refusals_restore_the_limit_without_a_probe_interval() {
     let mut limit = learned(40);
     let now = probe_after(&mut limit, 1_000);
     fail_probe(&mut limit, now, 500);
@@ -380,7 +380,7 @@ fn noise_restores_the_level_without_an_interval() {
 }
 
 #[test]
-fn restored_level_has_no_debt_for_earlier_refusals() {
+fn restored_limit_forgets_the_earlier_failed_probes() {
     for lowest in [3, 37] {
         let mut limit = learned(40);
         let now = probe_after(&mut limit, 1_000);
@@ -397,7 +397,7 @@ fn restored_level_has_no_debt_for_earlier_refusals() {
 }
 
 #[test]
-fn unknown_level_is_restored_after_noise() {
+fn unknown_limit_is_restored_after_random_refusals() {
     let mut limit = AdaptiveLimit::new(1, 64);
     let change = limit.on_refusal(refusal(ms(0), 6));
     assert_eq!(change, Some(LimitChange::Learned));
@@ -409,7 +409,7 @@ fn unknown_level_is_restored_after_noise() {
 }
 
 #[test]
-fn confirmed_limit_during_noise_becomes_the_level() {
+fn limit_confirmed_during_random_refusals_is_learned() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     let change = limit.on_refusal(refusal(ms(9_000), 3));
@@ -418,7 +418,7 @@ fn confirmed_limit_during_noise_becomes_the_level() {
 }
 
 #[test]
-fn recovery_steps_double_regardless_of_debt() {
+fn recovery_steps_double_regardless_of_the_credit() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));
@@ -439,7 +439,7 @@ fn recovery_steps_double_regardless_of_debt() {
 }
 
 #[test]
-fn failed_recovery_step_keeps_the_interval() {
+fn failed_recovery_step_keeps_the_probe_interval() {
     let mut limit = learned(40);
     let change = limit.on_refusal(refusal(ms(1_000), 10));
     assert_eq!(change, Some(LimitChange::Lowered));
@@ -463,7 +463,7 @@ fn failed_recovery_step_keeps_the_interval() {
 }
 
 #[test]
-fn successful_probe_between_failures_keeps_the_recovery() {
+fn recovery_continues_if_a_probe_succeeds_between_two_failures() {
     let mut limit = learned(40);
     cause_noise(&mut limit, 1_000);
     limit.on_refusal(refusal(ms(9_000), 3));

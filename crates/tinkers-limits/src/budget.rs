@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_draw_takes_no_tokens() {
+    fn failed_draw_takes_no_retry_tokens() {
         let budget = RetryBudget::new(19);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Granted);
         assert_eq!(budget.draw(RetryReason::Timeout), RetryDraw::Empty);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn credit_stops_at_the_capacity() {
+    fn retry_budget_credit_stops_at_the_capacity() {
         let budget = RetryBudget::new(10);
         budget.credit();
         assert_eq!(budget.tokens(), 10);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_draws_and_credits_balance() {
+    fn concurrent_draws_and_credits_of_retry_tokens_balance() {
         // The first draws ensure that no credit finds a full bucket, and the capacity ensures that no draw fails.
         let budget = RetryBudget::new(1_000_000);
         for _ in 0..10_000 {

@@ -99,7 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn body_larger_than_the_budget_is_admitted_alone() {
+    fn body_larger_than_the_byte_budget_is_admitted_alone() {
         let budget = ByteBudget::new(10);
         assert_eq!(budget.take(1_000), Ok(()));
         assert_eq!(budget.take(1), Err(Full));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn unlimited_budget_admits_any_body() {
+    fn unlimited_byte_budget_admits_any_body() {
         let budget = ByteBudget::new(ByteBudget::UNLIMITED);
         for taken in 1..=4 {
             assert_eq!(budget.take(1 << 50), Ok(()));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_keeps_current_charges() {
+    fn shrinking_a_byte_budget_keeps_current_charges() {
         let budget = ByteBudget::new(100);
         assert_eq!(budget.take(60), Ok(()));
         budget.resize(50);
@@ -134,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn charges_balance_and_exceed_the_size_by_one_at_most(
+        fn byte_charges_exceed_the_budget_by_one_charge_at_most(
             size in 1u64..1_000,
             steps in prop::collection::vec((0u64..500, any::<bool>()), 0..200),
         ) {

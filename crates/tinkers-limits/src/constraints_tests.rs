@@ -38,7 +38,7 @@ fn settle(constraints: &Constraints, ticket: Ticket, outcome: TicketOutcome) -> 
 }
 
 #[test]
-fn admitted_request_is_charged_to_all_parts() {
+fn admitted_request_is_charged_to_all_limits() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(10), || ms(0)).unwrap();
     assert_eq!(held(&constraints), (1, 1, 10));
@@ -50,7 +50,7 @@ fn admitted_request_is_charged_to_all_parts() {
 }
 
 #[test]
-fn nothing_is_charged_if_the_byte_budget_refuses() {
+fn no_limit_is_charged_if_the_byte_budget_refuses() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(5_000), || ms(0)).unwrap();
     for _ in 0..2 {
@@ -64,7 +64,7 @@ fn nothing_is_charged_if_the_byte_budget_refuses() {
 }
 
 #[test]
-fn nothing_is_charged_if_the_rate_limit_refuses() {
+fn no_limit_is_charged_if_the_rate_limit_refuses() {
     let rate = Some(Rate {
         interval: ms(100),
         burst: 1,
@@ -81,7 +81,7 @@ fn nothing_is_charged_if_the_rate_limit_refuses() {
 }
 
 #[test]
-fn nothing_is_charged_if_the_gate_refuses() {
+fn no_limit_is_charged_if_the_gate_refuses() {
     let rate = Some(Rate {
         interval: ms(100_000),
         burst: 1,
@@ -100,7 +100,7 @@ fn nothing_is_charged_if_the_gate_refuses() {
 }
 
 #[test]
-fn gate_is_read_last() {
+fn gate_is_read_after_all_other_limits() {
     let rate = Some(Rate {
         interval: ms(1),
         burst: 10,
@@ -124,7 +124,7 @@ fn clock_is_not_read_without_a_rate_limit() {
 }
 
 #[test]
-fn full_window_and_waiters_are_reported_as_window_full() {
+fn full_window_and_waiters_block_requests_as_window_full() {
     let constraints = Constraints::new(Bounds {
         flights: 1,
         ..bounds()
@@ -165,7 +165,7 @@ fn ramp_restarts_before_the_gate_opens() {
 }
 
 #[test]
-fn each_outcome_of_a_probe_reaches_the_gate() {
+fn each_outcome_of_a_first_request_reaches_the_gate() {
     let ends = [
         (TicketOutcome::Accepted, GateState::Open),
         (TicketOutcome::Answered, GateState::Open),
@@ -195,7 +195,7 @@ fn each_outcome_of_a_probe_reaches_the_gate() {
 }
 
 #[test]
-fn only_refusals_of_other_attempts_change_the_gate() {
+fn only_refusals_of_other_requests_change_the_gate() {
     for outcome in [
         TicketOutcome::Accepted,
         TicketOutcome::Answered,
@@ -234,7 +234,7 @@ fn refusal_sets_the_learned_limit_of_the_window() {
 }
 
 #[test]
-fn late_acceptance_corrects_the_window() {
+fn late_acceptance_corrects_the_learned_limit() {
     let constraints = Constraints::new(bounds());
     let mut limit = AdaptiveLimit::new(1, 50);
     let tickets = [(); 3].map(|()| constraints.take(charge(1), || ms(0)).unwrap());
@@ -264,7 +264,7 @@ fn late_acceptance_corrects_the_window() {
 }
 
 #[test]
-fn refusal_recorded_after_the_reopening_does_not_block_probes() {
+fn refusal_recorded_after_reopening_does_not_block_limit_probes() {
     let constraints = Constraints::new(bounds());
     let mut limit = AdaptiveLimit::new(1, 50);
     let accepted = constraints.take(charge(1), || ms(0)).unwrap();
@@ -297,7 +297,7 @@ fn refusal_recorded_after_the_reopening_does_not_block_probes() {
 }
 
 #[test]
-fn changed_bounds_apply_immediately() {
+fn changed_limits_apply_immediately() {
     let constraints = Constraints::new(bounds());
     let ticket = constraints.take(charge(10), || ms(0)).unwrap();
     constraints.resize(Bounds {
@@ -316,7 +316,7 @@ fn changed_bounds_apply_immediately() {
 }
 
 #[test]
-fn ticket_keeps_its_charge_and_gate_pass() {
+fn ticket_contains_its_charge_and_gate_pass() {
     let epoch = Epoch(u16::MAX);
     // The maximum time uses all bits of its part of the word.
     let last = u64::MAX >> 18;
@@ -337,7 +337,7 @@ fn ticket_keeps_its_charge_and_gate_pass() {
 }
 
 #[test]
-fn only_accepted_requests_raise_the_ramp() {
+fn only_accepted_requests_raise_the_ramp_limit() {
     for (outcome, allowed) in [
         (TicketOutcome::Answered, 8),
         (TicketOutcome::Dropped, 8),
@@ -354,7 +354,7 @@ fn only_accepted_requests_raise_the_ramp() {
 }
 
 #[test]
-fn requests_presumed_accepted_raise_the_ramp() {
+fn requests_presumed_accepted_raise_the_ramp_limit() {
     let constraints = Constraints::new(bounds());
     assert!(!constraints.presume_accepted(), "nothing is unanswered");
     for _ in 0..8 {

@@ -40,7 +40,7 @@ fn open_gate_admits_all_requests_in_the_current_epoch() {
 }
 
 #[test]
-fn closed_gate_admits_one_probe_after_its_deadline() {
+fn closed_gate_admits_one_first_request_after_its_deadline() {
     let gate = closed(ms(5_000));
     assert_eq!(gate.open(), None);
     let early = gate.enter(Duration::from_nanos(4_999_999_999), PATIENCE);
@@ -52,7 +52,7 @@ fn closed_gate_admits_one_probe_after_its_deadline() {
 }
 
 #[test]
-fn deadline_is_only_ever_extended() {
+fn gate_deadline_is_only_ever_extended() {
     let gate = BackoffGate::new();
     let seen = gate.epoch();
     for (until, expected) in [(2_000, 2_000), (5_000, 5_000), (3_000, 5_000), (0, 5_000)] {
@@ -69,7 +69,7 @@ fn deadline_is_only_ever_extended() {
 }
 
 #[test]
-fn concurrent_refusals_are_one_event() {
+fn concurrent_refusals_are_one_congestion_event() {
     let gate = BackoffGate::new();
     let seen = gate.epoch();
     let events = (0..10).filter(|_| gate.close(ms(10), seen).is_new_event);
@@ -82,7 +82,7 @@ fn concurrent_refusals_are_one_event() {
 }
 
 #[test]
-fn response_to_the_probe_opens_the_gate() {
+fn response_to_the_first_request_opens_the_gate() {
     let (gate, probe) = probed(ms(10));
     assert!(gate.reopen(probe.epoch));
     assert_eq!(gate.open(), Some(probe.epoch));
@@ -90,7 +90,7 @@ fn response_to_the_probe_opens_the_gate() {
 }
 
 #[test]
-fn refused_probe_starts_a_new_event() {
+fn refused_first_request_starts_a_new_congestion_event() {
     let (gate, probe) = probed(ms(10));
     let closed = gate.close(ms(50), probe.epoch);
     assert!(closed.is_new_event);
@@ -99,7 +99,7 @@ fn refused_probe_starts_a_new_event() {
 }
 
 #[test]
-fn refusal_of_a_straggler_closes_the_gate_during_a_probe() {
+fn late_refusal_closes_the_gate_while_a_first_request_is_pending() {
     let (gate, probe) = probed(ms(10));
     let closed = gate.close(ms(30), Epoch(0));
     assert!(!closed.is_new_event);
@@ -112,7 +112,7 @@ fn refusal_of_a_straggler_closes_the_gate_during_a_probe() {
 }
 
 #[test]
-fn dropped_probe_is_replaced_at_once() {
+fn dropped_first_request_is_replaced_at_once() {
     let (gate, probe) = probed(ms(10));
     let now = Duration::from_nanos(12_345_678);
     assert!(gate.hand_over_probe(now, probe));
@@ -120,7 +120,7 @@ fn dropped_probe_is_replaced_at_once() {
 }
 
 #[test]
-fn late_response_of_a_replaced_probe_still_opens_the_gate() {
+fn late_response_to_a_replaced_first_request_opens_the_gate() {
     let (gate, probe) = probed(ms(10));
     assert_eq!(gate.enter(ms(1_009), PATIENCE), Err(ms(1_010)));
     let second = enter(&gate, ms(1_010));
@@ -132,7 +132,7 @@ fn late_response_of_a_replaced_probe_still_opens_the_gate() {
 }
 
 #[test]
-fn end_of_a_replaced_probe_has_no_effect() {
+fn end_of_a_replaced_first_request_has_no_effect() {
     let (gate, first) = probed(ms(10));
     let second = enter(&gate, ms(1_010));
     let third = enter(&gate, ms(2_010));
@@ -149,7 +149,7 @@ fn end_of_a_replaced_probe_has_no_effect() {
 }
 
 #[test]
-fn refusal_of_a_replaced_probe_closes_the_gate() {
+fn refusal_of_a_replaced_first_request_closes_the_gate() {
     let (gate, first) = probed(ms(10));
     let second = enter(&gate, ms(1_010));
     assert!(gate.close(ms(4_000), first.epoch).is_new_event);
@@ -159,7 +159,7 @@ fn refusal_of_a_replaced_probe_closes_the_gate() {
 
 /// Checks that first requests admitted at the same clock time are distinct: every change between them advances the time.
 #[test]
-fn probes_in_flight_are_distinct() {
+fn first_requests_in_flight_are_distinct() {
     let at = ms(10);
     let (gate, first) = probed(at);
     // A request from before the closure is refused, with an old deadline.
@@ -181,7 +181,7 @@ fn probes_in_flight_are_distinct() {
 }
 
 #[test]
-fn failed_probe_backs_off_without_a_new_event() {
+fn unanswered_first_request_starts_no_new_congestion_event() {
     let (gate, probe) = probed(ms(10));
     assert!(gate.defer_probe(ms(400), probe));
     assert_eq!(gate.epoch(), probe.epoch);
@@ -190,7 +190,7 @@ fn failed_probe_backs_off_without_a_new_event() {
 }
 
 #[test]
-fn fractions_of_microseconds_are_rounded_up() {
+fn gate_deadlines_are_rounded_up_to_microseconds() {
     let gate = closed(Duration::from_nanos(1_001));
     let until = Duration::from_micros(2);
     assert_eq!(gate.state(), GateState::ClosedUntil(until));
@@ -205,7 +205,7 @@ fn fractions_of_microseconds_are_rounded_up() {
 }
 
 #[test]
-fn longest_times_fit_the_word() {
+fn maximum_times_fit_in_the_gate_word() {
     let gate = closed(Duration::MAX);
     let GateState::ClosedUntil(last) = gate.state() else {
         panic!("{gate:?}");
@@ -218,7 +218,7 @@ fn longest_times_fit_the_word() {
 }
 
 #[test]
-fn epochs_wrap_around() {
+fn gate_epochs_wrap_around() {
     let gate = BackoffGate::new();
     for _ in 0..=u16::MAX {
         assert!(gate.close(ms(1), gate.epoch()).is_new_event);
@@ -228,7 +228,7 @@ fn epochs_wrap_around() {
 }
 
 #[test]
-fn admission_holds_until_a_refusal_or_another_probe() {
+fn admission_is_valid_until_a_refusal_or_another_first_request() {
     let gate = BackoffGate::new();
     let open = gate.enter(ms(0), PATIENCE).unwrap();
     assert!(gate.still_admits(open) && !open.is_probe());

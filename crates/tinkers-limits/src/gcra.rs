@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_rate_applies_immediately() {
+    fn changed_rate_limit_applies_immediately() {
         let limit = Gcra::new(None);
         assert!(!limit.is_limited());
         assert_eq!(limit.take(1000, ms(0)), Ok(()));

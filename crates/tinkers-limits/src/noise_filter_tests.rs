@@ -25,7 +25,7 @@ fn noisy(level: Option<u32>, lowest: u32) -> NoiseFilter {
 }
 
 #[test]
-fn refusals_at_ever_lower_levels_are_noise_and_restore_the_level() {
+fn refusals_at_ever_lower_limits_are_noise_and_restore_the_limit() {
     for level in [Some(50), None] {
         let mut filter = noisy(level, 3);
         assert!(filter.is_noisy());
@@ -35,7 +35,7 @@ fn refusals_at_ever_lower_levels_are_noise_and_restore_the_level() {
 }
 
 #[test]
-fn accepted_requests_reduce_suspicion() {
+fn accepted_requests_reduce_the_suspicion_of_noise() {
     for (between, third) in [
         (20, RefusalMeaning::Restored(Some(50))),
         (21, RefusalMeaning::Capacity),
@@ -62,7 +62,7 @@ fn noise_ends_after_enough_accepted_requests() {
 }
 
 #[test]
-fn next_refusal_without_progress_confirms_a_limit() {
+fn refusal_without_progress_after_noise_confirms_a_limit() {
     let mut filter = noisy(Some(50), 10);
     // Up to 1/8 more is not counted as progress, since responses arrive out of order.
     accept(&mut filter, 5, Some(50), 11);
@@ -104,7 +104,7 @@ fn recovery_targets(mut filter: NoiseFilter, level: u32) -> [Option<u32>; 2] {
 }
 
 #[test]
-fn recovery_after_a_drop_is_delayed_and_after_noise_is_not() {
+fn limit_recovers_late_after_a_drop_and_at_once_after_noise() {
     let mut fallen = NoiseFilter::new();
     fallen.on_refusal(Some(50), 25);
     assert_eq!(recovery_targets(fallen, 25), [None, Some(50)]);
@@ -134,7 +134,7 @@ fn recovery_after_a_drop_is_delayed_and_after_noise_is_not() {
 }
 
 #[test]
-fn recovery_starts_after_level_many_accepted_requests() {
+fn recovery_starts_after_as_many_accepted_requests_as_the_limit() {
     for (level, least) in [(20, 20), (2, 8)] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);
@@ -151,7 +151,7 @@ fn recovery_starts_after_level_many_accepted_requests() {
 }
 
 #[test]
-fn one_failed_probe_ends_a_recovery_and_two_after_noise() {
+fn recovery_ends_after_one_failed_probe_or_two_after_noise() {
     let mut filter = NoiseFilter::new();
     filter.on_refusal(Some(50), 20);
     accept(&mut filter, 30, Some(20), 20);
@@ -174,7 +174,7 @@ fn one_failed_probe_ends_a_recovery_and_two_after_noise() {
 }
 
 #[test]
-fn small_drop_is_forgotten_with_its_suspicion() {
+fn limit_before_a_small_drop_is_forgotten_with_the_suspicion() {
     for (level, kept) in [(30, None), (20, Some(50))] {
         let mut filter = NoiseFilter::new();
         filter.on_refusal(Some(50), level);
@@ -186,7 +186,7 @@ fn small_drop_is_forgotten_with_its_suspicion() {
 }
 
 #[test]
-fn first_refusal_after_a_pause_recovers_to_the_peak() {
+fn limit_lowered_right_after_a_pause_recovers_to_the_peak() {
     for (seen, back) in [
         (100, [None, Some(100)]),
         (3, [None, None]),
@@ -202,7 +202,7 @@ fn first_refusal_after_a_pause_recovers_to_the_peak() {
 }
 
 #[test]
-fn recovery_continues_to_its_target() {
+fn limit_recovery_continues_to_its_target() {
     let mut filter = NoiseFilter::new();
     accept(&mut filter, 20, None, 100);
     assert_eq!(filter.on_refusal(None, 4), RefusalMeaning::Capacity);
@@ -229,7 +229,7 @@ fn confirmed() -> NoiseFilter {
 }
 
 #[test]
-fn confirmed_limit_clears_suspicion() {
+fn confirmed_limit_clears_the_suspicion_of_noise() {
     let mut filter = confirmed();
     assert_eq!(filter.on_refusal(Some(20), 15), RefusalMeaning::Capacity);
 }
@@ -271,7 +271,7 @@ fn recovery_waits_for_accepted_requests_after_each_refusal() {
 }
 
 #[test]
-fn noise_is_forgotten_at_the_restore_level() {
+fn noise_is_forgotten_when_the_previous_limit_is_reached() {
     let mut filter = confirmed();
     accept(&mut filter, 1, Some(50), 50);
     assert_eq!(filter.on_refusal(Some(50), 20), RefusalMeaning::Capacity);

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_requests_can_be_recorded_in_batches() {
+    fn ramp_records_accepted_requests_in_batches() {
         let (one_by_one, together) = (Ramp::slow_start(100), Ramp::slow_start(100));
         for ramp in [&one_by_one, &together] {
             ramp.restart(2000);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_allows_as_many_as_accepted_up_to_the_level() {
+    fn ramp_after_a_pause_allows_as_many_requests_as_were_accepted() {
         let ramp = Ramp::slow_start(100);
         ramp.restart(20);
         assert_eq!(ramp.allows(), 8);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_without_a_level_is_a_slow_start() {
+    fn ramp_restart_without_a_known_limit_is_a_slow_start() {
         let ramp = Ramp::ended();
         ramp.restart(u32::MAX);
         assert_eq!(after(&ramp, 35), 8);

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_update_is_lost_between_threads() {
+    fn no_concurrent_change_of_a_word_is_lost() {
         let word = Word::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "contention")]
-    fn lost_exchange_is_counted() {
+    fn lost_compare_and_swap_is_counted() {
         let word = Word::new(0);
         (0..100).for_each(|_| word.set(|n| (n + 1, ())));
         assert_eq!(word.lost(), 0, "without contention");

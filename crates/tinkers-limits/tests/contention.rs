@@ -103,7 +103,7 @@ fn retry_budget_counts_contention() {
 }
 
 #[test]
-fn constraints_sum_the_contention_of_their_parts() {
+fn constraints_sum_the_contention_of_all_limits() {
     let constraints = Constraints::new(Bounds {
         slots: 8,
         bytes: 1_000,

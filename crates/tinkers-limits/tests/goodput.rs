@@ -28,22 +28,22 @@ fn failures(groups: &[Group], policy: Policy) -> Vec<String> {
 }
 
 #[test]
-fn fixed_window_is_used() {
+fn limiter_uses_a_constant_server_capacity() {
     assert_eq!(failures(&cases::fixed(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn stepwise_window_is_followed() {
+fn limiter_follows_a_stepwise_server_capacity() {
     assert_eq!(failures(&cases::steps(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn random_walk_of_the_window_is_followed() {
+fn limiter_follows_a_random_walk_of_the_server_capacity() {
     assert_eq!(failures(&cases::walks(), Policy::Adaptive), [""; 0]);
 }
 
 #[test]
-fn two_processes_share_the_window_evenly() {
+fn two_processes_share_the_server_capacity_evenly() {
     assert_eq!(failures(&cases::pairs(), Policy::Adaptive), [""; 0]);
 }
 
@@ -54,21 +54,21 @@ fn noise_failures(cases: &[NoiseCase]) -> Vec<String> {
 }
 
 #[test]
-fn continuous_noise_keeps_the_window_open() {
+fn random_refusals_do_not_close_the_in_flight_window() {
     let mut cases = cases::noise();
     cases.retain(|case| !case.is_burst);
     assert_eq!(noise_failures(&cases), [""; 0]);
 }
 
 #[test]
-fn window_recovers_within_two_seconds_of_noise() {
+fn in_flight_limit_recovers_within_two_seconds_of_noise() {
     let mut cases = cases::noise();
     cases.retain(|case| case.is_burst);
     assert_eq!(noise_failures(&cases), [""; 0]);
 }
 
 #[test]
-fn control_with_a_fixed_window_is_refused_too_often() {
+fn negative_control_fixed_in_flight_limit_is_refused_too_often() {
     let mut cases = cases::fixed();
     // With a large window, this client is refused so often that the simulation takes long.
     cases.retain(|group| group.name != "W = 500");
@@ -83,7 +83,7 @@ fn control_with_a_fixed_window_is_refused_too_often() {
 }
 
 #[test]
-fn control_without_a_probe_is_refused_too_often() {
+fn negative_control_gate_without_first_request_is_refused_too_often() {
     let failures = failures(&cases::fixed(), Policy::OpensAtDeadline);
     let is_refusal_share = |what: &String| what.contains("refusals per accepted");
     assert!(failures.iter().any(is_refusal_share), "{failures:?}");

@@ -108,7 +108,7 @@ fn byte_budget_exceeds_its_size_by_one_charge_at_most() {
 }
 
 #[test]
-fn bytes_checked_before_the_charge_are_detected() {
+fn negative_control_bytes_checked_before_the_charge_are_detected() {
     let faults = concurrent_charges::<CheckThenCharge>().faults;
     assert!(faults.contains(&"2 admitted".to_owned()), "{faults:?}");
 }
@@ -207,7 +207,7 @@ fn late_responses_do_not_end_a_restarted_ramp() {
 }
 
 #[test]
-fn ramp_with_separate_load_and_store_is_detected() {
+fn negative_control_ramp_with_separate_load_and_store_is_detected() {
     let faults = restarting_ramp::<LoadThenStore>().faults;
     assert_eq!(faults.len(), 1, "{faults:?}");
 }
@@ -326,12 +326,12 @@ fn concurrent_draws<B: Budget>() -> Findings {
 }
 
 #[test]
-fn draws_and_credits_balance() {
+fn draws_and_credits_of_retry_tokens_balance() {
     concurrent_draws::<RetryBudget>().assert_none();
 }
 
 #[test]
-fn tokens_checked_before_the_draw_are_detected() {
+fn negative_control_tokens_checked_before_the_draw_are_detected() {
     let faults = concurrent_draws::<CheckThenTake>().faults;
     assert!(!faults.is_empty());
 }

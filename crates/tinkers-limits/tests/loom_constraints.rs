@@ -112,7 +112,7 @@ fn no_request_is_admitted_after_a_refusal() {
 }
 
 #[test]
-fn gate_read_before_the_other_limits_is_detected() {
+fn negative_control_gate_read_before_other_limits_is_detected() {
     let faults = admission_during_a_refusal(Reads::First).faults;
     assert_eq!(faults, ["admitted after the refusal"]);
 }
@@ -143,7 +143,7 @@ fn all_units_are_released_after_refusals() {
 }
 
 #[test]
-fn dropped_probe_is_replaced_by_exactly_one() {
+fn dropped_first_request_is_replaced_by_exactly_one() {
     let findings = explore("dropped probe", 2, || {
         let constraints = Arc::new(constraints(8));
         let gate = constraints.gate();
@@ -174,7 +174,7 @@ fn dropped_probe_is_replaced_by_exactly_one() {
 }
 
 #[test]
-fn released_slot_of_a_refusal_finds_the_gate_closed() {
+fn slot_released_by_a_refusal_finds_the_gate_closed() {
     explore("slot of a refused request", 3, || {
         let constraints = Arc::new(Constraints::new(Bounds { slots: 1, ..BOUNDS }));
         let refused = take(&constraints).unwrap();
@@ -328,12 +328,12 @@ fn rollback_model(rollback: Rollback) -> Findings {
 }
 
 #[test]
-fn rollback_serves_waiters() {
+fn rollback_of_a_refused_admission_serves_waiters() {
     rollback_model(Rollback::ServesWaiters).assert_none();
 }
 
 #[test]
-fn rollback_without_waking_waiters_is_detected() {
+fn negative_control_rollback_without_wake_up_is_detected() {
     assert_eq!(
         rollback_model(Rollback::IgnoresWaiters).faults,
         ["lost wake-up"]

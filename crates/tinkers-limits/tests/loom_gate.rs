@@ -136,12 +136,12 @@ fn two_refusals_and_an_admission<G: Gate>() -> Findings {
 }
 
 #[test]
-fn later_deadline_wins_and_concurrent_refusals_are_one_event() {
+fn later_gate_deadline_wins_and_two_refusals_are_one_event() {
     two_refusals_and_an_admission::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn last_writer_of_the_deadline_is_detected() {
+fn negative_control_last_writer_of_the_deadline_is_detected() {
     let faults = two_refusals_and_an_admission::<LastWriterWins>().faults;
     for fault in ["the deadline was shortened", "admitted before the deadline"] {
         assert!(faults.contains(&fault.to_owned()), "{faults:?}");
@@ -169,18 +169,18 @@ fn probe_and_straggler<G: Gate>() -> Findings {
 }
 
 #[test]
-fn success_of_the_probe_keeps_the_closure_of_a_straggler() {
+fn success_of_the_first_request_keeps_a_later_closure() {
     probe_and_straggler::<BackoffGate>().assert_none();
 }
 
 #[test]
-fn success_that_clears_a_closure_is_detected() {
+fn negative_control_success_that_clears_a_closure_is_detected() {
     let faults = probe_and_straggler::<LastWriterWins>().faults;
     assert_eq!(faults, ["reopened early"]);
 }
 
 #[test]
-fn dropped_probe_never_lifts_a_closure() {
+fn dropped_first_request_never_lifts_a_closure() {
     let findings = explore("dropped probe and refusal", 3, || {
         let gate = Arc::new(BackoffGate::new());
         let old = gate.epoch();
@@ -210,7 +210,7 @@ fn dropped_probe_never_lifts_a_closure() {
 }
 
 #[test]
-fn dropped_probe_is_replaced_by_exactly_one() {
+fn dropped_first_request_is_replaced_by_exactly_one() {
     let findings = explore("dropped probe and admission", 3, || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
@@ -316,7 +316,7 @@ fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) ->
 }
 
 #[test]
-fn end_of_a_replaced_probe_does_not_affect_the_next_one() {
+fn end_of_a_replaced_first_request_does_not_affect_the_next() {
     late_end_of_a_probe::<OwnProbe>("late drop", |gate, probe| {
         gate.hand_over_probe(ms(105), probe)
     })
@@ -328,7 +328,7 @@ fn end_of_a_replaced_probe_does_not_affect_the_next_one() {
 }
 
 #[test]
-fn probes_identified_by_their_epoch_are_detected() {
+fn negative_control_first_requests_identified_by_epoch_are_detected() {
     let drops = late_end_of_a_probe::<LatestProbe>("control: late drop", |gate, probe| {
         gate.hand_over_probe(ms(105), probe)
     });

@@ -128,7 +128,7 @@ fn window_never_exceeds_its_limit_and_releases_all_units() {
 }
 
 #[test]
-fn release_with_separate_load_and_store_is_detected() {
+fn negative_control_release_with_separate_load_and_store_is_detected() {
     let faults = concurrent_requests::<LoadThenStore>().faults;
     assert!(
         faults.contains(&"not all units were released".to_owned()),
@@ -165,12 +165,12 @@ fn limit_change<W: Window>() -> Findings {
 }
 
 #[test]
-fn limit_change_loses_no_unit() {
+fn concurrent_limit_change_loses_no_unit() {
     limit_change::<ConcurrencyWindow>().assert_none();
 }
 
 #[test]
-fn limit_change_that_stores_the_count_is_detected() {
+fn negative_control_limit_change_that_stores_the_count_is_detected() {
     let faults = limit_change::<LoadThenStore>().faults;
     assert!(
         faults.contains(&"a unit was lost or added".to_owned()),
@@ -266,7 +266,7 @@ fn waiter_that_sets_the_flag_first_is_always_admitted() {
 }
 
 #[test]
-fn waiters_flag_set_after_the_attempt_is_detected() {
+fn negative_control_waiters_flag_set_after_the_attempt_is_detected() {
     let faults = wait_during_a_release(WaitOrder::TakeThenFlag).faults;
     assert_eq!(faults, ["granted 0 times"]);
 }

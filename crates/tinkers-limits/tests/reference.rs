@@ -263,7 +263,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn gate_admits_one_probe_at_a_time_after_the_deadline(
+    fn gate_admits_one_first_request_at_a_time_after_the_deadline(
         operations in prop::collection::vec(gate_operation(), 1..120),
     ) {
         let gate = BackoffGate::new();
@@ -274,7 +274,7 @@ proptest! {
     }
 
     #[test]
-    fn window_counts_match_the_model(
+    fn window_counts_match_the_reference_model(
         limit in 1_u32..8,
         operations in prop::collection::vec(window_operation(), 1..150),
     ) {

@@ -21,7 +21,7 @@ fn entry_is_removed_with_its_last_handle() {
 }
 
 #[test]
-fn keys_have_separate_values() {
+fn registry_keys_have_separate_values() {
     let registry = Registry::new();
     let (a, b) = (
         registry.get_or_create("a", || 1),
@@ -46,7 +46,7 @@ fn cloned_registry_shares_its_entries() {
 }
 
 #[test]
-fn debug_output_contains_no_keys() {
+fn registry_debug_output_contains_no_keys() {
     let registry = Registry::new();
     let handle = registry.get_or_create("key", || 1);
     assert_eq!(format!("{registry:?}"), "Registry { len: 1 }");
@@ -64,7 +64,7 @@ fn contention_total_is_the_sum_of_its_counters() {
 }
 
 #[test]
-fn handle_outlives_the_registry() {
+fn handle_may_outlive_the_registry() {
     let registry = Registry::new();
     let handle = registry.get_or_create("a", || String::from("value"));
     drop(registry);
@@ -72,7 +72,7 @@ fn handle_outlives_the_registry() {
 }
 
 #[test]
-fn concurrent_calls_build_once() {
+fn concurrent_calls_build_a_value_once() {
     const THREADS: usize = 8;
     let registry = Registry::new();
     let (built, barrier) = (AtomicUsize::new(0), Barrier::new(THREADS));
@@ -93,7 +93,7 @@ fn concurrent_calls_build_once() {
 }
 
 #[test]
-fn panicking_builder_leaves_no_entry() {
+fn panicking_build_function_leaves_no_entry() {
     let registry: Registry<u8, u8> = Registry::new();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         registry.get_or_create(1, || panic!("on purpose"))
@@ -104,7 +104,7 @@ fn panicking_builder_leaves_no_entry() {
 }
 
 #[test]
-fn builder_error_is_returned_and_not_kept() {
+fn error_of_a_build_function_is_returned_and_not_stored() {
     let registry: Registry<u8, u8> = Registry::new();
     let failed = registry.try_get_or_create(1, || Err("no"));
     assert_eq!(failed.err(), Some("no"));
@@ -116,7 +116,7 @@ fn builder_error_is_returned_and_not_kept() {
 }
 
 #[test]
-fn waiters_of_a_failed_builder_build_once() {
+fn waiters_for_a_failed_build_build_the_value_once() {
     const WAITERS: usize = 4;
     let registry: Registry<u8, usize> = Registry::new();
     let built = AtomicUsize::new(0);
@@ -164,7 +164,7 @@ fn other_keys_are_available_during_a_build() {
 }
 
 #[test]
-fn recursive_builder_panics_instead_of_deadlocking() {
+fn recursive_build_panics_instead_of_deadlocking() {
     let registry: Registry<u8, u8> = Registry::new();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         registry.get_or_create(1, || *registry.get_or_create(1, || 2))

@@ -94,12 +94,12 @@ mod lookups_during_the_last_drop {
     }
 
     #[test]
-    fn share_one_value() {
+    fn lookups_during_the_last_drop_share_one_value() {
         model::<TrackedRegistry>().assert_none();
     }
 
     #[test]
-    fn share_no_value_with_check_then_insert() {
+    fn negative_control_lookups_during_the_last_drop_get_two_values() {
         let findings = model::<CheckThenInsert>();
         let has_two_values = |fault: &String| fault.contains("two values of a key");
         assert!(findings.faults.iter().any(has_two_values), "{findings:?}");
@@ -131,12 +131,12 @@ mod concurrent_creation {
     }
 
     #[test]
-    fn builds_once() {
+    fn concurrent_creation_builds_a_value_once() {
         model::<TrackedRegistry>().assert_none();
     }
 
     #[test]
-    fn builds_twice_with_check_then_insert() {
+    fn negative_control_concurrent_creation_builds_a_value_twice() {
         let faults = model::<CheckThenInsert>().faults;
         assert!(faults.contains(&"built twice".to_owned()), "{faults:?}");
     }
@@ -178,7 +178,7 @@ fn exactly_one_of_concurrent_drops_is_the_last() {
 }
 
 #[test]
-fn removal_of_the_old_entry_keeps_the_new_one() {
+fn removal_of_an_old_entry_keeps_the_new_entry() {
     let findings = explore("removal and creation", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let old = model.acquire();
@@ -198,7 +198,7 @@ fn removal_of_the_old_entry_keeps_the_new_one() {
 }
 
 #[test]
-fn failed_builder_releases_its_waiters() {
+fn failed_build_releases_its_waiters() {
     /// The outcome of a build function that returns no value.
     #[derive(Clone, Copy)]
     enum Failure {
@@ -240,7 +240,7 @@ fn failed_builder_releases_its_waiters() {
 }
 
 #[test]
-fn concurrent_changes_of_two_keys_are_both_kept() {
+fn concurrent_changes_of_two_keys_are_not_lost() {
     let findings = explore("two keys", 3, || {
         let model = Model::<TrackedRegistry>::new();
         let other = model.spawn(|model| {

@@ -164,7 +164,7 @@ proptest! {
     })]
 
     #[test]
-    fn random_operations_match_the_reference_model(operations in prop::collection::vec(operation(), 0..200)) {
+    fn random_registry_operations_match_the_reference_model(operations in prop::collection::vec(operation(), 0..200)) {
         let mut comparison = Comparison::default();
         for operation in operations {
             comparison.apply(operation)?;

@@ -104,7 +104,7 @@ impl Scene {
 }
 
 #[test]
-fn all_retries_succeed_within_two_seconds_of_recovery() {
+fn all_retries_succeed_within_two_seconds_of_server_recovery() {
     for (many, lasts) in [(1, 30.0), (2, 13.5), (200, 30.0), (50, 4.0)] {
         let scene = Scene::new(lasts);
         let (answered, _) = scene.run(many, true);
@@ -120,7 +120,7 @@ fn all_retries_succeed_within_two_seconds_of_recovery() {
 }
 
 #[test]
-fn number_of_probes_does_not_grow_with_the_waiters() {
+fn number_of_outage_checks_does_not_grow_with_the_retries() {
     let scene = Scene::new(600.0);
     let (_, alone) = scene.run(1, true);
     // One outage check per second for 20 s, then one in each twentieth of the outage.
@@ -134,7 +134,7 @@ fn number_of_probes_does_not_grow_with_the_waiters() {
 }
 
 #[test]
-fn hint_is_not_undercut_by_a_release() {
+fn released_retry_waits_for_the_server_retry_delay() {
     let scene = Scene::with_hint(31.0, secs(20.0));
     let (answered, failed) = scene.run(1, true);
     assert_eq!(failed, 2);
@@ -176,7 +176,7 @@ impl Scene {
 }
 
 #[test]
-fn short_failures_release_no_retries_and_flapping_rarely() {
+fn short_failures_and_fast_flapping_rarely_release_retries() {
     let scene = Scene::new(0.0);
     let mut called = Vec::new();
     // The server fails for three seconds and responds once, repeatedly.
@@ -205,7 +205,7 @@ fn short_failures_release_no_retries_and_flapping_rarely() {
 }
 
 #[test]
-fn retry_with_a_long_first_pause_becomes_a_probe_too() {
+fn retry_with_a_long_first_pause_can_be_the_outage_check() {
     let scene = Scene::new(0.0);
     let mut sleepers: Vec<_> = (0..100)
         .map(|_| Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN))
@@ -221,7 +221,7 @@ fn retry_with_a_long_first_pause_becomes_a_probe_too() {
 }
 
 #[test]
-fn response_to_an_older_request_ends_no_outage() {
+fn response_to_a_request_before_the_outage_does_not_end_it() {
     let scene = Scene::new(0.0);
     scene.clock.advance(secs(1.0));
     let mut sleeper = Sleeper::new(&scene, secs_at(1.0), secs_at(1.0));
@@ -237,7 +237,7 @@ fn response_to_an_older_request_ends_no_outage() {
 }
 
 #[test]
-fn second_outage_after_a_release_is_ended_by_recovery() {
+fn outage_soon_after_another_is_also_ended_by_recovery() {
     let scene = Scene::new(0.0);
     let mut first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
@@ -259,7 +259,7 @@ fn second_outage_after_a_release_is_ended_by_recovery() {
 }
 
 #[test]
-fn dropped_probe_passes_to_another_retry() {
+fn dropped_outage_check_passes_to_another_retry() {
     let scene = Scene::new(0.0);
     let scout = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     let gone = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
@@ -288,7 +288,7 @@ fn dropped_probe_passes_to_another_retry() {
 }
 
 #[test]
-fn released_retry_follows_its_hint_and_is_spread() {
+fn released_retry_waits_for_its_retry_delay_and_a_random_time() {
     let scene = Scene::new(0.0);
     let hint = secs_at(20.0);
     let mut sleepers: Vec<_> = (0..1000)
@@ -311,7 +311,7 @@ fn released_retry_follows_its_hint_and_is_spread() {
 }
 
 #[test]
-fn late_failure_of_an_older_request_is_retried_soon() {
+fn request_that_fails_after_the_recovery_is_retried_soon() {
     let scene = Scene::new(0.0);
     let first = Sleeper::new(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(5.0));
@@ -327,7 +327,7 @@ fn late_failure_of_an_older_request_is_retried_soon() {
 }
 
 #[test]
-fn each_outage_has_its_own_probes() {
+fn each_outage_has_its_own_checks() {
     let scene = Scene::new(0.0);
     let first = Sleeper::with_turn(&scene, Timestamp::ORIGIN, Timestamp::ORIGIN);
     scene.clock.advance(secs(300.0));
@@ -368,7 +368,7 @@ impl<F: Fn() + Send + Sync + 'static> tracing::Subscriber for OnEvent<F> {
 }
 
 #[test]
-fn begin_and_end_of_an_outage_are_logged_once() {
+fn start_and_end_of_an_outage_are_logged_once() {
     let events = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&events);
     let counts = OnEvent(move || {
@@ -410,7 +410,7 @@ fn released_retries_are_spread_by_half_a_millisecond_each() {
 }
 
 #[test]
-fn outage_has_ended_when_its_retries_are_woken() {
+fn outage_state_is_reset_before_its_retries_are_woken() {
     struct Looks(Arc<Outage>, Mutex<Vec<(u64, bool)>>);
     impl std::task::Wake for Looks {
         fn wake(self: Arc<Self>) {

@@ -35,7 +35,7 @@ fn retry_window_begins_with_the_first_attempt() {
 }
 
 #[test]
-fn pauses_of_refusals_do_not_count_for_the_retry_window() {
+fn pauses_after_refusals_do_not_count_for_the_retry_window() {
     const HELD: Step = Fails(T::Held, Sent::NotSent);
     const REFUSED: Step = Says(429, "{}");
     const UNPAID: Step = Says(402, "{}");
@@ -71,7 +71,7 @@ fn wait_for_admission_does_not_count_for_the_retry_window() {
 }
 
 #[test]
-fn request_held_at_the_socket_is_readmitted() {
+fn request_not_sent_because_the_gate_closed_is_readmitted() {
     let held = Fails(T::Held, Sent::NotSent);
     let world = World::new(&[held, held], OK);
     let accepted = world.call(post(RouteClass::Train)).expect("accepted");
@@ -87,7 +87,7 @@ fn request_held_at_the_socket_is_readmitted() {
 }
 
 #[test]
-fn hint_of_a_402_is_followed() {
+fn retry_delay_of_a_402_response_is_followed() {
     let unpaid = Header(402, "retry-after", "30");
     let world = World::new(&[unpaid, Says(402, "{}")], OK);
     world
@@ -103,7 +103,7 @@ fn hint_of_a_402_is_followed() {
 }
 
 #[test]
-fn pause_beyond_the_deadline_fails_at_once() {
+fn pause_beyond_the_deadline_fails_the_call_at_once() {
     let mut call = post(RouteClass::Train);
     call.deadline = Some(Timestamp::from_origin(secs(2)));
     let world = World::new(&[], Says(503, ""));

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn subscribers_and_wakers_run_without_the_lock() {
+fn log_subscribers_and_wakers_run_without_the_outage_lock() {
     struct LooksIn(Arc<Outage>, AtomicUsize);
     impl std::task::Wake for LooksIn {
         fn wake(self: Arc<Self>) {

@@ -87,7 +87,7 @@ impl Wake for Panics {
 }
 
 #[test]
-fn panicking_waker_keeps_no_other_waiter_asleep() {
+fn panicking_waker_does_not_stop_other_wake_ups() {
     let table = CompletionTable::default();
     let count = Arc::<Count>::default();
     for (id, waker) in [
@@ -102,7 +102,7 @@ fn panicking_waker_keeps_no_other_waiter_asleep() {
 }
 
 #[test]
-fn early_completion_is_kept_for_its_request() {
+fn completion_before_registration_is_kept_for_its_request() {
     let table = CompletionTable::default();
     assert_eq!(apply(&table, &["1"], 1), 0, "not registered yet");
     register(&table, "1");
@@ -111,7 +111,7 @@ fn early_completion_is_kept_for_its_request() {
 }
 
 #[test]
-fn requests_begun_before_an_eviction_poll_for_themselves() {
+fn requests_begun_before_an_eviction_poll_individually() {
     let table = CompletionTable::default();
     let evictions = table.begin().unwrap();
     let all: Vec<String> = (0..=MAX_EARLY).map(|i| i.to_string()).collect();
@@ -164,7 +164,7 @@ fn acknowledgement_is_repeated_until_a_response_is_applied() {
 }
 
 #[test]
-fn cursor_only_grows_and_a_bad_one_counts_once() {
+fn cursor_never_goes_back_and_an_invalid_one_is_reported_once() {
     let table = CompletionTable::default();
     let cursor = |to: i64| {
         let applied = table.apply(at(1), &table.acknowledgement(), response(&[], to));
@@ -201,7 +201,7 @@ fn only_cursors_with_new_completions_are_acknowledged() {
 }
 
 #[test]
-fn suspended_poll_releases_all_waiters() {
+fn suspended_shared_poll_releases_all_waiters() {
     let table = CompletionTable::default();
     apply(&table, &["early"], 1);
     register(&table, "waiting");
@@ -246,7 +246,7 @@ impl Wake for StateProbe {
 }
 
 #[test]
-fn woken_waiter_sees_the_state_it_is_woken_for() {
+fn completion_table_is_updated_before_waiters_are_woken() {
     let seen = |act: fn(&CompletionTable)| {
         let table = Arc::<CompletionTable>::default();
         register(&table, "1");
@@ -271,7 +271,7 @@ fn woken_waiter_sees_the_state_it_is_woken_for() {
 }
 
 #[test]
-fn completion_repeated_after_retrieval_is_not_kept() {
+fn completion_repeated_after_retrieval_is_ignored() {
     let table = CompletionTable::default();
     register(&table, "1");
     apply(&table, &["1"], 1);
@@ -281,7 +281,7 @@ fn completion_repeated_after_retrieval_is_not_kept() {
 }
 
 #[test]
-fn end_fails_pending_and_later_waiters_once() {
+fn end_of_the_poller_fails_pending_and_later_waiters_once() {
     let table = CompletionTable::default();
     register(&table, "completed");
     register(&table, "waiting");
@@ -319,7 +319,7 @@ fn end_fails_pending_and_later_waiters_once() {
 }
 
 #[test]
-fn id_cannot_be_registered_twice() {
+fn request_id_cannot_be_registered_twice() {
     let table = CompletionTable::default();
     let progress = register(&table, "1");
     let second = table.register(0, "1".into(), &progress, at(0)).unwrap_err();
@@ -354,7 +354,7 @@ fn only_overdue_waiters_are_released() {
 }
 
 #[test]
-fn reset_deadlines_starts_all_waits_anew() {
+fn reset_deadlines_restarts_the_wait_of_all_waiters() {
     let table = CompletionTable::default();
     let limit = Duration::from_secs(100);
     let progress = register(&table, "1");
@@ -381,7 +381,7 @@ impl Wake for WorkProbe {
 }
 
 #[test]
-fn woken_task_sees_the_work_it_is_woken_for() {
+fn completion_table_is_updated_before_the_polling_task_is_woken() {
     let table = Arc::<CompletionTable>::default();
     let probe = Arc::new(WorkProbe {
         table: Arc::clone(&table),
@@ -405,7 +405,7 @@ fn woken_task_sees_the_work_it_is_woken_for() {
 }
 
 #[test]
-fn ended_table_and_full_backlog_take_no_acknowledgements() {
+fn ended_or_full_completion_table_takes_no_acknowledgements() {
     let table = CompletionTable::default();
     for id in 0..=MAX_RETRIEVED {
         table.deregister(&id.to_string().into());
