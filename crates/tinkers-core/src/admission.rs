@@ -81,7 +81,7 @@ pub struct AdmissionRequest {
     /// The time at which the wait for admission fails. `None` waits without limit.
     pub deadline: Option<Timestamp>,
     /// The in-flight permit of an earlier attempt whose outcome is unknown. The retry keeps this permit and takes no second one.
-    pub flight: Option<InFlightPermit>,
+    pub in_flight_permit: Option<InFlightPermit>,
     /// The position of the request in the queue of its client.
     pub readmission: Readmission,
     /// Whether the request is nested: made during another request, for example by a transport layer.
@@ -109,17 +109,17 @@ pub struct Admitted {
     /// The permit to send this attempt.
     pub permit: SubmitPermit,
     /// The in-flight permit, which the caller holds until the result is available.
-    pub flight: InFlightPermit,
+    pub in_flight_permit: InFlightPermit,
     /// The arrival number of the request, which a readmission needs.
     pub arrival: Arrival,
 }
 
 impl Admitted {
     /// Returns the permits for a request of a class without limits.
-    pub fn free(flight: Option<InFlightPermit>) -> Self {
+    pub fn free(in_flight_permit: Option<InFlightPermit>) -> Self {
         Self {
             permit: SubmitPermit::free(),
-            flight: flight.unwrap_or(InFlightPermit::free()),
+            in_flight_permit: in_flight_permit.unwrap_or(InFlightPermit::free()),
             arrival: Arrival::default(),
         }
     }
@@ -160,7 +160,7 @@ pub trait Admission: Send + Sync + fmt::Debug + 'static {
     /// unknown.
     ///
     /// While its queue moves, a waiting request counts as making progress.
-    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
+    fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
         let _ = class;
         None
     }
@@ -515,7 +515,7 @@ mod tests {
     fn dropped_permits_are_returned_with_the_submit_permit_first() {
         let ledger = Arc::new(TestLedger::default());
         drop(Admitted {
-            flight: InFlightPermit::new(Arc::<TestLedger>::clone(&ledger)),
+            in_flight_permit: InFlightPermit::new(Arc::<TestLedger>::clone(&ledger)),
             permit: SubmitPermit::new(Arc::<TestLedger>::clone(&ledger), Ticket::default()),
             arrival: Arrival::default(),
         });

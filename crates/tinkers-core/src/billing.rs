@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::contain::contain;
+use crate::user_code::catch_panic;
 use crate::time::Timestamp;
 
 /// The billing state of a session, shared by all of its requests.
@@ -60,7 +60,7 @@ impl BillingPause {
             return BillingAction::GiveUp;
         }
         if log {
-            contain(|| {
+            catch_panic(|| {
                 tracing::warn!(
                     lasted_s = lasted.as_secs(),
                     "the server requires payment; requests are paused until the bill is paid"

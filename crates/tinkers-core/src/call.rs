@@ -132,7 +132,7 @@ pub struct Accepted {
     /// The response. Its status is a 2xx.
     pub response: HttpResponse,
     /// The in-flight permit, which the caller holds until the result is available.
-    pub flight: InFlightPermit,
+    pub in_flight_permit: InFlightPermit,
     /// The time from the start of the call to the response, including all waits.
     pub elapsed: Duration,
     /// `MaybeSent` if an attempt before the accepted one may also have been applied.

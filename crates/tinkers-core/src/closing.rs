@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use crate::contain::wake_all;
+use crate::user_code::wake_all;
 use crate::error::Error;
 
 /// A one-time signal that a client is closed. It carries the error that all later calls return.

@@ -7,7 +7,7 @@ pub mod base_url;
 pub mod billing;
 pub mod call;
 pub mod closing;
-pub mod contain;
+pub mod user_code;
 pub mod context;
 pub mod error;
 pub mod hint;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use crate::contain::contain;
+use crate::user_code::catch_panic;
 use crate::response::HttpResponse;
 
 /// The deprecation notices of an endpoint that were logged already.
@@ -29,9 +29,9 @@ impl DeprecationNotices {
         let level = response.header("x-deprecation-level");
         // A panic of a log subscriber would lose the response.
         if level.is_some_and(|level| level.eq_ignore_ascii_case("error")) {
-            contain(|| tracing::error!(note, "deprecation notice"));
+            catch_panic(|| tracing::error!(note, "deprecation notice"));
         } else {
-            contain(|| tracing::warn!(note, "deprecation notice"));
+            catch_panic(|| tracing::warn!(note, "deprecation notice"));
         }
         true
     }

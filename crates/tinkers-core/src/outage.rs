@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::admission::RouteClass;
-use crate::contain::{contain, wake_all};
+use crate::user_code::{catch_panic, wake_all};
 use crate::jitter::Jitter;
 use crate::time::{Clock, Timestamp};
 
@@ -92,7 +92,7 @@ impl Outage {
         // Wakers and subscribers are user code, so they run without the lock, the waiters first.
         wake_all(sleepers.into_values());
         // A panic of a log subscriber would lose the response, which the limits need for its retry delay.
-        contain(|| {
+        catch_panic(|| {
             tracing::debug!(
                 lasted_s = lasted.as_secs(),
                 waiting,
@@ -145,8 +145,8 @@ impl Outage {
         let mut sleep = match self.record_failure(time.now(), &pause) {
             RetryWait::Backoff { sleep, is_first } => {
                 if is_first {
-                    contain(|| {
-                        tracing::debug!("the server is failing; probing it until it responds");
+                    catch_panic(|| {
+                        tracing::debug!("the server is failing; sending some retries early until it responds");
                     });
                 }
                 sleep

@@ -77,7 +77,7 @@ pub struct ServerProfile {
     /// The format of the request bodies of forward-backward passes.
     pub bodies: BodyFormat,
     /// Whether an accepted request has confirmed that the server supports the body format.
-    pub bodies_confirmed: bool,
+    pub body_format_confirmed: bool,
     /// The requests that the server is known to deduplicate.
     pub deduplicates: Deduplication,
     /// Whether the server accepts zstd-compressed bodies of forward-backward passes.
@@ -97,7 +97,7 @@ impl Default for ServerProfile {
         Self {
             software: None,
             bodies: BodyFormat::Protobuf,
-            bodies_confirmed: false,
+            body_format_confirmed: false,
             deduplicates: Deduplication::Unknown,
             zstd_bodies: false,
             is_strict: None,
@@ -117,8 +117,8 @@ impl ServerProfile {
     pub fn learn(mut self, update: ProfileUpdate) -> Self {
         match update {
             // The first confirmed format stays, since other clients may use it already.
-            ProfileUpdate::Bodies(_) if self.bodies_confirmed => {}
-            ProfileUpdate::Bodies(format) => return self.with_bodies(format),
+            ProfileUpdate::BodyFormat(_) if self.body_format_confirmed => {}
+            ProfileUpdate::BodyFormat(format) => return self.with_body_format(format),
             ProfileUpdate::Deduplicates(which) => self.deduplicates = self.deduplicates.max(which),
             ProfileUpdate::ZstdBodies => self.zstd_bodies = true,
             ProfileUpdate::Software(name) => self.software = Some(name),
@@ -130,14 +130,14 @@ impl ServerProfile {
 
     /// Returns this profile with a fixed body format for forward-backward passes.
     #[must_use]
-    pub fn with_bodies(mut self, format: BodyFormat) -> Self {
+    pub fn with_body_format(mut self, format: BodyFormat) -> Self {
         self.bodies = format;
-        self.bodies_confirmed = true;
+        self.body_format_confirmed = true;
         self
     }
 
     /// Returns whether the OpenAPI document lists this body format for forward-backward passes.
-    pub fn lists_bodies(&self, format: BodyFormat) -> bool {
+    pub fn lists_body_format(&self, format: BodyFormat) -> bool {
         self.listed_bodies.contains(&format)
     }
 
@@ -155,7 +155,7 @@ impl ServerProfile {
         let listed = listed.into_iter().filter(|(is, _)| *is);
         self.listed_bodies = listed.map(|(_, format)| format).collect();
         // The document may be incomplete, so a confirmed format is kept.
-        if !self.bodies_confirmed {
+        if !self.body_format_confirmed {
             let first = self.listed_bodies.first();
             self.bodies = first.copied().unwrap_or(BodyFormat::Protobuf);
         }
@@ -202,15 +202,15 @@ mod tests {
 
     #[test]
     fn confirmed_body_format_is_kept() {
-        let profile = ServerProfile::default().learn(ProfileUpdate::Bodies(BodyFormat::Json));
-        assert_eq!(profile.bodies, BodyFormat::Json);
+        let profile = ServerProfile::default().learn(ProfileUpdate::BodyFormat(BodyFormat::Json));
+        assert_eq!(profile.body_format, BodyFormat::Json);
         let profile = profile.learn(document("x", &["application/x-protobuf"], false));
-        assert!(profile.bodies_confirmed && profile.bodies == BodyFormat::Json);
-        let profile = profile.learn(ProfileUpdate::Bodies(BodyFormat::Protobuf));
-        assert_eq!(profile.bodies, BodyFormat::Json);
+        assert!(profile.body_format_confirmed && profile.body_format == BodyFormat::Json);
+        let profile = profile.learn(ProfileUpdate::BodyFormat(BodyFormat::Protobuf));
+        assert_eq!(profile.body_format, BodyFormat::Json);
         // An explicit choice of the user replaces the confirmed format.
-        let chosen = profile.with_bodies(BodyFormat::Protobuf);
-        assert_eq!(chosen.bodies, BodyFormat::Protobuf);
+        let chosen = profile.with_body_format(BodyFormat::Protobuf);
+        assert_eq!(chosen.body_format, BodyFormat::Protobuf);
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         ] {
             let profile = ServerProfile::default().learn(document("x", &listed, false));
             assert_eq!(
-                (profile.bodies, profile.bodies_confirmed),
+                (profile.body_format, profile.body_format_confirmed),
                 (expected, false)
             );
         }

@@ -67,7 +67,7 @@ impl AttemptGuard<'_> {
     }
 
     /// Ends an attempt that the server did not apply, because the attempt was not sent or was refused.
-    pub fn mark_unsent(mut self) {
+    pub fn mark_not_applied(mut self) {
         self.is_unsent = true;
     }
 }
@@ -136,7 +136,7 @@ impl ProgressCell {
         self.lock().queued = true;
     }
 
-    /// Begins an attempt. The attempt counts as possibly sent from now on, unless it ends with [`AttemptGuard::mark_unsent`].
+    /// Begins an attempt. The attempt counts as possibly sent from now on, unless it ends with [`AttemptGuard::mark_not_applied`].
     pub fn begin_attempt(&self) -> AttemptGuard<'_> {
         self.lock().attempts += 1;
         AttemptGuard {
@@ -282,7 +282,7 @@ mod tests {
         let fresh = || ProgressCell::new(Timestamp::ORIGIN);
         let cell = fresh();
         assert_eq!(stall(&cell).sent(), Sent::NotSent);
-        cell.begin_attempt().mark_unsent();
+        cell.begin_attempt().mark_not_applied();
         cell.enter(Phase::Admission);
         assert_eq!(
             stall(&cell).sent(),
@@ -298,7 +298,7 @@ mod tests {
         );
         drop(attempt);
         cell.enter(Phase::Admission);
-        cell.begin_attempt().mark_unsent();
+        cell.begin_attempt().mark_not_applied();
         let later = stall(&cell);
         assert_eq!(
             later.sent(),

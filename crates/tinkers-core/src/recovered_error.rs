@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::contain::contain;
+use crate::user_code::catch_panic;
 
 /// The kind of an error that the client recovered from without returning it to the user. Named by the operation that failed.
 ///
@@ -111,7 +111,7 @@ impl RecoveredErrors {
     /// Counts a recovered error and logs it.
     pub fn note(&self, recovered_error: RecoveredError, error: &dyn fmt::Display) {
         self.count(recovered_error);
-        contain(
+        catch_panic(
             || tracing::debug!(recovered_error = recovered_error.name(), %error, "recovered from an error"),
         );
     }
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn recovered_error_debug_output_omits_zero_counts() {
         let recovered_errors = RecoveredErrors::default();
-        recovered_errors.note(RecoveredError::Poll, &"connection closed");
+        recovered_errors.record(RecoveredError::Poll, &"connection closed");
         assert_eq!(
             format!("{:?}", recovered_errors.snapshot()),
             r#"{"poll": 1}"#

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use crate::contain::wake_all;
+use crate::user_code::wake_all;
 use crate::spawn::BoxFuture;
 
 /// A point in time on a monotonic clock, measured from the origin of the clock. Timestamps of different clocks cannot be compared.

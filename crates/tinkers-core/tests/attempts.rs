@@ -212,7 +212,7 @@ fn submit_permit_is_returned_before_the_in_flight_permit() {
     ] {
         let world = World::new(&[step], OK);
         drop(world.call(post(RouteClass::Sample)).expect("accepted"));
-        let expected = ["permit", "flight", "permit", "flight"];
+        let expected = ["permit", "in_flight_permit", "permit", "in_flight_permit"];
         assert_eq!(world.given_back(), expected, "{step:?}");
     }
 }

@@ -17,7 +17,7 @@ fn ask() -> AdmissionRequest {
         client: ClientId(1),
         cost: Cost { bytes: 1000 },
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tinkers_core::BytesGuard;
-use tinkers_core::contain::wake_all;
+use tinkers_core::user_code::wake_all;
 use tinkers_limits::ByteBudget;
 
 use crate::sync::{Mutex, lock};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Admitted, Arrival, AttemptOutcome, Backoff, Clock, Error, ErrorKind, InFlightPermit, Jitter,
     Ledger, Sent, SubmitPermit, Timestamp,
@@ -40,7 +40,7 @@ impl ClassAdmission {
 
     /// Wakes the tasks that wait for the next closure of the gate.
     pub(crate) fn notify_closure(&self) {
-        contain(|| self.closures.notify_waiters());
+        catch_panic(|| self.closures.notify_waiters());
     }
 
     /// Returns the permits of an admitted request. A request that kept its in-flight permit gets no second one.
@@ -51,7 +51,7 @@ impl ClassAdmission {
         kept: Option<InFlightPermit>,
         arrival: Arrival,
     ) -> Admitted {
-        let (flight, ledger) = match (kept, ticket.charge().take) {
+        let (in_flight_permit, ledger) = match (kept, ticket.charge().take) {
             (Some(kept), _) => (kept, self),
             (None, SlotRequest::SlotAndInFlight) => {
                 (InFlightPermit::new(Arc::<Self>::clone(&self)), self)
@@ -60,7 +60,7 @@ impl ClassAdmission {
         };
         Admitted {
             permit: SubmitPermit::new(ledger, ticket),
-            flight,
+            in_flight_permit,
             arrival,
         }
     }
@@ -79,7 +79,7 @@ impl ClassAdmission {
             let error = Error::new(ErrorKind::RateLimited, Sent::NotSent, message);
             return Err(match self.limiter.constraints.gate().state() {
                 GateState::ClosedUntil(at) => error.with_retry_at(now, Timestamp::from_origin(at)),
-                GateState::Open | GateState::ProbingSince(_) => error,
+                GateState::Open | GateState::FirstRequestSince(_) => error,
             });
         };
         Ok(self.admitted(ticket, kept, Arrival::default()))

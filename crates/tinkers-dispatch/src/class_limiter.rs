@@ -41,7 +41,7 @@ struct State {
     probe: Option<Timestamp>,
     probe_took: Duration,
     /// The last time at which a response or a returned permit made room for waiters.
-    last_movement: Option<Timestamp>,
+    last_queue_progress: Option<Timestamp>,
     /// The earliest time at which an uncollected grant is taken back.
     lapse_at: Timestamp,
     /// The time at which polls without a response count as accepted, while a ramp limits the polls.
@@ -92,7 +92,7 @@ impl ClassLimiter {
                 serve_at: None,
                 probe: None,
                 probe_took: Duration::ZERO,
-                last_movement: None,
+                last_queue_progress: None,
                 lapse_at: Timestamp::ORIGIN,
                 ramp_at: None,
             }),
@@ -225,7 +225,7 @@ impl ClassLimiter {
         now: impl Fn() -> Timestamp,
     ) {
         // Only refusals and the ends of first requests change more than counters, so only they need the time.
-        let is_significant = ticket.is_probe() || matches!(outcome, TicketOutcome::Refused { .. });
+        let is_significant = ticket.is_first_request() || matches!(outcome, TicketOutcome::Refused { .. });
         let at = if is_significant {
             now()
         } else {
@@ -252,7 +252,7 @@ impl ClassLimiter {
         };
         self.locked(|state, deferred| {
             if is_answered {
-                state.last_movement = Some(now);
+                state.last_queue_progress = Some(now);
             }
             self.learn(state, &ended, now, deferred);
             self.serve(state, now, deferred);
@@ -264,15 +264,15 @@ impl ClassLimiter {
         if self.constraints.release().has_waiters {
             let now = now();
             self.locked(|state, deferred| {
-                state.last_movement = Some(now);
+                state.last_queue_progress = Some(now);
                 self.serve(state, now, deferred);
             });
         }
     }
 
     /// Returns the last time at which the queue could advance: a response arrived or an in-flight permit was returned.
-    pub(crate) fn last_movement(&self) -> Option<Timestamp> {
-        lock(&self.state).last_movement
+    pub(crate) fn last_queue_progress(&self) -> Option<Timestamp> {
+        lock(&self.state).last_queue_progress
     }
 
     /// Replaces the limits. Requests in progress keep their permits.
@@ -340,7 +340,7 @@ impl ClassLimiter {
             }
             deferred.publish(LimiterEvent::Opened { class: self.class });
         }
-        if ticket.is_probe()
+        if ticket.is_first_request()
             && matches!(
                 outcome,
                 TicketOutcome::Refused { .. } | TicketOutcome::Unanswered { .. }

@@ -3,7 +3,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use tinkers_core::contain::{contain, wake_all};
+use tinkers_core::user_code::{catch_panic, wake_all};
 use tokio::sync::broadcast;
 
 use crate::events::LimiterEvent;
@@ -36,13 +36,13 @@ impl Deferred {
     pub(crate) fn run(self, subscribers: &broadcast::Sender<LimiterEvent>) -> u64 {
         let woken = self.wakes.len() as u64;
         wake_all(self.wakes);
-        contain(|| drop(self.drops));
+        catch_panic(|| drop(self.drops));
         for event in self.events {
-            contain(|| {
+            catch_panic(|| {
                 // Sending fails only if there are no subscribers.
                 let _no_subscribers = subscribers.send(event);
             });
-            contain(|| trace(&event));
+            catch_panic(|| trace(&event));
         }
         woken
     }
@@ -62,8 +62,8 @@ fn trace(event: &LimiterEvent) {
             first = is_first,
             "rate limited"
         ),
-        LimiterEvent::Probing { class } => {
-            tracing::debug!(class = class.name(), "sending a probe after a pause")
+        LimiterEvent::FirstRequest { class } => {
+            tracing::debug!(class = class.name(), "sending the first request after a pause")
         }
         LimiterEvent::Opened { class } => {
             tracing::debug!(class = class.name(), "requests are accepted again")

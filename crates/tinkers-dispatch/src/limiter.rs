@@ -138,26 +138,26 @@ impl LimiterAdmission {
 impl Admission for LimiterAdmission {
     fn admit(&self, request: AdmissionRequest) -> BoxFuture<'_, Result<Admitted, Error>> {
         let Some(class_admission) = self.of(request.class) else {
-            return Box::pin(std::future::ready(Ok(Admitted::free(request.flight))));
+            return Box::pin(std::future::ready(Ok(Admitted::free(request.in_flight_permit))));
         };
         if let GateState::ClosedUntil(_) = class_admission.limiter.constraints.gate().state() {
             class_admission.notify_closure();
         }
         if request.is_nested {
-            let admitted = Arc::clone(class_admission).admit_nested(request.flight);
+            let admitted = Arc::clone(class_admission).admit_nested(request.in_flight_permit);
             return Box::pin(std::future::ready(admitted));
         }
         Box::pin(PendingAdmission::new(Arc::clone(class_admission), request))
     }
 
-    fn last_movement(&self, class: RouteClass) -> Option<Timestamp> {
-        self.of(class)?.limiter.last_movement()
+    fn last_queue_progress(&self, class: RouteClass) -> Option<Timestamp> {
+        self.of(class)?.limiter.last_queue_progress()
     }
 
     fn closed_until(&self, class: RouteClass) -> Option<Timestamp> {
         match self.of(class)?.limiter.constraints.gate().state() {
             GateState::ClosedUntil(at) => Some(Timestamp::from_origin(at)),
-            GateState::Open | GateState::ProbingSince(_) => None,
+            GateState::Open | GateState::FirstRequestSince(_) => None,
         }
     }
 

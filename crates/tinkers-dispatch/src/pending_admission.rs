@@ -45,7 +45,7 @@ struct Alarm {
 impl PendingAdmission {
     #[inline]
     pub(crate) fn new(class_admission: Arc<ClassAdmission>, request: AdmissionRequest) -> Self {
-        let has_in_flight = (request.flight.as_ref()).is_some_and(InFlightPermit::is_counted);
+        let has_in_flight = (request.in_flight_permit.as_ref()).is_some_and(InFlightPermit::is_counted);
         let charge = (class_admission.limiter).charge(request.cost.bytes, has_in_flight);
         let wait = Wait {
             key: QueueKey {
@@ -58,7 +58,7 @@ impl PendingAdmission {
             },
             charge,
             deadline: request.deadline,
-            in_flight: request.flight,
+            in_flight: request.in_flight_permit,
             entry: None,
             alarm: None,
         };

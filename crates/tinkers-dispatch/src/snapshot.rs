@@ -30,7 +30,7 @@ pub enum GateSnapshot {
     /// No request is admitted before this time. Then one is, as the first request after the pause.
     ClosedUntil(Timestamp),
     /// The response to the first request after a pause is pending. Another request may replace it at this time.
-    ProbingUntil(Timestamp),
+    FirstRequestUntil(Timestamp),
 }
 
 /// The state of one route class.
@@ -76,7 +76,7 @@ impl ClassSnapshot {
             gate: match limiter.constraints.gate().state() {
                 GateState::Open => GateSnapshot::Open,
                 GateState::ClosedUntil(at) => GateSnapshot::ClosedUntil(Timestamp::from_origin(at)),
-                GateState::ProbingSince(at) => GateSnapshot::ProbingUntil(
+                GateState::FirstRequestSince(at) => GateSnapshot::FirstRequestUntil(
                     Timestamp::from_origin(at).after(limiter.probe_timeout()),
                 ),
             },

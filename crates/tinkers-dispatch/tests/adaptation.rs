@@ -102,7 +102,7 @@ fn first_request_timeout_is_twice_the_last_response_time() {
         refuse(bench.admit(ask(class)), Some(SECOND));
         let probe = probe(&bench, class);
         let until: Timestamp = bench.at(patience);
-        assert_eq!(bench.state(class).gate, GateSnapshot::ProbingUntil(until));
+        assert_eq!(bench.state(class).gate, GateSnapshot::FirstRequestUntil(until));
         bench.clock.advance(takes);
         accept(probe);
     }
@@ -151,17 +151,17 @@ fn responses_and_returned_permits_count_as_queue_progress() {
         let _waiting = bench.ask(sample());
         bench.clock.advance(SECOND);
         held.permit.settle(outcome);
-        let moved = bench.admission.last_movement(RouteClass::Sample);
+        let moved = bench.admission.last_queue_progress(RouteClass::Sample);
         assert_eq!(moved, is_news.then(|| bench.clock.now()), "{outcome:?}");
     }
     let bench = Bench::sampling(9, 1000, 1);
-    let Admitted { permit, flight, .. } = bench.admit(sample());
+    let Admitted { permit, in_flight_permit, .. } = bench.admit(sample());
     permit.settle(AttemptOutcome::Accepted);
     let _waiting = bench.ask(sample());
     bench.clock.advance(SECOND);
-    assert_eq!(bench.admission.last_movement(RouteClass::Sample), None);
-    drop(flight);
-    let moved = bench.admission.last_movement(RouteClass::Sample);
+    assert_eq!(bench.admission.last_queue_progress(RouteClass::Sample), None);
+    drop(in_flight_permit);
+    let moved = bench.admission.last_queue_progress(RouteClass::Sample);
     assert_eq!(moved, Some(bench.clock.now()));
 }
 
@@ -184,7 +184,7 @@ fn limit_probe_waits_for_twenty_times_the_cost_of_a_closure() {
         .into_iter()
         .map(|admitted| {
             admitted.permit.settle(AttemptOutcome::Accepted);
-            admitted.flight
+            admitted.in_flight_permit
         })
         .collect();
     refuse(bench.admit(sample()), Some(SECOND));

@@ -57,7 +57,7 @@ fn in_flight_permit_outlives_the_submit_permit() {
     first.permit.settle(AttemptOutcome::Accepted);
     assert!(second.is_waiting(), "the in-flight permit is held");
     assert_eq!(bench.sample().slots, 0);
-    drop(first.flight);
+    drop(first.in_flight_permit);
     second.admitted();
     bench.assert_all_given_back();
 }
@@ -71,12 +71,12 @@ fn retry_with_an_in_flight_permit_takes_no_other_and_goes_first() {
     assert!(needs_one.is_waiting());
     // If the retry waited behind a request that needs an in-flight permit, both would wait for ever.
     let repeat = bench.admit(AdmissionRequest {
-        flight: Some(first.flight),
+        in_flight_permit: Some(first.in_flight_permit),
         ..sample()
     });
     assert_eq!(bench.sample().in_flight, 1);
     repeat.permit.settle(AttemptOutcome::Accepted);
-    drop(repeat.flight);
+    drop(repeat.in_flight_permit);
     needs_one.admitted();
     bench.assert_all_given_back();
 }
@@ -91,7 +91,7 @@ fn polls_are_not_counted_as_in_flight() {
     poll.permit.settle(AttemptOutcome::Unknown);
     // The second poll brings the in-flight permit of the previous attempt, like a retry.
     let again = bench.admit(AdmissionRequest {
-        flight: Some(poll.flight),
+        in_flight_permit: Some(poll.in_flight_permit),
         ..ask(RouteClass::Poll)
     });
     assert_eq!(bench.state(RouteClass::Poll).in_flight, 0);
@@ -158,7 +158,7 @@ fn dropped_waiter_returns_its_permits_at_each_point() {
     let bench = Bench::sampling(1, 1, 9);
     let first = bench.admit(sample_of(5));
     first.permit.settle(refused(Some(SECOND)));
-    drop(first.flight);
+    drop(first.in_flight_permit);
     let head = bench.ask(sample_of(5));
     let mut next = bench.ask(sample_of(5));
     drop(head);

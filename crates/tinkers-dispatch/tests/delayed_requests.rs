@@ -13,10 +13,10 @@ use tinkers_dispatch::{GateSnapshot, LimiterSettings};
 
 use common::{Bench, SECOND, accept, ask, refuse, refused, sample};
 
-fn of(client: u64, flight: Option<InFlightPermit>) -> AdmissionRequest {
+fn of(client: u64, in_flight_permit: Option<InFlightPermit>) -> AdmissionRequest {
     AdmissionRequest {
         client: ClientId(client),
-        flight,
+        in_flight_permit,
         ..sample()
     }
 }
@@ -79,15 +79,15 @@ fn clients_take_turns_with_retries_that_hold_in_flight_permits() {
     let held = bench.admit(of(1, None));
     held.permit.settle(AttemptOutcome::Unknown);
     let mut current = bench.admit(of(1, None));
-    let mut flight = Some(held.flight);
+    let mut in_flight_permit = Some(held.in_flight_permit);
     let mut other = bench.ask(of(2, None));
     for round in 0..3 {
-        let mut retry = bench.ask(of(1, flight.take()));
+        let mut retry = bench.ask(of(1, in_flight_permit.take()));
         assert!(retry.is_waiting());
         current.permit.settle(AttemptOutcome::Unknown);
-        flight = Some(current.flight);
+        in_flight_permit = Some(current.in_flight_permit);
         if let Some(admitted) = other.try_admitted() {
-            drop((admitted, retry, flight));
+            drop((admitted, retry, in_flight_permit));
             bench.assert_all_given_back();
             return;
         }
@@ -102,7 +102,7 @@ fn retry_with_an_in_flight_permit_overtakes_a_new_request() {
     let held = bench.admit(of(1, None));
     held.permit.settle(AttemptOutcome::Unknown);
     let blocked = bench.ask(of(2, None));
-    let retry = bench.ask(of(1, Some(held.flight)));
+    let retry = bench.ask(of(1, Some(held.in_flight_permit)));
     accept(retry.admitted());
     accept(blocked.admitted());
     bench.assert_all_given_back();
@@ -183,7 +183,7 @@ fn retry_delay_in_the_body_of_a_refusal_extends_the_pause() {
     let now = bench.at(Duration::ZERO);
     assert_eq!(bench.opens_at().since(now), SECOND);
     refusal.permit.settle(refused(Some(20 * SECOND)));
-    drop(refusal.flight);
+    drop(refusal.in_flight_permit);
     assert_eq!(bench.opens_at().since(now), 20 * SECOND);
     let counts = bench.sample().counts;
     assert_eq!((counts.refusals, counts.events), (1, 1));

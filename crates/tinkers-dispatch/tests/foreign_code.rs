@@ -54,7 +54,7 @@ fn panicking_log_subscriber_loses_no_wake_up() {
         });
     }));
     assert!(settled.is_ok(), "the panic is contained");
-    drop(probe.flight);
+    drop(probe.in_flight_permit);
     let admitted: Vec<_> = queue
         .iter_mut()
         .filter_map(|waiting| waiting.try_admitted())

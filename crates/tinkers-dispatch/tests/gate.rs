@@ -156,7 +156,7 @@ fn refused_request_is_admitted_before_later_requests() {
     let first = bench.admit(sample());
     let mut newcomer = bench.ask(sample());
     first.permit.settle(refused(Some(SECOND)));
-    drop(first.flight);
+    drop(first.in_flight_permit);
     let mut back = bench.ask(again());
     bench.clock.advance(SECOND);
     // The later request is polled first, but is not admitted first.
@@ -172,7 +172,7 @@ fn waiter_holds_no_permits() {
     let bench = bench();
     let first = bench.admit(sample_of(7));
     first.permit.settle(refused(Some(SECOND)));
-    drop(first.flight);
+    drop(first.in_flight_permit);
     let _waiting: Vec<_> = (0..5).map(|_| bench.ask(sample_of(7))).collect();
     let state = bench.sample();
     assert_eq!(

@@ -48,7 +48,7 @@ impl Waiting {
             client: ClientId(1),
             cost: Cost { bytes: 1 },
             deadline: None,
-            flight: None,
+            in_flight_permit: None,
             readmission: Readmission::New,
             is_nested: false,
         };
@@ -97,9 +97,9 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
 
 /// Ends a request as accepted, and returns its permits.
 fn accept(admitted: Admitted) {
-    let Admitted { permit, flight, .. } = admitted;
+    let Admitted { permit, in_flight_permit, .. } = admitted;
     permit.settle(AttemptOutcome::Accepted);
-    drop(flight);
+    drop(in_flight_permit);
 }
 
 /// Returns the waiters and permits that are left in a limiter that should be empty.
@@ -201,11 +201,11 @@ fn no_request_is_admitted_after_a_recorded_refusal() {
         let (limiter, admission) = limiter(2);
         let held = Waiting::new(&admission).poll().expect("free");
         let refused = thread::spawn(move || {
-            let Admitted { permit, flight, .. } = held;
+            let Admitted { permit, in_flight_permit, .. } = held;
             permit.settle(AttemptOutcome::Refused {
                 hint: Some(Duration::from_secs(1)),
             });
-            drop(flight);
+            drop(in_flight_permit);
         });
         let mut meanwhile = Waiting::new(&admission);
         let early = meanwhile.poll();
@@ -241,8 +241,8 @@ fn permit_returned_while_a_request_queues_is_granted() {
         let admission = Arc::new(limiter.admission(clock, Arc::new(FixedJitter(0.0))));
         let held = Waiting::new(&admission).poll().expect("free");
         held.permit.settle(AttemptOutcome::Accepted);
-        let flight = held.flight;
-        let lands = thread::spawn(move || drop(flight));
+        let in_flight_permit = held.in_flight_permit;
+        let lands = thread::spawn(move || drop(in_flight_permit));
         let mut waiting = Waiting::new(&admission);
         let admitted = waiting.poll();
         lands.join().unwrap();

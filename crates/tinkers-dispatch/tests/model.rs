@@ -80,7 +80,7 @@ impl Book {
 
     fn ask(&mut self, before: Option<(Arrival, u64)>) {
         let brings_flight = !self.flights.is_empty() && self.below(4) == 0;
-        let flight = brings_flight.then(|| self.flights.swap_remove(0));
+        let in_flight_permit = brings_flight.then(|| self.flights.swap_remove(0));
         let bytes = [0, 1, 400, 3000][self.below(4)];
         self.numbers += 1;
         // A request that was admitted at once precedes all waiters.
@@ -98,7 +98,7 @@ impl Book {
             client: ClientId(1),
             cost: Cost { bytes },
             deadline: None,
-            flight,
+            in_flight_permit,
             readmission,
             is_nested: false,
         });
@@ -179,7 +179,7 @@ impl Book {
             entry.bytes,
             (admitted.arrival, entry.rank.1),
         ));
-        self.flights.push(admitted.flight);
+        self.flights.push(admitted.in_flight_permit);
     }
 
     /// Returns the number of in-flight permits of admitted requests and of waiting retries.

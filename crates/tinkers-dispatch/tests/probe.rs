@@ -47,7 +47,7 @@ fn first_request_after_a_pause_is_sent_alone() {
     // Each accepted request admits another one, so a round has more than the first eight.
     assert_eq!(counts[0], 8);
     assert!(let_through(&mut queue).len() <= 16);
-    assert_eq!(bench.state(RouteClass::Rest).counts.probes, 1);
+    assert_eq!(bench.state(RouteClass::Rest).counts.first_requests, 1);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn dropped_first_request_is_replaced_at_once() {
     drop(probe(&bench, &mut queue));
     let second = let_through(&mut queue);
     assert_eq!(second.len(), 1, "the next one, at the same moment");
-    assert_eq!(bench.state(RouteClass::Rest).counts.probes, 2);
+    assert_eq!(bench.state(RouteClass::Rest).counts.first_requests, 2);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn late_failure_of_a_replaced_first_request_keeps_the_gate_state() {
         bench.clock.advance(SECOND);
         let mut second = let_through(&mut queue);
         let gate = bench.state(RouteClass::Rest).gate;
-        assert_eq!(gate, GateSnapshot::ProbingUntil(bench.at(SECOND)));
+        assert_eq!(gate, GateSnapshot::FirstRequestUntil(bench.at(SECOND)));
         silent.permit.settle(late);
         assert_eq!(bench.state(RouteClass::Rest).gate, gate, "{late:?}");
         assert!(let_through(&mut queue).is_empty(), "{late:?}: a third one");
@@ -189,9 +189,9 @@ fn limiter_events_are_published_in_order() {
     let taken: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
     let mut flights = Vec::new();
-    for Admitted { permit, flight, .. } in taken {
+    for Admitted { permit, in_flight_permit, .. } in taken {
         permit.settle(AttemptOutcome::Accepted);
-        flights.push(flight);
+        flights.push(in_flight_permit);
     }
     refuse(one, Some(SECOND));
     refuse(two, None);
@@ -217,7 +217,7 @@ fn limiter_events_are_published_in_order() {
                 first,
                 LimiterEvent::WindowChanged { limit: 3, .. },
                 second,
-                LimiterEvent::Probing { .. },
+                LimiterEvent::FirstRequest { .. },
                 LimiterEvent::Opened { .. },
             ] if first == closed(true, true) && second == closed(false, false)
         ),
@@ -225,7 +225,7 @@ fn limiter_events_are_published_in_order() {
     );
     let counts = bench.sample().counts;
     assert_eq!(
-        (counts.refusals, counts.hints, counts.events, counts.probes),
+        (counts.refusals, counts.hints, counts.events, counts.first_requests),
         (2, 1, 1, 1)
     );
 }

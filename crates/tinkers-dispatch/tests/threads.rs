@@ -42,7 +42,7 @@ fn ask(bytes: u64) -> AdmissionRequest {
         client: ClientId(1),
         cost: Cost { bytes },
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }

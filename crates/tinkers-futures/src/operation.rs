@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::nesting::NestedMark;
 use tinkers_core::{
     BoxFuture, Error, ErrorKind, ProgressCell, RecoveredError, Result, RouteClass, Sent,
@@ -72,7 +72,7 @@ impl Operation {
         let moved = || {
             caller
                 .admission
-                .last_movement(self.class)
+                .last_queue_progress(self.class)
                 .max(queue_moved())
         };
         let stalls_at = self.progress.check_stall(now, limit, moved)?;
@@ -137,7 +137,7 @@ where
                 .caller()
                 .recovered_errors
                 .count(RecoveredError::Undelivered);
-            contain(
+            catch_panic(
                 || tracing::debug!(recovered_error = RecoveredError::Undelivered.name(), operation = operation.name, request_id = ?operation.progress.snapshot().request_id, "the caller of this operation dropped its future"),
             );
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tinkers_core::billing::BillingAction;
 use tinkers_core::call::response_error;
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::hint::retry_after;
 use tinkers_core::nesting::NestedMark;
 use tinkers_core::outage::OutageBackoff;
@@ -223,13 +223,13 @@ impl PollLoop {
                 client: self.client,
                 cost: Cost::default(),
                 deadline,
-                flight: None,
+                in_flight_permit: None,
                 readmission: std::mem::replace(&mut self.readmission, Readmission::New),
                 is_nested: NestedMark::here().is_inside(),
             };
             let Admitted {
                 mut permit,
-                flight,
+                in_flight_permit,
                 arrival,
             } = caller.admission.admit(ask).await?;
             self.arrival = arrival;
@@ -242,7 +242,7 @@ impl PollLoop {
                 continue;
             }
             permit.settle(attempt_outcome(&outcome, caller));
-            drop(flight);
+            drop(in_flight_permit);
             let duration = caller.time.now().since(sent_at);
             return Ok(Exchange {
                 sent_at,
@@ -293,7 +293,7 @@ impl PollLoop {
                     BillingAction::Pause(pause) => {
                         caller
                             .recovered_errors
-                            .note(RecoveredError::Billing, &status);
+                            .record(RecoveredError::Billing, &status);
                         (Wait::Pause(pause.max(hint)), true)
                     }
                     BillingAction::GiveUp => {
@@ -400,7 +400,7 @@ impl PollLoop {
     fn count(&self, cause: &dyn fmt::Display) {
         self.caller().recovered_errors.count(self.recovered_error);
         let (recovered_error, subject) = (self.recovered_error.name(), &self.subject);
-        contain(
+        catch_panic(
             || tracing::debug!(recovered_error, %cause, subject, "polling again after an error"),
         );
     }

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use tinkers_core::Timestamp;
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_wire::QueueState;
 
 use crate::sync::Mutex;
@@ -57,7 +57,7 @@ impl QueueLog {
         let due = self.is_due(now, queue);
         if due {
             let reason = reason.unwrap_or_else(|| self.default_reason(queue));
-            contain(|| tracing::warn!(subject = %self.subject, reason, "paused by the server"));
+            catch_panic(|| tracing::warn!(subject = %self.subject, reason, "paused by the server"));
         }
         due
     }

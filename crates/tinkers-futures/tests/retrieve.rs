@@ -258,7 +258,7 @@ fn refused_poll_keeps_its_queue_position() {
     assert_eq!(*server.readmissions.lock().unwrap(), expected);
     // The submit permit closes the gate before the in-flight permit admits another request.
     let pairs = server.released.lock().unwrap();
-    assert!(pairs.chunks(2).all(|pair| pair == ["permit", "flight"]));
+    assert!(pairs.chunks(2).all(|pair| pair == ["permit", "in_flight_permit"]));
 }
 
 #[test]

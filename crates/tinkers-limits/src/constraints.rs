@@ -110,7 +110,7 @@ pub struct SettleEffects {
     /// Whether the response to the attempt opened the gate.
     pub reopened: bool,
     /// Whether another first request may be sent at once, since this one was dropped.
-    pub probe_handed_over: bool,
+    pub first_request_handed_over: bool,
 }
 
 impl Constraints {
@@ -253,12 +253,12 @@ impl Constraints {
         now: Duration,
         level: impl FnOnce() -> u32,
     ) -> SettleEffects {
-        let (closed, reopened, probe_handed_over) = self.end(ticket, outcome, now, level);
+        let (closed, reopened, first_request_handed_over) = self.end(ticket, outcome, now, level);
         SettleEffects {
             view: self.window.release_slot(),
             closed,
             reopened,
-            probe_handed_over,
+            first_request_handed_over,
         }
     }
 
@@ -271,18 +271,18 @@ impl Constraints {
         now: Duration,
         level: impl FnOnce() -> u32,
     ) -> (Option<GateClosed>, bool, bool) {
-        let (mut closed, mut reopened, mut probe_handed_over) = (None, false, false);
+        let (mut closed, mut reopened, mut first_request_handed_over) = (None, false, false);
         let epoch = ticket.epoch();
-        match (outcome, ticket.pass().probe()) {
+        match (outcome, ticket.pass().first_request()) {
             (TicketOutcome::Refused { until }, _) => closed = Some(self.gate.close(until, epoch)),
             (TicketOutcome::Accepted | TicketOutcome::Answered, Some(_)) => {
                 reopened = self.reopen(epoch, level());
             }
             (TicketOutcome::Unanswered { until }, Some(probe)) => {
-                self.gate.defer_probe(until, probe);
+                self.gate.defer_first_request(until, probe);
             }
             (TicketOutcome::Dropped, Some(probe)) => {
-                probe_handed_over = self.gate.hand_over_probe(now, probe)
+                first_request_handed_over = self.gate.hand_over_first_request(now, probe)
             }
             (_, None) => {}
         }
@@ -290,7 +290,7 @@ impl Constraints {
             self.ramp.accepted(1);
         }
         self.bytes.release(ticket.charge().bytes);
-        (closed, reopened, probe_handed_over)
+        (closed, reopened, first_request_handed_over)
     }
 
     /// Records an ended attempt in the adaptive limit, and applies the resulting limit to the window.
@@ -414,7 +414,7 @@ impl Ticket {
             SlotRequest::SlotAndInFlight => Self::IN_FLIGHT,
             SlotRequest::Slot => 0,
         };
-        let probe = match pass.probe() {
+        let probe = match pass.first_request() {
             Some(Probe { since, .. }) => Self::PROBE | since << Self::SINCE_AT,
             None => 0,
         };
@@ -426,15 +426,15 @@ impl Ticket {
 
     const fn pass(&self) -> GatePass {
         let epoch = self.epoch();
-        if !self.is_probe() {
+        if !self.is_first_request() {
             return GatePass::Open(epoch);
         }
         let since = self.bits >> Self::SINCE_AT;
-        GatePass::Probe(Probe { epoch, since })
+        GatePass::First(Probe { epoch, since })
     }
 
     /// Returns whether the attempt is the first request after a closure.
-    pub const fn is_probe(&self) -> bool {
+    pub const fn is_first_request(&self) -> bool {
         self.bits & Self::PROBE != 0
     }
 

@@ -96,7 +96,7 @@ fn no_limit_is_charged_if_the_gate_refuses() {
     let probe = constraints
         .take_queued(charge(1), ms(10), PATIENCE)
         .unwrap();
-    assert!(probe.is_probe());
+    assert!(probe.is_first_request());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn ramp_restarts_before_the_gate_opens() {
     let other = constraints.take(charge(1), || until).unwrap();
     let unused = || unreachable!("no probe");
     let settled = constraints.settle(other, TicketOutcome::Answered, until, unused);
-    assert!(!settled.reopened && !settled.probe_handed_over);
+    assert!(!settled.reopened && !settled.first_request_handed_over);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn each_outcome_of_a_first_request_reaches_the_gate() {
             .unwrap();
         let settled = constraints.settle(probe, outcome, ms(20), || 20);
         assert_eq!(gate.state(), state, "{outcome:?}");
-        assert_eq!(settled.probe_handed_over, outcome == TicketOutcome::Dropped);
+        assert_eq!(settled.first_request_handed_over, outcome == TicketOutcome::Dropped);
         constraints.release();
         assert_eq!(held(&constraints), (0, 0, 0));
     }
@@ -323,8 +323,8 @@ fn ticket_contains_its_charge_and_gate_pass() {
     let entries = [
         GatePass::Open(Epoch(0)),
         GatePass::Open(epoch),
-        GatePass::Probe(Probe { epoch, since: 0 }),
-        GatePass::Probe(Probe { epoch, since: last }),
+        GatePass::First(Probe { epoch, since: 0 }),
+        GatePass::First(Probe { epoch, since: last }),
     ];
     for pass in entries {
         for take in [SlotRequest::Slot, SlotRequest::SlotAndInFlight] {

@@ -36,7 +36,7 @@ pub enum GatePass {
     /// The gate was open.
     Open(Epoch),
     /// The request is the first request after a closure. Its end must be reported exactly once, by [`BackoffGate::reopen`],
-    /// [`BackoffGate::close`], [`BackoffGate::defer_probe`] or [`BackoffGate::hand_over_probe`].
+    /// [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or [`BackoffGate::hand_over_first_request`].
     Probe(Probe),
 }
 
@@ -57,7 +57,7 @@ impl GatePass {
     }
 
     /// Returns whether the request is the first request after a closure.
-    pub const fn is_probe(self) -> bool {
+    pub const fn is_first_request(self) -> bool {
         matches!(self, Self::Probe(_))
     }
 }
@@ -79,7 +79,7 @@ pub enum GateState {
     /// No request is admitted before this time. Then one is, as the first request.
     ClosedUntil(Duration),
     /// The first request was admitted at this time, and its response is pending. After a timeout another request may replace it.
-    ProbingSince(Duration),
+    FirstRequestSince(Duration),
 }
 
 impl BackoffGate {
@@ -105,7 +105,7 @@ impl BackoffGate {
         let word = Packed(self.word.load());
         match (word.kind(), pass) {
             (Kind::Open, pass) => word.epoch() == pass.epoch(),
-            (Kind::Probing, GatePass::Probe(probe)) => word == Packed::probing(probe),
+            (Kind::Probing, GatePass::First(probe)) => word == Packed::probing(probe),
             (Kind::Probing | Kind::Closed, _) => false,
         }
     }
@@ -117,7 +117,7 @@ impl BackoffGate {
         let epoch = word.epoch();
         match word.kind() {
             Kind::Open => Some(GatePass::Open(epoch)),
-            Kind::Probing => Some(GatePass::Probe(Probe {
+            Kind::Probing => Some(GatePass::First(Probe {
                 epoch,
                 since: word.micros(),
             })),
@@ -157,7 +157,7 @@ impl BackoffGate {
 
     /// Closes the gate until `until`, since the first request got no response. This starts no new epoch, since nothing was refused.
     /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this one.
-    pub fn defer_probe(&self, until: Duration, probe: Probe) -> bool {
+    pub fn defer_first_request(&self, until: Duration, probe: Probe) -> bool {
         self.end_probe(probe, micros_up(until))
     }
 
@@ -175,7 +175,7 @@ impl BackoffGate {
 
     /// Lets the gate admit another first request at once, since this one was dropped at `now`. Does nothing and returns false if the
     /// gate has been closed or opened meanwhile, or another first request has replaced this one.
-    pub fn hand_over_probe(&self, now: Duration, probe: Probe) -> bool {
+    pub fn hand_over_first_request(&self, now: Duration, probe: Probe) -> bool {
         // Rounded down, so that the gate admits the next first request at `now`.
         self.end_probe(probe, micros_down(now))
     }
@@ -186,7 +186,7 @@ impl BackoffGate {
         match word.kind() {
             Kind::Open => GateState::Open,
             Kind::Closed => GateState::ClosedUntil(word.time()),
-            Kind::Probing => GateState::ProbingSince(word.time()),
+            Kind::Probing => GateState::FirstRequestSince(word.time()),
         }
     }
 
@@ -259,7 +259,7 @@ impl Packed {
             return Err(Duration::from_micros(deadline));
         }
         let probing = Self::new(Kind::Probing, now, epoch);
-        Ok((probing, GatePass::Probe(Probe { epoch, since: now })))
+        Ok((probing, GatePass::First(Probe { epoch, since: now })))
     }
 
     /// Returns the state after [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request was admitted in the

@@ -25,7 +25,7 @@ fn probed(at: Duration) -> (BackoffGate, Probe) {
 /// Enters the gate as the first request.
 fn enter(gate: &BackoffGate, now: Duration) -> Probe {
     let pass = gate.enter(now, PATIENCE).unwrap();
-    pass.probe().expect("a probe is due")
+    pass.first_request().expect("a probe is due")
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn closed_gate_admits_one_first_request_after_its_deadline() {
     assert_eq!(early, Err(ms(5_000)));
     assert_eq!(enter(&gate, ms(5_000)).epoch, Epoch(1));
     assert_eq!(gate.enter(ms(5_000), PATIENCE), Err(ms(6_000)));
-    assert_eq!(gate.state(), GateState::ProbingSince(ms(5_000)));
+    assert_eq!(gate.state(), GateState::FirstRequestSince(ms(5_000)));
     assert_eq!(gate.open(), None);
 }
 
@@ -62,8 +62,8 @@ fn gate_deadline_is_only_ever_extended() {
     for epoch in [seen, gate.epoch()] {
         assert!(!gate.reopen(epoch));
         let probe = Probe { epoch, since: 0 };
-        assert!(!gate.defer_probe(ms(1), probe));
-        assert!(!gate.hand_over_probe(ms(1), probe));
+        assert!(!gate.defer_first_request(ms(1), probe));
+        assert!(!gate.hand_over_first_request(ms(1), probe));
     }
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(5_000)));
 }
@@ -108,14 +108,14 @@ fn late_refusal_closes_the_gate_while_a_first_request_is_pending() {
         "the server has refused a request meanwhile"
     );
     assert_eq!(gate.enter(ms(29), PATIENCE), Err(ms(30)));
-    assert!(gate.enter(ms(30), PATIENCE).unwrap().is_probe());
+    assert!(gate.enter(ms(30), PATIENCE).unwrap().is_first_request());
 }
 
 #[test]
 fn dropped_first_request_is_replaced_at_once() {
     let (gate, probe) = probed(ms(10));
     let now = Duration::from_nanos(12_345_678);
-    assert!(gate.hand_over_probe(now, probe));
+    assert!(gate.hand_over_first_request(now, probe));
     assert_eq!(enter(&gate, now).epoch, probe.epoch);
 }
 
@@ -127,7 +127,7 @@ fn late_response_to_a_replaced_first_request_opens_the_gate() {
     assert_eq!(second.epoch, probe.epoch);
     assert!(gate.reopen(probe.epoch));
     // The end of the second first request has no effect, since the gate is open.
-    assert!(!gate.defer_probe(ms(5_000), second) && !gate.hand_over_probe(ms(5_000), second));
+    assert!(!gate.defer_first_request(ms(5_000), second) && !gate.hand_over_first_request(ms(5_000), second));
     assert_eq!(gate.state(), GateState::Open);
 }
 
@@ -137,12 +137,12 @@ fn end_of_a_replaced_first_request_has_no_effect() {
     let second = enter(&gate, ms(1_010));
     let third = enter(&gate, ms(2_010));
     for replaced in [first, second] {
-        assert!(!gate.defer_probe(ms(9_000), replaced));
-        assert!(!gate.hand_over_probe(ms(2_020), replaced));
-        assert_eq!(gate.state(), GateState::ProbingSince(ms(2_010)));
+        assert!(!gate.defer_first_request(ms(9_000), replaced));
+        assert!(!gate.hand_over_first_request(ms(2_020), replaced));
+        assert_eq!(gate.state(), GateState::FirstRequestSince(ms(2_010)));
     }
     assert!(
-        gate.defer_probe(ms(3_000), third),
+        gate.defer_first_request(ms(3_000), third),
         "it is the probe in flight"
     );
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(3_000)));
@@ -153,7 +153,7 @@ fn refusal_of_a_replaced_first_request_closes_the_gate() {
     let (gate, first) = probed(ms(10));
     let second = enter(&gate, ms(1_010));
     assert!(gate.close(ms(4_000), first.epoch).is_new_event);
-    assert!(!gate.reopen(second.epoch) && !gate.hand_over_probe(ms(1_020), second));
+    assert!(!gate.reopen(second.epoch) && !gate.hand_over_first_request(ms(1_020), second));
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(4_000)));
 }
 
@@ -167,14 +167,14 @@ fn first_requests_in_flight_are_distinct() {
     let just_after = Duration::from_micros(10_001);
     assert_eq!(gate.enter(at, PATIENCE), Err(just_after));
     let second = enter(&gate, just_after);
-    assert!(!gate.hand_over_probe(at, first));
+    assert!(!gate.hand_over_first_request(at, first));
     // The gate is open between the two first requests.
     assert!(gate.reopen(first.epoch));
     gate.close(ms(1), Epoch(0));
     let third = enter(&gate, Duration::from_micros(10_002));
-    assert!(!gate.hand_over_probe(at, second));
+    assert!(!gate.hand_over_first_request(at, second));
     // A dropped first request has ended, so the next one may be equal.
-    assert!(gate.hand_over_probe(at, third));
+    assert!(gate.hand_over_first_request(at, third));
     assert_eq!(enter(&gate, Duration::from_micros(10_002)), third);
     let without_patience = gate.enter(Duration::from_micros(10_002), Duration::ZERO);
     assert_eq!(without_patience, Err(Duration::from_micros(10_003)));
@@ -183,7 +183,7 @@ fn first_requests_in_flight_are_distinct() {
 #[test]
 fn unanswered_first_request_starts_no_new_congestion_event() {
     let (gate, probe) = probed(ms(10));
-    assert!(gate.defer_probe(ms(400), probe));
+    assert!(gate.defer_first_request(ms(400), probe));
     assert_eq!(gate.epoch(), probe.epoch);
     assert_eq!(gate.enter(ms(399), PATIENCE), Err(ms(400)));
     assert_eq!(enter(&gate, ms(400)).epoch, probe.epoch);
@@ -199,7 +199,7 @@ fn gate_deadlines_are_rounded_up_to_microseconds() {
         Err(until)
     );
     let probe = gate.enter(until, PATIENCE);
-    assert!(probe.unwrap().is_probe());
+    assert!(probe.unwrap().is_first_request());
     let next = gate.enter(until, Duration::from_nanos(1));
     assert_eq!(next, Err(Duration::from_micros(3)));
 }
@@ -213,7 +213,7 @@ fn maximum_times_fit_in_the_gate_word() {
     assert_eq!(last, Duration::from_micros(Packed::LAST));
     assert!(last > Duration::from_secs(2 * 365 * 24 * 3600));
     assert_eq!(enter(&gate, Duration::MAX).epoch, Epoch(1));
-    assert_eq!(gate.state(), GateState::ProbingSince(last));
+    assert_eq!(gate.state(), GateState::FirstRequestSince(last));
     assert_eq!(gate.close(Duration::MAX, Epoch(0)).until, last);
 }
 
@@ -231,11 +231,11 @@ fn gate_epochs_wrap_around() {
 fn admission_is_valid_until_a_refusal_or_another_first_request() {
     let gate = BackoffGate::new();
     let open = gate.enter(ms(0), PATIENCE).unwrap();
-    assert!(gate.still_admits(open) && !open.is_probe());
+    assert!(gate.still_admits(open) && !open.is_first_request());
     gate.close(ms(10), open.epoch());
     assert!(!gate.still_admits(open));
     let first = gate.enter(ms(10), PATIENCE).unwrap();
-    assert!(gate.still_admits(first) && first.is_probe());
+    assert!(gate.still_admits(first) && first.is_first_request());
     assert!(!gate.still_admits(open), "the gate is being probed");
     let second = gate.enter(ms(10) + PATIENCE, PATIENCE).unwrap();
     assert!(gate.still_admits(second));
@@ -252,5 +252,5 @@ fn nested_request_is_admitted_unless_the_gate_is_closed() {
     gate.close(ms(10), Epoch(0));
     assert_eq!(gate.enter_nested(), None);
     let probe = enter(&gate, ms(10));
-    assert_eq!(gate.enter_nested(), Some(GatePass::Probe(probe)));
+    assert_eq!(gate.enter_nested(), Some(GatePass::First(probe)));
 }

@@ -51,7 +51,7 @@ impl Gate for BackoffGate {
 
     fn enter(&self, now: u64) -> Option<bool> {
         let pass = self.enter(ms(now), ms(PATIENCE)).ok();
-        pass.map(GatePass::is_probe)
+        pass.map(GatePass::is_first_request)
     }
 
     fn succeeded(&self, seen: Epoch) {
@@ -61,7 +61,7 @@ impl Gate for BackoffGate {
     fn closed_until(&self) -> Option<u64> {
         match self.state() {
             GateState::ClosedUntil(until) => Some(until.as_millis() as u64),
-            GateState::Open | GateState::ProbingSince(_) => None,
+            GateState::Open | GateState::FirstRequestSince(_) => None,
         }
     }
 }
@@ -188,7 +188,7 @@ fn dropped_first_request_never_lifts_a_closure() {
         let probe = enter(&gate, 10).expect("a probe is due");
         let dropped = {
             let gate = Arc::clone(&gate);
-            spawn(move || gate.hand_over_probe(ms(12), probe))
+            spawn(move || gate.hand_over_first_request(ms(12), probe))
         };
         let next = {
             let gate = Arc::clone(&gate);
@@ -220,7 +220,7 @@ fn dropped_first_request_is_replaced_by_exactly_one() {
             spawn(move || gate.enter(ms(12), ms(PATIENCE)).is_ok())
         });
         assert!(
-            gate.hand_over_probe(ms(12), probe),
+            gate.hand_over_first_request(ms(12), probe),
             "no other thread ended it"
         );
         let admitted = others
@@ -238,7 +238,7 @@ fn dropped_first_request_is_replaced_by_exactly_one() {
 
 fn enter(gate: &BackoffGate, now: u64) -> Option<Probe> {
     let pass = gate.enter(ms(now), ms(PATIENCE)).ok()?;
-    pass.probe()
+    pass.first_request()
 }
 
 /// The way in which the end of a first request is reported.
@@ -304,7 +304,7 @@ fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) ->
         if admitted > 1 {
             faults.push("two probes".to_owned());
         }
-        let is_probed = matches!(gate.state(), GateState::ProbingSince(_));
+        let is_probed = matches!(gate.state(), GateState::FirstRequestSince(_));
         if admitted > 0 && !is_probed {
             faults.push("closed under the next probe".to_owned());
         }
@@ -318,11 +318,11 @@ fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) ->
 #[test]
 fn end_of_a_replaced_first_request_does_not_affect_the_next() {
     late_end_of_a_probe::<OwnProbe>("late drop", |gate, probe| {
-        gate.hand_over_probe(ms(105), probe)
+        gate.hand_over_first_request(ms(105), probe)
     })
     .assert_none();
     late_end_of_a_probe::<OwnProbe>("late connection error", |gate, probe| {
-        gate.defer_probe(ms(500), probe)
+        gate.defer_first_request(ms(500), probe)
     })
     .assert_none();
 }
@@ -330,13 +330,13 @@ fn end_of_a_replaced_first_request_does_not_affect_the_next() {
 #[test]
 fn negative_control_first_requests_identified_by_epoch_are_detected() {
     let drops = late_end_of_a_probe::<LatestProbe>("control: late drop", |gate, probe| {
-        gate.hand_over_probe(ms(105), probe)
+        gate.hand_over_first_request(ms(105), probe)
     });
     let two = "two probes".to_owned();
     assert!(drops.faults.contains(&two), "{:?}", drops.faults);
     let breaks =
         late_end_of_a_probe::<LatestProbe>("control: late connection error", |gate, probe| {
-            gate.defer_probe(ms(500), probe)
+            gate.defer_first_request(ms(500), probe)
         });
     assert_eq!(breaks.faults, ["closed under the next probe"]);
 }

@@ -99,7 +99,7 @@ impl GateModel {
                 // A response to any first request of the current epoch opens the gate.
                 let (probe, epoch, _) = self.probes.swap_remove(at);
                 let opens = self.probing.is_some() && epoch == self.ended.len();
-                prop_assert_eq!(gate.reopen(GatePass::Probe(probe).epoch()), opens);
+                prop_assert_eq!(gate.reopen(GatePass::First(probe).epoch()), opens);
                 if opens {
                     self.probing = None;
                     self.is_open = true;
@@ -107,13 +107,13 @@ impl GateModel {
             }
             GateOperation::Defer(number, hint) => {
                 if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.defer_probe(us(self.now + hint), probe), is_last);
+                    prop_assert_eq!(gate.defer_first_request(us(self.now + hint), probe), is_last);
                     self.probing = self.probing.filter(|_| !is_last);
                 }
             }
             GateOperation::HandOver(number) => {
                 if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.hand_over_probe(us(self.now), probe), is_last);
+                    prop_assert_eq!(gate.hand_over_first_request(us(self.now), probe), is_last);
                     self.probing = self.probing.filter(|_| !is_last);
                 }
             }
@@ -135,8 +135,8 @@ impl GateModel {
             self.now >= self.until,
             "admitted before the latest deadline"
         );
-        prop_assert_eq!(pass.is_probe(), !self.is_open);
-        if let Some(probe) = pass.probe() {
+        prop_assert_eq!(pass.is_first_request(), !self.is_open);
+        if let Some(probe) = pass.first_request() {
             let is_due = before.is_none_or(|(_, at)| self.now >= at + PATIENCE);
             prop_assert!(is_due, "a second probe within the timeout of the first");
             let is_duplicate = self.probes.iter().any(|(other, ..)| *other == probe);

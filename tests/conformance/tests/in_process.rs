@@ -51,7 +51,7 @@ async fn suite(dialect: Dialect) -> Report {
 /// Returns the server properties that the client detected.
 fn detected(report: &Report) -> (BodyFormat, Document, Deduplication) {
     let profile = report.profile.as_ref().expect("a session");
-    (profile.bodies, profile.document, profile.deduplicates)
+    (profile.body_format, profile.document, profile.deduplicates)
 }
 
 #[tokio::test(start_paused = true)]

@@ -323,7 +323,7 @@ async fn json_forward_pass_does_not_confirm_the_format() {
         .await
         .unwrap();
     assert_eq!(harness.journal.of(routes::FORWARD).len(), 1);
-    assert!(!harness.service.server_profile().bodies_confirmed);
+    assert!(!harness.service.server_profile().body_format_confirmed);
     pass(&training).await.unwrap();
     assert_eq!(formats(&harness), ["protobuf", "protobuf"]);
 }

@@ -195,7 +195,7 @@ async fn queue_time_does_not_use_up_the_retry_window() {
         Fault::refuse(),
     ] {
         let mut limits = LimiterSettings::default();
-        limits.sample.flights = Some(1);
+        limits.sample.max_in_flight = Some(1);
         let options = SessionOptions {
             limits: Some(limits),
             ..SessionOptions::default()

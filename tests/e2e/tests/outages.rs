@@ -226,7 +226,7 @@ async fn hints_during_an_outage_are_followed_in_each_class() {
 #[tokio::test(start_paused = true)]
 async fn queued_sample_is_not_sent_after_close() {
     let mut limits = LimiterSettings::default();
-    limits.sample.flights = Some(10);
+    limits.sample.max_in_flight = Some(10);
     let options = SessionOptions {
         limits: Some(limits),
         ..SessionOptions::default()

@@ -30,7 +30,7 @@ type OnClientLine = Box<dyn Fn() + Send + Sync>;
 const UNCOUNTED_MESSAGES: [&str; 15] = [
     // Counted by the limiter.
     "rate limited",
-    "sending a probe after a pause",
+    "sending the first request after a pause",
     "requests are accepted again",
     "in-flight window changed",
     "clients of one server and key request different limits",
@@ -38,7 +38,7 @@ const UNCOUNTED_MESSAGES: [&str; 15] = [
     "the server has ended the session",
     "a heartbeat got through again",
     // Logged once for each outage. The failed attempts are counted.
-    "the server is failing; probing it",
+    "the server is failing; sending some retries early",
     "the server does not answer; requests are repeated",
     "the server answers again",
     // Logged once for each text.

@@ -13,7 +13,7 @@ use crate::admission::{
 };
 use crate::billing::BillingAction;
 use crate::closing::Exit;
-use crate::contain::contain;
+use crate::user_code::catch_panic;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::NestedMark;
@@ -92,7 +92,7 @@ impl<'a> Attempts<'a> {
         if let Some(operation) = call.operation {
             insert(&mut call.headers, "x-sdk-method", operation);
         }
-        let mut flight = None;
+        let mut in_flight_permit = None;
         let mut readmission = Readmission::New;
         loop {
             enter(call, Phase::Admission);
@@ -103,7 +103,7 @@ impl<'a> Attempts<'a> {
                 }
                 None => {
                     let asked_at = self.caller.time.now();
-                    let request = admission_request(call, flight.take(), readmission);
+                    let request = admission_request(call, in_flight_permit.take(), readmission);
                     let admitted = self.caller.admission.admit(request).await?;
                     self.held_back += self.caller.time.now().since(asked_at);
                     admitted
@@ -111,7 +111,7 @@ impl<'a> Attempts<'a> {
             };
             let Admitted {
                 mut permit,
-                flight: held,
+                in_flight_permit: held,
                 arrival,
             } = admitted;
             enter(call, Phase::Submitting);
@@ -147,7 +147,7 @@ impl<'a> Attempts<'a> {
                 Err(error) if error.kind == TransportErrorKind::Held => {
                     self.record(attempt, Applied::No);
                     drop(permit);
-                    flight = self.keep(held, Applied::No);
+                    in_flight_permit = self.keep(held, Applied::No);
                     readmission = Readmission::AfterRefusal(arrival);
                     self.held_back += now.since(sent_at);
                     continue;
@@ -165,7 +165,7 @@ impl<'a> Attempts<'a> {
                     if !retryable {
                         return Err(error);
                     }
-                    flight = self.keep(held, applied);
+                    in_flight_permit = self.keep(held, applied);
                     let failed = Failed {
                         applied,
                         hint: None,
@@ -192,7 +192,7 @@ impl<'a> Attempts<'a> {
                     self.caller.budget.credit();
                     return Ok(Accepted {
                         response,
-                        flight: held,
+                        in_flight_permit: held,
                         elapsed: now.since(self.began),
                         earlier: if self.maybe_applied {
                             Sent::MaybeSent
@@ -239,7 +239,7 @@ impl<'a> Attempts<'a> {
                         BillingAction::Pause(step) => {
                             self.caller
                                 .recovered_errors
-                                .note(RecoveredError::Billing, &response.status);
+                                .record(RecoveredError::Billing, &response.status);
                             let longest = self.caller.billing_limit;
                             let pause = step.max(hint.unwrap_or_default().min(longest));
                             let error = || response_error(ErrorKind::Billing, &response);
@@ -258,7 +258,7 @@ impl<'a> Attempts<'a> {
                 } => {
                     self.record(attempt, applied);
                     permit.settle(AttemptOutcome::Answered);
-                    flight = self.keep(held, applied);
+                    in_flight_permit = self.keep(held, applied);
                     let failed = Failed {
                         applied,
                         hint,
@@ -311,7 +311,7 @@ impl<'a> Attempts<'a> {
         if let Some(attempt) = attempt
             && applied == Applied::No
         {
-            attempt.mark_unsent();
+            attempt.mark_not_applied();
         }
     }
 
@@ -367,7 +367,7 @@ impl<'a> Attempts<'a> {
         // A call that has time for the minimum pause does not fail because of jitter or an empty budget.
         let pause = self.caller.jitter.stretch(base, SPREAD).min(room);
         self.caller.recovered_errors.count(RecoveredError::Repeat);
-        contain(
+        catch_panic(
             || tracing::debug!(recovered_error = RecoveredError::Repeat.name(), path = %call.path, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %error, "retrying a request"),
         );
         let time = &*self.caller.time;
@@ -407,7 +407,7 @@ impl<'a> Attempts<'a> {
 
 fn admission_request(
     call: &Call,
-    flight: Option<InFlightPermit>,
+    in_flight_permit: Option<InFlightPermit>,
     readmission: Readmission,
 ) -> AdmissionRequest {
     AdmissionRequest {
@@ -415,7 +415,7 @@ fn admission_request(
         client: call.client,
         cost: call.cost,
         deadline: call.deadline,
-        flight,
+        in_flight_permit,
         readmission,
         is_nested: NestedMark::here().is_inside(),
     }

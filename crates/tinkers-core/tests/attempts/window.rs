@@ -61,7 +61,7 @@ fn wait_for_admission_does_not_count_for_the_retry_window() {
         client: ClientId(0),
         cost: Cost::default(),
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     };

@@ -136,13 +136,13 @@ impl Admission for Gate {
                 self.clock.sleep_until(opens_at).await;
             }
             let ledger = || Arc::new(self.clone());
-            let flight = ask.flight.unwrap_or_else(|| {
+            let in_flight_permit = ask.in_flight_permit.unwrap_or_else(|| {
                 self.flights.fetch_add(1, Ordering::SeqCst);
                 InFlightPermit::new(ledger())
             });
             Ok(Admitted {
                 permit: SubmitPermit::new(ledger(), Ticket::default()),
-                flight,
+                in_flight_permit,
                 arrival,
             })
         })
@@ -162,7 +162,7 @@ impl Ledger for Gate {
 
     fn release(&self) {
         self.flights.fetch_sub(1, Ordering::SeqCst);
-        self.given_back.lock().unwrap().push("flight");
+        self.given_back.lock().unwrap().push("in_flight_permit");
     }
 }
 

@@ -37,10 +37,10 @@ impl ClassLimiter {
             };
             match taken {
                 Ok(ticket) => {
-                    if ticket.is_probe() {
+                    if ticket.is_first_request() {
                         state.probe = Some(now);
                         self.counters.probes.add(1);
-                        deferred.publish(LimiterEvent::Probing { class: self.class });
+                        deferred.publish(LimiterEvent::FirstRequest { class: self.class });
                     }
                     deferred.wake(state.queue.grant(entry, ticket, now));
                 }
@@ -162,7 +162,7 @@ impl ClassLimiter {
         }
         let gate = self.constraints.gate();
         let epoch = gate.epoch();
-        if let GateState::ProbingSince(at) = gate.state()
+        if let GateState::FirstRequestSince(at) = gate.state()
             && Timestamp::from_origin(at).after(self.probe_timeout_in(state)) <= now
             && self
                 .constraints

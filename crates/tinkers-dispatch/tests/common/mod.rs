@@ -114,7 +114,7 @@ pub(crate) fn ask(class: RouteClass) -> AdmissionRequest {
         client: ClientId(0),
         cost: Cost::default(),
         deadline: None,
-        flight: None,
+        in_flight_permit: None,
         readmission: Readmission::New,
         is_nested: false,
     }
@@ -140,16 +140,16 @@ pub(crate) fn again() -> AdmissionRequest {
 
 /// Ends a request as refused, and returns its permits.
 pub(crate) fn refuse(admitted: Admitted, hint: Option<Duration>) {
-    let Admitted { permit, flight, .. } = admitted;
+    let Admitted { permit, in_flight_permit, .. } = admitted;
     permit.settle(refused(hint));
-    drop(flight);
+    drop(in_flight_permit);
 }
 
 /// Ends a request as accepted, and returns its permits.
 pub(crate) fn accept(admitted: Admitted) {
-    let Admitted { permit, flight, .. } = admitted;
+    let Admitted { permit, in_flight_permit, .. } = admitted;
     permit.settle(AttemptOutcome::Accepted);
-    drop(flight);
+    drop(in_flight_permit);
 }
 
 pub(crate) const fn refused(hint: Option<Duration>) -> AttemptOutcome {

@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tinkers_core::contain::wake_all;
+use tinkers_core::user_code::wake_all;
 use tinkers_core::{Error, ErrorKind, ProgressCell, Result, Sent, Timestamp};
 use tinkers_wire::{Completion, CompletionState, Completions};
 use tokio::sync::Notify;

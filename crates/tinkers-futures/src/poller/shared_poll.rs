@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use http::{HeaderValue, Method, header};
-use tinkers_core::contain::contain;
+use tinkers_core::user_code::catch_panic;
 use tinkers_core::{
     Backoff, ClientId, Error, ErrorKind, HttpRequest, HttpResponse, RecoveredError, Result,
     RouteClass, Sent, SessionContext, Timeouts,
@@ -97,7 +97,7 @@ impl SharedPoll {
             });
             if let Err(error) = acknowledged.await {
                 let recovered_errors = &self.session.caller().recovered_errors;
-                recovered_errors.note(RecoveredError::Acknowledgement, &error);
+                recovered_errors.record(RecoveredError::Acknowledgement, &error);
             }
             drop(guard);
         }
@@ -115,7 +115,7 @@ impl SharedPoll {
             .count(recovered_error);
         let (recovered_error, seconds) = (recovered_error.name(), suspension.as_secs());
         let sampler = &self.target.sampling_session_id;
-        contain(
+        catch_panic(
             || tracing::warn!(recovered_error, %error, sampler, seconds, "suspended the shared poll of a client; each sample is polled for by itself"),
         );
         // A panic may have left the old state inconsistent.
@@ -154,7 +154,7 @@ impl SharedPoll {
             let recovered_error = RecoveredError::Acknowledgement;
             caller.recovered_errors.count(recovered_error);
             let recovered_error = recovered_error.name();
-            contain(|| {
+            catch_panic(|| {
                 tracing::debug!(
                     recovered_error,
                     ?outcome,
@@ -216,7 +216,7 @@ impl PollHandler for CompletionPoll<'_> {
             let cause = "the cursor went back or cannot be decoded; it is ignored";
             caller
                 .recovered_errors
-                .note(RecoveredError::SharedPoll, &cause);
+                .record(RecoveredError::SharedPoll, &cause);
         }
         // Repeated completions, and those of unknown requests, must not cause a busy loop.
         Ok(if applied.notified > 0 {

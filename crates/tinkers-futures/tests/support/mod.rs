@@ -332,7 +332,7 @@ impl Admission for Gate {
             let ledger = || Arc::<Scripted>::clone(&self.0);
             Ok(Admitted {
                 permit: SubmitPermit::new(ledger(), Ticket::default()),
-                flight: InFlightPermit::new(ledger()),
+                in_flight_permit: InFlightPermit::new(ledger()),
                 arrival,
             })
         })
@@ -350,7 +350,7 @@ impl Ledger for Scripted {
     }
 
     fn release(&self) {
-        self.released.lock().unwrap().push("flight");
+        self.released.lock().unwrap().push("in_flight_permit");
     }
 }
 

@@ -155,7 +155,7 @@ impl Client {
         let settled = self.constraints.settle(ticket, ending, now, || level);
         let closed = settled.closed;
         self.events += u64::from(closed.is_some_and(|closed| closed.is_new_event));
-        let is_relevant = closed.is_some() || ticket.is_probe() || self.has_waiters;
+        let is_relevant = closed.is_some() || ticket.is_first_request() || self.has_waiters;
         if self.is_adaptive() && is_relevant {
             let limit = &mut self.limit;
             self.constraints.learn(limit, ticket, &settled, ending, now);

@@ -63,7 +63,7 @@ fn panicking_log_subscriber_does_not_prolong_the_outage() {
         assert!(sleeper.as_mut().poll(&mut cx).is_pending());
         clock.advance(Duration::from_secs(4));
         outage.answered(at(4), clock.now());
-        recovered_errors.note(crate::RecoveredError::Repeat, &"broken");
+        recovered_errors.record(crate::RecoveredError::Repeat, &"broken");
     });
     assert!(outage.lock().since.is_none(), "the outage has ended");
     assert_eq!(

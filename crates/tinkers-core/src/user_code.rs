@@ -7,7 +7,7 @@ use std::task::Waker;
 ///
 /// The end of one request wakes other tasks and notifies log subscribers. A panic there must neither fail the request nor lose the wake-ups
 /// of other tasks.
-pub fn contain(foreign: impl FnOnce()) {
+pub fn catch_panic(foreign: impl FnOnce()) {
     // The panic hook has reported the panic already.
     let _panicked = catch_unwind(AssertUnwindSafe(foreign));
 }
@@ -15,7 +15,7 @@ pub fn contain(foreign: impl FnOnce()) {
 /// Wakes all of `wakers`, even if some of them panic. Call it without holding a lock.
 pub fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     for waker in wakers {
-        contain(|| waker.wake());
+        catch_panic(|| waker.wake());
     }
 }
 
