@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 use tinkers_limits::Ticket;
 
-use crate::closing::Exit;
+use crate::closing::SendDecision;
 use crate::error::Error;
 use crate::hint::retry_after_header;
 use crate::spawn::BoxFuture;
@@ -286,7 +286,7 @@ impl SubmitPermit {
         self.from = PermitSource::Shared(Arc::clone(&attempt));
         DepartureCheck {
             attempt: Some(attempt),
-            exit: None,
+            send_decision: None,
         }
     }
 
@@ -337,7 +337,7 @@ impl fmt::Debug for SubmitPermit {
 pub struct DepartureCheck {
     attempt: Option<Arc<Attempt>>,
     /// Forbids to send a submission after its client was closed. `None` for other requests.
-    exit: Option<Arc<Exit>>,
+    send_decision: Option<Arc<SendDecision>>,
 }
 
 impl DepartureCheck {
@@ -346,12 +346,12 @@ impl DepartureCheck {
     #[inline]
     pub fn may_leave(&self) -> bool {
         let is_admitted = (self.attempt.as_ref()).is_none_or(|attempt| attempt.may_leave());
-        is_admitted && self.exit.as_ref().is_none_or(|exit| exit.leave())
+        is_admitted && self.send_decision.as_ref().is_none_or(|send_decision| send_decision.mark_sent())
     }
 
-    /// Adds the exit of a submission, which forbids to send it after its client was closed.
-    pub(crate) fn with_exit(mut self, exit: &Arc<Exit>) -> Self {
-        self.exit = Some(Arc::clone(exit));
+    /// Adds the send decision of a submission, which forbids to send it after its client was closed.
+    pub(crate) fn with_send_decision(mut self, send_decision: &Arc<SendDecision>) -> Self {
+        self.send_decision = Some(Arc::clone(send_decision));
         self
     }
 
@@ -439,7 +439,7 @@ mod tests {
         let bounds = Bounds {
             slots: 8,
             bytes: 1000,
-            flights: 8,
+            max_in_flight: 8,
             rate: None,
             start: InitialLimit::Open,
         };

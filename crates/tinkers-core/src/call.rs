@@ -16,7 +16,7 @@ use crate::admission::{
     RouteClass, SubmitPermit,
 };
 use crate::billing::BillingPause;
-use crate::closing::{CloseSignal, CloseWatch, Exit};
+use crate::closing::{CloseSignal, CloseWatch, SendDecision};
 use crate::error::{Error, ErrorKind, Sent};
 use crate::jitter::Jitter;
 use crate::nesting::{self, NestedMark};
@@ -249,10 +249,10 @@ impl Caller {
     async fn submit(
         &self,
         permit: &mut SubmitPermit,
-        exit: &Arc<Exit>,
+        send_decision: &Arc<SendDecision>,
         request: HttpRequest,
     ) -> Result<HttpResponse, TransportError> {
-        self.send_as(permit.departure().with_exit(exit), request)
+        self.send_as(permit.departure().with_send_decision(send_decision), request)
             .await
     }
 

@@ -85,17 +85,17 @@ impl CloseSignal {
 /// The one-time decision whether an attempt of a submission is sent or retracted. The transport decides to send it; a caller that gives up
 /// retracts it.
 #[derive(Debug)]
-pub(crate) struct Exit {
+pub(crate) struct SendDecision {
     closing: Arc<CloseSignal>,
     /// [`WAITING`] at first, and later one of the two final states.
     state: AtomicU8,
 }
 
 const WAITING: u8 = 0;
-const LEFT: u8 = 1;
+const SENT: u8 = 1;
 const RETRACTED: u8 = 2;
 
-impl Exit {
+impl SendDecision {
     pub(crate) fn new(closing: &Arc<CloseSignal>) -> Arc<Self> {
         Arc::new(Self {
             closing: Arc::clone(closing),
@@ -104,8 +104,8 @@ impl Exit {
     }
 
     /// Marks the attempt as sent, unless the attempt was retracted or the client is closed. Returns whether the transport may send it.
-    pub(crate) fn leave(&self) -> bool {
-        self.closing.check().is_ok() && self.settle(LEFT) == LEFT
+    pub(crate) fn mark_sent(&self) -> bool {
+        self.closing.check().is_ok() && self.settle(SENT) == SENT
     }
 
     /// Retracts the attempt. Returns `false` if the attempt was sent before.
@@ -240,19 +240,19 @@ mod tests {
     #[test]
     fn submission_attempt_is_either_sent_or_retracted() {
         let signal = Arc::default();
-        let exit = Exit::new(&signal);
+        let send_decision = SendDecision::new(&signal);
         assert!(
-            exit.leave() && exit.leave(),
+            send_decision.mark_sent() && send_decision.mark_sent(),
             "sent again on another connection"
         );
-        assert!(!exit.retract());
-        let exit = Exit::new(&signal);
-        assert!(exit.retract() && exit.retract());
-        assert!(!exit.leave());
-        let exit = Exit::new(&signal);
+        assert!(!send_decision.retract());
+        let send_decision = SendDecision::new(&signal);
+        assert!(send_decision.retract() && send_decision.retract());
+        assert!(!send_decision.mark_sent());
+        let send_decision = SendDecision::new(&signal);
         signal.close(Error::closed());
-        assert!(!exit.leave());
-        assert!(exit.retract());
+        assert!(!send_decision.mark_sent());
+        assert!(send_decision.retract());
     }
 
     #[test]

@@ -96,8 +96,8 @@ mod tests {
         assert!(mark.during(|| NestedMark::here().is_inside()));
         let carried = mark.carry(async { NestedMark::here().is_inside() });
         assert_eq!(poll(carried), Poll::Ready(true));
-        let plain = NestedMark::here();
-        let within = async move { plain.during(|| NestedMark::here().is_inside()) };
+        let outside = NestedMark::here();
+        let within = async move { outside.during(|| NestedMark::here().is_inside()) };
         assert_eq!(poll(inside(|| Box::pin(within))), Poll::Ready(false));
     }
 

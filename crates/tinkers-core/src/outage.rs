@@ -17,11 +17,11 @@ use crate::time::{Clock, Timestamp};
 
 /// The minimum duration of an outage. Shorter failures leave the pauses of all retries unchanged.
 const MIN_OUTAGE: Duration = Duration::from_secs(2);
-/// The interval between two outage checks is the duration of the outage divided by this number, but at least `SHORTEST` and at most
-/// `LONGEST`.
-const PROBES_PER_OUTAGE: u32 = 20;
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
+/// The interval between two outage checks is the duration of the outage divided by this number, but at least `SHORTEST_INTERVAL` and at most
+/// `LONGEST_INTERVAL`.
+const CHECKS_PER_OUTAGE: u32 = 20;
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
 /// Released retries start at random times within this period for each of them, but at least `LEAST_SPREAD` and at most `MOST_SPREAD` in
 /// all.
 const SPREAD: Duration = Duration::from_micros(500);
@@ -55,16 +55,16 @@ struct State {
     since: Option<Timestamp>,
     is_logged: bool,
     /// The earliest time of the next outage check.
-    next_probe: Timestamp,
+    next_check: Timestamp,
     /// The time of an outage check whose retry was dropped. Another retry takes it over.
-    vacant: Option<Timestamp>,
+    vacant_check: Option<Timestamp>,
     /// The number of times that all pending retries were released. The two fields below describe the last release: its time, and the
     /// period over which the retries were spread.
     releases: u64,
     released_at: Option<Timestamp>,
     spread: Duration,
-    next_sleeper: u64,
-    sleepers: BTreeMap<u64, Waker>,
+    next_id: u64,
+    pending_retries: BTreeMap<u64, Waker>,
 }
 
 /// The backoff of a retry after a failed attempt.
@@ -85,12 +85,12 @@ impl Outage {
         if !self.is_failing.load(Ordering::Acquire) {
             return;
         }
-        let Some((lasted, sleepers)) = self.ended(sent_at, now) else {
+        let Some((lasted, pending_retries)) = self.ended(sent_at, now) else {
             return;
         };
-        let waiting = sleepers.len();
+        let waiting = pending_retries.len();
         // Wakers and subscribers are user code, so they run without the lock, the waiters first.
-        wake_all(sleepers.into_values());
+        wake_all(pending_retries.into_values());
         // A panic of a log subscriber would lose the response, which the limits need for its retry delay.
         catch_panic(|| {
             tracing::debug!(
@@ -123,20 +123,20 @@ impl Outage {
         }
         self.is_failing.store(false, Ordering::Release);
         state.since = None;
-        state.next_probe = Timestamp::ORIGIN;
-        state.vacant = None;
+        state.next_check = Timestamp::ORIGIN;
+        state.vacant_check = None;
         if is_short {
             return None;
         }
         state.is_logged = false;
         state.released_at = Some(now);
         state.releases += 1;
-        let sleepers = std::mem::take(&mut state.sleepers);
-        let count = u32::try_from(sleepers.len()).unwrap_or(u32::MAX);
+        let pending_retries = std::mem::take(&mut state.pending_retries);
+        let count = u32::try_from(pending_retries.len()).unwrap_or(u32::MAX);
         state.spread = SPREAD
             .saturating_mul(count)
             .clamp(LEAST_SPREAD, MOST_SPREAD);
-        Some((lasted, sleepers))
+        Some((lasted, pending_retries))
     }
 
     /// Waits for the backoff of a failed attempt. Returns early if the server has responded to another request, or if this retry is
@@ -151,7 +151,7 @@ impl Outage {
                 }
                 sleep
             }
-            RetryWait::Released => {
+            RetryWait::UntilRelease => {
                 time.sleep_until(self.release_time(&pause, time, jitter))
                     .await;
                 return;
@@ -166,12 +166,12 @@ impl Outage {
                 match sleep.poll_call(cx) {
                     WakeReason::None => return Poll::Pending,
                     WakeReason::Recovered => return Poll::Ready(true),
-                    WakeReason::Probe(until) => alarm = time.sleep_until(until),
+                    WakeReason::Check(until) => alarm = time.sleep_until(until),
                 }
             }
         })
         .await;
-        sleep.probe = None;
+        sleep.scheduled_check = None;
         drop(sleep);
         if is_released {
             time.sleep_until(self.release_time(&pause, time, jitter))
@@ -196,25 +196,25 @@ impl Outage {
         let mut state = self.lock();
         if state.released_at.is_some_and(|at| pause.sent_at < at) {
             // The failed attempt was sent before the last recovery.
-            return RetryWait::Released;
+            return RetryWait::UntilRelease;
         }
         let since = *state.since.get_or_insert(now);
         self.is_failing.store(true, Ordering::Release);
         let lasted = now.since(since);
         let is_first = lasted >= MIN_OUTAGE && !std::mem::replace(&mut state.is_logged, true);
-        let mut sleep = Sleep {
+        let mut sleep = PendingRetry {
             outage: self,
             seen: state.releases,
             id: None,
             not_before: pause.not_before,
             until: pause.until,
-            probe: None,
+            scheduled_check: None,
         };
-        let apart = (lasted / PROBES_PER_OUTAGE).clamp(SHORTEST, LONGEST);
+        let apart = (lasted / CHECKS_PER_OUTAGE).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
         let earliest = now.after(apart).max(since.after(MIN_OUTAGE));
-        let probe_at = state.next_probe.max(earliest);
-        if sleep.take_probe(probe_at) {
-            state.next_probe = probe_at.after(apart);
+        let check_at = state.next_check.max(earliest);
+        if sleep.schedule_check(check_at) {
+            state.next_check = check_at.after(apart);
         }
         RetryWait::Backoff { sleep, is_first }
     }
@@ -228,17 +228,17 @@ impl Outage {
 enum RetryWait<'a> {
     /// The retry waits for its backoff, unless it is released or chosen as the outage check.
     Backoff {
-        sleep: Sleep<'a>,
+        sleep: PendingRetry<'a>,
         /// Whether this failure is the first to be logged as an outage. The caller logs it without the lock, since log subscribers
         /// are user code.
         is_first: bool,
     },
     /// The server recovered after the failed attempt was sent, so the retry waits only until its release time.
-    Released,
+    UntilRelease,
 }
 
 /// A retry that waits for its backoff.
-struct Sleep<'a> {
+struct PendingRetry<'a> {
     outage: &'a Outage,
     /// The number of releases when this retry began to wait.
     seen: u64,
@@ -246,7 +246,7 @@ struct Sleep<'a> {
     not_before: Timestamp,
     until: Timestamp,
     /// The time at which this retry is sent as an outage check, if it was chosen.
-    probe: Option<Timestamp>,
+    scheduled_check: Option<Timestamp>,
 }
 
 /// The reason why a pending retry is woken.
@@ -256,17 +256,17 @@ enum WakeReason {
     /// The server has recovered.
     Recovered,
     /// The retry is to be sent as an outage check at this time.
-    Probe(Timestamp),
+    Check(Timestamp),
 }
 
-impl Sleep<'_> {
+impl PendingRetry<'_> {
     /// Schedules this retry as the outage check at `check_at`, if that is before the end of its backoff and not before the end of the
     /// server's retry delay. Returns whether it is scheduled.
-    fn take_probe(&mut self, probe_at: Timestamp) -> bool {
-        let is_taken = probe_at >= self.not_before && probe_at < self.until;
+    fn schedule_check(&mut self, check_at: Timestamp) -> bool {
+        let is_taken = check_at >= self.not_before && check_at < self.until;
         if is_taken {
-            self.until = probe_at;
-            self.probe = Some(probe_at);
+            self.until = check_at;
+            self.scheduled_check = Some(check_at);
         }
         is_taken
     }
@@ -282,40 +282,40 @@ impl Sleep<'_> {
             return WakeReason::Recovered;
         }
         // A dropped check whose time has passed is sent at once.
-        let vacant = state.vacant.map(|probe_at| probe_at.max(self.not_before));
-        if let Some(probe_at) = vacant
-            && self.take_probe(probe_at)
+        let vacant = state.vacant_check.map(|check_at| check_at.max(self.not_before));
+        if let Some(check_at) = vacant
+            && self.schedule_check(check_at)
         {
-            state.vacant = None;
-            return WakeReason::Probe(probe_at);
+            state.vacant_check = None;
+            return WakeReason::Check(check_at);
         }
         let id = *self.id.get_or_insert_with(|| {
-            state.next_sleeper += 1;
-            state.next_sleeper
+            state.next_id += 1;
+            state.next_id
         });
-        _replaced = state.sleepers.insert(id, waker);
+        _replaced = state.pending_retries.insert(id, waker);
         WakeReason::None
     }
 }
 
-impl Drop for Sleep<'_> {
+impl Drop for PendingRetry<'_> {
     fn drop(&mut self) {
-        let mut own = None;
+        let mut removed_waker = None;
         let mut state = self.outage.lock();
         if let Some(id) = self.id {
-            own = state.sleepers.remove(&id);
+            removed_waker = state.pending_retries.remove(&id);
         }
-        if state.releases == self.seen && self.probe.is_some() {
-            state.vacant = self.probe;
+        if state.releases == self.seen && self.scheduled_check.is_some() {
+            state.vacant_check = self.scheduled_check;
         }
         // The outage check of a dropped retry passes to another pending retry.
-        let first = match state.vacant {
-            Some(_) => state.sleepers.pop_first(),
+        let first = match state.vacant_check {
+            Some(_) => state.pending_retries.pop_first(),
             None => None,
         };
         drop(state);
         wake_all(first.into_iter().map(|(_, waker)| waker));
-        drop(own);
+        drop(removed_waker);
     }
 }
 

@@ -55,7 +55,7 @@ pub enum Document {
 #[non_exhaustive]
 pub enum ProfileUpdate {
     /// The server accepted a request body in this format, or rejected one in the other format.
-    Bodies(BodyFormat),
+    BodyFormat(BodyFormat),
     /// The server deduplicates these requests.
     Deduplicates(Deduplication),
     /// The server accepts zstd-compressed bodies of forward-backward passes.
@@ -75,7 +75,7 @@ pub struct ServerProfile {
     /// The server software as `name/version`, if known.
     pub software: Option<String>,
     /// The format of the request bodies of forward-backward passes.
-    pub bodies: BodyFormat,
+    pub body_format: BodyFormat,
     /// Whether an accepted request has confirmed that the server supports the body format.
     pub body_format_confirmed: bool,
     /// The requests that the server is known to deduplicate.
@@ -89,21 +89,21 @@ pub struct ServerProfile {
     /// The paths that the OpenAPI document lists.
     paths: Arc<BTreeSet<String>>,
     /// The body formats of forward-backward passes that the OpenAPI document lists.
-    listed_bodies: Vec<BodyFormat>,
+    listed_formats: Vec<BodyFormat>,
 }
 
 impl Default for ServerProfile {
     fn default() -> Self {
         Self {
             software: None,
-            bodies: BodyFormat::Protobuf,
+            body_format: BodyFormat::Protobuf,
             body_format_confirmed: false,
             deduplicates: Deduplication::Unknown,
             zstd_bodies: false,
             is_strict: None,
             document: Document::NotAsked,
             paths: Arc::default(),
-            listed_bodies: Vec::new(),
+            listed_formats: Vec::new(),
         }
     }
 }
@@ -131,14 +131,14 @@ impl ServerProfile {
     /// Returns this profile with a fixed body format for forward-backward passes.
     #[must_use]
     pub fn with_body_format(mut self, format: BodyFormat) -> Self {
-        self.bodies = format;
+        self.body_format = format;
         self.body_format_confirmed = true;
         self
     }
 
     /// Returns whether the OpenAPI document lists this body format for forward-backward passes.
     pub fn lists_body_format(&self, format: BodyFormat) -> bool {
-        self.listed_bodies.contains(&format)
+        self.listed_formats.contains(&format)
     }
 
     /// Returns whether the OpenAPI document lists this route.
@@ -153,11 +153,11 @@ impl ServerProfile {
             (takes("json"), BodyFormat::Json),
         ];
         let listed = listed.into_iter().filter(|(is, _)| *is);
-        self.listed_bodies = listed.map(|(_, format)| format).collect();
+        self.listed_formats = listed.map(|(_, format)| format).collect();
         // The document may be incomplete, so a confirmed format is kept.
         if !self.body_format_confirmed {
-            let first = self.listed_bodies.first();
-            self.bodies = first.copied().unwrap_or(BodyFormat::Protobuf);
+            let first = self.listed_formats.first();
+            self.body_format = first.copied().unwrap_or(BodyFormat::Protobuf);
         }
         if document.title == SKYRL && document.optim_step_has_seq_id {
             self.deduplicates = self.deduplicates.max(Deduplication::PassesAndSteps);

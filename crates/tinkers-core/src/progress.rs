@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tinkers_wire::QueueState;
 
-use crate::closing::Exit;
+use crate::closing::SendDecision;
 use crate::error::{Error, ErrorKind, Phase, Sent, Stalled};
 use crate::time::Timestamp;
 
@@ -56,28 +56,28 @@ struct State {
 #[must_use = "an attempt that is dropped counts as one that may have reached the server"]
 pub struct AttemptGuard<'a> {
     cell: &'a ProgressCell,
-    is_unsent: bool,
-    exit: Option<Arc<Exit>>,
+    is_not_applied: bool,
+    send_decision: Option<Arc<SendDecision>>,
 }
 
 impl AttemptGuard<'_> {
-    /// Sets the exit of the attempt. Dropping the guard retracts the attempt there, and a retracted attempt counts as not sent.
-    pub(crate) fn set_exit(&mut self, exit: Option<Arc<Exit>>) {
-        self.exit = exit;
+    /// Sets the send decision of the attempt. Dropping the guard retracts the attempt, and a retracted attempt counts as not sent.
+    pub(crate) fn set_send_decision(&mut self, send_decision: Option<Arc<SendDecision>>) {
+        self.send_decision = send_decision;
     }
 
     /// Ends an attempt that the server did not apply, because the attempt was not sent or was refused.
     pub fn mark_not_applied(mut self) {
-        self.is_unsent = true;
+        self.is_not_applied = true;
     }
 }
 
 impl Drop for AttemptGuard<'_> {
     fn drop(&mut self) {
-        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
+        let is_retracted = self.send_decision.as_ref().is_some_and(|send_decision| send_decision.retract());
         let mut state = self.cell.lock();
         state.attempts -= 1;
-        state.sent |= !self.is_unsent && !is_kept_back;
+        state.sent |= !self.is_not_applied && !is_retracted;
     }
 }
 
@@ -141,8 +141,8 @@ impl ProgressCell {
         self.lock().attempts += 1;
         AttemptGuard {
             cell: self,
-            is_unsent: false,
-            exit: None,
+            is_not_applied: false,
+            send_decision: None,
         }
     }
 

@@ -7,9 +7,9 @@ use std::task::Waker;
 ///
 /// The end of one request wakes other tasks and notifies log subscribers. A panic there must neither fail the request nor lose the wake-ups
 /// of other tasks.
-pub fn catch_panic(foreign: impl FnOnce()) {
+pub fn catch_panic(user_code: impl FnOnce()) {
     // The panic hook has reported the panic already.
-    let _panicked = catch_unwind(AssertUnwindSafe(foreign));
+    let _panicked = catch_unwind(AssertUnwindSafe(user_code));
 }
 
 /// Wakes all of `wakers`, even if some of them panic. Call it without holding a lock.

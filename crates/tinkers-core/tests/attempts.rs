@@ -79,7 +79,7 @@ fn error_is_maybe_sent_after_any_attempt_with_unknown_outcome() {
                     (Sent::MaybeSent, kind, status),
                     "{script:?}, then {last:?}"
                 );
-                assert_eq!(world.flights(), 0, "all is given back");
+                assert_eq!(world.in_flight_permits(), 0, "all is given back");
             }
         }
     }
@@ -191,10 +191,10 @@ fn only_an_attempt_of_unknown_outcome_keeps_its_in_flight_permit() {
     ] {
         let world = World::new(&script, OK);
         let accepted = world.call(post(RouteClass::Sample)).expect("accepted");
-        assert_eq!(world.asleep_with(), expected, "{script:?}");
-        assert_eq!(world.flights(), 1, "{script:?}");
+        assert_eq!(world.permits_during_pauses(), expected, "{script:?}");
+        assert_eq!(world.in_flight_permits(), 1, "{script:?}");
         drop(accepted);
-        assert_eq!(world.flights(), 0, "{script:?}");
+        assert_eq!(world.in_flight_permits(), 0, "{script:?}");
     }
 }
 
@@ -213,7 +213,7 @@ fn submit_permit_is_returned_before_the_in_flight_permit() {
         let world = World::new(&[step], OK);
         drop(world.call(post(RouteClass::Sample)).expect("accepted"));
         let expected = ["permit", "in_flight_permit", "permit", "in_flight_permit"];
-        assert_eq!(world.given_back(), expected, "{step:?}");
+        assert_eq!(world.returned_permits(), expected, "{step:?}");
     }
 }
 
@@ -228,9 +228,9 @@ fn refused_call_keeps_its_queue_position_and_failed_call_does_not() {
     ] {
         let world = World::new(&script, OK);
         world.call(post(RouteClass::Sample)).expect("accepted");
-        let places = world.places();
-        assert_eq!(places[0], Readmission::New, "{script:?}");
-        assert_eq!(places[1..], expected, "{script:?}");
+        let readmissions = world.readmissions();
+        assert_eq!(readmissions[0], Readmission::New, "{script:?}");
+        assert_eq!(readmissions[1..], expected, "{script:?}");
     }
 }
 

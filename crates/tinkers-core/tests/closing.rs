@@ -51,7 +51,7 @@ fn client_close_ends_a_call_in_each_phase() {
             "{place}"
         );
         assert_eq!(world.seen().len(), 1, "{place}");
-        assert_eq!(world.flights(), 0, "{place}");
+        assert_eq!(world.in_flight_permits(), 0, "{place}");
     }
 }
 

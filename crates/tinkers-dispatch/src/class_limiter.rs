@@ -26,7 +26,7 @@ pub(crate) struct ClassLimiter {
     pub(crate) counters: Counters,
     state: Mutex<State>,
     /// The number of consecutive first requests after a pause that were refused or got no response.
-    failed_probes: AtomicU64,
+    failed_first_requests: AtomicU64,
     events: broadcast::Sender<LimiterEvent>,
 }
 
@@ -38,8 +38,8 @@ struct State {
     serve_at: Option<Timestamp>,
     /// The time at which the last first request after a pause was admitted. The next field is the response time of the last successful
     /// one.
-    probe: Option<Timestamp>,
-    probe_took: Duration,
+    first_request: Option<Timestamp>,
+    first_request_took: Duration,
     /// The last time at which a response or a returned permit made room for waiters.
     last_queue_progress: Option<Timestamp>,
     /// The earliest time at which an uncollected grant is taken back.
@@ -69,10 +69,10 @@ struct Ended {
 impl ClassLimiter {
     /// The minimum time after which a first request without a response is replaced by another one. Twice the last response time applies
     /// if it is longer.
-    const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+    const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
     /// The time after which a first poll without a response is replaced. It is short, since the server holds a poll that it accepts, so
     /// a missing response is a good sign.
-    const POLL_PROBE_TIMEOUT: Duration = Duration::from_millis(250);
+    const FIRST_POLL_TIMEOUT: Duration = Duration::from_millis(250);
     /// The time after which an uncollected grant is taken back if other requests wait. The runtime of its waiter is probably not
     /// running.
     const COLLECT_WITHIN: Duration = Duration::from_secs(1);
@@ -90,20 +90,20 @@ impl ClassLimiter {
                 queue: WaitQueue::default(),
                 adaptive_limit: AdaptiveLimit::new(1, settings.ceiling()),
                 serve_at: None,
-                probe: None,
-                probe_took: Duration::ZERO,
+                first_request: None,
+                first_request_took: Duration::ZERO,
                 last_queue_progress: None,
                 lapse_at: Timestamp::ORIGIN,
                 ramp_at: None,
             }),
-            failed_probes: AtomicU64::new(0),
+            failed_first_requests: AtomicU64::new(0),
             events,
         }
     }
 
     /// Returns the units and bytes that a request takes from the limits.
     pub(crate) fn charge(&self, bytes: u64, has_in_flight: bool) -> Charge {
-        let take = if self.counts_flights() && !has_in_flight {
+        let take = if self.counts_in_flight() && !has_in_flight {
             SlotRequest::SlotAndInFlight
         } else {
             SlotRequest::Slot
@@ -112,7 +112,7 @@ impl ClassLimiter {
     }
 
     /// Returns whether this route class has an in-flight limit. Only sampling requests are numerous and long enough.
-    pub(crate) fn counts_flights(&self) -> bool {
+    pub(crate) fn counts_in_flight(&self) -> bool {
         self.class == RouteClass::Sample
     }
 
@@ -210,7 +210,7 @@ impl ClassLimiter {
                     self.counters.unused.add(1);
                     self.constraints.undo(ticket, now.since_origin());
                 }
-                Removed::Gone => return,
+                Removed::NotFound => return,
             }
             self.serve(state, now, deferred);
         });
@@ -288,8 +288,8 @@ impl ClassLimiter {
     }
 
     /// Returns the number of consecutive first requests after a pause that were refused or got no response.
-    pub(crate) fn failed_probes(&self) -> u32 {
-        u32::try_from(self.failed_probes.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    pub(crate) fn failed_first_requests(&self) -> u32 {
+        u32::try_from(self.failed_first_requests.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
     /// Returns the number of waiters, the number of uncollected grants, and the learned in-flight limit.
@@ -304,8 +304,8 @@ impl ClassLimiter {
     }
 
     /// Returns the time after which a first request without a response is replaced by another one.
-    pub(crate) fn probe_timeout(&self) -> Duration {
-        self.probe_timeout_in(&lock(&self.state))
+    pub(crate) fn first_request_timeout(&self) -> Duration {
+        self.first_request_timeout_in(&lock(&self.state))
     }
 
     /// Returns the number of requests at which the ramp after a pause ends.
@@ -318,10 +318,10 @@ impl ClassLimiter {
         }
     }
 
-    fn probe_timeout_in(&self, state: &State) -> Duration {
+    fn first_request_timeout_in(&self, state: &State) -> Duration {
         match self.class {
-            RouteClass::Poll => Self::POLL_PROBE_TIMEOUT,
-            _ => Self::PROBE_TIMEOUT.max(state.probe_took.saturating_mul(2)),
+            RouteClass::Poll => Self::FIRST_POLL_TIMEOUT,
+            _ => Self::FIRST_REQUEST_TIMEOUT.max(state.first_request_took.saturating_mul(2)),
         }
     }
 
@@ -333,10 +333,10 @@ impl ClassLimiter {
             ref settled,
         } = ended;
         if settled.reopened {
-            self.failed_probes.store(0, Ordering::Relaxed);
+            self.failed_first_requests.store(0, Ordering::Relaxed);
             state.ramp_at = None;
-            if let Some(sent) = state.probe.take() {
-                state.probe_took = now.since(sent);
+            if let Some(sent) = state.first_request.take() {
+                state.first_request_took = now.since(sent);
             }
             deferred.publish(LimiterEvent::Opened { class: self.class });
         }
@@ -346,7 +346,7 @@ impl ClassLimiter {
                 TicketOutcome::Refused { .. } | TicketOutcome::Unanswered { .. }
             )
         {
-            self.failed_probes.fetch_add(1, Ordering::Relaxed);
+            self.failed_first_requests.fetch_add(1, Ordering::Relaxed);
         }
         if let Some(closed) = settled.closed {
             self.counters.refusals.add(1);
@@ -354,7 +354,7 @@ impl ClassLimiter {
             self.counters.events.add(u64::from(closed.is_new_event));
             self.record_closure(state, closed, is_hinted, now, deferred);
         }
-        if self.counts_flights() {
+        if self.counts_in_flight() {
             let at = now.since_origin();
             let change =
                 self.constraints

@@ -25,7 +25,7 @@ pub enum LimiterEvent {
         is_first: bool,
     },
     /// The first request after a pause is sent. Its response decides whether the gate opens.
-    Probing {
+    FirstRequest {
         /// The route class of the request.
         class: RouteClass,
     },
@@ -108,7 +108,7 @@ pub struct ClassCounts {
     /// The number of refusals that began a congestion event.
     pub events: u64,
     /// The number of first requests after a pause.
-    pub probes: u64,
+    pub first_requests: u64,
     /// The number of admitted attempts that were not sent, since the gate had closed meanwhile.
     pub held: u64,
     /// The number of grants whose waiter was dropped before it collected them.
@@ -126,7 +126,7 @@ pub(crate) struct Counters {
     pub(crate) refusals: Counter,
     pub(crate) hints: Counter,
     pub(crate) events: Counter,
-    pub(crate) probes: Counter,
+    pub(crate) first_requests: Counter,
     pub(crate) held: Counter,
     pub(crate) unused: Counter,
     pub(crate) lapsed: Counter,
@@ -156,7 +156,7 @@ impl Counters {
             refusals: self.refusals.read(),
             hints: self.hints.read(),
             events: self.events.read(),
-            probes: self.probes.read(),
+            first_requests: self.first_requests.read(),
             held: self.held.read(),
             unused: self.unused.read(),
             lapsed: self.lapsed.read(),

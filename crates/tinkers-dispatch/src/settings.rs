@@ -14,7 +14,7 @@ pub struct ClassSettings {
     pub bytes: Option<u64>,
     /// The maximum number of requests in flight, from admission to the result. The adaptive limit never exceeds it. `None` is
     /// unlimited. Only sampling requests are counted.
-    pub flights: Option<u32>,
+    pub max_in_flight: Option<u32>,
     /// The maximum rate of requests, in addition to the server's own limit. `None` is unlimited.
     pub rate: Option<Rate>,
 }
@@ -25,7 +25,7 @@ impl ClassSettings {
         Self {
             slots,
             bytes: None,
-            flights: None,
+            max_in_flight: None,
             rate: None,
         }
     }
@@ -36,7 +36,7 @@ impl ClassSettings {
         Self {
             slots: self.slots.min(other.slots),
             bytes: least(self.bytes, other.bytes),
-            flights: least(self.flights, other.flights),
+            max_in_flight: least(self.max_in_flight, other.max_in_flight),
             rate: match (self.rate, other.rate) {
                 (Some(one), Some(two)) if one.interval >= two.interval => Some(one),
                 (one, None) => one,
@@ -49,7 +49,7 @@ impl ClassSettings {
         Bounds {
             slots: self.slots.max(1),
             bytes: self.bytes.unwrap_or(ByteBudget::UNLIMITED),
-            flights: self.ceiling(),
+            max_in_flight: self.ceiling(),
             rate: self.rate,
             start: match class {
                 RouteClass::Sample => InitialLimit::Slow,
@@ -59,7 +59,7 @@ impl ClassSettings {
     }
 
     pub(crate) fn ceiling(self) -> u32 {
-        self.flights.unwrap_or(ConcurrencyWindow::MAX)
+        self.max_in_flight.unwrap_or(ConcurrencyWindow::MAX)
     }
 }
 
@@ -118,13 +118,13 @@ impl Default for LimiterSettings {
             sample: ClassSettings {
                 slots: 400,
                 bytes: Some(10_485_760),
-                flights: Some(2000),
+                max_in_flight: Some(2000),
                 rate: None,
             },
             train: ClassSettings {
                 slots: 32,
                 bytes: Some(50_000_000),
-                flights: None,
+                max_in_flight: None,
                 rate: None,
             },
             poll: ClassSettings::slots(4000),

@@ -77,7 +77,7 @@ impl ClassSnapshot {
                 GateState::Open => GateSnapshot::Open,
                 GateState::ClosedUntil(at) => GateSnapshot::ClosedUntil(Timestamp::from_origin(at)),
                 GateState::FirstRequestSince(at) => GateSnapshot::FirstRequestUntil(
-                    Timestamp::from_origin(at).after(limiter.probe_timeout()),
+                    Timestamp::from_origin(at).after(limiter.first_request_timeout()),
                 ),
             },
             waiting,

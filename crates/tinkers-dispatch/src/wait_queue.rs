@@ -58,7 +58,7 @@ pub(crate) enum Removed {
     /// The request was granted and the grant not collected.
     Granted(Ticket),
     /// There is no such entry, since its grant was taken back.
-    Gone,
+    NotFound,
 }
 
 /// A granted ticket that was not collected yet.
@@ -171,7 +171,7 @@ impl WaitQueue {
         if let Some(ticket) = self.collect(entry) {
             return Removed::Granted(ticket);
         }
-        self.take_out(entry).map_or(Removed::Gone, Removed::Waiting)
+        self.take_out(entry).map_or(Removed::NotFound, Removed::Waiting)
     }
 
     /// Returns the waiter of an entry if the entry is still waiting.

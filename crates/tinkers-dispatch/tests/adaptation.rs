@@ -31,7 +31,7 @@ fn pause(bench: &Bench, class: RouteClass) -> Duration {
 }
 
 /// Advances the clock until the gate admits a request. Returns this first request.
-fn probe(bench: &Bench, class: RouteClass) -> Admitted {
+fn first_request(bench: &Bench, class: RouteClass) -> Admitted {
     bench.clock.advance(pause(bench, class));
     bench.admit(ask(class))
 }
@@ -48,13 +48,13 @@ enum Opens {
     Held,
 }
 
-fn open(bench: &Bench, probe: Admitted, how: Opens) -> Option<Admitted> {
+fn open(bench: &Bench, first_request: Admitted, how: Opens) -> Option<Admitted> {
     if how == Opens::Accepted {
-        accept(probe);
+        accept(first_request);
         return None;
     }
     bench.clock.advance(HELD);
-    Some(probe)
+    Some(first_request)
 }
 
 #[test]
@@ -71,12 +71,12 @@ fn opened_gate_resets_the_count_of_failed_first_requests() {
             drop(held.take());
             let mut pauses = vec![pause(&bench, class)];
             for _ in 0..3 {
-                refuse(probe(&bench, class), Some(MS));
+                refuse(first_request(&bench, class), Some(MS));
                 pauses.push(pause(&bench, class));
             }
             let expected = [10, 10, 20, 40].map(|ms| MS * ms);
             assert_eq!(pauses, expected, "{class:?} {how:?}");
-            let good = probe(&bench, class);
+            let good = first_request(&bench, class);
             held = open(&bench, good, how);
         }
     }
@@ -88,10 +88,10 @@ fn pauses_after_unanswered_first_requests_double() {
     for _ in 0..2 {
         refuse(bench.admit(ask(class)), Some(MS));
         for expected in [500, 1000, 2000] {
-            probe(&bench, class).permit.settle(AttemptOutcome::Unknown);
+            first_request(&bench, class).permit.settle(AttemptOutcome::Unknown);
             assert_eq!(pause(&bench, class), MS * expected);
         }
-        accept(probe(&bench, class));
+        accept(first_request(&bench, class));
     }
 }
 
@@ -100,11 +100,11 @@ fn first_request_timeout_is_twice_the_last_response_time() {
     let (bench, class) = (bench(), RouteClass::Rest);
     for (takes, patience) in [(SECOND * 3, SECOND), (MS, SECOND * 6), (MS, SECOND)] {
         refuse(bench.admit(ask(class)), Some(SECOND));
-        let probe = probe(&bench, class);
+        let first_request = first_request(&bench, class);
         let until: Timestamp = bench.at(patience);
         assert_eq!(bench.state(class).gate, GateSnapshot::FirstRequestUntil(until));
         bench.clock.advance(takes);
-        accept(probe);
+        accept(first_request);
     }
 }
 
@@ -117,9 +117,9 @@ fn rate_of_polls_rises_gradually_after_each_pause() {
         for _ in 0..3 {
             bench.clock.advance(SECOND);
             let mut first = admitted(&mut queue);
-            assert_eq!(first.len(), 1, "{how:?}: a probe");
-            let probe = first.pop().expect("the probe");
-            let _held = open(&bench, probe, how);
+            assert_eq!(first.len(), 1, "{how:?}: a first request");
+            let first_request = first.pop().expect("the first request");
+            let _held = open(&bench, first_request, how);
             let mut through = admitted(&mut queue);
             assert!(
                 (1..=8).contains(&through.len()),
@@ -180,7 +180,7 @@ fn request_is_admitted_at_once_if_the_queue_is_empty() {
 fn limit_probe_waits_for_twenty_times_the_cost_of_a_closure() {
     let bench = Bench::sampling(64, 100_000, 99);
     let held: Vec<_> = (0..4).map(|_| bench.admit(sample())).collect();
-    let flights: Vec<_> = held
+    let in_flight_permits: Vec<_> = held
         .into_iter()
         .map(|admitted| {
             admitted.permit.settle(AttemptOutcome::Accepted);
@@ -191,7 +191,7 @@ fn limit_probe_waits_for_twenty_times_the_cost_of_a_closure() {
     assert_eq!(bench.sample().level, Some(4));
     // From now on the window has room, but the gate holds the other requests back for a second.
     let mut queue: Vec<_> = (0..100).map(|_| bench.ask(sample())).collect();
-    drop(flights);
+    drop(in_flight_permits);
     bench.clock.advance(SECOND);
     let mut under_way = Vec::new();
     for _ in 0..60 {
@@ -216,9 +216,9 @@ fn limit_probe_waits_for_twenty_times_the_cost_of_a_closure() {
 }
 
 /// A waker that records whether an event was published before the waker was called.
-struct ToldFirst(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
+struct EventRecorder(Mutex<LimiterEvents>, Mutex<Vec<bool>>);
 
-impl Wake for ToldFirst {
+impl Wake for EventRecorder {
     fn wake(self: Arc<Self>) {
         let event = self.0.lock().unwrap().try_next();
         self.1.lock().unwrap().push(event.is_some());
@@ -229,20 +229,20 @@ impl Wake for ToldFirst {
 fn waiters_are_woken_before_events_are_published() {
     let (bench, class) = (bench(), RouteClass::Rest);
     refuse(bench.admit(ask(class)), Some(SECOND));
-    let probe = probe(&bench, class);
+    let first_request = first_request(&bench, class);
     let events = Mutex::new(bench.limiter.events());
-    let told_first = Arc::new(ToldFirst(events, Mutex::default()));
-    let waker = Waker::from(Arc::clone(&told_first));
+    let recorder = Arc::new(EventRecorder(events, Mutex::default()));
+    let waker = Waker::from(Arc::clone(&recorder));
     let mut waits = bench.admission.admit(ask(class));
     let mut cx = Context::from_waker(&waker);
     // The first poll sets a timer.
     for _ in 0..2 {
         assert!(waits.as_mut().poll(&mut cx).is_pending());
     }
-    told_first.1.lock().unwrap().clear();
-    accept(probe);
-    assert_eq!(*told_first.1.lock().unwrap(), [false]);
-    let event = told_first.0.lock().unwrap().try_next();
+    recorder.1.lock().unwrap().clear();
+    accept(first_request);
+    assert_eq!(*recorder.1.lock().unwrap(), [false]);
+    let event = recorder.0.lock().unwrap().try_next();
     assert_eq!(event, Some(LimiterEvent::Opened { class }));
 }
 
@@ -256,7 +256,7 @@ fn refused_request_keeps_its_arrival_number_in_an_empty_queue() {
     let arrival = first.arrival;
     assert_ne!(arrival, Arrival::default());
     refuse(first, Some(SECOND));
-    accept(probe(&bench, RouteClass::Sample));
+    accept(first_request(&bench, RouteClass::Sample));
     let again = bench.admit(AdmissionRequest {
         readmission: Readmission::AfterRefusal(arrival),
         ..sample()

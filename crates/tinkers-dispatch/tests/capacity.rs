@@ -218,7 +218,7 @@ fn raised_limits_admit_waiters() {
         sample: ClassSettings {
             slots: 0,
             bytes: Some(0),
-            flights: Some(0),
+            max_in_flight: Some(0),
             rate: None,
         },
         ..LimiterSettings::default()

@@ -50,8 +50,8 @@ fn grant_collected_after_a_refusal_waits_for_the_retry_delay() {
     assert!(waiting.try_admitted().is_none());
     assert_eq!(bench.sample().slots, 0, "its slot was given back");
     bench.clock.advance(31 * SECOND);
-    let probe = waiting.try_admitted().expect("the hint has passed");
-    accept(probe);
+    let first_request = waiting.try_admitted().expect("the hint has passed");
+    accept(first_request);
     bench.assert_all_given_back();
 }
 
@@ -119,8 +119,8 @@ fn rate_of_polls_held_by_the_server_rises_gradually_after_a_pause() {
         .iter_mut()
         .filter_map(|poll| poll.try_admitted())
         .collect();
-    assert_eq!(held.len(), 1, "a probe");
-    accept(held.pop().expect("the probe"));
+    assert_eq!(held.len(), 1, "a first request");
+    accept(held.pop().expect("the first request"));
     // From now on the server holds every poll, so no response shows that a poll is accepted.
     let mut bursts = Vec::new();
     while held.len() < 2999 {
@@ -147,12 +147,12 @@ fn refusal_stops_an_admitted_request_before_it_is_sent() {
     assert!(!departure.may_leave());
     // The gate opens again. A request that was admitted before the closure would overtake the waiters.
     bench.clock.advance(2 * SECOND);
-    let mut probe = bench.admit(sample());
-    assert!(probe.permit.departure().may_leave());
-    assert!(!departure.may_leave(), "while the probe is under way");
-    accept(probe);
+    let mut first_request = bench.admit(sample());
+    assert!(first_request.permit.departure().may_leave());
+    assert!(!departure.may_leave(), "while the first request is under way");
+    accept(first_request);
     assert_eq!(bench.sample().gate, GateSnapshot::Open);
-    assert!(!departure.may_leave(), "after the probe");
+    assert!(!departure.may_leave(), "after the first request");
     assert_eq!(bench.sample().counts.held, 3);
     drop(late);
     bench.assert_all_given_back();
@@ -212,10 +212,10 @@ fn nested_request_fails_at_once_while_the_gate_is_closed() {
     drop(outer);
     // The nested request is admitted as part of the first request after the pause, which could not complete without it.
     bench.clock.advance(61 * SECOND);
-    let probe = bench.admit(sample());
+    let first_request = bench.admit(sample());
     let mut inner = bench.admit(nested());
     assert!(inner.permit.departure().may_leave());
     accept(inner);
-    accept(probe);
+    accept(first_request);
     bench.assert_all_given_back();
 }

@@ -24,9 +24,9 @@ fn no_request_is_admitted_before_the_retry_delay_has_passed() {
     let mut late = bench.ask(sample());
     assert!(late.is_waiting());
     bench.clock.advance(NANO);
-    let probe = waiting.admitted();
+    let first_request = waiting.admitted();
     assert!(late.is_waiting(), "one goes first");
-    accept(probe);
+    accept(first_request);
     late.admitted();
 }
 

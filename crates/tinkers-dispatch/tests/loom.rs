@@ -85,7 +85,7 @@ fn limiter(slots: u32) -> (Arc<Limiter>, Arc<LimiterAdmission>) {
         sample: ClassSettings {
             slots,
             bytes: Some(8),
-            flights: Some(8),
+            max_in_flight: Some(8),
             rate: None,
         },
         ..LimiterSettings::default()
@@ -232,7 +232,7 @@ fn permit_returned_while_a_request_queues_is_granted() {
             sample: ClassSettings {
                 slots: 4,
                 bytes: None,
-                flights: Some(1),
+                max_in_flight: Some(1),
                 rate: None,
             },
             ..LimiterSettings::default()
@@ -294,7 +294,7 @@ fn stricter_of_two_concurrent_limit_requests_applies() {
 /// queue.
 #[test]
 fn negative_control_grant_that_is_not_passed_on_is_detected() {
-    let findings = explore("control: a turn is kept", BOUND, || {
+    let findings = explore("negative control: a turn is kept", BOUND, || {
         let (limiter, admission) = limiter(1);
         let held = Waiting::new(&admission).poll().expect("free");
         let mut first = Waiting::new(&admission);

@@ -54,7 +54,7 @@ fn threads_sharing_a_route_class_return_all_permits() {
         sample: ClassSettings {
             slots: SLOTS,
             bytes: Some(100),
-            flights: Some(5),
+            max_in_flight: Some(5),
             rate: None,
         },
         ..LimiterSettings::default()

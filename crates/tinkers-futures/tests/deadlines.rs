@@ -103,12 +103,12 @@ fn progress_deadline_and_operation_deadline_share_one_timer() {
 }
 
 /// A waker that records whether the resources of the work were released before it was called.
-struct ReleaseProbe {
+struct ReleaseRecorder {
     held: Weak<()>,
     is_released: Mutex<Vec<bool>>,
 }
 
-impl Wake for ReleaseProbe {
+impl Wake for ReleaseRecorder {
     fn wake(self: Arc<Self>) {
         let is_released = self.held.strong_count() == 0;
         self.is_released.lock().unwrap().push(is_released);
@@ -125,7 +125,7 @@ fn timed_out_work_is_dropped_before_the_waiter_is_woken() {
         RouteClass::Sample,
     );
     let held = Arc::new(());
-    let probe = Arc::new(ReleaseProbe {
+    let recorder = Arc::new(ReleaseRecorder {
         held: Arc::downgrade(&held),
         is_released: Mutex::default(),
     });
@@ -134,10 +134,10 @@ fn timed_out_work_is_dropped_before_the_waiter_is_woken() {
         std::future::pending().await
     };
     let mut handle: ApiFuture<()> = start(operation, work);
-    let waker = Waker::from(Arc::clone(&probe));
+    let waker = Waker::from(Arc::clone(&recorder));
     let mut cx = Context::from_waker(&waker);
     assert!(Pin::new(&mut handle).poll(&mut cx).is_pending());
     let time: &dyn Clock = &server.clock;
     server.drive(time.sleep(seconds(6)));
-    assert_eq!(*probe.is_released.lock().unwrap(), [true]);
+    assert_eq!(*recorder.is_released.lock().unwrap(), [true]);
 }

@@ -87,7 +87,7 @@ fn negative_control_separate_read_and_write_is_detected() {
         }
         due
     }
-    let findings = explore("control: read, then write", BOUND, || {
+    let findings = explore("negative control: read, then write", BOUND, || {
         match warnings(AtomicU64::new(0), read_then_write, [10, 10, 10]) {
             1 => Vec::new(),
             n => vec![format!("{n} warnings")],
@@ -107,12 +107,12 @@ fn outcome(table: &CompletionTable) -> &'static str {
 }
 
 /// A waker that reads the table at once, while the thread that calls it may still be at work.
-struct StateProbe {
+struct StateRecorder {
     table: std::sync::Arc<CompletionTable>,
     seen: std::sync::Mutex<Vec<&'static str>>,
 }
 
-impl Wake for StateProbe {
+impl Wake for StateRecorder {
     fn wake(self: std::sync::Arc<Self>) {
         let seen = outcome(&self.table);
         self.seen.lock().unwrap().push(seen);
@@ -146,18 +146,18 @@ fn waiter_faults(
             Err(_) => Vec::new(),
         };
     }
-    let probe = std::sync::Arc::new(StateProbe {
+    let recorder = std::sync::Arc::new(StateRecorder {
         table: std::sync::Arc::clone(&table),
         seen: std::sync::Mutex::default(),
     });
-    let waker = Waker::from(std::sync::Arc::clone(&probe));
+    let waker = Waker::from(std::sync::Arc::clone(&recorder));
     let first = table.poll("1", &waker);
     others.into_iter().for_each(|other| other.join().unwrap());
     let last = outcome(&table);
     if !expected.contains(&last) {
         faults.push(format!("unexpected outcome: {last}"));
     }
-    let seen = std::mem::take(&mut *probe.seen.lock().unwrap());
+    let seen = std::mem::take(&mut *recorder.seen.lock().unwrap());
     if first.is_pending() && seen.is_empty() {
         faults.push("the waiter is never woken".to_owned());
     }
@@ -235,7 +235,7 @@ fn negative_control_separate_lookup_and_registration_is_detected() {
         waiter: sync::Mutex<Option<Waker>>,
     }
 
-    let findings = explore("control: lookup, then registration", BOUND, || {
+    let findings = explore("negative control: lookup, then registration", BOUND, || {
         let table = Arc::new(SeparateSteps::default());
         let other = Arc::clone(&table);
         let completes = thread::spawn(move || {

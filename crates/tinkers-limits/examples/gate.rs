@@ -23,7 +23,7 @@ fn main() {
     }
     let reopened = gate.reopen(gate.epoch());
     println!(
-        "the response to the probe reopens the gate: {reopened}, now {:?}",
+        "the response to the first request reopens the gate: {reopened}, now {:?}",
         gate.state()
     );
 

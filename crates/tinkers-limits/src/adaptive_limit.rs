@@ -124,7 +124,7 @@ impl AdaptiveLimit {
     const BASE_DEBT: i64 = 8;
     const DEBT_PER_LEVEL: i64 = 4;
     /// The divisor of the decrease after a refusal at exactly the level that the server accepted before: the level is lowered by 1/7.
-    const LOWER_DIVISOR: u32 = 7;
+    const DECREASE_DIVISOR: u32 = 7;
     /// The number of consecutive failed probes after which the client lowers the level for one interval, to leave capacity to other
     /// processes.
     const FAILURES_TO_YIELD: u32 = 4;
@@ -190,7 +190,7 @@ impl AdaptiveLimit {
             return Some(self.probe_refused(accepted));
         }
         match self.noise.on_refusal(self.level, accepted) {
-            RefusalMeaning::Capacity => self.unprompted_refusal(accepted, probe.is_some()),
+            RefusalMeaning::Capacity => self.refusal_without_probe(accepted, probe.is_some()),
             RefusalMeaning::Noise => {
                 self.schedule.is_interval_due = false;
                 None
@@ -308,7 +308,7 @@ impl AdaptiveLimit {
     }
 
     /// Handles a refusal that no limit probe caused, at a number of accepted requests that is taken as the server's capacity.
-    fn unprompted_refusal(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
+    fn refusal_without_probe(&mut self, accepted: u32, is_probing: bool) -> Option<LimitChange> {
         let Some(level) = self.level else {
             self.level = Some(accepted);
             self.schedule.record_failure(accepted);
@@ -330,7 +330,7 @@ impl AdaptiveLimit {
             return None;
         }
         // The server has accepted this many requests before, so other processes use it as well.
-        self.level = Some(self.bounded(level - level.div_ceil(Self::LOWER_DIVISOR)));
+        self.level = Some(self.bounded(level - level.div_ceil(Self::DECREASE_DIVISOR)));
         Some(LimitChange::Lowered)
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::adaptive_limit::{AdaptiveLimit, LimitChange, RefusalContext};
 use crate::bytes::ByteBudget;
-use crate::gate::{BackoffGate, Epoch, GateClosed, GatePass, Probe};
+use crate::gate::{BackoffGate, Epoch, GateClosed, GatePass, FirstRequest};
 use crate::gcra::{Gcra, Rate, RateRefusal};
 use crate::ramp::Ramp;
 use crate::window::{ConcurrencyWindow, SlotRequest, WindowView};
@@ -30,7 +30,7 @@ pub struct Bounds {
     /// The maximum number of bytes in submissions without a response.
     pub bytes: u64,
     /// The maximum number of requests in flight, from submission to result.
-    pub flights: u32,
+    pub max_in_flight: u32,
     /// The rate limit. `None` is unlimited.
     pub rate: Option<Rate>,
     /// The initial limit on submissions without a response.
@@ -118,7 +118,7 @@ impl Constraints {
     pub fn new(bounds: Bounds) -> Self {
         Self {
             gate: BackoffGate::new(),
-            window: ConcurrencyWindow::new(bounds.flights),
+            window: ConcurrencyWindow::new(bounds.max_in_flight),
             bytes: ByteBudget::new(bounds.bytes),
             ramp: match bounds.start {
                 InitialLimit::Slow => Ramp::slow_start(bounds.slots),
@@ -278,11 +278,11 @@ impl Constraints {
             (TicketOutcome::Accepted | TicketOutcome::Answered, Some(_)) => {
                 reopened = self.reopen(epoch, level());
             }
-            (TicketOutcome::Unanswered { until }, Some(probe)) => {
-                self.gate.defer_first_request(until, probe);
+            (TicketOutcome::Unanswered { until }, Some(first_request)) => {
+                self.gate.defer_first_request(until, first_request);
             }
-            (TicketOutcome::Dropped, Some(probe)) => {
-                first_request_handed_over = self.gate.hand_over_first_request(now, probe)
+            (TicketOutcome::Dropped, Some(first_request)) => {
+                first_request_handed_over = self.gate.hand_over_first_request(now, first_request)
             }
             (_, None) => {}
         }
@@ -404,7 +404,7 @@ impl Constraints {
 }
 
 impl Ticket {
-    const PROBE: u64 = 1 << 16;
+    const FIRST_REQUEST: u64 = 1 << 16;
     const IN_FLIGHT: u64 = 1 << 17;
     const SINCE_AT: u32 = 18;
 
@@ -414,13 +414,13 @@ impl Ticket {
             SlotRequest::SlotAndInFlight => Self::IN_FLIGHT,
             SlotRequest::Slot => 0,
         };
-        let probe = match pass.first_request() {
-            Some(Probe { since, .. }) => Self::PROBE | since << Self::SINCE_AT,
+        let first_request = match pass.first_request() {
+            Some(FirstRequest { since, .. }) => Self::FIRST_REQUEST | since << Self::SINCE_AT,
             None => 0,
         };
         Self {
             bytes: charge.bytes,
-            bits: epoch as u64 | take | probe,
+            bits: epoch as u64 | take | first_request,
         }
     }
 
@@ -430,12 +430,12 @@ impl Ticket {
             return GatePass::Open(epoch);
         }
         let since = self.bits >> Self::SINCE_AT;
-        GatePass::First(Probe { epoch, since })
+        GatePass::First(FirstRequest { epoch, since })
     }
 
     /// Returns whether the attempt is the first request after a closure.
     pub const fn is_first_request(&self) -> bool {
-        self.bits & Self::PROBE != 0
+        self.bits & Self::FIRST_REQUEST != 0
     }
 
     /// Returns the epoch in which the gate admitted the attempt.

@@ -14,7 +14,7 @@ fn bounds() -> Bounds {
     Bounds {
         slots: 100,
         bytes: 1_000,
-        flights: 50,
+        max_in_flight: 50,
         rate: None,
         start: InitialLimit::Slow,
     }
@@ -93,10 +93,10 @@ fn no_limit_is_charged_if_the_gate_refuses() {
     let early = constraints.take_queued(charge(1), ms(0), PATIENCE);
     assert_eq!(early, Err(Blocked::NotUntil(ms(10))));
     assert_eq!(held(&constraints), (0, 0, 0));
-    let probe = constraints
+    let first_request = constraints
         .take_queued(charge(1), ms(10), PATIENCE)
         .unwrap();
-    assert!(probe.is_first_request());
+    assert!(first_request.is_first_request());
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn clock_is_not_read_without_a_rate_limit() {
 #[test]
 fn full_window_and_waiters_block_requests_as_window_full() {
     let constraints = Constraints::new(Bounds {
-        flights: 1,
+        max_in_flight: 1,
         ..bounds()
     });
     let ticket = constraints.take(charge(1), || ms(0)).unwrap();
@@ -148,9 +148,9 @@ fn ramp_restarts_before_the_gate_opens() {
     constraints.release();
     let closed = settled.closed.unwrap();
     assert_eq!((closed.until, closed.is_new_event), (until, true));
-    let probe = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
+    let first_request = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
     let was_open = Cell::new(true);
-    let settled = constraints.settle(probe, TicketOutcome::Accepted, until, || {
+    let settled = constraints.settle(first_request, TicketOutcome::Accepted, until, || {
         was_open.set(constraints.gate().open().is_some());
         20
     });
@@ -159,7 +159,7 @@ fn ramp_restarts_before_the_gate_opens() {
     assert_eq!(constraints.slots(), Ramp::MIN_UNANSWERED);
     // The end of an attempt that is not the first request neither restarts the ramp nor opens the gate.
     let other = constraints.take(charge(1), || until).unwrap();
-    let unused = || unreachable!("no probe");
+    let unused = || unreachable!("no first request");
     let settled = constraints.settle(other, TicketOutcome::Answered, until, unused);
     assert!(!settled.reopened && !settled.first_request_handed_over);
 }
@@ -183,10 +183,10 @@ fn each_outcome_of_a_first_request_reaches_the_gate() {
         let constraints = Constraints::new(bounds());
         let gate = constraints.gate();
         gate.close(ms(10), gate.epoch());
-        let probe = constraints
+        let first_request = constraints
             .take_queued(charge(1), ms(10), PATIENCE)
             .unwrap();
-        let settled = constraints.settle(probe, outcome, ms(20), || 20);
+        let settled = constraints.settle(first_request, outcome, ms(20), || 20);
         assert_eq!(gate.state(), state, "{outcome:?}");
         assert_eq!(settled.first_request_handed_over, outcome == TicketOutcome::Dropped);
         constraints.release();
@@ -273,9 +273,9 @@ fn refusal_recorded_after_reopening_does_not_block_limit_probes() {
     let until = ms(200);
     let late = settle(&constraints, refused, TicketOutcome::Refused { until });
     constraints.release();
-    let probe = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
-    let settled = constraints.settle(probe, TicketOutcome::Accepted, until, || 20);
-    constraints.learn(&mut limit, probe, &settled, TicketOutcome::Accepted, until);
+    let first_request = constraints.take_queued(charge(1), until, PATIENCE).unwrap();
+    let settled = constraints.settle(first_request, TicketOutcome::Accepted, until, || 20);
+    constraints.learn(&mut limit, first_request, &settled, TicketOutcome::Accepted, until);
     // The thread that records this refusal was delayed.
     constraints.learn(
         &mut limit,
@@ -323,8 +323,8 @@ fn ticket_contains_its_charge_and_gate_pass() {
     let entries = [
         GatePass::Open(Epoch(0)),
         GatePass::Open(epoch),
-        GatePass::First(Probe { epoch, since: 0 }),
-        GatePass::First(Probe { epoch, since: last }),
+        GatePass::First(FirstRequest { epoch, since: 0 }),
+        GatePass::First(FirstRequest { epoch, since: last }),
     ];
     for pass in entries {
         for take in [SlotRequest::Slot, SlotRequest::SlotAndInFlight] {
@@ -376,7 +376,7 @@ fn requests_presumed_accepted_raise_the_ramp_limit() {
 fn nested_request_exceeds_the_limits_while_the_gate_is_open() {
     let constraints = Constraints::new(Bounds {
         slots: 1,
-        flights: 1,
+        max_in_flight: 1,
         bytes: 1,
         ..bounds()
     });

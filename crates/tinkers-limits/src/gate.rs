@@ -24,7 +24,7 @@ pub struct Epoch(pub(crate) u16);
 
 /// The identity of a first request after a closure. First requests that are in flight at the same time are distinct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
+pub struct FirstRequest {
     pub(crate) epoch: Epoch,
     /// The time of the admission, in microseconds from the clock's origin.
     pub(crate) since: u64,
@@ -37,28 +37,28 @@ pub enum GatePass {
     Open(Epoch),
     /// The request is the first request after a closure. Its end must be reported exactly once, by [`BackoffGate::reopen`],
     /// [`BackoffGate::close`], [`BackoffGate::defer_first_request`] or [`BackoffGate::hand_over_first_request`].
-    Probe(Probe),
+    First(FirstRequest),
 }
 
 impl GatePass {
     /// Returns the epoch of the admission. It is passed to the gate with the outcome of the request.
     pub const fn epoch(self) -> Epoch {
         match self {
-            Self::Open(epoch) | Self::Probe(Probe { epoch, .. }) => epoch,
+            Self::Open(epoch) | Self::First(FirstRequest { epoch, .. }) => epoch,
         }
     }
 
     /// Returns the identity of a first request, or `None` if the gate was open.
-    pub const fn probe(self) -> Option<Probe> {
+    pub const fn first_request(self) -> Option<FirstRequest> {
         match self {
             Self::Open(_) => None,
-            Self::Probe(probe) => Some(probe),
+            Self::First(first_request) => Some(first_request),
         }
     }
 
     /// Returns whether the request is the first request after a closure.
     pub const fn is_first_request(self) -> bool {
-        matches!(self, Self::Probe(_))
+        matches!(self, Self::First(_))
     }
 }
 
@@ -105,8 +105,8 @@ impl BackoffGate {
         let word = Packed(self.word.load());
         match (word.kind(), pass) {
             (Kind::Open, pass) => word.epoch() == pass.epoch(),
-            (Kind::Probing, GatePass::First(probe)) => word == Packed::probing(probe),
-            (Kind::Probing | Kind::Closed, _) => false,
+            (Kind::FirstRequest, GatePass::First(first_request)) => word == Packed::pending(first_request),
+            (Kind::FirstRequest | Kind::Closed, _) => false,
         }
     }
 
@@ -117,7 +117,7 @@ impl BackoffGate {
         let epoch = word.epoch();
         match word.kind() {
             Kind::Open => Some(GatePass::Open(epoch)),
-            Kind::Probing => Some(GatePass::First(Probe {
+            Kind::FirstRequest => Some(GatePass::First(FirstRequest {
                 epoch,
                 since: word.micros(),
             })),
@@ -157,8 +157,8 @@ impl BackoffGate {
 
     /// Closes the gate until `until`, since the first request got no response. This starts no new epoch, since nothing was refused.
     /// Does nothing and returns false if the gate has been closed or opened meanwhile, or another first request has replaced this one.
-    pub fn defer_first_request(&self, until: Duration, probe: Probe) -> bool {
-        self.end_probe(probe, micros_up(until))
+    pub fn defer_first_request(&self, until: Duration, first_request: FirstRequest) -> bool {
+        self.end_first_request(first_request, micros_up(until))
     }
 
     /// Opens the gate after any response, except a refusal, to a first request of the epoch `seen`, even if another first request of
@@ -166,18 +166,18 @@ impl BackoffGate {
     pub fn reopen(&self, seen: Epoch) -> bool {
         let opened = self.word.change(|word| {
             let word = Packed(word);
-            let is_probed = word.kind() == Kind::Probing && word.epoch() == seen;
+            let is_pending = word.kind() == Kind::FirstRequest && word.epoch() == seen;
             let open = Packed::new(Kind::Open, word.micros(), seen);
-            is_probed.then_some((open.0, ())).ok_or(())
+            is_pending.then_some((open.0, ())).ok_or(())
         });
         opened.is_ok()
     }
 
     /// Lets the gate admit another first request at once, since this one was dropped at `now`. Does nothing and returns false if the
     /// gate has been closed or opened meanwhile, or another first request has replaced this one.
-    pub fn hand_over_first_request(&self, now: Duration, probe: Probe) -> bool {
+    pub fn hand_over_first_request(&self, now: Duration, first_request: FirstRequest) -> bool {
         // Rounded down, so that the gate admits the next first request at `now`.
-        self.end_probe(probe, micros_down(now))
+        self.end_first_request(first_request, micros_down(now))
     }
 
     /// Returns the state of the gate.
@@ -186,7 +186,7 @@ impl BackoffGate {
         match word.kind() {
             Kind::Open => GateState::Open,
             Kind::Closed => GateState::ClosedUntil(word.time()),
-            Kind::Probing => GateState::FirstRequestSince(word.time()),
+            Kind::FirstRequest => GateState::FirstRequestSince(word.time()),
         }
     }
 
@@ -201,13 +201,13 @@ impl BackoffGate {
         self.word.lost()
     }
 
-    /// Closes the gate until `until`, but not before the admission of `probe`. Does nothing and returns false if `probe` is not the
+    /// Closes the gate until `until`, but not before the admission of `first_request`. Does nothing and returns false if `first_request` is not the
     /// first request in flight.
-    fn end_probe(&self, probe: Probe, until: u64) -> bool {
-        let probing = Packed::probing(probe);
-        let closed = Packed::new(Kind::Closed, until.max(probe.since), probe.epoch);
+    fn end_first_request(&self, first_request: FirstRequest, until: u64) -> bool {
+        let pending = Packed::pending(first_request);
+        let closed = Packed::new(Kind::Closed, until.max(first_request.since), first_request.epoch);
         let changed = self.word.change(|word| {
-            let is_in_flight = Packed(word) == probing;
+            let is_in_flight = Packed(word) == pending;
             is_in_flight.then_some((closed.0, ())).ok_or(())
         });
         changed.is_ok()
@@ -224,7 +224,7 @@ impl Default for BackoffGate {
 enum Kind {
     Open,
     Closed,
-    Probing,
+    FirstRequest,
 }
 
 /// The state of the gate in one word: 46 bits of microseconds (more than two years), 2 bits of kind and 16 bits of epoch. The time is the
@@ -242,9 +242,9 @@ impl Packed {
         Self(micros << Self::TIME_AT | (kind as u64) << Self::KIND_AT | epoch.0 as u64)
     }
 
-    /// Returns the state in which `probe` is in flight.
-    const fn probing(probe: Probe) -> Self {
-        Self::new(Kind::Probing, probe.since, probe.epoch)
+    /// Returns the state in which `first_request` is in flight.
+    const fn pending(first_request: FirstRequest) -> Self {
+        Self::new(Kind::FirstRequest, first_request.since, first_request.epoch)
     }
 
     /// Returns the state and the pass after [`BackoffGate::enter`].
@@ -253,13 +253,13 @@ impl Packed {
         let deadline = match self.kind() {
             Kind::Open => return Ok((self, GatePass::Open(epoch))),
             Kind::Closed => self.micros(),
-            Kind::Probing => self.micros().saturating_add(patience).min(Self::LAST),
+            Kind::FirstRequest => self.micros().saturating_add(patience).min(Self::LAST),
         };
         if now < deadline {
             return Err(Duration::from_micros(deadline));
         }
-        let probing = Self::new(Kind::Probing, now, epoch);
-        Ok((probing, GatePass::First(Probe { epoch, since: now })))
+        let pending = Self::new(Kind::FirstRequest, now, epoch);
+        Ok((pending, GatePass::First(FirstRequest { epoch, since: now })))
     }
 
     /// Returns the state after [`BackoffGate::close`]: the later deadline, and a new epoch if the refused request was admitted in the
@@ -268,7 +268,7 @@ impl Packed {
     fn close(self, until: u64, seen: Epoch) -> Self {
         let deadline = match self.kind() {
             Kind::Closed => until.max(self.micros()),
-            Kind::Open | Kind::Probing => until.max(self.micros() + 1).min(Self::LAST),
+            Kind::Open | Kind::FirstRequest => until.max(self.micros() + 1).min(Self::LAST),
         };
         let epoch = if seen == self.epoch() {
             Epoch(seen.0.wrapping_add(1))
@@ -282,7 +282,7 @@ impl Packed {
         match (self.0 >> Self::KIND_AT) & 0b11 {
             0 => Kind::Open,
             1 => Kind::Closed,
-            _ => Kind::Probing,
+            _ => Kind::FirstRequest,
         }
     }
 

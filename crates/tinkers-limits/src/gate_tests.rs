@@ -16,16 +16,16 @@ fn closed(until: Duration) -> BackoffGate {
 }
 
 /// Returns a gate that admitted a first request at `at`, and that request.
-fn probed(at: Duration) -> (BackoffGate, Probe) {
+fn gate_with_first_request(at: Duration) -> (BackoffGate, FirstRequest) {
     let gate = closed(at);
-    let probe = enter(&gate, at);
-    (gate, probe)
+    let first_request = enter(&gate, at);
+    (gate, first_request)
 }
 
 /// Enters the gate as the first request.
-fn enter(gate: &BackoffGate, now: Duration) -> Probe {
+fn enter(gate: &BackoffGate, now: Duration) -> FirstRequest {
     let pass = gate.enter(now, PATIENCE).unwrap();
-    pass.first_request().expect("a probe is due")
+    pass.first_request().expect("a first request is due")
 }
 
 #[test]
@@ -61,9 +61,9 @@ fn gate_deadline_is_only_ever_extended() {
     // The end of an unknown first request has no effect either.
     for epoch in [seen, gate.epoch()] {
         assert!(!gate.reopen(epoch));
-        let probe = Probe { epoch, since: 0 };
-        assert!(!gate.defer_first_request(ms(1), probe));
-        assert!(!gate.hand_over_first_request(ms(1), probe));
+        let first_request = FirstRequest { epoch, since: 0 };
+        assert!(!gate.defer_first_request(ms(1), first_request));
+        assert!(!gate.hand_over_first_request(ms(1), first_request));
     }
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(5_000)));
 }
@@ -83,28 +83,28 @@ fn concurrent_refusals_are_one_congestion_event() {
 
 #[test]
 fn response_to_the_first_request_opens_the_gate() {
-    let (gate, probe) = probed(ms(10));
-    assert!(gate.reopen(probe.epoch));
-    assert_eq!(gate.open(), Some(probe.epoch));
-    assert!(!gate.reopen(probe.epoch), "the gate is open");
+    let (gate, first_request) = gate_with_first_request(ms(10));
+    assert!(gate.reopen(first_request.epoch));
+    assert_eq!(gate.open(), Some(first_request.epoch));
+    assert!(!gate.reopen(first_request.epoch), "the gate is open");
 }
 
 #[test]
 fn refused_first_request_starts_a_new_congestion_event() {
-    let (gate, probe) = probed(ms(10));
-    let closed = gate.close(ms(50), probe.epoch);
+    let (gate, first_request) = gate_with_first_request(ms(10));
+    let closed = gate.close(ms(50), first_request.epoch);
     assert!(closed.is_new_event);
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(50)));
-    assert!(!gate.reopen(probe.epoch), "its epoch has passed");
+    assert!(!gate.reopen(first_request.epoch), "its epoch has passed");
 }
 
 #[test]
 fn late_refusal_closes_the_gate_while_a_first_request_is_pending() {
-    let (gate, probe) = probed(ms(10));
+    let (gate, first_request) = gate_with_first_request(ms(10));
     let closed = gate.close(ms(30), Epoch(0));
     assert!(!closed.is_new_event);
     assert!(
-        !gate.reopen(probe.epoch),
+        !gate.reopen(first_request.epoch),
         "the server has refused a request meanwhile"
     );
     assert_eq!(gate.enter(ms(29), PATIENCE), Err(ms(30)));
@@ -113,19 +113,19 @@ fn late_refusal_closes_the_gate_while_a_first_request_is_pending() {
 
 #[test]
 fn dropped_first_request_is_replaced_at_once() {
-    let (gate, probe) = probed(ms(10));
+    let (gate, first_request) = gate_with_first_request(ms(10));
     let now = Duration::from_nanos(12_345_678);
-    assert!(gate.hand_over_first_request(now, probe));
-    assert_eq!(enter(&gate, now).epoch, probe.epoch);
+    assert!(gate.hand_over_first_request(now, first_request));
+    assert_eq!(enter(&gate, now).epoch, first_request.epoch);
 }
 
 #[test]
 fn late_response_to_a_replaced_first_request_opens_the_gate() {
-    let (gate, probe) = probed(ms(10));
+    let (gate, first_request) = gate_with_first_request(ms(10));
     assert_eq!(gate.enter(ms(1_009), PATIENCE), Err(ms(1_010)));
     let second = enter(&gate, ms(1_010));
-    assert_eq!(second.epoch, probe.epoch);
-    assert!(gate.reopen(probe.epoch));
+    assert_eq!(second.epoch, first_request.epoch);
+    assert!(gate.reopen(first_request.epoch));
     // The end of the second first request has no effect, since the gate is open.
     assert!(!gate.defer_first_request(ms(5_000), second) && !gate.hand_over_first_request(ms(5_000), second));
     assert_eq!(gate.state(), GateState::Open);
@@ -133,7 +133,7 @@ fn late_response_to_a_replaced_first_request_opens_the_gate() {
 
 #[test]
 fn end_of_a_replaced_first_request_has_no_effect() {
-    let (gate, first) = probed(ms(10));
+    let (gate, first) = gate_with_first_request(ms(10));
     let second = enter(&gate, ms(1_010));
     let third = enter(&gate, ms(2_010));
     for replaced in [first, second] {
@@ -143,14 +143,14 @@ fn end_of_a_replaced_first_request_has_no_effect() {
     }
     assert!(
         gate.defer_first_request(ms(3_000), third),
-        "it is the probe in flight"
+        "it is the first request in flight"
     );
     assert_eq!(gate.state(), GateState::ClosedUntil(ms(3_000)));
 }
 
 #[test]
 fn refusal_of_a_replaced_first_request_closes_the_gate() {
-    let (gate, first) = probed(ms(10));
+    let (gate, first) = gate_with_first_request(ms(10));
     let second = enter(&gate, ms(1_010));
     assert!(gate.close(ms(4_000), first.epoch).is_new_event);
     assert!(!gate.reopen(second.epoch) && !gate.hand_over_first_request(ms(1_020), second));
@@ -161,7 +161,7 @@ fn refusal_of_a_replaced_first_request_closes_the_gate() {
 #[test]
 fn first_requests_in_flight_are_distinct() {
     let at = ms(10);
-    let (gate, first) = probed(at);
+    let (gate, first) = gate_with_first_request(at);
     // A request from before the closure is refused, with an old deadline.
     gate.close(ms(1), Epoch(0));
     let just_after = Duration::from_micros(10_001);
@@ -182,11 +182,11 @@ fn first_requests_in_flight_are_distinct() {
 
 #[test]
 fn unanswered_first_request_starts_no_new_congestion_event() {
-    let (gate, probe) = probed(ms(10));
-    assert!(gate.defer_first_request(ms(400), probe));
-    assert_eq!(gate.epoch(), probe.epoch);
+    let (gate, first_request) = gate_with_first_request(ms(10));
+    assert!(gate.defer_first_request(ms(400), first_request));
+    assert_eq!(gate.epoch(), first_request.epoch);
     assert_eq!(gate.enter(ms(399), PATIENCE), Err(ms(400)));
-    assert_eq!(enter(&gate, ms(400)).epoch, probe.epoch);
+    assert_eq!(enter(&gate, ms(400)).epoch, first_request.epoch);
 }
 
 #[test]
@@ -198,8 +198,8 @@ fn gate_deadlines_are_rounded_up_to_microseconds() {
         gate.enter(Duration::from_nanos(1_999), PATIENCE),
         Err(until)
     );
-    let probe = gate.enter(until, PATIENCE);
-    assert!(probe.unwrap().is_first_request());
+    let first_request = gate.enter(until, PATIENCE);
+    assert!(first_request.unwrap().is_first_request());
     let next = gate.enter(until, Duration::from_nanos(1));
     assert_eq!(next, Err(Duration::from_micros(3)));
 }
@@ -236,10 +236,10 @@ fn admission_is_valid_until_a_refusal_or_another_first_request() {
     assert!(!gate.still_admits(open));
     let first = gate.enter(ms(10), PATIENCE).unwrap();
     assert!(gate.still_admits(first) && first.is_first_request());
-    assert!(!gate.still_admits(open), "the gate is being probed");
+    assert!(!gate.still_admits(open), "the gate is being gate_with_first_request");
     let second = gate.enter(ms(10) + PATIENCE, PATIENCE).unwrap();
     assert!(gate.still_admits(second));
-    assert!(!gate.still_admits(first), "another probe is in flight");
+    assert!(!gate.still_admits(first), "another first request is in flight");
     assert!(gate.reopen(second.epoch()));
     assert!(gate.still_admits(second));
     assert!(!gate.still_admits(open), "the gate has been closed since");
@@ -251,6 +251,6 @@ fn nested_request_is_admitted_unless_the_gate_is_closed() {
     assert_eq!(gate.enter_nested(), Some(GatePass::Open(Epoch(0))));
     gate.close(ms(10), Epoch(0));
     assert_eq!(gate.enter_nested(), None);
-    let probe = enter(&gate, ms(10));
-    assert_eq!(gate.enter_nested(), Some(GatePass::First(probe)));
+    let first_request = enter(&gate, ms(10));
+    assert_eq!(gate.enter_nested(), Some(GatePass::First(first_request)));
 }

@@ -72,7 +72,7 @@ impl NoiseFilter {
     /// The minimum number of accepted requests in flight that counts as a peak.
     const MIN_PEAK: u32 = 8;
     /// After noise, the limit stops recovering to the previous level when this many limit probes fail in a row.
-    const MAX_FAILED_PROBES: u32 = 2;
+    const FAILED_PROBES_TO_END_RECOVERY: u32 = 2;
 
     pub(crate) const fn new() -> Self {
         Self {
@@ -152,7 +152,7 @@ impl NoiseFilter {
         self.accepted_since_refusal = 0;
         self.failed_probes += 1;
         let was_recovering = std::mem::take(&mut self.is_recovering);
-        if !self.was_noisy || self.failed_probes >= Self::MAX_FAILED_PROBES {
+        if !self.was_noisy || self.failed_probes >= Self::FAILED_PROBES_TO_END_RECOVERY {
             self.reset_recovery();
         }
         if was_recovering {

@@ -162,7 +162,7 @@ impl Owner {
 const BOUNDS: Bounds = Bounds {
     slots: 4,
     bytes: 100,
-    flights: 6,
+    max_in_flight: 6,
     rate: Some(Rate {
         interval: Duration::from_micros(20),
         burst: 3,

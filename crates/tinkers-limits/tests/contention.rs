@@ -107,7 +107,7 @@ fn constraints_sum_the_contention_of_all_limits() {
     let constraints = Constraints::new(Bounds {
         slots: 8,
         bytes: 1_000,
-        flights: 8,
+        max_in_flight: 8,
         rate: None,
         start: tinkers_limits::InitialLimit::Slow,
     });

@@ -21,13 +21,13 @@ const UNTIL: Duration = Duration::from_secs(5);
 const BOUNDS: Bounds = Bounds {
     slots: 8,
     bytes: 10,
-    flights: 8,
+    max_in_flight: 8,
     rate: None,
     start: InitialLimit::Slow,
 };
 
-fn constraints(flights: u32) -> Constraints {
-    Constraints::new(Bounds { flights, ..BOUNDS })
+fn constraints(max_in_flight: u32) -> Constraints {
+    Constraints::new(Bounds { max_in_flight, ..BOUNDS })
 }
 
 const fn charge(bytes: u64) -> Charge {
@@ -144,22 +144,22 @@ fn all_units_are_released_after_refusals() {
 
 #[test]
 fn dropped_first_request_is_replaced_by_exactly_one() {
-    let findings = explore("dropped probe", 2, || {
+    let findings = explore("dropped first request", 2, || {
         let constraints = Arc::new(constraints(8));
         let gate = constraints.gate();
         gate.close(UNTIL, gate.epoch());
         let turn = |constraints: &Constraints| constraints.take_queued(charge(1), UNTIL, PATIENCE);
-        let probe = turn(&constraints).unwrap();
+        let first_request = turn(&constraints).unwrap();
         let other = {
             let constraints = Arc::clone(&constraints);
             spawn(move || turn(&constraints).ok())
         };
-        constraints.undo(probe, UNTIL);
+        constraints.undo(first_request, UNTIL);
         let theirs = join(other);
         let ours = turn(&constraints).ok();
         let mut faults = Vec::new();
         if theirs.is_some() == ours.is_some() {
-            faults.push("not exactly one probe".to_owned());
+            faults.push("not exactly one first request".to_owned());
         }
         for ticket in [theirs, ours].into_iter().flatten() {
             settle(&constraints, ticket, TicketOutcome::Accepted);
@@ -203,7 +203,7 @@ fn open_gate_is_visible_only_with_its_ramp() {
         }));
         let gate = constraints.gate();
         gate.close(UNTIL, gate.epoch());
-        let probe = constraints.take_queued(charge(1), UNTIL, PATIENCE).unwrap();
+        let first_request = constraints.take_queued(charge(1), UNTIL, PATIENCE).unwrap();
         let other = {
             let constraints = Arc::clone(&constraints);
             spawn(move || {
@@ -211,7 +211,7 @@ fn open_gate_is_visible_only_with_its_ramp() {
                 is_open && constraints.slots() > 8
             })
         };
-        settle(&constraints, probe, TicketOutcome::Accepted);
+        settle(&constraints, first_request, TicketOutcome::Accepted);
         let is_unbounded = join(other).then(|| "open without its ramp".to_owned());
         is_unbounded.into_iter().collect()
     })
@@ -263,7 +263,7 @@ fn end_of_an_attempt_sees_waiters_for_the_ramp() {
         let constraints = Constraints::new(Bounds {
             slots: 64,
             bytes: 64,
-            flights: 64,
+            max_in_flight: 64,
             ..BOUNDS
         });
         // 35 accepted requests allow 8 submissions without a response, and 36 allow 9.

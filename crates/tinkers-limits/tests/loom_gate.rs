@@ -10,7 +10,7 @@ use explore::{Findings, explore};
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread::{JoinHandle, spawn};
-use tinkers_limits::{BackoffGate, Epoch, GatePass, GateState, Probe};
+use tinkers_limits::{BackoffGate, Epoch, GatePass, GateState, FirstRequest};
 
 const PATIENCE: u64 = 100;
 
@@ -149,16 +149,16 @@ fn negative_control_last_writer_of_the_deadline_is_detected() {
 }
 
 /// Models a success of the first request while a request from before the closure is refused.
-fn probe_and_straggler<G: Gate>() -> Findings {
-    explore("probe and straggler", 3, || {
+fn first_request_and_late_refusal<G: Gate>() -> Findings {
+    explore("first request and late refusal", 3, || {
         let gate = Arc::new(G::new());
         let old = gate.epoch();
         gate.close(10, old);
-        let probe = gate.epoch();
+        let first_request = gate.epoch();
         assert_eq!(gate.enter(10), Some(true));
         let response = {
             let gate = Arc::clone(&gate);
-            spawn(move || gate.succeeded(probe))
+            spawn(move || gate.succeeded(first_request))
         };
         gate.close(30, old);
         join(response);
@@ -170,25 +170,25 @@ fn probe_and_straggler<G: Gate>() -> Findings {
 
 #[test]
 fn success_of_the_first_request_keeps_a_later_closure() {
-    probe_and_straggler::<BackoffGate>().assert_none();
+    first_request_and_late_refusal::<BackoffGate>().assert_none();
 }
 
 #[test]
 fn negative_control_success_that_clears_a_closure_is_detected() {
-    let faults = probe_and_straggler::<LastWriterWins>().faults;
+    let faults = first_request_and_late_refusal::<LastWriterWins>().faults;
     assert_eq!(faults, ["reopened early"]);
 }
 
 #[test]
 fn dropped_first_request_never_lifts_a_closure() {
-    let findings = explore("dropped probe and refusal", 3, || {
+    let findings = explore("dropped first request and refusal", 3, || {
         let gate = Arc::new(BackoffGate::new());
         let old = gate.epoch();
         gate.close(ms(10), old);
-        let probe = enter(&gate, 10).expect("a probe is due");
+        let first_request = enter(&gate, 10).expect("a first request is due");
         let dropped = {
             let gate = Arc::clone(&gate);
-            spawn(move || gate.hand_over_first_request(ms(12), probe))
+            spawn(move || gate.hand_over_first_request(ms(12), first_request))
         };
         let next = {
             let gate = Arc::clone(&gate);
@@ -202,7 +202,7 @@ fn dropped_first_request_never_lifts_a_closure() {
             faults.push(format!("{:?}", gate.state()));
         }
         if admitted && !handed_over {
-            faults.push("two probes".to_owned());
+            faults.push("two first requests".to_owned());
         }
         faults
     });
@@ -211,16 +211,16 @@ fn dropped_first_request_never_lifts_a_closure() {
 
 #[test]
 fn dropped_first_request_is_replaced_by_exactly_one() {
-    let findings = explore("dropped probe and admission", 3, || {
+    let findings = explore("dropped first request and admission", 3, || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
-        let probe = enter(&gate, 10).expect("a probe is due");
+        let first_request = enter(&gate, 10).expect("a first request is due");
         let others = [(); 2].map(|()| {
             let gate = Arc::clone(&gate);
             spawn(move || gate.enter(ms(12), ms(PATIENCE)).is_ok())
         });
         assert!(
-            gate.hand_over_first_request(ms(12), probe),
+            gate.hand_over_first_request(ms(12), first_request),
             "no other thread ended it"
         );
         let admitted = others
@@ -236,58 +236,58 @@ fn dropped_first_request_is_replaced_by_exactly_one() {
     findings.assert_none();
 }
 
-fn enter(gate: &BackoffGate, now: u64) -> Option<Probe> {
+fn enter(gate: &BackoffGate, now: u64) -> Option<FirstRequest> {
     let pass = gate.enter(ms(now), ms(PATIENCE)).ok()?;
     pass.first_request()
 }
 
 /// The way in which the end of a first request is reported.
 trait EndReport: Send + Sync + 'static {
-    fn new(first: Probe) -> Self;
+    fn new(first: FirstRequest) -> Self;
     /// Records that another first request was admitted.
-    fn started(&self, probe: Probe);
-    /// Returns the first request that is reported as ended when `probe` ends.
-    fn ended(&self, probe: Probe) -> Probe;
+    fn started(&self, first_request: FirstRequest);
+    /// Returns the first request that is reported as ended when `first_request` ends.
+    fn ended(&self, first_request: FirstRequest) -> FirstRequest;
 }
 
 /// The real behaviour: the first request that has ended is reported.
-struct OwnProbe;
+struct OwnFirstRequest;
 
-impl EndReport for OwnProbe {
-    fn new(_: Probe) -> Self {
+impl EndReport for OwnFirstRequest {
+    fn new(_: FirstRequest) -> Self {
         Self
     }
 
-    fn started(&self, _: Probe) {}
+    fn started(&self, _: FirstRequest) {}
 
-    fn ended(&self, probe: Probe) -> Probe {
-        probe
+    fn ended(&self, first_request: FirstRequest) -> FirstRequest {
+        first_request
     }
 }
 
 /// A planted fault: the latest first request of the epoch is reported, whichever has ended.
-struct LatestProbe(Mutex<Probe>);
+struct LatestFirstRequest(Mutex<FirstRequest>);
 
-impl EndReport for LatestProbe {
-    fn new(first: Probe) -> Self {
+impl EndReport for LatestFirstRequest {
+    fn new(first: FirstRequest) -> Self {
         Self(Mutex::new(first))
     }
 
-    fn started(&self, probe: Probe) {
-        *self.0.lock().unwrap() = probe;
+    fn started(&self, first_request: FirstRequest) {
+        *self.0.lock().unwrap() = first_request;
     }
 
-    fn ended(&self, _: Probe) -> Probe {
+    fn ended(&self, _: FirstRequest) -> FirstRequest {
         *self.0.lock().unwrap()
     }
 }
 
 /// Models a first request that ends late, while the next one and possibly a third one try to enter.
-fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) -> bool) -> Findings {
+fn late_end_of_a_first_request<E: EndReport>(name: &str, end: fn(&BackoffGate, FirstRequest) -> bool) -> Findings {
     explore(name, 3, move || {
         let gate = Arc::new(BackoffGate::new());
         gate.close(ms(10), gate.epoch());
-        let first = enter(&gate, 10).expect("a probe is due");
+        let first = enter(&gate, 10).expect("a first request is due");
         let ends = Arc::new(E::new(first));
         let late = {
             let (gate, ends) = (Arc::clone(&gate), Arc::clone(&ends));
@@ -295,18 +295,18 @@ fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) ->
         };
         let next = {
             let (gate, ends) = (Arc::clone(&gate), Arc::clone(&ends));
-            spawn(move || enter(&gate, 110).inspect(|probe| ends.started(*probe)))
+            spawn(move || enter(&gate, 110).inspect(|first_request| ends.started(*first_request)))
         };
         let third = enter(&gate, 120);
         let ended = join(late);
         let admitted = [join(next), third].into_iter().flatten().count();
         let mut faults = Vec::new();
         if admitted > 1 {
-            faults.push("two probes".to_owned());
+            faults.push("two first requests".to_owned());
         }
-        let is_probed = matches!(gate.state(), GateState::FirstRequestSince(_));
-        if admitted > 0 && !is_probed {
-            faults.push("closed under the next probe".to_owned());
+        let is_pending = matches!(gate.state(), GateState::FirstRequestSince(_));
+        if admitted > 0 && !is_pending {
+            faults.push("closed under the next first request".to_owned());
         }
         if admitted == 0 && !ended {
             faults.push("neither ended nor replaced".to_owned());
@@ -317,26 +317,26 @@ fn late_end_of_a_probe<E: EndReport>(name: &str, end: fn(&BackoffGate, Probe) ->
 
 #[test]
 fn end_of_a_replaced_first_request_does_not_affect_the_next() {
-    late_end_of_a_probe::<OwnProbe>("late drop", |gate, probe| {
-        gate.hand_over_first_request(ms(105), probe)
+    late_end_of_a_first_request::<OwnFirstRequest>("late drop", |gate, first_request| {
+        gate.hand_over_first_request(ms(105), first_request)
     })
     .assert_none();
-    late_end_of_a_probe::<OwnProbe>("late connection error", |gate, probe| {
-        gate.defer_first_request(ms(500), probe)
+    late_end_of_a_first_request::<OwnFirstRequest>("late connection error", |gate, first_request| {
+        gate.defer_first_request(ms(500), first_request)
     })
     .assert_none();
 }
 
 #[test]
 fn negative_control_first_requests_identified_by_epoch_are_detected() {
-    let drops = late_end_of_a_probe::<LatestProbe>("control: late drop", |gate, probe| {
-        gate.hand_over_first_request(ms(105), probe)
+    let drops = late_end_of_a_first_request::<LatestFirstRequest>("negative control: late drop", |gate, first_request| {
+        gate.hand_over_first_request(ms(105), first_request)
     });
-    let two = "two probes".to_owned();
+    let two = "two first requests".to_owned();
     assert!(drops.faults.contains(&two), "{:?}", drops.faults);
     let breaks =
-        late_end_of_a_probe::<LatestProbe>("control: late connection error", |gate, probe| {
-            gate.defer_first_request(ms(500), probe)
+        late_end_of_a_first_request::<LatestFirstRequest>("negative control: late connection error", |gate, first_request| {
+            gate.defer_first_request(ms(500), first_request)
         });
-    assert_eq!(breaks.faults, ["closed under the next probe"]);
+    assert_eq!(breaks.faults, ["closed under the next first request"]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tinkers_limits::{
-    BackoffGate, ConcurrencyWindow, GatePass, Gcra, Probe, Rate, RateRefusal, RetryBudget,
+    BackoffGate, ConcurrencyWindow, GatePass, Gcra, FirstRequest, Rate, RateRefusal, RetryBudget,
     RetryDraw, RetryReason, SlotRequest,
 };
 
@@ -51,11 +51,11 @@ struct GateModel {
     /// The admissions and their epochs, counted from 0.
     passes: Vec<(GatePass, usize)>,
     /// The first requests in flight, each with its epoch and number.
-    probes: Vec<(Probe, usize, u64)>,
+    first_requests: Vec<(FirstRequest, usize, u64)>,
     /// The number of first requests so far.
-    probed: u64,
+    first_request_count: u64,
     /// The number and admission time of the last first request, while the gate waits for its response.
-    probing: Option<(u64, u64)>,
+    pending: Option<(u64, u64)>,
     is_open: bool,
 }
 
@@ -65,11 +65,11 @@ fn pick<T: Copy>(from: &[T], number: usize) -> Option<T> {
 
 impl GateModel {
     /// Ends a first request in flight. Returns it, and whether it is the one whose response the gate waits for.
-    fn end_probe(&mut self, number: usize) -> Option<(Probe, bool)> {
-        let at = number.checked_rem(self.probes.len())?;
-        let (probe, _, number) = self.probes.swap_remove(at);
-        let is_last = self.probing.is_some_and(|(last, _)| last == number);
-        Some((probe, is_last))
+    fn end_first_request(&mut self, number: usize) -> Option<(FirstRequest, bool)> {
+        let at = number.checked_rem(self.first_requests.len())?;
+        let (first_request, _, number) = self.first_requests.swap_remove(at);
+        let is_last = self.pending.is_some_and(|(last, _)| last == number);
+        Some((first_request, is_last))
     }
 
     fn operation(
@@ -90,31 +90,31 @@ impl GateModel {
                 prop_assert!(closed.until >= us(until));
                 self.until = self.until.max(until);
                 self.is_open = false;
-                self.probing = None;
+                self.pending = None;
             }
             GateOperation::Reopen(number) => {
-                let Some(at) = number.checked_rem(self.probes.len()) else {
+                let Some(at) = number.checked_rem(self.first_requests.len()) else {
                     return Ok(());
                 };
                 // A response to any first request of the current epoch opens the gate.
-                let (probe, epoch, _) = self.probes.swap_remove(at);
-                let opens = self.probing.is_some() && epoch == self.ended.len();
-                prop_assert_eq!(gate.reopen(GatePass::First(probe).epoch()), opens);
+                let (first_request, epoch, _) = self.first_requests.swap_remove(at);
+                let opens = self.pending.is_some() && epoch == self.ended.len();
+                prop_assert_eq!(gate.reopen(GatePass::First(first_request).epoch()), opens);
                 if opens {
-                    self.probing = None;
+                    self.pending = None;
                     self.is_open = true;
                 }
             }
             GateOperation::Defer(number, hint) => {
-                if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.defer_first_request(us(self.now + hint), probe), is_last);
-                    self.probing = self.probing.filter(|_| !is_last);
+                if let Some((first_request, is_last)) = self.end_first_request(number) {
+                    prop_assert_eq!(gate.defer_first_request(us(self.now + hint), first_request), is_last);
+                    self.pending = self.pending.filter(|_| !is_last);
                 }
             }
             GateOperation::HandOver(number) => {
-                if let Some((probe, is_last)) = self.end_probe(number) {
-                    prop_assert_eq!(gate.hand_over_first_request(us(self.now), probe), is_last);
-                    self.probing = self.probing.filter(|_| !is_last);
+                if let Some((first_request, is_last)) = self.end_first_request(number) {
+                    prop_assert_eq!(gate.hand_over_first_request(us(self.now), first_request), is_last);
+                    self.pending = self.pending.filter(|_| !is_last);
                 }
             }
         }
@@ -123,7 +123,7 @@ impl GateModel {
     }
 
     fn enter(&mut self, gate: &BackoffGate) -> Result<(), TestCaseError> {
-        let before = self.probing;
+        let before = self.pending;
         let pass = match gate.enter(us(self.now), us(PATIENCE)) {
             Ok(pass) => pass,
             Err(at) => {
@@ -136,14 +136,14 @@ impl GateModel {
             "admitted before the latest deadline"
         );
         prop_assert_eq!(pass.is_first_request(), !self.is_open);
-        if let Some(probe) = pass.first_request() {
+        if let Some(first_request) = pass.first_request() {
             let is_due = before.is_none_or(|(_, at)| self.now >= at + PATIENCE);
-            prop_assert!(is_due, "a second probe within the timeout of the first");
-            let is_duplicate = self.probes.iter().any(|(other, ..)| *other == probe);
-            prop_assert!(!is_duplicate, "two probes in flight are equal");
-            self.probed += 1;
-            self.probes.push((probe, self.ended.len(), self.probed));
-            self.probing = Some((self.probed, self.now));
+            prop_assert!(is_due, "a second first request within the timeout of the first");
+            let is_duplicate = self.first_requests.iter().any(|(other, ..)| *other == first_request);
+            prop_assert!(!is_duplicate, "two first requests in flight are equal");
+            self.first_request_count += 1;
+            self.first_requests.push((first_request, self.ended.len(), self.first_request_count));
+            self.pending = Some((self.first_request_count, self.now));
         }
         self.passes.push((pass, self.ended.len()));
         Ok(())

@@ -18,7 +18,7 @@
 //! A value is dropped once, by the holder of the last reference, before that drop returns. A reader of an old list keeps entries
 //! alive but no values, because it holds no reference and the value has been removed from the entry.
 //!
-//! The comparison of keys is the only foreign code that runs under a lock; it must not use the registry.
+//! The comparison of keys is the only user code that runs under a lock; it must not use the registry.
 
 mod cell;
 mod contention;

@@ -12,7 +12,7 @@ use crate::admission::{
     AdmissionRequest, Admitted, AttemptOutcome, InFlightPermit, Readmission, RouteClass,
 };
 use crate::billing::BillingAction;
-use crate::closing::Exit;
+use crate::closing::SendDecision;
 use crate::user_code::catch_panic;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::jitter::Jitter;
@@ -25,12 +25,12 @@ use crate::time::Timestamp;
 use crate::transport::{HttpResponse, TransportErrorKind};
 
 /// The size in bytes above which a refused request waits for an extra pause, if the server sent no retry delay.
-const LARGE: u64 = 128 * 1024;
+const LARGE_BODY: u64 = 128 * 1024;
 /// The extra pause of a large request.
-const LARGE_PAUSE: Duration = Duration::from_secs(5);
+const LARGE_BODY_PAUSE: Duration = Duration::from_secs(5);
 
 /// The maximum number of retries after successful responses that cannot be decoded.
-const UNREADABLE: u32 = 3;
+const MAX_UNREADABLE: u32 = 3;
 
 /// The state of one call, kept across its attempts.
 pub(super) struct Attempts<'a> {
@@ -48,8 +48,8 @@ pub(super) struct Attempts<'a> {
     pub(super) maybe_applied: bool,
     /// Whether the current attempt is being sent or may have been applied.
     in_doubt: bool,
-    /// The exit of the attempt that is being sent. The attempt can be retracted there.
-    exit: Option<Arc<Exit>>,
+    /// The send decision of the attempt that is being sent. It allows to retract the attempt.
+    send_decision: Option<Arc<SendDecision>>,
 }
 
 /// A failed attempt, to be retried if the policy allows.
@@ -74,7 +74,7 @@ impl<'a> Attempts<'a> {
             is_waiting: true,
             maybe_applied: false,
             in_doubt: false,
-            exit: None,
+            send_decision: None,
         }
     }
 
@@ -120,11 +120,11 @@ impl<'a> Attempts<'a> {
                 made => made.to_string().into(),
             };
             insert(&mut call.headers, "x-stainless-retry-count", made);
-            let exit = Exit::new(&self.caller.closing);
-            self.exit = Some(Arc::clone(&exit));
+            let send_decision = SendDecision::new(&self.caller.closing);
+            self.send_decision = Some(Arc::clone(&send_decision));
             let mut attempt = call.progress.as_deref().map(ProgressCell::begin_attempt);
             if let Some(attempt) = &mut attempt {
-                attempt.set_exit(Some(Arc::clone(&exit)));
+                attempt.set_send_decision(Some(Arc::clone(&send_decision)));
             }
             let sent_at = self.caller.time.now();
             if std::mem::take(&mut self.is_waiting)
@@ -135,11 +135,11 @@ impl<'a> Attempts<'a> {
             }
             let request = call.request(sent_at);
             self.in_doubt = true;
-            let sent = self.caller.submit(&mut permit, &exit, request).await;
+            let sent = self.caller.submit(&mut permit, &send_decision, request).await;
             // The attempt can no longer be retracted: the result of the transport decides.
-            self.exit = None;
+            self.send_decision = None;
             if let Some(attempt) = &mut attempt {
-                attempt.set_exit(None);
+                attempt.set_send_decision(None);
             }
             let now = self.caller.time.now();
             let response = match sent {
@@ -218,10 +218,10 @@ impl<'a> Attempts<'a> {
                             outage: None,
                         };
                         self.repeat(call, failed).await?;
-                    } else if hint.is_none() && call.cost.bytes > LARGE {
+                    } else if hint.is_none() && call.cost.bytes > LARGE_BODY {
                         // The server probably had no room for a request of this size. Smaller requests need not
                         // wait.
-                        self.sleep(call, LARGE_PAUSE, error).await?;
+                        self.sleep(call, LARGE_BODY_PAUSE, error).await?;
                     }
                     if call.class != RouteClass::Control {
                         self.held_back += now.since(sent_at);
@@ -284,7 +284,7 @@ impl<'a> Attempts<'a> {
                 RetryAction::Fail(kind)
             }
             RetryAction::Accept
-                if self.unreadable < UNREADABLE
+                if self.unreadable < MAX_UNREADABLE
                     && call.policy.when_maybe_applied == WhenMaybeApplied::Repeat
                     && call.is_readable.is_some_and(|is| !is(response)) =>
             {
@@ -301,8 +301,8 @@ impl<'a> Attempts<'a> {
 
     /// Returns whether the current attempt may have been applied. Called when the call is abandoned.
     pub(super) fn is_in_doubt(&self) -> bool {
-        let is_kept_back = self.exit.as_ref().is_some_and(|exit| exit.retract());
-        self.in_doubt && !is_kept_back
+        let is_retracted = self.send_decision.as_ref().is_some_and(|send_decision| send_decision.retract());
+        self.in_doubt && !is_retracted
     }
 
     /// Records whether a finished attempt may have been applied.

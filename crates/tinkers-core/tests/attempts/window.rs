@@ -78,12 +78,12 @@ fn request_not_sent_because_the_gate_closed_is_readmitted() {
     assert_eq!(accepted.earlier, Sent::NotSent);
     assert_eq!(world.seen(), [secs(0); 3], "no pause of its own");
     assert_eq!(
-        world.flights(),
+        world.in_flight_permits(),
         1,
         "those of the held attempts are given back"
     );
     drop(accepted);
-    assert_eq!(world.flights(), 0);
+    assert_eq!(world.in_flight_permits(), 0);
 }
 
 #[test]

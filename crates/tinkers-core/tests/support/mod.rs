@@ -105,13 +105,13 @@ impl Transport for Server {
 struct Gate {
     clock: ManualClock,
     opens_at: Arc<Mutex<Timestamp>>,
-    flights: Arc<AtomicUsize>,
+    in_flight_permits: Arc<AtomicUsize>,
     /// The number of admissions after which the client counts as closed.
     left: Arc<AtomicUsize>,
     /// The queue position that each attempt requested, in order.
-    places: Arc<Mutex<Vec<Readmission>>>,
+    readmissions: Arc<Mutex<Vec<Readmission>>>,
     /// The kinds of the returned permits, in order.
-    given_back: Arc<Mutex<Vec<&'static str>>>,
+    returned_permits: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl Admission for Gate {
@@ -121,10 +121,10 @@ impl Admission for Gate {
                 return Err(Error::closed());
             }
             let arrival = {
-                let mut places = self.places.lock().unwrap();
-                places.push(ask.readmission);
+                let mut readmissions = self.readmissions.lock().unwrap();
+                readmissions.push(ask.readmission);
                 match ask.readmission {
-                    Readmission::New => Arrival(places.len() as u64),
+                    Readmission::New => Arrival(readmissions.len() as u64),
                     Readmission::AfterRefusal(arrival) => arrival,
                 }
             };
@@ -137,7 +137,7 @@ impl Admission for Gate {
             }
             let ledger = || Arc::new(self.clone());
             let in_flight_permit = ask.in_flight_permit.unwrap_or_else(|| {
-                self.flights.fetch_add(1, Ordering::SeqCst);
+                self.in_flight_permits.fetch_add(1, Ordering::SeqCst);
                 InFlightPermit::new(ledger())
             });
             Ok(Admitted {
@@ -151,7 +151,7 @@ impl Admission for Gate {
 
 impl Ledger for Gate {
     fn settle(&self, _: Ticket, settled: AttemptOutcome) {
-        self.given_back.lock().unwrap().push("permit");
+        self.returned_permits.lock().unwrap().push("permit");
         if let AttemptOutcome::Refused { hint } = settled {
             let pause = hint.unwrap_or(Duration::from_secs(1));
             let until = self.clock.now().after(pause);
@@ -161,8 +161,8 @@ impl Ledger for Gate {
     }
 
     fn release(&self) {
-        self.flights.fetch_sub(1, Ordering::SeqCst);
-        self.given_back.lock().unwrap().push("in_flight_permit");
+        self.in_flight_permits.fetch_sub(1, Ordering::SeqCst);
+        self.returned_permits.lock().unwrap().push("in_flight_permit");
     }
 }
 
@@ -173,7 +173,7 @@ pub(crate) struct World {
     server: Arc<Server>,
     gate: Gate,
     /// The number of in-flight permits that were held at each pause.
-    asleep_with: Mutex<Vec<usize>>,
+    permits_during_pauses: Mutex<Vec<usize>>,
 }
 
 impl World {
@@ -191,10 +191,10 @@ impl World {
         let gate = Gate {
             clock: clock.clone(),
             opens_at: Arc::default(),
-            flights: Arc::default(),
+            in_flight_permits: Arc::default(),
             left: Arc::new(AtomicUsize::new(usize::MAX)),
-            places: Arc::default(),
-            given_back: Arc::default(),
+            readmissions: Arc::default(),
+            returned_permits: Arc::default(),
         };
         let transport: Arc<dyn Transport> = Arc::<Server>::clone(&server);
         let caller = Caller {
@@ -215,7 +215,7 @@ impl World {
             caller,
             server,
             gate,
-            asleep_with: Mutex::default(),
+            permits_during_pauses: Mutex::default(),
         }
     }
 
@@ -281,8 +281,8 @@ impl World {
             if self.clock.now().since_origin() > limit {
                 return None;
             }
-            let flights = self.gate.flights.load(Ordering::SeqCst);
-            self.asleep_with.lock().unwrap().push(flights);
+            let in_flight_permits = self.gate.in_flight_permits.load(Ordering::SeqCst);
+            self.permits_during_pauses.lock().unwrap().push(in_flight_permits);
             self.clock.advance_to_next().expect("a pending call sleeps");
         }
     }
@@ -323,18 +323,18 @@ impl World {
     }
 
     /// Returns the number of in-flight permits that were held at each pause.
-    pub(crate) fn asleep_with(&self) -> Vec<usize> {
-        self.asleep_with.lock().unwrap().clone()
+    pub(crate) fn permits_during_pauses(&self) -> Vec<usize> {
+        self.permits_during_pauses.lock().unwrap().clone()
     }
 
     /// Returns the queue position that each attempt requested.
-    pub(crate) fn places(&self) -> Vec<Readmission> {
-        self.gate.places.lock().unwrap().clone()
+    pub(crate) fn readmissions(&self) -> Vec<Readmission> {
+        self.gate.readmissions.lock().unwrap().clone()
     }
 
     /// Returns the kinds of the returned permits, in order.
-    pub(crate) fn given_back(&self) -> Vec<&'static str> {
-        self.gate.given_back.lock().unwrap().clone()
+    pub(crate) fn returned_permits(&self) -> Vec<&'static str> {
+        self.gate.returned_permits.lock().unwrap().clone()
     }
 
     /// Returns the number of tokens that are left in the retry budget.
@@ -343,8 +343,8 @@ impl World {
     }
 
     /// Returns the number of in-flight permits that are held.
-    pub(crate) fn flights(&self) -> usize {
-        self.gate.flights.load(Ordering::SeqCst)
+    pub(crate) fn in_flight_permits(&self) -> usize {
+        self.gate.in_flight_permits.load(Ordering::SeqCst)
     }
 }
 

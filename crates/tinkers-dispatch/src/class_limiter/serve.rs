@@ -38,8 +38,8 @@ impl ClassLimiter {
             match taken {
                 Ok(ticket) => {
                     if ticket.is_first_request() {
-                        state.probe = Some(now);
-                        self.counters.probes.add(1);
+                        state.first_request = Some(now);
+                        self.counters.first_requests.add(1);
                         deferred.publish(LimiterEvent::FirstRequest { class: self.class });
                     }
                     deferred.wake(state.queue.grant(entry, ticket, now));
@@ -85,12 +85,12 @@ impl ClassLimiter {
         }
         let at = *state
             .ramp_at
-            .get_or_insert(now.after(Self::POLL_PROBE_TIMEOUT));
+            .get_or_insert(now.after(Self::FIRST_POLL_TIMEOUT));
         if now < at {
             return false;
         }
         let allows_more = self.constraints.presume_accepted();
-        state.ramp_at = (!allows_more).then(|| now.after(Self::POLL_PROBE_TIMEOUT));
+        state.ramp_at = (!allows_more).then(|| now.after(Self::FIRST_POLL_TIMEOUT));
         allows_more
     }
 
@@ -131,10 +131,10 @@ impl ClassLimiter {
     ) -> Result<Ticket, Blocked> {
         self.open_unrefused(state, now, deferred);
         loop {
-            let probe_timeout = self.probe_timeout_in(state);
+            let first_request_timeout = self.first_request_timeout_in(state);
             let taken = self
                 .constraints
-                .take_queued(charge, now.since_origin(), probe_timeout);
+                .take_queued(charge, now.since_origin(), first_request_timeout);
             let is_full =
                 taken == Err(Blocked::WindowFull) && charge.take == SlotRequest::SlotAndInFlight;
             if !is_full {
@@ -163,14 +163,14 @@ impl ClassLimiter {
         let gate = self.constraints.gate();
         let epoch = gate.epoch();
         if let GateState::FirstRequestSince(at) = gate.state()
-            && Timestamp::from_origin(at).after(self.probe_timeout_in(state)) <= now
+            && Timestamp::from_origin(at).after(self.first_request_timeout_in(state)) <= now
             && self
                 .constraints
                 .reopen(epoch, self.constraints.most_slots())
         {
-            state.probe = None;
+            state.first_request = None;
             state.ramp_at = None;
-            self.failed_probes.store(0, Ordering::Relaxed);
+            self.failed_first_requests.store(0, Ordering::Relaxed);
             deferred.publish(LimiterEvent::Opened { class: self.class });
         }
     }

@@ -42,12 +42,12 @@ impl Bench {
     }
 
     /// Creates a limiter with these limits for samples, and default limits for other classes.
-    pub(crate) fn sampling(slots: u32, bytes: u64, flights: u32) -> Self {
+    pub(crate) fn sampling(slots: u32, bytes: u64, max_in_flight: u32) -> Self {
         Self::new(LimiterSettings {
             sample: ClassSettings {
                 slots,
                 bytes: Some(bytes),
-                flights: Some(flights),
+                max_in_flight: Some(max_in_flight),
                 rate: None,
             },
             ..LimiterSettings::default()

@@ -40,9 +40,9 @@ pub(super) struct SharedPoll {
 }
 
 /// Fails all waiters if the task is dropped before it has ended: it was aborted, or its runtime has ended.
-struct AbortGuard(Arc<CompletionTable>);
+struct FailWaitersOnAbort(Arc<CompletionTable>);
 
-impl Drop for AbortGuard {
+impl Drop for FailWaitersOnAbort {
     fn drop(&mut self) {
         let message =
             "the task that polls for this client's results was aborted; its runtime has ended";
@@ -71,7 +71,7 @@ impl SharedPoll {
     /// Polls until the poller is dropped. While the shared poll is suspended after a failure, each request is polled for individually.
     pub(super) fn run(mut self) -> impl Future<Output = ()> + Send {
         // The guard is created here, so that it also exists in a task that is never polled.
-        let guard = AbortGuard(Arc::clone(&self.completions));
+        let guard = FailWaitersOnAbort(Arc::clone(&self.completions));
         async move {
             let completions = Arc::clone(&self.completions);
             while let Err(error) =

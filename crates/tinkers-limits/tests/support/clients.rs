@@ -49,7 +49,7 @@ pub(crate) struct Client {
 }
 
 const SLOTS: u32 = 400;
-const FLIGHTS: u32 = 2_000;
+const MAX_IN_FLIGHT: u32 = 2_000;
 const PATIENCE: Duration = Duration::from_secs(1);
 const DEMAND: Charge = Charge {
     take: SlotRequest::SlotAndInFlight,
@@ -61,9 +61,9 @@ impl Client {
         let constraints = Constraints::new(Bounds {
             slots: SLOTS,
             bytes: u64::MAX,
-            flights: match policy {
+            max_in_flight: match policy {
                 Policy::KnownWindow(window) => window,
-                _ => FLIGHTS,
+                _ => MAX_IN_FLIGHT,
             },
             rate: None,
             start: tinkers_limits::InitialLimit::Slow,
@@ -74,7 +74,7 @@ impl Client {
         Self {
             policy,
             constraints,
-            limit: AdaptiveLimit::new(1, FLIGHTS),
+            limit: AdaptiveLimit::new(1, MAX_IN_FLIGHT),
             tickets: BTreeMap::new(),
             events: 0,
             has_waiters: false,

@@ -223,13 +223,13 @@ fn suspended_shared_poll_releases_all_waiters() {
 }
 
 /// A waker that reads the table when it is called, like an executor on another thread.
-struct StateProbe {
+struct StateRecorder {
     table: Arc<CompletionTable>,
     id: &'static str,
     seen: Mutex<Vec<String>>,
 }
 
-impl Wake for StateProbe {
+impl Wake for StateRecorder {
     fn wake(self: Arc<Self>) {
         let waiter = match self.table.poll(self.id, Waker::noop()) {
             Poll::Ready(Ok(_)) => "completed",
@@ -250,15 +250,15 @@ fn completion_table_is_updated_before_waiters_are_woken() {
     let seen = |act: fn(&CompletionTable)| {
         let table = Arc::<CompletionTable>::default();
         register(&table, "1");
-        let probe = Arc::new(StateProbe {
+        let recorder = Arc::new(StateRecorder {
             table: Arc::clone(&table),
             id: "1",
             seen: Mutex::default(),
         });
-        let waker = Waker::from(Arc::clone(&probe));
+        let waker = Waker::from(Arc::clone(&recorder));
         assert!(table.poll("1", &waker).is_pending());
         act(&table);
-        std::mem::take(&mut *probe.seen.lock().unwrap())
+        std::mem::take(&mut *recorder.seen.lock().unwrap())
     };
     assert_eq!(seen(|table| table.end(Error::closed())), ["ended, failed"]);
     assert_eq!(seen(CompletionTable::suspend), ["completed, suspended"]);
@@ -367,12 +367,12 @@ fn reset_deadlines_restarts_the_wait_of_all_waiters() {
 }
 
 /// A waker of the polling task that reads the table when it is called.
-struct WorkProbe {
+struct WorkRecorder {
     table: Arc<CompletionTable>,
     seen: Mutex<Vec<Option<(Work, bool)>>>,
 }
 
-impl Wake for WorkProbe {
+impl Wake for WorkRecorder {
     fn wake(self: Arc<Self>) {
         let state = self.table.state.try_lock().ok();
         let seen = state.map(|state| (state.work(), state.is_closed));
@@ -383,11 +383,11 @@ impl Wake for WorkProbe {
 #[test]
 fn completion_table_is_updated_before_the_polling_task_is_woken() {
     let table = Arc::<CompletionTable>::default();
-    let probe = Arc::new(WorkProbe {
+    let recorder = Arc::new(WorkRecorder {
         table: Arc::clone(&table),
         seen: Mutex::default(),
     });
-    let waker = Waker::from(Arc::clone(&probe));
+    let waker = Waker::from(Arc::clone(&recorder));
     let mut cx = std::task::Context::from_waker(&waker);
     let mut work = std::pin::pin!(table.until_work());
     let mut closed = std::pin::pin!(table.until_closed());
@@ -399,7 +399,7 @@ fn completion_table_is_updated_before_the_polling_task_is_woken() {
     table.deregister(&"1".into());
     assert_eq!(work.as_mut().poll(&mut cx), Poll::Ready(Work::Acknowledge));
     table.close();
-    let seen = probe.seen.lock().unwrap().clone();
+    let seen = recorder.seen.lock().unwrap().clone();
     let expected = [(Work::Wait, false), (Work::Acknowledge, true)];
     assert_eq!(seen, expected.map(Some));
 }

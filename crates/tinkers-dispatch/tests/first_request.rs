@@ -25,7 +25,7 @@ fn let_through(queue: &mut [Waiting]) -> Vec<Admitted> {
     queue.iter_mut().filter_map(Waiting::try_admitted).collect()
 }
 
-fn probe(bench: &Bench, queue: &mut [Waiting]) -> Admitted {
+fn first_request(bench: &Bench, queue: &mut [Waiting]) -> Admitted {
     bench.clock.advance(SECOND);
     let mut through = let_through(queue);
     assert_eq!(through.len(), 1, "one goes first");
@@ -35,7 +35,7 @@ fn probe(bench: &Bench, queue: &mut [Waiting]) -> Admitted {
 #[test]
 fn first_request_after_a_pause_is_sent_alone() {
     let (bench, mut queue) = closed(40);
-    let first = probe(&bench, &mut queue);
+    let first = first_request(&bench, &mut queue);
     accept(first);
     // Eight requests are admitted at once, then as many as were accepted, up to the sixteen slots.
     let mut counts = Vec::new();
@@ -53,7 +53,7 @@ fn first_request_after_a_pause_is_sent_alone() {
 #[test]
 fn dropped_first_request_is_replaced_at_once() {
     let (bench, mut queue) = closed(3);
-    drop(probe(&bench, &mut queue));
+    drop(first_request(&bench, &mut queue));
     let second = let_through(&mut queue);
     assert_eq!(second.len(), 1, "the next one, at the same moment");
     assert_eq!(bench.state(RouteClass::Rest).counts.first_requests, 2);
@@ -62,7 +62,7 @@ fn dropped_first_request_is_replaced_at_once() {
 #[test]
 fn unanswered_first_request_is_replaced_after_a_second() {
     let (bench, mut queue) = closed(3);
-    let silent = probe(&bench, &mut queue);
+    let silent = first_request(&bench, &mut queue);
     bench.clock.advance(SECOND - NANO);
     assert!(let_through(&mut queue).is_empty());
     bench.clock.advance(NANO);
@@ -75,7 +75,7 @@ fn unanswered_first_request_is_replaced_after_a_second() {
 fn late_failure_of_a_replaced_first_request_keeps_the_gate_state() {
     for late in [AttemptOutcome::Unknown, AttemptOutcome::Dropped] {
         let (bench, mut queue) = closed(3);
-        let silent = probe(&bench, &mut queue);
+        let silent = first_request(&bench, &mut queue);
         bench.clock.advance(SECOND);
         let mut second = let_through(&mut queue);
         let gate = bench.state(RouteClass::Rest).gate;
@@ -96,7 +96,7 @@ fn late_failure_of_a_replaced_first_request_keeps_the_gate_state() {
 #[test]
 fn any_response_except_a_refusal_opens_the_gate() {
     let (bench, mut queue) = closed(3);
-    let first = probe(&bench, &mut queue);
+    let first = first_request(&bench, &mut queue);
     first.permit.settle(AttemptOutcome::Unknown);
     assert!(let_through(&mut queue).is_empty());
     bench.clock.advance(SECOND / 2 - NANO);
@@ -122,23 +122,23 @@ fn short_retry_delays_cause_no_busy_loop() {
         refuse(bench.admit(ask(class)), hint);
         let mut queue: Vec<_> = (0..50).map(|_| bench.ask(ask(class))).collect();
         let began = bench.at(Duration::ZERO);
-        let mut probes = 0;
+        let mut first_requests = 0;
         while bench.at(Duration::ZERO).since(began) < 30 * SECOND {
             let through = let_through(&mut queue);
             if through.is_empty() {
                 let next = bench.clock.advance_to_next();
                 assert!(
                     next.is_some(),
-                    "{class:?}: no waiter has a timer after {probes} probes"
+                    "{class:?}: no waiter has a timer after {first_requests} first requests"
                 );
             }
             for admitted in through {
-                probes += 1;
+                first_requests += 1;
                 refuse(admitted, hint);
             }
         }
         // The pauses double from 10 ms up to a second: seven first requests, then one each second.
-        assert!((30..=40).contains(&probes), "{class:?}: {probes} in 30 s");
+        assert!((30..=40).contains(&first_requests), "{class:?}: {first_requests} in 30 s");
     }
 }
 
@@ -147,7 +147,7 @@ fn poll_that_the_server_holds_counts_as_accepted() {
     let bench = Bench::new(LimiterSettings::default());
     refuse(bench.admit(ask(RouteClass::Poll)), Some(SECOND));
     let mut queue: Vec<_> = (0..30).map(|_| bench.ask(ask(RouteClass::Poll))).collect();
-    let held = probe(&bench, &mut queue);
+    let held = first_request(&bench, &mut queue);
     bench.clock.advance(SECOND / 4);
     let first = let_through(&mut queue).len();
     assert_eq!(bench.state(RouteClass::Poll).gate, GateSnapshot::Open);
@@ -188,17 +188,17 @@ fn limiter_events_are_published_in_order() {
     let mut events = bench.limiter.events();
     let taken: Vec<_> = (0..3).map(|_| bench.admit(sample())).collect();
     let (one, two) = (bench.admit(sample()), bench.admit(sample()));
-    let mut flights = Vec::new();
+    let mut in_flight_permits = Vec::new();
     for Admitted { permit, in_flight_permit, .. } in taken {
         permit.settle(AttemptOutcome::Accepted);
-        flights.push(in_flight_permit);
+        in_flight_permits.push(in_flight_permit);
     }
     refuse(one, Some(SECOND));
     refuse(two, None);
-    flights.pop();
+    in_flight_permits.pop();
     let mut waiting = bench.ask(sample());
     bench.clock.advance(SECOND);
-    accept(waiting.try_admitted().expect("the probe"));
+    accept(waiting.try_admitted().expect("the first request"));
     let mut told = Vec::new();
     while let Some(event) = events.try_next() {
         told.push(event);

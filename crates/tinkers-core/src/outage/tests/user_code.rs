@@ -30,10 +30,10 @@ fn log_subscribers_and_wakers_run_without_the_outage_lock() {
     let calls_back =
         OnEvent(move || assert!(shared.state.try_lock().is_ok(), "called under the lock"));
     tracing::subscriber::with_default(calls_back, || {
-        let mut sleepers: Vec<_> = (0..3)
+        let mut pending_retries: Vec<_> = (0..3)
             .map(|_| Box::pin(outage.back_off(pause(0), &clock, &jitter)))
             .collect();
-        for sleeper in &mut sleepers {
+        for sleeper in &mut pending_retries {
             assert!(sleeper.as_mut().poll(&mut cx).is_pending());
         }
         clock.advance(Duration::from_secs(3));

@@ -43,18 +43,18 @@ fn panicking_log_subscriber_loses_no_wake_up() {
     refuse(bench.admit(sample()), Some(SECOND));
     let mut queue: Vec<_> = (0..6).map(|_| bench.ask(sample())).collect();
     bench.clock.advance(SECOND);
-    let probe = queue
+    let first_request = queue
         .iter_mut()
         .find_map(|waiting| waiting.try_admitted())
-        .expect("a probe");
+        .expect("a first request");
     let subscriber = OnEvent(|_: &Event<'_>| panic!("a panicking log layer"));
     let settled = catch_unwind(AssertUnwindSafe(|| {
         tracing::subscriber::with_default(subscriber, || {
-            probe.permit.settle(AttemptOutcome::Accepted)
+            first_request.permit.settle(AttemptOutcome::Accepted)
         });
     }));
     assert!(settled.is_ok(), "the panic is contained");
-    drop(probe.in_flight_permit);
+    drop(first_request.in_flight_permit);
     let admitted: Vec<_> = queue
         .iter_mut()
         .filter_map(|waiting| waiting.try_admitted())
